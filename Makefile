@@ -1,0 +1,34 @@
+# `make demo` and `make test` set everything up by themselves; `make clean` removes outputs.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+
+.PHONY: setup demo test clean
+.DEFAULT_GOAL := demo
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: requirements.txt
+	@echo "setup: a virtual environment in $(VENV) with the packages of requirements.txt (several GB with torch, some minutes)"
+	@$(PYTHON) -c 'import sys; sys.exit("error: Python %d.%d is too old: 3.11 or newer is needed (make PYTHON=python3.12)" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+demo:
+	@echo "demo: sets up $(VENV), builds the sample competition (synthesised, no download), extracts its features, trains 5 folds,"
+	@echo "      writes submissions/submission.csv and scores it; about 2 minutes on 2 cores after the setup"
+	@$(MAKE) --no-print-directory setup
+	$(PY) get_features.py --competition sample --recipe sample
+	$(PY) train.py --recipe sample --features data/sample/logmel
+
+test:
+	@echo "test: sets up $(VENV) and runs the tests on all cores; about 5 minutes on 2 cores after the setup"
+	@$(MAKE) --no-print-directory setup
+	OMP_NUM_THREADS=1 $(PY) -m pytest tests -q -n auto --dist worksteal
+
+clean:
+	@echo "clean: removes runs and submissions; keeps data/ and $(VENV)"
+	find runs submissions -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	rm -rf .pytest_cache

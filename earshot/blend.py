@@ -1,0 +1,78 @@
+"""From saved runs to probabilities: folds into a run, runs into a blend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Callable
+
+import numpy as np
+
+from earshot.cache import Cache
+from earshot.dataset import Rows, predict
+from earshot.device import Device
+from earshot.errors import UserError
+from earshot.fingerprint import differences
+from earshot.run import Run
+from earshot.training import autocast
+
+
+def rows_of(cache: Cache, split: str, view: str, device: Device) -> Rows:
+    """One split of a cache, ready for a head."""
+    return Rows(cache.split(split), view, cache.classes, cache.record["window"]["seconds"], device.name)
+
+
+def predict_run(run: Run, rows: Rows, rebuild: Callable[[dict], Any], device: Device, batch_size: int = 64) -> np.ndarray:
+    """The mean of a run's folds, each by its best checkpoint.
+
+    Args:
+        rows: of the view that the run was trained on.
+        rebuild: makes a head out of its description (`models.rebuild`).
+    Returns:
+        (clips, classes) probabilities, NaN for clips without rows.
+    Raises:
+        UserError: no fold of the run is finished.
+    """
+    folds = run.finished_folds()
+    if not folds:
+        raise UserError(f"no fold of {run.folder} is finished: run train.py on")
+    everything = np.arange(len(rows))
+    found = []
+    for number in folds:
+        head = run.fold(number).load_head("best", rebuild, device.name)
+        found.append(predict(head, rows, everything, batch_size, autocast(device)))
+    if not len(rows):
+        return np.full((len(rows.ids), len(run.classes)), np.nan, dtype=np.float32)
+    return np.mean(found, 0)
+
+
+def fill(probabilities: np.ndarray, prior: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Clips that cannot be heard answered by the class prior; which ones they were, as (clips,) booleans."""
+    unheard = np.isnan(probabilities).any(1)
+    return np.where(unheard[:, None], prior, probabilities), unheard
+
+
+def cache_of(run: Run, features: str | None) -> Cache:
+    """The cache that a run was trained on, where it lies now.
+
+    Raises:
+        UserError: it moved, or was made anew from something else.
+    """
+    folder = Path(features or run.config["features_folder"])
+    if not folder.is_dir():
+        raise UserError(f"{run.folder} was trained on {folder}, which is not there: say where it is with --features FOLDER")
+    cache = Cache(folder)
+    # Its clips may have been swapped (hidden test clips); how they are turned into features may not.
+    here = {k: cache.record[k] for k in run.config["record"]["features"]}
+    found = differences(run.config["record"]["features"], here)
+    if found:
+        raise UserError(f"{folder} is not what {run.folder} was trained on: {'; '.join(found[:3])}")
+    return cache
+
+
+def same_classes(runs: list[Run]) -> list[str]:
+    """The labels that all runs share; UserError if two runs have other labels or another order."""
+    for run in runs[1:]:
+        if run.classes != runs[0].classes:
+            odd = sorted(set(run.classes) ^ set(runs[0].classes)) or ["their order"]
+            raise UserError(f"{runs[0].folder} and {run.folder} have different labels ({odd[0]}): they cannot be blended")
+    return runs[0].classes

@@ -1,0 +1,148 @@
+"""The command line: flags from dataclasses, recipes under them, errors in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import os
+import re
+import shlex
+import signal
+import sys
+import time
+from typing import Any, Callable
+
+from earshot.errors import UserError
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """Call a script's main with the arguments and leave as DESIGN asks: 0, 2 after one line, 130 or 143 when stopped."""
+    # Threads beyond the cores that this process may use only slow the others down.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+    def stop(number: int, frame: Any) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        sys.exit(2)
+    except (KeyboardInterrupt, SystemExit) as stopped:
+        code = 130 if isinstance(stopped, KeyboardInterrupt) else stopped.code
+        if code in (130, 143):
+            print(f"stopped: what was finished is kept; continue with: {command()}", file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # Prefetching threads may still be decoding: nobody waits for them once the user has asked to stop.
+        os._exit(code) if code in (130, 143) else sys.exit(code)
+    except BrokenPipeError:
+        os._exit(0)
+
+
+def command() -> str:
+    """The command that continues this run: the same one, without --fresh."""
+    return shlex.join(["python", os.path.relpath(sys.argv[0]), *[a for a in sys.argv[1:] if a != "--fresh"]])
+
+
+def peek(argv: list[str], *flags: str) -> dict[str, str | None]:
+    """The values of a few flags before the real parsing, which depends on them (which recipe, which extractor)."""
+    found: dict[str, str | None] = dict.fromkeys(flags)
+    for index, argument in enumerate(argv):
+        for flag in flags:
+            name = "--" + flag
+            if argument == name and index + 1 < len(argv):
+                found[flag] = argv[index + 1]
+            elif argument.startswith(name + "="):
+                found[flag] = argument.split("=", 1)[1]
+    return found
+
+
+def parse(groups: dict[str, Any], argv: list[str], description: str, positional: Any = None,
+          free: str | None = None) -> tuple[dict[str, Any], dict[str, str]]:
+    """Fill groups of settings from flags.
+
+    Args:
+        groups: title -> dataclass instance holding the defaults; every field is a flag.
+        argv: the arguments.
+        description: the first lines of --help.
+        positional: (name, help) of a list of loose arguments, if there is one.
+        free: a prefix such as "head": flags `--head.KEY VALUE` are collected instead of refused.
+    Returns:
+        title -> filled instance (and the loose arguments under `positional`'s name), and the free flags.
+    Raises:
+        UserError: in one line, for an unknown flag or a value of the wrong type.
+    """
+    import tyro
+
+    fields = [(title, tyro.conf.OmitArgPrefixes[type(value)], dataclasses.field(default_factory=lambda v=value: v))
+              for title, value in groups.items()]
+    if positional:
+        kind = tyro.conf.Positional[tuple[str, ...]]
+        fields.append((positional, kind, dataclasses.field(default=())))
+    flags = dataclasses.make_dataclass("Flags", fields)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            # SuppressFixed etc. are not needed: every field here is a plain value.
+            parsed, unknown = tyro.cli(flags, args=argv, description=description, return_unknown_args=True,
+                                       config=(tyro.conf.OmitSubcommandPrefixes,))
+    except SystemExit as leaving:
+        if leaving.code:
+            raise UserError(_one_line(said.getvalue())) from None
+        raise
+    known = ["--" + f.name.replace("_", "-") for value in groups.values() for f in dataclasses.fields(value)]
+    collected: dict[str, str] = {}
+    rest = [part for argument in unknown for part in _split_equals(argument)]
+    while rest:
+        flag = rest.pop(0)
+        if free and flag.startswith(f"--{free}.") and rest:
+            collected[flag.removeprefix(f"--{free}.").replace("-", "_")] = rest.pop(0)
+            continue
+        near = difflib.get_close_matches(flag, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"see python {os.path.basename(sys.argv[0])} --help"
+        raise UserError(f"unknown flag {flag}: {hint}")
+    return {f.name: getattr(parsed, f.name) for f in dataclasses.fields(parsed)}, collected
+
+
+def _split_equals(argument: str) -> list[str]:
+    return argument.split("=", 1) if argument.startswith("--") and "=" in argument else [argument]
+
+
+def _one_line(boxed: str) -> str:
+    """tyro draws a box around its message; the first paragraph of it says what is wrong."""
+    lines = []
+    for line in boxed.splitlines():
+        text = re.sub(r"[\u2500-\u257f]+", " ", line).strip()
+        if line.startswith("│") and not text:  # the rule below the message
+            break
+        if line.startswith("│"):
+            lines.append(text)
+    return " ".join(" ".join(lines or [boxed]).split())
+
+
+class Deadline:
+    """The end of the time that --max-hours grants; never, without it."""
+
+    def __init__(self, hours: float | None):
+        self.at = None if hours is None else time.monotonic() + 3600 * hours
+        self.hours = hours
+
+    def passed(self) -> bool:
+        """Is the time used up?"""
+        return self.at is not None and time.monotonic() >= self.at
+
+    def leave(self) -> None:
+        """Say how to continue and end the process with exit code 0."""
+        print(f"stopped at a safe point after --max-hours {self.hours:g}; continue with: {command()}", flush=True)
+        sys.exit(0)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as 4:51 or 1:02:03."""
+    minutes, rest = divmod(int(round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

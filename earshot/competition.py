@@ -1,0 +1,178 @@
+"""What to classify: any known layout of a competition's files becomes one table of clips."""
+
+import os
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from earshot import archive, layouts, sample
+from earshot.errors import UserError
+
+AUDIO_SUFFIXES = archive.AUDIO_SUFFIXES
+
+
+@dataclass
+class Competition:
+    """A competition's clips and names; what every later stage starts from.
+
+    `clips` has a row a clip, train before test before subm, each in the csv's order (folders: by path):
+        id: text as the csv has it, unique within its split.
+        path: absolute; "" for a clip to be scored or submitted without a file.
+        label: text; None where it is to be predicted.
+        split: "train", "test" (labelled hold-out) or "subm" (to be submitted).
+        fold: the data's own fold, -1 unknown.
+        group: clips of one group belong on the same side of a split; "" unknown.
+    """
+
+    name: str
+    root: Path
+    layout: str  # "Kaggle csv", "ESC", "folder per class" or "sample"
+    clips: pd.DataFrame
+    classes: list[str]
+    sample_submission: Path | None
+    id_column: str
+    label_column: str
+    missing: list[tuple[str, str, str]]  # (split, id, reason)
+    notes: list[str]
+    solution: Path | None
+
+
+def load(path, *, train_csv=None, id_column=None, label_column=None, holdout=None, out="data", seed=0) -> Competition:
+    """Recognise a competition's folder or zip, or build the sample competition.
+
+    Args:
+        path: a folder, a zip (unpacked below `out`), or "sample".
+        train_csv, id_column, label_column: override what is found.
+        holdout: a fraction in (0, 1) of the labelled clips, or one of the data's own folds: these become "test".
+        out: the folder of the outputs.
+        seed: of the hold-out's draw.
+    Raises:
+        UserError: whatever the user can mend, in one line.
+    """
+    if str(path) == "sample":
+        root = sample.build(Path(out) / "sample")
+        name = "sample"
+    else:
+        root = Path(os.path.abspath(path))
+        name = root.name
+        if not root.exists():
+            raise UserError(f"no competition at {path}: give its folder, its zip, or sample for the built-in one")
+        if root.is_file():
+            if root.suffix.lower() != ".zip":
+                raise UserError(f"{path} is a file but no zip: give the competition's folder or its zip")
+            name = root.stem
+            root = archive.unpack(root, Path(out) / name / "unpacked")
+    root = Path(os.path.abspath(root))
+    found = layouts.recognise(root, train_csv, id_column, label_column)
+    clips = found.clips
+    if holdout is not None:
+        clips = hold_out(clips, str(holdout), seed)
+    classes = sort_classes(clips["label"].dropna().unique())
+    if len(classes) < 2:
+        raise UserError(f"all training clips of {root} have the label {classes[0]}: nothing to tell apart")
+
+    is_sample = sample.is_complete(root)
+    layout = "sample" if is_sample else found.layout
+    notes = [f"layout: {layout}", *found.notes, *counts(clips, found.missing)]
+    if (clips["split"] == "subm").sum() == 0:
+        notes.append("nothing to submit: no sample submission, test csv or test folder")
+    if found.sample_submission:
+        notes.append(f"submission as in {found.sample_submission.name}")
+    return Competition(name, root, layout, clips, classes, found.sample_submission, found.id_column,
+                       found.label_column, found.missing, notes, root / "solution.csv" if is_sample else None)
+
+
+def find(out="data") -> list[Path]:
+    """The subfolders of `out`, sorted, that hold a competition's own audio (so not the sample, not caches alone)."""
+    out = Path(out)
+    if not out.is_dir():
+        return []
+    folders = sorted(p for p in out.iterdir() if p.is_dir() and p.name != "sample" and not p.name.startswith("."))
+    return [p for p in folders if any(any(map(archive.is_audio, names)) for _, names in archive.walk(p))]
+
+
+def sort_classes(labels) -> list[str]:
+    """Labels in order: numerically if all are whole numbers, else by text."""
+    labels = [str(label) for label in labels]
+    whole = all(re.fullmatch(r"[+-]?\d+", label) for label in labels)
+    return sorted(labels, key=lambda label: (int(label), label)) if whole else sorted(labels)
+
+
+def counts(clips: pd.DataFrame, missing: list[tuple[str, str, str]]) -> list[str]:
+    """One line per split, and one on what is missing, for the user to see what was read."""
+    lines = []
+    for split in ("train", "test", "subm"):
+        part = clips[clips["split"] == split]
+        if len(part):
+            facts = [f"{len(part)} clips"]
+            facts += [f"{part['label'].nunique()} classes"] if part["label"].notna().any() else []
+            folds = sorted(int(f) for f in part["fold"].unique() if f >= 0)
+            facts += [f"folds {', '.join(map(str, folds))}"] if folds else []
+            groups = part["group"][part["group"] != ""].nunique()
+            facts += [f"{groups} groups"] if groups else []
+            lines.append(f"{split}: {', '.join(facts)}")
+    for (split, reason), n in Counter((split, reason) for split, _, reason in missing).items():
+        first = next(i for s, i, r in missing if (s, r) == (split, reason))
+        lines.append(f"{split}: {n} without audio or label ({reason}), first {first or '(empty)'}")
+    return lines
+
+
+def hold_out(clips: pd.DataFrame, holdout: str, seed: int) -> pd.DataFrame:
+    """Move labelled clips to the split "test": a fraction, or one of the data's own folds.
+
+    Raises:
+        UserError: neither a fraction nor a fold of the data, or there is a labelled hold-out already.
+    """
+    try:
+        value = float(holdout)
+    except ValueError:
+        value = -1.0
+    if value < 0 or not (value < 1 or value.is_integer()):
+        raise UserError(f"--holdout {holdout}: give a fraction between 0 and 1, or the number of a fold")
+    if (clips["split"] == "test").any():
+        raise UserError(f"--holdout {holdout}: the data brings {(clips['split'] == 'test').sum()} labelled clips to "
+                        "hold out already: leave --holdout away")
+    train = (clips["split"] == "train").to_numpy()
+    if 0 < value < 1:
+        chosen = draw_holdout(clips[train], value, seed)
+    else:
+        folds = sorted(int(f) for f in clips["fold"][train].unique() if f >= 0)
+        if int(value) not in folds:
+            known = f"folds {', '.join(map(str, folds))}" if folds else "no folds of its own"
+            raise UserError(f"--holdout {holdout}: the data has {known}; give one of them, or a fraction such as 0.2")
+        chosen = clips["fold"][train].to_numpy() == value
+    if not chosen.any() or chosen.all():
+        raise UserError(f"--holdout {holdout} would hold out {chosen.sum()} of {len(chosen)} labelled clips: "
+                        "choose another size (classes and groups are kept whole)")
+    clips = clips.copy()
+    split = clips["split"].to_numpy(dtype=object, copy=True)
+    split[np.flatnonzero(train)[chosen]] = "test"
+    clips["split"] = pd.Series(split, dtype=object)
+    order = clips["split"].map({"train": 0, "test": 1, "subm": 2})
+    return clips.iloc[np.argsort(order.to_numpy(), kind="stable")].reset_index(drop=True)
+
+
+def draw_holdout(train: pd.DataFrame, fraction: float, seed: int) -> np.ndarray:
+    """A stratified draw of whole groups: groups in a seeded order, each taken if it brings the classes closer to
+    their share and leaves training clips of each.
+
+    Returns:
+        (clips,) bool, True where held out.
+    """
+    alone = pd.Series([f"\0{i}" for i in train["id"]], index=train.index)  # a clip without group is a group of its own
+    groups, names = pd.factorize(train["group"].where(train["group"] != "", alone), sort=True)
+    labels, classes = pd.factorize(train["label"], sort=True)
+    per_group = np.zeros((len(names), len(classes)))
+    np.add.at(per_group, (groups, labels), 1)
+    total = per_group.sum(0)
+    taken, held = np.zeros(len(names), dtype=bool), np.zeros(len(classes))
+    for group in np.random.default_rng(seed).permutation(len(names)):
+        more = held + per_group[group]
+        closer = np.square((more - fraction * total) / total).sum() < np.square((held - fraction * total) / total).sum()
+        if closer and ((more < total) | (per_group[group] == 0)).all():
+            taken[group], held = True, more
+    return taken[groups]

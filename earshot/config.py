@@ -1,0 +1,265 @@
+"""Settings: the dataclasses whose fields are the flags, and the recipes (YAML) that set their defaults."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from earshot.errors import UserError
+
+RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+SECTIONS = ("about", "features", "head", "training")
+
+
+@dataclass(frozen=True)
+class CompetitionFlags:
+    """what to classify"""
+
+    competition: str | None = None
+    """folder or zip of a competition; default: the only one in --out, else the built-in sample competition"""
+    recipe: str | None = None
+    """recipes/NAME.yaml or a YAML file: sets the defaults of the flags below"""
+    extractor: str | None = None
+    """what turns audio into features (default: the recipe's)"""
+    weights: str | None = None
+    """the network's weights: a local file or folder, or a hub id"""
+    cache: str | None = None
+    """name of the cache folder (default: the recipe's, else the extractor's name)"""
+    out: str = "data"
+    """where the caches go: OUT/<competition>/<cache>/"""
+    holdout: str | None = None
+    """labelled clips to set aside as test: a fraction (0.2) or one of the data's folds (5); default: none"""
+    train_csv: str | None = None
+    """the csv of the training clips, where it is not found by itself"""
+    id_column: str | None = None
+    """its column of file names, where it is not found by itself"""
+    label_column: str | None = None
+    """its column of labels, where it is not found by itself"""
+
+
+@dataclass(frozen=True)
+class WindowFlags:
+    """windows: how clips are cut and filled"""
+
+    seconds: float | None = None
+    """length of a window (default: the network's own, else chosen from the training clips)"""
+    hop: float | None = None
+    """seconds from one window to the next in long clips (default: one window)"""
+    pad: Literal["wrap", "silence"] | None = None
+    """short clips are filled by repeating them, or with silence (default: the network's habit, else wrap)"""
+    max_windows: int | None = None
+    """keep only the first N windows of a long clip (default: all)"""
+
+
+@dataclass(frozen=True)
+class ExtractionFlags:
+    """this machine"""
+
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 ..."""
+    batch_size: int = 16
+    """windows per forward pass; halved by itself when memory runs out"""
+    workers: int = 0
+    """threads that decode (default: the cores)"""
+    max_hours: float | None = None
+    """stop cleanly at a safe point after so many hours; the same command continues"""
+    fresh: bool = False
+    """throw this cache away and start over"""
+
+
+@dataclass(frozen=True)
+class RunFlags:
+    """which features, which head"""
+
+    recipe: str | None = None
+    """recipes/NAME.yaml or a YAML file (default: the one that the cache was made with, else linear)"""
+    features: str | None = None
+    """the cache folder to train on (default: the one that matches the recipe, else the only one)"""
+    name: str | None = None
+    """name of the run in --runs-folder (default: <recipe>-<hash of the settings>)"""
+    head: str | None = None
+    """the head (`python -m models` lists them); its own options are --head.OPTION VALUE"""
+    view: str | None = None
+    """which of the cache's views it gets (default: the first that the head prefers)"""
+    fold: tuple[int, ...] = ()
+    """train only these folds (the data's own numbers, else 0 ... K-1); default: all"""
+    out: str = "submissions/submission.csv"
+    """where the submission goes"""
+    data: str = "data"
+    """where the caches are looked for"""
+    runs_folder: str = "runs"
+    """where the run goes"""
+
+
+@dataclass(frozen=True)
+class TrainingFlags:
+    """training (every one is a key of a recipe's `training` section)"""
+
+    epochs: int = 30
+    """passes over the training rows"""
+    batch_size: int = 32
+    """rows per optimiser step; memory running out splits it, the effective size stays"""
+    lr: float = 1e-3
+    """learning rate (the peak, for onecycle and cosine)"""
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    """sgd is Nesterov's, momentum 0.9"""
+    weight_decay: float = 0.01
+    """decoupled in adamw, an L2 term in adam and sgd"""
+    schedule: Literal["onecycle", "cosine", "step", "constant"] = "cosine"
+    """how the learning rate moves: onecycle and cosine by step, step by epoch"""
+    warmup: float = 0.1
+    """share of the steps that rises (onecycle, cosine)"""
+    step_epochs: int = 5
+    """epochs between two drops (step)"""
+    step_gamma: float = 0.1
+    """factor of a drop (step)"""
+    label_smoothing: float = 0.0
+    """share of the target that is spread over all classes"""
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced: a class counts by the inverse of its frequency in the training folds"""
+    mixup: float = 0.0
+    """alpha of the Beta distribution that mixes two rows; 0 is off"""
+    mixup_probability: float = 1.0
+    """share of the batches that are mixed"""
+    time_mask: int = 0
+    """longest time mask in frames; 0 is off"""
+    frequency_mask: int = 0
+    """longest frequency mask in bins; 0 is off"""
+    masks: int = 1
+    """masks of either kind per row"""
+    time_shift: float = 0.0
+    """roll a row in time by up to this share of the window, either way"""
+    gain: float = 0.0
+    """add up to so many units (dB on a dB log-mel) either way"""
+    clip_grad: float = 0.0
+    """largest gradient norm; 0 is off"""
+    metric: Literal["f1_macro", "f1_micro", "f1_weighted", "accuracy", "balanced_accuracy"] = "f1_macro"
+    """chooses the best checkpoint"""
+    folds: int | None = None
+    """make K grouped stratified folds (default: the data's own, else 5)"""
+    seed: int = 0
+    """of everything random"""
+    precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
+    """auto: bf16 from capability 8.0, fp16 on 7.x, fp32 elsewhere"""
+
+
+@dataclass(frozen=True)
+class TrainMachineFlags:
+    """this machine"""
+
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 ..."""
+    max_hours: float | None = None
+    """stop cleanly at a safe point after so many hours; the same command continues"""
+    fresh: bool = False
+    """throw this run away and start over"""
+
+
+@dataclass(frozen=True)
+class PredictFlags:
+    """what predicts what"""
+
+    runs: tuple[str, ...] = ()
+    """run folders (or names in runs/) whose predictions are blended"""
+    blend: Literal["mean"] = "mean"
+    """how: the mean of the runs' probabilities, each the mean of its folds"""
+    features: str | None = None
+    """cache with the clips to submit (default: the one each run was trained on)"""
+    audio: str | None = None
+    """a file or folder of new audio to predict instead of the competition's clips"""
+    weights: str | None = None
+    """the extractor's weights, for --audio, where they moved"""
+    out: str = "submissions/submission.csv"
+    """where the predictions go"""
+    top: int = 3
+    """classes shown per loose file"""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 ..."""
+
+
+@dataclass
+class Recipe:
+    """A recipe's three sections, unknown keys and all; `name` is the file's stem."""
+
+    name: str
+    about: str = ""
+    features: dict[str, Any] = field(default_factory=dict)
+    head: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+def recipe_names() -> list[str]:
+    """The recipes that come with the kit."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def load_recipe(name: str) -> Recipe:
+    """Read recipes/NAME.yaml or the YAML file NAME.
+
+    Raises:
+        UserError: unknown recipe (lists them), damaged YAML, unknown section.
+    """
+    import yaml
+
+    path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
+    if not path.is_file():
+        raise UserError(f"no recipe {name}: choose one of {', '.join(recipe_names())}, or name a YAML file")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is no valid YAML: {error}") from None
+    if not isinstance(content, dict) or any(not isinstance(content.get(s) or {}, dict) for s in SECTIONS[1:]):
+        raise UserError(f"{path}: a recipe has the sections {', '.join(SECTIONS)}, each with keys of its own")
+    unknown = sorted(set(content) - set(SECTIONS))
+    if unknown:
+        raise UserError(f"{path}: unknown section {unknown[0]}: a recipe has {', '.join(SECTIONS)}")
+    return Recipe(path.stem, str(content.get("about") or ""), *(dict(content.get(s) or {}) for s in SECTIONS[1:]))
+
+
+def with_defaults(settings: Any, values: dict[str, Any], where: str) -> Any:
+    """A dataclass instance with the given fields replaced, types checked.
+
+    Args:
+        settings: an instance.
+        values: key -> value out of a recipe or a saved configuration.
+        where: for the message, e.g. "recipes/audio_cnn.yaml, features".
+    Raises:
+        UserError: unknown key, value of the wrong type.
+    """
+    fields = {f.name: f for f in dataclasses.fields(settings)}
+    for key, value in values.items():
+        if key not in fields:
+            raise UserError(f"{where}: unknown key {key}: choose among {', '.join(fields)}")
+    return dataclasses.replace(settings, **{k: _typed(k, v, str(fields[k].type), where) for k, v in values.items()})
+
+
+def _typed(key: str, value: Any, kind: str, where: str) -> Any:
+    """YAML writes 1e-3 as a string and 5 for 5.0; anything else must be of the field's own type."""
+    options = [part.strip() for part in kind.split("|")]
+    wrong = UserError(f"{where}: {key} is {value!r}, but must be {kind}")
+    if value is None:
+        if "None" in options:
+            return None
+        raise wrong
+    if kind.startswith("tuple"):
+        return tuple(value) if isinstance(value, (list, tuple)) else (value,)
+    if kind.startswith("Literal"):
+        if f'"{value}"' not in kind and f"'{value}'" not in kind:
+            raise wrong
+        return str(value)
+    if isinstance(value, bool):
+        if "bool" in options:
+            return value
+        raise wrong
+    if "float" in options:
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            raise wrong from None
+    if "int" in options and isinstance(value, int):
+        return value
+    if "str" in options and isinstance(value, (str, int, float)):
+        return str(value)
+    raise wrong

@@ -1,0 +1,123 @@
+"""Cross-validation: every fold trained, the out-of-fold predictions pooled and scored, the hold-out scored once."""
+
+from __future__ import annotations
+
+import io
+from typing import Any, Callable
+
+import numpy as np
+
+from earshot import metrics
+from earshot.cli import Deadline
+from earshot.config import TrainingFlags
+from earshot.dataset import Rows, predict
+from earshot.device import Device
+from earshot.errors import UserError
+from earshot.files import read_json, write_bytes, write_text
+from earshot.run import Run
+from earshot.training import Fitter, Fold, autocast
+
+KINDS = {"last": "final epoch: honest", "best": "epoch chosen on the fold it scores: flatters"}
+
+
+def chosen_folds(numbers: np.ndarray, wanted: tuple[int, ...]) -> list[int]:
+    """The folds to train, in order; UserError for one that does not exist."""
+    every = sorted(int(n) for n in np.unique(numbers) if n >= 0)
+    for number in wanted:
+        if number not in every:
+            raise UserError(f"there is no fold {number}: the folds are {', '.join(map(str, every))}")
+    return [number for number in every if not wanted or number in wanted]
+
+
+def train(run: Run, rows: Rows, numbers: np.ndarray, wanted: list[int], settings: TrainingFlags, build: Callable[[], Any],
+          rebuild: Callable[[dict], Any], device: Device, deadline: Deadline) -> bool:
+    """Train the wanted folds that are not finished; False if the time ran out.
+
+    Args:
+        rows: the training split.
+        numbers: (clips,) each clip's fold.
+        build: makes a fresh head. rebuild: makes one out of its description.
+    """
+    every = sorted(int(n) for n in np.unique(numbers) if n >= 0)
+    todo = [number for number in wanted if not run.fold(number).finished()]
+    if len(todo) < len(wanted):
+        run.log(f"finished already: fold {', '.join(str(n) for n in wanted if n not in todo)}")
+    for index, number in enumerate(todo):
+        if index and deadline.passed():
+            return False
+        fold = Fold(number, every.index(number) + 1, len(every), numbers != number, numbers == number)
+        unseen = set(rows.labels[fold.valid]) - set(rows.labels[fold.train])
+        if unseen:
+            run.log(f"fold {number}: no clip outside it has the label {', '.join(run.classes[c] for c in sorted(unseen))}")
+        fitter = Fitter(build, rows, fold, settings, len(run.classes), run.fold(number), device)
+        if fitter.progress.epoch:
+            run.log(f"fold {fold.place}/{fold.count}  continues after epoch {fitter.progress.epoch}")
+
+        done = fitter.fit(run.log, deadline, len(todo) - index - 1)
+        run.write_metrics(every)
+        if not done:
+            return False
+    run.write_metrics(every)  # again: a kill may have come before the last time
+    for number in wanted:
+        _fold_predictions(run, rows, number, numbers == number, rebuild, device)
+    return True
+
+
+def _fold_predictions(run: Run, rows: Rows, number: int, valid: np.ndarray, rebuild: Callable, device: Device) -> None:
+    """fold_<n>/valid_best.npy and valid_last.npy: (clips of the fold, classes), once the fold is finished."""
+    for kind in KINDS:
+        path = run.fold(number).folder / f"valid_{kind}.npy"
+        if path.exists():
+            continue
+        head = run.fold(number).load_head(kind, rebuild, device.name)
+        found = predict(head, rows, rows.of_clips(valid), 64, autocast(device))[valid]
+        data = io.BytesIO()
+        np.save(data, found, allow_pickle=False)
+        write_bytes(path, data.getvalue())
+
+
+def summarise(run: Run, rows: Rows, numbers: np.ndarray) -> dict[str, dict]:
+    """Pool the finished folds' out-of-fold predictions, write oof.csv and oof_last.csv and the reports, print the scores.
+
+    Returns:
+        "best" and "last" -> the pooled scores, with the spread of the metric over folds.
+    """
+    finished = [n for n in run.finished_folds() if (run.fold(n).folder / "valid_last.npy").exists()]
+    asked = np.isin(numbers, finished)
+    metric = run.config["record"]["training"]["metric"]
+    found, lines = {}, []
+    for kind, about in KINDS.items():
+        probabilities = np.zeros((len(numbers), len(run.classes)), dtype=np.float32)
+        for number in finished:
+            path = run.fold(number).folder / f"valid_{kind}.npy"
+            probabilities[numbers == number] = np.load(path, allow_pickle=False)
+        name = "oof" if kind == "best" else "oof_last"
+        run.write_oof(name, rows.ids[asked], numbers[asked], rows.labels[asked], probabilities[asked])
+        write_text(run.folder / f"report_{kind}.txt", f"{run.folder.name}, out-of-fold, {kind} ({about})\n\n" +
+                   metrics.report(probabilities[asked], rows.labels[asked], run.classes))
+        spread = [metrics.scores(probabilities[numbers == n], rows.labels[numbers == n])[metric] for n in finished]
+        pooled = metrics.scores(probabilities[asked], rows.labels[asked])
+        found[kind] = {**pooled, "fold_mean": float(np.mean(spread)), "fold_std": float(np.std(spread)), "folds": finished}
+        lines.append(f"  {kind}  f1_macro {pooled['f1_macro']:.4f}  accuracy {pooled['accuracy']:.4f}  log_loss "
+                     f"{pooled['log_loss']:.4f}  {metric} by fold {np.mean(spread):.4f} ± {np.std(spread):.4f}  ({about})")
+    run.keep("scores", found)
+    run.log(f"out-of-fold, {int(asked.sum())} clips pooled over {len(finished)} folds:")
+    for text in lines:
+        run.log(text)
+    return found
+
+
+def score_test(run: Run, rows: Rows, predict_all: Callable[[], np.ndarray]) -> dict:
+    """Score the labelled hold-out once: test.json and test_report.txt; a run that has these folds' score keeps it."""
+    path, finished = run.folder / "test.json", run.finished_folds()
+    if path.exists():
+        kept = read_json(path)
+        if kept["folds"] == finished:
+            return kept
+    probabilities = predict_all()
+    known = rows.labels >= 0
+    found = {**metrics.scores(probabilities[known], rows.labels[known]), "clips": int(known.sum()), "folds": finished}
+    write_text(run.folder / "test_report.txt", f"{run.folder.name}, hold-out, mean of folds\n\n" +
+               metrics.report(probabilities[known], rows.labels[known], run.classes))
+    run.keep("test", found)
+    return found

@@ -1,0 +1,61 @@
+"""Which device and which precision: found out by launching a kernel, not by asking."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from earshot.errors import UserError
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device that ran a kernel: `name` for torch.device, and the precision its hardware is good at."""
+
+    name: str
+    precision: str  # fp32 | fp16 | bf16
+    about: str
+
+
+def choose(name: str = "auto", precision: str = "auto") -> Device:
+    """The device to compute on.
+
+    Args:
+        name: "auto" (the first GPU, else the CPU), "cpu", "cuda", "cuda:1".
+        precision: "auto": bf16 from capability 8.0, fp16 on 7.x, fp32 below and on the CPU. What
+            torch.cuda.is_bf16_supported() says is not asked: it answers True where bf16 is only emulated.
+    Raises:
+        UserError: no such GPU, or one that this build of torch has no kernels for (a P100 under PyPI's wheels).
+    """
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cpu":
+        return Device("cpu", "fp32" if precision == "auto" else precision, f"CPU, {torch.get_num_threads()} threads")
+    if not name.startswith("cuda"):
+        raise UserError(f"unknown device {name}: use auto, cpu, cuda or cuda:N")
+    if not torch.cuda.is_available():
+        raise UserError(f"--device {name}: torch sees no GPU here: switch one on in the notebook's settings, or use --device cpu")
+    index = int(name.partition(":")[2] or 0) if name.partition(":")[2].isdigit() or ":" not in name else -1
+    if not 0 <= index < torch.cuda.device_count():
+        raise UserError(f"--device {name}: there are {torch.cuda.device_count()} GPUs, counted from cuda:0")
+    title = torch.cuda.get_device_name(index)
+    major, minor = torch.cuda.get_device_capability(index)
+    try:
+        square = torch.ones(8, 8, device=f"cuda:{index}")
+        (square @ square).sum().item()
+    except RuntimeError as error:
+        built = " ".join(torch.cuda.get_arch_list())
+        raise UserError(f"{title} (sm_{major}{minor}) cannot run this build of torch (made for {built}; "
+                        f"{str(error).splitlines()[0]}): pick GPU T4 x2 in the notebook's settings, install torch's "
+                        f"cu126 wheels, or use --device cpu") from None
+    if precision == "auto":
+        precision = "bf16" if major >= 8 else "fp16" if major == 7 else "fp32"
+    return Device(f"cuda:{index}", precision, f"{title}, sm_{major}{minor}, {precision}")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Is this error the device's memory running out?"""
+    import torch
+
+    return isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in str(error).lower()

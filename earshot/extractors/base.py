@@ -1,0 +1,166 @@
+"""What every extractor shares: windows in, batches through `forward`, float16 arrays out."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Iterator, Sequence
+
+import numpy as np
+
+from earshot import audio
+from earshot.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+FLOAT16_MAX = 65504.0
+
+
+@dataclass(frozen=True)
+class Window:
+    """How clips become windows; decided once for a data set, by the user or from the data."""
+
+    seconds: float
+    """Length of a window in seconds."""
+    hop: float | None
+    """Seconds between the starts of a long clip's windows; None = the window's length."""
+    pad: str
+    """What fills a short clip: "wrap" repeats it, "silence" adds zeros."""
+    max_windows: int | None
+    """Keep only the first so many windows of a clip; None keeps all."""
+    rate: int
+    """Samples per second of the waves."""
+
+
+@dataclass
+class ClipFeatures:
+    """The windows of one clip: n rows."""
+
+    start: np.ndarray
+    """(n,) float32: seconds from the start of the file, what was trimmed included."""
+    length: np.ndarray
+    """(n,) float32: seconds of real audio; the rest of the window is padding."""
+    views: dict[str, np.ndarray]
+    """Per view (n, D, F, T), float16 unless the view is of integers."""
+
+
+class Extractor:
+    """Base of all extractors: subclasses set `shapes` and write `forward`, or override `extract`.
+
+    Args:
+        settings: the extractor module's own `Settings`.
+        window: length, hop, padding and rate of the windows.
+        device: torch device of the computation.
+        weights: a file, a folder or a hub id in place of the default weights.
+        precision: "fp32", "bf16" or "fp16" (autocast; fp16 only on a GPU).
+    """
+
+    shapes: dict[str, tuple[int, int, int]]
+
+    def __init__(
+        self, settings: Any, window: Window, device: str = "cpu", weights: str | None = None, precision: str = "fp32"
+    ) -> None:
+        if precision not in ("fp32", "bf16", "fp16"):
+            raise UserError(f"precision {precision!r}: has to be fp32, bf16 or fp16")
+        if window.pad not in ("wrap", "silence"):
+            raise UserError(f"--pad {window.pad}: has to be wrap or silence")
+        self.settings, self.window, self.weights, self.precision = settings, window, weights, precision
+        self.device = str(device)
+        self.rate = window.rate
+        self.samples = max(1, round(window.seconds * window.rate))
+
+    def forward(self, waves: torch.Tensor, lengths: list[float]) -> dict[str, torch.Tensor]:
+        """Features of a batch of windows.
+
+        Args:
+            waves: (B, samples) float32 on the device, filled already.
+            lengths: seconds of real audio in each.
+        Returns:
+            Per view (B, D, F, T).
+        """
+        raise NotImplementedError
+
+    def extract(self, waves: Sequence[np.ndarray], offsets: Sequence[float], batch_size: int) -> list[ClipFeatures]:
+        """Features of whole clips, their windows batched across clips in the order given.
+
+        Args:
+            waves: per clip (samples,) float32 at `rate`.
+            offsets: seconds that were trimmed from the front of each clip.
+            batch_size: windows per forward pass.
+        Returns:
+            One ClipFeatures a clip.
+        """
+        cuts = [self.cut(wave) for wave in waves]
+        jobs = [(wave, *piece) for wave, pieces in zip(waves, cuts) for piece in pieces]
+        parts: dict[str, list[np.ndarray]] = {}
+        for first in range(0, len(jobs), batch_size):
+            batch = jobs[first : first + batch_size]
+            pieces = [self.piece(wave, start, length) for wave, start, length in batch]
+            for name, values in self.run(np.stack(pieces), [length for _, _, length in batch]).items():
+                parts.setdefault(name, []).append(values)
+        views = {name: np.concatenate(values) for name, values in parts.items()}
+        clips, row = [], 0
+        for pieces, offset in zip(cuts, offsets):
+            rows = slice(row, row + len(pieces))
+            clips.append(clip_features(pieces, offset, {name: values[rows] for name, values in views.items()}))
+            row += len(pieces)
+        return clips
+
+    def cut(self, wave: np.ndarray) -> list[tuple[float, float]]:
+        """(start, length of real audio) in seconds of each window of a wave."""
+        return audio.cut(len(wave) / self.rate, self.window.seconds, self.window.hop, self.window.max_windows)
+
+    def piece(self, wave: np.ndarray, start: float, length: float) -> np.ndarray:
+        """The samples of one window, filled to (samples,)."""
+        first = round(start * self.rate)
+        real = max(1, round(length * self.rate))
+        return audio.fill(wave[first : first + real], self.samples, self.window.pad)
+
+    def run(self, waves: np.ndarray, lengths: list[float]) -> dict[str, np.ndarray]:
+        """One forward pass from (B, samples) to numpy views, repeated in fp32 where half precision overflowed."""
+        import torch
+
+        with torch.inference_mode():
+            batch = torch.from_numpy(waves).to(self.device)
+            with self.autocast():
+                views = self.forward(batch, lengths)
+            if self.precision != "fp32" and not all(bool(view.isfinite().all()) for view in views.values()):
+                views = self.forward(batch, lengths)
+        return {name: to_numpy(view) for name, view in views.items()}
+
+    @contextlib.contextmanager
+    def autocast(self) -> Iterator[None]:
+        """Autocast as `precision` says; fp16 on a CPU stays fp32, for it is no faster there."""
+        import torch
+
+        kind = torch.device(self.device).type
+        half = {"bf16": torch.bfloat16, "fp16": torch.float16 if kind == "cuda" else None}.get(self.precision)
+        if half is None:
+            yield
+            return
+        with torch.autocast(kind, dtype=half):
+            yield
+
+
+def clip_features(pieces: list[tuple[float, float]], offset: float, views: dict[str, np.ndarray]) -> ClipFeatures:
+    """ClipFeatures from the windows of one clip; `offset` is what was trimmed from its front, in seconds."""
+    starts = np.array([start + offset for start, _ in pieces], dtype=np.float32)
+    return ClipFeatures(starts, np.array([length for _, length in pieces], dtype=np.float32), views)
+
+
+def to_numpy(view: torch.Tensor) -> np.ndarray:
+    """A float tensor as float16, clipped to its range (NaN becomes 0); integers keep their values as int16."""
+    import torch
+
+    if not view.dtype.is_floating_point:
+        return np.ascontiguousarray(view.to(torch.int16).cpu().numpy())
+    finite = view.float().nan_to_num(nan=0.0, posinf=FLOAT16_MAX, neginf=-FLOAT16_MAX)
+    return np.ascontiguousarray(finite.clamp(-FLOAT16_MAX, FLOAT16_MAX).half().cpu().numpy())
+
+
+def local(weights: str) -> Path | None:
+    """The path of `weights` if it names a file or folder here, else None."""
+    path = Path(weights).expanduser()
+    return path if path.exists() else None

@@ -1,0 +1,247 @@
+"""EfficientAT: MobileNetV3 distilled from transformers on AudioSet (Schmid et al., ICASSP 2023), frozen.
+
+Views: `pooled` (C, 1, 1) = global mean of the last feature map, `frames` (C, 4, T') = that map, one column per 0.32 s.
+The network is torchvision's `mobilenet_v3_large` with one input channel and sigmoid squeeze-and-excitation gates; the
+published weights fit after renaming. They are release files of github.com/fschmid56/EfficientAT (MIT licence). We know
+the checksum of mn04 only: the others are guarded by a strict check of names and shapes and by `weights_only` loading.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from earshot.errors import UserError
+from earshot.extractors import base, frontend
+
+if TYPE_CHECKING:
+    import torch
+
+RATE: int | None = 32000
+PAD = "wrap"
+SECONDS: float | None = None
+LIMIT = 10.0
+DEFAULT_WEIGHTS: str | None = None  # the release file of `Settings.network`
+
+URL = "https://github.com/fschmid56/EfficientAT/releases/download/v0.0.1/"
+FILES = {
+    "mn04": "mn04_as_mAP_432.pt",
+    "mn05": "mn05_as_mAP_443.pt",
+    "mn10": "mn10_as_mAP_471.pt",
+    "mn20": "mn20_as_mAP_478.pt",
+    "mn30": "mn30_as_mAP_482.pt",
+    "mn40": "mn40_as_mAP_484.pt",
+    "mn40_ext": "mn40_as_ext_mAP_487.pt",
+}
+SHA256 = {"mn04_as_mAP_432.pt": "899a8c6217063f6941793102a2780b3dd788ab11fce468d9cf5f0577c453321c"}
+TIMEOUT = 20  # seconds without a byte
+
+N_FFT, WIN, HOP, BINS, FMAX = 1024, 800, 320, 128, 15000.0
+CLASSES = 527  # of AudioSet
+STRIDE2 = 5  # the network halves both axes so often
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Which of the published networks."""
+
+    network: Literal["mn04", "mn05", "mn10", "mn20", "mn30", "mn40", "mn40_ext"] = "mn04"
+    """By width: mn04 has 1 M parameters and AudioSet mAP .432, mn10 4.9 M and .471, mn40_ext 68 M and .487."""
+
+
+def weights_files(settings: Settings, weights: str | None) -> list[Path]:
+    """The weights' file: the one given, the one of that name in the folder given, or the cached download.
+
+    Returns:
+        [file], or [] if it is not downloaded yet.
+    Raises:
+        UserError: `weights` does not exist or has no such file.
+    """
+    if weights is None:
+        cached = _cache() / _name(settings)
+        return [cached] if cached.is_file() else []
+    path = base.local(weights)
+    if path is None:
+        raise UserError(f"efficientat: --weights {weights}: no such file or folder")
+    if path.is_file():
+        return [path]
+    name = _name(settings)
+    found = [file for file in (path / name, *sorted(path.glob(f"*/{name}"))) if file.is_file()]
+    if not found:
+        raise UserError(f"efficientat: {name} is not in {weights}: put it there, or give the file itself by --weights")
+    return found[:1]
+
+
+def fetch(settings: Settings, weights: str | None) -> None:
+    """Make the weights available locally, from the release page if need be; UserError where they cannot be had."""
+    if weights_files(settings, weights):
+        return
+    name = _name(settings)
+    target = _cache() / name
+    partial = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with urllib.request.urlopen(URL + name, timeout=TIMEOUT) as reply:
+            with tempfile.NamedTemporaryFile(dir=target.parent, prefix=name, suffix=".part", delete=False) as file:
+                partial = Path(file.name)
+                shutil.copyfileobj(reply, file)
+                file.flush()
+                os.fsync(file.fileno())
+        if name in SHA256 and _sha256(partial) != SHA256[name]:
+            raise UserError(f"efficientat: {URL}{name} is not the published file (other SHA-256): try again later")
+        os.replace(partial, target)
+    except OSError as error:
+        reason = " ".join(str(error).split())[:80]
+        raise UserError(
+            f"efficientat: {name} is neither in {target.parent} nor to be had from github.com ({reason}): go online "
+            f"once, or give --weights FOLDER that has it (for example an attached Kaggle dataset), or take another "
+            f"extractor"
+        ) from None
+    finally:
+        if partial is not None:
+            partial.unlink(missing_ok=True)
+
+
+class Extractor(base.Extractor):
+    """See `base.Extractor`; UserError for weights that are missing or do not fit."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        window: base.Window,
+        device: str = "cpu",
+        weights: str | None = None,
+        precision: str = "fp32",
+    ) -> None:
+        import torch
+
+        super().__init__(settings, window, device, weights, precision)
+        if self.rate != RATE:
+            raise UserError(f"efficientat: hears {RATE} Hz, not {self.rate} Hz: leave out --rate")
+        if self.samples <= N_FFT:
+            raise UserError(f"efficientat: a window of {window.seconds:g} s is too short: set --seconds 0.1 or more")
+        fetch(settings, weights)
+        network = load(weights_files(settings, weights)[0], settings.network)
+        # depthwise convolutions run faster with the channels last: 0.20 s against 0.28 s a batch of 32 on 2 CPU cores
+        self.network = network.to(self.device, memory_format=torch.channels_last)
+        frames, rows = 1 + (self.samples - 1) // HOP, BINS
+        for _ in range(STRIDE2):
+            frames, rows = (frames + 1) // 2, (rows + 1) // 2
+        channels = _channels(settings.network)
+        self.shapes = {"pooled": (channels, 1, 1), "frames": (channels, rows, frames)}
+        self.taper = frontend.hann(WIN, False, self.device)
+        bank = frontend.mel_bank(BINS, self.rate, N_FFT, 0.0, FMAX, "kaldi")
+        self.bank = torch.from_numpy(bank.T.copy()).to(self.device)
+
+    def spectrogram(self, waves: torch.Tensor) -> torch.Tensor:
+        """The network's input, as published for evaluation.
+
+        Pre-emphasis x[t+1] - 0.97 x[t]; centred STFT of 1024 points, 800-sample symmetric Hann window, hop 320; power;
+        128 Kaldi mel bands from 0 to 15 kHz; (log(x + 1e-5) + 4.5) / 5.
+
+        Args:
+            waves: (B, samples) float32 at 32 kHz.
+        Returns:
+            (B, 1, 128, 1 + (samples - 1) // 320).
+        """
+        import torch
+
+        with frontend.full_precision(waves):
+            emphasised = waves[:, 1:] - 0.97 * waves[:, :-1]
+            spectrum = torch.stft(emphasised, N_FFT, HOP, WIN, self.taper, center=True, return_complex=True)
+            power = spectrum.real.square() + spectrum.imag.square()
+            return (((self.bank @ power + 1e-5).log() + 4.5) / 5)[:, None]
+
+    def forward(self, waves: torch.Tensor, lengths: list[float]) -> dict[str, torch.Tensor]:
+        """Views of a batch of windows; see `base.Extractor.forward`."""
+        import torch
+
+        image = self.spectrogram(waves).contiguous(memory_format=torch.channels_last)
+        maps = self.network.features(image).float()
+        return {"pooled": maps.mean(dim=(2, 3), keepdim=True), "frames": maps}
+
+
+def load(file: Path, network: str) -> torch.nn.Module:
+    """torchvision's MobileNetV3 with the published weights, all keys matched, in evaluation mode.
+
+    Args:
+        file: a state dict as published, read with `weights_only`.
+        network: a key of `FILES`.
+    Raises:
+        UserError: the file is no such state dict, or one of another width.
+    """
+    import torch
+    from torchvision.models import mobilenet_v3_large
+    from torchvision.ops import SqueezeExcitation
+
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle, zip and torch errors alike
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:100]
+        raise UserError(f"efficientat: {file} is no file of weights that can be read safely ({reason})") from None
+    last = state.get("features.16.0.weight") if isinstance(state, dict) else None
+    if not isinstance(last, torch.Tensor):
+        raise UserError(f"efficientat: {file} holds no EfficientAT network: expected a file like {FILES[network]}")
+    if len(last) != _channels(network):
+        fits = [name for name in FILES if _channels(name) == len(last)]
+        hint = f"add --network {fits[0]}" if fits else "none of the published networks has that"
+        raise UserError(f"efficientat: {file} has {len(last)} channels, {network} has {_channels(network)}: {hint}")
+    model = mobilenet_v3_large(width_mult=_width(network), num_classes=CLASSES)
+    old = model.features[0][0]
+    model.features[0][0] = torch.nn.Conv2d(1, old.out_channels, old.kernel_size, old.stride, old.padding, bias=False)
+    for layer in model.modules():
+        if isinstance(layer, SqueezeExcitation):
+            layer.scale_activation = torch.nn.Sigmoid()
+    try:
+        model.load_state_dict({_renamed(key): _reshaped(key, value) for key, value in state.items()}, strict=True)
+    except (RuntimeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"efficientat: {file} does not fit {network} ({reason})") from None
+    return model.eval().requires_grad_(False)
+
+
+def _renamed(key: str) -> str:
+    """torchvision's name of a published tensor."""
+    key = key.replace("conc_se_layers.0.", "")
+    return key.replace("classifier.2.", "classifier.0.").replace("classifier.5.", "classifier.3.")
+
+
+def _reshaped(key: str, value: torch.Tensor) -> torch.Tensor:
+    """Squeeze-and-excitation as 1x1 convolutions, which torchvision has in place of linear maps."""
+    linear = "conc_se_layers" in key and key.endswith("weight")
+    return value[:, :, None, None] if linear else value
+
+
+def _width(network: str) -> float:
+    """The width multiplier in a name: mn04 -> 0.4, mn40_ext -> 4.0."""
+    return int(network[2:4]) / 10
+
+
+def _channels(network: str) -> int:
+    """Channels of the last feature map: six times MobileNetV3's last block of 160 x width, in steps of 8."""
+    return 6 * max(8, int(160 * _width(network) + 4) // 8 * 8)
+
+
+def _name(settings: Settings) -> str:
+    """The published file's name; UserError for an unknown network."""
+    if settings.network not in FILES:
+        raise UserError(f"efficientat: --network {settings.network}: choose from {', '.join(FILES)}")
+    return FILES[settings.network]
+
+
+def _cache() -> Path:
+    """torch.hub's folder of checkpoints, found without importing torch."""
+    default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "torch"
+    return Path(os.environ.get("TORCH_HOME", default)).expanduser() / "hub" / "checkpoints"
+
+
+def _sha256(file: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -1,0 +1,196 @@
+"""Log-mel spectrograms: the view `mel` (1, n_mels, frames), for heads that are trained from scratch.
+
+The STFT is centred, its Hann window periodic, as librosa and torchaudio have it. Settings reproduce both exactly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Sequence
+
+import numpy as np
+
+from earshot import audio
+from earshot.errors import UserError
+from earshot.extractors import base, frontend
+
+if TYPE_CHECKING:
+    import torch
+
+RATE: int | None = None  # `Settings.rate`, or the data's own where that is None
+PAD = "wrap"
+SECONDS: float | None = None
+LIMIT = 10.0
+DEFAULT_WEIGHTS: str | None = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A log-mel spectrogram; the defaults are light and general: 16 kHz, 50 frames a second, 64 bands, dB."""
+
+    rate: int | None = 16000
+    """Samples per second to resample to; None = the commonest rate in the data."""
+    n_fft: int = 1024
+    """Points of the Fourier transform."""
+    win_length: int | None = None
+    """Samples of the analysis window; None = n_fft."""
+    hop_length: int = 320
+    """Samples from one frame to the next."""
+    n_mels: int = 64
+    """Mel bands."""
+    scale: Literal["htk", "slaney"] = "htk"
+    """Mel scale: htk is torchaudio's default, slaney librosa's."""
+    norm: Literal["slaney"] | None = None
+    """Divide each band by its width: librosa's default is slaney, torchaudio's None."""
+    fmin: float = 20.0
+    """Lowest frequency in Hz."""
+    fmax: float | None = None
+    """Highest frequency in Hz; None = half the rate."""
+    power: float = 2.0
+    """Exponent of the magnitude: 2 = power, 1 = amplitude."""
+    edges: Literal["reflect", "zeros"] = "reflect"
+    """What lies beyond a clip's ends for the first and last frames: torchaudio reflects, librosa has zeros."""
+    level: Literal["db", "log"] = "db"
+    """Decibels, or the natural logarithm."""
+    ref: Literal["1", "max"] = "1"
+    """0 dB is at 1, or at the clip's own maximum (db only)."""
+    top_db: float | None = 80.0
+    """Lift everything to at least this many dB below the maximum; None leaves it (db only)."""
+    amin: float = 1e-10
+    """Floor below which db does not go, or what log adds before the logarithm."""
+    standardise: bool = False
+    """Subtract the mean of the log-mel and divide by its standard deviation + 1e-6; silence is then added as zeros."""
+    over: Literal["clip", "window"] = "clip"
+    """What ref, top_db and standardise look at: the whole clip, or each window as if it were a clip of its own."""
+    frames: int | None = None
+    """Frames of a window; None = 1 + samples // hop_length."""
+
+
+def weights_files(settings: Settings, weights: str | None) -> list[Path]:
+    """No files: a spectrogram has no weights, and UserError if some are given."""
+    if weights is not None:
+        raise UserError("--weights: the extractor logmel has no weights; leave the flag out")
+    return []
+
+
+def fetch(settings: Settings, weights: str | None) -> None:
+    """Nothing to fetch."""
+    weights_files(settings, weights)
+
+
+class Extractor(base.Extractor):
+    """See `base.Extractor`; UserError for settings that contradict each other or the window."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        window: base.Window,
+        device: str = "cpu",
+        weights: str | None = None,
+        precision: str = "fp32",
+    ) -> None:
+        import torch
+
+        super().__init__(settings, window, device, weights, "fp32")
+        weights_files(settings, weights)
+        s = settings
+        fmax = self.rate / 2 if s.fmax is None else s.fmax
+        if not 0 <= s.fmin < fmax <= self.rate / 2:
+            raise UserError(
+                f"logmel: --fmin {s.fmin:g} and --fmax {fmax:g} have to rise and stay within half the rate of "
+                f"{self.rate} Hz: lower them, or raise --rate"
+            )
+        win = s.win_length or s.n_fft
+        if min(s.n_fft, win, s.hop_length, s.n_mels) < 1 or win > s.n_fft:
+            raise UserError("logmel: n_fft, win_length, hop_length and n_mels have to be positive, win_length <= n_fft")
+        natural = 1 + self.samples // s.hop_length
+        self.frames = s.frames or natural
+        if self.frames < natural - 1:
+            raise UserError(
+                f"logmel: --frames {self.frames} holds {self.frames * s.hop_length / self.rate:g} s, less than the "
+                f"window of {window.seconds:g} s: add --seconds {self.frames * s.hop_length / self.rate:g}"
+            )
+        self.needed = max(self.samples, (self.frames - 1) * s.hop_length)
+        self.zeros_after = s.standardise and window.pad == "silence"
+        self.taper = frontend.hann(win, True, self.device)
+        bank = frontend.mel_bank(s.n_mels, self.rate, s.n_fft, float(s.fmin), float(fmax), s.scale, s.norm)
+        self.bank = torch.from_numpy(bank.T.copy()).to(self.device)
+        self.shapes = {"mel": (1, s.n_mels, self.frames)}
+
+    def spectrogram(self, wave: np.ndarray) -> torch.Tensor:
+        """Log-mel of a whole wave, level and standardising over all of it.
+
+        Args:
+            wave: (samples,) float32.
+        Returns:
+            (n_mels, 1 + samples // hop_length) float32 on the device.
+        """
+        import torch
+
+        s = self.settings
+        # numpy reflects as often as a very short wave needs, which torch.stft refuses
+        padded = np.pad(wave, s.n_fft // 2, mode="reflect" if s.edges == "reflect" else "constant")
+        spectrum = torch.stft(
+            torch.from_numpy(padded).to(self.device),
+            s.n_fft,
+            s.hop_length,
+            window=self.taper,
+            win_length=len(self.taper),
+            center=False,
+            return_complex=True,
+        )
+        power = spectrum.real.square() + spectrum.imag.square()
+        mel = self.bank @ (power if s.power == 2 else power.pow(s.power / 2))
+        if s.level == "log":
+            mel = (mel + s.amin).log()
+        else:
+            mel = mel.clamp(min=s.amin)
+            mel = mel / mel.max() if s.ref == "max" else mel
+            mel = (20 / s.power) * mel.log10()
+            if s.top_db is not None:
+                mel = mel.clamp(min=float(mel.max()) - s.top_db)
+        if s.standardise:
+            mel = (mel - mel.mean()) / (mel.std(correction=0) + 1e-6)
+        return mel
+
+    def forward(self, waves: torch.Tensor, lengths: list[float]) -> dict[str, torch.Tensor]:
+        """Each window as a clip of its own: {"mel": (B, 1, n_mels, frames)}; see `base.Extractor.forward`."""
+        import torch
+
+        rows = []
+        for wave, length in zip(waves.cpu().numpy(), lengths):
+            real = wave[: max(1, round(length * self.rate))]
+            rows.append(self._take(self._whole(real), 0))
+        return {"mel": torch.stack(rows)}
+
+    def extract(
+        self, waves: Sequence[np.ndarray], offsets: Sequence[float], batch_size: int
+    ) -> list[base.ClipFeatures]:
+        """As `base.Extractor.extract`; windows are slices of the whole clip's log-mel unless `over` is "window"."""
+        import torch
+
+        if self.settings.over == "window":
+            return super().extract(waves, offsets, batch_size)
+        clips = []
+        with torch.inference_mode():
+            for wave, offset in zip(waves, offsets):
+                pieces, mel = self.cut(wave), self._whole(wave)
+                firsts = [round(start * self.rate / self.settings.hop_length) for start, _ in pieces]
+                rows = torch.stack([self._take(mel, first) for first in firsts])
+                clips.append(base.clip_features(pieces, offset, {"mel": base.to_numpy(rows)}))
+        return clips
+
+    def _whole(self, wave: np.ndarray) -> torch.Tensor:
+        """The log-mel of a clip, filled before it unless silence is to be zeros after standardising."""
+        if len(wave) < self.needed and not self.zeros_after:
+            wave = audio.fill(wave, self.needed, self.window.pad)
+        return self.spectrogram(wave)
+
+    def _take(self, mel: torch.Tensor, first: int) -> torch.Tensor:
+        """(1, n_mels, frames) from a frame on, moved back where the clip ends before, zero-filled where it is short."""
+        import torch
+
+        first = max(0, min(first, mel.shape[1] - self.frames))
+        part = mel[:, first : first + self.frames]
+        return torch.nn.functional.pad(part, (0, self.frames - part.shape[1]))[None]

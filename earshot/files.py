@@ -1,0 +1,139 @@
+"""Writing so that a kill at any moment leaves either the old file or the new one, never half of one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Iterator
+
+from earshot.errors import UserError
+
+
+def _sync_folder(folder: Path) -> None:
+    # Without this a power cut may undo the rename although the file's bytes are on disk.
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass  # some network file systems refuse to sync a folder
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def replacing(path: Path | str) -> Iterator[BinaryIO]:
+    """A binary file to write that takes the place of `path` when the block ends, and vanishes if it raises.
+
+    The temporary name is fixed, so that a rerun after a kill overwrites the remains instead of adding to them.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(path.name + ".tmp")
+    try:
+        with open(beside, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def write_bytes(path: Path | str, data: bytes) -> None:
+    """Replace the file at `path` with `data`, atomically."""
+    with replacing(path) as file:
+        file.write(data)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Replace the file at `path` with `text` in UTF-8, atomically."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Replace the file at `path` with `value` as readable JSON, atomically."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path | str) -> Any:
+    """The value in a JSON file; one line of UserError where it is missing or damaged."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing") from None
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} cannot be read ({error}): delete it, or start over with --fresh") from None
+
+
+@contextmanager
+def replacing_folder(folder: Path | str) -> Iterator[Path]:
+    """A fresh folder to fill that takes the place of `folder` when the block ends.
+
+    Two renames are needed, so a kill between them leaves `folder` away for a moment: `recover_folder` mends that.
+    """
+    folder = Path(folder)
+    recover_folder(folder)
+    new, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
+    new.mkdir(parents=True)
+    yield new
+    for file in new.iterdir():
+        with open(file, "rb") as handle:
+            os.fsync(handle.fileno())
+    _sync_folder(new)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(new, folder)
+    _sync_folder(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def recover_folder(folder: Path | str) -> bool:
+    """Put right what a kill inside `replacing_folder` left; True if `folder` stands afterwards."""
+    folder = Path(folder)
+    new, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
+    if not folder.exists() and old.exists():
+        # The old folder is moved away only after the new one is whole and flushed.
+        os.replace(new if new.exists() else old, folder)
+    shutil.rmtree(new, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+    return folder.exists()
+
+
+@contextmanager
+def locked(folder: Path | str, what: str) -> Iterator[None]:
+    """Hold `folder` for this process alone; a second process gets one line. A kill releases it."""
+    import fcntl
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"another process is working on {what} {folder}: wait for it, or stop it first") from None
+        yield
+
+
+def empty(folder: Path | str) -> None:
+    """Remove everything in a folder except the lock that this process holds on it."""
+    for path in Path(folder).iterdir():
+        if path.name != ".lock":
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def digest(path: Path | str) -> str:
+    """SHA-256 of a file's content, as 64 hex digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 of a JSON-able value, the same for equal values whatever the order of their keys."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()

@@ -1,0 +1,37 @@
+"""What a thing was made from, and the first difference between two such records."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from earshot.files import digest_of
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON would give it back (tuples become lists), so that records compare equal after a save."""
+    return json.loads(json.dumps(value, ensure_ascii=False))
+
+
+def flatten(record: dict, prefix: str = "") -> dict[str, Any]:
+    """A nested record as {"a.b": value}."""
+    flat: dict[str, Any] = {}
+    for key, value in record.items():
+        if isinstance(value, dict) and value:
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def differences(before: dict, now: dict) -> list[str]:
+    """Lines such as `seconds: 5.0 there, 4.0 here`, one per differing entry; empty when the records are equal."""
+    old, new = flatten(plain(before)), flatten(plain(now))
+    missing = "nothing"
+    return [f"{key}: {old.get(key, missing)} there, {new.get(key, missing)} here"
+            for key in sorted(old.keys() | new.keys()) if old.get(key, missing) != new.get(key, missing)]
+
+
+def fingerprint(record: dict) -> str:
+    """16 hex digits that stand for the record."""
+    return digest_of(plain(record))[:16]

@@ -1,0 +1,297 @@
+"""How a competition lays out its files: recognises a Kaggle csv, ESC, or a folder per class, without being told."""
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from earshot.archive import Files, is_audio, side, strip_suffix, words
+from earshot.errors import UserError
+
+# In order of preference where a csv has several of them.
+LABEL_NAMES = ("label", "category", "class", "class_name", "classname", "genre", "species", "primary_label", "emotion",
+               "instrument", "event", "labels", "target", "tag", "tags", "class_id", "classid", "y")
+ESC_COLUMNS = {"filename", "fold", "target", "category"}
+NOT_TRAIN_CSVS = ("solution.csv", "bad_audio.csv")
+
+SPLIT_WORDS = {"train": "train", "training": "train", "test": "test", "testing": "test", "subm": "test",
+               "submission": "test", "eval": "test", "evaluation": "test", "val": "valid", "valid": "valid",
+               "validation": "valid"}
+FILLER_WORDS = {"audio", "audios", "data", "set", "clips", "files", "wav", "wavs", "sounds"}
+
+
+@dataclass
+class Layout:
+    """What a recogniser found; the fields are those of `competition.Competition`."""
+
+    layout: str
+    clips: pd.DataFrame
+    id_column: str
+    label_column: str
+    sample_submission: Path | None = None
+    missing: list[tuple[str, str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """A csv as text exactly as written, so that an id such as 0012 survives; headers without outer blanks."""
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8 text: save it as UTF-8") from None
+    except (ValueError, OSError) as error:  # pandas' parser errors are ValueErrors
+        raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}") from None
+    frame.columns = [str(c).strip() for c in frame.columns]
+    return frame.fillna("")  # a row with too few fields
+
+
+def table(ids, paths, split, labels=None, folds=None, groups=None) -> pd.DataFrame:
+    """The clips' table from columns; a label stays None (not NaN) where it is to be predicted."""
+    n = len(ids)
+    return pd.DataFrame({
+        "id": pd.Series(list(ids), dtype=object), "path": pd.Series(list(paths), dtype=object),
+        "label": pd.Series([None] * n if labels is None else list(labels), dtype=object),
+        "split": pd.Series([split] * n, dtype=object),
+        "fold": pd.Series([-1] * n if folds is None else list(folds), dtype="int64"),
+        "group": pd.Series([""] * n if groups is None else list(groups), dtype=object)})
+
+
+def recognise(root: Path, train_csv=None, id_column=None, label_column=None) -> Layout:
+    """The layout of the folder.
+
+    Raises:
+        UserError: nothing known, something ambiguous, or an option that names what is not there.
+    """
+    files = Files(root)
+    sample = pick(files, [c for c in files.csvs if re.search("sample.*sub", Path(c).name.lower())],
+                  ("sample_submission.csv", "samplesubmission.csv"), "sample submission", "keep one of them")
+    rest = [c for c in files.csvs if c != sample and Path(c).name.lower() not in NOT_TRAIN_CSVS
+            and not re.search("sample.*sub", Path(c).name.lower())]
+    named = [c for c in rest if "train" in Path(c).name.lower()]
+    tests = [c for c in rest if c not in named and any(w.startswith("test") for w in words(Path(c).name))]
+    others = [c for c in rest if c not in tests and c not in named]
+    if train_csv is not None:
+        choices = [p for p in (Path(train_csv), files.root / train_csv) if p.is_file()]
+        if not choices:
+            raise UserError(f"no train csv {train_csv}, neither here nor in {root}; csv files there: "
+                            f"{', '.join(files.csvs) or 'none'}")
+        tests = [t for t in tests if not (files.root / t).samefile(choices[0])]
+        return from_csv(files, choices[0], sample, tests, id_column, label_column)
+    if named:
+        chosen = pick(files, named, ("train.csv",), "train csv", "name one with --train-csv")
+        return from_csv(files, files.root / chosen, sample, tests, id_column, label_column)
+
+    frames = {c: read_csv(files.root / c) for c in others}
+    esc = [c for c in others if ESC_COLUMNS <= set(frames[c].columns)]
+    by_folder = folder_per_class(files)
+    if len(esc) == 1:
+        others = esc
+    if len(others) == 1:
+        found = find_id_column(frames[others[0]], files)
+        clear = label_column or (found and find_label_column(frames[others[0]], found))
+        # A lone csv may be a side matter (features, licences); one named train never is.
+        if by_folder is None and files.audio or found and clear:
+            return from_csv(files, files.root / others[0], sample, tests, id_column, label_column)
+    if by_folder is not None:
+        return by_folder
+    if len(others) > 1 and files.audio:
+        raise UserError(f"several csv files in {root} and none is called train: {', '.join(others)}; "
+                        "name one with --train-csv")
+    raise UserError(f"nothing that Earshot knows in {root}: looked for a train csv beside audio files, ESC's "
+                    f"meta/*.csv beside audio/, two or more class folders of audio; found {files.summary()}")
+
+
+def pick(files: Files, paths: list[str], names: tuple[str, ...], what: str, mend: str) -> str | None:
+    """The path with a preferred file name, the least deep one; else the only path; None without any."""
+    chosen = [p for p in paths if Path(p).name.lower() in names] or paths
+    chosen = [p for p in chosen if p.count("/") == chosen[0].count("/")]
+    if len(chosen) > 1:
+        raise UserError(f"several files in {files.root} may be the {what}: {', '.join(chosen)}; {mend}")
+    return chosen[0] if chosen else None
+
+
+def find_id_column(frame: pd.DataFrame, files: Files, prefer: str | None = None) -> str | None:
+    """The column with most distinct values that are audio files, a tie going to `prefer`, then to the first."""
+    counts = {c: sum(bool(files.candidates(v)) for v in frame[c].unique()) for c in frame.columns}
+    best = max(frame.columns, key=lambda c: (counts[c], c == prefer), default=None)
+    return best if best is not None and counts[best] else None
+
+
+def find_label_column(frame: pd.DataFrame, id_column: str, wanted: list[str] = ()) -> str | None:
+    """The label column: one that the sample submission has too, else a known name (words before numbers), else the
+    only column left; None if that is not clear."""
+    left = [c for c in frame.columns if c not in (id_column, "fold", "group")]
+    shared = [c for c in wanted if c in left]
+    known = [c for name in LABEL_NAMES for c in left if c.lower() == name]
+    spoken = [c for c in known if not frame[c].str.fullmatch(r"\s*\d*\s*").all()]
+    return (shared or spoken or known or (left if len(left) == 1 else [None]))[0]
+
+
+def need_column(frame: pd.DataFrame, csv: Path, column: str, flag: str) -> None:
+    """A UserError if the csv lacks a column that an option names."""
+    if column not in frame.columns:
+        raise UserError(f"{csv} has no column {column}; it has {', '.join(frame.columns)}: give one of them to {flag}")
+
+
+def from_csv(files: Files, csv: Path, sample: str | None, tests: list[str], id_column, label_column) -> Layout:
+    """A train csv beside audio, with or without a sample submission or a test csv."""
+    frame = read_csv(csv)
+    sample_frame = read_csv(files.root / sample) if sample else None
+    sample_columns = list(sample_frame.columns) if sample else []
+    if id_column is not None:
+        need_column(frame, csv, id_column, "--id-column")
+    train_id = id_column or find_id_column(frame, files, prefer=sample_columns[0] if sample else None)
+    if train_id is None:
+        raise UserError(f"no column of {csv} names audio files: its columns are {', '.join(frame.columns)}; "
+                        f"audio folders found in {files.root}: {files.audio_folders()}; "
+                        "pass --id-column, or put the audio there")
+    if label_column is not None:
+        need_column(frame, csv, label_column, "--label-column")
+    label = label_column or find_label_column(frame, train_id, sample_columns)
+    if label is None:
+        raise UserError(f"which column of {csv} is the label is not clear: it has {', '.join(frame.columns)}; "
+                        "pass --label-column")
+
+    esc = ESC_COLUMNS <= set(frame.columns) and not sample
+    found = Layout("ESC" if esc else "Kaggle csv", table([], [], "train"), train_id, label,
+                   files.root / sample if sample else None)
+    found.notes.append(f"{csv.name}: id column {train_id}, label column {label}")
+    clips = labelled_rows(files, frame, csv, "train", train_id, label, "src_file" if esc else "group", found)
+    if clips.empty:
+        raise UserError(f"no row of {csv} has both a label and an audio file: column {train_id} begins with "
+                        f"{', '.join(frame[train_id][:3])}; audio folders found: {files.audio_folders()}")
+    parts = [clips]
+    tests = [t for t in tests if Path(t).name.lower() == "test.csv"][:1] or tests
+    if len(tests) > 1 and not sample:
+        found.notes.append(f"not used, as several csv files may be the test csv: {', '.join(tests)}")
+    if sample:
+        found.id_column = id_column if id_column in sample_columns else (
+            find_id_column(sample_frame, files) or sample_columns[0])
+        others = [c for c in sample_columns if c != found.id_column]
+        found.label_column = others[0] if len(others) == 1 else label
+        parts.append(unlabelled_rows(files, sample_frame, files.root / sample, found))
+    elif len(tests) == 1:
+        test = tests[0]
+        test_frame = read_csv(files.root / test)
+        test_id = train_id if train_id in test_frame.columns else (
+            find_id_column(test_frame, files) or test_frame.columns[0])
+        if label in test_frame.columns and test_frame[label].str.strip().any():
+            parts.append(labelled_rows(files, test_frame, files.root / test, "test", test_id, label, "group", found))
+        else:
+            found.id_column = test_id
+            parts.append(unlabelled_rows(files, test_frame, files.root / test, found))
+    else:
+        used = set(clips["path"])
+        loose = [p for p in files.audio
+                 if side(p.rpartition("/")[0]) == "subm" and str(files.root / p) not in used]
+        parts.append(table(ids_like(list(clips["id"]), loose), [str(files.root / p) for p in loose], "subm"))
+    found.clips = pd.concat(parts, ignore_index=True)
+    return found
+
+
+def ids_like(train_ids: list[str], paths: list[str]) -> list[str]:
+    """Ids for files that no csv names, in the train ids' style: with or without suffix, with or without folder."""
+    names = [p.rpartition("/")[2] for p in paths]
+    ids = paths if any("/" in i for i in train_ids) else names
+    if not any(is_audio(i) for i in train_ids):
+        ids = [strip_suffix(i) for i in ids]
+    return ids if len(set(ids)) == len(ids) else paths
+
+
+def labelled_rows(files, frame, csv, split, id_column, label_column, group_column, found: Layout) -> pd.DataFrame:
+    """The clips of a labelled csv; rows without a file, an id or a label go to `found.missing`.
+
+    Those of the hold-out without a file stay all the same: they are answered, and so scored, by the class prior.
+    """
+    labels = frame[label_column].str.strip()
+    clash = labels.groupby(frame[id_column]).nunique()
+    clash = [i for i in clash.index[clash > 1] if i.strip()]
+    if clash:
+        two = labels[frame[id_column] == clash[0]].unique()[:2]
+        raise UserError(f"{csv} gives {clash[0]} two labels, {two[0] or 'none'} and {two[1] or 'none'}: keep one")
+    repeated = frame[id_column].duplicated() & frame[id_column].str.strip().ne("")
+    if repeated.any():
+        found.notes.append(f"{csv.name}: {repeated.sum()} repeated rows left out (same id, same label)")
+        frame, labels = frame[~repeated], labels[~repeated]
+
+    paths = files.resolve(list(frame[id_column]), split)
+    keep = []
+    for row, (clip_id, label, path) in enumerate(zip(frame[id_column], labels, paths)):
+        reason = "empty label" if not label else "empty id" if not clip_id.strip() else "no such file"
+        if label and (path or split == "test"):
+            keep.append(row)
+        if not (label and path):
+            found.missing.append((split, clip_id, reason))
+    frame, labels = frame.iloc[keep], labels.iloc[keep]
+    folds = None
+    if "fold" in frame:
+        text = frame["fold"].str.strip()
+        if text.str.fullmatch(r"\d*(\.0)?").all():
+            folds = [int(float(f)) if f else -1 for f in text]
+        else:
+            found.notes.append(f"{csv.name}: column fold is not used (not whole numbers)")
+    groups = frame[group_column].str.strip() if group_column in frame else None
+    return table(frame[id_column], [paths[i] for i in keep], split, labels, folds, groups)
+
+
+def unlabelled_rows(files: Files, frame: pd.DataFrame, csv: Path, found: Layout) -> pd.DataFrame:
+    """The clips to be submitted: every row of the csv, path "" (and an entry in `found.missing`) without a file."""
+    ids = frame[found.id_column]
+    if ids.duplicated().any():
+        raise UserError(f"{csv} has the id {ids[ids.duplicated()].iloc[0]} twice: keep one row per clip")
+    paths = files.resolve(list(ids), "subm")
+    found.missing += [("subm", i, "no such file") for i, path in zip(ids, paths) if not path]
+    return table(ids, paths, "subm")
+
+
+def folder_split(name: str) -> str | None:
+    """The split that a folder is named after (test, audio_test, ...); None for a class such as train_horn."""
+    found = words(name)
+    splits = {SPLIT_WORDS[w] for w in found if w in SPLIT_WORDS}
+    return splits.pop() if len(splits) == 1 and all(w in SPLIT_WORDS or w in FILLER_WORDS for w in found) else None
+
+
+def without_common_head(parts: dict[str, tuple]) -> dict[str, tuple]:
+    """Folder parts of each file, less the leading folders that all (but loose files) share."""
+    while len({p[0] for p in parts.values() if p}) == 1 and any(len(p) > 1 for p in parts.values()):
+        parts = {path: p[1:] for path, p in parts.items()}
+    return parts
+
+
+def folder_per_class(files: Files) -> Layout | None:
+    """Two or more class folders, below train/, test/, valid/ or not; None if the folders do not look so."""
+    by_split = {"train": {}, "test": {}, "valid": {}, None: {}}
+    for path, parts in without_common_head({p: tuple(p.split("/")[:-1]) for p in files.audio}).items():
+        split = folder_split(parts[0]) if parts else None
+        by_split[split][path] = parts[1:] if split else parts
+    plain, train = by_split[None], by_split["train"]
+    if train and plain and not any(train.values()):  # "train", the vehicle, among other classes
+        plain.update({path: ("train",) for path in train})
+        train.clear()
+
+    found = Layout("folder per class", table([], [], "train"), "fname", "label")
+    rows = {"train": {}, "test": {}, "subm": {}}
+    for split, parts in by_split.items():
+        for path, below in without_common_head(parts).items():
+            if len(below) > 1:
+                return None
+            if below:
+                rows["test" if split == "test" else "train"][path] = below[0]
+            elif split == "test":
+                rows["subm"][path] = None
+            else:
+                found.missing.append(("train", path, "not in a class folder"))
+    if len(set(rows["train"].values())) < 2:
+        return None
+    if by_split["valid"]:
+        found.notes.append(f"{len(by_split['valid'])} files of the validation folder count as train")
+    clips = []
+    for split, labels in rows.items():
+        paths = sorted(labels)
+        names = Counter(p.rpartition("/")[2] for p in paths)
+        ids = [p.rpartition("/")[2] if names[p.rpartition("/")[2]] == 1 else p for p in paths]
+        clips.append(table(ids, [str(files.root / p) for p in paths], split, [labels[p] for p in paths]))
+    found.clips = pd.concat(clips, ignore_index=True)
+    return found

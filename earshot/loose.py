@@ -1,0 +1,102 @@
+"""New audio for a saved run: the run's own extraction, in memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from earshot import extractors
+from earshot.audio import AudioSettings
+from earshot.config import with_defaults
+from earshot.device import Device
+from earshot.errors import UserError
+from earshot.extract import SHARD, decode
+from earshot.files import digest, digest_of
+from earshot.competition import AUDIO_SUFFIXES
+from earshot.run import Run
+
+
+def listed(paths: list[str]) -> tuple[list[str], list[Path]]:
+    """Ids and files of loose audio: files as they are named, folders searched to their depth.
+
+    Returns:
+        ids (the file's name, or its path below the folder where names repeat) and paths, sorted within a folder.
+    Raises:
+        UserError: nothing there.
+    """
+    ids, files = [], []
+    for given in map(Path, paths):
+        if given.is_dir():
+            inside = sorted(p for p in given.rglob("*") if p.suffix.lower().lstrip(".") in _suffixes() and p.is_file())
+            unique = len({p.name for p in inside}) == len(inside)
+            ids += [p.name if unique else p.relative_to(given).as_posix() for p in inside]
+            files += inside
+        elif given.is_file():
+            ids.append(str(given))
+            files.append(given)
+        else:
+            raise UserError(f"no audio file or folder {given}")
+    if not files:
+        raise UserError(f"no audio in {', '.join(paths)}: looked for {' '.join(sorted(_suffixes()))}")
+    return ids, files
+
+
+def _suffixes() -> set[str]:
+    return {suffix.lstrip(".") for suffix in AUDIO_SUFFIXES}
+
+
+def extractor_of(run: Run, weights: str | None, device: Device) -> tuple[Any, AudioSettings]:
+    """The extractor that made a run's features, weights compared by content.
+
+    Raises:
+        UserError: the weights are missing or are others.
+    """
+    from earshot.extractors.base import Window
+
+    made = run.config["record"]["features"]
+    module = extractors.module(made["extractor"])
+    where = f"{run.folder}/config.yaml"
+    settings = with_defaults(module.Settings(), made["settings"], where)
+    weights = weights or run.config.get("weights") or module.DEFAULT_WEIGHTS
+    files = module.weights_files(settings, weights)
+    if not files:
+        module.fetch(settings, weights)
+        files = module.weights_files(settings, weights)
+    found = digest_of([digest(file) for file in files])[:16] if files else None
+    if found != made["weights"]:
+        raise UserError(f"the weights {weights} are not those that {run.folder} was trained with ({found} here, "
+                        f"{made['weights']} there): say where those are with --weights")
+    window = Window(**made["window"])
+    return module.Extractor(settings, window, device.name, weights, device.precision), with_defaults(AudioSettings(), made["audio"], where)
+
+
+def features(run: Run, ids: list[str], files: list[Path], weights: str | None, device: Device,
+             batch_size: int = 16) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """A split of new clips as a cache would hold it, with the run's view alone.
+
+    Returns:
+        the split, and (id, reason) of the files that cannot be heard.
+    """
+    from tqdm import tqdm
+
+    extractor, audio = extractor_of(run, weights, device)
+    view = run.config["record"]["view"]
+    clip, start, length, views, bad = [], [], [], [], []
+    for first in tqdm(range(0, len(files), SHARD), desc="features", disable=None, leave=False):
+        decoded = [decode(str(path), extractor.rate, audio) for path in files[first:first + SHARD]]
+        good = [i for i, item in enumerate(decoded) if not isinstance(item, str)]
+        bad += [(ids[first + i], item) for i, item in enumerate(decoded) if isinstance(item, str)]
+        found = extractor.extract([decoded[i][0] for i in good], [decoded[i][1] for i in good], batch_size)
+        for index, one in zip(good, found):
+            clip += [first + index] * len(one.start)
+            start.append(one.start)
+            length.append(one.length)
+            views.append(one.views[view])
+    empty = np.zeros((0, *extractor.shapes[view]), np.float16)
+    return {"ids": np.array(ids), "labels": np.array([""] * len(ids)), "folds": np.full(len(ids), -1),
+            "groups": np.array([""] * len(ids)), "clip": np.array(clip, dtype=np.int32),
+            "start": np.concatenate(start or [np.zeros(0, np.float32)]),
+            "length": np.concatenate(length or [np.zeros(0, np.float32)]),
+            view: np.concatenate(views) if views else empty}, bad

@@ -1,0 +1,63 @@
+"""Which cache a recipe means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from earshot import cache
+from earshot.config import Recipe
+from earshot.errors import UserError
+from earshot.files import read_json
+
+NOT_SETTINGS = ("cache", "weights", "holdout")  # they say where from, not how
+
+
+def mismatches(record: dict[str, Any], recipe: Recipe) -> list[str]:
+    """Where a cache differs from what a recipe's `features` section fixes: lines such as `n_mels: 64, recipe 128`.
+
+    What the recipe leaves open (absent, or null) is decided by the data and matches anything.
+    """
+    here = {"extractor": record["extractor"], **record["settings"], **record["audio"], **record["window"]}
+    found = []
+    for key, value in recipe.features.items():
+        if key in NOT_SETTINGS or value is None:
+            continue
+        mine = list(value) if isinstance(value, tuple) else value
+        if key not in here:
+            found.append(f"{key}: none, recipe {mine}")
+        elif not _same(here[key], mine):
+            found.append(f"{key}: {here[key]}, recipe {mine}")
+    return found
+
+
+def _same(cached: Any, wanted: Any) -> bool:
+    if isinstance(cached, float) and not isinstance(wanted, bool):
+        try:
+            return float(wanted) == cached  # YAML reads 1e-5 as text
+        except (TypeError, ValueError):
+            return False
+    return str(cached) == str(wanted)
+
+
+def pick(data: str, recipe: Recipe | None) -> Path:
+    """The cache to train on: the one that matches the recipe, else the only one there is.
+
+    Raises:
+        UserError: there is none, or several that the recipe does not tell apart.
+    """
+    found = cache.find(data)
+    if not found:
+        raise UserError(f"no cache in {data}/: run get_features.py first, or say where one is with --features FOLDER")
+    if recipe is not None and recipe.features:
+        fitting = [f for f in found if not mismatches(read_json(f / cache.MANIFEST)["record"], recipe)]
+        named = [f for f in fitting if f.name == recipe.features.get("cache")]
+        fitting = named or fitting
+    else:
+        fitting = []
+    if len(fitting) == 1:
+        return fitting[0]
+    if len(found) == 1:
+        return found[0]
+    among = fitting or found
+    raise UserError(f"which cache? there are {', '.join(map(str, among))}: choose one with --features FOLDER")

@@ -1,0 +1,141 @@
+"""What one run of get_features.py is to make: every setting decided, the sources known, the fingerprint fixed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from earshot import cache, extractors
+from earshot.errors import UserError
+from earshot.files import digest_of, read_json
+from earshot.fingerprint import differences, fingerprint
+from earshot.sources import Sources
+
+if TYPE_CHECKING:
+    from earshot.audio import AudioSettings
+    from earshot.competition import Competition
+    from earshot.config import WindowFlags
+    from earshot.extractors.base import Window
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One cache to be made. `record` is what its fingerprint is taken of: no path, time or device."""
+
+    competition: Competition
+    folder: Path
+    extractor: str
+    settings: Any
+    audio: AudioSettings
+    window: Window
+    weights: str | None
+    recipe: str | None
+    record: dict[str, Any]
+    notes: list[str]
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits of `record`."""
+        return fingerprint(self.record)
+
+
+def make(competition: Competition, out: Path, extractor: str, settings: Any, audio: AudioSettings, window: WindowFlags,
+         weights: str | None, name: str | None, recipe: str | None, workers: int) -> Plan:
+    """Decide what the flags leave open from the data: the window's length, the native rate, the kind of padding.
+
+    Raises:
+        UserError: weights that cannot be had, a window that the network cannot take.
+    """
+    from earshot.extractors.base import Window
+
+    module = extractors.module(extractor)
+    notes = []
+    sources = Sources(out / competition.name / ".index.json")
+    clips = competition.clips
+    labelled = clips[clips.split == "train"]
+    # Only training clips decide: the clips to submit may be swapped for hidden ones later.
+    headers = [h for h in sources.headers(labelled.path if len(labelled) else clips.path) if h]
+    if not headers:
+        raise UserError(f"{competition.root}: not one of {len(clips)} audio files can be opened: are they audio?")
+    seconds = window.seconds or module.SECONDS
+    if seconds is None:
+        from earshot.audio import choose_seconds
+
+        longest = max(h[0] for h in headers)
+        seconds = choose_seconds([h[0] for h in headers], module.LIMIT)
+        notes.append(f"window: {seconds:g} s, chosen from {len(headers)} training clips of "
+                     f"{min(h[0] for h in headers):.2f} to {longest:.2f} s (--seconds overrides)")
+    if seconds <= 0:
+        raise UserError(f"--seconds {seconds:g}: a window must be longer than nothing")
+    if module.SECONDS and seconds > module.SECONDS + 1e-6:
+        raise UserError(f"--seconds {seconds:g}: {extractor} takes windows of at most {module.SECONDS:g} s; "
+                        "longer clips become several windows by themselves")
+    if window.hop is not None and window.hop <= 0 or window.max_windows is not None and window.max_windows < 1:
+        raise UserError("--hop and --max-windows must be above 0")
+    rate = getattr(settings, "rate", module.RATE)
+    if rate is None:
+        rate = Counter(h[1] for h in headers).most_common(1)[0][0]
+        notes.append(f"rate: {rate} Hz, the training clips' commonest")
+    filled = Window(float(seconds), window.hop, window.pad or module.PAD, window.max_windows, int(rate))
+
+    weights = weights or getattr(module, "DEFAULT_WEIGHTS", None)
+    files = module.weights_files(settings, weights)
+    if not files:
+        module.fetch(settings, weights)
+        files = module.weights_files(settings, weights)
+    record = {
+        "competition": competition.name,
+        "classes": len(competition.classes),
+        "extractor": extractor,
+        "settings": asdict(settings),
+        "audio": asdict(audio),
+        "window": asdict(filled),
+        "weights": digest_of(sources.digests(files, workers))[:16] if files else None,
+        "labels": digest_of(competition.classes)[:16],
+        "clips": {split: _clips(competition, part, sources, workers) for split, part in clips.groupby("split", sort=False)},
+    }
+    sources.save()
+    return Plan(competition, out / competition.name / (name or extractor), extractor, settings, audio, filled, weights,
+                recipe, record, notes)
+
+
+def _clips(competition: Competition, part: Any, sources: Sources, workers: int) -> str:
+    """What a split is made of, as text: its size, and a digest of every row with the content of its file."""
+    contents = sources.digests(part.path, workers)
+    names = [Path(path).relative_to(competition.root).as_posix() if path else "" for path in part.path]
+    rows = [list(row) for row in zip(part.id, names, part.label.fillna("").astype(str), map(int, part.fold), part.group, contents)]
+    return f"{len(rows)} clips {digest_of(rows)[:12]}"
+
+
+def state(plan: Plan) -> str:
+    """How far the cache is: "new", "started" or "complete".
+
+    Raises:
+        UserError: the folder holds a cache of something else; the differences are named.
+    """
+    path = plan.folder / cache.MANIFEST
+    if not path.exists():
+        return "new"
+    manifest = read_json(path)
+    if manifest.get("version") != cache.VERSION:
+        raise UserError(f"{plan.folder} was made by cache version {manifest.get('version')}, this is {cache.VERSION}: "
+                        "start over with --fresh, or choose another --cache NAME")
+    found = differences(manifest["record"], plan.record)
+    if found:
+        more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
+        raise UserError(f"{plan.folder} was made with other settings: {'; '.join(found[:3])}{more}: "
+                        "give the new cache a name with --cache NAME, or start over with --fresh")
+    if not manifest.get("complete"):
+        return "started"
+    sizes = manifest["bytes"]
+    broken = [name for name in sizes if not (plan.folder / name).is_file() or (plan.folder / name).stat().st_size != sizes[name]]
+    if broken:
+        raise UserError(f"{plan.folder / broken[0]} is missing or cut off: start over with --fresh")
+    return "complete"
+
+
+def with_clips(plan: Plan, competition: Competition) -> Plan:
+    """The same extraction for other clips (loose files to predict)."""
+    return replace(plan, competition=competition)

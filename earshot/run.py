@@ -1,0 +1,203 @@
+"""A run's folder: settings, checkpoints per fold, out-of-fold predictions, log."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable
+
+import numpy as np
+
+from earshot.errors import UserError
+from earshot.files import (read_json, recover_folder, replacing_folder, write_bytes, write_json, write_text)
+from earshot.fingerprint import differences, fingerprint, plain
+
+if TYPE_CHECKING:
+    import torch
+
+CONFIG = "config.yaml"
+
+
+class FoldFolder:
+    """runs/<name>/fold_<n>/: `last/` for resuming, `best/` for predicting, the fold's own predictions."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def load_last(self, device: str) -> tuple[dict, dict | None, dict] | None:
+        """(weights, the optimiser's tensors or None when finished, state), or None if nothing was saved.
+
+        Raises:
+            UserError: a damaged checkpoint.
+        """
+        last = self.folder / "last"
+        if not recover_folder(last):
+            return None
+        state = read_json(last / "state.json")
+        optimizer = None if state["finished"] else _load_tensors(last / "optimizer.safetensors", device)
+        return _load_tensors(last / "model.safetensors", device), optimizer, state
+
+    def save_last(self, weights: dict, optimizer: dict | None, state: dict) -> None:
+        """Replace `last/`: weights, optimiser (unless finished), state."""
+        with replacing_folder(self.folder / "last") as new:
+            _save_tensors(new / "model.safetensors", weights)
+            if optimizer is not None:
+                _save_tensors(new / "optimizer.safetensors", optimizer)
+            write_json(new / "state.json", state)
+
+    def save_best(self, weights: dict, about: dict) -> None:
+        """Replace `best/`: weights, and under "head" all that rebuilding it needs."""
+        with replacing_folder(self.folder / "best") as new:
+            _save_tensors(new / "model.safetensors", weights)
+            write_json(new / "head.json", about)
+
+    def load_head(self, which: str, rebuild: Callable[[dict], torch.nn.Module], device: str) -> torch.nn.Module:
+        """The best or last head, rebuilt from its own description.
+
+        Args:
+            which: "best" or "last" (described by `best/head.json`, which every fold has).
+            rebuild: makes a head out of its description; handed in because nothing here imports the heads.
+        """
+        if not recover_folder(self.folder / which) or not recover_folder(self.folder / "best"):
+            raise UserError(f"{self.folder} has no {which} checkpoint yet: run train.py on")
+        head = rebuild(read_json(self.folder / "best" / "head.json")["head"])
+        head.load_state_dict(_load_tensors(self.folder / which / "model.safetensors", "cpu"))
+        return head.to(device)
+
+    def finished(self) -> bool:
+        """Is this fold trained to its end?"""
+        return recover_folder(self.folder / "last") and read_json(self.folder / "last" / "state.json")["finished"]
+
+    def history(self) -> list[dict]:
+        """The rows of metrics.csv that this fold has so far."""
+        if not recover_folder(self.folder / "last"):
+            return []
+        return read_json(self.folder / "last" / "state.json")["progress"]["history"]
+
+
+def _save_tensors(path: Path, tensors: dict) -> None:
+    from safetensors.torch import save
+
+    # Tied or strided tensors must be written out on their own.
+    write_bytes(path, save({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}))
+
+
+def _load_tensors(path: Path, device: str) -> dict:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path, device=device)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is damaged ({error}): delete {path.parent} to train this fold again from its start") from None
+
+
+class Run:
+    """runs/<name>/ with its settings checked against those of now."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.config: dict[str, Any] = {}
+
+    @classmethod
+    def begin(cls, folder: Path, record: dict, about: dict) -> Run:
+        """Make or continue a run.
+
+        Args:
+            record: what the run is made from; an equal record continues, another is refused.
+            about: what else to keep in config.yaml: where the cache lies, what was decided for this machine.
+        Raises:
+            UserError: the folder holds a run with other settings; the differences are named.
+        """
+        run, record = cls(folder), plain(record)
+        if (folder / CONFIG).exists():
+            run._read()
+            found = differences(run.config["record"], record)
+            found.sort(key=lambda text: text.startswith(("clips", "folds")))  # digests: what a person set says more
+            if found:
+                more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
+                raise UserError(f"{folder} was trained with other settings: {'; '.join(found[:3])}{more}: "
+                                "give the new run another --name, or start over with --fresh")
+            return run
+        run.config = {"fingerprint": fingerprint(record), "record": record, **plain(about)}
+        import yaml
+
+        write_text(folder / CONFIG, yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True))
+        return run
+
+    @classmethod
+    def open(cls, folder: Path) -> Run:
+        """A run that exists.
+
+        Raises:
+            UserError: no run there.
+        """
+        run = cls(folder)
+        if not (folder / CONFIG).is_file():
+            raise UserError(f"{folder} is no run (it has no {CONFIG}): train.py makes runs")
+        run._read()
+        return run
+
+    def _read(self) -> None:
+        import yaml
+
+        try:
+            self.config = yaml.safe_load((self.folder / CONFIG).read_text(encoding="utf-8"))
+            if fingerprint(self.config["record"]) != self.config["fingerprint"]:
+                raise UserError(f"{self.folder / CONFIG} was changed by hand: undo that, or start over with --fresh")
+        except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError, AttributeError):
+            raise UserError(f"{self.folder / CONFIG} is damaged: start over with --fresh") from None
+
+    @property
+    def classes(self) -> list[str]:
+        """The labels in the order of the logits."""
+        return self.config["record"]["classes"]
+
+    def fold(self, number: int) -> FoldFolder:
+        """One fold's folder."""
+        return FoldFolder(self.folder / f"fold_{number}")
+
+    def finished_folds(self) -> list[int]:
+        """The numbers of the folds that are trained to their end."""
+        numbers = sorted(int(p.name[5:]) for p in self.folder.glob("fold_*") if p.name[5:].lstrip("-").isdigit())
+        return [number for number in numbers if self.fold(number).finished()]
+
+    def log(self, text: str, show: bool = True) -> None:
+        """Print a line and keep it in training_log.txt."""
+        if show:
+            from tqdm import tqdm
+
+            tqdm.write(text)
+        with open(self.folder / "training_log.txt", "a", encoding="utf-8") as file:
+            file.write(text + "\n")
+
+    def write_metrics(self, numbers: list[int]) -> None:
+        """metrics.csv: a row per fold and epoch, of all folds that have begun."""
+        rows = [row for number in numbers for row in self.fold(number).history()]
+        if rows:
+            text = io.StringIO()
+            writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+            write_text(self.folder / "metrics.csv", text.getvalue())
+
+    def write_oof(self, name: str, ids: np.ndarray, folds: np.ndarray, labels: np.ndarray, probabilities: np.ndarray) -> None:
+        """A csv of out-of-fold predictions: id, fold, label, a probability column per class.
+
+        Args:
+            name: "oof" or "oof_last".
+            ids, folds, labels: (clips,), labels as class indices.
+            probabilities: (clips, classes).
+        """
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["id", "fold", "label", *self.classes])
+        for id, fold, label, row in zip(ids, folds, labels, probabilities):
+            writer.writerow([id, int(fold), self.classes[label], *(f"{p:.8f}" for p in row)])
+        write_text(self.folder / f"{name}.csv", text.getvalue())
+
+    def keep(self, name: str, value: dict) -> None:
+        """Write <name>.json into the run."""
+        write_json(self.folder / f"{name}.json", json.loads(json.dumps(value)))

@@ -1,0 +1,80 @@
+"""The content of source files, remembered, so that a rerun need not read gigabytes to see that nothing changed."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Iterable
+
+from earshot.files import digest, read_json, write_json
+from earshot.errors import UserError
+
+
+class Sources:
+    """An index file: path -> size, time of change, SHA-256, seconds, rate.
+
+    The times stay in this file and enter no fingerprint: a remounted copy is read again and found equal.
+    """
+
+    def __init__(self, index: Path | str):
+        self.index = Path(index)
+        try:
+            self.known: dict[str, dict] = read_json(self.index) if self.index.exists() else {}
+        except UserError:
+            self.known = {}  # an index is only a shortcut: a damaged one is made anew
+        if not isinstance(self.known, dict):
+            self.known = {}
+        self.changed = False
+
+    def _entry(self, path: str) -> dict:
+        try:
+            stat = os.stat(path)
+        except OSError:
+            return {}
+        known = self.known.get(path)
+        if not (isinstance(known, dict) and known.get("size") == stat.st_size and known.get("time") == stat.st_mtime_ns):
+            known = {"size": stat.st_size, "time": stat.st_mtime_ns}
+            self.known[path] = known
+            self.changed = True
+        return known
+
+    def digests(self, paths: Iterable[Path | str], workers: int = 4) -> list[str]:
+        """SHA-256 per file, "" for one that cannot be read."""
+        paths = [str(path) for path in paths]
+        entries = [self._entry(path) for path in paths]
+        todo = [(entry, path) for entry, path in zip(entries, paths) if entry and "sha256" not in entry]
+
+        def fill(job: tuple[dict, str]) -> None:
+            try:
+                job[0]["sha256"] = digest(job[1])
+            except OSError:
+                job[0]["sha256"] = ""
+
+        if todo:
+            self.changed = True
+            with ThreadPoolExecutor(workers) as pool:
+                list(pool.map(fill, todo))
+        return [entry.get("sha256", "") for entry in entries]
+
+    def headers(self, paths: Iterable[Path | str]) -> list[tuple[float, int] | None]:
+        """(seconds, rate) per audio file, None for one whose header cannot be read."""
+        from earshot.audio import BadAudio, info
+
+        found = []
+        for path in map(str, paths):
+            entry = self._entry(path)
+            if entry and "seconds" not in entry:
+                self.changed = True
+                try:
+                    entry["seconds"], entry["rate"] = info(path)
+                except BadAudio:
+                    entry["seconds"] = entry["rate"] = None
+            found.append((entry["seconds"], entry["rate"]) if entry.get("seconds") else None)
+        return found
+
+    def save(self) -> None:
+        """Write the index if anything is new."""
+        if self.changed:
+            write_json(self.index, self.known)
+            self.changed = False

@@ -1,0 +1,69 @@
+"""What follows training: the hold-out's score and the submission; shared by train.py and predict.py."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Callable
+
+import numpy as np
+
+from earshot import blend, crossval, submission
+from earshot.cache import Cache
+from earshot.device import Device
+from earshot.run import Run
+
+
+def about(cache: Cache, recipe: str, device: Device) -> dict[str, Any]:
+    """What a run keeps besides its settings: where its cache lay, the answer for unheard clips, what was decided here."""
+    import os
+
+    return {"recipe": recipe, "features_folder": os.path.relpath(cache.folder), "prior": cache.prior().tolist(),
+            "columns": cache.manifest["columns"], "precision": {device.name.split(":")[0]: device.precision}}
+
+
+def decided(run: Run, device: Device) -> Device:
+    """The device with the precision that this run began with on this kind of device: another GPU does not change it."""
+    precision = run.config["precision"].get(device.name.split(":")[0])
+    return replace(device, precision=precision) if precision else device
+
+
+def finish(run: Run, cache: Cache, out: Path, rebuild: Callable[[dict], Any], device: Device) -> None:
+    """Score the hold-out where there is one, write the submission where there is something to submit."""
+    view = run.config["record"]["view"]
+    prior = np.array(run.config["prior"])
+    if cache.has("test"):
+        rows = blend.rows_of(cache, "test", view, device)
+        found = crossval.score_test(run, rows, lambda: blend.fill(blend.predict_run(run, rows, rebuild, device), prior)[0])
+        run.log(f"hold-out, {found['clips']} clips, mean of {len(found['folds'])} folds: f1_macro {found['f1_macro']:.4f}  "
+                f"accuracy {found['accuracy']:.4f}  log_loss {found['log_loss']:.4f}")
+    if not cache.has("subm"):
+        run.log("nothing to submit: the data set has no clips without labels")
+        return
+    rows = blend.rows_of(cache, "subm", view, device)
+    probabilities = blend.predict_run(run, rows, rebuild, device)
+    for text in submit(cache, rows.ids, probabilities, prior, run.classes, out):
+        run.log(text)
+
+
+def submit(cache: Cache, ids: np.ndarray, probabilities: np.ndarray, prior: np.ndarray, classes: list[str], out: Path) -> list[str]:
+    """Write a guarded submission; the lines to say about it.
+
+    Args:
+        ids: (clips,). probabilities: (clips, classes), NaN rows are answered by the prior.
+        prior: (classes,) shares of the classes in training.
+    Raises:
+        UserError: the guard refuses it.
+    """
+    filled, unheard = blend.fill(probabilities, prior)
+    sample = cache.folder / "sample_submission.csv"
+    table = submission.write(out, ids, filled, classes, tuple(cache.manifest["columns"]), sample if sample.exists() else None)
+    lines = []
+    if unheard.any():
+        lines.append(f"{int(unheard.sum())} clips cannot be heard and got the class prior's answer: {cache.folder / 'bad_audio.csv'}")
+    lines.append(f"submission: {out}, {len(table)} rows, columns {', '.join(table.columns[:4])}, checked")
+    solution = cache.folder / "solution.csv"
+    if solution.exists():
+        found = submission.score(table, solution)
+        lines.append(f"against the solution: f1_macro {found['f1_macro']:.4f}  accuracy {found['accuracy']:.4f}")
+    return lines

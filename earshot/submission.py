@@ -1,0 +1,147 @@
+"""The submission: built on the competition's own sample file, checked, and only then written."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from earshot.errors import UserError
+from earshot.files import write_bytes
+
+
+def read_sample(path: Path) -> pd.DataFrame:
+    """A sample submission as text, exactly as its file has it: nothing becomes a number or a NaN."""
+    try:
+        return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is no csv that can be read ({error})") from None
+
+
+def id_column_of(sample: pd.DataFrame, named: str) -> str:
+    """The sample file's column of ids: the one that the competition's own files name, else its first."""
+    return named if named in sample else str(sample.columns[0])
+
+
+def build(ids: np.ndarray, probabilities: np.ndarray, classes: list[str], columns: tuple[str, str],
+          sample: pd.DataFrame | None) -> pd.DataFrame:
+    """The submission's table, in the shape and order of the sample file.
+
+    Args:
+        ids: (clips,) names as the sample file writes them.
+        probabilities: (clips, classes).
+        classes: the labels in the columns' order.
+        columns: headers of id and label, for want of a sample file.
+        sample: the sample submission; its columns decide: one label column gets the likeliest class (the k likeliest,
+            where the sample's answers are k labels; the second class's probability, where it has two classes and the sample
+            holds fractions), several get a probability per class.
+    Raises:
+        UserError: an id of the sample that has no prediction, columns that are no classes.
+    """
+    if sample is None:
+        return pd.DataFrame({columns[0]: ids, columns[1]: [classes[i] for i in probabilities.argmax(1)]})
+    id_column = id_column_of(sample, columns[0])
+    at = {str(id): index for index, id in enumerate(ids)}
+    missing = [id for id in sample[id_column] if id not in at]
+    if missing:
+        raise UserError(f"{len(missing)} ids of the sample submission have no prediction (first: {missing[0]}): "
+                        "the features were made from another sample: run get_features.py again")
+    ordered = probabilities[[at[id] for id in sample[id_column]]]
+    answers = [column for column in sample.columns if column != id_column]
+    table = pd.DataFrame({id_column: sample[id_column]})
+    if len(answers) == 1 and answers[0] not in classes:
+        table[answers[0]] = _answers(ordered, classes, sample[answers[0]])
+    else:
+        unknown = [column for column in answers if column not in classes]
+        if unknown:
+            raise UserError(f"the sample submission's column {unknown[0]} is no class of the training data "
+                            f"({', '.join(classes[:5])}{' ...' if len(classes) > 5 else ''})")
+        for column in answers:
+            table[column] = ordered[:, classes.index(column)].astype(np.float64).round(8)
+    return table[list(sample.columns)]
+
+
+def _answers(probabilities: np.ndarray, classes: list[str], examples: pd.Series) -> list:
+    words = [example.split() for example in examples.unique()]
+    k = len(words[0]) if words else 1
+    if k > 1 and all(len(w) == k and set(w) <= set(classes) for w in words):
+        return [" ".join(classes[i] for i in row) for row in np.argsort(-probabilities, 1, kind="stable")[:, :k]]
+    if len(classes) == 2 and all(_fraction(example) for example in examples.unique()):
+        return list(probabilities[:, 1].astype(np.float64).round(8))
+    return [classes[i] for i in probabilities.argmax(1)]
+
+
+def _fraction(text: str) -> bool:
+    try:
+        return 0 < float(text) < 1
+    except ValueError:
+        return False
+
+
+def check(table: pd.DataFrame, id_column: str, ids: list[str], columns: list[str], classes: list[str]) -> None:
+    """The guard: raise UserError unless the table is what the leaderboard will accept.
+
+    Args:
+        table: text, as read back from the bytes that are about to be written.
+        id_column: its column of ids.
+        ids: the ids that are expected, in order.
+        columns: the columns that are expected, in order.
+        classes: every label there is.
+    """
+    if list(table.columns) != columns:
+        raise UserError(f"submission refused: its columns are {list(table.columns)}, expected {columns}")
+    found = table[id_column].tolist()
+    if not table[id_column].is_unique:
+        raise UserError(f"submission refused: id {table[id_column][table[id_column].duplicated()].iloc[0]} occurs twice")
+    if set(found) != set(ids):
+        odd = sorted(set(found) ^ set(ids))[0]
+        raise UserError(f"submission refused: {len(found)} ids, expected {len(ids)}; the first that differs: {odd}")
+    if found != ids:
+        raise UserError("submission refused: the ids are not in the expected order")
+    for column in (c for c in columns if c != id_column):
+        cells = table[column]
+        empty = (cells.str.strip() == "") | cells.str.lower().isin(("nan", "inf", "-inf"))
+        if empty.any():
+            raise UserError(f"submission refused: column {column} is empty or NaN at id {table[id_column][empty].iloc[0]}")
+        if cells.isin(classes).all() or all(set(cell.split()) <= set(classes) for cell in cells.unique()):
+            continue
+        numbers = pd.to_numeric(cells, errors="coerce")
+        if numbers.isna().all() or not numbers.notna().all() and cells.isin(classes).any():
+            raise UserError(f"submission refused: {cells[~cells.isin(classes)].iloc[0]} in column {column} is no class")
+        wrong = ~numbers.between(0, 1)
+        if wrong.any():
+            raise UserError(f"submission refused: {cells[wrong].iloc[0]} in column {column} is no probability")
+
+
+def write(path: Path, ids: np.ndarray, probabilities: np.ndarray, classes: list[str], columns: tuple[str, str],
+          sample_path: Path | None) -> pd.DataFrame:
+    """Build the submission, guard it, write it; the table.
+
+    Raises:
+        UserError: what `build` and `check` refuse; nothing is written then.
+    """
+    if not np.isfinite(probabilities).all():
+        raise UserError(f"submission refused: the prediction for {ids[~np.isfinite(probabilities).all(1)][0]} is not a number")
+    sample = read_sample(sample_path) if sample_path else None
+    data = build(ids, probabilities, classes, columns, sample).to_csv(index=False, lineterminator="\n").encode("utf-8")
+    # The bytes are read back before they are written, so that the guard sees what the leaderboard will see.
+    table = pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False)
+    id_column = columns[0] if sample is None else id_column_of(sample, columns[0])
+    wanted = ids if sample is None else sample[id_column]
+    check(table, id_column, [str(id) for id in wanted], list(columns if sample is None else sample.columns), classes)
+    write_bytes(path, data)
+    return table
+
+
+def score(table: pd.DataFrame, solution_path: Path) -> dict[str, float]:
+    """Macro-F1 and accuracy of a submission against a solution csv of the same columns."""
+    from sklearn import metrics
+
+    solution = read_sample(solution_path)
+    id_column, label_column = solution.columns[:2]
+    truth = solution.set_index(id_column)[label_column]
+    found = table.set_index(id_column)[label_column].reindex(truth.index)
+    return {"f1_macro": float(metrics.f1_score(truth, found, average="macro", zero_division=0)),
+            "accuracy": float((truth == found).mean())}

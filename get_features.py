@@ -1,0 +1,114 @@
+"""Stage 1: audio -> cached features, data/<competition>/<cache>/*.pkl."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+from earshot import cli, config, extractors
+from earshot.audio import AudioSettings
+from earshot.errors import UserError
+
+ABOUT = """Turn a competition's audio into cached features, once.
+
+The same command again continues where it stopped, or does nothing when all is done.
+Without flags: the competition in data/, else the built-in sample competition."""
+
+
+def default_competition(out: str) -> str:
+    """The only competition that lies in `out`, else the sample."""
+    from earshot import competition
+
+    found = competition.find(out)
+    if len(found) > 1:
+        raise UserError(f"several competitions in {out}/: choose one with --competition: {', '.join(map(str, found))}")
+    if found:
+        print(f"competition: {found[0]} (the only one in {out}/)")
+        return str(found[0])
+    print(f"competition: none given and none in {out}/, so the built-in sample competition")
+    return "sample"
+
+
+def parse(argv: list[str]) -> tuple:
+    """The flags' groups; defaults from the recipe, which is known before the rest because it decides them."""
+    early = cli.peek(argv, "recipe", "extractor", "competition", "out")
+    helping = {"-h", "--help"} & set(argv)
+    competition = early["competition"]
+    if competition is None and not helping:
+        competition = default_competition(early["out"] or "data")
+    name = early["recipe"]
+    if name is None and early["extractor"] is None:
+        name = "sample" if competition in (None, "sample") else "ast_linear"
+    recipe = config.load_recipe(name) if name else None
+    values = dict(recipe.features) if recipe else {}
+    chosen = early["extractor"] or values.get("extractor")
+    if chosen is None:
+        raise UserError(f"recipe {name} names no extractor: add --extractor {'|'.join(extractors.names())}")
+    module = extractors.module(chosen)
+    groups = {"competition": config.CompetitionFlags(), "windows": config.WindowFlags(), "audio": AudioSettings(),
+              chosen: module.Settings(), "machine": config.ExtractionFlags()}
+    if values.get("extractor") not in (None, chosen):
+        values = {}  # another extractor than the recipe's: its settings mean nothing here
+    where = f"recipe {name}, features"
+    known = {f.name: title for title, group in groups.items() for f in fields(group)}
+    for key in values:
+        if key not in known:
+            raise UserError(f"{where}: unknown key {key}: choose among {', '.join(known)}")
+    groups = {title: config.with_defaults(group, {k: v for k, v in values.items() if known[k] == title}, where)
+              for title, group in groups.items()}
+    filled, _ = cli.parse(groups, argv, ABOUT)
+    return competition, name, chosen, filled
+
+
+def main(argv: list[str]) -> None:
+    """Parse, plan, extract."""
+    name, recipe, extractor, flags = parse(argv)
+    what, windows, audio, settings, machine = flags.values()
+
+    from earshot import competition, plan
+    from earshot.files import empty, locked
+
+    clips = competition.load(name, train_csv=what.train_csv, id_column=what.id_column, label_column=what.label_column,
+                             holdout=what.holdout, out=what.out)
+    for note in clips.notes:
+        print(note)
+    workers = machine.workers or os.cpu_count() or 1
+    made = plan.make(clips, Path(what.out), extractor, settings, audio, windows, what.weights, what.cache, recipe, workers)
+    print(f"features: {extractor}{f' (recipe {recipe})' if recipe else ''} -> {made.folder}")
+    for note in made.notes:
+        print(note)
+    with locked(made.folder, "the cache"):
+        if machine.fresh:
+            empty(made.folder)
+        if plan.state(made) == "complete":
+            shutil.rmtree(made.folder / "shards", ignore_errors=True)
+            print(f"nothing to do: {made.folder} is complete")
+        else:
+            from earshot import device, extract
+
+            at = device.choose(machine.device)
+            print(f"device: {at.about}", flush=True)
+            extract.run(made, at, machine.batch_size, workers, cli.Deadline(machine.max_hours))
+    report(made.folder)
+
+
+def report(folder: Path) -> None:
+    """Say what the cache holds and what comes next."""
+    from earshot.cache import MANIFEST
+    from earshot.files import read_json
+
+    manifest = read_json(folder / MANIFEST)
+    for split, count in manifest["splits"].items():
+        print(f"{split}: {count['clips']} clips, {count['rows']} windows")
+    print("views: " + ", ".join(f"{view} {tuple(shape)}" for view, shape in manifest["shapes"].items()))
+    if manifest["bad"]:
+        print(f"bad audio: {manifest['bad']} clips, see {folder / 'bad_audio.csv'}")
+    if sys.stdout.isatty():
+        print(f"next: python train.py --features {folder}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,200 @@
+"""The heads: small networks from a cached view (D, F, T) to class logits, found by name.
+
+A new head is one new file in this folder; nothing else needs to know about it:
+
+    @register("my_head", views=("mel",), about="what it is, in one line")
+    class MyHead(nn.Module):
+        def __init__(self, input_shape: tuple[int, int, int], num_classes: int, *, dropout: float = 0.1) -> None: ...
+        def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor: ...
+
+`x` is (B, D, F, T); `mask` is (B, T), True where a frame is real audio, or None where all are; the logits are
+(B, num_classes). The keyword-only arguments are the head's options. Optionally `adapt(batches)` takes statistics of
+the training set, an iterable of (x, mask), into buffers, once, before training.
+"""
+
+# No torch here: `python -m models --help` and `from models import HeadError` stay instant.
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+from fnmatch import fnmatch
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Sequence
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["HeadError", "about", "build", "list_heads", "options", "rebuild", "register", "views"]
+
+
+class HeadError(ValueError):
+    """What a user can get wrong about a head, in one line."""
+
+
+class _Entry(NamedTuple):
+    cls: type
+    views: tuple[str, ...]
+    about: str
+
+
+_HEADS: dict[str, _Entry] = {}
+_complete = False
+
+
+def register(name: str, *, views: Sequence[str], about: str) -> Callable[[type], type]:
+    """Class decorator that puts a head into the registry.
+
+    Args:
+        name: what recipes call it.
+        views: names of the views it prefers, in order.
+        about: one line for the list of heads.
+    Returns:
+        the decorator, which returns the class unchanged.
+    """
+
+    def add(cls: type) -> type:
+        known = _HEADS.get(name)
+        # Reloading a module (notebooks do) gives a new class of the same origin: that is no clash.
+        if known and (known.cls.__module__, known.cls.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise HeadError(f"two heads are called {name}: {known.cls.__module__} and {cls.__module__}")
+        _HEADS[name] = _Entry(cls, tuple(views), about)
+        return cls
+
+    return add
+
+
+def _discover() -> None:
+    global _complete
+    if _complete:
+        return
+    for module in pkgutil.iter_modules(__path__):
+        if not module.name.startswith("_"):
+            importlib.import_module(f"{__name__}.{module.name}")
+    _complete = True
+
+
+def _entry(name: str) -> _Entry:
+    # A head mostly lives in the file of its name: then the other heads' imports (timm, transformers) are spared.
+    if name not in _HEADS and isinstance(name, str) and name.isidentifier() and not name.startswith("_"):
+        if importlib.util.find_spec(f"{__name__}.{name}"):
+            importlib.import_module(f"{__name__}.{name}")
+    if name not in _HEADS:
+        _discover()
+    if name not in _HEADS:
+        raise HeadError(f"there is no head called {name!r}; the heads are {', '.join(sorted(_HEADS))}")
+    return _HEADS[name]
+
+
+def list_heads(filter: str = "*") -> list[str]:
+    """The names of all heads that match a shell pattern, sorted."""
+    _discover()
+    return sorted(name for name in _HEADS if fnmatch(name, filter))
+
+
+def views(name: str) -> tuple[str, ...]:
+    """The views that a head prefers, best first."""
+    return _entry(name).views
+
+
+def about(name: str) -> str:
+    """One line that says what a head is."""
+    return _entry(name).about
+
+
+def options(name: str) -> dict[str, Any]:
+    """A head's options with their defaults: the keyword-only arguments of its class."""
+    return _defaults(_entry(name).cls)
+
+
+def _defaults(cls: type) -> dict[str, Any]:
+    parameters = inspect.signature(cls.__init__).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def build(name: str, input_shape: Sequence[int], num_classes: int, **options: Any) -> nn.Module:
+    """Build a head and note in `head.config` all that is needed to build it again.
+
+    Args:
+        name: a registered head.
+        input_shape: (D, F, T) of its view.
+        num_classes: width of the logits.
+        options: the head's own settings; lists do for tuples, and "1e-4", which YAML reads as text, for a number.
+    Returns:
+        the head, with fresh weights. `head.config` is plain JSON: name, input_shape, num_classes and every option,
+        defaults included, so that a checkpoint outlives a changed default.
+    Raises:
+        HeadError: unknown head or option, or a shape or value that the head cannot take.
+    """
+    entry = _entry(name)
+    shape = _check_shape(name, input_shape)
+    if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 1:
+        raise HeadError(f"{name}: the number of classes is a whole number from 1, not {num_classes!r}")
+    defaults = _defaults(entry.cls)
+    unknown = sorted(set(options) - set(defaults))
+    if unknown:
+        known = ", ".join(f"{key}={value!r}" for key, value in defaults.items()) or "none"
+        raise HeadError(f"{name} has no option {', '.join(unknown)}; its options are {known}")
+    settings = {key: _like(default, options.get(key, default), name, key) for key, default in defaults.items()}
+    try:
+        head = entry.cls(shape, num_classes, **settings)
+    except HeadError:
+        raise
+    except ValueError as error:
+        raise HeadError(f"{name}: {error}") from error
+    head.config = {
+        "name": name,
+        "input_shape": list(shape),
+        "num_classes": num_classes,
+        "options": {key: _plain(value) for key, value in settings.items()},
+    }
+    return head
+
+
+def rebuild(config: dict[str, Any]) -> nn.Module:
+    """Build a head from another head's `config` (weights are loaded by the caller).
+
+    Args:
+        config: {"name", "input_shape", "num_classes", "options"}.
+    Returns:
+        the head, with fresh weights.
+    """
+    missing = [key for key in ("name", "input_shape", "num_classes") if key not in config]
+    if missing:
+        raise HeadError(f"this head's config lacks {', '.join(missing)}")
+    return build(config["name"], config["input_shape"], config["num_classes"], **config.get("options") or {})
+
+
+def _check_shape(name: str, shape: Sequence[int]) -> tuple[int, int, int]:
+    try:
+        sizes = tuple(int(size) for size in shape)
+        whole = all(size == given for size, given in zip(sizes, shape))
+    except (TypeError, ValueError):
+        sizes, whole = (), False
+    if len(sizes) != 3 or not whole or min(sizes) < 1:
+        raise HeadError(f"{name}: the input shape is three whole numbers from 1, D,F,T, not {shape!r}")
+    return sizes
+
+
+def _like(default: Any, value: Any, name: str, key: str) -> Any:
+    """Bring a value from YAML or a flag to the type of the option's default, where that type is a number or a tuple."""
+    if isinstance(default, tuple):
+        return tuple(value) if isinstance(value, (list, tuple)) else (value,)
+    if isinstance(default, bool) or not isinstance(default, (int, float)):
+        return value
+    wanted = type(default)
+    try:
+        number = wanted(value)
+        exact = not isinstance(value, bool) and (isinstance(value, str) or number == value)
+    except (TypeError, ValueError):
+        exact = False
+    if not exact:
+        kind = "a whole number" if wanted is int else "a number"
+        raise HeadError(f"{name}: option {key} is {kind} (default {default!r}), not {value!r}")
+    return number
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,199 @@
+"""List the heads and recipes, or print the layers of one: python -m models [--recipe R | --head NAME]."""
+
+# torch, yaml and the heads are imported where they are used: --help stays instant.
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import models
+
+if TYPE_CHECKING:
+    from torch import nn
+
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+
+# What a layer table assumes where --input is not given, by the head's view.
+SHAPES = {
+    "mel": (1, 128, 431),
+    "pooled": (768, 1, 1),
+    "frames": (768, 1, 101),
+    "tokens": (768, 12, 101),
+    "latents": (128, 1, 375),
+    "codes": (8, 1, 375),
+    "wave": (1, 1, 220500),
+    "fbank": (1, 128, 1024),
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with errors of one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message and leave with exit code 2."""
+        self.exit(2, f"error: {message}\n")
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """Read recipes/<name>.yaml, or the file of that path.
+
+    Raises:
+        models.HeadError: no such recipe, no YAML, or no head in it.
+    """
+    import yaml
+
+    path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml"))) or "none"
+        raise models.HeadError(f"there is no recipe {name} ({path}); the recipes are {known}")
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise models.HeadError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    head = recipe.get("head") if isinstance(recipe, dict) else None
+    if not isinstance(head, dict) or "name" not in head:
+        raise models.HeadError(f"{path} has no head: it needs a section 'head:' with a 'name:'")
+    return recipe
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """(D, F, T) of a text like 1,128,431."""
+    try:
+        shape = tuple(int(size) for size in text.split(","))
+    except ValueError:
+        shape = ()
+    if len(shape) != 3 or min(shape) < 1:
+        raise models.HeadError(f"--input takes three whole numbers from 1, D,F,T such as 1,128,431, not {text!r}")
+    return shape
+
+
+def parse_options(pairs: list[str]) -> dict[str, Any]:
+    """Options from key=value texts; values are YAML, and 24,32 is a list."""
+    import yaml
+
+    options = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise models.HeadError(f"--option takes key=value, not {pair!r}")
+        if "," in value and value[0] not in "[{\"'":
+            value = f"[{value.rstrip(',')}]"
+        try:
+            options[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise models.HeadError(f"--option {pair}: the value is not YAML") from error
+    return options
+
+
+def list_all() -> list[str]:
+    """Lines that list every head and every recipe."""
+    heads = [(name, ", ".join(models.views(name)), models.about(name)) for name in models.list_heads()]
+    recipes = []
+    for path in sorted(RECIPES.glob("*.yaml")):
+        # A broken recipe must not hide the others.
+        try:
+            recipe = read_recipe(str(path))
+            recipes.append((path.stem, str(recipe["head"]["name"]), str(recipe.get("about", ""))))
+        except models.HeadError as error:
+            recipes.append((path.stem, "-", str(error)))
+    lines = _table([("head", "views, best first", "about"), *heads])
+    lines += ["", *_table([("recipe", "head", "about"), *recipes])] if recipes else ["", f"no recipes in {RECIPES}"]
+    return lines
+
+
+def describe(head: nn.Module, shape: tuple[int, ...]) -> list[str]:
+    """Lines of a table: each module with the shape of its output and its own parameters.
+
+    Args:
+        head: a head that is on the CPU.
+        shape: (D, F, T) of the clip of zeros that is sent through, in eval mode.
+    Returns:
+        one line a module, indented by its path; "-" where it was not called or gives no single tensor; last the total.
+    """
+    import torch
+
+    shapes: dict[nn.Module, str] = {}
+
+    def note(module: nn.Module, _: Any, output: Any) -> None:
+        if isinstance(output, torch.Tensor):
+            shapes[module] = ", ".join(map(str, output.shape))
+
+    handles = [module.register_forward_hook(note) for module in head.modules()]
+    head.eval()
+    with torch.no_grad():
+        head(torch.zeros(1, *shape), None)
+    for handle in handles:
+        handle.remove()
+
+    counted: set[int] = set()  # tied weights count once
+    rows = [("layer", "kind", "output", "parameters")]
+    for path, module in head.named_modules():
+        own = {id(p): p.numel() for p in module.parameters(recurse=False) if id(p) not in counted}
+        counted.update(own)
+        indent = "  " * (path.count(".") + 1) if path else ""
+        name = path.rpartition(".")[2] or head.config["name"]
+        kind = type(module).__name__
+        rows.append((indent + name, kind, shapes.get(module, "-"), f"{sum(own.values()):,}" if own else ""))
+    total = sum(p.numel() for p in head.parameters())
+    return [*_table(rows, right=3), f"parameters: {total:,}"]
+
+
+def _table(rows: list[tuple[str, ...]], right: int = -1) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = []
+    for row in rows:
+        cells = [c.rjust(w) if i == right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths))]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def run(args: argparse.Namespace) -> list[str]:
+    """The lines that the command prints."""
+    if not args.recipe and not args.head:
+        if args.input or args.option:
+            raise models.HeadError("--input and --option describe one head: name it with --recipe or --head")
+        return list_all()
+    if args.recipe and args.head:
+        raise models.HeadError("give --recipe or --head, not both")
+    settings = dict(read_recipe(args.recipe)["head"]) if args.recipe else {"name": args.head}
+    name, view = settings.pop("name"), settings.pop("view", None)
+    options = {**settings, **parse_options(args.option)}
+    for key in options:
+        # These would collide with the arguments of models.build.
+        if key in ("input_shape", "num_classes") or not isinstance(key, str):
+            raise models.HeadError(f"{key!r} is no option of a head: the shape comes from --input, N from --classes")
+    view = view or models.views(name)[0]
+    if args.input:
+        shape = parse_shape(args.input)
+        title = f"{name} on {args.input}, {args.classes} classes"
+    elif view in SHAPES:
+        shape = SHAPES[view]
+        assumed = ",".join(map(str, shape))
+        title = f"{name} on {assumed} (assumed for its view {view}; --input D,F,T changes it), {args.classes} classes"
+    else:
+        raise models.HeadError(f"{name} takes the view {view}, whose shape is not known here: give --input D,F,T")
+    head = models.build(name, shape, args.classes, **options)
+    return [title, "", *describe(head, shape)]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print what is asked for; 0, or 2 after an error of the user's."""
+    parser = Parser(prog="python -m models", description="List the heads and recipes, or print the layers of one.")
+    parser.add_argument("--recipe", metavar="R", help="a recipe's name (recipes/R.yaml), or a path to a .yaml file")
+    parser.add_argument("--head", metavar="NAME", help="a head's name, instead of a recipe")
+    parser.add_argument("--option", metavar="KEY=VALUE", action="append", default=[],
+                        help="set an option of the head (repeatable), e.g. --option channels=24,32,64")
+    parser.add_argument("--input", metavar="D,F,T", help="shape of the view: channels, frequency, time")
+    parser.add_argument("--classes", metavar="N", type=int, default=50, help="number of classes (default 50)")
+    try:
+        print("\n".join(run(parser.parse_args(argv))))
+    except models.HeadError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,102 @@
+"""Stage 3: saved runs -> a submission, or the classes of any audio file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from earshot import cli, config
+from earshot.errors import UserError
+
+ABOUT = """Predict with saved runs.
+
+  python predict.py --runs A B                 the competition's clips -> submissions/submission.csv
+  python predict.py --runs A --audio FOLDER    a folder of new audio -> the same csv
+  python predict.py --runs A FILE ...          the likeliest classes of loose files, on the terminal"""
+
+
+def open_runs(names: tuple[str, ...]) -> list:
+    """The named runs (folders, or names in runs/), else the only one."""
+    from earshot.run import CONFIG, Run
+
+    found = [path.parent for path in sorted(Path("runs").glob(f"*/{CONFIG}"))]
+    if not names:
+        if len(found) != 1:
+            raise UserError(f"which run? there are {', '.join(p.name for p in found)}: choose with --runs" if found
+                            else "no run in runs/: train one with train.py, or name its folder with --runs")
+        names = (str(found[0]),)
+    return [Run.open(Path(n) if Path(n).is_dir() else Path("runs") / n) for n in names]
+
+
+def predict_cached(runs: list, flags: config.PredictFlags, device) -> None:
+    """The blend's submission for the clips that the caches hold."""
+    import numpy as np
+
+    import models
+    from earshot import blend, stage
+
+    classes, total, ids = blend.same_classes(runs), 0, None
+    for run in runs:
+        cache = blend.cache_of(run, flags.features)
+        if not cache.has("subm"):
+            print(f"nothing to submit: {cache.folder} has no clips without labels")
+            return
+        rows = blend.rows_of(cache, "subm", run.config["record"]["view"], device)
+        if ids is None:
+            ids = rows.ids
+        place = {str(id): index for index, id in enumerate(rows.ids)}
+        if set(place) != set(map(str, ids)):
+            raise UserError(f"{run.folder} and {runs[0].folder} predict different clips: extract both from the same data")
+        found = blend.predict_run(run, rows, models.rebuild, stage.decided(run, device))
+        total = total + found[[place[str(id)] for id in ids]]
+        print(f"{run.folder}: {len(run.finished_folds())} folds, {len(ids)} clips")
+    for line in stage.submit(cache, ids, total / len(runs), np.array(runs[0].config["prior"]), classes, Path(flags.out)):
+        print(line)
+
+
+def predict_audio(runs: list, flags: config.PredictFlags, paths: list[str], show: bool, device) -> None:
+    """The blend's predictions for new audio: as a csv, or shown."""
+    import numpy as np
+
+    import models
+    from earshot import blend, loose, stage, submission
+    from earshot.dataset import Rows
+
+    classes, total = blend.same_classes(runs), 0
+    ids, files = loose.listed(paths)
+    for run in runs:
+        split, bad = loose.features(run, ids, files, flags.weights, device)
+        record = run.config["record"]
+        rows = Rows(split, record["view"], classes, record["features"]["window"]["seconds"], device.name)
+        total = total + blend.predict_run(run, rows, models.rebuild, stage.decided(run, device))
+    probabilities, unheard = blend.fill(total / len(runs), np.array(runs[0].config["prior"]))
+    reasons = dict(bad)
+    if show:
+        for id, row in zip(ids, probabilities):
+            best = np.argsort(-row)[:flags.top]
+            said = f"cannot be heard: {reasons[id]}" if id in reasons else "  ".join(f"{classes[i]} {row[i]:.3f}" for i in best)
+            print(f"{id}: {said}")
+        return
+    for id, reason in bad:
+        print(f"{id}: {reason}; answered with the class prior")
+    submission.write(Path(flags.out), np.array(ids), probabilities, classes, tuple(runs[0].config["columns"]), None)
+    print(f"predictions: {flags.out}, {len(ids)} rows, {int(unheard.sum())} of them by the prior")
+
+
+def main(argv: list[str]) -> None:
+    """Parse, open the runs, predict."""
+    filled, _ = cli.parse({"predict": config.PredictFlags()}, argv, ABOUT, positional="files")
+    flags, files = filled["predict"], list(filled["files"])
+    runs = open_runs(flags.runs)
+    from earshot import device
+
+    at = device.choose(flags.device)
+    if files and flags.audio:
+        raise UserError("loose files and --audio at once: give one or the other")
+    if files or flags.audio:
+        predict_audio(runs, flags, files or [flags.audio], bool(files), at)
+    else:
+        predict_cached(runs, flags, at)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,100 @@
+"""Kill at a moment, run the same command again: the same bytes as an undisturbed run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Callable
+
+from conftest import ROOT, make_competition, script
+
+TRAIN = ("--head", "audio_cnn", "--head.channels", "[16, 32]", "--head.blocks", "[1, 1]", "--head.dropout", "0.5", "--epochs", "60",
+         "--folds", "2", "--mixup", "0.4", "--mixup-probability", "0.5", "--time-mask", "9", "--schedule", "onecycle",
+         "--batch-size", "8", "--name", "r")
+
+
+def kill_when(name: str, *args: object, cwd: Path, ready: Callable[[], bool]) -> None:
+    """Start a script and kill -9 it as soon as `ready`; fails if it ends before."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen([sys.executable, str(ROOT / name), *map(str, args)], cwd=cwd, env=env, stdout=subprocess.DEVNULL,
+                          stderr=subprocess.DEVNULL) as process:
+        limit = time.monotonic() + 120
+        while not ready() and process.poll() is None and time.monotonic() < limit:
+            time.sleep(0.002)
+        assert process.poll() is None, f"{name} ended before it could be killed"
+        process.send_signal(signal.SIGKILL)
+
+
+def contents(folder: Path, *patterns: str) -> dict[str, bytes]:
+    """Relative name -> bytes of the files that match."""
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for pattern in patterns for p in folder.glob(pattern)}
+
+
+def test_killed_while_extracting(tmp_path: Path) -> None:
+    data = make_competition(tmp_path / "tones", train=70, subm=20)  # 270 clips, 9 shards
+    args = ("--competition", data, "--extractor", "logmel", "--n-mels", "96", "--hop-length", "64")
+    script("get_features.py", *args, "--out", "calm", cwd=tmp_path)
+
+    shards = tmp_path / "data" / "tones" / "logmel" / "shards"
+    kill_when("get_features.py", *args, cwd=tmp_path, ready=lambda: len(list(shards.glob("*.pkl"))) >= 3)
+    kept = {p: p.stat().st_mtime_ns for p in shards.glob("*.pkl")}
+    assert 3 <= len(kept) < 10
+    kill_when("get_features.py", *args, cwd=tmp_path, ready=lambda: len(list(shards.glob("*.pkl"))) >= len(kept) + 2)
+    assert all(path.stat().st_mtime_ns == when for path, when in kept.items())  # no finished shard is made twice
+    said = script("get_features.py", *args, cwd=tmp_path).stdout
+    assert "continuing: " in said
+    patterns = ("*", )
+    calm, killed = (contents(tmp_path / out / "tones" / "logmel", *patterns) for out in ("calm", "data"))
+    assert calm == killed and set(calm) >= {"train.pkl", "subm.pkl", "unique_labels.pkl", "bad_audio.csv", "manifest.json"}
+
+
+def test_killed_while_training(tmp_path: Path) -> None:
+    data = make_competition(tmp_path / "tones", train=20, subm=2)
+    script("get_features.py", "--competition", data, "--extractor", "logmel", cwd=tmp_path)
+    script("train.py", *TRAIN, "--runs-folder", "calm", "--out", "calm.csv", cwd=tmp_path)
+
+    run = tmp_path / "runs" / "r"
+    kill_when("train.py", *TRAIN, cwd=tmp_path, ready=lambda: (run / "fold_0" / "last" / "optimizer.safetensors").exists())
+    kill_when("train.py", *TRAIN, cwd=tmp_path, ready=lambda: (run / "fold_1" / "last" / "optimizer.safetensors").exists())
+    said = script("train.py", *TRAIN, cwd=tmp_path).stdout
+    assert "finished already: fold 0" in said
+    log = (run / "training_log.txt").read_text()
+    resumed = [int(line.split()[-1]) for line in log.splitlines() if "continues after epoch" in line]
+    assert len(resumed) == 2 and all(0 < epoch < 60 for epoch in resumed), resumed
+    names = ("oof.csv", "oof_last.csv", "fold_*/best/*", "fold_*/last/model.safetensors", "report_*.txt", "fold_*/valid_*.npy")
+    calm, killed = contents(tmp_path / "calm" / "r", *names), contents(run, *names)
+    assert calm == killed and len(calm) == 14
+    assert (tmp_path / "calm.csv").read_bytes() == (tmp_path / "submissions" / "submission.csv").read_bytes()
+    assert not [p for p in run.rglob("*") if p.suffix in (".tmp", ".new", ".old")]
+
+
+def test_max_hours_stops_cleanly_and_says_how_to_continue(tmp_path: Path) -> None:
+    data = make_competition(tmp_path / "tones", train=40, subm=2)
+    args = ("--competition", data, "--extractor", "logmel", "--max-hours", "0.0000001")
+    stopped = script("get_features.py", *args, cwd=tmp_path)  # exit code 0
+    assert "continue with: python" in stopped.stdout and "--max-hours" in stopped.stdout
+    unfinished = script("train.py", cwd=tmp_path, ok=2)
+    assert "is not finished: run get_features.py again" in unfinished.stderr
+    for _ in range(8):
+        if "views: " in script("get_features.py", *args, cwd=tmp_path).stdout:
+            break
+    train = ("--recipe", "linear", "--folds", "2", "--epochs", "2", "--name", "r", "--max-hours", "0.0000001")
+    outputs = [script("train.py", *train, cwd=tmp_path).stdout for _ in range(4)]
+    assert "epoch 1/2" in outputs[0] and "epoch 2/2" not in outputs[0] and "continue with: python" in outputs[0]
+    assert "continues after epoch 1" in outputs[1] and "out-of-fold" in outputs[3]
+
+
+def test_terminated_with_one_line(tmp_path: Path) -> None:
+    data = make_competition(tmp_path / "tones", train=70, subm=2)
+    args = [sys.executable, str(ROOT / "get_features.py"), "--competition", str(data), "--extractor", "logmel"]
+    shards = tmp_path / "data" / "tones" / "logmel" / "shards"
+    with subprocess.Popen(args, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while not list(shards.glob("*.pkl")) and process.poll() is None:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 143 and "Traceback" not in said and "continue with: python" in said

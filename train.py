@@ -1,0 +1,102 @@
+"""Stage 2: cached features -> a trained head per fold, runs/<name>/, and submissions/submission.csv."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from earshot import cli, config
+from earshot.cache import Cache
+from earshot.errors import UserError
+from earshot.files import digest_of, empty, locked
+from earshot.fingerprint import fingerprint
+from earshot.match import mismatches, pick
+
+ABOUT = """Train a head on cached features, fold by fold, and write the submission.
+
+The same command again continues where it stopped. `python -m models` lists heads and recipes."""
+
+
+def parse(argv: list[str]) -> tuple:
+    """The cache and the recipe (each may decide the other), then all flags with the recipe's values as defaults."""
+    early = cli.peek(argv, "recipe", "features", "data")
+    name = early["recipe"]
+    recipe = config.load_recipe(name) if name else None
+    helping = {"-h", "--help"} & set(argv)
+    cache = None if helping else Cache(early["features"] or pick(early["data"] or "data", recipe))
+    if recipe is None:
+        made_with = cache.manifest.get("recipe") if cache else None
+        recipe = config.load_recipe(made_with if made_with in config.recipe_names() else "linear")
+    training = config.with_defaults(config.TrainingFlags(), recipe.training, f"recipe {recipe.name}, training")
+    groups = {"run": config.RunFlags(), "training": training, "machine": config.TrainMachineFlags()}
+    filled, options = cli.parse(groups, argv, ABOUT, free="head")
+    return cache, recipe, filled, options
+
+
+def describe_head(recipe: config.Recipe, flags: config.RunFlags, options: dict[str, str], cache: Cache) -> tuple[str, str, dict]:
+    """Name, view and options of the head: flags over the recipe."""
+    import yaml
+
+    import models
+
+    chosen = dict(recipe.head)
+    name, view = chosen.pop("name", "linear"), chosen.pop("view", None)
+    if flags.head and flags.head != name:
+        name, view, chosen = flags.head, None, {}
+    chosen |= {key: yaml.safe_load(value) for key, value in options.items()}
+    if flags.view and flags.view not in cache.shapes:
+        raise UserError(f"{cache.folder} has no view {flags.view}: it has {', '.join(cache.shapes)}")
+    preferred = [v for v in (view, *models.views(name)) if v in cache.shapes]
+    if not flags.view and not preferred:
+        raise UserError(f"{cache.folder} has no view that {name} takes (it has {', '.join(cache.shapes)}; {name} takes "
+                        f"{', '.join(models.views(name))}): extract another, force one with --view, or choose another head")
+    if view and not flags.view and preferred[0] != view:
+        print(f"view: {preferred[0]}, because {cache.folder} has no {view}")
+    return name, flags.view or preferred[0], chosen
+
+
+def main(argv: list[str]) -> None:
+    """Parse, train what is missing, score, submit."""
+    cache, recipe, flags, options = parse(argv)
+    what, settings, machine = flags.values()
+    print(f"features: {cache.folder}, recipe: {recipe.name}")
+    for difference in mismatches(cache.record, recipe):
+        print(f"the cache differs from the recipe: {difference}")
+
+    import models
+    from earshot import blend, crossval, device, folds, stage
+    from earshot.run import CONFIG, Run
+
+    try:
+        name, view, chosen = describe_head(recipe, what, options, cache)
+        shape, classes = cache.shapes[view], cache.classes
+        parameters = sum(p.numel() for p in models.build(name, shape, len(classes), **chosen).parameters())
+    except models.HeadError as error:
+        raise UserError(str(error)) from None
+    at = device.choose(machine.device, settings.precision)
+    rows = blend.rows_of(cache, "train", view, at)
+    numbers, whose = folds.assign(rows.labels, rows.folds, rows.groups, settings.folds, settings.seed)
+    wanted = crossval.chosen_folds(numbers, what.fold)
+    record = {"features": {k: cache.record[k] for k in ("extractor", "settings", "audio", "window", "weights")},
+              "clips": cache.record["clips"]["train"], "classes": classes, "folds": digest_of(numbers.tolist())[:12],
+              "view": view, "head": {"name": name, **chosen}, "training": asdict(settings)}
+    folder = Path(what.runs_folder) / (what.name or f"{recipe.name}-{fingerprint(record)[:8]}")
+    with locked(folder, "the run"):
+        if machine.fresh:
+            empty(folder)
+        fresh = not (folder / CONFIG).exists()
+        run = Run.begin(folder, record, stage.about(cache, recipe.name, at))
+        at = stage.decided(run, at)
+        run.log(f"run: {folder}{'' if fresh else ' (continued)'}")
+        run.log(f"head: {name} on {view} {shape}, {parameters:,} parameters, {len(classes)} classes")
+        run.log(f"folds: {whose}; {len(rows.ids)} clips, {len(rows)} windows; device: {at.about}")
+        done = crossval.train(run, rows, numbers, wanted, settings, lambda: models.build(name, shape, len(classes), **chosen),
+                              models.rebuild, at, cli.Deadline(machine.max_hours))
+        if not done:
+            cli.Deadline(machine.max_hours).leave()
+        crossval.summarise(run, rows, numbers)
+        stage.finish(run, cache, Path(what.out), models.rebuild, at)
+
+
+if __name__ == "__main__":
+    cli.run(main)
