@@ -75,7 +75,7 @@ def main(argv: list[str]) -> None:
                              holdout=what.holdout, out=what.out)
     for note in clips.notes:
         print(note)
-    workers = machine.workers or os.cpu_count() or 1
+    workers = machine.workers or len(os.sched_getaffinity(0))
     made = plan.make(clips, Path(what.out), extractor, settings, audio, windows, what.weights, what.cache, recipe, workers)
     print(f"features: {extractor}{f' (recipe {recipe})' if recipe else ''} -> {made.folder}")
     for note in made.notes:
@@ -84,7 +84,7 @@ def main(argv: list[str]) -> None:
         if machine.fresh:
             empty(made.folder)
         if plan.state(made) == "complete":
-            shutil.rmtree(made.folder / "shards", ignore_errors=True)
+            shutil.rmtree(made.folder / "shards", ignore_errors=True)  # a kill may have come just before
             print(f"nothing to do: {made.folder} is complete")
         else:
             from earshot import device, extract

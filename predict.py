@@ -85,8 +85,11 @@ def predict_audio(runs: list, flags: config.PredictFlags, paths: list[str], show
 def main(argv: list[str]) -> None:
     """Parse, open the runs, predict."""
     filled, _ = cli.parse({"predict": config.PredictFlags()}, argv, ABOUT, positional="files")
-    flags, files = filled["predict"], list(filled["files"])
-    runs = open_runs(flags.runs)
+    flags = filled["predict"]
+    # `--runs A FILE ...` reads as if the files were runs: a run is never a file.
+    files = [name for name in flags.runs if Path(name).is_file()]
+    runs = open_runs(tuple(name for name in flags.runs if name not in files))
+    files += filled["files"]
     from earshot import device
 
     at = device.choose(flags.device)

@@ -19,9 +19,6 @@ from earshot.errors import UserError
 
 def run(main: Callable[[list[str]], None]) -> None:
     """Call a script's main with the arguments and leave as DESIGN asks: 0, 2 after one line, 130 or 143 when stopped."""
-    # Threads beyond the cores that this process may use only slow the others down.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
     def stop(number: int, frame: Any) -> None:
         raise SystemExit(128 + number)
 
@@ -87,9 +84,7 @@ def parse(groups: dict[str, Any], argv: list[str], description: str, positional:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            # SuppressFixed etc. are not needed: every field here is a plain value.
-            parsed, unknown = tyro.cli(flags, args=argv, description=description, return_unknown_args=True,
-                                       config=(tyro.conf.OmitSubcommandPrefixes,))
+            parsed, unknown = tyro.cli(flags, args=argv, description=description, return_unknown_args=True)
     except SystemExit as leaving:
         if leaving.code:
             raise UserError(_one_line(said.getvalue())) from None

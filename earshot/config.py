@@ -212,7 +212,7 @@ def load_recipe(name: str) -> Recipe:
         raise UserError(f"{path} is no valid YAML: {error}") from None
     if not isinstance(content, dict) or any(not isinstance(content.get(s) or {}, dict) for s in SECTIONS[1:]):
         raise UserError(f"{path}: a recipe has the sections {', '.join(SECTIONS)}, each with keys of its own")
-    unknown = sorted(set(content) - set(SECTIONS))
+    unknown = sorted(map(str, set(content) - set(SECTIONS)))
     if unknown:
         raise UserError(f"{path}: unknown section {unknown[0]}: a recipe has {', '.join(SECTIONS)}")
     return Recipe(path.stem, str(content.get("about") or ""), *(dict(content.get(s) or {}) for s in SECTIONS[1:]))

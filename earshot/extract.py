@@ -61,8 +61,7 @@ def run(plan: Plan, device: Device, batch_size: int, workers: int, deadline: Dea
     """
     from tqdm import tqdm
 
-    write_json(plan.folder / cache.MANIFEST, {"version": cache.VERSION, "complete": False, "record": plan.record,
-                                              "fingerprint": plan.fingerprint, "recipe": plan.recipe})
+    write_json(plan.folder / cache.MANIFEST, {**_head(plan), "complete": False})
     (plan.folder / "shards").mkdir(exist_ok=True)
     todo = [part for part in parts(plan) if not part.path.exists()]
     everything = sum(part.last - part.first for part in parts(plan))
@@ -190,12 +189,17 @@ def join(plan: Plan) -> None:
             write_bytes(folder / f"{name}.csv", Path(source).read_bytes())
     names = [f"{split}.pkl" for split in splits] + ["unique_labels.pkl"]
     write_json(folder / cache.MANIFEST, {
-        "version": cache.VERSION, "complete": True, "record": plan.record, "fingerprint": plan.fingerprint,
-        "recipe": plan.recipe, "splits": splits, "shapes": shapes, "bad": len(ledger),
+        **_head(plan), "complete": True, "splits": splits, "shapes": shapes, "bad": len(ledger),
         "columns": [plan.competition.id_column, plan.competition.label_column],
         "bytes": {name: (folder / name).stat().st_size for name in names},
         "sha256": {name: digest(folder / name) for name in names}})
     clean(folder)
+
+
+def _head(plan: Plan) -> dict[str, Any]:
+    """What a manifest says from the start; where the weights lay is a hint for later, no part of the fingerprint."""
+    return {"version": cache.VERSION, "record": plan.record, "fingerprint": plan.fingerprint, "recipe": plan.recipe,
+            "weights": plan.weights}
 
 
 def clean(folder: Path) -> None:

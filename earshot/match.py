@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from earshot import cache
-from earshot.config import Recipe
+from earshot.config import CompetitionFlags, ExtractionFlags, Recipe
 from earshot.errors import UserError
 from earshot.files import read_json
 
-NOT_SETTINGS = ("cache", "weights", "holdout")  # they say where from, not how
+# They say where from, or how fast, not how.
+NOT_SETTINGS = {f.name for group in (CompetitionFlags, ExtractionFlags) for f in fields(group)} - {"extractor"}
 
 
 def mismatches(record: dict[str, Any], recipe: Recipe) -> list[str]:
@@ -24,6 +26,8 @@ def mismatches(record: dict[str, Any], recipe: Recipe) -> list[str]:
         if key in NOT_SETTINGS or value is None:
             continue
         mine = list(value) if isinstance(value, tuple) else value
+        if isinstance(here.get(key), list) and not isinstance(mine, list):
+            mine = [mine]  # a recipe may write a single value plainly
         if key not in here:
             found.append(f"{key}: none, recipe {mine}")
         elif not _same(here[key], mine):

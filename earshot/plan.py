@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,11 +94,19 @@ def make(competition: Competition, out: Path, extractor: str, settings: Any, aud
         "window": asdict(filled),
         "weights": digest_of(sources.digests(files, workers))[:16] if files else None,
         "labels": digest_of(competition.classes)[:16],
+        "sample_submission": _sample(competition, sources, workers),
         "clips": {split: _clips(competition, part, sources, workers) for split, part in clips.groupby("split", sort=False)},
     }
     sources.save()
     return Plan(competition, out / competition.name / (name or extractor), extractor, settings, audio, filled, weights,
                 recipe, record, notes)
+
+
+def _sample(competition: Competition, sources: Sources, workers: int) -> str | None:
+    """The content of the sample submission: the submission is built on the copy beside the cache."""
+    if competition.sample_submission is None:
+        return None
+    return sources.digests([competition.sample_submission], workers)[0][:12]
 
 
 def _clips(competition: Competition, part: Any, sources: Sources, workers: int) -> str:
@@ -134,8 +142,3 @@ def state(plan: Plan) -> str:
     if broken:
         raise UserError(f"{plan.folder / broken[0]} is missing or cut off: start over with --fresh")
     return "complete"
-
-
-def with_clips(plan: Plan, competition: Competition) -> Plan:
-    """The same extraction for other clips (loose files to predict)."""
-    return replace(plan, competition=competition)

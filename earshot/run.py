@@ -29,6 +29,8 @@ class FoldFolder:
     def load_last(self, device: str) -> tuple[dict, dict | None, dict] | None:
         """(weights, the optimiser's tensors or None when finished, state), or None if nothing was saved.
 
+        The optimiser's tensors are on the CPU: it moves what belongs elsewhere, and its step counts belong there.
+
         Raises:
             UserError: a damaged checkpoint.
         """
@@ -36,7 +38,7 @@ class FoldFolder:
         if not recover_folder(last):
             return None
         state = read_json(last / "state.json")
-        optimizer = None if state["finished"] else _load_tensors(last / "optimizer.safetensors", device)
+        optimizer = None if state["finished"] else _load_tensors(last / "optimizer.safetensors", "cpu")
         return _load_tensors(last / "model.safetensors", device), optimizer, state
 
     def save_last(self, weights: dict, optimizer: dict | None, state: dict) -> None:

@@ -18,7 +18,8 @@ def about(cache: Cache, recipe: str, device: Device) -> dict[str, Any]:
     """What a run keeps besides its settings: where its cache lay, the answer for unheard clips, what was decided here."""
     import os
 
-    return {"recipe": recipe, "features_folder": os.path.relpath(cache.folder), "prior": cache.prior().tolist(),
+    return {"recipe": recipe, "features_folder": os.path.relpath(cache.folder),
+            "weights": cache.manifest.get("weights"), "prior": cache.prior().tolist(),
             "columns": cache.manifest["columns"], "precision": {device.name.split(":")[0]: device.precision}}
 
 

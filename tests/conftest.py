@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import layout_files
 import numpy as np
 import pytest
 import soundfile
@@ -70,6 +71,16 @@ def tones(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def kaggle(tmp_path: Path) -> Path:
+    """Three training clips and two to submit, in tmp_path/birds, each csv in an order of its own."""
+    root = tmp_path / "birds"
+    layout_files.files(root, "audio_train/b.wav", "audio_train/a.wav", "audio_train/c.wav", "audio_test/y.wav", "audio_test/x.wav")
+    layout_files.csv(root / "train.csv", "fname,label b.wav,owl a.wav,jay c.wav,owl")
+    layout_files.csv(root / "sample_submission.csv", "fname,label y.wav,jay x.wav,jay")
+    return root
+
+
+@pytest.fixture(scope="session")
 def esc10() -> Path:
     """The real recordings, where they are at hand."""
     if not (SHARED / "esc10" / "meta").is_dir():
@@ -77,7 +88,7 @@ def esc10() -> Path:
     return SHARED / "esc10"
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def efficientat_weights() -> Path:
     """EfficientAT's real weights, where they are at hand."""
     if not EFFICIENTAT.is_file():

@@ -30,7 +30,7 @@ VIEWS = ("pooled", "frames", "tokens")
 FILES = ["config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json"]
 WAYS_OUT = (
     "go online once, or give --weights FOLDER (config.json and model.safetensors, for example an attached Kaggle "
-    "dataset), or take another extractor"
+    "dataset), or take another extractor (--extractor efficientat or logmel)"
 )
 
 

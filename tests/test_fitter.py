@@ -1,0 +1,199 @@
+"""One fold's training: exact on resuming, the same with less memory, its loss as torch has it, the best epoch kept."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.utils.class_weight import compute_class_weight
+from test_training import made_rows
+from torch import nn
+
+from earshot.config import TrainingFlags
+from earshot.dataset import predict
+from earshot.device import Device
+from earshot.run import FoldFolder
+from earshot.training import Fitter, Fold, autocast
+
+CPU = Device("cpu", "fp32", "CPU")
+NEVER = type("Never", (), {"passed": lambda self: False})()
+
+
+class Tiny(nn.Module):
+    """A head with dropout, and with a buffer of training statistics that must survive resuming."""
+
+    def __init__(self, dropout: float = 0.0, most: int | None = None, error: type[RuntimeError] = RuntimeError):
+        super().__init__()
+        self.config, self.most, self.error = {"name": "tiny"}, most, error
+        self.inner, self.drop, self.outer = nn.Linear(12, 16), nn.Dropout(dropout), nn.Linear(16, 3)
+        self.register_buffer("mean", torch.zeros(12))
+        self.seen: list[int] = []
+        self.adapted = 0
+
+    def adapt(self, batches) -> None:
+        self.adapted += 1
+        self.mean = torch.cat([x.mean(3).flatten(1) for x, _ in batches]).mean(0)
+
+    def forward(self, x, mask=None):
+        if self.training:
+            if self.most and len(x) > self.most:
+                raise self.error("CUDA out of memory. Tried to allocate 20 MiB")
+            self.seen.append(len(x))
+        real = torch.ones(len(x), x.shape[3]) if mask is None else mask.float()
+        pooled = (x * real[:, None, None]).sum(3).flatten(1) / real.sum(1, keepdim=True)
+        return self.outer(self.drop(torch.tanh(self.inner(pooled - self.mean))))
+
+
+class StopsAt:
+    """A deadline that has passed when it is asked for the nth time."""
+
+    def __init__(self, n: int):
+        self.left = n
+
+    def passed(self) -> bool:
+        self.left -= 1
+        return self.left <= 0
+
+
+def fitter(folder: Path, settings: TrainingFlags, **head) -> Fitter:
+    rows = made_rows()
+    valid = np.arange(45) % 5 == 1
+    return Fitter(lambda: Tiny(**head), rows, Fold(1, 2, 5, ~valid, valid), settings, 3, FoldFolder(folder), CPU)
+
+
+def outcome(folder: Path) -> tuple[dict, dict, list, dict]:
+    """Last weights, best weights, history without its times, and what else the state says."""
+    from safetensors.torch import load_file
+
+    last, optimizer, state = FoldFolder(folder).load_last("cpu")
+    assert state["finished"] and optimizer is None
+    history = [{k: v for k, v in row.items() if k != "seconds"} for row in state["progress"].pop("history")]
+    return last, load_file(folder / "best" / "model.safetensors"), history, state
+
+
+BUSY = TrainingFlags(epochs=5, batch_size=8, lr=0.02, mixup=0.4, mixup_probability=0.6, time_mask=2, frequency_mask=2,
+                     time_shift=0.4, gain=1.0, label_smoothing=0.1, clip_grad=1.0, seed=3)
+
+
+@pytest.mark.parametrize("optimizer, schedule", [
+    ("adamw", "onecycle"), ("adamw", "cosine"), ("sgd", "onecycle"), ("adam", "step"),
+])
+def test_a_stopped_fold_ends_as_if_never_stopped(tmp_path, optimizer, schedule):
+    settings = replace(BUSY, optimizer=optimizer, schedule=schedule, step_epochs=2)
+    lines: list[str] = []
+    assert fitter(tmp_path / "whole", settings, dropout=0.5).fit(lines.append, NEVER, 3)
+    whole = outcome(tmp_path / "whole")
+    assert [line.split("  ")[:2] for line in lines] == [["fold 2/5", f"epoch {n}/5"] for n in range(1, 6)]
+    for stop in (1, 3, 4):
+        assert not fitter(tmp_path / str(stop), settings, dropout=0.5).fit(lines.append, StopsAt(stop), 3)
+        torch.manual_seed(stop)  # what else the process did must not matter
+        again = fitter(tmp_path / str(stop), settings, dropout=0.5)
+        assert (again.progress.epoch, again.head.adapted) == (stop, 0), "what is resumed is not adapted anew"
+        assert again.fit(lines.append, NEVER, 3)
+        found = outcome(tmp_path / str(stop))
+        assert found[2:] == whole[2:]
+        for one, other in zip(found[:2], whole[:2]):
+            assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    assert whole[0]["mean"].abs().sum() > 0 and not torch.equal(whole[0]["inner.weight"], whole[1]["inner.weight"])
+
+
+def test_another_seed_or_fold_is_another_outcome(tmp_path):
+    weights = []
+    for number, seed in ((1, 0), (1, 1), (2, 0)):
+        made = fitter(tmp_path / f"{number}{seed}", TrainingFlags(epochs=1, seed=seed))
+        made.fold.number = number
+        made.fit(str, NEVER, 0)
+        weights.append(made.head.state_dict()["outer.weight"].clone())
+    assert not torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize("error", [RuntimeError, torch.cuda.OutOfMemoryError])
+@pytest.mark.parametrize("weights", ["none", pytest.param("balanced", marks=pytest.mark.xfail(
+    strict=True, reason="a part's weighted mean counts by its rows instead of by its weights"))])
+def test_less_memory_gives_the_same_weights(tmp_path, capsys, error, weights):
+    settings = TrainingFlags(epochs=3, batch_size=11, lr=0.02, mixup=0.4, label_smoothing=0.1, class_weights=weights)
+    whole, small = fitter(tmp_path / "a", settings), fitter(tmp_path / "b", settings, most=4, error=error)
+    for made in (whole, small):  # classes of unequal frequency, so that weights weigh
+        made.rows.labels = np.where(np.arange(45) % 7 < 4, 0, made.rows.labels)
+        made.weights = made._class_weights(3)
+        made.fit(str, NEVER, 0)
+    assert max(small.head.seen) == small.micro == 3 and max(whole.head.seen) == 10
+    assert sum(small.head.seen) == sum(whole.head.seen)
+    said = capsys.readouterr().out
+    assert said.count("out of memory:") == 2 and "3 rows a pass" in said and "effective batch stays" in said
+    for name, value in whole.head.state_dict().items():
+        torch.testing.assert_close(small.head.state_dict()[name], value, atol=1e-6, rtol=1e-6)
+
+
+def test_an_error_that_is_no_lack_of_memory_is_raised(tmp_path):
+    made = fitter(tmp_path, TrainingFlags())
+    made.head.forward = lambda x, mask: (_ for _ in ()).throw(RuntimeError("shapes differ"))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        made.fit(str, NEVER, 0)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        made.head.forward = lambda x, mask: (_ for _ in ()).throw(RuntimeError("CUDA out of memory"))
+        made.fit(str, NEVER, 0)
+    assert made.micro == 1, "tried down to a single row"
+
+
+def test_loss_is_torchs_cross_entropy(tmp_path):
+    random = np.random.default_rng(0)
+    logits = torch.from_numpy(random.normal(size=(40, 3)).astype(np.float32))
+    labels = torch.from_numpy(random.integers(0, 3, 40))
+    for smoothing in (0.0, 0.2):
+        made = fitter(tmp_path / str(smoothing), TrainingFlags(label_smoothing=smoothing))
+        want = nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing)
+        torch.testing.assert_close(made.loss(logits, made.targets[labels]), want)
+    made = fitter(tmp_path / "weighted", TrainingFlags(class_weights="balanced"))
+    made.rows.labels = np.array([0] * 30 + [1] * 10 + [2] * 5)
+    made.weights = made._class_weights(3)
+    learnt = made.rows.labels[made.fold.train]
+    weights = compute_class_weight("balanced", classes=np.arange(3), y=learnt)
+    np.testing.assert_allclose(made.weights.numpy(), weights, rtol=1e-6)
+    want = nn.functional.cross_entropy(logits, labels, weight=torch.tensor(weights, dtype=torch.float32))
+    torch.testing.assert_close(made.loss(logits, made.targets[labels]), want)
+    assert (want - nn.functional.cross_entropy(logits, labels)).abs() > 1e-3
+    made.rows.labels = np.array([0] * 30 + [1] * 15)  # a class that this fold does not train on
+    assert made._class_weights(3).isfinite().all()
+
+
+@pytest.mark.parametrize("script, best", [
+    ([(0.8, 0.5), (0.8, 0.4), (0.8, 0.45), (0.7, 0.1)], 2),  # the metric ties: the loss decides
+    ([(0.8, 0.5), (0.9, 0.9), (0.8, 0.1)], 2),  # the metric first
+    ([(0.8, 0.5), (0.8, 0.5), (0.8, 0.5)], 1),  # all equal: the first
+])
+@pytest.mark.parametrize("stop", [None, 1, 2])
+def test_the_best_epoch_is_kept(tmp_path, monkeypatch, script, best, stop):
+    def epoch(self, number):
+        f1, loss = script[number - 1]
+        with torch.no_grad():
+            self.head.outer.bias.fill_(number)
+        return {"fold": 1, "epoch": number, "lr": 0.1, "train_loss": 1.0, "valid_loss": loss, "f1_macro": f1, "seconds": 0.1}
+
+    monkeypatch.setattr(Fitter, "epoch", epoch)
+    settings, lines = TrainingFlags(epochs=len(script)), []
+    if stop:
+        assert not fitter(tmp_path, settings).fit(lines.append, StopsAt(stop), 0)
+    assert fitter(tmp_path, settings).fit(lines.append, NEVER, 0)
+    last, kept, history, state = outcome(tmp_path)
+    assert (kept["outer.bias"] == best).all() and (last["outer.bias"] == len(script)).all()
+    assert state["progress"]["best_epoch"] == best and [row["epoch"] for row in history] == list(range(1, len(script) + 1))
+    assert "*" in lines[best - 1] and not any("*" in line for line in lines[best:])
+    head = FoldFolder(tmp_path).load_head("best", lambda config: Tiny(), "cpu")
+    assert (head.outer.bias == best).all()
+
+
+def test_predictions_are_of_clips_and_of_no_other_fold(tmp_path):
+    made = fitter(tmp_path, TrainingFlags())
+    found = made.valid()
+    assert found.shape == (45, 3) and np.isnan(found[~made.fold.valid]).all()
+    np.testing.assert_allclose(found[made.fold.valid].sum(1), 1, atol=1e-6)
+    x, mask = made.rows.batch(np.flatnonzero(made.rows.clip == 6))  # a clip of the fold with two windows
+    assert len(x) == 2 and made.fold.valid[6]
+    with torch.no_grad():
+        np.testing.assert_allclose(found[6], made.head(x, mask).mean(0).softmax(0), atol=1e-6)
+    single = predict(made.head, made.rows, made.valid_rows, 1, autocast(CPU))
+    np.testing.assert_allclose(single, found, atol=1e-6)

@@ -1,0 +1,303 @@
+"""Settings before anything runs: recipes, which cache they mean, which device, what a thing was made from."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from earshot import config, device, extractors, match, sources
+from earshot.audio import AudioSettings
+from earshot.config import Recipe, TrainingFlags, WindowFlags, load_recipe, recipe_names, with_defaults
+from earshot.errors import UserError
+from earshot.fingerprint import differences, fingerprint
+from earshot.sources import Sources
+
+# --- values out of YAML
+
+
+@pytest.mark.parametrize("key, value, want", [
+    ("lr", "1e-3", 0.001), ("lr", 1, 1.0), ("epochs", 7, 7), ("optimizer", "sgd", "sgd"), ("folds", None, None), ("folds", 3, 3),
+])
+def test_values_get_their_fields_types(key, value, want):
+    found = getattr(with_defaults(TrainingFlags(), {key: value}, "here"), key)
+    assert found == want and type(found) is type(want)
+
+
+@pytest.mark.parametrize("key, value", [
+    ("lr", "fast"), ("lr", True), ("lr", None), ("lr", [1]), ("epochs", 3.5), ("epochs", "many"), ("epochs", True),
+    ("optimizer", "lion"), ("optimizer", 3), ("epochs", None),
+])
+def test_values_of_the_wrong_type_are_named(key, value):
+    with pytest.raises(UserError) as caught:
+        with_defaults(TrainingFlags(), {key: value}, "recipe x, training")
+    assert str(caught.value).startswith(f"recipe x, training: {key} is {value!r}, but must be ")
+
+
+def test_other_kinds_of_fields():
+    assert with_defaults(config.RunFlags(), {"fold": [1, 3]}, "").fold == (1, 3)
+    assert with_defaults(config.RunFlags(), {"fold": 3}, "").fold == (3,)
+    assert with_defaults(config.TrainMachineFlags(), {"fresh": True}, "").fresh is True
+    assert with_defaults(config.CompetitionFlags(), {"holdout": 5}, "").holdout == "5"
+    windows = with_defaults(WindowFlags(), {"pad": "wrap", "seconds": 4}, "")
+    assert (windows.pad, windows.seconds, with_defaults(windows, {"pad": None}, "").pad) == ("wrap", 4.0, None)
+    with pytest.raises(UserError, match="here: unknown key hopp: choose among seconds, hop, pad, max_windows"):
+        with_defaults(WindowFlags(), {"hopp": 1}, "here")
+    assert dataclasses.asdict(with_defaults(TrainingFlags(), {}, "")) == dataclasses.asdict(TrainingFlags())
+
+
+# --- recipes
+
+
+@pytest.mark.parametrize("text, match", [
+    ("training: [1", "no valid YAML"), (b"about: K\xe4uzchen", "no valid YAML"), ("- a\n- b", "has the sections about, features"),
+    ("training: 3", "has the sections about, features, head, training"),
+    ("trainig: {lr: 1}", "unknown section trainig"),
+    ("1: {lr: 1}\ntrainig: 2", "unknown section 1: a recipe has"),
+])
+def test_recipes_that_are_none(tmp_path, text, match):
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match=match) as caught:
+        load_recipe(str(path))
+    assert str(path) in str(caught.value)
+
+
+def test_recipes_are_found_by_name_or_path(tmp_path):
+    with pytest.raises(UserError, match=f"no recipe nope: choose one of {', '.join(recipe_names())}, or name a YAML file"):
+        load_recipe("nope")
+    (tmp_path / "mine.yml").write_text("about: my own\nhead:\ntraining: {epochs: 2}")
+    assert load_recipe(str(tmp_path / "mine.yml")) == Recipe("mine", "my own", {}, {}, {"epochs": 2})
+    (tmp_path / "empty.yaml").write_text("")
+    assert load_recipe(str(tmp_path / "empty.yaml")) == Recipe("empty")
+    assert {"linear", "sample", "ast_linear"} <= set(recipe_names())
+
+
+def shapes_of(extractor: str | None, features: dict) -> dict[str, tuple]:
+    """The views that a recipe's extractor gives, without its weights."""
+    from earshot.extractors.base import Window
+
+    if extractor == "logmel":
+        module = extractors.module(extractor)
+        names = {field.name for field in dataclasses.fields(module.Settings)}
+        settings = with_defaults(module.Settings(), {k: v for k, v in features.items() if k in names}, "")
+        window = Window(float(features.get("seconds") or 5.0), None, "wrap", None, settings.rate or 44100)
+        return module.Extractor(settings, window).shapes
+    ast = {"pooled": (768, 1, 1), "frames": (768, 1, 101), "tokens": (768, 12, 101)}
+    efficientat = {"pooled": (384, 1, 1), "frames": (384, 4, 16)}
+    return {"ast": ast, "efficientat": efficientat, "encodec": {"latents": (128, 1, 375)},
+            "waveform": {"wave": (1, 1, 22050)}, "fbank": {"fbank": (1, 128, 1024)}, None: {**ast, "mel": (1, 64, 250)}}[extractor]
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_fits(name):
+    import models
+
+    recipe = load_recipe(name)
+    assert recipe.about and recipe.head and recipe.training
+    with_defaults(TrainingFlags(), recipe.training, name)
+    extractor = recipe.features.get("extractor")
+    if extractor:
+        groups = [config.CompetitionFlags(), WindowFlags(), AudioSettings(), extractors.module(extractor).Settings()]
+        known = [{field.name for field in dataclasses.fields(group)} for group in groups]
+        assert set(recipe.features) <= set().union(*known)
+        for group, fields in zip(groups, known):
+            with_defaults(group, {k: v for k, v in recipe.features.items() if k in fields}, name)
+    else:
+        assert not recipe.features
+    options = dict(recipe.head)
+    head, view = options.pop("name"), options.pop("view", None)
+    shapes = shapes_of(extractor, recipe.features)
+    views = [view] if view else [v for v in models.views(head) if v in shapes]
+    assert views
+    for view in views:
+        assert models.build(head, shapes[view], 10, **options).config["num_classes"] == 10
+
+
+# --- which cache a recipe means
+
+
+RECORD = {"extractor": "logmel", "settings": {"n_mels": 64, "fmin": 20.0, "amin": 1e-10, "rate": 16000, "ref": "1", "top_db": None,
+                                              "standardise": False, "views": ["pooled", "frames"]},
+          "audio": {"mono": "mean", "trim": 60.0}, "window": {"seconds": 5.0, "hop": None, "pad": "wrap"}}
+
+
+@pytest.mark.parametrize("features, want", [
+    ({}, []),
+    ({"extractor": "logmel", "n_mels": 64, "fmin": 20, "amin": "1e-10", "ref": 1, "seconds": 5, "trim": 60, "pad": "wrap"}, []),
+    ({"rate": None, "seconds": None, "cache": "x", "weights": "y", "holdout": 0.2, "standardise": False}, []),
+    ({"n_mels": 128, "pad": "silence"}, ["n_mels: 64, recipe 128", "pad: wrap, recipe silence"]),
+    ({"extractor": "ast"}, ["extractor: logmel, recipe ast"]),
+    ({"fmin": "low"}, ["fmin: 20.0, recipe low"]), ({"top_db": 80}, ["top_db: None, recipe 80"]),
+    ({"standardise": True}, ["standardise: False, recipe True"]), ({"tokens": 3}, ["tokens: none, recipe 3"]),
+    ({"views": ["pooled", "frames"]}, []), ({"views": ("pooled", "frames")}, []),
+    ({"views": ["pooled"]}, ["views: ['pooled', 'frames'], recipe ['pooled']"]),
+])
+def test_mismatches(features, want):
+    assert match.mismatches(RECORD, Recipe("r", features=features)) == want
+
+
+def test_what_says_where_from_or_how_fast_is_no_mismatch():
+    features = {"competition": "birds", "id_column": "fname", "label_column": "label", "out": "data", "batch_size": 4}
+    assert match.mismatches(RECORD, Recipe("r", features=features)) == []
+    one = {**RECORD, "settings": {"views": ["pooled"]}}
+    assert match.mismatches(one, Recipe("r", features={"views": "pooled"})) == [], "a recipe may write a single value plainly"
+
+
+def test_pick(tmp_path):
+    def cache(name: str, **settings) -> Path:
+        folder = tmp_path / "data" / "birds" / name
+        folder.mkdir(parents=True)
+        record = {**RECORD, "settings": {**RECORD["settings"], **settings}}
+        (folder / "manifest.json").write_text(json.dumps({"record": record}))
+        return folder
+
+    data, wide = str(tmp_path / "data"), Recipe("r", features={"extractor": "logmel", "n_mels": 128})
+    with pytest.raises(UserError, match=f"no cache in {data}/: run get_features.py first.*--features FOLDER"):
+        match.pick(data, wide)
+    first = cache("one")
+    assert match.pick(data, wide) == first, "the only one, although it differs"
+    second = cache("two", n_mels=128)
+    assert match.pick(data, wide) == second, "the one that matches"
+    for recipe in (None, Recipe("linear"), Recipe("r", features={"n_mels": 40})):
+        with pytest.raises(UserError, match=f"which cache\\? there are {first}, {second}: choose one with --features FOLDER"):
+            match.pick(data, recipe)
+    third = cache("zebra", n_mels=128)
+    with pytest.raises(UserError, match=f"there are {second}, {third}: choose"):
+        match.pick(data, wide)
+    assert match.pick(data, Recipe("r", features={**wide.features, "cache": "zebra"})) == third, "named among those that match"
+
+
+# --- fingerprints and sources
+
+
+def test_fingerprints_are_of_values():
+    one = {"a": (1, 2), "b": {"x": 1.0, "y": None}}
+    assert fingerprint(one) == fingerprint({"b": {"y": None, "x": 1.0}, "a": [1, 2]}) and len(fingerprint(one)) == 16
+    others = [{**one, "a": [2, 1]}, {**one, "b": {"x": 1.0}}, {**one, "b": {"x": 1.0, "y": 0}}, {**one, "c": None}]
+    assert len({fingerprint(other) for other in [one, *others]}) == 5
+    assert differences(one, {"b": {"y": None, "x": 1.0}, "a": [1, 2]}) == []
+    assert differences(one, {"a": [1, 3], "b": {"x": 1.0}, "c": {}}) == [
+        "a: [1, 2] there, [1, 3] here", "b.y: None there, nothing here", "c: nothing there, {} here"]
+
+
+def test_sources_notice_content_and_nothing_else(tmp_path, monkeypatch):
+    import hashlib
+
+    index, file = tmp_path / "index.json", tmp_path / "a.wav"
+    file.write_bytes(b"one")
+    first = Sources(index)
+    (digest, gone) = first.digests([file, tmp_path / "gone.wav"])
+    assert (digest, gone) == (hashlib.sha256(b"one").hexdigest(), "")
+    first.save()
+    reads, real = [], sources.digest
+    monkeypatch.setattr(sources, "digest", lambda path: (reads.append(path), real(path))[1])
+    assert Sources(index).digests([file]) == [digest] and reads == [], "remembered"
+    os.utime(file, ns=(1, 1))
+    again = Sources(index)
+    assert again.digests([file]) == [digest] and reads == [str(file)], "another time: read again, found equal"
+    again.save()
+    file.write_bytes(b"two")
+    assert Sources(index).digests([file]) == [hashlib.sha256(b"two").hexdigest()], "the same size, other content"
+    file.write_bytes(b"longer")
+    os.utime(file, ns=(1, 1))
+    assert Sources(index).digests([file]) == [hashlib.sha256(b"longer").hexdigest()], "the same time, another size"
+
+
+@pytest.mark.parametrize("damage", [b"{", b"[1]", b"\xff\xfe", b'{"PATH": 3}', b"null", b""])
+def test_a_damaged_index_is_made_anew(tmp_path, damage):
+    index, file = tmp_path / "index.json", tmp_path / "a.wav"
+    file.write_bytes(b"one")
+    index.write_bytes(damage.replace(b"PATH", str(file).encode()))
+    made = Sources(index)
+    want = made.digests([file])
+    made.save()
+    assert len(want[0]) == 64 and json.loads(index.read_text())[str(file)]["sha256"] == want[0]
+    assert Sources(index).digests([file]) == want
+
+
+def test_headers_are_remembered(tmp_path, monkeypatch):
+    import soundfile
+
+    soundfile.write(tmp_path / "a.wav", [0.1] * 4000, 8000)
+    (tmp_path / "b.wav").write_bytes(b"no audio")
+    paths = [tmp_path / "a.wav", tmp_path / "b.wav", tmp_path / "gone.wav"]
+    first = Sources(tmp_path / "index.json")
+    assert first.headers(paths) == [(0.5, 8000), None, None]
+    first.save()
+    monkeypatch.setattr("earshot.audio.info", lambda path: pytest.fail("read twice"))
+    assert Sources(tmp_path / "index.json").headers(paths) == [(0.5, 8000), None, None]
+
+
+# --- devices
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Pretend that there are two GPUs of a capability; tensors stay on the CPU."""
+    import torch
+
+    def pretend(capability: tuple[int, int], failing: str | None = None) -> None:
+        ones = torch.ones
+
+        def made(*shape, device):
+            assert device.startswith("cuda:")
+            if failing:
+                raise RuntimeError(failing)
+            return ones(*shape)
+
+        for name, value in {"is_available": True, "device_count": 2, "get_device_name": "Tesla X", "is_bf16_supported": True,
+                            "get_arch_list": ["sm_75", "sm_90"], "get_device_capability": capability}.items():
+            monkeypatch.setattr(torch.cuda, name, lambda *args, value=value: value)
+        monkeypatch.setattr(torch, "ones", made)
+
+    return pretend
+
+
+def test_without_a_gpu(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for name in ("auto", "cpu"):
+        found = device.choose(name)
+        assert (found.name, found.precision) == ("cpu", "fp32") and found.about.startswith("CPU, ")
+    assert device.choose("cpu", "bf16").precision == "bf16"
+    with pytest.raises(UserError, match="unknown device mps: use auto, cpu, cuda or cuda:N"):
+        device.choose("mps")
+    for name in ("cuda", "cuda:1"):
+        with pytest.raises(UserError, match=f"--device {name}: torch sees no GPU here.*--device cpu"):
+            device.choose(name)
+
+
+@pytest.mark.parametrize("capability, precision", [
+    ((6, 0), "fp32"), ((7, 0), "fp16"), ((7, 5), "fp16"), ((8, 0), "bf16"), ((12, 0), "bf16"),
+])
+def test_precision_is_the_hardwares(gpu, capability, precision):
+    gpu(capability)
+    assert [device.choose(name).name for name in ("auto", "cuda", "cuda:1")] == ["cuda:0", "cuda:0", "cuda:1"]
+    found = device.choose()
+    assert found.precision == precision and found.about == f"Tesla X, sm_{capability[0]}{capability[1]}, {precision}"
+    assert device.choose("cuda", "fp32").precision == "fp32" and device.choose("cpu").name == "cpu"
+    for name in ("cuda:2", "cuda:x", "cuda:"):
+        with pytest.raises(UserError, match=f"--device {name}: there are 2 GPUs, counted from cuda:0"):
+            device.choose(name)
+
+
+def test_a_gpu_without_kernels_is_refused(gpu):
+    gpu((6, 0), failing="CUDA error: no kernel image is available for execution on the device\nCompile with ...")
+    with pytest.raises(UserError) as caught:
+        device.choose()
+    line = str(caught.value)
+    assert "\n" not in line
+    for part in ("Tesla X (sm_60)", "sm_75 sm_90", "no kernel image", "T4", "--device cpu"):
+        assert part in line
+
+
+def test_out_of_memory_is_recognised():
+    import torch
+
+    assert device.out_of_memory(torch.cuda.OutOfMemoryError("x")) and device.out_of_memory(RuntimeError("CUDA Out of Memory."))
+    assert not device.out_of_memory(RuntimeError("shapes differ"))
