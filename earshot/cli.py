@@ -14,6 +14,7 @@ import sys
 import time
 from typing import Any, Callable
 
+from earshot.config import check
 from earshot.errors import UserError
 
 
@@ -100,7 +101,10 @@ def parse(groups: dict[str, Any], argv: list[str], description: str, positional:
         near = difflib.get_close_matches(flag, known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"see python {os.path.basename(sys.argv[0])} --help"
         raise UserError(f"unknown flag {flag}: {hint}")
-    return {f.name: getattr(parsed, f.name) for f in dataclasses.fields(parsed)}, collected
+    filled = {f.name: getattr(parsed, f.name) for f in dataclasses.fields(parsed)}
+    for title in groups:
+        check(filled[title])
+    return filled, collected
 
 
 def _split_equals(argument: str) -> list[str]:

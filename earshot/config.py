@@ -179,6 +179,27 @@ class PredictFlags:
     """auto, cpu, cuda, cuda:1 ..."""
 
 
+# Smallest and largest sensible value; a float's own bounds are allowed.
+BOUNDS = {
+    "epochs": (1, None), "batch_size": (1, None), "workers": (0, None), "lr": (0, None), "weight_decay": (0, None),
+    "warmup": (0, 1), "step_epochs": (1, None), "step_gamma": (0, None), "label_smoothing": (0, 1), "mixup": (0, None),
+    "mixup_probability": (0, 1), "time_mask": (0, None), "frequency_mask": (0, None), "masks": (0, None), "time_shift": (0, 1),
+    "gain": (0, None), "clip_grad": (0, None), "folds": (2, None), "seed": (0, None), "max_hours": (0, None),
+    "seconds": (0.01, None), "hop": (0.01, None), "max_windows": (1, None), "top": (1, None),
+}
+
+
+def check(settings: Any) -> None:
+    """Raise UserError for a number outside its bounds, NaN included."""
+    for f in dataclasses.fields(settings):
+        value, (low, high) = getattr(settings, f.name), BOUNDS.get(f.name, (None, None))
+        if low is None or value is None:
+            continue
+        if not value >= low or high is not None and not value <= high or value == float("inf"):
+            limits = f"at least {low}" if high is None else f"{low} to {high}"
+            raise UserError(f"--{f.name.replace('_', '-')} {value}: has to be {limits}")
+
+
 @dataclass
 class Recipe:
     """A recipe's three sections, unknown keys and all; `name` is the file's stem."""
@@ -244,7 +265,8 @@ def _typed(key: str, value: Any, kind: str, where: str) -> Any:
             return None
         raise wrong
     if kind.startswith("tuple"):
-        return tuple(value) if isinstance(value, (list, tuple)) else (value,)
+        inner = kind.removeprefix("tuple[").split(",")[0]
+        return tuple(_typed(key, v, inner, where) for v in (value if isinstance(value, (list, tuple)) else (value,)))
     if kind.startswith("Literal"):
         if f'"{value}"' not in kind and f"'{value}'" not in kind:
             raise wrong

@@ -96,11 +96,20 @@ def predict(head: torch.nn.Module, rows: Rows, which: np.ndarray, batch_size: in
     Returns:
         (clips, classes) float32.
     """
+    from earshot.device import out_of_memory
+
     head.eval()
-    found = []
+    found, at = [], 0
     with autocast:
-        for x, mask in rows.batches(which, batch_size):
-            found.append(head(x, mask).float().cpu())
+        while at < len(which):
+            try:
+                found.append(head(*rows.batch(which[at:at + batch_size])).float().cpu())
+            except RuntimeError as error:
+                if not out_of_memory(error) or batch_size == 1:
+                    raise
+                batch_size //= 2  # the answers stay the same: no row knows its batch mates
+                continue
+            at += batch_size
     clips = len(rows.ids)
     if not found:
         return np.full((clips, 0), np.nan, dtype=np.float32)

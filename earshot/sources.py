@@ -49,7 +49,7 @@ class Sources:
             try:
                 job[0]["sha256"] = digest(job[1])
             except OSError:
-                job[0]["sha256"] = ""
+                pass  # not remembered: the next run may be allowed to read it
 
         if todo:
             self.changed = True
@@ -69,7 +69,7 @@ class Sources:
                 try:
                     entry["seconds"], entry["rate"] = info(path)
                 except BadAudio:
-                    entry["seconds"] = entry["rate"] = None
+                    pass  # not remembered either
             found.append((entry["seconds"], entry["rate"]) if entry.get("seconds") else None)
         return found
 

@@ -106,13 +106,18 @@ class Fitter:
         self.progress = Progress(**state["progress"])
         return True
 
-    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy against (B, classes) shares, rows weighted by their classes' weights."""
+    def loss(self, logits: Tensor, targets: Tensor, total: Tensor | float | None = None) -> Tensor:
+        """Mean cross-entropy against (B, classes) shares, rows weighted by their classes' weights.
+
+        Args:
+            total: what the rows' weights sum to; more than they do where these rows are a part of a batch.
+        """
         each = -(targets * logits.float().log_softmax(1)).sum(1)
-        if self.weights is None:
-            return each.mean()
-        weight = targets @ self.weights
-        return (each * weight).sum() / weight.sum()
+        weight = self._row_weights(targets)
+        return (each * weight).sum() / (weight.sum() if total is None else total)
+
+    def _row_weights(self, targets: Tensor) -> Tensor:
+        return targets.new_ones(len(targets)) if self.weights is None else targets @ self.weights
 
     def step(self, epoch: int, number: int, rows: np.ndarray) -> float:
         """One optimiser step on the given rows; its loss."""
@@ -144,13 +149,13 @@ class Fitter:
         return total
 
     def _accumulate(self, x: Tensor, mask: Tensor | None, targets: Tensor) -> float:
-        total = torch.zeros((), device=x.device)
+        total, weight = torch.zeros((), device=x.device), self._row_weights(targets).sum()
         pieces = -(-len(x) // self.micro)
         for part in torch.tensor_split(torch.arange(len(x), device=x.device), pieces):
             whole = pieces == 1
             with autocast(self.device):
                 logits = self.head(x if whole else x[part], mask if whole or mask is None else mask[part])
-                loss = self.loss(logits, targets if whole else targets[part]) * (len(part) / len(x))
+                loss = self.loss(logits, targets if whole else targets[part], weight)
             self.scaler.scale(loss).backward()
             total += loss.detach()
         return float(total)

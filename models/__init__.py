@@ -76,7 +76,9 @@ def _discover() -> None:
 
 def _entry(name: str) -> _Entry:
     # A head mostly lives in the file of its name: then the other heads' imports (timm, transformers) are spared.
-    if name not in _HEADS and isinstance(name, str) and name.isidentifier() and not name.startswith("_"):
+    if not isinstance(name, str):
+        raise HeadError(f"a head's name is text, not {name!r}")
+    if name not in _HEADS and name.isidentifier() and not name.startswith("_"):
         if importlib.util.find_spec(f"{__name__}.{name}"):
             importlib.import_module(f"{__name__}.{name}")
     if name not in _HEADS:

@@ -122,3 +122,12 @@ def test_unknown_names_get_one_line_that_lists_the_choices(tmp_path):
     assert "did you mean --epochs?" in said("train.py", "--epoch", "1")
     assert "its options are" in said("train.py", "--head.depth", "1")
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("flag, value", [("--batch-size", "0"), ("--lr", "-1"), ("--lr", "nan"), ("--warmup", "2"), ("--mixup", "-1"),
+                                         ("--step-epochs", "0"), ("--epochs", "0"), ("--label-smoothing", "1.5"), ("--folds", "1"),
+                                         ("--gain", "inf"), ("--time-shift", "2"), ("--seed", "-3")])
+def test_numbers_out_of_bounds_are_named(flag: str, value: str) -> None:
+    with pytest.raises(UserError) as error:
+        cli.parse({"training": config.TrainingFlags()}, [flag, value], "about")
+    assert str(error.value).startswith(f"{flag} ") and "has to be" in str(error.value)

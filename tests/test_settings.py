@@ -228,8 +228,10 @@ def test_headers_are_remembered(tmp_path, monkeypatch):
     first = Sources(tmp_path / "index.json")
     assert first.headers(paths) == [(0.5, 8000), None, None]
     first.save()
-    monkeypatch.setattr("earshot.audio.info", lambda path: pytest.fail("read twice"))
-    assert Sources(tmp_path / "index.json").headers(paths) == [(0.5, 8000), None, None]
+    asked = []
+    monkeypatch.setattr("earshot.audio.info", lambda path: asked.append(path) or (2.0, 16000))
+    assert Sources(tmp_path / "index.json").headers(paths) == [(0.5, 8000), (2.0, 16000), None]
+    assert asked == [str(tmp_path / "b.wav")]  # a failure is not remembered: the file may have become readable
 
 
 # --- devices
