@@ -17,13 +17,13 @@ $(VENV)/.installed: requirements.txt
 
 demo:
 	@echo "demo: sets up $(VENV), builds the sample competition (synthesised, no download), extracts its features, trains 5 folds,"
-	@echo "      writes submissions/submission.csv and scores it; about 2 minutes on 2 cores after the setup"
+	@echo "      writes submissions/submission.csv and scores it; one to two minutes on 2 cores after the setup"
 	@$(MAKE) --no-print-directory setup
 	$(PY) get_features.py --competition sample --recipe sample
 	$(PY) train.py --recipe sample --features data/sample/logmel
 
 test:
-	@echo "test: sets up $(VENV) and runs the tests on all cores; about 5 minutes on 2 cores after the setup"
+	@echo "test: sets up $(VENV) and runs the tests on all cores; about 6 minutes on 2 cores after the setup"
 	@$(MAKE) --no-print-directory setup
 	OMP_NUM_THREADS=1 $(PY) -m pytest tests -q -n auto --dist worksteal
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -51,7 +49,7 @@ def parse(argv: list[str]) -> tuple:
     groups = {"competition": config.CompetitionFlags(), "windows": config.WindowFlags(), "audio": AudioSettings(),
               chosen: module.Settings(), "machine": config.ExtractionFlags()}
     if values.get("extractor") not in (None, chosen):
-        values = {}  # another extractor than the recipe's: its settings mean nothing here
+        name, values = None, {}  # another extractor than the recipe's: its settings mean nothing here
     where = f"recipe {name}, features"
     known = {f.name: title for title, group in groups.items() for f in fields(group)}
     for key in values:
@@ -69,12 +67,15 @@ def main(argv: list[str]) -> None:
     what, windows, audio, settings, machine = flags.values()
 
     from earshot import competition, plan
-    from earshot.files import empty, locked
+    from earshot.cache import remove_shards
+    from earshot.files import empty, locked, plain_name, write_text
+    from earshot.match import LATEST
 
     clips = competition.load(name, train_csv=what.train_csv, id_column=what.id_column, label_column=what.label_column,
                              holdout=what.holdout, out=what.out)
     for note in clips.notes:
         print(note)
+    plain_name("--cache", what.cache)
     workers = machine.workers or len(os.sched_getaffinity(0))
     made = plan.make(clips, Path(what.out), extractor, settings, audio, windows, what.weights, what.cache, recipe, workers)
     print(f"features: {extractor}{f' (recipe {recipe})' if recipe else ''} -> {made.folder}")
@@ -84,7 +85,7 @@ def main(argv: list[str]) -> None:
         if machine.fresh:
             empty(made.folder)
         if plan.state(made) == "complete":
-            shutil.rmtree(made.folder / "shards", ignore_errors=True)  # a kill may have come just before
+            remove_shards(made.folder)  # a kill may have come just before
             print(f"nothing to do: {made.folder} is complete")
         else:
             from earshot import device, extract
@@ -92,6 +93,7 @@ def main(argv: list[str]) -> None:
             at = device.choose(machine.device)
             print(f"device: {at.about}", flush=True)
             extract.run(made, at, machine.batch_size, workers, cli.Deadline(machine.max_hours))
+    write_text(Path(what.out) / LATEST, clips.name + "\n")
     report(made.folder)
 
 
@@ -106,8 +108,7 @@ def report(folder: Path) -> None:
     print("views: " + ", ".join(f"{view} {tuple(shape)}" for view, shape in manifest["shapes"].items()))
     if manifest["bad"]:
         print(f"bad audio: {manifest['bad']} clips, see {folder / 'bad_audio.csv'}")
-    if sys.stdout.isatty():
-        print(f"next: python train.py --features {folder}")
+    print(f"next: python train.py --features {folder}")
 
 
 if __name__ == "__main__":

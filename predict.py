@@ -14,20 +14,21 @@ ABOUT = """Predict with saved runs.
   python predict.py --runs A FILE ...          the likeliest classes of loose files, on the terminal"""
 
 
-def open_runs(names: tuple[str, ...]) -> list:
-    """The named runs (folders, or names in runs/), else the only one."""
+def open_runs(names: tuple[str, ...], folder: str) -> list:
+    """The named runs (paths, or names in the runs' folder), else the only one."""
     from earshot.run import CONFIG, Run
 
-    found = [path.parent for path in sorted(Path("runs").glob(f"*/{CONFIG}"))]
+    found = [path.parent for path in sorted(Path(folder).glob(f"*/{CONFIG}"))]
     if not names:
         if len(found) != 1:
             raise UserError(f"which run? there are {', '.join(p.name for p in found)}: choose with --runs" if found
-                            else "no run in runs/: train one with train.py, or name its folder with --runs")
+                            else f"no run in {folder}/: train one with train.py, or name its folder with --runs")
         names = (str(found[0]),)
-    return [Run.open(Path(n) if Path(n).is_dir() else Path("runs") / n) for n in names]
+    # A name may also be that of another folder here, its competition's for example.
+    return [Run.open(Path(n) if (Path(n) / CONFIG).is_file() else Path(folder) / n) for n in names]
 
 
-def predict_cached(runs: list, flags: config.PredictFlags, device) -> None:
+def predict_cached(runs: list, features: str | None, out: Path, device) -> None:
     """The blend's submission for the clips that the caches hold."""
     import numpy as np
 
@@ -36,7 +37,7 @@ def predict_cached(runs: list, flags: config.PredictFlags, device) -> None:
 
     classes, total, ids = blend.same_classes(runs), 0, None
     for run in runs:
-        cache = blend.cache_of(run, flags.features)
+        cache = blend.cache_of(run, features)
         if not cache.has("subm"):
             print(f"nothing to submit: {cache.folder} has no clips without labels")
             return
@@ -49,11 +50,11 @@ def predict_cached(runs: list, flags: config.PredictFlags, device) -> None:
         found = blend.predict_run(run, rows, models.rebuild, stage.decided(run, device))
         total = total + found[[place[str(id)] for id in ids]]
         print(f"{run.folder}: {len(run.finished_folds())} folds, {len(ids)} clips")
-    for line in stage.submit(cache, ids, total / len(runs), np.array(runs[0].config["prior"]), classes, Path(flags.out)):
+    for line in stage.submit(cache, ids, total / len(runs), np.array(runs[0].config["prior"]), classes, out):
         print(line)
 
 
-def predict_audio(runs: list, flags: config.PredictFlags, paths: list[str], show: bool, device) -> None:
+def predict_audio(runs: list, flags: config.PredictFlags, paths: list[str], show: bool, out: Path, device) -> None:
     """The blend's predictions for new audio: as a csv, or shown."""
     import numpy as np
 
@@ -64,9 +65,8 @@ def predict_audio(runs: list, flags: config.PredictFlags, paths: list[str], show
     classes, total = blend.same_classes(runs), 0
     ids, files = loose.listed(paths)
     for run in runs:
-        split, bad = loose.features(run, ids, files, flags.weights, device)
-        record = run.config["record"]
-        rows = Rows(split, record["view"], classes, record["features"]["window"]["seconds"], device.name)
+        split, span, bad = loose.features(run, ids, files, flags.weights, device)
+        rows = Rows(split, run.config["record"]["view"], classes, span, device.name)
         total = total + blend.predict_run(run, rows, models.rebuild, stage.decided(run, device))
     probabilities, unheard = blend.fill(total / len(runs), np.array(runs[0].config["prior"]))
     reasons = dict(bad)
@@ -78,8 +78,8 @@ def predict_audio(runs: list, flags: config.PredictFlags, paths: list[str], show
         return
     for id, reason in bad:
         print(f"{id}: {reason}; answered with the class prior")
-    submission.write(Path(flags.out), np.array(ids), probabilities, classes, tuple(runs[0].config["columns"]), None)
-    print(f"predictions: {flags.out}, {len(ids)} rows, {int(unheard.sum())} of them by the prior")
+    submission.write(out, np.array(ids), probabilities, classes, tuple(runs[0].config["columns"]), None)
+    print(f"predictions: {out}, {len(ids)} rows, {int(unheard.sum())} of them by the prior")
 
 
 def main(argv: list[str]) -> None:
@@ -88,17 +88,20 @@ def main(argv: list[str]) -> None:
     flags = filled["predict"]
     # `--runs A FILE ...` reads as if the files were runs: a run is never a file.
     files = [name for name in flags.runs if Path(name).is_file()]
-    runs = open_runs(tuple(name for name in flags.runs if name not in files))
+    runs = open_runs(tuple(name for name in flags.runs if name not in files), flags.runs_folder)
     files += filled["files"]
     from earshot import device
+    from earshot.files import check_output
 
+    out = flags.out or ("submissions/predictions.csv" if flags.audio else "submissions/submission.csv")
+    check_output(out)
     at = device.choose(flags.device)
     if files and flags.audio:
         raise UserError("loose files and --audio at once: give one or the other")
     if files or flags.audio:
-        predict_audio(runs, flags, files or [flags.audio], bool(files), at)
+        predict_audio(runs, flags, files or [flags.audio], bool(files), Path(out), at)
     else:
-        predict_cached(runs, flags, at)
+        predict_cached(runs, flags.features, Path(out), at)
 
 
 if __name__ == "__main__":

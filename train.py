@@ -8,7 +8,7 @@ from pathlib import Path
 from earshot import cli, config
 from earshot.cache import Cache
 from earshot.errors import UserError
-from earshot.files import digest_of, empty, locked
+from earshot.files import digest_of, empty, locked, plain_name
 from earshot.fingerprint import fingerprint
 from earshot.match import mismatches, pick
 
@@ -20,13 +20,14 @@ The same command again continues where it stopped. `python -m models` lists head
 def parse(argv: list[str]) -> tuple:
     """The cache and the recipe (each may decide the other), then all flags with the recipe's values as defaults."""
     early = cli.peek(argv, "recipe", "features", "data")
+    if sum(a.split("=")[0] == "--features" for a in argv) > 1:
+        raise UserError("--features twice: a run is trained on one cache; train two runs and blend them with predict.py --runs A B")
     name = early["recipe"]
     recipe = config.load_recipe(name) if name else None
     helping = {"-h", "--help"} & set(argv)
     cache = None if helping else Cache(early["features"] or pick(early["data"] or "data", recipe))
     if recipe is None:
-        made_with = cache.manifest.get("recipe") if cache else None
-        recipe = config.load_recipe(made_with if made_with in config.recipe_names() else "linear")
+        recipe = config.load_recipe(cache.manifest.get("recipe") or "linear" if cache else "linear")
     training = config.with_defaults(config.TrainingFlags(), recipe.training, f"recipe {recipe.name}, training")
     groups = {"run": config.RunFlags(), "training": training, "machine": config.TrainMachineFlags()}
     filled, options = cli.parse(groups, argv, ABOUT, free="head")
@@ -35,15 +36,13 @@ def parse(argv: list[str]) -> tuple:
 
 def describe_head(recipe: config.Recipe, flags: config.RunFlags, options: dict[str, str], cache: Cache) -> tuple[str, str, dict]:
     """Name, view and options of the head: flags over the recipe."""
-    import yaml
-
     import models
 
     chosen = dict(recipe.head)
     name, view = chosen.pop("name", "linear"), chosen.pop("view", None)
     if flags.head and flags.head != name:
         name, view, chosen = flags.head, None, {}
-    chosen |= {key: yaml.safe_load(value) for key, value in options.items()}
+    chosen |= {key: models.parse_option(key, value) for key, value in options.items()}
     if flags.view and flags.view not in cache.shapes:
         raise UserError(f"{cache.folder} has no view {flags.view}: it has {', '.join(cache.shapes)}")
     preferred = [v for v in (view, *models.views(name)) if v in cache.shapes]
@@ -74,6 +73,8 @@ def main(argv: list[str]) -> None:
     except models.HeadError as error:
         raise UserError(str(error)) from None
     at = device.choose(machine.device, settings.precision)
+    plain_name("--name", what.name)
+    stage.rehearse(cache, Path(what.out))
     rows = blend.rows_of(cache, "train", view, at)
     numbers, whose = folds.assign(rows.labels, rows.folds, rows.groups, settings.folds, settings.seed)
     wanted = crossval.chosen_folds(numbers, what.fold)

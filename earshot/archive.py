@@ -55,6 +55,11 @@ def unpack(path: Path, into: Path) -> Path:
         raise UserError(f"cannot unpack {path}: {error}") from None
     except OSError as error:
         raise UserError(f"cannot unpack {path} into {into}: {error.strerror or error}") from None
+    return unpacked(into)
+
+
+def unpacked(into: Path) -> Path:
+    """Where the files of an unpacked zip begin: its single top folder, else `into`."""
     top = [p for p in into.iterdir() if not p.name.startswith(".")]
     return top[0] if len(top) == 1 and top[0].is_dir() else into
 

@@ -18,7 +18,7 @@ from earshot.training import autocast
 
 def rows_of(cache: Cache, split: str, view: str, device: Device) -> Rows:
     """One split of a cache, ready for a head."""
-    return Rows(cache.split(split), view, cache.classes, cache.record["window"]["seconds"], device.name)
+    return Rows(cache.split(split), view, cache.classes, cache.manifest["span"], device.name)
 
 
 def predict_run(run: Run, rows: Rows, rebuild: Callable[[dict], Any], device: Device, batch_size: int = 64) -> np.ndarray:
@@ -61,6 +61,9 @@ def cache_of(run: Run, features: str | None) -> Cache:
     if not folder.is_dir():
         raise UserError(f"{run.folder} was trained on {folder}, which is not there: say where it is with --features FOLDER")
     cache = Cache(folder)
+    if cache.classes != run.classes:
+        raise UserError(f"{folder} has other labels ({', '.join(cache.classes[:3])} ...) than {run.folder} was trained on "
+                        f"({', '.join(run.classes[:3])} ...): say where its own cache is with --features FOLDER")
     # Its clips may have been swapped (hidden test clips); how they are turned into features may not.
     here = {k: cache.record[k] for k in run.config["record"]["features"]}
     found = differences(run.config["record"]["features"], here)

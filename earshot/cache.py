@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,6 +147,8 @@ class Cache:
         if not (self.folder / MANIFEST).is_file():
             raise UserError(f"{folder} is no cache (it has no {MANIFEST}): make one with get_features.py")
         self.manifest = read_json(self.folder / MANIFEST)
+        if not isinstance(self.manifest, dict) or "record" not in self.manifest:
+            raise UserError(f"{folder} is no cache (its {MANIFEST} is another program's): make one with get_features.py")
         made = self.manifest.get("version")
         if made != VERSION:
             raise UserError(f"{folder} was made by cache version {made}, this is {VERSION}: extract anew with --fresh")
@@ -170,6 +173,9 @@ class Cache:
         Raises:
             UserError: the file is damaged, or belongs to another cache.
         """
+        path = self.folder / f"{name}.pkl"
+        if not path.is_file() or digest(path) != self.manifest["sha256"][path.name]:
+            raise UserError(f"{path} is missing or damaged (its checksum differs): extract anew with --fresh")
         content = self._load(name)
         found = (content.get("meta") or {}).get("fingerprint")
         if found != self.fingerprint:
@@ -194,13 +200,20 @@ class Cache:
         counts = np.array([(labels == label).sum() for label in self.classes], dtype=np.float64)
         return counts / counts.sum()
 
-    def verify(self) -> None:
-        """Compare every pickle with the checksum in the manifest; UserError names the first that differs."""
-        for name, known in self.manifest["sha256"].items():
-            if digest(self.folder / name) != known:
-                raise UserError(f"{self.folder / name} is damaged (its checksum differs): extract anew with --fresh")
-
 
 def find(data: Path | str) -> list[Path]:
-    """The cache folders below `data`: <data>/<competition>/<cache>/, sorted."""
-    return sorted(manifest.parent for manifest in Path(data).glob(f"*/*/{MANIFEST}"))
+    """The cache folders below `data`: <data>/<competition>/<cache>/, sorted; not a data set's own manifest.json."""
+    found = []
+    for manifest in sorted(Path(data).glob(f"*/*/{MANIFEST}")):
+        try:
+            ours = "record" in read_json(manifest)
+        except (UserError, TypeError):
+            ours = False
+        if ours:
+            found.append(manifest.parent)
+    return found
+
+
+def remove_shards(folder: Path) -> None:
+    """Remove the shards of a finished cache."""
+    shutil.rmtree(folder / "shards", ignore_errors=True)

@@ -29,6 +29,14 @@ def run(main: Callable[[list[str]], None]) -> None:
     except UserError as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:
+        os._exit(0)
+    except OSError as error:
+        if not error.filename and not error.errno:
+            raise
+        print(f"error: {error.filename or 'a file'}: {error.strerror or error}; what was finished is kept, and the same command "
+              "continues once that is mended", file=sys.stderr)
+        sys.exit(2)
     except (KeyboardInterrupt, SystemExit) as stopped:
         code = 130 if isinstance(stopped, KeyboardInterrupt) else stopped.code
         if code in (130, 143):
@@ -37,8 +45,6 @@ def run(main: Callable[[list[str]], None]) -> None:
         sys.stderr.flush()
         # Prefetching threads may still be decoding: nobody waits for them once the user has asked to stop.
         os._exit(code) if code in (130, 143) else sys.exit(code)
-    except BrokenPipeError:
-        os._exit(0)
 
 
 def command() -> str:

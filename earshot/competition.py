@@ -66,11 +66,17 @@ def load(path, *, train_csv=None, id_column=None, label_column=None, holdout=Non
                 raise UserError(f"{path} is a file but no zip: give the competition's folder or its zip")
             name = root.stem
             root = archive.unpack(root, Path(out) / name / "unpacked")
+        elif (root / "unpacked" / archive.MARKER).is_file():  # an earlier run unpacked a zip here
+            root = archive.unpacked(root / "unpacked")
     root = Path(os.path.abspath(root))
     found = layouts.recognise(root, train_csv, id_column, label_column)
     clips = found.clips
     if holdout is not None:
         clips = hold_out(clips, str(holdout), seed)
+    shared = straddling(clips)
+    if shared and holdout is not None:
+        raise UserError(f"--holdout {holdout} would part {len(shared)} groups (first: {shared[0]}), so that clips of one source "
+                        "were trained on and scored: give a fraction, which keeps groups whole")
     classes = sort_classes(clips["label"].dropna().unique())
     if len(classes) < 2:
         raise UserError(f"all training clips of {root} have the label {classes[0]}: nothing to tell apart")
@@ -80,6 +86,8 @@ def load(path, *, train_csv=None, id_column=None, label_column=None, holdout=Non
     notes = [f"layout: {layout}", *found.notes, *counts(clips, found.missing)]
     if (clips["split"] == "subm").sum() == 0:
         notes.append("nothing to submit: no sample submission, test csv or test folder")
+    if shared:
+        notes.append(f"beware: {len(shared)} groups (first: {shared[0]}) have clips in train and in test: test will flatter")
     if found.sample_submission:
         notes.append(f"submission as in {found.sample_submission.name}")
     return Competition(name, root, layout, clips, classes, found.sample_submission, found.id_column,
@@ -93,6 +101,12 @@ def find(out="data") -> list[Path]:
         return []
     folders = sorted(p for p in out.iterdir() if p.is_dir() and p.name != "sample" and not p.name.startswith("."))
     return [p for p in folders if any(any(map(archive.is_audio, names)) for _, names in archive.walk(p))]
+
+
+def straddling(clips: pd.DataFrame) -> list[str]:
+    """The groups that have labelled clips on both sides, train and test."""
+    named = clips[clips["group"] != ""]
+    return sorted(set(named["group"][named["split"] == "train"]) & set(named["group"][named["split"] == "test"]))
 
 
 def sort_classes(labels) -> list[str]:

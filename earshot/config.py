@@ -171,8 +171,10 @@ class PredictFlags:
     """a file or folder of new audio to predict instead of the competition's clips"""
     weights: str | None = None
     """the extractor's weights, for --audio, where they moved"""
-    out: str = "submissions/submission.csv"
-    """where the predictions go"""
+    runs_folder: str = "runs"
+    """where runs are looked for by name"""
+    out: str | None = None
+    """where the predictions go (default: submissions/submission.csv, with --audio submissions/predictions.csv)"""
     top: int = 3
     """classes shown per loose file"""
     device: str = "auto"
@@ -185,7 +187,7 @@ BOUNDS = {
     "warmup": (0, 1), "step_epochs": (1, None), "step_gamma": (0, None), "label_smoothing": (0, 1), "mixup": (0, None),
     "mixup_probability": (0, 1), "time_mask": (0, None), "frequency_mask": (0, None), "masks": (0, None), "time_shift": (0, 1),
     "gain": (0, None), "clip_grad": (0, None), "folds": (2, None), "seed": (0, None), "max_hours": (0, None),
-    "seconds": (0.01, None), "hop": (0.01, None), "max_windows": (1, None), "top": (1, None),
+    "seconds": (0.01, 3600), "hop": (0.01, 3600), "power": (0.1, 10), "amin": (1e-30, 1), "trim": (0.1, 200), "top_db": (0.1, 200), "max_windows": (1, None), "top": (1, None),
 }
 
 

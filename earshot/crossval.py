@@ -53,8 +53,7 @@ def train(run: Run, rows: Rows, numbers: np.ndarray, wanted: list[int], settings
         if fitter.progress.epoch:
             run.log(f"fold {fold.place}/{fold.count}  continues after epoch {fitter.progress.epoch}")
 
-        done = fitter.fit(run.log, deadline, len(todo) - index - 1)
-        run.write_metrics(every)
+        done = fitter.fit(run.log, deadline, len(todo) - index - 1, lambda: run.write_metrics(every))
         if not done:
             return False
     run.write_metrics(every)  # again: a kill may have come before the last time

@@ -14,10 +14,10 @@ RESIDENT = 0.25  # share of the device's free memory that a split may take to be
 class Rows:
     """The rows (windows) of one split and view.
 
-    `clip` (rows,) is each row's clip, `labels` (clips,) the class index or -1, `ids` (clips,) the names.
+    `span` is how many seconds the view's time axis stands for. `clip` (rows,) is each row's clip, `labels` (clips,) the class index or -1, `ids` (clips,) the names.
     """
 
-    def __init__(self, split: dict[str, Any], view: str, classes: list[str], window_seconds: float, device: str):
+    def __init__(self, split: dict[str, Any], view: str, classes: list[str], span: float, device: str):
         self.ids, self.clip = split["ids"], np.asarray(split["clip"])
         self.folds, self.groups = np.asarray(split["folds"]), np.asarray(split["groups"])
         index = {label: number for number, label in enumerate(classes)}
@@ -25,7 +25,7 @@ class Rows:
         self.device = torch.device(device)
         self.features = split[view]
         frames = self.features.shape[3]
-        real = np.ceil(np.asarray(split["length"], dtype=np.float64) / window_seconds * frames - 1e-3)
+        real = np.ceil(np.asarray(split["length"], dtype=np.float64) / span * frames - 1e-3)
         self.frames = np.clip(real, 1, frames).astype(np.int64)
         # Decided for the split, not the batch: a clip's logits must not depend on its batch mates.
         self.masked = bool((self.frames < frames).any())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import shutil
 import sys
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -61,17 +60,19 @@ def run(plan: Plan, device: Device, batch_size: int, workers: int, deadline: Dea
     """
     from tqdm import tqdm
 
-    write_json(plan.folder / cache.MANIFEST, {**_head(plan), "complete": False})
-    (plan.folder / "shards").mkdir(exist_ok=True)
     todo = [part for part in parts(plan) if not part.path.exists()]
     everything = sum(part.last - part.first for part in parts(plan))
     missing = sum(part.last - part.first for part in todo)
     if missing < everything:
         print(f"continuing: {everything - missing} of {everything} clips are done", flush=True)
+    # Before anything is written: settings that the extractor refuses must not claim the cache's name.
     extractor = build(plan, device) if todo else None
+    write_json(plan.folder / cache.MANIFEST, {**_head(plan), "complete": False})
+    (plan.folder / "shards").mkdir(exist_ok=True)
     bar = tqdm(total=everything, initial=everything - missing, unit="clip", desc="features", dynamic_ncols=True,
                mininterval=0.2 if sys.stderr.isatty() else 20)
-    with bar, ThreadPoolExecutor(workers) as pool:
+    pool = ThreadPoolExecutor(workers)
+    try:
         for part, decoded in _decoded(plan, todo, extractor, pool, workers):
             content, batch_size = _features(plan, part, decoded, extractor, batch_size)
             cache.dump(part.path, content)
@@ -79,6 +80,9 @@ def run(plan: Plan, device: Device, batch_size: int, workers: int, deadline: Dea
             if deadline.passed() and part is not todo[-1]:
                 bar.close()
                 deadline.leave()
+    finally:
+        bar.close()
+        pool.shutdown(wait=False, cancel_futures=True)  # who stops does not want to wait for clips decoded ahead
     join(plan)
 
 
@@ -131,7 +135,7 @@ def _features(plan: Plan, part: Part, decoded: list, extractor: Any, batch_size:
         "length": _joined([f.length for f in features], (), np.float32),
         "bad": np.array([part.first + i for i, item in enumerate(decoded) if isinstance(item, str)], dtype=np.int32),
         "reason": np.array([item for item in decoded if isinstance(item, str)], dtype=np.str_),
-        "meta": {"fingerprint": plan.fingerprint},
+        "meta": {"fingerprint": plan.fingerprint, "span": extractor.span},
     }
     for view, shape in extractor.shapes.items():
         content[view] = _joined([f.views[view] for f in features], shape, np.float16)
@@ -147,7 +151,7 @@ def join(plan: Plan) -> None:
     clips, folder = plan.competition.clips, plan.folder
     ledger = [list(row) for row in plan.competition.missing]
     meta = {"fingerprint": plan.fingerprint, "record": plan.record, "versions": _versions()}
-    splits, shapes = {}, {}
+    splits, shapes, span = {}, {}, None
     for split in cache.SPLITS:
         rows = clips[clips.split == split]
         if not len(rows):
@@ -158,6 +162,7 @@ def join(plan: Plan) -> None:
                 raise UserError(f"{part.path} belongs to another cache: start over with --fresh")
             ledger += [[split, str(rows.id.iloc[i]), str(reason)] for i, reason in zip(shard["bad"], shard["reason"])
                        if rows.path.iloc[i]]  # rows without a file are in the competition's own list
+        span = shards[0]["meta"]["span"]
         bad = np.concatenate([shard["bad"] for shard in shards])
         # Training clips that cannot be heard are left out; clips to be answered keep their place, without rows.
         kept = np.setdiff1d(np.arange(len(rows)), bad) if split == "train" else np.arange(len(rows))
@@ -189,22 +194,17 @@ def join(plan: Plan) -> None:
             write_bytes(folder / f"{name}.csv", Path(source).read_bytes())
     names = [f"{split}.pkl" for split in splits] + ["unique_labels.pkl"]
     write_json(folder / cache.MANIFEST, {
-        **_head(plan), "complete": True, "splits": splits, "shapes": shapes, "bad": len(ledger),
+        **_head(plan), "complete": True, "splits": splits, "shapes": shapes, "span": span, "bad": len(ledger),
         "columns": [plan.competition.id_column, plan.competition.label_column],
         "bytes": {name: (folder / name).stat().st_size for name in names},
         "sha256": {name: digest(folder / name) for name in names}})
-    clean(folder)
+    cache.remove_shards(folder)
 
 
 def _head(plan: Plan) -> dict[str, Any]:
     """What a manifest says from the start; where the weights lay is a hint for later, no part of the fingerprint."""
     return {"version": cache.VERSION, "record": plan.record, "fingerprint": plan.fingerprint, "recipe": plan.recipe,
             "weights": plan.weights}
-
-
-def clean(folder: Path) -> None:
-    """Remove the shards of a finished cache."""
-    shutil.rmtree(folder / "shards", ignore_errors=True)
 
 
 def _concatenated(arrays: list[np.ndarray], path: Path, scratch: list[Path]) -> np.ndarray:

@@ -45,6 +45,22 @@ def replacing(path: Path | str) -> Iterator[BinaryIO]:
     _sync_folder(path.parent)
 
 
+def check_output(path: Path | str) -> None:
+    """Raise UserError now if a file could not be written there later."""
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"--out {path} is a folder: name a file, for example {path / 'submission.csv'}")
+    parent = next(p for p in path.absolute().parents if p.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise UserError(f"--out {path}: cannot write into {parent}: choose another place")
+
+
+def plain_name(flag: str, name: str | None) -> None:
+    """Raise UserError for a name that would lead to another folder."""
+    if name is not None and (Path(name).name != name or name in (".", "..")):
+        raise UserError(f"{flag} {name}: a name, not a path")
+
+
 def write_bytes(path: Path | str, data: bytes) -> None:
     """Replace the file at `path` with `data`, atomically."""
     with replacing(path) as file:

@@ -44,6 +44,10 @@ def assign(labels: np.ndarray, folds: np.ndarray, groups: np.ndarray, k: int | N
 def _grouped(labels: np.ndarray, names: np.ndarray, count: int, seed: int) -> np.ndarray:
     import warnings
 
+    most = int(np.bincount(labels).max())
+    if most < count:
+        raise UserError(f"the commonest label has {most} clips, too few for {count} folds: give --folds {max(2, most)}")
+
     from sklearn.model_selection import StratifiedGroupKFold
 
     found = np.full(len(labels), -1, dtype=np.int64)

@@ -73,11 +73,11 @@ def extractor_of(run: Run, weights: str | None, device: Device) -> tuple[Any, Au
 
 
 def features(run: Run, ids: list[str], files: list[Path], weights: str | None, device: Device,
-             batch_size: int = 16) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+             batch_size: int = 16) -> tuple[dict[str, Any], float, list[tuple[str, str]]]:
     """A split of new clips as a cache would hold it, with the run's view alone.
 
     Returns:
-        the split, and (id, reason) of the files that cannot be heard.
+        the split, the seconds that its time axis spans, and (id, reason) of the files that cannot be heard.
     """
     from tqdm import tqdm
 
@@ -99,4 +99,4 @@ def features(run: Run, ids: list[str], files: list[Path], weights: str | None, d
             "groups": np.array([""] * len(ids)), "clip": np.array(clip, dtype=np.int32),
             "start": np.concatenate(start or [np.zeros(0, np.float32)]),
             "length": np.concatenate(length or [np.zeros(0, np.float32)]),
-            view: np.concatenate(views) if views else empty}, bad
+            view: np.concatenate(views) if views else empty}, extractor.span, bad

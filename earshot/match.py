@@ -15,6 +15,9 @@ from earshot.files import read_json
 NOT_SETTINGS = {f.name for group in (CompetitionFlags, ExtractionFlags) for f in fields(group)} - {"extractor"}
 
 
+LATEST = ".latest"  # in data/: the competition that get_features.py worked on last
+
+
 def mismatches(record: dict[str, Any], recipe: Recipe) -> list[str]:
     """Where a cache differs from what a recipe's `features` section fixes: lines such as `n_mels: 64, recipe 128`.
 
@@ -47,6 +50,8 @@ def _same(cached: Any, wanted: Any) -> bool:
 def pick(data: str, recipe: Recipe | None) -> Path:
     """The cache to train on: the one that matches the recipe, else the only one there is.
 
+    Where several competitions have one, that of the competition which get_features.py worked on last.
+
     Raises:
         UserError: there is none, or several that the recipe does not tell apart.
     """
@@ -64,4 +69,8 @@ def pick(data: str, recipe: Recipe | None) -> Path:
     if len(found) == 1:
         return found[0]
     among = fitting or found
+    latest = Path(data) / LATEST
+    here = [f for f in among if latest.is_file() and f.parent.name == latest.read_text(encoding="utf-8").strip()]
+    if len(here) == 1:
+        return here[0]
     raise UserError(f"which cache? there are {', '.join(map(str, among))}: choose one with --features FOLDER")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-METRICS = ("f1_macro", "f1_micro", "f1_weighted", "accuracy", "balanced_accuracy")
-
 
 def scores(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Every metric of a set of clips.
@@ -14,7 +12,7 @@ def scores(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         probabilities: (clips, classes).
         labels: (clips,) class indices.
     Returns:
-        `METRICS` and log_loss. Macro-F1 is over all classes that occur in the labels or the predictions.
+        f1_macro, f1_micro, f1_weighted, accuracy, balanced_accuracy and log_loss. Macro-F1 is over all classes that occur in the labels or the predictions.
     """
     from sklearn import metrics
 

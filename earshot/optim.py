@@ -23,8 +23,10 @@ def optimizer(head: torch.nn.Module, settings: TrainingFlags) -> torch.optim.Opt
 def schedule(optim: torch.optim.Optimizer, settings: TrainingFlags, steps_per_epoch: int) -> Any:
     """The learning rate over steps: OneCycle (Smith 2018, torch's), cosine after a linear warm-up, drops, or constant."""
     total = steps_per_epoch * settings.epochs
-    if settings.schedule == "onecycle":
-        return torch.optim.lr_scheduler.OneCycleLR(optim, settings.lr, total_steps=total, pct_start=settings.warmup)
+    if settings.schedule == "onecycle" and total > 2:
+        # torch divides by warmup * total - 1 and by total - warmup * total: neither may be 0.
+        warmup = min(max(settings.warmup, 1.5 / total), 1 - 0.5 / total)
+        return torch.optim.lr_scheduler.OneCycleLR(optim, settings.lr, total_steps=total, pct_start=warmup)
     rising = max(1, round(settings.warmup * total))
 
     def factor(step: int) -> float:

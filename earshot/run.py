@@ -166,12 +166,11 @@ class Run:
         numbers = sorted(int(p.name[5:]) for p in self.folder.glob("fold_*") if p.name[5:].lstrip("-").isdigit())
         return [number for number in numbers if self.fold(number).finished()]
 
-    def log(self, text: str, show: bool = True) -> None:
+    def log(self, text: str) -> None:
         """Print a line and keep it in training_log.txt."""
-        if show:
-            from tqdm import tqdm
+        from tqdm import tqdm
 
-            tqdm.write(text)
+        tqdm.write(text)
         with open(self.folder / "training_log.txt", "a", encoding="utf-8") as file:
             file.write(text + "\n")
 
@@ -195,7 +194,9 @@ class Run:
         """
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["id", "fold", "label", *self.classes])
+        # A class may be called as one of the first columns is; two columns of one name would be read wrongly.
+        names = [f"class {c}" if c in ("id", "fold", "label") else c for c in self.classes]
+        writer.writerow(["id", "fold", "label", *names])
         for id, fold, label, row in zip(ids, folds, labels, probabilities):
             writer.writerow([id, int(fold), self.classes[label], *(f"{p:.8f}" for p in row)])
         write_text(self.folder / f"{name}.csv", text.getvalue())

@@ -11,6 +11,7 @@ import numpy as np
 from earshot import blend, crossval, submission
 from earshot.cache import Cache
 from earshot.device import Device
+from earshot.files import check_output
 from earshot.run import Run
 
 
@@ -45,6 +46,15 @@ def finish(run: Run, cache: Cache, out: Path, rebuild: Callable[[dict], Any], de
     probabilities = blend.predict_run(run, rows, rebuild, device)
     for text in submit(cache, rows.ids, probabilities, prior, run.classes, out):
         run.log(text)
+
+
+def rehearse(cache: Cache, out: Path) -> None:
+    """Make the submission from the prior, in memory: a sample file that cannot be answered is found before training."""
+    check_output(out)
+    if cache.has("subm"):
+        ids, sample = cache.split("subm")["ids"], cache.folder / "sample_submission.csv"
+        answers = np.repeat(cache.prior()[None], len(ids), 0)
+        submission.render(ids, answers, cache.classes, tuple(cache.manifest["columns"]), sample if sample.exists() else None)
 
 
 def submit(cache: Cache, ids: np.ndarray, probabilities: np.ndarray, prior: np.ndarray, classes: list[str], out: Path) -> list[str]:

@@ -102,7 +102,7 @@ def check(table: pd.DataFrame, id_column: str, ids: list[str], columns: list[str
         raise UserError("submission refused: the ids are not in the expected order")
     for column in (c for c in columns if c != id_column):
         cells = table[column]
-        empty = (cells.str.strip() == "") | cells.str.lower().isin(("nan", "inf", "-inf"))
+        empty = (cells.str.strip() == "") | cells.str.lower().isin(("nan", "inf", "-inf")) & ~cells.isin(classes)
         if empty.any():
             raise UserError(f"submission refused: column {column} is empty or NaN at id {table[id_column][empty].iloc[0]}")
         if cells.isin(classes).all() or all(set(cell.split()) <= set(classes) for cell in cells.unique()):
@@ -115,12 +115,12 @@ def check(table: pd.DataFrame, id_column: str, ids: list[str], columns: list[str
             raise UserError(f"submission refused: {cells[wrong].iloc[0]} in column {column} is no probability")
 
 
-def write(path: Path, ids: np.ndarray, probabilities: np.ndarray, classes: list[str], columns: tuple[str, str],
-          sample_path: Path | None) -> pd.DataFrame:
-    """Build the submission, guard it, write it; the table.
+def render(ids: np.ndarray, probabilities: np.ndarray, classes: list[str], columns: tuple[str, str],
+           sample_path: Path | None) -> tuple[bytes, pd.DataFrame]:
+    """Build the submission and guard it: the file's bytes, and its table as text.
 
     Raises:
-        UserError: what `build` and `check` refuse; nothing is written then.
+        UserError: what `build` and `check` refuse.
     """
     if not np.isfinite(probabilities).all():
         raise UserError(f"submission refused: the prediction for {ids[~np.isfinite(probabilities).all(1)][0]} is not a number")
@@ -131,6 +131,13 @@ def write(path: Path, ids: np.ndarray, probabilities: np.ndarray, classes: list[
     id_column = columns[0] if sample is None else id_column_of(sample, columns[0])
     wanted = ids if sample is None else sample[id_column]
     check(table, id_column, [str(id) for id in wanted], list(columns if sample is None else sample.columns), classes)
+    return data, table
+
+
+def write(path: Path, ids: np.ndarray, probabilities: np.ndarray, classes: list[str], columns: tuple[str, str],
+          sample_path: Path | None) -> pd.DataFrame:
+    """Render the submission and write it; nothing is written if it is refused."""
+    data, table = render(ids, probabilities, classes, columns, sample_path)
     write_bytes(path, data)
     return table
 

@@ -18,6 +18,7 @@ from earshot import augment, optim
 from earshot.cli import clock
 from earshot.dataset import Rows, predict
 from earshot.device import Device, out_of_memory
+from earshot.errors import UserError
 from earshot.metrics import scores
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ class Fitter:
                  folder: FoldFolder, device: Device):
         self.rows, self.fold, self.settings, self.folder, self.device = rows, fold, settings, folder, device
         self.train_rows, self.valid_rows = rows.of_clips(fold.train), rows.of_clips(fold.valid)
+        self.heard = np.zeros(len(rows.ids), dtype=bool)
+        self.heard[rows.clip[self.valid_rows]] = True
         torch.manual_seed(seed_of(settings.seed, fold.number))
         self.head = build().to(device.name)
         if device.name.startswith("cuda"):
@@ -89,7 +92,8 @@ class Fitter:
     def _class_weights(self, classes: int) -> Tensor | None:
         if self.settings.class_weights == "none":
             return None
-        counts = np.bincount(self.rows.labels[self.fold.train], minlength=classes)
+        # Rows, not clips: it is rows that the loss adds up.
+        counts = np.bincount(self.rows.labels[self.rows.clip[self.train_rows]], minlength=classes)
         weights = counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1))
         return torch.tensor(weights, dtype=torch.float32, device=self.device.name)
 
@@ -175,8 +179,10 @@ class Fitter:
         for number, rows in enumerate(bar):
             total += self.step(epoch, number, rows) * len(rows)
         probabilities = self.valid()
-        asked = self.fold.valid & ~np.isnan(probabilities[:, 0])
-        found = scores(probabilities[asked], self.rows.labels[asked])
+        if not np.isfinite(total) or np.isnan(probabilities[self.heard]).any():
+            raise UserError(f"fold {self.fold.number}, epoch {epoch}: the loss is not a number: give a lower --lr, or --clip-grad 1; "
+                            "the last good checkpoint is kept")
+        found = scores(probabilities[self.heard], self.rows.labels[self.heard])
         return {"fold": self.fold.number, "epoch": epoch, "lr": rate, "train_loss": total / len(order),
                 "valid_loss": found.pop("log_loss"), **found, "seconds": time.perf_counter() - began}
 
@@ -184,13 +190,15 @@ class Fitter:
         """(clips, classes) probabilities, NaN for clips outside the validation fold."""
         return predict(self.head, self.rows, self.valid_rows, self.micro * 2, autocast(self.device))
 
-    def fit(self, log: Callable[[str], None], deadline: Deadline, folds_left: int) -> bool:
+    def fit(self, log: Callable[[str], None], deadline: Deadline, folds_left: int,
+            saved: Callable[[], None] = lambda: None) -> bool:
         """Train to the end; False if the time ran out at a safe point before it.
 
         Args:
             log: takes one line per evaluation.
             deadline: asked after every epoch.
             folds_left: how many folds follow, for the ETA.
+            saved: called after every checkpoint.
         """
         settings, progress = self.settings, self.progress
         written, cost = time.perf_counter(), 0.0
@@ -211,6 +219,7 @@ class Fitter:
             began = time.perf_counter()
             if last or stop or began - written > max(SAVE_SECONDS, SAVE_SHARE * cost):
                 self._save(finished=last)
+                saved()
                 written = time.perf_counter()
                 cost = written - began
             if stop and not last:

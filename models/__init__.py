@@ -114,6 +114,20 @@ def _defaults(cls: type) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
+def parse_option(key: str, text: str) -> Any:
+    """A head's option from the command line: YAML, and 24,32 is a list; HeadError for what is neither, or a reserved key."""
+    import yaml
+
+    if key in ("name", "input_shape", "num_classes"):
+        raise HeadError(f"{key} is no option of a head: it follows from the head's name, the features (--input) and the labels (--classes)")
+    if "," in text and text[0] not in "[{\"'":
+        text = f"[{text.rstrip(',')}]"
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise HeadError(f"the option {key}={text} is no YAML") from None
+
+
 def build(name: str, input_shape: Sequence[int], num_classes: int, **options: Any) -> nn.Module:
     """Build a head and note in `head.config` all that is needed to build it again.
 

@@ -71,19 +71,12 @@ def parse_shape(text: str) -> tuple[int, ...]:
 
 def parse_options(pairs: list[str]) -> dict[str, Any]:
     """Options from key=value texts; values are YAML, and 24,32 is a list."""
-    import yaml
-
     options = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key:
             raise models.HeadError(f"--option takes key=value, not {pair!r}")
-        if "," in value and value[0] not in "[{\"'":
-            value = f"[{value.rstrip(',')}]"
-        try:
-            options[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise models.HeadError(f"--option {pair}: the value is not YAML") from error
+        options[key] = models.parse_option(key, value)
     return options
 
 

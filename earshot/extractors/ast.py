@@ -97,6 +97,7 @@ class Extractor(base.Extractor):
                 f"ast: a window of {self.window.seconds:g} s is more than the {hears:g} s that these weights hear: "
                 f"set --seconds {hears:g} or less"
             )
+        self.span = hears  # shorter windows are padded to it
         patch = config.patch_size
         rows = (self.bins - patch) // config.frequency_stride + 1
         columns = (self.max_length - patch) // config.time_stride + 1

@@ -49,6 +49,8 @@ class ClipFeatures:
 class Extractor:
     """Base of all extractors: subclasses set `shapes` and write `forward`, or override `extract`.
 
+    `span` is how many seconds the time axis of the views stands for: the window, unless a network always hears more.
+
     Args:
         settings: the extractor module's own `Settings`.
         window: length, hop, padding and rate of the windows.
@@ -70,6 +72,7 @@ class Extractor:
         self.device = str(device)
         self.rate = window.rate
         self.samples = max(1, round(window.seconds * window.rate))
+        self.span = window.seconds
 
     def forward(self, waves: torch.Tensor, lengths: list[float]) -> dict[str, torch.Tensor]:
         """Features of a batch of windows.

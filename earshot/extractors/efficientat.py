@@ -93,6 +93,9 @@ def fetch(settings: Settings, weights: str | None) -> None:
                 shutil.copyfileobj(reply, file)
                 file.flush()
                 os.fsync(file.fileno())
+        if name not in SHA256:
+            print(f"efficientat: no checksum of {name} is known here: its names and shapes are checked, and its content enters the "
+                  "cache's fingerprint")
         if name in SHA256 and _sha256(partial) != SHA256[name]:
             raise UserError(f"efficientat: {URL}{name} is not the published file (other SHA-256): try again later")
         os.replace(partial, target)

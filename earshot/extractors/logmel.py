@@ -111,6 +111,7 @@ class Extractor(base.Extractor):
                 f"logmel: --frames {self.frames} holds {self.frames * s.hop_length / self.rate:g} s, less than the "
                 f"window of {window.seconds:g} s: add --seconds {self.frames * s.hop_length / self.rate:g}"
             )
+        self.span = max(window.seconds, (self.frames - 1) * s.hop_length / self.rate)
         self.needed = max(self.samples, (self.frames - 1) * s.hop_length)
         self.zeros_after = s.standardise and window.pad == "silence"
         self.taper = frontend.hann(win, True, self.device)
