@@ -10,7 +10,7 @@ from earshot.errors import UserError
 ABOUT = """Predict with saved runs.
 
   python predict.py --runs A B                 the competition's clips -> submissions/submission.csv
-  python predict.py --runs A --audio FOLDER    a folder of new audio -> the same csv
+  python predict.py --runs A --audio FOLDER    a folder of new audio -> submissions/predictions.csv
   python predict.py --runs A FILE ...          the likeliest classes of loose files, on the terminal"""
 
 

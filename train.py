@@ -21,7 +21,7 @@ def parse(argv: list[str]) -> tuple:
     """The cache and the recipe (each may decide the other), then all flags with the recipe's values as defaults."""
     early = cli.peek(argv, "recipe", "features", "data")
     if sum(a.split("=")[0] == "--features" for a in argv) > 1:
-        raise UserError("--features twice: a run is trained on one cache; train two runs and blend them with predict.py --runs A B")
+        raise UserError("--features twice: a run is trained on one cache; train two runs, then predict.py --runs A B blends them")
     name = early["recipe"]
     recipe = config.load_recipe(name) if name else None
     helping = {"-h", "--help"} & set(argv)

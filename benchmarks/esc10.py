@@ -58,7 +58,8 @@ def machine() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    return f"{len(os.sched_getaffinity(0))} cores of {model} ({torch.backends.cpu.get_cpu_capability()}), {gpu}, torch {torch.__version__}"
+    cores, kind = len(os.sched_getaffinity(0)), torch.backends.cpu.get_cpu_capability()
+    return f"{cores} cores of {model} ({kind}), {gpu}, torch {torch.__version__}"
 
 
 def main() -> None:
@@ -74,8 +75,9 @@ def main() -> None:
     flags.out.write_text("\n".join([
         "# Measured", "",
         f"`python benchmarks/esc10.py --data ESC10 --weights mn04_as_mAP_432.pt` on {machine()}.", "",
-        "ESC-10, five official folds, 400 clips pooled. Scores of the final epoch (nothing chosen on the clips that are scored); in",
-        "brackets those of the best epoch, chosen on the fold that it scores. Seconds are of the whole process, start-up included.", "",
+        "ESC-10, five official folds, 400 clips pooled. Scores of the final epoch (nothing is chosen on the clips that are",
+        "scored); in brackets those of the best epoch, chosen on the fold that it scores. Seconds are of the whole process,",
+        "start-up included.", "",
         "| commands | accuracy | macro-F1 | features | training, 5 folds |", "|---|---|---|---|---|", *rows, ""]))
     print(flags.out.read_text())
 

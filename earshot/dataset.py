@@ -14,7 +14,8 @@ RESIDENT = 0.25  # share of the device's free memory that a split may take to be
 class Rows:
     """The rows (windows) of one split and view.
 
-    `span` is how many seconds the view's time axis stands for. `clip` (rows,) is each row's clip, `labels` (clips,) the class index or -1, `ids` (clips,) the names.
+    `span` is how many seconds the view's time axis stands for. `clip` (rows,) is each row's clip, `labels` (clips,)
+    the class index or -1, `ids` (clips,) the names.
     """
 
     def __init__(self, split: dict[str, Any], view: str, classes: list[str], span: float, device: str):

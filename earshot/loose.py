@@ -69,7 +69,8 @@ def extractor_of(run: Run, weights: str | None, device: Device) -> tuple[Any, Au
         raise UserError(f"the weights {weights} are not those that {run.folder} was trained with ({found} here, "
                         f"{made['weights']} there): say where those are with --weights")
     window = Window(**made["window"])
-    return module.Extractor(settings, window, device.name, weights, device.precision), with_defaults(AudioSettings(), made["audio"], where)
+    extractor = module.Extractor(settings, window, device.name, weights, device.precision)
+    return extractor, with_defaults(AudioSettings(), made["audio"], where)
 
 
 def features(run: Run, ids: list[str], files: list[Path], weights: str | None, device: Device,

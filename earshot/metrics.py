@@ -12,7 +12,8 @@ def scores(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         probabilities: (clips, classes).
         labels: (clips,) class indices.
     Returns:
-        f1_macro, f1_micro, f1_weighted, accuracy, balanced_accuracy and log_loss. Macro-F1 is over all classes that occur in the labels or the predictions.
+        f1_macro, f1_micro, f1_weighted, accuracy, balanced_accuracy and log_loss. Macro-F1 is over all classes that
+        occur in the labels or the predictions.
     """
     from sklearn import metrics
 

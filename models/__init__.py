@@ -119,7 +119,8 @@ def parse_option(key: str, text: str) -> Any:
     import yaml
 
     if key in ("name", "input_shape", "num_classes"):
-        raise HeadError(f"{key} is no option of a head: it follows from the head's name, the features (--input) and the labels (--classes)")
+        raise HeadError(f"{key} is no option of a head: it follows from the head's name, the features (--input) and the "
+                        "labels (--classes)")
     if "," in text and text[0] not in "[{\"'":
         text = f"[{text.rstrip(',')}]"
     try:
