@@ -149,7 +149,7 @@ def test_loss_is_torchs_cross_entropy(tmp_path):
     made = fitter(tmp_path / "weighted", TrainingFlags(class_weights="balanced"))
     made.rows.labels = np.array([0] * 30 + [1] * 10 + [2] * 5)
     made.weights = made._class_weights(3)
-    learnt = made.rows.labels[made.fold.train]
+    learnt = made.rows.labels[made.rows.clip[made.train_rows]]  # by rows: a long clip counts as often as it is seen
     weights = compute_class_weight("balanced", classes=np.arange(3), y=learnt)
     np.testing.assert_allclose(made.weights.numpy(), weights, rtol=1e-6)
     want = nn.functional.cross_entropy(logits, labels, weight=torch.tensor(weights, dtype=torch.float32))
