@@ -68,7 +68,7 @@ def main(argv: list[str]) -> None:
 
     from earshot import competition, plan
     from earshot.cache import remove_shards
-    from earshot.files import empty, locked, plain_name, write_text
+    from earshot.files import locked, plain_name, write_text
     from earshot.match import LATEST
 
     clips = competition.load(name, train_csv=what.train_csv, id_column=what.id_column, label_column=what.label_column,
@@ -82,9 +82,7 @@ def main(argv: list[str]) -> None:
     for note in made.notes:
         print(note)
     with locked(made.folder, "the cache"):
-        if machine.fresh:
-            empty(made.folder)
-        if plan.state(made) == "complete":
+        if not machine.fresh and plan.state(made) == "complete":
             remove_shards(made.folder)  # a kill may have come just before
             print(f"nothing to do: {made.folder} is complete")
         else:
@@ -92,7 +90,7 @@ def main(argv: list[str]) -> None:
 
             at = device.choose(machine.device)
             print(f"device: {at.about}", flush=True)
-            extract.run(made, at, machine.batch_size, workers, cli.Deadline(machine.max_hours))
+            extract.run(made, at, machine.batch_size, workers, cli.Deadline(machine.max_hours), machine.fresh)
     write_text(Path(what.out) / LATEST, clips.name + "\n")
     report(made.folder)
 

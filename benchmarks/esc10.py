@@ -1,6 +1,6 @@
 """The main job on ESC-10's five official folds, as a user types it: scores, seconds and the commands -> a Markdown table.
 
-    python benchmarks/esc10.py --data ESC10 --weights mn04_as_mAP_432.pt --out benchmarks/RESULTS.md
+    python benchmarks/esc10.py --data ESC10 --weights mn04_as_mAP_432.pt
 
 Features and runs go to a scratch folder. Scores are pooled out-of-fold scores of the final epoch; in brackets the best epoch's,
 which was chosen on the fold that it scores.
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of ESC-10 (ESC layout)")
     parser.add_argument("--weights", type=Path, help="mn04_as_mAP_432.pt; downloaded without it")
     parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "RESULTS.md")
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         rows = [run(name, flags.data.resolve(), flags.weights and flags.weights.resolve(), Path(scratch)) for name in flags.only]

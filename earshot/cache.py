@@ -154,6 +154,7 @@ class Cache:
             raise UserError(f"{folder} was made by cache version {made}, this is {VERSION}: extract anew with --fresh")
         if not self.manifest.get("complete"):
             raise UserError(f"{folder} is not finished: run get_features.py again, it continues where it stopped")
+        self._sound: set[str] = set()
         self.classes = [str(label) for label in self._load("unique_labels")["unique_labels"]]
         self.record: dict = self.manifest["record"]
         self.fingerprint: str = self.manifest["fingerprint"]
@@ -174,8 +175,10 @@ class Cache:
             UserError: the file is damaged, or belongs to another cache.
         """
         path = self.folder / f"{name}.pkl"
-        if not path.is_file() or digest(path) != self.manifest["sha256"][path.name]:
-            raise UserError(f"{path} is missing or damaged (its checksum differs): extract anew with --fresh")
+        if name not in self._sound:  # gigabytes need not be read twice in one process
+            if not path.is_file() or digest(path) != self.manifest["sha256"][path.name]:
+                raise UserError(f"{path} is missing or damaged (its checksum differs): extract anew with --fresh")
+            self._sound.add(name)
         content = self._load(name)
         found = (content.get("meta") or {}).get("fingerprint")
         if found != self.fingerprint:

@@ -18,7 +18,7 @@ from earshot.audio import BadAudio, read
 from earshot.cli import Deadline
 from earshot.device import Device, out_of_memory
 from earshot.errors import UserError
-from earshot.files import digest, write_bytes, write_json
+from earshot.files import digest, empty, write_bytes, write_json
 from earshot.plan import Plan
 
 SHARD = 32  # clips: what a kill can cost, against the number of files
@@ -52,21 +52,26 @@ def build(plan: Plan, device: Device) -> Any:
     return module.Extractor(plan.settings, plan.window, device.name, plan.weights, device.precision)
 
 
-def run(plan: Plan, device: Device, batch_size: int, workers: int, deadline: Deadline) -> None:
+def run(plan: Plan, device: Device, batch_size: int, workers: int, deadline: Deadline, fresh: bool = False) -> None:
     """Extract what is missing and join it; a cache that was begun is continued, decoding only missing shards.
+
+    Args:
+        fresh: throw away what the folder holds, once the extractor has accepted the settings.
 
     Raises:
         UserError: not one training clip is usable.
     """
     from tqdm import tqdm
 
-    todo = [part for part in parts(plan) if not part.path.exists()]
+    todo = [part for part in parts(plan) if fresh or not part.path.exists()]
     everything = sum(part.last - part.first for part in parts(plan))
     missing = sum(part.last - part.first for part in todo)
     if missing < everything:
         print(f"continuing: {everything - missing} of {everything} clips are done", flush=True)
     # Before anything is written: settings that the extractor refuses must not claim the cache's name.
     extractor = build(plan, device) if todo else None
+    if fresh:
+        empty(plan.folder)
     write_json(plan.folder / cache.MANIFEST, {**_head(plan), "complete": False})
     (plan.folder / "shards").mkdir(exist_ok=True)
     bar = tqdm(total=everything, initial=everything - missing, unit="clip", desc="features", dynamic_ncols=True,

@@ -53,6 +53,14 @@ def test_a_refused_setting_does_not_claim_the_name(tmp_path: Path) -> None:
     assert "n_mels" in refused(script("get_features.py", "--competition", data, "--extractor", "logmel", "--n-mels", "0",
                                       cwd=tmp_path, ok=None))
     assert "train: 30 clips" in features(data, tmp_path).stdout
+    cache = tmp_path / "data" / "tones" / "logmel"
+    before = (cache / "train.pkl").read_bytes()
+    refused(script("get_features.py", "--competition", data, "--extractor", "logmel", "--n-mels", "0", "--fresh", cwd=tmp_path, ok=None))
+    assert (cache / "train.pkl").read_bytes() == before  # a refusal loses nothing
+    features(data, tmp_path, "--n-mels", "32", "--fresh")
+    assert Cache(cache).shapes == {"mel": (1, 32, 51)}
+    with open(cache / "manifest.json") as file:
+        assert not (cache / "shards").exists() and '"complete": true' in file.read()
 
 
 def test_a_sample_file_that_cannot_be_answered_is_found_before_training(tmp_path: Path) -> None:
