@@ -78,7 +78,8 @@ def predict_audio(runs: list, flags: config.PredictFlags, paths: list[str], show
         return
     for id, reason in bad:
         print(f"{id}: {reason}; answered with the class prior")
-    submission.write(out, np.array(ids), probabilities, classes, tuple(runs[0].config["columns"]), None)
+    submission.write(out, np.array(ids), probabilities, classes, tuple(runs[0].config["columns"]), None,
+                     runs[0].multilabel)
     print(f"predictions: {out}, {len(ids)} rows, {int(unheard.sum())} of them by the prior")
 
 

@@ -8,7 +8,8 @@ from typing import Any, Callable
 import numpy as np
 
 from earshot.cache import Cache
-from earshot.dataset import Rows, predict
+from earshot.config import TrainingFlags
+from earshot.dataset import Rows, check_further, predict
 from earshot.device import Device
 from earshot.errors import UserError
 from earshot.fingerprint import differences
@@ -19,6 +20,16 @@ from earshot.training import autocast
 def rows_of(cache: Cache, split: str, view: str, device: Device) -> Rows:
     """One split of a cache, ready for a head."""
     return Rows(cache.split(split), view, cache.classes, cache.manifest["span"], device.name)
+
+
+def training_rows(cache: Cache, view: str, also: tuple[str, ...], settings: TrainingFlags, device: Device) -> Rows:
+    """The training split with its augmented copies and the further views that a head learns from.
+
+    Raises:
+        UserError: a further view is missing, or the settings would move the features away from it.
+    """
+    check_further(also, cache.shapes, settings)
+    return Rows(cache.split("train"), view, cache.classes, cache.manifest["span"], device.name, also, cache.augmented())
 
 
 def predict_run(run: Run, rows: Rows, rebuild: Callable[[dict], Any], device: Device, batch_size: int = 64) -> np.ndarray:
@@ -39,7 +50,7 @@ def predict_run(run: Run, rows: Rows, rebuild: Callable[[dict], Any], device: De
     found = []
     for number in folds:
         head = run.fold(number).load_head("best", rebuild, device.name)
-        found.append(predict(head, rows, everything, batch_size, autocast(device)))
+        found.append(predict(head, rows, everything, batch_size, autocast(device), run.shifts))
     if not len(rows):
         return np.full((len(rows.ids), len(run.classes)), np.nan, dtype=np.float32)
     return np.mean(found, 0)
@@ -64,6 +75,9 @@ def cache_of(run: Run, features: str | None) -> Cache:
     if cache.classes != run.classes:
         raise UserError(f"{folder} has other labels ({', '.join(cache.classes[:3])} ...) than {run.folder} was trained on "
                         f"({', '.join(run.classes[:3])} ...): say where its own cache is with --features FOLDER")
+    if cache.multilabel != run.multilabel:
+        raise UserError(f"{folder} is {_task(cache)}, {run.folder} was trained {_task(run)}: say where its own cache is with "
+                        "--features FOLDER")
     # Its clips may have been swapped (hidden test clips); how they are turned into features may not.
     here = {k: cache.record[k] for k in run.config["record"]["features"]}
     found = differences(run.config["record"]["features"], here)
@@ -73,9 +87,15 @@ def cache_of(run: Run, features: str | None) -> Cache:
 
 
 def same_classes(runs: list[Run]) -> list[str]:
-    """The labels that all runs share; UserError if two runs have other labels or another order."""
+    """The labels that all runs share; UserError if two runs have other labels, another order or another task."""
     for run in runs[1:]:
+        if run.multilabel != runs[0].multilabel:
+            raise UserError(f"{runs[0].folder} is {_task(runs[0])}, {run.folder} {_task(run)}: they cannot be blended")
         if run.classes != runs[0].classes:
             odd = sorted(set(run.classes) ^ set(runs[0].classes)) or ["their order"]
             raise UserError(f"{runs[0].folder} and {run.folder} have different labels ({odd[0]}): they cannot be blended")
     return runs[0].classes
+
+
+def _task(of: Cache | Run) -> str:
+    return "multi-label" if of.multilabel else "single-label"

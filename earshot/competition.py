@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from earshot import archive, layouts, sample
+from earshot.labels import each
 from earshot.errors import UserError
 
 AUDIO_SUFFIXES = archive.AUDIO_SUFFIXES
@@ -22,7 +23,7 @@ class Competition:
     `clips` has a row a clip, train before test before subm, each in the csv's order (folders: by path):
         id: text as the csv has it, unique within its split.
         path: absolute; "" for a clip to be scored or submitted without a file.
-        label: text; None where it is to be predicted.
+        label: text, a tuple of any number of texts where multi-label; None where it is to be predicted.
         split: "train", "test" (labelled hold-out) or "subm" (to be submitted).
         fold: the data's own fold, -1 unknown.
         group: clips of one group belong on the same side of a split; "" unknown.
@@ -39,14 +40,18 @@ class Competition:
     missing: list[tuple[str, str, str]]  # (split, id, reason)
     notes: list[str]
     solution: Path | None
+    multilabel: bool = False
+    separator: str | None = None  # between a cell's labels, as the train csv writes them; None: 0/1 columns, or single-label
 
 
-def load(path, *, train_csv=None, id_column=None, label_column=None, holdout=None, out="data", seed=0) -> Competition:
+def load(path, *, train_csv=None, id_column=None, label_column=None, task="auto", holdout=None, out="data",
+         seed=0) -> Competition:
     """Recognise a competition's folder or zip, or build the sample competition.
 
     Args:
         path: a folder, a zip (unpacked below `out`), or "sample".
         train_csv, id_column, label_column: override what is found.
+        task: "single" or "multilabel": has a clip one label or several; "auto": as the csv looks.
         holdout: a fraction in (0, 1) of the labelled clips, or one of the data's own folds: these become "test".
         out: the folder of the outputs.
         seed: of the hold-out's draw.
@@ -69,7 +74,8 @@ def load(path, *, train_csv=None, id_column=None, label_column=None, holdout=Non
         elif (root / "unpacked" / archive.MARKER).is_file():  # an earlier run unpacked a zip here
             root = archive.unpacked(root / "unpacked")
     root = Path(os.path.abspath(root))
-    found = layouts.recognise(root, train_csv, id_column, label_column)
+    found = layouts.recognise(root, train_csv, id_column, label_column, task)
+    several = found.written is not None and found.written.multilabel
     clips = found.clips
     if holdout is not None:
         clips = hold_out(clips, str(holdout), seed)
@@ -77,13 +83,13 @@ def load(path, *, train_csv=None, id_column=None, label_column=None, holdout=Non
     if shared and holdout is not None:
         raise UserError(f"--holdout {holdout} would part {len(shared)} groups (first: {shared[0]}), so that clips of one source "
                         "were trained on and scored: give a fraction, which keeps groups whole")
-    classes = sort_classes(clips["label"].dropna().unique())
+    classes = sort_classes(several and found.written.classes or classes_of(clips["label"]))
     if len(classes) < 2:
         raise UserError(f"all training clips of {root} have the label {classes[0]}: nothing to tell apart")
 
     is_sample = sample.is_complete(root)
     layout = "sample" if is_sample else found.layout
-    notes = [f"layout: {layout}", *found.notes, *counts(clips, found.missing)]
+    notes = [f"layout: {layout}", *found.notes, *(["task: multi-label"] if several else []), *counts(clips, found.missing)]
     if (clips["split"] == "subm").sum() == 0:
         notes.append("nothing to submit: no sample submission, test csv or test folder")
     if shared:
@@ -91,7 +97,8 @@ def load(path, *, train_csv=None, id_column=None, label_column=None, holdout=Non
     if found.sample_submission:
         notes.append(f"submission as in {found.sample_submission.name}")
     return Competition(name, root, layout, clips, classes, found.sample_submission, found.id_column,
-                       found.label_column, found.missing, notes, root / "solution.csv" if is_sample else None)
+                       found.label_column, found.missing, notes, root / "solution.csv" if is_sample else None,
+                       several, found.written.separator if several else None)
 
 
 def find(out="data") -> list[Path]:
@@ -109,6 +116,11 @@ def straddling(clips: pd.DataFrame) -> list[str]:
     return sorted(set(named["group"][named["split"] == "train"]) & set(named["group"][named["split"] == "test"]))
 
 
+def classes_of(column: pd.Series) -> set[str]:
+    """The labels that occur in a column of the clips."""
+    return {label for value in column.dropna().unique() for label in each(value)}
+
+
 def sort_classes(labels) -> list[str]:
     """Labels in order: numerically if all are whole numbers, else by text."""
     labels = [str(label) for label in labels]
@@ -123,7 +135,9 @@ def counts(clips: pd.DataFrame, missing: list[tuple[str, str, str]]) -> list[str
         part = clips[clips["split"] == split]
         if len(part):
             facts = [f"{len(part)} clips"]
-            facts += [f"{part['label'].nunique()} classes"] if part["label"].notna().any() else []
+            facts += [f"{len(classes_of(part['label']))} classes"] if part["label"].notna().any() else []
+            several = [len(label) for label in part["label"] if isinstance(label, tuple)]
+            facts += [f"{np.mean(several):.2f} labels a clip"] if several else []
             folds = sorted(int(f) for f in part["fold"].unique() if f >= 0)
             facts += [f"folds {', '.join(map(str, folds))}"] if folds else []
             groups = part["group"][part["group"] != ""].nunique()
@@ -179,9 +193,11 @@ def draw_holdout(train: pd.DataFrame, fraction: float, seed: int) -> np.ndarray:
     """
     alone = pd.Series([f"\0{i}" for i in train["id"]], index=train.index)  # a clip without group is a group of its own
     groups, names = pd.factorize(train["group"].where(train["group"] != "", alone), sort=True)
-    labels, classes = pd.factorize(train["label"], sort=True)
+    labels = [each(label) or ("",) for label in train["label"]]  # clips without any label get their share, too
+    classes = {label: index for index, label in enumerate(sorted({one for several in labels for one in several}))}
     per_group = np.zeros((len(names), len(classes)))
-    np.add.at(per_group, (groups, labels), 1)
+    for group, several in zip(groups, labels):
+        per_group[group, [classes[label] for label in several]] += 1
     total = per_group.sum(0)
     taken, held = np.zeros(len(names), dtype=bool), np.zeros(len(classes))
     for group in np.random.default_rng(seed).permutation(len(names)):

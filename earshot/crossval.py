@@ -46,9 +46,9 @@ def train(run: Run, rows: Rows, numbers: np.ndarray, wanted: list[int], settings
         if index and deadline.passed():
             return False
         fold = Fold(number, every.index(number) + 1, len(every), numbers != number, numbers == number)
-        unseen = set(rows.labels[fold.valid]) - set(rows.labels[fold.train])
-        if unseen:
-            run.log(f"fold {number}: no clip outside it has the label {', '.join(run.classes[c] for c in sorted(unseen))}")
+        unseen = np.flatnonzero(rows.targets[fold.valid].any(0) & ~rows.targets[fold.train].any(0))
+        if len(unseen):
+            run.log(f"fold {number}: no clip outside it has the label {', '.join(run.classes[c] for c in unseen)}")
         fitter = Fitter(build, rows, fold, settings, len(run.classes), run.fold(number), device)
         if fitter.progress.epoch:
             run.log(f"fold {fold.place}/{fold.count}  continues after epoch {fitter.progress.epoch}")
@@ -69,7 +69,7 @@ def _fold_predictions(run: Run, rows: Rows, number: int, valid: np.ndarray, rebu
         if path.exists():
             continue
         head = run.fold(number).load_head(kind, rebuild, device.name)
-        found = predict(head, rows, rows.of_clips(valid), 64, autocast(device))[valid]
+        found = predict(head, rows, rows.of_clips(valid), 64, autocast(device), run.shifts)[valid]
         data = io.BytesIO()
         np.save(data, found, allow_pickle=False)
         write_bytes(path, data.getvalue())
@@ -82,7 +82,7 @@ def summarise(run: Run, rows: Rows, numbers: np.ndarray) -> dict[str, dict]:
         "best" and "last" -> the pooled scores, with the spread of the metric over folds.
     """
     finished = [n for n in run.finished_folds() if (run.fold(n).folder / "valid_last.npy").exists()]
-    asked = np.isin(numbers, finished)
+    asked, truth = np.isin(numbers, finished), rows.truth
     metric = run.config["record"]["training"]["metric"]
     found, lines = {}, []
     for kind, about in KINDS.items():
@@ -91,14 +91,14 @@ def summarise(run: Run, rows: Rows, numbers: np.ndarray) -> dict[str, dict]:
             path = run.fold(number).folder / f"valid_{kind}.npy"
             probabilities[numbers == number] = np.load(path, allow_pickle=False)
         name = "oof" if kind == "best" else "oof_last"
-        run.write_oof(name, rows.ids[asked], numbers[asked], rows.labels[asked], probabilities[asked])
+        run.write_oof(name, rows.ids[asked], numbers[asked], truth[asked], probabilities[asked])
         write_text(run.folder / f"report_{kind}.txt", f"{run.folder.name}, out-of-fold, {kind} ({about})\n\n" +
-                   metrics.report(probabilities[asked], rows.labels[asked], run.classes))
-        spread = [metrics.scores(probabilities[numbers == n], rows.labels[numbers == n])[metric] for n in finished]
-        pooled = metrics.scores(probabilities[asked], rows.labels[asked])
+                   metrics.report(probabilities[asked], truth[asked], run.classes))
+        spread = [metrics.scores(probabilities[numbers == n], truth[numbers == n])[metric] for n in finished]
+        pooled = metrics.scores(probabilities[asked], truth[asked])
         found[kind] = {**pooled, "fold_mean": float(np.mean(spread)), "fold_std": float(np.std(spread)), "folds": finished}
-        lines.append(f"  {kind}  f1_macro {pooled['f1_macro']:.4f}  accuracy {pooled['accuracy']:.4f}  log_loss "
-                     f"{pooled['log_loss']:.4f}  {metric} by fold {np.mean(spread):.4f} ± {np.std(spread):.4f}  ({about})")
+        lines.append(f"  {kind}  {metrics.summary(pooled)}  {metric} by fold {np.mean(spread):.4f} ± {np.std(spread):.4f}  "
+                     f"({about})")
     run.keep("scores", found)
     run.log(f"out-of-fold, {int(asked.sum())} clips pooled over {len(finished)} folds:")
     for text in lines:
@@ -114,9 +114,10 @@ def score_test(run: Run, rows: Rows, predict_all: Callable[[], np.ndarray]) -> d
         if kept["folds"] == finished:
             return kept
     probabilities = predict_all()
-    known = rows.labels >= 0
-    found = {**metrics.scores(probabilities[known], rows.labels[known]), "clips": int(known.sum()), "folds": finished}
+    truth = rows.truth
+    known = np.ones(len(truth), dtype=bool) if rows.multilabel else truth >= 0  # no label at all is an answer, too
+    found = {**metrics.scores(probabilities[known], truth[known]), "clips": int(known.sum()), "folds": finished}
     write_text(run.folder / "test_report.txt", f"{run.folder.name}, hold-out, mean of folds\n\n" +
-               metrics.report(probabilities[known], rows.labels[known], run.classes))
+               metrics.report(probabilities[known], truth[known], run.classes))
     run.keep("test", found)
     return found

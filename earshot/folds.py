@@ -11,7 +11,7 @@ def assign(labels: np.ndarray, folds: np.ndarray, groups: np.ndarray, k: int | N
     """A fold per clip: the data's own, else K grouped stratified ones.
 
     Args:
-        labels: (clips,) class indices.
+        labels: (clips,) class indices, or (clips, classes) of 0 and 1 where a clip may have several.
         folds: (clips,) the data's folds, -1 where it has none.
         groups: (clips,) names of what must stay together, "" for a clip on its own.
         k: make this many folds although the data may have its own; None takes those, else 5.
@@ -44,9 +44,11 @@ def assign(labels: np.ndarray, folds: np.ndarray, groups: np.ndarray, k: int | N
 def _grouped(labels: np.ndarray, names: np.ndarray, count: int, seed: int) -> np.ndarray:
     import warnings
 
-    most = int(np.bincount(labels).max())
+    most = int((np.bincount(labels) if labels.ndim == 1 else labels.sum(0)).max())
     if most < count:
         raise UserError(f"the commonest label has {most} clips, too few for {count} folds: give --folds {max(2, most)}")
+    if labels.ndim == 2:
+        return _iterative(labels, names, count, seed)
 
     from sklearn.model_selection import StratifiedGroupKFold
 
@@ -57,6 +59,33 @@ def _grouped(labels: np.ndarray, names: np.ndarray, count: int, seed: int) -> np
         for fold, (_, valid) in enumerate(splitter.split(labels, labels, names)):
             found[valid] = fold
     return found
+
+
+def _iterative(labels: np.ndarray, names: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Iterative stratification (Sechidis, Tsoumakas & Vlahavas 2011) of whole groups: the rarest label that is left first,
+    each of its groups to the fold that lacks most of that label. Where folds tie, the paper goes by their clips; here their
+    lack of the group's other labels comes first, because the common labels' turn comes when nearly all of them are given away.
+    Clips without a label count as a label more.
+    """
+    groups, sizes = np.unique(names, return_inverse=True, return_counts=True)[1:]
+    labels = np.column_stack([labels, labels.sum(1) == 0]).astype(np.int64)
+    amounts = np.zeros((len(sizes), labels.shape[1]), dtype=np.int64)
+    np.add.at(amounts, groups, labels)
+    lacking, room = np.tile(amounts.sum(0) / count, (count, 1)), np.full(count, len(groups) / count)
+    share = amounts / np.maximum(amounts.sum(0), 1)
+    rng = np.random.default_rng(seed)
+    order, home = rng.permutation(len(sizes)), np.full(len(sizes), -1)
+    while (home < 0).any():
+        left = amounts[home < 0].sum(0)
+        label = int(np.where(left > 0, left, left.max() + 1).argmin())
+        waiting = order[(home[order] < 0) & (amounts[order, label] > 0)]
+        # The largest first: what comes later evens out what they left uneven.
+        for group in waiting[np.argsort(-amounts[waiting, label], kind="stable")]:
+            fold = np.lexsort((rng.random(count), -room, -(lacking @ share[group]).round(9), -lacking[:, label]))[0]
+            home[group] = fold
+            lacking[fold] -= amounts[group]
+            room[fold] -= sizes[group]
+    return home[groups].astype(np.int64)
 
 
 def check(folds: np.ndarray, groups: np.ndarray) -> None:

@@ -7,12 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from earshot import labels
 from earshot.archive import Files, is_audio, side, strip_suffix, words
 from earshot.errors import UserError
 
-# In order of preference where a csv has several of them.
-LABEL_NAMES = ("label", "category", "class", "class_name", "classname", "genre", "species", "primary_label", "emotion",
-               "instrument", "event", "labels", "target", "tag", "tags", "class_id", "classid", "y")
 ESC_COLUMNS = {"filename", "fold", "target", "category"}
 NOT_TRAIN_CSVS = ("solution.csv", "bad_audio.csv")
 
@@ -31,6 +29,7 @@ class Layout:
     id_column: str
     label_column: str
     sample_submission: Path | None = None
+    written: labels.Labels | None = None  # None: by folders
     missing: list[tuple[str, str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -58,8 +57,8 @@ def table(ids, paths, split, labels=None, folds=None, groups=None) -> pd.DataFra
         "group": pd.Series([""] * n if groups is None else list(groups), dtype=object)})
 
 
-def recognise(root: Path, train_csv=None, id_column=None, label_column=None) -> Layout:
-    """The layout of the folder.
+def recognise(root: Path, train_csv=None, id_column=None, label_column=None, task="auto") -> Layout:
+    """The layout of the folder; `task` says whether clips have several labels ("single", "multilabel") or the data does ("auto").
 
     Raises:
         UserError: nothing known, something ambiguous, or an option that names what is not there.
@@ -78,10 +77,10 @@ def recognise(root: Path, train_csv=None, id_column=None, label_column=None) -> 
             raise UserError(f"no train csv {train_csv}, neither here nor in {root}; csv files there: "
                             f"{', '.join(files.csvs) or 'none'}")
         tests = [t for t in tests if not (files.root / t).samefile(choices[0])]
-        return from_csv(files, choices[0], sample, tests, id_column, label_column)
+        return from_csv(files, choices[0], sample, tests, id_column, label_column, task)
     if named:
         chosen = pick(files, named, ("train.csv",), "train csv", "name one with --train-csv")
-        return from_csv(files, files.root / chosen, sample, tests, id_column, label_column)
+        return from_csv(files, files.root / chosen, sample, tests, id_column, label_column, task)
 
     frames = {c: read_csv(files.root / c) for c in others}
     esc = [c for c in others if ESC_COLUMNS <= set(frames[c].columns)]
@@ -90,11 +89,14 @@ def recognise(root: Path, train_csv=None, id_column=None, label_column=None) -> 
         others = esc
     if len(others) == 1:
         found = find_id_column(frames[others[0]], files)
-        clear = label_column or (found and find_label_column(frames[others[0]], found))
+        clear = label_column or (found and labels.find_label_column(frames[others[0]], found))
         # A lone csv may be a side matter (features, licences); one named train never is.
         if by_folder is None and files.audio or found and clear:
-            return from_csv(files, files.root / others[0], sample, tests, id_column, label_column)
+            return from_csv(files, files.root / others[0], sample, tests, id_column, label_column, task)
     if by_folder is not None:
+        if task == "multilabel":
+            raise UserError(f"--task multilabel: in {root} the folders are the labels, so that a clip has one: "
+                            "give a csv of labels")
         return by_folder
     if len(others) > 1 and files.audio:
         raise UserError(f"several csv files in {root} and none is called train: {', '.join(others)}; "
@@ -119,23 +121,13 @@ def find_id_column(frame: pd.DataFrame, files: Files, prefer: str | None = None)
     return best if best is not None and counts[best] else None
 
 
-def find_label_column(frame: pd.DataFrame, id_column: str, wanted: list[str] = ()) -> str | None:
-    """The label column: one that the sample submission has too, else a known name (words before numbers), else the
-    only column left; None if that is not clear."""
-    left = [c for c in frame.columns if c not in (id_column, "fold", "group")]
-    shared = [c for c in wanted if c in left]
-    known = [c for name in LABEL_NAMES for c in left if c.lower() == name]
-    spoken = [c for c in known if not frame[c].str.fullmatch(r"\s*\d*\s*").all()]
-    return (shared or spoken or known or (left if len(left) == 1 else [None]))[0]
-
-
 def need_column(frame: pd.DataFrame, csv: Path, column: str, flag: str) -> None:
     """A UserError if the csv lacks a column that an option names."""
     if column not in frame.columns:
         raise UserError(f"{csv} has no column {column}; it has {', '.join(frame.columns)}: give one of them to {flag}")
 
 
-def from_csv(files: Files, csv: Path, sample: str | None, tests: list[str], id_column, label_column) -> Layout:
+def from_csv(files: Files, csv: Path, sample: str | None, tests: list[str], id_column, label_column, task) -> Layout:
     """A train csv beside audio, with or without a sample submission or a test csv."""
     frame = read_csv(csv)
     sample_frame = read_csv(files.root / sample) if sample else None
@@ -149,16 +141,19 @@ def from_csv(files: Files, csv: Path, sample: str | None, tests: list[str], id_c
                         "pass --id-column, or put the audio there")
     if label_column is not None:
         need_column(frame, csv, label_column, "--label-column")
-    label = label_column or find_label_column(frame, train_id, sample_columns)
-    if label is None:
+    sample_id = None if not sample else id_column if id_column in sample_columns else (
+        find_id_column(sample_frame, files) or sample_columns[0])
+    answers = [c for c in sample_columns if c != sample_id]
+    how, said = labels.find(frame, csv, train_id, sample_columns, answers, task, label_column)
+    if how is None:
         raise UserError(f"which column of {csv} is the label is not clear: it has {', '.join(frame.columns)}; "
-                        "pass --label-column")
+                        "pass --label-column, or --task multilabel for columns of 0 and 1")
 
     esc = ESC_COLUMNS <= set(frame.columns) and not sample
-    found = Layout("ESC" if esc else "Kaggle csv", table([], [], "train"), train_id, label,
-                   files.root / sample if sample else None)
-    found.notes.append(f"{csv.name}: id column {train_id}, label column {label}")
-    clips = labelled_rows(files, frame, csv, "train", train_id, label, "src_file" if esc else "group", found)
+    found = Layout("ESC" if esc else "Kaggle csv", table([], [], "train"), train_id, how.name,
+                   files.root / sample if sample else None, how)
+    found.notes += [f"{csv.name}: id column {train_id}, {how.about}", *said]
+    clips = labelled_rows(files, frame, csv, "train", train_id, "src_file" if esc else "group", found)
     if clips.empty:
         raise UserError(f"no row of {csv} has both a label and an audio file: column {train_id} begins with "
                         f"{', '.join(frame[train_id][:3])}; audio folders found: {files.audio_folders()}")
@@ -167,18 +162,16 @@ def from_csv(files: Files, csv: Path, sample: str | None, tests: list[str], id_c
     if len(tests) > 1 and not sample:
         found.notes.append(f"not used, as several csv files may be the test csv: {', '.join(tests)}")
     if sample:
-        found.id_column = id_column if id_column in sample_columns else (
-            find_id_column(sample_frame, files) or sample_columns[0])
-        others = [c for c in sample_columns if c != found.id_column]
-        found.label_column = others[0] if len(others) == 1 else label
+        found.id_column = sample_id
+        found.label_column = answers[0] if len(answers) == 1 else how.name
         parts.append(unlabelled_rows(files, sample_frame, files.root / sample, found))
     elif len(tests) == 1:
         test = tests[0]
         test_frame = read_csv(files.root / test)
         test_id = train_id if train_id in test_frame.columns else (
             find_id_column(test_frame, files) or test_frame.columns[0])
-        if label in test_frame.columns and test_frame[label].str.strip().any():
-            parts.append(labelled_rows(files, test_frame, files.root / test, "test", test_id, label, "group", found))
+        if how.known_in(test_frame):
+            parts.append(labelled_rows(files, test_frame, files.root / test, "test", test_id, "group", found))
         else:
             found.id_column = test_id
             parts.append(unlabelled_rows(files, test_frame, files.root / test, found))
@@ -200,31 +193,32 @@ def ids_like(train_ids: list[str], paths: list[str]) -> list[str]:
     return ids if len(set(ids)) == len(ids) else paths
 
 
-def labelled_rows(files, frame, csv, split, id_column, label_column, group_column, found: Layout) -> pd.DataFrame:
+def labelled_rows(files, frame, csv, split, id_column, group_column, found: Layout) -> pd.DataFrame:
     """The clips of a labelled csv; rows without a file, an id or a label go to `found.missing`.
 
     Those of the hold-out without a file stay all the same: they are answered, and so scored, by the class prior.
     """
-    labels = frame[label_column].str.strip()
-    clash = labels.groupby(frame[id_column]).nunique()
+    values = found.written.read(frame, csv)
+    clash = values.groupby(frame[id_column]).nunique()
     clash = [i for i in clash.index[clash > 1] if i.strip()]
     if clash:
-        two = labels[frame[id_column] == clash[0]].unique()[:2]
-        raise UserError(f"{csv} gives {clash[0]} two labels, {two[0] or 'none'} and {two[1] or 'none'}: keep one")
+        two = [", ".join(labels.each(v)) or "none" for v in values[frame[id_column] == clash[0]].unique()[:2]]
+        raise UserError(f"{csv} gives {clash[0]} two labels, {two[0]} and {two[1]}: keep one")
     repeated = frame[id_column].duplicated() & frame[id_column].str.strip().ne("")
     if repeated.any():
         found.notes.append(f"{csv.name}: {repeated.sum()} repeated rows left out (same id, same label)")
-        frame, labels = frame[~repeated], labels[~repeated]
+        frame, values = frame[~repeated], values[~repeated]
 
     paths = files.resolve(list(frame[id_column]), split)
     keep = []
-    for row, (clip_id, label, path) in enumerate(zip(frame[id_column], labels, paths)):
-        reason = "empty label" if not label else "empty id" if not clip_id.strip() else "no such file"
-        if label and (path or split == "test"):
+    for row, (clip_id, label, path) in enumerate(zip(frame[id_column], values, paths)):
+        known = label != labels.MISSING  # not `if label`: a row of zeros is known to have no label
+        reason = "empty label" if not known else "empty id" if not clip_id.strip() else "no such file"
+        if known and (path or split == "test"):
             keep.append(row)
-        if not (label and path):
+        if not (known and path):
             found.missing.append((split, clip_id, reason))
-    frame, labels = frame.iloc[keep], labels.iloc[keep]
+    frame, values = frame.iloc[keep], values.iloc[keep]
     folds = None
     if "fold" in frame:
         text = frame["fold"].str.strip()
@@ -233,7 +227,7 @@ def labelled_rows(files, frame, csv, split, id_column, label_column, group_colum
         else:
             found.notes.append(f"{csv.name}: column fold is not used (not whole numbers)")
     groups = frame[group_column].str.strip() if group_column in frame else None
-    return table(frame[id_column], [paths[i] for i in keep], split, labels, folds, groups)
+    return table(frame[id_column], [paths[i] for i in keep], split, values, folds, groups)
 
 
 def unlabelled_rows(files: Files, frame: pd.DataFrame, csv: Path, found: Layout) -> pd.DataFrame:
@@ -288,10 +282,10 @@ def folder_per_class(files: Files) -> Layout | None:
     if by_split["valid"]:
         found.notes.append(f"{len(by_split['valid'])} files of the validation folder count as train")
     clips = []
-    for split, labels in rows.items():
-        paths = sorted(labels)
+    for split, named in rows.items():
+        paths = sorted(named)
         names = Counter(p.rpartition("/")[2] for p in paths)
         ids = [p.rpartition("/")[2] if names[p.rpartition("/")[2]] == 1 else p for p in paths]
-        clips.append(table(ids, [str(files.root / p) for p in paths], split, [labels[p] for p in paths]))
+        clips.append(table(ids, [str(files.root / p) for p in paths], split, [named[p] for p in paths]))
     found.clips = pd.concat(clips, ignore_index=True)
     return found

@@ -1,43 +1,105 @@
-"""Scores of predictions, all by scikit-learn."""
+"""Scores of predictions, by scikit-learn; the truth's shape says which task: (clips,) or (clips, classes)."""
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
+from earshot.errors import UserError
 
-def scores(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+NAMES = ("f1_macro", "f1_micro", "f1_weighted", "accuracy", "balanced_accuracy")
+RANKING = ("map_macro", "lwlrap")  # of multi-label probabilities, without a threshold
+THRESHOLD = 0.5  # of a multi-label probability; never moved to where the scored clips would like it
+
+
+def check(metric: str, multilabel: bool) -> None:
+    """Raise UserError for a metric that the task does not have."""
+    if metric in RANKING and not multilabel:
+        raise UserError(f"--metric {metric} is for clips with several labels, and these have one each: choose {', '.join(NAMES)}")
+
+
+def summary(found: dict[str, float]) -> str:
+    """The scores that a line has room for."""
+    shown = ("f1_macro", *(name for name in RANKING if name in found), "accuracy", "log_loss")
+    return "  ".join(f"{name} {found[name]:.4f}" for name in shown)
+
+
+def scores(probabilities: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     """Every metric of a set of clips.
 
     Args:
         probabilities: (clips, classes).
-        labels: (clips,) class indices.
+        truth: (clips,) class indices, or (clips, classes) of 0 and 1.
     Returns:
-        f1_macro, f1_micro, f1_weighted, accuracy, balanced_accuracy and log_loss. Macro-F1 is over all classes that
-        occur in the labels or the predictions.
+        f1_macro, f1_micro, f1_weighted, accuracy, balanced_accuracy and log_loss; also map_macro and lwlrap where multi-label.
+        Macro-F1 is over all classes that occur in the truth or the predictions. Where multi-label: predicted is what has
+        a probability of 0.5 or more; accuracy is the share of clips whose labels are all right; balanced_accuracy is that
+        of each class that occurs, yes against no, then their mean; log_loss is the mean binary cross-entropy;
+        map_macro is the mean average precision of the classes that occur, lwlrap the label-weighted label-ranking
+        average precision of FSDKaggle2019.
     """
     from sklearn import metrics
 
+    if truth.ndim == 2:
+        return _multilabel(probabilities, truth)
     predicted = probabilities.argmax(1)
-    picked = probabilities[np.arange(len(labels)), labels].astype(np.float64)
-    recalls = [(predicted[labels == c] == c).mean() for c in np.unique(labels)]
+    picked = probabilities[np.arange(len(truth)), truth].astype(np.float64)
+    recalls = [(predicted[truth == c] == c).mean() for c in np.unique(truth)]
     return {
-        **{f"f1_{how}": float(metrics.f1_score(labels, predicted, average=how, zero_division=0))
+        **{f"f1_{how}": float(metrics.f1_score(truth, predicted, average=how, zero_division=0))
            for how in ("macro", "micro", "weighted")},
-        "accuracy": float((predicted == labels).mean()),
+        "accuracy": float((predicted == truth).mean()),
         "balanced_accuracy": float(np.mean(recalls)),  # sklearn's warns when a rare class is only predicted
         "log_loss": float(-np.log(np.clip(picked, 1e-15, 1)).mean()),
     }
 
 
-def report(probabilities: np.ndarray, labels: np.ndarray, classes: list[str]) -> str:
-    """scikit-learn's classification report, and the confusion matrix below it, as text."""
+def _multilabel(probabilities: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    from scipy.stats import rankdata
     from sklearn import metrics
 
-    predicted, every = probabilities.argmax(1), list(range(len(classes)))
-    table = metrics.classification_report(labels, predicted, labels=every, target_names=classes, digits=4, zero_division=0)
-    matrix = metrics.confusion_matrix(labels, predicted, labels=every)
-    width = max(len(str(matrix.max())), len(str(len(classes) - 1)))
+    predicted = (probabilities >= THRESHOLD).astype(np.int64)
+    occurring = np.flatnonzero(truth.any(0))
+    either = np.flatnonzero(truth.any(0) | predicted.any(0))
+    p = np.clip(probabilities.astype(np.float64), 1e-15, 1 - 1e-15)
+    found = {f"f1_{how}": float(metrics.f1_score(truth, predicted, labels=either, average=how, zero_division=0))
+             if len(either) else 0.0 for how in ("macro", "micro", "weighted")}
+    found |= {"accuracy": float((predicted == truth).all(1).mean()), "balanced_accuracy": 0.0, "map_macro": 0.0, "lwlrap": 0.0}
+    if len(occurring):
+        found["balanced_accuracy"] = float(np.mean([_balanced(truth[:, c], predicted[:, c]) for c in occurring]))
+        found["map_macro"] = float(np.mean([metrics.average_precision_score(truth[:, c], p[:, c]) for c in occurring]))
+        # scikit-learn's label_ranking_average_precision_score weighted by the labels of each clip, which takes seconds per epoch.
+        yes, rank = truth == 1, partial(rankdata, method="max", axis=1)
+        found["lwlrap"] = float((rank(np.where(yes, -p, 1)) / rank(-p))[yes].mean())
+    return {**found, "log_loss": float(-np.where(truth == 1, np.log(p), np.log1p(-p)).mean())}
+
+
+def _balanced(truth: np.ndarray, predicted: np.ndarray) -> float:
+    return float(np.mean([(predicted[truth == side] == side).mean() for side in np.unique(truth)]))
+
+
+def report(probabilities: np.ndarray, truth: np.ndarray, classes: list[str]) -> str:
+    """scikit-learn's classification report as text, and below it the confusion matrix; where multi-label, the average
+    precision of each class and its counts: right, overlooked, wrongly named."""
+    from sklearn import metrics
+
+    every = list(range(len(classes)))
     name = max(map(len, classes))
+    if truth.ndim == 2:
+        predicted = (probabilities >= THRESHOLD).astype(np.int64)
+        table = metrics.classification_report(truth, predicted, target_names=classes, digits=4, zero_division=0)
+        lines = [f"{'':>{name}} precision  right  overlooked  wrong"]
+        for index, label in enumerate(classes):
+            yes, said = truth[:, index] == 1, predicted[:, index] == 1
+            precision = f"{metrics.average_precision_score(yes, probabilities[:, index]):.4f}" if yes.any() else "-"
+            right, overlooked, wrong = (yes & said).sum(), (yes & ~said).sum(), (~yes & said).sum()
+            lines.append(f"{label:>{name}} {precision:>9}  {right:>5}  {overlooked:>10}  {wrong:>5}")
+        return f"{table}\naverage precision, and clips at a threshold of {THRESHOLD}\n" + "\n".join(lines) + "\n"
+    predicted = probabilities.argmax(1)
+    table = metrics.classification_report(truth, predicted, labels=every, target_names=classes, digits=4, zero_division=0)
+    matrix = metrics.confusion_matrix(truth, predicted, labels=every)
+    width = max(len(str(matrix.max())), len(str(len(classes) - 1)))
     lines = [" " * (name + 5) + " ".join(f"{index:>{width}}" for index in every)]
     lines += [f"{label:>{name}} {index:>3} " + " ".join(f"{count:>{width}}" for count in row)
               for index, (label, row) in enumerate(zip(classes, matrix))]

@@ -153,9 +153,19 @@ class Run:
             raise UserError(f"{self.folder / CONFIG} is damaged: start over with --fresh") from None
 
     @property
+    def multilabel(self) -> bool:
+        """May a clip have several labels?"""
+        return self.config["record"].get("task") == "multilabel"
+
+    @property
     def classes(self) -> list[str]:
         """The labels in the order of the logits."""
         return self.config["record"]["classes"]
+
+    @property
+    def shifts(self) -> int:
+        """How many circular shifts in time its predictions are the mean of."""
+        return self.config["record"]["training"].get("tta", 1)
 
     def fold(self, number: int) -> FoldFolder:
         """One fold's folder."""
@@ -187,9 +197,12 @@ class Run:
     def write_oof(self, name: str, ids: np.ndarray, folds: np.ndarray, labels: np.ndarray, probabilities: np.ndarray) -> None:
         """A csv of out-of-fold predictions: id, fold, label, a probability column per class.
 
+        Several labels of a clip stand as owl|jay in the one column, none at all as nothing.
+
         Args:
             name: "oof" or "oof_last".
-            ids, folds, labels: (clips,), labels as class indices.
+            ids, folds: (clips,).
+            labels: (clips,) class indices, or (clips, classes) of 0 and 1.
             probabilities: (clips, classes).
         """
         text = io.StringIO()
@@ -198,7 +211,8 @@ class Run:
         names = [f"class {c}" if c in ("id", "fold", "label") else c for c in self.classes]
         writer.writerow(["id", "fold", "label", *names])
         for id, fold, label, row in zip(ids, folds, labels, probabilities):
-            writer.writerow([id, int(fold), self.classes[label], *(f"{p:.8f}" for p in row)])
+            true = "|".join(self.classes[c] for c in np.flatnonzero(label)) if labels.ndim == 2 else self.classes[label]
+            writer.writerow([id, int(fold), true, *(f"{p:.8f}" for p in row)])
         write_text(self.folder / f"{name}.csv", text.getvalue())
 
     def keep(self, name: str, value: dict) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Callable
 
 import numpy as np
 
-from earshot import blend, crossval, submission
+from earshot import blend, crossval, metrics, submission
 from earshot.cache import Cache
 from earshot.device import Device
 from earshot.files import check_output
@@ -37,8 +37,7 @@ def finish(run: Run, cache: Cache, out: Path, rebuild: Callable[[dict], Any], de
     if cache.has("test"):
         rows = blend.rows_of(cache, "test", view, device)
         found = crossval.score_test(run, rows, lambda: blend.fill(blend.predict_run(run, rows, rebuild, device), prior)[0])
-        run.log(f"hold-out, {found['clips']} clips, mean of {len(found['folds'])} folds: f1_macro {found['f1_macro']:.4f}  "
-                f"accuracy {found['accuracy']:.4f}  log_loss {found['log_loss']:.4f}")
+        run.log(f"hold-out, {found['clips']} clips, mean of {len(found['folds'])} folds: {metrics.summary(found)}")
     if not cache.has("subm"):
         run.log("nothing to submit: the data set has no clips without labels")
         return
@@ -48,13 +47,19 @@ def finish(run: Run, cache: Cache, out: Path, rebuild: Callable[[dict], Any], de
         run.log(text)
 
 
-def rehearse(cache: Cache, out: Path) -> None:
-    """Make the submission from the prior, in memory: a sample file that cannot be answered is found before training."""
+def rehearse(cache: Cache, out: Path, metric: str) -> None:
+    """What can be refused before training: a metric of the other task; a sample file that the prior cannot answer, in memory."""
+    metrics.check(metric, cache.multilabel)
     check_output(out)
     if cache.has("subm"):
         ids, sample = cache.split("subm")["ids"], cache.folder / "sample_submission.csv"
         answers = np.repeat(cache.prior()[None], len(ids), 0)
-        submission.render(ids, answers, cache.classes, tuple(cache.manifest["columns"]), sample if sample.exists() else None)
+        submission.render(ids, answers, cache.classes, tuple(cache.manifest["columns"]), sample if sample.exists() else None,
+                          **_task(cache))
+
+
+def _task(cache: Cache) -> dict[str, Any]:
+    return {"multilabel": cache.multilabel, "separator": cache.manifest.get("separator")}
 
 
 def submit(cache: Cache, ids: np.ndarray, probabilities: np.ndarray, prior: np.ndarray, classes: list[str], out: Path) -> list[str]:
@@ -68,7 +73,8 @@ def submit(cache: Cache, ids: np.ndarray, probabilities: np.ndarray, prior: np.n
     """
     filled, unheard = blend.fill(probabilities, prior)
     sample = cache.folder / "sample_submission.csv"
-    table = submission.write(out, ids, filled, classes, tuple(cache.manifest["columns"]), sample if sample.exists() else None)
+    table = submission.write(out, ids, filled, classes, tuple(cache.manifest["columns"]), sample if sample.exists() else None,
+                             **_task(cache))
     lines = []
     if unheard.any():
         lines.append(f"{int(unheard.sum())} clips cannot be heard and got the class prior's answer: {cache.folder / 'bad_audio.csv'}")

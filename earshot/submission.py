@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from earshot import labels
 from earshot.errors import UserError
 from earshot.files import write_bytes
+from earshot.metrics import THRESHOLD
 
 
 def read_sample(path: Path) -> pd.DataFrame:
@@ -26,7 +28,7 @@ def id_column_of(sample: pd.DataFrame, named: str) -> str:
 
 
 def build(ids: np.ndarray, probabilities: np.ndarray, classes: list[str], columns: tuple[str, str],
-          sample: pd.DataFrame | None) -> pd.DataFrame:
+          sample: pd.DataFrame | None, multilabel: bool = False, separator: str | None = None) -> pd.DataFrame:
     """The submission's table, in the shape and order of the sample file.
 
     Args:
@@ -37,11 +39,17 @@ def build(ids: np.ndarray, probabilities: np.ndarray, classes: list[str], column
         sample: the sample submission; its columns decide: one label column gets the likeliest class (the k likeliest,
             where the sample's answers are k labels; the second class's probability, where it has two classes and the sample
             holds fractions), several get a probability per class.
+        multilabel: a label column gets every class that is likelier than not, and at least the likeliest.
+        separator: what stands between them, as `labels.find_separator` has it. None: the training data has 0/1 columns, and so
+            has a submission for want of a sample file.
     Raises:
         UserError: an id of the sample that has no prediction, columns that are no classes.
     """
+    if sample is None and multilabel and separator is None:
+        return pd.DataFrame({columns[0]: ids} | dict(zip(_headers(columns[0], classes), _cells(probabilities).T)))
     if sample is None:
-        return pd.DataFrame({columns[0]: ids, columns[1]: [classes[i] for i in probabilities.argmax(1)]})
+        return pd.DataFrame({columns[0]: ids, columns[1]: _several(probabilities, classes, separator) if multilabel
+                             else [classes[i] for i in probabilities.argmax(1)]})
     id_column = id_column_of(sample, columns[0])
     at = {str(id): index for index, id in enumerate(ids)}
     missing = [id for id in sample[id_column] if id not in at]
@@ -52,15 +60,29 @@ def build(ids: np.ndarray, probabilities: np.ndarray, classes: list[str], column
     answers = [column for column in sample.columns if column != id_column]
     table = pd.DataFrame({id_column: sample[id_column]})
     if len(answers) == 1 and answers[0] not in classes:
-        table[answers[0]] = _answers(ordered, classes, sample[answers[0]])
+        table[answers[0]] = (_several(ordered, classes, separator or ",") if multilabel
+                             else _answers(ordered, classes, sample[answers[0]]))
     else:
         unknown = [column for column in answers if column not in classes]
         if unknown:
             raise UserError(f"the sample submission's column {unknown[0]} is no class of the training data "
                             f"({', '.join(classes[:5])}{' ...' if len(classes) > 5 else ''})")
         for column in answers:
-            table[column] = ordered[:, classes.index(column)].astype(np.float64).round(8)
+            table[column] = _cells(ordered[:, classes.index(column)])
     return table[list(sample.columns)]
+
+
+def _cells(probabilities: np.ndarray) -> np.ndarray:
+    return probabilities.astype(np.float64).round(8)
+
+
+def _headers(id_column: str, classes: list[str]) -> list[str]:
+    return [f"class {label}" if label == id_column else label for label in classes]
+
+
+def _several(probabilities: np.ndarray, classes: list[str], separator: str) -> list[str]:
+    said = probabilities >= np.minimum(THRESHOLD, probabilities.max(1, keepdims=True))
+    return [labels.join([classes[i] for i in np.flatnonzero(row)], separator) for row in said]
 
 
 def _answers(probabilities: np.ndarray, classes: list[str], examples: pd.Series) -> list:
@@ -69,7 +91,7 @@ def _answers(probabilities: np.ndarray, classes: list[str], examples: pd.Series)
     if k > 1 and all(len(w) == k and set(w) <= set(classes) for w in words):
         return [" ".join(classes[i] for i in row) for row in np.argsort(-probabilities, 1, kind="stable")[:, :k]]
     if len(classes) == 2 and all(_fraction(example) for example in examples.unique()):
-        return list(probabilities[:, 1].astype(np.float64).round(8))
+        return list(_cells(probabilities[:, 1]))
     return [classes[i] for i in probabilities.argmax(1)]
 
 
@@ -80,7 +102,8 @@ def _fraction(text: str) -> bool:
         return False
 
 
-def check(table: pd.DataFrame, id_column: str, ids: list[str], columns: list[str], classes: list[str]) -> None:
+def check(table: pd.DataFrame, id_column: str, ids: list[str], columns: list[str], classes: list[str],
+          separator: str = " ") -> None:
     """The guard: raise UserError unless the table is what the leaderboard will accept.
 
     Args:
@@ -89,6 +112,7 @@ def check(table: pd.DataFrame, id_column: str, ids: list[str], columns: list[str
         ids: the ids that are expected, in order.
         columns: the columns that are expected, in order.
         classes: every label there is.
+        separator: what stands between several labels of a cell.
     """
     if list(table.columns) != columns:
         raise UserError(f"submission refused: its columns are {list(table.columns)}, expected {columns}")
@@ -105,7 +129,7 @@ def check(table: pd.DataFrame, id_column: str, ids: list[str], columns: list[str
         empty = (cells.str.strip() == "") | cells.str.lower().isin(("nan", "inf", "-inf")) & ~cells.isin(classes)
         if empty.any():
             raise UserError(f"submission refused: column {column} is empty or NaN at id {table[id_column][empty].iloc[0]}")
-        if cells.isin(classes).all() or all(set(cell.split()) <= set(classes) for cell in cells.unique()):
+        if cells.isin(classes).all() or all(set(labels.split(cell, separator)) <= set(classes) for cell in cells.unique()):
             continue
         numbers = pd.to_numeric(cells, errors="coerce")
         if numbers.isna().all() or not numbers.notna().all() and cells.isin(classes).any():
@@ -116,7 +140,7 @@ def check(table: pd.DataFrame, id_column: str, ids: list[str], columns: list[str
 
 
 def render(ids: np.ndarray, probabilities: np.ndarray, classes: list[str], columns: tuple[str, str],
-           sample_path: Path | None) -> tuple[bytes, pd.DataFrame]:
+           sample_path: Path | None, multilabel: bool = False, separator: str | None = None) -> tuple[bytes, pd.DataFrame]:
     """Build the submission and guard it: the file's bytes, and its table as text.
 
     Raises:
@@ -125,19 +149,22 @@ def render(ids: np.ndarray, probabilities: np.ndarray, classes: list[str], colum
     if not np.isfinite(probabilities).all():
         raise UserError(f"submission refused: the prediction for {ids[~np.isfinite(probabilities).all(1)][0]} is not a number")
     sample = read_sample(sample_path) if sample_path else None
-    data = build(ids, probabilities, classes, columns, sample).to_csv(index=False, lineterminator="\n").encode("utf-8")
+    made = build(ids, probabilities, classes, columns, sample, multilabel, separator)
+    data = made.to_csv(index=False, lineterminator="\n").encode("utf-8")
     # The bytes are read back before they are written, so that the guard sees what the leaderboard will see.
     table = pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False)
     id_column = columns[0] if sample is None else id_column_of(sample, columns[0])
     wanted = ids if sample is None else sample[id_column]
-    check(table, id_column, [str(id) for id in wanted], list(columns if sample is None else sample.columns), classes)
+    own = [columns[0], *_headers(columns[0], classes)] if multilabel and separator is None else list(columns)
+    check(table, id_column, [str(id) for id in wanted], own if sample is None else list(sample.columns), classes,
+          (separator or ",") if multilabel else " ")
     return data, table
 
 
 def write(path: Path, ids: np.ndarray, probabilities: np.ndarray, classes: list[str], columns: tuple[str, str],
-          sample_path: Path | None) -> pd.DataFrame:
+          sample_path: Path | None, multilabel: bool = False, separator: str | None = None) -> pd.DataFrame:
     """Render the submission and write it; nothing is written if it is refused."""
-    data, table = render(ids, probabilities, classes, columns, sample_path)
+    data, table = render(ids, probabilities, classes, columns, sample_path, multilabel, separator)
     write_bytes(path, data)
     return table
 

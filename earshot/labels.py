@@ -1,0 +1,181 @@
+"""How a csv writes the labels of a clip: one, several in a cell, or a 0/1 column per class."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from earshot.errors import UserError
+
+# In order of preference where a csv has several of them.
+LABEL_NAMES = ("label", "category", "class", "class_name", "classname", "genre", "species", "primary_label", "emotion",
+               "instrument", "event", "labels", "target", "tag", "tags", "class_id", "classid", "y")
+LIST = "[]"  # stands for cells such as ['owl', 'jay']
+MARKS = (";", "|", ",")  # a comma last: labels between semicolons may hold one
+ITEM = re.compile(r"'([^']*)'|\"([^\"]*)\"|([^\s,'\"\[\]][^,\[\]]*)")
+MISSING = ""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Where a csv keeps its labels, and how a cell is read.
+
+    columns: one, or a 0/1 column per class.
+    multilabel: any number of labels a clip, read as a sorted tuple; else one, read as text.
+    separator: what stands between the labels of a cell; None for one label or for 0/1 columns.
+    """
+
+    columns: tuple[str, ...]
+    multilabel: bool = False
+    separator: str | None = None
+
+    @property
+    def name(self) -> str:
+        """One name for the column or columns."""
+        return self.columns[0] if len(self.columns) == 1 else "label"
+
+    @property
+    def classes(self) -> list[str] | None:
+        """The labels that there are, where the csv names them in its header."""
+        return list(self.columns) if len(self.columns) > 1 else None
+
+    @property
+    def about(self) -> str:
+        """What the user is told about the columns."""
+        if self.classes:
+            return f"{len(self.columns)} label columns of 0 and 1, {', '.join(self.columns[:3])} ..."
+        between = {None: "", " ": " of several labels between blanks", LIST: " of lists of labels"}
+        return f"label column {self.name}" + between.get(self.separator, f" of several labels between {self.separator}")
+
+    def known_in(self, frame: pd.DataFrame) -> bool:
+        """Does another csv hold these labels too?"""
+        if not set(self.columns) <= set(frame.columns):
+            return False
+        if not self.classes:
+            return bool(frame[self.name].str.strip().any())
+        return all(zero_or_one(frame[c]) for c in self.columns) and bool(frame[list(self.columns)].astype(float).any(axis=None))
+
+    def read(self, frame: pd.DataFrame, csv: Path) -> pd.Series:
+        """A label per row: text, or a tuple of several; MISSING where a cell is empty.
+
+        Raises:
+            UserError: several labels of a clip where there can be one.
+        """
+        if self.separator is not None:
+            found = [tuple(sorted(set(split(cell, self.separator)))) or MISSING for cell in frame[self.name]]
+        elif not self.classes:
+            return frame[self.name].str.strip()
+        else:
+            set_here = [tuple(c for c, cell in zip(self.columns, row) if float(cell)) for row in frame[list(self.columns)].values]
+            odd = next((index for index, row in enumerate(set_here) if len(row) != 1), None)
+            if not self.multilabel and odd is not None:
+                raise UserError(f"{csv}, row {odd + 1}: {len(set_here[odd])} of the label columns are 1: "
+                                "--task multilabel reads them")
+            found = [tuple(sorted(row)) if self.multilabel else row[0] for row in set_here]
+        return pd.Series(found, index=frame.index, dtype=object)
+
+
+def find(frame: pd.DataFrame, csv: Path, id_column: str, sample_columns: list[str], answers: list[str], task: str = "auto",
+         named: str | None = None) -> tuple[Labels | None, list[str]]:
+    """Where a train csv keeps its labels; None if that is not clear.
+
+    Several labels a clip are seen by 0/1 columns (those of the sample submission, or most columns where none is clearly the
+    label), or by cells that fall apart into nothing but columns of the sample submission.
+
+    Args:
+        sample_columns: the sample submission's columns; `answers`: those but its ids.
+        task: "auto", "single" or "multilabel".
+        named: the label column that the user names.
+    Returns:
+        the labels, and lines to say about them.
+    """
+    left = [c for c in frame.columns if c not in (id_column, "fold", "group")]
+    column = named or find_label_column(frame, id_column, sample_columns)
+    binary = [] if named else [c for c in left if zero_or_one(frame[c])]
+    asked = len(answers) > 1 and set(answers) <= set(binary)
+    # Flags such as "verified" are 0 and 1, too: unless told, they are labels only where little else is there.
+    mostly = column is None and (task == "multilabel" or 2 * len(binary) > len(left))
+    if asked or len(binary) > 1 and (mostly or task == "multilabel" and column in binary):
+        found = Labels(tuple(answers if asked else binary), task != "single")
+        one_each = found.multilabel and all(len(labels) == 1 for labels in found.read(frame, csv))
+        return found, ["every row has one 1: --task single trains for one label a clip"] if one_each else []
+    if column is None or task == "single":
+        return column and Labels((column,)), []
+    cells = [cell for cell in frame[column].str.strip().unique() if cell]
+    separator = find_separator(cells, answers if len(answers) > 1 else [])
+    if task == "multilabel":
+        several = any(len(split(cell, separator)) > 1 for cell in cells)
+        said = [] if several else [f"--task multilabel, but no row of {csv.name} has several labels"]
+        return Labels((column,), True, separator), said
+    if len(answers) > 1 and falls_apart(cells, separator, answers):
+        return Labels((column,), True, separator), []
+    return Labels((column,)), hint(cells)
+
+
+def find_label_column(frame: pd.DataFrame, id_column: str, wanted: list[str] = ()) -> str | None:
+    """The label column: one that the sample submission has too, else a known name (words before numbers), else the
+    only column left; None if that is not clear."""
+    left = [c for c in frame.columns if c not in (id_column, "fold", "group")]
+    shared = [c for c in wanted if c in left]
+    known = [c for name in LABEL_NAMES for c in left if c.lower() == name]
+    spoken = [c for c in known if not frame[c].str.fullmatch(r"\s*\d*\s*").all()]
+    return (shared or spoken or known or (left if len(left) == 1 else [None]))[0]
+
+
+def zero_or_one(cells: pd.Series) -> bool:
+    """Does a column hold 0 and 1 alone, also as 0.0 and 1.0?"""
+    return bool(cells.str.fullmatch(r"\s*[01](\.0*)?\s*").all())
+
+
+def find_separator(cells: list[str], classes: list[str]) -> str:
+    """What stands between the labels of a column's cells, as it is written (", " is kept); "," where nothing does.
+
+    Args:
+        cells: distinct, none empty.
+        classes: the labels where they are known, to choose by.
+    """
+    if cells and all(re.fullmatch(r"\[.*\]", cell, re.DOTALL) for cell in cells):
+        return LIST
+    there = [mark for mark in MARKS if any(mark in cell for cell in cells)]
+    there += [" "] if any(len(cell.split()) > 1 for cell in cells) else []
+    chosen = next((mark for mark in there if falls_apart(cells, mark, classes)), there[0] if there else ",")
+    followed = {text[:1] for cell in cells for text in cell.split(chosen)[1:]}
+    spaced = chosen != " " and followed == {" "}
+    return f"{chosen} " if spaced else chosen
+
+
+def falls_apart(cells: list[str], separator: str, classes: list[str]) -> bool:
+    """Are there several labels in a cell, and are all labels of all cells among the classes?"""
+    parts = [split(cell, separator) for cell in cells]
+    return any(len(labels) > 1 for labels in parts) and {label for labels in parts for label in labels} <= set(classes)
+
+
+def hint(cells: list[str]) -> list[str]:
+    """A line for the user where single labels look like several in a cell: their parts mostly occur alone as well."""
+    separator, alone = find_separator(cells, []), set(cells)
+    several = [cell for cell in cells if len(split(cell, separator)) > 1]
+    parts = {part for cell in several for part in split(cell, separator)}
+    if not several or separator != LIST and 2 * len(parts & alone) <= len(parts):
+        return []
+    return [f"beware: {several[0]} is read as one label: if it means {len(split(several[0], separator))}, give --task multilabel"]
+
+
+def split(cell: str, separator: str) -> list[str]:
+    """The labels of a cell, as they stand there."""
+    if separator == LIST:
+        return [next(filter(None, match), "").strip() for match in ITEM.findall(cell) if any(match)]
+    mark = separator.strip()
+    return [part for part in map(str.strip, cell.split(mark) if mark else cell.split()) if part]
+
+
+def join(labels: list[str], separator: str) -> str:
+    """Labels as a cell: what `split` takes apart."""
+    return str(list(labels)) if separator == LIST else separator.join(labels)
+
+
+def each(label: str | tuple[str, ...]) -> tuple[str, ...]:
+    """The labels of a clip, of whichever task."""
+    return label if isinstance(label, tuple) else (label,)
