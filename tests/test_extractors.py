@@ -31,8 +31,8 @@ class Sums(base.Extractor):
 
 
 def test_registry(tmp_path, monkeypatch):
-    assert {"ast", "efficientat", "logmel"} <= set(extractors.names())
-    assert not {"base", "frontend"} & set(extractors.names())
+    assert {"ast", "efficientat", "encodec", "logmel", "waveform"} <= set(extractors.names())
+    assert not {"base", "frontend", "hub"} & set(extractors.names())
     (tmp_path / "mine.py").write_text("RATE = 123\n")
     (tmp_path / "_helper.py").write_text("")
     monkeypatch.setattr(extractors, "__path__", [*extractors.__path__, str(tmp_path)])
@@ -42,7 +42,7 @@ def test_registry(tmp_path, monkeypatch):
         extractors.module("base")
 
 
-@pytest.mark.parametrize("name", ["ast", "efficientat", "logmel"])
+@pytest.mark.parametrize("name", extractors.names())
 def test_module_has_what_the_stages_ask_for(name):
     module = extractors.module(name)
     assert module.PAD in ("wrap", "silence") and module.LIMIT > 0 and module.__doc__
@@ -56,7 +56,7 @@ def test_importing_them_is_light():
     code = (
         "import sys, time; start = time.perf_counter()\n"
         "from earshot import audio, extractors\n"
-        "for name in ('ast', 'efficientat', 'logmel'): extractors.module(name)\n"
+        "for name in extractors.names(): extractors.module(name)\n"
         "heavy = {'torch', 'transformers', 'torchvision', 'torchaudio', 'librosa', 'scipy', 'soundfile'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )

@@ -108,6 +108,17 @@ def test_logmel_fills_short_clips():
     assert np.isfinite(tiny.views["mel"]).all()
 
 
+@pytest.mark.parametrize("settings", [logmel.Settings(), logmel.Settings(edges="zeros", ref="max", standardise=True),
+                                      logmel.Settings(top_db=None, over="window")])
+def test_logmel_of_a_batch_has_the_bits_of_one(settings):
+    waves = [synthetic(seconds, 16000, seed) for seed, seconds in enumerate((2.0, 0.4, 2.0, 5.3, 2.0, 5.3, 0.4))]
+    extractor = logmel.Extractor(settings, window(2.0, 16000, "silence"))
+    together = extractor.extract(waves, [0.0] * 7, 4)
+    for wave, features in zip(waves, together):
+        alone = extractor.extract([wave], [0.0], 1)[0]
+        assert np.array_equal(features.views["mel"], alone.views["mel"]) and np.array_equal(features.start, alone.start)
+
+
 def test_logmel_names_contradictions():
     for settings, where in (
         (logmel.Settings(fmax=9000.0), window(2, 16000)),

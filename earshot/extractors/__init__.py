@@ -12,7 +12,7 @@ from types import ModuleType
 
 from earshot.errors import UserError
 
-_HELPERS = {"base", "frontend"}
+_HELPERS = {"base", "frontend", "hub"}
 
 
 def names() -> list[str]:

@@ -60,6 +60,7 @@ class Extractor:
     """
 
     shapes: dict[str, tuple[int, int, int]]
+    integers: tuple[str, ...] = ()  # views that are numbers of something, int16
 
     def __init__(
         self, settings: Any, window: Window, device: str = "cpu", weights: str | None = None, precision: str = "fp32"
@@ -73,6 +74,10 @@ class Extractor:
         self.rate = window.rate
         self.samples = max(1, round(window.seconds * window.rate))
         self.span = window.seconds
+
+    def none(self, view: str) -> np.ndarray:
+        """A view of no windows, (0, D, F, T) in its own type."""
+        return np.zeros((0, *self.shapes[view]), np.int16 if view in self.integers else np.float16)
 
     def forward(self, waves: torch.Tensor, lengths: list[float]) -> dict[str, torch.Tensor]:
         """Features of a batch of windows.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Sequence
+from typing import TYPE_CHECKING, Iterator, Literal, Sequence
 
 import numpy as np
 
@@ -127,11 +127,34 @@ class Extractor(base.Extractor):
         Returns:
             (n_mels, 1 + samples // hop_length) float32 on the device.
         """
+        return self._together(wave[None])[0]
+
+    def spectrograms(self, waves: Sequence[np.ndarray], batch_size: int) -> Iterator[tuple[int, torch.Tensor]]:
+        """Log-mels of whole waves, those of one length in batches; on a CPU the bits are `spectrogram`'s.
+
+        Args:
+            waves: (samples,) float32 each.
+            batch_size: windows to a batch; a wave of many windows counts as many.
+        Yields:
+            the place of a wave, and its `spectrogram`; the places come in an order of their own.
+        """
+        places: dict[int, list[int]] = {}
+        for place, wave in enumerate(waves):
+            places.setdefault(len(wave), []).append(place)
+        for length, same in places.items():
+            rows = max(1, batch_size * self.needed // max(1, length))
+            for first in range(0, len(same), rows):
+                batch = same[first : first + rows]
+                yield from zip(batch, self._together(np.stack([waves[place] for place in batch])))
+
+    def _together(self, waves: np.ndarray) -> torch.Tensor:
+        """(B, n_mels, frames) of waves (B, samples)."""
         import torch
 
         s = self.settings
         # numpy reflects as often as a very short wave needs, which torch.stft refuses
-        padded = np.pad(wave, s.n_fft // 2, mode="reflect" if s.edges == "reflect" else "constant")
+        around = ((0, 0), (s.n_fft // 2, s.n_fft // 2))
+        padded = np.pad(waves, around, mode="reflect" if s.edges == "reflect" else "constant")
         spectrum = torch.stft(
             torch.from_numpy(padded).to(self.device),
             s.n_fft,
@@ -147,23 +170,21 @@ class Extractor(base.Extractor):
             mel = (mel + s.amin).log()
         else:
             mel = mel.clamp(min=s.amin)
-            mel = mel / mel.max() if s.ref == "max" else mel
+            mel = mel / mel.amax((1, 2), keepdim=True) if s.ref == "max" else mel
             mel = (20 / s.power) * mel.log10()
             if s.top_db is not None:
-                mel = mel.clamp(min=float(mel.max()) - s.top_db)
-        if s.standardise:
-            mel = (mel - mel.mean()) / (mel.std(correction=0) + 1e-6)
+                mel = mel.maximum(mel.amax((1, 2), keepdim=True) - s.top_db)
+        if s.standardise:  # one by one: the order in which a batch is summed depends on its size
+            mel = torch.stack([(clip - clip.mean()) / (clip.std(correction=0) + 1e-6) for clip in mel])
         return mel
 
     def forward(self, waves: torch.Tensor, lengths: list[float]) -> dict[str, torch.Tensor]:
         """Each window as a clip of its own: {"mel": (B, 1, n_mels, frames)}; see `base.Extractor.forward`."""
         import torch
 
-        rows = []
-        for wave, length in zip(waves.cpu().numpy(), lengths):
-            real = wave[: max(1, round(length * self.rate))]
-            rows.append(self._take(self._whole(real), 0))
-        return {"mel": torch.stack(rows)}
+        real = [wave[: max(1, round(length * self.rate))] for wave, length in zip(waves.cpu().numpy(), lengths)]
+        found = dict(self.spectrograms([self._filled(wave) for wave in real], len(real)))
+        return {"mel": torch.stack([self._take(found[place], 0) for place in range(len(real))])}
 
     def extract(
         self, waves: Sequence[np.ndarray], offsets: Sequence[float], batch_size: int
@@ -173,20 +194,20 @@ class Extractor(base.Extractor):
 
         if self.settings.over == "window":
             return super().extract(waves, offsets, batch_size)
-        clips = []
+        clips: dict[int, base.ClipFeatures] = {}
         with torch.inference_mode():
-            for wave, offset in zip(waves, offsets):
-                pieces, mel = self.cut(wave), self._whole(wave)
+            for place, mel in self.spectrograms([self._filled(wave) for wave in waves], batch_size):
+                pieces = self.cut(waves[place])
                 firsts = [round(start * self.rate / self.settings.hop_length) for start, _ in pieces]
                 rows = torch.stack([self._take(mel, first) for first in firsts])
-                clips.append(base.clip_features(pieces, offset, {"mel": base.to_numpy(rows)}))
-        return clips
+                clips[place] = base.clip_features(pieces, offsets[place], {"mel": base.to_numpy(rows)})
+        return [clips[place] for place in range(len(waves))]
 
-    def _whole(self, wave: np.ndarray) -> torch.Tensor:
-        """The log-mel of a clip, filled before it unless silence is to be zeros after standardising."""
+    def _filled(self, wave: np.ndarray) -> np.ndarray:
+        """A clip that lasts for a window: short ones are filled, unless silence is to be zeros after standardising."""
         if len(wave) < self.needed and not self.zeros_after:
-            wave = audio.fill(wave, self.needed, self.window.pad)
-        return self.spectrogram(wave)
+            return audio.fill(wave, self.needed, self.window.pad)
+        return wave
 
     def _take(self, mel: torch.Tensor, first: int) -> torch.Tensor:
         """(1, n_mels, frames) from a frame on, moved back where the clip ends before, zero-filled where it is short."""

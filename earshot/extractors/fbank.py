@@ -1,0 +1,78 @@
+"""AST's input, for heads that fine-tune AST itself: the view `fbank` (1, 128, 1024), Kaldi's filter bank, normalised.
+
+Frames beyond the clip are 0 in log-mel, then normalised with the rest: silence in the window is what AST was trained on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from earshot.errors import UserError
+from earshot.extractors import base, frontend
+
+if TYPE_CHECKING:
+    import torch
+
+RATE: int | None = 16000
+PAD = "silence"
+SECONDS: float | None = 10.24  # 1024 frames of 10 ms
+LIMIT = 10.24
+DEFAULT_WEIGHTS: str | None = None
+
+BINS = 128
+
+
+@dataclass(frozen=True)
+class Settings:
+    """AST's front end: 128 Kaldi mel bands, 100 frames a second, (x - mean) / (2 std)."""
+
+    max_length: int = 1024
+    """Frames of 10 ms in a window; fewer are cheaper: AST's cost grows with their square."""
+    mean: float = -4.2677393
+    """Mean of the log-mel that is subtracted; the default is AudioSet's, which AST's weights know."""
+    std: float = 4.5689974
+    """Deviation of the log-mel; it is divided by twice as much."""
+
+
+def weights_files(settings: Settings, weights: str | None) -> list[Path]:
+    """No files: a filter bank has no weights, and UserError if some are given."""
+    if weights is not None:
+        raise UserError("--weights: the extractor fbank has no weights; give them to the head (train.py --head.weights)")
+    return []
+
+
+def fetch(settings: Settings, weights: str | None) -> None:
+    """Nothing to fetch."""
+    weights_files(settings, weights)
+
+
+class Extractor(base.Extractor):
+    """See `base.Extractor`; UserError for a window that is longer than its frames."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        window: base.Window,
+        device: str = "cpu",
+        weights: str | None = None,
+        precision: str = "fp32",
+    ) -> None:
+        super().__init__(settings, window, device, weights, "fp32")
+        weights_files(settings, weights)
+        if settings.max_length < 16 or not settings.std > 0:
+            raise UserError(f"fbank: --max-length {settings.max_length} and --std {settings.std:g}: at least 16 frames, AST's "
+                            "patch, and a deviation above 0")
+        self.span = settings.max_length / 100  # shorter windows are padded to it
+        if window.seconds > self.span + 0.005:
+            raise UserError(f"fbank: a window of {window.seconds:g} s is more than {settings.max_length} frames of 10 ms hold: "
+                            f"add --seconds {self.span:g}")
+        self.shapes = {"fbank": (1, BINS, settings.max_length)}
+
+    def forward(self, waves: torch.Tensor, lengths: list[float]) -> dict[str, torch.Tensor]:
+        """{"fbank": (B, 1, 128, max_length)}; see `base.Extractor.forward`."""
+        s = self.settings
+        real = lengths if self.window.pad == "silence" else None  # a repeated clip is real to its end
+        mel = frontend.ast_input(waves, real, s.max_length, BINS, s.mean, s.std, self.rate)
+        return {"fbank": mel.transpose(1, 2)[:, None]}

@@ -1,0 +1,142 @@
+"""Pretrained networks of transformers: found as a local folder or in the hub's cache, checked, loaded as safetensors."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Iterator
+
+from earshot.errors import UserError
+from earshot.extractors import base
+
+if TYPE_CHECKING:
+    import torch
+
+FILES = ["config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json"]
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """One extractor's kind of network; whatever the user can mend is a UserError in one line."""
+
+    extractor: str
+    """Who asks: the first word of every message."""
+    kind: str
+    """`model_type` in config.json."""
+    network: str
+    """The class of transformers."""
+    others: str
+    """The extractors to take instead."""
+
+    @property
+    def ways_out(self) -> str:
+        """What to do where the weights cannot be had."""
+        return ("go online once, or give --weights FOLDER (config.json and model.safetensors, for example an attached Kaggle "
+                f"dataset), or take another extractor (--extractor {self.others})")
+
+    def files(self, weights: str) -> list[Path]:
+        """The local files that define the network, without importing torch.
+
+        Returns:
+            config, preprocessor config and safetensors of a folder or of the hub's cache; [] if not cached yet.
+        Raises:
+            UserError: `weights` looks like a path and does not exist, or holds no usable model.
+        """
+        folder = self.local(weights)
+        if folder is None:
+            return []
+        return sorted({path for pattern in FILES for path in folder.glob(pattern)})
+
+    def folder(self, weights: str) -> Path:
+        """The local folder of the weights, downloaded from the hub where it is not here yet."""
+        folder = self.local(weights)
+        if folder is not None:
+            return folder
+        os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "10")  # read when huggingface_hub is first imported
+        from huggingface_hub import snapshot_download
+
+        try:
+            folder = Path(snapshot_download(weights, allow_patterns=FILES, etag_timeout=5))
+        except Exception as error:  # offline, unknown, gated, disk full: each library version has its own exceptions
+            reason = " ".join(str(error).split())[:80] or type(error).__name__
+            raise UserError(f"{self.extractor}: {weights} is neither here nor to be had from the hub ({reason}): "
+                            f"{self.ways_out}") from None
+        return self.checked(folder)
+
+    def local(self, weights: str) -> Path | None:
+        """The folder of weights that are here, as a path or in the hub's cache; None for a hub id that is not cached."""
+        path = base.local(weights)
+        if path is not None:
+            if path.is_file():
+                raise UserError(f"{self.extractor}: --weights {weights} is a file: give the folder that has config.json in it")
+            nested = [path, *sorted(found.parent for found in path.glob("*/config.json"))]
+            return self.checked(next((folder for folder in nested if (folder / "config.json").exists()), path))
+        if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", weights):
+            raise UserError(f"{self.extractor}: --weights {weights}: no such folder, and no hub id (owner/name) either")
+        from huggingface_hub import try_to_load_from_cache
+
+        config = try_to_load_from_cache(weights, "config.json")
+        folder = Path(config).parent if isinstance(config, str) else None
+        # a download that was interrupted leaves the config without the weights
+        return folder if folder is not None and any(folder.glob("*.safetensors")) else None
+
+    def checked(self, folder: Path) -> Path:
+        """The folder if it holds this kind of network as safetensors, else a UserError that says what it lacks."""
+        if not (folder / "config.json").exists():
+            raise UserError(f"{self.extractor}: {folder} has no config.json, so no model in it: {self.ways_out}")
+        kind = self.json(folder / "config.json").get("model_type")
+        if kind != self.kind:
+            raise UserError(f"{self.extractor}: {folder} holds a model of type {kind}, not {self.kind}: {self.ways_out}")
+        if not any(folder.glob("*.safetensors")):
+            pickled = any(folder.glob("*.bin"))
+            why = "only pickled weights (*.bin), which can run code" if pickled else "no model.safetensors"
+            raise UserError(f"{self.extractor}: {folder} has {why}: save it as safetensors (save_pretrained does), or "
+                            f"{self.ways_out}")
+        return folder
+
+    def json(self, path: Path) -> dict:
+        """A JSON object from a file; UserError where it is none."""
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.extractor}: {path} is no readable JSON ({' '.join(str(error).split())[:80]})") from None
+        return content if isinstance(content, dict) else {}
+
+    def load(self, folder: Path) -> torch.nn.Module:
+        """The network from a folder, quietly; UserError where tensors are missing or shapes differ."""
+        with quiet_transformers():
+            import transformers
+
+            try:
+                network, report = getattr(transformers, self.network).from_pretrained(
+                    str(folder), local_files_only=True, use_safetensors=True, output_loading_info=True
+                )
+            except Exception as error:  # transformers raises OSError, ValueError, RuntimeError, SafetensorError, ...
+                reason = " ".join(str(error).split())[:160]
+                raise UserError(f"{self.extractor}: the weights in {folder} cannot be loaded ({reason}): "
+                                f"{self.ways_out}") from None
+        lacking = sorted(report["missing_keys"])
+        if lacking:
+            raise UserError(f"{self.extractor}: the weights in {folder} lack {len(lacking)} of the network's tensors (the first: "
+                            f"{lacking[0]}), so they are no complete {self.network}: {self.ways_out}")
+        return network
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Without transformers' loading report and progress bars."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
