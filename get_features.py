@@ -47,7 +47,7 @@ def parse(argv: list[str]) -> tuple:
         raise UserError(f"recipe {name} names no extractor: add --extractor {'|'.join(extractors.names())}")
     module = extractors.module(chosen)
     groups = {"competition": config.CompetitionFlags(), "windows": config.WindowFlags(), "audio": AudioSettings(),
-              chosen: module.Settings(), "machine": config.ExtractionFlags()}
+              chosen: module.Settings(), "copies": config.AugmentFlags(), "machine": config.ExtractionFlags()}
     if values.get("extractor") not in (None, chosen):
         name, values = None, {}  # another extractor than the recipe's: its settings mean nothing here
     where = f"recipe {name}, features"
@@ -64,7 +64,7 @@ def parse(argv: list[str]) -> tuple:
 def main(argv: list[str]) -> None:
     """Parse, plan, extract."""
     name, recipe, extractor, flags = parse(argv)
-    what, windows, audio, settings, machine = flags.values()
+    what, windows, audio, settings, copies, machine = flags.values()
 
     from earshot import competition, plan
     from earshot.cache import remove_shards
@@ -72,12 +72,13 @@ def main(argv: list[str]) -> None:
     from earshot.match import LATEST
 
     clips = competition.load(name, train_csv=what.train_csv, id_column=what.id_column, label_column=what.label_column,
-                             holdout=what.holdout, out=what.out)
+                             task=what.task, holdout=what.holdout, out=what.out)
     for note in clips.notes:
         print(note)
     plain_name("--cache", what.cache)
     workers = machine.workers or len(os.sched_getaffinity(0))
-    made = plan.make(clips, Path(what.out), extractor, settings, audio, windows, what.weights, what.cache, recipe, workers)
+    made = plan.make(clips, Path(what.out), extractor, settings, audio, windows, what.weights, what.cache, recipe, workers,
+                     copies)
     print(f"features: {extractor}{f' (recipe {recipe})' if recipe else ''} -> {made.folder}")
     for note in made.notes:
         print(note)
@@ -102,7 +103,9 @@ def report(folder: Path) -> None:
 
     manifest = read_json(folder / MANIFEST)
     for split, count in manifest["splits"].items():
-        print(f"{split}: {count['clips']} clips, {count['rows']} windows")
+        copies = manifest.get("augmented") if split == "train" else None
+        more = f"; augmented: {copies['copies']} copies, {copies['rows']} windows" if copies else ""
+        print(f"{split}: {count['clips']} clips, {count['rows']} windows{more}")
     print("views: " + ", ".join(f"{view} {tuple(shape)}" for view, shape in manifest["shapes"].items()))
     if manifest["bad"]:
         print(f"bad audio: {manifest['bad']} clips, see {folder / 'bad_audio.csv'}")

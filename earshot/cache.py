@@ -174,6 +174,22 @@ class Cache:
         Raises:
             UserError: the file is damaged, or belongs to another cache.
         """
+        return self._sound_rows(name, "ids", "labels", "folds", "groups")
+
+    def augmented(self) -> dict[str, Any] | None:
+        """The augmented copies of the training clips, None where the cache has none.
+
+        Per row `clip` and `partner` (indices of the training split's clips; -1: not mixed), `copy`, `share` (the clip's own
+        part of a mix's label, 1 where it is not mixed), start, length and the views.
+
+        Raises:
+            UserError: the file is damaged, or belongs to another cache.
+        """
+        if "augmented" not in self.manifest:
+            return None
+        return self._sound_rows("augmented", "copy", "partner", "share")
+
+    def _sound_rows(self, name: str, *further: str) -> dict[str, Any]:
         path = self.folder / f"{name}.pkl"
         if name not in self._sound:  # gigabytes need not be read twice in one process
             if not path.is_file() or digest(path) != self.manifest["sha256"][path.name]:
@@ -184,8 +200,7 @@ class Cache:
         if found != self.fingerprint:
             raise UserError(f"{self.folder}/{name}.pkl was made from something else (fingerprint {found} there, "
                             f"{self.fingerprint} in {MANIFEST}): extract anew with --fresh")
-        missing = [key for key in ("ids", "labels", "folds", "groups", "clip", "start", "length", *self.shapes)
-                   if key not in content]
+        missing = [key for key in (*further, "clip", "start", "length", *self.shapes) if key not in content]
         if missing:
             raise UserError(f"{self.folder}/{name}.pkl lacks {missing[0]}: extract anew with --fresh")
         return content
@@ -195,11 +210,21 @@ class Cache:
         """(D, F, T) per view."""
         return {view: tuple(shape) for view, shape in self.manifest["shapes"].items()}
 
+    @property
+    def multilabel(self) -> bool:
+        """May a clip have several labels? Then a split's labels are (clips, classes) of 0 and 1."""
+        return self.record.get("task") == "multilabel"
+
     def prior(self) -> np.ndarray:
-        """(classes,) share of each class among the training clips: the answer for clips that cannot be heard."""
+        """(classes,) share of each class among the training clips: the answer for clips that cannot be heard.
+
+        Shares of clips; they need not sum to 1 where a clip may have several labels.
+        """
         import numpy as np
 
         labels = self._load("train")["labels"]
+        if self.multilabel:
+            return labels.mean(0, dtype=np.float64)
         counts = np.array([(labels == label).sum() for label in self.classes], dtype=np.float64)
         return counts / counts.sum()
 

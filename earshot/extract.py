@@ -9,11 +9,11 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Callable, Iterator
 
 import numpy as np
 
-from earshot import __version__, cache, extractors
+from earshot import __version__, cache, copies, extractors
 from earshot.audio import BadAudio, read
 from earshot.cli import Deadline
 from earshot.device import Device, out_of_memory
@@ -27,7 +27,7 @@ JOIN_IN_MEMORY = 1 << 30  # bytes of one view above which the joined array is bu
 
 @dataclass
 class Part:
-    """A stretch of one split: the clips [first, last) of that split."""
+    """A stretch of one split: the clips [first, last) of that split, or those of the augmented copies."""
 
     split: str
     first: int
@@ -38,8 +38,9 @@ class Part:
 def parts(plan: Plan) -> list[Part]:
     """The shards of a plan, in order."""
     found = []
-    for split in cache.SPLITS:
-        count = int((plan.competition.clips.split == split).sum())
+    counts = {split: int((plan.competition.clips.split == split).sum()) for split in cache.SPLITS}
+    counts[copies.NAME] = counts["train"] * plan.augment.augment  # last: the training shards say which clips can be heard
+    for split, count in counts.items():
         for first in range(0, count, SHARD):
             name = f"{split}-{first // SHARD:05d}.pkl"
             found.append(Part(split, first, min(first + SHARD, count), plan.folder / "shards" / name))
@@ -78,8 +79,8 @@ def run(plan: Plan, device: Device, batch_size: int, workers: int, deadline: Dea
                mininterval=0.2 if sys.stderr.isatty() else 20)
     pool = ThreadPoolExecutor(workers)
     try:
-        for part, decoded in _decoded(plan, todo, extractor, pool, workers):
-            content, batch_size = _features(plan, part, decoded, extractor, batch_size)
+        for part, prepared in _prepared(plan, todo, extractor, pool):
+            content, batch_size = _features(plan, part, prepared, extractor, batch_size)
             cache.dump(part.path, content)
             bar.update(part.last - part.first)
             if deadline.passed() and part is not todo[-1]:
@@ -91,24 +92,41 @@ def run(plan: Plan, device: Device, batch_size: int, workers: int, deadline: Dea
     join(plan)
 
 
-def _decoded(plan: Plan, todo: list[Part], extractor: Any, pool: ThreadPoolExecutor, workers: int) -> Iterator[tuple[Part, list]]:
-    """Each shard with its decoded clips, decoding ahead while the caller computes."""
+def _prepared(plan: Plan, todo: list[Part], extractor: Any, pool: ThreadPoolExecutor) -> Iterator[tuple[Part, list]]:
+    """Each shard with its waves: decoded clips, then augmented copies."""
+    clips = plan.competition.clips
+
+    def decoding(path: str) -> tuple[np.ndarray, float] | str:
+        return decode(path, extractor.rate, plan.audio)
+
+    def decoded(part: Part) -> list[Future]:
+        return [pool.submit(decoding, path) for path in clips[clips.split == part.split].path.iloc[part.first:part.last]]
+
+    yield from _ahead([part for part in todo if part.split != copies.NAME], decoded)
+    copied = [part for part in todo if part.split == copies.NAME]
+    if copied:
+        bad = np.concatenate([cache.load(part.path)["bad"] for part in parts(plan) if part.split == "train"])
+        made = copies.Copies(clips[clips.split == "train"], plan.augment, bad)
+        yield from _ahead(copied, lambda part: made.submit(part.first, part.last, pool, decoding, extractor.rate))
+
+
+def _ahead(todo: list[Part], start: Callable[[Part], list[Future]]) -> Iterator[tuple[Part, list]]:
+    """Each shard with the results of its futures, two shards started before the caller asks for them."""
     ahead: deque[tuple[Part, list[Future]]] = deque()
     waiting = iter(todo)
 
     def submit() -> None:
         part = next(waiting, None)
         if part is not None:
-            rows = plan.competition.clips[plan.competition.clips.split == part.split].iloc[part.first:part.last]
-            ahead.append((part, [pool.submit(decode, path, extractor.rate, plan.audio) for path in rows.path]))
+            ahead.append((part, start(part)))
 
     for _ in range(2):
         submit()
     while ahead:
         part, futures = ahead.popleft()
-        decoded = [future.result() for future in futures]
+        results = [future.result() for future in futures]
         submit()
-        yield part, decoded
+        yield part, results
 
 
 def decode(path: str, rate: int, settings: Any) -> tuple[np.ndarray, float] | str:
@@ -122,49 +140,47 @@ def decode(path: str, rate: int, settings: Any) -> tuple[np.ndarray, float] | st
         return str(error)
 
 
-def _features(plan: Plan, part: Part, decoded: list, extractor: Any, batch_size: int) -> tuple[dict[str, Any], int]:
-    """A shard's content, and the batch size that memory allowed."""
-    good = [index for index, item in enumerate(decoded) if not isinstance(item, str)]
+def _features(plan: Plan, part: Part, prepared: list, extractor: Any, batch_size: int) -> tuple[dict[str, Any], int]:
+    """A shard's content, and the batch size that memory allowed; an item is a wave with its offset, or why there is none."""
+    good = [index for index, item in enumerate(prepared) if not isinstance(item, str)]
     while True:
         try:
-            features = extractor.extract([decoded[i][0] for i in good], [decoded[i][1] for i in good], batch_size)
+            features = extractor.extract([prepared[i][0] for i in good], [prepared[i][1] for i in good], batch_size)
             break
         except RuntimeError as error:
             if not out_of_memory(error) or batch_size == 1:
                 raise
             batch_size //= 2
             print(f"out of memory: batch size {batch_size} from here on", flush=True)
-    content: dict[str, Any] = {
-        "clip": np.repeat(np.array([part.first + i for i in good], dtype=np.int32), [len(f.start) for f in features]),
-        "start": _joined([f.start for f in features], (), np.float32),
-        "length": _joined([f.length for f in features], (), np.float32),
-        "bad": np.array([part.first + i for i, item in enumerate(decoded) if isinstance(item, str)], dtype=np.int32),
-        "reason": np.array([item for item in decoded if isinstance(item, str)], dtype=np.str_),
+    windows = [len(f.start) for f in features]
+    if part.split == copies.NAME:
+        content = copies.shard_columns(prepared, windows)
+    else:
+        content = {"clip": np.repeat(np.array([part.first + i for i in good], dtype=np.int32), windows),
+                   "bad": np.array([part.first + i for i in range(len(prepared)) if i not in good], dtype=np.int32),
+                   "reason": np.array([item for item in prepared if isinstance(item, str)], dtype=np.str_)}
+    content |= {
+        "start": np.concatenate([f.start for f in features] or [np.zeros(0, np.float32)]),
+        "length": np.concatenate([f.length for f in features] or [np.zeros(0, np.float32)]),
         "meta": {"fingerprint": plan.fingerprint, "span": extractor.span},
     }
-    for view, shape in extractor.shapes.items():
-        content[view] = _joined([f.views[view] for f in features], shape, np.float16)
+    for view in extractor.shapes:
+        content[view] = np.concatenate([f.views[view] for f in features] or [extractor.none(view)])
     return content, batch_size
 
 
-def _joined(arrays: list[np.ndarray], shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    return np.concatenate(arrays) if arrays else np.zeros((0, *shape), dtype)
-
-
 def join(plan: Plan) -> None:
-    """Shards into train.pkl, test.pkl, subm.pkl; unique_labels.pkl, bad_audio.csv and the manifest beside them."""
+    """Shards into train.pkl, test.pkl, subm.pkl, augmented.pkl; unique_labels.pkl, bad_audio.csv and the manifest beside them."""
     clips, folder = plan.competition.clips, plan.folder
     ledger = [list(row) for row in plan.competition.missing]
-    meta = {"fingerprint": plan.fingerprint, "record": plan.record, "versions": _versions()}
-    splits, shapes, span = {}, {}, None
+    meta = {"fingerprint": plan.fingerprint, "record": plan.record, "versions": _versions(plan)}
+    splits, shapes, span, augmented = {}, {}, None, {}
     for split in cache.SPLITS:
         rows = clips[clips.split == split]
         if not len(rows):
             continue
-        shards = [cache.load(part.path) for part in parts(plan) if part.split == split]
-        for shard, part in zip(shards, [part for part in parts(plan) if part.split == split]):
-            if shard["meta"]["fingerprint"] != plan.fingerprint:
-                raise UserError(f"{part.path} belongs to another cache: start over with --fresh")
+        shards = _shards(plan, split)
+        for shard in shards:
             ledger += [[split, str(rows.id.iloc[i]), str(reason)] for i, reason in zip(shard["bad"], shard["reason"])
                        if rows.path.iloc[i]]  # rows without a file are in the competition's own list
         span = shards[0]["meta"]["span"]
@@ -176,34 +192,74 @@ def join(plan: Plan) -> None:
         rows = rows.iloc[kept]
         content = {
             "ids": np.array(rows.id.tolist(), dtype=np.str_),
-            "labels": np.array(rows.label.fillna("").tolist(), dtype=np.str_),
+            "labels": _labels(plan.competition, rows.label),
             "folds": np.array(rows.fold.tolist(), dtype=np.int32),
             "groups": np.array(rows.group.tolist(), dtype=np.str_),
             "clip": np.searchsorted(kept, np.concatenate([s["clip"] for s in shards])).astype(np.int32),
             "start": np.concatenate([s["start"] for s in shards]),
             "length": np.concatenate([s["length"] for s in shards]),
         }
-        scratch = []
-        for view in [key for key in shards[0] if shards[0][key] is not None and getattr(shards[0][key], "ndim", 0) == 4]:
-            content[view] = _concatenated([s[view] for s in shards], folder / f".{split}-{view}.tmp", scratch)
-            shapes[view] = list(content[view].shape[1:])
-        cache.dump(folder / f"{split}.pkl", {**content, "meta": meta})
-        for path in scratch:
-            path.unlink()
+        shapes = _write(folder, split, content, shards, meta)
         splits[split] = {"clips": len(kept), "rows": len(content["clip"])}
+        if split == "train" and plan.augment.augment:
+            augmented = _join_copies(plan, kept, meta)
     cache.dump(folder / "unique_labels.pkl", {"unique_labels": np.array(plan.competition.classes, dtype=np.str_), "meta": meta})
     _write_ledger(folder / "bad_audio.csv", ledger)
     for name in ("sample_submission", "solution"):
         source = getattr(plan.competition, name)
         if source:  # beside the cache, so that training needs nothing but the cache
             write_bytes(folder / f"{name}.csv", Path(source).read_bytes())
-    names = [f"{split}.pkl" for split in splits] + ["unique_labels.pkl"]
+    names = [f"{name}.pkl" for name in [*splits, *augmented]] + ["unique_labels.pkl"]
     write_json(folder / cache.MANIFEST, {
-        **_head(plan), "complete": True, "splits": splits, "shapes": shapes, "span": span, "bad": len(ledger),
+        **_head(plan), "complete": True, "splits": splits, **augmented, "shapes": shapes, "span": span, "bad": len(ledger),
         "columns": [plan.competition.id_column, plan.competition.label_column],
+        **({"separator": plan.competition.separator} if plan.competition.multilabel else {}),
         "bytes": {name: (folder / name).stat().st_size for name in names},
         "sha256": {name: digest(folder / name) for name in names}})
     cache.remove_shards(folder)
+
+
+def _labels(competition: Any, column: Any) -> np.ndarray:
+    """(clips,) text, "" where there is none; multi-label: (clips, classes) int8, 1 for each label that a clip has."""
+    if not competition.multilabel:
+        return np.array(column.fillna("").tolist(), dtype=np.str_)
+    place = {label: index for index, label in enumerate(competition.classes)}
+    found = np.zeros((len(column), len(place)), dtype=np.int8)
+    for row, labels in zip(found, column):
+        row[[place[label] for label in labels or ()]] = 1
+    return found
+
+
+def _shards(plan: Plan, split: str) -> list[dict[str, Any]]:
+    """The shards of a split, or of the copies, in order; UserError for one of another cache."""
+    found = []
+    for part in [part for part in parts(plan) if part.split == split]:
+        found.append(cache.load(part.path))
+        if found[-1]["meta"]["fingerprint"] != plan.fingerprint:
+            raise UserError(f"{part.path} belongs to another cache: start over with --fresh")
+    return found
+
+
+def _join_copies(plan: Plan, kept: np.ndarray, meta: dict[str, Any]) -> dict[str, dict[str, int]]:
+    """The copies' shards into augmented.pkl, clips counted among those that are kept; what the manifest says of it."""
+    shards = _shards(plan, copies.NAME)
+    content = {key: np.concatenate([s[key] for s in shards]) for key in (*copies.COLUMNS, "start", "length")}
+    mixed = content["partner"] >= 0
+    content["clip"] = np.searchsorted(kept, content["clip"]).astype(np.int32)
+    content["partner"] = np.where(mixed, np.searchsorted(kept, content["partner"]), -1).astype(np.int32)
+    _write(plan.folder, copies.NAME, content, shards, meta)
+    return {copies.NAME: {"copies": plan.augment.augment, "rows": len(content["clip"])}}
+
+
+def _write(folder: Path, name: str, content: dict[str, Any], shards: list[dict[str, Any]], meta: dict) -> dict[str, list[int]]:
+    """The given arrays and the shards' views as one file; (D, F, T) of each view."""
+    scratch: list[Path] = []
+    views = [key for key in shards[0] if shards[0][key] is not None and getattr(shards[0][key], "ndim", 0) == 4]
+    joined = {view: _concatenated([s[view] for s in shards], folder / f".{name}-{view}.tmp", scratch) for view in views}
+    cache.dump(folder / f"{name}.pkl", {**content, **joined, "meta": meta})
+    for path in scratch:
+        path.unlink()
+    return {view: list(array.shape[1:]) for view, array in joined.items()}
 
 
 def _head(plan: Plan) -> dict[str, Any]:
@@ -233,11 +289,12 @@ def _write_ledger(path: Path, rows: list[list[str]]) -> None:
     write_bytes(path, text.getvalue().encode("utf-8"))
 
 
-def _versions() -> dict[str, str]:
+def _versions(plan: Plan) -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
     found = {"earshot": __version__}
-    for package in ("torch", "torchvision", "transformers", "numpy", "soundfile", "soxr"):
+    further = ["librosa"] if plan.augment.augment else []
+    for package in ("torch", "torchvision", "transformers", "numpy", "soundfile", "soxr", *further):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

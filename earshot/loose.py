@@ -95,9 +95,9 @@ def features(run: Run, ids: list[str], files: list[Path], weights: str | None, d
             start.append(one.start)
             length.append(one.length)
             views.append(one.views[view])
-    empty = np.zeros((0, *extractor.shapes[view]), np.float16)
-    return {"ids": np.array(ids), "labels": np.array([""] * len(ids)), "folds": np.full(len(ids), -1),
+    labels = np.zeros((len(ids), len(run.classes)), np.int8) if run.multilabel else np.array([""] * len(ids))
+    return {"ids": np.array(ids), "labels": labels, "folds": np.full(len(ids), -1),
             "groups": np.array([""] * len(ids)), "clip": np.array(clip, dtype=np.int32),
             "start": np.concatenate(start or [np.zeros(0, np.float32)]),
             "length": np.concatenate(length or [np.zeros(0, np.float32)]),
-            view: np.concatenate(views) if views else empty}, extractor.span, bad
+            view: np.concatenate(views or [extractor.none(view)])}, extractor.span, bad

@@ -23,7 +23,8 @@ def mismatches(record: dict[str, Any], recipe: Recipe) -> list[str]:
 
     What the recipe leaves open (absent, or null) is decided by the data and matches anything.
     """
-    here = {"extractor": record["extractor"], **record["settings"], **record["audio"], **record["window"]}
+    here = {"extractor": record["extractor"], **record["settings"], **record["audio"], **record["window"], "augment": 0,
+            **record.get("augment", {})}
     found = []
     for key, value in recipe.features.items():
         if key in NOT_SETTINGS or value is None:

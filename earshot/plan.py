@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from earshot import cache, extractors
+from earshot import cache, copies, extractors
+from earshot.config import AugmentFlags
 from earshot.errors import UserError
 from earshot.files import digest_of, read_json
 from earshot.fingerprint import differences, fingerprint
@@ -34,6 +35,7 @@ class Plan:
     recipe: str | None
     record: dict[str, Any]
     notes: list[str]
+    augment: AugmentFlags = AugmentFlags()
 
     @property
     def fingerprint(self) -> str:
@@ -42,11 +44,11 @@ class Plan:
 
 
 def make(competition: Competition, out: Path, extractor: str, settings: Any, audio: AudioSettings, window: WindowFlags,
-         weights: str | None, name: str | None, recipe: str | None, workers: int) -> Plan:
+         weights: str | None, name: str | None, recipe: str | None, workers: int, augment: AugmentFlags = AugmentFlags()) -> Plan:
     """Decide what the flags leave open from the data: the window's length, the native rate, the kind of padding.
 
     Raises:
-        UserError: weights that cannot be had, a window that the network cannot take.
+        UserError: weights that cannot be had, a window that the network cannot take, copies that cannot be made.
     """
     from earshot.extractors.base import Window
 
@@ -57,6 +59,7 @@ def make(competition: Competition, out: Path, extractor: str, settings: Any, aud
     labelled = clips[clips.split == "train"]
     # Only training clips decide: the clips to submit may be swapped for hidden ones later.
     headers = [h for h in sources.headers(labelled.path if len(labelled) else clips.path) if h]
+    notes += copies.check(labelled, augment)
     if not headers:
         raise UserError(f"{competition.root}: not one of {len(clips)} audio files can be opened: are they audio?")
     seconds = window.seconds or module.SECONDS
@@ -87,11 +90,13 @@ def make(competition: Competition, out: Path, extractor: str, settings: Any, aud
         files = module.weights_files(settings, weights)
     record = {
         "competition": competition.name,
+        **({"task": "multilabel"} if competition.multilabel else {}),
         "classes": len(competition.classes),
         "extractor": extractor,
         "settings": asdict(settings),
         "audio": asdict(audio),
         "window": asdict(filled),
+        **({"augment": asdict(augment)} if augment.augment else {}),  # records without copies stay what they were
         "weights": digest_of(sources.digests(files, workers))[:16] if files else None,
         "labels": digest_of(competition.classes)[:16],
         "sample_submission": _sample(competition, sources, workers),
@@ -99,7 +104,7 @@ def make(competition: Competition, out: Path, extractor: str, settings: Any, aud
     }
     sources.save()
     return Plan(competition, out / competition.name / (name or extractor), extractor, settings, audio, filled, weights,
-                recipe, record, notes)
+                recipe, record, notes, augment)
 
 
 def _sample(competition: Competition, sources: Sources, workers: int) -> str | None:

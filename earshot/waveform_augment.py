@@ -1,0 +1,112 @@
+"""What an augmented copy of a clip undergoes: speed, tempo, pitch, shift, mixing, level and noise, on the wave itself."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from earshot.config import AugmentFlags
+
+FRAME = 0.1  # seconds over which a clip's level is taken
+BLOCK = 256  # such frames at a time
+FLOOR = 1e-10  # power, below any 16-bit sound
+NOISE_RANGE = 20.0  # dB from the lowest to the highest signal-to-noise ratio drawn
+
+
+def speed(wave: np.ndarray, factor: float) -> np.ndarray:
+    """The wave played `factor` times as fast, its pitch as much higher: (samples / factor,)."""
+    import soxr
+
+    return soxr.resample(wave, factor, 1.0, quality="HQ")
+
+
+def stretch(wave: np.ndarray, factor: float) -> np.ndarray:
+    """The wave `factor` times as fast at the same pitch, by librosa's phase vocoder: (samples / factor,)."""
+    from librosa.effects import time_stretch
+
+    return time_stretch(wave, rate=factor, n_fft=_points(wave))
+
+
+def pitch(wave: np.ndarray, rate: int, semitones: float) -> np.ndarray:
+    """The wave so many semitones higher at the same tempo, by librosa's phase vocoder: (samples,)."""
+    from librosa.effects import pitch_shift
+
+    return pitch_shift(wave, sr=rate, n_steps=semitones, res_type="soxr_hq", n_fft=_points(wave))
+
+
+def _points(wave: np.ndarray) -> int:
+    """Points of the Fourier transform: librosa's 2048, fewer where the wave is shorter."""
+    return min(2048, 1 << max(4, len(wave).bit_length() - 1))
+
+
+def gain(wave: np.ndarray, decibels: float) -> np.ndarray:
+    """The wave so much louder."""
+    return wave * np.float32(10 ** (decibels / 20))
+
+
+def noise(wave: np.ndarray, ratio: float, rng: np.random.Generator) -> np.ndarray:
+    """The wave with white noise added, the wave's mean power being `ratio` dB above the noise's."""
+    added = rng.standard_normal(len(wave), dtype=np.float32)
+    power = float(np.mean(np.square(wave, dtype=np.float64)))
+    return wave + added * np.float32(math.sqrt(power / 10 ** (ratio / 10) / max(float(np.mean(np.square(added))), FLOOR)))
+
+
+def level(wave: np.ndarray, rate: int) -> float:
+    """The A-weighted level of a wave's loudest 0.1 s in dB, as between-class learning compares clips."""
+    from librosa import A_weighting
+
+    frame = max(2, round(FRAME * rate))
+    padded = np.pad(wave, (0, max(0, frame - len(wave))))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, frame)[:: frame // 2]
+    frequencies = np.maximum(np.fft.rfftfreq(frame, 1 / rate), 1.0)  # 0 Hz weighs nothing, in decibels without end
+    weights = 10 ** (A_weighting(frequencies, min_db=None) / 10)
+    loudest = FLOOR
+    for first in range(0, len(frames), BLOCK):  # a recording of an hour has more frames than fit
+        spectrum = np.fft.rfft(frames[first : first + BLOCK] * np.hanning(frame)) / frame
+        loudest = max(loudest, float((np.square(np.abs(spectrum)) @ weights).max()))
+    return 10 * math.log10(loudest)
+
+
+def mix(own: np.ndarray, other: np.ndarray, share: float, rate: int) -> np.ndarray:
+    """Two waves of equal length as one in which `own` is heard with the given share, whatever their levels.
+
+    t own + (1 - t) other over sqrt(t^2 + (1 - t)^2), t = 1 / (1 + 10^((g1 - g2) / 20) (1 - r) / r): between-class
+    learning, Tokozume et al., ICLR 2018, eq. 2.
+
+    Args:
+        share: r in (0, 1].
+    """
+    apart = 10 ** ((level(own, rate) - level(other, rate)) / 20)
+    t = 1 / (1 + apart * (1 - share) / share)
+    return ((t * own + (1 - t) * other) / math.sqrt(t**2 + (1 - t) ** 2)).astype(np.float32)
+
+
+def vary(wave: np.ndarray, rate: int, flags: AugmentFlags, rng: np.random.Generator) -> np.ndarray:
+    """A wave at another speed, tempo, pitch and place: each drawn within its flag. Never longer than it was."""
+    samples = len(wave)
+    wave = speed(wave, _factor(flags.speed, rng)) if flags.speed > 1 else wave
+    wave = stretch(wave, _factor(flags.stretch, rng)) if flags.stretch > 1 else wave
+    wave = pitch(wave, rate, rng.uniform(-flags.pitch, flags.pitch)) if flags.pitch else wave
+    wave = part(wave, samples, rng)
+    return np.roll(wave, round(rng.uniform(-flags.shift, flags.shift) * len(wave))) if flags.shift else wave
+
+
+def finish(wave: np.ndarray, flags: AugmentFlags, rng: np.random.Generator) -> np.ndarray:
+    """A wave, mixed or not, at another level and with noise: each drawn within its flag."""
+    wave = gain(wave, rng.uniform(-flags.augment_gain, flags.augment_gain)) if flags.augment_gain else wave
+    if flags.noise is not None:
+        wave = noise(wave, rng.uniform(flags.noise, flags.noise + NOISE_RANGE), rng)
+    return np.ascontiguousarray(wave, dtype=np.float32)
+
+
+def part(wave: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
+    """At most `samples` of a wave, from a place drawn at random."""
+    return wave if len(wave) <= samples else wave[(first := int(rng.integers(len(wave) - samples + 1))):first + samples]
+
+
+def _factor(largest: float, rng: np.random.Generator) -> float:
+    """A factor in [1 / largest, largest], even on the logarithmic scale."""
+    return math.exp(rng.uniform(-1, 1) * math.log(largest))
