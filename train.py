@@ -8,7 +8,7 @@ from pathlib import Path
 from earshot import cli, config
 from earshot.cache import Cache
 from earshot.errors import UserError
-from earshot.files import digest_of, empty, locked, plain_name
+from earshot.files import by_content, digest_of, empty, locked, plain_name
 from earshot.fingerprint import fingerprint
 from earshot.match import mismatches, pick
 
@@ -69,18 +69,21 @@ def main(argv: list[str]) -> None:
     try:
         name, view, chosen = describe_head(recipe, what, options, cache)
         shape, classes = cache.shapes[view], cache.classes
-        parameters = sum(p.numel() for p in models.build(name, shape, len(classes), **chosen).parameters())
+        head = models.build(name, shape, len(classes), **chosen)
     except models.HeadError as error:
         raise UserError(str(error)) from None
     at = device.choose(machine.device, settings.precision)
     plain_name("--name", what.name)
-    stage.rehearse(cache, Path(what.out))
-    rows = blend.rows_of(cache, "train", view, at)
-    numbers, whose = folds.assign(rows.labels, rows.folds, rows.groups, settings.folds, settings.seed)
+    stage.rehearse(cache, Path(what.out), settings.metric)
+    rows = blend.training_rows(cache, view, getattr(head, "also", ()), settings, at)
+    parameters = sum(p.numel() for p in head.parameters())
+    del head  # up to a gigabyte
+    numbers, whose = folds.assign(rows.truth, rows.folds, rows.groups, settings.folds, settings.seed)
     wanted = crossval.chosen_folds(numbers, what.fold)
     record = {"features": {k: cache.record[k] for k in ("extractor", "settings", "audio", "window", "weights")},
               "clips": cache.record["clips"]["train"], "classes": classes, "folds": digest_of(numbers.tolist())[:12],
-              "view": view, "head": {"name": name, **chosen}, "training": asdict(settings)}
+              "view": view, "head": {"name": name, **by_content(chosen)}, "training": asdict(settings)}
+    record |= {key: cache.record[key] for key in ("augment", "task") if key in cache.record}
     folder = Path(what.runs_folder) / (what.name or f"{recipe.name}-{fingerprint(record)[:8]}")
     with locked(folder, "the run"):
         if machine.fresh:
@@ -89,10 +92,14 @@ def main(argv: list[str]) -> None:
         run = Run.begin(folder, record, stage.about(cache, recipe.name, at))
         at = stage.decided(run, at)
         run.log(f"run: {folder}{'' if fresh else ' (continued)'}")
-        run.log(f"head: {name} on {view} {shape}, {parameters:,} parameters, {len(classes)} classes")
+        run.log(f"head: {name} on {view} {shape}, {parameters:,} parameters, {len(classes)} classes"
+                f"{', any number of them a clip' if rows.multilabel else ''}")
         run.log(f"folds: {whose}; {len(rows.ids)} clips, {len(rows)} windows; device: {at.about}")
-        done = crossval.train(run, rows, numbers, wanted, settings, lambda: models.build(name, shape, len(classes), **chosen),
-                              models.rebuild, at, cli.Deadline(machine.max_hours))
+        try:
+            done = crossval.train(run, rows, numbers, wanted, settings, lambda: models.build(name, shape, len(classes), **chosen),
+                                  models.rebuild, at, cli.Deadline(machine.max_hours))
+        except models.HeadError as error:  # pretrained weights that cannot be had, a view that a loss cannot use
+            raise UserError(str(error)) from None
         if not done:
             cli.Deadline(machine.max_hours).leave()
         crossval.summarise(run, rows, numbers)

@@ -39,30 +39,122 @@ def shift_time(x: Tensor, mask: Tensor | None, share: float, rng: np.random.Gene
     return rolled, mask if mask is None else torch.take_along_dim(mask, at, 1)
 
 
-def apply(x: Tensor, mask: Tensor | None, settings: TrainingFlags, rng: np.random.Generator) -> tuple[Tensor, Tensor | None]:
-    """Shift, gain and masks as the settings say, on rows of their own; (B, D, F, T) and (B, T)."""
+def warp_time(x: Tensor, mask: Tensor | None, stretch: float, crop: float,
+              rng: np.random.Generator) -> tuple[Tensor, Tensor | None]:
+    """Read every row at a pace of its own from a place of its own, around its end; linear interpolation between frames.
+
+    Args:
+        x, mask: (B, D, F, T), (B, T).
+        stretch: the pace is log-uniform in 1 / (1 + stretch) ... 1 + stretch.
+        crop: share of the frames to read; below 1 the start is at any real frame.
+    Returns:
+        (B, D, F, T') and (B, T'), T' = crop * T.
+    """
+    frames = x.shape[3]
+    width = max(1, round(crop * frames))
+    pace = np.exp(rng.uniform(-1, 1, len(x)) * np.log1p(stretch))
+    start = np.zeros(len(x))
+    if width < frames:
+        # At a real frame: a crop of nothing but padding would have nothing to pool.
+        real = np.ones((len(x), frames), bool) if mask is None else mask.cpu().numpy()
+        start = np.where(real, rng.random((len(x), frames)), -1.0).argmax(1) + rng.random(len(x))
+    at = (start[:, None] + np.arange(width) * pace[:, None]) % frames
+    lower = np.floor(at).astype(np.int64)
+    x = _between(x, lower % frames, (lower + 1) % frames, at - lower, 3)
+    if mask is not None:
+        mask = torch.take_along_dim(mask, torch.from_numpy(lower % frames).to(mask.device), 1)
+    return x, mask
+
+
+def shift_frequency(x: Tensor, reach: float, rng: np.random.Generator) -> Tensor:
+    """Move every row's spectrum by up to `reach` bins either way; the edge bins fill what opens; (B, D, F, T)."""
+    bins = x.shape[2]
+    at = np.clip(np.arange(bins) + rng.uniform(-reach, reach, len(x))[:, None], 0, bins - 1)
+    lower = np.floor(at).astype(np.int64)
+    return _between(x, lower, np.minimum(lower + 1, bins - 1), at - lower, 2)
+
+
+def _between(x: Tensor, lower: np.ndarray, upper: np.ndarray, share: np.ndarray, axis: int) -> Tensor:
+    """Linear interpolation along an axis; lower, upper (indices) and share are (B, new length)."""
+    shape = [len(x), 1, 1, 1]
+    shape[axis] = lower.shape[1]
+    one, other = (torch.take_along_dim(x, torch.from_numpy(i).to(x.device).view(shape), axis) for i in (lower, upper))
+    return one.lerp(other, torch.from_numpy(share.astype(np.float32)).to(x.device).view(shape))
+
+
+def apply(x: Tensor, mask: Tensor | None, targets: Tensor, settings: TrainingFlags,
+          rng: np.random.Generator) -> tuple[Tensor, Tensor | None, Tensor]:
+    """All that the settings ask for: move, stretch, crop, turn up or down, then masks and mixing.
+
+    Masks lie under a mixup of the batch, as it was published, and over a mix of two sounds, which is one new sound.
+
+    Args:
+        x, mask, targets: (B, D, F, T), (B, T), (B, classes) shares.
+    """
     if settings.time_shift and x.shape[3] > 1:
         x, mask = shift_time(x, mask, settings.time_shift, rng)
+    if (settings.time_stretch or settings.crop < 1) and x.shape[3] > 1:
+        x, mask = warp_time(x, mask, settings.time_stretch, settings.crop, rng)
+    if settings.frequency_shift and x.shape[2] > 1:
+        x = shift_frequency(x, settings.frequency_shift, rng)
     if settings.gain:
         amount = torch.from_numpy(rng.uniform(-settings.gain, settings.gain, len(x)).astype(np.float32))
         x = x + amount.to(x.device)[:, None, None, None]
+    if settings.mixup_pairs == "any":
+        x = cover(x, settings, rng)
+    if settings.mixup:
+        x, mask, targets = mix(x, mask, targets, settings, rng)
+    if settings.mixup_pairs == "different":
+        x = cover(x, settings, rng)
+    return x, mask, targets
+
+
+def cover(x: Tensor, settings: TrainingFlags, rng: np.random.Generator) -> Tensor:
+    """Frequency and time masks as the settings say; (B, D, F, T)."""
     for _ in range(settings.masks):
         if settings.frequency_mask and x.shape[2] > 1:
             x = mask_spans(x, 2, settings.frequency_mask, rng)
         if settings.time_mask and x.shape[3] > 1:
             x = mask_spans(x, 3, settings.time_mask, rng)
-    return x, mask
+    return x
 
 
-def mix(x: Tensor, mask: Tensor | None, targets: Tensor, alpha: float,
+def mix(x: Tensor, mask: Tensor | None, targets: Tensor, settings: TrainingFlags,
         rng: np.random.Generator) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Mixup (Zhang et al. 2018): every row with another, one weight from Beta(alpha, alpha) for the batch.
+    """Mixup (Zhang et al. 2018) or between-class learning (Tokozume et al. 2018), as `mixup_pairs` says.
+
+    "any": with probability `mixup_probability` the whole batch, each row with any other, one weight for all.
+    "different": each row for itself with that probability, with a row of another class, each pair with its own weight.
+    Weights are from Beta(alpha, alpha); alpha 1 is uniform.
 
     Args:
         x, mask: (B, D, F, T), (B, T); a mixed frame is real where either was.
         targets: (B, classes) shares.
     """
-    weight = float(rng.beta(alpha, alpha))
-    other = torch.from_numpy(rng.permutation(len(x))).to(x.device)
-    mixed = weight * x + (1 - weight) * x[other]
-    return mixed, mask if mask is None else mask | mask[other], weight * targets + (1 - weight) * targets[other]
+    count = len(x)
+    if settings.mixup_pairs == "any":
+        if rng.random() >= settings.mixup_probability:
+            return x, mask, targets
+        weight = np.full(count, rng.beta(settings.mixup, settings.mixup))
+        other = rng.permutation(count)
+    else:
+        weight = np.where(rng.random(count) < settings.mixup_probability,
+                          rng.beta(settings.mixup, settings.mixup, count), 1.0)
+        differs = (targets @ targets.T <= 0).cpu().numpy()
+        # The largest of random numbers where classes differ is a fair draw; a row without any stays as it is.
+        other = np.where(differs, rng.random((count, count)), -1.0).argmax(1)
+        weight = np.where(differs.any(1), weight, 1.0)
+    partner = torch.from_numpy(other).to(x.device)
+    share = torch.from_numpy(weight.astype(np.float32)).to(x.device)
+    mixed = _blend(x, x[partner], share[:, None, None, None], settings.mixup_domain)
+    if mask is not None:
+        mask = mask | mask[partner] & (share < 1)[:, None]
+    return mixed, mask, share[:, None] * targets + (1 - share[:, None]) * targets[partner]
+
+
+def _blend(one: Tensor, other: Tensor, share: Tensor, domain: str) -> Tensor:
+    if domain == "linear":
+        return share * one + (1 - share) * other
+    # dB to power and back: two sounds at once, as a microphone would have them, where a mean of dB is a geometric mean.
+    scale = float(np.log(10) / 10)
+    return torch.logaddexp(scale * one + share.log(), scale * other + (1 - share).log()) / scale

@@ -29,6 +29,8 @@ class CompetitionFlags:
     """name of the cache folder (default: the recipe's, else the extractor's name)"""
     out: str = "data"
     """where the caches go: OUT/<competition>/<cache>/"""
+    task: Literal["auto", "single", "multilabel"] = "auto"
+    """has a clip one label or several (in a cell, or by 0/1 columns); auto: as the csv looks"""
     holdout: str | None = None
     """labelled clips to set aside as test: a fraction (0.2) or one of the data's folds (5); default: none"""
     train_csv: str | None = None
@@ -51,6 +53,30 @@ class WindowFlags:
     """short clips are filled by repeating them, or with silence (default: the network's habit, else wrap)"""
     max_windows: int | None = None
     """keep only the first N windows of a long clip (default: all)"""
+
+
+@dataclass(frozen=True)
+class AugmentFlags:
+    """augmented copies of the training clips, made once and cached beside them; the other splits have none"""
+
+    augment: int = 0
+    """copies of every training clip, each changed by all that follows, drawn anew; 0: none"""
+    speed: float = 1.25
+    """play it slower or faster by up to this factor, the pitch follows; 1 is off"""
+    stretch: float = 1.0
+    """the same with the pitch kept, some 30 times the work of --speed; 1 is off"""
+    pitch: float = 0.0
+    """move the pitch by up to so many semitones, the tempo kept, as much work as --stretch; 0 is off"""
+    shift: float = 0.5
+    """roll it by up to this share of its length either way"""
+    noise: float | None = None
+    """add white noise at a signal-to-noise ratio between this many dB and 20 dB more (default: none)"""
+    between: float = 0.0
+    """probability that a clip of another class is mixed in, and its label (between-class learning)"""
+    augment_gain: float = 6.0
+    """make it louder or softer by up to so many dB"""
+    augment_seed: int = 0
+    """of everything random in the copies"""
 
 
 @dataclass(frozen=True)
@@ -103,8 +129,10 @@ class TrainingFlags:
     """rows per optimiser step; memory running out splits it, the effective size stays"""
     lr: float = 1e-3
     """learning rate (the peak, for onecycle and cosine)"""
-    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
-    """sgd is Nesterov's, momentum 0.9"""
+    optimizer: Literal["adamw", "adam", "sgd", "sam"] = "adamw"
+    """sgd is Nesterov's, momentum 0.9; sam is sharpness-aware AdamW: two passes a step"""
+    rho: float = 0.05
+    """radius of sam"""
     weight_decay: float = 0.01
     """decoupled in adamw, an L2 term in adam and sgd"""
     schedule: Literal["onecycle", "cosine", "step", "constant"] = "cosine"
@@ -122,7 +150,11 @@ class TrainingFlags:
     mixup: float = 0.0
     """alpha of the Beta distribution that mixes two rows; 0 is off"""
     mixup_probability: float = 1.0
-    """share of the batches that are mixed"""
+    """share of the batches (pairs different: of the rows) that are mixed"""
+    mixup_pairs: Literal["any", "different"] = "any"
+    """any two rows, one weight a batch (mixup); or two of different classes, a weight a pair (between-class, alpha 1)"""
+    mixup_domain: Literal["linear", "power"] = "linear"
+    """mix the features as they are, or the powers under a log-mel in dB: two sounds at once"""
     time_mask: int = 0
     """longest time mask in frames; 0 is off"""
     frequency_mask: int = 0
@@ -131,12 +163,23 @@ class TrainingFlags:
     """masks of either kind per row"""
     time_shift: float = 0.0
     """roll a row in time by up to this share of the window, either way"""
+    time_stretch: float = 0.0
+    """read a row slower or faster by a factor of up to 1 + this"""
+    crop: float = 1.0
+    """train on a random part of this share of the window; the whole window is predicted"""
+    frequency_shift: float = 0.0
+    """move the spectrum by up to so many bins either way"""
     gain: float = 0.0
     """add up to so many units (dB on a dB log-mel) either way"""
     clip_grad: float = 0.0
     """largest gradient norm; 0 is off"""
-    metric: Literal["f1_macro", "f1_micro", "f1_weighted", "accuracy", "balanced_accuracy"] = "f1_macro"
-    """chooses the best checkpoint"""
+    ema: float = 0.0
+    """decay a step of the weights' moving average, which is what predicts; 0 is off, 0.99 to 0.9999 is usual"""
+    tta: int = 1
+    """predict by the mean over so many circular shifts in time (the scores of single epochs do without)"""
+    metric: Literal["f1_macro", "f1_micro", "f1_weighted", "accuracy", "balanced_accuracy", "map_macro",
+                    "lwlrap"] = "f1_macro"
+    """chooses the best checkpoint; map_macro and lwlrap where clips have several labels"""
     folds: int | None = None
     """make K grouped stratified folds (default: the data's own, else 5)"""
     seed: int = 0
@@ -185,9 +228,12 @@ class PredictFlags:
 BOUNDS = {
     "epochs": (1, None), "batch_size": (1, None), "workers": (0, None), "lr": (0, None), "weight_decay": (0, None),
     "warmup": (0, 1), "step_epochs": (1, None), "step_gamma": (0, None), "label_smoothing": (0, 1), "mixup": (0, None),
-    "mixup_probability": (0, 1), "time_mask": (0, None), "frequency_mask": (0, None), "masks": (0, None), "time_shift": (0, 1),
+    "mixup_probability": (0, 1), "rho": (0, None), "time_stretch": (0, 4), "crop": (0.01, 1), "frequency_shift": (0, None),
+    "ema": (0, 0.999999), "tta": (1, 100), "time_mask": (0, None), "frequency_mask": (0, None), "masks": (0, None), "time_shift": (0, 1),
     "gain": (0, None), "clip_grad": (0, None), "folds": (2, None), "seed": (0, None), "max_hours": (0, None),
     "seconds": (0.01, 3600), "hop": (0.01, 3600), "max_windows": (1, None), "top": (1, None),
+    "augment": (0, 1000), "speed": (1, 4), "stretch": (1, 4), "pitch": (0, 24), "shift": (0, 1), "noise": (-60, 120),
+    "between": (0, 1), "augment_gain": (0, 60), "augment_seed": (0, None),
     "power": (0.1, 10), "amin": (1e-30, 1), "trim": (0.1, 200), "top_db": (0.1, 200),
 }
 

@@ -153,3 +153,12 @@ def digest_of(value: Any) -> str:
     """SHA-256 of a JSON-able value, the same for equal values whatever the order of their keys."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def by_content(options: dict) -> dict:
+    """A head's options with the local path of its pretrained weights replaced by what lies there: paths change, content counts."""
+    path = Path(str(options.get("weights") or "")).expanduser()
+    if not options.get("weights") or not path.exists():
+        return options
+    found = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    return {**options, "weights": digest_of([digest(p) for p in found])[:16]}

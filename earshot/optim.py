@@ -1,9 +1,11 @@
-"""Optimisers and learning-rate schedules, and their states as tensors and JSON: no pickle."""
+"""Optimisers, schedules, sharpness-aware steps, averaged weights; their states as tensors and JSON: no pickle."""
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Iterator
 
 import torch
 
@@ -12,11 +14,11 @@ if TYPE_CHECKING:
 
 
 def optimizer(head: torch.nn.Module, settings: TrainingFlags) -> torch.optim.Optimizer:
-    """AdamW, Adam or SGD over all trainable parameters of a head."""
+    """AdamW (SAM's too), Adam or SGD over all trainable parameters of a head."""
     parameters = [p for p in head.parameters() if p.requires_grad]
     if settings.optimizer == "sgd":
         return torch.optim.SGD(parameters, settings.lr, momentum=0.9, nesterov=True, weight_decay=settings.weight_decay)
-    kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
+    kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
     return kind(parameters, settings.lr, weight_decay=settings.weight_decay)
 
 
@@ -62,3 +64,65 @@ def unpack(optim: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], rest:
         state.setdefault(int(index), {})[key] = value
     groups = [{k: tuple(v) if k == "betas" else v for k, v in group.items()} for group in rest["groups"]]
     optim.load_state_dict({"state": state, "param_groups": groups})
+
+
+@torch.no_grad()
+def climb(head: torch.nn.Module, rho: float) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Move the weights by `rho` up the gradient, SAM's first step (Foret et al. 2021, eq. 2).
+
+    Returns:
+        (parameter, its value before) of all that moved; none where the gradient is zero or not finite.
+    """
+    moved = [p for p in head.parameters() if p.grad is not None]
+    norm = torch.stack([p.grad.float().norm() for p in moved]).norm() if moved else torch.zeros(())
+    if not (norm.isfinite() and norm > 0):
+        return []
+    before = [(p, p.clone()) for p in moved]
+    for parameter in moved:
+        parameter.add_(parameter.grad * (rho / norm).to(parameter.grad.dtype))
+    return before
+
+
+@torch.no_grad()
+def descend(before: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """Put the weights back to where `climb` found them."""
+    for parameter, value in before:
+        parameter.copy_(value)
+
+
+@contextlib.contextmanager
+def still_statistics(head: torch.nn.Module) -> Iterator[None]:
+    """Batch normalisation's running statistics stand still: SAM's second pass sees weights that are not the network's."""
+    norms = [m for m in head.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    momenta = [m.momentum for m in norms]
+    for module in norms:
+        module.momentum = 0.0
+    try:
+        yield
+    finally:
+        for module, momentum in zip(norms, momenta):
+            module.momentum = momentum
+
+
+class Average:
+    """The exponential moving average of a head's weights and statistics, as a head of its own.
+
+    The decay rises as (1 + step) / (10 + step) to its value, so that the random start is soon forgotten.
+
+    Args:
+        head: the head that is trained; copied.
+        decay: share of the average that stays at each step.
+    """
+
+    def __init__(self, head: torch.nn.Module, decay: float):
+        self.head, self.decay = copy.deepcopy(head).requires_grad_(False), decay
+
+    @torch.no_grad()
+    def update(self, head: torch.nn.Module, step: int) -> None:
+        """Take in the weights after a step (from 0)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for mine, new in zip(self.head.state_dict().values(), head.state_dict().values()):
+            if mine.is_floating_point():
+                mine.lerp_(new, 1 - decay)
+            else:
+                mine.copy_(new)

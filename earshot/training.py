@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from earshot.run import FoldFolder
 
 SAVE_SHARE = 20  # a checkpoint that took a second to write is written at most every 20 seconds,
+RAW = "raw."  # beside the optimiser's tensors: the weights that are trained, where it is their average that predicts
 SAVE_SECONDS = 2.0  # and none more often than this: what a kill may cost
 
 
@@ -75,26 +76,56 @@ class Fitter:
         self.head = build().to(device.name)
         if device.name.startswith("cuda"):
             self.head = self.head.to(memory_format=torch.channels_last)
+        self.average = optim.Average(self.head, settings.ema) if settings.ema else None
         self.steps = max(1, -(-len(self.train_rows) // settings.batch_size))
         self.optimizer = optim.optimizer(self.head, settings)
         self.schedule = optim.schedule(self.optimizer, settings, self.steps)
         self.scaler = torch.amp.GradScaler(device.name.split(":")[0], enabled=device.precision == "fp16")
         self.micro = settings.batch_size  # rows per forward pass; smaller once memory ran out
-        one_hot = torch.eye(classes)
-        smooth = settings.label_smoothing
-        self.targets = (one_hot * (1 - smooth) + smooth / classes).to(device.name)
         self.weights = self._class_weights(classes)
         self.progress = Progress()
         self.unsaved_best: dict[str, Tensor] | None = None
-        if not self._resume() and hasattr(self.head, "adapt"):
-            self.head.adapt(rows.batches(self.train_rows, 256))
+        if not self._resume():
+            self._begin()
+
+    def _begin(self) -> None:
+        """What a fresh fold's head gets before its first step: pretrained weights, the training set's statistics."""
+        if hasattr(self.head, "load_pretrained"):
+            self.head.load_pretrained()
+        if hasattr(self.head, "adapt"):
+            self.head.adapt(self.rows.batches(self.rows.with_copies(self.train_rows), 256))
+        if self.average:
+            self.average.head.load_state_dict(self.head.state_dict())
+        if self.settings.crop < 1:
+            self._try_crop()
+
+    def _try_crop(self) -> None:
+        """Refuse --crop before the first epoch where the head takes whole windows only."""
+        x, mask = self.rows.batch(self.train_rows[:1])
+        x, mask = augment.warp_time(x, mask, 0.0, self.settings.crop, np.random.default_rng(0))
+        try:
+            with torch.inference_mode(), autocast(self.device):
+                self.head.eval()(x, mask)
+        except RuntimeError as error:
+            if out_of_memory(error):
+                raise
+            raise UserError(f"--crop {self.settings.crop:g}: this head takes windows of one length only ({str(error).splitlines()[0]}): "
+                            "leave --crop out, or choose another head") from None
+
+    @property
+    def predictor(self) -> nn.Module:
+        """The head that predicts: the average of the weights where there is one."""
+        return self.average.head if self.average else self.head
 
     def _class_weights(self, classes: int) -> Tensor | None:
         if self.settings.class_weights == "none":
             return None
         # Rows, not clips: it is rows that the loss adds up.
-        counts = np.bincount(self.rows.labels[self.rows.clip[self.train_rows]], minlength=classes)
-        weights = counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1))
+        counts = self.rows.targets[self.rows.clip[self.train_rows]].sum(0)
+        if self.rows.multilabel:  # weight of a yes, so that a class's yeses weigh as much as its noes
+            weights = (len(self.train_rows) - counts) / np.maximum(counts, 1)
+        else:
+            weights = counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1))
         return torch.tensor(weights, dtype=torch.float32, device=self.device.name)
 
     def _resume(self) -> bool:
@@ -102,8 +133,11 @@ class Fitter:
         if saved is None:
             return False
         weights, optimizer, state = saved
-        self.head.load_state_dict(weights)
+        self.predictor.load_state_dict(weights)
         if optimizer is not None:
+            if self.average:
+                raw = {name.removeprefix(RAW): optimizer.pop(name) for name in list(optimizer) if name.startswith(RAW)}
+                self.head.load_state_dict(raw)
             optim.unpack(self.optimizer, optimizer, state["optimizer"])
             self.schedule.load_state_dict(state["schedule"])
             self.scaler.load_state_dict(state["scaler"])
@@ -113,53 +147,81 @@ class Fitter:
     def loss(self, logits: Tensor, targets: Tensor, total: Tensor | float | None = None) -> Tensor:
         """Mean cross-entropy against (B, classes) shares, rows weighted by their classes' weights.
 
+        Where clips have several labels: binary cross-entropy, the mean over classes, a yes weighted by its class's weight.
+
         Args:
             total: what the rows' weights sum to; more than they do where these rows are a part of a batch.
         """
-        each = -(targets * logits.float().log_softmax(1)).sum(1)
+        if self.rows.multilabel:
+            each = nn.functional.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none",
+                                                                  pos_weight=self.weights).mean(1)
+        else:
+            each = -(targets * logits.float().log_softmax(1)).sum(1)
         weight = self._row_weights(targets)
         return (each * weight).sum() / (weight.sum() if total is None else total)
 
     def _row_weights(self, targets: Tensor) -> Tensor:
-        return targets.new_ones(len(targets)) if self.weights is None else targets @ self.weights
+        plain = self.weights is None or self.rows.multilabel
+        return targets.new_ones(len(targets)) if plain else targets @ self.weights
+
+    def _smooth(self, targets: Tensor) -> Tensor:
+        share = self.settings.label_smoothing
+        return targets * (1 - share) + share / (2 if self.rows.multilabel else targets.shape[1])
 
     def step(self, epoch: int, number: int, rows: np.ndarray) -> float:
         """One optimiser step on the given rows; its loss."""
         settings = self.settings
         seed = seed_of(settings.seed, self.fold.number, epoch, number)
-        rng = np.random.default_rng(seed)
         x, mask = self.rows.batch(rows)
-        x, mask = augment.apply(x, mask, settings, rng)
-        targets = self.targets[torch.from_numpy(self.rows.labels[self.rows.clip[rows]]).to(x.device)]
-        if settings.mixup and rng.random() < settings.mixup_probability:
-            x, mask, targets = augment.mix(x, mask, targets, settings.mixup, rng)
-        while True:
-            torch.manual_seed(seed)  # dropout; again after a failed attempt
-            self.optimizer.zero_grad(set_to_none=True)
-            try:
-                total = self._accumulate(x, mask, targets)
-                break
-            except RuntimeError as error:
-                if not out_of_memory(error) or self.micro <= 1:
-                    raise
-                self.micro = -(-min(self.micro, len(x)) // 2)
-                print(f"out of memory: {self.micro} rows a pass from here on, the effective batch stays {len(x)}", flush=True)
+        targets = self.rows.targets_of(rows)
+        batch = {"plain": x, "plain_mask": mask, "plain_targets": self._smooth(targets), **self.rows.extras(rows)}
+        x, mask, targets = augment.apply(x, mask, targets, settings, np.random.default_rng(seed))
+        batch |= {"x": x, "mask": mask}
+        targets = self._smooth(targets)
+        total = self._gradients(batch, targets, seed)
+        if settings.optimizer == "sam":
+            before = optim.climb(self.head, settings.rho)
+            with optim.still_statistics(self.head):
+                # The same seed, so the same units drop out: the two passes differ in the weights alone.
+                self._gradients(batch, targets, seed)
+            optim.descend(before)
         if settings.clip_grad:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.head.parameters(), settings.clip_grad)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.schedule.step()
+        if self.average:
+            self.average.update(self.head, (epoch - 1) * self.steps + number)
         return total
 
-    def _accumulate(self, x: Tensor, mask: Tensor | None, targets: Tensor) -> float:
-        total, weight = torch.zeros((), device=x.device), self._row_weights(targets).sum()
-        pieces = -(-len(x) // self.micro)
-        for part in torch.tensor_split(torch.arange(len(x), device=x.device), pieces):
-            whole = pieces == 1
+    def _gradients(self, batch: dict[str, Any], targets: Tensor, seed: int) -> float:
+        """Gradients of a batch in place of the old ones, in as many passes as memory asks for; the loss."""
+        size = len(targets)
+        while True:
+            torch.manual_seed(seed)  # dropout; again after a failed attempt
+            self.optimizer.zero_grad(set_to_none=True)
+            try:
+                return self._accumulate(batch, targets)
+            except RuntimeError as error:
+                if not out_of_memory(error) or self.micro <= 1:
+                    raise
+                self.micro = -(-min(self.micro, size) // 2)
+                print(f"out of memory: {self.micro} rows a pass from here on, the effective batch stays {size}", flush=True)
+
+    def _accumulate(self, batch: dict[str, Any], targets: Tensor) -> float:
+        total, weight = torch.zeros((), device=targets.device), self._row_weights(targets).sum()
+        pieces = -(-len(targets) // self.micro)
+        for part in torch.tensor_split(torch.arange(len(targets), device=targets.device), pieces):
+            some = batch if pieces == 1 else {name: v if v is None else v[part] for name, v in batch.items()}
+            wanted = targets if pieces == 1 else targets[part]
             with autocast(self.device):
-                logits = self.head(x if whole else x[part], mask if whole or mask is None else mask[part])
-                loss = self.loss(logits, targets if whole else targets[part], weight)
+                if hasattr(self.head, "loss"):
+                    share = self._row_weights(wanted).sum() / weight
+                    loss = share * self.head.loss(some, lambda logits, plain=False: self.loss(
+                        logits, some["plain_targets"] if plain else wanted))
+                else:
+                    loss = self.loss(self.head(some["x"], some["mask"]), wanted, weight)
             self.scaler.scale(loss).backward()
             total += loss.detach()
         return float(total)
@@ -170,7 +232,8 @@ class Fitter:
 
         began = time.perf_counter()
         rate = self.optimizer.param_groups[0]["lr"]
-        order = np.random.default_rng(seed_of(self.settings.seed, self.fold.number, epoch)).permutation(self.train_rows)
+        order = np.random.default_rng(seed_of(self.settings.seed, self.fold.number, epoch)).permutation(
+            self.rows.of_epoch(self.train_rows, epoch))
         self.head.train()
         total = 0.0
         # Nearly equal batches: a last batch of one row would break batch normalisation.
@@ -182,13 +245,13 @@ class Fitter:
         if not np.isfinite(total) or np.isnan(probabilities[self.heard]).any():
             raise UserError(f"fold {self.fold.number}, epoch {epoch}: the loss is not a number: give a lower --lr, or --clip-grad 1; "
                             "the last good checkpoint is kept")
-        found = scores(probabilities[self.heard], self.rows.labels[self.heard])
+        found = scores(probabilities[self.heard], self.rows.truth[self.heard])
         return {"fold": self.fold.number, "epoch": epoch, "lr": rate, "train_loss": total / len(order),
                 "valid_loss": found.pop("log_loss"), **found, "seconds": time.perf_counter() - began}
 
     def valid(self) -> np.ndarray:
-        """(clips, classes) probabilities, NaN for clips outside the validation fold."""
-        return predict(self.head, self.rows, self.valid_rows, self.micro * 2, autocast(self.device))
+        """(clips, classes) probabilities, NaN for clips outside the validation fold; without --tta, which would cost every epoch."""
+        return predict(self.predictor, self.rows, self.valid_rows, self.micro * 2, autocast(self.device))
 
     def fit(self, log: Callable[[str], None], deadline: Deadline, folds_left: int,
             saved: Callable[[], None] = lambda: None) -> bool:
@@ -211,7 +274,7 @@ class Fitter:
             progress.history.append(row)
             if better:
                 progress.best, progress.best_epoch = value, epoch
-                self.unsaved_best = {name: tensor.detach().cpu().clone() for name, tensor in self.head.state_dict().items()}
+                self.unsaved_best = {name: tensor.detach().cpu().clone() for name, tensor in self.predictor.state_dict().items()}
             durations.append(row["seconds"])
             left = (settings.epochs - epoch + folds_left * settings.epochs) * float(np.mean(durations))
             log(line(row, self.fold, settings, better, left))
@@ -238,7 +301,9 @@ class Fitter:
         state = {"progress": vars(progress), "finished": finished}
         if not finished:  # a finished fold is never resumed: its optimiser's state would only fill the disk
             state |= {"optimizer": rest, "schedule": self.schedule.state_dict(), "scaler": self.scaler.state_dict()}
-        self.folder.save_last(self.head.state_dict(), None if finished else tensors, state)
+            if self.average:
+                tensors |= {RAW + name: value for name, value in self.head.state_dict().items()}
+        self.folder.save_last(self.predictor.state_dict(), None if finished else tensors, state)
 
 
 def line(row: dict[str, float], fold: Fold, settings: TrainingFlags, better: bool, left: float) -> str:

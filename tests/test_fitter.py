@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.utils.class_weight import compute_class_weight
-from test_training import made_rows
+from test_dataset import made_rows
 from torch import nn
 
 from earshot.config import TrainingFlags
@@ -117,6 +117,7 @@ def test_less_memory_gives_the_same_weights(tmp_path, capsys, error, weights):
     whole, small = fitter(tmp_path / "a", settings), fitter(tmp_path / "b", settings, most=4, error=error)
     for made in (whole, small):  # classes of unequal frequency, so that weights weigh
         made.rows.labels = np.where(np.arange(45) % 7 < 4, 0, made.rows.labels)
+        made.rows.targets = np.eye(3, dtype=np.float32)[made.rows.labels]
         made.weights = made._class_weights(3)
         made.fit(str, NEVER, 0)
     assert max(small.head.seen) == small.micro == 3 and max(whole.head.seen) == 10
@@ -145,17 +146,18 @@ def test_loss_is_torchs_cross_entropy(tmp_path):
     for smoothing in (0.0, 0.2):
         made = fitter(tmp_path / str(smoothing), TrainingFlags(label_smoothing=smoothing))
         want = nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing)
-        torch.testing.assert_close(made.loss(logits, made.targets[labels]), want)
+        torch.testing.assert_close(made.loss(logits, made._smooth(torch.eye(3)[labels])), want)
     made = fitter(tmp_path / "weighted", TrainingFlags(class_weights="balanced"))
     made.rows.labels = np.array([0] * 30 + [1] * 10 + [2] * 5)
+    made.rows.targets = np.eye(3, dtype=np.float32)[made.rows.labels]
     made.weights = made._class_weights(3)
     learnt = made.rows.labels[made.rows.clip[made.train_rows]]  # by rows: a long clip counts as often as it is seen
     weights = compute_class_weight("balanced", classes=np.arange(3), y=learnt)
     np.testing.assert_allclose(made.weights.numpy(), weights, rtol=1e-6)
     want = nn.functional.cross_entropy(logits, labels, weight=torch.tensor(weights, dtype=torch.float32))
-    torch.testing.assert_close(made.loss(logits, made.targets[labels]), want)
+    torch.testing.assert_close(made.loss(logits, torch.eye(3)[labels]), want)
     assert (want - nn.functional.cross_entropy(logits, labels)).abs() > 1e-3
-    made.rows.labels = np.array([0] * 30 + [1] * 15)  # a class that this fold does not train on
+    made.rows.targets = np.eye(3, dtype=np.float32)[[0] * 30 + [1] * 15]  # a class that this fold does not train on
     assert made._class_weights(3).isfinite().all()
 
 

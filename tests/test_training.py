@@ -1,11 +1,10 @@
-"""What training is made of: folds, scores, augmentation, optimisers with their schedules, batches."""
+"""What training is made of: folds, scores, optimisers with their schedules."""
 
 from __future__ import annotations
 
 from typing import get_args, get_type_hints
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +12,8 @@ import torch
 from sklearn import metrics as sk
 from torch import nn
 
-from earshot import augment, dataset, folds, metrics, optim
+from earshot import folds, metrics, optim
 from earshot.config import TrainingFlags
-from earshot.dataset import Rows, pool_windows
 from earshot.errors import UserError
 
 CLASSES = ["a", "b", "c"]
@@ -97,7 +95,8 @@ def test_scores_are_scikit_learns(seed):
     want |= {"accuracy": sk.accuracy_score(truth, guess), "balanced_accuracy": sk.balanced_accuracy_score(truth, guess),
              "log_loss": sk.log_loss(truth, probabilities, labels=range(6))}
     found = metrics.scores(probabilities, truth)
-    assert found == pytest.approx(want, rel=1e-9) and set(get_args(get_type_hints(TrainingFlags)["metric"])) == set(found) - {"log_loss"}
+    assert found == pytest.approx(want, rel=1e-9) and set(get_args(get_type_hints(TrainingFlags)["metric"])) == (
+        set(found) - {"log_loss"} | set(metrics.RANKING))
     assert len({round(value, 6) for value in want.values()}) >= 4, "the scores must differ, or a mix-up would pass"
 
 
@@ -117,67 +116,6 @@ def test_report_has_every_class():
     assert text.startswith(table)
     assert [line.split() for line in text.splitlines()[-3:]] == [["owl", "0", "2", "1", "0"], ["jay", "1", "0", "1", "0"],
                                                                  ["unheard", "2", "0", "0", "0"]]
-
-
-# --- augmentation
-
-
-@pytest.mark.parametrize("axis", [2, 3])
-@pytest.mark.parametrize("longest", [1, 4, 99])
-def test_masks_are_short_spans_of_the_rows_own_minimum(axis, longest):
-    x = torch.from_numpy(rng().normal(size=(300, 2, 9, 11)).astype(np.float32)) + torch.arange(300.0)[:, None, None, None]
-    found = augment.mask_spans(x, axis, longest, rng(1))
-    widths = []
-    for before, after in zip(x, found):
-        changed = (after != before).movedim(axis - 1, 0).flatten(1)  # (positions along the axis, the rest)
-        where = torch.nonzero(changed.any(1)).flatten()
-        widths.append(len(where))
-        assert len(where) == 0 or where[-1] - where[0] + 1 == len(where), "one span"
-        assert (after[after != before] == before.min()).all()
-        assert (changed.sum(1)[where] >= changed.shape[1] - 1).all(), "the whole column (but for the minimum itself)"
-    assert (min(widths), max(widths)) == (0, min(longest, x.shape[axis]))
-
-
-def test_shift_time_is_a_roll_that_takes_the_mask_along():
-    x = torch.arange(200 * 10.0).reshape(200, 1, 1, 10).repeat(1, 2, 3, 1)
-    mask = torch.arange(10).repeat(200, 1) < torch.arange(200)[:, None] % 9 + 1
-    rolled, moved = augment.shift_time(x, mask, 0.3, rng())
-    offsets = [int((row[0, 0] == first[0, 0, 0]).nonzero()) for row, first in zip(rolled, x)]
-    for i, offset in enumerate(offsets):
-        assert torch.equal(rolled[i], x[i].roll(offset, 2)) and torch.equal(moved[i], mask[i].roll(offset, 0))
-    assert {(offset + 5) % 10 - 5 for offset in offsets} == set(range(-3, 4))
-    assert torch.equal(augment.shift_time(x, None, 0.3, rng())[0], rolled) and augment.shift_time(x, None, 0.3, rng())[1] is None
-
-
-def test_mix_mixes_rows_and_targets_alike():
-    targets = torch.eye(4)[torch.tensor([0, 1, 2, 3, 0, 1])]
-    mask = torch.tensor([[True, False, False]] * 3 + [[True, True, False]] * 3)
-    x, seen, mixed = augment.mix(targets[:, :, None, None].repeat(1, 1, 1, 3), mask, targets, 0.4, rng(3))
-    assert torch.equal(x[:, :, 0, 2], mixed) and not torch.equal(mixed, targets)
-    assert torch.allclose(mixed.sum(1), torch.ones(6)) and mixed.min() >= 0
-    assert (seen | mask).equal(seen) and seen[3:].equal(mask[3:]) and not seen[:, 2].any()
-
-
-EVERYTHING = TrainingFlags(time_shift=0.4, gain=6, masks=2, time_mask=4, frequency_mask=3)
-
-
-def test_the_same_generator_gives_the_same_batch():
-    x, mask = torch.from_numpy(rng().normal(size=(8, 2, 7, 9)).astype(np.float32)), torch.ones(8, 9, dtype=torch.bool)
-    one, again, other = (augment.apply(x, mask, EVERYTHING, rng(seed))[0] for seed in (5, 5, 6))
-    assert torch.equal(one, again) and not torch.equal(one, other)
-    assert augment.apply(x, mask, TrainingFlags(), rng()) == (x, mask), "nothing by default"
-    gained = augment.apply(x, mask, TrainingFlags(gain=6), rng())[0] - x
-    assert torch.allclose(gained, gained[:, :1, :1, :1].expand_as(x), atol=1e-5) and gained.flatten(1)[:, 0].unique().numel() == 8
-    assert gained.abs().max() <= 6.001 and gained.min() < 0 < gained.max()
-
-
-def test_rows_are_augmented_on_their_own():
-    x = torch.from_numpy(rng().normal(size=(8, 2, 7, 9)).astype(np.float32))
-    other = x.clone()
-    other[:4] = 100
-    assert torch.equal(augment.apply(x, None, EVERYTHING, rng(5))[0][4:], augment.apply(other, None, EVERYTHING, rng(5))[0][4:])
-    same = augment.apply(x[:1].repeat(8, 1, 1, 1), None, EVERYTHING, rng(5))[0]
-    assert len({row.numpy().tobytes() for row in same}) == 8, "equal rows are treated differently"
 
 
 # --- optimisers and schedules
@@ -251,56 +189,3 @@ def test_optimisers_are_what_they_say():
     head = nn.Linear(2, 2)
     head.bias.requires_grad_(False)
     assert sum(p.numel() for p in optim.optimizer(head, TrainingFlags()).param_groups[0]["params"]) == 4, "frozen ones stay"
-
-
-# --- batches
-
-
-def made_rows(clips: int = 45, full: bool = False, folder: Path | None = None) -> Rows:
-    """Clips of three classes that can be told apart a little; every third has two windows; some windows are padded."""
-    random, labels = rng(), np.arange(clips) % 3
-    clip = np.sort(np.concatenate([np.arange(clips), np.arange(0, clips, 3)]))
-    mel = random.normal(size=(len(clip), 2, 6, 5)) + np.eye(6)[labels[clip]][:, None, :, None]
-    length = np.where(full, 1.0, random.choice([0.05, 0.4, 0.55, 1.0], len(clip))).astype(np.float32)
-    mel = mel.astype(np.float16)
-    if folder:
-        np.save(folder / "mel.npy", mel)
-        mel = np.load(folder / "mel.npy", mmap_mode="r")
-    split = {"ids": np.array([f"c{i}" for i in range(clips)]), "labels": np.array(CLASSES)[labels], "mel": mel, "clip": clip,
-             "folds": np.full(clips, -1), "groups": np.full(clips, ""), "length": length}
-    return Rows(split, "mel", CLASSES, 1.0, "cpu")
-
-
-def test_pool_windows_is_the_mean_per_clip():
-    logits = torch.tensor([[1.0, 2], [3, 6], [5, 5], [7, 1]])
-    found = pool_windows(logits, torch.tensor([2, 2, 0, 3]), 5)
-    assert torch.equal(found[[2, 0, 3]], torch.tensor([[2.0, 4], [5, 5], [7, 1]])) and found[[1, 4]].isnan().all()
-
-
-def test_batches_equal_the_source_resident_or_mapped(tmp_path, monkeypatch):
-    resident = made_rows()
-    monkeypatch.setattr(dataset, "RESIDENT", 0)
-    mapped = made_rows(folder=tmp_path)
-    assert resident.resident is not None and mapped.resident is None and isinstance(mapped.features, np.memmap)
-    assert len(mapped) == 60 and mapped.shape == (2, 6, 5)
-    which = np.array([59, 3, 3, 0, 17])
-    (x, mask), (y, other) = resident.batch(which), mapped.batch(which)
-    assert x.dtype == torch.float32 and torch.equal(x, y) and torch.equal(mask, other)
-    np.testing.assert_array_equal(x.numpy(), resident.features[which].astype(np.float32))
-    parts = list(mapped.batches(np.arange(7), 3))
-    assert [len(part) for part, _ in parts] == [3, 3, 1]
-    assert torch.equal(torch.cat([part for part, _ in parts]), mapped.batch(np.arange(7))[0])
-
-
-def test_masks_come_from_the_lengths():
-    found = made_rows()
-    length = {1e-4: 1, 0.4: 2, 0.55: 3, 1.0: 5}  # of five frames; even a sliver is a frame
-    split = {"ids": np.array(list("wxyz")), "labels": np.array(list("abc?")), "folds": NONE[:4], "groups": ALONE[:4],
-             "clip": np.arange(4), "length": np.array(list(length), dtype=np.float32), "mel": np.zeros((4, 1, 2, 5), np.float16)}
-    rows = Rows(split, "mel", CLASSES, 1.0, "cpu")
-    assert rows.batch(np.arange(4))[1].sum(1).tolist() == list(length.values()) and rows.labels.tolist() == [0, 1, 2, -1]
-    assert rows.batch(np.array([3]))[1].all(), "a full row has its mask too, because another row of the split needs one"
-    assert found.masked and not made_rows(full=True).masked and made_rows(full=True).batch(np.arange(3))[1] is None
-    picked = np.zeros(45, dtype=bool)
-    picked[[0, 4]] = True
-    assert found.clip[found.of_clips(picked)].tolist() == [0, 0, 4]

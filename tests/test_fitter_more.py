@@ -1,0 +1,199 @@
+"""One fold's training with what came later: SAM, averaged weights, losses of a head's own, pretrained weights, crops."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from test_dataset import made_rows, with_copies
+from test_fitter import BUSY, CPU, NEVER, StopsAt, Tiny, fitter, outcome
+from torch import nn
+
+from earshot import optim
+from earshot.config import TrainingFlags
+from earshot.errors import UserError
+from earshot.run import FoldFolder
+from earshot.training import Fitter, Fold
+
+
+def fit(folder, head, settings, rows=None) -> Fitter:
+    rows = rows or made_rows()
+    valid = np.arange(len(rows.ids)) % 5 == 1
+    return Fitter(lambda: head, rows, Fold(1, 2, 5, ~valid, valid), settings, 3, FoldFolder(folder), CPU)
+
+
+@pytest.mark.parametrize("changes", [dict(optimizer="sam", rho=0.1), dict(ema=0.8), dict(optimizer="sam", ema=0.9, crop=0.6)])
+def test_a_stopped_fold_ends_as_if_never_stopped(tmp_path, changes):
+    settings = replace(BUSY, **changes)
+    assert fitter(tmp_path / "whole", settings, dropout=0.5).fit(str, NEVER, 3)
+    whole = outcome(tmp_path / "whole")
+    plain = fitter(tmp_path / "plain", replace(settings, ema=0.0, optimizer="adamw"), dropout=0.5)
+    plain.fit(str, NEVER, 3)
+    assert not torch.equal(outcome(tmp_path / "plain")[0]["inner.weight"], whole[0]["inner.weight"])
+    assert not fitter(tmp_path / "cut", settings, dropout=0.5).fit(str, StopsAt(2), 3)
+    assert fitter(tmp_path / "cut", settings, dropout=0.5).fit(str, NEVER, 3)
+    found = outcome(tmp_path / "cut")
+    assert found[2:] == whole[2:]
+    for one, other in zip(found[:2], whole[:2]):
+        assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_sam_takes_the_gradient_up_the_hill():
+    """On 0.5 * a * w^2 the gradient at w + rho * sign is a * (w + rho * sign): by hand."""
+    head = nn.Linear(1, 1, bias=False)
+    head.weight.data.fill_(2.0)
+    (0.5 * 3 * head.weight**2).sum().backward()
+    before = optim.climb(head, 0.25)
+    assert head.weight.item() == pytest.approx(2.25)
+    head.zero_grad()
+    (0.5 * 3 * head.weight**2).sum().backward()
+    optim.descend(before)
+    assert head.weight.item() == 2.0 and head.weight.grad.item() == pytest.approx(3 * 2.25)
+    two = nn.Linear(2, 1)
+    two.weight.grad, two.bias.grad = torch.tensor([[3.0, 0.0]]), torch.tensor([4.0])
+    old = [p.detach().clone() for p in two.parameters()]
+    optim.climb(two, 0.5)
+    moved = [p.detach() - o for p, o in zip(two.parameters(), old)]
+    torch.testing.assert_close(moved, [torch.tensor([[0.3, 0.0]]), torch.tensor([0.4])], atol=1e-6, rtol=0)
+    for gradient in (0.0, float("nan"), float("inf")):
+        head.weight.grad = torch.tensor([[gradient]])
+        assert optim.climb(head, 0.25) == [] and head.weight.item() == 2.0
+
+
+def test_sams_second_pass_leaves_statistics_and_drops_the_same_units(tmp_path):
+    class Normed(Tiny):
+        def __init__(self):
+            super().__init__(dropout=0.5)
+            self.norm, self.masks = nn.BatchNorm1d(12), []
+            self.drop.register_forward_hook(lambda m, i, o: self.masks.append((o != 0) | (i[0] == 0)) if m.training else None)
+
+        def forward(self, x, mask=None):
+            return super().forward(self.norm(x.mean(3).flatten(1))[:, :, None, None].reshape(len(x), *x.shape[1:3], 1))
+
+    torch.manual_seed(0)
+    head = Normed()
+    made = fit(tmp_path, head, TrainingFlags(optimizer="sam", batch_size=8))
+    made.step(1, 0, made.train_rows[:8])
+    assert int(head.norm.num_batches_tracked) == 2 and len(head.masks) == 2 and torch.equal(*head.masks)
+    alone = Normed()
+    alone.load_state_dict({**head.state_dict(), "norm.running_mean": torch.zeros(12)})
+    x = made.rows.batch(made.train_rows[:8])[0].mean(3).flatten(1)
+    torch.testing.assert_close(head.norm.running_mean, 0.1 * x.mean(0), atol=1e-5, rtol=1e-4)
+
+
+def test_the_average_is_what_predicts(tmp_path):
+    made = fitter(tmp_path, TrainingFlags(epochs=2, ema=0.9, lr=0.05))
+    seen = []
+    step = made.step
+    made.step = lambda *args: (step(*args), seen.append(made.head.inner.weight.detach().clone()))[0]
+    start = made.head.inner.weight.detach().clone()
+    made.fit(str, NEVER, 0)
+    want = start
+    for number, weight in enumerate(seen):
+        want = want.lerp(weight, 1 - min(0.9, (1 + number) / (10 + number)))
+    saved = FoldFolder(tmp_path).load_last("cpu")[0]["inner.weight"]
+    torch.testing.assert_close(saved, want, atol=1e-6, rtol=1e-5)
+    assert not torch.allclose(saved, seen[-1], atol=1e-4)
+    made.head.inner.weight.data.zero_()
+    assert made.valid()[made.heard].std() > 1e-3, "the weights in training do not predict"
+
+
+class Own(Tiny):
+    """A head with a loss of its own, which also learns from a further view."""
+
+    also = ("codes",)
+
+    def loss(self, batch, criterion):
+        assert batch["codes"].dtype == torch.int64 and batch["codes"].shape[1:] == (1, 1, 5)
+        logits = self(batch["x"], batch["mask"])
+        return criterion(logits) + 0.1 * (logits.mean(1) - batch["codes"].float().mean((1, 2, 3))).square().mean()
+
+
+def rows_with_codes():
+    rows = made_rows()
+    rows.also = ("codes",)
+    rows.views["codes"] = torch.arange(len(rows) * 5, dtype=torch.int16).reshape(len(rows), 1, 1, 5) % 7
+    return rows
+
+
+@pytest.mark.parametrize("weights", ["none", "balanced"])
+def test_a_heads_own_loss_is_trained_whatever_the_memory(tmp_path, weights):
+    found = []
+    for name, most in (("whole", None), ("small", 4)):
+        torch.manual_seed(0)
+        made = fit(tmp_path / name, Own(most=most), TrainingFlags(epochs=2, batch_size=11, lr=0.02, class_weights=weights),
+                   rows_with_codes())
+        made.fit(str, NEVER, 0)
+        found.append(made)
+    assert found[1].micro == 3 and max(found[0].head.seen) > 4
+    plain = Tiny()
+    plain.load_state_dict(found[0].head.state_dict())
+    for name, value in found[0].head.state_dict().items():
+        if weights == "none":  # with class weights the parts of a batch weigh their means differently
+            torch.testing.assert_close(found[1].head.state_dict()[name], value, atol=2e-3, rtol=1e-2)
+        assert value.isfinite().all()
+    torch.manual_seed(0)
+    other = fit(tmp_path / "plain", Tiny(), TrainingFlags(epochs=2, batch_size=11, lr=0.02, class_weights=weights))
+    other.fit(str, NEVER, 0)
+    assert not torch.allclose(other.head.outer.bias, found[0].head.outer.bias), "the second term counts"
+
+
+def test_pretrained_weights_are_loaded_once(tmp_path):
+    class Pretrained(Tiny):
+        loads = 0
+
+        def load_pretrained(self):
+            type(self).loads += 1
+            self.outer.bias.data.fill_(7.0)
+
+    made = fit(tmp_path, Pretrained(), TrainingFlags(epochs=2, ema=0.5))
+    assert Pretrained.loads == 1 and (made.head.outer.bias == 7).all() and (made.predictor.outer.bias == 7).all()
+    assert made.head.adapted == 1 and torch.equal(made.predictor.mean, made.head.mean)
+    assert not made.fit(str, StopsAt(1), 0)
+    again = fit(tmp_path, Pretrained(), TrainingFlags(epochs=2, ema=0.5))
+    assert Pretrained.loads == 1 and again.progress.epoch == 1 and (again.head.outer.bias != 7).all()
+
+
+def test_a_head_of_whole_windows_refuses_a_crop(tmp_path):
+    class Whole(Tiny):
+        def forward(self, x, mask=None):
+            return self.outer(self.inner(x.flatten(1)[:, :60].view(-1, 5, 12).mean(1)))
+
+    with pytest.raises(UserError, match="--crop 0.5: .*one length only") as error:
+        fit(tmp_path, Whole(), TrainingFlags(crop=0.5))
+    assert "\n" not in str(error.value)
+    fit(tmp_path / "tiny", Tiny(), TrainingFlags(crop=0.5, epochs=1)).fit(str, NEVER, 0)
+
+
+def test_several_labels_are_binary_cross_entropy(tmp_path):
+    rows = made_rows()
+    rows.multilabel = True
+    rows.targets = np.random.default_rng(0).integers(0, 2, (45, 3)).astype(np.float32)
+    made = fit(tmp_path, Tiny(), TrainingFlags(label_smoothing=0.2), rows)
+    logits, targets = torch.randn(9, 3), torch.from_numpy(rows.targets[:9])
+    want = nn.functional.binary_cross_entropy_with_logits(logits, targets * 0.8 + 0.1)
+    torch.testing.assert_close(made.loss(logits, made._smooth(targets)), want)
+    made = fit(tmp_path, Tiny(), TrainingFlags(class_weights="balanced"), rows)
+    learnt = rows.targets[rows.clip[made.train_rows]]
+    weights = torch.from_numpy((1 - learnt).sum(0) / learnt.sum(0)).float()
+    want = nn.functional.binary_cross_entropy_with_logits(logits, targets, pos_weight=weights)
+    torch.testing.assert_close(made.loss(logits, targets), want)
+
+
+def test_copies_are_trained_on_and_never_validated(tmp_path):
+    class Sees(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.config, self.fc, self.trained, self.asked = {"name": "sees"}, nn.Linear(1, 3), set(), set()
+
+        def forward(self, x, mask=None):
+            (self.trained if self.training else self.asked).update(x.flatten().int().tolist())
+            return self.fc(x.flatten(1) / 30)
+
+    head, rows = Sees(), with_copies([-1, -1, 1, -1, -1, -1, -1, -1], [1, 1, 0.5, 1, 1, 1, 1, 1])
+    valid = np.array([False, True, False, False])
+    made = Fitter(lambda: head, rows, Fold(1, 1, 2, ~valid, valid), TrainingFlags(epochs=3, batch_size=2), 3, FoldFolder(tmp_path), CPU)
+    made.fit(str, NEVER, 0)
+    assert head.asked == {1} and head.trained == {0, 10, 20, 2, 22, 3, 13, 23}, "12 is mixed with the clip in validation"
