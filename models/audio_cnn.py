@@ -9,7 +9,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from . import HeadError, register
-from .common import Standardise, fit_window, pool_map, pool_mask
+from .common import Standardise, fit_window, pool_map, pool_mask, real_frames
 
 
 class BasicBlock(nn.Module):
@@ -62,6 +62,7 @@ class AudioCNN(nn.Module):
         channels: width of each stage; the stem has the first.
         blocks: blocks of each stage, as many numbers as `channels`; each stage but the first halves the map.
         stem_kernel, stem_stride, stem_pool: first convolution, and whether a 3x3 max pool of stride 2 follows it.
+        stem_time_stride: the stem's stride over time; 0 = the same as over frequency.
         dropout: before the last layer.
         pool: "mean" or "mean_max" over frequency and real frames.
         standardise: per channel and frequency, by the training set (`adapt`); padding then becomes zero, the mean.
@@ -77,6 +78,7 @@ class AudioCNN(nn.Module):
         blocks: tuple[int, ...] = (3, 4, 6, 3),
         stem_kernel: int = 7,
         stem_stride: int = 2,
+        stem_time_stride: int = 0,
         stem_pool: bool = True,
         dropout: float = 0.5,
         pool: str = "mean",
@@ -96,7 +98,7 @@ class AudioCNN(nn.Module):
         self.pool = pool
         self.standardise = Standardise(depth * height) if standardise else None
 
-        stem = fit_window((height, frames), stem_kernel, stem_stride)
+        stem = fit_window((height, frames), stem_kernel, (stem_stride, stem_time_stride or stem_stride))
         size, self.time_stride = stem.out, stem.stride[1]
         conv = nn.Conv2d(depth, channels[0], stem.kernel, stem.stride, stem.padding, bias=False)
         layers = [conv, nn.BatchNorm2d(channels[0]), nn.ReLU(inplace=True)]
@@ -107,7 +109,7 @@ class AudioCNN(nn.Module):
         self.conv1 = nn.Sequential(*layers)
 
         # Module names are the published code's, so that its checkpoints load.
-        rates = iter(torch.linspace(0.0, drop_path, sum(blocks)).tolist())
+        rates = iter(drop_path * index / max(1, sum(blocks) - 1) for index in range(sum(blocks)))
         width = channels[0]
         self.stages = [f"layer{number}" for number in range(1, len(channels) + 1)]
         for stage, outputs, count in zip(self.stages, channels, blocks):
@@ -154,7 +156,7 @@ class AudioCNN(nn.Module):
     def adapt(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
         """Take mean and deviation of each channel and frequency from the real frames of the training set."""
         if self.standardise is not None:
-            self.standardise.fit(_frames(x, mask) for x, mask in batches)
+            self.standardise.fit(real_frames(x, mask) for x, mask in batches)
 
     def _maps(self, x: Tensor, mask: Tensor | None, maps: dict[str, Tensor] | None = None) -> Tensor:
         if self.standardise is not None:
@@ -169,8 +171,3 @@ class AudioCNN(nn.Module):
             if maps is not None:
                 maps[stage] = x
         return x
-
-
-def _frames(x: Tensor, mask: Tensor | None) -> Tensor:
-    rows = x.flatten(1, 2).transpose(1, 2)  # (B, T, D * F)
-    return rows.flatten(0, 1) if mask is None else rows[mask.bool()]

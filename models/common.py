@@ -68,6 +68,12 @@ def _floor(std: Tensor, mean: Tensor) -> Tensor:
     return torch.where(varies & (std > 1e-4 * typical), std, typical)
 
 
+def real_frames(x: Tensor, mask: Tensor | None) -> Tensor:
+    """The frames of (B, D, F, T) that the mask (B, T) calls real, as rows of D * F features: what `Standardise.fit` takes."""
+    rows = x.flatten(1, 2).transpose(1, 2)  # (B, T, D * F)
+    return rows.flatten(0, 1) if mask is None else rows[mask.bool()]
+
+
 def pool_map(x: Tensor, mask: Tensor | None = None, how: str = "mean") -> Tensor:
     """Pool a feature map over frequency and over the frames that are real.
 
@@ -140,7 +146,7 @@ class Window(NamedTuple):
     out: tuple[int, int]
 
 
-def fit_window(size: tuple[int, int], kernel: int, stride: int = 1) -> Window:
+def fit_window(size: tuple[int, int], kernel: int, stride: int | tuple[int, int] = 1) -> Window:
     """Fit a centred ("same"-padded) kernel to a map; an axis that has run out gets kernel and stride 1.
 
     An axis has run out when it is no longer than the padding, kernel // 2: then part of the kernel never meets data.
@@ -148,14 +154,15 @@ def fit_window(size: tuple[int, int], kernel: int, stride: int = 1) -> Window:
     Args:
         size: (F, T) of the map.
         kernel: odd.
-        stride: wanted stride; n frames become ceil(n / stride).
+        stride: wanted stride, or one for frequency and one for time; n frames become ceil(n / stride).
     Returns:
         the window, axis by axis.
     """
-    if kernel % 2 == 0 or kernel < 1 or stride < 1:
+    wanted = (stride, stride) if isinstance(stride, int) else stride
+    if kernel % 2 == 0 or kernel < 1 or min(wanted) < 1:
         raise HeadError(f"kernels are odd and strides at least 1, not kernel {kernel} with stride {stride}")
     fits = [length > kernel // 2 for length in size]
     kernels = tuple(kernel if fit else 1 for fit in fits)
-    strides = tuple(stride if fit else 1 for fit in fits)
+    strides = tuple(step if fit else 1 for step, fit in zip(wanted, fits))
     paddings = tuple(k // 2 for k in kernels)
     return Window(kernels, strides, paddings, tuple(-(-length // s) for length, s in zip(size, strides)))

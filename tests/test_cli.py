@@ -86,7 +86,7 @@ def test_clock(seconds, text):
 
 HEAVY = {"torch", "torchvision", "torchaudio", "transformers", "librosa", "sklearn", "pandas", "timm", "models"}
 GROUPS = {
-    "get_features.py": [config.CompetitionFlags, WindowFlags, AudioSettings, config.ExtractionFlags],
+    "get_features.py": [config.CompetitionFlags, WindowFlags, AudioSettings, config.AugmentFlags, config.ExtractionFlags],
     "train.py": [config.RunFlags, TrainingFlags, config.TrainMachineFlags],
     "predict.py": [config.PredictFlags],
 }
@@ -118,7 +118,7 @@ def test_unknown_names_get_one_line_that_lists_the_choices(tmp_path):
     assert "train.py" in said("predict.py")
     script("get_features.py", "--competition", "tones", "--extractor", "logmel", "--workers", "1", cwd=tmp_path)
     assert recipes in said("train.py", "--recipe", "nope")
-    assert "the heads are audio_cnn, linear" in said("train.py", "--head", "nope")
+    assert "the heads are ast, audio_cnn, " in said("train.py", "--head", "nope")
     assert "did you mean --epochs?" in said("train.py", "--epoch", "1")
     assert "its options are" in said("train.py", "--head.depth", "1")
     assert not (tmp_path / "runs").exists()

@@ -165,7 +165,7 @@ def test_lists_heads_and_recipes(main, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("args, part", [
-    (("--head", "nope"), "the heads are audio_cnn"),
+    (("--head", "nope"), "the heads are ast, audio_cnn"),
     (("--recipe", "nope"), "the recipes are small"),
     (("--head", "mlp", "--input", "1,2"), "--input takes three whole numbers"),
     (("--head", "mlp", "--input", "1,x,2"), "--input takes three whole numbers"),
@@ -188,5 +188,5 @@ def test_command_errors_are_one_line(main, monkeypatch, tmp_path, args, part):
 def test_command_error_in_a_process():
     done = command("--head", "nope")
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith("error: there is no head called 'nope'; the heads are audio_cnn")
+    assert done.stderr.startswith("error: there is no head called 'nope'; the heads are ast, audio_cnn")
     assert done.stderr.count("\n") == 1

@@ -1,0 +1,205 @@
+"""AST, the Audio Spectrogram Transformer (Gong et al., 2021), as a part of a head that is fine-tuned end to end."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from . import HeadError, register
+
+if TYPE_CHECKING:
+    from transformers import ASTModel
+
+WAYS_OUT = (
+    "go online once, or give --head.weights FOLDER (config.json and model.safetensors, for example an attached Kaggle "
+    "dataset), or take another head on frozen features (--head linear)"
+)
+# What of a config fixes the tensors' shapes, and the option that says it; the patches and strides are AST's own.
+SIZES = {
+    "hidden_size": "hidden_size", "num_hidden_layers": "layers", "num_attention_heads": "heads",
+    "intermediate_size": "intermediate", "num_mel_bins": "", "patch_size": "", "frequency_stride": "", "time_stride": "",
+}  # fmt: skip
+
+
+def build_ast(
+    head: str,
+    input_shape: tuple[int, int, int],
+    hidden_size: int,
+    layers: int,
+    heads: int,
+    intermediate: int,
+    gradient_checkpointing: bool,
+) -> ASTModel:
+    """A randomly initialised AST that hears a view of one channel, and whose time grid is the view's.
+
+    Args:
+        head: whose part it is, for the messages.
+        input_shape: (1, F, T), both at least 16, a patch.
+        hidden_size, layers, heads, intermediate: 768, 12, 12 and 3072 in the published network.
+        gradient_checkpointing: compute each layer again for its gradients, rather than keep what it computed.
+    """
+    channels, bins, frames = input_shape
+    if channels != 1 or min(bins, frames) < 16:
+        raise HeadError(
+            f"{head}: AST hears spectrograms of one channel, at least 16 bands and 16 frames, not {tuple(input_shape)}: "
+            "extract the view fbank (--extractor fbank)"
+        )
+    if min(hidden_size, layers, heads, intermediate) < 1 or hidden_size % heads:
+        raise HeadError(f"{head}: AST's sizes are whole numbers from 1 and its heads divide its hidden size, "
+                        f"not {hidden_size} by {heads}")
+    from transformers import ASTConfig, ASTModel
+
+    network = ASTModel(ASTConfig(
+        hidden_size=hidden_size, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=intermediate,
+        num_mel_bins=bins, max_length=frames,
+    ))  # fmt: skip
+    if gradient_checkpointing:
+        if hasattr(network, "activation_checkpointing_enable"):  # the name since transformers 5
+            network.activation_checkpointing_enable({"use_reentrant": False})
+        else:
+            network.gradient_checkpointing_enable({"use_reentrant": False})
+    return network
+
+
+def pooled(network: ASTModel, x: Tensor) -> Tensor:
+    """AST's embedding, the mean of its two special tokens: (B, hidden_size) of x (B, 1, F, T)."""
+    return network(x[:, 0].transpose(1, 2)).pooler_output
+
+
+def load_ast(head: str, network: ASTModel, weights: str) -> None:
+    """Copy pretrained weights into an AST, its time grid cut where the network hears less.
+
+    The first columns of the position embeddings are kept: a frame then has the position that it has in a full input.
+
+    Args:
+        head: whose part it is, for the messages.
+        network: from `build_ast`.
+        weights: a folder that save_pretrained made, or a hub id.
+    Raises:
+        HeadError: they cannot be had, are no complete AST, or are of other sizes.
+    """
+    pretrained = _load(head, _folder(head, str(weights)))
+    mine, theirs = network.config, pretrained.config
+    for key, option in SIZES.items():
+        have, want = getattr(theirs, key), getattr(mine, key)
+        if have != want:
+            way = f"set its option {option} to {have}" if option else "extract with --extractor fbank, or take other weights"
+            raise HeadError(f"{head}: the weights {weights} have {key} {have}, the head {want}: {way}")
+    if theirs.max_length < mine.max_length:
+        raise HeadError(f"{head}: the weights {weights} hear {theirs.max_length} frames, the view has {mine.max_length}: "
+                        f"extract with --max-length {theirs.max_length} --seconds {theirs.max_length / 100:g}")
+    state, name = pretrained.state_dict(), "embeddings.position_embeddings"
+    rows = (mine.num_mel_bins - mine.patch_size) // mine.frequency_stride + 1
+    columns = (mine.max_length - mine.patch_size) // mine.time_stride + 1
+    special, grid = state[name][:, :2], state[name][:, 2:].unflatten(1, (rows, -1))
+    state[name] = torch.cat([special, grid[:, :, :columns].flatten(1, 2)], dim=1)
+    network.load_state_dict(state)
+
+
+def _folder(head: str, weights: str) -> Path:
+    """The local folder of the weights, from the hub where it is not here yet."""
+    path = Path(weights).expanduser()
+    if path.is_dir():
+        configs = [path / "config.json", *sorted(path.glob("*/config.json"))]
+        return next((config.parent for config in configs if config.exists()), path)
+    if path.exists() or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", weights):
+        raise HeadError(f"{head}: --head.weights {weights}: no such folder, and no hub id (owner/name) either")
+    from huggingface_hub import snapshot_download
+
+    reason = ""
+    for here in (True, False):
+        try:
+            folder = Path(snapshot_download(weights, allow_patterns=["config.json", "*.safetensors"], etag_timeout=5,
+                                            local_files_only=here))
+        except Exception as error:  # offline, unknown, gated, disk full: each library version has its own exceptions
+            reason = " ".join(str(error).split())[:80] or type(error).__name__
+            continue
+        # an interrupted download leaves the config without the weights
+        if not here or any(folder.glob("*.safetensors")):
+            return folder
+    raise HeadError(f"{head}: the weights {weights} are neither here nor to be had from the hub ({reason}): {WAYS_OUT}")
+
+
+def _load(head: str, folder: Path) -> ASTModel:
+    """ASTModel from a folder of safetensors, quietly."""
+    from transformers import ASTModel
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        network, report = ASTModel.from_pretrained(
+            str(folder), local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
+    except Exception as error:  # transformers raises OSError, ValueError, RuntimeError, SafetensorError, ...
+        reason = " ".join(str(error).split())[:160]
+        raise HeadError(f"{head}: the weights in {folder} cannot be loaded ({reason}): {WAYS_OUT}") from None
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+    lacking = sorted(report["missing_keys"])
+    if lacking:
+        raise HeadError(
+            f"{head}: the weights in {folder} lack {len(lacking)} of the network's tensors (the first: {lacking[0]}), "
+            f"so they are no complete AST: {WAYS_OUT}"
+        )
+    return network
+
+
+@register("ast", views=("fbank",), about="AST itself, fine-tuned end to end from its AudioSet weights")
+class AST(nn.Module):
+    """AST, then LayerNorm and one linear layer on its embedding, as transformers' ASTForAudioClassification has it.
+
+    The mask is not looked at: AST was pretrained with silence in the window as part of the picture. Kaldi's filter bank
+    (the extractor `fbank`) is what the pretrained weights know; any spectrogram of one channel does without weights.
+    86,187,264 parameters without the last two layers.
+
+    Args:
+        input_shape: (1, F, T); (1, 128, 1024) for the published weights, or fewer frames.
+        num_classes: width of the logits.
+        weights: a folder that save_pretrained made, or a hub id, for `load_pretrained`; None starts from random weights.
+        hidden_size, layers, heads, intermediate: AST's sizes.
+        freeze: so many of the lowest layers stay as they are, and the patch and position embeddings with them.
+        gradient_checkpointing: a third more time for a fraction of the memory.
+    """
+
+    def __init__(
+        self,
+        input_shape: tuple[int, int, int],
+        num_classes: int,
+        *,
+        weights: str | None = None,
+        hidden_size: int = 768,
+        layers: int = 12,
+        heads: int = 12,
+        intermediate: int = 3072,
+        freeze: int = 0,
+        gradient_checkpointing: bool = True,
+    ) -> None:
+        super().__init__()
+        if not 0 <= freeze <= layers:
+            raise HeadError(f"ast: option freeze is a number of layers from 0 to {layers}, not {freeze}")
+        self.weights = weights
+        self.ast = build_ast("ast", input_shape, hidden_size, layers, heads, intermediate, gradient_checkpointing)
+        self.norm = nn.LayerNorm(hidden_size, eps=self.ast.config.layer_norm_eps)
+        self.fc = nn.Linear(hidden_size, num_classes)
+        if freeze:
+            # transformers 4 and early 5 kept the layers in an encoder of their own
+            stack = self.ast.layers if hasattr(self.ast, "layers") else self.ast.encoder.layer
+            for part in (self.ast.embeddings, *stack[:freeze]):
+                part.requires_grad_(False)
+
+    def load_pretrained(self) -> None:
+        """Load AST's weights where the option `weights` names them; HeadError where they cannot be had or do not fit."""
+        if self.weights is not None:
+            load_ast("ast", self.ast, self.weights)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Logits (B, num_classes) of x (B, 1, F, T); the mask is not looked at."""
+        return self.fc(self.norm(pooled(self.ast, x)))

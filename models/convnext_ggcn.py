@@ -1,0 +1,197 @@
+"""ConvNeXt, self-attention and a graph convolution on log-mel, after HazCodesLots/AudioForgeryDetection."""
+
+from __future__ import annotations
+
+from typing import Iterable
+
+from timm.layers import DropPath, LayerNorm2d, LayerScale, Mlp, SEModule, trunc_normal_
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from . import HeadError, register
+from .graph import TokenGraph
+from .maps import Input, halve, map_mask, to_grid
+
+
+class Block(nn.Module):
+    """ConvNeXt block (Liu et al. 2022) on maps, with squeeze-and-excitation after the layer scale."""
+
+    def __init__(self, width: int, size: tuple[int, int], kernel: int, layer_scale: float, drop_path: float) -> None:
+        super().__init__()
+        # Not common.fit_window: the published last map has 4 rows under 9 taps, of which two never meet data.
+        kernels = tuple(kernel if length > 1 else 1 for length in size)
+        self.dwconv = nn.Conv2d(width, width, kernels, padding=tuple(k // 2 for k in kernels), groups=width)
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = Mlp(width, 4 * width)
+        self.scale = LayerScale(width, layer_scale) if layer_scale else nn.Identity()
+        self.se = SEModule(width, rd_channels=max(1, width // 16))
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, F, T) to the same shape."""
+        y = self.norm(self.dwconv(x).permute(0, 2, 3, 1))
+        y = self.scale(self.mlp(y)).permute(0, 3, 1, 2)
+        return x + self.drop_path(self.se(y))
+
+
+class TokenAttention(nn.Module):
+    """Multi-head self-attention from one width to another; the residual is a linear map of the input, then LayerNorm."""
+
+    def __init__(self, inputs: int, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.query, self.key, self.value = (nn.Linear(inputs, width) for _ in range(3))
+        self.out = nn.Linear(width, width)
+        self.residual = nn.Linear(inputs, width)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
+        """Tokens (B, N, C), real (B, N) True where a token is real, to (B, N, width)."""
+        query, key, value = (layer(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
+                             for layer in (self.query, self.key, self.value))
+        found = F.scaled_dot_product_attention(query, key, value, None if real is None else real[:, None, None, :],
+                                               dropout_p=self.dropout if self.training else 0.0)
+        found = F.dropout(self.out(found.transpose(1, 2).flatten(2)), self.dropout, self.training)
+        return self.norm(found + self.residual(x))
+
+
+@register(
+    "convnext_ggcn",
+    views=("mel", "fbank", "frames", "tokens", "latents", "pooled", "wave"),
+    about="2-D ConvNeXt, self-attention and graph convolutions over a clip's own tokens, MLP",
+)
+class ConvNeXtGGCN(nn.Module):
+    """Stem, ConvNeXt stages, self-attention over the map's cells, graph convolutions over them, their mean, an MLP.
+
+    By default the published network but for its graph: 30,770,528 parameters for (1, 64, 250) and 2 classes, 60 tokens
+    of 4 x 15 cells. The published graph joins the clips of a batch after their tokens were averaged, so that a clip's
+    logits depend on its batch mates and a batch of one has no graph. Here the tokens of one clip are the nodes, and the
+    mean is taken after the graph: the same weights, and every clip is answered alone. The published edges run one way,
+    so that a node hears those that chose it rather than those it chose, and one that nobody chose only itself; here they
+    run both ways. The published code never tells padding from audio; under a mask, attention, graph and mean leave
+    tokens without real audio out. A layer scale of 1e-6 with the published rate of 1e-5 keeps the blocks near the
+    identity for a long time: from scratch, raise it or leave it out (0).
+
+    Args:
+        input_shape: (D, F, T).
+        num_classes: width of the logits.
+        depths, dims: blocks and width of each stage, as many numbers each; every stage but the first halves the map.
+        stem: kernel and stride of the first convolution.
+        kernel: of the depthwise convolutions, odd.
+        drop_path: chance of skipping the last block in training; rises linearly from 0 at the first.
+        layer_scale: at first, of each block's branch; 0 leaves layer scale out.
+        init_std: of the backbone's weights at first, biases being zero; 0 is torch's own start. In narrow stages 0.02 makes
+            branches as faint as a small layer scale does, and without biases the first LayerNorm hides how loud a patch is.
+        attention, heads, attention_dropout: width, heads and dropout of the self-attention.
+        max_tokens: a map of more cells is averaged to a grid of at most so many (AST's input gives 512, the published
+            one 60): attention and distances grow with their square.
+        graph, graph_layers, graph_dropout, k: width, number and dropout of the graph convolutions, neighbours of a token.
+        hidden, dropout: widths of the MLP's hidden layers, dropout after each.
+        standardise: per channel and frequency, by the training set (`adapt`); padding then becomes zero, the mean.
+    """
+
+    def __init__(
+        self,
+        input_shape: tuple[int, int, int],
+        num_classes: int,
+        *,
+        depths: tuple[int, ...] = (3, 3, 9, 3),
+        dims: tuple[int, ...] = (96, 192, 384, 768),
+        stem: int = 2,
+        kernel: int = 9,
+        drop_path: float = 0.1,
+        layer_scale: float = 1e-6,
+        init_std: float = 0.02,
+        attention: int = 512,
+        heads: int = 8,
+        attention_dropout: float = 0.1,
+        max_tokens: int = 512,
+        graph: int = 256,
+        graph_layers: int = 2,
+        graph_dropout: float = 0.2,
+        k: int = 5,
+        hidden: tuple[int, ...] = (512, 256, 128),
+        dropout: float = 0.3,
+        standardise: bool = False,
+    ) -> None:
+        super().__init__()
+        if len(depths) != len(dims) or not dims:
+            raise HeadError(f"convnext_ggcn: depths and dims are as long as each other, not {depths} and {dims}")
+        counts = (*depths, *dims, *hidden, stem, attention, heads, max_tokens, graph, graph_layers, k)
+        if not all(isinstance(number, int) and number >= 1 for number in counts):
+            raise HeadError("convnext_ggcn: depths, dims, hidden, stem, attention, heads, max_tokens, graph, graph_layers "
+                            "and k are whole numbers from 1")
+        if kernel % 2 == 0 or kernel < 1:
+            raise HeadError(f"convnext_ggcn: option kernel is odd, not {kernel}")
+        if attention % heads:
+            raise HeadError(f"convnext_ggcn: option attention is a multiple of heads, not {attention} with {heads}")
+        chances = (drop_path, attention_dropout, graph_dropout, dropout)
+        if not all(0.0 <= chance < 1.0 for chance in chances):
+            raise HeadError(f"convnext_ggcn: drop_path and the dropouts are probabilities below 1, not {chances}")
+        self.max_tokens = max_tokens
+        self.input = Input(input_shape, standardise)
+        width, size, self.time_stride = input_shape[0], input_shape[1:], 1
+        blocks = sum(depths)
+        rates = (drop_path * index / max(1, blocks - 1) for index in range(blocks))
+        layers: list[nn.Module] = []
+        for depth, outputs in zip(depths, dims):
+            window = halve(size, 2 if layers else stem)
+            conv = nn.Conv2d(width, outputs, window.kernel, window.stride)
+            layers += [LayerNorm2d(width), conv] if layers else [conv, LayerNorm2d(outputs, eps=1e-5)]
+            width, size, self.time_stride = outputs, window.out, self.time_stride * window.stride[1]
+            layers += [Block(width, size, kernel, layer_scale, next(rates)) for _ in range(depth)]
+        self.backbone = nn.Sequential(*layers)
+        if init_std:
+            self.backbone.apply(lambda module: _initialise(module, init_std))
+        self.attention = TokenAttention(width, attention, heads, attention_dropout)
+        self.graph = TokenGraph(attention, graph, graph_layers, k, graph_dropout)
+        widths = [graph, *hidden]
+        mlp: list[nn.Module] = []
+        for before, after in zip(widths, widths[1:]):
+            mlp += [nn.Linear(before, after), nn.ReLU(inplace=True), nn.Dropout(dropout)]
+        self.mlp = nn.Sequential(*mlp, nn.Linear(widths[-1], num_classes))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Logits (B, num_classes) of x (B, D, F, T); mask (B, T) True where real."""
+        tokens, real = self.tokens(x, mask)
+        found = self.graph(self.attention(tokens, real), real)
+        if real is None:
+            return self.mlp(found.mean(1))
+        total = found.masked_fill(~real[:, :, None], 0.0).sum(1)
+        return self.mlp(total / real.sum(1, keepdim=True))
+
+    def tokens(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """The cells of the backbone's map as tokens, frequency by frequency.
+
+        Args:
+            x: (B, D, F, T).
+            mask: (B, T), True where real; None: all are.
+        Returns:
+            (B, N, C), and (B, N) which are real, or None.
+        """
+        x = self.backbone(self.input(x, mask))
+        rows, frames = x.shape[2:]
+        x, real = to_grid(x, map_mask(mask, self.time_stride, frames), grid(rows, frames, self.max_tokens))
+        if real is not None:
+            real = real[:, None, :].expand(-1, x.shape[2], -1).flatten(1)
+        return x.flatten(2).transpose(1, 2), real
+
+    def adapt(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
+        """Take mean and deviation of each channel and frequency from the real frames of the training set."""
+        self.input.fit(batches)
+
+
+def grid(rows: int, columns: int, most: int) -> tuple[int, int]:
+    """The largest grid of about the same proportions that has at most so many cells; a smaller map keeps its own."""
+    if rows * columns <= most:
+        return rows, columns
+    if rows > columns:
+        return grid(columns, rows, most)[::-1]
+    height = max(1, int(rows * (most / (rows * columns)) ** 0.5))
+    return height, min(columns, most // height)
+
+
+def _initialise(module: nn.Module, std: float) -> None:
+    if isinstance(module, (nn.Conv2d, nn.Linear)):
+        trunc_normal_(module.weight, std=std)
+        nn.init.zeros_(module.bias)

@@ -1,0 +1,74 @@
+"""Several heads in one: trained side by side on the same batches, each by its own loss, averaged when asked."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+from . import HeadError, build, register
+
+
+@register(
+    "ensemble",
+    views=("mel", "frames", "pooled", "tokens", "latents", "fbank", "wave"),
+    about="several heads trained side by side, their logits averaged (deep ensemble)",
+)
+class Ensemble(nn.Module):
+    """Members learn from the same batches, each by its own loss; the answer is the mean of their logits.
+
+    A loss on the mean would let the members lean on each other; apart, they err differently (Lakshminarayanan et al.
+    2017). The mean of logits is the geometric mean of their probabilities.
+
+    Args:
+        input_shape: (D, F, T).
+        num_classes: width of the logits.
+        members: a list of heads with their options, [{name: audio_cnn, dropout: 0.2}, {name: functionals, augment: false}];
+            a member with `augment: false` learns from the clips as they are, neither masked nor mixed.
+    """
+
+    def __init__(
+        self,
+        input_shape: tuple[int, int, int],
+        num_classes: int,
+        *,
+        members: tuple[Any, ...] = ({"name": "functionals", "augment": False}, {"name": "audio_cnn"}),
+    ) -> None:
+        super().__init__()
+        heads = []
+        for member in members:
+            if not isinstance(member, dict) or "name" not in member:
+                raise HeadError(f"ensemble: a member is written {{name: HEAD, option: value}}, not {member!r}")
+            options = {key: value for key, value in member.items() if key not in ("name", "augment")}
+            heads.append(build(member["name"], input_shape, num_classes, **options))
+            if getattr(heads[-1], "also", ()) or hasattr(heads[-1], "loss"):
+                raise HeadError(f"ensemble: {member['name']} has a loss of its own, so it cannot be a member")
+        if not heads:
+            raise HeadError("ensemble: there are no members")
+        self.heads = nn.ModuleList(heads)
+        self.augmented = [member.get("augment", True) for member in members]
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Mean logits (B, num_classes) of x (B, D, F, T); mask (B, T) True where real."""
+        return torch.stack([head(x, mask) for head in self.heads]).mean(0)
+
+    def loss(self, batch: dict[str, Any], criterion: Callable[[Tensor], Tensor]) -> Tensor:
+        """The mean of the members' own losses."""
+        losses = [criterion(head(batch["x"], batch["mask"])) if augmented else
+                  criterion(head(batch["plain"], batch["plain_mask"]), plain=True)
+                  for head, augmented in zip(self.heads, self.augmented)]
+        return torch.stack(losses).mean()
+
+    def load_pretrained(self) -> None:
+        """Pretrained weights of the members that have some."""
+        for head in self.heads:
+            if hasattr(head, "load_pretrained"):
+                head.load_pretrained()
+
+    def adapt(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
+        """Statistics of the training set for the members that take them."""
+        batches = list(batches)
+        for head in self.heads:
+            if hasattr(head, "adapt"):
+                head.adapt(batches)

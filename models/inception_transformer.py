@@ -1,0 +1,157 @@
+"""Inception blocks with squeeze-and-excitation, then a transformer: ITMO's acoustic event detection 2025, 1st place."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from . import HeadError, register
+from .ast import build_ast, load_ast, pooled
+from .common import fit_window, pool_map
+from .maps import to_grid
+
+
+def square_grid(length: int) -> tuple[int, int]:
+    """The most square factorisation (rows, columns), rows <= columns: 768 is 24 x 32, a prime 1 x itself."""
+    rows = next(rows for rows in range(math.isqrt(length), 0, -1) if length % rows == 0)
+    return rows, length // rows
+
+
+def _conv(inputs: int, outputs: int, size: tuple[int, int], kernel: int) -> nn.Conv2d:
+    window = fit_window(size, kernel)
+    return nn.Conv2d(inputs, outputs, window.kernel, window.stride, window.padding)
+
+
+class InceptionBlock(nn.Module):
+    """Four branches of stride 1 (1x1, 5x5, 3x3, pooled 1x1), a shortcut, squeeze-and-excitation, BatchNorm, ReLU.
+
+    The branches have no 1x1 convolution before them, unlike GoogLeNet's (Szegedy et al. 2014); squeeze-and-excitation
+    (Hu et al. 2017, reduction 16) and the last BatchNorm come after the sum.
+    """
+
+    def __init__(self, inputs: int, outputs: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        quarter = outputs // 4
+        pool = fit_window(size, 3)
+        average = nn.AvgPool2d(pool.kernel, pool.stride, pool.padding)
+        branches = [[_conv(inputs, quarter, size, kernel)] for kernel in (1, 5, 3)]
+        branches.append([average, nn.Conv2d(inputs, quarter, 1)])
+        self.branches = nn.ModuleList(nn.Sequential(*b, nn.BatchNorm2d(quarter), nn.ReLU(inplace=True)) for b in branches)
+        self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1), nn.BatchNorm2d(outputs))
+        squeezed = max(1, outputs // 16)
+        self.gate = nn.Sequential(nn.Linear(outputs, squeezed), nn.ReLU(inplace=True), nn.Linear(squeezed, outputs), nn.Sigmoid())
+        self.norm = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, C, F, T) to (B, C', F, T); the gate looks at the frames that the mask (B, T) calls real."""
+        x = torch.cat([branch(x) for branch in self.branches], dim=1) + self.shortcut(x)
+        return self.norm(x * self.gate(pool_map(x, mask))[:, :, None, None]).relu()
+
+
+@register(
+    "inception_transformer",
+    views=("pooled", "frames", "tokens", "mel", "latents", "fbank", "wave"),
+    about="inception blocks on the embedding as a 24x32 image, then a transformer (ITMO 2025); ast: true fine-tunes AST below",
+)
+class InceptionTransformer(nn.Module):
+    """Four inception blocks, 1x1 convolution, LayerNorm and linear layer on the flat map, transformer, linear layer.
+
+    As published: 144,807,185 parameters for a 768-d embedding and 41 classes, 230,994,449 with AST below. A vector is
+    viewed as the image of its most square factorisation, 24 x 32; rows and columns mean nothing in it, so the 5x5 and
+    3x3 neighbourhoods are arbitrary. Images are taken as they are and their last map is averaged to 24 x 32 (fewer
+    where the image is smaller), over real frames only; the first layers' cost grows with the image, so a long mel is slow.
+
+    Faults of the published network, kept because it is the published network: the transformer sees one token a clip, so
+    that attention's softmax is 1 and attention a linear map; and the linear layer before it has 100 million weights that
+    add nothing in principle. The head `token_transformer` (recipe itmo2025_tokens) is what it should have been. Not
+    kept: the last layer was 131,072 wide, because its width was given the input's size; here it has the classes.
+
+    Args:
+        input_shape: (D, F, T); with `ast`, (1, F, T) as AST hears it.
+        num_classes: width of the logits.
+        widths: channels of the blocks, multiples of 4.
+        reduce: channels of the flat map.
+        grid: (rows, columns) that an image's map is averaged to.
+        d_model, layers, heads, feedforward: the transformer's sizes (post-norm, ReLU).
+        dropout: in the transformer and before the last layer.
+        ast: put AST below and fine-tune it; its embedding is the vector. AST does not look at the mask.
+        weights: of AST, a folder that save_pretrained made or a hub id, for `load_pretrained`; None: random.
+        ast_hidden_size, ast_layers, ast_heads, ast_intermediate: AST's sizes.
+        gradient_checkpointing: of AST: a third more time, so that a batch of 10 fits 16 GB (reckoned, not measured).
+    """
+
+    def __init__(
+        self,
+        input_shape: tuple[int, int, int],
+        num_classes: int,
+        *,
+        widths: tuple[int, ...] = (128, 256, 512, 768),
+        reduce: int = 256,
+        grid: tuple[int, int] = (24, 32),
+        d_model: int = 512,
+        layers: int = 12,
+        heads: int = 8,
+        feedforward: int = 2048,
+        dropout: float = 0.4,
+        ast: bool = False,
+        weights: str | None = None,
+        ast_hidden_size: int = 768,
+        ast_layers: int = 12,
+        ast_heads: int = 12,
+        ast_intermediate: int = 3072,
+        gradient_checkpointing: bool = True,
+    ) -> None:
+        super().__init__()
+        if not widths or not all(isinstance(width, int) and width >= 4 and width % 4 == 0 for width in widths):
+            raise HeadError(f"inception_transformer: option widths is a list of multiples of 4, not {widths!r}")
+        if len(grid) != 2 or not all(isinstance(side, int) and side >= 1 for side in grid):
+            raise HeadError(f"inception_transformer: option grid is two whole numbers from 1, rows and columns, not {grid!r}")
+        if min(reduce, d_model, layers, heads, feedforward) < 1 or d_model % heads:
+            raise HeadError(f"inception_transformer: sizes are whole numbers from 1, and heads divides d_model, "
+                            f"not {d_model} by {heads}")
+        if weights is not None and not ast:
+            raise HeadError("inception_transformer: option weights is of AST, which is off: add ast true, or leave out weights")
+        self.weights, self.ast = weights, None
+        if ast:
+            sizes = (ast_hidden_size, ast_layers, ast_heads, ast_intermediate)
+            self.ast = build_ast("inception_transformer", input_shape, *sizes, gradient_checkpointing)
+            input_shape = (ast_hidden_size, 1, 1)
+        channels, *size = input_shape
+        self.vector = tuple(size) == (1, 1)
+        if self.vector:
+            channels, size = 1, square_grid(channels)
+        self.size = tuple(size)
+        self.grid = self.size if self.vector else tuple(map(min, grid, size))
+        inputs = (channels, *widths)
+        self.blocks = nn.ModuleList(InceptionBlock(before, after, self.size) for before, after in zip(inputs, widths))
+        self.reduce = nn.Conv2d(widths[-1], reduce, 1)
+        flat = reduce * self.grid[0] * self.grid[1]
+        self.norm = nn.LayerNorm(flat)
+        self.project = nn.Linear(flat, d_model)
+        layer = nn.TransformerEncoderLayer(d_model, heads, feedforward, dropout, batch_first=True)
+        self.transformer = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(d_model, num_classes)
+
+    def load_pretrained(self) -> None:
+        """Load AST's weights where the option `weights` names them; HeadError where they cannot be had or do not fit."""
+        if self.weights is not None:
+            load_ast("inception_transformer", self.ast, self.weights)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Logits (B, num_classes) of x (B, D, F, T); mask (B, T) True where real."""
+        if self.ast is not None:
+            x = pooled(self.ast, x)
+        if self.vector:
+            x, mask = x.reshape(len(x), 1, *self.size), None
+        if mask is not None:
+            mask = mask.bool()
+            x = x.masked_fill(~mask[:, None, None, :], 0.0)
+        for block in self.blocks:
+            x = block(x, mask)
+        x = self.reduce(to_grid(x, mask, self.grid)[0]).flatten(1)
+        x = self.project(self.norm(x)).relu()
+        x = self.transformer(x[:, None])[:, 0]
+        return self.fc(self.dropout(x))

@@ -1,0 +1,154 @@
+"""Any image network of the timm library on a view taken as an image of D channels."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, Iterable
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from . import HeadError, register
+from .maps import Input
+
+SHORTEST = 32  # pixels: what the usual networks' strides come to; a shorter axis is enlarged to it
+
+
+@register(
+    "timm",
+    views=("mel", "fbank", "frames", "tokens", "latents", "pooled", "wave"),
+    about="any image network of timm (option backbone) on the spectrogram as an image, pretrained or not",
+)
+class Timm(nn.Module):
+    """Standardise, enlarge what is too small for an image network, a timm network with its own pooling and classifier.
+
+    A network gets the view as it is, but for axes under 32, which are enlarged to it; one that does not answer to that,
+    and one of a single image size (many transformers), gets the view resized to its own size; both bilinearly. timm's
+    networks know no mask: padding is the training set's mean, zero after standardising, and counts in their pooling.
+
+    Args:
+        input_shape: (D, F, T); D becomes the network's input channels.
+        num_classes: width of the logits.
+        backbone: timm's name of a network (`timm.list_models()`), with or without its tag of weights.
+        weights: None = random; "timm" = those that timm knows for the backbone; a local file or folder of weights, or a
+            hub id. They are loaded by `load_pretrained`, their first convolution fitted to D channels.
+        dropout: before the network's classifier, where it has one that drops.
+        drop_path: stochastic depth, where the network has it.
+        standardise: per channel and frequency, by the training set (`adapt`); padding then becomes zero, the mean.
+    Raises:
+        HeadError: there is no such backbone, or it cannot take the view.
+    """
+
+    def __init__(
+        self,
+        input_shape: tuple[int, int, int],
+        num_classes: int,
+        *,
+        backbone: str = "resnet18d",
+        weights: str | None = None,
+        dropout: float = 0.0,
+        drop_path: float = 0.0,
+        standardise: bool = True,
+    ) -> None:
+        super().__init__()
+        if not isinstance(backbone, str) or not timm.is_model(backbone):
+            close = difflib.get_close_matches(str(backbone).split(".")[0], timm.list_models(), 5)
+            hint = f"close are {', '.join(close)}" if close else "python -c 'import timm; print(timm.list_models())' lists them"
+            raise HeadError(f"timm: there is no backbone {backbone!r}: {hint}")
+        if not (weights is None or isinstance(weights, str) and weights):
+            raise HeadError(f"timm: option weights is null, timm, a file, a folder or a hub id, not {weights!r}")
+        self.backbone, self.weights = backbone, weights
+        self.input = Input(input_shape, standardise)
+        self.arguments: dict[str, Any] = {"in_chans": input_shape[0], "num_classes": num_classes}
+        rates = {"drop_rate": dropout, "drop_path_rate": drop_path}
+        self.arguments |= {name: rate for name, rate in rates.items() if rate}
+        self.net = self._create()
+        self.size = self._fit(input_shape, num_classes)
+
+    def _create(self) -> nn.Module:
+        try:
+            return timm.create_model(self.backbone, **self.arguments)
+        except (TypeError, AssertionError, RuntimeError) as error:
+            options = ", ".join(self.arguments)
+            raise HeadError(f"timm: {self.backbone} cannot be built with {options}: {_line(error)}; choose another "
+                            "backbone, or leave dropout or drop_path out") from None
+
+    def _fit(self, input_shape: tuple[int, int, int], num_classes: int) -> tuple[int, int]:
+        """The image size (F, T) that the network answers to: the view's, enlarged where short, else its own."""
+        own = self.net.pretrained_cfg
+        sizes = [tuple(own["input_size"][1:])]
+        if not own.get("fixed_input_size"):
+            sizes.insert(0, tuple(max(SHORTEST, length) for length in input_shape[1:]))
+        self.eval()
+        for size in sizes:
+            try:
+                with torch.no_grad():
+                    found = self.net(torch.zeros(1, input_shape[0], *size))
+            except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+                reason = _line(error)
+                continue
+            if tuple(found.shape) != (1, num_classes):
+                raise HeadError(f"timm: {self.backbone} does not classify images: choose another backbone")
+            self.train()
+            return size
+        raise HeadError(f"timm: {self.backbone} cannot take a view of {'x'.join(map(str, input_shape))}: {reason}; "
+                        "choose another backbone or view")
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Logits (B, num_classes) of x (B, D, F, T); mask (B, T) True where real."""
+        x = self.input(x, mask)
+        if tuple(x.shape[2:]) != self.size:
+            x = F.interpolate(x, self.size, mode="bilinear", align_corners=False)
+        return self.net(x)
+
+    def adapt(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
+        """Take mean and deviation of each channel and frequency from the real frames of the training set."""
+        self.input.fit(batches)
+
+    def _pretrained(self, overlay: dict[str, Any]) -> dict[str, Tensor]:
+        """The state of a pretrained twin; KeyError where weights are missing, which timm only warns of."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            fresh = self._create().state_dict()
+            torch.manual_seed(0)
+            twin = timm.create_model(self.backbone, **self.arguments, pretrained=True, pretrained_cfg_overlay=overlay)
+        last = twin.pretrained_cfg.get("classifier") or ()
+        last = (last,) if isinstance(last, str) else tuple(last)
+        same = [name for name, weight in twin.named_parameters()
+                if weight.ndim > 1 and not name.startswith(last) and torch.equal(weight, fresh[name])]
+        if same:
+            raise KeyError(f"{len(same)} layers stay at random, {same[0]} for one")
+        return twin.state_dict()
+
+    def load_pretrained(self) -> None:
+        """Load the weights that option `weights` names; nothing where it is None.
+
+        Raises:
+            HeadError: they cannot be had, or do not fit the backbone.
+        """
+        if self.weights is None:
+            return
+        path = Path(self.weights).expanduser()
+        overlay: dict[str, Any] = {}
+        if path.is_dir():
+            overlay = {"source": "local-dir", "file": str(path)}
+        elif path.is_file():
+            overlay = {"source": "", "file": str(path), "custom_load": False}
+        elif self.weights != "timm":
+            overlay = {"source": "hf-hub", "hf_hub_id": self.weights.removeprefix("hf-hub:"), "hf_hub_filename": None}
+        try:
+            if path.suffix in (".safetensors", ".pth", ".pt", ".bin") and not path.is_file():
+                raise FileNotFoundError("no such file")
+            self.net.load_state_dict(self._pretrained(overlay))
+        except Exception as error:  # timm, the hub, the network and the file each fail in ways of their own
+            raise HeadError(f"timm: no weights {self.weights!r} for {self.backbone} ({_line(error)}): go online once, name a "
+                            "local safetensors file by --head.weights, or leave the weights out") from None
+
+
+def _line(error: Exception) -> str:
+    # The first sentence alone: the hub and torch add pages of advice.
+    text = " ".join(str(error.args[0] if isinstance(error, KeyError) else error).split()).split(". ")[0]
+    return f"{type(error).__name__}: {text[:200].rstrip(' .:')}" if text else type(error).__name__
