@@ -8,8 +8,15 @@ A new head is one new file in this folder; nothing else needs to know about it:
         def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor: ...
 
 `x` is (B, D, F, T); `mask` is (B, T), True where a frame is real audio, or None where all are; the logits are
-(B, num_classes). The keyword-only arguments are the head's options. Optionally `adapt(batches)` takes statistics of
-the training set, an iterable of (x, mask), into buffers, once, before training.
+(B, num_classes). The keyword-only arguments are the head's options. What a head may have besides:
+
+    adapt(batches)           takes statistics of the training set, an iterable of (x, mask), into buffers, once, before training
+    load_pretrained()        loads what its option `weights` names, once, before training; never when it is rebuilt
+    also = ("codes",)        further views of the cache that training batches bring
+    loss(batch, criterion)   a loss of its own, a scalar; in `batch` are "x", "mask" and the views of `also`, each (B, D, F, T),
+                             and "plain", "plain_mask": the clips before augmentation. criterion(logits) is the task's loss,
+                             criterion(logits, plain=True) the one against the labels before mixing
+    forward_features(x, mask)   the maps that `forward` computes, by name, for whoever draws them
 """
 
 # No torch here: `python -m models --help` and `from models import HeadError` stay instant.

@@ -54,8 +54,8 @@ class Functionals(nn.Module):
         self.groups = min(groups, bands)
         self.relative = channels == 1 and height > 1
         steps = self.frames // 2
-        edges = torch.logspace(0, 1, modulations + 1, base=max(2, steps)).round().long().unique()
-        self.edges = edges.tolist() if steps > 1 else []
+        edges = {round(steps ** (number / modulations)) for number in range(modulations + 1)}
+        self.edges = sorted(edges) if steps > 1 else []
         width = bands
         if self.frames > 1:
             width = bands * 9 + self.groups * max(0, len(self.edges) - 1) + self.groups * (self.groups - 1) // 2
