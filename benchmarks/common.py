@@ -58,7 +58,8 @@ def keep_rows(title: str, about: list[str], header: str, rows: dict[str, str], p
     text = path.read_text(encoding="utf-8") if path.exists() else "# Measured\n"
     before, found, after = text.partition(f"\n## {title}\n")
     old, more, rest = after.partition("\n## ") if found else ("", "", "")
-    kept = {line.split(" | ")[0].removeprefix("| "): line for line in old.splitlines() if line.startswith("| ") and line != header}
+    kept = {line.split(" | ")[0].removeprefix("| "): line for line in old.splitlines() if line.startswith("| ")}
+    kept.pop(header.split(" | ")[0].removeprefix("| "), None)  # an older header is no row
     kept = {key: line for key, line in kept.items() if key not in rows} | rows
     rule = "|" + "---|" * (header.count("|") - 1)
     section = "\n".join([f"\n## {title}\n", *about, "", header, rule, *kept.values(), ""])

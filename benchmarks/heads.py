@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from common import RESULTS, correct, keep_rows, machine, timed
 
-HEADER = "| head | view | options | parameters | accuracy, final epoch | best epochs | worst and best seed |"
+HEADER = "| head | view | options | parameters | seeds | accuracy, final epoch | best epochs | worst and best seed |"
 HEADS = {
     "linear": ("pooled", "linear", {}),
     "mlp": ("pooled", "mlp", {}),
@@ -69,8 +69,9 @@ def row(name: str, cache: Path, seeds: int, scratch: Path) -> str:
     log = (scratch / "runs" / f"{name}-0" / "training_log.txt").read_text()
     parameters = log.partition(" parameters")[0].rpartition(" ")[2]
     said = ", ".join(f"{k} {json.dumps(v)}" for k, v in options.items()) or "as built"
-    return (f"| `{name}` | {view} | {said} | {parameters} | {np.mean(found):.4f} ± {np.std(found):.4f} | "
-            f"{np.mean(best):.4f} ± {np.std(best):.4f} | {min(found):.4f}, {max(found):.4f} |")
+    spread = [f" ± {np.std(scores, ddof=1):.4f}" if seeds > 1 else "" for scores in (found, best)]
+    return (f"| `{name}` | {view} | {said} | {parameters} | {seeds} | {np.mean(found):.4f}{spread[0]} | "
+            f"{np.mean(best):.4f}{spread[1]} | {min(found):.4f}, {max(found):.4f} |")
 
 
 def main() -> None:
@@ -88,13 +89,14 @@ def main() -> None:
                                   "--weights", str(flags.weights.resolve())], scratch)
         cache = next((scratch / "data").glob("*/*/manifest.json")).parent
         right, asked = logistic_regression(cache)
-        rows = {"logistic regression": f"| logistic regression | pooled | scikit-learn, C 0.1 | | {right / asked:.4f} | | |"}
+        rows = {"logistic regression": f"| logistic regression | pooled | scikit-learn, C 0.1 | | | {right / asked:.4f} | | |"}
         for name in flags.only:
             rows[f"`{name}`"] = row(name, cache, flags.seeds, scratch)
             keep_rows(f"Heads on EfficientAT mn04 features on {machine()}", [
-                f"`python benchmarks/heads.py --data ESC10 --weights mn04_as_mAP_432.pt`: pooled out-of-fold accuracy, {flags.seeds} seeds,",
-                "mean ± standard deviation. Final epoch: nothing is chosen on the clips that are scored. Best epochs: each chosen",
-                "on the fold that it scores. Sizes are chosen for a CPU; this is no ranking of architectures."], HEADER, rows, flags.out)
+                "`python benchmarks/heads.py --data ESC10 --weights mn04_as_mAP_432.pt`: pooled out-of-fold accuracy over the",
+                "seeds, mean ± sample standard deviation. Final epoch: nothing is chosen on the clips that are scored. Best",
+                "epochs: each chosen on the fold that it scores. Sizes are chosen for a CPU; this is no ranking of architectures."
+            ], HEADER, rows, flags.out)
             print(rows[f"`{name}`"], flush=True)
 
 

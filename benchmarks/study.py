@@ -123,7 +123,7 @@ def right(run: Path) -> dict[str, bool]:
     """Clip -> was the final epoch's most likely class the clip's own?"""
     rows = read(run / "oof_last.csv")
     classes = [column for column in rows[0] if column not in ("id", "fold", "label")]
-    return {row["id"]: max(classes, key=lambda name: float(row[name])) == row["label"] for row in rows}
+    return {row["id"]: max(classes, key=lambda name: float(row[name])).removeprefix("class ") == row["label"] for row in rows}
 
 
 def difference(yes: list[Path], no: list[Path]) -> tuple[float, float]:
@@ -189,7 +189,9 @@ def table(flags: argparse.Namespace, scratch: Path, command: str) -> str:
     folders, seconds = {}, {}
     for cache in dict.fromkeys(case.cache for case in chosen.values()):
         data = ["--competition", str(flags.data.resolve()), "--out", str(scratch / "data")]
-        seconds[cache] = timed("get_features.py", [*data, *CACHES[cache], *extra[cache]], scratch)
+        kept = any((scratch / "data").glob(f"*/{cache}"))  # an earlier call's: what is left to do takes no one's time
+        took = timed("get_features.py", [*data, *CACHES[cache], *extra[cache]], scratch)
+        seconds[cache] = "kept from before" if kept else f"{took:.0f} s"
         folders[cache] = next((scratch / "data").glob(f"*/{cache}/manifest.json")).parent
     runs = {name: [train(name, case, seed, folders[case.cache], flags, scratch) for seed in flags.seed]
             for name, case in chosen.items()}
@@ -214,7 +216,7 @@ def table(flags: argparse.Namespace, scratch: Path, command: str) -> str:
         "Gain in accuracy of the final epoch, in points, with its standard error over the clips (paired; it does not hold the",
         "spread over seeds). A gain below twice its error is no answer.", "",
         "| yes rather than no | gain | standard error |", "|---|---|---|", *answers, "",
-        "Features: " + ", ".join(f"{ABOUT[cache]} {took:.0f} s" for cache, took in seconds.items()) + ".", ""]
+        "Features: " + ", ".join(f"{ABOUT[cache]} {took}" for cache, took in seconds.items()) + ".", ""]
     if left_out:
         lines += [f"Left out for want of EnCodec's weights (--encodec), with their questions: {', '.join(left_out)}.", ""]
     return "\n".join(lines)

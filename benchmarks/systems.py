@@ -31,12 +31,14 @@ class System:
     form: str
     features: list[str] = field(default_factory=list)
     budget: list[str] = field(default_factory=list)
+    recipe: str = ""  # where the row's name is not the recipe's
 
 
 SYSTEMS = {
     "linear": System("baseline", EFFICIENTAT),
     "mlp": System("baseline", EFFICIENTAT),
     "itmo2025": System("published head, on mn04", EFFICIENTAT, ["--fold", "1"]),
+    "itmo2025_tokens, same fold": System("better, on mn04", EFFICIENTAT, ["--fold", "1"], "itmo2025_tokens"),
     "itmo2025_tokens": System("better, on mn04", EFFICIENTAT),
     "itmo2025_finetune": System("published", ["--head.weights", "AST"], ["--fold", "1", "--epochs", "1"]),
     "ast_finetune": System("better", ["--head.weights", "AST"], ["--fold", "1", "--epochs", "1"]),
@@ -67,13 +69,14 @@ def run(name: str, flags: argparse.Namespace, scratch: Path) -> str | None:
     words = [str(Path(given[word]).resolve()) if word in given and Path(given[word]).exists() else
              given.get(word, word) for word in system.features]
     of_head = words[:1] == ["--head.weights"]
-    extraction = ["--recipe", name] if not words or of_head or words[0] == "--weights" else []
+    recipe = system.recipe or name
+    extraction = ["--recipe", recipe] if not words or of_head or words[0] == "--weights" else []
     out = scratch / name
     features = timed("get_features.py", ["--competition", str(flags.data.resolve()), *extraction,
                                          *([] if of_head else map(str, words)), "--out", str(out)], scratch)
     cache = next(out.glob("*/*/manifest.json")).parent
     budget = [] if flags.full else system.budget
-    training = ["--recipe", name, "--features", str(cache), "--name", name, *(map(str, words) if of_head else []), *budget]
+    training = ["--recipe", recipe, "--features", str(cache), "--name", name, *(map(str, words) if of_head else []), *budget]
     seconds = timed("train.py", training, scratch)
     folder = scratch / "runs" / name
     scores = json.loads((folder / "scores.json").read_text())

@@ -24,8 +24,6 @@ def run(main: Callable[[list[str]], None]) -> None:
         raise SystemExit(128 + number)
 
     signal.signal(signal.SIGTERM, stop)
-    # Read when torch is imported. Threads that spin while they wait make two processes on two cores ten times slower.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         main(sys.argv[1:])
     except UserError as error:

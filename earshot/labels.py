@@ -56,7 +56,7 @@ class Labels:
             return False
         if not self.classes:
             return bool(frame[self.name].str.strip().any())
-        return all(zero_or_one(frame[c]) for c in self.columns) and bool(frame[list(self.columns)].astype(float).any(axis=None))
+        return all(zero_or_one(frame[c]) for c in self.columns) and any(frame[c].map(is_one).any() for c in self.columns)
 
     def read(self, frame: pd.DataFrame, csv: Path) -> pd.Series:
         """A label per row: text, or a tuple of several; MISSING where a cell is empty.
@@ -69,7 +69,8 @@ class Labels:
         elif not self.classes:
             return frame[self.name].str.strip()
         else:
-            set_here = [tuple(c for c, cell in zip(self.columns, row) if float(cell)) for row in frame[list(self.columns)].values]
+            set_here = [tuple(c for c, cell in zip(self.columns, row) if is_one(cell))
+                        for row in frame[list(self.columns)].values]
             odd = next((index for index, row in enumerate(set_here) if len(row) != 1), None)
             if not self.multilabel and odd is not None:
                 raise UserError(f"{csv}, row {odd + 1}: {len(set_here[odd])} of the label columns are 1: "
@@ -96,8 +97,14 @@ def find(frame: pd.DataFrame, csv: Path, id_column: str, sample_columns: list[st
     column = named or find_label_column(frame, id_column, sample_columns)
     binary = [] if named else [c for c in left if zero_or_one(frame[c])]
     asked = len(answers) > 1 and set(answers) <= set(binary)
+    if not named and not asked and len(answers) > 1 and set(answers) <= set(left):
+        odd = next(c for c in answers if c not in binary)
+        cell = next(cell for cell in frame[odd] if not zero_or_one(pd.Series([cell])))
+        raise UserError(f"{csv}: column {odd}, which the sample submission has too, holds {cell!r}, and not 0 and 1 alone: "
+                        "mend that, or name the column of labels with --label-column")
     # Flags such as "verified" are 0 and 1, too: unless told, they are labels only where little else is there.
-    mostly = column is None and (task == "multilabel" or 2 * len(binary) > len(left))
+    mostly = column is None and (task == "multilabel" or 2 * len(binary) > len(left) and
+                                 not any(may_be_label(frame[c]) for c in left if c not in binary))
     if asked or len(binary) > 1 and (mostly or task == "multilabel" and column in binary):
         found = Labels(tuple(answers if asked else binary), task != "single")
         one_each = found.multilabel and all(len(labels) == 1 for labels in found.read(frame, csv))
@@ -110,6 +117,8 @@ def find(frame: pd.DataFrame, csv: Path, id_column: str, sample_columns: list[st
         several = any(len(split(cell, separator)) > 1 for cell in cells)
         said = [] if several else [f"--task multilabel, but no row of {csv.name} has several labels"]
         return Labels((column,), True, separator), said
+    if len(answers) > 1 and set(cells) <= set(answers):  # "bass guitar" is one label beside "bass" and "guitar"
+        return Labels((column,)), []
     if len(answers) > 1 and falls_apart(cells, separator, answers):
         return Labels((column,), True, separator), []
     return Labels((column,)), hint(cells)
@@ -126,8 +135,19 @@ def find_label_column(frame: pd.DataFrame, id_column: str, wanted: list[str] = (
 
 
 def zero_or_one(cells: pd.Series) -> bool:
-    """Does a column hold 0 and 1 alone, also as 0.0 and 1.0?"""
-    return bool(cells.str.fullmatch(r"\s*[01](\.0*)?\s*").all())
+    """Does a column hold 0 and 1 alone, also as 0.0 and 1.0, or as False and True?"""
+    return bool(cells.str.fullmatch(r"\s*([01](\.0*)?|true|false)\s*", case=False).all())
+
+
+def is_one(cell: str) -> bool:
+    """Is a cell of a column of 0 and 1 a 1?"""
+    return cell.strip().lower().startswith(("1", "t"))
+
+
+def may_be_label(cells: pd.Series) -> bool:
+    """Could a column of unknown name be the label? Words that recur could; numbers and names of their own could not."""
+    found = cells.str.strip()
+    return bool(found.duplicated().any()) and not found.str.fullmatch(r"[-+\d.:/\s]*").all()
 
 
 def find_separator(cells: list[str], classes: list[str]) -> str:

@@ -85,6 +85,14 @@ def _several(probabilities: np.ndarray, classes: list[str], separator: str) -> l
     return [labels.join([classes[i] for i in np.flatnonzero(row)], separator) for row in said]
 
 
+def _as_in(sample: pd.DataFrame, named: str, classes: list[str], separator: str | None) -> str | None:
+    """What stands between the labels of the sample file's cells, where they show it; else the training data's separator."""
+    answers = [column for column in sample.columns if column != id_column_of(sample, named)]
+    cells = [cell for cell in sample[answers[0]].str.strip().unique() if cell] if len(answers) == 1 else []
+    shown = labels.find_separator(cells, classes)
+    return shown if shown == labels.LIST or labels.falls_apart(cells, shown, classes) else separator
+
+
 def _answers(probabilities: np.ndarray, classes: list[str], examples: pd.Series) -> list:
     words = [example.split() for example in examples.unique()]
     k = len(words[0]) if words else 1
@@ -149,6 +157,8 @@ def render(ids: np.ndarray, probabilities: np.ndarray, classes: list[str], colum
     if not np.isfinite(probabilities).all():
         raise UserError(f"submission refused: the prediction for {ids[~np.isfinite(probabilities).all(1)][0]} is not a number")
     sample = read_sample(sample_path) if sample_path else None
+    if multilabel and sample is not None:
+        separator = _as_in(sample, columns[0], classes, separator)
     made = build(ids, probabilities, classes, columns, sample, multilabel, separator)
     data = made.to_csv(index=False, lineterminator="\n").encode("utf-8")
     # The bytes are read back before they are written, so that the guard sees what the leaderboard will see.

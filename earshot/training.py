@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
@@ -106,10 +107,11 @@ class Fitter:
         try:
             with torch.inference_mode(), autocast(self.device):
                 self.head.eval()(x, mask)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError, AssertionError) as error:  # timm asserts
             if out_of_memory(error):
                 raise
-            raise UserError(f"--crop {self.settings.crop:g}: this head takes windows of one length only ({str(error).splitlines()[0]}): "
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"--crop {self.settings.crop:g}: this head takes windows of one length only ({reason}): "
                             "leave --crop out, or choose another head") from None
 
     @property
@@ -125,7 +127,8 @@ class Fitter:
         if self.rows.multilabel:  # weight of a yes, so that a class's yeses weigh as much as its noes
             weights = (len(self.train_rows) - counts) / np.maximum(counts, 1)
         else:
-            weights = counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1))
+            # A class that is not there weighs nothing: by the share that smoothing gives it, it would outweigh all others.
+            weights = (counts > 0) * counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1))
         return torch.tensor(weights, dtype=torch.float32, device=self.device.name)
 
     def _resume(self) -> bool:
@@ -153,8 +156,14 @@ class Fitter:
             total: what the rows' weights sum to; more than they do where these rows are a part of a batch.
         """
         if self.rows.multilabel:
-            each = nn.functional.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none",
-                                                                  pos_weight=self.weights).mean(1)
+            entropy = partial(nn.functional.binary_cross_entropy_with_logits, logits.float(), reduction="none")
+            each = entropy(targets)
+            if self.weights is not None:
+                # The weight is the yes's own: the share that smoothing gives to a no would else turn rare classes into yeses.
+                share = self.settings.label_smoothing
+                yes = (targets - share / 2) / max(1 - share, 1e-6)
+                each = each + (self.weights - 1) * yes * entropy(torch.full_like(targets, 1 - share / 2))
+            each = each.mean(1)
         else:
             each = -(targets * logits.float().log_softmax(1)).sum(1)
         weight = self._row_weights(targets)
@@ -236,8 +245,9 @@ class Fitter:
             self.rows.of_epoch(self.train_rows, epoch))
         self.head.train()
         total = 0.0
-        # Nearly equal batches: a last batch of one row would break batch normalisation.
-        bar = tqdm(np.array_split(order, self.steps), desc=f"fold {self.fold.number} epoch {epoch}", leave=False,
+        # Nearly equal batches: a last batch of one row would break batch normalisation. None is empty: a copy that was played
+        # faster may have fewer windows than its clip.
+        bar = tqdm(np.array_split(order, min(self.steps, len(order))), desc=f"fold {self.fold.number} epoch {epoch}", leave=False,
                    unit="step", disable=None, dynamic_ncols=True)
         for number, rows in enumerate(bar):
             total += self.step(epoch, number, rows) * len(rows)

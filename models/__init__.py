@@ -193,7 +193,7 @@ def _check_shape(name: str, shape: Sequence[int]) -> tuple[int, int, int]:
     try:
         sizes = tuple(int(size) for size in shape)
         whole = all(size == given for size, given in zip(sizes, shape))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         sizes, whole = (), False
     if len(sizes) != 3 or not whole or min(sizes) < 1:
         raise HeadError(f"{name}: the input shape is three whole numbers from 1, D,F,T, not {shape!r}")
@@ -201,16 +201,20 @@ def _check_shape(name: str, shape: Sequence[int]) -> tuple[int, int, int]:
 
 
 def _like(default: Any, value: Any, name: str, key: str) -> Any:
-    """Bring a value from YAML or a flag to the type of the option's default, where that type is a number or a tuple."""
+    """Bring a value from YAML or a flag to the type of the option's default, where that is a number, a tuple or true or false."""
     if isinstance(default, tuple):
         return tuple(value) if isinstance(value, (list, tuple)) else (value,)
-    if isinstance(default, bool) or not isinstance(default, (int, float)):
+    if isinstance(default, bool):
+        if value not in (True, False):  # any other text or number would count as true
+            raise HeadError(f"{name}: option {key} is true or false (default {str(default).lower()}), not {value!r}")
+        return bool(value)
+    if not isinstance(default, (int, float)):
         return value
     wanted = type(default)
     try:
         number = wanted(value)
-        exact = not isinstance(value, bool) and (isinstance(value, str) or number == value)
-    except (TypeError, ValueError):
+        exact = not isinstance(value, bool) and number == (number if isinstance(value, str) else value)  # no NaN
+    except (TypeError, ValueError, OverflowError):
         exact = False
     if not exact:
         kind = "a whole number" if wanted is int else "a number"

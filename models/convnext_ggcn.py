@@ -128,6 +128,8 @@ class ConvNeXtGGCN(nn.Module):
         chances = (drop_path, attention_dropout, graph_dropout, dropout)
         if not all(0.0 <= chance < 1.0 for chance in chances):
             raise HeadError(f"convnext_ggcn: drop_path and the dropouts are probabilities below 1, not {chances}")
+        if min(init_std, layer_scale) < 0:
+            raise HeadError(f"convnext_ggcn: init_std and layer_scale are numbers from 0, not {init_std} and {layer_scale}")
         self.max_tokens = max_tokens
         self.input = Input(input_shape, standardise)
         width, size, self.time_stride = input_shape[0], input_shape[1:], 1

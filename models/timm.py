@@ -15,6 +15,7 @@ from . import HeadError, register
 from .maps import Input
 
 SHORTEST = 32  # pixels: what the usual networks' strides come to; a shorter axis is enlarged to it
+PIXELS = 2**21  # beyond them a single pass takes minutes and gigabytes: raw audio, 32 rows of the same samples
 
 
 @register(
@@ -81,7 +82,11 @@ class Timm(nn.Module):
         own = self.net.pretrained_cfg
         sizes = [tuple(own["input_size"][1:])]
         if not own.get("fixed_input_size"):
-            sizes.insert(0, tuple(max(SHORTEST, length) for length in input_shape[1:]))
+            rows, columns = (max(SHORTEST, length) for length in input_shape[1:])
+            if rows * columns > PIXELS:
+                raise HeadError(f"timm: a view of {'x'.join(map(str, input_shape))} would be an image of {rows}x{columns}, "
+                                "too large: extract spectrograms (--extractor logmel) or shorter windows, or choose another head")
+            sizes.insert(0, (rows, columns))
         self.eval()
         for size in sizes:
             try:

@@ -124,6 +124,13 @@ def test_unknown_names_get_one_line_that_lists_the_choices(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("extractor", ["logmel", "waveform"])
+@pytest.mark.parametrize("rate", ["0", "-5"])
+def test_a_rate_of_nothing_is_refused(extractor: str, rate: str) -> None:
+    with pytest.raises(UserError, match="--rate .* has to be 100 to 768000"):
+        cli.parse({"settings": extractors.module(extractor).Settings()}, ["--rate", rate], "about")
+
+
 @pytest.mark.parametrize("flag, value", [("--batch-size", "0"), ("--lr", "-1"), ("--lr", "nan"), ("--warmup", "2"), ("--mixup", "-1"),
                                          ("--step-epochs", "0"), ("--epochs", "0"), ("--label-smoothing", "1.5"), ("--folds", "1"),
                                          ("--gain", "inf"), ("--time-shift", "2"), ("--seed", "-3")])

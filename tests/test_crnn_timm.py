@@ -143,3 +143,9 @@ def test_recipes_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
         get_features.main(["--competition", "tones", "--recipe", recipe, "--workers", "1"])
         train.main(["--recipe", recipe, *options, "--epochs", "1", "--folds", "2"])
         assert "submission.csv, 2 rows" in capsys.readouterr().out
+
+
+def test_timm_refuses_raw_audio_at_once():
+    with pytest.raises(models.HeadError, match="image of 32x220500, too large: extract spectrograms") as caught:
+        models.build("timm", (1, 1, 220500), 5, backbone="test_efficientnet")
+    assert "\n" not in str(caught.value)

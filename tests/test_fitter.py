@@ -158,7 +158,8 @@ def test_loss_is_torchs_cross_entropy(tmp_path):
     torch.testing.assert_close(made.loss(logits, torch.eye(3)[labels]), want)
     assert (want - nn.functional.cross_entropy(logits, labels)).abs() > 1e-3
     made.rows.targets = np.eye(3, dtype=np.float32)[[0] * 30 + [1] * 15]  # a class that this fold does not train on
-    assert made._class_weights(3).isfinite().all()
+    weights = made._class_weights(3)
+    assert weights.isfinite().all() and weights[2] == 0 and (weights[:2] > 0).all(), "smoothing's share of it must not count"
 
 
 @pytest.mark.parametrize("script, best", [

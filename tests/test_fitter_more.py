@@ -182,6 +182,24 @@ def test_several_labels_are_binary_cross_entropy(tmp_path):
     torch.testing.assert_close(made.loss(logits, targets), want)
 
 
+def test_smoothing_never_makes_a_rare_class_likely(tmp_path):
+    """A weighted yes pulls by its weight; a no is right where smoothing has it, however rare its class."""
+    rows = made_rows()
+    rows.multilabel, rows.targets = True, np.eye(3, dtype=np.float32)[np.zeros(45, int)]
+    made = fit(tmp_path, Tiny(), TrainingFlags(label_smoothing=0.1, class_weights="balanced"), rows)
+    assert made.weights[1] > 30, "a class without a yes"
+    logits = torch.full((4, 3), 0.05).logit().requires_grad_()
+    made.loss(logits, made._smooth(torch.zeros(4, 3))).backward()
+    torch.testing.assert_close(logits.grad, torch.zeros(4, 3), atol=1e-7, rtol=0)
+
+
+def test_an_epoch_of_fewer_windows_than_steps(tmp_path):
+    rows = made_rows()
+    made = fit(tmp_path, Tiny(), TrainingFlags(batch_size=1, epochs=2), rows)
+    rows.of_epoch = lambda found, epoch: found[:5]  # as where copies were played much faster
+    assert made.fit(str, NEVER, 0) and np.isfinite([row["train_loss"] for row in made.progress.history]).all()
+
+
 def test_copies_are_trained_on_and_never_validated(tmp_path):
     class Sees(nn.Module):
         def __init__(self):

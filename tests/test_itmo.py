@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 import models
+from earshot.config import load_recipe
 from earshot.errors import UserError
 from models.inception_transformer import InceptionBlock, square_grid
 from models.token_transformer import choose_patch
@@ -312,3 +313,8 @@ def test_weights_that_are_missing_stop_training_in_one_line(caches, monkeypatch)
         train.main(["--recipe", "ast_finetune", "--features", "data/tones/ast_finetune", "--name", "gone", "--folds", "2",
                     *flags(**TINY, weights="gone/nowhere/at-all")])
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["itmo2025", "itmo2025_finetune"])
+def test_recipes_hear_the_first_window_alone_as_published(name):
+    assert load_recipe(name).features["max_windows"] == 1

@@ -94,6 +94,31 @@ def test_flags_beside_a_clear_label_column_are_no_classes(birds: Path) -> None:
     assert load(birds, task="multilabel").classes == ["noisy", "verified"]
 
 
+def test_a_label_of_two_words_that_are_labels_too(birds: Path) -> None:
+    table(birds, "guitar", "bass", "bass guitar", "bass guitar")
+    write(birds / "sample_submission.csv", "fname,guitar,bass x.wav,0,0 y.wav,0,0")
+    assert load(birds).multilabel
+    (birds / "sample_submission.csv").write_text("fname,guitar,bass,bass guitar\nx.wav,0,0,0\ny.wav,0,0,0\n")
+    assert not load(birds).multilabel and load(birds).classes == ["bass", "bass guitar", "guitar"]
+    assert not any("beware" in note for note in load(birds).notes)
+
+
+def test_flags_beside_a_label_of_unknown_name(birds: Path) -> None:
+    (birds / "sample_submission.csv").unlink()
+    write(birds / "train.csv", "fname,bird,night,rain a.wav,owl,1,0 b.wav,jay,0,0 c.wav,owl,1,1")
+    assert "--label-column, or --task multilabel" in refused(birds)
+    write(birds / "train.csv", "fname,length,owl,jay a.wav,1.5,1,0 b.wav,1.5,0,0 c.wav,2.5,1,1")
+    assert load(birds).classes == ["jay", "owl"]
+
+
+def test_columns_of_true_and_false_and_of_neither(birds: Path) -> None:
+    write(birds / "train.csv", "fname,owl,jay,emu a.wav,True,True,False b.wav,False,False,False c.wav,FALSE,true,False")
+    assert [r[2] for r in rows(load(birds), "train")] == [("jay", "owl"), (), ("jay",)]
+    for cell in ("0.5", ""):
+        write(birds / "train.csv", f"fname,owl,jay,emu a.wav,1,1,0 b.wav,0,{cell},0")
+        assert f"column jay, which the sample submission has too, holds '{cell}'" in refused(birds)
+
+
 def test_hints(birds: Path) -> None:
     write(birds / "sample_submission.csv", "fname,labels x.wav,? y.wav,?")
     table(birds, "owl,jay", "owl", "jay", "emu")

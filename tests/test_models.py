@@ -324,3 +324,21 @@ def test_linear_reaches_logistic_regression():
         score = (head.eval()(inputs[valid]).argmax(1) == targets[valid]).float().mean().item()
     assert 0.5 < expected < 0.99
     assert score > expected - 0.015
+
+
+@pytest.mark.parametrize("name, option, value, said", [
+    ("audio_cnn", "standardise", "fals", "is true or false"),
+    ("audio_cnn", "stem_stride", float("inf"), "is a whole number"),
+    ("functionals", "dropout", "nan", "is a number"),
+    ("convnext_ggcn", "init_std", -1.0, "numbers from 0"),
+])
+def test_values_that_an_option_cannot_take(name, option, value, said):
+    with pytest.raises(models.HeadError, match=said) as caught:
+        models.build(name, (1, 16, 20), 3, **{option: value})
+    assert "\n" not in str(caught.value)
+
+
+def test_true_and_false_also_as_numbers():
+    assert models.build("linear", (8, 1, 1), 3).config["options"] == {"dropout": 0.0}
+    head = models.build("genre_cnn", (1, 16, 20), 3, channels=[4], hidden=[4], standardise=1)
+    assert head.config["options"]["standardise"] is True

@@ -139,6 +139,14 @@ def submitted(folder: Path, sample: str | None, separator: str | None, p: np.nda
     return (folder / "s.csv").read_text().splitlines()
 
 
+@pytest.mark.parametrize("answer, want", [("bark;wind", "bark;light rain"), ("['bark']", "['bark', 'light rain']"),
+                                          ("bark", "bark,light rain"), ("?", "bark,light rain")])
+def test_the_sample_says_what_stands_between_labels(tmp_path: Path, answer: str, want: str) -> None:
+    for separator in (None, ","):
+        submitted(tmp_path, f"fname,labels\na,{answer}\nb,{answer}\nc,{answer}\n", separator)
+        assert pd.read_csv(tmp_path / "s.csv").labels[0] == want
+
+
 def test_a_column_per_class_gets_the_probabilities(tmp_path: Path) -> None:
     sample = "fname,wind,bark,light rain\nc,0,0,0\na,0,0,0\nb,0,0,0\n"
     for separator in (None, ";"):

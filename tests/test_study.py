@@ -340,3 +340,20 @@ def test_difference_is_paired(study, tmp_path):
     each = np.array([0, 0, 1, 0, 0, 1])
     assert gain == pytest.approx(100 * each.mean()) and error == pytest.approx(100 * each.std(ddof=1) / np.sqrt(6))
     assert study.difference([yes, no], [no, yes]) == (0.0, 0.0)
+
+
+def test_a_class_called_as_a_column_is_read_rightly(study, tmp_path):
+    (tmp_path / "oof_last.csv").write_text("id,fold,label,a,class label\n1.wav,1,label,0.1,0.9\n2.wav,1,a,0.2,0.8\n")
+    assert study.right(tmp_path) == {"1.wav": True, "2.wav": False}
+
+
+def test_rows_of_results_are_replaced_and_an_older_header_is_no_row(study, tmp_path):
+    from common import keep_rows
+
+    path = tmp_path / "RESULTS.md"
+    for section in ("One", "Two"):
+        keep_rows(section, ["about"], "| head | score |", {"a": "| a | 1 |", "b": "| b | 2 |"}, path)
+    keep_rows("One", ["newer"], "| head | seeds | score |", {"a": "| a | 5 | 3 |"}, path)
+    one, two = path.read_text().split("## ")[1:]
+    assert one.count("| head") == 1 and "newer" in one and "about" not in one
+    assert "| a | 1 |" not in one and "| a | 5 | 3 |" in one and "| b | 2 |" in one and "| a | 1 |" in two
