@@ -39,7 +39,7 @@ def parse(argv: list[str]) -> tuple:
         competition = default_competition(early["out"] or "data")
     name = early["recipe"]
     if name is None and early["extractor"] is None:
-        name = "sample" if competition in (None, "sample") else "ast_linear"
+        name = "sample" if competition in (None, "sample") else "itmo2025_tokens"
     recipe = config.load_recipe(name) if name else None
     values = dict(recipe.features) if recipe else {}
     chosen = early["extractor"] or values.get("extractor")

@@ -107,8 +107,11 @@ def find(frame: pd.DataFrame, csv: Path, id_column: str, sample_columns: list[st
                                  not any(may_be_label(frame[c]) for c in left if c not in binary))
     if asked or len(binary) > 1 and (mostly or task == "multilabel" and column in binary):
         found = Labels(tuple(answers if asked else binary), task != "single")
-        one_each = found.multilabel and all(len(labels) == 1 for labels in found.read(frame, csv))
-        return found, ["every row has one 1: --task single trains for one label a clip"] if one_each else []
+        if not found.multilabel or any(len(labels) != 1 for labels in found.read(frame, csv)):
+            return found, []
+        if task == "auto":  # one label a clip, written as columns: its probabilities have to add up to one
+            return Labels(found.columns, False), ["every row has one 1, so one label a clip: --task multilabel if clips may have more"]
+        return found, ["every row has one 1: --task single trains for one label a clip"]
     if column is None or task == "single":
         return column and Labels((column,)), []
     cells = [cell for cell in frame[column].str.strip().unique() if cell]

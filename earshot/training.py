@@ -212,6 +212,11 @@ class Fitter:
             self.optimizer.zero_grad(set_to_none=True)
             try:
                 return self._accumulate(batch, targets)
+            except ValueError as error:
+                if "more than 1 value per channel" not in str(error):
+                    raise
+                raise UserError(f"a batch of {size} rows, {min(self.micro, size)} a pass, leaves a single row, which this head cannot "
+                                "normalise: raise --batch-size, or choose another head") from None
             except RuntimeError as error:
                 if not out_of_memory(error) or self.micro <= 1:
                     raise

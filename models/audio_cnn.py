@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Iterable
 
-import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 

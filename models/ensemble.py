@@ -41,6 +41,8 @@ class Ensemble(nn.Module):
             if not isinstance(member, dict) or "name" not in member:
                 raise HeadError(f"ensemble: a member is written {{name: HEAD, option: value}}, not {member!r}")
             options = {key: value for key, value in member.items() if key not in ("name", "augment")}
+            if {"input_shape", "num_classes"} & set(options) or not isinstance(member.get("augment", True), bool):
+                raise HeadError(f"ensemble: shape and classes follow from the features, and augment is true or false: not {member!r}")
             heads.append(build(member["name"], input_shape, num_classes, **options))
             if getattr(heads[-1], "also", ()) or hasattr(heads[-1], "loss"):
                 raise HeadError(f"ensemble: {member['name']} has a loss of its own, so it cannot be a member")

@@ -49,7 +49,8 @@ class Functionals(nn.Module):
         super().__init__()
         channels, height, self.frames = input_shape
         if min(groups, modulations) < 1 or hidden < 0:
-            raise HeadError(f"functionals: groups and modulations are at least 1, hidden at least 0, not {groups}, {modulations}, {hidden}")
+            raise HeadError("functionals: groups and modulations are at least 1, hidden at least 0, "
+                            f"not {groups}, {modulations}, {hidden}")
         bands = channels * height
         self.groups = min(groups, bands)
         self.relative = channels == 1 and height > 1
@@ -75,10 +76,13 @@ class Functionals(nn.Module):
         """Take mean and deviation of every statistic from the training set."""
         self.standardise.fit(self.statistics(x, mask) for x, mask in batches)
 
-    @torch.autocast("cuda", enabled=False)
     def statistics(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, statistics) of x (B, D, F, T); mask (B, T) True where real."""
-        x = x.float().flatten(1, 2)  # (B, bands, T)
+        with torch.autocast(x.device.type, enabled=False):
+            return self._statistics(x.float(), mask)
+
+    def _statistics(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        x = x.flatten(1, 2)  # (B, bands, T)
         if self.frames == 1:
             return x[:, :, 0]
         real = x.new_ones(len(x), x.shape[2], dtype=torch.bool) if mask is None else mask.bool()
@@ -91,9 +95,11 @@ class Functionals(nn.Module):
         mean, deviation = _moments(x, real, count)
         pairs = real[:, :, 1:] & real[:, :, :-1]
         change = x.diff(dim=2).abs().masked_fill(~pairs, 0.0)
-        found = [mean, deviation, *self._quantiles(x, real, count), *_moments(change, pairs, pairs.sum(2, keepdim=True).clamp(min=1))]
+        steps = pairs.sum(2, keepdim=True).clamp(min=1)
+        found = [mean, deviation, *self._quantiles(x, real, count), *_moments(change, pairs, steps)]
         found = [torch.cat([part.flatten(1) for part in found], 1)]
-        envelope = nn.functional.adaptive_avg_pool1d((x - mean).masked_fill(~real, 0.0).transpose(1, 2), self.groups).transpose(1, 2)
+        centred = (x - mean).masked_fill(~real, 0.0).transpose(1, 2)
+        envelope = nn.functional.adaptive_avg_pool1d(centred, self.groups).transpose(1, 2)
         if len(self.edges) > 1:
             found.append(self._modulation(envelope, count).flatten(1))
         if self.groups > 1:

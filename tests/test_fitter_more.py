@@ -167,6 +167,18 @@ def test_a_head_of_whole_windows_refuses_a_crop(tmp_path):
     fit(tmp_path / "tiny", Tiny(), TrainingFlags(crop=0.5, epochs=1)).fit(str, NEVER, 0)
 
 
+def test_a_batch_of_one_row_is_refused_in_one_line_where_it_cannot_be_normalised(tmp_path):
+    head = nn.Sequential(nn.Flatten(), nn.LazyLinear(4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+    head[1](torch.zeros(2, 60))
+    head.config, head.forward = {"name": "normed"}, lambda x, mask=None: nn.Sequential.forward(head, x)
+    made = fit(tmp_path, head, TrainingFlags(batch_size=2))
+    made.head.train()
+    with pytest.raises(UserError, match="a batch of 1 rows.*--batch-size") as error:
+        made.step(1, 0, made.train_rows[:1])
+    assert "\n" not in str(error.value)
+    assert np.isfinite(made.step(1, 0, made.train_rows[:2]))
+
+
 def test_several_labels_are_binary_cross_entropy(tmp_path):
     rows = made_rows()
     rows.multilabel = True

@@ -86,6 +86,7 @@ def test_ensemble_is_the_mean_of_members_that_learn_apart():
 @pytest.mark.parametrize("members, words", [
     ([], "no members"), (["linear"], "written"), ([{"name": "linnear"}], "no head called 'linnear'"),
     ([{"name": "linear", "depth": 3}], "linear has no option depth"), ([{"name": "causal_lm"}], "loss of its own"),
+    ([{"name": "linear", "num_classes": 4}], "follow from the features"), ([{"name": "linear", "augment": "no"}], "true or false"),
 ])
 def test_ensemble_refuses_in_one_line(members, words):
     with pytest.raises(models.HeadError, match=words) as error:

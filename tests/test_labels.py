@@ -73,13 +73,18 @@ def test_columns_without_a_sample(birds: Path) -> None:
     (birds / "sample_submission.csv").unlink()
     write(birds / "train.csv", "fname,owl,jay a.wav,1,0 b.wav,0,1 c.wav,0,1")
     write(birds / "test.csv", "fname,owl,jay x.wav,1,0 y.wav,1,1")
-    comp = load(birds)
+    assert "--task multilabel reads them" in refused(birds)
+    comp = load(birds, task="multilabel")
     assert comp.multilabel and [r[2] for r in rows(comp, "test")] == [("owl",), ("jay", "owl")]
     assert any("--task single" in note for note in comp.notes)
     write(birds / "test.csv", "fname,owl,jay x.wav,0,0 y.wav,0,0")  # placeholders
-    assert rows(load(birds), "test") == []
-    single = load(birds, task="single")
+    assert rows(load(birds, task="multilabel"), "test") == []
+    (birds / "test.csv").unlink()
+    single = load(birds)  # one 1 in every row: its probabilities have to add up to one
     assert not single.multilabel and [r[2] for r in rows(single, "train")] == ["owl", "jay", "jay"]
+    assert any("--task multilabel" in note for note in single.notes)
+    write(birds / "train.csv", "fname,owl,jay a.wav,1,0 b.wav,1,1 c.wav,0,1")
+    assert load(birds).multilabel
 
 
 def test_flags_beside_a_clear_label_column_are_no_classes(birds: Path) -> None:

@@ -91,9 +91,9 @@ def test_tiny_ast_through_the_whole_line(esc10: Path, tiny_ast: Path, tmp_path: 
     sample = (folder / "sample_submission.csv").read_text().splitlines()
     (folder / "sample_submission.csv").write_text("\n".join(sample[:11]) + "\n")
     said = script("get_features.py", "--competition", "contest", "--weights", tiny_ast, cwd=tmp_path).stdout
-    assert "recipe ast_linear" in said and "pooled (32, 1, 1), frames (32, 1, 101)" in said
+    assert "recipe itmo2025_tokens" in said and "pooled (32, 1, 1), frames (32, 1, 101)" in said
     said = script("train.py", "--epochs", "3", "--folds", "2", cwd=tmp_path).stdout
-    assert "recipe: ast_linear" in said and "10 rows" in said
+    assert "recipe: itmo2025_tokens" in said and "10 rows" in said
     message = refused(script("predict.py", "--audio", "contest/test", "--weights", tmp_path / "gone", cwd=tmp_path, ok=None))
     assert "gone" in message
 
