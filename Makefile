@@ -23,7 +23,7 @@ demo:
 	$(PY) train.py --recipe sample --features data/sample/logmel
 
 test:
-	@echo "test: sets up $(VENV) and runs the tests on all cores; about 6 minutes on 2 cores after the setup"
+	@echo "test: sets up $(VENV) and runs the tests on all cores; 6 to 9 minutes on 2 cores after the setup"
 	@$(MAKE) --no-print-directory setup
 	OMP_NUM_THREADS=1 $(PY) -m pytest tests -q -n auto --dist worksteal
 
