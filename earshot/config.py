@@ -240,7 +240,7 @@ BOUNDS = {
 
 def check(settings: Any) -> None:
     """Raise UserError for a number outside its bounds, NaN included, or settings that do nothing together."""
-    if isinstance(settings, TrainingFlags) and not settings.mixup and "different" == settings.mixup_pairs:
+    if isinstance(settings, TrainingFlags) and not settings.mixup and settings.mixup_pairs == "different":
         raise UserError("--mixup-pairs different mixes nothing without --mixup: add --mixup 1")
     for f in dataclasses.fields(settings):
         value, (low, high) = getattr(settings, f.name), BOUNDS.get(f.name, (None, None))

@@ -56,6 +56,7 @@ def train(run: Run, rows: Rows, numbers: np.ndarray, wanted: list[int], settings
         done = fitter.fit(run.log, deadline, len(todo) - index - 1, lambda: run.write_metrics(every))
         if not done:
             return False
+        del fitter  # before the next is built: weights and optimiser of both would not fit a small GPU
     run.write_metrics(every)  # again: a kill may have come before the last time
     for number in wanted:
         _fold_predictions(run, rows, number, numbers == number, rebuild, device)

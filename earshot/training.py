@@ -183,7 +183,9 @@ class Fitter:
         seed = seed_of(settings.seed, self.fold.number, epoch, number)
         x, mask = self.rows.batch(rows)
         targets = self.rows.targets_of(rows)
-        batch = {"plain": x, "plain_mask": mask, "plain_targets": self._smooth(targets), **self.rows.extras(rows)}
+        batch = {}
+        if hasattr(self.head, "loss"):  # for the others the clips as they were would only fill memory
+            batch = {"plain": x, "plain_mask": mask, "plain_targets": self._smooth(targets), **self.rows.extras(rows)}
         x, mask, targets = augment.apply(x, mask, targets, settings, np.random.default_rng(seed))
         batch |= {"x": x, "mask": mask}
         targets = self._smooth(targets)

@@ -168,6 +168,13 @@ def to_numpy(view: torch.Tensor) -> np.ndarray:
     return np.ascontiguousarray(finite.clamp(-FLOAT16_MAX, FLOAT16_MAX).half().cpu().numpy())
 
 
+def no_weights(extractor: str, weights: str | None, instead: str = "leave the flag out") -> list[Path]:
+    """The files of an extractor that has no weights: none; UserError, saying what to do instead, if some are given."""
+    if weights is not None:
+        raise UserError(f"--weights: the extractor {extractor} has no weights; {instead}")
+    return []
+
+
 def local(weights: str) -> Path | None:
     """The path of `weights` if it names a file or folder here, else None."""
     path = Path(weights).expanduser()

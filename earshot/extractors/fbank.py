@@ -38,9 +38,7 @@ class Settings:
 
 def weights_files(settings: Settings, weights: str | None) -> list[Path]:
     """No files: a filter bank has no weights, and UserError if some are given."""
-    if weights is not None:
-        raise UserError("--weights: the extractor fbank has no weights; give them to the head (train.py --head.weights)")
-    return []
+    return base.no_weights("fbank", weights, "give them to the head (train.py --head.weights)")
 
 
 def fetch(settings: Settings, weights: str | None) -> None:

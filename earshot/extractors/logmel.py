@@ -69,9 +69,7 @@ class Settings:
 
 def weights_files(settings: Settings, weights: str | None) -> list[Path]:
     """No files: a spectrogram has no weights, and UserError if some are given."""
-    if weights is not None:
-        raise UserError("--weights: the extractor logmel has no weights; leave the flag out")
-    return []
+    return base.no_weights("logmel", weights)
 
 
 def fetch(settings: Settings, weights: str | None) -> None:

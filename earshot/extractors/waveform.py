@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from earshot.errors import UserError
 from earshot.extractors import base
 
 if TYPE_CHECKING:
@@ -29,9 +28,7 @@ class Settings:
 
 def weights_files(settings: Settings, weights: str | None) -> list[Path]:
     """No files: a wave has no weights, and UserError if some are given."""
-    if weights is not None:
-        raise UserError("--weights: the extractor waveform has no weights; leave the flag out")
-    return []
+    return base.no_weights("waveform", weights)
 
 
 def fetch(settings: Settings, weights: str | None) -> None:
