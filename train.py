@@ -72,6 +72,7 @@ def main(argv: list[str]) -> None:
         head = models.build(name, shape, len(classes), **chosen)
     except models.HeadError as error:
         raise UserError(str(error)) from None
+    deadline = cli.Deadline(machine.max_hours)
     at = device.choose(machine.device, settings.precision)
     plain_name("--name", what.name)
     stage.rehearse(cache, Path(what.out), settings.metric)
@@ -97,11 +98,11 @@ def main(argv: list[str]) -> None:
         run.log(f"folds: {whose}; {len(rows.ids)} clips, {len(rows)} windows; device: {at.about}")
         try:
             done = crossval.train(run, rows, numbers, wanted, settings, lambda: models.build(name, shape, len(classes), **chosen),
-                                  models.rebuild, at, cli.Deadline(machine.max_hours))
+                                  models.rebuild, at, deadline, machine.save_every)
         except models.HeadError as error:  # pretrained weights that cannot be had, a view that a loss cannot use
             raise UserError(str(error)) from None
         if not done:
-            cli.Deadline(machine.max_hours).leave()
+            deadline.leave()
         crossval.summarise(run, rows, numbers)
         stage.finish(run, cache, Path(what.out), models.rebuild, at)
 

@@ -12,18 +12,44 @@ import shlex
 import signal
 import sys
 import time
-from typing import Any, Callable
+from typing import Any, Callable, Iterator
 
 from earshot.config import check
 from earshot.errors import UserError
 
 
-def run(main: Callable[[list[str]], None]) -> None:
-    """Call a script's main with the arguments and leave as DESIGN asks: 0, 2 after one line, 130 or 143 when stopped."""
-    def stop(number: int, frame: Any) -> None:
+@dataclasses.dataclass
+class Signals:
+    """Whether a SIGTERM or Ctrl-C waits for a loop's next safe point, and which one is waiting."""
+
+    patient: bool = False
+    waiting: int | None = None
+
+    def on(self, number: int, frame: Any) -> None:
+        """The handler: remember the first signal where a loop asks for that, else leave at once."""
+        if self.patient and self.waiting is None:
+            self.waiting = number
+            return
         raise SystemExit(128 + number)
 
-    signal.signal(signal.SIGTERM, stop)
+
+SIGNALS = Signals()
+
+
+@contextlib.contextmanager
+def patiently() -> Iterator[None]:
+    """Within, the first SIGTERM or Ctrl-C makes `Deadline.passed` true, so that the loop can save; a second leaves at once."""
+    SIGNALS.patient = True
+    try:
+        yield
+    finally:
+        SIGNALS.patient = False
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """Call a script's main with the arguments and leave as DESIGN asks: 0, 2 after one line, 130 or 143 when stopped."""
+    signal.signal(signal.SIGTERM, SIGNALS.on)
+    signal.signal(signal.SIGINT, SIGNALS.on)
     try:
         main(sys.argv[1:])
     except UserError as error:
@@ -49,7 +75,8 @@ def run(main: Callable[[list[str]], None]) -> None:
 
 def command() -> str:
     """The command that continues this run: the same one, without --fresh."""
-    return shlex.join(["python", os.path.relpath(sys.argv[0]), *[a for a in sys.argv[1:] if a != "--fresh"]])
+    kept = [a for a in sys.argv[1:] if a not in ("--fresh", "--no-fresh")]
+    return shlex.join(["python", os.path.relpath(sys.argv[0]), *kept])
 
 
 def peek(argv: list[str], *flags: str) -> dict[str, str | None]:
@@ -130,18 +157,20 @@ def _one_line(boxed: str) -> str:
 
 
 class Deadline:
-    """The end of the time that --max-hours grants; never, without it."""
+    """When a loop is to stop at its next safe point: after the time that --max-hours grants, or once a signal came."""
 
     def __init__(self, hours: float | None):
         self.at = None if hours is None else time.monotonic() + 3600 * hours
         self.hours = hours
 
     def passed(self) -> bool:
-        """Is the time used up?"""
-        return self.at is not None and time.monotonic() >= self.at
+        """Is the time used up, or has a signal asked to stop?"""
+        return SIGNALS.waiting is not None or self.at is not None and time.monotonic() >= self.at
 
     def leave(self) -> None:
-        """Say how to continue and end the process with exit code 0."""
+        """Say how to continue and end the process: exit code 0, or the signal's where one came."""
+        if SIGNALS.waiting is not None:
+            raise SystemExit(128 + SIGNALS.waiting)
         print(f"stopped at a safe point after --max-hours {self.hours:g}; continue with: {command()}", flush=True)
         sys.exit(0)
 

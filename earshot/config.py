@@ -93,6 +93,8 @@ class ExtractionFlags:
     """stop cleanly at a safe point after so many hours; the same command continues"""
     fresh: bool = False
     """throw this cache away and start over"""
+    continue_from: str | None = None
+    """folder of earlier outputs to pick up, read-only (default: what is attached under /kaggle/input)"""
 
 
 @dataclass(frozen=True)
@@ -196,8 +198,12 @@ class TrainMachineFlags:
     """auto, cpu, cuda, cuda:1 ..."""
     max_hours: float | None = None
     """stop cleanly at a safe point after so many hours; the same command continues"""
+    save_every: float = 10.0
+    """minutes between checkpoints inside a long epoch; 0: after every step"""
     fresh: bool = False
     """throw this run away and start over"""
+    continue_from: str | None = None
+    """folder of earlier outputs to pick up, read-only (default: what is attached under /kaggle/input)"""
 
 
 @dataclass(frozen=True)
@@ -230,7 +236,7 @@ BOUNDS = {
     "warmup": (0, 1), "step_epochs": (1, None), "step_gamma": (0, None), "label_smoothing": (0, 1), "mixup": (0, None),
     "mixup_probability": (0, 1), "rho": (0, None), "time_stretch": (0, 4), "crop": (0.01, 1), "frequency_shift": (0, None),
     "ema": (0, 0.999999), "tta": (1, 100), "time_mask": (0, None), "frequency_mask": (0, None), "masks": (0, None), "time_shift": (0, 1),
-    "gain": (0, None), "clip_grad": (0, None), "folds": (2, None), "seed": (0, None), "max_hours": (0, None),
+    "gain": (0, None), "clip_grad": (0, None), "folds": (2, None), "seed": (0, None), "max_hours": (0, None), "save_every": (0, None),
     "seconds": (0.01, 3600), "hop": (0.01, 3600), "max_windows": (1, None), "top": (1, None),
     "augment": (0, 1000), "speed": (1, 4), "stretch": (1, 4), "pitch": (0, 24), "shift": (0, 1), "noise": (-60, 120),
     "between": (0, 1), "augment_gain": (0, 60), "augment_seed": (0, None),

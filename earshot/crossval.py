@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any, Callable
 
 import numpy as np
 
 from earshot import metrics
-from earshot.cli import Deadline
+from earshot.cli import Deadline, patiently
 from earshot.config import TrainingFlags
 from earshot.dataset import Rows, predict
 from earshot.device import Device
 from earshot.errors import UserError
-from earshot.files import read_json, write_bytes, write_text
+from earshot.files import read_json, write_text
 from earshot.run import Run
 from earshot.training import Fitter, Fold, autocast
 
@@ -30,15 +29,17 @@ def chosen_folds(numbers: np.ndarray, wanted: tuple[int, ...]) -> list[int]:
 
 
 def train(run: Run, rows: Rows, numbers: np.ndarray, wanted: list[int], settings: TrainingFlags, build: Callable[[], Any],
-          rebuild: Callable[[dict], Any], device: Device, deadline: Deadline) -> bool:
+          rebuild: Callable[[dict], Any], device: Device, deadline: Deadline, save_every: float = 10.0) -> bool:
     """Train the wanted folds that are not finished; False if the time ran out.
 
     Args:
         rows: the training split.
         numbers: (clips,) each clip's fold.
         build: makes a fresh head. rebuild: makes one out of its description.
+        save_every: minutes between checkpoints inside an epoch.
     """
     every = sorted(int(n) for n in np.unique(numbers) if n >= 0)
+    run.mend()
     todo = [number for number in wanted if not run.fold(number).finished()]
     if len(todo) < len(wanted):
         run.log(f"finished already: fold {', '.join(str(n) for n in wanted if n not in todo)}")
@@ -50,30 +51,34 @@ def train(run: Run, rows: Rows, numbers: np.ndarray, wanted: list[int], settings
         if len(unseen):
             run.log(f"fold {number}: no clip outside it has the label {', '.join(run.classes[c] for c in unseen)}")
         fitter = Fitter(build, rows, fold, settings, len(run.classes), run.fold(number), device)
-        if fitter.progress.epoch:
-            run.log(f"fold {fold.place}/{fold.count}  continues after epoch {fitter.progress.epoch}")
-
-        done = fitter.fit(run.log, deadline, len(todo) - index - 1, lambda: run.write_metrics(every))
+        if fitter.progress.epoch or fitter.progress.step:
+            run.log(f"fold {fold.place}/{fold.count}  continues after epoch {fitter.progress.epoch}"
+                    f"{f', step {fitter.progress.step}' if fitter.progress.step else ''}")
+        with patiently():
+            done = fitter.fit(run.log, deadline, len(todo) - index - 1, lambda: run.write_metrics(every), save_every)
         if not done:
             return False
         del fitter  # before the next is built: weights and optimiser of both would not fit a small GPU
     run.write_metrics(every)  # again: a kill may have come before the last time
+    made = False
     for number in wanted:
-        _fold_predictions(run, rows, number, numbers == number, rebuild, device)
+        if made and deadline.passed():
+            return False
+        made = _fold_predictions(run, rows, number, numbers == number, rebuild, device)
     return True
 
 
-def _fold_predictions(run: Run, rows: Rows, number: int, valid: np.ndarray, rebuild: Callable, device: Device) -> None:
-    """fold_<n>/valid_best.npy and valid_last.npy: (clips of the fold, classes), once the fold is finished."""
+def _fold_predictions(run: Run, rows: Rows, number: int, valid: np.ndarray, rebuild: Callable, device: Device) -> bool:
+    """fold_<n>/valid_best.npy and valid_last.npy: (clips of the fold, classes), once the fold is finished; False if both are there."""
+    made = False
     for kind in KINDS:
-        path = run.fold(number).folder / f"valid_{kind}.npy"
-        if path.exists():
+        if run.fold(number).predictions(kind) is not None:
             continue
         head = run.fold(number).load_head(kind, rebuild, device.name)
         found = predict(head, rows, rows.of_clips(valid), 64, autocast(device), run.shifts)[valid]
-        data = io.BytesIO()
-        np.save(data, found, allow_pickle=False)
-        write_bytes(path, data.getvalue())
+        run.fold(number).save_predictions(kind, found)
+        made = True
+    return made
 
 
 def summarise(run: Run, rows: Rows, numbers: np.ndarray) -> dict[str, dict]:
@@ -82,28 +87,40 @@ def summarise(run: Run, rows: Rows, numbers: np.ndarray) -> dict[str, dict]:
     Returns:
         "best" and "last" -> the pooled scores, with the spread of the metric over folds.
     """
-    finished = [n for n in run.finished_folds() if (run.fold(n).folder / "valid_last.npy").exists()]
+    finished = [n for n in run.finished_folds() if all(run.fold(n).predictions(kind) is not None for kind in KINDS)]
     asked, truth = np.isin(numbers, finished), rows.truth
     metric = run.config["record"]["training"]["metric"]
     found, lines = {}, []
     for kind, about in KINDS.items():
         probabilities = np.zeros((len(numbers), len(run.classes)), dtype=np.float32)
         for number in finished:
-            path = run.fold(number).folder / f"valid_{kind}.npy"
-            probabilities[numbers == number] = np.load(path, allow_pickle=False)
+            probabilities[numbers == number] = _fitting(run, number, kind, int((numbers == number).sum()))
         name = "oof" if kind == "best" else "oof_last"
         run.write_oof(name, rows.ids[asked], numbers[asked], truth[asked], probabilities[asked])
         write_text(run.folder / f"report_{kind}.txt", f"{run.folder.name}, out-of-fold, {kind} ({about})\n\n" +
                    metrics.report(probabilities[asked], truth[asked], run.classes))
-        spread = [metrics.scores(probabilities[numbers == n], truth[numbers == n])[metric] for n in finished]
         pooled = metrics.scores(probabilities[asked], truth[asked])
+        unknown = metrics.undefined(truth[asked])
+        pooled |= {"undefined": unknown} if unknown else {}
+        # A fold in which no clip has any label has no say in the mean, unless all are so.
+        told = [n for n in finished if metric not in metrics.undefined(truth[numbers == n])] or finished
+        spread = [metrics.scores(probabilities[numbers == n], truth[numbers == n])[metric] for n in told]
         found[kind] = {**pooled, "fold_mean": float(np.mean(spread)), "fold_std": float(np.std(spread)), "folds": finished}
-        lines.append(f"  {kind}  {metrics.summary(pooled)}  {metric} by fold {np.mean(spread):.4f} ± {np.std(spread):.4f}  "
-                     f"({about})")
+        by_fold = "undefined" if metric in unknown else f"{np.mean(spread):.4f} ± {np.std(spread):.4f}"
+        lines.append(f"  {kind}  {metrics.summary(pooled)}  {metric} by fold {by_fold}  ({about})")
     run.keep("scores", found)
     run.log(f"out-of-fold, {int(asked.sum())} clips pooled over {len(finished)} folds:")
     for text in lines:
         run.log(text)
+    return found
+
+
+def _fitting(run: Run, number: int, kind: str, clips: int) -> np.ndarray:
+    """A fold's saved predictions; UserError where they are of another number of clips or labels."""
+    found = run.fold(number).predictions(kind)
+    if found.shape != (clips, len(run.classes)):
+        raise UserError(f"{run.fold(number).folder}/valid_{kind}.npy holds predictions of {' x '.join(map(str, found.shape))}, and the fold "
+                        f"has {clips} clips x {len(run.classes)} labels: it belongs to another run; delete it to have it made again")
     return found
 
 
@@ -118,6 +135,8 @@ def score_test(run: Run, rows: Rows, predict_all: Callable[[], np.ndarray]) -> d
     truth = rows.truth
     known = np.ones(len(truth), dtype=bool) if rows.multilabel else truth >= 0  # no label at all is an answer, too
     found = {**metrics.scores(probabilities[known], truth[known]), "clips": int(known.sum()), "folds": finished}
+    unknown = metrics.undefined(truth[known])
+    found |= {"undefined": unknown} if unknown else {}
     write_text(run.folder / "test_report.txt", f"{run.folder.name}, hold-out, mean of folds\n\n" +
                metrics.report(probabilities[known], truth[known], run.classes))
     run.keep("test", found)

@@ -109,8 +109,17 @@ def replacing_folder(folder: Path | str) -> Iterator[Path]:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def standing(folder: Path | str) -> Path | None:
+    """Where the content of `folder` lies now, also in the middle of a replacement; None without any. For readers: changes nothing."""
+    folder = Path(folder)
+    new, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
+    if folder.exists() or not old.exists():
+        return folder if folder.exists() else None
+    return new if new.exists() else old  # the old folder is moved away only after the new one is whole
+
+
 def recover_folder(folder: Path | str) -> bool:
-    """Put right what a kill inside `replacing_folder` left; True if `folder` stands afterwards."""
+    """Put right what a kill inside `replacing_folder` left; True if `folder` stands afterwards. For who holds the lock."""
     folder = Path(folder)
     new, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
     if not folder.exists() and old.exists():

@@ -5,13 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
 
+from earshot import sealed
 from earshot.errors import UserError
-from earshot.files import (read_json, recover_folder, replacing_folder, write_bytes, write_json, write_text)
+from earshot.files import recover_folder, replacing_folder, standing, write_bytes, write_json, write_text
 from earshot.fingerprint import differences, fingerprint, plain
 
 if TYPE_CHECKING:
@@ -21,10 +24,53 @@ CONFIG = "config.yaml"
 
 
 class FoldFolder:
-    """runs/<name>/fold_<n>/: `last/` for resuming, `best/` for predicting, the fold's own predictions."""
+    """runs/<name>/fold_<n>/: `last/` for resuming, `best/` for predicting, the fold's own predictions.
+
+    Every file is vouched for by the checksums in `last/state.json` and `best/head.json`; what does not match is never used.
+    """
+
+    STATE, HEAD, WEIGHTS, OPTIMIZER = "state.json", "head.json", "model.safetensors", "optimizer.safetensors"
 
     def __init__(self, folder: Path):
         self.folder = folder
+
+    def _sealed(self, which: str) -> dict:
+        """The JSON of `last` or `best`, its files checked; UserError with the way out where one is damaged."""
+        try:
+            return self._checked(which)
+        except sealed.Damaged as error:
+            raise UserError(f"{error}: run train.py again, it sets that aside and trains the fold anew") from None
+
+    def _checked(self, which: str) -> dict:
+        name = self.STATE if which == "last" else self.HEAD
+        path, files = self._at(which) / name, (self.WEIGHTS,)
+        if which == "last" and not sealed.read(path)["finished"]:
+            files += (self.OPTIMIZER,)
+        return sealed.read(path, *files)
+
+    def _at(self, which: str) -> Path:
+        # Readers hold no lock: they must not tidy up beneath a process that is just writing.
+        return standing(self.folder / which) or self.folder / which
+
+    def mend(self) -> str | None:
+        """Set a damaged checkpoint aside, as last.damaged or best.damaged; the line to say about it, None where all is sound.
+
+        Without its best weights a fold has to be trained from its start, so `last` then goes as well.
+        """
+        for which in ("last", "best"):
+            if not recover_folder(self.folder / which):
+                continue
+            try:
+                self._checked(which)
+            except sealed.Damaged as error:
+                aside = self.folder / f"{which}.damaged"
+                shutil.rmtree(aside, ignore_errors=True)
+                if which == "best":
+                    shutil.rmtree(self.folder / "last", ignore_errors=True)
+                os.replace(self.folder / which, aside)
+                self.forget_predictions()
+                return f"{error}: set aside as {aside}, this fold is trained from its start"
+        return None
 
     def load_last(self, device: str) -> tuple[dict, dict | None, dict] | None:
         """(weights, the optimiser's tensors or None when finished, state), or None if nothing was saved.
@@ -34,26 +80,26 @@ class FoldFolder:
         Raises:
             UserError: a damaged checkpoint.
         """
-        last = self.folder / "last"
-        if not recover_folder(last):
+        last = standing(self.folder / "last")
+        if last is None:
             return None
-        state = read_json(last / "state.json")
-        optimizer = None if state["finished"] else _load_tensors(last / "optimizer.safetensors", "cpu")
-        return _load_tensors(last / "model.safetensors", device), optimizer, state
+        state = self._sealed("last")
+        optimizer = None if state["finished"] else _load_tensors(last / self.OPTIMIZER, "cpu")
+        return _load_tensors(last / self.WEIGHTS, device), optimizer, state
 
     def save_last(self, weights: dict, optimizer: dict | None, state: dict) -> None:
         """Replace `last/`: weights, optimiser (unless finished), state."""
+        files = (self.WEIGHTS,) if optimizer is None else (self.WEIGHTS, self.OPTIMIZER)
         with replacing_folder(self.folder / "last") as new:
-            _save_tensors(new / "model.safetensors", weights)
-            if optimizer is not None:
-                _save_tensors(new / "optimizer.safetensors", optimizer)
-            write_json(new / "state.json", state)
+            for name, tensors in zip(files, (weights, optimizer)):
+                _save_tensors(new / name, tensors)
+            sealed.write(new / self.STATE, state, *files)
 
     def save_best(self, weights: dict, about: dict) -> None:
         """Replace `best/`: weights, and under "head" all that rebuilding it needs."""
         with replacing_folder(self.folder / "best") as new:
-            _save_tensors(new / "model.safetensors", weights)
-            write_json(new / "head.json", about)
+            _save_tensors(new / self.WEIGHTS, weights)
+            sealed.write(new / self.HEAD, about, self.WEIGHTS)
 
     def load_head(self, which: str, rebuild: Callable[[dict], torch.nn.Module], device: str) -> torch.nn.Module:
         """The best or last head, rebuilt from its own description.
@@ -62,21 +108,53 @@ class FoldFolder:
             which: "best" or "last" (described by `best/head.json`, which every fold has).
             rebuild: makes a head out of its description; handed in because nothing here imports the heads.
         """
-        if not recover_folder(self.folder / which) or not recover_folder(self.folder / "best"):
+        if standing(self.folder / which) is None or standing(self.folder / "best") is None:
             raise UserError(f"{self.folder} has no {which} checkpoint yet: run train.py on")
-        head = rebuild(read_json(self.folder / "best" / "head.json")["head"])
-        head.load_state_dict(_load_tensors(self.folder / which / "model.safetensors", "cpu"))
+        described = self._sealed("best")
+        if which == "last":
+            self._sealed("last")
+        head = rebuild(described["head"])
+        head.load_state_dict(_load_tensors(self._at(which) / self.WEIGHTS, "cpu"))
         return head.to(device)
+
+    def _state(self) -> dict | None:
+        """What `last/state.json` says, None where nothing was saved; without reading the weights."""
+        if standing(self.folder / "last") is None:
+            return None
+        try:
+            return sealed.read(self._at("last") / self.STATE)
+        except sealed.Damaged as error:
+            raise UserError(f"{error}: run train.py again, it sets that aside and trains the fold anew") from None
 
     def finished(self) -> bool:
         """Is this fold trained to its end?"""
-        return recover_folder(self.folder / "last") and read_json(self.folder / "last" / "state.json")["finished"]
+        state = self._state()
+        return state is not None and state["finished"]
 
     def history(self) -> list[dict]:
         """The rows of metrics.csv that this fold has so far."""
-        if not recover_folder(self.folder / "last"):
-            return []
-        return read_json(self.folder / "last" / "state.json")["progress"]["history"]
+        state = self._state()
+        return state["progress"]["history"] if state else []
+
+    def save_predictions(self, kind: str, found: np.ndarray) -> None:
+        """valid_<kind>.npy, (clips of the fold, classes), and its checksum in valid_<kind>.json."""
+        data = io.BytesIO()
+        np.save(data, found, allow_pickle=False)
+        write_bytes(self.folder / f"valid_{kind}.npy", data.getvalue())
+        sealed.write(self.folder / f"valid_{kind}.json", {}, f"valid_{kind}.npy")
+
+    def predictions(self, kind: str) -> np.ndarray | None:
+        """What `save_predictions` wrote; None where there is none, or none that its checksum vouches for."""
+        try:
+            sealed.read(self.folder / f"valid_{kind}.json", f"valid_{kind}.npy")
+        except sealed.Damaged:
+            return None
+        return np.load(self.folder / f"valid_{kind}.npy", allow_pickle=False)
+
+    def forget_predictions(self) -> None:
+        """Remove the fold's predictions: its head will be another."""
+        for path in self.folder.glob("valid_*"):
+            path.unlink()
 
 
 def _save_tensors(path: Path, tensors: dict) -> None:
@@ -175,6 +253,19 @@ class Run:
         """The numbers of the folds that are trained to their end."""
         numbers = sorted(int(p.name[5:]) for p in self.folder.glob("fold_*") if p.name[5:].lstrip("-").isdigit())
         return [number for number in numbers if self.fold(number).finished()]
+
+    def mend(self) -> None:
+        """Set damaged checkpoints of any fold aside, and clear away what a kill left half-written."""
+        for path in self.folder.rglob("*.tmp"):
+            path.unlink()
+        log = self.folder / "training_log.txt"
+        if log.exists() and not log.read_bytes().endswith(b"\n"):  # a kill can leave half a line
+            with open(log, "a", encoding="utf-8") as file:
+                file.write("\n")
+        for folder in sorted(self.folder.glob("fold_*")):
+            said = FoldFolder(folder).mend()
+            if said:
+                self.log(said)
 
     def log(self, text: str) -> None:
         """Print a line and keep it in training_log.txt."""

@@ -7,8 +7,6 @@ weights whether the process lived through the earlier ones or read them from dis
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
@@ -20,7 +18,9 @@ from earshot.cli import clock
 from earshot.dataset import Rows, predict
 from earshot.device import Device, out_of_memory
 from earshot.errors import UserError
+from earshot.loss import Criterion
 from earshot.metrics import scores
+from earshot.progress import Fold, Progress, line, place, some
 
 if TYPE_CHECKING:
     from earshot.cli import Deadline
@@ -30,27 +30,8 @@ if TYPE_CHECKING:
 SAVE_SHARE = 20  # a checkpoint that took a second to write is written at most every 20 seconds,
 RAW = "raw."  # beside the optimiser's tensors: the weights that are trained, where it is their average that predicts
 SAVE_SECONDS = 2.0  # and none more often than this: what a kill may cost
-
-
-@dataclass
-class Fold:
-    """A fold to train: its number, its place among all of them, and (clips,) booleans of who learns and who is asked."""
-
-    number: int
-    place: int
-    count: int
-    train: np.ndarray
-    valid: np.ndarray
-
-
-@dataclass
-class Progress:
-    """What is known after an epoch; all of it is saved, so that resuming repeats nothing."""
-
-    epoch: int = 0
-    best: list[float] | None = None  # the metric and, where epochs tie, minus the validation loss
-    best_epoch: int = 0
-    history: list[dict[str, float]] = field(default_factory=list)
+SAY_SECONDS = 60.0  # a long epoch says where it is
+WAY_OUT = "give a lower --lr, or --clip-grad 1; the last good checkpoint is kept"
 
 
 def seed_of(*parts: int) -> int:
@@ -83,7 +64,7 @@ class Fitter:
         self.schedule = optim.schedule(self.optimizer, settings, self.steps)
         self.scaler = torch.amp.GradScaler(device.name.split(":")[0], enabled=device.precision == "fp16")
         self.micro = settings.batch_size  # rows per forward pass; smaller once memory ran out
-        self.weights = self._class_weights(classes)
+        self.criterion = Criterion.of(rows, self.train_rows, settings)
         self.progress = Progress()
         self.unsaved_best: dict[str, Tensor] | None = None
         if not self._resume():
@@ -119,18 +100,6 @@ class Fitter:
         """The head that predicts: the average of the weights where there is one."""
         return self.average.head if self.average else self.head
 
-    def _class_weights(self, classes: int) -> Tensor | None:
-        if self.settings.class_weights == "none":
-            return None
-        # Rows, not clips: it is rows that the loss adds up.
-        counts = self.rows.targets[self.rows.clip[self.train_rows]].sum(0)
-        if self.rows.multilabel:  # weight of a yes, so that a class's yeses weigh as much as its noes
-            weights = (len(self.train_rows) - counts) / np.maximum(counts, 1)
-        else:
-            # A class that is not there weighs nothing: by the share that smoothing gives it, it would outweigh all others.
-            weights = (counts > 0) * counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1))
-        return torch.tensor(weights, dtype=torch.float32, device=self.device.name)
-
     def _resume(self) -> bool:
         saved = self.folder.load_last(self.device.name)
         if saved is None:
@@ -147,36 +116,6 @@ class Fitter:
         self.progress = Progress(**state["progress"])
         return True
 
-    def loss(self, logits: Tensor, targets: Tensor, total: Tensor | float | None = None) -> Tensor:
-        """Mean cross-entropy against (B, classes) shares, rows weighted by their classes' weights.
-
-        Where clips have several labels: binary cross-entropy, the mean over classes, a yes weighted by its class's weight.
-
-        Args:
-            total: what the rows' weights sum to; more than they do where these rows are a part of a batch.
-        """
-        if self.rows.multilabel:
-            entropy = partial(nn.functional.binary_cross_entropy_with_logits, logits.float(), reduction="none")
-            each = entropy(targets)
-            if self.weights is not None:
-                # The weight is the yes's own: the share that smoothing gives to a no would else turn rare classes into yeses.
-                share = self.settings.label_smoothing
-                yes = (targets - share / 2) / max(1 - share, 1e-6)
-                each = each + (self.weights - 1) * yes * entropy(torch.full_like(targets, 1 - share / 2))
-            each = each.mean(1)
-        else:
-            each = -(targets * logits.float().log_softmax(1)).sum(1)
-        weight = self._row_weights(targets)
-        return (each * weight).sum() / (weight.sum() if total is None else total)
-
-    def _row_weights(self, targets: Tensor) -> Tensor:
-        plain = self.weights is None or self.rows.multilabel
-        return targets.new_ones(len(targets)) if plain else targets @ self.weights
-
-    def _smooth(self, targets: Tensor) -> Tensor:
-        share = self.settings.label_smoothing
-        return targets * (1 - share) + share / (2 if self.rows.multilabel else targets.shape[1])
-
     def step(self, epoch: int, number: int, rows: np.ndarray) -> float:
         """One optimiser step on the given rows; its loss."""
         settings = self.settings
@@ -185,10 +124,10 @@ class Fitter:
         targets = self.rows.targets_of(rows)
         batch = {}
         if hasattr(self.head, "loss"):  # for the others the clips as they were would only fill memory
-            batch = {"plain": x, "plain_mask": mask, "plain_targets": self._smooth(targets), **self.rows.extras(rows)}
+            batch = {"plain": x, "plain_mask": mask, "plain_targets": self.criterion.smooth(targets), **self.rows.extras(rows)}
         x, mask, targets = augment.apply(x, mask, targets, settings, np.random.default_rng(seed))
         batch |= {"x": x, "mask": mask}
-        targets = self._smooth(targets)
+        targets = self.criterion.smooth(targets)
         total = self._gradients(batch, targets, seed)
         if settings.optimizer == "sam":
             before = optim.climb(self.head, settings.rho)
@@ -226,88 +165,140 @@ class Fitter:
                 print(f"out of memory: {self.micro} rows a pass from here on, the effective batch stays {size}", flush=True)
 
     def _accumulate(self, batch: dict[str, Any], targets: Tensor) -> float:
-        total, weight = torch.zeros((), device=targets.device), self._row_weights(targets).sum()
+        total, weight = torch.zeros((), device=targets.device), self.criterion.row_weights(targets).sum()
         pieces = -(-len(targets) // self.micro)
         for part in torch.tensor_split(torch.arange(len(targets), device=targets.device), pieces):
             some = batch if pieces == 1 else {name: v if v is None else v[part] for name, v in batch.items()}
             wanted = targets if pieces == 1 else targets[part]
             with autocast(self.device):
                 if hasattr(self.head, "loss"):
-                    share = self._row_weights(wanted).sum() / weight
-                    loss = share * self.head.loss(some, lambda logits, plain=False: self.loss(
+                    share = self.criterion.row_weights(wanted).sum() / weight
+                    loss = share * self.head.loss(some, lambda logits, plain=False: self.criterion(
                         logits, some["plain_targets"] if plain else wanted))
                 else:
-                    loss = self.loss(self.head(some["x"], some["mask"]), wanted, weight)
+                    loss = self.criterion(self.head(some["x"], some["mask"]), wanted, weight)
             self.scaler.scale(loss).backward()
             total += loss.detach()
         return float(total)
 
-    def epoch(self, epoch: int) -> dict[str, float]:
-        """Train one epoch and evaluate; the row for metrics.csv."""
+    def epoch(self, epoch: int, pause: Callable[[int, int], bool] = lambda step, steps: False) -> dict[str, float] | None:
+        """Train what is left of an epoch and evaluate; the row for metrics.csv, None if it was paused.
+
+        Args:
+            pause: asked after every step, with the steps done and those of the epoch: stop here?
+        """
         from tqdm import tqdm
 
-        began = time.perf_counter()
-        rate = self.optimizer.param_groups[0]["lr"]
+        progress, before = self.progress, time.perf_counter() - self.progress.seconds
+        if not progress.step:
+            progress.lr = self.optimizer.param_groups[0]["lr"]
         order = np.random.default_rng(seed_of(self.settings.seed, self.fold.number, epoch)).permutation(
             self.rows.of_epoch(self.train_rows, epoch))
         self.head.train()
-        total = 0.0
         # Nearly equal batches: a last batch of one row would break batch normalisation. None is empty: a copy that was played
         # faster may have fewer windows than its clip.
-        bar = tqdm(np.array_split(order, min(self.steps, len(order))), desc=f"fold {self.fold.number} epoch {epoch}", leave=False,
-                   unit="step", disable=None, dynamic_ncols=True)
-        for number, rows in enumerate(bar):
-            total += self.step(epoch, number, rows) * len(rows)
+        batches = np.array_split(order, min(self.steps, len(order)))
+        bar = tqdm(batches[progress.step:], desc=f"fold {self.fold.number} epoch {epoch}", leave=False, unit="step",
+                   initial=progress.step, total=len(batches), disable=None, dynamic_ncols=True)
+        for rows in bar:
+            loss = self.step(epoch, progress.step, rows)
+            if not np.isfinite(loss):
+                raise UserError(self._not_a_number(epoch, progress.step, len(batches), rows))
+            progress.total += loss * len(rows)
+            progress.step += 1
+            progress.seconds = time.perf_counter() - before
+            if pause(progress.step, len(batches)):
+                bar.close()
+                return None
         probabilities = self.valid()
-        if not np.isfinite(total) or np.isnan(probabilities[self.heard]).any():
-            raise UserError(f"fold {self.fold.number}, epoch {epoch}: the loss is not a number: give a lower --lr, or --clip-grad 1; "
-                            "the last good checkpoint is kept")
-        found = scores(probabilities[self.heard], self.rows.truth[self.heard])
-        return {"fold": self.fold.number, "epoch": epoch, "lr": rate, "train_loss": total / len(order),
-                "valid_loss": found.pop("log_loss"), **found, "seconds": time.perf_counter() - began}
+        asked = probabilities[self.heard]
+        if not np.isfinite(asked).all():
+            ids = self.rows.ids[self.heard][~np.isfinite(asked).all(1)]
+            raise UserError(f"fold {self.fold.number}, epoch {epoch}: the prediction is not a number for {some(ids)}: {WAY_OUT}")
+        found = scores(asked, self.rows.truth[self.heard])
+        row = {"fold": self.fold.number, "epoch": epoch, "lr": progress.lr, "train_loss": progress.total / len(order),
+               "valid_loss": found.pop("log_loss"), **found, "seconds": time.perf_counter() - before}
+        progress.step, progress.total, progress.seconds = 0, 0.0, 0.0
+        return row
+
+    def _not_a_number(self, epoch: int, number: int, steps: int, rows: np.ndarray) -> str:
+        """What to say when a batch's loss is not a number: whose features are not, else whose clips the batch held."""
+        where = f"fold {self.fold.number}, epoch {epoch}, batch {number + 1} of {steps}: the loss is not a number"
+        bad = [row for row in rows if not bool(self.rows.batch(np.array([row]))[0].isfinite().all())]
+        if bad:
+            return (f"{where}, because the cached features of {some(self.rows.ids[self.rows.whose[bad]])} are not finite: extract "
+                    "them anew (get_features.py --fresh)")
+        return f"{where}; its clips: {some(self.rows.ids[self.rows.whose[rows]])}: {WAY_OUT}"
 
     def valid(self) -> np.ndarray:
         """(clips, classes) probabilities, NaN for clips outside the validation fold; without --tta, which would cost every epoch."""
         return predict(self.predictor, self.rows, self.valid_rows, self.micro * 2, autocast(self.device))
 
     def fit(self, log: Callable[[str], None], deadline: Deadline, folds_left: int,
-            saved: Callable[[], None] = lambda: None) -> bool:
-        """Train to the end; False if the time ran out at a safe point before it.
+            saved: Callable[[], None] = lambda: None, save_every: float = 10.0) -> bool:
+        """Train to the end; False if the time ran out, or a signal came, at a safe point before it.
 
         Args:
-            log: takes one line per evaluation.
-            deadline: asked after every epoch.
+            log: takes one line per evaluation, and one a minute in between.
+            deadline: asked after every step and epoch.
             folds_left: how many folds follow, for the ETA.
             saved: called after every checkpoint.
+            save_every: minutes between checkpoints inside an epoch; 0: after every step.
         """
         settings, progress = self.settings, self.progress
-        written, cost = time.perf_counter(), 0.0
-        durations = []
-        for epoch in range(progress.epoch + 1, settings.epochs + 1):
-            row = self.epoch(epoch)
+        durations: list[float] = []
+        written = said = time.perf_counter()
+        cost = 0.0
+
+        def save(finished: bool = False) -> None:
+            nonlocal written, cost
+            began = time.perf_counter()
+            self._save(finished)
+            saved()
+            written = time.perf_counter()
+            cost = written - began
+
+        def pause(step: int, steps: int) -> bool:
+            nonlocal said
+            now, stop = time.perf_counter(), deadline.passed()
+            if stop or now - written >= 60 * save_every:
+                save()
+            if now - said >= SAY_SECONDS:
+                said = now
+                left = remaining(progress.seconds * steps / step, step / steps)
+                loss = progress.total * steps / (step * len(self.train_rows))
+                log(f"{place(self.fold, progress.epoch + 1, settings)}  step {step}/{steps}  train {loss:.3f}  eta {clock(left)}")
+            return stop
+
+        def remaining(one: float, done: float) -> float:
+            return (settings.epochs * (1 + folds_left) - progress.epoch - done) * (float(np.mean(durations)) if durations else one)
+
+        while progress.epoch < settings.epochs:
+            row = self.epoch(progress.epoch + 1, pause)
+            if row is None:
+                return False
             value = [row[settings.metric], -row["valid_loss"]]
             better = progress.best is None or value > progress.best
-            progress.epoch = epoch
+            progress.epoch += 1
             progress.history.append(row)
             if better:
-                progress.best, progress.best_epoch = value, epoch
+                progress.best, progress.best_epoch = value, progress.epoch
                 self.unsaved_best = {name: tensor.detach().cpu().clone() for name, tensor in self.predictor.state_dict().items()}
             durations.append(row["seconds"])
-            left = (settings.epochs - epoch + folds_left * settings.epochs) * float(np.mean(durations))
-            log(line(row, self.fold, settings, better, left))
-            last, stop = epoch == settings.epochs, deadline.passed()
-            began = time.perf_counter()
-            if last or stop or began - written > max(SAVE_SECONDS, SAVE_SHARE * cost):
-                self._save(finished=last)
-                saved()
-                written = time.perf_counter()
-                cost = written - began
+            log(line(row, self.fold, settings, better, remaining(row["seconds"], 0)))
+            said = time.perf_counter()
+            last, stop = progress.epoch == settings.epochs, deadline.passed()
+            if last or stop or said - written > max(SAVE_SECONDS, SAVE_SHARE * cost):
+                save(finished=last)
             if stop and not last:
                 return False
         return True
 
     def _save(self, finished: bool) -> None:
         progress = self.progress
+        if not all(bool(tensor.isfinite().all()) for tensor in self.head.state_dict().values() if tensor.is_floating_point()):
+            raise UserError(f"fold {self.fold.number}, epoch {progress.epoch + bool(progress.step)}: the weights are not numbers any "
+                            f"more: {WAY_OUT}")
         if self.unsaved_best is not None:
             # Before `last/`, which says which epochs are done: a kill between the two repeats epochs, and loses none.
             self.folder.save_best(self.unsaved_best, {"head": self.head.config, "epoch": progress.best_epoch,
@@ -321,12 +312,3 @@ class Fitter:
             if self.average:
                 tensors |= {RAW + name: value for name, value in self.head.state_dict().items()}
         self.folder.save_last(self.predictor.state_dict(), None if finished else tensors, state)
-
-
-def line(row: dict[str, float], fold: Fold, settings: TrainingFlags, better: bool, left: float) -> str:
-    """The one line per evaluation."""
-    width = len(str(settings.epochs))
-    name = settings.metric.replace("f1_macro", "f1")
-    return (f"fold {fold.place}/{fold.count}  epoch {row['epoch']:>{width}}/{settings.epochs}  lr {row['lr']:.1e}  "
-            f"train {row['train_loss']:.3f}  valid {row['valid_loss']:.3f}  {name} {row[settings.metric]:.4f} "
-            f"{'*' if better else ' '} {row['seconds']:5.1f} s  eta {clock(left)}")

@@ -15,6 +15,7 @@ from torch import nn
 from earshot.config import TrainingFlags
 from earshot.dataset import predict
 from earshot.device import Device
+from earshot.loss import Criterion
 from earshot.run import FoldFolder
 from earshot.training import Fitter, Fold, autocast
 
@@ -87,11 +88,12 @@ def test_a_stopped_fold_ends_as_if_never_stopped(tmp_path, optimizer, schedule):
     assert fitter(tmp_path / "whole", settings, dropout=0.5).fit(lines.append, NEVER, 3)
     whole = outcome(tmp_path / "whole")
     assert [line.split("  ")[:2] for line in lines] == [["fold 2/5", f"epoch {n}/5"] for n in range(1, 6)]
-    for stop in (1, 3, 4):
+    asked = fitter(tmp_path / "steps", settings).steps + 1  # after every step, and after the epoch
+    for stop in (1, asked - 1, asked, asked + 2, 3 * asked, 4 * asked + 1):
         assert not fitter(tmp_path / str(stop), settings, dropout=0.5).fit(lines.append, StopsAt(stop), 3)
         torch.manual_seed(stop)  # what else the process did must not matter
         again = fitter(tmp_path / str(stop), settings, dropout=0.5)
-        assert (again.progress.epoch, again.head.adapted) == (stop, 0), "what is resumed is not adapted anew"
+        assert (again.progress.epoch, again.progress.step, again.head.adapted) == (*divmod(stop, asked), 0), "what is resumed is not adapted anew"
         assert again.fit(lines.append, NEVER, 3)
         found = outcome(tmp_path / str(stop))
         assert found[2:] == whole[2:]
@@ -118,7 +120,7 @@ def test_less_memory_gives_the_same_weights(tmp_path, capsys, error, weights):
     for made in (whole, small):  # classes of unequal frequency, so that weights weigh
         made.rows.labels = np.where(np.arange(45) % 7 < 4, 0, made.rows.labels)
         made.rows.targets = np.eye(3, dtype=np.float32)[made.rows.labels]
-        made.weights = made._class_weights(3)
+        made.criterion = Criterion.of(made.rows, made.train_rows, made.settings)
         made.fit(str, NEVER, 0)
     assert max(small.head.seen) == small.micro == 3 and max(whole.head.seen) == 10
     assert sum(small.head.seen) == sum(whole.head.seen)
@@ -146,19 +148,19 @@ def test_loss_is_torchs_cross_entropy(tmp_path):
     for smoothing in (0.0, 0.2):
         made = fitter(tmp_path / str(smoothing), TrainingFlags(label_smoothing=smoothing))
         want = nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing)
-        torch.testing.assert_close(made.loss(logits, made._smooth(torch.eye(3)[labels])), want)
+        torch.testing.assert_close(made.criterion(logits, made.criterion.smooth(torch.eye(3)[labels])), want)
     made = fitter(tmp_path / "weighted", TrainingFlags(class_weights="balanced"))
     made.rows.labels = np.array([0] * 30 + [1] * 10 + [2] * 5)
     made.rows.targets = np.eye(3, dtype=np.float32)[made.rows.labels]
-    made.weights = made._class_weights(3)
+    made.criterion = Criterion.of(made.rows, made.train_rows, made.settings)
     learnt = made.rows.labels[made.rows.clip[made.train_rows]]  # by rows: a long clip counts as often as it is seen
     weights = compute_class_weight("balanced", classes=np.arange(3), y=learnt)
-    np.testing.assert_allclose(made.weights.numpy(), weights, rtol=1e-6)
+    np.testing.assert_allclose(made.criterion.weights.numpy(), weights, rtol=1e-6)
     want = nn.functional.cross_entropy(logits, labels, weight=torch.tensor(weights, dtype=torch.float32))
-    torch.testing.assert_close(made.loss(logits, torch.eye(3)[labels]), want)
+    torch.testing.assert_close(made.criterion(logits, torch.eye(3)[labels]), want)
     assert (want - nn.functional.cross_entropy(logits, labels)).abs() > 1e-3
     made.rows.targets = np.eye(3, dtype=np.float32)[[0] * 30 + [1] * 15]  # a class that this fold does not train on
-    weights = made._class_weights(3)
+    weights = Criterion.of(made.rows, made.train_rows, made.settings).weights
     assert weights.isfinite().all() and weights[2] == 0 and (weights[:2] > 0).all(), "smoothing's share of it must not count"
 
 
@@ -169,7 +171,7 @@ def test_loss_is_torchs_cross_entropy(tmp_path):
 ])
 @pytest.mark.parametrize("stop", [None, 1, 2])
 def test_the_best_epoch_is_kept(tmp_path, monkeypatch, script, best, stop):
-    def epoch(self, number):
+    def epoch(self, number, pause=None):
         f1, loss = script[number - 1]
         with torch.no_grad():
             self.head.outer.bias.fill_(number)

@@ -32,7 +32,8 @@ def test_a_stopped_fold_ends_as_if_never_stopped(tmp_path, changes):
     plain = fitter(tmp_path / "plain", replace(settings, ema=0.0, optimizer="adamw"), dropout=0.5)
     plain.fit(str, NEVER, 3)
     assert not torch.equal(outcome(tmp_path / "plain")[0]["inner.weight"], whole[0]["inner.weight"])
-    assert not fitter(tmp_path / "cut", settings, dropout=0.5).fit(str, StopsAt(2), 3)
+    for stop in (2, 3, 1, 6):  # in the middle of epochs, a few steps at a time
+        assert not fitter(tmp_path / "cut", settings, dropout=0.5).fit(str, StopsAt(stop), 3)
     assert fitter(tmp_path / "cut", settings, dropout=0.5).fit(str, NEVER, 3)
     found = outcome(tmp_path / "cut")
     assert found[2:] == whole[2:]
@@ -149,7 +150,7 @@ def test_pretrained_weights_are_loaded_once(tmp_path):
     assert made.head.adapted == 1 and torch.equal(made.predictor.mean, made.head.mean)
     assert not made.fit(str, StopsAt(1), 0)
     again = fit(tmp_path, Pretrained(), TrainingFlags(epochs=2, ema=0.5))
-    assert Pretrained.loads == 1 and again.progress.epoch == 1 and (again.head.outer.bias != 7).all()
+    assert Pretrained.loads == 1 and (again.progress.epoch, again.progress.step) == (0, 1) and (again.head.outer.bias != 7).all()
 
 
 def test_a_head_of_whole_windows_refuses_a_crop(tmp_path):
@@ -182,12 +183,12 @@ def test_several_labels_are_binary_cross_entropy(tmp_path):
     made = fit(tmp_path, Tiny(), TrainingFlags(label_smoothing=0.2), rows)
     logits, targets = torch.randn(9, 3), torch.from_numpy(rows.targets[:9])
     want = nn.functional.binary_cross_entropy_with_logits(logits, targets * 0.8 + 0.1)
-    torch.testing.assert_close(made.loss(logits, made._smooth(targets)), want)
+    torch.testing.assert_close(made.criterion(logits, made.criterion.smooth(targets)), want)
     made = fit(tmp_path, Tiny(), TrainingFlags(class_weights="balanced"), rows)
     learnt = rows.targets[rows.clip[made.train_rows]]
     weights = torch.from_numpy((1 - learnt).sum(0) / learnt.sum(0)).float()
     want = nn.functional.binary_cross_entropy_with_logits(logits, targets, pos_weight=weights)
-    torch.testing.assert_close(made.loss(logits, targets), want)
+    torch.testing.assert_close(made.criterion(logits, targets), want)
 
 
 def test_smoothing_never_makes_a_rare_class_likely(tmp_path):
@@ -195,9 +196,9 @@ def test_smoothing_never_makes_a_rare_class_likely(tmp_path):
     rows = made_rows()
     rows.multilabel, rows.targets = True, np.eye(3, dtype=np.float32)[np.zeros(45, int)]
     made = fit(tmp_path, Tiny(), TrainingFlags(label_smoothing=0.1, class_weights="balanced"), rows)
-    assert made.weights[1] > 30, "a class without a yes"
+    assert made.criterion.weights[1] > 30, "a class without a yes"
     logits = torch.full((4, 3), 0.05).logit().requires_grad_()
-    made.loss(logits, made._smooth(torch.zeros(4, 3))).backward()
+    made.criterion(logits, made.criterion.smooth(torch.zeros(4, 3))).backward()
     torch.testing.assert_close(logits.grad, torch.zeros(4, 3), atol=1e-7, rtol=0)
 
 

@@ -1,0 +1,72 @@
+"""The task's loss: cross-entropy against shares of the classes, binary cross-entropy where a clip may have several labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from earshot.config import TrainingFlags
+    from earshot.dataset import Rows
+
+
+def class_weights(rows: Rows, which: np.ndarray) -> np.ndarray:
+    """(classes,) weights that balance the classes among the given rows; of a yes against the noes where multi-label."""
+    # Rows, not clips: it is rows that the loss adds up.
+    counts = rows.targets[rows.clip[which]].sum(0)
+    if rows.multilabel:  # so that a class's yeses weigh as much as its noes
+        return (len(which) - counts) / np.maximum(counts, 1)
+    # A class that is not there weighs nothing: by the share that smoothing gives it, it would outweigh all others.
+    return (counts > 0) * counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1))
+
+
+@dataclass
+class Criterion:
+    """Loss of a batch. `weights` (classes,) or None; `smoothing` is the share of a target that is spread over all classes."""
+
+    multilabel: bool
+    smoothing: float
+    weights: Tensor | None
+
+    @classmethod
+    def of(cls, rows: Rows, which: np.ndarray, settings: TrainingFlags) -> Criterion:
+        """The criterion for the given training rows."""
+        weights = None
+        if settings.class_weights != "none":
+            weights = torch.tensor(class_weights(rows, which), dtype=torch.float32, device=rows.device)
+        return cls(rows.multilabel, settings.label_smoothing, weights)
+
+    def __call__(self, logits: Tensor, targets: Tensor, total: Tensor | float | None = None) -> Tensor:
+        """Mean cross-entropy against (B, classes) shares, rows weighted by their classes' weights.
+
+        Where clips have several labels: binary cross-entropy, the mean over classes, a yes weighted by its class's weight.
+
+        Args:
+            total: what the rows' weights sum to; more than they do where these rows are a part of a batch.
+        """
+        if self.multilabel:
+            entropy = partial(nn.functional.binary_cross_entropy_with_logits, logits.float(), reduction="none")
+            each = entropy(targets)
+            if self.weights is not None:
+                # The weight is the yes's own: the share that smoothing gives to a no would else turn rare classes into yeses.
+                yes = (targets - self.smoothing / 2) / max(1 - self.smoothing, 1e-6)
+                each = each + (self.weights - 1) * yes * entropy(torch.full_like(targets, 1 - self.smoothing / 2))
+            each = each.mean(1)
+        else:
+            each = -(targets * logits.float().log_softmax(1)).sum(1)
+        weight = self.row_weights(targets)
+        return (each * weight).sum() / (weight.sum() if total is None else total)
+
+    def row_weights(self, targets: Tensor) -> Tensor:
+        """(B,) how much each row counts."""
+        plain = self.weights is None or self.multilabel
+        return targets.new_ones(len(targets)) if plain else targets @ self.weights
+
+    def smooth(self, targets: Tensor) -> Tensor:
+        """The targets with their smoothing share spread."""
+        return targets * (1 - self.smoothing) + self.smoothing / (2 if self.multilabel else targets.shape[1])

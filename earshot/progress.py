@@ -1,0 +1,57 @@
+"""Where a fold's training stands, and the lines that say so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from earshot.cli import clock
+
+if TYPE_CHECKING:
+    from earshot.config import TrainingFlags
+
+
+@dataclass
+class Fold:
+    """A fold to train: its number, its place among all of them, and (clips,) booleans of who learns and who is asked."""
+
+    number: int
+    place: int
+    count: int
+    train: np.ndarray
+    valid: np.ndarray
+
+
+@dataclass
+class Progress:
+    """What is known after an epoch or in its middle; all of it is saved, so that resuming repeats nothing."""
+
+    epoch: int = 0
+    best: list[float] | None = None  # the metric and, where epochs tie, minus the validation loss
+    best_epoch: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    step: int = 0  # steps done of the epoch under way,
+    total: float = 0.0  # the sum of their losses, times rows,
+    lr: float = 0.0  # the learning rate at its start,
+    seconds: float = 0.0  # and what it took so far
+
+
+def some(ids: np.ndarray) -> str:
+    """A few clips by name, and how many more."""
+    names = [str(id) for id in dict.fromkeys(ids)]
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def place(fold: Fold, epoch: int, settings: TrainingFlags) -> str:
+    """The beginning of every line of training."""
+    return f"fold {fold.place}/{fold.count}  epoch {epoch:>{len(str(settings.epochs))}}/{settings.epochs}"
+
+
+def line(row: dict[str, float], fold: Fold, settings: TrainingFlags, better: bool, left: float) -> str:
+    """The one line per evaluation."""
+    name = settings.metric.replace("f1_macro", "f1")
+    return (f"{place(fold, row['epoch'], settings)}  lr {row['lr']:.1e}  "
+            f"train {row['train_loss']:.3f}  valid {row['valid_loss']:.3f}  {name} {row[settings.metric]:.4f} "
+            f"{'*' if better else ' '} {row['seconds']:5.1f} s  eta {clock(left)}")
