@@ -66,8 +66,7 @@ def main(argv: list[str]) -> None:
     name, recipe, extractor, flags = parse(argv)
     what, windows, audio, settings, copies, machine = flags.values()
 
-    from earshot import competition, plan
-    from earshot.cache import remove_shards
+    from earshot import cache, competition, earlier, plan
     from earshot.files import locked, plain_name, write_text
     from earshot.match import LATEST
 
@@ -83,8 +82,13 @@ def main(argv: list[str]) -> None:
     for note in made.notes:
         print(note)
     with locked(made.folder, "the cache"):
-        if not machine.fresh and plan.state(made) == "complete":
-            remove_shards(made.folder)  # a kill may have come just before
+        state = "new" if machine.fresh and cache.is_cache(made.folder) else plan.state(made)
+        if state != "complete" and not machine.fresh:
+            taken = earlier.adopt_cache(made, machine.continue_from)
+            print(*taken, sep="\n", end="\n" if taken else "", flush=True)
+            state = plan.state(made) if taken else state
+        if state == "complete":
+            cache.tidy(made.folder)  # a kill may have come just before
             print(f"nothing to do: {made.folder} is complete")
         else:
             from earshot import device, extract

@@ -19,13 +19,13 @@ The same command again continues where it stopped. `python -m models` lists head
 
 def parse(argv: list[str]) -> tuple:
     """The cache and the recipe (each may decide the other), then all flags with the recipe's values as defaults."""
-    early = cli.peek(argv, "recipe", "features", "data")
+    early = cli.peek(argv, "recipe", "features", "data", "continue-from")
     if sum(a.split("=")[0] == "--features" for a in argv) > 1:
         raise UserError("--features twice: a run is trained on one cache; train two runs, then predict.py --runs A B blends them")
     name = early["recipe"]
     recipe = config.load_recipe(name) if name else None
     helping = {"-h", "--help"} & set(argv)
-    cache = None if helping else Cache(early["features"] or pick(early["data"] or "data", recipe))
+    cache = None if helping else Cache(early["features"] or pick(early["data"] or "data", recipe, early["continue-from"]))
     if recipe is None:
         recipe = config.load_recipe(cache.manifest.get("recipe") or "linear" if cache else "linear")
     training = config.with_defaults(config.TrainingFlags(), recipe.training, f"recipe {recipe.name}, training")
@@ -63,7 +63,7 @@ def main(argv: list[str]) -> None:
         print(f"the cache differs from the recipe: {difference}")
 
     import models
-    from earshot import blend, crossval, device, folds, stage
+    from earshot import blend, crossval, device, earlier, folds, space, stage
     from earshot.run import CONFIG, Run
 
     try:
@@ -89,6 +89,9 @@ def main(argv: list[str]) -> None:
     with locked(folder, "the run"):
         if machine.fresh:
             empty(folder)
+        else:
+            for note in earlier.adopt_run(folder, record, machine.continue_from, what.name is not None):
+                print(note)
         fresh = not (folder / CONFIG).exists()
         run = Run.begin(folder, record, stage.about(cache, recipe.name, at))
         at = stage.decided(run, at)
@@ -96,6 +99,8 @@ def main(argv: list[str]) -> None:
         run.log(f"head: {name} on {view} {shape}, {parameters:,} parameters, {len(classes)} classes"
                 f"{', any number of them a clip' if rows.multilabel else ''}")
         run.log(f"folds: {whose}; {len(rows.ids)} clips, {len(rows)} windows; device: {at.about}")
+        missing = len(set(wanted) - set(run.finished_folds()))
+        run.log(space.check(folder, *space.of_run(parameters, len(wanted), missing, settings)))
         try:
             done = crossval.train(run, rows, numbers, wanted, settings, lambda: models.build(name, shape, len(classes), **chosen),
                                   models.rebuild, at, deadline, machine.save_every)

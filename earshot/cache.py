@@ -6,17 +6,19 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from earshot import sealed
 from earshot.errors import UserError
-from earshot.files import digest, read_json, replacing
+from earshot.files import digest, digest_of, read_json, replacing
 from earshot.fingerprint import fingerprint, plain
 from earshot.unpickle import load
 
 if TYPE_CHECKING:
     import numpy as np
 
+MEND = "run get_features.py again, it sets that aside and makes the cache anew"
 SPLITS = ("train", "test", "subm")
 MANIFEST = "manifest.json"
-VERSION = 1
+VERSION = 2  # 2: checksums over the manifest, the shards and the csv files
 
 
 def dump(path: Path | str, content: dict[str, Any]) -> None:
@@ -47,7 +49,7 @@ class Cache:
         self.folder = Path(folder)
         if not (self.folder / MANIFEST).is_file():
             raise UserError(f"{folder} is no cache (it has no {MANIFEST}): make one with get_features.py")
-        self.manifest = read_json(self.folder / MANIFEST)
+        self.manifest = peek(self.folder / MANIFEST)
         if not isinstance(self.manifest, dict) or "record" not in self.manifest:
             raise UserError(f"{folder} is no cache (its {MANIFEST} is another program's): make one with get_features.py")
         made = self.manifest.get("version")
@@ -55,15 +57,33 @@ class Cache:
             raise UserError(f"{folder} was made by cache version {made}, this is {VERSION}: extract anew with --fresh")
         if not self.manifest.get("complete"):
             raise UserError(f"{folder} is not finished: run get_features.py again, it continues where it stopped")
+        try:
+            sealed.read(self.folder / MANIFEST)
+        except sealed.Damaged as error:
+            raise UserError(f"{error}: {MEND}") from None
         self._sound: set[str] = set()
         self.classes = [str(label) for label in self._load("unique_labels")["unique_labels"]]
         self.record: dict = self.manifest["record"]
         self.fingerprint: str = self.manifest["fingerprint"]
         if fingerprint(self.record) != self.fingerprint:
             raise UserError(f"{folder}/{MANIFEST} was changed by hand: extract anew with --fresh")
+        found, wanted = digest_of(self.classes)[:16], self.record.get("labels")
+        if wanted not in (None, found):
+            raise UserError(f"{folder}/unique_labels.pkl has other labels, or another order, than the features were made with (digest "
+                            f"{found} there, {wanted} in {MANIFEST}; {len(self.classes)} labels, first {self.classes[:1]}): "
+                            "extract anew with --fresh")
 
     def _load(self, name: str) -> dict[str, Any]:
+        self.check(f"{name}.pkl")
         return load(self.folder / f"{name}.pkl")
+
+    def check(self, name: str) -> None:
+        """Raise UserError where one of the cache's files is not what was written; each is read once a process."""
+        if name not in self._sound:  # gigabytes need not be read twice
+            path = self.folder / name
+            if not path.is_file() or digest(path) != self.manifest["sha256"].get(name):
+                raise UserError(f"{path} is missing or damaged (its checksum differs): {MEND}")
+            self._sound.add(name)
 
     def has(self, split: str) -> bool:
         """Does the cache hold clips of this split?"""
@@ -91,11 +111,6 @@ class Cache:
         return self._sound_rows("augmented", "copy", "partner", "share")
 
     def _sound_rows(self, name: str, *further: str) -> dict[str, Any]:
-        path = self.folder / f"{name}.pkl"
-        if name not in self._sound:  # gigabytes need not be read twice in one process
-            if not path.is_file() or digest(path) != self.manifest["sha256"][path.name]:
-                raise UserError(f"{path} is missing or damaged (its checksum differs): extract anew with --fresh")
-            self._sound.add(name)
         content = self._load(name)
         found = (content.get("meta") or {}).get("fingerprint")
         if found != self.fingerprint:
@@ -132,17 +147,34 @@ class Cache:
 
 def find(data: Path | str) -> list[Path]:
     """The cache folders below `data`: <data>/<competition>/<cache>/, sorted; not a data set's own manifest.json."""
-    found = []
-    for manifest in sorted(Path(data).glob(f"*/*/{MANIFEST}")):
-        try:
-            ours = "record" in read_json(manifest)
-        except (UserError, TypeError):
-            ours = False
-        if ours:
-            found.append(manifest.parent)
-    return found
+    return [path.parent for path in sorted(Path(data).glob(f"*/*/{MANIFEST}")) if is_cache(path.parent)]
 
 
-def remove_shards(folder: Path) -> None:
-    """Remove the shards of a finished cache."""
+def tidy(folder: Path) -> None:
+    """Remove what a finished cache needs no more: its shards, and files that were set aside."""
     shutil.rmtree(folder / "shards", ignore_errors=True)
+    for path in folder.glob("*.damaged"):
+        path.unlink()
+
+
+def is_cache(folder: Path) -> bool:
+    """Does a folder hold a manifest of ours, of whatever version or state?"""
+    try:
+        return "record" in read_json(folder / MANIFEST)
+    except (UserError, TypeError):
+        return False
+
+
+def ours(name: str) -> bool:
+    """May a file or folder of this name lie in a cache's folder?"""
+    known = (*(f"{split}.pkl" for split in SPLITS), "augmented.pkl", "unique_labels.pkl", MANIFEST, "bad_audio.csv",
+             "sample_submission.csv", "solution.csv", "shards")
+    return name in known or name.startswith(".") or name.endswith((".tmp", ".damaged"))
+
+
+def peek(path: Path) -> Any:
+    """A manifest as it stands, of whatever version and without its checksum; UserError where it is no JSON."""
+    try:
+        return read_json(path)
+    except UserError as error:
+        raise UserError(f"{str(error).partition(': delete it')[0]}: {MEND}") from None

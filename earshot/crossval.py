@@ -39,7 +39,6 @@ def train(run: Run, rows: Rows, numbers: np.ndarray, wanted: list[int], settings
         save_every: minutes between checkpoints inside an epoch.
     """
     every = sorted(int(n) for n in np.unique(numbers) if n >= 0)
-    run.mend()
     todo = [number for number in wanted if not run.fold(number).finished()]
     if len(todo) < len(wanted):
         run.log(f"finished already: fold {', '.join(str(n) for n in wanted if n not in todo)}")
@@ -119,8 +118,8 @@ def _fitting(run: Run, number: int, kind: str, clips: int) -> np.ndarray:
     """A fold's saved predictions; UserError where they are of another number of clips or labels."""
     found = run.fold(number).predictions(kind)
     if found.shape != (clips, len(run.classes)):
-        raise UserError(f"{run.fold(number).folder}/valid_{kind}.npy holds predictions of {' x '.join(map(str, found.shape))}, and the fold "
-                        f"has {clips} clips x {len(run.classes)} labels: it belongs to another run; delete it to have it made again")
+        raise UserError(f"{run.fold(number).folder}/valid_{kind}.npy holds predictions of {' x '.join(map(str, found.shape))}, and the "
+                        f"fold has {clips} clips x {len(run.classes)} labels: it is another run's; delete it to have it made again")
     return found
 
 

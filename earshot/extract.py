@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import sys
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,12 +14,12 @@ from typing import Any, Callable, Iterator
 
 import numpy as np
 
-from earshot import __version__, cache, copies, extractors
+from earshot import __version__, cache, copies, extractors, sealed, space
 from earshot.audio import BadAudio, read
 from earshot.cli import Deadline
 from earshot.device import Device, out_of_memory
 from earshot.errors import UserError
-from earshot.files import digest, empty, write_bytes, write_json
+from earshot.files import clear_temporary, empty, write_bytes
 from earshot.plan import Plan
 
 SHARD = 32  # clips: what a kill can cost, against the number of files
@@ -27,12 +28,20 @@ JOIN_IN_MEMORY = 1 << 30  # bytes of one view above which the joined array is bu
 
 @dataclass
 class Part:
-    """A stretch of one split: the clips [first, last) of that split, or those of the augmented copies."""
+    """A stretch of one split: the clips [first, last) of that split, or those of the augmented copies.
+
+    Its shard is done when the JSON file beside it is there, which holds its checksum.
+    """
 
     split: str
     first: int
     last: int
     path: Path
+
+    @property
+    def seal(self) -> Path:
+        """The file that vouches for the shard."""
+        return self.path.with_suffix(".json")
 
 
 def parts(plan: Plan) -> list[Part]:
@@ -64,7 +73,7 @@ def run(plan: Plan, device: Device, batch_size: int, workers: int, deadline: Dea
     """
     from tqdm import tqdm
 
-    todo = [part for part in parts(plan) if fresh or not part.path.exists()]
+    todo = parts(plan) if fresh else missing_parts(plan)
     everything = sum(part.last - part.first for part in parts(plan))
     missing = sum(part.last - part.first for part in todo)
     if missing < everything:
@@ -72,9 +81,12 @@ def run(plan: Plan, device: Device, batch_size: int, workers: int, deadline: Dea
     # Before anything is written: settings that the extractor refuses must not claim the cache's name.
     extractor = build(plan, device) if todo else None
     if fresh:
-        empty(plan.folder)
-    write_json(plan.folder / cache.MANIFEST, {**_head(plan), "complete": False})
+        empty(plan.folder, first=cache.MANIFEST)  # what a kill leaves then belongs to nobody
+    clear_temporary(plan.folder)
+    sealed.write(plan.folder / cache.MANIFEST, {**_head(plan), "complete": False})
     (plan.folder / "shards").mkdir(exist_ok=True)
+    if todo:
+        print(space.check(plan.folder, *space.of_cache(plan, extractor, everything, missing)), flush=True)
     bar = tqdm(total=everything, initial=everything - missing, unit="clip", desc="features", dynamic_ncols=True,
                mininterval=0.2 if sys.stderr.isatty() else 20)
     pool = ThreadPoolExecutor(workers)
@@ -82,6 +94,7 @@ def run(plan: Plan, device: Device, batch_size: int, workers: int, deadline: Dea
         for part, prepared in _prepared(plan, todo, extractor, pool):
             content, batch_size = _features(plan, part, prepared, extractor, batch_size)
             cache.dump(part.path, content)
+            sealed.write(part.seal, {"fingerprint": plan.fingerprint}, part.path.name)
             bar.update(part.last - part.first)
             if deadline.passed() and part is not todo[-1]:
                 bar.close()
@@ -90,6 +103,31 @@ def run(plan: Plan, device: Device, batch_size: int, workers: int, deadline: Dea
         bar.close()
         pool.shutdown(wait=False, cancel_futures=True)  # who stops does not want to wait for clips decoded ahead
     join(plan)
+
+
+def missing_parts(plan: Plan) -> list[Part]:
+    """The shards that are still to be made; one that is damaged, or of another cache, is named and set aside."""
+    todo = []
+    for part in parts(plan):
+        reason = None
+        if part.seal.exists():
+            try:
+                found = sealed.read(part.seal, part.path.name).get("fingerprint")
+                if found != plan.fingerprint:
+                    reason = f"{part.path} belongs to another cache (fingerprint {found} there, {plan.fingerprint} here)"
+            except sealed.Damaged as error:
+                reason = str(error)
+        elif part.path.exists():
+            part.path.unlink()  # a kill came before its checksum was written
+        if reason:
+            aside = part.path.with_name(part.path.name + ".damaged")
+            if part.path.exists():
+                os.replace(part.path, aside)
+            part.seal.unlink()
+            print(f"{reason}: set aside as {aside.name}, made again", flush=True)
+        if not part.seal.exists():
+            todo.append(part)
+    return todo
 
 
 def _prepared(plan: Plan, todo: list[Part], extractor: Any, pool: ThreadPoolExecutor) -> Iterator[tuple[Part, list]]:
@@ -111,7 +149,7 @@ def _prepared(plan: Plan, todo: list[Part], extractor: Any, pool: ThreadPoolExec
 
 
 def _ahead(todo: list[Part], start: Callable[[Part], list[Future]]) -> Iterator[tuple[Part, list]]:
-    """Each shard with the results of its futures, two shards started before the caller asks for them."""
+    """Each shard with the results of its futures; the next one is being decoded while the caller works on it."""
     ahead: deque[tuple[Part, list[Future]]] = deque()
     waiting = iter(todo)
 
@@ -120,8 +158,7 @@ def _ahead(todo: list[Part], start: Callable[[Part], list[Future]]) -> Iterator[
         if part is not None:
             ahead.append((part, start(part)))
 
-    for _ in range(2):
-        submit()
+    submit()
     while ahead:
         part, futures = ahead.popleft()
         results = [future.result() for future in futures]
@@ -209,14 +246,14 @@ def join(plan: Plan) -> None:
         source = getattr(plan.competition, name)
         if source:  # beside the cache, so that training needs nothing but the cache
             write_bytes(folder / f"{name}.csv", Path(source).read_bytes())
-    names = [f"{name}.pkl" for name in [*splits, *augmented]] + ["unique_labels.pkl"]
-    write_json(folder / cache.MANIFEST, {
+    names = [f"{name}.pkl" for name in [*splits, *augmented]] + ["unique_labels.pkl", "bad_audio.csv"]
+    names += [f"{name}.csv" for name in ("sample_submission", "solution") if getattr(plan.competition, name)]
+    sealed.write(folder / cache.MANIFEST, {
         **_head(plan), "complete": True, "splits": splits, **augmented, "shapes": shapes, "span": span, "bad": len(ledger),
         "columns": [plan.competition.id_column, plan.competition.label_column],
         **({"separator": plan.competition.separator} if plan.competition.multilabel else {}),
-        "bytes": {name: (folder / name).stat().st_size for name in names},
-        "sha256": {name: digest(folder / name) for name in names}})
-    cache.remove_shards(folder)
+        "bytes": {name: (folder / name).stat().st_size for name in names}}, *names)
+    cache.tidy(folder)
 
 
 def _labels(competition: Any, column: Any) -> np.ndarray:
@@ -272,13 +309,14 @@ def _concatenated(arrays: list[np.ndarray], path: Path, scratch: list[Path]) -> 
     rows = sum(len(array) for array in arrays)
     if rows * int(np.prod(arrays[0].shape[1:])) * arrays[0].itemsize < JOIN_IN_MEMORY:
         return np.concatenate(arrays)
-    joined = np.lib.format.open_memmap(path, "w+", arrays[0].dtype, (rows, *arrays[0].shape[1:]))
+    # By writing, not through a memory map: a full disk is an error there, and the end of the process here.
     scratch.append(path)
-    at = 0
-    for array in arrays:
-        joined[at:at + len(array)] = array
-        at += len(array)
-    return np.asarray(joined)
+    with open(path, "wb") as file:
+        shape = (rows, *arrays[0].shape[1:])
+        np.lib.format.write_array_header_1_0(file, {"descr": arrays[0].dtype.str, "fortran_order": False, "shape": shape})
+        for array in arrays:
+            file.write(np.ascontiguousarray(array).data)
+    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
 
 
 def _write_ledger(path: Path, rows: list[list[str]]) -> None:

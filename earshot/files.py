@@ -28,21 +28,66 @@ def _sync_folder(folder: Path) -> None:
 def replacing(path: Path | str) -> Iterator[BinaryIO]:
     """A binary file to write that takes the place of `path` when the block ends, and vanishes if it raises.
 
-    The temporary name is fixed, so that a rerun after a kill overwrites the remains instead of adding to them.
+    The temporary name is fixed, so that a rerun after a kill overwrites the remains instead of adding to them; of two
+    processes that write the same path at once, one waits for the other. An OSError of the block names the path.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + ".tmp")
     try:
-        with open(beside, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
+        with _alone(beside) as file:
+            try:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                os.replace(beside, path)
+            except BaseException:
+                beside.unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        if error.errno and (not error.filename or str(error.filename) == str(beside)):
+            error.filename = str(path)  # a failed write or flush does not know its file
         raise
     _sync_folder(path.parent)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[BinaryIO]:
+    """An empty file for this process alone."""
+    import fcntl
+
+    while True:
+        with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError:
+                pass  # a file system without locks
+            try:
+                same = os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+            except FileNotFoundError:
+                same = False
+            if not same:  # who held it has renamed or removed it while we waited
+                continue
+            file.truncate()
+            yield file
+            return
+
+
+def append_text(path: Path | str, text: str) -> None:
+    """Add text to a file; an OSError names it."""
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+def clear_temporary(folder: Path | str) -> None:
+    """Remove what killed processes left half-written anywhere below a folder that this process holds."""
+    for path in Path(folder).rglob("*.tmp"):
+        if path.is_file():
+            path.unlink()
 
 
 def check_output(path: Path | str) -> None:
@@ -131,23 +176,25 @@ def recover_folder(folder: Path | str) -> bool:
 
 
 @contextmanager
-def locked(folder: Path | str, what: str) -> Iterator[None]:
-    """Hold `folder` for this process alone; a second process gets one line. A kill releases it."""
+def locked(folder: Path | str, what: str, wait: bool = False) -> Iterator[None]:
+    """Hold `folder` for this process alone; a second process gets one line, or waits. A kill releases it."""
     import fcntl
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as handle:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
             raise UserError(f"another process is working on {what} {folder}: wait for it, or stop it first") from None
+        except OSError:
+            pass  # a file system without locks
         yield
 
 
-def empty(folder: Path | str) -> None:
-    """Remove everything in a folder except the lock that this process holds on it."""
-    for path in Path(folder).iterdir():
+def empty(folder: Path | str, first: str = "") -> None:
+    """Remove everything in a folder except the lock that this process holds on it; what is called `first` goes first."""
+    for path in sorted(Path(folder).iterdir(), key=lambda path: path.name != first):
         if path.name != ".lock":
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 

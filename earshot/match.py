@@ -48,15 +48,20 @@ def _same(cached: Any, wanted: Any) -> bool:
     return str(cached) == str(wanted)
 
 
-def pick(data: str, recipe: Recipe | None) -> Path:
+def pick(data: str, recipe: Recipe | None, continue_from: str | None = None) -> Path:
     """The cache to train on: the one that matches the recipe, else the only one there is.
 
     Where several competitions have one, that of the competition which get_features.py worked on last.
 
+    Args:
+        continue_from: where earlier sessions' outputs lie, read where they are if there is none here.
+
     Raises:
         UserError: there is none, or several that the recipe does not tell apart.
     """
-    found = cache.find(data)
+    from earshot import earlier
+
+    found = cache.find(data) or earlier.caches(continue_from)
     if not found:
         raise UserError(f"no cache in {data}/: run get_features.py first, or say where one is with --features FOLDER")
     if recipe is not None and recipe.features:

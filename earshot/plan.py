@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from earshot import cache, copies, extractors
+from earshot import cache, copies, extractors, sealed
 from earshot.config import AugmentFlags
 from earshot.errors import UserError
-from earshot.files import digest_of, read_json
+from earshot.files import digest, digest_of
 from earshot.fingerprint import differences, fingerprint
 from earshot.sources import Sources
 
@@ -36,6 +38,7 @@ class Plan:
     record: dict[str, Any]
     notes: list[str]
     augment: AugmentFlags = AugmentFlags()
+    windows: float = 1.0  # of a clip, on average
 
     @property
     def fingerprint(self) -> str:
@@ -50,6 +53,9 @@ def make(competition: Competition, out: Path, extractor: str, settings: Any, aud
     Raises:
         UserError: weights that cannot be had, a window that the network cannot take, copies that cannot be made.
     """
+    import numpy as np
+
+    from earshot.audio import cut
     from earshot.extractors.base import Window
 
     module = extractors.module(extractor)
@@ -82,6 +88,8 @@ def make(competition: Competition, out: Path, extractor: str, settings: Any, aud
         rate = Counter(h[1] for h in headers).most_common(1)[0][0]
         notes.append(f"rate: {rate} Hz, the training clips' commonest")
     filled = Window(float(seconds), window.hop, window.pad or module.PAD, window.max_windows, int(rate))
+    # Copies that play slower are a little longer; an estimate of what the disk must hold can do without.
+    windows = float(np.mean([len(cut(h[0], filled.seconds, filled.hop, filled.max_windows)) for h in headers]))
 
     weights = weights or getattr(module, "DEFAULT_WEIGHTS", None)
     files = module.weights_files(settings, weights)
@@ -104,7 +112,7 @@ def make(competition: Competition, out: Path, extractor: str, settings: Any, aud
     }
     sources.save()
     return Plan(competition, out / competition.name / (name or extractor), extractor, settings, audio, filled, weights,
-                recipe, record, notes, augment)
+                recipe, record, notes, augment, windows)
 
 
 def _sample(competition: Competition, sources: Sources, workers: int) -> str | None:
@@ -123,15 +131,26 @@ def _clips(competition: Competition, part: Any, sources: Sources, workers: int) 
 
 
 def state(plan: Plan) -> str:
-    """How far the cache is: "new", "started" or "complete".
+    """How far the cache is: "new", "started", "complete", or "damaged" once what is damaged has been named and set aside.
 
     Raises:
-        UserError: the folder holds a cache of something else; the differences are named.
+        UserError: the folder holds a cache of something else, and the differences are named; or files that are no cache's.
     """
     path = plan.folder / cache.MANIFEST
     if not path.exists():
+        strange = sorted(p.name for p in plan.folder.iterdir() if not cache.ours(p.name)) if plan.folder.is_dir() else []
+        if strange:
+            raise UserError(f"{plan.folder} holds other files ({', '.join(strange[:3])}), which a cache would be in the way of: "
+                            "give the cache another name with --cache NAME")
         return "new"
-    manifest = read_json(path)
+    try:
+        manifest = cache.peek(path)
+        if isinstance(manifest, dict) and manifest.get("version") == cache.VERSION:
+            manifest = sealed.read(path)
+    except UserError as error:
+        return _set_aside(path, str(error).partition(f": {cache.MEND}")[0])
+    if not isinstance(manifest, dict) or "record" not in manifest:
+        raise UserError(f"{path} is another program's: give the cache another name with --cache NAME")
     if manifest.get("version") != cache.VERSION:
         raise UserError(f"{plan.folder} was made by cache version {manifest.get('version')}, this is {cache.VERSION}: "
                         "start over with --fresh, or choose another --cache NAME")
@@ -142,8 +161,17 @@ def state(plan: Plan) -> str:
                         "give the new cache a name with --cache NAME, or start over with --fresh")
     if not manifest.get("complete"):
         return "started"
-    sizes = manifest["bytes"]
-    broken = [name for name in sizes if not (plan.folder / name).is_file() or (plan.folder / name).stat().st_size != sizes[name]]
-    if broken:
-        raise UserError(f"{plan.folder / broken[0]} is missing or cut off: start over with --fresh")
-    return "complete"
+    names = list(manifest["sha256"])
+    with ThreadPoolExecutor() as pool:
+        digests = list(pool.map(lambda name: digest(plan.folder / name) if (plan.folder / name).is_file() else None, names))
+    broken = [name for name, now in zip(names, digests) if now != manifest["sha256"][name]]
+    for name in broken:
+        _set_aside(plan.folder / name, f"{plan.folder / name} is {'damaged' if (plan.folder / name).exists() else 'missing'}")
+    return "damaged" if broken else "complete"
+
+
+def _set_aside(path: Path, reason: str) -> str:
+    if path.exists():
+        os.replace(path, path.with_name(path.name + ".damaged"))
+    print(f"{reason}: set aside, the cache is made anew", flush=True)
+    return "damaged"

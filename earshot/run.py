@@ -14,7 +14,7 @@ import numpy as np
 
 from earshot import sealed
 from earshot.errors import UserError
-from earshot.files import recover_folder, replacing_folder, standing, write_bytes, write_json, write_text
+from earshot.files import append_text, clear_temporary, recover_folder, replacing_folder, standing, write_bytes, write_json, write_text
 from earshot.fingerprint import differences, fingerprint, plain
 
 if TYPE_CHECKING:
@@ -200,12 +200,19 @@ class Run:
                 more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
                 raise UserError(f"{folder} was trained with other settings: {'; '.join(found[:3])}{more}: "
                                 "give the new run another --name, or start over with --fresh")
+            run.mend()
+            if about.get("features_folder") != run.config.get("features_folder"):  # an earlier session had it elsewhere
+                run.config["features_folder"] = about["features_folder"]
+                run._write()
             return run
         run.config = {"fingerprint": fingerprint(record), "record": record, **plain(about)}
+        run._write()
+        return run
+
+    def _write(self) -> None:
         import yaml
 
-        write_text(folder / CONFIG, yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True))
-        return run
+        write_text(self.folder / CONFIG, yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
 
     @classmethod
     def open(cls, folder: Path) -> Run:
@@ -256,12 +263,10 @@ class Run:
 
     def mend(self) -> None:
         """Set damaged checkpoints of any fold aside, and clear away what a kill left half-written."""
-        for path in self.folder.rglob("*.tmp"):
-            path.unlink()
+        clear_temporary(self.folder)
         log = self.folder / "training_log.txt"
         if log.exists() and not log.read_bytes().endswith(b"\n"):  # a kill can leave half a line
-            with open(log, "a", encoding="utf-8") as file:
-                file.write("\n")
+            append_text(log, "\n")
         for folder in sorted(self.folder.glob("fold_*")):
             said = FoldFolder(folder).mend()
             if said:
@@ -272,8 +277,7 @@ class Run:
         from tqdm import tqdm
 
         tqdm.write(text)
-        with open(self.folder / "training_log.txt", "a", encoding="utf-8") as file:
-            file.write(text + "\n")
+        append_text(self.folder / "training_log.txt", text + "\n")
 
     def write_metrics(self, numbers: list[int]) -> None:
         """metrics.csv: a row per fold and epoch, of all folds that have begun."""

@@ -42,10 +42,10 @@ def test_killed_while_extracting(tmp_path: Path) -> None:
     script("get_features.py", *args, "--out", "calm", cwd=tmp_path)
 
     shards = tmp_path / "data" / "tones" / "logmel" / "shards"
-    kill_when("get_features.py", *args, cwd=tmp_path, ready=lambda: len(list(shards.glob("*.pkl"))) >= 3)
-    kept = {p: p.stat().st_mtime_ns for p in shards.glob("*.pkl")}
+    kill_when("get_features.py", *args, cwd=tmp_path, ready=lambda: len(list(shards.glob("*.json"))) >= 3)
+    kept = {p: p.stat().st_mtime_ns for p in shards.glob("*.json")}
     assert 3 <= len(kept) < 10
-    kill_when("get_features.py", *args, cwd=tmp_path, ready=lambda: len(list(shards.glob("*.pkl"))) >= len(kept) + 2)
+    kill_when("get_features.py", *args, cwd=tmp_path, ready=lambda: len(list(shards.glob("*.json"))) >= len(kept) + 2)
     assert all(path.stat().st_mtime_ns == when for path, when in kept.items())  # no finished shard is made twice
     said = script("get_features.py", *args, cwd=tmp_path).stdout
     assert "continuing: " in said

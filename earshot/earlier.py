@@ -1,0 +1,148 @@
+"""Outputs of earlier sessions, attached read-only: found, checked, and copied to where this session goes on with them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Iterator
+
+from earshot import cache, extract, sealed, space
+from earshot.errors import UserError
+from earshot.files import digest, replacing
+from earshot.fingerprint import differences, plain
+from earshot.run import CONFIG, Run
+
+if TYPE_CHECKING:
+    from earshot.plan import Plan
+
+ATTACHED = "/kaggle/input"
+DEPTH = 8  # /kaggle/input/notebooks/<owner>/<notebook>/data/<competition>/<cache>, and one more
+NOT_COPIED = (".tmp", ".new", ".old", ".damaged", ".lock")
+
+
+def roots(given: str | None) -> list[Path]:
+    """Where to look: the folder that the user names, else what Kaggle has attached (EARSHOT_ATTACHED names another place).
+
+    Raises:
+        UserError: the named folder does not exist.
+    """
+    if given is not None:
+        if not Path(given).is_dir():
+            raise UserError(f"--continue-from {given}: no such folder: name one that holds earlier outputs, such as data/ and runs/")
+        return [Path(given)]
+    attached = Path(os.environ.get("EARSHOT_ATTACHED", ATTACHED))
+    return [attached] if attached.is_dir() else []
+
+
+def folders(given: str | None, name: str) -> Iterator[Path]:
+    """The folders below the earlier outputs that hold a file of this name; links are not followed."""
+    for root in roots(given):
+        for folder, below, names in os.walk(root):
+            below[:] = sorted(below) if len(Path(folder).relative_to(root).parts) < DEPTH else []
+            if name in names and not os.path.islink(os.path.join(folder, name)):
+                yield Path(folder)
+
+
+def caches(given: str | None) -> list[Path]:
+    """The finished caches among the earlier outputs, to be read where they lie."""
+    found = [folder for folder in folders(given, cache.MANIFEST) if cache.is_cache(folder)]
+    return [folder for folder in found if cache.peek(folder / cache.MANIFEST).get("complete")]
+
+
+def adopt_cache(plan: Plan, given: str | None) -> list[str]:
+    """Copy what an earlier session made of the same cache: all of it, or the shards that are missing here.
+
+    Every file is compared with its checksum as it is copied; one that is damaged is left where it is.
+
+    Returns:
+        lines to say, none where nothing was taken.
+    """
+    fitting = []
+    for folder in folders(given, cache.MANIFEST):
+        found = cache.peek(folder / cache.MANIFEST) if cache.is_cache(folder) else {}
+        mine = plan.folder.exists() and folder.samefile(plan.folder)
+        if not mine and found.get("fingerprint") == plan.fingerprint and found.get("version") == cache.VERSION:
+            fitting.append((folder, bool(found.get("complete"))))
+    notes: list[str] = []
+    for folder, complete in sorted(fitting, key=lambda pair: not pair[1]):
+        notes += _whole(plan, folder) if complete else _shards(plan, folder)
+        if (plan.folder / cache.MANIFEST).exists() and cache.peek(plan.folder / cache.MANIFEST).get("complete"):
+            break
+    return notes or ([f"nothing in {given} goes with this cache"] if given and not fitting else [])
+
+
+def _whole(plan: Plan, folder: Path) -> list[str]:
+    try:
+        manifest = sealed.read(folder / cache.MANIFEST)
+        sums = manifest["sha256"]
+        total = sum((folder / name).stat().st_size for name in sums if (folder / name).is_file())
+        space.check(plan.folder, total, total)
+        for name, wanted in sums.items():
+            _copy(folder / name, plan.folder / name, wanted)
+        _copy(folder / cache.MANIFEST, plan.folder / cache.MANIFEST)  # last: it makes the rest a cache
+    except sealed.Damaged as error:
+        return [f"{error}: the earlier cache is not taken"]
+    return [f"taken from an earlier session: the finished cache {folder}"]
+
+
+def _shards(plan: Plan, folder: Path) -> list[str]:
+    taken, notes = 0, []
+    for part in extract.parts(plan):
+        source = folder / "shards" / part.seal.name
+        if part.seal.exists() or not source.is_file():
+            continue
+        try:
+            found = sealed.read(source)
+            if found.get("fingerprint") != plan.fingerprint:
+                continue
+            _copy(folder / "shards" / part.path.name, part.path, found["sha256"][part.path.name])
+            _copy(source, part.seal)
+            taken += part.last - part.first
+        except sealed.Damaged as error:
+            notes.append(f"{error}: not taken")
+    return [*notes, f"taken from an earlier session: {taken} clips of {folder}"] if taken else notes
+
+
+def adopt_run(folder: Path, record: dict[str, Any], given: str | None, named: bool) -> list[str]:
+    """Copy an earlier session's run of the same name and settings to `folder`, which has none; lines to say.
+
+    Args:
+        record: what the run here is made from.
+        named: did the user name the run? Then an earlier one of that name in the folder that the user names has to go with it.
+    Raises:
+        UserError: it does not; the differences are named.
+    """
+    if (folder / CONFIG).exists():
+        return []
+    for source in folders(given, CONFIG):
+        if source.name != folder.name or folder.exists() and source.samefile(folder):
+            continue
+        found = differences(Run.open(source).config["record"], plain(record))
+        if found and named and given:
+            raise UserError(f"{source} was trained with other settings: {'; '.join(found[:3])}: give the new run another --name")
+        if found:
+            continue
+        files = [path for path in sorted(source.rglob("*")) if path.is_file() and not path.is_symlink() and path.name != CONFIG
+                 and not any(part.endswith(NOT_COPIED) for part in path.relative_to(source).parts)]
+        total = sum(path.stat().st_size for path in files)
+        space.check(folder, total, total)
+        for path in [*files, source / CONFIG]:  # the settings last: they make the rest a run
+            _copy(path, folder / path.relative_to(source))
+        return [f"taken from an earlier session: the run {source}"]
+    return []
+
+
+def _copy(source: Path, target: Path, wanted: str | None = None) -> None:
+    """Copy a file whole; sealed.Damaged where it is a link, or not what the checksum says."""
+    if source.is_symlink() or not source.is_file():
+        raise sealed.Damaged(f"{source} is {'a link' if source.is_symlink() else 'missing'}")
+    if wanted and target.is_file() and digest(target) == wanted:
+        return
+    with open(source, "rb") as old, replacing(target) as new:
+        found = hashlib.sha256()
+        while data := old.read(1 << 20):
+            found.update(data)
+            new.write(data)
+        if wanted and found.hexdigest() != wanted:
+            raise sealed.Damaged(f"{source} is damaged (its checksum differs)")
