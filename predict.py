@@ -36,8 +36,9 @@ def predict_cached(runs: list, features: str | None, out: Path, device) -> None:
     from earshot import blend, stage
 
     classes, total, ids = blend.same_classes(runs), 0, None
-    for run in runs:
-        cache = blend.cache_of(run, features)
+    caches = [blend.cache_of(run, features) for run in runs]
+    blend.same_clips(runs, caches)
+    for run, cache in zip(runs, caches):
         if not cache.has("subm"):
             print(f"nothing to submit: {cache.folder} has no clips without labels")
             return
@@ -45,8 +46,6 @@ def predict_cached(runs: list, features: str | None, out: Path, device) -> None:
         if ids is None:
             ids = rows.ids
         place = {str(id): index for index, id in enumerate(rows.ids)}
-        if set(place) != set(map(str, ids)):
-            raise UserError(f"{run.folder} and {runs[0].folder} predict different clips: extract both from the same data")
         found = blend.predict_run(run, rows, models.rebuild, stage.decided(run, device))
         total = total + found[[place[str(id)] for id in ids]]
         print(f"{run.folder}: {len(run.finished_folds())} folds, {len(ids)} clips")

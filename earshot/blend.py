@@ -26,10 +26,18 @@ def training_rows(cache: Cache, view: str, also: tuple[str, ...], settings: Trai
     """The training split with its augmented copies and the further views that a head learns from.
 
     Raises:
-        UserError: a further view is missing, or the settings would move the features away from it.
+        UserError: a further view is missing, or the settings would move the features away from it; labels that are not the cache's.
     """
     check_further(also, cache.shapes, settings)
-    return Rows(cache.split("train"), view, cache.classes, cache.manifest["span"], device.name, also, cache.augmented())
+    split = cache.split("train")
+    wide = split["labels"].shape[1] if split["labels"].ndim == 2 else len(cache.classes)
+    odd = np.setdiff1d(split["labels"], cache.classes) if split["labels"].ndim == 1 else []
+    if wide != len(cache.classes) or len(odd):
+        here = f"the label {odd[0]}" if len(odd) else f"{wide} labels"
+        raise UserError(f"{cache.folder}/train.pkl has {here}, and unique_labels.pkl has "
+                        f"{', '.join(cache.classes[:5])}{' ...' if len(cache.classes) > 5 else ''} ({len(cache.classes)}): extract anew "
+                        "with --fresh")
+    return Rows(split, view, cache.classes, cache.manifest["span"], device.name, also, cache.augmented())
 
 
 def predict_run(run: Run, rows: Rows, rebuild: Callable[[dict], Any], device: Device, batch_size: int = 64) -> np.ndarray:
@@ -50,10 +58,19 @@ def predict_run(run: Run, rows: Rows, rebuild: Callable[[dict], Any], device: De
     found = []
     for number in folds:
         head = run.fold(number).load_head("best", rebuild, device.name)
+        check_head(run, number, head)
         found.append(predict(head, rows, everything, batch_size, autocast(device), run.shifts))
     if not len(rows):
         return np.full((len(rows.ids), len(run.classes)), np.nan, dtype=np.float32)
     return np.mean(found, 0)
+
+
+def check_head(run: Run, number: int, head: Any) -> None:
+    """UserError where a fold's head answers another number of labels than its run has."""
+    answers = head.config["num_classes"] if hasattr(head, "config") else len(run.classes)
+    if answers != len(run.classes):
+        raise UserError(f"{run.fold(number).folder} holds a head of {answers} labels, and {run.folder} has {len(run.classes)}: it "
+                        "belongs to another run; delete the fold to train it again")
 
 
 def fill(probabilities: np.ndarray, prior: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -73,8 +90,8 @@ def cache_of(run: Run, features: str | None) -> Cache:
         raise UserError(f"{run.folder} was trained on {folder}, which is not there: say where it is with --features FOLDER")
     cache = Cache(folder)
     if cache.classes != run.classes:
-        raise UserError(f"{folder} has other labels ({', '.join(cache.classes[:3])} ...) than {run.folder} was trained on "
-                        f"({', '.join(run.classes[:3])} ...): say where its own cache is with --features FOLDER")
+        raise UserError(f"{folder} has other labels than {run.folder} was trained on ({_labels(run.classes, cache.classes)}): say "
+                        "where its own cache is with --features FOLDER")
     if cache.multilabel != run.multilabel:
         raise UserError(f"{folder} is {_task(cache)}, {run.folder} was trained {_task(run)}: say where its own cache is with "
                         "--features FOLDER")
@@ -92,9 +109,22 @@ def same_classes(runs: list[Run]) -> list[str]:
         if run.multilabel != runs[0].multilabel:
             raise UserError(f"{runs[0].folder} is {_task(runs[0])}, {run.folder} {_task(run)}: they cannot be blended")
         if run.classes != runs[0].classes:
-            odd = sorted(set(run.classes) ^ set(runs[0].classes)) or ["their order"]
-            raise UserError(f"{runs[0].folder} and {run.folder} have different labels ({odd[0]}): they cannot be blended")
+            raise UserError(f"{runs[0].folder} there and {run.folder} here have different labels, or another order of them "
+                            f"({_labels(runs[0].classes, run.classes)}): they cannot be blended")
     return runs[0].classes
+
+
+def same_clips(runs: list[Run], caches: list[Cache]) -> None:
+    """UserError if two caches hold other clips to submit: other ids, or other files under the same ids."""
+    for run, cache in zip(runs, caches):
+        two = [c.record["clips"].get("subm", "no clips") for c in (caches[0], cache)]
+        if two[0] != two[1]:
+            raise UserError(f"{runs[0].folder} and {run.folder} predict different clips ({two[0]} in {caches[0].folder}, {two[1]} in "
+                            f"{cache.folder}): extract both from the same data")
+
+
+def _labels(there: list[str], here: list[str]) -> str:
+    return f"{differences({'label': there}, {'label': here})[0]}; {len(there)} there, {len(here)} here"
 
 
 def _task(of: Cache | Run) -> str:

@@ -12,6 +12,7 @@ import pandas as pd
 from earshot import archive, layouts, sample
 from earshot.labels import each
 from earshot.errors import UserError
+from earshot.tables import shown, some
 
 AUDIO_SUFFIXES = archive.AUDIO_SUFFIXES
 
@@ -83,7 +84,14 @@ def load(path, *, train_csv=None, id_column=None, label_column=None, task="auto"
     if shared and holdout is not None:
         raise UserError(f"--holdout {holdout} would part {len(shared)} groups (first: {shared[0]}), so that clips of one source "
                         "were trained on and scored: give a fraction, which keeps groups whole")
-    classes = sort_classes(several and found.written.classes or classes_of(clips["label"]))
+    known = set(several and found.written.classes or classes_of(clips["label"]))
+    asked = [c for c in found.asked if c not in known]
+    # A probability column per class, most of them known: a class without a clip is answered as well, never learnt.
+    known |= set(asked) if 2 * len(asked) < len(found.asked) else set()
+    classes = sort_classes(known)
+    heard = classes_of(clips["label"][clips["split"] == "train"])
+    if len(heard) < 2 and not several:
+        classes = sorted(heard)
     if len(classes) < 2:
         raise UserError(f"all training clips of {root} have the label {classes[0]}: nothing to tell apart")
 
@@ -92,6 +100,13 @@ def load(path, *, train_csv=None, id_column=None, label_column=None, task="auto"
     notes = [f"layout: {layout}", *found.notes, *(["task: multi-label"] if several else []), *counts(clips, found.missing)]
     if (clips["split"] == "subm").sum() == 0:
         notes.append("nothing to submit: no sample submission, test csv or test folder")
+    unheard = [c for c in classes if c not in heard]
+    if unheard:
+        notes.append(f"beware: no training clip has the label {some(unheard, 5)}: it is never learnt")
+    unasked = [c for c in classes if c not in found.asked]
+    if found.asked and unasked and len(unasked) < len(classes):
+        notes.append(f"beware: the sample submission has no column for the label {some(unasked, 5)}: it is learnt, and not submitted")
+    notes += odd_labels(classes)
     if shared:
         notes.append(f"beware: {len(shared)} groups (first: {shared[0]}) have clips in train and in test: test will flatter")
     if found.sample_submission:
@@ -99,6 +114,17 @@ def load(path, *, train_csv=None, id_column=None, label_column=None, task="auto"
     return Competition(name, root, layout, clips, classes, found.sample_submission, found.id_column,
                        found.label_column, found.missing, notes, root / "solution.csv" if is_sample else None,
                        several, found.written.separator if several else None)
+
+
+def odd_labels(classes: list[str]) -> list[str]:
+    """Lines on labels that may not be meant so: the words for "missing" of other programs, and two spellings of one label."""
+    lines = [f"beware: {name} is read as a label of its own: leave the cell empty if it means none"
+             for name in classes if name.lower() in ("nan", "na", "n/a", "<na>", "null", "none", "#n/a")]
+    spellings: dict[str, list[str]] = {}
+    for name in classes:
+        spellings.setdefault(" ".join(archive.key(name).split()), []).append(name)
+    return lines + [f"beware: {some(map(repr, names), 3)} are different labels to the letter: if they mean one, mend the csv"
+                    for names in spellings.values() if len(names) > 1]
 
 
 def find(out="data") -> list[Path]:
@@ -145,7 +171,7 @@ def counts(clips: pd.DataFrame, missing: list[tuple[str, str, str]]) -> list[str
             lines.append(f"{split}: {', '.join(facts)}")
     for (split, reason), n in Counter((split, reason) for split, _, reason in missing).items():
         first = next(i for s, i, r in missing if (s, r) == (split, reason))
-        lines.append(f"{split}: {n} without audio or label ({reason}), first {first or '(empty)'}")
+        lines.append(f"{split}: {n} without audio or label ({reason}), first {shown(first) or '(empty)'}")
     return lines
 
 

@@ -25,11 +25,20 @@ def flatten(record: dict, prefix: str = "") -> dict[str, Any]:
 
 
 def differences(before: dict, now: dict) -> list[str]:
-    """Lines such as `seconds: 5.0 there, 4.0 here`, one per differing entry; empty when the records are equal."""
+    """Lines such as `seconds: 5.0 there, 4.0 here`, one per differing entry; empty when the records are equal.
+
+    Of two lists the first entry that differs is said, such as `classes[2]: owl there, jay here`.
+    """
     old, new = flatten(plain(before)), flatten(plain(now))
-    missing = "nothing"
-    return [f"{key}: {old.get(key, missing)} there, {new.get(key, missing)} here"
-            for key in sorted(old.keys() | new.keys()) if old.get(key, missing) != new.get(key, missing)]
+    missing, found = "nothing", []
+    for key in sorted(old.keys() | new.keys()):
+        there, here = old.get(key, missing), new.get(key, missing)
+        if isinstance(there, list) and isinstance(here, list) and there != here:
+            at = next((i for i, pair in enumerate(zip(there, here)) if pair[0] != pair[1]), min(len(there), len(here)))
+            key, there, here = f"{key}[{at}]", *(one[at] if at < len(one) else missing for one in (there, here))
+        if there != here:
+            found.append(f"{key}: {there} there, {here} here")
+    return found
 
 
 def fingerprint(record: dict) -> str:

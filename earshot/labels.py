@@ -73,7 +73,7 @@ class Labels:
                         for row in frame[list(self.columns)].values]
             odd = next((index for index, row in enumerate(set_here) if len(row) != 1), None)
             if not self.multilabel and odd is not None:
-                raise UserError(f"{csv}, row {odd + 1}: {len(set_here[odd])} of the label columns are 1: "
+                raise UserError(f"{csv}, line {frame.index[odd]}: {len(set_here[odd])} of the label columns are 1: "
                                 "--task multilabel reads them")
             found = [tuple(sorted(row)) if self.multilabel else row[0] for row in set_here]
         return pd.Series(found, index=frame.index, dtype=object)
@@ -100,7 +100,7 @@ def find(frame: pd.DataFrame, csv: Path, id_column: str, sample_columns: list[st
     if not named and not asked and len(answers) > 1 and set(answers) <= set(left):
         odd = next(c for c in answers if c not in binary)
         cell = next(cell for cell in frame[odd] if not zero_or_one(pd.Series([cell])))
-        raise UserError(f"{csv}: column {odd}, which the sample submission has too, holds {cell!r}, and not 0 and 1 alone: "
+        raise UserError(f"{csv}: column {odd}, which the sample submission has too, holds {cell[:60]!r}, and not 0 and 1 alone: "
                         "mend that, or name the column of labels with --label-column")
     # Flags such as "verified" are 0 and 1, too: unless told, they are labels only where little else is there.
     mostly = column is None and (task == "multilabel" or 2 * len(binary) > len(left) and

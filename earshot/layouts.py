@@ -1,5 +1,6 @@
 """How a competition lays out its files: recognises a Kaggle csv, ESC, or a folder per class, without being told."""
 
+import os
 import re
 from collections import Counter
 from dataclasses import dataclass, field
@@ -7,9 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from earshot import labels
+from earshot import labels, tables
 from earshot.archive import Files, is_audio, side, strip_suffix, words
 from earshot.errors import UserError
+from earshot.tables import shown, some
 
 ESC_COLUMNS = {"filename", "fold", "target", "category"}
 NOT_TRAIN_CSVS = ("solution.csv", "bad_audio.csv")
@@ -32,18 +34,7 @@ class Layout:
     written: labels.Labels | None = None  # None: by folders
     missing: list[tuple[str, str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-
-
-def read_csv(path: Path) -> pd.DataFrame:
-    """A csv as text exactly as written, so that an id such as 0012 survives; headers without outer blanks."""
-    try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8 text: save it as UTF-8") from None
-    except (ValueError, OSError) as error:  # pandas' parser errors are ValueErrors
-        raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}") from None
-    frame.columns = [str(c).strip() for c in frame.columns]
-    return frame.fillna("")  # a row with too few fields
+    asked: list[str] = field(default_factory=list)  # the sample submission's columns of numbers, where it has several: the classes
 
 
 def table(ids, paths, split, labels=None, folds=None, groups=None) -> pd.DataFrame:
@@ -82,7 +73,13 @@ def recognise(root: Path, train_csv=None, id_column=None, label_column=None, tas
         chosen = pick(files, named, ("train.csv",), "train csv", "name one with --train-csv")
         return from_csv(files, files.root / chosen, sample, tests, id_column, label_column, task)
 
-    frames = {c: read_csv(files.root / c) for c in others}
+    frames, broken = {}, None
+    for c in others:
+        try:
+            frames[c] = tables.read(files.root / c)
+        except UserError as error:  # of a csv that may have nothing to do with the clips
+            broken = broken or error
+    others = list(frames)
     esc = [c for c in others if ESC_COLUMNS <= set(frames[c].columns)]
     by_folder = folder_per_class(files)
     if len(esc) == 1:
@@ -101,6 +98,8 @@ def recognise(root: Path, train_csv=None, id_column=None, label_column=None, tas
     if len(others) > 1 and files.audio:
         raise UserError(f"several csv files in {root} and none is called train: {', '.join(others)}; "
                         "name one with --train-csv")
+    if broken:
+        raise broken
     raise UserError(f"nothing that Earshot knows in {root}: looked for a train csv beside audio files, ESC's "
                     f"meta/*.csv beside audio/, two or more class folders of audio; found {files.summary()}")
 
@@ -124,29 +123,35 @@ def find_id_column(frame: pd.DataFrame, files: Files, prefer: str | None = None)
 def need_column(frame: pd.DataFrame, csv: Path, column: str, flag: str) -> None:
     """A UserError if the csv lacks a column that an option names."""
     if column not in frame.columns:
-        raise UserError(f"{csv} has no column {column}; it has {', '.join(frame.columns)}: give one of them to {flag}")
+        raise UserError(f"{csv} has no column {column}; it has {some(frame.columns)}: give one of them to {flag}")
 
 
 def from_csv(files: Files, csv: Path, sample: str | None, tests: list[str], id_column, label_column, task) -> Layout:
     """A train csv beside audio, with or without a sample submission or a test csv."""
-    frame = read_csv(csv)
-    sample_frame = read_csv(files.root / sample) if sample else None
+    frame = need_rows(tables.read(csv), csv)
+    frame = frame.drop(columns=tables.nameless(frame))
+    sample_frame = need_rows(tables.read(files.root / sample), files.root / sample) if sample else None
+    if sample and tables.nameless(sample_frame):
+        raise UserError(f"{files.root / sample} has a column without a name: if it only counts the rows, take it out")
     sample_columns = list(sample_frame.columns) if sample else []
     if id_column is not None:
         need_column(frame, csv, id_column, "--id-column")
     train_id = id_column or find_id_column(frame, files, prefer=sample_columns[0] if sample else None)
     if train_id is None:
-        raise UserError(f"no column of {csv} names audio files: its columns are {', '.join(frame.columns)}; "
+        raise UserError(f"no column of {csv} names audio files: its columns are {some(frame.columns)}; "
                         f"audio folders found in {files.root}: {files.audio_folders()}; "
                         "pass --id-column, or put the audio there")
+    need_header(files, csv, train_id)
     if label_column is not None:
         need_column(frame, csv, label_column, "--label-column")
     sample_id = None if not sample else id_column if id_column in sample_columns else (
         find_id_column(sample_frame, files) or sample_columns[0])
+    if sample:
+        need_header(files, files.root / sample, sample_id)
     answers = [c for c in sample_columns if c != sample_id]
     how, said = labels.find(frame, csv, train_id, sample_columns, answers, task, label_column)
     if how is None:
-        raise UserError(f"which column of {csv} is the label is not clear: it has {', '.join(frame.columns)}; "
+        raise UserError(f"which column of {csv} is the label is not clear: it has {some(frame.columns)}; "
                         "pass --label-column, or --task multilabel for columns of 0 and 1")
 
     esc = ESC_COLUMNS <= set(frame.columns) and not sample
@@ -156,20 +161,24 @@ def from_csv(files: Files, csv: Path, sample: str | None, tests: list[str], id_c
     clips = labelled_rows(files, frame, csv, "train", train_id, "src_file" if esc else "group", found)
     if clips.empty:
         raise UserError(f"no row of {csv} has both a label and an audio file: column {train_id} begins with "
-                        f"{', '.join(frame[train_id][:3])}; audio folders found: {files.audio_folders()}")
+                        f"{some(frame[train_id][:3])}; audio folders found: {files.audio_folders()}")
     parts = [clips]
     tests = [t for t in tests if Path(t).name.lower() == "test.csv"][:1] or tests
     if len(tests) > 1 and not sample:
         found.notes.append(f"not used, as several csv files may be the test csv: {', '.join(tests)}")
     if sample:
         found.id_column = sample_id
+        if len(answers) > 1 and all(pd.to_numeric(sample_frame[c], errors="coerce").notna().all() for c in answers):
+            found.asked = answers
         found.label_column = answers[0] if len(answers) == 1 else how.name
         parts.append(unlabelled_rows(files, sample_frame, files.root / sample, found))
     elif len(tests) == 1:
         test = tests[0]
-        test_frame = read_csv(files.root / test)
+        test_frame = need_rows(tables.read(files.root / test), files.root / test)
+        test_frame = test_frame.drop(columns=tables.nameless(test_frame))
         test_id = train_id if train_id in test_frame.columns else (
             find_id_column(test_frame, files) or test_frame.columns[0])
+        need_header(files, files.root / test, test_id)
         if how.known_in(test_frame):
             parts.append(labelled_rows(files, test_frame, files.root / test, "test", test_id, "group", found))
         else:
@@ -180,8 +189,38 @@ def from_csv(files: Files, csv: Path, sample: str | None, tests: list[str], id_c
         loose = [p for p in files.audio
                  if side(p.rpartition("/")[0]) == "subm" and str(files.root / p) not in used]
         parts.append(table(ids_like(list(clips["id"]), loose), [str(files.root / p) for p in loose], "subm"))
-    found.clips = pd.concat(parts, ignore_index=True)
+    found.clips = together(files, pd.concat(parts, ignore_index=True), found)
+    unnamed = set(files.audio) - {os.path.relpath(path, files.root).replace(os.sep, "/") for path in found.clips["path"] if path}
+    if unnamed:
+        found.notes.append(f"{len(unnamed)} audio files are named by no csv and left out, first {shown(min(unnamed))}")
     return found
+
+
+def together(files: Files, clips: pd.DataFrame, found: Layout) -> pd.DataFrame:
+    """Training clips that are one audio file under several ids get a group in common: no fold may tell the other's answer."""
+    paths = clips["path"].where(clips["split"].eq("train") & clips["path"].ne(""))
+    several = paths.notna() & paths.duplicated(keep=False)
+    if several.any():
+        ids = clips["id"][paths == paths[several].iloc[0]]
+        found.notes.append(f"beware: {paths[several].nunique()} audio files have several training ids (first: {some(ids, 3)}): all are "
+                           "kept, on one side of a fold")
+        alone = several & clips["group"].eq("")
+        clips.loc[alone, "group"] = [os.path.relpath(path, files.root) for path in paths[alone]]
+    return clips
+
+
+def need_rows(frame: pd.DataFrame, csv: Path) -> pd.DataFrame:
+    """The frame; a UserError where it has nothing but a header."""
+    if frame.empty:
+        raise UserError(f"{csv} has a header and no row: download it again, or delete it")
+    return frame
+
+
+def need_header(files: Files, csv: Path, id_column: str) -> None:
+    """A UserError where the first row is a clip's, which would be lost as a header."""
+    if is_audio(id_column) or files.candidates(id_column):
+        raise UserError(f"{csv}, line 1: no header, but a row that names the audio file {shown(id_column)}: add one, such as id,label "
+                        "(or rename that column)")
 
 
 def ids_like(train_ids: list[str], paths: list[str]) -> list[str]:
@@ -199,11 +238,17 @@ def labelled_rows(files, frame, csv, split, id_column, group_column, found: Layo
     Those of the hold-out without a file stay all the same: they are answered, and so scored, by the class prior.
     """
     values = found.written.read(frame, csv)
+    odd = values[values.map(lambda v: any(re.search(r"[\x00-\x1f\x7f]", one) for one in labels.each(v)))]
+    if len(odd):
+        raise UserError(f"{csv}, line {odd.index[0]}: the label {shown(labels.each(odd.iloc[0])[0])} holds a line break or a control "
+                        "character: a quote is missing?")
     clash = values.groupby(frame[id_column]).nunique()
     clash = [i for i in clash.index[clash > 1] if i.strip()]
     if clash:
-        two = [", ".join(labels.each(v)) or "none" for v in values[frame[id_column] == clash[0]].unique()[:2]]
-        raise UserError(f"{csv} gives {clash[0]} two labels, {two[0]} and {two[1]}: keep one")
+        one = values[frame[id_column] == clash[0]].drop_duplicates()[:2]
+        two = [some(labels.each(v)) or "none" for v in one]
+        raise UserError(f"{csv} gives {shown(clash[0])} two labels, {two[0]} and {two[1]} (lines {one.index[0]} and {one.index[1]}): "
+                        "keep one")
     repeated = frame[id_column].duplicated() & frame[id_column].str.strip().ne("")
     if repeated.any():
         found.notes.append(f"{csv.name}: {repeated.sum()} repeated rows left out (same id, same label)")
@@ -222,10 +267,11 @@ def labelled_rows(files, frame, csv, split, id_column, group_column, found: Layo
     folds = None
     if "fold" in frame:
         text = frame["fold"].str.strip()
-        if text.str.fullmatch(r"\d*(\.0)?").all():
-            folds = [int(float(f)) if f else -1 for f in text]
+        odd = text[~text.str.fullmatch(r"(\d{1,9}|-1)?(\.0*)?", flags=re.ASCII)]
+        if odd.empty:
+            folds = [int(float(f)) if f else -1 for f in text.str.replace(r"^\.0*$", "", regex=True)]
         else:
-            found.notes.append(f"{csv.name}: column fold is not used (not whole numbers)")
+            found.notes.append(f"{csv.name}: column fold is not used (not whole numbers: {shown(odd.iloc[0])} in line {odd.index[0]})")
     groups = frame[group_column].str.strip() if group_column in frame else None
     return table(frame[id_column], [paths[i] for i in keep], split, values, folds, groups)
 
@@ -233,8 +279,12 @@ def labelled_rows(files, frame, csv, split, id_column, group_column, found: Layo
 def unlabelled_rows(files: Files, frame: pd.DataFrame, csv: Path, found: Layout) -> pd.DataFrame:
     """The clips to be submitted: every row of the csv, path "" (and an entry in `found.missing`) without a file."""
     ids = frame[found.id_column]
+    empty = ids.index[ids.str.strip() == ""]
+    if len(empty):
+        raise UserError(f"{csv}, line {empty[0]}: no id in column {found.id_column}: give one, or take the line out")
     if ids.duplicated().any():
-        raise UserError(f"{csv} has the id {ids[ids.duplicated()].iloc[0]} twice: keep one row per clip")
+        again = ids[ids.duplicated()]
+        raise UserError(f"{csv} has the id {shown(again.iloc[0])} twice (again in line {again.index[0]}): keep one row per clip")
     paths = files.resolve(list(ids), "subm")
     found.missing += [("subm", i, "no such file") for i, path in zip(ids, paths) if not path]
     return table(ids, paths, "subm")

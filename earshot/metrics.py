@@ -22,7 +22,14 @@ def check(metric: str, multilabel: bool) -> None:
 def summary(found: dict[str, float]) -> str:
     """The scores that a line has room for."""
     shown = ("f1_macro", *(name for name in RANKING if name in found), "accuracy", "log_loss")
-    return "  ".join(f"{name} {found[name]:.4f}" for name in shown)
+    return "  ".join(f"{name} undefined" if name in found.get("undefined", ()) else f"{name} {found[name]:.4f}" for name in shown)
+
+
+def undefined(truth: np.ndarray) -> list[str]:
+    """The metrics that a set of clips leaves undefined, where `scores` says 0: those over the labels that occur, if none does."""
+    if truth.ndim == 2 and not truth.any():
+        return ["f1_macro", "f1_micro", "f1_weighted", "balanced_accuracy", *RANKING]
+    return []
 
 
 def scores(probabilities: np.ndarray, truth: np.ndarray) -> dict[str, float]:
@@ -37,10 +44,20 @@ def scores(probabilities: np.ndarray, truth: np.ndarray) -> dict[str, float]:
         a probability of 0.5 or more; accuracy is the share of clips whose labels are all right; balanced_accuracy is that
         of each class that occurs, yes against no, then their mean; log_loss is the mean binary cross-entropy;
         map_macro is the mean average precision of the classes that occur, lwlrap the label-weighted label-ranking
-        average precision of FSDKaggle2019.
+        average precision of FSDKaggle2019. A clip without labels counts in neither of the two, and where no clip has any they
+        are 0, so that epochs can be compared; `undefined` names them for the reader. A class that is only predicted counts as
+        an F1 of 0, one in neither truth nor predictions does not count. A probability of 0 costs 34.5 (that of 1e-15).
+    Raises:
+        UserError: no clips, or a prediction that is not a number.
     """
     from sklearn import metrics
 
+    if not len(truth):
+        raise UserError("there are no clips to score: the fold or hold-out is empty")
+    odd = ~np.isfinite(probabilities).all(1)
+    if odd.any():
+        raise UserError(f"{int(odd.sum())} of {len(truth)} predictions are not numbers, so that there is no score: train again with a "
+                        "lower --lr, or --clip-grad 1")
     if truth.ndim == 2:
         return _multilabel(probabilities, truth)
     predicted = probabilities.argmax(1)

@@ -52,10 +52,9 @@ def rehearse(cache: Cache, out: Path, metric: str) -> None:
     metrics.check(metric, cache.multilabel)
     check_output(out)
     if cache.has("subm"):
-        ids, sample = cache.split("subm")["ids"], cache.folder / "sample_submission.csv"
+        ids, sample = cache.split("subm")["ids"], submission.sample_of(cache)
         answers = np.repeat(cache.prior()[None], len(ids), 0)
-        submission.render(ids, answers, cache.classes, tuple(cache.manifest["columns"]), sample if sample.exists() else None,
-                          **_task(cache))
+        submission.render(ids, answers, cache.classes, tuple(cache.manifest["columns"]), sample, **_task(cache))
 
 
 def _task(cache: Cache) -> dict[str, Any]:
@@ -72,10 +71,10 @@ def submit(cache: Cache, ids: np.ndarray, probabilities: np.ndarray, prior: np.n
         UserError: the guard refuses it.
     """
     filled, unheard = blend.fill(probabilities, prior)
-    sample = cache.folder / "sample_submission.csv"
-    table = submission.write(out, ids, filled, classes, tuple(cache.manifest["columns"]), sample if sample.exists() else None,
-                             **_task(cache))
-    lines = []
+    columns, sample = tuple(cache.manifest["columns"]), submission.sample_of(cache)
+    table = submission.write(out, ids, filled, classes, columns, sample, **_task(cache))
+    same = submission.one_answer(table, columns[0])
+    lines = [same] if same else []
     if unheard.any():
         lines.append(f"{int(unheard.sum())} clips cannot be heard and got the class prior's answer: {cache.folder / 'bad_audio.csv'}")
     lines.append(f"submission: {out}, {len(table)} rows, columns {', '.join(table.columns[:4])}, checked")

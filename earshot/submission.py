@@ -4,22 +4,43 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from earshot import labels
+from earshot import labels, tables
 from earshot.errors import UserError
-from earshot.files import write_bytes
+from earshot.files import digest, write_bytes
 from earshot.metrics import THRESHOLD
 
+if TYPE_CHECKING:
+    from earshot.cache import Cache
 
-def read_sample(path: Path) -> pd.DataFrame:
-    """A sample submission as text, exactly as its file has it: nothing becomes a number or a NaN."""
-    try:
-        return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no csv that can be read ({error})") from None
+
+def sample_of(cache: Cache) -> Path | None:
+    """The sample submission that lies beside a cache; None where its competition has none.
+
+    Raises:
+        UserError: it is missing, or is not the one that the cache was made with.
+    """
+    path = cache.folder / "sample_submission.csv"
+    if "sample_submission" not in cache.record:
+        return path if path.exists() else None
+    found, wanted = digest(path)[:12] if path.is_file() else None, cache.record["sample_submission"]
+    if found != wanted:
+        raise UserError(f"{path} was changed after the extraction (content {found or 'nothing'} now, {wanted or 'nothing'} then): "
+                        "put the competition's own back, or run get_features.py again with --fresh")
+    return path if wanted else None
+
+
+def one_answer(table: pd.DataFrame, id_column: str) -> str | None:
+    """A warning where every row of a submission says the same; None where rows differ, or there is but one."""
+    answers = table.drop(columns=id_column, errors="ignore")
+    if len(table) < 2 or len(answers.drop_duplicates()) > 1:
+        return None
+    said = ", ".join(map(str, answers.iloc[0][:3]))
+    return f"beware: all {len(table)} rows of the submission have the same answer ({said}): has the head learnt anything?"
 
 
 def id_column_of(sample: pd.DataFrame, named: str) -> str:
@@ -105,7 +126,7 @@ def _answers(probabilities: np.ndarray, classes: list[str], examples: pd.Series)
 
 def _fraction(text: str) -> bool:
     try:
-        return 0 < float(text) < 1
+        return 0 < float(text.replace(",", ".")) < 1  # Excel in Europe writes 0,5
     except ValueError:
         return False
 
@@ -156,7 +177,7 @@ def render(ids: np.ndarray, probabilities: np.ndarray, classes: list[str], colum
     """
     if not np.isfinite(probabilities).all():
         raise UserError(f"submission refused: the prediction for {ids[~np.isfinite(probabilities).all(1)][0]} is not a number")
-    sample = read_sample(sample_path) if sample_path else None
+    sample = tables.read(sample_path) if sample_path else None
     if multilabel and sample is not None:
         separator = _as_in(sample, columns[0], classes, separator)
     made = build(ids, probabilities, classes, columns, sample, multilabel, separator)
@@ -183,7 +204,7 @@ def score(table: pd.DataFrame, solution_path: Path) -> dict[str, float]:
     """Macro-F1 and accuracy of a submission against a solution csv of the same columns."""
     from sklearn import metrics
 
-    solution = read_sample(solution_path)
+    solution = tables.read(solution_path)
     id_column, label_column = solution.columns[:2]
     truth = solution.set_index(id_column)[label_column]
     found = table.set_index(id_column)[label_column].reindex(truth.index)

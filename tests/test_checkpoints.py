@@ -156,7 +156,8 @@ def test_a_loss_that_is_no_number_names_the_batch_and_keeps_the_last_good_checkp
             return super().forward(x, mask) * (float("nan") if self.training and Breaks.calls == 6 else 1)
 
     made = fitter(tmp_path, Breaks)
-    with pytest.raises(UserError, match=r"fold 0, epoch 2, batch \d of \d: the loss is not a number; its clips: c?\w.*--clip-grad") as error:
+    said = r"fold 0, epoch 2, batch \d of \d: the loss is not a number; its clips: \w.*--clip-grad"
+    with pytest.raises(UserError, match=said) as error:
         made.fit(str, NEVER, 0, save_every=0)
     assert "\n" not in str(error.value) and any(str(id) in str(error.value) for id in made.rows.ids)
     again = fitter(tmp_path, Tiny)

@@ -91,8 +91,8 @@ def test_a_damaged_shard_is_made_again(scripts, data, calm, begun, tmp_path, cap
 
 
 @pytest.mark.parametrize("how", ["missing", "flipped", "empty", "cut"])
-@pytest.mark.parametrize("name", ["train.pkl", "subm.pkl", "augmented.pkl", "unique_labels.pkl", "bad_audio.csv", "sample_submission.csv",
-                                  "manifest.json"])
+@pytest.mark.parametrize("name", ["train.pkl", "subm.pkl", "augmented.pkl", "unique_labels.pkl", "bad_audio.csv",
+                                  "sample_submission.csv", "manifest.json"])
 def test_a_damaged_cache_is_refused_by_readers_and_made_anew(scripts, data, calm, tmp_path, capsys, name, how):
     folder = tmp_path / "tones" / "logmel"
     shutil.copytree(calm, folder)

@@ -271,7 +271,7 @@ def test_stopped_and_continued_by_columns_with_a_hold_out(tmp_path: Path, monkey
     with pytest.raises(SystemExit):
         train.main([*args, "--max-hours", "0.0000001"])
     train.main(args)
-    assert "continues after epoch 1" in capsys.readouterr().out
+    assert "continues after epoch" in capsys.readouterr().out
     for name in ("oof.csv", "oof_last.csv", "fold_0/best/model.safetensors", "fold_1/last/model.safetensors", "test.json"):
         assert (tmp_path / "calm" / "r" / name).read_bytes() == (tmp_path / "runs" / "r" / name).read_bytes()
     said = {row["label"] for row in read_csv(tmp_path / "runs" / "r" / "oof.csv")}

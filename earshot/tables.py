@@ -1,0 +1,140 @@
+"""A csv file as text, exactly as written: read whole and right, or refused in one line that names the line of the file."""
+
+from __future__ import annotations
+
+import csv
+import re
+import stat
+from pathlib import Path
+from typing import IO, Iterator
+
+import pandas as pd
+
+from earshot.errors import UserError
+
+# Far above any competition's, and checked before memory is taken: a stranger's csv must not fill it.
+MAX_BYTES = 2**29
+MAX_COLUMNS = 20_000
+MAX_CELLS = 50_000_000
+MAX_CELL = 2**17  # characters
+SEPARATORS = ",;\t|"
+BOMS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))  # Excel's "Unicode text" is the second
+
+
+def read(path: Path) -> pd.DataFrame:
+    """A csv as text exactly as written, so that an id such as 0012, NA or 1e5 survives; headers without outer blanks.
+
+    UTF-8 and UTF-16 with its mark; any line ends; commas, else the one of semicolon, tab and bar that the header has.
+    Blank lines and columns without any content are left out; a row with too few fields ends in empty cells.
+
+    Returns:
+        a str in every cell; the index is each row's (first) line in the file, as an editor counts.
+    Raises:
+        UserError: not a regular file or not text, no header, two columns of one name, a row with more fields than the header,
+            a quote without its end, or larger than any competition's.
+    """
+    path, at = Path(path), 1
+    try:
+        encoding = _encoding(path)
+        with open(path, encoding=encoding, newline="") as file:
+            first = file.readline(2**24)
+            mark = re.match(r"sep=(.)\s*$", first)  # Excel's own way to say it
+            done = 1 if mark else 0
+            if not mark:
+                file.seek(0)
+            rows = csv.reader(_lines(file, path, done), delimiter=mark[1] if mark else _separator(first), strict=True)
+            lines, cells, header, total = [], [], None, 0
+            for row in rows:
+                here, at = at + done, rows.line_num + 1
+                total += len(row)
+                if len(row) > MAX_COLUMNS or total > MAX_CELLS:
+                    raise UserError(f"{path} is too large: {len(row):,} columns, {total:,} cells by line {here}, where {MAX_COLUMNS:,} "
+                                    f"and {MAX_CELLS:,} are the limit: leave out what is not needed")
+                if not any(map(str.strip, row)):
+                    continue
+                if header is None:
+                    header = [name.strip() for name in row]
+                    continue
+                if len(row) > len(header) and any(map(str.strip, row[len(header):])):
+                    raise UserError(f"{path}, line {here}: {len(row)} fields, and {len(header)} in the header: put a field that holds a "
+                                    "separator into quotes, or mend the header")
+                lines.append(here)
+                cells.append(row[:len(header)] + [""] * (len(header) - len(row)))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}{_where(path, error)} is not UTF-8 text: save it as UTF-8") from None
+    except csv.Error as error:
+        hint = "a quote is missing, or stands inside a field" if "limit" not in str(error) else "a quote is missing?"
+        raise UserError(f"cannot read {path}, line {at + done}: {error}: {hint}") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+    if header is None:
+        raise UserError(f"cannot read {path}: it is empty: download it again, or delete it")
+    return _named(pd.DataFrame(cells, columns=range(len(header)), index=lines, dtype=object), header, path)
+
+
+def _encoding(path: Path) -> str:
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode):
+        raise UserError(f"cannot read {path}: it is no regular file")
+    if about.st_size > MAX_BYTES:
+        raise UserError(f"{path} has {about.st_size / 1e9:.1f} GB, more than the {MAX_BYTES / 1e9:.1f} GB that a csv may have: "
+                        "leave out what is not needed")
+    with open(path, "rb") as file:
+        head = file.read(4)
+    return next((name for mark, name in BOMS if head.startswith(mark)), "utf-8")
+
+
+def _lines(file: IO[str], path: Path, done: int) -> Iterator[str]:
+    for number, line in enumerate(file, done + 1):
+        if "\0" in line:  # numpy's text ends at it, so that two labels could become one
+            raise UserError(f"{path}, line {number}: a NUL character: the file is damaged, or UTF-16 without its mark: save it as UTF-8")
+        yield line
+
+
+def _separator(header: str) -> str:
+    """A comma where the header has one (outside quotes), else the first of the others that it has."""
+    bare = re.sub(r'"[^"]*"', "", header)
+    return next((mark for mark in SEPARATORS if mark in bare), ",")
+
+
+def _where(path: Path, error: UnicodeDecodeError) -> str:
+    if "utf-8" not in error.encoding:
+        return ""
+    data = path.read_bytes()  # the error counts from somewhere in the middle
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError as found:
+        before = re.split(rb"\n|\r(?!\n)", data[:found.start])
+        return f", line {len(before)},"
+    return ""
+
+
+def _named(frame: pd.DataFrame, header: list[str], path: Path) -> pd.DataFrame:
+    """The frame under its header, without the columns that have neither name nor content."""
+    kept = [i for i, name in enumerate(header) if name or frame[i].str.strip().any()]
+    frame = frame[kept]
+    frame.columns = pd.Index([header[i] or f"Unnamed: {i}" for i in kept], dtype=object)
+    twice = frame.columns[frame.columns.duplicated()]
+    if len(twice):
+        raise UserError(f"{path} has two columns {shown(twice[0])}: rename one of them, or take it out")
+    odd = [name for name in frame.columns if re.search(r"[\x00-\x1f\x7f\x85\u2028\u2029]", name)]
+    if odd:
+        raise UserError(f"{path}: the header {shown(odd[0])} holds a line break or a control character: mend it")
+    return frame
+
+
+def nameless(frame: pd.DataFrame) -> list[str]:
+    """The columns without a name: a pandas index that was written with the rest."""
+    return [name for name in frame.columns if re.fullmatch(r"Unnamed: \d+(_level_\d+)?", name)]
+
+
+def shown(text: str) -> str:
+    """A cell for a message: on one line, printable, not endless."""
+    text = text if len(text) <= 80 else text[:77] + "..."
+    return text if text.isprintable() else repr(text)
+
+
+def some(texts, most: int = 12) -> str:
+    """A list for a message, cut where it would become endless."""
+    texts = list(texts)
+    return ", ".join(map(shown, texts[:most])) + (f", ... ({len(texts)} in all)" if len(texts) > most else "")
