@@ -1,0 +1,284 @@
+"""Every stage killed (SIGKILL) at random moments and started again until it is done, compared with a run that nothing disturbed.
+
+    python benchmarks/kill.py                     # 50 kills a stage, into benchmarks/RESULTS.md
+    python benchmarks/kill.py --kills 5 --stage train --no-results
+
+Half of the kills come at a random time, half right before a random change on the disk (a file opened for writing, a rename, a
+removal), because that is where half-finished work would show. Stages are forked from a process that has imported everything,
+which makes an attempt cheap; every eighth is a process of its own. The data are synthesised.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")  # before numpy: a fork must have no threads
+
+import argparse
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import victim
+
+sys.path[:0] = [str(victim.ROOT), str(victim.ROOT / "tests")]
+
+import common
+
+TIMES = ("training_log.txt", "metrics.csv", ".index.json", ".lock")  # they tell what happened when
+FRESH = 8  # every so-manieth attempt is a new process
+SHARD, STEPS = 64, 1  # what one kill may cost: the clips of the shard at work and of the one decoded ahead; a training step
+TRAIN = ["--head", "audio_cnn", "--head.channels", "[8, 16]", "--head.blocks", "[1, 1]", "--head.dropout", "0.4", "--epochs", "3",
+         "--folds", "2", "--batch-size", "24", "--mixup", "0.4", "--time-mask", "9", "--ema", "0.9", "--device", "cpu", "--name", "r"]
+LOGMEL = ["--extractor", "logmel", "--device", "cpu", "--workers", "2"]
+
+
+@dataclass
+class Stage:
+    """A command, what it needs beforehand (made once, undisturbed), and the folders whose files have to come out the same."""
+
+    name: str
+    script: str
+    args: list[str]
+    before: list[tuple[str, list[str]]] = field(default_factory=list)
+    made: tuple[str, ...] = ("data",)
+
+
+@dataclass
+class Outcome:
+    """What a stage's kills did."""
+
+    kills: int = 0
+    on_change: int = 0
+    series: int = 0
+    worst: int = 0
+    repeated: int = 0
+    faults: list[str] = field(default_factory=list)
+
+
+def stages(data: Path) -> list[Stage]:
+    """The stages, on a competition of tones."""
+    extract = ["--competition", str(data), *LOGMEL, "--augment", "1"]
+    train = [*TRAIN, "--save-every", "0"]
+    runs = [("train.py", [*TRAIN, "--name", name, "--seed", seed]) for name, seed in (("a", "1"), ("b", "2"))]
+    return [
+        Stage("extract", "get_features.py", extract),
+        Stage("unpack and extract", "get_features.py", ["--competition", f"{data}.zip", *LOGMEL]),
+        Stage("take an earlier cache", "get_features.py", [*extract, "--continue-from", "earlier"],
+              [("get_features.py", [*extract, "--out", "earlier"])]),
+        Stage("train", "train.py", train, [("get_features.py", extract)], ("runs", "submissions")),
+        Stage("take an earlier run", "train.py", [*train, "--continue-from", "earlier"],
+              [("get_features.py", extract), ("train.py", [*TRAIN, "--runs-folder", "earlier", "--out", "earlier/submission.csv"])],
+              ("runs", "submissions")),
+        Stage("predict", "predict.py", ["--runs", "a", "b", "--device", "cpu"], [("get_features.py", extract), *runs],
+              ("runs", "submissions")),
+    ]
+
+
+def attempt(stage: Stage, folder: Path, kill_at: int = 0, after: float | None = None, fresh: bool = False) -> int:
+    """Run a stage's command in a folder; its exit code, -9 where it was killed.
+
+    Args:
+        kill_at: die before this change on the disk. after: or be killed after so many seconds.
+        fresh: as a new process, else as a fork of this one.
+    """
+    trace = folder.with_name(folder.name + ".trace")
+    if fresh:
+        command = [sys.executable, str(victim.ROOT / "benchmarks" / "victim.py"), str(trace), str(kill_at), stage.script, *stage.args]
+        with open(folder.with_name("log"), "wb") as log:
+            pid = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log).pid
+    else:
+        pid = os.fork()
+        if not pid:
+            _child(stage.script, stage.args, folder, trace, kill_at)
+    if after is not None:
+        time.sleep(after)
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def _child(script: str, args: list[str], folder: Path, trace: Path | None, kill_at: int = 0) -> None:
+    code = 1
+    try:
+        os.chdir(folder)
+        log = os.open(folder.with_name("log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(log, 1), os.dup2(log, 2)
+        if trace is not None:
+            victim.install(trace, folder, kill_at)
+        victim.run(script, args)
+        code = 0
+    except SystemExit as left:
+        code = left.code or 0
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    sys.stdout.flush(), sys.stderr.flush()
+    os._exit(code)
+
+
+def contents(folder: Path, made: tuple[str, ...]) -> dict[str, bytes]:
+    """Relative name -> bytes of all that a stage made, less the times in it."""
+    found = {}
+    for path in sorted(p for name in made for p in (folder / name).rglob("*")):
+        if path.is_file() and path.name not in TIMES and "unpacked" not in path.parts:
+            found[path.relative_to(folder).as_posix()] = _timeless(path)
+    return found
+
+
+def _timeless(path: Path) -> bytes:
+    if path.name != "state.json":
+        return path.read_bytes()
+    state = json.loads(path.read_text())
+    state.pop("checksum")
+    state["progress"]["history"] = [{k: v for k, v in row.items() if k != "seconds"} for row in state["progress"]["history"]]
+    return json.dumps(state).encode()
+
+
+def work(folder: Path) -> Counter:
+    """How often each clip was decoded and each step trained, from a folder's trace."""
+    trace = folder.with_name(folder.name + ".trace")
+    lines = trace.read_text().splitlines() if trace.exists() else []
+    return Counter(line for line in lines if not line.startswith("change "))
+
+
+def kill(stage: Stage, scratch: Path, kills: int, seed: int) -> Outcome:
+    """Kill a stage so many times, in as many series as that takes; each series ends with a finished stage that is compared."""
+    rng, outcome = random.Random(f"{stage.name} {seed}"), Outcome()
+    ready, calm = scratch / "ready", scratch / "calm"
+    ready.mkdir(parents=True)
+    for script, args in stage.before:
+        _must(_plain(script, args, ready), scratch, f"{stage.name}: preparing with {script}")
+    shutil.copytree(ready, calm, symlinks=True)
+    _must(attempt(stage, calm), scratch, stage.name)
+    expected, once = contents(calm, stage.made), work(calm)
+    changes = sum(line.startswith("change ") for line in calm.with_name("calm.trace").read_text().splitlines())
+    shutil.copytree(ready, scratch / "timed", symlinks=True)
+    began = time.perf_counter()
+    _must(attempt(stage, scratch / "timed"), scratch, stage.name)
+    seconds, tries = time.perf_counter() - began, 0
+    while outcome.kills < kills and not outcome.faults:
+        folder = scratch / f"series{outcome.series}"
+        shutil.copytree(ready, folder, symlinks=True)
+        killed = 0
+        while True:
+            tries += 1
+            done, fresh = sum(work(folder).values()), tries % FRESH == 0
+            if outcome.kills + killed >= kills:
+                code = attempt(stage, folder)
+            elif rng.random() < 0.5:
+                code = attempt(stage, folder, kill_at=rng.randint(1, max(2, changes // 2)), fresh=fresh)
+                outcome.on_change += code == -signal.SIGKILL
+            else:
+                code = attempt(stage, folder, after=rng.uniform(0.02, seconds) + 3 * fresh, fresh=fresh)
+            if code != -signal.SIGKILL:
+                _must(code, scratch, stage.name)
+                break
+            killed += 1
+            outcome.worst = max(outcome.worst, _repeats(folder, once) if done else 0)
+        outcome.faults += _faults(folder, stage, expected, once, killed)
+        outcome.repeated += _repeats(folder, once)
+        outcome.kills += killed
+        outcome.series += 1
+        if not outcome.faults:
+            shutil.rmtree(folder)
+            folder.with_name(folder.name + ".trace").unlink()
+    return outcome
+
+
+def _plain(script: str, args: list[str], folder: Path) -> int:
+    pid = os.fork()
+    if not pid:
+        _child(script, args, folder, None)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def _must(code: int, scratch: Path, what: str) -> None:
+    if code:
+        raise SystemExit(f"error: {what} left with {code}:\n{(scratch / 'log').read_text()[-2000:]}")
+
+
+def _repeats(folder: Path, once: Counter) -> int:
+    """Clips decoded and steps trained more often than in the undisturbed run."""
+    return sum((work(folder) - once).values())
+
+
+def _faults(folder: Path, stage: Stage, expected: dict[str, bytes], once: Counter, killed: int) -> list[str]:
+    found = contents(folder, stage.made)
+    faults = [f"{folder}: {name} {'differs' if name in expected and name in found else 'is stray' if name in found else 'is missing'}"
+              for name in sorted(expected.keys() | found.keys()) if expected.get(name) != found.get(name)]
+    faults += [f"{folder}: {p.relative_to(folder)} is a stray temporary" for name in stage.made for p in (folder / name).rglob("*")
+               if p.suffix in (".tmp", ".new", ".old", ".partial", ".damaged") or p.name == "shards"]
+    repeated, limit = _repeats(folder, once), killed * (STEPS if stage.script == "train.py" else SHARD)
+    if repeated > limit:
+        faults.append(f"{folder}: {repeated} clips or steps done again after {killed} kills, at most {limit} would do")
+    return faults
+
+
+def main() -> None:
+    """Parse, kill, report; exit code 1 at the first difference."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=50, help="kills a stage")
+    parser.add_argument("--stage", action="append", help="only this one (repeatable)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, help="where to work, kept afterwards (default: a temporary folder)")
+    parser.add_argument("--no-results", action="store_true", help="leave benchmarks/RESULTS.md as it is")
+    flags = parser.parse_args()
+    # Imported once, here, for all forks; nothing is computed in this process.
+    import pandas  # noqa: F401
+    import sklearn.metrics  # noqa: F401
+    import sklearn.model_selection  # noqa: F401
+    import soundfile  # noqa: F401
+    import tyro  # noqa: F401
+    from conftest import make_competition
+
+    import models  # noqa: F401
+    from earshot import blend, competition, earlier, plan, stage as _, submission  # noqa: F401
+    from earshot.extractors import logmel  # noqa: F401
+
+    scratch = (flags.folder or Path(tempfile.mkdtemp(prefix="kill-"))).resolve()
+    data = make_competition(scratch / "tones", train=24, subm=14, seconds=0.5)
+    with zipfile.ZipFile(f"{data}.zip", "w") as archive:
+        for path in sorted(p for p in data.rglob("*") if p.is_file()):
+            archive.write(path, path.relative_to(data))
+    rows, failed = {}, False
+    for stage in stages(data):
+        if flags.stage and stage.name not in flags.stage:
+            continue
+        began = time.perf_counter()
+        found = kill(stage, scratch / stage.name.replace(" ", "-"), flags.kills, flags.seed)
+        unit = "steps" if stage.script == "train.py" else "clips"
+        print(f"{stage.name}: {found.kills} kills ({found.on_change} right before a change on the disk), {found.series} finished and "
+              f"compared, {len(found.faults)} faults, {found.repeated} {unit} done again, {time.perf_counter() - began:.0f} s", flush=True)
+        for fault in found.faults[:20]:
+            print(f"  {fault}")
+        failed |= bool(found.faults)
+        rows[f"`{stage.name}`"] = (f"| `{stage.name}` | {found.kills} | {found.on_change} | {found.series} | {len(found.faults)} | "
+                                   f"{found.repeated} {unit} |")
+    if not flags.no_results and not failed:
+        common.keep_rows("Kills survived", [
+            f"`python benchmarks/kill.py --kills {flags.kills} --seed {flags.seed}` on {common.machine()}: SIGKILL at random moments,",
+            "the same command again until it is done, all files compared byte by byte with an undisturbed run (less times), strays looked for.",
+            f"A kill may cost at most {SHARD} decoded clips (the shard at work and the one decoded ahead) or {STEPS} training step",
+            "(`--save-every 0`); more would be a fault."],
+            "| stage | kills | right before a change on the disk | finished and compared | differences, strays | done again |",
+            rows)
+    if not flags.folder and not failed:
+        shutil.rmtree(scratch)
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()
