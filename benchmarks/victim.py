@@ -45,7 +45,7 @@ def install(trace: Path, folder: Path, kill_at: int) -> None:
     decode, step = extract.decode, training.Fitter.step
 
     def decoding(path: str, *more):
-        say(f"decode {path}")
+        say(f"decode {os.path.basename(path)}")
         return decode(path, *more)
 
     def stepping(self, epoch: int, number: int, rows):

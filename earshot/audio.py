@@ -5,15 +5,19 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Sequence
+from typing import Iterator, Literal, Sequence
 
 import numpy as np
 
+from earshot import decode
+from earshot.decode import BadAudio
 from earshot.errors import UserError
 
 SILENCE = 1e-5  # below one step of 16 bits (3.1e-5), so a clip with a single set bit still counts as sound
 SHORTEST = 0.01  # seconds: less than half an analysis frame of any extractor
 TOLERANCE = 0.01  # seconds by which a clip may exceed its windows: encoders pad by about this much
+LOUDEST = 2.0**32  # float files may hold integers of 32 bits; squares of much more are infinite
+CHUNK = 1 << 18  # samples worked on at a time
 TRIM_FRAME, TRIM_HOP = 2048, 512  # librosa's
 
 
@@ -29,10 +33,6 @@ class AudioSettings:
     """Divide each clip by its absolute maximum, before resampling."""
 
 
-class BadAudio(Exception):
-    """A clip that cannot be used; `args[0]` is the short reason for the ledger, one line without a path."""
-
-
 def info(path: str | Path) -> tuple[float, int]:
     """Duration and sample rate from the header, decoding only where the header cannot be read.
 
@@ -41,18 +41,11 @@ def info(path: str | Path) -> tuple[float, int]:
     Raises:
         BadAudio: the file is missing, empty, unreadable or without samples.
     """
-    import soundfile
-
     path = Path(path)
-    _openable(path)
-    try:
-        header = soundfile.info(str(path))
-        frames, rate = header.frames, header.samplerate
-    except Exception:  # whatever it is, the full decode below either works or words the reason
-        frames, rate = -1, 0
-    if not 0 <= frames < 2**40:  # libsndfile answers 2**63-1 for a stream of unknown length
-        wave, rate = _decode(path)
-        frames = len(wave)
+    frames, rate = decode.header(path)
+    if frames < 0:
+        rate, found = decode.blocks(path)
+        frames = sum(map(len, found))
     if frames == 0:
         raise BadAudio("no samples")
     return frames / rate, rate
@@ -68,31 +61,18 @@ def read(path: str | Path, rate: int | None, settings: AudioSettings) -> tuple[n
     Returns:
         (samples,) float32, its rate, and the seconds that were trimmed from the front.
     Raises:
-        BadAudio: missing, undecodable, without samples, NaN or infinite, shorter than 10 ms, or silent
-            (absolute maximum below 1e-5 after mixing to mono).
+        BadAudio: missing, undecodable, without samples, NaN or infinite, beyond +-2^32, shorter than 10 ms, longer than 12 h,
+            or silent (absolute maximum, or distance of the extremes, below 1e-5 after mixing to mono).
     """
-    path = Path(path)
-    _openable(path)
-    channels, native = _decode(path)
-    if not channels.size:
-        raise BadAudio("no samples")
-    if not np.isfinite(channels).all():
-        raise BadAudio("NaN or infinite samples")
-    if len(channels) < SHORTEST * native:
-        raise BadAudio(f"too short ({1000 * len(channels) / native:.0f} ms)")
-    wave = channels[:, 0] if settings.mono == "first" else channels.mean(axis=1)
-    wave = np.ascontiguousarray(wave, dtype=np.float32)
-    loudest = float(np.abs(wave).max())
-    if loudest < SILENCE:
-        if np.abs(channels[:, 0]).max() >= SILENCE:
-            raise BadAudio("silent: the channels cancel out (--mono first keeps one)")
-        raise BadAudio("silent")
-    if settings.peak:
-        wave = wave / np.float32(loudest)
+    native, found = decode.blocks(Path(path))
+    mixing = _Mixer(settings.mono)
+    wave = decode.gather(map(mixing.mix, found))
+    mixing.judge(len(wave), native)
+    loudest = np.float32(mixing.loudest) if settings.peak else None
     if rate is not None and rate != native:
-        import soxr
-
-        wave = soxr.resample(wave, native, rate, quality="HQ")
+        wave = decode.gather(_resampled(wave, native, rate, loudest))
+    elif settings.peak:
+        wave = decode.gather(wave[i:i + CHUNK] / loudest for i in range(0, len(wave), CHUNK))
     rate = rate or native
     if settings.trim is None:
         return wave, rate, 0.0
@@ -100,15 +80,69 @@ def read(path: str | Path, rate: int | None, settings: AudioSettings) -> tuple[n
     return wave[start:end], rate, start / rate
 
 
+class _Mixer:
+    """Mixes blocks to mono and remembers what decides whether the clip can be used."""
+
+    def __init__(self, mono: str) -> None:
+        self.mono, self.lowest, self.highest, self.first = mono, np.inf, -np.inf, 0.0
+
+    @property
+    def loudest(self) -> float:
+        return max(-self.lowest, self.highest)
+
+    def mix(self, block: np.ndarray) -> np.ndarray:
+        """(samples, channels) to (samples,) float32; BadAudio for what is no sample."""
+        if not np.isfinite(block).all():
+            raise BadAudio("NaN or infinite samples")
+        if block.max() > LOUDEST or block.min() < -LOUDEST:
+            raise BadAudio(f"samples of {np.abs(block).max():.0e}, where 1 is full scale")
+        wave = block[:, 0] if self.mono == "first" else block.mean(axis=1)
+        self.lowest, self.highest = min(self.lowest, float(wave.min())), max(self.highest, float(wave.max()))
+        self.first = max(self.first, float(np.abs(block[:, 0]).max()))
+        return np.ascontiguousarray(wave, dtype=np.float32)
+
+    def judge(self, samples: int, rate: int) -> None:
+        """BadAudio for a clip in which nothing can be heard."""
+        if not samples:
+            raise BadAudio("no samples")
+        if samples < SHORTEST * rate:
+            raise BadAudio(f"too short ({1000 * samples / rate:.0f} ms)")
+        if self.loudest < SILENCE:
+            cancel = self.first >= SILENCE
+            raise BadAudio("silent: the channels cancel out (--mono first keeps one)" if cancel else "silent")
+        if self.highest - self.lowest < SILENCE:
+            raise BadAudio("silent: all samples are equal")
+
+
+def _resampled(wave: np.ndarray, native: int, rate: int, divisor: np.float32 | None) -> Iterator[np.ndarray]:
+    """The wave at another rate, chunk by chunk, bit for bit what `soxr.resample(wave, native, rate, quality="HQ")` gives."""
+    import soxr
+
+    stream = soxr.ResampleStream(native, rate, 1, dtype="float32", quality="HQ")
+    # Few samples at a time where each becomes thousands: soxr ends the process when asked for billions at once.
+    chunk = max(1, min(CHUNK, CHUNK * native // rate))
+    for first in range(0, len(wave), chunk):
+        piece = wave[first : first + chunk]
+        yield stream.resample_chunk(piece if divisor is None else piece / divisor, last=first + chunk >= len(wave))
+
+
 def trim_bounds(wave: np.ndarray, top_db: float) -> tuple[int, int]:
     """First and last+1 sample that `librosa.effects.trim(wave, top_db=top_db)` keeps, without librosa's slow import.
 
     Frames of 2048 samples every 512, centred, zero-padded; a frame is kept above `top_db` below the loudest RMS.
     """
-    half = TRIM_FRAME // 2
-    total = np.concatenate([[0.0], np.cumsum(np.pad(wave, half).astype(np.float64) ** 2)])
-    starts = np.arange(0, len(wave) + 2 * half - TRIM_FRAME + 1, TRIM_HOP)
-    energy = np.maximum((total[starts + TRIM_FRAME] - total[starts]) / TRIM_FRAME, 1e-10)  # amin 1e-5 squared
+    half, steps = TRIM_FRAME // 2, TRIM_FRAME // TRIM_HOP
+    marks, sum_before = [np.zeros(1)], 0.0  # the running sum of squares after every hop
+    for first in range(-half, len(wave) + half, CHUNK):  # CHUNK is a multiple of the hop
+        squares = np.zeros(min(CHUNK, len(wave) + half - first) + 1)
+        part = wave[max(0, first) : max(0, first + CHUNK)]
+        squares[1 + max(0, -first) :][: len(part)] = part.astype(np.float64) ** 2
+        squares[0] = sum_before
+        running = np.cumsum(squares)
+        marks.append(running[TRIM_HOP::TRIM_HOP])
+        sum_before = running[-1]
+    total = np.concatenate(marks)
+    energy = np.maximum((total[steps:] - total[:-steps]) / TRIM_FRAME, 1e-10)  # amin 1e-5 squared
     loud = np.flatnonzero(10 * np.log10(energy / energy.max()) > -top_db)
     if not loud.size:
         return 0, len(wave)
@@ -177,59 +211,3 @@ def choose_seconds(durations: Sequence[float], limit: float = 10.0) -> float:
         return min(common, limit)
     longish = float(np.percentile(durations, 95))
     return min(max(0.5, 0.5 * math.ceil((longish - TOLERANCE) / 0.5)), limit)
-
-
-def _openable(path: Path) -> None:
-    """Raise BadAudio with a plain reason where the file cannot even be opened."""
-    try:
-        with open(path, "rb") as file:
-            if not file.read(1):
-                raise BadAudio("empty file")
-    except FileNotFoundError:
-        raise BadAudio("no such file") from None
-    except IsADirectoryError:
-        raise BadAudio("is a directory") from None
-    except PermissionError:
-        raise BadAudio("no permission") from None
-    except OSError as error:
-        raise BadAudio(f"cannot be read: {error.strerror or type(error).__name__}") from None
-
-
-def _decode(path: Path) -> tuple[np.ndarray, int]:
-    """(samples, channels) float32 and the rate, by soundfile, else by audioread; BadAudio where both fail."""
-    import soundfile
-
-    try:
-        return soundfile.read(str(path), dtype="float32", always_2d=True)
-    except Exception as error:  # a decoder fed with garbage raises anything, MemoryError included
-        first = error
-    try:
-        return _audioread(path)
-    except Exception:  # no decoder, or a second one that fails: soundfile's reason is the plainer
-        raise BadAudio(f"cannot be decoded: {_reason(path, first)}") from None
-
-
-def _audioread(path: Path) -> tuple[np.ndarray, int]:
-    """What librosa falls back on (ffmpeg and the like), without librosa: its import and warnings suit no thread."""
-    import audioread
-
-    with audioread.audio_open(str(path)) as file:
-        rate, channels = int(file.samplerate), int(file.channels)
-        pcm = np.frombuffer(b"".join(file), dtype="<i2")  # audioread's buffers are 16-bit little-endian, interleaved
-    return (pcm / np.float32(32768)).astype(np.float32).reshape(-1, channels), rate
-
-
-def _reason(path: Path, error: Exception) -> str:
-    """Why soundfile could not, in one line without the path."""
-    import soundfile
-
-    suffix = path.suffix.lower().lstrip(".")
-    if suffix and suffix.upper() not in {*soundfile.available_formats(), "OGA", "OPUS", "AIF", "AIFC", "SND"}:
-        return f"nothing here decodes .{suffix} files (ffmpeg might)"
-    if isinstance(error, MemoryError):
-        return "its header claims more audio than memory holds"
-    text = getattr(error, "error_string", "") or str(error) or type(error).__name__
-    if "File does not exist" in text:  # libsndfile's words for an MP3 without a single frame; the file was opened above
-        return "Format not recognised"
-    text = text.replace(str(path.resolve()), path.name).replace(str(path), path.name)
-    return " ".join(text.split())[:160].rstrip(".")

@@ -50,6 +50,8 @@ def run(main: Callable[[list[str]], None]) -> None:
     """Call a script's main with the arguments and leave as DESIGN asks: 0, 2 after one line, 130 or 143 when stopped."""
     signal.signal(signal.SIGTERM, SIGNALS.on)
     signal.signal(signal.SIGINT, SIGNALS.on)
+    # A descriptor of Python's own: decoders write to the common one, which `decode.quiet` closes meanwhile.
+    sys.stderr = os.fdopen(os.dup(2), "w", encoding=sys.stderr.encoding, errors=sys.stderr.errors, buffering=1)
     try:
         main(sys.argv[1:])
     except UserError as error:

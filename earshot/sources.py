@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Iterable
@@ -29,12 +30,14 @@ class Sources:
 
     def _entry(self, path: str) -> dict:
         try:
-            stat = os.stat(path)
+            about = os.stat(path)
         except OSError:
             return {}
+        if not stat.S_ISREG(about.st_mode):  # a pipe would keep us waiting for ever
+            return {}
         known = self.known.get(path)
-        if not (isinstance(known, dict) and known.get("size") == stat.st_size and known.get("time") == stat.st_mtime_ns):
-            known = {"size": stat.st_size, "time": stat.st_mtime_ns}
+        if not (isinstance(known, dict) and known.get("size") == about.st_size and known.get("time") == about.st_mtime_ns):
+            known = {"size": about.st_size, "time": about.st_mtime_ns}
             self.known[path] = known
             self.changed = True
         return known

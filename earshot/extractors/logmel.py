@@ -24,6 +24,8 @@ SECONDS: float | None = None
 LIMIT = 10.0
 DEFAULT_WEIGHTS: str | None = None
 
+LONG = 30_000  # frames of the spectrum at a time: 10 minutes at 50 a second
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -143,27 +145,19 @@ class Extractor(base.Extractor):
             rows = max(1, batch_size * self.needed // max(1, length))
             for first in range(0, len(same), rows):
                 batch = same[first : first + rows]
-                yield from zip(batch, self._together(np.stack([waves[place] for place in batch])))
+                together = np.stack([waves[place] for place in batch]) if len(batch) > 1 else waves[batch[0]][None]
+                yield from zip(batch, self._together(together))
 
     def _together(self, waves: np.ndarray) -> torch.Tensor:
         """(B, n_mels, frames) of waves (B, samples)."""
         import torch
 
         s = self.settings
-        # numpy reflects as often as a very short wave needs, which torch.stft refuses
-        around = ((0, 0), (s.n_fft // 2, s.n_fft // 2))
-        padded = np.pad(waves, around, mode="reflect" if s.edges == "reflect" else "constant")
-        spectrum = torch.stft(
-            torch.from_numpy(padded).to(self.device),
-            s.n_fft,
-            s.hop_length,
-            window=self.taper,
-            win_length=len(self.taper),
-            center=False,
-            return_complex=True,
-        )
-        power = spectrum.real.square() + spectrum.imag.square()
-        mel = self.bank @ (power if s.power == 2 else power.pow(s.power / 2))
+        count = 1 + (waves.shape[1] + s.n_fft // 2 * 2 - s.n_fft) // s.hop_length
+        if count <= LONG:
+            mel = self._bands(waves, (s.n_fft // 2, s.n_fft // 2))
+        else:  # a recording of hours, whose spectrum would take many times its own memory
+            mel = torch.cat([self._stretch(waves, first, min(LONG, count - first)) for first in range(0, count, LONG)], dim=2)
         if s.level == "log":
             mel = (mel + s.amin).log()
         else:
@@ -175,6 +169,35 @@ class Extractor(base.Extractor):
         if s.standardise:  # one by one: the order in which a batch is summed depends on its size
             mel = torch.stack([(clip - clip.mean()) / (clip.std(correction=0) + 1e-6) for clip in mel])
         return mel
+
+    def _stretch(self, waves: np.ndarray, first: int, count: int) -> torch.Tensor:
+        """`_bands` of the frames [first, first + count) of long waves."""
+        half, hop = self.settings.n_fft // 2, self.settings.hop_length
+        start, end = first * hop - half, (first + count - 1) * hop - half + self.settings.n_fft
+        # What reflects at an edge needs more than the half frame beyond it.
+        begin, stop = max(0, min(start, waves.shape[1] - 2 * self.settings.n_fft)), min(end, waves.shape[1])
+        padding = (max(0, -start), max(0, end - waves.shape[1]))
+        mel = self._bands(waves[:, begin:stop], padding, max(0, start) - begin)
+        return mel[:, :, :count]
+
+    def _bands(self, waves: np.ndarray, padding: tuple[int, int], skip: int = 0) -> torch.Tensor:
+        """(B, n_mels, frames) before level and standardising, of waves padded at their ends and then without `skip` samples."""
+        import torch
+
+        s = self.settings
+        # numpy reflects as often as a very short wave needs, which torch.stft refuses
+        padded = np.pad(waves, ((0, 0), padding), mode="reflect" if s.edges == "reflect" else "constant")[:, skip:]
+        spectrum = torch.stft(
+            torch.from_numpy(padded).to(self.device),
+            s.n_fft,
+            s.hop_length,
+            window=self.taper,
+            win_length=len(self.taper),
+            center=False,
+            return_complex=True,
+        )
+        power = spectrum.real.square() + spectrum.imag.square()
+        return self.bank @ (power if s.power == 2 else power.pow(s.power / 2))
 
     def forward(self, waves: torch.Tensor, lengths: list[float]) -> dict[str, torch.Tensor]:
         """Each window as a clip of its own: {"mel": (B, 1, n_mels, frames)}; see `base.Extractor.forward`."""

@@ -1,0 +1,77 @@
+"""Every kind of bad audio through the scripts: left out or answered by the prior, named in the ledger, in bounded memory."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+from bad_audio import USABLE, make_bad
+from conftest import make_competition, read_csv, script
+
+from earshot import audio, decode
+
+PLAIN = audio.AudioSettings()
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """The kinds, what both scripts said, the ledger and the submission."""
+    here = tmp_path_factory.mktemp("bad")
+    root = make_competition(here / "tones", classes=2, train=4, subm=1)
+    kinds = make_bad(root / "audio_train")
+    shutil.copytree(root / "audio_train", root / "audio_test", symlinks=True, dirs_exist_ok=True,
+                    ignore=lambda folder, names: [n for n in names if n == "pipe.wav" or n[:3].isdigit()])
+    os.mkfifo(root / "audio_test" / "pipe.wav")
+    for name, columns in (("train.csv", ["tone0", ""]), ("sample_submission.csv", ["tone0"])):
+        with open(root / name, "a", newline="") as file:
+            csv.writer(file).writerows([[kind, *columns] for kind in kinds])
+    features = script("get_features.py", "--competition", root, "--extractor", "logmel", "--workers", 1, "--seconds", 1,
+                      "--max-windows", 2, cwd=here)
+    trained = script("train.py", "--head", "linear", "--epochs", 1, "--folds", 2, cwd=here, ok=None)
+    ledger = read_csv(here / "data" / "tones" / "logmel" / "bad_audio.csv")
+    return here, root, kinds, features, trained, ledger
+
+
+def test_the_ledger_names_exactly_the_bad_ones(done):
+    _, _, kinds, features, _, ledger = done
+    assert len(kinds) >= 40
+    for split in ("train", "subm"):
+        found = {row["id"]: row["reason"] for row in ledger if row["split"] == split}
+        wrong = {kind: (end, found.get(kind)) for kind, end in kinds.items()
+                 if (kind in found if end == USABLE else not re.search(end, found.get(kind, "")))}
+        assert not wrong and set(found) <= set(kinds)
+    assert not any("\n" in row["reason"] or "/" in row["reason"] for row in ledger)
+    noise = [line for line in features.stderr.splitlines() if line.strip() and "features:" not in line]
+    assert noise == []
+
+
+def test_every_clip_is_answered_in_order(done):
+    here, root, _, _, trained, _ = done
+    assert trained.returncode == 0, trained.stderr
+    assert "Traceback" not in trained.stderr
+    wanted = [row["fname"] for row in read_csv(root / "sample_submission.csv")]
+    assert [row["fname"] for row in read_csv(here / "submissions" / "submission.csv")] == wanted
+
+
+def test_a_long_wave_lies_on_disk_and_has_the_same_samples(tmp_path, monkeypatch):
+    wave = (0.1 * np.random.default_rng(0).standard_normal(300_000)).astype(np.float32)
+    soundfile.write(tmp_path / "a.flac", wave, 44100)
+    for settings in (PLAIN, audio.AudioSettings(peak=True, trim=30)):
+        want = audio.read(tmp_path / "a.flac", 16000, settings)[0]
+        with monkeypatch.context() as patch:
+            patch.setattr(decode, "IN_MEMORY", 10_000)
+            got = audio.read(tmp_path / "a.flac", 16000, settings)[0]
+        assert not got.flags.writeable
+        np.testing.assert_array_equal(got, want)
+
+
+def test_what_unfolds_to_days_is_refused(tmp_path, monkeypatch):
+    soundfile.write(tmp_path / "a.wav", np.tile(np.float32([0.1, -0.1]), 1000), 1)
+    monkeypatch.setattr(decode, "LONGEST", 1000)
+    with pytest.raises(audio.BadAudio, match="longer than"):
+        audio.read(tmp_path / "a.wav", 16000, PLAIN)
