@@ -261,7 +261,8 @@ def main() -> None:
         found = kill(stage, scratch / stage.name.replace(" ", "-"), flags.kills, flags.seed)
         unit = "steps" if stage.script == "train.py" else "clips"
         print(f"{stage.name}: {found.kills} kills ({found.on_change} right before a change on the disk), {found.series} finished and "
-              f"compared, {len(found.faults)} faults, {found.repeated} {unit} done again, {time.perf_counter() - began:.0f} s", flush=True)
+              f"compared, {len(found.faults)} faults, {found.repeated} {unit} done again, {time.perf_counter() - began:.0f} s",
+              flush=True)
         for fault in found.faults[:20]:
             print(f"  {fault}")
         failed |= bool(found.faults)
@@ -270,7 +271,8 @@ def main() -> None:
     if not flags.no_results and not failed:
         common.keep_rows("Kills survived", [
             f"`python benchmarks/kill.py --kills {flags.kills} --seed {flags.seed}` on {common.machine()}: SIGKILL at random moments,",
-            "the same command again until it is done, all files compared byte by byte with an undisturbed run (less times), strays looked for.",
+            "the same command again until it is done, all files compared byte by byte with an undisturbed run (less times),",
+            "strays looked for.",
             f"A kill may cost at most {SHARD} decoded clips (the shard at work and the one decoded ahead) or {STEPS} training step",
             "(`--save-every 0`); more would be a fault."],
             "| stage | kills | right before a change on the disk | finished and compared | differences, strays | done again |",

@@ -12,6 +12,7 @@ import pandas as pd
 from earshot import archive, layouts, sample
 from earshot.labels import each
 from earshot.errors import UserError
+from earshot.files import locked
 from earshot.tables import shown, some
 
 AUDIO_SUFFIXES = archive.AUDIO_SUFFIXES
@@ -60,7 +61,8 @@ def load(path, *, train_csv=None, id_column=None, label_column=None, task="auto"
         UserError: whatever the user can mend, in one line.
     """
     if str(path) == "sample":
-        root = sample.build(Path(out) / "sample")
+        with locked(Path(out) / "sample", "the sample competition", wait=True):
+            root = sample.build(Path(out) / "sample")
         name = "sample"
     else:
         root = Path(os.path.abspath(path))
@@ -71,7 +73,8 @@ def load(path, *, train_csv=None, id_column=None, label_column=None, task="auto"
             if root.suffix.lower() != ".zip":
                 raise UserError(f"{path} is a file but no zip: give the competition's folder or its zip")
             name = root.stem
-            root = archive.unpack(root, Path(out) / name / "unpacked")
+            with locked(Path(out) / name, "the unpacked zip in", wait=True):
+                root = archive.unpack(root, Path(out) / name / "unpacked")
         elif (root / "unpacked" / archive.MARKER).is_file():  # an earlier run unpacked a zip here
             root = archive.unpacked(root / "unpacked")
     root = Path(os.path.abspath(root))
