@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from earshot.errors import UserError
+from earshot.files import locked
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".au", ".aiff", ".aif", ".m4a", ".opus", ".wma", ".aac")
 
@@ -36,19 +37,10 @@ def unpack(path: Path, into: Path) -> Path:
         with zipfile.ZipFile(path) as archive:
             members = check(archive, path)
             state = signature(archive, path)
-            if not (into / MARKER).is_file() or (into / MARKER).read_text() != state:
-                if into.exists() and not (into / MARKER).is_file():
-                    raise UserError(f"{into} is in the way and was not unpacked by Earshot: move it away")
-                partial = into.with_name(f".{into.name}.partial")
-                remove(partial)
-                try:
-                    extract(archive, members, partial, path)
-                except Exception:
-                    remove(partial)
-                    raise
-                (partial / MARKER).write_text(state)
-                remove(into)
-                partial.rename(into)
+            if not holds(into, state):
+                with locked(into.parent, "the unpacked zip in", wait=True):
+                    if not holds(into, state):  # another process may have unpacked it while this one waited
+                        replace(archive, members, into, path, state)
     except zipfile.BadZipFile as error:
         raise UserError(f"{path} is not a whole zip file ({error}): download it again") from None
     except (RuntimeError, NotImplementedError, zlib.error) as error:  # encrypted, unknown compression, damaged
@@ -56,6 +48,27 @@ def unpack(path: Path, into: Path) -> Path:
     except OSError as error:
         raise UserError(f"cannot unpack {path} into {into}: {error.strerror or error}") from None
     return unpacked(into)
+
+
+def holds(into: Path, state: str) -> bool:
+    """Has the folder been unpacked from a zip of this signature?"""
+    return (into / MARKER).is_file() and (into / MARKER).read_text() == state
+
+
+def replace(archive: zipfile.ZipFile, members: list[tuple[zipfile.ZipInfo, str]], into: Path, path: Path, state: str) -> None:
+    """Unpack beside the folder, then put it in its place."""
+    if into.exists() and not (into / MARKER).is_file():
+        raise UserError(f"{into} is in the way and was not unpacked by Earshot: move it away")
+    partial = into.with_name(f".{into.name}.partial")
+    remove(partial)
+    try:
+        extract(archive, members, partial, path)
+    except Exception:
+        remove(partial)
+        raise
+    (partial / MARKER).write_text(state)
+    remove(into)
+    partial.rename(into)
 
 
 def unpacked(into: Path) -> Path:

@@ -73,8 +73,7 @@ def load(path, *, train_csv=None, id_column=None, label_column=None, task="auto"
             if root.suffix.lower() != ".zip":
                 raise UserError(f"{path} is a file but no zip: give the competition's folder or its zip")
             name = root.stem
-            with locked(Path(out) / name, "the unpacked zip in", wait=True):
-                root = archive.unpack(root, Path(out) / name / "unpacked")
+            root = archive.unpack(root, Path(out) / name / "unpacked")
         elif (root / "unpacked" / archive.MARKER).is_file():  # an earlier run unpacked a zip here
             root = archive.unpacked(root / "unpacked")
     root = Path(os.path.abspath(root))

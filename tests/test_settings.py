@@ -186,7 +186,7 @@ def test_fingerprints_are_of_values():
     assert len({fingerprint(other) for other in [one, *others]}) == 5
     assert differences(one, {"b": {"y": None, "x": 1.0}, "a": [1, 2]}) == []
     assert differences(one, {"a": [1, 3], "b": {"x": 1.0}, "c": {}}) == [
-        "a: [1, 2] there, [1, 3] here", "b.y: None there, nothing here", "c: nothing there, {} here"]
+        "a[1]: 2 there, 3 here", "b.y: None there, nothing here", "c: nothing there, {} here"]
 
 
 def test_sources_notice_content_and_nothing_else(tmp_path, monkeypatch):
