@@ -26,18 +26,10 @@ def training_rows(cache: Cache, view: str, also: tuple[str, ...], settings: Trai
     """The training split with its augmented copies and the further views that a head learns from.
 
     Raises:
-        UserError: a further view is missing, or the settings would move the features away from it; labels that are not the cache's.
+        UserError: a further view is missing, or the settings would move the features away from it.
     """
     check_further(also, cache.shapes, settings)
-    split = cache.split("train")
-    wide = split["labels"].shape[1] if split["labels"].ndim == 2 else len(cache.classes)
-    odd = np.setdiff1d(split["labels"], cache.classes) if split["labels"].ndim == 1 else []
-    if wide != len(cache.classes) or len(odd):
-        here = f"the label {odd[0]}" if len(odd) else f"{wide} labels"
-        raise UserError(f"{cache.folder}/train.pkl has {here}, and unique_labels.pkl has "
-                        f"{', '.join(cache.classes[:5])}{' ...' if len(cache.classes) > 5 else ''} ({len(cache.classes)}): extract anew "
-                        "with --fresh")
-    return Rows(split, view, cache.classes, cache.manifest["span"], device.name, also, cache.augmented())
+    return Rows(cache.split("train"), view, cache.classes, cache.manifest["span"], device.name, also, cache.augmented())
 
 
 def predict_run(run: Run, rows: Rows, rebuild: Callable[[dict], Any], device: Device, batch_size: int = 64) -> np.ndarray:

@@ -95,7 +95,7 @@ class Cache:
         Raises:
             UserError: the file is damaged, or belongs to another cache.
         """
-        return self._sound_rows(name, "ids", "labels", "folds", "groups")
+        return self._sound_rows(name)
 
     def augmented(self) -> dict[str, Any] | None:
         """The augmented copies of the training clips, None where the cache has none.
@@ -108,17 +108,20 @@ class Cache:
         """
         if "augmented" not in self.manifest:
             return None
-        return self._sound_rows("augmented", "copy", "partner", "share")
+        return self._sound_rows("augmented")
 
-    def _sound_rows(self, name: str, *further: str) -> dict[str, Any]:
+    def _sound_rows(self, name: str) -> dict[str, Any]:
         content = self._load(name)
         found = (content.get("meta") or {}).get("fingerprint")
         if found != self.fingerprint:
             raise UserError(f"{self.folder}/{name}.pkl was made from something else (fingerprint {found} there, "
                             f"{self.fingerprint} in {MANIFEST}): extract anew with --fresh")
-        missing = [key for key in (*further, "clip", "start", "length", *self.shapes) if key not in content]
-        if missing:
-            raise UserError(f"{self.folder}/{name}.pkl lacks {missing[0]}: extract anew with --fresh")
+        from earshot import columns
+
+        clips = self.manifest["splits"].get("train" if name == "augmented" else name, {}).get("clips")
+        wrong = columns.fault(content, clips, self.shapes, self.classes, name == "augmented")
+        if wrong:
+            raise UserError(f"{self.folder}/{name}.pkl {wrong}: extract anew with --fresh")
         return content
 
     @property

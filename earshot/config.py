@@ -279,15 +279,12 @@ def load_recipe(name: str) -> Recipe:
     Raises:
         UserError: unknown recipe (lists them), damaged YAML, unknown section.
     """
-    import yaml
+    from earshot import plainyaml
 
     path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
     if not path.is_file():
         raise UserError(f"no recipe {name}: choose one of {', '.join(recipe_names())}, or name a YAML file")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no valid YAML: {error}") from None
+    content = plainyaml.read(path) or {}
     if not isinstance(content, dict) or any(not isinstance(content.get(s) or {}, dict) for s in SECTIONS[1:]):
         raise UserError(f"{path}: a recipe has the sections {', '.join(SECTIONS)}, each with keys of its own")
     unknown = sorted(map(str, set(content) - set(SECTIONS)))

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
 
-from earshot import sealed
+from earshot import plainyaml, sealed
 from earshot.errors import UserError
-from earshot.files import append_text, clear_temporary, recover_folder, replacing_folder, standing, write_bytes, write_json, write_text
+from earshot.files import (append_text, clear_temporary, digest_of, recover_folder, replacing_folder, standing, write_bytes, write_json,
+                           write_text)
 from earshot.fingerprint import differences, fingerprint, plain
 
 if TYPE_CHECKING:
@@ -212,7 +213,8 @@ class Run:
     def _write(self) -> None:
         import yaml
 
-        write_text(self.folder / CONFIG, yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
+        content = {**self.config, "checksum": digest_of(plain(self.config))}
+        write_text(self.folder / CONFIG, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
     @classmethod
     def open(cls, folder: Path) -> Run:
@@ -228,14 +230,13 @@ class Run:
         return run
 
     def _read(self) -> None:
-        import yaml
-
-        try:
-            self.config = yaml.safe_load((self.folder / CONFIG).read_text(encoding="utf-8"))
-            if fingerprint(self.config["record"]) != self.config["fingerprint"]:
-                raise UserError(f"{self.folder / CONFIG} was changed by hand: undo that, or start over with --fresh")
-        except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError, AttributeError):
-            raise UserError(f"{self.folder / CONFIG} is damaged: start over with --fresh") from None
+        found = plainyaml.read(self.folder / CONFIG)
+        if not isinstance(found, dict) or not isinstance(found.get("record"), dict):
+            raise UserError(f"{self.folder / CONFIG} is damaged: start over with --fresh")
+        checksum = found.pop("checksum", None)
+        if checksum != digest_of(plain(found)) or fingerprint(found["record"]) != found.get("fingerprint"):
+            raise UserError(f"{self.folder / CONFIG} was changed by hand, or is damaged: undo that, or start over with --fresh")
+        self.config = found
 
     @property
     def multilabel(self) -> bool:

@@ -1,108 +1,111 @@
-"""Caches read without trusting them: an unpickler that admits numpy's plain arrays, strings and numbers, and nothing else."""
+"""Caches read without trusting them: numpy's plain arrays, text and numbers, and nothing else."""
 
 from __future__ import annotations
 
+import math
 import os
-import pickle
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from earshot.errors import UserError
+from earshot.pickles import Global, Interpreter, Refused
+
+NDARRAY, DTYPE = Global("numpy", "ndarray"), Global("numpy", "dtype")
+WRAPPER = Global("joblib.numpy_pickle", "NumpyArrayWrapper")
+KINDS = re.compile(r"b1|[iu][1248]|f[248]|c8|c16|[US][1-9]\d{0,8}")
+NATIVE = ("|", "=", "<" if sys.byteorder == "little" else ">")
+ALIGNMENT = 16  # joblib's: a byte with the length of the padding, the padding, the array
+IMPOSSIBLE = 2 ** 47  # bytes that an array would span if its axes of length 0 had length 1
 
 
 def load(path: Path | str, mmap: bool = True) -> dict[str, Any]:
     """Read what `cache.dump` wrote: a dict of arrays (memory-mapped read-only unless `mmap` is False), strings and numbers.
 
-    The unpickler allows numpy's array types and nothing else, calls nothing, refuses object arrays before reading
-    them and arrays larger than the file, so that a stranger's cache can at worst be refused.
+    Neither pickle nor joblib is asked: the few opcodes that such a file needs are interpreted here, and arrays that do not
+    lie whole within the file are refused before memory is taken, so that a stranger's cache can at worst be refused.
 
     Raises:
         UserError: missing file, or one that is no cache of ours.
     """
     path = Path(path)
     try:
+        if path.exists() and not path.is_file():
+            raise Refused("it is no file")
         with open(path, "rb") as file:
-            content = _unpickler(str(path), file, "r" if mmap else None).load()
+            size = os.fstat(file.fileno()).st_size
+            content = _Arrays(file, size, mmap).load()
+            if file.tell() != size:
+                raise Refused("something follows its end")
+        if type(content) is not dict:
+            raise Refused(f"it holds a {type(content).__name__}")
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run get_features.py again") from None
-    except UserError:
-        raise
     except Exception as error:  # a damaged pickle can raise nearly anything
-        reason = str(error) or type(error).__name__
+        reason = str(error) if isinstance(error, (Refused, OSError)) else "it is damaged"
         raise UserError(f"{path} is no cache that Earshot can read ({reason}): delete it and run get_features.py again") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}, not a cache: delete it and run get_features.py again")
     return content
 
 
-def _unpickler(name: str, file: Any, mmap_mode: str | None) -> Any:
-    """An unpickler for arrays, strings, numbers and containers; joblib is imported late because --help does not need it."""
-    import inspect
+class _Kind:
+    """A dtype in the making: its name, then the dtype itself."""
 
-    import numpy as np
-    from joblib import numpy_pickle
+    def __init__(self, name: str):
+        self.name, self.dtype = name, None
 
-    size = os.fstat(file.fileno()).st_size
-    wrapper_class = numpy_pickle.NumpyArrayWrapper
-    allowed = {("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): np.dtype,
-               ("joblib.numpy_pickle", "NumpyArrayWrapper"): wrapper_class}
 
-    class Refused(pickle.UnpicklingError):
-        pass
+class _Wrapper:
+    """joblib's announcement that an array follows."""
 
-    class PlainUnpickler(numpy_pickle.NumpyUnpickler):
-        dispatch = numpy_pickle.NumpyUnpickler.dispatch.copy()
 
-        def find_class(self, module: str, name: str) -> Any:
-            if (module, name) not in allowed:
-                raise Refused(f"it asks for {module}.{name}")
-            return allowed[module, name]
+class _Arrays(Interpreter):
+    leaves = (np.ndarray, np.memmap)
 
-        def load_reduce(self) -> None:
-            if self.stack[-2] is not np.dtype:
-                raise Refused("it calls a function")
-            pickle._Unpickler.load_reduce(self)
+    def __init__(self, file: Any, size: int, mmap: bool):
+        super().__init__(file, size)
+        self.mmap = mmap
 
-        def load_newobj(self) -> None:
-            if self.stack[-2] is not wrapper_class:
-                raise Refused("it makes an object")
-            pickle._Unpickler.load_newobj(self)
+    def call(self, function: Global, arguments: tuple) -> Any:
+        if function != DTYPE:
+            return super().call(function, arguments)
+        if len(arguments) != 3 or type(arguments[0]) is not str or not KINDS.fullmatch(arguments[0]):
+            raise Refused("it holds an array of Python objects, or of an unknown kind")
+        return _Kind(arguments[0])
 
-        def load_build(self) -> None:
-            target = self.stack[-2]
-            if isinstance(target, wrapper_class):
-                self._check(target, self.stack[-1])
-            elif not isinstance(target, np.dtype):
-                raise Refused("it changes an object")
-            numpy_pickle.NumpyUnpickler.load_build(self)
+    def make(self, kind: Global, arguments: tuple) -> Any:
+        return super().make(kind, arguments) if kind != WRAPPER or arguments else _Wrapper()
 
-        def _check(self, wrapper: Any, state: Any) -> None:
-            dtype, shape = state["dtype"], state["shape"]
-            if not isinstance(dtype, np.dtype) or dtype.hasobject:
-                raise Refused("it holds an array of Python objects")
-            if state["subclass"] is not np.ndarray or state["order"] not in ("C", "F") or not isinstance(shape, tuple):
-                raise Refused("it holds an array of an unknown kind")
-            count = 1
-            for length in shape:
-                if not isinstance(length, int) or length < 0:
-                    raise Refused("it holds an array of an impossible shape")
-                count *= length
-            if count * dtype.itemsize > size:
-                raise Refused("it is shorter than its arrays: cut off?")
-            if count == 0:
-                state["allow_mmap"] = False  # there is nothing to map
+    def build(self, target: Any, state: Any) -> Any:
+        if type(target) is _Wrapper and type(state) is dict:
+            return self._array(**state)
+        if type(target) is not _Kind or target.dtype is not None or type(state) is not tuple:
+            return super().build(target, state)
+        if len(state) != 8 or state[0] != 3 or state[1] not in NATIVE or state[2:5] != (None, None, None):
+            raise Refused("it holds an array of an unknown kind, or of another machine's byte order")
+        target.dtype = np.dtype(target.name)  # made from its name: numpy trusts a dtype's state
+        return target
 
-        def refuse(self) -> None:
-            raise Refused("it holds more than arrays, strings and numbers")
-
-        dispatch[pickle.REDUCE[0]] = load_reduce
-        dispatch[pickle.NEWOBJ[0]] = load_newobj
-        dispatch[pickle.BUILD[0]] = load_build
-        for code in (pickle.INST, pickle.OBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4,
-                     pickle.PERSID, pickle.BINPERSID):
-            dispatch[code[0]] = refuse
-
-    options = {"mmap_mode": mmap_mode}
-    if "ensure_native_byte_order" in inspect.signature(numpy_pickle.NumpyUnpickler.__init__).parameters:
-        options["ensure_native_byte_order"] = False
-    return PlainUnpickler(name, file, **options)
+    def _array(self, subclass: Any, shape: Any, order: Any, dtype: Any, allow_mmap: Any, numpy_array_alignment_bytes: Any) -> np.ndarray:
+        if subclass != NDARRAY or type(dtype) is not _Kind or dtype.dtype is None or order not in ("C", "F"):
+            raise Refused("it holds an array of an unknown kind")
+        if type(shape) is not tuple or len(shape) > 32 or any(type(n) is not int or n < 0 for n in shape):
+            raise Refused("it holds an array of an impossible shape")
+        dtype = dtype.dtype
+        if numpy_array_alignment_bytes != ALIGNMENT or math.prod(max(n, 1) for n in shape) * max(dtype.itemsize, 1) > IMPOSSIBLE:
+            raise Refused("it holds an array of an impossible shape")
+        padding, count = self._number("<B"), math.prod(shape)
+        if padding > ALIGNMENT or self.file.tell() + padding + count * dtype.itemsize > self.size:
+            raise Refused("it is shorter than its arrays: cut off?")
+        start = self.file.tell() + padding
+        if not count:
+            array = np.zeros(shape, dtype, order)
+        elif self.mmap:
+            array = np.memmap(self.file, dtype, "r", start, shape, order)
+        else:
+            self.file.seek(start)
+            array = np.frombuffer(bytearray(self.file.read(count * dtype.itemsize)), dtype).reshape(shape, order=order)
+        self.file.seek(start + count * dtype.itemsize)  # mapping moves it
+        return array

@@ -132,7 +132,7 @@ def parse_option(key: str, text: str) -> Any:
         text = f"[{text.rstrip(',')}]"
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError, ValueError):
         raise HeadError(f"the option {key}={text} is no YAML") from None
 
 

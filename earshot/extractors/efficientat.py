@@ -3,7 +3,7 @@
 Views: `pooled` (C, 1, 1) = global mean of the last feature map, `frames` (C, 4, T') = that map, one column per 0.32 s.
 The network is torchvision's `mobilenet_v3_large` with one input channel and sigmoid squeeze-and-excitation gates; the
 published weights fit after renaming. They are release files of github.com/fschmid56/EfficientAT (MIT licence). We know
-the checksum of mn04 only: the others are guarded by a strict check of names and shapes and by `weights_only` loading.
+the checksum of mn04 only: the others are guarded by a strict check of names and shapes, and read as plain data.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal
 
 from earshot.errors import UserError
 from earshot.extractors import base, frontend
+from earshot.pickles import Refused
 
 if TYPE_CHECKING:
     import torch
@@ -174,7 +175,7 @@ def load(file: Path, network: str) -> torch.nn.Module:
     """torchvision's MobileNetV3 with the published weights, all keys matched, in evaluation mode.
 
     Args:
-        file: a state dict as published, read with `weights_only`.
+        file: a state dict as published, or as safetensors; read as plain data.
         network: a key of `FILES`.
     Raises:
         UserError: the file is no such state dict, or one of another width.
@@ -183,11 +184,12 @@ def load(file: Path, network: str) -> torch.nn.Module:
     from torchvision.models import mobilenet_v3_large
     from torchvision.ops import SqueezeExcitation
 
+    from earshot import torchzip
+
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip and torch errors alike
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:100]
-        raise UserError(f"efficientat: {file} is no file of weights that can be read safely ({reason})") from None
+        state = torchzip.load(file)
+    except (Refused, OSError) as error:
+        raise UserError(f"efficientat: {file} is no file of weights that can be read safely ({error}): download it again") from None
     last = state.get("features.16.0.weight") if isinstance(state, dict) else None
     if not isinstance(last, torch.Tensor):
         raise UserError(f"efficientat: {file} holds no EfficientAT network: expected a file like {FILES[network]}")

@@ -1,0 +1,64 @@
+"""Do a cache's arrays hold together? Whoever made them: what does not is refused before it can be indexed with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+PER_CLIP = {"ids": "U", "labels": "Ui", "folds": "i", "groups": "U"}
+PER_ROW = {"clip": "i", "start": "f", "length": "f"}
+PER_COPY = {"copy": "i", "partner": "i", "share": "f"}
+
+
+def fault(content: dict[str, Any], clips: int, shapes: dict[str, tuple[int, ...]], classes: list[str], copies: bool) -> str | None:
+    """What is wrong with the arrays of a split, or of the augmented copies; None where they hold together.
+
+    Args:
+        clips: how many the manifest speaks of; of the copies, how many training clips there are.
+        shapes: (D, F, T) per view, as the manifest has them.
+        classes: the labels.
+        copies: are these the copies?
+    """
+    kinds = {**PER_ROW, **(PER_COPY if copies else PER_CLIP)}
+    for key in (*kinds, *shapes):
+        if key not in content:
+            return f"lacks {key}"
+        if not isinstance(content[key], np.ndarray):
+            return f"has no array {key}"
+    for key, kind in kinds.items():
+        array = content[key]
+        if array.dtype.kind not in kind or array.ndim != 1 + (key == "labels" and array.dtype.kind == "i"):
+            return f"has {key} of kind {array.dtype}, {array.ndim} axes"
+        expected = clips if key in PER_CLIP else len(content["clip"])
+        if len(array) != expected:
+            return f"has {len(array)} {key} for {expected} {'clips' if key in PER_CLIP else 'rows'}"
+    for view, shape in shapes.items():
+        array = content[view]
+        if array.dtype.kind not in "fi" or tuple(array.shape) != (len(content["clip"]), *shape):
+            return f"has {view} of shape {tuple(array.shape)}, expected {(len(content['clip']), *shape)}"
+    clip = content["clip"]
+    if len(clip) and not 0 <= int(clip.min()) <= int(clip.max()) < clips:
+        return f"has rows of clip {int(clip.min())} to {int(clip.max())}, of {clips}"
+    if not (np.isfinite(content["start"]).all() and np.isfinite(content["length"]).all()):
+        return "has times that are not finite"
+    return _copies(content, clips) if copies else _clips(content, classes)
+
+
+def _copies(content: dict[str, Any], clips: int) -> str | None:
+    partner, copy, share = content["partner"], content["copy"], content["share"]
+    if len(partner) and not (-1 <= int(partner.min()) and int(partner.max()) < clips and int(copy.min()) >= 0):
+        return "has copies of clips that are not there"
+    return None if ((share >= 0) & (share <= 1)).all() else "has shares outside 0 and 1"
+
+
+def _clips(content: dict[str, Any], classes: list[str]) -> str | None:
+    if len(np.unique(content["ids"])) != len(content["ids"]):
+        return "has an id twice"
+    labels = content["labels"]
+    known = f"{', '.join(classes[:5])}{' ...' if len(classes) > 5 else ''} ({len(classes)})"
+    if labels.ndim == 2:
+        wrong = labels.shape[1] != len(classes) or not np.isin(labels, (0, 1)).all()
+        return f"has {labels.shape[1]} columns of labels, or others than 0 and 1, and unique_labels.pkl has {known}" if wrong else None
+    unknown = np.setdiff1d(labels, [*classes, ""])
+    return f"has the label {unknown[0]}, and unique_labels.pkl has {known}" if len(unknown) else None

@@ -1,0 +1,37 @@
+"""YAML files read as plain data: bounded, without aliases, which can unfold a line into gigabytes or into a circle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from earshot.errors import UserError
+
+LARGEST = 4 << 20  # bytes
+
+
+def read(path: Path | str) -> Any:
+    """What a YAML file says: text, numbers, lists and dicts.
+
+    Raises:
+        UserError: no file of that name, one that is too large, no YAML, or YAML of more than plain data.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.events.AliasEvent):
+                raise yaml.composer.ComposerError(None, None, "it refers to itself (*alias): write it out", self.peek_event().start_mark)
+            return super().compose_node(parent, index)
+
+    path = Path(path)
+    try:
+        if path.stat().st_size > LARGEST:
+            raise UserError(f"{path} is larger than {LARGEST >> 20} MB: that is no settings file")
+        return Loader(path.read_text(encoding="utf-8")).get_single_data()
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError, TypeError) as error:
+        raise UserError(f"{path} is no valid YAML: {' '.join(str(error).split())[:200]}") from None
+    except RecursionError:
+        raise UserError(f"{path} is no valid YAML: it is nested too deeply") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
