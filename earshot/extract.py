@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-import sys
+import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,13 +16,14 @@ import numpy as np
 
 from earshot import __version__, cache, copies, extractors, sealed, space
 from earshot.audio import BadAudio, read
-from earshot.cli import Deadline
+from earshot.cli import Deadline, clock
 from earshot.device import Device, out_of_memory
 from earshot.errors import UserError
 from earshot.files import clear_temporary, empty, write_bytes
 from earshot.plan import Plan
 
 SHARD = 32  # clips: what a kill can cost, against the number of files
+SAY_SECONDS = 20.0  # between two lines where there is no terminal
 JOIN_IN_MEMORY = 1 << 30  # bytes of one view above which the joined array is built on disk
 
 
@@ -88,7 +89,8 @@ def run(plan: Plan, device: Device, batch_size: int, workers: int, deadline: Dea
     if todo:
         print(space.check(plan.folder, *space.of_cache(plan, extractor, everything, missing)), flush=True)
     bar = tqdm(total=everything, initial=everything - missing, unit="clip", desc="features", dynamic_ncols=True,
-               mininterval=0.2 if sys.stderr.isatty() else 20)
+               disable=None, mininterval=0.2)  # on a terminal; a log gets lines
+    began = said = time.perf_counter()
     pool = ThreadPoolExecutor(workers)
     try:
         for part, prepared in _prepared(plan, todo, extractor, pool):
@@ -96,6 +98,12 @@ def run(plan: Plan, device: Device, batch_size: int, workers: int, deadline: Dea
             cache.dump(part.path, content)
             sealed.write(part.seal, {"fingerprint": plan.fingerprint}, part.path.name)
             bar.update(part.last - part.first)
+            missing -= part.last - part.first
+            now = time.perf_counter()
+            if bar.disable and missing and now - said >= SAY_SECONDS:
+                said, made = now, sum(p.last - p.first for p in todo) - missing
+                print(f"features  {everything - missing}/{everything} clips  {made / (now - began):.1f} clips/s  "
+                      f"eta {clock(missing * (now - began) / made)}", flush=True)
             if deadline.passed() and part is not todo[-1]:
                 bar.close()
                 deadline.leave()

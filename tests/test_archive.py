@@ -139,3 +139,18 @@ def test_broken_zips(kaggle, tmp_path):
 def test_a_folder_in_the_way_is_not_deleted(kaggle, tmp_path):
     mine = audio(tmp_path / "out/c/unpacked/mine.wav")
     assert "in the way" in refused(zipped(tmp_path / "c.zip", kaggle), out=tmp_path / "out") and mine.exists()
+
+
+@pytest.mark.parametrize("names", [("a", "a/b.wav"), ("a/b.wav", "a"), ("x" * 300 + ".wav",)])
+def test_zip_that_no_folder_can_hold(tmp_path, names):
+    line = refused(hostile(tmp_path, *names), out=tmp_path / "out")
+    assert "cannot unpack" in line and not list(tmp_path.rglob("*.partial")) and not list(tmp_path.rglob("unpacked"))
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_zip_with_odd_names_stays_inside(tmp_path):
+    path = hostile(tmp_path, "a.wav", "a.wav", "n\0.wav", "line\nbreak.wav", ".unpacked", "./b//c.wav", "é😀.wav")
+    into = archive.unpack(path, tmp_path / "out" / "unpacked")
+    assert into == tmp_path / "out" / "unpacked"
+    found = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.wav"))
+    assert found == [f"out/unpacked/{name}" for name in ("a.wav", "b/c.wav", "line\nbreak.wav", "é😀.wav")]

@@ -6,12 +6,15 @@ import csv
 import os
 import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 from bad_audio import USABLE, make_bad
-from conftest import make_competition, read_csv, script
+from conftest import ROOT, make_competition, read_csv, script
 
 from earshot import audio, decode
 
@@ -75,3 +78,30 @@ def test_what_unfolds_to_days_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(decode, "LONGEST", 1000)
     with pytest.raises(audio.BadAudio, match="longer than"):
         audio.read(tmp_path / "a.wav", 16000, PLAIN)
+
+
+def test_three_hours_in_little_memory(tmp_path: Path) -> None:
+    """345 MB as float32, and twice that at the rate asked for, decoded by a process that may take 120 MB of its own."""
+    path = tmp_path / "long.wav"
+    second = (0.3 * np.sin(np.arange(8000) * 0.3)).astype(np.float32)
+    with soundfile.SoundFile(path, "w", 8000, 1, "PCM_U8") as file:
+        for _ in range(180):
+            file.write(np.tile(second, 60))
+    code = f"""
+import resource, sys
+sys.path.insert(0, {str(ROOT)!r})
+import numpy as np, soundfile, soxr
+from earshot.audio import AudioSettings, read
+read({str(path)!r}.replace("long", "short"), 16000, AudioSettings())  # what is imported late
+taken = next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith("VmData"))
+resource.setrlimit(resource.RLIMIT_DATA, (taken + (120 << 20),) * 2)
+wave, rate, offset = read({str(path)!r}, 16000, AudioSettings())
+print(len(wave), rate, float(np.abs(wave[16000:32000]).max()), float(np.abs(wave[-32000:-16000]).max()))
+"""
+    soundfile.write(tmp_path / "short.wav", np.tile(second, 3), 8000, "PCM_U8")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120,
+                          env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)})
+    assert done.returncode == 0, done.stderr
+    length, rate, first, last = done.stdout.split()
+    assert (int(length), int(rate)) == (3 * 3600 * 16000, 16000) and 0.29 < float(first) < 0.32 and 0.29 < float(last) < 0.32
+    assert not list(tmp_path.glob("tmp*")), "nothing stays behind"
