@@ -43,6 +43,14 @@ def test_operations_of_a_head():
     assert probe.operations(head, made_rows(), np.arange(0)) == 0
 
 
+def test_operations_of_attention_count():
+    """torch's own layer goes another way in evaluation, which counts nothing."""
+    layer = nn.TransformerEncoderLayer(12, 2, 24, batch_first=True)
+    layer.forward = lambda x, mask=None: nn.TransformerEncoderLayer.forward(layer, x.flatten(1, 2).transpose(1, 2))
+    assert probe.operations(layer, made_rows(), np.arange(2)) >= 5 * 2 * 12 * (3 * 12 + 12 + 2 * 24)
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
 def test_a_tiny_head_is_trained_on_one_thread(tmp_path, monkeypatch):
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -149,8 +157,10 @@ def test_average_precision_is_scikit_learns():
         assert metrics.average_precision(truth, scores) == pytest.approx(sk.average_precision_score(truth, scores), rel=1e-12)
 
 
-@pytest.mark.parametrize("key, value", [("mixup", 0.2), ("time_mask", 3), ("frequency_mask", 2), ("time_shift", 0.1), ("gain", 1.0),
-                                        ("time_stretch", 0.1), ("crop", 0.9), ("frequency_shift", 1.0)])
+@pytest.mark.parametrize("key, value", [
+    ("mixup", 0.2), ("time_mask", 3), ("frequency_mask", 2), ("time_shift", 0.1), ("gain", 1.0), ("time_stretch", 0.1), ("crop", 0.9),
+    ("frequency_shift", 1.0),
+])
 def test_whatever_changes_a_batch_is_asked_for(key, value):
     assert augment.asked(TrainingFlags(**{key: value})) and not augment.asked(TrainingFlags())
     assert not augment.asked(TrainingFlags(time_mask=3, masks=0))
