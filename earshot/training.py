@@ -42,6 +42,13 @@ def seed_of(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
 
 
+def reseed(seed: int, device: Device) -> None:
+    """Seed what a device draws from; torch.manual_seed takes 0.3 ms to note it for GPUs that are not in use."""
+    torch.default_generator.manual_seed(seed)
+    if device.name.startswith("cuda"):
+        torch.cuda.default_generators[torch.device(device.name).index or 0].manual_seed(seed)
+
+
 class Fitter:
     """Trains one head on one fold and keeps its folder up to date."""
 
@@ -156,7 +163,7 @@ class Fitter:
         """Gradients of a batch in place of the old ones, in as many passes as memory asks for; the loss."""
         size = len(targets)
         while True:
-            torch.manual_seed(seed)  # dropout; again after a failed attempt
+            reseed(seed, self.device)  # dropout; again after a failed attempt
             for parameter in self.parameters:
                 parameter.grad = None
             try:
