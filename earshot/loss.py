@@ -76,6 +76,11 @@ class Criterion:
         return targets * (1 - self.smoothing) + self.smoothing / (2 if self.multilabel else targets.shape[1])
 
 
+def own_loss(head: nn.Module) -> bool:
+    """Has a head a loss of its own? Asked of its class: an instance takes microseconds to say no."""
+    return hasattr(type(head), "loss")
+
+
 def loss_of(head: nn.Module, criterion: Criterion, batch: dict[str, Any], targets: Tensor,
             weight: Tensor | None = None) -> Tensor:
     """A head's loss on a batch, its own where it has one.
@@ -84,7 +89,7 @@ def loss_of(head: nn.Module, criterion: Criterion, batch: dict[str, Any], target
         batch: "x" and "mask", for a head with a loss of its own also "plain", "plain_mask", "plain_targets" and further views.
         weight: what the rows' weights sum to, where this is a part of a batch.
     """
-    if not hasattr(head, "loss"):
+    if not own_loss(head):
         return criterion(head(batch["x"], batch["mask"]), targets, weight)
     share = 1.0 if weight is None else criterion.row_weights(targets).sum() / weight
     return share * head.loss(batch, lambda logits, plain=False: criterion(logits, batch["plain_targets"] if plain else targets))

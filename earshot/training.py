@@ -18,7 +18,7 @@ from earshot.cli import clock
 from earshot.dataset import Rows, predict
 from earshot.device import Device, out_of_memory
 from earshot.errors import UserError
-from earshot.loss import Criterion, loss_of
+from earshot.loss import Criterion, loss_of, own_loss
 from earshot.metrics import scores
 from earshot.probe import autocast
 from earshot.progress import Fold, Progress, line, place, some
@@ -68,7 +68,7 @@ class Fitter:
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.schedule = optim.schedule(self.optimizer, settings, self.steps)
         self.scaler = torch.amp.GradScaler(device.name.split(":")[0], enabled=device.precision == "fp16")
-        self.autocast = autocast(device)
+        self.autocast, self.augmented = autocast(device), augment.asked(settings)
         self.micro = settings.batch_size  # rows per forward pass; smaller once memory ran out
         self.criterion = Criterion.of(rows, self.train_rows, settings)
         self.progress = Progress()
@@ -136,9 +136,9 @@ class Fitter:
         x, mask = self.rows.batch(rows)
         targets = self.rows.targets_of(rows)
         batch = {}
-        if hasattr(self.head, "loss"):  # for the others the clips as they were would only fill memory
+        if own_loss(self.head):  # for the others the clips as they were would only fill memory
             batch = {"plain": x, "plain_mask": mask, "plain_targets": self.criterion.smooth(targets), **self.rows.extras(rows)}
-        if augment.asked(settings):
+        if self.augmented:
             x, mask, targets = augment.apply(x, mask, targets, settings, np.random.default_rng(seed))
         batch |= {"x": x, "mask": mask}
         targets = self.criterion.smooth(targets)
