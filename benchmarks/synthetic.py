@@ -44,8 +44,8 @@ def make_cache(folder: Path, shapes: dict[str, tuple[int, int, int]], clips: int
     (folder / "bad_audio.csv").write_text("id,split,reason\n")
     files = [folder / name for name in ("train.pkl", "unique_labels.pkl", "bad_audio.csv")]
     sealed.write(folder / cache.MANIFEST, {
-        "version": cache.VERSION, "record": record, "fingerprint": fingerprint(record), "recipe": None, "weights": None, "complete": True,
-        "splits": {"train": {"clips": clips, "rows": clips}}, "shapes": {view: list(shape) for view, shape in shapes.items()},
+        "version": cache.VERSION, "record": record, "fingerprint": fingerprint(record), "recipe": None, "weights": None,
+        "complete": True, "splits": {"train": {"clips": clips, "rows": clips}}, "shapes": {view: list(shape) for view, shape in shapes.items()},
         "span": 5.0, "bad": 0, "columns": ["filename", "category"], "bytes": {p.name: p.stat().st_size for p in files},
         "sha256": {p.name: digest(p) for p in files}})
     return folder

@@ -118,8 +118,8 @@ class Bench:
     def ours(self, device: Device) -> float:
         """`Fitter.fit`: augmentation where asked for, schedule, evaluation by every metric, log lines, the checkpoints."""
         with tempfile.TemporaryDirectory() as folder:
-            fitter = Fitter(self._head, self.rows, Fold(1, 1, 5, self.learnt, self.valid), self.settings, 10, FoldFolder(Path(folder)),
-                            device)
+            fold = Fold(1, 1, 5, self.learnt, self.valid)
+            fitter = Fitter(self._head, self.rows, fold, self.settings, 10, FoldFolder(Path(folder)), device)
             began = time.perf_counter()
             fitter.fit(str, NEVER, 0)
             return (time.perf_counter() - began) / self.case.epochs
