@@ -63,7 +63,7 @@ def main(argv: list[str]) -> None:
         print(f"the cache differs from the recipe: {difference}")
 
     import models
-    from earshot import blend, crossval, device, earlier, folds, space, stage
+    from earshot import blend, crossval, device, earlier, folds, probe, space, stage
     from earshot.run import CONFIG, Run
 
     try:
@@ -76,9 +76,8 @@ def main(argv: list[str]) -> None:
     at = device.choose(machine.device, settings.precision)
     plain_name("--name", what.name)
     stage.rehearse(cache, Path(what.out), settings.metric)
-    rows = blend.training_rows(cache, view, getattr(head, "also", ()), settings, at)
+    rows = blend.training_rows(cache, view, getattr(head, "also", ()), settings, at, machine.memory)
     parameters = sum(p.numel() for p in head.parameters())
-    del head  # up to a gigabyte
     numbers, whose = folds.assign(rows.truth, rows.folds, rows.groups, settings.folds, settings.seed)
     wanted = crossval.chosen_folds(numbers, what.fold)
     record = {"features": {k: cache.record[k] for k in ("extractor", "settings", "audio", "window", "weights")},
@@ -93,6 +92,9 @@ def main(argv: list[str]) -> None:
             for note in earlier.adopt_run(folder, record, machine.continue_from, what.name is not None):
                 print(note)
         fresh = not (folder / CONFIG).exists()
+        if fresh:
+            at = probe.decide(head, rows, settings, at)
+        del head  # up to a gigabyte
         run = Run.begin(folder, record, stage.about(cache, recipe.name, at))
         at = stage.decided(run, at)
         run.log(f"run: {folder}{'' if fresh else ' (continued)'}")
@@ -109,7 +111,7 @@ def main(argv: list[str]) -> None:
         if not done:
             deadline.leave()
         crossval.summarise(run, rows, numbers)
-        stage.finish(run, cache, Path(what.out), models.rebuild, at)
+        stage.finish(run, cache, Path(what.out), models.rebuild, at, machine.memory)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,8 @@ TIMES = ("training_log.txt", "metrics.csv", ".index.json", ".lock")  # they tell
 FRESH = 8  # every so-manieth attempt is a new process
 SHARD, STEPS = 64, 1  # what one kill may cost: the clips of the shard at work and of the one decoded ahead; a training step
 TRAIN = ["--head", "audio_cnn", "--head.channels", "[8, 16]", "--head.blocks", "[1, 1]", "--head.dropout", "0.4", "--epochs", "3",
-         "--folds", "2", "--batch-size", "24", "--mixup", "0.4", "--time-mask", "9", "--ema", "0.9", "--device", "cpu", "--name", "r"]
+         "--folds", "2", "--batch-size", "24", "--mixup", "0.4", "--time-mask", "9", "--ema", "0.9", "--device", "cpu",
+         "--precision", "fp32", "--name", "r"]
 LOGMEL = ["--extractor", "logmel", "--device", "cpu", "--workers", "2"]
 
 

@@ -82,6 +82,13 @@ def _between(x: Tensor, lower: np.ndarray, upper: np.ndarray, share: np.ndarray,
     return one.lerp(other, torch.from_numpy(share.astype(np.float32)).to(x.device).view(shape))
 
 
+def asked(settings: TrainingFlags) -> bool:
+    """Do the settings ask for anything at all?"""
+    spans = settings.masks and (settings.time_mask or settings.frequency_mask)
+    return bool(settings.time_shift or settings.time_stretch or settings.crop < 1 or settings.frequency_shift or settings.gain
+                or settings.mixup or spans)
+
+
 def apply(x: Tensor, mask: Tensor | None, targets: Tensor, settings: TrainingFlags,
           rng: np.random.Generator) -> tuple[Tensor, Tensor | None, Tensor]:
     """All that the settings ask for: move, stretch, crop, turn up or down, then masks and mixing.

@@ -7,6 +7,7 @@ from typing import Any, Callable
 
 import numpy as np
 
+from earshot import probe
 from earshot.cache import Cache
 from earshot.config import TrainingFlags
 from earshot.dataset import Rows, check_further, predict
@@ -14,22 +15,22 @@ from earshot.device import Device
 from earshot.errors import UserError
 from earshot.fingerprint import differences
 from earshot.run import Run
-from earshot.training import autocast
 
 
-def rows_of(cache: Cache, split: str, view: str, device: Device) -> Rows:
-    """One split of a cache, ready for a head."""
-    return Rows(cache.split(split), view, cache.classes, cache.manifest["span"], device.name)
+def rows_of(cache: Cache, split: str, view: str, device: Device, gigabytes: float | None = None) -> Rows:
+    """One split of a cache, ready for a head; `gigabytes` as in `Rows`."""
+    return Rows(cache.split(split), view, cache.classes, cache.manifest["span"], device.name, gigabytes=gigabytes)
 
 
-def training_rows(cache: Cache, view: str, also: tuple[str, ...], settings: TrainingFlags, device: Device) -> Rows:
-    """The training split with its augmented copies and the further views that a head learns from.
+def training_rows(cache: Cache, view: str, also: tuple[str, ...], settings: TrainingFlags, device: Device,
+                  gigabytes: float | None = None) -> Rows:
+    """The training split with its augmented copies and the further views that a head learns from; `gigabytes` as in `Rows`.
 
     Raises:
         UserError: a further view is missing, or the settings would move the features away from it.
     """
     check_further(also, cache.shapes, settings)
-    return Rows(cache.split("train"), view, cache.classes, cache.manifest["span"], device.name, also, cache.augmented())
+    return Rows(cache.split("train"), view, cache.classes, cache.manifest["span"], device.name, also, cache.augmented(), gigabytes)
 
 
 def predict_run(run: Run, rows: Rows, rebuild: Callable[[dict], Any], device: Device, batch_size: int = 64) -> np.ndarray:
@@ -49,9 +50,9 @@ def predict_run(run: Run, rows: Rows, rebuild: Callable[[dict], Any], device: De
     everything = np.arange(len(rows))
     found = []
     for number in folds:
-        head = run.fold(number).load_head("best", rebuild, device.name)
+        head = probe.laid_out(run.fold(number).load_head("best", rebuild, device.name), device)
         check_head(run, number, head)
-        found.append(predict(head, rows, everything, batch_size, autocast(device), run.shifts))
+        found.append(predict(head, rows, everything, batch_size, probe.autocast(device), run.shifts))
     if not len(rows):
         return np.full((len(rows.ids), len(run.classes)), np.nan, dtype=np.float32)
     return np.mean(found, 0)

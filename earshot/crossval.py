@@ -6,7 +6,7 @@ from typing import Any, Callable
 
 import numpy as np
 
-from earshot import metrics
+from earshot import metrics, probe
 from earshot.cli import Deadline, patiently
 from earshot.config import TrainingFlags
 from earshot.dataset import Rows, predict
@@ -14,7 +14,7 @@ from earshot.device import Device
 from earshot.errors import UserError
 from earshot.files import read_json, write_text
 from earshot.run import Run
-from earshot.training import Fitter, Fold, autocast
+from earshot.training import Fitter, Fold
 
 KINDS = {"last": "final epoch: honest", "best": "epoch chosen on the fold it scores: flatters"}
 
@@ -73,8 +73,8 @@ def _fold_predictions(run: Run, rows: Rows, number: int, valid: np.ndarray, rebu
     for kind in KINDS:
         if run.fold(number).predictions(kind) is not None:
             continue
-        head = run.fold(number).load_head(kind, rebuild, device.name)
-        found = predict(head, rows, rows.of_clips(valid), 64, autocast(device), run.shifts)[valid]
+        head = probe.laid_out(run.fold(number).load_head(kind, rebuild, device.name), device)
+        found = predict(head, rows, rows.of_clips(valid), 64, probe.autocast(device), run.shifts)[valid]
         run.fold(number).save_predictions(kind, found)
         made = True
     return made

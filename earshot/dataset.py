@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, NamedTuple, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from earshot import memory
 from earshot.errors import UserError
 
 if TYPE_CHECKING:
     from earshot.config import TrainingFlags
 
 RESIDENT = 0.25  # share of the device's free memory that a split may take to be kept there
+BLOCK = 1 << 24  # bytes of a cache that are copied at a time
+AT_ONCE = 1 << 25  # bytes of an epoch's batches that are picked in one go, which saves a tiny head most of its overhead
+
+
+class Batch(NamedTuple):
+    """A batch on its way: its row numbers, the same on the device, the views that were fetched for it."""
+
+    rows: np.ndarray
+    index: Tensor
+    views: dict[str, Tensor]
 
 
 class Rows:
@@ -26,10 +38,12 @@ class Rows:
     Args:
         also: further views that batches bring in training, for heads with targets of their own.
         augmented: `Cache.augmented()` of the training split.
+        gigabytes: of memory that the views may take (10^9 bytes); default: a quarter of what is free. Views that fit are kept on
+            the device, as float32 if that fits, too; larger ones stay on the disk, and `ahead` reads them batch by batch.
     """
 
     def __init__(self, split: dict[str, Any], view: str, classes: list[str], span: float, device: str,
-                 also: Sequence[str] = (), augmented: dict[str, Any] | None = None):
+                 also: Sequence[str] = (), augmented: dict[str, Any] | None = None, gigabytes: float | None = None):
         self.ids, self.clip = split["ids"], np.asarray(split["clip"])
         self.folds, self.groups = np.asarray(split["folds"]), np.asarray(split["groups"])
         given = np.asarray(split["labels"])
@@ -54,46 +68,119 @@ class Rows:
         self.frames = np.clip(np.ceil(lengths / span * frames - 1e-3), 1, frames).astype(np.int64)
         # Decided for the split, not the batch: a clip's logits must not depend on its batch mates.
         self.masked = bool((self.frames < frames).any())
+        self._left = RESIDENT * memory.free(self.device) if gigabytes is None else gigabytes * 1e9
         self.views = {name: self._place([part[name] for part in self.parts]) for name in (view, *self.also)}
         self.view = view
+        self._batch: Batch | None = None
+        self._columns = {"whose": self._on(self.whose.astype(np.int64))}
+        if self.masked:
+            self._columns |= {"frames": self._on(self.frames), "time": torch.arange(frames, device=self.device)}
+        if self.partner is not None:
+            own = np.zeros(len(self), dtype=np.int64)
+            self._columns |= {"partner": self._on(np.concatenate([own - 1, self.partner.astype(np.int64)])),
+                              "share": self._on(np.concatenate([own.astype(np.float32) + 1, self.share]))}
 
     def __len__(self) -> int:
         return len(self.clip)
+
+    @property
+    def targets(self) -> np.ndarray:
+        """(clips, classes) float32, 0/1."""
+        return self._targets
+
+    @targets.setter
+    def targets(self, found: np.ndarray) -> None:
+        self._targets, self._wanted = found, None
 
     @property
     def truth(self) -> np.ndarray:
         """What scores compare with: (clips,) class indices, or (clips, classes) 0/1 where clips have several labels."""
         return self.targets.astype(np.int64) if self.multilabel else self.labels
 
+    @property
+    def streams(self) -> bool:
+        """Is any view read from the disk batch by batch?"""
+        return not all(isinstance(found, Tensor) for found in self.views.values())
+
+    def _on(self, values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values).to(self.device)
+
     def _place(self, arrays: list[np.ndarray]) -> Tensor | list[np.ndarray]:
-        """A view on the device where it takes a fair part of the memory at most, else as it lies on disk."""
-        if self.device.type == "cuda":
-            free = torch.cuda.mem_get_info(self.device)[0]
-        else:
-            free = _free_memory()
-        if sum(array.nbytes for array in arrays) > RESIDENT * free:
-            return arrays
-        return torch.from_numpy(np.concatenate(arrays)).to(self.device)
+        """A view on the device where the memory granted allows it, ready to use if possible; else as it lies on disk."""
+        count, shape = sum(map(len, arrays)), arrays[0].shape[1:]
+        own = torch.from_numpy(np.empty(0, arrays[0].dtype)).dtype
+        for kind in (torch.float32, own) if own.is_floating_point else (own,):
+            size = count * int(np.prod(shape)) * kind.itemsize
+            if size <= self._left and self._left > 0:
+                self._left -= size
+                found, at = torch.empty((count, *shape), dtype=kind, device=self.device), 0
+                for array in arrays:
+                    step = max(1, BLOCK // max(1, array[:1].nbytes))
+                    for first in range(0, len(array), step):
+                        block = torch.from_numpy(np.array(array[first:first + step]))
+                        found[at:at + len(block)] = block
+                        at += len(block)
+                return found
+        return arrays
+
+    def _fetch(self, name: str, rows: np.ndarray) -> Tensor:
+        """A view's rows out of the file, on the CPU."""
+        found = self.views[name]
+        if len(found) == 1:
+            return torch.from_numpy(np.asarray(found[0][rows]))
+        own, copies = found
+        values = np.empty((len(rows), *own.shape[1:]), own.dtype)
+        made = rows >= len(own)
+        values[~made], values[made] = own[rows[~made]], copies[rows[made] - len(own)]
+        return torch.from_numpy(values)
 
     def _take(self, name: str, rows: np.ndarray) -> Tensor:
         found = self.views[name]
-        if isinstance(found, Tensor):
-            x = found[torch.from_numpy(rows).to(self.device)]
-        elif len(found) == 1:
-            x = torch.from_numpy(found[0][rows]).to(self.device)
+        if self._batch is not None and self._batch.rows is rows and name in self._batch.views:
+            x = self._batch.views[name]
+        elif isinstance(found, Tensor):
+            x = found[self._index(rows)]
         else:
-            own, copies = found
-            values = np.empty((len(rows), *own.shape[1:]), own.dtype)
-            made = rows >= len(own)
-            values[~made], values[made] = own[rows[~made]], copies[rows[made] - len(own)]
-            x = torch.from_numpy(values).to(self.device)
+            x = self._fetch(name, rows).to(self.device)
         return x.float() if x.is_floating_point() else x.long()
+
+    def _index(self, rows: np.ndarray) -> Tensor:
+        return self._batch.index if self._batch is not None and self._batch.rows is rows else self._on(rows)
+
+    def ahead(self, batches: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+        """The row numbers of batches, one after the other; while one is worked on, a thread reads the next from the disk.
+
+        What is asked of the batch that was yielded last (`batch`, `targets_of`, `extras`) is on the device, or on its way.
+        """
+        if not batches:
+            return
+        sizes, every = [len(rows) for rows in batches], self._on(np.concatenate(batches))
+        parts = every.split(sizes)
+        try:
+            if not self.streams:
+                own = self.views[self.view]
+                whole = own[every].split(sizes) if len(every) * own[:1].nbytes <= AT_ONCE else None
+                for number, (rows, part) in enumerate(zip(batches, parts)):
+                    self._batch = Batch(rows, part, {} if whole is None else {self.view: whole[number]})
+                    yield rows
+                return
+            load = _loader(self)
+            with ThreadPoolExecutor(1) as pool:
+                coming = pool.submit(load, batches[0])
+                for number, (rows, part) in enumerate(zip(batches, parts)):
+                    arrived = coming.result()
+                    if number + 1 < len(batches):
+                        coming = pool.submit(load, batches[number + 1])
+                    self._batch = Batch(rows, part, arrived())
+                    yield rows
+        finally:
+            self._batch = None
 
     def batch(self, rows: np.ndarray) -> tuple[Tensor, Tensor | None]:
         """(B, D, F, T) float32 and its (B, T) mask of real frames, None where every row of the split is full."""
         mask = None
         if self.masked:
-            mask = torch.from_numpy(np.arange(self.shape[2]) < self.frames[rows][:, None]).to(self.device)
+            mask = self._columns["time"] < self._columns["frames"][self._index(rows)][:, None]
         return self._take(self.view, rows).float(), mask
 
     def extras(self, rows: np.ndarray) -> dict[str, Tensor]:
@@ -102,14 +189,18 @@ class Rows:
 
     def targets_of(self, rows: np.ndarray) -> Tensor:
         """(B, classes) shares of the classes; a copy that is mixed of two clips has both clips' labels."""
-        found = self.targets[self.whose[rows]]
-        if self.share is not None:
-            made = np.flatnonzero(rows >= len(self))
-            number = rows[made] - len(self)
-            made, number = made[self.partner[number] >= 0], number[self.partner[number] >= 0]
-            own, other, share = found[made], self.targets[self.partner[number]], self.share[number][:, None]
-            found[made] = np.maximum(own, other) if self.multilabel else share * own + (1 - share) * other
-        return torch.from_numpy(found).to(self.device)
+        index = self._index(rows)
+        if self.partner is None:
+            if self._wanted is None:
+                self._wanted = self._on(self.targets[self.whose])
+            return self._wanted[index]
+        if self._wanted is None:
+            self._wanted = self._on(self.targets)
+        found = self._wanted[self._columns["whose"][index]]
+        partner, share = self._columns["partner"][index], self._columns["share"][index][:, None]
+        other = self._wanted[partner.clamp(min=0)]
+        both = torch.maximum(found, other) if self.multilabel else share * found + (1 - share) * other
+        return torch.where((partner >= 0)[:, None], both, found)
 
     def _usable(self, rows: np.ndarray) -> np.ndarray:
         """(copies,) which copies hold nothing but clips of the given rows."""
@@ -147,8 +238,8 @@ class Rows:
 
     def batches(self, rows: np.ndarray, size: int):
         """Batches over the given rows in order."""
-        for first in range(0, len(rows), size):
-            yield self.batch(rows[first:first + size])
+        for part in self.ahead(_pieces(rows, size)):
+            yield self.batch(part)
 
     def of_clips(self, clips: np.ndarray) -> np.ndarray:
         """The rows of the clips that a boolean (clips,) array picks."""
@@ -169,10 +260,41 @@ def check_further(also: Sequence[str], views: Iterable[str], settings: TrainingF
                         "longer match: leave it out")
 
 
-def _free_memory() -> int:
-    import os
+def _pieces(rows: np.ndarray, size: int) -> list[np.ndarray]:
+    return [rows[first:first + size] for first in range(0, len(rows), size)]
 
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+def _loader(rows: Rows) -> Callable[[np.ndarray], Callable[[], dict[str, Tensor]]]:
+    """What a thread does for a batch: its views read, converted, and sent to a GPU on a stream of their own.
+
+    It returns what the main thread calls to have them: there the main stream has to wait until they have arrived.
+    """
+    names = [name for name, found in rows.views.items() if not isinstance(found, Tensor)]
+    if rows.device.type != "cuda":
+        def load(which: np.ndarray) -> Callable[[], dict[str, Tensor]]:
+            found = {name: rows._fetch(name, which) for name in names}
+            found = {name: x.float() if x.is_floating_point() else x for name, x in found.items()}
+            return lambda: found
+
+        return load
+    aside = torch.cuda.Stream(rows.device)
+
+    def send(which: np.ndarray) -> Callable[[], dict[str, Tensor]]:
+        with torch.cuda.stream(aside):
+            # Pinned memory is reused once the copy that was recorded on its stream is done.
+            found = {name: rows._fetch(name, which).pin_memory().to(rows.device, non_blocking=True) for name in names}
+            sent = aside.record_event()
+
+        def arrived() -> dict[str, Tensor]:
+            now = torch.cuda.current_stream(rows.device)
+            now.wait_event(sent)
+            for x in found.values():
+                x.record_stream(now)
+            return found
+
+        return arrived
+
+    return send
 
 
 def pool_windows(logits: Tensor, clip: Tensor, clips: int) -> Tensor:
@@ -208,18 +330,18 @@ def predict(head: torch.nn.Module, rows: Rows, which: np.ndarray, batch_size: in
     with autocast:
         while at < len(which):
             try:
-                x, mask = rows.batch(which[at:at + batch_size])
-                logits = sum(head(x.roll(by, 3) if by else x, mask if mask is None else mask.roll(by, 1)).float()
-                             for by in offsets) / len(offsets)
-                found.append(logits.cpu())
+                for part in rows.ahead(_pieces(which[at:], batch_size)):
+                    x, mask = rows.batch(part)
+                    logits = sum(head(x.roll(by, 3) if by else x, mask if mask is None else mask.roll(by, 1)).float()
+                                 for by in offsets) / len(offsets)
+                    found.append(logits)
+                    at += len(part)
             except RuntimeError as error:
                 if not out_of_memory(error) or batch_size == 1:
                     raise
                 batch_size //= 2  # the answers stay the same: no row knows its batch mates
-                continue
-            at += batch_size
     clips = len(rows.ids)
     if not found:
         return np.full((clips, 0), np.nan, dtype=np.float32)
-    pooled = pool_windows(torch.cat(found), torch.from_numpy(rows.clip[which]).long(), clips)
+    pooled = pool_windows(torch.cat(found).cpu(), torch.from_numpy(rows.clip[which]).long(), clips)
     return (pooled.sigmoid() if rows.multilabel else pooled.softmax(1)).numpy()

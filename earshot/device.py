@@ -14,6 +14,7 @@ class Device:
     name: str
     precision: str  # fp32 | fp16 | bf16
     about: str
+    channels_last: bool = False  # the layout of a head's weights in training and predicting; a GPU has it anyway
 
 
 def choose(name: str = "auto", precision: str = "auto") -> Device:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -49,6 +49,8 @@ class Criterion:
         Args:
             total: what the rows' weights sum to; more than they do where these rows are a part of a batch.
         """
+        if self.weights is None and not self.multilabel and total is None:
+            return nn.functional.cross_entropy(logits.float(), targets)
         if self.multilabel:
             entropy = partial(nn.functional.binary_cross_entropy_with_logits, logits.float(), reduction="none")
             each = entropy(targets)
@@ -69,4 +71,25 @@ class Criterion:
 
     def smooth(self, targets: Tensor) -> Tensor:
         """The targets with their smoothing share spread."""
+        if not self.smoothing:
+            return targets
         return targets * (1 - self.smoothing) + self.smoothing / (2 if self.multilabel else targets.shape[1])
+
+
+def own_loss(head: nn.Module) -> bool:
+    """Has a head a loss of its own? Asked of its class: an instance takes microseconds to say no."""
+    return hasattr(type(head), "loss")
+
+
+def loss_of(head: nn.Module, criterion: Criterion, batch: dict[str, Any], targets: Tensor,
+            weight: Tensor | None = None) -> Tensor:
+    """A head's loss on a batch, its own where it has one.
+
+    Args:
+        batch: "x" and "mask", for a head with a loss of its own also "plain", "plain_mask", "plain_targets" and further views.
+        weight: what the rows' weights sum to, where this is a part of a batch.
+    """
+    if not own_loss(head):
+        return criterion(head(batch["x"], batch["mask"]), targets, weight)
+    share = 1.0 if weight is None else criterion.row_weights(targets).sum() / weight
+    return share * head.loss(batch, lambda logits, plain=False: criterion(logits, batch["plain_targets"] if plain else targets))

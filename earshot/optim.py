@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from typing import TYPE_CHECKING, Any, Iterator
+from typing import TYPE_CHECKING, Any, Callable, Iterator
 
 import torch
 
@@ -17,30 +17,78 @@ def optimizer(head: torch.nn.Module, settings: TrainingFlags) -> torch.optim.Opt
     """AdamW (SAM's too), Adam or SGD over all trainable parameters of a head."""
     parameters = [p for p in head.parameters() if p.requires_grad]
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(parameters, settings.lr, momentum=0.9, nesterov=True, weight_decay=settings.weight_decay)
+        return torch.optim.SGD(parameters, settings.lr, momentum=0.9, nesterov=True, fused=True, weight_decay=settings.weight_decay)
     kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
-    return kind(parameters, settings.lr, weight_decay=settings.weight_decay)
+    return kind(parameters, settings.lr, weight_decay=settings.weight_decay, fused=True)
 
 
-def schedule(optim: torch.optim.Optimizer, settings: TrainingFlags, steps_per_epoch: int) -> Any:
-    """The learning rate over steps: OneCycle (Smith 2018, torch's), cosine after a linear warm-up, drops, or constant."""
-    total = steps_per_epoch * settings.epochs
+class Schedule:
+    """The learning rate (and OneCycle's momentum) as a function of the steps done; torch's schedulers cost more than a tiny head.
+
+    Args:
+        optim: whose groups get it.
+        values: steps done -> learning rate, and momentum or None.
+    """
+
+    def __init__(self, optim: torch.optim.Optimizer, values: Callable[[int], tuple[float, float | None]]):
+        self.optim, self.values, self.done = optim, values, 0
+        self._set()
+
+    def _set(self) -> None:
+        rate, momentum = self.values(self.done)
+        for group in self.optim.param_groups:
+            group["lr"] = rate
+            if momentum is not None and "betas" in group:
+                group["betas"] = (momentum, *group["betas"][1:])
+            elif momentum is not None:
+                group["momentum"] = momentum
+
+    def step(self) -> None:
+        """One step further."""
+        self.done += 1
+        self._set()
+
+    def state_dict(self) -> dict[str, int]:
+        """The steps done, under the name that torch's schedulers gave it."""
+        return {"last_epoch": self.done}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.done = state["last_epoch"]
+        self._set()
+
+
+def schedule(optim: torch.optim.Optimizer, settings: TrainingFlags, steps_per_epoch: int) -> Schedule:
+    """The learning rate over steps: OneCycle (Smith 2018, as torch has it), cosine after a linear warm-up, drops, or constant."""
+    total, top = steps_per_epoch * settings.epochs, settings.lr
     if settings.schedule == "onecycle" and total > 2:
-        # torch divides by warmup * total - 1 and by total - warmup * total: neither may be 0.
-        warmup = min(max(settings.warmup, 1.5 / total), 1 - 0.5 / total)
-        return torch.optim.lr_scheduler.OneCycleLR(optim, settings.lr, total_steps=total, pct_start=warmup)
+        # Neither part may be empty.
+        rising = min(max(settings.warmup, 1.5 / total), 1 - 0.5 / total) * total - 1
+
+        def cycle(step: int) -> tuple[float, float | None]:
+            if step <= rising:
+                share = step / rising
+                return _cosine(top / 25, top, share), _cosine(0.95, 0.85, share)
+            share = (step - rising) / (total - 1 - rising)
+            return _cosine(top, top / 25e4, share), _cosine(0.85, 0.95, share)
+
+        return Schedule(optim, cycle)
     rising = max(1, round(settings.warmup * total))
 
-    def factor(step: int) -> float:
+    def rate(step: int) -> tuple[float, float | None]:
         if settings.schedule == "step":
-            return settings.step_gamma ** (step // steps_per_epoch // settings.step_epochs)
+            return top * settings.step_gamma ** (step // steps_per_epoch // settings.step_epochs), None
         if settings.schedule == "constant":
-            return 1.0
+            return top, None
         if step < rising:
-            return (step + 1) / rising
-        return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
+            return top * (step + 1) / rising, None
+        return top * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising))), None
 
-    return torch.optim.lr_scheduler.LambdaLR(optim, factor)
+    return Schedule(optim, rate)
+
+
+def _cosine(first: float, last: float, share: float) -> float:
+    return last + (first - last) / 2 * (1 + math.cos(math.pi * share))
 
 
 def pack(optim: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -64,6 +112,10 @@ def unpack(optim: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], rest:
         state.setdefault(int(index), {})[key] = value
     groups = [{k: tuple(v) if k == "betas" else v for k, v in group.items()} for group in rest["groups"]]
     optim.load_state_dict({"state": state, "param_groups": groups})
+    for parameter, entries in optim.state.items():  # fused steps go through memory: moments have to lie as their weights do
+        for key, value in entries.items():
+            if torch.is_tensor(value) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                entries[key] = torch.empty_like(parameter).copy_(value)
 
 
 @torch.no_grad()
@@ -116,13 +168,16 @@ class Average:
 
     def __init__(self, head: torch.nn.Module, decay: float):
         self.head, self.decay = copy.deepcopy(head).requires_grad_(False), decay
+        self._pairs: tuple[list[torch.Tensor], ...] | None = None
 
     @torch.no_grad()
     def update(self, head: torch.nn.Module, step: int) -> None:
         """Take in the weights after a step (from 0)."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        for mine, new in zip(self.head.state_dict().values(), head.state_dict().values()):
-            if mine.is_floating_point():
-                mine.lerp_(new, 1 - decay)
-            else:
-                mine.copy_(new)
+        if self._pairs is None:  # collecting them costs more than averaging
+            pairs = list(zip(self.head.state_dict().values(), head.state_dict().values()))
+            self._pairs = (*([p[i] for p in pairs if p[0].is_floating_point()] for i in (0, 1)),
+                           *([p[i] for p in pairs if not p[0].is_floating_point()] for i in (0, 1)))
+        mine, new, counts, counted = self._pairs
+        torch._foreach_lerp_(mine, new, 1 - min(self.decay, (1 + step) / (10 + step)))
+        for one, other in zip(counts, counted):
+            one.copy_(other)

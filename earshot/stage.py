@@ -21,27 +21,30 @@ def about(cache: Cache, recipe: str, device: Device) -> dict[str, Any]:
 
     return {"recipe": recipe, "features_folder": os.path.relpath(cache.folder),
             "weights": cache.manifest.get("weights"), "prior": cache.prior().tolist(),
-            "columns": cache.manifest["columns"], "precision": {device.name.split(":")[0]: device.precision}}
+            "columns": cache.manifest["columns"], "precision": {device.name.split(":")[0]: device.precision},
+            "channels_last": {device.name.split(":")[0]: device.channels_last}}
 
 
 def decided(run: Run, device: Device) -> Device:
-    """The device with the precision that this run began with on this kind of device: another GPU does not change it."""
-    precision = run.config["precision"].get(device.name.split(":")[0])
-    return replace(device, precision=precision) if precision else device
+    """The device with the precision and layout that this run began with on this kind of device: another GPU changes neither."""
+    kind = device.name.split(":")[0]
+    precision, last = run.config["precision"].get(kind), run.config.get("channels_last", {}).get(kind, False)
+    return replace(device, precision=precision, channels_last=last) if precision else device
 
 
-def finish(run: Run, cache: Cache, out: Path, rebuild: Callable[[dict], Any], device: Device) -> None:
+def finish(run: Run, cache: Cache, out: Path, rebuild: Callable[[dict], Any], device: Device,
+           gigabytes: float | None = None) -> None:
     """Score the hold-out where there is one, write the submission where there is something to submit."""
     view = run.config["record"]["view"]
     prior = np.array(run.config["prior"])
     if cache.has("test"):
-        rows = blend.rows_of(cache, "test", view, device)
+        rows = blend.rows_of(cache, "test", view, device, gigabytes)
         found = crossval.score_test(run, rows, lambda: blend.fill(blend.predict_run(run, rows, rebuild, device), prior)[0])
         run.log(f"hold-out, {found['clips']} clips, mean of {len(found['folds'])} folds: {metrics.summary(found)}")
     if not cache.has("subm"):
         run.log("nothing to submit: the data set has no clips without labels")
         return
-    rows = blend.rows_of(cache, "subm", view, device)
+    rows = blend.rows_of(cache, "subm", view, device, gigabytes)
     probabilities = blend.predict_run(run, rows, rebuild, device)
     for text in submit(cache, rows.ids, probabilities, prior, run.classes, out):
         run.log(text)

@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from earshot import augment, optim
+from earshot import augment, optim, probe
 from earshot.cli import clock
 from earshot.dataset import Rows, predict
 from earshot.device import Device, out_of_memory
 from earshot.errors import UserError
-from earshot.loss import Criterion
+from earshot.loss import Criterion, loss_of, own_loss
 from earshot.metrics import scores
+from earshot.probe import autocast
 from earshot.progress import Fold, Progress, line, place, some
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ SAVE_SHARE = 20  # a checkpoint that took a second to write is written at most e
 RAW = "raw."  # beside the optimiser's tensors: the weights that are trained, where it is their average that predicts
 SAVE_SECONDS = 2.0  # and none more often than this: what a kill may cost
 SAY_SECONDS = 60.0  # a long epoch says where it is
+LOOK = 64  # steps between two looks at the losses: a GPU has to be waited for
+WHOLE = 1 << 24  # bytes of a batch in which a tiny head evaluates
 WAY_OUT = "give a lower --lr, or --clip-grad 1; the last good checkpoint is kept"
 
 
@@ -39,10 +42,11 @@ def seed_of(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
 
 
-def autocast(device: Device) -> Any:
-    """The mixed-precision context of a device; does nothing for fp32."""
-    kinds = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-    return torch.autocast(device.name.split(":")[0], kinds[device.precision], enabled=device.precision != "fp32")
+def reseed(seed: int, device: Device) -> None:
+    """Seed what a device draws from; torch.manual_seed takes 0.3 ms to note it for GPUs that are not in use."""
+    torch.default_generator.manual_seed(seed)
+    if device.name.startswith("cuda"):
+        torch.cuda.default_generators[torch.device(device.name).index or 0].manual_seed(seed)
 
 
 class Fitter:
@@ -55,18 +59,22 @@ class Fitter:
         self.heard = np.zeros(len(rows.ids), dtype=bool)
         self.heard[rows.clip[self.valid_rows]] = True
         torch.manual_seed(seed_of(settings.seed, fold.number))
-        self.head = build().to(device.name)
-        if device.name.startswith("cuda"):
-            self.head = self.head.to(memory_format=torch.channels_last)
+        self.head = probe.laid_out(build(), device)
+        work = probe.operations(self.head, rows, self.valid_rows if len(self.valid_rows) else self.train_rows)
+        self.tiny = work * settings.batch_size * probe.BACKWARD < probe.TINY
         self.average = optim.Average(self.head, settings.ema) if settings.ema else None
         self.steps = max(1, -(-len(self.train_rows) // settings.batch_size))
         self.optimizer = optim.optimizer(self.head, settings)
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.schedule = optim.schedule(self.optimizer, settings, self.steps)
         self.scaler = torch.amp.GradScaler(device.name.split(":")[0], enabled=device.precision == "fp16")
+        self.autocast, self.augmented = autocast(device), augment.asked(settings)
         self.micro = settings.batch_size  # rows per forward pass; smaller once memory ran out
         self.criterion = Criterion.of(rows, self.train_rows, settings)
         self.progress = Progress()
         self.unsaved_best: dict[str, Tensor] | None = None
+        self.seeds: tuple[int, np.ndarray] = (0, np.zeros(0, np.uint64))  # of an epoch's steps
+        self.unseen: list[tuple[int, int, int, np.ndarray, Tensor]] = []  # epoch, step, steps, rows, loss: not looked at yet
         if not self._resume():
             self._begin()
 
@@ -86,7 +94,7 @@ class Fitter:
         x, mask = self.rows.batch(self.train_rows[:1])
         x, mask = augment.warp_time(x, mask, 0.0, self.settings.crop, np.random.default_rng(0))
         try:
-            with torch.inference_mode(), autocast(self.device):
+            with torch.inference_mode(), self.autocast:
                 self.head.eval()(x, mask)
         except (RuntimeError, ValueError, AssertionError) as error:  # timm asserts
             if out_of_memory(error):
@@ -116,16 +124,22 @@ class Fitter:
         self.progress = Progress(**state["progress"])
         return True
 
-    def step(self, epoch: int, number: int, rows: np.ndarray) -> float:
-        """One optimiser step on the given rows; its loss."""
-        settings = self.settings
-        seed = seed_of(settings.seed, self.fold.number, epoch, number)
+    def _seed(self, epoch: int, number: int) -> int:
+        if self.seeds[0] != epoch:
+            drawn = np.random.SeedSequence(seed_of(self.settings.seed, self.fold.number, epoch, 1))
+            self.seeds = epoch, drawn.generate_state(self.steps, np.uint64) >> np.uint64(1)
+        return int(self.seeds[1][number])
+
+    def step(self, epoch: int, number: int, rows: np.ndarray) -> Tensor:
+        """One optimiser step on the given rows; its loss, which nobody has waited for yet."""
+        settings, seed = self.settings, self._seed(epoch, number)
         x, mask = self.rows.batch(rows)
         targets = self.rows.targets_of(rows)
         batch = {}
-        if hasattr(self.head, "loss"):  # for the others the clips as they were would only fill memory
+        if own_loss(self.head):  # for the others the clips as they were would only fill memory
             batch = {"plain": x, "plain_mask": mask, "plain_targets": self.criterion.smooth(targets), **self.rows.extras(rows)}
-        x, mask, targets = augment.apply(x, mask, targets, settings, np.random.default_rng(seed))
+        if self.augmented:
+            x, mask, targets = augment.apply(x, mask, targets, settings, np.random.default_rng(seed))
         batch |= {"x": x, "mask": mask}
         targets = self.criterion.smooth(targets)
         total = self._gradients(batch, targets, seed)
@@ -145,12 +159,13 @@ class Fitter:
             self.average.update(self.head, (epoch - 1) * self.steps + number)
         return total
 
-    def _gradients(self, batch: dict[str, Any], targets: Tensor, seed: int) -> float:
+    def _gradients(self, batch: dict[str, Any], targets: Tensor, seed: int) -> Tensor:
         """Gradients of a batch in place of the old ones, in as many passes as memory asks for; the loss."""
         size = len(targets)
         while True:
-            torch.manual_seed(seed)  # dropout; again after a failed attempt
-            self.optimizer.zero_grad(set_to_none=True)
+            reseed(seed, self.device)  # dropout; again after a failed attempt
+            for parameter in self.parameters:
+                parameter.grad = None
             try:
                 return self._accumulate(batch, targets)
             except ValueError as error:
@@ -164,22 +179,21 @@ class Fitter:
                 self.micro = -(-min(self.micro, size) // 2)
                 print(f"out of memory: {self.micro} rows a pass from here on, the effective batch stays {size}", flush=True)
 
-    def _accumulate(self, batch: dict[str, Any], targets: Tensor) -> float:
-        total, weight = torch.zeros((), device=targets.device), self.criterion.row_weights(targets).sum()
+    def _accumulate(self, batch: dict[str, Any], targets: Tensor) -> Tensor:
         pieces = -(-len(targets) // self.micro)
+        if pieces == 1:
+            with self.autocast:
+                loss = loss_of(self.head, self.criterion, batch, targets)
+            self.scaler.scale(loss).backward()
+            return loss.detach()
+        total, weight = torch.zeros((), device=targets.device), self.criterion.row_weights(targets).sum()
         for part in torch.tensor_split(torch.arange(len(targets), device=targets.device), pieces):
-            some = batch if pieces == 1 else {name: v if v is None else v[part] for name, v in batch.items()}
-            wanted = targets if pieces == 1 else targets[part]
-            with autocast(self.device):
-                if hasattr(self.head, "loss"):
-                    share = self.criterion.row_weights(wanted).sum() / weight
-                    loss = share * self.head.loss(some, lambda logits, plain=False: self.criterion(
-                        logits, some["plain_targets"] if plain else wanted))
-                else:
-                    loss = self.criterion(self.head(some["x"], some["mask"]), wanted, weight)
+            some = {name: v if v is None else v[part] for name, v in batch.items()}
+            with self.autocast:
+                loss = loss_of(self.head, self.criterion, some, targets[part], weight)
             self.scaler.scale(loss).backward()
             total += loss.detach()
-        return float(total)
+        return total
 
     def epoch(self, epoch: int, pause: Callable[[int, int], bool] = lambda step, steps: False) -> dict[str, float] | None:
         """Train what is left of an epoch and evaluate; the row for metrics.csv, None if it was paused.
@@ -198,18 +212,21 @@ class Fitter:
         # Nearly equal batches: a last batch of one row would break batch normalisation. None is empty: a copy that was played
         # faster may have fewer windows than its clip.
         batches = np.array_split(order, min(self.steps, len(order)))
-        bar = tqdm(batches[progress.step:], desc=f"fold {self.fold.number} epoch {epoch}", leave=False, unit="step",
+        coming = self.rows.ahead(batches[progress.step:])
+        bar = tqdm(coming, desc=f"fold {self.fold.number} epoch {epoch}", leave=False, unit="step",
                    initial=progress.step, total=len(batches), disable=None, dynamic_ncols=True)
         for rows in bar:
             loss = self.step(epoch, progress.step, rows)
-            if not np.isfinite(loss):
-                raise UserError(self._not_a_number(epoch, progress.step, len(batches), rows))
-            progress.total += loss * len(rows)
+            self.unseen.append((epoch, progress.step, len(batches), rows, loss))
             progress.step += 1
+            if len(self.unseen) >= LOOK:
+                self._look()
             progress.seconds = time.perf_counter() - before
             if pause(progress.step, len(batches)):
                 bar.close()
+                coming.close()
                 return None
+        self._look()
         probabilities = self.valid()
         asked = probabilities[self.heard]
         if not np.isfinite(asked).all():
@@ -220,6 +237,16 @@ class Fitter:
                "valid_loss": found.pop("log_loss"), **found, "seconds": time.perf_counter() - before}
         progress.step, progress.total, progress.seconds = 0, 0.0, 0.0
         return row
+
+    def _look(self) -> None:
+        """Take the losses of the last steps into the epoch's; UserError for the first that is not a number."""
+        if not self.unseen:
+            return
+        for (epoch, number, steps, rows, _), loss in zip(self.unseen, torch.stack([one[-1] for one in self.unseen]).tolist()):
+            if not np.isfinite(loss):
+                raise UserError(self._not_a_number(epoch, number, steps, rows))
+            self.progress.total += loss * len(rows)
+        self.unseen.clear()
 
     def _not_a_number(self, epoch: int, number: int, steps: int, rows: np.ndarray) -> str:
         """What to say when a batch's loss is not a number: whose features are not, else whose clips the batch held."""
@@ -232,7 +259,8 @@ class Fitter:
 
     def valid(self) -> np.ndarray:
         """(clips, classes) probabilities, NaN for clips outside the validation fold; without --tta, which would cost every epoch."""
-        return predict(self.predictor, self.rows, self.valid_rows, self.micro * 2, autocast(self.device))
+        size = max(self.micro * 2, WHOLE // (4 * int(np.prod(self.rows.shape)))) if self.tiny else self.micro * 2
+        return predict(self.predictor, self.rows, self.valid_rows, size, self.autocast)
 
     def fit(self, log: Callable[[str], None], deadline: Deadline, folds_left: int,
             saved: Callable[[], None] = lambda: None, save_every: float = 10.0) -> bool:
@@ -265,6 +293,7 @@ class Fitter:
                 save()
             if now - said >= SAY_SECONDS:
                 said = now
+                self._look()
                 left = remaining(progress.seconds * steps / step, step / steps)
                 loss = progress.total * steps / (step * len(self.train_rows))
                 log(f"{place(self.fold, progress.epoch + 1, settings)}  step {step}/{steps}  train {loss:.3f}  eta {clock(left)}")
@@ -274,7 +303,8 @@ class Fitter:
             return (settings.epochs * (1 + folds_left) - progress.epoch - done) * (float(np.mean(durations)) if durations else one)
 
         while progress.epoch < settings.epochs:
-            row = self.epoch(progress.epoch + 1, pause)
+            with probe.one_thread(self.tiny and self.device.name == "cpu"):
+                row = self.epoch(progress.epoch + 1, pause)
             if row is None:
                 return False
             value = [row[settings.metric], -row["valid_loss"]]
@@ -295,6 +325,7 @@ class Fitter:
         return True
 
     def _save(self, finished: bool) -> None:
+        self._look()
         progress = self.progress
         if not all(bool(tensor.isfinite().all()) for tensor in self.head.state_dict().values() if tensor.is_floating_point()):
             raise UserError(f"fold {self.fold.number}, epoch {progress.epoch + bool(progress.step)}: the weights are not numbers any "

@@ -50,6 +50,26 @@ class InceptionBlock(nn.Module):
         return self.norm(x * self.gate(pool_map(x, mask))[:, :, None, None]).relu()
 
 
+def alone(layer: nn.TransformerEncoderLayer, x: Tensor) -> Tensor:
+    """What a post-norm encoder layer makes of sequences of a single token, without the work that cannot matter.
+
+    The softmax over one token is 1 whatever queries and keys are (their gradients are zeros): only values and the output
+    projection are computed. Attention's dropout drops that 1, so a whole head of a clip.
+
+    Args:
+        x: (B, d_model), the tokens.
+    Returns:
+        (B, d_model).
+    """
+    attention, size = layer.self_attn, x.shape[1]
+    values = nn.functional.linear(x, attention.in_proj_weight[2 * size:], attention.in_proj_bias[2 * size:])
+    if layer.training and attention.dropout:
+        kept = nn.functional.dropout(values.new_ones(len(x), attention.num_heads, 1), attention.dropout)
+        values = (values.view(len(x), attention.num_heads, -1) * kept).flatten(1)
+    x = layer.norm1(x + layer.dropout1(attention.out_proj(values)))
+    return layer.norm2(x + layer.dropout2(layer.linear2(layer.dropout(layer.activation(layer.linear1(x))))))
+
+
 @register(
     "inception_transformer",
     views=("pooled", "frames", "tokens", "mel", "latents", "fbank", "wave"),
@@ -64,8 +84,8 @@ class InceptionTransformer(nn.Module):
     where the image is smaller), over real frames only; the first layers' cost grows with the image, so a long mel is slow.
 
     Faults of the published network, kept because it is the published network: the transformer sees one token a clip, so
-    that attention's softmax is 1 and attention a linear map; and the linear layer before it has 100 million weights that
-    add nothing in principle. The head `token_transformer` (recipe itmo2025_tokens) is what it should have been. Not
+    that attention's softmax is 1 and attention a linear map (`alone`); and the linear layer before it has 100 million weights
+    that add nothing in principle. The head `token_transformer` (recipe itmo2025_tokens) is what it should have been. Not
     kept: the last layer was 131,072 wide, because its width was given the input's size; here it has the classes.
 
     Args:
@@ -153,5 +173,6 @@ class InceptionTransformer(nn.Module):
             x = block(x, mask)
         x = self.reduce(to_grid(x, mask, self.grid)[0]).flatten(1)
         x = self.project(self.norm(x)).relu()
-        x = self.transformer(x[:, None])[:, 0]
+        for layer in self.transformer.layers:
+            x = alone(layer, x)
         return self.fc(self.dropout(x))

@@ -14,7 +14,7 @@ from conftest import ROOT, make_competition, script
 
 TRAIN = ("--head", "audio_cnn", "--head.channels", "[16, 32]", "--head.blocks", "[1, 1]", "--head.dropout", "0.5", "--epochs", "12",
          "--folds", "2", "--ema", "0.9", "--mixup", "0.4", "--mixup-probability", "0.5", "--time-mask", "9", "--schedule", "onecycle",
-         "--batch-size", "8", "--name", "r")
+         "--batch-size", "8", "--precision", "fp32", "--name", "r")
 
 
 def kill_when(name: str, *args: object, cwd: Path, ready: Callable[[], bool], number: int = signal.SIGKILL) -> tuple[int, str]:

@@ -1,0 +1,39 @@
+"""How much memory there is to have: what the machine says, and what a container's limit leaves of it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def free(device: torch.device) -> int:
+    """Bytes that may still be taken on a device; on the CPU pages of files do not count as taken."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return min(_available(), _granted())
+
+
+def _available() -> int:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _granted() -> int | float:
+    """What a container's limit leaves, infinity where there is none (cgroup v2, then v1)."""
+    for limit, used, stat, key in (("memory.max", "memory.current", "memory.stat", "inactive_file"),
+                                   ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat",
+                                    "total_inactive_file")):
+        try:
+            most, now = (int((CGROUP / name).read_text()) for name in (limit, used))
+            cached = dict(line.split() for line in (CGROUP / stat).read_text().splitlines())
+            return max(0, most - now + int(cached.get(key, 0)))
+        except (OSError, ValueError):  # no such file; "max"
+            continue
+    return float("inf")

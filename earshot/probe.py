@@ -1,0 +1,147 @@
+"""What a head is computed with on a CPU: how many threads by its size, precision and layout by trying them once."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Callable, Iterator
+
+import numpy as np
+import torch
+from torch import nn
+
+from earshot.device import Device
+from earshot.loss import Criterion, loss_of
+
+if TYPE_CHECKING:
+    from earshot.config import TrainingFlags
+    from earshot.dataset import Rows
+
+TINY = 1e8  # operations of a training step below which a second thread costs more than it does,
+SMALL = 5e8  # and below which nothing is tried, so that small heads give the same bits on every machine
+WORTH = 0.010  # seconds of a step in fp32 above which another precision is worth the trial
+BETTER = 1.2  # how many times faster it has to be
+ENOUGH = 0.1  # seconds that a trial's step may take; large heads are tried on fewer rows
+ROUNDS = 6  # in turn, so that whatever else the machine does hits all alike; the first warms up, the best counts
+LOSS = 0.05  # how far from that of fp32 the loss may be, relatively
+BACKWARD = 3  # a training step is about three forward passes
+CANDIDATES = (("fp32", False), ("fp32", True), ("bf16", False), ("bf16", True))  # precision, channels-last
+
+
+def autocast(device: Device) -> Any:
+    """The mixed-precision context of a device; does nothing for fp32."""
+    if device.precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.name.split(":")[0], {"fp16": torch.float16, "bf16": torch.bfloat16}[device.precision])
+
+
+def operations(head: nn.Module, rows: Rows, which: np.ndarray) -> float:
+    """Floating-point operations of a forward pass, a row: of matrix products, convolutions and attention; 0 if none are known.
+
+    Args:
+        which: rows to try it on, two of them at most.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    which, was = which[:2], head.training
+    if not len(which):
+        return 0.0
+    x, mask = rows.batch(which)
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # a whole layer in one operation, of which nobody knows the size
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            head.eval()(x, mask)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+    head.train(was)
+    return counter.get_total_flops() / len(which)
+
+
+@contextlib.contextmanager
+def one_thread(when: bool) -> Iterator[None]:
+    """Within, torch computes on one thread: two that wait for each other at every operation of a tiny head are slower."""
+    threads = torch.get_num_threads()
+    try:
+        if when:
+            torch.set_num_threads(1)
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def decide(head: nn.Module, rows: Rows, settings: TrainingFlags, device: Device) -> Device:
+    """The device with the precision and layout that a head trains clearly fastest with; as it was where nothing is to be tried.
+
+    Only for --precision auto on a CPU, and heads of some size.
+
+    Args:
+        head: to try it on; its gradients and statistics are spoilt.
+    """
+    which = np.arange(min(len(rows), settings.batch_size))
+    if device.name != "cpu" or settings.precision != "auto" or len(which) < 2:
+        return device
+    if BACKWARD * settings.batch_size * operations(head, rows, which) < SMALL:
+        return device
+    step, began = _stepper(rows, settings), time.perf_counter()
+    step(head, device, which[:2])
+    row = (time.perf_counter() - began) / 2  # with what a first call costs, so that the trial is rather too short
+    which = which[:max(2, min(len(which), int(ENOUGH / row)))]
+    candidates = [replace(device, precision=precision, channels_last=last) for precision, last in CANDIDATES]
+    times = measure(head, candidates, which, step)
+    plain = times[0]
+    if plain * settings.batch_size / len(which) < WORTH or BETTER * min(times) > plain:
+        return device
+    found = candidates[times.index(min(times))]
+    layout = " channels-last" if found.channels_last else ""
+    return replace(found, about=f"{device.about}, {found.precision}{layout} ({plain / min(times):.1f} times as fast as fp32)")
+
+
+def measure(head: nn.Module, candidates: list[Device], which: np.ndarray, step: Callable[..., float]) -> list[float]:
+    """Seconds of a step with each candidate, the best of several; infinity where it does not work, or gives another loss.
+
+    Args:
+        candidates: the first is what the others are compared with; one that takes three times as long is given up.
+    """
+    times, losses = [float("inf")] * len(candidates), [float("nan")] * len(candidates)
+    for number in range(ROUNDS):
+        for at, candidate in enumerate(candidates):
+            if number and (times[at] == float("inf") or number > 1 and times[at] > 3 * times[0]):
+                continue
+            head = laid_out(head, candidate)
+            began = time.perf_counter()
+            try:
+                losses[at] = step(head, candidate, which)
+            except (RuntimeError, NotImplementedError):  # an operation that bf16 lacks
+                if not at:
+                    raise
+                times[at] = float("inf")
+                continue
+            seconds = time.perf_counter() - began
+            times[at] = seconds if number < 2 else min(times[at], seconds)
+    return [t if abs(loss - losses[0]) <= LOSS * abs(losses[0]) else float("inf") for t, loss in zip(times, losses)]
+
+
+def _stepper(rows: Rows, settings: TrainingFlags) -> Callable[[nn.Module, Device, np.ndarray], float]:
+    """Forward and backward of a head on rows; the loss."""
+    criterion = Criterion.of(rows, np.arange(len(rows)), settings)
+
+    def step(head: nn.Module, device: Device, which: np.ndarray) -> float:
+        x, mask = rows.batch(which)
+        targets = criterion.smooth(rows.targets_of(which))
+        batch = {"x": x, "mask": mask, "plain": x, "plain_mask": mask, "plain_targets": targets, **rows.extras(which)}
+        head.train().zero_grad()
+        torch.manual_seed(0)  # dropout: the losses are compared
+        with autocast(device):
+            loss = loss_of(head, criterion, batch, targets)
+        loss.backward()
+        return float(loss.detach())
+
+    return step
+
+
+def laid_out(head: nn.Module, device: Device) -> Any:
+    """A head on its device, its weights in the layout that was decided there (always channels-last on a GPU)."""
+    last = device.channels_last or device.name.startswith("cuda")
+    return head.to(device.name).to(memory_format=torch.channels_last if last else torch.contiguous_format)
