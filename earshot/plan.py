@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from earshot import cache, copies, extractors, sealed
+from earshot import cache, copies, extractors, sealed, verified
 from earshot.config import AugmentFlags
 from earshot.errors import UserError
-from earshot.files import digest, digest_of
+from earshot.files import digest_of
 from earshot.fingerprint import differences, fingerprint
 from earshot.sources import Sources
 
@@ -161,10 +160,8 @@ def state(plan: Plan) -> str:
                         "give the new cache a name with --cache NAME, or start over with --fresh")
     if not manifest.get("complete"):
         return "started"
-    names = list(manifest["sha256"])
-    with ThreadPoolExecutor() as pool:
-        digests = list(pool.map(lambda name: digest(plan.folder / name) if (plan.folder / name).is_file() else None, names))
-    broken = [name for name, now in zip(names, digests) if now != manifest["sha256"][name]]
+    digests = verified.digests(plan.folder, list(manifest["sha256"]))
+    broken = [name for name, wanted in manifest["sha256"].items() if digests[name] != wanted]
     for name in broken:
         _set_aside(plan.folder / name, f"{plan.folder / name} is {'damaged' if (plan.folder / name).exists() else 'missing'}")
     return "damaged" if broken else "complete"
