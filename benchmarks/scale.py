@@ -1,4 +1,4 @@
-"""Does anything grow with the number of clips that should not? Extraction, a restart with nothing to do, and training at several sizes.
+"""Does anything grow with the number of clips that should not? Extraction, a restart with nothing to do, training, at several sizes.
 
     python benchmarks/scale.py                            # 2,000, 8,000 and 20,000 clips, into benchmarks/RESULTS.md
     python benchmarks/scale.py --sizes 200 1000 --no-results
@@ -48,11 +48,11 @@ def anonymous(pid: int) -> int:
     """Kilobytes of anonymous memory of a process and all that it started."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
-        children = [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
+        lists = [(task / "children").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
     except OSError:
         return 0  # it has just ended
     own = next((int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon:")), 0)
-    return own + sum(map(anonymous, children))
+    return own + sum(anonymous(int(child)) for text in lists for child in text.split())
 
 
 def measured(script: str, args: list[str], folder: Path) -> tuple[float, float]:
@@ -86,7 +86,8 @@ def main() -> None:
 
     streams = any(field.name == "memory" for field in dataclasses.fields(TrainMachineFlags))
     training = f"train.py, one epoch of a linear head, {'streaming' if streams else 'features in memory'}"
-    stages = {"get_features.py, logmel": [], "the same on two devices (cpu,cpu)": [], "the same again: nothing to do": [], training: []}
+    names = ("get_features.py, logmel", "the same on two devices (cpu,cpu)", "the same again: nothing to do", training)
+    stages: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory(prefix="scale-") as scratch:
         base = (flags.folder or Path(scratch)).resolve()
         for clips in flags.sizes:
@@ -117,7 +118,7 @@ def main() -> None:
         many = " / ".join(f"{size:,}" for size in flags.sizes)
         keep_rows("Scale: thousands of clips", [f"`python benchmarks/scale.py`, {machine()}, {os.cpu_count()} cores seen: {many} clips of "
                   "0.25 s, log-mel (1, 64, 26). Memory: peak anonymous memory of all processes; the target is 1.15 between the ends."],
-                  f"| stage | seconds, {many} clips | linear fit | MB | MB, last / first |", rows)
+                  f"| stage | seconds, {many} clips | linear fit | MB | last / first |", rows)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,12 @@ from typing import Any, Callable, Sequence
 
 import numpy as np
 
-from earshot import devices, metrics
+from earshot import metrics
 from earshot.cli import Deadline, patiently
 from earshot.config import TrainingFlags
 from earshot.dataset import Rows, predict
 from earshot.device import Device
+from earshot.devices import Team
 from earshot.errors import UserError
 from earshot.estimate import Paced
 from earshot.files import read_json, write_text
@@ -67,16 +68,8 @@ class Folds:
         return fitter.fit(log, Paced(deadline, fitter, left, log), left, saved, self.save_every)
 
     def predict(self, number: int) -> bool:
-        """A finished fold's valid_best.npy and valid_last.npy, (clips of the fold, classes); False if both are there."""
-        made, valid = False, self.numbers == number
-        for kind in KINDS:
-            if self.run.fold(number).predictions(kind) is not None:
-                continue
-            head = self.run.fold(number).load_head(kind, self.rebuild, self.device.name)
-            found = predict(head, self.rows, self.rows.of_clips(valid), 64, autocast(self.device), self.run.shifts)[valid]
-            self.run.fold(number).save_predictions(kind, found)
-            made = True
-        return made
+        """A finished fold's predictions; False if they are there."""
+        return _fold_predictions(self.run, self.rows, number, self.numbers == number, self.rebuild, self.device)
 
 
 def every_fold(numbers: np.ndarray) -> list[int]:
@@ -140,12 +133,25 @@ def _side_by_side(run: Run, load: Callable[[Device], Rows], numbers: np.ndarray,
     done = True
     if todo:
         arguments = (run, load, numbers, settings, build, rebuild, save_every)
-        with patiently(), devices.Team(several, Folds, arguments, run.folder) as team:
+        with patiently(), Team(several, Folds, arguments, run.folder) as team:
             team.ready()
             tasks = [(number, (len(todo) - index - 1) // len(several)) for index, number in enumerate(todo)]
             done = team.run(tasks, heard, deadline)
     run.write_metrics(every)
     return done
+
+
+def _fold_predictions(run: Run, rows: Rows, number: int, valid: np.ndarray, rebuild: Callable, device: Device) -> bool:
+    """fold_<n>/valid_best.npy and valid_last.npy: (clips of the fold, classes), once the fold is finished; False if both are there."""
+    made = False
+    for kind in KINDS:
+        if run.fold(number).predictions(kind) is not None:
+            continue
+        head = run.fold(number).load_head(kind, rebuild, device.name)
+        found = predict(head, rows, rows.of_clips(valid), 64, autocast(device), run.shifts)[valid]
+        run.fold(number).save_predictions(kind, found)
+        made = True
+    return made
 
 
 def summarise(run: Run, rows: Rows, numbers: np.ndarray) -> dict[str, dict]:
