@@ -91,10 +91,10 @@ def main(argv: list[str]) -> None:
             cache.tidy(made.folder)  # a kill may have come just before
             print(f"nothing to do: {made.folder} is complete")
         else:
-            from earshot import device, extract
+            from earshot import devices, extract
 
-            at = device.choose(machine.device)
-            print(f"device: {at.about}", flush=True)
+            at = devices.choose(machine.device)
+            print(f"device: {devices.about(at)}", flush=True)
             extract.run(made, at, machine.batch_size, workers, cli.Deadline(machine.max_hours), machine.fresh)
     write_text(Path(what.out) / LATEST, clips.name + "\n")
     report(made.folder)

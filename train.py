@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 from earshot import cli, config
@@ -63,7 +64,7 @@ def main(argv: list[str]) -> None:
         print(f"the cache differs from the recipe: {difference}")
 
     import models
-    from earshot import blend, crossval, device, earlier, folds, probe, space, stage
+    from earshot import blend, crossval, devices, earlier, folds, probe, space, stage
     from earshot.run import CONFIG, Run
 
     try:
@@ -73,10 +74,12 @@ def main(argv: list[str]) -> None:
     except models.HeadError as error:
         raise UserError(str(error)) from None
     deadline = cli.Deadline(machine.max_hours)
-    at = device.choose(machine.device, settings.precision)
+    several = devices.choose(machine.device, settings.precision)
+    at = several[0]
     plain_name("--name", what.name)
     stage.rehearse(cache, Path(what.out), settings.metric)
-    rows = blend.training_rows(cache, view, getattr(head, "also", ()), settings, at, machine.memory)
+    load = partial(blend.training_rows, cache, view, getattr(head, "also", ()), settings, gigabytes=machine.memory)
+    rows = load(at if len(several) == 1 else replace(at, name="cpu"))  # with several each process has its own on its device
     parameters = sum(p.numel() for p in head.parameters())
     numbers, whose = folds.assign(rows.truth, rows.folds, rows.groups, settings.folds, settings.seed)
     wanted = crossval.chosen_folds(numbers, what.fold)
@@ -100,12 +103,13 @@ def main(argv: list[str]) -> None:
         run.log(f"run: {folder}{'' if fresh else ' (continued)'}")
         run.log(f"head: {name} on {view} {shape}, {parameters:,} parameters, {len(classes)} classes"
                 f"{', any number of them a clip' if rows.multilabel else ''}")
-        run.log(f"folds: {whose}; {len(rows.ids)} clips, {len(rows)} windows; device: {at.about}")
+        run.log(f"folds: {whose}; {len(rows.ids)} clips, {len(rows)} windows; device: {devices.about(several)}")
         missing = len(set(wanted) - set(run.finished_folds()))
         run.log(space.check(folder, *space.of_run(parameters, len(wanted), missing, settings)))
         try:
-            done = crossval.train(run, rows, numbers, wanted, settings, lambda: models.build(name, shape, len(classes), **chosen),
-                                  models.rebuild, at, deadline, machine.save_every)
+            build = partial(models.build, name, shape, len(classes), **chosen)
+            done = crossval.train(run, rows, numbers, wanted, settings, build, models.rebuild, at, deadline, machine.save_every,
+                                  [replace(at, name=one.name) for one in several], load)
         except models.HeadError as error:  # pretrained weights that cannot be had, a view that a loss cannot use
             raise UserError(str(error)) from None
         if not done:

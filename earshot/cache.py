@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable, Iterable
 
-from earshot import sealed
+from earshot import sealed, verified
 from earshot.errors import UserError
-from earshot.files import digest, digest_of, read_json, replacing
+from earshot.files import digest_of, read_json, replacing
 from earshot.fingerprint import fingerprint, plain
 from earshot.unpickle import load
 
@@ -21,21 +22,50 @@ MANIFEST = "manifest.json"
 VERSION = 2  # 2: checksums over the manifest, the shards and the csv files
 
 
+@dataclass(frozen=True)
+class Joined:
+    """An array that is written piece by piece and never held whole; `pieces` gives its rows from the first on."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    pieces: Callable[[], Iterable[np.ndarray]]
+
+
 def dump(path: Path | str, content: dict[str, Any]) -> None:
     """Write a dict of numpy arrays, strings, numbers and dicts of these as an uncompressed joblib pickle, atomically.
 
-    Equal content gives equal bytes. Raises TypeError for object arrays: they could not be read back safely.
+    Equal content gives equal bytes, a `Joined` array those of the whole one. Raises TypeError for object arrays: they could
+    not be read back safely.
     """
-    import joblib
     import numpy as np
+    from joblib.numpy_pickle import NumpyPickler
+
+    class Pickler(NumpyPickler):
+        """joblib's, which holds an array whole, and `Joined` besides."""
+
+        def save(self, value: Any) -> None:
+            if type(value) is not Joined:
+                return super().save(value)
+            wrapper = self._create_array_wrapper(np.broadcast_to(np.zeros((), value.dtype), value.shape))
+            super().save(wrapper)
+            self.framer.commit_frame(force=True)  # as joblib does: the array follows its wrapper
+            written = 0
+            for number, piece in enumerate(value.pieces()):
+                if number:
+                    self.file_handle.write(piece.tobytes())
+                else:
+                    wrapper.write_array(piece, self)  # the padding, too
+                written += len(piece)
+            if written != value.shape[0]:
+                raise ValueError(f"{path}: {written} rows of {value.shape[0]}")
 
     for key, value in content.items():
         if isinstance(value, np.ndarray) and value.dtype.hasobject:
             raise TypeError(f"{key} is an array of Python objects")
     # Pickle writes a repeated string object once and refers back to it: fresh copies make the bytes depend on values only.
-    content = {str(k): v if isinstance(v, np.ndarray) else plain(v) for k, v in content.items()}
+    content = {str(k): v if isinstance(v, (np.ndarray, Joined)) else plain(v) for k, v in content.items()}
     with replacing(path) as file:
-        joblib.dump(content, file)
+        Pickler(file).dump(content)
 
 
 class Cache:
@@ -81,7 +111,7 @@ class Cache:
         """Raise UserError where one of the cache's files is not what was written; each is read once a process."""
         if name not in self._sound:  # gigabytes need not be read twice
             path = self.folder / name
-            if not path.is_file() or digest(path) != self.manifest["sha256"].get(name):
+            if verified.digests(self.folder, [name])[name] != self.manifest["sha256"].get(name, ""):
                 raise UserError(f"{path} is missing or damaged (its checksum differs): {MEND}")
             self._sound.add(name)
 

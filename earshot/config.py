@@ -84,7 +84,7 @@ class ExtractionFlags:
     """this machine"""
 
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1 ..."""
+    """auto (all GPUs, else the CPU), cpu, cuda:1, or several with a process each: cuda:0,cuda:1 or cpu,cpu"""
     batch_size: int = 16
     """windows per forward pass; halved by itself when memory runs out"""
     workers: int = 0
@@ -195,7 +195,7 @@ class TrainMachineFlags:
     """this machine"""
 
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1 ..."""
+    """auto (all GPUs, else the CPU), cpu, cuda:1, or several with a process each: cuda:0,cuda:1 or cpu,cpu"""
     max_hours: float | None = None
     """stop cleanly at a safe point after so many hours; the same command continues"""
     memory: float | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from typing import Any, Callable, Sequence
 
 import numpy as np
 
@@ -11,7 +11,9 @@ from earshot.cli import Deadline, patiently
 from earshot.config import TrainingFlags
 from earshot.dataset import Rows, predict
 from earshot.device import Device
+from earshot.devices import Team
 from earshot.errors import UserError
+from earshot.estimate import Paced
 from earshot.files import read_json, write_text
 from earshot.run import Run
 from earshot.training import Fitter, Fold
@@ -28,8 +30,56 @@ def chosen_folds(numbers: np.ndarray, wanted: tuple[int, ...]) -> list[int]:
     return [number for number in every if not wanted or number in wanted]
 
 
+class Folds:
+    """Trains folds on one device, in this process or, called with a fold's number, in one of its own."""
+
+    def __init__(self, device: Device, run: Run, rows: Rows | Callable[[Device], Rows], numbers: np.ndarray,
+                 settings: TrainingFlags, build: Callable[[], Any], rebuild: Callable[[dict], Any], save_every: float):
+        self.device, self.run, self.numbers, self.settings = device, run, numbers, settings
+        self.build, self.rebuild, self.save_every = build, rebuild, save_every
+        self.rows = rows(device) if callable(rows) else rows
+        self.every = every_fold(numbers)
+
+    def __call__(self, task: tuple[int, int], say: Callable[[str | None], None], deadline: Any) -> bool:
+        """Train a fold and predict with it; False if it is to be continued.
+
+        Args:
+            task: the fold's number, and how many folds follow on this device, for the ETA.
+            say: takes the lines for the log, and None after every checkpoint.
+        """
+        number, left = task
+        if not self.run.fold(number).finished():
+            if not self.fit(number, left, say, deadline, lambda: say(None)) or deadline.passed():
+                return False
+        self.predict(number)
+        return True
+
+    def fit(self, number: int, left: int, log: Callable[[str], None], deadline: Any, saved: Callable[[], None]) -> bool:
+        """Train a fold to its end; False if the time ran out, at a safe point before it."""
+        numbers, rows, classes = self.numbers, self.rows, self.run.classes
+        fold = Fold(number, self.every.index(number) + 1, len(self.every), numbers != number, numbers == number)
+        unseen = np.flatnonzero(rows.targets[fold.valid].any(0) & ~rows.targets[fold.train].any(0))
+        if len(unseen):
+            log(f"fold {number}: no clip outside it has the label {', '.join(classes[c] for c in unseen)}")
+        fitter = Fitter(self.build, rows, fold, self.settings, len(classes), self.run.fold(number), self.device)
+        if fitter.progress.epoch or fitter.progress.step:
+            log(f"fold {fold.place}/{fold.count}  continues after epoch {fitter.progress.epoch}"
+                f"{f', step {fitter.progress.step}' if fitter.progress.step else ''}")
+        return fitter.fit(log, Paced(deadline, fitter, left, log), left, saved, self.save_every)
+
+    def predict(self, number: int) -> bool:
+        """A finished fold's predictions; False if they are there."""
+        return _fold_predictions(self.run, self.rows, number, self.numbers == number, self.rebuild, self.device)
+
+
+def every_fold(numbers: np.ndarray) -> list[int]:
+    """The folds that there are, in order; clips of none (-1) aside."""
+    return sorted(int(n) for n in np.unique(numbers) if n >= 0)
+
+
 def train(run: Run, rows: Rows, numbers: np.ndarray, wanted: list[int], settings: TrainingFlags, build: Callable[[], Any],
-          rebuild: Callable[[dict], Any], device: Device, deadline: Deadline, save_every: float = 10.0) -> bool:
+          rebuild: Callable[[dict], Any], device: Device, deadline: Deadline, save_every: float = 10.0,
+          several: Sequence[Device] = (), load: Callable[[Device], Rows] | None = None) -> bool:
     """Train the wanted folds that are not finished; False if the time ran out.
 
     Args:
@@ -37,34 +87,58 @@ def train(run: Run, rows: Rows, numbers: np.ndarray, wanted: list[int], settings
         numbers: (clips,) each clip's fold.
         build: makes a fresh head. rebuild: makes one out of its description.
         save_every: minutes between checkpoints inside an epoch.
+        several: devices to train folds on side by side, a process for each; `load`, which makes a device's `rows`, `build` and
+            `rebuild` are then pickled. The results are those of one such device with as many threads.
     """
-    every = sorted(int(n) for n in np.unique(numbers) if n >= 0)
+    every = every_fold(numbers)
     todo = [number for number in wanted if not run.fold(number).finished()]
     if len(todo) < len(wanted):
         run.log(f"finished already: fold {', '.join(str(n) for n in wanted if n not in todo)}")
+    if len(several) > 1 and load:
+        return _side_by_side(run, load, numbers, wanted, settings, build, rebuild, several, deadline, save_every)
+    folds = Folds(device, run, rows, numbers, settings, build, rebuild, save_every)
     for index, number in enumerate(todo):
         if index and deadline.passed():
             return False
-        fold = Fold(number, every.index(number) + 1, len(every), numbers != number, numbers == number)
-        unseen = np.flatnonzero(rows.targets[fold.valid].any(0) & ~rows.targets[fold.train].any(0))
-        if len(unseen):
-            run.log(f"fold {number}: no clip outside it has the label {', '.join(run.classes[c] for c in unseen)}")
-        fitter = Fitter(build, rows, fold, settings, len(run.classes), run.fold(number), device)
-        if fitter.progress.epoch or fitter.progress.step:
-            run.log(f"fold {fold.place}/{fold.count}  continues after epoch {fitter.progress.epoch}"
-                    f"{f', step {fitter.progress.step}' if fitter.progress.step else ''}")
         with patiently():
-            done = fitter.fit(run.log, deadline, len(todo) - index - 1, lambda: run.write_metrics(every), save_every)
+            done = folds.fit(number, len(todo) - index - 1, run.log, deadline, lambda: run.write_metrics(every))
         if not done:
             return False
-        del fitter  # before the next is built: weights and optimiser of both would not fit a small GPU
     run.write_metrics(every)  # again: a kill may have come before the last time
     made = False
     for number in wanted:
         if made and deadline.passed():
             return False
-        made = _fold_predictions(run, rows, number, numbers == number, rebuild, device)
+        made = folds.predict(number)
     return True
+
+
+def _side_by_side(run: Run, load: Callable[[Device], Rows], numbers: np.ndarray, wanted: list[int], settings: TrainingFlags,
+                  build: Callable, rebuild: Callable, several: Sequence[Device], deadline: Deadline, save_every: float) -> bool:
+    """The same with a process for each device; the log and metrics.csv are written by this one alone."""
+    every = every_fold(numbers)
+    todo = [number for number in wanted if not run.fold(number).finished()]
+    todo += [n for n in wanted if n not in todo and any(run.fold(n).predictions(kind) is None for kind in KINDS)]
+    several = several[:len(todo)]
+
+    def heard(line: str | None) -> None:
+        if line is not None:
+            run.log(line)
+            return
+        try:
+            run.write_metrics(every)
+        except UserError:
+            pass  # another fold's checkpoint is just being replaced; there is a next time, and the last is below
+
+    done = True
+    if todo:
+        arguments = (run, load, numbers, settings, build, rebuild, save_every)
+        with patiently(), Team(several, Folds, arguments, run.folder) as team:
+            team.ready()
+            tasks = [(number, (len(todo) - index - 1) // len(several)) for index, number in enumerate(todo)]
+            done = team.run(tasks, heard, deadline)
+    run.write_metrics(every)
+    return done
 
 
 def _fold_predictions(run: Run, rows: Rows, number: int, valid: np.ndarray, rebuild: Callable, device: Device) -> bool:

@@ -12,6 +12,9 @@ from typing import Any, BinaryIO, Iterator
 
 from earshot.errors import UserError
 
+LOCK = ".lock"
+WORKERS = 1  # the byte of a lock file that worker processes hold together
+
 
 def _sync_folder(folder: Path) -> None:
     # Without this a power cut may undo the rename although the file's bytes are on disk.
@@ -177,14 +180,19 @@ def recover_folder(folder: Path | str) -> bool:
 
 @contextmanager
 def locked(folder: Path | str, what: str, wait: bool = False) -> Iterator[None]:
-    """Hold `folder` for this process alone; a second process gets one line, or waits. A kill releases it."""
+    """Hold `folder` for this process alone; a second process gets one line, or waits. A kill releases it.
+
+    Workers of a process that was killed are waited for: they end by themselves, at once.
+    """
     import fcntl
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as handle:
+    with open(folder / LOCK, "w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.lockf(handle, fcntl.LOCK_EX, 1, WORKERS)
+            fcntl.lockf(handle, fcntl.LOCK_UN, 1, WORKERS)
         except BlockingIOError:
             raise UserError(f"another process is working on {what} {folder}: wait for it, or stop it first") from None
         except OSError:
@@ -192,10 +200,23 @@ def locked(folder: Path | str, what: str, wait: bool = False) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def share(lock: Path | str) -> Iterator[None]:
+    """For a worker process: keep whoever comes after its parent's death waiting until this process has ended, too."""
+    import fcntl
+
+    with open(lock, "rb") as handle:
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, WORKERS)  # of another kind than flock's: both may be held
+        except OSError:
+            pass
+        yield
+
+
 def empty(folder: Path | str, first: str = "") -> None:
     """Remove everything in a folder except the lock that this process holds on it; what is called `first` goes first."""
     for path in sorted(Path(folder).iterdir(), key=lambda path: path.name != first):
-        if path.name != ".lock":
+        if path.name != LOCK:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 

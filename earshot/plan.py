@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from earshot import cache, copies, extractors, sealed
+from earshot import cache, copies, extractors, sealed, verified
 from earshot.config import AugmentFlags
 from earshot.errors import UserError
-from earshot.files import digest, digest_of
+from earshot.files import digest_of
 from earshot.fingerprint import differences, fingerprint
 from earshot.sources import Sources
 
@@ -125,7 +124,8 @@ def _sample(competition: Competition, sources: Sources, workers: int) -> str | N
 def _clips(competition: Competition, part: Any, sources: Sources, workers: int) -> str:
     """What a split is made of, as text: its size, and a digest of every row with the content of its file."""
     contents = sources.digests(part.path, workers)
-    names = [Path(path).relative_to(competition.root).as_posix() if path else "" for path in part.path]
+    root = f"{competition.root}{os.sep}"  # of text: a Path for each of many clips takes longer than all the rest
+    names = [path.removeprefix(root).replace(os.sep, "/") for path in part.path]
     rows = [list(row) for row in zip(part.id, names, part.label.fillna("").astype(str), map(int, part.fold), part.group, contents)]
     return f"{len(rows)} clips {digest_of(rows)[:12]}"
 
@@ -161,10 +161,8 @@ def state(plan: Plan) -> str:
                         "give the new cache a name with --cache NAME, or start over with --fresh")
     if not manifest.get("complete"):
         return "started"
-    names = list(manifest["sha256"])
-    with ThreadPoolExecutor() as pool:
-        digests = list(pool.map(lambda name: digest(plan.folder / name) if (plan.folder / name).is_file() else None, names))
-    broken = [name for name, now in zip(names, digests) if now != manifest["sha256"][name]]
+    digests = verified.digests(plan.folder, list(manifest["sha256"]))
+    broken = [name for name, wanted in manifest["sha256"].items() if digests[name] != wanted]
     for name in broken:
         _set_aside(plan.folder / name, f"{plan.folder / name} is {'damaged' if (plan.folder / name).exists() else 'missing'}")
     return "damaged" if broken else "complete"

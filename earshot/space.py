@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,15 +17,16 @@ if TYPE_CHECKING:
 SLACK = 4 << 20  # bytes for what is small: labels, logs, predictions
 
 
-def of_cache(plan: Plan, extractor: Any, clips: int, missing: int) -> tuple[int, int]:
+def of_cache(plan: Plan, shapes: dict[str, tuple[int, ...]], clips: int, missing: int) -> tuple[int, int]:
     """Bytes that a cache will take, and those that making the missing part of it still needs.
 
     The shards stay until they are joined, so at the end there are twice the features; shards that are there are there.
 
     Args:
+        shapes: (D, F, T) of each view.
         clips: all clips and copies. missing: those whose shard is still to be made.
     """
-    row = sum(int(np.prod(shape)) * 2 for shape in extractor.shapes.values())  # float16 or int16
+    row = sum(int(np.prod(shape)) * 2 for shape in shapes.values())  # float16 or int16
     whole = row * plan.windows * clips
     return int(whole) + SLACK, int(whole + whole * missing / max(clips, 1)) + SLACK
 

@@ -1,0 +1,276 @@
+"""Several devices at once: a process for each, handed its work and heard over a pipe.
+
+joblib hands out work, too, but hears nothing from a worker half way, and cannot ask it to stop at a safe point.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import multiprocessing
+import os
+import pickle
+import queue
+import signal
+import sys
+import threading
+import traceback
+from collections import deque
+from dataclasses import replace
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable, Iterator, Sequence
+
+from earshot import device
+from earshot.device import Device
+from earshot.errors import UserError
+from earshot.files import LOCK, share
+
+if TYPE_CHECKING:
+    from earshot.cli import Deadline
+
+POLL = 0.1  # seconds between two looks at the clock while the workers are silent
+STOP = "stop"
+
+
+def choose(name: str = "auto", precision: str = "auto") -> list[Device]:
+    """The devices to compute on, all of one kind and in one precision.
+
+    Args:
+        name: "auto" (every GPU that is as good as the first, else the CPU), or one or more as `device.choose` takes them,
+            with commas between: "cuda:0,cuda:1". "cpu,cpu" is two processes, each with half of the threads.
+        precision: as `device.choose` takes it.
+    Raises:
+        UserError: a device that cannot be used; a CPU beside a GPU.
+    """
+    import torch
+
+    if name == "auto":
+        first = device.choose(name, precision)
+        found = [first]
+        for index in range(1, torch.cuda.device_count() if first.name.startswith("cuda") else 0):
+            with contextlib.suppress(UserError):  # one that cannot be used is no reason to stop: nobody named it
+                found.append(device.choose(f"cuda:{index}", precision))
+        return [one for one in found if one.precision == first.precision]
+    found = [device.choose(one.strip(), precision) for one in name.split(",")]
+    names = [one.name for one in found]
+    if len({one.partition(":")[0] for one in names}) > 1:
+        raise UserError(f"--device {name}: name GPUs or the CPU, not both: what they compute differs in the last digits")
+    twice = [one for one in names if one != "cpu" and names.count(one) > 1]
+    if twice:
+        raise UserError(f"--device {name}: {twice[0]} twice: a GPU is one process's")
+    return [replace(one, precision=found[0].precision) for one in found]
+
+
+def threads(count: int) -> int:
+    """Threads of each of so many processes: an equal share, so that the same command computes the same bits again."""
+    import torch
+
+    return max(1, torch.get_num_threads() // count)
+
+
+def about(found: Sequence[Device]) -> str:
+    """The devices in words."""
+    if len(found) == 1:
+        return found[0].about
+    if found[0].name == "cpu":
+        return f"CPU, {len(found)} processes of {threads(len(found))} threads"
+    return f"{len(found)} devices, a process each: " + "; ".join(f"{one.name} {one.about}" for one in found)
+
+
+class Team:
+    """A process a device, each with one `work(device, *arguments)`, which is then called with tasks.
+
+    A worker is called as worker(task, say, orders): `say` sends any value to the parent, `orders.passed()` is a Deadline's; it
+    answers whether the task is done, False where it stopped before. What a worker prints is printed here, line by line, behind
+    its device's name. The processes end with the block, however that ends, and by themselves once this process is gone; until
+    then they hold a share in the lock of `folder`, so that who comes next waits for them.
+
+    Args:
+        work: a class or function that a new process can import; `arguments` can be pickled.
+        folder: what this process holds by `files.locked`.
+    """
+
+    def __init__(self, found: Sequence[Device], work: Callable[..., Any], arguments: tuple, folder: Path):
+        # A fork would take CUDA, threads and locks along in a state that nobody knows.
+        context = multiprocessing.get_context("spawn")
+        self.names = [f"{one.name} ({index + 1})" if one.name == "cpu" else one.name for index, one in enumerate(found)]
+        self.pipes: list[Connection] = []
+        self.processes: list[Any] = []
+        each = threads(len(found))
+        # Blocked for them for good: a Ctrl-C reaches the whole terminal, and it is this process that tells them to stop.
+        signals = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        try:
+            for one in found:
+                mine, its = context.Pipe()
+                process = context.Process(target=_serve, args=(its, work, one, arguments, each, folder / LOCK), daemon=True)
+                self.pipes.append(mine)
+                self.processes.append(process)
+                process.start()
+                its.close()  # so that the end of either process is heard by the other
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, signals)
+
+    def __enter__(self) -> Team:
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the processes; whatever they are at is safe to be cut off, as by any kill."""
+        for process in self.processes:
+            if process.pid is not None:
+                process.kill()
+                process.join()
+
+    def ready(self) -> list[Any]:
+        """Wait until every worker is made; the attribute `about` of each, None where it has none."""
+        return [self._hear(index)[1] for index in range(len(self.pipes))]
+
+    def run(self, tasks: Sequence[Any], heard: Callable[[Any], None], deadline: Deadline) -> bool:
+        """Hand out the tasks in order, each to whoever is free; False if the time ran out before all were done.
+
+        Args:
+            heard: called with what the workers say.
+            deadline: once it has passed the workers stop at their next safe point; each begins one task in any case.
+        Raises:
+            what a worker raised, once the others have stopped at a safe point; UserError where one was killed.
+        """
+        waiting, busy, done, told = deque(tasks), set(), True, False
+        failed: BaseException | None = None
+        for index in range(min(len(self.pipes), len(waiting))):
+            self._hand(index, waiting.popleft())
+            busy.add(index)
+        while busy:
+            if not told and (failed or deadline.passed()):
+                told = True
+                for index in busy:
+                    self._hand(index, STOP)
+            for pipe in wait([self.pipes[index] for index in busy], POLL):
+                index = self.pipes.index(pipe)
+                try:
+                    kind, value = self._hear(index)
+                except BaseException as error:
+                    if isinstance(error, (SystemExit, KeyboardInterrupt)):
+                        raise
+                    failed = failed or error
+                    busy.discard(index)
+                    continue
+                if kind == "say":
+                    heard(value)
+                elif waiting and not told and not deadline.passed() and value:
+                    self._hand(index, waiting.popleft())
+                else:
+                    done = done and value
+                    busy.discard(index)
+        if failed:
+            raise failed
+        return done and not waiting
+
+    def _hand(self, index: int, order: Any) -> None:
+        with contextlib.suppress(OSError):  # it is gone, which is heard next
+            self.pipes[index].send((order,) if order is STOP else (None, order))
+
+    def _hear(self, index: int) -> tuple[str, Any]:
+        """The next message of a worker that is more than a printed line."""
+        while True:
+            try:
+                kind, value = self.pipes[index].recv()
+            except (EOFError, OSError):
+                self.processes[index].join()
+                code = self.processes[index].exitcode
+                how = f"exit code {code}" if code >= 0 else f"signal {-code}"
+                how += ", out of memory?" if code == -signal.SIGKILL else ""
+                raise UserError(f"the process for {self.names[index]} died ({how}): what was finished is kept; run the same "
+                                "command again") from None
+            if kind == "failed":
+                raise value
+            if kind != "text":
+                return kind, value
+            print(f"{self.names[index]}: {value}", flush=True)
+
+
+class Orders:
+    """What a worker has been told: tasks to come, and whether to stop at the next safe point."""
+
+    def __init__(self, pipe: Connection):
+        self.pipe, self.stopped, self.waiting = pipe, threading.Event(), queue.SimpleQueue()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        try:
+            while True:
+                order = self.pipe.recv()
+                self.stopped.set() if order[0] is not None else self.waiting.put(order[1])
+        except (EOFError, OSError):
+            os._exit(1)  # the parent is gone, and the folder may be another's soon
+
+    def passed(self) -> bool:
+        """Is it to stop?"""
+        return self.stopped.is_set()
+
+    def tasks(self) -> Iterator[Any]:
+        """The tasks as they come, for ever."""
+        while True:
+            yield self.waiting.get()
+
+
+class _Lines(io.TextIOBase):
+    """Standard output that sends whole lines."""
+
+    def __init__(self, send: Callable[[str, Any], None]):
+        self.send, self.rest = send, ""
+
+    def write(self, text: str) -> int:
+        *lines, self.rest = (self.rest + text).split("\n")
+        for line in filter(str.strip, lines):
+            self.send("text", line)
+        return len(text)
+
+
+class _Log(io.TextIOWrapper):
+    """Standard error as of a log: the progress bars of several processes would write over each other."""
+
+    def isatty(self) -> bool:
+        return False
+
+
+def _serve(pipe: Connection, work: Callable[..., Any], on: Device, arguments: tuple, count: int, lock: Path) -> None:
+    """A worker's process."""
+    import torch
+    from tqdm import tqdm
+
+    orders, alone = Orders(pipe), threading.Lock()
+
+    def send(kind: str, value: Any) -> None:
+        with alone:
+            pipe.send((kind, value))
+
+    sys.stdout = _Lines(send)
+    sys.stderr = _Log(os.fdopen(os.dup(2), "wb"), encoding="utf-8", errors="replace", write_through=True)
+    tqdm.set_lock(threading.RLock())  # its own would be one for several processes, which nobody removes after a kill
+    torch.set_num_threads(count)
+    with share(lock):
+        try:
+            worker = work(on, *arguments)
+            send("ready", getattr(worker, "about", None))
+            for task in orders.tasks():
+                send("done", worker(task, lambda value: send("say", value), orders))
+        except BaseException as error:
+            send("failed", _portable(error))
+            orders.waiting.get()  # it is the parent that ends this process
+
+
+def _portable(error: BaseException) -> BaseException:
+    """The error, or what says the same, such that another process can read it."""
+    if not isinstance(error, (UserError, OSError)):
+        error.add_note("".join(traceback.format_exception(error)))
+    try:
+        pickle.loads(pickle.dumps(error))
+        return error
+    except Exception:
+        return RuntimeError("".join(traceback.format_exception(error)))

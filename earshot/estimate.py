@@ -1,0 +1,58 @@
+"""What the rest of a long stage will take, told once, from what its first steps took."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Callable
+
+from earshot.cli import clock
+from earshot.space import human
+
+if TYPE_CHECKING:
+    from earshot.cli import Deadline
+
+LONG = 5.0  # seconds: what is shorter than this needs no estimate
+MEASURED = 2.0  # seconds of training before an estimate is worth something
+
+
+def of_extraction(clips: int, seconds: float, size: int) -> str:
+    """The line after the first shard.
+
+    Args:
+        clips: that are left. seconds: that they will take. size: bytes of all features.
+    """
+    return (f"estimate, from the first shard: about {clock(seconds)} for the other {clips} clips; {human(size)} of features, "
+            "twice that on the disk until they are joined")
+
+
+class Paced:
+    """A deadline that watches a fold's first steps go by and then says what the rest will take."""
+
+    def __init__(self, deadline: Deadline, fitter: Any, folds_left: int, log: Callable[[str], None]):
+        self.deadline, self.fitter, self.folds_left, self.log = deadline, fitter, folds_left, log
+        self.began: tuple[float, int] | None = None
+        self.said = False
+
+    def _steps(self) -> int:
+        return self.fitter.progress.epoch * self.fitter.steps + self.fitter.progress.step
+
+    def passed(self) -> bool:
+        """Is the time used up? Asked after every step."""
+        if not self.said:
+            now, done = time.perf_counter(), self._steps()
+            if self.began is None:
+                self.began = now, done  # the first step warms up
+            elif now - self.began[0] >= MEASURED and done > self.began[1]:
+                self.said = True
+                self._say((now - self.began[0]) / (done - self.began[1]), done)
+        return self.deadline.passed()
+
+    def _say(self, each: float, done: int) -> None:
+        epochs = self.fitter.settings.epochs
+        left = ((1 + self.folds_left) * epochs * self.fitter.steps - done) * each
+        weights = 4 * sum(p.numel() for p in self.fitter.head.parameters())
+        if left >= LONG:
+            more = f" and {self.folds_left} more folds" if self.folds_left else ""
+            fold = self.fitter.fold
+            self.log(f"fold {fold.place}/{fold.count}  estimate, from the first steps: about {clock(left)} for it{more} "
+                     f"({epochs} epochs of {self.fitter.steps} steps, {1000 * each:.0f} ms each); a fold leaves {human(2 * weights)} on the disk")

@@ -1,0 +1,165 @@
+"""Shards into the finished cache: a shard at a time is open, and no view is ever held whole."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Iterator
+
+import numpy as np
+
+from earshot import __version__, cache, copies, sealed
+from earshot.errors import UserError
+from earshot.files import write_bytes
+
+if TYPE_CHECKING:
+    from earshot.extract import Part
+    from earshot.plan import Plan
+
+
+def join(plan: Plan, parts: list[Part]) -> None:
+    """Shards into train.pkl, test.pkl, subm.pkl, augmented.pkl; unique_labels.pkl, bad_audio.csv and the manifest beside them.
+
+    Args:
+        parts: all shards of the plan, in order.
+    Raises:
+        UserError: not one training clip is usable; a shard of another cache.
+    """
+    clips, folder = plan.competition.clips, plan.folder
+    ledger = [list(row) for row in plan.competition.missing]
+    meta = {"fingerprint": plan.fingerprint, "record": plan.record, "versions": _versions(plan)}
+    splits, shapes, span, augmented = {}, {}, None, {}
+    for split in cache.SPLITS:
+        rows = clips[clips.split == split]
+        if not len(rows):
+            continue
+        shards = Shards(plan, split, [part for part in parts if part.split == split])
+        ids, paths, bad = rows.id.tolist(), rows.path.tolist(), shards.column("bad")
+        ledger += [[split, str(ids[i]), str(reason)] for i, reason in zip(bad, shards.column("reason"))
+                   if paths[i]]  # rows without a file are in the competition's own list
+        span = shards.span
+        # Training clips that cannot be heard are left out; clips to be answered keep their place, without rows.
+        kept = np.setdiff1d(np.arange(len(rows)), bad) if split == "train" else np.arange(len(rows))
+        if split == "train" and not len(kept):
+            raise UserError(f"none of the {len(rows)} training clips can be used (first: {ledger[0][1]}: {ledger[0][2]})")
+        rows = rows.iloc[kept]
+        content = {
+            "ids": np.array(rows.id.tolist(), dtype=np.str_),
+            "labels": _labels(plan.competition, rows.label),
+            "folds": np.array(rows.fold.tolist(), dtype=np.int32),
+            "groups": np.array(rows.group.tolist(), dtype=np.str_),
+            "clip": np.searchsorted(kept, shards.column("clip")).astype(np.int32),
+            "start": shards.column("start"),
+            "length": shards.column("length"),
+        }
+        shapes = shards.write(folder / f"{split}.pkl", content, meta)
+        splits[split] = {"clips": len(kept), "rows": len(content["clip"])}
+        if split == "train" and plan.augment.augment:
+            augmented = _join_copies(plan, parts, kept, meta)
+    cache.dump(folder / "unique_labels.pkl", {"unique_labels": np.array(plan.competition.classes, dtype=np.str_), "meta": meta})
+    _write_ledger(folder / "bad_audio.csv", ledger)
+    for name in ("sample_submission", "solution"):
+        source = getattr(plan.competition, name)
+        if source:  # beside the cache, so that training needs nothing but the cache
+            write_bytes(folder / f"{name}.csv", Path(source).read_bytes())
+    names = [f"{name}.pkl" for name in [*splits, *augmented]] + ["unique_labels.pkl", "bad_audio.csv"]
+    names += [f"{name}.csv" for name in ("sample_submission", "solution") if getattr(plan.competition, name)]
+    sealed.write(folder / cache.MANIFEST, {
+        **head(plan), "complete": True, "splits": splits, **augmented, "shapes": shapes, "span": span, "bad": len(ledger),
+        "columns": [plan.competition.id_column, plan.competition.label_column],
+        **({"separator": plan.competition.separator} if plan.competition.multilabel else {}),
+        "bytes": {name: (folder / name).stat().st_size for name in names}}, *names)
+    cache.tidy(folder)
+
+
+def _labels(competition: Any, column: Any) -> np.ndarray:
+    """(clips,) text, "" where there is none; multi-label: (clips, classes) int8, 1 for each label that a clip has."""
+    if not competition.multilabel:
+        return np.array(column.fillna("").tolist(), dtype=np.str_)
+    place = {label: index for index, label in enumerate(competition.classes)}
+    found = np.zeros((len(column), len(place)), dtype=np.int8)
+    for row, labels in zip(found, column):
+        row[[place[label] for label in labels or ()]] = 1
+    return found
+
+
+def _join_copies(plan: Plan, parts: list[Part], kept: np.ndarray, meta: dict[str, Any]) -> dict[str, dict[str, int]]:
+    """The copies' shards into augmented.pkl, clips counted among those that are kept; what the manifest says of it."""
+    shards = Shards(plan, copies.NAME, [part for part in parts if part.split == copies.NAME])
+    content = {key: shards.column(key) for key in (*copies.COLUMNS, "start", "length")}
+    mixed = content["partner"] >= 0
+    content["clip"] = np.searchsorted(kept, content["clip"]).astype(np.int32)
+    content["partner"] = np.where(mixed, np.searchsorted(kept, content["partner"]), -1).astype(np.int32)
+    shards.write(plan.folder / f"{copies.NAME}.pkl", content, meta)
+    return {copies.NAME: {"copies": plan.augment.augment, "rows": len(content["clip"])}}
+
+
+def _write_ledger(path: Path, rows: list[list[str]]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["split", "id", "reason"])
+    writer.writerows(rows)
+    write_bytes(path, text.getvalue().encode("utf-8"))
+
+
+def _versions(plan: Plan) -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"earshot": __version__}
+    further = ["librosa"] if plan.augment.augment else []
+    for package in ("torch", "torchvision", "transformers", "numpy", "soundfile", "soxr", *further):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def head(plan: Plan) -> dict[str, Any]:
+    """What a manifest says from the start; where the weights lay is a hint for later, no part of the fingerprint."""
+    return {"version": cache.VERSION, "record": plan.record, "fingerprint": plan.fingerprint, "recipe": plan.recipe,
+            "weights": plan.weights}
+
+
+class Shards:
+    """The shards of a split, or of the augmented copies, in order; `span` is the seconds that their time axis stands for.
+
+    Raises:
+        UserError: a shard of another cache.
+    """
+
+    def __init__(self, plan: Plan, split: str, parts: list[Part]):
+        self.plan, self.split, self.parts = plan, split, parts
+        self.views: list[str] = []
+        self._columns: dict[str, list[np.ndarray]] = {}
+        for part in parts:
+            shard = self._load(part)
+            self.span = shard["meta"]["span"]
+            self.views = [key for key, value in shard.items() if getattr(value, "ndim", 0) == 4]
+            for key, value in shard.items():
+                if isinstance(value, np.ndarray) and key not in self.views:
+                    self._columns.setdefault(key, []).append(np.array(value))  # a copy: the file is closed
+        self._first = {view: shard[view][:0] for view in self.views}
+
+    def _load(self, part: Part) -> dict[str, Any]:
+        shard = cache.load(part.path)
+        if shard["meta"]["fingerprint"] != self.plan.fingerprint:
+            raise UserError(f"{part.path} belongs to another cache: start over with --fresh")
+        return shard
+
+    def column(self, name: str) -> np.ndarray:
+        """(rows,) or (clips,): a small array of all shards together."""
+        return np.concatenate(self._columns[name])
+
+    def write(self, path: Path, content: dict[str, Any], meta: dict[str, Any]) -> dict[str, list[int]]:
+        """The given arrays and the shards' views as one file; (D, F, T) of each view."""
+        rows = len(content["clip"])
+        joined = {view: cache.Joined((rows, *empty.shape[1:]), empty.dtype, lambda view=view: self._pieces(view))
+                  for view, empty in self._first.items()}
+        cache.dump(path, {**content, **joined, "meta": meta})
+        return {view: list(array.shape[1:]) for view, array in joined.items()}
+
+    def _pieces(self, view: str) -> Iterator[np.ndarray]:
+        for part in self.parts:
+            yield self._load(part)[view]

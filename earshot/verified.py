@@ -1,0 +1,66 @@
+"""Checksums of finished files, remembered, so that a rerun need not read gigabytes to see that they are as they were."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from earshot.errors import UserError
+from earshot.files import digest, read_json, write_json
+
+INDEX = ".verified.json"  # beside the folder, whose own files hold no times
+SETTLED = 2.0  # seconds: a file that was changed within the clock's step could be changed again unnoticed
+
+
+def digests(folder: Path, names: list[str]) -> dict[str, str | None]:
+    """Name -> SHA-256 of each named file of a folder, None for one that is not there.
+
+    A file is read only if its size, its inode or one of its times (of content, of status) is not what it was when it was read
+    last. So every write is noticed; what is not is a bit that turns over on the disk by itself, after the file was read once.
+    """
+    index = folder.absolute().parent / INDEX
+    known = _read(index)
+    found: dict[str, str | None] = {}
+    fresh: dict[str, Any] = {}
+
+    def look(name: str) -> None:
+        path, key = folder / name, f"{folder.name}/{name}"
+        before = _state(path)
+        entry = known.get(key)
+        if before is None:
+            found[name] = None
+        elif isinstance(entry, dict) and entry.get("state") == before and isinstance(entry.get("sha256"), str):
+            found[name] = entry["sha256"]
+        else:
+            found[name] = digest(path)
+            if _state(path) == before and time.time_ns() - max(before[2:]) > SETTLED * 1e9:
+                fresh[key] = {"state": before, "sha256": found[name]}
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(look, names))
+    if fresh:
+        try:
+            write_json(index, {**_read(index), **fresh})
+        except OSError:
+            pass  # a cache that lies where nothing can be written is read each time
+    return found
+
+
+def _state(path: Path) -> list[int] | None:
+    try:
+        about = os.stat(path)
+    except OSError:
+        return None
+    return [about.st_size, about.st_ino, about.st_mtime_ns, about.st_ctime_ns] if stat.S_ISREG(about.st_mode) else None
+
+
+def _read(index: Path) -> dict[str, Any]:
+    try:
+        known = read_json(index) if index.exists() else {}
+    except UserError:
+        known = {}  # only a shortcut: a damaged one is made anew
+    return known if isinstance(known, dict) else {}
