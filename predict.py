@@ -25,7 +25,7 @@ def open_runs(names: tuple[str, ...], folder: str) -> list:
                             else f"no run in {folder}/: train one with train.py, or name its folder with --runs")
         names = (str(found[0]),)
     # A name may also be that of another folder here, its competition's for example.
-    return [Run.open(Path(n) if (Path(n) / CONFIG).is_file() else Path(folder) / n) for n in names]
+    return [Run.open(Path(n) if (Path(n) / CONFIG).is_file() else Path(folder) / n).whole() for n in names]
 
 
 def predict_cached(runs: list, features: str | None, out: Path, device) -> None:

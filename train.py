@@ -79,7 +79,7 @@ def main(argv: list[str]) -> None:
     plain_name("--name", what.name)
     stage.rehearse(cache, Path(what.out), settings.metric)
     load = partial(blend.training_rows, cache, view, getattr(head, "also", ()), settings, gigabytes=machine.memory)
-    rows = load(at if len(several) == 1 else replace(at, name="cpu"))  # with several each process has its own on its device
+    rows = load(at) if len(several) == 1 else load(replace(at, name="cpu"), gigabytes=0)  # each process has its own on its device
     parameters = sum(p.numel() for p in head.parameters())
     numbers, whose = folds.assign(rows.truth, rows.folds, rows.groups, settings.folds, settings.seed)
     wanted = crossval.chosen_folds(numbers, what.fold)
@@ -98,7 +98,7 @@ def main(argv: list[str]) -> None:
         if fresh:
             at = probe.decide(head, rows, settings, at)
         del head  # up to a gigabyte
-        run = Run.begin(folder, record, stage.about(cache, recipe.name, at))
+        run = Run.begin(folder, record, stage.about(cache, recipe.name, at)).whole()
         at = stage.decided(run, at)
         run.log(f"run: {folder}{'' if fresh else ' (continued)'}")
         run.log(f"head: {name} on {view} {shape}, {parameters:,} parameters, {len(classes)} classes"

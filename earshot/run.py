@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
 
-from earshot import plainyaml, sealed
+from earshot import described, plainyaml, sealed
 from earshot.errors import UserError
 from earshot.files import (append_text, clear_temporary, digest_of, recover_folder, replacing_folder, standing, write_bytes, write_json,
                            write_text)
@@ -45,7 +45,7 @@ class FoldFolder:
     def _checked(self, which: str) -> dict:
         name = self.STATE if which == "last" else self.HEAD
         path, files = self._at(which) / name, (self.WEIGHTS,)
-        if which == "last" and not sealed.read(path)["finished"]:
+        if which == "last" and not sealed.read(path).get("finished"):
             files += (self.OPTIMIZER,)
         return sealed.read(path, *files)
 
@@ -71,6 +71,11 @@ class FoldFolder:
                 os.replace(self.folder / which, aside)
                 self.forget_predictions()
                 return f"{error}: set aside as {aside}, this fold is trained from its start"
+        last, best = self.folder / "last", self.folder / "best"
+        if last.exists() and not best.exists() and self._checked("last")["progress"]["best"] is not None:
+            shutil.rmtree(last)
+            self.forget_predictions()
+            return f"{best} is missing: this fold is trained from its start"
         return None
 
     def load_last(self, device: str) -> tuple[dict, dict | None, dict] | None:
@@ -111,11 +116,11 @@ class FoldFolder:
         """
         if standing(self.folder / which) is None or standing(self.folder / "best") is None:
             raise UserError(f"{self.folder} has no {which} checkpoint yet: run train.py on")
-        described = self._sealed("best")
+        about, weights = self._sealed("best"), self._at(which) / self.WEIGHTS
         if which == "last":
             self._sealed("last")
-        head = rebuild(described["head"])
-        head.load_state_dict(_load_tensors(self._at(which) / self.WEIGHTS, "cpu"))
+        head = described.build(about.get("head"), weights, rebuild, self._at("best") / self.HEAD)
+        head.load_state_dict(_load_tensors(weights, "cpu"))
         return head.to(device)
 
     def _state(self) -> dict | None:
@@ -130,7 +135,7 @@ class FoldFolder:
     def finished(self) -> bool:
         """Is this fold trained to its end?"""
         state = self._state()
-        return state is not None and state["finished"]
+        return state is not None and bool(state.get("finished"))
 
     def history(self) -> list[dict]:
         """The rows of metrics.csv that this fold has so far."""
@@ -237,6 +242,13 @@ class Run:
         if checksum != digest_of(plain(found)) or fingerprint(found["record"]) != found.get("fingerprint"):
             raise UserError(f"{self.folder / CONFIG} was changed by hand, or is damaged: undo that, or start over with --fresh")
         self.config = found
+
+    def whole(self) -> Run:
+        """This run, where its settings say all that predicting needs; UserError where a stranger's do not."""
+        wrong = described.fault(self.config)
+        if wrong:
+            raise UserError(f"{self.folder / CONFIG} {wrong}: it is no whole run's; train it anew with train.py --fresh")
+        return self
 
     @property
     def multilabel(self) -> bool:

@@ -95,6 +95,16 @@ def test_a_damaged_checkpoint_is_set_aside_and_trained_again(tmp_path, calm, hal
     assert contents(run) == contents(calm)
 
 
+@pytest.mark.parametrize("stage", ["halfway", "finished"])
+def test_a_best_checkpoint_that_is_gone_is_trained_again(tmp_path, calm, halfway, stage, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(halfway if stage == "halfway" else calm, run)
+    shutil.rmtree(run / "fold_1" / "best")
+    train(run)
+    assert "best is missing: this fold is trained from its start" in capsys.readouterr().out
+    assert contents(run) == contents(calm)
+
+
 @pytest.mark.parametrize("how", ["missing", "flipped", "empty", "cut"])
 @pytest.mark.parametrize("name", ["valid_best.npy", "valid_last.json"])
 def test_damaged_predictions_are_made_again(tmp_path, calm, name, how):

@@ -1,0 +1,85 @@
+"""Does a run describe itself well enough to predict? Whoever made it: what is missing is said before anything is built or read."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable
+
+from earshot.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+KINDS = {"record": dict, "prior": list, "columns": list, "precision": dict, "features_folder": str}
+OF_RECORD = {"classes": list, "view": str, "head": dict, "training": dict, "features": dict}
+HEADER = 100 << 20  # bytes: safetensors' own limit
+
+
+def fault(config: dict[str, Any]) -> str | None:
+    """What a run's settings lack; None where predicting needs nothing more.
+
+    Args:
+        config: the content of config.yaml, its checksum verified.
+    """
+    for found, kinds in ((config, KINDS), (config.get("record"), OF_RECORD)):
+        for key, kind in kinds.items():
+            if not isinstance(found.get(key), kind):
+                return f"has no {key}, or one of another kind"
+    classes, prior, features = config["record"]["classes"], config["prior"], config["record"]["features"]
+    if len(classes) < 2 or len(set(map(str, classes))) < len(classes) or not all(isinstance(name, str) for name in classes):
+        return "has no two labels, or one of them twice"
+    if len(prior) != len(classes) or not all(type(p) in (int, float) and 0 <= p <= 1 for p in prior):
+        return f"has a prior that is not {len(classes)} shares"
+    if len(config["columns"]) != 2 or not all(isinstance(name, str) for name in config["columns"]):
+        return "does not name the submission's two columns"
+    if not all(isinstance(value, str) for value in config["precision"].values()):
+        return "names a precision that is no text"
+    if not isinstance(features.get("extractor"), str):
+        return "does not name the extractor"
+    return None
+
+
+def build(described: dict[str, Any], weights: Path, rebuild: Callable[[dict], torch.nn.Module], where: Path) -> torch.nn.Module:
+    """The head that a checkpoint describes, its size compared with that of the weights before memory is taken for it.
+
+    Args:
+        described: the head's config.
+        weights: the safetensors that will be loaded into it.
+        rebuild: makes a head out of its config (`models.rebuild`).
+        where: the description's file, for the message.
+    Raises:
+        UserError: nothing here can be built of it, or the weights are those of something else.
+    """
+    import torch
+
+    there = shapes(weights)
+    try:
+        with torch.device("meta"):
+            here = {name: list(tensor.shape) for name, tensor in rebuild(described).state_dict().items()}
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, NotImplementedError, MemoryError, OverflowError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{where} describes no head that can be built here: {reason}") from None
+    if here != there:
+        odd = next(name for name in (*here, *there) if here.get(name) != there.get(name))
+        raise UserError(f"{weights} does not fit the head that {where} describes: {odd} is {there.get(odd, 'missing')} there, "
+                        f"{here.get(odd, 'missing')} in the head: it is another run's")
+    return rebuild(described)
+
+
+def shapes(path: Path) -> dict[str, list[int]]:
+    """The tensors' shapes by name, out of a safetensors header.
+
+    Raises:
+        UserError: no such header.
+    """
+    try:
+        with open(path, "rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > min(HEADER, path.stat().st_size):
+                raise ValueError("its header is longer than the file")
+            header = json.loads(file.read(length))
+        return {name: [int(n) for n in about["shape"]] for name, about in header.items() if name != "__metadata__"}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
+        raise UserError(f"{path} is damaged ({' '.join(str(error).split())[:100]}): train this fold again from its start") from None
