@@ -92,13 +92,18 @@ class _Mixer:
 
     def mix(self, block: np.ndarray) -> np.ndarray:
         """(samples, channels) to (samples,) float32; BadAudio for what is no sample."""
-        if not np.isfinite(block).all():
+        least, most = float(block.min()), float(block.max())  # NaN where there is one
+        if not (math.isfinite(least) and math.isfinite(most)):
             raise BadAudio("NaN or infinite samples")
-        if block.max() > LOUDEST or block.min() < -LOUDEST:
+        if most > LOUDEST or least < -LOUDEST:
             raise BadAudio(f"samples of {np.abs(block).max():.0e}, where 1 is full scale")
-        wave = block[:, 0] if self.mono == "first" else block.mean(axis=1)
-        self.lowest, self.highest = min(self.lowest, float(wave.min())), max(self.highest, float(wave.max()))
-        self.first = max(self.first, float(np.abs(block[:, 0]).max()))
+        if block.shape[1] == 1:
+            wave, lowest, highest = block[:, 0], least, most
+        else:
+            wave = block[:, 0] if self.mono == "first" else block.mean(axis=1)
+            lowest, highest = float(wave.min()), float(wave.max())
+            self.first = max(self.first, float(np.abs(block[:, 0]).max()))
+        self.lowest, self.highest = min(self.lowest, lowest), max(self.highest, highest)
         return np.ascontiguousarray(wave, dtype=np.float32)
 
     def judge(self, samples: int, rate: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import stat
 import sys
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 LONGEST = 12 * 3600  # seconds: a compressed megabyte can unfold to days
 FASTEST = 2_000_000  # samples per second, five times what bat detectors take: beyond, the header lies
 BLOCK = 4096  # samples of each channel: where a decoder gives up, no more than a tenth of a second before goes with it
+STRIDE = 1 << 20  # samples of all channels asked for at once, for as long as the decoder does not give up
 IN_MEMORY = 1 << 22  # samples (16 MB): dozens of clips wait for the extractor at a time
 SPILL = Path("/var/tmp")  # lies on a disk; /tmp is often memory
 SILENT_DECODERS = (b"RIFF", b"fLaC", b"OggS", b"FORM", b".snd", b"RF64")  # what is none of these may be MP3
@@ -78,13 +80,12 @@ def blocks(path: Path) -> tuple[int, Iterator[np.ndarray]]:
         BadAudio: not a block can be decoded, now or when the first is asked for; more than `LONGEST`.
     """
     head = openable(path)
-    import soundfile
-
     try:
         with quiet(head):
-            file = soundfile.SoundFile(str(path))
-            first = _next(file)
-        return _plausible(file.samplerate), _limited(_soundfile(file, first, head), file.samplerate)
+            file = _opened(path)
+        found = _soundfile(path, file, head)
+        first = list(itertools.islice(found, 1))
+        return _plausible(file.samplerate), _limited(itertools.chain(first, found), file.samplerate)
     except BadAudio:
         raise
     except Exception as error:  # a decoder fed with garbage raises anything, MemoryError included
@@ -102,21 +103,45 @@ def _plausible(rate: int) -> int:
     return int(rate)
 
 
-def _next(file: soundfile.SoundFile) -> np.ndarray:
+def _opened(path: Path) -> soundfile.SoundFile:
+    import soundfile
+
+    file = soundfile.SoundFile(str(path))
     # Not seekable, as far as soundfile goes: it would seek after every block, at the cost of time and of the codec's state.
     file.seekable = lambda: False
-    return file.read(BLOCK, dtype="float32", always_2d=True)
+    return file
 
 
-def _soundfile(file: soundfile.SoundFile, block: np.ndarray, head: bytes) -> Iterator[np.ndarray]:
-    with file:
-        while len(block):
-            yield block
+def _soundfile(path: Path, file: soundfile.SoundFile | None, head: bytes) -> Iterator[np.ndarray]:
+    """Blocks as large as the whole of a short clip; where the decoder gives up within one, that stretch again in small ones."""
+    stride = min(max(1, STRIDE // (BLOCK * file.channels)) * BLOCK, max(BLOCK, file.frames))
+    done = left = 0  # samples given out; those of them to be passed over when decoding once more
+    careful = False
+    try:
+        while True:
             try:
                 with quiet(head):
-                    block = _next(file)
+                    file = file or _opened(path)
+                    block = file.read(min(left, BLOCK) or stride, dtype="float32", always_2d=True)
             except Exception:  # cut off or damaged here: what came before stays good
+                if careful and done == 0:
+                    raise
+                if careful:
+                    return
+                if file:
+                    file.close()
+                file, stride, left, careful = None, BLOCK, done, True
+                continue
+            if not len(block):
                 return
+            if left:
+                left -= len(block)
+                continue
+            done += len(block)
+            yield block
+    finally:
+        if file:
+            file.close()
 
 
 def _audioread(path: Path) -> tuple[int, Iterator[np.ndarray]]:
@@ -170,7 +195,7 @@ def gather(pieces: Iterable[np.ndarray]) -> np.ndarray:
                 np.concatenate(held).tofile(file)
                 held.clear()
                 waiting = 0
-        joined = np.concatenate(held or [np.zeros(0, np.float32)])
+        joined = held[0] if len(held) == 1 else np.concatenate(held or [np.zeros(0, np.float32)])
         if file is None:
             return joined
         joined.tofile(file)

@@ -55,7 +55,7 @@ def make(competition: Competition, out: Path, extractor: str, settings: Any, aud
     import numpy as np
 
     from earshot.audio import cut
-    from earshot.extractors.base import Window
+    from earshot.extractors.base import Window, recorded
 
     module = extractors.module(extractor)
     notes = []
@@ -67,7 +67,7 @@ def make(competition: Competition, out: Path, extractor: str, settings: Any, aud
     notes += copies.check(labelled, augment)
     if not headers:
         raise UserError(f"{competition.root}: not one of {len(clips)} audio files can be opened: are they audio?")
-    seconds = window.seconds or module.SECONDS
+    seconds = window.seconds or (module.seconds(settings) if hasattr(module, "seconds") else module.SECONDS)
     if seconds is None:
         from earshot.audio import choose_seconds
 
@@ -100,7 +100,7 @@ def make(competition: Competition, out: Path, extractor: str, settings: Any, aud
         **({"task": "multilabel"} if competition.multilabel else {}),
         "classes": len(competition.classes),
         "extractor": extractor,
-        "settings": asdict(settings),
+        "settings": recorded(settings),
         "audio": asdict(audio),
         "window": asdict(filled),
         **({"augment": asdict(augment)} if augment.augment else {}),  # records without copies stay what they were

@@ -12,7 +12,7 @@ from types import ModuleType
 
 from earshot.errors import UserError
 
-_HELPERS = {"base", "frontend", "hub"}
+_HELPERS = {"astnet", "base", "frontend", "hub"}
 
 
 def names() -> list[str]:

@@ -2,16 +2,20 @@
 
 Views: `pooled` (768, 1, 1), `frames` (768, 1, T) = mean over the frequency patches, `tokens` (768, F, T) on request;
 the default network has T 101 and F 12. Everything about its size is read from its config.
+
+Short clips leave most of the window's 10.24 s to padding, which costs as much as sound. `--short-clips` computes only the
+patches that lie within the window, at their own positions: the position embedding's first columns, as if the padding's tokens
+were taken out of the full network. The embeddings are others than the padded network's: no token attends to padding.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from earshot.errors import UserError
-from earshot.extractors import base, frontend, hub
+from earshot.extractors import astnet, base, frontend, hub
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +36,13 @@ class Settings:
 
     views: tuple[str, ...] = ("pooled", "frames")
     """Any of pooled (one vector), frames (one per 100 ms) and tokens (every patch: 12 times as large)."""
+    short_clips: bool = field(default=False, metadata=base.RECORDED_WHERE_CHANGED)
+    """Choose the window from the data and compute its patches alone, none of padding: 5 s take less than half the time."""
+
+
+def seconds(settings: Settings) -> float | None:
+    """The window where no flag says it: the network's own; None = chosen from the data, at most `LIMIT`."""
+    return None if settings.short_clips else SECONDS
 
 
 def weights_files(settings: Settings, weights: str | None) -> list[Path]:
@@ -52,6 +63,8 @@ def fetch(settings: Settings, weights: str | None) -> None:
 
 class Extractor(base.Extractor):
     """See `base.Extractor`; UserError for weights that are missing or do not fit."""
+
+    at_once = 2
 
     def __init__(
         self,
@@ -78,7 +91,7 @@ class Extractor(base.Extractor):
     def _build(self, network: torch.nn.Module) -> None:
         """Adopt a network: window, grid of patches and shapes follow from its config."""
         config = network.config
-        self.network = network.eval().requires_grad_(False).to(self.device)
+        network = network.eval().requires_grad_(False).to(self.device)
         self.bins, self.max_length = config.num_mel_bins, config.max_length
         hears = self.max_length * (self.rate // 100) / self.rate
         if self.window.seconds > hears + 0.005:
@@ -86,24 +99,45 @@ class Extractor(base.Extractor):
                 f"ast: a window of {self.window.seconds:g} s is more than the {hears:g} s that these weights hear: "
                 f"set --seconds {hears:g} or less"
             )
-        self.span = hears  # shorter windows are padded to it
         patch = config.patch_size
         rows = (self.bins - patch) // config.frequency_stride + 1
         columns = (self.max_length - patch) // config.time_stride + 1
+        if self.settings.short_clips:
+            frames = min(self.max_length, frontend.kaldi_frames(self.samples, self.rate))
+            columns = min(columns, max(1, (frames - patch) // config.time_stride + 1))
+            self.max_length = min(self.max_length, max(frames, patch))
+        else:
+            self.span = hears  # shorter windows are padded to it
         self.grid = (rows, columns)
+        try:
+            self.network: astnet.Network | None = astnet.Network(network, columns)
+        except astnet.Unknown as error:
+            if self.settings.short_clips:
+                raise UserError(f"ast: --short-clips does not know this version of transformers ({error}): leave it out"
+                                ) from None
+            self.network = None
+        self.model = network
         sizes = {"pooled": (1, 1), "frames": (1, columns), "tokens": self.grid}
         self.shapes = {view: (config.hidden_size, *sizes[view]) for view in self.settings.views}
 
     def forward(self, waves: torch.Tensor, lengths: list[float]) -> dict[str, torch.Tensor]:
         """Views of a batch of windows; see `base.Extractor.forward`."""
         real = lengths if self.window.pad == "silence" else None  # a repeated clip is real to its end
-        front = (self.max_length, self.bins, self.mean, self.std, self.rate)
-        output = self.network(frontend.ast_input(waves, real, *front))
-        # two special tokens, then the patches with frequency as the slow index
-        grid = output.last_hidden_state[:, 2:].float().unflatten(1, self.grid).permute(0, 3, 1, 2)
-        views = {
-            "pooled": output.pooler_output.float()[:, :, None, None],
-            "frames": grid.mean(dim=2, keepdim=True),
-            "tokens": grid,
-        }
+        mel = frontend.ast_input(waves, real, self.max_length, self.bins, self.mean, self.std, self.rate)
+        tokens = self._tokens(mel)
+        views = {"pooled": tokens[:, :2].mean(dim=1)[:, :, None, None]}
+        if self.shapes.keys() != views.keys():
+            # two special tokens, then the patches with frequency as the slow index
+            grid = tokens[:, 2:].unflatten(1, self.grid).permute(0, 3, 1, 2)
+            views |= {"frames": grid.mean(dim=2, keepdim=True), "tokens": grid}
         return {view: views[view] for view in self.settings.views}
+
+    def _tokens(self, mel: torch.Tensor) -> torch.Tensor:
+        """(B, tokens, hidden) float32; only the special tokens where nobody asked for the others."""
+        import torch
+
+        if self.network is None:
+            return self.model(mel).last_hidden_state.float()
+        kind = mel.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+        return self.network(mel, dtype, patches=set(self.settings.views) != {"pooled"})

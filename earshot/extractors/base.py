@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+import threading
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 FLOAT16_MAX = 65504.0
+RECORDED_WHERE_CHANGED = {"recorded": "where changed"}  # of a setting that came later: caches made before keep their records
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,8 @@ class Extractor:
     """Base of all extractors: subclasses set `shapes` and write `forward`, or override `extract`.
 
     `span` is how many seconds the time axis of the views stands for: the window, unless a network always hears more.
+    `at_once` is how many windows a pass takes on a CPU, by its caches, where passes then run side by side on a thread each:
+    threads that share a pass would wait for each other at every layer, the longer the busier the decoders keep the cores.
 
     Args:
         settings: the extractor module's own `Settings`.
@@ -61,6 +67,7 @@ class Extractor:
 
     shapes: dict[str, tuple[int, int, int]]
     integers: tuple[str, ...] = ()  # views that are numbers of something, int16
+    at_once: int | None = None  # None: passes of the batch size, one after the other, on all threads
 
     def __init__(
         self, settings: Any, window: Window, device: str = "cpu", weights: str | None = None, precision: str = "fp32"
@@ -74,6 +81,7 @@ class Extractor:
         self.rate = window.rate
         self.samples = max(1, round(window.seconds * window.rate))
         self.span = window.seconds
+        self._lanes: ThreadPoolExecutor | None = None
 
     def none(self, view: str) -> np.ndarray:
         """A view of no windows, (0, D, F, T) in its own type."""
@@ -96,17 +104,22 @@ class Extractor:
         Args:
             waves: per clip (samples,) float32 at `rate`.
             offsets: seconds that were trimmed from the front of each clip.
-            batch_size: windows per forward pass.
+            batch_size: windows per forward pass, at most.
         Returns:
             One ClipFeatures a clip.
         """
         cuts = [self.cut(wave) for wave in waves]
         jobs = [(wave, *piece) for wave, pieces in zip(waves, cuts) for piece in pieces]
         parts: dict[str, list[np.ndarray]] = {}
-        for first in range(0, len(jobs), batch_size):
-            batch = jobs[first : first + batch_size]
+        size = min(batch_size, self.at_once) if self.at_once and self.device == "cpu" else batch_size
+
+        def passed(first: int) -> dict[str, np.ndarray]:
+            batch = jobs[first : first + size]
             pieces = [self.piece(wave, start, length) for wave, start, length in batch]
-            for name, values in self.run(np.stack(pieces), [length for _, _, length in batch]).items():
+            return self.run(np.stack(pieces), [length for _, _, length in batch])
+
+        for found in self.passes(passed, range(0, len(jobs), size)):
+            for name, values in found.items():
                 parts.setdefault(name, []).append(values)
         views = {name: np.concatenate(values) for name, values in parts.items()}
         clips, row = [], 0
@@ -115,6 +128,16 @@ class Extractor:
             clips.append(clip_features(pieces, offset, {name: values[rows] for name, values in views.items()}))
             row += len(pieces)
         return clips
+
+    def passes(self, work: Callable[[Any], Any], batches: Iterable[Any]) -> Iterator[Any]:
+        """`work` of each batch, in order; on a CPU side by side, see `at_once`."""
+        import torch
+
+        if self.device != "cpu" or self.at_once is None or getattr(_lane, "inside", False):
+            return map(work, batches)  # a pass that waited for others in its own pool would wait for ever
+        if self._lanes is None:
+            self._lanes = ThreadPoolExecutor(torch.get_num_threads(), "pass", _enter)
+        return _bounded(self._lanes, work, batches, torch.get_num_threads() + 1)
 
     def cut(self, wave: np.ndarray) -> list[tuple[float, float]]:
         """(start, length of real audio) in seconds of each window of a wave."""
@@ -150,6 +173,38 @@ class Extractor:
             return
         with torch.autocast(kind, dtype=half):
             yield
+
+
+_lane = threading.local()
+
+
+def _enter() -> None:
+    """Begins a thread of passes: it has one thread of torch's for itself, a setting that the others do not share."""
+    import torch
+
+    torch.set_num_threads(1)
+    _lane.inside = True
+
+
+def _bounded(pool: ThreadPoolExecutor, work: Callable[[Any], Any], batches: Iterable[Any], most: int) -> Iterator[Any]:
+    """`pool.map`, with no more than so many results waiting: those of recordings of hours are large."""
+    running: deque[Future] = deque()
+    try:
+        for batch in batches:
+            if len(running) == most:
+                yield running.popleft().result()
+            running.append(pool.submit(work, batch))
+        while running:
+            yield running.popleft().result()
+    finally:
+        for future in running:
+            future.cancel()
+
+
+def recorded(settings: Any) -> dict[str, Any]:
+    """An extractor's settings as a cache's record has them."""
+    later = {f.name for f in fields(settings) if f.metadata.get("recorded") and getattr(settings, f.name) == f.default}
+    return {name: value for name, value in asdict(settings).items() if name not in later}
 
 
 def clip_features(pieces: list[tuple[float, float]], offset: float, views: dict[str, np.ndarray]) -> ClipFeatures:

@@ -46,6 +46,7 @@ TIMEOUT = 20  # seconds without a byte
 N_FFT, WIN, HOP, BINS, FMAX = 1024, 800, 320, 128, 15000.0
 CLASSES = 527  # of AudioSet
 STRIDE2 = 5  # the network halves both axes so often
+SPECTRA = 2  # at a time on a CPU, by its caches: 1.6 ms each against 4.1 with 16
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,8 @@ def fetch(settings: Settings, weights: str | None) -> None:
 class Extractor(base.Extractor):
     """See `base.Extractor`; UserError for weights that are missing or do not fit."""
 
+    at_once = 8
+
     def __init__(
         self,
         settings: Settings,
@@ -133,7 +136,7 @@ class Extractor(base.Extractor):
         fetch(settings, weights)
         network = load(weights_files(settings, weights)[0], settings.network)
         # depthwise convolutions run faster with the channels last: 0.20 s against 0.28 s a batch of 32 on 2 CPU cores
-        self.network = network.to(self.device, memory_format=torch.channels_last)
+        self.features = fused(network.features).to(self.device, memory_format=torch.channels_last)
         frames, rows = 1 + (self.samples - 1) // HOP, BINS
         for _ in range(STRIDE2):
             frames, rows = (frames + 1) // 2, (rows + 1) // 2
@@ -166,9 +169,23 @@ class Extractor(base.Extractor):
         """Views of a batch of windows; see `base.Extractor.forward`."""
         import torch
 
-        image = self.spectrogram(waves).contiguous(memory_format=torch.channels_last)
-        maps = self.network.features(image).float()
+        parts = waves.split(SPECTRA) if waves.device.type == "cpu" else [waves]
+        images = torch.cat([self.spectrogram(part) for part in parts]).contiguous(memory_format=torch.channels_last)
+        maps = self.features(images).float()
         return {"pooled": maps.mean(dim=(2, 3), keepdim=True), "frames": maps}
+
+
+def fused(network: torch.nn.Module) -> torch.nn.Module:
+    """A network in evaluation mode with each batch norm folded into the convolution before it; the same function."""
+    import torch
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+    for block in [module for module in network.modules() if isinstance(module, torch.nn.Sequential)]:
+        for index in range(len(block) - 1):
+            if isinstance(block[index], torch.nn.Conv2d) and isinstance(block[index + 1], torch.nn.BatchNorm2d):
+                block[index] = fuse_conv_bn_eval(block[index], block[index + 1])
+                block[index + 1] = torch.nn.Identity()
+    return network
 
 
 def load(file: Path, network: str) -> torch.nn.Module:

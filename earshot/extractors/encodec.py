@@ -53,6 +53,7 @@ class Extractor(base.Extractor):
     """
 
     integers = ("codes",)
+    at_once = 4
 
     def __init__(
         self,

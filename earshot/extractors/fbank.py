@@ -49,6 +49,8 @@ def fetch(settings: Settings, weights: str | None) -> None:
 class Extractor(base.Extractor):
     """See `base.Extractor`; UserError for a window that is longer than its frames."""
 
+    at_once = 4
+
     def __init__(
         self,
         settings: Settings,

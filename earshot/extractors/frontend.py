@@ -63,6 +63,11 @@ def full_precision(waves: torch.Tensor) -> torch.autocast:
     return torch.autocast(waves.device.type, enabled=False)
 
 
+def kaldi_frames(samples: int, rate: int = 16000) -> int:
+    """How many frames `kaldi_fbank` makes of so many samples."""
+    return max(1, 1 + (samples - rate * 25 // 1000) // (rate // 100))
+
+
 def kaldi_fbank(waves: torch.Tensor, bins: int = 128, rate: int = 16000) -> torch.Tensor:
     """Log-mel filter bank of `torchaudio.compliance.kaldi.fbank(window_type="hanning", num_mel_bins=bins)`.
 
@@ -112,8 +117,7 @@ def ast_input(
 
     mel = kaldi_fbank(waves, bins, rate)[:, :max_length]
     if lengths is not None:
-        frame, hop = rate * 25 // 1000, rate // 100
-        real = [max(1, 1 + (round(length * rate) - frame) // hop) for length in lengths]
+        real = [kaldi_frames(round(length * rate), rate) for length in lengths]
         last = torch.tensor(real, device=mel.device)[:, None]
         mel = mel * (torch.arange(mel.shape[1], device=mel.device)[None] < last)[..., None]
     mel = torch.nn.functional.pad(mel, (0, 0, 0, max_length - mel.shape[1]))

@@ -82,6 +82,8 @@ def fetch(settings: Settings, weights: str | None) -> None:
 class Extractor(base.Extractor):
     """See `base.Extractor`; UserError for settings that contradict each other or the window."""
 
+    at_once = 4
+
     def __init__(
         self,
         settings: Settings,
@@ -138,15 +140,23 @@ class Extractor(base.Extractor):
         Yields:
             the place of a wave, and its `spectrogram`; the places come in an order of their own.
         """
+        import torch
+
         places: dict[int, list[int]] = {}
         for place, wave in enumerate(waves):
             places.setdefault(len(wave), []).append(place)
+        batches = []
         for length, same in places.items():
             rows = max(1, batch_size * self.needed // max(1, length))
-            for first in range(0, len(same), rows):
-                batch = same[first : first + rows]
-                together = np.stack([waves[place] for place in batch]) if len(batch) > 1 else waves[batch[0]][None]
-                yield from zip(batch, self._together(together))
+            rows = min(rows, self.at_once) if self.device == "cpu" else rows
+            batches += [same[first : first + rows] for first in range(0, len(same), rows)]
+
+        def made(batch: list[int]) -> torch.Tensor:
+            with torch.inference_mode():
+                return self._together(np.stack([waves[place] for place in batch]) if len(batch) > 1 else waves[batch[0]][None])
+
+        for batch, mels in zip(batches, self.passes(made, batches)):
+            yield from zip(batch, mels)
 
     def _together(self, waves: np.ndarray) -> torch.Tensor:
         """(B, n_mels, frames) of waves (B, samples)."""
