@@ -91,9 +91,9 @@ def main(argv: list[str]) -> None:
             cache.tidy(made.folder)  # a kill may have come just before
             print(f"nothing to do: {made.folder} is complete")
         else:
-            from earshot import devices, extract
+            from earshot import devices, extract, halves
 
-            at = devices.choose(machine.device)
+            at = halves.decide(made, devices.choose(machine.device, machine.precision), machine.precision)
             print(f"device: {devices.about(at)}", flush=True)
             extract.run(made, at, machine.batch_size, workers, cli.Deadline(machine.max_hours), machine.fresh)
     write_text(Path(what.out) / LATEST, clips.name + "\n")

@@ -85,6 +85,8 @@ class ExtractionFlags:
 
     device: str = "auto"
     """auto (all GPUs, else the CPU), cpu, cuda:1, or several with a process each: cuda:0,cuda:1 or cpu,cpu"""
+    precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
+    """auto: bf16 from capability 8.0, fp16 on 7.x; for ast on a CPU bf16 where it is faster; else fp32"""
     batch_size: int = 16
     """windows per forward pass; halved by itself when memory runs out"""
     workers: int = 0

@@ -66,6 +66,7 @@ class Worker:
     def __init__(self, device: Device, plan: Plan, batch_size: int, workers: int):
         self.plan, self.batch_size = plan, batch_size
         self.extractor = build(plan, device)
+        self.precision = f"{device.name.partition(':')[0]} {device.precision}"
         self.about = self.extractor.shapes
         self.pool = ThreadPoolExecutor(workers)
 
@@ -79,7 +80,7 @@ class Worker:
         for part, prepared in _prepared(self.plan, todo, self.extractor, self.pool):
             content, self.batch_size = _features(self.plan, part, prepared, self.extractor, self.batch_size)
             cache.dump(part.path, content)
-            sealed.write(part.seal, {"fingerprint": self.plan.fingerprint}, part.path.name)
+            sealed.write(part.seal, {"fingerprint": self.plan.fingerprint, "precision": self.precision}, part.path.name)
             now = time.perf_counter()
             say((part.last - part.first, now - began, part.path.stat().st_size))
             began = now

@@ -1,0 +1,70 @@
+"""In which precision an extractor's network computes: tried once on a CPU, and then kept with the shards that it made."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Sequence
+
+from earshot import extractors, sealed
+from earshot.errors import UserError
+
+if TYPE_CHECKING:
+    from earshot.device import Device
+    from earshot.plan import Plan
+
+SHAPE = (1214, 768, 3072)  # tokens, inputs and outputs of AST's largest product
+ROUNDS = 5  # in turn, so that whatever else the machine does hits both alike; the best counts
+BETTER = 1.3  # how many times faster half precision has to be
+
+
+def decide(plan: Plan, found: Sequence[Device], asked: str) -> list[Device]:
+    """The devices with the precision that this cache's shards have, or will have.
+
+    Args:
+        found: what the machine has, all of one kind, with the precision that suits it or was asked for.
+        asked: "auto", or the precision that the user wants.
+    Raises:
+        UserError: shards of this cache were made on this kind of device in another precision than is asked for.
+    """
+    kind = found[0].name.partition(":")[0]
+    made = of_shards(plan, kind)
+    if made and asked not in ("auto", made):
+        raise UserError(f"{plan.folder} was begun in {made}, --precision is {asked}: leave it out, or start over with --fresh")
+    if made:
+        chosen = made
+    elif asked == "auto" and kind == "cpu":
+        chosen = "bf16" if getattr(extractors.module(plan.extractor), "HALF_ON_CPU", False) and faster() else "fp32"
+    else:
+        return list(found)
+    about = "" if chosen == found[0].precision else f", {chosen}"
+    return [replace(one, precision=chosen, about=one.about + about) for one in found]
+
+
+def of_shards(plan: Plan, kind: str) -> str | None:
+    """The precision of the cache's first shard that was made on this kind of device, None where there is none."""
+    for path in sorted((plan.folder / "shards").glob("*.json")):
+        try:
+            seal = sealed.read(path)
+        except sealed.Damaged:
+            continue  # it will be made again
+        if seal.get("fingerprint") == plan.fingerprint and str(seal.get("precision")).startswith(f"{kind} "):
+            return seal["precision"].partition(" ")[2]
+    return None
+
+
+def faster() -> bool:
+    """Does this CPU multiply in bf16 clearly faster than in fp32? Where it only emulates bf16 it is slower."""
+    import torch
+
+    tokens, inputs, outputs = SHAPE
+    seconds = {}
+    with torch.inference_mode():
+        pairs = {kind: (torch.ones(tokens, inputs, dtype=kind), torch.ones(outputs, inputs, dtype=kind))
+                 for kind in (torch.float32, torch.bfloat16)}
+        for _ in range(ROUNDS):
+            for kind, (x, weight) in pairs.items():
+                began = time.perf_counter()
+                torch.nn.functional.linear(x, weight)
+                seconds[kind] = min(seconds.get(kind, float("inf")), time.perf_counter() - began)
+    return seconds[torch.float32] > BETTER * seconds[torch.bfloat16]
