@@ -143,7 +143,7 @@ def row(name: str, gpu: bool) -> tuple[str, list[str]]:
         failed.append(f"{space.human(making + caches[-1])} of disk with {CLIPS[-1]:,} clips")
     size = "×".join(map(str, case.shapes[case.view]))
     cells = [f"`{name}`", f"{parameters / 1e6:.2f} M", f"{case.training.batch_size} of {size}",
-             *(space.human(value) if value < float("inf") else "did not fit" for value in (fp32[0], fp16[0], *fp32[1:], *fp16[1:])),
+             *(space.human(value) if value < float("inf") else "did not fit" for value in (fp32[0], fp16[0], fp32[1], fp16[1])),
              f"{space.human(left)} ({space.human(making)})", *map(space.human, caches), "no" if failed else "yes"]
     return f"| {' | '.join(cells)} |", failed
 
@@ -172,14 +172,15 @@ def main() -> None:
     print(*(f"{name} does not fit: {', '.join(failed)}" for name, failed in missed.items()), sep="\n", end="\n" if missed else "")
     if not flags.no_results:
         how = ("measured by the CUDA allocator under a cap of 16 GB, features included; extraction alone is computed." if gpu else
-               "COMPUTED, not measured: all tensors alive at the worst moment, without kernels' workspaces and CUDA's own memory.")
+               "COMPUTED, not measured: tensors alive at the worst moment, less kernels' workspaces and CUDA's own memory.")
         keep_rows("Memory and disk", [
             f"`python benchmarks/memory.py` on {machine()}. Five-second clips of 50 classes at 44.1 kHz.",
             f"Memory: {how}",
-            f"Training: two steps at the recipe's batch size; evaluating: {EVALUATED} rows while it trains (a pass that does not fit is",
-            "halved by itself). fp16 is autocast's, as on a T4. Disk: what five folds' best and last weights take (in brackets: at",
-            f"the most, while they are made), and caches of {CLIPS[0]:,} and {CLIPS[1]:,} clips. It fits where training, with 4 GB for",
-            "features kept on the card, stays below 15 GB of memory, and run and larger cache below Kaggle's 20 GB."],
+            f"Training: two steps at the recipe's batch size; evaluating: {EVALUATED} rows while it trains (a pass that does not",
+            "fit is halved by itself). fp16 is autocast's, as on a T4. Disk: what five folds' best and last weights take (in",
+            f"brackets: at the most, while they are made), and caches of {CLIPS[0]:,} and {CLIPS[1]:,} clips. It fits where",
+            "training, with 4 GB for features kept on the card, stays below 15 GB of memory, and run and larger cache below 20 GB",
+            "of disk, Kaggle's."],
             "| recipe | parameters | batch | training, fp32 | fp16 | evaluating, fp32 | fp16 | a run on disk | "
             f"{CLIPS[0]:,} clips | {CLIPS[1]:,} clips | fits |", rows)
     sys.exit(bool(missed))

@@ -82,10 +82,11 @@ def main() -> None:
     print(f"missed: {', '.join(missed)}" if missed else f"--help within {HELP_LIMIT:g} s and first lines within {LINE_LIMIT:g} s")
     if not flags.no_results:
         keep_rows("Start-up", [
-            f"`python benchmarks/startup.py --rounds {flags.rounds}` on {machine()}: seconds from the process's start, medians, taken",
-            f"in turn, output through a pipe. Targets: `--help` {HELP_LIMIT:g} s, first line {LINE_LIMIT:g} s. Peers: what any script on",
-            "these libraries waits for. First line of work: the device (features), the first epoch of `linear` on 300 cached clips",
-            "(training), the submission of a finished run (prediction)."],
+            f"`python benchmarks/startup.py --rounds {flags.rounds}` on {machine()}:",
+            "seconds from the process's start, medians, taken in turn, output through a pipe.",
+            f"Targets: `--help` {HELP_LIMIT:g} s, first line {LINE_LIMIT:g} s. Peers: what any script on them waits for.",
+            "First line of work: the device (features), the first epoch of `linear` on 300 cached clips (training), the",
+            "submission of a finished run (prediction)."],
             "| script | --help, or the peer's whole process | first line | first line of work |", rows)
     sys.exit(bool(missed))
 
