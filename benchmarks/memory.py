@@ -179,7 +179,7 @@ def main() -> None:
             f"Training: two steps at the recipe's batch size; evaluating: {EVALUATED} rows while it trains (a pass that does not",
             "fit is halved by itself). fp16 is autocast's, as on a T4. Disk: what five folds' best and last weights take (in",
             f"brackets: at the most, while they are made), and caches of {CLIPS[0]:,} and {CLIPS[1]:,} clips. It fits where",
-            "training, with 4 GB for features kept on the card, stays below 15 GB of memory, and run and larger cache below 20 GB",
+            "training, with 4 GB for features kept on the card, stays below 15 GB, and run and larger cache below 20 GB",
             "of disk, Kaggle's."],
             "| recipe | parameters | batch | training, fp32 | fp16 | evaluating, fp32 | fp16 | a run on disk | "
             f"{CLIPS[0]:,} clips | {CLIPS[1]:,} clips | fits |", rows)
