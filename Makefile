@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: setup demo test clean
+.PHONY: setup demo test bench clean
 .DEFAULT_GOAL := demo
 
 setup: $(VENV)/.installed
@@ -26,6 +26,14 @@ test:
 	@echo "test: sets up $(VENV) and runs the tests on all cores; 6 to 9 minutes on 2 cores after the setup"
 	@$(MAKE) --no-print-directory setup
 	OMP_NUM_THREADS=1 $(PY) -m pytest tests -q -n auto --dist worksteal
+
+bench:
+	@echo "bench: start-up, training, scale and memory, into benchmarks/RESULTS.md; up to 20 minutes on 2 cores without other work"
+	@$(MAKE) --no-print-directory setup
+	$(PY) benchmarks/startup.py
+	$(PY) benchmarks/training.py
+	$(PY) benchmarks/scale.py
+	$(PY) benchmarks/memory.py
 
 clean:
 	@echo "clean: removes runs and submissions; keeps data/ and $(VENV)"

@@ -90,6 +90,9 @@ def main(argv: list[str]) -> None:
     files = [name for name in flags.runs if Path(name).is_file()]
     runs = open_runs(tuple(name for name in flags.runs if name not in files), flags.runs_folder)
     files += filled["files"]
+    if not files:  # their output is a line a file
+        said = [f"{run.folder} ({run.config['record']['head']['name']} on {run.config['record']['view']})" for run in runs]
+        print(f"runs: {', '.join(said)}")  # before torch is imported: that takes seconds
     from earshot import device
     from earshot.files import check_output
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import gc
 import io
 import os
 import re
@@ -50,6 +51,8 @@ def run(main: Callable[[list[str]], None]) -> None:
     """Call a script's main with the arguments and leave as DESIGN asks: 0, 2 after one line, 130 or 143 when stopped."""
     signal.signal(signal.SIGTERM, SIGNALS.on)
     signal.signal(signal.SIGINT, SIGNALS.on)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(line_buffering=True)  # in a log, too, a line is there when it is said, not when the block is full
     # A descriptor of Python's own: decoders write to the common one, which `decode.quiet` closes meanwhile.
     sys.stderr = os.fdopen(os.dup(2), "w", encoding=sys.stderr.encoding, errors=sys.stderr.errors, buffering=1)
     try:
@@ -73,6 +76,8 @@ def run(main: Callable[[list[str]], None]) -> None:
         sys.stderr.flush()
         # Prefetching threads may still be decoding: nobody waits for them once the user has asked to stop.
         os._exit(code) if code in (130, 143) else sys.exit(code)
+    finally:
+        gc.freeze()  # else the interpreter goes once more through all that torch is made of before it ends: half a second
 
 
 def command() -> str:

@@ -26,7 +26,8 @@ ENOUGH = 0.1  # seconds that a trial's step may take; large heads are tried on f
 ROUNDS = 6  # in turn, so that whatever else the machine does hits all alike; the first warms up, the best counts
 LOSS = 0.05  # how far from that of fp32 the loss may be, relatively
 BACKWARD = 3  # a training step is about three forward passes
-CANDIDATES = (("fp32", False), ("fp32", True), ("bf16", False), ("bf16", True))  # precision, channels-last
+# Precision, channels-last. Not fp32 channels-last: oneDNN 3.10's backward pass of a few channels overwrites memory there.
+CANDIDATES = (("fp32", False), ("bf16", False), ("bf16", True))
 
 
 def autocast(device: Device) -> Any:

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from typing import Iterable
 
-from timm.layers import DropPath
 from torch import Tensor, nn
 
 from . import HeadError, register
 from .common import Standardise, fit_window, pool_map, pool_mask, real_frames
+
+
+def _drop_path(rate: float) -> nn.Module:
+    if not rate:
+        return nn.Identity()
+    from timm.layers import DropPath  # a second and more of imports, for an option that is mostly off
+
+    return DropPath(rate)
 
 
 class BasicBlock(nn.Module):
@@ -23,7 +30,7 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, second.kernel, 1, second.padding, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
-        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+        self.drop_path = _drop_path(drop_path)
         self.relu = nn.ReLU(inplace=True)
         self.shortcut = nn.Sequential()
         if inputs != outputs or first.stride != (1, 1):

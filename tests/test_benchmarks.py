@@ -64,3 +64,106 @@ def test_rows_of_results_are_replaced_and_an_older_header_is_no_row(study, tmp_p
     one, two = path.read_text().split("## ")[1:]
     assert one.count("| head") == 1 and "newer" in one and "about" not in one
     assert "| a | 1 |" not in one and "| a | 5 | 3 |" in one and "| b | 2 |" in one and "| a | 1 |" in two
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import fake
+
+    return fake
+
+
+def small_step(batch: int):
+    """Two steps of AdamW, as `fake.peaks` takes them: a stage for each forward and backward pass, and for each step."""
+    import torch
+
+    def work(network):
+        optimizer = torch.optim.AdamW(network.parameters(), foreach=True)
+        x = torch.empty(batch, 100)
+        for _ in range(2):
+            optimizer.zero_grad(set_to_none=True)
+            network(x).square().sum().backward()
+            yield
+            optimizer.step()
+            yield
+
+    return work
+
+
+def test_computed_memory_is_parameters_gradients_states_and_activations(fake):
+    from torch import nn
+
+    batch = 3000
+    network = nn.Sequential(nn.Linear(100, 400, bias=False), nn.ReLU(), nn.Linear(400, 10, bias=False))
+    weights = 4 * (100 * 400 + 400 * 10)
+    first, stepped, second, _ = fake.peaks([network], small_step(batch))
+    # The worst moment is inside the backward pass: there are the input, the ReLU's output and the gradients on both its sides.
+    wide, narrow = 4 * batch * 400, 4 * batch * 10
+    least = weights + 4 * batch * 100 + 2 * wide
+    assert least <= first <= least + weights + wide + 4 * narrow
+    assert second - first == pytest.approx(2 * weights, abs=64)  # the two moments of each weight; step counts besides
+    assert stepped >= 4 * weights + 4 * batch * 100
+
+
+@pytest.mark.parametrize("batch", [1, 500])
+def test_computed_memory_is_that_of_the_same_work_done(fake, batch):
+    from torch import nn
+
+    def network():
+        return nn.Sequential(nn.Linear(100, 400), nn.LayerNorm(400), nn.GELU(), nn.Linear(400, 10))
+
+    computed, done = fake.peaks([network()], small_step(batch)), fake.peaks([network()], small_step(batch), values=True)
+    assert computed == pytest.approx(done, rel=0.01, abs=256)
+
+
+def test_computed_memory_is_what_the_allocator_hands_out(fake):
+    """Against torch's profiler, which sees every allocation on the CPU."""
+    import torch
+    from torch import nn
+    from torch.profiler import ProfilerActivity, profile
+
+    network = nn.Sequential(nn.Linear(100, 400), nn.ReLU(), nn.Linear(400, 10))
+    own = sum(p.nbytes for p in network.parameters())
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        for _ in small_step(2000)(network):
+            pass
+    now = most = 0
+    for event in seen.profiler.kineto_results.events():
+        if event.name() == "[memory]" and event.device_type() == torch.autograd.DeviceType.CPU:
+            now += event.nbytes()
+            most = max(most, now)
+    assert max(fake.peaks([network], small_step(2000))) == pytest.approx(own + most, rel=0.05)
+
+
+def test_every_recipe_has_a_shape_and_a_head(fake):
+    import noise
+
+    from earshot.config import recipe_names
+
+    for name in set(recipe_names()) - {"itmo2025", "itmo2025_finetune", "genre_cnn", "ast_finetune"}:  # seconds each
+        case = noise.case(name)
+        assert case.build().config["input_shape"] == list(case.shapes[case.view])
+
+
+def test_memory_of_a_recipe_grows_with_its_batch(fake):
+    import dataclasses
+
+    import memory
+    import noise
+
+    case = noise.case("small_cnn")
+    larger = dataclasses.replace(case, training=dataclasses.replace(case.training, batch_size=128))
+    small, large = (memory.computed_peaks(c, "fp32")[0] for c in (case, larger))
+    assert 2.5 < large / small < 4.5 and memory.computed_peaks(case, "fp16")[0] < small
+
+
+def test_startup_times_the_first_line_and_ends_the_process(fake, tmp_path):
+    import sys
+
+    import startup
+
+    said = startup.lines([sys.executable, "-uc", "import time; print('a'); print('b: c'); time.sleep(60)"], tmp_path, "b:")
+    assert [line for _, line in said] == ["a", "b: c", ""] and said[0][0] <= said[1][0] <= said[2][0] < 30
+    with pytest.raises(SystemExit, match="left with 3"):
+        startup.lines([sys.executable, "-c", "raise SystemExit(3)"], tmp_path)
