@@ -34,9 +34,12 @@ sys.path[:0] = [str(victim.ROOT), str(victim.ROOT / "tests")]
 
 import common
 
+from earshot import extract
+
 TIMES = ("training_log.txt", "metrics.csv", ".index.json", ".lock")  # they tell what happened when
 FRESH = 8  # every so-manieth attempt is a new process
 SHARD, STEPS = 64, 1  # what one kill may cost: the clips of the shard at work and of the one decoded ahead; a training step
+CLASSES, CLIPS = 3, {"train": 24, "subm": 14}  # of each class
 TRAIN = ["--head", "audio_cnn", "--head.channels", "[8, 16]", "--head.blocks", "[1, 1]", "--head.dropout", "0.4", "--epochs", "3",
          "--folds", "2", "--batch-size", "24", "--mixup", "0.4", "--time-mask", "9", "--ema", "0.9", "--device", "cpu",
          "--precision", "fp32", "--name", "r"]
@@ -61,7 +64,6 @@ class Outcome:
     kills: int = 0
     on_change: int = 0
     series: int = 0
-    worst: int = 0
     repeated: int = 0
     faults: list[str] = field(default_factory=list)
 
@@ -176,7 +178,7 @@ def kill(stage: Stage, scratch: Path, kills: int, seed: int) -> Outcome:
         killed = 0
         while True:
             tries += 1
-            done, fresh = sum(work(folder).values()), tries % FRESH == 0
+            done, fresh, left = sum(work(folder).values()), tries % FRESH == 0, _left(folder, stage)
             if outcome.kills + killed >= kills:
                 code = attempt(stage, folder)
             elif rng.random() < 0.5:
@@ -184,11 +186,13 @@ def kill(stage: Stage, scratch: Path, kills: int, seed: int) -> Outcome:
                 outcome.on_change += code == -signal.SIGKILL
             else:
                 code = attempt(stage, folder, after=rng.uniform(0.02, seconds) + 3 * fresh, fresh=fresh)
+            made = sum(work(folder).values()) - done
+            if left is not None and made > left:
+                outcome.faults.append(f"{folder}: {made} clips decoded where the unfinished shards have {left}")
             if code != -signal.SIGKILL:
                 _must(code, scratch, stage.name)
                 break
             killed += 1
-            outcome.worst = max(outcome.worst, _repeats(folder, once) if done else 0)
         outcome.faults += _faults(folder, stage, expected, once, killed)
         outcome.repeated += _repeats(folder, once)
         outcome.kills += killed
@@ -214,6 +218,20 @@ def _must(code: int, scratch: Path, what: str) -> None:
 def _repeats(folder: Path, once: Counter) -> int:
     """Clips decoded and steps trained more often than in the undisturbed run."""
     return sum((work(folder) - once).values())
+
+
+def _left(folder: Path, stage: Stage) -> int | None:
+    """The clips of the shards that are not finished, copies too: no attempt may decode more; None of stages that decode none."""
+    if stage.script != "get_features.py":
+        return None
+    manifests = [json.loads(path.read_text()) for path in (folder / "data").rglob("manifest.json")]
+    if any(manifest["complete"] for manifest in manifests):
+        return 0
+    counts = {split: CLASSES * count for split, count in CLIPS.items()}
+    counts |= {"augmented": counts["train"]} if "--augment" in stage.args else {}
+    sizes = {f"{split}-{first // extract.SHARD:05d}": min(extract.SHARD, count - first)
+             for split, count in counts.items() for first in range(0, count, extract.SHARD)}
+    return sum(sizes.values()) - sum(sizes[path.stem] for path in (folder / "data").rglob("shards/*.json"))
 
 
 def _faults(folder: Path, stage: Stage, expected: dict[str, bytes], once: Counter, killed: int) -> list[str]:
@@ -250,7 +268,7 @@ def main() -> None:
     from earshot.extractors import logmel  # noqa: F401
 
     scratch = (flags.folder or Path(tempfile.mkdtemp(prefix="kill-"))).resolve()
-    data = make_competition(scratch / "tones", train=24, subm=14, seconds=0.5)
+    data = make_competition(scratch / "tones", CLASSES, seconds=0.5, **CLIPS)
     with zipfile.ZipFile(f"{data}.zip", "w") as archive:
         for path in sorted(p for p in data.rglob("*") if p.is_file()):
             archive.write(path, path.relative_to(data))

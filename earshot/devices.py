@@ -9,7 +9,6 @@ import contextlib
 import io
 import multiprocessing
 import os
-import pickle
 import queue
 import signal
 import sys
@@ -18,6 +17,7 @@ import traceback
 from collections import deque
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Iterator, Sequence
 
@@ -270,7 +270,7 @@ def _portable(error: BaseException) -> BaseException:
     if not isinstance(error, (UserError, OSError)):
         error.add_note("".join(traceback.format_exception(error)))
     try:
-        pickle.loads(pickle.dumps(error))
+        ForkingPickler.loads(ForkingPickler.dumps(error))
         return error
     except Exception:
         return RuntimeError("".join(traceback.format_exception(error)))
