@@ -65,7 +65,7 @@ def main(argv: list[str]) -> None:
     """Parse, plan, extract."""
     name, recipe, extractor, flags = parse(argv)
     what, windows, audio, settings, copies, machine = flags.values()
-
+    deadline = cli.Deadline(machine.max_hours)
     from earshot import cache, competition, earlier, plan
     from earshot.files import locked, plain_name, write_text
     from earshot.match import LATEST
@@ -95,7 +95,7 @@ def main(argv: list[str]) -> None:
 
             at = halves.decide(made, devices.choose(machine.device, machine.precision), machine.precision)
             print(f"device: {devices.about(at)}", flush=True)
-            extract.run(made, at, machine.batch_size, workers, cli.Deadline(machine.max_hours), machine.fresh)
+            extract.run(made, at, machine.batch_size, workers, deadline, machine.fresh)
     write_text(Path(what.out) / LATEST, clips.name + "\n")
     report(made.folder)
 

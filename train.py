@@ -59,10 +59,10 @@ def main(argv: list[str]) -> None:
     """Parse, train what is missing, score, submit."""
     cache, recipe, flags, options = parse(argv)
     what, settings, machine = flags.values()
+    deadline = cli.Deadline(machine.max_hours)
     print(f"features: {cache.folder}, recipe: {recipe.name}")
     for difference in mismatches(cache.record, recipe):
         print(f"the cache differs from the recipe: {difference}")
-
     import models
     from earshot import blend, crossval, devices, earlier, folds, probe, space, stage
     from earshot.run import CONFIG, Run
@@ -73,7 +73,6 @@ def main(argv: list[str]) -> None:
         head = models.build(name, shape, len(classes), **chosen)
     except models.HeadError as error:
         raise UserError(str(error)) from None
-    deadline = cli.Deadline(machine.max_hours)
     several = devices.choose(machine.device, settings.precision)
     at = several[0]
     plain_name("--name", what.name)
@@ -101,19 +100,18 @@ def main(argv: list[str]) -> None:
         run = Run.begin(folder, record, stage.about(cache, recipe.name, at)).whole()
         at = stage.decided(run, at)
         run.log(f"run: {folder}{'' if fresh else ' (continued)'}")
-        run.log(f"head: {name} on {view} {shape}, {parameters:,} parameters, {len(classes)} classes"
-                f"{', any number of them a clip' if rows.multilabel else ''}")
+        several_labels = ", any number of them a clip" if rows.multilabel else ""
+        run.log(f"head: {name} on {view} {shape}, {parameters:,} parameters, {len(classes)} classes{several_labels}")
         run.log(f"folds: {whose}; {len(rows.ids)} clips, {len(rows)} windows; device: {devices.about(several)}")
         missing = len(set(wanted) - set(run.finished_folds()))
         run.log(space.check(folder, *space.of_run(parameters, len(wanted), missing, settings)))
         try:
-            build = partial(models.build, name, shape, len(classes), **chosen)
-            done = crossval.train(run, rows, numbers, wanted, settings, build, models.rebuild, at, deadline, machine.save_every,
-                                  [replace(at, name=one.name) for one in several], load)
+            build, several = partial(models.build, name, shape, len(classes), **chosen), [replace(at, name=d.name) for d in several]
+            if not crossval.train(run, rows, numbers, wanted, settings, build, models.rebuild, at, deadline, machine.save_every,
+                                  several, load):
+                deadline.leave()
         except models.HeadError as error:  # pretrained weights that cannot be had, a view that a loss cannot use
             raise UserError(str(error)) from None
-        if not done:
-            deadline.leave()
         crossval.summarise(run, rows, numbers)
         stage.finish(run, cache, Path(what.out), models.rebuild, at, machine.memory)
 
