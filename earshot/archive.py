@@ -2,10 +2,12 @@
 
 import filecmp
 import hashlib
+import lzma
 import os
 import re
 import shutil
 import stat
+import struct
 import unicodedata
 import zipfile
 import zlib
@@ -22,6 +24,7 @@ MAX_MEMBERS = 500_000
 MAX_RATIO = 100        # audio hardly compresses: a zip that grows a hundredfold is a bomb ...
 MAX_SMALL = 2 ** 30    # ... unless all of it is small (digital silence and csv files do compress)
 MARKER = ".unpacked"
+DAMAGED = (RuntimeError, NotImplementedError, zlib.error, lzma.LZMAError, EOFError, struct.error, ValueError, OverflowError)
 
 
 def unpack(path: Path, into: Path) -> Path:
@@ -43,8 +46,8 @@ def unpack(path: Path, into: Path) -> Path:
                         replace(archive, members, into, path, state)
     except zipfile.BadZipFile as error:
         raise UserError(f"{path} is not a whole zip file ({error}): download it again") from None
-    except (RuntimeError, NotImplementedError, zlib.error) as error:  # encrypted, unknown compression, damaged
-        raise UserError(f"cannot unpack {path}: {error}") from None
+    except DAMAGED as error:  # encrypted, unknown compression, damaged
+        raise UserError(f"cannot unpack {path}: {error or type(error).__name__}") from None
     except OSError as error:
         raise UserError(f"cannot unpack {path} into {into}: {error.strerror or error}") from None
     return unpacked(into)

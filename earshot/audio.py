@@ -43,7 +43,7 @@ def info(path: str | Path) -> tuple[float, int]:
     """
     path = Path(path)
     frames, rate = decode.header(path)
-    if frames < 0:
+    if frames < 0:  # decoded where the header does not help: at most `decode.LONGEST`
         rate, found = decode.blocks(path)
         frames = sum(map(len, found))
     if frames == 0:

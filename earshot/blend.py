@@ -14,6 +14,7 @@ from earshot.dataset import Rows, check_further, predict
 from earshot.device import Device
 from earshot.errors import UserError
 from earshot.fingerprint import differences
+from earshot.progress import some
 from earshot.run import Run
 
 
@@ -55,7 +56,13 @@ def predict_run(run: Run, rows: Rows, rebuild: Callable[[dict], Any], device: De
         found.append(predict(head, rows, everything, batch_size, probe.autocast(device), run.shifts))
     if not len(rows):
         return np.full((len(rows.ids), len(run.classes)), np.nan, dtype=np.float32)
-    return np.mean(found, 0)
+    blended = np.mean(found, 0)
+    heard = np.bincount(rows.clip, minlength=len(rows.ids)) > 0
+    lost = rows.ids[heard & ~np.isfinite(blended).all(1)]
+    if len(lost):  # or they would be answered like clips that cannot be heard
+        raise UserError(f"{run.folder}: the prediction is not a number for {some(lost)}: their features are damaged, or a fold's "
+                        "weights; extract anew (get_features.py --fresh), else train anew (train.py --fresh)")
+    return blended
 
 
 def check_head(run: Run, number: int, head: Any) -> None:

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Iterable
 
-from earshot import sealed, verified
+from earshot import manifest, sealed, verified
 from earshot.errors import UserError
 from earshot.files import digest_of, read_json, replacing
 from earshot.fingerprint import fingerprint, plain
+from earshot.manifest import SPLITS
 from earshot.unpickle import load
 
 if TYPE_CHECKING:
     import numpy as np
 
 MEND = "run get_features.py again, it sets that aside and makes the cache anew"
-SPLITS = ("train", "test", "subm")
 MANIFEST = "manifest.json"
 VERSION = 2  # 2: checksums over the manifest, the shards and the csv files
 
@@ -91,8 +91,11 @@ class Cache:
             sealed.read(self.folder / MANIFEST)
         except sealed.Damaged as error:
             raise UserError(f"{error}: {MEND}") from None
+        wrong = manifest.fault(self.manifest)
+        if wrong:
+            raise UserError(f"{self.folder / MANIFEST} {wrong}: extract anew with --fresh")
         self._sound: set[str] = set()
-        self.classes = [str(label) for label in self._load("unique_labels")["unique_labels"]]
+        self.classes = self._labels()
         self.record: dict = self.manifest["record"]
         self.fingerprint: str = self.manifest["fingerprint"]
         if fingerprint(self.record) != self.fingerprint:
@@ -102,6 +105,14 @@ class Cache:
             raise UserError(f"{folder}/unique_labels.pkl has other labels, or another order, than the features were made with (digest "
                             f"{found} there, {wanted} in {MANIFEST}; {len(self.classes)} labels, first {self.classes[:1]}): "
                             "extract anew with --fresh")
+
+    def _labels(self) -> list[str]:
+        import numpy as np
+
+        found = self._load("unique_labels").get("unique_labels")
+        if not isinstance(found, np.ndarray) or found.dtype.kind != "U" or found.ndim != 1 or len(set(found.tolist())) < len(found):
+            raise UserError(f"{self.folder}/unique_labels.pkl holds no list of labels: extract anew with --fresh")
+        return found.tolist()
 
     def _load(self, name: str) -> dict[str, Any]:
         self.check(f"{name}.pkl")
@@ -193,16 +204,15 @@ def tidy(folder: Path) -> None:
 def is_cache(folder: Path) -> bool:
     """Does a folder hold a manifest of ours, of whatever version or state?"""
     try:
-        return "record" in read_json(folder / MANIFEST)
-    except (UserError, TypeError):
+        found = read_json(folder / MANIFEST)
+    except UserError:
         return False
+    return isinstance(found, dict) and "record" in found
 
 
 def ours(name: str) -> bool:
     """May a file or folder of this name lie in a cache's folder?"""
-    known = (*(f"{split}.pkl" for split in SPLITS), "augmented.pkl", "unique_labels.pkl", MANIFEST, "bad_audio.csv",
-             "sample_submission.csv", "solution.csv", "shards")
-    return name in known or name.startswith(".") or name.endswith((".tmp", ".damaged"))
+    return name in (*manifest.FILES, MANIFEST, "shards") or name.startswith(".") or name.endswith((".tmp", ".damaged"))
 
 
 def peek(path: Path) -> Any:

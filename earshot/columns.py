@@ -45,6 +45,35 @@ def fault(content: dict[str, Any], clips: int, shapes: dict[str, tuple[int, ...]
     return _copies(content, clips) if copies else _clips(content, classes)
 
 
+def shard_fault(content: dict[str, Any], first: int, last: int, clips: int, copies: bool) -> str | None:
+    """What is wrong with the arrays of a shard; None where they hold together.
+
+    Args:
+        first, last: the clips [first, last) of its split that it stands for, or the copies.
+        clips: how many training clips there are.
+        copies: is it a shard of copies?
+    """
+    kinds = {**PER_ROW, **(PER_COPY if copies else {"bad": "i", "reason": "U"})}
+    for key, kind in kinds.items():
+        array = content.get(key)
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in kind or array.ndim != 1:
+            return f"has no array {key}"
+    meta, rows = content.get("meta"), len(content["clip"])
+    views = {key: array for key, array in content.items() if getattr(array, "ndim", 0) == 4}
+    if not isinstance(meta, dict) or type(meta.get("span")) not in (int, float) or not 0 < meta["span"] < float("inf") or not views:
+        return "has no views, or no span"
+    if any(array.dtype.kind not in "fi" for array in views.values()):
+        return "has a view that is no numbers"
+    wrong = [key for key in (*kinds, *views) if key not in ("bad", "reason") and len(content[key]) != rows]
+    if wrong or not copies and len(content["bad"]) != len(content["reason"]):
+        return f"has another number of {(wrong or ['reason'])[0]} than of the rest"
+    for key in ("clip",) if copies else ("clip", "bad"):
+        low, high = (0, clips) if copies else (first, last)
+        if len(content[key]) and not low <= int(content[key].min()) <= int(content[key].max()) < high:
+            return f"speaks of clips that it does not hold ({key})"
+    return _copies(content, clips) if copies else None
+
+
 def _copies(content: dict[str, Any], clips: int) -> str | None:
     partner, copy, share = content["partner"], content["copy"], content["share"]
     if len(partner) and not (-1 <= int(partner.min()) and int(partner.max()) < clips and int(copy.min()) >= 0):

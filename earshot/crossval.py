@@ -6,7 +6,7 @@ from typing import Any, Callable, Sequence
 
 import numpy as np
 
-from earshot import metrics, probe
+from earshot import metrics, probe, sealed
 from earshot.cli import Deadline, patiently
 from earshot.config import TrainingFlags
 from earshot.dataset import Rows, predict
@@ -14,7 +14,7 @@ from earshot.device import Device
 from earshot.devices import Team
 from earshot.errors import UserError
 from earshot.estimate import Paced
-from earshot.files import read_json, write_text
+from earshot.files import write_text
 from earshot.run import Run
 from earshot.training import Fitter, Fold
 
@@ -201,8 +201,12 @@ def score_test(run: Run, rows: Rows, predict_all: Callable[[], np.ndarray]) -> d
     """Score the labelled hold-out once: test.json and test_report.txt; a run that has these folds' score keeps it."""
     path, finished = run.folder / "test.json", run.finished_folds()
     if path.exists():
-        kept = read_json(path)
-        if kept["folds"] == finished:
+        try:
+            kept = sealed.read(path)
+        except sealed.Damaged as error:
+            run.log(f"{error}: the hold-out is scored again")
+            kept = {}
+        if kept.get("folds") == finished:
             return kept
     probabilities = predict_all()
     truth = rows.truth
@@ -212,5 +216,5 @@ def score_test(run: Run, rows: Rows, predict_all: Callable[[], np.ndarray]) -> d
     found |= {"undefined": unknown} if unknown else {}
     write_text(run.folder / "test_report.txt", f"{run.folder.name}, hold-out, mean of folds\n\n" +
                metrics.report(probabilities[known], truth[known], run.classes))
-    run.keep("test", found)
+    sealed.write(path, found)
     return found

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import soundfile
 
 LONGEST = 12 * 3600  # seconds: a compressed megabyte can unfold to days
+USUAL = 96_000  # samples per second up to which a recording may last that long: 17 GB of samples
+DENSEST = 100  # samples to a byte: the lowest rates of codecs have 64; digital silence has more, and is decoded to be counted
 FASTEST = 2_000_000  # samples per second, five times what bat detectors take: beyond, the header lies
 BLOCK = 4096  # samples of each channel: where a decoder gives up, no more than a tenth of a second before goes with it
 STRIDE = 1 << 20  # samples of all channels asked for at once, for as long as the decoder does not give up
@@ -58,7 +60,7 @@ def openable(path: Path) -> bytes:
 
 
 def header(path: Path) -> tuple[int, int]:
-    """Samples of each channel, as the header has it, and the rate; (-1, 0) where the header does not say."""
+    """Samples of each channel, as the header has it, and the rate; (-1, 0) where it does not say, or what cannot be true."""
     import soundfile
 
     with quiet(openable(path)):
@@ -66,8 +68,9 @@ def header(path: Path) -> tuple[int, int]:
             found = soundfile.info(str(path))
         except Exception:  # whatever it is, decoding either works or words the reason
             return -1, 0
-    known = found.frames < 2**40  # libsndfile answers 2**63-1 for a stream of unknown length
-    return (found.frames, found.samplerate) if known else (-1, 0)
+    # libsndfile answers 2**63-1 for a stream of unknown length, and any number that stands in a damaged header.
+    likely = min(LONGEST * found.samplerate, DENSEST * path.stat().st_size)
+    return (found.frames, found.samplerate) if 1 <= found.samplerate <= FASTEST and found.frames <= likely else (-1, 0)
 
 
 def blocks(path: Path) -> tuple[int, Iterator[np.ndarray]]:
@@ -171,8 +174,8 @@ def _limited(found: Iterable[np.ndarray], rate: int) -> Iterator[np.ndarray]:
     samples = 0
     for block in filter(len, found):
         samples += len(block)
-        if samples > LONGEST * rate:
-            raise BadAudio(f"longer than {LONGEST / 3600:g} h")
+        if samples > LONGEST * min(rate, USUAL):
+            raise BadAudio(f"longer than {LONGEST / 3600:g} h" if rate <= USUAL else f"more than {LONGEST * USUAL:,} samples")
         yield block
 
 

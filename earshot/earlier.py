@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Iterator
 
 from earshot import cache, extract, sealed, space
 from earshot.errors import UserError
-from earshot.files import digest, replacing
-from earshot.fingerprint import differences, plain
+from earshot.files import digest, replacing, standing
+from earshot.fingerprint import differences, fingerprint, plain
+from earshot.manifest import fault
 from earshot.run import CONFIG, Run
 
 if TYPE_CHECKING:
@@ -75,6 +76,9 @@ def adopt_cache(plan: Plan, given: str | None) -> list[str]:
 def _whole(plan: Plan, folder: Path) -> list[str]:
     try:
         manifest = sealed.read(folder / cache.MANIFEST)
+        wrong = fault(manifest) or ("was made from something else" if fingerprint(manifest["record"]) != plan.fingerprint else None)
+        if wrong:
+            raise sealed.Damaged(f"{folder / cache.MANIFEST} {wrong}")
         sums = manifest["sha256"]
         total = sum((folder / name).stat().st_size for name in sums if (folder / name).is_file())
         space.check(plan.folder, total, total)
@@ -96,7 +100,10 @@ def _shards(plan: Plan, folder: Path) -> list[str]:
             found = sealed.read(source)
             if found.get("fingerprint") != plan.fingerprint:
                 continue
-            _copy(folder / "shards" / part.path.name, part.path, found["sha256"][part.path.name])
+            wanted = (found.get("sha256") or {}).get(part.path.name)
+            if not isinstance(wanted, str):
+                raise sealed.Damaged(f"{source} does not vouch for {part.path.name}")
+            _copy(folder / "shards" / part.path.name, part.path, wanted)
             _copy(source, part.seal)
             taken += part.last - part.first
         except sealed.Damaged as error:
@@ -125,10 +132,15 @@ def adopt_run(folder: Path, record: dict[str, Any], given: str | None, named: bo
             continue
         files = [path for path in sorted(source.rglob("*")) if path.is_file() and not path.is_symlink() and path.name != CONFIG
                  and not any(part.endswith(NOT_COPIED) for part in path.relative_to(source).parts)]
-        total = sum(path.stat().st_size for path in files)
+        pairs = [(path, folder / path.relative_to(source)) for path in files]
+        for checkpoint in [fold / which for fold in sorted(source.glob("fold_*")) for which in ("last", "best")]:
+            at = standing(checkpoint)  # the session may have died between two renames
+            if at not in (None, checkpoint):
+                pairs += [(path, folder / checkpoint.relative_to(source) / path.name) for path in sorted(at.iterdir()) if path.is_file()]
+        total = sum(path.stat().st_size for path, _ in pairs)
         space.check(folder, total, total)
-        for path in [*files, source / CONFIG]:  # the settings last: they make the rest a run
-            _copy(path, folder / path.relative_to(source))
+        for path, target in [*pairs, (source / CONFIG, folder / CONFIG)]:  # the settings last: they make the rest a run
+            _copy(path, target)
         return [f"taken from an earlier session: the run {source}"]
     return []
 

@@ -13,10 +13,11 @@ from typing import Any, Callable, Iterator, Sequence
 
 import numpy as np
 
-from earshot import cache, copies, devices, estimate, extractors, joining, sealed, space
+from earshot import cache, columns, copies, devices, estimate, extractors, joining, sealed, space
 from earshot.audio import BadAudio, read
 from earshot.cli import Deadline, clock, patiently
 from earshot.device import Device, out_of_memory
+from earshot.errors import UserError
 from earshot.files import clear_temporary, empty
 from earshot.plan import Plan
 
@@ -178,15 +179,18 @@ class _Bar:
 
 def missing_parts(plan: Plan) -> list[Part]:
     """The shards that are still to be made; one that is damaged, or of another cache, is named and set aside."""
-    todo = []
+    todo, clips = [], int((plan.competition.clips.split == "train").sum())
     for part in parts(plan):
         reason = None
         if part.seal.exists():
             try:
                 found = sealed.read(part.seal, part.path.name).get("fingerprint")
+                wrong = columns.shard_fault(cache.load(part.path), part.first, part.last, clips, part.split == copies.NAME)
+                if wrong:
+                    reason = f"{part.path} {wrong}"
                 if found != plan.fingerprint:
                     reason = f"{part.path} belongs to another cache (fingerprint {found} there, {plan.fingerprint} here)"
-            except sealed.Damaged as error:
+            except UserError as error:
                 reason = str(error)
         elif part.path.exists():
             part.path.unlink()  # a kill came before its checksum was written

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, Iterator
 
 from earshot.errors import UserError
 
+LARGEST_JSON = 64 << 20  # bytes: a thousand epochs' history takes one
 LOCK = ".lock"
 WORKERS = 1  # the byte of a lock file that worker processes hold together
 
@@ -128,10 +129,12 @@ def write_json(path: Path | str, value: Any) -> None:
 def read_json(path: Path | str) -> Any:
     """The value in a JSON file; one line of UserError where it is missing or damaged."""
     try:
+        if os.path.getsize(path) > LARGEST_JSON:
+            raise ValueError(f"larger than {LARGEST_JSON >> 20} MB")
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}): delete it, or start over with --fresh") from None
 
 

@@ -132,11 +132,16 @@ class Shards:
     def __init__(self, plan: Plan, split: str, parts: list[Part]):
         self.plan, self.split, self.parts = plan, split, parts
         self.views: list[str] = []
+        self.kinds: dict | None = None
         self._columns: dict[str, list[np.ndarray]] = {}
         for part in parts:
             shard = self._load(part)
             self.span = shard["meta"]["span"]
             self.views = [key for key, value in shard.items() if getattr(value, "ndim", 0) == 4]
+            kinds = {view: (shard[view].shape[1:], shard[view].dtype) for view in self.views}
+            if self.kinds not in (None, kinds):
+                raise UserError(f"{part.path} has other views than the shards before it ({kinds}, {self.kinds}): start over with --fresh")
+            self.kinds = kinds
             for key, value in shard.items():
                 if isinstance(value, np.ndarray) and key not in self.views:
                     self._columns.setdefault(key, []).append(np.array(value))  # a copy: the file is closed

@@ -13,6 +13,7 @@ from earshot.config import AugmentFlags
 from earshot.errors import UserError
 from earshot.files import digest_of
 from earshot.fingerprint import differences, fingerprint
+from earshot.manifest import fault
 from earshot.sources import Sources
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def state(plan: Plan) -> str:
             manifest = sealed.read(path)
     except UserError as error:
         return _set_aside(path, str(error).partition(f": {cache.MEND}")[0])
-    if not isinstance(manifest, dict) or "record" not in manifest:
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("record"), dict):
         raise UserError(f"{path} is another program's: give the cache another name with --cache NAME")
     if manifest.get("version") != cache.VERSION:
         raise UserError(f"{plan.folder} was made by cache version {manifest.get('version')}, this is {cache.VERSION}: "
@@ -159,6 +160,9 @@ def state(plan: Plan) -> str:
         more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
         raise UserError(f"{plan.folder} was made with other settings: {'; '.join(found[:3])}{more}: "
                         "give the new cache a name with --cache NAME, or start over with --fresh")
+    wrong = fault(manifest)
+    if wrong:
+        return _set_aside(path, f"{path} {wrong}")
     if not manifest.get("complete"):
         return "started"
     digests = verified.digests(plan.folder, list(manifest["sha256"]))

@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from earshot.errors import UserError
-from earshot.files import digest, digest_of, write_json
-
-LARGEST = 64 << 20  # bytes: a thousand epochs' history takes one
+from earshot.files import LARGEST_JSON, digest, digest_of, write_json
 
 
 class Damaged(UserError):
@@ -35,8 +33,8 @@ def read(path: Path | str, *files: str) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        if path.stat().st_size > LARGEST:
-            raise Damaged(f"{path} is damaged (larger than {LARGEST >> 20} MB)")
+        if path.stat().st_size > LARGEST_JSON:
+            raise Damaged(f"{path} is damaged (larger than {LARGEST_JSON >> 20} MB)")
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise Damaged(f"{path} is missing") from None

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Iterable
+from typing import Any, Iterable
 
-from earshot.files import digest, read_json, write_json
-from earshot.errors import UserError
+from earshot import sealed
+from earshot.files import digest
 
 
 class Sources:
@@ -21,11 +22,10 @@ class Sources:
     def __init__(self, index: Path | str):
         self.index = Path(index)
         try:
-            self.known: dict[str, dict] = read_json(self.index) if self.index.exists() else {}
-        except UserError:
-            self.known = {}  # an index is only a shortcut: a damaged one is made anew
-        if not isinstance(self.known, dict):
-            self.known = {}
+            found = sealed.read(self.index).get("files")
+        except sealed.Damaged:
+            found = None  # an index is only a shortcut: a damaged one is made anew
+        self.known: dict[str, dict] = {path: entry for path, entry in found.items() if _sound(entry)} if isinstance(found, dict) else {}
         self.changed = False
 
     def _entry(self, path: str) -> dict:
@@ -79,5 +79,15 @@ class Sources:
     def save(self) -> None:
         """Write the index if anything is new."""
         if self.changed:
-            write_json(self.index, self.known)
+            sealed.write(self.index, {"files": self.known})
             self.changed = False
+
+
+def _sound(entry: Any) -> bool:
+    """Is this what `Sources` writes of a file?"""
+    if not isinstance(entry, dict) or not isinstance(entry.get("sha256", ""), str):
+        return False
+    if "seconds" not in entry:
+        return True
+    seconds, rate = entry["seconds"], entry.get("rate")
+    return type(seconds) in (int, float) and math.isfinite(seconds) and seconds >= 0 and type(rate) is int and rate > 0

@@ -18,6 +18,7 @@ STORAGES = {f"{name}Storage": kind for name, kind in {
     "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8, "Bool": torch.bool}.items()}
 LARGEST_PICKLE = 1 << 26  # bytes of names and shapes; a network of ten thousand tensors takes two million
 MOST_AXES = 16
+SHARED = 4  # how often the same numbers may be in tensors: tied weights are there twice
 
 
 def load(path: Path | str) -> dict[str, Any]:
@@ -77,6 +78,7 @@ class _Tensors(Interpreter):
     def __init__(self, data: bytes, archive: zipfile.ZipFile, folder: str):
         super().__init__(io.BytesIO(data), len(data))
         self.archive, self.folder, self.storages = archive, folder, {}
+        self.held, self.made = 0, 0  # bytes of the storages, and of the tensors that are copied out of them
 
     def call(self, function: Global, arguments: tuple) -> Any:
         if function == Global("collections", "OrderedDict") and not arguments:
@@ -103,13 +105,13 @@ class _Tensors(Interpreter):
             data = _member(self.archive, f"{self.folder}data/{key}", size)
             if len(data) != size:
                 raise Refused("a tensor has more numbers than the file holds")
+            self.held += size
             self.storages[key] = torch.frombuffer(bytearray(data), dtype=dtype) if count else torch.empty(0, dtype=dtype)
         if self.storages[key].dtype != dtype:
             raise Refused("it reads the same numbers as two kinds")
         return (self.storages[key],)
 
-    @staticmethod
-    def _tensor(storage: Any, offset: Any, size: Any, stride: Any) -> torch.Tensor:
+    def _tensor(self, storage: Any, offset: Any, size: Any, stride: Any) -> torch.Tensor:
         if type(storage) is not tuple or len(storage) != 1 or type(storage[0]) is not torch.Tensor:
             raise Refused("a tensor without numbers")
         numbers = storage[0]
@@ -120,4 +122,7 @@ class _Tensors(Interpreter):
         last = offset + sum((length - 1) * step for length, step in zip(size, stride)) if count else 0
         if count > len(numbers) or count and last >= len(numbers):  # strides of 0 could make terabytes of one number
             raise Refused("a tensor reaches beyond its numbers")
+        self.made += count * numbers.itemsize
+        if self.made > SHARED * self.held:
+            raise Refused("its tensors share their numbers so often that they would take many times the file's size")
         return numbers.as_strided(size, stride, offset).clone() if count else numbers.new_empty(size)
