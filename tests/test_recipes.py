@@ -85,7 +85,7 @@ def test_recipe_end_to_end(bench: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     get_features.main(["--competition", "clips", *extraction, *weights])
     cache = Path("data/clips") / (recipe.features.get("cache", wanted) if wanted else "plain")
     options = {key: value if value != "AST" else "AST512" if name == "ast_finetune" else "AST" for key, value in REDUCED[name].items()}
-    train.main(["--recipe", name, "--features", str(cache), "--name", name, "--epochs", "1", "--device", "cpu",
+    train.main(["--recipe", name, "--features", str(cache), "--name", name, "--epochs", "1", "--device", "cpu", "--precision", "fp32",
                 *(word for key, value in options.items() for word in (f"--head.{key}", json.dumps(value)))])
     said = capsys.readouterr().out
     assert "the data's own 2 folds; 24 clips" in said and "nothing to submit" in said

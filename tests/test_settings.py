@@ -212,7 +212,7 @@ def test_sources_notice_content_and_nothing_else(tmp_path, monkeypatch):
     assert Sources(index).digests([file]) == [hashlib.sha256(b"longer").hexdigest()], "the same time, another size"
 
 
-@pytest.mark.parametrize("damage", [b"{", b"[1]", b"\xff\xfe", b'{"PATH": 3}', b"null", b""])
+@pytest.mark.parametrize("damage", [b"{", b"[1]", b"\xff\xfe", b'{"PATH": 3}', b'{"files": {"PATH": 3}}', b"null", b""])
 def test_a_damaged_index_is_made_anew(tmp_path, damage):
     index, file = tmp_path / "index.json", tmp_path / "a.wav"
     file.write_bytes(b"one")
@@ -220,7 +220,7 @@ def test_a_damaged_index_is_made_anew(tmp_path, damage):
     made = Sources(index)
     want = made.digests([file])
     made.save()
-    assert len(want[0]) == 64 and json.loads(index.read_text())[str(file)]["sha256"] == want[0]
+    assert len(want[0]) == 64 and json.loads(index.read_text())["files"][str(file)]["sha256"] == want[0]
     assert Sources(index).digests([file]) == want
 
 
