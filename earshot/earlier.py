@@ -135,7 +135,7 @@ def adopt_run(folder: Path, record: dict[str, Any], given: str | None, named: bo
         pairs = [(path, folder / path.relative_to(source)) for path in files]
         for checkpoint in [fold / which for fold in sorted(source.glob("fold_*")) for which in ("last", "best")]:
             at = standing(checkpoint)  # the session may have died between two renames
-            if at not in (None, checkpoint):
+            if at not in (None, checkpoint) and not at.is_symlink() and not checkpoint.parent.is_symlink():
                 pairs += [(path, folder / checkpoint.relative_to(source) / path.name) for path in sorted(at.iterdir()) if path.is_file()]
         total = sum(path.stat().st_size for path, _ in pairs)
         space.check(folder, total, total)
