@@ -167,6 +167,20 @@ def cut(seconds: float, window: float, hop: float | None, max_windows: int | Non
     Raises:
         UserError: a window, hop or count that is not positive, or a hop that would leave audio out.
     """
+    found = count(seconds, window, hop, max_windows)
+    if seconds <= window + TOLERANCE:
+        return [(0.0, min(seconds, window))]
+    hop = window if hop is None else hop
+    regular = min(found, _regular(seconds, window, hop))
+    return [(i * hop, window) for i in range(regular)] + [(seconds - window, window)] * (found - regular)
+
+
+def count(seconds: float, window: float, hop: float | None, max_windows: int | None) -> int:
+    """How many windows `cut` makes, without making them: what a header claims may be millions.
+
+    Raises:
+        UserError: as `cut`.
+    """
     hop = window if hop is None else hop
     if window <= 0:
         raise UserError(f"--seconds {window:g}: a window needs a positive length")
@@ -175,12 +189,14 @@ def cut(seconds: float, window: float, hop: float | None, max_windows: int | Non
     if max_windows is not None and max_windows < 1:
         raise UserError(f"--max-windows {max_windows}: has to be 1 or more; leave it out for all windows")
     if seconds <= window + TOLERANCE:
-        return [(0.0, min(seconds, window))]
-    regular = 1 + int(math.floor((seconds - window) / hop + 1e-9))
-    starts = [i * hop for i in range(regular)]
-    if seconds - (starts[-1] + window) > TOLERANCE:
-        starts.append(seconds - window)
-    return [(start, window) for start in starts[:max_windows]]
+        return 1
+    regular = _regular(seconds, window, hop)
+    found = regular + (seconds - ((regular - 1) * hop + window) > TOLERANCE)
+    return found if max_windows is None else min(found, max_windows)
+
+
+def _regular(seconds: float, window: float, hop: float) -> int:
+    return 1 + int(math.floor((seconds - window) / hop + 1e-9))
 
 
 def fill(wave: np.ndarray, samples: int, pad: Literal["wrap", "silence"]) -> np.ndarray:

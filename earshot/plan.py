@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from earshot.config import WindowFlags
     from earshot.extractors.base import Window
 
+DENSER = 10  # compressed files among others that are not hold about so many times the seconds of their bytes
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -53,9 +55,6 @@ def make(competition: Competition, out: Path, extractor: str, settings: Any, aud
     Raises:
         UserError: weights that cannot be had, a window that the network cannot take, copies that cannot be made.
     """
-    import numpy as np
-
-    from earshot.audio import cut
     from earshot.extractors.base import Window, recorded
 
     module = extractors.module(extractor)
@@ -64,7 +63,9 @@ def make(competition: Competition, out: Path, extractor: str, settings: Any, aud
     clips = competition.clips
     labelled = clips[clips.split == "train"]
     # Only training clips decide: the clips to submit may be swapped for hidden ones later.
-    headers = [h for h in sources.headers(labelled.path if len(labelled) else clips.path) if h]
+    paths = [str(path) for path in (labelled.path if len(labelled) else clips.path)]
+    known = [(header, sources.known[path]["size"]) for path, header in zip(paths, sources.headers(paths)) if header]
+    headers = [header for header, _ in known]
     notes += copies.check(labelled, augment)
     if not headers:
         raise UserError(f"{competition.root}: not one of {len(clips)} audio files can be opened: are they audio?")
@@ -89,7 +90,7 @@ def make(competition: Competition, out: Path, extractor: str, settings: Any, aud
         notes.append(f"rate: {rate} Hz, the training clips' commonest")
     filled = Window(float(seconds), window.hop, window.pad or module.PAD, window.max_windows, int(rate))
     # Copies that play slower are a little longer; an estimate of what the disk must hold can do without.
-    windows = float(np.mean([len(cut(h[0], filled.seconds, filled.hop, filled.max_windows)) for h in headers]))
+    windows = _windows([header[0] for header in headers], [size for _, size in known], filled)
 
     weights = weights or getattr(module, "DEFAULT_WEIGHTS", None)
     files = module.weights_files(settings, weights)
@@ -113,6 +114,21 @@ def make(competition: Competition, out: Path, extractor: str, settings: Any, aud
     sources.save()
     return Plan(competition, out / competition.name / (name or extractor), extractor, settings, audio, filled, weights,
                 recipe, record, notes, augment, windows)
+
+
+def _windows(seconds: list[float], sizes: list[int], window: Window) -> float:
+    """Windows of a clip, on average, for the estimate of the disk.
+
+    A clip counts for at most `DENSER` times the seconds that a file of its size usually holds here: of a header that lies, the
+    estimate would refuse what fits, while one that is too low costs a line at a full disk, from where the same command continues.
+    """
+    import numpy as np
+
+    from earshot.audio import count
+
+    bytes_each = np.maximum(sizes, 1)
+    likely = DENSER * float(np.median(seconds / bytes_each)) * bytes_each
+    return float(np.mean([count(float(s), window.seconds, window.hop, window.max_windows) for s in np.minimum(seconds, likely)]))
 
 
 def _sample(competition: Competition, sources: Sources, workers: int) -> str | None:

@@ -14,6 +14,8 @@ import soundfile
 from earshot import audio
 from earshot.audio import AudioSettings, BadAudio
 from earshot.errors import UserError
+from earshot.extractors.base import Window
+from earshot.plan import _windows
 
 ROOT = Path(__file__).resolve().parents[1]
 ESC10 = ROOT.parent / "shared" / "esc10" / "audio"
@@ -258,6 +260,17 @@ def test_cut_covers_every_clip_and_stays_inside():
         assert end >= seconds - 0.0101
 
 
+def test_windows_are_counted_without_being_made():
+    rng = np.random.default_rng(1)
+    for _ in range(500):
+        seconds, window = rng.uniform(0.01, 40), rng.uniform(0.5, 10)
+        hop = None if rng.random() < 0.3 else window * rng.uniform(0.1, 1)
+        most = None if rng.random() < 0.5 else int(rng.integers(1, 30))
+        assert audio.count(seconds, window, hop, most) == len(audio.cut(seconds, window, hop, most))
+    assert audio.count(1e12, 1.0, 1e-3, None) > 10**14, "a list of these would end the process"
+    assert len(audio.cut(1e12, 1.0, 1e-3, 3)) == 3
+
+
 def test_cut_in_exact_thirds_needs_no_window_for_rounding():
     assert len(audio.cut(3 * 0.1 * 7, 0.7, None, None)) == 3
     assert len(audio.cut(5.0, 1.0, 0.1, None)) == 41
@@ -303,3 +316,10 @@ def test_choose_seconds(durations, limit, want):
 def test_choose_seconds_needs_data():
     with pytest.raises(ValueError):
         audio.choose_seconds([])
+
+
+def test_one_header_does_not_rule_the_estimate_of_the_disk():
+    one, small = Window(1.0, None, "silence", None, 16000), 32_044
+    assert _windows([1.0] * 40, [small] * 40, one) == 1
+    assert _windows([1.0] * 39 + [40_000.0], [small] * 40, one) < 1.3, "a small file that claims eleven hours"
+    assert _windows([1.0] * 39 + [1000.0], [small] * 39 + [1000 * small], one) == pytest.approx(1039 / 40), "one that has them"
