@@ -49,7 +49,7 @@ def load(path: Path | str) -> dict[str, Any]:
             if order in archive.namelist() and _member(archive, order, 16) != b"little":
                 raise Refused("it is of a machine of another byte order")
             data = _member(archive, pickles[0], LARGEST_PICKLE)
-            found = _Tensors(data, archive, folder).load()
+            found = _Tensors(data, archive, folder, path.stat().st_size).load()
     except Refused:
         raise
     except Exception as error:  # a damaged zip or pickle can raise nearly anything, OSError included
@@ -75,9 +75,9 @@ def _member(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
 class _Tensors(Interpreter):
     leaves = (torch.Tensor,)
 
-    def __init__(self, data: bytes, archive: zipfile.ZipFile, folder: str):
+    def __init__(self, data: bytes, archive: zipfile.ZipFile, folder: str, most: int):
         super().__init__(io.BytesIO(data), len(data))
-        self.archive, self.folder, self.storages = archive, folder, {}
+        self.archive, self.folder, self.storages, self.most = archive, folder, {}, most
         self.held, self.made = 0, 0  # bytes of the storages, and of the tensors that are copied out of them
 
     def call(self, function: Global, arguments: tuple) -> Any:
@@ -102,6 +102,8 @@ class _Tensors(Interpreter):
         dtype = STORAGES[kind]
         if key not in self.storages:
             size = count * dtype.itemsize
+            if self.held + size > self.most:  # members may lie within one another: zipfile compares them only since 3.11.8
+                raise Refused("its members together are larger than the file")
             data = _member(self.archive, f"{self.folder}data/{key}", size)
             if len(data) != size:
                 raise Refused("a tensor has more numbers than the file holds")

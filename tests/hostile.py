@@ -11,6 +11,7 @@ import io
 import lzma
 import os
 import pickle
+import struct
 import sys
 import zipfile
 import zlib
@@ -164,11 +165,61 @@ def torch_files(folder: Path, victim: Path) -> dict[str, Path]:
         "storage of objects": changed("objects", rewritten(b"FloatStorage", b"EvilStorages")),
         "a path as storage": changed("path", rewritten(b"X\x01\x00\x00\x000", b"X\x02\x00\x00\x00..")),
     }
+    found |= {"numbers shared a thousand times": shared(folder / "shared.pt"),
+              "members within one another": nested(folder / "nested.pt")}
     cut = folder / "cut.pt"
     cut.write_bytes((folder / "plain.pt").read_bytes()[:300])
     text_file = folder / "text.pt"
     text_file.write_text("version https://git-lfs.github.com/spec/v1\n")
     return {**found, "cut off": cut, "a pointer of git-lfs": text_file}
+
+
+def tensors(parts: list[tuple[str, int]]) -> bytes:
+    """A pickle of a dict of vectors: (storage, numbers) of each."""
+    number = lambda n: b"J" + n.to_bytes(4, "little")  # noqa: E731
+    body = b"\x80\x02}("
+    for index, (key, count) in enumerate(parts):
+        body += text(f"k{index}") + b"ctorch._utils\n_rebuild_tensor_v2\n((" + text("storage")
+        body += b"ctorch\nFloatStorage\n" + text(key) + text("cpu") + number(count) + b"tQK\x00"
+        body += number(count) + b"\x85K\x01\x85\x89}tR"
+    return body + b"u."
+
+
+def shared(path: Path) -> Path:
+    """Four megabytes of numbers that a thousand tensors would copy."""
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("a/data.pkl", tensors([("0", BOMB >> 6)] * 1000))
+        file.writestr("a/data/0", bytes(4 * (BOMB >> 6)))
+    return path
+
+
+def nested(path: Path) -> Path:
+    """A megabyte in three hundred members that hold one another: nothing is compressed, and each is no larger than the file."""
+    data, members = bytes(1 << 20), []
+    for index in reversed(range(300)):
+        name = f"a/data/{index:03d}"
+        members.insert(0, (name, data, head := _local(name, data)))
+        data = head + data
+    pickled = tensors([(name[7:], len(content) // 4) for name, content, _ in members])
+    content = _local("a/data.pkl", pickled) + pickled
+    at, directory = len(content), _central("a/data.pkl", pickled, 0)
+    for name, inside, head in members:
+        directory += _central(name, inside, at)
+        at += len(head)
+    end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 301, 301, len(directory), len(content) + len(data), 0)
+    path.write_bytes(content + data + directory + end)
+    return path
+
+
+def _local(name: str, data: bytes) -> bytes:
+    fill = -(34 + len(name)) % 4  # so that every member is of whole numbers
+    sizes = struct.pack("<4s5H3I2H", b"PK\3\4", 20, 0, 0, 0, 33, zlib.crc32(data), len(data), len(data), len(name), 4 + fill)
+    return sizes + name.encode() + struct.pack("<2H", 0x9999, fill) + bytes(fill)
+
+
+def _central(name: str, data: bytes, at: int) -> bytes:
+    sizes = zlib.crc32(data), len(data), len(data), len(name)
+    return struct.pack("<4s6H3I5H2I", b"PK\1\2", 20, 20, 0, 0, 0, 33, *sizes, 0, 0, 0, 0, 0, at) + name.encode()
 
 
 def main(folder: Path) -> None:
