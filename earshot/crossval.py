@@ -199,18 +199,17 @@ def _fitting(run: Run, number: int, kind: str, clips: int) -> np.ndarray:
 
 def score_test(run: Run, rows: Rows, predict_all: Callable[[], np.ndarray]) -> dict:
     """Score the labelled hold-out once: test.json and test_report.txt; a run that has these folds' score keeps it."""
-    path, finished = run.folder / "test.json", run.finished_folds()
+    path, finished, truth = run.folder / "test.json", run.finished_folds(), rows.truth
+    known = np.ones(len(truth), dtype=bool) if rows.multilabel else truth >= 0  # no label at all is an answer, too
     if path.exists():
         try:
             kept = sealed.read(path)
         except sealed.Damaged as error:
             run.log(f"{error}: the hold-out is scored again")
             kept = {}
-        if kept.get("folds") == finished:
+        if kept.get("folds") == finished and _scored(kept, int(known.sum())):
             return kept
     probabilities = predict_all()
-    truth = rows.truth
-    known = np.ones(len(truth), dtype=bool) if rows.multilabel else truth >= 0  # no label at all is an answer, too
     found = {**metrics.scores(probabilities[known], truth[known]), "clips": int(known.sum()), "folds": finished}
     unknown = metrics.undefined(truth[known])
     found |= {"undefined": unknown} if unknown else {}
@@ -218,3 +217,10 @@ def score_test(run: Run, rows: Rows, predict_all: Callable[[], np.ndarray]) -> d
                metrics.report(probabilities[known], truth[known], run.classes))
     sealed.write(path, found)
     return found
+
+
+def _scored(kept: dict, clips: int) -> bool:
+    """Is this a score of so many clips? A checksum says that it was not altered, not that this program wrote it."""
+    numbers = {name: value for name, value in kept.items() if name not in ("folds", "undefined")}
+    shown = {"f1_macro", "accuracy", "log_loss", "clips"} <= set(numbers) and isinstance(kept.get("undefined", []), list)
+    return shown and all(type(value) in (int, float) for value in numbers.values()) and numbers["clips"] == clips

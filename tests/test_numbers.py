@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 import warnings
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 from layout_files import csv, files, refused, rows
 
-from earshot import blend, competition, crossval, folds, metrics, submission
+from earshot import blend, competition, crossval, folds, metrics, sealed, submission
 from earshot.cache import Cache
 from earshot.competition import load
 from earshot.errors import UserError
@@ -177,3 +178,19 @@ def test_a_prior_with_an_absent_class(tmp_path: Path) -> None:
                                                   "anything?")
     table.loc[0, "label"] = "jay"
     assert submission.one_answer(table, "id") is None and submission.one_answer(table[:1], "id") is None
+
+
+@pytest.mark.parametrize("change", [lambda s: s.pop("f1_macro"), lambda s: s.pop("clips"), lambda s: s.update(clips=5),
+                                    lambda s: s.update(accuracy="1"), lambda s: s.update(log_loss=None),
+                                    lambda s: s.update(undefined=3)])
+def test_a_sealed_hold_out_score_that_is_none_is_made_again(tmp_path, change):
+    """Its checksum holds, and yet nothing here wrote it."""
+    rows = types.SimpleNamespace(truth=np.array([0, 1, 1, -1]), multilabel=False)
+    run = types.SimpleNamespace(folder=tmp_path, classes=["a", "b"], finished_folds=lambda: [0, 1], log=print)
+    answers = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.5, 0.5]])
+    right = crossval.score_test(run, rows, lambda: answers)
+    assert crossval.score_test(run, rows, lambda: pytest.fail("scored twice")) == right
+    content = sealed.read(tmp_path / "test.json")
+    change(content)
+    sealed.write(tmp_path / "test.json", content)
+    assert crossval.score_test(run, rows, lambda: answers) == right == sealed.read(tmp_path / "test.json")
