@@ -16,7 +16,7 @@ import soundfile
 from bad_audio import USABLE, make_bad
 from conftest import ROOT, make_competition, read_csv, script
 
-from earshot import audio, decode
+from earshot import audio, decode, extract
 
 PLAIN = audio.AudioSettings()
 
@@ -78,6 +78,17 @@ def test_what_unfolds_to_days_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(decode, "LONGEST", 1000)
     with pytest.raises(audio.BadAudio, match="longer than"):
         audio.read(tmp_path / "a.wav", 16000, PLAIN)
+
+
+def test_what_unfolds_to_too_many_samples_is_a_line_of_the_ledger(tmp_path, monkeypatch):
+    """Short enough in seconds, at a rate that no recording of that length has: the temporary file would fill the disk."""
+    monkeypatch.setattr(decode, "LONGEST", 10)
+    monkeypatch.setattr(decode, "USUAL", 1000, raising=False)
+    wave = np.tile(np.float32([0.1, -0.1]), 5500)
+    soundfile.write(tmp_path / "fast.wav", wave, 2000)
+    soundfile.write(tmp_path / "usual.wav", wave[:9000], 1000)
+    assert extract.decode(str(tmp_path / "fast.wav"), 16000, PLAIN) == "more than 10,000 samples"
+    assert not isinstance(extract.decode(str(tmp_path / "usual.wav"), 16000, PLAIN), str)
 
 
 def test_three_hours_in_little_memory(tmp_path: Path) -> None:
