@@ -62,8 +62,8 @@ def shard_fault(content: dict[str, Any], first: int, last: int, clips: int, copi
     views = {key: array for key, array in content.items() if getattr(array, "ndim", 0) == 4}
     if not isinstance(meta, dict) or type(meta.get("span")) not in (int, float) or not 0 < meta["span"] < float("inf") or not views:
         return "has no views, or no span"
-    if any(array.dtype.kind not in "fi" for array in views.values()):
-        return "has a view that is no numbers"
+    if any(array.dtype not in (np.float16, np.int16) for array in views.values()):
+        return "has a view that is neither float16 nor int16"
     wrong = [key for key in (*kinds, *views) if key not in ("bad", "reason") and len(content[key]) != rows]
     if wrong or not copies and len(content["bad"]) != len(content["reason"]):
         return f"has another number of {(wrong or ['reason'])[0]} than of the rest"
@@ -71,7 +71,20 @@ def shard_fault(content: dict[str, Any], first: int, last: int, clips: int, copi
         low, high = (0, clips) if copies else (first, last)
         if len(content[key]) and not low <= int(content[key].min()) <= int(content[key].max()) < high:
             return f"speaks of clips that it does not hold ({key})"
-    return _copies(content, clips) if copies else None
+    if not all(np.isfinite(content[key]).all() and (content[key] >= 0).all() for key in ("start", "length")):
+        return "has times that are none"
+    if copies:
+        return _copies(content, clips)
+    clip = content["clip"]
+    if (np.diff(clip) < 0).any() or sorted([*np.unique(clip).tolist(), *content["bad"].tolist()]) != list(range(first, last)):
+        return "does not have each of its clips once, in order, heard or bad"
+    return None
+
+
+def form(content: dict[str, Any]) -> tuple[tuple[tuple[str, tuple[int, ...], str], ...], float]:
+    """Name, (D, F, T) and kind of number of each view of a sound shard, and the seconds that their time axis stands for."""
+    views = {key: array for key, array in content.items() if getattr(array, "ndim", 0) == 4}
+    return tuple(sorted((key, tuple(array.shape[1:]), array.dtype.name) for key, array in views.items())), content["meta"]["span"]
 
 
 def _copies(content: dict[str, Any], clips: int) -> str | None:

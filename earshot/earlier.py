@@ -100,7 +100,8 @@ def _shards(plan: Plan, folder: Path) -> list[str]:
             found = sealed.read(source)
             if found.get("fingerprint") != plan.fingerprint:
                 continue
-            wanted = (found.get("sha256") or {}).get(part.path.name)
+            sums = found.get("sha256")
+            wanted = sums.get(part.path.name) if isinstance(sums, dict) else None
             if not isinstance(wanted, str):
                 raise sealed.Damaged(f"{source} does not vouch for {part.path.name}")
             _copy(folder / "shards" / part.path.name, part.path, wanted)
@@ -133,10 +134,12 @@ def adopt_run(folder: Path, record: dict[str, Any], given: str | None, named: bo
         files = [path for path in sorted(source.rglob("*")) if path.is_file() and not path.is_symlink() and path.name != CONFIG
                  and not any(part.endswith(NOT_COPIED) for part in path.relative_to(source).parts)]
         pairs = [(path, folder / path.relative_to(source)) for path in files]
-        for checkpoint in [fold / which for fold in sorted(source.glob("fold_*")) for which in ("last", "best")]:
+        folds = [fold for fold in sorted(source.glob("fold_*")) if not fold.is_symlink()]
+        for checkpoint in [fold / which for fold in folds for which in ("last", "best")]:
             at = standing(checkpoint)  # the session may have died between two renames
-            if at not in (None, checkpoint) and not at.is_symlink() and not checkpoint.parent.is_symlink():
-                pairs += [(path, folder / checkpoint.relative_to(source) / path.name) for path in sorted(at.iterdir()) if path.is_file()]
+            if at not in (None, checkpoint) and at.is_dir() and not at.is_symlink():
+                pairs += [(path, folder / checkpoint.relative_to(source) / path.name) for path in sorted(at.iterdir())
+                          if path.is_file() and not path.is_symlink()]
         total = sum(path.stat().st_size for path, _ in pairs)
         space.check(folder, total, total)
         for path, target in [*pairs, (source / CONFIG, folder / CONFIG)]:  # the settings last: they make the rest a run

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,13 +62,14 @@ def build(plan: Plan, device: Device) -> Any:
 
 
 class Worker:
-    """Makes shards on one device, in this process or in one of its own; `about` is each view's shape."""
+    """Makes shards on one device, in this process or in one of its own; `about` is the form of its shards (`columns.form`)."""
 
     def __init__(self, device: Device, plan: Plan, batch_size: int, workers: int):
         self.plan, self.batch_size = plan, batch_size
         self.extractor = build(plan, device)
         self.precision = f"{device.name.partition(':')[0]} {device.precision}"
-        self.about = self.extractor.shapes
+        empty_views = {view: self.extractor.none(view) for view in self.extractor.shapes}
+        self.about = columns.form({**empty_views, "meta": {"span": self.extractor.span}})
         self.pool = ThreadPoolExecutor(workers)
 
     def __call__(self, todo: list[Part], say: Callable[[tuple[int, float, int]], None], deadline: Any) -> bool:
@@ -120,10 +121,10 @@ def run(plan: Plan, device: Device | Sequence[Device], batch_size: int, workers:
         elif len(on) > 1:
             stack.enter_context(patiently())
             team = stack.enter_context(devices.Team(on, Worker, arguments, plan.folder))
-            shapes, work = team.ready()[0], team.run
+            form, work = team.ready()[0], team.run
         else:
             worker = stack.enter_context(contextlib.closing(Worker(on[0], *arguments)))
-            shapes = worker.about
+            form = worker.about
 
             def work(tasks: list[list[Part]], heard: Callable, deadline: Deadline) -> bool:
                 return worker(tasks[0], heard, deadline)
@@ -132,7 +133,16 @@ def run(plan: Plan, device: Device | Sequence[Device], batch_size: int, workers:
         clear_temporary(plan.folder)
         sealed.write(plan.folder / cache.MANIFEST, {**joining.head(plan), "complete": False})
         (plan.folder / "shards").mkdir(exist_ok=True)
+        if todo and not fresh:  # only now is it known for sure what shards look like
+            waiting = {part.path for part in todo}
+            for part in parts(plan):
+                if part.path not in waiting and _form(part) != form:
+                    _set_aside(part, f"{part.path} has other views, or another span, than this extractor gives")
+                    waiting.add(part.path)
+            todo = [part for part in parts(plan) if part.path in waiting]
+            missing = sum(part.last - part.first for part in todo)
         if todo:
+            shapes = {view: shape for view, shape, _ in form[0]}
             print(space.check(plan.folder, *space.of_cache(plan, shapes, everything, missing)), flush=True)
         bar = stack.enter_context(_Bar(everything, missing, len(on)))
         copied = [part for part in todo if part.split == copies.NAME]  # last: which clips can be heard is known then
@@ -185,9 +195,12 @@ def missing_parts(plan: Plan) -> list[Part]:
         if part.seal.exists():
             try:
                 found = sealed.read(part.seal, part.path.name).get("fingerprint")
-                wrong = columns.shard_fault(cache.load(part.path), part.first, part.last, clips, part.split == copies.NAME)
+                content = cache.load(part.path)
+                wrong = columns.shard_fault(content, part.first, part.last, clips, part.split == copies.NAME)
                 if wrong:
                     reason = f"{part.path} {wrong}"
+                elif found == plan.fingerprint:
+                    found = content["meta"].get("fingerprint")
                 if found != plan.fingerprint:
                     reason = f"{part.path} belongs to another cache (fingerprint {found} there, {plan.fingerprint} here)"
             except UserError as error:
@@ -195,14 +208,29 @@ def missing_parts(plan: Plan) -> list[Part]:
         elif part.path.exists():
             part.path.unlink()  # a kill came before its checksum was written
         if reason:
-            aside = part.path.with_name(part.path.name + ".damaged")
-            if part.path.exists():
-                os.replace(part.path, aside)
-            part.seal.unlink()
-            print(f"{reason}: set aside as {aside.name}, made again", flush=True)
+            _set_aside(part, reason)
         if not part.seal.exists():
             todo.append(part)
+    if todo:
+        return todo  # the extractor will tell which of the others are its own
+    forms = {part.path: _form(part) for part in parts(plan)}
+    common = Counter(forms.values()).most_common(1)[0][0] if forms else None
+    todo = [part for part in parts(plan) if forms[part.path] != common]
+    for part in todo:
+        _set_aside(part, f"{part.path} has other views, or another span, than most shards")
     return todo
+
+
+def _form(part: Part) -> tuple:
+    return columns.form(cache.load(part.path))
+
+
+def _set_aside(part: Part, reason: str) -> None:
+    aside = part.path.with_name(part.path.name + ".damaged")
+    if part.path.exists():
+        os.replace(part.path, aside)
+    part.seal.unlink()
+    print(f"{reason}: set aside as {aside.name}, made again", flush=True)
 
 
 def _prepared(plan: Plan, todo: list[Part], extractor: Any, pool: ThreadPoolExecutor) -> Iterator[tuple[Part, list]]:

@@ -19,13 +19,25 @@ def fault(manifest: Any) -> str | None:
     """
     if not isinstance(manifest, dict) or not isinstance(manifest.get("fingerprint"), str):
         return "has no fingerprint"
-    record = manifest.get("record")
+    wrong = settings_fault(manifest)
+    if wrong:
+        return wrong
+    if not isinstance(manifest["record"].get("clips"), dict) or "weights" not in manifest["record"]:
+        return "has no record of clips, or of weights"
+    if not all(isinstance(manifest.get(key), str | None) for key in ("recipe", "weights", "separator")):
+        return "has a recipe, weights or a separator that is no text"
+    return _finished(manifest) if manifest.get("complete") else None
+
+
+def settings_fault(manifest: Any) -> str | None:
+    """What a manifest of any version lacks to be compared with a recipe's features; None where it can be."""
+    record = manifest.get("record") if isinstance(manifest, dict) else None
     if not isinstance(record, dict) or not isinstance(record.get("extractor"), str):
         return "does not name the extractor"
-    for key in ("settings", "audio", "window", "clips"):
-        if not isinstance(record.get(key), dict):
-            return f"has no record of {key}"
-    return _finished(manifest) if manifest.get("complete") else None
+    wrong = [key for key in ("settings", "audio", "window") if not isinstance(record.get(key), dict)]
+    if wrong or not isinstance(record.get("augment", {}), dict):
+        return f"has no record of {(wrong or ['copies'])[0]}"
+    return None
 
 
 def _finished(manifest: dict[str, Any]) -> str | None:
@@ -35,8 +47,10 @@ def _finished(manifest: dict[str, Any]) -> str | None:
     counts = [*splits.values(), *([manifest["augmented"]] if "augmented" in manifest else [])]
     if not all(isinstance(count, dict) and all(_whole(value, 0) for value in count.values()) and "rows" in count for count in counts):
         return "does not count its rows"
-    if not all("clips" in count for count in splits.values()):
+    if not all("clips" in count for count in splits.values()) or not isinstance(manifest["record"]["clips"].get("train"), str):
         return "does not count its clips"
+    if not _whole(manifest.get("bad"), 0) or "augmented" in manifest and "copies" not in manifest["augmented"]:
+        return "does not count its copies, or the clips that cannot be heard"
     if not isinstance(shapes, dict) or not shapes or not all(
             isinstance(shape, list) and len(shape) == 3 and all(_whole(size, 1) for size in shape) for shape in shapes.values()):
         return "has no view of a shape (D, F, T)"

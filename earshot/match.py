@@ -9,7 +9,7 @@ from typing import Any
 from earshot import cache
 from earshot.config import CompetitionFlags, ExtractionFlags, Recipe
 from earshot.errors import UserError
-from earshot.files import read_json
+from earshot.manifest import settings_fault
 
 # They say where from, or how fast, not how.
 NOT_SETTINGS = {f.name for group in (CompetitionFlags, ExtractionFlags) for f in fields(group)} - {"extractor"}
@@ -64,8 +64,10 @@ def pick(data: str, recipe: Recipe | None, continue_from: str | None = None) -> 
     found = cache.find(data) or earlier.caches(continue_from)
     if not found:
         raise UserError(f"no cache in {data}/: run get_features.py first, or say where one is with --features FOLDER")
+    manifests = {folder: cache.peek(folder / cache.MANIFEST) for folder in found}
+    found = [folder for folder in found if not settings_fault(manifests[folder])] or found  # else the reader says why
     if recipe is not None and recipe.features:
-        fitting = [f for f in found if not mismatches(read_json(f / cache.MANIFEST)["record"], recipe)]
+        fitting = [f for f in found if not settings_fault(manifests[f]) and not mismatches(manifests[f]["record"], recipe)]
         named = [f for f in fitting if f.name == recipe.features.get("cache")]
         fitting = named or fitting
     else:

@@ -44,10 +44,11 @@ def read(path: Path | str, *files: str) -> dict[str, Any]:
         raise Damaged(f"{path} has no checksum (made by an older version?)")
     if value.pop("checksum") != digest_of(value):
         raise Damaged(f"{path} is damaged (its checksum differs)")
+    sums = value.get("sha256")
     for name in files:
         file = path.parent / name
         if not file.is_file():
             raise Damaged(f"{file} is missing")
-        if (value.get("sha256") or {}).get(name) != digest(file):
+        if (sums.get(name) if isinstance(sums, dict) else None) != digest(file):
             raise Damaged(f"{file} is damaged (its checksum differs)")
     return value

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from earshot.errors import UserError
-from earshot.files import digest, read_json, write_json
+from earshot import sealed
+from earshot.files import digest
 
 INDEX = ".verified.json"  # beside the folder, whose own files hold no times
 SETTLED = 2.0  # seconds: a file that was changed within the clock's step could be changed again unnoticed
@@ -44,7 +44,7 @@ def digests(folder: Path, names: list[str]) -> dict[str, str | None]:
         list(pool.map(look, names))
     if fresh:
         try:
-            write_json(index, {**_read(index), **fresh})
+            sealed.write(index, {"files": {**_read(index), **fresh}})
         except OSError:
             pass  # a cache that lies where nothing can be written is read each time
     return found
@@ -60,7 +60,7 @@ def _state(path: Path) -> list[int] | None:
 
 def _read(index: Path) -> dict[str, Any]:
     try:
-        known = read_json(index) if index.exists() else {}
-    except UserError:
-        known = {}  # only a shortcut: a damaged one is made anew
+        known = sealed.read(index).get("files")
+    except sealed.Damaged:
+        known = None  # only a shortcut: a damaged one is made anew; one flipped digit would condemn a sound cache
     return known if isinstance(known, dict) else {}
