@@ -28,12 +28,19 @@ test:
 	OMP_NUM_THREADS=1 $(PY) -m pytest tests -q -n auto --dist worksteal
 
 bench:
-	@echo "bench: start-up, training, scale and memory, into benchmarks/RESULTS.md; up to 20 minutes on 2 cores without other work"
+	@echo "bench: start-up, training, scale and memory, with DATA=ESC10 extraction and the headline, with WEIGHTS=mn04_as_mAP_432.pt"
+	@echo "       EfficientAT as well; into benchmarks/RESULTS.md; up to 20 minutes on 2 cores without other work"
 	@$(MAKE) --no-print-directory setup
 	$(PY) benchmarks/startup.py
 	$(PY) benchmarks/training.py
 	$(PY) benchmarks/scale.py
 	$(PY) benchmarks/memory.py
+ifdef DATA
+	$(PY) benchmarks/extraction.py --data "$(DATA)" $(if $(WEIGHTS),--weights "$(WEIGHTS)")
+	$(PY) benchmarks/headline.py --data "$(DATA)"
+else
+	@echo "bench: extraction and headline are skipped, they need real clips: make bench DATA=ESC10 [WEIGHTS=mn04_as_mAP_432.pt]"
+endif
 
 clean:
 	@echo "clean: removes runs and submissions; keeps data/ and $(VENV)"

@@ -167,3 +167,40 @@ def test_startup_times_the_first_line_and_ends_the_process(fake, tmp_path):
     assert [line for _, line in said] == ["a", "b: c", ""] and said[0][0] <= said[1][0] <= said[2][0] < 30
     with pytest.raises(SystemExit, match="left with 3"):
         startup.lines([sys.executable, "-c", "raise SystemExit(3)"], tmp_path)
+
+
+def test_the_kit_trains_a_recipe_on_noise(fake, tmp_path):
+    import noise
+
+    from earshot.device import choose
+
+    case = noise.case("small_cnn", channels=[4, 8], blocks=[1, 1])
+    fitter = noise.fitter(case, tmp_path, choose("cpu", "fp32"), 64, epochs=1)
+    before = [p.detach().clone() for p in fitter.head.parameters()]
+    assert np.isfinite(float(fitter.step(1, 0, np.arange(32))))
+    assert any((a != b).any() for a, b in zip(before, fitter.head.parameters()))
+
+
+def test_gpu_table_tries_itself_on_a_cpu_and_refuses_without_a_gpu(fake, monkeypatch, capsys):
+    import gpu
+    import torch
+
+    if not torch.cuda.is_available():
+        monkeypatch.setattr("sys.argv", ["gpu.py"])
+        with pytest.raises(SystemExit) as left:
+            gpu.main()
+        assert left.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+    monkeypatch.setattr("sys.argv", ["gpu.py", "--device", "cpu", "--quick", "--no-results"])
+    gpu.main()
+    rows = [line.split(" | ")[:2] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][1:]
+    assert [row[0].split(",")[0] for row in rows] == ["| matrix products", *["| ast"] * 2, *["| logmel"] * 2, "| `linear`", "| `sample`"]
+    assert all(float(row[1].split()[0]) >= 0 and "failed" not in row[1] for row in rows)
+
+
+def test_extraction_compares_with_the_usual_loop(fake, tmp_path):
+    """On noise: the features of both ways agree, and every way has taken its time."""
+    import extraction
+    import gpu
+
+    line = extraction.light_row("logmel", gpu.noises(tmp_path / "clips", 4, 5.0), tmp_path, None, 4, 1)["logmel, 4 clips"]
+    assert all(float(cell) > 0 for cell in line.split(" | ")[1:6])
