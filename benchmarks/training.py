@@ -56,8 +56,8 @@ class Case:
 
 
 CASES = {
-    "linear": Case("linear", "pooled", epochs=20),
-    "mlp": Case("mlp", "pooled", epochs=20),
+    "linear": Case("linear", "pooled", epochs=60, rounds=3),
+    "mlp": Case("mlp", "pooled", epochs=40, rounds=3),
     "token_transformer": Case("itmo2025_tokens", "frames", clips=200, epochs=1, rounds=3),
     "small_cnn": Case("small_cnn", "mel", clips=160, epochs=1, rounds=3),
     "small_cnn, augmented": Case("small_cnn", "mel", clips=160, epochs=1, rounds=3, augmented=True),

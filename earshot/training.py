@@ -73,6 +73,7 @@ class Fitter:
         self.criterion = Criterion.of(rows, self.train_rows, settings)
         self.progress = Progress()
         self.unsaved_best: dict[str, Tensor] | None = None
+        self._memory: dict[str, Tensor] | None = None
         self.seeds: tuple[int, np.ndarray] = (0, np.zeros(0, np.uint64))  # of an epoch's steps
         self.unseen: list[tuple[int, int, int, np.ndarray, Tensor]] = []  # epoch, step, steps, rows, loss: not looked at yet
         if not self._resume():
@@ -313,7 +314,7 @@ class Fitter:
             progress.history.append(row)
             if better:
                 progress.best, progress.best_epoch = value, progress.epoch
-                self.unsaved_best = {name: tensor.detach().cpu().clone() for name, tensor in self.predictor.state_dict().items()}
+                self._remember()
             durations.append(row["seconds"])
             log(line(row, self.fold, settings, better, remaining(row["seconds"], 0)))
             said = time.perf_counter()
@@ -323,6 +324,12 @@ class Fitter:
             if stop and not last:
                 return False
         return True
+
+    def _remember(self) -> None:
+        """Keep the best weights until they are saved, in the same memory every time: new pages take longer than the copy."""
+        weights = self.predictor.state_dict()
+        self._memory = self._memory or {name: torch.empty_like(tensor, device="cpu") for name, tensor in weights.items()}
+        self.unsaved_best = {name: self._memory[name].copy_(tensor) for name, tensor in weights.items()}
 
     def _save(self, finished: bool) -> None:
         self._look()
