@@ -123,8 +123,8 @@ def measured_peaks(case: noise.Case, precision: str, device: str = "cuda") -> tu
 
 def disk(case: noise.Case, parameters: int) -> tuple[tuple[int, int], list[int]]:
     """Bytes that a run of five folds leaves and takes while it is made, and those of a cache for each of CLIPS."""
-    plan, extractor = SimpleNamespace(windows=1.0), SimpleNamespace(shapes=_cached(case))
-    return space.of_run(parameters, 5, 5, case.training), [space.of_cache(plan, extractor, clips, 0)[0] for clips in CLIPS]
+    plan = SimpleNamespace(windows=1.0)
+    return space.of_run(parameters, 5, 5, case.training), [space.of_cache(plan, _cached(case), clips, 0)[0] for clips in CLIPS]
 
 
 def _cached(case: noise.Case) -> dict:

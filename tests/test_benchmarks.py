@@ -204,3 +204,13 @@ def test_extraction_compares_with_the_usual_loop(fake, tmp_path):
 
     line = extraction.light_row("logmel", gpu.noises(tmp_path / "clips", 4, 5.0), tmp_path, None, 4, 1)["logmel, 4 clips"]
     assert all(float(cell) > 0 for cell in line.split(" | ")[1:6])
+
+
+def test_disk_of_a_recipe_is_that_of_its_features_and_weights(fake):
+    import memory
+    import noise
+
+    (left, making), caches = memory.disk(noise.case("small_cnn"), 1_000_000)
+    assert 40e6 <= left < 50e6 and making > left  # best and last weights of five folds, 4 bytes each
+    values = np.prod(noise.case("small_cnn").shapes["mel"])
+    assert caches == pytest.approx([2 * values * clips for clips in memory.CLIPS], abs=8e6)
