@@ -79,10 +79,16 @@ def mix(members: np.ndarray, weights: np.ndarray) -> np.ndarray:
         return total / share.sum(0)[:, None]  # 0 / 0 where nobody heard it
 
 
-def greedy(members: np.ndarray, truth: np.ndarray, metric: str) -> np.ndarray:
-    """Weights by greedy selection with replacement from the best few members (Caruana et al. 2004); equals go by log loss."""
+def greedy(members: np.ndarray, truth: np.ndarray, metric: str, offsets: bool = False) -> np.ndarray:
+    """Weights by greedy selection with replacement from the best few members (Caruana et al. 2004); equals go by log loss.
+
+    Args:
+        offsets: thresholds will follow, so that a multi-label blend is judged by what it reaches with the best one.
+    """
+    score = cut.reach if offsets and truth.ndim == 2 and cut.moves(metric, True) else lambda p, t, m: compare.one(m, p, t)
+
     def rank(probabilities: np.ndarray) -> tuple[float, float]:
-        return (round(compare.one(metric, probabilities, truth), 9), -float(compare.losses(probabilities, truth).mean()))
+        return round(score(probabilities, truth, metric), 9), -float(compare.losses(probabilities, truth).mean())
 
     alone = [rank(member) for member in members]
     order = sorted(range(len(members)), key=lambda m: alone[m], reverse=True)
@@ -117,11 +123,11 @@ def simplex(members: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return weights / weights.sum()
 
 
-def weigh(method: str, members: np.ndarray, truth: np.ndarray, metric: str) -> np.ndarray:
+def weigh(method: str, members: np.ndarray, truth: np.ndarray, metric: str, offsets: bool = False) -> np.ndarray:
     """(members,) weights by one of METHODS, fitted on these clips."""
     if method == "mean" or len(members) == 1:
         return np.full(len(members), 1 / len(members))
-    return greedy(members, truth, metric) if method == "greedy" else simplex(members, truth)
+    return greedy(members, truth, metric, offsets) if method == "greedy" else simplex(members, truth)
 
 
 @dataclass(frozen=True)
@@ -138,9 +144,10 @@ class _Task:
     def multilabel(self) -> bool:
         return self.truth.ndim == 2
 
-    def beats(self, old: np.ndarray, new: np.ndarray, rows: np.ndarray, by_loss: bool) -> bool:
+    def beats(self, old: np.ndarray, new: np.ndarray, rows: np.ndarray, plain: tuple | None = None) -> bool:
         blocks = np.unique(self.blocks[rows], return_inverse=True)[1]
-        return compare.beats(self.metric, old[rows], new[rows], self.truth[rows], blocks, by_loss)
+        plain = plain and tuple(p[rows] for p in plain)
+        return compare.beats(self.metric, old[rows], new[rows], self.truth[rows], blocks, plain)
 
 
 def _decide(members: np.ndarray, folds: np.ndarray, rows: np.ndarray, task: _Task) -> tuple[Fitted, str, dict[str, np.ndarray]]:
@@ -151,35 +158,32 @@ def _decide(members: np.ndarray, folds: np.ndarray, rows: np.ndarray, task: _Tas
     Returns:
         the blend and its name; by name the predictions (clips, classes) of all that was compared, NaN for other clips.
     """
-    truth, metric = task.truth, task.metric
+    truth = task.truth
     inner = [(rows[folds[rows] != f], rows[folds[rows] == f]) for f in np.unique(folds[rows])]
-    weights = {m: [weigh(m, members[:, fit], truth[fit], metric) for fit, _ in inner] for m in task.methods}
-    blank = np.full(members.shape[1:], np.nan)
-
-    def crossed(make: Any) -> np.ndarray:
-        out = blank.copy()
-        for place, (fit, held) in enumerate(inner):
-            out[held] = make(place, fit, held)
-        return out
-
-    tried = {m: crossed(lambda place, fit, held: mix(members[:, held], weights[m][place])) for m in task.methods}
-    chosen = task.methods[0]
-    for method in task.methods[1:]:
-        if task.beats(tried[chosen], tried[method], rows, True):
-            chosen = method
-    kind, name, current = None, chosen, tried[chosen]
-    if task.offsets and cut.moves(metric, task.multilabel):
-        blends = [mix(members, w) for w in weights[chosen]]
-        for option in cut.KINDS:
-            moved = crossed(lambda place, fit, held: cut.apply(
-                blends[place][held], cut.fit(blends[place][fit], truth[fit], metric, option), task.multilabel))
-            label = f"{chosen} + {cut.NAMES[task.multilabel, option]}"
+    tried: dict[str, np.ndarray] = {}
+    best: tuple | None = None
+    for method in task.methods:
+        if method != task.methods[0] and len(members) == 1:
+            continue
+        blends = [mix(members, weigh(method, members[:, fit], truth[fit], task.metric, task.offsets)) for fit, _ in inner]
+        plain = np.full(members.shape[1:], np.nan)
+        for blend, (_, held) in zip(blends, inner):
+            plain[held] = blend[held]
+        kind, name, current = None, method, plain
+        tried[name] = plain
+        for option in cut.KINDS if task.offsets and cut.moves(task.metric, task.multilabel) else ():
+            moved, label = plain.copy(), f"{method} + {cut.NAMES[task.multilabel, option]}"
+            for blend, (fit, held) in zip(blends, inner):
+                moved[held] = cut.apply(blend[held], cut.fit(blend[fit], truth[fit], task.metric, option), task.multilabel)
             tried[label] = moved
-            if task.beats(current, moved, rows, False):
+            if task.beats(current, moved, rows):
                 kind, name, current = option, label, moved
-    final = weigh(chosen, members[:, rows], truth[rows], metric)
-    found = None if kind is None else cut.fit(mix(members[:, rows], final), truth[rows], metric, kind)
-    return Fitted(chosen, final, None if task.multilabel else found, found if task.multilabel else None), name, tried
+        if best is None or task.beats(best[-1], current, rows, (best[-2], plain)):
+            best = method, kind, name, plain, current
+    method, kind, name = best[:3]
+    weights = weigh(method, members[:, rows], truth[rows], task.metric, task.offsets)
+    found = None if kind is None else cut.fit(mix(members[:, rows], weights), truth[rows], task.metric, kind)
+    return Fitted(method, weights, None if task.multilabel else found, found if task.multilabel else None), name, tried
 
 
 def scored(probabilities: np.ndarray, truth: np.ndarray, folds: np.ndarray, metric: str) -> dict[str, float]:
@@ -229,7 +233,8 @@ def auto(members: np.ndarray, truth: np.ndarray, folds: np.ndarray, metric: str,
         fitted, _, _ = _decide(inside, within, rest, task)
         oof[outer == fold] = fitted.apply(inside[:, outer == fold])
     fitted, name, tried = _decide(inside, outer, every, task)
-    rows = [*zip(names, inside), *tried.items(), (f"chosen: {name}", oof)]
+    shown = {label: found for label, found in tried.items() if label.split(" + ")[0] in (label, fitted.method)}
+    rows = [*zip(names, inside), *shown.items(), (f"chosen: {name}", oof)]
     table = [{"name": name, **scored(found, task.truth, numbers, metric)} for name, found in rows]
     whole = np.full(members.shape[1:], np.nan)
     whole[kept] = oof

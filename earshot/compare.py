@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Callable
+
 import numpy as np
 
 from earshot import metrics
 
 BLOCKS = 20  # of clips, each left out once
 COUNTED = ("f1_macro", "f1_micro", "f1_weighted", "accuracy", "balanced_accuracy")
-OF_ONE = COUNTED  # reckoned from counts per class where a clip has one label
-OF_SEVERAL = tuple(name for name in COUNTED if name != "accuracy")
+OF_SEVERAL = tuple(name for name in COUNTED if name != "accuracy")  # of clips with several labels
 
 
 def is_counted(metric: str, truth: np.ndarray) -> bool:
     """Is the metric a function of the counts that `counts` makes?"""
-    return metric in (OF_SEVERAL if truth.ndim == 2 else OF_ONE)
+    return metric in (OF_SEVERAL if truth.ndim == 2 else COUNTED)
 
 
 def counts(probabilities: np.ndarray, truth: np.ndarray, blocks: np.ndarray | None = None) -> np.ndarray:
@@ -83,7 +84,41 @@ def one(metric: str, probabilities: np.ndarray, truth: np.ndarray) -> float:
         return -float(losses(probabilities, truth).mean())
     if is_counted(metric, truth):
         return float(from_counts(metric, *counts(probabilities, truth)[:, 0], len(truth), truth.ndim == 2))
+    if truth.ndim == 2 and metric in RANKED:
+        return RANKED[metric](probabilities, truth)
     return float(metrics.scores(probabilities, truth)[metric])
+
+
+def _by_class(area: Callable[..., np.ndarray]) -> Callable[[np.ndarray, np.ndarray], float]:
+    """The mean over classes of the mean of `area` over the clips that have the class; for clips with several labels."""
+    def score(probabilities: np.ndarray, truth: np.ndarray) -> float:
+        ordered, found = np.sort(probabilities, 0), []
+        for c in np.flatnonzero(truth.any(0)):
+            mine = np.sort(probabilities[truth[:, c] == 1, c])
+            # How many clips lie below each, or no higher; of all, and of those that have the class.
+            places = [np.searchsorted(those, mine, side) for those in (ordered[:, c], mine) for side in ("left", "right")]
+            if area is _precision or len(mine) < len(truth):
+                found.append(area(*places, len(truth), len(mine)).mean())
+        return float(np.mean(found)) if found else 0.0
+    return score
+
+
+def _precision(below: np.ndarray, upto: np.ndarray, own_below: np.ndarray, own_upto: np.ndarray, clips: int, own: int) -> np.ndarray:
+    return (own - own_below) / (clips - below)
+
+
+def _area(below: np.ndarray, upto: np.ndarray, own_below: np.ndarray, own_upto: np.ndarray, clips: int, own: int) -> np.ndarray:
+    return (below + upto - own_below - own_upto) / (2 * (clips - own))
+
+
+def _lwlrap(probabilities: np.ndarray, truth: np.ndarray) -> float:
+    rows, columns = np.nonzero(truth)
+    above = probabilities[rows] >= probabilities[rows, columns][:, None]
+    return float(((above & (truth[rows] == 1)).sum(1) / above.sum(1)).mean()) if len(rows) else 0.0
+
+
+# The values of `metrics.scores` without its other metrics.
+RANKED = {"map_macro": _by_class(_precision), "roc_auc_macro": _by_class(_area), "lwlrap": _lwlrap}
 
 
 def blocks_of(clips: int, groups: np.ndarray | None = None, number: int = BLOCKS) -> np.ndarray:
@@ -111,15 +146,19 @@ def gain(metric: str, old: np.ndarray, new: np.ndarray, truth: np.ndarray, block
     return rises, float(np.sqrt((number - 1) * np.var(left)))
 
 
-def beats(metric: str, old: np.ndarray, new: np.ndarray, truth: np.ndarray, blocks: np.ndarray, by_loss: bool = True) -> bool:
-    """Is `new` better by more than one standard error: in the metric, or (`by_loss`) in log loss while the metric is no worse?
+def beats(metric: str, old: np.ndarray, new: np.ndarray, truth: np.ndarray, blocks: np.ndarray,
+          plain: tuple[np.ndarray, np.ndarray] | None = None) -> bool:
+    """Is `new` better by more than one standard error: in the metric, or in log loss while the metric is no worse?
 
     The log loss sees a weak member long before a few clips change sides.
+
+    Args:
+        plain: the probabilities before factors or thresholds, old and new, whose log losses are compared; None: only the metric is.
     """
     rises, error = gain(metric, old, new, truth, blocks)
     if rises > max(error, 1e-9):
         return True
-    if not by_loss or rises < 0:
+    if plain is None or rises < 0:
         return False
-    rises, error = gain("log_loss", old, new, truth, blocks)
+    rises, error = gain("log_loss", *plain, truth, blocks)
     return rises > max(error, 1e-9)

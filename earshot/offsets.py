@@ -101,17 +101,26 @@ def _factors(probabilities: np.ndarray, truth: np.ndarray, metric: str, scale: n
     return np.exp(own - own.mean())
 
 
-def _thresholds(probabilities: np.ndarray, truth: np.ndarray, metric: str, kind: str) -> np.ndarray:
-    clips, classes = truth.shape
+def reach(probabilities: np.ndarray, truth: np.ndarray, metric: str) -> float:
+    """The best score of (clips, classes) probabilities with one threshold, (clips, classes) truth."""
+    return float(_levels(probabilities, truth, metric)[0].max())
+
+
+def _levels(probabilities: np.ndarray, truth: np.ndarray, metric: str) -> tuple[np.ndarray, tuple]:
+    """The score at each of the thresholds, and the counts (thresholds, classes) that it is made of."""
+    classes = truth.shape[1]
     options = 1 / (1 + np.exp(-LOGITS))
-    # (clips, classes): how many thresholds a probability reaches; then (thresholds, classes) counts of what reaches each.
-    reached = np.searchsorted(options, probabilities, side="right")
-    cell = reached * classes + np.arange(classes)
-    said, right = (np.bincount(cell[which], minlength=(len(options) + 1) * classes).reshape(-1, classes)[::-1].cumsum(0)[::-1][1:]
-                   for which in (np.ones(truth.shape, dtype=bool), truth == 1))
-    true = truth.sum(0)
-    common = LOGITS[_best(from_counts(metric, right, true, said, clips, True), np.abs(LOGITS))]
-    if kind == "common":
-        return np.full(classes, 1 / (1 + np.exp(-common)))
-    each = LOGITS[_best(each_class(metric, right, true, said, clips, True), np.abs(LOGITS - common))]
-    return 1 / (1 + np.exp(-each))
+    # How many thresholds a probability reaches; from that, what reaches each.
+    cell = np.searchsorted(options, probabilities, side="right") * classes + np.arange(classes)
+    right, said = (np.bincount(cells.ravel(), minlength=(len(options) + 1) * classes).reshape(-1, classes)[::-1].cumsum(0)[::-1][1:]
+                   for cells in (cell[truth == 1], cell))
+    counted = (right, truth.sum(0), said, len(truth), True)
+    return from_counts(metric, *counted), counted
+
+
+def _thresholds(probabilities: np.ndarray, truth: np.ndarray, metric: str, kind: str) -> np.ndarray:
+    levels, counted = _levels(probabilities, truth, metric)
+    found = np.full(truth.shape[1], LOGITS[_best(levels, np.abs(LOGITS))])
+    if kind == "each":
+        found = LOGITS[_best(each_class(metric, *counted), np.abs(LOGITS - found[0]))]
+    return 1 / (1 + np.exp(-found))
