@@ -178,8 +178,9 @@ def aligned(members: list[Member]) -> tuple[kept.Oof, np.ndarray, list[str]]:
         # A fold is there or is not: half of one means that the clips are others.
         half = np.setdiff1d(np.flatnonzero(np.isin(oof.folds, mine.folds)), which)
         if len(half):
-            raise UserError(f"{names[0]} and {name} have different clips: not all have {oof.ids[half[0]]} ({len(half)} such in "
-                            f"{name}): extract and train on the same data")
+            lacks = next(one for one, at in zip(names, place) if oof.ids[half[0]] not in at)
+            raise UserError(f"{name} and {lacks} have different clips: {oof.ids[half[0]]} is not in {lacks} ({len(half)} such clips): "
+                            "extract and train both on the same data")
         if len(which) < len(oof.ids):
             lines.append(f"{name}: only the folds that all have are used, {', '.join(map(str, np.unique(mine.folds)))}")
     folds = _common([oof.folds[which] for oof, which in zip(found, rows)])

@@ -29,7 +29,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     os.chdir(folder)
     try:
         get_features.main(["--extractor", "logmel", "--n-mels", "16", "--device", "cpu"])
-        for name, recipe, *more in (("lin", "linear"), ("mlp", "mlp"), ("part", "linear", "--fold", "1"), ("other", "linear", "--seed", "5")):
+        for name, recipe, *more in (("lin", "linear"), ("mlp", "mlp"), ("part", "linear", "--fold", "1"),
+                                    ("other", "linear", "--seed", "5")):
             train.main(["--recipe", recipe, "--epochs", "4", "--folds", "3", "--device", "cpu", "--name", name, *more])
     finally:
         os.chdir(before)
@@ -56,17 +57,16 @@ def oof(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Probabilities, truth and folds of an oof csv of the sample's classes."""
     rows = read_csv(path)
     names = list(rows[0])[3:]
-    return (np.array([[float(row[name]) for name in names] for row in rows]), np.array([names.index(row["label"]) for row in rows]),
-            np.array([int(row["fold"]) for row in rows]))
+    return (np.array([[float(row[name]) for name in names] for row in rows]),
+            np.array([names.index(row["label"]) for row in rows]), np.array([int(row["fold"]) for row in rows]))
 
 
 def test_a_blend_from_the_table_to_the_submission(work: Path) -> None:
     """As a user runs it; kept, and opened again as a run."""
     text = script("predict.py", *BOTH, "--blend", "auto", "--name", "both", cwd=Path.cwd()).stdout
     lines = text.splitlines()
-    assert lines[0] == "runs: runs/lin (linear on pooled), runs/mlp (mlp on pooled)" or "runs/lin (linear on " in lines[0]
-    table = {line[:line.rindex("0.") - 20].strip() or line: line.split() for line in lines if line.count("0.") >= 3}
-    assert {"lin", "mlp", "mean", "greedy", "simplex"} <= {line.split()[0] for line in lines} and "chosen: " in text, table
+    assert lines[0] == "runs: runs/lin (linear on mel), runs/mlp (mlp on mel)"
+    assert {"lin", "mlp", "mean", "greedy", "simplex", "chosen:"} <= {line.split()[0] for line in lines}
     for name in ("lin", "mlp"):  # the honest figures, of the final epochs
         p, truth, folds = oof(work / name / "oof_last.csv")
         found = metrics.scores(p, truth)
@@ -130,23 +130,23 @@ def test_blends_of_blends_and_runs_with_fewer_folds(work: Path, capsys: pytest.C
     whole, found, common, lines = members.fit(members.open_all(("m", "part", "lin"), "runs"), "auto")
     one = oof(work / "part" / "oof_last.csv")
     assert len(common.ids) == len(one[1]) and set(common.folds) == {1} and len(lines) == 2
-    assert lines[0] == "runs/m: only the folds that all have are used, 1" and [row["name"] for row in found.table][:3] == ["m", "part", "lin"]
+    assert lines[0] == "runs/m: only the folds that all have are used, 1"
+    assert [row["name"] for row in found.table][:3] == ["m", "part", "lin"]
     kept.keep(work / "n", [m.folder for m in whole.of], whole.classes, False, "f1_macro", found, common)
     assert members.open_one(work / "n").fitted.weights.sum() == pytest.approx(1)
     predict.main(["--runs", "m", "mlp", "--device", "cpu", "--blend", "greedy", "--name", "g"])
-    assert "g" in str(members.open_one(work / "g"))
+    assert "runs/g (greedy of runs/" in str(members.open_one(work / "g"))
     # What a member was, it has to be: m made anew from something else is noticed by who stands on it.
-    value = sealed.read(work / "g" / "blend.json")
-    if "../m" in value["members"]:
-        predict.main(["--runs", "mlp", "--device", "cpu", "--blend", "mean", "--name", "m"])
-        assert "which is another one by now" in said(members.open_one, work / "g")
+    predict.main(["--runs", "m", "mlp", "--device", "cpu", "--blend", "mean", "--name", "g"])
+    predict.main(["--runs", "mlp", "--device", "cpu", "--blend", "mean", "--name", "m"])
+    assert "which is another one by now" in said(members.open_one, work / "g")
 
 
 @pytest.mark.parametrize("names, flags, words", [
     (("lin", "other"), ("--blend", "auto"), "runs/lin and runs/other have different folds for the same clips: a weight fitted"),
-    (("lin", "lin2"), ("--blend", "auto"), "runs/lin and runs/lin2 have different clips: not all have "),
+    (("lin", "lin2"), ("--blend", "auto"), "runs/lin and runs/lin2 have different clips: "),
     (("lin", "lin3"), ("--blend", "auto"), "runs/lin and runs/lin3 have different labels for "),
-    (("lin", "lin4"), ("--blend", "greedy"), "runs/lin4 cannot be blended by its out-of-fold predictions (fold 2 is not finished): run"),
+    (("lin", "lin4"), ("--blend", "greedy"), "runs/lin4 cannot be blended by its out-of-fold predictions (fold 2 is not finished)"),
     (("lin", "lin5"), ("--blend", "auto"), "runs/lin5/oof_last.csv is not what fold 0 predicted"),
     (("lin", "mlp"), ("--blend", "auto", "--name", "lin"), "--name lin: runs/lin is a trained run"),
     (("lin", "mlp"), ("--blend", "auto", "--name", "../x"), "--name ../x: a name, not a path"),
@@ -185,11 +185,11 @@ def test_a_kept_blend_whose_members_went_or_changed(work: Path) -> None:
     shutil.rmtree(work / "mlp")
     os.rename(work / "away", work / "mlp")
     assert members.open_one(work / "b").fitted.method == "mean"
-    assert said(predict.main, ["--runs", "b", "--name", "b", "--device", "cpu"]).startswith("--name b: runs/b is itself one of the --runs")
+    assert "--name b: runs/b is itself one of the --runs" in said(predict.main, ["--runs", "b", "--name", "b", "--device", "cpu"])
     path = work / "b" / "blend.json"
     value = sealed.read(path)
-    for change in ({"weights": [1.0]}, {"weights": [float("nan"), 1.0]}, {"scale": [1.0]}, {"members": ["../lin", 3]}, {"kind": "first"},
-                   {"thresholds": [0.0] * value["classes"]}, {"members": [], "weights": [], "fingerprints": []}, {"classes": 2}):
+    for change in ({"weights": [1.0]}, {"weights": [float("nan"), 1.0]}, {"scale": [1.0]}, {"members": ["../lin", 3]},
+                   {"kind": "first"}, {"thresholds": [0.0] * value["classes"]}, {"members": [], "weights": [], "fingerprints": []}, {"classes": 2}):
         sealed.write(path, {**value, **change}, "oof.csv")
         assert "blend anew" in said(members.open_one, work / "b"), change
     path.write_text(path.read_text().replace('"classes"', '"class"'))
@@ -219,7 +219,8 @@ def test_out_of_fold_files_with_several_labels(tmp_path: Path) -> None:
     run.write_oof("oof", np.array([f"{i}, x" for i in range(40)]), folds, truth, p)
     found = kept.read_oof(run.folder, "oof", classes, True)
     assert (found.labels == truth).all() and (found.folds == folds).all() and np.allclose(found.probabilities, p, atol=1e-8)
-    assert found.ids[7] == "7, x" and "not the out-of-fold predictions of" in said(kept.read_oof, run.folder, "oof", classes[:2], True)
+    assert found.ids[7] == "7, x"
+    assert "not the out-of-fold predictions of" in said(kept.read_oof, run.folder, "oof", classes[:2], True)
     fitted = blending.Fitted("greedy", np.array([0.3, 0.0, 0.7]), thresholds=np.array([0.1, 0.5, 0.9]))
     for name in "xyz":
         shutil.copytree(tmp_path / "r", tmp_path / name)
