@@ -124,7 +124,7 @@ def test_members_of_equal_worth_are_averaged() -> None:
 
 
 def test_the_log_loss_decides_where_the_metric_cannot() -> None:
-    """The same answers with better probabilities are better, for weights; not for factors and thresholds, nor if fewer are right."""
+    """The same answers with better probabilities are better, for weights; not for factors or thresholds, nor if fewer are right."""
     members, truth, _ = drawn(11, (3.0,))
     sharp, flat, blocks = members[0], probabilities(np.log(members[0]) / 3), compare.blocks_of(CLIPS)
     assert compare.beats("f1_macro", flat, sharp, truth, blocks, (flat, sharp))
