@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from earshot.errors import UserError
+from earshot.fingerprint import RECORDED_WHERE_CHANGED
 from earshot.recipes import Recipe, load_recipe, recipe_names, with_defaults  # noqa: F401 -- as config.load_recipe
 
 
@@ -176,11 +177,18 @@ class TrainingFlags:
     """largest gradient norm; 0 is off"""
     ema: float = 0.0
     """decay a step of the weights' moving average, which is what predicts; 0 is off, 0.99 to 0.9999 is usual"""
+    windows: int | None = field(default=None, metadata=RECORDED_WHERE_CHANGED)
+    """windows of a clip that an epoch trains on, drawn anew each time, so that long clips do not outweigh short ones (default: all)"""
+    pool: Literal["mean", "probability", "max", "top3"] = field(default="mean", metadata=RECORDED_WHERE_CHANGED)
+    """a clip's prediction from those of its windows: the mean of the logits (one label a clip: the geometric mean of the probabilities),
+    the mean of the probabilities, each class's largest logit, or the mean of its three largest"""
+    loss: Literal["entropy", "focal"] = field(default="entropy", metadata=RECORDED_WHERE_CHANGED)
+    """cross-entropy (binary where clips have several labels), or focal: the same, times (1 - p)^2 of the right answer's probability p"""
     tta: int = 1
     """predict by the mean over so many circular shifts in time (the scores of single epochs do without)"""
-    metric: Literal["f1_macro", "f1_micro", "f1_weighted", "accuracy", "balanced_accuracy", "map_macro",
-                    "lwlrap"] = "f1_macro"
-    """chooses the best checkpoint; map_macro and lwlrap where clips have several labels"""
+    metric: Literal["f1_macro", "f1_micro", "f1_weighted", "accuracy", "balanced_accuracy", "roc_auc_macro", "log_loss",
+                    "map_at_3", "map_macro", "lwlrap"] = "f1_macro"
+    """chooses the best checkpoint; map_at_3 is for one label a clip, map_macro and lwlrap are for several"""
     folds: int | None = None
     """make K grouped stratified folds (default: the data's own, else 5)"""
     seed: int = 0
@@ -240,7 +248,7 @@ BOUNDS = {
     "ema": (0, 0.999999), "tta": (1, 100), "time_mask": (0, None), "frequency_mask": (0, None), "masks": (0, None), "time_shift": (0, 1),
     "gain": (0, None), "clip_grad": (0, None), "folds": (2, None), "seed": (0, None), "max_hours": (0, None), "save_every": (0, None),
     "memory": (0, None),
-    "seconds": (0.01, 3600), "hop": (0.01, 3600), "max_windows": (1, None), "top": (1, None),
+    "seconds": (0.01, 3600), "hop": (0.01, 3600), "max_windows": (1, None), "windows": (1, None), "top": (1, None),
     "augment": (0, 1000), "speed": (1, 4), "stretch": (1, 4), "pitch": (0, 24), "shift": (0, 1), "noise": (-60, 120),
     "between": (0, 1), "augment_gain": (0, 60), "augment_seed": (0, None),
     "rate": (100, 768000), "power": (0.1, 10), "amin": (1e-30, 1), "trim": (0.1, 200), "top_db": (0.1, 200),
