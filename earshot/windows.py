@@ -63,8 +63,8 @@ def pool_windows(values: Tensor, clip: Tensor, clips: int, highest: int | None =
     """
     counts = torch.bincount(clip, minlength=clips)
     if highest is not None:
-        order = values.argsort(0, descending=True, stable=True)
-        order = order.gather(0, clip[order].argsort(0, stable=True))  # clip by clip, from high to low, for each class
+        order = values.argsort(dim=0, descending=True, stable=True)
+        order = order.gather(0, clip[order].argsort(dim=0, stable=True))  # clip by clip, from high to low, for each class
         clip = clip.sort().values
         first = counts.cumsum(0) - counts
         kept = torch.arange(len(clip)) - first[clip] < highest
