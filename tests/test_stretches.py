@@ -16,9 +16,10 @@ from layout_files import files
 import get_features
 import predict
 import train
-from earshot import audio
+from earshot import audio, plan
 from earshot.competition import load
 from earshot.decode import BadAudio
+from earshot.sources import Sources
 
 KINDS = ["tone0", "tone1", "tone2"]
 
@@ -78,12 +79,12 @@ def test_a_stretch_of_a_wave() -> None:
 
 
 def soundscapes(folder: Path) -> Path:
-    """Tones of a second to learn from, and to submit every second of three recordings: the third of 2.5 s, with a silent one."""
+    """Tones of a second to learn from, and to submit every second of three recordings: some are silent, the last one breaks off."""
     data = make_competition(folder, train=8, subm=1)
     for path in (data / "audio_test").iterdir():
         path.unlink()
     silent, rows = np.zeros(16000, np.float32), []
-    for name, kinds in (("r_7", (2, 0, 1, 1)), ("r_8", (1, 2)), ("r_9", (0, None, 2))):
+    for name, kinds in (("r_7", (2, 0, 1, 1)), ("r_8", (None, 1, 2)), ("r_9", (0, None, 2))):
         wave = np.concatenate([silent if kind is None else tone(kind, 100 + second) for second, kind in enumerate(kinds)])
         soundfile.write(data / "audio_test" / f"{name}.flac", wave[:40000] if name == "r_9" else wave, 16000)
         rows += [(f"{name}_{second + 1}", kind) for second, kind in enumerate(kinds)]
@@ -102,13 +103,13 @@ def test_the_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     monkeypatch.chdir(tmp_path)
     get_features.main(["--competition", str(data), "--extractor", "logmel", "--workers", "1", "--trim", "60"])
     said = capsys.readouterr().out
-    assert "stretches of 1 s, of 3 recordings" in said and "subm: 11 clips, 8 windows" in said
+    assert "stretches of 1 s, of 3 recordings" in said and "subm: 12 clips, 8 windows" in said
     folder = tmp_path / "data" / "night" / "logmel"
     kept = joblib.load(folder / "subm.pkl")
     heard = dict(zip(kept["ids"][kept["clip"]], zip(kept["start"].tolist(), kept["length"].tolist())))
-    assert heard["r_7_3"] == (2.0, 1.0) and heard["r_9_3"] == (2.0, 0.5) and heard["r_8_1"] == (0.0, 1.0)
+    assert heard["r_7_3"] == (2.0, 1.0) and heard["r_9_3"] == (2.0, 0.5) and heard["r_8_2"] == (1.0, 1.0)
     reasons = {row["id"]: row["reason"] for row in read_csv(folder / "bad_audio.csv")}
-    assert reasons == {"r_9_2": "silent", "r_9_4": "the recording ends at 2.5 s", "gone_1": "no such file"}
+    assert reasons == {"r_8_1": "silent", "r_9_2": "silent", "r_9_4": "the recording ends at 2.5 s", "gone_1": "no such file"}
 
     for name, more in (("one", []), ("two", ["--pool", "max"])):
         train.main(["--recipe", "linear", "--epochs", "12", "--folds", "2", "--lr", "0.02", "--name", name, *more])
@@ -122,7 +123,10 @@ def test_the_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
             answer = found[row["row_id"]]
             assert np.allclose(answer, prior, atol=1e-6) if row["kind"] == "" else int(np.argmax(answer)) == int(row["kind"]), row
 
-    # The step is part of what the cache was made from.
+    # What the cache was made from has the stretches in it, the same ids or not.
+    found, known = load(data), Sources(tmp_path / "index.json")
+    part = found.clips[found.clips.split == "subm"]
+    assert len({plan._clips(found, other, known, 1) for other in (part, part.assign(start=part.start / 2), part.assign(end=part.end + 1))}) == 3
     text = (data / "sample_submission.csv").read_text()
     (data / "sample_submission.csv").write_text(text.replace("r_9_4", "r_9_5"))
     assert "there" in refused(script("get_features.py", "--competition", data, "--extractor", "logmel", "--trim", "60", cwd=tmp_path,
