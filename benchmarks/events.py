@@ -39,11 +39,12 @@ ABOUT = [
 LINEAR = ["--recipe", "linear", "--lr", "0.1"]
 CUT = ["--seconds", "5", "--hop", "2.5"]
 SEVERAL = ["--task", "multilabel"]
-MIXED = [*SEVERAL, "--augment", "4", "--noise", "0", "--between", "0.5"]  # clips in noise, and two at once, as in the field
+MIXED = [*SEVERAL, "--augment", "4", "--noise", "0", "--between", "0.5"]  # in noise, and two at once, as out there
 ROWS = {  # competition -> flags of get_features.py and of train.py
     "events": [
-        (CUT, LINEAR), (CUT, [*LINEAR, "--pool", "max"]), (CUT, [*LINEAR, "--pool", "top3"]), (CUT, [*LINEAR, "--pool", "probability"]),
-        (CUT, [*LINEAR, "--pool", "max", "--windows", "3"]), (CUT, [*LINEAR, "--pool", "max", "--loss", "focal"]),
+        (CUT, LINEAR), (CUT, [*LINEAR, "--pool", "max"]), (CUT, [*LINEAR, "--pool", "top3"]),
+        (CUT, [*LINEAR, "--pool", "probability"]), (CUT, [*LINEAR, "--pool", "max", "--windows", "3"]),
+        (CUT, [*LINEAR, "--pool", "max", "--loss", "focal"]),
         (["--seconds", "30"], LINEAR),
     ],
     "soundscapes": [

@@ -203,8 +203,9 @@ def test_events_and_soundscapes_are_competitions_whose_solution_is_known(monkeyp
     asked = events.make_events(tmp_path / "events", folds, 2, seconds=4.0)
     found = load(tmp_path / "events", task="multilabel")
     train = found.clips[found.clips.split == "train"]
-    assert found.multilabel and found.classes == ["tone0", "tone1", "tone2", "tone3"] and train.fold.tolist() == [1, 1, 2, 2, 3, 3, 4, 4]
-    assert {len(labels) for labels in [*train.label, *asked.values()]} == {2, 3} and all(Path(path).is_file() for path in found.clips.path)
+    assert found.multilabel and found.classes == ["tone0", "tone1", "tone2", "tone3"]
+    assert train.fold.tolist() == [1, 1, 2, 2, 3, 3, 4, 4] and all(Path(path).is_file() for path in found.clips.path)
+    assert {len(labels) for labels in [*train.label, *asked.values()]} == {2, 3}
 
     solution = events.make_soundscapes(tmp_path / "scapes", folds, 2, seconds=15.0)
     found = load(tmp_path / "scapes")

@@ -126,7 +126,8 @@ def test_the_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     # What the cache was made from has the stretches in it, the same ids or not.
     found, known = load(data), Sources(tmp_path / "index.json")
     part = found.clips[found.clips.split == "subm"]
-    assert len({plan._clips(found, other, known, 1) for other in (part, part.assign(start=part.start / 2), part.assign(end=part.end + 1))}) == 3
+    others = (part, part.assign(start=part.start / 2), part.assign(end=part.end + 1))
+    assert len({plan._clips(found, other, known, 1) for other in others}) == 3
     text = (data / "sample_submission.csv").read_text()
     (data / "sample_submission.csv").write_text(text.replace("r_9_4", "r_9_5"))
     assert "there" in refused(script("get_features.py", "--competition", data, "--extractor", "logmel", "--trim", "60", cwd=tmp_path,

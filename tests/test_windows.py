@@ -178,7 +178,7 @@ def test_the_least_log_loss_is_the_best_epoch(tmp_path: Path, monkeypatch: pytes
 
 def recordings(folder: Path, train: int = 24, subm: int = 4) -> Path:
     """Clips of 2.5 s of noise with a tone of one or two kinds in some second of it, their labels in a list."""
-    rows, sample = [], []
+    rows = []
     for part, count in (("audio_train", train), ("audio_test", subm)):
         (folder / part).mkdir(parents=True)
         for index in range(count):
@@ -188,8 +188,8 @@ def recordings(folder: Path, train: int = 24, subm: int = 4) -> Path:
                 wave[int(16000 * second):][:16000] += tone(kind, index)
             soundfile.write(folder / part / f"{part[6]}{index}.wav", wave, 16000)
             rows.append([f"{part[6]}{index}.wav", ";".join(f"tone{kind}" for kind in kinds)])
-    for name, content in (("train.csv", [["fname", "labels"], *rows[:train]]),
-                          ("sample_submission.csv", [["fname", "tone0", "tone1", "tone2"], *([row[0], 0, 0, 0] for row in rows[train:])])):
+    sample = [["fname", "tone0", "tone1", "tone2"], *([row[0], 0, 0, 0] for row in rows[train:])]
+    for name, content in (("train.csv", [["fname", "labels"], *rows[:train]]), ("sample_submission.csv", sample)):
         with open(folder / name, "w", newline="") as file:
             csv.writer(file).writerows(content)
     return folder
@@ -215,7 +215,8 @@ def test_the_pool_of_a_run_is_that_of_its_epochs_folds_and_submission(tmp_path: 
     rows = blend.rows_of(cache, "subm", "mel", device)
     whose, rows.clip, rows.ids = rows.clip, np.arange(len(rows)), np.arange(len(rows))
     alone = predict(run.fold(1).load_head("best", models.rebuild, "cpu"), rows, np.arange(len(rows)), 64, autocast(device))
-    made = {row["fname"]: [float(row[f"tone{kind}"]) for kind in range(3)] for row in read_csv(tmp_path / "submissions" / "submission.csv")}
+    submitted = read_csv(tmp_path / "submissions" / "submission.csv")
+    made = {row["fname"]: [float(row[f"tone{kind}"]) for kind in range(3)] for row in submitted}
     for index, id in enumerate(cache.split("subm")["ids"]):
         assert (whose == index).sum() == 4
         np.testing.assert_allclose(made[str(id)], alone[whose == index].max(0), atol=1e-6)
