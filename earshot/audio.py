@@ -80,6 +80,25 @@ def read(path: str | Path, rate: int | None, settings: AudioSettings) -> tuple[n
     return wave[start:end], rate, start / rate
 
 
+def stretch(wave: np.ndarray, rate: int, start: float, end: float) -> np.ndarray:
+    """A part of a recording as a clip of its own; the last one ends with the recording.
+
+    Args:
+        wave: (samples,).
+        start, end: seconds.
+    Raises:
+        BadAudio: the recording ends before it, or nothing can be heard in it.
+    """
+    part = wave[round(start * rate) : round(end * rate)]
+    if not len(part):
+        raise BadAudio(f"the recording ends at {len(wave) / rate:.1f} s")
+    if len(part) < SHORTEST * rate:
+        raise BadAudio(f"too short ({1000 * len(part) / rate:.0f} ms)")
+    if part.max() - part.min() < SILENCE:
+        raise BadAudio("silent")
+    return part
+
+
 class _Mixer:
     """Mixes blocks to mono and remembers what decides whether the clip can be used."""
 

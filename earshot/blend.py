@@ -55,7 +55,7 @@ def predict_run(run: Run, rows: Rows, rebuild: Callable[[dict], Any], device: De
     for number in folds:
         head = probe.laid_out(run.fold(number).load_head(kind, rebuild, device.name), device)
         check_head(run, number, head)
-        found.append(predict(head, rows, everything, batch_size, probe.autocast(device), run.shifts))
+        found.append(predict(head, rows, everything, batch_size, probe.autocast(device), run.shifts, run.pool))
     if not len(rows):
         return np.full((len(rows.ids), len(run.classes)), np.nan, dtype=np.float32)
     blended = np.mean(found, 0)

@@ -29,6 +29,7 @@ class Competition:
         split: "train", "test" (labelled hold-out) or "subm" (to be submitted).
         fold: the data's own fold, -1 unknown.
         group: clips of one group belong on the same side of a split; "" unknown.
+        start, end: seconds of the file that the clip is; NaN where it is the whole file. Such clips follow recording by recording.
     """
 
     name: str

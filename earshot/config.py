@@ -1,16 +1,14 @@
-"""Settings: the dataclasses whose fields are the flags, and the recipes (YAML) that set their defaults."""
+"""Settings: the dataclasses whose fields are the flags; `earshot.recipes` has the YAML that sets their defaults."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from earshot.errors import UserError
-
-RECIPES = Path(__file__).resolve().parents[1] / "recipes"
-SECTIONS = ("about", "features", "head", "training")
+from earshot.fingerprint import RECORDED_WHERE_CHANGED
+from earshot.recipes import Recipe, load_recipe, recipe_names, with_defaults  # noqa: F401 -- as config.load_recipe
 
 
 @dataclass(frozen=True)
@@ -179,11 +177,18 @@ class TrainingFlags:
     """largest gradient norm; 0 is off"""
     ema: float = 0.0
     """decay a step of the weights' moving average, which is what predicts; 0 is off, 0.99 to 0.9999 is usual"""
+    windows: int | None = field(default=None, metadata=RECORDED_WHERE_CHANGED)
+    """windows of a clip that an epoch trains on, drawn anew each time, so that long clips do not outweigh short ones (default: all)"""
+    pool: Literal["mean", "probability", "max", "top3"] = field(default="mean", metadata=RECORDED_WHERE_CHANGED)
+    """a clip's prediction from those of its windows: the mean of the logits (one label a clip: the geometric mean of the probabilities),
+    the mean of the probabilities, each class's largest logit, or the mean of its three largest"""
+    loss: Literal["entropy", "focal"] = field(default="entropy", metadata=RECORDED_WHERE_CHANGED)
+    """cross-entropy (binary where clips have several labels), or focal: the same, times (1 - p)^2 of the right answer's probability p"""
     tta: int = 1
     """predict by the mean over so many circular shifts in time (the scores of single epochs do without)"""
-    metric: Literal["f1_macro", "f1_micro", "f1_weighted", "accuracy", "balanced_accuracy", "map_macro",
-                    "lwlrap"] = "f1_macro"
-    """chooses the best checkpoint; map_macro and lwlrap where clips have several labels"""
+    metric: Literal["f1_macro", "f1_micro", "f1_weighted", "accuracy", "balanced_accuracy", "roc_auc_macro", "log_loss",
+                    "map_at_3", "map_macro", "lwlrap"] = "f1_macro"
+    """chooses the best checkpoint; map_at_3 is for one label a clip, map_macro and lwlrap are for several"""
     folds: int | None = None
     """make K grouped stratified folds (default: the data's own, else 5)"""
     seed: int = 0
@@ -246,7 +251,7 @@ BOUNDS = {
     "ema": (0, 0.999999), "tta": (1, 100), "time_mask": (0, None), "frequency_mask": (0, None), "masks": (0, None), "time_shift": (0, 1),
     "gain": (0, None), "clip_grad": (0, None), "folds": (2, None), "seed": (0, None), "max_hours": (0, None), "save_every": (0, None),
     "memory": (0, None),
-    "seconds": (0.01, 3600), "hop": (0.01, 3600), "max_windows": (1, None), "top": (1, None),
+    "seconds": (0.01, 3600), "hop": (0.01, 3600), "max_windows": (1, None), "windows": (1, None), "top": (1, None),
     "augment": (0, 1000), "speed": (1, 4), "stretch": (1, 4), "pitch": (0, 24), "shift": (0, 1), "noise": (-60, 120),
     "between": (0, 1), "augment_gain": (0, 60), "augment_seed": (0, None),
     "rate": (100, 768000), "power": (0.1, 10), "amin": (1e-30, 1), "trim": (0.1, 200), "top_db": (0.1, 200),
@@ -264,87 +269,3 @@ def check(settings: Any) -> None:
         if not value >= low or high is not None and not value <= high or value == float("inf"):
             limits = f"at least {low}" if high is None else f"{low} to {high}"
             raise UserError(f"--{f.name.replace('_', '-')} {value}: has to be {limits}")
-
-
-@dataclass
-class Recipe:
-    """A recipe's three sections, unknown keys and all; `name` is the file's stem."""
-
-    name: str
-    about: str = ""
-    features: dict[str, Any] = field(default_factory=dict)
-    head: dict[str, Any] = field(default_factory=dict)
-    training: dict[str, Any] = field(default_factory=dict)
-
-
-def recipe_names() -> list[str]:
-    """The recipes that come with the kit."""
-    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
-
-
-def load_recipe(name: str) -> Recipe:
-    """Read recipes/NAME.yaml or the YAML file NAME.
-
-    Raises:
-        UserError: unknown recipe (lists them), damaged YAML, unknown section.
-    """
-    from earshot import plainyaml
-
-    path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
-    if not path.is_file():
-        raise UserError(f"no recipe {name}: choose one of {', '.join(recipe_names())}, or name a YAML file")
-    content = plainyaml.read(path) or {}
-    if not isinstance(content, dict) or any(not isinstance(content.get(s) or {}, dict) for s in SECTIONS[1:]):
-        raise UserError(f"{path}: a recipe has the sections {', '.join(SECTIONS)}, each with keys of its own")
-    unknown = sorted(map(str, set(content) - set(SECTIONS)))
-    if unknown:
-        raise UserError(f"{path}: unknown section {unknown[0]}: a recipe has {', '.join(SECTIONS)}")
-    return Recipe(path.stem, str(content.get("about") or ""), *(dict(content.get(s) or {}) for s in SECTIONS[1:]))
-
-
-def with_defaults(settings: Any, values: dict[str, Any], where: str) -> Any:
-    """A dataclass instance with the given fields replaced, types checked.
-
-    Args:
-        settings: an instance.
-        values: key -> value out of a recipe or a saved configuration.
-        where: for the message, e.g. "recipes/audio_cnn.yaml, features".
-    Raises:
-        UserError: unknown key, value of the wrong type.
-    """
-    fields = {f.name: f for f in dataclasses.fields(settings)}
-    for key, value in values.items():
-        if key not in fields:
-            raise UserError(f"{where}: unknown key {key}: choose among {', '.join(fields)}")
-    return dataclasses.replace(settings, **{k: _typed(k, v, str(fields[k].type), where) for k, v in values.items()})
-
-
-def _typed(key: str, value: Any, kind: str, where: str) -> Any:
-    """YAML writes 1e-3 as a string and 5 for 5.0; anything else must be of the field's own type."""
-    options = [part.strip() for part in kind.split("|")]
-    wrong = UserError(f"{where}: {key} is {value!r}, but must be {kind}")
-    if value is None:
-        if "None" in options:
-            return None
-        raise wrong
-    if kind.startswith("tuple"):
-        inner = kind.removeprefix("tuple[").split(",")[0]
-        return tuple(_typed(key, v, inner, where) for v in (value if isinstance(value, (list, tuple)) else (value,)))
-    if kind.startswith("Literal"):
-        if f'"{value}"' not in kind and f"'{value}'" not in kind:
-            raise wrong
-        return str(value)
-    if isinstance(value, bool):
-        if "bool" in options:
-            return value
-        raise wrong
-    if "float" in options:
-        try:
-            return float(value)
-        except (TypeError, ValueError):
-            raise wrong from None
-    if "int" in options and isinstance(value, int):
-        return value
-    if "str" in options and isinstance(value, (str, int, float)):
-        return str(value)
-    raise wrong

@@ -148,7 +148,7 @@ def _fold_predictions(run: Run, rows: Rows, number: int, valid: np.ndarray, rebu
         if run.fold(number).predictions(kind) is not None:
             continue
         head = probe.laid_out(run.fold(number).load_head(kind, rebuild, device.name), device)
-        found = predict(head, rows, rows.of_clips(valid), 64, probe.autocast(device), run.shifts)[valid]
+        found = predict(head, rows, rows.of_clips(valid), 64, probe.autocast(device), run.shifts, run.pool)[valid]
         run.fold(number).save_predictions(kind, found)
         made = True
     return made

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from earshot import memory
+from earshot import memory, windows
 from earshot.errors import UserError
 
 if TYPE_CHECKING:
@@ -297,26 +297,14 @@ def _loader(rows: Rows) -> Callable[[np.ndarray], Callable[[], dict[str, Tensor]
     return send
 
 
-def pool_windows(logits: Tensor, clip: Tensor, clips: int) -> Tensor:
-    """One row of logits per clip: the mean over its windows.
-
-    Args:
-        logits: (windows, classes).
-        clip: (windows,) each window's clip, in 0 ... clips - 1.
-        clips: how many there are.
-    Returns:
-        (clips, classes); NaN for a clip without windows.
-    """
-    total = torch.zeros(clips, logits.shape[1], dtype=logits.dtype).index_add_(0, clip, logits)
-    return total / torch.bincount(clip, minlength=clips)[:, None]
-
-
 @torch.inference_mode()
-def predict(head: torch.nn.Module, rows: Rows, which: np.ndarray, batch_size: int, autocast: Any, shifts: int = 1) -> np.ndarray:
+def predict(head: torch.nn.Module, rows: Rows, which: np.ndarray, batch_size: int, autocast: Any, shifts: int = 1,
+            pool: str = "mean") -> np.ndarray:
     """Probabilities of all clips of a split; NaN rows for clips of which no row is among `which`.
 
     Args:
         shifts: mean of the logits over so many circular shifts in time, evenly spaced; 1 = as it is.
+        pool: how a clip's windows are pooled, see `windows.pool`.
     Returns:
         (clips, classes) float32: softmax, or a sigmoid of each class where clips have several labels.
     """
@@ -343,5 +331,4 @@ def predict(head: torch.nn.Module, rows: Rows, which: np.ndarray, batch_size: in
     clips = len(rows.ids)
     if not found:
         return np.full((clips, 0), np.nan, dtype=np.float32)
-    pooled = pool_windows(torch.cat(found).cpu(), torch.from_numpy(rows.clip[which]).long(), clips)
-    return (pooled.sigmoid() if rows.multilabel else pooled.softmax(1)).numpy()
+    return windows.pool(torch.cat(found).cpu(), torch.from_numpy(rows.clip[which]).long(), clips, pool, rows.multilabel).numpy()

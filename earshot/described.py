@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, get_args, get_type_hints
 
+from earshot.config import TrainingFlags
 from earshot.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ def fault(config: dict[str, Any]) -> str | None:
         return "does not name the submission's two columns"
     if not all(isinstance(value, str) for value in config["precision"].values()):
         return "names a precision that is no text"
+    pools = get_args(get_type_hints(TrainingFlags)["pool"])
+    if config["record"]["training"].get("pool", pools[0]) not in pools:
+        return f"pools windows by none of {', '.join(pools)}"
     if not isinstance(features.get("extractor"), str):
         return "does not name the extractor"
     return None

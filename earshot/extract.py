@@ -7,14 +7,14 @@ import os
 import time
 from collections import Counter, deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Iterator, Sequence
 
 import numpy as np
 
 from earshot import cache, columns, copies, devices, estimate, extractors, joining, sealed, space
-from earshot.audio import BadAudio, read
+from earshot.audio import BadAudio, read, stretch
 from earshot.cli import Deadline, clock, patiently
 from earshot.device import Device, out_of_memory
 from earshot.errors import UserError
@@ -240,8 +240,20 @@ def _prepared(plan: Plan, todo: list[Part], extractor: Any, pool: ThreadPoolExec
     def decoding(path: str) -> tuple[np.ndarray, float] | str:
         return decode(path, extractor.rate, plan.audio)
 
+    held: dict[str, Future] = {}  # recordings of which several clips are stretches
+
     def decoded(part: Part) -> list[Future]:
-        return [pool.submit(decoding, path) for path in clips[clips.split == part.split].path.iloc[part.first:part.last]]
+        futures, rows = [], clips[clips.split == part.split].iloc[part.first:part.last]
+        for path, start, end in zip(rows.path, rows.start, rows.end):
+            if np.isnan(start):  # the whole file
+                futures.append(pool.submit(decoding, path))
+                continue
+            if path not in held:  # submitted before its stretches, so that even a single thread comes to an end
+                held[path] = pool.submit(decode, path, extractor.rate, replace(plan.audio, trim=None))  # their times are the file's
+            futures.append(pool.submit(_stretch, held[path], extractor.rate, start, end))
+        for path in list(held)[:-1]:  # the last one may go on in the next shard
+            del held[path]
+        return futures
 
     yield from _ahead([part for part in todo if part.split != copies.NAME], decoded)
     copied = [part for part in todo if part.split == copies.NAME]
@@ -276,6 +288,16 @@ def decode(path: str, rate: int, settings: Any) -> tuple[np.ndarray, float] | st
     try:
         wave, _, offset = read(path, rate, settings)
         return wave, offset
+    except BadAudio as error:
+        return str(error)
+
+
+def _stretch(recording: Future, rate: int, start: float, end: float) -> tuple[np.ndarray, float] | str:
+    found = recording.result()
+    if isinstance(found, str):
+        return found
+    try:
+        return stretch(found[0], rate, start, end), start
     except BadAudio as error:
         return str(error)
 

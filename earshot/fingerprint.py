@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, fields
 from typing import Any
 
 from earshot.files import digest_of
+
+RECORDED_WHERE_CHANGED = {"recorded": "where changed"}  # of a setting that came later: what was made before keeps its record
 
 
 def plain(value: Any) -> Any:
     """The value as JSON would give it back (tuples become lists), so that records compare equal after a save."""
     return json.loads(json.dumps(value, ensure_ascii=False))
+
+
+def recorded(settings: Any) -> dict[str, Any]:
+    """A dataclass of settings as a record has them."""
+    later = {f.name for f in fields(settings) if f.metadata.get("recorded") and getattr(settings, f.name) == f.default}
+    return {name: value for name, value in asdict(settings).items() if name not in later}
 
 
 def flatten(record: dict, prefix: str = "") -> dict[str, Any]:

@@ -4,11 +4,12 @@ import os
 import re
 from collections import Counter
 from dataclasses import dataclass, field
+from math import nan
 from pathlib import Path
 
 import pandas as pd
 
-from earshot import labels, tables
+from earshot import labels, stretches, tables
 from earshot.archive import Files, is_audio, side, strip_suffix, words
 from earshot.errors import UserError
 from earshot.tables import shown, some
@@ -37,7 +38,7 @@ class Layout:
     asked: list[str] = field(default_factory=list)  # the sample submission's columns of numbers, where it has several: the classes
 
 
-def table(ids, paths, split, labels=None, folds=None, groups=None) -> pd.DataFrame:
+def table(ids, paths, split, labels=None, folds=None, groups=None, starts=None, ends=None) -> pd.DataFrame:
     """The clips' table from columns; a label stays None (not NaN) where it is to be predicted."""
     n = len(ids)
     return pd.DataFrame({
@@ -45,7 +46,9 @@ def table(ids, paths, split, labels=None, folds=None, groups=None) -> pd.DataFra
         "label": pd.Series([None] * n if labels is None else list(labels), dtype=object),
         "split": pd.Series([split] * n, dtype=object),
         "fold": pd.Series([-1] * n if folds is None else list(folds), dtype="int64"),
-        "group": pd.Series([""] * n if groups is None else list(groups), dtype=object)})
+        "group": pd.Series([""] * n if groups is None else list(groups), dtype=object),
+        "start": pd.Series([nan] * n if starts is None else starts, dtype=float),
+        "end": pd.Series([nan] * n if ends is None else ends, dtype=float)})
 
 
 def recognise(root: Path, train_csv=None, id_column=None, label_column=None, task="auto") -> Layout:
@@ -286,8 +289,12 @@ def unlabelled_rows(files: Files, frame: pd.DataFrame, csv: Path, found: Layout)
         again = ids[ids.duplicated()]
         raise UserError(f"{csv} has the id {shown(again.iloc[0])} twice (again in line {again.index[0]}): keep one row per clip")
     paths = files.resolve(list(ids), "subm")
+    parts = None if any(paths) else stretches.find(list(ids), files)
+    if parts:
+        ids, paths = parts.ids, parts.paths
+        found.notes.append(f"{csv.name}: the ids name stretches of {parts.seconds} s, of {len(set(filter(None, paths)))} recordings")
     found.missing += [("subm", i, "no such file") for i, path in zip(ids, paths) if not path]
-    return table(ids, paths, "subm")
+    return table(ids, paths, "subm", starts=parts and parts.starts, ends=parts and parts.ends)
 
 
 def folder_split(name: str) -> str | None:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from earshot.dataset import Rows
 
 
+FOCAL = 2  # Lin et al.'s gamma
+
+
 def class_weights(rows: Rows, which: np.ndarray) -> np.ndarray:
     """(classes,) weights that balance the classes among the given rows; of a yes against the noes where multi-label."""
     # Rows, not clips: it is rows that the loss adds up.
@@ -27,11 +30,15 @@ def class_weights(rows: Rows, which: np.ndarray) -> np.ndarray:
 
 @dataclass
 class Criterion:
-    """Loss of a batch. `weights` (classes,) or None; `smoothing` is the share of a target that is spread over all classes."""
+    """Loss of a batch. `weights` (classes,) or None; `smoothing` is the share of a target that is spread over all classes.
+
+    `focal`: what is nearly right already counts less (Lin et al. 2017, gamma 2, no alpha: that is what `weights` are for).
+    """
 
     multilabel: bool
     smoothing: float
     weights: Tensor | None
+    focal: bool = False
 
     @classmethod
     def of(cls, rows: Rows, which: np.ndarray, settings: TrainingFlags) -> Criterion:
@@ -39,7 +46,7 @@ class Criterion:
         weights = None
         if settings.class_weights != "none":
             weights = torch.tensor(class_weights(rows, which), dtype=torch.float32, device=rows.device)
-        return cls(rows.multilabel, settings.label_smoothing, weights)
+        return cls(rows.multilabel, settings.label_smoothing, weights, settings.loss == "focal")
 
     def __call__(self, logits: Tensor, targets: Tensor, total: Tensor | float | None = None) -> Tensor:
         """Mean cross-entropy against (B, classes) shares, rows weighted by their classes' weights.
@@ -49,7 +56,7 @@ class Criterion:
         Args:
             total: what the rows' weights sum to; more than they do where these rows are a part of a batch.
         """
-        if self.weights is None and not self.multilabel and total is None:
+        if self.weights is None and not self.multilabel and not self.focal and total is None:
             return nn.functional.cross_entropy(logits.float(), targets)
         if self.multilabel:
             entropy = partial(nn.functional.binary_cross_entropy_with_logits, logits.float(), reduction="none")
@@ -58,9 +65,14 @@ class Criterion:
                 # The weight is the yes's own: the share that smoothing gives to a no would else turn rare classes into yeses.
                 yes = (targets - self.smoothing / 2) / max(1 - self.smoothing, 1e-6)
                 each = each + (self.weights - 1) * yes * entropy(torch.full_like(targets, 1 - self.smoothing / 2))
+            if self.focal:  # for targets of 0 and 1 this is (1 - p)^2 of the right answer's p; Li et al. 2020 have it for shares
+                each = each * (targets - logits.float().sigmoid()) ** FOCAL
             each = each.mean(1)
         else:
-            each = -(targets * logits.float().log_softmax(1)).sum(1)
+            each = targets * logits.float().log_softmax(1)
+            if self.focal:
+                each = each * (1 - logits.float().softmax(1)) ** FOCAL
+            each = -each.sum(1)
         weight = self.row_weights(targets)
         return (each * weight).sum() / (weight.sum() if total is None else total)
 

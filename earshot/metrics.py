@@ -11,28 +11,40 @@ import numpy as np
 
 from earshot.errors import UserError
 
-NAMES = ("f1_macro", "f1_micro", "f1_weighted", "accuracy", "balanced_accuracy")
+NAMES = ("f1_macro", "f1_micro", "f1_weighted", "accuracy", "balanced_accuracy", "roc_auc_macro", "log_loss")
+OF_ONE = ("map_at_3",)  # where a clip has one label
 RANKING = ("map_macro", "lwlrap")  # of multi-label probabilities, without a threshold
+MINIMISED = ("log_loss",)
 THRESHOLD = 0.5  # of a multi-label probability; never moved to where the scored clips would like it
 
 
 def check(metric: str, multilabel: bool) -> None:
     """Raise UserError for a metric that the task does not have."""
     if metric in RANKING and not multilabel:
-        raise UserError(f"--metric {metric} is for clips with several labels, and these have one each: choose {', '.join(NAMES)}")
+        raise UserError(f"--metric {metric} is for clips with several labels, and these have one each: choose "
+                        f"{', '.join((*NAMES, *OF_ONE))}")
+    if metric in OF_ONE and multilabel:
+        raise UserError(f"--metric {metric} is for clips with one label each, and these may have several: choose "
+                        f"{', '.join((*NAMES, *RANKING))}")
+
+
+def gain(metric: str, value: float) -> float:
+    """A score turned so that larger is better: minus a loss. Its own inverse."""
+    return -value if metric in MINIMISED else value
 
 
 def summary(found: dict[str, float]) -> str:
     """The scores that a line has room for."""
-    shown = ("f1_macro", *(name for name in RANKING if name in found), "accuracy", "log_loss")
+    several = (*RANKING, "roc_auc_macro") if RANKING[0] in found else ()
+    shown = ("f1_macro", *(name for name in several if name in found), "accuracy", "log_loss")
     return "  ".join(f"{name} undefined" if name in found.get("undefined", ()) else f"{name} {found[name]:.4f}" for name in shown)
 
 
 def undefined(truth: np.ndarray) -> list[str]:
     """The metrics that a set of clips leaves undefined, where `scores` says 0: those over the labels that occur, if none does."""
     if truth.ndim == 2 and not truth.any():
-        return ["f1_macro", "f1_micro", "f1_weighted", "balanced_accuracy", *RANKING]
-    return []
+        return ["f1_macro", "f1_micro", "f1_weighted", "balanced_accuracy", *RANKING, "roc_auc_macro"]
+    return [] if (truth != truth[:1]).any() else ["roc_auc_macro"]
 
 
 def scores(probabilities: np.ndarray, truth: np.ndarray) -> dict[str, float]:
@@ -42,7 +54,8 @@ def scores(probabilities: np.ndarray, truth: np.ndarray) -> dict[str, float]:
         probabilities: (clips, classes).
         truth: (clips,) class indices, or (clips, classes) of 0 and 1.
     Returns:
-        f1_macro, f1_micro, f1_weighted, accuracy, balanced_accuracy and log_loss; also map_macro and lwlrap where multi-label.
+        f1_macro, f1_micro, f1_weighted, accuracy, balanced_accuracy, roc_auc_macro and log_loss; where a clip has one label also
+        map_at_3, where several map_macro and lwlrap.
         Macro-F1 is over all classes that occur in the truth or the predictions. Where multi-label: predicted is what has
         a probability of 0.5 or more; accuracy is the share of clips whose labels are all right; balanced_accuracy is that
         of each class that occurs, yes against no, then their mean; log_loss is the mean binary cross-entropy;
@@ -50,6 +63,8 @@ def scores(probabilities: np.ndarray, truth: np.ndarray) -> dict[str, float]:
         average precision of FSDKaggle2019. A clip without labels counts in neither of the two, and where no clip has any they
         are 0, so that epochs can be compared; `undefined` names them for the reader. A class that is only predicted counts as
         an F1 of 0, one in neither truth nor predictions does not count. A probability of 0 costs 34.5 (that of 1e-15).
+        roc_auc_macro is the mean over the classes that some clips have and some have not, each against the rest, ties counting
+        half; 0 where there is no such class. map_at_3 is 1, 1/2 or 1/3 for a label that comes first, second or third, else 0.
     Raises:
         UserError: no clips, or a prediction that is not a number.
     """
@@ -68,6 +83,8 @@ def scores(probabilities: np.ndarray, truth: np.ndarray) -> dict[str, float]:
         **_f1(right, true, said),
         "accuracy": float((predicted == truth).mean()),
         "balanced_accuracy": float((right[true > 0] / true[true > 0]).mean()),
+        "roc_auc_macro": _roc_auc(truth[:, None] == np.flatnonzero(true), probabilities[:, true > 0]),
+        "map_at_3": _map_at_3(truth, probabilities),
         "log_loss": float(-np.log(np.clip(picked, 1e-15, 1)).mean()),
     }
 
@@ -96,6 +113,22 @@ def average_precision(truth: np.ndarray, scores: np.ndarray) -> float:
     return float((np.diff(found, prepend=0) * found / (last + 1)).sum() / found[-1])
 
 
+def _map_at_3(truth: np.ndarray, probabilities: np.ndarray) -> float:
+    best = np.argsort(-probabilities, 1, kind="stable")[:, :3]  # as `submission` orders them
+    return float(((best == truth[:, None]) / np.arange(1, best.shape[1] + 1)).sum(1).mean())
+
+
+def _roc_auc(truth: np.ndarray, scores: np.ndarray) -> float:
+    """The mean area under the ROC curve of the classes that have both kinds of clips; (clips, classes) each."""
+    yes, areas = truth.sum(0), []
+    for c in np.flatnonzero((yes > 0) & (yes < len(truth))):
+        ordered, no = np.sort(scores[truth[:, c] == 0, c]), len(truth) - yes[c]
+        mine = scores[truth[:, c] == 1, c]
+        # How many clips without the class lie below each with it, those at the same height counted half.
+        areas.append((np.searchsorted(ordered, mine, "left") + np.searchsorted(ordered, mine, "right")).sum() / (2 * yes[c] * no))
+    return float(np.mean(areas)) if areas else 0.0
+
+
 def _multilabel(probabilities: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     from scipy.stats import rankdata
 
@@ -104,6 +137,7 @@ def _multilabel(probabilities: np.ndarray, truth: np.ndarray) -> dict[str, float
     p = np.clip(probabilities.astype(np.float64), 1e-15, 1 - 1e-15)
     found = _f1((predicted & truth).sum(0), truth.sum(0), predicted.sum(0))
     found |= {"accuracy": float((predicted == truth).all(1).mean()), "balanced_accuracy": 0.0, "map_macro": 0.0, "lwlrap": 0.0}
+    found["roc_auc_macro"] = _roc_auc(truth, probabilities)
     if len(occurring):
         found["balanced_accuracy"] = float(np.mean([_balanced(truth[:, c], predicted[:, c]) for c in occurring]))
         found["map_macro"] = float(np.mean([average_precision(truth[:, c], p[:, c]) for c in occurring]))

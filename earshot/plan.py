@@ -144,6 +144,8 @@ def _clips(competition: Competition, part: Any, sources: Sources, workers: int) 
     root = f"{competition.root}{os.sep}"  # of text: a Path for each of many clips takes longer than all the rest
     names = [path.removeprefix(root).replace(os.sep, "/") for path in part.path]
     rows = [list(row) for row in zip(part.id, names, part.label.fillna("").astype(str), map(int, part.fold), part.group, contents)]
+    if part.end.notna().any():  # records of whole files stay what they were
+        rows = [[*row, *stretch] for row, stretch in zip(rows, zip(part.start.tolist(), part.end.tolist()))]
     return f"{len(rows)} clips {digest_of(rows)[:12]}"
 
 

@@ -49,9 +49,14 @@ def place(fold: Fold, epoch: int, settings: TrainingFlags) -> str:
     return f"fold {fold.place}/{fold.count}  epoch {epoch:>{len(str(settings.epochs))}}/{settings.epochs}"
 
 
+def value_of(row: dict[str, float], metric: str) -> float:
+    """A score out of a row of metrics.csv, which calls the log loss valid_loss."""
+    return row["valid_loss" if metric == "log_loss" else metric]
+
+
 def line(row: dict[str, float], fold: Fold, settings: TrainingFlags, better: bool, left: float) -> str:
     """The one line per evaluation."""
     name = settings.metric.replace("f1_macro", "f1")
     return (f"{place(fold, row['epoch'], settings)}  lr {row['lr']:.1e}  "
-            f"train {row['train_loss']:.3f}  valid {row['valid_loss']:.3f}  {name} {row[settings.metric]:.4f} "
+            f"train {row['train_loss']:.3f}  valid {row['valid_loss']:.3f}  {name} {value_of(row, settings.metric):.4f} "
             f"{'*' if better else ' '} {row['seconds']:5.1f} s  eta {clock(left)}")

@@ -265,6 +265,11 @@ class Run:
         """How many circular shifts in time its predictions are the mean of."""
         return self.config["record"]["training"].get("tta", 1)
 
+    @property
+    def pool(self) -> str:
+        """How the windows of a clip become its prediction."""
+        return self.config["record"]["training"].get("pool", "mean")
+
     def fold(self, number: int) -> FoldFolder:
         """One fold's folder."""
         return FoldFolder(self.folder / f"fold_{number}")
@@ -297,7 +302,8 @@ class Run:
         rows = [row for number in numbers for row in self.fold(number).history()]
         if rows:
             text = io.StringIO()
-            writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+            # An epoch of an older version may lack a score.
+            writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), restval="", lineterminator="\n")
             writer.writeheader()
             writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
             write_text(self.folder / "metrics.csv", text.getvalue())

@@ -13,15 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from earshot import augment, optim, probe
+from earshot import augment, metrics, optim, probe, windows
 from earshot.cli import clock
 from earshot.dataset import Rows, predict
 from earshot.device import Device, out_of_memory
 from earshot.errors import UserError
 from earshot.loss import Criterion, loss_of, own_loss
-from earshot.metrics import scores
 from earshot.probe import autocast
-from earshot.progress import Fold, Progress, line, place, some
+from earshot.progress import Fold, Progress, line, place, some, value_of
 
 if TYPE_CHECKING:
     from earshot.cli import Deadline
@@ -63,14 +62,15 @@ class Fitter:
         work = probe.operations(self.head, rows, self.valid_rows if len(self.valid_rows) else self.train_rows)
         self.tiny = work * settings.batch_size * probe.BACKWARD < probe.TINY
         self.average = optim.Average(self.head, settings.ema) if settings.ema else None
-        self.steps = max(1, -(-len(self.train_rows) // settings.batch_size))
+        drawn = self._drawn(self.train_rows, 1)  # in every epoch as many
+        self.taken, self.steps = len(drawn), max(1, -(-len(drawn) // settings.batch_size))
         self.optimizer = optim.optimizer(self.head, settings)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.schedule = optim.schedule(self.optimizer, settings, self.steps)
         self.scaler = torch.amp.GradScaler(device.name.split(":")[0], enabled=device.precision == "fp16")
         self.autocast, self.augmented = autocast(device), augment.asked(settings)
         self.micro = settings.batch_size  # rows per forward pass; smaller once memory ran out
-        self.criterion = Criterion.of(rows, self.train_rows, settings)
+        self.criterion = Criterion.of(rows, drawn, settings)
         self.progress = Progress()
         self.unsaved_best: dict[str, Tensor] | None = None
         self._memory: dict[str, Tensor] | None = None
@@ -103,6 +103,10 @@ class Fitter:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(f"--crop {self.settings.crop:g}: this head takes windows of one length only ({reason}): "
                             "leave --crop out, or choose another head") from None
+
+    def _drawn(self, rows: np.ndarray, epoch: int) -> np.ndarray:
+        seed = seed_of(self.settings.seed, self.fold.number, epoch, 2)
+        return windows.drawn(rows, self.rows.whose, self.settings.windows, seed)
 
     @property
     def predictor(self) -> nn.Module:
@@ -208,7 +212,7 @@ class Fitter:
         if not progress.step:
             progress.lr = self.optimizer.param_groups[0]["lr"]
         order = np.random.default_rng(seed_of(self.settings.seed, self.fold.number, epoch)).permutation(
-            self.rows.of_epoch(self.train_rows, epoch))
+            self._drawn(self.rows.of_epoch(self.train_rows, epoch), epoch))
         self.head.train()
         # Nearly equal batches: a last batch of one row would break batch normalisation. None is empty: a copy that was played
         # faster may have fewer windows than its clip.
@@ -233,7 +237,7 @@ class Fitter:
         if not np.isfinite(asked).all():
             ids = self.rows.ids[self.heard][~np.isfinite(asked).all(1)]
             raise UserError(f"fold {self.fold.number}, epoch {epoch}: the prediction is not a number for {some(ids)}: {WAY_OUT}")
-        found = scores(asked, self.rows.truth[self.heard])
+        found = metrics.scores(asked, self.rows.truth[self.heard])
         row = {"fold": self.fold.number, "epoch": epoch, "lr": progress.lr, "train_loss": progress.total / len(order),
                "valid_loss": found.pop("log_loss"), **found, "seconds": time.perf_counter() - before}
         progress.step, progress.total, progress.seconds = 0, 0.0, 0.0
@@ -261,7 +265,7 @@ class Fitter:
     def valid(self) -> np.ndarray:
         """(clips, classes) probabilities, NaN for clips outside the validation fold; without --tta, which would cost every epoch."""
         size = max(self.micro * 2, WHOLE // (4 * int(np.prod(self.rows.shape)))) if self.tiny else self.micro * 2
-        return predict(self.predictor, self.rows, self.valid_rows, size, self.autocast)
+        return predict(self.predictor, self.rows, self.valid_rows, size, self.autocast, pool=self.settings.pool)
 
     def fit(self, log: Callable[[str], None], deadline: Deadline, folds_left: int,
             saved: Callable[[], None] = lambda: None, save_every: float = 10.0) -> bool:
@@ -296,7 +300,7 @@ class Fitter:
                 said = now
                 self._look()
                 left = remaining(progress.seconds * steps / step, step / steps)
-                loss = progress.total * steps / (step * len(self.train_rows))
+                loss = progress.total * steps / (step * self.taken)
                 log(f"{place(self.fold, progress.epoch + 1, settings)}  step {step}/{steps}  train {loss:.3f}  eta {clock(left)}")
             return stop
 
@@ -308,7 +312,7 @@ class Fitter:
                 row = self.epoch(progress.epoch + 1, pause)
             if row is None:
                 return False
-            value = [row[settings.metric], -row["valid_loss"]]
+            value = [metrics.gain(settings.metric, value_of(row, settings.metric)), -row["valid_loss"]]
             better = progress.best is None or value > progress.best
             progress.epoch += 1
             progress.history.append(row)
@@ -333,14 +337,14 @@ class Fitter:
 
     def _save(self, finished: bool) -> None:
         self._look()
-        progress = self.progress
+        progress, metric = self.progress, self.settings.metric
         if not all(bool(tensor.isfinite().all()) for tensor in self.head.state_dict().values() if tensor.is_floating_point()):
             raise UserError(f"fold {self.fold.number}, epoch {progress.epoch + bool(progress.step)}: the weights are not numbers any "
                             f"more: {WAY_OUT}")
         if self.unsaved_best is not None:
             # Before `last/`, which says which epochs are done: a kill between the two repeats epochs, and loses none.
             self.folder.save_best(self.unsaved_best, {"head": self.head.config, "epoch": progress.best_epoch,
-                                                      self.settings.metric: progress.best[0],
+                                                      metric: metrics.gain(metric, progress.best[0]),
                                                       "chosen": "on this fold's own clips"})
             self.unsaved_best = None
         tensors, rest = optim.pack(self.optimizer)

@@ -214,3 +214,61 @@ def test_disk_of_a_recipe_is_that_of_its_features_and_weights(fake):
     assert 40e6 <= left < 50e6 and making > left  # best and last weights of five folds, 4 bytes each
     values = np.prod(noise.case("small_cnn").shapes["mel"])
     assert caches == pytest.approx([2 * values * clips for clips in memory.CLIPS], abs=8e6)
+
+
+def test_events_and_soundscapes_are_competitions_whose_solution_is_known(monkeypatch, tmp_path):
+    """Recordings of one fold's clips each, labels of what lies in them, and scores of a submission that says just that."""
+    import csv
+
+    import soundfile
+    from conftest import tone
+
+    from earshot.competition import load
+
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import events
+
+    data, rows = tmp_path / "esc", []
+    for folder in ("audio", "meta"):
+        (data / folder).mkdir(parents=True)
+    for index in range(20):
+        fold, kind = index % 5 + 1, index // 5
+        soundfile.write(data / "audio" / f"c{index}.wav", tone(kind, fold), 16000)
+        rows.append([f"c{index}.wav", fold, f"tone{kind}"])
+    events.write_csv(data / "meta" / "esc.csv", ["filename", "fold", "category"], rows)
+    folds = {fold: events.Clips(data, fold) for fold in range(1, 6)}
+    assert all(sorted(clips.labels) == ["tone0", "tone1", "tone2", "tone3"] for clips in folds.values())
+
+    wave = np.zeros(4 * events.RATE, np.float32)
+    placed = folds[2].draw(wave, 3, np.random.default_rng(0))
+    assert len({label for label, _, _ in placed}) == 3
+    outside = np.ones(len(wave), bool)
+    for _, start, end in placed:
+        outside[round(start * events.RATE):round(end * events.RATE)] = False
+    assert wave[~outside].std() > events.NOISE and not wave[outside].any()
+
+    asked = events.make_events(tmp_path / "events", folds, 2, seconds=4.0)
+    found = load(tmp_path / "events", task="multilabel")
+    train = found.clips[found.clips.split == "train"]
+    assert found.multilabel and found.classes == ["tone0", "tone1", "tone2", "tone3"]
+    assert train.fold.tolist() == [1, 1, 2, 2, 3, 3, 4, 4] and all(Path(path).is_file() for path in found.clips.path)
+    assert {len(labels) for labels in [*train.label, *asked.values()]} == {2, 3}
+
+    solution = events.make_soundscapes(tmp_path / "scapes", folds, 2, seconds=15.0)
+    found = load(tmp_path / "scapes")
+    part = found.clips[found.clips.split == "subm"]
+    assert part.id.tolist() == list(solution) and part.start.tolist() == [0, 5, 10] * 2 and not found.missing
+    assert all(len(solution[f"soundscape_{n:03d}_5"] | solution[f"soundscape_{n:03d}_10"] | solution[f"soundscape_{n:03d}_15"]) >= 3
+               for n in range(2))
+
+    def submitted(answers: dict) -> Path:
+        events.write_csv(tmp_path / "s.csv", ["row_id", *found.classes], [[id, *(0.9 if c in said else 0.2 for c in found.classes)]
+                                                                         for id, said in answers.items()])
+        return tmp_path / "s.csv"
+
+    truth = np.array([[c in said for c in found.classes] for said in solution.values()])
+    assert truth.any(0).all() and not truth.all(0).any()
+    assert events.score(submitted(solution), solution) == (1.0, 1.0, 1.0)
+    assert events.score(submitted({id: set(found.classes) - said for id, said in solution.items()}), solution)[2] == 0
+    with pytest.raises(SystemExit, match="other ids"):
+        events.score(submitted(dict(reversed(solution.items()))), solution)

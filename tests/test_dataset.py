@@ -10,10 +10,11 @@ import torch
 
 from earshot import dataset
 from earshot.config import TrainingFlags
-from earshot.dataset import Rows, pool_windows, predict
+from earshot.dataset import Rows, predict
 from earshot.errors import UserError
 from earshot.training import autocast
 from earshot.device import Device
+from earshot.windows import pool_windows
 
 CLASSES = ["a", "b", "c"]
 NONE, ALONE = np.full(60, -1), np.full(60, "")

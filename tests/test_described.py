@@ -35,6 +35,7 @@ def test_settings_that_lack_something(work: Path, key: str, value: object) -> No
     (lambda c: c["prior"].pop(), "a prior that is not 3 shares"), (lambda c: c.update(prior=[2.0, 0, 0]), "a prior that is not 3 shares"),
     (lambda c: c["record"].update(classes=["a", "a", "b"]), "twice"), (lambda c: c.update(columns=["id"]), "two columns"),
     (lambda c: c["record"]["features"].pop("extractor"), "extractor"), (lambda c: c.update(precision={"cpu": 3}), "precision"),
+    *((lambda c, pool=pool: c["record"]["training"].update(pool=pool), "pools windows by none of mean") for pool in ("all", ["max"], 3)),
 ])
 def test_settings_that_mean_nothing(work: Path, change, words: str) -> None:  # noqa: F811
     changed(Path("runs/r"), change)

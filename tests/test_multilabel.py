@@ -91,6 +91,8 @@ def test_scores_against_sklearn_and_the_definition() -> None:
     for how in ("macro", "micro", "weighted"):
         assert found[f"f1_{how}"] == pytest.approx(sk.f1_score(truth, said, average=how))
     assert found["map_macro"] == pytest.approx(sk.average_precision_score(truth, p, average="macro"))
+    assert found["roc_auc_macro"] == pytest.approx(sk.roc_auc_score(truth, p, average="macro"))
+    assert metrics.scores(p.round(1), truth)["roc_auc_macro"] == pytest.approx(sk.roc_auc_score(truth, p.round(1)))  # ties
     assert found["accuracy"] == pytest.approx(sk.accuracy_score(truth, said))
     each = [(sk.balanced_accuracy_score(truth[:, c], said[:, c]), sk.log_loss(truth[:, c], p[:, c], labels=[0, 1]))
             for c in range(4)]
@@ -119,7 +121,10 @@ def test_report_and_metric_names() -> None:
     assert "precision" in text and "confusion" not in text
     lines = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.split()}
     assert [lines["owl"], lines["jay"]] == [["1.0000", "1", "0", "0"], ["-", "0", "0", "2"]]
-    metrics.check("lwlrap", True)
+    for name in (*metrics.RANKING, "roc_auc_macro", "log_loss"):
+        metrics.check(name, True)
+    with pytest.raises(UserError, match="--metric map_at_3 is for clips with one label each"):
+        metrics.check("map_at_3", True)
     with pytest.raises(UserError, match="--metric lwlrap is for clips with several labels"):
         metrics.check("lwlrap", False)
 

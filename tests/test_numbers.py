@@ -68,10 +68,11 @@ def test_no_positive_of_any_class_is_said_in_words() -> None:
     found = metrics.scores(p, truth)
     assert found["accuracy"] == 1 and all(np.isfinite(value) for value in found.values())
     said = metrics.summary({**found, "undefined": metrics.undefined(truth)})
-    assert said.startswith("f1_macro undefined  map_macro undefined  lwlrap undefined  accuracy 1.0000  log_loss 0.2231")
+    assert said.startswith("f1_macro undefined  map_macro undefined  lwlrap undefined  roc_auc_macro undefined  accuracy 1.0000  log_loss 0.2231")
     assert "nan" not in metrics.report(p, truth, CLASSES).lower()
     truth[0, 1] = 1  # one label of one clip defines them all; the clips without count in neither
-    assert metrics.undefined(truth) == [] and metrics.undefined(np.array([0, 0])) == []
+    assert metrics.undefined(truth) == [] and metrics.undefined(np.array([0, 1])) == []
+    assert metrics.undefined(np.array([0, 0])) == metrics.undefined(np.ones((2, 3))) == ["roc_auc_macro"]
     only = metrics.scores(p[:1], truth[:1])
     assert metrics.scores(p, truth)["lwlrap"] == only["lwlrap"] == pytest.approx(1 / 3)  # a tie of three
 

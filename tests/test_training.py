@@ -93,10 +93,13 @@ def test_scores_are_scikit_learns(seed):
     guess = probabilities.argmax(1)
     want = {f"f1_{how}": sk.f1_score(truth, guess, average=how) for how in ("macro", "micro", "weighted")}
     want |= {"accuracy": sk.accuracy_score(truth, guess), "balanced_accuracy": sk.balanced_accuracy_score(truth, guess),
-             "log_loss": sk.log_loss(truth, probabilities, labels=range(6))}
+             "log_loss": sk.log_loss(truth, probabilities, labels=range(6)),
+             "roc_auc_macro": sk.roc_auc_score(truth, probabilities, multi_class="ovr", average="macro")}
+    within = [sk.top_k_accuracy_score(truth, probabilities, k=k) for k in (1, 2, 3)]
+    want["map_at_3"] = np.diff(within, prepend=0) @ [1, 1 / 2, 1 / 3]
     found = metrics.scores(probabilities, truth)
     assert found == pytest.approx(want, rel=1e-9) and set(get_args(get_type_hints(TrainingFlags)["metric"])) == (
-        set(found) - {"log_loss"} | set(metrics.RANKING))
+        set(found) | set(metrics.RANKING))
     assert len({round(value, 6) for value in want.values()}) >= 4, "the scores must differ, or a mix-up would pass"
 
 

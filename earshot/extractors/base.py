@@ -6,7 +6,7 @@ import contextlib
 import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Sequence
 
@@ -14,12 +14,12 @@ import numpy as np
 
 from earshot import audio
 from earshot.errors import UserError
+from earshot.fingerprint import RECORDED_WHERE_CHANGED, recorded  # noqa: F401 -- for the extractors
 
 if TYPE_CHECKING:
     import torch
 
 FLOAT16_MAX = 65504.0
-RECORDED_WHERE_CHANGED = {"recorded": "where changed"}  # of a setting that came later: caches made before keep their records
 
 
 @dataclass(frozen=True)
@@ -199,12 +199,6 @@ def _bounded(pool: ThreadPoolExecutor, work: Callable[[Any], Any], batches: Iter
     finally:
         for future in running:
             future.cancel()
-
-
-def recorded(settings: Any) -> dict[str, Any]:
-    """An extractor's settings as a cache's record has them."""
-    later = {f.name for f in fields(settings) if f.metadata.get("recorded") and getattr(settings, f.name) == f.default}
-    return {name: value for name, value in asdict(settings).items() if name not in later}
 
 
 def clip_features(pieces: list[tuple[float, float]], offset: float, views: dict[str, np.ndarray]) -> ClipFeatures:

@@ -1,0 +1,73 @@
+"""The windows of long clips: which of them an epoch trains on, and how a clip's prediction is made of theirs."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+HIGHEST = {"max": 1, "top3": 3}  # of a class's logits over a clip's windows: the mean of so many
+
+
+def drawn(rows: np.ndarray, clip: np.ndarray, most: int | None, seed: int) -> np.ndarray:
+    """Some windows of every clip: at most so many, each as likely as any other of its clip.
+
+    Args:
+        rows: the rows to draw from.
+        clip: (all rows,) each row's clip.
+        most: windows of a clip; None: all.
+        seed: the same one, the same windows.
+    Returns:
+        the chosen of `rows`, in their order.
+    """
+    if most is None or not len(rows):
+        return rows
+    order = np.lexsort((np.random.default_rng(seed).random(len(rows)), clip[rows]))  # by clip, at random within
+    new = np.flatnonzero(np.diff(clip[rows][order], prepend=-1))
+    rank = np.arange(len(rows)) - np.repeat(new, np.diff(new, append=len(rows)))
+    return rows[np.sort(order[rank < most])]
+
+
+def pool(logits: Tensor, clip: Tensor, clips: int, how: str = "mean", multilabel: bool = False) -> Tensor:
+    """Probabilities of clips from the logits of their windows.
+
+    Args:
+        logits: (windows, classes).
+        clip: (windows,) each window's clip, in 0 ... clips - 1.
+        clips: how many there are.
+        how: "mean" of the logits, which for one label a clip is the geometric mean of the probabilities; "probability": the mean of
+            the probabilities; "max": the largest logit of each class; "top3": the mean of each class's three largest.
+        multilabel: a sigmoid of each class, in place of a softmax.
+    Returns:
+        (clips, classes); NaN for a clip without windows.
+    """
+    if how == "probability":
+        return pool_windows(_probabilities(logits, multilabel), clip, clips)
+    return _probabilities(pool_windows(logits, clip, clips, HIGHEST.get(how)), multilabel)
+
+
+def _probabilities(logits: Tensor, multilabel: bool) -> Tensor:
+    return logits.sigmoid() if multilabel else logits.softmax(1)
+
+
+def pool_windows(values: Tensor, clip: Tensor, clips: int, highest: int | None = None) -> Tensor:
+    """One row per clip: the mean over its windows, or over those where a class is highest.
+
+    Args:
+        values: (windows, classes).
+        clip: (windows,) each window's clip, in 0 ... clips - 1.
+        clips: how many there are.
+        highest: take so many windows of a clip, for each class its own; None: all.
+    Returns:
+        (clips, classes); NaN for a clip without windows.
+    """
+    counts = torch.bincount(clip, minlength=clips)
+    if highest is not None:
+        order = values.argsort(dim=0, descending=True, stable=True)
+        order = order.gather(0, clip[order].argsort(dim=0, stable=True))  # clip by clip, from high to low, for each class
+        clip = clip.sort().values
+        first = counts.cumsum(0) - counts
+        kept = torch.arange(len(clip)) - first[clip] < highest
+        values, clip, counts = values.gather(0, order)[kept], clip[kept], counts.clamp(max=highest)
+    total = torch.zeros(clips, values.shape[1], dtype=values.dtype).index_add_(0, clip, values)
+    return total / counts[:, None]
