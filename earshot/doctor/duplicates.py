@@ -99,15 +99,14 @@ def write(clips: Clips, found: Duplicates, out: Path) -> list[Finding]:
 
 def _between(said: list, clips: Clips, rank: dict, whole: np.ndarray, out: Path) -> Finding:
     over = [row for row in said if row[3]]
-    beyond = f"cosine of {found:.3f} or more" if (found := min((c for *_, c, _ in said), default=0)) else "no pair"
     if not over:
         alike = [row for row in said if clips.train[row[0]] and clips.train[row[1]]]
         within = f"; {len(alike)} pairs lie within one fold: {out / 'groups.csv'} keeps them together" if alike else ""
         return ok(f"no near-duplicates straddle folds ({clips.whose}){within}")
     count = len({whole[a] for a, *_ in over})
     a, b, c, _ = over[0]
-    return warning(f"{len(over)} pairs of near-duplicates in {count} clusters straddle folds ({beyond}; first: {clips.ids[a]}, "
-                   f"{clips.ids[b]} {c:.3f}): scores are flattered; give each cluster one group: add {out / 'groups.csv'} to the "
+    return warning(f"{len(over)} pairs of near-duplicates in {count} clusters straddle folds (first: {clips.ids[a]}, "
+                   f"{clips.ids[b]}, cosine {c:.3f}): scores are flattered; give each cluster one group: add {out / 'groups.csv'} to the "
                    "training csv as its column `group`, extract again, and train with --folds K")
 
 
