@@ -49,7 +49,8 @@ def predict_cached(runs: list, features: str | None, out: Path, device) -> None:
         found = blend.predict_run(run, rows, models.rebuild, stage.decided(run, device))
         total = total + found[[place[str(id)] for id in ids]]
         print(f"{run.folder}: {len(run.finished_folds())} folds, {len(ids)} clips")
-    for line in stage.submit(cache, ids, total / len(runs), np.array(runs[0].config["prior"]), classes, out):
+    for line in stage.submit(cache, ids, total / len(runs), np.array(runs[0].config["prior"]), classes, out,
+                             runs=runs, how="mean" if len(runs) > 1 else ""):
         print(line)
 
 

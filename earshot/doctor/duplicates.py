@@ -12,7 +12,7 @@ from earshot.doctor.findings import Finding, ok, warning, write_csv
 from earshot.doctor.neighbours import nearest, whitened
 
 NEIGHBOURS = 10  # of each clip: a cluster of more copies is still linked together
-FAR = 5.0  # robust standard deviations above the usual nearest neighbour
+FAR = 4.0  # robust standard deviations above the usual nearest neighbour
 CERTAIN = 0.95  # a copy whatever is usual: where most clips have copies, being one is usual
 
 
@@ -28,7 +28,7 @@ class Duplicates:
 def usual(closest: np.ndarray) -> float:
     """The cosine above which a neighbour is no neighbour but a copy: far out in the distribution of nearest neighbours.
 
-    Median + 5 robust standard deviations (1.4826 x median absolute deviation) on Fisher's z scale, arctanh of the cosine,
+    Median + 4 robust standard deviations (1.4826 x median absolute deviation) on Fisher's z scale, arctanh of the cosine,
     on which those of unlike clips lie about as a normal distribution does.
     """
     z = np.arctanh(np.clip(closest, -0.999999, 0.999999))
