@@ -109,7 +109,8 @@ def record(out: Path, competition: str, rows: int, runs: Sequence[Run] = (), ble
         change(path, add)
     except (UserError, OSError) as error:
         return f"ledger: the submission stands, but is not entered in {path}: {' '.join(str(error).split())}"
-    return f"ledger: {path}, {content[:12]}; once it is scored: python -m earshot.ledger --score {content[:8]} SCORE"
+    where = "" if path == Path(LedgerFlags().ledger) else f" --ledger {path}"
+    return f"ledger: {path}, {content[:12]}; once it is scored: python -m earshot.ledger --score {content[:8]} SCORE{where}"
 
 
 def find(rows: list[dict[str, str]], what: str, path: Path) -> int:

@@ -88,5 +88,5 @@ def submit(cache: Cache, ids: np.ndarray, probabilities: np.ndarray, prior: np.n
     if solution.exists():
         found = submission.score(table, solution)
         lines.append(f"against the solution: f1_macro {found['f1_macro']:.4f}  accuracy {found['accuracy']:.4f}")
-    lines.append(ledger.record(out, cache.record["competition"], len(table), runs, how, oof, message))
+    lines.append(ledger.record(out, str(cache.record.get("competition", "")), len(table), runs, how, oof, message))
     return lines

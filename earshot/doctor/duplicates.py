@@ -12,7 +12,7 @@ from earshot.doctor.findings import Finding, ok, warning, write_csv
 from earshot.doctor.neighbours import nearest, whitened
 
 NEIGHBOURS = 10  # of each clip: a cluster of more copies is still linked together
-FAR = 4.0  # robust standard deviations above the usual nearest neighbour
+FAR = 4.0  # robust standard deviations above the usual nearest neighbour, and one more for every tenfold of 1,000 clips
 CERTAIN = 0.95  # a copy whatever is usual: where most clips have copies, being one is usual
 
 
@@ -28,12 +28,13 @@ class Duplicates:
 def usual(closest: np.ndarray) -> float:
     """The cosine above which a neighbour is no neighbour but a copy: far out in the distribution of nearest neighbours.
 
-    Median + 4 robust standard deviations (1.4826 x median absolute deviation) on Fisher's z scale, arctanh of the cosine,
-    on which those of unlike clips lie about as a normal distribution does.
+    Median + 4 robust standard deviations (1.4826 x median absolute deviation) on Fisher's z scale, arctanh of the cosine. One
+    more for every tenfold of 1,000 clips: the tail is longer than a normal distribution's, and more clips reach farther into it.
     """
     z = np.arctanh(np.clip(closest, -0.999999, 0.999999))
     middle = np.median(z)
-    return float(min(np.tanh(middle + FAR * 1.4826 * np.median(np.abs(z - middle))), CERTAIN))
+    far = FAR + max(0.0, np.log10(len(closest) / 1000))
+    return float(min(np.tanh(middle + far * 1.4826 * np.median(np.abs(z - middle))), CERTAIN))
 
 
 def find(clips: Clips, threshold: float | None) -> Duplicates:

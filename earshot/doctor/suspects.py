@@ -102,8 +102,11 @@ def write(clips: Clips, oof: np.ndarray | None, out: Path) -> list[Finding]:
     if not sources:
         return [warning("labels not judged: no run (--runs A) and no view to compare clips by")]
     found = {name: doubts(p, clips.labels) for name, p in sources.items()}
-    votes = sum(doubted.astype(int) for doubted, _ in found.values())
-    suspicion = np.nan_to_num(np.nanmean([np.nan_to_num(margin, nan=0.0) for _, margin in found.values()], axis=0))
+    margins = np.array([np.nan_to_num(margin, nan=0.0) for _, margin in found.values()])
+    votes, suspicion = sum(doubted.astype(int) for doubted, _ in found.values()), margins.mean(0)
+    # Where one side finds the given label the likelier, the other's doubt is not enough.
+    unknown = np.array([np.isnan(margin) for _, margin in found.values()])
+    votes = np.where(((margins > 0) | unknown).all(0), votes, 0)
     rows = _ranked(votes, suspicion, clips.labels.ndim == 2)
     classes, several = clips.cache.classes, clips.labels.ndim == 2
 
