@@ -17,8 +17,7 @@ from earshot.files import write_bytes
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BLUE, ORANGE, GREEN, VERMILION, SKY, PINK, YELLOW = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442"
-GREY = "#999999"
+BLUE, ORANGE, GREEN, VERMILION, PINK, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#999999"
 COLOURS = (BLUE, ORANGE, GREEN, VERMILION, PINK)
 MARKERS = "os^Dv"
 NAMED = 15  # classes with a marker and colour each; more are numbered where they lie
@@ -87,6 +86,7 @@ def _durations(clips: Clips) -> Figure | None:
     at.axvline(span, color="black", linewidth=1, linestyle="--", label=f"window, {span:g} s")
     if wide:
         at.set_xscale("log")
+        at.xaxis.set_major_formatter("{x:g}")
     at.legend(frameon=False, fontsize=8)
     return figure
 
@@ -113,7 +113,7 @@ def _map(clips: Clips) -> Figure:
     labels = np.array([_first(clips.labels[i]) if here else -1 for i, here in zip(heard, train)])
     classes = clips.cache.classes
     named = len(classes) <= NAMED
-    figure, at = axes(8.5, 5.6, title="Clips by the first two principal components of their embeddings")
+    figure, at = axes(8.5 if named else 11, 5.6, title="Clips by the first two principal components of their embeddings")
     at.set(xticks=[], yticks=[], xlabel="first component", ylabel="second component")
     size = float(np.clip(12000 / max(len(x), 1), 3, 22))
     handles = []
@@ -133,10 +133,9 @@ def _map(clips: Clips) -> Figure:
         return figure
     _number(at, x, labels, len(classes))
     rows = [f"{c + 1:>3} {_short(name, 18)}" for c, name in enumerate(classes)]
-    columns = -(-len(rows) // 34)
-    for column in range(min(columns, 2)):  # beyond 68 classes the csv has the names
-        at.text(1.01 + 0.24 * column, 1, "\n".join(rows[column * 34:(column + 1) * 34]), transform=at.transAxes, va="top", fontsize=6.5,
-                family="monospace")
+    for column in range(0, min(len(rows), 68), 34):  # beyond 68 classes the csv has the names
+        at.annotate("\n".join(rows[column:column + 34]), (1, 1), (8 + 3.6 * column, 0), xycoords="axes fraction", va="top",
+                    textcoords="offset points", fontsize=6.5, family="monospace")
     if handles:
         at.legend(frameon=False, fontsize=8, loc="lower left")
     return figure
@@ -147,13 +146,14 @@ def _number(at: Any, x: np.ndarray, labels: np.ndarray, count: int) -> None:
     scale = np.ptp(x, axis=0) + 1e-12
     spots = np.array([np.median(x[labels == c], 0) / scale if (labels == c).any() else [np.nan] * 2 for c in range(count)])
     here = np.flatnonzero(np.isfinite(spots[:, 0]))
-    least = np.array([0.034, 0.036])
+    least = np.array([0.04, 0.042])
     for _ in range(300):
         gap = (spots[here, None] - spots[None, here]) / least
         near = np.linalg.norm(gap, axis=2) + 9 * np.eye(len(here))
         if near.min() >= 1:
             break
-        push = np.where((near < 1)[:, :, None], gap / np.maximum(near, 1e-6)[:, :, None] + 1e-3 * np.sign(np.subtract.outer(here, here))[:, :, None], 0)
+        apart = gap / np.maximum(near, 1e-6)[:, :, None] + 1e-3 * np.sign(np.subtract.outer(here, here))[:, :, None]
+        push = np.where((near < 1)[:, :, None], apart, 0)
         spots[here] += 0.2 * least * push.sum(1)
     for c in here:
         at.annotate(str(c + 1), spots[c] * scale, ha="center", va="center", fontsize=7.5, fontweight="bold", color=BLUE)
