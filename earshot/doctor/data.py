@@ -33,7 +33,7 @@ def pick(folder: Path) -> Path:
 
     def rank(path: Path) -> int:
         shapes = caches.peek(path / caches.MANIFEST).get("shapes")
-        return min((order.get(view, len(VIEWS)) for view in shapes or ()), default=len(VIEWS))
+        return min((order.get(view, len(VIEWS)) for view in (shapes if isinstance(shapes, dict) else ())), default=len(VIEWS))
 
     return min(below, key=rank)
 
