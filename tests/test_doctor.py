@@ -192,6 +192,13 @@ def test_doubts_single_and_multilabel() -> None:
     assert np.argwhere(suspects.doubts(q, several)[0]).tolist() == [[3, 0], [5, 1]]
 
 
+def test_the_likeliest_errors_come_first() -> None:
+    """By the number of reasons, then the margin; a clip with one label has one row."""
+    votes, suspicion = np.array([[0, 1, 1], [0, 0, 2], [1, 0, 0]]), np.array([[0, 0.3, 0.6], [0, 0, 0.1], [0.9, 0, 0]])
+    assert suspects._ranked(votes, suspicion, False) == [(1, 2), (2, 0), (0, 2)]
+    assert suspects._ranked(votes, suspicion, True) == [(1, 2), (2, 0), (0, 2), (0, 1)]
+
+
 def test_neighbours_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks change nothing; clips of one part are never neighbours; whitening brings a copy out that the class hides."""
     rng = np.random.default_rng(0)
