@@ -36,7 +36,7 @@ import common
 
 from earshot import extract
 
-TIMES = ("training_log.txt", "metrics.csv", ".index.json", ".verified.json", ".lock")  # they tell what happened when
+TIMES = ("training_log.txt", "metrics.csv", ".index.json", ".verified.json", ".lock", "ledger.csv")  # they tell what happened when
 FRESH = 8  # every so-manieth attempt is a new process
 SHARD, STEPS = 64, 1  # what one kill may cost: the clips of the shard at work and of the one decoded ahead; a training step
 CLASSES, CLIPS = 3, {"train": 24, "subm": 14}  # of each class

@@ -23,7 +23,7 @@ class Member:
         folder: where it lies; of a blend that is not kept, None.
         run: None for a blend.
         of: a blend's members. fitted: how they are blended. kind: the checkpoint that its runs predict by, "best" or "last".
-        metric: what it was chosen by.
+        metric: what it was chosen by. score: a fitted blend's out-of-fold metric, cross-fitted.
     """
 
     folder: Path | None
@@ -32,6 +32,7 @@ class Member:
     fitted: Fitted | None
     kind: str
     metric: str
+    score: float | None = None
 
     def __str__(self) -> str:
         if self.run is not None:
@@ -107,7 +108,7 @@ def open_one(folder: Path) -> Member:
                             f"({fingerprint} there, {here or 'nothing'} here): put it back, or blend anew with predict.py --blend "
                             f"{said['method']} --name {folder.name}")
         inside.append(open_one(where))
-    found = Member(folder, None, tuple(inside), kept.fitted(said), said["kind"], said["metric"])
+    found = Member(folder, None, tuple(inside), kept.fitted(said), said["kind"], said["metric"], said.get("score"))
     same_classes([found, *inside])
     if len(found.classes) != said["classes"]:
         raise UserError(f"{folder / kept.NAME} speaks of {said['classes']} labels, and its members have {len(found.classes)}: blend anew")
@@ -227,7 +228,7 @@ def fit(members: list[Member], how: str) -> tuple[Member, Blended, kept.Oof, lis
     names = names if len(set(names)) == len(names) else [str(member.folder) for member in members]
     methods = blending.METHODS if how == "auto" else (how,)
     found = blending.auto(probabilities, common.labels, common.folds, metric, names, methods, offsets=how != "mean")
-    blended = Member(None, None, tuple(members), found.fitted, "last", metric)
+    blended = Member(None, None, tuple(members), found.fitted, "last", metric, found.score)
     return blended, found, kept.Oof(common.ids, common.folds, common.labels, found.oof), lines
 
 

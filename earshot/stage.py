@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Sequence
 
 import numpy as np
 
-from earshot import blend, crossval, metrics, submission
+from earshot import blend, crossval, ledger, metrics, submission
 from earshot.cache import Cache
 from earshot.device import Device
 from earshot.files import check_output
@@ -46,7 +46,7 @@ def finish(run: Run, cache: Cache, out: Path, rebuild: Callable[[dict], Any], de
         return
     rows = blend.rows_of(cache, "subm", view, device, gigabytes)
     probabilities = blend.predict_run(run, rows, rebuild, device)
-    for text in submit(cache, rows.ids, probabilities, prior, run.classes, out):
+    for text in submit(cache, rows.ids, probabilities, prior, run.classes, out, runs=[run]):
         run.log(text)
 
 
@@ -64,12 +64,15 @@ def _task(cache: Cache) -> dict[str, Any]:
     return {"multilabel": cache.multilabel, "separator": cache.manifest.get("separator")}
 
 
-def submit(cache: Cache, ids: np.ndarray, probabilities: np.ndarray, prior: np.ndarray, classes: list[str], out: Path) -> list[str]:
-    """Write a guarded submission; the lines to say about it.
+def submit(cache: Cache, ids: np.ndarray, probabilities: np.ndarray, prior: np.ndarray, classes: list[str], out: Path, *,
+           runs: Sequence[Run] = (), how: str = "", oof: tuple[str, float] | None = None, message: str = "") -> list[str]:
+    """Write a guarded submission and enter it in the ledger; the lines to say about it.
 
     Args:
         ids: (clips,). probabilities: (clips, classes), NaN rows are answered by the prior.
         prior: (classes,) shares of the classes in training.
+        runs, how, oof, message: for the ledger: what it was made from, how it was blended, metric and honest out-of-fold score
+            (of a single run it is known), a word of the user's.
     Raises:
         UserError: the guard refuses it.
     """
@@ -85,4 +88,5 @@ def submit(cache: Cache, ids: np.ndarray, probabilities: np.ndarray, prior: np.n
     if solution.exists():
         found = submission.score(table, solution)
         lines.append(f"against the solution: f1_macro {found['f1_macro']:.4f}  accuracy {found['accuracy']:.4f}")
+    lines.append(ledger.record(out, str(cache.record.get("competition", "")), len(table), runs, how, oof, message))
     return lines

@@ -1,0 +1,66 @@
+"""What saved runs and blends answer: a submission for cached clips, or the classes of any audio file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Callable
+
+import numpy as np
+
+from earshot import blend, loose, stage, submission
+from earshot.config import PredictFlags
+from earshot.dataset import Rows
+from earshot.device import Device
+from earshot.members import Member
+from earshot.run import Run
+
+
+def cached(whole: Member, features: str | None, out: Path, device: Device, rebuild: Callable[[dict], Any], message: str = "") -> None:
+    """The submission for the clips that the caches hold; `message` is for the ledger."""
+    runs = whole.runs()
+    caches = {run.folder.resolve(): blend.cache_of(run, features) for run in runs}
+    cache = caches[runs[0].folder.resolve()]
+    blend.same_clips(runs, list(caches.values()))
+    for each in caches.values():
+        if not each.has("subm"):
+            print(f"nothing to submit: {each.folder} has no clips without labels")
+            return
+    ids = cache.split("subm")["ids"]
+
+    def ask(run: Run, kind: str) -> np.ndarray:
+        rows = blend.rows_of(caches[run.folder.resolve()], "subm", run.config["record"]["view"], device)
+        place = {str(id): index for index, id in enumerate(rows.ids)}
+        found = blend.predict_run(run, rows, rebuild, stage.decided(run, device), kind=kind)
+        print(f"{run.folder}: {len(run.finished_folds())} folds, {len(ids)} clips")
+        return found[[place[str(id)] for id in ids]]
+
+    how = whole.fitted.method if whole.fitted else ""
+    oof = None if whole.score is None else (whole.metric, whole.score)
+    for line in stage.submit(cache, ids, whole.predict(ask), np.array(runs[0].config["prior"]), whole.classes, out,
+                             runs=runs, how=how, oof=oof, message=message):
+        print(line)
+
+
+def audio(whole: Member, flags: PredictFlags, paths: list[str], show: bool, out: Path, device: Device,
+          rebuild: Callable[[dict], Any]) -> None:
+    """Predictions for new audio: as a csv, or shown."""
+    classes, first, reasons = whole.classes, whole.runs()[0], {}
+    ids, files = loose.listed(paths)
+
+    def ask(run: Run, kind: str) -> np.ndarray:
+        split, span, bad = loose.features(run, ids, files, flags.weights, device)
+        reasons.update(bad)
+        rows = Rows(split, run.config["record"]["view"], classes, span, device.name)
+        return blend.predict_run(run, rows, rebuild, stage.decided(run, device), kind=kind)
+
+    probabilities, unheard = blend.fill(whole.predict(ask), np.array(first.config["prior"]))
+    if show:
+        for id, row in zip(ids, probabilities):
+            best = np.argsort(-row)[:flags.top]
+            said = f"cannot be heard: {reasons[id]}" if id in reasons else "  ".join(f"{classes[i]} {row[i]:.3f}" for i in best)
+            print(f"{id}: {said}")
+        return
+    for id, reason in reasons.items():
+        print(f"{id}: {reason}; answered with the class prior")
+    submission.write(out, np.array(ids), probabilities, classes, tuple(first.config["columns"]), None, first.multilabel)
+    print(f"predictions: {out}, {len(ids)} rows, {int(unheard.sum())} of them by the prior")

@@ -1,0 +1,200 @@
+"""The clips of a cache as the doctor sees them: an embedding, a place (fold or split), a label, a length each."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from earshot import folds
+from earshot.cache import Cache
+from earshot.errors import UserError
+from earshot.sources import Sources
+
+VIEWS = ("pooled", "frames", "latents", "mel", "fbank", "tokens")  # what clips can be compared by, best first
+LEVELS = ("mel", "fbank")  # logarithmic: a louder copy is moved by a constant
+WIDEST = 1024  # channels x bands; wider views are first averaged over the bands
+ROWS = 256  # read at a time
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Every clip of a cache: training clips first, then the hold-out, then those to submit.
+
+    ids, place, groups, seconds, digests: (clips,). `place` is the fold of a training clip, else "test" or "subm"; "" where
+    there are no folds. `labels` (training clips,) class indices, or (training clips, classes) of 0 and 1. `embeddings`
+    (clips, dims), NaN for clips without audio, None where no view can be compared. `seconds` of the file where known, NaN else.
+    """
+
+    cache: Cache
+    view: str | None
+    ids: np.ndarray
+    splits: np.ndarray
+    place: np.ndarray
+    groups: np.ndarray
+    labels: np.ndarray
+    names: list[str]
+    embeddings: np.ndarray | None
+    seconds: np.ndarray
+    covered: np.ndarray
+    digests: list[str]
+    whose: str
+    foldless: str | None
+
+    @property
+    def train(self) -> np.ndarray:
+        """(clips,) is it a training clip?"""
+        return self.splits == "train"
+
+    @property
+    def heard(self) -> np.ndarray:
+        """(clips,) has it an embedding?"""
+        return np.isfinite(self.embeddings).all(1)
+
+    @property
+    def folds(self) -> np.ndarray:
+        """(training clips,) fold numbers, all -1 where there are none."""
+        return np.array([int(place) if place else -1 for place in self.place[self.train]])
+
+    def parts(self) -> np.ndarray:
+        """(clips,) numbers of what is known to belong together: a group, else the clip; hold-out and submission are one each."""
+        keys = [f"g{group}" if group and split == "train" else f"i{index}" if split == "train" else split
+                for index, (split, group) in enumerate(zip(self.splits, self.groups))]
+        return np.unique(keys, return_inverse=True)[1]
+
+
+def load(folder: Path, run_folds: dict[str, int] | None = None) -> Clips:
+    """Read a cache; the folds are a run's where given, else the data's own, else those that train.py would make.
+
+    Args:
+        folder: the cache.
+        run_folds: id -> fold of a run's out-of-fold predictions.
+    Raises:
+        UserError: no cache, or a damaged one.
+    """
+    cache = Cache(folder)
+    parts = [(name, cache.split(name)) for name in ("train", "test", "subm") if cache.has(name)]
+    view = next((v for v in VIEWS if v in cache.shapes), None)
+    train = parts[0][1]
+    labels = train["labels"] if cache.multilabel else np.searchsorted(cache.classes, train["labels"]) if _sorted(cache) else \
+        np.array([cache.classes.index(label) for label in train["labels"].tolist()])
+    place, whose, foldless = _places(train, labels, run_folds)
+    place = np.concatenate([place, *(np.full(len(content["ids"]), name) for name, content in parts[1:])])
+    ids = np.concatenate([content["ids"] for _, content in parts])
+    span = cache.manifest["span"]
+    seconds, digests = _files(folder, ids)
+    covered = np.concatenate([_covered(content) for _, content in parts])
+    embeddings = None if view is None else np.concatenate([embed(content, view, span) for _, content in parts])
+    return Clips(cache, view, ids, np.repeat([name for name, _ in parts], [len(content["ids"]) for _, content in parts]), place,
+                 np.concatenate([content["groups"] for _, content in parts]), labels, _names(parts, cache), embeddings,
+                 np.where(np.isnan(seconds), _padded(covered, span), seconds), covered, digests, whose, foldless)
+
+
+def _sorted(cache: Cache) -> bool:
+    return cache.classes == sorted(cache.classes)
+
+
+def _places(train: dict, labels: np.ndarray, run_folds: dict[str, int] | None) -> tuple[np.ndarray, str, str | None]:
+    none = np.full(len(train["ids"]), "", dtype="U12")
+    if run_folds is not None:
+        found = np.array([str(run_folds.get(str(id), "")) for id in train["ids"]], dtype="U12")
+        return found, f"the run's {len(set(found) - {''})} folds", None
+    try:
+        numbers, whose = folds.assign(labels, train["folds"], train["groups"], None, 0)
+    except UserError as error:
+        return none, "no folds", str(error)
+    return np.where(numbers < 0, "", numbers.astype("U12")), whose, None
+
+
+def _names(parts: list, cache: Cache) -> list[str]:
+    """A label per clip as text; "" where it is to be found."""
+    found = []
+    for name, content in parts:
+        if name == "subm":
+            found += [""] * len(content["ids"])
+        elif content["labels"].ndim == 2:
+            found += ["|".join(cache.classes[c] for c in np.flatnonzero(row)) for row in content["labels"]]
+        else:
+            found += content["labels"].tolist()
+    return found
+
+
+def _covered(content: dict) -> np.ndarray:
+    """(clips,) seconds of the clip that its windows hold, NaN without windows."""
+    found = np.full(len(content["ids"]), -np.inf)
+    np.maximum.at(found, content["clip"], (content["start"] + content["length"]).astype(np.float64))
+    return np.where(np.isfinite(found), found, np.nan)
+
+
+def _padded(covered: np.ndarray, span: float) -> np.ndarray:
+    """A clip that does not fill its window is as long as what the window holds of it; of others nothing is known."""
+    return np.where(covered < span - 1e-3, covered, np.nan)
+
+
+def _files(folder: Path, ids: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Seconds and SHA-256 of the clips' files, from the index that get_features.py keeps beside the caches.
+
+    The index knows paths and the cache knows ids: they are matched by name, and a name that two different files have is left out.
+    """
+    known = Sources(folder.parent / ".index.json").known
+    by_name: dict[str, list[tuple[str, dict]]] = {}
+    for path, entry in known.items():
+        file = PurePosixPath(path)
+        for name in {file.name, file.stem}:
+            by_name.setdefault(name, []).append((path, entry))
+    seconds, digests = np.full(len(ids), np.nan), []
+    for index, id in enumerate(map(str, ids)):
+        found = by_name.get(PurePosixPath(id).name, [])
+        exact = [entry for path, entry in found if path.endswith("/" + id)] or [entry for _, entry in found]
+        contents = {entry.get("sha256", "") for entry in exact}
+        digests.append(contents.pop() if len(contents) == 1 else "")
+        if digests[-1] and "seconds" in exact[0]:
+            seconds[index] = exact[0]["seconds"]
+    return seconds, digests
+
+
+def embed(content: dict, view: str, span: float) -> np.ndarray:
+    """An embedding per clip: the mean over its windows; of a view in time, mean and standard deviation over the real frames.
+
+    Args:
+        content: a split's arrays.
+        view: `pooled` is taken as it is; of others (rows, D, F, T) every channel and band gives a mean and a deviation, and
+            the clip's mean level is taken off those in dB, because copies differ in loudness.
+        span: seconds of a window, padding included.
+    Returns:
+        (clips, dims) float32, NaN for clips without rows or with values that are no numbers.
+    """
+    array, clip = content[view], content["clip"]
+    total, counts = None, np.bincount(clip, minlength=len(content["ids"]))
+    for first in range(0, len(clip), ROWS):
+        rows = slice(first, first + ROWS)
+        piece = np.asarray(array[rows], dtype=np.float32)
+        found = piece.reshape(len(piece), -1) if view == "pooled" else _statistics(piece, content["length"][rows] / span, view)
+        if total is None:
+            total = np.zeros((len(counts), found.shape[1]), dtype=np.float32)
+        np.add.at(total, clip[rows], found)
+    if total is None:
+        return np.full((len(counts), 1), np.nan, dtype=np.float32)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        total = total / counts[:, None].astype(np.float32)
+    return np.where(np.isfinite(total).all(1)[:, None], total, np.float32(np.nan))
+
+
+def _statistics(piece: np.ndarray, share: np.ndarray, view: str) -> np.ndarray:
+    rows, channels, bands, frames = piece.shape
+    piece = piece.mean(2) if channels * bands > WIDEST else piece.reshape(rows, channels * bands, frames)
+    real = np.clip(np.ceil(share * frames - 1e-6), 1, frames)[:, None]
+    mask = (np.arange(frames) < real)[:, None]
+    mean = (piece * mask).sum(2) / real
+    deviation = np.sqrt((((piece - mean[:, :, None]) * mask) ** 2).sum(2) / real)
+    if view in LEVELS:
+        mean = mean - mean.mean(1, keepdims=True)
+    return np.concatenate([mean, deviation], 1)
+
+
+def constant(clips: Clips) -> np.ndarray:
+    """Indices of clips whose embedding is one number all over: silence, or a damaged feature."""
+    spread = np.nan_to_num(np.ptp(clips.embeddings, axis=1), nan=math.inf)
+    return np.flatnonzero(spread < 1e-6)
