@@ -58,17 +58,25 @@ def describe_head(heads: Any, recipe: Recipe, cache: Cache, head: str | None = N
     return Head(name, view, chosen, partial(heads.build, name, cache.shapes[view], len(cache.classes), **chosen))
 
 
+def view_of(heads: Any, recipe: Recipe, cache: Cache) -> str | None:
+    """The view that a recipe's head gets of a cache, None where it has none."""
+    wanted = (recipe.head.get("view"), *heads.views(recipe.head.get("name", "linear")))
+    return next((view for view in wanted if view in cache.shapes), None)
+
+
 class Job:
     """A run's parts, made from its settings; nothing is written before `begin`.
 
     Args:
         heads: the package `models`.
         what: the head. fresh: one that was built of it, to count and to try.
+        fold_seed: of folds that are made, where it is not the training's.
     Raises:
         UserError: a device, further views or folds that there are not.
     """
 
-    def __init__(self, heads: Any, cache: Cache, recipe: str, what: Head, fresh: Any, settings: TrainingFlags, machine: TrainMachineFlags):
+    def __init__(self, heads: Any, cache: Cache, recipe: str, what: Head, fresh: Any, settings: TrainingFlags, machine: TrainMachineFlags,
+                 fold_seed: int | None = None):
         self.heads, self.cache, self.recipe, self.what, self.fresh = heads, cache, recipe, what, fresh
         self.settings, self.machine = settings, machine
         self.several = devices.choose(machine.device, settings.precision)
@@ -77,7 +85,8 @@ class Job:
         # Several devices: each process has the features on its own.
         self.rows: Rows = self.load(self.at) if len(self.several) == 1 else self.load(replace(self.at, name="cpu"), gigabytes=0)
         self.parameters = sum(p.numel() for p in fresh.parameters())
-        self.numbers, self.whose = folds.assign(self.rows.truth, self.rows.folds, self.rows.groups, settings.folds, settings.seed)
+        self.numbers, self.whose = folds.assign(self.rows.truth, self.rows.folds, self.rows.groups, settings.folds,
+                                                 settings.seed if fold_seed is None else fold_seed)
         record = {"features": {k: cache.record[k] for k in ("extractor", "settings", "audio", "window", "weights")},
                   "clips": cache.record["clips"]["train"], "classes": cache.classes, "folds": digest_of(self.numbers.tolist())[:12],
                   "view": what.view, "head": {"name": what.name, **by_content(what.options)}, "training": asdict(settings)}
