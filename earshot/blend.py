@@ -34,12 +34,14 @@ def training_rows(cache: Cache, view: str, also: tuple[str, ...], settings: Trai
     return Rows(cache.split("train"), view, cache.classes, cache.manifest["span"], device.name, also, cache.augmented(), gigabytes)
 
 
-def predict_run(run: Run, rows: Rows, rebuild: Callable[[dict], Any], device: Device, batch_size: int = 64) -> np.ndarray:
-    """The mean of a run's folds, each by its best checkpoint.
+def predict_run(run: Run, rows: Rows, rebuild: Callable[[dict], Any], device: Device, batch_size: int = 64,
+                kind: str = "best") -> np.ndarray:
+    """The mean of a run's folds, each by its best checkpoint, or its last.
 
     Args:
         rows: of the view that the run was trained on.
         rebuild: makes a head out of its description (`models.rebuild`).
+        kind: "best", or "last" for the final epoch's.
     Returns:
         (clips, classes) probabilities, NaN for clips without rows.
     Raises:
@@ -51,7 +53,7 @@ def predict_run(run: Run, rows: Rows, rebuild: Callable[[dict], Any], device: De
     everything = np.arange(len(rows))
     found = []
     for number in folds:
-        head = probe.laid_out(run.fold(number).load_head("best", rebuild, device.name), device)
+        head = probe.laid_out(run.fold(number).load_head(kind, rebuild, device.name), device)
         check_head(run, number, head)
         found.append(predict(head, rows, everything, batch_size, probe.autocast(device), run.shifts))
     if not len(rows):

@@ -216,9 +216,12 @@ class PredictFlags:
     """what predicts what"""
 
     runs: tuple[str, ...] = ()
-    """run folders (or names in runs/) whose predictions are blended"""
-    blend: Literal["mean"] = "mean"
-    """how: the mean of the runs' probabilities, each the mean of its folds"""
+    """folders (or names in runs/) of runs and kept blends whose predictions are blended"""
+    blend: Literal["mean", "auto", "greedy", "simplex"] = "mean"
+    """mean: of the runs' best checkpoints, nothing fitted; greedy (selection with replacement) and simplex (least log loss) fit weights,
+    and class factors or thresholds, to the out-of-fold predictions of the final epochs, which then predict; auto chooses"""
+    name: str | None = None
+    """keep the blend as runs/NAME, which --runs opens again (a mean is then of the final epochs, too)"""
     features: str | None = None
     """cache with the clips to submit (default: the one each run was trained on)"""
     audio: str | None = None

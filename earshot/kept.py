@@ -1,0 +1,139 @@
+"""A blend that is kept: runs/<name>/blend.json, sealed, and the blend's own oof.csv."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from earshot import sealed
+from earshot.errors import UserError
+from earshot.files import digest_of, empty, locked, plain_name
+from earshot.run import CONFIG, Run
+
+if TYPE_CHECKING:
+    from earshot.blending import Blended, Fitted
+
+NAME, OOF = "blend.json", "oof.csv"
+KINDS = {"members": list, "fingerprints": list, "kind": str, "method": str, "weights": list, "metric": str, "classes": int}
+
+
+@dataclass(frozen=True)
+class Oof:
+    """Out-of-fold predictions.
+
+    Args:
+        ids, folds: (clips,). labels: (clips,) class indices, or (clips, classes) of 0 and 1.
+        probabilities: (clips, classes).
+    """
+
+    ids: np.ndarray
+    folds: np.ndarray
+    labels: np.ndarray
+    probabilities: np.ndarray
+
+    def rows(self, which: np.ndarray) -> Oof:
+        """Some of the clips, in the order given."""
+        return Oof(self.ids[which], self.folds[which], self.labels[which], self.probabilities[which])
+
+
+def read_oof(folder: Path, name: str, classes: list[str], multilabel: bool) -> Oof:
+    """What `Run.write_oof` wrote; UserError where it is something else."""
+    from earshot import tables
+
+    path = folder / f"{name}.csv"
+    frame = tables.read(path)
+    wrong = UserError(f"{path} is not the out-of-fold predictions of {folder}: run again what made it")
+    number = {label: index for index, label in enumerate(classes)}
+    if len(frame.columns) != 3 + len(classes) or not frame["id"].is_unique:
+        raise wrong
+    several = [cell.split("|") if cell else [] for cell in frame["label"]] if multilabel else [[cell] for cell in frame["label"]]
+    try:
+        found = [[number[label] for label in one] for one in several]
+        folds = frame["fold"].to_numpy().astype(np.int64)
+        probabilities = frame.iloc[:, 3:].to_numpy().astype(np.float64)
+    except (KeyError, ValueError):
+        raise wrong from None
+    labels = np.zeros((len(frame), len(classes)), dtype=np.int8)
+    for row, one in enumerate(found):
+        labels[row, one] = 1
+    return Oof(frame["id"].to_numpy(), folds, labels if multilabel else labels.argmax(1), probabilities)
+
+
+def fingerprint_of(folder: Path) -> str | None:
+    """What tells a run or a kept blend from another; None where there is neither."""
+    if (folder / CONFIG).is_file():
+        return str(Run.open(folder).config["fingerprint"])
+    return digest_of(read(folder))[:16] if (folder / NAME).is_file() else None
+
+
+def claim(name: str | None, folder: Path, members: list[Path]) -> None:
+    """UserError where a blend cannot be kept under that name."""
+    plain_name("--name", name)
+    if (folder / CONFIG).exists():
+        raise UserError(f"--name {name}: {folder} is a trained run: choose another name for the blend")
+    if folder.resolve() in [member.resolve() for member in members]:
+        raise UserError(f"--name {name}: {folder} is itself one of the --runs: choose another name")
+
+
+def keep(folder: Path, members: list[Path], classes: list[str], multilabel: bool, metric: str, found: Blended, oof: Oof) -> None:
+    """Write a blend into its folder, in place of one that was there.
+
+    Args:
+        members: their folders, in the weights' order; those without weight are not needed again.
+        oof: the blend's own predictions.
+    """
+    fitted = found.fitted
+    used = [member for member, weight in zip(members, fitted.weights) if weight > 0]
+    with locked(folder, "the blend"):
+        empty(folder, NAME)
+        run = Run(folder)
+        run.config = {"record": {"classes": classes, "task": "multilabel" if multilabel else "single"}}
+        known = oof.folds >= 0
+        run.write_oof("oof", oof.ids[known], oof.folds[known], oof.labels[known], oof.probabilities[known])
+        sealed.write(folder / NAME, {
+            "members": [os.path.relpath(member.resolve(), folder.resolve()) for member in used],
+            "fingerprints": [fingerprint_of(member) for member in used],
+            "kind": "last", "method": fitted.method, "weights": fitted.weights[fitted.weights > 0].tolist(),
+            "scale": None if fitted.scale is None else fitted.scale.tolist(),
+            "thresholds": None if fitted.thresholds is None else fitted.thresholds.tolist(),
+            "metric": metric, "classes": len(classes), "score": found.score, "spread": found.spread, "table": found.table}, OOF)
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The content of blend.json.
+
+    Raises:
+        UserError: it is damaged, or what blending needs is not there.
+    """
+    try:
+        found = sealed.read(folder / NAME, OOF)
+    except sealed.Damaged as error:
+        raise UserError(f"{error}: blend anew with predict.py --blend auto --name {folder.name}") from None
+    count = len(found["members"]) if isinstance(found.get("members"), list) else 0
+    whole = (all(isinstance(found.get(key), kind) for key, kind in KINDS.items()) and count > 0
+             and all(isinstance(text, str) for text in found["members"] + found["fingerprints"]) and len(found["fingerprints"]) == count
+             and found["kind"] in ("best", "last") and _numbers(found["weights"], count, 0, 1) and sum(found["weights"]) > 0
+             and (found.get("scale") is None or _numbers(found["scale"], found["classes"], 1e-12, 1e12))
+             and (found.get("thresholds") is None or _numbers(found["thresholds"], found["classes"], 1e-12, 1 - 1e-12)))
+    if not whole:
+        raise UserError(f"{folder / NAME} is no blend that can be applied: blend anew with predict.py --blend auto --name {folder.name}")
+    return found
+
+
+def _numbers(values: Any, count: int, low: float, high: float) -> bool:
+    return isinstance(values, list) and len(values) == count and all(
+        type(value) in (int, float) and math.isfinite(value) and low <= value <= high for value in values)
+
+
+def fitted(said: dict[str, Any]) -> Fitted:
+    """How a kept blend is applied."""
+    from earshot.blending import Fitted
+
+    weights = np.array(said["weights"], dtype=np.float64)
+    several = [None if said.get(key) is None else np.array(said[key], dtype=np.float64) for key in ("scale", "thresholds")]
+    return Fitted(said["method"], weights / weights.sum(), *several)

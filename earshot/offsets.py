@@ -1,0 +1,126 @@
+"""What is said of a probability: factors per class before the likeliest is taken, thresholds per class where a clip has several."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from earshot.compare import COUNTED, OF_SEVERAL, each_class, from_counts
+
+KINDS = ("common", "each")
+NAMES = {(False, "common"): "prior offsets", (False, "each"): "class offsets",
+         (True, "common"): "one threshold", (True, "each"): "class thresholds"}
+POWERS = np.linspace(-1, 1, 21)
+STEPS = np.linspace(-2, 2, 41)  # of a factor's logarithm
+LOGITS = np.linspace(-6, 6, 49)  # of a threshold
+SWEEPS = 2
+
+
+def moves(metric: str, multilabel: bool) -> bool:
+    """Can a metric change by factors or thresholds? Rankings and the log loss are of the probabilities as they are."""
+    return metric in (OF_SEVERAL if multilabel else COUNTED)
+
+
+def fit(probabilities: np.ndarray, truth: np.ndarray, metric: str, kind: str) -> np.ndarray:
+    """(classes,) factors or thresholds that score best on these clips.
+
+    Args:
+        probabilities: (clips, classes).
+        truth: (clips,) class indices: factors are found; (clips, classes) of 0 and 1: thresholds.
+        metric: one that `moves`.
+        kind: "common": factors prior^-a with one a for all classes, or one threshold; "each": every class its own, from there.
+    """
+    if truth.ndim == 2:
+        return _thresholds(probabilities, truth, metric, kind)
+    scale = _prior(probabilities, truth, metric)
+    return scale if kind == "common" else _factors(probabilities, truth, metric, scale)
+
+
+def scaled(probabilities: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Rows of p * scale that sum to one."""
+    found = probabilities * scale
+    return found / np.maximum(found.sum(1, keepdims=True), 1e-300)
+
+
+def centred(probabilities: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """Every class's probabilities moved, in their order, so that its threshold comes to lie at 0.5: its logit becomes 0."""
+    yes, no = probabilities * (1 - thresholds), (1 - probabilities) * thresholds
+    return yes / (yes + no)
+
+
+def apply(probabilities: np.ndarray, found: np.ndarray, multilabel: bool) -> np.ndarray:
+    """Probabilities (clips, classes) after what `fit` found: the likeliest, or what has 0.5, is then the answer."""
+    return (centred if multilabel else scaled)(probabilities, found)
+
+
+def _best(values: np.ndarray, distance: np.ndarray) -> np.ndarray:
+    """(...) where (options, ...) values are highest; of equals, that with the smallest distance."""
+    level = values.max(0) - 1e-12
+    return np.where(values >= level, distance.reshape(-1, *[1] * (values.ndim - 1)), np.inf).argmin(0)
+
+
+def _prior(probabilities: np.ndarray, truth: np.ndarray, metric: str) -> np.ndarray:
+    classes = probabilities.shape[1]
+    log = np.log(np.bincount(truth, minlength=classes) + 1.0)
+    log -= log.mean()
+    values = []
+    for power in POWERS:
+        said = (probabilities * np.exp(-power * log)).argmax(1)
+        values.append(_score(metric, truth, said, classes))
+    return np.exp(-POWERS[_best(np.array(values), np.abs(POWERS))] * log)
+
+
+def _score(metric: str, truth: np.ndarray, said: np.ndarray, classes: int) -> float:
+    three = (np.bincount(which, minlength=classes) for which in (truth[said == truth], truth, said))
+    return float(from_counts(metric, *three, len(truth), False))
+
+
+def _factors(probabilities: np.ndarray, truth: np.ndarray, metric: str, scale: np.ndarray) -> np.ndarray:
+    """Coordinate search: one class's factor at a time, the others held."""
+    clips, classes = probabilities.shape
+    log = np.log(np.maximum(probabilities.astype(np.float64), 1e-12))
+    own, options = np.log(scale), len(STEPS)
+    true = np.bincount(truth, minlength=classes)
+    for _ in range(SWEEPS):
+        before = own.copy()
+        for c in range(classes):
+            others = log + own
+            others[:, c] = -np.inf
+            rival = others.argmax(1)
+            # From which step on the class is said: the counts at all steps then are sums over those that changed sides by then.
+            at = np.searchsorted(STEPS, others[np.arange(clips), rival] - log[:, c] - own[c], side="right")
+            right, mine = rival == truth, truth == c
+            lost = [np.bincount(at[w] * classes + rival[w], minlength=(options + 1) * classes).reshape(-1, classes)[:options].cumsum(0)
+                    for w in (right, slice(None))]
+            said = np.bincount(rival, minlength=classes) - lost[1]
+            good = np.bincount(rival[right], minlength=classes) - lost[0]
+            said[:, c] = np.bincount(at, minlength=options + 1)[:options].cumsum()
+            good[:, c] = np.bincount(at[mine], minlength=options + 1)[:options].cumsum()
+            own[c] += STEPS[_best(from_counts(metric, good, true, said, clips, False), np.abs(STEPS))]
+        if np.array_equal(before, own):
+            break
+    return np.exp(own - own.mean())
+
+
+def reach(probabilities: np.ndarray, truth: np.ndarray, metric: str) -> float:
+    """The best score of (clips, classes) probabilities with one threshold, (clips, classes) truth."""
+    return float(_levels(probabilities, truth, metric)[0].max())
+
+
+def _levels(probabilities: np.ndarray, truth: np.ndarray, metric: str) -> tuple[np.ndarray, tuple]:
+    """The score at each of the thresholds, and the counts (thresholds, classes) that it is made of."""
+    classes = truth.shape[1]
+    options = 1 / (1 + np.exp(-LOGITS))
+    # How many thresholds a probability reaches; from that, what reaches each.
+    cell = np.searchsorted(options, probabilities, side="right") * classes + np.arange(classes)
+    right, said = (np.bincount(cells.ravel(), minlength=(len(options) + 1) * classes).reshape(-1, classes)[::-1].cumsum(0)[::-1][1:]
+                   for cells in (cell[truth == 1], cell))
+    counted = (right, truth.sum(0), said, len(truth), True)
+    return from_counts(metric, *counted), counted
+
+
+def _thresholds(probabilities: np.ndarray, truth: np.ndarray, metric: str, kind: str) -> np.ndarray:
+    levels, counted = _levels(probabilities, truth, metric)
+    found = np.full(truth.shape[1], LOGITS[_best(levels, np.abs(LOGITS))])
+    if kind == "each":
+        found = LOGITS[_best(each_class(metric, *counted), np.abs(LOGITS - found[0]))]
+    return 1 / (1 + np.exp(-found))
