@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import time
+from functools import partial
 from pathlib import Path
 
 from earshot import cli, config
@@ -12,14 +15,15 @@ from earshot.match import mismatches, pick
 
 ABOUT = """Train a head on cached features, fold by fold, and write the submission.
 
-The same command again continues where it stopped. `python -m models` lists heads and recipes."""
+The same command again continues where it stopped. --recipe auto tries many heads on all caches, and ends with their best blend.
+`python -m models` lists heads and recipes."""
 
 
 def parse(argv: list[str]) -> tuple:
     """The cache and the recipe (each may decide the other), then all flags with the recipe's values as defaults."""
     early = cli.peek(argv, "recipe", "features", "data", "continue-from")
     if sum(a.split("=")[0] == "--features" for a in argv) > 1:
-        raise UserError("--features twice: a run is trained on one cache; train two runs, then predict.py --runs A B blends them")
+        raise UserError("--features twice: a run is trained on one cache; train two runs, then predict.py --runs A B blends them, or --recipe auto takes both")
     name = early["recipe"]
     recipe = config.load_recipe(name) if name else None
     helping = {"-h", "--help"} & set(argv)
@@ -32,8 +36,22 @@ def parse(argv: list[str]) -> tuple:
     return cache, recipe, filled, options
 
 
+def auto(argv: list[str]) -> None:
+    """--recipe auto: the bake-off."""
+    from earshot import bakeoff
+
+    began = time.monotonic()
+    groups = {"auto": bakeoff.AutoFlags(), "machine": config.TrainMachineFlags()}
+    filled, _ = cli.parse(groups, cli.gather(argv, "features"), ABOUT)
+    flags, machine = filled.values()
+    opened = bakeoff.announce(flags, machine)
+    bakeoff.run(partial(importlib.import_module, "models"), opened, flags, machine, began)
+
+
 def main(argv: list[str]) -> None:
     """Parse, train what is missing, score, submit."""
+    if cli.peek(argv, "recipe")["recipe"] == "auto":
+        return auto(argv)
     cache, recipe, flags, options = parse(argv)
     what, settings, machine = flags.values()
     deadline = cli.Deadline(machine.max_hours)

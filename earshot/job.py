@@ -96,11 +96,12 @@ class Job:
         """The run's name where the user gives none: the recipe's and 8 hex digits of the settings."""
         return f"{self.recipe}-{fingerprint(self.record)[:8]}"
 
-    def begin(self, folder: Path, named: bool) -> Run:
+    def begin(self, folder: Path, named: bool, quiet: bool = False) -> Run:
         """Make the run's folder, or continue what is there or what an earlier session left; for who holds its lock.
 
         Args:
             named: did the user name the run?
+            quiet: keep what it says to its log.
         Raises:
             UserError: the folder holds a run with other settings.
         """
@@ -114,6 +115,7 @@ class Job:
             self.at = probe.decide(self.fresh, self.rows, self.settings, self.at)
         self.fresh = None  # up to a gigabyte
         run = Run.begin(folder, self.record, stage.about(self.cache, self.recipe, self.at)).whole()
+        run.quiet = quiet
         self.at = stage.decided(run, self.at)
         rows, several_labels = self.rows, ", any number of them a clip" if self.rows.multilabel else ""
         run.log(f"run: {folder}{'' if new else ' (continued)'}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from earshot import cache, config, earlier, job, probe
+from earshot import closed, config, job, probe
 from earshot.cache import Cache
 from earshot.errors import UserError
 
@@ -26,7 +26,6 @@ SEEDS = (1, 2)  # once the others are done: the same again, begun and mixed diff
 SEEDED = ("mlp", "itmo2025_tokens", "from_scratch", "small_cnn")
 CPU_PARAMETERS = 20_000_000  # above: a GPU's work
 CPU_SPEED = 1e11  # operations a second that a few cores hardly exceed; what is too much even so is not tried
-WITH_THE_REST = 1.2  # validation and what surrounds the steps, over the steps
 
 
 @dataclass(frozen=True)
@@ -44,41 +43,6 @@ class Candidate:
         """The recipe's training settings, with what is the same for all candidates."""
         made = config.with_defaults(config.TrainingFlags(), self.recipe.training, f"recipe {self.recipe.name}, training")
         return replace(made, folds=folds, metric=metric, seed=self.seed)
-
-
-def caches(data: str, named: tuple[str, ...], continue_from: str | None) -> tuple[list[Cache], list[str]]:
-    """The caches of a bake-off, and lines about those that are left out.
-
-    Args:
-        data: where they are looked for: data/<competition>/<cache>, or data is the competition's folder itself.
-        named: these and no others.
-    Raises:
-        UserError: none, those of several competitions, or of other labels.
-    """
-    found = list(map(Path, named))
-    if not found:
-        own = sorted(p.parent for p in Path(data).glob(f"*/{cache.MANIFEST}") if cache.is_cache(p.parent))
-        found = own or cache.find(data) or earlier.caches(continue_from)
-    if not found:
-        raise UserError(f"no cache in {data}/: run get_features.py first, or say where one is with --features FOLDER")
-    places = sorted({str(folder.parent) for folder in found})
-    if not named and len(places) > 1:
-        raise UserError(f"which competition? there are {', '.join(places)}: choose one with --data {places[0]}, or name its caches with "
-                        "--features FOLDER, each")
-    opened, lines = [], []
-    for folder in dict.fromkeys(found):
-        if not named and not cache.peek(folder / cache.MANIFEST).get("complete"):
-            lines.append(f"{folder} is not finished and left out: get_features.py continues it")
-            continue
-        opened.append(Cache(folder))
-    if not opened:
-        raise UserError(f"no finished cache in {', '.join(places)}: run get_features.py again, it continues where it stopped")
-    first = opened[0]
-    for other in opened[1:]:
-        if other.classes != first.classes or other.multilabel != first.multilabel:
-            raise UserError(f"{first.folder} and {other.folder} have different labels ({len(first.classes)} and {len(other.classes)}), or "
-                            "another order of them, or another task: they are no one competition's; choose with --features FOLDER")
-    return opened, lines
 
 
 def candidates(opened: list[Cache], recipes: tuple[str, ...], heads: Any) -> list[Candidate]:
@@ -129,7 +93,7 @@ def _labels(opened: list[Cache]) -> dict[Path, str]:
     return {one.folder: name if names.count(name) == 1 else f"{one.folder.parent.name}-{name}" for one, name in zip(opened, names)}
 
 
-def size(candidate: Candidate, what: job.Head, epochs: int) -> tuple[int, float]:
+def size(what: job.Head, cache: Cache, epochs: int) -> tuple[int, float]:
     """Parameters, and the operations of training a fold of all clips; without giving the head memory. 0 operations: not known."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
@@ -139,17 +103,19 @@ def size(candidate: Candidate, what: job.Head, epochs: int) -> tuple[int, float]
         parameters = sum(p.numel() for p in head.parameters())
         try:
             with torch.no_grad(), FlopCounterMode(display=False) as counter:
-                head(torch.empty(2, *candidate.cache.shapes[candidate.view]), None)
+                head(torch.empty(2, *cache.shapes[what.view]), None)
             each = counter.get_total_flops() / 2
         except (RuntimeError, NotImplementedError, ValueError, AssertionError):
             each = 0.0
-    return parameters, probe.BACKWARD * each * epochs * candidate.cache.manifest["splits"]["train"]["rows"]
+    return parameters, probe.BACKWARD * each * epochs * cache.manifest["splits"]["train"]["rows"]
 
 
-def at_once(name: str, rows: int, width: int, classes: int) -> float:
-    """Seconds, roughly, that a baseline's fold takes: so that none is begun that is not worth it."""
-    if name == "svm":
-        return 1 + 2e-9 * rows**2 * width / 10 + 6e-7 * classes * rows**2
-    if name == "logistic":
-        return 1 + 8e-8 * rows * width * classes
-    return 1 + 2e-10 * rows**2 * width
+def at_once(what: job.Head, cache: Cache) -> float | None:
+    """Seconds, roughly, that a fold of a head takes which is fitted at once, so that none is begun that is not worth it; else None."""
+    head = what.build() if closed.is_closed(what.build) else None
+    if head is None:
+        return None
+    rows, classes, width = cache.manifest["splits"]["train"]["rows"], len(cache.classes), head.width
+    if what.name == "svm":
+        return 1 + 1e-9 * rows**2 * width + 2e-6 * classes * rows**2
+    return 1 + (8e-8 * rows * width * classes if what.name == "logistic" else 2e-10 * rows**2 * width)
