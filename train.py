@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -34,6 +35,28 @@ def parse(argv: list[str]) -> tuple:
     groups = {"run": config.RunFlags(), "training": training, "machine": config.TrainMachineFlags()}
     filled, options = cli.parse(groups, argv, ABOUT, free="head")
     return cache, recipe, filled, options
+
+
+def tuned(job, folder: Path, wanted: list[int], trials: int, deadline: cli.Deadline):
+    """--tune: the job with the settings that so many trials find."""
+    import models
+    from earshot import tuning
+    from earshot.files import empty
+    from earshot.job import Head, Job
+
+    machine = replace(job.machine, fresh=False)
+    if job.machine.fresh:
+        empty(folder)
+
+    def remake(settings, options) -> Job:
+        head = Head(job.what.name, job.what.view, options, partial(models.build, job.what.name, job.cache.shapes[job.what.view],
+                                                                  len(job.cache.classes), **options))
+        return Job(models, job.cache, job.recipe, head, head.build(), settings, machine)
+
+    found = tuning.tune(trials, job, folder, wanted, remake, deadline)
+    if found is None:
+        deadline.leave()
+    return remake(*found)
 
 
 def auto(argv: list[str]) -> None:
@@ -70,8 +93,10 @@ def main(argv: list[str]) -> None:
         stage.rehearse(cache, out, settings.metric)
         job = Job(models, cache, recipe.name, head, fresh, settings, machine)
         del fresh  # up to a gigabyte, which the job lets go in time
-        wanted, folder = job.wanted(what.fold), Path(what.runs_folder) / (what.name or job.name())
+        wanted, folder = job.wanted(what.fold), Path(what.runs_folder) / (what.name or f"{job.name()}{'-tuned' if what.tune else ''}")
         with locked(folder, "the run"):
+            if what.tune:
+                job = tuned(job, folder, wanted, what.tune, deadline)
             run = job.begin(folder, what.name is not None)
             if not job.train(run, wanted, deadline):
                 deadline.leave()

@@ -183,9 +183,8 @@ class Contest:
                 self.attempt(name, self.estimate, gpu)
         self.save()
         quick = sorted(self.having(OPEN, first), key=self.cost)
-        while quick and not self.having(FINISHED) and (self.cost(quick[0]) <= ANYHOW or self.left() > 0):
-            self.attempt(quick[0], self.train, None, self.cost(quick[0]) <= ANYHOW)
-            quick.pop(0)
+        while quick and not self.having(FINISHED) and self.cost(quick[0]) <= ANYHOW:
+            self.attempt(quick.pop(0), self.train, None, True)
         self.halve(first)
         for name in self.having(OPEN):
             before = self.state["of"][self.candidates[name].after]
