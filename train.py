@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import time
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +23,8 @@ def parse(argv: list[str]) -> tuple:
     """The cache and the recipe (each may decide the other), then all flags with the recipe's values as defaults."""
     early = cli.peek(argv, "recipe", "features", "data", "continue-from")
     if sum(a.split("=")[0] == "--features" for a in argv) > 1:
-        raise UserError("--features twice: a run is trained on one cache; train two runs, then predict.py --runs A B blends them, or --recipe auto takes both")
+        raise UserError("--features twice: a run is trained on one cache; train two runs, then predict.py --runs A B blends them, or "
+                        "let --recipe auto take both")
     name = early["recipe"]
     recipe = config.load_recipe(name) if name else None
     helping = {"-h", "--help"} & set(argv)
@@ -35,28 +35,6 @@ def parse(argv: list[str]) -> tuple:
     groups = {"run": config.RunFlags(), "training": training, "machine": config.TrainMachineFlags()}
     filled, options = cli.parse(groups, argv, ABOUT, free="head")
     return cache, recipe, filled, options
-
-
-def tuned(job, folder: Path, wanted: list[int], trials: int, deadline: cli.Deadline):
-    """--tune: the job with the settings that so many trials find."""
-    import models
-    from earshot import tuning
-    from earshot.files import empty
-    from earshot.job import Head, Job
-
-    machine = replace(job.machine, fresh=False)
-    if job.machine.fresh:
-        empty(folder)
-
-    def remake(settings, options) -> Job:
-        head = Head(job.what.name, job.what.view, options, partial(models.build, job.what.name, job.cache.shapes[job.what.view],
-                                                                  len(job.cache.classes), **options))
-        return Job(models, job.cache, job.recipe, head, head.build(), settings, machine)
-
-    found = tuning.tune(trials, job, folder, wanted, remake, deadline)
-    if found is None:
-        deadline.leave()
-    return remake(*found)
 
 
 def auto(argv: list[str]) -> None:
@@ -82,7 +60,7 @@ def main(argv: list[str]) -> None:
     for difference in mismatches(cache.record, recipe):
         print(f"the cache differs from the recipe: {difference}")
     import models
-    from earshot import crossval, stage
+    from earshot import crossval, stage, tuning
     from earshot.job import Job, describe_head
 
     out = Path(what.out)
@@ -96,11 +74,13 @@ def main(argv: list[str]) -> None:
         wanted, folder = job.wanted(what.fold), Path(what.runs_folder) / (what.name or f"{job.name()}{'-tuned' if what.tune else ''}")
         with locked(folder, "the run"):
             if what.tune:
-                job = tuned(job, folder, wanted, what.tune, deadline)
+                job = tuning.tune(what.tune, job, folder, wanted, deadline) or deadline.leave()
             run = job.begin(folder, what.name is not None)
             if not job.train(run, wanted, deadline):
                 deadline.leave()
             crossval.summarise(run, job.rows, job.numbers)
+            if what.tune:
+                tuning.mark(run, wanted)
             stage.finish(run, cache, out, models.rebuild, job.at, machine.memory)
     except models.HeadError as error:  # also pretrained weights that cannot be had, a view that a loss cannot use
         raise UserError(str(error)) from None

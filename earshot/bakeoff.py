@@ -65,8 +65,9 @@ def announce(flags: AutoFlags, machine: config.TrainMachineFlags) -> list[Cache]
 def inputs_of(opened: list[Cache], flags: AutoFlags) -> dict[str, Any]:
     """What a bake-off is made from; the time is not part of it."""
     recipes = [config.load_recipe(name) for name in flags.candidates]
-    return plain({"features": {one.folder.name if sum(o.folder.name == one.folder.name for o in opened) == 1 else str(one.folder):
-                               one.fingerprint for one in opened}, "folds": flags.folds, "metric": flags.metric,
+    names = [one.folder.name for one in opened]
+    named = {name if names.count(name) == 1 else str(one.folder): one.fingerprint for name, one in zip(names, opened)}
+    return plain({"features": named, "folds": flags.folds, "metric": flags.metric,
                   "candidates": [[r.name, fingerprint({"head": r.head, "training": r.training})] for r in recipes]})
 
 
@@ -174,8 +175,8 @@ def _row(made: Contest, name: str) -> dict[str, Any]:
            "folds": "", "seconds": 0.0, "status": one["status"] + (f" {one['note']}" if one["note"] else "")}
     if not contest.begun(folder) or not (folder / "scores.json").exists():
         return row
-    told = read_json(folder / "scores.json")["last"]
-    return row | {"folds": " ".join(map(str, told["folds"])), "oof_f1_macro": told["f1_macro"], made.flags.metric: told[made.flags.metric],
+    told, metric = read_json(folder / "scores.json")["last"], made.flags.metric
+    return row | {"folds": " ".join(map(str, told["folds"])), "oof_f1_macro": told["f1_macro"], metric: told[metric],
                   "log_loss": told["log_loss"], "accuracy": told["accuracy"], "fold_std": told["fold_std"],
                   "seconds": contest.seconds(Run(folder))}
 

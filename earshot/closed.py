@@ -40,8 +40,9 @@ def fit(build: Callable[[], Any], rows: Rows, fold: Fold, settings: TrainingFlag
     seen, asked = (predict(head, rows, part, BATCH, autocast(device)) for part in (learn, ask))
     heard = np.isin(np.arange(len(rows.ids)), rows.clip[ask])
     if not np.isfinite(asked[heard]).all():
-        raise UserError(f"fold {fold.number}: the prediction is not a number for {some(rows.ids[heard][~np.isfinite(asked[heard]).all(1)])}: "
-                        "extract the features anew (get_features.py --fresh)")
+        odd = rows.ids[heard][~np.isfinite(asked[heard]).all(1)]
+        raise UserError(f"fold {fold.number}: the prediction is not a number for {some(odd)}: extract the features anew "
+                        "(get_features.py --fresh)")
     known = np.isin(np.arange(len(rows.ids)), whose)
     found = metrics.scores(asked[heard], rows.truth[heard])
     row = {"fold": fold.number, "epoch": 1, "lr": 0.0, "train_loss": metrics.scores(seen[known], rows.truth[known])["log_loss"],

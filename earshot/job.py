@@ -92,6 +92,12 @@ class Job:
                   "view": what.view, "head": {"name": what.name, **by_content(what.options)}, "training": asdict(settings)}
         self.record = record | {key: cache.record[key] for key in ("augment", "task") if key in cache.record}
 
+    def other(self, settings: TrainingFlags, options: dict[str, Any]) -> Job:
+        """The same with other training settings and head options."""
+        what = Head(self.what.name, self.what.view, options, partial(self.heads.build, self.what.name, self.cache.shapes[self.what.view],
+                                                                     len(self.cache.classes), **options))
+        return Job(self.heads, self.cache, self.recipe, what, what.build(), settings, self.machine)
+
     def name(self) -> str:
         """The run's name where the user gives none: the recipe's and 8 hex digits of the settings."""
         return f"{self.recipe}-{fingerprint(self.record)[:8]}"

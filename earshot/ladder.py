@@ -78,13 +78,15 @@ def candidates(opened: list[Cache], recipes: tuple[str, ...], heads: Any) -> lis
                     for place, name in enumerate(LADDER[view]):
                         add(place, one, name, view)
         if not found:
-            raise UserError(f"the ladder has no head for {', '.join(v for one in opened for v in one.shapes)}: name recipes with --candidates")
+            views = ", ".join(view for one in opened for view in one.shapes)
+            raise UserError(f"the ladder has no head for {views}: name recipes with --candidates")
     first = [candidate for _, candidate in sorted(found, key=lambda pair: pair[0])]
     names = [candidate.name for candidate in first]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         raise UserError(f"--candidates: {twice} comes twice: give the recipes different names")
-    seeds = [replace(c, name=f"{c.name}-seed{seed}", seed=seed, after=c.name) for seed in SEEDS for c in first if c.recipe.name in SEEDED]
+    again = [candidate for candidate in first if candidate.recipe.name in SEEDED]
+    seeds = [replace(c, name=f"{c.name}-seed{seed}", seed=seed, after=c.name) for seed in SEEDS for c in again]
     return first + ([] if recipes else seeds)
 
 

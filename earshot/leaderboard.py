@@ -51,5 +51,6 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
         scored = row.get("log_loss") is not None
         numbers = (f"{row['oof_f1_macro']:>8.4f}  {row['fold_std']:>7.4f}  {row['log_loss']:>8.4f}  {row['accuracy']:>8.4f}" if scored
                    else f"{'-':>8}  {'-':>7}  {'-':>8}  {'-':>8}")
-        lines.append(f"{Path(row['run']).name:{width}}  {len(str(row['folds']).split()):>5}  {numbers}  {clock(row['seconds']):>7}  {row['status']}")
+        folds = len(str(row["folds"]).split())
+        lines.append(f"{Path(row['run']).name:{width}}  {folds:>5}  {numbers}  {clock(row['seconds']):>7}  {row['status']}")
     return lines

@@ -116,6 +116,6 @@ def all_of(data: str, named: tuple[str, ...], continue_from: str | None) -> tupl
     first = opened[0]
     for other in opened[1:]:
         if other.classes != first.classes or other.multilabel != first.multilabel:
-            raise UserError(f"{first.folder} and {other.folder} have different labels ({len(first.classes)} and {len(other.classes)}), or "
-                            "another order of them, or another task: they are no one competition's; choose with --features FOLDER")
+            raise UserError(f"{first.folder} and {other.folder} have different labels ({len(first.classes)} and {len(other.classes)}), "
+                            "or another order or task: they are no one competition's; choose with --features FOLDER")
     return opened, lines
