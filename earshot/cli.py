@@ -99,6 +99,21 @@ def peek(argv: list[str], *flags: str) -> dict[str, str | None]:
     return found
 
 
+def gather(argv: list[str], flag: str) -> list[str]:
+    """The arguments with a flag that may be repeated written once, all its values behind it."""
+    name, values, rest, mine = "--" + flag, [], [], False
+    for argument in argv:
+        if argument == name or argument.startswith(name + "="):
+            values += [argument.split("=", 1)[1]] if "=" in argument else []
+            mine = "=" not in argument
+        elif mine and not argument.startswith("--"):
+            values.append(argument)
+        else:
+            rest.append(argument)
+            mine = False
+    return rest + ([name, *values] if values else [])
+
+
 def parse(groups: dict[str, Any], argv: list[str], description: str, positional: Any = None,
           free: str | None = None) -> tuple[dict[str, Any], dict[str, str]]:
     """Fill groups of settings from flags.

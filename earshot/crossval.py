@@ -6,7 +6,7 @@ from typing import Any, Callable, Sequence
 
 import numpy as np
 
-from earshot import metrics, probe, sealed
+from earshot import closed, metrics, probe, sealed
 from earshot.cli import Deadline, patiently
 from earshot.config import TrainingFlags
 from earshot.dataset import Rows, predict
@@ -61,6 +61,10 @@ class Folds:
         unseen = np.flatnonzero(rows.targets[fold.valid].any(0) & ~rows.targets[fold.train].any(0))
         if len(unseen):
             log(f"fold {number}: no clip outside it has the label {', '.join(classes[c] for c in unseen)}")
+        if closed.is_closed(self.build):
+            closed.fit(self.build, rows, fold, self.settings, self.run.fold(number), self.device, log)
+            saved()
+            return True
         fitter = Fitter(self.build, rows, fold, self.settings, len(classes), self.run.fold(number), self.device)
         if fitter.progress.epoch or fitter.progress.step:
             log(f"fold {fold.place}/{fold.count}  continues after epoch {fitter.progress.epoch}"

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from earshot.blending import Blended, Fitted
 
 NAME, OOF = "blend.json", "oof.csv"
+AUTO = "auto.json"  # a bake-off's folder has it: the blend, and in it the members' runs
 KINDS = {"members": list, "fingerprints": list, "kind": str, "method": str, "weights": list, "metric": str, "classes": int}
 
 
@@ -76,12 +77,21 @@ def claim(name: str | None, folder: Path, members: list[Path]) -> None:
     plain_name("--name", name)
     if (folder / CONFIG).exists():
         raise UserError(f"--name {name}: {folder} is a trained run: choose another name for the blend")
+    if (folder / AUTO).exists():
+        raise UserError(f"--name {name}: {folder} is a bake-off's, with all of its runs: choose another name for the blend")
     if folder.resolve() in [member.resolve() for member in members]:
         raise UserError(f"--name {name}: {folder} is itself one of the --runs: choose another name")
 
 
 def keep(folder: Path, members: list[Path], classes: list[str], multilabel: bool, metric: str, found: Blended, oof: Oof) -> None:
-    """Write a blend into its folder, in place of one that was there.
+    """Write a blend into its folder, in place of what was there; arguments as `write` takes them."""
+    with locked(folder, "the blend"):
+        empty(folder, NAME)
+        write(folder, members, classes, multilabel, metric, found, oof)
+
+
+def write(folder: Path, members: list[Path], classes: list[str], multilabel: bool, metric: str, found: Blended, oof: Oof) -> None:
+    """Write blend.json and oof.csv into a folder that this process holds.
 
     Args:
         members: their folders, in the weights' order; those without weight are not needed again.
@@ -89,19 +99,17 @@ def keep(folder: Path, members: list[Path], classes: list[str], multilabel: bool
     """
     fitted = found.fitted
     used = [member for member, weight in zip(members, fitted.weights) if weight > 0]
-    with locked(folder, "the blend"):
-        empty(folder, NAME)
-        run = Run(folder)
-        run.config = {"record": {"classes": classes, "task": "multilabel" if multilabel else "single"}}
-        known = oof.folds >= 0
-        run.write_oof("oof", oof.ids[known], oof.folds[known], oof.labels[known], oof.probabilities[known])
-        sealed.write(folder / NAME, {
-            "members": [os.path.relpath(member.resolve(), folder.resolve()) for member in used],
-            "fingerprints": [fingerprint_of(member) for member in used],
-            "kind": "last", "method": fitted.method, "weights": fitted.weights[fitted.weights > 0].tolist(),
-            "scale": None if fitted.scale is None else fitted.scale.tolist(),
-            "thresholds": None if fitted.thresholds is None else fitted.thresholds.tolist(),
-            "metric": metric, "classes": len(classes), "score": found.score, "spread": found.spread, "table": found.table}, OOF)
+    run = Run(folder)
+    run.config = {"record": {"classes": classes, "task": "multilabel" if multilabel else "single"}}
+    known = oof.folds >= 0
+    run.write_oof("oof", oof.ids[known], oof.folds[known], oof.labels[known], oof.probabilities[known])
+    sealed.write(folder / NAME, {
+        "members": [os.path.relpath(member.resolve(), folder.resolve()) for member in used],
+        "fingerprints": [fingerprint_of(member) for member in used],
+        "kind": "last", "method": fitted.method, "weights": fitted.weights[fitted.weights > 0].tolist(),
+        "scale": None if fitted.scale is None else fitted.scale.tolist(),
+        "thresholds": None if fitted.thresholds is None else fitted.thresholds.tolist(),
+        "metric": metric, "classes": len(classes), "score": found.score, "spread": found.spread, "table": found.table}, OOF)
 
 
 def read(folder: Path) -> dict[str, Any]:

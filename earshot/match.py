@@ -1,4 +1,4 @@
-"""Which cache a recipe means."""
+"""Which cache a recipe means, and which ones a bake-off takes."""
 
 from __future__ import annotations
 
@@ -82,3 +82,40 @@ def pick(data: str, recipe: Recipe | None, continue_from: str | None = None) -> 
     if len(here) == 1:
         return here[0]
     raise UserError(f"which cache? there are {', '.join(map(str, among))}: choose one with --features FOLDER")
+
+
+def all_of(data: str, named: tuple[str, ...], continue_from: str | None) -> tuple[list[cache.Cache], list[str]]:
+    """The caches of a bake-off, and lines about those that are left out.
+
+    Args:
+        data: where they are looked for: data/<competition>/<cache>, or data is the competition's folder itself.
+        named: these and no others.
+    Raises:
+        UserError: none, those of several competitions, or of other labels.
+    """
+    from earshot import earlier
+
+    found = list(map(Path, named))
+    if not found:
+        own = sorted(p.parent for p in Path(data).glob(f"*/{cache.MANIFEST}") if cache.is_cache(p.parent))
+        found = own or cache.find(data) or earlier.caches(continue_from)
+    if not found:
+        raise UserError(f"no cache in {data}/: run get_features.py first, or say where one is with --features FOLDER")
+    places = sorted({str(folder.parent) for folder in found})
+    if not named and len(places) > 1:
+        raise UserError(f"which competition? there are {', '.join(places)}: choose one with --data {places[0]}, or name its caches with "
+                        "--features FOLDER, each")
+    opened, lines = [], []
+    for folder in dict.fromkeys(found):
+        if not named and not cache.peek(folder / cache.MANIFEST).get("complete"):
+            lines.append(f"{folder} is not finished and left out: get_features.py continues it")
+            continue
+        opened.append(cache.Cache(folder))
+    if not opened:
+        raise UserError(f"no finished cache in {', '.join(places)}: run get_features.py again, it continues where it stopped")
+    first = opened[0]
+    for other in opened[1:]:
+        if other.classes != first.classes or other.multilabel != first.multilabel:
+            raise UserError(f"{first.folder} and {other.folder} have different labels ({len(first.classes)} and {len(other.classes)}), "
+                            "or another order or task: they are no one competition's; choose with --features FOLDER")
+    return opened, lines

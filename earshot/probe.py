@@ -22,6 +22,7 @@ TINY = 1e8  # operations of a training step below which a second thread costs mo
 SMALL = 5e8  # and below which nothing is tried, so that small heads give the same bits on every machine
 WORTH = 0.010  # seconds of a step in fp32 above which another precision is worth the trial
 BETTER = 1.2  # how many times faster it has to be
+TRIAL = 4.0  # seconds after which a step has been timed well enough
 ENOUGH = 0.1  # seconds that a trial's step may take; large heads are tried on fewer rows
 ROUNDS = 6  # in turn, so that whatever else the machine does hits all alike; the first warms up, the best counts
 LOSS = 0.05  # how far from that of fp32 the loss may be, relatively
@@ -122,6 +123,18 @@ def measure(head: nn.Module, candidates: list[Device], which: np.ndarray, step: 
             seconds = time.perf_counter() - began
             times[at] = seconds if number < 2 else min(times[at], seconds)
     return [t if abs(loss - losses[0]) <= LOSS * abs(losses[0]) else float("inf") for t, loss in zip(times, losses)]
+
+
+def seconds_a_row(head: nn.Module, rows: Rows, settings: TrainingFlags, device: Device) -> float:
+    """What a training step takes, a row, as the run will train it: so much later; the head's gradients are spoilt."""
+    which = np.arange(min(len(rows), settings.batch_size))
+    step, head, times = _stepper(rows, settings), laid_out(head, device), []
+    passes = 2 if settings.optimizer == "sam" else 1
+    while len(times) < 3 and sum(times) < TRIAL:  # the first warms up
+        began = time.perf_counter()
+        step(head, device, which)
+        times.append(time.perf_counter() - began)
+    return passes * min(times) / len(which)
 
 
 def _stepper(rows: Rows, settings: TrainingFlags) -> Callable[[nn.Module, Device, np.ndarray], float]:

@@ -186,6 +186,7 @@ class Run:
     def __init__(self, folder: Path):
         self.folder = folder
         self.config: dict[str, Any] = {}
+        self.quiet = False  # a bake-off says a line a run, and keeps the rest in the run's log
 
     @classmethod
     def begin(cls, folder: Path, record: dict, about: dict) -> Run:
@@ -294,7 +295,8 @@ class Run:
         """Print a line and keep it in training_log.txt."""
         from tqdm import tqdm
 
-        tqdm.write(text)
+        if not self.quiet:
+            tqdm.write(text)
         append_text(self.folder / "training_log.txt", text + "\n")
 
     def write_metrics(self, numbers: list[int]) -> None:

@@ -37,10 +37,13 @@ REDUCED = {
     "itmo2025": ITMO,
     "itmo2025_finetune": {**ITMO, **{f"ast_{key}": value for key, value in AST.items()}, "weights": "AST"},
     "itmo2025_tokens": {"dim": 16, "layers": 1, "heads": 2, "feedforward": 24},
+    "knn": {},
     "linear": {},
+    "logistic": {},
     "mlp": {"hidden": [8]},
     "sample": {},
     "small_cnn": SMALL_CNN,
+    "svm": {},
     "timm": {"backbone": "test_efficientnet", "weights": None},
 }
 

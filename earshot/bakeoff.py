@@ -1,0 +1,217 @@
+"""`train.py --recipe auto`: a ladder of heads on all caches within the time, then the best blend of them, scored and submitted.
+
+Each candidate is an ordinary run in the bake-off's folder, which is itself a kept blend: predict.py opens both.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from earshot import config, kept, leaderboard, match, metrics, sealed
+from earshot.errors import UserError
+from earshot.files import check_output, digest, empty, locked, plain_name, read_json, write_text
+from earshot.fingerprint import differences, fingerprint, plain
+from earshot.run import Run
+
+if TYPE_CHECKING:
+    from earshot.cache import Cache
+    from earshot.contest import Contest
+
+HOURS = 1.0  # where --max-hours is not given
+
+
+@dataclass(frozen=True)
+class AutoFlags:
+    """--recipe auto: many heads on all caches, the best blend of them"""
+
+    recipe: str = "auto"
+    """auto"""
+    features: tuple[str, ...] = ()
+    """the cache folders to use, each with a --features of its own (default: all finished ones of the competition)"""
+    candidates: tuple[str, ...] = ()
+    """recipes to try (names or YAML files) instead of the built-in ladder"""
+    name: str | None = None
+    """name of the folder in --runs-folder (default: auto-<hash of the features and settings>)"""
+    metric: Literal["f1_macro", "f1_micro", "f1_weighted", "accuracy", "balanced_accuracy", "map_macro",
+                    "lwlrap"] = "f1_macro"
+    """what candidates and blends are compared by; map_macro and lwlrap where clips have several labels"""
+    folds: int | None = None
+    """make K grouped stratified folds (default: the data's own, else 5)"""
+    out: str = "submissions/submission.csv"
+    """where the submission goes"""
+    data: str = "data"
+    """where the caches are looked for: the folder of all competitions, or of one"""
+    runs_folder: str = "runs"
+    """where the runs and leaderboard.csv go"""
+
+
+def announce(flags: AutoFlags, machine: config.TrainMachineFlags) -> list[Cache]:
+    """The caches to use; says which, before torch is imported."""
+    opened, lines = match.all_of(flags.data, flags.features, machine.continue_from)
+    metrics.check(flags.metric, opened[0].multilabel)
+    plain_name("--name", flags.name)
+    check_output(flags.out)
+    print(f"bake-off: {', '.join(str(one.folder) for one in opened)}; {machine.max_hours or HOURS:g} h")
+    for line in lines:
+        print(line)
+    return opened
+
+
+def inputs_of(opened: list[Cache], flags: AutoFlags) -> dict[str, Any]:
+    """What a bake-off is made from; the time is not part of it."""
+    recipes = [config.load_recipe(name) for name in flags.candidates]
+    names = [one.folder.name for one in opened]
+    named = {name if names.count(name) == 1 else str(one.folder): one.fingerprint for name, one in zip(names, opened)}
+    return plain({"features": named, "folds": flags.folds, "metric": flags.metric,
+                  "candidates": [[r.name, fingerprint({"head": r.head, "training": r.training})] for r in recipes]})
+
+
+def read_state(folder: Path, inputs: dict[str, Any], hours: float) -> dict[str, Any]:
+    """auto.json, or a fresh one; with more hours than before, what had no time is open again.
+
+    Raises:
+        UserError: it is of other features or settings, or damaged.
+    """
+    fresh = {"inputs": inputs, "hours": hours, "spent": 0.0, "done": False, "folds": [], "of": {}}
+    if not (folder / kept.AUTO).exists():
+        return fresh
+    try:
+        state = sealed.read(folder / kept.AUTO)
+    except sealed.Damaged as error:
+        print(f"{error}: its runs are taken up again, what was decided is decided anew")
+        return fresh
+    found = differences(state["inputs"], inputs)
+    if found:
+        raise UserError(f"{folder} is a bake-off of something else: {'; '.join(found[:3])}: give the new one another --name, or start over "
+                        "with --fresh")
+    if hours > state["hours"]:
+        for one in state["of"].values():
+            one |= {"status": "open"} if one["status"] == "no time" else {}
+        state |= {"hours": hours, "done": False}
+    return state
+
+
+def run(heads: Any, opened: list[Cache], flags: AutoFlags, machine: config.TrainMachineFlags, began: float) -> None:
+    """The whole bake-off, from its folder to the submission.
+
+    Args:
+        heads: makes the package `models`, once it is needed.
+        began: when the command did, on the monotonic clock.
+    """
+    inputs, hours = inputs_of(opened, flags), HOURS if machine.max_hours is None else machine.max_hours
+    folder, out = Path(flags.runs_folder) / (flags.name or f"auto-{fingerprint(inputs)[:8]}"), Path(flags.out)
+    if (folder / "config.yaml").exists():
+        raise UserError(f"--name {flags.name}: {folder} is a trained run: give the bake-off another name")
+    with locked(folder, "the bake-off"):
+        if machine.fresh:
+            empty(folder)
+        state = read_state(folder, inputs, hours)
+        if state["done"] and (folder / kept.NAME).is_file() and (out.exists() or not opened[0].has("subm")):
+            print(f"bake-off: {folder} is finished; more --max-hours than {state['hours']:g} would go on with what had no time")
+            print("\n".join(leaderboard.table(leaderboard.read(folder))))
+            return
+        from earshot import contest, ladder, stage
+
+        models = heads()
+        stage.rehearse(opened[0], out, flags.metric)
+        candidates = ladder.candidates(opened, flags.candidates, models)
+        made = contest.Contest(models, candidates, flags, machine, folder, state, began)
+        made.say(f"bake-off: {folder}, {len(candidates)} candidates")
+        made.run()
+        _end(made, opened, out)
+        state["done"] = True
+        made.save()
+
+
+def _end(made: Contest, opened: list[Cache], out: Path) -> None:
+    """Blend the finished candidates, score the hold-out, write the leaderboard and the submission."""
+    from earshot import members, stage
+
+    finished, first = made.having("finished"), opened[0]
+    if not finished:
+        failed = [one["note"] for one in made.state["of"].values() if one["status"] == "failed"]
+        made.save()
+        raise UserError(f"no candidate was finished: {failed[0]}" if failed else
+                        f"no candidate was finished within --max-hours {made.state['hours']:g}: the same command with more goes on")
+    inside = [members.open_one(made.folder / name) for name in finished]
+    whole, found, oof, lines = members.fit(inside, "auto")
+    before = digest(made.folder / kept.NAME) if (made.folder / kept.NAME).exists() else None
+    kept.write(made.folder, [member.folder for member in inside], first.classes, first.multilabel, whole.metric, found, oof)
+    if digest(made.folder / kept.NAME) != before:
+        (made.folder / "test.json").unlink(missing_ok=True)
+    for line in [f"out-of-fold, final epochs, {len(oof.ids)} clips", *lines, *members.table(found, whole.metric),
+                 "weights: " + "  ".join(f"{m.folder.name} {w:.3f}" for m, w in zip(inside, found.fitted.weights) if w > 0)]:
+        made.say(line)
+    # A further seed that never began is no news.
+    rows = [_row(made, name) for name, candidate in made.candidates.items() if candidate.after is None or made.state["of"][name]["folds"]]
+    told = metrics.scores(oof.probabilities, oof.labels)
+    rows.append({"run": str(made.folder), "recipe": "auto", "features": " ".join(str(one.folder) for one in opened), "view": "",
+                 "folds": " ".join(map(str, sorted(set(oof.folds.tolist())))), "oof_f1_macro": told["f1_macro"],
+                 made.flags.metric: told[made.flags.metric], "log_loss": told["log_loss"], "accuracy": told["accuracy"],
+                 "fold_std": found.spread, "seconds": made.before + time.monotonic() - made.began,
+                 "status": f"blend: {found.fitted.method} of {int((found.fitted.weights > 0).sum())}, cross-fitted"})
+    rows = leaderboard.ordered(rows, made.flags.metric)
+    leaderboard.write(made.folder, rows)
+    leaderboard.write(made.folder.parent, rows)
+    for line in leaderboard.table(rows):
+        made.say(line)
+    if any(one["status"] == "dropped" for one in made.state["of"].values()):
+        made.say("dropped candidates were dropped by the labels of the folds named: that choice, unlike the blend's, is not cross-fitted")
+    _submit(made, whole, first, out, stage)
+
+
+def _row(made: Contest, name: str) -> dict[str, Any]:
+    """A candidate's row of the leaderboard."""
+    from earshot import contest
+
+    one, candidate = made.state["of"][name], made.candidates[name]
+    folder = made.folder / name
+    row = {"run": str(folder), "recipe": candidate.recipe.name, "features": str(candidate.cache.folder), "view": candidate.view,
+           "folds": "", "seconds": 0.0, "status": one["status"] + (f" {one['note']}" if one["note"] else "")}
+    if not contest.begun(folder) or not (folder / "scores.json").exists():
+        return row
+    told, metric = read_json(folder / "scores.json")["last"], made.flags.metric
+    return row | {"folds": " ".join(map(str, told["folds"])), "oof_f1_macro": told["f1_macro"], metric: told[metric],
+                  "log_loss": told["log_loss"], "accuracy": told["accuracy"], "fold_std": told["fold_std"],
+                  "seconds": contest.seconds(Run(folder))}
+
+
+def _submit(made: Contest, whole: Any, first: Cache, out: Path, stage: Any) -> None:
+    """The hold-out's score and the submission, by the members' final epochs."""
+    from earshot import blend, crossval, devices
+
+    at = devices.choose(made.machine.device)[0]
+    prior = first.prior()
+
+    def answers(split: str) -> np.ndarray:
+        rows, ids = {}, first.split(split)["ids"]
+
+        def ask(run: Run, kind: str) -> np.ndarray:
+            candidate = made.candidates[run.folder.name]
+            key = (candidate.cache.folder, candidate.view)
+            if key not in rows:
+                rows.clear()  # one at a time: they may be large
+                rows[key] = blend.rows_of(candidate.cache, split, candidate.view, at, made.machine.memory)
+            found = blend.predict_run(run, rows[key], made.heads.rebuild, stage.decided(run, at), kind=kind)
+            place = {str(id): index for index, id in enumerate(rows[key].ids)}
+            missing = np.full(found.shape[1], np.nan)
+            return np.stack([found[place[str(id)]] if str(id) in place else missing for id in ids])
+
+        return whole.predict(ask)
+
+    if first.has("test"):
+        scored = Run(made.folder)
+        scored.config = {"record": {"classes": first.classes}}
+        rows = blend.rows_of(first, "test", next(iter(first.shapes)), at, made.machine.memory)
+        found = crossval.score_test(scored, rows, lambda: blend.fill(answers("test"), prior)[0])
+        made.say(f"hold-out, {found['clips']} clips: {metrics.summary(found)}")
+    if not first.has("subm"):
+        made.say("nothing to submit: the data set has no clips without labels")
+        return
+    for line in stage.submit(first, first.split("subm")["ids"], answers("subm"), prior, first.classes, out):
+        made.say(line)

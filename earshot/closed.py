@@ -1,0 +1,55 @@
+"""A fold of a head that is fitted at once instead of by epochs: the same files as any other fold's."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Callable
+
+import numpy as np
+import torch
+
+from earshot import metrics
+from earshot.config import TrainingFlags
+from earshot.dataset import Rows, predict
+from earshot.device import Device
+from earshot.errors import UserError
+from earshot.probe import autocast
+from earshot.progress import Fold, Progress, line, some
+from earshot.run import FoldFolder
+
+BATCH = 256
+
+
+def is_closed(build: Callable[[], Any]) -> bool:
+    """Does this make heads that are fitted at once? Asked without giving one memory."""
+    with torch.device("meta"):
+        return hasattr(build(), "solve")
+
+
+def fit(build: Callable[[], Any], rows: Rows, fold: Fold, settings: TrainingFlags, folder: FoldFolder, device: Device,
+        log: Callable[[str], None]) -> None:
+    """Fit a head to the training rows of a fold (no augmented copies: their labels may be shares) and save it as finished."""
+    began = time.perf_counter()
+    head = build()
+    learn, ask = rows.of_clips(fold.train), rows.of_clips(fold.valid)
+    whose = rows.clip[learn]
+    names = np.array([group or f"\0{index}" for index, group in enumerate(rows.groups)])
+    # What is learnt from is moved to the CPU batch by batch: that is where scikit-learn computes.
+    head.solve(rows.batches(learn, BATCH), rows.targets[whose], np.unique(names, return_inverse=True)[1][whose], rows.multilabel)
+    head = head.to(device.name)
+    seen, asked = (predict(head, rows, part, BATCH, autocast(device)) for part in (learn, ask))
+    heard = np.isin(np.arange(len(rows.ids)), rows.clip[ask])
+    if not np.isfinite(asked[heard]).all():
+        odd = rows.ids[heard][~np.isfinite(asked[heard]).all(1)]
+        raise UserError(f"fold {fold.number}: the prediction is not a number for {some(odd)}: extract the features anew "
+                        "(get_features.py --fresh)")
+    known = np.isin(np.arange(len(rows.ids)), whose)
+    found = metrics.scores(asked[heard], rows.truth[heard])
+    row = {"fold": fold.number, "epoch": 1, "lr": 0.0, "train_loss": metrics.scores(seen[known], rows.truth[known])["log_loss"],
+           "valid_loss": found.pop("log_loss"), **found, "seconds": time.perf_counter() - began}
+    value = [row[settings.metric], -row["valid_loss"]]
+    progress = Progress(epoch=1, best=value, best_epoch=1, history=[row])
+    folder.save_best(head.state_dict(), {"head": head.config, "epoch": 1, settings.metric: value[0],
+                                         "chosen": "there is one epoch only"})
+    folder.save_last(head.state_dict(), None, {"progress": vars(progress), "finished": True})
+    log(line(row, fold, settings, True, 0.0))

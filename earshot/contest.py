@@ -1,0 +1,275 @@
+"""The bake-off's training: candidates fold by fold within the time, and an account of what became of each.
+
+What time or scores decided is kept in auto.json, once, so that the same command goes on as it would have done.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from earshot import cli, compare, config, devices, job, kept, ladder, probe, sealed
+from earshot.crossval import summarise
+from earshot.errors import UserError
+from earshot.files import append_text, digest_of, locked, read_json
+from earshot.ladder import Candidate
+from earshot.run import CONFIG, Run
+
+if TYPE_CHECKING:
+    from earshot.bakeoff import AutoFlags
+
+RESERVE, LEAST = 0.06, 5.0  # share of the time that is kept for the blend, and seconds at least; predicting comes on top
+SMALL = 0.02  # share of the time that a candidate may take without being weighed against others
+CLEAR, FAR = 2.0, 0.02  # standard errors, and points of the metric, that lie between the best and what is dropped
+ANYHOW = 60.0  # seconds that the quickest candidate may take even if there is no time: something has to be submitted
+WITH_THE_REST = 1.2  # validation and what surrounds the steps, over the steps
+OPEN, FINISHED, DROPPED, NO_TIME, LEFT_OUT = "open", "finished", "dropped", "no time", "left out"
+FRESH = {"status": OPEN, "folds": [], "each": None, "row": 0.0, "note": ""}
+
+
+class Contest:
+    """Trains candidates, and keeps account of them.
+
+    Args:
+        heads: the package `models`.
+        folder: the bake-off's own, which this process holds.
+        state: what auto.json says; `of` has an entry a candidate: its status, its finished folds, the seconds of `each` fold and
+            of a `row` in a training step, and a note.
+        began: when the command did, on the monotonic clock.
+    """
+
+    def __init__(self, heads: Any, candidates: list[Candidate], flags: AutoFlags, machine: config.TrainMachineFlags, folder: Path,
+                 state: dict[str, Any], began: float):
+        self.heads, self.flags, self.machine, self.folder, self.state = heads, flags, replace(machine, fresh=False), folder, state
+        self.candidates = {c.name: c for c in candidates}
+        self.budget, self.before, self.began = 3600 * state["hours"], state["spent"], began
+        for name in self.candidates:
+            state["of"].setdefault(name, {**FRESH, "folds": []})
+        self.current: tuple[str, job.Job, Run] | None = None
+
+    # --- account
+
+    def save(self) -> None:
+        """Write auto.json."""
+        self.state["spent"] = self.before + time.monotonic() - self.began
+        sealed.write(self.folder / kept.AUTO, self.state)
+
+    def say(self, text: str) -> None:
+        """A line on the terminal and in the bake-off's log."""
+        print(text, flush=True)
+        append_text(self.folder / "training_log.txt", text + "\n")
+
+    def left(self) -> float:
+        """Seconds until training has to end, so that the blend and the submission are made in time."""
+        reserve = max(LEAST, RESERVE * self.budget) + sum(self.asking(name) for name in self.having(FINISHED))
+        return self.budget - self.before - (time.monotonic() - self.began) - reserve
+
+    def asking(self, name: str) -> float:
+        """Seconds that a candidate's answers for the submission and the hold-out take: a forward pass is a third of a step."""
+        splits = self.candidates[name].cache.manifest["splits"]
+        rows = sum(splits[part]["rows"] for part in ("test", "subm") if part in splits)
+        return len(self.state["folds"]) * rows * self.settings(name).tta * self.state["of"][name]["row"] / probe.BACKWARD
+
+    def cost(self, name: str, upto: int | None = None) -> float:
+        """Seconds that a candidate's first folds take, of those that are missing; for all of them, with the answers that follow."""
+        one = self.state["of"][name]
+        missing = set(self.state["folds"][:upto]) - set(one["folds"])
+        return len(missing) * one["each"] + (self.asking(name) if upto is None else 0.0)
+
+    def settings(self, name: str) -> config.TrainingFlags:
+        """A candidate's training settings."""
+        return self.candidates[name].settings(self.flags.folds, self.flags.metric)
+
+    def having(self, status: str, names: list[str] | None = None) -> list[str]:
+        """The candidates of that status, in the ladder's order."""
+        return [name for name in (self.candidates if names is None else names) if self.state["of"][name]["status"] == status]
+
+    def note(self, name: str, status: str, note: str = "") -> None:
+        """Say what became of a candidate, and keep it."""
+        self.state["of"][name] |= {"status": status, "note": note}
+        if status != FINISHED:
+            self.say(f"{name}: {status}{f': {note}' if note else ''}")
+        self.save()
+
+    # --- one candidate
+
+    def prepared(self, name: str) -> tuple[job.Job, Run]:
+        """A candidate's job and its run; the last one is kept at hand."""
+        if self.current is None or self.current[0] != name:
+            candidate, self.current = self.candidates[name], None  # the features of the one before go first
+            head = job.describe_head(self.heads, candidate.recipe, candidate.cache, view=candidate.view)
+            made = job.Job(self.heads, candidate.cache, candidate.recipe.name, head, head.build(), self.settings(name), self.machine, 0)
+            pairs = sorted((str(id), int(fold)) for id, fold in zip(made.rows.ids, made.numbers))
+            if self.state.setdefault("clips", digest_of(pairs)[:12]) != digest_of(pairs)[:12]:
+                raise UserError(f"{candidate.cache.folder} has other training clips or folds than the cache before it")
+            self.state["folds"] = made.wanted()
+            with locked(self.folder / name, "the run"):
+                self.current = (name, made, made.begin(self.folder / name, False, quiet=True))
+        return self.current[1:]
+
+    def estimate(self, name: str, gpu: bool) -> None:
+        """What a fold takes, from the size or from a step that is timed; decided once. Too much for this machine is left out."""
+        one, candidate, settings = self.state["of"][name], self.candidates[name], self.settings(name)
+        if one["each"] is not None:
+            return
+        rows, share = candidate.cache.manifest["splits"]["train"]["rows"], 1 - 1 / len(self.state["folds"])
+        head = job.describe_head(self.heads, candidate.recipe, candidate.cache, view=candidate.view)
+        one["each"] = ladder.at_once(head, candidate.cache)
+        if one["each"] is not None:
+            one["row"] = one["each"] / rows / 10
+            return
+        parameters, work = ladder.size(head, candidate.cache, settings.epochs)
+        if not gpu and parameters > ladder.CPU_PARAMETERS:
+            self.note(name, LEFT_OUT, f"{parameters:,} parameters are a GPU's work")
+            return
+        if not gpu and work * len(self.state["folds"]) / ladder.CPU_SPEED > self.left():
+            self.note(name, NO_TIME, f"{work:.1e} operations a fold are too many for a CPU in this time")
+            return
+        made, _ = self.prepared(name)
+        one["row"] = probe.seconds_a_row(head.build(), made.rows, settings, made.at)
+        one["each"] = WITH_THE_REST * one["row"] * rows * share * settings.epochs / len(made.several)
+
+    def attempt(self, name: str, what: Any, *args: Any) -> Any:
+        """Do something with a candidate; if it cannot be done it is out, and the others go on. None then."""
+        try:
+            return what(name, *args)
+        except (UserError, self.heads.HeadError) as error:
+            self.current = None
+            self.note(name, "failed", " ".join(str(error).split()))
+            return None
+
+    def train(self, name: str, upto: int | None = None, anyhow: bool = False) -> None:
+        """Train a candidate's first folds, all by default, as far as the time goes."""
+        wanted, one = self.state["folds"][:upto], self.state["of"][name]
+        if set(wanted) <= set(one["folds"]):
+            if upto is None:
+                self.note(name, FINISHED)
+            return
+        made, run = self.prepared(name)
+        deadline = cli.Deadline(None if anyhow else max(0.0, self.left()) / 3600)
+        with locked(run.folder, "the run"):
+            done = made.train(run, wanted, deadline)
+            if any(run.fold(n).predictions("last") is not None for n in run.finished_folds()):
+                summarise(run, made.rows, made.numbers)
+        if cli.SIGNALS.waiting is not None:
+            self.save()
+            deadline.leave()
+        one["folds"] = run.finished_folds() if done else [n for n in one["folds"]]
+        if one["folds"]:
+            one["each"] = 1.05 * seconds(run) / len(run.finished_folds())
+            found = read_json(run.folder / "scores.json")["last"]
+            self.say(f"{name}: {len(found['folds'])}/{len(self.state['folds'])} folds, out-of-fold {self.flags.metric} "
+                     f"{found[self.flags.metric]:.4f}  log_loss {found['log_loss']:.4f}  {cli.clock(seconds(run))}, "
+                     f"{cli.clock(max(0.0, self.left()))} left")
+        if done and upto is None:
+            self.note(name, FINISHED)
+        elif not done:
+            self.note(name, NO_TIME, f"stopped after {len(run.finished_folds())} of {len(self.state['folds'])} folds")
+        self.save()
+
+    # --- all of them
+
+    def run(self) -> None:
+        """Train what the time allows."""
+        gpu = devices.choose(self.machine.device)[0].name.startswith("cuda")
+        first = [name for name, candidate in self.candidates.items() if candidate.after is None]
+        for name in self.having(OPEN, first):
+            if not self.state["folds"]:
+                self.attempt(name, self.prepared)
+            if self.having(OPEN, [name]) and self.state["folds"]:
+                self.attempt(name, self.estimate, gpu)
+        self.save()
+        quick = sorted(self.having(OPEN, first), key=self.cost)
+        while quick and not self.having(FINISHED) and self.cost(quick[0]) <= ANYHOW:
+            self.attempt(quick.pop(0), self.train, None, True)
+        self.halve(first)
+        for name in self.having(OPEN):
+            before = self.state["of"][self.candidates[name].after]
+            if before["status"] != FINISHED:
+                status = NO_TIME if before["status"] == NO_TIME else LEFT_OUT
+                self.state["of"][name] |= {"status": status, "note": f"as {self.candidates[name].after}"}
+                continue
+            self.state["of"][name] |= {key: before[key] for key in ("each", "row")}
+            self.whole(name)
+
+    def whole(self, name: str) -> None:
+        """Train all folds of a candidate, if there is time for all."""
+        if self.cost(name) > self.left():
+            self.note(name, NO_TIME, f"would take {cli.clock(self.cost(name))}, {cli.clock(max(0.0, self.left()))} left")
+        else:
+            self.attempt(name, self.train)
+
+    def halve(self, names: list[str]) -> None:
+        """Successive halving with folds as the resource: dropped is what is clearly worse, and only if the time asks for it."""
+        for name in self.having(OPEN, names):
+            if self.cost(name) <= min(SMALL * self.budget, self.left()):
+                self.attempt(name, self.train)
+        count = len(self.state["folds"])
+        for upto in dict.fromkeys((1, math.ceil(count / 2))):
+            if self.fits(names):
+                break
+            for name in self.having(OPEN, names):
+                # The ladder's first that still fits is sure to be finished whatever the others take.
+                anchor = next((n for n in self.having(OPEN, names) if self.cost(n) <= self.left()), None)
+                if self.cost(name) > self.left() or name != anchor and self.cost(name, upto) + self.cost(anchor) > self.left():
+                    self.note(name, NO_TIME, f"would take {cli.clock(self.cost(name))}, {cli.clock(max(0.0, self.left()))} left")
+                else:
+                    self.attempt(name, self.train, upto)
+            self.drop(names, upto)
+        order = self.having(OPEN, names) if self.fits(names) else self.ranked(self.having(OPEN, names))
+        for name in order:
+            self.whole(name)
+        for name in self.having(NO_TIME, names):  # what was taken for too long, where the others were quicker than thought
+            if self.state["of"][name]["each"] is not None and self.cost(name) <= self.left():
+                self.attempt(name, self.train)
+
+    def fits(self, names: list[str]) -> bool:
+        """Is there time for all that are open?"""
+        return sum(self.cost(name) for name in self.having(OPEN, names)) <= self.left()
+
+    def oof(self, name: str, upto: int) -> kept.Oof:
+        """A candidate's out-of-fold predictions, of the final epoch, in the first folds."""
+        cache = self.candidates[name].cache
+        found = kept.read_oof(self.folder / name, "oof_last", cache.classes, cache.multilabel)
+        return found.rows([place for place, fold in enumerate(found.folds) if fold in self.state["folds"][:upto]])
+
+    def ranked(self, names: list[str]) -> list[str]:
+        """The best first, over the folds that all of them have."""
+        upto = min((len(self.state["of"][name]["folds"]) for name in names), default=0)
+        if not upto:
+            return names
+        found = {name: self.oof(name, upto) for name in names}
+        return sorted(names, reverse=True, key=lambda name: (
+            compare.one(self.flags.metric, found[name].probabilities, found[name].labels),
+            compare.one("log_loss", found[name].probabilities, found[name].labels)))
+
+    def drop(self, names: list[str], upto: int) -> None:
+        """Drop what is clearly worse than the best, the worst first, until there is time for the rest."""
+        names = [name for name in self.having(OPEN, names) if len(self.state["of"][name]["folds"]) >= upto]
+        if len(names) < 2:
+            return
+        order = self.ranked(names)
+        best = self.oof(order[0], upto)
+        for name in reversed(order[1:]):
+            if self.fits(names):
+                return
+            mine = self.oof(name, upto)
+            rises, error = compare.gain(self.flags.metric, mine.probabilities, best.probabilities, best.labels,
+                                        compare.blocks_of(len(best.ids)))
+            if rises > max(FAR, CLEAR * error):
+                self.note(name, DROPPED, f"after fold {', '.join(map(str, self.state['folds'][:upto]))}: {self.flags.metric} "
+                          f"{rises:.3f} below {order[0]} there; these labels took part in the choice")
+
+
+def seconds(run: Run) -> float:
+    """What a run's training took so far."""
+    numbers = [int(path.name[5:]) for path in run.folder.glob("fold_*") if path.name[5:].isdigit()]
+    return float(sum(row["seconds"] for number in numbers for row in run.fold(number).history()))
+
+
+def begun(folder: Path) -> bool:
+    """Is there a run?"""
+    return (folder / CONFIG).is_file()

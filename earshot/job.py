@@ -1,0 +1,143 @@
+"""One run from a cache and a recipe: prepared, begun, trained; train.py does it once, the bake-off for every candidate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Callable
+
+import numpy as np
+
+from earshot import blend, crossval, devices, earlier, folds, probe, space, stage
+from earshot.cache import Cache
+from earshot.cli import Deadline
+from earshot.config import Recipe, TrainingFlags, TrainMachineFlags
+from earshot.dataset import Rows
+from earshot.device import Device
+from earshot.errors import UserError
+from earshot.files import by_content, digest_of, empty
+from earshot.fingerprint import fingerprint, recorded
+from earshot.run import CONFIG, Run
+
+
+@dataclass(frozen=True)
+class Head:
+    """Which head, on which view, with which options; `build` makes a fresh one."""
+
+    name: str
+    view: str
+    options: dict[str, Any]
+    build: Callable[[], Any]
+
+
+def describe_head(heads: Any, recipe: Recipe, cache: Cache, head: str | None = None, view: str | None = None,
+                  options: dict[str, str] | None = None) -> Head:
+    """The head that a recipe and the flags over it mean on this cache.
+
+    Args:
+        heads: the package `models`, handed in because nothing here imports it.
+        head, view: flags, over the recipe. options: of the head, as text.
+    Raises:
+        UserError: the cache has no view that the head takes. HeadError: an option that it does not have.
+    """
+    chosen = dict(recipe.head)
+    name, wanted = chosen.pop("name", "linear"), chosen.pop("view", None)
+    if head and head != name:
+        name, wanted, chosen = head, None, {}
+    chosen |= {key: heads.parse_option(key, value) for key, value in (options or {}).items()}
+    if view and view not in cache.shapes:
+        raise UserError(f"{cache.folder} has no view {view}: it has {', '.join(cache.shapes)}")
+    preferred = [v for v in (wanted, *heads.views(name)) if v in cache.shapes]
+    if not view and not preferred:
+        raise UserError(f"{cache.folder} has no view that {name} takes (it has {', '.join(cache.shapes)}; {name} takes "
+                        f"{', '.join(heads.views(name))}): extract another, force one with --view, or choose another head")
+    if wanted and not view and preferred[0] != wanted:
+        print(f"view: {preferred[0]}, because {cache.folder} has no {wanted}")
+    view = view or preferred[0]
+    return Head(name, view, chosen, partial(heads.build, name, cache.shapes[view], len(cache.classes), **chosen))
+
+
+def view_of(heads: Any, recipe: Recipe, cache: Cache) -> str | None:
+    """The view that a recipe's head gets of a cache, None where it has none."""
+    wanted = (recipe.head.get("view"), *heads.views(recipe.head.get("name", "linear")))
+    return next((view for view in wanted if view in cache.shapes), None)
+
+
+class Job:
+    """A run's parts, made from its settings; nothing is written before `begin`.
+
+    Args:
+        heads: the package `models`.
+        what: the head. fresh: one that was built of it, to count and to try.
+        fold_seed: of folds that are made, where it is not the training's.
+    Raises:
+        UserError: a device, further views or folds that there are not.
+    """
+
+    def __init__(self, heads: Any, cache: Cache, recipe: str, what: Head, fresh: Any, settings: TrainingFlags, machine: TrainMachineFlags,
+                 fold_seed: int | None = None):
+        self.heads, self.cache, self.recipe, self.what, self.fresh = heads, cache, recipe, what, fresh
+        self.settings, self.machine = settings, machine
+        self.several = devices.choose(machine.device, settings.precision)
+        self.at = self.several[0]
+        self.load = partial(blend.training_rows, cache, what.view, getattr(fresh, "also", ()), settings, gigabytes=machine.memory)
+        # Several devices: each process has the features on its own.
+        self.rows: Rows = self.load(self.at) if len(self.several) == 1 else self.load(replace(self.at, name="cpu"), gigabytes=0)
+        self.parameters = sum(p.numel() for p in fresh.parameters())
+        self.numbers, self.whose = folds.assign(self.rows.truth, self.rows.folds, self.rows.groups, settings.folds,
+                                                 settings.seed if fold_seed is None else fold_seed)
+        record = {"features": {k: cache.record[k] for k in ("extractor", "settings", "audio", "window", "weights")},
+                  "clips": cache.record["clips"]["train"], "classes": cache.classes, "folds": digest_of(self.numbers.tolist())[:12],
+                  "view": what.view, "head": {"name": what.name, **by_content(what.options)}, "training": recorded(settings)}
+        self.record = record | {key: cache.record[key] for key in ("augment", "task") if key in cache.record}
+
+    def other(self, settings: TrainingFlags, options: dict[str, Any]) -> Job:
+        """The same with other training settings and head options."""
+        what = Head(self.what.name, self.what.view, options, partial(self.heads.build, self.what.name, self.cache.shapes[self.what.view],
+                                                                     len(self.cache.classes), **options))
+        return Job(self.heads, self.cache, self.recipe, what, what.build(), settings, self.machine)
+
+    def name(self) -> str:
+        """The run's name where the user gives none: the recipe's and 8 hex digits of the settings."""
+        return f"{self.recipe}-{fingerprint(self.record)[:8]}"
+
+    def begin(self, folder: Path, named: bool, quiet: bool = False) -> Run:
+        """Make the run's folder, or continue what is there or what an earlier session left; for who holds its lock.
+
+        Args:
+            named: did the user name the run?
+            quiet: keep what it says to its log.
+        Raises:
+            UserError: the folder holds a run with other settings.
+        """
+        if self.machine.fresh:
+            empty(folder)
+        else:
+            for note in earlier.adopt_run(folder, self.record, self.machine.continue_from, named):
+                print(note)
+        new = not (folder / CONFIG).exists()
+        if new and not hasattr(self.fresh, "solve"):
+            self.at = probe.decide(self.fresh, self.rows, self.settings, self.at)
+        self.fresh = None  # up to a gigabyte
+        run = Run.begin(folder, self.record, stage.about(self.cache, self.recipe, self.at)).whole()
+        run.quiet = quiet
+        self.at = stage.decided(run, self.at)
+        rows, several_labels = self.rows, ", any number of them a clip" if self.rows.multilabel else ""
+        run.log(f"run: {folder}{'' if new else ' (continued)'}")
+        run.log(f"head: {self.what.name} on {self.what.view} {rows.shape}, {self.parameters:,} parameters, {len(run.classes)} "
+                f"classes{several_labels}")
+        run.log(f"folds: {self.whose}; {len(rows.ids)} clips, {len(rows)} windows; device: {devices.about(self.several)}")
+        return run
+
+    def train(self, run: Run, wanted: list[int], deadline: Deadline) -> bool:
+        """Train the wanted folds that are not finished; False if the time ran out, at a safe point."""
+        missing = len(set(wanted) - set(run.finished_folds()))
+        run.log(space.check(run.folder, *space.of_run(self.parameters, len(wanted), missing, self.settings)))
+        several: list[Device] = [replace(self.at, name=one.name) for one in self.several]
+        return crossval.train(run, self.rows, self.numbers, wanted, self.settings, self.what.build, self.heads.rebuild, self.at, deadline,
+                              self.machine.save_every, several, self.load)
+
+    def wanted(self, fold: tuple[int, ...] = ()) -> list[int]:
+        """The folds to train, in order, all of them by default."""
+        return crossval.chosen_folds(np.asarray(self.numbers), fold)

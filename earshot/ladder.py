@@ -1,0 +1,123 @@
+"""What the bake-off tries: recipes for the views that the caches have, the most gain for the time first."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from earshot import closed, config, job, probe
+from earshot.cache import Cache
+from earshot.errors import UserError
+
+BASELINES = ("logistic", "svm", "knn")
+# Baselines take seconds. On log-mel, statistics over time and a support vector machine reach more than most small networks.
+LADDER: dict[str, tuple[str, ...]] = {
+    "pooled": (*BASELINES, "linear", "mlp", "itmo2025_tokens", "itmo2025"),
+    "frames": ("logistic", "svm", "mlp", "itmo2025_tokens"),
+    "mel": (*BASELINES, "from_scratch", "small_cnn", "crnn", "convnext_ggcn_scratch", "audio_cnn"),
+    "tokens": ("itmo2025_tokens",),
+    "latents": (*BASELINES, "mlp", "itmo2025_tokens", "esc50_encodec"),
+    "fbank": (*BASELINES, "itmo2025_tokens"),
+    "wave": ("esc50_convnext1d", "esc50_hifigan"),
+}
+SEEDS = (1, 2)  # once the others are done: the same again, begun and mixed differently
+SEEDED = ("mlp", "itmo2025_tokens", "from_scratch", "small_cnn")
+CPU_PARAMETERS = 20_000_000  # above: a GPU's work
+CPU_SPEED = 5e11  # operations a second that a few cores do not exceed; what is too much even so is not timed
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A recipe on a view of a cache, with a seed; `after` names the one of seed 0 that has to be finished first."""
+
+    name: str
+    cache: Cache
+    recipe: config.Recipe
+    view: str
+    seed: int
+    after: str | None = None
+
+    def settings(self, folds: int | None, metric: str) -> config.TrainingFlags:
+        """The recipe's training settings, with what is the same for all candidates."""
+        made = config.with_defaults(config.TrainingFlags(), self.recipe.training, f"recipe {self.recipe.name}, training")
+        return replace(made, folds=folds, metric=metric, seed=self.seed)
+
+
+def candidates(opened: list[Cache], recipes: tuple[str, ...], heads: Any) -> list[Candidate]:
+    """All of them in order, further seeds last.
+
+    Args:
+        recipes: the user's choice, each on every cache that has a view for it; empty: the ladder.
+        heads: the package `models`.
+    Raises:
+        UserError: a recipe that no cache has a view for.
+    """
+    found: list[tuple[int, Candidate]] = []
+    labels = _labels(opened)
+
+    def add(place: int, one: Cache, name: str, view: str) -> None:
+        recipe = config.load_recipe(name)
+        plain = re.sub(r"[^\w.-]+", "_", f"{recipe.name}-{view}-{labels[one.folder]}")
+        found.append((place, Candidate(plain, one, recipe, view, 0)))
+
+    if recipes:
+        for place, name in enumerate(recipes):
+            recipe = config.load_recipe(name)
+            fitting = [(one, job.view_of(heads, recipe, one)) for one in opened]
+            if not any(view for _, view in fitting):
+                raise UserError(f"--candidates {name}: no cache has a view that it takes: extract one, or leave it out")
+            for one, view in fitting:
+                if view:
+                    add(place, one, name, view)
+    else:
+        for one in opened:
+            for view in LADDER:
+                if view in one.shapes:
+                    for place, name in enumerate(LADDER[view]):
+                        add(place, one, name, view)
+        if not found:
+            views = ", ".join(view for one in opened for view in one.shapes)
+            raise UserError(f"the ladder has no head for {views}: name recipes with --candidates")
+    first = [candidate for _, candidate in sorted(found, key=lambda pair: pair[0])]
+    names = [candidate.name for candidate in first]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise UserError(f"--candidates: {twice} comes twice: give the recipes different names")
+    again = [candidate for candidate in first if candidate.recipe.name in SEEDED]
+    seeds = [replace(c, name=f"{c.name}-seed{seed}", seed=seed, after=c.name) for seed in SEEDS for c in again]
+    return first + ([] if recipes else seeds)
+
+
+def _labels(opened: list[Cache]) -> dict[Path, str]:
+    names = [one.folder.name for one in opened]
+    return {one.folder: name if names.count(name) == 1 else f"{one.folder.parent.name}-{name}" for one, name in zip(opened, names)}
+
+
+def size(what: job.Head, cache: Cache, epochs: int) -> tuple[int, float]:
+    """Parameters, and the operations of training a fold of all clips; without giving the head memory. 0 operations: not known."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"):
+        head = what.build().eval()
+        parameters = sum(p.numel() for p in head.parameters())
+        try:
+            with torch.no_grad(), FlopCounterMode(display=False) as counter:
+                head(torch.empty(2, *cache.shapes[what.view]), None)
+            each = counter.get_total_flops() / 2
+        except (RuntimeError, NotImplementedError, ValueError, AssertionError):
+            each = 0.0
+    return parameters, probe.BACKWARD * each * epochs * cache.manifest["splits"]["train"]["rows"]
+
+
+def at_once(what: job.Head, cache: Cache) -> float | None:
+    """Seconds, roughly, that a fold of a head takes which is fitted at once, so that none is begun that is not worth it; else None."""
+    head = what.build() if closed.is_closed(what.build) else None
+    if head is None:
+        return None
+    rows, classes, width = cache.manifest["splits"]["train"]["rows"], len(cache.classes), head.width
+    if what.name == "svm":
+        return 1 + 1e-9 * rows**2 * width + 2e-6 * classes * rows**2
+    return 1 + (8e-8 * rows * width * classes if what.name == "logistic" else 2e-10 * rows**2 * width)

@@ -1,0 +1,158 @@
+"""`train.py --tune N`: Optuna looks for the settings of one recipe; what it finds is then trained as usual.
+
+The trials lie in <run>/tuning.db (SQLite) and, while they last, <run>/trial_<hash>/: the same command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from earshot import closed, compare
+from earshot.config import TrainingFlags
+from earshot.errors import UserError
+from earshot.files import append_text, empty, read_json
+from earshot.fingerprint import fingerprint
+from earshot.job import Head, Job
+from earshot.run import Run
+
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+
+    from earshot.cli import Deadline
+
+DATABASE, STUDY = "tuning.db", "tuning"
+STARTUP = 5  # trials drawn at random before the sampler learns, and before the pruner compares
+TIE = 1e-3  # of the log loss, beside the metric: few clips give many equal scores
+# Options of heads, where a head has them: lowest and highest, and whether on a logarithmic scale.
+OPTIONS = {"dropout": (0.0, 0.6, False), "c": (1e-3, 30.0, True), "gamma": (0.1, 10.0, True), "temperature": (0.02, 0.5, True)}
+
+
+def open_study(folder: Path) -> Study:
+    """The study in a run's folder; UserError where Optuna is not installed."""
+    try:
+        import optuna
+    except ImportError:
+        raise UserError("--tune needs Optuna: pip install optuna") from None
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    folder.mkdir(parents=True, exist_ok=True)
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=STARTUP, n_warmup_steps=0)
+    return optuna.create_study(study_name=STUDY, direction="maximize", load_if_exists=True, pruner=pruner,
+                               storage=f"sqlite:///{folder / DATABASE}")
+
+
+def suggest(trial: Trial, base: TrainingFlags, options: dict[str, Any], at_once: bool, further: bool) -> tuple[dict, dict]:
+    """A trial's training settings and head options.
+
+    Args:
+        options: the head's, with their defaults. at_once: is it fitted without epochs? further: has it targets that mixing would move?
+    """
+    chosen = {key: trial.suggest_float(f"head.{key}", low, high, log=log) for key, (low, high, log) in OPTIONS.items()
+              if isinstance(options.get(key), float)}
+    if at_once:
+        return {}, chosen
+    found = {"lr": trial.suggest_float("lr", base.lr / 8, base.lr * 8, log=True),
+             "weight_decay": trial.suggest_float("weight_decay", 1e-4, 0.5, log=True),
+             "label_smoothing": trial.suggest_float("label_smoothing", 0.0, 0.2),
+             "batch_size": trial.suggest_categorical("batch_size", sorted({16, 32, 64, 128, base.batch_size})),
+             "epochs": trial.suggest_int("epochs", max(1, base.epochs // 2), 2 * base.epochs)}
+    if not further and base.mixup_pairs == "any":
+        found["mixup"] = trial.suggest_float("mixup", 0.0, 1.0)
+    return found, chosen
+
+
+def own(base: TrainingFlags, head: Head, options: dict[str, Any]) -> dict[str, Any]:
+    """The recipe's own settings as the first trial; only what lies within the space counts."""
+    keys = ("lr", "weight_decay", "label_smoothing", "batch_size", "epochs", "mixup")
+    values: dict[str, Any] = {key: getattr(base, key) for key in keys}
+    values["weight_decay"] = min(max(values["weight_decay"], 1e-4), 0.5)
+    return values | {f"head.{key}": head.options.get(key, options[key]) for key in OPTIONS if isinstance(options.get(key), float)}
+
+
+def tune(trials: int, job: Job, folder: Path, wanted: list[int], deadline: Deadline) -> Job | None:
+    """The job with the best settings and head options that so many trials find; None if the time ran out.
+
+    Args:
+        job: the recipe's own. folder: the run's, which this process holds. wanted: the folds to tune on.
+    Raises:
+        UserError: no Optuna; no trial that could be trained.
+    """
+    if job.machine.fresh:
+        empty(folder)
+        job.machine = replace(job.machine, fresh=False)
+    base, head = job.settings, job.what
+    options, at_once = job.heads.options(head.name), closed.is_closed(head.build)
+    further = bool(getattr(job.fresh, "also", ()))
+    job.fresh = None
+    study = open_study(folder)
+    import optuna
+    from optuna.trial import TrialState
+
+    def say(text: str) -> None:
+        print(text, flush=True)
+        append_text(folder / "training_log.txt", text + "\n")
+
+    say(f"tuning on fold {', '.join(map(str, wanted))}: {trials} trials; the settings are chosen by these folds' labels, so what they "
+        "score there afterwards flatters")
+    for stale in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        study.tell(stale.number, state=TrialState.FAIL)  # a kill came: the same again, from its checkpoints
+        study.enqueue_trial(stale.params)
+    if not study.trials:
+        study.enqueue_trial(own(base, head, options))
+    while True:
+        done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+        if len(done) >= trials:
+            break
+        # Of the number of trials alone, so that a kill changes nothing of what is drawn.
+        study.sampler = optuna.samplers.TPESampler(seed=int(np.random.SeedSequence((base.seed, len(done))).generate_state(1)[0]),
+                                                   n_startup_trials=STARTUP)
+        trial = study.ask()
+        training, chosen = suggest(trial, base, options, at_once, further)
+        one = job.other(replace(base, **training), {**head.options, **chosen})
+        at = folder / f"trial_{fingerprint(trial.params)[:8]}"
+        try:
+            value, pruned = _try(trial, one, at, wanted, deadline)
+        except (UserError, job.heads.HeadError) as error:  # such as a loss that is no number
+            say(f"trial {len(done) + 1}/{trials} cannot be trained: {' '.join(str(error).split())}")
+            value, pruned = float("-inf"), True
+        if value is None:
+            return None
+        study.tell(trial, None if pruned else value, state=TrialState.PRUNED if pruned else TrialState.COMPLETE)
+        shutil.rmtree(at, ignore_errors=True)
+        words = "  ".join(f"{key} {v:.3g}" if isinstance(v, float) else f"{key} {v}" for key, v in trial.params.items())
+        say(f"trial {len(done) + 1}/{trials}: {base.metric} {value:.4f}{' (given up)' if pruned else ''}  {words}")
+    if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        raise UserError(f"{folder}: no trial could be trained to its end: give the recipe a lower --lr, or tune with more trials")
+    best = study.best_trial
+    training, chosen = suggest(optuna.trial.FixedTrial(best.params), base, options, at_once, further)
+    say(f"best of {trials}: {base.metric} {best.value:.4f} (less {TIE:g} of the log loss), which flatters: it was chosen on these folds")
+    return job.other(replace(base, **training), {**head.options, **chosen})
+
+
+def mark(run: Run, wanted: list[int]) -> None:
+    """Say in the scores and in the log that the settings were chosen on the folds that are scored."""
+    said = f"settings chosen by --tune on fold {', '.join(map(str, wanted))}: the scores of these folds flatter, the final epoch's too"
+    run.keep("scores", {**read_json(run.folder / "scores.json"), "tuned": said})
+    run.log(said)
+
+
+def _try(trial: Trial, job: Job, folder: Path, wanted: list[int], deadline: Deadline) -> tuple[float | None, bool]:
+    """Pooled out-of-fold value of a trial, of the final epochs, fold by fold until the pruner gives it up; None if the time ran out."""
+    run = job.begin(folder, False, quiet=True)
+    seen: list[int] = []
+    value = float("-inf")
+    for step, number in enumerate(wanted):
+        if not job.train(run, [number], deadline):
+            return None, False
+        seen.append(number)
+        truth = np.concatenate([job.rows.truth[job.numbers == n] for n in seen])
+        found = np.concatenate([run.fold(n).predictions("last") for n in seen])
+        value = compare.one(job.settings.metric, found, truth) + TIE * compare.one("log_loss", found, truth)
+        trial.report(value, step)
+        if step + 1 < len(wanted) and trial.should_prune():
+            return value, True
+    return value, False

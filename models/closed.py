@@ -1,0 +1,73 @@
+"""What heads share that scikit-learn fits at once, without epochs: their input as vectors, and how labels are handed over.
+
+Such a head has `solve(batches, targets, groups, multilabel)` and leaves what it found in buffers, so that it is saved, rebuilt
+and asked like any other: no object of scikit-learn is ever stored.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Iterable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .common import Standardise, num_stats, pool_stats
+from .functionals import Functionals
+
+NEVER = -12.0  # logit of a class that no training clip has
+
+
+class Closed(nn.Module):
+    """Vectors of a view, standardised: the embedding, mean and maximum over time, or a spectrogram's functionals.
+
+    Args:
+        input_shape: (D, F, T).
+        num_classes: width of the logits.
+    """
+
+    def __init__(self, input_shape: tuple[int, int, int], num_classes: int) -> None:
+        super().__init__()
+        channels, height, frames = input_shape
+        self.classes = num_classes
+        self.functionals = Functionals(input_shape, num_classes) if channels == 1 and height > 1 and frames > 1 else None
+        if self.functionals is None:
+            width = num_stats(input_shape)
+        else:
+            width = self.functionals.standardise.mean.numel()
+            self.functionals.top = self.functionals.standardise = nn.Identity()  # its statistics alone are wanted
+        self.width = width
+        self.standardise = Standardise(width)
+
+    def vectors(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, width), before standardisation."""
+        return self.functionals.statistics(x, mask) if self.functionals is not None else pool_stats(x, mask)
+
+    def standardised(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, width) with mean 0 and deviation 1 in training, cut at eight deviations."""
+        return self.standardise(self.vectors(x, mask)).clamp(-8, 8)
+
+    def take(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> np.ndarray:
+        """Fit the standardisation to the training rows; they, standardised: (rows, width) float32."""
+        with torch.inference_mode():
+            found = torch.cat([self.vectors(x, mask).float().cpu() for x, mask in batches])
+        self.standardise.fit([found])
+        return self.standardise.cpu()(found).clamp(-8, 8).numpy()
+
+    def note(self, **options: Any) -> None:
+        """Write into `config` what only fitting tells, such as the number of rows kept: rebuilding needs it."""
+        self.config["options"].update(options)
+
+
+def tasks(targets: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """(class, (rows,) 0/1) of every class that some rows have and others have not."""
+    for number in range(targets.shape[1]):
+        yes = targets[:, number] > 0.5
+        if yes.any() and not yes.all():
+            yield number, yes.astype(np.int64)
+
+
+def constant(targets: np.ndarray) -> np.ndarray:
+    """(classes,) logits for those that `tasks` leaves out, 0 for the others: all rows have them, or none."""
+    yes = targets > 0.5
+    return np.where(yes.all(0), -NEVER, np.where(yes.any(0), 0.0, NEVER)).astype(np.float32)

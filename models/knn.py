@@ -1,0 +1,66 @@
+"""The nearest neighbours by cosine: all training vectors are kept."""
+
+from __future__ import annotations
+
+from typing import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from . import HeadError, register
+from .closed import Closed
+
+
+@register(
+    "knn",
+    views=("pooled", "frames", "mel", "tokens", "latents", "fbank", "wave"),
+    about="the labels of the nearest training clips by cosine, on the embedding or on statistics over time",
+)
+class KNN(Closed):
+    """Votes of the nearest training rows, each weighing exp(cosine / temperature), and half a vote spread over all classes.
+
+    Args:
+        input_shape: (D, F, T); what becomes of it says `closed.Closed`.
+        num_classes: width of the logits.
+        k: neighbours asked. temperature: of their weights.
+        rows: vectors kept, and whether a clip may have several labels; known once it is fitted.
+    """
+
+    def __init__(self, input_shape: tuple[int, int, int], num_classes: int, *, k: int = 10, temperature: float = 0.1,
+                 rows: int = 0, multilabel: bool = False) -> None:
+        super().__init__(input_shape, num_classes)
+        if k < 1 or not temperature > 0 or rows < 0:
+            raise HeadError(f"knn: k is at least 1, temperature above 0 and rows at least 0, not {k}, {temperature}, {rows}")
+        self.k, self.temperature, self.multilabel = k, temperature, multilabel
+        self.register_buffer("vectors_kept", torch.zeros(rows, self.width))
+        self.register_buffer("labels_kept", torch.zeros(rows, num_classes))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Logits (B, num_classes) of x (B, D, F, T); mask (B, T) True where real."""
+        found = nn.functional.normalize(self.standardised(x, mask).float(), dim=1)
+        if not len(self.vectors_kept):
+            return found.new_zeros(len(found), self.classes)
+        near = (found @ self.vectors_kept.T).topk(min(self.k, len(self.vectors_kept)), dim=1)
+        weights = ((near.values - near.values[:, :1]) / self.temperature).exp()
+        weights = weights / weights.sum(1, keepdim=True)
+        # Half a vote of the k stands for what was not asked.
+        spread = 0.5 / (near.values.shape[1] + 0.5)
+        votes = (weights[:, :, None] * self.labels_kept[near.indices]).sum(1)
+        if self.multilabel:
+            shares = votes * (1 - spread) + spread * self.labels_kept.mean(0)
+            return torch.logit(shares.clamp(1e-6, 1 - 1e-6))
+        return (votes * (1 - spread) + spread / self.classes).log()
+
+    def solve(self, batches: Iterable[tuple[Tensor, Tensor | None]], targets: np.ndarray, groups: np.ndarray,
+              multilabel: bool) -> None:
+        """Keep the training rows.
+
+        Args:
+            batches: (x, mask) of all of them in order. targets: (rows, classes) 0/1. groups: (rows,), not needed here.
+        """
+        x = torch.from_numpy(self.take(batches))
+        self.vectors_kept = nn.functional.normalize(x, dim=1)
+        self.labels_kept = torch.from_numpy(np.ascontiguousarray(targets, dtype=np.float32))
+        self.multilabel = multilabel
+        self.note(rows=len(x), multilabel=multilabel)

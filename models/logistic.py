@@ -1,0 +1,64 @@
+"""Logistic regression in closed form: scikit-learn's, kept as one linear layer."""
+
+from __future__ import annotations
+
+from typing import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from . import HeadError, register
+from .closed import Closed, constant, tasks
+
+
+@register(
+    "logistic",
+    views=("pooled", "frames", "mel", "tokens", "latents", "fbank", "wave"),
+    about="scikit-learn's logistic regression on the embedding or on statistics over time, fitted at once",
+)
+class Logistic(Closed):
+    """Multinomial, or one against the rest where clips have several labels; strongest of all where clips are few.
+
+    Args:
+        input_shape: (D, F, T); what becomes of it says `closed.Closed`.
+        num_classes: width of the logits.
+        c: inverse strength of the L2 penalty on the standardised features.
+    """
+
+    def __init__(self, input_shape: tuple[int, int, int], num_classes: int, *, c: float = 0.1) -> None:
+        super().__init__(input_shape, num_classes)
+        if not 0 < c < float("inf"):
+            raise HeadError(f"logistic: c is above 0, not {c}")
+        self.c = c
+        self.fc = nn.Linear(self.width, num_classes)
+        nn.init.zeros_(self.fc.weight)
+        nn.init.zeros_(self.fc.bias)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Logits (B, num_classes) of x (B, D, F, T); mask (B, T) True where real."""
+        return self.fc(self.standardised(x, mask))
+
+    def solve(self, batches: Iterable[tuple[Tensor, Tensor | None]], targets: np.ndarray, groups: np.ndarray,
+              multilabel: bool) -> None:
+        """Fit to the training rows.
+
+        Args:
+            batches: (x, mask) of all of them in order. targets: (rows, classes) 0/1. groups: (rows,), not needed here.
+        """
+        from sklearn.linear_model import LogisticRegression
+
+        x = self.take(batches).astype(np.float64)
+        weight, bias = np.zeros((self.classes, self.width)), constant(targets)
+        found = list(tasks(targets))
+        if multilabel:
+            for number, yes in found:
+                fitted = LogisticRegression(C=self.c, max_iter=2000).fit(x, yes)
+                weight[number], bias[number] = fitted.coef_[0], fitted.intercept_[0]
+        elif found:
+            fitted = LogisticRegression(C=self.c, max_iter=2000).fit(x, targets.argmax(1))
+            rows = fitted.classes_ if len(fitted.coef_) > 1 else fitted.classes_[1:]  # of two classes one row is kept
+            weight[rows], bias[rows] = fitted.coef_, fitted.intercept_
+        with torch.no_grad():
+            self.fc.weight.copy_(torch.from_numpy(weight))
+            self.fc.bias.copy_(torch.from_numpy(bias))

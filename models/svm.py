@@ -1,0 +1,102 @@
+"""A support vector machine with a Gaussian kernel, its training vectors and coefficients kept as arrays."""
+
+from __future__ import annotations
+
+from typing import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import HeadError, register
+from .closed import Closed, constant, tasks
+
+INNER = 3  # folds within the training rows that the scale of the decisions is found on
+
+
+@register(
+    "svm",
+    views=("pooled", "frames", "mel", "tokens", "latents", "fbank", "wave"),
+    about="scikit-learn's support vector machine (Gaussian kernel, one against the rest), fitted at once",
+)
+class SVM(Closed):
+    """One machine a class; the decisions times one number, found by cross-validation within the training rows, are the logits.
+
+    Args:
+        input_shape: (D, F, T); what becomes of it says `closed.Closed`.
+        num_classes: width of the logits.
+        c: inverse strength of the penalty. gamma: of the kernel exp(-gamma |x - y|^2 / width).
+        rows: vectors kept; known once it is fitted.
+    """
+
+    def __init__(self, input_shape: tuple[int, int, int], num_classes: int, *, c: float = 3.0, gamma: float = 1.0,
+                 rows: int = 0) -> None:
+        super().__init__(input_shape, num_classes)
+        if not (0 < c < float("inf") and 0 < gamma < float("inf") and rows >= 0):
+            raise HeadError(f"svm: c and gamma are above 0 and rows at least 0, not {c}, {gamma}, {rows}")
+        self.c, self.gamma = c, gamma
+        self.register_buffer("vectors_kept", torch.zeros(rows, self.width))
+        self.register_buffer("coefficients", torch.zeros(num_classes, rows))
+        self.register_buffer("bias", torch.zeros(num_classes))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Logits (B, num_classes) of x (B, D, F, T); mask (B, T) True where real."""
+        kernel = self._kernel(self.standardised(x, mask).float(), self.vectors_kept)
+        return kernel @ self.coefficients.T + self.bias
+
+    def _kernel(self, x: Tensor, y: Tensor) -> Tensor:
+        squares = x.square().sum(1, keepdim=True) + y.square().sum(1) - 2 * (x @ y.T)
+        return (-self.gamma / self.width * squares.clamp(min=0)).exp()
+
+    def solve(self, batches: Iterable[tuple[Tensor, Tensor | None]], targets: np.ndarray, groups: np.ndarray,
+              multilabel: bool) -> None:
+        """Fit to the training rows.
+
+        Args:
+            batches: (x, mask) of all of them in order. targets: (rows, classes) 0/1.
+            groups: (rows,) what must not be parted when the scale is found.
+        """
+        x = torch.from_numpy(self.take(batches))
+        kernel = self._kernel(x, x).double().numpy()
+        every = np.arange(len(x))
+        coefficients, bias = self._machines(kernel, targets, every)
+        scale = self._scale(kernel, targets, groups, multilabel)
+        left = [number for number in range(self.classes) if number not in dict(tasks(targets))]
+        bias = scale * bias
+        bias[left] = constant(targets)[left]
+        self.vectors_kept, self.coefficients = x, torch.from_numpy((scale * coefficients).astype(np.float32))
+        self.bias = torch.from_numpy(bias.astype(np.float32))
+        self.note(rows=len(x))
+
+    def _machines(self, kernel: np.ndarray, targets: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(classes, all rows) coefficients and (classes,) offsets of machines that saw the given rows alone."""
+        from sklearn.svm import SVC
+
+        coefficients, bias = np.zeros((self.classes, len(kernel))), np.full(self.classes, -1.0)
+        inside = kernel[np.ix_(rows, rows)]
+        for number, yes in tasks(targets[rows]):
+            fitted = SVC(C=self.c, kernel="precomputed").fit(inside, yes)
+            coefficients[number, rows[fitted.support_]] = fitted.dual_coef_[0]
+            bias[number] = fitted.intercept_[0]
+        return coefficients, bias
+
+    def _scale(self, kernel: np.ndarray, targets: np.ndarray, groups: np.ndarray, multilabel: bool) -> float:
+        """The factor that turns decisions into the logits of least log loss, on rows that the machines did not see."""
+        from scipy.optimize import minimize_scalar
+        from scipy.special import log_softmax
+        from sklearn.model_selection import GroupKFold
+
+        if len(np.unique(groups)) < INNER:
+            return 3.0
+        decisions = np.zeros(targets.shape)
+        for seen, asked in GroupKFold(INNER, shuffle=True, random_state=0).split(kernel, groups=groups):
+            coefficients, bias = self._machines(kernel, targets, seen)
+            decisions[asked] = kernel[asked] @ coefficients.T + bias
+
+        def loss(power: float) -> float:
+            logits = np.exp(power) * decisions
+            if multilabel:
+                return float((np.logaddexp(0, logits) - targets * logits).mean())
+            return float(-(targets * log_softmax(logits, 1)).sum(1).mean())
+
+        return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.3), np.log(30)), method="bounded").x))
