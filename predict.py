@@ -33,7 +33,7 @@ def predict_cached(runs: list, features: str | None, out: Path, device) -> None:
     import numpy as np
 
     import models
-    from earshot import blend, stage
+    from earshot import blend, parts, stage
 
     classes, total, ids = blend.same_classes(runs), 0, None
     caches = [blend.cache_of(run, features) for run in runs]
@@ -48,7 +48,7 @@ def predict_cached(runs: list, features: str | None, out: Path, device) -> None:
         place = {str(id): index for index, id in enumerate(rows.ids)}
         found = blend.predict_run(run, rows, models.rebuild, stage.decided(run, device))
         total = total + found[[place[str(id)] for id in ids]]
-        print(f"{run.folder}: {len(run.finished_folds())} folds, {len(ids)} clips")
+        print(f"{run.folder}: {parts.predicting(run)}, {len(ids)} clips")
     for line in stage.submit(cache, ids, total / len(runs), np.array(runs[0].config["prior"]), classes, out):
         print(line)
 

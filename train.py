@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from earshot import cli, config
 from earshot.cache import Cache
 from earshot.errors import UserError
 from earshot.files import by_content, digest_of, empty, locked, plain_name
-from earshot.fingerprint import fingerprint
+from earshot.fingerprint import fingerprint, recorded
 from earshot.match import mismatches, pick
 
 ABOUT = """Train a head on cached features, fold by fold, and write the submission.
@@ -64,7 +64,7 @@ def main(argv: list[str]) -> None:
     for difference in mismatches(cache.record, recipe):
         print(f"the cache differs from the recipe: {difference}")
     import models
-    from earshot import blend, crossval, devices, earlier, folds, probe, space, stage
+    from earshot import blend, crossval, devices, earlier, folds, parts, probe, space, stage
     from earshot.run import CONFIG, Run
 
     try:
@@ -84,7 +84,7 @@ def main(argv: list[str]) -> None:
     wanted = crossval.chosen_folds(numbers, what.fold)
     record = {"features": {k: cache.record[k] for k in ("extractor", "settings", "audio", "window", "weights")},
               "clips": cache.record["clips"]["train"], "classes": classes, "folds": digest_of(numbers.tolist())[:12],
-              "view": view, "head": {"name": name, **by_content(chosen)}, "training": asdict(settings)}
+              "view": view, "head": {"name": name, **by_content(chosen)}, "training": recorded(settings)}
     record |= {key: cache.record[key] for key in ("augment", "task") if key in cache.record}
     folder = Path(what.runs_folder) / (what.name or f"{recipe.name}-{fingerprint(record)[:8]}")
     with locked(folder, "the run"):
@@ -103,8 +103,8 @@ def main(argv: list[str]) -> None:
         several_labels = ", any number of them a clip" if rows.multilabel else ""
         run.log(f"head: {name} on {view} {shape}, {parameters:,} parameters, {len(classes)} classes{several_labels}")
         run.log(f"folds: {whose}; {len(rows.ids)} clips, {len(rows)} windows; device: {devices.about(several)}")
-        missing = len(set(wanted) - set(run.finished_folds()))
-        run.log(space.check(folder, *space.of_run(parameters, len(wanted), missing, settings)))
+        every = parts.of_run(record["training"], wanted)
+        run.log(space.check(folder, *space.of_run(parameters, len(every), len(run.missing(every)), settings)))
         try:
             build, several = partial(models.build, name, shape, len(classes), **chosen), [replace(at, name=d.name) for d in several]
             if not crossval.train(run, rows, numbers, wanted, settings, build, models.rebuild, at, deadline, machine.save_every,

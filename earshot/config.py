@@ -1,16 +1,15 @@
-"""Settings: the dataclasses whose fields are the flags, and the recipes (YAML) that set their defaults."""
+"""Settings: the dataclasses whose fields are the flags; recipes (`recipe.py`) set their defaults."""
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from earshot.errors import UserError
+from earshot.recipe import RECIPES, Recipe, load_recipe, recipe_names, with_defaults
 
-RECIPES = Path(__file__).resolve().parents[1] / "recipes"
-SECTIONS = ("about", "features", "head", "training")
+__all__ = ["RECIPES", "Recipe", "check", "load_recipe", "recipe_names", "with_defaults"]  # beside the flags
 
 
 @dataclass(frozen=True)
@@ -188,6 +187,10 @@ class TrainingFlags:
     """make K grouped stratified folds (default: the data's own, else 5)"""
     seed: int = 0
     """of everything random"""
+    seeds: int = 1
+    """train every fold with so many seeds, from --seed on, and predict by their mean"""
+    refit: bool = False
+    """after the folds train on all labelled clips, a model a seed: they predict the submission, by their final epoch"""
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
     """auto: bf16 from capability 8.0, fp16 on 7.x, fp32 elsewhere; on a CPU what a trial of the head finds clearly faster"""
 
@@ -241,7 +244,7 @@ BOUNDS = {
     "warmup": (0, 1), "step_epochs": (1, None), "step_gamma": (0, None), "label_smoothing": (0, 1), "mixup": (0, None),
     "mixup_probability": (0, 1), "rho": (0, None), "time_stretch": (0, 4), "crop": (0.01, 1), "frequency_shift": (0, None),
     "ema": (0, 0.999999), "tta": (1, 100), "time_mask": (0, None), "frequency_mask": (0, None), "masks": (0, None), "time_shift": (0, 1),
-    "gain": (0, None), "clip_grad": (0, None), "folds": (2, None), "seed": (0, None), "max_hours": (0, None), "save_every": (0, None),
+    "gain": (0, None), "clip_grad": (0, None), "folds": (2, None), "seed": (0, None), "seeds": (1, 100), "max_hours": (0, None), "save_every": (0, None),
     "memory": (0, None),
     "seconds": (0.01, 3600), "hop": (0.01, 3600), "max_windows": (1, None), "top": (1, None),
     "augment": (0, 1000), "speed": (1, 4), "stretch": (1, 4), "pitch": (0, 24), "shift": (0, 1), "noise": (-60, 120),
@@ -261,87 +264,3 @@ def check(settings: Any) -> None:
         if not value >= low or high is not None and not value <= high or value == float("inf"):
             limits = f"at least {low}" if high is None else f"{low} to {high}"
             raise UserError(f"--{f.name.replace('_', '-')} {value}: has to be {limits}")
-
-
-@dataclass
-class Recipe:
-    """A recipe's three sections, unknown keys and all; `name` is the file's stem."""
-
-    name: str
-    about: str = ""
-    features: dict[str, Any] = field(default_factory=dict)
-    head: dict[str, Any] = field(default_factory=dict)
-    training: dict[str, Any] = field(default_factory=dict)
-
-
-def recipe_names() -> list[str]:
-    """The recipes that come with the kit."""
-    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
-
-
-def load_recipe(name: str) -> Recipe:
-    """Read recipes/NAME.yaml or the YAML file NAME.
-
-    Raises:
-        UserError: unknown recipe (lists them), damaged YAML, unknown section.
-    """
-    from earshot import plainyaml
-
-    path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
-    if not path.is_file():
-        raise UserError(f"no recipe {name}: choose one of {', '.join(recipe_names())}, or name a YAML file")
-    content = plainyaml.read(path) or {}
-    if not isinstance(content, dict) or any(not isinstance(content.get(s) or {}, dict) for s in SECTIONS[1:]):
-        raise UserError(f"{path}: a recipe has the sections {', '.join(SECTIONS)}, each with keys of its own")
-    unknown = sorted(map(str, set(content) - set(SECTIONS)))
-    if unknown:
-        raise UserError(f"{path}: unknown section {unknown[0]}: a recipe has {', '.join(SECTIONS)}")
-    return Recipe(path.stem, str(content.get("about") or ""), *(dict(content.get(s) or {}) for s in SECTIONS[1:]))
-
-
-def with_defaults(settings: Any, values: dict[str, Any], where: str) -> Any:
-    """A dataclass instance with the given fields replaced, types checked.
-
-    Args:
-        settings: an instance.
-        values: key -> value out of a recipe or a saved configuration.
-        where: for the message, e.g. "recipes/audio_cnn.yaml, features".
-    Raises:
-        UserError: unknown key, value of the wrong type.
-    """
-    fields = {f.name: f for f in dataclasses.fields(settings)}
-    for key, value in values.items():
-        if key not in fields:
-            raise UserError(f"{where}: unknown key {key}: choose among {', '.join(fields)}")
-    return dataclasses.replace(settings, **{k: _typed(k, v, str(fields[k].type), where) for k, v in values.items()})
-
-
-def _typed(key: str, value: Any, kind: str, where: str) -> Any:
-    """YAML writes 1e-3 as a string and 5 for 5.0; anything else must be of the field's own type."""
-    options = [part.strip() for part in kind.split("|")]
-    wrong = UserError(f"{where}: {key} is {value!r}, but must be {kind}")
-    if value is None:
-        if "None" in options:
-            return None
-        raise wrong
-    if kind.startswith("tuple"):
-        inner = kind.removeprefix("tuple[").split(",")[0]
-        return tuple(_typed(key, v, inner, where) for v in (value if isinstance(value, (list, tuple)) else (value,)))
-    if kind.startswith("Literal"):
-        if f'"{value}"' not in kind and f"'{value}'" not in kind:
-            raise wrong
-        return str(value)
-    if isinstance(value, bool):
-        if "bool" in options:
-            return value
-        raise wrong
-    if "float" in options:
-        try:
-            return float(value)
-        except (TypeError, ValueError):
-            raise wrong from None
-    if "int" in options and isinstance(value, int):
-        return value
-    if "str" in options and isinstance(value, (str, int, float)):
-        return str(value)
-    raise wrong

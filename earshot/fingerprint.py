@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
 from earshot.files import digest_of
 
+LATER = ("seeds", "refit", "snapshots")  # settings of training that older runs do not know
+
 
 def plain(value: Any) -> Any:
     """The value as JSON would give it back (tuples become lists), so that records compare equal after a save."""
     return json.loads(json.dumps(value, ensure_ascii=False))
+
+
+def recorded(settings: Any) -> dict[str, Any]:
+    """The settings as a run records them: what came later only where it is used, so that older runs stay what they are."""
+    found = dataclasses.asdict(settings)
+    unused = [f.name for f in dataclasses.fields(settings) if f.name in LATER and found[f.name] == f.default]
+    return {key: value for key, value in found.items() if key not in unused}
 
 
 def flatten(record: dict, prefix: str = "") -> dict[str, Any]:

@@ -56,6 +56,7 @@ class Fitter:
                  folder: FoldFolder, device: Device):
         self.rows, self.fold, self.settings, self.folder, self.device = rows, fold, settings, folder, device
         self.train_rows, self.valid_rows = rows.of_clips(fold.train), rows.of_clips(fold.valid)
+        self.asked = bool(fold.valid.any())  # a model on all clips has nobody to ask
         self.heard = np.zeros(len(rows.ids), dtype=bool)
         self.heard[rows.clip[self.valid_rows]] = True
         torch.manual_seed(seed_of(settings.seed, fold.number))
@@ -213,7 +214,7 @@ class Fitter:
         # faster may have fewer windows than its clip.
         batches = np.array_split(order, min(self.steps, len(order)))
         coming = self.rows.ahead(batches[progress.step:])
-        bar = tqdm(coming, desc=f"fold {self.fold.number} epoch {epoch}", leave=False, unit="step",
+        bar = tqdm(coming, desc=f"{self.fold.name} epoch {epoch}", leave=False, unit="step",
                    initial=progress.step, total=len(batches), disable=None, dynamic_ncols=True)
         for rows in bar:
             loss = self.step(epoch, progress.step, rows)
@@ -227,16 +228,19 @@ class Fitter:
                 coming.close()
                 return None
         self._look()
-        probabilities = self.valid()
-        asked = probabilities[self.heard]
-        if not np.isfinite(asked).all():
-            ids = self.rows.ids[self.heard][~np.isfinite(asked).all(1)]
-            raise UserError(f"fold {self.fold.number}, epoch {epoch}: the prediction is not a number for {some(ids)}: {WAY_OUT}")
-        found = scores(asked, self.rows.truth[self.heard])
         row = {"fold": self.fold.number, "epoch": epoch, "lr": progress.lr, "train_loss": progress.total / len(order),
-               "valid_loss": found.pop("log_loss"), **found, "seconds": time.perf_counter() - before}
+               **(self._scores(epoch) if self.asked else {}), "seconds": time.perf_counter() - before}
         progress.step, progress.total, progress.seconds = 0, 0.0, 0.0
         return row
+
+    def _scores(self, epoch: int) -> dict[str, float]:
+        """The scores on the fold's own clips."""
+        asked = self.valid()[self.heard]
+        if not np.isfinite(asked).all():
+            ids = self.rows.ids[self.heard][~np.isfinite(asked).all(1)]
+            raise UserError(f"{self.fold.name}, epoch {epoch}: the prediction is not a number for {some(ids)}: {WAY_OUT}")
+        found = scores(asked, self.rows.truth[self.heard])
+        return {"valid_loss": found.pop("log_loss"), **found}
 
     def _look(self) -> None:
         """Take the losses of the last steps into the epoch's; UserError for the first that is not a number."""
@@ -250,7 +254,7 @@ class Fitter:
 
     def _not_a_number(self, epoch: int, number: int, steps: int, rows: np.ndarray) -> str:
         """What to say when a batch's loss is not a number: whose features are not, else whose clips the batch held."""
-        where = f"fold {self.fold.number}, epoch {epoch}, batch {number + 1} of {steps}: the loss is not a number"
+        where = f"{self.fold.name}, epoch {epoch}, batch {number + 1} of {steps}: the loss is not a number"
         bad = [row for row in rows if not bool(self.rows.batch(np.array([row]))[0].isfinite().all())]
         if bad:
             return (f"{where}, because the cached features of {some(self.rows.ids[self.rows.whose[bad]])} are not finite: extract "
@@ -307,8 +311,8 @@ class Fitter:
                 row = self.epoch(progress.epoch + 1, pause)
             if row is None:
                 return False
-            value = [row[settings.metric], -row["valid_loss"]]
-            better = progress.best is None or value > progress.best
+            value = [row[settings.metric], -row["valid_loss"]] if self.asked else []
+            better = (progress.best is None or value > progress.best) if self.asked else progress.epoch + 1 == settings.epochs
             progress.epoch += 1
             progress.history.append(row)
             if better:
@@ -328,13 +332,12 @@ class Fitter:
         self._look()
         progress = self.progress
         if not all(bool(tensor.isfinite().all()) for tensor in self.head.state_dict().values() if tensor.is_floating_point()):
-            raise UserError(f"fold {self.fold.number}, epoch {progress.epoch + bool(progress.step)}: the weights are not numbers any "
+            raise UserError(f"{self.fold.name}, epoch {progress.epoch + bool(progress.step)}: the weights are not numbers any "
                             f"more: {WAY_OUT}")
         if self.unsaved_best is not None:
             # Before `last/`, which says which epochs are done: a kill between the two repeats epochs, and loses none.
-            self.folder.save_best(self.unsaved_best, {"head": self.head.config, "epoch": progress.best_epoch,
-                                                      self.settings.metric: progress.best[0],
-                                                      "chosen": "on this fold's own clips"})
+            chosen = {self.settings.metric: progress.best[0], "chosen": "on this fold's own clips"} if self.asked else {}
+            self.folder.save_best(self.unsaved_best, {"head": self.head.config, "epoch": progress.best_epoch, **chosen})
             self.unsaved_best = None
         tensors, rest = optim.pack(self.optimizer)
         state = {"progress": vars(progress), "finished": finished}
