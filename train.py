@@ -9,8 +9,8 @@ from pathlib import Path
 from earshot import cli, config
 from earshot.cache import Cache
 from earshot.errors import UserError
-from earshot.files import by_content, digest_of, empty, locked, plain_name
-from earshot.fingerprint import fingerprint, recorded
+from earshot.files import by_content, empty, locked, plain_name
+from earshot.fingerprint import fingerprint
 from earshot.match import mismatches, pick
 
 ABOUT = """Train a head on cached features, fold by fold, and write the submission.
@@ -64,7 +64,7 @@ def main(argv: list[str]) -> None:
     for difference in mismatches(cache.record, recipe):
         print(f"the cache differs from the recipe: {difference}")
     import models
-    from earshot import blend, crossval, devices, earlier, folds, parts, probe, space, stage
+    from earshot import blend, crossval, devices, earlier, folds, parts, probe, pseudo, space, stage
     from earshot.run import CONFIG, Run
 
     try:
@@ -77,15 +77,14 @@ def main(argv: list[str]) -> None:
     at = several[0]
     plain_name("--name", what.name)
     stage.rehearse(cache, Path(what.out), settings.metric)
-    load = partial(blend.training_rows, cache, view, getattr(head, "also", ()), settings, gigabytes=machine.memory)
+    load = partial(blend.training_rows, cache, view, getattr(head, "also", ()), settings, gigabytes=machine.memory,
+                   unlabelled=bool(what.pseudo) and cache.has("subm"))
     rows = load(at) if len(several) == 1 else load(replace(at, name="cpu"), gigabytes=0)  # each process has its own on its device
     parameters = sum(p.numel() for p in head.parameters())
     numbers, whose = folds.assign(rows.truth, rows.folds, rows.groups, settings.folds, settings.seed)
     wanted = crossval.chosen_folds(numbers, what.fold)
-    record = {"features": {k: cache.record[k] for k in ("extractor", "settings", "audio", "window", "weights")},
-              "clips": cache.record["clips"]["train"], "classes": classes, "folds": digest_of(numbers.tolist())[:12],
-              "view": view, "head": {"name": name, **by_content(chosen)}, "training": recorded(settings)}
-    record |= {key: cache.record[key] for key in ("augment", "task") if key in cache.record}
+    record = stage.record(cache, numbers, view, {"name": name, **by_content(chosen)}, settings)
+    record |= pseudo.record(what, record, cache, machine.continue_from)
     folder = Path(what.runs_folder) / (what.name or f"{recipe.name}-{fingerprint(record)[:8]}")
     with locked(folder, "the run"):
         if machine.fresh:
@@ -100,6 +99,7 @@ def main(argv: list[str]) -> None:
         run = Run.begin(folder, record, stage.about(cache, recipe.name, at)).whole()
         at = stage.decided(run, at)
         run.log(f"run: {folder}{'' if fresh else ' (continued)'}")
+        pseudo.teach(run, what, cache, crossval.every_fold(numbers), models.rebuild, at, machine.continue_from)
         several_labels = ", any number of them a clip" if rows.multilabel else ""
         run.log(f"head: {name} on {view} {shape}, {parameters:,} parameters, {len(classes)} classes{several_labels}")
         run.log(f"folds: {whose}; {len(rows.ids)} clips, {len(rows)} windows; device: {devices.about(several)}")

@@ -25,14 +25,17 @@ def rows_of(cache: Cache, split: str, view: str, device: Device, gigabytes: floa
 
 
 def training_rows(cache: Cache, view: str, also: tuple[str, ...], settings: TrainingFlags, device: Device,
-                  gigabytes: float | None = None) -> Rows:
+                  gigabytes: float | None = None, unlabelled: bool = False) -> Rows:
     """The training split with its augmented copies and the further views that a head learns from; `gigabytes` as in `Rows`.
 
+    Args:
+        unlabelled: with the clips to submit, too.
     Raises:
         UserError: a further view is missing, or the settings would move the features away from it.
     """
     check_further(also, cache.shapes, settings)
-    return Rows(cache.split("train"), view, cache.classes, cache.manifest["span"], device.name, also, cache.augmented(), gigabytes)
+    more = cache.split("subm") if unlabelled else None
+    return Rows(cache.split("train"), view, cache.classes, cache.manifest["span"], device.name, also, cache.augmented(), gigabytes, more)
 
 
 def predict_run(run: Run, rows: Rows, rebuild: Callable[[dict], Any], device: Device, batch_size: int = 64) -> np.ndarray:

@@ -114,6 +114,10 @@ class RunFlags:
     """which of the cache's views it gets (default: the first that the head prefers)"""
     fold: tuple[int, ...] = ()
     """train only these folds (the data's own numbers, else 0 ... K-1); default: all"""
+    pseudo: str | None = None
+    """learn also from the clips to submit: a finished run on the same folds, whose answers (each fold's model's own) are soft labels"""
+    pseudo_weight: float = 0.5
+    """how much such a clip counts beside a labelled one: an epoch draws this share of them"""
     out: str = "submissions/submission.csv"
     """where the submission goes"""
     data: str = "data"
@@ -244,7 +248,7 @@ BOUNDS = {
     "warmup": (0, 1), "step_epochs": (1, None), "step_gamma": (0, None), "label_smoothing": (0, 1), "mixup": (0, None),
     "mixup_probability": (0, 1), "rho": (0, None), "time_stretch": (0, 4), "crop": (0.01, 1), "frequency_shift": (0, None),
     "ema": (0, 0.999999), "tta": (1, 100), "time_mask": (0, None), "frequency_mask": (0, None), "masks": (0, None), "time_shift": (0, 1),
-    "gain": (0, None), "clip_grad": (0, None), "folds": (2, None), "seed": (0, None), "seeds": (1, 100), "max_hours": (0, None), "save_every": (0, None),
+    "gain": (0, None), "clip_grad": (0, None), "folds": (2, None), "seed": (0, None), "seeds": (1, 100), "pseudo_weight": (0, 1), "max_hours": (0, None), "save_every": (0, None),
     "memory": (0, None),
     "seconds": (0.01, 3600), "hop": (0.01, 3600), "max_windows": (1, None), "top": (1, None),
     "augment": (0, 1000), "speed": (1, 4), "stretch": (1, 4), "pitch": (0, 24), "shift": (0, 1), "noise": (-60, 120),

@@ -20,6 +20,7 @@ from earshot.parts import Part
 from earshot.run import Run
 from earshot.training import Fitter, Fold
 
+ANSWERS = "pseudo.npy"  # of a run with a teacher: (folds + 1, clips without labels, classes), the last the mean over the folds
 KINDS = {"last": "final epoch: honest", "best": "epoch chosen on the fold it scores: flatters"}
 
 
@@ -69,6 +70,7 @@ class Folds:
         if len(unseen):
             log(f"{part.name}: no clip outside it has the label {', '.join(classes[c] for c in unseen)}")
         settings = replace(self.settings, seed=part.seed)
+        rows = _taught(self.run, rows, self.every, part)
         fitter = Fitter(self.build, rows, fold, settings, len(classes), self.run.part(part), self.device)
         if fitter.progress.epoch or fitter.progress.step:
             log(f"{fold.title}  continues after epoch {fitter.progress.epoch}"
@@ -79,6 +81,17 @@ class Folds:
         """A finished fold's predictions; False if they are there, or no clip was left to ask."""
         valid = self.numbers == part.fold
         return part.fold is not None and _fold_predictions(self.run, self.rows, part, valid, self.rebuild, self.device)
+
+
+def _taught(run: Run, rows: Rows, every: list[int], part: Part) -> Rows:
+    """The rows that a part learns from; where the run has a teacher, with that teacher's answers that have not seen the part's fold."""
+    about = run.config["record"].get("pseudo")
+    if not about:
+        return rows
+    answers = sealed.read_array(run.folder / ANSWERS)
+    if answers is None:
+        raise UserError(f"{run.folder / ANSWERS} is missing or damaged: run the same command again")
+    return rows.taught(answers[len(every) if part.fold is None else every.index(part.fold)], about["weight"])
 
 
 def every_fold(numbers: np.ndarray) -> list[int]:

@@ -145,18 +145,11 @@ class FoldFolder:
 
     def save_predictions(self, kind: str, found: np.ndarray) -> None:
         """valid_<kind>.npy, (clips of the fold, classes), and its checksum in valid_<kind>.json."""
-        data = io.BytesIO()
-        np.save(data, found, allow_pickle=False)
-        write_bytes(self.folder / f"valid_{kind}.npy", data.getvalue())
-        sealed.write(self.folder / f"valid_{kind}.json", {}, f"valid_{kind}.npy")
+        sealed.write_array(self.folder / f"valid_{kind}.npy", found)
 
     def predictions(self, kind: str) -> np.ndarray | None:
         """What `save_predictions` wrote; None where there is none, or none that its checksum vouches for."""
-        try:
-            sealed.read(self.folder / f"valid_{kind}.json", f"valid_{kind}.npy")
-        except sealed.Damaged:
-            return None
-        return np.load(self.folder / f"valid_{kind}.npy", allow_pickle=False)
+        return sealed.read_array(self.folder / f"valid_{kind}.npy")
 
     def forget_predictions(self) -> None:
         """Remove the fold's predictions: its head will be another."""

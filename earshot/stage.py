@@ -10,8 +10,10 @@ import numpy as np
 
 from earshot import blend, crossval, metrics, parts, submission
 from earshot.cache import Cache
+from earshot.config import TrainingFlags
 from earshot.device import Device
-from earshot.files import check_output
+from earshot.files import check_output, digest_of
+from earshot.fingerprint import recorded
 from earshot.run import Run
 
 
@@ -23,6 +25,18 @@ def about(cache: Cache, recipe: str, device: Device) -> dict[str, Any]:
             "weights": cache.manifest.get("weights"), "prior": cache.prior().tolist(),
             "columns": cache.manifest["columns"], "precision": {device.name.split(":")[0]: device.precision},
             "channels_last": {device.name.split(":")[0]: device.channels_last}}
+
+
+def record(cache: Cache, numbers: np.ndarray, view: str, head: dict[str, Any], settings: TrainingFlags) -> dict[str, Any]:
+    """What a run is made from.
+
+    Args:
+        numbers: (clips,) folds. head: its name and the options that were chosen, files by their content.
+    """
+    return {"features": {k: cache.record[k] for k in ("extractor", "settings", "audio", "window", "weights")},
+            "clips": cache.record["clips"]["train"], "classes": cache.classes, "folds": digest_of(numbers.tolist())[:12],
+            "view": view, "head": head, "training": recorded(settings),
+            **{key: cache.record[key] for key in ("augment", "task") if key in cache.record}}
 
 
 def decided(run: Run, device: Device) -> Device:

@@ -64,7 +64,8 @@ class Fitter:
         work = probe.operations(self.head, rows, self.valid_rows if len(self.valid_rows) else self.train_rows)
         self.tiny = work * settings.batch_size * probe.BACKWARD < probe.TINY
         self.average = optim.Average(self.head, settings.ema) if settings.ema else None
-        self.steps = max(1, -(-len(self.train_rows) // settings.batch_size))
+        self.count = len(self.train_rows) + rows.draws  # of an epoch
+        self.steps = max(1, -(-self.count // settings.batch_size))
         self.optimizer = optim.optimizer(self.head, settings)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.schedule = optim.schedule(self.optimizer, settings, self.steps)
@@ -207,8 +208,9 @@ class Fitter:
         progress, before = self.progress, time.perf_counter() - self.progress.seconds
         if not progress.step:
             progress.lr = self.optimizer.param_groups[0]["lr"]
+        drawn = self.rows.drawn(np.random.default_rng(seed_of(self.settings.seed, self.fold.number, epoch, 2)))
         order = np.random.default_rng(seed_of(self.settings.seed, self.fold.number, epoch)).permutation(
-            self.rows.of_epoch(self.train_rows, epoch))
+            np.concatenate([self.rows.of_epoch(self.train_rows, epoch), drawn]))
         self.head.train()
         # Nearly equal batches: a last batch of one row would break batch normalisation. None is empty: a copy that was played
         # faster may have fewer windows than its clip.
@@ -257,9 +259,9 @@ class Fitter:
         where = f"{self.fold.name}, epoch {epoch}, batch {number + 1} of {steps}: the loss is not a number"
         bad = [row for row in rows if not bool(self.rows.batch(np.array([row]))[0].isfinite().all())]
         if bad:
-            return (f"{where}, because the cached features of {some(self.rows.ids[self.rows.whose[bad]])} are not finite: extract "
+            return (f"{where}, because the cached features of {some(self.rows.everyone[self.rows.whose[bad]])} are not finite: extract "
                     "them anew (get_features.py --fresh)")
-        return f"{where}; its clips: {some(self.rows.ids[self.rows.whose[rows]])}: {WAY_OUT}"
+        return f"{where}; its clips: {some(self.rows.everyone[self.rows.whose[rows]])}: {WAY_OUT}"
 
     def valid(self) -> np.ndarray:
         """(clips, classes) probabilities, NaN for clips outside the validation fold; without --tta, which would cost every epoch."""
@@ -299,7 +301,7 @@ class Fitter:
                 said = now
                 self._look()
                 left = remaining(progress.seconds * steps / step, step / steps)
-                loss = progress.total * steps / (step * len(self.train_rows))
+                loss = progress.total * steps / (step * self.count)
                 log(f"{place(self.fold, progress.epoch + 1, settings)}  step {step}/{steps}  train {loss:.3f}  eta {clock(left)}")
             return stop
 
