@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from earshot import augment, optim, probe
+from earshot import augment, crops, optim, probe
 from earshot.cli import clock
 from earshot.dataset import Rows, predict
 from earshot.device import Device, out_of_memory
@@ -63,7 +63,7 @@ class Fitter:
         self.head = probe.laid_out(build(), device)
         work = probe.operations(self.head, rows, self.valid_rows if len(self.valid_rows) else self.train_rows)
         self.tiny = work * settings.batch_size * probe.BACKWARD < probe.TINY
-        self.average = optim.Average(self.head, settings.ema) if settings.ema else None
+        self.average = optim.average(self.head, settings)
         self.count = len(self.train_rows) + rows.draws  # of an epoch
         self.steps = max(1, -(-self.count // settings.batch_size))
         self.optimizer = optim.optimizer(self.head, settings)
@@ -89,21 +89,7 @@ class Fitter:
         if self.average:
             self.average.head.load_state_dict(self.head.state_dict())
         if self.settings.crop < 1:
-            self._try_crop()
-
-    def _try_crop(self) -> None:
-        """Refuse --crop before the first epoch where the head takes whole windows only."""
-        x, mask = self.rows.batch(self.train_rows[:1])
-        x, mask = augment.warp_time(x, mask, 0.0, self.settings.crop, np.random.default_rng(0))
-        try:
-            with torch.inference_mode(), self.autocast:
-                self.head.eval()(x, mask)
-        except (RuntimeError, ValueError, AssertionError) as error:  # timm asserts
-            if out_of_memory(error):
-                raise
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(f"--crop {self.settings.crop:g}: this head takes windows of one length only ({reason}): "
-                            "leave --crop out, or choose another head") from None
+            crops.check(self.head, *self.rows.batch(self.train_rows[:1]), self.settings.crop, self.autocast)
 
     @property
     def predictor(self) -> nn.Module:
@@ -230,6 +216,8 @@ class Fitter:
                 coming.close()
                 return None
         self._look()
+        if self.average:
+            self.average.end(self.head, epoch)
         row = {"fold": self.fold.number, "epoch": epoch, "lr": progress.lr, "train_loss": progress.total / len(order),
                **(self._scores(epoch) if self.asked else {}), "seconds": time.perf_counter() - before}
         progress.step, progress.total, progress.seconds = 0, 0.0, 0.0
