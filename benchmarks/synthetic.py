@@ -82,6 +82,7 @@ def write_cache(folder: Path, names: list[str], splits: dict[str, dict[str, np.n
               "clips": {name: f"{len(rows['ids'])} clips" for name, rows in splits.items()}}
     record |= {"task": "multilabel"} if multilabel else {}
     for name, rows in splits.items():
+        rows = {key: np.array(values) for key, values in rows.items()}  # none of them mapped
         cache.dump(folder / f"{name}.pkl", {**rows, "meta": {"fingerprint": fingerprint(record), "record": record}})
     cache.dump(folder / "unique_labels.pkl", {"unique_labels": np.array(names)})
     (folder / "bad_audio.csv").write_text("id,split,reason\n")

@@ -200,7 +200,7 @@ class Snapshots(Average):
 
     def __init__(self, head: torch.nn.Module, count: int, epochs: int):
         super().__init__(head, 0.0)
-        self.before = epochs - count
+        self.before = max(0, epochs - count)
 
     def update(self, head: torch.nn.Module, step: int) -> None:
         """Steps inside an epoch count for nothing."""
