@@ -78,7 +78,7 @@ def main(argv: list[str]) -> None:
     plain_name("--name", what.name)
     stage.rehearse(cache, Path(what.out), settings.metric)
     load = partial(blend.training_rows, cache, view, getattr(head, "also", ()), settings, gigabytes=machine.memory,
-                   unlabelled=bool(what.pseudo) and cache.has("subm"))
+                   unlabelled=bool(what.pseudo or settings.pretrain) and cache.has("subm"))
     rows = load(at) if len(several) == 1 else load(replace(at, name="cpu"), gigabytes=0)  # each process has its own on its device
     parameters = sum(p.numel() for p in head.parameters())
     numbers, whose = folds.assign(rows.truth, rows.folds, rows.groups, settings.folds, settings.seed)

@@ -67,13 +67,14 @@ def _split(clips: int, classes: int, folds: int, centres: dict[str, np.ndarray],
 
 
 def write_cache(folder: Path, names: list[str], splits: dict[str, dict[str, np.ndarray]], shapes: dict[str, tuple[int, int, int]],
-                solution: list[str] | None = None) -> Path:
+                solution: list[str] | None = None, span: float = 5.0) -> Path:
     """Write splits as a finished cache.
 
     Args:
         names: the labels, sorted.
         splits: "train" and perhaps "subm" -> ids, labels, folds, groups, clip, start, length and the views.
         solution: the labels of the clips to submit.
+        span: seconds that a view's time axis stands for.
     """
     folder.mkdir(parents=True)
     multilabel = splits["train"]["labels"].ndim == 2
@@ -94,6 +95,6 @@ def write_cache(folder: Path, names: list[str], splits: dict[str, dict[str, np.n
     sealed.write(folder / cache.MANIFEST, {
         "version": cache.VERSION, "record": record, "fingerprint": fingerprint(record), "recipe": None, "weights": None,
         "complete": True, "splits": counts, "shapes": {view: list(shape) for view, shape in shapes.items()},
-        "span": 5.0, "bad": 0, "columns": ["filename", "category"], "bytes": {p.name: p.stat().st_size for p in files},
+        "span": span, "bad": 0, "columns": ["filename", "category"], "bytes": {p.name: p.stat().st_size for p in files},
         "sha256": {p.name: digest(p) for p in files}})
     return folder

@@ -182,6 +182,8 @@ class TrainingFlags:
     """largest gradient norm; 0 is off"""
     ema: float = 0.0
     """decay a step of the weights' moving average, which is what predicts; 0 is off, 0.99 to 0.9999 is usual"""
+    pretrain: int = 0
+    """epochs of masked prediction before the folds, on all training clips and those to submit, without labels (token_transformer)"""
     snapshots: int = 0
     """predict by the mean of the weights after each of the last so many epochs; 0 is off"""
     tta: int = 1
@@ -250,7 +252,7 @@ BOUNDS = {
     "warmup": (0, 1), "step_epochs": (1, None), "step_gamma": (0, None), "label_smoothing": (0, 1), "mixup": (0, None),
     "mixup_probability": (0, 1), "rho": (0, None), "time_stretch": (0, 4), "crop": (0.01, 1), "frequency_shift": (0, None),
     "ema": (0, 0.999999), "tta": (1, 100), "time_mask": (0, None), "frequency_mask": (0, None), "masks": (0, None), "time_shift": (0, 1),
-    "gain": (0, None), "clip_grad": (0, None), "folds": (2, None), "seed": (0, None), "seeds": (1, 100), "snapshots": (0, None), "pseudo_weight": (0, 1), "max_hours": (0, None), "save_every": (0, None),
+    "gain": (0, None), "clip_grad": (0, None), "folds": (2, None), "seed": (0, None), "seeds": (1, 100), "snapshots": (0, None), "pretrain": (0, None), "pseudo_weight": (0, 1), "max_hours": (0, None), "save_every": (0, None),
     "memory": (0, None),
     "seconds": (0.01, 3600), "hop": (0.01, 3600), "max_windows": (1, None), "top": (1, None),
     "augment": (0, 1000), "speed": (1, 4), "stretch": (1, 4), "pitch": (0, 24), "shift": (0, 1), "noise": (-60, 120),

@@ -6,8 +6,9 @@ from dataclasses import asdict, replace
 from typing import Any, Callable, Sequence
 
 import numpy as np
+import torch
 
-from earshot import metrics, parts, probe, sealed
+from earshot import metrics, parts, pretrain, probe, sealed
 from earshot.cli import Deadline, patiently
 from earshot.config import TrainingFlags
 from earshot.dataset import Rows, predict
@@ -116,6 +117,8 @@ def train(run: Run, rows: Rows, numbers: np.ndarray, wanted: list[int], settings
     todo = run.missing(asked)
     if len(todo) < len(asked):
         run.log(f"finished already: {parts.listed([part for part in asked if part not in todo])}")
+    if settings.pretrain and not _pretrained(run, rows, todo, settings, build, several[0] if len(several) > 1 else device, deadline, load):
+        return False
     if len(several) > 1 and load:
         return _side_by_side(run, load, numbers, every, asked, settings, build, rebuild, several, deadline, save_every)
     folds = Folds(device, run, rows, numbers, settings, build, rebuild, save_every)
@@ -133,6 +136,17 @@ def train(run: Run, rows: Rows, numbers: np.ndarray, wanted: list[int], settings
             return False
         made = folds.predict(part)
     return True
+
+
+def _pretrained(run: Run, rows: Rows, todo: list[Part], settings: TrainingFlags, build: Callable, device: Device, deadline: Deadline,
+                load: Callable[[Device], Rows] | None) -> bool:
+    """What the parts that are still to be trained start from; False if the time ran out."""
+    seeds = sorted({part.seed for part in todo if not pretrain.folder_of(run.folder, part.seed).finished()})
+    if seeds and rows.device.type != torch.device(device.name).type and load:
+        rows = load(device)
+    with patiently():
+        return all(pretrain.fit(pretrain.folder_of(run.folder, seed), build, rows, replace(settings, seed=seed), device, run.log, deadline)
+                   for seed in seeds)
 
 
 def _side_by_side(run: Run, load: Callable[[Device], Rows], numbers: np.ndarray, every: list[Part], asked: list[Part],

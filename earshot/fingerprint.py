@@ -8,7 +8,7 @@ from typing import Any
 
 from earshot.files import digest_of
 
-LATER = ("seeds", "refit", "snapshots")  # settings of training that older runs do not know
+LATER = ("seeds", "refit", "snapshots", "pretrain")  # settings of training that older runs do not know
 
 
 def plain(value: Any) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from earshot import augment, crops, optim, probe
+from earshot import augment, crops, optim, pretrain, probe
 from earshot.cli import clock
 from earshot.dataset import Rows, predict
 from earshot.device import Device, out_of_memory
@@ -22,6 +22,7 @@ from earshot.loss import Criterion, loss_of, own_loss
 from earshot.metrics import scores
 from earshot.probe import autocast
 from earshot.progress import Fold, Progress, line, place, some
+from earshot.seeding import reseed, seed_of
 
 if TYPE_CHECKING:
     from earshot.cli import Deadline
@@ -35,18 +36,6 @@ SAY_SECONDS = 60.0  # a long epoch says where it is
 LOOK = 64  # steps between two looks at the losses: a GPU has to be waited for
 WHOLE = 1 << 24  # bytes of a batch in which a tiny head evaluates
 WAY_OUT = "give a lower --lr, or --clip-grad 1; the last good checkpoint is kept"
-
-
-def seed_of(*parts: int) -> int:
-    """A seed that is a function of its parts, well mixed."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
-
-
-def reseed(seed: int, device: Device) -> None:
-    """Seed what a device draws from; torch.manual_seed takes 0.3 ms to note it for GPUs that are not in use."""
-    torch.default_generator.manual_seed(seed)
-    if device.name.startswith("cuda"):
-        torch.cuda.default_generators[torch.device(device.name).index or 0].manual_seed(seed)
 
 
 class Fitter:
@@ -86,6 +75,8 @@ class Fitter:
             self.head.load_pretrained()
         if hasattr(self.head, "adapt"):
             self.head.adapt(self.rows.batches(self.rows.with_copies(self.train_rows), 256))
+        if self.settings.pretrain:
+            pretrain.load(self.head, self.folder, self.settings.seed)
         if self.average:
             self.average.head.load_state_dict(self.head.state_dict())
         if self.settings.crop < 1:
