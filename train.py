@@ -69,7 +69,7 @@ def main(argv: list[str]) -> None:
         fresh = head.build()
         plain_name("--name", what.name)
         stage.rehearse(cache, out, settings.metric)
-        job = Job(models, cache, recipe.name, head, fresh, settings, machine)
+        job = Job(models, cache, recipe.name, head, fresh, settings, machine, flags=what)
         del fresh  # up to a gigabyte, which the job lets go in time
         wanted, folder = job.wanted(what.fold), Path(what.runs_folder) / (what.name or f"{job.name()}{'-tuned' if what.tune else ''}")
         with locked(folder, "the run"):

@@ -7,7 +7,7 @@ from typing import Any, Callable
 
 import numpy as np
 
-from earshot import blend, loose, stage, submission
+from earshot import blend, loose, parts, stage, submission
 from earshot.config import PredictFlags
 from earshot.dataset import Rows
 from earshot.device import Device
@@ -31,7 +31,7 @@ def cached(whole: Member, features: str | None, out: Path, device: Device, rebui
         rows = blend.rows_of(caches[run.folder.resolve()], "subm", run.config["record"]["view"], device)
         place = {str(id): index for index, id in enumerate(rows.ids)}
         found = blend.predict_run(run, rows, rebuild, stage.decided(run, device), kind=kind)
-        print(f"{run.folder}: {len(run.finished_folds())} folds, {len(ids)} clips")
+        print(f"{run.folder}: {parts.predicting(run)}, {len(ids)} clips")
         return found[[place[str(id)] for id in ids]]
 
     how = whole.fitted.method if whole.fitted else ""

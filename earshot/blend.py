@@ -7,13 +7,14 @@ from typing import Any, Callable
 
 import numpy as np
 
-from earshot import probe
+from earshot import parts, probe
 from earshot.cache import Cache
 from earshot.config import TrainingFlags
 from earshot.dataset import Rows, check_further, predict
 from earshot.device import Device
 from earshot.errors import UserError
 from earshot.fingerprint import differences
+from earshot.parts import Part
 from earshot.progress import some
 from earshot.run import Run
 
@@ -24,19 +25,22 @@ def rows_of(cache: Cache, split: str, view: str, device: Device, gigabytes: floa
 
 
 def training_rows(cache: Cache, view: str, also: tuple[str, ...], settings: TrainingFlags, device: Device,
-                  gigabytes: float | None = None) -> Rows:
+                  gigabytes: float | None = None, unlabelled: bool = False) -> Rows:
     """The training split with its augmented copies and the further views that a head learns from; `gigabytes` as in `Rows`.
 
+    Args:
+        unlabelled: with the clips to submit, too.
     Raises:
         UserError: a further view is missing, or the settings would move the features away from it.
     """
     check_further(also, cache.shapes, settings)
-    return Rows(cache.split("train"), view, cache.classes, cache.manifest["span"], device.name, also, cache.augmented(), gigabytes)
+    more = cache.split("subm") if unlabelled else None
+    return Rows(cache.split("train"), view, cache.classes, cache.manifest["span"], device.name, also, cache.augmented(), gigabytes, more)
 
 
 def predict_run(run: Run, rows: Rows, rebuild: Callable[[dict], Any], device: Device, batch_size: int = 64,
                 kind: str = "best") -> np.ndarray:
-    """The mean of a run's folds, each by its best checkpoint, or its last.
+    """The mean of a run's folds and seeds, each by its best checkpoint, or its last; of its models on all clips where it has some.
 
     Args:
         rows: of the view that the run was trained on.
@@ -47,15 +51,7 @@ def predict_run(run: Run, rows: Rows, rebuild: Callable[[dict], Any], device: De
     Raises:
         UserError: no fold of the run is finished.
     """
-    folds = run.finished_folds()
-    if not folds:
-        raise UserError(f"no fold of {run.folder} is finished: run train.py on")
-    everything = np.arange(len(rows))
-    found = []
-    for number in folds:
-        head = probe.laid_out(run.fold(number).load_head(kind, rebuild, device.name), device)
-        check_head(run, number, head)
-        found.append(predict(head, rows, everything, batch_size, probe.autocast(device), run.shifts, run.pool))
+    found = [predict_part(run, part, kind, rows, rebuild, device, batch_size) for part in parts.predictors(run)]
     if not len(rows):
         return np.full((len(rows.ids), len(run.classes)), np.nan, dtype=np.float32)
     blended = np.mean(found, 0)
@@ -67,11 +63,19 @@ def predict_run(run: Run, rows: Rows, rebuild: Callable[[dict], Any], device: De
     return blended
 
 
-def check_head(run: Run, number: int, head: Any) -> None:
+def predict_part(run: Run, part: Part, kind: str, rows: Rows, rebuild: Callable[[dict], Any], device: Device,
+                 batch_size: int = 64) -> np.ndarray:
+    """One model's (clips, classes) probabilities, by its "best" or "last" checkpoint; the rest as in `predict_run`."""
+    head = probe.laid_out(run.part(part).load_head(kind, rebuild, device.name), device)
+    check_head(run, part, head)
+    return predict(head, rows, np.arange(len(rows)), batch_size, probe.autocast(device), run.shifts, run.pool)
+
+
+def check_head(run: Run, part: Part, head: Any) -> None:
     """UserError where a fold's head answers another number of labels than its run has."""
     answers = head.config["num_classes"] if hasattr(head, "config") else len(run.classes)
     if answers != len(run.classes):
-        raise UserError(f"{run.fold(number).folder} holds a head of {answers} labels, and {run.folder} has {len(run.classes)}: it "
+        raise UserError(f"{run.part(part).folder} holds a head of {answers} labels, and {run.folder} has {len(run.classes)}: it "
                         "belongs to another run; delete the fold to train it again")
 
 

@@ -14,7 +14,7 @@ from earshot.dataset import Rows, predict
 from earshot.device import Device
 from earshot.errors import UserError
 from earshot.probe import autocast
-from earshot.progress import Fold, Progress, line, some
+from earshot.progress import Fold, Progress, line, some, value_of
 from earshot.run import FoldFolder
 
 BATCH = 256
@@ -37,19 +37,23 @@ def fit(build: Callable[[], Any], rows: Rows, fold: Fold, settings: TrainingFlag
     # What is learnt from is moved to the CPU batch by batch: that is where scikit-learn computes.
     head.solve(rows.batches(learn, BATCH), rows.targets[whose], np.unique(names, return_inverse=True)[1][whose], rows.multilabel)
     head = head.to(device.name)
-    seen, asked = (predict(head, rows, part, BATCH, autocast(device)) for part in (learn, ask))
-    heard = np.isin(np.arange(len(rows.ids)), rows.clip[ask])
-    if not np.isfinite(asked[heard]).all():
-        odd = rows.ids[heard][~np.isfinite(asked[heard]).all(1)]
-        raise UserError(f"fold {fold.number}: the prediction is not a number for {some(odd)}: extract the features anew "
-                        "(get_features.py --fresh)")
+    seen, answered = (predict(head, rows, part, BATCH, autocast(device), pool=settings.pool) for part in (learn, ask))
     known = np.isin(np.arange(len(rows.ids)), whose)
-    found = metrics.scores(asked[heard], rows.truth[heard])
-    row = {"fold": fold.number, "epoch": 1, "lr": 0.0, "train_loss": metrics.scores(seen[known], rows.truth[known])["log_loss"],
-           "valid_loss": found.pop("log_loss"), **found, "seconds": time.perf_counter() - began}
-    value = [row[settings.metric], -row["valid_loss"]]
-    progress = Progress(epoch=1, best=value, best_epoch=1, history=[row])
-    folder.save_best(head.state_dict(), {"head": head.config, "epoch": 1, settings.metric: value[0],
-                                         "chosen": "there is one epoch only"})
+    row = {"fold": fold.number, "epoch": 1, "lr": 0.0, "train_loss": metrics.scores(seen[known], rows.truth[known])["log_loss"]}
+    asked = bool(fold.valid.any())  # a model on all clips has nobody to ask
+    if asked:
+        heard = np.isin(np.arange(len(rows.ids)), rows.clip[ask])
+        if not np.isfinite(answered[heard]).all():
+            odd = rows.ids[heard][~np.isfinite(answered[heard]).all(1)]
+            raise UserError(f"{fold.name}: the prediction is not a number for {some(odd)}: extract the features anew "
+                            "(get_features.py --fresh)")
+        found = metrics.scores(answered[heard], rows.truth[heard])
+        row |= {"valid_loss": found.pop("log_loss"), **found}
+    row["seconds"] = time.perf_counter() - began
+    metric = settings.metric
+    best = [metrics.gain(metric, value_of(row, metric)), -row["valid_loss"]] if asked else []
+    progress = Progress(epoch=1, best=best, best_epoch=1, history=[row])
+    scored = {metric: value_of(row, metric), "chosen": "there is one epoch only"} if asked else {}
+    folder.save_best(head.state_dict(), {"head": head.config, "epoch": 1, **scored})
     folder.save_last(head.state_dict(), None, {"progress": vars(progress), "finished": True})
     log(line(row, fold, settings, True, 0.0))

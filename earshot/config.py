@@ -115,6 +115,10 @@ class RunFlags:
     """train only these folds (the data's own numbers, else 0 ... K-1); default: all"""
     tune: int = 0
     """search the settings first, by so many trials (Optuna); what it finds is then trained as usual"""
+    pseudo: str | None = None
+    """learn also from the clips to submit: a finished run on the same folds, whose answers (each fold's model's own) are soft labels"""
+    pseudo_weight: float = 0.5
+    """how much such a clip counts beside a labelled one: an epoch draws this share of them"""
     out: str = "submissions/submission.csv"
     """where the submission goes"""
     data: str = "data"
@@ -186,6 +190,10 @@ class TrainingFlags:
     the mean of the probabilities, each class's largest logit, or the mean of its three largest"""
     loss: Literal["entropy", "focal"] = field(default="entropy", metadata=RECORDED_WHERE_CHANGED)
     """cross-entropy (binary where clips have several labels), or focal: the same, times (1 - p)^2 of the right answer's probability p"""
+    pretrain: int = field(default=0, metadata=RECORDED_WHERE_CHANGED)
+    """epochs of masked prediction before the folds, on all training clips and those to submit, without labels (token_transformer)"""
+    snapshots: int = field(default=0, metadata=RECORDED_WHERE_CHANGED)
+    """predict by the mean of the weights after each of the last so many epochs; 0 is off"""
     tta: int = 1
     """predict by the mean over so many circular shifts in time (the scores of single epochs do without)"""
     metric: Literal["f1_macro", "f1_micro", "f1_weighted", "accuracy", "balanced_accuracy", "roc_auc_macro", "log_loss",
@@ -195,6 +203,10 @@ class TrainingFlags:
     """make K grouped stratified folds (default: the data's own, else 5)"""
     seed: int = 0
     """of everything random"""
+    seeds: int = field(default=1, metadata=RECORDED_WHERE_CHANGED)
+    """train every fold with so many seeds, from --seed on, and predict by their mean"""
+    refit: bool = field(default=False, metadata=RECORDED_WHERE_CHANGED)
+    """after the folds train on all labelled clips, a model a seed: they predict the submission, by their final epoch"""
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
     """auto: bf16 from capability 8.0, fp16 on 7.x, fp32 elsewhere; on a CPU what a trial of the head finds clearly faster"""
 
@@ -252,6 +264,7 @@ BOUNDS = {
     "mixup_probability": (0, 1), "rho": (0, None), "time_stretch": (0, 4), "crop": (0.01, 1), "frequency_shift": (0, None),
     "ema": (0, 0.999999), "tta": (1, 100), "time_mask": (0, None), "frequency_mask": (0, None), "masks": (0, None), "time_shift": (0, 1),
     "gain": (0, None), "clip_grad": (0, None), "folds": (2, None), "seed": (0, None), "max_hours": (0, None), "save_every": (0, None),
+    "seeds": (1, 100), "snapshots": (0, None), "pretrain": (0, None), "pseudo_weight": (0, 1),
     "memory": (0, None), "threshold": (-1, 1), "tune": (0, 100000),
     "seconds": (0.01, 3600), "hop": (0.01, 3600), "max_windows": (1, None), "windows": (1, None), "top": (1, None),
     "augment": (0, 1000), "speed": (1, 4), "stretch": (1, 4), "pitch": (0, 24), "shift": (0, 1), "noise": (-60, 120),
@@ -264,6 +277,8 @@ def check(settings: Any) -> None:
     """Raise UserError for a number outside its bounds, NaN included, or settings that do nothing together."""
     if isinstance(settings, TrainingFlags) and not settings.mixup and settings.mixup_pairs == "different":
         raise UserError("--mixup-pairs different mixes nothing without --mixup: add --mixup 1")
+    if isinstance(settings, TrainingFlags) and settings.snapshots and settings.ema:
+        raise UserError("--snapshots and --ema are two ways to average the weights: leave one out")
     for f in dataclasses.fields(settings):
         value, (low, high) = getattr(settings, f.name), BOUNDS.get(f.name, (None, None))
         if low is None or value is None:

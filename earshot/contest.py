@@ -11,12 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from earshot import cli, compare, config, devices, job, kept, ladder, probe, sealed
+from earshot import cli, compare, config, devices, job, kept, ladder, parts, probe, sealed
 from earshot.crossval import summarise
 from earshot.errors import UserError
 from earshot.files import append_text, digest_of, locked, read_json
 from earshot.ladder import Candidate
-from earshot.run import CONFIG, Run
+from earshot.run import CONFIG, FoldFolder, Run
 
 if TYPE_CHECKING:
     from earshot.bakeoff import AutoFlags
@@ -266,8 +266,7 @@ class Contest:
 
 def seconds(run: Run) -> float:
     """What a run's training took so far."""
-    numbers = [int(path.name[5:]) for path in run.folder.glob("fold_*") if path.name[5:].isdigit()]
-    return float(sum(row["seconds"] for number in numbers for row in run.fold(number).history()))
+    return float(sum(row["seconds"] for folder in parts.folders(run.folder) for row in FoldFolder(folder).history()))
 
 
 def begun(folder: Path) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from typing import Any, Callable, Sequence
 
 import numpy as np
+import torch
 
-from earshot import closed, metrics, probe, sealed
+from earshot import closed, metrics, parts, pretrain, probe, sealed
 from earshot.cli import Deadline, patiently
 from earshot.config import TrainingFlags
 from earshot.dataset import Rows, predict
@@ -15,9 +17,11 @@ from earshot.devices import Team
 from earshot.errors import UserError
 from earshot.estimate import Paced
 from earshot.files import write_text
+from earshot.parts import Part
 from earshot.run import Run
 from earshot.training import Fitter, Fold
 
+ANSWERS = "pseudo.npy"  # of a run with a teacher: (folds + 1, clips without labels, classes), the last the mean over the folds
 KINDS = {"last": "final epoch: honest", "best": "epoch chosen on the fold it scores: flatters"}
 
 
@@ -31,7 +35,7 @@ def chosen_folds(numbers: np.ndarray, wanted: tuple[int, ...]) -> list[int]:
 
 
 class Folds:
-    """Trains folds on one device, in this process or, called with a fold's number, in one of its own."""
+    """Trains folds, and models on all clips, on one device, in this process or, called with a part, in one of its own."""
 
     def __init__(self, device: Device, run: Run, rows: Rows | Callable[[Device], Rows], numbers: np.ndarray,
                  settings: TrainingFlags, build: Callable[[], Any], rebuild: Callable[[dict], Any], save_every: float):
@@ -40,40 +44,59 @@ class Folds:
         self.rows = rows(device) if callable(rows) else rows
         self.every = every_fold(numbers)
 
-    def __call__(self, task: tuple[int, int], say: Callable[[str | None], None], deadline: Any) -> bool:
-        """Train a fold and predict with it; False if it is to be continued.
+    def __call__(self, task: tuple[Part, int], say: Callable[[str | None], None], deadline: Any) -> bool:
+        """Train a part and predict with it; False if it is to be continued.
 
         Args:
-            task: the fold's number, and how many folds follow on this device, for the ETA.
+            task: the part, and how many follow on this device, for the ETA.
             say: takes the lines for the log, and None after every checkpoint.
         """
-        number, left = task
-        if not self.run.fold(number).finished():
-            if not self.fit(number, left, say, deadline, lambda: say(None)) or deadline.passed():
+        part, left = task
+        if not self.run.part(part).finished():
+            if not self.fit(part, left, say, deadline, lambda: say(None)) or deadline.passed():
                 return False
-        self.predict(number)
+        self.predict(part)
         return True
 
-    def fit(self, number: int, left: int, log: Callable[[str], None], deadline: Any, saved: Callable[[], None]) -> bool:
-        """Train a fold to its end; False if the time ran out, at a safe point before it."""
+    def fit(self, part: Part, left: int, log: Callable[[str], None], deadline: Any, saved: Callable[[], None]) -> bool:
+        """Train a part to its end; False if the time ran out, at a safe point before it."""
         numbers, rows, classes = self.numbers, self.rows, self.run.classes
-        fold = Fold(number, self.every.index(number) + 1, len(self.every), numbers != number, numbers == number)
+        if part.fold is None:
+            everyone = np.ones(len(numbers), dtype=bool)
+            fold = Fold(parts.EVERYTHING, 1, 1, everyone, ~everyone, part)
+        else:
+            number = part.fold
+            fold = Fold(number, self.every.index(number) + 1, len(self.every), numbers != number, numbers == number, part)
         unseen = np.flatnonzero(rows.targets[fold.valid].any(0) & ~rows.targets[fold.train].any(0))
         if len(unseen):
-            log(f"fold {number}: no clip outside it has the label {', '.join(classes[c] for c in unseen)}")
+            log(f"{part.name}: no clip outside it has the label {', '.join(classes[c] for c in unseen)}")
         if closed.is_closed(self.build):
-            closed.fit(self.build, rows, fold, self.settings, self.run.fold(number), self.device, log)
+            closed.fit(self.build, rows, fold, self.settings, self.run.part(part), self.device, log)
             saved()
             return True
-        fitter = Fitter(self.build, rows, fold, self.settings, len(classes), self.run.fold(number), self.device)
+        settings = replace(self.settings, seed=part.seed)
+        rows = _taught(self.run, rows, self.every, part)
+        fitter = Fitter(self.build, rows, fold, settings, len(classes), self.run.part(part), self.device)
         if fitter.progress.epoch or fitter.progress.step:
-            log(f"fold {fold.place}/{fold.count}  continues after epoch {fitter.progress.epoch}"
+            log(f"{fold.title}  continues after epoch {fitter.progress.epoch}"
                 f"{f', step {fitter.progress.step}' if fitter.progress.step else ''}")
         return fitter.fit(log, Paced(deadline, fitter, left, log), left, saved, self.save_every)
 
-    def predict(self, number: int) -> bool:
-        """A finished fold's predictions; False if they are there."""
-        return _fold_predictions(self.run, self.rows, number, self.numbers == number, self.rebuild, self.device)
+    def predict(self, part: Part) -> bool:
+        """A finished fold's predictions; False if they are there, or no clip was left to ask."""
+        valid = self.numbers == part.fold
+        return part.fold is not None and _fold_predictions(self.run, self.rows, part, valid, self.rebuild, self.device)
+
+
+def _taught(run: Run, rows: Rows, every: list[int], part: Part) -> Rows:
+    """The rows that a part learns from; where the run has a teacher, with that teacher's answers that have not seen the part's fold."""
+    about = run.config["record"].get("pseudo")
+    if not about:
+        return rows
+    answers = sealed.read_array(run.folder / ANSWERS)
+    if answers is None:
+        raise UserError(f"{run.folder / ANSWERS} is missing or damaged: run the same command again")
+    return rows.taught(answers[len(every) if part.fold is None else every.index(part.fold)], about["weight"])
 
 
 def every_fold(numbers: np.ndarray) -> list[int]:
@@ -84,7 +107,7 @@ def every_fold(numbers: np.ndarray) -> list[int]:
 def train(run: Run, rows: Rows, numbers: np.ndarray, wanted: list[int], settings: TrainingFlags, build: Callable[[], Any],
           rebuild: Callable[[dict], Any], device: Device, deadline: Deadline, save_every: float = 10.0,
           several: Sequence[Device] = (), load: Callable[[Device], Rows] | None = None) -> bool:
-    """Train the wanted folds that are not finished; False if the time ran out.
+    """Train what is not finished of the wanted folds with every seed, and of the models on all clips; False if the time ran out.
 
     Args:
         rows: the training split.
@@ -94,35 +117,49 @@ def train(run: Run, rows: Rows, numbers: np.ndarray, wanted: list[int], settings
         several: devices to train folds on side by side, a process for each; `load`, which makes a device's `rows`, `build` and
             `rebuild` are then pickled. The results are those of one such device with as many threads.
     """
-    every = every_fold(numbers)
-    todo = [number for number in wanted if not run.fold(number).finished()]
-    if len(todo) < len(wanted):
-        run.log(f"finished already: fold {', '.join(str(n) for n in wanted if n not in todo)}")
+    every, asked = (parts.of_run(asdict(settings), some) for some in (every_fold(numbers), wanted))
+    todo = run.missing(asked)
+    if len(todo) < len(asked):
+        run.log(f"finished already: {parts.listed([part for part in asked if part not in todo])}")
+    if settings.pretrain and not _pretrained(run, rows, todo, settings, build, several[0] if len(several) > 1 else device, deadline, load):
+        return False
     if len(several) > 1 and load:
-        return _side_by_side(run, load, numbers, wanted, settings, build, rebuild, several, deadline, save_every)
+        return _side_by_side(run, load, numbers, every, asked, settings, build, rebuild, several, deadline, save_every)
     folds = Folds(device, run, rows, numbers, settings, build, rebuild, save_every)
-    for index, number in enumerate(todo):
+    for index, part in enumerate(todo):
         if index and deadline.passed():
             return False
         with patiently():
-            done = folds.fit(number, len(todo) - index - 1, run.log, deadline, lambda: run.write_metrics(every))
+            done = folds.fit(part, len(todo) - index - 1, run.log, deadline, lambda: run.write_metrics(every))
         if not done:
             return False
     run.write_metrics(every)  # again: a kill may have come before the last time
     made = False
-    for number in wanted:
+    for part in asked:
         if made and deadline.passed():
             return False
-        made = folds.predict(number)
+        made = folds.predict(part)
     return True
 
 
-def _side_by_side(run: Run, load: Callable[[Device], Rows], numbers: np.ndarray, wanted: list[int], settings: TrainingFlags,
-                  build: Callable, rebuild: Callable, several: Sequence[Device], deadline: Deadline, save_every: float) -> bool:
+def _pretrained(run: Run, rows: Rows, todo: list[Part], settings: TrainingFlags, build: Callable, device: Device, deadline: Deadline,
+                load: Callable[[Device], Rows] | None) -> bool:
+    """What the parts that are still to be trained start from; False if the time ran out."""
+    seeds = sorted({part.seed for part in todo if not pretrain.folder_of(run.folder, part.seed).finished()})
+    if seeds and rows.device.type != torch.device(device.name).type and load:
+        rows = load(device)
+    with patiently():
+        return all(pretrain.fit(pretrain.folder_of(run.folder, seed), build, rows, replace(settings, seed=seed), device, run.log, deadline)
+                   for seed in seeds)
+
+
+def _side_by_side(run: Run, load: Callable[[Device], Rows], numbers: np.ndarray, every: list[Part], asked: list[Part],
+                  settings: TrainingFlags, build: Callable, rebuild: Callable, several: Sequence[Device], deadline: Deadline,
+                  save_every: float) -> bool:
     """The same with a process for each device; the log and metrics.csv are written by this one alone."""
-    every = every_fold(numbers)
-    todo = [number for number in wanted if not run.fold(number).finished()]
-    todo += [n for n in wanted if n not in todo and any(run.fold(n).predictions(kind) is None for kind in KINDS)]
+    todo = run.missing(asked)
+    todo += [part for part in asked if part not in todo and part.fold is not None
+             and any(run.part(part).predictions(kind) is None for kind in KINDS)]
     several = several[:len(todo)]
 
     def heard(line: str | None) -> None:
@@ -139,21 +176,21 @@ def _side_by_side(run: Run, load: Callable[[Device], Rows], numbers: np.ndarray,
         arguments = (run, load, numbers, settings, build, rebuild, save_every)
         with patiently(), Team(several, Folds, arguments, run.folder) as team:
             team.ready()
-            tasks = [(number, (len(todo) - index - 1) // len(several)) for index, number in enumerate(todo)]
+            tasks = [(part, (len(todo) - index - 1) // len(several)) for index, part in enumerate(todo)]
             done = team.run(tasks, heard, deadline)
     run.write_metrics(every)
     return done
 
 
-def _fold_predictions(run: Run, rows: Rows, number: int, valid: np.ndarray, rebuild: Callable, device: Device) -> bool:
+def _fold_predictions(run: Run, rows: Rows, part: Part, valid: np.ndarray, rebuild: Callable, device: Device) -> bool:
     """fold_<n>/valid_best.npy and valid_last.npy: (clips of the fold, classes), once the fold is finished; False if both are there."""
     made = False
     for kind in KINDS:
-        if run.fold(number).predictions(kind) is not None:
+        if run.part(part).predictions(kind) is not None:
             continue
-        head = probe.laid_out(run.fold(number).load_head(kind, rebuild, device.name), device)
+        head = probe.laid_out(run.part(part).load_head(kind, rebuild, device.name), device)
         found = predict(head, rows, rows.of_clips(valid), 64, probe.autocast(device), run.shifts, run.pool)[valid]
-        run.fold(number).save_predictions(kind, found)
+        run.part(part).save_predictions(kind, found)
         made = True
     return made
 
@@ -164,14 +201,17 @@ def summarise(run: Run, rows: Rows, numbers: np.ndarray) -> dict[str, dict]:
     Returns:
         "best" and "last" -> the pooled scores, with the spread of the metric over folds.
     """
-    finished = [n for n in run.finished_folds() if all(run.fold(n).predictions(kind) is not None for kind in KINDS)]
-    asked, truth = np.isin(numbers, finished), rows.truth
-    metric = run.config["record"]["training"]["metric"]
+    training = run.config["record"]["training"]
+    finished = [n for n in run.finished_folds() if all(run.part(part).predictions(kind) is not None
+                                                       for part in parts.of_fold(training, n) for kind in KINDS)]
+    asked, truth, metric = np.isin(numbers, finished), rows.truth, training["metric"]
     found, lines = {}, []
     for kind, about in KINDS.items():
         probabilities = np.zeros((len(numbers), len(run.classes)), dtype=np.float32)
         for number in finished:
-            probabilities[numbers == number] = _fitting(run, number, kind, int((numbers == number).sum()))
+            clips = int((numbers == number).sum())
+            each = [_fitting(run, part, kind, clips) for part in parts.of_fold(training, number)]
+            probabilities[numbers == number] = each[0] if len(each) == 1 else np.mean(each, 0)
         name = "oof" if kind == "best" else "oof_last"
         run.write_oof(name, rows.ids[asked], numbers[asked], truth[asked], probabilities[asked])
         write_text(run.folder / f"report_{kind}.txt", f"{run.folder.name}, out-of-fold, {kind} ({about})\n\n" +
@@ -186,23 +226,28 @@ def summarise(run: Run, rows: Rows, numbers: np.ndarray) -> dict[str, dict]:
         by_fold = "undefined" if metric in unknown else f"{np.mean(spread):.4f} ± {np.std(spread):.4f}"
         lines.append(f"  {kind}  {metrics.summary(pooled)}  {metric} by fold {by_fold}  ({about})")
     run.keep("scores", found)
-    run.log(f"out-of-fold, {int(asked.sum())} clips pooled over {len(finished)} folds:")
+    seeds = f", the mean of {training['seeds']} seeds" if training.get("seeds", 1) > 1 else ""
+    run.log(f"out-of-fold, {int(asked.sum())} clips pooled over {len(finished)} folds{seeds}:")
     for text in lines:
         run.log(text)
     return found
 
 
-def _fitting(run: Run, number: int, kind: str, clips: int) -> np.ndarray:
+def _fitting(run: Run, part: Part, kind: str, clips: int) -> np.ndarray:
     """A fold's saved predictions; UserError where they are of another number of clips or labels."""
-    found = run.fold(number).predictions(kind)
+    found = run.part(part).predictions(kind)
     if found.shape != (clips, len(run.classes)):
-        raise UserError(f"{run.fold(number).folder}/valid_{kind}.npy holds predictions of {' x '.join(map(str, found.shape))}, and the "
+        raise UserError(f"{run.part(part).folder}/valid_{kind}.npy holds predictions of {' x '.join(map(str, found.shape))}, and the "
                         f"fold has {clips} clips x {len(run.classes)} labels: it is another run's; delete it to have it made again")
     return found
 
 
-def score_test(run: Run, rows: Rows, predict_all: Callable[[], np.ndarray]) -> dict:
-    """Score the labelled hold-out once: test.json and test_report.txt; a run that has these folds' score keeps it."""
+def score_test(run: Run, rows: Rows, predict_all: Callable[[], np.ndarray], refit: bool = False) -> dict:
+    """Score the labelled hold-out once: test.json and test_report.txt; a run that has these folds' score keeps it.
+
+    Args:
+        refit: is it answered by the models on all clips?
+    """
     path, finished, truth = run.folder / "test.json", run.finished_folds(), rows.truth
     known = np.ones(len(truth), dtype=bool) if rows.multilabel else truth >= 0  # no label at all is an answer, too
     if path.exists():
@@ -211,13 +256,14 @@ def score_test(run: Run, rows: Rows, predict_all: Callable[[], np.ndarray]) -> d
         except sealed.Damaged as error:
             run.log(f"{error}: the hold-out is scored again")
             kept = {}
-        if kept.get("folds") == finished and _scored(kept, int(known.sum())):
+        if kept.get("folds") == finished and kept.get("refit", False) == refit and _scored(kept, int(known.sum())):
             return kept
     probabilities = predict_all()
     found = {**metrics.scores(probabilities[known], truth[known]), "clips": int(known.sum()), "folds": finished}
     unknown = metrics.undefined(truth[known])
-    found |= {"undefined": unknown} if unknown else {}
-    write_text(run.folder / "test_report.txt", f"{run.folder.name}, hold-out, mean of folds\n\n" +
+    found |= ({"undefined": unknown} if unknown else {}) | ({"refit": True} if refit else {})
+    of = "models on all labelled clips" if refit else "mean of folds"
+    write_text(run.folder / "test_report.txt", f"{run.folder.name}, hold-out, {of}\n\n" +
                metrics.report(probabilities[known], truth[known], run.classes))
     sealed.write(path, found)
     return found
@@ -225,6 +271,6 @@ def score_test(run: Run, rows: Rows, predict_all: Callable[[], np.ndarray]) -> d
 
 def _scored(kept: dict, clips: int) -> bool:
     """Is this a score of so many clips? A checksum says that it was not altered, not that this program wrote it."""
-    numbers = {name: value for name, value in kept.items() if name not in ("folds", "undefined")}
+    numbers = {name: value for name, value in kept.items() if name not in ("folds", "undefined", "refit")}
     shown = {"f1_macro", "accuracy", "log_loss", "clips"} <= set(numbers) and isinstance(kept.get("undefined", []), list)
     return shown and all(type(value) in (int, float) for value in numbers.values()) and numbers["clips"] == clips

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, NamedTuple, Sequence
+from typing import TYPE_CHECKING, Any, Iterable, Iterator, NamedTuple, Sequence
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from earshot import memory, windows
 from earshot.errors import UserError
+from earshot.loading import loader
 
 if TYPE_CHECKING:
     from earshot.config import TrainingFlags
@@ -29,21 +31,24 @@ class Batch(NamedTuple):
 
 
 class Rows:
-    """The rows (windows) of one split and view, and its augmented copies where the cache has some.
+    """The rows (windows) of one split and view, its augmented copies where the cache has some, and clips without labels.
 
     `span` is how many seconds the view's time axis stands for. `clip` (rows,) is each row's clip, `ids` (clips,) the names,
     `labels` (clips,) the class index or -1, `targets` (clips, classes) 0/1 with a row of zeros where there is no label.
-    Row numbers from `len(self)` on are copies: training alone asks for them, by `of_epoch`.
+    Row numbers from `len(self)` on are copies: training alone asks for them, by `of_epoch`. Those from `labelled` on are of
+    clips without labels: training draws them, by `drawn`, once `taught` has said what their labels might be.
 
     Args:
         also: further views that batches bring in training, for heads with targets of their own.
         augmented: `Cache.augmented()` of the training split.
         gigabytes: of memory that the views may take (10^9 bytes); default: a quarter of what is free. Views that fit are kept on
             the device, as float32 if that fits, too; larger ones stay on the disk, and `ahead` reads them batch by batch.
+        unlabelled: another split, whose clips come after those of this one.
     """
 
     def __init__(self, split: dict[str, Any], view: str, classes: list[str], span: float, device: str,
-                 also: Sequence[str] = (), augmented: dict[str, Any] | None = None, gigabytes: float | None = None):
+                 also: Sequence[str] = (), augmented: dict[str, Any] | None = None, gigabytes: float | None = None,
+                 unlabelled: dict[str, Any] | None = None):
         self.ids, self.clip = split["ids"], np.asarray(split["clip"])
         self.folds, self.groups = np.asarray(split["folds"]), np.asarray(split["groups"])
         given = np.asarray(split["labels"])
@@ -57,9 +62,13 @@ class Rows:
             self.targets = (self.labels[:, None] == np.arange(len(classes))).astype(np.float32)
         self.device = torch.device(device)
         self.also = tuple(also)
-        self.parts = [split] if augmented is None else [split, augmented]
+        self.parts = [part for part in (split, augmented, unlabelled) if part is not None]
         self.shape: tuple[int, int, int] = tuple(split[view].shape[1:])
-        self.whose = np.concatenate([np.asarray(part["clip"]) for part in self.parts])
+        owners = [np.asarray(part["clip"]) + (len(self.ids) if part is unlabelled else 0) for part in self.parts]
+        self.whose, self.labelled = np.concatenate(owners), sum(len(part["clip"]) for part in self.parts if part is not unlabelled)
+        self.everyone = self.ids if unlabelled is None else np.concatenate([self.ids, unlabelled["ids"]])
+        self.soft = np.zeros((len(self.everyone) - len(self.ids), len(classes)), dtype=np.float32)
+        self.weight, self.pool = 0.0, np.zeros(0, dtype=np.int64)
         self.copy = None if augmented is None else np.asarray(augmented["copy"])
         self.partner = None if augmented is None else np.asarray(augmented["partner"])
         self.share = None if augmented is None else np.asarray(augmented["share"], dtype=np.float32)
@@ -76,9 +85,9 @@ class Rows:
         if self.masked:
             self._columns |= {"frames": self._on(self.frames), "time": torch.arange(frames, device=self.device)}
         if self.partner is not None:
-            own = np.zeros(len(self), dtype=np.int64)
-            self._columns |= {"partner": self._on(np.concatenate([own - 1, self.partner.astype(np.int64)])),
-                              "share": self._on(np.concatenate([own.astype(np.float32) + 1, self.share]))}
+            own, rest = (np.zeros(count, dtype=np.int64) for count in (len(self), len(self.whose) - self.labelled))
+            self._columns |= {"partner": self._on(np.concatenate([own - 1, self.partner.astype(np.int64), rest - 1])),
+                              "share": self._on(np.concatenate([own + np.float32(1), self.share, rest + np.float32(1)]).astype(np.float32))}
 
     def __len__(self) -> int:
         return len(self.clip)
@@ -128,10 +137,11 @@ class Rows:
         found = self.views[name]
         if len(found) == 1:
             return torch.from_numpy(np.asarray(found[0][rows]))
-        own, copies = found
-        values = np.empty((len(rows), *own.shape[1:]), own.dtype)
-        made = rows >= len(own)
-        values[~made], values[made] = own[rows[~made]], copies[rows[made] - len(own)]
+        values, first = np.empty((len(rows), *found[0].shape[1:]), found[0].dtype), 0
+        for array in found:
+            here = (rows >= first) & (rows < first + len(array))
+            values[here] = array[rows[here] - first]
+            first += len(array)
         return torch.from_numpy(values)
 
     def _take(self, name: str, rows: np.ndarray) -> Tensor:
@@ -164,7 +174,7 @@ class Rows:
                     self._batch = Batch(rows, part, {} if whole is None else {self.view: whole[number]})
                     yield rows
                 return
-            load = _loader(self)
+            load = loader(self)
             with ThreadPoolExecutor(1) as pool:
                 coming = pool.submit(load, batches[0])
                 for number, (rows, part) in enumerate(zip(batches, parts)):
@@ -192,10 +202,10 @@ class Rows:
         index = self._index(rows)
         if self.partner is None:
             if self._wanted is None:
-                self._wanted = self._on(self.targets[self.whose])
+                self._wanted = self._on(np.concatenate([self.targets, self.soft])[self.whose])
             return self._wanted[index]
         if self._wanted is None:
-            self._wanted = self._on(self.targets)
+            self._wanted = self._on(np.concatenate([self.targets, self.soft]))
         found = self._wanted[self._columns["whose"][index]]
         partner, share = self._columns["partner"][index], self._columns["share"][index][:, None]
         other = self._wanted[partner.clamp(min=0)]
@@ -206,7 +216,7 @@ class Rows:
         """(copies,) which copies hold nothing but clips of the given rows."""
         allowed = np.zeros(len(self.ids), dtype=bool)
         allowed[self.clip[rows]] = True
-        return allowed[self.whose[len(self):]] & ((self.partner < 0) | allowed[self.partner])
+        return allowed[self.whose[len(self):self.labelled]] & ((self.partner < 0) | allowed[self.partner])
 
     def with_copies(self, rows: np.ndarray) -> np.ndarray:
         """The given rows and all their copies that hold nothing from outside: what training will see in the end."""
@@ -225,7 +235,7 @@ class Rows:
         if self.copy is None or not len(self.copy):
             return rows
         count = int(self.copy.max()) + 1
-        made, good = self.whose[len(self):], self._usable(rows)
+        made, good = self.whose[len(self):self.labelled], self._usable(rows)
         usable = np.zeros((len(self.ids), count + 1), dtype=bool)
         usable[:, 0] = True
         usable[made[good], self.copy[good] + 1] = True
@@ -235,6 +245,23 @@ class Rows:
         chosen = np.take_along_axis(order, first[:, None], 1)[:, 0]
         copies = np.flatnonzero(good & (self.copy + 1 == chosen[made])) + len(self)
         return np.concatenate([rows[chosen[self.clip[rows]] == 0], copies])
+
+    def taught(self, soft: np.ndarray, share: float) -> Rows:
+        """The same rows, of which training also draws a share of those without labels in every epoch.
+
+        Args:
+            soft: (clips without labels, classes) probabilities, for their labels; a clip of NaN is left out.
+        """
+        found = copy.copy(self)
+        found.soft, found._wanted, known = np.nan_to_num(soft), None, np.isfinite(soft).all(1)
+        found.pool = np.flatnonzero(known[self.whose[self.labelled:] - len(self.ids)]) + self.labelled
+        found.weight = share
+        return found
+
+    def drawn(self, seed: int, most: int | None = None) -> np.ndarray:
+        """The rows without labels that an epoch learns from, with every seed as many; of at most so many windows of each clip."""
+        pool = windows.drawn(self.pool, self.whose, most, seed)
+        return np.random.default_rng((seed, 1)).choice(pool, round(self.weight * len(pool)), replace=False)
 
     def batches(self, rows: np.ndarray, size: int):
         """Batches over the given rows in order."""
@@ -264,37 +291,6 @@ def _pieces(rows: np.ndarray, size: int) -> list[np.ndarray]:
     return [rows[first:first + size] for first in range(0, len(rows), size)]
 
 
-def _loader(rows: Rows) -> Callable[[np.ndarray], Callable[[], dict[str, Tensor]]]:
-    """What a thread does for a batch: its views read, converted, and sent to a GPU on a stream of their own.
-
-    It returns what the main thread calls to have them: there the main stream has to wait until they have arrived.
-    """
-    names = [name for name, found in rows.views.items() if not isinstance(found, Tensor)]
-    if rows.device.type != "cuda":
-        def load(which: np.ndarray) -> Callable[[], dict[str, Tensor]]:
-            found = {name: rows._fetch(name, which) for name in names}
-            found = {name: x.float() if x.is_floating_point() else x for name, x in found.items()}
-            return lambda: found
-
-        return load
-    aside = torch.cuda.Stream(rows.device)
-
-    def send(which: np.ndarray) -> Callable[[], dict[str, Tensor]]:
-        with torch.cuda.stream(aside):
-            # Pinned memory is reused once the copy that was recorded on its stream is done.
-            found = {name: rows._fetch(name, which).pin_memory().to(rows.device, non_blocking=True) for name in names}
-            sent = aside.record_event()
-
-        def arrived() -> dict[str, Tensor]:
-            now = torch.cuda.current_stream(rows.device)
-            now.wait_event(sent)
-            for x in found.values():
-                x.record_stream(now)
-            return found
-
-        return arrived
-
-    return send
 
 
 @torch.inference_mode()

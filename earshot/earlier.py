@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Iterator
 
-from earshot import cache, extract, sealed, space
+from earshot import cache, extract, parts, sealed, space
 from earshot.errors import UserError
 from earshot.files import digest, replacing, standing
 from earshot.fingerprint import differences, fingerprint, plain
@@ -134,7 +134,7 @@ def adopt_run(folder: Path, record: dict[str, Any], given: str | None, named: bo
         files = [path for path in sorted(source.rglob("*")) if path.is_file() and not path.is_symlink() and path.name != CONFIG
                  and not any(part.endswith(NOT_COPIED) for part in path.relative_to(source).parts)]
         pairs = [(path, folder / path.relative_to(source)) for path in files]
-        folds = [fold for fold in sorted(source.glob("fold_*")) if not fold.is_symlink()]
+        folds = [fold for fold in parts.folders(source) if not fold.is_symlink()]
         for checkpoint in [fold / which for fold in folds for which in ("last", "best")]:
             at = standing(checkpoint)  # the session may have died between two renames
             if at not in (None, checkpoint) and at.is_dir() and not at.is_symlink():

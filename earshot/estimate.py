@@ -53,6 +53,5 @@ class Paced:
         weights = 4 * sum(p.numel() for p in self.fitter.head.parameters())
         if left >= LONG:
             more = f" and {self.folds_left} more folds" if self.folds_left else ""
-            fold = self.fitter.fold
-            self.log(f"fold {fold.place}/{fold.count}  estimate, from the first steps: about {clock(left)} for it{more} "
+            self.log(f"{self.fitter.fold.title}  estimate, from the first steps: about {clock(left)} for it{more} "
                      f"({epochs} epochs of {self.fitter.steps} steps, {1000 * each:.0f} ms each); a fold leaves {human(2 * weights)} on the disk")

@@ -9,10 +9,10 @@ from typing import Any, Callable
 
 import numpy as np
 
-from earshot import blend, crossval, devices, earlier, folds, probe, space, stage
+from earshot import blend, crossval, devices, earlier, folds, parts, probe, pseudo, space, stage
 from earshot.cache import Cache
 from earshot.cli import Deadline
-from earshot.config import Recipe, TrainingFlags, TrainMachineFlags
+from earshot.config import Recipe, RunFlags, TrainingFlags, TrainMachineFlags
 from earshot.dataset import Rows
 from earshot.device import Device
 from earshot.errors import UserError
@@ -71,17 +71,21 @@ class Job:
         heads: the package `models`.
         what: the head. fresh: one that was built of it, to count and to try.
         fold_seed: of folds that are made, where it is not the training's.
+        flags: of which --pseudo may name a run that teaches this one.
     Raises:
-        UserError: a device, further views or folds that there are not.
+        UserError: a device, further views, folds or a teacher that there are not.
     """
 
     def __init__(self, heads: Any, cache: Cache, recipe: str, what: Head, fresh: Any, settings: TrainingFlags, machine: TrainMachineFlags,
-                 fold_seed: int | None = None):
+                 fold_seed: int | None = None, flags: RunFlags = RunFlags()):
         self.heads, self.cache, self.recipe, self.what, self.fresh = heads, cache, recipe, what, fresh
-        self.settings, self.machine = settings, machine
+        self.settings, self.machine, self.flags = settings, machine, flags
+        if flags.pseudo and hasattr(fresh, "solve"):
+            raise UserError(f"--pseudo: {what.name} is fitted at once, to labels alone: choose another head, or leave it out")
         self.several = devices.choose(machine.device, settings.precision)
         self.at = self.several[0]
-        self.load = partial(blend.training_rows, cache, what.view, getattr(fresh, "also", ()), settings, gigabytes=machine.memory)
+        self.load = partial(blend.training_rows, cache, what.view, getattr(fresh, "also", ()), settings, gigabytes=machine.memory,
+                            unlabelled=bool(flags.pseudo or settings.pretrain) and cache.has("subm"))
         # Several devices: each process has the features on its own.
         self.rows: Rows = self.load(self.at) if len(self.several) == 1 else self.load(replace(self.at, name="cpu"), gigabytes=0)
         self.parameters = sum(p.numel() for p in fresh.parameters())
@@ -90,13 +94,14 @@ class Job:
         record = {"features": {k: cache.record[k] for k in ("extractor", "settings", "audio", "window", "weights")},
                   "clips": cache.record["clips"]["train"], "classes": cache.classes, "folds": digest_of(self.numbers.tolist())[:12],
                   "view": what.view, "head": {"name": what.name, **by_content(what.options)}, "training": recorded(settings)}
-        self.record = record | {key: cache.record[key] for key in ("augment", "task") if key in cache.record}
+        record |= {key: cache.record[key] for key in ("augment", "task") if key in cache.record}
+        self.record = record | pseudo.record(flags, record, cache, machine.continue_from)
 
     def other(self, settings: TrainingFlags, options: dict[str, Any]) -> Job:
         """The same with other training settings and head options."""
         what = Head(self.what.name, self.what.view, options, partial(self.heads.build, self.what.name, self.cache.shapes[self.what.view],
                                                                      len(self.cache.classes), **options))
-        return Job(self.heads, self.cache, self.recipe, what, what.build(), settings, self.machine)
+        return Job(self.heads, self.cache, self.recipe, what, what.build(), settings, self.machine, flags=self.flags)
 
     def name(self) -> str:
         """The run's name where the user gives none: the recipe's and 8 hex digits of the settings."""
@@ -123,6 +128,7 @@ class Job:
         run = Run.begin(folder, self.record, stage.about(self.cache, self.recipe, self.at)).whole()
         run.quiet = quiet
         self.at = stage.decided(run, self.at)
+        pseudo.teach(run, self.flags, self.cache, crossval.every_fold(self.numbers), self.heads.rebuild, self.at, self.machine.continue_from)
         rows, several_labels = self.rows, ", any number of them a clip" if self.rows.multilabel else ""
         run.log(f"run: {folder}{'' if new else ' (continued)'}")
         run.log(f"head: {self.what.name} on {self.what.view} {rows.shape}, {self.parameters:,} parameters, {len(run.classes)} "
@@ -131,9 +137,9 @@ class Job:
         return run
 
     def train(self, run: Run, wanted: list[int], deadline: Deadline) -> bool:
-        """Train the wanted folds that are not finished; False if the time ran out, at a safe point."""
-        missing = len(set(wanted) - set(run.finished_folds()))
-        run.log(space.check(run.folder, *space.of_run(self.parameters, len(wanted), missing, self.settings)))
+        """Train what is not finished of the wanted folds, and of the models on all clips; False if the time ran out, at a safe point."""
+        every = parts.of_run(self.record["training"], wanted)
+        run.log(space.check(run.folder, *space.of_run(self.parameters, len(every), len(run.missing(every)), self.settings)))
         several: list[Device] = [replace(self.at, name=one.name) for one in self.several]
         return crossval.train(run, self.rows, self.numbers, wanted, self.settings, self.what.build, self.heads.rebuild, self.at, deadline,
                               self.machine.save_every, several, self.load)

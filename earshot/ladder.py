@@ -42,7 +42,7 @@ class Candidate:
     def settings(self, folds: int | None, metric: str) -> config.TrainingFlags:
         """The recipe's training settings, with what is the same for all candidates."""
         made = config.with_defaults(config.TrainingFlags(), self.recipe.training, f"recipe {self.recipe.name}, training")
-        return replace(made, folds=folds, metric=metric, seed=self.seed)
+        return replace(made, folds=folds, metric=metric, seed=self.seed, seeds=1, refit=False)  # a further seed is a candidate of its own
 
 
 def candidates(opened: list[Cache], recipes: tuple[str, ...], heads: Any) -> list[Candidate]:

@@ -9,7 +9,7 @@ from typing import Callable
 
 import numpy as np
 
-from earshot import blending, kept
+from earshot import blending, kept, parts
 from earshot.blending import Blended, Fitted
 from earshot.errors import UserError
 from earshot.run import CONFIG, Run
@@ -130,7 +130,7 @@ def plain_mean(members: list[Member]) -> Member:
 
 
 def of_run(run: Run) -> kept.Oof:
-    """A run's out-of-fold predictions of the final epoch, compared with those that its folds vouch for.
+    """A run's out-of-fold predictions of the final epoch, the mean over its seeds, compared with those that its folds vouch for.
 
     Raises:
         UserError: a fold that is not finished, or files that do not belong together.
@@ -144,7 +144,9 @@ def of_run(run: Run) -> kept.Oof:
         raise UserError(f"{run.folder} cannot be blended by its out-of-fold predictions ({which}): {again}")
     found = kept.read_oof(run.folder, "oof_last", run.classes, run.multilabel)
     for number in finished:
-        exact, rows = run.fold(number).predictions("last"), found.folds == number
+        each = [run.part(part).predictions("last") for part in parts.of_fold(run.config["record"]["training"], number)]
+        whole = all(one is not None and one.shape == each[0].shape for one in each)
+        exact, rows = np.mean(each, 0) if whole else None, found.folds == number
         if exact is None or exact.shape != found.probabilities[rows].shape or not np.allclose(
                 exact, found.probabilities[rows], atol=1e-6, equal_nan=True):
             raise UserError(f"{run.folder}/oof_last.csv is not what fold {number} predicted: {again}")

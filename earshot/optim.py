@@ -170,14 +170,48 @@ class Average:
         self.head, self.decay = copy.deepcopy(head).requires_grad_(False), decay
         self._pairs: tuple[list[torch.Tensor], ...] | None = None
 
-    @torch.no_grad()
     def update(self, head: torch.nn.Module, step: int) -> None:
         """Take in the weights after a step (from 0)."""
+        self._take(head, 1 - min(self.decay, (1 + step) / (10 + step)))
+
+    def end(self, head: torch.nn.Module, epoch: int) -> None:
+        """Called after an epoch (from 1)."""
+
+    @torch.no_grad()
+    def _take(self, head: torch.nn.Module, share: float) -> None:
         if self._pairs is None:  # collecting them costs more than averaging
             pairs = list(zip(self.head.state_dict().values(), head.state_dict().values()))
             self._pairs = (*([p[i] for p in pairs if p[0].is_floating_point()] for i in (0, 1)),
                            *([p[i] for p in pairs if not p[0].is_floating_point()] for i in (0, 1)))
         mine, new, counts, counted = self._pairs
-        torch._foreach_lerp_(mine, new, 1 - min(self.decay, (1 + step) / (10 + step)))
+        torch._foreach_lerp_(mine, new, share)
         for one, other in zip(counts, counted):
             one.copy_(other)
+
+
+class Snapshots(Average):
+    """The mean of a head's weights after each of the last epochs (Izmailov et al. 2018), as a head of its own.
+
+    Until then it is the head after the last epoch. Batch normalisation's running statistics are averaged with the weights.
+
+    Args:
+        count: how many epochs' ends. epochs: that are trained.
+    """
+
+    def __init__(self, head: torch.nn.Module, count: int, epochs: int):
+        super().__init__(head, 0.0)
+        self.before = max(0, epochs - count)
+
+    def update(self, head: torch.nn.Module, step: int) -> None:
+        """Steps inside an epoch count for nothing."""
+
+    def end(self, head: torch.nn.Module, epoch: int) -> None:
+        """Take in the weights after an epoch (from 1)."""
+        self._take(head, 1 / max(1, epoch - self.before))
+
+
+def average(head: torch.nn.Module, settings: TrainingFlags) -> Average | None:
+    """The average of the weights that is to predict; None where the weights themselves do."""
+    if settings.snapshots:
+        return Snapshots(head, settings.snapshots, settings.epochs)
+    return Average(head, settings.ema) if settings.ema else None

@@ -11,17 +11,34 @@ from earshot.cli import clock
 
 if TYPE_CHECKING:
     from earshot.config import TrainingFlags
+    from earshot.parts import Part
 
 
 @dataclass
 class Fold:
-    """A fold to train: its number, its place among all of them, and (clips,) booleans of who learns and who is asked."""
+    """A fold to train: its number, its place among all of them, and (clips,) booleans of who learns and who is asked.
+
+    `part` says what of the run it is, where the run has more than its folds; with nobody to ask, the final epoch is kept.
+    """
 
     number: int
     place: int
     count: int
     train: np.ndarray
     valid: np.ndarray
+    part: Part | None = None
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return self.part.name if self.part else f"fold {self.number}"
+
+    @property
+    def title(self) -> str:
+        """What the lines of the log begin with."""
+        if self.part is None or self.part.first and self.part.fold is not None:
+            return f"fold {self.place}/{self.count}"
+        return self.part.name if self.part.fold is None else f"fold {self.place}/{self.count} seed {self.part.seed}"
 
 
 @dataclass
@@ -46,7 +63,7 @@ def some(ids: np.ndarray) -> str:
 
 def place(fold: Fold, epoch: int, settings: TrainingFlags) -> str:
     """The beginning of every line of training."""
-    return f"fold {fold.place}/{fold.count}  epoch {epoch:>{len(str(settings.epochs))}}/{settings.epochs}"
+    return f"{fold.title}  epoch {epoch:>{len(str(settings.epochs))}}/{settings.epochs}"
 
 
 def value_of(row: dict[str, float], metric: str) -> float:
@@ -56,7 +73,8 @@ def value_of(row: dict[str, float], metric: str) -> float:
 
 def line(row: dict[str, float], fold: Fold, settings: TrainingFlags, better: bool, left: float) -> str:
     """The one line per evaluation."""
-    name = settings.metric.replace("f1_macro", "f1")
+    name, asked = settings.metric.replace("f1_macro", "f1"), ""
+    if "valid_loss" in row:
+        asked = f"valid {row['valid_loss']:.3f}  {name} {value_of(row, settings.metric):.4f} {'*' if better else ' '} "
     return (f"{place(fold, row['epoch'], settings)}  lr {row['lr']:.1e}  "
-            f"train {row['train_loss']:.3f}  valid {row['valid_loss']:.3f}  {name} {value_of(row, settings.metric):.4f} "
-            f"{'*' if better else ' '} {row['seconds']:5.1f} s  eta {clock(left)}")
+            f"train {row['train_loss']:.3f}  {asked}{row['seconds']:5.1f} s  eta {clock(left)}")

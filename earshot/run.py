@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
 
-from earshot import described, plainyaml, sealed
+from earshot import described, parts, plainyaml, sealed
 from earshot.errors import UserError
 from earshot.files import (append_text, clear_temporary, digest_of, recover_folder, replacing_folder, standing, write_bytes, write_json,
                            write_text)
 from earshot.fingerprint import differences, fingerprint, plain
+from earshot.parts import Part
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +26,7 @@ CONFIG = "config.yaml"
 
 
 class FoldFolder:
-    """runs/<name>/fold_<n>/: `last/` for resuming, `best/` for predicting, the fold's own predictions.
+    """runs/<name>/fold_<n>/, or another part's: `last/` for resuming, `best/` for predicting, the fold's own predictions.
 
     Every file is vouched for by the checksums in `last/state.json` and `best/head.json`; what does not match is never used.
     """
@@ -144,18 +145,11 @@ class FoldFolder:
 
     def save_predictions(self, kind: str, found: np.ndarray) -> None:
         """valid_<kind>.npy, (clips of the fold, classes), and its checksum in valid_<kind>.json."""
-        data = io.BytesIO()
-        np.save(data, found, allow_pickle=False)
-        write_bytes(self.folder / f"valid_{kind}.npy", data.getvalue())
-        sealed.write(self.folder / f"valid_{kind}.json", {}, f"valid_{kind}.npy")
+        sealed.write_array(self.folder / f"valid_{kind}.npy", found)
 
     def predictions(self, kind: str) -> np.ndarray | None:
         """What `save_predictions` wrote; None where there is none, or none that its checksum vouches for."""
-        try:
-            sealed.read(self.folder / f"valid_{kind}.json", f"valid_{kind}.npy")
-        except sealed.Damaged:
-            return None
-        return np.load(self.folder / f"valid_{kind}.npy", allow_pickle=False)
+        return sealed.read_array(self.folder / f"valid_{kind}.npy")
 
     def forget_predictions(self) -> None:
         """Remove the fold's predictions: its head will be another."""
@@ -272,13 +266,21 @@ class Run:
         return self.config["record"]["training"].get("pool", "mean")
 
     def fold(self, number: int) -> FoldFolder:
-        """One fold's folder."""
+        """One fold's folder, of the first seed."""
         return FoldFolder(self.folder / f"fold_{number}")
 
+    def part(self, part: Part) -> FoldFolder:
+        """The folder of a fold with a seed, or of a model on all clips."""
+        return FoldFolder(self.folder / part.folder)
+
     def finished_folds(self) -> list[int]:
-        """The numbers of the folds that are trained to their end."""
+        """The numbers of the folds that are trained to their end, with every seed."""
         numbers = sorted(int(p.name[5:]) for p in self.folder.glob("fold_*") if p.name[5:].lstrip("-").isdigit())
-        return [number for number in numbers if self.fold(number).finished()]
+        return [number for number in numbers if not self.missing(parts.of_fold(self.config["record"]["training"], number))]
+
+    def missing(self, wanted: list[Part]) -> list[Part]:
+        """Those of the parts that are not trained to their end."""
+        return [part for part in wanted if not self.part(part).finished()]
 
     def mend(self) -> None:
         """Set damaged checkpoints of any fold aside, and clear away what a kill left half-written."""
@@ -286,7 +288,7 @@ class Run:
         log = self.folder / "training_log.txt"
         if log.exists() and not log.read_bytes().endswith(b"\n"):  # a kill can leave half a line
             append_text(log, "\n")
-        for folder in sorted(self.folder.glob("fold_*")):
+        for folder in parts.folders(self.folder):
             said = FoldFolder(folder).mend()
             if said:
                 self.log(said)
@@ -299,9 +301,12 @@ class Run:
             tqdm.write(text)
         append_text(self.folder / "training_log.txt", text + "\n")
 
-    def write_metrics(self, numbers: list[int]) -> None:
-        """metrics.csv: a row per fold and epoch, of all folds that have begun."""
-        rows = [row for number in numbers for row in self.fold(number).history()]
+    def write_metrics(self, wanted: list[Part]) -> None:
+        """metrics.csv: a row per fold (and seed, where there are several) and epoch, of all that have begun."""
+        several, rows = any(not part.first for part in wanted), []
+        for part in wanted:
+            about = {"fold": "refit" if part.fold is None else part.fold} | ({"seed": part.seed} if several else {})
+            rows += [{**about, **row, **about} for row in self.part(part).history()]
         if rows:
             text = io.StringIO()
             # An epoch of an older version may lack a score.

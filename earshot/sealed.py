@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from earshot.errors import UserError
-from earshot.files import LARGEST_JSON, digest, digest_of, write_json
+from earshot.files import LARGEST_JSON, digest, digest_of, write_bytes, write_json
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class Damaged(UserError):
@@ -52,3 +56,24 @@ def read(path: Path | str, *files: str) -> dict[str, Any]:
         if (sums.get(name) if isinstance(sums, dict) else None) != digest(file):
             raise Damaged(f"{file} is damaged (its checksum differs)")
     return value
+
+
+def write_array(path: Path, found: np.ndarray) -> None:
+    """Write an array as <name>.npy, and its checksum beside it in <name>.json."""
+    import numpy as np
+
+    data = io.BytesIO()
+    np.save(data, found, allow_pickle=False)
+    write_bytes(path, data.getvalue())
+    write(path.with_suffix(".json"), {}, path.name)
+
+
+def read_array(path: Path) -> np.ndarray | None:
+    """What `write_array` wrote; None where there is nothing, or nothing that its checksum vouches for."""
+    import numpy as np
+
+    try:
+        read(path.with_suffix(".json"), path.name)
+    except Damaged:
+        return None
+    return np.load(path, allow_pickle=False)

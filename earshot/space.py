@@ -38,7 +38,7 @@ def of_run(parameters: int, folds: int, missing: int, settings: TrainingFlags) -
     raw weights under a moving average, and a second set of all of it while a checkpoint is replaced.
     """
     weights = 4 * parameters
-    working = weights * (1 + 2 + bool(settings.ema))
+    working = weights * (1 + 2 + bool(settings.ema or settings.snapshots))
     return 2 * weights * folds + SLACK, 2 * weights * missing + (2 * working + weights if missing else 0) + SLACK
 
 

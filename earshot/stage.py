@@ -8,7 +8,7 @@ from typing import Any, Callable, Sequence
 
 import numpy as np
 
-from earshot import blend, crossval, ledger, metrics, submission
+from earshot import blend, crossval, ledger, metrics, parts, submission
 from earshot.cache import Cache
 from earshot.device import Device
 from earshot.files import check_output
@@ -39,12 +39,16 @@ def finish(run: Run, cache: Cache, out: Path, rebuild: Callable[[dict], Any], de
     prior = np.array(run.config["prior"])
     if cache.has("test"):
         rows = blend.rows_of(cache, "test", view, device, gigabytes)
-        found = crossval.score_test(run, rows, lambda: blend.fill(blend.predict_run(run, rows, rebuild, device), prior)[0])
-        run.log(f"hold-out, {found['clips']} clips, mean of {len(found['folds'])} folds: {metrics.summary(found)}")
+        found = crossval.score_test(run, rows, lambda: blend.fill(blend.predict_run(run, rows, rebuild, device), prior)[0],
+                                    bool(run.config["record"]["training"].get("refit")))
+        of = f"mean of {parts.predicting(run)}" if not found.get("refit") else f"trained on {parts.predicting(run)}"
+        run.log(f"hold-out, {found['clips']} clips, {of}: {metrics.summary(found)}")
     if not cache.has("subm"):
         run.log("nothing to submit: the data set has no clips without labels")
         return
     rows = blend.rows_of(cache, "subm", view, device, gigabytes)
+    if run.config["record"]["training"].get("refit"):
+        run.log(f"the submission is by models trained on {parts.predicting(run)}, final epoch; the scores above are the folds'")
     probabilities = blend.predict_run(run, rows, rebuild, device)
     for text in submit(cache, rows.ids, probabilities, prior, run.classes, out, runs=[run]):
         run.log(text)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from earshot import augment, metrics, optim, probe, windows
+from earshot import augment, crops, metrics, optim, pretrain, probe, windows
 from earshot.cli import clock
 from earshot.dataset import Rows, predict
 from earshot.device import Device, out_of_memory
@@ -21,6 +21,7 @@ from earshot.errors import UserError
 from earshot.loss import Criterion, loss_of, own_loss
 from earshot.probe import autocast
 from earshot.progress import Fold, Progress, line, place, some, value_of
+from earshot.seeding import reseed, seed_of
 
 if TYPE_CHECKING:
     from earshot.cli import Deadline
@@ -36,18 +37,6 @@ WHOLE = 1 << 24  # bytes of a batch in which a tiny head evaluates
 WAY_OUT = "give a lower --lr, or --clip-grad 1; the last good checkpoint is kept"
 
 
-def seed_of(*parts: int) -> int:
-    """A seed that is a function of its parts, well mixed."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
-
-
-def reseed(seed: int, device: Device) -> None:
-    """Seed what a device draws from; torch.manual_seed takes 0.3 ms to note it for GPUs that are not in use."""
-    torch.default_generator.manual_seed(seed)
-    if device.name.startswith("cuda"):
-        torch.cuda.default_generators[torch.device(device.name).index or 0].manual_seed(seed)
-
-
 class Fitter:
     """Trains one head on one fold and keeps its folder up to date."""
 
@@ -55,15 +44,17 @@ class Fitter:
                  folder: FoldFolder, device: Device):
         self.rows, self.fold, self.settings, self.folder, self.device = rows, fold, settings, folder, device
         self.train_rows, self.valid_rows = rows.of_clips(fold.train), rows.of_clips(fold.valid)
+        self.asked = bool(fold.valid.any())  # a model on all clips has nobody to ask
         self.heard = np.zeros(len(rows.ids), dtype=bool)
         self.heard[rows.clip[self.valid_rows]] = True
         torch.manual_seed(seed_of(settings.seed, fold.number))
         self.head = probe.laid_out(build(), device)
         work = probe.operations(self.head, rows, self.valid_rows if len(self.valid_rows) else self.train_rows)
         self.tiny = work * settings.batch_size * probe.BACKWARD < probe.TINY
-        self.average = optim.Average(self.head, settings.ema) if settings.ema else None
+        self.average = optim.average(self.head, settings)
         drawn = self._drawn(self.train_rows, 1)  # in every epoch as many
-        self.taken, self.steps = len(drawn), max(1, -(-len(drawn) // settings.batch_size))
+        self.taken = len(drawn) + len(self._taught(1))
+        self.steps = max(1, -(-self.taken // settings.batch_size))
         self.optimizer = optim.optimizer(self.head, settings)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.schedule = optim.schedule(self.optimizer, settings, self.steps)
@@ -85,28 +76,19 @@ class Fitter:
             self.head.load_pretrained()
         if hasattr(self.head, "adapt"):
             self.head.adapt(self.rows.batches(self.rows.with_copies(self.train_rows), 256))
+        if self.settings.pretrain:
+            pretrain.load(self.head, self.folder, self.settings.seed)
         if self.average:
             self.average.head.load_state_dict(self.head.state_dict())
         if self.settings.crop < 1:
-            self._try_crop()
-
-    def _try_crop(self) -> None:
-        """Refuse --crop before the first epoch where the head takes whole windows only."""
-        x, mask = self.rows.batch(self.train_rows[:1])
-        x, mask = augment.warp_time(x, mask, 0.0, self.settings.crop, np.random.default_rng(0))
-        try:
-            with torch.inference_mode(), self.autocast:
-                self.head.eval()(x, mask)
-        except (RuntimeError, ValueError, AssertionError) as error:  # timm asserts
-            if out_of_memory(error):
-                raise
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(f"--crop {self.settings.crop:g}: this head takes windows of one length only ({reason}): "
-                            "leave --crop out, or choose another head") from None
+            crops.check(self.head, *self.rows.batch(self.train_rows[:1]), self.settings.crop, self.autocast)
 
     def _drawn(self, rows: np.ndarray, epoch: int) -> np.ndarray:
         seed = seed_of(self.settings.seed, self.fold.number, epoch, 2)
         return windows.drawn(rows, self.rows.whose, self.settings.windows, seed)
+
+    def _taught(self, epoch: int) -> np.ndarray:
+        return self.rows.drawn(seed_of(self.settings.seed, self.fold.number, epoch, 3), self.settings.windows)
 
     @property
     def predictor(self) -> nn.Module:
@@ -212,13 +194,13 @@ class Fitter:
         if not progress.step:
             progress.lr = self.optimizer.param_groups[0]["lr"]
         order = np.random.default_rng(seed_of(self.settings.seed, self.fold.number, epoch)).permutation(
-            self._drawn(self.rows.of_epoch(self.train_rows, epoch), epoch))
+            np.concatenate([self._drawn(self.rows.of_epoch(self.train_rows, epoch), epoch), self._taught(epoch)]))
         self.head.train()
         # Nearly equal batches: a last batch of one row would break batch normalisation. None is empty: a copy that was played
         # faster may have fewer windows than its clip.
         batches = np.array_split(order, min(self.steps, len(order)))
         coming = self.rows.ahead(batches[progress.step:])
-        bar = tqdm(coming, desc=f"fold {self.fold.number} epoch {epoch}", leave=False, unit="step",
+        bar = tqdm(coming, desc=f"{self.fold.name} epoch {epoch}", leave=False, unit="step",
                    initial=progress.step, total=len(batches), disable=None, dynamic_ncols=True)
         for rows in bar:
             loss = self.step(epoch, progress.step, rows)
@@ -232,16 +214,21 @@ class Fitter:
                 coming.close()
                 return None
         self._look()
-        probabilities = self.valid()
-        asked = probabilities[self.heard]
-        if not np.isfinite(asked).all():
-            ids = self.rows.ids[self.heard][~np.isfinite(asked).all(1)]
-            raise UserError(f"fold {self.fold.number}, epoch {epoch}: the prediction is not a number for {some(ids)}: {WAY_OUT}")
-        found = metrics.scores(asked, self.rows.truth[self.heard])
+        if self.average:
+            self.average.end(self.head, epoch)
         row = {"fold": self.fold.number, "epoch": epoch, "lr": progress.lr, "train_loss": progress.total / len(order),
-               "valid_loss": found.pop("log_loss"), **found, "seconds": time.perf_counter() - before}
+               **(self._scores(epoch) if self.asked else {}), "seconds": time.perf_counter() - before}
         progress.step, progress.total, progress.seconds = 0, 0.0, 0.0
         return row
+
+    def _scores(self, epoch: int) -> dict[str, float]:
+        """The scores on the fold's own clips."""
+        asked = self.valid()[self.heard]
+        if not np.isfinite(asked).all():
+            ids = self.rows.ids[self.heard][~np.isfinite(asked).all(1)]
+            raise UserError(f"{self.fold.name}, epoch {epoch}: the prediction is not a number for {some(ids)}: {WAY_OUT}")
+        found = metrics.scores(asked, self.rows.truth[self.heard])
+        return {"valid_loss": found.pop("log_loss"), **found}
 
     def _look(self) -> None:
         """Take the losses of the last steps into the epoch's; UserError for the first that is not a number."""
@@ -255,12 +242,12 @@ class Fitter:
 
     def _not_a_number(self, epoch: int, number: int, steps: int, rows: np.ndarray) -> str:
         """What to say when a batch's loss is not a number: whose features are not, else whose clips the batch held."""
-        where = f"fold {self.fold.number}, epoch {epoch}, batch {number + 1} of {steps}: the loss is not a number"
+        where = f"{self.fold.name}, epoch {epoch}, batch {number + 1} of {steps}: the loss is not a number"
         bad = [row for row in rows if not bool(self.rows.batch(np.array([row]))[0].isfinite().all())]
         if bad:
-            return (f"{where}, because the cached features of {some(self.rows.ids[self.rows.whose[bad]])} are not finite: extract "
+            return (f"{where}, because the cached features of {some(self.rows.everyone[self.rows.whose[bad]])} are not finite: extract "
                     "them anew (get_features.py --fresh)")
-        return f"{where}; its clips: {some(self.rows.ids[self.rows.whose[rows]])}: {WAY_OUT}"
+        return f"{where}; its clips: {some(self.rows.everyone[self.rows.whose[rows]])}: {WAY_OUT}"
 
     def valid(self) -> np.ndarray:
         """(clips, classes) probabilities, NaN for clips outside the validation fold; without --tta, which would cost every epoch."""
@@ -312,8 +299,8 @@ class Fitter:
                 row = self.epoch(progress.epoch + 1, pause)
             if row is None:
                 return False
-            value = [metrics.gain(settings.metric, value_of(row, settings.metric)), -row["valid_loss"]]
-            better = progress.best is None or value > progress.best
+            value = [metrics.gain(settings.metric, value_of(row, settings.metric)), -row["valid_loss"]] if self.asked else []
+            better = (progress.best is None or value > progress.best) if self.asked else progress.epoch + 1 == settings.epochs
             progress.epoch += 1
             progress.history.append(row)
             if better:
@@ -339,13 +326,12 @@ class Fitter:
         self._look()
         progress, metric = self.progress, self.settings.metric
         if not all(bool(tensor.isfinite().all()) for tensor in self.head.state_dict().values() if tensor.is_floating_point()):
-            raise UserError(f"fold {self.fold.number}, epoch {progress.epoch + bool(progress.step)}: the weights are not numbers any "
+            raise UserError(f"{self.fold.name}, epoch {progress.epoch + bool(progress.step)}: the weights are not numbers any "
                             f"more: {WAY_OUT}")
         if self.unsaved_best is not None:
             # Before `last/`, which says which epochs are done: a kill between the two repeats epochs, and loses none.
-            self.folder.save_best(self.unsaved_best, {"head": self.head.config, "epoch": progress.best_epoch,
-                                                      metric: metrics.gain(metric, progress.best[0]),
-                                                      "chosen": "on this fold's own clips"})
+            chosen = {metric: metrics.gain(metric, progress.best[0]), "chosen": "on this fold's own clips"} if self.asked else {}
+            self.folder.save_best(self.unsaved_best, {"head": self.head.config, "epoch": progress.best_epoch, **chosen})
             self.unsaved_best = None
         tensors, rest = optim.pack(self.optimizer)
         state = {"progress": vars(progress), "finished": finished}

@@ -112,7 +112,7 @@ def tune(trials: int, job: Job, folder: Path, wanted: list[int], deadline: Deadl
                                                    n_startup_trials=STARTUP)
         trial = study.ask()
         training, chosen = suggest(trial, base, options, at_once, further)
-        one = job.other(replace(base, **training), {**head.options, **chosen})
+        one = job.other(replace(base, **training, seeds=1, refit=False), {**head.options, **chosen})
         at = folder / f"trial_{fingerprint(trial.params)[:8]}"
         try:
             value, pruned = _try(trial, one, at, wanted, deadline)

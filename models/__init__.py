@@ -12,6 +12,8 @@ A new head is one new file in this folder; nothing else needs to know about it:
 
     adapt(batches)           takes statistics of the training set, an iterable of (x, mask), into buffers, once, before training
     load_pretrained()        loads what its option `weights` names, once, before training; never when it is rebuilt
+    pretraining()            a module around the head whose forward(x, mask) is a loss without labels, for --pretrain; its `kept()` is
+                             the part of the head's state that fresh heads then start from
     also = ("codes",)        further views of the cache that training batches bring
     loss(batch, criterion)   a loss of its own, a scalar; in `batch` are "x", "mask" and the views of `also`, each (B, D, F, T),
                              and "plain", "plain_mask": the clips before augmentation. criterion(logits) is the task's loss,

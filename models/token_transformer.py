@@ -11,6 +11,7 @@ from . import HeadError, register
 from .common import pool_mask
 from .inception_transformer import square_grid
 from .maps import Input
+from .masked import MaskedPatches
 
 TOKENS = 256  # attention's cost grows with their square: patches grow until there are no more
 
@@ -92,7 +93,7 @@ class TokenTransformer(nn.Module):
         if self.patch is None:
             tokens, real = self.embed(x.flatten(2)).view(len(x), self.grid[0], -1), None
         else:
-            tokens, real = self._patches(x, mask)
+            tokens, real = self.patches(x, mask)
         tokens = self.dropout(tokens + self.position)
         if real is None:
             return self.fc(self.dropout(self.transformer(tokens).mean(1)))
@@ -100,11 +101,20 @@ class TokenTransformer(nn.Module):
         mean = tokens.masked_fill(~real[..., None], 0.0).sum(1) / real.sum(1, keepdim=True)
         return self.fc(self.dropout(mean))
 
-    def _patches(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """(B, N, dim) tokens of an image, and which of them have any real frame, (B, N); None where all do."""
+    def padded(self, x: Tensor) -> Tensor:
+        """An image with zeros, the mean, up to whole patches."""
         height, frames = self.patch
-        x = nn.functional.pad(x, (0, -x.shape[3] % frames, 0, -x.shape[2] % height))
-        tokens = self.embed(x).flatten(2).transpose(1, 2)
+        return nn.functional.pad(x, (0, -x.shape[3] % frames, 0, -x.shape[2] % height))
+
+    def patches(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """(B, N, dim) tokens of an image, and which of them have any real frame, (B, N); None where all do."""
+        tokens = self.embed(self.padded(x)).flatten(2).transpose(1, 2)
         if mask is None:
             return tokens, None
-        return tokens, pool_mask(mask, frames).repeat(1, self.grid[0])
+        return tokens, pool_mask(mask, self.patch[1]).repeat(1, self.grid[0])
+
+    def pretraining(self) -> MaskedPatches:
+        """What teaches the transformer the view itself, without labels; HeadError where the view has no patches to hide."""
+        if self.patch is None:
+            raise HeadError("token_transformer: a pooled embedding has no patches to hide: pretrain on a view such as frames or mel")
+        return MaskedPatches(self)

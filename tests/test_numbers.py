@@ -91,6 +91,9 @@ class Quiet:
         from types import SimpleNamespace
         return SimpleNamespace(folder=self.folder / f"fold_{number}", predictions=lambda kind: self.kept[number])
 
+    def part(self, part):
+        return self.fold(part.fold)
+
     def keep(self, name: str, value: dict) -> None:
         self.files[name] = value
 

@@ -1,0 +1,80 @@
+"""Pseudo-labels: another run's answers for the clips to submit, learnt from as if they were soft labels.
+
+A fold's model learns from the answers of the other run's model of the same fold alone, in its final epoch: no label of a clip
+that it is asked about has had a part in them. The mean over the folds would bring every clip's own label back to it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Callable
+
+import numpy as np
+
+from earshot import blend, earlier, parts, sealed, stage
+from earshot.cache import Cache
+from earshot.config import RunFlags
+from earshot.crossval import ANSWERS
+from earshot.device import Device
+from earshot.errors import UserError
+from earshot.run import CONFIG, Run
+
+
+def record(flags: RunFlags, made: dict[str, Any], cache: Cache, continue_from: str | None) -> dict[str, Any]:
+    """What a run records of the one that teaches it: {} where none does.
+
+    Args:
+        made: the record of the run that will learn.
+    Raises:
+        UserError: no such run, or one of other clips, folds or labels: its answers would be of no use, or not honest.
+    """
+    if not flags.pseudo:
+        return {}
+    if not cache.has("subm"):
+        raise UserError(f"--pseudo: {cache.folder} has no clips without labels to learn from")
+    run = teacher(flags, continue_from)
+    for key in ("classes", "task", "clips", "folds"):
+        if run.config["record"].get(key) != made.get(key):
+            raise UserError(f"--pseudo: {run.folder} was trained with other {key} ({run.config['record'].get(key)} there, {made.get(key)} "
+                            "here): its models may know the labels of the clips that the folds here are asked about")
+    return {"pseudo": {"run": run.config["fingerprint"], "weight": flags.pseudo_weight}}
+
+
+def teacher(flags: RunFlags, continue_from: str | None) -> Run:
+    """The run that --pseudo names: a folder, a name in the runs' folder, or one that an earlier session left."""
+    places = [Path(flags.pseudo), Path(flags.runs_folder) / flags.pseudo]
+    there = [folder for folder in places if (folder / CONFIG).is_file()]
+    there = there or [folder for folder in earlier.folders(continue_from, CONFIG) if folder.name == Path(flags.pseudo).name]
+    return Run.open(there[0] if there else places[1]).whole()
+
+
+def teach(run: Run, flags: RunFlags, cache: Cache, numbers: list[int], rebuild: Callable[[dict], Any], device: Device,
+          continue_from: str | None = None) -> None:
+    """Have the other run answer the clips to submit, once, and keep the answers in this run's folder.
+
+    Args:
+        numbers: all folds.
+    Raises:
+        UserError: the other run is not finished, or its cache holds other clips.
+    """
+    if not flags.pseudo or sealed.read_array(run.folder / ANSWERS) is not None:
+        return
+    other = teacher(flags, continue_from)
+    training = other.config["record"]["training"]
+    missing = other.missing([part for number in numbers for part in parts.of_fold(training, number)])
+    if missing:
+        raise UserError(f"--pseudo: {other.folder} is not finished ({parts.listed(missing)}): run train.py on for it first")
+    same = {k: cache.record[k] for k in other.config["record"]["features"]} == other.config["record"]["features"]
+    its = cache if same and other.config["record"]["view"] in cache.shapes else blend.cache_of(other, None)
+    if its.record["clips"].get("subm") != cache.record["clips"]["subm"]:
+        raise UserError(f"--pseudo: {its.folder} and {cache.folder} hold different clips to submit: extract both from the same data")
+    rows = blend.rows_of(its, "subm", other.config["record"]["view"], device)
+    place = {str(id): index for index, id in enumerate(rows.ids)}
+    order, at = [place[str(id)] for id in cache.split("subm")["ids"]], stage.decided(other, device)
+    found = [np.mean([blend.predict_part(other, part, "last", rows, rebuild, at) for part in parts.of_fold(training, number)], 0)
+             for number in numbers]
+    answers = np.stack([*found, np.mean(found, 0)]).astype(np.float32)[:, order]
+    sealed.write_array(run.folder / ANSWERS, answers)
+    sure = float(np.nanmean(answers[-1].max(1)))
+    run.log(f"pseudo-labels: {other.folder} answers {len(order)} clips, each fold's by that fold's model alone; mean largest "
+            f"probability {sure:.2f}; an epoch draws {flags.pseudo_weight:.0%} of them")
