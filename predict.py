@@ -10,6 +10,7 @@ from earshot.errors import UserError
 ABOUT = """Predict with saved runs.
 
   python predict.py --runs A B                 the competition's clips -> submissions/submission.csv
+  python predict.py --submit -m "message"      the same, sent to Kaggle and scored
   python predict.py --runs A --audio FOLDER    a folder of new audio -> submissions/predictions.csv
   python predict.py --runs A FILE ...          the likeliest classes of loose files, on the terminal"""
 
@@ -28,8 +29,8 @@ def open_runs(names: tuple[str, ...], folder: str) -> list:
     return [Run.open(Path(n) if (Path(n) / CONFIG).is_file() else Path(folder) / n).whole() for n in names]
 
 
-def predict_cached(runs: list, features: str | None, out: Path, device) -> None:
-    """The blend's submission for the clips that the caches hold."""
+def predict_cached(runs: list, features: str | None, out: Path, device, send, message: str) -> None:
+    """The blend's submission for the clips that the caches hold; `send` does what is left to do with it."""
     import numpy as np
 
     import models
@@ -50,8 +51,9 @@ def predict_cached(runs: list, features: str | None, out: Path, device) -> None:
         total = total + found[[place[str(id)] for id in ids]]
         print(f"{run.folder}: {len(run.finished_folds())} folds, {len(ids)} clips")
     for line in stage.submit(cache, ids, total / len(runs), np.array(runs[0].config["prior"]), classes, out,
-                             runs=runs, how="mean" if len(runs) > 1 else ""):
+                             runs=runs, how="mean" if len(runs) > 1 else "", message=message):
         print(line)
+    send(out)
 
 
 def predict_audio(runs: list, flags: config.PredictFlags, paths: list[str], show: bool, out: Path, device) -> None:
@@ -85,8 +87,12 @@ def predict_audio(runs: list, flags: config.PredictFlags, paths: list[str], show
 
 def main(argv: list[str]) -> None:
     """Parse, open the runs, predict."""
-    filled, _ = cli.parse({"predict": config.PredictFlags()}, argv, ABOUT, positional="files")
-    flags = filled["predict"]
+    from earshot.kaggle import submit
+
+    filled, _ = cli.parse({"predict": config.PredictFlags(), "submit": submit.SubmitFlags()}, argv, ABOUT, positional="files")
+    flags, sending = filled["predict"], filled["submit"]
+    if submit.code(sending):  # a notebook's version: nothing is predicted here
+        return
     # `--runs A FILE ...` reads as if the files were runs: a run is never a file.
     files = [name for name in flags.runs if Path(name).is_file()]
     runs = open_runs(tuple(name for name in flags.runs if name not in files), flags.runs_folder)
@@ -99,13 +105,14 @@ def main(argv: list[str]) -> None:
 
     out = flags.out or ("submissions/predictions.csv" if flags.audio else "submissions/submission.csv")
     check_output(out)
+    send = submit.prepared(sending, runs, bool(files or flags.audio))
     at = device.choose(flags.device)
     if files and flags.audio:
         raise UserError("loose files and --audio at once: give one or the other")
     if files or flags.audio:
         predict_audio(runs, flags, files or [flags.audio], bool(files), Path(out), at)
     else:
-        predict_cached(runs, flags.features, Path(out), at)
+        predict_cached(runs, flags.features, Path(out), at, send, sending.message)
 
 
 if __name__ == "__main__":
