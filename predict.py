@@ -105,7 +105,7 @@ def main(argv: list[str]) -> None:
 
     out = flags.out or ("submissions/predictions.csv" if flags.audio else "submissions/submission.csv")
     check_output(out)
-    send = submit.prepared(sending, runs, bool(files or flags.audio))
+    send = submit.prepared(sending, runs, flags.features, bool(files or flags.audio))
     at = device.choose(flags.device)
     if files and flags.audio:
         raise UserError("loose files and --audio at once: give one or the other")

@@ -69,10 +69,11 @@ def calling(what: str, *, forbidden: str = "", absent: str = "", api: Any = None
         status = error.response.status_code if error.response is not None else 0
         kind = NotThere if status in (403, 404) else UserError
         raise kind(hide(f"{what}: {_status(status, error, forbidden, absent)}", api)) from None
-    except (requests.exceptions.ConnectionError, requests.exceptions.Timeout) as error:
-        kept = "" if not isinstance(error, requests.exceptions.ReadTimeout) else " (it answered too late)"
-        raise UserError(f"{what}: Kaggle cannot be reached{kept}: is there a network? In a notebook, switch Internet on, or attach the "
-                        "data instead; the same command tries again") from None
+    except requests.exceptions.ChunkedEncodingError:
+        raise UserError(f"{what}: the connection broke off; what came is kept, and the same command goes on from there") from None
+    except (requests.exceptions.ConnectionError, requests.exceptions.Timeout):
+        raise UserError(f"{what}: Kaggle cannot be reached: is there a network? In a notebook, switch Internet on, or attach the data "
+                        "instead; the same command tries again") from None
     except OSError as error:
         if not isinstance(error, requests.exceptions.RequestException):
             raise  # a disk's: said where the scripts say it

@@ -62,8 +62,8 @@ class PushFlags:
     """datasets to attach, OWNER/SLUG (default: as the metadata says)"""
     kernels: tuple[str, ...] = ()
     """notebooks whose output to attach, OWNER/SLUG (default: as the metadata says)"""
-    internet: bool | None = None
-    """may it use the internet (default: as the metadata says, else yes); code competitions forbid it"""
+    internet: Literal["on", "off"] | None = None
+    """may it use the internet (default: as the metadata says, else on); code competitions forbid it"""
     accelerator: Literal["cpu", "NvidiaTeslaT4", "NvidiaL4", "NvidiaL4X1", "TpuV5E8"] | None = None
     """what it runs on (default: as the metadata says, else NvidiaTeslaT4, which is two of them)"""
     title: str | None = None

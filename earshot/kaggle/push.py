@@ -170,7 +170,7 @@ def metadata(path: Path, flags: PushFlags) -> tuple[Path, dict[str, Any]]:
                              "machine_shape": "NvidiaTeslaT4", "dataset_sources": [], "competition_sources": [], "kernel_sources": [],
                              "model_sources": [], **found, "code_file": path.name,
                              "kernel_type": "notebook" if path.suffix == ".ipynb" else "script"}
-    given = {"title": flags.title, "enable_internet": flags.internet, "machine_shape": flags.accelerator,
+    given = {"title": flags.title, "enable_internet": {"on": True, "off": False}.get(flags.internet or ""), "machine_shape": flags.accelerator,
              "competition_sources": list(flags.competition), "dataset_sources": list(flags.datasets), "kernel_sources": list(flags.kernels)}
     about |= {key: value for key, value in given.items() if value not in (None, [])}
     if about["machine_shape"] == "cpu":

@@ -41,10 +41,11 @@ def code(flags: SubmitFlags) -> bool:
     return True
 
 
-def prepared(flags: SubmitFlags, runs: Sequence[Run], loose: bool) -> Callable[[Path], None]:
+def prepared(flags: SubmitFlags, runs: Sequence[Run], features: str | None, loose: bool) -> Callable[[Path], None]:
     """Everything that may refuse is asked before anything is computed; what to call with the submission's file.
 
     Args:
+        runs, features: what predicts, and the cache it predicts (default: each run's own), which know the competition's name.
         loose: other audio than the competition's is predicted.
     Raises:
         UserError: nothing to submit, no credentials, none left today, or the user says no.
@@ -53,7 +54,11 @@ def prepared(flags: SubmitFlags, runs: Sequence[Run], loose: bool) -> Callable[[
         return lambda out: None
     if loose:
         raise UserError("--submit sends the competition's clips: leave the audio away")
-    name = flags.competition or str(runs[0].config["record"]["features"].get("competition", ""))
+    name = flags.competition
+    if not name:
+        from earshot import blend
+
+        name = str(blend.cache_of(runs[0], features).record.get("competition", ""))
     if name == "sample" or not re.fullmatch(NAME, name):
         raise UserError(f"--submit: {name or 'the data'} is no competition on Kaggle: name it with --competition SLUG")
     flags = SubmitFlags(**{**vars(flags), "competition": name})
