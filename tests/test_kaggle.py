@@ -104,15 +104,15 @@ def test_damage_and_malice(stub: Stub, tones_zip: bytes, tmp_path: Path) -> None
     stub.files["archive.zip"] = tones_zip[:place] + bytes([tones_zip[place] ^ 1]) + tones_zip[place + 1:]
     with pytest.raises(UserError, match="not a whole zip.*it is removed"):
         download.fetched("tones", "data")
+    stub.files["archive.zip"] = tones_zip  # of the same size and date, but the damaged one is gone
+    assert download.fetched("tones", "data") == "data/tones"
     stub.files["archive.zip"], stub.lengthless = tones_zip[:-200], True  # cut off, and no length that would tell
     with pytest.raises(UserError, match="not a whole zip"):
-        download.fetched("tones", "data")
+        download.fetched("short", "data")
     stub.files["archive.zip"], stub.lengthless = zipped(tmp_path / "none", ("../../evil.txt", b"x")), False
     with pytest.raises(UserError, match="leads outside"):
         download.fetched("evil", "data")
     assert not list(tmp_path.rglob("evil.txt"))
-    stub.files["archive.zip"] = tones_zip
-    assert download.fetched("tones", "data") == "data/tones"
 
 
 def test_datasets_inner_zips_and_esc50(stub: Stub, tones_zip: bytes, tmp_path: Path, monkeypatch) -> None:  # noqa: F811
@@ -171,11 +171,15 @@ def test_every_refusal_is_a_line(stub: Stub, status: int, answer: str, expected:
 
 def test_no_credentials_no_network_no_secrets(stub: Stub, monkeypatch, tmp_path: Path) -> None:  # noqa: F811
     """As separate processes: exit code 2, one line, and no credentials in it, even where an answer repeats them or VERBOSE is set."""
+    from kaggle.api.kaggle_api_extended import KaggleApi
+
     monkeypatch.setenv("VERBOSE", "1")
     stub.errors["ListDataFiles"] = (403, f"{NAME} with {KEY} may not")
     done = script("get_features.py", "--competition", "tones", cwd=tmp_path, ok=None)
     assert "competitions/tones/rules" in refused(done) and "no folder or zip tones is here" in refused(done)
     assert KEY not in done.stdout + done.stderr and "Authorization" not in done.stdout + done.stderr
+    monkeypatch.setattr(KaggleApi, "args", ["--local", "--verbose"])
+    assert client.connect().args == ["--local"]
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
     with pytest.raises(UserError, match="cannot be reached.*switch Internet on"):
