@@ -243,11 +243,11 @@ BOUNDS = {
     "mixup_probability": (0, 1), "rho": (0, None), "time_stretch": (0, 4), "crop": (0.01, 1), "frequency_shift": (0, None),
     "ema": (0, 0.999999), "tta": (1, 100), "time_mask": (0, None), "frequency_mask": (0, None), "masks": (0, None), "time_shift": (0, 1),
     "gain": (0, None), "clip_grad": (0, None), "folds": (2, None), "seed": (0, None), "max_hours": (0, None), "save_every": (0, None),
-    "memory": (0, None), "threshold": (-1, 1), "wait": (0, None),
+    "memory": (0, None), "threshold": (-1, 1),
     "seconds": (0.01, 3600), "hop": (0.01, 3600), "max_windows": (1, None), "top": (1, None),
     "augment": (0, 1000), "speed": (1, 4), "stretch": (1, 4), "pitch": (0, 24), "shift": (0, 1), "noise": (-60, 120),
     "between": (0, 1), "augment_gain": (0, 60), "augment_seed": (0, None),
-    "rate": (100, 768000), "power": (0.1, 10), "amin": (1e-30, 1), "trim": (0.1, 200), "top_db": (0.1, 200),
+    "rate": (100, 768000), "power": (0.1, 10), "amin": (1e-30, 1), "trim": (0.1, 200), "top_db": (0.1, 200), "wait": (0, None),
 }
 
 
