@@ -113,7 +113,9 @@ def test_wheels_are_what_the_image_lacks(tmp_path: Path, monkeypatch) -> None:
     assert {path.name for path in (tmp_path / "wheels").iterdir()} == {"tyro-1.0.0-py3-none-any.whl", "docstring_parser-0.16-py3-none-any.whl",
                                                                        "requirements.txt"}
     assert (tmp_path / "wheels" / "requirements.txt").read_text() == "docstring-parser==0.16\ntyro==1.0.0\n"
-    for package, expected in (("heavy", "triton would come along"), ("absent", "pip install fails")):
+    bundle.wheels(tmp_path / "more", ("heavy",))
+    assert (tmp_path / "more" / "requirements.txt").read_text() == "heavy==1.0\n" and len(list((tmp_path / "more").iterdir())) == 2
+    for package, expected in (("torch==2.10.0", "Kaggle's own is built"), ("absent", "pip install fails")):
         with pytest.raises(UserError, match=expected):
             bundle.wheels(tmp_path / package, (package,))
 

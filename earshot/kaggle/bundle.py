@@ -18,13 +18,16 @@ from earshot.kaggle.flags import BundleFlags
 
 ROOT = Path(__file__).resolve().parents[2]
 # What runs on Kaggle, below ROOT: not the tests, not the benchmarks, nothing of data/, runs/ or submissions/.
-CODE = ("get_features.py", "train.py", "predict.py", "doctor.py", "app.py", "earshot", "models", "recipes", "notebooks", "requirements.txt",
-        "constraints-kaggle.txt", "constraints-p100.txt", "README.md", "LICENSE")
+CODE = ("get_features.py", "train.py", "predict.py", "doctor.py", "app.py", "earshot", "models", "recipes", "notebooks",
+        "requirements.txt", "constraints-kaggle.txt", "constraints-p100.txt", "README.md", "LICENSE")
 KINDS = (".py", ".yaml", ".md", ".txt", ".ipynb", ".json", ".html", ".css", ".js", "")
 METADATA, SUMS = "dataset-metadata.json", "SHA256SUMS"
 SECRETS = ("kaggle.json", "access_token", "access_token.txt", "credentials.json", "token")
 LACKING = ("tyro",)  # of requirements.txt, what Kaggle's image has not
 NEVER = ("torch", "torchaudio", "torchvision", "torchcodec", "triton")  # the image's are built for its driver
+# What torch and transformers need is there as well, in versions that do.
+THERE = ("filelock", "fsspec", "jinja2", "markupsafe", "mpmath", "networkx", "packaging", "pillow", "regex", "safetensors",
+         "setuptools", "sympy", "typing-extensions")
 OWNER = "INSERT_YOUR_NAME"
 
 
@@ -70,11 +73,12 @@ def tracked() -> list[str]:
     else:
         names = [name for top in CODE for name in ([top] if (ROOT / top).is_file() else
                  [f"{top}/{name}" for _, name in below(ROOT / top)] if (ROOT / top).is_dir() else [])]
-    return sorted(n for n in names if Path(n).suffix in KINDS and "__pycache__" not in n and (ROOT / n).is_file() and not (ROOT / n).is_symlink())
+    whole = [name for name in names if (ROOT / name).is_file() and not (ROOT / name).is_symlink()]
+    return sorted(name for name in whole if Path(name).suffix in KINDS and "__pycache__" not in name)
 
 
 def below(path: Path) -> Iterator[tuple[Path, str]]:
-    """(file, name relative to `path`) of a folder, or ("" for a name) the file itself; no links, nothing hidden, no credentials."""
+    """(file, name relative to `path`) of a folder, or the file itself ("" its name); no links, nothing hidden, no credentials."""
     if path.is_file():
         yield path, ""
         return
@@ -115,23 +119,23 @@ def wheels(folder: Path, packages: tuple[str, ...]) -> None:
     """Download the packages that Kaggle's image lacks, and what of their own needs it lacks too, as wheels for its Python.
 
     Raises:
-        UserError: pip finds no set of versions beside the image's, or one of them is torch, or there is no network.
+        UserError: torch is asked for, pip finds no set of versions beside the image's, or there is no network.
     """
     pinned = ROOT / "constraints-kaggle.txt"
     image = {plain(line.split("==")[0]) for line in pinned.read_text().splitlines() if "==" in line and not line.startswith("#")}
+    asked = {plain(re.split(r"[\s<>=!~\[;@]", package)[0]) for package in packages}
+    if asked & set(NEVER):
+        raise UserError(f"--packages {', '.join(sorted(asked & set(NEVER)))}: Kaggle's own is built for its driver, and stays")
     folder.mkdir(parents=True)
     target = ["--only-binary=:all:", "--python-version", "3.12", "--implementation", "cp",
-              *(part for tag in ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64") for part in ("--platform", tag))]
+              "--platform", "manylinux_2_28_x86_64", "--platform", "manylinux_2_17_x86_64", "--platform", "manylinux2014_x86_64"]
     print(f"bundle: wheels of {', '.join(packages)} (pip)", flush=True)
     # First only which versions: what the image has already is not worth its gigabytes.
-    report = pip("install", "--dry-run", "--quiet", "--report", "-", "--target", str(folder), "--ignore-installed", "-c", str(pinned), *target,
-                 *packages)
+    report = pip("install", "--dry-run", "--quiet", "--report", "-", "--target", str(folder), "--ignore-installed", "-c", str(pinned),
+                 *target, *packages)
     chosen = {plain(item["metadata"]["name"]): item["metadata"]["version"] for item in json.loads(report)["install"]}
-    asked = {plain(re.split(r"[\s<>=!~\[;@]", package)[0]) for package in packages}
-    heavy = [name for name in chosen if name in NEVER and name not in image or name in asked and name in NEVER]
-    if heavy:
-        raise UserError(f"--packages: {', '.join(heavy)} would come along: Kaggle's own is built for its driver; choose packages that do with it")
-    lacking = [f"{name}=={version}" for name, version in chosen.items() if name not in image or name in asked]
+    lacking = [f"{name}=={version}" for name, version in chosen.items() if name in asked or
+               name not in image | {*NEVER, *THERE} and not name.startswith(("nvidia-", "cuda-"))]
     pip("download", "--quiet", "--no-deps", "--dest", str(folder), *target, *lacking)
     write_text(folder / "requirements.txt", "".join(f"{line}\n" for line in sorted(lacking)))
     print(f"bundle: wheels, {', '.join(sorted(lacking))}")
@@ -139,10 +143,12 @@ def wheels(folder: Path, packages: tuple[str, ...]) -> None:
 
 def pip(*arguments: str) -> str:
     """What pip prints; a UserError with its last complaint."""
-    done = subprocess.run([sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments], capture_output=True, text=True)
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines() or ["no word"]
-        raise UserError(f"--wheels: pip {arguments[0]} fails: {said[-1].removeprefix('ERROR: ')[:240]}; without a network, leave --wheels away")
+        reason = said[-1].removeprefix("ERROR: ")[:240]
+        raise UserError(f"--wheels: pip {arguments[0]} fails: {reason}; without a network, leave --wheels away")
     return done.stdout
 
 
@@ -153,7 +159,8 @@ def plain(name: str) -> str:
 
 def seal(folder: Path) -> None:
     """Write the checksums of all files: `sha256sum -c SHA256SUMS` compares them."""
-    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.name != METADATA and p != folder / SUMS)
+    files = [path for path in folder.rglob("*") if path.is_file() and path not in (folder / METADATA, folder / SUMS)]
+    names = sorted(path.relative_to(folder).as_posix() for path in files)
     write_text(folder / SUMS, "".join(f"{digest(folder / name)}  {name}\n" for name in names))
 
 
@@ -181,5 +188,4 @@ def command(flags: BundleFlags) -> None:
         if flags.push:
             push.dataset(out, flags)
         else:
-            print(f"next: python -m earshot.kaggle bundle ... --push; or upload {out} at https://www.kaggle.com/datasets (New Dataset); or put your "
-                  f"name into {out / METADATA} and: kaggle datasets create -r zip -p {out}")
+            print(f"next: the same with --push; or upload {out} at https://www.kaggle.com/datasets (New Dataset)")

@@ -11,8 +11,8 @@ from typing import Any, Callable, Iterator
 
 from earshot.errors import UserError
 
-CREDENTIALS = ("make a token at https://www.kaggle.com/settings (API, generate new token) and put it into ~/.kaggle/access_token, or into "
-               "the environment variable KAGGLE_API_TOKEN; `kaggle auth login` does it in a browser")
+CREDENTIALS = ("make a token at https://www.kaggle.com/settings (API, generate new token) and put it into ~/.kaggle/access_token, or "
+               "into the environment variable KAGGLE_API_TOKEN; `kaggle auth login` does it in a browser")
 POLL = 10.0  # seconds from the first question to the second, half as long again each time ...
 SLOWEST = 60.0  # ... up to this
 
@@ -72,8 +72,8 @@ def calling(what: str, *, forbidden: str = "", absent: str = "", api: Any = None
     except requests.exceptions.ChunkedEncodingError:
         raise UserError(f"{what}: the connection broke off; what came is kept, and the same command goes on from there") from None
     except (requests.exceptions.ConnectionError, requests.exceptions.Timeout):
-        raise UserError(f"{what}: Kaggle cannot be reached: is there a network? In a notebook, switch Internet on, or attach the data "
-                        "instead; the same command tries again") from None
+        raise UserError(f"{what}: Kaggle cannot be reached: is there a network? In a notebook, switch Internet on, or attach the "
+                        "data instead; the same command tries again") from None
     except OSError as error:
         if not isinstance(error, requests.exceptions.RequestException):
             raise  # a disk's: said where the scripts say it

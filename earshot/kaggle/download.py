@@ -44,7 +44,8 @@ def fetched(name: str | None, out: str) -> str | None:
     part = Path(out) / ".downloads" / slug
     with locked(part, f"the download of {name} in"):
         if not (folder / "unpacked" / archive.MARKER).is_file():
-            path = esc50(part) if name == "esc50" else from_kaggle(f"{dataset[1]}/{slug}" if dataset else slug, part, bool(dataset), name)
+            ref = f"{dataset[1]}/{slug}" if dataset else slug
+            path = esc50(part) if name == "esc50" else from_kaggle(ref, part, bool(dataset), name)
             unpack(path, folder / "unpacked")
         shutil.rmtree(part, ignore_errors=True)  # twice the room otherwise
     return str(folder)
@@ -61,7 +62,8 @@ def from_kaggle(ref: str, part: Path, dataset: bool, name: str) -> Path:
     with _or_local(name):
         api = client.connect()
         kind = "dataset" if dataset else "competition"
-        rules = "is it public, or yours?" if dataset else f"join it and accept its rules at https://www.kaggle.com/competitions/{ref}/rules"
+        rules = f"join it and accept its rules at https://www.kaggle.com/competitions/{ref}/rules"
+        rules = "is it public, or yours?" if dataset else rules
         told = {"api": api, "forbidden": rules, "absent": f"there is no {kind} {ref}, or it is private"}
         with client.calling(about, **told):
             count, size, more = listed(api, ref, dataset)
@@ -72,7 +74,8 @@ def from_kaggle(ref: str, part: Path, dataset: bool, name: str) -> Path:
             get(ref, path=str(part), quiet=not sys.stderr.isatty())
         found = [path for path in part.iterdir() if path.suffix.lower() == ".zip"]
         if not found:
-            there = ", ".join(path.name for path in part.iterdir() if not path.name.startswith(".")) or said.getvalue()[-80:].strip() or "nothing"
+            there = ", ".join(path.name for path in part.iterdir() if not path.name.startswith("."))
+            there = there or said.getvalue()[-80:].strip() or "nothing"
             raise UserError(f"{about}: Kaggle sent no zip but {there}: unpack it yourself and give its folder to --competition")
     return found[0]
 
@@ -133,8 +136,9 @@ def esc50(part: Path) -> Path:
                 for block in reply.iter_content(1 << 20):
                     file.write(block)
                 if size and file.tell() != size:
-                    raise UserError(f"the download of ESC-50 broke off after {file.tell()} of {size} bytes: the same command starts it anew")
+                    raise UserError(f"the download of ESC-50 broke off after {file.tell()} of {size} bytes: the same command starts "
+                                    "it anew")
     except requests.exceptions.RequestException as error:
-        raise UserError(f"the download of ESC-50 failed ({' '.join(str(error).split())[:120]}): is there a network? The same command "
-                        f"starts it anew; or fetch {ESC50} yourself and give the zip to --competition") from None
+        raise UserError(f"the download of ESC-50 failed ({' '.join(str(error).split())[:120]}): is there a network? The same "
+                        f"command starts it anew; or fetch {ESC50} yourself and give the zip to --competition") from None
     return path

@@ -15,8 +15,9 @@ from earshot.kaggle.download import NAME
 from earshot.kaggle.flags import BundleFlags, PushFlags
 
 KERNEL = "kernel-metadata.json"
-KEYS = ("id", "id_no", "title", "code_file", "language", "kernel_type", "is_private", "enable_gpu", "enable_tpu", "enable_internet", "machine_shape",
-        "dataset_sources", "competition_sources", "kernel_sources", "model_sources", "keywords", "docker_image", "docker_image_pinning_type")
+KEYS = ("id", "id_no", "title", "code_file", "language", "kernel_type", "is_private", "enable_gpu", "enable_tpu", "enable_internet",
+        "machine_shape", "dataset_sources", "competition_sources", "kernel_sources", "model_sources", "keywords", "docker_image",
+        "docker_image_pinning_type")
 RETIRED = ("nvidiateslap100", "tpu1vmv38", "tpuv38")
 ENDS = ("complete", "error", "cancel_acknowledged")
 
@@ -61,7 +62,8 @@ def dataset(folder: Path, flags: BundleFlags) -> None:
         ready = client.wait(ask, flags.wait)
     except client.NotThere:
         ready = False  # a new dataset is not known everywhere at once
-    print(f"upload: {reply.url or 'https://www.kaggle.com/datasets/' + ref}" + ("" if ready else ", not ready yet: its page says when it is"))
+    page = reply.url or f"https://www.kaggle.com/datasets/{ref}"
+    print(f"upload: {page}" + ("" if ready else ", not ready yet: its page says when it is"))
     print(f"next: python -m earshot.kaggle push NOTEBOOK --datasets {ref}")
 
 
@@ -78,12 +80,14 @@ def notebook(path: str, flags: PushFlags) -> None:
     owner = client.user(api)
     slug = slugified(str(about["title"]))
     about["id"] = f"{owner}/{slug}"
-    print(f"push: {file} -> {about['id']} on {about['machine_shape'] or 'a CPU'}, internet {'on' if about['enable_internet'] else 'off'}, "
-          f"with {', '.join(source for key in KEYS if key.endswith('_sources') for source in about[key]) or 'nothing attached'}", flush=True)
+    sources = [source for key in KEYS if key.endswith("_sources") for source in about[key]]
+    print(f"push: {file} -> {about['id']} on {about['machine_shape'] or 'a CPU'}, internet {'on' if about['enable_internet'] else 'off'},"
+          f" with {', '.join(sources) or 'nothing attached'}", flush=True)
     with tempfile.TemporaryDirectory() as stage:  # the client wants a folder with one notebook and its metadata
         write_text(Path(stage) / about["code_file"], file.read_text(encoding="utf-8"))
         write_json(Path(stage) / KERNEL, about)
-        with client.calling("the push", api=api, forbidden="is the phone number of your account confirmed? Have you joined the competition?") as said:
+        hint = "is the phone number of your account confirmed? Have you joined the competition?"
+        with client.calling("the push", api=api, forbidden=hint) as said:
             reply = api.kernels_push(stage)
     if reply is None or reply.error:  # the client's own command says so and ends well
         raise UserError(client.hide(f"the push failed: {reply.error if reply else said.getvalue().strip()[-200:]}", api))
@@ -92,8 +96,8 @@ def notebook(path: str, flags: PushFlags) -> None:
     print(f"push: version {reply.version_number}, {reply.url}", flush=True)
     if any(refused.values()):
         lost = "; ".join(f"{kind} {', '.join(map(str, names))}" for kind, names in refused.items() if names)
-        raise UserError(f"it was pushed, but Kaggle did not attach {lost}: are they ready, yours or public, and have you joined the competition? "
-                        "Then push again")
+        raise UserError(f"it was pushed, but Kaggle did not attach {lost}: are they ready, yours or public, and have you joined the "
+                        "competition? Then push again")
     if flags.wait:
         finish(api, about, reply.version_number, flags)
 
@@ -123,9 +127,11 @@ def finish(api: Any, about: dict, version: int, flags: PushFlags) -> None:
     print(*(f"  | {line}" for line in lines[-40:]), sep="\n")
     print(f"output: {folder}, {len(files)} files: {', '.join(sorted(Path(f).name for f in files)[:8])}", flush=True)
     if state["name"] != "complete":
-        raise UserError(f"the notebook ended with {state['name'].replace('_', ' ')}{': ' + state['why'] if state['why'] else ''}; its log: {log}")
+        why = f": {state['why']}" if state["why"] else ""
+        raise UserError(f"the notebook ended with {state['name'].replace('_', ' ')}{why}; its log: {log}")
     if any(Path(f).name == "submission.csv" for f in files) and about["competition_sources"]:
-        print(f"next: python predict.py --submit --competition {about['competition_sources'][0]} --kernel {ref}/{version} -m MESSAGE")
+        slug = about["competition_sources"][0]
+        print(f"next: python predict.py --submit --competition {slug} --kernel {ref}/{version} -m MESSAGE")
 
 
 def readable(log: str) -> list[str]:
@@ -166,12 +172,13 @@ def metadata(path: Path, flags: PushFlags) -> tuple[Path, dict[str, Any]]:
         raise UserError(f"{beside}: Kaggle knows no {unknown[0]}: it reads {', '.join(KEYS)}")
     if not path.is_file() or path.suffix not in (".ipynb", ".py"):
         raise UserError(f"{path} is no notebook: a .ipynb or .py file is")
-    about: dict[str, Any] = {"title": path.stem.replace("_", " "), "language": "python", "is_private": True, "enable_internet": True,
-                             "machine_shape": "NvidiaTeslaT4", "dataset_sources": [], "competition_sources": [], "kernel_sources": [],
-                             "model_sources": [], **found, "code_file": path.name,
-                             "kernel_type": "notebook" if path.suffix == ".ipynb" else "script"}
-    given = {"title": flags.title, "enable_internet": {"on": True, "off": False}.get(flags.internet or ""), "machine_shape": flags.accelerator,
-             "competition_sources": list(flags.competition), "dataset_sources": list(flags.datasets), "kernel_sources": list(flags.kernels)}
+    about: dict[str, Any] = {
+        "title": path.stem.replace("_", " "), "language": "python", "is_private": True, "enable_internet": True,
+        "machine_shape": "NvidiaTeslaT4", "dataset_sources": [], "competition_sources": [], "kernel_sources": [], "model_sources": [],
+        **found, "code_file": path.name, "kernel_type": "notebook" if path.suffix == ".ipynb" else "script"}
+    given = {"title": flags.title, "enable_internet": {"on": True, "off": False}.get(flags.internet or ""),
+             "machine_shape": flags.accelerator, "competition_sources": list(flags.competition),
+             "dataset_sources": list(flags.datasets), "kernel_sources": list(flags.kernels)}
     about |= {key: value for key, value in given.items() if value not in (None, [])}
     if about["machine_shape"] == "cpu":
         about["machine_shape"] = ""
@@ -187,15 +194,18 @@ def check(about: dict[str, Any], path: Path) -> None:
     if len(str(about["title"])) < 5 or not 5 <= len(slugified(str(about["title"]))) <= 50:
         raise UserError(f"{path}: its title {about['title']!r} needs 5 to 50 letters and digits: --title")
     if str(about["machine_shape"]).lower() in RETIRED:
-        raise UserError(f"{path}: {about['machine_shape']} is retired, and Kaggle would take another in silence: --accelerator NvidiaTeslaT4")
+        raise UserError(f"{path}: {about['machine_shape']} is retired, and Kaggle would take another in silence: --accelerator "
+                        "NvidiaTeslaT4")
     for key in ("is_private", "enable_gpu", "enable_tpu", "enable_internet"):
         about[key] = {"true": True, "false": False}.get(str(about.get(key, False)).lower(), about.get(key, False))
         if not isinstance(about[key], bool):
             raise UserError(f"{path}: {key} is {about[key]!r} in its metadata: true or false")
-    for key, form in (("competition_sources", NAME), ("dataset_sources", f"{NAME}/{NAME}(/[0-9]+)?"), ("kernel_sources", f"{NAME}/{NAME}")):
+    forms = {"competition_sources": NAME, "dataset_sources": f"{NAME}/{NAME}(/[0-9]+)?", "kernel_sources": f"{NAME}/{NAME}"}
+    for key, form in forms.items():
         wrong = [name for name in about[key] if not re.fullmatch(form, str(name))]
         if wrong:
-            raise UserError(f"{path}: {wrong[0]} among {key}: {'SLUG' if key.startswith('comp') else 'OWNER/SLUG'} is wanted, as in its address")
+            wanted = "SLUG" if form == NAME else "OWNER/SLUG"
+            raise UserError(f"{path}: {wrong[0]} among {key}: {wanted} is wanted, as in its address")
     if path.suffix == ".ipynb":
         cells = read_json(path)
         if not isinstance(cells, dict) or not isinstance(cells.get("cells"), list):

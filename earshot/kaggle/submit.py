@@ -30,13 +30,14 @@ def code(flags: SubmitFlags) -> bool:
         return False
     parts = re.fullmatch(rf"({NAME}/{NAME})/(\d+)", flags.kernel)
     if not parts or not flags.submit or not flags.competition:
-        raise UserError(f"--kernel {flags.kernel}: a code competition wants all of --submit --competition SLUG --kernel OWNER/NOTEBOOK/VERSION "
-                        "(the version is what `python -m earshot.kaggle push` prints)")
+        raise UserError(f"--kernel {flags.kernel}: a code competition wants all of --submit --competition SLUG --kernel "
+                        "OWNER/NOTEBOOK/VERSION (the version is what `python -m earshot.kaggle push` prints)")
     api = client.connect()
     row = {"time": now(), "competition": flags.competition, "file": flags.kernel, "sha256": digest_of(flags.kernel)[:16]}
     allowed(api, flags, row["sha256"], LEDGER)
     with client.calling("the submission", api=api, **hints(flags.competition)):
-        reply = api.competition_submit_code("submission.csv", flags.message, flags.competition, parts[1], int(parts[2]), quiet=True)
+        reply = api.competition_submit_code("submission.csv", flags.message, flags.competition, kernel=parts[1],
+                                            kernel_version=int(parts[2]), quiet=True)
     sent(api, flags, reply, row, LEDGER)
     return True
 
@@ -71,8 +72,8 @@ def prepared(flags: SubmitFlags, runs: Sequence[Run], features: str | None, loos
         with client.calling("the submission", api=api, **hints(name)) as said:
             reply = api.competition_submit(str(out), flags.message, name, quiet=True)
         if reply.message == api.COMPETITION_SUBMIT_UPLOAD_FAILED_MESSAGE:  # it returns this where others raise
-            raise UserError(client.hide(f"the upload of {out} failed {said.getvalue().strip()[-160:]}: nothing was submitted; repeat the "
-                                        "command", api))
+            why = said.getvalue().strip()[-160:]
+            raise UserError(client.hide(f"the upload of {out} failed {why}: nothing was submitted; repeat the command", api))
         sent(api, flags, reply, {"time": now(), "competition": name, "file": out.name, "sha256": content[:16]}, path)
 
     return send
@@ -102,12 +103,13 @@ def remaining(api: Any, flags: SubmitFlags) -> None:
         limits = api.competition_get_submission_limits(flags.competition)
     left, today, total = limits.num_allowed_now or 0, limits.num_today or 0, limits.num_total or 0
     if not left and not total and not limits.limited_by_total:
-        print(f"submissions to {flags.competition}: none yet, and how many a day may be sent is known after the first")  # no team yet
+        # Who is on no team yet gets zeros.
+        print(f"submissions to {flags.competition}: none yet, and how many a day may be sent is known after the first")
         return
     print(f"submissions to {flags.competition}: {today} today, {left} left, {total} in all", flush=True)
     if not left:
-        over = "none is left in this competition" if limits.limited_by_total else "none is left today: the count begins anew at 0:00 UTC"
-        raise UserError(f"{over}; nothing was sent")
+        over = "in this competition" if limits.limited_by_total else "today: the count begins anew at 0:00 UTC"
+        raise UserError(f"none is left {over}; nothing was sent")
     if left == 1:
         client.ask(f"this is the last submission of the {'competition' if limits.limited_by_total else 'day'}", flags.yes)
 
@@ -142,7 +144,8 @@ def sent(api: Any, flags: SubmitFlags, reply: Any, row: dict[str, str], path: Pa
     def ask() -> tuple[str, bool]:
         found.update({str(one.ref): one for one in submissions(api, str(flags.competition))})
         state = found[row["ref"]].status.name.lower() if row["ref"] in found else "pending"
-        return {"complete": "scored", "error": "not scored", "pending": "waits for its score"}.get(state, state), state in ("complete", "error")
+        words = {"complete": "scored", "error": "not scored", "pending": "waits for its score"}
+        return words.get(state, state), state in ("complete", "error")
 
     if not client.wait(ask, flags.wait):
         print(f"no score after {flags.wait:g} minutes: `python -m earshot.kaggle scores` enters it later")
@@ -152,7 +155,8 @@ def sent(api: Any, flags: SubmitFlags, reply: Any, row: dict[str, str], path: Pa
         raise UserError(f"Kaggle could not score submission {one.ref}: {one.error_description or 'it does not say why'}; see "
                         f"https://www.kaggle.com/competitions/{flags.competition}/submissions")
     fill(path, [one])
-    print(f"score: public {one.public_score or 'hidden'}" + (f", private {one.private_score}" if one.private_score else "") + f"; {path}")
+    private = f", private {one.private_score}" if one.private_score else ""
+    print(f"score: public {one.public_score or 'hidden'}{private}; {path}")
 
 
 def submissions(api: Any, competition: str) -> list[Any]:
@@ -179,7 +183,8 @@ def fill(path: Path, found: Sequence[Any]) -> int:
 
 def scores(competition: str | None, path: Path) -> None:
     """List the submissions on Kaggle and enter scores that the ledger lacks."""
-    names = [competition] if competition else list(dict.fromkeys(row["competition"] for row in ledger.read(path) if row.get("ref")))
+    known = dict.fromkeys(row["competition"] for row in ledger.read(path) if row.get("ref"))
+    names = [competition] if competition else list(known)
     if not names:
         raise UserError(f"{path} has no submission that was sent from here: name a competition with --competition SLUG")
     api = client.connect()
@@ -187,8 +192,8 @@ def scores(competition: str | None, path: Path) -> None:
         found = submissions(api, name)
         print(f"{name}: {len(found)} submissions")
         for one in found:
-            words = [f"{one.date:%Y-%m-%d %H:%M}" if one.date else "", f"public {one.public_score or '-'}", f"private {one.private_score or '-'}",
-                     one.status.name.lower(), one.file_name or "", one.description or ""]
+            words = [f"{one.date:%Y-%m-%d %H:%M}" if one.date else "", f"public {one.public_score or '-'}",
+                     f"private {one.private_score or '-'}", one.status.name.lower(), one.file_name or "", one.description or ""]
             print(f"  {one.ref}  " + "  ".join(word for word in words if word))
         if path.exists():
             print(f"{path}: {fill(path, found)} rows changed")
