@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: setup demo test bench clean
+.PHONY: setup demo test test-image test-p100 bench clean
 .DEFAULT_GOAL := demo
 
 setup: $(VENV)/.installed
@@ -26,6 +26,19 @@ test:
 	@echo "test: sets up $(VENV) and runs the tests on all cores; 6 to 9 minutes on 2 cores after the setup"
 	@$(MAKE) --no-print-directory setup
 	OMP_NUM_THREADS=1 $(PY) -m pytest tests -q -n auto --dist worksteal
+
+# The same tests with other versions of the packages: those in Kaggle's image, and torch 2.7.1's for a real P100.
+test-image: .venv-kaggle/.installed
+	OMP_NUM_THREADS=1 .venv-kaggle/bin/python -m pytest tests -q -n auto --dist worksteal
+
+test-p100: .venv-p100/.installed
+	OMP_NUM_THREADS=1 .venv-p100/bin/python -m pytest tests -q -n auto --dist worksteal
+
+.venv-%/.installed: requirements.txt constraints-%.txt
+	@echo "setup: a virtual environment in $(@D) with the versions of constraints-$*.txt (Kaggle has Python 3.12: make PYTHON=python3.12)"
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints-$*.txt
+	@touch $@
 
 bench:
 	@echo "bench: start-up, training, scale and memory, with DATA=ESC10 extraction and the headline, with WEIGHTS=mn04_as_mAP_432.pt"

@@ -68,12 +68,12 @@ def main(argv: list[str]) -> None:
     deadline = cli.Deadline(machine.max_hours)
     from earshot import cache, competition, earlier, plan
     from earshot.files import locked, plain_name, write_text
+    from earshot.kaggle import download
     from earshot.match import LATEST
 
-    clips = competition.load(name, train_csv=what.train_csv, id_column=what.id_column, label_column=what.label_column,
-                             task=what.task, holdout=what.holdout, out=what.out)
-    for note in clips.notes:
-        print(note)
+    clips = competition.load(download.fetched(name, what.out), train_csv=what.train_csv, id_column=what.id_column,
+                             label_column=what.label_column, task=what.task, holdout=what.holdout, out=what.out)
+    print(*clips.notes, sep="\n")
     plain_name("--cache", what.cache)
     workers = machine.workers or len(os.sched_getaffinity(0))
     made = plan.make(clips, Path(what.out), extractor, settings, audio, windows, what.weights, what.cache, recipe, workers,

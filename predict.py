@@ -12,6 +12,7 @@ ABOUT = """Predict with saved runs.
 
   python predict.py --runs A B                 the competition's clips -> submissions/submission.csv
   python predict.py --runs A B --blend auto    the same with fitted weights; --name C keeps the blend as runs/C
+  python predict.py --submit -m "message"      the same, sent to Kaggle and scored
   python predict.py --runs A --audio FOLDER    a folder of new audio -> submissions/predictions.csv
   python predict.py --runs A FILE ...          the likeliest classes of loose files, on the terminal"""
 
@@ -33,8 +34,12 @@ def blended(inside: list[Member], flags: config.PredictFlags) -> Member:
 
 def main(argv: list[str]) -> None:
     """Parse, open the runs, predict."""
-    filled, _ = cli.parse({"predict": config.PredictFlags()}, argv, ABOUT, positional="files")
-    flags = filled["predict"]
+    from earshot.kaggle import submit
+
+    filled, _ = cli.parse({"predict": config.PredictFlags(), "submit": submit.SubmitFlags()}, argv, ABOUT, positional="files")
+    flags, sending = filled["predict"], filled["submit"]
+    if submit.code(sending):  # a notebook's version: nothing is predicted here
+        return
     # `--runs A FILE ...` reads as if the files were runs: a run is never a file.
     files = [name for name in flags.runs if Path(name).is_file()]
     inside = members.open_all(tuple(name for name in flags.runs if name not in files), flags.runs_folder)
@@ -48,6 +53,7 @@ def main(argv: list[str]) -> None:
 
     out = flags.out or ("submissions/predictions.csv" if flags.audio else "submissions/submission.csv")
     check_output(out)
+    send = submit.prepared(sending, inside[0].runs(), flags.features, bool(files or flags.audio))
     import models
     from earshot import answers
 
@@ -56,8 +62,8 @@ def main(argv: list[str]) -> None:
         raise UserError("loose files and --audio at once: give one or the other")
     if files or flags.audio:
         answers.audio(blended(inside, flags), flags, files or [flags.audio], bool(files), Path(out), at, models.rebuild)
-    else:
-        answers.cached(blended(inside, flags), flags.features, Path(out), at, models.rebuild)
+    elif answers.cached(blended(inside, flags), flags.features, Path(out), at, models.rebuild, sending.message):
+        send(Path(out))
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ from earshot.members import Member
 from earshot.run import Run
 
 
-def cached(whole: Member, features: str | None, out: Path, device: Device, rebuild: Callable[[dict], Any], message: str = "") -> None:
-    """The submission for the clips that the caches hold; `message` is for the ledger."""
+def cached(whole: Member, features: str | None, out: Path, device: Device, rebuild: Callable[[dict], Any], message: str = "") -> bool:
+    """The submission for the clips that the caches hold, `message` for the ledger; False where there is nothing to submit."""
     runs = whole.runs()
     caches = {run.folder.resolve(): blend.cache_of(run, features) for run in runs}
     cache = caches[runs[0].folder.resolve()]
@@ -24,7 +24,7 @@ def cached(whole: Member, features: str | None, out: Path, device: Device, rebui
     for each in caches.values():
         if not each.has("subm"):
             print(f"nothing to submit: {each.folder} has no clips without labels")
-            return
+            return False
     ids = cache.split("subm")["ids"]
 
     def ask(run: Run, kind: str) -> np.ndarray:
@@ -39,6 +39,7 @@ def cached(whole: Member, features: str | None, out: Path, device: Device, rebui
     for line in stage.submit(cache, ids, whole.predict(ask), np.array(runs[0].config["prior"]), whole.classes, out,
                              runs=runs, how=how, oof=oof, message=message):
         print(line)
+    return True
 
 
 def audio(whole: Member, flags: PredictFlags, paths: list[str], show: bool, out: Path, device: Device,

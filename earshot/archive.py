@@ -27,6 +27,10 @@ MARKER = ".unpacked"
 DAMAGED = (RuntimeError, NotImplementedError, zlib.error, lzma.LZMAError, EOFError, struct.error, ValueError, OverflowError)
 
 
+class NotWhole(UserError):
+    """A zip that is cut off or altered."""
+
+
 def unpack(path: Path, into: Path) -> Path:
     """Unpack a zip into the folder `into`, or find it unpacked there; returns its single top folder, else `into`.
 
@@ -45,9 +49,10 @@ def unpack(path: Path, into: Path) -> Path:
                     if not holds(into, state):  # another process may have unpacked it while this one waited
                         replace(archive, members, into, path, state)
     except zipfile.BadZipFile as error:
-        raise UserError(f"{path} is not a whole zip file ({error}): download it again") from None
+        raise NotWhole(f"{path} is not a whole zip file ({error}): download it again") from None
     except DAMAGED as error:  # encrypted, unknown compression, damaged
-        raise UserError(f"cannot unpack {path}: {error or type(error).__name__}") from None
+        kind = NotWhole if isinstance(error, (zlib.error, lzma.LZMAError, EOFError)) else UserError
+        raise kind(f"cannot unpack {path}: {error or type(error).__name__}") from None
     except OSError as error:
         raise UserError(f"cannot unpack {path} into {into}: {error.strerror or error}") from None
     return unpacked(into)

@@ -16,7 +16,8 @@ class CompetitionFlags:
     """what to classify"""
 
     competition: str | None = None
-    """folder or zip of a competition; default: the only one in --out, else the built-in sample competition"""
+    """folder or zip of a competition; or what to download: a Kaggle competition's SLUG, datasets/OWNER/SLUG, esc50; default: the
+    only one in --out, else the built-in sample competition"""
     recipe: str | None = None
     """recipes/NAME.yaml or a YAML file: sets the defaults of the flags below"""
     extractor: str | None = None
@@ -269,7 +270,7 @@ BOUNDS = {
     "seconds": (0.01, 3600), "hop": (0.01, 3600), "max_windows": (1, None), "windows": (1, None), "top": (1, None),
     "augment": (0, 1000), "speed": (1, 4), "stretch": (1, 4), "pitch": (0, 24), "shift": (0, 1), "noise": (-60, 120),
     "between": (0, 1), "augment_gain": (0, 60), "augment_seed": (0, None),
-    "rate": (100, 768000), "power": (0.1, 10), "amin": (1e-30, 1), "trim": (0.1, 200), "top_db": (0.1, 200),
+    "rate": (100, 768000), "power": (0.1, 10), "amin": (1e-30, 1), "trim": (0.1, 200), "top_db": (0.1, 200), "wait": (0, None),
 }
 
 

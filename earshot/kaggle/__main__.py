@@ -1,0 +1,44 @@
+"""python -m earshot.kaggle bundle | push NOTEBOOK | scores: what goes to Kaggle and comes back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from earshot import cli
+from earshot.errors import UserError
+from earshot.kaggle.flags import BundleFlags, PushFlags, ScoresFlags
+
+ABOUT = """Work with Kaggle through its official client.
+
+  python -m earshot.kaggle bundle              one folder to upload as a dataset: code, --weights, --runs, --wheels; --push
+  python -m earshot.kaggle push NOTEBOOK       run a notebook there: its log on the terminal, its output in outputs/
+  python -m earshot.kaggle scores              the submissions there; scores that came late go into the ledger"""
+
+
+def main(argv: list[str]) -> None:
+    """Choose the verb, parse its flags, do it."""
+    verb, rest = (argv[0], argv[1:]) if argv else ("--help", [])
+    if verb in ("-h", "--help"):
+        print(ABOUT + "\n\nEach has its own --help.")
+    elif verb == "bundle":
+        from earshot.kaggle import bundle
+
+        bundle.command(cli.parse({"bundle": BundleFlags()}, rest, ABOUT)[0]["bundle"])
+    elif verb == "push":
+        from earshot.kaggle import push
+
+        filled, _ = cli.parse({"push": PushFlags()}, rest, ABOUT, positional="notebook")
+        if len(filled["notebook"]) != 1:
+            raise UserError("push what? Name one notebook: python -m earshot.kaggle push notebooks/NAME.ipynb")
+        push.notebook(filled["notebook"][0], filled["push"])
+    elif verb == "scores":
+        from earshot.kaggle import submit
+
+        flags = cli.parse({"scores": ScoresFlags()}, rest, ABOUT)[0]["scores"]
+        submit.scores(flags.competition, Path(flags.ledger))
+    else:
+        raise UserError(f"unknown verb {verb}: bundle, push or scores")
+
+
+if __name__ == "__main__":
+    cli.run(main)

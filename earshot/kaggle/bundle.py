@@ -1,0 +1,191 @@
+"""One folder to upload as a Kaggle dataset: the code, and the weights, runs and wheels that are asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Iterator
+
+from earshot import space
+from earshot.errors import UserError
+from earshot.files import digest, locked, write_json, write_text
+from earshot.kaggle.flags import BundleFlags
+
+ROOT = Path(__file__).resolve().parents[2]
+# What runs on Kaggle, below ROOT: not the tests, not the benchmarks, nothing of data/, runs/ or submissions/.
+CODE = ("get_features.py", "train.py", "predict.py", "doctor.py", "app.py", "earshot", "models", "recipes", "notebooks",
+        "requirements.txt", "constraints-kaggle.txt", "constraints-p100.txt", "README.md", "LICENSE")
+KINDS = (".py", ".yaml", ".md", ".txt", ".ipynb", ".json", ".html", ".css", ".js", "")
+METADATA, SUMS = "dataset-metadata.json", "SHA256SUMS"
+SECRETS = ("kaggle.json", "access_token", "access_token.txt", "credentials.json", "token")
+LACKING = ("tyro",)  # of requirements.txt, what Kaggle's image has not
+NEVER = ("torch", "torchaudio", "torchvision", "torchcodec", "triton")  # the image's are built for its driver
+# What torch and transformers need is there as well, in versions that do.
+THERE = ("filelock", "fsspec", "jinja2", "markupsafe", "mpmath", "networkx", "packaging", "pillow", "regex", "safetensors",
+         "setuptools", "sympy", "typing-extensions")
+OWNER = "INSERT_YOUR_NAME"
+
+
+def make(flags: BundleFlags) -> Path:
+    """Build the folder beside itself, then put it in its place; returns it.
+
+    Raises:
+        UserError: a slug that Kaggle refuses, weights or runs that are not there, a folder in the way, no wheels to be had.
+    """
+    if not re.fullmatch(r"[a-z0-9](?:[a-z0-9-]{4,48})[a-z0-9]", flags.slug):
+        raise UserError(f"--slug {flags.slug}: Kaggle wants 6 to 50 small letters, digits and hyphens")
+    out = Path(flags.out)
+    if out.exists() and not (out / SUMS).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out {out} is in the way and is no bundle: move it away, or choose another folder")
+    parts = {"code": [(ROOT / name, name) for name in tracked()],
+             **{f"weights/{path.name}": [*below(path)] for path in there("--weights", flags.weights)},
+             **{f"runs/{path.name}": [*below(path)] for path in run_folders(flags)}}
+    new = out.with_name(f".{out.name}.new")
+    shutil.rmtree(new, ignore_errors=True)
+    needed = sum(path.stat().st_size for files in parts.values() for path, _ in files)
+    space.check(new, needed, needed)
+    for part, files in parts.items():
+        for path, name in files:
+            target = new / part / name if name else new / part
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+        print(f"bundle: {part}, {len(files)} files, {space.human(sum(path.stat().st_size for path, _ in files))}", flush=True)
+    if flags.wheels or flags.packages:
+        wheels(new / "wheels", (*LACKING, *flags.packages))
+    seal(new)
+    write_json(new / METADATA, {"title": title(flags.slug), "id": f"{owner(out)}/{flags.slug}", "licenses": [{"name": "other"}]})
+    shutil.rmtree(out, ignore_errors=True)
+    os.replace(new, out)
+    return out
+
+
+def tracked() -> list[str]:
+    """The product's files, relative to ROOT: those that git tracks, or, in an unpacked copy, all of the product's kinds."""
+    done = subprocess.run(["git", "-C", str(ROOT), "ls-files", "-z", "--", *CODE], capture_output=True, text=True) \
+        if (ROOT / ".git").exists() and shutil.which("git") else None
+    if done is not None and done.returncode == 0 and done.stdout:
+        names = done.stdout.rstrip("\0").split("\0")
+    else:
+        names = [name for top in CODE for name in ([top] if (ROOT / top).is_file() else
+                 [f"{top}/{name}" for _, name in below(ROOT / top)] if (ROOT / top).is_dir() else [])]
+    whole = [name for name in names if (ROOT / name).is_file() and not (ROOT / name).is_symlink()]
+    return sorted(name for name in whole if Path(name).suffix in KINDS and "__pycache__" not in name)
+
+
+def below(path: Path) -> Iterator[tuple[Path, str]]:
+    """(file, name relative to `path`) of a folder, or the file itself ("" its name); no links, nothing hidden, no credentials."""
+    if path.is_file():
+        yield path, ""
+        return
+    for folder, folders, names in os.walk(path):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__pycache__")
+        for name in sorted(names):
+            file = Path(folder) / name
+            if name.startswith(".") or name.endswith(".tmp") or file.is_symlink() or not file.is_file():
+                continue
+            if name.lower() in SECRETS:
+                print(f"bundle: left out {file}: it is named like credentials")
+                continue
+            yield file, file.relative_to(path).as_posix()
+
+
+def there(flag: str, names: tuple[str, ...]) -> list[Path]:
+    """The named files and folders; a UserError for what is missing, is called like credentials, or like another of them."""
+    paths = [Path(name).expanduser().resolve() for name in names]
+    for path, name in zip(paths, names):
+        if not path.exists():
+            raise UserError(f"{flag} {name}: no such file or folder")
+        if path.name.lower() in SECRETS or path.name.startswith("."):
+            raise UserError(f"{flag} {name}: hidden files and credentials are not bundled")
+        if sum(other.name == path.name for other in paths) > 1:
+            raise UserError(f"{flag}: two are called {path.name}: rename one")
+    return paths
+
+
+def run_folders(flags: BundleFlags) -> list[Path]:
+    """The folders of the runs asked for, each one a run with all its settings."""
+    from earshot.run import CONFIG, Run
+
+    folders = [name if (Path(name) / CONFIG).is_file() else str(Path(flags.runs_folder) / name) for name in flags.runs]
+    return [Run.open(path).whole().folder for path in there("--runs", tuple(folders))]
+
+
+def wheels(folder: Path, packages: tuple[str, ...]) -> None:
+    """Download the packages that Kaggle's image lacks, and what of their own needs it lacks too, as wheels for its Python.
+
+    Raises:
+        UserError: torch is asked for, pip finds no set of versions beside the image's, or there is no network.
+    """
+    pinned = ROOT / "constraints-kaggle.txt"
+    image = {plain(line.split("==")[0]) for line in pinned.read_text().splitlines() if "==" in line and not line.startswith("#")}
+    asked = {plain(re.split(r"[\s<>=!~\[;@]", package)[0]) for package in packages}
+    if asked & set(NEVER):
+        raise UserError(f"--packages {', '.join(sorted(asked & set(NEVER)))}: Kaggle's own is built for its driver, and stays")
+    folder.mkdir(parents=True)
+    target = ["--only-binary=:all:", "--python-version", "3.12", "--implementation", "cp",
+              "--platform", "manylinux_2_28_x86_64", "--platform", "manylinux_2_17_x86_64", "--platform", "manylinux2014_x86_64"]
+    print(f"bundle: wheels of {', '.join(packages)} (pip)", flush=True)
+    # First only which versions: what the image has already is not worth its gigabytes.
+    report = pip("install", "--dry-run", "--quiet", "--report", "-", "--target", str(folder), "--ignore-installed", "-c", str(pinned),
+                 *target, *packages)
+    chosen = {plain(item["metadata"]["name"]): item["metadata"]["version"] for item in json.loads(report)["install"]}
+    lacking = [f"{name}=={version}" for name, version in chosen.items() if name in asked or
+               name not in image | {*NEVER, *THERE} and not name.startswith(("nvidia-", "cuda-"))]
+    pip("download", "--quiet", "--no-deps", "--dest", str(folder), *target, *lacking)
+    write_text(folder / "requirements.txt", "".join(f"{line}\n" for line in sorted(lacking)))
+    print(f"bundle: wheels, {', '.join(sorted(lacking))}")
+
+
+def pip(*arguments: str) -> str:
+    """What pip prints; a UserError with its last complaint."""
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines() or ["no word"]
+        reason = said[-1].removeprefix("ERROR: ")[:240]
+        raise UserError(f"--wheels: pip {arguments[0]} fails: {reason}; without a network, leave --wheels away")
+    return done.stdout
+
+
+def plain(name: str) -> str:
+    """A package's name as pip compares it."""
+    return re.sub(r"[-_.]+", "-", name.strip()).lower()
+
+
+def seal(folder: Path) -> None:
+    """Write the checksums of all files: `sha256sum -c SHA256SUMS` compares them."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path not in (folder / METADATA, folder / SUMS)]
+    names = sorted(path.relative_to(folder).as_posix() for path in files)
+    write_text(folder / SUMS, "".join(f"{digest(folder / name)}  {name}\n" for name in names))
+
+
+def title(slug: str) -> str:
+    """A title of which Kaggle makes this very slug."""
+    return slug.replace("-", " ").capitalize()
+
+
+def owner(out: Path) -> str:
+    """The owner that an earlier upload of this bundle put into its metadata, else a name to be replaced."""
+    try:
+        return str(json.loads((out / METADATA).read_text())["id"]).split("/")[0]
+    except (OSError, ValueError, KeyError, TypeError):
+        return OWNER
+
+
+def command(flags: BundleFlags) -> None:
+    """Make the bundle, upload it where that is asked for, say what comes next."""
+    from earshot.kaggle import push
+
+    with locked(Path(flags.out).absolute().parent / ".bundle", "the bundle in"):
+        out = make(flags)
+        size = sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
+        print(f"bundle: {out}, {space.human(size)}, checksums in {out / SUMS}")
+        if flags.push:
+            push.dataset(out, flags)
+        else:
+            print(f"next: the same with --push; or upload {out} at https://www.kaggle.com/datasets (New Dataset)")

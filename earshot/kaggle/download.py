@@ -1,0 +1,144 @@
+"""A competition, a dataset or ESC-50 that is not here yet: fetched, checked, unpacked."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any, Iterator
+
+from earshot import archive, space
+from earshot.errors import UserError
+from earshot.files import locked, replacing
+from earshot.kaggle import client
+
+NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
+ESC50 = "https://github.com/karolpiczak/ESC-50/archive/master.zip"
+PAGES, PAGE = 20, 200  # as much of the list of files as is read, for the disk's sake
+
+
+def fetched(name: str | None, out: str) -> str | None:
+    """Where the competition of this name lies, downloaded if it is not here.
+
+    Args:
+        name: what --competition says: a path that exists, or sample, stays as it is; SLUG (or competitions/SLUG) is a Kaggle
+            competition, datasets/OWNER/SLUG a dataset, esc50 the published archive. These go to OUT/<slug>/unpacked.
+        out: the folder of competitions and caches.
+    Raises:
+        UserError: whatever keeps it from being downloaded, or a damaged zip.
+    """
+    if name is None or name == "sample" or Path(name).expanduser().exists():
+        return name
+    dataset = re.fullmatch(rf"datasets/({NAME})/({NAME})", name)
+    slug = dataset[2] if dataset else name.removeprefix("competitions/")
+    if not re.fullmatch(NAME, slug):
+        return name  # a path: who reads it says that nothing is there
+    folder = Path(out) / slug
+    if (folder / "unpacked" / archive.MARKER).is_file() or _has_audio(folder):
+        print(f"competition: {folder}, downloaded earlier")
+        return str(folder)
+    if folder.with_name(f"{slug}.zip").is_file():
+        return str(folder.with_name(f"{slug}.zip"))
+    part = Path(out) / ".downloads" / slug
+    with locked(part, f"the download of {name} in"):
+        if not (folder / "unpacked" / archive.MARKER).is_file():
+            ref = f"{dataset[1]}/{slug}" if dataset else slug
+            path = esc50(part) if name == "esc50" else from_kaggle(ref, part, bool(dataset), name)
+            unpack(path, folder / "unpacked")
+        shutil.rmtree(part, ignore_errors=True)  # twice the room otherwise
+    return str(folder)
+
+
+def _has_audio(folder: Path) -> bool:
+    return folder.is_dir() and any(any(map(archive.is_audio, names)) for _, names in archive.walk(folder))
+
+
+def from_kaggle(ref: str, part: Path, dataset: bool, name: str) -> Path:
+    """The zip of a competition or dataset, in the folder `part`; what an interrupted download left there is continued."""
+    print(f"download: {name} is not here, so it is fetched from Kaggle", flush=True)
+    about = f"the download of {name}"
+    with _or_local(name):
+        api = client.connect()
+        kind = "dataset" if dataset else "competition"
+        rules = f"join it and accept its rules at https://www.kaggle.com/competitions/{ref}/rules"
+        rules = "is it public, or yours?" if dataset else rules
+        told = {"api": api, "forbidden": rules, "absent": f"there is no {kind} {ref}, or it is private"}
+        with client.calling(about, **told):
+            count, size, more = listed(api, ref, dataset)
+        print(f"download: {'more than ' if more else ''}{count} files, {space.human(size)}", flush=True)
+        space.check(part, 2 * size, 2 * size)  # the zip and what comes out of it
+        with client.calling(about, **told) as said:
+            get = api.dataset_download_files if dataset else api.competition_download_files
+            get(ref, path=str(part), quiet=not sys.stderr.isatty())
+        found = [path for path in part.iterdir() if path.suffix.lower() == ".zip"]
+        if not found:
+            there = ", ".join(path.name for path in part.iterdir() if not path.name.startswith("."))
+            there = there or said.getvalue()[-80:].strip() or "nothing"
+            raise UserError(f"{about}: Kaggle sent no zip but {there}: unpack it yourself and give its folder to --competition")
+    return found[0]
+
+
+@contextlib.contextmanager
+def _or_local(name: str) -> Iterator[None]:
+    """A name that is neither here nor to be had may be a misspelt path, too."""
+    try:
+        yield
+    except client.NotThere as error:
+        raise UserError(f"{error} (and no folder or zip {name} is here)") from None
+
+
+def listed(api: Any, ref: str, dataset: bool) -> tuple[int, int, bool]:
+    """Files of a competition or dataset and their bytes, and whether there are more than were counted."""
+    count = size = 0
+    token = None
+    for _ in range(PAGES):
+        reply = (api.dataset_list_files if dataset else api.competition_list_files)(ref, page_token=token, page_size=PAGE)
+        files = [file for file in reply.files or [] if file]
+        count, size, token = count + len(files), size + sum(file.total_bytes or 0 for file in files), reply.next_page_token
+        if not token or not files:
+            return count, size, False
+    return count, size, True
+
+
+def unpack(path: Path, into: Path) -> None:
+    """Unpack a downloaded zip and the zips at its top; every byte is compared with the zip's checksums.
+
+    Raises:
+        UserError: damaged (it is removed, so that the same command downloads it anew), or not to be trusted.
+    """
+    try:
+        root = archive.unpack(path, into)
+    except archive.NotWhole as error:
+        path.unlink()
+        raise UserError(f"{error}; it is removed, and the same command does that") from None
+    for inner in sorted(root.glob("*.zip")):  # older competitions keep their audio in zips of their own
+        beside = inner.with_suffix("")
+        if not beside.exists():
+            archive.unpack(inner, beside)
+            inner.unlink()
+    print(f"download: {into}, {sum(1 for p in into.rglob('*') if p.is_file())} files, checked")
+
+
+def esc50(part: Path) -> Path:
+    """ESC-50's published archive, in the folder `part`; it comes in one piece or not at all, as its server continues nothing."""
+    import requests
+
+    path = part / "esc50.zip"
+    print(f"download: ESC-50 (600 MB, CC BY-NC) from {ESC50}", flush=True)
+    try:
+        with requests.get(ESC50, stream=True, timeout=60) as reply:
+            reply.raise_for_status()
+            size = int(reply.headers.get("Content-Length") or 0)
+            space.check(part, 2 * size, 2 * size)
+            with replacing(path) as file:
+                for block in reply.iter_content(1 << 20):
+                    file.write(block)
+                if size and file.tell() != size:
+                    raise UserError(f"the download of ESC-50 broke off after {file.tell()} of {size} bytes: the same command starts "
+                                    "it anew")
+    except requests.exceptions.RequestException as error:
+        raise UserError(f"the download of ESC-50 failed ({' '.join(str(error).split())[:120]}): is there a network? The same "
+                        f"command starts it anew; or fetch {ESC50} yourself and give the zip to --competition") from None
+    return path

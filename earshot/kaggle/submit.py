@@ -1,0 +1,199 @@
+"""A submission: sent, scored, entered in the ledger; and how many are left today."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable, Sequence
+
+from earshot import ledger
+from earshot.errors import UserError
+from earshot.files import digest, digest_of
+from earshot.kaggle import client
+from earshot.kaggle.download import NAME
+from earshot.kaggle.flags import SubmitFlags
+
+if TYPE_CHECKING:
+    from earshot.run import Run
+
+LEDGER = Path("submissions") / ledger.NAME
+
+
+def code(flags: SubmitFlags) -> bool:
+    """Submit a notebook's version to a code competition; False where --kernel is not given.
+
+    Raises:
+        UserError: incomplete flags, refused by the user or by Kaggle.
+    """
+    if flags.kernel is None:
+        return False
+    parts = re.fullmatch(rf"({NAME}/{NAME})/(\d+)", flags.kernel)
+    if not parts or not flags.submit or not flags.competition:
+        raise UserError(f"--kernel {flags.kernel}: a code competition wants all of --submit --competition SLUG --kernel "
+                        "OWNER/NOTEBOOK/VERSION (the version is what `python -m earshot.kaggle push` prints)")
+    api = client.connect()
+    row = {"time": now(), "competition": flags.competition, "file": flags.kernel, "sha256": digest_of(flags.kernel)[:16]}
+    allowed(api, flags, row["sha256"], LEDGER)
+    with client.calling("the submission", api=api, **hints(flags.competition)):
+        reply = api.competition_submit_code("submission.csv", flags.message, flags.competition, kernel=parts[1],
+                                            kernel_version=int(parts[2]), quiet=True)
+    sent(api, flags, reply, row, LEDGER)
+    return True
+
+
+def prepared(flags: SubmitFlags, runs: Sequence[Run], features: str | None, loose: bool) -> Callable[[Path], None]:
+    """Everything that may refuse is asked before anything is computed; what to call with the submission's file.
+
+    Args:
+        runs, features: what predicts, and the cache it predicts (default: each run's own), which know the competition's name.
+        loose: other audio than the competition's is predicted.
+    Raises:
+        UserError: nothing to submit, no credentials, none left today, or the user says no.
+    """
+    if not flags.submit:
+        return lambda out: None
+    if loose:
+        raise UserError("--submit sends the competition's clips: leave the audio away")
+    name = flags.competition
+    if not name:
+        from earshot import blend
+
+        name = str(blend.cache_of(runs[0], features).record.get("competition", ""))
+    if name == "sample" or not re.fullmatch(NAME, name):
+        raise UserError(f"--submit: {name or 'the data'} is no competition on Kaggle: name it with --competition SLUG")
+    flags = SubmitFlags(**{**vars(flags), "competition": name})
+    api = client.connect()
+    remaining(api, flags)
+
+    def send(out: Path) -> None:
+        path, content = out.parent / ledger.NAME, digest(out)
+        asked(flags, content, path)
+        with client.calling("the submission", api=api, **hints(name)) as said:
+            reply = api.competition_submit(str(out), flags.message, name, quiet=True)
+        if reply.message == api.COMPETITION_SUBMIT_UPLOAD_FAILED_MESSAGE:  # it returns this where others raise
+            why = said.getvalue().strip()[-160:]
+            raise UserError(client.hide(f"the upload of {out} failed {why}: nothing was submitted; repeat the command", api))
+        sent(api, flags, reply, {"time": now(), "competition": name, "file": out.name, "sha256": content[:16]}, path)
+
+    return send
+
+
+def now() -> str:
+    """The time as the ledger has it."""
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def hints(competition: str) -> dict[str, str]:
+    """What to do about 403 and 404 where a competition is meant."""
+    return {"forbidden": f"join the competition and accept its rules at https://www.kaggle.com/competitions/{competition}/rules",
+            "absent": f"there is no competition {competition} that takes submissions: its SLUG is the last part of its address "
+                      "(--competition SLUG)"}
+
+
+def allowed(api: Any, flags: SubmitFlags, content: str, path: Path) -> None:
+    """Raise UserError where nothing is left today, or where the user takes it back."""
+    remaining(api, flags)
+    asked(flags, content, path)
+
+
+def remaining(api: Any, flags: SubmitFlags) -> None:
+    """Say how many submissions are left today; ask before the last."""
+    with client.calling("the submissions left today", api=api, **hints(str(flags.competition))):
+        limits = api.competition_get_submission_limits(flags.competition)
+    left, today, total = limits.num_allowed_now or 0, limits.num_today or 0, limits.num_total or 0
+    if not left and not total and not limits.limited_by_total:
+        # Who is on no team yet gets zeros.
+        print(f"submissions to {flags.competition}: none yet, and how many a day may be sent is known after the first")
+        return
+    print(f"submissions to {flags.competition}: {today} today, {left} left, {total} in all", flush=True)
+    if not left:
+        over = "in this competition" if limits.limited_by_total else "today: the count begins anew at 0:00 UTC"
+        raise UserError(f"none is left {over}; nothing was sent")
+    if left == 1:
+        client.ask(f"this is the last submission of the {'competition' if limits.limited_by_total else 'day'}", flags.yes)
+
+
+def asked(flags: SubmitFlags, content: str, path: Path) -> None:
+    """Ask before what was submitted already."""
+    for row in ledger.read(path):
+        if row.get("ref") and row["sha256"] and content.startswith(row["sha256"]) and row["competition"] == flags.competition:
+            score = f", public {row['public']}" if row["public"] else ""
+            client.ask(f"this very content was submitted at {row['time']} (ref {row['ref']}{score})", flags.yes)
+            return
+
+
+def sent(api: Any, flags: SubmitFlags, reply: Any, row: dict[str, str], path: Path) -> None:
+    """Enter a submission that Kaggle took in the ledger, and wait for its score."""
+    if not reply.ref:
+        raise UserError(client.hide(f"Kaggle gave the submission no number ({reply.message or 'no word'}): look at "
+                                    f"https://www.kaggle.com/competitions/{flags.competition}/submissions before sending it again", api))
+    row |= {"message": flags.message, "ref": str(reply.ref)}
+
+    def enter(rows: list[dict[str, str]]) -> None:
+        same = [old for old in rows if old["sha256"] and row["sha256"].startswith(old["sha256"]) and not old.get("ref")]
+        if same:  # predict.py entered it when it wrote it
+            same[-1].update({key: row[key] for key in ("message", "ref", "competition")})
+        else:
+            rows.append({**dict.fromkeys(ledger.COLUMNS, ""), **row})
+
+    ledger.change(path, enter)
+    print(f"submitted to {flags.competition}, ref {reply.ref}: {reply.message}", flush=True)
+    found: dict[str, Any] = {}
+
+    def ask() -> tuple[str, bool]:
+        found.update({str(one.ref): one for one in submissions(api, str(flags.competition))})
+        state = found[row["ref"]].status.name.lower() if row["ref"] in found else "pending"
+        words = {"complete": "scored", "error": "not scored", "pending": "waits for its score"}
+        return words.get(state, state), state in ("complete", "error")
+
+    if not client.wait(ask, flags.wait):
+        print(f"no score after {flags.wait:g} minutes: `python -m earshot.kaggle scores` enters it later")
+        return
+    one = found[row["ref"]]
+    if one.status.name == "ERROR":
+        raise UserError(f"Kaggle could not score submission {one.ref}: {one.error_description or 'it does not say why'}; see "
+                        f"https://www.kaggle.com/competitions/{flags.competition}/submissions")
+    fill(path, [one])
+    private = f", private {one.private_score}" if one.private_score else ""
+    print(f"score: public {one.public_score or 'hidden'}{private}; {path}")
+
+
+def submissions(api: Any, competition: str) -> list[Any]:
+    """The newest submissions to a competition."""
+    with client.calling("the list of submissions", api=api, **hints(competition)):
+        return [one for one in api.competition_submissions(competition, page_size=100) or [] if one]
+
+
+def fill(path: Path, found: Sequence[Any]) -> int:
+    """Enter the scores of submissions that the ledger knows by their number; how many rows that changed."""
+    scores = {str(one.ref): {"public": one.public_score or "", "private": one.private_score or ""} for one in found}
+    changed = []
+
+    def enter(rows: list[dict[str, str]]) -> None:
+        for row in rows:
+            new = {key: value for key, value in scores.get(row.get("ref") or "", {}).items() if value and value != row[key]}
+            if new:
+                row.update(new)
+                changed.append(row)
+
+    ledger.change(path, enter)
+    return len(changed)
+
+
+def scores(competition: str | None, path: Path) -> None:
+    """List the submissions on Kaggle and enter scores that the ledger lacks."""
+    known = dict.fromkeys(row["competition"] for row in ledger.read(path) if row.get("ref"))
+    names = [competition] if competition else list(known)
+    if not names:
+        raise UserError(f"{path} has no submission that was sent from here: name a competition with --competition SLUG")
+    api = client.connect()
+    for name in names:
+        found = submissions(api, name)
+        print(f"{name}: {len(found)} submissions")
+        for one in found:
+            words = [f"{one.date:%Y-%m-%d %H:%M}" if one.date else "", f"public {one.public_score or '-'}",
+                     f"private {one.private_score or '-'}", one.status.name.lower(), one.file_name or "", one.description or ""]
+            print(f"  {one.ref}  " + "  ".join(word for word in words if word))
+        if path.exists():
+            print(f"{path}: {fill(path, found)} rows changed")
