@@ -44,11 +44,13 @@ def mel(wave: np.ndarray, rate: int) -> np.ndarray:
     Args:
         wave: (samples,) float32, any number of them.
     """
+    from scipy.fft import rfft
+
     hop = max(N_FFT // 4, len(wave) // FRAMES)
     padded = np.pad(wave, N_FFT // 2, mode="constant")
     frames = np.lib.stride_tricks.sliding_window_view(padded, N_FFT)[::hop]
-    power = np.abs(np.fft.rfft(frames * np.hanning(N_FFT).astype(np.float32), axis=1)).astype(np.float32) ** 2
-    found = 10 * np.log10(np.maximum(_bank(rate) @ power.T, 1e-12))
+    spectrum = rfft(frames * np.hanning(N_FFT).astype(np.float32), axis=1)
+    found = 10 * np.log10(np.maximum(_bank(rate) @ (spectrum.real**2 + spectrum.imag**2).T, 1e-12))
     return np.maximum(found - found.max(), -RANGE)
 
 
