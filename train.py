@@ -23,8 +23,7 @@ def parse(argv: list[str]) -> tuple:
     early = cli.peek(argv, "recipe", "features", "data", "continue-from")
     if sum(a.split("=")[0] == "--features" for a in argv) > 1:
         raise UserError("--features twice: a run is trained on one cache; train two runs, then predict.py --runs A B blends them")
-    name = early["recipe"]
-    recipe = config.load_recipe(name) if name else None
+    recipe = config.load_recipe(early["recipe"]) if early["recipe"] else None
     helping = {"-h", "--help"} & set(argv)
     cache = None if helping else Cache(early["features"] or pick(early["data"] or "data", recipe, early["continue-from"]))
     if recipe is None:
@@ -64,7 +63,7 @@ def main(argv: list[str]) -> None:
     for difference in mismatches(cache.record, recipe):
         print(f"the cache differs from the recipe: {difference}")
     import models
-    from earshot import blend, crossval, devices, earlier, folds, probe, space, stage
+    from earshot import blend, crossval, devices, earlier, folds, probe, space, stage, tracking
     from earshot.run import CONFIG, Run
 
     try:
@@ -73,8 +72,7 @@ def main(argv: list[str]) -> None:
         head = models.build(name, shape, len(classes), **chosen)
     except models.HeadError as error:
         raise UserError(str(error)) from None
-    several = devices.choose(machine.device, settings.precision)
-    at = several[0]
+    at, *_ = several = devices.choose(machine.device, settings.precision)
     plain_name("--name", what.name)
     stage.rehearse(cache, Path(what.out), settings.metric)
     load = partial(blend.training_rows, cache, view, getattr(head, "also", ()), settings, gigabytes=machine.memory)
@@ -98,6 +96,7 @@ def main(argv: list[str]) -> None:
             at = probe.decide(head, rows, settings, at)
         del head  # up to a gigabyte
         run = Run.begin(folder, record, stage.about(cache, recipe.name, at)).whole()
+        tracker = tracking.start(run, machine.wandb)
         at = stage.decided(run, at)
         run.log(f"run: {folder}{'' if fresh else ' (continued)'}")
         several_labels = ", any number of them a clip" if rows.multilabel else ""
@@ -114,6 +113,7 @@ def main(argv: list[str]) -> None:
             raise UserError(str(error)) from None
         crossval.summarise(run, rows, numbers)
         stage.finish(run, cache, Path(what.out), models.rebuild, at, machine.memory)
+        tracker.finish(machine.report)
 
 
 if __name__ == "__main__":

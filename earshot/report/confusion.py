@@ -46,8 +46,9 @@ def _matrix(results: Results) -> Figure:
     side = max(3.2, cell * count)
     size = 9 if count <= NUMBERED else 7.5 if count <= 60 else 5.5
     name = max(len(style.short(c)) for c in results.classes) * size * 0.0085
-    figure, at = style.axes(side + name + 1.1, side + name + 0.7, xlabel="predicted", ylabel="truth")
-    at.set_title(f"{results.name}: share of each true class ({results.about})", fontsize=10, loc="left", x=0)
+    figure, at = style.axes(side + name + 1.6, side + name + 1.0, xlabel="predicted", ylabel="truth")
+    figure.set_layout_engine("compressed")  # the matrix is square, and the rest lies close to it
+    at.set_title(f"{results.name}: share of each true class ({results.about})", fontsize=10)
     # The square root lets a confusion of one clip in fifty be seen beside a diagonal near 1.
     image = at.imshow(shares, cmap=style.MAP, norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
     names = [style.short(c) for c in results.classes]

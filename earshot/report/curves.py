@@ -8,21 +8,12 @@ import numpy as np
 
 from earshot.report import style
 from earshot.report.results import Results
+from earshot.tracking import by_part
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NAMES = {"f1_macro": "macro-F1", "accuracy": "accuracy", "map_macro": "mAP", "lwlrap": "lwlrap"}
-
-
-def by_part(history: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """The epochs of each fold (and seed, where there are several) that has been validated, under a name for it."""
-    several, found = len({row.get("seed") for row in history}) > 1, {}
-    for row in history:
-        if "valid_loss" in row:
-            name = f"fold_{row['fold']}" + (f"_seed{row['seed']}" if several else "")
-            found.setdefault(name, []).append(row)
-    return found
 
 
 def chosen(rows: list[dict[str, Any]], metric: str) -> dict[str, Any]:
@@ -32,7 +23,7 @@ def chosen(rows: list[dict[str, Any]], metric: str) -> dict[str, Any]:
 
 def draw(results: Results) -> dict[str, Figure]:
     """loss_curves.png, accuracy_curves.png and f1_curves.png, where there is a history."""
-    parts = by_part(results.history)
+    parts = {name: rows for name, rows in by_part(results.history).items() if "valid_loss" in rows[0]}
     if not parts:
         return {}
     other = [results.metric] if results.metric not in ("accuracy", "f1_macro") else []
@@ -62,6 +53,8 @@ def _figure(results: Results, parts: dict[str, list[dict[str, Any]]], title: str
             markeredgecolor="white", markeredgewidth=0.8, zorder=3, clip_on=False, label="epoch chosen for its fold")
     at.grid(axis="y")
     at.xaxis.get_major_locator().set_params(integer=True)
+    if longest == 1:
+        at.set(xlim=(0.5, 1.5), xticks=[1])
     if "Loss" in title and min(values) > 0 and max(values) > 30 * min(values):
         at.set_yscale("log")
         at.yaxis.set_major_formatter("{x:g}")
