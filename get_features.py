@@ -43,9 +43,8 @@ def parse(argv: list[str]) -> tuple:
     chosen = early["extractor"] or values.get("extractor")
     if chosen is None:
         raise UserError(f"recipe {name} names no extractor: add --extractor {'|'.join(extractors.names())}")
-    module = extractors.module(chosen)
     groups = {"competition": config.CompetitionFlags(), "windows": config.WindowFlags(), "audio": AudioSettings(),
-              chosen: module.Settings(), "copies": config.AugmentFlags(), "machine": config.ExtractionFlags()}
+              chosen: extractors.module(chosen).Settings(), "copies": config.AugmentFlags(), "machine": config.ExtractionFlags()}
     if values.get("extractor") not in (None, chosen):
         name, values = None, {}  # another extractor than the recipe's: its settings mean nothing here
     where = f"recipe {name}, features"
@@ -96,8 +95,8 @@ def main(argv: list[str]) -> None:
             extract.run(made, at, machine.batch_size, workers, deadline, machine.fresh)
     write_text(Path(what.out) / LATEST, clips.name + "\n")
     report(made.folder)
-    if machine.pictures is not None and not pictures.draw(clips, Path(machine.pictures_out or made.folder), machine.pictures, workers,
-                                                          deadline):
+    shown, below = machine.pictures, Path(machine.pictures_out or made.folder)
+    if shown is not None and not pictures.draw(clips, below, shown, workers, deadline):
         deadline.leave()
 
 
