@@ -34,8 +34,10 @@ def safe(name: str, taken: dict[str, str], whole: str | None = None) -> str:
     whole = name if whole is None else whole
     plain = re.sub(r"[^\w .+()&,'-]", "_", name).strip(" .")
     plain = plain.encode()[:100].decode(errors="ignore").strip(" .")
-    if not plain or plain.split(".")[0].lower() in RESERVED or plain.startswith("-") or taken.get(plain.casefold(), whole) != whole:
-        plain = f"{plain.lstrip('-') or '_'}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
+    if not plain or plain.startswith("-") or plain.split(".")[0].lower() in RESERVED:
+        plain = f"_{plain}"
+    if taken.get(plain.casefold(), whole) != whole:
+        plain = f"{plain}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
     taken[plain.casefold()] = whole
     return plain
 
