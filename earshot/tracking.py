@@ -45,7 +45,8 @@ def start(run: Run, wandb: bool) -> Tracker:
     """
     # A folder called wandb, which it makes itself, would be found as a package without a file.
     if wandb and (find_spec("wandb") is None or find_spec("wandb").origin is None):
-        raise UserError("--wandb needs the package wandb: pip install wandb, or leave the flag away (TensorBoard's files are written anyway)")
+        raise UserError("--wandb needs the package wandb: pip install wandb, or leave the flag away (TensorBoard's files are "
+                        "written anyway)")
     tracker = Tracker(run, [TensorBoard(run.folder / "tensorboard"), *([WeightsAndBiases(run)] if wandb else [])])
     run.watching.append(tracker.see)
     return tracker
@@ -125,7 +126,8 @@ class TensorBoard:
         from torch.utils.tensorboard.summary import text
 
         self.see(rows, now=True)
-        events = [_version(), Event(summary=text("config", "```\n" + yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True) + "\n```"))]
+        settings = yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True)
+        events = [_version(), Event(summary=text("config", f"```\n{settings}\n```"))]
         for name, path in pictures.items():
             data = path.read_bytes()
             width, height = (int.from_bytes(data[at:at + 4], "big") for at in (16, 20))

@@ -54,7 +54,7 @@ def _per_class(results: Results) -> Figure:
         mine = rows[index * deep:(index + 1) * deep]
         y = np.arange(len(mine))
         f1, precision, recall = ([row[key] for row in mine] for key in ("f1", "precision", "recall"))
-        at.hlines(y, [min(p, r) for p, r in zip(precision, recall)], [max(p, r) for p, r in zip(precision, recall)], color="#cccccc", linewidth=2)
+        at.hlines(y, precision, recall, color="#cccccc", linewidth=2)
         at.plot(precision, y, "<", color=style.ORANGE, markersize=6, label="precision", clip_on=False)
         at.plot(recall, y, ">", color=style.GREEN, markersize=6, label="recall", clip_on=False)
         at.plot(f1, y, "o", color=style.BLUE, markersize=5, label="F1", clip_on=False)

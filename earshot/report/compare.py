@@ -50,7 +50,8 @@ def make(folders: list[Path], out: Path) -> list[str]:
     except ImportError as error:
         raise UserError(f"pictures need matplotlib ({error}): pip install matplotlib; {out}/comparison.csv has the table") from None
     write_bytes(out / "comparison.png", drawn)
-    beware = [] if len(set(clips)) == 1 else ["Not all were scored on the same clips and classes (column clips): compare only those that were."]
+    beware = [] if len(set(clips)) == 1 else ["Not all were scored on the same clips and classes (column clips): compare only "
+                                                 "those that were."]
     parts = [page.heading("Runs compared", 1),
              page.paragraph(f"Ordered by {NAMES.get(metric, metric)}: out-of-fold, pooled, of the final epoch; a blend's is its own. "
                             "`best epoch` was chosen on the fold that it scores and flatters."),
@@ -87,7 +88,8 @@ def _figure(found: list[Results], metric: str) -> Figure:
         if isinstance(scores, dict) and isinstance(scores.get(metric), float):
             best.append((scores[metric], y))
     if best:
-        at.plot(*zip(*best), "o", markerfacecolor="white", color=style.VERMILION, markersize=7, linestyle="", label="best epoch, pooled: flatters")
+        at.plot(*zip(*best), "o", markerfacecolor="white", color=style.VERMILION, markersize=7,
+                label="best epoch, pooled: flatters")
     at.plot([one.scores[metric] for one in found], range(len(found)), "o", color=style.BLUE, markersize=6, label="final epoch, pooled")
     at.set_yticks(range(len(found)), [style.short(one.name, 40) for one in found])
     at.set_ylim(len(found) - 0.4, -0.6)

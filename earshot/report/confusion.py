@@ -86,7 +86,8 @@ def _several(results: Results) -> Figure:
         mine = order[index * rows:(index + 1) * rows]
         y = np.arange(len(mine))
         start = np.zeros(len(mine))
-        for values, colour, label in ((right, style.BLUE, "right"), (true - right, style.SKY, "overlooked"), (said - right, style.VERMILION, "wrongly given")):
+        for values, colour, label in ((right, style.BLUE, "right"), (true - right, style.SKY, "overlooked"),
+                                      (said - right, style.VERMILION, "wrongly given")):
             at.barh(y, values[mine], 0.75, left=start, color=colour, label=label)
             start += values[mine]
         at.set(ylim=(rows - 0.4, -0.6), xlim=(0, most), xlabel="clips")

@@ -45,7 +45,8 @@ def _figure(results: Results, parts: dict[str, list[dict[str, Any]]], title: str
             grid[index, :len(rows)] = [row.get(key, np.nan) for row in rows]
             at.plot(np.arange(1, len(rows) + 1), grid[index, :len(rows)], color=colour, alpha=0.3, linewidth=0.9, **lone)
         whole = np.isfinite(grid).all(0)  # a mean over fewer folds would jump where one has ended, or has not come so far
-        at.plot(np.flatnonzero(whole) + 1, grid[:, whole].mean(0), color=colour, linewidth=2.4, label=f"{label}, mean of {len(parts)}", **lone)
+        at.plot(np.flatnonzero(whole) + 1, grid[:, whole].mean(0), color=colour, linewidth=2.4,
+                label=f"{label}, mean of {len(parts)}", **lone)
         values += grid[np.isfinite(grid)].tolist()
     key, _, colour = lines[-1 if "Loss" in title else 0]
     best = [chosen(rows, results.metric) for rows in parts.values()]

@@ -73,9 +73,11 @@ def _parts(found: Results, drawn: dict[str, bytes], hard: list[hardest.Hard], cl
         if mistakes:
             parts.append(page.table(["truth", "predicted", "clips", "of the truth's"],
                                     [(style.short(t, 40), style.short(s, 40), n, f"{100 * share:.0f} %") for t, s, n, share in mistakes]))
-    parts += [page.heading("Classes"), page.image(drawn["per_class.png"], "precision, recall and F1 per class", wide=len(found.classes) > 50),
+    parts += [page.heading("Classes"),
+              page.image(drawn["per_class.png"], "precision, recall and F1 per class", wide=len(found.classes) > 50),
               page.heading("Calibration"), page.image(drawn["calibration.png"], "reliability diagram"),
-              page.paragraph("On the dashed line, of the answers with a probability of 0.8 eight in ten are right. ECE is the mean distance from it.")]
+              page.paragraph("On the dashed line, of the answers with a probability of 0.8 eight in ten are right. "
+                             "ECE is the mean distance from it.")]
     if hard:
         parts.append(page.heading("Hardest clips"))
         parts.append(page.paragraph("The mistakes with the largest loss, each class with the probability that it got."))
