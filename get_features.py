@@ -23,31 +23,28 @@ def default_competition(out: str) -> str:
     found = competition.find(out)
     if len(found) > 1:
         raise UserError(f"several competitions in {out}/: choose one with --competition: {', '.join(map(str, found))}")
-    if found:
-        print(f"competition: {found[0]} (the only one in {out}/)")
-        return str(found[0])
-    print(f"competition: none given and none in {out}/, so the built-in sample competition")
-    return "sample"
+    print(f"competition: {found[0]} (the only one in {out}/)" if found else
+          f"competition: none given and none in {out}/, so the built-in sample competition")
+    return str(found[0]) if found else "sample"
 
 
 def parse(argv: list[str]) -> tuple:
     """The flags' groups; defaults from the recipe, which is known before the rest because it decides them."""
+    argv = cli.bare(argv, "--pictures", "0")
     early = cli.peek(argv, "recipe", "extractor", "competition", "out")
     helping = {"-h", "--help"} & set(argv)
     competition = early["competition"]
     if competition is None and not helping:
         competition = default_competition(early["out"] or "data")
     name = early["recipe"]
-    if name is None and early["extractor"] is None:
-        name = "sample" if competition in (None, "sample") else "itmo2025_tokens"
+    name = name or (None if early["extractor"] else "sample" if competition in (None, "sample") else "itmo2025_tokens")
     recipe = config.load_recipe(name) if name else None
     values = dict(recipe.features) if recipe else {}
     chosen = early["extractor"] or values.get("extractor")
     if chosen is None:
         raise UserError(f"recipe {name} names no extractor: add --extractor {'|'.join(extractors.names())}")
-    module = extractors.module(chosen)
     groups = {"competition": config.CompetitionFlags(), "windows": config.WindowFlags(), "audio": AudioSettings(),
-              chosen: module.Settings(), "copies": config.AugmentFlags(), "machine": config.ExtractionFlags()}
+              chosen: extractors.module(chosen).Settings(), "copies": config.AugmentFlags(), "machine": config.ExtractionFlags()}
     if values.get("extractor") not in (None, chosen):
         name, values = None, {}  # another extractor than the recipe's: its settings mean nothing here
     where = f"recipe {name}, features"
@@ -66,7 +63,7 @@ def main(argv: list[str]) -> None:
     name, recipe, extractor, flags = parse(argv)
     what, windows, audio, settings, copies, machine = flags.values()
     deadline = cli.Deadline(machine.max_hours)
-    from earshot import cache, competition, earlier, plan
+    from earshot import cache, competition, earlier, pictures, plan
     from earshot.files import locked, plain_name, write_text
     from earshot.kaggle import download
     from earshot.match import LATEST
@@ -98,6 +95,9 @@ def main(argv: list[str]) -> None:
             extract.run(made, at, machine.batch_size, workers, deadline, machine.fresh)
     write_text(Path(what.out) / LATEST, clips.name + "\n")
     report(made.folder)
+    shown, below = machine.pictures, Path(machine.pictures_out or made.folder)
+    if shown is not None and not pictures.draw(clips, below, shown, workers, deadline):
+        deadline.leave()
 
 
 def report(folder: Path) -> None:

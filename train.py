@@ -60,7 +60,7 @@ def main(argv: list[str]) -> None:
     for difference in mismatches(cache.record, recipe):
         print(f"the cache differs from the recipe: {difference}")
     import models
-    from earshot import crossval, stage, tuning
+    from earshot import crossval, stage, tracking, tuning
     from earshot.job import Job, describe_head
 
     out = Path(what.out)
@@ -76,12 +76,14 @@ def main(argv: list[str]) -> None:
             if what.tune:
                 job = tuning.tune(what.tune, job, folder, wanted, deadline) or deadline.leave()
             run = job.begin(folder, what.name is not None)
+            tracker = tracking.start(run, machine.wandb)
             if not job.train(run, wanted, deadline):
                 deadline.leave()
             crossval.summarise(run, job.rows, job.numbers)
             if what.tune:
                 tuning.mark(run, wanted)
             stage.finish(run, cache, out, models.rebuild, job.at, machine.memory)
+            tracker.finish(machine.report)
     except models.HeadError as error:  # also pretrained weights that cannot be had, a view that a loss cannot use
         raise UserError(str(error)) from None
 

@@ -15,7 +15,8 @@ from earshot.members import Member
 from earshot.run import Run
 
 
-def cached(whole: Member, features: str | None, out: Path, device: Device, rebuild: Callable[[dict], Any], message: str = "") -> bool:
+def cached(whole: Member, features: str | None, out: Path, device: Device, rebuild: Callable[[dict], Any],
+           message: str = "") -> bool:
     """The submission for the clips that the caches hold, `message` for the ledger; False where there is nothing to submit."""
     runs = whole.runs()
     caches = {run.folder.resolve(): blend.cache_of(run, features) for run in runs}

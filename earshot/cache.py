@@ -212,7 +212,7 @@ def is_cache(folder: Path) -> bool:
 
 def ours(name: str) -> bool:
     """May a file or folder of this name lie in a cache's folder?"""
-    return name in (*manifest.FILES, MANIFEST, "shards") or name.startswith(".") or name.endswith((".tmp", ".damaged"))
+    return name in (*manifest.FILES, MANIFEST, "shards", "Spectrogram") or name.startswith(".") or name.endswith((".tmp", ".damaged"))
 
 
 def peek(path: Path) -> Any:

@@ -114,6 +114,15 @@ def gather(argv: list[str], flag: str) -> list[str]:
     return rest + ([name, *values] if values else [])
 
 
+def bare(argv: list[str], flag: str, value: str) -> list[str]:
+    """The arguments with a value for a flag that was given without one."""
+    found = list(argv)
+    for index in reversed([index for index, argument in enumerate(argv) if argument == flag]):
+        if index + 1 == len(found) or found[index + 1].startswith("--"):
+            found.insert(index + 1, value)
+    return found
+
+
 def parse(groups: dict[str, Any], argv: list[str], description: str, positional: Any = None,
           free: str | None = None) -> tuple[dict[str, Any], dict[str, str]]:
     """Fill groups of settings from flags.

@@ -90,6 +90,10 @@ class ExtractionFlags:
     """windows per forward pass; halved by itself when memory runs out"""
     workers: int = 0
     """threads that decode (default: the cores)"""
+    pictures: int | None = None
+    """draw mel spectrograms, Spectrogram/<class>/<clip>.png: of so many clips of each class, without a number of all"""
+    pictures_out: str | None = None
+    """where Spectrogram/ goes (default: the cache's folder)"""
     max_hours: float | None = None
     """stop cleanly at a safe point after so many hours; the same command continues"""
     fresh: bool = False
@@ -225,6 +229,10 @@ class TrainMachineFlags:
     needed, with the same result (default: a quarter of what is free)"""
     save_every: float = 10.0
     """minutes between checkpoints inside a long epoch; 0: after every step"""
+    report: bool = True
+    """draw the pictures and report.html at the end; --no-report leaves them to python -m earshot.report"""
+    wandb: bool = False
+    """track with Weights & Biases, too (pip install wandb; WANDB_MODE=offline keeps it on this machine)"""
     fresh: bool = False
     """throw this run away and start over"""
     continue_from: str | None = None
@@ -266,7 +274,7 @@ BOUNDS = {
     "ema": (0, 0.999999), "tta": (1, 100), "time_mask": (0, None), "frequency_mask": (0, None), "masks": (0, None), "time_shift": (0, 1),
     "gain": (0, None), "clip_grad": (0, None), "folds": (2, None), "seed": (0, None), "max_hours": (0, None), "save_every": (0, None),
     "seeds": (1, 100), "snapshots": (0, None), "pretrain": (0, None), "pseudo_weight": (0, 1),
-    "memory": (0, None), "threshold": (-1, 1), "tune": (0, 100000),
+    "memory": (0, None), "threshold": (-1, 1), "tune": (0, 100000), "pictures": (0, None),
     "seconds": (0.01, 3600), "hop": (0.01, 3600), "max_windows": (1, None), "windows": (1, None), "top": (1, None),
     "augment": (0, 1000), "speed": (1, 4), "stretch": (1, 4), "pitch": (0, 24), "shift": (0, 1), "noise": (-60, 120),
     "between": (0, 1), "augment_gain": (0, 60), "augment_seed": (0, None),

@@ -181,6 +181,7 @@ class Run:
         self.folder = folder
         self.config: dict[str, Any] = {}
         self.quiet = False  # a bake-off says a line a run, and keeps the rest in the run's log
+        self.watching: list[Callable[[list[dict]], None]] = []  # told all rows of metrics.csv whenever it is written
 
     @classmethod
     def begin(cls, folder: Path, record: dict, about: dict) -> Run:
@@ -314,6 +315,8 @@ class Run:
             writer.writeheader()
             writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
             write_text(self.folder / "metrics.csv", text.getvalue())
+            for watch in self.watching:
+                watch(rows)
 
     def write_oof(self, name: str, ids: np.ndarray, folds: np.ndarray, labels: np.ndarray, probabilities: np.ndarray) -> None:
         """A csv of out-of-fold predictions: id, fold, label, a probability column per class.

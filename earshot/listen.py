@@ -1,0 +1,68 @@
+"""Where the clips of a cache lie as audio files, and what a part of one looks like."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Iterable
+
+from earshot import audio, decode, spectrogram
+from earshot.sources import Sources
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+LONGEST = 60.0  # seconds that one picture shows
+
+
+def files(cache: Path, ids: Iterable[str]) -> dict[str, Path]:
+    """The files of clips, by the index that get_features.py keeps beside the caches; only those that are there.
+
+    The index has paths and a cache has ids, so they are matched by name: the whole id, else its stem. A name that two files
+    have is left out.
+
+    Args:
+        cache: its folder, data/<competition>/<cache>.
+    """
+    known: dict[str, set[str]] = {}
+    for path in Sources(cache.parent / ".index.json").known:
+        name = PurePosixPath(path).name
+        for key in {name, PurePosixPath(path).stem}:
+            known.setdefault(key, set()).add(path)
+    found = {}
+    for id in map(str, ids):
+        name = PurePosixPath(id).name
+        matching = known.get(name) or known.get(PurePosixPath(id).stem) or set()
+        exact = {path for path in matching if path.endswith("/" + id)} or matching
+        if len(exact) == 1 and Path(path := exact.pop()).is_file():
+            found[id] = Path(path)
+    return found
+
+
+def beginning(path: Path) -> tuple[np.ndarray, int, float]:
+    """The first minute of a file, its rate, and the seconds that it has in all; BadAudio where it cannot be heard."""
+    import numpy as np
+
+    seconds, rate = audio.info(path)
+    if seconds <= LONGEST:
+        wave, rate, _ = audio.read(path, None, audio.AudioSettings())
+        return wave, rate, len(wave) / rate
+    rate, blocks = decode.blocks(path)
+    parts, count = [], 0
+    for block in blocks:
+        parts.append(block.mean(axis=1, dtype=np.float32))
+        count += len(block)
+        if count >= LONGEST * rate:
+            break
+    wave = np.concatenate(parts)[:int(LONGEST * rate)]
+    if not np.isfinite(wave).all() or float(np.ptp(wave)) < audio.SILENCE:
+        raise decode.BadAudio("NaN, infinite or silent")
+    return wave, rate, seconds
+
+
+def picture(path: Path, title: str, width: int = 640, height: int = 256) -> Image.Image:
+    """A file's mel spectrogram; of a long one its first minute, which the title says. BadAudio where it cannot be heard."""
+    wave, rate, seconds = beginning(path)
+    shown = len(wave) / rate
+    more = "" if seconds <= shown + 0.01 else f"  (first {shown:.0f} s of {seconds:.0f})"
+    return spectrogram.picture(spectrogram.mel(wave, rate), shown, 0, rate / 2, title + more, width=width, height=height)

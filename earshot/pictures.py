@@ -1,0 +1,110 @@
+"""get_features.py --pictures: every clip's mel spectrogram, Spectrogram/<class>/<clip>.png."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from earshot import archive, listen, spectrogram
+from earshot.decode import BadAudio
+from earshot.files import clear_temporary, write_bytes
+from earshot.labels import each
+
+if TYPE_CHECKING:
+    from earshot.cli import Deadline
+    from earshot.competition import Competition
+
+FOLDER = "Spectrogram"
+NONE = "_no label"
+RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
+
+
+def safe(name: str, taken: dict[str, str], whole: str | None = None) -> str:
+    """A name for a file or folder on any system, another for each thing.
+
+    Args:
+        name: what it should look like. whole: what it stands for, where that says more than the name.
+        taken: what was given so far, in one case -> what it stands for; gets the new one.
+    """
+    whole = name if whole is None else whole
+    plain = re.sub(r"[^\w .+()&,'-]", "_", name).strip(" .")
+    plain = plain.encode()[:100].decode(errors="ignore").strip(" .")
+    if not plain or plain.startswith("-") or plain.split(".")[0].lower() in RESERVED:
+        plain = f"_{plain}"
+    if taken.get(plain.casefold(), whole) != whole:
+        plain = f"{plain}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
+    taken[plain.casefold()] = whole
+    return plain
+
+
+def wanted(competition: Competition, most: int) -> list[tuple[str, str, str]]:
+    """What to draw: (file, class, name of the picture below Spectrogram/), by class; clips of several labels under each of them.
+
+    Args:
+        most: clips of each class, spread over its clips; 0: all.
+    """
+    clips = competition.clips[(competition.clips["split"] != "subm") & (competition.clips["path"] != "")]
+    by_class: dict[str, list[tuple[str, str]]] = {label: [] for label in competition.classes}
+    for id, path, label in zip(clips["id"], clips["path"], clips["label"]):
+        for one in each(label) or (NONE,):
+            by_class.setdefault(one, []).append((str(id), str(path)))
+    folders: dict[str, str] = {}
+    found = []
+    for label, members in by_class.items():
+        if not members:
+            continue
+        folder, names, count = safe(label, folders), {}, len(members)
+        named = [(path, f"{safe(id[:-len(Path(id).suffix)] if archive.is_audio(id) else id, names, path)}.png") for id, path in members]
+        chosen = range(count) if not most or most >= count else sorted({index * count // most for index in range(most)})
+        found += [(named[index][0], label, f"{folder}/{named[index][1]}") for index in chosen]
+    return found
+
+
+def draw(competition: Competition, out: Path, most: int, workers: int, deadline: Deadline) -> bool:
+    """Draw what is not there yet and say so; False if the time ran out.
+
+    Args:
+        out: the folder that Spectrogram/ comes into. workers: threads that decode and draw.
+    """
+    from tqdm import tqdm
+
+    folder, every = out / FOLDER, wanted(competition, most)
+    if folder.is_dir():
+        clear_temporary(folder)
+    todo = [one for one in every if not (folder / one[2]).exists()]
+    for parent in sorted({(folder / name).parent for _, _, name in todo}):
+        parent.mkdir(parents=True, exist_ok=True)
+    began, bad, done = time.monotonic(), 0, 0
+
+    def one(path: str, label: str, name: str) -> bool:
+        try:
+            image = listen.picture(Path(path), f"{label}  ·  {Path(path).name}")
+        except BadAudio:
+            return False
+        write_bytes(folder / name, spectrogram.png(image))
+        return True
+
+    bar = tqdm(total=len(todo), desc="pictures", unit="picture", leave=False, disable=None, dynamic_ncols=True)
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future] = deque()
+        for job in todo:
+            if deadline.passed():
+                break
+            waiting.append(pool.submit(one, *job))
+            if len(waiting) > 4 * workers:  # so that a deadline is not behind thousands of them
+                bad += not waiting.popleft().result()
+                done += 1
+                bar.update()
+        for future in waiting:
+            bad += not future.result()
+            done += 1
+    bar.close()
+    rate = f", {done / max(time.monotonic() - began, 1e-3):.0f} a second" if done > 20 else ""
+    left_out = f", {bad} cannot be heard" if bad else ""
+    print(f"pictures: {folder}, {len(every) - len(todo)} were there, {done - bad} drawn{left_out}{rate}")
+    return done == len(todo)

@@ -1,0 +1,55 @@
+"""python -m earshot.report RUN makes a run's pictures and report.html; RUN RUN ... compares runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from earshot import cli
+from earshot.errors import UserError
+
+ABOUT = """Look at runs.
+
+  python -m earshot.report RUN       curves, confusion, classes, calibration, hardest clips: runs/RUN/report.html
+  python -m earshot.report runs/*    their scores side by side: reports/comparison.html, .png and .csv"""
+
+
+@dataclass(frozen=True)
+class ReportFlags:
+    """where"""
+
+    runs_folder: str = "runs"
+    """where runs are looked for by name"""
+    out: str = "reports"
+    """where a comparison goes"""
+
+
+def main(argv: list[str]) -> None:
+    """Parse, read, draw."""
+    filled, _ = cli.parse({"report": ReportFlags()}, argv, ABOUT, positional="runs")
+    flags, names = filled["report"], filled["runs"]
+    if not names:
+        raise UserError(f"which run? name one for its report, several to compare them: python -m earshot.report {flags.runs_folder}/*")
+    print(f"report: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}", flush=True)  # before pandas and matplotlib are imported
+    from earshot.report import compare, results, run
+
+    folders = []
+    for name in names:
+        here = next((p for p in (Path(name), Path(flags.runs_folder) / name) if results.is_one(p)), None)
+        if here is not None:
+            folders.append(here)
+        elif len(names) == 1 or not Path(name).exists():
+            results.load(Path(name) if Path(name).exists() else Path(flags.runs_folder) / name)  # says what is wrong
+        elif Path(name).is_dir():
+            print(f"{name} is no run: left out")
+    if len(names) == 1:
+        print(f"report: {run.make(folders[0])}")
+        return
+    if not folders:
+        raise UserError(f"no run among {', '.join(names[:5])}: train.py makes runs")
+    for line in compare.make(folders, Path(flags.out)):
+        print(line)
+
+
+if __name__ == "__main__":
+    cli.run(main)

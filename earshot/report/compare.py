@@ -1,0 +1,100 @@
+"""Several runs side by side: a table, and a picture of their scores with each fold's."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from earshot.errors import UserError
+from earshot.files import digest_of, write_bytes, write_text
+from earshot.report import page, results, style
+from earshot.report.curves import NAMES
+from earshot.report.results import Results
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def make(folders: list[Path], out: Path) -> list[str]:
+    """Write comparison.csv, comparison.png and comparison.html; the lines to say, the best run first.
+
+    Raises:
+        UserError: not one of the runs has finished a fold.
+    """
+    found, lines = [], []
+    for folder in folders:
+        try:
+            found.append(results.load(folder))
+        except UserError as error:
+            lines.append(f"left out: {error}")
+    if not found:
+        raise UserError("; ".join(lines[:2]) or "no run")
+    several = sorted({one.metric for one in found})
+    metric = several[0] if len(several) == 1 and all(several[0] in one.scores for one in found) else "f1_macro"
+    worse = metric == "log_loss"
+    found.sort(key=lambda one: (one.scores[metric] * (1 if worse else -1), one.name))
+    clips = [digest_of([sorted(one.ids.tolist()), one.classes])[:6] for one in found]
+    rows = [_row(one, metric, same) for one, same in zip(found, clips)]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+    write_text(out / "comparison.csv", text.getvalue())
+    try:
+        with style.style():
+            drawn = style.png(_figure(found, metric))
+    except ImportError as error:
+        raise UserError(f"pictures need matplotlib ({error}): pip install matplotlib; {out}/comparison.csv has the table") from None
+    write_bytes(out / "comparison.png", drawn)
+    beware = [] if len(set(clips)) == 1 else ["Not all were scored on the same clips and classes (column clips): compare only "
+                                                 "those that were."]
+    parts = [page.heading("Runs compared", 1),
+             page.paragraph(f"Ordered by {NAMES.get(metric, metric)}: out-of-fold, pooled, of the final epoch; a blend's is its own. "
+                            "`best epoch` was chosen on the fold that it scores and flatters."),
+             *map(page.paragraph, beware), page.image(drawn, f"{metric} of each run"),
+             page.table(list(rows[0]), [list(row.values()) for row in rows])]
+    write_text(out / "comparison.html", page.page("Runs compared", digest_of(rows)[:16], parts))
+    width = max(len(str(row["run"])) for row in rows)
+    lines += [f"{row['run']:<{width}}  {metric} {row[metric]:.4f} ± {row['fold std']:.4f} over {row['folds']} folds  "
+              f"accuracy {row['accuracy']:.4f}  log_loss {row['log_loss']:.4f}  {row['clips']}" for row in rows]
+    return [*lines, *beware, f"comparison: {out / 'comparison.html'}, comparison.png, comparison.csv"]
+
+
+def _row(one: Results, metric: str, digest: str) -> dict[str, Any]:
+    record = one.config.get("record", {})
+    spread = list(one.by_fold(metric).values())
+    best = one.extra.get("scores", {}).get("best")
+    test = one.extra.get("test", {})
+    names = list(dict.fromkeys([metric, "f1_macro", "accuracy", "log_loss"]))
+    return {"run": one.name, **{name: one.scores[name] for name in names}, "fold std": float(np.std(spread)) if spread else 0.0,
+            "best epoch": best.get(metric, "") if isinstance(best, dict) else "", "hold-out": test.get(metric, ""),
+            "head": record.get("head", {}).get("name", f"blend of {len(one.extra.get('members', []))}"), "view": record.get("view", ""),
+            "features": record.get("features", {}).get("extractor", ""), "epochs": record.get("training", {}).get("epochs", ""),
+            "folds": len(np.unique(one.folds)), "clips": f"{len(one.ids)} ({digest})"}
+
+
+def _figure(found: list[Results], metric: str) -> Figure:
+    figure, at = style.axes(8, 1.3 + 0.3 * max(len(found), 2), xlabel=NAMES.get(metric, metric))
+    at.set_title("Out-of-fold scores", fontsize=10)
+    best = []
+    for y, one in enumerate(found):
+        folds = list(one.by_fold(metric).values())
+        at.plot(folds, [y] * len(folds), "|", color=style.GREY, markersize=9, markeredgewidth=1.3, label="each fold" if not y else None)
+        scores = one.extra.get("scores", {}).get("best")
+        if isinstance(scores, dict) and isinstance(scores.get(metric), float):
+            best.append((scores[metric], y))
+    if best:
+        at.plot(*zip(*best), "o", markerfacecolor="white", color=style.VERMILION, markersize=7,
+                label="best epoch, pooled: flatters")
+    at.plot([one.scores[metric] for one in found], range(len(found)), "o", color=style.BLUE, markersize=6, label="final epoch, pooled")
+    at.set_yticks(range(len(found)), [style.short(one.name, 40) for one in found])
+    at.set_ylim(len(found) - 0.4, -0.6)
+    at.margins(x=0.03)
+    at.tick_params(axis="y", length=0)
+    at.grid(axis="x")
+    figure.legend(*at.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure

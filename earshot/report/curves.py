@@ -1,0 +1,67 @@
+"""Loss, accuracy and F1 by epoch: a faint line a fold, their mean bold, each fold's chosen epoch marked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from earshot.report import style
+from earshot.report.results import Results
+from earshot.tracking import by_part
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NAMES = {"f1_macro": "macro-F1", "accuracy": "accuracy", "map_macro": "mAP", "lwlrap": "lwlrap"}
+
+
+def chosen(rows: list[dict[str, Any]], metric: str) -> dict[str, Any]:
+    """The epoch whose weights predict: the best by the metric, of equals the one with the lower loss, the earlier one."""
+    return max(rows, key=lambda row: (row.get(metric, 0.0), -row["valid_loss"], -row["epoch"]))
+
+
+def draw(results: Results) -> dict[str, Figure]:
+    """loss_curves.png, accuracy_curves.png and f1_curves.png, where there is a history."""
+    parts = {name: rows for name, rows in by_part(results.history).items() if "valid_loss" in rows[0]}
+    if not parts:
+        return {}
+    other = [results.metric] if results.metric not in ("accuracy", "f1_macro") else []
+    return {"loss_curves.png": _figure(results, parts, "Loss", [("train_loss", "training", style.ORANGE),
+                                                              ("valid_loss", "validation", style.BLUE)]),
+            "accuracy_curves.png": _figure(results, parts, "Accuracy on the validation fold", [("accuracy", "validation", style.BLUE)]),
+            "f1_curves.png": _figure(results, parts, "F1 on the validation fold", [
+                (name, NAMES.get(name, name), colour) for name, colour in zip(("f1_macro", *other), (style.BLUE, style.GREEN))])}
+
+
+def _figure(results: Results, parts: dict[str, list[dict[str, Any]]], title: str, lines: list[tuple[str, str, str]]) -> Figure:
+    figure, at = style.axes(7, 4, xlabel="epoch", title=title)
+    longest = max(len(rows) for rows in parts.values())
+    lone = {"marker": "o", "markersize": 4} if longest == 1 else {}
+    values: list[float] = []
+    for key, label, colour in lines:
+        grid = np.full((len(parts), longest), np.nan)
+        for index, rows in enumerate(parts.values()):
+            grid[index, :len(rows)] = [row.get(key, np.nan) for row in rows]
+            at.plot(np.arange(1, len(rows) + 1), grid[index, :len(rows)], color=colour, alpha=0.3, linewidth=0.9, **lone)
+        whole = np.isfinite(grid).all(0)  # a mean over fewer folds would jump where one has ended, or has not come so far
+        at.plot(np.flatnonzero(whole) + 1, grid[:, whole].mean(0), color=colour, linewidth=2.4,
+                label=f"{label}, mean of {len(parts)}", **lone)
+        values += grid[np.isfinite(grid)].tolist()
+    key, _, colour = lines[-1 if "Loss" in title else 0]
+    best = [chosen(rows, results.metric) for rows in parts.values()]
+    at.plot([row["epoch"] for row in best], [row[key] for row in best], linestyle="", marker="o", markersize=6, color=style.VERMILION,
+            markeredgecolor="white", markeredgewidth=0.8, zorder=3, clip_on=False, label="epoch chosen for its fold")
+    at.grid(axis="y")
+    at.xaxis.get_major_locator().set_params(integer=True)
+    if longest == 1:
+        at.set(xlim=(0.5, 1.5), xticks=[1])
+    if "Loss" in title and min(values) > 0 and max(values) > 30 * min(values):
+        at.set_yscale("log")
+        at.yaxis.set_major_formatter("{x:g}")
+        at.yaxis.set_minor_formatter("")
+    elif "Loss" not in title:
+        low = min(values)
+        at.set_ylim(max(0.0, np.floor((low - 0.02) * 10) / 10), 1.0 if max(values) > 0.9 else None)
+    at.legend(loc="best")
+    return figure

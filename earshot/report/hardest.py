@@ -1,0 +1,121 @@
+"""The clips that the run is furthest from getting right, with their spectrograms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from earshot import listen, spectrogram
+from earshot.decode import BadAudio
+from earshot.errors import UserError
+from earshot.report.results import Results
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MOST = 12
+WIDTH, HEIGHT = 400, 150  # pixels of a spectrogram
+
+
+@dataclass(frozen=True)
+class Hard:
+    """A clip: what it is, what was said with which probability, the loss that this costs."""
+
+    id: str
+    fold: int
+    truth: str
+    said: str
+    loss: float
+
+
+def find(results: Results, most: int = MOST) -> list[Hard]:
+    """The clips of the largest loss that are wrong, the worst first; of several labels, the mean over the labels."""
+    p = np.clip(results.probabilities, 1e-15, 1 - 1e-15)
+    if results.multilabel:
+        loss = -np.where(results.truth == 1, np.log(p), np.log1p(-p)).mean(1)
+        wrong = (results.said != results.truth).any(1)
+    else:
+        loss = -np.log(p[np.arange(len(p)), results.truth])
+        wrong = results.said != results.truth
+    order = np.argsort(-np.where(wrong, loss, -1), kind="stable")[:most]
+    return [Hard(str(results.ids[i]), int(results.folds[i]), *_words(results, i), float(loss[i])) for i in order if wrong[i]]
+
+
+def _words(results: Results, clip: int) -> tuple[str, str]:
+    """The clip's true labels with their probabilities, and those that were given."""
+    def named(which: np.ndarray) -> str:
+        return ", ".join(f"{results.classes[c]} {results.probabilities[clip, c]:.2f}" for c in which) or "none"
+
+    if results.multilabel:
+        return named(np.flatnonzero(results.truth[clip])), named(np.flatnonzero(results.said[clip]))
+    return named(results.truth[[clip]]), named(results.said[[clip]])
+
+
+def pictures(results: Results, clips: list[Hard]) -> dict[str, Image.Image]:
+    """Spectrograms of clips by their id: from the cache's view `mel`, else from the audio; without those that are nowhere."""
+    folder = results.config.get("features_folder")
+    if not clips or not folder or not Path(folder).is_dir():
+        return {}
+    drawn = _cached(Path(folder), clips)
+    found = listen.files(Path(folder), [clip.id for clip in clips if clip.id not in drawn])
+    for clip in clips:
+        if clip.id in found:
+            try:
+                drawn[clip.id] = listen.picture(found[clip.id], clip.id, WIDTH, HEIGHT)
+            except BadAudio:
+                pass  # changed since it was extracted; its row says all else
+    return drawn
+
+
+def _cached(folder: Path, clips: list[Hard]) -> dict[str, Image.Image]:
+    from earshot.cache import Cache
+
+    try:
+        cache = Cache(folder)
+        unit = _decibels(cache.record["settings"]) if "mel" in cache.shapes else None
+        split = cache.split("train") if unit else {}
+    except UserError:  # gone, or another by now: the report is not about the cache
+        return {}
+    if not unit:
+        return {}
+    settings, drawn = cache.record["settings"], {}
+    high = settings.get("fmax") or settings["rate"] / 2
+    place = {str(id): index for index, id in enumerate(split["ids"])}
+    for clip in clips:
+        rows = np.flatnonzero(split["clip"] == place.get(clip.id, -1))
+        if not len(rows):
+            continue
+        levels, (start, length) = np.asarray(split["mel"][rows[0], 0], dtype=np.float32), (split[k][rows[0]] for k in ("start", "length"))
+        span = float(cache.manifest["span"])
+        real = max(1, min(levels.shape[1], round(levels.shape[1] * float(length) / span)))
+        title = clip.id if len(rows) == 1 else f"{clip.id}  (first of {len(rows)} windows)"
+        shown = unit * (levels[:, :real] - levels[:, :real].max())
+        drawn[clip.id] = spectrogram.picture(shown, span * real / levels.shape[1], settings["fmin"], high, title, settings["scale"],
+                                             float(start), WIDTH, HEIGHT)
+    return drawn
+
+
+def _decibels(settings: dict[str, Any]) -> float | None:
+    """What turns a unit of the view `mel` into dB; None where its settings do not say, or standardising hides it."""
+    known = settings.get("level") in ("db", "log") and settings.get("scale") in ("htk", "slaney")
+    if not known or settings.get("standardise") or not (settings.get("fmax") or settings.get("rate")):
+        return None
+    return 1.0 if settings["level"] == "db" else 20 / settings.get("power", 2.0) / np.log(10)
+
+
+def sheet(drawn: list[Image.Image]) -> Image.Image | None:
+    """Several of them as one picture, three beside one another; None for none."""
+    from PIL import Image
+
+    if not drawn:
+        return None
+    columns = min(3, len(drawn))
+    width, height = (max(one.size[axis] for one in drawn) for axis in (0, 1))
+    made = Image.new("P", (columns * width, -(-len(drawn) // columns) * height), spectrogram.WHITE)
+    made.putpalette(drawn[0].getpalette())
+    for index, one in enumerate(drawn):
+        made.paste(one, (index % columns * width, index // columns * height))
+    return made

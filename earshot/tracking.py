@@ -1,0 +1,222 @@
+"""What watches a run: TensorBoard's files always, Weights & Biases where asked, and the report at the end.
+
+Nothing of it may cost a run: what fails says so in a line, and training goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable
+
+from earshot import sealed
+from earshot.errors import UserError
+from earshot.files import write_bytes
+
+if TYPE_CHECKING:
+    from earshot.run import Run
+
+PATIENCE = 20.0  # seconds before TensorBoard's files are begun: the import would be a tenth of a small head's training
+EVENTS = "events.out.tfevents.0.earshot"  # one name, so that a run that is continued has no second file with the same epochs
+
+
+def by_part(history: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The epochs of each fold (and seed, where there are several), under a name for it."""
+    several, found = len({row.get("seed") for row in history}) > 1, {}
+    for row in history:
+        name = str(row["fold"]) if row["fold"] == "refit" else f"fold_{row['fold']}"
+        found.setdefault(name + (f"_seed{row['seed']}" if several else ""), []).append(row)
+    return found
+
+
+def scalars(row: dict[str, Any]) -> dict[str, float]:
+    """An epoch's numbers under the names that trackers show; its seconds are none of a run's results."""
+    names = {"lr": "learning_rate", "train_loss": "loss/train", "valid_loss": "loss/validation"}
+    return {names.get(key, f"validation/{key}"): float(value) for key, value in row.items()
+            if key not in ("fold", "seed", "epoch", "seconds") and value != ""}
+
+
+def start(run: Run, wandb: bool) -> Tracker:
+    """Watch a run's metrics from now on.
+
+    Raises:
+        UserError: Weights & Biases is asked for and not installed.
+    """
+    # A folder called wandb, which it makes itself, would be found as a package without a file.
+    if wandb and (find_spec("wandb") is None or find_spec("wandb").origin is None):
+        raise UserError("--wandb needs the package wandb: pip install wandb, or leave the flag away (TensorBoard's files are "
+                        "written anyway)")
+    tracker = Tracker(run, [TensorBoard(run.folder / "tensorboard"), *([WeightsAndBiases(run)] if wandb else [])])
+    run.watching.append(tracker.see)
+    return tracker
+
+
+class Tracker:
+    """Tells each of several watchers what there is, and drops one that fails."""
+
+    def __init__(self, run: Run, watchers: list[Any]):
+        self.run, self.watchers, self.rows = run, watchers, []
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"run": self.run, "watchers": [], "rows": []}  # processes that train a fold report to this one
+
+    def see(self, rows: list[dict[str, Any]]) -> None:
+        """All epochs so far, each time from the first."""
+        self.rows = rows
+        self._each(lambda watcher: watcher.see(rows))
+
+    def finish(self, report: bool = True) -> None:
+        """Draw the report, hand its pictures on, close what is open."""
+        if report:
+            self._safely("the report", self._report)
+        pictures = {path.stem: path for path in sorted(self.run.folder.glob("*.png"))}
+        self._each(lambda watcher: watcher.finish(self.run, self.rows, pictures))
+
+    def _report(self) -> None:
+        from earshot.report import run
+
+        run.make(self.run.folder, again=False)
+        self.run.log(f"report: {self.run.folder / run.HTML}")
+
+    def _each(self, tell: Callable[[Any], None]) -> None:
+        self.watchers = [watcher for watcher in self.watchers if self._safely(watcher.name, tell, watcher)]
+
+    def _safely(self, name: str, act: Callable, *args: Any) -> bool:
+        try:
+            act(*args)
+        except Exception as error:  # whatever it is: the run is worth more than its pictures
+            said = " ".join(str(error).split())[:200] or type(error).__name__
+            self.run.log(f"{name} failed and is left out, the run is whole: {said}")
+            return False
+        return True
+
+
+class TensorBoard:
+    """runs/<name>/tensorboard/<fold>/: each fold's scalars in one file, begun anew by each process and then added to.
+
+    Only epochs that a checkpoint holds come here, so a run that was killed has each of them once. An event's time is its epoch,
+    so that equal work gives equal bytes.
+    """
+
+    name = "TensorBoard"
+
+    def __init__(self, folder: Path):
+        self.folder, self.began = folder, time.monotonic()
+        self.written: dict[str, int] = {}
+
+    def see(self, rows: list[dict[str, Any]], now: bool = False) -> None:
+        """Add the epochs that are new."""
+        if not now and time.monotonic() - self.began < PATIENCE:
+            return
+        for part, epochs in by_part(rows).items():
+            known = self.written.get(part)
+            if known is None or known > len(epochs):  # this process has not been here, or the fold was begun anew
+                write_bytes(self.folder / part / EVENTS, _records([_version(), *map(_event, epochs)]))
+            elif known < len(epochs):
+                with open(self.folder / part / EVENTS, "ab") as file:
+                    file.write(_records(map(_event, epochs[known:])))
+            self.written[part] = len(epochs)
+
+    def finish(self, run: Run, rows: list[dict[str, Any]], pictures: dict[str, Path]) -> None:
+        """All epochs, the settings and the pictures."""
+        import yaml
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from torch.utils.tensorboard.summary import text
+
+        self.see(rows, now=True)
+        settings = yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True)
+        events = [_version(), Event(summary=text("config", f"```\n{settings}\n```"))]
+        for name, path in pictures.items():
+            data = path.read_bytes()
+            width, height = (int.from_bytes(data[at:at + 4], "big") for at in (16, 20))
+            image = Summary.Image(encoded_image_string=data, width=width, height=height, colorspace=3)
+            events.append(Event(summary=Summary(value=[Summary.Value(tag=name, image=image)])))
+        write_bytes(self.folder / "run" / EVENTS, _records(events))
+
+
+def _version() -> Any:
+    from tensorboard.compat.proto.event_pb2 import Event
+
+    return Event(file_version="brain.Event:2")
+
+
+def _event(row: dict[str, Any]) -> Any:
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars(row).items()]
+    return Event(wall_time=row["epoch"], step=row["epoch"], summary=Summary(value=values))
+
+
+def _records(events: Any) -> bytes:
+    import io
+
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    data = io.BytesIO()
+    writer = RecordWriter(data)
+    for event in events:
+        writer.write(event.SerializeToString(deterministic=True))
+    return data.getvalue()
+
+
+class WeightsAndBiases:
+    """The same to Weights & Biases; wandb.json remembers the run's id and how many epochs of each fold were sent."""
+
+    name = "Weights & Biases"
+
+    def __init__(self, run: Run):
+        self.run, self.open, self.path = run, None, run.folder / "wandb.json"
+        try:
+            self.kept = sealed.read(self.path)
+        except sealed.Damaged:
+            self.kept = {}
+
+    def _ready(self) -> Any:
+        if self.open is None:
+            import secrets
+
+            import wandb
+
+            self.kept = {"id": secrets.token_hex(4), "sent": {}, **self.kept}
+            self._keep()
+            self.open = wandb.init(project="earshot", name=self.run.folder.resolve().name, id=self.kept["id"], resume="allow",
+                                   dir=str(self.run.folder), config=self.run.config["record"])
+        return self.open
+
+    def _keep(self) -> None:
+        sealed.write(self.path, self.kept)
+
+    def see(self, rows: list[dict[str, Any]]) -> None:
+        """Send the epochs that are new, each fold against its own epochs."""
+        for part, epochs in by_part(rows).items():
+            known = self.kept.get("sent", {}).get(part, 0)
+            if known >= len(epochs):
+                continue
+            to = self._ready()
+            to.define_metric(f"{part}/epoch")
+            to.define_metric(f"{part}/*", step_metric=f"{part}/epoch")
+            for row in epochs[known:]:
+                to.log({f"{part}/epoch": row["epoch"], **{f"{part}/{tag}": value for tag, value in scalars(row).items()}})
+            self.kept["sent"][part] = len(epochs)
+            self._keep()
+
+    def finish(self, run: Run, rows: list[dict[str, Any]], pictures: dict[str, Path]) -> None:
+        """The scores, the pictures, the end; nothing where an earlier process has sent all."""
+        self.see(rows)
+        if self.open is None:
+            if self.kept.get("done"):
+                return
+            self._ready()
+        import wandb
+
+        from earshot.files import read_json
+
+        for kind, found in read_json(run.folder / "scores.json").items():
+            self.open.summary.update({f"{kind}/{key}": value for key, value in found.items() if isinstance(value, float)})
+        self.open.log({f"pictures/{name}": wandb.Image(str(path)) for name, path in pictures.items()})
+        self.open.finish()
+        self.kept["done"] = True
+        self._keep()

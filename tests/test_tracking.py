@@ -1,0 +1,198 @@
+"""What watches a run: TensorBoard's files hold each epoch once whatever happens, wandb is told each once, nothing costs a run."""
+
+from __future__ import annotations
+
+import importlib.machinery
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from conftest import make_competition, read_csv
+from test_damage import scripts  # noqa: F401
+from test_report import made_up
+
+from earshot import pictures, tracking
+from earshot.cli import Deadline, bare
+from earshot.errors import UserError
+from earshot.tracking import EVENTS, TensorBoard
+
+FLAGS = ("--recipe", "linear", "--folds", "2", "--epochs", "4", "--device", "cpu", "--name", "r")
+
+
+def rows(epochs: int, fold: int = 0) -> list[dict]:
+    return [{"fold": fold, "epoch": e, "lr": 0.1 / e, "train_loss": 1 / e, "valid_loss": 2 / e, "f1_macro": 0.5, "seconds": 9 * e}
+            for e in range(1, epochs + 1)]
+
+
+def events(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard reads."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(folder))
+    found.Reload()
+    return {tag: [(e.step, e.value) for e in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
+
+
+@pytest.fixture(scope="module")
+def cached(scripts, tmp_path_factory) -> Path:  # noqa: F811
+    """A folder with a competition and its cache."""
+    home = tmp_path_factory.mktemp("home")
+    data = make_competition(home / "tones", train=4, subm=1, seconds=0.3)
+    (data / "audio_train" / "000.wav").write_bytes(b"RIFFnothing")
+    scripts[0](["--competition", str(data), "--extractor", "logmel", "--n-mels", "16", "--device", "cpu", "--out", str(home / "data")])
+    return home
+
+
+def test_each_epoch_once(tmp_path: Path) -> None:
+    """Told piece by piece, by two processes, over a torn file: the same bytes as told once."""
+    whole = TensorBoard(tmp_path / "whole")
+    whole.see(rows(6), now=True)
+    part = TensorBoard(tmp_path / "part")
+    part.see(rows(2))
+    assert not (tmp_path / "part").exists()  # too early to be worth the import
+    part.see(rows(2), now=True)
+    part.see(rows(3), now=True)
+    part.see(rows(3), now=True)
+    path = tmp_path / "part" / "fold_0" / EVENTS
+    assert [step for step, _ in events(path.parent)["loss/train"]] == [1, 2, 3]
+    path.write_bytes(path.read_bytes()[:-5])  # killed while it wrote
+    later = TensorBoard(tmp_path / "part")
+    later.see(rows(4) + rows(1, fold=3), now=True)
+    later.see(rows(6) + rows(1, fold=3), now=True)
+    assert path.read_bytes() == (tmp_path / "whole" / "fold_0" / EVENTS).read_bytes()
+    found = events(path.parent)
+    assert set(found) == {"learning_rate", "loss/train", "loss/validation", "validation/f1_macro"}
+    assert found["loss/validation"] == [(e, pytest.approx(2 / e)) for e in range(1, 7)]
+    later.see(rows(2), now=True)  # a damaged fold that is trained anew
+    assert [step for step, _ in events(path.parent)["loss/train"]] == [1, 2]
+
+
+def test_a_run_has_its_report_and_events(cached: Path, scripts, tmp_path: Path, monkeypatch, capsys) -> None:  # noqa: F811
+    """Also one that was stopped and continued: the same pictures and events."""
+    monkeypatch.chdir(cached)
+    train = scripts[1]
+    train([*FLAGS, "--runs-folder", str(tmp_path / "calm")])
+    calm = tmp_path / "calm" / "r"
+    assert f"report: {calm}/report.html" in capsys.readouterr().out
+    kept = {p.relative_to(calm): p.read_bytes() for p in calm.rglob("*") if p.suffix in (".png", ".html") or p.name in (EVENTS, "per_class.csv")}
+    assert {p.name for p in kept} >= {"loss_curves.png", "confusion.png", "report.html", "per_class.csv", EVENTS}
+    steps = events(calm / "tensorboard" / "fold_1")
+    assert [step for step, _ in steps["loss/train"]] == [1, 2, 3, 4]
+    losses = [float(row["valid_loss"]) for row in read_csv(calm / "metrics.csv") if row["fold"] == "1"]
+    assert [value for _, value in steps["loss/validation"]] == pytest.approx(losses, rel=1e-4)
+
+    for _ in range(3):
+        with pytest.raises(SystemExit):
+            train([*FLAGS, "--runs-folder", str(tmp_path / "torn"), "--max-hours", "0.0000001"])
+    assert not (tmp_path / "torn" / "r" / "report.html").exists()
+    train([*FLAGS, "--runs-folder", str(tmp_path / "torn")])
+    torn = tmp_path / "torn" / "r"
+    assert {path: (torn / path).read_bytes() for path in kept} == kept
+
+    (calm / "report.html").unlink()
+    train([*FLAGS, "--runs-folder", str(tmp_path / "calm"), "--no-report"])
+    assert not (calm / "report.html").exists()
+
+
+def test_no_failure_costs_a_run(tmp_path: Path, monkeypatch, capsys) -> None:
+    from earshot.report import run as pages
+
+    def broken(*_: object, **__: object) -> None:
+        raise MemoryError("no room\nfor pictures")
+
+    run = made_up(tmp_path / "r", ["a", "b"], 12)
+    tracker = tracking.start(run, wandb=False)
+    monkeypatch.setattr(pages, "make", broken)
+    monkeypatch.setattr(TensorBoard, "see", broken)
+    for watch in run.watching:
+        watch(rows(2))
+        watch(rows(3))
+    tracker.finish()
+    said = capsys.readouterr().out.splitlines()
+    assert said == ["TensorBoard failed and is left out, the run is whole: no room for pictures",
+                    "the report failed and is left out, the run is whole: no room for pictures"]
+
+
+def test_weights_and_biases(tmp_path: Path, monkeypatch) -> None:
+    """A stand-in for the package: each epoch is sent once by whichever process, and the run keeps its id."""
+    monkeypatch.setattr(tracking, "find_spec", lambda name: None)
+    run = made_up(tmp_path / "r", ["a", "b"], 12)
+    with pytest.raises(UserError, match="pip install wandb"):
+        tracking.start(run, wandb=True)
+    monkeypatch.undo()
+
+    sent, begun = [], []
+
+    class Remote:
+        summary: dict = {}
+
+        def define_metric(self, *_: object, **__: object) -> None: ...
+
+        def log(self, values: dict) -> None:
+            sent.append(values)
+
+        def finish(self) -> None:
+            begun.append("end")
+
+    fake = types.ModuleType("wandb")
+    fake.__spec__ = importlib.machinery.ModuleSpec("wandb", None, origin="wandb/__init__.py")
+    fake.init = lambda **settings: begun.append(settings) or Remote()
+    fake.Image = lambda path: path
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    run.keep("scores", {"last": {"f1_macro": 0.5, "folds": [0]}})
+    tracking.start(run, wandb=True).see(rows(2))
+    tracker = tracking.start(run, wandb=True)  # another process
+    tracker.see(rows(2))
+    tracker.see(rows(3))
+    tracker.finish(report=False)
+    again = tracking.start(run, wandb=True)
+    again.see(rows(3))
+    again.finish(report=False)
+    assert [values["fold_0/epoch"] for values in sent if "fold_0/epoch" in values] == [1, 2, 3]
+    assert sent[0]["fold_0/loss/train"] == 1.0 and "pictures/" not in str(list(sent[0]))
+    settings = [one for one in begun if one != "end"]
+    assert len(settings) == 2 and len({one["id"] for one in settings}) == 1 and begun[-1] == "end"
+    assert settings[0]["config"]["classes"] == ["a", "b"] and Remote.summary == {"last/f1_macro": 0.5}
+
+
+def test_pictures_per_class(cached: Path, scripts, tmp_path: Path, monkeypatch, capsys) -> None:  # noqa: F811
+    monkeypatch.chdir(cached)
+    flags = ["--competition", str(cached / "tones"), "--extractor", "logmel", "--n-mels", "16", "--device", "cpu", "--pictures"]
+    scripts[0](flags)
+    folder = cached / "data" / "tones" / "logmel" / pictures.FOLDER
+    made = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*.png")}
+    assert set(made) == {f"tone{i % 3}/{i:03d}.png" for i in range(1, 12)}  # 000.wav cannot be heard
+    assert "11 drawn, 1 cannot be heard" in capsys.readouterr().out
+    before = {name: path.read_bytes() for name, path in made.items()}
+    made["tone1/004.png"].unlink()
+    (folder / "tone1" / "004.png.tmp").write_bytes(b"half")
+    times = {name: path.stat().st_mtime_ns for name, path in made.items() if path.exists()}
+    scripts[0](flags)  # the cache is complete, and takes no offence at the folder within
+    assert "10 were there, 1 drawn" in capsys.readouterr().out and not list(folder.rglob("*.tmp"))
+    assert {name: path.read_bytes() for name, path in made.items()} == before
+    assert times == {name: made[name].stat().st_mtime_ns for name in times}
+    scripts[0]([*flags, "2", "--pictures-out", str(tmp_path / "few")])
+    assert len(list((tmp_path / "few").rglob("*.png"))) == 5
+    with pytest.raises(UserError, match="--pictures -1"):
+        scripts[0]([*flags, "-1"])
+
+
+def test_names_for_files() -> None:
+    taken: dict[str, str] = {}
+    odd = ["a/b", "a:b", "../../etc", "..", "", "CON", "con.txt", "Dog", "dog", "-rf", "日本", "x" * 300, "x" * 301, "a\0b\n", "."]
+    given = [pictures.safe(name, taken) for name in odd]
+    assert len({name.casefold() for name in given}) == len(odd)
+    for name in given:
+        assert name and "/" not in name and "\0" not in name and name not in (".", "..") and len(name.encode()) < 140
+        assert not name.startswith(("-", " ", ".")) and name.split(".")[0].lower() not in pictures.RESERVED
+    assert given[7] == "Dog" and given[10] == "日本" and [pictures.safe(name, taken) for name in odd] == given
+    assert bare(["--pictures", "--out", "x"], "--pictures", "0") == ["--pictures", "0", "--out", "x"]
+    assert bare(["--pictures", "3"], "--pictures", "0") == ["--pictures", "3"] and bare(["--pictures"], "--pictures", "0")[1] == "0"
+
+
+def test_a_deadline_stops_the_drawing(cached: Path, tmp_path: Path, capsys) -> None:
+    from earshot import competition
+
+    clips = competition.load(str(cached / "tones"))
+    assert not pictures.draw(clips, tmp_path, 0, 1, Deadline(0)) and "0 drawn" in capsys.readouterr().out
