@@ -6,18 +6,18 @@ import os
 from dataclasses import fields
 from pathlib import Path
 
-from earshot import cli, config, extractors
+from earshot import attached, cli, config, extractors
 from earshot.audio import AudioSettings
 from earshot.errors import UserError
 
 ABOUT = """Turn a competition's audio into cached features, once.
 
 The same command again continues where it stopped, or does nothing when all is done.
-Without flags: the competition in data/, else the built-in sample competition."""
+Without flags: the competition in data/, else the one that Kaggle has attached, else the built-in sample competition."""
 
 
 def default_competition(out: str) -> str:
-    """The only competition that lies in `out`, else the sample."""
+    """The only competition that lies in `out`, else the attached one, else the sample."""
     from earshot import competition
 
     found = competition.find(out)
@@ -26,23 +26,30 @@ def default_competition(out: str) -> str:
     if found:
         print(f"competition: {found[0]} (the only one in {out}/)")
         return str(found[0])
+    there = attached.competition()
+    if there is not None:
+        print(f"competition: {there} (attached)")
+        return str(there)
     print(f"competition: none given and none in {out}/, so the built-in sample competition")
     return "sample"
 
 
 def parse(argv: list[str]) -> tuple:
     """The flags' groups; defaults from the recipe, which is known before the rest because it decides them."""
-    early = cli.peek(argv, "recipe", "extractor", "competition", "out")
+    early = cli.peek(argv, "recipe", "extractor", "competition", "weights", "out")
     helping = {"-h", "--help"} & set(argv)
     competition = early["competition"]
-    if competition is None and not helping:
-        competition = default_competition(early["out"] or "data")
-    name = early["recipe"]
-    if name is None and early["extractor"] is None:
+    if not helping:
+        competition = attached.called(competition) if competition else default_competition(early["out"] or "data")
+    name, chosen = early["recipe"], early["extractor"]
+    if name is None and chosen is None:
         name = "sample" if competition in (None, "sample") else "itmo2025_tokens"
+        if name != "sample" and not early["weights"] and not helping and extractors.only_attached("efficientat", "ast"):
+            print("extractor: efficientat, whose weights are attached; those of ast, the usual one, are not")
+            name, chosen = None, "efficientat"
     recipe = config.load_recipe(name) if name else None
     values = dict(recipe.features) if recipe else {}
-    chosen = early["extractor"] or values.get("extractor")
+    chosen = chosen or values.get("extractor")
     if chosen is None:
         raise UserError(f"recipe {name} names no extractor: add --extractor {'|'.join(extractors.names())}")
     module = extractors.module(chosen)

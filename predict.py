@@ -16,13 +16,15 @@ ABOUT = """Predict with saved runs.
 
 def open_runs(names: tuple[str, ...], folder: str) -> list:
     """The named runs (paths, or names in the runs' folder), else the only one."""
+    from earshot import earlier
     from earshot.run import CONFIG, Run
 
     found = [path.parent for path in sorted(Path(folder).glob(f"*/{CONFIG}"))]
     if not names:
+        found = found or earlier.runs()
         if len(found) != 1:
-            raise UserError(f"which run? there are {', '.join(p.name for p in found)}: choose with --runs" if found
-                            else f"no run in {folder}/: train one with train.py, or name its folder with --runs")
+            raise UserError(f"which run? there are {', '.join(map(str, found))}: choose with --runs" if found
+                            else f"no run in {folder}/ and none attached: train one with train.py, or name its folder with --runs")
         names = (str(found[0]),)
     # A name may also be that of another folder here, its competition's for example.
     return [Run.open(Path(n) if (Path(n) / CONFIG).is_file() else Path(folder) / n).whole() for n in names]

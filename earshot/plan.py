@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from earshot import cache, copies, extractors, sealed, verified
+from earshot import attached, cache, copies, extractors, sealed, verified
 from earshot.config import AugmentFlags
 from earshot.errors import UserError
 from earshot.files import digest_of
@@ -97,6 +97,9 @@ def make(competition: Competition, out: Path, extractor: str, settings: Any, aud
     if not files:
         module.fetch(settings, weights)
         files = module.weights_files(settings, weights)
+    place = attached.root()
+    if files and place is not None and files[0].is_relative_to(place):
+        notes.append(f"weights: {files[0] if len(files) == 1 else files[0].parent}, attached")
     record = {
         "competition": competition.name,
         **({"task": "multilabel"} if competition.multilabel else {}),
