@@ -6,7 +6,7 @@ import os
 from dataclasses import fields
 from pathlib import Path
 
-from earshot import attached, cli, config, extractors
+from earshot import attached, cli, config, defaults, extractors
 from earshot.audio import AudioSettings
 from earshot.errors import UserError
 
@@ -16,37 +16,16 @@ The same command again continues where it stopped, or does nothing when all is d
 Without flags: the competition in data/, else the one that Kaggle has attached, else the built-in sample competition."""
 
 
-def default_competition(out: str) -> str:
-    """The only competition that lies in `out`, else the attached one, else the sample."""
-    from earshot import competition
-
-    found = competition.find(out)
-    if len(found) > 1:
-        raise UserError(f"several competitions in {out}/: choose one with --competition: {', '.join(map(str, found))}")
-    if found:
-        print(f"competition: {found[0]} (the only one in {out}/)")
-        return str(found[0])
-    there = attached.competition()
-    if there is not None:
-        print(f"competition: {there} (attached)")
-        return str(there)
-    print(f"competition: none given and none in {out}/, so the built-in sample competition")
-    return "sample"
-
-
 def parse(argv: list[str]) -> tuple:
     """The flags' groups; defaults from the recipe, which is known before the rest because it decides them."""
     early = cli.peek(argv, "recipe", "extractor", "competition", "weights", "out")
-    helping = {"-h", "--help"} & set(argv)
+    helping = bool({"-h", "--help"} & set(argv))
     competition = early["competition"]
     if not helping:
-        competition = attached.called(competition) if competition else default_competition(early["out"] or "data")
+        competition = attached.called(competition) if competition else defaults.competition(early["out"] or "data")
     name, chosen = early["recipe"], early["extractor"]
     if name is None and chosen is None:
-        name = "sample" if competition in (None, "sample") else "itmo2025_tokens"
-        if name != "sample" and not early["weights"] and not helping and extractors.only_attached("efficientat", "ast"):
-            print("extractor: efficientat, whose weights are attached; those of ast, the usual one, are not")
-            name, chosen = None, "efficientat"
+        name, chosen = defaults.features(competition, bool(early["weights"]) or helping)
     recipe = config.load_recipe(name) if name else None
     values = dict(recipe.features) if recipe else {}
     chosen = chosen or values.get("extractor")

@@ -11,7 +11,6 @@ import importlib
 import pkgutil
 from types import ModuleType
 
-from earshot import attached
 from earshot.errors import UserError
 
 _HELPERS = {"astnet", "base", "frontend", "hub"}
@@ -32,11 +31,3 @@ def module(name: str) -> ModuleType:
     if name not in names():
         raise UserError(f"no extractor is called {name!r}: choose one of {', '.join(names())} (--extractor)")
     return importlib.import_module(f"{__name__}.{name}")
-
-
-def only_attached(name: str, other: str) -> bool:
-    """Are the weights of the one extractor attached, and those of the other neither attached nor here?"""
-    if attached.root() is None:
-        return False
-    here = [module(one).weights_files(module(one).Settings(), None) for one in (name, other)]
-    return bool(here[0]) and here[0][0].is_relative_to(attached.root()) and not here[1]
