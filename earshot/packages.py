@@ -17,6 +17,7 @@ from earshot import attached
 from earshot.errors import UserError
 
 REQUIREMENTS = Path(__file__).resolve().parents[1] / "requirements.txt"
+OPTIONAL = ("matplotlib", "kaggle", "six")  # pictures, up- and downloads: features, training and submissions do without
 IMAGE = ("torch", "torchaudio", "torchvision")  # Kaggle's own are built for its driver: another one may not run there
 
 
@@ -78,7 +79,10 @@ def install() -> list[str]:
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode == 0:
             return [f"packages: installed {names} ({'from attached wheels' if '--no-index' in way else 'from PyPI'})"]
-        said = next((line for line in done.stderr.splitlines() if line.startswith("ERROR")), "pip failed").removeprefix("ERROR: ")
+        lines = done.stderr.strip().splitlines() or ["pip failed"]
+        said = next((line for line in lines if line.startswith("ERROR")), lines[-1]).removeprefix("ERROR: ")
+    if all(one.name in OPTIONAL for one in lacking):
+        return [f"packages: {names} cannot be installed ({said[:120]}): pictures and the traffic with Kaggle do without"]
     raise UserError(f"{names} cannot be installed ({said[:120]}): switch internet on in the notebook's settings, or attach a bundle "
                     "that was made with --wheels")
 

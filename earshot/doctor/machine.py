@@ -22,8 +22,9 @@ def code() -> list[Finding]:
         found.append(stop(f"Python {sys.version.split()[0]} is too old: 3.11 or newer is needed"))
     lacking, others = packages.missing(), packages.unfit()
     if lacking:
-        found.append(stop(f"packages: {', '.join(one.name for one in lacking)} missing: python -m earshot.packages, or pip install -r "
-                          f"{packages.REQUIREMENTS}"))
+        level = warning if all(one.name in packages.OPTIONAL for one in lacking) else stop
+        found.append(level(f"packages: {', '.join(one.name for one in lacking)} missing: python -m earshot.packages, or pip install -r "
+                           f"{packages.REQUIREMENTS}"))
     if others:
         said = ", ".join(f"{one.name} {have} (wanted: {one.specifier})" for one, have in others)
         found.append(warning(f"packages: {said}: untested; pip install -r {packages.REQUIREMENTS}"))
