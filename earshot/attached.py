@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from earshot.archive import is_audio
 from earshot.errors import UserError
@@ -196,3 +197,12 @@ def pretrained(kind: str, weights: str, default: bool) -> Path | None:
 
 def _letters(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def located(options: dict[str, Any], default: str) -> dict[str, Any]:
+    """A head's options, its pretrained network taken from what is attached where it is a hub id (AST as a head: `default`)."""
+    weights = options.get("weights")
+    if not isinstance(weights, str) or Path(weights).expanduser().exists() or root() is None:
+        return options
+    found = pretrained("audio-spectrogram-transformer", weights, weights == default)
+    return {**options, "weights": str(found)} if found else options

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,8 @@ class Session:
         self.env = {**os.environ, "EARSHOT_ATTACHED": str(self.input), "EARSHOT_WORKING": str(self.working), "ASKED_FOR": str(self.asked),
                     "PYTHONPATH": str(root / "offline"), "OMP_NUM_THREADS": "1", "HOME": str(root / "home"), "HF_HUB_OFFLINE": "1",
                     "TORCH_HOME": str(root / "home"), "KAGGLE_KERNEL_RUN_TYPE": "Batch", "TMPDIR": str(root / "tmp"),
-                    "IPYTHONDIR": str(root / "home" / "ipython"), "MPLCONFIGDIR": str(root / "home" / "mpl"), "MPLBACKEND": "agg"}
+                    "IPYTHONDIR": str(root / "home" / "ipython"), "MPLCONFIGDIR": str(Path(tempfile.gettempdir()) / "earshot-tests-mpl")}  # its list of fonts takes long to make
+        self.env.pop("MPLBACKEND", None)
         (root / "tmp").mkdir()
 
     def attach_weights(self) -> None:

@@ -35,8 +35,12 @@ def look(say: Callable[[str], None]) -> list[Finding]:
     """Run the checks in turn, say each line at once; the findings."""
     began, internet = time.monotonic(), place.Internet()
     findings: list[Finding] = []
-    for check in (code, gpu.libraries, gpu.look, place.competition, place.weights, place.outputs, place.disk, place.memory, place.session,
-                  internet.finding):
+
+    def weights() -> list[Finding]:
+        return place.weights(internet)
+
+    for check in (code, gpu.libraries, gpu.look, place.competition, internet.finding, weights, place.outputs, place.disk, place.memory,
+                  place.session):
         try:
             lines = check()
         except Exception as error:  # a check that fails must not keep the others from being made

@@ -67,8 +67,8 @@ def decoded(suffix: str, files: list[Path]) -> Finding:
     return stop(f"audio: none of {len(files)} {suffix} files decodes ({said}): install ffmpeg, or convert them to flac")
 
 
-def weights() -> list[Finding]:
-    """Where the pretrained networks are; AST's are the default's."""
+def weights(internet: Internet) -> list[Finding]:
+    """Where the pretrained networks are; AST's are the default's, and without a network they have to be here for a competition."""
     here, absent = [], []
     for name in ("ast", "efficientat", "encodec"):
         module = extractors.module(name)
@@ -80,8 +80,12 @@ def weights() -> list[Finding]:
         absent += [] if files else [name]
     lines = [ok(f"weights: {'; '.join(here)}")] if here else []
     if absent[:2] == ["ast", "efficientat"]:
-        lines.append(warning("weights: neither ast's nor efficientat's are here: they are downloaded where there is internet, else attach "
-                             "them (config.json and model.safetensors; mn04_as_mAP_432.pt), or take --extractor logmel, which needs none"))
+        mend = "attach them (config.json and model.safetensors; mn04_as_mAP_432.pt), or take --recipe from_scratch, which needs none"
+        if internet.yes():
+            lines.append(ok("weights: neither ast's nor efficientat's are here yet: they are downloaded"))
+        else:
+            level = stop if defaults.found("data")[0] else warning
+            lines.append(level(f"weights: neither ast's nor efficientat's are here, and there is no internet: {mend}"))
     return lines
 
 
@@ -154,9 +158,13 @@ class Internet(threading.Thread):
         except (OSError, ValueError):
             pass
 
-    def finding(self) -> list[Finding]:
-        """Yes or no; looking up the name may take longer than `PATIENCE`, which is then no."""
+    def yes(self) -> bool:
+        """Did it answer? Looking up the name may take longer than `PATIENCE`, which is then no."""
         self.join(PATIENCE)
-        if self.answered:
+        return self.answered
+
+    def finding(self) -> list[Finding]:
+        """A line that says so."""
+        if self.yes():
             return [ok("internet: yes")]
         return [ok("internet: no; what is not here has to be attached (weights, wheels)")]
