@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
-from earshot import cli, config
+from earshot import attached, cli, config
 from earshot.cache import Cache
 from earshot.errors import UserError
 from earshot.files import by_content, digest_of, empty, locked, plain_name
@@ -38,15 +38,12 @@ def parse(argv: list[str]) -> tuple:
 def describe_head(recipe: config.Recipe, flags: config.RunFlags, options: dict[str, str], cache: Cache) -> tuple[str, str, dict]:
     """Name, view and options of the head: flags over the recipe."""
     import models
-    from earshot import attached
-    from earshot.extractors import ast
 
     chosen = dict(recipe.head)
     name, view = chosen.pop("name", "linear"), chosen.pop("view", None)
     if flags.head and flags.head != name:
         name, view, chosen = flags.head, None, {}
-    chosen |= {key: models.parse_option(key, value) for key, value in options.items()}
-    chosen = attached.located(chosen, ast.DEFAULT_WEIGHTS)
+    chosen = attached.located(chosen | {key: models.parse_option(key, value) for key, value in options.items()})
     if flags.view and flags.view not in cache.shapes:
         raise UserError(f"{cache.folder} has no view {flags.view}: it has {', '.join(cache.shapes)}")
     preferred = [v for v in (view, *models.views(name)) if v in cache.shapes]

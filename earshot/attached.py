@@ -199,10 +199,12 @@ def _letters(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def located(options: dict[str, Any], default: str) -> dict[str, Any]:
-    """A head's options, its pretrained network taken from what is attached where it is a hub id (AST as a head: `default`)."""
+def located(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a head that has AST inside: its weights are taken from what is attached where they are named by a hub id."""
     weights = options.get("weights")
     if not isinstance(weights, str) or Path(weights).expanduser().exists() or root() is None:
         return options
-    found = pretrained("audio-spectrogram-transformer", weights, weights == default)
+    from earshot.extractors import ast
+
+    found = pretrained(ast.WEIGHTS.kind, weights, weights == ast.DEFAULT_WEIGHTS)
     return {**options, "weights": str(found)} if found else options
