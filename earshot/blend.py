@@ -7,7 +7,7 @@ from typing import Any, Callable
 
 import numpy as np
 
-from earshot import parts, probe
+from earshot import earlier, parts, probe
 from earshot.cache import Cache
 from earshot.config import TrainingFlags
 from earshot.dataset import Rows, check_further, predict
@@ -92,6 +92,8 @@ def cache_of(run: Run, features: str | None) -> Cache:
         UserError: it moved, or was made anew from something else.
     """
     folder = Path(features or run.config["features_folder"])
+    if not features and not folder.is_dir():  # an attached run, or one whose cache is attached
+        folder = earlier.features_of(run) or folder
     if not folder.is_dir():
         raise UserError(f"{run.folder} was trained on {folder}, which is not there: say where it is with --features FOLDER")
     cache = Cache(folder)

@@ -9,7 +9,7 @@ from typing import Any, Callable
 
 import numpy as np
 
-from earshot import blend, crossval, devices, earlier, folds, parts, probe, pseudo, space, stage
+from earshot import attached, blend, crossval, devices, earlier, folds, parts, probe, pseudo, space, stage
 from earshot.cache import Cache
 from earshot.cli import Deadline
 from earshot.config import Recipe, RunFlags, TrainingFlags, TrainMachineFlags
@@ -45,7 +45,7 @@ def describe_head(heads: Any, recipe: Recipe, cache: Cache, head: str | None = N
     name, wanted = chosen.pop("name", "linear"), chosen.pop("view", None)
     if head and head != name:
         name, wanted, chosen = head, None, {}
-    chosen |= {key: heads.parse_option(key, value) for key, value in (options or {}).items()}
+    chosen = attached.located(chosen | {key: heads.parse_option(key, value) for key, value in (options or {}).items()})
     if view and view not in cache.shapes:
         raise UserError(f"{cache.folder} has no view {view}: it has {', '.join(cache.shapes)}")
     preferred = [v for v in (wanted, *heads.views(name)) if v in cache.shapes]
