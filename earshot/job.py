@@ -128,9 +128,10 @@ class Job:
         run = Run.begin(folder, self.record, stage.about(self.cache, self.recipe, self.at)).whole()
         run.quiet = quiet
         self.at = stage.decided(run, self.at)
-        pseudo.teach(run, self.flags, self.cache, crossval.every_fold(self.numbers), self.heads.rebuild, self.at, self.machine.continue_from)
         rows, several_labels = self.rows, ", any number of them a clip" if self.rows.multilabel else ""
         run.log(f"run: {folder}{'' if new else ' (continued)'}")
+        pseudo.teach(run, self.flags, self.cache, crossval.every_fold(self.numbers), self.heads.rebuild, self.at,
+                     self.machine.continue_from)
         run.log(f"head: {self.what.name} on {self.what.view} {rows.shape}, {self.parameters:,} parameters, {len(run.classes)} "
                 f"classes{several_labels}")
         run.log(f"folds: {self.whose}; {len(rows.ids)} clips, {len(rows)} windows; device: {devices.about(self.several)}")
