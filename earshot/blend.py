@@ -38,7 +38,7 @@ def training_rows(cache: Cache, view: str, also: tuple[str, ...], settings: Trai
     return Rows(cache.split("train"), view, cache.classes, cache.manifest["span"], device.name, also, cache.augmented(), gigabytes, more)
 
 
-def predict_run(run: Run, rows: Rows, rebuild: Callable[[dict], Any], device: Device, batch_size: int = 64,
+def predict_run(run: Run, rows: Rows, rebuild: Callable[[dict], Any], device: Device, batch_size: int | None = None,
                 kind: str = "best") -> np.ndarray:
     """The mean of a run's folds and seeds, each by its best checkpoint, or its last; of its models on all clips where it has some.
 
@@ -64,11 +64,11 @@ def predict_run(run: Run, rows: Rows, rebuild: Callable[[dict], Any], device: De
 
 
 def predict_part(run: Run, part: Part, kind: str, rows: Rows, rebuild: Callable[[dict], Any], device: Device,
-                 batch_size: int = 64) -> np.ndarray:
+                 batch_size: int | None = None) -> np.ndarray:
     """One model's (clips, classes) probabilities, by its "best" or "last" checkpoint; the rest as in `predict_run`."""
     head = probe.laid_out(run.part(part).load_head(kind, rebuild, device.name), device)
     check_head(run, part, head)
-    return predict(head, rows, np.arange(len(rows)), batch_size, probe.autocast(device), run.shifts, run.pool)
+    return predict(head, rows, np.arange(len(rows)), batch_size or run.at_once, probe.autocast(device), run.shifts, run.pool)
 
 
 def check_head(run: Run, part: Part, head: Any) -> None:

@@ -16,7 +16,6 @@ from earshot.tables import shown, some
 
 ESC_COLUMNS = {"filename", "fold", "target", "category"}
 NOT_TRAIN_CSVS = ("solution.csv", "bad_audio.csv")
-
 SPLIT_WORDS = {"train": "train", "training": "train", "test": "test", "testing": "test", "subm": "test",
                "submission": "test", "eval": "test", "evaluation": "test", "val": "valid", "valid": "valid",
                "validation": "valid"}
