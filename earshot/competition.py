@@ -224,7 +224,8 @@ def draw_holdout(train: pd.DataFrame, fraction: float, seed: int) -> np.ndarray:
     Returns:
         (clips,) bool, True where held out.
     """
-    alone = pd.Series([f"\0{i}" for i in train["id"]], index=train.index)  # a clip without group is a group of its own
+    # A clip without group is a group of its own. (Not a zero: text ends there for pandas 2.2, which Kaggle has, and all would be one.)
+    alone = pd.Series([f"\1{i}" for i in train["id"]], index=train.index)
     groups, names = pd.factorize(train["group"].where(train["group"] != "", alone), sort=True)
     labels = [each(label) or ("",) for label in train["label"]]  # clips without any label get their share, too
     classes = {label: index for index, label in enumerate(sorted({one for several in labels for one in several}))}
