@@ -178,7 +178,7 @@ def _row(made: Contest, name: str) -> dict[str, Any]:
     told, metric = read_json(folder / "scores.json")["last"], made.flags.metric
     return row | {"folds": " ".join(map(str, told["folds"])), "oof_f1_macro": told["f1_macro"], metric: told[metric],
                   "log_loss": told["log_loss"], "accuracy": told["accuracy"], "fold_std": told["fold_std"],
-                  "seconds": contest.seconds(Run(folder))}
+                  "seconds": contest.seconds(Run.open(folder))}
 
 
 def _submit(made: Contest, whole: Any, first: Cache, out: Path, stage: Any) -> None:
