@@ -83,7 +83,7 @@ def known_oof(runs: Sequence[Run]) -> tuple[str, float] | None:
 
 def record(out: Path, competition: str, rows: int, runs: Sequence[Run] = (), blend: str = "", oof: tuple[str, float] | None = None,
            message: str = "") -> str:
-    """Enter a submission that was just written into the ledger beside it; the line to say. Never raises: a submission counts more.
+    """Enter a submission that was just written into the ledger beside it; the line to say. No error: a submission counts more.
 
     Args:
         out: the submission's file.
@@ -122,7 +122,8 @@ def find(rows: list[dict[str, str]], what: str, path: Path) -> int:
     wanted = digest(what) if Path(what).is_file() else what.lower()
     if not re.fullmatch("[0-9a-f]{4,64}", wanted):
         raise UserError(f"--score {what}: no such file, and no hash of at least 4 hex digits")
-    found = [i for i, row in enumerate(rows) if row["sha256"] and (row["sha256"].startswith(wanted) or wanted.startswith(row["sha256"]))]
+    known = [row["sha256"] for row in rows]
+    found = [i for i, has in enumerate(known) if has and (has.startswith(wanted) or wanted.startswith(has))]
     if len(found) != 1:
         raise UserError(f"--score {what}: {len(found) or 'no'} rows of {path} have this content: `python -m earshot.ledger` lists them")
     return found[0]

@@ -59,7 +59,7 @@ class Clips:
         return np.array([int(place) if place else -1 for place in self.place[self.train]])
 
     def parts(self) -> np.ndarray:
-        """(clips,) numbers of what is known to belong together: a group, else the clip alone; hold-out and submission are one each."""
+        """(clips,) numbers of what is known to belong together: a group, else the clip; hold-out and submission are one each."""
         keys = [f"g{group}" if group and split == "train" else f"i{index}" if split == "train" else split
                 for index, (split, group) in enumerate(zip(self.splits, self.groups))]
         return np.unique(keys, return_inverse=True)[1]

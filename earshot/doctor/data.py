@@ -33,7 +33,7 @@ def pick(folder: Path) -> Path:
 
     def rank(path: Path) -> int:
         shapes = caches.peek(path / caches.MANIFEST).get("shapes")
-        return min((order.get(view, len(VIEWS)) for view in shapes), default=len(VIEWS)) if isinstance(shapes, dict) else len(VIEWS) + 1
+        return min((order.get(view, len(VIEWS)) for view in (shapes if isinstance(shapes, dict) else ())), default=len(VIEWS))
 
     return min(below, key=rank)
 
@@ -47,7 +47,8 @@ def comparable(clips: Clips) -> Path | None:
             other = Cache(path.parent)
         except UserError:
             continue  # half-made, or of another version
-        if other.record["clips"] == clips.cache.record["clips"] and set(LEVELS) & set(other.shapes) and not set(VIEWS[:3]) & set(other.shapes):
+        view = next((v for v in VIEWS if v in other.shapes), None)
+        if view in LEVELS and other.record["clips"] == clips.cache.record["clips"]:
             return path.parent
     return None
 
@@ -85,8 +86,8 @@ def look(flags: DataFlags, say: Callable[[str], None]) -> list[Finding]:
         tell(shape.audio(clips))
         near = None
         if clips.view is None:
-            tell([warning("no view to compare clips by (waveforms and codes say nothing of likeness): no duplicates, neighbours or shift; "
-                          "get_features.py --extractor logmel makes one in minutes")])
+            tell([warning("no view to compare clips by (waveforms and codes say nothing of likeness): no duplicates, neighbours or "
+                          "shift; get_features.py --extractor logmel makes one in minutes")])
         else:
             near = _duplicates(clips, flags.threshold, folds, out, tell)
         tell(suspects.write(clips, oof, out))
@@ -98,7 +99,8 @@ def look(flags: DataFlags, say: Callable[[str], None]) -> list[Finding]:
     return findings
 
 
-def _duplicates(clips: Clips, threshold: float | None, folds: dict | None, out: Path, tell: Callable) -> duplicates.Duplicates | None:
+def _duplicates(clips: Clips, threshold: float | None, folds: dict | None, out: Path,
+                tell: Callable) -> duplicates.Duplicates | None:
     other = comparable(clips)
     by = clips_of.load(other, folds) if other else clips
     if by.heard.sum() < 3:

@@ -32,7 +32,7 @@ def balance(clips: Clips, out: Path) -> list[Finding]:
     write_csv(out / "class_balance.csv", ("label", "clips", *(f"fold_{n}" for n in numbers)),
               ([name, *column] for name, column in zip(classes, table.T.tolist())))
     if len(classes) < 2:
-        return [stop(f"there is one class only ({classes[0] if classes else 'none'}): nothing can be told apart; check --label-column")]
+        return [stop(f"one class only ({classes[0] if classes else 'none'}): nothing can be told apart; check --label-column")]
     lines = []
     if clips.foldless:
         lines.append(stop(f"folds: {clips.foldless}"))
@@ -44,15 +44,15 @@ def balance(clips: Clips, out: Path) -> list[Finding]:
         lines.append(ok(f"{about}; {clips.whose}"))
     rare = [classes[c] for c in np.flatnonzero(total < len(numbers))]
     if rare:
-        lines.append(warning(f"{len(rare)} classes have fewer clips than folds ({', '.join(rare[:5])}): they are missing from some: give a "
-                             "lower --folds, or judge them by hand"))
+        lines.append(warning(f"{len(rare)} classes have fewer clips than folds ({', '.join(rare[:5])}): they are missing from some: "
+                             "give a lower --folds, or judge them by hand"))
     lacking = [(n, classes[c]) for n, row in zip(numbers, table[1:]) for c in np.flatnonzero(row == 0) if classes[c] not in rare]
     if lacking:
-        lines.append(warning(f"{len(lacking)} times a fold has no clip of a class (first: fold {lacking[0][0]}, {lacking[0][1]}): folds' "
-                             "scores differ by that; pooled out-of-fold scores do not suffer, else give --folds K"))
+        lines.append(warning(f"{len(lacking)} times a fold has no clip of a class (first: fold {lacking[0][0]}, {lacking[0][1]}): "
+                             "folds' scores differ by that; pooled out-of-fold scores do not suffer, else give --folds K"))
     sizes = [int((clips.folds == n).sum()) for n in numbers]
     if sizes and max(sizes) > 2 * min(sizes):
-        lines.append(warning(f"folds of {min(sizes)} to {max(sizes)} clips: trust the pooled score, not the mean over folds; or --folds K"))
+        lines.append(warning(f"folds of {min(sizes)} to {max(sizes)} clips: trust the pooled score, not the folds' mean; or --folds K"))
     return lines
 
 
@@ -72,7 +72,8 @@ def durations(clips: Clips) -> list[Finding]:
         text += f" ({len(clips.ids) - len(known)} of unknown length)"
     if cut.mean() > 0.05:
         lost = float((clips.seconds[cut] - clips.covered[cut]).sum() / clips.seconds[both].sum())
-        return [warning(f"{text}, {lost:.0%} of the audio is not heard: give get_features.py --hop {span / 2:g}, or a longer --seconds")]
+        return [warning(f"{text}, {lost:.0%} of the audio is not heard: give get_features.py --hop {span / 2:g}, or a longer "
+                        "--seconds")]
     if padded > 0.5 and np.median(known) < span / 2:
         return [warning(f"{text}: most of a window is padding; a shorter --seconds is faster and often better")]
     return [ok(text)]
@@ -85,10 +86,11 @@ def audio(clips: Clips) -> list[Finding]:
         with open(path, newline="", encoding="utf-8") as file:
             reasons = Counter((row.get("reason") or "").split(":")[0][:60] for row in csv.DictReader(file))
         said = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(4))
-        lines.append(warning(f"{clips.cache.manifest['bad']} clips of bad audio ({said}): {path} names them; download those files again"))
+        lines.append(warning(f"{clips.cache.manifest['bad']} clips of bad audio ({said}): {path} names them; download them again"))
     flat = constant(clips) if clips.embeddings is not None else []
     if len(flat):
-        lines.append(warning(f"{len(flat)} clips have a constant embedding (first: {clips.ids[flat[0]]}): silence, or a damaged file: hear it"))
+        lines.append(warning(f"{len(flat)} clips have a constant embedding (first: {clips.ids[flat[0]]}): silence, or a damaged "
+                             "file: hear it"))
     return lines or [ok("no bad audio: every clip could be decoded, none is silent")]
 
 

@@ -28,13 +28,13 @@ def out_of_fold(runs: tuple[str, ...], folder: str, cache_ids: np.ndarray, class
         path = next((found for base in (Path(name), Path(folder) / name) for found in (base / "oof_last.csv", base / "oof.csv")
                      if found.is_file()), None)
         if path is None:
-            raise UserError(f"--runs {name}: neither {name} nor {Path(folder) / name} has an oof_last.csv: name a run that train.py has "
-                            "finished a fold of")
+            raise UserError(f"--runs {name}: neither {name} nor {Path(folder) / name} has an oof_last.csv: name a run that train.py "
+                            "has finished a fold of")
         table = tables.read(path)
         columns = [f"class {c}" if c in ("id", "fold", "label") else c for c in classes]
         if list(table.columns) != ["id", "fold", "label", *columns]:
-            raise UserError(f"{path} has other labels than the cache ({len(table.columns) - 3} there, {len(classes)} here): name a run of "
-                            "this competition")
+            raise UserError(f"{path} has other labels than the cache ({len(table.columns) - 3} there, {len(classes)} here): name a "
+                            "run of this competition")
         at = {id: index for index, id in enumerate(table["id"])}
         rows = np.array([at.get(str(id), -1) for id in cache_ids])
         if (rows < 0).all():
@@ -122,7 +122,8 @@ def write(clips: Clips, oof: np.ndarray | None, out: Path) -> list[Finding]:
               ((rank, clips.ids[i], clips.place[i], clips.names[i], name, float(suspicion[i, k]), *numbers(i, k),
                 "+".join(source for source, (doubted, _) in found.items() if doubted[i, k]))
                for rank, ((i, k), name) in enumerate(zip(rows, names), 1)))
-    by = "the run and the neighbours" if len(sources) == 2 else "the run" if oof is not None else "the neighbours (--runs A asks a run, too)"
+    alone = "the run" if oof is not None else "the neighbours (--runs A asks a run, too)"
+    by = "the run and the neighbours" if len(sources) == 2 else alone
     if not rows:
         return [ok(f"no label is doubted by {by}")]
     both = f", {sum(votes[i, k] == 2 for i, k in rows)} by both" if len(sources) == 2 else ""
