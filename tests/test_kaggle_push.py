@@ -45,7 +45,7 @@ def test_the_bundle_holds_the_product_and_nothing_else(stub: Stub, tmp_path: Pat
             "code/requirements.txt", "weights/ast/config.json", "weights/ast/model.safetensors", "weights/mn04.pt", "SHA256SUMS",
             "dataset-metadata.json"} <= names
     assert {name for name in names if name.startswith("weights")} == {"weights/ast/config.json", "weights/ast/model.safetensors", "weights/mn04.pt"}
-    assert not [name for name in names if "test" in name or "untracked" in name or "benchmark" in name or "/." in name or ".pyc" in name]
+    assert not [name for name in names if "tests/" in name or "/test_" in name or "untracked" in name or "benchmark" in name or "/." in name or ".pyc" in name]
     assert not [path for path in made.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
     assert subprocess.run(["sha256sum", "--strict", "--quiet", "-c", "SHA256SUMS"], cwd=made).returncode == 0
     assert len((made / "SHA256SUMS").read_text().splitlines()) == len(names) - 2

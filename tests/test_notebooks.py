@@ -24,7 +24,9 @@ def test_a_session_that_trains_and_one_that_only_predicts(tmp_path: Path) -> Non
     kaggle.attach_weights()
     code = kaggle.attach_code()
     before = kaggle.attached()
-    said = text(kaggle.execute(NOTEBOOKS / "solution.ipynb"))
+    shown = kaggle.execute(NOTEBOOKS / "solution.ipynb")
+    said = text(shown)
+    assert any("image/png" in output.get("data", {}) for cell in shown.cells for output in cell.get("outputs", [])), "no spectrograms"
     assert kaggle.attached() == before, "something attached was written to"
     assert f"earshot: {code}" in said and "(attached)" in said and "extractor: efficientat, whose weights are attached" in said
     assert "ok: internet: no" in said and "stop: " not in said
