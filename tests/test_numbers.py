@@ -171,8 +171,8 @@ def test_a_hold_out_without_some_class() -> None:
 
 def test_a_prior_with_an_absent_class(tmp_path: Path) -> None:
     made = object.__new__(Cache)
-    made.record, made.classes = {}, CLASSES
-    made._load = lambda name: {"labels": np.array(["owl", "owl", "jay", "owl"])}
+    made.record, made.classes, made.manifest = {}, CLASSES, {"splits": {"train": {}}}
+    made._sound_rows = lambda name: {"labels": np.array(["owl", "owl", "jay", "owl"])}
     assert made.prior().tolist() == [0, 0.25, 0.75]
     filled, unheard = blend.fill(np.full((3, 3), np.nan, dtype=np.float32), made.prior())
     assert unheard.all() and (filled == [0, 0.25, 0.75]).all()  # nothing can be heard: every clip is answered all the same

@@ -58,7 +58,7 @@ def stopped_every(monkeypatch, asked: int, *args: str) -> int:
 
 
 def names(run: Path) -> set[str]:
-    return {path.name for path in run.iterdir() if path.is_dir()}
+    return {path.name for path in run.iterdir() if path.is_dir() and path.name != "tensorboard"}
 
 
 THREE = (*MLP, "--seed", "4", "--seeds", "2", "--refit", "--name", "three")
