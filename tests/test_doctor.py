@@ -147,7 +147,6 @@ def test_a_clean_competition_gets_no_warning(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("args, words", [
-    ([], "which data?"),
     (["--data", "nowhere"], "no cache there"),
     (["--data", "data/hums", "--runs", "none"], "none"),
     (["--data", "data/hums", "--threshold", "2"], "--threshold 2"),
