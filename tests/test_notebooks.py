@@ -53,6 +53,14 @@ def test_a_session_that_trains_and_one_that_only_predicts(tmp_path: Path) -> Non
     made = read_csv(kaggle.working / "submission.csv")
     assert [row["fname"] for row in made] == hidden[::-1] and len({row["label"] for row in made}) > 1
 
+    # Nothing to submit is visible yet: the earlier session's clips, whose cache is attached, must not take its place.
+    shutil.rmtree(kaggle.competition / "audio_test")
+    (kaggle.competition / "sample_submission.csv").write_text("fname,label\n")
+    shutil.rmtree(kaggle.working)
+    kaggle.working.mkdir()
+    assert "as no clip to submit is visible yet" in text(kaggle.execute(built[0]))
+    assert (kaggle.working / "submission.csv").read_text() == "fname,label\n"
+
 
 def test_notebooks_are_clean_and_their_metadata_complete() -> None:
     setups = []
