@@ -18,7 +18,7 @@ from earshot.report import style
 # The colours of diverging values: below zero, zero, above zero.
 LOW, MIDDLE, HIGH = (255, 128, 51), (255, 255, 255), (51, 128, 255)
 STEPS = 127  # shades to either side
-HZ = (0, 250, 500, 1000, 2000, 4000, 8000, 16000)
+HZ = (0, 500, 1000, 2000, 4000, 8000, 16000)
 CLASSES = 6  # rows of a timeline
 ENVELOPE = 1200  # points of a waveform
 _lock = threading.Lock()  # matplotlib's settings are the process's
@@ -68,7 +68,7 @@ def _levels(axes, wave: np.ndarray, rate: int, colours: str) -> None:
     top = float(spectrogram.to_mel(rate / 2))
     drawn = axes.imshow(spectrogram.mel(wave, rate), origin="lower", aspect="auto", cmap=colours, vmin=-spectrogram.RANGE, vmax=0,
                         extent=(0, len(wave) / rate, 0, top), interpolation="nearest")
-    shown = [hz for hz in HZ if hz <= rate / 2 and hz not in (250,)]
+    shown = [hz for hz in HZ if hz <= rate / 2]
     axes.set_yticks([float(spectrogram.to_mel(hz)) for hz in shown], [str(hz) for hz in shown])
     axes.set(ylabel="Hz", ylim=(0, top))
     axes.figure.colorbar(drawn, ax=axes, pad=0.01, aspect=18, label="dB")
@@ -113,7 +113,7 @@ def saliency(found: Saliency, wave: np.ndarray, rate: int, start: float, title: 
             bottom.stairs(np.maximum(sign * over, 0) * sign, edges, fill=True, color=np.array(colour) / 255)
         bottom.axhline(0, color=style.GREY, linewidth=0.6)
         bottom.set(xlabel="seconds" if not start else f"seconds from {start:g} s", ylabel="evidence", xlim=(0, seconds))
-        figure.colorbar(_bar(most), ax=bottom, pad=0.01, aspect=8, ticks=[-most, 0, most], format="%.2g")
+        figure.colorbar(_bar(most), ax=bottom, pad=0.01, aspect=8, ticks=[-most, 0, most], format="%.2g", label="colours")
         return style.png(figure)
 
 

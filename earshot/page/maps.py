@@ -14,6 +14,7 @@ from earshot.run import Run
 
 ROWS, COLUMNS = 96, 384  # a map is shown by so many cells at most, neighbours averaged
 MOST = 300  # maps
+ON_LAST = (nn.Linear, nn.LayerNorm, nn.MultiheadAttention, nn.GRU, nn.LSTM)  # layers that work on the last axis
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def of_window(hearing: Hearing, run: Run, model: str, answer: Answer, window: in
     for name, module in vars(ears.extractor).items():
         if isinstance(module, nn.Module):
             kind = run.config["record"]["features"]["extractor"]
-            made[f"the extractor ({kind}, {name})"] = hooked(module, lambda: ears.extractor.extract([piece], [0.0], 1))
+            made[f"the extractor ({kind})"] = hooked(module, lambda: ears.extractor.extract([piece], [0.0], 1), name + ".")
     return {whose: found for whose, found in made.items() if found}
 
 
@@ -65,7 +66,7 @@ def of_head(head: nn.Module, x: Tensor, mask: Tensor | None) -> list[Map]:
     return hooked(head, lambda: head(x, mask))
 
 
-def hooked(module: nn.Module, call: Callable[[], Any]) -> list[Map]:
+def hooked(module: nn.Module, call: Callable[[], Any], prefix: str = "") -> list[Map]:
     """What the layers within a module give out during a call, in the order of computation.
 
     Outputs of 4 axes are (batch, channels, frequency, time), of 3 axes (batch, channels, time), unless a layer that works on the
@@ -77,16 +78,16 @@ def hooked(module: nn.Module, call: Callable[[], Any]) -> list[Map]:
     def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(layer: nn.Module, inputs: Any, output: Any) -> None:
             output = output[0] if isinstance(output, tuple) and output else output
-            if not isinstance(output, Tensor) or output.ndim not in (3, 4) or len(output) != 1:
+            if not isinstance(output, Tensor) or output.ndim not in (3, 4) or len(output) != 1 or len(found) >= MOST:
                 return
-            if list(layer.parameters(recurse=False)):
-                last[0] = isinstance(layer, (nn.Linear, nn.LayerNorm, nn.MultiheadAttention, nn.GRU, nn.LSTM)) and "2d" not in type(layer).__name__
+            if any(True for _ in layer.parameters(recurse=False)):
+                last[0] = isinstance(layer, ON_LAST) and not type(layer).__name__.endswith("2d")
             again = sum(key.partition(" ")[0] == name for key in found)
-            if len(found) < MOST:
-                found[f"{name} ({again + 1})" if again else name] = _map(f"{name} ({again + 1})" if again else name, output, last[0])
+            key = f"{name} ({again + 1})" if again else name
+            found[key] = _map(key, output, last[0])
         return hook
 
-    handles = [layer.register_forward_hook(watch(name)) for name, layer in module.named_modules() if name]
+    handles = [layer.register_forward_hook(watch(prefix + name)) for name, layer in module.named_modules() if name]
     try:
         call()
     finally:

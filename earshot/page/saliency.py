@@ -12,6 +12,7 @@ from earshot.page.maps import cut
 from earshot.run import Run
 
 STEPS, AT_ONCE = 16, 4  # of the integral; rows of a pass
+SMOOTH = (1.0, 1.5)  # bands and frames: strides of convolutions leave a grid in the gradient of a spectrogram
 PIECES = 20  # of a window that are silenced, two neighbours at a time
 GRADIENTS = "integrated gradients on the head's view"
 OCCLUSION = "occlusion: what is lost where a part is silenced"
@@ -70,6 +71,8 @@ def gradients(heads: list[torch.nn.Module], x: torch.Tensor, mask: torch.Tensor 
     Args:
         x: (1, D, F, T). levels: are these logarithms of energy? Then silence is their least value.
     """
+    from scipy.ndimage import gaussian_filter
+
     base = x.amin().expand_as(x) if levels else torch.zeros_like(x)
     shares = (torch.arange(STEPS, device=x.device) + 0.5) / STEPS
     total = torch.zeros_like(x)
@@ -87,7 +90,8 @@ def gradients(heads: list[torch.nn.Module], x: torch.Tensor, mask: torch.Tensor 
                 return None
             total += found.sum(0, keepdim=True)
     values = ((x - base) * total / (STEPS * len(heads))).sum(1)[0]
-    return torch.nan_to_num(values).detach().cpu().numpy()
+    found = torch.nan_to_num(values).detach().cpu().numpy()
+    return gaussian_filter(found, SMOOTH) if levels else found
 
 
 def occlusion(hearing: Hearing, run: Run, piece: np.ndarray, target: int) -> np.ndarray:
@@ -104,8 +108,9 @@ def occlusion(hearing: Hearing, run: Run, piece: np.ndarray, target: int) -> np.
         found = hearing.predict(run, hearing.kind(run), one, pooled=True)
         scores.append(float(np.log(max(found[0, target], 1e-12))))
     lost = scores[0] - np.array(scores[1:])
-    padded = np.concatenate([lost[:1], lost, lost[-1:]])
-    return (padded[:-1] + padded[1:]) / 2
+    # Each part is silenced with either neighbour, for what lasts longer than a part; the lesser loss of the two is its own.
+    left, right = np.concatenate([lost[:1], lost]), np.concatenate([lost, lost[-1:]])
+    return np.where(np.abs(left) < np.abs(right), left, right)
 
 
 def _band(run: Run, rate: int) -> tuple[float, float]:
