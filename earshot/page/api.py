@@ -19,6 +19,7 @@ from earshot.page.desk import Desk
 
 LOOPBACK = ("127.0.0.1", "localhost")
 SLACK = 1 << 16  # bytes of a multipart body besides the file
+NAMED = 12  # classes in the description
 # Nothing is fetched from elsewhere, whatever a library's page would like.
 POLICY = ("default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
           "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; "
@@ -139,15 +140,15 @@ async def _receive(request: Request, most: int, file: Any) -> None:
 
 def _docs(desk: Desk, base: str) -> str:
     """The API's description: one page, nothing fetched."""
-    first = escape(desk.hearing.classes[0])
+    classes = desk.hearing.classes
+    first, named = escape(classes[0]), escape(", ".join(classes[:NAMED])) + ("" if len(classes) <= NAMED else ", …")
     return f"""<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Earshot: API</title>
 <meta name="viewport" content="width=device-width,initial-scale=1"><style>
 body{{font:16px/1.5 system-ui,sans-serif;max-width:46rem;margin:2rem auto;padding:0 1rem;color:#1b1b1b;background:#fff}}
 pre{{background:#f5f5f5;padding:.8rem;overflow-x:auto;font-size:.85rem}}td,th{{text-align:left;padding:.2rem 1rem .2rem 0;vertical-align:top}}
 code{{background:#f5f5f5}}</style></head><body>
 <h1>Earshot: API</h1>
-<p>The run is <b>{escape(desk.name)}</b>, its {len(desk.hearing.classes)} classes are {escape(", ".join(desk.hearing.classes[:12]))}
-{"…" if len(desk.hearing.classes) > 12 else ""}. Audio is {escape(str(desk.limits))}: WAV, FLAC, OGG, MP3, M4A and others.</p>
+<p>The run is <b>{escape(desk.name)}</b>, its {len(classes)} classes are {named}. Audio is {escape(str(desk.limits))}: WAV, FLAC, OGG, MP3, M4A and others.</p>
 <h2>POST /api/predict?top=3</h2>
 <p>The body is the audio file itself, or a form with a file named <code>audio</code>. <code>top</code> says how many classes to name.</p>
 <pre>curl --data-binary @clip.wav {escape(base)}/api/predict

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 import functools
-import io
 import threading
 from html import escape
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from earshot import spectrogram
 from earshot.page.maps import Map, grouped
 from earshot.page.saliency import Saliency
 from earshot.report import style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # The colours of diverging values: below zero, zero, above zero.
 LOW, MIDDLE, HIGH = (255, 128, 51), (255, 255, 255), (51, 128, 255)
@@ -50,20 +53,20 @@ def clip(wave: np.ndarray, rate: int, windows: np.ndarray, start: np.ndarray, le
         return style.png(figure)
 
 
-def _figure(height: float):
+def _figure(height: float) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure((7.2, height))
 
 
-def _waveform(axes, wave: np.ndarray, seconds: float) -> None:
+def _waveform(axes: Any, wave: np.ndarray, seconds: float) -> None:
     edges = np.linspace(0, len(wave), min(ENVELOPE, len(wave)) + 1).astype(int)[:-1]
     low, high = np.minimum.reduceat(wave, edges), np.maximum.reduceat(wave, edges)
     axes.fill_between(edges / len(wave) * seconds, low, high, color=style.BLUE, linewidth=0.4)
     axes.set(ylabel="amplitude")
 
 
-def _levels(axes, wave: np.ndarray, rate: int, colours: str) -> None:
+def _levels(axes: Any, wave: np.ndarray, rate: int, colours: Any) -> None:
     """The spectrogram, its rows evenly spaced on the mel scale."""
     top = float(spectrogram.to_mel(rate / 2))
     drawn = axes.imshow(spectrogram.mel(wave, rate), origin="lower", aspect="auto", cmap=colours, vmin=-spectrogram.RANGE, vmax=0,
@@ -74,7 +77,8 @@ def _levels(axes, wave: np.ndarray, rate: int, colours: str) -> None:
     axes.figure.colorbar(drawn, ax=axes, pad=0.01, aspect=18, label="dB")
 
 
-def _timeline(figure, axes, values: np.ndarray, start: np.ndarray, length: np.ndarray, names: list[str], seconds: float) -> None:
+def _timeline(figure: Figure, axes: Any, values: np.ndarray, start: np.ndarray, length: np.ndarray, names: list[str],
+              seconds: float) -> None:
     # Windows may overlap: the border between two lies halfway between their middles.
     middle = start + length / 2
     edges = np.concatenate([[0.0], (middle[1:] + middle[:-1]) / 2, [max(seconds, float(middle[-1]) + 1e-3)]])
@@ -101,7 +105,7 @@ def saliency(found: Saliency, wave: np.ndarray, rate: int, start: float, title: 
     with _lock, style.style():
         figure = _figure(4.6)
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[2.6, 1])
-        _levels(top, wave, rate, "gray_r")
+        _levels(top, wave, rate, _ramp_of([(255, 255, 255), (120, 120, 120)]))
         colours = np.where(scaled[..., None] > 0, HIGH, LOW) / 255
         shades = np.concatenate([colours, 0.85 * np.abs(scaled)[..., None] ** 0.7], axis=2)
         edge = (float(spectrogram.to_mel(found.low)), float(spectrogram.to_mel(min(found.high, rate / 2))))
@@ -112,17 +116,22 @@ def saliency(found: Saliency, wave: np.ndarray, rate: int, start: float, title: 
         for sign, colour in ((1, HIGH), (-1, LOW)):
             bottom.stairs(np.maximum(sign * over, 0) * sign, edges, fill=True, color=np.array(colour) / 255)
         bottom.axhline(0, color=style.GREY, linewidth=0.6)
-        bottom.set(xlabel="seconds" if not start else f"seconds from {start:g} s", ylabel="evidence", xlim=(0, seconds))
+        bottom.set(xlabel="seconds" if not start else f"seconds from {start:.4g} s", ylabel="evidence", xlim=(0, seconds))
         figure.colorbar(_bar(most), ax=bottom, pad=0.01, aspect=8, ticks=[-most, 0, most], format="%.2g", label="colours")
         return style.png(figure)
 
 
-def _bar(most: float):
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import LinearSegmentedColormap, Normalize
+def _ramp_of(colours: list[tuple[int, int, int]]) -> Any:
+    from matplotlib.colors import LinearSegmentedColormap
 
-    map = LinearSegmentedColormap.from_list("diverging", [np.array(c) / 255 for c in (LOW, MIDDLE, HIGH)])
-    return ScalarMappable(Normalize(-most, most), map)
+    return LinearSegmentedColormap.from_list("ramp", [np.array(c) / 255 for c in colours])
+
+
+def _bar(most: float) -> Any:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    return ScalarMappable(Normalize(-most, most), _ramp_of([LOW, MIDDLE, HIGH]))
 
 
 @functools.cache

@@ -17,11 +17,14 @@ from earshot.page.desk import Desk
 
 TOP = 5  # classes shown
 CSS = """
-.gradio-container{max-width:72rem!important;margin:0 auto!important}
+.gradio-container{width:100%!important;max-width:72rem!important;margin:0 auto!important}.gradio-container main{width:100%}
+.classes{display:grid;grid-template-columns:minmax(0,max-content) minmax(3rem,1fr) max-content;gap:.35rem .7rem;align-items:center;margin:.3rem 0}
+.classes b,.classes span{overflow-wrap:anywhere}.classes i{display:block;height:.7rem;background:#3380ff;border-radius:2px;min-width:2px}
+.classes .first{grid-column:1/-1;font-size:1.6rem;font-weight:700;line-height:1.2}.classes .number{font-variant-numeric:tabular-nums}
 .picture img{width:100%;max-width:860px;height:auto;display:block;margin:0 auto;background:#fff;border-radius:6px}
 .refused{border-left:4px solid #D55E00;padding:.4rem .8rem;margin:0;overflow-wrap:anywhere}
 .quiet{opacity:.75;margin:.2rem 0;overflow-wrap:anywhere}
-.maps{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,11rem),1fr));gap:.6rem;margin:.4rem 0 1rem}
+.maps{display:grid;grid-template-columns:repeat(auto-fill,minmax(8.5rem,1fr));gap:.6rem;margin:.4rem 0 1rem}
 .maps figure{margin:0}.maps img{width:100%;height:6rem;image-rendering:pixelated;border:1px solid #bbb;background:#fff}
 .maps figcaption{font-size:.8rem;line-height:1.3;overflow-wrap:anywhere}
 .scale{display:flex;gap:.5rem;align-items:center;flex-wrap:wrap}.scale img{width:10rem;height:1rem;border:1px solid #bbb}
@@ -65,8 +68,12 @@ def _refused(reason: object) -> str:
     return f'<p class="refused" role="alert">Cannot be heard: {escape(str(reason))}</p>'
 
 
-def _label(desk: Desk, row: np.ndarray) -> dict[str, float]:
-    return {one["class"]: one["probability"] for one in desk.likeliest(row, TOP)}
+def _classes(desk: Desk, row: np.ndarray) -> str:
+    """The likeliest classes with bars."""
+    best = desk.likeliest(row, TOP)
+    rows = "".join(f'<span>{escape(one["class"])}</span><i style="width:{100 * one["probability"]:.2f}%"></i>'
+                   f'<span class="number">{one["probability"]:.3f}</span>' for one in best)
+    return f'<div class="classes"><div class="first">{escape(best[0]["class"])}</div>{rows}</div>'
 
 
 def _listen(desk: Desk) -> None:
@@ -79,7 +86,7 @@ def _listen(desk: Desk) -> None:
         with gr.Column(scale=2, min_width=280):
             clip = gr.Audio(sources=["upload", "microphone"], type="filepath", label="A clip", editable=False, buttons=[], elem_id="clip")
             said = gr.HTML(f"<p class='quiet'>Drop a file or record: {escape(str(desk.limits))}.</p>", elem_id="said")
-            label = gr.Label(num_top_classes=TOP, label="Classes", elem_id="classes")
+            label = gr.HTML(elem_id="classes")
         with gr.Column(scale=3, min_width=280):
             picture = gr.HTML(elem_id="picture")
     with gr.Group(visible=False) as why:
@@ -87,14 +94,14 @@ def _listen(desk: Desk) -> None:
             target = gr.Dropdown(hearing.classes, label="Evidence for", min_width=160)
             run = gr.Dropdown(list(runs), value=first, label="Run", visible=len(runs) > 1, min_width=160)
             model = gr.Dropdown(models[first], value=models[first][0], label="Feature maps of", min_width=160)
-            window = gr.Slider(0, 1, 0, step=1, label="Window", visible=False, min_width=160)
+            window = gr.Slider(1, 2, 1, step=1, label="Window", visible=False, min_width=160)
         with gr.Row():
             evidence = gr.Button("What carried the decision", elem_id="evidence")
             layers = gr.Button("Feature maps", elem_id="layers")
     shown = gr.HTML(elem_id="shown")
 
     def hear(path: str | None) -> Iterator[dict]:
-        blank = {said: "", label: None, picture: "", shown: "", why: gr.update(visible=False)}
+        blank = {said: "", label: "", picture: "", shown: "", why: gr.update(visible=False)}
         if path is None:
             yield blank
             return
@@ -108,9 +115,9 @@ def _listen(desk: Desk) -> None:
         best = int(answer.probabilities.argmax())
         lead = int(answer.windows[:, best].argmax())
         length = f"{answer.seconds:.1f} s" + (f", {count} windows" if count > 1 else "")
-        yield {said: f"<p class='quiet'>{length}</p>", label: _label(desk, answer.probabilities), shown: "", picture: "",
+        yield {said: f"<p class='quiet'>{length}</p>", label: _classes(desk, answer.probabilities), shown: "", picture: "",
                why: gr.update(visible=True), target: hearing.classes[best],
-               window: gr.update(visible=count > 1, maximum=max(1, count - 1), value=lead, label=f"Window, 0 to {count - 1}")}
+               window: gr.update(visible=count > 1, maximum=max(2, count), value=lead + 1, label=f"Window, 1 to {count}")}
         ears = hearing.ears(hearing.runs[0])
         heard = answer.heard[ears.key]
         png = draw.clip(heard.wave, ears.extractor.rate, answer.windows, answer.start - heard.offset, answer.length, hearing.classes,
@@ -119,7 +126,7 @@ def _listen(desk: Desk) -> None:
 
     def explain(path: str | None, name: str, number: float, wanted: str) -> str:
         try:
-            answer, number = desk.answer(path), int(number)
+            answer, number = desk.answer(path), int(number) - 1
             which = runs[name]
             ears = hearing.ears(which)
             heard = answer.heard[ears.key]
@@ -136,7 +143,7 @@ def _listen(desk: Desk) -> None:
         try:
             answer = desk.answer(path)
             with hearing.lock:
-                return draw.maps(maps.of_window(hearing, runs[name], which, answer, int(number)))
+                return draw.maps(maps.of_window(hearing, runs[name], which, answer, int(number) - 1))
         except (BadAudio, UserError, OSError, TypeError) as error:
             return _refused(error)
 
@@ -159,17 +166,17 @@ def _mistakes(desk: Desk, found: list[mistakes.Mistake], summary: str) -> None:
         with gr.Column(scale=2, min_width=280):
             chosen = gr.Dropdown([(name, index) for index, name in enumerate(names)], value=None, label="Clip: said, is", elem_id="mistake")
             following = gr.Button("Next", elem_id="next")
-            label = gr.Label(num_top_classes=TOP, label="Out of fold", elem_id="oof")
+            label = gr.HTML(elem_id="oof")
         with gr.Column(scale=3, min_width=280):
             player = gr.Audio(interactive=False, label="The clip", buttons=[], elem_id="player")
             about = gr.HTML(elem_id="about")
 
     def show(index: int | None) -> dict[Any, Any]:
         if index is None:
-            return {label: None, player: None, about: ""}
+            return {label: "", player: None, about: ""}
         one = found[int(index)]
         line = f"<p class='quiet'>{escape(one.id)} is <b>{escape(one.truth)}</b>; fold {one.fold} said {escape(one.said)} {one.sure:.3f}.</p>"
-        blank = {label: _label(desk, one.probabilities), player: None}
+        blank = {label: _classes(desk, one.probabilities), player: None}
         if one.id not in files:
             return {**blank, about: line + "<p class='quiet'>Its file is not there.</p>"}
         try:
