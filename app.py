@@ -68,7 +68,10 @@ def serve(whole: members.Member, flags: PageFlags, bound: socket.socket) -> None
     if flags.host not in api.LOOPBACK and flags.host != "::1":
         print(f"anyone who reaches {flags.host} can use this page: it has no password", flush=True)
     print(f"page: http://{shown}:{port}   API: http://{shown}:{port}/docs   (Ctrl-C ends it)", flush=True)
-    uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)).run(sockets=[bound])
+    try:
+        uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)).run(sockets=[bound])
+    except (KeyboardInterrupt, SystemExit):  # it raises Ctrl-C again once it has closed; there is nothing to continue
+        print("page closed")
 
 
 if __name__ == "__main__":

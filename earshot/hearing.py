@@ -84,11 +84,9 @@ class Hearing:
             if key not in self._ears:
                 self._ears[key] = Ears(key, *loose.extractor_of(run, weights, device))
         # Loads the heads and wakes the kernels: the first clip is then as quick as the second.
-        rng = np.random.default_rng(0)
-        first = self._ears[self._of[self.runs[0].folder.resolve()]].extractor
-        seconds = first.samples / first.rate
-        self.answer({key: self._listen(ears, 0.1 * rng.standard_normal(max(1, round(seconds * ears.extractor.rate))).astype(np.float32), 0.0)
-                     for key, ears in self._ears.items()})
+        noise = np.random.default_rng(0).standard_normal
+        waves = {key: 0.1 * noise(ears.extractor.samples, dtype=np.float32) for key, ears in self._ears.items()}
+        self.answer({key: self._listen(self._ears[key], wave, 0.0) for key, wave in waves.items()})
 
     def ears(self, run: Run) -> Ears:
         """What a run hears with."""

@@ -148,7 +148,8 @@ body{{font:16px/1.5 system-ui,sans-serif;max-width:46rem;margin:2rem auto;paddin
 pre{{background:#f5f5f5;padding:.8rem;overflow-x:auto;font-size:.85rem}}td,th{{text-align:left;padding:.2rem 1rem .2rem 0;vertical-align:top}}
 code{{background:#f5f5f5}}</style></head><body>
 <h1>Earshot: API</h1>
-<p>The run is <b>{escape(desk.name)}</b>, its {len(classes)} classes are {named}. Audio is {escape(str(desk.limits))}: WAV, FLAC, OGG, MP3, M4A and others.</p>
+<p>The run is <b>{escape(desk.name)}</b>, its {len(classes)} classes are {named}.
+Audio is {escape(str(desk.limits))}: WAV, FLAC, OGG, MP3, M4A and others.</p>
 <h2>POST /api/predict?top=3</h2>
 <p>The body is the audio file itself, or a form with a file named <code>audio</code>. <code>top</code> says how many classes to name.</p>
 <pre>curl --data-binary @clip.wav {escape(base)}/api/predict

@@ -52,4 +52,5 @@ class Desk:
 
     def likeliest(self, row: np.ndarray, top: int) -> list[dict[str, Any]]:
         """[{"class", "probability"}], the likeliest first."""
-        return [{"class": self.hearing.classes[i], "probability": round(float(row[i]), 6)} for i in np.argsort(-row, kind="stable")[:top]]
+        order = np.argsort(-row, kind="stable")[:top]
+        return [{"class": self.hearing.classes[i], "probability": round(float(row[i]), 6)} for i in order]

@@ -161,7 +161,8 @@ def maps(found: dict[str, list[Map]]) -> str:
     """The HTML of feature maps: layers side by side, each with its sub-layers to open, and the colours' scale."""
     if not found:
         return '<p class="quiet">Neither this head nor its extractor has layers with maps: the head is fitted on plain numbers.</p>'
-    parts = [f'<div class="scale"><span>−1</span><img alt="orange is negative, white zero, blue positive" src="{inline(diverging(_ramp()))}">'
+    ramp = inline(diverging(np.linspace(-1, 1, 2 * STEPS + 1)[None].repeat(4, 0)))
+    parts = [f'<div class="scale"><span>−1</span><img alt="orange is negative, white zero, blue positive" src="{ramp}">'
              '<span>+1</span> <span class="quiet">of each map\'s own largest value</span></div>']
     for whose, maps in found.items():
         parts.append(f"<h3>{escape(whose)}</h3>")
@@ -170,12 +171,9 @@ def maps(found: dict[str, list[Map]]) -> str:
         for name, inside in layers.items():
             if len(inside) > 1:
                 inner = "".join(_one(one, one.name) for one in inside)
-                parts.append(f'<details><summary>{escape(name)}: {len(inside)} sub-layers</summary><div class="maps">{inner}</div></details>')
+                parts.append(f"<details><summary>{escape(name)}: {len(inside)} sub-layers</summary>"
+                             f'<div class="maps">{inner}</div></details>')
     return "\n".join(parts)
-
-
-def _ramp() -> np.ndarray:
-    return np.linspace(-1, 1, 2 * STEPS + 1)[None].repeat(4, 0)
 
 
 def _one(one: Map, name: str) -> str:

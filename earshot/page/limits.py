@@ -43,8 +43,9 @@ class Limits:
             everything += block.size
             if samples > self.seconds * rate:
                 raise BadAudio(f"the clip is longer than {self.seconds:g} s, the limit here: cut it")
-            if everything > self.seconds * decode.USUAL * CHANNELS:
-                raise BadAudio(f"the clip has more than {self.seconds * decode.USUAL * CHANNELS:,.0f} samples, the limit here: cut it")
+            most = self.seconds * decode.USUAL * CHANNELS
+            if everything > most:
+                raise BadAudio(f"the clip has more than {most:,.0f} samples, the limit here: cut it")
 
     def too_large(self) -> str:
         """What is said of too large an upload."""

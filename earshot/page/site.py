@@ -84,7 +84,8 @@ def _listen(desk: Desk) -> None:
     first = next(iter(runs))
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
-            clip = gr.Audio(sources=["upload", "microphone"], type="filepath", label="A clip", editable=False, buttons=[], elem_id="clip")
+            clip = gr.Audio(sources=["upload", "microphone"], type="filepath", label="A clip", editable=False, buttons=[],
+                            elem_id="clip")
             said = gr.HTML(f"<p class='quiet'>Drop a file or record: {escape(str(desk.limits))}.</p>", elem_id="said")
             label = gr.HTML(elem_id="classes")
         with gr.Column(scale=3, min_width=280):
@@ -120,8 +121,8 @@ def _listen(desk: Desk) -> None:
                window: gr.update(visible=count > 1, maximum=max(2, count), value=lead + 1, label=f"Window, 1 to {count}")}
         ears = hearing.ears(hearing.runs[0])
         heard = answer.heard[ears.key]
-        png = draw.clip(heard.wave, ears.extractor.rate, answer.windows, answer.start - heard.offset, answer.length, hearing.classes,
-                        answer.probabilities)
+        png = draw.clip(heard.wave, ears.extractor.rate, answer.windows, answer.start - heard.offset, answer.length,
+                        hearing.classes, answer.probabilities)
         yield {picture: _picture(png, "waveform and spectrogram of the clip")}
 
     def explain(path: str | None, name: str, number: float, wanted: str) -> str:
@@ -136,7 +137,8 @@ def _listen(desk: Desk) -> None:
             return _refused(error)
         start = float(heard.features.start[number])
         piece = maps.cut(heard.wave, start - heard.offset, heard.features.length[number], ears.extractor.rate)
-        png = draw.saliency(found, piece, ears.extractor.rate, start, f"evidence for {draw.style.short(wanted)} (blue), against it (orange)")
+        title = f"evidence for {draw.style.short(wanted)} (blue), against it (orange)"
+        png = draw.saliency(found, piece, ears.extractor.rate, start, title)
         return _picture(png, f"evidence for {wanted}") + f"<p class='quiet'>{escape(found.how)}; in log probability</p>"
 
     def look(path: str | None, name: str, number: float, which: str) -> str:
@@ -164,7 +166,8 @@ def _mistakes(desk: Desk, found: list[mistakes.Mistake], summary: str) -> None:
     names = [str(one) for one in found]
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
-            chosen = gr.Dropdown([(name, index) for index, name in enumerate(names)], value=None, label="Clip: said, is", elem_id="mistake")
+            chosen = gr.Dropdown([(name, index) for index, name in enumerate(names)], value=None, label="Clip: said, is",
+                                 elem_id="mistake")
             following = gr.Button("Next", elem_id="next")
             label = gr.HTML(elem_id="oof")
         with gr.Column(scale=3, min_width=280):
@@ -175,7 +178,8 @@ def _mistakes(desk: Desk, found: list[mistakes.Mistake], summary: str) -> None:
         if index is None:
             return {label: "", player: None, about: ""}
         one = found[int(index)]
-        line = f"<p class='quiet'>{escape(one.id)} is <b>{escape(one.truth)}</b>; fold {one.fold} said {escape(one.said)} {one.sure:.3f}.</p>"
+        line = (f"<p class='quiet'>{escape(one.id)} is <b>{escape(one.truth)}</b>; "
+                f"fold {one.fold} said {escape(one.said)} {one.sure:.3f}.</p>")
         blank = {label: _classes(desk, one.probabilities), player: None}
         if one.id not in files:
             return {**blank, about: line + "<p class='quiet'>Its file is not there.</p>"}
