@@ -6,48 +6,38 @@ import os
 from dataclasses import fields
 from pathlib import Path
 
-from earshot import cli, config, extractors
+from earshot import attached, cli, config, defaults, extractors, hidden
 from earshot.audio import AudioSettings
 from earshot.errors import UserError
 
 ABOUT = """Turn a competition's audio into cached features, once.
 
 The same command again continues where it stopped, or does nothing when all is done.
-Without flags: the competition in data/, else the built-in sample competition."""
-
-
-def default_competition(out: str) -> str:
-    """The only competition that lies in `out`, else the sample."""
-    from earshot import competition
-
-    found = competition.find(out)
-    if len(found) > 1:
-        raise UserError(f"several competitions in {out}/: choose one with --competition: {', '.join(map(str, found))}")
-    print(f"competition: {found[0]} (the only one in {out}/)" if found else
-          f"competition: none given and none in {out}/, so the built-in sample competition")
-    return str(found[0]) if found else "sample"
+Without flags: the competition in data/, else the one that Kaggle has attached, else the built-in sample competition."""
 
 
 def parse(argv: list[str]) -> tuple:
     """The flags' groups; defaults from the recipe, which is known before the rest because it decides them."""
     argv = cli.bare(argv, "--pictures", "0")
-    early = cli.peek(argv, "recipe", "extractor", "competition", "out")
-    helping = {"-h", "--help"} & set(argv)
+    early = cli.peek(argv, "recipe", "extractor", "competition", "weights", "out", "for-run")
+    helping = bool({"-h", "--help"} & set(argv))
     competition = early["competition"]
-    if competition is None and not helping:
-        competition = default_competition(early["out"] or "data")
-    name = early["recipe"]
-    name = name or (None if early["extractor"] else "sample" if competition in (None, "sample") else "itmo2025_tokens")
+    if not helping:
+        competition = attached.called(competition) if competition else defaults.competition(early["out"] or "data")
+    name, chosen = early["recipe"], early["extractor"]
+    run = hidden.opened(early["for-run"]) if early["for-run"] and not helping else None
+    if name is None and chosen is None and run is None:
+        name, chosen = defaults.features(competition, bool(early["weights"]) or helping)
     recipe = config.load_recipe(name) if name else None
-    values = dict(recipe.features) if recipe else {}
-    chosen = early["extractor"] or values.get("extractor")
+    values = hidden.values(run) if run else dict(recipe.features) if recipe else {}
+    chosen = chosen or values.get("extractor")
     if chosen is None:
         raise UserError(f"recipe {name} names no extractor: add --extractor {'|'.join(extractors.names())}")
     groups = {"competition": config.CompetitionFlags(), "windows": config.WindowFlags(), "audio": AudioSettings(),
               chosen: extractors.module(chosen).Settings(), "copies": config.AugmentFlags(), "machine": config.ExtractionFlags()}
     if values.get("extractor") not in (None, chosen):
         name, values = None, {}  # another extractor than the recipe's: its settings mean nothing here
-    where = f"recipe {name}, features"
+    where = f"{run.folder}/config.yaml" if run else f"recipe {name}, features"
     known = {f.name: title for title, group in groups.items() for f in fields(group)}
     for key in values:
         if key not in known:
@@ -55,12 +45,12 @@ def parse(argv: list[str]) -> tuple:
     groups = {title: config.with_defaults(group, {k: v for k, v in values.items() if known[k] == title}, where)
               for title, group in groups.items()}
     filled, _ = cli.parse(groups, argv, ABOUT)
-    return competition, name, chosen, filled
+    return competition, name, chosen, run, filled
 
 
 def main(argv: list[str]) -> None:
     """Parse, plan, extract."""
-    name, recipe, extractor, flags = parse(argv)
+    name, recipe, extractor, run, flags = parse(argv)
     what, windows, audio, settings, copies, machine = flags.values()
     deadline = cli.Deadline(machine.max_hours)
     from earshot import cache, competition, earlier, pictures, plan
@@ -70,14 +60,16 @@ def main(argv: list[str]) -> None:
 
     clips = competition.load(download.fetched(name, what.out), train_csv=what.train_csv, id_column=what.id_column,
                              label_column=what.label_column, task=what.task, holdout=what.holdout, out=what.out)
-    print(*clips.notes, sep="\n")
+    print(*clips.notes, sep="\n", end="\n" if clips.notes else "")
+    if run and hidden.only(clips).clips.empty:
+        return
     plain_name("--cache", what.cache)
     workers = machine.workers or len(os.sched_getaffinity(0))
-    made = plan.make(clips, Path(what.out), extractor, settings, audio, windows, what.weights, what.cache, recipe, workers,
-                     copies)
+    weights = what.weights or (hidden.weights(run) if run else None)
+    made = plan.make(clips, Path(what.out), extractor, settings, audio, windows, weights, what.cache, recipe, workers, copies,
+                     run and run.config["record"]["features"])
     print(f"features: {extractor}{f' (recipe {recipe})' if recipe else ''} -> {made.folder}")
-    for note in made.notes:
-        print(note)
+    print(*made.notes, sep="\n", end="\n" if made.notes else "")
     with locked(made.folder, "the cache"):
         state = "new" if machine.fresh and cache.is_cache(made.folder) else plan.state(made)
         if state != "complete" and not machine.fresh:
@@ -92,7 +84,7 @@ def main(argv: list[str]) -> None:
 
             at = halves.decide(made, devices.choose(machine.device, machine.precision), machine.precision)
             print(f"device: {devices.about(at)}", flush=True)
-            extract.run(made, at, machine.batch_size, workers, deadline, machine.fresh)
+            extract.run(made, at, machine.batch_size, workers, deadline, machine.fresh, answered=bool(run))
     write_text(Path(what.out) / LATEST, clips.name + "\n")
     report(made.folder)
     shown, below = machine.pictures, Path(machine.pictures_out or made.folder)
@@ -113,7 +105,7 @@ def report(folder: Path) -> None:
     print("views: " + ", ".join(f"{view} {tuple(shape)}" for view, shape in manifest["shapes"].items()))
     if manifest["bad"]:
         print(f"bad audio: {manifest['bad']} clips, see {folder / 'bad_audio.csv'}")
-    print(f"next: python train.py --features {folder}")
+    print(f"next: python train.py --features {folder}" if "train" in manifest["splits"] else f"next: python predict.py --features {folder}")
 
 
 if __name__ == "__main__":

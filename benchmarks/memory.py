@@ -28,7 +28,6 @@ from earshot.device import choose
 from earshot.loss import Criterion
 
 CARD, LIMIT, RESIDENT, KAGGLE = 16e9, 15e9, 4e9, 20e9  # bytes; a quarter of the card may hold the features themselves
-EVALUATED = 64  # rows of an evaluation's pass
 EXTRACTED = config.ExtractionFlags().batch_size
 CLIPS = (2000, 10000)
 
@@ -64,11 +63,16 @@ def computed_peaks(case: noise.Case, precision: str) -> tuple[int, int]:
         yield
         del batch
         with torch.no_grad(), _autocast(precision):
-            head.eval()(_batch(case, head, EVALUATED)[0]["x"], None)
+            head.eval()(_batch(case, head, evaluated(case))[0]["x"], None)
         yield
 
     training, evaluation = fake.peaks(networks, work)
     return training, evaluation
+
+
+def evaluated(case: noise.Case) -> int:
+    """Rows of an evaluation's pass, as `Run.at_once` has it."""
+    return min(64, 2 * case.training.batch_size)
 
 
 def _batch(case: noise.Case, head: torch.nn.Module, size: int) -> tuple[dict, torch.Tensor]:
@@ -110,9 +114,9 @@ def measured_peaks(case: noise.Case, precision: str, device: str = "cuda") -> tu
     batch, found = case.training.batch_size, []
     torch.cuda.empty_cache()
     with tempfile.TemporaryDirectory() as folder:
-        fitter = noise.fitter(case, Path(folder), choose(device, precision), max(2 * batch, EVALUATED), epochs=1)
+        fitter = noise.fitter(case, Path(folder), choose(device, precision), max(2 * batch, evaluated(case)), epochs=1)
         for work in (lambda: [fitter.step(1, number, np.arange(batch)) for number in range(2)],
-                     lambda: predict(fitter.predictor, fitter.rows, np.arange(EVALUATED), EVALUATED, autocast(fitter.device))):
+                     lambda: predict(fitter.predictor, fitter.rows, np.arange(evaluated(case)), evaluated(case), autocast(fitter.device))):
             torch.cuda.reset_peak_memory_stats()
             work()
             found.append(float(torch.cuda.max_memory_allocated()))
@@ -176,8 +180,8 @@ def main() -> None:
         keep_rows("Memory and disk", [
             f"`python benchmarks/memory.py` on {machine()}. Five-second clips of 50 classes at 44.1 kHz.",
             f"Memory: {how}",
-            f"Training: two steps at the recipe's batch size; evaluating: {EVALUATED} rows while it trains (a pass that does not",
-            "fit is halved by itself). fp16 is autocast's, as on a T4. Disk: what five folds' best and last weights take (in",
+            f"Training: two steps at the recipe's batch size; evaluating: 64 rows while it trains, of a",
+            "small batch twice as many (a pass that does not fit is halved by itself). fp16 is autocast's, as on a T4. Disk: what five folds' best and last weights take (in",
             f"brackets: at the most, while they are made), and caches of {CLIPS[0]:,} and {CLIPS[1]:,} clips. It fits where",
             "training, with 4 GB for features kept on the card, stays below 15 GB, and run and larger cache below 20 GB",
             "of disk, Kaggle's."],

@@ -7,7 +7,7 @@ from typing import Any, Callable
 
 import numpy as np
 
-from earshot import parts, probe
+from earshot import earlier, parts, probe
 from earshot.cache import Cache
 from earshot.config import TrainingFlags
 from earshot.dataset import Rows, check_further, predict
@@ -38,7 +38,7 @@ def training_rows(cache: Cache, view: str, also: tuple[str, ...], settings: Trai
     return Rows(cache.split("train"), view, cache.classes, cache.manifest["span"], device.name, also, cache.augmented(), gigabytes, more)
 
 
-def predict_run(run: Run, rows: Rows, rebuild: Callable[[dict], Any], device: Device, batch_size: int = 64,
+def predict_run(run: Run, rows: Rows, rebuild: Callable[[dict], Any], device: Device, batch_size: int | None = None,
                 kind: str = "best") -> np.ndarray:
     """The mean of a run's folds and seeds, each by its best checkpoint, or its last; of its models on all clips where it has some.
 
@@ -68,10 +68,10 @@ def mean(run: Run, rows: Rows, found: list[np.ndarray]) -> np.ndarray:
 
 
 def predict_part(run: Run, part: Part, kind: str, rows: Rows, rebuild: Callable[[dict], Any], device: Device,
-                 batch_size: int = 64) -> np.ndarray:
+                 batch_size: int | None = None) -> np.ndarray:
     """One model's (clips, classes) probabilities, by its "best" or "last" checkpoint; the rest as in `predict_run`."""
     head = load_part(run, part, kind, rebuild, device)
-    return predict(head, rows, np.arange(len(rows)), batch_size, probe.autocast(device), run.shifts, run.pool)
+    return predict(head, rows, np.arange(len(rows)), batch_size or run.at_once, probe.autocast(device), run.shifts, run.pool)
 
 
 def load_part(run: Run, part: Part, kind: str, rebuild: Callable[[dict], Any], device: Device) -> Any:
@@ -102,6 +102,8 @@ def cache_of(run: Run, features: str | None) -> Cache:
         UserError: it moved, or was made anew from something else.
     """
     folder = Path(features or run.config["features_folder"])
+    if not features and not folder.is_dir():  # an attached run, or one whose cache is attached
+        folder = earlier.features_of(run) or folder
     if not folder.is_dir():
         raise UserError(f"{run.folder} was trained on {folder}, which is not there: say where it is with --features FOLDER")
     cache = Cache(folder)

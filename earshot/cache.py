@@ -136,6 +136,9 @@ class Cache:
         Raises:
             UserError: the file is damaged, or belongs to another cache.
         """
+        if not self.has(name):
+            raise UserError(f"{self.folder} has no clips of the split {name}: extract anew with get_features.py"
+                            + (", without --for-run" if name == "train" else ""))
         return self._sound_rows(name)
 
     def augmented(self) -> dict[str, Any] | None:
@@ -182,7 +185,7 @@ class Cache:
         """
         import numpy as np
 
-        labels = self._load("train")["labels"]
+        labels = self.split("train")["labels"]
         if self.multilabel:
             return labels.mean(0, dtype=np.float64)
         counts = np.array([(labels == label).sum() for label in self.classes], dtype=np.float64)

@@ -198,6 +198,10 @@ class Deadline:
         """Is the time used up, or has a signal asked to stop?"""
         return SIGNALS.waiting is not None or self.at is not None and time.monotonic() >= self.at
 
+    def late(self) -> bool:
+        """Is it the time, and no signal, that stops?"""
+        return SIGNALS.waiting is None and self.passed()
+
     def leave(self) -> None:
         """Say how to continue and end the process: exit code 0, or the signal's where one came."""
         if SIGNALS.waiting is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from earshot import archive, layouts, sample
+from earshot import archive, layouts, placeholder, sample, tables
 from earshot.labels import each
 from earshot.errors import UserError
 from earshot.files import locked
@@ -112,7 +112,11 @@ def load(path, *, train_csv=None, id_column=None, label_column=None, task="auto"
     notes += odd_labels(classes)
     if shared:
         notes.append(f"beware: {len(shared)} groups (first: {shared[0]}) have clips in train and in test: test will flatter")
-    if found.sample_submission:
+    if found.example is not None:
+        asked = list(clips["id"][clips["split"] == "subm"])
+        found.sample_submission = placeholder.write(Path(out) / name / ".sample_submission.csv",
+                                                    list(tables.read(found.sample_submission).columns), found.id_column, asked, found.example)
+    elif found.sample_submission:
         notes.append(f"submission as in {found.sample_submission.name}")
     return Competition(name, root, layout, clips, classes, found.sample_submission, found.id_column,
                        found.label_column, found.missing, notes, root / "solution.csv" if is_sample else None,

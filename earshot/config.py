@@ -24,6 +24,9 @@ class CompetitionFlags:
     """what turns audio into features (default: the recipe's)"""
     weights: str | None = None
     """the network's weights: a local file or folder, or a hub id"""
+    for_run: str | None = None
+    """a saved run: only the clips to submit, by that run's settings, as a code competition's notebook needs them; those that
+    --max-hours leaves unheard get the class prior's answer"""
     cache: str | None = None
     """name of the cache folder (default: the recipe's, else the extractor's name)"""
     out: str = "data"

@@ -189,7 +189,7 @@ def _fold_predictions(run: Run, rows: Rows, part: Part, valid: np.ndarray, rebui
         if run.part(part).predictions(kind) is not None:
             continue
         head = probe.laid_out(run.part(part).load_head(kind, rebuild, device.name), device)
-        found = predict(head, rows, rows.of_clips(valid), 64, probe.autocast(device), run.shifts, run.pool)[valid]
+        found = predict(head, rows, rows.of_clips(valid), run.at_once, probe.autocast(device), run.shifts, run.pool)[valid]
         run.part(part).save_predictions(kind, found)
         made = True
     return made

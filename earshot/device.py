@@ -48,8 +48,8 @@ def choose(name: str = "auto", precision: str = "auto") -> Device:
     except RuntimeError as error:
         built = " ".join(torch.cuda.get_arch_list())
         raise UserError(f"{title} (sm_{major}{minor}) cannot run this build of torch (made for {built}; "
-                        f"{str(error).splitlines()[0]}): pick GPU T4 x2 in the notebook's settings, install torch's "
-                        f"cu126 wheels, or use --device cpu") from None
+                        f"{str(error).splitlines()[0]}): pick GPU T4 x2 in the notebook's settings, install a torch "
+                        f"that has {'them (pip install -r constraints-p100.txt)' if major < 7 else 'them'}, or use --device cpu") from None
     if precision == "auto":
         precision = "bf16" if major >= 8 else "fp16" if major == 7 else "fp32"
     return Device(f"cuda:{index}", precision, f"{title}, sm_{major}{minor}, {precision}")

@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Iterator
 
-from earshot import cache, extract, parts, sealed, space
+from earshot import attached, cache, extract, parts, sealed, space
 from earshot.errors import UserError
-from earshot.files import digest, replacing, standing
+from earshot.files import digest, digest_of, replacing, standing
 from earshot.fingerprint import differences, fingerprint, plain
 from earshot.manifest import fault
 from earshot.run import CONFIG, Run
@@ -17,8 +17,6 @@ from earshot.run import CONFIG, Run
 if TYPE_CHECKING:
     from earshot.plan import Plan
 
-ATTACHED = "/kaggle/input"
-DEPTH = 8  # /kaggle/input/notebooks/<owner>/<notebook>/data/<competition>/<cache>, and one more
 NOT_COPIED = (".tmp", ".new", ".old", ".damaged", ".lock")
 
 
@@ -32,15 +30,15 @@ def roots(given: str | None) -> list[Path]:
         if not Path(given).is_dir():
             raise UserError(f"--continue-from {given}: no such folder: name one that holds earlier outputs, such as data/ and runs/")
         return [Path(given)]
-    attached = Path(os.environ.get("EARSHOT_ATTACHED", ATTACHED))
-    return [attached] if attached.is_dir() else []
+    top = attached.root()
+    return [top] if top else []
 
 
 def folders(given: str | None, name: str) -> Iterator[Path]:
     """The folders below the earlier outputs that hold a file of this name; links are not followed."""
     for root in roots(given):
         for folder, below, names in os.walk(root):
-            below[:] = sorted(below) if len(Path(folder).relative_to(root).parts) < DEPTH else []
+            below[:] = sorted(below) if len(Path(folder).relative_to(root).parts) < attached.DEPTH else []
             if name in names and not os.path.islink(os.path.join(folder, name)):
                 yield Path(folder)
 
@@ -49,6 +47,24 @@ def caches(given: str | None) -> list[Path]:
     """The finished caches among the earlier outputs, to be read where they lie."""
     found = [folder for folder in folders(given, cache.MANIFEST) if cache.is_cache(folder)]
     return [folder for folder in found if cache.peek(folder / cache.MANIFEST).get("complete")]
+
+
+def runs() -> list[Path]:
+    """The attached runs that can be opened, to be read where they lie."""
+    return [folder for folder in folders(None, CONFIG) if (folder / "training_log.txt").is_file()]
+
+
+def features_of(run: Run, data: str = "data") -> Path | None:
+    """A finished cache, here or attached, that holds what a run was trained on; of several, one with clips to submit."""
+    wanted, found = run.config["record"], []
+    for folder in [*cache.find(data), *caches(None)]:
+        manifest = cache.peek(folder / cache.MANIFEST)
+        record = manifest.get("record")
+        if not manifest.get("complete") or not isinstance(record, dict) or record.get("labels") != digest_of(wanted["classes"])[:16]:
+            continue
+        if not differences(wanted["features"], {key: record.get(key) for key in wanted["features"]}):
+            found.append((("subm" in manifest.get("splits", {})), folder))
+    return next((folder for asked, folder in found if asked), found[0][1] if found else None)
 
 
 def adopt_cache(plan: Plan, given: str | None) -> list[str]:

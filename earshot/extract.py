@@ -13,7 +13,7 @@ from typing import Any, Callable, Iterator, Sequence
 
 import numpy as np
 
-from earshot import cache, columns, copies, devices, estimate, extractors, joining, sealed, space
+from earshot import cache, columns, copies, devices, estimate, extractors, hidden, joining, sealed, space
 from earshot.audio import BadAudio, read, stretch
 from earshot.cli import Deadline, clock, patiently
 from earshot.device import Device, out_of_memory
@@ -96,13 +96,14 @@ class Worker:
 
 
 def run(plan: Plan, device: Device | Sequence[Device], batch_size: int, workers: int, deadline: Deadline,
-        fresh: bool = False) -> None:
+        fresh: bool = False, answered: bool = False) -> None:
     """Extract what is missing and join it; a cache that was begun is continued, decoding only missing shards.
 
     Args:
         device: or several, a process for each; the cache is the same.
         workers: decoding threads, of all devices together.
         fresh: throw away what the folder holds, once the extractor has accepted the settings.
+        answered: when the time is up, what is left counts as clips that cannot be heard, and the cache is finished.
 
     Raises:
         UserError: not one training clip is usable.
@@ -151,7 +152,10 @@ def run(plan: Plan, device: Device | Sequence[Device], batch_size: int, workers:
             tasks = [stage[number::len(on)] for number in range(min(len(on), len(stage)))]
             if not work(tasks, bar.made, deadline) or stage is not stages[-1] and deadline.passed():
                 bar.bar.close()
-                deadline.leave()
+                if not answered or not deadline.late():
+                    deadline.leave()
+                count = hidden.give_up(plan, missing_parts(plan), form)
+                print(f"beware: the time was up: {count} of {everything} clips are not heard and get the class prior's answer", flush=True)
     joining.join(plan, parts(plan))
 
 

@@ -148,5 +148,5 @@ class Hearing:
     def predict(self, run: Run, kind: str, features: ClipFeatures, pooled: bool) -> np.ndarray:
         """(1, classes) of the clip, or (windows, classes), by the mean of a run's models."""
         rows, at = self.rows(run, features, pooled), stage.decided(run, self.device)
-        return blend.mean(run, rows, [predict(head, rows, np.arange(len(rows)), 64, probe.autocast(at), run.shifts, run.pool)
+        return blend.mean(run, rows, [predict(head, rows, np.arange(len(rows)), run.at_once, probe.autocast(at), run.shifts, run.pool)
                                       for _, head in self.heads(run, kind)])

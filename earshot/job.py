@@ -9,7 +9,7 @@ from typing import Any, Callable
 
 import numpy as np
 
-from earshot import blend, crossval, devices, earlier, folds, parts, probe, pseudo, space, stage
+from earshot import attached, blend, crossval, devices, earlier, folds, parts, probe, pseudo, space, stage
 from earshot.cache import Cache
 from earshot.cli import Deadline
 from earshot.config import Recipe, RunFlags, TrainingFlags, TrainMachineFlags
@@ -45,7 +45,7 @@ def describe_head(heads: Any, recipe: Recipe, cache: Cache, head: str | None = N
     name, wanted = chosen.pop("name", "linear"), chosen.pop("view", None)
     if head and head != name:
         name, wanted, chosen = head, None, {}
-    chosen |= {key: heads.parse_option(key, value) for key, value in (options or {}).items()}
+    chosen = attached.located(chosen | {key: heads.parse_option(key, value) for key, value in (options or {}).items()})
     if view and view not in cache.shapes:
         raise UserError(f"{cache.folder} has no view {view}: it has {', '.join(cache.shapes)}")
     preferred = [v for v in (wanted, *heads.views(name)) if v in cache.shapes]
@@ -128,9 +128,10 @@ class Job:
         run = Run.begin(folder, self.record, stage.about(self.cache, self.recipe, self.at)).whole()
         run.quiet = quiet
         self.at = stage.decided(run, self.at)
-        pseudo.teach(run, self.flags, self.cache, crossval.every_fold(self.numbers), self.heads.rebuild, self.at, self.machine.continue_from)
         rows, several_labels = self.rows, ", any number of them a clip" if self.rows.multilabel else ""
         run.log(f"run: {folder}{'' if new else ' (continued)'}")
+        pseudo.teach(run, self.flags, self.cache, crossval.every_fold(self.numbers), self.heads.rebuild, self.at,
+                     self.machine.continue_from)
         run.log(f"head: {self.what.name} on {self.what.view} {rows.shape}, {self.parameters:,} parameters, {len(run.classes)} "
                 f"classes{several_labels}")
         run.log(f"folds: {self.whose}; {len(rows.ids)} clips, {len(rows)} windows; device: {devices.about(self.several)}")

@@ -9,14 +9,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from earshot import labels, stretches, tables
+from earshot import labels, placeholder, stretches, tables
 from earshot.archive import Files, is_audio, side, strip_suffix, words
 from earshot.errors import UserError
 from earshot.tables import shown, some
 
 ESC_COLUMNS = {"filename", "fold", "target", "category"}
 NOT_TRAIN_CSVS = ("solution.csv", "bad_audio.csv")
-
 SPLIT_WORDS = {"train": "train", "training": "train", "test": "test", "testing": "test", "subm": "test",
                "submission": "test", "eval": "test", "evaluation": "test", "val": "valid", "valid": "valid",
                "validation": "valid"}
@@ -35,6 +34,7 @@ class Layout:
     written: labels.Labels | None = None  # None: by folders
     missing: list[tuple[str, str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    example: list[str] | None = None  # the first row of a sample submission that is a placeholder, [] where it has none
     asked: list[str] = field(default_factory=list)  # the sample submission's columns of numbers, where it has several: the classes
 
 
@@ -133,7 +133,7 @@ def from_csv(files: Files, csv: Path, sample: str | None, tests: list[str], id_c
     """A train csv beside audio, with or without a sample submission or a test csv."""
     frame = need_rows(tables.read(csv), csv)
     frame = frame.drop(columns=tables.nameless(frame))
-    sample_frame = need_rows(tables.read(files.root / sample), files.root / sample) if sample else None
+    sample_frame = tables.read(files.root / sample) if sample else None
     if sample and tables.nameless(sample_frame):
         raise UserError(f"{files.root / sample} has a column without a name: if it only counts the rows, take it out")
     sample_columns = list(sample_frame.columns) if sample else []
@@ -174,7 +174,7 @@ def from_csv(files: Files, csv: Path, sample: str | None, tests: list[str], id_c
         if len(answers) > 1 and all(pd.to_numeric(sample_frame[c], errors="coerce").notna().all() for c in answers):
             found.asked = answers
         found.label_column = answers[0] if len(answers) == 1 else how.name
-        parts.append(unlabelled_rows(files, sample_frame, files.root / sample, found))
+        parts.append(asked_rows(files, sample_frame, files.root / sample, clips, found))
     elif len(tests) == 1:
         test = tests[0]
         test_frame = need_rows(tables.read(files.root / test), files.root / test)
@@ -188,10 +188,8 @@ def from_csv(files: Files, csv: Path, sample: str | None, tests: list[str], id_c
             found.id_column = test_id
             parts.append(unlabelled_rows(files, test_frame, files.root / test, found))
     else:
-        used = set(clips["path"])
-        loose = [p for p in files.audio
-                 if side(p.rpartition("/")[0]) == "subm" and str(files.root / p) not in used]
-        parts.append(table(ids_like(list(clips["id"]), loose), [str(files.root / p) for p in loose], "subm"))
+        loose = placeholder.loose(files, set(clips["path"]))
+        parts.append(table(placeholder.ids_like(list(clips["id"]), loose), [str(files.root / p) for p in loose], "subm"))
     found.clips = together(files, pd.concat(parts, ignore_index=True), found)
     unnamed = set(files.audio) - {os.path.relpath(path, files.root).replace(os.sep, "/") for path in found.clips["path"] if path}
     if unnamed:
@@ -224,15 +222,6 @@ def need_header(files: Files, csv: Path, id_column: str) -> None:
     if is_audio(id_column) or files.candidates(id_column):
         raise UserError(f"{csv}, line 1: no header, but a row that names the audio file {shown(id_column)}: add one, such as id,label "
                         "(or rename that column)")
-
-
-def ids_like(train_ids: list[str], paths: list[str]) -> list[str]:
-    """Ids for files that no csv names, in the train ids' style: with or without suffix, with or without folder."""
-    names = [p.rpartition("/")[2] for p in paths]
-    ids = paths if any("/" in i for i in train_ids) else names
-    if not any(is_audio(i) for i in train_ids):
-        ids = [strip_suffix(i) for i in ids]
-    return ids if len(set(ids)) == len(ids) else paths
 
 
 def labelled_rows(files, frame, csv, split, id_column, group_column, found: Layout) -> pd.DataFrame:
@@ -295,6 +284,19 @@ def unlabelled_rows(files: Files, frame: pd.DataFrame, csv: Path, found: Layout)
         found.notes.append(f"{csv.name}: the ids name stretches of {parts.seconds} s, of {len(set(filter(None, paths)))} recordings")
     found.missing += [("subm", i, "no such file") for i, path in zip(ids, paths) if not path]
     return table(ids, paths, "subm", starts=parts and parts.starts, ends=parts and parts.ends)
+
+
+def asked_rows(files: Files, frame: pd.DataFrame, csv: Path, train: pd.DataFrame, found: Layout) -> pd.DataFrame:
+    """The clips that a sample submission asks for; where it is a placeholder, those of the test folder."""
+    known = list(found.missing)
+    rows = unlabelled_rows(files, frame, csv, found)
+    instead = placeholder.stand_ins(files, list(rows["id"]), list(rows["path"]), train)
+    if instead is None:
+        return rows
+    found.missing, found.example = known, [str(cell) for cell in frame.iloc[0]] if len(frame) else []
+    found.notes.append(f"{csv.name} is a placeholder of {len(frame)} rows: its place takes a row for each of the {len(instead[0])} files "
+                       "of the test folder")
+    return table(*instead, "subm")
 
 
 def folder_split(name: str) -> str | None:

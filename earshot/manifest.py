@@ -42,12 +42,13 @@ def settings_fault(manifest: Any) -> str | None:
 
 def _finished(manifest: dict[str, Any]) -> str | None:
     splits, shapes, sums = manifest.get("splits"), manifest.get("shapes"), manifest.get("sha256")
-    if not isinstance(splits, dict) or "train" not in splits or not set(splits) <= set(SPLITS):
+    if not isinstance(splits, dict) or not {"train", "subm"} & set(splits) or not set(splits) <= set(SPLITS):
         return "has no splits, or unknown ones"
     counts = [*splits.values(), *([manifest["augmented"]] if "augmented" in manifest else [])]
     if not all(isinstance(count, dict) and all(_whole(value, 0) for value in count.values()) and "rows" in count for count in counts):
         return "does not count its rows"
-    if not all("clips" in count for count in splits.values()) or not isinstance(manifest["record"]["clips"].get("train"), str):
+    if not all("clips" in count for count in splits.values()) or not all(
+            isinstance(manifest["record"]["clips"].get(split), str) for split in splits):
         return "does not count its clips"
     if not _whole(manifest.get("bad"), 0) or "augmented" in manifest and "copies" not in manifest["augmented"]:
         return "does not count its copies, or the clips that cannot be heard"

@@ -9,7 +9,7 @@ from typing import Callable
 
 import numpy as np
 
-from earshot import blending, kept, parts
+from earshot import blending, earlier, kept, parts
 from earshot.blending import Blended, Fitted
 from earshot.errors import UserError
 from earshot.run import CONFIG, Run
@@ -77,11 +77,11 @@ def open_all(names: tuple[str, ...], folder: str) -> list[Member]:
     Raises:
         UserError: none there, or several and none named; one named twice.
     """
-    found = [path.parent for path in sorted(Path(folder).glob(f"*/{CONFIG}"))]
     if not names:
+        found = sorted({path.parent for name in (CONFIG, kept.NAME) for path in Path(folder).glob(f"*/{name}")}) or earlier.runs()
         if len(found) != 1:
-            raise UserError(f"which run? there are {', '.join(p.name for p in found)}: choose with --runs" if found
-                            else f"no run in {folder}/: train one with train.py, or name its folder with --runs")
+            raise UserError(f"which run? there are {', '.join(map(str, found))}: choose with --runs" if found
+                            else f"no run in {folder}/ and none attached: train one with train.py, or name its folder with --runs")
         names = (str(found[0]),)
     # A name may also be that of another folder here, its competition's for example.
     return [open_one(Path(n) if any((Path(n) / name).is_file() for name in (CONFIG, kept.NAME)) else Path(folder) / n)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from earshot import cache, copies, extractors, sealed, verified
+from earshot import attached, cache, copies, extractors, sealed, verified
 from earshot.config import AugmentFlags
 from earshot.errors import UserError
 from earshot.files import digest_of
@@ -49,9 +49,12 @@ class Plan:
 
 
 def make(competition: Competition, out: Path, extractor: str, settings: Any, audio: AudioSettings, window: WindowFlags,
-         weights: str | None, name: str | None, recipe: str | None, workers: int, augment: AugmentFlags = AugmentFlags()) -> Plan:
+         weights: str | None, name: str | None, recipe: str | None, workers: int, augment: AugmentFlags = AugmentFlags(),
+         like: dict[str, Any] | None = None) -> Plan:
     """Decide what the flags leave open from the data: the window's length, the native rate, the kind of padding.
 
+    Args:
+        like: what a saved run says of its features: nothing is left open then, and the same has to come out.
     Raises:
         UserError: weights that cannot be had, a window that the network cannot take, copies that cannot be made.
     """
@@ -64,10 +67,11 @@ def make(competition: Competition, out: Path, extractor: str, settings: Any, aud
     labelled = clips[clips.split == "train"]
     # Only training clips decide: the clips to submit may be swapped for hidden ones later.
     paths = [str(path) for path in (labelled.path if len(labelled) else clips.path)]
+    paths = [path for path in paths if path] if like is None else []
     known = [(header, sources.known[path]["size"]) for path, header in zip(paths, sources.headers(paths)) if header]
     headers = [header for header, _ in known]
     notes += copies.check(labelled, augment)
-    if not headers:
+    if not headers and like is None:
         raise UserError(f"{competition.root}: not one of {len(clips)} audio files can be opened: are they audio?")
     seconds = window.seconds or (module.seconds(settings) if hasattr(module, "seconds") else module.SECONDS)
     if seconds is None:
@@ -85,18 +89,23 @@ def make(competition: Competition, out: Path, extractor: str, settings: Any, aud
     if window.hop is not None and window.hop <= 0 or window.max_windows is not None and window.max_windows < 1:
         raise UserError("--hop and --max-windows must be above 0")
     rate = getattr(settings, "rate", module.RATE)
-    if rate is None:
+    if like is not None:
+        rate = like["window"].get("rate")
+    elif rate is None:
         rate = Counter(h[1] for h in headers).most_common(1)[0][0]
         notes.append(f"rate: {rate} Hz, the training clips' commonest")
     filled = Window(float(seconds), window.hop, window.pad or module.PAD, window.max_windows, int(rate))
     # Copies that play slower are a little longer; an estimate of what the disk must hold can do without.
-    windows = _windows([header[0] for header in headers], [size for _, size in known], filled)
+    windows = _windows([header[0] for header in headers], [size for _, size in known], filled) if known else 1.0
 
     weights = weights or getattr(module, "DEFAULT_WEIGHTS", None)
     files = module.weights_files(settings, weights)
     if not files:
         module.fetch(settings, weights)
         files = module.weights_files(settings, weights)
+    place = attached.root()
+    if files and place is not None and files[0].is_relative_to(place):
+        notes.append(f"weights: {files[0] if len(files) == 1 else files[0].parent}, attached")
     record = {
         "competition": competition.name,
         **({"task": "multilabel"} if competition.multilabel else {}),
@@ -112,6 +121,11 @@ def make(competition: Competition, out: Path, extractor: str, settings: Any, aud
         "clips": {split: _clips(competition, part, sources, workers) for split, part in clips.groupby("split", sort=False)},
     }
     sources.save()
+    if like is not None:
+        found = differences(like, {key: record[key] for key in like})
+        if found:
+            raise UserError(f"these are not the run's own features: {'; '.join(found[:3])} (there: the run's): "
+                            "attach the weights that it was trained with, or say where they are with --weights")
     return Plan(competition, out / competition.name / (name or extractor), extractor, settings, audio, filled, weights,
                 recipe, record, notes, augment, windows)
 

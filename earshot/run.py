@@ -257,6 +257,12 @@ class Run:
         return self.config["record"]["classes"]
 
     @property
+    def at_once(self) -> int:
+        """Rows of a pass that predicts: heads that train few at a time would take more than a card has for 64."""
+        size = self.config["record"]["training"].get("batch_size", 32)
+        return max(1, min(64, 2 * size)) if type(size) is int else 64
+
+    @property
     def shifts(self) -> int:
         """How many circular shifts in time its predictions are the mean of."""
         return self.config["record"]["training"].get("tta", 1)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from earshot import attached
 from earshot.errors import UserError
 
 if TYPE_CHECKING:
@@ -49,11 +50,14 @@ def check(folder: Path, total: int, needed: int) -> str:
         UserError: less than what is still needed is free.
     """
     there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
-    free = shutil.disk_usage(there).free
+    free, kept = shutil.disk_usage(there).free, attached.left(folder)
+    if kept is not None and needed > kept:
+        raise UserError(f"{folder} needs about {human(needed)} more and {human(kept)} is left of the {human(attached.KEPT)} that Kaggle "
+                        f"keeps of {attached.working()}: remove what you do not need there, or choose a place below /tmp")
     if needed > free:
         raise UserError(f"{folder} needs about {human(needed)} more on the disk and {human(free)} is free: make space, or choose "
                         "another place; what is there is kept, and the same command continues")
-    return f"disk: about {human(total)} for {folder}, {human(needed)} while it is made; {human(free)} free"
+    return f"disk: about {human(total)} for {folder}, {human(needed)} while it is made; {human(free if kept is None else min(free, kept))} free"
 
 
 def human(size: float) -> str:

@@ -112,6 +112,7 @@ def tune(trials: int, job: Job, folder: Path, wanted: list[int], deadline: Deadl
                                                    n_startup_trials=STARTUP)
         trial = study.ask()
         training, chosen = suggest(trial, base, options, at_once, further)
+        # A trial is of one seed, and of the folds alone: what they score is all that it is for.
         one = job.other(replace(base, **training, seeds=1, refit=False), {**head.options, **chosen})
         at = folder / f"trial_{fingerprint(trial.params)[:8]}"
         try:

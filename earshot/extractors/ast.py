@@ -28,7 +28,7 @@ HALF_ON_CPU = True  # bf16 where the processor is faster at it: products are nea
 DEFAULT_WEIGHTS: str | None = "MIT/ast-finetuned-audioset-10-10-0.4593"
 
 VIEWS = ("pooled", "frames", "tokens")
-WEIGHTS = hub.Pretrained("ast", "audio-spectrogram-transformer", "ASTModel", "efficientat or logmel")
+WEIGHTS = hub.Pretrained("ast", "audio-spectrogram-transformer", "ASTModel", "efficientat or logmel", DEFAULT_WEIGHTS)
 
 
 @dataclass(frozen=True)

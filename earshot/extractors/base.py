@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from earshot import audio
+from earshot import attached, audio
 from earshot.errors import UserError
 from earshot.fingerprint import RECORDED_WHERE_CHANGED, recorded  # noqa: F401 -- for the extractors
 
@@ -225,6 +225,6 @@ def no_weights(extractor: str, weights: str | None, instead: str = "leave the fl
 
 
 def local(weights: str) -> Path | None:
-    """The path of `weights` if it names a file or folder here, else None."""
+    """The path of `weights` if it names a file or folder here, or one of that name is attached; else None."""
     path = Path(weights).expanduser()
-    return path if path.exists() else None
+    return path if path.exists() else attached.named(path.name)

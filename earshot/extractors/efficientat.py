@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from earshot import attached
 from earshot.errors import UserError
 from earshot.extractors import base, frontend
 from earshot.pickles import Refused
@@ -58,7 +59,7 @@ class Settings:
 
 
 def weights_files(settings: Settings, weights: str | None) -> list[Path]:
-    """The weights' file: the one given, the one of that name in the folder given, or the cached download.
+    """The weights' file: the one given, the one of that name in the folder given, the cached download, or what is attached.
 
     Returns:
         [file], or [] if it is not downloaded yet.
@@ -67,7 +68,8 @@ def weights_files(settings: Settings, weights: str | None) -> list[Path]:
     """
     if weights is None:
         cached = _cache() / _name(settings)
-        return [cached] if cached.is_file() else []
+        there = cached if cached.is_file() else attached.named(cached.name)
+        return [there] if there else []
     path = base.local(weights)
     if path is None:
         raise UserError(f"efficientat: --weights {weights}: no such file or folder")

@@ -23,7 +23,7 @@ LIMIT = 10.0
 DEFAULT_WEIGHTS: str | None = "facebook/encodec_24khz"
 
 VIEWS = ("latents", "codes")
-WEIGHTS = hub.Pretrained("encodec", "encodec", "EncodecModel", "ast, efficientat, logmel or waveform")
+WEIGHTS = hub.Pretrained("encodec", "encodec", "EncodecModel", "ast, efficientat, logmel or waveform", DEFAULT_WEIGHTS)
 
 
 @dataclass(frozen=True)

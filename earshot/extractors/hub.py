@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Iterator
 
+from earshot import attached
 from earshot.errors import UserError
 from earshot.extractors import base
 
@@ -31,6 +32,8 @@ class Pretrained:
     """The class of transformers."""
     others: str
     """The extractors to take instead."""
+    default: str = ""
+    """The hub id where none is named."""
 
     @property
     def ways_out(self) -> str:
@@ -68,7 +71,7 @@ class Pretrained:
         return self.checked(folder)
 
     def local(self, weights: str) -> Path | None:
-        """The folder of weights that are here, as a path or in the hub's cache; None for a hub id that is not cached."""
+        """The folder of weights that are here, as a path, in the hub's cache or attached; None for a hub id that is not."""
         path = base.local(weights)
         if path is not None:
             if path.is_file():
@@ -82,7 +85,9 @@ class Pretrained:
         config = try_to_load_from_cache(weights, "config.json")
         folder = Path(config).parent if isinstance(config, str) else None
         # a download that was interrupted leaves the config without the weights
-        return folder if folder is not None and any(folder.glob("*.safetensors")) else None
+        if folder is not None and any(folder.glob("*.safetensors")):
+            return folder
+        return attached.pretrained(self.kind, weights, weights == self.default)
 
     def checked(self, folder: Path) -> Path:
         """The folder if it holds this kind of network as safetensors, else a UserError that says what it lacks."""

@@ -1,0 +1,210 @@
+"""What Kaggle has attached, read-only: competitions, weights, earlier outputs. Searched for by what it is, never by one path.
+
+Competitions lie at /kaggle/input/competitions/<slug>, data sets at /kaggle/input/datasets/<owner>/<slug>, and in older sessions either
+at /kaggle/input/<slug>.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from earshot.archive import is_audio
+from earshot.errors import UserError
+from earshot.files import read_json
+
+INPUT, WORKING = "/kaggle/input", "/kaggle/working"
+KEPT = 20_000_000_000  # bytes of /kaggle/working that Kaggle keeps
+DEPTH = 8  # /kaggle/input/notebooks/<owner>/<notebook>/data/<competition>/<cache>, and one more
+OWNED = ("datasets", "notebooks", "models")  # /kaggle/input/<one of these>/<owner>/<slug>
+EXAMPLES = 5  # audio files of a suffix that are remembered of a folder
+
+
+@dataclass
+class Folder:
+    """A folder below the root: its files that are not audio, how many are, and the first of these by suffix."""
+
+    path: Path
+    names: set[str]
+    audio: int = 0
+    examples: dict[str, list[Path]] = field(default_factory=dict)
+
+
+def root() -> Path | None:
+    """Where Kaggle attaches things (EARSHOT_ATTACHED names another place); None elsewhere than there."""
+    path = Path(os.environ.get("EARSHOT_ATTACHED", INPUT))
+    return path if path.is_dir() else None
+
+
+def working() -> Path | None:
+    """Kaggle's folder for outputs (EARSHOT_WORKING names another place); None elsewhere than there."""
+    path = Path(os.environ.get("EARSHOT_WORKING", WORKING))
+    return path if path.is_dir() else None
+
+
+def used(folder: Path) -> int:
+    """Bytes of all files below a folder."""
+    total = 0
+    for below, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(below, name)).st_size
+            except OSError:
+                continue  # it went meanwhile
+    return total
+
+
+def left(folder: Path) -> int | None:
+    """Bytes that Kaggle would still keep in a folder of its outputs; None where nothing but the disk counts."""
+    place = working()
+    if place is None or not folder.absolute().resolve().is_relative_to(place.resolve()):
+        return None
+    return max(0, KEPT - used(place))
+
+
+def folders(below: Path | None = None) -> list[Folder]:
+    """Every attached folder, or those below one of them; looked up once a process, as attached things do not change."""
+    top = root()
+    if top is None:
+        return []
+    return [one for one in _walked(str(top)) if below is None or one.path.is_relative_to(below)]
+
+
+@lru_cache(maxsize=4)
+def _walked(top: str) -> tuple[Folder, ...]:
+    return tuple(walk(Path(top)))
+
+
+def walk(top: Path) -> list[Folder]:
+    """A folder and those below it, sorted; links are not followed."""
+    found = []
+    for path, below, names in os.walk(top):
+        below[:] = sorted(n for n in below if not n.startswith(".")) if len(Path(path).relative_to(top).parts) < DEPTH else []
+        folder = Folder(Path(path), set())
+        for name in names:
+            if not is_audio(name):
+                folder.names.add(name)
+                continue
+            folder.audio += 1
+            first = folder.examples.setdefault(os.path.splitext(name)[1].lower(), [])
+            if len(first) < EXAMPLES:
+                first.append(Path(path, name))
+        found.append(folder)
+    return found
+
+
+def mounts() -> list[Path]:
+    """The attached things themselves, those of competitions/ first."""
+    top = root()
+    found = []
+    for one in _inside(top) if top else []:
+        if one.name == "competitions":
+            found = _inside(one) + found
+        elif one.name in OWNED:
+            found += [slug for owner in _inside(one) for slug in _inside(owner)]
+        else:
+            found.append(one)
+    return found
+
+
+def _inside(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def competitions() -> list[Path]:
+    """The attached competitions: those that Kaggle calls so, else what looks like one."""
+    named = [path for path in mounts() if path.parent.name == "competitions" and path.parent.parent == root()]
+    audible = [path for path in named if any(one.audio for one in folders(path))]
+    if named:
+        return audible or named
+    likely = [path for path in mounts() if looks_like_one(path)]
+    return [path for path in likely if any(sample_in(one.names) for one in folders(path))] or likely
+
+
+def sample_in(names: set[str]) -> bool:
+    """Is there a sample submission among the names?"""
+    return any(re.search(r"sample.*sub.*\.csv$", name.lower()) for name in names)
+
+
+def looks_like_one(path: Path) -> bool:
+    """Audio beside a csv, or in two folders and more; and nothing of an earlier session of this kit."""
+    inside = folders(path)
+    audible = [one for one in inside if one.audio]
+    earlier = any({"unique_labels.pkl", "config.yaml"} & one.names for one in inside)
+    return bool(audible) and not earlier and (len(audible) > 1 or any(n.endswith(".csv") for one in inside for n in one.names))
+
+
+def competition() -> Path | None:
+    """The one attached competition, None without any.
+
+    Raises:
+        UserError: there are several.
+    """
+    found = competitions()
+    if len(found) > 1:
+        raise UserError(f"several competitions are attached: choose one with --competition: {', '.join(map(str, found))}")
+    return found[0] if found else None
+
+
+def called(slug: str) -> str:
+    """The attached competition or data set of that slug, where there is no file or folder of that name here; else the name itself."""
+    here = slug == "sample" or Path(slug).exists()
+    found = [] if here else [path for path in mounts() if path.name == slug.removeprefix("competitions/").rpartition("/")[2]]
+    return str(found[0]) if found else slug
+
+
+def named(name: str) -> Path | None:
+    """The attached file or folder of that name, the first of several."""
+    for one in folders():
+        if name in one.names:
+            return one.path / name
+        if one.path.name == name and (one.names or one.audio):
+            return one.path
+    return None
+
+
+def pretrained(kind: str, weights: str, default: bool) -> Path | None:
+    """The attached folder of a network of transformers.
+
+    Args:
+        kind: `model_type` of its config.json.
+        weights: a hub id; its last part is looked for among the folders' names.
+        default: is it what is meant where nobody says so? Then the only folder of that kind will do, whatever its name.
+    Raises:
+        UserError: several would do.
+    """
+    found = []
+    for one in folders():
+        if "config.json" not in one.names or not any(name.endswith(".safetensors") for name in one.names):
+            continue
+        try:
+            about = read_json(one.path / "config.json")
+        except UserError:
+            continue
+        if isinstance(about, dict) and about.get("model_type") == kind:
+            found.append(one.path)
+    wanted = _letters(weights.rpartition("/")[2])
+    fitting = [path for path in found if any(_letters(part) == wanted for part in path.relative_to(root() or path).parts)]
+    fitting = fitting or (found if default else [])
+    if len(fitting) > 1:
+        raise UserError(f"{len(fitting)} attached folders may be {weights}: choose one with --weights: {', '.join(map(str, fitting))}")
+    return fitting[0] if fitting else None
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def located(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a head that has AST inside: its weights are taken from what is attached where they are named by a hub id."""
+    weights = options.get("weights")
+    if not isinstance(weights, str) or Path(weights).expanduser().exists() or root() is None:
+        return options
+    from earshot.extractors import ast
+
+    found = pretrained(ast.WEIGHTS.kind, weights, weights == ast.DEFAULT_WEIGHTS)
+    return {**options, "weights": str(found)} if found else options

@@ -1,0 +1,57 @@
+"""What get_features.py takes where no flag says it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from earshot import attached, extractors
+from earshot.errors import UserError
+
+RECIPE = "itmo2025_tokens"
+
+
+def found(out: str) -> tuple[Path | None, str]:
+    """The only competition that lies in `out`, else the attached one, and where that is; None without any, and where it is not.
+
+    Raises:
+        UserError: there are several.
+    """
+    from earshot import competition
+
+    here = competition.find(out)
+    if len(here) > 1:
+        raise UserError(f"several competitions in {out}/: choose one with --competition: {', '.join(map(str, here))}")
+    if here:
+        return here[0], f"the only one in {out}/"
+    there = attached.competition()
+    return there, "attached" if there else f"in {out}/" + (", none attached" if attached.root() else "")
+
+
+def competition(out: str) -> str:
+    """What `found` finds, else the sample; says which."""
+    path, where = found(out)
+    print(f"competition: {path} ({where})" if path else f"competition: none given and none {where}, so the built-in sample competition")
+    return str(path or "sample")
+
+
+def features(competition: str | None, weighted: bool) -> tuple[str | None, str | None]:
+    """The recipe, or where there is none the extractor, of a competition.
+
+    Args:
+        weighted: are weights given, or does nothing matter but the flags? Then attached ones decide nothing.
+    """
+    if competition in (None, "sample"):
+        return "sample", None
+    if not weighted and only_attached("efficientat", "ast"):
+        print("extractor: efficientat, whose weights are attached; those of ast, the usual one, are not")
+        return None, "efficientat"
+    return RECIPE, None
+
+
+def only_attached(name: str, other: str) -> bool:
+    """Are the weights of the one extractor attached, and those of the other neither attached nor here?"""
+    place = attached.root()
+    if place is None:
+        return False
+    first, second = (module.weights_files(module.Settings(), None) for module in map(extractors.module, (name, other)))
+    return bool(first) and first[0].is_relative_to(place) and not second

@@ -1,0 +1,170 @@
+"""What lies here and what is attached: competition, weights, caches, runs; and whether there is room, memory, time and a network."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from earshot import attached, audio, cache, defaults, earlier, extractors
+from earshot.attached import EXAMPLES
+from earshot.doctor.findings import Finding, ok, stop, warning
+from earshot.errors import UserError
+from earshot.run import CONFIG
+from earshot.space import human
+
+SITE = "https://www.kaggle.com"
+PATIENCE = 3.0  # seconds that the network has to answer
+MANY = 200_000  # files of audio beyond which the table of clips takes too long here
+SESSION = 12 * 3600  # seconds of a session on Kaggle with a CPU or GPUs
+TPU_SESSION = 9 * 3600
+ROOM, KEPT_LOW = 5e9, 4e9  # bytes on the disk, and of what Kaggle keeps, below which it is tight
+MEMORY_LOW = 4e9
+
+
+def competition(out: str = "data") -> list[Finding]:
+    """Which competition get_features.py would take, as what it is read, and whether its audio decodes."""
+    try:
+        path, where = defaults.found(out)
+        if path is None:
+            return [ok(f"competition: none {where}, so the built-in sample; give yours with --competition")]
+        folders = attached.walk(path)
+        lines = [decoded(suffix, files) for suffix, files in _examples(folders).items()]
+        if not lines:
+            return [stop(f"competition: {path} ({where}) holds no audio: attach the competition's data, or give its folder to --competition")]
+        if sum(one.audio for one in folders) > MANY:
+            return [ok(f"competition: {path} ({where})"), *lines]
+        from earshot.competition import load
+
+        notes = load(path, out=out).notes
+        return [ok(f"competition: {path} ({where}), {'; '.join(notes[:4])}"), *(warning(f"competition: {n}") for n in notes if
+                n.startswith("beware")), *lines]
+    except UserError as error:
+        return [stop(f"competition: {error}")]
+
+
+def _examples(folders: list[attached.Folder]) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {}
+    for folder in folders:
+        for suffix, files in folder.examples.items():
+            found.setdefault(suffix, []).extend(files[:max(0, EXAMPLES - len(found.get(suffix, [])))])
+    return dict(sorted(found.items()))
+
+
+def decoded(suffix: str, files: list[Path]) -> Finding:
+    """Does a file of this suffix decode? The smallest is tried first; one damaged file proves nothing."""
+    said = ""
+    for path in sorted(files, key=lambda path: (path.stat().st_size, path)):
+        try:
+            wave, rate, _ = audio.read(path, None, audio.AudioSettings())
+        except audio.BadAudio as error:
+            said = said or f"{path.name}: {error}"
+            continue
+        return ok(f"audio: {suffix} decodes ({path.name}, {len(wave) / rate:.1f} s, {rate} Hz)")
+    return stop(f"audio: none of {len(files)} {suffix} files decodes ({said}): install ffmpeg, or convert them to flac")
+
+
+def weights(internet: Internet) -> list[Finding]:
+    """Where the pretrained networks are; AST's are the default's, and without a network they have to be here for a competition."""
+    here, absent = [], []
+    for name in ("ast", "efficientat", "encodec"):
+        module = extractors.module(name)
+        try:
+            files = module.weights_files(module.Settings(), None)
+        except UserError as error:
+            return [stop(f"weights: {error}")]
+        here += [f"{name} in {files[0].parent}"] if files else []
+        absent += [] if files else [name]
+    lines = [ok(f"weights: {'; '.join(here)}")] if here else []
+    if absent[:2] == ["ast", "efficientat"]:
+        mend = "attach them (config.json and model.safetensors; mn04_as_mAP_432.pt), or take --recipe from_scratch, which needs none"
+        if internet.yes():
+            lines.append(ok("weights: neither ast's nor efficientat's are here yet: they are downloaded"))
+        else:
+            level = stop if defaults.found("data")[0] else warning
+            lines.append(level(f"weights: neither ast's nor efficientat's are here, and there is no internet: {mend}"))
+    return lines
+
+
+def outputs(data: str = "data", runs: str = "runs") -> list[Finding]:
+    """Caches and runs, of this session and attached ones."""
+    lines = []
+    for what, mine, theirs in (("caches", cache.find(data), earlier.caches(None)),
+                               ("runs", [path.parent for path in sorted(Path(runs).glob(f"*/{CONFIG}"))], earlier.runs())):
+        there = [*map(str, mine), *(f"{path} (attached)" for path in theirs)]
+        lines.append(ok(f"{what}: {len(there)} ({', '.join(there[:4])}{', ...' if len(there) > 4 else ''})" if there else f"{what}: none yet"))
+    return lines
+
+
+def disk(folder: Path = Path(".")) -> list[Finding]:
+    """Can outputs be written here, and how much?"""
+    place = folder.absolute()
+    if not os.access(place, os.W_OK):
+        return [stop(f"disk: {place} cannot be written: change to a folder that can, on Kaggle: %cd {attached.WORKING}")]
+    free, kept = shutil.disk_usage(place).free, attached.left(place)
+    if kept is not None:
+        about = f"disk: {human(attached.KEPT - kept)} of the {human(attached.KEPT)} that Kaggle keeps of {attached.working()} are taken"
+        return [warning(f"{about}: remove old caches and runs, or write features below /tmp (--out)") if kept < KEPT_LOW else ok(about)]
+    if free < ROOM:
+        return [warning(f"disk: {human(free)} free in {place}: make space; both long stages say what they need before they begin")]
+    return [ok(f"disk: {human(free)} free in {place}")]
+
+
+def memory() -> list[Finding]:
+    """How much memory is there to have, and how many cores."""
+    import torch
+
+    from earshot.memory import free
+
+    have, cores = free(torch.device("cpu")), len(os.sched_getaffinity(0))
+    about = f"memory: {human(have)} to be had, {cores} cores"
+    return [warning(f"{about}: stop other processes, or give --memory 1 and a small --batch-size") if have < MEMORY_LOW else ok(about)]
+
+
+def session() -> list[Finding]:
+    """How much of a session on Kaggle is left; nothing elsewhere, where nobody knows."""
+    if "KAGGLE_KERNEL_RUN_TYPE" not in os.environ:
+        return []
+    whole = TPU_SESSION if "TPU_NAME" in os.environ or "TPU_ACCELERATOR_TYPE" in os.environ else SESSION
+    left = (whole - age()) / 3600
+    about = f"session: {left:.1f} of {whole // 3600} hours left, if it began with this machine"
+    return [warning(f"{about}: save now (Save Version), a new session continues from what it left") if left < 1
+            else ok(f"{about}; --max-hours {max(left - 0.5, 0.5):.1f} stops in time")]
+
+
+def age() -> float:
+    """Seconds since the first process of this machine or container began."""
+    start = int(Path("/proc/1/stat").read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+    return float(Path("/proc/uptime").read_text().split()[0]) - start
+
+
+class Internet(threading.Thread):
+    """Asks once whether Kaggle's site answers, beside the other checks."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.answered = False
+        self.start()
+
+    def run(self) -> None:
+        try:
+            urllib.request.urlopen(SITE, timeout=PATIENCE).close()
+            self.answered = True
+        except urllib.error.HTTPError:
+            self.answered = True  # a refusal is an answer
+        except (OSError, ValueError):
+            pass
+
+    def yes(self) -> bool:
+        """Did it answer? Looking up the name may take longer than `PATIENCE`, which is then no."""
+        self.join(PATIENCE)
+        return self.answered
+
+    def finding(self) -> list[Finding]:
+        """A line that says so."""
+        if self.yes():
+            return [ok("internet: yes")]
+        return [ok("internet: no; what is not here has to be attached (weights, wheels)")]

@@ -1,0 +1,83 @@
+"""The clips to submit alone, as a saved run heard its own: what a code competition's notebook extracts within its time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from earshot import cache, extractors, sealed
+from earshot.config import with_defaults
+from earshot.errors import UserError
+
+if TYPE_CHECKING:
+    from earshot.competition import Competition
+    from earshot.extract import Part
+    from earshot.plan import Plan
+    from earshot.run import Run
+
+TIME_UP = "the time was up"
+
+
+def opened(name: str, runs_folder: str = "runs") -> Run:
+    """A run by its folder, its name in runs/, or the name of an attached one.
+
+    Raises:
+        UserError: no such run.
+    """
+    from earshot import earlier
+    from earshot.run import CONFIG, Run
+
+    here = [path for path in (Path(name), Path(runs_folder) / name) if (path / CONFIG).is_file()]
+    here = here or [path for path in earlier.runs() if path.name == name]
+    return Run.open(here[0] if here else Path(name)).whole()
+
+
+def values(run: Run) -> dict[str, Any]:
+    """A run's features as the section of a recipe would have them, its own name for the cache beside them."""
+    made = run.config["record"]["features"]
+    window = {key: value for key, value in made["window"].items() if key != "rate"}
+    return {"extractor": made["extractor"], **made["settings"], **made["audio"], **window,
+            "cache": f"{Path(run.config['features_folder']).name}_subm"}
+
+
+def weights(run: Run) -> str | None:
+    """The name by which a run's weights are found here: what it was trained with may lie elsewhere by now."""
+    made = run.config["record"]["features"]
+    module = extractors.module(made["extractor"])
+    settings = with_defaults(module.Settings(), made["settings"], f"{run.folder}/config.yaml")
+    for name in (run.config.get("weights"), module.DEFAULT_WEIGHTS):
+        try:
+            if module.weights_files(settings, name):
+                return name
+        except UserError:
+            continue
+    return run.config.get("weights")
+
+
+def only(clips: Competition) -> Competition:
+    """The competition without its labelled clips; the labels stay."""
+    asked = clips.clips["split"] == "subm"
+    clips.clips = clips.clips[asked].reset_index(drop=True)
+    clips.missing = [entry for entry in clips.missing if entry[0] == "subm"]
+    return clips
+
+
+def give_up(plan: Plan, todo: list[Part], form: tuple) -> int:
+    """Shards without features for the clips that the time left unheard; how many clips they are.
+
+    Args:
+        todo: the shards that are still missing.
+        form: of the shards that are there (`columns.form`).
+    """
+    views, span = form
+    for part in todo:
+        count = part.last - part.first
+        none = {view: np.zeros((0, *shape), dtype=kind) for view, shape, kind in views}
+        cache.dump(part.path, {
+            "clip": np.zeros(0, np.int32), "bad": np.arange(part.first, part.last, dtype=np.int32), "reason": np.array([TIME_UP] * count),
+            "start": np.zeros(0, np.float32), "length": np.zeros(0, np.float32), **none,
+            "meta": {"fingerprint": plan.fingerprint, "span": span}})
+        sealed.write(part.seal, {"fingerprint": plan.fingerprint, "precision": "none"}, part.path.name)
+    return sum(part.last - part.first for part in todo)

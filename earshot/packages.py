@@ -1,0 +1,95 @@
+"""The packages of requirements.txt: which of them are missing or of another version here; how to get the missing ones on Kaggle.
+
+    python -m earshot.packages      installs what is missing: from attached wheels, else from PyPI; never torch
+
+Nothing but the standard library is imported, as this runs before anything is installed.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from earshot import attached
+from earshot.errors import UserError
+
+REQUIREMENTS = Path(__file__).resolve().parents[1] / "requirements.txt"
+OPTIONAL = ("matplotlib", "kaggle", "six")  # pictures, up- and downloads: features, training and submissions do without
+IMAGE = ("torch", "torchaudio", "torchvision")  # Kaggle's own are built for its driver: another one may not run there
+
+
+def wanted(path: Path = REQUIREMENTS) -> list[Any]:
+    """The requirements of the scripts, as `packaging` reads them; those below the line "# tests" are not theirs."""
+    try:
+        from packaging.requirements import Requirement
+    except ImportError:
+        from pip._vendor.packaging.requirements import Requirement
+
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = lines[:lines.index("# tests")] if "# tests" in lines else lines
+    return [Requirement(line) for line in lines if line and not line.startswith("#")]
+
+
+def version(name: str) -> str | None:
+    """The installed version of a package, None where there is none."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def missing() -> list[Any]:
+    """The requirements of which no version is installed."""
+    return [one for one in wanted() if version(one.name) is None]
+
+
+def unfit() -> list[tuple[Any, str]]:
+    """The requirements whose installed version is not among the wanted ones, and that version."""
+    found = [(one, version(one.name)) for one in wanted()]
+    return [(one, have) for one, have in found if have is not None and not one.specifier.contains(have, prereleases=True)]
+
+
+def wheels() -> list[Path]:
+    """The attached folders that hold wheels."""
+    return [one.path for one in attached.folders() if any(name.endswith(".whl") for name in one.names)]
+
+
+def install() -> list[str]:
+    """Install what is missing; the lines to say.
+
+    Raises:
+        UserError: torch is missing, or neither wheels nor PyPI have the rest.
+    """
+    lacking = missing()
+    if not lacking:
+        return [f"packages: all {len(wanted())} are here"]
+    names = ", ".join(one.name for one in lacking)
+    torch = [one.name for one in lacking if one.name in IMAGE[::2]]
+    if torch:
+        raise UserError(f"{torch[0]} is not installed: on Kaggle choose the Python image in the notebook's settings, else "
+                        f"pip install -r {REQUIREMENTS}")
+    places = wheels()
+    ways = [["--no-index", *(part for place in places for part in ("--find-links", str(place)))]] if places else []
+    said = ""
+    for way in [*ways, ["--retries", "1", "--timeout", "10"]]:
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *way, *map(str, lacking)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode == 0:
+            return [f"packages: installed {names} ({'from attached wheels' if '--no-index' in way else 'from PyPI'})"]
+        lines = done.stderr.strip().splitlines() or ["pip failed"]
+        said = next((line for line in lines if line.startswith("ERROR")), lines[-1]).removeprefix("ERROR: ")
+    if all(one.name in OPTIONAL for one in lacking):
+        return [f"packages: {names} cannot be installed ({said[:120]}): pictures and the traffic with Kaggle do without"]
+    raise UserError(f"{names} cannot be installed ({said[:120]}): switch internet on in the notebook's settings, or attach a bundle "
+                    "that was made with --wheels")
+
+
+if __name__ == "__main__":
+    try:
+        print(*install(), sep="\n")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

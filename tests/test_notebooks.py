@@ -1,0 +1,69 @@
+"""The notebooks, executed top to bottom on a simulated Kaggle tree: read-only attachments, no network."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import soundfile
+from conftest import ROOT, read_csv, tone
+from kaggle_tree import Session, text
+
+from earshot.kaggle import notebook
+
+NOTEBOOKS = ROOT / "notebooks"
+
+
+def test_a_session_that_trains_and_one_that_only_predicts(tmp_path: Path) -> None:
+    """Offline, without an edit: code from the attached bundle, then from the notebook itself; the hidden clips are others."""
+    pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    kaggle = Session(tmp_path / "kaggle")
+    kaggle.attach_weights()
+    code = kaggle.attach_code()
+    before = kaggle.attached()
+    said = text(kaggle.execute(NOTEBOOKS / "solution.ipynb"))
+    assert kaggle.attached() == before, "something attached was written to"
+    assert f"earshot: {code}" in said and "(attached)" in said and "extractor: efficientat, whose weights are attached" in said
+    assert "ok: internet: no" in said and "stop: " not in said
+    sample, made = read_csv(kaggle.competition / "sample_submission.csv"), read_csv(kaggle.working / "submission.csv")
+    assert [row["fname"] for row in made] == [row["fname"] for row in sample] and {row["label"] for row in made} <= {"tone0", "tone1", "tone2"}
+    assert set(kaggle.asked.read_text().split() if kaggle.asked.exists() else []) <= {"www.kaggle.com"}, "it is the doctor alone that asks"
+    assert {path.name for path in kaggle.working.iterdir()} == {"data", "runs", "submission.csv", "ledger.csv"}
+
+    # A code competition's second run: other clips to submit, more of them; neither code nor cache of them attached.
+    kaggle.attach_output()
+    shutil.rmtree(code.parent)
+    shutil.rmtree(kaggle.competition / "audio_test")
+    (kaggle.competition / "audio_test").mkdir()
+    hidden = [f"h{number:02d}.wav" for number in range(40)]
+    for number, name in enumerate(hidden):
+        soundfile.write(kaggle.competition / "audio_test" / name, tone(number % 3, 5000 + number), 16000)
+    (kaggle.competition / "sample_submission.csv").write_text("fname,label\n" + "".join(f"{name},tone0\n" for name in reversed(hidden)))
+    before = kaggle.attached()
+    built = notebook.build(tmp_path / "built")
+    assert [path.name for path in built] == ["inference.ipynb", "solution.ipynb"]
+    said = text(kaggle.execute(built[0]))
+    assert kaggle.attached() == before and f"earshot: {tmp_path}/kaggle/tmp/earshot-" in said
+    assert "subm: 40 clips, 40 windows" in said and "train:" not in said.partition("features: ")[2].partition("$ python")[0]
+    made = read_csv(kaggle.working / "submission.csv")
+    assert [row["fname"] for row in made] == hidden[::-1] and len({row["label"] for row in made}) > 1
+
+
+def test_notebooks_are_clean_and_their_metadata_complete() -> None:
+    setups = []
+    for name, metadata, internet in (("solution", "kernel-metadata.json", True), ("inference", "inference.kernel-metadata.json", False)):
+        about = json.loads((NOTEBOOKS / metadata).read_text())
+        assert about["code_file"] == f"{name}.ipynb" and about["enable_internet"] is internet and about["is_private"] is True
+        assert about["machine_shape"] == "NvidiaTeslaT4" and about["enable_gpu"] is True and about["enable_tpu"] is False
+        assert about["id"].endswith("/" + about["title"].lower().replace(" ", "-")) and about["kernel_type"] == "notebook"
+        cells = [cell for cell in json.loads((NOTEBOOKS / f"{name}.ipynb").read_text())["cells"] if cell["cell_type"] == "code"]
+        assert all(not cell["outputs"] and cell["execution_count"] is None for cell in cells)
+        setups.append(["".join(cell["source"]) for cell in cells if "CODE" in "".join(cell["source"])])
+        for cell in cells:
+            compile("".join(cell["source"]), name, "exec")
+        filled = notebook.filled(NOTEBOOKS / f"{name}.ipynb")
+        assert len(filled) < notebook.LARGEST and filled == notebook.filled(NOTEBOOKS / f"{name}.ipynb")
+    assert setups[0] == setups[1] and len(setups[0]) == 2, "both notebooks find the kit in the same way"

@@ -1,0 +1,144 @@
+"""Seeds, models on all clips and clips without labels beside what else there is: blends, heads fitted at once, drawn windows, tuning."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import read_csv
+from test_dataset import CLASSES
+from test_fitter import CPU
+from test_seeds import MLP, made_up, names, predict_alone
+from torch import nn
+
+import models
+import predict
+import train
+from earshot import blend, members, parts, sealed
+from earshot.cache import Cache
+from earshot.config import TrainingFlags
+from earshot.dataset import Rows
+from earshot.errors import UserError
+from earshot.progress import Fold
+from earshot.run import FoldFolder, Run
+from earshot.training import Fitter
+
+ALL = ("--seeds", "2", "--refit")
+
+
+@pytest.fixture
+def work(monkeypatch, tmp_path: Path) -> Path:
+    made_up(monkeypatch, tmp_path)
+    return Path("runs")
+
+
+def test_a_blend_of_runs_of_several_seeds(work, capsys):
+    """It is fitted to the mean of the seeds' final epochs, and predicts by the models on all clips."""
+    train.main([*MLP, *ALL, "--name", "several"])
+    train.main([*MLP, "--seed", "7", "--name", "one"])
+    run = Run.open(work / "several")
+    found = members.of_run(run)
+    for n in (1, 2, 3):
+        each = [np.load(work / "several" / name / "valid_last.npy") for name in (f"fold_{n}", f"fold_{n}_seed1")]
+        np.testing.assert_array_equal(found.probabilities[found.folds == n], np.mean(each, 0))
+    capsys.readouterr()
+    predict.main(["--runs", "several", "one", "--blend", "greedy", "--name", "both", "--device", "cpu"])
+    said = capsys.readouterr().out
+    weights = dict(zip(sealed.read(work / "both" / "blend.json")["members"], sealed.read(work / "both" / "blend.json")["weights"]))
+    rows = blend.rows_of(Cache("data/syn/one"), "subm", "pooled", CPU)
+    refit = np.mean([predict_alone(run, f"refit_{seed}", rows) for seed in (0, 1)], 0)
+    folds = np.mean([predict_alone(Run.open(work / "one"), f"fold_{n}", rows) for n in (1, 2, 3)], 0)
+    np.testing.assert_allclose(blend.predict_run(run, rows, models.rebuild, CPU, kind="last"), refit, atol=1e-6)
+    if "../several" in weights:
+        assert "several: all labelled clips x 2 seeds" in said
+    wanted = sum(weights.get(f"../{name}", 0) * p for name, p in (("several", refit), ("one", folds)))
+    scale = sealed.read(work / "both" / "blend.json")["scale"]
+    wanted = wanted * (1 if scale is None else np.array(scale))
+    assert [r["category"] for r in read_csv(Path("submissions/submission.csv"))] == [f"class{c}" for c in wanted.argmax(1)]
+
+    np.save(work / "several" / "fold_2_seed1" / "valid_last.npy", np.zeros((20, 3), np.float32))
+    sealed.write(work / "several" / "fold_2_seed1" / "valid_last.json", {}, "valid_last.npy")
+    with pytest.raises(UserError, match="oof_last.csv is not what fold 2 predicted"):
+        members.of_run(run)
+    shutil.rmtree(work / "several" / "fold_3_seed1")
+    with pytest.raises(UserError, match="fold 3 is not finished"):
+        predict.main(["--runs", "several", "one", "--blend", "greedy"])
+
+
+@pytest.mark.parametrize("name", ["logistic", "knn"])
+def test_a_head_that_is_fitted_at_once(work, name):
+    """All clips, no scores where there is nobody to ask, the log loss as metric; it answers the others' labels, and takes none."""
+    train.main(["--recipe", name, "--features", "data/syn/one", *ALL, "--metric", "log_loss", "--name", "r"])
+    run = Run.open(work / "r")
+    assert names(work / "r") == {f"fold_{n}{s}" for n in (1, 2, 3) for s in ("", "_seed1")} | {"refit_0", "refit_1"}
+    rows = read_csv(work / "r" / "metrics.csv")
+    assert len(rows) == 8 and [r["valid_loss"] != "" for r in rows] == [r["fold"] != "refit" for r in rows]
+    best = [run.part(part).load_head("best", models.rebuild, "cpu").state_dict() for part in parts.refits({"refit": True})]
+    fold = run.fold(1).load_head("best", models.rebuild, "cpu").state_dict()
+    assert any(a.shape != b.shape or not torch.equal(a, b) for a, b in zip(best[0].values(), fold.values()))
+    subm = blend.rows_of(Cache("data/syn/one"), "subm", "pooled", CPU)
+    wanted = predict_alone(run, "refit_0", subm)
+    np.testing.assert_allclose(blend.predict_run(run, subm, models.rebuild, CPU), wanted, atol=1e-6)
+    with pytest.raises(UserError, match=f"--pseudo: {name} is fitted at once"):
+        train.main(["--recipe", name, "--features", "data/syn/one", "--pseudo", "r", "--name", "p"])
+    train.main([*MLP, "--pseudo", "r", "--name", "p"])
+    answers = sealed.read_array(work / "p" / "pseudo.npy")
+    np.testing.assert_allclose(answers[0], predict_alone(run, "fold_1", subm), atol=1e-6)
+
+
+def test_windows_are_drawn_of_clips_without_labels_too(tmp_path):
+    """One of each clip's, with labels or without; as many steps as that makes."""
+    def part(ids: str, clip: list[int], first: float) -> dict:
+        return {"ids": np.array(list(ids)), "labels": np.array(["a", "b", "c"])[:len(ids)], "folds": np.full(len(ids), -1),
+                "groups": np.full(len(ids), ""), "clip": np.array(clip), "length": np.ones(len(clip), np.float32),
+                "mel": (first + np.arange(len(clip))).astype(np.float16).reshape(-1, 1, 1, 1)}
+
+    class One(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.config, self.fc = {"name": "one"}, nn.Linear(1, 3)
+
+        def forward(self, x, mask=None):
+            return self.fc(x.flatten(1))
+
+    rows = Rows(part("xyz", [0, 0, 1, 2], 0), "mel", CLASSES, 1.0, "cpu", unlabelled=part("uvw", [0, 0, 1, 1, 1, 2], 20))
+    rows, valid = rows.taught(np.full((3, 3), 1 / 3, np.float32), 1.0), np.array([False, False, True])
+    for windows, clips, steps in ((1, [0, 1, 3, 4, 5], 3), (None, [0, 0, 1, 3, 3, 4, 4, 4, 5], 5)):
+        made = Fitter(One, rows, Fold(1, 1, 2, ~valid, valid), TrainingFlags(windows=windows, batch_size=2), 3,
+                      FoldFolder(tmp_path / str(windows)), CPU)
+        seen, step = [], made.step
+        made.step = lambda epoch, number, rows: (seen.append(rows), step(epoch, number, rows))[1]
+        orders = []
+        for epoch in range(1, 6):
+            made.epoch(epoch)
+            orders.append(tuple(sorted(np.concatenate(seen))))
+            assert sorted(rows.whose[list(orders[-1])]) == clips and len(seen) == made.steps == steps
+            seen.clear()
+        assert (len(set(orders)) > 1) == (windows == 1)
+
+
+def test_trials_are_of_one_seed_and_of_the_folds_alone(work, monkeypatch):
+    pytest.importorskip("optuna")
+    from earshot import tuning
+
+    tried, trained = [], tuning._try
+
+    def one(trial, job, folder, wanted, deadline):
+        found = trained(trial, job, folder, wanted, deadline)
+        tried.append(names(folder))
+        return found
+
+    monkeypatch.setattr(tuning, "_try", one)
+    train.main([*MLP, *ALL, "--tune", "2", "--fold", "1", "2", "--name", "t"])
+    assert tried == [{"fold_1", "fold_2"}] * 2
+    assert names(work / "t") == {"fold_1", "fold_2", "fold_1_seed1", "fold_2_seed1", "refit_0", "refit_1"}
+
+
+def test_the_bake_off_has_seeds_of_its_own(work):
+    Path("small.yaml").write_text("head: {name: mlp, hidden: [16]}\ntraining: {epochs: 2, seeds: 3, refit: true}\n")
+    train.main(["--recipe", "auto", "--features", "data/syn/one", "--candidates", "small.yaml", "logistic", "--name", "a",
+                "--device", "cpu"])
+    assert names(work / "a" / "small-pooled-one") == {"fold_1", "fold_2", "fold_3"}
