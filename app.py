@@ -63,6 +63,7 @@ def serve(whole: members.Member, flags: PageFlags, bound: socket.socket) -> None
     gradio.mount_gradio_app(app, site.build(desk, report.is_file()), path="/", footer_links=[], max_file_size=desk.limits.size,
                             theme=site.theme(), css=site.CSS, show_error=False, ssr_mode=False, run_history=False, pwa=False,
                             mcp_server=False)
+    bound.listen(128)  # what is asked from here on waits until it is answered
     host, port = bound.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     if flags.host not in api.LOOPBACK and flags.host != "::1":

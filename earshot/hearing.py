@@ -74,13 +74,14 @@ class Hearing:
     def __init__(self, whole: Member, device: Device, rebuild: Callable[[dict], Any], weights: str | None = None):
         self.whole, self.device, self.rebuild = whole, device, rebuild
         self.runs, self.classes = whole.runs(), whole.classes
+        self._from = Path.cwd()
         self._ears: dict[str, Ears] = {}
         self._of: dict[Path, str] = {}
         self._heads: dict[tuple[Path, str], list[tuple[str, Any]]] = {}
         self.lock = threading.RLock()
         for run in self.runs:
             key = digest_of(run.config["record"]["features"])[:16]
-            self._of[run.folder.resolve()] = key
+            self._of[self._key(run)] = key
             if key not in self._ears:
                 self._ears[key] = Ears(key, *loose.extractor_of(run, weights, device))
         # Loads the heads and wakes the kernels: the first clip is then as quick as the second.
@@ -88,13 +89,17 @@ class Hearing:
         waves = {key: 0.1 * noise(ears.extractor.samples, dtype=np.float32) for key, ears in self._ears.items()}
         self.answer({key: self._listen(self._ears[key], wave, 0.0) for key, wave in waves.items()})
 
+    def _key(self, run: Run) -> Path:
+        # A blend may hold a run under another path.
+        return (self._from / run.folder).resolve()
+
     def ears(self, run: Run) -> Ears:
         """What a run hears with."""
-        return self._ears[self._of[run.folder.resolve()]]
+        return self._ears[self._of[self._key(run)]]
 
     def heads(self, run: Run, kind: str) -> list[tuple[str, Any]]:
         """(name, head) of all models of a run, each by its "best" or "last" checkpoint."""
-        key = (run.folder.resolve(), kind)
+        key = (self._key(run), kind)
         if key not in self._heads:
             at = stage.decided(run, self.device)
             self._heads[key] = [(part.name, blend.load_part(run, part, kind, self.rebuild, at)) for part in parts.predictors(run)]
@@ -102,7 +107,7 @@ class Hearing:
 
     def kind(self, run: Run) -> str:
         """The checkpoint by which a run has answered: "best" or "last"."""
-        return next(kind for folder, kind in self._heads if folder == run.folder.resolve())
+        return next(kind for folder, kind in self._heads if folder == self._key(run))
 
     def hear(self, path: Path | str) -> Answer:
         """What a file is; BadAudio, with the reason in a line, where it cannot be heard."""
@@ -120,21 +125,21 @@ class Hearing:
 
     def answer(self, heard: dict[str, Heard]) -> Answer:
         """What a clip is, and each of its windows, from what the extractors heard (by `Ears.key`)."""
-        first = heard[self._of[self.runs[0].folder.resolve()]]
+        first = heard[self._of[self._key(self.runs[0])]]
         middle = first.features.start + first.features.length / 2
 
         def clip(run: Run, kind: str) -> np.ndarray:
-            return self.predict(run, kind, heard[self._of[run.folder.resolve()]].features, pooled=True)
+            return self.predict(run, kind, heard[self._of[self._key(run)]].features, pooled=True)
 
         def each(run: Run, kind: str) -> np.ndarray:
-            features = heard[self._of[run.folder.resolve()]].features
+            features = heard[self._of[self._key(run)]].features
             # Other features may have other windows: the one that lies nearest speaks for each of the first run's.
             near = np.abs(features.start + features.length / 2 - middle[:, None]).argmin(1)
             return self.predict(run, kind, features, pooled=False)[near]
 
         whole = self.whole.predict(clip)[0]
         windows = self.whole.predict(each) if len(middle) > 1 else whole[None]
-        seconds = len(first.wave) / self._ears[self._of[self.runs[0].folder.resolve()]].extractor.rate
+        seconds = len(first.wave) / self._ears[self._of[self._key(self.runs[0])]].extractor.rate
         return Answer(whole, windows, first.features.start, first.features.length, seconds, heard)
 
     def rows(self, run: Run, features: ClipFeatures, pooled: bool) -> Rows:
@@ -148,5 +153,6 @@ class Hearing:
     def predict(self, run: Run, kind: str, features: ClipFeatures, pooled: bool) -> np.ndarray:
         """(1, classes) of the clip, or (windows, classes), by the mean of a run's models."""
         rows, at = self.rows(run, features, pooled), stage.decided(run, self.device)
-        return blend.mean(run, rows, [predict(head, rows, np.arange(len(rows)), run.at_once, probe.autocast(at), run.shifts, run.pool)
+        which = np.arange(len(rows))
+        return blend.mean(run, rows, [predict(head, rows, which, run.at_once, probe.autocast(at), run.shifts, run.pool)
                                       for _, head in self.heads(run, kind)])
