@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,7 +32,7 @@ from earshot.errors import UserError
 from earshot.page import draw, maps, mistakes, saliency
 from earshot.page.limits import Limits
 
-CHROMIUM = next((p for p in ("/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome") if Path(p).is_file()), None)
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]
 
@@ -44,8 +45,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with contextlib.chdir(home):
         get_features.main(["--competition", "tones", "--extractor", "logmel"])
         small = ["--folds", "2", "--no-report", "--lr", "1e-2"]
-        train.main(["--head", "audio_cnn", "--head.channels", "[8, 16]", "--head.blocks", "[1, 1]", "--epochs", "20", "--batch-size", "5", "--head.standardise",
-                    "true", "--name", "cnn", *small])
+        shape = ["--head.channels", "[8, 16]", "--head.blocks", "[1, 1]", "--head.standardise", "true"]
+        train.main(["--head", "audio_cnn", *shape, "--epochs", "20", "--batch-size", "5", "--name", "cnn", *small])
         train.main(["--head", "linear", "--epochs", "1", "--name", "lin", *small[:-1], "1e-9"])
         predict.main(["--runs", "cnn", "lin", "--blend", "simplex", "--name", "both"])
     (home / "runs" / "cnn" / "report.html").write_text("<h1>what was reached</h1><script>document.title='ran'</script>")
@@ -112,7 +113,8 @@ def test_hooks_know_which_axis_is_time() -> None:
 
     net = Net()
     found = {one.name: one for one in maps.hooked(net, lambda: net(torch.randn(1, 4, 700)))}
-    assert {name: one.shape for name, one in found.items()} == {"conv": (6, 698), "act": (6, 698), "line": (698, 5), "act (2)": (698, 5)}
+    assert {name: one.shape for name, one in found.items()} == {
+        "conv": (6, 698), "act": (6, 698), "line": (698, 5), "act (2)": (698, 5)}
     assert {name: one.values.shape for name, one in found.items()} == {
         "conv": (6, 384), "act": (6, 384), "line": (5, 384), "act (2)": (5, 384)}
     assert found["conv"].values.min() < 0 <= found["act"].values.min(), "a map is noted before the next layer writes over it"
@@ -142,7 +144,8 @@ def test_evidence_adds_up_and_lies_where_the_sound_is(opened: dict, home: Path) 
     heads = [head for _, head in cnn.heads(run, "best")]
     found = saliency.gradients(heads, x, mask, 2, False, True)
     with torch.no_grad():
-        gain = np.mean([float(head(x, mask).log_softmax(1)[0, 2] - head(x * 0 + x.amin(), mask).log_softmax(1)[0, 2]) for head in heads])
+        silence = torch.full_like(x, x.amin())
+        gain = np.mean([float((head(x, mask).log_softmax(1) - head(silence, mask).log_softmax(1))[0, 2]) for head in heads])
     assert abs(found.sum() - gain) < 0.1 * abs(gain) + 0.02
     shown = saliency.explain(cnn, run, answer, 0, 2)
     assert shown.how == saliency.GRADIENTS and shown.values.shape == x.shape[2:]
@@ -205,7 +208,8 @@ class FakeStream:
 
 def test_the_microphone_is_answered_every_second(opened: dict, home: Path, monkeypatch: pytest.MonkeyPatch,
                                                  capsys: pytest.CaptureFixture) -> None:
-    fake = SimpleNamespace(InputStream=FakeStream, PortAudioError=OSError, query_devices=lambda kind: {"default_samplerate": 8000.0})
+    fake = SimpleNamespace(InputStream=FakeStream, PortAudioError=OSError,
+                           query_devices=lambda kind: {"default_samplerate": 8000.0})
     monkeypatch.setitem(sys.modules, "sounddevice", fake)
     before = signal.getsignal(signal.SIGINT)
     with contextlib.chdir(home):
@@ -280,8 +284,8 @@ def test_the_api_answers_classes(server: str, home: Path, opened: dict) -> None:
 def test_the_api_refuses_in_a_line(server: str, home: Path) -> None:
     url = f"{server}/api/predict"
     large = b"RIFF" + bytes(300_001)
-    cases = [((home / name).read_bytes(), "audio/wav", 422, reason) for name, reason in
-             (("bad.wav", "no audio file"), ("list.m3u8", "no audio file"), ("hours.flac", "longer than 20 s"), ("silent.wav", "silent"))]
+    bad = {"bad.wav": "no audio file", "list.m3u8": "no audio file", "hours.flac": "longer than 20 s", "silent.wav": "silent"}
+    cases = [((home / name).read_bytes(), "audio/wav", 422, reason) for name, reason in bad.items()]
     cases += [(b"", "audio/wav", 422, "empty"), (large, "audio/wav", 413, "larger than 0.3 MB"),
               (form("other", b"x")[0], form("", b"")[1], 422, "no file named audio"),
               (form("audio", bytes(400_000))[0], form("", b"")[1], 413, "larger than 0.3 MB"),

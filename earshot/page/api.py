@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from html import escape
@@ -64,6 +65,7 @@ def build(desk: Desk, host: str, report: Path | None) -> FastAPI:
             could otherwise lead a browser here.
         report: the run's report.html, where there is one.
     """
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a stranger's broken form is answered, not our news
     app = FastAPI(title="Earshot", description="Audio in, classes out.", docs_url=None, redoc_url=None)
     app.add_middleware(Policy)
     if host in LOOPBACK:
@@ -145,13 +147,15 @@ def _docs(desk: Desk, base: str) -> str:
     return f"""<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Earshot: API</title>
 <meta name="viewport" content="width=device-width,initial-scale=1"><style>
 body{{font:16px/1.5 system-ui,sans-serif;max-width:46rem;margin:2rem auto;padding:0 1rem;color:#1b1b1b;background:#fff}}
-pre{{background:#f5f5f5;padding:.8rem;overflow-x:auto;font-size:.85rem}}td,th{{text-align:left;padding:.2rem 1rem .2rem 0;vertical-align:top}}
+pre{{background:#f5f5f5;padding:.8rem;overflow-x:auto;font-size:.85rem}}
+td,th{{text-align:left;padding:.2rem 1rem .2rem 0;vertical-align:top}}
 code{{background:#f5f5f5}}</style></head><body>
 <h1>Earshot: API</h1>
 <p>The run is <b>{escape(desk.name)}</b>, its {len(classes)} classes are {named}.
 Audio is {escape(str(desk.limits))}: WAV, FLAC, OGG, MP3, M4A and others.</p>
 <h2>POST /api/predict?top=3</h2>
-<p>The body is the audio file itself, or a form with a file named <code>audio</code>. <code>top</code> says how many classes to name.</p>
+<p>The body is the audio file itself, or a form with a file named <code>audio</code>.
+<code>top</code> says how many classes to name.</p>
 <pre>curl --data-binary @clip.wav {escape(base)}/api/predict
 curl -F audio=@clip.wav "{escape(base)}/api/predict?top=5"</pre>
 <p>The reply, status 200:</p>

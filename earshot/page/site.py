@@ -18,9 +18,11 @@ from earshot.page.desk import Desk
 TOP = 5  # classes shown
 CSS = """
 .gradio-container{width:100%!important;max-width:72rem!important;margin:0 auto!important}.gradio-container main{width:100%}
-.classes{display:grid;grid-template-columns:minmax(0,max-content) minmax(3rem,1fr) max-content;gap:.35rem .7rem;align-items:center;margin:.3rem 0}
-.classes b,.classes span{overflow-wrap:anywhere}.classes i{display:block;height:.7rem;background:#3380ff;border-radius:2px;min-width:2px}
-.classes .first{grid-column:1/-1;font-size:1.6rem;font-weight:700;line-height:1.2}.classes .number{font-variant-numeric:tabular-nums}
+.classes{display:grid;grid-template-columns:minmax(0,max-content) minmax(3rem,1fr) max-content}
+.classes{gap:.35rem .7rem;align-items:center;margin:.3rem 0}
+.classes span{overflow-wrap:anywhere}.classes i{display:block;height:.7rem;background:#3380ff;border-radius:2px;min-width:2px}
+.classes .first{grid-column:1/-1;font-size:1.6rem;font-weight:700;line-height:1.2}
+.classes .number{font-variant-numeric:tabular-nums}
 .picture img{width:100%;max-width:860px;height:auto;display:block;margin:0 auto;background:#fff;border-radius:6px}
 .refused{border-left:4px solid #D55E00;padding:.4rem .8rem;margin:0;overflow-wrap:anywhere}
 .quiet{opacity:.75;margin:.2rem 0;overflow-wrap:anywhere}
