@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 from earshot import cli, config, kept, members
@@ -14,7 +15,8 @@ ABOUT = """Predict with saved runs.
   python predict.py --runs A B --blend auto    the same with fitted weights; --name C keeps the blend as runs/C
   python predict.py --submit -m "message"      the same, sent to Kaggle and scored
   python predict.py --runs A --audio FOLDER    a folder of new audio -> submissions/predictions.csv
-  python predict.py --runs A FILE ...          the likeliest classes of loose files, on the terminal"""
+  python predict.py --runs A FILE ...          the likeliest classes of loose files, on the terminal
+  python predict.py --runs A --microphone      the same of what the microphone hears, until Ctrl-C"""
 
 
 def blended(inside: list[Member], flags: config.PredictFlags) -> Member:
@@ -30,6 +32,23 @@ def blended(inside: list[Member], flags: config.PredictFlags) -> Member:
         kept.keep(folder, [m.folder for m in inside], whole.classes, whole.multilabel, whole.metric, found, oof)
         print(f"kept: {folder}, which predict.py --runs {flags.name} opens")
     return whole
+
+
+def live(whole: Member, flags: config.PredictFlags, files: list[str]) -> None:
+    """What the microphone hears."""
+    from earshot import microphone
+
+    if files or flags.audio:
+        raise UserError("files and --microphone at once: give one or the other")
+    recorder, rate = microphone.device()
+    import models
+    from earshot import device
+    from earshot.hearing import Hearing
+
+    hearing = Hearing(whole, device.choose(flags.device), models.rebuild, flags.weights)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # there is nothing to continue
+    print("listening (Ctrl-C ends it)", flush=True)
+    microphone.listen(hearing, recorder, rate, flags.top)
 
 
 def main(argv: list[str]) -> None:
@@ -51,6 +70,9 @@ def main(argv: list[str]) -> None:
     from earshot import device
     from earshot.files import check_output
 
+    if flags.microphone:
+        live(blended(inside, flags), flags, files)
+        return
     out = flags.out or ("submissions/predictions.csv" if flags.audio else "submissions/submission.csv")
     check_output(out)
     send = submit.prepared(sending, inside[0].runs(), flags.features, bool(files or flags.audio))

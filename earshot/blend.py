@@ -51,7 +51,11 @@ def predict_run(run: Run, rows: Rows, rebuild: Callable[[dict], Any], device: De
     Raises:
         UserError: no fold of the run is finished.
     """
-    found = [predict_part(run, part, kind, rows, rebuild, device, batch_size) for part in parts.predictors(run)]
+    return mean(run, rows, [predict_part(run, part, kind, rows, rebuild, device, batch_size) for part in parts.predictors(run)])
+
+
+def mean(run: Run, rows: Rows, found: list[np.ndarray]) -> np.ndarray:
+    """The mean of what a run's models predict, each (clips, classes); UserError where a clip that has rows gets no number."""
     if not len(rows):
         return np.full((len(rows.ids), len(run.classes)), np.nan, dtype=np.float32)
     blended = np.mean(found, 0)
@@ -66,9 +70,15 @@ def predict_run(run: Run, rows: Rows, rebuild: Callable[[dict], Any], device: De
 def predict_part(run: Run, part: Part, kind: str, rows: Rows, rebuild: Callable[[dict], Any], device: Device,
                  batch_size: int | None = None) -> np.ndarray:
     """One model's (clips, classes) probabilities, by its "best" or "last" checkpoint; the rest as in `predict_run`."""
+    head = load_part(run, part, kind, rebuild, device)
+    return predict(head, rows, np.arange(len(rows)), batch_size or run.at_once, probe.autocast(device), run.shifts, run.pool)
+
+
+def load_part(run: Run, part: Part, kind: str, rebuild: Callable[[dict], Any], device: Device) -> Any:
+    """One model's head on the device, as `predict_part` takes it."""
     head = probe.laid_out(run.part(part).load_head(kind, rebuild, device.name), device)
     check_head(run, part, head)
-    return predict(head, rows, np.arange(len(rows)), batch_size or run.at_once, probe.autocast(device), run.shifts, run.pool)
+    return head
 
 
 def check_head(run: Run, part: Part, head: Any) -> None:

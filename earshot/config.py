@@ -257,6 +257,8 @@ class PredictFlags:
     """cache with the clips to submit (default: the one each run was trained on)"""
     audio: str | None = None
     """a file or folder of new audio to predict instead of the competition's clips"""
+    microphone: bool = False
+    """answer what the microphone hears, until Ctrl-C (pip install sounddevice)"""
     weights: str | None = None
     """the extractor's weights, for --audio, where they moved"""
     runs_folder: str = "runs"
@@ -281,6 +283,7 @@ BOUNDS = {
     "seconds": (0.01, 3600), "hop": (0.01, 3600), "max_windows": (1, None), "windows": (1, None), "top": (1, None),
     "augment": (0, 1000), "speed": (1, 4), "stretch": (1, 4), "pitch": (0, 24), "shift": (0, 1), "noise": (-60, 120),
     "between": (0, 1), "augment_gain": (0, 60), "augment_seed": (0, None),
+    "port": (0, 65535), "longest": (1, 43200), "largest": (0.001, 10000),
     "rate": (100, 768000), "power": (0.1, 10), "amin": (1e-30, 1), "trim": (0.1, 200), "top_db": (0.1, 200), "wait": (0, None),
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from earshot.extract import SHARD, decode
 from earshot.files import digest, digest_of
 from earshot.competition import AUDIO_SUFFIXES
 from earshot.run import Run
+
+if TYPE_CHECKING:
+    from earshot.extractors.base import ClipFeatures
 
 
 def listed(paths: list[str]) -> tuple[list[str], list[Path]]:
@@ -83,21 +86,23 @@ def features(run: Run, ids: list[str], files: list[Path], weights: str | None, d
     from tqdm import tqdm
 
     extractor, audio = extractor_of(run, weights, device)
-    view = run.config["record"]["view"]
-    clip, start, length, views, bad = [], [], [], [], []
+    clip, found, bad = [], [], []
     for first in tqdm(range(0, len(files), SHARD), desc="features", disable=None, leave=False):
         decoded = [decode(str(path), extractor.rate, audio) for path in files[first:first + SHARD]]
         good = [i for i, item in enumerate(decoded) if not isinstance(item, str)]
         bad += [(ids[first + i], item) for i, item in enumerate(decoded) if isinstance(item, str)]
-        found = extractor.extract([decoded[i][0] for i in good], [decoded[i][1] for i in good], batch_size)
-        for index, one in zip(good, found):
+        for index, one in zip(good, extractor.extract([decoded[i][0] for i in good], [decoded[i][1] for i in good], batch_size)):
             clip += [first + index] * len(one.start)
-            start.append(one.start)
-            length.append(one.length)
-            views.append(one.views[view])
+            found.append(one)
+    return split(run, ids, clip, found, extractor), extractor.span, bad
+
+
+def split(run: Run, ids: list[str], clip: list[int], found: list[ClipFeatures], extractor: Any) -> dict[str, Any]:
+    """New clips as a cache would hold them, with the run's view alone; `clip` is each window's clip, in the windows' order."""
+    view = run.config["record"]["view"]
     labels = np.zeros((len(ids), len(run.classes)), np.int8) if run.multilabel else np.array([""] * len(ids))
     return {"ids": np.array(ids), "labels": labels, "folds": np.full(len(ids), -1),
             "groups": np.array([""] * len(ids)), "clip": np.array(clip, dtype=np.int32),
-            "start": np.concatenate(start or [np.zeros(0, np.float32)]),
-            "length": np.concatenate(length or [np.zeros(0, np.float32)]),
-            view: np.concatenate(views or [extractor.none(view)])}, extractor.span, bad
+            "start": np.concatenate([np.zeros(0, np.float32), *(one.start for one in found)]),
+            "length": np.concatenate([np.zeros(0, np.float32), *(one.length for one in found)]),
+            view: np.concatenate([extractor.none(view), *(one.views[view] for one in found)])}

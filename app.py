@@ -1,0 +1,79 @@
+"""The page: drop a clip or record one, see its classes and what carried them; /api/predict for programs."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from pathlib import Path
+
+from earshot import cli, members
+from earshot.errors import UserError
+from earshot.page.flags import PageFlags
+
+ABOUT = """A page that hears, for this machine alone; Ctrl-C ends it.
+
+  python app.py --run A                 a run, or a kept blend -> http://127.0.0.1:7860, the API's description at /docs
+  python app.py --run A --host 0.0.0.0  whoever reaches this machine may use it, without a password"""
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket there; UserError where it is taken, or no address of this machine."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    found = socket.socket(family, socket.SOCK_STREAM)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        found.bind((host, port))
+    except (OSError, OverflowError) as error:
+        found.close()
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"cannot listen at {host}:{port} ({reason}): choose another --port or --host") from None
+    return found
+
+
+def main(argv: list[str]) -> None:
+    """Parse, open the run, serve."""
+    filled, _ = cli.parse({"page": PageFlags()}, argv, ABOUT)
+    flags = filled["page"]
+    whole = members.open_all((flags.run,) if flags.run else (), flags.runs_folder)[0]
+    print(f"opening {whole}", flush=True)  # before torch and gradio are imported: that takes seconds
+    bound = listening(flags.host, flags.port)
+    with tempfile.TemporaryDirectory(prefix="earshot-page-") as uploads:
+        # Before gradio is imported, which reads them then: nothing is sent or fetched, and uploads go when the page does.
+        os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_TEMP_DIR=uploads, HF_HUB_DISABLE_TELEMETRY="1")
+        serve(whole, flags, bound)
+
+
+def serve(whole: members.Member, flags: PageFlags, bound: socket.socket) -> None:
+    """Load the heads once and answer until Ctrl-C."""
+    import gradio
+    import uvicorn
+
+    import models
+    from earshot import device
+    from earshot.hearing import Hearing
+    from earshot.page import api, site
+    from earshot.page.desk import Desk
+    from earshot.page.limits import Limits
+
+    hearing = Hearing(whole, device.choose(flags.device), models.rebuild, flags.weights)
+    desk = Desk(hearing, Limits(flags.longest, round(flags.largest * 1e6)), whole.folder.name)
+    report = Path(whole.folder) / "report.html"
+    app = api.build(desk, flags.host, report if report.is_file() else None)
+    gradio.mount_gradio_app(app, site.build(desk, report.is_file()), path="/", footer_links=[], max_file_size=desk.limits.size,
+                            theme=site.theme(), css=site.CSS, show_error=False, ssr_mode=False, run_history=False, pwa=False,
+                            mcp_server=False)
+    bound.listen(128)  # what is asked from here on waits until it is answered
+    host, port = bound.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    if flags.host not in api.LOOPBACK and flags.host != "::1":
+        print(f"anyone who reaches {flags.host} can use this page: it has no password", flush=True)
+    print(f"page: http://{shown}:{port}   API: http://{shown}:{port}/docs   (Ctrl-C ends it)", flush=True)
+    try:
+        uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)).run(sockets=[bound])
+    except (KeyboardInterrupt, SystemExit):  # it raises Ctrl-C again once it has closed; there is nothing to continue
+        print("page closed")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,1 @@
+"""The page: hear, look, predict."""

@@ -1,0 +1,169 @@
+"""The server: /api/predict and its description, the run's report, and what keeps the page to this machine and to itself."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import HTMLResponse, JSONResponse
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from earshot.audio import BadAudio
+from earshot.page.desk import Desk
+
+LOOPBACK = ("127.0.0.1", "localhost")
+SLACK = 1 << 16  # bytes of a multipart body besides the file
+NAMED = 12  # classes in the description
+# Nothing is fetched from elsewhere, whatever a library's page would like.
+POLICY = ("default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+          "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; "
+          "worker-src 'self' blob:; object-src 'none'; form-action 'self'")
+# A report is a file that may be a stranger's: it runs no script and fetches nothing.
+SANDBOX = "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+BODY = {"required": True, "content": {
+    "multipart/form-data": {"schema": {"type": "object", "required": ["audio"],
+                                       "properties": {"audio": {"type": "string", "format": "binary"}}}},
+    "application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+
+
+class _TooLarge(Exception):
+    pass
+
+
+class Policy:
+    """ASGI middleware: every response without a policy of its own gets the page's."""
+
+    def __init__(self, app: Any):
+        self.app = app
+
+    async def __call__(self, scope: dict, receive: Any, send: Any) -> None:
+        """Pass on, adding headers."""
+        async def adding(message: dict) -> None:
+            if message["type"] == "http.response.start":
+                names = {name.lower() for name, _ in message["headers"]}
+                extra = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
+                if b"content-security-policy" not in names:
+                    extra.append((b"content-security-policy", POLICY.encode()))
+                message = {**message, "headers": [*message["headers"], *extra]}
+            await send(message)
+
+        await self.app(scope, receive, adding if scope["type"] == "http" else send)
+
+
+def build(desk: Desk, host: str, report: Path | None) -> FastAPI:
+    """The server without the page.
+
+    Args:
+        host: where it will listen. On this machine alone other names in requests are refused: a stranger's name server
+            could otherwise lead a browser here.
+        report: the run's report.html, where there is one.
+    """
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a stranger's broken form is answered, not our news
+    app = FastAPI(title="Earshot", description="Audio in, classes out.", docs_url=None, redoc_url=None)
+    app.add_middleware(Policy)
+    if host in LOOPBACK:
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK))
+
+    @app.post("/api/predict", summary="The classes of an audio file", openapi_extra={"requestBody": BODY})
+    async def predict(request: Request, top: int = 3) -> JSONResponse:
+        """The likeliest classes of a clip, and of each of its windows."""
+        if not 1 <= top <= 10000:
+            return _refused(422, "top has to be a whole number from 1 on")
+        handle, name = tempfile.mkstemp(prefix="earshot-")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                await _receive(request, desk.limits.size, file)
+            return JSONResponse(await run_in_threadpool(desk.as_json, name, top))
+        except _TooLarge:
+            return _refused(413, desk.limits.too_large())
+        except BadAudio as error:
+            return _refused(422, str(error))
+        finally:
+            os.unlink(name)
+
+    @app.get("/docs", response_class=HTMLResponse, include_in_schema=False)
+    def docs(request: Request) -> str:
+        return _docs(desk, str(request.base_url).rstrip("/"))
+
+    if report is not None:
+        @app.get("/report", include_in_schema=False)
+        def shown() -> HTMLResponse:
+            return HTMLResponse(report.read_bytes(), headers={"content-security-policy": SANDBOX})
+
+    return app
+
+
+def _refused(status: int, reason: str) -> JSONResponse:
+    return JSONResponse({"error": reason}, status)
+
+
+async def _receive(request: Request, most: int, file: Any) -> None:
+    """The upload of a request, the field `audio` of a form or the whole body, into a file; _TooLarge as soon as it is."""
+    form = request.headers.get("content-type", "").startswith("multipart/form-data")
+    allowed = most + (SLACK if form else 0)
+    if int(request.headers.get("content-length") or 0) > allowed:
+        raise _TooLarge
+    counted = 0
+
+    async def receive() -> dict:
+        nonlocal counted
+        message = await request.receive()
+        counted += len(message.get("body", b""))
+        if counted > allowed:
+            raise _TooLarge
+        return message
+
+    limited = Request(request.scope, receive)
+    if not form:
+        async for block in limited.stream():
+            file.write(block)
+        return
+    try:
+        async with limited.form(max_files=1, max_fields=8) as fields:
+            upload = fields.get("audio")
+            if not isinstance(upload, UploadFile):
+                raise BadAudio("the form has no file named audio")
+            while block := await upload.read(1 << 20):
+                file.write(block)
+    except _TooLarge:
+        raise
+    except BadAudio:
+        raise
+    except Exception as error:  # a form that is none
+        raise BadAudio(f"the form cannot be read: {' '.join(str(getattr(error, 'detail', error)).split())[:100]}") from None
+
+
+def _docs(desk: Desk, base: str) -> str:
+    """The API's description: one page, nothing fetched."""
+    classes = desk.hearing.classes
+    first, named = escape(classes[0]), escape(", ".join(classes[:NAMED])) + ("" if len(classes) <= NAMED else ", …")
+    return f"""<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Earshot: API</title>
+<meta name="viewport" content="width=device-width,initial-scale=1"><style>
+body{{font:16px/1.5 system-ui,sans-serif;max-width:46rem;margin:2rem auto;padding:0 1rem;color:#1b1b1b;background:#fff}}
+pre{{background:#f5f5f5;padding:.8rem;overflow-x:auto;font-size:.85rem}}
+td,th{{text-align:left;padding:.2rem 1rem .2rem 0;vertical-align:top}}
+code{{background:#f5f5f5}}</style></head><body>
+<h1>Earshot: API</h1>
+<p>The run is <b>{escape(desk.name)}</b>, its {len(classes)} classes are {named}.
+Audio is {escape(str(desk.limits))}: WAV, FLAC, OGG, MP3, M4A and others.</p>
+<h2>POST /api/predict?top=3</h2>
+<p>The body is the audio file itself, or a form with a file named <code>audio</code>.
+<code>top</code> says how many classes to name.</p>
+<pre>curl --data-binary @clip.wav {escape(base)}/api/predict
+curl -F audio=@clip.wav "{escape(base)}/api/predict?top=5"</pre>
+<p>The reply, status 200:</p>
+<pre>{{"run": "{escape(desk.name)}", "seconds": 5.0,
+ "classes": [{{"class": "{first}", "probability": 0.98}}, …],
+ "windows": [{{"start": 0.0, "length": 5.0, "classes": […]}}],
+ "milliseconds": 21.4}}</pre>
+<table><tr><th>status</th><th>body</th></tr>
+<tr><td>413</td><td><code>{{"error": "{escape(desk.limits.too_large())}"}}</code></td></tr>
+<tr><td>422</td><td><code>{{"error": "why the audio cannot be heard, in one line"}}</code></td></tr></table>
+<p>The same for programs: <a href="openapi.json">openapi.json</a>. The page: <a href="./">/</a>.</p></body></html>"""

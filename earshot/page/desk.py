@@ -1,0 +1,56 @@
+"""What the page and the API share: an upload is checked, heard, and remembered for the questions that follow."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from earshot.hearing import Answer, Hearing
+from earshot.page.limits import Limits
+
+REMEMBERED = 4  # answers, with their samples
+
+
+class Desk:
+    """A hearing with limits; `name` is the run's or the blend's."""
+
+    def __init__(self, hearing: Hearing, limits: Limits, name: str):
+        self.hearing, self.limits, self.name = hearing, limits, name
+        self._recent: OrderedDict[str, Answer] = OrderedDict()
+
+    def answer(self, path: Path | str) -> Answer:
+        """What a file is; BadAudio, in a line, where it is refused or cannot be heard."""
+        key = str(path)
+        with self.hearing.lock:
+            if key not in self._recent:
+                self.limits.check(path)
+                self._recent[key] = self.hearing.hear(path)
+            self._recent.move_to_end(key)
+            while len(self._recent) > REMEMBERED:
+                self._recent.popitem(last=False)
+            return self._recent[key]
+
+    def forget(self, path: Path | str) -> None:
+        """Drop a file's answer: its name will be another file's."""
+        self._recent.pop(str(path), None)
+
+    def as_json(self, path: Path | str, top: int) -> dict[str, Any]:
+        """The API's reply: the `top` likeliest classes of the clip and of each of its windows; the same errors."""
+        began = time.perf_counter()
+        try:
+            found = self.answer(path)
+        finally:
+            self.forget(path)
+        windows = [{"start": round(float(start), 3), "length": round(float(length), 3), "classes": self.likeliest(row, top)}
+                   for start, length, row in zip(found.start, found.length, found.windows)]
+        return {"run": self.name, "seconds": round(found.seconds, 3), "classes": self.likeliest(found.probabilities, top),
+                "windows": windows, "milliseconds": round(1000 * (time.perf_counter() - began), 1)}
+
+    def likeliest(self, row: np.ndarray, top: int) -> list[dict[str, Any]]:
+        """[{"class", "probability"}], the likeliest first."""
+        order = np.argsort(-row, kind="stable")[:top]
+        return [{"class": self.hearing.classes[i], "probability": round(float(row[i]), 6)} for i in order]

@@ -1,0 +1,183 @@
+"""Pictures of the page: a clip with its windows, a saliency, feature maps."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import threading
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from earshot import spectrogram
+from earshot.page.maps import Map, grouped
+from earshot.page.saliency import Saliency
+from earshot.report import style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# The colours of diverging values: below zero, zero, above zero.
+LOW, MIDDLE, HIGH = (255, 128, 51), (255, 255, 255), (51, 128, 255)
+STEPS = 127  # shades to either side
+HZ = (0, 500, 1000, 2000, 4000, 8000, 16000)
+CLASSES = 6  # rows of a timeline
+ENVELOPE = 1200  # points of a waveform
+_lock = threading.Lock()  # matplotlib's settings are the process's
+
+
+def clip(wave: np.ndarray, rate: int, windows: np.ndarray, start: np.ndarray, length: np.ndarray, classes: list[str],
+         probabilities: np.ndarray) -> bytes:
+    """A PNG: waveform, spectrogram, and for a clip of several windows the likeliest classes over time.
+
+    Args:
+        wave: (samples,). windows: (windows, classes); they begin at `start` and hold `length` seconds each, of the wave's.
+        probabilities: (classes,) of the whole clip: the rows' order.
+    """
+    several = len(windows) > 1
+    seconds = len(wave) / rate
+    # Those that are likely over all, and those that are likely somewhere.
+    order = np.argsort(-np.maximum(probabilities, windows.max(0)), kind="stable")[:CLASSES]
+    order = order[np.argsort(-probabilities[order], kind="stable")]
+    with _lock, style.style():
+        figure = _figure(4.4 + (0.7 + 0.27 * len(order) if several else 0))
+        heights = [1, 2.6] + ([0.35 + 0.16 * len(order)] if several else [])
+        axes = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
+        _waveform(axes[0], wave, seconds)
+        _levels(axes[1], wave, rate, "viridis")
+        if several:
+            _timeline(figure, axes[2], windows[:, order], start, length, [style.short(classes[c], 18) for c in order], seconds)
+        axes[-1].set_xlabel("seconds")
+        axes[0].set_xlim(0, seconds)
+        return style.png(figure)
+
+
+def _figure(height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure((7.2, height))
+
+
+def _waveform(axes: Any, wave: np.ndarray, seconds: float) -> None:
+    edges = np.linspace(0, len(wave), min(ENVELOPE, len(wave)) + 1).astype(int)[:-1]
+    low, high = np.minimum.reduceat(wave, edges), np.maximum.reduceat(wave, edges)
+    axes.fill_between(edges / len(wave) * seconds, low, high, color=style.BLUE, linewidth=0.4)
+    axes.set(ylabel="amplitude")
+
+
+def _levels(axes: Any, wave: np.ndarray, rate: int, colours: Any) -> None:
+    """The spectrogram, its rows evenly spaced on the mel scale."""
+    top = float(spectrogram.to_mel(rate / 2))
+    drawn = axes.imshow(spectrogram.mel(wave, rate), origin="lower", aspect="auto", cmap=colours, vmin=-spectrogram.RANGE, vmax=0,
+                        extent=(0, len(wave) / rate, 0, top), interpolation="nearest")
+    shown = [hz for hz in HZ if hz <= rate / 2]
+    axes.set_yticks([float(spectrogram.to_mel(hz)) for hz in shown], [str(hz) for hz in shown])
+    axes.set(ylabel="Hz", ylim=(0, top))
+    axes.figure.colorbar(drawn, ax=axes, pad=0.01, aspect=18, label="dB")
+
+
+def _timeline(figure: Figure, axes: Any, values: np.ndarray, start: np.ndarray, length: np.ndarray, names: list[str],
+              seconds: float) -> None:
+    # Windows may overlap: the border between two lies halfway between their middles.
+    middle = start + length / 2
+    edges = np.concatenate([[0.0], (middle[1:] + middle[:-1]) / 2, [max(seconds, float(middle[-1]) + 1e-3)]])
+    edges = np.maximum.accumulate(edges)
+    drawn = axes.pcolormesh(edges, np.arange(len(names) + 1), values.T, cmap="magma_r", vmin=0, vmax=1)
+    axes.set_yticks(np.arange(len(names)) + 0.5, names)
+    axes.invert_yaxis()
+    axes.set_title("probability, window by window")
+    figure.colorbar(drawn, ax=axes, pad=0.01, aspect=10)
+
+
+def saliency(found: Saliency, wave: np.ndarray, rate: int, start: float, title: str) -> bytes:
+    """A PNG: the window's spectrogram in grey under the evidence in colour, and the evidence over time.
+
+    Args:
+        wave: (samples,) of the window. start: when it begins, in seconds.
+    """
+    seconds = len(wave) / rate
+    values = found.values
+    # A window that is filled up shows its real part only.
+    values = values[:, :max(1, round(values.shape[1] * min(1.0, seconds / found.seconds)))]
+    most = float(np.percentile(np.abs(values), 99.5)) or 1e-9
+    scaled = np.clip(values / most, -1, 1)
+    with _lock, style.style():
+        figure = _figure(4.6)
+        top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[2.6, 1])
+        _levels(top, wave, rate, _ramp_of([(255, 255, 255), (120, 120, 120)]))
+        colours = np.where(scaled[..., None] > 0, HIGH, LOW) / 255
+        shades = np.concatenate([colours, 0.85 * np.abs(scaled)[..., None] ** 0.7], axis=2)
+        edge = (float(spectrogram.to_mel(found.low)), float(spectrogram.to_mel(min(found.high, rate / 2))))
+        top.imshow(shades, origin="lower", aspect="auto", extent=(0, seconds, *edge), interpolation="nearest")
+        top.set_title(title)
+        over = values.sum(0)
+        edges = np.linspace(0, seconds, len(over) + 1)
+        for sign, colour in ((1, HIGH), (-1, LOW)):
+            bottom.stairs(np.maximum(sign * over, 0) * sign, edges, fill=True, color=np.array(colour) / 255)
+        bottom.axhline(0, color=style.GREY, linewidth=0.6)
+        bottom.set(xlabel="seconds" if not start else f"seconds from {start:.4g} s", ylabel="evidence", xlim=(0, seconds))
+        figure.colorbar(_bar(most), ax=bottom, pad=0.01, aspect=8, ticks=[-most, 0, most], format="%.2g", label="colours")
+        return style.png(figure)
+
+
+def _ramp_of(colours: list[tuple[int, int, int]]) -> Any:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("ramp", [np.array(c) / 255 for c in colours])
+
+
+def _bar(most: float) -> Any:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    return ScalarMappable(Normalize(-most, most), _ramp_of([LOW, MIDDLE, HIGH]))
+
+
+@functools.cache
+def _palette() -> list[int]:
+    share = np.linspace(0, 1, STEPS + 1)[:, None]
+    low = np.array(LOW) * (1 - share) + np.array(MIDDLE) * share
+    high = np.array(MIDDLE) * (1 - share) + np.array(HIGH) * share
+    return np.concatenate([low[:-1], high]).round().astype(int).ravel().tolist()
+
+
+def diverging(values: np.ndarray) -> bytes:
+    """A PNG of (rows, columns), a pixel a cell, the first row below; scaled by the largest absolute value, zero white."""
+    from PIL import Image
+
+    most = float(np.abs(values).max()) or 1.0
+    image = Image.fromarray(np.clip((values[::-1] / most + 1) * STEPS, 0, 2 * STEPS).round().astype(np.uint8))
+    image.putpalette(_palette())
+    return spectrogram.png(image)
+
+
+def inline(png: bytes) -> str:
+    """A picture as an address that needs no server."""
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def maps(found: dict[str, list[Map]]) -> str:
+    """The HTML of feature maps: layers side by side, each with its sub-layers to open, and the colours' scale."""
+    if not found:
+        return '<p class="quiet">Neither this head nor its extractor has layers with maps: the head is fitted on plain numbers.</p>'
+    ramp = inline(diverging(np.linspace(-1, 1, 2 * STEPS + 1)[None].repeat(4, 0)))
+    parts = [f'<div class="scale"><span>−1</span><img alt="orange is negative, white zero, blue positive" src="{ramp}">'
+             '<span>+1</span> <span class="quiet">of each map\'s own largest value</span></div>']
+    for whose, maps in found.items():
+        parts.append(f"<h3>{escape(whose)}</h3>")
+        layers = grouped(maps)
+        parts.append('<div class="maps">' + "".join(_one(inside[0], name) for name, inside in layers.items()) + "</div>")
+        for name, inside in layers.items():
+            if len(inside) > 1:
+                inner = "".join(_one(one, one.name) for one in inside)
+                parts.append(f"<details><summary>{escape(name)}: {len(inside)} sub-layers</summary>"
+                             f'<div class="maps">{inner}</div></details>')
+    return "\n".join(parts)
+
+
+def _one(one: Map, name: str) -> str:
+    most = float(np.abs(one.values).max())
+    shape = " × ".join(map(str, one.shape))
+    return (f'<figure><img alt="feature map {escape(name)}" src="{inline(diverging(one.values))}">'
+            f"<figcaption><b>{escape(name)}</b> {shape}, ±{most:.3g}</figcaption></figure>")

@@ -1,0 +1,141 @@
+"""Feature maps: what every layer of a head, or of the network before it, makes of a window."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from earshot.hearing import Answer, Hearing
+from earshot.run import Run
+
+ROWS, COLUMNS = 96, 384  # a map is shown by so many cells at most, neighbours averaged
+MOST = 300  # maps
+ON_LAST = (nn.Linear, nn.LayerNorm, nn.MultiheadAttention, nn.GRU, nn.LSTM)  # layers that work on the last axis
+
+
+@dataclass(frozen=True)
+class Map:
+    """One layer's output as a picture.
+
+    Args:
+        name: the layer's, with a dot where it lies within another. shape: of the output, without the batch.
+        values: (rows, columns) the mean over channels where the output has frequency and time, else channels x time.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    values: np.ndarray
+
+
+def of_window(hearing: Hearing, run: Run, model: str, answer: Answer, window: int) -> dict[str, list[Map]]:
+    """The maps of one window, by whose they are: the head's (of the model named so) and those of the extractor's networks.
+
+    A head of one linear layer, or scikit-learn's, has none.
+    """
+    ears = hearing.ears(run)
+    heard = answer.heard[ears.key]
+    window = min(window, len(heard.features.start) - 1)
+    head = dict(hearing.heads(run, hearing.kind(run)))[model]
+    rows = hearing.rows(run, heard.features, pooled=False)
+    x, mask = rows.batch(np.array([window]))
+    made = {f"the head ({head.config['name']}, {model})": of_head(head, x, mask)}
+    piece = cut(heard.wave, heard.features.start[window] - heard.offset, heard.features.length[window], ears.extractor.rate)
+    for name, module in vars(ears.extractor).items():
+        if isinstance(module, nn.Module):
+            kind = run.config["record"]["features"]["extractor"]
+            made[f"the extractor ({kind})"] = hooked(module, lambda: ears.extractor.extract([piece], [0.0], 1), name + ".")
+    return {whose: found for whose, found in made.items() if found}
+
+
+def cut(wave: np.ndarray, start: float, length: float, rate: int) -> np.ndarray:
+    """A window's real audio: (samples,) from `start`, `length` seconds long."""
+    first = max(0, round(float(start) * rate))
+    return np.array(wave[first:first + max(1, round(float(length) * rate))])
+
+
+@torch.inference_mode()
+def of_head(head: nn.Module, x: Tensor, mask: Tensor | None) -> list[Map]:
+    """A head's maps of x (1, D, F, T): those that it names itself (`forward_features`), else every layer's."""
+    if hasattr(head, "forward_features"):
+        found = [_map(name, value, False) for name, value in head.forward_features(x, mask).items()]
+        return [one for one in found if one is not None]
+    return hooked(head, lambda: head(x, mask))
+
+
+def hooked(module: nn.Module, call: Callable[[], Any], prefix: str = "") -> list[Map]:
+    """What the layers within a module give out during a call, in the order of computation.
+
+    Outputs of 4 axes are (batch, channels, frequency, time), of 3 axes (batch, channels, time), unless a layer that works on the
+    last axis made them; what follows such a layer (an activation, a dropout) is taken to keep its order.
+    """
+    found: dict[str, Map | None] = {}
+    last = [False]
+
+    def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(layer: nn.Module, inputs: Any, output: Any) -> None:
+            output = output[0] if isinstance(output, tuple) and output else output
+            if not isinstance(output, Tensor) or output.ndim not in (3, 4) or len(output) != 1 or len(found) >= MOST:
+                return
+            if any(True for _ in layer.parameters(recurse=False)):
+                last[0] = isinstance(layer, ON_LAST) and not type(layer).__name__.endswith("2d")
+            again = sum(key.partition(" ")[0] == name for key in found)
+            key = f"{name} ({again + 1})" if again else name
+            found[key] = _map(key, output, last[0])
+        return hook
+
+    handles = [layer.register_forward_hook(watch(prefix + name)) for name, layer in module.named_modules() if name]
+    try:
+        call()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [one for one in found.values() if one is not None]
+
+
+def _map(name: str, output: Tensor, channels_last: bool) -> Map | None:
+    """None for what is no picture: a number a channel."""
+    value = torch.nan_to_num(output.detach()[0].float()).cpu()
+    shape = tuple(value.shape)
+    if value.ndim == 3:
+        value = value.mean(2).T if channels_last else value.mean(0)
+        if value.numel() < 2:
+            return None
+    else:
+        value = value.T if channels_last else value
+        if min(value.shape) < 2:
+            return None
+    return Map(name, shape, _fewer(_fewer(value.numpy(), ROWS, 0), COLUMNS, 1))
+
+
+def _fewer(values: np.ndarray, most: int, axis: int) -> np.ndarray:
+    """No more than so many cells along an axis, by means of neighbours."""
+    length = values.shape[axis]
+    if length <= most:
+        return values
+    edges = np.linspace(0, length, most + 1).astype(int)
+    sums = np.add.reduceat(values, edges[:-1], axis)
+    counts = np.diff(edges).reshape((-1, 1) if axis == 0 else (1, -1))
+    return sums / counts
+
+
+def grouped(maps: list[Map]) -> dict[str, list[Map]]:
+    """Layers with their sub-layers: by the first part of the names in which they differ; a layer's own map comes first.
+
+    A layer without a map of its own is shown by the last of its sub-layers.
+    """
+    parts = [one.name.split(".") for one in maps]
+    common = 0
+    while all(len(p) > common + 1 for p in parts) and len({p[common] for p in parts}) == 1:
+        common += 1
+    found: dict[str, list[Map]] = {}
+    for one, names in zip(maps, parts):
+        found.setdefault(".".join(names[:common + 1]), []).append(one)
+    for name, inside in found.items():
+        main = next((one for one in inside if one.name == name), inside[-1])
+        inside.remove(main)
+        inside.insert(0, main)
+    return found

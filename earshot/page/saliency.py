@@ -1,0 +1,121 @@
+"""Which parts of a window carried a decision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from earshot.hearing import Answer, Hearing
+from earshot.page.maps import cut
+from earshot.run import Run
+
+STEPS, AT_ONCE = 16, 4  # of the integral; rows of a pass
+SMOOTH = (1.0, 1.5)  # bands and frames: strides of convolutions leave a grid in the gradient of a spectrogram
+PIECES = 20  # of a window that are silenced, two neighbours at a time
+GRADIENTS = "integrated gradients on the head's view"
+OCCLUSION = "occlusion: what is lost where a part is silenced"
+NETWORK_BANDS = {"efficientat": (0.0, 15000.0), "ast": (20.0, 8000.0), "fbank": (20.0, 8000.0)}  # Hz
+
+
+@dataclass(frozen=True)
+class Saliency:
+    """Evidence for a class (negative: against it), in log probability.
+
+    Args:
+        values: (bands, frames), one band where only time is known; they span `seconds`, and `low` to `high` Hz on the mel scale.
+        how: in words.
+    """
+
+    values: np.ndarray
+    seconds: float
+    low: float
+    high: float
+    how: str
+
+
+def explain(hearing: Hearing, run: Run, answer: Answer, window: int, target: int) -> Saliency:
+    """What in a window speaks for a class, to a run's models.
+
+    Integrated gradients (Sundararajan et al. 2017) from silence (of a network's embeddings: from zeros) where the view has a time
+    axis and the heads pass gradients; else occlusion: parts of the audio are silenced, and the loss of log probability counts.
+
+    Args:
+        window: its number. target: the class's.
+    """
+    ears = hearing.ears(run)
+    heard = answer.heard[ears.key]
+    window = min(window, len(heard.features.start) - 1)
+    rate = ears.extractor.rate
+    low, high = _band(run, rate)
+    with hearing.lock:
+        rows = hearing.rows(run, heard.features, pooled=False)
+        x, mask = rows.batch(np.array([window]))
+        found = None
+        # Time that is one long axis of samples has no frames to be looked at.
+        if 1 < x.shape[3] < rate * ears.extractor.span / 2:
+            heads = [head for _, head in hearing.heads(run, hearing.kind(run))]
+            found = gradients(heads, x, mask, target, run.multilabel, run.config["record"]["view"] in ("mel", "fbank"))
+        if found is not None:
+            return Saliency(found, ears.extractor.span, low, high, GRADIENTS)
+        length = float(heard.features.length[window])
+        piece = cut(heard.wave, heard.features.start[window] - heard.offset, length, rate)
+        return Saliency(occlusion(hearing, run, piece, target)[None], length, low, high, OCCLUSION)
+
+
+def gradients(heads: list[torch.nn.Module], x: torch.Tensor, mask: torch.Tensor | None, target: int, multilabel: bool,
+              levels: bool) -> np.ndarray | None:
+    """(F, T) integrated gradients of a class's log probability, the mean of heads; None where one passes no gradient.
+
+    Args:
+        x: (1, D, F, T). levels: are these logarithms of energy? Then silence is their least value.
+    """
+    from scipy.ndimage import gaussian_filter
+
+    base = x.amin().expand_as(x) if levels else torch.zeros_like(x)
+    shares = (torch.arange(STEPS, device=x.device) + 0.5) / STEPS
+    total = torch.zeros_like(x)
+    for head in heads:
+        for part in shares.split(AT_ONCE):
+            between = (base + part[:, None, None, None] * (x - base)).requires_grad_()
+            try:
+                with torch.enable_grad():
+                    logits = head(between, None if mask is None else mask.expand(len(part), -1)).float()
+                    score = torch.nn.functional.logsigmoid(logits) if multilabel else logits.log_softmax(1)
+                    found = torch.autograd.grad(score[:, target].sum(), between, allow_unused=True)[0]
+            except RuntimeError:  # no path back: an estimator of scikit-learn's, a recurrent layer on a GPU
+                return None
+            if found is None:
+                return None
+            total += found.sum(0, keepdim=True)
+    values = ((x - base) * total / (STEPS * len(heads))).sum(1)[0]
+    found = torch.nan_to_num(values).detach().cpu().numpy()
+    return gaussian_filter(found, SMOOTH) if levels else found
+
+
+def occlusion(hearing: Hearing, run: Run, piece: np.ndarray, target: int) -> np.ndarray:
+    """(PIECES,) the log probability that a class loses when a part of a wave (samples,) is silenced."""
+    edges = np.linspace(0, len(piece), PIECES + 1).astype(int)
+    waves = [piece]
+    for first in range(PIECES - 1):
+        silenced = piece.copy()
+        silenced[edges[first]:edges[first + 2]] = 0
+        waves.append(silenced)
+    ears = hearing.ears(run)
+    scores = []
+    for one in ears.extractor.extract(waves, [0.0] * len(waves), 16):
+        found = hearing.predict(run, hearing.kind(run), one, pooled=True)
+        scores.append(float(np.log(max(found[0, target], 1e-12))))
+    lost = scores[0] - np.array(scores[1:])
+    # Each part is silenced with either neighbour, for what lasts longer than a part; the lesser loss of the two is its own.
+    left, right = np.concatenate([lost[:1], lost]), np.concatenate([lost, lost[-1:]])
+    return np.where(np.abs(left) < np.abs(right), left, right)
+
+
+def _band(run: Run, rate: int) -> tuple[float, float]:
+    """The lowest and highest Hz that a run's features show."""
+    made = run.config["record"]["features"]
+    if made["extractor"] == "logmel":
+        return float(made["settings"]["fmin"]), float(made["settings"]["fmax"] or rate / 2)
+    return NETWORK_BANDS.get(made["extractor"], (0.0, rate / 2))

@@ -1,0 +1,373 @@
+"""The page: what it hears and shows, its API, and a real browser before it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Iterator
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from conftest import ROOT, make_competition, refused, script, tone
+
+import get_features
+import models
+import predict
+import train
+from earshot import device, hearing, members, microphone
+from earshot.audio import BadAudio
+from earshot.errors import UserError
+from earshot.page import draw, maps, mistakes, saliency
+from earshot.page.limits import Limits
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the runs cnn and lin and their kept blend both, and clips: tone.wav, long.wav and bad ones."""
+    home = tmp_path_factory.mktemp("page")
+    make_competition(home / "tones", subm=1)
+    with contextlib.chdir(home):
+        get_features.main(["--competition", "tones", "--extractor", "logmel"])
+        small = ["--folds", "2", "--no-report", "--lr", "1e-2"]
+        shape = ["--head.channels", "[8, 16]", "--head.blocks", "[1, 1]", "--head.standardise", "true"]
+        train.main(["--head", "audio_cnn", *shape, "--epochs", "20", "--batch-size", "5", "--name", "cnn", *small])
+        train.main(["--head", "linear", "--epochs", "1", "--name", "lin", *small[:-1], "1e-9"])
+        predict.main(["--runs", "cnn", "lin", "--blend", "simplex", "--name", "both"])
+    (home / "runs" / "cnn" / "report.html").write_text("<h1>what was reached</h1><script>document.title='ran'</script>")
+    soundfile.write(home / "tone.wav", tone(2, 77), 16000)
+    soundfile.write(home / "long.wav", np.concatenate([tone(kind, 78) for kind in (0, 1, 2)]), 16000)
+    soundfile.write(home / "silent.wav", np.zeros(16000), 16000)
+    soundfile.write(home / "hours.flac", np.zeros(8000 * 21), 8000)
+    (home / "bad.wav").write_bytes(b"<b>no audio</b>" * 99)
+    (home / "list.m3u8").write_text("#EXTM3U\n#EXTINF:1,\nfile:///etc/hostname\n")
+    (home / "empty.wav").write_bytes(b"")
+    return home
+
+
+@pytest.fixture(scope="session")
+def opened(home: Path) -> dict[str, hearing.Hearing]:
+    """The three of them, opened."""
+    with contextlib.chdir(home):
+        return {name: hearing.Hearing(members.open_all((name,), "runs")[0], device.choose("cpu"), models.rebuild)
+                for name in ("cnn", "both")}
+
+
+@pytest.mark.parametrize("name", ["cnn", "both"])
+def test_what_is_opened_answers_as_predict_does(opened: dict, home: Path, name: str, capsys: pytest.CaptureFixture) -> None:
+    with contextlib.chdir(home):
+        predict.main(["--runs", name, "--audio", "long.wav", "--out", "p.csv"])
+    told = np.array((home / "p.csv").read_text().splitlines()[1].split(",")[1:])
+    found = opened[name].hear(home / "long.wav")
+    likeliest = opened[name].classes[found.probabilities.argmax()]
+    assert likeliest in told and len(found.windows) == 3 and np.allclose(found.start, [0, 1, 2])
+    if name == "cnn":
+        run = opened["cnn"].runs[0]
+        alone = [opened["cnn"].hear(home / "tone.wav").probabilities, opened["cnn"].predict(
+            run, "best", opened["cnn"].hear(home / "tone.wav").heard[opened["cnn"].ears(run).key].features, True)[0]]
+        assert np.array_equal(*alone) and alone[0].argmax() == 2
+        assert list(found.windows.argmax(1)) == [0, 1, 2]
+
+
+def test_every_head_is_read_once(opened: dict, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("earshot.blend.load_part", lambda *a: pytest.fail("read again"))
+    opened["both"].hear(home / "tone.wav")
+    assert {kind for _, kind in opened["both"]._heads} == {"last"} and {kind for _, kind in opened["cnn"]._heads} == {"best"}
+
+
+def test_feature_maps_of_a_head(opened: dict, home: Path) -> None:
+    cnn = opened["cnn"]
+    found = maps.of_window(cnn, cnn.runs[0], cnn.heads(cnn.runs[0], "best")[0][0], cnn.hear(home / "long.wav"), 2)
+    (whose, layers), = found.items()
+    assert "audio_cnn" in whose and list(maps.grouped(layers)) == ["conv1", "layer1", "layer2"]
+    assert [one.name for one in maps.grouped(layers)["layer1"]] == ["layer1", "layer1.block0.conv", "layer1.block0.relu"]
+    html = draw.maps(found)
+    assert html.count("<img") == 1 + 3 + 3 + 3 and "layer1.block0.relu" in html  # scale, layers, sub-layers with their layer
+    assert draw.maps({}).startswith("<p")
+
+
+def test_hooks_know_which_axis_is_time() -> None:
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.act, self.line = torch.nn.Conv1d(4, 6, 3), torch.nn.ReLU(inplace=True), torch.nn.Linear(6, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.act(self.conv(x))
+            return self.act(self.line(x.transpose(1, 2)))
+
+    net = Net()
+    found = {one.name: one for one in maps.hooked(net, lambda: net(torch.randn(1, 4, 700)))}
+    assert {name: one.shape for name, one in found.items()} == {
+        "conv": (6, 698), "act": (6, 698), "line": (698, 5), "act (2)": (698, 5)}
+    assert {name: one.values.shape for name, one in found.items()} == {
+        "conv": (6, 384), "act": (6, 384), "line": (5, 384), "act (2)": (5, 384)}
+    assert found["conv"].values.min() < 0 <= found["act"].values.min(), "a map is noted before the next layer writes over it"
+    assert not net._forward_hooks and not net.conv._forward_hooks
+
+
+def test_diverging_colours_are_white_at_zero() -> None:
+    import io
+
+    from PIL import Image
+
+    image = np.asarray(Image.open(io.BytesIO(draw.diverging(np.array([[-2.0, 0.0, 1.0, 2.0]])))).convert("RGB"))[0]
+    assert [tuple(p) for p in image[[0, 1, 3]].tolist()] == [draw.LOW, draw.MIDDLE, draw.HIGH]
+    assert image[2, 0] > draw.HIGH[0] and image[2, 2] == 255
+
+
+def test_evidence_adds_up_and_lies_where_the_sound_is(opened: dict, home: Path) -> None:
+    """Integrated gradients sum to what the log probability gains over silence; both methods point at the half that sounds."""
+    cnn = opened["cnn"]
+    run = cnn.runs[0]
+    half = tone(2, 5)
+    half[8000:] = 0
+    soundfile.write(home / "half.wav", half, 16000)
+    answer = cnn.hear(home / "half.wav")
+    features = answer.heard[cnn.ears(run).key].features
+    x, mask = cnn.rows(run, features, False).batch(np.array([0]))
+    heads = [head for _, head in cnn.heads(run, "best")]
+    found = saliency.gradients(heads, x, mask, 2, False, True)
+    with torch.no_grad():
+        silence = torch.full_like(x, x.amin())
+        gain = np.mean([float((head(x, mask).log_softmax(1) - head(silence, mask).log_softmax(1))[0, 2]) for head in heads])
+    assert abs(found.sum() - gain) < 0.1 * abs(gain) + 0.02
+    shown = saliency.explain(cnn, run, answer, 0, 2)
+    assert shown.how == saliency.GRADIENTS and shown.values.shape == x.shape[2:]
+    loss = saliency.occlusion(cnn, run, half, 2)
+    assert loss.shape == (saliency.PIECES,) and np.abs(loss[:10]).max() > 3 * np.abs(loss[12:]).max()
+    assert draw.saliency(shown, half, 16000, 0.0, "tone").startswith(b"\x89PNG")
+
+
+def test_heads_without_gradients_are_explained_by_occlusion() -> None:
+    class Fitted(torch.nn.Module):
+        def forward(self, x: torch.Tensor, mask: None) -> torch.Tensor:
+            return torch.from_numpy(x.detach().numpy().sum((1, 2)))
+
+    assert saliency.gradients([Fitted()], torch.randn(1, 1, 3, 4), None, 1, False, True) is None
+
+
+@pytest.mark.parametrize("name, reason", [
+    ("bad.wav", "no audio file"), ("list.m3u8", "no audio file"), ("empty.wav", "empty"), ("hours.flac", "longer than 20 s"),
+    ("tone.wav", None), ("large", "larger than 0.1 MB")])
+def test_limits(home: Path, name: str, reason: str | None) -> None:
+    (home / "large").write_bytes(b"RIFF" + bytes(100_001))
+    limits = Limits(20, 100_000)
+    if reason is None:
+        limits.check(home / name)
+        return
+    with pytest.raises(BadAudio, match=reason) as refusal:
+        limits.check(home / name)
+    assert "\n" not in str(refusal.value)
+
+
+def test_mistakes_are_the_honest_ones(opened: dict, home: Path) -> None:
+    with contextlib.chdir(home):
+        found, line = mistakes.find(members.open_all(("lin",), "runs")[0])
+        files = mistakes.files(members.open_all(("lin",), "runs")[0], found)
+    rows = [row.split(",") for row in (home / "runs" / "lin" / "oof_last.csv").read_text().splitlines()]
+    classes = rows[0][3:]
+    wrong = {row[0] for row in rows[1:] if classes[int(np.argmax([float(p) for p in row[3:]]))] != row[2]}
+    assert wrong and {one.id for one in found} == wrong and set(files) == wrong and line.startswith(f"{len(wrong)} of 30 clips")
+    assert [one.sure for one in found] == sorted((one.sure for one in found), reverse=True)
+
+
+class FakeStream:
+    """A microphone that hears a tone in blocks, then is stopped by Ctrl-C."""
+
+    def __init__(self, **asked: object) -> None:
+        self.asked, self.blocks, self.read_available = asked, [tone(2, 9, 8000), tone(2, 10, 8000)], 0
+
+    def __enter__(self) -> FakeStream:
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        pass
+
+    def read(self, samples: int) -> tuple[np.ndarray, bool]:
+        if not self.blocks:
+            raise KeyboardInterrupt
+        assert samples == 8000 and self.asked["channels"] == 1
+        return self.blocks.pop()[:, None], False
+
+
+def test_the_microphone_is_answered_every_second(opened: dict, home: Path, monkeypatch: pytest.MonkeyPatch,
+                                                 capsys: pytest.CaptureFixture) -> None:
+    fake = SimpleNamespace(InputStream=FakeStream, PortAudioError=OSError,
+                           query_devices=lambda kind: {"default_samplerate": 8000.0})
+    monkeypatch.setitem(sys.modules, "sounddevice", fake)
+    before = signal.getsignal(signal.SIGINT)
+    with contextlib.chdir(home):
+        predict.main(["--runs", "cnn", "--microphone", "--top", "1"])
+    signal.signal(signal.SIGINT, before)
+    lines = capsys.readouterr().out.splitlines()[-2:]
+    assert all(re.fullmatch(r" *\d+\.\d s  tone\d [01]\.\d{3}", line) for line in lines), lines
+    with contextlib.chdir(home), pytest.raises(UserError, match="one or the other"):
+        predict.main(["--runs", "cnn", "--microphone", "tone.wav"])
+
+
+def test_no_microphone_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sounddevice", None)
+    with pytest.raises(UserError, match="pip install sounddevice"):
+        microphone.device()
+
+    def none(kind: str) -> dict:
+        raise OSError("Error querying device -1")
+
+    monkeypatch.setitem(sys.modules, "sounddevice", SimpleNamespace(PortAudioError=OSError, query_devices=none))
+    with pytest.raises(UserError, match="no audio device"):
+        microphone.device()
+
+
+@pytest.fixture(scope="session")
+def server(home: Path) -> Iterator[str]:
+    """The page of the run cnn, as a user starts it; its address."""
+    pytest.importorskip("gradio", reason="the page needs gradio")
+    command = [sys.executable, str(ROOT / "app.py"), "--run", "cnn", "--port", "0", "--longest", "20", "--largest", "0.3"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(home)}
+    process = subprocess.Popen(command, cwd=home, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    said = [process.stdout.readline(), process.stdout.readline()]
+    address = re.search(r"page: (http://127\.0\.0\.1:\d+) ", said[1])
+    assert said[0].startswith("opening runs/cnn") and address, said + [process.stdout.read() if process.poll() is not None else ""]
+    assert list(home.glob("earshot-page-*"))
+    yield address[1]
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=60)
+    assert process.returncode == 0 and rest == "page closed\n", rest
+    assert not list(home.glob("earshot-*")), "uploads go when the page does"
+
+
+def ask(url: str, body: bytes | Iterator[bytes] | None = None, **headers: str) -> tuple[int, str, dict[str, str]]:
+    """Status, text and headers of a reply; POST where there is a body."""
+    headers = {name.replace("_", "-"): value for name, value in headers.items()}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=60) as reply:
+            return reply.status, reply.read().decode(), dict(reply.headers)
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode(), dict(error.headers)
+
+
+def form(name: str, content: bytes) -> tuple[bytes, str]:
+    """A multipart body with one file, and its content type."""
+    head = f'--x\r\nContent-Disposition: form-data; name="{name}"; filename="../../a.wav"\r\n\r\n'
+    return head.encode() + content + b"\r\n--x--\r\n", "multipart/form-data; boundary=x"
+
+
+def test_the_api_answers_classes(server: str, home: Path, opened: dict) -> None:
+    wave = (home / "long.wav").read_bytes()
+    raw = json.loads(ask(f"{server}/api/predict?top=1", wave, content_type="audio/wav")[1])
+    body, kind = form("audio", wave)
+    status, text, _ = ask(f"{server}/api/predict?top=1", body, content_type=kind)
+    sent = json.loads(text)
+    assert status == 200 and raw.pop("milliseconds") > 0 < sent.pop("milliseconds") and raw == sent
+    found = opened["cnn"].hear(home / "long.wav").probabilities
+    assert raw["classes"] == [{"class": f"tone{found.argmax()}", "probability": round(float(found.max()), 6)}]
+    assert [w["classes"][0]["class"] for w in raw["windows"]] == ["tone0", "tone1", "tone2"]
+    assert raw["run"] == "cnn" and raw["seconds"] == 3.0
+
+
+def test_the_api_refuses_in_a_line(server: str, home: Path) -> None:
+    url = f"{server}/api/predict"
+    large = b"RIFF" + bytes(300_001)
+    bad = {"bad.wav": "no audio file", "list.m3u8": "no audio file", "hours.flac": "longer than 20 s", "silent.wav": "silent"}
+    cases = [((home / name).read_bytes(), "audio/wav", 422, reason) for name, reason in bad.items()]
+    cases += [(b"", "audio/wav", 422, "empty"), (large, "audio/wav", 413, "larger than 0.3 MB"),
+              (form("other", b"x")[0], form("", b"")[1], 422, "no file named audio"),
+              (form("audio", bytes(400_000))[0], form("", b"")[1], 413, "larger than 0.3 MB"),
+              (b"--y", "multipart/form-data; boundary=x", 422, "form"), (b"--x", "multipart/form-data", 422, "form")]
+    for body, kind, status, reason in cases:
+        found = ask(url, body, content_type=kind)
+        assert found[0] == status and list(json.loads(found[1])) == ["error"] and reason in found[1], found
+    # A body without a length is counted as it comes.
+    assert ask(url, iter([large[:1000]] * 400), content_type="audio/wav", transfer_encoding="chunked")[0] == 413
+    assert ask(f"{url}?top=0", (home / "tone.wav").read_bytes(), content_type="audio/wav")[0] == 422
+    assert not [p for p in home.glob("earshot-*") if p.is_file()], "what was refused is not kept"
+
+
+def test_nothing_comes_from_elsewhere_and_nothing_else_goes_out(server: str) -> None:
+    for path in ("/", "/docs", "/openapi.json"):
+        status, text, headers = ask(server + path)
+        assert status == 200 and headers["content-security-policy"].startswith("default-src 'self'")
+    text = ask(f"{server}/docs")[1]
+    assert "/api/predict" in text and set(re.findall(r"https?://[^/\s\"]+", text)) == {server} and "<script" not in text
+    assert "/api/predict" in json.loads(ask(f"{server}/openapi.json")[1])["paths"]
+    assert ask(f"{server}/docs", host="evil.example")[0] == 400, "a name that leads here is not this page's"
+    assert ask(f"{server}/report")[2]["content-security-policy"].startswith("sandbox")
+    for path in ("/gradio_api/file=/etc/passwd", "/gradio_api/file=runs/cnn/config.yaml", "/static/../../etc/passwd"):
+        assert ask(server + path)[0] in (403, 404)
+
+
+def test_what_cannot_be_served_is_one_line(server: str, home: Path) -> None:
+    assert "no run" in refused(script("app.py", "--run", "none", cwd=home, ok=None))
+    port = server.rpartition(":")[2]
+    assert "choose another --port" in refused(script("app.py", "--run", "cnn", "--port", port, cwd=home, ok=None))
+    assert "--longest" in refused(script("app.py", "--run", "cnn", "--longest", "0", cwd=home, ok=None))
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[object]:
+    """A real browser."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here (apt install chromium)")
+    sync = pytest.importorskip("playwright.sync_api", reason="no playwright here (pip install playwright)")
+    with sync.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.mark.parametrize("width", [1280, 390], ids=["desktop", "phone"])
+def test_in_a_browser(server: str, home: Path, chromium: object, width: int) -> None:
+    """Upload a clip, see its class, its windows, the evidence, the feature maps; a bad file's message; the other tabs."""
+    page = chromium.new_page(viewport={"width": width, "height": 850})
+    page.set_default_timeout(30_000)
+    asked, broken = [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: broken.append(str(error)))
+    page.goto(server)
+
+    def upload(name: str) -> None:
+        page.set_input_files("#clip input[type=file]", str(home / name))
+
+    page.wait_for_selector("#clip input[type=file]", state="attached")
+    upload("bad.wav")
+    assert "no audio file" in page.locator(".refused").inner_text()
+    page.click("#clip button[aria-label=Clear]")
+    page.wait_for_selector(".refused", state="detached")
+    upload("long.wav")
+    page.wait_for_selector("#picture img")
+    assert re.match(r"tone\d", page.locator("#classes .first").inner_text()) and "3 windows" in page.locator("#said").inner_text()
+    page.click("#evidence")
+    page.wait_for_selector("#shown img[alt^=evidence]")
+    page.click("#layers")
+    page.wait_for_selector("#shown .maps img")
+    assert page.locator("#shown > * .maps").first.locator("img").count() == 3
+    page.click("#shown summary >> nth=0")
+    assert page.locator("img[alt='feature map layer1.block0.relu']").is_visible()
+    page.click("#clip button[aria-label=Clear]")
+    upload("tone.wav")
+    page.wait_for_selector("#classes .first:text-is('tone2')")
+    page.get_by_role("tab", name="Report").click()
+    assert "what was reached" in page.frame_locator("iframe.report").locator("h1").inner_text()
+    assert "ran" not in page.title(), "a report runs no script"
+    page.get_by_role("tab", name="API").click()
+    assert page.locator("a[href=docs]").is_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    elsewhere = {url for url in asked if not url.startswith((server, "data:", "blob:"))}
+    assert not elsewhere and not broken
+    page.close()
