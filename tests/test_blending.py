@@ -112,15 +112,15 @@ def test_many_copies_of_a_bad_member_do_no_harm(multilabel: bool) -> None:
         assert found.score > row(found, "mean")["score"] + 0.05 and found.fitted.weights[0] > 0.8
 
 
-def test_members_of_equal_worth_are_averaged() -> None:
-    """The gain is noise: neither weights nor factors."""
+def test_of_members_of_equal_worth_none_is_forgotten() -> None:
+    """Whatever else is gained is noise: the weights of least log loss, of which none is 0."""
     for seed in range(3):
         members, truth, folds = drawn(seed, (2.5,) * 4)
         found = auto(members, truth, folds, "f1_macro", list("abcd"))
-        assert found.fitted.method == "mean" and np.allclose(found.fitted.weights, 0.25) and found.fitted.scale is None, seed
-        assert found.table[-1]["name"] == "chosen: mean"
+        assert found.fitted.method in ("simplex", "mean") and found.fitted.weights.min() > 0.02, seed
+        assert found.score > row(found, "mean")["score"] - 0.02
     same = auto(members[[0, 0, 0]], truth, folds, "f1_macro", list("abc"), offsets=False)
-    assert same.fitted.method == "mean" and np.allclose(same.oof, members[0])
+    assert same.fitted.method == "simplex" and np.allclose(same.oof, members[0])
 
 
 def test_the_log_loss_decides_where_the_metric_cannot() -> None:
@@ -193,7 +193,7 @@ def test_one_fold_or_two_one_member_and_the_same_twice() -> None:
         again = auto(members, truth, kept, "f1_macro", ["a", "b"])
         assert (found.oof[kept >= 0] == again.oof[kept >= 0]).all() and (found.fitted.weights == again.fitted.weights).all()
     alone = auto(members[:1], truth, folds, "log_loss", ["a"])
-    assert alone.fitted.weights.tolist() == [1] and [r["name"] for r in alone.table] == ["a", "mean", "chosen: mean"]
+    assert alone.fitted.weights.tolist() == [1] and [r["name"] for r in alone.table] == ["a", "simplex", "chosen: simplex"]
 
 
 def test_nothing_that_a_clip_is_scored_by_was_chosen_on_its_fold() -> None:
