@@ -14,9 +14,10 @@ from pathlib import Path
 
 from earshot.errors import UserError
 from earshot.files import read_json, write_text
+from earshot.kaggle import bundle
 
 ROOT = Path(__file__).resolve().parents[2]
-CODE = ("get_features.py", "train.py", "predict.py", "doctor.py", "requirements.txt", "earshot", "models", "recipes")
+CODE = ("get_features.py", "train.py", "predict.py", "doctor.py", "requirements.txt", "earshot/", "models/", "recipes/")
 KINDS = {".py", ".yaml", ".txt"}
 EMPTY = 'CODE = ""'  # the line of a notebook that takes the archive
 METADATA = "kernel-metadata.json"
@@ -24,9 +25,8 @@ LARGEST = 1 << 20  # bytes: what Kaggle takes of a notebook's source
 
 
 def files() -> list[Path]:
-    """The product's files below ROOT, sorted: what the scripts need, neither tests nor outputs."""
-    found = [path for top in CODE for path in ([ROOT / top] if (ROOT / top).is_file() else (ROOT / top).rglob("*"))]
-    return sorted(path for path in found if path.suffix in KINDS and path.is_file() and not path.name.startswith("."))
+    """The product's files below ROOT, sorted: what the scripts need, neither tests nor outputs, nor what git does not track."""
+    return sorted(ROOT / name for name in bundle.tracked() if name.startswith(CODE) and Path(name).suffix in KINDS)
 
 
 def archive() -> str:

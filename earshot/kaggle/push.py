@@ -13,6 +13,7 @@ from earshot.files import digest, read_json, write_json, write_text
 from earshot.kaggle import bundle, client
 from earshot.kaggle.download import NAME
 from earshot.kaggle.flags import BundleFlags, PushFlags
+from earshot.kaggle.notebook import filled
 
 KERNEL = "kernel-metadata.json"
 KEYS = ("id", "id_no", "title", "code_file", "language", "kernel_type", "is_private", "enable_gpu", "enable_tpu", "enable_internet",
@@ -84,7 +85,8 @@ def notebook(path: str, flags: PushFlags) -> None:
     print(f"push: {file} -> {about['id']} on {about['machine_shape'] or 'a CPU'}, internet {'on' if about['enable_internet'] else 'off'},"
           f" with {', '.join(sources) or 'nothing attached'}", flush=True)
     with tempfile.TemporaryDirectory() as stage:  # the client wants a folder with one notebook and its metadata
-        write_text(Path(stage) / about["code_file"], file.read_text(encoding="utf-8"))
+        own = filled(file) if file.suffix == ".ipynb" else file.read_text(encoding="utf-8")  # with the kit's code in it
+        write_text(Path(stage) / about["code_file"], own)
         write_json(Path(stage) / KERNEL, about)
         hint = "is the phone number of your account confirmed? Have you joined the competition?"
         with client.calling("the push", api=api, forbidden=hint) as said:
