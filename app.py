@@ -46,9 +46,11 @@ def main(argv: list[str]) -> None:
 
 def serve(whole: members.Member, flags: PageFlags, bound: socket.socket) -> None:
     """Load the heads once and answer until Ctrl-C."""
-    import gradio
-    import uvicorn
-
+    try:
+        import gradio
+        import uvicorn
+    except ImportError as error:
+        raise UserError(f"the page needs {error.name}: pip install gradio") from None
     import models
     from earshot import device
     from earshot.hearing import Hearing

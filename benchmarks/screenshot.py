@@ -54,7 +54,7 @@ def main() -> None:
         process.send_signal(signal.SIGINT)
         process.wait()
     # 256 colours: a third of the bytes.
-    Image.open(io.BytesIO(picture)).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(flags.out, optimize=True)
+    Image.open(io.BytesIO(picture)).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(flags.out, optimize=True)
     print(f"{flags.out}: {Path(flags.out).stat().st_size / 1e3:.0f} kB")
 
 
