@@ -120,7 +120,8 @@ def clips_for_ast(data: Path, folder: Path, count: int, pairs: bool) -> Path:
         chosen = files[2 * index:2 * index + 2] if pairs else files[2 * index:2 * index + 1]
         waves, rates = zip(*map(soundfile.read, chosen))
         rows.append([f"{index}.wav", f"class{index % 2}"])
-        soundfile.write(folder / "audio" / rows[-1][0], np.concatenate(waves), rates[0])
+        # No longer, or it would be two windows for us, of which the usual loop would pass over the second.
+        soundfile.write(folder / "audio" / rows[-1][0], np.concatenate(waves)[:(10 if pairs else 5) * rates[0]], rates[0])
     with open(folder / "train.csv", "w", newline="") as file:
         csv.writer(file).writerows(rows)
     return folder

@@ -9,6 +9,7 @@ import numpy as np
 from earshot import metrics
 
 BLOCKS = 20  # of clips, each left out once
+BEYOND = 2.0  # standard errors that a gain has to exceed, or it is taken for noise
 COUNTED = ("f1_macro", "f1_micro", "f1_weighted", "accuracy", "balanced_accuracy")
 OF_SEVERAL = tuple(name for name in COUNTED if name != "accuracy")  # of clips with several labels
 
@@ -148,7 +149,7 @@ def gain(metric: str, old: np.ndarray, new: np.ndarray, truth: np.ndarray, block
 
 def beats(metric: str, old: np.ndarray, new: np.ndarray, truth: np.ndarray, blocks: np.ndarray,
           plain: tuple[np.ndarray, np.ndarray] | None = None) -> bool:
-    """Is `new` better by more than one standard error: in the metric, or in log loss while the metric is no worse?
+    """Is `new` better by more than two standard errors: in the metric, or in log loss while the metric is no worse?
 
     The log loss sees a weak member long before a few clips change sides.
 
@@ -156,9 +157,9 @@ def beats(metric: str, old: np.ndarray, new: np.ndarray, truth: np.ndarray, bloc
         plain: the probabilities before factors or thresholds, old and new, whose log losses are compared; None: only the metric is.
     """
     rises, error = gain(metric, old, new, truth, blocks)
-    if rises > max(error, 1e-9):
+    if rises > max(BEYOND * error, 1e-9):
         return True
     if plain is None or rises < 0:
         return False
     rises, error = gain("log_loss", *plain, truth, blocks)
-    return rises > max(error, 1e-9)
+    return rises > max(BEYOND * error, 1e-9)

@@ -24,6 +24,7 @@ LADDER: dict[str, tuple[str, ...]] = {
 }
 SEEDS = (1, 2)  # once the others are done: the same again, begun and mixed differently
 SEEDED = ("mlp", "itmo2025_tokens", "from_scratch", "small_cnn")
+AT_ONCE = ("from_scratch",)  # their further seeds come before the weaker networks that follow them
 CPU_PARAMETERS = 20_000_000  # above: a GPU's work
 CPU_SPEED = 5e11  # operations a second that a few cores do not exceed; what is too much even so is not timed
 
@@ -46,7 +47,7 @@ class Candidate:
 
 
 def candidates(opened: list[Cache], recipes: tuple[str, ...], heads: Any) -> list[Candidate]:
-    """All of them in order, further seeds last.
+    """All of them in order, further seeds last but for those of `AT_ONCE`.
 
     Args:
         recipes: the user's choice, each on every cache that has a view for it; empty: the ladder.
@@ -87,7 +88,10 @@ def candidates(opened: list[Cache], recipes: tuple[str, ...], heads: Any) -> lis
         raise UserError(f"--candidates: {twice} comes twice: give the recipes different names")
     again = [candidate for candidate in first if candidate.recipe.name in SEEDED]
     seeds = [replace(c, name=f"{c.name}-seed{seed}", seed=seed, after=c.name) for seed in SEEDS for c in again]
-    return first + ([] if recipes else seeds)
+    if recipes:
+        return first
+    soon = [one for one in seeds if one.recipe.name in AT_ONCE]
+    return [one for c in first for one in (c, *(s for s in soon if s.after == c.name))] + [one for one in seeds if one not in soon]
 
 
 def _labels(opened: list[Cache]) -> dict[Path, str]:
