@@ -26,7 +26,6 @@ import torch
 from common import keep_rows, machine
 from extraction import Ours, saved_ast
 
-from earshot import config
 from earshot.device import Device, choose
 from earshot.space import human
 
@@ -185,7 +184,7 @@ def main() -> None:
         say(*extraction("logmel", None, five, scratch / "out", device, flags.quick))
         if flags.weights:
             say(*extraction("efficientat", flags.weights, five, scratch / "out", device, flags.quick))
-    for recipe in flags.recipe or (["linear", "sample"] if flags.quick else config.recipe_names()):
+    for recipe in flags.recipe or (["linear", "sample"] if flags.quick else noise.trained()):
         if time.perf_counter() - began > 60 * MINUTES:
             left_out.append(recipe)
             continue

@@ -162,7 +162,7 @@ def main() -> None:
     if gpu:
         torch.cuda.set_per_process_memory_fraction(min(1.0, CARD / torch.cuda.get_device_properties(0).total_memory))
     rows, missed = {}, {}
-    for name in flags.recipe or config.recipe_names():
+    for name in flags.recipe or noise.trained():
         rows[f"`{name}`"], failed = row(name, gpu)
         missed |= {name: failed} if failed else {}
         print(rows[f"`{name}`"], flush=True)

@@ -13,7 +13,7 @@ from common import ROOT
 sys.path.insert(0, str(ROOT))
 
 import models
-from earshot import config, extractors
+from earshot import closed, config, extractors
 from earshot.extractors.base import Window
 
 CLASSES, SECONDS, RATE = 50, 5.0, 44100  # ESC-50's
@@ -67,6 +67,11 @@ def shapes_of(features: dict[str, Any]) -> dict[str, tuple[int, int, int]]:
     rate = getattr(settings, "rate", module.RATE) or RATE
     window = Window(float(seconds), None, features.get("pad") or module.PAD, 1, int(rate))
     return module.Extractor(settings, window).shapes
+
+
+def trained() -> list[str]:
+    """The recipes whose heads are trained in steps: scikit-learn's are fitted at once, on the CPU."""
+    return [name for name in config.recipe_names() if not closed.is_closed(case(name).build)]
 
 
 def rows(case: Case, clips: int, device: str = "cpu"):

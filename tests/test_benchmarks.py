@@ -272,3 +272,11 @@ def test_events_and_soundscapes_are_competitions_whose_solution_is_known(monkeyp
     assert events.score(submitted({id: set(found.classes) - said for id, said in solution.items()}), solution)[2] == 0
     with pytest.raises(SystemExit, match="other ids"):
         events.score(submitted(dict(reversed(solution.items()))), solution)
+
+
+def test_recipes_that_are_fitted_at_once_take_no_steps(fake):
+    import noise
+
+    from earshot.config import recipe_names
+
+    assert set(recipe_names()) - set(noise.trained()) == {"knn", "logistic", "svm"}
