@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import socket
 import tempfile
@@ -62,9 +63,10 @@ def serve(whole: members.Member, flags: PageFlags, bound: socket.socket) -> None
     desk = Desk(hearing, Limits(flags.longest, round(flags.largest * 1e6)), whole.folder.name)
     report = Path(whole.folder) / "report.html"
     app = api.build(desk, flags.host, report if report.is_file() else None)
+    off = {name: False for name in ("show_error", "ssr_mode", "run_history", "pwa", "mcp_server")
+           if name in inspect.signature(gradio.mount_gradio_app).parameters}  # releases differ in what there is to switch off
     gradio.mount_gradio_app(app, site.build(desk, report.is_file()), path="/", footer_links=[], max_file_size=desk.limits.size,
-                            theme=site.theme(), css=site.CSS, show_error=False, ssr_mode=False, run_history=False, pwa=False,
-                            mcp_server=False)
+                            theme=site.theme(), css=site.CSS, **off)
     bound.listen(128)  # what is asked from here on waits until it is answered
     host, port = bound.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
