@@ -180,9 +180,9 @@ def main() -> None:
         keep_rows("Memory and disk", [
             f"`python benchmarks/memory.py` on {machine()}. Five-second clips of 50 classes at 44.1 kHz.",
             f"Memory: {how}",
-            f"Training: two steps at the recipe's batch size; evaluating: 64 rows while it trains, of a",
-            "small batch twice as many (a pass that does not fit is halved by itself). fp16 is autocast's, as on a T4. Disk: what five folds' best and last weights take (in",
-            f"brackets: at the most, while they are made), and caches of {CLIPS[0]:,} and {CLIPS[1]:,} clips. It fits where",
+            "Training: two steps at the recipe's batch size; evaluating: twice the batch while it trains, 64 rows at the most (a pass",
+            "that does not fit is halved by itself). fp16 is autocast's, as on a T4. Disk: what five folds' best and last weights",
+            f"take (in brackets: at the most, while they are made), and caches of {CLIPS[0]:,} and {CLIPS[1]:,} clips. It fits where",
             "training, with 4 GB for features kept on the card, stays below 15 GB, and run and larger cache below 20 GB",
             "of disk, Kaggle's."],
             "| recipe | parameters | batch | training, fp32 | fp16 | evaluating, fp32 | fp16 | a run on disk | "

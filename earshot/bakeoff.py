@@ -14,7 +14,7 @@ import numpy as np
 
 from earshot import config, kept, leaderboard, match, metrics, sealed
 from earshot.errors import UserError
-from earshot.files import check_output, digest, empty, locked, plain_name, read_json, write_text
+from earshot.files import check_output, digest, empty, locked, plain_name, read_json
 from earshot.fingerprint import differences, fingerprint, plain
 from earshot.run import Run
 

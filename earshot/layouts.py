@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from earshot import labels, placeholder, stretches, tables
-from earshot.archive import Files, is_audio, side, strip_suffix, words
+from earshot.archive import Files, is_audio, words
 from earshot.errors import UserError
 from earshot.tables import shown, some
 

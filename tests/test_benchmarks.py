@@ -218,8 +218,6 @@ def test_disk_of_a_recipe_is_that_of_its_features_and_weights(fake):
 
 def test_events_and_soundscapes_are_competitions_whose_solution_is_known(monkeypatch, tmp_path):
     """Recordings of one fold's clips each, labels of what lies in them, and scores of a submission that says just that."""
-    import csv
-
     import soundfile
     from conftest import tone
 

@@ -12,7 +12,7 @@ from conftest import read_csv
 from test_dataset import CLASSES
 from test_fitter import CPU
 from test_seeds import MLP, made_up, names, predict_alone
-from torch import nn
+from test_windows import One
 
 import models
 import predict
@@ -91,14 +91,6 @@ def test_windows_are_drawn_of_clips_without_labels_too(tmp_path):
         return {"ids": np.array(list(ids)), "labels": np.array(["a", "b", "c"])[:len(ids)], "folds": np.full(len(ids), -1),
                 "groups": np.full(len(ids), ""), "clip": np.array(clip), "length": np.ones(len(clip), np.float32),
                 "mel": (first + np.arange(len(clip))).astype(np.float16).reshape(-1, 1, 1, 1)}
-
-    class One(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.config, self.fc = {"name": "one"}, nn.Linear(1, 3)
-
-        def forward(self, x, mask=None):
-            return self.fc(x.flatten(1))
 
     rows = Rows(part("xyz", [0, 0, 1, 2], 0), "mel", CLASSES, 1.0, "cpu", unlabelled=part("uvw", [0, 0, 1, 1, 1, 2], 20))
     rows, valid = rows.taught(np.full((3, 3), 1 / 3, np.float32), 1.0), np.array([False, False, True])

@@ -30,6 +30,17 @@ from earshot.run import FoldFolder, Run
 from earshot.training import Fitter, Fold
 
 
+class One(nn.Module):
+    """A linear layer on the one value of a row."""
+
+    def __init__(self):
+        super().__init__()
+        self.config, self.fc = {"name": "one"}, nn.Linear(1, 3)
+
+    def forward(self, x, mask=None):
+        return self.fc(x.flatten(1))
+
+
 # --- pooling
 
 def by_hand(logits: np.ndarray, how: str, multilabel: bool) -> np.ndarray:
@@ -104,14 +115,6 @@ def test_copies_are_drawn_from_as_well(tmp_path: Path) -> None:
     rows.whose = np.array([0, 1, 2, 3] + [0, 0, 1, 1, 2, 2, 3, 3])  # two windows each, all of the first copy
     rows.copy = np.zeros(8, dtype=int)
     valid = np.zeros(4, dtype=bool)
-
-    class One(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.config, self.fc = {"name": "one"}, nn.Linear(1, 3)
-
-        def forward(self, x, mask=None):
-            return self.fc(x.flatten(1))
 
     made = Fitter(One, rows, Fold(1, 1, 2, ~valid, valid), TrainingFlags(windows=1), 3, FoldFolder(tmp_path), CPU)
     for epoch in (1, 2, 3):
