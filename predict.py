@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
-from earshot import cli, config, kept, members
+from earshot import cli, config, kept, members, tracking
 from earshot.errors import UserError
 from earshot.members import Member
 
@@ -86,6 +86,8 @@ def main(argv: list[str]) -> None:
         answers.audio(blended(inside, flags), flags, files or [flags.audio], bool(files), Path(out), at, models.rebuild)
     elif answers.cached(blended(inside, flags), flags.features, Path(out), at, models.rebuild, sending.message):
         send(Path(out))
+    if flags.name is not None and flags.report and not files:
+        tracking.report_on(Path(flags.runs_folder) / flags.name, print)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import numpy as np
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from earshot.cache import Cache
     from earshot.contest import Contest
 
+Metric = get_type_hints(config.TrainingFlags)["metric"]  # not the other way round: recipes read the annotation's text
 HOURS = 1.0  # where --max-hours is not given
 
 
@@ -37,9 +38,8 @@ class AutoFlags:
     """recipes to try (names or YAML files) instead of the built-in ladder"""
     name: str | None = None
     """name of the folder in --runs-folder (default: auto-<hash of the features and settings>)"""
-    metric: Literal["f1_macro", "f1_micro", "f1_weighted", "accuracy", "balanced_accuracy", "map_macro",
-                    "lwlrap"] = "f1_macro"
-    """what candidates and blends are compared by; map_macro and lwlrap where clips have several labels"""
+    metric: Metric = "f1_macro"
+    """what candidates and blends are compared by; map_at_3 is for one label a clip, map_macro and lwlrap are for several"""
     folds: int | None = None
     """make K grouped stratified folds (default: the data's own, else 5)"""
     out: str = "submissions/submission.csv"
@@ -115,7 +115,7 @@ def run(heads: Any, opened: list[Cache], flags: AutoFlags, machine: config.Train
             print(f"bake-off: {folder} is finished; more --max-hours than {state['hours']:g} would go on with what had no time")
             print("\n".join(leaderboard.table(leaderboard.read(folder))))
             return
-        from earshot import contest, ladder, stage
+        from earshot import contest, ladder, stage, tracking
 
         models = heads()
         stage.rehearse(opened[0], out, flags.metric)
@@ -124,6 +124,8 @@ def run(heads: Any, opened: list[Cache], flags: AutoFlags, machine: config.Train
         made.say(f"bake-off: {folder}, {len(candidates)} candidates")
         made.run()
         _end(made, opened, out)
+        if machine.report:
+            tracking.report_on(folder, made.say)
         state["done"] = True
         made.save()
 
@@ -151,8 +153,7 @@ def _end(made: Contest, opened: list[Cache], out: Path) -> None:
     rows = [_row(made, name) for name, candidate in made.candidates.items() if candidate.after is None or made.state["of"][name]["folds"]]
     told = metrics.scores(oof.probabilities, oof.labels)
     rows.append({"run": str(made.folder), "recipe": "auto", "features": " ".join(str(one.folder) for one in opened), "view": "",
-                 "folds": " ".join(map(str, sorted(set(oof.folds.tolist())))), "oof_f1_macro": told["f1_macro"],
-                 made.flags.metric: told[made.flags.metric], "log_loss": told["log_loss"], "accuracy": told["accuracy"],
+                 "folds": " ".join(map(str, sorted(set(oof.folds.tolist())))), **leaderboard.scores(told, made.flags.metric),
                  "fold_std": found.spread, "seconds": made.before + time.monotonic() - made.began,
                  "status": f"blend: {found.fitted.method} of {int((found.fitted.weights > 0).sum())}, cross-fitted"})
     rows = leaderboard.ordered(rows, made.flags.metric)
@@ -175,10 +176,9 @@ def _row(made: Contest, name: str) -> dict[str, Any]:
            "folds": "", "seconds": 0.0, "status": one["status"] + (f" {one['note']}" if one["note"] else "")}
     if not contest.begun(folder) or not (folder / "scores.json").exists():
         return row
-    told, metric = read_json(folder / "scores.json")["last"], made.flags.metric
-    return row | {"folds": " ".join(map(str, told["folds"])), "oof_f1_macro": told["f1_macro"], metric: told[metric],
-                  "log_loss": told["log_loss"], "accuracy": told["accuracy"], "fold_std": told["fold_std"],
-                  "seconds": contest.seconds(Run.open(folder))}
+    told = read_json(folder / "scores.json")["last"]
+    return row | {"folds": " ".join(map(str, told["folds"])), **leaderboard.scores(told, made.flags.metric),
+                  "fold_std": told["fold_std"], "seconds": contest.seconds(Run.open(folder))}
 
 
 def _submit(made: Contest, whole: Any, first: Cache, out: Path, stage: Any) -> None:

@@ -253,6 +253,8 @@ class PredictFlags:
     and class factors or thresholds, to the out-of-fold predictions of the final epochs, which then predict; auto chooses"""
     name: str | None = None
     """keep the blend as runs/NAME, which --runs opens again (a mean is then of the final epochs, too)"""
+    report: bool = True
+    """draw the kept blend's pictures and report.html; --no-report leaves them to python -m earshot.report"""
     features: str | None = None
     """cache with the clips to submit (default: the one each run was trained on)"""
     audio: str | None = None

@@ -82,6 +82,10 @@ class Job:
         self.settings, self.machine, self.flags = settings, machine, flags
         if flags.pseudo and hasattr(fresh, "solve"):
             raise UserError(f"--pseudo: {what.name} is fitted at once, to labels alone: choose another head, or leave it out")
+        self.notes: list[str] = []
+        if settings.seeds > 1 and hasattr(fresh, "solve"):
+            self.settings = settings = replace(settings, seeds=1)
+            self.notes.append(f"seeds: one, {what.name} is fitted at once and the same with all of them")
         self.several = devices.choose(machine.device, settings.precision)
         self.at = self.several[0]
         self.load = partial(blend.training_rows, cache, what.view, getattr(fresh, "also", ()), settings, gigabytes=machine.memory,
@@ -89,6 +93,7 @@ class Job:
         # Several devices: each process has the features on its own.
         self.rows: Rows = self.load(self.at) if len(self.several) == 1 else self.load(replace(self.at, name="cpu"), gigabytes=0)
         self.parameters = sum(p.numel() for p in fresh.parameters())
+        self.stored = fresh.keeps(len(self.rows)) if hasattr(fresh, "keeps") else self.parameters  # support vectors are no parameters
         self.numbers, self.whose = folds.assign(self.rows.truth, self.rows.folds, self.rows.groups, settings.folds,
                                                  settings.seed if fold_seed is None else fold_seed)
         record = {"features": {k: cache.record[k] for k in ("extractor", "settings", "audio", "window", "weights")},
@@ -134,13 +139,15 @@ class Job:
                      self.machine.continue_from)
         run.log(f"head: {self.what.name} on {self.what.view} {rows.shape}, {self.parameters:,} parameters, {len(run.classes)} "
                 f"classes{several_labels}")
+        for note in self.notes:
+            run.log(note)
         run.log(f"folds: {self.whose}; {len(rows.ids)} clips, {len(rows)} windows; device: {devices.about(self.several)}")
         return run
 
     def train(self, run: Run, wanted: list[int], deadline: Deadline) -> bool:
         """Train what is not finished of the wanted folds, and of the models on all clips; False if the time ran out, at a safe point."""
         every = parts.of_run(self.record["training"], wanted)
-        run.log(space.check(run.folder, *space.of_run(self.parameters, len(every), len(run.missing(every)), self.settings)))
+        run.log(space.check(run.folder, *space.of_run(self.stored, len(every), len(run.missing(every)), self.settings)))
         several: list[Device] = [replace(self.at, name=one.name) for one in self.several]
         return crossval.train(run, self.rows, self.numbers, wanted, self.settings, self.what.build, self.heads.rebuild, self.at, deadline,
                               self.machine.save_every, several, self.load)

@@ -109,7 +109,8 @@ def write(folder: Path, members: list[Path], classes: list[str], multilabel: boo
         "kind": "last", "method": fitted.method, "weights": fitted.weights[fitted.weights > 0].tolist(),
         "scale": None if fitted.scale is None else fitted.scale.tolist(),
         "thresholds": None if fitted.thresholds is None else fitted.thresholds.tolist(),
-        "metric": metric, "classes": len(classes), "score": found.score, "spread": found.spread, "table": found.table}, OOF)
+        "metric": metric, "classes": len(classes), "multilabel": multilabel, "score": found.score, "spread": found.spread,
+        "table": found.table}, OOF)
 
 
 def read(folder: Path) -> dict[str, Any]:

@@ -16,15 +16,15 @@ BASELINES = ("logistic", "svm", "knn")
 LADDER: dict[str, tuple[str, ...]] = {
     "pooled": (*BASELINES, "linear", "mlp", "itmo2025_tokens", "itmo2025"),
     "frames": ("logistic", "svm", "mlp", "itmo2025_tokens"),
-    "mel": (*BASELINES, "from_scratch", "small_cnn", "crnn", "convnext_ggcn_scratch", "audio_cnn"),
+    "mel": (*BASELINES, "patches", "from_scratch", "small_cnn", "crnn", "convnext_ggcn_scratch", "audio_cnn"),
     "tokens": ("itmo2025_tokens",),
     "latents": (*BASELINES, "mlp", "itmo2025_tokens", "esc50_encodec"),
-    "fbank": (*BASELINES, "itmo2025_tokens"),
+    "fbank": (*BASELINES, "patches", "itmo2025_tokens"),
     "wave": ("esc50_convnext1d", "esc50_hifigan"),
 }
 SEEDS = (1, 2)  # once the others are done: the same again, begun and mixed differently
 SEEDED = ("mlp", "itmo2025_tokens", "from_scratch", "small_cnn")
-AT_ONCE = ("from_scratch",)  # their further seeds come before the weaker networks that follow them
+STRONG = ("from_scratch",)  # all further seeds of these come before those of others, which are weaker on the same view
 CPU_PARAMETERS = 20_000_000  # above: a GPU's work
 CPU_SPEED = 5e11  # operations a second that a few cores do not exceed; what is too much even so is not timed
 
@@ -47,7 +47,7 @@ class Candidate:
 
 
 def candidates(opened: list[Cache], recipes: tuple[str, ...], heads: Any) -> list[Candidate]:
-    """All of them in order, further seeds last but for those of `AT_ONCE`.
+    """All of them in order, further seeds last.
 
     Args:
         recipes: the user's choice, each on every cache that has a view for it; empty: the ladder.
@@ -88,10 +88,7 @@ def candidates(opened: list[Cache], recipes: tuple[str, ...], heads: Any) -> lis
         raise UserError(f"--candidates: {twice} comes twice: give the recipes different names")
     again = [candidate for candidate in first if candidate.recipe.name in SEEDED]
     seeds = [replace(c, name=f"{c.name}-seed{seed}", seed=seed, after=c.name) for seed in SEEDS for c in again]
-    if recipes:
-        return first
-    soon = [one for one in seeds if one.recipe.name in AT_ONCE]
-    return [one for c in first for one in (c, *(s for s in soon if s.after == c.name))] + [one for one in seeds if one not in soon]
+    return first if recipes else first + sorted(seeds, key=lambda candidate: candidate.recipe.name not in STRONG)
 
 
 def _labels(opened: list[Cache]) -> dict[Path, str]:
@@ -122,6 +119,8 @@ def at_once(what: job.Head, cache: Cache) -> float | None:
     if head is None:
         return None
     rows, classes, width = cache.manifest["splits"]["train"]["rows"], len(cache.classes), head.width
+    if hasattr(head, "seconds"):
+        return head.seconds(rows)
     if what.name == "svm":
         return 1 + 1e-9 * rows**2 * width + 2e-6 * classes * rows**2
     return 1 + (8e-8 * rows * width * classes if what.name == "logistic" else 2e-10 * rows**2 * width)

@@ -7,11 +7,23 @@ import io
 from pathlib import Path
 from typing import Any
 
+from earshot import metrics
 from earshot.cli import clock
 from earshot.files import write_text
 
 NAME = "leaderboard.csv"
-COLUMNS = ("run", "recipe", "features", "view", "folds", "oof_f1_macro", "log_loss", "accuracy", "fold_std", "seconds", "status")
+BEFORE, AFTER = ("run", "recipe", "features", "view", "folds"), ("seconds", "status")
+SCORES = ("oof_f1_macro", "log_loss", "accuracy", "fold_std")
+
+
+def key(metric: str) -> str:
+    """The column of a metric."""
+    return metric if metric in SCORES else f"oof_{metric}"
+
+
+def scores(told: dict[str, Any], metric: str) -> dict[str, float]:
+    """The columns of numbers out of all scores; that of another metric than the usual ones comes first."""
+    return {name: told[name.removeprefix("oof_")] for name in dict.fromkeys((key(metric), *SCORES[:3]))}
 
 
 def ordered(rows: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]:
@@ -19,7 +31,7 @@ def ordered(rows: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]:
     def place(row: dict[str, Any]) -> tuple:
         if row.get("log_loss") is None:
             return (1, 0, 0.0, 0.0)
-        return (0, -len(str(row["folds"]).split()), -row.get(metric, row["oof_f1_macro"]), row["log_loss"])
+        return (0, -len(str(row["folds"]).split()), -metrics.gain(metric, row[key(metric)]), row["log_loss"])
     return sorted(rows, key=place)
 
 
@@ -27,11 +39,12 @@ def write(folder: Path, rows: list[dict[str, Any]]) -> None:
     """Write the csv into the runs' folder."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    columns = (*BEFORE, *_scored(rows), *AFTER)
+    writer.writerow(columns)
     for row in rows:
-        found = [row.get(name) for name in COLUMNS]
+        found = [row.get(name) for name in columns]
         writer.writerow(["" if v is None else f"{v:.6f}" if isinstance(v, float) and name != "seconds" else f"{v:.1f}"
-                         if isinstance(v, float) else v for name, v in zip(COLUMNS, found)])
+                         if isinstance(v, float) else v for name, v in zip(columns, found)])
     write_text(folder / NAME, text.getvalue())
 
 
@@ -39,18 +52,23 @@ def read(folder: Path) -> list[dict[str, Any]]:
     """What `write` wrote."""
     with open(folder / NAME, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    numbers = ("oof_f1_macro", "log_loss", "accuracy", "fold_std", "seconds")
+    numbers = (*_scored(rows), "seconds")
     return [{**row, **{name: float(row[name]) if row[name] else None for name in numbers}} for row in rows]
+
+
+def _scored(rows: list[dict[str, Any]]) -> list[str]:
+    """The columns of scores: the usual ones, after that of the metric if it is another."""
+    return [*dict.fromkeys(name for row in rows for name in row if name.startswith("oof_") and name not in SCORES), *SCORES]
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
     """The rows as aligned lines."""
+    columns = {name: name.removeprefix("oof_") for name in _scored(rows)} | {"log_loss": "log loss", "fold_std": "± folds"}
+    wide = {name: max(8, len(title)) for name, title in columns.items()}
     width = max(len("run"), *(len(Path(row["run"]).name) for row in rows))
-    lines = [f"{'run':{width}}  folds  f1_macro  ± folds  log loss  accuracy     time  status"]
+    lines = [f"{'run':{width}}  folds  {'  '.join(f'{title:>{wide[name]}}' for name, title in columns.items())}     time  status"]
     for row in rows:
-        scored = row.get("log_loss") is not None
-        numbers = (f"{row['oof_f1_macro']:>8.4f}  {row['fold_std']:>7.4f}  {row['log_loss']:>8.4f}  {row['accuracy']:>8.4f}" if scored
-                   else f"{'-':>8}  {'-':>7}  {'-':>8}  {'-':>8}")
+        numbers = "  ".join(f"{'-':>{wide[name]}}" if row.get(name) is None else f"{row[name]:>{wide[name]}.4f}" for name in columns)
         folds = len(str(row["folds"]).split())
         lines.append(f"{Path(row['run']).name:{width}}  {folds:>5}  {numbers}  {clock(row['seconds']):>7}  {row['status']}")
     return lines

@@ -52,6 +52,27 @@ def start(run: Run, wandb: bool) -> Tracker:
     return tracker
 
 
+def report_on(folder: Path, say: Callable[[str], None]) -> None:
+    """Draw the pictures and report.html of a run or a kept blend, unless they are there."""
+    def draw() -> None:
+        from earshot.report import run
+
+        run.make(folder, again=False)
+        say(f"report: {folder / run.HTML}")
+
+    _safely("the report", say, draw)
+
+
+def _safely(name: str, say: Callable[[str], None], act: Callable, *args: Any) -> bool:
+    try:
+        act(*args)
+    except Exception as error:  # whatever it is: the run is worth more than its pictures
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        say(f"{name} failed and is left out, the run is whole: {said}")
+        return False
+    return True
+
+
 class Tracker:
     """Tells each of several watchers what there is, and drops one that fails."""
 
@@ -69,27 +90,15 @@ class Tracker:
     def finish(self, report: bool = True) -> None:
         """Draw the report, hand its pictures on, close what is open."""
         if report:
-            self._safely("the report", self._report)
+            report_on(self.run.folder, self.run.log)
         pictures = {path.stem: path for path in sorted(self.run.folder.glob("*.png"))}
         self._each(lambda watcher: watcher.finish(self.run, self.rows, pictures))
-
-    def _report(self) -> None:
-        from earshot.report import run
-
-        run.make(self.run.folder, again=False)
-        self.run.log(f"report: {self.run.folder / run.HTML}")
 
     def _each(self, tell: Callable[[Any], None]) -> None:
         self.watchers = [watcher for watcher in self.watchers if self._safely(watcher.name, tell, watcher)]
 
     def _safely(self, name: str, act: Callable, *args: Any) -> bool:
-        try:
-            act(*args)
-        except Exception as error:  # whatever it is: the run is worth more than its pictures
-            said = " ".join(str(error).split())[:200] or type(error).__name__
-            self.run.log(f"{name} failed and is left out, the run is whole: {said}")
-            return False
-        return True
+        return _safely(name, self.run.log, act, *args)
 
 
 class TensorBoard:

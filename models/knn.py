@@ -52,6 +52,10 @@ class KNN(Closed):
             return torch.logit(shares.clamp(1e-6, 1 - 1e-6))
         return (votes * (1 - spread) + spread / self.classes).log()
 
+    def keeps(self, rows: int) -> int:
+        """Values of four bytes that are stored after fitting to so many rows."""
+        return rows * (self.width + self.classes)
+
     def solve(self, batches: Iterable[tuple[Tensor, Tensor | None]], targets: np.ndarray, groups: np.ndarray,
               multilabel: bool) -> None:
         """Keep the training rows.

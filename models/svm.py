@@ -14,6 +14,14 @@ from .closed import Closed, constant, tasks
 INNER = 3  # folds within the training rows that the scale of the decisions is found on
 
 
+def gaussian(x: Tensor, y: Tensor, gamma: float) -> Tensor:
+    """exp(-gamma |x - y|^2 / width) of all pairs of rows; in float32, for the squares cancel."""
+    with torch.autocast(x.device.type, enabled=False):
+        x, y = x.float(), y.float()
+        squares = x.square().sum(1, keepdim=True) + y.square().sum(1) - 2 * (x @ y.T)
+        return (-gamma / x.shape[1] * squares.clamp(min=0)).exp()
+
+
 @register(
     "svm",
     views=("pooled", "frames", "mel", "tokens", "latents", "fbank", "wave"),
@@ -45,8 +53,7 @@ class SVM(Closed):
         return kernel @ self.coefficients.T + self.bias
 
     def _kernel(self, x: Tensor, y: Tensor) -> Tensor:
-        squares = x.square().sum(1, keepdim=True) + y.square().sum(1) - 2 * (x @ y.T)
-        return (-self.gamma / self.width * squares.clamp(min=0)).exp()
+        return gaussian(x, y, self.gamma)
 
     def solve(self, batches: Iterable[tuple[Tensor, Tensor | None]], targets: np.ndarray, groups: np.ndarray,
               multilabel: bool) -> None:
@@ -56,17 +63,28 @@ class SVM(Closed):
             batches: (x, mask) of all of them in order. targets: (rows, classes) 0/1.
             groups: (rows,) what must not be parted when the scale is found.
         """
-        x = torch.from_numpy(self.take(batches))
+        self._fit(torch.from_numpy(self.take(batches)), targets, groups, multilabel, [0])
+
+    def _fit(self, x: Tensor, targets: np.ndarray, groups: np.ndarray, multilabel: bool, heard: list[int]) -> None:
+        """Fit to standardised vectors: of all rows, and after them of copies of all rows; `heard`: the copies that answer."""
         kernel = self._kernel(x, x).double().numpy()
-        every = np.arange(len(x))
-        coefficients, bias = self._machines(kernel, targets, every)
-        scale = self._scale(kernel, targets, groups, multilabel)
+        copies = len(x) // len(targets)
+        targets, groups = np.tile(targets, (copies, 1)), np.tile(groups, copies)
+        coefficients, bias = self._machines(kernel, targets, np.arange(len(x)))
+        scale = self._scale(kernel, targets, groups, multilabel, copies, heard)
         left = [number for number in range(self.classes) if number not in dict(tasks(targets))]
         bias = scale * bias
         bias[left] = constant(targets)[left]
-        self.vectors_kept, self.coefficients = x, torch.from_numpy((scale * coefficients).astype(np.float32))
+        used = np.flatnonzero(coefficients.any(0))
+        x, coefficients = x[used], coefficients[:, used]
+        self.vectors_kept = x.to(self.vectors_kept.dtype)
+        self.coefficients = torch.from_numpy((scale * coefficients).astype(np.float32))
         self.bias = torch.from_numpy(bias.astype(np.float32))
         self.note(rows=len(x))
+
+    def keeps(self, rows: int) -> int:
+        """Values of four bytes that are stored, at most, after fitting to so many rows."""
+        return rows * (self.width + self.classes)
 
     def _machines(self, kernel: np.ndarray, targets: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(classes, all rows) coefficients and (classes,) offsets of machines that saw the given rows alone."""
@@ -80,7 +98,8 @@ class SVM(Closed):
             bias[number] = fitted.intercept_[0]
         return coefficients, bias
 
-    def _scale(self, kernel: np.ndarray, targets: np.ndarray, groups: np.ndarray, multilabel: bool) -> float:
+    def _scale(self, kernel: np.ndarray, targets: np.ndarray, groups: np.ndarray, multilabel: bool, copies: int,
+               heard: list[int]) -> float:
         """The factor that turns decisions into the logits of least log loss, on rows that the machines did not see."""
         from scipy.optimize import minimize_scalar
         from scipy.special import log_softmax
@@ -92,6 +111,8 @@ class SVM(Closed):
         for seen, asked in GroupKFold(INNER, shuffle=True, random_state=0).split(kernel, groups=groups):
             coefficients, bias = self._machines(kernel, targets, seen)
             decisions[asked] = kernel[asked] @ coefficients.T + bias
+        decisions = decisions.reshape(copies, -1, self.classes)[heard].mean(0)
+        targets = targets[:len(decisions)]
 
         def loss(power: float) -> float:
             logits = np.exp(power) * decisions

@@ -13,12 +13,15 @@ from conftest import read_csv, refused, script
 from made_cache import make
 from test_restart import contents, kill_when
 
+import models
 import predict
 import train
 from earshot import compare, contest, job, kept, ladder, sealed
+from earshot.cache import Cache
 from earshot.errors import UserError
 
-AUTO = ["--recipe", "auto", "--device", "cpu"]
+DRAWN = ["--recipe", "auto", "--device", "cpu"]
+AUTO = [*DRAWN, "--no-report"]
 QUICK = ["--candidates", "logistic", "svm", "knn", "small.yaml"]
 SMALL = "head: {name: mlp, hidden: [16]}\ntraining: {epochs: EPOCHS, batch_size: 16, lr: 3e-3}\n"
 
@@ -46,9 +49,10 @@ def shares(path: Path) -> tuple[np.ndarray, np.ndarray]:
 def test_two_caches_a_blend_and_a_submission(work: Path, capsys: pytest.CaptureFixture) -> None:
     make(Path("data/c/one"), {"pooled": (12, 1, 1)}, signal=0.6, test=9)
     make(Path("data/c/two"), {"pooled": (8, 1, 1)}, signal=0.6, seed=5, test=9)
-    train.main([*AUTO, *QUICK, "--name", "a"])
+    train.main([*DRAWN, *QUICK, "--name", "a"])
     said = capsys.readouterr().out
     rows = board()
+    assert "report: runs/a/report.html" in said and "were fitted to other folds" in Path("runs/a/report.html").read_text()
     assert set(rows) == {"a", *(f"{r}-pooled-{c}" for r in ("logistic", "svm", "knn", "small") for c in ("one", "two"))}
     assert all(row["status"] == "finished" and row["folds"] == "0 1 2" for name, row in rows.items() if name != "a")
     assert rows["a"]["status"].startswith("blend") and "cross-fitted" in rows["a"]["status"]
@@ -75,6 +79,23 @@ def test_two_caches_a_blend_and_a_submission(work: Path, capsys: pytest.CaptureF
     assert {p: p.stat().st_mtime_ns for p in Path("runs").rglob("*") if p.is_file() and p.name != ".lock"} == before
     with pytest.raises(UserError, match="runs/a is a bake-off of something else: features.two: .* there, nothing here"):
         train.main([*AUTO, *QUICK, "--name", "a", "--features", "data/c/one"])
+
+
+def test_the_metric_orders_the_board(work: Path, capsys: pytest.CaptureFixture) -> None:
+    """Each metric has its column, and a loss is better where it is smaller."""
+    make(Path("data/c/one"), {"pooled": (8, 1, 1)}, signal=0.5)
+    usual = ["oof_f1_macro", "log_loss", "accuracy", "fold_std"]
+    for metric, columns, sign in (("log_loss", usual, 1), ("map_at_3", ["oof_map_at_3", *usual], -1)):
+        train.main([*AUTO, *QUICK, "--metric", metric, "--name", metric])
+        rows = read_csv(Path("runs/leaderboard.csv"))
+        assert list(rows[0])[5:-2] == columns
+        found = [float(row[columns[0] if metric == "map_at_3" else metric]) for row in rows]
+        assert found == sorted(found, key=lambda value: sign * value) and len(set(found)) > 2
+        capsys.readouterr()
+        train.main([*AUTO, *QUICK, "--metric", metric, "--name", metric])
+        assert ("map_at_3  f1_macro" in capsys.readouterr().out) == (metric == "map_at_3")
+    with pytest.raises(UserError, match="--metric lwlrap is for clips with several labels"):
+        train.main([*AUTO, *QUICK, "--metric", "lwlrap"])
 
 
 def test_features_are_named_once_each(work: Path, capsys: pytest.CaptureFixture) -> None:
@@ -191,6 +212,15 @@ def test_every_recipe_of_the_ladder_is_there() -> None:
     for names in ladder.LADDER.values():
         assert all(load_recipe(name).head for name in names)
     assert set(ladder.SEEDED) <= {name for names in ladder.LADDER.values() for name in names}
+
+
+def test_further_seeds_come_last_the_strongest_recipe_s_first(work: Path) -> None:
+    views = {"one": {"mel": (1, 16, 40)}, "two": {"pooled": (8, 1, 1)}}
+    found = ladder.candidates([Cache(make(Path("data/c") / name, view)) for name, view in views.items()], (), models)
+    seeds = [(c.recipe.name, c.seed) for c in found if c.seed]
+    assert all(c.seed == 0 for c in found[:-len(seeds)]) and {c.after for c in found if c.seed} <= {c.name for c in found if not c.seed}
+    assert seeds[:2] == [("from_scratch", 1), ("from_scratch", 2)]
+    assert seeds[2:] == [(name, seed) for seed in (1, 2) for name in ("small_cnn", "mlp", "itmo2025_tokens")]
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone"])

@@ -277,4 +277,4 @@ def test_recipes_that_are_fitted_at_once_take_no_steps(fake):
 
     from earshot.config import recipe_names
 
-    assert set(recipe_names()) - set(noise.trained()) == {"knn", "logistic", "svm"}
+    assert set(recipe_names()) - set(noise.trained()) == {"knn", "logistic", "patches", "svm"}

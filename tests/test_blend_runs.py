@@ -65,6 +65,7 @@ def test_a_blend_from_the_table_to_the_submission(work: Path) -> None:
     """As a user runs it; kept, and opened again as a run."""
     text = script("predict.py", *BOTH, "--blend", "auto", "--name", "both", cwd=Path.cwd()).stdout
     lines = text.splitlines()
+    assert lines[-1] == "report: runs/both/report.html" and (work / "both" / "hardest.png").exists()
     assert lines[0] == "runs: runs/lin (linear on mel), runs/mlp (mlp on mel)"
     assert {"lin", "mlp", "mean", "greedy", "simplex", "chosen:"} <= {line.split()[0] for line in lines}
     for name in ("lin", "mlp"):  # the honest figures, of the final epochs

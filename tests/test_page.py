@@ -19,7 +19,7 @@ import get_features
 import models
 import predict
 import train
-from earshot import device, hearing, members, microphone
+from earshot import device, hearing, kept, members, microphone
 from earshot.audio import BadAudio
 from earshot.errors import UserError
 from earshot.page import draw, maps, mistakes, saliency
@@ -175,6 +175,12 @@ def test_mistakes_are_the_honest_ones(opened: dict, home: Path) -> None:
     wrong = {row[0] for row in rows[1:] if classes[int(np.argmax([float(p) for p in row[3:]]))] != row[2]}
     assert wrong and {one.id for one in found} == wrong and set(files) == wrong and line.startswith(f"{len(wrong)} of 30 clips")
     assert [one.sure for one in found] == sorted((one.sure for one in found), reverse=True)
+
+
+def test_a_clip_that_was_learnt_from_is_known_by_its_name() -> None:
+    oof = kept.Oof(np.array(["a/1.wav", "b/1.wav", "b/2.wav"]), np.array([0, 1, 2]), np.zeros(3, int), np.eye(3))
+    found = mistakes.known(SimpleNamespace(oof=lambda: oof))
+    assert list(found) == ["2.wav"] and found["2.wav"][0] == 2 and found["2.wav"][1].tolist() == [0, 0, 1]
 
 
 class FakeStream:

@@ -151,6 +151,14 @@ def test_in_a_browser(server: str, home: Path, chromium: object, width: int) -> 
     page.click("#clip button[aria-label=Clear]")
     upload("tone.wav")
     page.wait_for_selector("#classes .first:text-is('tone2')")
+    assert page.locator(".learnt").count() == 0
+    page.click("#clip button[aria-label=Clear]")
+    upload("tones/audio_train/004.wav")
+    page.wait_for_selector(".learnt")
+    rows = [line.split(",") for line in (home / "runs" / "cnn" / "oof_last.csv").read_text().splitlines()]
+    fold, shares = next((row[1], row[3:]) for row in rows if row[0] == "004.wav")
+    best = max(range(3), key=lambda kind: float(shares[kind]))
+    assert page.locator(".learnt").inner_text().endswith(f"(fold {fold}) say {rows[0][3 + best]} {float(shares[best]):.3f}.")
     page.get_by_role("tab", name="Report").click()
     assert "what was reached" in page.frame_locator("iframe.report").locator("h1").inner_text()
     assert "ran" not in page.title(), "a report runs no script"

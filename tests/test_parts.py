@@ -65,13 +65,14 @@ def test_a_blend_of_runs_of_several_seeds(work, capsys):
 
 
 @pytest.mark.parametrize("name", ["logistic", "knn"])
-def test_a_head_that_is_fitted_at_once(work, name):
-    """All clips, no scores where there is nobody to ask, the log loss as metric; it answers the others' labels, and takes none."""
+def test_a_head_that_is_fitted_at_once(work, name, capsys):
+    """One seed, all clips, no scores where there is nobody to ask, the log loss as metric; it answers the others' labels, takes none."""
     train.main(["--recipe", name, "--features", "data/syn/one", *ALL, "--metric", "log_loss", "--name", "r"])
     run = Run.open(work / "r")
-    assert names(work / "r") == {f"fold_{n}{s}" for n in (1, 2, 3) for s in ("", "_seed1")} | {"refit_0", "refit_1"}
+    assert f"seeds: one, {name} is fitted at once" in capsys.readouterr().out
+    assert names(work / "r") == {"fold_1", "fold_2", "fold_3", "refit_0"}
     rows = read_csv(work / "r" / "metrics.csv")
-    assert len(rows) == 8 and [r["valid_loss"] != "" for r in rows] == [r["fold"] != "refit" for r in rows]
+    assert len(rows) == 4 and [r["valid_loss"] != "" for r in rows] == [r["fold"] != "refit" for r in rows]
     best = [run.part(part).load_head("best", models.rebuild, "cpu").state_dict() for part in parts.refits({"refit": True})]
     fold = run.fold(1).load_head("best", models.rebuild, "cpu").state_dict()
     assert any(a.shape != b.shape or not torch.equal(a, b) for a, b in zip(best[0].values(), fold.values()))

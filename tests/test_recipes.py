@@ -41,6 +41,7 @@ REDUCED = {
     "linear": {},
     "logistic": {},
     "mlp": {"hidden": [8]},
+    "patches": {"words": 10},
     "sample": {},
     "small_cnn": SMALL_CNN,
     "svm": {},

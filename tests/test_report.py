@@ -139,13 +139,17 @@ def blend(folder: Path, source: Path, several: bool) -> None:
 
 
 @pytest.mark.parametrize("several", [False, True])
-def test_a_kept_blend(tmp_path: Path, several: bool) -> None:
+def test_a_kept_blend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, several: bool) -> None:
     made_up(tmp_path / "r", ["owl", "fold", "jay"], 30, several)
     blend(tmp_path / "both", tmp_path / "r", several)
     found, run = results.load(tmp_path / "both"), results.load(tmp_path / "r")
     assert found.classes == ["owl", "fold", "jay"] and np.array_equal(found.truth, run.truth) and not found.history
-    if several:
-        assert np.array_equal(found.said, found.probabilities >= 0.4) and not np.array_equal(found.said, run.said)
+    assert np.array_equal(found.said, run.said)  # a blend's thresholds are in its predictions already
+    assert found.caches() == []
+    cache = tmp_path / "nowhere"  # where the member's features are, as seen from here
+    monkeypatch.chdir(tmp_path)
+    cache.mkdir()
+    assert [path.name for path in found.caches()] == ["nowhere"]
     text = pages.make(tmp_path / "both").read_text()
     assert "../s" in text and not (tmp_path / "both" / "loss_curves.png").exists()
     with open(tmp_path / "both" / "oof.csv", "a") as file:

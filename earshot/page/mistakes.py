@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -56,6 +57,20 @@ def find(whole: Member) -> tuple[list[Mistake], str]:
         found.append(Mistake(str(oof.ids[i]), int(oof.folds[i]), truth, classes[worst[i]], float(p[i, worst[i]]), p[i]))
     kept = f", the {MOST} surest of them here" if int(wrong.sum()) > MOST else ""
     return found, f"{int(wrong.sum())} of {len(p)} clips are wrong out of fold{kept}: each judged by models that have not seen it."
+
+
+def known(whole: Member) -> dict[str, tuple[int, np.ndarray]]:
+    """The clips that the run's models learnt from, by file name where only one has it: fold, and out-of-fold probabilities (classes,).
+
+    Empty where the run cannot tell.
+    """
+    try:
+        oof = whole.oof()
+    except UserError:
+        return {}
+    names = [PurePosixPath(str(id)).name for id in oof.ids]
+    several = Counter(names)
+    return {name: (int(fold), row) for name, fold, row in zip(names, oof.folds, oof.probabilities) if several[name] == 1}
 
 
 def files(whole: Member, mistakes: list[Mistake]) -> dict[str, Path]:

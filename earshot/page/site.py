@@ -25,6 +25,7 @@ CSS = """
 .classes .number{font-variant-numeric:tabular-nums}
 .picture img{width:100%;max-width:860px;height:auto;display:block;margin:0 auto;background:#fff;border-radius:6px}
 .refused{border-left:4px solid #D55E00;padding:.4rem .8rem;margin:0;overflow-wrap:anywhere}
+.learnt{border-left:4px solid #E69F00;padding:.2rem .8rem;margin:.3rem 0;overflow-wrap:anywhere}
 .quiet{opacity:.75;margin:.2rem 0;overflow-wrap:anywhere}
 .maps{display:grid;grid-template-columns:repeat(auto-fill,minmax(8.5rem,1fr));gap:.6rem;margin:.4rem 0 1rem}
 .maps figure{margin:0}.maps img{width:100%;height:6rem;image-rendering:pixelated;border:1px solid #bbb;background:#fff}
@@ -78,12 +79,23 @@ def _classes(desk: Desk, row: np.ndarray) -> str:
     return f'<div class="classes"><div class="first">{escape(best[0]["class"])}</div>{rows}</div>'
 
 
+def _learnt(desk: Desk, learnt: dict[str, tuple[int, np.ndarray]], path: str) -> str:
+    """A warning where a training clip has the file's name: all but one of the models know it."""
+    fold, row = learnt.get(Path(path).name) or learnt.get(Path(path).stem) or (None, None)
+    if row is None:
+        return ""
+    best = desk.likeliest(row, 1)[0]
+    return (f'<p class="learnt">A clip of this name is in the training data, so the answer flatters. Models that have not heard it (fold '
+            f'{fold}) say {escape(best["class"])} {best["probability"]:.3f}.</p>')
+
+
 def _listen(desk: Desk) -> None:
     """The tab that takes a clip."""
     hearing = desk.hearing
     runs = {run.folder.name: run for run in hearing.runs}
     models = {name: [model for model, _ in hearing.heads(run, hearing.kind(run))] for name, run in runs.items()}
     first = next(iter(runs))
+    learnt = mistakes.known(hearing.whole)
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
             clip = gr.Audio(sources=["upload", "microphone"], type="filepath", label="A clip", editable=False, buttons=[],
@@ -118,7 +130,7 @@ def _listen(desk: Desk) -> None:
         best = int(answer.probabilities.argmax())
         lead = int(answer.windows[:, best].argmax())
         length = f"{answer.seconds:.1f} s" + (f", {count} windows" if count > 1 else "")
-        yield {said: f"<p class='quiet'>{length}</p>", label: _classes(desk, answer.probabilities), shown: "", picture: "",
+        yield {said: f"<p class='quiet'>{length}</p>" + _learnt(desk, learnt, path), label: _classes(desk, answer.probabilities), shown: "", picture: "",
                why: gr.update(visible=True), target: hearing.classes[best],
                window: gr.update(visible=count > 1, maximum=max(2, count), value=lead + 1, label=f"Window, 1 to {count}")}
         ears = hearing.ears(hearing.runs[0])

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from earshot import metrics
 from earshot.report import style
 from earshot.report.results import Results
 from earshot.tracking import by_part
@@ -26,7 +27,7 @@ def draw(results: Results) -> dict[str, Figure]:
     parts = {name: rows for name, rows in by_part(results.history).items() if "valid_loss" in rows[0]}
     if not parts:
         return {}
-    other = [results.metric] if results.metric not in ("accuracy", "f1_macro") else []
+    other = [results.metric] if results.metric not in ("accuracy", "f1_macro", *metrics.MINIMISED) else []
     return {"loss_curves.png": _figure(results, parts, "Loss", [("train_loss", "training", style.ORANGE),
                                                               ("valid_loss", "validation", style.BLUE)]),
             "accuracy_curves.png": _figure(results, parts, "Accuracy on the validation fold", [("accuracy", "validation", style.BLUE)]),

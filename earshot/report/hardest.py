@@ -56,11 +56,13 @@ def _words(results: Results, clip: int) -> tuple[str, str]:
 
 def pictures(results: Results, clips: list[Hard]) -> dict[str, Image.Image]:
     """Spectrograms of clips by their id: from the cache's view `mel`, else from the audio; without those that are nowhere."""
-    folder = results.config.get("features_folder")
-    if not clips or not folder or not Path(folder).is_dir():
-        return {}
-    drawn = _cached(Path(folder), clips)
-    found = listen.files(Path(folder), [clip.id for clip in clips if clip.id not in drawn])
+    folders = results.caches() if clips else []
+    drawn: dict[str, Image.Image] = {}
+    for folder in folders:
+        drawn |= _cached(folder, [clip for clip in clips if clip.id not in drawn])
+    found: dict[str, Path] = {}
+    for folder in {folder.parent: folder for folder in folders}.values():  # one index a competition
+        found |= listen.files(folder, [clip.id for clip in clips if clip.id not in drawn])
     for clip in clips:
         if clip.id in found:
             try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from earshot.files import digest_of
 from earshot.run import CONFIG, Run
 
 BLEND = "blend.json"
+DEEPEST = 8  # blends of blends
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class Results:
     about: whose predictions these are, for the reader. metric: what chose the best epoch, or the blend.
     config: config.yaml's content, empty for a blend. extra: scores.json and test.json, or blend.json.
     history: metrics.csv, a dict an epoch, numbers where they are numbers.
-    ids, folds: (clips,). truth: (clips,) class indices, or (clips, classes) of 0 and 1. probabilities: (clips, classes).
-    thresholds: (classes,) from which a label is given, where several may be.
+    ids, folds: (clips,). truth: (clips,) class indices, or (clips, classes) of 0 and 1. probabilities: (clips, classes); of several
+    labels, those that have 0.5 are given: a blend's thresholds are in them already.
     """
 
     folder: Path
@@ -40,7 +41,6 @@ class Results:
     folds: np.ndarray
     truth: np.ndarray
     probabilities: np.ndarray
-    thresholds: np.ndarray = field(default_factory=lambda: np.array(metrics.THRESHOLD))
 
     @property
     def name(self) -> str:
@@ -56,7 +56,7 @@ class Results:
     def said(self) -> np.ndarray:
         """(clips,) the likeliest class, or (clips, classes) 0 and 1, in the form of `truth`."""
         if self.multilabel:
-            return (self.probabilities >= self.thresholds).astype(np.int64)
+            return (self.probabilities >= metrics.THRESHOLD).astype(np.int64)
         return self.probabilities.argmax(1)
 
     @cached_property
@@ -75,6 +75,24 @@ class Results:
         every = np.eye(len(self.classes), dtype=np.int64)
         truth, said = (self.truth, self.said) if self.multilabel else (every[self.truth], every[self.said])
         return (truth * said).sum(0), truth.sum(0), said.sum(0)
+
+    def caches(self) -> list[Path]:
+        """The folders of features that the run, or the blend's members, were trained on; those that are still there."""
+        found: list[Path] = []
+
+        def look(folder: Path, config: dict[str, Any], extra: dict[str, Any], depth: int) -> None:
+            cache = config.get("features_folder")
+            if cache and Path(cache).is_dir() and Path(cache) not in found:
+                found.append(Path(cache))
+            for member in map(str, extra.get("members", []) if depth else []):
+                inside = folder / member
+                if (inside / CONFIG).is_file():
+                    look(inside, Run.open(inside).config, {}, 0)
+                elif (inside / BLEND).is_file():
+                    look(inside, {}, sealed_or_plain(inside / BLEND), depth - 1)
+
+        look(self.folder, self.config, self.extra, DEEPEST)
+        return found
 
     def digest(self) -> str:
         """What tells whether a report is of these results; training's seconds, which differ each time, aside."""
@@ -101,20 +119,19 @@ def load(folder: Path) -> Results:
         several, metric, about = run.multilabel, run.config["record"]["training"]["metric"], "final epoch, out-of-fold"
     elif (folder / BLEND).is_file():
         try:
-            extra = sealed.read(folder / BLEND, "oof.csv")
+            extra = dict(sealed.read(folder / BLEND, "oof.csv"))
         except sealed.Damaged as error:
             raise UserError(f"{error}: blend anew with predict.py --blend auto --name {folder.name}") from None
-        path, config, classes, several, metric = folder / "oof.csv", {}, None, None, str(extra.get("metric", "f1_macro"))
+        path, config, classes, metric = folder / "oof.csv", {}, None, str(extra.get("metric", "f1_macro"))
+        several = extra.get("multilabel")  # blends of earlier releases do not say
         about = "blend of runs, out-of-fold"
+        extra |= {"test": sealed_or_plain(folder / "test.json")} if (folder / "test.json").is_file() else {}
     else:
         raise UserError(f"{folder} is no run (it has no {CONFIG}, and no {BLEND}): train.py makes runs")
     if not path.is_file():
         raise UserError(f"{path} is missing: no fold is finished yet; run train.py again, it continues")
     ids, folds, truth, probabilities, classes = _predictions(path, classes, several, extra)
-    found = extra.get("thresholds") if truth.ndim == 2 else None
-    thresholds = np.array(metrics.THRESHOLD if found is None else found, dtype=np.float64)
-    return Results(folder, about, metric, classes, config, extra, _history(folder / "metrics.csv"), ids, folds, truth, probabilities,
-                   thresholds)
+    return Results(folder, about, metric, classes, config, extra, _history(folder / "metrics.csv"), ids, folds, truth, probabilities)
 
 
 def sealed_or_plain(path: Path) -> dict[str, Any]:

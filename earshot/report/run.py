@@ -98,7 +98,9 @@ def _parts(found: Results, drawn: dict[str, bytes], hard: list[hardest.Hard], cl
 def _honest(found: Results) -> str:
     if found.config:
         return "no clip was trained on by the model that answers it, and no epoch was chosen."
-    return "what the blend's weights were fitted on is described where it was made."
+    if found.extra.get("method") == "mean":
+        return "the plain mean of models that have not seen the clip; nothing was fitted."
+    return "its weights, and factors or thresholds if it has any, were fitted to other folds than those that they are scored on."
 
 
 def _tiles(found: Results) -> list[tuple[str, str]]:

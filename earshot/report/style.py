@@ -19,17 +19,24 @@ SETTINGS = {"text.parse_math": False, "font.size": 10, "axes.titlesize": 11, "ax
             "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "grid.color": "#dddddd",
             "grid.linewidth": 0.7, "legend.frameon": False, "legend.fontsize": 9, "lines.linewidth": 1.5,
             "figure.constrained_layout.use": True}
+# Fonts with the scripts that matplotlib's own lacks; those that the machine has stand in for it where a character is missing.
+SCRIPTS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans CJK KR", "Noto Sans JP", "Noto Sans SC", "Source Han Sans",
+           "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "Droid Sans Fallback", "IPAGothic", "NanumGothic", "Hiragino Sans", "PingFang SC",
+           "Microsoft YaHei", "Malgun Gothic", "Arial Unicode MS", "Noto Sans Devanagari", "Noto Sans Thai", "Noto Sans", "FreeSans")
 
 
 @contextlib.contextmanager
 def style() -> Iterator[None]:
     """Within, figures look as they do here, whatever the user's own matplotlibrc says."""
     import matplotlib
+    from matplotlib import font_manager
 
+    there = {font.name for font in font_manager.fontManager.ttflist}
     with warnings.catch_warnings(), matplotlib.rc_context():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a script that the font lacks shows as boxes
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(SETTINGS)
+        matplotlib.rcParams["font.family"] = ["DejaVu Sans", *(name for name in SCRIPTS if name in there)]
         yield
 
 

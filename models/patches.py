@@ -1,0 +1,196 @@
+"""A dictionary of spectrogram patches, learnt without labels, and a support vector machine on how often and how steadily each occurs."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from . import HeadError, register
+from .functionals import FLOOR
+from .svm import SVM, gaussian
+
+SAMPLED = 40_000  # patches that a dictionary is learnt from
+AREAS = 3  # of the frequency axis, counted apart
+PIXELS = 1 << 24  # values that a pass may make
+WHITENED = 0.05  # added to the variances, those of patches whose own is about 1
+MOST_ROWS = 6_000  # training rows with their varied copies: the machines' time grows with the square
+SHIFTS, STRETCHES = (-1, 1, -2, 2), (0.8, 1.25)  # of varied copies: in units of F / 20 bands; of the time axis
+HEARD = (0, 1, 2, 5, 6)  # the copies by whose mean a clip is answered
+
+
+@register(
+    "patches",
+    views=("mel", "fbank"),
+    about="a dictionary of patches learnt from the training clips, statistics over time, and a support vector machine; a minute",
+)
+class Patches(SVM):
+    """Coates, Lee & Ng's single-layer features (2011), which Salamon & Bello (2015) brought to sounds, beside `functionals`.
+
+    Patches of each size, normalised and whitened, are clustered by k-means (spherical); a patch speaks for the words that it is more
+    like than most, and a clip is the mean and the deviation over time of each word, in three areas of the frequency axis. The
+    kernel is the mean of Gaussian kernels, one of the statistics and one of each dictionary. The machines learn from clips moved in
+    frequency and stretched in time, too, and answer by the mean over five of those copies.
+
+    Args:
+        input_shape: (1, F, T).
+        num_classes: width of the logits.
+        words: of each dictionary. sizes: of patches, (bands, frames) each; 0 bands is a quarter of F, -1 an eighth.
+        c, gamma, rows: as in `svm`.
+    """
+
+    def __init__(self, input_shape: tuple[int, int, int], num_classes: int, *, words: int = 200,
+                 sizes: Sequence[Sequence[int]] = ((0, 8), (-1, 24)), c: float = 3.0, gamma: float = 1.0, rows: int = 0) -> None:
+        channels, height, frames = input_shape
+        if channels != 1 or height < 4 or frames < 4:
+            raise HeadError(f"patches: a spectrogram of one channel, 4 bands and 4 frames at least is wanted, not {input_shape}")
+        if words < 2 or not sizes or any(len(size) != 2 or size[0] < -1 or size[1] < 1 for size in sizes):
+            raise HeadError(f"patches: words are at least 2, sizes are pairs (bands, frames), not {words}, {sizes}")
+        super().__init__(input_shape, num_classes, c=c, gamma=gamma, rows=rows)
+        self.words, self.frames, self.height = words, frames, height
+        self.sizes = [(min(height, {0: max(2, height // 4), -1: max(2, height // 8)}.get(h, h)), min(frames, w)) for h, w in sizes]
+        self.stride = (max(1, height // 8), 2)
+        self.parts = [self.width]
+        for number, (h, w) in enumerate(self.sizes):
+            self.register_buffer(f"words{number}", torch.zeros(words, 1, h, w))
+            self.register_buffer(f"against{number}", torch.zeros(words))
+            self.register_buffer(f"soft{number}", torch.ones(()))
+            self.parts.append(2 * words * min(AREAS, (height - h) // self.stride[0] + 1))
+        self.width = sum(self.parts)
+        self.standardise = type(self.standardise)(self.width)
+        self.vectors_kept = torch.zeros(rows, self.width, dtype=torch.float16)
+        self.copies = [0.0, *SHIFTS, *STRETCHES]
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Logits (B, num_classes) of x (B, 1, F, T); mask (B, T) True where real."""
+        found = [self._kernel(self.standardised(*self._copy(x, mask, number)).float(), self.vectors_kept) for number in HEARD]
+        return torch.stack(found).mean(0) @ self.coefficients.T + self.bias
+
+    def vectors(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, width): the statistics, then each dictionary's."""
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.float()
+            return torch.cat([self.functionals.statistics(x, mask), *self._counts(x, mask)], 1)
+
+    def _counts(self, x: Tensor, mask: Tensor | None) -> list[Tensor]:
+        """[(B, values)] of every dictionary."""
+        x, real = _levels(x, mask)
+        cells = sum(self.words * (self.height // self.stride[0]) * (self.frames // self.stride[1]) for _ in self.sizes)
+        step = max(1, PIXELS // cells)
+        return [torch.cat([self._count(number, x[at:at + step], real[at:at + step]) for at in range(0, len(x), step)])
+                for number in range(len(self.sizes))]
+
+    def _count(self, number: int, x: Tensor, real: Tensor) -> Tensor:
+        words, against, soft = (getattr(self, f"{name}{number}") for name in ("words", "against", "soft"))
+        size = words.shape[2:]
+        mean, square = (nn.functional.avg_pool2d(one, size, self.stride) for one in (x, x.square()))
+        deviation = (square - mean.square()).clamp(min=0).sqrt()
+        found = nn.functional.conv2d(x, words, stride=self.stride) / (deviation + soft) - against[:, None, None]
+        found = (found - found.mean(1, keepdim=True) - found.std(1, keepdim=True)).relu()
+        # A patch counts where all of it is real; the first one always does.
+        last = torch.arange(found.shape[3], device=x.device) * self.stride[1] + size[1]
+        inside = ((last <= real[:, None]) | (last == size[1]))[:, None, None].to(found.dtype)
+        count, areas = inside.sum((2, 3)), []
+        for area in found.tensor_split(min(AREAS, found.shape[2]), 2):
+            loudest = area.amax(2, keepdim=True)
+            mean = (loudest * inside).sum((2, 3)) / count
+            spread = ((loudest - mean[:, :, None, None]).square() * inside).sum((2, 3)) / count
+            areas += [(area * inside).sum((2, 3)) / (count * area.shape[2]), spread.sqrt()]
+        return torch.cat(areas, 1).clamp(min=0).sqrt()
+
+    def _copy(self, x: Tensor, mask: Tensor | None, number: int) -> tuple[Tensor, Tensor | None]:
+        """A clip moved by some bands or stretched in time; number 0 is the clip itself."""
+        by = self.copies[number]
+        if not number:
+            return x, mask
+        if number <= len(SHIFTS):
+            bands = round(by * self.height / 20)
+            at = (torch.arange(self.height, device=x.device) - bands).clamp(0, self.height - 1)
+            return x[:, :, at], mask
+        frames = round(by * self.frames)
+        x = nn.functional.interpolate(x.float(), size=(self.height, frames), mode="bilinear", align_corners=False)
+        real = torch.full((len(x),), self.frames, device=x.device) if mask is None else mask.sum(1)
+        real = (by * real).round().clamp(1, self.frames)
+        x = nn.functional.pad(x, (0, max(0, self.frames - frames)))[..., :self.frames]
+        return x, torch.arange(self.frames, device=x.device) < real[:, None]
+
+    def _kernel(self, x: Tensor, y: Tensor) -> Tensor:
+        each = [gaussian(a, b, self.gamma) for a, b in zip(x.split(self.parts, 1), y.split(self.parts, 1))]
+        return torch.stack(each).mean(0)
+
+    def solve(self, batches: Iterable[tuple[Tensor, Tensor | None]], targets: np.ndarray, groups: np.ndarray,
+              multilabel: bool) -> None:
+        """Learn the dictionaries from the training rows, then the machines from them and their copies; arguments as in `svm`."""
+        batches = [(x.cpu(), None if mask is None else mask.cpu()) for x, mask in batches]
+        for number in range(len(self.sizes)):
+            self._learn(number, batches)
+        # As many copies as there is time for, those that answer first.
+        order = [*HEARD, *(number for number in range(len(self.copies)) if number not in HEARD)][:max(1, MOST_ROWS // len(targets))]
+        with torch.inference_mode():
+            for number in order:
+                found = torch.cat([self.vectors(*self._copy(x, mask, number)) for x, mask in batches])
+                if not number:
+                    self.standardise.fit([found])
+                    every = []
+                every.append(self.standardise(found).clamp(-8, 8))
+        self._fit(torch.cat(every).clone(), targets, groups, multilabel, list(range(min(len(order), len(HEARD)))))
+
+    def keeps(self, rows: int) -> int:
+        """Values of four bytes that are stored, at most, after fitting to so many rows: vectors are of two bytes."""
+        return self._most(rows) * (self.width // 2 + self.classes) + sum(self.words * h * w for h, w in self.sizes)
+
+    def _most(self, rows: int) -> int:
+        return max(rows, min(len(self.copies) * rows, MOST_ROWS))
+
+    def seconds(self, rows: int) -> float:
+        """About what fitting to so many rows takes on two cores."""
+        copies = self._most(rows)
+        places = (self.height // self.stride[0]) * (self.frames // self.stride[1])
+        work = sum(2 * self.words * h * w * places for h, w in self.sizes)
+        return 2 + rows * (len(self.copies) + len(HEARD)) * work / 2e10 + copies**2 * (1e-7 * self.classes + 4e-11 * self.width)
+
+    def _learn(self, number: int, batches: list[tuple[Tensor, Tensor | None]]) -> None:
+        """A dictionary of patches of one size: whitened, clustered; whitening and words are kept as one set of filters."""
+        from sklearn.cluster import MiniBatchKMeans
+        from sklearn.exceptions import ConvergenceWarning
+
+        size = self.sizes[number]
+        patches = _sample(batches, size, self.stride)
+        deviation = patches.std(1, unbiased=False, keepdim=True)
+        soft = (deviation.mean() / 2).clamp(min=1e-3)
+        patches = (patches - patches.mean(1, keepdim=True)) / (deviation + soft)
+        centre = patches.mean(0)
+        values, vectors = torch.linalg.eigh(torch.cov((patches - centre).T).double())
+        whiten = ((vectors * (values.clamp(min=0) + WHITENED).rsqrt()) @ vectors.T).float()
+        points = nn.functional.normalize((patches - centre) @ whiten, dim=1).numpy()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different patches than words
+            found = MiniBatchKMeans(self.words, n_init=1, batch_size=4096, max_iter=20, random_state=0).fit(points).cluster_centers_
+        filters = nn.functional.normalize(torch.from_numpy(found).float(), dim=1) @ whiten
+        setattr(self, f"against{number}", filters @ centre)
+        # A patch's mean is taken off by filters that sum to nothing.
+        setattr(self, f"words{number}", (filters - filters.mean(1, keepdim=True)).unflatten(1, (1, *size)))
+        setattr(self, f"soft{number}", soft)
+
+
+def _levels(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Levels relative to each clip's loudest cell, no deeper than `functionals` looks; (B,) real frames."""
+    real = x.new_full((len(x),), x.shape[3], dtype=torch.long) if mask is None else mask.sum(1)
+    inside = (torch.arange(x.shape[3], device=x.device) < real[:, None])[:, None, None]
+    peak = x.masked_fill(~inside, float("-inf")).amax((2, 3), keepdim=True)
+    return (x - peak).clamp(min=-FLOOR).masked_fill(~inside, -FLOOR), real
+
+
+def _sample(batches: list[tuple[Tensor, Tensor | None]], size: tuple[int, int], stride: tuple[int, int]) -> Tensor:
+    """(patches, bands * frames) drawn evenly from all clips."""
+    draw = np.random.default_rng(0)
+    each, found = -(-SAMPLED // sum(len(x) for x, _ in batches)), []
+    for x, mask in batches:
+        for clip, frames in zip(*_levels(x.float(), mask)):
+            there = clip[0].unfold(0, size[0], stride[0]).unfold(1, size[1], stride[1])
+            last = max(1, (int(frames) - size[1]) // stride[1] + 1)
+            found.append(there[draw.integers(0, len(there), each), draw.integers(0, last, each)].flatten(1))
+    return torch.cat(found)
