@@ -220,7 +220,7 @@ def test_further_seeds_come_last_the_strongest_recipe_s_first(work: Path) -> Non
     seeds = [(c.recipe.name, c.seed) for c in found if c.seed]
     assert all(c.seed == 0 for c in found[:-len(seeds)]) and {c.after for c in found if c.seed} <= {c.name for c in found if not c.seed}
     assert seeds[:2] == [("from_scratch", 1), ("from_scratch", 2)]
-    assert seeds[2:] == [(name, seed) for seed in (1, 2) for name in ("small_cnn", "mlp", "itmo2025_tokens")]
+    assert seeds[2:] == [(name, seed) for seed in (1, 2) for name in ("mlp", "small_cnn", "itmo2025_tokens")]
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone"])
