@@ -117,9 +117,9 @@ class Contest:
             return
         rows, share = candidate.cache.manifest["splits"]["train"]["rows"], 1 - 1 / len(self.state["folds"])
         head = job.describe_head(self.heads, candidate.recipe, candidate.cache, view=candidate.view)
-        one["each"] = ladder.at_once(head, candidate.cache)
-        if one["each"] is not None:
-            one["row"] = one["each"] / rows / 10
+        told = ladder.at_once(head, candidate.cache)
+        if told is not None:
+            one["each"], one["row"] = told[0], probe.BACKWARD * told[1]
             return
         parameters, work = ladder.size(head, candidate.cache, settings.epochs)
         if not gpu and parameters > ladder.CPU_PARAMETERS:

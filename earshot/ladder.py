@@ -113,8 +113,11 @@ def size(what: job.Head, cache: Cache, epochs: int) -> tuple[int, float]:
     return parameters, probe.BACKWARD * each * epochs * cache.manifest["splits"]["train"]["rows"]
 
 
-def at_once(what: job.Head, cache: Cache) -> float | None:
-    """Seconds, roughly, that a fold of a head takes which is fitted at once, so that none is begun that is not worth it; else None."""
+def at_once(what: job.Head, cache: Cache) -> tuple[float, float] | None:
+    """Seconds, roughly, that fitting a fold takes of a head which is fitted at once, and answering a row; else None.
+
+    So that none is begun that is not worth it.
+    """
     head = what.build() if closed.is_closed(what.build) else None
     if head is None:
         return None
@@ -122,5 +125,7 @@ def at_once(what: job.Head, cache: Cache) -> float | None:
     if hasattr(head, "seconds"):
         return head.seconds(rows)
     if what.name == "svm":
-        return 1 + 1e-9 * rows**2 * width + 2e-6 * classes * rows**2
-    return 1 + (8e-8 * rows * width * classes if what.name == "logistic" else 2e-10 * rows**2 * width)
+        each = 1 + 1e-9 * rows**2 * width + 2e-6 * classes * rows**2
+    else:
+        each = 1 + (8e-8 * rows * width * classes if what.name == "logistic" else 2e-10 * rows**2 * width)
+    return each, each / rows / 30

@@ -87,7 +87,7 @@ class Patches(SVM):
         words, against, soft = (getattr(self, f"{name}{number}") for name in ("words", "against", "soft"))
         size = words.shape[2:]
         mean, square = (nn.functional.avg_pool2d(one, size, self.stride) for one in (x, x.square()))
-        deviation = (square - mean.square()).clamp(min=0).sqrt()
+        deviation = _root(square - mean.square())
         found = nn.functional.conv2d(x, words, stride=self.stride) / (deviation + soft) - against[:, None, None]
         found = (found - found.mean(1, keepdim=True) - found.std(1, keepdim=True)).relu()
         # A patch counts where all of it is real; the first one always does.
@@ -98,8 +98,8 @@ class Patches(SVM):
             loudest = area.amax(2, keepdim=True)
             mean = (loudest * inside).sum((2, 3)) / count
             spread = ((loudest - mean[:, :, None, None]).square() * inside).sum((2, 3)) / count
-            areas += [(area * inside).sum((2, 3)) / (count * area.shape[2]), spread.sqrt()]
-        return torch.cat(areas, 1).clamp(min=0).sqrt()
+            areas += [(area * inside).sum((2, 3)) / (count * area.shape[2]), _root(spread)]
+        return _root(torch.cat(areas, 1))
 
     def _copy(self, x: Tensor, mask: Tensor | None, number: int) -> tuple[Tensor, Tensor | None]:
         """A clip moved by some bands or stretched in time; number 0 is the clip itself."""
@@ -118,8 +118,10 @@ class Patches(SVM):
         return x, torch.arange(self.frames, device=x.device) < real[:, None]
 
     def _kernel(self, x: Tensor, y: Tensor) -> Tensor:
-        each = [gaussian(a, b, self.gamma) for a, b in zip(x.split(self.parts, 1), y.split(self.parts, 1))]
-        return torch.stack(each).mean(0)
+        found = torch.zeros(len(x), len(y), device=x.device)  # not a stack of all: each is a fitting's largest piece of memory
+        for a, b in zip(x.split(self.parts, 1), y.split(self.parts, 1)):
+            found = found + gaussian(a, b, self.gamma)
+        return found / len(self.parts)
 
     def solve(self, batches: Iterable[tuple[Tensor, Tensor | None]], targets: np.ndarray, groups: np.ndarray,
               multilabel: bool) -> None:
@@ -145,12 +147,13 @@ class Patches(SVM):
     def _most(self, rows: int) -> int:
         return max(rows, min(len(self.copies) * rows, MOST_ROWS))
 
-    def seconds(self, rows: int) -> float:
-        """About what fitting to so many rows takes on two cores."""
+    def seconds(self, rows: int) -> tuple[float, float]:
+        """About what fitting to so many rows takes on two cores, and answering one."""
         copies = self._most(rows)
         places = (self.height // self.stride[0]) * (self.frames // self.stride[1])
-        work = sum(2 * self.words * h * w * places for h, w in self.sizes)
-        return 2 + rows * (len(self.copies) + len(HEARD)) * work / 2e10 + copies**2 * (1e-7 * self.classes + 4e-11 * self.width)
+        one = sum(2 * self.words * h * w * places for h, w in self.sizes) / 2e10
+        fitting = rows * (len(self.copies) + len(HEARD)) * one + copies**2 * (1e-7 * self.classes + 4e-11 * self.width)
+        return 2 + fitting, len(HEARD) * one
 
     def _learn(self, number: int, batches: list[tuple[Tensor, Tensor | None]]) -> None:
         """A dictionary of patches of one size: whitened, clustered; whitening and words are kept as one set of filters."""
@@ -174,6 +177,12 @@ class Patches(SVM):
         # A patch's mean is taken off by filters that sum to nothing.
         setattr(self, f"words{number}", (filters - filters.mean(1, keepdim=True)).unflatten(1, (1, *size)))
         setattr(self, f"soft{number}", soft)
+
+
+def _root(x: Tensor) -> Tensor:
+    """The square root, 0 below 0; there its gradient is 0, too, and no infinity that saliency would trip over."""
+    above = x > 0
+    return torch.where(above, x, 1.0).sqrt() * above
 
 
 def _levels(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:

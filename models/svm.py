@@ -11,6 +11,7 @@ from torch import Tensor
 from . import HeadError, register
 from .closed import Closed, constant, tasks
 
+MOST = 25_000  # rows: their kernel takes 5 GB
 INNER = 3  # folds within the training rows that the scale of the decisions is found on
 
 
@@ -67,6 +68,8 @@ class SVM(Closed):
 
     def _fit(self, x: Tensor, targets: np.ndarray, groups: np.ndarray, multilabel: bool, heard: list[int]) -> None:
         """Fit to standardised vectors: of all rows, and after them of copies of all rows; `heard`: the copies that answer."""
+        if len(x) > MOST:
+            raise HeadError(f"{len(x):,} rows are too many for a support vector machine ({MOST:,} at most): choose linear, mlp or a network")
         kernel = self._kernel(x, x).double().numpy()
         copies = len(x) // len(targets)
         targets, groups = np.tile(targets, (copies, 1)), np.tile(groups, copies)

@@ -119,7 +119,10 @@ def test_many_rows_leave_less_room_for_copies(monkeypatch: pytest.MonkeyPatch) -
     assert seen == [(140, [0, 1, 2, 3, 4]), (60, [0, 1, 2]), (20, [0])]
 
 
-def test_what_cannot_be_is_said() -> None:
+def test_what_cannot_be_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.svm.MOST", 10)
+    with pytest.raises(models.HeadError, match="20 rows are too many"):
+        models.build("svm", SHAPE, 2).solve([(noise(20), None)], np.eye(2)[np.arange(20) % 2], np.arange(20), False)
     for shape, options, words in (((1, 3, 60), {}, "4 bands"), ((2, 16, 60), {}, "one channel"), ((8, 1, 1), {}, "spectrogram"),
                                   (SHAPE, {"words": 1}, "words are at least 2"), (SHAPE, {"sizes": [[4]]}, "pairs")):
         with pytest.raises(models.HeadError, match=words):
@@ -127,6 +130,17 @@ def test_what_cannot_be_is_said() -> None:
     assert models.build("patches", (1, 5, 4), 2).sizes == [(2, 4), (2, 4)]  # no larger than the clip
     levels, real = _levels(torch.zeros(1, 1, 4, 5) - 200, None)
     assert not levels.any() and real.tolist() == [5]
+
+
+def test_gradients_are_numbers_in_silence_too() -> None:
+    """What carried the decision is asked of the gradient."""
+    x, y = chirps(12, 5)
+    head = models.build("patches", SHAPE, 2, words=5, sizes=[[6, 6]])
+    head.solve([(x, None)], np.eye(2)[y], np.arange(12), False)
+    x = x[:2].clone()
+    x[1, :, :, 20:] = -200
+    head(x.requires_grad_(), None)[:, 1].sum().backward()
+    assert torch.isfinite(x.grad).all() and (x.grad.abs().sum((1, 2, 3)) > 0).all()
 
 
 def test_what_it_keeps_is_what_was_said() -> None:
