@@ -118,14 +118,4 @@ def at_once(what: job.Head, cache: Cache) -> tuple[float, float] | None:
 
     So that none is begun that is not worth it.
     """
-    head = what.build() if closed.is_closed(what.build) else None
-    if head is None:
-        return None
-    rows, classes, width = cache.manifest["splits"]["train"]["rows"], len(cache.classes), head.width
-    if hasattr(head, "seconds"):
-        return head.seconds(rows)
-    if what.name == "svm":
-        each = 1 + 1e-9 * rows**2 * width + 2e-6 * classes * rows**2
-    else:
-        each = 1 + (8e-8 * rows * width * classes if what.name == "logistic" else 2e-10 * rows**2 * width)
-    return each, each / rows / 30
+    return what.build().seconds(cache.manifest["splits"]["train"]["rows"]) if closed.is_closed(what.build) else None

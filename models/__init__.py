@@ -18,8 +18,8 @@ A new head is one new file in this folder; nothing else needs to know about it:
     loss(batch, criterion)   a loss of its own, a scalar; in `batch` are "x", "mask" and the views of `also`, each (B, D, F, T),
                              and "plain", "plain_mask": the clips before augmentation. criterion(logits) is the task's loss,
                              criterion(logits, plain=True) the one against the labels before mixing
-    solve(batches, targets, groups, multilabel)   fits it at once, instead of training (see `closed`); with `keeps(rows)`, the values that
-                             are then stored, and `seconds(rows)`, about what that and answering a row take
+    solve(batches, targets, groups, multilabel)   fits it at once, instead of training (see `closed`); with `seconds(rows)`, about what
+                             that and answering a row take, and `keeps(rows)`, the values that are stored besides parameters
     forward_features(x, mask)   the maps that `forward` computes, by name, for whoever draws them
 """
 

@@ -62,3 +62,8 @@ class Logistic(Closed):
         with torch.no_grad():
             self.fc.weight.copy_(torch.from_numpy(weight))
             self.fc.bias.copy_(torch.from_numpy(bias))
+
+    def seconds(self, rows: int) -> tuple[float, float]:
+        """About what fitting to so many rows takes on two cores, and answering one."""
+        each = 1 + 8e-8 * rows * self.width * self.classes
+        return each, each / rows / 30

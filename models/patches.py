@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from . import HeadError, register
+from .common import Standardise
 from .functionals import FLOOR
 from .svm import SVM, gaussian
 
@@ -53,6 +54,7 @@ class Patches(SVM):
         self.words, self.frames, self.height = words, frames, height
         self.sizes = [(min(height, {0: max(2, height // 4), -1: max(2, height // 8)}.get(h, h)), min(frames, w)) for h, w in sizes]
         self.stride = (max(1, height // 8), 2)
+        self.places = (self.height // self.stride[0]) * (self.frames // self.stride[1])  # of a patch in a clip, at most
         self.parts = [self.width]
         for number, (h, w) in enumerate(self.sizes):
             self.register_buffer(f"words{number}", torch.zeros(words, 1, h, w))
@@ -60,7 +62,7 @@ class Patches(SVM):
             self.register_buffer(f"soft{number}", torch.ones(()))
             self.parts.append(2 * words * min(AREAS, (height - h) // self.stride[0] + 1))
         self.width = sum(self.parts)
-        self.standardise = type(self.standardise)(self.width)
+        self.standardise = Standardise(self.width)
         self.vectors_kept = torch.zeros(rows, self.width, dtype=torch.float16)
         self.copies = [0.0, *SHIFTS, *STRETCHES]
 
@@ -78,8 +80,7 @@ class Patches(SVM):
     def _counts(self, x: Tensor, mask: Tensor | None) -> list[Tensor]:
         """[(B, values)] of every dictionary."""
         x, real = _levels(x, mask)
-        cells = sum(self.words * (self.height // self.stride[0]) * (self.frames // self.stride[1]) for _ in self.sizes)
-        step = max(1, PIXELS // cells)
+        step = max(1, PIXELS // (len(self.sizes) * self.words * self.places))
         return [torch.cat([self._count(number, x[at:at + step], real[at:at + step]) for at in range(0, len(x), step)])
                 for number in range(len(self.sizes))]
 
@@ -126,19 +127,16 @@ class Patches(SVM):
     def solve(self, batches: Iterable[tuple[Tensor, Tensor | None]], targets: np.ndarray, groups: np.ndarray,
               multilabel: bool) -> None:
         """Learn the dictionaries from the training rows, then the machines from them and their copies; arguments as in `svm`."""
+        self._refuse(len(targets))
         batches = [(x.cpu(), None if mask is None else mask.cpu()) for x, mask in batches]
         for number in range(len(self.sizes)):
             self._learn(number, batches)
         # As many copies as there is time for, those that answer first.
         order = [*HEARD, *(number for number in range(len(self.copies)) if number not in HEARD)][:max(1, MOST_ROWS // len(targets))]
-        with torch.inference_mode():
-            for number in order:
-                found = torch.cat([self.vectors(*self._copy(x, mask, number)) for x, mask in batches])
-                if not number:
-                    self.standardise.fit([found])
-                    every = []
-                every.append(self.standardise(found).clamp(-8, 8))
-        self._fit(torch.cat(every).clone(), targets, groups, multilabel, list(range(min(len(order), len(HEARD)))))
+        every = [torch.from_numpy(self.take(batches))]
+        with torch.no_grad():
+            every += [torch.cat([self.standardised(*self._copy(x, mask, number)) for x, mask in batches]) for number in order[1:]]
+        self._fit(torch.cat(every), targets, groups, multilabel, list(range(min(len(order), len(HEARD)))))
 
     def keeps(self, rows: int) -> int:
         """Values of four bytes that are stored, at most, after fitting to so many rows: vectors are of two bytes."""
@@ -150,8 +148,7 @@ class Patches(SVM):
     def seconds(self, rows: int) -> tuple[float, float]:
         """About what fitting to so many rows takes on two cores, and answering one."""
         copies = self._most(rows)
-        places = (self.height // self.stride[0]) * (self.frames // self.stride[1])
-        one = sum(2 * self.words * h * w * places for h, w in self.sizes) / 2e10
+        one = sum(2 * self.words * h * w * self.places for h, w in self.sizes) / 2e10
         fitting = rows * (len(self.copies) + len(HEARD)) * one + copies**2 * (1e-7 * self.classes + 4e-11 * self.width)
         return 2 + fitting, len(HEARD) * one
 

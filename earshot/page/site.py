@@ -130,7 +130,8 @@ def _listen(desk: Desk) -> None:
         best = int(answer.probabilities.argmax())
         lead = int(answer.windows[:, best].argmax())
         length = f"{answer.seconds:.1f} s" + (f", {count} windows" if count > 1 else "")
-        yield {said: f"<p class='quiet'>{length}</p>" + _learnt(desk, learnt, path), label: _classes(desk, answer.probabilities), shown: "", picture: "",
+        yield {said: f"<p class='quiet'>{length}</p>" + _learnt(desk, learnt, path),
+               label: _classes(desk, answer.probabilities), shown: "", picture: "",
                why: gr.update(visible=True), target: hearing.classes[best],
                window: gr.update(visible=count > 1, maximum=max(2, count), value=lead + 1, label=f"Window, 1 to {count}")}
         ears = hearing.ears(hearing.runs[0])
