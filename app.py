@@ -28,7 +28,9 @@ def listening(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         found.close()
         reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"cannot listen at {host}:{port} ({reason}): choose another --port or --host") from None
+        raise UserError(
+            f"cannot listen at {host}:{port} ({reason}): choose another --port or --host"
+        ) from None
     return found
 
 
@@ -41,7 +43,9 @@ def main(argv: list[str]) -> None:
     bound = listening(flags.host, flags.port)
     with tempfile.TemporaryDirectory(prefix="earshot-page-") as uploads:
         # Before gradio is imported, which reads them then: nothing is sent or fetched, and uploads go when the page does.
-        os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_TEMP_DIR=uploads, HF_HUB_DISABLE_TELEMETRY="1")
+        os.environ.update(
+            GRADIO_ANALYTICS_ENABLED="False", GRADIO_TEMP_DIR=uploads, HF_HUB_DISABLE_TELEMETRY="1"
+        )
         serve(whole, flags, bound)
 
 
@@ -63,10 +67,21 @@ def serve(whole: members.Member, flags: PageFlags, bound: socket.socket) -> None
     desk = Desk(hearing, Limits(flags.longest, round(flags.largest * 1e6)), whole.folder.name)
     report = Path(whole.folder) / "report.html"
     app = api.build(desk, flags.host, report if report.is_file() else None)
-    off = {name: False for name in ("show_error", "ssr_mode", "run_history", "pwa", "mcp_server")
-           if name in inspect.signature(gradio.mount_gradio_app).parameters}  # releases differ in what there is to switch off
-    gradio.mount_gradio_app(app, site.build(desk, report.is_file()), path="/", footer_links=[], max_file_size=desk.limits.size,
-                            theme=site.theme(), css=site.CSS, **off)
+    off = {
+        name: False
+        for name in ("show_error", "ssr_mode", "run_history", "pwa", "mcp_server")
+        if name in inspect.signature(gradio.mount_gradio_app).parameters
+    }  # releases differ in what there is to switch off
+    gradio.mount_gradio_app(
+        app,
+        site.build(desk, report.is_file()),
+        path="/",
+        footer_links=[],
+        max_file_size=desk.limits.size,
+        theme=site.theme(),
+        css=site.CSS,
+        **off,
+    )
     bound.listen(128)  # what is asked from here on waits until it is answered
     host, port = bound.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
@@ -74,8 +89,13 @@ def serve(whole: members.Member, flags: PageFlags, bound: socket.socket) -> None
         print(f"anyone who reaches {flags.host} can use this page: it has no password", flush=True)
     print(f"page: http://{shown}:{port}   API: http://{shown}:{port}/docs   (Ctrl-C ends it)", flush=True)
     try:
-        uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)).run(sockets=[bound])
-    except (KeyboardInterrupt, SystemExit):  # it raises Ctrl-C again once it has closed; there is nothing to continue
+        uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)).run(
+            sockets=[bound]
+        )
+    except (
+        KeyboardInterrupt,
+        SystemExit,
+    ):  # it raises Ctrl-C again once it has closed; there is nothing to continue
         print("page closed")
 
 

@@ -23,7 +23,9 @@ def parse(argv: list[str]) -> tuple:
     helping = bool({"-h", "--help"} & set(argv))
     competition = early["competition"]
     if not helping:
-        competition = attached.called(competition) if competition else defaults.competition(early["out"] or "data")
+        competition = (
+            attached.called(competition) if competition else defaults.competition(early["out"] or "data")
+        )
     name, chosen = early["recipe"], early["extractor"]
     run = hidden.opened(early["for-run"]) if early["for-run"] and not helping else None
     if name is None and chosen is None and run is None:
@@ -33,8 +35,14 @@ def parse(argv: list[str]) -> tuple:
     chosen = chosen or values.get("extractor")
     if chosen is None:
         raise UserError(f"recipe {name} names no extractor: add --extractor {'|'.join(extractors.names())}")
-    groups = {"competition": config.CompetitionFlags(), "windows": config.WindowFlags(), "audio": AudioSettings(),
-              chosen: extractors.module(chosen).Settings(), "copies": config.AugmentFlags(), "machine": config.ExtractionFlags()}
+    groups = {
+        "competition": config.CompetitionFlags(),
+        "windows": config.WindowFlags(),
+        "audio": AudioSettings(),
+        chosen: extractors.module(chosen).Settings(),
+        "copies": config.AugmentFlags(),
+        "machine": config.ExtractionFlags(),
+    }
     if values.get("extractor") not in (None, chosen):
         name, values = None, {}  # another extractor than the recipe's: its settings mean nothing here
     where = f"{run.folder}/config.yaml" if run else f"recipe {name}, features"
@@ -42,8 +50,10 @@ def parse(argv: list[str]) -> tuple:
     for key in values:
         if key not in known:
             raise UserError(f"{where}: unknown key {key}: choose among {', '.join(known)}")
-    groups = {title: config.with_defaults(group, {k: v for k, v in values.items() if known[k] == title}, where)
-              for title, group in groups.items()}
+    groups = {
+        title: config.with_defaults(group, {k: v for k, v in values.items() if known[k] == title}, where)
+        for title, group in groups.items()
+    }
     filled, _ = cli.parse(groups, argv, ABOUT)
     return competition, name, chosen, run, filled
 
@@ -58,16 +68,35 @@ def main(argv: list[str]) -> None:
     from earshot.kaggle import download
     from earshot.match import LATEST
 
-    clips = competition.load(download.fetched(name, what.out), train_csv=what.train_csv, id_column=what.id_column,
-                             label_column=what.label_column, task=what.task, holdout=what.holdout, out=what.out)
+    clips = competition.load(
+        download.fetched(name, what.out),
+        train_csv=what.train_csv,
+        id_column=what.id_column,
+        label_column=what.label_column,
+        task=what.task,
+        holdout=what.holdout,
+        out=what.out,
+    )
     print(*clips.notes, sep="\n", end="\n" if clips.notes else "")
     if run and hidden.only(clips).clips.empty:
         return
     plain_name("--cache", what.cache)
     workers = machine.workers or len(os.sched_getaffinity(0))
     weights = what.weights or (hidden.weights(run) if run else None)
-    made = plan.make(clips, Path(what.out), extractor, settings, audio, windows, weights, what.cache, recipe, workers, copies,
-                     run and run.config["record"]["features"])
+    made = plan.make(
+        clips,
+        Path(what.out),
+        extractor,
+        settings,
+        audio,
+        windows,
+        weights,
+        what.cache,
+        recipe,
+        workers,
+        copies,
+        run and run.config["record"]["features"],
+    )
     print(f"features: {extractor}{f' (recipe {recipe})' if recipe else ''} -> {made.folder}")
     print(*made.notes, sep="\n", end="\n" if made.notes else "")
     with locked(made.folder, "the cache"):
@@ -105,7 +134,11 @@ def report(folder: Path) -> None:
     print("views: " + ", ".join(f"{view} {tuple(shape)}" for view, shape in manifest["shapes"].items()))
     if manifest["bad"]:
         print(f"bad audio: {manifest['bad']} clips, see {folder / 'bad_audio.csv'}")
-    print(f"next: python train.py --features {folder}" if "train" in manifest["splits"] else f"next: python predict.py --features {folder}")
+    print(
+        f"next: python train.py --features {folder}"
+        if "train" in manifest["splits"]
+        else f"next: python predict.py --features {folder}"
+    )
 
 
 if __name__ == "__main__":

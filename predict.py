@@ -24,12 +24,18 @@ def blended(inside: list[Member], flags: config.PredictFlags) -> Member:
     if flags.blend == "mean" and flags.name is None:
         return members.plain_mean(inside)
     whole, found, oof, lines = members.fit(inside, flags.blend)
-    for line in [f"out-of-fold, final epochs, {len(oof.ids)} clips", *lines, *members.table(found, whole.metric),
-                 members.weights(inside, found.fitted)]:
+    for line in [
+        f"out-of-fold, final epochs, {len(oof.ids)} clips",
+        *lines,
+        *members.table(found, whole.metric),
+        members.weights(inside, found.fitted),
+    ]:
         print(line)
     if flags.name is not None:
         folder = Path(flags.runs_folder) / flags.name
-        kept.keep(folder, [m.folder for m in inside], whole.classes, whole.multilabel, whole.metric, found, oof)
+        kept.keep(
+            folder, [m.folder for m in inside], whole.classes, whole.multilabel, whole.metric, found, oof
+        )
         print(f"kept: {folder}, which predict.py --runs {flags.name} opens")
     return whole
 
@@ -55,7 +61,9 @@ def main(argv: list[str]) -> None:
     """Parse, open the runs, predict."""
     from earshot.kaggle import submit
 
-    filled, _ = cli.parse({"predict": config.PredictFlags(), "submit": submit.SubmitFlags()}, argv, ABOUT, positional="files")
+    filled, _ = cli.parse(
+        {"predict": config.PredictFlags(), "submit": submit.SubmitFlags()}, argv, ABOUT, positional="files"
+    )
     flags, sending = filled["predict"], filled["submit"]
     if submit.code(sending):  # a notebook's version: nothing is predicted here
         return
@@ -83,8 +91,12 @@ def main(argv: list[str]) -> None:
     if files and flags.audio:
         raise UserError("loose files and --audio at once: give one or the other")
     if files or flags.audio:
-        answers.audio(blended(inside, flags), flags, files or [flags.audio], bool(files), Path(out), at, models.rebuild)
-    elif answers.cached(blended(inside, flags), flags.features, Path(out), at, models.rebuild, sending.message):
+        answers.audio(
+            blended(inside, flags), flags, files or [flags.audio], bool(files), Path(out), at, models.rebuild
+        )
+    elif answers.cached(
+        blended(inside, flags), flags.features, Path(out), at, models.rebuild, sending.message
+    ):
         send(Path(out))
     if flags.name is not None and flags.report and not files:
         tracking.report_on(Path(flags.runs_folder) / flags.name, print)

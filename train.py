@@ -23,15 +23,23 @@ def parse(argv: list[str]) -> tuple:
     """The cache and the recipe (each may decide the other), then all flags with the recipe's values as defaults."""
     early = cli.peek(argv, "recipe", "features", "data", "continue-from")
     if sum(a.split("=")[0] == "--features" for a in argv) > 1:
-        raise UserError("--features twice: a run is trained on one cache; train two runs, then predict.py --runs A B blends them, or "
-                        "let --recipe auto take both")
+        raise UserError(
+            "--features twice: a run is trained on one cache; train two runs, then predict.py --runs A B blends them, or "
+            "let --recipe auto take both"
+        )
     name = early["recipe"]
     recipe = config.load_recipe(name) if name else None
     helping = {"-h", "--help"} & set(argv)
-    cache = None if helping else Cache(early["features"] or pick(early["data"] or "data", recipe, early["continue-from"]))
+    cache = (
+        None
+        if helping
+        else Cache(early["features"] or pick(early["data"] or "data", recipe, early["continue-from"]))
+    )
     if recipe is None:
         recipe = config.load_recipe(cache.manifest.get("recipe") or "linear" if cache else "linear")
-    training = config.with_defaults(config.TrainingFlags(), recipe.training, f"recipe {recipe.name}, training")
+    training = config.with_defaults(
+        config.TrainingFlags(), recipe.training, f"recipe {recipe.name}, training"
+    )
     groups = {"run": config.RunFlags(), "training": training, "machine": config.TrainMachineFlags()}
     filled, options = cli.parse(groups, argv, ABOUT, free="head")
     return cache, recipe, filled, options
@@ -71,7 +79,10 @@ def main(argv: list[str]) -> None:
         stage.rehearse(cache, out, settings.metric)
         job = Job(models, cache, recipe.name, head, fresh, settings, machine, flags=what)
         del fresh  # up to a gigabyte, which the job lets go in time
-        wanted, folder = job.wanted(what.fold), Path(what.runs_folder) / (what.name or f"{job.name()}{'-tuned' if what.tune else ''}")
+        wanted, folder = (
+            job.wanted(what.fold),
+            Path(what.runs_folder) / (what.name or f"{job.name()}{'-tuned' if what.tune else ''}"),
+        )
         with locked(folder, "the run"):
             if what.tune:
                 job = tuning.tune(what.tune, job, folder, wanted, deadline) or deadline.leave()
@@ -84,7 +95,9 @@ def main(argv: list[str]) -> None:
                 tuning.mark(run, wanted)
             stage.finish(run, cache, out, models.rebuild, job.at, machine.memory)
             tracker.finish(machine.report)
-    except models.HeadError as error:  # also pretrained weights that cannot be had, a view that a loss cannot use
+    except (
+        models.HeadError
+    ) as error:  # also pretrained weights that cannot be had, a view that a loss cannot use
         raise UserError(str(error)) from None
 
 

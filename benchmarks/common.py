@@ -26,7 +26,10 @@ def machine() -> str:
     import torch
 
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    model = next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
+        platform.processor(),
+    )
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     cores, kind = len(os.sched_getaffinity(0)), torch.backends.cpu.get_cpu_capability()
     return f"{cores} cores of {model} ({kind}), {gpu}, torch {torch.__version__}"
@@ -58,7 +61,9 @@ def keep_rows(title: str, about: list[str], header: str, rows: dict[str, str], p
     text = path.read_text(encoding="utf-8") if path.exists() else "# Measured\n"
     before, found, after = text.partition(f"\n## {title}\n")
     old, more, rest = after.partition("\n## ") if found else ("", "", "")
-    kept = {line.split(" | ")[0].removeprefix("| "): line for line in old.splitlines() if line.startswith("| ")}
+    kept = {
+        line.split(" | ")[0].removeprefix("| "): line for line in old.splitlines() if line.startswith("| ")
+    }
     kept.pop(header.split(" | ")[0].removeprefix("| "), None)  # an older header is no row
     kept = {key: line for key, line in kept.items() if key not in rows} | rows
     rule = "|" + "---|" * (header.count("|") - 1)

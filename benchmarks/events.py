@@ -35,20 +35,35 @@ ABOUT = [
     "epoch; the submission (the folds' best epochs, by macro-F1) is scored against its hidden solution, made of fold 5's clips, which",
     "nothing was trained or chosen on. F1 counts what is said with a probability of 0.5 or more. For the soundscapes the folds are of the",
     "clean clips that are learnt from, so their scores are no forecast. 48 recordings, or 288 stretches, are submitted: a lead of a",
-    "hundredth is luck. Seconds (features + training): on one thread beside much other work."]
+    "hundredth is luck. Seconds (features + training): on one thread beside much other work.",
+]
 LINEAR = ["--recipe", "linear", "--lr", "0.1"]
 CUT = ["--seconds", "5", "--hop", "2.5"]
 SEVERAL = ["--task", "multilabel"]
-MIXED = [*SEVERAL, "--augment", "4", "--noise", "0", "--between", "0.5"]  # in noise, and two at once, as out there
+MIXED = [
+    *SEVERAL,
+    "--augment",
+    "4",
+    "--noise",
+    "0",
+    "--between",
+    "0.5",
+]  # in noise, and two at once, as out there
 ROWS = {  # competition -> flags of get_features.py and of train.py
     "events": [
-        (CUT, LINEAR), (CUT, [*LINEAR, "--pool", "max"]), (CUT, [*LINEAR, "--pool", "top3"]),
-        (CUT, [*LINEAR, "--pool", "probability"]), (CUT, [*LINEAR, "--pool", "max", "--windows", "3"]),
+        (CUT, LINEAR),
+        (CUT, [*LINEAR, "--pool", "max"]),
+        (CUT, [*LINEAR, "--pool", "top3"]),
+        (CUT, [*LINEAR, "--pool", "probability"]),
+        (CUT, [*LINEAR, "--pool", "max", "--windows", "3"]),
         (CUT, [*LINEAR, "--pool", "max", "--loss", "focal"]),
         (["--seconds", "30"], LINEAR),
     ],
     "soundscapes": [
-        ([], ["--recipe", "linear"]), (SEVERAL, LINEAR), (MIXED, LINEAR), (MIXED, ["--recipe", "mlp"]),
+        ([], ["--recipe", "linear"]),
+        (SEVERAL, LINEAR),
+        (MIXED, LINEAR),
+        (MIXED, ["--recipe", "mlp"]),
     ],
 }
 
@@ -63,17 +78,19 @@ class Clips:
         self.labels = [row["category"] for row in self.rows]
         self.waves = [read(path, RATE, AudioSettings(trim=TRIM))[0] for path in self.paths]
 
-    def draw(self, wave: np.ndarray, count: int, random: np.random.Generator) -> list[tuple[str, float, float]]:
+    def draw(
+        self, wave: np.ndarray, count: int, random: np.random.Generator
+    ) -> list[tuple[str, float, float]]:
         """Add so many events of different classes to a wave, in place; the label, start and end in seconds of each."""
         found: list[tuple[str, float, float]] = []
         for index in random.permutation(len(self.waves)):
             event, label = self.waves[index], self.labels[index]
             if len(found) == count or label in {name for name, _, _ in found}:
                 continue
-            event = event[:len(wave)]
+            event = event[: len(wave)]
             first = int(random.integers(0, len(wave) - len(event) + 1))
             level = NOISE * 10 ** (random.uniform(*LEVELS) / 20) / np.sqrt(np.mean(np.square(event)) + 1e-12)
-            wave[first:first + len(event)] += level * event
+            wave[first : first + len(event)] += level * event
             found.append((label, first / RATE, (first + len(event)) / RATE))
         return found
 
@@ -83,9 +100,11 @@ def background(seconds: float, random: np.random.Generator) -> np.ndarray:
     n = int(seconds * RATE)
     spectrum = np.fft.rfft(random.standard_normal(n))
     spectrum[1:] *= np.arange(1, len(spectrum)) ** -random.uniform(0.2, 0.8)
-    spectrum[:int(30 * seconds)] = 0  # below 30 Hz nobody hears it, and it would be most of the power
+    spectrum[: int(30 * seconds)] = 0  # below 30 Hz nobody hears it, and it would be most of the power
     wave = np.fft.irfft(spectrum, n)
-    swell = 10 ** (3 / 20 * np.sin(2 * np.pi * (np.arange(n) / RATE / random.uniform(5, 20) + random.uniform())))
+    swell = 10 ** (
+        3 / 20 * np.sin(2 * np.pi * (np.arange(n) / RATE / random.uniform(5, 20) + random.uniform()))
+    )
     return (NOISE * wave / wave.std() * swell).astype(np.float32)
 
 
@@ -102,7 +121,9 @@ def write_csv(path: Path, header: list[str], rows: list[list]) -> None:
         csv.writer(file).writerows([header, *rows])
 
 
-def make_events(folder: Path, folds: dict[int, Clips], count: int, seconds: float = 30.0) -> dict[str, set[str]]:
+def make_events(
+    folder: Path, folds: dict[int, Clips], count: int, seconds: float = 30.0
+) -> dict[str, set[str]]:
     """The competition of several labels a recording, so many a fold; id -> labels of what is to be submitted."""
     classes = sorted(set(folds[5].labels))
     rows, solution = [], {}
@@ -120,11 +141,17 @@ def make_events(folder: Path, folds: dict[int, Clips], count: int, seconds: floa
             else:
                 rows.append([name, ",".join(sorted(said)), fold])
     write_csv(folder / "train.csv", ["fname", "labels", "fold"], rows)
-    write_csv(folder / "sample_submission.csv", ["fname", *classes], [[name, *[0] * len(classes)] for name in solution])
+    write_csv(
+        folder / "sample_submission.csv",
+        ["fname", *classes],
+        [[name, *[0] * len(classes)] for name in solution],
+    )
     return solution
 
 
-def make_soundscapes(folder: Path, folds: dict[int, Clips], count: int, seconds: float = 60.0, step: int = 5) -> dict[str, set[str]]:
+def make_soundscapes(
+    folder: Path, folds: dict[int, Clips], count: int, seconds: float = 60.0, step: int = 5
+) -> dict[str, set[str]]:
     """The competition of short clips and so many long recordings; id -> labels of each of their stretches."""
     classes = sorted(set(folds[5].labels))
     for part in ("train_audio", "test_soundscapes"):
@@ -141,10 +168,14 @@ def make_soundscapes(folder: Path, folds: dict[int, Clips], count: int, seconds:
         write_wave(folder / "test_soundscapes" / f"soundscape_{number:03d}.flac", wave)
         for end in range(step, int(seconds) + 1, step):
             inside = {label: min(end, last) - max(end - step, first) for label, first, last in events}
-            heard = {label for label, first, last in events if inside[label] >= min(HEARD, (last - first) / 2)}
+            heard = {
+                label for label, first, last in events if inside[label] >= min(HEARD, (last - first) / 2)
+            }
             solution[f"soundscape_{number:03d}_{end}"] = heard
     write_csv(folder / "train.csv", ["filename", "primary_label", "fold"], rows)
-    write_csv(folder / "sample_submission.csv", ["row_id", *classes], [[id, *[0] * len(classes)] for id in solution])
+    write_csv(
+        folder / "sample_submission.csv", ["row_id", *classes], [[id, *[0] * len(classes)] for id in solution]
+    )
     return solution
 
 
@@ -159,23 +190,34 @@ def score(submission: Path, solution: dict[str, set[str]]) -> tuple[float, float
     p = np.array([[float(cell) for cell in row[1:]] for row in rows])
     truth = np.array([[label in solution[row[0]] for label in header[1:]] for row in rows]).astype(int)
     p, truth = p[:, truth.any(0)], truth[:, truth.any(0)]
-    return (f1_score(truth, p >= 0.5, average="macro", zero_division=0), average_precision_score(truth, p, average="macro"),
-            roc_auc_score(truth, p, average="macro"))
+    return (
+        f1_score(truth, p >= 0.5, average="macro", zero_division=0),
+        average_precision_score(truth, p, average="macro"),
+        roc_auc_score(truth, p, average="macro"),
+    )
 
 
 def main() -> None:
     """Make the competitions, run the rows one after the other; the table is written after each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder of ESC-10 (ESC layout)")
     parser.add_argument("--weights", type=Path, help="mn04_as_mAP_432.pt; without, --quick")
     parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS))
-    parser.add_argument("--quick", action="store_true", help="few recordings, log-mel, one row each: does it run?")
+    parser.add_argument(
+        "--quick", action="store_true", help="few recordings, log-mel, one row each: does it run?"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS)
     flags = parser.parse_args()
     if not (flags.weights or flags.quick):
         parser.error("--weights mn04_as_mAP_432.pt, or --quick")
     folds = {fold: Clips(flags.data, fold) for fold in range(1, 6)}
-    extractor = ["--extractor", "logmel"] if flags.quick else ["--extractor", "efficientat", "--weights", str(flags.weights.resolve())]
+    extractor = (
+        ["--extractor", "logmel"]
+        if flags.quick
+        else ["--extractor", "efficientat", "--weights", str(flags.weights.resolve())]
+    )
     with tempfile.TemporaryDirectory() as scratch:
         for name in flags.only:
             make, count = (make_events, 48) if name == "events" else (make_soundscapes, 24)
@@ -184,12 +226,26 @@ def main() -> None:
             for number, (cut, training) in enumerate(ROWS[name][:1] if flags.quick else ROWS[name]):
                 cache = "-".join(["cache", *(word.strip("-") for word in cut)])
                 if cache not in seconds:
-                    seconds[cache] = timed("get_features.py", ["--competition", name, *extractor, *cut, "--cache", cache], Path(scratch))
-                took = timed("train.py", [*training, "--features", f"data/{name}/{cache}", "--name", f"{name}-{number}"], Path(scratch))
+                    seconds[cache] = timed(
+                        "get_features.py",
+                        ["--competition", name, *extractor, *cut, "--cache", cache],
+                        Path(scratch),
+                    )
+                took = timed(
+                    "train.py",
+                    [*training, "--features", f"data/{name}/{cache}", "--name", f"{name}-{number}"],
+                    Path(scratch),
+                )
                 run = Path(scratch) / "runs" / f"{name}-{number}"
                 oof = json.loads((run / "scores.json").read_text())["last"]
-                inside = "  ".join(f"{oof[key]:.4f}" if key in oof else "-" for key in ("f1_macro", "map_macro", "roc_auc_macro"))
-                hidden = "  ".join(f"{value:.4f}" for value in score(Path(scratch) / "submissions" / "submission.csv", solution))
+                inside = "  ".join(
+                    f"{oof[key]:.4f}" if key in oof else "-"
+                    for key in ("f1_macro", "map_macro", "roc_auc_macro")
+                )
+                hidden = "  ".join(
+                    f"{value:.4f}"
+                    for value in score(Path(scratch) / "submissions" / "submission.csv", solution)
+                )
                 key = f"{name}: `{' '.join(cut) or 'windows of 5 s'}`"
                 row = f"| {key} | `{' '.join(training)}` | {inside} | {hidden} | {seconds[cache]:.0f} + {took:.0f} |"
                 print(row, flush=True)
@@ -199,8 +255,13 @@ def main() -> None:
 def keep(row: str, out: Path) -> None:
     """Put a row into RESULTS.md; a row's first two cells are its name."""
     first, second, *rest = row.removeprefix("| ").split(" | ")
-    keep_rows(f"Events and soundscapes made of ESC-10, on {machine()}", ABOUT, HEADER,
-              {f"{first}, {second}": f"| {first}, {second} | {' | '.join(rest)}"}, out)
+    keep_rows(
+        f"Events and soundscapes made of ESC-10, on {machine()}",
+        ABOUT,
+        HEADER,
+        {f"{first}, {second}": f"| {first}, {second} | {' | '.join(rest)}"},
+        out,
+    )
 
 
 if __name__ == "__main__":

@@ -35,23 +35,44 @@ from earshot.config import WindowFlags  # noqa: E402
 from earshot.device import Device, choose  # noqa: E402
 
 NEVER: Any = type("Never", (), {"passed": lambda self: False})()
-HEADER = ("| extractor, clips | usual loop, ms a clip | ours, ms a clip | usual / ours | decoding alone, ms a clip "
-          "| ours / decoding | least cosine of a clip: pooled, frames | in the network | precision |")
+HEADER = (
+    "| extractor, clips | usual loop, ms a clip | ours, ms a clip | usual / ours | decoding alone, ms a clip "
+    "| ours / decoding | least cosine of a clip: pooled, frames | in the network | precision |"
+)
 Features = dict[str, np.ndarray]
 
 
 class Ours:
     """The kit's way to a competition's features."""
 
-    def __init__(self, data: Path, out: Path, name: str, weights: str | None, clips: int, device: Device | None = None,
-                 batch: int = 16, **settings: Any):
+    def __init__(
+        self,
+        data: Path,
+        out: Path,
+        name: str,
+        weights: str | None,
+        clips: int,
+        device: Device | None = None,
+        batch: int = 16,
+        **settings: Any,
+    ):
         module = extractors.module(name)
         found = competition.load(str(data), out=str(out))
         found.clips = found.clips[found.clips.split == "train"].head(clips).reset_index(drop=True)
         self.workers = torch.get_num_threads()
         cached = "-".join([name, *settings])
-        self.plan = plan.make(found, out, name, module.Settings(**settings), AudioSettings(), WindowFlags(), weights, cached,
-                              None, self.workers)
+        self.plan = plan.make(
+            found,
+            out,
+            name,
+            module.Settings(**settings),
+            AudioSettings(),
+            WindowFlags(),
+            weights,
+            cached,
+            None,
+            self.workers,
+        )
         self.paths = list(found.clips.path)
         (self.plan.folder / "shards").mkdir(parents=True)
         self.device = device or halves.decide(self.plan, [choose("cpu")], "auto")[0]
@@ -82,7 +103,10 @@ class Ours:
         clips, first = np.unique(np.concatenate([shard["clip"] for shard in shards]), return_index=True)
         assert len(clips) == len(self.paths), "a clip is missing from the shards"
         views = self.worker.extractor.shapes
-        return {view: np.concatenate([shard[view] for shard in shards])[first].astype(np.float32) for view in views}
+        return {
+            view: np.concatenate([shard[view] for shard in shards])[first].astype(np.float32)
+            for view in views
+        }
 
     def decode(self) -> Features:
         """Decode and resample every clip, with as many threads as `features` decodes with."""
@@ -93,7 +117,9 @@ class Ours:
         return {}
 
 
-def rounds(ways: dict[str, Callable[[], Features]], count: int) -> tuple[dict[str, float], dict[str, Features]]:
+def rounds(
+    ways: dict[str, Callable[[], Features]], count: int
+) -> tuple[dict[str, float], dict[str, Features]]:
     """Median seconds of each way, all in turn in every round, and what each returned last."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     last = {}
@@ -117,11 +143,13 @@ def clips_for_ast(data: Path, folder: Path, count: int, pairs: bool) -> Path:
     (folder / "audio").mkdir(parents=True)
     rows = [["fname", "label"]]
     for index in range(count):
-        chosen = files[2 * index:2 * index + 2] if pairs else files[2 * index:2 * index + 1]
+        chosen = files[2 * index : 2 * index + 2] if pairs else files[2 * index : 2 * index + 1]
         waves, rates = zip(*map(soundfile.read, chosen))
         rows.append([f"{index}.wav", f"class{index % 2}"])
         # No longer, or it would be two windows for us, of which the usual loop would pass over the second.
-        soundfile.write(folder / "audio" / rows[-1][0], np.concatenate(waves)[:(10 if pairs else 5) * rates[0]], rates[0])
+        soundfile.write(
+            folder / "audio" / rows[-1][0], np.concatenate(waves)[: (10 if pairs else 5) * rates[0]], rates[0]
+        )
     with open(folder / "train.csv", "w", newline="") as file:
         csv.writer(file).writerows(rows)
     return folder
@@ -140,11 +168,15 @@ def saved_ast(folder: Path, **changes: Any) -> tuple[Any, Any]:
     return network, front
 
 
-def row(key: str, clips: int, seconds: dict[str, float], cosines: str, share: str, precision: str) -> dict[str, str]:
+def row(
+    key: str, clips: int, seconds: dict[str, float], cosines: str, share: str, precision: str
+) -> dict[str, str]:
     """A line of the table, printed too."""
     usual, ours, decoding = (1000 * seconds[name] / clips for name in ("usual", "ours", "decoding"))
-    line = (f"| {key} | {usual:.1f} | {ours:.1f} | {usual / ours:.2f} | {decoding:.1f} | {ours / decoding:.2f} "
-            f"| {cosines} | {share} | {precision} |")
+    line = (
+        f"| {key} | {usual:.1f} | {ours:.1f} | {usual / ours:.2f} | {decoding:.1f} | {ours / decoding:.2f} "
+        f"| {cosines} | {share} | {precision} |"
+    )
     print(line, flush=True)
     return {key: line}
 
@@ -154,7 +186,11 @@ def ast_rows(data: Path, scratch: Path, count: int, repeats: int) -> dict[str, s
     """AST on 10 s clips, on 5 s clips padded, and on 5 s clips without their padding."""
     network, front = saved_ast(scratch / "weights")
     lines, made = {}, {}
-    for key, pairs, settings in (("10 s", True, {}), ("5 s", False, {}), ("5 s, --short-clips", False, {"short_clips": True})):
+    for key, pairs, settings in (
+        ("10 s", True, {}),
+        ("5 s", False, {}),
+        ("5 s, --short-clips", False, {"short_clips": True}),
+    ):
         folder = scratch / ("ten" if pairs else "five")
         if not folder.exists():
             clips_for_ast(data, folder, count, pairs)
@@ -166,7 +202,9 @@ def ast_rows(data: Path, scratch: Path, count: int, repeats: int) -> dict[str, s
                 wave, rate = librosa.load(path, sr=16000)
                 output = network(**front(wave, sampling_rate=rate, return_tensors="pt"))
                 found["pooled"].append(output.pooler_output[0].numpy())
-                found["frames"].append(output.last_hidden_state[0, 2:].unflatten(0, (12, 101)).mean(0).T.numpy())
+                found["frames"].append(
+                    output.last_hidden_state[0, 2:].unflatten(0, (12, 101)).mean(0).T.numpy()
+                )
             return {view: np.stack(rows) for view, rows in found.items()}
 
         ours.features()  # what is built at the first pass
@@ -177,21 +215,27 @@ def ast_rows(data: Path, scratch: Path, count: int, repeats: int) -> dict[str, s
         lanes = min(torch.get_num_threads(), -(-count // ours.worker.extractor.at_once))
         share = ours.inside / (seconds["ours"] * repeats * lanes)
         columns = made[key]["frames"].shape[-1]
-        same = (cosine(made[key]["pooled"], got["usual"]["pooled"]),
-                cosine(made[key]["frames"], got["usual"]["frames"][..., None, :columns]))
+        same = (
+            cosine(made[key]["pooled"], got["usual"]["pooled"]),
+            cosine(made[key]["frames"], got["usual"]["frames"][..., None, :columns]),
+        )
         cosines = "{:.5f}, {:.5f}".format(*same) + (" (another embedding)" if settings else "")
         lines |= row(f"ast, {key}", count, seconds, cosines, f"{100 * share:.0f} %", ours.device.precision)
         ours.worker.close()
     padded, short = made["5 s"], made["5 s, --short-clips"]
     columns = short["frames"].shape[-1]
-    print(f"--short-clips against the padded network, random weights: least cosine "
-          f"{cosine(short['pooled'], padded['pooled']):.4f} (pooled), "
-          f"{cosine(short['frames'], padded['frames'][..., :columns]):.4f} (the {columns} frames that both have)")
+    print(
+        f"--short-clips against the padded network, random weights: least cosine "
+        f"{cosine(short['pooled'], padded['pooled']):.4f} (pooled), "
+        f"{cosine(short['frames'], padded['frames'][..., :columns]):.4f} (the {columns} frames that both have)"
+    )
     return lines
 
 
 @torch.inference_mode()
-def light_row(name: str, data: Path, scratch: Path, weights: str | None, clips: int, repeats: int) -> dict[str, str]:
+def light_row(
+    name: str, data: Path, scratch: Path, weights: str | None, clips: int, repeats: int
+) -> dict[str, str]:
     """EfficientAT or logmel against decoding alone and the usual loop."""
     ours = Ours(data, scratch / "out", name, weights, clips)
     extractor, settings = ours.worker.extractor, ours.plan.settings
@@ -204,10 +248,17 @@ def light_row(name: str, data: Path, scratch: Path, weights: str | None, clips: 
         found: dict[str, list] = {view: [] for view in extractor.shapes}
         for path in ours.paths:
             wave, native = librosa.load(path, sr=None)
-            wave = librosa.resample(wave, orig_sr=native, target_sr=rate, fix=False)  # fixed, it may gain a sample of silence
+            wave = librosa.resample(
+                wave, orig_sr=native, target_sr=rate, fix=False
+            )  # fixed, it may gain a sample of silence
             if network is None:
-                mel = librosa.feature.melspectrogram(y=wave, sr=rate, n_fft=settings.n_fft, hop_length=settings.hop_length,
-                                                     n_mels=settings.n_mels)
+                mel = librosa.feature.melspectrogram(
+                    y=wave,
+                    sr=rate,
+                    n_fft=settings.n_fft,
+                    hop_length=settings.hop_length,
+                    n_mels=settings.n_mels,
+                )
                 librosa.power_to_db(mel)
                 continue
             piece = torch.from_numpy(extractor.piece(wave, *extractor.cut(wave)[0]))[None]
@@ -222,15 +273,25 @@ def light_row(name: str, data: Path, scratch: Path, weights: str | None, clips: 
     if network is not None:
         cosines = f"{cosine(made['pooled'], got['usual']['pooled']):.5f}, {cosine(made['frames'], got['usual']['frames']):.5f}"
     ours.worker.close()
-    return row(f"{name}, {len(ours.paths)} clips", len(ours.paths), seconds, cosines, "", ours.device.precision)
+    return row(
+        f"{name}, {len(ours.paths)} clips", len(ours.paths), seconds, cosines, "", ours.device.precision
+    )
 
 
 def main() -> None:
     """Measure, print, keep."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="ESC-10 as published: audio/ and meta/, clips of 5 s")
-    parser.add_argument("--weights", help="EfficientAT's mn04_as_mAP_432.pt; without it EfficientAT is left out")
-    parser.add_argument("--ast-clips", type=int, default=8, help="a multiple of what all threads take at once is fair")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data", type=Path, required=True, help="ESC-10 as published: audio/ and meta/, clips of 5 s"
+    )
+    parser.add_argument(
+        "--weights", help="EfficientAT's mn04_as_mAP_432.pt; without it EfficientAT is left out"
+    )
+    parser.add_argument(
+        "--ast-clips", type=int, default=8, help="a multiple of what all threads take at once is fair"
+    )
     parser.add_argument("--clips", type=int, default=400, help="for EfficientAT and logmel")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--no-results", action="store_true", help="leave benchmarks/RESULTS.md as it is")
@@ -245,9 +306,11 @@ def main() -> None:
             lines |= light_row(name, args.data, Path(scratch) / name, weights, args.clips, args.rounds)
         lines |= ast_rows(args.data, Path(scratch) / "ast", args.ast_clips, args.rounds)
     if not args.no_results:
-        about = ["`python benchmarks/extraction.py --data ESC10 --weights mn04_as_mAP_432.pt`: on the CPU, rounds in turn,",
-                 "medians. AST in full size with random weights, which the cosines are of too. In the network: of the seconds",
-                 "of all threads that make passes. `--short-clips` makes other embeddings than the padded network."]
+        about = [
+            "`python benchmarks/extraction.py --data ESC10 --weights mn04_as_mAP_432.pt`: on the CPU, rounds in turn,",
+            "medians. AST in full size with random weights, which the cosines are of too. In the network: of the seconds",
+            "of all threads that make passes. `--short-clips` makes other embeddings than the padded network.",
+        ]
         keep_rows(f"Extraction on {machine()}", about, HEADER, lines)
 
 

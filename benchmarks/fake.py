@@ -54,7 +54,11 @@ def without_values(network: nn.Module) -> nn.Module:
             for name, tensor in own.items():
                 if tensor is not None and id(tensor) not in made:
                     empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
-                    made[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+                    made[id(tensor)] = (
+                        nn.Parameter(empty, tensor.requires_grad)
+                        if isinstance(tensor, nn.Parameter)
+                        else empty
+                    )
                 own[name] = None if tensor is None else made[id(tensor)]
     return network
 

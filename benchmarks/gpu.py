@@ -37,6 +37,7 @@ HEADER = "| what | per second | share of the chip, or of the network alone | pea
 
 def rate(work: Callable[[], Any], device: Device, least: float, least_rounds: int = 3) -> float:
     """Calls a second: done once before, then for so many seconds, a median of rounds."""
+
     def wait() -> None:
         if device.name != "cpu":
             torch.cuda.synchronize()
@@ -69,7 +70,7 @@ def products(device: Device, side: int, least: float) -> float:
     """Operations a second of square matrix products in the device's precision."""
     kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[device.precision]
     a, b = (torch.randn(side, side, device=device.name).to(kind) for _ in range(2))
-    return 2 * side ** 3 * rate(lambda: a @ b, device, least)
+    return 2 * side**3 * rate(lambda: a @ b, device, least)
 
 
 def operations(folder: Path) -> float:
@@ -97,8 +98,15 @@ def noises(folder: Path, clips: int, seconds: float) -> Path:
     return folder
 
 
-def extraction(name: str, weights: str | None, data: Path, scratch: Path, device: Device, quick: bool,
-               flops: tuple[float, float] | None = None) -> list[str]:
+def extraction(
+    name: str,
+    weights: str | None,
+    data: Path,
+    scratch: Path,
+    device: Device,
+    quick: bool,
+    flops: tuple[float, float] | None = None,
+) -> list[str]:
     """Two rows: the network on windows that lie ready, and the whole way from files to shards.
 
     Args:
@@ -106,7 +114,7 @@ def extraction(name: str, weights: str | None, data: Path, scratch: Path, device
     """
     forget(device)
     batch = 2 if quick else BATCH
-    ours = Ours(data, scratch / f"{name}-{device.precision}", name, weights, 10 ** 6, device, batch)
+    ours = Ours(data, scratch / f"{name}-{device.precision}", name, weights, 10**6, device, batch)
     extractor, least = ours.worker.extractor, 0.1 if quick else 3.0
     windows = 0.1 * np.random.default_rng(0).standard_normal((batch, extractor.samples)).astype(np.float32)
     with torch.inference_mode():
@@ -123,8 +131,10 @@ def extraction(name: str, weights: str | None, data: Path, scratch: Path, device
     whole = len(ours.paths) / (time.perf_counter() - began)
     ours.worker.close()
     share = f"{100 * alone * flops[0] / flops[1]:.0f} % of the chip" if flops else ""
-    return [f"| {name}, front end and network, {device.precision} | {alone:.1f} clips | {share} | {peak(device)} |",
-            f"| {name}, files to shards, {device.precision} | {whole:.1f} clips | {100 * whole / alone:.0f} % of the network alone | |"]
+    return [
+        f"| {name}, front end and network, {device.precision} | {alone:.1f} clips | {share} | {peak(device)} |",
+        f"| {name}, files to shards, {device.precision} | {whole:.1f} clips | {100 * whole / alone:.0f} % of the network alone | |",
+    ]
 
 
 def training(name: str, device: Device, quick: bool) -> str:
@@ -148,7 +158,9 @@ def training(name: str, device: Device, quick: bool) -> str:
 
 def main() -> None:
     """Measure, print, keep; exit code 2 where there is no GPU and none was done without."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N, or cpu to try the script")
     parser.add_argument("--weights", help="mn04_as_mAP_432.pt, for EfficientAT")
     parser.add_argument("--recipe", action="append", help="only these (repeatable; default: all)")
@@ -157,10 +169,15 @@ def main() -> None:
     flags = parser.parse_args()
     began = time.perf_counter()
     if flags.device != "cpu" and not torch.cuda.is_available():
-        print(f"error: --device {flags.device}: torch sees no GPU here; --device cpu --quick tries the script", file=sys.stderr)
+        print(
+            f"error: --device {flags.device}: torch sees no GPU here; --device cpu --quick tries the script",
+            file=sys.stderr,
+        )
         sys.exit(2)
     if flags.device != "cpu":
-        torch.cuda.set_per_process_memory_fraction(min(1.0, CARD / torch.cuda.get_device_properties(flags.device).total_memory))
+        torch.cuda.set_per_process_memory_fraction(
+            min(1.0, CARD / torch.cuda.get_device_properties(flags.device).total_memory)
+        )
     wanted = choose(flags.device).precision
     rows: list[str] = []
     left_out: list[str] = []
@@ -174,12 +191,19 @@ def main() -> None:
         scratch = Path(name)
         saved_ast(scratch / "ast", **({"num_hidden_layers": 2} if flags.quick else {}))
         each = operations(scratch / "ast")
-        ten, five = noises(scratch / "ten", 4 if flags.quick else 512, 10), noises(scratch / "five", 4 if flags.quick else 1024, 5)
+        ten, five = (
+            noises(scratch / "ten", 4 if flags.quick else 512, 10),
+            noises(scratch / "five", 4 if flags.quick else 1024, 5),
+        )
         for precision in dict.fromkeys([wanted, *(["fp32"] if flags.device == "cpu" else ["fp16", "fp32"])]):
             device = choose(flags.device, precision)
             speed = products(device, 256 if flags.quick else SIDE, 0.1 if flags.quick else 2.0)
             say(f"| matrix products, {precision} | {speed / 1e12:.1f} T operations | 100 % of the chip | |")
-            say(*extraction("ast", str(scratch / "ast"), ten, scratch / "out", device, flags.quick, (each, speed)))
+            say(
+                *extraction(
+                    "ast", str(scratch / "ast"), ten, scratch / "out", device, flags.quick, (each, speed)
+                )
+            )
         device = choose(flags.device)
         say(*extraction("logmel", None, five, scratch / "out", device, flags.quick))
         if flags.weights:
@@ -195,10 +219,15 @@ def main() -> None:
     if left_out:
         print(f"left out, {MINUTES} minutes are over: {', '.join(left_out)}")
     if not flags.no_results:
-        keep_rows(f"A GPU: {machine()}", [
-            f"`python benchmarks/gpu.py` on {choose(flags.device).about}, the allocator capped at 16 GB. Target: AST's network in",
-            f"{wanted} at {100 * TARGET:.0f} % of the measured rate of matrix products, and files to shards as fast as the network alone."],
-            HEADER, {row.split(" | ")[0].removeprefix("| "): row for row in rows})
+        keep_rows(
+            f"A GPU: {machine()}",
+            [
+                f"`python benchmarks/gpu.py` on {choose(flags.device).about}, the allocator capped at 16 GB. Target: AST's network in",
+                f"{wanted} at {100 * TARGET:.0f} % of the measured rate of matrix products, and files to shards as fast as the network alone.",
+            ],
+            HEADER,
+            {row.split(" | ")[0].removeprefix("| "): row for row in rows},
+        )
 
 
 if __name__ == "__main__":

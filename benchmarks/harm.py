@@ -23,12 +23,24 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 HEADER = "| input | tried | ended as it should | how |"
 TESTED = {
-    "csv files": (["test_bad_csv.py"], "read as meant, or refused in one line that names the file and the row"),
+    "csv files": (
+        ["test_bad_csv.py"],
+        "read as meant, or refused in one line that names the file and the row",
+    ),
     "zips": (["test_archive.py"], "unpacked inside their folder, or refused before anything is written"),
-    "damaged shards, caches, checkpoints": (["test_damage.py", "test_checkpoints.py"], "named, set aside and made again, or refused"),
+    "damaged shards, caches, checkpoints": (
+        ["test_damage.py", "test_checkpoints.py"],
+        "named, set aside and made again, or refused",
+    ),
     "label orders, settings, files that differ": (["test_contract.py"], "refused with both values"),
-    "full and read-only disks, two processes at once": (["test_disk.py"], "one line; continues once there is space"),
-    "scores that are undefined, losses that are no number": (["test_numbers.py"], "a tested answer, or a stop that names the clips"),
+    "full and read-only disks, two processes at once": (
+        ["test_disk.py"],
+        "one line; continues once there is space",
+    ),
+    "scores that are undefined, losses that are no number": (
+        ["test_numbers.py"],
+        "a tested answer, or a stop that names the clips",
+    ),
     "foreign arrays, YAML and settings": (["test_hostile.py"], "refused, nothing executed"),
 }
 FUZZED = 2000  # inputs a property
@@ -44,34 +56,59 @@ def bad_audio(folder: Path) -> tuple[str, bool]:
     with open(root / "train.csv", "a", newline="") as file:
         csv.writer(file).writerows([[kind, "tone0", ""] for kind in kinds])
     extract = ["--competition", str(root), "--extractor", "logmel", "--seconds", "1", "--max-windows", "2"]
-    for script, args in (("get_features.py", extract), ("train.py", ["--head", "linear", "--epochs", "1", "--folds", "2"])):
-        subprocess.run([sys.executable, str(ROOT / script), *args], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    for script, args in (
+        ("get_features.py", extract),
+        ("train.py", ["--head", "linear", "--epochs", "1", "--folds", "2"]),
+    ):
+        subprocess.run(
+            [sys.executable, str(ROOT / script), *args], cwd=folder, check=True, stdout=subprocess.DEVNULL
+        )
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10
     with open(folder / "data" / "tones" / "logmel" / "bad_audio.csv", newline="") as file:
         ledger = {row["id"]: row["reason"] for row in csv.DictReader(file)}
-    right = sum(kind not in ledger if end == USABLE else bool(re.search(end, ledger.get(kind, ""))) for kind, end in kinds.items())
+    right = sum(
+        kind not in ledger if end == USABLE else bool(re.search(end, ledger.get(kind, "")))
+        for kind, end in kinds.items()
+    )
     usable = sum(end == USABLE for end in kinds.values())
-    return (f"| kinds of bad and odd audio | {len(kinds)} | {right} | {usable} are used as far as they decode, {len(kinds) - usable} "
-            f"are left out and named in bad_audio.csv; peak memory of the larger stage {peak} MB |"), right == len(kinds)
+    return (
+        f"| kinds of bad and odd audio | {len(kinds)} | {right} | {usable} are used as far as they decode, {len(kinds) - usable} "
+        f"are left out and named in bad_audio.csv; peak memory of the larger stage {peak} MB |"
+    ), right == len(kinds)
 
 
 def hostile(folder: Path) -> dict[str, str]:
     """The rows of the corpus of malicious pickles and weights; stops where one is not refused."""
-    done = subprocess.run([sys.executable, str(ROOT / "tests" / "hostile.py"), str(folder)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "hostile.py"), str(folder)], capture_output=True, text=True
+    )
     found = re.search(r"refused: (\d+) pickles and (\d+) files of weights", done.stdout)
     if not found or done.returncode:
         raise SystemExit(f"error: the corpus was not refused:\n{done.stdout}{done.stderr}")
     how = "refused in one line within 64 MB, nothing executed, opened for writing or imported"
-    return {name: f"| {name} | {count} | {count} | {how} |"
-            for name, count in (("malicious caches", found[1]), ("malicious files of weights", found[2]))}
+    return {
+        name: f"| {name} | {count} | {count} | {how} |"
+        for name, count in (("malicious caches", found[1]), ("malicious files of weights", found[2]))
+    }
 
 
 def tested(files: list[str], environment: dict[str, str] | None = None) -> tuple[int, int]:
     """Cases that a few test files try, and those that pass."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(str(ROOT / "tests" / name) for name in files)]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        *(str(ROOT / "tests" / name) for name in files),
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
-    counts = {kind: int(number) for number, kind in re.findall(r"(\d+) (passed|failed|error|skipped)", done.stdout.splitlines()[-1])}
+    counts = {
+        kind: int(number)
+        for number, kind in re.findall(r"(\d+) (passed|failed|error|skipped)", done.stdout.splitlines()[-1])
+    }
     if counts.get("failed", 0) + counts.get("error", 0):
         print(done.stdout[-3000:])
     return sum(counts.values()) - counts.get("skipped", 0), counts.get("passed", 0)
@@ -92,8 +129,10 @@ def main() -> None:
         whole &= tried == passed
         print(rows[name], flush=True)
     tried, passed = tested(["test_fuzz.py"], {"EARSHOT_FUZZ": str(FUZZED)})
-    rows["fuzzed"] = (f"| fuzzed | {tried} properties, {FUZZED} inputs each | {passed} | caches, opcodes, weights, sealed JSON, csv "
-                      "files: a plain answer or one line |")
+    rows["fuzzed"] = (
+        f"| fuzzed | {tried} properties, {FUZZED} inputs each | {passed} | caches, opcodes, weights, sealed JSON, csv "
+        "files: a plain answer or one line |"
+    )
     whole &= tried == passed
     print(rows["fuzzed"], flush=True)
     if not flags.no_results and whole:

@@ -74,14 +74,20 @@ def training(recipe: str, scratch: Path, precision: str, **changes: Any) -> tupl
         device = probe.decide(case.build(), noise.rows(case, 2 * BATCH), case.training, device)
         print(f"{recipe}: {device.precision}")
     fitter = noise.fitter(case, scratch / recipe, device, 2 * BATCH, epochs=STEPS + 1)
-    step = seconds_of(lambda number: float(fitter.step(1 + number // fitter.steps, number % fitter.steps, rows)))
-    valid = seconds_of(lambda number: predict(fitter.head, fitter.rows, rows, BATCH, probe.autocast(fitter.device)))
+    step = seconds_of(
+        lambda number: float(fitter.step(1 + number // fitter.steps, number % fitter.steps, rows))
+    )
+    valid = seconds_of(
+        lambda number: predict(fitter.head, fitter.rows, rows, BATCH, probe.autocast(fitter.device))
+    )
     return step, valid / BATCH, fitter.head
 
 
 def main() -> None:
     """Measure, scale, print, keep."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True, help="ESC-10 as published: audio/ and meta/")
     parser.add_argument("--clips", type=int, default=100, help="so many clips are extracted to measure")
     parser.add_argument("--no-results", action="store_true", help="leave benchmarks/RESULTS.md as it is")
@@ -91,7 +97,9 @@ def main() -> None:
         saved_ast(scratch / "weights")
         clip = extraction(flags.data.resolve(), scratch / "weights", scratch, flags.clips)
         own = training("itmo2025", scratch, "auto")
-        loop = training("itmo2025_finetune", scratch, "fp32", gradient_checkpointing=False)  # it fits here, and costs a third more
+        loop = training(
+            "itmo2025_finetune", scratch, "fp32", gradient_checkpointing=False
+        )  # it fits here, and costs a third more
         network, windows = loop[2].ast.eval(), torch.zeros(BATCH, 1024, 128)
         with torch.inference_mode():
             frozen = seconds_of(lambda number: network(windows)) / BATCH
@@ -99,22 +107,37 @@ def main() -> None:
     head = EPOCHS * (steps * own[0] + VALIDATED * own[1])
     ours = clips * clip + head
     ways = {
-        "features cached": (ours, f"{flags.clips} clips by `get_features.py` ({1000 * clip:.0f} ms each), {STEPS} steps of the head "
-                                  f"({own[0]:.2f} s each)"),
-        "AST frozen in the loop": (EPOCHS * clips * frozen + head, f"{STEPS} passes of {BATCH} clips ({1000 * frozen:.0f} ms a clip)"),
-        "AST trained in the loop, as published": (EPOCHS * (steps * loop[0] + VALIDATED * loop[1]),
-                                                  f"{STEPS} steps ({loop[0]:.1f} s each), passes of {BATCH} clips "
-                                                  f"({1000 * loop[1]:.0f} ms a clip)"),
+        "features cached": (
+            ours,
+            f"{flags.clips} clips by `get_features.py` ({1000 * clip:.0f} ms each), {STEPS} steps of the head "
+            f"({own[0]:.2f} s each)",
+        ),
+        "AST frozen in the loop": (
+            EPOCHS * clips * frozen + head,
+            f"{STEPS} passes of {BATCH} clips ({1000 * frozen:.0f} ms a clip)",
+        ),
+        "AST trained in the loop, as published": (
+            EPOCHS * (steps * loop[0] + VALIDATED * loop[1]),
+            f"{STEPS} steps ({loop[0]:.1f} s each), passes of {BATCH} clips ({1000 * loop[1]:.0f} ms a clip)",
+        ),
     }
-    rows = {key: f"| {key} | {seconds / 60:.1f} min | {seconds / ours:.1f} | {how} |" for key, (seconds, how) in ways.items()}
+    rows = {
+        key: f"| {key} | {seconds / 60:.1f} min | {seconds / ours:.1f} | {how} |"
+        for key, (seconds, how) in ways.items()
+    }
     print(*rows.values(), sep="\n")
     print(f"target: {TARGET} times the cached way for AST trained in the loop")
     if not flags.no_results:
-        keep_rows(f"The headline on {machine()}", [
-            "`python benchmarks/headline.py --data ESC10`: 15 epochs of one fold of 400 clips, batches of 10, ITMO's head",
-            f"as published, extraction included; SCALED from what the last column says was measured. Target: {TARGET} times.",
-            "AST in full size, random weights. In the loop it computes in fp32, without decoding or front end; the kit as it is used."],
-            "| way | 15 epochs | times the cached way | measured |", rows)
+        keep_rows(
+            f"The headline on {machine()}",
+            [
+                "`python benchmarks/headline.py --data ESC10`: 15 epochs of one fold of 400 clips, batches of 10, ITMO's head",
+                f"as published, extraction included; SCALED from what the last column says was measured. Target: {TARGET} times.",
+                "AST in full size, random weights. In the loop it computes in fp32, without decoding or front end; the kit as it is used.",
+            ],
+            "| way | 15 epochs | times the cached way | measured |",
+            rows,
+        )
 
 
 if __name__ == "__main__":

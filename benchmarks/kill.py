@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import os
 
-os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")  # before numpy: a fork must have no threads
+os.environ.update(
+    OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1"
+)  # before numpy: a fork must have no threads
 
 import argparse
 import json
@@ -36,13 +38,48 @@ import common
 
 from earshot import extract
 
-TIMES = ("training_log.txt", "metrics.csv", ".index.json", ".verified.json", ".lock", "ledger.csv")  # they tell what happened when
+TIMES = (
+    "training_log.txt",
+    "metrics.csv",
+    ".index.json",
+    ".verified.json",
+    ".lock",
+    "ledger.csv",
+)  # they tell what happened when
 FRESH = 8  # every so-manieth attempt is a new process
-SHARD, STEPS = 64, 1  # what one kill may cost: the clips of the shard at work and of the one decoded ahead; a training step
+SHARD, STEPS = (
+    64,
+    1,
+)  # what one kill may cost: the clips of the shard at work and of the one decoded ahead; a training step
 CLASSES, CLIPS = 3, {"train": 24, "subm": 14}  # of each class
-TRAIN = ["--head", "audio_cnn", "--head.channels", "[8, 16]", "--head.blocks", "[1, 1]", "--head.dropout", "0.4", "--epochs", "3",
-         "--folds", "2", "--batch-size", "24", "--mixup", "0.4", "--time-mask", "9", "--ema", "0.9", "--device", "cpu",
-         "--precision", "fp32", "--name", "r"]
+TRAIN = [
+    "--head",
+    "audio_cnn",
+    "--head.channels",
+    "[8, 16]",
+    "--head.blocks",
+    "[1, 1]",
+    "--head.dropout",
+    "0.4",
+    "--epochs",
+    "3",
+    "--folds",
+    "2",
+    "--batch-size",
+    "24",
+    "--mixup",
+    "0.4",
+    "--time-mask",
+    "9",
+    "--ema",
+    "0.9",
+    "--device",
+    "cpu",
+    "--precision",
+    "fp32",
+    "--name",
+    "r",
+]
 LOGMEL = ["--extractor", "logmel", "--device", "cpu", "--workers", "2"]
 
 
@@ -76,18 +113,36 @@ def stages(data: Path) -> list[Stage]:
     return [
         Stage("extract", "get_features.py", extract),
         Stage("unpack and extract", "get_features.py", ["--competition", f"{data}.zip", *LOGMEL]),
-        Stage("take an earlier cache", "get_features.py", [*extract, "--continue-from", "earlier"],
-              [("get_features.py", [*extract, "--out", "earlier"])]),
+        Stage(
+            "take an earlier cache",
+            "get_features.py",
+            [*extract, "--continue-from", "earlier"],
+            [("get_features.py", [*extract, "--out", "earlier"])],
+        ),
         Stage("train", "train.py", train, [("get_features.py", extract)], ("runs", "submissions")),
-        Stage("take an earlier run", "train.py", [*train, "--continue-from", "earlier"],
-              [("get_features.py", extract), ("train.py", [*TRAIN, "--runs-folder", "earlier", "--out", "earlier/submission.csv"])],
-              ("runs", "submissions")),
-        Stage("predict", "predict.py", ["--runs", "a", "b", "--device", "cpu"], [("get_features.py", extract), *runs],
-              ("runs", "submissions")),
+        Stage(
+            "take an earlier run",
+            "train.py",
+            [*train, "--continue-from", "earlier"],
+            [
+                ("get_features.py", extract),
+                ("train.py", [*TRAIN, "--runs-folder", "earlier", "--out", "earlier/submission.csv"]),
+            ],
+            ("runs", "submissions"),
+        ),
+        Stage(
+            "predict",
+            "predict.py",
+            ["--runs", "a", "b", "--device", "cpu"],
+            [("get_features.py", extract), *runs],
+            ("runs", "submissions"),
+        ),
     ]
 
 
-def attempt(stage: Stage, folder: Path, kill_at: int = 0, after: float | None = None, fresh: bool = False) -> int:
+def attempt(
+    stage: Stage, folder: Path, kill_at: int = 0, after: float | None = None, fresh: bool = False
+) -> int:
     """Run a stage's command in a folder; its exit code, -9 where it was killed.
 
     Args:
@@ -96,7 +151,14 @@ def attempt(stage: Stage, folder: Path, kill_at: int = 0, after: float | None = 
     """
     trace = folder.with_name(folder.name + ".trace")
     if fresh:
-        command = [sys.executable, str(victim.ROOT / "benchmarks" / "victim.py"), str(trace), str(kill_at), stage.script, *stage.args]
+        command = [
+            sys.executable,
+            str(victim.ROOT / "benchmarks" / "victim.py"),
+            str(trace),
+            str(kill_at),
+            stage.script,
+            *stage.args,
+        ]
         with open(folder.with_name("log"), "wb") as log:
             pid = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log).pid
     else:
@@ -146,7 +208,9 @@ def _timeless(path: Path) -> bytes:
         return path.read_bytes()
     state = json.loads(path.read_text())
     state.pop("checksum")
-    state["progress"]["history"] = [{k: v for k, v in row.items() if k != "seconds"} for row in state["progress"]["history"]]
+    state["progress"]["history"] = [
+        {k: v for k, v in row.items() if k != "seconds"} for row in state["progress"]["history"]
+    ]
     return json.dumps(state).encode()
 
 
@@ -167,7 +231,9 @@ def kill(stage: Stage, scratch: Path, kills: int, seed: int) -> Outcome:
     shutil.copytree(ready, calm, symlinks=True)
     _must(attempt(stage, calm), scratch, stage.name)
     expected, once = contents(calm, stage.made), work(calm)
-    changes = sum(line.startswith("change ") for line in calm.with_name("calm.trace").read_text().splitlines())
+    changes = sum(
+        line.startswith("change ") for line in calm.with_name("calm.trace").read_text().splitlines()
+    )
     shutil.copytree(ready, scratch / "timed", symlinks=True)
     began = time.perf_counter()
     _must(attempt(stage, scratch / "timed"), scratch, stage.name)
@@ -188,7 +254,9 @@ def kill(stage: Stage, scratch: Path, kills: int, seed: int) -> Outcome:
                 code = attempt(stage, folder, after=rng.uniform(0.02, seconds) + 3 * fresh, fresh=fresh)
             made = sum(work(folder).values()) - done
             if left is not None and made > left:
-                outcome.faults.append(f"{folder}: {made} clips decoded where the unfinished shards have {left}")
+                outcome.faults.append(
+                    f"{folder}: {made} clips decoded where the unfinished shards have {left}"
+                )
             if code != -signal.SIGKILL:
                 _must(code, scratch, stage.name)
                 break
@@ -229,20 +297,32 @@ def _left(folder: Path, stage: Stage) -> int | None:
         return 0
     counts = {split: CLASSES * count for split, count in CLIPS.items()}
     counts |= {"augmented": counts["train"]} if "--augment" in stage.args else {}
-    sizes = {f"{split}-{first // extract.SHARD:05d}": min(extract.SHARD, count - first)
-             for split, count in counts.items() for first in range(0, count, extract.SHARD)}
+    sizes = {
+        f"{split}-{first // extract.SHARD:05d}": min(extract.SHARD, count - first)
+        for split, count in counts.items()
+        for first in range(0, count, extract.SHARD)
+    }
     return sum(sizes.values()) - sum(sizes[path.stem] for path in (folder / "data").rglob("shards/*.json"))
 
 
 def _faults(folder: Path, stage: Stage, expected: dict[str, bytes], once: Counter, killed: int) -> list[str]:
     found = contents(folder, stage.made)
-    faults = [f"{folder}: {name} {'differs' if name in expected and name in found else 'is stray' if name in found else 'is missing'}"
-              for name in sorted(expected.keys() | found.keys()) if expected.get(name) != found.get(name)]
-    faults += [f"{folder}: {p.relative_to(folder)} is a stray temporary" for name in stage.made for p in (folder / name).rglob("*")
-               if p.suffix in (".tmp", ".new", ".old", ".partial", ".damaged") or p.name == "shards"]
+    faults = [
+        f"{folder}: {name} {'differs' if name in expected and name in found else 'is stray' if name in found else 'is missing'}"
+        for name in sorted(expected.keys() | found.keys())
+        if expected.get(name) != found.get(name)
+    ]
+    faults += [
+        f"{folder}: {p.relative_to(folder)} is a stray temporary"
+        for name in stage.made
+        for p in (folder / name).rglob("*")
+        if p.suffix in (".tmp", ".new", ".old", ".partial", ".damaged") or p.name == "shards"
+    ]
     repeated, limit = _repeats(folder, once), killed * (STEPS if stage.script == "train.py" else SHARD)
     if repeated > limit:
-        faults.append(f"{folder}: {repeated} clips or steps done again after {killed} kills, at most {limit} would do")
+        faults.append(
+            f"{folder}: {repeated} clips or steps done again after {killed} kills, at most {limit} would do"
+        )
     return faults
 
 
@@ -252,7 +332,9 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50, help="kills a stage")
     parser.add_argument("--stage", action="append", help="only this one (repeatable)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", type=Path, help="where to work, kept afterwards (default: a temporary folder)")
+    parser.add_argument(
+        "--folder", type=Path, help="where to work, kept afterwards (default: a temporary folder)"
+    )
     parser.add_argument("--no-results", action="store_true", help="leave benchmarks/RESULTS.md as it is")
     flags = parser.parse_args()
     # Imported once, here, for all forks; nothing is computed in this process.
@@ -279,23 +361,31 @@ def main() -> None:
         began = time.perf_counter()
         found = kill(stage, scratch / stage.name.replace(" ", "-"), flags.kills, flags.seed)
         unit = "steps" if stage.script == "train.py" else "clips"
-        print(f"{stage.name}: {found.kills} kills ({found.on_change} right before a change on the disk), {found.series} finished and "
-              f"compared, {len(found.faults)} faults, {found.repeated} {unit} done again, {time.perf_counter() - began:.0f} s",
-              flush=True)
+        print(
+            f"{stage.name}: {found.kills} kills ({found.on_change} right before a change on the disk), {found.series} finished and "
+            f"compared, {len(found.faults)} faults, {found.repeated} {unit} done again, {time.perf_counter() - began:.0f} s",
+            flush=True,
+        )
         for fault in found.faults[:20]:
             print(f"  {fault}")
         failed |= bool(found.faults)
-        rows[f"`{stage.name}`"] = (f"| `{stage.name}` | {found.kills} | {found.on_change} | {found.series} | {len(found.faults)} | "
-                                   f"{found.repeated} {unit} |")
+        rows[f"`{stage.name}`"] = (
+            f"| `{stage.name}` | {found.kills} | {found.on_change} | {found.series} | {len(found.faults)} | "
+            f"{found.repeated} {unit} |"
+        )
     if not flags.no_results and not failed:
-        common.keep_rows("Kills survived", [
-            f"`python benchmarks/kill.py --kills {flags.kills} --seed {flags.seed}` on {common.machine()}: SIGKILL at random moments,",
-            "the same command again until it is done, all files compared byte by byte with an undisturbed run (less times),",
-            "strays looked for.",
-            f"A kill may cost at most {SHARD} decoded clips (the shard at work and the one decoded ahead) or {STEPS} training step",
-            "(`--save-every 0`); more would be a fault."],
+        common.keep_rows(
+            "Kills survived",
+            [
+                f"`python benchmarks/kill.py --kills {flags.kills} --seed {flags.seed}` on {common.machine()}: SIGKILL at random moments,",
+                "the same command again until it is done, all files compared byte by byte with an undisturbed run (less times),",
+                "strays looked for.",
+                f"A kill may cost at most {SHARD} decoded clips (the shard at work and the one decoded ahead) or {STEPS} training step",
+                "(`--save-every 0`); more would be a fault.",
+            ],
             "| stage | kills | right before a change on the disk | finished and compared | differences, strays | done again |",
-            rows)
+            rows,
+        )
     if not flags.folder and not failed:
         shutil.rmtree(scratch)
     sys.exit(failed)

@@ -27,7 +27,12 @@ from earshot import config, optim, space
 from earshot.device import choose
 from earshot.loss import Criterion
 
-CARD, LIMIT, RESIDENT, KAGGLE = 16e9, 15e9, 4e9, 20e9  # bytes; a quarter of the card may hold the features themselves
+CARD, LIMIT, RESIDENT, KAGGLE = (
+    16e9,
+    15e9,
+    4e9,
+    20e9,
+)  # bytes; a quarter of the card may hold the features themselves
 EXTRACTED = config.ExtractionFlags().batch_size
 CLIPS = (2000, 10000)
 
@@ -79,7 +84,10 @@ def _batch(case: noise.Case, head: torch.nn.Module, size: int) -> tuple[dict, to
     x = torch.empty(size, *case.shapes[case.view])
     batch = {"x": x, "mask": None}
     if hasattr(head, "loss"):
-        further = {name: torch.zeros(size, *case.shapes[name], dtype=torch.int64) for name in getattr(head, "also", ())}
+        further = {
+            name: torch.zeros(size, *case.shapes[name], dtype=torch.int64)
+            for name in getattr(head, "also", ())
+        }
         batch |= {"plain": torch.empty_like(x), "plain_mask": None, **further}
     return batch, torch.empty(size, noise.CLASSES)
 
@@ -103,8 +111,10 @@ def extraction_peaks(precision: str) -> dict[str, int]:
         yield
 
     # EnCodec reckons its padding with tensors.
-    return {"ast": fake.peaks([ASTModel(ASTConfig())], ast)[0],
-            "encodec": fake.peaks([EncodecModel(EncodecConfig())], encodec, values=True)[0]}
+    return {
+        "ast": fake.peaks([ASTModel(ASTConfig())], ast)[0],
+        "encodec": fake.peaks([EncodecModel(EncodecConfig())], encodec, values=True)[0],
+    }
 
 
 def measured_peaks(case: noise.Case, precision: str, device: str = "cuda") -> tuple[float, float]:
@@ -114,9 +124,19 @@ def measured_peaks(case: noise.Case, precision: str, device: str = "cuda") -> tu
     batch, found = case.training.batch_size, []
     torch.cuda.empty_cache()
     with tempfile.TemporaryDirectory() as folder:
-        fitter = noise.fitter(case, Path(folder), choose(device, precision), max(2 * batch, evaluated(case)), epochs=1)
-        for work in (lambda: [fitter.step(1, number, np.arange(batch)) for number in range(2)],
-                     lambda: predict(fitter.predictor, fitter.rows, np.arange(evaluated(case)), evaluated(case), autocast(fitter.device))):
+        fitter = noise.fitter(
+            case, Path(folder), choose(device, precision), max(2 * batch, evaluated(case)), epochs=1
+        )
+        for work in (
+            lambda: [fitter.step(1, number, np.arange(batch)) for number in range(2)],
+            lambda: predict(
+                fitter.predictor,
+                fitter.rows,
+                np.arange(evaluated(case)),
+                evaluated(case),
+                autocast(fitter.device),
+            ),
+        ):
             torch.cuda.reset_peak_memory_stats()
             work()
             found.append(float(torch.cuda.max_memory_allocated()))
@@ -128,7 +148,9 @@ def measured_peaks(case: noise.Case, precision: str, device: str = "cuda") -> tu
 def disk(case: noise.Case, parameters: int) -> tuple[tuple[int, int], list[int]]:
     """Bytes that a run of five folds leaves and takes while it is made, and those of a cache for each of CLIPS."""
     plan = SimpleNamespace(windows=1.0)
-    return space.of_run(parameters, 5, 5, case.training), [space.of_cache(plan, _cached(case), clips, 0)[0] for clips in CLIPS]
+    return space.of_run(parameters, 5, 5, case.training), [
+        space.of_cache(plan, _cached(case), clips, 0)[0] for clips in CLIPS
+    ]
 
 
 def _cached(case: noise.Case) -> dict:
@@ -139,16 +161,31 @@ def _cached(case: noise.Case) -> dict:
 def row(name: str, gpu: bool) -> tuple[str, list[str]]:
     """A recipe's line, and what it fails."""
     case = noise.case(name)
-    fp32, fp16 = ((measured_peaks if gpu else computed_peaks)(case, precision) for precision in ("fp32", "fp16"))
+    fp32, fp16 = (
+        (measured_peaks if gpu else computed_peaks)(case, precision) for precision in ("fp32", "fp16")
+    )
     parameters = sum(p.numel() for p in case.build().parameters())
     (left, making), caches = disk(case, parameters)
-    failed = [f"{space.human(value)} of memory" for value in (fp32[0], fp16[0]) if value + (0 if gpu else RESIDENT) > LIMIT]
+    failed = [
+        f"{space.human(value)} of memory"
+        for value in (fp32[0], fp16[0])
+        if value + (0 if gpu else RESIDENT) > LIMIT
+    ]
     if making + caches[-1] > KAGGLE:
         failed.append(f"{space.human(making + caches[-1])} of disk with {CLIPS[-1]:,} clips")
     size = "×".join(map(str, case.shapes[case.view]))
-    cells = [f"`{name}`", f"{parameters / 1e6:.2f} M", f"{case.training.batch_size} of {size}",
-             *(space.human(value) if value < float("inf") else "did not fit" for value in (fp32[0], fp16[0], fp32[1], fp16[1])),
-             f"{space.human(left)} ({space.human(making)})", *map(space.human, caches), "no" if failed else "yes"]
+    cells = [
+        f"`{name}`",
+        f"{parameters / 1e6:.2f} M",
+        f"{case.training.batch_size} of {size}",
+        *(
+            space.human(value) if value < float("inf") else "did not fit"
+            for value in (fp32[0], fp16[0], fp32[1], fp16[1])
+        ),
+        f"{space.human(left)} ({space.human(making)})",
+        *map(space.human, caches),
+        "no" if failed else "yes",
+    ]
     return f"| {' | '.join(cells)} |", failed
 
 
@@ -160,7 +197,9 @@ def main() -> None:
     flags = parser.parse_args()
     gpu = torch.cuda.is_available()
     if gpu:
-        torch.cuda.set_per_process_memory_fraction(min(1.0, CARD / torch.cuda.get_device_properties(0).total_memory))
+        torch.cuda.set_per_process_memory_fraction(
+            min(1.0, CARD / torch.cuda.get_device_properties(0).total_memory)
+        )
     rows, missed = {}, {}
     for name in flags.recipe or noise.trained():
         rows[f"`{name}`"], failed = row(name, gpu)
@@ -170,23 +209,37 @@ def main() -> None:
         fp32, half = extraction_peaks("fp32"), extraction_peaks("fp16")
         for name in fp32:
             fits = "yes" if max(fp32[name], half[name]) < LIMIT else "no"
-            rows[f"extracting `{name}`"] = (f"| extracting `{name}` | | {EXTRACTED} windows | {space.human(fp32[name])} | "
-                                            f"{space.human(half[name])} | | | | | | {fits} |")
+            rows[f"extracting `{name}`"] = (
+                f"| extracting `{name}` | | {EXTRACTED} windows | {space.human(fp32[name])} | "
+                f"{space.human(half[name])} | | | | | | {fits} |"
+            )
             print(rows[f"extracting `{name}`"])
-    print(*(f"{name} does not fit: {', '.join(failed)}" for name, failed in missed.items()), sep="\n", end="\n" if missed else "")
+    print(
+        *(f"{name} does not fit: {', '.join(failed)}" for name, failed in missed.items()),
+        sep="\n",
+        end="\n" if missed else "",
+    )
     if not flags.no_results:
-        how = ("measured by the CUDA allocator under a cap of 16 GB, features included; extraction alone is computed." if gpu else
-               "COMPUTED, not measured: tensors alive at the worst moment, less kernels' workspaces and CUDA's own memory.")
-        keep_rows("Memory and disk", [
-            f"`python benchmarks/memory.py` on {machine()}. Five-second clips of 50 classes at 44.1 kHz.",
-            f"Memory: {how}",
-            "Training: two steps at the recipe's batch size; evaluating: twice the batch while it trains, 64 rows at the most (a pass",
-            "that does not fit is halved by itself). fp16 is autocast's, as on a T4. Disk: what five folds' best and last weights",
-            f"take (in brackets: at the most, while they are made), and caches of {CLIPS[0]:,} and {CLIPS[1]:,} clips. It fits where",
-            "training, with 4 GB for features kept on the card, stays below 15 GB, and run and larger cache below 20 GB",
-            "of disk, Kaggle's."],
+        how = (
+            "measured by the CUDA allocator under a cap of 16 GB, features included; extraction alone is computed."
+            if gpu
+            else "COMPUTED, not measured: tensors alive at the worst moment, less kernels' workspaces and CUDA's own memory."
+        )
+        keep_rows(
+            "Memory and disk",
+            [
+                f"`python benchmarks/memory.py` on {machine()}. Five-second clips of 50 classes at 44.1 kHz.",
+                f"Memory: {how}",
+                "Training: two steps at the recipe's batch size; evaluating: twice the batch while it trains, 64 rows at the most (a pass",
+                "that does not fit is halved by itself). fp16 is autocast's, as on a T4. Disk: what five folds' best and last weights",
+                f"take (in brackets: at the most, while they are made), and caches of {CLIPS[0]:,} and {CLIPS[1]:,} clips. It fits where",
+                "training, with 4 GB for features kept on the card, stays below 15 GB, and run and larger cache below 20 GB",
+                "of disk, Kaggle's.",
+            ],
             "| recipe | parameters | batch | training, fp32 | fp16 | evaluating, fp32 | fp16 | a run on disk | "
-            f"{CLIPS[0]:,} clips | {CLIPS[1]:,} clips | fits |", rows)
+            f"{CLIPS[0]:,} clips | {CLIPS[1]:,} clips | fits |",
+            rows,
+        )
     sys.exit(bool(missed))
 
 

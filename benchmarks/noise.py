@@ -60,7 +60,9 @@ def shapes_of(features: dict[str, Any]) -> dict[str, tuple[int, int, int]]:
     if features["extractor"] == "ast":
         return AST
     known = {f.name for f in dataclasses.fields(module.Settings)}
-    settings = config.with_defaults(module.Settings(), {k: v for k, v in features.items() if k in known}, "features")
+    settings = config.with_defaults(
+        module.Settings(), {k: v for k, v in features.items() if k in known}, "features"
+    )
     seconds = features.get("seconds") or module.SECONDS or SECONDS
     if features["extractor"] == "encodec":
         return {view: (d, f, round(seconds * t)) for view, (d, f, t) in ENCODEC.items()}
@@ -79,16 +81,31 @@ def rows(case: Case, clips: int, device: str = "cpu"):
     from earshot.dataset import Rows
 
     rng = np.random.default_rng(0)
-    split: dict[str, Any] = {"ids": np.array([f"{i}.wav" for i in range(clips)]), "clip": np.arange(clips, dtype=np.int32),
-                             "labels": np.array([f"class {i % CLASSES:02d}" for i in range(clips)]),
-                             "folds": np.arange(clips, dtype=np.int32) % 5, "groups": np.full(clips, ""),
-                             "length": np.full(clips, SECONDS, np.float32), "start": np.zeros(clips, np.float32)}
+    split: dict[str, Any] = {
+        "ids": np.array([f"{i}.wav" for i in range(clips)]),
+        "clip": np.arange(clips, dtype=np.int32),
+        "labels": np.array([f"class {i % CLASSES:02d}" for i in range(clips)]),
+        "folds": np.arange(clips, dtype=np.int32) % 5,
+        "groups": np.full(clips, ""),
+        "length": np.full(clips, SECONDS, np.float32),
+        "start": np.zeros(clips, np.float32),
+    }
     for view, shape in case.shapes.items():
         size = (clips, *shape)
-        split[view] = (rng.integers(0, 1024, size, dtype=np.int16) if view == "codes"
-                       else rng.standard_normal(size, dtype=np.float32).astype(np.float16))
+        split[view] = (
+            rng.integers(0, 1024, size, dtype=np.int16)
+            if view == "codes"
+            else rng.standard_normal(size, dtype=np.float32).astype(np.float16)
+        )
     head = case.build() if case.head == "causal_lm" else None  # the only one that learns from further views
-    return Rows(split, case.view, [f"class {i:02d}" for i in range(CLASSES)], SECONDS, device, getattr(head, "also", ()))
+    return Rows(
+        split,
+        case.view,
+        [f"class {i:02d}" for i in range(CLASSES)],
+        SECONDS,
+        device,
+        getattr(head, "also", ()),
+    )
 
 
 def fitter(case: Case, folder: Path, device: Any, clips: int, **changes: Any):

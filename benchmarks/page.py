@@ -41,7 +41,9 @@ def measure(run: str, clips: list[Path], cwd: Path) -> tuple[float, list[float],
         for clip in clips:
             body = clip.read_bytes()
             start = time.perf_counter()
-            request = urllib.request.Request(f"{address}/api/predict", body, {"content-type": "application/octet-stream"})
+            request = urllib.request.Request(
+                f"{address}/api/predict", body, {"content-type": "application/octet-stream"}
+            )
             reply = json.loads(urllib.request.urlopen(request).read())
             whole.append(1000 * (time.perf_counter() - start))
             inside.append(reply["milliseconds"])
@@ -60,9 +62,12 @@ def main() -> None:
     parser.add_argument("--no-results", action="store_true", help="leave benchmarks/RESULTS.md as it is")
     flags = parser.parse_args()
     data, weights = os.path.abspath(flags.data), os.path.abspath(flags.weights)
-    runs = {"linear": ["--extractor", "efficientat", "--weights", weights], "small_cnn": ["--recipe", "small_cnn"]}
+    runs = {
+        "linear": ["--extractor", "efficientat", "--weights", weights],
+        "small_cnn": ["--recipe", "small_cnn"],
+    }
     about = {"linear": "EfficientAT mn04 + `linear`, 5 folds", "small_cnn": "log-mel + `small_cnn`, 5 folds"}
-    clips, rows, missed = sorted((Path(data) / "audio").iterdir())[:flags.clips], {}, False
+    clips, rows, missed = sorted((Path(data) / "audio").iterdir())[: flags.clips], {}, False
     with tempfile.TemporaryDirectory(prefix="page-") as scratch:
         for name, features in runs.items():
             timed("get_features.py", ["--competition", data, *features], Path(scratch))
@@ -71,14 +76,22 @@ def main() -> None:
             timed("train.py", training, Path(scratch))
             opened, whole, inside = measure(name, clips, Path(scratch))
             missed |= max(whole) > LIMIT
-            rows[about[name]] = (f"| {about[name]} | {opened:.1f} s | {median(whole):.0f} ms | {max(whole):.0f} ms "
-                                 f"| {median(inside):.0f} ms |")
+            rows[about[name]] = (
+                f"| {about[name]} | {opened:.1f} s | {median(whole):.0f} ms | {max(whole):.0f} ms "
+                f"| {median(inside):.0f} ms |"
+            )
     print(*rows.values(), f"{'missed' if missed else 'within'}: {LIMIT:g} ms for the slowest", sep="\n")
     if not flags.no_results:
-        keep_rows("The page", [
-            f"`python benchmarks/page.py --data ESC10 --weights mn04_as_mAP_432.pt --clips {len(clips)}` on {machine()}:",
-            f"{len(clips)} clips of 5 s, asked one by one of `/api/predict` of the open page. Target: {LIMIT:g} ms.",
-            f"Load average of the machine at the end: {os.getloadavg()[0]:.1f}, this benchmark's own work included."], HEADER, rows)
+        keep_rows(
+            "The page",
+            [
+                f"`python benchmarks/page.py --data ESC10 --weights mn04_as_mAP_432.pt --clips {len(clips)}` on {machine()}:",
+                f"{len(clips)} clips of 5 s, asked one by one of `/api/predict` of the open page. Target: {LIMIT:g} ms.",
+                f"Load average of the machine at the end: {os.getloadavg()[0]:.1f}, this benchmark's own work included.",
+            ],
+            HEADER,
+            rows,
+        )
     sys.exit(missed)
 
 

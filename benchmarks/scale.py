@@ -26,21 +26,52 @@ from common import ROOT, keep_rows, machine
 
 sys.path.insert(0, str(ROOT))
 RATE, SAMPLES, CLASSES = 8000, 2000, 10
-EXTRACT = ["--extractor", "logmel", "--rate", str(RATE), "--n-mels", "64", "--hop-length", "80", "--cache", "scale"]
-TRAIN = ["--recipe", "linear", "--epochs", "1", "--folds", "2", "--fold", "0", "--batch-size", "64", "--device", "cpu"]
+EXTRACT = [
+    "--extractor",
+    "logmel",
+    "--rate",
+    str(RATE),
+    "--n-mels",
+    "64",
+    "--hop-length",
+    "80",
+    "--cache",
+    "scale",
+]
+TRAIN = [
+    "--recipe",
+    "linear",
+    "--epochs",
+    "1",
+    "--folds",
+    "2",
+    "--fold",
+    "0",
+    "--batch-size",
+    "64",
+    "--device",
+    "cpu",
+]
 STREAM = 0.004  # GB: less than any of the caches
 
 
 def make(folder: Path, clips: int) -> Path:
     """A competition of so many clips of noise, 0.25 s at 8 kHz, in a Kaggle layout."""
     (folder / "audio").mkdir(parents=True)
-    head = b"RIFF" + struct.pack("<I", 36 + 2 * SAMPLES) + b"WAVEfmt " + struct.pack("<IHHIIHH", 16, 1, 1, RATE, 2 * RATE, 2, 16)
+    head = (
+        b"RIFF"
+        + struct.pack("<I", 36 + 2 * SAMPLES)
+        + b"WAVEfmt "
+        + struct.pack("<IHHIIHH", 16, 1, 1, RATE, 2 * RATE, 2, 16)
+    )
     head += b"data" + struct.pack("<I", 2 * SAMPLES)
     noise = (3000 * np.random.default_rng(0).standard_normal(SAMPLES + clips)).astype("<i2")
     for index in range(clips):
-        (folder / "audio" / f"{index:06d}.wav").write_bytes(head + noise[index:index + SAMPLES].tobytes())
+        (folder / "audio" / f"{index:06d}.wav").write_bytes(head + noise[index : index + SAMPLES].tobytes())
     with open(folder / "train.csv", "w", newline="") as file:
-        csv.writer(file).writerows([["fname", "label"], *([f"{i:06d}.wav", f"class{i % CLASSES}"] for i in range(clips))])
+        csv.writer(file).writerows(
+            [["fname", "label"], *([f"{i:06d}.wav", f"class{i % CLASSES}"] for i in range(clips))]
+        )
     return folder
 
 
@@ -58,7 +89,9 @@ def anonymous(pid: int) -> int:
 def measured(script: str, args: list[str], folder: Path) -> tuple[float, float]:
     """Run a script; the seconds that it took, start-up included, and the peak of its anonymous memory in MB."""
     began, peak, ended = time.perf_counter(), 0, threading.Event()
-    with subprocess.Popen([sys.executable, str(ROOT / script), *args], cwd=folder, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, str(ROOT / script), *args], cwd=folder, stdout=subprocess.PIPE, text=True
+    ) as process:
 
         def watch() -> None:
             nonlocal peak
@@ -78,32 +111,48 @@ def measured(script: str, args: list[str], folder: Path) -> tuple[float, float]:
 def main() -> None:
     """Parse, measure, report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", type=int, nargs="+", default=[2000, 8000, 20000], help="numbers of clips, ascending")
-    parser.add_argument("--folder", type=Path, help="where to work, kept afterwards (default: a temporary folder)")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=[2000, 8000, 20000], help="numbers of clips, ascending"
+    )
+    parser.add_argument(
+        "--folder", type=Path, help="where to work, kept afterwards (default: a temporary folder)"
+    )
     parser.add_argument("--no-results", action="store_true", help="leave benchmarks/RESULTS.md as it is")
     flags = parser.parse_args()
     from earshot.config import TrainMachineFlags
 
     streams = any(field.name == "memory" for field in dataclasses.fields(TrainMachineFlags))
     training = f"train.py, one epoch of a linear head, {'streaming' if streams else 'features in memory'}"
-    names = ("get_features.py, logmel", "the same on two devices (cpu,cpu)", "the same again: nothing to do", training,
-             "train.py again: nothing to do")
+    names = (
+        "get_features.py, logmel",
+        "the same on two devices (cpu,cpu)",
+        "the same again: nothing to do",
+        training,
+        "train.py again: nothing to do",
+    )
     stages: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory(prefix="scale-") as scratch:
         base = (flags.folder or Path(scratch)).resolve()
         for clips in flags.sizes:
             data = make(base / f"clips{clips}", clips)
             extract = ["--competition", str(data), *EXTRACT]
-            found = [measured("get_features.py", [*extract, "--device", "cpu"], base),
-                     measured("get_features.py", [*extract, "--device", "cpu,cpu", "--out", "two"], base)]
+            found = [
+                measured("get_features.py", [*extract, "--device", "cpu"], base),
+                measured("get_features.py", [*extract, "--device", "cpu,cpu", "--out", "two"], base),
+            ]
             cache = Path("data") / data.name / "scale"
-            one, two = ((base / at / data.name / "scale" / "train.pkl").read_bytes() for at in ("data", "two"))
+            one, two = (
+                (base / at / data.name / "scale" / "train.pkl").read_bytes() for at in ("data", "two")
+            )
             if one != two:
                 raise SystemExit(f"error: {cache} differs between one device and two")
             measured("get_features.py", extract, base)  # reads the cache, which had only just been written
             found.append(measured("get_features.py", extract, base))
             memory = ["--memory", str(STREAM)] if streams else []
-            found += [measured("train.py", [*TRAIN, *memory, "--features", str(cache), "--name", str(clips)], base) for _ in range(2)]
+            found += [
+                measured("train.py", [*TRAIN, *memory, "--features", str(cache), "--name", str(clips)], base)
+                for _ in range(2)
+            ]
             for name, figures in zip(stages, found):
                 stages[name].append(figures)
                 print(f"{clips} clips, {name}: {figures[0]:.2f} s, {figures[1]:.0f} MB", flush=True)
@@ -112,14 +161,22 @@ def main() -> None:
         seconds, peaks = np.array(figures).T
         slope, start = np.polyfit(sizes, seconds, 1)
         off = np.abs(start + slope * sizes - seconds).max() / seconds.max()
-        rows[name] = (f"| {name} | {' / '.join(f'{s:.1f}' for s in seconds)} | {1000 * slope:.2f} ms a clip + {start:.1f} s, "
-                      f"off by {off:.0%} of the longest at most | {' / '.join(f'{p:.0f}' for p in peaks)} | {peaks[-1] / peaks[0]:.2f} |")
+        rows[name] = (
+            f"| {name} | {' / '.join(f'{s:.1f}' for s in seconds)} | {1000 * slope:.2f} ms a clip + {start:.1f} s, "
+            f"off by {off:.0%} of the longest at most | {' / '.join(f'{p:.0f}' for p in peaks)} | {peaks[-1] / peaks[0]:.2f} |"
+        )
         print(rows[name])
     if not flags.no_results:
         many = " / ".join(f"{size:,}" for size in flags.sizes)
-        keep_rows("Scale: thousands of clips", [f"`python benchmarks/scale.py`, {machine()}, {os.cpu_count()} cores seen: {many} clips of "
-                  "0.25 s, log-mel (1, 64, 26). Memory: peak anonymous memory of all processes; the target is 1.15 between the ends."],
-                  f"| stage | seconds, {many} clips | linear fit | MB | last / first |", rows)
+        keep_rows(
+            "Scale: thousands of clips",
+            [
+                f"`python benchmarks/scale.py`, {machine()}, {os.cpu_count()} cores seen: {many} clips of "
+                "0.25 s, log-mel (1, 64, 26). Memory: peak anonymous memory of all processes; the target is 1.15 between the ends."
+            ],
+            f"| stage | seconds, {many} clips | linear fit | MB | last / first |",
+            rows,
+        )
 
 
 if __name__ == "__main__":

@@ -18,7 +18,13 @@ from pathlib import Path
 
 from common import ROOT
 
-FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update"]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+]
 
 
 def main() -> None:
@@ -41,7 +47,9 @@ def main() -> None:
         process.stdout.readline()
         address = re.search(r"http://[\d.:]+", process.stdout.readline())[0]
         with sync_playwright() as started:
-            page = started.chromium.launch(executable_path=browser, args=FLAGS).new_page(viewport={"width": flags.width, "height": 700})
+            page = started.chromium.launch(executable_path=browser, args=FLAGS).new_page(
+                viewport={"width": flags.width, "height": 700}
+            )
             page.goto(address)
             page.set_input_files("#clip input[type=file]", flags.clip)
             page.wait_for_selector("#picture img")
@@ -54,7 +62,9 @@ def main() -> None:
         process.send_signal(signal.SIGINT)
         process.wait()
     # 256 colours: a third of the bytes.
-    Image.open(io.BytesIO(picture)).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(flags.out, optimize=True)
+    Image.open(io.BytesIO(picture)).convert("RGB").quantize(
+        256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
+    ).save(flags.out, optimize=True)
     print(f"{flags.out}: {Path(flags.out).stat().st_size / 1e3:.0f} kB")
 
 

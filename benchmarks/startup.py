@@ -23,10 +23,16 @@ HELP_LIMIT, LINE_LIMIT = 1.0, 4.0  # seconds
 # Per script: its arguments in round N, and what the first line of its work begins with.
 SCRIPTS = {
     "get_features.py": (["--competition", "sample", "--recipe", "sample", "--cache", "new{}"], "device:"),
-    "train.py": (["--recipe", "linear", "--features", "data/sample/logmel", "--epochs", "1", "--name", "new{}"], "fold 1/"),
+    "train.py": (
+        ["--recipe", "linear", "--features", "data/sample/logmel", "--epochs", "1", "--name", "new{}"],
+        "fold 1/",
+    ),
     "predict.py": (["--runs", "ready"], "submission:"),
 }
-PEERS = {"import torch": "import torch", "import torch, transformers.ASTModel": "import torch; from transformers import ASTModel"}
+PEERS = {
+    "import torch": "import torch",
+    "import torch, transformers.ASTModel": "import torch; from transformers import ASTModel",
+}
 
 
 def lines(command: list[str], cwd: Path, until: str | None = None) -> list[tuple[float, str]]:
@@ -53,7 +59,11 @@ def measure(rounds: int, scratch: Path) -> dict[str, dict[str, float]]:
         found.setdefault(name, {}).setdefault(kind, []).append(seconds)
 
     timed("get_features.py", ["--competition", "sample", "--recipe", "sample"], scratch)
-    timed("train.py", ["--recipe", "linear", "--features", "data/sample/logmel", "--epochs", "1", "--name", "ready"], scratch)
+    timed(
+        "train.py",
+        ["--recipe", "linear", "--features", "data/sample/logmel", "--epochs", "1", "--name", "ready"],
+        scratch,
+    )
     for number in range(rounds):
         for script, (args, work) in SCRIPTS.items():
             command = [sys.executable, str(ROOT / script)]
@@ -74,20 +84,38 @@ def main() -> None:
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="startup-") as scratch:
         found = measure(flags.rounds, Path(scratch))
-    rows = {f"`{name}`": f"| `{name}` | {kinds['help']:.2f} s | " + " | ".join(
-        f"{kinds[kind]:.2f} s" if kind in kinds else "" for kind in ("line", "work")) + " |" for name, kinds in found.items()}
+    rows = {
+        f"`{name}`": f"| `{name}` | {kinds['help']:.2f} s | "
+        + " | ".join(f"{kinds[kind]:.2f} s" if kind in kinds else "" for kind in ("line", "work"))
+        + " |"
+        for name, kinds in found.items()
+    }
     print(*rows.values(), sep="\n")
-    missed = [f"{name} {kind}" for name, kinds in found.items() if name in SCRIPTS
-              for kind, limit in (("help", HELP_LIMIT), ("line", LINE_LIMIT)) if kinds[kind] > limit]
-    print(f"missed: {', '.join(missed)}" if missed else f"--help within {HELP_LIMIT:g} s and first lines within {LINE_LIMIT:g} s")
+    missed = [
+        f"{name} {kind}"
+        for name, kinds in found.items()
+        if name in SCRIPTS
+        for kind, limit in (("help", HELP_LIMIT), ("line", LINE_LIMIT))
+        if kinds[kind] > limit
+    ]
+    print(
+        f"missed: {', '.join(missed)}"
+        if missed
+        else f"--help within {HELP_LIMIT:g} s and first lines within {LINE_LIMIT:g} s"
+    )
     if not flags.no_results:
-        keep_rows("Start-up", [
-            f"`python benchmarks/startup.py --rounds {flags.rounds}` on {machine()}:",
-            "seconds from the process's start, medians, taken in turn, output through a pipe.",
-            f"Targets: `--help` {HELP_LIMIT:g} s, first line {LINE_LIMIT:g} s. Peers: what any script on them waits for.",
-            "First line of work: the device (features), the first epoch of `linear` on 300 cached clips (training), the",
-            "submission of a finished run (prediction)."],
-            "| script | --help, or the peer's whole process | first line | first line of work |", rows)
+        keep_rows(
+            "Start-up",
+            [
+                f"`python benchmarks/startup.py --rounds {flags.rounds}` on {machine()}:",
+                "seconds from the process's start, medians, taken in turn, output through a pipe.",
+                f"Targets: `--help` {HELP_LIMIT:g} s, first line {LINE_LIMIT:g} s. Peers: what any script on them waits for.",
+                "First line of work: the device (features), the first epoch of `linear` on 300 cached clips (training), the",
+                "submission of a finished run (prediction).",
+            ],
+            "| script | --help, or the peer's whole process | first line | first line of work |",
+            rows,
+        )
     sys.exit(bool(missed))
 
 

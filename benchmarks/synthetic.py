@@ -15,8 +15,17 @@ from earshot.files import digest, digest_of
 from earshot.fingerprint import fingerprint
 
 
-def make_cache(folder: Path, shapes: dict[str, tuple[int, int, int]], clips: int = 400, classes: int = 10, folds: int = 5,
-               subm: int = 0, noise: float = 1.0, permuted: bool = False, multilabel: bool = False) -> Path:
+def make_cache(
+    folder: Path,
+    shapes: dict[str, tuple[int, int, int]],
+    clips: int = 400,
+    classes: int = 10,
+    folds: int = 5,
+    subm: int = 0,
+    noise: float = 1.0,
+    permuted: bool = False,
+    multilabel: bool = False,
+) -> Path:
     """Write a cache of clips of a window each, whose classes can be told apart a little, with folds of its own.
 
     Args:
@@ -28,7 +37,9 @@ def make_cache(folder: Path, shapes: dict[str, tuple[int, int, int]], clips: int
         multilabel: a clip is of a second class, too.
     """
     names, random = [f"class{c}" for c in range(classes)], np.random.default_rng(0)
-    centres = {view: random.normal(size=(classes, *shape)).astype(np.float16) for view, shape in shapes.items()}
+    centres = {
+        view: random.normal(size=(classes, *shape)).astype(np.float16) for view, shape in shapes.items()
+    }
     splits = {"train": _split(clips, classes, folds, centres, noise, multilabel, random)}
     if subm:
         splits["subm"] = _split(subm, classes, folds, centres, noise, multilabel, random)
@@ -39,23 +50,38 @@ def make_cache(folder: Path, shapes: dict[str, tuple[int, int, int]], clips: int
         rows["labels"] = rows["labels"][random.permutation(clips)]
     solution = None
     if subm:
-        splits["subm"] |= {"ids": np.array([f"s{i:06d}.wav" for i in range(subm)]), "folds": np.full(subm, -1, np.int32),
-                           "labels": np.zeros_like(given[1]) if multilabel else np.full(subm, "")}
+        splits["subm"] |= {
+            "ids": np.array([f"s{i:06d}.wav" for i in range(subm)]),
+            "folds": np.full(subm, -1, np.int32),
+            "labels": np.zeros_like(given[1]) if multilabel else np.full(subm, ""),
+        }
         solution = None if multilabel else [names[c] for c in given[1]]
     return write_cache(folder, names, splits, shapes, solution)
 
 
-def _split(clips: int, classes: int, folds: int, centres: dict[str, np.ndarray], noise: float, multilabel: bool,
-           random: np.random.Generator) -> dict[str, np.ndarray]:
+def _split(
+    clips: int,
+    classes: int,
+    folds: int,
+    centres: dict[str, np.ndarray],
+    noise: float,
+    multilabel: bool,
+    random: np.random.Generator,
+) -> dict[str, np.ndarray]:
     """Clips of every class in turn, and `label`, their classes."""
     label = np.arange(clips) % classes
-    rows = {"ids": np.array([f"{i:06d}.wav" for i in range(clips)]), "label": label,
-            "folds": (np.arange(clips) // classes % folds + 1).astype(np.int32),
-            "groups": np.full(clips, ""), "clip": np.arange(clips, dtype=np.int32), "start": np.zeros(clips, np.float32),
-            "length": np.full(clips, 5, np.float32)}
+    rows = {
+        "ids": np.array([f"{i:06d}.wav" for i in range(clips)]),
+        "label": label,
+        "folds": (np.arange(clips) // classes % folds + 1).astype(np.int32),
+        "groups": np.full(clips, ""),
+        "clip": np.arange(clips, dtype=np.int32),
+        "start": np.zeros(clips, np.float32),
+        "length": np.full(clips, 5, np.float32),
+    }
     other = (label + 1 + np.arange(clips) // classes % (classes - 1)) % classes
     if multilabel:
-        rows["label"] = (np.eye(classes, dtype=np.int8)[label] | np.eye(classes, dtype=np.int8)[other])
+        rows["label"] = np.eye(classes, dtype=np.int8)[label] | np.eye(classes, dtype=np.int8)[other]
     for view, centre in centres.items():
         values = np.empty((clips, *centre.shape[1:]), np.float16)
         for first in range(0, clips, 1000):
@@ -66,8 +92,14 @@ def _split(clips: int, classes: int, folds: int, centres: dict[str, np.ndarray],
     return rows
 
 
-def write_cache(folder: Path, names: list[str], splits: dict[str, dict[str, np.ndarray]], shapes: dict[str, tuple[int, int, int]],
-                solution: list[str] | None = None, span: float = 5.0) -> Path:
+def write_cache(
+    folder: Path,
+    names: list[str],
+    splits: dict[str, dict[str, np.ndarray]],
+    shapes: dict[str, tuple[int, int, int]],
+    solution: list[str] | None = None,
+    span: float = 5.0,
+) -> Path:
     """Write splits as a finished cache.
 
     Args:
@@ -78,23 +110,49 @@ def write_cache(folder: Path, names: list[str], splits: dict[str, dict[str, np.n
     """
     folder.mkdir(parents=True)
     multilabel = splits["train"]["labels"].ndim == 2
-    record = {"competition": folder.parent.name, "classes": len(names), "extractor": "synthetic", "settings": {}, "audio": {},
-              "window": {"seconds": 5.0}, "weights": None, "labels": digest_of(names)[:16], "sample_submission": None,
-              "clips": {name: f"{len(rows['ids'])} clips" for name, rows in splits.items()}}
+    record = {
+        "competition": folder.parent.name,
+        "classes": len(names),
+        "extractor": "synthetic",
+        "settings": {},
+        "audio": {},
+        "window": {"seconds": 5.0},
+        "weights": None,
+        "labels": digest_of(names)[:16],
+        "sample_submission": None,
+        "clips": {name: f"{len(rows['ids'])} clips" for name, rows in splits.items()},
+    }
     record |= {"task": "multilabel"} if multilabel else {}
     for name, rows in splits.items():
         rows = {key: np.array(values) for key, values in rows.items()}  # none of them mapped
-        cache.dump(folder / f"{name}.pkl", {**rows, "meta": {"fingerprint": fingerprint(record), "record": record}})
+        cache.dump(
+            folder / f"{name}.pkl", {**rows, "meta": {"fingerprint": fingerprint(record), "record": record}}
+        )
     cache.dump(folder / "unique_labels.pkl", {"unique_labels": np.array(names)})
     (folder / "bad_audio.csv").write_text("id,split,reason\n")
     if solution:
         lines = [f"{id},{label}\n" for id, label in zip(splits["subm"]["ids"], solution)]
         (folder / "solution.csv").write_text("filename,category\n" + "".join(lines))
-    files = [folder / name for name in (*(f"{name}.pkl" for name in splits), "unique_labels.pkl", "bad_audio.csv")]
+    files = [
+        folder / name for name in (*(f"{name}.pkl" for name in splits), "unique_labels.pkl", "bad_audio.csv")
+    ]
     counts = {name: {"clips": len(rows["ids"]), "rows": len(rows["clip"])} for name, rows in splits.items()}
-    sealed.write(folder / cache.MANIFEST, {
-        "version": cache.VERSION, "record": record, "fingerprint": fingerprint(record), "recipe": None, "weights": None,
-        "complete": True, "splits": counts, "shapes": {view: list(shape) for view, shape in shapes.items()},
-        "span": span, "bad": 0, "columns": ["filename", "category"], "bytes": {p.name: p.stat().st_size for p in files},
-        "sha256": {p.name: digest(p) for p in files}})
+    sealed.write(
+        folder / cache.MANIFEST,
+        {
+            "version": cache.VERSION,
+            "record": record,
+            "fingerprint": fingerprint(record),
+            "recipe": None,
+            "weights": None,
+            "complete": True,
+            "splits": counts,
+            "shapes": {view: list(shape) for view, shape in shapes.items()},
+            "span": span,
+            "bad": 0,
+            "columns": ["filename", "category"],
+            "bytes": {p.name: p.stat().st_size for p in files},
+            "sha256": {p.name: digest(p) for p in files},
+        },
+    )
     return folder

@@ -67,17 +67,40 @@ def run(name: str, flags: argparse.Namespace, scratch: Path) -> str | None:
     wanted = [word for word in system.features if word in given]
     if any(given[word] is None for word in wanted):
         return None
-    words = [str(Path(given[word]).resolve()) if word in given and Path(given[word]).exists() else
-             given.get(word, word) for word in system.features]
+    words = [
+        str(Path(given[word]).resolve())
+        if word in given and Path(given[word]).exists()
+        else given.get(word, word)
+        for word in system.features
+    ]
     of_head = words[:1] == ["--head.weights"]
     recipe = system.recipe or name
     extraction = ["--recipe", recipe] if not words or of_head or words[0] == "--weights" else []
     out = scratch / name
-    features = timed("get_features.py", ["--competition", str(flags.data.resolve()), *extraction,
-                                         *([] if of_head else map(str, words)), "--out", str(out)], scratch)
+    features = timed(
+        "get_features.py",
+        [
+            "--competition",
+            str(flags.data.resolve()),
+            *extraction,
+            *([] if of_head else map(str, words)),
+            "--out",
+            str(out),
+        ],
+        scratch,
+    )
     cache = next(out.glob("*/*/manifest.json")).parent
     budget = [] if flags.full else system.budget
-    training = ["--recipe", recipe, "--features", str(cache), "--name", name, *(map(str, words) if of_head else []), *budget]
+    training = [
+        "--recipe",
+        recipe,
+        "--features",
+        str(cache),
+        "--name",
+        name,
+        *(map(str, words) if of_head else []),
+        *budget,
+    ]
     seconds = timed("train.py", training, scratch)
     folder = scratch / "runs" / name
     scores = json.loads((folder / "scores.json").read_text())
@@ -86,14 +109,18 @@ def run(name: str, flags: argparse.Namespace, scratch: Path) -> str | None:
     epochs = re.search(r"epoch +\d+/(\d+)", log)[1]
     last, best = scores["last"], scores["best"]
     folds = "5 folds" if len(last["folds"]) == 5 else f"fold {', '.join(map(str, last['folds']))} alone"
-    return (f"| `{name}` | {system.form} | {parameters} | {epochs} epochs, {folds} | "
-            f"{last['accuracy']:.4f} ({best['accuracy']:.4f}) | {last['f1_macro']:.4f} ({best['f1_macro']:.4f}) | "
-            f"{features:.0f} s | {seconds:.0f} s |")
+    return (
+        f"| `{name}` | {system.form} | {parameters} | {epochs} epochs, {folds} | "
+        f"{last['accuracy']:.4f} ({best['accuracy']:.4f}) | {last['f1_macro']:.4f} ({best['f1_macro']:.4f}) | "
+        f"{features:.0f} s | {seconds:.0f} s |"
+    )
 
 
 def main() -> None:
     """Run the rows one after the other; the table is written after each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder of ESC-10 (ESC layout)")
     parser.add_argument("--weights", help="mn04_as_mAP_432.pt")
     parser.add_argument("--ast", help="AST's weights: a folder, or the hub's id")
@@ -109,12 +136,18 @@ def main() -> None:
         if row is None:
             lacking.append(name)
             continue
-        keep_rows(f"Recipes on {machine()}", [
-            "`python benchmarks/systems.py --data ESC10 --weights mn04_as_mAP_432.pt`: ESC-10, its official folds. Scores are",
-            "pooled out-of-fold scores of the final epoch (nothing is chosen on the clips that are scored); in brackets those of",
-            "the best epoch, chosen on the fold that it scores. Where fewer epochs or folds than the recipe's were trained, the",
-            "column says so: what a published network reaches in so short a budget is no verdict on it."],
-            HEADER, {f"`{name}`": row}, flags.out)
+        keep_rows(
+            f"Recipes on {machine()}",
+            [
+                "`python benchmarks/systems.py --data ESC10 --weights mn04_as_mAP_432.pt`: ESC-10, its official folds. Scores are",
+                "pooled out-of-fold scores of the final epoch (nothing is chosen on the clips that are scored); in brackets those of",
+                "the best epoch, chosen on the fold that it scores. Where fewer epochs or folds than the recipe's were trained, the",
+                "column says so: what a published network reaches in so short a budget is no verdict on it.",
+            ],
+            HEADER,
+            {f"`{name}`": row},
+            flags.out,
+        )
         print(row, flush=True)
     if lacking:
         print(f"left out, their weights were not given (--weights, --ast, --encodec): {', '.join(lacking)}")

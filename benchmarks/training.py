@@ -40,7 +40,16 @@ from earshot.training import Fitter, Fold
 
 SHAPES = {"pooled": (384, 1, 1), "frames": (384, 4, 16), "mel": (1, 64, 251)}
 NEVER = type("Never", (), {"passed": lambda self: False})()
-PLAIN = dict(mixup=0.0, time_mask=0, frequency_mask=0, time_shift=0.0, gain=0.0, label_smoothing=0.0, clip_grad=0.0, ema=0.0)
+PLAIN = dict(
+    mixup=0.0,
+    time_mask=0,
+    frequency_mask=0,
+    time_shift=0.0,
+    gain=0.0,
+    label_smoothing=0.0,
+    clip_grad=0.0,
+    ema=0.0,
+)
 
 
 @dataclass
@@ -86,7 +95,11 @@ class Wrapped(nn.Module):
 
     def forward(self, x: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         logits = self.head(x, None)
-        return {"logits": logits} if labels is None else {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+        return (
+            {"logits": logits}
+            if labels is None
+            else {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+        )
 
 
 class Bench:
@@ -96,10 +109,15 @@ class Bench:
         recipe = load_recipe(case.recipe)
         options = {k: v for k, v in recipe.head.items() if k not in ("name", "view")}
         settings = with_defaults(TrainingFlags(), recipe.training, case.recipe)
-        self.case, self.settings = case, replace(settings, epochs=case.epochs, **({} if case.augmented else PLAIN))
+        self.case, self.settings = (
+            case,
+            replace(settings, epochs=case.epochs, **({} if case.augmented else PLAIN)),
+        )
         self.device = choose("cpu")
         self.rows = blend.training_rows(cache, case.view, (), self.settings, self.device)
-        self.build = lambda: models.build(recipe.head["name"], cache.shapes[case.view], len(cache.classes), **options)
+        self.build = lambda: models.build(
+            recipe.head["name"], cache.shapes[case.view], len(cache.classes), **options
+        )
         asked = np.arange(len(self.rows.ids)) < case.clips
         self.valid, self.learnt = asked & (self.rows.folds == 1), asked & (self.rows.folds != 1)
         split = cache.split("train")
@@ -112,7 +130,13 @@ class Bench:
 
     def _optimizer(self, head: nn.Module) -> torch.optim.Optimizer:
         if self.settings.optimizer == "sgd":
-            return torch.optim.SGD(head.parameters(), self.settings.lr, 0.9, nesterov=True, weight_decay=self.settings.weight_decay)
+            return torch.optim.SGD(
+                head.parameters(),
+                self.settings.lr,
+                0.9,
+                nesterov=True,
+                weight_decay=self.settings.weight_decay,
+            )
         return torch.optim.AdamW(head.parameters(), self.settings.lr, weight_decay=self.settings.weight_decay)
 
     def ours(self, device: Device) -> float:
@@ -132,7 +156,9 @@ class Bench:
         optimizer = self._optimizer(head)
         steps = -(-int(self.learnt.sum()) // settings.batch_size) * self.case.epochs
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        learn = DataLoader(Cached(self.x[self.learnt], self.y[self.learnt]), settings.batch_size, shuffle=True)
+        learn = DataLoader(
+            Cached(self.x[self.learnt], self.y[self.learnt]), settings.batch_size, shuffle=True
+        )
         ask = DataLoader(Cached(self.x[self.valid], self.y[self.valid]), settings.batch_size)
         began = time.perf_counter()
         for _ in range(self.case.epochs):
@@ -159,13 +185,30 @@ class Bench:
         head, settings = Wrapped(self._head()), self.settings
         with tempfile.TemporaryDirectory() as folder:
             arguments = TrainingArguments(
-                folder, per_device_train_batch_size=settings.batch_size, per_device_eval_batch_size=settings.batch_size,
-                num_train_epochs=self.case.epochs, eval_strategy="epoch", logging_strategy="epoch", save_strategy="no", report_to=[],
-                use_cpu=True, disable_tqdm=True, lr_scheduler_type="cosine", learning_rate=settings.lr, max_grad_norm=0.0)
-            made = Trainer(head, arguments, train_dataset=Cached(self.x[self.learnt], self.y[self.learnt]),
-                           eval_dataset=Cached(self.x[self.valid], self.y[self.valid]),
-                           optimizers=(self._optimizer(head), None),
-                           compute_metrics=lambda p: {"f1": f1_score(p.label_ids, p.predictions.argmax(1), average="macro")})
+                folder,
+                per_device_train_batch_size=settings.batch_size,
+                per_device_eval_batch_size=settings.batch_size,
+                num_train_epochs=self.case.epochs,
+                eval_strategy="epoch",
+                logging_strategy="epoch",
+                save_strategy="no",
+                report_to=[],
+                use_cpu=True,
+                disable_tqdm=True,
+                lr_scheduler_type="cosine",
+                learning_rate=settings.lr,
+                max_grad_norm=0.0,
+            )
+            made = Trainer(
+                head,
+                arguments,
+                train_dataset=Cached(self.x[self.learnt], self.y[self.learnt]),
+                eval_dataset=Cached(self.x[self.valid], self.y[self.valid]),
+                optimizers=(self._optimizer(head), None),
+                compute_metrics=lambda p: {
+                    "f1": f1_score(p.label_ids, p.predictions.argmax(1), average="macro")
+                },
+            )
             began = time.perf_counter()
             with contextlib.redirect_stdout(io.StringIO()):
                 made.train()
@@ -175,8 +218,12 @@ class Bench:
         """The head's own work, with the optimiser and the threads of ours."""
         head = probe.laid_out(self._head(), device).train()
         optimizer = optim.optimizer(head, self.settings)
-        learn = [self.rows.batch(part)[0] for part in np.array_split(np.flatnonzero(self.learnt),
-                                                                     -(-int(self.learnt.sum()) // self.settings.batch_size))]
+        learn = [
+            self.rows.batch(part)[0]
+            for part in np.array_split(
+                np.flatnonzero(self.learnt), -(-int(self.learnt.sum()) // self.settings.batch_size)
+            )
+        ]
         targets = [self.rows.targets_of(np.arange(len(x))) for x in learn]
         ask, found = self.rows.batch(np.flatnonzero(self.valid))[0].split(2 * self.settings.batch_size), []
         work = probe.operations(head, self.rows, np.arange(2)) * probe.BACKWARD * self.settings.batch_size
@@ -211,20 +258,25 @@ def trainer_fault() -> str | None:
 def compare(name: str, cache: Cache, with_trainer: bool) -> str:
     """A head's row: medians over rounds in which all take their turn."""
     bench = Bench(CASES[name], cache)
-    ways: dict[str, Callable[[], float]] = {"ours": lambda: bench.ours(bench.decided), "bare": lambda: bench.bare(bench.decided),
-                                            "loop": bench.loop}
+    ways: dict[str, Callable[[], float]] = {
+        "ours": lambda: bench.ours(bench.decided),
+        "bare": lambda: bench.bare(bench.decided),
+        "loop": bench.loop,
+    }
     ways |= {"fp32": lambda: bench.ours(bench.device)} if bench.decided != bench.device else {}
     ways |= {"trainer": bench.trainer} if with_trainer else {}
     times: dict[str, list[float]] = {way: [] for way in ways}
     for number in range(bench.case.rounds + (bench.case.epochs > 1)):  # small heads have a round to warm up
         for way, run in ways.items():
             times[way].append(run())
-    took = {way: statistics.median(found[bench.case.epochs > 1:]) for way, found in times.items()}
+    took = {way: statistics.median(found[bench.case.epochs > 1 :]) for way, found in times.items()}
     how = bench.decided.precision + (" channels-last" if bench.decided.channels_last else "")
     ratio = {way: f"{took[way] / took['ours']:.2f}" if way in took else "-" for way in ("loop", "trainer")}
     same = f" (fp32: {took['loop'] / took['fp32']:.2f})" if "fp32" in took else ""
-    return (f"| {name} on `{bench.case.view}` | {how} | {1 / took['ours']:.3g} | {1 / took['loop']:.3g} | {ratio['loop']}{same} | "
-            f"{ratio['trainer']} | {100 * (took['ours'] / took['bare'] - 1):+.0f} % |")
+    return (
+        f"| {name} on `{bench.case.view}` | {how} | {1 / took['ours']:.3g} | {1 / took['loop']:.3g} | {ratio['loop']}{same} | "
+        f"{ratio['trainer']} | {100 * (took['ours'] / took['bare'] - 1):+.0f} % |"
+    )
 
 
 def five_folds(folder: Path, runs: int = 3) -> str:
@@ -233,8 +285,22 @@ def five_folds(folder: Path, runs: int = 3) -> str:
     for number in range(runs + 1):  # the first one imports
         began = time.perf_counter()
         with contextlib.redirect_stdout(io.StringIO()):
-            train.main(["--recipe", "linear", "--features", str(folder), "--runs-folder", str(folder.parents[2] / "runs"), "--name",
-                        str(number), "--out", str(folder.parents[2] / "submission.csv"), "--device", "cpu"])
+            train.main(
+                [
+                    "--recipe",
+                    "linear",
+                    "--features",
+                    str(folder),
+                    "--runs-folder",
+                    str(folder.parents[2] / "runs"),
+                    "--name",
+                    str(number),
+                    "--out",
+                    str(folder.parents[2] / "submission.csv"),
+                    "--device",
+                    "cpu",
+                ]
+            )
         found.append(time.perf_counter() - began)
     return f"| 5 folds of `linear`, 60 epochs, 400 embeddings | {statistics.median(found[1:]):.1f} s (with imports {found[0]:.1f}) |"
 
@@ -247,13 +313,22 @@ def streaming(cache: Cache) -> str:
             rows = blend.training_rows(cache, "mel", (), settings, device, gigabytes)
             with tempfile.TemporaryDirectory() as folder:
                 fold = Fold(1, 1, 5, rows.folds != 1, rows.folds == 1)
-                fitter = Fitter(lambda: models.build("audio_cnn", SHAPES["mel"], 10, channels=[8, 16], blocks=[1, 1]), rows, fold,
-                                settings, 10, FoldFolder(Path(folder)), device)
+                fitter = Fitter(
+                    lambda: models.build("audio_cnn", SHAPES["mel"], 10, channels=[8, 16], blocks=[1, 1]),
+                    rows,
+                    fold,
+                    settings,
+                    10,
+                    FoldFolder(Path(folder)),
+                    device,
+                )
                 began = time.perf_counter()
                 fitter.fit(str, NEVER, 0)
                 found.setdefault(name, []).append(time.perf_counter() - began)
     ratio = statistics.median(found["streamed"]) / statistics.median(found["kept"])
-    return f"| `--memory 0` (read from the disk) against kept, time of an epoch of a small CNN | {ratio:.2f} |"
+    return (
+        f"| `--memory 0` (read from the disk) against kept, time of an epoch of a small CNN | {ratio:.2f} |"
+    )
 
 
 def one_token() -> list[str]:
@@ -280,9 +355,11 @@ def one_token() -> list[str]:
                     found.setdefault((part, way), []).append(time.perf_counter() - began)
     module.alone = alone
     took = {key: statistics.median(values) for key, values in found.items()}
-    return [f"| `inception_transformer` as published, {what}: before / after | {1000 * took[part, 'before']:.0f} / "
-            f"{1000 * took[part, 'after']:.0f} ms, {took[part, 'before'] / took[part, 'after']:.2f} |"
-            for part, what in (("transformer", "its 12 layers, 32 clips"), ("whole", "the whole step, 2 clips"))]
+    return [
+        f"| `inception_transformer` as published, {what}: before / after | {1000 * took[part, 'before']:.0f} / "
+        f"{1000 * took[part, 'after']:.0f} ms, {took[part, 'before'] / took[part, 'after']:.2f} |"
+        for part, what in (("transformer", "its 12 layers, 32 clips"), ("whole", "the whole step, 2 clips"))
+    ]
 
 
 def main() -> None:
@@ -309,14 +386,27 @@ def main() -> None:
             print("\n".join(others))
     if flags.no_results:
         return
-    about = [f"`python benchmarks/training.py` on {machine()}; {torch.get_num_threads()} threads. Medians of rounds in turn."]
+    about = [
+        f"`python benchmarks/training.py` on {machine()}; {torch.get_num_threads()} threads. Medians of rounds in turn."
+    ]
     if rows:
-        keep_rows("Training beside its peers", [
-            *about, "Ours with the precision and layout that a trial chose, all peers in fp32. Without augmentation, except where the",
-            "head says so: there ours augments and the peers do not. Overhead: over the head's own forward, backward and optimiser step."],
-            "| head | ours computes in | ours, epochs/s | DataLoader loop | times as fast | than Trainer | overhead |", rows)
+        keep_rows(
+            "Training beside its peers",
+            [
+                *about,
+                "Ours with the precision and layout that a trial chose, all peers in fp32. Without augmentation, except where the",
+                "head says so: there ours augments and the peers do not. Overhead: over the head's own forward, backward and optimiser step.",
+            ],
+            "| head | ours computes in | ours, epochs/s | DataLoader loop | times as fast | than Trainer | overhead |",
+            rows,
+        )
     if others:
-        keep_rows("Training, more", about, "| what | measured |", {line.split(" | ")[0].removeprefix("| "): line for line in others})
+        keep_rows(
+            "Training, more",
+            about,
+            "| what | measured |",
+            {line.split(" | ")[0].removeprefix("| "): line for line in others},
+        )
 
 
 if __name__ == "__main__":

@@ -27,10 +27,23 @@ from earshot.cache import Cache
 from earshot.device import Device
 from earshot.run import Run
 
-HEADER = ("| labelled folds, head on view, learns from | seeds | hidden clips | one seed, folds | all seeds, folds | "
-          "one seed, all clips | all seeds, all clips | OOF |")
+HEADER = (
+    "| labelled folds, head on view, learns from | seeds | hidden clips | one seed, folds | all seeds, folds | "
+    "one seed, all clips | all seeds, all clips | OOF |"
+)
 CPU = Device("cpu", "fp32", "CPU")
-SMALL = ("--head", "token_transformer", "--head.dim", "64", "--head.feedforward", "128", "--epochs", "15", "--lr", "1e-3")
+SMALL = (
+    "--head",
+    "token_transformer",
+    "--head.dim",
+    "64",
+    "--head.feedforward",
+    "128",
+    "--epochs",
+    "15",
+    "--lr",
+    "1e-3",
+)
 PSEUDO, MASKED = ("and pseudo-labels", "--pseudo"), ("after masked prediction", "--pretrain")
 CASES = {  # head on view: cache, what train.py is told, what else it may learn from
     "linear on pooled": ("efficientat", ("--recipe", "linear"), PSEUDO),
@@ -48,18 +61,36 @@ def hidden(whole: Cache, folds: list[int], folder: Path) -> Path:
     kept, splits = np.isin(rows["folds"], folds), {}
     for name, clips in (("train", kept), ("subm", ~kept)):
         here = clips[rows["clip"]]
-        splits[name] = {key: np.array(values[clips if key in ("ids", "labels", "folds", "groups") else here])
-                        for key, values in rows.items() if key != "meta"}
+        splits[name] = {
+            key: np.array(values[clips if key in ("ids", "labels", "folds", "groups") else here])
+            for key, values in rows.items()
+            if key != "meta"
+        }
         splits[name]["clip"] = (np.cumsum(clips) - 1)[rows["clip"][here]].astype(np.int32)
     labels = splits["subm"]["labels"]
     splits["subm"] |= {"labels": np.full(len(labels), ""), "folds": np.full(len(labels), -1, np.int32)}
-    return write_cache(folder, whole.classes, splits, whole.shapes, labels.tolist(), float(whole.manifest["span"]))
+    return write_cache(
+        folder, whole.classes, splits, whole.shapes, labels.tolist(), float(whole.manifest["span"])
+    )
 
 
 def fit(cache: Path, name: str, seeds: int, *args: str) -> Run:
     """A run of train.py, in this process and in silence."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        train.main(["--features", str(cache), "--name", name, "--device", "cpu", "--seeds", str(seeds), "--refit", *args])
+        train.main(
+            [
+                "--features",
+                str(cache),
+                "--name",
+                name,
+                "--device",
+                "cpu",
+                "--seeds",
+                str(seeds),
+                "--refit",
+                *args,
+            ]
+        )
     return Run.open(Path("runs") / name)
 
 
@@ -70,7 +101,12 @@ def right(run: Run, cache: Path) -> list[int]:
     training, found = run.config["record"]["training"], []
     by_fold = [parts.of_fold(training, number) for number in run.finished_folds()]
     refits = parts.refits(training)
-    for some in ([seeds[0] for seeds in by_fold], [part for seeds in by_fold for part in seeds], refits[:1], refits):
+    for some in (
+        [seeds[0] for seeds in by_fold],
+        [part for seeds in by_fold for part in seeds],
+        refits[:1],
+        refits,
+    ):
         mean = np.mean([blend.predict_part(run, part, "last", rows, models.rebuild, CPU) for part in some], 0)
         found.append(int(sum(run.classes[c] == label for c, label in zip(mean.argmax(1), truth))))
     return found
@@ -110,10 +146,16 @@ def measure(whole: Cache, case: str, labelled: int, seeds: int) -> dict[str, str
 
 def main() -> None:
     """Extract once, hide labels in all ways, train; the table is written after each head."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder of ESC-10 (ESC layout)")
     parser.add_argument("--weights", type=Path, required=True, help="mn04_as_mAP_432.pt")
-    parser.add_argument("--caches", type=Path, help="the folder of the caches efficientat and logmel, where they are there already")
+    parser.add_argument(
+        "--caches",
+        type=Path,
+        help="the folder of the caches efficientat and logmel, where they are there already",
+    )
     parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--labelled", nargs="+", type=int, default=[4, 1])
     parser.add_argument("--seeds", type=int, default=3)
@@ -123,21 +165,31 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         if caches is None:
             for more in (("efficientat", "--weights", str(flags.weights.resolve())), ("logmel",)):
-                timed("get_features.py", ["--competition", str(flags.data.resolve()), "--extractor", *more], Path(folder))
+                timed(
+                    "get_features.py",
+                    ["--competition", str(flags.data.resolve()), "--extractor", *more],
+                    Path(folder),
+                )
             caches = next((Path(folder) / "data").glob("*/*/manifest.json")).parents[1]
         os.chdir(folder)
         for labelled in flags.labelled:
             for case in flags.only:
                 rows = measure(Cache(caches / CASES[case][0]), case, labelled, flags.seeds)
-                keep_rows(f"Seeds, all labelled clips, clips without labels on {machine()}", [
-                    "`python benchmarks/unlabelled.py --data ESC10 --weights mn04_as_mAP_432.pt`: ESC-10, EfficientAT mn04's `pooled` and",
-                    "`frames`, log-mel's `mel`; accuracy on clips whose labels were hidden, by final epochs, for every choice of neighbouring",
-                    "official folds, pooled (four labelled folds: each clip is hidden once; one: four times, and those counts are not",
-                    "independent). The labelled folds are cross-validated (a single one in four stratified folds): the mean of these models is",
-                    "*folds*; `--refit` is *all clips*. Pseudo-labels: `--pseudo` with its defaults, from the run of the row above. Masked",
-                    f"prediction: `--pretrain {EPOCHS}` on labelled and hidden clips; the transformer is a small one (width 64), 15 epochs at",
-                    "1e-3. OOF is that of all seeds, on the labelled clips."
-                ], HEADER, rows, out)
+                keep_rows(
+                    f"Seeds, all labelled clips, clips without labels on {machine()}",
+                    [
+                        "`python benchmarks/unlabelled.py --data ESC10 --weights mn04_as_mAP_432.pt`: ESC-10, EfficientAT mn04's `pooled` and",
+                        "`frames`, log-mel's `mel`; accuracy on clips whose labels were hidden, by final epochs, for every choice of neighbouring",
+                        "official folds, pooled (four labelled folds: each clip is hidden once; one: four times, and those counts are not",
+                        "independent). The labelled folds are cross-validated (a single one in four stratified folds): the mean of these models is",
+                        "*folds*; `--refit` is *all clips*. Pseudo-labels: `--pseudo` with its defaults, from the run of the row above. Masked",
+                        f"prediction: `--pretrain {EPOCHS}` on labelled and hidden clips; the transformer is a small one (width 64), 15 epochs at",
+                        "1e-3. OOF is that of all seeds, on the labelled clips.",
+                    ],
+                    HEADER,
+                    rows,
+                    out,
+                )
                 print("\n".join(rows.values()), flush=True)
 
 

@@ -15,8 +15,14 @@ from earshot.members import Member
 from earshot.run import Run
 
 
-def cached(whole: Member, features: str | None, out: Path, device: Device, rebuild: Callable[[dict], Any],
-           message: str = "") -> bool:
+def cached(
+    whole: Member,
+    features: str | None,
+    out: Path,
+    device: Device,
+    rebuild: Callable[[dict], Any],
+    message: str = "",
+) -> bool:
     """The submission for the clips that the caches hold, `message` for the ledger; False where there is nothing to submit."""
     runs = whole.runs()
     caches = {run.folder.resolve(): blend.cache_of(run, features) for run in runs}
@@ -37,14 +43,31 @@ def cached(whole: Member, features: str | None, out: Path, device: Device, rebui
 
     how = whole.fitted.method if whole.fitted else ""
     oof = None if whole.score is None else (whole.metric, whole.score)
-    for line in stage.submit(cache, ids, whole.predict(ask), np.array(runs[0].config["prior"]), whole.classes, out,
-                             runs=runs, how=how, oof=oof, message=message):
+    for line in stage.submit(
+        cache,
+        ids,
+        whole.predict(ask),
+        np.array(runs[0].config["prior"]),
+        whole.classes,
+        out,
+        runs=runs,
+        how=how,
+        oof=oof,
+        message=message,
+    ):
         print(line)
     return True
 
 
-def audio(whole: Member, flags: PredictFlags, paths: list[str], show: bool, out: Path, device: Device,
-          rebuild: Callable[[dict], Any]) -> None:
+def audio(
+    whole: Member,
+    flags: PredictFlags,
+    paths: list[str],
+    show: bool,
+    out: Path,
+    device: Device,
+    rebuild: Callable[[dict], Any],
+) -> None:
     """Predictions for new audio: as a csv, or shown."""
     classes, first, reasons = whole.classes, whole.runs()[0], {}
     ids, files = loose.listed(paths)
@@ -58,11 +81,17 @@ def audio(whole: Member, flags: PredictFlags, paths: list[str], show: bool, out:
     probabilities, unheard = blend.fill(whole.predict(ask), np.array(first.config["prior"]))
     if show:
         for id, row in zip(ids, probabilities):
-            best = np.argsort(-row)[:flags.top]
-            said = f"cannot be heard: {reasons[id]}" if id in reasons else "  ".join(f"{classes[i]} {row[i]:.3f}" for i in best)
+            best = np.argsort(-row)[: flags.top]
+            said = (
+                f"cannot be heard: {reasons[id]}"
+                if id in reasons
+                else "  ".join(f"{classes[i]} {row[i]:.3f}" for i in best)
+            )
             print(f"{id}: {said}")
         return
     for id, reason in reasons.items():
         print(f"{id}: {reason}; answered with the class prior")
-    submission.write(out, np.array(ids), probabilities, classes, tuple(first.config["columns"]), None, first.multilabel)
+    submission.write(
+        out, np.array(ids), probabilities, classes, tuple(first.config["columns"]), None, first.multilabel
+    )
     print(f"predictions: {out}, {len(ids)} rows, {int(unheard.sum())} of them by the prior")

@@ -21,10 +21,19 @@ from earshot.files import locked
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".au", ".aiff", ".aif", ".m4a", ".opus", ".wma", ".aac")
 
 MAX_MEMBERS = 500_000
-MAX_RATIO = 100        # audio hardly compresses: a zip that grows a hundredfold is a bomb ...
-MAX_SMALL = 2 ** 30    # ... unless all of it is small (digital silence and csv files do compress)
+MAX_RATIO = 100  # audio hardly compresses: a zip that grows a hundredfold is a bomb ...
+MAX_SMALL = 2**30  # ... unless all of it is small (digital silence and csv files do compress)
 MARKER = ".unpacked"
-DAMAGED = (RuntimeError, NotImplementedError, zlib.error, lzma.LZMAError, EOFError, struct.error, ValueError, OverflowError)
+DAMAGED = (
+    RuntimeError,
+    NotImplementedError,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    struct.error,
+    ValueError,
+    OverflowError,
+)
 
 
 class NotWhole(UserError):
@@ -63,7 +72,9 @@ def holds(into: Path, state: str) -> bool:
     return (into / MARKER).is_file() and (into / MARKER).read_text() == state
 
 
-def replace(archive: zipfile.ZipFile, members: list[tuple[zipfile.ZipInfo, str]], into: Path, path: Path, state: str) -> None:
+def replace(
+    archive: zipfile.ZipFile, members: list[tuple[zipfile.ZipInfo, str]], into: Path, path: Path, state: str
+) -> None:
     """Unpack beside the folder, then put it in its place."""
     if into.exists() and not (into / MARKER).is_file():
         raise UserError(f"{into} is in the way and was not unpacked by Earshot: move it away")
@@ -89,22 +100,30 @@ def check(archive: zipfile.ZipFile, path: Path) -> list[tuple[zipfile.ZipInfo, s
     """The files to unpack with their relative paths; a UserError for a zip that is not to be trusted."""
     infos = archive.infolist()
     if len(infos) > MAX_MEMBERS:
-        raise UserError(f"{path} has {len(infos)} members, more than {MAX_MEMBERS}: unpack it yourself if you trust it")
+        raise UserError(
+            f"{path} has {len(infos)} members, more than {MAX_MEMBERS}: unpack it yourself if you trust it"
+        )
     members = []
     for info in infos:
         name = info.filename.replace("\\", "/")  # zips made on Windows
         if name.startswith("/") or re.match("[A-Za-z]:", name) or ".." in name.split("/"):
-            raise UserError(f"{path} is not safe to unpack: its member {info.filename!r} leads outside the folder")
+            raise UserError(
+                f"{path} is not safe to unpack: its member {info.filename!r} leads outside the folder"
+            )
         kind = stat.S_IFMT(info.external_attr >> 16)
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise UserError(f"{path} is not safe to unpack: its member {info.filename!r} is a link or a device")
+            raise UserError(
+                f"{path} is not safe to unpack: its member {info.filename!r} is a link or a device"
+            )
         if not name.endswith("/") and "__MACOSX" not in name.split("/"):
             members.append((info, name))
     limit = max(MAX_SMALL, MAX_RATIO * os.path.getsize(path))
     total = sum(info.file_size for info, _ in members)
     if total > limit:
-        raise UserError(f"{path} would unpack to {total / 1e9:.1f} GB, more than {MAX_RATIO} times its size: "
-                        "unpack it yourself if you trust it")
+        raise UserError(
+            f"{path} would unpack to {total / 1e9:.1f} GB, more than {MAX_RATIO} times its size: "
+            "unpack it yourself if you trust it"
+        )
     return members
 
 
@@ -116,20 +135,24 @@ def signature(archive: zipfile.ZipFile, path: Path) -> str:
     return digest.hexdigest()
 
 
-def extract(archive: zipfile.ZipFile, members: list[tuple[zipfile.ZipInfo, str]], folder: Path, path: Path) -> None:
+def extract(
+    archive: zipfile.ZipFile, members: list[tuple[zipfile.ZipInfo, str]], folder: Path, path: Path
+) -> None:
     """Write the members below the folder, counting real bytes: the sizes that a zip declares may lie."""
     left = max(MAX_SMALL, MAX_RATIO * os.path.getsize(path))
     total = sum(info.file_size for info, _ in members)
     folder.mkdir(parents=True)
     free = shutil.disk_usage(folder).free
     if total > free:
-        raise UserError(f"{path} needs {total / 1e9:.1f} GB and {folder.parent} has {free / 1e9:.1f} GB free: "
-                        "free some, or choose another --out")
+        raise UserError(
+            f"{path} needs {total / 1e9:.1f} GB and {folder.parent} has {free / 1e9:.1f} GB free: "
+            "free some, or choose another --out"
+        )
     for info, name in members:
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         with archive.open(info) as source, open(target, "wb") as out:
-            while block := source.read(2 ** 20):
+            while block := source.read(2**20):
                 left -= len(block)
                 if left < 0:
                     raise UserError(f"{path} unpacks to more than it declares: not safe to unpack")
@@ -149,7 +172,7 @@ def is_audio(name: str) -> bool:
 
 def strip_suffix(name: str) -> str:
     """The name without its audio suffix: only a known one, as in "blues.00001" the dot belongs to the stem."""
-    return name[:name.rindex(".")] if is_audio(name) else name
+    return name[: name.rindex(".")] if is_audio(name) else name
 
 
 def key(text: str) -> str:
@@ -222,13 +245,21 @@ class Files:
         name = wanted.rpartition("/")[2]
         if not name:
             return []
-        found = (self.by_name.get(key(name)) or self.by_stem.get(key(name))
-                 or self.by_stem.get(key(strip_suffix(name)), []))
-        if "/" in wanted:  # part of a path, or a path on another machine: the folders must agree as far as both go
+        found = (
+            self.by_name.get(key(name))
+            or self.by_stem.get(key(name))
+            or self.by_stem.get(key(strip_suffix(name)), [])
+        )
+        if (
+            "/" in wanted
+        ):  # part of a path, or a path on another machine: the folders must agree as far as both go
             tail = key("/" + strip_suffix(wanted.lstrip("/")))
             heads = {f: key(f"{self.root.as_posix()}/{strip_suffix(f)}") for f in found}
-            found = [f for f in found
-                     if heads[f].endswith(tail) or ("/" in f and tail.endswith(key("/" + strip_suffix(f))))]
+            found = [
+                f
+                for f in found
+                if heads[f].endswith(tail) or ("/" in f and tail.endswith(key("/" + strip_suffix(f))))
+            ]
         exact = [f for f in found if strip_suffix(f.rpartition("/")[2]) == strip_suffix(name)]
         return exact or found
 
@@ -257,8 +288,10 @@ class Files:
         absolute = [str(self.root / p) for p in paths]
         for path, other in zip(paths[1:], absolute[1:]):
             if not filecmp.cmp(absolute[0], other, shallow=False):
-                raise UserError(f"{clip_id} may be {paths[0]} or {path} in {self.root}: "
-                                "keep one of them, or give the ids in the csv with their folder")
+                raise UserError(
+                    f"{clip_id} may be {paths[0]} or {path} in {self.root}: "
+                    "keep one of them, or give the ids in the csv with their folder"
+                )
         return absolute[0] if absolute else ""
 
     def summary(self) -> str:
@@ -269,7 +302,9 @@ class Files:
         text = f"{len(self.csvs)} csv files" + (f" ({', '.join(self.csvs[:8])})" if self.csvs else "")
         text += f", {len(self.audio)} audio files" + (f" ({kinds})" if kinds else "")
         text += f", {len(self.folders)} subfolders" + (f" ({names})" if names else "")
-        return text + (f", zip files to unpack or to pass themselves: {', '.join(self.zips[:4])}" if self.zips else "")
+        return text + (
+            f", zip files to unpack or to pass themselves: {', '.join(self.zips[:4])}" if self.zips else ""
+        )
 
     def audio_folders(self) -> str:
         """The folders that hold audio, with their counts, in one line."""

@@ -83,7 +83,11 @@ def walk(top: Path) -> list[Folder]:
     """A folder and those below it, sorted; links are not followed."""
     found = []
     for path, below, names in os.walk(top):
-        below[:] = sorted(n for n in below if not n.startswith(".")) if len(Path(path).relative_to(top).parts) < DEPTH else []
+        below[:] = (
+            sorted(n for n in below if not n.startswith("."))
+            if len(Path(path).relative_to(top).parts) < DEPTH
+            else []
+        )
         folder = Folder(Path(path), set())
         for name in names:
             if not is_audio(name):
@@ -135,7 +139,11 @@ def looks_like_one(path: Path) -> bool:
     inside = folders(path)
     audible = [one for one in inside if one.audio]
     earlier = any({"unique_labels.pkl", "config.yaml"} & one.names for one in inside)
-    return bool(audible) and not earlier and (len(audible) > 1 or any(n.endswith(".csv") for one in inside for n in one.names))
+    return (
+        bool(audible)
+        and not earlier
+        and (len(audible) > 1 or any(n.endswith(".csv") for one in inside for n in one.names))
+    )
 
 
 def competition() -> Path | None:
@@ -146,14 +154,20 @@ def competition() -> Path | None:
     """
     found = competitions()
     if len(found) > 1:
-        raise UserError(f"several competitions are attached: choose one with --competition: {', '.join(map(str, found))}")
+        raise UserError(
+            f"several competitions are attached: choose one with --competition: {', '.join(map(str, found))}"
+        )
     return found[0] if found else None
 
 
 def called(slug: str) -> str:
     """The attached competition or data set of that slug, where there is no file or folder of that name here; else the name itself."""
     here = slug == "sample" or Path(slug).exists()
-    found = [] if here else [path for path in mounts() if path.name == slug.removeprefix("competitions/").rpartition("/")[2]]
+    found = (
+        []
+        if here
+        else [path for path in mounts() if path.name == slug.removeprefix("competitions/").rpartition("/")[2]]
+    )
     return str(found[0]) if found else slug
 
 
@@ -188,10 +202,16 @@ def pretrained(kind: str, weights: str, default: bool) -> Path | None:
         if isinstance(about, dict) and about.get("model_type") == kind:
             found.append(one.path)
     wanted = _letters(weights.rpartition("/")[2])
-    fitting = [path for path in found if any(_letters(part) == wanted for part in path.relative_to(root() or path).parts)]
+    fitting = [
+        path
+        for path in found
+        if any(_letters(part) == wanted for part in path.relative_to(root() or path).parts)
+    ]
     fitting = fitting or (found if default else [])
     if len(fitting) > 1:
-        raise UserError(f"{len(fitting)} attached folders may be {weights}: choose one with --weights: {', '.join(map(str, fitting))}")
+        raise UserError(
+            f"{len(fitting)} attached folders may be {weights}: choose one with --weights: {', '.join(map(str, fitting))}"
+        )
     return fitting[0] if fitting else None
 
 

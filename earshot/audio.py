@@ -72,7 +72,7 @@ def read(path: str | Path, rate: int | None, settings: AudioSettings) -> tuple[n
     if rate is not None and rate != native:
         wave = decode.gather(_resampled(wave, native, rate, loudest))
     elif settings.peak:
-        wave = decode.gather(wave[i:i + CHUNK] / loudest for i in range(0, len(wave), CHUNK))
+        wave = decode.gather(wave[i : i + CHUNK] / loudest for i in range(0, len(wave), CHUNK))
     rate = rate or native
     if settings.trim is None:
         return wave, rate, 0.0
@@ -147,7 +147,9 @@ def _resampled(wave: np.ndarray, native: int, rate: int, divisor: np.float32 | N
     chunk = max(1, min(CHUNK, CHUNK * native // rate))
     for first in range(0, len(wave), chunk):
         piece = wave[first : first + chunk]
-        yield stream.resample_chunk(piece if divisor is None else piece / divisor, last=first + chunk >= len(wave))
+        yield stream.resample_chunk(
+            piece if divisor is None else piece / divisor, last=first + chunk >= len(wave)
+        )
 
 
 def trim_bounds(wave: np.ndarray, top_db: float) -> tuple[int, int]:
@@ -173,7 +175,9 @@ def trim_bounds(wave: np.ndarray, top_db: float) -> tuple[int, int]:
     return int(loud[0]) * TRIM_HOP, min(len(wave), (int(loud[-1]) + 1) * TRIM_HOP)
 
 
-def cut(seconds: float, window: float, hop: float | None, max_windows: int | None) -> list[tuple[float, float]]:
+def cut(
+    seconds: float, window: float, hop: float | None, max_windows: int | None
+) -> list[tuple[float, float]]:
     """The windows that cover a clip: one if it fits, else regular ones and a last one moved back to the clip's end.
 
     Args:
@@ -204,7 +208,9 @@ def count(seconds: float, window: float, hop: float | None, max_windows: int | N
     if window <= 0:
         raise UserError(f"--seconds {window:g}: a window needs a positive length")
     if not 0 < hop <= window:
-        raise UserError(f"--hop {hop:g}: has to lie between 0 and the window's {window:g} s, else audio is left out")
+        raise UserError(
+            f"--hop {hop:g}: has to lie between 0 and the window's {window:g} s, else audio is left out"
+        )
     if max_windows is not None and max_windows < 1:
         raise UserError(f"--max-windows {max_windows}: has to be 1 or more; leave it out for all windows")
     if seconds <= window + TOLERANCE:

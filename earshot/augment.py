@@ -29,7 +29,9 @@ def mask_spans(x: Tensor, axis: int, longest: int, rng: np.random.Generator) -> 
     return torch.where(hit, x.amin((1, 2, 3), keepdim=True), x)
 
 
-def shift_time(x: Tensor, mask: Tensor | None, share: float, rng: np.random.Generator) -> tuple[Tensor, Tensor | None]:
+def shift_time(
+    x: Tensor, mask: Tensor | None, share: float, rng: np.random.Generator
+) -> tuple[Tensor, Tensor | None]:
     """Roll every row in time by up to `share` of its length either way; (B, D, F, T) and its (B, T) mask."""
     frames = x.shape[3]
     reach = int(share * frames)
@@ -39,8 +41,9 @@ def shift_time(x: Tensor, mask: Tensor | None, share: float, rng: np.random.Gene
     return rolled, mask if mask is None else torch.take_along_dim(mask, at, 1)
 
 
-def warp_time(x: Tensor, mask: Tensor | None, stretch: float, crop: float,
-              rng: np.random.Generator) -> tuple[Tensor, Tensor | None]:
+def warp_time(
+    x: Tensor, mask: Tensor | None, stretch: float, crop: float, rng: np.random.Generator
+) -> tuple[Tensor, Tensor | None]:
     """Read every row at a pace of its own from a place of its own, around its end; linear interpolation between frames.
 
     Args:
@@ -78,19 +81,29 @@ def _between(x: Tensor, lower: np.ndarray, upper: np.ndarray, share: np.ndarray,
     """Linear interpolation along an axis; lower, upper (indices) and share are (B, new length)."""
     shape = [len(x), 1, 1, 1]
     shape[axis] = lower.shape[1]
-    one, other = (torch.take_along_dim(x, torch.from_numpy(i).to(x.device).view(shape), axis) for i in (lower, upper))
+    one, other = (
+        torch.take_along_dim(x, torch.from_numpy(i).to(x.device).view(shape), axis) for i in (lower, upper)
+    )
     return one.lerp(other, torch.from_numpy(share.astype(np.float32)).to(x.device).view(shape))
 
 
 def asked(settings: TrainingFlags) -> bool:
     """Do the settings ask for anything at all?"""
     spans = settings.masks and (settings.time_mask or settings.frequency_mask)
-    return bool(settings.time_shift or settings.time_stretch or settings.crop < 1 or settings.frequency_shift or settings.gain
-                or settings.mixup or spans)
+    return bool(
+        settings.time_shift
+        or settings.time_stretch
+        or settings.crop < 1
+        or settings.frequency_shift
+        or settings.gain
+        or settings.mixup
+        or spans
+    )
 
 
-def apply(x: Tensor, mask: Tensor | None, targets: Tensor, settings: TrainingFlags,
-          rng: np.random.Generator) -> tuple[Tensor, Tensor | None, Tensor]:
+def apply(
+    x: Tensor, mask: Tensor | None, targets: Tensor, settings: TrainingFlags, rng: np.random.Generator
+) -> tuple[Tensor, Tensor | None, Tensor]:
     """All that the settings ask for: move, stretch, crop, turn up or down, then masks and mixing.
 
     Masks lie under a mixup of the batch, as it was published, and over a mix of two sounds, which is one new sound.
@@ -126,8 +139,9 @@ def cover(x: Tensor, settings: TrainingFlags, rng: np.random.Generator) -> Tenso
     return x
 
 
-def mix(x: Tensor, mask: Tensor | None, targets: Tensor, settings: TrainingFlags,
-        rng: np.random.Generator) -> tuple[Tensor, Tensor | None, Tensor]:
+def mix(
+    x: Tensor, mask: Tensor | None, targets: Tensor, settings: TrainingFlags, rng: np.random.Generator
+) -> tuple[Tensor, Tensor | None, Tensor]:
     """Mixup (Zhang et al. 2018) or between-class learning (Tokozume et al. 2018), as `mixup_pairs` says.
 
     "any": with probability `mixup_probability` the whole batch, each row with any other, one weight for all.
@@ -145,8 +159,11 @@ def mix(x: Tensor, mask: Tensor | None, targets: Tensor, settings: TrainingFlags
         weight = np.full(count, rng.beta(settings.mixup, settings.mixup))
         other = rng.permutation(count)
     else:
-        weight = np.where(rng.random(count) < settings.mixup_probability,
-                          rng.beta(settings.mixup, settings.mixup, count), 1.0)
+        weight = np.where(
+            rng.random(count) < settings.mixup_probability,
+            rng.beta(settings.mixup, settings.mixup, count),
+            1.0,
+        )
         differs = (targets @ targets.T <= 0).cpu().numpy()
         # The largest of random numbers where classes differ is a fair draw; a row without any stays as it is.
         other = np.where(differs, rng.random((count, count)), -1.0).argmax(1)

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from earshot.cache import Cache
     from earshot.contest import Contest
 
-Metric = get_type_hints(config.TrainingFlags)["metric"]  # not the other way round: recipes read the annotation's text
+Metric = get_type_hints(config.TrainingFlags)[
+    "metric"
+]  # not the other way round: recipes read the annotation's text
 HOURS = 1.0  # where --max-hours is not given
 
 
@@ -66,9 +68,18 @@ def inputs_of(opened: list[Cache], flags: AutoFlags) -> dict[str, Any]:
     """What a bake-off is made from; the time is not part of it."""
     recipes = [config.load_recipe(name) for name in flags.candidates]
     names = [one.folder.name for one in opened]
-    named = {name if names.count(name) == 1 else str(one.folder): one.fingerprint for name, one in zip(names, opened)}
-    return plain({"features": named, "folds": flags.folds, "metric": flags.metric,
-                  "candidates": [[r.name, fingerprint({"head": r.head, "training": r.training})] for r in recipes]})
+    named = {
+        name if names.count(name) == 1 else str(one.folder): one.fingerprint
+        for name, one in zip(names, opened)
+    }
+    return plain(
+        {
+            "features": named,
+            "folds": flags.folds,
+            "metric": flags.metric,
+            "candidates": [[r.name, fingerprint({"head": r.head, "training": r.training})] for r in recipes],
+        }
+    )
 
 
 def read_state(folder: Path, inputs: dict[str, Any], hours: float) -> dict[str, Any]:
@@ -87,8 +98,10 @@ def read_state(folder: Path, inputs: dict[str, Any], hours: float) -> dict[str, 
         return fresh
     found = differences(state["inputs"], inputs)
     if found:
-        raise UserError(f"{folder} is a bake-off of something else: {'; '.join(found[:3])}: give the new one another --name, or start over "
-                        "with --fresh")
+        raise UserError(
+            f"{folder} is a bake-off of something else: {'; '.join(found[:3])}: give the new one another --name, or start over "
+            "with --fresh"
+        )
     if hours > state["hours"]:
         for one in state["of"].values():
             one |= {"status": "open"} if one["status"] == "no time" else {}
@@ -96,7 +109,9 @@ def read_state(folder: Path, inputs: dict[str, Any], hours: float) -> dict[str, 
     return state
 
 
-def run(heads: Any, opened: list[Cache], flags: AutoFlags, machine: config.TrainMachineFlags, began: float) -> None:
+def run(
+    heads: Any, opened: list[Cache], flags: AutoFlags, machine: config.TrainMachineFlags, began: float
+) -> None:
     """The whole bake-off, from its folder to the submission.
 
     Args:
@@ -112,7 +127,9 @@ def run(heads: Any, opened: list[Cache], flags: AutoFlags, machine: config.Train
             empty(folder)
         state = read_state(folder, inputs, hours)
         if state["done"] and (folder / kept.NAME).is_file() and (out.exists() or not opened[0].has("subm")):
-            print(f"bake-off: {folder} is finished; more --max-hours than {state['hours']:g} would go on with what had no time")
+            print(
+                f"bake-off: {folder} is finished; more --max-hours than {state['hours']:g} would go on with what had no time"
+            )
             print("\n".join(leaderboard.table(leaderboard.read(folder))))
             return
         from earshot import contest, ladder, stage, tracking
@@ -138,31 +155,62 @@ def _end(made: Contest, opened: list[Cache], out: Path) -> None:
     if not finished:
         failed = [one["note"] for one in made.state["of"].values() if one["status"] == "failed"]
         made.save()
-        raise UserError(f"no candidate was finished: {failed[0]}" if failed else
-                        f"no candidate was finished within --max-hours {made.state['hours']:g}: the same command with more goes on")
+        raise UserError(
+            f"no candidate was finished: {failed[0]}"
+            if failed
+            else f"no candidate was finished within --max-hours {made.state['hours']:g}: the same command with more goes on"
+        )
     inside = [members.open_one(made.folder / name) for name in finished]
     whole, found, oof, lines = members.fit(inside, "auto")
     before = digest(made.folder / kept.NAME) if (made.folder / kept.NAME).exists() else None
-    kept.write(made.folder, [member.folder for member in inside], first.classes, first.multilabel, whole.metric, found, oof)
+    kept.write(
+        made.folder,
+        [member.folder for member in inside],
+        first.classes,
+        first.multilabel,
+        whole.metric,
+        found,
+        oof,
+    )
     if digest(made.folder / kept.NAME) != before:
         (made.folder / "test.json").unlink(missing_ok=True)
-    for line in [f"out-of-fold, final epochs, {len(oof.ids)} clips", *lines, *members.table(found, whole.metric),
-                 "weights: " + "  ".join(f"{m.folder.name} {w:.3f}" for m, w in zip(inside, found.fitted.weights) if w > 0)]:
+    for line in [
+        f"out-of-fold, final epochs, {len(oof.ids)} clips",
+        *lines,
+        *members.table(found, whole.metric),
+        "weights: "
+        + "  ".join(f"{m.folder.name} {w:.3f}" for m, w in zip(inside, found.fitted.weights) if w > 0),
+    ]:
         made.say(line)
     # A further seed that never began is no news.
-    rows = [_row(made, name) for name, candidate in made.candidates.items() if candidate.after is None or made.state["of"][name]["folds"]]
+    rows = [
+        _row(made, name)
+        for name, candidate in made.candidates.items()
+        if candidate.after is None or made.state["of"][name]["folds"]
+    ]
     told = metrics.scores(oof.probabilities, oof.labels)
-    rows.append({"run": str(made.folder), "recipe": "auto", "features": " ".join(str(one.folder) for one in opened), "view": "",
-                 "folds": " ".join(map(str, sorted(set(oof.folds.tolist())))), **leaderboard.scores(told, made.flags.metric),
-                 "fold_std": found.spread, "seconds": made.before + time.monotonic() - made.began,
-                 "status": f"blend: {found.fitted.method} of {int((found.fitted.weights > 0).sum())}, cross-fitted"})
+    rows.append(
+        {
+            "run": str(made.folder),
+            "recipe": "auto",
+            "features": " ".join(str(one.folder) for one in opened),
+            "view": "",
+            "folds": " ".join(map(str, sorted(set(oof.folds.tolist())))),
+            **leaderboard.scores(told, made.flags.metric),
+            "fold_std": found.spread,
+            "seconds": made.before + time.monotonic() - made.began,
+            "status": f"blend: {found.fitted.method} of {int((found.fitted.weights > 0).sum())}, cross-fitted",
+        }
+    )
     rows = leaderboard.ordered(rows, made.flags.metric)
     leaderboard.write(made.folder, rows)
     leaderboard.write(made.folder.parent, rows)
     for line in leaderboard.table(rows):
         made.say(line)
     if any(one["status"] == "dropped" for one in made.state["of"].values()):
-        made.say("dropped candidates were dropped by the labels of the folds named: that choice, unlike the blend's, is not cross-fitted")
+        made.say(
+            "dropped candidates were dropped by the labels of the folds named: that choice, unlike the blend's, is not cross-fitted"
+        )
     _submit(made, whole, first, out, stage)
 
 
@@ -172,13 +220,24 @@ def _row(made: Contest, name: str) -> dict[str, Any]:
 
     one, candidate = made.state["of"][name], made.candidates[name]
     folder = made.folder / name
-    row = {"run": str(folder), "recipe": candidate.recipe.name, "features": str(candidate.cache.folder), "view": candidate.view,
-           "folds": "", "seconds": 0.0, "status": one["status"] + (f" {one['note']}" if one["note"] else "")}
+    row = {
+        "run": str(folder),
+        "recipe": candidate.recipe.name,
+        "features": str(candidate.cache.folder),
+        "view": candidate.view,
+        "folds": "",
+        "seconds": 0.0,
+        "status": one["status"] + (f" {one['note']}" if one["note"] else ""),
+    }
     if not contest.begun(folder) or not (folder / "scores.json").exists():
         return row
     told = read_json(folder / "scores.json")["last"]
-    return row | {"folds": " ".join(map(str, told["folds"])), **leaderboard.scores(told, made.flags.metric),
-                  "fold_std": told["fold_std"], "seconds": contest.seconds(Run.open(folder))}
+    return row | {
+        "folds": " ".join(map(str, told["folds"])),
+        **leaderboard.scores(told, made.flags.metric),
+        "fold_std": told["fold_std"],
+        "seconds": contest.seconds(Run.open(folder)),
+    }
 
 
 def _submit(made: Contest, whole: Any, first: Cache, out: Path, stage: Any) -> None:

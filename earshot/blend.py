@@ -21,11 +21,20 @@ from earshot.run import Run
 
 def rows_of(cache: Cache, split: str, view: str, device: Device, gigabytes: float | None = None) -> Rows:
     """One split of a cache, ready for a head; `gigabytes` as in `Rows`."""
-    return Rows(cache.split(split), view, cache.classes, cache.manifest["span"], device.name, gigabytes=gigabytes)
+    return Rows(
+        cache.split(split), view, cache.classes, cache.manifest["span"], device.name, gigabytes=gigabytes
+    )
 
 
-def training_rows(cache: Cache, view: str, also: tuple[str, ...], settings: TrainingFlags, device: Device,
-                  gigabytes: float | None = None, unlabelled: bool = False) -> Rows:
+def training_rows(
+    cache: Cache,
+    view: str,
+    also: tuple[str, ...],
+    settings: TrainingFlags,
+    device: Device,
+    gigabytes: float | None = None,
+    unlabelled: bool = False,
+) -> Rows:
     """The training split with its augmented copies and the further views that a head learns from; `gigabytes` as in `Rows`.
 
     Args:
@@ -35,11 +44,27 @@ def training_rows(cache: Cache, view: str, also: tuple[str, ...], settings: Trai
     """
     check_further(also, cache.shapes, settings)
     more = cache.split("subm") if unlabelled else None
-    return Rows(cache.split("train"), view, cache.classes, cache.manifest["span"], device.name, also, cache.augmented(), gigabytes, more)
+    return Rows(
+        cache.split("train"),
+        view,
+        cache.classes,
+        cache.manifest["span"],
+        device.name,
+        also,
+        cache.augmented(),
+        gigabytes,
+        more,
+    )
 
 
-def predict_run(run: Run, rows: Rows, rebuild: Callable[[dict], Any], device: Device, batch_size: int | None = None,
-                kind: str = "best") -> np.ndarray:
+def predict_run(
+    run: Run,
+    rows: Rows,
+    rebuild: Callable[[dict], Any],
+    device: Device,
+    batch_size: int | None = None,
+    kind: str = "best",
+) -> np.ndarray:
     """The mean of a run's folds and seeds, each by its best checkpoint, or its last; of its models on all clips where it has some.
 
     Args:
@@ -51,7 +76,11 @@ def predict_run(run: Run, rows: Rows, rebuild: Callable[[dict], Any], device: De
     Raises:
         UserError: no fold of the run is finished.
     """
-    return mean(run, rows, [predict_part(run, part, kind, rows, rebuild, device, batch_size) for part in parts.predictors(run)])
+    return mean(
+        run,
+        rows,
+        [predict_part(run, part, kind, rows, rebuild, device, batch_size) for part in parts.predictors(run)],
+    )
 
 
 def mean(run: Run, rows: Rows, found: list[np.ndarray]) -> np.ndarray:
@@ -62,16 +91,33 @@ def mean(run: Run, rows: Rows, found: list[np.ndarray]) -> np.ndarray:
     heard = np.bincount(rows.clip, minlength=len(rows.ids)) > 0
     lost = rows.ids[heard & ~np.isfinite(blended).all(1)]
     if len(lost):  # or they would be answered like clips that cannot be heard
-        raise UserError(f"{run.folder}: the prediction is not a number for {some(lost)}: their features are damaged, or a fold's "
-                        "weights; extract anew (get_features.py --fresh), else train anew (train.py --fresh)")
+        raise UserError(
+            f"{run.folder}: the prediction is not a number for {some(lost)}: their features are damaged, or a fold's "
+            "weights; extract anew (get_features.py --fresh), else train anew (train.py --fresh)"
+        )
     return blended
 
 
-def predict_part(run: Run, part: Part, kind: str, rows: Rows, rebuild: Callable[[dict], Any], device: Device,
-                 batch_size: int | None = None) -> np.ndarray:
+def predict_part(
+    run: Run,
+    part: Part,
+    kind: str,
+    rows: Rows,
+    rebuild: Callable[[dict], Any],
+    device: Device,
+    batch_size: int | None = None,
+) -> np.ndarray:
     """One model's (clips, classes) probabilities, by its "best" or "last" checkpoint; the rest as in `predict_run`."""
     head = load_part(run, part, kind, rebuild, device)
-    return predict(head, rows, np.arange(len(rows)), batch_size or run.at_once, probe.autocast(device), run.shifts, run.pool)
+    return predict(
+        head,
+        rows,
+        np.arange(len(rows)),
+        batch_size or run.at_once,
+        probe.autocast(device),
+        run.shifts,
+        run.pool,
+    )
 
 
 def load_part(run: Run, part: Part, kind: str, rebuild: Callable[[dict], Any], device: Device) -> Any:
@@ -85,8 +131,10 @@ def check_head(run: Run, part: Part, head: Any) -> None:
     """UserError where a fold's head answers another number of labels than its run has."""
     answers = head.config["num_classes"] if hasattr(head, "config") else len(run.classes)
     if answers != len(run.classes):
-        raise UserError(f"{run.part(part).folder} holds a head of {answers} labels, and {run.folder} has {len(run.classes)}: it "
-                        "belongs to another run; delete the fold to train it again")
+        raise UserError(
+            f"{run.part(part).folder} holds a head of {answers} labels, and {run.folder} has {len(run.classes)}: it "
+            "belongs to another run; delete the fold to train it again"
+        )
 
 
 def fill(probabilities: np.ndarray, prior: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -105,14 +153,20 @@ def cache_of(run: Run, features: str | None) -> Cache:
     if not features and not folder.is_dir():  # an attached run, or one whose cache is attached
         folder = earlier.features_of(run) or folder
     if not folder.is_dir():
-        raise UserError(f"{run.folder} was trained on {folder}, which is not there: say where it is with --features FOLDER")
+        raise UserError(
+            f"{run.folder} was trained on {folder}, which is not there: say where it is with --features FOLDER"
+        )
     cache = Cache(folder)
     if cache.classes != run.classes:
-        raise UserError(f"{folder} has other labels than {run.folder} was trained on ({_labels(run.classes, cache.classes)}): say "
-                        "where its own cache is with --features FOLDER")
+        raise UserError(
+            f"{folder} has other labels than {run.folder} was trained on ({_labels(run.classes, cache.classes)}): say "
+            "where its own cache is with --features FOLDER"
+        )
     if cache.multilabel != run.multilabel:
-        raise UserError(f"{folder} is {_task(cache)}, {run.folder} was trained {_task(run)}: say where its own cache is with "
-                        "--features FOLDER")
+        raise UserError(
+            f"{folder} is {_task(cache)}, {run.folder} was trained {_task(run)}: say where its own cache is with "
+            "--features FOLDER"
+        )
     # Its clips may have been swapped (hidden test clips); how they are turned into features may not.
     here = {k: cache.record[k] for k in run.config["record"]["features"]}
     found = differences(run.config["record"]["features"], here)
@@ -125,10 +179,14 @@ def same_classes(runs: list[Run]) -> list[str]:
     """The labels that all runs share; UserError if two runs have other labels, another order or another task."""
     for run in runs[1:]:
         if run.multilabel != runs[0].multilabel:
-            raise UserError(f"{runs[0].folder} is {_task(runs[0])}, {run.folder} {_task(run)}: they cannot be blended")
+            raise UserError(
+                f"{runs[0].folder} is {_task(runs[0])}, {run.folder} {_task(run)}: they cannot be blended"
+            )
         if run.classes != runs[0].classes:
-            raise UserError(f"{runs[0].folder} there and {run.folder} here have different labels, or another order of them "
-                            f"({_labels(runs[0].classes, run.classes)}): they cannot be blended")
+            raise UserError(
+                f"{runs[0].folder} there and {run.folder} here have different labels, or another order of them "
+                f"({_labels(runs[0].classes, run.classes)}): they cannot be blended"
+            )
     return runs[0].classes
 
 
@@ -137,8 +195,10 @@ def same_clips(runs: list[Run], caches: list[Cache]) -> None:
     for run, cache in zip(runs, caches):
         two = [c.record["clips"].get("subm", "no clips") for c in (caches[0], cache)]
         if two[0] != two[1]:
-            raise UserError(f"{runs[0].folder} and {run.folder} predict different clips ({two[0]} in {caches[0].folder}, {two[1]} in "
-                            f"{cache.folder}): extract both from the same data")
+            raise UserError(
+                f"{runs[0].folder} and {run.folder} predict different clips ({two[0]} in {caches[0].folder}, {two[1]} in "
+                f"{cache.folder}): extract both from the same data"
+            )
 
 
 def _labels(there: list[str], here: list[str]) -> str:

@@ -15,7 +15,11 @@ import numpy as np
 from earshot import compare, metrics, offsets as cut
 from earshot.errors import UserError
 
-METHODS = ("simplex", "mean", "greedy")  # the first is fallen back on: a weak member spoils a mean, and hardly these weights
+METHODS = (
+    "simplex",
+    "mean",
+    "greedy",
+)  # the first is fallen back on: a weak member spoils a mean, and hardly these weights
 ROUNDS, FEW = 20, 3  # greedy selection: members added at most; the best ones that it may start from
 SMALLEST = 0.01  # a weight below is none: its member would be run for nothing
 PARTS = 3  # of the clips, where a single fold is left to choose on
@@ -86,10 +90,16 @@ def greedy(members: np.ndarray, truth: np.ndarray, metric: str, offsets: bool = 
     Args:
         offsets: thresholds will follow, so that a multi-label blend is judged by what it reaches with the best one.
     """
-    score = cut.reach if offsets and truth.ndim == 2 and cut.moves(metric, True) else lambda p, t, m: compare.one(m, p, t)
+    score = (
+        cut.reach
+        if offsets and truth.ndim == 2 and cut.moves(metric, True)
+        else lambda p, t, m: compare.one(m, p, t)
+    )
 
     def rank(probabilities: np.ndarray) -> tuple[float, float]:
-        return round(score(probabilities, truth, metric), 9), -float(compare.losses(probabilities, truth).mean())
+        return round(score(probabilities, truth, metric), 9), -float(
+            compare.losses(probabilities, truth).mean()
+        )
 
     alone = [rank(member) for member in members]
     order = sorted(range(len(members)), key=lambda m: alone[m], reverse=True)
@@ -118,13 +128,22 @@ def simplex(members: np.ndarray, truth: np.ndarray) -> np.ndarray:
         mixed = np.maximum(weights @ p, 1e-9)
         return -float(np.log(mixed).mean()), -(p @ (1 / mixed)) / p.shape[1]
 
-    found = minimize(loss, np.full(count, 1 / count), jac=True, method="SLSQP", bounds=[(0, 1)] * count,
-                     constraints={"type": "eq", "fun": lambda w: w.sum() - 1, "jac": np.ones_like}, options={"maxiter": 100})
+    found = minimize(
+        loss,
+        np.full(count, 1 / count),
+        jac=True,
+        method="SLSQP",
+        bounds=[(0, 1)] * count,
+        constraints={"type": "eq", "fun": lambda w: w.sum() - 1, "jac": np.ones_like},
+        options={"maxiter": 100},
+    )
     weights = np.where(found.x < SMALLEST, 0, found.x) if np.isfinite(found.x).all() else np.ones(count)
     return weights / weights.sum()
 
 
-def weigh(method: str, members: np.ndarray, truth: np.ndarray, metric: str, offsets: bool = False) -> np.ndarray:
+def weigh(
+    method: str, members: np.ndarray, truth: np.ndarray, metric: str, offsets: bool = False
+) -> np.ndarray:
     """(members,) weights by one of METHODS, fitted on these clips."""
     if method == "mean" or len(members) == 1:
         return np.full(len(members), 1 / len(members))
@@ -151,7 +170,9 @@ class _Task:
         return compare.beats(self.metric, old[rows], new[rows], self.truth[rows], blocks, plain)
 
 
-def _decide(members: np.ndarray, folds: np.ndarray, rows: np.ndarray, task: _Task) -> tuple[Fitted, str, dict[str, np.ndarray]]:
+def _decide(
+    members: np.ndarray, folds: np.ndarray, rows: np.ndarray, task: _Task
+) -> tuple[Fitted, str, dict[str, np.ndarray]]:
     """Choose and fit on some clips, by cross-fitting among them.
 
     Args:
@@ -166,7 +187,10 @@ def _decide(members: np.ndarray, folds: np.ndarray, rows: np.ndarray, task: _Tas
     for method in task.methods:
         if method != task.methods[0] and len(members) == 1:
             continue
-        blends = [mix(members, weigh(method, members[:, fit], truth[fit], task.metric, task.offsets)) for fit, _ in inner]
+        blends = [
+            mix(members, weigh(method, members[:, fit], truth[fit], task.metric, task.offsets))
+            for fit, _ in inner
+        ]
         plain = np.full(members.shape[1:], np.nan)
         for blend, (_, held) in zip(blends, inner):
             plain[held] = blend[held]
@@ -175,7 +199,9 @@ def _decide(members: np.ndarray, folds: np.ndarray, rows: np.ndarray, task: _Tas
         for option in cut.KINDS if task.offsets and cut.moves(task.metric, task.multilabel) else ():
             moved, label = plain.copy(), f"{method} + {cut.NAMES[task.multilabel, option]}"
             for blend, (fit, held) in zip(blends, inner):
-                moved[held] = cut.apply(blend[held], cut.fit(blend[fit], truth[fit], task.metric, option), task.multilabel)
+                moved[held] = cut.apply(
+                    blend[held], cut.fit(blend[fit], truth[fit], task.metric, option), task.multilabel
+                )
             tried[label] = moved
             if task.beats(current, moved, rows):
                 kind, name, current = option, label, moved
@@ -184,7 +210,11 @@ def _decide(members: np.ndarray, folds: np.ndarray, rows: np.ndarray, task: _Tas
     method, kind, name = best[:3]
     weights = weigh(method, members[:, rows], truth[rows], task.metric, task.offsets)
     found = None if kind is None else cut.fit(mix(members[:, rows], weights), truth[rows], task.metric, kind)
-    return Fitted(method, weights, None if task.multilabel else found, found if task.multilabel else None), name, tried
+    return (
+        Fitted(method, weights, None if task.multilabel else found, found if task.multilabel else None),
+        name,
+        tried,
+    )
 
 
 def scored(probabilities: np.ndarray, truth: np.ndarray, folds: np.ndarray, metric: str) -> dict[str, float]:
@@ -196,8 +226,16 @@ def scored(probabilities: np.ndarray, truth: np.ndarray, folds: np.ndarray, metr
     return {"score": found[metric], "log_loss": found["log_loss"], "spread": float(spread)}
 
 
-def auto(members: np.ndarray, truth: np.ndarray, folds: np.ndarray, metric: str, names: list[str],
-         methods: tuple[str, ...] = METHODS, offsets: bool = True, groups: np.ndarray | None = None) -> Blended:
+def auto(
+    members: np.ndarray,
+    truth: np.ndarray,
+    folds: np.ndarray,
+    metric: str,
+    names: list[str],
+    methods: tuple[str, ...] = METHODS,
+    offsets: bool = True,
+    groups: np.ndarray | None = None,
+) -> Blended:
     """The blend that members' out-of-fold predictions speak for, and its own honest out-of-fold predictions.
 
     A later method is taken only where it beats the one before beyond noise (`compare.beats`); factors and thresholds likewise.
@@ -216,10 +254,14 @@ def auto(members: np.ndarray, truth: np.ndarray, folds: np.ndarray, metric: str,
     """
     kept = np.flatnonzero(folds >= 0)
     if len(kept) < 2 * PARTS:
-        raise UserError(f"{len(kept)} clips with out-of-fold predictions are too few to fit a blend to: --blend mean needs none")
+        raise UserError(
+            f"{len(kept)} clips with out-of-fold predictions are too few to fit a blend to: --blend mean needs none"
+        )
     odd = ~np.isfinite(members[:, kept]).all((1, 2))
     if odd.any():
-        raise UserError(f"{names[int(odd.argmax())]} has out-of-fold predictions that are not numbers: train it again, or leave it out")
+        raise UserError(
+            f"{names[int(odd.argmax())]} has out-of-fold predictions that are not numbers: train it again, or leave it out"
+        )
     numbers, several = folds[kept], None if groups is None else groups[kept]
     task = _Task(truth[kept], metric, methods, offsets, compare.blocks_of(len(kept), several))
     inside = members[:, kept]
@@ -234,7 +276,9 @@ def auto(members: np.ndarray, truth: np.ndarray, folds: np.ndarray, metric: str,
         fitted, _, _ = _decide(inside, within, rest, task)
         oof[outer == fold] = fitted.apply(inside[:, outer == fold])
     fitted, name, tried = _decide(inside, outer, every, task)
-    shown = {label: found for label, found in tried.items() if label.split(" + ")[0] in (label, fitted.method)}
+    shown = {
+        label: found for label, found in tried.items() if label.split(" + ")[0] in (label, fitted.method)
+    }
     rows = [*zip(names, inside), *shown.items(), (f"chosen: {name}", oof)]
     table = [{"name": name, **scored(found, task.truth, numbers, metric)} for name, found in rows]
     whole = np.full(members.shape[1:], np.nan)

@@ -81,12 +81,18 @@ class Cache:
             raise UserError(f"{folder} is no cache (it has no {MANIFEST}): make one with get_features.py")
         self.manifest = peek(self.folder / MANIFEST)
         if not isinstance(self.manifest, dict) or "record" not in self.manifest:
-            raise UserError(f"{folder} is no cache (its {MANIFEST} is another program's): make one with get_features.py")
+            raise UserError(
+                f"{folder} is no cache (its {MANIFEST} is another program's): make one with get_features.py"
+            )
         made = self.manifest.get("version")
         if made != VERSION:
-            raise UserError(f"{folder} was made by cache version {made}, this is {VERSION}: extract anew with --fresh")
+            raise UserError(
+                f"{folder} was made by cache version {made}, this is {VERSION}: extract anew with --fresh"
+            )
         if not self.manifest.get("complete"):
-            raise UserError(f"{folder} is not finished: run get_features.py again, it continues where it stopped")
+            raise UserError(
+                f"{folder} is not finished: run get_features.py again, it continues where it stopped"
+            )
         try:
             sealed.read(self.folder / MANIFEST)
         except sealed.Damaged as error:
@@ -102,16 +108,25 @@ class Cache:
             raise UserError(f"{folder}/{MANIFEST} was changed by hand: extract anew with --fresh")
         found, wanted = digest_of(self.classes)[:16], self.record.get("labels")
         if wanted not in (None, found):
-            raise UserError(f"{folder}/unique_labels.pkl has other labels, or another order, than the features were made with (digest "
-                            f"{found} there, {wanted} in {MANIFEST}; {len(self.classes)} labels, first {self.classes[:1]}): "
-                            "extract anew with --fresh")
+            raise UserError(
+                f"{folder}/unique_labels.pkl has other labels, or another order, than the features were made with (digest "
+                f"{found} there, {wanted} in {MANIFEST}; {len(self.classes)} labels, first {self.classes[:1]}): "
+                "extract anew with --fresh"
+            )
 
     def _labels(self) -> list[str]:
         import numpy as np
 
         found = self._load("unique_labels").get("unique_labels")
-        if not isinstance(found, np.ndarray) or found.dtype.kind != "U" or found.ndim != 1 or len(set(found.tolist())) < len(found):
-            raise UserError(f"{self.folder}/unique_labels.pkl holds no list of labels: extract anew with --fresh")
+        if (
+            not isinstance(found, np.ndarray)
+            or found.dtype.kind != "U"
+            or found.ndim != 1
+            or len(set(found.tolist())) < len(found)
+        ):
+            raise UserError(
+                f"{self.folder}/unique_labels.pkl holds no list of labels: extract anew with --fresh"
+            )
         return found.tolist()
 
     def _load(self, name: str) -> dict[str, Any]:
@@ -137,8 +152,10 @@ class Cache:
             UserError: the file is damaged, or belongs to another cache.
         """
         if not self.has(name):
-            raise UserError(f"{self.folder} has no clips of the split {name}: extract anew with get_features.py"
-                            + (", without --for-run" if name == "train" else ""))
+            raise UserError(
+                f"{self.folder} has no clips of the split {name}: extract anew with get_features.py"
+                + (", without --for-run" if name == "train" else "")
+            )
         return self._sound_rows(name)
 
     def augmented(self) -> dict[str, Any] | None:
@@ -158,8 +175,10 @@ class Cache:
         content = self._load(name)
         found = (content.get("meta") or {}).get("fingerprint")
         if found != self.fingerprint:
-            raise UserError(f"{self.folder}/{name}.pkl was made from something else (fingerprint {found} there, "
-                            f"{self.fingerprint} in {MANIFEST}): extract anew with --fresh")
+            raise UserError(
+                f"{self.folder}/{name}.pkl was made from something else (fingerprint {found} there, "
+                f"{self.fingerprint} in {MANIFEST}): extract anew with --fresh"
+            )
         from earshot import columns
 
         clips = self.manifest["splits"].get("train" if name == "augmented" else name, {}).get("clips")
@@ -215,7 +234,11 @@ def is_cache(folder: Path) -> bool:
 
 def ours(name: str) -> bool:
     """May a file or folder of this name lie in a cache's folder?"""
-    return name in (*manifest.FILES, MANIFEST, "shards", "Spectrogram") or name.startswith(".") or name.endswith((".tmp", ".damaged"))
+    return (
+        name in (*manifest.FILES, MANIFEST, "shards", "Spectrogram")
+        or name.startswith(".")
+        or name.endswith((".tmp", ".damaged"))
+    )
 
 
 def peek(path: Path) -> Any:

@@ -52,9 +52,13 @@ def run(main: Callable[[list[str]], None]) -> None:
     signal.signal(signal.SIGTERM, SIGNALS.on)
     signal.signal(signal.SIGINT, SIGNALS.on)
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(line_buffering=True)  # in a log, too, a line is there when it is said, not when the block is full
+        sys.stdout.reconfigure(
+            line_buffering=True
+        )  # in a log, too, a line is there when it is said, not when the block is full
     # A descriptor of Python's own: decoders write to the common one, which `decode.quiet` closes meanwhile.
-    sys.stderr = os.fdopen(os.dup(2), "w", encoding=sys.stderr.encoding, errors=sys.stderr.errors, buffering=1)
+    sys.stderr = os.fdopen(
+        os.dup(2), "w", encoding=sys.stderr.encoding, errors=sys.stderr.errors, buffering=1
+    )
     try:
         main(sys.argv[1:])
     except UserError as error:
@@ -65,8 +69,11 @@ def run(main: Callable[[list[str]], None]) -> None:
     except OSError as error:
         if not error.filename and not error.errno:
             raise
-        print(f"error: {error.filename or 'a file'}: {error.strerror or error}; what was finished is kept, and the same command "
-              "continues once that is mended", file=sys.stderr)
+        print(
+            f"error: {error.filename or 'a file'}: {error.strerror or error}; what was finished is kept, and the same command "
+            "continues once that is mended",
+            file=sys.stderr,
+        )
         sys.exit(2)
     except (KeyboardInterrupt, SystemExit) as stopped:
         code = 130 if isinstance(stopped, KeyboardInterrupt) else stopped.code
@@ -123,8 +130,9 @@ def bare(argv: list[str], flag: str, value: str) -> list[str]:
     return found
 
 
-def parse(groups: dict[str, Any], argv: list[str], description: str, positional: Any = None,
-          free: str | None = None) -> tuple[dict[str, Any], dict[str, str]]:
+def parse(
+    groups: dict[str, Any], argv: list[str], description: str, positional: Any = None, free: str | None = None
+) -> tuple[dict[str, Any], dict[str, str]]:
     """Fill groups of settings from flags.
 
     Args:
@@ -140,8 +148,10 @@ def parse(groups: dict[str, Any], argv: list[str], description: str, positional:
     """
     import tyro
 
-    fields = [(title, tyro.conf.OmitArgPrefixes[type(value)], dataclasses.field(default_factory=lambda v=value: v))
-              for title, value in groups.items()]
+    fields = [
+        (title, tyro.conf.OmitArgPrefixes[type(value)], dataclasses.field(default_factory=lambda v=value: v))
+        for title, value in groups.items()
+    ]
     if positional:
         kind = tyro.conf.Positional[tuple[str, ...]]
         fields.append((positional, kind, dataclasses.field(default=())))
@@ -206,7 +216,10 @@ class Deadline:
         """Say how to continue and end the process: exit code 0, or the signal's where one came."""
         if SIGNALS.waiting is not None:
             raise SystemExit(128 + SIGNALS.waiting)
-        print(f"stopped at a safe point after --max-hours {self.hours:g}; continue with: {command()}", flush=True)
+        print(
+            f"stopped at a safe point after --max-hours {self.hours:g}; continue with: {command()}",
+            flush=True,
+        )
         sys.exit(0)
 
 

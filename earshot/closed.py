@@ -26,8 +26,15 @@ def is_closed(build: Callable[[], Any]) -> bool:
         return hasattr(build(), "solve")
 
 
-def fit(build: Callable[[], Any], rows: Rows, fold: Fold, settings: TrainingFlags, folder: FoldFolder, device: Device,
-        log: Callable[[str], None]) -> None:
+def fit(
+    build: Callable[[], Any],
+    rows: Rows,
+    fold: Fold,
+    settings: TrainingFlags,
+    folder: FoldFolder,
+    device: Device,
+    log: Callable[[str], None],
+) -> None:
     """Fit a head to the training rows of a fold (no augmented copies: their labels may be shares) and save it as finished."""
     began = time.perf_counter()
     head = build()
@@ -35,18 +42,32 @@ def fit(build: Callable[[], Any], rows: Rows, fold: Fold, settings: TrainingFlag
     whose = rows.clip[learn]
     names = np.array([group or f"\0{index}" for index, group in enumerate(rows.groups)])
     # What is learnt from is moved to the CPU batch by batch: that is where scikit-learn computes.
-    head.solve(rows.batches(learn, BATCH), rows.targets[whose], np.unique(names, return_inverse=True)[1][whose], rows.multilabel)
+    head.solve(
+        rows.batches(learn, BATCH),
+        rows.targets[whose],
+        np.unique(names, return_inverse=True)[1][whose],
+        rows.multilabel,
+    )
     head = head.to(device.name)
-    seen, answered = (predict(head, rows, part, BATCH, autocast(device), pool=settings.pool) for part in (learn, ask))
+    seen, answered = (
+        predict(head, rows, part, BATCH, autocast(device), pool=settings.pool) for part in (learn, ask)
+    )
     known = np.isin(np.arange(len(rows.ids)), whose)
-    row = {"fold": fold.number, "epoch": 1, "lr": 0.0, "train_loss": metrics.scores(seen[known], rows.truth[known])["log_loss"]}
+    row = {
+        "fold": fold.number,
+        "epoch": 1,
+        "lr": 0.0,
+        "train_loss": metrics.scores(seen[known], rows.truth[known])["log_loss"],
+    }
     asked = bool(fold.valid.any())  # a model on all clips has nobody to ask
     if asked:
         heard = np.isin(np.arange(len(rows.ids)), rows.clip[ask])
         if not np.isfinite(answered[heard]).all():
             odd = rows.ids[heard][~np.isfinite(answered[heard]).all(1)]
-            raise UserError(f"{fold.name}: the prediction is not a number for {some(odd)}: extract the features anew "
-                            "(get_features.py --fresh)")
+            raise UserError(
+                f"{fold.name}: the prediction is not a number for {some(odd)}: extract the features anew "
+                "(get_features.py --fresh)"
+            )
         found = metrics.scores(answered[heard], rows.truth[heard])
         row |= {"valid_loss": found.pop("log_loss"), **found}
     row["seconds"] = time.perf_counter() - began

@@ -11,7 +11,9 @@ PER_ROW = {"clip": "i", "start": "f", "length": "f"}
 PER_COPY = {"copy": "i", "partner": "i", "share": "f"}
 
 
-def fault(content: dict[str, Any], clips: int, shapes: dict[str, tuple[int, ...]], classes: list[str], copies: bool) -> str | None:
+def fault(
+    content: dict[str, Any], clips: int, shapes: dict[str, tuple[int, ...]], classes: list[str], copies: bool
+) -> str | None:
     """What is wrong with the arrays of a split, or of the augmented copies; None where they hold together.
 
     Args:
@@ -60,7 +62,12 @@ def shard_fault(content: dict[str, Any], first: int, last: int, clips: int, copi
             return f"has no array {key}"
     meta, rows = content.get("meta"), len(content["clip"])
     views = {key: array for key, array in content.items() if getattr(array, "ndim", 0) == 4}
-    if not isinstance(meta, dict) or type(meta.get("span")) not in (int, float) or not 0 < meta["span"] < float("inf") or not views:
+    if (
+        not isinstance(meta, dict)
+        or type(meta.get("span")) not in (int, float)
+        or not 0 < meta["span"] < float("inf")
+        or not views
+    ):
         return "has no views, or no span"
     if any(array.dtype not in (np.float16, np.int16) for array in views.values()):
         return "has a view that is neither float16 nor int16"
@@ -76,7 +83,9 @@ def shard_fault(content: dict[str, Any], first: int, last: int, clips: int, copi
     if copies:
         return _copies(content, clips)
     clip = content["clip"]
-    if (np.diff(clip) < 0).any() or sorted([*np.unique(clip).tolist(), *content["bad"].tolist()]) != list(range(first, last)):
+    if (np.diff(clip) < 0).any() or sorted([*np.unique(clip).tolist(), *content["bad"].tolist()]) != list(
+        range(first, last)
+    ):
         return "does not have each of its clips once, in order, heard or bad"
     return None
 
@@ -84,12 +93,16 @@ def shard_fault(content: dict[str, Any], first: int, last: int, clips: int, copi
 def form(content: dict[str, Any]) -> tuple[tuple[tuple[str, tuple[int, ...], str], ...], float]:
     """Name, (D, F, T) and kind of number of each view of a sound shard, and the seconds that their time axis stands for."""
     views = {key: array for key, array in content.items() if getattr(array, "ndim", 0) == 4}
-    return tuple(sorted((key, tuple(array.shape[1:]), array.dtype.name) for key, array in views.items())), content["meta"]["span"]
+    return tuple(
+        sorted((key, tuple(array.shape[1:]), array.dtype.name) for key, array in views.items())
+    ), content["meta"]["span"]
 
 
 def _copies(content: dict[str, Any], clips: int) -> str | None:
     partner, copy, share = content["partner"], content["copy"], content["share"]
-    if len(partner) and not (-1 <= int(partner.min()) and int(partner.max()) < clips and int(copy.min()) >= 0):
+    if len(partner) and not (
+        -1 <= int(partner.min()) and int(partner.max()) < clips and int(copy.min()) >= 0
+    ):
         return "has copies of clips that are not there"
     return None if ((share >= 0) & (share <= 1)).all() else "has shares outside 0 and 1"
 
@@ -101,6 +114,10 @@ def _clips(content: dict[str, Any], classes: list[str]) -> str | None:
     known = f"{', '.join(classes[:5])}{' ...' if len(classes) > 5 else ''} ({len(classes)})"
     if labels.ndim == 2:
         wrong = labels.shape[1] != len(classes) or not np.isin(labels, (0, 1)).all()
-        return f"has {labels.shape[1]} columns of labels, or others than 0 and 1, and unique_labels.pkl has {known}" if wrong else None
+        return (
+            f"has {labels.shape[1]} columns of labels, or others than 0 and 1, and unique_labels.pkl has {known}"
+            if wrong
+            else None
+        )
     unknown = np.setdiff1d(labels, [*classes, ""])
     return f"has the label {unknown[0]}, and unique_labels.pkl has {known}" if len(unknown) else None

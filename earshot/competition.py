@@ -44,11 +44,14 @@ class Competition:
     notes: list[str]
     solution: Path | None
     multilabel: bool = False
-    separator: str | None = None  # between a cell's labels, as the train csv writes them; None: 0/1 columns, or single-label
+    separator: str | None = (
+        None  # between a cell's labels, as the train csv writes them; None: 0/1 columns, or single-label
+    )
 
 
-def load(path, *, train_csv=None, id_column=None, label_column=None, task="auto", holdout=None, out="data",
-         seed=0) -> Competition:
+def load(
+    path, *, train_csv=None, id_column=None, label_column=None, task="auto", holdout=None, out="data", seed=0
+) -> Competition:
     """Recognise a competition's folder or zip, or build the sample competition.
 
     Args:
@@ -69,7 +72,9 @@ def load(path, *, train_csv=None, id_column=None, label_column=None, task="auto"
         root = Path(os.path.abspath(path))
         name = root.name
         if not root.exists():
-            raise UserError(f"no competition at {path}: give its folder, its zip, or sample for the built-in one")
+            raise UserError(
+                f"no competition at {path}: give its folder, its zip, or sample for the built-in one"
+            )
         if root.is_file():
             if root.suffix.lower() != ".zip":
                 raise UserError(f"{path} is a file but no zip: give the competition's folder or its zip")
@@ -85,8 +90,10 @@ def load(path, *, train_csv=None, id_column=None, label_column=None, task="auto"
         clips = hold_out(clips, str(holdout), seed)
     shared = straddling(clips)
     if shared and holdout is not None:
-        raise UserError(f"--holdout {holdout} would part {len(shared)} groups (first: {shared[0]}), so that clips of one source "
-                        "were trained on and scored: give a fraction, which keeps groups whole")
+        raise UserError(
+            f"--holdout {holdout} would part {len(shared)} groups (first: {shared[0]}), so that clips of one source "
+            "were trained on and scored: give a fraction, which keeps groups whole"
+        )
     known = set(several and found.written.classes or classes_of(clips["label"]))
     asked = [c for c in found.asked if c not in known]
     # A probability column per class, most of them known: a class without a clip is answered as well, never learnt.
@@ -100,7 +107,12 @@ def load(path, *, train_csv=None, id_column=None, label_column=None, task="auto"
 
     is_sample = sample.is_complete(root)
     layout = "sample" if is_sample else found.layout
-    notes = [f"layout: {layout}", *found.notes, *(["task: multi-label"] if several else []), *counts(clips, found.missing)]
+    notes = [
+        f"layout: {layout}",
+        *found.notes,
+        *(["task: multi-label"] if several else []),
+        *counts(clips, found.missing),
+    ]
     if (clips["split"] == "subm").sum() == 0:
         notes.append("nothing to submit: no sample submission, test csv or test folder")
     unheard = [c for c in classes if c not in heard]
@@ -108,30 +120,57 @@ def load(path, *, train_csv=None, id_column=None, label_column=None, task="auto"
         notes.append(f"beware: no training clip has the label {some(unheard, 5)}: it is never learnt")
     unasked = [c for c in classes if c not in found.asked]
     if found.asked and unasked and len(unasked) < len(classes):
-        notes.append(f"beware: the sample submission has no column for the label {some(unasked, 5)}: it is learnt, and not submitted")
+        notes.append(
+            f"beware: the sample submission has no column for the label {some(unasked, 5)}: it is learnt, and not submitted"
+        )
     notes += odd_labels(classes)
     if shared:
-        notes.append(f"beware: {len(shared)} groups (first: {shared[0]}) have clips in train and in test: test will flatter")
+        notes.append(
+            f"beware: {len(shared)} groups (first: {shared[0]}) have clips in train and in test: test will flatter"
+        )
     if found.example is not None:
         asked = list(clips["id"][clips["split"] == "subm"])
-        found.sample_submission = placeholder.write(Path(out) / name / ".sample_submission.csv",
-                                                    list(tables.read(found.sample_submission).columns), found.id_column, asked, found.example)
+        found.sample_submission = placeholder.write(
+            Path(out) / name / ".sample_submission.csv",
+            list(tables.read(found.sample_submission).columns),
+            found.id_column,
+            asked,
+            found.example,
+        )
     elif found.sample_submission:
         notes.append(f"submission as in {found.sample_submission.name}")
-    return Competition(name, root, layout, clips, classes, found.sample_submission, found.id_column,
-                       found.label_column, found.missing, notes, root / "solution.csv" if is_sample else None,
-                       several, found.written.separator if several else None)
+    return Competition(
+        name,
+        root,
+        layout,
+        clips,
+        classes,
+        found.sample_submission,
+        found.id_column,
+        found.label_column,
+        found.missing,
+        notes,
+        root / "solution.csv" if is_sample else None,
+        several,
+        found.written.separator if several else None,
+    )
 
 
 def odd_labels(classes: list[str]) -> list[str]:
     """Lines on labels that may not be meant so: the words for "missing" of other programs, and two spellings of one label."""
-    lines = [f"beware: {name} is read as a label of its own: leave the cell empty if it means none"
-             for name in classes if name.lower() in ("nan", "na", "n/a", "<na>", "null", "none", "#n/a")]
+    lines = [
+        f"beware: {name} is read as a label of its own: leave the cell empty if it means none"
+        for name in classes
+        if name.lower() in ("nan", "na", "n/a", "<na>", "null", "none", "#n/a")
+    ]
     spellings: dict[str, list[str]] = {}
     for name in classes:
         spellings.setdefault(" ".join(archive.key(name).split()), []).append(name)
-    return lines + [f"beware: {some(map(repr, names), 3)} are different labels to the letter: if they mean one, mend the csv"
-                    for names in spellings.values() if len(names) > 1]
+    return lines + [
+        f"beware: {some(map(repr, names), 3)} are different labels to the letter: if they mean one, mend the csv"
+        for names in spellings.values()
+        if len(names) > 1
+    ]
 
 
 def find(out="data") -> list[Path]:
@@ -139,14 +178,18 @@ def find(out="data") -> list[Path]:
     out = Path(out)
     if not out.is_dir():
         return []
-    folders = sorted(p for p in out.iterdir() if p.is_dir() and p.name != "sample" and not p.name.startswith("."))
+    folders = sorted(
+        p for p in out.iterdir() if p.is_dir() and p.name != "sample" and not p.name.startswith(".")
+    )
     return [p for p in folders if any(any(map(archive.is_audio, names)) for _, names in archive.walk(p))]
 
 
 def straddling(clips: pd.DataFrame) -> list[str]:
     """The groups that have labelled clips on both sides, train and test."""
     named = clips[clips["group"] != ""]
-    return sorted(set(named["group"][named["split"] == "train"]) & set(named["group"][named["split"] == "test"]))
+    return sorted(
+        set(named["group"][named["split"] == "train"]) & set(named["group"][named["split"] == "test"])
+    )
 
 
 def classes_of(column: pd.Series) -> set[str]:
@@ -195,8 +238,10 @@ def hold_out(clips: pd.DataFrame, holdout: str, seed: int) -> pd.DataFrame:
     if value < 0 or not (value < 1 or value.is_integer()):
         raise UserError(f"--holdout {holdout}: give a fraction between 0 and 1, or the number of a fold")
     if (clips["split"] == "test").any():
-        raise UserError(f"--holdout {holdout}: the data brings {(clips['split'] == 'test').sum()} labelled clips to "
-                        "hold out already: leave --holdout away")
+        raise UserError(
+            f"--holdout {holdout}: the data brings {(clips['split'] == 'test').sum()} labelled clips to "
+            "hold out already: leave --holdout away"
+        )
     train = (clips["split"] == "train").to_numpy()
     if 0 < value < 1:
         chosen = draw_holdout(clips[train], value, seed)
@@ -204,11 +249,15 @@ def hold_out(clips: pd.DataFrame, holdout: str, seed: int) -> pd.DataFrame:
         folds = sorted(int(f) for f in clips["fold"][train].unique() if f >= 0)
         if int(value) not in folds:
             known = f"folds {', '.join(map(str, folds))}" if folds else "no folds of its own"
-            raise UserError(f"--holdout {holdout}: the data has {known}; give one of them, or a fraction such as 0.2")
+            raise UserError(
+                f"--holdout {holdout}: the data has {known}; give one of them, or a fraction such as 0.2"
+            )
         chosen = clips["fold"][train].to_numpy() == value
     if not chosen.any() or chosen.all():
-        raise UserError(f"--holdout {holdout} would hold out {chosen.sum()} of {len(chosen)} labelled clips: "
-                        "choose another size (classes and groups are kept whole)")
+        raise UserError(
+            f"--holdout {holdout} would hold out {chosen.sum()} of {len(chosen)} labelled clips: "
+            "choose another size (classes and groups are kept whole)"
+        )
     clips = clips.copy()
     split = clips["split"].to_numpy(dtype=object, copy=True)
     split[np.flatnonzero(train)[chosen]] = "test"
@@ -227,8 +276,12 @@ def draw_holdout(train: pd.DataFrame, fraction: float, seed: int) -> np.ndarray:
     # A clip without group is a group of its own. (Not a zero: text ends there for pandas 2.2, which Kaggle has, and all would be one.)
     alone = pd.Series([f"\1{i}" for i in train["id"]], index=train.index)
     groups, names = pd.factorize(train["group"].where(train["group"] != "", alone), sort=True)
-    labels = [each(label) or ("",) for label in train["label"]]  # clips without any label get their share, too
-    classes = {label: index for index, label in enumerate(sorted({one for several in labels for one in several}))}
+    labels = [
+        each(label) or ("",) for label in train["label"]
+    ]  # clips without any label get their share, too
+    classes = {
+        label: index for index, label in enumerate(sorted({one for several in labels for one in several}))
+    }
     per_group = np.zeros((len(names), len(classes)))
     for group, several in zip(groups, labels):
         per_group[group, [classes[label] for label in several]] += 1
@@ -236,7 +289,10 @@ def draw_holdout(train: pd.DataFrame, fraction: float, seed: int) -> np.ndarray:
     taken, held = np.zeros(len(names), dtype=bool), np.zeros(len(classes))
     for group in np.random.default_rng(seed).permutation(len(names)):
         more = held + per_group[group]
-        closer = np.square((more - fraction * total) / total).sum() < np.square((held - fraction * total) / total).sum()
+        closer = (
+            np.square((more - fraction * total) / total).sum()
+            < np.square((held - fraction * total) / total).sum()
+        )
         if closer and ((more < total) | (per_group[group] == 0)).all():
             taken[group], held = True, more
     return taken[groups]

@@ -193,7 +193,9 @@ class TrainingFlags:
     """decay a step of the weights' moving average, which is what predicts; 0 is off, 0.99 to 0.9999 is usual"""
     windows: int | None = field(default=None, metadata=RECORDED_WHERE_CHANGED)
     """windows of a clip that an epoch trains on, drawn anew each time, so that long clips do not outweigh short ones (default: all)"""
-    pool: Literal["mean", "probability", "max", "top3"] = field(default="mean", metadata=RECORDED_WHERE_CHANGED)
+    pool: Literal["mean", "probability", "max", "top3"] = field(
+        default="mean", metadata=RECORDED_WHERE_CHANGED
+    )
     """a clip's prediction from those of its windows: the mean of the logits (one label a clip: the geometric mean of the probabilities),
     the mean of the probabilities, each class's largest logit, or the mean of its three largest"""
     loss: Literal["entropy", "focal"] = field(default="entropy", metadata=RECORDED_WHERE_CHANGED)
@@ -204,8 +206,18 @@ class TrainingFlags:
     """predict by the mean of the weights after each of the last so many epochs; 0 is off"""
     tta: int = 1
     """predict by the mean over so many circular shifts in time (the scores of single epochs do without)"""
-    metric: Literal["f1_macro", "f1_micro", "f1_weighted", "accuracy", "balanced_accuracy", "roc_auc_macro", "log_loss",
-                    "map_at_3", "map_macro", "lwlrap"] = "f1_macro"
+    metric: Literal[
+        "f1_macro",
+        "f1_micro",
+        "f1_weighted",
+        "accuracy",
+        "balanced_accuracy",
+        "roc_auc_macro",
+        "log_loss",
+        "map_at_3",
+        "map_macro",
+        "lwlrap",
+    ] = "f1_macro"
     """chooses the best checkpoint; map_at_3 is for one label a clip, map_macro and lwlrap are for several"""
     folds: int | None = None
     """make K grouped stratified folds (default: the data's own, else 5)"""
@@ -275,18 +287,64 @@ class PredictFlags:
 
 # Smallest and largest sensible value; a float's own bounds are allowed.
 BOUNDS = {
-    "epochs": (1, None), "batch_size": (1, None), "workers": (0, None), "lr": (0, None), "weight_decay": (0, None),
-    "warmup": (0, 1), "step_epochs": (1, None), "step_gamma": (0, None), "label_smoothing": (0, 1), "mixup": (0, None),
-    "mixup_probability": (0, 1), "rho": (0, None), "time_stretch": (0, 4), "crop": (0.01, 1), "frequency_shift": (0, None),
-    "ema": (0, 0.999999), "tta": (1, 100), "time_mask": (0, None), "frequency_mask": (0, None), "masks": (0, None), "time_shift": (0, 1),
-    "gain": (0, None), "clip_grad": (0, None), "folds": (2, None), "seed": (0, None), "max_hours": (0, None), "save_every": (0, None),
-    "seeds": (1, 100), "snapshots": (0, None), "pretrain": (0, None), "pseudo_weight": (0, 1),
-    "memory": (0, None), "threshold": (-1, 1), "tune": (0, 100000), "pictures": (0, None),
-    "seconds": (0.01, 3600), "hop": (0.01, 3600), "max_windows": (1, None), "windows": (1, None), "top": (1, None),
-    "augment": (0, 1000), "speed": (1, 4), "stretch": (1, 4), "pitch": (0, 24), "shift": (0, 1), "noise": (-60, 120),
-    "between": (0, 1), "augment_gain": (0, 60), "augment_seed": (0, None),
-    "port": (0, 65535), "longest": (1, 43200), "largest": (0.001, 10000),
-    "rate": (100, 768000), "power": (0.1, 10), "amin": (1e-30, 1), "trim": (0.1, 200), "top_db": (0.1, 200), "wait": (0, None),
+    "epochs": (1, None),
+    "batch_size": (1, None),
+    "workers": (0, None),
+    "lr": (0, None),
+    "weight_decay": (0, None),
+    "warmup": (0, 1),
+    "step_epochs": (1, None),
+    "step_gamma": (0, None),
+    "label_smoothing": (0, 1),
+    "mixup": (0, None),
+    "mixup_probability": (0, 1),
+    "rho": (0, None),
+    "time_stretch": (0, 4),
+    "crop": (0.01, 1),
+    "frequency_shift": (0, None),
+    "ema": (0, 0.999999),
+    "tta": (1, 100),
+    "time_mask": (0, None),
+    "frequency_mask": (0, None),
+    "masks": (0, None),
+    "time_shift": (0, 1),
+    "gain": (0, None),
+    "clip_grad": (0, None),
+    "folds": (2, None),
+    "seed": (0, None),
+    "max_hours": (0, None),
+    "save_every": (0, None),
+    "seeds": (1, 100),
+    "snapshots": (0, None),
+    "pretrain": (0, None),
+    "pseudo_weight": (0, 1),
+    "memory": (0, None),
+    "threshold": (-1, 1),
+    "tune": (0, 100000),
+    "pictures": (0, None),
+    "seconds": (0.01, 3600),
+    "hop": (0.01, 3600),
+    "max_windows": (1, None),
+    "windows": (1, None),
+    "top": (1, None),
+    "augment": (0, 1000),
+    "speed": (1, 4),
+    "stretch": (1, 4),
+    "pitch": (0, 24),
+    "shift": (0, 1),
+    "noise": (-60, 120),
+    "between": (0, 1),
+    "augment_gain": (0, 60),
+    "augment_seed": (0, None),
+    "port": (0, 65535),
+    "longest": (1, 43200),
+    "largest": (0.001, 10000),
+    "rate": (100, 768000),
+    "power": (0.1, 10),
+    "amin": (1e-30, 1),
+    "trim": (0.1, 200),
+    "top_db": (0.1, 200),
+    "wait": (0, None),
 }
 
 

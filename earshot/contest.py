@@ -21,9 +21,15 @@ from earshot.run import CONFIG, FoldFolder, Run
 if TYPE_CHECKING:
     from earshot.bakeoff import AutoFlags
 
-RESERVE, LEAST = 0.06, 5.0  # share of the time that is kept for the blend, and seconds at least; predicting comes on top
+RESERVE, LEAST = (
+    0.06,
+    5.0,
+)  # share of the time that is kept for the blend, and seconds at least; predicting comes on top
 SMALL = 0.02  # share of the time that a candidate may take without being weighed against others
-CLEAR, FAR = 2.0, 0.02  # standard errors, and points of the metric, that lie between the best and what is dropped
+CLEAR, FAR = (
+    2.0,
+    0.02,
+)  # standard errors, and points of the metric, that lie between the best and what is dropped
 ANYHOW = 60.0  # seconds that the quickest candidate may take even if there is no time: something has to be submitted
 WITH_THE_REST = 1.2  # validation and what surrounds the steps, over the steps
 OPEN, FINISHED, DROPPED, NO_TIME, LEFT_OUT = "open", "finished", "dropped", "no time", "left out"
@@ -41,9 +47,23 @@ class Contest:
         began: when the command did, on the monotonic clock.
     """
 
-    def __init__(self, heads: Any, candidates: list[Candidate], flags: AutoFlags, machine: config.TrainMachineFlags, folder: Path,
-                 state: dict[str, Any], began: float):
-        self.heads, self.flags, self.machine, self.folder, self.state = heads, flags, replace(machine, fresh=False), folder, state
+    def __init__(
+        self,
+        heads: Any,
+        candidates: list[Candidate],
+        flags: AutoFlags,
+        machine: config.TrainMachineFlags,
+        folder: Path,
+        state: dict[str, Any],
+        began: float,
+    ):
+        self.heads, self.flags, self.machine, self.folder, self.state = (
+            heads,
+            flags,
+            replace(machine, fresh=False),
+            folder,
+            state,
+        )
         self.candidates = {c.name: c for c in candidates}
         self.budget, self.before, self.began = 3600 * state["hours"], state["spent"], began
         for name in self.candidates:
@@ -71,7 +91,13 @@ class Contest:
         """Seconds that a candidate's answers for the submission and the hold-out take: a forward pass is a third of a step."""
         splits = self.candidates[name].cache.manifest["splits"]
         rows = sum(splits[part]["rows"] for part in ("test", "subm") if part in splits)
-        return len(self.state["folds"]) * rows * self.settings(name).tta * self.state["of"][name]["row"] / probe.BACKWARD
+        return (
+            len(self.state["folds"])
+            * rows
+            * self.settings(name).tta
+            * self.state["of"][name]["row"]
+            / probe.BACKWARD
+        )
 
     def cost(self, name: str, upto: int | None = None) -> float:
         """Seconds that a candidate's first folds take, of those that are missing; for all of them, with the answers that follow."""
@@ -85,7 +111,11 @@ class Contest:
 
     def having(self, status: str, names: list[str] | None = None) -> list[str]:
         """The candidates of that status, in the ladder's order."""
-        return [name for name in (self.candidates if names is None else names) if self.state["of"][name]["status"] == status]
+        return [
+            name
+            for name in (self.candidates if names is None else names)
+            if self.state["of"][name]["status"] == status
+        ]
 
     def note(self, name: str, status: str, note: str = "") -> None:
         """Say what became of a candidate, and keep it."""
@@ -101,10 +131,21 @@ class Contest:
         if self.current is None or self.current[0] != name:
             candidate, self.current = self.candidates[name], None  # the features of the one before go first
             head = job.describe_head(self.heads, candidate.recipe, candidate.cache, view=candidate.view)
-            made = job.Job(self.heads, candidate.cache, candidate.recipe.name, head, head.build(), self.settings(name), self.machine, 0)
+            made = job.Job(
+                self.heads,
+                candidate.cache,
+                candidate.recipe.name,
+                head,
+                head.build(),
+                self.settings(name),
+                self.machine,
+                0,
+            )
             pairs = sorted((str(id), int(fold)) for id, fold in zip(made.rows.ids, made.numbers))
             if self.state.setdefault("clips", digest_of(pairs)[:12]) != digest_of(pairs)[:12]:
-                raise UserError(f"{candidate.cache.folder} has other training clips or folds than the cache before it")
+                raise UserError(
+                    f"{candidate.cache.folder} has other training clips or folds than the cache before it"
+                )
             self.state["folds"] = made.wanted()
             with locked(self.folder / name, "the run"):
                 self.current = (name, made, made.begin(self.folder / name, False, quiet=True))
@@ -161,13 +202,19 @@ class Contest:
         if one["folds"]:
             one["each"] = 1.05 * seconds(run) / len(run.finished_folds())
             found = read_json(run.folder / "scores.json")["last"]
-            self.say(f"{name}: {len(found['folds'])}/{len(self.state['folds'])} folds, out-of-fold {self.flags.metric} "
-                     f"{found[self.flags.metric]:.4f}  log_loss {found['log_loss']:.4f}  {cli.clock(seconds(run))}, "
-                     f"{cli.clock(max(0.0, self.left()))} left")
+            self.say(
+                f"{name}: {len(found['folds'])}/{len(self.state['folds'])} folds, out-of-fold {self.flags.metric} "
+                f"{found[self.flags.metric]:.4f}  log_loss {found['log_loss']:.4f}  {cli.clock(seconds(run))}, "
+                f"{cli.clock(max(0.0, self.left()))} left"
+            )
         if done and upto is None:
             self.note(name, FINISHED)
         elif not done:
-            self.note(name, NO_TIME, f"stopped after {len(run.finished_folds())} of {len(self.state['folds'])} folds")
+            self.note(
+                name,
+                NO_TIME,
+                f"stopped after {len(run.finished_folds())} of {len(self.state['folds'])} folds",
+            )
         self.save()
 
     # --- all of them
@@ -198,7 +245,11 @@ class Contest:
     def whole(self, name: str) -> None:
         """Train all folds of a candidate, if there is time for all."""
         if self.cost(name) > self.left():
-            self.note(name, NO_TIME, f"would take {cli.clock(self.cost(name))}, {cli.clock(max(0.0, self.left()))} left")
+            self.note(
+                name,
+                NO_TIME,
+                f"would take {cli.clock(self.cost(name))}, {cli.clock(max(0.0, self.left()))} left",
+            )
         else:
             self.attempt(name, self.train)
 
@@ -214,15 +265,25 @@ class Contest:
             for name in self.having(OPEN, names):
                 # The ladder's first that still fits is sure to be finished whatever the others take.
                 anchor = next((n for n in self.having(OPEN, names) if self.cost(n) <= self.left()), None)
-                if self.cost(name) > self.left() or name != anchor and self.cost(name, upto) + self.cost(anchor) > self.left():
-                    self.note(name, NO_TIME, f"would take {cli.clock(self.cost(name))}, {cli.clock(max(0.0, self.left()))} left")
+                if (
+                    self.cost(name) > self.left()
+                    or name != anchor
+                    and self.cost(name, upto) + self.cost(anchor) > self.left()
+                ):
+                    self.note(
+                        name,
+                        NO_TIME,
+                        f"would take {cli.clock(self.cost(name))}, {cli.clock(max(0.0, self.left()))} left",
+                    )
                 else:
                     self.attempt(name, self.train, upto)
             self.drop(names, upto)
         order = self.having(OPEN, names) if self.fits(names) else self.ranked(self.having(OPEN, names))
         for name in order:
             self.whole(name)
-        for name in self.having(NO_TIME, names):  # what was taken for too long, where the others were quicker than thought
+        for name in self.having(
+            NO_TIME, names
+        ):  # what was taken for too long, where the others were quicker than thought
             if self.state["of"][name]["each"] is not None and self.cost(name) <= self.left():
                 self.attempt(name, self.train)
 
@@ -234,7 +295,9 @@ class Contest:
         """A candidate's out-of-fold predictions, of the final epoch, in the first folds."""
         cache = self.candidates[name].cache
         found = kept.read_oof(self.folder / name, "oof_last", cache.classes, cache.multilabel)
-        return found.rows([place for place, fold in enumerate(found.folds) if fold in self.state["folds"][:upto]])
+        return found.rows(
+            [place for place, fold in enumerate(found.folds) if fold in self.state["folds"][:upto]]
+        )
 
     def ranked(self, names: list[str]) -> list[str]:
         """The best first, over the folds that all of them have."""
@@ -242,9 +305,14 @@ class Contest:
         if not upto:
             return names
         found = {name: self.oof(name, upto) for name in names}
-        return sorted(names, reverse=True, key=lambda name: (
-            compare.one(self.flags.metric, found[name].probabilities, found[name].labels),
-            compare.one("log_loss", found[name].probabilities, found[name].labels)))
+        return sorted(
+            names,
+            reverse=True,
+            key=lambda name: (
+                compare.one(self.flags.metric, found[name].probabilities, found[name].labels),
+                compare.one("log_loss", found[name].probabilities, found[name].labels),
+            ),
+        )
 
     def drop(self, names: list[str], upto: int) -> None:
         """Drop what is clearly worse than the best, the worst first, until there is time for the rest."""
@@ -257,16 +325,27 @@ class Contest:
             if self.fits(names):
                 return
             mine = self.oof(name, upto)
-            rises, error = compare.gain(self.flags.metric, mine.probabilities, best.probabilities, best.labels,
-                                        compare.blocks_of(len(best.ids)))
+            rises, error = compare.gain(
+                self.flags.metric,
+                mine.probabilities,
+                best.probabilities,
+                best.labels,
+                compare.blocks_of(len(best.ids)),
+            )
             if rises > max(FAR, CLEAR * error):
-                self.note(name, DROPPED, f"after fold {', '.join(map(str, self.state['folds'][:upto]))}: {self.flags.metric} "
-                          f"{rises:.3f} below {order[0]} there; these labels took part in the choice")
+                self.note(
+                    name,
+                    DROPPED,
+                    f"after fold {', '.join(map(str, self.state['folds'][:upto]))}: {self.flags.metric} "
+                    f"{rises:.3f} below {order[0]} there; these labels took part in the choice",
+                )
 
 
 def seconds(run: Run) -> float:
     """What a run's training took so far."""
-    return float(sum(row["seconds"] for folder in parts.folders(run.folder) for row in FoldFolder(folder).history()))
+    return float(
+        sum(row["seconds"] for folder in parts.folders(run.folder) for row in FoldFolder(folder).history())
+    )
 
 
 def begun(folder: Path) -> bool:

@@ -33,7 +33,12 @@ class Copy(NamedTuple):
     share: float
 
 
-COLUMNS = {"clip": np.int32, "copy": np.int32, "partner": np.int32, "share": np.float32}  # of Copy, one value a row
+COLUMNS = {
+    "clip": np.int32,
+    "copy": np.int32,
+    "partner": np.int32,
+    "share": np.float32,
+}  # of Copy, one value a row
 
 
 class Copies:
@@ -48,11 +53,15 @@ class Copies:
         self.flags, self.ids, self.paths = flags, clips.id.tolist(), clips.path.tolist()
         self.heard = np.ones(len(clips), dtype=bool)
         self.heard[bad] = False
-        labels = [str(label) for label in clips.label]  # several labels of a clip are a class of their own here
+        labels = [
+            str(label) for label in clips.label
+        ]  # several labels of a clip are a class of their own here
         self.labels = np.unique(labels, return_inverse=True)[1]
         # Only a partner of the same fold is sure to be trained on whenever the clip is.
         self.folds = np.asarray(clips.fold.tolist(), dtype=np.int64)
-        self.pools = {fold: np.flatnonzero(self.heard & (self.folds == fold)) for fold in np.unique(self.folds)}
+        self.pools = {
+            fold: np.flatnonzero(self.heard & (self.folds == fold)) for fold in np.unique(self.folds)
+        }
         self.mixable = {fold: len(np.unique(self.labels[pool])) > 1 for fold, pool in self.pools.items()}
 
     def alone(self) -> int:
@@ -75,7 +84,9 @@ class Copies:
             if self.labels[other] != self.labels[clip]:
                 return other, max(share, 1e-6)
 
-    def submit(self, first: int, last: int, pool: ThreadPoolExecutor, decode: Callable[[str], Any], rate: int) -> list[Future]:
+    def submit(
+        self, first: int, last: int, pool: ThreadPoolExecutor, decode: Callable[[str], Any], rate: int
+    ) -> list[Future]:
         """Futures of the copies number first ... last - 1, each a `Copy`; a file is decoded once for all of them."""
         drawn = []
         for number in range(first, last):
@@ -83,13 +94,23 @@ class Copies:
             if self.heard[clip]:
                 rng = self.random(clip, copy)
                 drawn.append((clip, copy, *self.partner(clip, rng), rng))
-        needed = dict.fromkeys(index for clip, _, partner, _, _ in drawn for index in (clip, partner) if index >= 0)
+        needed = dict.fromkeys(
+            index for clip, _, partner, _, _ in drawn for index in (clip, partner) if index >= 0
+        )
         # Submitted before whatever waits for them, so that even a single thread comes to an end.
         waves = {index: pool.submit(decode, self.paths[index]) for index in needed}
         return [pool.submit(self._make, *one, waves, rate) for one in drawn]
 
-    def _make(self, clip: int, copy: int, partner: int, share: float, rng: np.random.Generator, waves: dict[int, Future],
-              rate: int) -> Copy:
+    def _make(
+        self,
+        clip: int,
+        copy: int,
+        partner: int,
+        share: float,
+        rng: np.random.Generator,
+        waves: dict[int, Future],
+        rate: int,
+    ) -> Copy:
         wave, offset = self._heard(clip, waves)
         wave = waveform_augment.vary(wave, rate, self.flags, rng)
         if partner >= 0:
@@ -101,7 +122,9 @@ class Copies:
     def _heard(self, clip: int, waves: dict[int, Future]) -> tuple[np.ndarray, float]:
         found = waves[clip].result()
         if isinstance(found, str):
-            raise UserError(f"{self.paths[clip]} could be read before and cannot now ({found}): run the same command again")
+            raise UserError(
+                f"{self.paths[clip]} could be read before and cannot now ({found}): run the same command again"
+            )
         return found
 
 
@@ -115,15 +138,26 @@ def check(clips: pd.DataFrame, flags: AugmentFlags) -> list[str]:
         return []
     moved = (flags.speed > 1, flags.stretch > 1, flags.pitch, flags.shift)
     if not any((*moved, flags.noise is not None, flags.between, flags.augment_gain)):
-        raise UserError(f"--augment {flags.augment}: nothing is to be changed, so the copies would all be the clip itself: "
-                        "give --speed, --stretch, --pitch, --shift, --noise, --between or --augment-gain")
+        raise UserError(
+            f"--augment {flags.augment}: nothing is to be changed, so the copies would all be the clip itself: "
+            "give --speed, --stretch, --pitch, --shift, --noise, --between or --augment-gain"
+        )
     alone = Copies(clips, flags, np.zeros(0, dtype=np.int64)).alone() if flags.between else 0
     if alone == len(clips):
-        raise UserError(f"--between {flags.between:g}: no clip has a clip of another class in its own fold to be mixed with: "
-                        "leave it out")
-    return [f"augment: {alone} clips have no clip of another class in their fold and stay unmixed"] if alone else []
+        raise UserError(
+            f"--between {flags.between:g}: no clip has a clip of another class in its own fold to be mixed with: "
+            "leave it out"
+        )
+    return (
+        [f"augment: {alone} clips have no clip of another class in their fold and stay unmixed"]
+        if alone
+        else []
+    )
 
 
 def shard_columns(made: list[Copy], windows: list[int]) -> dict[str, np.ndarray]:
     """clip, copy, partner and share per row, from the number of windows of each copy."""
-    return {key: np.repeat(np.array([getattr(one, key) for one in made], dtype=kind), windows) for key, kind in COLUMNS.items()}
+    return {
+        key: np.repeat(np.array([getattr(one, key) for one in made], dtype=kind), windows)
+        for key, kind in COLUMNS.items()
+    }

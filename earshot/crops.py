@@ -28,5 +28,7 @@ def check(head: nn.Module, x: Tensor, mask: Tensor | None, share: float, autocas
         if out_of_memory(error):
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"--crop {share:g}: this head takes windows of one length only ({reason}): leave --crop out, or choose another "
-                        "head") from None
+        raise UserError(
+            f"--crop {share:g}: this head takes windows of one length only ({reason}): leave --crop out, or choose another "
+            "head"
+        ) from None

@@ -37,8 +37,17 @@ def chosen_folds(numbers: np.ndarray, wanted: tuple[int, ...]) -> list[int]:
 class Folds:
     """Trains folds, and models on all clips, on one device, in this process or, called with a part, in one of its own."""
 
-    def __init__(self, device: Device, run: Run, rows: Rows | Callable[[Device], Rows], numbers: np.ndarray,
-                 settings: TrainingFlags, build: Callable[[], Any], rebuild: Callable[[dict], Any], save_every: float):
+    def __init__(
+        self,
+        device: Device,
+        run: Run,
+        rows: Rows | Callable[[Device], Rows],
+        numbers: np.ndarray,
+        settings: TrainingFlags,
+        build: Callable[[], Any],
+        rebuild: Callable[[dict], Any],
+        save_every: float,
+    ):
         self.device, self.run, self.numbers, self.settings = device, run, numbers, settings
         self.build, self.rebuild, self.save_every = build, rebuild, save_every
         self.rows = rows(device) if callable(rows) else rows
@@ -58,7 +67,9 @@ class Folds:
         self.predict(part)
         return True
 
-    def fit(self, part: Part, left: int, log: Callable[[str], None], deadline: Any, saved: Callable[[], None]) -> bool:
+    def fit(
+        self, part: Part, left: int, log: Callable[[str], None], deadline: Any, saved: Callable[[], None]
+    ) -> bool:
         """Train a part to its end; False if the time ran out, at a safe point before it."""
         numbers, rows, classes = self.numbers, self.rows, self.run.classes
         if part.fold is None:
@@ -66,7 +77,14 @@ class Folds:
             fold = Fold(parts.EVERYTHING, 1, 1, everyone, ~everyone, part)
         else:
             number = part.fold
-            fold = Fold(number, self.every.index(number) + 1, len(self.every), numbers != number, numbers == number, part)
+            fold = Fold(
+                number,
+                self.every.index(number) + 1,
+                len(self.every),
+                numbers != number,
+                numbers == number,
+                part,
+            )
         unseen = np.flatnonzero(rows.targets[fold.valid].any(0) & ~rows.targets[fold.train].any(0))
         if len(unseen):
             log(f"{part.name}: no clip outside it has the label {', '.join(classes[c] for c in unseen)}")
@@ -78,14 +96,18 @@ class Folds:
         rows = _taught(self.run, rows, self.every, part)
         fitter = Fitter(self.build, rows, fold, settings, len(classes), self.run.part(part), self.device)
         if fitter.progress.epoch or fitter.progress.step:
-            log(f"{fold.title}  continues after epoch {fitter.progress.epoch}"
-                f"{f', step {fitter.progress.step}' if fitter.progress.step else ''}")
+            log(
+                f"{fold.title}  continues after epoch {fitter.progress.epoch}"
+                f"{f', step {fitter.progress.step}' if fitter.progress.step else ''}"
+            )
         return fitter.fit(log, Paced(deadline, fitter, left, log), left, saved, self.save_every)
 
     def predict(self, part: Part) -> bool:
         """A finished fold's predictions; False if they are there, or no clip was left to ask."""
         valid = self.numbers == part.fold
-        return part.fold is not None and _fold_predictions(self.run, self.rows, part, valid, self.rebuild, self.device)
+        return part.fold is not None and _fold_predictions(
+            self.run, self.rows, part, valid, self.rebuild, self.device
+        )
 
 
 def _taught(run: Run, rows: Rows, every: list[int], part: Part) -> Rows:
@@ -104,9 +126,20 @@ def every_fold(numbers: np.ndarray) -> list[int]:
     return sorted(int(n) for n in np.unique(numbers) if n >= 0)
 
 
-def train(run: Run, rows: Rows, numbers: np.ndarray, wanted: list[int], settings: TrainingFlags, build: Callable[[], Any],
-          rebuild: Callable[[dict], Any], device: Device, deadline: Deadline, save_every: float = 10.0,
-          several: Sequence[Device] = (), load: Callable[[Device], Rows] | None = None) -> bool:
+def train(
+    run: Run,
+    rows: Rows,
+    numbers: np.ndarray,
+    wanted: list[int],
+    settings: TrainingFlags,
+    build: Callable[[], Any],
+    rebuild: Callable[[dict], Any],
+    device: Device,
+    deadline: Deadline,
+    save_every: float = 10.0,
+    several: Sequence[Device] = (),
+    load: Callable[[Device], Rows] | None = None,
+) -> bool:
     """Train what is not finished of the wanted folds with every seed, and of the models on all clips; False if the time ran out.
 
     Args:
@@ -121,10 +154,14 @@ def train(run: Run, rows: Rows, numbers: np.ndarray, wanted: list[int], settings
     todo = run.missing(asked)
     if len(todo) < len(asked):
         run.log(f"finished already: {parts.listed([part for part in asked if part not in todo])}")
-    if settings.pretrain and not _pretrained(run, rows, todo, settings, build, several[0] if len(several) > 1 else device, deadline, load):
+    if settings.pretrain and not _pretrained(
+        run, rows, todo, settings, build, several[0] if len(several) > 1 else device, deadline, load
+    ):
         return False
     if len(several) > 1 and load:
-        return _side_by_side(run, load, numbers, every, asked, settings, build, rebuild, several, deadline, save_every)
+        return _side_by_side(
+            run, load, numbers, every, asked, settings, build, rebuild, several, deadline, save_every
+        )
     folds = Folds(device, run, rows, numbers, settings, build, rebuild, save_every)
     for index, part in enumerate(todo):
         if index and deadline.passed():
@@ -142,25 +179,58 @@ def train(run: Run, rows: Rows, numbers: np.ndarray, wanted: list[int], settings
     return True
 
 
-def _pretrained(run: Run, rows: Rows, todo: list[Part], settings: TrainingFlags, build: Callable, device: Device, deadline: Deadline,
-                load: Callable[[Device], Rows] | None) -> bool:
+def _pretrained(
+    run: Run,
+    rows: Rows,
+    todo: list[Part],
+    settings: TrainingFlags,
+    build: Callable,
+    device: Device,
+    deadline: Deadline,
+    load: Callable[[Device], Rows] | None,
+) -> bool:
     """What the parts that are still to be trained start from; False if the time ran out."""
     seeds = sorted({part.seed for part in todo if not pretrain.folder_of(run.folder, part.seed).finished()})
     if seeds and rows.device.type != torch.device(device.name).type and load:
         rows = load(device)
     with patiently():
-        return all(pretrain.fit(pretrain.folder_of(run.folder, seed), build, rows, replace(settings, seed=seed), device, run.log, deadline)
-                   for seed in seeds)
+        return all(
+            pretrain.fit(
+                pretrain.folder_of(run.folder, seed),
+                build,
+                rows,
+                replace(settings, seed=seed),
+                device,
+                run.log,
+                deadline,
+            )
+            for seed in seeds
+        )
 
 
-def _side_by_side(run: Run, load: Callable[[Device], Rows], numbers: np.ndarray, every: list[Part], asked: list[Part],
-                  settings: TrainingFlags, build: Callable, rebuild: Callable, several: Sequence[Device], deadline: Deadline,
-                  save_every: float) -> bool:
+def _side_by_side(
+    run: Run,
+    load: Callable[[Device], Rows],
+    numbers: np.ndarray,
+    every: list[Part],
+    asked: list[Part],
+    settings: TrainingFlags,
+    build: Callable,
+    rebuild: Callable,
+    several: Sequence[Device],
+    deadline: Deadline,
+    save_every: float,
+) -> bool:
     """The same with a process for each device; the log and metrics.csv are written by this one alone."""
     todo = run.missing(asked)
-    todo += [part for part in asked if part not in todo and part.fold is not None
-             and any(run.part(part).predictions(kind) is None for kind in KINDS)]
-    several = several[:len(todo)]
+    todo += [
+        part
+        for part in asked
+        if part not in todo
+        and part.fold is not None
+        and any(run.part(part).predictions(kind) is None for kind in KINDS)
+    ]
+    several = several[: len(todo)]
 
     def heard(line: str | None) -> None:
         if line is not None:
@@ -182,14 +252,18 @@ def _side_by_side(run: Run, load: Callable[[Device], Rows], numbers: np.ndarray,
     return done
 
 
-def _fold_predictions(run: Run, rows: Rows, part: Part, valid: np.ndarray, rebuild: Callable, device: Device) -> bool:
+def _fold_predictions(
+    run: Run, rows: Rows, part: Part, valid: np.ndarray, rebuild: Callable, device: Device
+) -> bool:
     """fold_<n>/valid_best.npy and valid_last.npy: (clips of the fold, classes), once the fold is finished; False if both are there."""
     made = False
     for kind in KINDS:
         if run.part(part).predictions(kind) is not None:
             continue
         head = probe.laid_out(run.part(part).load_head(kind, rebuild, device.name), device)
-        found = predict(head, rows, rows.of_clips(valid), run.at_once, probe.autocast(device), run.shifts, run.pool)[valid]
+        found = predict(
+            head, rows, rows.of_clips(valid), run.at_once, probe.autocast(device), run.shifts, run.pool
+        )[valid]
         run.part(part).save_predictions(kind, found)
         made = True
     return made
@@ -202,8 +276,15 @@ def summarise(run: Run, rows: Rows, numbers: np.ndarray) -> dict[str, dict]:
         "best" and "last" -> the pooled scores, with the spread of the metric over folds.
     """
     training = run.config["record"]["training"]
-    finished = [n for n in run.finished_folds() if all(run.part(part).predictions(kind) is not None
-                                                       for part in parts.of_fold(training, n) for kind in KINDS)]
+    finished = [
+        n
+        for n in run.finished_folds()
+        if all(
+            run.part(part).predictions(kind) is not None
+            for part in parts.of_fold(training, n)
+            for kind in KINDS
+        )
+    ]
     asked, truth, metric = np.isin(numbers, finished), rows.truth, training["metric"]
     found, lines = {}, []
     for kind, about in KINDS.items():
@@ -214,15 +295,23 @@ def summarise(run: Run, rows: Rows, numbers: np.ndarray) -> dict[str, dict]:
             probabilities[numbers == number] = each[0] if len(each) == 1 else np.mean(each, 0)
         name = "oof" if kind == "best" else "oof_last"
         run.write_oof(name, rows.ids[asked], numbers[asked], truth[asked], probabilities[asked])
-        write_text(run.folder / f"report_{kind}.txt", f"{run.folder.name}, out-of-fold, {kind} ({about})\n\n" +
-                   metrics.report(probabilities[asked], truth[asked], run.classes))
+        write_text(
+            run.folder / f"report_{kind}.txt",
+            f"{run.folder.name}, out-of-fold, {kind} ({about})\n\n"
+            + metrics.report(probabilities[asked], truth[asked], run.classes),
+        )
         pooled = metrics.scores(probabilities[asked], truth[asked])
         unknown = metrics.undefined(truth[asked])
         pooled |= {"undefined": unknown} if unknown else {}
         # A fold in which no clip has any label has no say in the mean, unless all are so.
         told = [n for n in finished if metric not in metrics.undefined(truth[numbers == n])] or finished
         spread = [metrics.scores(probabilities[numbers == n], truth[numbers == n])[metric] for n in told]
-        found[kind] = {**pooled, "fold_mean": float(np.mean(spread)), "fold_std": float(np.std(spread)), "folds": finished}
+        found[kind] = {
+            **pooled,
+            "fold_mean": float(np.mean(spread)),
+            "fold_std": float(np.std(spread)),
+            "folds": finished,
+        }
         by_fold = "undefined" if metric in unknown else f"{np.mean(spread):.4f} ± {np.std(spread):.4f}"
         lines.append(f"  {kind}  {metrics.summary(pooled)}  {metric} by fold {by_fold}  ({about})")
     run.keep("scores", found)
@@ -237,8 +326,10 @@ def _fitting(run: Run, part: Part, kind: str, clips: int) -> np.ndarray:
     """A fold's saved predictions; UserError where they are of another number of clips or labels."""
     found = run.part(part).predictions(kind)
     if found.shape != (clips, len(run.classes)):
-        raise UserError(f"{run.part(part).folder}/valid_{kind}.npy holds predictions of {' x '.join(map(str, found.shape))}, and the "
-                        f"fold has {clips} clips x {len(run.classes)} labels: it is another run's; delete it to have it made again")
+        raise UserError(
+            f"{run.part(part).folder}/valid_{kind}.npy holds predictions of {' x '.join(map(str, found.shape))}, and the "
+            f"fold has {clips} clips x {len(run.classes)} labels: it is another run's; delete it to have it made again"
+        )
     return found
 
 
@@ -249,22 +340,35 @@ def score_test(run: Run, rows: Rows, predict_all: Callable[[], np.ndarray], refi
         refit: is it answered by the models on all clips?
     """
     path, finished, truth = run.folder / "test.json", run.finished_folds(), rows.truth
-    known = np.ones(len(truth), dtype=bool) if rows.multilabel else truth >= 0  # no label at all is an answer, too
+    known = (
+        np.ones(len(truth), dtype=bool) if rows.multilabel else truth >= 0
+    )  # no label at all is an answer, too
     if path.exists():
         try:
             kept = sealed.read(path)
         except sealed.Damaged as error:
             run.log(f"{error}: the hold-out is scored again")
             kept = {}
-        if kept.get("folds") == finished and kept.get("refit", False) == refit and _scored(kept, int(known.sum())):
+        if (
+            kept.get("folds") == finished
+            and kept.get("refit", False) == refit
+            and _scored(kept, int(known.sum()))
+        ):
             return kept
     probabilities = predict_all()
-    found = {**metrics.scores(probabilities[known], truth[known]), "clips": int(known.sum()), "folds": finished}
+    found = {
+        **metrics.scores(probabilities[known], truth[known]),
+        "clips": int(known.sum()),
+        "folds": finished,
+    }
     unknown = metrics.undefined(truth[known])
     found |= ({"undefined": unknown} if unknown else {}) | ({"refit": True} if refit else {})
     of = "models on all labelled clips" if refit else "mean of folds"
-    write_text(run.folder / "test_report.txt", f"{run.folder.name}, hold-out, {of}\n\n" +
-               metrics.report(probabilities[known], truth[known], run.classes))
+    write_text(
+        run.folder / "test_report.txt",
+        f"{run.folder.name}, hold-out, {of}\n\n"
+        + metrics.report(probabilities[known], truth[known], run.classes),
+    )
     sealed.write(path, found)
     return found
 
@@ -272,5 +376,9 @@ def score_test(run: Run, rows: Rows, predict_all: Callable[[], np.ndarray], refi
 def _scored(kept: dict, clips: int) -> bool:
     """Is this a score of so many clips? A checksum says that it was not altered, not that this program wrote it."""
     numbers = {name: value for name, value in kept.items() if name not in ("folds", "undefined", "refit")}
-    shown = {"f1_macro", "accuracy", "log_loss", "clips"} <= set(numbers) and isinstance(kept.get("undefined", []), list)
-    return shown and all(type(value) in (int, float) for value in numbers.values()) and numbers["clips"] == clips
+    shown = {"f1_macro", "accuracy", "log_loss", "clips"} <= set(numbers) and isinstance(
+        kept.get("undefined", []), list
+    )
+    return (
+        shown and all(type(value) in (int, float) for value in numbers.values()) and numbers["clips"] == clips
+    )

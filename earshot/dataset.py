@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 RESIDENT = 0.25  # share of the device's free memory that a split may take to be kept there
 BLOCK = 1 << 24  # bytes of a cache that are copied at a time
-AT_ONCE = 1 << 25  # bytes of an epoch's batches that are picked in one go, which saves a tiny head most of its overhead
+AT_ONCE = (
+    1 << 25
+)  # bytes of an epoch's batches that are picked in one go, which saves a tiny head most of its overhead
 
 
 class Batch(NamedTuple):
@@ -46,9 +48,18 @@ class Rows:
         unlabelled: another split, whose clips come after those of this one.
     """
 
-    def __init__(self, split: dict[str, Any], view: str, classes: list[str], span: float, device: str,
-                 also: Sequence[str] = (), augmented: dict[str, Any] | None = None, gigabytes: float | None = None,
-                 unlabelled: dict[str, Any] | None = None):
+    def __init__(
+        self,
+        split: dict[str, Any],
+        view: str,
+        classes: list[str],
+        span: float,
+        device: str,
+        also: Sequence[str] = (),
+        augmented: dict[str, Any] | None = None,
+        gigabytes: float | None = None,
+        unlabelled: dict[str, Any] | None = None,
+    ):
         self.ids, self.clip = split["ids"], np.asarray(split["clip"])
         self.folds, self.groups = np.asarray(split["folds"]), np.asarray(split["groups"])
         given = np.asarray(split["labels"])
@@ -64,8 +75,13 @@ class Rows:
         self.also = tuple(also)
         self.parts = [part for part in (split, augmented, unlabelled) if part is not None]
         self.shape: tuple[int, int, int] = tuple(split[view].shape[1:])
-        owners = [np.asarray(part["clip"]) + (len(self.ids) if part is unlabelled else 0) for part in self.parts]
-        self.whose, self.labelled = np.concatenate(owners), sum(len(part["clip"]) for part in self.parts if part is not unlabelled)
+        owners = [
+            np.asarray(part["clip"]) + (len(self.ids) if part is unlabelled else 0) for part in self.parts
+        ]
+        self.whose, self.labelled = (
+            np.concatenate(owners),
+            sum(len(part["clip"]) for part in self.parts if part is not unlabelled),
+        )
         self.everyone = self.ids if unlabelled is None else np.concatenate([self.ids, unlabelled["ids"]])
         self.soft = np.zeros((len(self.everyone) - len(self.ids), len(classes)), dtype=np.float32)
         self.weight, self.pool = 0.0, np.zeros(0, dtype=np.int64)
@@ -83,11 +99,20 @@ class Rows:
         self._batch: Batch | None = None
         self._columns = {"whose": self._on(self.whose.astype(np.int64))}
         if self.masked:
-            self._columns |= {"frames": self._on(self.frames), "time": torch.arange(frames, device=self.device)}
+            self._columns |= {
+                "frames": self._on(self.frames),
+                "time": torch.arange(frames, device=self.device),
+            }
         if self.partner is not None:
-            own, rest = (np.zeros(count, dtype=np.int64) for count in (len(self), len(self.whose) - self.labelled))
-            self._columns |= {"partner": self._on(np.concatenate([own - 1, self.partner.astype(np.int64), rest - 1])),
-                              "share": self._on(np.concatenate([own + np.float32(1), self.share, rest + np.float32(1)]).astype(np.float32))}
+            own, rest = (
+                np.zeros(count, dtype=np.int64) for count in (len(self), len(self.whose) - self.labelled)
+            )
+            self._columns |= {
+                "partner": self._on(np.concatenate([own - 1, self.partner.astype(np.int64), rest - 1])),
+                "share": self._on(
+                    np.concatenate([own + np.float32(1), self.share, rest + np.float32(1)]).astype(np.float32)
+                ),
+            }
 
     def __len__(self) -> int:
         return len(self.clip)
@@ -126,8 +151,8 @@ class Rows:
                 for array in arrays:
                     step = max(1, BLOCK // max(1, array[:1].nbytes))
                     for first in range(0, len(array), step):
-                        block = torch.from_numpy(np.array(array[first:first + step]))
-                        found[at:at + len(block)] = block
+                        block = torch.from_numpy(np.array(array[first : first + step]))
+                        found[at : at + len(block)] = block
                         at += len(block)
                 return found
         return arrays
@@ -216,11 +241,15 @@ class Rows:
         """(copies,) which copies hold nothing but clips of the given rows."""
         allowed = np.zeros(len(self.ids), dtype=bool)
         allowed[self.clip[rows]] = True
-        return allowed[self.whose[len(self):self.labelled]] & ((self.partner < 0) | allowed[self.partner])
+        return allowed[self.whose[len(self) : self.labelled]] & ((self.partner < 0) | allowed[self.partner])
 
     def with_copies(self, rows: np.ndarray) -> np.ndarray:
         """The given rows and all their copies that hold nothing from outside: what training will see in the end."""
-        return rows if self.copy is None else np.concatenate([rows, np.flatnonzero(self._usable(rows)) + len(self)])
+        return (
+            rows
+            if self.copy is None
+            else np.concatenate([rows, np.flatnonzero(self._usable(rows)) + len(self)])
+        )
 
     def of_epoch(self, rows: np.ndarray, epoch: int) -> np.ndarray:
         """The rows that stand for the given ones in an epoch: every clip as it is, then its copies, in turn by epoch.
@@ -235,11 +264,13 @@ class Rows:
         if self.copy is None or not len(self.copy):
             return rows
         count = int(self.copy.max()) + 1
-        made, good = self.whose[len(self):self.labelled], self._usable(rows)
+        made, good = self.whose[len(self) : self.labelled], self._usable(rows)
         usable = np.zeros((len(self.ids), count + 1), dtype=bool)
         usable[:, 0] = True
         usable[made[good], self.copy[good] + 1] = True
-        turn = (epoch - 1 + np.arange(len(self.ids)))[:, None] + np.arange(count + 1)  # the order in which a clip tries
+        turn = (epoch - 1 + np.arange(len(self.ids)))[:, None] + np.arange(
+            count + 1
+        )  # the order in which a clip tries
         order = turn % (count + 1)
         first = np.take_along_axis(usable, order, 1).argmax(1)
         chosen = np.take_along_axis(order, first[:, None], 1)[:, 0]
@@ -254,7 +285,7 @@ class Rows:
         """
         found = copy.copy(self)
         found.soft, found._wanted, known = np.nan_to_num(soft), None, np.isfinite(soft).all(1)
-        found.pool = np.flatnonzero(known[self.whose[self.labelled:] - len(self.ids)]) + self.labelled
+        found.pool = np.flatnonzero(known[self.whose[self.labelled :] - len(self.ids)]) + self.labelled
         found.weight = share
         return found
 
@@ -278,24 +309,37 @@ def check_further(also: Sequence[str], views: Iterable[str], settings: TrainingF
     views = list(views)
     for name in also:
         if name not in views:
-            raise UserError(f"this head learns from the view {name} too, which the cache lacks (it has {', '.join(views)}): "
-                            f"extract it, for example with --extractor encodec --views {' '.join([*views, name])}")
-    moved = {"mixup": settings.mixup, "time_shift": settings.time_shift, "time_stretch": settings.time_stretch,
-             "crop": settings.crop < 1}
+            raise UserError(
+                f"this head learns from the view {name} too, which the cache lacks (it has {', '.join(views)}): "
+                f"extract it, for example with --extractor encodec --views {' '.join([*views, name])}"
+            )
+    moved = {
+        "mixup": settings.mixup,
+        "time_shift": settings.time_shift,
+        "time_stretch": settings.time_stretch,
+        "crop": settings.crop < 1,
+    }
     for key in [key for key, on in moved.items() if on and also]:
-        raise UserError(f"--{key.replace('_', '-')}: this head also predicts {', '.join(also)} frame by frame, which would no "
-                        "longer match: leave it out")
+        raise UserError(
+            f"--{key.replace('_', '-')}: this head also predicts {', '.join(also)} frame by frame, which would no "
+            "longer match: leave it out"
+        )
 
 
 def _pieces(rows: np.ndarray, size: int) -> list[np.ndarray]:
-    return [rows[first:first + size] for first in range(0, len(rows), size)]
-
-
+    return [rows[first : first + size] for first in range(0, len(rows), size)]
 
 
 @torch.inference_mode()
-def predict(head: torch.nn.Module, rows: Rows, which: np.ndarray, batch_size: int, autocast: Any, shifts: int = 1,
-            pool: str = "mean") -> np.ndarray:
+def predict(
+    head: torch.nn.Module,
+    rows: Rows,
+    which: np.ndarray,
+    batch_size: int,
+    autocast: Any,
+    shifts: int = 1,
+    pool: str = "mean",
+) -> np.ndarray:
     """Probabilities of all clips of a split; NaN rows for clips of which no row is among `which`.
 
     Args:
@@ -316,8 +360,10 @@ def predict(head: torch.nn.Module, rows: Rows, which: np.ndarray, batch_size: in
             try:
                 for part in rows.ahead(_pieces(which[at:], batch_size)):
                     x, mask = rows.batch(part)
-                    logits = sum(head(x.roll(by, 3) if by else x, mask if mask is None else mask.roll(by, 1)).float()
-                                 for by in offsets) / len(offsets)
+                    logits = sum(
+                        head(x.roll(by, 3) if by else x, mask if mask is None else mask.roll(by, 1)).float()
+                        for by in offsets
+                    ) / len(offsets)
                     found.append(logits)
                     at += len(part)
             except RuntimeError as error:
@@ -327,4 +373,6 @@ def predict(head: torch.nn.Module, rows: Rows, which: np.ndarray, batch_size: in
     clips = len(rows.ids)
     if not found:
         return np.full((clips, 0), np.nan, dtype=np.float32)
-    return windows.pool(torch.cat(found).cpu(), torch.from_numpy(rows.clip[which]).long(), clips, pool, rows.multilabel).numpy()
+    return windows.pool(
+        torch.cat(found).cpu(), torch.from_numpy(rows.clip[which]).long(), clips, pool, rows.multilabel
+    ).numpy()

@@ -70,7 +70,11 @@ def header(path: Path) -> tuple[int, int]:
             return -1, 0
     # libsndfile answers 2**63-1 for a stream of unknown length, and any number that stands in a damaged header.
     likely = min(LONGEST * found.samplerate, DENSEST * path.stat().st_size)
-    return (found.frames, found.samplerate) if 1 <= found.samplerate <= FASTEST and found.frames <= likely else (-1, 0)
+    return (
+        (found.frames, found.samplerate)
+        if 1 <= found.samplerate <= FASTEST and found.frames <= likely
+        else (-1, 0)
+    )
 
 
 def blocks(path: Path) -> tuple[int, Iterator[np.ndarray]]:
@@ -175,7 +179,11 @@ def _limited(found: Iterable[np.ndarray], rate: int) -> Iterator[np.ndarray]:
     for block in filter(len, found):
         samples += len(block)
         if samples > LONGEST * min(rate, USUAL):
-            raise BadAudio(f"longer than {LONGEST / 3600:g} h" if rate <= USUAL else f"more than {LONGEST * USUAL:,} samples")
+            raise BadAudio(
+                f"longer than {LONGEST / 3600:g} h"
+                if rate <= USUAL
+                else f"more than {LONGEST * USUAL:,} samples"
+            )
         yield block
 
 
@@ -204,8 +212,10 @@ def gather(pieces: Iterable[np.ndarray]) -> np.ndarray:
         joined.tofile(file)
         file.flush()
     except OSError as error:  # not the clip's fault: it would be left out of the features for good
-        raise UserError(f"no room for a long clip in {_spill()} ({error.strerror or error}): free some, or set TMPDIR to a "
-                        "folder on another disk") from None
+        raise UserError(
+            f"no room for a long clip in {_spill()} ({error.strerror or error}): free some, or set TMPDIR to a "
+            "folder on another disk"
+        ) from None
     return np.asarray(np.memmap(file, dtype=np.float32, mode="r"))
 
 
@@ -257,7 +267,9 @@ def _reason(path: Path, error: Exception) -> str:
     if isinstance(error, MemoryError):
         return "its header claims more audio than memory holds"
     text = getattr(error, "error_string", "") or str(error) or type(error).__name__
-    if "File does not exist" in text:  # libsndfile's words for an MP3 without a single frame; the file was opened above
+    if (
+        "File does not exist" in text
+    ):  # libsndfile's words for an MP3 without a single frame; the file was opened above
         return "Format not recognised"
     text = text.replace(str(path.resolve()), path.name).replace(str(path), path.name)
     return " ".join(text.split())[:160].rstrip(".")

@@ -20,7 +20,9 @@ def found(out: str) -> tuple[Path | None, str]:
 
     here = competition.find(out)
     if len(here) > 1:
-        raise UserError(f"several competitions in {out}/: choose one with --competition: {', '.join(map(str, here))}")
+        raise UserError(
+            f"several competitions in {out}/: choose one with --competition: {', '.join(map(str, here))}"
+        )
     if here:
         return here[0], f"the only one in {out}/"
     there = attached.competition()
@@ -30,7 +32,11 @@ def found(out: str) -> tuple[Path | None, str]:
 def competition(out: str) -> str:
     """What `found` finds, else the sample; says which."""
     path, where = found(out)
-    print(f"competition: {path} ({where})" if path else f"competition: none given and none {where}, so the built-in sample competition")
+    print(
+        f"competition: {path} ({where})"
+        if path
+        else f"competition: none given and none {where}, so the built-in sample competition"
+    )
     return str(path or "sample")
 
 
@@ -53,5 +59,7 @@ def only_attached(name: str, other: str) -> bool:
     place = attached.root()
     if place is None:
         return False
-    first, second = (module.weights_files(module.Settings(), None) for module in map(extractors.module, (name, other)))
+    first, second = (
+        module.weights_files(module.Settings(), None) for module in map(extractors.module, (name, other))
+    )
     return bool(first) and first[0].is_relative_to(place) and not second

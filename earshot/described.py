@@ -29,7 +29,11 @@ def fault(config: dict[str, Any]) -> str | None:
             if not isinstance(found.get(key), kind):
                 return f"has no {key}, or one of another kind"
     classes, prior, features = config["record"]["classes"], config["prior"], config["record"]["features"]
-    if len(classes) < 2 or len(set(map(str, classes))) < len(classes) or not all(isinstance(name, str) for name in classes):
+    if (
+        len(classes) < 2
+        or len(set(map(str, classes))) < len(classes)
+        or not all(isinstance(name, str) for name in classes)
+    ):
         return "has no two labels, or one of them twice"
     if len(prior) != len(classes) or not all(type(p) in (int, float) and 0 <= p <= 1 for p in prior):
         return f"has a prior that is not {len(classes)} shares"
@@ -45,7 +49,9 @@ def fault(config: dict[str, Any]) -> str | None:
     return None
 
 
-def build(described: dict[str, Any], weights: Path, rebuild: Callable[[dict], torch.nn.Module], where: Path) -> torch.nn.Module:
+def build(
+    described: dict[str, Any], weights: Path, rebuild: Callable[[dict], torch.nn.Module], where: Path
+) -> torch.nn.Module:
     """The head that a checkpoint describes, its size compared with that of the weights before memory is taken for it.
 
     Args:
@@ -62,13 +68,24 @@ def build(described: dict[str, Any], weights: Path, rebuild: Callable[[dict], to
     try:
         with torch.device("meta"):
             here = {name: list(tensor.shape) for name, tensor in rebuild(described).state_dict().items()}
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, NotImplementedError, MemoryError, OverflowError) as error:
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        RuntimeError,
+        NotImplementedError,
+        MemoryError,
+        OverflowError,
+    ) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"{where} describes no head that can be built here: {reason}") from None
     if here != there:
         odd = next(name for name in (*here, *there) if here.get(name) != there.get(name))
-        raise UserError(f"{weights} does not fit the head that {where} describes: {odd} is {there.get(odd, 'missing')} there, "
-                        f"{here.get(odd, 'missing')} in the head: it is another run's")
+        raise UserError(
+            f"{weights} does not fit the head that {where} describes: {odd} is {there.get(odd, 'missing')} there, "
+            f"{here.get(odd, 'missing')} in the head: it is another run's"
+        )
     return rebuild(described)
 
 
@@ -84,6 +101,10 @@ def shapes(path: Path) -> dict[str, list[int]]:
             if length > min(HEADER, path.stat().st_size):
                 raise ValueError("its header is longer than the file")
             header = json.loads(file.read(length))
-        return {name: [int(n) for n in about["shape"]] for name, about in header.items() if name != "__metadata__"}
+        return {
+            name: [int(n) for n in about["shape"]] for name, about in header.items() if name != "__metadata__"
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
-        raise UserError(f"{path} is damaged ({' '.join(str(error).split())[:100]}): train this fold again from its start") from None
+        raise UserError(
+            f"{path} is damaged ({' '.join(str(error).split())[:100]}): train this fold again from its start"
+        ) from None

@@ -14,7 +14,9 @@ class Device:
     name: str
     precision: str  # fp32 | fp16 | bf16
     about: str
-    channels_last: bool = False  # the layout of a head's weights in training and predicting; a GPU has it anyway
+    channels_last: bool = (
+        False  # the layout of a head's weights in training and predicting; a GPU has it anyway
+    )
 
 
 def choose(name: str = "auto", precision: str = "auto") -> Device:
@@ -32,11 +34,15 @@ def choose(name: str = "auto", precision: str = "auto") -> Device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cpu":
-        return Device("cpu", "fp32" if precision == "auto" else precision, f"CPU, {torch.get_num_threads()} threads")
+        return Device(
+            "cpu", "fp32" if precision == "auto" else precision, f"CPU, {torch.get_num_threads()} threads"
+        )
     if not name.startswith("cuda"):
         raise UserError(f"unknown device {name}: use auto, cpu, cuda or cuda:N")
     if not torch.cuda.is_available():
-        raise UserError(f"--device {name}: torch sees no GPU here: switch one on in the notebook's settings, or use --device cpu")
+        raise UserError(
+            f"--device {name}: torch sees no GPU here: switch one on in the notebook's settings, or use --device cpu"
+        )
     index = int(name.partition(":")[2] or 0) if name.partition(":")[2].isdigit() or ":" not in name else -1
     if not 0 <= index < torch.cuda.device_count():
         raise UserError(f"--device {name}: there are {torch.cuda.device_count()} GPUs, counted from cuda:0")
@@ -47,9 +53,11 @@ def choose(name: str = "auto", precision: str = "auto") -> Device:
         (square @ square).sum().item()
     except RuntimeError as error:
         built = " ".join(torch.cuda.get_arch_list())
-        raise UserError(f"{title} (sm_{major}{minor}) cannot run this build of torch (made for {built}; "
-                        f"{str(error).splitlines()[0]}): pick GPU T4 x2 in the notebook's settings, install a torch "
-                        f"that has {'them (pip install -r constraints-p100.txt)' if major < 7 else 'them'}, or use --device cpu") from None
+        raise UserError(
+            f"{title} (sm_{major}{minor}) cannot run this build of torch (made for {built}; "
+            f"{str(error).splitlines()[0]}): pick GPU T4 x2 in the notebook's settings, install a torch "
+            f"that has {'them (pip install -r constraints-p100.txt)' if major < 7 else 'them'}, or use --device cpu"
+        ) from None
     if precision == "auto":
         precision = "bf16" if major >= 8 else "fp16" if major == 7 else "fp32"
     return Device(f"cuda:{index}", precision, f"{title}, sm_{major}{minor}, {precision}")

@@ -49,13 +49,17 @@ def choose(name: str = "auto", precision: str = "auto") -> list[Device]:
         first = device.choose(name, precision)
         found = [first]
         for index in range(1, torch.cuda.device_count() if first.name.startswith("cuda") else 0):
-            with contextlib.suppress(UserError):  # one that cannot be used is no reason to stop: nobody named it
+            with contextlib.suppress(
+                UserError
+            ):  # one that cannot be used is no reason to stop: nobody named it
                 found.append(device.choose(f"cuda:{index}", precision))
         return [one for one in found if one.precision == first.precision]
     found = [device.choose(one.strip(), precision) for one in name.split(",")]
     names = [one.name for one in found]
     if len({one.partition(":")[0] for one in names}) > 1:
-        raise UserError(f"--device {name}: name GPUs or the CPU, not both: what they compute differs in the last digits")
+        raise UserError(
+            f"--device {name}: name GPUs or the CPU, not both: what they compute differs in the last digits"
+        )
     twice = [one for one in names if one != "cpu" and names.count(one) > 1]
     if twice:
         raise UserError(f"--device {name}: {twice[0]} twice: a GPU is one process's")
@@ -94,7 +98,9 @@ class Team:
     def __init__(self, found: Sequence[Device], work: Callable[..., Any], arguments: tuple, folder: Path):
         # A fork would take CUDA, threads and locks along in a state that nobody knows.
         context = multiprocessing.get_context("spawn")
-        self.names = [f"{one.name} ({index + 1})" if one.name == "cpu" else one.name for index, one in enumerate(found)]
+        self.names = [
+            f"{one.name} ({index + 1})" if one.name == "cpu" else one.name for index, one in enumerate(found)
+        ]
         self.pipes: list[Connection] = []
         self.processes: list[Any] = []
         each = threads(len(found))
@@ -103,7 +109,9 @@ class Team:
         try:
             for one in found:
                 mine, its = context.Pipe()
-                process = context.Process(target=_serve, args=(its, work, one, arguments, each, folder / LOCK), daemon=True)
+                process = context.Process(
+                    target=_serve, args=(its, work, one, arguments, each, folder / LOCK), daemon=True
+                )
                 self.pipes.append(mine)
                 self.processes.append(process)
                 process.start()
@@ -185,8 +193,10 @@ class Team:
                 code = self.processes[index].exitcode
                 how = f"exit code {code}" if code >= 0 else f"signal {-code}"
                 how += ", out of memory?" if code == -signal.SIGKILL else ""
-                raise UserError(f"the process for {self.names[index]} died ({how}): what was finished is kept; run the same "
-                                "command again") from None
+                raise UserError(
+                    f"the process for {self.names[index]} died ({how}): what was finished is kept; run the same "
+                    "command again"
+                ) from None
             if kind == "failed":
                 raise value
             if kind != "text":
@@ -239,7 +249,9 @@ class _Log(io.TextIOWrapper):
         return False
 
 
-def _serve(pipe: Connection, work: Callable[..., Any], on: Device, arguments: tuple, count: int, lock: Path) -> None:
+def _serve(
+    pipe: Connection, work: Callable[..., Any], on: Device, arguments: tuple, count: int, lock: Path
+) -> None:
     """A worker's process."""
     import torch
     from tqdm import tqdm
@@ -252,7 +264,9 @@ def _serve(pipe: Connection, work: Callable[..., Any], on: Device, arguments: tu
 
     sys.stdout = _Lines(send)
     sys.stderr = _Log(os.fdopen(os.dup(2), "wb"), encoding="utf-8", errors="replace", write_through=True)
-    tqdm.set_lock(threading.RLock())  # its own would be one for several processes, which nobody removes after a kill
+    tqdm.set_lock(
+        threading.RLock()
+    )  # its own would be one for several processes, which nobody removes after a kill
     torch.set_num_threads(count)
     with share(lock):
         try:

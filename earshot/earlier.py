@@ -28,7 +28,9 @@ def roots(given: str | None) -> list[Path]:
     """
     if given is not None:
         if not Path(given).is_dir():
-            raise UserError(f"--continue-from {given}: no such folder: name one that holds earlier outputs, such as data/ and runs/")
+            raise UserError(
+                f"--continue-from {given}: no such folder: name one that holds earlier outputs, such as data/ and runs/"
+            )
         return [Path(given)]
     top = attached.root()
     return [top] if top else []
@@ -60,7 +62,11 @@ def features_of(run: Run, data: str = "data") -> Path | None:
     for folder in [*cache.find(data), *caches(None)]:
         manifest = cache.peek(folder / cache.MANIFEST)
         record = manifest.get("record")
-        if not manifest.get("complete") or not isinstance(record, dict) or record.get("labels") != digest_of(wanted["classes"])[:16]:
+        if (
+            not manifest.get("complete")
+            or not isinstance(record, dict)
+            or record.get("labels") != digest_of(wanted["classes"])[:16]
+        ):
             continue
         if not differences(wanted["features"], {key: record.get(key) for key in wanted["features"]}):
             found.append((("subm" in manifest.get("splits", {})), folder))
@@ -79,12 +85,18 @@ def adopt_cache(plan: Plan, given: str | None) -> list[str]:
     for folder in folders(given, cache.MANIFEST):
         found = cache.peek(folder / cache.MANIFEST) if cache.is_cache(folder) else {}
         mine = plan.folder.exists() and folder.samefile(plan.folder)
-        if not mine and found.get("fingerprint") == plan.fingerprint and found.get("version") == cache.VERSION:
+        if (
+            not mine
+            and found.get("fingerprint") == plan.fingerprint
+            and found.get("version") == cache.VERSION
+        ):
             fitting.append((folder, bool(found.get("complete"))))
     notes: list[str] = []
     for folder, complete in sorted(fitting, key=lambda pair: not pair[1]):
         notes += _whole(plan, folder) if complete else _shards(plan, folder)
-        if (plan.folder / cache.MANIFEST).exists() and cache.peek(plan.folder / cache.MANIFEST).get("complete"):
+        if (plan.folder / cache.MANIFEST).exists() and cache.peek(plan.folder / cache.MANIFEST).get(
+            "complete"
+        ):
             break
     return notes or ([f"nothing in {given} goes with this cache"] if given and not fitting else [])
 
@@ -92,7 +104,9 @@ def adopt_cache(plan: Plan, given: str | None) -> list[str]:
 def _whole(plan: Plan, folder: Path) -> list[str]:
     try:
         manifest = sealed.read(folder / cache.MANIFEST)
-        wrong = fault(manifest) or ("was made from something else" if fingerprint(manifest["record"]) != plan.fingerprint else None)
+        wrong = fault(manifest) or (
+            "was made from something else" if fingerprint(manifest["record"]) != plan.fingerprint else None
+        )
         if wrong:
             raise sealed.Damaged(f"{folder / cache.MANIFEST} {wrong}")
         sums = manifest["sha256"]
@@ -144,21 +158,35 @@ def adopt_run(folder: Path, record: dict[str, Any], given: str | None, named: bo
             continue
         found = differences(Run.open(source).config["record"], plain(record))
         if found and named and given:
-            raise UserError(f"{source} was trained with other settings: {'; '.join(found[:3])}: give the new run another --name")
+            raise UserError(
+                f"{source} was trained with other settings: {'; '.join(found[:3])}: give the new run another --name"
+            )
         if found:
             continue
-        files = [path for path in sorted(source.rglob("*")) if path.is_file() and not path.is_symlink() and path.name != CONFIG
-                 and not any(part.endswith(NOT_COPIED) for part in path.relative_to(source).parts)]
+        files = [
+            path
+            for path in sorted(source.rglob("*"))
+            if path.is_file()
+            and not path.is_symlink()
+            and path.name != CONFIG
+            and not any(part.endswith(NOT_COPIED) for part in path.relative_to(source).parts)
+        ]
         pairs = [(path, folder / path.relative_to(source)) for path in files]
         folds = [fold for fold in parts.folders(source) if not fold.is_symlink()]
         for checkpoint in [fold / which for fold in folds for which in ("last", "best")]:
             at = standing(checkpoint)  # the session may have died between two renames
             if at not in (None, checkpoint) and at.is_dir() and not at.is_symlink():
-                pairs += [(path, folder / checkpoint.relative_to(source) / path.name) for path in sorted(at.iterdir())
-                          if path.is_file() and not path.is_symlink()]
+                pairs += [
+                    (path, folder / checkpoint.relative_to(source) / path.name)
+                    for path in sorted(at.iterdir())
+                    if path.is_file() and not path.is_symlink()
+                ]
         total = sum(path.stat().st_size for path, _ in pairs)
         space.check(folder, total, total)
-        for path, target in [*pairs, (source / CONFIG, folder / CONFIG)]:  # the settings last: they make the rest a run
+        for path, target in [
+            *pairs,
+            (source / CONFIG, folder / CONFIG),
+        ]:  # the settings last: they make the rest a run
             _copy(path, target)
         return [f"taken from an earlier session: the run {source}"]
     return []

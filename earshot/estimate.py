@@ -21,8 +21,10 @@ def of_extraction(clips: int, seconds: float, size: int) -> str:
     Args:
         clips: that are left. seconds: that they will take. size: bytes of all features.
     """
-    return (f"estimate, from the first shard: about {clock(seconds)} for the other {clips} clips; {human(size)} of features, "
-            "twice that on the disk until they are joined")
+    return (
+        f"estimate, from the first shard: about {clock(seconds)} for the other {clips} clips; {human(size)} of features, "
+        "twice that on the disk until they are joined"
+    )
 
 
 class Paced:
@@ -53,5 +55,7 @@ class Paced:
         weights = 4 * sum(p.numel() for p in self.fitter.head.parameters())
         if left >= LONG:
             more = f" and {self.folds_left} more folds" if self.folds_left else ""
-            self.log(f"{self.fitter.fold.title}  estimate, from the first steps: about {clock(left)} for it{more} "
-                     f"({epochs} epochs of {self.fitter.steps} steps, {1000 * each:.0f} ms each); a fold leaves {human(2 * weights)} on the disk")
+            self.log(
+                f"{self.fitter.fold.title}  estimate, from the first steps: about {clock(left)} for it{more} "
+                f"({epochs} epochs of {self.fitter.steps} steps, {1000 * each:.0f} ms each); a fold leaves {human(2 * weights)} on the disk"
+            )

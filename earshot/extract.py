@@ -47,7 +47,9 @@ def parts(plan: Plan) -> list[Part]:
     """The shards of a plan, in order."""
     found = []
     counts = {split: int((plan.competition.clips.split == split).sum()) for split in cache.SPLITS}
-    counts[copies.NAME] = counts["train"] * plan.augment.augment  # last: the training shards say which clips can be heard
+    counts[copies.NAME] = (
+        counts["train"] * plan.augment.augment
+    )  # last: the training shards say which clips can be heard
     for split, count in counts.items():
         for first in range(0, count, SHARD):
             name = f"{split}-{first // SHARD:05d}.pkl"
@@ -72,7 +74,9 @@ class Worker:
         self.about = columns.form({**empty_views, "meta": {"span": self.extractor.span}})
         self.pool = ThreadPoolExecutor(workers)
 
-    def __call__(self, todo: list[Part], say: Callable[[tuple[int, float, int]], None], deadline: Any) -> bool:
+    def __call__(
+        self, todo: list[Part], say: Callable[[tuple[int, float, int]], None], deadline: Any
+    ) -> bool:
         """Make shards; False if the time ran out before the last.
 
         Args:
@@ -82,7 +86,9 @@ class Worker:
         for part, prepared in _prepared(self.plan, todo, self.extractor, self.pool):
             content, self.batch_size = _features(self.plan, part, prepared, self.extractor, self.batch_size)
             cache.dump(part.path, content)
-            sealed.write(part.seal, {"fingerprint": self.plan.fingerprint, "precision": self.precision}, part.path.name)
+            sealed.write(
+                part.seal, {"fingerprint": self.plan.fingerprint, "precision": self.precision}, part.path.name
+            )
             now = time.perf_counter()
             say((part.last - part.first, now - began, part.path.stat().st_size))
             began = now
@@ -95,8 +101,15 @@ class Worker:
         self.pool.shutdown(wait=False, cancel_futures=True)
 
 
-def run(plan: Plan, device: Device | Sequence[Device], batch_size: int, workers: int, deadline: Deadline,
-        fresh: bool = False, answered: bool = False) -> None:
+def run(
+    plan: Plan,
+    device: Device | Sequence[Device],
+    batch_size: int,
+    workers: int,
+    deadline: Deadline,
+    fresh: bool = False,
+    answered: bool = False,
+) -> None:
     """Extract what is missing and join it; a cache that was begun is continued, decoding only missing shards.
 
     Args:
@@ -113,7 +126,7 @@ def run(plan: Plan, device: Device | Sequence[Device], batch_size: int, workers:
     missing = sum(part.last - part.first for part in todo)
     if missing < everything:
         print(f"continuing: {everything - missing} of {everything} clips are done", flush=True)
-    on = [device] if isinstance(device, Device) else list(device)[:max(1, len(todo))]
+    on = [device] if isinstance(device, Device) else list(device)[: max(1, len(todo))]
     arguments = (plan, batch_size, max(1, workers // len(on)))
     with contextlib.ExitStack() as stack:
         # Before anything is written: settings that the extractor refuses must not claim the cache's name.
@@ -129,6 +142,7 @@ def run(plan: Plan, device: Device | Sequence[Device], batch_size: int, workers:
 
             def work(tasks: list[list[Part]], heard: Callable, deadline: Deadline) -> bool:
                 return worker(tasks[0], heard, deadline)
+
         if fresh:
             empty(plan.folder, first=cache.MANIFEST)  # what a kill leaves then belongs to nobody
         clear_temporary(plan.folder)
@@ -138,7 +152,9 @@ def run(plan: Plan, device: Device | Sequence[Device], batch_size: int, workers:
             waiting = {part.path for part in todo}
             for part in parts(plan):
                 if part.path not in waiting and _form(part) != form:
-                    _set_aside(part, f"{part.path} has other views, or another span, than this extractor gives")
+                    _set_aside(
+                        part, f"{part.path} has other views, or another span, than this extractor gives"
+                    )
                     waiting.add(part.path)
             todo = [part for part in parts(plan) if part.path in waiting]
             missing = sum(part.last - part.first for part in todo)
@@ -146,16 +162,21 @@ def run(plan: Plan, device: Device | Sequence[Device], batch_size: int, workers:
             shapes = {view: shape for view, shape, _ in form[0]}
             print(space.check(plan.folder, *space.of_cache(plan, shapes, everything, missing)), flush=True)
         bar = stack.enter_context(_Bar(everything, missing, len(on)))
-        copied = [part for part in todo if part.split == copies.NAME]  # last: which clips can be heard is known then
-        stages = [stage for stage in (todo[:len(todo) - len(copied)], copied) if stage]
+        copied = [
+            part for part in todo if part.split == copies.NAME
+        ]  # last: which clips can be heard is known then
+        stages = [stage for stage in (todo[: len(todo) - len(copied)], copied) if stage]
         for stage in stages:
-            tasks = [stage[number::len(on)] for number in range(min(len(on), len(stage)))]
+            tasks = [stage[number :: len(on)] for number in range(min(len(on), len(stage)))]
             if not work(tasks, bar.made, deadline) or stage is not stages[-1] and deadline.passed():
                 bar.bar.close()
                 if not answered or not deadline.late():
                     deadline.leave()
                 count = hidden.give_up(plan, missing_parts(plan), form)
-                print(f"beware: the time was up: {count} of {everything} clips are not heard and get the class prior's answer", flush=True)
+                print(
+                    f"beware: the time was up: {count} of {everything} clips are not heard and get the class prior's answer",
+                    flush=True,
+                )
     joining.join(plan, parts(plan))
 
 
@@ -166,8 +187,15 @@ class _Bar:
         from tqdm import tqdm
 
         self.everything, self.missing, self.devices, self.todo = everything, missing, devices, missing
-        self.bar = tqdm(total=everything, initial=everything - missing, unit="clip", desc="features", dynamic_ncols=True,
-                        disable=None, mininterval=0.2)
+        self.bar = tqdm(
+            total=everything,
+            initial=everything - missing,
+            unit="clip",
+            desc="features",
+            dynamic_ncols=True,
+            disable=None,
+            mininterval=0.2,
+        )
         self.began = self.said = time.perf_counter()
 
     def __enter__(self) -> _Bar:
@@ -187,8 +215,11 @@ class _Bar:
             self.bar.write(estimate.of_extraction(self.missing, left, size * self.everything // clips))
         if self.bar.disable and self.missing and now - self.said >= SAY_SECONDS:
             self.said, made = now, self.todo - self.missing
-            print(f"features  {self.everything - self.missing}/{self.everything} clips  {made / (now - self.began):.1f} clips/s  "
-                  f"eta {clock(self.missing * (now - self.began) / made)}", flush=True)
+            print(
+                f"features  {self.everything - self.missing}/{self.everything} clips  {made / (now - self.began):.1f} clips/s  "
+                f"eta {clock(self.missing * (now - self.began) / made)}",
+                flush=True,
+            )
 
 
 def missing_parts(plan: Plan) -> list[Part]:
@@ -237,7 +268,9 @@ def _set_aside(part: Part, reason: str) -> None:
     print(f"{reason}: set aside as {aside.name}, made again", flush=True)
 
 
-def _prepared(plan: Plan, todo: list[Part], extractor: Any, pool: ThreadPoolExecutor) -> Iterator[tuple[Part, list]]:
+def _prepared(
+    plan: Plan, todo: list[Part], extractor: Any, pool: ThreadPoolExecutor
+) -> Iterator[tuple[Part, list]]:
     """Each shard with its waves: decoded clips, then augmented copies."""
     clips = plan.competition.clips
 
@@ -247,13 +280,17 @@ def _prepared(plan: Plan, todo: list[Part], extractor: Any, pool: ThreadPoolExec
     held: dict[str, Future] = {}  # recordings of which several clips are stretches
 
     def decoded(part: Part) -> list[Future]:
-        futures, rows = [], clips[clips.split == part.split].iloc[part.first:part.last]
+        futures, rows = [], clips[clips.split == part.split].iloc[part.first : part.last]
         for path, start, end in zip(rows.path, rows.start, rows.end):
             if np.isnan(start):  # the whole file
                 futures.append(pool.submit(decoding, path))
                 continue
-            if path not in held:  # submitted before its stretches, so that even a single thread comes to an end
-                held[path] = pool.submit(decode, path, extractor.rate, replace(plan.audio, trim=None))  # their times are the file's
+            if (
+                path not in held
+            ):  # submitted before its stretches, so that even a single thread comes to an end
+                held[path] = pool.submit(
+                    decode, path, extractor.rate, replace(plan.audio, trim=None)
+                )  # their times are the file's
             futures.append(pool.submit(_stretch, held[path], extractor.rate, start, end))
         for path in list(held)[:-1]:  # the last one may go on in the next shard
             del held[path]
@@ -264,7 +301,9 @@ def _prepared(plan: Plan, todo: list[Part], extractor: Any, pool: ThreadPoolExec
     if copied:
         bad = np.concatenate([cache.load(part.path)["bad"] for part in parts(plan) if part.split == "train"])
         made = copies.Copies(clips[clips.split == "train"], plan.augment, bad)
-        yield from _ahead(copied, lambda part: made.submit(part.first, part.last, pool, decoding, extractor.rate))
+        yield from _ahead(
+            copied, lambda part: made.submit(part.first, part.last, pool, decoding, extractor.rate)
+        )
 
 
 def _ahead(todo: list[Part], start: Callable[[Part], list[Future]]) -> Iterator[tuple[Part, list]]:
@@ -306,12 +345,16 @@ def _stretch(recording: Future, rate: int, start: float, end: float) -> tuple[np
         return str(error)
 
 
-def _features(plan: Plan, part: Part, prepared: list, extractor: Any, batch_size: int) -> tuple[dict[str, Any], int]:
+def _features(
+    plan: Plan, part: Part, prepared: list, extractor: Any, batch_size: int
+) -> tuple[dict[str, Any], int]:
     """A shard's content, and the batch size that memory allowed; an item is a wave with its offset, or why there is none."""
     good = [index for index, item in enumerate(prepared) if not isinstance(item, str)]
     while True:
         try:
-            features = extractor.extract([prepared[i][0] for i in good], [prepared[i][1] for i in good], batch_size)
+            features = extractor.extract(
+                [prepared[i][0] for i in good], [prepared[i][1] for i in good], batch_size
+            )
             break
         except RuntimeError as error:
             if not out_of_memory(error) or batch_size == 1:
@@ -322,9 +365,11 @@ def _features(plan: Plan, part: Part, prepared: list, extractor: Any, batch_size
     if part.split == copies.NAME:
         content = copies.shard_columns(prepared, windows)
     else:
-        content = {"clip": np.repeat(np.array([part.first + i for i in good], dtype=np.int32), windows),
-                   "bad": np.array([part.first + i for i in range(len(prepared)) if i not in good], dtype=np.int32),
-                   "reason": np.array([item for item in prepared if isinstance(item, str)], dtype=np.str_)}
+        content = {
+            "clip": np.repeat(np.array([part.first + i for i in good], dtype=np.int32), windows),
+            "bad": np.array([part.first + i for i in range(len(prepared)) if i not in good], dtype=np.int32),
+            "reason": np.array([item for item in prepared if isinstance(item, str)], dtype=np.str_),
+        }
     content |= {
         "start": np.concatenate([f.start for f in features] or [np.zeros(0, np.float32)]),
         "length": np.concatenate([f.length for f in features] or [np.zeros(0, np.float32)]),

@@ -197,7 +197,9 @@ def locked(folder: Path | str, what: str, wait: bool = False) -> Iterator[None]:
             fcntl.lockf(handle, fcntl.LOCK_EX, 1, WORKERS)
             fcntl.lockf(handle, fcntl.LOCK_UN, 1, WORKERS)
         except BlockingIOError:
-            raise UserError(f"another process is working on {what} {folder}: wait for it, or stop it first") from None
+            raise UserError(
+                f"another process is working on {what} {folder}: wait for it, or stop it first"
+            ) from None
         except OSError:
             pass  # a file system without locks
         yield
@@ -210,7 +212,9 @@ def share(lock: Path | str) -> Iterator[None]:
 
     with open(lock, "rb") as handle:
         try:
-            fcntl.lockf(handle, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, WORKERS)  # of another kind than flock's: both may be held
+            fcntl.lockf(
+                handle, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, WORKERS
+            )  # of another kind than flock's: both may be held
         except OSError:
             pass
         yield

@@ -8,7 +8,9 @@ from typing import Any
 
 from earshot.files import digest_of
 
-RECORDED_WHERE_CHANGED = {"recorded": "where changed"}  # of a setting that came later: what was made before keeps its record
+RECORDED_WHERE_CHANGED = {
+    "recorded": "where changed"
+}  # of a setting that came later: what was made before keeps its record
 
 
 def plain(value: Any) -> Any:
@@ -18,7 +20,11 @@ def plain(value: Any) -> Any:
 
 def recorded(settings: Any) -> dict[str, Any]:
     """A dataclass of settings as a record has them."""
-    later = {f.name for f in fields(settings) if f.metadata.get("recorded") and getattr(settings, f.name) == f.default}
+    later = {
+        f.name
+        for f in fields(settings)
+        if f.metadata.get("recorded") and getattr(settings, f.name) == f.default
+    }
     return {name: value for name, value in asdict(settings).items() if name not in later}
 
 
@@ -43,8 +49,14 @@ def differences(before: dict, now: dict) -> list[str]:
     for key in sorted(old.keys() | new.keys()):
         there, here = old.get(key, missing), new.get(key, missing)
         if isinstance(there, list) and isinstance(here, list) and there != here:
-            at = next((i for i, pair in enumerate(zip(there, here)) if pair[0] != pair[1]), min(len(there), len(here)))
-            key, there, here = f"{key}[{at}]", *(one[at] if at < len(one) else missing for one in (there, here))
+            at = next(
+                (i for i, pair in enumerate(zip(there, here)) if pair[0] != pair[1]),
+                min(len(there), len(here)),
+            )
+            key, there, here = (
+                f"{key}[{at}]",
+                *(one[at] if at < len(one) else missing for one in (there, here)),
+            )
         if there != here:
             found.append(f"{key}: {there} there, {here} here")
     return found

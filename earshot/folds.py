@@ -7,7 +7,9 @@ import numpy as np
 from earshot.errors import UserError
 
 
-def assign(labels: np.ndarray, folds: np.ndarray, groups: np.ndarray, k: int | None, seed: int) -> tuple[np.ndarray, str]:
+def assign(
+    labels: np.ndarray, folds: np.ndarray, groups: np.ndarray, k: int | None, seed: int
+) -> tuple[np.ndarray, str]:
     """A fold per clip: the data's own, else K grouped stratified ones.
 
     Args:
@@ -31,7 +33,9 @@ def assign(labels: np.ndarray, folds: np.ndarray, groups: np.ndarray, k: int | N
         if count < 2:
             raise UserError(f"--folds {count}: at least 2 folds are needed")
         if units < count:
-            raise UserError(f"{units} groups of clips cannot make {count} folds: give --folds {max(2, units)}")
+            raise UserError(
+                f"{units} groups of clips cannot make {count} folds: give --folds {max(2, units)}"
+            )
         found = _grouped(labels, names, count, seed)
         grouped = f" over {units} groups" if units < len(labels) else ""
         about = f"{count} stratified folds{grouped}, seed {seed}"
@@ -44,7 +48,9 @@ def assign(labels: np.ndarray, folds: np.ndarray, groups: np.ndarray, k: int | N
 def _grouped(labels: np.ndarray, names: np.ndarray, count: int, seed: int) -> np.ndarray:
     most = int((np.bincount(labels) if labels.ndim == 1 else labels.sum(0)).max())
     if most < count:
-        raise UserError(f"the commonest label has {most} clips, too few for {count} folds: give --folds {max(2, most)}")
+        raise UserError(
+            f"the commonest label has {most} clips, too few for {count} folds: give --folds {max(2, most)}"
+        )
     # scikit-learn's StratifiedGroupKFold draws other folds from release to release, so that a run begun at home could not be
     # continued where another release is installed.
     several = labels if labels.ndim == 2 else labels[:, None] == np.arange(labels.max() + 1)
@@ -71,7 +77,9 @@ def _iterative(labels: np.ndarray, names: np.ndarray, count: int, seed: int) -> 
         waiting = order[(home[order] < 0) & (amounts[order, label] > 0)]
         # The largest first: what comes later evens out what they left uneven.
         for group in waiting[np.argsort(-amounts[waiting, label], kind="stable")]:
-            fold = np.lexsort((rng.random(count), -room, -(lacking @ share[group]).round(9), -lacking[:, label]))[0]
+            fold = np.lexsort(
+                (rng.random(count), -room, -(lacking @ share[group]).round(9), -lacking[:, label])
+            )[0]
             home[group] = fold
             lacking[fold] -= amounts[group]
             room[fold] -= sizes[group]
@@ -83,5 +91,7 @@ def check(folds: np.ndarray, groups: np.ndarray) -> None:
     home: dict[str, int] = {}
     for fold, group in zip(folds.tolist(), groups.tolist()):
         if group and home.setdefault(group, fold) != fold:
-            raise UserError(f"group {group} lies in folds {home[group]} and {fold}, so that clips of one source would be "
-                            "both trained on and validated: give --folds K to make grouped folds")
+            raise UserError(
+                f"group {group} lies in folds {home[group]} and {fold}, so that clips of one source would be "
+                "both trained on and validated: give --folds K to make grouped folds"
+            )

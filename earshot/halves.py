@@ -30,11 +30,17 @@ def decide(plan: Plan, found: Sequence[Device], asked: str) -> list[Device]:
     kind = found[0].name.partition(":")[0]
     made = of_shards(plan, kind)
     if made and asked not in ("auto", made):
-        raise UserError(f"{plan.folder} was begun in {made}, --precision is {asked}: leave it out, or start over with --fresh")
+        raise UserError(
+            f"{plan.folder} was begun in {made}, --precision is {asked}: leave it out, or start over with --fresh"
+        )
     if made:
         chosen = made
     elif asked == "auto" and kind == "cpu":
-        chosen = "bf16" if getattr(extractors.module(plan.extractor), "HALF_ON_CPU", False) and faster() else "fp32"
+        chosen = (
+            "bf16"
+            if getattr(extractors.module(plan.extractor), "HALF_ON_CPU", False) and faster()
+            else "fp32"
+        )
     else:
         return list(found)
     about = "" if chosen == found[0].precision else f", {chosen}"
@@ -60,8 +66,10 @@ def faster() -> bool:
     tokens, inputs, outputs = SHAPE
     seconds = {}
     with torch.inference_mode():
-        pairs = {kind: (torch.ones(tokens, inputs, dtype=kind), torch.ones(outputs, inputs, dtype=kind))
-                 for kind in (torch.float32, torch.bfloat16)}
+        pairs = {
+            kind: (torch.ones(tokens, inputs, dtype=kind), torch.ones(outputs, inputs, dtype=kind))
+            for kind in (torch.float32, torch.bfloat16)
+        }
         for _ in range(ROUNDS):
             for kind, (x, weight) in pairs.items():
                 began = time.perf_counter()

@@ -71,7 +71,9 @@ class Hearing:
         UserError: a run is not finished, or damaged; weights are missing or are others.
     """
 
-    def __init__(self, whole: Member, device: Device, rebuild: Callable[[dict], Any], weights: str | None = None):
+    def __init__(
+        self, whole: Member, device: Device, rebuild: Callable[[dict], Any], weights: str | None = None
+    ):
         self.whole, self.device, self.rebuild = whole, device, rebuild
         self.runs, self.classes = whole.runs(), whole.classes
         self._from = Path.cwd()
@@ -86,7 +88,9 @@ class Hearing:
                 self._ears[key] = Ears(key, *loose.extractor_of(run, weights, device))
         # Loads the heads and wakes the kernels: the first clip is then as quick as the second.
         noise = np.random.default_rng(0).standard_normal
-        waves = {key: 0.1 * noise(ears.extractor.samples, dtype=np.float32) for key, ears in self._ears.items()}
+        waves = {
+            key: 0.1 * noise(ears.extractor.samples, dtype=np.float32) for key, ears in self._ears.items()
+        }
         self.answer({key: self._listen(self._ears[key], wave, 0.0) for key, wave in waves.items()})
 
     def _key(self, run: Run) -> Path:
@@ -102,7 +106,10 @@ class Hearing:
         key = (self._key(run), kind)
         if key not in self._heads:
             at = stage.decided(run, self.device)
-            self._heads[key] = [(part.name, blend.load_part(run, part, kind, self.rebuild, at)) for part in parts.predictors(run)]
+            self._heads[key] = [
+                (part.name, blend.load_part(run, part, kind, self.rebuild, at))
+                for part in parts.predictors(run)
+            ]
         return self._heads[key]
 
     def kind(self, run: Run) -> str:
@@ -145,14 +152,27 @@ class Hearing:
     def rows(self, run: Run, features: ClipFeatures, pooled: bool) -> Rows:
         """Windows ready for the run's heads: of one clip, or each as a clip of its own."""
         count = len(features.start)
-        ids, clip = (["clip"], [0] * count) if pooled else ([str(i) for i in range(count)], list(range(count)))
+        ids, clip = (
+            (["clip"], [0] * count) if pooled else ([str(i) for i in range(count)], list(range(count)))
+        )
         extractor = self.ears(run).extractor
-        return Rows(loose.split(run, ids, clip, [features], extractor), run.config["record"]["view"], run.classes, extractor.span,
-                    self.device.name)
+        return Rows(
+            loose.split(run, ids, clip, [features], extractor),
+            run.config["record"]["view"],
+            run.classes,
+            extractor.span,
+            self.device.name,
+        )
 
     def predict(self, run: Run, kind: str, features: ClipFeatures, pooled: bool) -> np.ndarray:
         """(1, classes) of the clip, or (windows, classes), by the mean of a run's models."""
         rows, at = self.rows(run, features, pooled), stage.decided(run, self.device)
         which = np.arange(len(rows))
-        return blend.mean(run, rows, [predict(head, rows, which, run.at_once, probe.autocast(at), run.shifts, run.pool)
-                                      for _, head in self.heads(run, kind)])
+        return blend.mean(
+            run,
+            rows,
+            [
+                predict(head, rows, which, run.at_once, probe.autocast(at), run.shifts, run.pool)
+                for _, head in self.heads(run, kind)
+            ],
+        )

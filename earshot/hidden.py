@@ -38,8 +38,13 @@ def values(run: Run) -> dict[str, Any]:
     """A run's features as the section of a recipe would have them, its own name for the cache beside them."""
     made = run.config["record"]["features"]
     window = {key: value for key, value in made["window"].items() if key != "rate"}
-    return {"extractor": made["extractor"], **made["settings"], **made["audio"], **window,
-            "cache": f"{Path(run.config['features_folder']).name}_subm"}
+    return {
+        "extractor": made["extractor"],
+        **made["settings"],
+        **made["audio"],
+        **window,
+        "cache": f"{Path(run.config['features_folder']).name}_subm",
+    }
 
 
 def weights(run: Run) -> str | None:
@@ -75,9 +80,17 @@ def give_up(plan: Plan, todo: list[Part], form: tuple) -> int:
     for part in todo:
         count = part.last - part.first
         none = {view: np.zeros((0, *shape), dtype=kind) for view, shape, kind in views}
-        cache.dump(part.path, {
-            "clip": np.zeros(0, np.int32), "bad": np.arange(part.first, part.last, dtype=np.int32), "reason": np.array([TIME_UP] * count),
-            "start": np.zeros(0, np.float32), "length": np.zeros(0, np.float32), **none,
-            "meta": {"fingerprint": plan.fingerprint, "span": span}})
+        cache.dump(
+            part.path,
+            {
+                "clip": np.zeros(0, np.int32),
+                "bad": np.arange(part.first, part.last, dtype=np.int32),
+                "reason": np.array([TIME_UP] * count),
+                "start": np.zeros(0, np.float32),
+                "length": np.zeros(0, np.float32),
+                **none,
+                "meta": {"fingerprint": plan.fingerprint, "span": span},
+            },
+        )
         sealed.write(part.seal, {"fingerprint": plan.fingerprint, "precision": "none"}, part.path.name)
     return sum(part.last - part.first for part in todo)

@@ -31,8 +31,14 @@ class Head:
     build: Callable[[], Any]
 
 
-def describe_head(heads: Any, recipe: Recipe, cache: Cache, head: str | None = None, view: str | None = None,
-                  options: dict[str, str] | None = None) -> Head:
+def describe_head(
+    heads: Any,
+    recipe: Recipe,
+    cache: Cache,
+    head: str | None = None,
+    view: str | None = None,
+    options: dict[str, str] | None = None,
+) -> Head:
     """The head that a recipe and the flags over it mean on this cache.
 
     Args:
@@ -45,17 +51,23 @@ def describe_head(heads: Any, recipe: Recipe, cache: Cache, head: str | None = N
     name, wanted = chosen.pop("name", "linear"), chosen.pop("view", None)
     if head and head != name:
         name, wanted, chosen = head, None, {}
-    chosen = attached.located(chosen | {key: heads.parse_option(key, value) for key, value in (options or {}).items()})
+    chosen = attached.located(
+        chosen | {key: heads.parse_option(key, value) for key, value in (options or {}).items()}
+    )
     if view and view not in cache.shapes:
         raise UserError(f"{cache.folder} has no view {view}: it has {', '.join(cache.shapes)}")
     preferred = [v for v in (wanted, *heads.views(name)) if v in cache.shapes]
     if not view and not preferred:
-        raise UserError(f"{cache.folder} has no view that {name} takes (it has {', '.join(cache.shapes)}; {name} takes "
-                        f"{', '.join(heads.views(name))}): extract another, force one with --view, or choose another head")
+        raise UserError(
+            f"{cache.folder} has no view that {name} takes (it has {', '.join(cache.shapes)}; {name} takes "
+            f"{', '.join(heads.views(name))}): extract another, force one with --view, or choose another head"
+        )
     if wanted and not view and preferred[0] != wanted:
         print(f"view: {preferred[0]}, because {cache.folder} has no {wanted}")
     view = view or preferred[0]
-    return Head(name, view, chosen, partial(heads.build, name, cache.shapes[view], len(cache.classes), **chosen))
+    return Head(
+        name, view, chosen, partial(heads.build, name, cache.shapes[view], len(cache.classes), **chosen)
+    )
 
 
 def view_of(heads: Any, recipe: Recipe, cache: Cache) -> str | None:
@@ -76,37 +88,85 @@ class Job:
         UserError: a device, further views, folds or a teacher that there are not.
     """
 
-    def __init__(self, heads: Any, cache: Cache, recipe: str, what: Head, fresh: Any, settings: TrainingFlags, machine: TrainMachineFlags,
-                 fold_seed: int | None = None, flags: RunFlags = RunFlags()):
+    def __init__(
+        self,
+        heads: Any,
+        cache: Cache,
+        recipe: str,
+        what: Head,
+        fresh: Any,
+        settings: TrainingFlags,
+        machine: TrainMachineFlags,
+        fold_seed: int | None = None,
+        flags: RunFlags = RunFlags(),
+    ):
         self.heads, self.cache, self.recipe, self.what, self.fresh = heads, cache, recipe, what, fresh
         self.settings, self.machine, self.flags = settings, machine, flags
         if flags.pseudo and hasattr(fresh, "solve"):
-            raise UserError(f"--pseudo: {what.name} is fitted at once, to labels alone: choose another head, or leave it out")
+            raise UserError(
+                f"--pseudo: {what.name} is fitted at once, to labels alone: choose another head, or leave it out"
+            )
         self.notes: list[str] = []
         if settings.seeds > 1 and hasattr(fresh, "solve"):
             self.settings = settings = replace(settings, seeds=1)
             self.notes.append(f"seeds: one, {what.name} is fitted at once and the same with all of them")
         self.several = devices.choose(machine.device, settings.precision)
         self.at = self.several[0]
-        self.load = partial(blend.training_rows, cache, what.view, getattr(fresh, "also", ()), settings, gigabytes=machine.memory,
-                            unlabelled=bool(flags.pseudo or settings.pretrain) and cache.has("subm"))
+        self.load = partial(
+            blend.training_rows,
+            cache,
+            what.view,
+            getattr(fresh, "also", ()),
+            settings,
+            gigabytes=machine.memory,
+            unlabelled=bool(flags.pseudo or settings.pretrain) and cache.has("subm"),
+        )
         # Several devices: each process has the features on its own.
-        self.rows: Rows = self.load(self.at) if len(self.several) == 1 else self.load(replace(self.at, name="cpu"), gigabytes=0)
+        self.rows: Rows = (
+            self.load(self.at)
+            if len(self.several) == 1
+            else self.load(replace(self.at, name="cpu"), gigabytes=0)
+        )
         self.parameters = sum(p.numel() for p in fresh.parameters())
-        self.stored = fresh.keeps(len(self.rows)) if hasattr(fresh, "keeps") else self.parameters  # support vectors are no parameters
-        self.numbers, self.whose = folds.assign(self.rows.truth, self.rows.folds, self.rows.groups, settings.folds,
-                                                 settings.seed if fold_seed is None else fold_seed)
-        record = {"features": {k: cache.record[k] for k in ("extractor", "settings", "audio", "window", "weights")},
-                  "clips": cache.record["clips"]["train"], "classes": cache.classes, "folds": digest_of(self.numbers.tolist())[:12],
-                  "view": what.view, "head": {"name": what.name, **by_content(what.options)}, "training": recorded(settings)}
+        self.stored = (
+            fresh.keeps(len(self.rows)) if hasattr(fresh, "keeps") else self.parameters
+        )  # support vectors are no parameters
+        self.numbers, self.whose = folds.assign(
+            self.rows.truth,
+            self.rows.folds,
+            self.rows.groups,
+            settings.folds,
+            settings.seed if fold_seed is None else fold_seed,
+        )
+        record = {
+            "features": {k: cache.record[k] for k in ("extractor", "settings", "audio", "window", "weights")},
+            "clips": cache.record["clips"]["train"],
+            "classes": cache.classes,
+            "folds": digest_of(self.numbers.tolist())[:12],
+            "view": what.view,
+            "head": {"name": what.name, **by_content(what.options)},
+            "training": recorded(settings),
+        }
         record |= {key: cache.record[key] for key in ("augment", "task") if key in cache.record}
         self.record = record | pseudo.record(flags, record, cache, machine.continue_from)
 
     def other(self, settings: TrainingFlags, options: dict[str, Any]) -> Job:
         """The same with other training settings and head options."""
-        what = Head(self.what.name, self.what.view, options, partial(self.heads.build, self.what.name, self.cache.shapes[self.what.view],
-                                                                     len(self.cache.classes), **options))
-        return Job(self.heads, self.cache, self.recipe, what, what.build(), settings, self.machine, flags=self.flags)
+        what = Head(
+            self.what.name,
+            self.what.view,
+            options,
+            partial(
+                self.heads.build,
+                self.what.name,
+                self.cache.shapes[self.what.view],
+                len(self.cache.classes),
+                **options,
+            ),
+        )
+        return Job(
+            self.heads, self.cache, self.recipe, what, what.build(), settings, self.machine, flags=self.flags
+        )
 
     def name(self) -> str:
         """The run's name where the user gives none: the recipe's and 8 hex digits of the settings."""
@@ -135,22 +195,49 @@ class Job:
         self.at = stage.decided(run, self.at)
         rows, several_labels = self.rows, ", any number of them a clip" if self.rows.multilabel else ""
         run.log(f"run: {folder}{'' if new else ' (continued)'}")
-        pseudo.teach(run, self.flags, self.cache, crossval.every_fold(self.numbers), self.heads.rebuild, self.at,
-                     self.machine.continue_from)
-        run.log(f"head: {self.what.name} on {self.what.view} {rows.shape}, {self.parameters:,} parameters, {len(run.classes)} "
-                f"classes{several_labels}")
+        pseudo.teach(
+            run,
+            self.flags,
+            self.cache,
+            crossval.every_fold(self.numbers),
+            self.heads.rebuild,
+            self.at,
+            self.machine.continue_from,
+        )
+        run.log(
+            f"head: {self.what.name} on {self.what.view} {rows.shape}, {self.parameters:,} parameters, {len(run.classes)} "
+            f"classes{several_labels}"
+        )
         for note in self.notes:
             run.log(note)
-        run.log(f"folds: {self.whose}; {len(rows.ids)} clips, {len(rows)} windows; device: {devices.about(self.several)}")
+        run.log(
+            f"folds: {self.whose}; {len(rows.ids)} clips, {len(rows)} windows; device: {devices.about(self.several)}"
+        )
         return run
 
     def train(self, run: Run, wanted: list[int], deadline: Deadline) -> bool:
         """Train what is not finished of the wanted folds, and of the models on all clips; False if the time ran out, at a safe point."""
         every = parts.of_run(self.record["training"], wanted)
-        run.log(space.check(run.folder, *space.of_run(self.stored, len(every), len(run.missing(every)), self.settings)))
+        run.log(
+            space.check(
+                run.folder, *space.of_run(self.stored, len(every), len(run.missing(every)), self.settings)
+            )
+        )
         several: list[Device] = [replace(self.at, name=one.name) for one in self.several]
-        return crossval.train(run, self.rows, self.numbers, wanted, self.settings, self.what.build, self.heads.rebuild, self.at, deadline,
-                              self.machine.save_every, several, self.load)
+        return crossval.train(
+            run,
+            self.rows,
+            self.numbers,
+            wanted,
+            self.settings,
+            self.what.build,
+            self.heads.rebuild,
+            self.at,
+            deadline,
+            self.machine.save_every,
+            several,
+            self.load,
+        )
 
     def wanted(self, fold: tuple[int, ...] = ()) -> list[int]:
         """The folds to train, in order, all of them by default."""

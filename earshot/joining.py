@@ -36,13 +36,16 @@ def join(plan: Plan, parts: list[Part]) -> None:
             continue
         shards = Shards(plan, split, [part for part in parts if part.split == split])
         ids, paths, bad = rows.id.tolist(), rows.path.tolist(), shards.column("bad")
-        ledger += [[split, str(ids[i]), str(reason)] for i, reason in zip(bad, shards.column("reason"))
-                   if paths[i]]  # rows without a file are in the competition's own list
+        ledger += [
+            [split, str(ids[i]), str(reason)] for i, reason in zip(bad, shards.column("reason")) if paths[i]
+        ]  # rows without a file are in the competition's own list
         span = shards.span
         # Training clips that cannot be heard are left out; clips to be answered keep their place, without rows.
         kept = np.setdiff1d(np.arange(len(rows)), bad) if split == "train" else np.arange(len(rows))
         if split == "train" and not len(kept):
-            raise UserError(f"none of the {len(rows)} training clips can be used (first: {ledger[0][1]}: {ledger[0][2]})")
+            raise UserError(
+                f"none of the {len(rows)} training clips can be used (first: {ledger[0][1]}: {ledger[0][2]})"
+            )
         rows = rows.iloc[kept]
         content = {
             "ids": np.array(rows.id.tolist(), dtype=np.str_),
@@ -57,7 +60,10 @@ def join(plan: Plan, parts: list[Part]) -> None:
         splits[split] = {"clips": len(kept), "rows": len(content["clip"])}
         if split == "train" and plan.augment.augment:
             augmented = _join_copies(plan, parts, kept, meta)
-    cache.dump(folder / "unique_labels.pkl", {"unique_labels": np.array(plan.competition.classes, dtype=np.str_), "meta": meta})
+    cache.dump(
+        folder / "unique_labels.pkl",
+        {"unique_labels": np.array(plan.competition.classes, dtype=np.str_), "meta": meta},
+    )
     _write_ledger(folder / "bad_audio.csv", ledger)
     for name in ("sample_submission", "solution"):
         source = getattr(plan.competition, name)
@@ -65,11 +71,22 @@ def join(plan: Plan, parts: list[Part]) -> None:
             write_bytes(folder / f"{name}.csv", Path(source).read_bytes())
     names = [f"{name}.pkl" for name in [*splits, *augmented]] + ["unique_labels.pkl", "bad_audio.csv"]
     names += [f"{name}.csv" for name in ("sample_submission", "solution") if getattr(plan.competition, name)]
-    sealed.write(folder / cache.MANIFEST, {
-        **head(plan), "complete": True, "splits": splits, **augmented, "shapes": shapes, "span": span, "bad": len(ledger),
-        "columns": [plan.competition.id_column, plan.competition.label_column],
-        **({"separator": plan.competition.separator} if plan.competition.multilabel else {}),
-        "bytes": {name: (folder / name).stat().st_size for name in names}}, *names)
+    sealed.write(
+        folder / cache.MANIFEST,
+        {
+            **head(plan),
+            "complete": True,
+            "splits": splits,
+            **augmented,
+            "shapes": shapes,
+            "span": span,
+            "bad": len(ledger),
+            "columns": [plan.competition.id_column, plan.competition.label_column],
+            **({"separator": plan.competition.separator} if plan.competition.multilabel else {}),
+            "bytes": {name: (folder / name).stat().st_size for name in names},
+        },
+        *names,
+    )
     cache.tidy(folder)
 
 
@@ -84,7 +101,9 @@ def _labels(competition: Any, column: Any) -> np.ndarray:
     return found
 
 
-def _join_copies(plan: Plan, parts: list[Part], kept: np.ndarray, meta: dict[str, Any]) -> dict[str, dict[str, int]]:
+def _join_copies(
+    plan: Plan, parts: list[Part], kept: np.ndarray, meta: dict[str, Any]
+) -> dict[str, dict[str, int]]:
     """The copies' shards into augmented.pkl, clips counted among those that are kept; what the manifest says of it."""
     shards = Shards(plan, copies.NAME, [part for part in parts if part.split == copies.NAME])
     content = {key: shards.column(key) for key in (*copies.COLUMNS, "start", "length")}
@@ -118,8 +137,13 @@ def _versions(plan: Plan) -> dict[str, str]:
 
 def head(plan: Plan) -> dict[str, Any]:
     """What a manifest says from the start; where the weights lay is a hint for later, no part of the fingerprint."""
-    return {"version": cache.VERSION, "record": plan.record, "fingerprint": plan.fingerprint, "recipe": plan.recipe,
-            "weights": plan.weights}
+    return {
+        "version": cache.VERSION,
+        "record": plan.record,
+        "fingerprint": plan.fingerprint,
+        "recipe": plan.recipe,
+        "weights": plan.weights,
+    }
 
 
 class Shards:
@@ -140,7 +164,9 @@ class Shards:
             self.views = [key for key, value in shard.items() if getattr(value, "ndim", 0) == 4]
             kinds = {view: (shard[view].shape[1:], shard[view].dtype) for view in self.views}
             if self.kinds not in (None, kinds):
-                raise UserError(f"{part.path} has other views than the shards before it ({kinds}, {self.kinds}): start over with --fresh")
+                raise UserError(
+                    f"{part.path} has other views than the shards before it ({kinds}, {self.kinds}): start over with --fresh"
+                )
             self.kinds = kinds
             for key, value in shard.items():
                 if isinstance(value, np.ndarray) and key not in self.views:
@@ -160,8 +186,10 @@ class Shards:
     def write(self, path: Path, content: dict[str, Any], meta: dict[str, Any]) -> dict[str, list[int]]:
         """The given arrays and the shards' views as one file; (D, F, T) of each view."""
         rows = len(content["clip"])
-        joined = {view: cache.Joined((rows, *empty.shape[1:]), empty.dtype, lambda view=view: self._pieces(view))
-                  for view, empty in self._first.items()}
+        joined = {
+            view: cache.Joined((rows, *empty.shape[1:]), empty.dtype, lambda view=view: self._pieces(view))
+            for view, empty in self._first.items()
+        }
         cache.dump(path, {**content, **joined, "meta": meta})
         return {view: list(array.shape[1:]) for view, array in joined.items()}
 

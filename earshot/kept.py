@@ -20,7 +20,15 @@ if TYPE_CHECKING:
 
 NAME, OOF = "blend.json", "oof.csv"
 AUTO = "auto.json"  # a bake-off's folder has it: the blend, and in it the members' runs
-KINDS = {"members": list, "fingerprints": list, "kind": str, "method": str, "weights": list, "metric": str, "classes": int}
+KINDS = {
+    "members": list,
+    "fingerprints": list,
+    "kind": str,
+    "method": str,
+    "weights": list,
+    "metric": str,
+    "classes": int,
+}
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,11 @@ def read_oof(folder: Path, name: str, classes: list[str], multilabel: bool) -> O
     number = {label: index for index, label in enumerate(classes)}
     if len(frame.columns) != 3 + len(classes) or not frame["id"].is_unique:
         raise wrong
-    several = [cell.split("|") if cell else [] for cell in frame["label"]] if multilabel else [[cell] for cell in frame["label"]]
+    several = (
+        [cell.split("|") if cell else [] for cell in frame["label"]]
+        if multilabel
+        else [[cell] for cell in frame["label"]]
+    )
     try:
         found = [[number[label] for label in one] for one in several]
         folds = frame["fold"].to_numpy().astype(np.int64)
@@ -78,19 +90,37 @@ def claim(name: str | None, folder: Path, members: list[Path]) -> None:
     if (folder / CONFIG).exists():
         raise UserError(f"--name {name}: {folder} is a trained run: choose another name for the blend")
     if (folder / AUTO).exists():
-        raise UserError(f"--name {name}: {folder} is a bake-off's, with all of its runs: choose another name for the blend")
+        raise UserError(
+            f"--name {name}: {folder} is a bake-off's, with all of its runs: choose another name for the blend"
+        )
     if folder.resolve() in [member.resolve() for member in members]:
         raise UserError(f"--name {name}: {folder} is itself one of the --runs: choose another name")
 
 
-def keep(folder: Path, members: list[Path], classes: list[str], multilabel: bool, metric: str, found: Blended, oof: Oof) -> None:
+def keep(
+    folder: Path,
+    members: list[Path],
+    classes: list[str],
+    multilabel: bool,
+    metric: str,
+    found: Blended,
+    oof: Oof,
+) -> None:
     """Write a blend into its folder, in place of what was there; arguments as `write` takes them."""
     with locked(folder, "the blend"):
         empty(folder, NAME)
         write(folder, members, classes, multilabel, metric, found, oof)
 
 
-def write(folder: Path, members: list[Path], classes: list[str], multilabel: bool, metric: str, found: Blended, oof: Oof) -> None:
+def write(
+    folder: Path,
+    members: list[Path],
+    classes: list[str],
+    multilabel: bool,
+    metric: str,
+    found: Blended,
+    oof: Oof,
+) -> None:
     """Write blend.json and oof.csv into a folder that this process holds.
 
     Args:
@@ -103,14 +133,25 @@ def write(folder: Path, members: list[Path], classes: list[str], multilabel: boo
     run.config = {"record": {"classes": classes, "task": "multilabel" if multilabel else "single"}}
     known = oof.folds >= 0
     run.write_oof("oof", oof.ids[known], oof.folds[known], oof.labels[known], oof.probabilities[known])
-    sealed.write(folder / NAME, {
-        "members": [os.path.relpath(member.resolve(), folder.resolve()) for member in used],
-        "fingerprints": [fingerprint_of(member) for member in used],
-        "kind": "last", "method": fitted.method, "weights": fitted.weights[fitted.weights > 0].tolist(),
-        "scale": None if fitted.scale is None else fitted.scale.tolist(),
-        "thresholds": None if fitted.thresholds is None else fitted.thresholds.tolist(),
-        "metric": metric, "classes": len(classes), "multilabel": multilabel, "score": found.score, "spread": found.spread,
-        "table": found.table}, OOF)
+    sealed.write(
+        folder / NAME,
+        {
+            "members": [os.path.relpath(member.resolve(), folder.resolve()) for member in used],
+            "fingerprints": [fingerprint_of(member) for member in used],
+            "kind": "last",
+            "method": fitted.method,
+            "weights": fitted.weights[fitted.weights > 0].tolist(),
+            "scale": None if fitted.scale is None else fitted.scale.tolist(),
+            "thresholds": None if fitted.thresholds is None else fitted.thresholds.tolist(),
+            "metric": metric,
+            "classes": len(classes),
+            "multilabel": multilabel,
+            "score": found.score,
+            "spread": found.spread,
+            "table": found.table,
+        },
+        OOF,
+    )
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -124,19 +165,35 @@ def read(folder: Path) -> dict[str, Any]:
     except sealed.Damaged as error:
         raise UserError(f"{error}: blend anew with predict.py --blend auto --name {folder.name}") from None
     count = len(found["members"]) if isinstance(found.get("members"), list) else 0
-    whole = (all(isinstance(found.get(key), kind) for key, kind in KINDS.items()) and count > 0
-             and all(isinstance(text, str) for text in found["members"] + found["fingerprints"]) and len(found["fingerprints"]) == count
-             and found["kind"] in ("best", "last") and _numbers(found["weights"], count, 0, 1) and sum(found["weights"]) > 0
-             and (found.get("scale") is None or _numbers(found["scale"], found["classes"], 1e-12, 1e12))
-             and (found.get("thresholds") is None or _numbers(found["thresholds"], found["classes"], 1e-12, 1 - 1e-12)))
+    whole = (
+        all(isinstance(found.get(key), kind) for key, kind in KINDS.items())
+        and count > 0
+        and all(isinstance(text, str) for text in found["members"] + found["fingerprints"])
+        and len(found["fingerprints"]) == count
+        and found["kind"] in ("best", "last")
+        and _numbers(found["weights"], count, 0, 1)
+        and sum(found["weights"]) > 0
+        and (found.get("scale") is None or _numbers(found["scale"], found["classes"], 1e-12, 1e12))
+        and (
+            found.get("thresholds") is None
+            or _numbers(found["thresholds"], found["classes"], 1e-12, 1 - 1e-12)
+        )
+    )
     if not whole:
-        raise UserError(f"{folder / NAME} is no blend that can be applied: blend anew with predict.py --blend auto --name {folder.name}")
+        raise UserError(
+            f"{folder / NAME} is no blend that can be applied: blend anew with predict.py --blend auto --name {folder.name}"
+        )
     return found
 
 
 def _numbers(values: Any, count: int, low: float, high: float) -> bool:
-    return isinstance(values, list) and len(values) == count and all(
-        type(value) in (int, float) and math.isfinite(value) and low <= value <= high for value in values)
+    return (
+        isinstance(values, list)
+        and len(values) == count
+        and all(
+            type(value) in (int, float) and math.isfinite(value) and low <= value <= high for value in values
+        )
+    )
 
 
 def fitted(said: dict[str, Any]) -> Fitted:
@@ -144,5 +201,8 @@ def fitted(said: dict[str, Any]) -> Fitted:
     from earshot.blending import Fitted
 
     weights = np.array(said["weights"], dtype=np.float64)
-    several = [None if said.get(key) is None else np.array(said[key], dtype=np.float64) for key in ("scale", "thresholds")]
+    several = [
+        None if said.get(key) is None else np.array(said[key], dtype=np.float64)
+        for key in ("scale", "thresholds")
+    ]
     return Fitted(said["method"], weights / weights.sum(), *several)

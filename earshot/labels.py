@@ -11,8 +11,26 @@ import pandas as pd
 from earshot.errors import UserError
 
 # In order of preference where a csv has several of them.
-LABEL_NAMES = ("label", "category", "class", "class_name", "classname", "genre", "species", "primary_label", "emotion",
-               "instrument", "event", "labels", "target", "tag", "tags", "class_id", "classid", "y")
+LABEL_NAMES = (
+    "label",
+    "category",
+    "class",
+    "class_name",
+    "classname",
+    "genre",
+    "species",
+    "primary_label",
+    "emotion",
+    "instrument",
+    "event",
+    "labels",
+    "target",
+    "tag",
+    "tags",
+    "class_id",
+    "classid",
+    "y",
+)
 LIST = "[]"  # stands for cells such as ['owl', 'jay']
 MARKS = (";", "|", ",")  # a comma last: labels between semicolons may hold one
 ITEM = re.compile(r"'([^']*)'|\"([^\"]*)\"|([^\s,'\"\[\]][^,\[\]]*)")
@@ -48,7 +66,9 @@ class Labels:
         if self.classes:
             return f"{len(self.columns)} label columns of 0 and 1, {', '.join(self.columns[:3])} ..."
         between = {None: "", " ": " of several labels between blanks", LIST: " of lists of labels"}
-        return f"label column {self.name}" + between.get(self.separator, f" of several labels between {self.separator}")
+        return f"label column {self.name}" + between.get(
+            self.separator, f" of several labels between {self.separator}"
+        )
 
     def known_in(self, frame: pd.DataFrame) -> bool:
         """Does another csv hold these labels too?"""
@@ -56,7 +76,9 @@ class Labels:
             return False
         if not self.classes:
             return bool(frame[self.name].str.strip().any())
-        return all(zero_or_one(frame[c]) for c in self.columns) and any(frame[c].map(is_one).any() for c in self.columns)
+        return all(zero_or_one(frame[c]) for c in self.columns) and any(
+            frame[c].map(is_one).any() for c in self.columns
+        )
 
     def read(self, frame: pd.DataFrame, csv: Path) -> pd.Series:
         """A label per row: text, or a tuple of several; MISSING where a cell is empty.
@@ -69,18 +91,29 @@ class Labels:
         elif not self.classes:
             return frame[self.name].str.strip()
         else:
-            set_here = [tuple(c for c, cell in zip(self.columns, row) if is_one(cell))
-                        for row in frame[list(self.columns)].values]
+            set_here = [
+                tuple(c for c, cell in zip(self.columns, row) if is_one(cell))
+                for row in frame[list(self.columns)].values
+            ]
             odd = next((index for index, row in enumerate(set_here) if len(row) != 1), None)
             if not self.multilabel and odd is not None:
-                raise UserError(f"{csv}, line {frame.index[odd]}: {len(set_here[odd])} of the label columns are 1: "
-                                "--task multilabel reads them")
+                raise UserError(
+                    f"{csv}, line {frame.index[odd]}: {len(set_here[odd])} of the label columns are 1: "
+                    "--task multilabel reads them"
+                )
             found = [tuple(sorted(row)) if self.multilabel else row[0] for row in set_here]
         return pd.Series(found, index=frame.index, dtype=object)
 
 
-def find(frame: pd.DataFrame, csv: Path, id_column: str, sample_columns: list[str], answers: list[str], task: str = "auto",
-         named: str | None = None) -> tuple[Labels | None, list[str]]:
+def find(
+    frame: pd.DataFrame,
+    csv: Path,
+    id_column: str,
+    sample_columns: list[str],
+    answers: list[str],
+    task: str = "auto",
+    named: str | None = None,
+) -> tuple[Labels | None, list[str]]:
     """Where a train csv keeps its labels; None if that is not clear.
 
     Several labels a clip are seen by 0/1 columns (those of the sample submission, or most columns where none is clearly the
@@ -100,17 +133,24 @@ def find(frame: pd.DataFrame, csv: Path, id_column: str, sample_columns: list[st
     if not named and not asked and len(answers) > 1 and set(answers) <= set(left):
         odd = next(c for c in answers if c not in binary)
         cell = next(cell for cell in frame[odd] if not zero_or_one(pd.Series([cell])))
-        raise UserError(f"{csv}: column {odd}, which the sample submission has too, holds {cell[:60]!r}, and not 0 and 1 alone: "
-                        "mend that, or name the column of labels with --label-column")
+        raise UserError(
+            f"{csv}: column {odd}, which the sample submission has too, holds {cell[:60]!r}, and not 0 and 1 alone: "
+            "mend that, or name the column of labels with --label-column"
+        )
     # Flags such as "verified" are 0 and 1, too: unless told, they are labels only where little else is there.
-    mostly = column is None and (task == "multilabel" or 2 * len(binary) > len(left) and
-                                 not any(may_be_label(frame[c]) for c in left if c not in binary))
+    mostly = column is None and (
+        task == "multilabel"
+        or 2 * len(binary) > len(left)
+        and not any(may_be_label(frame[c]) for c in left if c not in binary)
+    )
     if asked or len(binary) > 1 and (mostly or task == "multilabel" and column in binary):
         found = Labels(tuple(answers if asked else binary), task != "single")
         if not found.multilabel or any(len(labels) != 1 for labels in found.read(frame, csv)):
             return found, []
         if task == "auto":  # one label a clip, written as columns: its probabilities have to add up to one
-            return Labels(found.columns, False), ["every row has one 1, so one label a clip: --task multilabel if clips may have more"]
+            return Labels(found.columns, False), [
+                "every row has one 1, so one label a clip: --task multilabel if clips may have more"
+            ]
         return found, ["every row has one 1: --task single trains for one label a clip"]
     if column is None or task == "single":
         return column and Labels((column,)), []
@@ -120,7 +160,9 @@ def find(frame: pd.DataFrame, csv: Path, id_column: str, sample_columns: list[st
         several = any(len(split(cell, separator)) > 1 for cell in cells)
         said = [] if several else [f"--task multilabel, but no row of {csv.name} has several labels"]
         return Labels((column,), True, separator), said
-    if len(answers) > 1 and set(cells) <= set(answers):  # "bass guitar" is one label beside "bass" and "guitar"
+    if len(answers) > 1 and set(cells) <= set(
+        answers
+    ):  # "bass guitar" is one label beside "bass" and "guitar"
         return Labels((column,)), []
     if len(answers) > 1 and falls_apart(cells, separator, answers):
         return Labels((column,), True, separator), []
@@ -173,7 +215,9 @@ def find_separator(cells: list[str], classes: list[str]) -> str:
 def falls_apart(cells: list[str], separator: str, classes: list[str]) -> bool:
     """Are there several labels in a cell, and are all labels of all cells among the classes?"""
     parts = [split(cell, separator) for cell in cells]
-    return any(len(labels) > 1 for labels in parts) and {label for labels in parts for label in labels} <= set(classes)
+    return any(len(labels) > 1 for labels in parts) and {
+        label for labels in parts for label in labels
+    } <= set(classes)
 
 
 def hint(cells: list[str]) -> list[str]:
@@ -183,7 +227,9 @@ def hint(cells: list[str]) -> list[str]:
     parts = {part for cell in several for part in split(cell, separator)}
     if not several or separator != LIST and 2 * len(parts & alone) <= len(parts):
         return []
-    return [f"beware: {several[0]} is read as one label: if it means {len(split(several[0], separator))}, give --task multilabel"]
+    return [
+        f"beware: {several[0]} is read as one label: if it means {len(split(several[0], separator))}, give --task multilabel"
+    ]
 
 
 def split(cell: str, separator: str) -> list[str]:

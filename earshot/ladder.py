@@ -24,7 +24,9 @@ LADDER: dict[str, tuple[str, ...]] = {
 }
 SEEDS = (1, 2)  # once the others are done: the same again, begun and mixed differently
 SEEDED = ("mlp", "itmo2025_tokens", "from_scratch", "small_cnn")
-STRONG = ("from_scratch",)  # all further seeds of these come before those of others, which are weaker on the same view
+STRONG = (
+    "from_scratch",
+)  # all further seeds of these come before those of others, which are weaker on the same view
 CPU_PARAMETERS = 20_000_000  # above: a GPU's work
 CPU_SPEED = 5e11  # operations a second that a few cores do not exceed; what is too much even so is not timed
 
@@ -42,8 +44,12 @@ class Candidate:
 
     def settings(self, folds: int | None, metric: str) -> config.TrainingFlags:
         """The recipe's training settings, with what is the same for all candidates."""
-        made = config.with_defaults(config.TrainingFlags(), self.recipe.training, f"recipe {self.recipe.name}, training")
-        return replace(made, folds=folds, metric=metric, seed=self.seed, seeds=1, refit=False)  # a further seed is a candidate of its own
+        made = config.with_defaults(
+            config.TrainingFlags(), self.recipe.training, f"recipe {self.recipe.name}, training"
+        )
+        return replace(
+            made, folds=folds, metric=metric, seed=self.seed, seeds=1, refit=False
+        )  # a further seed is a candidate of its own
 
 
 def candidates(opened: list[Cache], recipes: tuple[str, ...], heads: Any) -> list[Candidate]:
@@ -68,7 +74,9 @@ def candidates(opened: list[Cache], recipes: tuple[str, ...], heads: Any) -> lis
             recipe = config.load_recipe(name)
             fitting = [(one, job.view_of(heads, recipe, one)) for one in opened]
             if not any(view for _, view in fitting):
-                raise UserError(f"--candidates {name}: no cache has a view that it takes: extract one, or leave it out")
+                raise UserError(
+                    f"--candidates {name}: no cache has a view that it takes: extract one, or leave it out"
+                )
             for one, view in fitting:
                 if view:
                     add(place, one, name, view)
@@ -87,13 +95,20 @@ def candidates(opened: list[Cache], recipes: tuple[str, ...], heads: Any) -> lis
     if twice:
         raise UserError(f"--candidates: {twice} comes twice: give the recipes different names")
     again = [candidate for candidate in first if candidate.recipe.name in SEEDED]
-    seeds = [replace(c, name=f"{c.name}-seed{seed}", seed=seed, after=c.name) for seed in SEEDS for c in again]
-    return first if recipes else first + sorted(seeds, key=lambda candidate: candidate.recipe.name not in STRONG)
+    seeds = [
+        replace(c, name=f"{c.name}-seed{seed}", seed=seed, after=c.name) for seed in SEEDS for c in again
+    ]
+    return (
+        first if recipes else first + sorted(seeds, key=lambda candidate: candidate.recipe.name not in STRONG)
+    )
 
 
 def _labels(opened: list[Cache]) -> dict[Path, str]:
     names = [one.folder.name for one in opened]
-    return {one.folder: name if names.count(name) == 1 else f"{one.folder.parent.name}-{name}" for one, name in zip(opened, names)}
+    return {
+        one.folder: name if names.count(name) == 1 else f"{one.folder.parent.name}-{name}"
+        for one, name in zip(opened, names)
+    }
 
 
 def size(what: job.Head, cache: Cache, epochs: int) -> tuple[int, float]:
@@ -118,4 +133,8 @@ def at_once(what: job.Head, cache: Cache) -> tuple[float, float] | None:
 
     So that none is begun that is not worth it.
     """
-    return what.build().seconds(cache.manifest["splits"]["train"]["rows"]) if closed.is_closed(what.build) else None
+    return (
+        what.build().seconds(cache.manifest["splits"]["train"]["rows"])
+        if closed.is_closed(what.build)
+        else None
+    )

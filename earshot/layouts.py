@@ -16,9 +16,19 @@ from earshot.tables import shown, some
 
 ESC_COLUMNS = {"filename", "fold", "target", "category"}
 NOT_TRAIN_CSVS = ("solution.csv", "bad_audio.csv")
-SPLIT_WORDS = {"train": "train", "training": "train", "test": "test", "testing": "test", "subm": "test",
-               "submission": "test", "eval": "test", "evaluation": "test", "val": "valid", "valid": "valid",
-               "validation": "valid"}
+SPLIT_WORDS = {
+    "train": "train",
+    "training": "train",
+    "test": "test",
+    "testing": "test",
+    "subm": "test",
+    "submission": "test",
+    "eval": "test",
+    "evaluation": "test",
+    "val": "valid",
+    "valid": "valid",
+    "validation": "valid",
+}
 FILLER_WORDS = {"audio", "audios", "data", "set", "clips", "files", "wav", "wavs", "sounds"}
 
 
@@ -34,21 +44,29 @@ class Layout:
     written: labels.Labels | None = None  # None: by folders
     missing: list[tuple[str, str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    example: list[str] | None = None  # the first row of a sample submission that is a placeholder, [] where it has none
-    asked: list[str] = field(default_factory=list)  # the sample submission's columns of numbers, where it has several: the classes
+    example: list[str] | None = (
+        None  # the first row of a sample submission that is a placeholder, [] where it has none
+    )
+    asked: list[str] = field(
+        default_factory=list
+    )  # the sample submission's columns of numbers, where it has several: the classes
 
 
 def table(ids, paths, split, labels=None, folds=None, groups=None, starts=None, ends=None) -> pd.DataFrame:
     """The clips' table from columns; a label stays None (not NaN) where it is to be predicted."""
     n = len(ids)
-    return pd.DataFrame({
-        "id": pd.Series(list(ids), dtype=object), "path": pd.Series(list(paths), dtype=object),
-        "label": pd.Series([None] * n if labels is None else list(labels), dtype=object),
-        "split": pd.Series([split] * n, dtype=object),
-        "fold": pd.Series([-1] * n if folds is None else list(folds), dtype="int64"),
-        "group": pd.Series([""] * n if groups is None else list(groups), dtype=object),
-        "start": pd.Series([nan] * n if starts is None else starts, dtype=float),
-        "end": pd.Series([nan] * n if ends is None else ends, dtype=float)})
+    return pd.DataFrame(
+        {
+            "id": pd.Series(list(ids), dtype=object),
+            "path": pd.Series(list(paths), dtype=object),
+            "label": pd.Series([None] * n if labels is None else list(labels), dtype=object),
+            "split": pd.Series([split] * n, dtype=object),
+            "fold": pd.Series([-1] * n if folds is None else list(folds), dtype="int64"),
+            "group": pd.Series([""] * n if groups is None else list(groups), dtype=object),
+            "start": pd.Series([nan] * n if starts is None else starts, dtype=float),
+            "end": pd.Series([nan] * n if ends is None else ends, dtype=float),
+        }
+    )
 
 
 def recognise(root: Path, train_csv=None, id_column=None, label_column=None, task="auto") -> Layout:
@@ -58,18 +76,30 @@ def recognise(root: Path, train_csv=None, id_column=None, label_column=None, tas
         UserError: nothing known, something ambiguous, or an option that names what is not there.
     """
     files = Files(root)
-    sample = pick(files, [c for c in files.csvs if re.search("sample.*sub", Path(c).name.lower())],
-                  ("sample_submission.csv", "samplesubmission.csv"), "sample submission", "keep one of them")
-    rest = [c for c in files.csvs if c != sample and Path(c).name.lower() not in NOT_TRAIN_CSVS
-            and not re.search("sample.*sub", Path(c).name.lower())]
+    sample = pick(
+        files,
+        [c for c in files.csvs if re.search("sample.*sub", Path(c).name.lower())],
+        ("sample_submission.csv", "samplesubmission.csv"),
+        "sample submission",
+        "keep one of them",
+    )
+    rest = [
+        c
+        for c in files.csvs
+        if c != sample
+        and Path(c).name.lower() not in NOT_TRAIN_CSVS
+        and not re.search("sample.*sub", Path(c).name.lower())
+    ]
     named = [c for c in rest if "train" in Path(c).name.lower()]
     tests = [c for c in rest if c not in named and any(w.startswith("test") for w in words(Path(c).name))]
     others = [c for c in rest if c not in tests and c not in named]
     if train_csv is not None:
         choices = [p for p in (Path(train_csv), files.root / train_csv) if p.is_file()]
         if not choices:
-            raise UserError(f"no train csv {train_csv}, neither here nor in {root}; csv files there: "
-                            f"{', '.join(files.csvs) or 'none'}")
+            raise UserError(
+                f"no train csv {train_csv}, neither here nor in {root}; csv files there: "
+                f"{', '.join(files.csvs) or 'none'}"
+            )
         tests = [t for t in tests if not (files.root / t).samefile(choices[0])]
         return from_csv(files, choices[0], sample, tests, id_column, label_column, task)
     if named:
@@ -95,16 +125,22 @@ def recognise(root: Path, train_csv=None, id_column=None, label_column=None, tas
             return from_csv(files, files.root / others[0], sample, tests, id_column, label_column, task)
     if by_folder is not None:
         if task == "multilabel":
-            raise UserError(f"--task multilabel: in {root} the folders are the labels, so that a clip has one: "
-                            "give a csv of labels")
+            raise UserError(
+                f"--task multilabel: in {root} the folders are the labels, so that a clip has one: "
+                "give a csv of labels"
+            )
         return by_folder
     if len(others) > 1 and files.audio:
-        raise UserError(f"several csv files in {root} and none is called train: {', '.join(others)}; "
-                        "name one with --train-csv")
+        raise UserError(
+            f"several csv files in {root} and none is called train: {', '.join(others)}; "
+            "name one with --train-csv"
+        )
     if broken:
         raise broken
-    raise UserError(f"nothing that Earshot knows in {root}: looked for a train csv beside audio files, ESC's "
-                    f"meta/*.csv beside audio/, two or more class folders of audio; found {files.summary()}")
+    raise UserError(
+        f"nothing that Earshot knows in {root}: looked for a train csv beside audio files, ESC's "
+        f"meta/*.csv beside audio/, two or more class folders of audio; found {files.summary()}"
+    )
 
 
 def pick(files: Files, paths: list[str], names: tuple[str, ...], what: str, mend: str) -> str | None:
@@ -126,52 +162,77 @@ def find_id_column(frame: pd.DataFrame, files: Files, prefer: str | None = None)
 def need_column(frame: pd.DataFrame, csv: Path, column: str, flag: str) -> None:
     """A UserError if the csv lacks a column that an option names."""
     if column not in frame.columns:
-        raise UserError(f"{csv} has no column {column}; it has {some(frame.columns)}: give one of them to {flag}")
+        raise UserError(
+            f"{csv} has no column {column}; it has {some(frame.columns)}: give one of them to {flag}"
+        )
 
 
-def from_csv(files: Files, csv: Path, sample: str | None, tests: list[str], id_column, label_column, task) -> Layout:
+def from_csv(
+    files: Files, csv: Path, sample: str | None, tests: list[str], id_column, label_column, task
+) -> Layout:
     """A train csv beside audio, with or without a sample submission or a test csv."""
     frame = need_rows(tables.read(csv), csv)
     frame = frame.drop(columns=tables.nameless(frame))
     sample_frame = tables.read(files.root / sample) if sample else None
     if sample and tables.nameless(sample_frame):
-        raise UserError(f"{files.root / sample} has a column without a name: if it only counts the rows, take it out")
+        raise UserError(
+            f"{files.root / sample} has a column without a name: if it only counts the rows, take it out"
+        )
     sample_columns = list(sample_frame.columns) if sample else []
     if id_column is not None:
         need_column(frame, csv, id_column, "--id-column")
     train_id = id_column or find_id_column(frame, files, prefer=sample_columns[0] if sample else None)
     if train_id is None:
-        raise UserError(f"no column of {csv} names audio files: its columns are {some(frame.columns)}; "
-                        f"audio folders found in {files.root}: {files.audio_folders()}; "
-                        "pass --id-column, or put the audio there")
+        raise UserError(
+            f"no column of {csv} names audio files: its columns are {some(frame.columns)}; "
+            f"audio folders found in {files.root}: {files.audio_folders()}; "
+            "pass --id-column, or put the audio there"
+        )
     need_header(files, csv, train_id)
     if label_column is not None:
         need_column(frame, csv, label_column, "--label-column")
-    sample_id = None if not sample else id_column if id_column in sample_columns else (
-        find_id_column(sample_frame, files) or sample_columns[0])
+    sample_id = (
+        None
+        if not sample
+        else id_column
+        if id_column in sample_columns
+        else (find_id_column(sample_frame, files) or sample_columns[0])
+    )
     if sample:
         need_header(files, files.root / sample, sample_id)
     answers = [c for c in sample_columns if c != sample_id]
     how, said = labels.find(frame, csv, train_id, sample_columns, answers, task, label_column)
     if how is None:
-        raise UserError(f"which column of {csv} is the label is not clear: it has {some(frame.columns)}; "
-                        "pass --label-column, or --task multilabel for columns of 0 and 1")
+        raise UserError(
+            f"which column of {csv} is the label is not clear: it has {some(frame.columns)}; "
+            "pass --label-column, or --task multilabel for columns of 0 and 1"
+        )
 
     esc = ESC_COLUMNS <= set(frame.columns) and not sample
-    found = Layout("ESC" if esc else "Kaggle csv", table([], [], "train"), train_id, how.name,
-                   files.root / sample if sample else None, how)
+    found = Layout(
+        "ESC" if esc else "Kaggle csv",
+        table([], [], "train"),
+        train_id,
+        how.name,
+        files.root / sample if sample else None,
+        how,
+    )
     found.notes += [f"{csv.name}: id column {train_id}, {how.about}", *said]
     clips = labelled_rows(files, frame, csv, "train", train_id, "src_file" if esc else "group", found)
     if clips.empty:
-        raise UserError(f"no row of {csv} has both a label and an audio file: column {train_id} begins with "
-                        f"{some(frame[train_id][:3])}; audio folders found: {files.audio_folders()}")
+        raise UserError(
+            f"no row of {csv} has both a label and an audio file: column {train_id} begins with "
+            f"{some(frame[train_id][:3])}; audio folders found: {files.audio_folders()}"
+        )
     parts = [clips]
     tests = [t for t in tests if Path(t).name.lower() == "test.csv"][:1] or tests
     if len(tests) > 1 and not sample:
         found.notes.append(f"not used, as several csv files may be the test csv: {', '.join(tests)}")
     if sample:
         found.id_column = sample_id
-        if len(answers) > 1 and all(pd.to_numeric(sample_frame[c], errors="coerce").notna().all() for c in answers):
+        if len(answers) > 1 and all(
+            pd.to_numeric(sample_frame[c], errors="coerce").notna().all() for c in answers
+        ):
             found.asked = answers
         found.label_column = answers[0] if len(answers) == 1 else how.name
         parts.append(asked_rows(files, sample_frame, files.root / sample, clips, found))
@@ -179,8 +240,11 @@ def from_csv(files: Files, csv: Path, sample: str | None, tests: list[str], id_c
         test = tests[0]
         test_frame = need_rows(tables.read(files.root / test), files.root / test)
         test_frame = test_frame.drop(columns=tables.nameless(test_frame))
-        test_id = train_id if train_id in test_frame.columns else (
-            find_id_column(test_frame, files) or test_frame.columns[0])
+        test_id = (
+            train_id
+            if train_id in test_frame.columns
+            else (find_id_column(test_frame, files) or test_frame.columns[0])
+        )
         need_header(files, files.root / test, test_id)
         if how.known_in(test_frame):
             parts.append(labelled_rows(files, test_frame, files.root / test, "test", test_id, "group", found))
@@ -189,11 +253,19 @@ def from_csv(files: Files, csv: Path, sample: str | None, tests: list[str], id_c
             parts.append(unlabelled_rows(files, test_frame, files.root / test, found))
     else:
         loose = placeholder.loose(files, set(clips["path"]))
-        parts.append(table(placeholder.ids_like(list(clips["id"]), loose), [str(files.root / p) for p in loose], "subm"))
+        parts.append(
+            table(
+                placeholder.ids_like(list(clips["id"]), loose), [str(files.root / p) for p in loose], "subm"
+            )
+        )
     found.clips = together(files, pd.concat(parts, ignore_index=True), found)
-    unnamed = set(files.audio) - {os.path.relpath(path, files.root).replace(os.sep, "/") for path in found.clips["path"] if path}
+    unnamed = set(files.audio) - {
+        os.path.relpath(path, files.root).replace(os.sep, "/") for path in found.clips["path"] if path
+    }
     if unnamed:
-        found.notes.append(f"{len(unnamed)} audio files are named by no csv and left out, first {shown(min(unnamed))}")
+        found.notes.append(
+            f"{len(unnamed)} audio files are named by no csv and left out, first {shown(min(unnamed))}"
+        )
     return found
 
 
@@ -203,8 +275,10 @@ def together(files: Files, clips: pd.DataFrame, found: Layout) -> pd.DataFrame:
     several = paths.notna() & paths.duplicated(keep=False)
     if several.any():
         ids = clips["id"][paths == paths[several].iloc[0]]
-        found.notes.append(f"beware: {paths[several].nunique()} audio files have several training ids (first: {some(ids, 3)}): all are "
-                           "kept, on one side of a fold")
+        found.notes.append(
+            f"beware: {paths[several].nunique()} audio files have several training ids (first: {some(ids, 3)}): all are "
+            "kept, on one side of a fold"
+        )
         alone = several & clips["group"].eq("")
         clips.loc[alone, "group"] = [os.path.relpath(path, files.root) for path in paths[alone]]
     return clips
@@ -220,8 +294,10 @@ def need_rows(frame: pd.DataFrame, csv: Path) -> pd.DataFrame:
 def need_header(files: Files, csv: Path, id_column: str) -> None:
     """A UserError where the first row is a clip's, which would be lost as a header."""
     if is_audio(id_column) or files.candidates(id_column):
-        raise UserError(f"{csv}, line 1: no header, but a row that names the audio file {shown(id_column)}: add one, such as id,label "
-                        "(or rename that column)")
+        raise UserError(
+            f"{csv}, line 1: no header, but a row that names the audio file {shown(id_column)}: add one, such as id,label "
+            "(or rename that column)"
+        )
 
 
 def labelled_rows(files, frame, csv, split, id_column, group_column, found: Layout) -> pd.DataFrame:
@@ -232,15 +308,19 @@ def labelled_rows(files, frame, csv, split, id_column, group_column, found: Layo
     values = found.written.read(frame, csv)
     odd = values[values.map(lambda v: any(re.search(r"[\x00-\x1f\x7f]", one) for one in labels.each(v)))]
     if len(odd):
-        raise UserError(f"{csv}, line {odd.index[0]}: the label {shown(labels.each(odd.iloc[0])[0])} holds a line break or a control "
-                        "character: a quote is missing?")
+        raise UserError(
+            f"{csv}, line {odd.index[0]}: the label {shown(labels.each(odd.iloc[0])[0])} holds a line break or a control "
+            "character: a quote is missing?"
+        )
     clash = values.groupby(frame[id_column]).nunique()
     clash = [i for i in clash.index[clash > 1] if i.strip()]
     if clash:
         one = values[frame[id_column] == clash[0]].drop_duplicates()[:2]
         two = [some(labels.each(v)) or "none" for v in one]
-        raise UserError(f"{csv} gives {shown(clash[0])} two labels, {two[0]} and {two[1]} (lines {one.index[0]} and {one.index[1]}): "
-                        "keep one")
+        raise UserError(
+            f"{csv} gives {shown(clash[0])} two labels, {two[0]} and {two[1]} (lines {one.index[0]} and {one.index[1]}): "
+            "keep one"
+        )
     repeated = frame[id_column].duplicated() & frame[id_column].str.strip().ne("")
     if repeated.any():
         found.notes.append(f"{csv.name}: {repeated.sum()} repeated rows left out (same id, same label)")
@@ -263,7 +343,9 @@ def labelled_rows(files, frame, csv, split, id_column, group_column, found: Layo
         if odd.empty:
             folds = [int(float(f)) if f else -1 for f in text.str.replace(r"^\.0*$", "", regex=True)]
         else:
-            found.notes.append(f"{csv.name}: column fold is not used (not whole numbers: {shown(odd.iloc[0])} in line {odd.index[0]})")
+            found.notes.append(
+                f"{csv.name}: column fold is not used (not whole numbers: {shown(odd.iloc[0])} in line {odd.index[0]})"
+            )
     groups = frame[group_column].str.strip() if group_column in frame else None
     return table(frame[id_column], [paths[i] for i in keep], split, values, folds, groups)
 
@@ -273,20 +355,28 @@ def unlabelled_rows(files: Files, frame: pd.DataFrame, csv: Path, found: Layout)
     ids = frame[found.id_column]
     empty = ids.index[ids.str.strip() == ""]
     if len(empty):
-        raise UserError(f"{csv}, line {empty[0]}: no id in column {found.id_column}: give one, or take the line out")
+        raise UserError(
+            f"{csv}, line {empty[0]}: no id in column {found.id_column}: give one, or take the line out"
+        )
     if ids.duplicated().any():
         again = ids[ids.duplicated()]
-        raise UserError(f"{csv} has the id {shown(again.iloc[0])} twice (again in line {again.index[0]}): keep one row per clip")
+        raise UserError(
+            f"{csv} has the id {shown(again.iloc[0])} twice (again in line {again.index[0]}): keep one row per clip"
+        )
     paths = files.resolve(list(ids), "subm")
     parts = None if any(paths) else stretches.find(list(ids), files)
     if parts:
         ids, paths = parts.ids, parts.paths
-        found.notes.append(f"{csv.name}: the ids name stretches of {parts.seconds} s, of {len(set(filter(None, paths)))} recordings")
+        found.notes.append(
+            f"{csv.name}: the ids name stretches of {parts.seconds} s, of {len(set(filter(None, paths)))} recordings"
+        )
     found.missing += [("subm", i, "no such file") for i, path in zip(ids, paths) if not path]
     return table(ids, paths, "subm", starts=parts and parts.starts, ends=parts and parts.ends)
 
 
-def asked_rows(files: Files, frame: pd.DataFrame, csv: Path, train: pd.DataFrame, found: Layout) -> pd.DataFrame:
+def asked_rows(
+    files: Files, frame: pd.DataFrame, csv: Path, train: pd.DataFrame, found: Layout
+) -> pd.DataFrame:
     """The clips that a sample submission asks for; where it is a placeholder, those of the test folder."""
     known = list(found.missing)
     rows = unlabelled_rows(files, frame, csv, found)
@@ -294,8 +384,10 @@ def asked_rows(files: Files, frame: pd.DataFrame, csv: Path, train: pd.DataFrame
     if instead is None:
         return rows
     found.missing, found.example = known, [str(cell) for cell in frame.iloc[0]] if len(frame) else []
-    found.notes.append(f"{csv.name} is a placeholder of {len(frame)} rows: its place takes a row for each of the {len(instead[0])} files "
-                       "of the test folder")
+    found.notes.append(
+        f"{csv.name} is a placeholder of {len(frame)} rows: its place takes a row for each of the {len(instead[0])} files "
+        "of the test folder"
+    )
     return table(*instead, "subm")
 
 
@@ -303,7 +395,11 @@ def folder_split(name: str) -> str | None:
     """The split that a folder is named after (test, audio_test, ...); None for a class such as train_horn."""
     found = words(name)
     splits = {SPLIT_WORDS[w] for w in found if w in SPLIT_WORDS}
-    return splits.pop() if len(splits) == 1 and all(w in SPLIT_WORDS or w in FILLER_WORDS for w in found) else None
+    return (
+        splits.pop()
+        if len(splits) == 1 and all(w in SPLIT_WORDS or w in FILLER_WORDS for w in found)
+        else None
+    )
 
 
 def without_common_head(parts: dict[str, tuple]) -> dict[str, tuple]:

@@ -28,10 +28,12 @@ def scores(told: dict[str, Any], metric: str) -> dict[str, float]:
 
 def ordered(rows: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]:
     """Whole runs before those of fewer folds, by the metric, then by log loss; what has no score last."""
+
     def place(row: dict[str, Any]) -> tuple:
         if row.get("log_loss") is None:
             return (1, 0, 0.0, 0.0)
         return (0, -len(str(row["folds"]).split()), -metrics.gain(metric, row[key(metric)]), row["log_loss"])
+
     return sorted(rows, key=place)
 
 
@@ -43,8 +45,18 @@ def write(folder: Path, rows: list[dict[str, Any]]) -> None:
     writer.writerow(columns)
     for row in rows:
         found = [row.get(name) for name in columns]
-        writer.writerow(["" if v is None else f"{v:.6f}" if isinstance(v, float) and name != "seconds" else f"{v:.1f}"
-                         if isinstance(v, float) else v for name, v in zip(columns, found)])
+        writer.writerow(
+            [
+                ""
+                if v is None
+                else f"{v:.6f}"
+                if isinstance(v, float) and name != "seconds"
+                else f"{v:.1f}"
+                if isinstance(v, float)
+                else v
+                for name, v in zip(columns, found)
+            ]
+        )
     write_text(folder / NAME, text.getvalue())
 
 
@@ -58,17 +70,32 @@ def read(folder: Path) -> list[dict[str, Any]]:
 
 def _scored(rows: list[dict[str, Any]]) -> list[str]:
     """The columns of scores: the usual ones, after that of the metric if it is another."""
-    return [*dict.fromkeys(name for row in rows for name in row if name.startswith("oof_") and name not in SCORES), *SCORES]
+    return [
+        *dict.fromkeys(
+            name for row in rows for name in row if name.startswith("oof_") and name not in SCORES
+        ),
+        *SCORES,
+    ]
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
     """The rows as aligned lines."""
-    columns = {name: name.removeprefix("oof_") for name in _scored(rows)} | {"log_loss": "log loss", "fold_std": "± folds"}
+    columns = {name: name.removeprefix("oof_") for name in _scored(rows)} | {
+        "log_loss": "log loss",
+        "fold_std": "± folds",
+    }
     wide = {name: max(8, len(title)) for name, title in columns.items()}
     width = max(len("run"), *(len(Path(row["run"]).name) for row in rows))
-    lines = [f"{'run':{width}}  folds  {'  '.join(f'{title:>{wide[name]}}' for name, title in columns.items())}     time  status"]
+    lines = [
+        f"{'run':{width}}  folds  {'  '.join(f'{title:>{wide[name]}}' for name, title in columns.items())}     time  status"
+    ]
     for row in rows:
-        numbers = "  ".join(f"{'-':>{wide[name]}}" if row.get(name) is None else f"{row[name]:>{wide[name]}.4f}" for name in columns)
+        numbers = "  ".join(
+            f"{'-':>{wide[name]}}" if row.get(name) is None else f"{row[name]:>{wide[name]}.4f}"
+            for name in columns
+        )
         folds = len(str(row["folds"]).split())
-        lines.append(f"{Path(row['run']).name:{width}}  {folds:>5}  {numbers}  {clock(row['seconds']):>7}  {row['status']}")
+        lines.append(
+            f"{Path(row['run']).name:{width}}  {folds:>5}  {numbers}  {clock(row['seconds']):>7}  {row['status']}"
+        )
     return lines

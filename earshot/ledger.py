@@ -1,8 +1,8 @@
 """The ledger: a row per submission, what it was made from, its out-of-fold score, and what the leaderboard said.
 
-    python -m earshot.ledger                                  the table
-    python -m earshot.ledger --score FILE_OR_HASH 0.913       fill in a public score (--private: the other one)
-    python -m earshot.ledger --plot                           submissions/cv_vs_lb.png
+python -m earshot.ledger                                  the table
+python -m earshot.ledger --score FILE_OR_HASH 0.913       fill in a public score (--private: the other one)
+python -m earshot.ledger --plot                           submissions/cv_vs_lb.png
 """
 
 from __future__ import annotations
@@ -23,7 +23,20 @@ if TYPE_CHECKING:
     from earshot.run import Run
 
 NAME = "ledger.csv"
-COLUMNS = ("time", "competition", "file", "rows", "sha256", "runs", "blend", "metric", "oof", "public", "private", "message")
+COLUMNS = (
+    "time",
+    "competition",
+    "file",
+    "rows",
+    "sha256",
+    "runs",
+    "blend",
+    "metric",
+    "oof",
+    "public",
+    "private",
+    "message",
+)
 
 
 @dataclass(frozen=True)
@@ -54,17 +67,23 @@ def read(path: Path) -> list[dict[str, str]]:
 
     table = tables.read(path)
     if not {"sha256", "file"} <= set(table.columns):
-        raise UserError(f"{path} is no ledger (it has no column sha256): move it away, the next submission begins a new one")
+        raise UserError(
+            f"{path} is no ledger (it has no column sha256): move it away, the next submission begins a new one"
+        )
     return [{**dict.fromkeys(COLUMNS, ""), **row} for row in table.to_dict("records")]
 
 
 def change(path: Path, by: Callable[[list[dict[str, str]]], None]) -> None:
     """Read the ledger, let `by` change its rows, write it; of two processes at once, one waits for the other."""
-    with replacing(path) as file:  # holds the lock of the file beside it from before the reading to after the rename
+    with replacing(
+        path
+    ) as file:  # holds the lock of the file beside it from before the reading to after the rename
         rows = read(path)
         by(rows)
         text = io.StringIO()
-        more = dict.fromkeys(key for row in rows for key in row if key not in COLUMNS)  # columns of the user's own
+        more = dict.fromkeys(
+            key for row in rows for key in row if key not in COLUMNS
+        )  # columns of the user's own
         writer = csv.DictWriter(text, (*COLUMNS, *more), lineterminator="\n", restval="")
         writer.writeheader()
         writer.writerows(rows)
@@ -81,8 +100,15 @@ def known_oof(runs: Sequence[Run]) -> tuple[str, float] | None:
     return (metric, float(value)) if isinstance(value, (int, float)) else None
 
 
-def record(out: Path, competition: str, rows: int, runs: Sequence[Run] = (), blend: str = "", oof: tuple[str, float] | None = None,
-           message: str = "") -> str:
+def record(
+    out: Path,
+    competition: str,
+    rows: int,
+    runs: Sequence[Run] = (),
+    blend: str = "",
+    oof: tuple[str, float] | None = None,
+    message: str = "",
+) -> str:
     """Enter a submission that was just written into the ledger beside it; the line to say. No error: a submission counts more.
 
     Args:
@@ -96,9 +122,20 @@ def record(out: Path, competition: str, rows: int, runs: Sequence[Run] = (), ble
     try:
         content = digest(out)
         oof = oof or known_oof(runs)
-        row = {"time": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"), "competition": competition, "file": out.name,
-               "rows": str(rows), "sha256": content[:16], "runs": " ".join(run.folder.name for run in runs), "blend": blend,
-               "metric": oof[0] if oof else "", "oof": f"{oof[1]:.6f}" if oof else "", "public": "", "private": "", "message": message}
+        row = {
+            "time": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "competition": competition,
+            "file": out.name,
+            "rows": str(rows),
+            "sha256": content[:16],
+            "runs": " ".join(run.folder.name for run in runs),
+            "blend": blend,
+            "metric": oof[0] if oof else "",
+            "oof": f"{oof[1]:.6f}" if oof else "",
+            "public": "",
+            "private": "",
+            "message": message,
+        }
         if any(content.startswith(old["sha256"]) for old in read(path) if old["sha256"]):
             return f"ledger: {path} has this submission already ({content[:12]})"
 
@@ -125,7 +162,9 @@ def find(rows: list[dict[str, str]], what: str, path: Path) -> int:
     known = [row["sha256"] for row in rows]
     found = [i for i, has in enumerate(known) if has and (has.startswith(wanted) or wanted.startswith(has))]
     if len(found) != 1:
-        raise UserError(f"--score {what}: {len(found) or 'no'} rows of {path} have this content: `python -m earshot.ledger` lists them")
+        raise UserError(
+            f"--score {what}: {len(found) or 'no'} rows of {path} have this content: `python -m earshot.ledger` lists them"
+        )
     return found[0]
 
 
@@ -151,14 +190,20 @@ def plot(rows: list[dict[str, str]], competition: str | None, path: Path) -> str
     Raises:
         UserError: nothing to plot, or no matplotlib.
     """
-    scored = [row for row in rows if math.isfinite(number(row["oof"])) and
-              (math.isfinite(number(row["public"])) or math.isfinite(number(row["private"])))]
+    scored = [
+        row
+        for row in rows
+        if math.isfinite(number(row["oof"]))
+        and (math.isfinite(number(row["public"])) or math.isfinite(number(row["private"])))
+    ]
     if not competition and scored:
         competition = scored[-1]["competition"]
     scored = [row for row in scored if row["competition"] == competition]
     if not scored:
-        raise UserError("nothing to plot: no submission has both an out-of-fold score and a leaderboard's: enter one with --score "
-                        "FILE_OR_HASH SCORE")
+        raise UserError(
+            "nothing to plot: no submission has both an out-of-fold score and a leaderboard's: enter one with --score "
+            "FILE_OR_HASH SCORE"
+        )
     try:
         from earshot.doctor.pictures import BLUE, GREY, VERMILION, axes, save
 
@@ -166,23 +211,54 @@ def plot(rows: list[dict[str, str]], competition: str | None, path: Path) -> str
     except ImportError:
         raise UserError("--plot needs matplotlib: pip install matplotlib") from None
     metrics = sorted({row["metric"] for row in scored})
-    at.set(xlabel=f"out-of-fold {', '.join(metrics)}", ylabel="leaderboard", title=f"{competition}: CV against LB")
+    at.set(
+        xlabel=f"out-of-fold {', '.join(metrics)}",
+        ylabel="leaderboard",
+        title=f"{competition}: CV against LB",
+    )
     x, said = [number(row["oof"]) for row in scored], []
     every = list(x)
     for column, colour, marker in (("public", BLUE, "o"), ("private", VERMILION, "s")):
-        pairs = [(a, number(row[column]), row) for a, row in zip(x, scored) if math.isfinite(number(row[column]))]
+        pairs = [
+            (a, number(row[column]), row) for a, row in zip(x, scored) if math.isfinite(number(row[column]))
+        ]
         if not pairs:
             continue
         every += [b for _, b, _ in pairs]
         rho = spearman([a for a, _, _ in pairs], [b for _, b, _ in pairs])
-        said.append(f"{column} {len(pairs)} scores" + (f", Spearman {rho:+.2f}" if math.isfinite(rho) else ""))
-        at.scatter([a for a, _, _ in pairs], [b for _, b, _ in pairs], color=colour, marker=marker, label=said[-1], zorder=3)
-        for a, b, row in pairs if column == "public" or not math.isfinite(number(scored[0]["public"])) else []:
+        said.append(
+            f"{column} {len(pairs)} scores" + (f", Spearman {rho:+.2f}" if math.isfinite(rho) else "")
+        )
+        at.scatter(
+            [a for a, _, _ in pairs],
+            [b for _, b, _ in pairs],
+            color=colour,
+            marker=marker,
+            label=said[-1],
+            zorder=3,
+        )
+        for a, b, row in (
+            pairs if column == "public" or not math.isfinite(number(scored[0]["public"])) else []
+        ):
             name = row["message"] or row["runs"] or row["sha256"][:8]
-            at.annotate(name if len(name) <= 28 else name[:27] + "…", (a, b), (6, 4), textcoords="offset points", fontsize=7)
+            at.annotate(
+                name if len(name) <= 28 else name[:27] + "…",
+                (a, b),
+                (6, 4),
+                textcoords="offset points",
+                fontsize=7,
+            )
     low, high = min(every), max(every)
     edge = 0.08 * (high - low) or 0.01
-    at.plot([low - edge, high + edge], [low - edge, high + edge], color=GREY, linewidth=1, linestyle="--", zorder=1, label="LB = CV")
+    at.plot(
+        [low - edge, high + edge],
+        [low - edge, high + edge],
+        color=GREY,
+        linewidth=1,
+        linestyle="--",
+        zorder=1,
+        label="LB = CV",
+    )
     at.legend(frameon=False, fontsize=8, loc="upper left")
     save(figure, path)
     return f"plot: {path}, {competition}: {'; '.join(said)}"
@@ -211,16 +287,24 @@ def main(argv: list[str]) -> None:
         place, column = find(read(path), what, path), "private" if flags.private else "public"
 
         def fill(rows: list[dict[str, str]]) -> None:
-            rows[find(rows, what, path)][column] = f"{score:g}" if float(f"{score:g}") == score else repr(score)
+            rows[find(rows, what, path)][column] = (
+                f"{score:g}" if float(f"{score:g}") == score else repr(score)
+            )
 
         change(path, fill)
         row = read(path)[place]
-        print(f"{path}: {row['file']} {row['sha256'][:12]}, out-of-fold {row['oof'] or 'unknown'}, {column} {row[column]}")
+        print(
+            f"{path}: {row['file']} {row['sha256'][:12]}, out-of-fold {row['oof'] or 'unknown'}, {column} {row[column]}"
+        )
     rows = read(path)
     if flags.plot:
         print(plot(rows, flags.competition, path.with_name("cv_vs_lb.png")))
     elif not flags.score:
-        print("\n".join(shown(rows)) if rows else f"no submission is entered in {path} yet: train.py and predict.py do that")
+        print(
+            "\n".join(shown(rows))
+            if rows
+            else f"no submission is entered in {path} yet: train.py and predict.py do that"
+        )
 
 
 if __name__ == "__main__":

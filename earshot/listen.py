@@ -54,7 +54,7 @@ def beginning(path: Path) -> tuple[np.ndarray, int, float]:
         count += len(block)
         if count >= LONGEST * rate:
             break
-    wave = np.concatenate(parts)[:int(LONGEST * rate)]
+    wave = np.concatenate(parts)[: int(LONGEST * rate)]
     if not np.isfinite(wave).all() or float(np.ptp(wave)) < audio.SILENCE:
         raise decode.BadAudio("NaN, infinite or silent")
     return wave, rate, seconds
@@ -65,4 +65,6 @@ def picture(path: Path, title: str, width: int = 640, height: int = 256) -> Imag
     wave, rate, seconds = beginning(path)
     shown = len(wave) / rate
     more = "" if seconds <= shown + 0.01 else f"  (first {shown:.0f} s of {seconds:.0f})"
-    return spectrogram.picture(spectrogram.mel(wave, rate), shown, 0, rate / 2, title + more, width=width, height=height)
+    return spectrogram.picture(
+        spectrogram.mel(wave, rate), shown, 0, rate / 2, title + more, width=width, height=height
+    )

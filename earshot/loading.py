@@ -19,6 +19,7 @@ def loader(rows: Rows) -> Callable[[np.ndarray], Callable[[], dict[str, Tensor]]
     """
     names = [name for name, found in rows.views.items() if not isinstance(found, Tensor)]
     if rows.device.type != "cuda":
+
         def load(which: np.ndarray) -> Callable[[], dict[str, Tensor]]:
             found = {name: rows._fetch(name, which) for name in names}
             found = {name: x.float() if x.is_floating_point() else x for name, x in found.items()}
@@ -30,7 +31,10 @@ def loader(rows: Rows) -> Callable[[np.ndarray], Callable[[], dict[str, Tensor]]
     def send(which: np.ndarray) -> Callable[[], dict[str, Tensor]]:
         with torch.cuda.stream(aside):
             # Pinned memory is reused once the copy that was recorded on its stream is done.
-            found = {name: rows._fetch(name, which).pin_memory().to(rows.device, non_blocking=True) for name in names}
+            found = {
+                name: rows._fetch(name, which).pin_memory().to(rows.device, non_blocking=True)
+                for name in names
+            }
             sent = aside.record_event()
 
         def arrived() -> dict[str, Tensor]:

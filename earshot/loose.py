@@ -32,7 +32,9 @@ def listed(paths: list[str]) -> tuple[list[str], list[Path]]:
     ids, files = [], []
     for given in map(Path, paths):
         if given.is_dir():
-            inside = sorted(p for p in given.rglob("*") if p.suffix.lower().lstrip(".") in _suffixes() and p.is_file())
+            inside = sorted(
+                p for p in given.rglob("*") if p.suffix.lower().lstrip(".") in _suffixes() and p.is_file()
+            )
             unique = len({p.name for p in inside}) == len(inside)
             ids += [p.name if unique else p.relative_to(given).as_posix() for p in inside]
             files += inside
@@ -69,15 +71,18 @@ def extractor_of(run: Run, weights: str | None, device: Device) -> tuple[Any, Au
         files = module.weights_files(settings, weights)
     found = digest_of([digest(file) for file in files])[:16] if files else None
     if found != made["weights"]:
-        raise UserError(f"the weights {weights} are not those that {run.folder} was trained with ({found} here, "
-                        f"{made['weights']} there): say where those are with --weights")
+        raise UserError(
+            f"the weights {weights} are not those that {run.folder} was trained with ({found} here, "
+            f"{made['weights']} there): say where those are with --weights"
+        )
     window = Window(**made["window"])
     extractor = module.Extractor(settings, window, device.name, weights, device.precision)
     return extractor, with_defaults(AudioSettings(), made["audio"], where)
 
 
-def features(run: Run, ids: list[str], files: list[Path], weights: str | None, device: Device,
-             batch_size: int = 16) -> tuple[dict[str, Any], float, list[tuple[str, str]]]:
+def features(
+    run: Run, ids: list[str], files: list[Path], weights: str | None, device: Device, batch_size: int = 16
+) -> tuple[dict[str, Any], float, list[tuple[str, str]]]:
     """A split of new clips as a cache would hold it, with the run's view alone.
 
     Returns:
@@ -88,21 +93,30 @@ def features(run: Run, ids: list[str], files: list[Path], weights: str | None, d
     extractor, audio = extractor_of(run, weights, device)
     clip, found, bad = [], [], []
     for first in tqdm(range(0, len(files), SHARD), desc="features", disable=None, leave=False):
-        decoded = [decode(str(path), extractor.rate, audio) for path in files[first:first + SHARD]]
+        decoded = [decode(str(path), extractor.rate, audio) for path in files[first : first + SHARD]]
         good = [i for i, item in enumerate(decoded) if not isinstance(item, str)]
         bad += [(ids[first + i], item) for i, item in enumerate(decoded) if isinstance(item, str)]
-        for index, one in zip(good, extractor.extract([decoded[i][0] for i in good], [decoded[i][1] for i in good], batch_size)):
+        for index, one in zip(
+            good, extractor.extract([decoded[i][0] for i in good], [decoded[i][1] for i in good], batch_size)
+        ):
             clip += [first + index] * len(one.start)
             found.append(one)
     return split(run, ids, clip, found, extractor), extractor.span, bad
 
 
-def split(run: Run, ids: list[str], clip: list[int], found: list[ClipFeatures], extractor: Any) -> dict[str, Any]:
+def split(
+    run: Run, ids: list[str], clip: list[int], found: list[ClipFeatures], extractor: Any
+) -> dict[str, Any]:
     """New clips as a cache would hold them, with the run's view alone; `clip` is each window's clip, in the windows' order."""
     view = run.config["record"]["view"]
     labels = np.zeros((len(ids), len(run.classes)), np.int8) if run.multilabel else np.array([""] * len(ids))
-    return {"ids": np.array(ids), "labels": labels, "folds": np.full(len(ids), -1),
-            "groups": np.array([""] * len(ids)), "clip": np.array(clip, dtype=np.int32),
-            "start": np.concatenate([np.zeros(0, np.float32), *(one.start for one in found)]),
-            "length": np.concatenate([np.zeros(0, np.float32), *(one.length for one in found)]),
-            view: np.concatenate([extractor.none(view), *(one.views[view] for one in found)])}
+    return {
+        "ids": np.array(ids),
+        "labels": labels,
+        "folds": np.full(len(ids), -1),
+        "groups": np.array([""] * len(ids)),
+        "clip": np.array(clip, dtype=np.int32),
+        "start": np.concatenate([np.zeros(0, np.float32), *(one.start for one in found)]),
+        "length": np.concatenate([np.zeros(0, np.float32), *(one.length for one in found)]),
+        view: np.concatenate([extractor.none(view), *(one.views[view] for one in found)]),
+    }

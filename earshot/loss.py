@@ -59,12 +59,16 @@ class Criterion:
         if self.weights is None and not self.multilabel and not self.focal and total is None:
             return nn.functional.cross_entropy(logits.float(), targets)
         if self.multilabel:
-            entropy = partial(nn.functional.binary_cross_entropy_with_logits, logits.float(), reduction="none")
+            entropy = partial(
+                nn.functional.binary_cross_entropy_with_logits, logits.float(), reduction="none"
+            )
             each = entropy(targets)
             if self.weights is not None:
                 # The weight is the yes's own: the share that smoothing gives to a no would else turn rare classes into yeses.
                 yes = (targets - self.smoothing / 2) / max(1 - self.smoothing, 1e-6)
-                each = each + (self.weights - 1) * yes * entropy(torch.full_like(targets, 1 - self.smoothing / 2))
+                each = each + (self.weights - 1) * yes * entropy(
+                    torch.full_like(targets, 1 - self.smoothing / 2)
+                )
             if self.focal:  # for targets of 0 and 1 this is (1 - p)^2 of the right answer's p; Li et al. 2020 have it for shares
                 each = each * (targets - logits.float().sigmoid()) ** FOCAL
             each = each.mean(1)
@@ -93,8 +97,13 @@ def own_loss(head: nn.Module) -> bool:
     return hasattr(type(head), "loss")
 
 
-def loss_of(head: nn.Module, criterion: Criterion, batch: dict[str, Any], targets: Tensor,
-            weight: Tensor | None = None) -> Tensor:
+def loss_of(
+    head: nn.Module,
+    criterion: Criterion,
+    batch: dict[str, Any],
+    targets: Tensor,
+    weight: Tensor | None = None,
+) -> Tensor:
     """A head's loss on a batch, its own where it has one.
 
     Args:
@@ -104,4 +113,6 @@ def loss_of(head: nn.Module, criterion: Criterion, batch: dict[str, Any], target
     if not own_loss(head):
         return criterion(head(batch["x"], batch["mask"]), targets, weight)
     share = 1.0 if weight is None else criterion.row_weights(targets).sum() / weight
-    return share * head.loss(batch, lambda logits, plain=False: criterion(logits, batch["plain_targets"] if plain else targets))
+    return share * head.loss(
+        batch, lambda logits, plain=False: criterion(logits, batch["plain_targets"] if plain else targets)
+    )

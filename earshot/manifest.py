@@ -7,8 +7,14 @@ import re
 from typing import Any
 
 SPLITS = ("train", "test", "subm")
-FILES = (*(f"{split}.pkl" for split in SPLITS), "augmented.pkl", "unique_labels.pkl", "bad_audio.csv", "sample_submission.csv",
-         "solution.csv")
+FILES = (
+    *(f"{split}.pkl" for split in SPLITS),
+    "augmented.pkl",
+    "unique_labels.pkl",
+    "bad_audio.csv",
+    "sample_submission.csv",
+    "solution.csv",
+)
 
 
 def fault(manifest: Any) -> str | None:
@@ -45,26 +51,48 @@ def _finished(manifest: dict[str, Any]) -> str | None:
     if not isinstance(splits, dict) or not {"train", "subm"} & set(splits) or not set(splits) <= set(SPLITS):
         return "has no splits, or unknown ones"
     counts = [*splits.values(), *([manifest["augmented"]] if "augmented" in manifest else [])]
-    if not all(isinstance(count, dict) and all(_whole(value, 0) for value in count.values()) and "rows" in count for count in counts):
+    if not all(
+        isinstance(count, dict) and all(_whole(value, 0) for value in count.values()) and "rows" in count
+        for count in counts
+    ):
         return "does not count its rows"
     if not all("clips" in count for count in splits.values()) or not all(
-            isinstance(manifest["record"]["clips"].get(split), str) for split in splits):
+        isinstance(manifest["record"]["clips"].get(split), str) for split in splits
+    ):
         return "does not count its clips"
-    if not _whole(manifest.get("bad"), 0) or "augmented" in manifest and "copies" not in manifest["augmented"]:
+    if (
+        not _whole(manifest.get("bad"), 0)
+        or "augmented" in manifest
+        and "copies" not in manifest["augmented"]
+    ):
         return "does not count its copies, or the clips that cannot be heard"
-    if not isinstance(shapes, dict) or not shapes or not all(
-            isinstance(shape, list) and len(shape) == 3 and all(_whole(size, 1) for size in shape) for shape in shapes.values()):
+    if (
+        not isinstance(shapes, dict)
+        or not shapes
+        or not all(
+            isinstance(shape, list) and len(shape) == 3 and all(_whole(size, 1) for size in shape)
+            for shape in shapes.values()
+        )
+    ):
         return "has no view of a shape (D, F, T)"
     span, columns = manifest.get("span"), manifest.get("columns")
     if type(span) not in (int, float) or not math.isfinite(span) or span <= 0:
         return "has a span that is no time"
-    if not isinstance(columns, list) or len(columns) != 2 or not all(isinstance(name, str) for name in columns):
+    if (
+        not isinstance(columns, list)
+        or len(columns) != 2
+        or not all(isinstance(name, str) for name in columns)
+    ):
         return "does not name the submission's two columns"
     if not isinstance(sums, dict) or not all(name in FILES for name in sums):
         return "vouches for files that no cache has"
     if not all(isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) for value in sums.values()):
         return "has checksums that are none"
-    needed = ["unique_labels.pkl", *(f"{split}.pkl" for split in splits), *(["augmented.pkl"] if "augmented" in manifest else [])]
+    needed = [
+        "unique_labels.pkl",
+        *(f"{split}.pkl" for split in splits),
+        *(["augmented.pkl"] if "augmented" in manifest else []),
+    ]
     missing = [name for name in needed if name not in sums]
     return f"does not vouch for {missing[0]}" if missing else None
 

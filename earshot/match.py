@@ -12,7 +12,9 @@ from earshot.errors import UserError
 from earshot.manifest import settings_fault
 
 # They say where from, or how fast, not how.
-NOT_SETTINGS = {f.name for group in (CompetitionFlags, ExtractionFlags) for f in fields(group)} - {"extractor"}
+NOT_SETTINGS = {f.name for group in (CompetitionFlags, ExtractionFlags) for f in fields(group)} - {
+    "extractor"
+}
 
 
 LATEST = ".latest"  # in data/: the competition that get_features.py worked on last
@@ -23,8 +25,14 @@ def mismatches(record: dict[str, Any], recipe: Recipe) -> list[str]:
 
     What the recipe leaves open (absent, or null) is decided by the data and matches anything.
     """
-    here = {"extractor": record["extractor"], **record["settings"], **record["audio"], **record["window"], "augment": 0,
-            **record.get("augment", {})}
+    here = {
+        "extractor": record["extractor"],
+        **record["settings"],
+        **record["audio"],
+        **record["window"],
+        "augment": 0,
+        **record.get("augment", {}),
+    }
     found = []
     for key, value in recipe.features.items():
         if key in NOT_SETTINGS or value is None:
@@ -63,12 +71,22 @@ def pick(data: str, recipe: Recipe | None, continue_from: str | None = None) -> 
 
     found = cache.find(data) or earlier.caches(continue_from)
     if not found:
-        raise UserError(f"no cache in {data}/: run get_features.py first, or say where one is with --features FOLDER")
+        raise UserError(
+            f"no cache in {data}/: run get_features.py first, or say where one is with --features FOLDER"
+        )
     manifests = {folder: cache.peek(folder / cache.MANIFEST) for folder in found}
-    found = [folder for folder in found if not settings_fault(manifests[folder])] or found  # else the reader says why
-    found = [folder for folder in found if "train" in (manifests[folder].get("splits") or {"train"})] or found  # not --for-run's
+    found = [
+        folder for folder in found if not settings_fault(manifests[folder])
+    ] or found  # else the reader says why
+    found = [
+        folder for folder in found if "train" in (manifests[folder].get("splits") or {"train"})
+    ] or found  # not --for-run's
     if recipe is not None and recipe.features:
-        fitting = [f for f in found if not settings_fault(manifests[f]) and not mismatches(manifests[f]["record"], recipe)]
+        fitting = [
+            f
+            for f in found
+            if not settings_fault(manifests[f]) and not mismatches(manifests[f]["record"], recipe)
+        ]
         named = [f for f in fitting if f.name == recipe.features.get("cache")]
         fitting = named or fitting
     else:
@@ -79,13 +97,17 @@ def pick(data: str, recipe: Recipe | None, continue_from: str | None = None) -> 
         return found[0]
     among = fitting or found
     latest = Path(data) / LATEST
-    here = [f for f in among if latest.is_file() and f.parent.name == latest.read_text(encoding="utf-8").strip()]
+    here = [
+        f for f in among if latest.is_file() and f.parent.name == latest.read_text(encoding="utf-8").strip()
+    ]
     if len(here) == 1:
         return here[0]
     raise UserError(f"which cache? there are {', '.join(map(str, among))}: choose one with --features FOLDER")
 
 
-def all_of(data: str, named: tuple[str, ...], continue_from: str | None) -> tuple[list[cache.Cache], list[str]]:
+def all_of(
+    data: str, named: tuple[str, ...], continue_from: str | None
+) -> tuple[list[cache.Cache], list[str]]:
     """The caches of a bake-off, and lines about those that are left out.
 
     Args:
@@ -101,11 +123,15 @@ def all_of(data: str, named: tuple[str, ...], continue_from: str | None) -> tupl
         own = sorted(p.parent for p in Path(data).glob(f"*/{cache.MANIFEST}") if cache.is_cache(p.parent))
         found = own or cache.find(data) or earlier.caches(continue_from)
     if not found:
-        raise UserError(f"no cache in {data}/: run get_features.py first, or say where one is with --features FOLDER")
+        raise UserError(
+            f"no cache in {data}/: run get_features.py first, or say where one is with --features FOLDER"
+        )
     places = sorted({str(folder.parent) for folder in found})
     if not named and len(places) > 1:
-        raise UserError(f"which competition? there are {', '.join(places)}: choose one with --data {places[0]}, or name its caches with "
-                        "--features FOLDER, each")
+        raise UserError(
+            f"which competition? there are {', '.join(places)}: choose one with --data {places[0]}, or name its caches with "
+            "--features FOLDER, each"
+        )
     opened, lines = [], []
     for folder in dict.fromkeys(found):
         if not named and not cache.peek(folder / cache.MANIFEST).get("complete"):
@@ -113,10 +139,14 @@ def all_of(data: str, named: tuple[str, ...], continue_from: str | None) -> tupl
             continue
         opened.append(cache.Cache(folder))
     if not opened:
-        raise UserError(f"no finished cache in {', '.join(places)}: run get_features.py again, it continues where it stopped")
+        raise UserError(
+            f"no finished cache in {', '.join(places)}: run get_features.py again, it continues where it stopped"
+        )
     first = opened[0]
     for other in opened[1:]:
         if other.classes != first.classes or other.multilabel != first.multilabel:
-            raise UserError(f"{first.folder} and {other.folder} have different labels ({len(first.classes)} and {len(other.classes)}), "
-                            "or another order or task: they are no one competition's; choose with --features FOLDER")
+            raise UserError(
+                f"{first.folder} and {other.folder} have different labels ({len(first.classes)} and {len(other.classes)}), "
+                "or another order or task: they are no one competition's; choose with --features FOLDER"
+            )
     return opened, lines

@@ -38,13 +38,17 @@ class Member:
         if self.run is not None:
             record = self.run.config["record"]
             return f"{self.folder} ({record['head']['name']} on {record['view']})"
-        return f"{self.folder} ({self.fitted.method} of {', '.join(str(member.folder) for member in self.of)})"
+        return (
+            f"{self.folder} ({self.fitted.method} of {', '.join(str(member.folder) for member in self.of)})"
+        )
 
     def runs(self) -> list[Run]:
         """The runs that it predicts with, each once."""
         if self.run is not None:
             return [self.run]
-        inside = [run for member, weight in zip(self.of, self.fitted.weights) if weight > 0 for run in member.runs()]
+        inside = [
+            run for member, weight in zip(self.of, self.fitted.weights) if weight > 0 for run in member.runs()
+        ]
         return list({run.folder.resolve(): run for run in inside}.values())
 
     def predict(self, ask: Callable[[Run, str], np.ndarray], kind: str | None = None) -> np.ndarray:
@@ -58,7 +62,11 @@ class Member:
 
     def oof(self) -> kept.Oof:
         """Its honest out-of-fold predictions: a run's of the final epoch, a blend's cross-fitted."""
-        return of_run(self.run) if self.run is not None else kept.read_oof(self.folder, "oof", self.classes, self.multilabel)
+        return (
+            of_run(self.run)
+            if self.run is not None
+            else kept.read_oof(self.folder, "oof", self.classes, self.multilabel)
+        )
 
     @property
     def classes(self) -> list[str]:
@@ -78,14 +86,24 @@ def open_all(names: tuple[str, ...], folder: str) -> list[Member]:
         UserError: none there, or several and none named; one named twice.
     """
     if not names:
-        found = sorted({path.parent for name in (CONFIG, kept.NAME) for path in Path(folder).glob(f"*/{name}")}) or earlier.runs()
+        found = (
+            sorted({path.parent for name in (CONFIG, kept.NAME) for path in Path(folder).glob(f"*/{name}")})
+            or earlier.runs()
+        )
         if len(found) != 1:
-            raise UserError(f"which run? there are {', '.join(map(str, found))}: choose with --runs" if found
-                            else f"no run in {folder}/ and none attached: train one with train.py, or name its folder with --runs")
+            raise UserError(
+                f"which run? there are {', '.join(map(str, found))}: choose with --runs"
+                if found
+                else f"no run in {folder}/ and none attached: train one with train.py, or name its folder with --runs"
+            )
         names = (str(found[0]),)
     # A name may also be that of another folder here, its competition's for example.
-    return [open_one(Path(n) if any((Path(n) / name).is_file() for name in (CONFIG, kept.NAME)) else Path(folder) / n)
-            for n in names]
+    return [
+        open_one(
+            Path(n) if any((Path(n) / name).is_file() for name in (CONFIG, kept.NAME)) else Path(folder) / n
+        )
+        for n in names
+    ]
 
 
 def open_one(folder: Path) -> Member:
@@ -96,7 +114,9 @@ def open_one(folder: Path) -> Member:
     """
     if (folder / CONFIG).is_file() or not (folder / kept.NAME).is_file():
         run = Run.open(folder).whole()
-        return Member(folder, run, (), None, "best", run.config["record"]["training"].get("metric", "f1_macro"))
+        return Member(
+            folder, run, (), None, "best", run.config["record"]["training"].get("metric", "f1_macro")
+        )
     said = kept.read(folder)
     inside = []
     for path, fingerprint in zip(said["members"], said["fingerprints"]):
@@ -104,14 +124,20 @@ def open_one(folder: Path) -> Member:
         # Before it is opened: a blend that came to hold itself ends here.
         here = kept.fingerprint_of(where)
         if here != fingerprint:
-            raise UserError(f"{folder} is a blend of {where}, which is {'missing' if here is None else 'another one by now'} "
-                            f"({fingerprint} there, {here or 'nothing'} here): put it back, or blend anew with predict.py --blend "
-                            f"{said['method']} --name {folder.name}")
+            raise UserError(
+                f"{folder} is a blend of {where}, which is {'missing' if here is None else 'another one by now'} "
+                f"({fingerprint} there, {here or 'nothing'} here): put it back, or blend anew with predict.py --blend "
+                f"{said['method']} --name {folder.name}"
+            )
         inside.append(open_one(where))
-    found = Member(folder, None, tuple(inside), kept.fitted(said), said["kind"], said["metric"], said.get("score"))
+    found = Member(
+        folder, None, tuple(inside), kept.fitted(said), said["kind"], said["metric"], said.get("score")
+    )
     same_classes([found, *inside])
     if len(found.classes) != said["classes"]:
-        raise UserError(f"{folder / kept.NAME} speaks of {said['classes']} labels, and its members have {len(found.classes)}: blend anew")
+        raise UserError(
+            f"{folder / kept.NAME} speaks of {said['classes']} labels, and its members have {len(found.classes)}: blend anew"
+        )
     return found
 
 
@@ -126,7 +152,14 @@ def plain_mean(members: list[Member]) -> Member:
     """The mean of members, each by its best checkpoints: nothing is fitted, no out-of-fold predictions are needed."""
     if len(members) == 1:
         return members[0]
-    return Member(None, None, tuple(members), Fitted("mean", np.full(len(members), 1 / len(members))), "best", members[0].metric)
+    return Member(
+        None,
+        None,
+        tuple(members),
+        Fitted("mean", np.full(len(members), 1 / len(members))),
+        "best",
+        members[0].metric,
+    )
 
 
 def of_run(run: Run) -> kept.Oof:
@@ -140,15 +173,27 @@ def of_run(run: Run) -> kept.Oof:
     begun = [int(path.name[5:]) for path in run.folder.glob("fold_*") if path.name[5:].isdigit()]
     left = sorted(set(begun) - set(finished))
     if left or not finished or not (run.folder / "oof_last.csv").is_file():
-        which = f"fold {', '.join(map(str, left))} is not finished" if left else "no finished fold" if not finished else "no oof_last.csv"
+        which = (
+            f"fold {', '.join(map(str, left))} is not finished"
+            if left
+            else "no finished fold"
+            if not finished
+            else "no oof_last.csv"
+        )
         raise UserError(f"{run.folder} cannot be blended by its out-of-fold predictions ({which}): {again}")
     found = kept.read_oof(run.folder, "oof_last", run.classes, run.multilabel)
     for number in finished:
-        each = [run.part(part).predictions("last") for part in parts.of_fold(run.config["record"]["training"], number)]
+        each = [
+            run.part(part).predictions("last")
+            for part in parts.of_fold(run.config["record"]["training"], number)
+        ]
         whole = all(one is not None and one.shape == each[0].shape for one in each)
         exact, rows = np.mean(each, 0) if whole else None, found.folds == number
-        if exact is None or exact.shape != found.probabilities[rows].shape or not np.allclose(
-                exact, found.probabilities[rows], atol=1e-6, equal_nan=True):
+        if (
+            exact is None
+            or exact.shape != found.probabilities[rows].shape
+            or not np.allclose(exact, found.probabilities[rows], atol=1e-6, equal_nan=True)
+        ):
             raise UserError(f"{run.folder}/oof_last.csv is not what fold {number} predicted: {again}")
         found.probabilities[rows] = exact
     return found
@@ -169,32 +214,51 @@ def aligned(members: list[Member]) -> tuple[kept.Oof, np.ndarray, list[str]]:
     ids = [id for id in found[0].ids if all(id in at for at in place)]
     names = [str(member.folder) for member in members]
     if not ids:
-        raise UserError(f"{' and '.join(names)} have no out-of-fold clip in common: train the same --fold of each")
+        raise UserError(
+            f"{' and '.join(names)} have no out-of-fold clip in common: train the same --fold of each"
+        )
     rows = [np.array([at[id] for id in ids]) for at in place]
     first, lines = found[0].rows(rows[0]), []
     for name, oof, which in zip(names, found, rows):
         mine = oof.rows(which)
         odd = (mine.labels != first.labels).reshape(len(ids), -1).any(1)
         if odd.any():
-            raise UserError(f"{names[0]} and {name} have different labels for {ids[int(odd.argmax())]} ({int(odd.sum())} clips in all): "
-                            "train both on the same data")
+            raise UserError(
+                f"{names[0]} and {name} have different labels for {ids[int(odd.argmax())]} ({int(odd.sum())} clips in all): "
+                "train both on the same data"
+            )
         # A fold is there or is not: half of one means that the clips are others.
         half = np.setdiff1d(np.flatnonzero(np.isin(oof.folds, mine.folds)), which)
         if len(half):
             lacks = next(one for one, at in zip(names, place) if oof.ids[half[0]] not in at)
-            raise UserError(f"{name} and {lacks} have different clips: {oof.ids[half[0]]} is not in {lacks} ({len(half)} such clips): "
-                            "extract and train both on the same data")
+            raise UserError(
+                f"{name} and {lacks} have different clips: {oof.ids[half[0]]} is not in {lacks} ({len(half)} such clips): "
+                "extract and train both on the same data"
+            )
         if len(which) < len(oof.ids):
-            lines.append(f"{name}: only the folds that all have are used, {', '.join(map(str, np.unique(mine.folds)))}")
+            lines.append(
+                f"{name}: only the folds that all have are used, {', '.join(map(str, np.unique(mine.folds)))}"
+            )
     folds = _common([oof.folds[which] for oof, which in zip(found, rows)])
     if len(np.unique(folds)) == 1 < max(len(np.unique(oof.folds[which])) for oof, which in zip(found, rows)):
-        other = next(name for name, oof, which in zip(names, found, rows) if not np.array_equal(oof.folds[which], first.folds))
-        raise UserError(f"{names[0]} and {other} have different folds for the same clips: a weight fitted over such folds has seen what "
-                        "it is scored on; train both with the same --folds and --seed, or blend with --blend mean")
+        other = next(
+            name
+            for name, oof, which in zip(names, found, rows)
+            if not np.array_equal(oof.folds[which], first.folds)
+        )
+        raise UserError(
+            f"{names[0]} and {other} have different folds for the same clips: a weight fitted over such folds has seen what "
+            "it is scored on; train both with the same --folds and --seed, or blend with --blend mean"
+        )
     if not np.array_equal(folds, first.folds):
-        lines.append(f"folds differ: those that share clips are taken together, {len(np.unique(folds))} are left")
-    return kept.Oof(first.ids, folds, first.labels, first.probabilities), np.stack(
-        [oof.probabilities[which] for oof, which in zip(found, rows)]), lines
+        lines.append(
+            f"folds differ: those that share clips are taken together, {len(np.unique(folds))} are left"
+        )
+    return (
+        kept.Oof(first.ids, folds, first.labels, first.probabilities),
+        np.stack([oof.probabilities[which] for oof, which in zip(found, rows)]),
+        lines,
+    )
 
 
 def _common(folds: list[np.ndarray]) -> np.ndarray:
@@ -208,7 +272,9 @@ def _common(folds: list[np.ndarray]) -> np.ndarray:
     starts = np.cumsum([0] + [int(each.max()) + 1 for each in numbers])
     pairs = [(numbers[0], each + start) for each, start in zip(numbers[1:], starts[1:])]
     here, there = (np.concatenate(part) for part in zip(*pairs))
-    part = connected_components(coo_matrix((np.ones(len(here)), (here, there)), shape=(starts[-1],) * 2), directed=False)[1][numbers[0]]
+    part = connected_components(
+        coo_matrix((np.ones(len(here)), (here, there)), shape=(starts[-1],) * 2), directed=False
+    )[1][numbers[0]]
     least = {p: int(folds[0][part == p].min()) for p in np.unique(part)}
     return np.array([least[p] for p in part])
 
@@ -225,11 +291,15 @@ def fit(members: list[Member], how: str) -> tuple[Member, Blended, kept.Oof, lis
     metric = members[0].metric
     others = [f"{member.folder} ({member.metric})" for member in members if member.metric != metric]
     if others:
-        lines.append(f"the blend is chosen by {metric}, as {members[0].folder} was; otherwise {', '.join(others)}")
+        lines.append(
+            f"the blend is chosen by {metric}, as {members[0].folder} was; otherwise {', '.join(others)}"
+        )
     names = [member.folder.name for member in members]
     names = names if len(set(names)) == len(names) else [str(member.folder) for member in members]
     methods = blending.METHODS if how == "auto" else (how,)
-    found = blending.auto(probabilities, common.labels, common.folds, metric, names, methods, offsets=how != "mean")
+    found = blending.auto(
+        probabilities, common.labels, common.folds, metric, names, methods, offsets=how != "mean"
+    )
     blended = Member(None, None, tuple(members), found.fitted, "last", metric, found.score)
     return blended, found, kept.Oof(common.ids, common.folds, common.labels, found.oof), lines
 
@@ -238,7 +308,10 @@ def table(found: Blended, metric: str) -> list[str]:
     """The rows of a blend's scores as text."""
     width = max(len(row["name"]) for row in found.table)
     lines = [f"{'':{width}}  {metric:>10}  {'± folds':>7}  {'log loss':>8}"]
-    lines += [f"{row['name']:{width}}  {row['score']:>10.4f}  {row['spread']:>7.4f}  {row['log_loss']:>8.4f}" for row in found.table]
+    lines += [
+        f"{row['name']:{width}}  {row['score']:>10.4f}  {row['spread']:>7.4f}  {row['log_loss']:>8.4f}"
+        for row in found.table
+    ]
     return lines
 
 

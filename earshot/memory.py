@@ -27,9 +27,15 @@ def _available() -> int:
 
 def _granted() -> int | float:
     """What a container's limit leaves, infinity where there is none (cgroup v2, then v1)."""
-    for limit, used, stat, key in (("memory.max", "memory.current", "memory.stat", "inactive_file"),
-                                   ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat",
-                                    "total_inactive_file")):
+    for limit, used, stat, key in (
+        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+        (
+            "memory/memory.limit_in_bytes",
+            "memory/memory.usage_in_bytes",
+            "memory/memory.stat",
+            "total_inactive_file",
+        ),
+    ):
         try:
             most, now = (int((CGROUP / name).read_text()) for name in (limit, used))
             cached = dict(line.split() for line in (CGROUP / stat).read_text().splitlines())

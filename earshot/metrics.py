@@ -21,11 +21,15 @@ THRESHOLD = 0.5  # of a multi-label probability; never moved to where the scored
 def check(metric: str, multilabel: bool) -> None:
     """Raise UserError for a metric that the task does not have."""
     if metric in RANKING and not multilabel:
-        raise UserError(f"--metric {metric} is for clips with several labels, and these have one each: choose "
-                        f"{', '.join((*NAMES, *OF_ONE))}")
+        raise UserError(
+            f"--metric {metric} is for clips with several labels, and these have one each: choose "
+            f"{', '.join((*NAMES, *OF_ONE))}"
+        )
     if metric in OF_ONE and multilabel:
-        raise UserError(f"--metric {metric} is for clips with one label each, and these may have several: choose "
-                        f"{', '.join((*NAMES, *RANKING))}")
+        raise UserError(
+            f"--metric {metric} is for clips with one label each, and these may have several: choose "
+            f"{', '.join((*NAMES, *RANKING))}"
+        )
 
 
 def gain(metric: str, value: float) -> float:
@@ -37,7 +41,10 @@ def summary(found: dict[str, float]) -> str:
     """The scores that a line has room for."""
     several = (*RANKING, "roc_auc_macro") if RANKING[0] in found else ()
     shown = ("f1_macro", *(name for name in several if name in found), "accuracy", "log_loss")
-    return "  ".join(f"{name} undefined" if name in found.get("undefined", ()) else f"{name} {found[name]:.4f}" for name in shown)
+    return "  ".join(
+        f"{name} undefined" if name in found.get("undefined", ()) else f"{name} {found[name]:.4f}"
+        for name in shown
+    )
 
 
 def undefined(truth: np.ndarray) -> list[str]:
@@ -72,8 +79,10 @@ def scores(probabilities: np.ndarray, truth: np.ndarray) -> dict[str, float]:
         raise UserError("there are no clips to score: the fold or hold-out is empty")
     odd = ~np.isfinite(probabilities).all(1)
     if odd.any():
-        raise UserError(f"{int(odd.sum())} of {len(truth)} predictions are not numbers, so that there is no score: train again with a "
-                        "lower --lr, or --clip-grad 1")
+        raise UserError(
+            f"{int(odd.sum())} of {len(truth)} predictions are not numbers, so that there is no score: train again with a "
+            "lower --lr, or --clip-grad 1"
+        )
     if truth.ndim == 2:
         return _multilabel(probabilities, truth)
     predicted = probabilities.argmax(1)
@@ -89,7 +98,9 @@ def scores(probabilities: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     }
 
 
-def _counts(truth: np.ndarray, predicted: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _counts(
+    truth: np.ndarray, predicted: np.ndarray, classes: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     right = np.bincount(truth[predicted == truth], minlength=classes)
     return right, np.bincount(truth, minlength=classes), np.bincount(predicted, minlength=classes)
 
@@ -101,8 +112,11 @@ def _f1(right: np.ndarray, true: np.ndarray, said: np.ndarray) -> dict[str, floa
     if not len(right):
         return {"f1_macro": 0.0, "f1_micro": 0.0, "f1_weighted": 0.0}
     each = 2 * right / (true + said)
-    return {"f1_macro": float(each.mean()), "f1_micro": float(2 * right.sum() / (true.sum() + said.sum())),
-            "f1_weighted": float((each * true).sum() / true.sum()) if true.any() else 0.0}
+    return {
+        "f1_macro": float(each.mean()),
+        "f1_micro": float(2 * right.sum() / (true.sum() + said.sum())),
+        "f1_weighted": float((each * true).sum() / true.sum()) if true.any() else 0.0,
+    }
 
 
 def average_precision(truth: np.ndarray, scores: np.ndarray) -> float:
@@ -125,7 +139,10 @@ def _roc_auc(truth: np.ndarray, scores: np.ndarray) -> float:
         ordered, no = np.sort(scores[truth[:, c] == 0, c]), len(truth) - yes[c]
         mine = scores[truth[:, c] == 1, c]
         # How many clips without the class lie below each with it, those at the same height counted half.
-        areas.append((np.searchsorted(ordered, mine, "left") + np.searchsorted(ordered, mine, "right")).sum() / (2 * yes[c] * no))
+        areas.append(
+            (np.searchsorted(ordered, mine, "left") + np.searchsorted(ordered, mine, "right")).sum()
+            / (2 * yes[c] * no)
+        )
     return float(np.mean(areas)) if areas else 0.0
 
 
@@ -136,10 +153,17 @@ def _multilabel(probabilities: np.ndarray, truth: np.ndarray) -> dict[str, float
     occurring = np.flatnonzero(truth.any(0))
     p = np.clip(probabilities.astype(np.float64), 1e-15, 1 - 1e-15)
     found = _f1((predicted & truth).sum(0), truth.sum(0), predicted.sum(0))
-    found |= {"accuracy": float((predicted == truth).all(1).mean()), "balanced_accuracy": 0.0, "map_macro": 0.0, "lwlrap": 0.0}
+    found |= {
+        "accuracy": float((predicted == truth).all(1).mean()),
+        "balanced_accuracy": 0.0,
+        "map_macro": 0.0,
+        "lwlrap": 0.0,
+    }
     found["roc_auc_macro"] = _roc_auc(truth, probabilities)
     if len(occurring):
-        found["balanced_accuracy"] = float(np.mean([_balanced(truth[:, c], predicted[:, c]) for c in occurring]))
+        found["balanced_accuracy"] = float(
+            np.mean([_balanced(truth[:, c], predicted[:, c]) for c in occurring])
+        )
         found["map_macro"] = float(np.mean([average_precision(truth[:, c], p[:, c]) for c in occurring]))
         # scikit-learn's label_ranking_average_precision_score weighted by the labels of each clip, which takes seconds per epoch.
         yes, rank = truth == 1, partial(rankdata, method="max", axis=1)
@@ -160,19 +184,29 @@ def report(probabilities: np.ndarray, truth: np.ndarray, classes: list[str]) -> 
     name = max(map(len, classes))
     if truth.ndim == 2:
         predicted = (probabilities >= THRESHOLD).astype(np.int64)
-        table = metrics.classification_report(truth, predicted, target_names=classes, digits=4, zero_division=0)
+        table = metrics.classification_report(
+            truth, predicted, target_names=classes, digits=4, zero_division=0
+        )
         lines = [f"{'':>{name}} precision  right  overlooked  wrong"]
         for index, label in enumerate(classes):
             yes, said = truth[:, index] == 1, predicted[:, index] == 1
-            precision = f"{metrics.average_precision_score(yes, probabilities[:, index]):.4f}" if yes.any() else "-"
+            precision = (
+                f"{metrics.average_precision_score(yes, probabilities[:, index]):.4f}" if yes.any() else "-"
+            )
             right, overlooked, wrong = (yes & said).sum(), (yes & ~said).sum(), (~yes & said).sum()
             lines.append(f"{label:>{name}} {precision:>9}  {right:>5}  {overlooked:>10}  {wrong:>5}")
-        return f"{table}\naverage precision, and clips at a threshold of {THRESHOLD}\n" + "\n".join(lines) + "\n"
+        return (
+            f"{table}\naverage precision, and clips at a threshold of {THRESHOLD}\n" + "\n".join(lines) + "\n"
+        )
     predicted = probabilities.argmax(1)
-    table = metrics.classification_report(truth, predicted, labels=every, target_names=classes, digits=4, zero_division=0)
+    table = metrics.classification_report(
+        truth, predicted, labels=every, target_names=classes, digits=4, zero_division=0
+    )
     matrix = metrics.confusion_matrix(truth, predicted, labels=every)
     width = max(len(str(matrix.max())), len(str(len(classes) - 1)))
     lines = [" " * (name + 5) + " ".join(f"{index:>{width}}" for index in every)]
-    lines += [f"{label:>{name}} {index:>3} " + " ".join(f"{count:>{width}}" for count in row)
-              for index, (label, row) in enumerate(zip(classes, matrix))]
+    lines += [
+        f"{label:>{name}} {index:>3} " + " ".join(f"{count:>{width}}" for count in row)
+        for index, (label, row) in enumerate(zip(classes, matrix))
+    ]
     return f"{table}\nconfusion (rows: truth, columns: prediction)\n" + "\n".join(lines) + "\n"

@@ -27,16 +27,22 @@ def device() -> tuple[Any, float]:
     except ImportError:
         raise UserError("--microphone needs sounddevice: pip install sounddevice") from None
     except OSError as error:  # the library beneath it is the system's
-        raise UserError(f"--microphone: sounddevice cannot load PortAudio ({' '.join(str(error).split())}): install it "
-                        "(apt install libportaudio2)") from None
+        raise UserError(
+            f"--microphone: sounddevice cannot load PortAudio ({' '.join(str(error).split())}): install it "
+            "(apt install libportaudio2)"
+        ) from None
     try:
         found = sounddevice.query_devices(kind="input")
     except (sounddevice.PortAudioError, ValueError):
-        raise UserError("--microphone: this machine has no audio device to record from: give files instead") from None
+        raise UserError(
+            "--microphone: this machine has no audio device to record from: give files instead"
+        ) from None
     return sounddevice, float(found["default_samplerate"])
 
 
-def listen(hearing: Hearing, recorder: Any, rate: float, top: int, say: Callable[[str], None] = print) -> None:
+def listen(
+    hearing: Hearing, recorder: Any, rate: float, top: int, say: Callable[[str], None] = print
+) -> None:
     """Answer what the last window held, again and again.
 
     Args:
@@ -58,11 +64,13 @@ def listen(hearing: Hearing, recorder: Any, rate: float, top: int, say: Callable
                 while True:
                     # What came in while the last answer was found counts, too.
                     block, _ = stream.read(max(round(EVERY * rate), stream.read_available))
-                    held = np.concatenate([held, block[:, 0]])[-round(extractor.window.seconds * rate):]
+                    held = np.concatenate([held, block[:, 0]])[-round(extractor.window.seconds * rate) :]
                     soundfile.write(path, held, rate, subtype="FLOAT")
                     say(f"{time.monotonic() - began:6.1f} s  {_line(hearing, path, top)}")
         except recorder.PortAudioError as error:
-            raise UserError(f"--microphone: the recording broke off ({' '.join(str(error).split())})") from None
+            raise UserError(
+                f"--microphone: the recording broke off ({' '.join(str(error).split())})"
+            ) from None
         except KeyboardInterrupt:
             return
 

@@ -7,8 +7,12 @@ import numpy as np
 from earshot.compare import COUNTED, OF_SEVERAL, each_class, from_counts
 
 KINDS = ("common", "each")
-NAMES = {(False, "common"): "prior offsets", (False, "each"): "class offsets",
-         (True, "common"): "one threshold", (True, "each"): "class thresholds"}
+NAMES = {
+    (False, "common"): "prior offsets",
+    (False, "each"): "class offsets",
+    (True, "common"): "one threshold",
+    (True, "each"): "class thresholds",
+}
 POWERS = np.linspace(-1, 1, 21)
 STEPS = np.linspace(-2, 2, 41)  # of a factor's logarithm
 LOGITS = np.linspace(-6, 6, 49)  # of a threshold
@@ -89,8 +93,12 @@ def _factors(probabilities: np.ndarray, truth: np.ndarray, metric: str, scale: n
             # From which step on the class is said: the counts at all steps then are sums over those that changed sides by then.
             at = np.searchsorted(STEPS, others[np.arange(clips), rival] - log[:, c] - own[c], side="right")
             right, mine = rival == truth, truth == c
-            lost = [np.bincount(at[w] * classes + rival[w], minlength=(options + 1) * classes).reshape(-1, classes)[:options].cumsum(0)
-                    for w in (right, slice(None))]
+            lost = [
+                np.bincount(at[w] * classes + rival[w], minlength=(options + 1) * classes)
+                .reshape(-1, classes)[:options]
+                .cumsum(0)
+                for w in (right, slice(None))
+            ]
             said = np.bincount(rival, minlength=classes) - lost[1]
             good = np.bincount(rival[right], minlength=classes) - lost[0]
             said[:, c] = np.bincount(at, minlength=options + 1)[:options].cumsum()
@@ -112,8 +120,12 @@ def _levels(probabilities: np.ndarray, truth: np.ndarray, metric: str) -> tuple[
     options = 1 / (1 + np.exp(-LOGITS))
     # How many thresholds a probability reaches; from that, what reaches each.
     cell = np.searchsorted(options, probabilities, side="right") * classes + np.arange(classes)
-    right, said = (np.bincount(cells.ravel(), minlength=(len(options) + 1) * classes).reshape(-1, classes)[::-1].cumsum(0)[::-1][1:]
-                   for cells in (cell[truth == 1], cell))
+    right, said = (
+        np.bincount(cells.ravel(), minlength=(len(options) + 1) * classes)
+        .reshape(-1, classes)[::-1]
+        .cumsum(0)[::-1][1:]
+        for cells in (cell[truth == 1], cell)
+    )
     counted = (right, truth.sum(0), said, len(truth), True)
     return from_counts(metric, *counted), counted
 

@@ -17,7 +17,14 @@ def optimizer(head: torch.nn.Module, settings: TrainingFlags) -> torch.optim.Opt
     """AdamW (SAM's too), Adam or SGD over all trainable parameters of a head."""
     parameters = [p for p in head.parameters() if p.requires_grad]
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(parameters, settings.lr, momentum=0.9, nesterov=True, fused=True, weight_decay=settings.weight_decay)
+        return torch.optim.SGD(
+            parameters,
+            settings.lr,
+            momentum=0.9,
+            nesterov=True,
+            fused=True,
+            weight_decay=settings.weight_decay,
+        )
     kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
     return kind(parameters, settings.lr, weight_decay=settings.weight_decay, fused=True)
 
@@ -112,9 +119,16 @@ def unpack(optim: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], rest:
         state.setdefault(int(index), {})[key] = value
     groups = [{k: tuple(v) if k == "betas" else v for k, v in group.items()} for group in rest["groups"]]
     optim.load_state_dict({"state": state, "param_groups": groups})
-    for parameter, entries in optim.state.items():  # fused steps go through memory: moments have to lie as their weights do
+    for (
+        parameter,
+        entries,
+    ) in optim.state.items():  # fused steps go through memory: moments have to lie as their weights do
         for key, value in entries.items():
-            if torch.is_tensor(value) and value.shape == parameter.shape and value.stride() != parameter.stride():
+            if (
+                torch.is_tensor(value)
+                and value.shape == parameter.shape
+                and value.stride() != parameter.stride()
+            ):
                 entries[key] = torch.empty_like(parameter).copy_(value)
 
 
@@ -181,8 +195,10 @@ class Average:
     def _take(self, head: torch.nn.Module, share: float) -> None:
         if self._pairs is None:  # collecting them costs more than averaging
             pairs = list(zip(self.head.state_dict().values(), head.state_dict().values()))
-            self._pairs = (*([p[i] for p in pairs if p[0].is_floating_point()] for i in (0, 1)),
-                           *([p[i] for p in pairs if not p[0].is_floating_point()] for i in (0, 1)))
+            self._pairs = (
+                *([p[i] for p in pairs if p[0].is_floating_point()] for i in (0, 1)),
+                *([p[i] for p in pairs if not p[0].is_floating_point()] for i in (0, 1)),
+            )
         mine, new, counts, counted = self._pairs
         torch._foreach_lerp_(mine, new, share)
         for one, other in zip(counts, counted):

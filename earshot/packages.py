@@ -17,8 +17,16 @@ from earshot import attached
 from earshot.errors import UserError
 
 REQUIREMENTS = Path(__file__).resolve().parents[1] / "requirements.txt"
-OPTIONAL = ("matplotlib", "kaggle", "six")  # pictures, up- and downloads: features, training and submissions do without
-IMAGE = ("torch", "torchaudio", "torchvision")  # Kaggle's own are built for its driver: another one may not run there
+OPTIONAL = (
+    "matplotlib",
+    "kaggle",
+    "six",
+)  # pictures, up- and downloads: features, training and submissions do without
+IMAGE = (
+    "torch",
+    "torchaudio",
+    "torchvision",
+)  # Kaggle's own are built for its driver: another one may not run there
 
 
 def wanted(path: Path = REQUIREMENTS) -> list[Any]:
@@ -29,7 +37,7 @@ def wanted(path: Path = REQUIREMENTS) -> list[Any]:
         from pip._vendor.packaging.requirements import Requirement
 
     lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    lines = lines[:lines.index("# tests")] if "# tests" in lines else lines
+    lines = lines[: lines.index("# tests")] if "# tests" in lines else lines
     return [Requirement(line) for line in lines if line and not line.startswith("#")]
 
 
@@ -49,7 +57,11 @@ def missing() -> list[Any]:
 def unfit() -> list[tuple[Any, str]]:
     """The requirements whose installed version is not among the wanted ones, and that version."""
     found = [(one, version(one.name)) for one in wanted()]
-    return [(one, have) for one, have in found if have is not None and not one.specifier.contains(have, prereleases=True)]
+    return [
+        (one, have)
+        for one, have in found
+        if have is not None and not one.specifier.contains(have, prereleases=True)
+    ]
 
 
 def wheels() -> list[Path]:
@@ -69,22 +81,43 @@ def install() -> list[str]:
     names = ", ".join(one.name for one in lacking)
     torch = [one.name for one in lacking if one.name in IMAGE[::2]]
     if torch:
-        raise UserError(f"{torch[0]} is not installed: on Kaggle choose the Python image in the notebook's settings, else "
-                        f"pip install -r {REQUIREMENTS}")
+        raise UserError(
+            f"{torch[0]} is not installed: on Kaggle choose the Python image in the notebook's settings, else "
+            f"pip install -r {REQUIREMENTS}"
+        )
     places = wheels()
-    ways = [["--no-index", *(part for place in places for part in ("--find-links", str(place)))]] if places else []
+    ways = (
+        [["--no-index", *(part for place in places for part in ("--find-links", str(place)))]]
+        if places
+        else []
+    )
     said = ""
     for way in [*ways, ["--retries", "1", "--timeout", "10"]]:
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *way, *map(str, lacking)]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            *way,
+            *map(str, lacking),
+        ]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode == 0:
-            return [f"packages: installed {names} ({'from attached wheels' if '--no-index' in way else 'from PyPI'})"]
+            return [
+                f"packages: installed {names} ({'from attached wheels' if '--no-index' in way else 'from PyPI'})"
+            ]
         lines = done.stderr.strip().splitlines() or ["pip failed"]
         said = next((line for line in lines if line.startswith("ERROR")), lines[-1]).removeprefix("ERROR: ")
     if all(one.name in OPTIONAL for one in lacking):
-        return [f"packages: {names} cannot be installed ({said[:120]}): pictures and the traffic with Kaggle do without"]
-    raise UserError(f"{names} cannot be installed ({said[:120]}): switch internet on in the notebook's settings, or attach a bundle "
-                    "that was made with --wheels")
+        return [
+            f"packages: {names} cannot be installed ({said[:120]}): pictures and the traffic with Kaggle do without"
+        ]
+    raise UserError(
+        f"{names} cannot be installed ({said[:120]}): switch internet on in the notebook's settings, or attach a bundle "
+        "that was made with --wheels"
+    )
 
 
 if __name__ == "__main__":

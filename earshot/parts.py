@@ -10,7 +10,9 @@ from earshot.errors import UserError
 if TYPE_CHECKING:
     from earshot.run import Run
 
-EVERYTHING = 1 << 31  # stands for a fold's number where random numbers are drawn for all clips: no fold is called so
+EVERYTHING = (
+    1 << 31
+)  # stands for a fold's number where random numbers are drawn for all clips: no fold is called so
 
 
 class Part(NamedTuple):
@@ -75,7 +77,9 @@ def predictors(run: Run) -> list[Part]:
         UserError: they are not trained yet.
     """
     training = run.config["record"]["training"]
-    found = refits(training) or [part for number in run.finished_folds() for part in of_fold(training, number)]
+    found = refits(training) or [
+        part for number in run.finished_folds() for part in of_fold(training, number)
+    ]
     if not found:
         raise UserError(f"no fold of {run.folder} is finished: run train.py on")
     missing = run.missing(found)

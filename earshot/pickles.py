@@ -6,8 +6,8 @@ import pickle  # for the names of its opcodes only
 import struct
 from typing import Any, BinaryIO, NamedTuple
 
-MAX_STEPS = 2 ** 20  # opcodes, and nodes of the value: a byte of a pickle can make an object of a hundred
-MAX_TEXT = 2 ** 26   # characters in all
+MAX_STEPS = 2**20  # opcodes, and nodes of the value: a byte of a pickle can make an object of a hundred
+MAX_TEXT = 2**26  # characters in all
 MAX_DEPTH = 32
 
 CONSTANTS = {pickle.NONE: None, pickle.NEWTRUE: True, pickle.NEWFALSE: False}
@@ -103,8 +103,8 @@ class Interpreter:
             count = TUPLES[code]
             if count > len(stack):
                 raise Refused("it is damaged")
-            items = tuple(stack[len(stack) - count:])
-            del stack[len(stack) - count:]
+            items = tuple(stack[len(stack) - count :])
+            del stack[len(stack) - count :]
             stack.append(items)
         elif code == pickle.EMPTY_LIST:
             stack.append([])

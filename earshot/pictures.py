@@ -59,8 +59,15 @@ def wanted(competition: Competition, most: int) -> list[tuple[str, str, str]]:
         if not members:
             continue
         folder, names, count = safe(label, folders), {}, len(members)
-        named = [(path, f"{safe(id[:-len(Path(id).suffix)] if archive.is_audio(id) else id, names, path)}.png") for id, path in members]
-        chosen = range(count) if not most or most >= count else sorted({index * count // most for index in range(most)})
+        named = [
+            (path, f"{safe(id[: -len(Path(id).suffix)] if archive.is_audio(id) else id, names, path)}.png")
+            for id, path in members
+        ]
+        chosen = (
+            range(count)
+            if not most or most >= count
+            else sorted({index * count // most for index in range(most)})
+        )
         found += [(named[index][0], label, f"{folder}/{named[index][1]}") for index in chosen]
     return found
 
@@ -89,7 +96,9 @@ def draw(competition: Competition, out: Path, most: int, workers: int, deadline:
         write_bytes(folder / name, spectrogram.png(image))
         return True
 
-    bar = tqdm(total=len(todo), desc="pictures", unit="picture", leave=False, disable=None, dynamic_ncols=True)
+    bar = tqdm(
+        total=len(todo), desc="pictures", unit="picture", leave=False, disable=None, dynamic_ncols=True
+    )
     with ThreadPoolExecutor(workers) as pool:
         waiting: deque[Future] = deque()
         for job in todo:

@@ -19,7 +19,11 @@ STRETCH = re.compile(r".+_\d{1,6}", re.ASCII)
 
 def loose(files: Files, used: set[str]) -> list[str]:
     """The audio files of a test folder that are no training clips, relative to the root."""
-    return [path for path in files.audio if side(path.rpartition("/")[0]) == "subm" and str(files.root / path) not in used]
+    return [
+        path
+        for path in files.audio
+        if side(path.rpartition("/")[0]) == "subm" and str(files.root / path) not in used
+    ]
 
 
 def ids_like(examples: list[str], paths: list[str]) -> list[str]:
@@ -31,7 +35,9 @@ def ids_like(examples: list[str], paths: list[str]) -> list[str]:
     return ids if len(set(ids)) == len(ids) else paths
 
 
-def stand_ins(files: Files, asked: Sequence[str], found: Sequence[str], train: pd.DataFrame) -> tuple[list[str], list[str]] | None:
+def stand_ins(
+    files: Files, asked: Sequence[str], found: Sequence[str], train: pd.DataFrame
+) -> tuple[list[str], list[str]] | None:
     """The ids and files that a sample submission would have listed, were it no placeholder; None where it is none.
 
     A placeholder has fewer rows than there are files in the test folder, and none of its ids is a file's.
@@ -43,17 +49,23 @@ def stand_ins(files: Files, asked: Sequence[str], found: Sequence[str], train: p
     if any(found):
         return None
     there = loose(files, set(train["path"]))
-    if len(asked) >= len(there) or asked and all(STRETCH.fullmatch(id.strip()) for id in asked):  # these name parts of recordings
+    if (
+        len(asked) >= len(there) or asked and all(STRETCH.fullmatch(id.strip()) for id in asked)
+    ):  # these name parts of recordings
         return None
     return ids_like(list(asked) or list(train["id"]), there), [str(files.root / path) for path in there]
 
 
-def write(path: Path, columns: Sequence[str], id_column: str, ids: Sequence[str], example: Sequence[str]) -> Path:
+def write(
+    path: Path, columns: Sequence[str], id_column: str, ids: Sequence[str], example: Sequence[str]
+) -> Path:
     """A sample submission with a row for each id, the answers as in the placeholder's first row; returns its path."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     answers = dict(zip(columns, example))
-    writer.writerows([id if column == id_column else answers.get(column, "") for column in columns] for id in ids)
+    writer.writerows(
+        [id if column == id_column else answers.get(column, "") for column in columns] for id in ids
+    )
     write_text(path, text.getvalue())
     return path

@@ -21,7 +21,9 @@ def read(path: Path | str) -> Any:
     class Loader(yaml.SafeLoader):
         def compose_node(self, parent: Any, index: Any) -> Any:
             if self.check_event(yaml.events.AliasEvent):
-                raise yaml.composer.ComposerError(None, None, "it refers to itself (*alias): write it out", self.peek_event().start_mark)
+                raise yaml.composer.ComposerError(
+                    None, None, "it refers to itself (*alias): write it out", self.peek_event().start_mark
+                )
             return super().compose_node(parent, index)
 
     path = Path(path)

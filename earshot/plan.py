@@ -48,9 +48,20 @@ class Plan:
         return fingerprint(self.record)
 
 
-def make(competition: Competition, out: Path, extractor: str, settings: Any, audio: AudioSettings, window: WindowFlags,
-         weights: str | None, name: str | None, recipe: str | None, workers: int, augment: AugmentFlags = AugmentFlags(),
-         like: dict[str, Any] | None = None) -> Plan:
+def make(
+    competition: Competition,
+    out: Path,
+    extractor: str,
+    settings: Any,
+    audio: AudioSettings,
+    window: WindowFlags,
+    weights: str | None,
+    name: str | None,
+    recipe: str | None,
+    workers: int,
+    augment: AugmentFlags = AugmentFlags(),
+    like: dict[str, Any] | None = None,
+) -> Plan:
     """Decide what the flags leave open from the data: the window's length, the native rate, the kind of padding.
 
     Args:
@@ -68,25 +79,38 @@ def make(competition: Competition, out: Path, extractor: str, settings: Any, aud
     # Only training clips decide: the clips to submit may be swapped for hidden ones later.
     paths = [str(path) for path in (labelled.path if len(labelled) else clips.path)]
     paths = [path for path in paths if path] if like is None else []
-    known = [(header, sources.known[path]["size"]) for path, header in zip(paths, sources.headers(paths)) if header]
+    known = [
+        (header, sources.known[path]["size"]) for path, header in zip(paths, sources.headers(paths)) if header
+    ]
     headers = [header for header, _ in known]
     notes += copies.check(labelled, augment)
     if not headers and like is None:
-        raise UserError(f"{competition.root}: not one of {len(clips)} audio files can be opened: are they audio?")
+        raise UserError(
+            f"{competition.root}: not one of {len(clips)} audio files can be opened: are they audio?"
+        )
     seconds = window.seconds or (module.seconds(settings) if hasattr(module, "seconds") else module.SECONDS)
     if seconds is None:
         from earshot.audio import choose_seconds
 
         longest = max(h[0] for h in headers)
         seconds = choose_seconds([h[0] for h in headers], module.LIMIT)
-        notes.append(f"window: {seconds:g} s, chosen from {len(headers)} training clips of "
-                     f"{min(h[0] for h in headers):.2f} to {longest:.2f} s (--seconds overrides)")
+        notes.append(
+            f"window: {seconds:g} s, chosen from {len(headers)} training clips of "
+            f"{min(h[0] for h in headers):.2f} to {longest:.2f} s (--seconds overrides)"
+        )
     if seconds <= 0:
         raise UserError(f"--seconds {seconds:g}: a window must be longer than nothing")
     if module.SECONDS and seconds > module.SECONDS + 1e-6:
-        raise UserError(f"--seconds {seconds:g}: {extractor} takes windows of at most {module.SECONDS:g} s; "
-                        "longer clips become several windows by themselves")
-    if window.hop is not None and window.hop <= 0 or window.max_windows is not None and window.max_windows < 1:
+        raise UserError(
+            f"--seconds {seconds:g}: {extractor} takes windows of at most {module.SECONDS:g} s; "
+            "longer clips become several windows by themselves"
+        )
+    if (
+        window.hop is not None
+        and window.hop <= 0
+        or window.max_windows is not None
+        and window.max_windows < 1
+    ):
         raise UserError("--hop and --max-windows must be above 0")
     rate = getattr(settings, "rate", module.RATE)
     if like is not None:
@@ -96,7 +120,9 @@ def make(competition: Competition, out: Path, extractor: str, settings: Any, aud
         notes.append(f"rate: {rate} Hz, the training clips' commonest")
     filled = Window(float(seconds), window.hop, window.pad or module.PAD, window.max_windows, int(rate))
     # Copies that play slower are a little longer; an estimate of what the disk must hold can do without.
-    windows = _windows([header[0] for header in headers], [size for _, size in known], filled) if known else 1.0
+    windows = (
+        _windows([header[0] for header in headers], [size for _, size in known], filled) if known else 1.0
+    )
 
     weights = weights or getattr(module, "DEFAULT_WEIGHTS", None)
     files = module.weights_files(settings, weights)
@@ -114,20 +140,39 @@ def make(competition: Competition, out: Path, extractor: str, settings: Any, aud
         "settings": recorded(settings),
         "audio": asdict(audio),
         "window": asdict(filled),
-        **({"augment": asdict(augment)} if augment.augment else {}),  # records without copies stay what they were
+        **(
+            {"augment": asdict(augment)} if augment.augment else {}
+        ),  # records without copies stay what they were
         "weights": digest_of(sources.digests(files, workers))[:16] if files else None,
         "labels": digest_of(competition.classes)[:16],
         "sample_submission": _sample(competition, sources, workers),
-        "clips": {split: _clips(competition, part, sources, workers) for split, part in clips.groupby("split", sort=False)},
+        "clips": {
+            split: _clips(competition, part, sources, workers)
+            for split, part in clips.groupby("split", sort=False)
+        },
     }
     sources.save()
     if like is not None:
         found = differences(like, {key: record[key] for key in like})
         if found:
-            raise UserError(f"these are not the run's own features: {'; '.join(found[:3])} (there: the run's): "
-                            "attach the weights that it was trained with, or say where they are with --weights")
-    return Plan(competition, out / competition.name / (name or extractor), extractor, settings, audio, filled, weights,
-                recipe, record, notes, augment, windows)
+            raise UserError(
+                f"these are not the run's own features: {'; '.join(found[:3])} (there: the run's): "
+                "attach the weights that it was trained with, or say where they are with --weights"
+            )
+    return Plan(
+        competition,
+        out / competition.name / (name or extractor),
+        extractor,
+        settings,
+        audio,
+        filled,
+        weights,
+        recipe,
+        record,
+        notes,
+        augment,
+        windows,
+    )
 
 
 def _windows(seconds: list[float], sizes: list[int], window: Window) -> float:
@@ -142,7 +187,14 @@ def _windows(seconds: list[float], sizes: list[int], window: Window) -> float:
 
     bytes_each = np.maximum(sizes, 1)
     likely = DENSER * float(np.median(seconds / bytes_each)) * bytes_each
-    return float(np.mean([count(float(s), window.seconds, window.hop, window.max_windows) for s in np.minimum(seconds, likely)]))
+    return float(
+        np.mean(
+            [
+                count(float(s), window.seconds, window.hop, window.max_windows)
+                for s in np.minimum(seconds, likely)
+            ]
+        )
+    )
 
 
 def _sample(competition: Competition, sources: Sources, workers: int) -> str | None:
@@ -155,9 +207,16 @@ def _sample(competition: Competition, sources: Sources, workers: int) -> str | N
 def _clips(competition: Competition, part: Any, sources: Sources, workers: int) -> str:
     """What a split is made of, as text: its size, and a digest of every row with the content of its file."""
     contents = sources.digests(part.path, workers)
-    root = f"{competition.root}{os.sep}"  # of text: a Path for each of many clips takes longer than all the rest
+    root = (
+        f"{competition.root}{os.sep}"  # of text: a Path for each of many clips takes longer than all the rest
+    )
     names = [path.removeprefix(root).replace(os.sep, "/") for path in part.path]
-    rows = [list(row) for row in zip(part.id, names, part.label.fillna("").astype(str), map(int, part.fold), part.group, contents)]
+    rows = [
+        list(row)
+        for row in zip(
+            part.id, names, part.label.fillna("").astype(str), map(int, part.fold), part.group, contents
+        )
+    ]
     if part.end.notna().any():  # records of whole files stay what they were
         rows = [[*row, *stretch] for row, stretch in zip(rows, zip(part.start.tolist(), part.end.tolist()))]
     return f"{len(rows)} clips {digest_of(rows)[:12]}"
@@ -171,10 +230,16 @@ def state(plan: Plan) -> str:
     """
     path = plan.folder / cache.MANIFEST
     if not path.exists():
-        strange = sorted(p.name for p in plan.folder.iterdir() if not cache.ours(p.name)) if plan.folder.is_dir() else []
+        strange = (
+            sorted(p.name for p in plan.folder.iterdir() if not cache.ours(p.name))
+            if plan.folder.is_dir()
+            else []
+        )
         if strange:
-            raise UserError(f"{plan.folder} holds other files ({', '.join(strange[:3])}), which a cache would be in the way of: "
-                            "give the cache another name with --cache NAME")
+            raise UserError(
+                f"{plan.folder} holds other files ({', '.join(strange[:3])}), which a cache would be in the way of: "
+                "give the cache another name with --cache NAME"
+            )
         return "new"
     try:
         manifest = cache.peek(path)
@@ -185,13 +250,17 @@ def state(plan: Plan) -> str:
     if not isinstance(manifest, dict) or not isinstance(manifest.get("record"), dict):
         raise UserError(f"{path} is another program's: give the cache another name with --cache NAME")
     if manifest.get("version") != cache.VERSION:
-        raise UserError(f"{plan.folder} was made by cache version {manifest.get('version')}, this is {cache.VERSION}: "
-                        "start over with --fresh, or choose another --cache NAME")
+        raise UserError(
+            f"{plan.folder} was made by cache version {manifest.get('version')}, this is {cache.VERSION}: "
+            "start over with --fresh, or choose another --cache NAME"
+        )
     found = differences(manifest["record"], plan.record)
     if found:
         more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
-        raise UserError(f"{plan.folder} was made with other settings: {'; '.join(found[:3])}{more}: "
-                        "give the new cache a name with --cache NAME, or start over with --fresh")
+        raise UserError(
+            f"{plan.folder} was made with other settings: {'; '.join(found[:3])}{more}: "
+            "give the new cache a name with --cache NAME, or start over with --fresh"
+        )
     wrong = fault(manifest)
     if wrong:
         return _set_aside(path, f"{path} {wrong}")
@@ -200,7 +269,10 @@ def state(plan: Plan) -> str:
     digests = verified.digests(plan.folder, list(manifest["sha256"]))
     broken = [name for name, wanted in manifest["sha256"].items() if digests[name] != wanted]
     for name in broken:
-        _set_aside(plan.folder / name, f"{plan.folder / name} is {'damaged' if (plan.folder / name).exists() else 'missing'}")
+        _set_aside(
+            plan.folder / name,
+            f"{plan.folder / name} is {'damaged' if (plan.folder / name).exists() else 'missing'}",
+        )
     return "damaged" if broken else "complete"
 
 

@@ -43,12 +43,21 @@ def load(head: torch.nn.Module, fold: FoldFolder, seed: int) -> None:
     """
     saved = folder_of(fold.folder.parent, seed).load_last("cpu")
     if not saved or not saved[2]["finished"]:
-        raise UserError(f"{folder_of(fold.folder.parent, seed).folder} is not finished: run the same command again")
+        raise UserError(
+            f"{folder_of(fold.folder.parent, seed).folder} is not finished: run the same command again"
+        )
     head.load_state_dict({**head.state_dict(), **saved[0]})
 
 
-def fit(folder: FoldFolder, build: Callable[[], torch.nn.Module], rows: Rows, settings: TrainingFlags, device: Device,
-        log: Callable[[str], None], deadline: Deadline) -> bool:
+def fit(
+    folder: FoldFolder,
+    build: Callable[[], torch.nn.Module],
+    rows: Rows,
+    settings: TrainingFlags,
+    device: Device,
+    log: Callable[[str], None],
+    deadline: Deadline,
+) -> bool:
     """Train without labels to the end; False if the time ran out, at a safe point before it.
 
     Args:
@@ -63,7 +72,9 @@ def fit(folder: FoldFolder, build: Callable[[], torch.nn.Module], rows: Rows, se
     torch.manual_seed(seed_of(settings.seed, PLACE))
     head = build()
     if not hasattr(head, "pretraining"):
-        raise UserError("--pretrain: this head has no masked prediction: choose --head token_transformer, or leave it out")
+        raise UserError(
+            "--pretrain: this head has no masked prediction: choose --head token_transformer, or leave it out"
+        )
     if hasattr(head, "load_pretrained"):
         head.load_pretrained()
     everything = np.concatenate([np.arange(len(rows)), np.arange(rows.labelled, len(rows.whose))])
@@ -88,20 +99,26 @@ def fit(folder: FoldFolder, build: Callable[[], torch.nn.Module], rows: Rows, se
     def save(finished: bool) -> None:
         weights = model.kept() if finished else model.state_dict()
         if not all(bool(value.isfinite().all()) for value in weights.values() if value.is_floating_point()):
-            raise UserError("--pretrain: the weights are not numbers any more: give a lower --lr, or --clip-grad 1")
+            raise UserError(
+                "--pretrain: the weights are not numbers any more: give a lower --lr, or --clip-grad 1"
+            )
         progress = {"step": done, "total": total, "history": [], "best": None}
         state: dict[str, Any] = {"progress": progress, "finished": finished}
         if finished:
             return folder.save_last(weights, None, state)
         tensors, rest = optim.pack(optimizer)
-        folder.save_last(weights, tensors, {**state, "optimizer": rest, "schedule": schedule.state_dict(), "scaler": scaler.state_dict()})
+        folder.save_last(
+            weights,
+            tensors,
+            {**state, "optimizer": rest, "schedule": schedule.state_dict(), "scaler": scaler.state_dict()},
+        )
 
     began, first, written = time.perf_counter(), done, time.perf_counter()
     said = max(1, settings.epochs // LINES)
     while done < steps * settings.epochs:
         epoch = done // steps
         order = np.random.default_rng(seed_of(settings.seed, PLACE, epoch)).permutation(everything)
-        for batch in rows.ahead(np.array_split(order, steps)[done % steps:]):
+        for batch in rows.ahead(np.array_split(order, steps)[done % steps :]):
             reseed(seed_of(settings.seed, PLACE, epoch, done % steps + 1), device)
             optimizer.zero_grad()
             with probe.autocast(device):
@@ -122,8 +139,10 @@ def fit(folder: FoldFolder, build: Callable[[], torch.nn.Module], rows: Rows, se
                 return False
         if (epoch + 1) % said == 0 or epoch + 1 == settings.epochs:
             left = (now - began) / (done - first) * (steps * settings.epochs - done)
-            log(f"pretraining seed {settings.seed}  epoch {epoch + 1}/{settings.epochs}  error {total / steps / ((epoch % said) + 1):.4f}"
-                f"  eta {clock(left)}")
+            log(
+                f"pretraining seed {settings.seed}  epoch {epoch + 1}/{settings.epochs}  error {total / steps / ((epoch % said) + 1):.4f}"
+                f"  eta {clock(left)}"
+            )
             total = 0.0
     save(True)
     return True

@@ -24,7 +24,9 @@ WORTH = 0.010  # seconds of a step in fp32 above which another precision is wort
 BETTER = 1.2  # how many times faster it has to be
 TRIAL = 4.0  # seconds after which a step has been timed well enough
 ENOUGH = 0.1  # seconds that a trial's step may take; large heads are tried on fewer rows
-ROUNDS = 6  # in turn, so that whatever else the machine does hits all alike; the first warms up, the best counts
+ROUNDS = (
+    6  # in turn, so that whatever else the machine does hits all alike; the first warms up, the best counts
+)
 LOSS = 0.05  # how far from that of fp32 the loss may be, relatively
 BACKWARD = 3  # a training step is about three forward passes
 # Precision, channels-last. Not fp32 channels-last: oneDNN 3.10's backward pass of a few channels overwrites memory there.
@@ -35,7 +37,9 @@ def autocast(device: Device) -> Any:
     """The mixed-precision context of a device; does nothing for fp32."""
     if device.precision == "fp32":
         return contextlib.nullcontext()
-    return torch.autocast(device.name.split(":")[0], {"fp16": torch.float16, "bf16": torch.bfloat16}[device.precision])
+    return torch.autocast(
+        device.name.split(":")[0], {"fp16": torch.float16, "bf16": torch.bfloat16}[device.precision]
+    )
 
 
 def operations(head: nn.Module, rows: Rows, which: np.ndarray) -> float:
@@ -51,7 +55,9 @@ def operations(head: nn.Module, rows: Rows, which: np.ndarray) -> float:
         return 0.0
     x, mask = rows.batch(which)
     fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # a whole layer in one operation, of which nobody knows the size
+    torch.backends.mha.set_fastpath_enabled(
+        False
+    )  # a whole layer in one operation, of which nobody knows the size
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             head.eval()(x, mask)
@@ -88,8 +94,10 @@ def decide(head: nn.Module, rows: Rows, settings: TrainingFlags, device: Device)
         return device
     step, began = _stepper(rows, settings), time.perf_counter()
     step(head, device, which[:2])
-    row = (time.perf_counter() - began) / 2  # with what a first call costs, so that the trial is rather too short
-    which = which[:max(2, min(len(which), int(ENOUGH / row)))]
+    row = (
+        time.perf_counter() - began
+    ) / 2  # with what a first call costs, so that the trial is rather too short
+    which = which[: max(2, min(len(which), int(ENOUGH / row)))]
     candidates = [replace(device, precision=precision, channels_last=last) for precision, last in CANDIDATES]
     times = measure(head, candidates, which, step)
     plain = times[0]
@@ -97,10 +105,15 @@ def decide(head: nn.Module, rows: Rows, settings: TrainingFlags, device: Device)
         return device
     found = candidates[times.index(min(times))]
     layout = " channels-last" if found.channels_last else ""
-    return replace(found, about=f"{device.about}, {found.precision}{layout} ({plain / min(times):.1f} times as fast as fp32)")
+    return replace(
+        found,
+        about=f"{device.about}, {found.precision}{layout} ({plain / min(times):.1f} times as fast as fp32)",
+    )
 
 
-def measure(head: nn.Module, candidates: list[Device], which: np.ndarray, step: Callable[..., float]) -> list[float]:
+def measure(
+    head: nn.Module, candidates: list[Device], which: np.ndarray, step: Callable[..., float]
+) -> list[float]:
     """Seconds of a step with each candidate, the best of several; infinity where it does not work, or gives another loss.
 
     Args:
@@ -122,7 +135,10 @@ def measure(head: nn.Module, candidates: list[Device], which: np.ndarray, step: 
                 continue
             seconds = time.perf_counter() - began
             times[at] = seconds if number < 2 else min(times[at], seconds)
-    return [t if abs(loss - losses[0]) <= LOSS * abs(losses[0]) else float("inf") for t, loss in zip(times, losses)]
+    return [
+        t if abs(loss - losses[0]) <= LOSS * abs(losses[0]) else float("inf")
+        for t, loss in zip(times, losses)
+    ]
 
 
 def seconds_a_row(head: nn.Module, rows: Rows, settings: TrainingFlags, device: Device) -> float:
@@ -144,7 +160,14 @@ def _stepper(rows: Rows, settings: TrainingFlags) -> Callable[[nn.Module, Device
     def step(head: nn.Module, device: Device, which: np.ndarray) -> float:
         x, mask = rows.batch(which)
         targets = criterion.smooth(rows.targets_of(which))
-        batch = {"x": x, "mask": mask, "plain": x, "plain_mask": mask, "plain_targets": targets, **rows.extras(which)}
+        batch = {
+            "x": x,
+            "mask": mask,
+            "plain": x,
+            "plain_mask": mask,
+            "plain_targets": targets,
+            **rows.extras(which),
+        }
         head.train().zero_grad()
         torch.manual_seed(0)  # dropout: the losses are compared
         with autocast(device):

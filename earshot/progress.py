@@ -38,7 +38,11 @@ class Fold:
         """What the lines of the log begin with."""
         if self.part is None or self.part.first and self.part.fold is not None:
             return f"fold {self.place}/{self.count}"
-        return self.part.name if self.part.fold is None else f"fold {self.place}/{self.count} seed {self.part.seed}"
+        return (
+            self.part.name
+            if self.part.fold is None
+            else f"fold {self.place}/{self.count} seed {self.part.seed}"
+        )
 
 
 @dataclass
@@ -76,5 +80,7 @@ def line(row: dict[str, float], fold: Fold, settings: TrainingFlags, better: boo
     name, asked = settings.metric.replace("f1_macro", "f1"), ""
     if "valid_loss" in row:
         asked = f"valid {row['valid_loss']:.3f}  {name} {value_of(row, settings.metric):.4f} {'*' if better else ' '} "
-    return (f"{place(fold, row['epoch'], settings)}  lr {row['lr']:.1e}  "
-            f"train {row['train_loss']:.3f}  {asked}{row['seconds']:5.1f} s  eta {clock(left)}")
+    return (
+        f"{place(fold, row['epoch'], settings)}  lr {row['lr']:.1e}  "
+        f"train {row['train_loss']:.3f}  {asked}{row['seconds']:5.1f} s  eta {clock(left)}"
+    )

@@ -35,8 +35,10 @@ def record(flags: RunFlags, made: dict[str, Any], cache: Cache, continue_from: s
     run = teacher(flags, continue_from)
     for key in ("classes", "task", "clips", "folds"):
         if run.config["record"].get(key) != made.get(key):
-            raise UserError(f"--pseudo: {run.folder} was trained with other {key} ({run.config['record'].get(key)} there, {made.get(key)} "
-                            "here): its models may know the labels of the clips that the folds here are asked about")
+            raise UserError(
+                f"--pseudo: {run.folder} was trained with other {key} ({run.config['record'].get(key)} there, {made.get(key)} "
+                "here): its models may know the labels of the clips that the folds here are asked about"
+            )
     return {"pseudo": {"run": run.config["fingerprint"], "weight": flags.pseudo_weight}}
 
 
@@ -44,12 +46,21 @@ def teacher(flags: RunFlags, continue_from: str | None) -> Run:
     """The run that --pseudo names: a folder, a name in the runs' folder, or one that an earlier session left."""
     places = [Path(flags.pseudo), Path(flags.runs_folder) / flags.pseudo]
     there = [folder for folder in places if (folder / CONFIG).is_file()]
-    there = there or [folder for folder in earlier.folders(continue_from, CONFIG) if folder.name == Path(flags.pseudo).name]
+    there = there or [
+        folder for folder in earlier.folders(continue_from, CONFIG) if folder.name == Path(flags.pseudo).name
+    ]
     return Run.open(there[0] if there else places[1]).whole()
 
 
-def teach(run: Run, flags: RunFlags, cache: Cache, numbers: list[int], rebuild: Callable[[dict], Any], device: Device,
-          continue_from: str | None = None) -> None:
+def teach(
+    run: Run,
+    flags: RunFlags,
+    cache: Cache,
+    numbers: list[int],
+    rebuild: Callable[[dict], Any],
+    device: Device,
+    continue_from: str | None = None,
+) -> None:
     """Have the other run answer the clips to submit, once, and keep the answers in this run's folder.
 
     Args:
@@ -63,18 +74,34 @@ def teach(run: Run, flags: RunFlags, cache: Cache, numbers: list[int], rebuild: 
     training = other.config["record"]["training"]
     missing = other.missing([part for number in numbers for part in parts.of_fold(training, number)])
     if missing:
-        raise UserError(f"--pseudo: {other.folder} is not finished ({parts.listed(missing)}): run train.py on for it first")
-    same = {k: cache.record[k] for k in other.config["record"]["features"]} == other.config["record"]["features"]
+        raise UserError(
+            f"--pseudo: {other.folder} is not finished ({parts.listed(missing)}): run train.py on for it first"
+        )
+    same = {k: cache.record[k] for k in other.config["record"]["features"]} == other.config["record"][
+        "features"
+    ]
     its = cache if same and other.config["record"]["view"] in cache.shapes else blend.cache_of(other, None)
     if its.record["clips"].get("subm") != cache.record["clips"]["subm"]:
-        raise UserError(f"--pseudo: {its.folder} and {cache.folder} hold different clips to submit: extract both from the same data")
+        raise UserError(
+            f"--pseudo: {its.folder} and {cache.folder} hold different clips to submit: extract both from the same data"
+        )
     rows = blend.rows_of(its, "subm", other.config["record"]["view"], device)
     place = {str(id): index for index, id in enumerate(rows.ids)}
     order, at = [place[str(id)] for id in cache.split("subm")["ids"]], stage.decided(other, device)
-    found = [np.mean([blend.predict_part(other, part, "last", rows, rebuild, at) for part in parts.of_fold(training, number)], 0)
-             for number in numbers]
+    found = [
+        np.mean(
+            [
+                blend.predict_part(other, part, "last", rows, rebuild, at)
+                for part in parts.of_fold(training, number)
+            ],
+            0,
+        )
+        for number in numbers
+    ]
     answers = np.stack([*found, np.mean(found, 0)]).astype(np.float32)[:, order]
     sealed.write_array(run.folder / ANSWERS, answers)
     sure = float(np.nanmean(answers[-1].max(1)))
-    run.log(f"pseudo-labels: {other.folder} answers {len(order)} clips, each fold's by that fold's model alone; mean largest "
-            f"probability {sure:.2f}; an epoch draws {flags.pseudo_weight:.0%} of them")
+    run.log(
+        f"pseudo-labels: {other.folder} answers {len(order)} clips, each fold's by that fold's model alone; mean largest "
+        f"probability {sure:.2f}; an epoch draws {flags.pseudo_weight:.0%} of them"
+    )

@@ -46,7 +46,9 @@ def load_recipe(name: str) -> Recipe:
     unknown = sorted(map(str, set(content) - set(SECTIONS)))
     if unknown:
         raise UserError(f"{path}: unknown section {unknown[0]}: a recipe has {', '.join(SECTIONS)}")
-    return Recipe(path.stem, str(content.get("about") or ""), *(dict(content.get(s) or {}) for s in SECTIONS[1:]))
+    return Recipe(
+        path.stem, str(content.get("about") or ""), *(dict(content.get(s) or {}) for s in SECTIONS[1:])
+    )
 
 
 def with_defaults(settings: Any, values: dict[str, Any], where: str) -> Any:
@@ -63,7 +65,9 @@ def with_defaults(settings: Any, values: dict[str, Any], where: str) -> Any:
     for key, value in values.items():
         if key not in fields:
             raise UserError(f"{where}: unknown key {key}: choose among {', '.join(fields)}")
-    return dataclasses.replace(settings, **{k: _typed(k, v, str(fields[k].type), where) for k, v in values.items()})
+    return dataclasses.replace(
+        settings, **{k: _typed(k, v, str(fields[k].type), where) for k, v in values.items()}
+    )
 
 
 def _typed(key: str, value: Any, kind: str, where: str) -> Any:
@@ -76,7 +80,9 @@ def _typed(key: str, value: Any, kind: str, where: str) -> Any:
         raise wrong
     if kind.startswith("tuple"):
         inner = kind.removeprefix("tuple[").split(",")[0]
-        return tuple(_typed(key, v, inner, where) for v in (value if isinstance(value, (list, tuple)) else (value,)))
+        return tuple(
+            _typed(key, v, inner, where) for v in (value if isinstance(value, (list, tuple)) else (value,))
+        )
     if kind.startswith("Literal"):
         if f'"{value}"' not in kind and f"'{value}'" not in kind:
             raise wrong

@@ -14,8 +14,17 @@ import numpy as np
 
 from earshot import described, parts, plainyaml, sealed
 from earshot.errors import UserError
-from earshot.files import (append_text, clear_temporary, digest_of, recover_folder, replacing_folder, standing, write_bytes, write_json,
-                           write_text)
+from earshot.files import (
+    append_text,
+    clear_temporary,
+    digest_of,
+    recover_folder,
+    replacing_folder,
+    standing,
+    write_bytes,
+    write_json,
+    write_text,
+)
 from earshot.fingerprint import differences, fingerprint, plain
 from earshot.parts import Part
 
@@ -41,7 +50,9 @@ class FoldFolder:
         try:
             return self._checked(which)
         except sealed.Damaged as error:
-            raise UserError(f"{error}: run train.py again, it sets that aside and trains the fold anew") from None
+            raise UserError(
+                f"{error}: run train.py again, it sets that aside and trains the fold anew"
+            ) from None
 
     def _checked(self, which: str) -> dict:
         name = self.STATE if which == "last" else self.HEAD
@@ -108,7 +119,9 @@ class FoldFolder:
             _save_tensors(new / self.WEIGHTS, weights)
             sealed.write(new / self.HEAD, about, self.WEIGHTS)
 
-    def load_head(self, which: str, rebuild: Callable[[dict], torch.nn.Module], device: str) -> torch.nn.Module:
+    def load_head(
+        self, which: str, rebuild: Callable[[dict], torch.nn.Module], device: str
+    ) -> torch.nn.Module:
         """The best or last head, rebuilt from its own description.
 
         Args:
@@ -131,7 +144,9 @@ class FoldFolder:
         try:
             return sealed.read(self._at("last") / self.STATE)
         except sealed.Damaged as error:
-            raise UserError(f"{error}: run train.py again, it sets that aside and trains the fold anew") from None
+            raise UserError(
+                f"{error}: run train.py again, it sets that aside and trains the fold anew"
+            ) from None
 
     def finished(self) -> bool:
         """Is this fold trained to its end?"""
@@ -171,7 +186,9 @@ def _load_tensors(path: Path, device: str) -> dict:
     try:
         return load_file(path, device=device)
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged ({error}): delete {path.parent} to train this fold again from its start") from None
+        raise UserError(
+            f"{path} is damaged ({error}): delete {path.parent} to train this fold again from its start"
+        ) from None
 
 
 class Run:
@@ -181,7 +198,9 @@ class Run:
         self.folder = folder
         self.config: dict[str, Any] = {}
         self.quiet = False  # a bake-off says a line a run, and keeps the rest in the run's log
-        self.watching: list[Callable[[list[dict]], None]] = []  # told all rows of metrics.csv whenever it is written
+        self.watching: list[
+            Callable[[list[dict]], None]
+        ] = []  # told all rows of metrics.csv whenever it is written
 
     @classmethod
     def begin(cls, folder: Path, record: dict, about: dict) -> Run:
@@ -197,13 +216,19 @@ class Run:
         if (folder / CONFIG).exists():
             run._read()
             found = differences(run.config["record"], record)
-            found.sort(key=lambda text: text.startswith(("clips", "folds")))  # digests: what a person set says more
+            found.sort(
+                key=lambda text: text.startswith(("clips", "folds"))
+            )  # digests: what a person set says more
             if found:
                 more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
-                raise UserError(f"{folder} was trained with other settings: {'; '.join(found[:3])}{more}: "
-                                "give the new run another --name, or start over with --fresh")
+                raise UserError(
+                    f"{folder} was trained with other settings: {'; '.join(found[:3])}{more}: "
+                    "give the new run another --name, or start over with --fresh"
+                )
             run.mend()
-            if about.get("features_folder") != run.config.get("features_folder"):  # an earlier session had it elsewhere
+            if about.get("features_folder") != run.config.get(
+                "features_folder"
+            ):  # an earlier session had it elsewhere
                 run.config["features_folder"] = about["features_folder"]
                 run._write()
             return run
@@ -236,14 +261,18 @@ class Run:
             raise UserError(f"{self.folder / CONFIG} is damaged: start over with --fresh")
         checksum = found.pop("checksum", None)
         if checksum != digest_of(plain(found)) or fingerprint(found["record"]) != found.get("fingerprint"):
-            raise UserError(f"{self.folder / CONFIG} was changed by hand, or is damaged: undo that, or start over with --fresh")
+            raise UserError(
+                f"{self.folder / CONFIG} was changed by hand, or is damaged: undo that, or start over with --fresh"
+            )
         self.config = found
 
     def whole(self) -> Run:
         """This run, where its settings say all that predicting needs; UserError where a stranger's do not."""
         wrong = described.fault(self.config)
         if wrong:
-            raise UserError(f"{self.folder / CONFIG} {wrong}: it is no whole run's; train it anew with train.py --fresh")
+            raise UserError(
+                f"{self.folder / CONFIG} {wrong}: it is no whole run's; train it anew with train.py --fresh"
+            )
         return self
 
     @property
@@ -282,8 +311,14 @@ class Run:
 
     def finished_folds(self) -> list[int]:
         """The numbers of the folds that are trained to their end, with every seed."""
-        numbers = sorted(int(p.name[5:]) for p in self.folder.glob("fold_*") if p.name[5:].lstrip("-").isdigit())
-        return [number for number in numbers if not self.missing(parts.of_fold(self.config["record"]["training"], number))]
+        numbers = sorted(
+            int(p.name[5:]) for p in self.folder.glob("fold_*") if p.name[5:].lstrip("-").isdigit()
+        )
+        return [
+            number
+            for number in numbers
+            if not self.missing(parts.of_fold(self.config["record"]["training"], number))
+        ]
 
     def missing(self, wanted: list[Part]) -> list[Part]:
         """Those of the parts that are not trained to their end."""
@@ -312,19 +347,27 @@ class Run:
         """metrics.csv: a row per fold (and seed, where there are several) and epoch, of all that have begun."""
         several, rows = any(not part.first for part in wanted), []
         for part in wanted:
-            about = {"fold": "refit" if part.fold is None else part.fold} | ({"seed": part.seed} if several else {})
+            about = {"fold": "refit" if part.fold is None else part.fold} | (
+                {"seed": part.seed} if several else {}
+            )
             rows += [{**about, **row, **about} for row in self.part(part).history()]
         if rows:
             text = io.StringIO()
             # An epoch of an older version may lack a score.
-            writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), restval="", lineterminator="\n")
+            writer = csv.DictWriter(
+                text, list(dict.fromkeys(key for row in rows for key in row)), restval="", lineterminator="\n"
+            )
             writer.writeheader()
-            writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+            writer.writerows(
+                {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows
+            )
             write_text(self.folder / "metrics.csv", text.getvalue())
             for watch in self.watching:
                 watch(rows)
 
-    def write_oof(self, name: str, ids: np.ndarray, folds: np.ndarray, labels: np.ndarray, probabilities: np.ndarray) -> None:
+    def write_oof(
+        self, name: str, ids: np.ndarray, folds: np.ndarray, labels: np.ndarray, probabilities: np.ndarray
+    ) -> None:
         """A csv of out-of-fold predictions: id, fold, label, a probability column per class.
 
         Several labels of a clip stand as owl|jay in the one column, none at all as nothing.
@@ -341,7 +384,11 @@ class Run:
         names = [f"class {c}" if c in ("id", "fold", "label") else c for c in self.classes]
         writer.writerow(["id", "fold", "label", *names])
         for id, fold, label, row in zip(ids, folds, labels, probabilities):
-            true = "|".join(self.classes[c] for c in np.flatnonzero(label)) if labels.ndim == 2 else self.classes[label]
+            true = (
+                "|".join(self.classes[c] for c in np.flatnonzero(label))
+                if labels.ndim == 2
+                else self.classes[label]
+            )
             writer.writerow([id, int(fold), true, *(f"{p:.8f}" for p in row)])
         write_text(self.folder / f"{name}.csv", text.getvalue())
 

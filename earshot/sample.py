@@ -16,7 +16,7 @@ import soundfile
 RATE = 16_000
 SEED = 2025
 TRAIN_RECORDINGS = (2, 3, 4, 2, 3, 4, 2, 3, 4, 3)  # clips of each of a class's recordings: 30
-TEST_RECORDINGS = (2, 2, 2, 2, 2)                  # 10
+TEST_RECORDINGS = (2, 2, 2, 2, 2)  # 10
 MARKER = ".complete"
 
 
@@ -32,17 +32,18 @@ def noise(n: int, rng, low: float = 0.0, high: float = 8000.0, tilt: float = 0.0
     size = 2 ** int(np.ceil(np.log2(n)))  # an FFT of prime length is slow
     spectrum = np.fft.rfft(rng.standard_normal(size))
     hz = np.fft.rfftfreq(size, 1 / RATE)
-    gain = np.maximum(hz, 30.0) ** -tilt / ((1 + np.square(np.square(low / np.maximum(hz, 1.0))))
-                                            * (1 + np.square(np.square(hz / high))))
+    gain = np.maximum(hz, 30.0) ** -tilt / (
+        (1 + np.square(np.square(low / np.maximum(hz, 1.0)))) * (1 + np.square(np.square(hz / high)))
+    )
     wave = np.fft.irfft(spectrum * gain, size)[:n]
-    return wave / np.sqrt(np.mean(wave ** 2))
+    return wave / np.sqrt(np.mean(wave**2))
 
 
 def place(wave: np.ndarray, event: np.ndarray, start: float) -> None:
     """Add an event to the wave from a second on, cutting what hangs over."""
     first = int(start * RATE)
-    part = event[:max(0, len(wave) - first)]
-    wave[first:first + len(part)] += part
+    part = event[: max(0, len(wave) - first)]
+    wave[first : first + len(part)] += part
 
 
 def decay(n: int, seconds: float) -> np.ndarray:
@@ -73,7 +74,7 @@ def motor(n, p, rng, hz, rough, tilt):
     """A pulse train with harmonics and rough amplitude: engine and growl overlap in pitch."""
     drift = 1 + 0.1 * np.cumsum(rng.standard_normal(n)) / np.sqrt(n) + 0.15 * p["a"] * np.linspace(-1, 1, n)
     phase = np.cumsum(hz * np.maximum(drift, 0.3)) / RATE
-    wave = sum(np.sin(2 * np.pi * k * phase + k) * k ** -tilt for k in range(1, 16))
+    wave = sum(np.sin(2 * np.pi * k * phase + k) * k**-tilt for k in range(1, 16))
     return wave * (1 + rough * noise(n, rng, 5, 40)) + 0.3 * noise(n, rng, 100, 1500, 0.5)
 
 
@@ -135,13 +136,18 @@ def glass_break(n, p, rng):
     place(wave, 2 * noise(4000, rng, 1500, 7500) * decay(4000, 0.05), crash)
     for _ in range(int(8 + 25 * p["a"])):
         event = tone(rng.uniform(1800, 7000) * (0.7 + 0.5 * p["b"]), 0.3, rng)
-        place(wave, event * decay(len(event), rng.uniform(0.01, 0.07)) * rng.uniform(0.2, 1),
-              crash + rng.exponential(0.25))
+        place(
+            wave,
+            event * decay(len(event), rng.uniform(0.01, 0.07)) * rng.uniform(0.2, 1),
+            crash + rng.exponential(0.25),
+        )
     return wave
 
 
-SOUNDS = {f.__name__: f for f in (clock_tick, dog_growl, doorbell, engine, footsteps, glass_break, phone_ring, rain,
-                                  siren, wind)}
+SOUNDS = {
+    f.__name__: f
+    for f in (clock_tick, dog_growl, doorbell, engine, footsteps, glass_break, phone_ring, rain, siren, wind)
+}
 
 
 def generator(*key: int) -> np.random.Generator:
@@ -151,7 +157,7 @@ def generator(*key: int) -> np.random.Generator:
 
 def level(wave: np.ndarray) -> np.ndarray:
     """The wave at unit RMS."""
-    return wave / max(np.sqrt(np.mean(wave ** 2)), 1e-9)
+    return wave / max(np.sqrt(np.mean(wave**2)), 1e-9)
 
 
 def clip(label: int, recording: int, take: int) -> np.ndarray:
@@ -162,13 +168,19 @@ def clip(label: int, recording: int, take: int) -> np.ndarray:
     """
     place_rng, rng = generator(label, recording), generator(label, recording, take)
     sounds = list(SOUNDS.values())
-    p = {"pitch": 500 * 2 ** place_rng.uniform(0, 1.5), "interval": place_rng.choice([0.75, 0.8, 1.0, 1.25]),
-         "a": place_rng.uniform(), "b": place_rng.uniform()}
+    p = {
+        "pitch": 500 * 2 ** place_rng.uniform(0, 1.5),
+        "interval": place_rng.choice([0.75, 0.8, 1.0, 1.25]),
+        "a": place_rng.uniform(),
+        "b": place_rng.uniform(),
+    }
     room, wetness = place_rng.uniform(0.05, 0.3), place_rng.uniform(0, 0.6)
     snr, tilt = place_rng.uniform(2, 20), place_rng.uniform(0, 0.9)
     other = (label + int(place_rng.integers(1, len(sounds)))) % len(sounds)
     kind = place_rng.uniform()
-    distance = 0.0 if kind < 0.05 else place_rng.uniform(4, 12) if kind < 0.4 else None  # dB below the own sound
+    distance = (
+        0.0 if kind < 0.05 else place_rng.uniform(4, 12) if kind < 0.4 else None
+    )  # dB below the own sound
 
     n = int(rng.uniform(1.2, 2.4) * RATE)
     wave = level(sounds[label](n, p, rng))
@@ -207,8 +219,14 @@ def write(folder: Path) -> None:
         for recording, takes in enumerate(TRAIN_RECORDINGS + TEST_RECORDINGS):
             part = "audio_train" if recording < len(TRAIN_RECORDINGS) else "audio_test"
             for take in range(takes):
-                rows[part].append((f"{name_of(label, recording, take)}.wav", name, name_of(label, recording),
-                                   (label, recording, take)))
+                rows[part].append(
+                    (
+                        f"{name_of(label, recording, take)}.wav",
+                        name,
+                        name_of(label, recording),
+                        (label, recording, take),
+                    )
+                )
     for part, clips in rows.items():
         (folder / part).mkdir(parents=True)
         for fname, _, _, key in clips:
@@ -218,7 +236,9 @@ def write(folder: Path) -> None:
     shuffled = solution.iloc[generator().permutation(len(solution))]
     train.to_csv(folder / "train.csv", index=False, lineterminator="\n")
     solution.to_csv(folder / "solution.csv", index=False, lineterminator="\n")
-    shuffled.assign(label=next(iter(SOUNDS))).to_csv(folder / "sample_submission.csv", index=False, lineterminator="\n")
+    shuffled.assign(label=next(iter(SOUNDS))).to_csv(
+        folder / "sample_submission.csv", index=False, lineterminator="\n"
+    )
 
 
 def build(folder: Path) -> Path:

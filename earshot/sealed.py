@@ -43,7 +43,9 @@ def read(path: Path | str, *files: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise Damaged(f"{path} is missing") from None
     except (ValueError, RecursionError, OSError) as error:
-        raise Damaged(f"{path} is damaged ({' '.join(str(error).split())[:80] or type(error).__name__})") from None
+        raise Damaged(
+            f"{path} is damaged ({' '.join(str(error).split())[:80] or type(error).__name__})"
+        ) from None
     if not isinstance(value, dict) or "checksum" not in value:
         raise Damaged(f"{path} has no checksum (made by an older version?)")
     if value.pop("checksum") != digest_of(value):

@@ -25,7 +25,9 @@ class Sources:
             found = sealed.read(self.index).get("files")
         except sealed.Damaged:
             found = None  # an index is only a shortcut: a damaged one is made anew
-        self.known: dict[str, dict] = {path: entry for path, entry in found.items() if _sound(entry)} if isinstance(found, dict) else {}
+        self.known: dict[str, dict] = (
+            {path: entry for path, entry in found.items() if _sound(entry)} if isinstance(found, dict) else {}
+        )
         self.changed = False
 
     def _entry(self, path: str) -> dict:
@@ -36,7 +38,11 @@ class Sources:
         if not stat.S_ISREG(about.st_mode):  # a pipe would keep us waiting for ever
             return {}
         known = self.known.get(path)
-        if not (isinstance(known, dict) and known.get("size") == about.st_size and known.get("time") == about.st_mtime_ns):
+        if not (
+            isinstance(known, dict)
+            and known.get("size") == about.st_size
+            and known.get("time") == about.st_mtime_ns
+        ):
             known = {"size": about.st_size, "time": about.st_mtime_ns}
             self.known[path] = known
             self.changed = True
@@ -90,4 +96,10 @@ def _sound(entry: Any) -> bool:
     if "seconds" not in entry:
         return True
     seconds, rate = entry["seconds"], entry.get("rate")
-    return type(seconds) in (int, float) and math.isfinite(seconds) and seconds >= 0 and type(rate) is int and rate > 0
+    return (
+        type(seconds) in (int, float)
+        and math.isfinite(seconds)
+        and seconds >= 0
+        and type(rate) is int
+        and rate > 0
+    )

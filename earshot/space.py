@@ -40,7 +40,9 @@ def of_run(parameters: int, folds: int, missing: int, settings: TrainingFlags) -
     """
     weights = 4 * parameters
     working = weights * (1 + 2 + bool(settings.ema or settings.snapshots))
-    return 2 * weights * folds + SLACK, 2 * weights * missing + (2 * working + weights if missing else 0) + SLACK
+    return 2 * weights * folds + SLACK, 2 * weights * missing + (
+        2 * working + weights if missing else 0
+    ) + SLACK
 
 
 def check(folder: Path, total: int, needed: int) -> str:
@@ -52,11 +54,15 @@ def check(folder: Path, total: int, needed: int) -> str:
     there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
     free, kept = shutil.disk_usage(there).free, attached.left(folder)
     if kept is not None and needed > kept:
-        raise UserError(f"{folder} needs about {human(needed)} more and {human(kept)} is left of the {human(attached.KEPT)} that Kaggle "
-                        f"keeps of {attached.working()}: remove what you do not need there, or choose a place below /tmp")
+        raise UserError(
+            f"{folder} needs about {human(needed)} more and {human(kept)} is left of the {human(attached.KEPT)} that Kaggle "
+            f"keeps of {attached.working()}: remove what you do not need there, or choose a place below /tmp"
+        )
     if needed > free:
-        raise UserError(f"{folder} needs about {human(needed)} more on the disk and {human(free)} is free: make space, or choose "
-                        "another place; what is there is kept, and the same command continues")
+        raise UserError(
+            f"{folder} needs about {human(needed)} more on the disk and {human(free)} is free: make space, or choose "
+            "another place; what is there is kept, and the same command continues"
+        )
     return f"disk: about {human(total)} for {folder}, {human(needed)} while it is made; {human(free if kept is None else min(free, kept))} free"
 
 

@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 N_FFT, BANDS = 2048, 128
 RANGE = 80.0  # dB that the colours span, down from the loudest point
 FRAMES = 2000  # no picture is wider
-BLACK, WHITE, COLOURS = 240, 255, 240  # indices of a palette: colours first, then greys, between which Pillow blends its letters
+BLACK, WHITE, COLOURS = (
+    240,
+    255,
+    240,
+)  # indices of a palette: colours first, then greys, between which Pillow blends its letters
 LEFT, TOP, RIGHT, BOTTOM = 52, 24, 76, 38  # pixels around the spectrogram
 
 
@@ -31,7 +35,9 @@ def to_mel(hz: float | np.ndarray, scale: str = "htk") -> float | np.ndarray:
 def _bank(rate: int) -> np.ndarray:
     # Triangles between neighbours on the mel scale. `extractors.frontend.mel_bank` has more choices and takes 1.4 s to import.
     edges = 700 * (10 ** (np.linspace(0, to_mel(rate / 2), BANDS + 2) / 2595) - 1)
-    edges = np.maximum(edges, np.arange(BANDS + 2) * 0.5 * rate / N_FFT)  # the lowest are narrower than a bin of the transform
+    edges = np.maximum(
+        edges, np.arange(BANDS + 2) * 0.5 * rate / N_FFT
+    )  # the lowest are narrower than a bin of the transform
     bins = np.arange(N_FFT // 2 + 1) * rate / N_FFT
     rise = (bins - edges[:-2, None]) / np.diff(edges)[:-1, None]
     fall = (edges[2:, None] - bins) / np.diff(edges)[1:, None]
@@ -79,8 +85,17 @@ def ticks(length: float, most: int = 8) -> list[float]:
     return [round(index * step, 10) for index in range(int(length / step + 1e-9) + 1)]
 
 
-def picture(levels: np.ndarray, seconds: float, low: float, high: float, title: str, scale: str = "htk", begin: float = 0.0,
-            width: int = 640, height: int = 256) -> Image.Image:
+def picture(
+    levels: np.ndarray,
+    seconds: float,
+    low: float,
+    high: float,
+    title: str,
+    scale: str = "htk",
+    begin: float = 0.0,
+    width: int = 640,
+    height: int = 256,
+) -> Image.Image:
     """A spectrogram with its axes.
 
     Args:
@@ -91,7 +106,9 @@ def picture(levels: np.ndarray, seconds: float, low: float, high: float, title: 
     from PIL import Image, ImageDraw
 
     canvas = Image.new("L", (LEFT + width + RIGHT, TOP + height + BOTTOM), WHITE)
-    shades = np.clip((levels[::-1] + RANGE) * ((COLOURS - 1) / RANGE), 0, COLOURS - 1).round().astype(np.uint8)
+    shades = (
+        np.clip((levels[::-1] + RANGE) * ((COLOURS - 1) / RANGE), 0, COLOURS - 1).round().astype(np.uint8)
+    )
     canvas.paste(Image.fromarray(shades).resize((width, height), Image.Resampling.BILINEAR), (LEFT, TOP))
     pen, font, foot = ImageDraw.Draw(canvas), _font(12), TOP + height
 
@@ -127,7 +144,7 @@ def _fitting(text: str, pixels: float) -> str:
     text = "".join(c if c.isprintable() else "?" for c in text)
     font = _font(12)
     while len(text) > 2 and font.getlength(text) > pixels:
-        text = text[:int(len(text) * min(0.98, pixels / font.getlength(text)))].rstrip("…") + "…"
+        text = text[: int(len(text) * min(0.98, pixels / font.getlength(text)))].rstrip("…") + "…"
     return text
 
 

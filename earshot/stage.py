@@ -19,10 +19,15 @@ def about(cache: Cache, recipe: str, device: Device) -> dict[str, Any]:
     """What a run keeps besides its settings: where its cache lay, the answer for unheard clips, what was decided here."""
     import os
 
-    return {"recipe": recipe, "features_folder": os.path.relpath(cache.folder),
-            "weights": cache.manifest.get("weights"), "prior": cache.prior().tolist(),
-            "columns": cache.manifest["columns"], "precision": {device.name.split(":")[0]: device.precision},
-            "channels_last": {device.name.split(":")[0]: device.channels_last}}
+    return {
+        "recipe": recipe,
+        "features_folder": os.path.relpath(cache.folder),
+        "weights": cache.manifest.get("weights"),
+        "prior": cache.prior().tolist(),
+        "columns": cache.manifest["columns"],
+        "precision": {device.name.split(":")[0]: device.precision},
+        "channels_last": {device.name.split(":")[0]: device.channels_last},
+    }
 
 
 def decided(run: Run, device: Device) -> Device:
@@ -32,23 +37,39 @@ def decided(run: Run, device: Device) -> Device:
     return replace(device, precision=precision, channels_last=last) if precision else device
 
 
-def finish(run: Run, cache: Cache, out: Path, rebuild: Callable[[dict], Any], device: Device,
-           gigabytes: float | None = None) -> None:
+def finish(
+    run: Run,
+    cache: Cache,
+    out: Path,
+    rebuild: Callable[[dict], Any],
+    device: Device,
+    gigabytes: float | None = None,
+) -> None:
     """Score the hold-out where there is one, write the submission where there is something to submit."""
     view = run.config["record"]["view"]
     prior = np.array(run.config["prior"])
     if cache.has("test"):
         rows = blend.rows_of(cache, "test", view, device, gigabytes)
-        found = crossval.score_test(run, rows, lambda: blend.fill(blend.predict_run(run, rows, rebuild, device), prior)[0],
-                                    bool(run.config["record"]["training"].get("refit")))
-        of = f"mean of {parts.predicting(run)}" if not found.get("refit") else f"trained on {parts.predicting(run)}"
+        found = crossval.score_test(
+            run,
+            rows,
+            lambda: blend.fill(blend.predict_run(run, rows, rebuild, device), prior)[0],
+            bool(run.config["record"]["training"].get("refit")),
+        )
+        of = (
+            f"mean of {parts.predicting(run)}"
+            if not found.get("refit")
+            else f"trained on {parts.predicting(run)}"
+        )
         run.log(f"hold-out, {found['clips']} clips, {of}: {metrics.summary(found)}")
     if not cache.has("subm"):
         run.log("nothing to submit: the data set has no clips without labels")
         return
     rows = blend.rows_of(cache, "subm", view, device, gigabytes)
     if run.config["record"]["training"].get("refit"):
-        run.log(f"the submission is by models trained on {parts.predicting(run)}, final epoch; the scores above are the folds'")
+        run.log(
+            f"the submission is by models trained on {parts.predicting(run)}, final epoch; the scores above are the folds'"
+        )
     probabilities = blend.predict_run(run, rows, rebuild, device)
     for text in submit(cache, rows.ids, probabilities, prior, run.classes, out, runs=[run]):
         run.log(text)
@@ -61,15 +82,28 @@ def rehearse(cache: Cache, out: Path, metric: str) -> None:
     if cache.has("subm"):
         ids, sample = cache.split("subm")["ids"], submission.sample_of(cache)
         answers = np.repeat(cache.prior()[None], len(ids), 0)
-        submission.render(ids, answers, cache.classes, tuple(cache.manifest["columns"]), sample, **_task(cache))
+        submission.render(
+            ids, answers, cache.classes, tuple(cache.manifest["columns"]), sample, **_task(cache)
+        )
 
 
 def _task(cache: Cache) -> dict[str, Any]:
     return {"multilabel": cache.multilabel, "separator": cache.manifest.get("separator")}
 
 
-def submit(cache: Cache, ids: np.ndarray, probabilities: np.ndarray, prior: np.ndarray, classes: list[str], out: Path, *,
-           runs: Sequence[Run] = (), how: str = "", oof: tuple[str, float] | None = None, message: str = "") -> list[str]:
+def submit(
+    cache: Cache,
+    ids: np.ndarray,
+    probabilities: np.ndarray,
+    prior: np.ndarray,
+    classes: list[str],
+    out: Path,
+    *,
+    runs: Sequence[Run] = (),
+    how: str = "",
+    oof: tuple[str, float] | None = None,
+    message: str = "",
+) -> list[str]:
     """Write a guarded submission and enter it in the ledger; the lines to say about it.
 
     Args:
@@ -86,11 +120,17 @@ def submit(cache: Cache, ids: np.ndarray, probabilities: np.ndarray, prior: np.n
     same = submission.one_answer(table, columns[0])
     lines = [same] if same else []
     if unheard.any():
-        lines.append(f"{int(unheard.sum())} clips cannot be heard and got the class prior's answer: {cache.folder / 'bad_audio.csv'}")
+        lines.append(
+            f"{int(unheard.sum())} clips cannot be heard and got the class prior's answer: {cache.folder / 'bad_audio.csv'}"
+        )
     lines.append(f"submission: {out}, {len(table)} rows, columns {', '.join(table.columns[:4])}, checked")
     solution = cache.folder / "solution.csv"
     if solution.exists():
         found = submission.score(table, solution)
-        lines.append(f"against the solution: f1_macro {found['f1_macro']:.4f}  accuracy {found['accuracy']:.4f}")
-    lines.append(ledger.record(out, str(cache.record.get("competition", "")), len(table), runs, how, oof, message))
+        lines.append(
+            f"against the solution: f1_macro {found['f1_macro']:.4f}  accuracy {found['accuracy']:.4f}"
+        )
+    lines.append(
+        ledger.record(out, str(cache.record.get("competition", "")), len(table), runs, how, oof, message)
+    )
     return lines

@@ -34,8 +34,10 @@ def find(ids: list[str], files: Files) -> Stretches | None:
     if not all(named):
         return None
     stems = dict.fromkeys(match[1] for match in named)
-    found = [path if side(path.removeprefix(f"{files.root}/").rpartition("/")[0]) != "train" else ""
-             for path in files.resolve(list(stems), "subm")]
+    found = [
+        path if side(path.removeprefix(f"{files.root}/").rpartition("/")[0]) != "train" else ""
+        for path in files.resolve(list(stems), "subm")
+    ]
     where = dict(zip(stems, found))
     of_recording: dict[str, list[tuple[int, str]]] = {stem: [] for stem in stems}
     for id, match in zip(ids, named):
@@ -43,8 +45,24 @@ def find(ids: list[str], files: Files) -> Stretches | None:
     every = [sorted(rows) for rows in of_recording.values()]
     if not any(found) or any(rows[0][0] == 0 for rows in every):  # nothing ends before it begins
         return None
-    steps = Counter(after[0] - before[0] for rows in every for before, after in zip(rows, rows[1:]) if after[0] > before[0])
-    seconds = min(steps, key=lambda step: (-steps[step], step)) if steps else min(rows[0][0] for rows in every)
-    rows = [(id, where[stem], max(0, end - seconds), end) for stem, rows in zip(of_recording, every) for end, id in rows]
-    return Stretches([row[0] for row in rows], [row[1] for row in rows], [float(row[2]) for row in rows],
-                     [float(row[3]) for row in rows], seconds)
+    steps = Counter(
+        after[0] - before[0]
+        for rows in every
+        for before, after in zip(rows, rows[1:])
+        if after[0] > before[0]
+    )
+    seconds = (
+        min(steps, key=lambda step: (-steps[step], step)) if steps else min(rows[0][0] for rows in every)
+    )
+    rows = [
+        (id, where[stem], max(0, end - seconds), end)
+        for stem, rows in zip(of_recording, every)
+        for end, id in rows
+    ]
+    return Stretches(
+        [row[0] for row in rows],
+        [row[1] for row in rows],
+        [float(row[2]) for row in rows],
+        [float(row[3]) for row in rows],
+        seconds,
+    )

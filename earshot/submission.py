@@ -29,8 +29,10 @@ def sample_of(cache: Cache) -> Path | None:
         return path if path.exists() else None
     found, wanted = digest(path)[:12] if path.is_file() else None, cache.record["sample_submission"]
     if found != wanted:
-        raise UserError(f"{path} was changed after the extraction (content {found or 'nothing'} now, {wanted or 'nothing'} then): "
-                        "put the competition's own back, or run get_features.py again with --fresh")
+        raise UserError(
+            f"{path} was changed after the extraction (content {found or 'nothing'} now, {wanted or 'nothing'} then): "
+            "put the competition's own back, or run get_features.py again with --fresh"
+        )
     return path if wanted else None
 
 
@@ -48,8 +50,15 @@ def id_column_of(sample: pd.DataFrame, named: str) -> str:
     return named if named in sample else str(sample.columns[0])
 
 
-def build(ids: np.ndarray, probabilities: np.ndarray, classes: list[str], columns: tuple[str, str],
-          sample: pd.DataFrame | None, multilabel: bool = False, separator: str | None = None) -> pd.DataFrame:
+def build(
+    ids: np.ndarray,
+    probabilities: np.ndarray,
+    classes: list[str],
+    columns: tuple[str, str],
+    sample: pd.DataFrame | None,
+    multilabel: bool = False,
+    separator: str | None = None,
+) -> pd.DataFrame:
     """The submission's table, in the shape and order of the sample file.
 
     Args:
@@ -67,27 +76,42 @@ def build(ids: np.ndarray, probabilities: np.ndarray, classes: list[str], column
         UserError: an id of the sample that has no prediction, columns that are no classes.
     """
     if sample is None and multilabel and separator is None:
-        return pd.DataFrame({columns[0]: ids} | dict(zip(_headers(columns[0], classes), _cells(probabilities).T)))
+        return pd.DataFrame(
+            {columns[0]: ids} | dict(zip(_headers(columns[0], classes), _cells(probabilities).T))
+        )
     if sample is None:
-        return pd.DataFrame({columns[0]: ids, columns[1]: _several(probabilities, classes, separator) if multilabel
-                             else [classes[i] for i in probabilities.argmax(1)]})
+        return pd.DataFrame(
+            {
+                columns[0]: ids,
+                columns[1]: _several(probabilities, classes, separator)
+                if multilabel
+                else [classes[i] for i in probabilities.argmax(1)],
+            }
+        )
     id_column = id_column_of(sample, columns[0])
     at = {str(id): index for index, id in enumerate(ids)}
     missing = [id for id in sample[id_column] if id not in at]
     if missing:
-        raise UserError(f"{len(missing)} ids of the sample submission have no prediction (first: {missing[0]}): "
-                        "the features were made from another sample: run get_features.py again")
+        raise UserError(
+            f"{len(missing)} ids of the sample submission have no prediction (first: {missing[0]}): "
+            "the features were made from another sample: run get_features.py again"
+        )
     ordered = probabilities[[at[id] for id in sample[id_column]]]
     answers = [column for column in sample.columns if column != id_column]
     table = pd.DataFrame({id_column: sample[id_column]})
     if len(answers) == 1 and answers[0] not in classes:
-        table[answers[0]] = (_several(ordered, classes, separator or ",") if multilabel
-                             else _answers(ordered, classes, sample[answers[0]]))
+        table[answers[0]] = (
+            _several(ordered, classes, separator or ",")
+            if multilabel
+            else _answers(ordered, classes, sample[answers[0]])
+        )
     else:
         unknown = [column for column in answers if column not in classes]
         if unknown:
-            raise UserError(f"the sample submission's column {unknown[0]} is no class of the training data "
-                            f"({', '.join(classes[:5])}{' ...' if len(classes) > 5 else ''})")
+            raise UserError(
+                f"the sample submission's column {unknown[0]} is no class of the training data "
+                f"({', '.join(classes[:5])}{' ...' if len(classes) > 5 else ''})"
+            )
         for column in answers:
             table[column] = _cells(ordered[:, classes.index(column)])
     return table[list(sample.columns)]
@@ -118,7 +142,9 @@ def _answers(probabilities: np.ndarray, classes: list[str], examples: pd.Series)
     words = [example.split() for example in examples.unique()]
     k = len(words[0]) if words else 1
     if k > 1 and all(len(w) == k and set(w) <= set(classes) for w in words):
-        return [" ".join(classes[i] for i in row) for row in np.argsort(-probabilities, 1, kind="stable")[:, :k]]
+        return [
+            " ".join(classes[i] for i in row) for row in np.argsort(-probabilities, 1, kind="stable")[:, :k]
+        ]
     if len(classes) == 2 and all(_fraction(example) for example in examples.unique()):
         return list(_cells(probabilities[:, 1]))
     return [classes[i] for i in probabilities.argmax(1)]
@@ -131,8 +157,14 @@ def _fraction(text: str) -> bool:
         return False
 
 
-def check(table: pd.DataFrame, id_column: str, ids: list[str], columns: list[str], classes: list[str],
-          separator: str = " ") -> None:
+def check(
+    table: pd.DataFrame,
+    id_column: str,
+    ids: list[str],
+    columns: list[str],
+    classes: list[str],
+    separator: str = " ",
+) -> None:
     """The guard: raise UserError unless the table is what the leaderboard will accept.
 
     Args:
@@ -147,36 +179,59 @@ def check(table: pd.DataFrame, id_column: str, ids: list[str], columns: list[str
         raise UserError(f"submission refused: its columns are {list(table.columns)}, expected {columns}")
     found = table[id_column].tolist()
     if not table[id_column].is_unique:
-        raise UserError(f"submission refused: id {table[id_column][table[id_column].duplicated()].iloc[0]} occurs twice")
+        raise UserError(
+            f"submission refused: id {table[id_column][table[id_column].duplicated()].iloc[0]} occurs twice"
+        )
     if set(found) != set(ids):
         odd = sorted(set(found) ^ set(ids))[0]
-        raise UserError(f"submission refused: {len(found)} ids, expected {len(ids)}; the first that differs: {odd}")
+        raise UserError(
+            f"submission refused: {len(found)} ids, expected {len(ids)}; the first that differs: {odd}"
+        )
     if found != ids:
         raise UserError("submission refused: the ids are not in the expected order")
     for column in (c for c in columns if c != id_column):
         cells = table[column]
-        empty = (cells.str.strip() == "") | cells.str.lower().isin(("nan", "inf", "-inf")) & ~cells.isin(classes)
+        empty = (cells.str.strip() == "") | cells.str.lower().isin(("nan", "inf", "-inf")) & ~cells.isin(
+            classes
+        )
         if empty.any():
-            raise UserError(f"submission refused: column {column} is empty or NaN at id {table[id_column][empty].iloc[0]}")
-        if cells.isin(classes).all() or all(set(labels.split(cell, separator)) <= set(classes) for cell in cells.unique()):
+            raise UserError(
+                f"submission refused: column {column} is empty or NaN at id {table[id_column][empty].iloc[0]}"
+            )
+        if cells.isin(classes).all() or all(
+            set(labels.split(cell, separator)) <= set(classes) for cell in cells.unique()
+        ):
             continue
         numbers = pd.to_numeric(cells, errors="coerce")
         if numbers.isna().all() or not numbers.notna().all() and cells.isin(classes).any():
-            raise UserError(f"submission refused: {cells[~cells.isin(classes)].iloc[0]} in column {column} is no class")
+            raise UserError(
+                f"submission refused: {cells[~cells.isin(classes)].iloc[0]} in column {column} is no class"
+            )
         wrong = ~numbers.between(0, 1)
         if wrong.any():
-            raise UserError(f"submission refused: {cells[wrong].iloc[0]} in column {column} is no probability")
+            raise UserError(
+                f"submission refused: {cells[wrong].iloc[0]} in column {column} is no probability"
+            )
 
 
-def render(ids: np.ndarray, probabilities: np.ndarray, classes: list[str], columns: tuple[str, str],
-           sample_path: Path | None, multilabel: bool = False, separator: str | None = None) -> tuple[bytes, pd.DataFrame]:
+def render(
+    ids: np.ndarray,
+    probabilities: np.ndarray,
+    classes: list[str],
+    columns: tuple[str, str],
+    sample_path: Path | None,
+    multilabel: bool = False,
+    separator: str | None = None,
+) -> tuple[bytes, pd.DataFrame]:
     """Build the submission and guard it: the file's bytes, and its table as text.
 
     Raises:
         UserError: what `build` and `check` refuse.
     """
     if not np.isfinite(probabilities).all():
-        raise UserError(f"submission refused: the prediction for {ids[~np.isfinite(probabilities).all(1)][0]} is not a number")
+        raise UserError(
+            f"submission refused: the prediction for {ids[~np.isfinite(probabilities).all(1)][0]} is not a number"
+        )
     sample = tables.read(sample_path) if sample_path else None
     if multilabel and sample is not None:
         separator = _as_in(sample, columns[0], classes, separator)
@@ -187,13 +242,27 @@ def render(ids: np.ndarray, probabilities: np.ndarray, classes: list[str], colum
     id_column = columns[0] if sample is None else id_column_of(sample, columns[0])
     wanted = ids if sample is None else sample[id_column]
     own = [columns[0], *_headers(columns[0], classes)] if multilabel and separator is None else list(columns)
-    check(table, id_column, [str(id) for id in wanted], own if sample is None else list(sample.columns), classes,
-          (separator or ",") if multilabel else " ")
+    check(
+        table,
+        id_column,
+        [str(id) for id in wanted],
+        own if sample is None else list(sample.columns),
+        classes,
+        (separator or ",") if multilabel else " ",
+    )
     return data, table
 
 
-def write(path: Path, ids: np.ndarray, probabilities: np.ndarray, classes: list[str], columns: tuple[str, str],
-          sample_path: Path | None, multilabel: bool = False, separator: str | None = None) -> pd.DataFrame:
+def write(
+    path: Path,
+    ids: np.ndarray,
+    probabilities: np.ndarray,
+    classes: list[str],
+    columns: tuple[str, str],
+    sample_path: Path | None,
+    multilabel: bool = False,
+    separator: str | None = None,
+) -> pd.DataFrame:
     """Render the submission and write it; nothing is written if it is refused."""
     data, table = render(ids, probabilities, classes, columns, sample_path, multilabel, separator)
     write_bytes(path, data)
@@ -208,5 +277,7 @@ def score(table: pd.DataFrame, solution_path: Path) -> dict[str, float]:
     id_column, label_column = solution.columns[:2]
     truth = solution.set_index(id_column)[label_column]
     found = table.set_index(id_column)[label_column].reindex(truth.index)
-    return {"f1_macro": float(metrics.f1_score(truth, found, average="macro", zero_division=0)),
-            "accuracy": float((truth == found).mean())}
+    return {
+        "f1_macro": float(metrics.f1_score(truth, found, average="macro", zero_division=0)),
+        "accuracy": float((truth == found).mean()),
+    }

@@ -18,7 +18,11 @@ MAX_COLUMNS = 20_000
 MAX_CELLS = 50_000_000
 MAX_CELL = 2**17  # characters
 SEPARATORS = ",;\t|"
-BOMS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))  # Excel's "Unicode text" is the second
+BOMS = (
+    (b"\xef\xbb\xbf", "utf-8-sig"),
+    (b"\xff\xfe", "utf-16"),
+    (b"\xfe\xff", "utf-16"),
+)  # Excel's "Unicode text" is the second
 
 
 def read(path: Path) -> pd.DataFrame:
@@ -42,28 +46,38 @@ def read(path: Path) -> pd.DataFrame:
             done = 1 if mark else 0
             if not mark:
                 file.seek(0)
-            rows = csv.reader(_lines(file, path, done), delimiter=mark[1] if mark else _separator(first), strict=True)
+            rows = csv.reader(
+                _lines(file, path, done), delimiter=mark[1] if mark else _separator(first), strict=True
+            )
             lines, cells, header, total = [], [], None, 0
             for row in rows:
                 here, at = at + done, rows.line_num + 1
                 total += len(row)
                 if len(row) > MAX_COLUMNS or total > MAX_CELLS:
-                    raise UserError(f"{path} is too large: {len(row):,} columns, {total:,} cells by line {here}, where {MAX_COLUMNS:,} "
-                                    f"and {MAX_CELLS:,} are the limit: leave out what is not needed")
+                    raise UserError(
+                        f"{path} is too large: {len(row):,} columns, {total:,} cells by line {here}, where {MAX_COLUMNS:,} "
+                        f"and {MAX_CELLS:,} are the limit: leave out what is not needed"
+                    )
                 if not any(map(str.strip, row)):
                     continue
                 if header is None:
                     header = [name.strip() for name in row]
                     continue
-                if len(row) > len(header) and any(map(str.strip, row[len(header):])):
-                    raise UserError(f"{path}, line {here}: {len(row)} fields, and {len(header)} in the header: put a field that holds a "
-                                    "separator into quotes, or mend the header")
+                if len(row) > len(header) and any(map(str.strip, row[len(header) :])):
+                    raise UserError(
+                        f"{path}, line {here}: {len(row)} fields, and {len(header)} in the header: put a field that holds a "
+                        "separator into quotes, or mend the header"
+                    )
                 lines.append(here)
-                cells.append(row[:len(header)] + [""] * (len(header) - len(row)))
+                cells.append(row[: len(header)] + [""] * (len(header) - len(row)))
     except UnicodeDecodeError as error:
         raise UserError(f"{path}{_where(path, error)} is not UTF-8 text: save it as UTF-8") from None
     except csv.Error as error:
-        hint = "a quote is missing, or stands inside a field" if "limit" not in str(error) else "a quote is missing?"
+        hint = (
+            "a quote is missing, or stands inside a field"
+            if "limit" not in str(error)
+            else "a quote is missing?"
+        )
         raise UserError(f"cannot read {path}, line {at + done}: {error}: {hint}") from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
@@ -77,8 +91,10 @@ def _encoding(path: Path) -> str:
     if not stat.S_ISREG(about.st_mode):
         raise UserError(f"cannot read {path}: it is no regular file")
     if about.st_size > MAX_BYTES:
-        raise UserError(f"{path} has {about.st_size / 1e9:.1f} GB, more than the {MAX_BYTES / 1e9:.1f} GB that a csv may have: "
-                        "leave out what is not needed")
+        raise UserError(
+            f"{path} has {about.st_size / 1e9:.1f} GB, more than the {MAX_BYTES / 1e9:.1f} GB that a csv may have: "
+            "leave out what is not needed"
+        )
     with open(path, "rb") as file:
         head = file.read(4)
     return next((name for mark, name in BOMS if head.startswith(mark)), "utf-8")
@@ -87,7 +103,9 @@ def _encoding(path: Path) -> str:
 def _lines(file: IO[str], path: Path, done: int) -> Iterator[str]:
     for number, line in enumerate(file, done + 1):
         if "\0" in line:  # numpy's text ends at it, so that two labels could become one
-            raise UserError(f"{path}, line {number}: a NUL character: the file is damaged, or UTF-16 without its mark: save it as UTF-8")
+            raise UserError(
+                f"{path}, line {number}: a NUL character: the file is damaged, or UTF-16 without its mark: save it as UTF-8"
+            )
         yield line
 
 
@@ -104,7 +122,7 @@ def _where(path: Path, error: UnicodeDecodeError) -> str:
     try:
         data.decode("utf-8")
     except UnicodeDecodeError as found:
-        before = re.split(rb"\n|\r(?!\n)", data[:found.start])
+        before = re.split(rb"\n|\r(?!\n)", data[: found.start])
         return f", line {len(before)},"
     return ""
 
@@ -119,7 +137,9 @@ def _named(frame: pd.DataFrame, header: list[str], path: Path) -> pd.DataFrame:
         raise UserError(f"{path} has two columns {shown(twice[0])}: rename one of them, or take it out")
     odd = [name for name in frame.columns if re.search(r"[\x00-\x1f\x7f\x85\u2028\u2029]", name)]
     if odd:
-        raise UserError(f"{path}: the header {shown(odd[0])} holds a line break or a control character: mend it")
+        raise UserError(
+            f"{path}: the header {shown(odd[0])} holds a line break or a control character: mend it"
+        )
     return frame
 
 

@@ -13,9 +13,21 @@ import torch
 
 from earshot.pickles import Global, Interpreter, Refused
 
-STORAGES = {f"{name}Storage": kind for name, kind in {
-    "Float": torch.float32, "Double": torch.float64, "Half": torch.float16, "BFloat16": torch.bfloat16, "Long": torch.int64,
-    "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8, "Bool": torch.bool}.items()}
+STORAGES = {
+    f"{name}Storage": kind
+    for name, kind in {
+        "Float": torch.float32,
+        "Double": torch.float64,
+        "Half": torch.float16,
+        "BFloat16": torch.bfloat16,
+        "Long": torch.int64,
+        "Int": torch.int32,
+        "Short": torch.int16,
+        "Char": torch.int8,
+        "Byte": torch.uint8,
+        "Bool": torch.bool,
+    }.items()
+}
 LARGEST_PICKLE = 1 << 26  # bytes of names and shapes; a network of ten thousand tensors takes two million
 MOST_AXES = 16
 SHARED = 4  # how often the same numbers may be in tensors: tied weights are there twice
@@ -85,16 +97,30 @@ class _Tensors(Interpreter):
             return {}
         if function == Global("torch._utils", "_rebuild_tensor_v2") and len(arguments) in (6, 7):
             return self._tensor(*arguments[:4])
-        if function == Global("torch._utils", "_rebuild_parameter") and arguments and type(arguments[0]) is torch.Tensor:
+        if (
+            function == Global("torch._utils", "_rebuild_parameter")
+            and arguments
+            and type(arguments[0]) is torch.Tensor
+        ):
             return arguments[0]
         return super().call(function, arguments)
 
     def build(self, target: Any, state: Any) -> Any:
         """A state dict carries the versions of its modules as an attribute: not needed."""
-        return target if type(target) is dict and type(state) is dict and set(state) <= {"_metadata"} else super().build(target, state)
+        return (
+            target
+            if type(target) is dict and type(state) is dict and set(state) <= {"_metadata"}
+            else super().build(target, state)
+        )
 
     def stored(self, name: Any) -> Any:
-        if type(name) is not tuple or len(name) != 5 or name[0] != "storage" or type(name[1]) is not Global or type(name[2]) is not str:
+        if (
+            type(name) is not tuple
+            or len(name) != 5
+            or name[0] != "storage"
+            or type(name[1]) is not Global
+            or type(name[2]) is not str
+        ):
             raise Refused("it refers to something outside")
         (_, (module, kind), key, _, count) = name
         if module != "torch" or kind not in STORAGES or type(count) is not int or count < 0:
@@ -102,13 +128,17 @@ class _Tensors(Interpreter):
         dtype = STORAGES[kind]
         if key not in self.storages:
             size = count * dtype.itemsize
-            if self.held + size > self.most:  # members may lie within one another: zipfile compares them only since 3.11.8
+            if (
+                self.held + size > self.most
+            ):  # members may lie within one another: zipfile compares them only since 3.11.8
                 raise Refused("its members together are larger than the file")
             data = _member(self.archive, f"{self.folder}data/{key}", size)
             if len(data) != size:
                 raise Refused("a tensor has more numbers than the file holds")
             self.held += size
-            self.storages[key] = torch.frombuffer(bytearray(data), dtype=dtype) if count else torch.empty(0, dtype=dtype)
+            self.storages[key] = (
+                torch.frombuffer(bytearray(data), dtype=dtype) if count else torch.empty(0, dtype=dtype)
+            )
         if self.storages[key].dtype != dtype:
             raise Refused("it reads the same numbers as two kinds")
         return (self.storages[key],)
@@ -122,9 +152,13 @@ class _Tensors(Interpreter):
             raise Refused("a tensor of an impossible shape")
         count = math.prod(size)
         last = offset + sum((length - 1) * step for length, step in zip(size, stride)) if count else 0
-        if count > len(numbers) or count and last >= len(numbers):  # strides of 0 could make terabytes of one number
+        if (
+            count > len(numbers) or count and last >= len(numbers)
+        ):  # strides of 0 could make terabytes of one number
             raise Refused("a tensor reaches beyond its numbers")
         self.made += count * numbers.itemsize
         if self.made > SHARED * self.held:
-            raise Refused("its tensors share their numbers so often that they would take many times the file's size")
+            raise Refused(
+                "its tensors share their numbers so often that they would take many times the file's size"
+            )
         return numbers.as_strided(size, stride, offset).clone() if count else numbers.new_empty(size)

@@ -33,8 +33,11 @@ def by_part(history: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 def scalars(row: dict[str, Any]) -> dict[str, float]:
     """An epoch's numbers under the names that trackers show; its seconds are none of a run's results."""
     names = {"lr": "learning_rate", "train_loss": "loss/train", "valid_loss": "loss/validation"}
-    return {names.get(key, f"validation/{key}"): float(value) for key, value in row.items()
-            if key not in ("fold", "seed", "epoch", "seconds") and value != ""}
+    return {
+        names.get(key, f"validation/{key}"): float(value)
+        for key, value in row.items()
+        if key not in ("fold", "seed", "epoch", "seconds") and value != ""
+    }
 
 
 def start(run: Run, wandb: bool) -> Tracker:
@@ -45,15 +48,20 @@ def start(run: Run, wandb: bool) -> Tracker:
     """
     # A folder called wandb, which it makes itself, would be found as a package without a file.
     if wandb and (find_spec("wandb") is None or find_spec("wandb").origin is None):
-        raise UserError("--wandb needs the package wandb: pip install wandb, or leave the flag away (TensorBoard's files are "
-                        "written anyway)")
-    tracker = Tracker(run, [TensorBoard(run.folder / "tensorboard"), *([WeightsAndBiases(run)] if wandb else [])])
+        raise UserError(
+            "--wandb needs the package wandb: pip install wandb, or leave the flag away (TensorBoard's files are "
+            "written anyway)"
+        )
+    tracker = Tracker(
+        run, [TensorBoard(run.folder / "tensorboard"), *([WeightsAndBiases(run)] if wandb else [])]
+    )
     run.watching.append(tracker.see)
     return tracker
 
 
 def report_on(folder: Path, say: Callable[[str], None]) -> None:
     """Draw the pictures and report.html of a run or a kept blend, unless they are there."""
+
     def draw() -> None:
         from earshot.report import run
 
@@ -120,7 +128,9 @@ class TensorBoard:
             return
         for part, epochs in by_part(rows).items():
             known = self.written.get(part)
-            if known is None or known > len(epochs):  # this process has not been here, or the fold was begun anew
+            if known is None or known > len(
+                epochs
+            ):  # this process has not been here, or the fold was begun anew
                 write_bytes(self.folder / part / EVENTS, _records([_version(), *map(_event, epochs)]))
             elif known < len(epochs):
                 with open(self.folder / part / EVENTS, "ab") as file:
@@ -139,7 +149,7 @@ class TensorBoard:
         events = [_version(), Event(summary=text("config", f"```\n{settings}\n```"))]
         for name, path in pictures.items():
             data = path.read_bytes()
-            width, height = (int.from_bytes(data[at:at + 4], "big") for at in (16, 20))
+            width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
             image = Summary.Image(encoded_image_string=data, width=width, height=height, colorspace=3)
             events.append(Event(summary=Summary(value=[Summary.Value(tag=name, image=image)])))
         write_bytes(self.folder / "run" / EVENTS, _records(events))
@@ -191,8 +201,14 @@ class WeightsAndBiases:
 
             self.kept = {"id": secrets.token_hex(4), "sent": {}, **self.kept}
             self._keep()
-            self.open = wandb.init(project="earshot", name=self.run.folder.resolve().name, id=self.kept["id"], resume="allow",
-                                   dir=str(self.run.folder), config=self.run.config["record"])
+            self.open = wandb.init(
+                project="earshot",
+                name=self.run.folder.resolve().name,
+                id=self.kept["id"],
+                resume="allow",
+                dir=str(self.run.folder),
+                config=self.run.config["record"],
+            )
         return self.open
 
     def _keep(self) -> None:
@@ -208,7 +224,12 @@ class WeightsAndBiases:
             to.define_metric(f"{part}/epoch")
             to.define_metric(f"{part}/*", step_metric=f"{part}/epoch")
             for row in epochs[known:]:
-                to.log({f"{part}/epoch": row["epoch"], **{f"{part}/{tag}": value for tag, value in scalars(row).items()}})
+                to.log(
+                    {
+                        f"{part}/epoch": row["epoch"],
+                        **{f"{part}/{tag}": value for tag, value in scalars(row).items()},
+                    }
+                )
             self.kept["sent"][part] = len(epochs)
             self._keep()
 
@@ -224,7 +245,9 @@ class WeightsAndBiases:
         from earshot.files import read_json
 
         for kind, found in read_json(run.folder / "scores.json").items():
-            self.open.summary.update({f"{kind}/{key}": value for key, value in found.items() if isinstance(value, float)})
+            self.open.summary.update(
+                {f"{kind}/{key}": value for key, value in found.items() if isinstance(value, float)}
+            )
         self.open.log({f"pictures/{name}": wandb.Image(str(path)) for name, path in pictures.items()})
         self.open.finish()
         self.kept["done"] = True

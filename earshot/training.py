@@ -40,8 +40,16 @@ WAY_OUT = "give a lower --lr, or --clip-grad 1; the last good checkpoint is kept
 class Fitter:
     """Trains one head on one fold and keeps its folder up to date."""
 
-    def __init__(self, build: Callable[[], nn.Module], rows: Rows, fold: Fold, settings: TrainingFlags, classes: int,
-                 folder: FoldFolder, device: Device):
+    def __init__(
+        self,
+        build: Callable[[], nn.Module],
+        rows: Rows,
+        fold: Fold,
+        settings: TrainingFlags,
+        classes: int,
+        folder: FoldFolder,
+        device: Device,
+    ):
         self.rows, self.fold, self.settings, self.folder, self.device = rows, fold, settings, folder, device
         self.train_rows, self.valid_rows = rows.of_clips(fold.train), rows.of_clips(fold.valid)
         self.asked = bool(fold.valid.any())  # a model on all clips has nobody to ask
@@ -66,7 +74,9 @@ class Fitter:
         self.unsaved_best: dict[str, Tensor] | None = None
         self._memory: dict[str, Tensor] | None = None
         self.seeds: tuple[int, np.ndarray] = (0, np.zeros(0, np.uint64))  # of an epoch's steps
-        self.unseen: list[tuple[int, int, int, np.ndarray, Tensor]] = []  # epoch, step, steps, rows, loss: not looked at yet
+        self.unseen: list[
+            tuple[int, int, int, np.ndarray, Tensor]
+        ] = []  # epoch, step, steps, rows, loss: not looked at yet
         if not self._resume():
             self._begin()
 
@@ -103,7 +113,11 @@ class Fitter:
         self.predictor.load_state_dict(weights)
         if optimizer is not None:
             if self.average:
-                raw = {name.removeprefix(RAW): optimizer.pop(name) for name in list(optimizer) if name.startswith(RAW)}
+                raw = {
+                    name.removeprefix(RAW): optimizer.pop(name)
+                    for name in list(optimizer)
+                    if name.startswith(RAW)
+                }
                 self.head.load_state_dict(raw)
             optim.unpack(self.optimizer, optimizer, state["optimizer"])
             self.schedule.load_state_dict(state["schedule"])
@@ -124,7 +138,12 @@ class Fitter:
         targets = self.rows.targets_of(rows)
         batch = {}
         if own_loss(self.head):  # for the others the clips as they were would only fill memory
-            batch = {"plain": x, "plain_mask": mask, "plain_targets": self.criterion.smooth(targets), **self.rows.extras(rows)}
+            batch = {
+                "plain": x,
+                "plain_mask": mask,
+                "plain_targets": self.criterion.smooth(targets),
+                **self.rows.extras(rows),
+            }
         if self.augmented:
             x, mask, targets = augment.apply(x, mask, targets, settings, np.random.default_rng(seed))
         batch |= {"x": x, "mask": mask}
@@ -158,13 +177,18 @@ class Fitter:
             except ValueError as error:
                 if "more than 1 value per channel" not in str(error):
                     raise
-                raise UserError(f"a batch of {size} rows, {min(self.micro, size)} a pass, leaves a single row, which this head cannot "
-                                "normalise: raise --batch-size, or choose another head") from None
+                raise UserError(
+                    f"a batch of {size} rows, {min(self.micro, size)} a pass, leaves a single row, which this head cannot "
+                    "normalise: raise --batch-size, or choose another head"
+                ) from None
             except RuntimeError as error:
                 if not out_of_memory(error) or self.micro <= 1:
                     raise
                 self.micro = -(-min(self.micro, size) // 2)
-                print(f"out of memory: {self.micro} rows a pass from here on, the effective batch stays {size}", flush=True)
+                print(
+                    f"out of memory: {self.micro} rows a pass from here on, the effective batch stays {size}",
+                    flush=True,
+                )
 
     def _accumulate(self, batch: dict[str, Any], targets: Tensor) -> Tensor:
         pieces = -(-len(targets) // self.micro)
@@ -182,7 +206,9 @@ class Fitter:
             total += loss.detach()
         return total
 
-    def epoch(self, epoch: int, pause: Callable[[int, int], bool] = lambda step, steps: False) -> dict[str, float] | None:
+    def epoch(
+        self, epoch: int, pause: Callable[[int, int], bool] = lambda step, steps: False
+    ) -> dict[str, float] | None:
         """Train what is left of an epoch and evaluate; the row for metrics.csv, None if it was paused.
 
         Args:
@@ -194,14 +220,25 @@ class Fitter:
         if not progress.step:
             progress.lr = self.optimizer.param_groups[0]["lr"]
         order = np.random.default_rng(seed_of(self.settings.seed, self.fold.number, epoch)).permutation(
-            np.concatenate([self._drawn(self.rows.of_epoch(self.train_rows, epoch), epoch), self._taught(epoch)]))
+            np.concatenate(
+                [self._drawn(self.rows.of_epoch(self.train_rows, epoch), epoch), self._taught(epoch)]
+            )
+        )
         self.head.train()
         # Nearly equal batches: a last batch of one row would break batch normalisation. None is empty: a copy that was played
         # faster may have fewer windows than its clip.
         batches = np.array_split(order, min(self.steps, len(order)))
-        coming = self.rows.ahead(batches[progress.step:])
-        bar = tqdm(coming, desc=f"{self.fold.name} epoch {epoch}", leave=False, unit="step",
-                   initial=progress.step, total=len(batches), disable=None, dynamic_ncols=True)
+        coming = self.rows.ahead(batches[progress.step :])
+        bar = tqdm(
+            coming,
+            desc=f"{self.fold.name} epoch {epoch}",
+            leave=False,
+            unit="step",
+            initial=progress.step,
+            total=len(batches),
+            disable=None,
+            dynamic_ncols=True,
+        )
         for rows in bar:
             loss = self.step(epoch, progress.step, rows)
             self.unseen.append((epoch, progress.step, len(batches), rows, loss))
@@ -216,8 +253,14 @@ class Fitter:
         self._look()
         if self.average:
             self.average.end(self.head, epoch)
-        row = {"fold": self.fold.number, "epoch": epoch, "lr": progress.lr, "train_loss": progress.total / len(order),
-               **(self._scores(epoch) if self.asked else {}), "seconds": time.perf_counter() - before}
+        row = {
+            "fold": self.fold.number,
+            "epoch": epoch,
+            "lr": progress.lr,
+            "train_loss": progress.total / len(order),
+            **(self._scores(epoch) if self.asked else {}),
+            "seconds": time.perf_counter() - before,
+        }
         progress.step, progress.total, progress.seconds = 0, 0.0, 0.0
         return row
 
@@ -226,7 +269,9 @@ class Fitter:
         asked = self.valid()[self.heard]
         if not np.isfinite(asked).all():
             ids = self.rows.ids[self.heard][~np.isfinite(asked).all(1)]
-            raise UserError(f"{self.fold.name}, epoch {epoch}: the prediction is not a number for {some(ids)}: {WAY_OUT}")
+            raise UserError(
+                f"{self.fold.name}, epoch {epoch}: the prediction is not a number for {some(ids)}: {WAY_OUT}"
+            )
         found = metrics.scores(asked, self.rows.truth[self.heard])
         return {"valid_loss": found.pop("log_loss"), **found}
 
@@ -234,7 +279,9 @@ class Fitter:
         """Take the losses of the last steps into the epoch's; UserError for the first that is not a number."""
         if not self.unseen:
             return
-        for (epoch, number, steps, rows, _), loss in zip(self.unseen, torch.stack([one[-1] for one in self.unseen]).tolist()):
+        for (epoch, number, steps, rows, _), loss in zip(
+            self.unseen, torch.stack([one[-1] for one in self.unseen]).tolist()
+        ):
             if not np.isfinite(loss):
                 raise UserError(self._not_a_number(epoch, number, steps, rows))
             self.progress.total += loss * len(rows)
@@ -245,17 +292,29 @@ class Fitter:
         where = f"{self.fold.name}, epoch {epoch}, batch {number + 1} of {steps}: the loss is not a number"
         bad = [row for row in rows if not bool(self.rows.batch(np.array([row]))[0].isfinite().all())]
         if bad:
-            return (f"{where}, because the cached features of {some(self.rows.everyone[self.rows.whose[bad]])} are not finite: extract "
-                    "them anew (get_features.py --fresh)")
+            return (
+                f"{where}, because the cached features of {some(self.rows.everyone[self.rows.whose[bad]])} are not finite: extract "
+                "them anew (get_features.py --fresh)"
+            )
         return f"{where}; its clips: {some(self.rows.everyone[self.rows.whose[rows]])}: {WAY_OUT}"
 
     def valid(self) -> np.ndarray:
         """(clips, classes) probabilities, NaN for clips outside the validation fold; without --tta, which would cost every epoch."""
-        size = max(self.micro * 2, WHOLE // (4 * int(np.prod(self.rows.shape)))) if self.tiny else self.micro * 2
-        return predict(self.predictor, self.rows, self.valid_rows, size, self.autocast, pool=self.settings.pool)
+        size = (
+            max(self.micro * 2, WHOLE // (4 * int(np.prod(self.rows.shape)))) if self.tiny else self.micro * 2
+        )
+        return predict(
+            self.predictor, self.rows, self.valid_rows, size, self.autocast, pool=self.settings.pool
+        )
 
-    def fit(self, log: Callable[[str], None], deadline: Deadline, folds_left: int,
-            saved: Callable[[], None] = lambda: None, save_every: float = 10.0) -> bool:
+    def fit(
+        self,
+        log: Callable[[str], None],
+        deadline: Deadline,
+        folds_left: int,
+        saved: Callable[[], None] = lambda: None,
+        save_every: float = 10.0,
+    ) -> bool:
         """Train to the end; False if the time ran out, or a signal came, at a safe point before it.
 
         Args:
@@ -288,19 +347,31 @@ class Fitter:
                 self._look()
                 left = remaining(progress.seconds * steps / step, step / steps)
                 loss = progress.total * steps / (step * self.taken)
-                log(f"{place(self.fold, progress.epoch + 1, settings)}  step {step}/{steps}  train {loss:.3f}  eta {clock(left)}")
+                log(
+                    f"{place(self.fold, progress.epoch + 1, settings)}  step {step}/{steps}  train {loss:.3f}  eta {clock(left)}"
+                )
             return stop
 
         def remaining(one: float, done: float) -> float:
-            return (settings.epochs * (1 + folds_left) - progress.epoch - done) * (float(np.mean(durations)) if durations else one)
+            return (settings.epochs * (1 + folds_left) - progress.epoch - done) * (
+                float(np.mean(durations)) if durations else one
+            )
 
         while progress.epoch < settings.epochs:
             with probe.one_thread(self.tiny and self.device.name == "cpu"):
                 row = self.epoch(progress.epoch + 1, pause)
             if row is None:
                 return False
-            value = [metrics.gain(settings.metric, value_of(row, settings.metric)), -row["valid_loss"]] if self.asked else []
-            better = (progress.best is None or value > progress.best) if self.asked else progress.epoch + 1 == settings.epochs
+            value = (
+                [metrics.gain(settings.metric, value_of(row, settings.metric)), -row["valid_loss"]]
+                if self.asked
+                else []
+            )
+            better = (
+                (progress.best is None or value > progress.best)
+                if self.asked
+                else progress.epoch + 1 == settings.epochs
+            )
             progress.epoch += 1
             progress.history.append(row)
             if better:
@@ -319,24 +390,42 @@ class Fitter:
     def _remember(self) -> None:
         """Keep the best weights until they are saved, in the same memory every time: new pages take longer than the copy."""
         weights = self.predictor.state_dict()
-        self._memory = self._memory or {name: torch.empty_like(tensor, device="cpu") for name, tensor in weights.items()}
+        self._memory = self._memory or {
+            name: torch.empty_like(tensor, device="cpu") for name, tensor in weights.items()
+        }
         self.unsaved_best = {name: self._memory[name].copy_(tensor) for name, tensor in weights.items()}
 
     def _save(self, finished: bool) -> None:
         self._look()
         progress, metric = self.progress, self.settings.metric
-        if not all(bool(tensor.isfinite().all()) for tensor in self.head.state_dict().values() if tensor.is_floating_point()):
-            raise UserError(f"{self.fold.name}, epoch {progress.epoch + bool(progress.step)}: the weights are not numbers any "
-                            f"more: {WAY_OUT}")
+        if not all(
+            bool(tensor.isfinite().all())
+            for tensor in self.head.state_dict().values()
+            if tensor.is_floating_point()
+        ):
+            raise UserError(
+                f"{self.fold.name}, epoch {progress.epoch + bool(progress.step)}: the weights are not numbers any "
+                f"more: {WAY_OUT}"
+            )
         if self.unsaved_best is not None:
             # Before `last/`, which says which epochs are done: a kill between the two repeats epochs, and loses none.
-            chosen = {metric: metrics.gain(metric, progress.best[0]), "chosen": "on this fold's own clips"} if self.asked else {}
-            self.folder.save_best(self.unsaved_best, {"head": self.head.config, "epoch": progress.best_epoch, **chosen})
+            chosen = (
+                {metric: metrics.gain(metric, progress.best[0]), "chosen": "on this fold's own clips"}
+                if self.asked
+                else {}
+            )
+            self.folder.save_best(
+                self.unsaved_best, {"head": self.head.config, "epoch": progress.best_epoch, **chosen}
+            )
             self.unsaved_best = None
         tensors, rest = optim.pack(self.optimizer)
         state = {"progress": vars(progress), "finished": finished}
         if not finished:  # a finished fold is never resumed: its optimiser's state would only fill the disk
-            state |= {"optimizer": rest, "schedule": self.schedule.state_dict(), "scaler": self.scaler.state_dict()}
+            state |= {
+                "optimizer": rest,
+                "schedule": self.schedule.state_dict(),
+                "scaler": self.scaler.state_dict(),
+            }
             if self.average:
                 tensors |= {RAW + name: value for name, value in self.head.state_dict().items()}
         self.folder.save_last(self.predictor.state_dict(), None if finished else tensors, state)

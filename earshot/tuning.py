@@ -29,7 +29,12 @@ DATABASE, STUDY = "tuning.db", "tuning"
 STARTUP = 5  # trials drawn at random before the sampler learns, and before the pruner compares
 TIE = 1e-3  # of the log loss, beside the metric: few clips give many equal scores
 # Options of heads, where a head has them: lowest and highest, and whether on a logarithmic scale.
-OPTIONS = {"dropout": (0.0, 0.6, False), "c": (1e-3, 30.0, True), "gamma": (0.1, 10.0, True), "temperature": (0.02, 0.5, True)}
+OPTIONS = {
+    "dropout": (0.0, 0.6, False),
+    "c": (1e-3, 30.0, True),
+    "gamma": (0.1, 10.0, True),
+    "temperature": (0.02, 0.5, True),
+}
 
 
 def open_study(folder: Path) -> Study:
@@ -41,25 +46,37 @@ def open_study(folder: Path) -> Study:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     folder.mkdir(parents=True, exist_ok=True)
     pruner = optuna.pruners.MedianPruner(n_startup_trials=STARTUP, n_warmup_steps=0)
-    return optuna.create_study(study_name=STUDY, direction="maximize", load_if_exists=True, pruner=pruner,
-                               storage=f"sqlite:///{folder / DATABASE}")
+    return optuna.create_study(
+        study_name=STUDY,
+        direction="maximize",
+        load_if_exists=True,
+        pruner=pruner,
+        storage=f"sqlite:///{folder / DATABASE}",
+    )
 
 
-def suggest(trial: Trial, base: TrainingFlags, options: dict[str, Any], at_once: bool, further: bool) -> tuple[dict, dict]:
+def suggest(
+    trial: Trial, base: TrainingFlags, options: dict[str, Any], at_once: bool, further: bool
+) -> tuple[dict, dict]:
     """A trial's training settings and head options.
 
     Args:
         options: the head's, with their defaults. at_once: is it fitted without epochs? further: has it targets that mixing would move?
     """
-    chosen = {key: trial.suggest_float(f"head.{key}", low, high, log=log) for key, (low, high, log) in OPTIONS.items()
-              if isinstance(options.get(key), float)}
+    chosen = {
+        key: trial.suggest_float(f"head.{key}", low, high, log=log)
+        for key, (low, high, log) in OPTIONS.items()
+        if isinstance(options.get(key), float)
+    }
     if at_once:
         return {}, chosen
-    found = {"lr": trial.suggest_float("lr", base.lr / 8, base.lr * 8, log=True),
-             "weight_decay": trial.suggest_float("weight_decay", 1e-4, 0.5, log=True),
-             "label_smoothing": trial.suggest_float("label_smoothing", 0.0, 0.2),
-             "batch_size": trial.suggest_categorical("batch_size", sorted({16, 32, 64, 128, base.batch_size})),
-             "epochs": trial.suggest_int("epochs", max(1, base.epochs // 2), 2 * base.epochs)}
+    found = {
+        "lr": trial.suggest_float("lr", base.lr / 8, base.lr * 8, log=True),
+        "weight_decay": trial.suggest_float("weight_decay", 1e-4, 0.5, log=True),
+        "label_smoothing": trial.suggest_float("label_smoothing", 0.0, 0.2),
+        "batch_size": trial.suggest_categorical("batch_size", sorted({16, 32, 64, 128, base.batch_size})),
+        "epochs": trial.suggest_int("epochs", max(1, base.epochs // 2), 2 * base.epochs),
+    }
     if not further and base.mixup_pairs == "any":
         found["mixup"] = trial.suggest_float("mixup", 0.0, 1.0)
     return found, chosen
@@ -70,7 +87,11 @@ def own(base: TrainingFlags, head: Head, options: dict[str, Any]) -> dict[str, A
     keys = ("lr", "weight_decay", "label_smoothing", "batch_size", "epochs", "mixup")
     values: dict[str, Any] = {key: getattr(base, key) for key in keys}
     values["weight_decay"] = min(max(values["weight_decay"], 1e-4), 0.5)
-    return values | {f"head.{key}": head.options.get(key, options[key]) for key in OPTIONS if isinstance(options.get(key), float)}
+    return values | {
+        f"head.{key}": head.options.get(key, options[key])
+        for key in OPTIONS
+        if isinstance(options.get(key), float)
+    }
 
 
 def tune(trials: int, job: Job, folder: Path, wanted: list[int], deadline: Deadline) -> Job | None:
@@ -96,8 +117,10 @@ def tune(trials: int, job: Job, folder: Path, wanted: list[int], deadline: Deadl
         print(text, flush=True)
         append_text(folder / "training_log.txt", text + "\n")
 
-    say(f"tuning on fold {', '.join(map(str, wanted))}: {trials} trials; the settings are chosen by these folds' labels, so what they "
-        "score there afterwards flatters")
+    say(
+        f"tuning on fold {', '.join(map(str, wanted))}: {trials} trials; the settings are chosen by these folds' labels, so what they "
+        "score there afterwards flatters"
+    )
     for stale in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         study.tell(stale.number, state=TrialState.FAIL)  # a kill came: the same again, from its checkpoints
         study.enqueue_trial(stale.params)
@@ -108,8 +131,10 @@ def tune(trials: int, job: Job, folder: Path, wanted: list[int], deadline: Deadl
         if len(done) >= trials:
             break
         # Of the number of trials alone, so that a kill changes nothing of what is drawn.
-        study.sampler = optuna.samplers.TPESampler(seed=int(np.random.SeedSequence((base.seed, len(done))).generate_state(1)[0]),
-                                                   n_startup_trials=STARTUP)
+        study.sampler = optuna.samplers.TPESampler(
+            seed=int(np.random.SeedSequence((base.seed, len(done))).generate_state(1)[0]),
+            n_startup_trials=STARTUP,
+        )
         trial = study.ask()
         training, chosen = suggest(trial, base, options, at_once, further)
         # A trial is of one seed, and of the folds alone: what they score is all that it is for.
@@ -122,15 +147,25 @@ def tune(trials: int, job: Job, folder: Path, wanted: list[int], deadline: Deadl
             value, pruned = float("-inf"), True
         if value is None:
             return None
-        study.tell(trial, None if pruned else value, state=TrialState.PRUNED if pruned else TrialState.COMPLETE)
+        study.tell(
+            trial, None if pruned else value, state=TrialState.PRUNED if pruned else TrialState.COMPLETE
+        )
         shutil.rmtree(at, ignore_errors=True)
-        words = "  ".join(f"{key} {v:.3g}" if isinstance(v, float) else f"{key} {v}" for key, v in trial.params.items())
-        say(f"trial {len(done) + 1}/{trials}: {base.metric} {value:.4f}{' (given up)' if pruned else ''}  {words}")
+        words = "  ".join(
+            f"{key} {v:.3g}" if isinstance(v, float) else f"{key} {v}" for key, v in trial.params.items()
+        )
+        say(
+            f"trial {len(done) + 1}/{trials}: {base.metric} {value:.4f}{' (given up)' if pruned else ''}  {words}"
+        )
     if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-        raise UserError(f"{folder}: no trial could be trained to its end: give the recipe a lower --lr, or tune with more trials")
+        raise UserError(
+            f"{folder}: no trial could be trained to its end: give the recipe a lower --lr, or tune with more trials"
+        )
     best = study.best_trial
     training, chosen = suggest(optuna.trial.FixedTrial(best.params), base, options, at_once, further)
-    say(f"best of {trials}: {base.metric} {best.value:.4f} (less {TIE:g} of the log loss), which flatters: it was chosen on these folds")
+    say(
+        f"best of {trials}: {base.metric} {best.value:.4f} (less {TIE:g} of the log loss), which flatters: it was chosen on these folds"
+    )
     return job.other(replace(base, **training), {**head.options, **chosen})
 
 
@@ -141,7 +176,9 @@ def mark(run: Run, wanted: list[int]) -> None:
     run.log(said)
 
 
-def _try(trial: Trial, job: Job, folder: Path, wanted: list[int], deadline: Deadline) -> tuple[float | None, bool]:
+def _try(
+    trial: Trial, job: Job, folder: Path, wanted: list[int], deadline: Deadline
+) -> tuple[float | None, bool]:
     """Pooled out-of-fold value of a trial, of the final epochs, fold by fold until the pruner gives it up; None if the time ran out."""
     run = job.begin(folder, False, quiet=True)
     seen: list[int] = []

@@ -19,7 +19,7 @@ WRAPPER = Global("joblib.numpy_pickle", "NumpyArrayWrapper")
 KINDS = re.compile(r"b1|[iu][1248]|f[248]|c8|c16|[US][1-9]\d{0,8}")
 NATIVE = ("|", "=", "<" if sys.byteorder == "little" else ">")
 ALIGNMENT = 16  # joblib's: a byte with the length of the padding, the padding, the array
-IMPOSSIBLE = 2 ** 47  # bytes that an array would span if its axes of length 0 had length 1
+IMPOSSIBLE = 2**47  # bytes that an array would span if its axes of length 0 had length 1
 
 
 def load(path: Path | str, mmap: bool = True) -> dict[str, Any]:
@@ -46,7 +46,9 @@ def load(path: Path | str, mmap: bool = True) -> dict[str, Any]:
         raise UserError(f"{path} is missing: run get_features.py again") from None
     except Exception as error:  # a damaged pickle can raise nearly anything
         reason = str(error) if isinstance(error, (Refused, OSError)) else "it is damaged"
-        raise UserError(f"{path} is no cache that Earshot can read ({reason}): delete it and run get_features.py again") from None
+        raise UserError(
+            f"{path} is no cache that Earshot can read ({reason}): delete it and run get_features.py again"
+        ) from None
     return content
 
 
@@ -88,13 +90,24 @@ class _Arrays(Interpreter):
         target.dtype = np.dtype(target.name)  # made from its name: numpy trusts a dtype's state
         return target
 
-    def _array(self, subclass: Any, shape: Any, order: Any, dtype: Any, allow_mmap: Any, numpy_array_alignment_bytes: Any) -> np.ndarray:
+    def _array(
+        self,
+        subclass: Any,
+        shape: Any,
+        order: Any,
+        dtype: Any,
+        allow_mmap: Any,
+        numpy_array_alignment_bytes: Any,
+    ) -> np.ndarray:
         if subclass != NDARRAY or type(dtype) is not _Kind or dtype.dtype is None or order not in ("C", "F"):
             raise Refused("it holds an array of an unknown kind")
         if type(shape) is not tuple or len(shape) > 32 or any(type(n) is not int or n < 0 for n in shape):
             raise Refused("it holds an array of an impossible shape")
         dtype = dtype.dtype
-        if numpy_array_alignment_bytes != ALIGNMENT or math.prod(max(n, 1) for n in shape) * max(dtype.itemsize, 1) > IMPOSSIBLE:
+        if (
+            numpy_array_alignment_bytes != ALIGNMENT
+            or math.prod(max(n, 1) for n in shape) * max(dtype.itemsize, 1) > IMPOSSIBLE
+        ):
             raise Refused("it holds an array of an impossible shape")
         padding, count = self._number("<B"), math.prod(shape)
         if padding > ALIGNMENT or self.file.tell() + padding + count * dtype.itemsize > self.size:
@@ -106,6 +119,8 @@ class _Arrays(Interpreter):
             array = np.memmap(self.file, dtype, "r", start, shape, order)
         else:
             self.file.seek(start)
-            array = np.frombuffer(bytearray(self.file.read(count * dtype.itemsize)), dtype).reshape(shape, order=order)
+            array = np.frombuffer(bytearray(self.file.read(count * dtype.itemsize)), dtype).reshape(
+                shape, order=order
+            )
         self.file.seek(start + count * dtype.itemsize)  # mapping moves it
         return array

@@ -33,7 +33,9 @@ def digests(folder: Path, names: list[str]) -> dict[str, str | None]:
         entry = known.get(key)
         if before is None:
             found[name] = None
-        elif isinstance(entry, dict) and entry.get("state") == before and isinstance(entry.get("sha256"), str):
+        elif (
+            isinstance(entry, dict) and entry.get("state") == before and isinstance(entry.get("sha256"), str)
+        ):
             found[name] = entry["sha256"]
         else:
             found[name] = digest(path)
@@ -55,12 +57,18 @@ def _state(path: Path) -> list[int] | None:
         about = os.stat(path)
     except OSError:
         return None
-    return [about.st_size, about.st_ino, about.st_mtime_ns, about.st_ctime_ns] if stat.S_ISREG(about.st_mode) else None
+    return (
+        [about.st_size, about.st_ino, about.st_mtime_ns, about.st_ctime_ns]
+        if stat.S_ISREG(about.st_mode)
+        else None
+    )
 
 
 def _read(index: Path) -> dict[str, Any]:
     try:
         known = sealed.read(index).get("files")
     except sealed.Damaged:
-        known = None  # only a shortcut: a damaged one is made anew; one flipped digit would condemn a sound cache
+        known = (
+            None  # only a shortcut: a damaged one is made anew; one flipped digit would condemn a sound cache
+        )
     return known if isinstance(known, dict) else {}

@@ -51,7 +51,9 @@ def noise(wave: np.ndarray, ratio: float, rng: np.random.Generator) -> np.ndarra
     """The wave with white noise added, the wave's mean power being `ratio` dB above the noise's."""
     added = rng.standard_normal(len(wave), dtype=np.float32)
     power = float(np.mean(np.square(wave, dtype=np.float64)))
-    return wave + added * np.float32(math.sqrt(power / 10 ** (ratio / 10) / max(float(np.mean(np.square(added))), FLOOR)))
+    return wave + added * np.float32(
+        math.sqrt(power / 10 ** (ratio / 10) / max(float(np.mean(np.square(added))), FLOOR))
+    )
 
 
 def level(wave: np.ndarray, rate: int) -> float:
@@ -61,7 +63,9 @@ def level(wave: np.ndarray, rate: int) -> float:
     frame = max(2, round(FRAME * rate))
     padded = np.pad(wave, (0, max(0, frame - len(wave))))
     frames = np.lib.stride_tricks.sliding_window_view(padded, frame)[:: frame // 2]
-    frequencies = np.maximum(np.fft.rfftfreq(frame, 1 / rate), 1.0)  # 0 Hz weighs nothing, in decibels without end
+    frequencies = np.maximum(
+        np.fft.rfftfreq(frame, 1 / rate), 1.0
+    )  # 0 Hz weighs nothing, in decibels without end
     weights = 10 ** (A_weighting(frequencies, min_db=None) / 10)
     loudest = FLOOR
     for first in range(0, len(frames), BLOCK):  # a recording of an hour has more frames than fit
@@ -104,7 +108,11 @@ def finish(wave: np.ndarray, flags: AugmentFlags, rng: np.random.Generator) -> n
 
 def part(wave: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
     """At most `samples` of a wave, from a place drawn at random."""
-    return wave if len(wave) <= samples else wave[(first := int(rng.integers(len(wave) - samples + 1))):first + samples]
+    return (
+        wave
+        if len(wave) <= samples
+        else wave[(first := int(rng.integers(len(wave) - samples + 1))) : first + samples]
+    )
 
 
 def _factor(largest: float, rng: np.random.Generator) -> float:

@@ -130,8 +130,10 @@ def parse_option(key: str, text: str) -> Any:
     import yaml
 
     if key in ("name", "input_shape", "num_classes"):
-        raise HeadError(f"{key} is no option of a head: it follows from the head's name, the features (--input) and the "
-                        "labels (--classes)")
+        raise HeadError(
+            f"{key} is no option of a head: it follows from the head's name, the features (--input) and the "
+            "labels (--classes)"
+        )
     if "," in text and text[0] not in "[{\"'":
         text = f"[{text.rstrip(',')}]"
     try:
@@ -163,7 +165,9 @@ def build(name: str, input_shape: Sequence[int], num_classes: int, **options: An
     if unknown:
         known = ", ".join(f"{key}={value!r}" for key, value in defaults.items()) or "none"
         raise HeadError(f"{name} has no option {', '.join(unknown)}; its options are {known}")
-    settings = {key: _like(default, options.get(key, default), name, key) for key, default in defaults.items()}
+    settings = {
+        key: _like(default, options.get(key, default), name, key) for key, default in defaults.items()
+    }
     try:
         head = entry.cls(shape, num_classes, **settings)
     except HeadError:
@@ -210,14 +214,18 @@ def _like(default: Any, value: Any, name: str, key: str) -> Any:
         return tuple(value) if isinstance(value, (list, tuple)) else (value,)
     if isinstance(default, bool):
         if value not in (True, False):  # any other text or number would count as true
-            raise HeadError(f"{name}: option {key} is true or false (default {str(default).lower()}), not {value!r}")
+            raise HeadError(
+                f"{name}: option {key} is true or false (default {str(default).lower()}), not {value!r}"
+            )
         return bool(value)
     if not isinstance(default, (int, float)):
         return value
     wanted = type(default)
     try:
         number = wanted(value)
-        exact = not isinstance(value, bool) and number == (number if isinstance(value, str) else value)  # no NaN
+        exact = not isinstance(value, bool) and number == (
+            number if isinstance(value, str) else value
+        )  # no NaN
     except (TypeError, ValueError, OverflowError):
         exact = False
     if not exact:

@@ -65,7 +65,9 @@ def parse_shape(text: str) -> tuple[int, ...]:
     except ValueError:
         shape = ()
     if len(shape) != 3 or min(shape) < 1:
-        raise models.HeadError(f"--input takes three whole numbers from 1, D,F,T such as 1,128,431, not {text!r}")
+        raise models.HeadError(
+            f"--input takes three whole numbers from 1, D,F,T such as 1,128,431, not {text!r}"
+        )
     return shape
 
 
@@ -92,7 +94,11 @@ def list_all() -> list[str]:
         except models.HeadError as error:
             recipes.append((path.stem, "-", str(error)))
     lines = _table([("head", "views, best first", "about"), *heads])
-    lines += ["", *_table([("recipe", "head", "about"), *recipes])] if recipes else ["", f"no recipes in {RECIPES}"]
+    lines += (
+        ["", *_table([("recipe", "head", "about"), *recipes])]
+        if recipes
+        else ["", f"no recipes in {RECIPES}"]
+    )
     return lines
 
 
@@ -156,7 +162,9 @@ def run(args: argparse.Namespace) -> list[str]:
     for key in options:
         # These would collide with the arguments of models.build.
         if key in ("input_shape", "num_classes") or not isinstance(key, str):
-            raise models.HeadError(f"{key!r} is no option of a head: the shape comes from --input, N from --classes")
+            raise models.HeadError(
+                f"{key!r} is no option of a head: the shape comes from --input, N from --classes"
+            )
     view = view or models.views(name)[0]
     if args.input:
         shape = parse_shape(args.input)
@@ -166,18 +174,29 @@ def run(args: argparse.Namespace) -> list[str]:
         assumed = ",".join(map(str, shape))
         title = f"{name} on {assumed} (assumed for its view {view}; --input D,F,T changes it), {args.classes} classes"
     else:
-        raise models.HeadError(f"{name} takes the view {view}, whose shape is not known here: give --input D,F,T")
+        raise models.HeadError(
+            f"{name} takes the view {view}, whose shape is not known here: give --input D,F,T"
+        )
     head = models.build(name, shape, args.classes, **options)
     return [title, "", *describe(head, shape)]
 
 
 def main(argv: list[str] | None = None) -> int:
     """Print what is asked for; 0, or 2 after an error of the user's."""
-    parser = Parser(prog="python -m models", description="List the heads and recipes, or print the layers of one.")
-    parser.add_argument("--recipe", metavar="R", help="a recipe's name (recipes/R.yaml), or a path to a .yaml file")
+    parser = Parser(
+        prog="python -m models", description="List the heads and recipes, or print the layers of one."
+    )
+    parser.add_argument(
+        "--recipe", metavar="R", help="a recipe's name (recipes/R.yaml), or a path to a .yaml file"
+    )
     parser.add_argument("--head", metavar="NAME", help="a head's name, instead of a recipe")
-    parser.add_argument("--option", metavar="KEY=VALUE", action="append", default=[],
-                        help="set an option of the head (repeatable), e.g. --option channels=24,32,64")
+    parser.add_argument(
+        "--option",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="set an option of the head (repeatable), e.g. --option channels=24,32,64",
+    )
     parser.add_argument("--input", metavar="D,F,T", help="shape of the view: channels, frequency, time")
     parser.add_argument("--classes", metavar="N", type=int, default=50, help="number of classes (default 50)")
     try:

@@ -49,8 +49,10 @@ def build_ast(
             "extract the view fbank (--extractor fbank)"
         )
     if min(hidden_size, layers, heads, intermediate) < 1 or hidden_size % heads:
-        raise HeadError(f"{head}: AST's sizes are whole numbers from 1 and its heads divide its hidden size, "
-                        f"not {hidden_size} by {heads}")
+        raise HeadError(
+            f"{head}: AST's sizes are whole numbers from 1 and its heads divide its hidden size, "
+            f"not {hidden_size} by {heads}"
+        )
     from transformers import ASTConfig, ASTModel
 
     network = ASTModel(ASTConfig(
@@ -87,11 +89,17 @@ def load_ast(head: str, network: ASTModel, weights: str) -> None:
     for key, option in SIZES.items():
         have, want = getattr(theirs, key), getattr(mine, key)
         if have != want:
-            way = f"set its option {option} to {have}" if option else "extract with --extractor fbank, or take other weights"
+            way = (
+                f"set its option {option} to {have}"
+                if option
+                else "extract with --extractor fbank, or take other weights"
+            )
             raise HeadError(f"{head}: the weights {weights} have {key} {have}, the head {want}: {way}")
     if theirs.max_length < mine.max_length:
-        raise HeadError(f"{head}: the weights {weights} hear {theirs.max_length} frames, the view has {mine.max_length}: "
-                        f"extract with --max-length {theirs.max_length} --seconds {theirs.max_length / 100:g}")
+        raise HeadError(
+            f"{head}: the weights {weights} hear {theirs.max_length} frames, the view has {mine.max_length}: "
+            f"extract with --max-length {theirs.max_length} --seconds {theirs.max_length / 100:g}"
+        )
     state, name = pretrained.state_dict(), "embeddings.position_embeddings"
     rows = (mine.num_mel_bins - mine.patch_size) // mine.frequency_stride + 1
     columns = (mine.max_length - mine.patch_size) // mine.time_stride + 1
@@ -107,21 +115,33 @@ def _folder(head: str, weights: str) -> Path:
         configs = [path / "config.json", *sorted(path.glob("*/config.json"))]
         return next((config.parent for config in configs if config.exists()), path)
     if path.exists() or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", weights):
-        raise HeadError(f"{head}: --head.weights {weights}: no such folder, and no hub id (owner/name) either")
+        raise HeadError(
+            f"{head}: --head.weights {weights}: no such folder, and no hub id (owner/name) either"
+        )
     from huggingface_hub import snapshot_download
 
     reason = ""
     for here in (True, False):
         try:
-            folder = Path(snapshot_download(weights, allow_patterns=["config.json", "*.safetensors"], etag_timeout=5,
-                                            local_files_only=here))
-        except Exception as error:  # offline, unknown, gated, disk full: each library version has its own exceptions
+            folder = Path(
+                snapshot_download(
+                    weights,
+                    allow_patterns=["config.json", "*.safetensors"],
+                    etag_timeout=5,
+                    local_files_only=here,
+                )
+            )
+        except (
+            Exception
+        ) as error:  # offline, unknown, gated, disk full: each library version has its own exceptions
             reason = " ".join(str(error).split())[:80] or type(error).__name__
             continue
         # an interrupted download leaves the config without the weights
         if not here or any(folder.glob("*.safetensors")):
             return folder
-    raise HeadError(f"{head}: the weights {weights} are neither here nor to be had from the hub ({reason}): {WAYS_OUT}")
+    raise HeadError(
+        f"{head}: the weights {weights} are neither here nor to be had from the hub ({reason}): {WAYS_OUT}"
+    )
 
 
 def _load(head: str, folder: Path) -> ASTModel:
@@ -186,7 +206,9 @@ class AST(nn.Module):
         if not 0 <= freeze <= layers:
             raise HeadError(f"ast: option freeze is a number of layers from 0 to {layers}, not {freeze}")
         self.weights = weights
-        self.ast = build_ast("ast", input_shape, hidden_size, layers, heads, intermediate, gradient_checkpointing)
+        self.ast = build_ast(
+            "ast", input_shape, hidden_size, layers, heads, intermediate, gradient_checkpointing
+        )
         self.norm = nn.LayerNorm(hidden_size, eps=self.ast.config.layer_norm_eps)
         self.fc = nn.Linear(hidden_size, num_classes)
         if freeze:

@@ -21,7 +21,9 @@ def _drop_path(rate: float) -> nn.Module:
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut (He et al. 2015, fig. 2; 1x1 projection where the shape changes)."""
 
-    def __init__(self, inputs: int, outputs: int, size: tuple[int, int], stride: int, drop_path: float) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, size: tuple[int, int], stride: int, drop_path: float
+    ) -> None:
         super().__init__()
         first = fit_window(size, 3, stride)
         second = fit_window(first.out, 3)
@@ -93,9 +95,13 @@ class AudioCNN(nn.Module):
     ) -> None:
         super().__init__()
         if len(channels) != len(blocks) or not channels:
-            raise HeadError(f"audio_cnn: channels and blocks are as long as each other, not {channels} and {blocks}")
+            raise HeadError(
+                f"audio_cnn: channels and blocks are as long as each other, not {channels} and {blocks}"
+            )
         if not all(isinstance(number, int) and number >= 1 for number in (*channels, *blocks)):
-            raise HeadError(f"audio_cnn: channels and blocks are whole numbers from 1, not {channels} and {blocks}")
+            raise HeadError(
+                f"audio_cnn: channels and blocks are whole numbers from 1, not {channels} and {blocks}"
+            )
         if pool not in ("mean", "mean_max"):
             raise HeadError(f"audio_cnn: option pool is mean or mean_max, not {pool!r}")
         if not 0.0 <= drop_path < 1.0:

@@ -60,8 +60,10 @@ class CausalLM(nn.Module):
     ) -> None:
         super().__init__()
         if min(channels, blocks, kernel, codebooks, vocabulary) < 1:
-            raise HeadError("causal_lm: channels, blocks, kernel, codebooks and vocabulary are at least 1, not "
-                            f"{channels}, {blocks}, {kernel}, {codebooks} and {vocabulary}")
+            raise HeadError(
+                "causal_lm: channels, blocks, kernel, codebooks and vocabulary are at least 1, not "
+                f"{channels}, {blocks}, {kernel}, {codebooks} and {vocabulary}"
+            )
         if not 0.0 <= lm_weight < float("inf"):
             raise HeadError(f"causal_lm: option lm_weight is a number from 0, not {lm_weight}")
         width = input_shape[0] * input_shape[1]
@@ -133,15 +135,21 @@ class CausalLM(nn.Module):
     def _targets(self, codes: Tensor, x: Tensor) -> Tensor:
         """(B, codebooks, T) of the view (B, n_q, 1, T)."""
         if codes.is_floating_point() or codes.shape[2] != 1 or codes.shape[3] != x.shape[3]:
-            raise HeadError(f"causal_lm: the codes are whole numbers of shape (n_q, 1, {x.shape[3]}), a frame for each of "
-                            f"the features', not {str(codes.dtype).removeprefix('torch.')} of {tuple(codes.shape[1:])}: "
-                            "extract latents and codes together (--extractor encodec)")
+            raise HeadError(
+                f"causal_lm: the codes are whole numbers of shape (n_q, 1, {x.shape[3]}), a frame for each of "
+                f"the features', not {str(codes.dtype).removeprefix('torch.')} of {tuple(codes.shape[1:])}: "
+                "extract latents and codes together (--extractor encodec)"
+            )
         if codes.shape[1] < self.codebooks:
-            raise HeadError(f"causal_lm: {codes.shape[1]} codebooks in the features, {self.codebooks} to predict: extract with "
-                            f"a higher --bandwidth, or give --head.codebooks {codes.shape[1]}")
+            raise HeadError(
+                f"causal_lm: {codes.shape[1]} codebooks in the features, {self.codebooks} to predict: extract with "
+                f"a higher --bandwidth, or give --head.codebooks {codes.shape[1]}"
+            )
         codes = codes[:, : self.codebooks, 0].long()
         low, high = (int(value) for value in codes.aminmax())
         if low < 0 or high >= self.vocabulary:
-            raise HeadError(f"causal_lm: codes from {low} to {high}, but the vocabulary is {self.vocabulary}: give "
-                            f"--head.vocabulary {high + 1}, or extract the codes again")
+            raise HeadError(
+                f"causal_lm: codes from {low} to {high}, but the vocabulary is {self.vocabulary}: give "
+                f"--head.vocabulary {high + 1}, or extract the codes again"
+            )
         return codes

@@ -30,12 +30,16 @@ class Closed(nn.Module):
         super().__init__()
         channels, height, frames = input_shape
         self.classes = num_classes
-        self.functionals = Functionals(input_shape, num_classes) if channels == 1 and height > 1 and frames > 1 else None
+        self.functionals = (
+            Functionals(input_shape, num_classes) if channels == 1 and height > 1 and frames > 1 else None
+        )
         if self.functionals is None:
             width = num_stats(input_shape)
         else:
             width = self.functionals.standardise.mean.numel()
-            self.functionals.top = self.functionals.standardise = nn.Identity()  # its statistics alone are wanted
+            self.functionals.top = self.functionals.standardise = (
+                nn.Identity()
+            )  # its statistics alone are wanted
         self.width = width
         self.standardise = Standardise(width)
 

@@ -132,8 +132,10 @@ class ConvNeXt1d(nn.Module):
         if not channels or not all(isinstance(number, int) and number >= 1 for number in channels):
             raise HeadError(f"convnext1d: option channels is a list of widths from 1, not {channels!r}")
         if min(stem, stem_stride, stride) < 1 or blocks < 0:
-            raise HeadError("convnext1d: stem, stem_stride and stride are at least 1 and blocks at least 0, not "
-                            f"{stem}, {stem_stride}, {stride} and {blocks}")
+            raise HeadError(
+                "convnext1d: stem, stem_stride and stride are at least 1 and blocks at least 0, not "
+                f"{stem}, {stem_stride}, {stride} and {blocks}"
+            )
         if kernel < 1 or kernel % 2 == 0:
             raise HeadError(f"convnext1d: option kernel is odd, not {kernel}")
         depth, height, frames = input_shape
@@ -145,7 +147,9 @@ class ConvNeXt1d(nn.Module):
             width, frames = outputs, patch.frames
             # Not common.fit_window: the published kernel of 49 stays where 23 frames are left.
             fitted = kernel if frames > 1 else 1
-            self.stages.append(nn.ModuleList([patch, *(Block(width, fitted, dropout) for _ in range(blocks))]))
+            self.stages.append(
+                nn.ModuleList([patch, *(Block(width, fitted, dropout) for _ in range(blocks))])
+            )
         self.fc = nn.Conv1d(width, num_classes, 1)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -16,7 +16,9 @@ from .maps import Input, halve, map_mask, to_grid
 class Block(nn.Module):
     """ConvNeXt block (Liu et al. 2022) on maps, with squeeze-and-excitation after the layer scale."""
 
-    def __init__(self, width: int, size: tuple[int, int], kernel: int, layer_scale: float, drop_path: float) -> None:
+    def __init__(
+        self, width: int, size: tuple[int, int], kernel: int, layer_scale: float, drop_path: float
+    ) -> None:
         super().__init__()
         # Not common.fit_window: the published last map has 4 rows under 9 taps, of which two never meet data.
         kernels = tuple(kernel if length > 1 else 1 for length in size)
@@ -47,10 +49,17 @@ class TokenAttention(nn.Module):
 
     def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
         """Tokens (B, N, C), real (B, N) True where a token is real, to (B, N, width)."""
-        query, key, value = (layer(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
-                             for layer in (self.query, self.key, self.value))
-        found = F.scaled_dot_product_attention(query, key, value, None if real is None else real[:, None, None, :],
-                                               dropout_p=self.dropout if self.training else 0.0)
+        query, key, value = (
+            layer(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
+            for layer in (self.query, self.key, self.value)
+        )
+        found = F.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            None if real is None else real[:, None, None, :],
+            dropout_p=self.dropout if self.training else 0.0,
+        )
         found = F.dropout(self.out(found.transpose(1, 2).flatten(2)), self.dropout, self.training)
         return self.norm(found + self.residual(x))
 
@@ -116,20 +125,30 @@ class ConvNeXtGGCN(nn.Module):
     ) -> None:
         super().__init__()
         if len(depths) != len(dims) or not dims:
-            raise HeadError(f"convnext_ggcn: depths and dims are as long as each other, not {depths} and {dims}")
+            raise HeadError(
+                f"convnext_ggcn: depths and dims are as long as each other, not {depths} and {dims}"
+            )
         counts = (*depths, *dims, *hidden, stem, attention, heads, max_tokens, graph, graph_layers, k)
         if not all(isinstance(number, int) and number >= 1 for number in counts):
-            raise HeadError("convnext_ggcn: depths, dims, hidden, stem, attention, heads, max_tokens, graph, graph_layers "
-                            "and k are whole numbers from 1")
+            raise HeadError(
+                "convnext_ggcn: depths, dims, hidden, stem, attention, heads, max_tokens, graph, graph_layers "
+                "and k are whole numbers from 1"
+            )
         if kernel % 2 == 0 or kernel < 1:
             raise HeadError(f"convnext_ggcn: option kernel is odd, not {kernel}")
         if attention % heads:
-            raise HeadError(f"convnext_ggcn: option attention is a multiple of heads, not {attention} with {heads}")
+            raise HeadError(
+                f"convnext_ggcn: option attention is a multiple of heads, not {attention} with {heads}"
+            )
         chances = (drop_path, attention_dropout, graph_dropout, dropout)
         if not all(0.0 <= chance < 1.0 for chance in chances):
-            raise HeadError(f"convnext_ggcn: drop_path and the dropouts are probabilities below 1, not {chances}")
+            raise HeadError(
+                f"convnext_ggcn: drop_path and the dropouts are probabilities below 1, not {chances}"
+            )
         if min(init_std, layer_scale) < 0:
-            raise HeadError(f"convnext_ggcn: init_std and layer_scale are numbers from 0, not {init_std} and {layer_scale}")
+            raise HeadError(
+                f"convnext_ggcn: init_std and layer_scale are numbers from 0, not {init_std} and {layer_scale}"
+            )
         self.max_tokens = max_tokens
         self.input = Input(input_shape, standardise)
         width, size, self.time_stride = input_shape[0], input_shape[1:], 1

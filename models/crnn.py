@@ -64,7 +64,9 @@ class CRNN(nn.Module):
         standardise: bool = True,
     ) -> None:
         super().__init__()
-        if not channels or not all(isinstance(number, int) and number >= 1 for number in (*channels, hidden, layers, max_frames)):
+        if not channels or not all(
+            isinstance(number, int) and number >= 1 for number in (*channels, hidden, layers, max_frames)
+        ):
             raise HeadError("crnn: channels, hidden, layers and max_frames are whole numbers from 1")
         if time_pools < 0:
             raise HeadError(f"crnn: option time_pools is a whole number from 0, not {time_pools}")
@@ -79,12 +81,22 @@ class CRNN(nn.Module):
             rows, frames = halve(size).kernel
             frames = frames if index < time_pools else 1
             blocks.append(nn.MaxPool2d((rows, frames)))
-            width, size, self.time_stride = outputs, (size[0] // rows, size[1] // frames), self.time_stride * frames
+            width, size, self.time_stride = (
+                outputs,
+                (size[0] // rows, size[1] // frames),
+                self.time_stride * frames,
+            )
         self.conv = nn.Sequential(*blocks)
         self.frames = min(size[1], max_frames)
         self.dropout = nn.Dropout(dropout)
-        self.gru = nn.GRU(width * size[0], hidden, layers, batch_first=True, bidirectional=True,
-                          dropout=dropout if layers > 1 else 0.0)
+        self.gru = nn.GRU(
+            width * size[0],
+            hidden,
+            layers,
+            batch_first=True,
+            bidirectional=True,
+            dropout=dropout if layers > 1 else 0.0,
+        )
         self.pool = AttentionPool(2 * hidden)
         self.fc = nn.Linear(2 * hidden, num_classes)
 

@@ -39,10 +39,16 @@ class Ensemble(nn.Module):
         heads = []
         for member in members:
             if not isinstance(member, dict) or "name" not in member:
-                raise HeadError(f"ensemble: a member is written {{name: HEAD, option: value}}, not {member!r}")
+                raise HeadError(
+                    f"ensemble: a member is written {{name: HEAD, option: value}}, not {member!r}"
+                )
             options = {key: value for key, value in member.items() if key not in ("name", "augment")}
-            if {"input_shape", "num_classes"} & set(options) or not isinstance(member.get("augment", True), bool):
-                raise HeadError(f"ensemble: shape and classes follow from the features, and augment is true or false: not {member!r}")
+            if {"input_shape", "num_classes"} & set(options) or not isinstance(
+                member.get("augment", True), bool
+            ):
+                raise HeadError(
+                    f"ensemble: shape and classes follow from the features, and augment is true or false: not {member!r}"
+                )
             heads.append(build(member["name"], input_shape, num_classes, **options))
             if getattr(heads[-1], "also", ()) or hasattr(heads[-1], "loss"):
                 raise HeadError(f"ensemble: {member['name']} has a loss of its own, so it cannot be a member")
@@ -57,9 +63,12 @@ class Ensemble(nn.Module):
 
     def loss(self, batch: dict[str, Any], criterion: Callable[[Tensor], Tensor]) -> Tensor:
         """The mean of the members' own losses."""
-        losses = [criterion(head(batch["x"], batch["mask"])) if augmented else
-                  criterion(head(batch["plain"], batch["plain_mask"]), plain=True)
-                  for head, augmented in zip(self.heads, self.augmented)]
+        losses = [
+            criterion(head(batch["x"], batch["mask"]))
+            if augmented
+            else criterion(head(batch["plain"], batch["plain_mask"]), plain=True)
+            for head, augmented in zip(self.heads, self.augmented)
+        ]
         return torch.stack(losses).mean()
 
     def load_pretrained(self) -> None:

@@ -49,8 +49,10 @@ class Functionals(nn.Module):
         super().__init__()
         channels, height, self.frames = input_shape
         if min(groups, modulations) < 1 or hidden < 0:
-            raise HeadError("functionals: groups and modulations are at least 1, hidden at least 0, "
-                            f"not {groups}, {modulations}, {hidden}")
+            raise HeadError(
+                "functionals: groups and modulations are at least 1, hidden at least 0, "
+                f"not {groups}, {modulations}, {hidden}"
+            )
         bands = channels * height
         self.groups = min(groups, bands)
         self.relative = channels == 1 and height > 1
@@ -59,7 +61,9 @@ class Functionals(nn.Module):
         self.edges = sorted(edges) if steps > 1 else []
         width = bands
         if self.frames > 1:
-            width = bands * 9 + self.groups * max(0, len(self.edges) - 1) + self.groups * (self.groups - 1) // 2
+            width = (
+                bands * 9 + self.groups * max(0, len(self.edges) - 1) + self.groups * (self.groups - 1) // 2
+            )
         self.standardise = Standardise(width)
         layers: list[nn.Module] = [nn.Dropout(dropout)]
         if hidden:

@@ -50,24 +50,37 @@ class GenreCNN(nn.Module):
         if pool not in ("flatten", "gap"):
             raise HeadError(f"genre_cnn: option pool is flatten or gap, not {pool!r}")
         if not channels or len(grid) != 2:
-            raise HeadError(f"genre_cnn: channels are not empty and grid is two numbers, not {channels} and {grid}")
+            raise HeadError(
+                f"genre_cnn: channels are not empty and grid is two numbers, not {channels} and {grid}"
+            )
         if not all(isinstance(number, int) and number >= 1 for number in (*channels, *hidden, *grid)):
-            raise HeadError(f"genre_cnn: channels, hidden and grid are whole numbers from 1, not {channels}, {hidden}, {grid}")
+            raise HeadError(
+                f"genre_cnn: channels, hidden and grid are whole numbers from 1, not {channels}, {hidden}, {grid}"
+            )
         self.pool = pool
         self.input = Input(input_shape, standardise)
         width, size, self.time_stride = input_shape[0], input_shape[1:], 1
         layers: list[nn.Module] = []
         for outputs in channels:
             conv, window = fit_window(size, 3), halve(size)
-            layers += [nn.Conv2d(width, outputs, conv.kernel, padding=conv.padding), nn.BatchNorm2d(outputs),
-                       nn.ReLU(inplace=True), nn.MaxPool2d(window.kernel, window.stride)]
+            layers += [
+                nn.Conv2d(width, outputs, conv.kernel, padding=conv.padding),
+                nn.BatchNorm2d(outputs),
+                nn.ReLU(inplace=True),
+                nn.MaxPool2d(window.kernel, window.stride),
+            ]
             width, size, self.time_stride = outputs, window.out, self.time_stride * window.stride[1]
         self.conv = nn.Sequential(*layers)
         self.grid = tuple(min(length, most) for length, most in zip(size, grid))
         widths = [width * self.grid[0] * self.grid[1] if pool == "flatten" else width, *hidden]
         layers = []
         for before, after in zip(widths, widths[1:]):
-            layers += [nn.Linear(before, after), nn.BatchNorm1d(after), nn.ReLU(inplace=True), nn.Dropout(dropout)]
+            layers += [
+                nn.Linear(before, after),
+                nn.BatchNorm1d(after),
+                nn.ReLU(inplace=True),
+                nn.Dropout(dropout),
+            ]
         self.fc = nn.Sequential(*layers, nn.Linear(widths[-1], num_classes))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -22,11 +22,13 @@ def nearest_neighbours(x: Tensor, k: int, real: Tensor | None = None) -> Tensor:
     size = x.shape[1]
     # Differences, not products: a matrix product rounds otherwise in another batch, and silence has many tokens that
     # are nearly equal. For the same reason ties, by rounding made such, go to the earlier token.
-    distance = torch.cdist(x.float(), x.float(), compute_mode="donot_use_mm_for_euclid_dist").round(decimals=3)
+    distance = torch.cdist(x.float(), x.float(), compute_mode="donot_use_mm_for_euclid_dist").round(
+        decimals=3
+    )
     out = torch.eye(size, dtype=torch.bool, device=x.device)[None]
     if real is not None:
         out = out | ~(real[:, :, None] & real[:, None, :])
-    order = distance.masked_fill(out, float("inf")).argsort(dim=2, stable=True)[:, :, :min(k, size - 1)]
+    order = distance.masked_fill(out, float("inf")).argsort(dim=2, stable=True)[:, :, : min(k, size - 1)]
     chosen = torch.zeros_like(distance, dtype=torch.bool).scatter_(2, order, True) & ~out
     return chosen | chosen.transpose(1, 2)
 

@@ -44,23 +44,34 @@ class HiFiGAN(nn.Module):
         slope: float = 0.1,
     ) -> None:
         super().__init__()
-        if not all(isinstance(number, int) and number >= 1 for number in (*channels, *strides, *groups, *kernels)):
-            raise HeadError("hifigan: channels, strides, groups and kernels are lists of whole numbers from 1, not "
-                            f"{channels}, {strides}, {groups} and {kernels}")
+        if not all(
+            isinstance(number, int) and number >= 1 for number in (*channels, *strides, *groups, *kernels)
+        ):
+            raise HeadError(
+                "hifigan: channels, strides, groups and kernels are lists of whole numbers from 1, not "
+                f"{channels}, {strides}, {groups} and {kernels}"
+            )
         if not len(strides) == len(groups) == len(channels) - 1 or len(kernels) != 4:
-            raise HeadError("hifigan: strides and groups are one shorter than channels, and kernels are four, not "
-                            f"{channels}, {strides}, {groups} and {kernels}")
+            raise HeadError(
+                "hifigan: strides and groups are one shorter than channels, and kernels are four, not "
+                f"{channels}, {strides}, {groups} and {kernels}"
+            )
         uneven = [g for g, *sides in zip(groups, channels, channels[1:]) if any(width % g for width in sides)]
         if uneven:
-            raise HeadError(f"hifigan: groups divide the channels before and after them: {uneven[0]} does not in "
-                            f"channels {channels}, groups {groups}")
+            raise HeadError(
+                f"hifigan: groups divide the channels before and after them: {uneven[0]} does not in "
+                f"channels {channels}, groups {groups}"
+            )
         depth, height, frames = input_shape
         first, strided, late, last = kernels
         width = depth * height
         self.layers, self.strides = nn.ModuleList(), []
         for outputs, kernel, stride, group in [
             (channels[0], first, 1, 1),
-            *((outputs, strided, stride, group) for outputs, stride, group in zip(channels[1:], strides, groups)),
+            *(
+                (outputs, strided, stride, group)
+                for outputs, stride, group in zip(channels[1:], strides, groups)
+            ),
             (channels[-1], late, 1, 1),
             (num_classes, last, 1, 1),
         ]:

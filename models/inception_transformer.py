@@ -38,10 +38,14 @@ class InceptionBlock(nn.Module):
         average = nn.AvgPool2d(pool.kernel, pool.stride, pool.padding)
         branches = [[_conv(inputs, quarter, size, kernel)] for kernel in (1, 5, 3)]
         branches.append([average, nn.Conv2d(inputs, quarter, 1)])
-        self.branches = nn.ModuleList(nn.Sequential(*b, nn.BatchNorm2d(quarter), nn.ReLU(inplace=True)) for b in branches)
+        self.branches = nn.ModuleList(
+            nn.Sequential(*b, nn.BatchNorm2d(quarter), nn.ReLU(inplace=True)) for b in branches
+        )
         self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1), nn.BatchNorm2d(outputs))
         squeezed = max(1, outputs // 16)
-        self.gate = nn.Sequential(nn.Linear(outputs, squeezed), nn.ReLU(inplace=True), nn.Linear(squeezed, outputs), nn.Sigmoid())
+        self.gate = nn.Sequential(
+            nn.Linear(outputs, squeezed), nn.ReLU(inplace=True), nn.Linear(squeezed, outputs), nn.Sigmoid()
+        )
         self.norm = nn.BatchNorm2d(outputs)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -62,7 +66,7 @@ def alone(layer: nn.TransformerEncoderLayer, x: Tensor) -> Tensor:
         (B, d_model).
     """
     attention, size = layer.self_attn, x.shape[1]
-    values = nn.functional.linear(x, attention.in_proj_weight[2 * size:], attention.in_proj_bias[2 * size:])
+    values = nn.functional.linear(x, attention.in_proj_weight[2 * size :], attention.in_proj_bias[2 * size :])
     if layer.training and attention.dropout:
         kept = nn.functional.dropout(values.new_ones(len(x), attention.num_heads, 1), attention.dropout)
         values = (values.view(len(x), attention.num_heads, -1) * kept).flatten(1)
@@ -124,15 +128,25 @@ class InceptionTransformer(nn.Module):
         gradient_checkpointing: bool = True,
     ) -> None:
         super().__init__()
-        if not widths or not all(isinstance(width, int) and width >= 4 and width % 4 == 0 for width in widths):
-            raise HeadError(f"inception_transformer: option widths is a list of multiples of 4, not {widths!r}")
+        if not widths or not all(
+            isinstance(width, int) and width >= 4 and width % 4 == 0 for width in widths
+        ):
+            raise HeadError(
+                f"inception_transformer: option widths is a list of multiples of 4, not {widths!r}"
+            )
         if len(grid) != 2 or not all(isinstance(side, int) and side >= 1 for side in grid):
-            raise HeadError(f"inception_transformer: option grid is two whole numbers from 1, rows and columns, not {grid!r}")
+            raise HeadError(
+                f"inception_transformer: option grid is two whole numbers from 1, rows and columns, not {grid!r}"
+            )
         if min(reduce, d_model, layers, heads, feedforward) < 1 or d_model % heads:
-            raise HeadError(f"inception_transformer: sizes are whole numbers from 1, and heads divides d_model, "
-                            f"not {d_model} by {heads}")
+            raise HeadError(
+                f"inception_transformer: sizes are whole numbers from 1, and heads divides d_model, "
+                f"not {d_model} by {heads}"
+            )
         if weights is not None and not ast:
-            raise HeadError("inception_transformer: option weights is of AST, which is off: add ast true, or leave out weights")
+            raise HeadError(
+                "inception_transformer: option weights is of AST, which is off: add ast true, or leave out weights"
+            )
         self.weights, self.ast = weights, None
         if ast:
             sizes = (ast_hidden_size, ast_layers, ast_heads, ast_intermediate)
@@ -145,7 +159,9 @@ class InceptionTransformer(nn.Module):
         self.size = tuple(size)
         self.grid = self.size if self.vector else tuple(map(min, grid, size))
         inputs = (channels, *widths)
-        self.blocks = nn.ModuleList(InceptionBlock(before, after, self.size) for before, after in zip(inputs, widths))
+        self.blocks = nn.ModuleList(
+            InceptionBlock(before, after, self.size) for before, after in zip(inputs, widths)
+        )
         self.reduce = nn.Conv2d(widths[-1], reduce, 1)
         flat = reduce * self.grid[0] * self.grid[1]
         self.norm = nn.LayerNorm(flat)

@@ -27,11 +27,21 @@ class KNN(Closed):
         rows: vectors kept, and whether a clip may have several labels; known once it is fitted.
     """
 
-    def __init__(self, input_shape: tuple[int, int, int], num_classes: int, *, k: int = 10, temperature: float = 0.1,
-                 rows: int = 0, multilabel: bool = False) -> None:
+    def __init__(
+        self,
+        input_shape: tuple[int, int, int],
+        num_classes: int,
+        *,
+        k: int = 10,
+        temperature: float = 0.1,
+        rows: int = 0,
+        multilabel: bool = False,
+    ) -> None:
         super().__init__(input_shape, num_classes)
         if k < 1 or not temperature > 0 or rows < 0:
-            raise HeadError(f"knn: k is at least 1, temperature above 0 and rows at least 0, not {k}, {temperature}, {rows}")
+            raise HeadError(
+                f"knn: k is at least 1, temperature above 0 and rows at least 0, not {k}, {temperature}, {rows}"
+            )
         self.k, self.temperature, self.multilabel = k, temperature, multilabel
         self.register_buffer("vectors_kept", torch.zeros(rows, self.width))
         self.register_buffer("labels_kept", torch.zeros(rows, num_classes))
@@ -61,8 +71,13 @@ class KNN(Closed):
         """Values of four bytes that are stored after fitting to so many rows."""
         return rows * (self.width + self.classes)
 
-    def solve(self, batches: Iterable[tuple[Tensor, Tensor | None]], targets: np.ndarray, groups: np.ndarray,
-              multilabel: bool) -> None:
+    def solve(
+        self,
+        batches: Iterable[tuple[Tensor, Tensor | None]],
+        targets: np.ndarray,
+        groups: np.ndarray,
+        multilabel: bool,
+    ) -> None:
         """Keep the training rows.
 
         Args:

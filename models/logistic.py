@@ -39,8 +39,13 @@ class Logistic(Closed):
         """Logits (B, num_classes) of x (B, D, F, T); mask (B, T) True where real."""
         return self.fc(self.standardised(x, mask))
 
-    def solve(self, batches: Iterable[tuple[Tensor, Tensor | None]], targets: np.ndarray, groups: np.ndarray,
-              multilabel: bool) -> None:
+    def solve(
+        self,
+        batches: Iterable[tuple[Tensor, Tensor | None]],
+        targets: np.ndarray,
+        groups: np.ndarray,
+        multilabel: bool,
+    ) -> None:
         """Fit to the training rows.
 
         Args:
@@ -57,7 +62,9 @@ class Logistic(Closed):
                 weight[number], bias[number] = fitted.coef_[0], fitted.intercept_[0]
         elif found:
             fitted = LogisticRegression(C=self.c, max_iter=2000).fit(x, targets.argmax(1))
-            rows = fitted.classes_ if len(fitted.coef_) > 1 else fitted.classes_[1:]  # of two classes one row is kept
+            rows = (
+                fitted.classes_ if len(fitted.coef_) > 1 else fitted.classes_[1:]
+            )  # of two classes one row is kept
             weight[rows], bias[rows] = fitted.coef_, fitted.intercept_
         with torch.no_grad():
             self.fc.weight.copy_(torch.from_numpy(weight))

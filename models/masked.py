@@ -39,7 +39,11 @@ class MaskedPatches(nn.Module):
         tokens, real = head.patches(x, mask)
         hidden = torch.rand(tokens.shape[:2]).to(x.device) < self.share
         tokens = torch.where(hidden[..., None], self.token.to(tokens.dtype), tokens)
-        found = self.decode(head.transformer(head.dropout(tokens + head.position), src_key_padding_mask=None if real is None else ~real))
+        found = self.decode(
+            head.transformer(
+                head.dropout(tokens + head.position), src_key_padding_mask=None if real is None else ~real
+            )
+        )
         wanted = F.unfold(head.padded(x), head.patch, stride=head.patch).transpose(1, 2)
         asked = hidden if real is None else hidden & real
         return ((found.float() - wanted.float()).square().mean(2) * asked).sum() / asked.sum().clamp(min=1)

@@ -19,7 +19,10 @@ AREAS = 3  # of the frequency axis, counted apart
 PIXELS = 1 << 24  # values that a pass may make
 WHITENED = 0.05  # added to the variances, those of patches whose own is about 1
 MOST_ROWS = 6_000  # training rows with their varied copies: the machines' time grows with the square
-SHIFTS, STRETCHES = (-1, 1, -2, 2), (0.8, 1.25)  # of varied copies: in units of F / 20 bands; of the time axis
+SHIFTS, STRETCHES = (
+    (-1, 1, -2, 2),
+    (0.8, 1.25),
+)  # of varied copies: in units of F / 20 bands; of the time axis
 HEARD = (0, 1, 2, 5, 6)  # the copies by whose mean a clip is answered
 
 
@@ -43,18 +46,36 @@ class Patches(SVM):
         c, gamma, rows: as in `svm`.
     """
 
-    def __init__(self, input_shape: tuple[int, int, int], num_classes: int, *, words: int = 200,
-                 sizes: Sequence[Sequence[int]] = ((0, 8), (-1, 24)), c: float = 3.0, gamma: float = 1.0, rows: int = 0) -> None:
+    def __init__(
+        self,
+        input_shape: tuple[int, int, int],
+        num_classes: int,
+        *,
+        words: int = 200,
+        sizes: Sequence[Sequence[int]] = ((0, 8), (-1, 24)),
+        c: float = 3.0,
+        gamma: float = 1.0,
+        rows: int = 0,
+    ) -> None:
         channels, height, frames = input_shape
         if channels != 1 or height < 4 or frames < 4:
-            raise HeadError(f"patches: a spectrogram of one channel, 4 bands and 4 frames at least is wanted, not {input_shape}")
+            raise HeadError(
+                f"patches: a spectrogram of one channel, 4 bands and 4 frames at least is wanted, not {input_shape}"
+            )
         if words < 2 or not sizes or any(len(size) != 2 or size[0] < -1 or size[1] < 1 for size in sizes):
-            raise HeadError(f"patches: words are at least 2, sizes are pairs (bands, frames), not {words}, {sizes}")
+            raise HeadError(
+                f"patches: words are at least 2, sizes are pairs (bands, frames), not {words}, {sizes}"
+            )
         super().__init__(input_shape, num_classes, c=c, gamma=gamma, rows=rows)
         self.words, self.frames, self.height = words, frames, height
-        self.sizes = [(min(height, {0: max(2, height // 4), -1: max(2, height // 8)}.get(h, h)), min(frames, w)) for h, w in sizes]
+        self.sizes = [
+            (min(height, {0: max(2, height // 4), -1: max(2, height // 8)}.get(h, h)), min(frames, w))
+            for h, w in sizes
+        ]
         self.stride = (max(1, height // 8), 2)
-        self.places = (self.height // self.stride[0]) * (self.frames // self.stride[1])  # of a patch in a clip, at most
+        self.places = (self.height // self.stride[0]) * (
+            self.frames // self.stride[1]
+        )  # of a patch in a clip, at most
         self.parts = [self.width]
         for number, (h, w) in enumerate(self.sizes):
             self.register_buffer(f"words{number}", torch.zeros(words, 1, h, w))
@@ -68,7 +89,10 @@ class Patches(SVM):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits (B, num_classes) of x (B, 1, F, T); mask (B, T) True where real."""
-        found = [self._kernel(self.standardised(*self._copy(x, mask, number)).float(), self.vectors_kept) for number in HEARD]
+        found = [
+            self._kernel(self.standardised(*self._copy(x, mask, number)).float(), self.vectors_kept)
+            for number in HEARD
+        ]
         return torch.stack(found).mean(0) @ self.coefficients.T + self.bias
 
     def vectors(self, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -81,15 +105,24 @@ class Patches(SVM):
         """[(B, values)] of every dictionary."""
         x, real = _levels(x, mask)
         step = max(1, PIXELS // (len(self.sizes) * self.words * self.places))
-        return [torch.cat([self._count(number, x[at:at + step], real[at:at + step]) for at in range(0, len(x), step)])
-                for number in range(len(self.sizes))]
+        return [
+            torch.cat(
+                [
+                    self._count(number, x[at : at + step], real[at : at + step])
+                    for at in range(0, len(x), step)
+                ]
+            )
+            for number in range(len(self.sizes))
+        ]
 
     def _count(self, number: int, x: Tensor, real: Tensor) -> Tensor:
         words, against, soft = (getattr(self, f"{name}{number}") for name in ("words", "against", "soft"))
         size = words.shape[2:]
         mean, square = (nn.functional.avg_pool2d(one, size, self.stride) for one in (x, x.square()))
         deviation = _root(square - mean.square())
-        found = nn.functional.conv2d(x, words, stride=self.stride) / (deviation + soft) - against[:, None, None]
+        found = (
+            nn.functional.conv2d(x, words, stride=self.stride) / (deviation + soft) - against[:, None, None]
+        )
         found = (found - found.mean(1, keepdim=True) - found.std(1, keepdim=True)).relu()
         # A patch counts where all of it is real; the first one always does.
         last = torch.arange(found.shape[3], device=x.device) * self.stride[1] + size[1]
@@ -112,35 +145,51 @@ class Patches(SVM):
             at = (torch.arange(self.height, device=x.device) - bands).clamp(0, self.height - 1)
             return x[:, :, at], mask
         frames = round(by * self.frames)
-        x = nn.functional.interpolate(x.float(), size=(self.height, frames), mode="bilinear", align_corners=False)
+        x = nn.functional.interpolate(
+            x.float(), size=(self.height, frames), mode="bilinear", align_corners=False
+        )
         real = torch.full((len(x),), self.frames, device=x.device) if mask is None else mask.sum(1)
         real = (by * real).round().clamp(1, self.frames)
-        x = nn.functional.pad(x, (0, max(0, self.frames - frames)))[..., :self.frames]
+        x = nn.functional.pad(x, (0, max(0, self.frames - frames)))[..., : self.frames]
         return x, torch.arange(self.frames, device=x.device) < real[:, None]
 
     def _kernel(self, x: Tensor, y: Tensor) -> Tensor:
-        found = torch.zeros(len(x), len(y), device=x.device)  # not a stack of all: each is a fitting's largest piece of memory
+        found = torch.zeros(
+            len(x), len(y), device=x.device
+        )  # not a stack of all: each is a fitting's largest piece of memory
         for a, b in zip(x.split(self.parts, 1), y.split(self.parts, 1)):
             found = found + gaussian(a, b, self.gamma)
         return found / len(self.parts)
 
-    def solve(self, batches: Iterable[tuple[Tensor, Tensor | None]], targets: np.ndarray, groups: np.ndarray,
-              multilabel: bool) -> None:
+    def solve(
+        self,
+        batches: Iterable[tuple[Tensor, Tensor | None]],
+        targets: np.ndarray,
+        groups: np.ndarray,
+        multilabel: bool,
+    ) -> None:
         """Learn the dictionaries from the training rows, then the machines from them and their copies; arguments as in `svm`."""
         self._refuse(len(targets))
         batches = [(x.cpu(), None if mask is None else mask.cpu()) for x, mask in batches]
         for number in range(len(self.sizes)):
             self._learn(number, batches)
         # As many copies as there is time for, those that answer first.
-        order = [*HEARD, *(number for number in range(len(self.copies)) if number not in HEARD)][:max(1, MOST_ROWS // len(targets))]
+        order = [*HEARD, *(number for number in range(len(self.copies)) if number not in HEARD)][
+            : max(1, MOST_ROWS // len(targets))
+        ]
         every = [torch.from_numpy(self.take(batches))]
         with torch.no_grad():
-            every += [torch.cat([self.standardised(*self._copy(x, mask, number)) for x, mask in batches]) for number in order[1:]]
+            every += [
+                torch.cat([self.standardised(*self._copy(x, mask, number)) for x, mask in batches])
+                for number in order[1:]
+            ]
         self._fit(torch.cat(every), targets, groups, multilabel, list(range(min(len(order), len(HEARD)))))
 
     def keeps(self, rows: int) -> int:
         """Values of four bytes that are stored, at most, after fitting to so many rows: vectors are of two bytes."""
-        return self._most(rows) * (self.width // 2 + self.classes) + sum(self.words * h * w for h, w in self.sizes)
+        return self._most(rows) * (self.width // 2 + self.classes) + sum(
+            self.words * h * w for h, w in self.sizes
+        )
 
     def _most(self, rows: int) -> int:
         return max(rows, min(len(self.copies) * rows, MOST_ROWS))
@@ -149,7 +198,9 @@ class Patches(SVM):
         """About what fitting to so many rows takes on two cores, and answering one."""
         copies = self._most(rows)
         one = sum(2 * self.words * h * w * self.places for h, w in self.sizes) / 2e10
-        fitting = rows * (len(self.copies) + len(HEARD)) * one + copies**2 * (1e-7 * self.classes + 4e-11 * self.width)
+        fitting = rows * (len(self.copies) + len(HEARD)) * one + copies**2 * (
+            1e-7 * self.classes + 4e-11 * self.width
+        )
         return 2 + fitting, len(HEARD) * one
 
     def _learn(self, number: int, batches: list[tuple[Tensor, Tensor | None]]) -> None:
@@ -168,7 +219,11 @@ class Patches(SVM):
         points = nn.functional.normalize((patches - centre) @ whiten, dim=1).numpy()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different patches than words
-            found = MiniBatchKMeans(self.words, n_init=1, batch_size=4096, max_iter=20, random_state=0).fit(points).cluster_centers_
+            found = (
+                MiniBatchKMeans(self.words, n_init=1, batch_size=4096, max_iter=20, random_state=0)
+                .fit(points)
+                .cluster_centers_
+            )
         filters = nn.functional.normalize(torch.from_numpy(found).float(), dim=1) @ whiten
         setattr(self, f"against{number}", filters @ centre)
         # A patch's mean is taken off by filters that sum to nothing.
@@ -190,7 +245,9 @@ def _levels(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     return (x - peak).clamp(min=-FLOOR).masked_fill(~inside, -FLOOR), real
 
 
-def _sample(batches: list[tuple[Tensor, Tensor | None]], size: tuple[int, int], stride: tuple[int, int]) -> Tensor:
+def _sample(
+    batches: list[tuple[Tensor, Tensor | None]], size: tuple[int, int], stride: tuple[int, int]
+) -> Tensor:
     """(patches, bands * frames) drawn evenly from all clips."""
     draw = np.random.default_rng(0)
     each, found = -(-SAMPLED // sum(len(x) for x, _ in batches)), []

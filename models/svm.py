@@ -38,8 +38,15 @@ class SVM(Closed):
         rows: vectors kept; known once it is fitted.
     """
 
-    def __init__(self, input_shape: tuple[int, int, int], num_classes: int, *, c: float = 3.0, gamma: float = 1.0,
-                 rows: int = 0) -> None:
+    def __init__(
+        self,
+        input_shape: tuple[int, int, int],
+        num_classes: int,
+        *,
+        c: float = 3.0,
+        gamma: float = 1.0,
+        rows: int = 0,
+    ) -> None:
         super().__init__(input_shape, num_classes)
         if not (0 < c < float("inf") and 0 < gamma < float("inf") and rows >= 0):
             raise HeadError(f"svm: c and gamma are above 0 and rows at least 0, not {c}, {gamma}, {rows}")
@@ -56,8 +63,13 @@ class SVM(Closed):
     def _kernel(self, x: Tensor, y: Tensor) -> Tensor:
         return gaussian(x, y, self.gamma)
 
-    def solve(self, batches: Iterable[tuple[Tensor, Tensor | None]], targets: np.ndarray, groups: np.ndarray,
-              multilabel: bool) -> None:
+    def solve(
+        self,
+        batches: Iterable[tuple[Tensor, Tensor | None]],
+        targets: np.ndarray,
+        groups: np.ndarray,
+        multilabel: bool,
+    ) -> None:
         """Fit to the training rows.
 
         Args:
@@ -70,9 +82,13 @@ class SVM(Closed):
     @staticmethod
     def _refuse(rows: int) -> None:
         if rows > MOST:
-            raise HeadError(f"{rows:,} rows are too many for a support vector machine ({MOST:,} at most): choose linear, mlp or a network")
+            raise HeadError(
+                f"{rows:,} rows are too many for a support vector machine ({MOST:,} at most): choose linear, mlp or a network"
+            )
 
-    def _fit(self, x: Tensor, targets: np.ndarray, groups: np.ndarray, multilabel: bool, heard: list[int]) -> None:
+    def _fit(
+        self, x: Tensor, targets: np.ndarray, groups: np.ndarray, multilabel: bool, heard: list[int]
+    ) -> None:
         """Fit to standardised vectors: of all rows, and after them of copies of all rows; `heard`: the copies that answer."""
         kernel = self._kernel(x, x).double().numpy()
         copies = len(x) // len(targets)
@@ -99,7 +115,9 @@ class SVM(Closed):
         """Values of four bytes that are stored, at most, after fitting to so many rows."""
         return rows * (self.width + self.classes)
 
-    def _machines(self, kernel: np.ndarray, targets: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _machines(
+        self, kernel: np.ndarray, targets: np.ndarray, rows: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """(classes, all rows) coefficients and (classes,) offsets of machines that saw the given rows alone."""
         from sklearn.svm import SVC
 
@@ -111,8 +129,15 @@ class SVM(Closed):
             bias[number] = fitted.intercept_[0]
         return coefficients, bias
 
-    def _scale(self, kernel: np.ndarray, targets: np.ndarray, groups: np.ndarray, multilabel: bool, copies: int,
-               heard: list[int]) -> float:
+    def _scale(
+        self,
+        kernel: np.ndarray,
+        targets: np.ndarray,
+        groups: np.ndarray,
+        multilabel: bool,
+        copies: int,
+        heard: list[int],
+    ) -> float:
         """The factor that turns decisions into the logits of least log loss, on rows that the machines did not see."""
         from scipy.optimize import minimize_scalar
         from scipy.special import log_softmax
@@ -125,7 +150,7 @@ class SVM(Closed):
             coefficients, bias = self._machines(kernel, targets, seen)
             decisions[asked] = kernel[asked] @ coefficients.T + bias
         decisions = decisions.reshape(copies, -1, self.classes)[heard].mean(0)
-        targets = targets[:len(decisions)]
+        targets = targets[: len(decisions)]
 
         def loss(power: float) -> float:
             logits = np.exp(power) * decisions

@@ -15,7 +15,9 @@ from . import HeadError, register
 from .maps import Input
 
 SHORTEST = 32  # pixels: what the usual networks' strides come to; a shorter axis is enlarged to it
-PIXELS = 2**21  # beyond them a single pass takes minutes and gigabytes: raw audio, 32 rows of the same samples
+PIXELS = (
+    2**21
+)  # beyond them a single pass takes minutes and gigabytes: raw audio, 32 rows of the same samples
 
 
 @register(
@@ -57,10 +59,16 @@ class Timm(nn.Module):
         super().__init__()
         if not isinstance(backbone, str) or not timm.is_model(backbone):
             close = difflib.get_close_matches(str(backbone).split(".")[0], timm.list_models(), 5)
-            hint = f"close are {', '.join(close)}" if close else "python -c 'import timm; print(timm.list_models())' lists them"
+            hint = (
+                f"close are {', '.join(close)}"
+                if close
+                else "python -c 'import timm; print(timm.list_models())' lists them"
+            )
             raise HeadError(f"timm: there is no backbone {backbone!r}: {hint}")
         if not (weights is None or isinstance(weights, str) and weights):
-            raise HeadError(f"timm: option weights is null, timm, a file, a folder or a hub id, not {weights!r}")
+            raise HeadError(
+                f"timm: option weights is null, timm, a file, a folder or a hub id, not {weights!r}"
+            )
         self.backbone, self.weights = backbone, weights
         self.input = Input(input_shape, standardise)
         self.arguments: dict[str, Any] = {"in_chans": input_shape[0], "num_classes": num_classes}
@@ -74,8 +82,10 @@ class Timm(nn.Module):
             return timm.create_model(self.backbone, **self.arguments)
         except (TypeError, AssertionError, RuntimeError) as error:
             options = ", ".join(self.arguments)
-            raise HeadError(f"timm: {self.backbone} cannot be built with {options}: {_line(error)}; choose another "
-                            "backbone, or leave dropout or drop_path out") from None
+            raise HeadError(
+                f"timm: {self.backbone} cannot be built with {options}: {_line(error)}; choose another "
+                "backbone, or leave dropout or drop_path out"
+            ) from None
 
     def _fit(self, input_shape: tuple[int, int, int], num_classes: int) -> tuple[int, int]:
         """The image size (F, T) that the network answers to: the view's, enlarged where short, else its own."""
@@ -84,8 +94,10 @@ class Timm(nn.Module):
         if not own.get("fixed_input_size"):
             rows, columns = (max(SHORTEST, length) for length in input_shape[1:])
             if rows * columns > PIXELS:
-                raise HeadError(f"timm: a view of {'x'.join(map(str, input_shape))} would be an image of {rows}x{columns}, "
-                                "too large: extract spectrograms (--extractor logmel) or shorter windows, or choose another head")
+                raise HeadError(
+                    f"timm: a view of {'x'.join(map(str, input_shape))} would be an image of {rows}x{columns}, "
+                    "too large: extract spectrograms (--extractor logmel) or shorter windows, or choose another head"
+                )
             sizes.insert(0, (rows, columns))
         self.eval()
         for size in sizes:
@@ -99,8 +111,10 @@ class Timm(nn.Module):
                 raise HeadError(f"timm: {self.backbone} does not classify images: choose another backbone")
             self.train()
             return size
-        raise HeadError(f"timm: {self.backbone} cannot take a view of {'x'.join(map(str, input_shape))}: {reason}; "
-                        "choose another backbone or view")
+        raise HeadError(
+            f"timm: {self.backbone} cannot take a view of {'x'.join(map(str, input_shape))}: {reason}; "
+            "choose another backbone or view"
+        )
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits (B, num_classes) of x (B, D, F, T); mask (B, T) True where real."""
@@ -119,11 +133,16 @@ class Timm(nn.Module):
             torch.manual_seed(0)
             fresh = self._create().state_dict()
             torch.manual_seed(0)
-            twin = timm.create_model(self.backbone, **self.arguments, pretrained=True, pretrained_cfg_overlay=overlay)
+            twin = timm.create_model(
+                self.backbone, **self.arguments, pretrained=True, pretrained_cfg_overlay=overlay
+            )
         last = twin.pretrained_cfg.get("classifier") or ()
         last = (last,) if isinstance(last, str) else tuple(last)
-        same = [name for name, weight in twin.named_parameters()
-                if weight.ndim > 1 and not name.startswith(last) and torch.equal(weight, fresh[name])]
+        same = [
+            name
+            for name, weight in twin.named_parameters()
+            if weight.ndim > 1 and not name.startswith(last) and torch.equal(weight, fresh[name])
+        ]
         if same:
             raise KeyError(f"{len(same)} layers stay at random, {same[0]} for one")
         return twin.state_dict()
@@ -143,14 +162,20 @@ class Timm(nn.Module):
         elif path.is_file():
             overlay = {"source": "", "file": str(path), "custom_load": False}
         elif self.weights != "timm":
-            overlay = {"source": "hf-hub", "hf_hub_id": self.weights.removeprefix("hf-hub:"), "hf_hub_filename": None}
+            overlay = {
+                "source": "hf-hub",
+                "hf_hub_id": self.weights.removeprefix("hf-hub:"),
+                "hf_hub_filename": None,
+            }
         try:
             if path.suffix in (".safetensors", ".pth", ".pt", ".bin") and not path.is_file():
                 raise FileNotFoundError("no such file")
             self.net.load_state_dict(self._pretrained(overlay))
         except Exception as error:  # timm, the hub, the network and the file each fail in ways of their own
-            raise HeadError(f"timm: no weights {self.weights!r} for {self.backbone} ({_line(error)}): go online once, name a "
-                            "local safetensors file by --head.weights, or leave the weights out") from None
+            raise HeadError(
+                f"timm: no weights {self.weights!r} for {self.backbone} ({_line(error)}): go online once, name a "
+                "local safetensors file by --head.weights, or leave the weights out"
+            ) from None
 
 
 def _line(error: Exception) -> str:

@@ -64,9 +64,13 @@ class TokenTransformer(nn.Module):
     ) -> None:
         super().__init__()
         if len(patch) not in (0, 2) or not all(isinstance(side, int) and side >= 1 for side in patch):
-            raise HeadError(f"token_transformer: option patch is two whole numbers from 1, frequencies and frames, not {patch!r}")
+            raise HeadError(
+                f"token_transformer: option patch is two whole numbers from 1, frequencies and frames, not {patch!r}"
+            )
         if min(dim, layers, heads, feedforward) < 1 or dim % heads:
-            raise HeadError(f"token_transformer: sizes are whole numbers from 1, and heads divides dim, not {dim} by {heads}")
+            raise HeadError(
+                f"token_transformer: sizes are whole numbers from 1, and heads divides dim, not {dim} by {heads}"
+            )
         depth, height, frames = input_shape
         self.input = Input(input_shape, standardise=True)
         if height == frames == 1:
@@ -79,7 +83,9 @@ class TokenTransformer(nn.Module):
         self.position = nn.Parameter(torch.empty(1, self.grid[0] * self.grid[1], dim))
         nn.init.trunc_normal_(self.position, std=0.02)
         self.dropout = nn.Dropout(dropout)
-        layer = nn.TransformerEncoderLayer(dim, heads, feedforward, dropout, "gelu", batch_first=True, norm_first=True)
+        layer = nn.TransformerEncoderLayer(
+            dim, heads, feedforward, dropout, "gelu", batch_first=True, norm_first=True
+        )
         self.transformer = nn.TransformerEncoder(layer, layers, nn.LayerNorm(dim), enable_nested_tensor=False)
         self.fc = nn.Linear(dim, num_classes)
 
@@ -116,5 +122,7 @@ class TokenTransformer(nn.Module):
     def pretraining(self) -> MaskedPatches:
         """What teaches the transformer the view itself, without labels; HeadError where the view has no patches to hide."""
         if self.patch is None:
-            raise HeadError("token_transformer: a pooled embedding has no patches to hide: pretrain on a view such as frames or mel")
+            raise HeadError(
+                "token_transformer: a pooled embedding has no patches to hide: pretrain on a view such as frames or mel"
+            )
         return MaskedPatches(self)

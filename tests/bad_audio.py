@@ -10,11 +10,33 @@ import numpy as np
 import soundfile
 
 USABLE = "usable"
-NAMES = {"space": "a b  c.wav", "quote": "it's \"q\".wav", "comma": "a,b;c.wav", "newline": "line\nbreak.wav", "emoji": "\U0001f426.wav",
-         "nfc": "caf\u00e9.wav", "nfd": "no\u0308el.wav", "dots": "a.b..c.wav", "percent": "all 100%.wav", "long": "x" * 251 + ".wav"}
-CODECS = {"u8.wav": "PCM_U8", "s16.wav": "PCM_16", "s24.wav": "PCM_24", "s32.wav": "PCM_32", "f32.wav": "FLOAT", "f64.wav": "DOUBLE",
-          "ulaw.wav": "ULAW", "a.flac": "PCM_16", "a.ogg": "VORBIS", "a.opus": "OPUS", "a.mp3": None, "a.au": "PCM_16",
-          "a.aiff": "PCM_16"}
+NAMES = {
+    "space": "a b  c.wav",
+    "quote": 'it\'s "q".wav',
+    "comma": "a,b;c.wav",
+    "newline": "line\nbreak.wav",
+    "emoji": "\U0001f426.wav",
+    "nfc": "caf\u00e9.wav",
+    "nfd": "no\u0308el.wav",
+    "dots": "a.b..c.wav",
+    "percent": "all 100%.wav",
+    "long": "x" * 251 + ".wav",
+}
+CODECS = {
+    "u8.wav": "PCM_U8",
+    "s16.wav": "PCM_16",
+    "s24.wav": "PCM_24",
+    "s32.wav": "PCM_32",
+    "f32.wav": "FLOAT",
+    "f64.wav": "DOUBLE",
+    "ulaw.wav": "ULAW",
+    "a.flac": "PCM_16",
+    "a.ogg": "VORBIS",
+    "a.opus": "OPUS",
+    "a.mp3": None,
+    "a.au": "PCM_16",
+    "a.aiff": "PCM_16",
+}
 
 
 def make_bad(folder: Path) -> dict[str, str]:
@@ -32,7 +54,14 @@ def make_bad(folder: Path) -> dict[str, str]:
         (folder / name).write_bytes(data)
         kinds[name] = end
 
-    def wave(name: str, samples: np.ndarray, end: str, rate: int = 48000, subtype: str | None = "FLOAT", **more: str) -> bytes:
+    def wave(
+        name: str,
+        samples: np.ndarray,
+        end: str,
+        rate: int = 48000,
+        subtype: str | None = "FLOAT",
+        **more: str,
+    ) -> bytes:
         soundfile.write(folder / name, samples, rate, subtype=subtype, **more)
         kinds[name] = end
         return (folder / name).read_bytes()
@@ -70,9 +99,17 @@ def make_bad(folder: Path) -> dict[str, str]:
     for channels in range(2, 9):
         wave(f"channels{channels}.wav", np.repeat(noise[:24000, None], channels, 1), USABLE)
     plain = (folder / "whole_s16.wav").read_bytes()
-    raw("rate_claim.wav", plain[:24] + struct.pack("<II", 2**31 - 1, 2**31 - 2) + plain[32:], "2147483647 samples a second")
+    raw(
+        "rate_claim.wav",
+        plain[:24] + struct.pack("<II", 2**31 - 1, 2**31 - 2) + plain[32:],
+        "2147483647 samples a second",
+    )
     raw("size_claim.wav", plain[:40] + struct.pack("<I", 2**32 - 16) + plain[44:], USABLE)
-    raw("channel_claim.wav", plain[:22] + struct.pack("<H", 1000) + plain[24:32] + struct.pack("<H", 2000) + plain[34:], "too short")
+    raw(
+        "channel_claim.wav",
+        plain[:22] + struct.pack("<H", 1000) + plain[24:32] + struct.pack("<H", 2000) + plain[34:],
+        "too short",
+    )
     (folder / "device.wav").symlink_to("/dev/zero")
     os.mkfifo(folder / "pipe.wav")
     kinds |= {"device.wav": "not a regular file", "pipe.wav": "not a regular file"}

@@ -21,9 +21,17 @@ EFFICIENTAT = SHARED / "weights" / "efficientat" / "mn04_as_mAP_432.pt"
 def script(name: str, *args: object, cwd: Path, ok: int | None = 0) -> subprocess.CompletedProcess:
     """Run one of the three scripts; its outputs land in `cwd`."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, str(ROOT / name), *map(str, args)], cwd=cwd, env=env, capture_output=True,
-                          text=True, timeout=400)
-    assert ok is None or done.returncode == ok, f"{name} {args}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+    done = subprocess.run(
+        [sys.executable, str(ROOT / name), *map(str, args)],
+        cwd=cwd,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert ok is None or done.returncode == ok, (
+        f"{name} {args}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+    )
     return done
 
 
@@ -40,10 +48,14 @@ def tone(kind: int, seed: int, rate: int = 16000, seconds: float = 1.0) -> np.nd
     rng = np.random.default_rng([kind, seed])
     time = np.arange(int(rate * seconds)) / rate
     pitch = 300 * 2.2**kind * rng.uniform(0.9, 1.1)
-    return (0.3 * np.sin(2 * np.pi * pitch * time + rng.uniform(0, 6)) + 0.1 * rng.standard_normal(len(time))).astype(np.float32)
+    return (
+        0.3 * np.sin(2 * np.pi * pitch * time + rng.uniform(0, 6)) + 0.1 * rng.standard_normal(len(time))
+    ).astype(np.float32)
 
 
-def make_competition(folder: Path, classes: int = 3, train: int = 10, subm: int = 4, seconds: float = 1.0) -> Path:
+def make_competition(
+    folder: Path, classes: int = 3, train: int = 10, subm: int = 4, seconds: float = 1.0
+) -> Path:
     """A Kaggle layout: train.csv (fname,label,group), audio_train/, audio_test/, a shuffled sample_submission.csv."""
     names = [f"tone{kind}" for kind in range(classes)]
     for part in ("audio_train", "audio_test"):
@@ -51,10 +63,16 @@ def make_competition(folder: Path, classes: int = 3, train: int = 10, subm: int 
     rows, ids = [], []
     for index in range(classes * train):
         kind, number = index % classes, index // classes
-        soundfile.write(folder / "audio_train" / f"{index:03d}.wav", tone(kind, number, seconds=seconds), 16000)
+        soundfile.write(
+            folder / "audio_train" / f"{index:03d}.wav", tone(kind, number, seconds=seconds), 16000
+        )
         rows.append([f"{index:03d}.wav", names[kind], f"g{index // (2 * classes)}-{kind}"])
     for index in range(classes * subm):
-        soundfile.write(folder / "audio_test" / f"t{index:03d}.wav", tone(index % classes, 1000 + index, seconds=seconds), 16000)
+        soundfile.write(
+            folder / "audio_test" / f"t{index:03d}.wav",
+            tone(index % classes, 1000 + index, seconds=seconds),
+            16000,
+        )
         ids.append(f"t{index:03d}.wav")
     with open(folder / "train.csv", "w", newline="") as file:
         csv.writer(file).writerows([["fname", "label", "group"], *rows])
@@ -74,7 +92,14 @@ def tones(tmp_path: Path) -> Path:
 def kaggle(tmp_path: Path) -> Path:
     """Three training clips and two to submit, in tmp_path/birds, each csv in an order of its own."""
     root = tmp_path / "birds"
-    layout_files.files(root, "audio_train/b.wav", "audio_train/a.wav", "audio_train/c.wav", "audio_test/y.wav", "audio_test/x.wav")
+    layout_files.files(
+        root,
+        "audio_train/b.wav",
+        "audio_train/a.wav",
+        "audio_train/c.wav",
+        "audio_test/y.wav",
+        "audio_test/x.wav",
+    )
     layout_files.csv(root / "train.csv", "fname,label b.wav,owl a.wav,jay c.wav,owl")
     layout_files.csv(root / "sample_submission.csv", "fname,label y.wav,jay x.wav,jay")
     return root

@@ -21,7 +21,22 @@ import train
 from earshot import cli, space
 
 LOGMEL = ["--extractor", "logmel", "--n-mels", "32", "--device", "cpu", "--workers", "1"]
-TRAIN = ["--head", "mlp", "--head.hidden", "64", "--epochs", "3", "--folds", "2", "--device", "cpu", "--name", "r", "--save-every", "0"]
+TRAIN = [
+    "--head",
+    "mlp",
+    "--head.hidden",
+    "64",
+    "--epochs",
+    "3",
+    "--folds",
+    "2",
+    "--device",
+    "cpu",
+    "--name",
+    "r",
+    "--save-every",
+    "0",
+]
 RESULTS = ("*.pkl", "oof*.csv", "submission.csv", "model.safetensors", "*.npy", "bad_audio.csv")
 
 
@@ -50,7 +65,11 @@ def unmount() -> None:
 
 
 def results() -> dict[str, bytes]:
-    return {p.relative_to("disk").as_posix(): p.read_bytes() for pattern in RESULTS for p in sorted(Path("disk").rglob(pattern))}
+    return {
+        p.relative_to("disk").as_posix(): p.read_bytes()
+        for pattern in RESULTS
+        for p in sorted(Path("disk").rglob(pattern))
+    }
 
 
 def until_done(main, *args: str, size: int, step: int) -> int:
@@ -62,8 +81,13 @@ def until_done(main, *args: str, size: int, step: int) -> int:
         if code == 0:
             return full
         lines = [line for line in said.splitlines() if line.startswith("error: ")]
-        assert code == 2 and len(lines) == 1 and "No space left" in lines[0] and "disk/" in lines[0], (code, said)
-        assert "Traceback" not in said and not list(Path("disk").rglob("*.tmp")), list(Path("disk").rglob("*.tmp"))
+        assert code == 2 and len(lines) == 1 and "No space left" in lines[0] and "disk/" in lines[0], (
+            code,
+            said,
+        )
+        assert "Traceback" not in said and not list(Path("disk").rglob("*.tmp")), list(
+            Path("disk").rglob("*.tmp")
+        )
         full, size = full + 1, size + step
 
 
@@ -71,10 +95,23 @@ def main(data: str) -> None:
     """All stages: a calm run on a roomy disk, then on one that is too small, then one that cannot be written."""
     space.check = lambda *any: "not estimated"
     Path("disk").mkdir()
-    stages = [(get_features.main, ["--competition", data, *LOGMEL, "--out", "disk/data"], 40),
-              (train.main, [*TRAIN, "--features", "disk/data/tones/logmel", "--runs-folder", "disk/runs", "--out",
-                            "disk/s/submission.csv"], 60),
-              (predict.main, ["--runs", "disk/runs/r", "--out", "disk/s/again.csv", "--device", "cpu"], 4)]
+    stages = [
+        (get_features.main, ["--competition", data, *LOGMEL, "--out", "disk/data"], 40),
+        (
+            train.main,
+            [
+                *TRAIN,
+                "--features",
+                "disk/data/tones/logmel",
+                "--runs-folder",
+                "disk/runs",
+                "--out",
+                "disk/s/submission.csv",
+            ],
+            60,
+        ),
+        (predict.main, ["--runs", "disk/runs/r", "--out", "disk/s/again.csv", "--device", "cpu"], 4),
+    ]
     mount("size=64m")
     for stage, args, _ in stages:
         assert attempt(stage, *args)[0] == 0
@@ -84,7 +121,9 @@ def main(data: str) -> None:
         code, said = attempt(stage, *args, *(["--fresh"] if stage is not predict.main else []))
         lines = [line for line in said.splitlines() if line.startswith("error: ")]
         assert code == 2 and len(lines) == 1 and "Traceback" not in said, (code, said)
-    assert before == {p: p.read_bytes() for p in Path("disk").rglob("*") if p.is_file()}, "nothing changes on a read-only disk"
+    assert before == {p: p.read_bytes() for p in Path("disk").rglob("*") if p.is_file()}, (
+        "nothing changes on a read-only disk"
+    )
     unmount()
     mount("size=8k")
     full = []

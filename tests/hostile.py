@@ -75,54 +75,93 @@ def pickles(victim: Path) -> dict[str, bytes]:
     bomb = pickle.dumps({"x": b"\0" * 4096}) + bytes(BOMB)
     laughs = b"]\x94" + b"".join(b"](h" + bytes([i]) + b"h" + bytes([i]) + b"e\x94" for i in range(60))
     found = {
-        "reduce": pickle.dumps({"x": harm}), "reduce, protocol 0": pickle.dumps({"x": harm}, 0), "nested reduce": nested.getvalue(),
-        "object array": objects.getvalue(), "not even a dict": pickle.dumps(harm),
+        "reduce": pickle.dumps({"x": harm}),
+        "reduce, protocol 0": pickle.dumps({"x": harm}, 0),
+        "nested reduce": nested.getvalue(),
+        "object array": objects.getvalue(),
+        "not even a dict": pickle.dumps(harm),
         "eval": raw(b"cbuiltins\neval\n(" + text("1+1") + b"tR"),
         "exec by stack": raw(text("builtins") + text("exec") + b"\x93(" + text("1") + b"tR"),
         "getattr": raw(b"cbuiltins\ngetattr\n(cos\nmkdir\n" + text("__call__") + b"tR"),
         "partial": pickle.dumps({"x": Call(__import__("functools").partial, os.mkdir, str(victim))}),
         "an allowed class called": pickle.dumps({"x": Call(np.ndarray, (1 << 40,))}),
-        "wrapper class poisoned": raw(b"cjoblib.numpy_pickle\nNumpyArrayWrapper\n(N}(X\x04\x00\x00\x00readX\x01\x00\x00\x00xutb"),
-        "inst": raw(b"(" + asked + b"ios\nmkdir\n"), "obj": raw(b"(" + mkdir + asked + b"o"),
+        "wrapper class poisoned": raw(
+            b"cjoblib.numpy_pickle\nNumpyArrayWrapper\n(N}(X\x04\x00\x00\x00readX\x01\x00\x00\x00xutb"
+        ),
+        "inst": raw(b"(" + asked + b"ios\nmkdir\n"),
+        "obj": raw(b"(" + mkdir + asked + b"o"),
         "newobj": raw(mkdir + b"(" + asked + b"t\x81"),
-        "newobj_ex": raw(mkdir + b"(" + asked + b"t}\x92"), "ext1": raw(b"\x82\x01"), "ext4": raw(b"\x84\x01\x00\x00\x00"),
-        "persid": raw(b"Pvictim\n"), "binpersid": raw(asked + b"Q"), "build on a dict": raw(b"}}b"),
-        "build with slots": pickle.dumps({"x": Built(np.dtype, ("f4",), (3, "<", None, None, None, -1, -1, 0, {"a": 1}))}),
-        "dtype of objects": wrapper(dtype=np.dtype("O")), "dtype of fields": wrapper(dtype=np.dtype([("a", "f4"), ("b", "O")])),
+        "newobj_ex": raw(mkdir + b"(" + asked + b"t}\x92"),
+        "ext1": raw(b"\x82\x01"),
+        "ext4": raw(b"\x84\x01\x00\x00\x00"),
+        "persid": raw(b"Pvictim\n"),
+        "binpersid": raw(asked + b"Q"),
+        "build on a dict": raw(b"}}b"),
+        "build with slots": pickle.dumps(
+            {"x": Built(np.dtype, ("f4",), (3, "<", None, None, None, -1, -1, 0, {"a": 1}))}
+        ),
+        "dtype of objects": wrapper(dtype=np.dtype("O")),
+        "dtype of fields": wrapper(dtype=np.dtype([("a", "f4"), ("b", "O")])),
         "dtype of sub-arrays": wrapper(dtype=np.dtype((np.float32, (1 << 20,)))),
         "dtype from a crafted state": pickle.dumps(
-            {"x": Built(np.dtype, ("V8",), (3, "|", None, ("a",), {"a": (np.dtype("O"), 0)}, 8, 1, 63))}),
-        "dtype of a gigabyte": wrapper(dtype=np.dtype("S1000000000")), "dates": wrapper(dtype=np.dtype("M8[s]")),
-        "shape beyond the file": wrapper(shape=(1 << 40,)), "shape that overflows": wrapper(shape=(1 << 32, 1 << 32)),
-        "shape below nothing": wrapper(shape=(-1, -1)), "shape of a list": wrapper(shape=[2, 2]),
+            {"x": Built(np.dtype, ("V8",), (3, "|", None, ("a",), {"a": (np.dtype("O"), 0)}, 8, 1, 63))}
+        ),
+        "dtype of a gigabyte": wrapper(dtype=np.dtype("S1000000000")),
+        "dates": wrapper(dtype=np.dtype("M8[s]")),
+        "shape beyond the file": wrapper(shape=(1 << 40,)),
+        "shape that overflows": wrapper(shape=(1 << 32, 1 << 32)),
+        "shape below nothing": wrapper(shape=(-1, -1)),
+        "shape of a list": wrapper(shape=[2, 2]),
         "shape of truths": wrapper(shape=(True, 2)),
         "shape of nothing, absurdly": wrapper(shape=(0, 1 << 60, 1 << 60)),
         "shape of many axes": wrapper(shape=(1,) * 64),
-        "order unknown": wrapper(order="X"), "subclass": wrapper(subclass=np.memmap), "matrix": wrapper(subclass=np.matrix),
+        "order unknown": wrapper(order="X"),
+        "subclass": wrapper(subclass=np.memmap),
+        "matrix": wrapper(subclass=np.matrix),
         "alignment of gigabytes": wrapper(numpy_array_alignment_bytes=1 << 31),
         "alignment below nothing": wrapper(numpy_array_alignment_bytes=-1),
         "further attributes": wrapper(read="x"),
-        "old joblib, a path": raw(b"cjoblib.numpy_pickle_compat\nNDArrayWrapper\n)\x81}(" + text("filename") + text("/etc/passwd") +
-                                  text("subclass") + b"cnumpy\nndarray\nub"),
-        "old joblib, compressed": raw(b"cjoblib.numpy_pickle_compat\nZNDArrayWrapper\n)\x81}(" + text("filename") + text("x.z") + b"ub"),
-        "numpy's reconstruct": pickle.dumps({"x": np.arange(3)}), "numpy's scalar": pickle.dumps({"x": np.float64(1)}),
-        "set": pickle.dumps({"x": {1, 2}}), "bytes": pickle.dumps({"x": b"abc"}),
+        "old joblib, a path": raw(
+            b"cjoblib.numpy_pickle_compat\nNDArrayWrapper\n)\x81}("
+            + text("filename")
+            + text("/etc/passwd")
+            + text("subclass")
+            + b"cnumpy\nndarray\nub"
+        ),
+        "old joblib, compressed": raw(
+            b"cjoblib.numpy_pickle_compat\nZNDArrayWrapper\n)\x81}(" + text("filename") + text("x.z") + b"ub"
+        ),
+        "numpy's reconstruct": pickle.dumps({"x": np.arange(3)}),
+        "numpy's scalar": pickle.dumps({"x": np.float64(1)}),
+        "set": pickle.dumps({"x": {1, 2}}),
+        "bytes": pickle.dumps({"x": b"abc"}),
         "bytearray": pickle.dumps({"x": bytearray(b"abc")}, 5),
-        "buffer from outside": raw(b"\x97"), "bytes that are not there": raw(b"\x8e" + (1 << 60).to_bytes(8, "little")),
+        "buffer from outside": raw(b"\x97"),
+        "bytes that are not there": raw(b"\x8e" + (1 << 60).to_bytes(8, "little")),
         "text that is not there": raw(b"\x8d" + (1 << 60).to_bytes(8, "little")),
         "frame beyond the file": b"\x80\x04\x95" + b"\xff" * 8 + b"}.",
         "a number of megabytes": raw(b"\x8b" + (1 << 21).to_bytes(4, "little") + b"\x01" * (1 << 21)),
-        "a number in digits": raw(b"I" + b"9" * (1 << 21) + b"\n"), "billion laughs": raw(laughs),
-        "deep lists": raw(b"]" * 300_000 + b"a" * 299_999), "deep marks": b"\x80\x04" + b"(" * 1_000_000,
+        "a number in digits": raw(b"I" + b"9" * (1 << 21) + b"\n"),
+        "billion laughs": raw(laughs),
+        "deep lists": raw(b"]" * 300_000 + b"a" * 299_999),
+        "deep marks": b"\x80\x04" + b"(" * 1_000_000,
         "many objects": b"\x80\x04" + b"}" * 3_000_000,
-        "a cycle": b"\x80\x04}\x94X\x01\x00\x00\x00xh\x00s.", "keys twice": b"\x80\x04}(" + text("x") + b"N" + text("x") + b"Nu.",
+        "a cycle": b"\x80\x04}\x94X\x01\x00\x00\x00xh\x00s.",
+        "keys twice": b"\x80\x04}(" + text("x") + b"N" + text("x") + b"Nu.",
         "keys that are numbers": b"\x80\x04}K\x01Ns.",
-        "memo that is not there": raw(b"h\x09"), "pop of nothing": b"\x80\x04000.",
-        "no end": good[:-1], "cut off": good[:500], "something after the end": good + b"cos\nmkdir\n",
-        "nothing": b"", "csv": b"fname,label\n",
-        "a list": pickle.dumps([1, 2]), "zlib bomb": zlib.compress(bomb), "gzip bomb": gzip.compress(bomb, 1),
+        "memo that is not there": raw(b"h\x09"),
+        "pop of nothing": b"\x80\x04000.",
+        "no end": good[:-1],
+        "cut off": good[:500],
+        "something after the end": good + b"cos\nmkdir\n",
+        "nothing": b"",
+        "csv": b"fname,label\n",
+        "a list": pickle.dumps([1, 2]),
+        "zlib bomb": zlib.compress(bomb),
+        "gzip bomb": gzip.compress(bomb, 1),
         "bz2 bomb": bz2.compress(bomb, 1),
-        "lzma bomb": lzma.compress(bomb, lzma.FORMAT_ALONE, preset=0), "xz bomb": lzma.compress(bomb, preset=0),
+        "lzma bomb": lzma.compress(bomb, lzma.FORMAT_ALONE, preset=0),
+        "xz bomb": lzma.compress(bomb, preset=0),
     }
     return found
 
@@ -133,10 +172,17 @@ def torch_files(folder: Path, victim: Path) -> dict[str, Path]:
 
     plain = {"a": torch.arange(6.0).reshape(2, 3)}
 
-    def changed(name: str, swap=lambda member, data: data, method: int = zipfile.ZIP_STORED,
-                further: dict[str, bytes] | None = None) -> Path:
+    def changed(
+        name: str,
+        swap=lambda member, data: data,
+        method: int = zipfile.ZIP_STORED,
+        further: dict[str, bytes] | None = None,
+    ) -> Path:
         torch.save(plain, folder / "plain.pt")
-        with zipfile.ZipFile(folder / "plain.pt") as old, zipfile.ZipFile(folder / f"{name}.pt", "w", method) as new:
+        with (
+            zipfile.ZipFile(folder / "plain.pt") as old,
+            zipfile.ZipFile(folder / f"{name}.pt", "w", method) as new,
+        ):
             for member in old.namelist():
                 new.writestr(member, swap(member, old.read(member)))
             for member, data in (further or {}).items():
@@ -154,7 +200,8 @@ def torch_files(folder: Path, victim: Path) -> dict[str, Path]:
         return lambda member, data: data.replace(old, new) if member.endswith("data.pkl") else data
 
     found = {
-        "reduce": saved("reduce", {"a": Call(os.mkdir, str(victim))}), "a whole module": saved("module", torch.nn.Linear(2, 2)),
+        "reduce": saved("reduce", {"a": Call(os.mkdir, str(victim))}),
+        "a whole module": saved("module", torch.nn.Linear(2, 2)),
         "before zip": saved("legacy", plain, _use_new_zipfile_serialization=False),
         "compressed members": changed("deflated", method=zipfile.ZIP_DEFLATED),
         "two pickles": changed("two", further={"other/data.pkl": b"."}),
@@ -165,8 +212,10 @@ def torch_files(folder: Path, victim: Path) -> dict[str, Path]:
         "storage of objects": changed("objects", rewritten(b"FloatStorage", b"EvilStorages")),
         "a path as storage": changed("path", rewritten(b"X\x01\x00\x00\x000", b"X\x02\x00\x00\x00..")),
     }
-    found |= {"numbers shared a thousand times": shared(folder / "shared.pt"),
-              "members within one another": nested(folder / "nested.pt")}
+    found |= {
+        "numbers shared a thousand times": shared(folder / "shared.pt"),
+        "members within one another": nested(folder / "nested.pt"),
+    }
     cut = folder / "cut.pt"
     cut.write_bytes((folder / "plain.pt").read_bytes()[:300])
     text_file = folder / "text.pt"
@@ -213,13 +262,17 @@ def nested(path: Path) -> Path:
 
 def _local(name: str, data: bytes) -> bytes:
     fill = -(34 + len(name)) % 4  # so that every member is of whole numbers
-    sizes = struct.pack("<4s5H3I2H", b"PK\3\4", 20, 0, 0, 0, 33, zlib.crc32(data), len(data), len(data), len(name), 4 + fill)
+    sizes = struct.pack(
+        "<4s5H3I2H", b"PK\3\4", 20, 0, 0, 0, 33, zlib.crc32(data), len(data), len(data), len(name), 4 + fill
+    )
     return sizes + name.encode() + struct.pack("<2H", 0x9999, fill) + bytes(fill)
 
 
 def _central(name: str, data: bytes, at: int) -> bytes:
     sizes = zlib.crc32(data), len(data), len(data), len(name)
-    return struct.pack("<4s6H3I5H2I", b"PK\1\2", 20, 20, 0, 0, 0, 33, *sizes, 0, 0, 0, 0, 0, at) + name.encode()
+    return (
+        struct.pack("<4s6H3I5H2I", b"PK\1\2", 20, 20, 0, 0, 0, 33, *sizes, 0, 0, 0, 0, 0, at) + name.encode()
+    )
 
 
 def main(folder: Path) -> None:
@@ -238,7 +291,17 @@ def main(folder: Path) -> None:
     weights = torch_files(folder, victim)
     alarms: list[str] = []
     reading = False
-    forbidden = ("os.", "subprocess.", "socket.", "shutil.", "exec", "compile", "import", "ctypes.", "pickle.find_class")
+    forbidden = (
+        "os.",
+        "subprocess.",
+        "socket.",
+        "shutil.",
+        "exec",
+        "compile",
+        "import",
+        "ctypes.",
+        "pickle.find_class",
+    )
 
     def audit(event: str, args: tuple) -> None:
         written = event == "open" and isinstance(args[1], str) and set(args[1]) & set("wax+")
@@ -255,7 +318,11 @@ def main(folder: Path) -> None:
     sys.addaudithook(audit)
     for kind, files in (("cache", corpus), ("weights", weights)):
         for name, path in files.items():
-            for read in ([lambda p: cache.load(p), lambda p: cache.load(p, mmap=False)] if kind == "cache" else [torchzip.load]):
+            for read in (
+                [lambda p: cache.load(p), lambda p: cache.load(p, mmap=False)]
+                if kind == "cache"
+                else [torchzip.load]
+            ):
                 reading = True
                 try:
                     read(path)

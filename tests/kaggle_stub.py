@@ -31,11 +31,25 @@ class Stub:
         self.pending = 1  # how often a new submission is listed without score
         self.scored = {"status": "COMPLETE", "publicScore": "0.913", "privateScore": ""}
         self.created = False  # the dataset
-        self.dataset = {"ref": "stubuser/earshot-kit", "url": "https://www.kaggle.com/datasets/stubuser/earshot-kit", "status": "ok", "error": ""}
+        self.dataset = {
+            "ref": "stubuser/earshot-kit",
+            "url": "https://www.kaggle.com/datasets/stubuser/earshot-kit",
+            "status": "ok",
+            "error": "",
+        }
         self.states = ["READY"]  # of the dataset
-        self.kernel = {"ref": "/stubuser/solution", "url": "https://www.kaggle.com/code/stubuser/solution", "versionNumber": 3}
+        self.kernel = {
+            "ref": "/stubuser/solution",
+            "url": "https://www.kaggle.com/code/stubuser/solution",
+            "versionNumber": 3,
+        }
         self.runs = ["QUEUED", "RUNNING", "COMPLETE"]
-        self.log = json.dumps([{"stream_name": "stdout", "time": 1.0, "data": "fold 1/5\n"}, {"stream_name": "stdout", "time": 2, "data": "done\n"}])
+        self.log = json.dumps(
+            [
+                {"stream_name": "stdout", "time": 1.0, "data": "fold 1/5\n"},
+                {"stream_name": "stdout", "time": 2, "data": "done\n"},
+            ]
+        )
 
     def asked(self, name: str) -> list[dict]:
         """The bodies of the calls of a method."""
@@ -44,21 +58,39 @@ class Stub:
     def answer(self, name: str, body: dict) -> dict:
         """The reply to a call that succeeds."""
         if name == "ListDataFiles":
-            return {"files": [{"name": file, "totalBytes": len(content)} for file, content in self.files.items()]}
+            return {
+                "files": [{"name": file, "totalBytes": len(content)} for file, content in self.files.items()]
+            }
         if name == "ListDatasetFiles":
-            return {"datasetFiles": [{"name": file, "totalBytes": len(content)} for file, content in self.files.items()]}
+            return {
+                "datasetFiles": [
+                    {"name": file, "totalBytes": len(content)} for file, content in self.files.items()
+                ]
+            }
         if name == "GetSubmissionLimits":
             return self.limits
         if name == "StartSubmissionUpload":
             return {"token": "TOKEN", "createUrl": "http://localhost/upload/submission"}
         if name in ("CreateSubmission", "CreateCodeSubmission"):
             ref = 70 + len(self.submissions)
-            self.submissions.insert(0, {"ref": ref, "fileName": "submission.csv", "date": "2026-11-20T10:00:00Z",
-                                        "description": body.get("submissionDescription", "")})
+            self.submissions.insert(
+                0,
+                {
+                    "ref": ref,
+                    "fileName": "submission.csv",
+                    "date": "2026-11-20T10:00:00Z",
+                    "description": body.get("submissionDescription", ""),
+                },
+            )
             return {"message": "Successfully submitted", "ref": ref}
         if name == "ListSubmissions":
             self.pending -= 1
-            return {"submissions": [{**one, **(self.scored if self.pending < 0 else {"status": "PENDING"})} for one in self.submissions]}
+            return {
+                "submissions": [
+                    {**one, **(self.scored if self.pending < 0 else {"status": "PENDING"})}
+                    for one in self.submissions
+                ]
+            }
         if name == "StartBlobUpload":
             return {"token": f"BLOB-{body['name']}", "createUrl": f"http://localhost/upload/{body['name']}"}
         if name in ("CreateDataset", "CreateDatasetVersion"):
@@ -72,7 +104,10 @@ class Stub:
             state = self.runs.pop(0) if len(self.runs) > 1 else self.runs[0]
             return {"status": state, **({"failureMessage": "out of memory"} if state == "ERROR" else {})}
         if name == "ListKernelSessionOutput":
-            return {"files": [{"url": f"http://localhost/files/{file}", "fileName": file} for file in self.files], "log": self.log}
+            return {
+                "files": [{"url": f"http://localhost/files/{file}", "fileName": file} for file in self.files],
+                "log": self.log,
+            }
         if name == "IntrospectToken":
             return {"active": True, "username": NAME}
         raise KeyError(name)
@@ -89,7 +124,11 @@ class Handler(BaseHTTPRequestHandler):
     def reply(self, content: bytes, status: int = 200, **headers: str) -> None:
         """A whole answer."""
         self.send_response(status)
-        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(content)), **headers}.items():
+        for name, value in {
+            "Content-Type": "application/json",
+            "Content-Length": str(len(content)),
+            **headers,
+        }.items():
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
         self.wfile.write(content)
@@ -115,7 +154,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """A call of a method."""
-        body, stub, name = json.loads(self.body() or b"{}"), self.server.stub, urlparse(self.path).path.rsplit("/", 1)[-1]
+        body, stub, name = (
+            json.loads(self.body() or b"{}"),
+            self.server.stub,
+            urlparse(self.path).path.rsplit("/", 1)[-1],
+        )
         stub.calls.append((name, body))
         wanted = "Basic " + base64.b64encode(f"{NAME}:{KEY}".encode()).decode()
         if self.headers.get("Authorization") not in (wanted, f"Bearer {KEY}"):
@@ -153,7 +196,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(content) - begin))
         self.send_header("Connection", "close")
         self.end_headers()
-        self.wfile.write(content[begin:] if stub.cut is None else content[begin:begin + stub.cut])
+        self.wfile.write(content[begin:] if stub.cut is None else content[begin : begin + stub.cut])
         self.close_connection = True
 
 
@@ -166,18 +209,38 @@ def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     home = tmp_path / "home"
     home.mkdir()
-    for name in ("KAGGLE_API_TOKEN", "KAGGLE_KERNEL_RUN_TYPE", "NO_PROXY", "no_proxy", "ALL_PROXY", "all_proxy", "VERBOSE"):
+    for name in (
+        "KAGGLE_API_TOKEN",
+        "KAGGLE_KERNEL_RUN_TYPE",
+        "NO_PROXY",
+        "no_proxy",
+        "ALL_PROXY",
+        "all_proxy",
+        "VERBOSE",
+    ):
         monkeypatch.delenv(name, raising=False)
     address = f"http://127.0.0.1:{server.server_address[1]}"
-    for name, value in {"HOME": home, "XDG_CONFIG_HOME": home, "KAGGLE_CONFIG_DIR": home, "KAGGLE_API_ENVIRONMENT": "LOCALHOST", "TMPDIR": home,
-                        "KAGGLE_USERNAME": NAME, "KAGGLE_KEY": KEY, "HTTP_PROXY": address, "http_proxy": address,
-                        "HTTPS_PROXY": "http://127.0.0.1:1", "https_proxy": "http://127.0.0.1:1"}.items():  # a fuse: nothing leaves
+    for name, value in {
+        "HOME": home,
+        "XDG_CONFIG_HOME": home,
+        "KAGGLE_CONFIG_DIR": home,
+        "KAGGLE_API_ENVIRONMENT": "LOCALHOST",
+        "TMPDIR": home,
+        "KAGGLE_USERNAME": NAME,
+        "KAGGLE_KEY": KEY,
+        "HTTP_PROXY": address,
+        "http_proxy": address,
+        "HTTPS_PROXY": "http://127.0.0.1:1",
+        "https_proxy": "http://127.0.0.1:1",
+    }.items():  # a fuse: nothing leaves
         monkeypatch.setenv(name, str(value))
     from kaggle.api.kaggle_api_extended import KaggleApi
 
     from earshot.kaggle import client
 
-    monkeypatch.setattr(KaggleApi, "args", ["--local"])  # the class may have been imported by another test, before the environment was set
+    monkeypatch.setattr(
+        KaggleApi, "args", ["--local"]
+    )  # the class may have been imported by another test, before the environment was set
     monkeypatch.setattr(KaggleApi, "config_dir", str(home))
     monkeypatch.setattr(KaggleApi, "config", str(home / "kaggle.json"))
     monkeypatch.setattr(client, "POLL", 0.01)

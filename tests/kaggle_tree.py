@@ -43,10 +43,21 @@ class Session:
         self.working.mkdir(parents=True)
         (root / "offline").mkdir()
         (root / "offline" / "sitecustomize.py").write_text(OFFLINE)
-        self.env = {**os.environ, "EARSHOT_ATTACHED": str(self.input), "EARSHOT_WORKING": str(self.working), "ASKED_FOR": str(self.asked),
-                    "PYTHONPATH": str(root / "offline"), "OMP_NUM_THREADS": "1", "HOME": str(root / "home"), "HF_HUB_OFFLINE": "1",
-                    "TORCH_HOME": str(root / "home"), "KAGGLE_KERNEL_RUN_TYPE": "Batch", "TMPDIR": str(root / "tmp"),
-                    "IPYTHONDIR": str(root / "home" / "ipython"), "MPLCONFIGDIR": str(Path(tempfile.gettempdir()) / "earshot-tests-mpl")}  # its list of fonts takes long to make
+        self.env = {
+            **os.environ,
+            "EARSHOT_ATTACHED": str(self.input),
+            "EARSHOT_WORKING": str(self.working),
+            "ASKED_FOR": str(self.asked),
+            "PYTHONPATH": str(root / "offline"),
+            "OMP_NUM_THREADS": "1",
+            "HOME": str(root / "home"),
+            "HF_HUB_OFFLINE": "1",
+            "TORCH_HOME": str(root / "home"),
+            "KAGGLE_KERNEL_RUN_TYPE": "Batch",
+            "TMPDIR": str(root / "tmp"),
+            "IPYTHONDIR": str(root / "home" / "ipython"),
+            "MPLCONFIGDIR": str(Path(tempfile.gettempdir()) / "earshot-tests-mpl"),
+        }  # its list of fonts takes long to make
         self.env.pop("MPLBACKEND", None)
         (root / "tmp").mkdir()
 
@@ -77,7 +88,10 @@ class Session:
 
     def attached(self) -> dict[str, tuple[int, int]]:
         """Every attached file and folder, its size and the time of its last change."""
-        return {str(path): (path.stat().st_size if path.is_file() else 0, path.stat().st_mtime_ns) for path in self.input.rglob("*")}
+        return {
+            str(path): (path.stat().st_size if path.is_file() else 0, path.stat().st_mtime_ns)
+            for path in self.input.rglob("*")
+        }
 
     def execute(self, path: Path) -> Any:
         """A notebook, top to bottom; what it shows is kept beside the tree as <name>.executed.ipynb."""
@@ -85,7 +99,9 @@ class Session:
         from nbclient import NotebookClient
 
         content = nbformat.read(path, as_version=4)
-        client = NotebookClient(content, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(self.working)}})
+        client = NotebookClient(
+            content, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(self.working)}}
+        )
         try:
             client.execute(env=self.env)
         finally:
@@ -95,6 +111,9 @@ class Session:
 
 def text(content: Any) -> str:
     """All that a notebook printed."""
-    return "".join(output.get("text", "") for cell in content.cells if cell.cell_type == "code" for output in cell.outputs)
-
-
+    return "".join(
+        output.get("text", "")
+        for cell in content.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+    )

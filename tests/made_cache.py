@@ -11,8 +11,18 @@ from earshot.files import digest, digest_of
 from earshot.fingerprint import fingerprint
 
 
-def make(folder: Path, views: dict[str, tuple[int, int, int]], clips: int = 60, classes: int = 3, signal: float = 1.0, shuffled: bool = False,
-         multilabel: bool = False, test: int = 0, seed: int = 0, folds: int = 3) -> Path:
+def make(
+    folder: Path,
+    views: dict[str, tuple[int, int, int]],
+    clips: int = 60,
+    classes: int = 3,
+    signal: float = 1.0,
+    shuffled: bool = False,
+    multilabel: bool = False,
+    test: int = 0,
+    seed: int = 0,
+    folds: int = 3,
+) -> Path:
     """Write <data>/<competition>/<cache>.
 
     Args:
@@ -32,30 +42,71 @@ def make(folder: Path, views: dict[str, tuple[int, int, int]], clips: int = 60, 
             yes |= np.eye(classes, dtype=np.int8)[draw.integers(0, classes, count)]
         ids = np.array([f"{name}{i:04d}.wav" for i in range(count)])
         given = draw.permutation(yes) if shuffled else yes
-        labels = (given if multilabel else np.array(names)[given.argmax(1)]) if name != "subm" else (
-            np.zeros_like(yes) if multilabel else np.array([""] * count))
-        made = {"ids": ids, "labels": labels, "folds": (np.arange(count) // classes % folds).astype(np.int32) if name == "train" else
-                np.full(count, -1, np.int32), "groups": np.full(count, ""), "clip": np.arange(count, dtype=np.int32),
-                "start": np.zeros(count, np.float32), "length": np.full(count, 5, np.float32)}
+        labels = (
+            (given if multilabel else np.array(names)[given.argmax(1)])
+            if name != "subm"
+            else (np.zeros_like(yes) if multilabel else np.array([""] * count))
+        )
+        made = {
+            "ids": ids,
+            "labels": labels,
+            "folds": (np.arange(count) // classes % folds).astype(np.int32)
+            if name == "train"
+            else np.full(count, -1, np.int32),
+            "groups": np.full(count, ""),
+            "clip": np.arange(count, dtype=np.int32),
+            "start": np.zeros(count, np.float32),
+            "length": np.full(count, 5, np.float32),
+        }
         for view, shape in views.items():
             centre = np.tensordot(yes.astype(float), centres[view], 1)
             made[view] = (signal * centre + random.normal(size=(count, *shape))).astype(np.float16)
         return made
 
-    content = {"train": split("train", clips), "subm": split("subm", clips // 4), **({"test": split("test", test)} if test else {})}
-    record = {"competition": folder.parent.name, "classes": classes, "extractor": "synthetic", "settings": {"seed": seed}, "audio": {},
-              "window": {"seconds": 5.0}, "weights": None, "labels": digest_of(names)[:16], "sample_submission": None,
-              "clips": {name: f"{len(one['ids'])} clips" for name, one in content.items()}, **({"task": "multilabel"} if multilabel else {})}
+    content = {
+        "train": split("train", clips),
+        "subm": split("subm", clips // 4),
+        **({"test": split("test", test)} if test else {}),
+    }
+    record = {
+        "competition": folder.parent.name,
+        "classes": classes,
+        "extractor": "synthetic",
+        "settings": {"seed": seed},
+        "audio": {},
+        "window": {"seconds": 5.0},
+        "weights": None,
+        "labels": digest_of(names)[:16],
+        "sample_submission": None,
+        "clips": {name: f"{len(one['ids'])} clips" for name, one in content.items()},
+        **({"task": "multilabel"} if multilabel else {}),
+    }
     for name, one in content.items():
-        cache.dump(folder / f"{name}.pkl", {**one, "meta": {"fingerprint": fingerprint(record), "record": record}})
+        cache.dump(
+            folder / f"{name}.pkl", {**one, "meta": {"fingerprint": fingerprint(record), "record": record}}
+        )
         files.append(folder / f"{name}.pkl")
         splits[name] = {"clips": len(one["ids"]), "rows": len(one["ids"])}
     cache.dump(folder / "unique_labels.pkl", {"unique_labels": np.array(names)})
     (folder / "bad_audio.csv").write_text("id,split,reason\n")
     files += [folder / "unique_labels.pkl", folder / "bad_audio.csv"]
-    sealed.write(folder / cache.MANIFEST, {
-        "version": cache.VERSION, "record": record, "fingerprint": fingerprint(record), "recipe": None, "weights": None,
-        "complete": True, "splits": splits, "shapes": {view: list(shape) for view, shape in views.items()}, "span": 5.0, "bad": 0,
-        "columns": ["filename", "category"], "bytes": {p.name: p.stat().st_size for p in files}, "sha256": {p.name: digest(p) for p in files},
-        **({"separator": ","} if multilabel else {})})
+    sealed.write(
+        folder / cache.MANIFEST,
+        {
+            "version": cache.VERSION,
+            "record": record,
+            "fingerprint": fingerprint(record),
+            "recipe": None,
+            "weights": None,
+            "complete": True,
+            "splits": splits,
+            "shapes": {view: list(shape) for view, shape in views.items()},
+            "span": 5.0,
+            "bad": 0,
+            "columns": ["filename", "category"],
+            "bytes": {p.name: p.stat().st_size for p in files},
+            "sha256": {p.name: digest(p) for p in files},
+            **({"separator": ","} if multilabel else {}),
+        },
+    )
     return folder

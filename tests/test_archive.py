@@ -23,8 +23,16 @@ def zipped(path: Path, folder: Path, top: str = "") -> Path:
 def test_zip(kaggle, tmp_path, top):
     comp = load(zipped(tmp_path / "owls.zip", kaggle, top), out=tmp_path / "out")
     unpacked = tmp_path / "out" / "owls" / "unpacked"
-    assert (comp.name, comp.layout, comp.root) == ("owls", "Kaggle csv", unpacked / "inner" if top else unpacked)
-    assert [r[1] for r in rows(comp, "train")] == ["audio_train/b.wav", "audio_train/a.wav", "audio_train/c.wav"]
+    assert (comp.name, comp.layout, comp.root) == (
+        "owls",
+        "Kaggle csv",
+        unpacked / "inner" if top else unpacked,
+    )
+    assert [r[1] for r in rows(comp, "train")] == [
+        "audio_train/b.wav",
+        "audio_train/a.wav",
+        "audio_train/c.wav",
+    ]
     assert all(map(os.path.isfile, comp.clips["path"]))
     assert find(tmp_path / "out") == [tmp_path / "out" / "owls"]
     again = load(tmp_path / "out" / "owls")
@@ -37,7 +45,10 @@ def test_zip_of_classes_and_esc(tmp_path):
     assert comp.layout == "folder per class" and comp.classes == ["cat", "dog"]
     files(tmp_path / "e", "audio/1.wav", "audio/2.wav")
     csv(tmp_path / "e/meta/esc.csv", "filename,fold,target,category 1.wav,1,0,dog 2.wav,2,1,cat")
-    assert load(zipped(tmp_path / "e.zip", tmp_path / "e", "ESC-50-master/"), out=tmp_path / "out").layout == "ESC"
+    assert (
+        load(zipped(tmp_path / "e.zip", tmp_path / "e", "ESC-50-master/"), out=tmp_path / "out").layout
+        == "ESC"
+    )
 
 
 def test_zip_is_unpacked_once_until_it_changes(kaggle, tmp_path, monkeypatch):
@@ -79,8 +90,18 @@ def hostile(tmp_path: Path, *names, mode: int = stat.S_IFREG | 0o644, data: byte
     return path
 
 
-@pytest.mark.parametrize("name", ["../escape.wav", "a/../../escape.wav", "/tmp/escape.wav", "..\\escape.wav",
-                                  "C:\\escape.wav", "\\escape.wav", "a/.."])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../escape.wav",
+        "a/../../escape.wav",
+        "/tmp/escape.wav",
+        "..\\escape.wav",
+        "C:\\escape.wav",
+        "\\escape.wav",
+        "a/..",
+    ],
+)
 def test_zip_that_leads_outside(tmp_path, name):
     line = refused(hostile(tmp_path, "ok.wav", name), out=tmp_path / "out")
     assert "leads outside" in line and "evil.zip" in line and repr(name) in line
@@ -127,7 +148,7 @@ def test_zip_that_does_not_fit(tmp_path, monkeypatch):
 def test_broken_zips(kaggle, tmp_path):
     path = zipped(tmp_path / "c.zip", kaggle)
     whole = path.read_bytes()
-    path.write_bytes(whole[:len(whole) // 2])
+    path.write_bytes(whole[: len(whole) // 2])
     assert "not a whole zip" in refused(path, out=tmp_path / "out")
     path.write_bytes(whole[:200] + b"\0" * 50 + whole[250:])  # damaged content: the CRC tells
     assert "c.zip" in refused(path, out=tmp_path / "out")
@@ -144,12 +165,18 @@ def test_a_folder_in_the_way_is_not_deleted(kaggle, tmp_path):
 @pytest.mark.parametrize("names", [("a", "a/b.wav"), ("a/b.wav", "a"), ("x" * 300 + ".wav",)])
 def test_zip_that_no_folder_can_hold(tmp_path, names):
     line = refused(hostile(tmp_path, *names), out=tmp_path / "out")
-    assert "cannot unpack" in line and not list(tmp_path.rglob("*.partial")) and not list(tmp_path.rglob("unpacked"))
+    assert (
+        "cannot unpack" in line
+        and not list(tmp_path.rglob("*.partial"))
+        and not list(tmp_path.rglob("unpacked"))
+    )
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_zip_with_odd_names_stays_inside(tmp_path):
-    path = hostile(tmp_path, "a.wav", "a.wav", "n\0.wav", "line\nbreak.wav", ".unpacked", "./b//c.wav", "é😀.wav")
+    path = hostile(
+        tmp_path, "a.wav", "a.wav", "n\0.wav", "line\nbreak.wav", ".unpacked", "./b//c.wav", "é😀.wav"
+    )
     into = archive.unpack(path, tmp_path / "out" / "unpacked")
     assert into == tmp_path / "out" / "unpacked"
     found = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.wav"))

@@ -38,7 +38,10 @@ def test_ast_front_end_is_transformers():
     from transformers import ASTFeatureExtractor
 
     front = ASTFeatureExtractor()
-    waves = [wave[: round(seconds * 16000)] for wave, seconds in zip(clips(16000, 6), (5, 1.234, 0.5, 5, 3.3, 0.03, 5))]
+    waves = [
+        wave[: round(seconds * 16000)]
+        for wave, seconds in zip(clips(16000, 6), (5, 1.234, 0.5, 5, 3.3, 0.03, 5))
+    ]
     waves.append(synthetic(10.24, 16000))
     want = np.stack([front(wave, sampling_rate=16000)["input_values"][0] for wave in waves])
     batch = torch.from_numpy(np.stack([audio.fill(wave, 163840, "silence") for wave in waves]))
@@ -63,7 +66,10 @@ def test_ast_is_transformers_through_a_saved_folder(tmp_path):
     with torch.inference_mode():
         want = network(torch.from_numpy(values))
     tokens = want.last_hidden_state.numpy()
-    joined = {view: np.concatenate([clip.views[view] for clip in got]).astype(np.float32) for view in extractor.shapes}
+    joined = {
+        view: np.concatenate([clip.views[view] for clip in got]).astype(np.float32)
+        for view in extractor.shapes
+    }
     np.testing.assert_allclose(joined["pooled"][:, :, 0, 0], want.pooler_output.numpy(), atol=2e-3)
     for f, t in ((0, 0), (0, 9), (4, 0), (2, 7)):
         np.testing.assert_allclose(joined["tokens"][:, :, f, t], tokens[:, 2 + f * 10 + t], atol=4e-3)
@@ -104,7 +110,9 @@ def test_ast_full_size_by_default():
     want = {"pooled": (768, 1, 1), "frames": (768, 1, 101), "tokens": (768, 12, 101)}
     assert extractor.shapes == want
     views = extractor.extract([synthetic(5.0, 16000)], [0], 1)[0].views
-    assert {name: view.shape for name, view in views.items()} == {name: (1, *shape) for name, shape in want.items()}
+    assert {name: view.shape for name, view in views.items()} == {
+        name: (1, *shape) for name, shape in want.items()
+    }
 
 
 def test_ast_weights_files_and_refusals(tmp_path, monkeypatch):

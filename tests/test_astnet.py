@@ -17,7 +17,9 @@ def model():
 
     torch.manual_seed(0)
     network = ASTModel(ASTConfig(num_hidden_layers=2)).eval().requires_grad_(False)
-    network.embeddings.position_embeddings.normal_(std=0.5)  # all zero at birth, which would hide a wrong place
+    network.embeddings.position_embeddings.normal_(
+        std=0.5
+    )  # all zero at birth, which would hide a wrong place
     return network
 
 
@@ -33,8 +35,13 @@ def test_the_pass_is_transformers(model):
     assert (full - want.last_hidden_state).abs().max() < 1e-4 and special.shape == (2, 2, 768)
     assert (special.mean(1) - want.pooler_output).abs().max() < 1e-4
     similar = torch.nn.functional.cosine_similarity
-    frames, plain = (t[:, 2:].unflatten(1, (12, 101)).mean(1).flatten(1) for t in (half, want.last_hidden_state))
-    assert similar(half[:, :2].mean(1), want.pooler_output).min() > 0.999 and similar(frames, plain).min() > 0.999
+    frames, plain = (
+        t[:, 2:].unflatten(1, (12, 101)).mean(1).flatten(1) for t in (half, want.last_hidden_state)
+    )
+    assert (
+        similar(half[:, :2].mean(1), want.pooler_output).min() > 0.999
+        and similar(frames, plain).min() > 0.999
+    )
 
 
 def test_fewer_columns_keep_their_places(model):
@@ -63,7 +70,9 @@ def test_an_unknown_structure_takes_its_own_pass(tmp_path, monkeypatch):
         monkeypatch.setattr(astnet, "NAMES", {**astnet.NAMES, "up": ("mlp.renamed", "renamed")})
     assert extractor.network is None
     for view in made[0]:
-        np.testing.assert_allclose(made[0][view].astype(np.float32), made[1][view].astype(np.float32), atol=4e-3)
+        np.testing.assert_allclose(
+            made[0][view].astype(np.float32), made[1][view].astype(np.float32), atol=4e-3
+        )
 
 
 @pytest.mark.parametrize("seconds, columns", [(1.28, 10), (0.64, 4), (0.1, 1)])
@@ -76,7 +85,9 @@ def test_short_clips(tmp_path, seconds, columns):
     short = extractor.extract(waves, [0.0, 0.0], 2)
     assert short[0].views["tokens"].shape == (1, 32, 5, columns)
     if seconds == 1.28:  # nothing is left out of a full window
-        plain = ast.Extractor(ast.Settings(views), window(seconds, 16000), weights=str(tmp_path)).extract(waves, [0.0, 0.0], 2)
+        plain = ast.Extractor(ast.Settings(views), window(seconds, 16000), weights=str(tmp_path)).extract(
+            waves, [0.0, 0.0], 2
+        )
         for mine, full in zip(short, plain):
             for view in views:
                 np.testing.assert_array_equal(mine.views[view], full.views[view])
@@ -84,5 +95,8 @@ def test_short_clips(tmp_path, seconds, columns):
 
 def test_records_without_short_clips_stay_what_they_were():
     assert base.recorded(ast.Settings()) == {"views": ("pooled", "frames")}
-    assert base.recorded(ast.Settings(short_clips=True)) == {"views": ("pooled", "frames"), "short_clips": True}
+    assert base.recorded(ast.Settings(short_clips=True)) == {
+        "views": ("pooled", "frames"),
+        "short_clips": True,
+    }
     assert ast.seconds(ast.Settings()) == 10.24 and ast.seconds(ast.Settings(short_clips=True)) is None

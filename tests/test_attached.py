@@ -26,8 +26,12 @@ def place(tmp_path: Path, monkeypatch) -> Path:
     attached._walked.cache_clear()
     (tmp_path / "input").mkdir()
     (tmp_path / "working").mkdir()
-    for name, value in {"EARSHOT_ATTACHED": tmp_path / "input", "EARSHOT_WORKING": tmp_path / "working", "TORCH_HOME": tmp_path / "none",
-                        "HF_HUB_CACHE": tmp_path / "none"}.items():
+    for name, value in {
+        "EARSHOT_ATTACHED": tmp_path / "input",
+        "EARSHOT_WORKING": tmp_path / "working",
+        "TORCH_HOME": tmp_path / "none",
+        "HF_HUB_CACHE": tmp_path / "none",
+    }.items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.chdir(tmp_path / "working")
     return tmp_path / "input"
@@ -53,10 +57,16 @@ def test_a_competition_wherever_it_is_mounted(place: Path, where: str) -> None:
     touch(place / where, "audio_train/a.wav", "audio_train/b.wav")
     layout_files.csv(place / where / "train.csv", "fname,label a.wav,owl b.wav,jay")
     touch(place / "datasets/me/noises", "noise/rain.wav")  # audio, and no competition
-    touch(place / "notebooks/me/old", "data/sample/audio_train/a.wav", "data/sample/logmel/unique_labels.pkl",
-                       "data/sample/train.csv")
+    touch(
+        place / "notebooks/me/old",
+        "data/sample/audio_train/a.wav",
+        "data/sample/logmel/unique_labels.pkl",
+        "data/sample/train.csv",
+    )
     assert attached.competition() == place / where and defaults.found("data") == (place / where, "attached")
-    assert attached.called("birds") == str(place / where) and attached.called("competitions/birds") == str(place / where)
+    assert attached.called("birds") == str(place / where) and attached.called("competitions/birds") == str(
+        place / where
+    )
     assert attached.called("sample") == "sample" and attached.called("absent") == "absent"
     touch(place / "competitions/frogs", "audio/a.wav", "audio/train.csv")
     attached._walked.cache_clear()
@@ -64,7 +74,9 @@ def test_a_competition_wherever_it_is_mounted(place: Path, where: str) -> None:
         with pytest.raises(UserError, match="several competitions are attached.*--competition.*birds.*frogs"):
             attached.competition()
     else:
-        assert attached.competition() == place / "competitions/frogs", "what Kaggle calls a competition goes first"
+        assert attached.competition() == place / "competitions/frogs", (
+            "what Kaggle calls a competition goes first"
+        )
 
 
 def test_weights_by_what_they_are(place: Path) -> None:
@@ -72,17 +84,29 @@ def test_weights_by_what_they_are(place: Path) -> None:
     touch(place / "datasets/me/light", "mn04_as_mAP_432.pt")
     attached._walked.cache_clear()
     efficientat = extractors.module("efficientat")
-    assert efficientat.weights_files(efficientat.Settings(), None) == [place / "datasets/me/light/mn04_as_mAP_432.pt"]
-    assert base.local("/kaggle/input/elsewhere/mn04_as_mAP_432.pt") == place / "datasets/me/light/mn04_as_mAP_432.pt"
-    assert defaults.features("birds", False) == (None, "efficientat") and defaults.features("birds", True) == (defaults.RECIPE, None)
+    assert efficientat.weights_files(efficientat.Settings(), None) == [
+        place / "datasets/me/light/mn04_as_mAP_432.pt"
+    ]
+    assert (
+        base.local("/kaggle/input/elsewhere/mn04_as_mAP_432.pt")
+        == place / "datasets/me/light/mn04_as_mAP_432.pt"
+    )
+    assert defaults.features("birds", False) == (None, "efficientat") and defaults.features(
+        "birds", True
+    ) == (defaults.RECIPE, None)
 
     network(place / "datasets/me/codec", "encodec")
     folder = network(place / "datasets/me/my-ast/model")
     attached._walked.cache_clear()
     assert {file.parent for file in ast.weights_files(ast.Settings(), None)} == {folder}
     assert defaults.features("birds", False) == (defaults.RECIPE, None), "ast, the usual one, is there"
-    assert ast.WEIGHTS.local("MIT/ast-finetuned-audioset-14-14-0.443") is None, "another network than the one that was named"
-    assert attached.located({"weights": ast.DEFAULT_WEIGHTS, "ast": True}) == {"weights": str(folder), "ast": True}
+    assert ast.WEIGHTS.local("MIT/ast-finetuned-audioset-14-14-0.443") is None, (
+        "another network than the one that was named"
+    )
+    assert attached.located({"weights": ast.DEFAULT_WEIGHTS, "ast": True}) == {
+        "weights": str(folder),
+        "ast": True,
+    }
     assert attached.located({"weights": None}) == {"weights": None}
     network(place / "datasets/you/second")
     attached._walked.cache_clear()
@@ -97,7 +121,9 @@ def hidden(root: Path, sample: str, *files: str):
     """The birds of `kaggle`, with another sample submission and test folder, loaded; ids and files to submit."""
     (root / "sample_submission.csv").write_text(sample)
     shutil.rmtree(root / "audio_test")
-    layout_files.files(root, *(f"audio_test/{name}" for name in files)) if files else (root / "audio_test").mkdir()
+    layout_files.files(root, *(f"audio_test/{name}" for name in files)) if files else (
+        root / "audio_test"
+    ).mkdir()
     found = load(root, out=root.parent / "data")
     asked = found.clips[found.clips["split"] == "subm"]
     return found, list(asked["id"]), [Path(path).name for path in asked["path"]]
@@ -109,24 +135,39 @@ def test_placeholders_of_a_sample_submission(kaggle: Path) -> None:
     found, ids, files = hidden(kaggle, "fname,jay,owl\nfoo,0.5,0.5\nbar,0.5,0.5\nbaz,0.5,0.5\n", *many)
     assert ids == ["m", "n", "o", "p"] and files == list(many) and not found.missing
     assert any("placeholder of 3 rows" in note for note in found.notes)
-    assert found.sample_submission.read_text() == "fname,jay,owl\nm,0.5,0.5\nn,0.5,0.5\no,0.5,0.5\np,0.5,0.5\n"
+    assert (
+        found.sample_submission.read_text() == "fname,jay,owl\nm,0.5,0.5\nn,0.5,0.5\no,0.5,0.5\np,0.5,0.5\n"
+    )
     found, ids, files = hidden(kaggle, "fname,label\n", *many)  # a header alone
-    assert ids == list(many) and found.sample_submission.read_text() == "fname,label\n" + "".join(f"{name},\n" for name in many)
-    found, ids, files = hidden(kaggle, "fname,label\nfoo.wav,jay\nbar.wav,jay\nbaz.wav,jay\n")  # no test clip is visible
+    assert ids == list(many) and found.sample_submission.read_text() == "fname,label\n" + "".join(
+        f"{name},\n" for name in many
+    )
+    found, ids, files = hidden(
+        kaggle, "fname,label\nfoo.wav,jay\nbar.wav,jay\nbaz.wav,jay\n"
+    )  # no test clip is visible
     assert ids == ["foo.wav", "bar.wav", "baz.wav"] and files == ["", "", ""] and len(found.missing) == 3
     found, ids, files = hidden(kaggle, "fname,label\n")
     assert ids == [] and any("nothing to submit" in note for note in found.notes)
-    found, ids, files = hidden(kaggle, "fname,label\nm.wav,jay\nfoo.wav,jay\n", *many)  # one is a file's: no placeholder
+    found, ids, files = hidden(
+        kaggle, "fname,label\nm.wav,jay\nfoo.wav,jay\n", *many
+    )  # one is a file's: no placeholder
     assert ids == ["m.wav", "foo.wav"] and files == ["m.wav", ""]
-    found, ids, files = hidden(kaggle, "row_id,label\nsoundscape_1_5,jay\nsoundscape_1_10,jay\n", *many)  # parts of recordings
-    assert ids == ["soundscape_1_5", "soundscape_1_10"] and found.sample_submission == kaggle / "sample_submission.csv"
+    found, ids, files = hidden(
+        kaggle, "row_id,label\nsoundscape_1_5,jay\nsoundscape_1_10,jay\n", *many
+    )  # parts of recordings
+    assert (
+        ids == ["soundscape_1_5", "soundscape_1_10"]
+        and found.sample_submission == kaggle / "sample_submission.csv"
+    )
 
 
 def test_the_clips_to_submit_alone_within_the_time(place: Path, capsys) -> None:
     """An attached run's settings, no training clip; what the time leaves unheard gets the prior, and a line says so."""
     root = make_competition(place / "competitions" / "tones", train=6, subm=2)
     get_features.main(["--extractor", "logmel", "--n-mels", "32"])
-    train.main(["--recipe", "linear", "--epochs", "3", "--folds", "2", "--name", "a", "--out", "submission.csv"])
+    train.main(
+        ["--recipe", "linear", "--epochs", "3", "--folds", "2", "--name", "a", "--out", "submission.csv"]
+    )
     shown = Path("submission.csv").read_bytes()
     (place / "old").mkdir()
     for name in ("data", "runs"):
@@ -135,11 +176,15 @@ def test_the_clips_to_submit_alone_within_the_time(place: Path, capsys) -> None:
 
     get_features.main(["--for-run", "a"])  # the same clips
     cached = json.loads(Path("data/tones/logmel_subm/manifest.json").read_text())
-    assert cached["splits"] == {"subm": {"clips": 6, "rows": 6}} and cached["record"]["settings"]["n_mels"] == 32
+    assert (
+        cached["splits"] == {"subm": {"clips": 6, "rows": 6}} and cached["record"]["settings"]["n_mels"] == 32
+    )
     predict.main(["--out", "again.csv"])
     assert Path("again.csv").read_bytes() == shown
     run = earlier.Run.open(place / "old/runs/a")
-    assert earlier.features_of(run) == Path("data/tones/logmel_subm"), "here before there, with clips to submit"
+    assert earlier.features_of(run) == Path("data/tones/logmel_subm"), (
+        "here before there, with clips to submit"
+    )
     with pytest.raises(UserError, match="no clips of the split train.*without --for-run"):
         train.main(["--features", "data/tones/logmel_subm", "--recipe", "linear"])
     with pytest.raises(UserError, match="not the run's own features.*n_mels"):
@@ -148,12 +193,18 @@ def test_the_clips_to_submit_alone_within_the_time(place: Path, capsys) -> None:
     names = [f"h{number:02d}.wav" for number in range(40)]  # more than a shard
     for number, name in enumerate(names):
         soundfile.write(root / "audio_test" / name, tone(number % 3, 100 + number), 16000)
-    (root / "sample_submission.csv").write_text("fname,label\n" + "".join(f"{name},tone0\n" for name in names))
+    (root / "sample_submission.csv").write_text(
+        "fname,label\n" + "".join(f"{name},tone0\n" for name in names)
+    )
     shutil.rmtree("data")
     capsys.readouterr()
     get_features.main(["--for-run", "a", "--max-hours", "0"])
     assert "beware: the time was up: 8 of 40 clips are not heard" in capsys.readouterr().out
-    late = [row["id"] for row in read_csv(Path("data/tones/logmel_subm/bad_audio.csv")) if row["reason"] == "the time was up"]
+    late = [
+        row["id"]
+        for row in read_csv(Path("data/tones/logmel_subm/bad_audio.csv"))
+        if row["reason"] == "the time was up"
+    ]
     assert late == names[32:]
     predict.main(["--out", "late.csv"])
     assert "8 clips cannot be heard" in capsys.readouterr().out

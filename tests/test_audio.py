@@ -148,7 +148,9 @@ def test_bad_files_are_named(tmp_path):
     assert reason(written("faint.wav", noise * 1e-5), AudioSettings(peak=True)) == "silent"
     assert reason(written("nan.wav", np.where(noise > 0.3, np.nan, noise))) == "NaN or infinite samples"
     assert reason(written("inf.wav", np.where(noise > 0.3, np.inf, noise))) == "NaN or infinite samples"
-    assert reason(written("phase.wav", np.stack([noise, -noise], axis=1))).startswith("silent: the channels cancel")
+    assert reason(written("phase.wav", np.stack([noise, -noise], axis=1))).startswith(
+        "silent: the channels cancel"
+    )
     assert len(audio.read(tmp_path / "phase.wav", None, AudioSettings(mono="first"))[0]) == 16000
     assert len(audio.read(written("brief.wav", noise[:160]), None, PLAIN)[0]) == 160, "10 ms is enough"
 
@@ -192,7 +194,11 @@ def test_info_names_bad_files(tmp_path):
     (tmp_path / "empty.wav").write_bytes(b"")
     (tmp_path / "garbage.flac").write_bytes(b"fLaC" + bytes(100))
     soundfile.write(tmp_path / "none.wav", np.zeros(0, np.float32), 16000)
-    for name, text in (("empty.wav", "empty file"), ("garbage.flac", "cannot be decoded"), ("none.wav", "no samples")):
+    for name, text in (
+        ("empty.wav", "empty file"),
+        ("garbage.flac", "cannot be decoded"),
+        ("none.wav", "no samples"),
+    ):
         with pytest.raises(BadAudio, match=text):
             audio.info(tmp_path / name)
 
@@ -207,7 +213,9 @@ def test_second_decoder_takes_what_soundfile_cannot(tmp_path, monkeypatch):
         __enter__ = lambda self: self  # noqa: E731
         __exit__ = lambda self, *error: None  # noqa: E731
 
-    opener = types.SimpleNamespace(audio_open=lambda name: Opened([pcm[:3000].tobytes(), pcm[3000:].tobytes()]))
+    opener = types.SimpleNamespace(
+        audio_open=lambda name: Opened([pcm[:3000].tobytes(), pcm[3000:].tobytes()])
+    )
     monkeypatch.setitem(sys.modules, "audioread", opener)
     np.testing.assert_allclose(audio.read(path, None, PLAIN)[0], tone(0.5, 16000), atol=1e-4)
     assert audio.info(path) == (0.5, 16000)
@@ -322,4 +330,6 @@ def test_one_header_does_not_rule_the_estimate_of_the_disk():
     one, small = Window(1.0, None, "silence", None, 16000), 32_044
     assert _windows([1.0] * 40, [small] * 40, one) == 1
     assert _windows([1.0] * 39 + [40_000.0], [small] * 40, one) < 1.3, "a small file that claims eleven hours"
-    assert _windows([1.0] * 39 + [1000.0], [small] * 39 + [1000 * small], one) == pytest.approx(1039 / 40), "one that has them"
+    assert _windows([1.0] * 39 + [1000.0], [small] * 39 + [1000 * small], one) == pytest.approx(1039 / 40), (
+        "one that has them"
+    )

@@ -19,7 +19,10 @@ def rng(seed: int = 0) -> np.random.Generator:
 @pytest.mark.parametrize("axis", [2, 3])
 @pytest.mark.parametrize("longest", [1, 4, 99])
 def test_masks_are_short_spans_of_the_rows_own_minimum(axis, longest):
-    x = torch.from_numpy(rng().normal(size=(300, 2, 9, 11)).astype(np.float32)) + torch.arange(300.0)[:, None, None, None]
+    x = (
+        torch.from_numpy(rng().normal(size=(300, 2, 9, 11)).astype(np.float32))
+        + torch.arange(300.0)[:, None, None, None]
+    )
     found = augment.mask_spans(x, axis, longest, rng(1))
     widths = []
     for before, after in zip(x, found):
@@ -28,7 +31,9 @@ def test_masks_are_short_spans_of_the_rows_own_minimum(axis, longest):
         widths.append(len(where))
         assert len(where) == 0 or where[-1] - where[0] + 1 == len(where), "one span"
         assert (after[after != before] == before.min()).all()
-        assert (changed.sum(1)[where] >= changed.shape[1] - 1).all(), "the whole column (but for the minimum itself)"
+        assert (changed.sum(1)[where] >= changed.shape[1] - 1).all(), (
+            "the whole column (but for the minimum itself)"
+        )
     assert (min(widths), max(widths)) == (0, min(longest, x.shape[axis]))
 
 
@@ -40,7 +45,10 @@ def test_shift_time_is_a_roll_that_takes_the_mask_along():
     for i, offset in enumerate(offsets):
         assert torch.equal(rolled[i], x[i].roll(offset, 2)) and torch.equal(moved[i], mask[i].roll(offset, 0))
     assert {(offset + 5) % 10 - 5 for offset in offsets} == set(range(-3, 4))
-    assert torch.equal(augment.shift_time(x, None, 0.3, rng())[0], rolled) and augment.shift_time(x, None, 0.3, rng())[1] is None
+    assert (
+        torch.equal(augment.shift_time(x, None, 0.3, rng())[0], rolled)
+        and augment.shift_time(x, None, 0.3, rng())[1] is None
+    )
 
 
 LABELS = torch.eye(4)[torch.tensor([0, 1, 2, 3, 0, 1])]
@@ -65,12 +73,21 @@ def test_between_class_pairs_are_of_different_classes_and_weighed_each():
     torch.testing.assert_close(mixed.sum(1), torch.ones(300))
     assert ((mixed > 0).sum(1) == 2).all(), "always another class"
     shares = (mixed * many).sum(1)
-    assert shares.unique().numel() > 290 and abs(float(shares.mean()) - 0.5) < 0.05 and shares.max() > 0.9 and shares.min() < 0.1
+    assert (
+        shares.unique().numel() > 290
+        and abs(float(shares.mean()) - 0.5) < 0.05
+        and shares.max() > 0.9
+        and shares.min() < 0.1
+    )
     some = augment.mix(many[:, :, None, None], None, many, replace(BETWEEN, mixup_probability=0.6), rng(3))[2]
     assert 0.5 < float(((some > 0).sum(1) == 2).float().mean()) < 0.7
     alone = torch.eye(4)[[0, 0, 0]]
-    x, mask, same = augment.mix(alone[:, :, None, None], torch.tensor([[True], [False], [False]]), alone, BETWEEN, rng(3))
-    assert torch.equal(same, alone) and mask[:, 0].tolist() == [True, False, False], "no other class: nothing is mixed"
+    x, mask, same = augment.mix(
+        alone[:, :, None, None], torch.tensor([[True], [False], [False]]), alone, BETWEEN, rng(3)
+    )
+    assert torch.equal(same, alone) and mask[:, 0].tolist() == [True, False, False], (
+        "no other class: nothing is mixed"
+    )
 
 
 def test_power_domain_adds_powers():
@@ -86,8 +103,17 @@ def test_power_domain_adds_powers():
     torch.testing.assert_close(kept, decibels, atol=1e-4, rtol=1e-6)
 
 
-EVERYTHING = TrainingFlags(time_shift=0.4, gain=6, masks=2, time_mask=4, frequency_mask=3, time_stretch=0.3, frequency_shift=1.5,
-                           crop=0.8, mixup=0.4)
+EVERYTHING = TrainingFlags(
+    time_shift=0.4,
+    gain=6,
+    masks=2,
+    time_mask=4,
+    frequency_mask=3,
+    time_stretch=0.3,
+    frequency_shift=1.5,
+    crop=0.8,
+    mixup=0.4,
+)
 ROWS = torch.eye(4)[torch.arange(8) % 4]
 
 
@@ -108,7 +134,10 @@ def test_the_same_generator_gives_the_same_batch(pairs):
 def test_gain_is_one_number_a_row():
     x = batch()
     gained = augment.apply(x, None, ROWS, TrainingFlags(gain=6), rng())[0] - x
-    assert torch.allclose(gained, gained[:, :1, :1, :1].expand_as(x), atol=1e-5) and gained.flatten(1)[:, 0].unique().numel() == 8
+    assert (
+        torch.allclose(gained, gained[:, :1, :1, :1].expand_as(x), atol=1e-5)
+        and gained.flatten(1)[:, 0].unique().numel() == 8
+    )
     assert gained.abs().max() <= 6.001 and gained.min() < 0 < gained.max()
 
 
@@ -145,11 +174,15 @@ def test_warp_reads_faster_slower_and_from_anywhere():
         inside = time * pace < 99
         torch.testing.assert_close(row[inside], time[inside] * pace, atol=1e-3, rtol=1e-4)
     slow = paces < 1
-    assert (real.sum(1) - 60 / paces)[slow].abs().max() <= 1.01 and (real.sum(1) >= 60 / paces - 1.01).all(), "a faster clip wraps"
+    assert (real.sum(1) - 60 / paces)[slow].abs().max() <= 1.01 and (
+        real.sum(1) >= 60 / paces - 1.01
+    ).all(), "a faster clip wraps"
     cropped, real = augment.warp_time(x, mask, 0.0, 0.3, rng(2))
     assert cropped.shape == (64, 1, 1, 30) and cropped[:, 0, 0, 0].unique().numel() == 64
     steps = cropped.diff(dim=3)
-    assert torch.allclose(steps[(steps > 0)], torch.ones(()), atol=1e-3), "a crop is read at its own pace, around the end"
+    assert torch.allclose(steps[(steps > 0)], torch.ones(()), atol=1e-3), (
+        "a crop is read at its own pace, around the end"
+    )
     inside = steps[:, 0, 0].abs() < 2  # a frame between the last and the first is a mean of 99 and 0
     assert torch.equal(real[:, :-1][inside], (cropped[:, 0, 0, :-1] < 60)[inside])
 
@@ -159,6 +192,10 @@ def test_frequency_shift_moves_a_peak():
     x[:, :, 10] = 1
     moved = augment.shift_frequency(x, 3.0, rng())
     at = (moved[:, 0, :, 0] * torch.arange(20)).sum(1)
-    assert torch.allclose(moved.sum((1, 2, 3)), torch.full((200,), 2.0)) and 7 <= at.min() < 7.3 and 12.7 < at.max() <= 13
+    assert (
+        torch.allclose(moved.sum((1, 2, 3)), torch.full((200,), 2.0))
+        and 7 <= at.min() < 7.3
+        and 12.7 < at.max() <= 13
+    )
     flat = augment.shift_frequency(torch.arange(5.0)[None, None, :, None], 2.0, rng(1))
     assert 0 <= flat.min() and flat.max() <= 4, "edges are held, not wrapped"

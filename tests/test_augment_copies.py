@@ -26,7 +26,9 @@ RATE = 16000
 
 
 def sine(hertz: float, seconds: float = 1.0, amplitude: float = 0.3) -> np.ndarray:
-    return (amplitude * np.sin(2 * np.pi * hertz * np.arange(round(seconds * RATE)) / RATE)).astype(np.float32)
+    return (amplitude * np.sin(2 * np.pi * hertz * np.arange(round(seconds * RATE)) / RATE)).astype(
+        np.float32
+    )
 
 
 def peak(wave: np.ndarray) -> float:
@@ -34,9 +36,21 @@ def peak(wave: np.ndarray) -> float:
     return float(np.abs(np.fft.rfft(wave * np.hanning(len(wave)))).argmax() * RATE / len(wave))
 
 
-def features(folder: Path, data: Path, *args: object, out: str = "data", extractor: str = "logmel") -> cache.Cache:
+def features(
+    folder: Path, data: Path, *args: object, out: str = "data", extractor: str = "logmel"
+) -> cache.Cache:
     """get_features.py in this process; the cache that it made."""
-    command = ["--competition", data, "--out", folder / out, "--extractor", extractor, "--device", "cpu", *args]
+    command = [
+        "--competition",
+        data,
+        "--out",
+        folder / out,
+        "--extractor",
+        extractor,
+        "--device",
+        "cpu",
+        *args,
+    ]
     get_features.main([str(argument) for argument in command])
     return cache.Cache(folder / out / data.name / extractor)
 
@@ -45,16 +59,22 @@ def test_each_effect_does_what_it_says():
     wave = sine(1000)
     for factor in (0.8, 1.25):
         faster = waveform_augment.speed(wave, factor)
-        assert peak(faster) == pytest.approx(1000 * factor, abs=3) and len(faster) == pytest.approx(RATE / factor, abs=2)
+        assert peak(faster) == pytest.approx(1000 * factor, abs=3) and len(faster) == pytest.approx(
+            RATE / factor, abs=2
+        )
         stretched = waveform_augment.stretch(wave, factor)
-        assert peak(stretched) == pytest.approx(1000, abs=3) and len(stretched) == pytest.approx(RATE / factor, abs=2)
+        assert peak(stretched) == pytest.approx(1000, abs=3) and len(stretched) == pytest.approx(
+            RATE / factor, abs=2
+        )
     for semitones in (-3.0, 0.5):
         moved = waveform_augment.pitch(wave, RATE, semitones)
         assert peak(moved) == pytest.approx(1000 * 2 ** (semitones / 12), rel=0.005) and len(moved) == RATE
     assert np.abs(waveform_augment.gain(wave, -6.0206)).max() == pytest.approx(0.15, rel=1e-3)
     for ratio in (-5.0, 12.0):
         noisy = waveform_augment.noise(wave, ratio, np.random.default_rng(0))
-        assert 10 * np.log10(np.mean(wave**2) / np.mean((noisy - wave) ** 2)) == pytest.approx(ratio, abs=0.01)
+        assert 10 * np.log10(np.mean(wave**2) / np.mean((noisy - wave) ** 2)) == pytest.approx(
+            ratio, abs=0.01
+        )
     silent = np.zeros(100, np.float32)
     assert not waveform_augment.noise(silent, 10.0, np.random.default_rng(0)).any()
 
@@ -64,7 +84,9 @@ def test_levels_are_a_weighted():
     assert loud - low == pytest.approx(19.1, abs=0.3)  # IEC 61672's table
     assert loud - waveform_augment.level(sine(1000, amplitude=0.03), RATE) == pytest.approx(20, abs=0.01)
     event = np.concatenate([np.zeros(3 * RATE, np.float32), sine(1000), np.zeros(5 * RATE, np.float32)])
-    assert waveform_augment.level(event, RATE) == pytest.approx(loud, abs=0.1), "the loudest part counts, not the mean"
+    assert waveform_augment.level(event, RATE) == pytest.approx(loud, abs=0.1), (
+        "the loudest part counts, not the mean"
+    )
     assert np.isfinite(waveform_augment.level(np.zeros(10, np.float32), RATE))
 
 
@@ -73,7 +95,10 @@ def test_a_mix_is_heard_in_its_share_whatever_the_levels(share):
     own, other = sine(1000, amplitude=0.5), sine(2000, amplitude=0.005)
     mixed = waveform_augment.mix(own, other, share, RATE)
     spectrum = np.abs(np.fft.rfft(mixed)) / (RATE / 2)
-    weighted = 10 ** ((waveform_augment.level(other, RATE) - 20 * np.log10(0.005 / 0.5) - waveform_augment.level(own, RATE)) / 20)
+    weighted = 10 ** (
+        (waveform_augment.level(other, RATE) - 20 * np.log10(0.005 / 0.5) - waveform_augment.level(own, RATE))
+        / 20
+    )
     heard = spectrum[1000], spectrum[2000] * weighted
     assert heard[0] / sum(heard) == pytest.approx(share, abs=1e-3)
     assert mixed.dtype == np.float32
@@ -87,16 +112,22 @@ def test_a_varied_wave_is_never_longer_and_short_ones_pass():
     for seed in range(6):
         for samples in (160, 3000):
             rng = np.random.default_rng(seed)
-            wave = waveform_augment.finish(waveform_augment.vary(sine(500, 1.0)[:samples], RATE, flags, rng), flags, rng)
+            wave = waveform_augment.finish(
+                waveform_augment.vary(sine(500, 1.0)[:samples], RATE, flags, rng), flags, rng
+            )
             assert 0 < len(wave) <= samples and np.isfinite(wave).all() and wave.dtype == np.float32
             lengths.add(len(wave))
     assert len(lengths) > 4
     off = AugmentFlags(augment=1, speed=1.0, shift=0.0, augment_gain=0.0)
-    np.testing.assert_array_equal(waveform_augment.vary(sine(500), RATE, off, np.random.default_rng(0)), sine(500))
+    np.testing.assert_array_equal(
+        waveform_augment.vary(sine(500), RATE, off, np.random.default_rng(0)), sine(500)
+    )
 
 
 def table(folds: list[int], labels: list) -> pd.DataFrame:
-    return pd.DataFrame({"id": [f"{i}.wav" for i in range(len(labels))], "path": "", "label": labels, "fold": folds})
+    return pd.DataFrame(
+        {"id": [f"{i}.wav" for i in range(len(labels))], "path": "", "label": labels, "fold": folds}
+    )
 
 
 def test_partners_are_of_another_class_and_the_same_fold():
@@ -118,7 +149,9 @@ def test_a_copy_is_a_function_of_seed_clip_and_number():
     drawn = [made.random(clip, copy).random() for clip in range(4) for copy in range(3)]
     assert drawn == [moved.random(3 - clip, copy).random() for clip in range(4) for copy in range(3)]
     assert len(set(drawn)) == 12
-    other = copies.Copies(table([-1] * 4, list("abab")), AugmentFlags(augment=3, augment_seed=1), np.zeros(0, dtype=int))
+    other = copies.Copies(
+        table([-1] * 4, list("abab")), AugmentFlags(augment=3, augment_seed=1), np.zeros(0, dtype=int)
+    )
     assert other.random(0, 0).random() != drawn[0]
     found = [made.partner(0, made.random(0, copy)) for copy in range(400)]
     shares = [share for partner, share in found if partner >= 0]
@@ -149,7 +182,9 @@ def test_a_real_run(folded: Path, tmp_path: Path, capsys):
     assert found["copy"].tolist() == list(range(4)) * 23
     assert found["share"].dtype == np.float32 and found["partner"].dtype == found["clip"].dtype == np.int32
     mixed = found["partner"] >= 0
-    assert 30 < mixed.sum() < 62 and (found["share"][~mixed] == 1).all() and (found["share"][mixed] <= 1).all()
+    assert (
+        30 < mixed.sum() < 62 and (found["share"][~mixed] == 1).all() and (found["share"][mixed] <= 1).all()
+    )
     assert (train["labels"][found["clip"][mixed]] != train["labels"][found["partner"][mixed]]).all()
     assert (train["folds"][found["clip"][mixed]] == train["folds"][found["partner"][mixed]]).all()
     waves = found["wave"][:, 0, 0].astype(np.float32)
@@ -158,13 +193,19 @@ def test_a_real_run(folded: Path, tmp_path: Path, capsys):
 
     # a row is the wave that the effects make of the clip and its partner, cut and filled as any clip is
     clips = load(folded).clips
-    drawn = copies.Copies(clips[clips.split == "train"], AugmentFlags(augment=4, between=0.5, noise=20.0), np.array([3]))
+    drawn = copies.Copies(
+        clips[clips.split == "train"], AugmentFlags(augment=4, between=0.5, noise=20.0), np.array([3])
+    )
     with ThreadPoolExecutor(1) as pool:
-        futures = drawn.submit(0, 24 * 4, pool, lambda path: extract.decode(path, RATE, AudioSettings()), RATE)
+        futures = drawn.submit(
+            0, 24 * 4, pool, lambda path: extract.decode(path, RATE, AudioSettings()), RATE
+        )
         for row in (0, int(np.flatnonzero(mixed)[-1])):
             one = futures[row].result()
             assert (one.copy, np.float32(one.share)) == (found["copy"][row], found["share"][row])
-            np.testing.assert_array_equal(audio.fill(one.wave, 9600, "wrap").astype(np.float16), found["wave"][row, 0, 0])
+            np.testing.assert_array_equal(
+                audio.fill(one.wave, 9600, "wrap").astype(np.float16), found["wave"][row, 0, 0]
+            )
             assert found["length"][row] == pytest.approx(len(one.wave) / RATE)
     assert 0.48 <= found["length"].min() < 0.55 and found["length"].max() == np.float32(0.6)
 
@@ -177,8 +218,12 @@ def test_a_real_run(folded: Path, tmp_path: Path, capsys):
 
     again = features(tmp_path, folded, *args, "--workers", "1", out="again", extractor="waveform")
     assert contents(made.folder, "*") == contents(again.folder, "*")
-    other = features(tmp_path, folded, *args, "--augment-seed", "1", out="other", extractor="waveform").augmented()
-    assert not np.array_equal(other["partner"], found["partner"]) and not np.array_equal(other["wave"], found["wave"])
+    other = features(
+        tmp_path, folded, *args, "--augment-seed", "1", out="other", extractor="waveform"
+    ).augmented()
+    assert not np.array_equal(other["partner"], found["partner"]) and not np.array_equal(
+        other["wave"], found["wave"]
+    )
 
 
 def test_a_long_clip_has_copies_of_all_its_windows(tmp_path: Path):
@@ -196,8 +241,18 @@ def test_killed_among_the_copies(tmp_path: Path):
     args = ("--augment", "14", "--between", "0.3", "--n-mels", "96", "--hop-length", "64")
     calm = features(tmp_path, data, *args, out="calm")
     shards = tmp_path / "data" / "tones" / "logmel" / "shards"
-    kill_when("get_features.py", "--competition", data, "--extractor", "logmel", "--device", "cpu", *args, cwd=tmp_path,
-              ready=lambda: len(list(shards.glob("augmented-*.pkl"))) >= 3)
+    kill_when(
+        "get_features.py",
+        "--competition",
+        data,
+        "--extractor",
+        "logmel",
+        "--device",
+        "cpu",
+        *args,
+        cwd=tmp_path,
+        ready=lambda: len(list(shards.glob("augmented-*.pkl"))) >= 3,
+    )
     kept = {path: path.stat().st_mtime_ns for path in shards.glob("*.pkl")}
     assert 3 + 3 <= len(kept) < 3 + 16  # 2 to train on, 1 to submit, 16 of copies
     killed = features(tmp_path, data, *args)
@@ -221,7 +276,9 @@ def test_shards_of_copies_are_not_made_twice(tones: Path, tmp_path: Path, monkey
 
 
 def test_a_partner_that_vanishes_is_refused(tmp_path: Path):
-    made = copies.Copies(table([-1] * 2, list("ab")), AugmentFlags(augment=2, between=1.0), np.zeros(0, dtype=int))
+    made = copies.Copies(
+        table([-1] * 2, list("ab")), AugmentFlags(augment=2, between=1.0), np.zeros(0, dtype=int)
+    )
     with ThreadPoolExecutor(1) as pool:
         futures = made.submit(0, 4, pool, lambda path: extract.decode(path, RATE, AudioSettings()), RATE)
         assert len(futures) == 4
@@ -245,12 +302,18 @@ def test_damage_and_other_settings_are_refused(tones: Path, tmp_path: Path):
     assert path.read_bytes() == good, "made anew"
 
 
-@pytest.mark.parametrize(("args", "words"), [
-    (("--augment", "-1"), "--augment -1: has to be 0 to 1000"),
-    (("--augment", "2", "--speed", "0.8"), "--speed 0.8: has to be 1 to 4"),
-    (("--augment", "2", "--between", "1.5"), "--between 1.5: has to be 0 to 1"),
-    (("--augment", "2", "--speed", "1", "--shift", "0", "--augment-gain", "0"), "nothing is to be changed"),
-])
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("--augment", "-1"), "--augment -1: has to be 0 to 1000"),
+        (("--augment", "2", "--speed", "0.8"), "--speed 0.8: has to be 1 to 4"),
+        (("--augment", "2", "--between", "1.5"), "--between 1.5: has to be 0 to 1"),
+        (
+            ("--augment", "2", "--speed", "1", "--shift", "0", "--augment-gain", "0"),
+            "nothing is to be changed",
+        ),
+    ],
+)
 def test_refusals(args: tuple, words: str, tones: Path, tmp_path: Path):
     with pytest.raises(UserError, match=words) as caught:
         features(tmp_path, tones, *args)
@@ -278,8 +341,13 @@ def test_a_recipe_knows_its_copies():
 
 def test_shards_come_last_and_count_clips_times_copies(tmp_path: Path):
     clips = pd.DataFrame({"split": ["train"] * 20 + ["subm"] * 3})
-    made = SimpleNamespace(competition=SimpleNamespace(clips=clips), folder=tmp_path, augment=AugmentFlags(augment=4))
+    made = SimpleNamespace(
+        competition=SimpleNamespace(clips=clips), folder=tmp_path, augment=AugmentFlags(augment=4)
+    )
     found = [(part.split, part.first, part.last, part.path.name) for part in extract.parts(made)]
-    assert found[2:] == [("augmented", 0, 32, "augmented-00000.pkl"), ("augmented", 32, 64, "augmented-00001.pkl"),
-                         ("augmented", 64, 80, "augmented-00002.pkl")]
+    assert found[2:] == [
+        ("augmented", 0, 32, "augmented-00000.pkl"),
+        ("augmented", 32, 64, "augmented-00001.pkl"),
+        ("augmented", 64, 80, "augmented-00002.pkl"),
+    ]
     assert plan.Plan.__dataclass_fields__["augment"].default == AugmentFlags()

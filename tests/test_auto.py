@@ -42,8 +42,10 @@ def shares(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """(clips, classes) probabilities of an oof.csv, and whether each class is among the clip's labels."""
     rows = read_csv(path)
     names = list(rows[0])[3:]
-    return (np.array([[float(row[n]) for n in names] for row in rows]),
-            np.array([[n in row["label"].split("|") for n in names] for row in rows]))
+    return (
+        np.array([[float(row[n]) for n in names] for row in rows]),
+        np.array([[n in row["label"].split("|") for n in names] for row in rows]),
+    )
 
 
 def test_two_caches_a_blend_and_a_submission(work: Path, capsys: pytest.CaptureFixture) -> None:
@@ -52,9 +54,17 @@ def test_two_caches_a_blend_and_a_submission(work: Path, capsys: pytest.CaptureF
     train.main([*DRAWN, *QUICK, "--name", "a"])
     said = capsys.readouterr().out
     rows = board()
-    assert "report: runs/a/report.html" in said and "were fitted to other folds" in Path("runs/a/report.html").read_text()
-    assert set(rows) == {"a", *(f"{r}-pooled-{c}" for r in ("logistic", "svm", "knn", "small") for c in ("one", "two"))}
-    assert all(row["status"] == "finished" and row["folds"] == "0 1 2" for name, row in rows.items() if name != "a")
+    assert (
+        "report: runs/a/report.html" in said
+        and "were fitted to other folds" in Path("runs/a/report.html").read_text()
+    )
+    assert set(rows) == {
+        "a",
+        *(f"{r}-pooled-{c}" for r in ("logistic", "svm", "knn", "small") for c in ("one", "two")),
+    }
+    assert all(
+        row["status"] == "finished" and row["folds"] == "0 1 2" for name, row in rows.items() if name != "a"
+    )
     assert rows["a"]["status"].startswith("blend") and "cross-fitted" in rows["a"]["status"]
     scores = [float(row["oof_f1_macro"]) for row in read_csv(Path("runs/leaderboard.csv"))]
     assert scores == sorted(scores, reverse=True)
@@ -62,12 +72,18 @@ def test_two_caches_a_blend_and_a_submission(work: Path, capsys: pytest.CaptureF
     assert np.allclose(found.sum(1), 1, atol=1e-6) and len(found) == 60
     assert abs(compare.one("f1_macro", found, truth.argmax(1)) - float(rows["a"]["oof_f1_macro"])) < 1e-6
     told = sealed.read(Path("runs/a/test.json"))
-    assert told["clips"] == 9 and "hold-out, 9 clips" in said and "submission: submissions/submission.csv, 15 rows" in said
+    assert (
+        told["clips"] == 9
+        and "hold-out, 9 clips" in said
+        and "submission: submissions/submission.csv, 15 rows" in said
+    )
 
     # predict.py opens the blend, and each member, as it opens any run.
     predict.main(["--runs", "a", "--out", "again.csv", "--device", "cpu"])
     assert Path("again.csv").read_bytes() == Path("submissions/submission.csv").read_bytes()
-    predict.main(["--runs", "runs/a/svm-pooled-one", "runs/a/knn-pooled-two", "--out", "two.csv", "--device", "cpu"])
+    predict.main(
+        ["--runs", "runs/a/svm-pooled-one", "runs/a/knn-pooled-two", "--out", "two.csv", "--device", "cpu"]
+    )
     assert len(read_csv(Path("two.csv"))) == 15
     with pytest.raises(UserError, match="is a bake-off's"):
         predict.main(["--runs", "runs/a/svm-pooled-one", "--name", "a", "--device", "cpu"])
@@ -76,8 +92,12 @@ def test_two_caches_a_blend_and_a_submission(work: Path, capsys: pytest.CaptureF
     before = {p: p.stat().st_mtime_ns for p in Path("runs").rglob("*") if p.is_file() and p.name != ".lock"}
     train.main([*AUTO, *QUICK, "--name", "a"])
     assert "is finished" in capsys.readouterr().out
-    assert {p: p.stat().st_mtime_ns for p in Path("runs").rglob("*") if p.is_file() and p.name != ".lock"} == before
-    with pytest.raises(UserError, match="runs/a is a bake-off of something else: features.two: .* there, nothing here"):
+    assert {
+        p: p.stat().st_mtime_ns for p in Path("runs").rglob("*") if p.is_file() and p.name != ".lock"
+    } == before
+    with pytest.raises(
+        UserError, match="runs/a is a bake-off of something else: features.two: .* there, nothing here"
+    ):
         train.main([*AUTO, *QUICK, "--name", "a", "--features", "data/c/one"])
 
 
@@ -101,10 +121,14 @@ def test_the_metric_orders_the_board(work: Path, capsys: pytest.CaptureFixture) 
 def test_features_are_named_once_each(work: Path, capsys: pytest.CaptureFixture) -> None:
     for name, seed in (("one", 0), ("two", 1), ("three", 2)):
         make(Path("data/c") / name, {"pooled": (6, 1, 1)}, seed=seed)
-    train.main([*AUTO, "--candidates", "knn", "--features", "data/c/two", "--features=data/c/one", "--name", "a"])
+    train.main(
+        [*AUTO, "--candidates", "knn", "--features", "data/c/two", "--features=data/c/one", "--name", "a"]
+    )
     assert set(board()) == {"a", "knn-pooled-two", "knn-pooled-one"}
     make(Path("data/other/one"), {"pooled": (6, 1, 1)})
-    with pytest.raises(UserError, match="which competition. there are data/c, data/other: choose one with --data data/c"):
+    with pytest.raises(
+        UserError, match="which competition. there are data/c, data/other: choose one with --data data/c"
+    ):
         train.main(AUTO)
     train.main([*AUTO, "--candidates", "knn", "--data", "data/other", "--name", "b"])
     assert set(board()) == {"b", "knn-pooled-one"}
@@ -117,8 +141,14 @@ def test_other_folds_and_labels_do_not_mix(work: Path) -> None:
     make(Path("data/c/two"), {"pooled": (6, 1, 1)}, folds=4)
     train.main([*AUTO, "--candidates", "knn", "--name", "a"])
     rows = board()
-    assert rows["knn-pooled-two"]["status"].startswith("failed") and "other training clips or folds" in rows["knn-pooled-two"]["status"]
-    assert rows["knn-pooled-one"]["status"] == "finished" and len(read_csv(Path("submissions/submission.csv"))) == 15
+    assert (
+        rows["knn-pooled-two"]["status"].startswith("failed")
+        and "other training clips or folds" in rows["knn-pooled-two"]["status"]
+    )
+    assert (
+        rows["knn-pooled-one"]["status"] == "finished"
+        and len(read_csv(Path("submissions/submission.csv"))) == 15
+    )
     make(Path("data/c/three"), {"pooled": (6, 1, 1)}, classes=4)
     with pytest.raises(UserError, match="different labels"):
         train.main(AUTO)
@@ -135,7 +165,9 @@ def test_labels_dealt_out_anew_score_at_chance(work: Path) -> None:
 
 
 def test_several_labels_a_clip(work: Path) -> None:
-    make(Path("data/c/one"), {"pooled": (20, 1, 1)}, clips=90, classes=4, multilabel=True, signal=1.5, test=12)
+    make(
+        Path("data/c/one"), {"pooled": (20, 1, 1)}, clips=90, classes=4, multilabel=True, signal=1.5, test=12
+    )
     train.main([*AUTO, *QUICK, "--metric", "map_macro", "--name", "a"])
     found, truth = shares(Path("runs/a/oof.csv"))
     assert truth.sum(1).max() == 2 and compare.one("map_macro", found, truth.astype(int)) > 0.8
@@ -144,24 +176,33 @@ def test_several_labels_a_clip(work: Path) -> None:
     assert len(rows) == 22 and any("," in row["category"] for row in rows)
 
 
-def test_too_little_time_is_a_submission_all_the_same_and_more_goes_on(work: Path, capsys: pytest.CaptureFixture) -> None:
+def test_too_little_time_is_a_submission_all_the_same_and_more_goes_on(
+    work: Path, capsys: pytest.CaptureFixture
+) -> None:
     make(Path("data/c/one"), {"pooled": (12, 1, 1)})
     train.main([*AUTO, *QUICK, "--name", "a", "--max-hours", "0.0000001"])
     rows = board()
     finished = [name for name, row in rows.items() if row["status"] == "finished"]
     assert len(finished) == 1 and sum(row["status"].startswith("no time") for row in rows.values()) == 3
-    assert len(read_csv(Path("submissions/submission.csv"))) == 15 and "is finished" not in capsys.readouterr().out
+    assert (
+        len(read_csv(Path("submissions/submission.csv"))) == 15
+        and "is finished" not in capsys.readouterr().out
+    )
     train.main([*AUTO, *QUICK, "--name", "a", "--max-hours", "0.0000001"])
     assert "is finished" in capsys.readouterr().out
     train.main([*AUTO, *QUICK, "--name", "a", "--max-hours", "1"])
     assert all(row["status"] == "finished" for name, row in board().items() if name != "a")
 
 
-def test_what_is_clearly_worse_is_dropped_when_time_is_short(work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_what_is_clearly_worse_is_dropped_when_time_is_short(
+    work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     """The ladder's costs are made up: folds for two of three, and the one that learns nothing is the one to go."""
     make(Path("data/c/one"), {"pooled": (12, 1, 1), "frames": (12, 1, 3)}, clips=120, signal=1.0)
     for name, rate in (("good", "3e-3"), ("bad", "1e-9"), ("fair", "2e-3")):
-        Path(f"{name}.yaml").write_text(f"head: {{name: mlp, hidden: [16]}}\ntraining: {{epochs: 8, batch_size: 16, lr: {rate}}}\n")
+        Path(f"{name}.yaml").write_text(
+            f"head: {{name: mlp, hidden: [16]}}\ntraining: {{epochs: 8, batch_size: 16, lr: {rate}}}\n"
+        )
     passed, trained = [0.0], job.Job.train
 
     def hours(made, run, wanted, deadline) -> bool:
@@ -172,11 +213,19 @@ def test_what_is_clearly_worse_is_dropped_when_time_is_short(work: Path, monkeyp
     monkeypatch.setattr(contest, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + passed[0]))
     monkeypatch.setattr(contest, "seconds", lambda run: 600.0 * len(run.finished_folds()))
     monkeypatch.setattr(contest.probe, "seconds_a_row", lambda *args: 600 / (1.2 * 120 * (2 / 3) * 8))
-    train.main([*AUTO, "--candidates", "bad.yaml", "good.yaml", "fair.yaml", "--name", "a", "--max-hours", "1.35"])
+    train.main(
+        [*AUTO, "--candidates", "bad.yaml", "good.yaml", "fair.yaml", "--name", "a", "--max-hours", "1.35"]
+    )
     rows = board()
-    assert rows["bad-pooled-one"]["status"].startswith("dropped after fold 0: f1_macro") and rows["bad-pooled-one"]["folds"] == "0"
+    assert (
+        rows["bad-pooled-one"]["status"].startswith("dropped after fold 0: f1_macro")
+        and rows["bad-pooled-one"]["folds"] == "0"
+    )
     assert rows["good-pooled-one"]["status"] == rows["fair-pooled-one"]["status"] == "finished"
-    assert "is not cross-fitted" in capsys.readouterr().out and "these labels took part" in rows["bad-pooled-one"]["status"]
+    assert (
+        "is not cross-fitted" in capsys.readouterr().out
+        and "these labels took part" in rows["bad-pooled-one"]["status"]
+    )
 
 
 def test_killed_and_run_again(work: Path) -> None:
@@ -184,7 +233,9 @@ def test_killed_and_run_again(work: Path) -> None:
     Path("small.yaml").write_text(SMALL.replace("EPOCHS", "25"))
     make(Path("data/c/one"), {"pooled": (12, 1, 1)})
     args = ["--recipe", "auto", *QUICK, "--name", "a", "--device", "cpu"]
-    script("train.py", *args, "--runs-folder", "calm", "--out", "calm.csv", cwd=work)  # as many threads as those that are killed
+    script(
+        "train.py", *args, "--runs-folder", "calm", "--out", "calm.csv", cwd=work
+    )  # as many threads as those that are killed
     last = work / "runs" / "a" / "small-pooled-one" / "fold_1"
     kill_when("train.py", *args, cwd=work, ready=last.exists)
     script("train.py", *args, cwd=work)
@@ -196,12 +247,19 @@ def test_killed_and_run_again(work: Path) -> None:
 
 def test_the_ladder_on_the_sample_competition(tmp_path: Path) -> None:
     """The whole line: audio, the built-in ladder in little time, a score against the solution, the first line at once."""
-    script("get_features.py", "--competition", "sample", "--n-mels", "24", "--extractor", "logmel", cwd=tmp_path)
+    script(
+        "get_features.py", "--competition", "sample", "--n-mels", "24", "--extractor", "logmel", cwd=tmp_path
+    )
     said = script("train.py", "--recipe", "auto", "--max-hours", "0.001", cwd=tmp_path).stdout
-    assert said.startswith("bake-off: data/sample/logmel; 0.001 h\n") and "against the solution: f1_macro" in said
+    assert (
+        said.startswith("bake-off: data/sample/logmel; 0.001 h\n")
+        and "against the solution: f1_macro" in said
+    )
     rows = board(tmp_path / "runs")
     assert {f"{r}-mel-logmel" for r in ("logistic", "svm", "knn", "from_scratch", "audio_cnn")} <= set(rows)
-    assert sum(row["status"] == "finished" for row in rows.values()) == 1 and rows["audio_cnn-mel-logmel"]["status"].startswith("no time")
+    assert sum(row["status"] == "finished" for row in rows.values()) == 1 and rows["audio_cnn-mel-logmel"][
+        "status"
+    ].startswith("no time")
     message = refused(script("train.py", "--recipe", "auto", "--max-hour", "1", cwd=tmp_path, ok=None))
     assert "unknown flag --max-hour" in message
 
@@ -216,9 +274,13 @@ def test_every_recipe_of_the_ladder_is_there() -> None:
 
 def test_further_seeds_come_last_the_strongest_recipe_s_first(work: Path) -> None:
     views = {"one": {"mel": (1, 16, 40)}, "two": {"pooled": (8, 1, 1)}}
-    found = ladder.candidates([Cache(make(Path("data/c") / name, view)) for name, view in views.items()], (), models)
+    found = ladder.candidates(
+        [Cache(make(Path("data/c") / name, view)) for name, view in views.items()], (), models
+    )
     seeds = [(c.recipe.name, c.seed) for c in found if c.seed]
-    assert all(c.seed == 0 for c in found[:-len(seeds)]) and {c.after for c in found if c.seed} <= {c.name for c in found if not c.seed}
+    assert all(c.seed == 0 for c in found[: -len(seeds)]) and {c.after for c in found if c.seed} <= {
+        c.name for c in found if not c.seed
+    }
     assert seeds[:2] == [("from_scratch", 1), ("from_scratch", 2)]
     assert seeds[2:] == [(name, seed) for seed in (1, 2) for name in ("mlp", "small_cnn", "itmo2025_tokens")]
 

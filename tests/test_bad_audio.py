@@ -27,14 +27,31 @@ def done(tmp_path_factory):
     here = tmp_path_factory.mktemp("bad")
     root = make_competition(here / "tones", classes=2, train=4, subm=1)
     kinds = make_bad(root / "audio_train")
-    shutil.copytree(root / "audio_train", root / "audio_test", symlinks=True, dirs_exist_ok=True,
-                    ignore=lambda folder, names: [n for n in names if n == "pipe.wav" or n[:3].isdigit()])
+    shutil.copytree(
+        root / "audio_train",
+        root / "audio_test",
+        symlinks=True,
+        dirs_exist_ok=True,
+        ignore=lambda folder, names: [n for n in names if n == "pipe.wav" or n[:3].isdigit()],
+    )
     os.mkfifo(root / "audio_test" / "pipe.wav")
     for name, columns in (("train.csv", ["tone0", ""]), ("sample_submission.csv", ["tone0"])):
         with open(root / name, "a", newline="") as file:
             csv.writer(file).writerows([[kind, *columns] for kind in kinds])
-    features = script("get_features.py", "--competition", root, "--extractor", "logmel", "--workers", 1, "--seconds", 1,
-                      "--max-windows", 2, cwd=here)
+    features = script(
+        "get_features.py",
+        "--competition",
+        root,
+        "--extractor",
+        "logmel",
+        "--workers",
+        1,
+        "--seconds",
+        1,
+        "--max-windows",
+        2,
+        cwd=here,
+    )
     trained = script("train.py", "--head", "linear", "--epochs", 1, "--folds", 2, cwd=here, ok=None)
     ledger = read_csv(here / "data" / "tones" / "logmel" / "bad_audio.csv")
     return here, root, kinds, features, trained, ledger
@@ -45,8 +62,11 @@ def test_the_ledger_names_exactly_the_bad_ones(done):
     assert len(kinds) >= 40
     for split in ("train", "subm"):
         found = {row["id"]: row["reason"] for row in ledger if row["split"] == split}
-        wrong = {kind: (end, found.get(kind)) for kind, end in kinds.items()
-                 if (kind in found if end == USABLE else not re.search(end, found.get(kind, "")))}
+        wrong = {
+            kind: (end, found.get(kind))
+            for kind, end in kinds.items()
+            if (kind in found if end == USABLE else not re.search(end, found.get(kind, "")))
+        }
         assert not wrong and set(found) <= set(kinds)
     assert not any("\n" in row["reason"] or "/" in row["reason"] for row in ledger)
     noise = [line for line in features.stderr.splitlines() if line.strip() and "features:" not in line]
@@ -110,9 +130,18 @@ wave, rate, offset = read({str(path)!r}, 16000, AudioSettings())
 print(len(wave), rate, float(np.abs(wave[16000:32000]).max()), float(np.abs(wave[-32000:-16000]).max()))
 """
     soundfile.write(tmp_path / "short.wav", np.tile(second, 3), 8000, "PCM_U8")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120,
-                          env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)})
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)},
+    )
     assert done.returncode == 0, done.stderr
     length, rate, first, last = done.stdout.split()
-    assert (int(length), int(rate)) == (3 * 3600 * 16000, 16000) and 0.29 < float(first) < 0.32 and 0.29 < float(last) < 0.32
+    assert (
+        (int(length), int(rate)) == (3 * 3600 * 16000, 16000)
+        and 0.29 < float(first) < 0.32
+        and 0.29 < float(last) < 0.32
+    )
     assert not list(tmp_path.glob("tmp*")), "nothing stays behind"

@@ -27,7 +27,9 @@ def test_narrow_networks_build(study, width):
     for case in study.cases().values():
         recipe = load_recipe(case.recipe)
         name, _ = recipe.head.pop("name"), recipe.head.pop("view")
-        head = models.build(name, shapes[case.cache], 10, **{**recipe.head, **study.narrow(case.recipe, width), **case.head})
+        head = models.build(
+            name, shapes[case.cache], 10, **{**recipe.head, **study.narrow(case.recipe, width), **case.head}
+        )
         sizes.append(sum(p.numel() for p in head.parameters()))
     assert max(sizes) < 37e6 / width  # most weights are of one layer's channels times another's
     assert study.narrow("esc50_hifigan", 1) == {}
@@ -37,20 +39,26 @@ def test_narrow_networks_build(study, width):
 def test_difference_is_paired(study, tmp_path):
     def run(name: str, answers: str) -> Path:
         (tmp_path / name).mkdir()
-        rows = [f"{i}.wav,1,{'ab'[i % 2]},{0.9 if answer == 'a' else 0.2},{0.1 if answer == 'a' else 0.8}"
-                for i, answer in enumerate(answers)]
+        rows = [
+            f"{i}.wav,1,{'ab'[i % 2]},{0.9 if answer == 'a' else 0.2},{0.1 if answer == 'a' else 0.8}"
+            for i, answer in enumerate(answers)
+        ]
         (tmp_path / name / "oof_last.csv").write_text("\n".join(["id,fold,label,a,b", *rows]))
         return tmp_path / name
 
     yes, no = run("yes", "ababab"), run("no", "abbbaa")  # six are right, four are right
     gain, error = study.difference([yes], [no])
     each = np.array([0, 0, 1, 0, 0, 1])
-    assert gain == pytest.approx(100 * each.mean()) and error == pytest.approx(100 * each.std(ddof=1) / np.sqrt(6))
+    assert gain == pytest.approx(100 * each.mean()) and error == pytest.approx(
+        100 * each.std(ddof=1) / np.sqrt(6)
+    )
     assert study.difference([yes, no], [no, yes]) == (0.0, 0.0)
 
 
 def test_a_class_called_as_a_column_is_read_rightly(study, tmp_path):
-    (tmp_path / "oof_last.csv").write_text("id,fold,label,a,class label\n1.wav,1,label,0.1,0.9\n2.wav,1,a,0.2,0.8\n")
+    (tmp_path / "oof_last.csv").write_text(
+        "id,fold,label,a,class label\n1.wav,1,label,0.1,0.9\n2.wav,1,a,0.2,0.8\n"
+    )
     assert study.right(tmp_path) == {"1.wav": True, "2.wav": False}
 
 
@@ -102,7 +110,9 @@ def test_computed_memory_is_parameters_gradients_states_and_activations(fake):
     wide, narrow = 4 * batch * 400, 4 * batch * 10
     least = weights + 4 * batch * 100 + 2 * wide
     assert least <= first <= least + weights + wide + 4 * narrow
-    assert second - first == pytest.approx(2 * weights, abs=64)  # the two moments of each weight; step counts besides
+    assert second - first == pytest.approx(
+        2 * weights, abs=64
+    )  # the two moments of each weight; step counts besides
     assert stepped >= 4 * weights + 4 * batch * 100
 
 
@@ -113,7 +123,10 @@ def test_computed_memory_is_that_of_the_same_work_done(fake, batch):
     def network():
         return nn.Sequential(nn.Linear(100, 400), nn.LayerNorm(400), nn.GELU(), nn.Linear(400, 10))
 
-    computed, done = fake.peaks([network()], small_step(batch)), fake.peaks([network()], small_step(batch), values=True)
+    computed, done = (
+        fake.peaks([network()], small_step(batch)),
+        fake.peaks([network()], small_step(batch), values=True),
+    )
     assert computed == pytest.approx(done, rel=0.01, abs=256)
 
 
@@ -141,7 +154,12 @@ def test_every_recipe_has_a_shape_and_a_head(fake):
 
     from earshot.config import recipe_names
 
-    for name in set(recipe_names()) - {"itmo2025", "itmo2025_finetune", "genre_cnn", "ast_finetune"}:  # seconds each
+    for name in set(recipe_names()) - {
+        "itmo2025",
+        "itmo2025_finetune",
+        "genre_cnn",
+        "ast_finetune",
+    }:  # seconds each
         case = noise.case(name)
         assert case.build().config["input_shape"] == list(case.shapes[case.view])
 
@@ -163,7 +181,9 @@ def test_startup_times_the_first_line_and_ends_the_process(fake, tmp_path):
 
     import startup
 
-    said = startup.lines([sys.executable, "-uc", "import time; print('a'); print('b: c'); time.sleep(60)"], tmp_path, "b:")
+    said = startup.lines(
+        [sys.executable, "-uc", "import time; print('a'); print('b: c'); time.sleep(60)"], tmp_path, "b:"
+    )
     assert [line for _, line in said] == ["a", "b: c", ""] and said[0][0] <= said[1][0] <= said[2][0] < 30
     with pytest.raises(SystemExit, match="left with 3"):
         startup.lines([sys.executable, "-c", "raise SystemExit(3)"], tmp_path)
@@ -192,8 +212,16 @@ def test_gpu_table_tries_itself_on_a_cpu_and_refuses_without_a_gpu(fake, monkeyp
         assert left.value.code == 2 and capsys.readouterr().err.count("\n") == 1
     monkeypatch.setattr("sys.argv", ["gpu.py", "--device", "cpu", "--quick", "--no-results"])
     gpu.main()
-    rows = [line.split(" | ")[:2] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][1:]
-    assert [row[0].split(",")[0] for row in rows] == ["| matrix products", *["| ast"] * 2, *["| logmel"] * 2, "| `linear`", "| `sample`"]
+    rows = [line.split(" | ")[:2] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][
+        1:
+    ]
+    assert [row[0].split(",")[0] for row in rows] == [
+        "| matrix products",
+        *["| ast"] * 2,
+        *["| logmel"] * 2,
+        "| `linear`",
+        "| `sample`",
+    ]
     assert all(float(row[1].split()[0]) >= 0 and "failed" not in row[1] for row in rows)
 
 
@@ -202,7 +230,9 @@ def test_extraction_compares_with_the_usual_loop(fake, tmp_path):
     import extraction
     import gpu
 
-    line = extraction.light_row("logmel", gpu.noises(tmp_path / "clips", 4, 5.0), tmp_path, None, 4, 1)["logmel, 4 clips"]
+    line = extraction.light_row("logmel", gpu.noises(tmp_path / "clips", 4, 5.0), tmp_path, None, 4, 1)[
+        "logmel, 4 clips"
+    ]
     assert all(float(cell) > 0 for cell in line.split(" | ")[1:6])
 
 
@@ -242,32 +272,47 @@ def test_events_and_soundscapes_are_competitions_whose_solution_is_known(monkeyp
     assert len({label for label, _, _ in placed}) == 3
     outside = np.ones(len(wave), bool)
     for _, start, end in placed:
-        outside[round(start * events.RATE):round(end * events.RATE)] = False
+        outside[round(start * events.RATE) : round(end * events.RATE)] = False
     assert wave[~outside].std() > events.NOISE and not wave[outside].any()
 
     asked = events.make_events(tmp_path / "events", folds, 2, seconds=4.0)
     found = load(tmp_path / "events", task="multilabel")
     train = found.clips[found.clips.split == "train"]
     assert found.multilabel and found.classes == ["tone0", "tone1", "tone2", "tone3"]
-    assert train.fold.tolist() == [1, 1, 2, 2, 3, 3, 4, 4] and all(Path(path).is_file() for path in found.clips.path)
+    assert train.fold.tolist() == [1, 1, 2, 2, 3, 3, 4, 4] and all(
+        Path(path).is_file() for path in found.clips.path
+    )
     assert {len(labels) for labels in [*train.label, *asked.values()]} == {2, 3}
 
     solution = events.make_soundscapes(tmp_path / "scapes", folds, 2, seconds=15.0)
     found = load(tmp_path / "scapes")
     part = found.clips[found.clips.split == "subm"]
     assert part.id.tolist() == list(solution) and part.start.tolist() == [0, 5, 10] * 2 and not found.missing
-    assert all(len(solution[f"soundscape_{n:03d}_5"] | solution[f"soundscape_{n:03d}_10"] | solution[f"soundscape_{n:03d}_15"]) >= 3
-               for n in range(2))
+    assert all(
+        len(
+            solution[f"soundscape_{n:03d}_5"]
+            | solution[f"soundscape_{n:03d}_10"]
+            | solution[f"soundscape_{n:03d}_15"]
+        )
+        >= 3
+        for n in range(2)
+    )
 
     def submitted(answers: dict) -> Path:
-        events.write_csv(tmp_path / "s.csv", ["row_id", *found.classes], [[id, *(0.9 if c in said else 0.2 for c in found.classes)]
-                                                                         for id, said in answers.items()])
+        events.write_csv(
+            tmp_path / "s.csv",
+            ["row_id", *found.classes],
+            [[id, *(0.9 if c in said else 0.2 for c in found.classes)] for id, said in answers.items()],
+        )
         return tmp_path / "s.csv"
 
     truth = np.array([[c in said for c in found.classes] for said in solution.values()])
     assert truth.any(0).all() and not truth.all(0).any()
     assert events.score(submitted(solution), solution) == (1.0, 1.0, 1.0)
-    assert events.score(submitted({id: set(found.classes) - said for id, said in solution.items()}), solution)[2] == 0
+    assert (
+        events.score(submitted({id: set(found.classes) - said for id, said in solution.items()}), solution)[2]
+        == 0
+    )
     with pytest.raises(SystemExit, match="other ids"):
         events.score(submitted(dict(reversed(solution.items()))), solution)
 

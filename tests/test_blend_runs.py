@@ -29,9 +29,27 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     os.chdir(folder)
     try:
         get_features.main(["--extractor", "logmel", "--n-mels", "16", "--device", "cpu"])
-        for name, recipe, *more in (("lin", "linear"), ("mlp", "mlp"), ("part", "linear", "--fold", "1"),
-                                    ("other", "linear", "--seed", "5")):
-            train.main(["--recipe", recipe, "--epochs", "2", "--folds", "3", "--device", "cpu", "--name", name, *more])
+        for name, recipe, *more in (
+            ("lin", "linear"),
+            ("mlp", "mlp"),
+            ("part", "linear", "--fold", "1"),
+            ("other", "linear", "--seed", "5"),
+        ):
+            train.main(
+                [
+                    "--recipe",
+                    recipe,
+                    "--epochs",
+                    "2",
+                    "--folds",
+                    "3",
+                    "--device",
+                    "cpu",
+                    "--name",
+                    name,
+                    *more,
+                ]
+            )
     finally:
         os.chdir(before)
     return folder
@@ -57,8 +75,11 @@ def oof(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Probabilities, truth and folds of an oof csv of the sample's classes."""
     rows = read_csv(path)
     names = list(rows[0])[3:]
-    return (np.array([[float(row[name]) for name in names] for row in rows]),
-            np.array([names.index(row["label"]) for row in rows]), np.array([int(row["fold"]) for row in rows]))
+    return (
+        np.array([[float(row[name]) for name in names] for row in rows]),
+        np.array([names.index(row["label"]) for row in rows]),
+        np.array([int(row["fold"]) for row in rows]),
+    )
 
 
 def test_a_blend_from_the_table_to_the_submission(work: Path) -> None:
@@ -76,7 +97,9 @@ def test_a_blend_from_the_table_to_the_submission(work: Path) -> None:
         assert np.allclose(shown, [found["f1_macro"], spread, found["log_loss"]], atol=6e-5)
     p, truth, folds = oof(work / "both" / "oof.csv")
     shown = float(next(line for line in lines if line.startswith("chosen")).split()[-3])
-    assert shown == pytest.approx(metrics.scores(p, truth)["f1_macro"], abs=6e-5) and np.allclose(p.sum(1), 1, atol=1e-6)
+    assert shown == pytest.approx(metrics.scores(p, truth)["f1_macro"], abs=6e-5) and np.allclose(
+        p.sum(1), 1, atol=1e-6
+    )
     assert shown == pytest.approx(sealed.read(work / "both" / "blend.json", "oof.csv")["score"], abs=6e-5)
 
     first = Path("submissions/submission.csv").read_bytes()
@@ -97,14 +120,22 @@ def test_the_weights_and_checkpoints_that_predict(work: Path, capsys: pytest.Cap
     path = work / "b" / "blend.json"
     value = sealed.read(path)
     classes = Run.open(work / "lin").classes
-    value |= {"members": ["../lin", "../mlp"], "weights": [0.25, 0.75], "scale": [2.0] + [1.0] * (len(classes) - 1),
-              "fingerprints": [Run.open(work / name).config["fingerprint"] for name in ("lin", "mlp")]}
+    value |= {
+        "members": ["../lin", "../mlp"],
+        "weights": [0.25, 0.75],
+        "scale": [2.0] + [1.0] * (len(classes) - 1),
+        "fingerprints": [Run.open(work / name).config["fingerprint"] for name in ("lin", "mlp")],
+    }
     sealed.write(path, value, "oof.csv")
     whole, asked = members.open_one(work / "b"), []
 
     def ask(run: Run, kind: str) -> np.ndarray:
         asked.append((run.folder.name, kind))
-        return np.eye(len(classes))[[0, 1]] if run.folder.name == "lin" else np.full((2, len(classes)), 1 / len(classes))
+        return (
+            np.eye(len(classes))[[0, 1]]
+            if run.folder.name == "lin"
+            else np.full((2, len(classes)), 1 / len(classes))
+        )
 
     found = whole.predict(ask)
     p = (0.25 * np.eye(len(classes))[[0, 1]] + 0.75 / len(classes)) * value["scale"]
@@ -127,7 +158,10 @@ def test_the_weights_and_checkpoints_that_predict(work: Path, capsys: pytest.Cap
 
 def test_blends_of_blends_and_runs_with_fewer_folds(work: Path, capsys: pytest.CaptureFixture) -> None:
     predict.main([*BOTH, "--blend", "mean", "--name", "m"])
-    assert sealed.read(work / "m" / "blend.json")["weights"] == [0.5, 0.5] and "offsets" not in capsys.readouterr().out
+    assert (
+        sealed.read(work / "m" / "blend.json")["weights"] == [0.5, 0.5]
+        and "offsets" not in capsys.readouterr().out
+    )
     whole, found, common, lines = members.fit(members.open_all(("m", "part", "lin"), "runs"), "auto")
     one = oof(work / "part" / "oof_last.csv")
     assert len(common.ids) == len(one[1]) and set(common.folds) == {1} and len(lines) == 2
@@ -143,16 +177,27 @@ def test_blends_of_blends_and_runs_with_fewer_folds(work: Path, capsys: pytest.C
     assert "which is another one by now" in said(members.open_one, work / "g")
 
 
-@pytest.mark.parametrize("names, flags, words", [
-    (("lin", "other"), ("--blend", "auto"), "runs/lin and runs/other have different folds for the same clips: a weight fitted"),
-    (("lin", "lin2"), ("--blend", "auto"), "runs/lin and runs/lin2 have different clips: "),
-    (("lin", "lin3"), ("--blend", "auto"), "runs/lin and runs/lin3 have different labels for "),
-    (("lin", "lin4"), ("--blend", "greedy"), "runs/lin4 cannot be blended by its out-of-fold predictions (fold 2 is not finished)"),
-    (("lin", "lin5"), ("--blend", "auto"), "runs/lin5/oof_last.csv is not what fold 0 predicted"),
-    (("lin", "mlp"), ("--blend", "auto", "--name", "lin"), "--name lin: runs/lin is a trained run"),
-    (("lin", "mlp"), ("--blend", "auto", "--name", "../x"), "--name ../x: a name, not a path"),
-    (("lin", "gone"), ("--blend", "auto"), "runs/gone is no run"),
-])
+@pytest.mark.parametrize(
+    "names, flags, words",
+    [
+        (
+            ("lin", "other"),
+            ("--blend", "auto"),
+            "runs/lin and runs/other have different folds for the same clips: a weight fitted",
+        ),
+        (("lin", "lin2"), ("--blend", "auto"), "runs/lin and runs/lin2 have different clips: "),
+        (("lin", "lin3"), ("--blend", "auto"), "runs/lin and runs/lin3 have different labels for "),
+        (
+            ("lin", "lin4"),
+            ("--blend", "greedy"),
+            "runs/lin4 cannot be blended by its out-of-fold predictions (fold 2 is not finished)",
+        ),
+        (("lin", "lin5"), ("--blend", "auto"), "runs/lin5/oof_last.csv is not what fold 0 predicted"),
+        (("lin", "mlp"), ("--blend", "auto", "--name", "lin"), "--name lin: runs/lin is a trained run"),
+        (("lin", "mlp"), ("--blend", "auto", "--name", "../x"), "--name ../x: a name, not a path"),
+        (("lin", "gone"), ("--blend", "auto"), "runs/gone is no run"),
+    ],
+)
 def test_what_cannot_be_blended(work: Path, names: tuple, flags: tuple, words: str) -> None:
     other = work / names[1]
     if names[1].startswith("lin"):
@@ -186,12 +231,21 @@ def test_a_kept_blend_whose_members_went_or_changed(work: Path) -> None:
     shutil.rmtree(work / "mlp")
     os.rename(work / "away", work / "mlp")
     assert members.open_one(work / "b").fitted.method == "mean"
-    assert "--name b: runs/b is itself one of the --runs" in said(predict.main, ["--runs", "b", "--name", "b", "--device", "cpu"])
+    assert "--name b: runs/b is itself one of the --runs" in said(
+        predict.main, ["--runs", "b", "--name", "b", "--device", "cpu"]
+    )
     path = work / "b" / "blend.json"
     value = sealed.read(path)
-    for change in ({"weights": [1.0]}, {"weights": [float("nan"), 1.0]}, {"scale": [1.0]}, {"members": ["../lin", 3]},
-                   {"kind": "first"}, {"thresholds": [0.0] * value["classes"]}, {"classes": 2},
-                   {"members": [], "weights": [], "fingerprints": []}):
+    for change in (
+        {"weights": [1.0]},
+        {"weights": [float("nan"), 1.0]},
+        {"scale": [1.0]},
+        {"members": ["../lin", 3]},
+        {"kind": "first"},
+        {"thresholds": [0.0] * value["classes"]},
+        {"classes": 2},
+        {"members": [], "weights": [], "fingerprints": []},
+    ):
         sealed.write(path, {**value, **change}, "oof.csv")
         assert "blend anew" in said(members.open_one, work / "b"), change
     path.write_text(path.read_text().replace('"classes"', '"class"'))
@@ -220,7 +274,11 @@ def test_out_of_fold_files_with_several_labels(tmp_path: Path) -> None:
     run.folder.mkdir()
     run.write_oof("oof", np.array([f"{i}, x" for i in range(40)]), folds, truth, p)
     found = kept.read_oof(run.folder, "oof", classes, True)
-    assert (found.labels == truth).all() and (found.folds == folds).all() and np.allclose(found.probabilities, p, atol=1e-8)
+    assert (
+        (found.labels == truth).all()
+        and (found.folds == folds).all()
+        and np.allclose(found.probabilities, p, atol=1e-8)
+    )
     assert found.ids[7] == "7, x"
     assert "not the out-of-fold predictions of" in said(kept.read_oof, run.folder, "oof", classes[:2], True)
     fitted = blending.Fitted("greedy", np.array([0.3, 0.0, 0.7]), thresholds=np.array([0.1, 0.5, 0.9]))
@@ -230,8 +288,14 @@ def test_out_of_fold_files_with_several_labels(tmp_path: Path) -> None:
     blended = blending.Blended(fitted, p, 0.5, 0.1, [])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kept, "fingerprint_of", lambda folder: folder.name)
-        kept.keep(tmp_path / "b", [tmp_path / name for name in "xyz"], classes, True, "f1_macro", blended, found)
+        kept.keep(
+            tmp_path / "b", [tmp_path / name for name in "xyz"], classes, True, "f1_macro", blended, found
+        )
     value = json.loads((tmp_path / "b" / "blend.json").read_text())
     assert value["members"] == ["../x", "../z"] and value["fingerprints"] == ["x", "z"]
     again = kept.fitted(kept.read(tmp_path / "b"))
-    assert again.weights.tolist() == [0.3, 0.7] and again.thresholds.tolist() == [0.1, 0.5, 0.9] and again.scale is None
+    assert (
+        again.weights.tolist() == [0.3, 0.7]
+        and again.thresholds.tolist() == [0.1, 0.5, 0.9]
+        and again.scale is None
+    )

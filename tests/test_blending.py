@@ -19,14 +19,26 @@ def probabilities(logits: np.ndarray, multilabel: bool = False) -> np.ndarray:
     return e / e.sum(-1, keepdims=True)
 
 
-def drawn(seed: int, strengths: tuple, multilabel: bool = False, clips: int = CLIPS, prior: np.ndarray | None = None,
-          noise: float = 1.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def drawn(
+    seed: int,
+    strengths: tuple,
+    multilabel: bool = False,
+    clips: int = CLIPS,
+    prior: np.ndarray | None = None,
+    noise: float = 1.0,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Members whose logits are strength x truth + noise of their own; truth; folds."""
     rng = np.random.default_rng(seed)
     prior = np.full(CLASSES, 0.15 if multilabel else 1 / CLASSES) if prior is None else prior
-    truth = (rng.random((clips, len(prior))) < prior).astype(np.int8) if multilabel else rng.choice(len(prior), clips, p=prior)
+    truth = (
+        (rng.random((clips, len(prior))) < prior).astype(np.int8)
+        if multilabel
+        else rng.choice(len(prior), clips, p=prior)
+    )
     signal = truth if multilabel else np.eye(len(prior))[truth]
-    logits = np.stack([s * signal + noise * rng.standard_normal(signal.shape) - (2 if multilabel else 0) for s in strengths])
+    logits = np.stack(
+        [s * signal + noise * rng.standard_normal(signal.shape) - (2 if multilabel else 0) for s in strengths]
+    )
     return probabilities(logits, multilabel), truth, rng.integers(0, 5, clips)
 
 
@@ -41,7 +53,9 @@ def fooled(seed: int, strengths: tuple, multilabel: bool) -> tuple[np.ndarray, n
         for fold in range(5):
             train, valid = folds != fold, folds == fold
             share = yes[train] / np.maximum(yes[train].sum(0), 1)
-            out[valid] = probabilities(x[valid] @ (x[train].T @ share) * 2 - (2 if multilabel else 0), multilabel)
+            out[valid] = probabilities(
+                x[valid] @ (x[train].T @ share) * 2 - (2 if multilabel else 0), multilabel
+            )
         members.append(out)
     return np.stack(members), truth, folds
 
@@ -51,19 +65,36 @@ def above_chance(predictions: list[np.ndarray], truths: list[np.ndarray]) -> tup
     rng, above, variance = np.random.default_rng(0), 0.0, 0.0
     for p, truth in zip(predictions, truths):
         chance = [compare.one("f1_macro", p, truth[rng.permutation(len(truth))]) for _ in range(40)]
-        above, variance = above + compare.one("f1_macro", p, truth) - float(np.mean(chance)), variance + float(np.var(chance))
+        above, variance = (
+            above + compare.one("f1_macro", p, truth) - float(np.mean(chance)),
+            variance + float(np.var(chance)),
+        )
     return above / len(truths), above / np.sqrt(variance)
 
 
 @pytest.mark.parametrize("multilabel", [False, True])
-@pytest.mark.parametrize("methods, hasty, make", [
-    (("mean",), True, drawn), (("greedy",), True, drawn), (("simplex",), True, drawn), (METHODS, False, drawn),
-    (METHODS, True, fooled)])
-def test_labels_without_meaning_score_at_chance(methods: tuple, hasty: bool, make, multilabel: bool, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    "methods, hasty, make",
+    [
+        (("mean",), True, drawn),
+        (("greedy",), True, drawn),
+        (("simplex",), True, drawn),
+        (METHODS, False, drawn),
+        (METHODS, True, fooled),
+    ],
+)
+def test_labels_without_meaning_score_at_chance(
+    methods: tuple, hasty: bool, make, multilabel: bool, monkeypatch
+) -> None:
     """Through every method, with factors and thresholds; also (`hasty`) if whatever looks better at all were taken."""
     if hasty:
-        monkeypatch.setattr(compare, "beats", lambda metric, old, new, truth, *_:
-                            compare.one(metric, new, truth) > compare.one(metric, old, truth))
+        monkeypatch.setattr(
+            compare,
+            "beats",
+            lambda metric, old, new, truth, *_: (
+                compare.one(metric, new, truth) > compare.one(metric, old, truth)
+            ),
+        )
     predictions, truths = [], []
     for seed in range(SEEDS):
         members, truth, folds = make(seed, (0,) * 5, multilabel)
@@ -138,7 +169,9 @@ def test_the_log_loss_decides_where_the_metric_cannot() -> None:
 def test_factors_where_rare_classes_are_said_too_rarely() -> None:
     prior = np.array([0.6, 0.2, 0.1, 0.06, 0.04])
     members, truth, folds = drawn(1, (2.0, 2.0), clips=1500, prior=prior)
-    members = probabilities(np.log(members) + np.log(prior) * 1.5)  # leans to the common ones more than it should
+    members = probabilities(
+        np.log(members) + np.log(prior) * 1.5
+    )  # leans to the common ones more than it should
     found = auto(members, truth, folds, "f1_macro", ["a", "b"])
     assert found.fitted.scale is not None and found.score > row(found, found.fitted.method)["score"] + 0.03
     assert np.corrcoef(np.log(found.fitted.scale), np.log(prior))[0, 1] < -0.9
@@ -154,11 +187,17 @@ def test_thresholds_of_several_labels() -> None:
     members = probabilities(np.log(members / (1 - members)) + np.array([1.0, -1, -2, -3]), True)
     found = auto(members, truth, folds, "f1_macro", ["a", "b"])
     cuts = found.fitted.thresholds
-    assert cuts is not None and (np.diff(cuts) < 0).all() and found.score > row(found, found.fitted.method)["score"] + 0.2
+    assert (
+        cuts is not None
+        and (np.diff(cuts) < 0).all()
+        and found.score > row(found, found.fitted.method)["score"] + 0.2
+    )
     assert found.table[-1]["name"].endswith("class thresholds")
     plain, p = blending.mix(members, found.fitted.weights), found.fitted.apply(members)
     assert ((plain >= cuts) == (p >= 0.5)).all() and p.min() >= 0 and p.max() <= 1
-    assert all((np.argsort(plain[:, c], kind="stable") == np.argsort(p[:, c], kind="stable")).all() for c in range(4))
+    assert all(
+        (np.argsort(plain[:, c], kind="stable") == np.argsort(p[:, c], kind="stable")).all() for c in range(4)
+    )
     at = Fitted("mean", np.ones(1), thresholds=cuts).apply(np.stack([[cuts, np.zeros(4), np.ones(4)]]))
     assert np.allclose(at, [[0.5] * 4, [0] * 4, [1] * 4])
     # A ranking has no thresholds, and a class that nobody has keeps the common one.
@@ -174,10 +213,15 @@ def test_clips_that_nobody_heard_and_clips_of_no_fold() -> None:
     p[0, 3], p[:, 5] = np.nan, np.nan
     found = two.apply(p)
     assert np.isnan(found[5]).all() and np.allclose(found[3], members[1, 3])
-    assert np.allclose(np.delete(found, [3, 5], 0), np.delete(0.75 * members[0] + 0.25 * members[1], [3, 5], 0))
+    assert np.allclose(
+        np.delete(found, [3, 5], 0), np.delete(0.75 * members[0] + 0.25 * members[1], [3, 5], 0)
+    )
     folds[:20], members[0, :20] = -1, np.nan
     found = auto(members, truth, folds, "f1_macro", ["a", "b"])
-    assert np.isnan(found.oof[:20]).all() and found.score == metrics.scores(found.oof[20:], truth[20:])["f1_macro"]
+    assert (
+        np.isnan(found.oof[:20]).all()
+        and found.score == metrics.scores(found.oof[20:], truth[20:])["f1_macro"]
+    )
     members[1, 33, 2] = np.nan
     with pytest.raises(UserError, match="^b has out-of-fold predictions that are not numbers"):
         auto(members, truth, folds, "f1_macro", ["a", "b"])
@@ -191,9 +235,15 @@ def test_one_fold_or_two_one_member_and_the_same_twice() -> None:
         found = auto(members, truth, kept, "f1_macro", ["a", "b"])
         assert np.isfinite(found.oof[kept >= 0]).all() and found.score >= row(found, "a")["score"] - 0.03
         again = auto(members, truth, kept, "f1_macro", ["a", "b"])
-        assert (found.oof[kept >= 0] == again.oof[kept >= 0]).all() and (found.fitted.weights == again.fitted.weights).all()
+        assert (found.oof[kept >= 0] == again.oof[kept >= 0]).all() and (
+            found.fitted.weights == again.fitted.weights
+        ).all()
     alone = auto(members[:1], truth, folds, "log_loss", ["a"])
-    assert alone.fitted.weights.tolist() == [1] and [r["name"] for r in alone.table] == ["a", "simplex", "chosen: simplex"]
+    assert alone.fitted.weights.tolist() == [1] and [r["name"] for r in alone.table] == [
+        "a",
+        "simplex",
+        "chosen: simplex",
+    ]
 
 
 def test_nothing_that_a_clip_is_scored_by_was_chosen_on_its_fold() -> None:
@@ -204,7 +254,9 @@ def test_nothing_that_a_clip_is_scored_by_was_chosen_on_its_fold() -> None:
         other = truth.copy()
         other[folds == 2] = np.roll(truth, 7, 0)[folds == 2]
         after = auto(members, other, folds, "f1_macro", list("abc"))
-        assert (before.oof[folds == 2] == after.oof[folds == 2]).all() and (before.oof[folds == 1] != after.oof[folds == 1]).any()
+        assert (before.oof[folds == 2] == after.oof[folds == 2]).all() and (
+            before.oof[folds == 1] != after.oof[folds == 1]
+        ).any()
 
 
 def test_simplex_finds_the_least_log_loss() -> None:
@@ -213,7 +265,9 @@ def test_simplex_finds_the_least_log_loss() -> None:
     best = compare.losses(blending.mix(members, weights), truth).mean()
     for a in np.linspace(0, 1, 21):
         for b in np.linspace(0, 1 - a, 21):
-            assert compare.losses(blending.mix(members, np.array([a, b, 1 - a - b])), truth).mean() > best - 1e-4
+            assert (
+                compare.losses(blending.mix(members, np.array([a, b, 1 - a - b])), truth).mean() > best - 1e-4
+            )
     wrong = np.eye(CLASSES)[(truth + 1) % CLASSES]  # certain, and always wrong
     assert blending.simplex(np.stack([wrong, members[0]]), truth).tolist() == [0, 1]
 
@@ -232,8 +286,11 @@ def test_quick_scores_are_those_of_the_metrics(multilabel: bool) -> None:
     blocks = compare.blocks_of(len(truth))
     for name in ("f1_macro", "balanced_accuracy"):  # leaving blocks out by their counts is scoring the rest
         q = np.roll(p, 1, 0)
-        left = [compare.one(name, q[blocks != b], truth[blocks != b]) - compare.one(name, p[blocks != b], truth[blocks != b])
-                for b in range(20)]
+        left = [
+            compare.one(name, q[blocks != b], truth[blocks != b])
+            - compare.one(name, p[blocks != b], truth[blocks != b])
+            for b in range(20)
+        ]
         rises, error = compare.gain(name, p, q, truth, blocks)
         assert error == pytest.approx(np.sqrt(19 / 20 * ((left - np.mean(left)) ** 2).sum()))
         assert rises == pytest.approx(compare.one(name, q, truth) - compare.one(name, p, truth))
@@ -241,6 +298,7 @@ def test_quick_scores_are_those_of_the_metrics(multilabel: bool) -> None:
 
 def test_the_noise_is_that_of_fresh_clips() -> None:
     """The jackknife's error of a difference, against the spread of the difference over many draws."""
+
     def one(seed: int) -> tuple[float, float]:
         members, truth, _ = drawn(seed, (2.0, 2.2))
         return compare.gain("f1_macro", *members, truth, compare.blocks_of(CLIPS))
@@ -271,6 +329,11 @@ def test_factors_and_thresholds_are_the_best_of_their_steps(metric: str) -> None
     assert offsets.reach(p, truth, metric) == pytest.approx(max(tried))
     if metric != "f1_micro":
         each = offsets.fit(p, truth, metric, "each")
-        best = [max(compare.one(metric, offsets.apply(p[:, [c]], np.array([t]), True), truth[:, [c]]) for t in levels)
-                for c in range(CLASSES)]
+        best = [
+            max(
+                compare.one(metric, offsets.apply(p[:, [c]], np.array([t]), True), truth[:, [c]])
+                for t in levels
+            )
+            for c in range(CLASSES)
+        ]
         assert compare.one(metric, offsets.apply(p, each, True), truth) == pytest.approx(np.mean(best))

@@ -15,9 +15,13 @@ from earshot.errors import UserError
 
 
 def content() -> dict:
-    return {"ids": np.array(["a", "bä"]), "mel": np.arange(24, dtype=np.float16).reshape(2, 1, 3, 4),
-            "clip": np.array([0, 1], dtype=np.int32), "empty": np.zeros((0, 2), np.float16),
-            "meta": {"fingerprint": "f", "record": {"n": 1, "x": [1.5, None, True]}}}
+    return {
+        "ids": np.array(["a", "bä"]),
+        "mel": np.arange(24, dtype=np.float16).reshape(2, 1, 3, 4),
+        "clip": np.array([0, 1], dtype=np.int32),
+        "empty": np.zeros((0, 2), np.float16),
+        "meta": {"fingerprint": "f", "record": {"n": 1, "x": [1.5, None, True]}},
+    }
 
 
 def test_round_trip_and_memory_map(tmp_path: Path) -> None:
@@ -75,8 +79,22 @@ def poisoned_class(path: Path) -> bytes:
     return b"cjoblib.numpy_pickle\nNumpyArrayWrapper\n(N}(X\x04\x00\x00\x00readX\x01\x00\x00\x00xutb."
 
 
-@pytest.mark.parametrize("kind", ["reduce", "nested", "object array", "builtin", "allowed class", "poisoned class", "compressed",
-                                  "truncated", "text", "nothing", "list"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "reduce",
+        "nested",
+        "object array",
+        "builtin",
+        "allowed class",
+        "poisoned class",
+        "compressed",
+        "truncated",
+        "text",
+        "nothing",
+        "list",
+    ],
+)
 def test_strangers_pickles_are_refused_and_run_nothing(tmp_path: Path, kind: str) -> None:
     victim, path = tmp_path / "victim", tmp_path / "a.pkl"
     if kind == "reduce":

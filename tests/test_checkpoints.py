@@ -26,17 +26,32 @@ NAMES = ("fold_*/best/*", "fold_*/last/*", "fold_*/valid_*", "oof*.csv")
 def train(folder: Path, deadline=NEVER, save_every: float = 10.0) -> Run:
     """A run of two folds, or as much of it as the deadline allows."""
     rows, run = made_rows(), Run.begin(folder, RECORD, {})
-    if crossval.train(run, rows, NUMBERS, [0, 1], SETTINGS, lambda: Tiny(dropout=0.5), lambda config: Tiny(), CPU, deadline, save_every):
+    if crossval.train(
+        run,
+        rows,
+        NUMBERS,
+        [0, 1],
+        SETTINGS,
+        lambda: Tiny(dropout=0.5),
+        lambda config: Tiny(),
+        CPU,
+        deadline,
+        save_every,
+    ):
         crossval.summarise(run, rows, NUMBERS)
     return run
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file that has to come out the same; of a state all but what epochs took."""
-    found = {p.relative_to(folder).as_posix(): p.read_bytes() for pattern in NAMES for p in folder.glob(pattern)}
+    found = {
+        p.relative_to(folder).as_posix(): p.read_bytes() for pattern in NAMES for p in folder.glob(pattern)
+    }
     for name in [name for name in found if name.endswith("state.json")]:
         state = sealed.read(folder / name)
-        state["progress"]["history"] = [{k: v for k, v in row.items() if k != "seconds"} for row in state["progress"]["history"]]
+        state["progress"]["history"] = [
+            {k: v for k, v in row.items() if k != "seconds"} for row in state["progress"]["history"]
+        ]
         found[name] = repr(state).encode()
     return found
 
@@ -56,7 +71,11 @@ def halfway(tmp_path_factory) -> Path:
         shutil.rmtree(folder, ignore_errors=True)
         train(folder, StopsAt(count))
         state = folder / "fold_1" / "last" / "state.json"
-        if state.exists() and sealed.read(state)["progress"]["epoch"] == 2 and sealed.read(state)["progress"]["step"]:
+        if (
+            state.exists()
+            and sealed.read(state)["progress"]["epoch"] == 2
+            and sealed.read(state)["progress"]["step"]
+        ):
             return folder
     raise AssertionError("no stop fell into the third epoch of fold 1")
 
@@ -70,14 +89,24 @@ def harm(path: Path, how: str) -> None:
         data[len(data) // 2] ^= 4
         path.write_bytes(data)
     else:
-        path.write_bytes(data[:{"empty": 0, "cut": len(data) * 2 // 3}[how]])
+        path.write_bytes(data[: {"empty": 0, "cut": len(data) * 2 // 3}[how]])
 
 
 @pytest.mark.parametrize("how", ["missing", "flipped", "empty", "cut"])
-@pytest.mark.parametrize("name", ["last/model.safetensors", "last/optimizer.safetensors", "last/state.json", "best/model.safetensors",
-                                  "best/head.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "last/model.safetensors",
+        "last/optimizer.safetensors",
+        "last/state.json",
+        "best/model.safetensors",
+        "best/head.json",
+    ],
+)
 @pytest.mark.parametrize("stage", ["halfway", "finished"])
-def test_a_damaged_checkpoint_is_set_aside_and_trained_again(tmp_path, calm, halfway, stage, name, how, capsys):
+def test_a_damaged_checkpoint_is_set_aside_and_trained_again(
+    tmp_path, calm, halfway, stage, name, how, capsys
+):
     run, fold = tmp_path / "run", "fold_1"
     shutil.copytree(halfway if stage == "halfway" else calm, run)
     if not (run / fold / name).exists():
@@ -86,7 +115,9 @@ def test_a_damaged_checkpoint_is_set_aside_and_trained_again(tmp_path, calm, hal
     harm(run / fold / name, how)
     if stage == "finished":  # who only reads refuses, and says how to mend it
         with pytest.raises(UserError, match="run train.py again") as error:
-            Run.open(run).fold(1).load_head("best" if "best" in name else "last", lambda config: Tiny(), "cpu")
+            Run.open(run).fold(1).load_head(
+                "best" if "best" in name else "last", lambda config: Tiny(), "cpu"
+            )
         assert name.rpartition("/")[2] in str(error.value) and "\n" not in str(error.value)
     train(run)
     said = [line for line in capsys.readouterr().out.splitlines() if "set aside" in line]
@@ -118,8 +149,14 @@ def test_damaged_predictions_are_made_again(tmp_path, calm, name, how):
 def test_a_checkpoint_after_every_step_changes_nothing(tmp_path, calm, monkeypatch):
     saves = []
     whole = Fitter._save
-    monkeypatch.setattr(Fitter, "_save", lambda self, finished: (saves.append((self.progress.epoch, self.progress.step)),
-                                                                 whole(self, finished)))
+    monkeypatch.setattr(
+        Fitter,
+        "_save",
+        lambda self, finished: (
+            saves.append((self.progress.epoch, self.progress.step)),
+            whole(self, finished),
+        ),
+    )
     train(tmp_path / "run", save_every=0)
     assert contents(tmp_path / "run") == contents(calm)
     assert {step for _, step in saves} >= {1, 2} and len(saves) >= 2 * 4 * 2
@@ -152,8 +189,15 @@ def test_checkpoints_of_a_version_without_checksums(tmp_path, calm, halfway, sta
 
 def fitter(folder: Path, build, **settings) -> Fitter:
     valid, run = NUMBERS == 0, Run.begin(folder, RECORD, {})
-    return Fitter(build, made_rows(), Fold(0, 1, 2, ~valid, valid), TrainingFlags(**{"epochs": 3, "batch_size": 8, **settings}), 3,
-                  run.fold(0), CPU)
+    return Fitter(
+        build,
+        made_rows(),
+        Fold(0, 1, 2, ~valid, valid),
+        TrainingFlags(**{"epochs": 3, "batch_size": 8, **settings}),
+        3,
+        run.fold(0),
+        CPU,
+    )
 
 
 def test_a_loss_that_is_no_number_names_the_batch_and_keeps_the_last_good_checkpoint(tmp_path):

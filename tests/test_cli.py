@@ -19,46 +19,71 @@ from earshot.errors import UserError
 
 
 def parsed(*argv: str, free: str | None = "head"):
-    filled, options = cli.parse({"training": TrainingFlags(epochs=9), "run": config.RunFlags()}, list(argv), "about", free=free)
+    filled, options = cli.parse(
+        {"training": TrainingFlags(epochs=9), "run": config.RunFlags()}, list(argv), "about", free=free
+    )
     return filled["training"], filled["run"], options
 
 
 def test_flags_over_defaults():
-    training, run, options = parsed("--lr", "1e-2", "--schedule=step", "--folds", "4", "--fold", "1", "3", "--batch-size", "8")
+    training, run, options = parsed(
+        "--lr", "1e-2", "--schedule=step", "--folds", "4", "--fold", "1", "3", "--batch-size", "8"
+    )
     assert training == TrainingFlags(epochs=9, lr=0.01, schedule="step", folds=4, batch_size=8)
     assert run == config.RunFlags(fold=(1, 3)) and options == {}
-    filled, _ = cli.parse({"predict": config.PredictFlags()}, ["--runs", "a", "b", "--top", "2"], "", positional="files")
+    filled, _ = cli.parse(
+        {"predict": config.PredictFlags()}, ["--runs", "a", "b", "--top", "2"], "", positional="files"
+    )
     assert filled["predict"].runs == ("a", "b") and filled["files"] == ()
-    filled, _ = cli.parse({"predict": config.PredictFlags()}, ["x.wav", "y.wav", "--top", "2"], "", positional="files")
+    filled, _ = cli.parse(
+        {"predict": config.PredictFlags()}, ["x.wav", "y.wav", "--top", "2"], "", positional="files"
+    )
     assert filled["files"] == ("x.wav", "y.wav") and filled["predict"].top == 2
 
 
 def test_free_flags_are_collected():
-    *_, options = parsed("--head.dropout", "0.3", "--lr", "1", "--head.stem-kernel=5", "--head.hidden", "[8, 4]")
+    *_, options = parsed(
+        "--head.dropout", "0.3", "--lr", "1", "--head.stem-kernel=5", "--head.hidden", "[8, 4]"
+    )
     assert options == {"dropout": "0.3", "stem_kernel": "5", "hidden": "[8, 4]"}
-    for argv, free in ((["--head.dropout", "1"], None), (["--head.dropout"], "head"), (["--tail.dropout", "1"], "head")):
+    for argv, free in (
+        (["--head.dropout", "1"], None),
+        (["--head.dropout"], "head"),
+        (["--tail.dropout", "1"], "head"),
+    ):
         with pytest.raises(UserError, match="unknown flag --(head|tail).dropout"):
             parsed(*argv, free=free)
 
 
-@pytest.mark.parametrize("argv, parts", [
-    (["--epochs", "many"], ["--epochs", "many"]),
-    (["--lr"], ["--lr"]),
-    (["--schedule", "cubic"], ["--schedule", "cubic", "onecycle"]),
-    (["--epoch", "3"], ["unknown flag --epoch: did you mean --epochs?"]),
-    (["--batchsize=3"], ["--batchsize: did you mean --batch-size?"]),
-    (["--zzzz", "3"], ["unknown flag --zzzz", "--help"]), (["stray"], ["unknown flag stray"]),
-])
+@pytest.mark.parametrize(
+    "argv, parts",
+    [
+        (["--epochs", "many"], ["--epochs", "many"]),
+        (["--lr"], ["--lr"]),
+        (["--schedule", "cubic"], ["--schedule", "cubic", "onecycle"]),
+        (["--epoch", "3"], ["unknown flag --epoch: did you mean --epochs?"]),
+        (["--batchsize=3"], ["--batchsize: did you mean --batch-size?"]),
+        (["--zzzz", "3"], ["unknown flag --zzzz", "--help"]),
+        (["stray"], ["unknown flag stray"]),
+    ],
+)
 def test_wrong_flags_get_one_line(argv, parts):
     with pytest.raises(UserError) as caught:
         parsed(*argv)
     line = str(caught.value)
-    assert "\n" not in line and all(part in line for part in parts) and not re.search("[\u2500-\u257f]", line), line
+    assert (
+        "\n" not in line and all(part in line for part in parts) and not re.search("[\u2500-\u257f]", line)
+    ), line
 
 
 def test_peek():
     argv = ["x", "--recipe", "a", "--features=b=c", "--recipe", "d", "--recipes", "e", "--data"]
-    assert cli.peek(argv, "recipe", "features", "data", "name") == {"recipe": "d", "features": "b=c", "data": None, "name": None}
+    assert cli.peek(argv, "recipe", "features", "data", "name") == {
+        "recipe": "d",
+        "features": "b=c",
+        "data": None,
+        "name": None,
+    }
 
 
 def test_deadline(monkeypatch, capsys):
@@ -69,24 +94,46 @@ def test_deadline(monkeypatch, capsys):
         now[0] += seconds
         assert (never.passed(), half.passed()) == (False, over)
     assert cli.Deadline(0).passed()
-    monkeypatch.setattr(sys, "argv", [str(Path.cwd() / "train.py"), "--name", "my run", "--fresh", "--max-hours", "0.5"])
+    monkeypatch.setattr(
+        sys, "argv", [str(Path.cwd() / "train.py"), "--name", "my run", "--fresh", "--max-hours", "0.5"]
+    )
     with pytest.raises(SystemExit) as caught:
         half.leave()
     said = capsys.readouterr().out
     assert caught.value.code == 0 and "--max-hours 0.5;" in said
-    assert said.rstrip().endswith("continue with: python train.py --name 'my run' --max-hours 0.5"), "without --fresh"
+    assert said.rstrip().endswith("continue with: python train.py --name 'my run' --max-hours 0.5"), (
+        "without --fresh"
+    )
 
 
-@pytest.mark.parametrize("seconds, text", [(0, "0:00"), (59.6, "1:00"), (291, "4:51"), (3599.6, "1:00:00"), (3723, "1:02:03")])
+@pytest.mark.parametrize(
+    "seconds, text", [(0, "0:00"), (59.6, "1:00"), (291, "4:51"), (3599.6, "1:00:00"), (3723, "1:02:03")]
+)
 def test_clock(seconds, text):
     assert cli.clock(seconds) == text
 
 
 # --- the scripts
 
-HEAVY = {"torch", "torchvision", "torchaudio", "transformers", "librosa", "sklearn", "pandas", "timm", "models"}
+HEAVY = {
+    "torch",
+    "torchvision",
+    "torchaudio",
+    "transformers",
+    "librosa",
+    "sklearn",
+    "pandas",
+    "timm",
+    "models",
+}
 GROUPS = {
-    "get_features.py": [config.CompetitionFlags, WindowFlags, AudioSettings, config.AugmentFlags, config.ExtractionFlags],
+    "get_features.py": [
+        config.CompetitionFlags,
+        WindowFlags,
+        AudioSettings,
+        config.AugmentFlags,
+        config.ExtractionFlags,
+    ],
     "train.py": [config.RunFlags, TrainingFlags, config.TrainMachineFlags],
     "predict.py": [config.PredictFlags],
 }
@@ -94,8 +141,13 @@ GROUPS = {
 
 @pytest.mark.parametrize("name", GROUPS)
 def test_help_names_every_flag_and_imports_nothing_heavy(name, tmp_path):
-    done = subprocess.run([sys.executable, "-X", "importtime", str(ROOT / name), "--help"], cwd=tmp_path, capture_output=True,
-                          text=True, env={**os.environ, "COLUMNS": "200"})
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", str(ROOT / name), "--help"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "200"},
+    )
     assert done.returncode == 0, done.stderr
     for field in (field for group in GROUPS[name] for field in dataclasses.fields(group)):
         assert "--" + field.name.replace("_", "-") in done.stdout, field.name
@@ -113,10 +165,14 @@ def test_unknown_names_get_one_line_that_lists_the_choices(tmp_path):
         return refused(script(name, *args, cwd=tmp_path, ok=None))
 
     assert recipes in said("get_features.py", "--competition", "tones", "--recipe", "nope")
-    assert ", ".join(extractors.names()) in said("get_features.py", "--competition", "tones", "--extractor", "nope")
+    assert ", ".join(extractors.names()) in said(
+        "get_features.py", "--competition", "tones", "--extractor", "nope"
+    )
     assert "no cache in data/" in said("train.py", "--recipe", "linear")
     assert "train.py" in said("predict.py")
-    script("get_features.py", "--competition", "tones", "--extractor", "logmel", "--workers", "1", cwd=tmp_path)
+    script(
+        "get_features.py", "--competition", "tones", "--extractor", "logmel", "--workers", "1", cwd=tmp_path
+    )
     assert recipes in said("train.py", "--recipe", "nope")
     assert "the heads are ast, audio_cnn, " in said("train.py", "--head", "nope")
     assert "did you mean --epochs?" in said("train.py", "--epoch", "1")
@@ -131,9 +187,23 @@ def test_a_rate_of_nothing_is_refused(extractor: str, rate: str) -> None:
         cli.parse({"settings": extractors.module(extractor).Settings()}, ["--rate", rate], "about")
 
 
-@pytest.mark.parametrize("flag, value", [("--batch-size", "0"), ("--lr", "-1"), ("--lr", "nan"), ("--warmup", "2"), ("--mixup", "-1"),
-                                         ("--step-epochs", "0"), ("--epochs", "0"), ("--label-smoothing", "1.5"), ("--folds", "1"),
-                                         ("--gain", "inf"), ("--time-shift", "2"), ("--seed", "-3")])
+@pytest.mark.parametrize(
+    "flag, value",
+    [
+        ("--batch-size", "0"),
+        ("--lr", "-1"),
+        ("--lr", "nan"),
+        ("--warmup", "2"),
+        ("--mixup", "-1"),
+        ("--step-epochs", "0"),
+        ("--epochs", "0"),
+        ("--label-smoothing", "1.5"),
+        ("--folds", "1"),
+        ("--gain", "inf"),
+        ("--time-shift", "2"),
+        ("--seed", "-3"),
+    ],
+)
 def test_numbers_out_of_bounds_are_named(flag: str, value: str) -> None:
     with pytest.raises(UserError) as error:
         cli.parse({"training": config.TrainingFlags()}, [flag, value], "about")

@@ -12,12 +12,17 @@ from earshot.competition import find, load
 
 # --- hold-out
 
+
 @pytest.fixture
 def folded(tmp_path) -> Path:
     root = tmp_path / "f"
     files(root, *(f"audio/{i:02d}.wav" for i in range(20)))
-    csv(root / "train.csv", " ".join(["id,label,fold,group"] + [f"{i:02d},{'ab'[i % 2]},{i % 4 + 1},g{i // 4}"
-                                                               for i in range(20)]))
+    csv(
+        root / "train.csv",
+        " ".join(
+            ["id,label,fold,group"] + [f"{i:02d},{'ab'[i % 2]},{i % 4 + 1},g{i // 4}" for i in range(20)]
+        ),
+    )
     return root
 
 
@@ -28,7 +33,9 @@ def test_holdout_fold_keeps_groups_whole(folded):
 
 def test_holdout_fold(folded):
     table = folded / "train.csv"
-    table.write_text("\n".join(row.rpartition(",")[0] for row in table.read_text().splitlines()) + "\n")  # without groups
+    table.write_text(
+        "\n".join(row.rpartition(",")[0] for row in table.read_text().splitlines()) + "\n"
+    )  # without groups
     comp = load(folded, holdout="3")
     assert [r[0] for r in rows(comp, "test")] == ["02", "06", "10", "14", "18"]
     assert len(rows(comp, "train")) == 15 and comp.clips["split"].tolist() == ["train"] * 15 + ["test"] * 5
@@ -45,7 +52,9 @@ def test_holdout_fraction_keeps_groups(folded):
 
 @pytest.mark.parametrize("holdout", ["abc", "-1", "1.5", "nan", "inf"])
 def test_holdout_that_means_nothing(folded, holdout):
-    assert f"--holdout {holdout}" in refused(folded, holdout=holdout) and "fraction" in refused(folded, holdout=holdout)
+    assert f"--holdout {holdout}" in refused(folded, holdout=holdout) and "fraction" in refused(
+        folded, holdout=holdout
+    )
 
 
 def test_holdout_without_folds_or_too_small(kaggle):
@@ -61,15 +70,20 @@ def test_holdout_leaves_every_class_something_to_learn_from(kaggle):
 
 # --- ESC
 
+
 def test_esc(tmp_path):
     root = tmp_path / "esc"
     files(root, "audio/1-10-A-0.wav", "audio/2-11-A-1.wav")
-    csv(root / "meta/esc50.csv",
-        "filename,fold,target,category,src_file 1-10-A-0.wav,1,0,dog,10 2-11-A-1.wav,2,1,cat,11")
+    csv(
+        root / "meta/esc50.csv",
+        "filename,fold,target,category,src_file 1-10-A-0.wav,1,0,dog,10 2-11-A-1.wav,2,1,cat,11",
+    )
     comp = load(root)
     assert comp.layout == "ESC" and (comp.id_column, comp.label_column) == ("filename", "category")
-    assert rows(comp, "train") == [("1-10-A-0.wav", "audio/1-10-A-0.wav", "dog"),
-                                   ("2-11-A-1.wav", "audio/2-11-A-1.wav", "cat")]
+    assert rows(comp, "train") == [
+        ("1-10-A-0.wav", "audio/1-10-A-0.wav", "dog"),
+        ("2-11-A-1.wav", "audio/2-11-A-1.wav", "cat"),
+    ]
     assert comp.clips["fold"].tolist() == [1, 2] and comp.clips["group"].tolist() == ["10", "11"]
 
 
@@ -84,6 +98,7 @@ def test_real_esc10(esc10):
 
 # --- a folder per class
 
+
 def test_gtzan(tmp_path):
     root = tmp_path / "gtzan"
     files(root, *(f"Data/genres_original/{g}/{g}.0000{i}.au" for g in ("jazz", "blues") for i in range(2)))
@@ -97,11 +112,23 @@ def test_gtzan(tmp_path):
 
 def test_class_folders_with_splits(tmp_path):
     root = tmp_path / "c"
-    files(root, "train/dog/1.wav", "train/cat/1.wav", "train/cat/2.wav", "valid/dog/3.wav", "test/dog/1.wav",
-          "test/loose.wav", "notes.wav")
+    files(
+        root,
+        "train/dog/1.wav",
+        "train/cat/1.wav",
+        "train/cat/2.wav",
+        "valid/dog/3.wav",
+        "test/dog/1.wav",
+        "test/loose.wav",
+        "notes.wav",
+    )
     comp = load(root)
-    assert rows(comp, "train") == [("train/cat/1.wav", "train/cat/1.wav", "cat"), ("2.wav", "train/cat/2.wav", "cat"),
-                                   ("train/dog/1.wav", "train/dog/1.wav", "dog"), ("3.wav", "valid/dog/3.wav", "dog")]
+    assert rows(comp, "train") == [
+        ("train/cat/1.wav", "train/cat/1.wav", "cat"),
+        ("2.wav", "train/cat/2.wav", "cat"),
+        ("train/dog/1.wav", "train/dog/1.wav", "dog"),
+        ("3.wav", "valid/dog/3.wav", "dog"),
+    ]
     assert rows(comp, "test") == [("1.wav", "test/dog/1.wav", "dog")]
     assert rows(comp, "subm") == [("loose.wav", "test/loose.wav", None)]
     assert comp.missing == [("train", "notes.wav", "not in a class folder")]
@@ -111,13 +138,24 @@ def test_class_folders_with_splits(tmp_path):
 def test_classes_that_are_called_like_splits(tmp_path):
     root = tmp_path / "vehicles"
     files(root, "train/1.wav", "bus/2.wav", "test_siren/3.wav")
-    assert rows(load(root), "train") == [("2.wav", "bus/2.wav", "bus"), ("3.wav", "test_siren/3.wav", "test_siren"),
-                                         ("1.wav", "train/1.wav", "train")]
+    assert rows(load(root), "train") == [
+        ("2.wav", "bus/2.wav", "bus"),
+        ("3.wav", "test_siren/3.wav", "test_siren"),
+        ("1.wav", "train/1.wav", "train"),
+    ]
 
 
 def test_ignored_files(tmp_path):
     root = tmp_path / "c"
-    files(root, "dog/1.wav", "cat/2.WAV", "__MACOSX/cow/3.wav", ".git/cow/4.wav", "dog/.5.wav", "cat/readme.flac")
+    files(
+        root,
+        "dog/1.wav",
+        "cat/2.WAV",
+        "__MACOSX/cow/3.wav",
+        ".git/cow/4.wav",
+        "dog/.5.wav",
+        "cat/readme.flac",
+    )
     (root / "cat/readme.flac").rename(root / "cat/readme.txt")
     (root / "logmel/cow").mkdir(parents=True)
     (root / "logmel/manifest.json").write_text("{}")
@@ -145,14 +183,23 @@ def test_link_back_up_is_no_endless_walk(tmp_path):
 
 # --- nothing known
 
+
 def test_not_recognised(tmp_path):
     root = tmp_path / "c"
     files(root, "one/a.wav", "one/b.flac", "c.wav")
     (root / "photos").mkdir()
     (root / "audio.zip").write_bytes(b"PK")
     line = refused(root)
-    for part in ("train csv", "meta/*.csv", "class folders", "0 csv files", "3 audio files (1 .flac, 2 .wav)",
-                 "2 subfolders (one, photos)", "audio.zip", str(root)):
+    for part in (
+        "train csv",
+        "meta/*.csv",
+        "class folders",
+        "0 csv files",
+        "3 audio files (1 .flac, 2 .wav)",
+        "2 subfolders (one, photos)",
+        "audio.zip",
+        str(root),
+    ):
         assert part in line, part
 
 
@@ -184,12 +231,15 @@ def test_find(kaggle, tmp_path):
 def test_a_large_folder_is_quick(tmp_path):
     """20,000 files: an index, not a search per id."""
     import time
+
     root = tmp_path / "c"
     (root / "audio_train").mkdir(parents=True)
     names = [f"{i:05d}.wav" for i in range(20_000)]
     for name in names:
         (root / "audio_train" / name).touch()
-    pd.DataFrame({"fname": names, "label": [n[4] for n in names], "fold": 1}).to_csv(root / "train.csv", index=False)
+    pd.DataFrame({"fname": names, "label": [n[4] for n in names], "fold": 1}).to_csv(
+        root / "train.csv", index=False
+    )
     start = time.perf_counter()
     comp = load(root, holdout="0.2")
     assert time.perf_counter() - start < 15

@@ -36,7 +36,9 @@ def made(tmp_path_factory) -> Path:
     make_competition(folder / "tones", train=4, subm=1)
     os.chdir(folder)
     try:
-        get_features.main(["--competition", "tones", "--extractor", "logmel", "--n-mels", "16", "--device", "cpu"])
+        get_features.main(
+            ["--competition", "tones", "--extractor", "logmel", "--n-mels", "16", "--device", "cpu"]
+        )
         train.main([*TRAIN, "--features", "data/tones/logmel", "--name", "r"])
     finally:
         os.chdir(before)
@@ -94,23 +96,29 @@ def changed(folder: Path, change) -> Run:
 
 # --- labels
 
+
 def test_a_cache_of_another_label_order_than_it_was_made_with(work: Path) -> None:
     content = load(work / "unique_labels.pkl", mmap=False)
     wanted = Cache(work).record["labels"]
     dump(work / "unique_labels.pkl", {**content, "unique_labels": content["unique_labels"][::-1].copy()})
     rewrite(work)
     line = said(Cache, work)
-    assert "unique_labels.pkl" in line and wanted in line and digest_of(["tone2", "tone1", "tone0"])[:16] in line
+    assert (
+        "unique_labels.pkl" in line and wanted in line and digest_of(["tone2", "tone1", "tone0"])[:16] in line
+    )
 
 
 ORDER, FEWER, OTHER = ["tone0", "tone2", "tone1"], ["tone0", "tone1"], ["tone0", "tone1", "tone9"]
 
 
-@pytest.mark.parametrize("names, words", [
-    (ORDER, ("label[1]: tone1 there, tone2 here", "3 there, 3 here")),
-    (FEWER, ("label[2]: tone2 there, nothing here", "3 there, 2 here")),
-    (OTHER, ("label[2]: tone2 there, tone9 here",)),
-])
+@pytest.mark.parametrize(
+    "names, words",
+    [
+        (ORDER, ("label[1]: tone1 there, tone2 here", "3 there, 3 here")),
+        (FEWER, ("label[2]: tone2 there, nothing here", "3 there, 2 here")),
+        (OTHER, ("label[2]: tone2 there, tone9 here",)),
+    ],
+)
 def test_other_labels(work: Path, names: list[str], words: tuple[str, ...]) -> None:
     """In a blend, in predict.py and where a run is continued."""
     run = Run.open(Path("runs/r"))
@@ -129,8 +137,17 @@ def test_other_labels(work: Path, names: list[str], words: tuple[str, ...]) -> N
 
 # --- settings and files
 
-@pytest.mark.parametrize("key, inner, value", [("weights", None, "0123456789abcdef"), ("window", "hop", 0.25),
-                                               ("audio", "normalize", "?"), ("settings", "n_mels", 64), ("extractor", None, "fbank")])
+
+@pytest.mark.parametrize(
+    "key, inner, value",
+    [
+        ("weights", None, "0123456789abcdef"),
+        ("window", "hop", 0.25),
+        ("audio", "normalize", "?"),
+        ("settings", "n_mels", 64),
+        ("extractor", None, "fbank"),
+    ],
+)
 def test_a_run_and_a_cache_of_other_settings(work: Path, key: str, inner: str | None, value: object) -> None:
     record = Cache(work).record
     before = record[key][inner] if inner and inner in record[key] else record[key] if not inner else "nothing"
@@ -142,10 +159,13 @@ def test_a_run_and_a_cache_of_other_settings(work: Path, key: str, inner: str | 
     assert f"features.{name}: {before} there, {value} here" in line, line
 
 
-@pytest.mark.parametrize("change, words", [
-    ({"clips": {"train": "12 clips 000000000000"}}, "clips: 12 clips"),
-    ({"augment": {"augment": 2}}, "augment.augment: nothing there, 2 here"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"clips": {"train": "12 clips 000000000000"}}, "clips: 12 clips"),
+        ({"augment": {"augment": 2}}, "augment.augment: nothing there, 2 here"),
+    ],
+)
 def test_a_run_continued_on_other_clips_or_copies(work: Path, change: dict, words: str) -> None:
     rewrite(work, **{key: {**Cache(work).record.get(key, {}), **value} for key, value in change.items()})
     line = said(train.main, [*TRAIN, "--features", str(work), "--name", "r"])
@@ -159,7 +179,12 @@ def test_runs_that_predict_other_clips(work: Path) -> None:
     shutil.copytree("runs/r", "runs/s")
     changed(Path("runs/s"), lambda config: config.update(features_folder="data/tones/other"))
     line = refused(script("predict.py", "--runs", "r", "s", cwd=Path.cwd(), ok=None))
-    assert clips["subm"] in line and "3 clips 0123456789ab" in line and "runs/s" in line and not Path("submissions/x.csv").exists()
+    assert (
+        clips["subm"] in line
+        and "3 clips 0123456789ab" in line
+        and "runs/s" in line
+        and not Path("submissions/x.csv").exists()
+    )
 
 
 def test_loose_audio_with_other_weights(work: Path) -> None:
@@ -181,15 +206,22 @@ def test_the_sample_file_beside_the_cache(work: Path, change: str) -> None:
         sample.unlink()
     else:
         rewrite(work, sample_submission=None)
-    there, here = {"edit": (wanted, digest(sample)[:12] if sample.exists() else ""), "remove": (wanted, "nothing"),
-                   "add": ("nothing", wanted)}[change]
+    there, here = {
+        "edit": (wanted, digest(sample)[:12] if sample.exists() else ""),
+        "remove": (wanted, "nothing"),
+        "add": ("nothing", wanted),
+    }[change]
     line = said(stage.rehearse, Cache(work), Path("s.csv"), "f1_macro")
     assert f"content {here} now, {there} then" in line and str(sample) in line, line
     assert said(submission.sample_of, Cache(work)) == line
-    assert line == said(predict.main, ["--runs", "r", "--out", "x.csv", "--device", "cpu"]) and not Path("x.csv").exists()
+    assert (
+        line == said(predict.main, ["--runs", "r", "--out", "x.csv", "--device", "cpu"])
+        and not Path("x.csv").exists()
+    )
 
 
 # --- a run's own parts
+
 
 def test_a_head_and_predictions_of_another_number_of_labels(work: Path) -> None:
     run, cache = Run.open(Path("runs/r")), Cache(work)
@@ -202,7 +234,13 @@ def test_a_head_and_predictions_of_another_number_of_labels(work: Path) -> None:
     fold.save_predictions("last", np.full((6, 5), 0.2, dtype=np.float32))
     rows = blend.rows_of(cache, "train", "mel", CPU)
     numbers = np.full(12, 1)
-    numbers[[i for i, f in enumerate(np.genfromtxt("runs/r/oof.csv", delimiter=",", skip_header=1, usecols=1)) if f == 0]] = 0
+    numbers[
+        [
+            i
+            for i, f in enumerate(np.genfromtxt("runs/r/oof.csv", delimiter=",", skip_header=1, usecols=1))
+            if f == 0
+        ]
+    ] = 0
     count = int((numbers == 0).sum())
     line = said(crossval.summarise, run, rows, numbers)
     assert f"valid_last.npy holds predictions of 6 x 5, and the fold has {count} clips x 3 labels" in line
@@ -210,8 +248,11 @@ def test_a_head_and_predictions_of_another_number_of_labels(work: Path) -> None:
 
 # --- the competition's own files
 
+
 @pytest.mark.parametrize("change", ["label", "add", "remove", "rename", "content"])
-def test_files_that_changed_after_the_extraction(work: Path, change: str, capsys: pytest.CaptureFixture) -> None:
+def test_files_that_changed_after_the_extraction(
+    work: Path, change: str, capsys: pytest.CaptureFixture
+) -> None:
     table, audio = Path("tones/train.csv"), Path("tones/audio_train")
     text = table.read_text()
     if change == "label":
@@ -230,16 +271,24 @@ def test_files_that_changed_after_the_extraction(work: Path, change: str, capsys
     before = Cache(work).record["clips"]["train"]
     line = said(get_features.main, args)
     here = {"add": "13 clips ", "remove": "11 clips "}.get(change, "12 clips ")
-    assert f"clips.train: {before} there, {here}" in line and "--cache NAME" in line and "--fresh" in line, line
+    assert f"clips.train: {before} there, {here}" in line and "--cache NAME" in line and "--fresh" in line, (
+        line
+    )
     assert Cache(work).record["clips"]["train"] == before  # nothing lost
 
 
 # --- the difference itself
 
-@pytest.mark.parametrize("there, here, line", [
-    ({"a": [1, 2]}, {"a": [1, 3]}, "a[1]: 2 there, 3 here"), ({"a": [1]}, {"a": [1, 3]}, "a[1]: nothing there, 3 here"),
-    ({"a": [1]}, {"a": 1}, "a: [1] there, 1 here"), ({"a": {"b": 1}}, {}, "a.b: 1 there, nothing here"),
-    ({"a": []}, {"a": ["x"]}, "a[0]: nothing there, x here"),
-])
+
+@pytest.mark.parametrize(
+    "there, here, line",
+    [
+        ({"a": [1, 2]}, {"a": [1, 3]}, "a[1]: 2 there, 3 here"),
+        ({"a": [1]}, {"a": [1, 3]}, "a[1]: nothing there, 3 here"),
+        ({"a": [1]}, {"a": 1}, "a: [1] there, 1 here"),
+        ({"a": {"b": 1}}, {}, "a.b: 1 there, nothing here"),
+        ({"a": []}, {"a": ["x"]}, "a[0]: nothing there, x here"),
+    ],
+)
 def test_a_difference_is_two_values(there: dict, here: dict, line: str) -> None:
     assert differences(there, here) == [line] and differences(there, json.loads(json.dumps(there))) == []

@@ -79,9 +79,15 @@ def test_timm_is_the_librarys_network():
     assert build().training
 
 
-@pytest.mark.parametrize("backbone, shape, size", [
-    (TINY, (2, 40, 50), (40, 50)), (TINY, (16, 1, 75), (32, 75)), ("test_vit", (1, 40, 50), (160, 160)),
-    ("test_maxvit", (1, 40, 50), None)])
+@pytest.mark.parametrize(
+    "backbone, shape, size",
+    [
+        (TINY, (2, 40, 50), (40, 50)),
+        (TINY, (16, 1, 75), (32, 75)),
+        ("test_vit", (1, 40, 50), (160, 160)),
+        ("test_maxvit", (1, 40, 50), None),
+    ],
+)
 def test_timm_resizes_where_a_network_needs_it(backbone, shape, size):
     head = build(shape, backbone=backbone).eval()
     own = tuple(library.get_pretrained_cfg(backbone).input_size[1:])
@@ -91,8 +97,12 @@ def test_timm_resizes_where_a_network_needs_it(backbone, shape, size):
 
 
 def test_timm_names_close_backbones():
-    for backbone, word in (("efficentnet_b0", "efficientnet_b0"), ("resnt18", "resnet18"), ("zzzz", "list_models"),
-                           ("resnet18.no_such_tag", "no_such_tag")):
+    for backbone, word in (
+        ("efficentnet_b0", "efficientnet_b0"),
+        ("resnt18", "resnet18"),
+        ("zzzz", "list_models"),
+        ("resnet18.no_such_tag", "no_such_tag"),
+    ):
         with pytest.raises(models.HeadError, match=word) as caught:
             build(backbone=backbone)
         assert "\n" not in str(caught.value)
@@ -108,8 +118,12 @@ def test_timm_loads_local_weights_of_three_channels(tmp_path: Path):
         before = head.net.conv_stem.weight.clone()
         assert head.config["options"]["weights"] == str(weights)
         head.load_pretrained()
-        wanted = source.conv_stem.weight.sum(1, keepdim=True)  # timm: a grey image through the three channels' sum
-        assert torch.allclose(head.net.conv_stem.weight, wanted, atol=1e-6) and not torch.equal(before, wanted)
+        wanted = source.conv_stem.weight.sum(
+            1, keepdim=True
+        )  # timm: a grey image through the three channels' sum
+        assert torch.allclose(head.net.conv_stem.weight, wanted, atol=1e-6) and not torch.equal(
+            before, wanted
+        )
         assert torch.equal(head.net.conv_head.weight, source.conv_head.weight)
         assert head.net.classifier.weight.shape == (3, source.num_features)
     plain = build()
@@ -137,8 +151,10 @@ def test_timm_says_in_one_line_that_weights_cannot_be_had(tmp_path: Path, monkey
 def test_recipes_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
     monkeypatch.chdir(tmp_path)
     make_competition(tmp_path / "tones", classes=2, train=4, subm=1, seconds=0.6)
-    tiny = {"crnn": ("--head.channels", "4,4", "--head.hidden", "4"),
-            "timm": ("--head.backbone", TINY, "--head.weights", "null")}
+    tiny = {
+        "crnn": ("--head.channels", "4,4", "--head.hidden", "4"),
+        "timm": ("--head.backbone", TINY, "--head.weights", "null"),
+    }
     for recipe, options in tiny.items():
         get_features.main(["--competition", "tones", "--recipe", recipe, "--workers", "1"])
         train.main(["--recipe", recipe, *options, "--epochs", "1", "--folds", "2"])
@@ -146,6 +162,8 @@ def test_recipes_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
 
 
 def test_timm_refuses_raw_audio_at_once():
-    with pytest.raises(models.HeadError, match="image of 32x220500, too large: extract spectrograms") as caught:
+    with pytest.raises(
+        models.HeadError, match="image of 32x220500, too large: extract spectrograms"
+    ) as caught:
         models.build("timm", (1, 1, 220500), 5, backbone="test_efficientnet")
     assert "\n" not in str(caught.value)

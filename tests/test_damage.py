@@ -30,14 +30,20 @@ def scripts():
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    return make_competition(tmp_path_factory.mktemp("data") / "tones", train=14, subm=4, seconds=0.3)  # 2 shards of training clips
+    return make_competition(
+        tmp_path_factory.mktemp("data") / "tones", train=14, subm=4, seconds=0.3
+    )  # 2 shards of training clips
 
 
 FLAGS = ("--extractor", "logmel", "--n-mels", "16", "--augment", "1", "--device", "cpu", "--workers", "1")
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file() and p.name != ".lock"}
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and p.name != ".lock"
+    }
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +75,7 @@ def harm(path: Path, how: str) -> None:
         data[len(data) // 2] ^= 1
         path.write_bytes(data)
     else:
-        path.write_bytes(data[:{"empty": 0, "cut": len(data) // 2}[how]])
+        path.write_bytes(data[: {"empty": 0, "cut": len(data) // 2}[how]])
 
 
 @pytest.mark.parametrize("how", ["missing", "flipped", "empty", "cut"])
@@ -83,7 +89,9 @@ def test_a_damaged_shard_is_made_again(scripts, data, calm, begun, tmp_path, cap
     monkeypatch.setattr(extract, "decode", lambda path, *more: (read.append(path), whole(path, *more))[1])
     scripts[0](["--competition", str(data), *FLAGS, "--out", str(tmp_path)])
     said = [line for line in capsys.readouterr().out.splitlines() if "set aside" in line]
-    told = not (how == "missing" and not name.endswith("pkl"))  # a shard without checksum, a folder without manifest: as after a kill
+    told = not (
+        how == "missing" and not name.endswith("pkl")
+    )  # a shard without checksum, a folder without manifest: as after a kill
     assert len(said) == told and all(Path(name).name.partition(".")[0] in line for line in said), said
     assert files(folder) == files(calm)
     again = [path for path in read if Path(path).parent.name == "audio_train"]
@@ -91,20 +99,42 @@ def test_a_damaged_shard_is_made_again(scripts, data, calm, begun, tmp_path, cap
 
 
 @pytest.mark.parametrize("how", ["missing", "flipped", "empty", "cut"])
-@pytest.mark.parametrize("name", ["train.pkl", "subm.pkl", "augmented.pkl", "unique_labels.pkl", "bad_audio.csv",
-                                  "sample_submission.csv", "manifest.json"])
-def test_a_damaged_cache_is_refused_by_readers_and_made_anew(scripts, data, calm, tmp_path, capsys, name, how):
+@pytest.mark.parametrize(
+    "name",
+    [
+        "train.pkl",
+        "subm.pkl",
+        "augmented.pkl",
+        "unique_labels.pkl",
+        "bad_audio.csv",
+        "sample_submission.csv",
+        "manifest.json",
+    ],
+)
+def test_a_damaged_cache_is_refused_by_readers_and_made_anew(
+    scripts, data, calm, tmp_path, capsys, name, how
+):
     folder = tmp_path / "tones" / "logmel"
     shutil.copytree(calm, folder)
     harm(folder / name, how)
-    if name not in ("bad_audio.csv", "sample_submission.csv"):  # what readers use of those two is compared elsewhere
+    if name not in (
+        "bad_audio.csv",
+        "sample_submission.csv",
+    ):  # what readers use of those two is compared elsewhere
         with pytest.raises(UserError) as error:
             cache = Cache(folder)
             cache.split("train"), cache.split("subm"), cache.augmented()
-        assert name in str(error.value) and "\n" not in str(error.value) and "get_features.py" in str(error.value)
+        assert (
+            name in str(error.value)
+            and "\n" not in str(error.value)
+            and "get_features.py" in str(error.value)
+        )
     scripts[0](["--competition", str(data), *FLAGS, "--out", str(tmp_path)])
     said = capsys.readouterr().out
-    assert said.count("set aside") == (0 if (name, how) == ("manifest.json", "missing") else 1) and "nothing to do" not in said
+    assert (
+        said.count("set aside") == (0 if (name, how) == ("manifest.json", "missing") else 1)
+        and "nothing to do" not in said
+    )
     assert files(folder) == files(calm)
 
 
@@ -116,7 +146,19 @@ def test_shards_of_other_settings_are_not_mixed_in(scripts, data, begun, calm, t
         path.unlink() if path.name == "train-00000.json" else None
     (folder / "manifest.json").unlink()
     with pytest.raises(SystemExit):
-        scripts[0](["--competition", str(data), *FLAGS, "--seconds", "0.2", "--out", str(tmp_path), "--max-hours", "0.0000001"])
+        scripts[0](
+            [
+                "--competition",
+                str(data),
+                *FLAGS,
+                "--seconds",
+                "0.2",
+                "--out",
+                str(tmp_path),
+                "--max-hours",
+                "0.0000001",
+            ]
+        )
     assert capsys.readouterr().out.count("belongs to another cache") == 2
     scripts[0](["--competition", str(data), *FLAGS, "--fresh", "--out", str(tmp_path)])
     assert files(folder) == files(calm)
@@ -128,7 +170,10 @@ def test_a_cache_of_another_version_is_refused_and_kept(scripts, data, calm, tmp
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({**manifest, "version": 1}))
     before = files(folder)
-    for refusal in (lambda: Cache(folder), lambda: scripts[0](["--competition", str(data), *FLAGS, "--out", str(tmp_path)])):
+    for refusal in (
+        lambda: Cache(folder),
+        lambda: scripts[0](["--competition", str(data), *FLAGS, "--out", str(tmp_path)]),
+    ):
         with pytest.raises(UserError, match="cache version 1, this is 2"):
             refusal()
     assert files(folder) == before
@@ -167,12 +212,17 @@ def test_an_earlier_cache_is_taken(scripts, data, calm, attached, tmp_path, caps
     assert files(tmp_path / "data" / "tones" / "logmel") == files(calm) and files(attached) == before
 
 
-def test_earlier_shards_are_taken_and_damaged_ones_are_not(scripts, data, calm, begun, attached, tmp_path, capsys):
+def test_earlier_shards_are_taken_and_damaged_ones_are_not(
+    scripts, data, calm, begun, attached, tmp_path, capsys
+):
     shutil.copytree(begun, attached / "kit" / "tones" / "logmel")
     harm(attached / "kit" / "tones" / "logmel" / "shards" / "train-00001.pkl", "flipped")
     scripts[0](["--competition", str(data), *FLAGS])
     said = capsys.readouterr().out
-    assert "train-00001.pkl is damaged (its checksum differs): not taken" in said and "taken from an earlier session: 44 clips" in said
+    assert (
+        "train-00001.pkl is damaged (its checksum differs): not taken" in said
+        and "taken from an earlier session: 44 clips" in said
+    )
     assert files(tmp_path / "data" / "tones" / "logmel") == files(calm)
 
 
@@ -190,10 +240,16 @@ TRAIN = ("--recipe", "linear", "--epochs", "3", "--folds", "2", "--batch-size", 
 
 
 def results(run: Path) -> dict[str, bytes]:
-    return {name: data for name, data in files(run).items() if name.startswith("oof") or name.endswith((".npy", "model.safetensors"))}
+    return {
+        name: data
+        for name, data in files(run).items()
+        if name.startswith("oof") or name.endswith((".npy", "model.safetensors"))
+    }
 
 
-def test_an_earlier_run_is_continued_and_its_cache_read_where_it_lies(scripts, calm, attached, tmp_path, capsys, monkeypatch):
+def test_an_earlier_run_is_continued_and_its_cache_read_where_it_lies(
+    scripts, calm, attached, tmp_path, capsys, monkeypatch
+):
     shutil.copytree(calm, tmp_path / "data" / "tones" / "logmel")
     scripts[1]([*TRAIN, "--runs-folder", "calm", "--out", "calm.csv"])
     (name,) = [p.name for p in (tmp_path / "calm").iterdir()]
@@ -210,7 +266,19 @@ def test_an_earlier_run_is_continued_and_its_cache_read_where_it_lies(scripts, c
     assert (tmp_path / "submissions" / "submission.csv").read_bytes() == (tmp_path / "calm.csv").read_bytes()
     assert files(attached) == before and not (tmp_path / "data").exists()
     with pytest.raises(UserError, match="epochs: 3 there, 4 here"):
-        scripts[1]([*TRAIN, "--name", name, "--epochs", "4", "--runs-folder", "new", "--continue-from", str(attached)])
+        scripts[1](
+            [
+                *TRAIN,
+                "--name",
+                name,
+                "--epochs",
+                "4",
+                "--runs-folder",
+                "new",
+                "--continue-from",
+                str(attached),
+            ]
+        )
 
 
 def test_where_there_is_nothing_to_continue_from(scripts, data, calm, attached, tmp_path, capsys):
@@ -219,10 +287,24 @@ def test_where_there_is_nothing_to_continue_from(scripts, data, calm, attached, 
             main([*flags, "--continue-from", "nowhere"])
     shutil.copytree(calm, tmp_path / "data" / "tones" / "logmel", dirs_exist_ok=True)
     (attached / "loop").symlink_to(attached)
-    scripts[0](["--competition", str(data), *FLAGS, "--seconds", "0.2", "--cache", "short", "--continue-from", str(attached)])
+    scripts[0](
+        [
+            "--competition",
+            str(data),
+            *FLAGS,
+            "--seconds",
+            "0.2",
+            "--cache",
+            "short",
+            "--continue-from",
+            str(attached),
+        ]
+    )
     assert "nothing in" in capsys.readouterr().out
 
 
 def test_the_command_that_continues(monkeypatch):
-    monkeypatch.setattr("sys.argv", [os.path.join(os.getcwd(), "train.py"), "--name", "my run", "--fresh", "--max-hours", "2"])
+    monkeypatch.setattr(
+        "sys.argv", [os.path.join(os.getcwd(), "train.py"), "--name", "my run", "--fresh", "--max-hours", "2"]
+    )
     assert cli.command() == "python train.py --name 'my run' --max-hours 2"

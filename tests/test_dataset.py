@@ -34,15 +34,25 @@ def made_rows(clips: int = 45, full: bool = False, folder: Path | None = None) -
     if folder:
         np.save(folder / "mel.npy", mel)
         mel = np.load(folder / "mel.npy", mmap_mode="r")
-    split = {"ids": np.array([f"c{i}" for i in range(clips)]), "labels": np.array(CLASSES)[labels], "mel": mel, "clip": clip,
-             "folds": np.full(clips, -1), "groups": np.full(clips, ""), "length": length}
+    split = {
+        "ids": np.array([f"c{i}" for i in range(clips)]),
+        "labels": np.array(CLASSES)[labels],
+        "mel": mel,
+        "clip": clip,
+        "folds": np.full(clips, -1),
+        "groups": np.full(clips, ""),
+        "length": length,
+    }
     return Rows(split, "mel", CLASSES, 1.0, "cpu")
 
 
 def test_pool_windows_is_the_mean_per_clip():
     logits = torch.tensor([[1.0, 2], [3, 6], [5, 5], [7, 1]])
     found = pool_windows(logits, torch.tensor([2, 2, 0, 3]), 5)
-    assert torch.equal(found[[2, 0, 3]], torch.tensor([[2.0, 4], [5, 5], [7, 1]])) and found[[1, 4]].isnan().all()
+    assert (
+        torch.equal(found[[2, 0, 3]], torch.tensor([[2.0, 4], [5, 5], [7, 1]]))
+        and found[[1, 4]].isnan().all()
+    )
 
 
 def test_batches_equal_the_source_resident_or_mapped(tmp_path, monkeypatch):
@@ -63,12 +73,30 @@ def test_batches_equal_the_source_resident_or_mapped(tmp_path, monkeypatch):
 def test_masks_come_from_the_lengths():
     found = made_rows()
     length = {1e-4: 1, 0.4: 2, 0.55: 3, 1.0: 5}  # of five frames; even a sliver is a frame
-    split = {"ids": np.array(list("wxyz")), "labels": np.array(list("abc?")), "folds": NONE[:4], "groups": ALONE[:4],
-             "clip": np.arange(4), "length": np.array(list(length), dtype=np.float32), "mel": np.zeros((4, 1, 2, 5), np.float16)}
+    split = {
+        "ids": np.array(list("wxyz")),
+        "labels": np.array(list("abc?")),
+        "folds": NONE[:4],
+        "groups": ALONE[:4],
+        "clip": np.arange(4),
+        "length": np.array(list(length), dtype=np.float32),
+        "mel": np.zeros((4, 1, 2, 5), np.float16),
+    }
     rows = Rows(split, "mel", CLASSES, 1.0, "cpu")
-    assert rows.batch(np.arange(4))[1].sum(1).tolist() == list(length.values()) and rows.labels.tolist() == [0, 1, 2, -1]
-    assert rows.batch(np.array([3]))[1].all(), "a full row has its mask too, because another row of the split needs one"
-    assert found.masked and not made_rows(full=True).masked and made_rows(full=True).batch(np.arange(3))[1] is None
+    assert rows.batch(np.arange(4))[1].sum(1).tolist() == list(length.values()) and rows.labels.tolist() == [
+        0,
+        1,
+        2,
+        -1,
+    ]
+    assert rows.batch(np.array([3]))[1].all(), (
+        "a full row has its mask too, because another row of the split needs one"
+    )
+    assert (
+        found.masked
+        and not made_rows(full=True).masked
+        and made_rows(full=True).batch(np.arange(3))[1] is None
+    )
     picked = np.zeros(45, dtype=bool)
     picked[[0, 4]] = True
     assert found.clip[found.of_clips(picked)].tolist() == [0, 0, 4]
@@ -79,12 +107,24 @@ def test_masks_come_from_the_lengths():
 
 def with_copies(partner: list[int], share: list[float], folder: Path | None = None) -> Rows:
     """Four clips of a window each, and two copies of each: copy c of clip i has the value 10 * (c + 1) + i."""
-    split = {"ids": np.array(list("wxyz")), "labels": np.array(["a", "b", "c", "a"]), "folds": np.array([1, 1, 2, 2]),
-             "groups": ALONE[:4], "clip": np.arange(4), "length": np.ones(4, np.float32),
-             "mel": np.arange(4, dtype=np.float16).reshape(4, 1, 1, 1)}
+    split = {
+        "ids": np.array(list("wxyz")),
+        "labels": np.array(["a", "b", "c", "a"]),
+        "folds": np.array([1, 1, 2, 2]),
+        "groups": ALONE[:4],
+        "clip": np.arange(4),
+        "length": np.ones(4, np.float32),
+        "mel": np.arange(4, dtype=np.float16).reshape(4, 1, 1, 1),
+    }
     clip, copy = np.tile(np.arange(4), 2), np.repeat([0, 1], 4)
-    made = {"clip": clip, "copy": copy, "partner": np.array(partner), "share": np.array(share, np.float32),
-            "length": np.ones(8, np.float32), "mel": (10.0 * (copy + 1) + clip).astype(np.float16).reshape(8, 1, 1, 1)}
+    made = {
+        "clip": clip,
+        "copy": copy,
+        "partner": np.array(partner),
+        "share": np.array(share, np.float32),
+        "length": np.ones(8, np.float32),
+        "mel": (10.0 * (copy + 1) + clip).astype(np.float16).reshape(8, 1, 1, 1),
+    }
     if folder:
         for name, part in (("own", split), ("made", made)):
             np.save(folder / f"{name}.npy", part["mel"])
@@ -103,7 +143,12 @@ def test_copies_take_their_turns(tmp_path, monkeypatch, mapped):
     assert len(rows) == 4 and len(rows.of_clips(np.ones(4, bool))) == 4, "nobody meets a copy by chance"
     everyone = np.arange(4)
     seen = [values(rows, rows.of_epoch(everyone, epoch)) for epoch in (1, 2, 3, 4)]
-    assert seen[0] == [0, 3, 11, 22] and seen[1] == [2, 10, 13, 21] and seen[2] == [1, 12, 20, 23] and seen[3] == seen[0]
+    assert (
+        seen[0] == [0, 3, 11, 22]
+        and seen[1] == [2, 10, 13, 21]
+        and seen[2] == [1, 12, 20, 23]
+        and seen[3] == seen[0]
+    )
     assert rows.of_epoch(np.array([1]), 3).tolist() == [1]
     assert torch.equal(rows.targets_of(np.array([3, 4 + 4 + 1])), torch.tensor([[1.0, 0, 0], [0, 1, 0]]))
 
@@ -111,13 +156,19 @@ def test_copies_take_their_turns(tmp_path, monkeypatch, mapped):
 def test_a_copy_mixed_with_a_clip_outside_is_passed_over():
     partner, share = [1, -1, 3, -1, -1, -1, -1, -1], [0.25, 1, 0.5, 1, 1, 1, 1, 1]
     rows = with_copies(partner, share)
-    assert torch.equal(rows.targets_of(np.array([4, 6, 0])), torch.tensor([[0.25, 0.75, 0], [0.5, 0, 0.5], [1, 0, 0]]))
+    assert torch.equal(
+        rows.targets_of(np.array([4, 6, 0])), torch.tensor([[0.25, 0.75, 0], [0.5, 0, 0.5], [1, 0, 0]])
+    )
     both, apart = np.array([0, 1]), np.array([0, 2])
     assert values(rows, rows.of_epoch(both, 2)) == [10, 21]
-    assert values(rows, rows.with_copies(both)) == [0, 1, 10, 11, 20, 21] and values(rows, rows.with_copies(apart)) == [0, 2, 20, 22]
+    assert values(rows, rows.with_copies(both)) == [0, 1, 10, 11, 20, 21] and values(
+        rows, rows.with_copies(apart)
+    ) == [0, 2, 20, 22]
     for epoch in range(1, 7):
         found = rows.of_epoch(apart, epoch)
-        assert len(found) == 2 and not {4, 6} & set(found.tolist()), "their partners, 1 and 3, are not among the training rows"
+        assert len(found) == 2 and not {4, 6} & set(found.tolist()), (
+            "their partners, 1 and 3, are not among the training rows"
+        )
     assert values(rows, rows.of_epoch(apart, 2)) == [2, 20], "the next copy takes the place"
 
 
@@ -125,9 +176,16 @@ def test_a_copy_mixed_with_a_clip_outside_is_passed_over():
 
 
 def test_further_views_come_along_as_integers(monkeypatch):
-    split = {"ids": np.array(list("xy")), "labels": np.array(["a", "b"]), "folds": NONE[:2], "groups": ALONE[:2],
-             "clip": np.arange(2), "length": np.ones(2, np.float32), "mel": np.zeros((2, 1, 2, 5), np.float16),
-             "codes": np.arange(20, dtype=np.int16).reshape(2, 2, 1, 5)}
+    split = {
+        "ids": np.array(list("xy")),
+        "labels": np.array(["a", "b"]),
+        "folds": NONE[:2],
+        "groups": ALONE[:2],
+        "clip": np.arange(2),
+        "length": np.ones(2, np.float32),
+        "mel": np.zeros((2, 1, 2, 5), np.float16),
+        "codes": np.arange(20, dtype=np.int16).reshape(2, 2, 1, 5),
+    }
     rows = Rows(split, "mel", CLASSES, 1.0, "cpu", also=("codes",))
     found = rows.extras(np.array([1, 0]))["codes"]
     assert found.dtype == torch.int64 and found[0].flatten().tolist() == list(range(10, 20))
@@ -141,8 +199,15 @@ def test_further_views_come_along_as_integers(monkeypatch):
 
 def test_several_labels_are_shares_of_their_own():
     matrix = np.array([[1, 1, 0], [0, 0, 0]], dtype=np.int8)
-    split = {"ids": np.array(list("xy")), "labels": matrix, "folds": NONE[:2], "groups": ALONE[:2], "clip": np.arange(2),
-             "length": np.ones(2, np.float32), "mel": np.zeros((2, 1, 2, 5), np.float16)}
+    split = {
+        "ids": np.array(list("xy")),
+        "labels": matrix,
+        "folds": NONE[:2],
+        "groups": ALONE[:2],
+        "clip": np.arange(2),
+        "length": np.ones(2, np.float32),
+        "mel": np.zeros((2, 1, 2, 5), np.float16),
+    }
     rows = Rows(split, "mel", CLASSES, 1.0, "cpu")
     assert rows.multilabel and rows.truth.tolist() == matrix.tolist() and rows.labels.tolist() == [-1, -1]
 

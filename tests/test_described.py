@@ -17,7 +17,10 @@ from earshot.errors import UserError
 PREDICT = ["--runs", "runs/r", "--device", "cpu"]
 
 
-@pytest.mark.parametrize("key", ["prior", "columns", "precision", "features_folder", *(f"record.{key}" for key in described.OF_RECORD)])
+@pytest.mark.parametrize(
+    "key",
+    ["prior", "columns", "precision", "features_folder", *(f"record.{key}" for key in described.OF_RECORD)],
+)
 @pytest.mark.parametrize("value", [None, 5])
 def test_settings_that_lack_something(work: Path, key: str, value: object) -> None:  # noqa: F811
     def change(config: dict) -> None:
@@ -31,23 +34,39 @@ def test_settings_that_lack_something(work: Path, key: str, value: object) -> No
     assert key.rpartition(".")[2] in line and "config.yaml" in line and "--fresh" in line
 
 
-@pytest.mark.parametrize("change, words", [
-    (lambda c: c["prior"].pop(), "a prior that is not 3 shares"), (lambda c: c.update(prior=[2.0, 0, 0]), "a prior that is not 3 shares"),
-    (lambda c: c["record"].update(classes=["a", "a", "b"]), "twice"), (lambda c: c.update(columns=["id"]), "two columns"),
-    (lambda c: c["record"]["features"].pop("extractor"), "extractor"), (lambda c: c.update(precision={"cpu": 3}), "precision"),
-    *((lambda c, pool=pool: c["record"]["training"].update(pool=pool), "pools windows by none of mean") for pool in ("all", ["max"], 3)),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda c: c["prior"].pop(), "a prior that is not 3 shares"),
+        (lambda c: c.update(prior=[2.0, 0, 0]), "a prior that is not 3 shares"),
+        (lambda c: c["record"].update(classes=["a", "a", "b"]), "twice"),
+        (lambda c: c.update(columns=["id"]), "two columns"),
+        (lambda c: c["record"]["features"].pop("extractor"), "extractor"),
+        (lambda c: c.update(precision={"cpu": 3}), "precision"),
+        *(
+            (lambda c, pool=pool: c["record"]["training"].update(pool=pool), "pools windows by none of mean")
+            for pool in ("all", ["max"], 3)
+        ),
+    ],
+)
 def test_settings_that_mean_nothing(work: Path, change, words: str) -> None:  # noqa: F811
     changed(Path("runs/r"), change)
     assert words in said(predict.main, PREDICT)
 
 
-@pytest.mark.parametrize("change, words", [
-    (lambda head: head.update(name="none_such"), "none_such"), (lambda head: head.pop("input_shape"), "lacks input_shape"),
-    (lambda head: head.update(input_shape=[10**6, 10**6, 10]), "does not fit"), (lambda head: head.update(num_classes=7), "does not fit"),
-    (lambda head: head.update(input_shape="wide"), "three whole numbers"), (lambda head: head.update(options={"depth": 3}), "depth"),
-    (lambda head: head.update(num_classes=10**15), "num_classes|does not fit|describes no head"), (lambda head: head.clear(), "lacks name"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda head: head.update(name="none_such"), "none_such"),
+        (lambda head: head.pop("input_shape"), "lacks input_shape"),
+        (lambda head: head.update(input_shape=[10**6, 10**6, 10]), "does not fit"),
+        (lambda head: head.update(num_classes=7), "does not fit"),
+        (lambda head: head.update(input_shape="wide"), "three whole numbers"),
+        (lambda head: head.update(options={"depth": 3}), "depth"),
+        (lambda head: head.update(num_classes=10**15), "num_classes|does not fit|describes no head"),
+        (lambda head: head.clear(), "lacks name"),
+    ],
+)
 def test_heads_that_cannot_be_or_do_not_fit(work: Path, change, words: str, monkeypatch) -> None:  # noqa: F811
     path = Path("runs/r/fold_0/best/head.json")
     about = sealed.read(path)
@@ -55,7 +74,9 @@ def test_heads_that_cannot_be_or_do_not_fit(work: Path, change, words: str, monk
     change(about["head"])
     sealed.write(path, about, "model.safetensors")
     devices, rebuild = [], models.rebuild
-    monkeypatch.setattr(models, "rebuild", lambda config: (devices.append(torch.empty(0).device.type), rebuild(config))[1])
+    monkeypatch.setattr(
+        models, "rebuild", lambda config: (devices.append(torch.empty(0).device.type), rebuild(config))[1]
+    )
     line = said(predict.main, PREDICT)
     assert any(word in line for word in words.split("|")), line
     assert devices == ["meta"], "no memory is taken for it"
@@ -70,8 +91,17 @@ def test_weights_of_another_head(work: Path) -> None:  # noqa: F811
     assert "it is another run's" in said(predict.main, PREDICT)
 
 
-@pytest.mark.parametrize("data", [b"", b"\0" * 7, b"\xff" * 8 + b"{}", (5).to_bytes(8, "little") + b"[[[[[", (2).to_bytes(8, "little") + b"[]",
-                                  (9).to_bytes(8, "little") + b'{"a": {}}'])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\0" * 7,
+        b"\xff" * 8 + b"{}",
+        (5).to_bytes(8, "little") + b"[[[[[",
+        (2).to_bytes(8, "little") + b"[]",
+        (9).to_bytes(8, "little") + b'{"a": {}}',
+    ],
+)
 def test_headers_of_safetensors(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(data)
@@ -88,12 +118,19 @@ def test_shapes_are_those_of_the_file(tmp_path: Path) -> None:
 def test_every_head_tells_its_size_without_memory(name: str) -> None:
     small = {"timm": {"backbone": "test_resnet", "weights": None}}.get(name, {})
     shape = (1, 128, 1024) if name == "ast" else (1, 64, 100)
-    if name in ("inception_transformer", "ast"):  # as published they are large: of them the size alone is looked at
+    if name in (
+        "inception_transformer",
+        "ast",
+    ):  # as published they are large: of them the size alone is looked at
         with torch.device("meta"):
             head = models.build(name, shape, 5, **small)
-        assert sum(p.numel() for p in head.parameters()) > 10_000_000 and all(t.is_meta for t in head.state_dict().values())
+        assert sum(p.numel() for p in head.parameters()) > 10_000_000 and all(
+            t.is_meta for t in head.state_dict().values()
+        )
         return
     head = models.build(name, shape, 5, **small)
     with torch.device("meta"):
         empty = models.rebuild(head.config)
-    assert {k: v.shape for k, v in empty.state_dict().items()} == {k: v.shape for k, v in head.state_dict().items()}
+    assert {k: v.shape for k, v in empty.state_dict().items()} == {
+        k: v.shape for k, v in head.state_dict().items()
+    }

@@ -25,17 +25,48 @@ from earshot.errors import UserError
 from earshot.files import locked
 
 EXTRACT = ("--extractor", "logmel", "--n-mels", "96", "--hop-length", "64", "--workers", "2")
-TRAIN = ("--head", "audio_cnn", "--head.channels", "[16, 32]", "--head.blocks", "[1, 1]", "--head.dropout", "0.5", "--epochs", "6",
-         "--folds", "3", "--ema", "0.9", "--mixup", "0.4", "--time-mask", "9", "--batch-size", "16", "--name", "r")
-RESULTS = ("oof*.csv", "fold_*/best/*", "fold_*/last/model.safetensors", "report_*.txt", "fold_*/valid_*.npy", "scores.json",
-           "config.yaml")
+TRAIN = (
+    "--head",
+    "audio_cnn",
+    "--head.channels",
+    "[16, 32]",
+    "--head.blocks",
+    "[1, 1]",
+    "--head.dropout",
+    "0.5",
+    "--epochs",
+    "6",
+    "--folds",
+    "3",
+    "--ema",
+    "0.9",
+    "--mixup",
+    "0.4",
+    "--time-mask",
+    "9",
+    "--batch-size",
+    "16",
+    "--name",
+    "r",
+)
+RESULTS = (
+    "oof*.csv",
+    "fold_*/best/*",
+    "fold_*/last/model.safetensors",
+    "report_*.txt",
+    "fold_*/valid_*.npy",
+    "scores.json",
+    "config.yaml",
+)
 NEVER = "0.0000001"
 HERE = Device("cpu", "fp32", "CPU")
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    found = make_competition(tmp_path_factory.mktemp("data") / "tones", train=70, subm=20, seconds=0.5)  # 270 clips, 9 shards
+    found = make_competition(
+        tmp_path_factory.mktemp("data") / "tones", train=70, subm=20, seconds=0.5
+    )  # 270 clips, 9 shards
     soundfile.write(found / "audio_train" / "003.wav", torch.zeros(8000).numpy(), 16000)
     (found / "audio_test" / "t004.wav").write_bytes(b"no audio")
     return found
@@ -45,7 +76,9 @@ def data(tmp_path_factory) -> Path:
 def calm(data, tmp_path_factory) -> Path:
     """A cache with copies, and a run, made by one process each."""
     folder = tmp_path_factory.mktemp("calm")
-    script("get_features.py", "--competition", data, *EXTRACT, "--augment", "1", "--device", "cpu", cwd=folder)
+    script(
+        "get_features.py", "--competition", data, *EXTRACT, "--augment", "1", "--device", "cpu", cwd=folder
+    )
     script("train.py", *TRAIN, "--device", "cpu", cwd=folder)
     return folder
 
@@ -64,12 +97,20 @@ def session(leader: int) -> list[int]:
     return found
 
 
-def stop_when(ready: Callable[[], bool], stop: Callable[[int, list[int]], None], name: str, *args: object,
-              cwd: Path) -> tuple[int, str, str]:
+def stop_when(
+    ready: Callable[[], bool], stop: Callable[[int, list[int]], None], name: str, *args: object, cwd: Path
+) -> tuple[int, str, str]:
     """Run a script, do something to it as soon as `ready`, and see that no process of it is left; exit code and outputs."""
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen([sys.executable, str(ROOT / name), *map(str, args)], cwd=cwd, env=env, stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+    with subprocess.Popen(
+        [sys.executable, str(ROOT / name), *map(str, args)],
+        cwd=cwd,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
         limit = time.monotonic() + 120
         while not ready() and process.poll() is None and time.monotonic() < limit:
             time.sleep(0.005)
@@ -110,7 +151,9 @@ def test_extraction_is_the_same_and_survives_being_stopped(data, calm, tmp_path)
 
     assert stop_when(after(2), kill, *args, cwd=tmp_path)[0] == -signal.SIGKILL
     code, _, said = stop_when(after(1), terminate, *args, cwd=tmp_path)
-    assert code == 143 and "Traceback" not in said and said.count("stopped:") == 1 and "--device cpu,cpu" in said
+    assert (
+        code == 143 and "Traceback" not in said and said.count("stopped:") == 1 and "--device cpu,cpu" in said
+    )
     done = script(*args, cwd=tmp_path)
     assert "continuing: " in done.stdout and "CPU, 2 processes of 1 threads" in done.stdout
     one, two = (contents(at / "data" / "tones" / "logmel", "*.*") for at in (calm, tmp_path))
@@ -132,17 +175,34 @@ def test_folds_side_by_side_are_the_same_and_survive_being_stopped(calm, tmp_pat
     code, _, said = stop_when(saved(), interrupt, *every, cwd=tmp_path)
     assert code == 130 and "Traceback" not in said and said.count("stopped:") == 1
     code, _, said = stop_when(saved(), kill_a_worker, *every, cwd=tmp_path)
-    assert code == 2 and "died (signal 9, out of memory?): what was finished is kept" in said and "Traceback" not in said
+    assert (
+        code == 2
+        and "died (signal 9, out of memory?): what was finished is kept" in said
+        and "Traceback" not in said
+    )
     said = script(*args, cwd=tmp_path).stdout
     assert {f"fold {n}/3" for n in (1, 2, 3)} <= {line[:8] for line in said.splitlines() if "epoch" in line}
-    log = [line for line in (run / "training_log.txt").read_text().splitlines() if "  epoch " in line or "continues" in line]
-    assert len(log) > 20 and all(re.match(r"fold [123]/3  (epoch [1-6]/6  |continues after epoch )", line) for line in log), log
+    log = [
+        line
+        for line in (run / "training_log.txt").read_text().splitlines()
+        if "  epoch " in line or "continues" in line
+    ]
+    assert len(log) > 20 and all(
+        re.match(r"fold [123]/3  (epoch [1-6]/6  |continues after epoch )", line) for line in log
+    ), log
     one, two = contents(calm / "runs" / "r", *RESULTS), contents(run, *RESULTS)
-    assert one.pop("config.yaml").count(b"features_folder") == two.pop("config.yaml").count(b"features_folder") == 1
+    assert (
+        one.pop("config.yaml").count(b"features_folder")
+        == two.pop("config.yaml").count(b"features_folder")
+        == 1
+    )
     assert one == two and len(one) == 20
     one, two = ((at / "submissions" / "submission.csv").read_bytes() for at in (calm, tmp_path))
     assert one == two
-    rows = [[line.split(",")[:4] for line in (at / "metrics.csv").read_text().splitlines()] for at in (calm / "runs" / "r", run)]
+    rows = [
+        [line.split(",")[:4] for line in (at / "metrics.csv").read_text().splitlines()]
+        for at in (calm / "runs" / "r", run)
+    ]
     assert rows[0] == rows[1] and len(rows[0]) == 19
 
 
@@ -153,7 +213,9 @@ def test_a_finished_run_without_its_predictions_makes_them(calm, tmp_path):
     for path in (tmp_path / "runs" / "r").glob("fold_[01]/valid_*"):
         path.unlink()
     stopped = script("train.py", *TRAIN, "--device", "cpu,cpu", "--max-hours", NEVER, cwd=tmp_path).stdout
-    assert "finished already" in stopped  # two folds, a process each: nothing is left to do when the time is looked at
+    assert (
+        "finished already" in stopped
+    )  # two folds, a process each: nothing is left to do when the time is looked at
     script("train.py", *TRAIN, "--device", "cpu,cpu", cwd=tmp_path)
     assert contents(calm / "runs" / "r", *RESULTS[:-1]) == contents(tmp_path / "runs" / "r", *RESULTS[:-1])
 
@@ -162,9 +224,25 @@ def test_what_a_worker_refuses_is_one_line(data, calm, tmp_path):
     bad = ("--extractor", "logmel", "--f-min", "7900", "--f-max", "100", "--device", "cpu,cpu")
     refused(script("get_features.py", "--competition", data, *bad, cwd=tmp_path, ok=None))
     assert not list(tmp_path.rglob("shards"))
-    line = refused(script("train.py", *TRAIN, "--features", calm / "data" / "tones" / "logmel", "--device", "cpu,cpu", "--lr", "1e30",
-                          cwd=tmp_path, ok=None))
-    assert "the loss is not a number" in line or "the prediction is not a number" in line or "the weights are not numbers" in line
+    line = refused(
+        script(
+            "train.py",
+            *TRAIN,
+            "--features",
+            calm / "data" / "tones" / "logmel",
+            "--device",
+            "cpu,cpu",
+            "--lr",
+            "1e30",
+            cwd=tmp_path,
+            ok=None,
+        )
+    )
+    assert (
+        "the loss is not a number" in line
+        or "the prediction is not a number" in line
+        or "the weights are not numbers" in line
+    )
 
 
 def say_twice(on: Device, factor: int) -> Callable:
@@ -184,7 +262,9 @@ def say_twice(on: Device, factor: int) -> Callable:
     return work
 
 
-def team(folder: Path, tasks: list[int], factor: int = 2, deadline: Deadline | None = None) -> tuple[bool, list[int]]:
+def team(
+    folder: Path, tasks: list[int], factor: int = 2, deadline: Deadline | None = None
+) -> tuple[bool, list[int]]:
     """Run tasks in two processes."""
     found: list[int] = []
     with locked(folder, "it"), devices.Team([HERE, HERE], say_twice, (factor,), folder) as workers:
@@ -196,7 +276,9 @@ def test_a_team_does_its_tasks_and_its_lines_are_whole(tmp_path, capsys):
     assert team(tmp_path, [1, 2, 3, 4, 5]) == (True, [2, 4, 6, 8, 10])
     said = capsys.readouterr().out.splitlines()
     each = max(1, torch.get_num_threads() // 2)
-    assert sorted(line.partition(": ")[2] for line in said) == [f"of {each} threads"] * 5 + [f"task {n}" for n in (1, 2, 3, 4, 5)]
+    assert sorted(line.partition(": ")[2] for line in said) == [f"of {each} threads"] * 5 + [
+        f"task {n}" for n in (1, 2, 3, 4, 5)
+    ]
     assert {line.partition(": ")[0] for line in said} == {"cpu (1)", "cpu (2)"}
 
 
@@ -210,7 +292,9 @@ def test_a_team_stops_when_time_is_up_or_one_fails(tmp_path, capsys):
 
 
 def test_devices_are_chosen_by_name(monkeypatch):
-    assert [one.name for one in devices.choose("cpu,cpu")] == ["cpu", "cpu"] and len(devices.choose("cpu")) == 1
+    assert [one.name for one in devices.choose("cpu,cpu")] == ["cpu", "cpu"] and len(
+        devices.choose("cpu")
+    ) == 1
     kinds = {"auto": "bf16", "cuda:0": "bf16", "cuda:1": "fp16", "cuda:2": "bf16", "cpu": "fp32"}
 
     def pick(name: str, precision: str) -> Device:
@@ -221,9 +305,16 @@ def test_devices_are_chosen_by_name(monkeypatch):
     monkeypatch.setattr(device, "choose", pick)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert [one.name for one in devices.choose()] == ["cuda:0", "cuda:2"]  # those as good as the first
-    assert [(one.name, one.precision) for one in devices.choose("cuda:1, cuda:2")] == [("cuda:1", "fp16"), ("cuda:2", "fp16")]
+    assert [(one.name, one.precision) for one in devices.choose("cuda:1, cuda:2")] == [
+        ("cuda:1", "fp16"),
+        ("cuda:2", "fp16"),
+    ]
     assert "2 devices, a process each: cuda:0" in devices.about(devices.choose())
-    for name, words in (("cuda:1,cuda:1", "twice"), ("cpu,cuda:1", "not both"), ("cuda:0,cuda:3", "no kernels")):
+    for name, words in (
+        ("cuda:1,cuda:1", "twice"),
+        ("cpu,cuda:1", "not both"),
+        ("cuda:0,cuda:3", "no kernels"),
+    ):
         with pytest.raises(UserError, match=words):
             devices.choose(name)
 
@@ -235,11 +326,30 @@ def test_what_the_rest_will_take_is_said_once(data, tmp_path, capsys, monkeypatc
 
     monkeypatch.setattr(estimate, "LONG", 0.0)
     monkeypatch.setattr(estimate, "MEASURED", 0.0)
-    get_features.main(["--competition", str(data), *EXTRACT, "--device", "cpu", "--out", str(tmp_path / "data")])
+    get_features.main(
+        ["--competition", str(data), *EXTRACT, "--device", "cpu", "--out", str(tmp_path / "data")]
+    )
     said = [line for line in (capsys.readouterr().out).splitlines() if "estimate" in line]
     assert len(said) == 1 and "for the other 238 clips" in said[0] and "MB of features" in said[0]
-    train.main([*TRAIN, "--epochs", "2", "--device", "cpu", "--features", str(tmp_path / "data" / "tones" / "logmel"),
-                "--runs-folder", str(tmp_path / "runs"), "--out", str(tmp_path / "s.csv")])
+    train.main(
+        [
+            *TRAIN,
+            "--epochs",
+            "2",
+            "--device",
+            "cpu",
+            "--features",
+            str(tmp_path / "data" / "tones" / "logmel"),
+            "--runs-folder",
+            str(tmp_path / "runs"),
+            "--out",
+            str(tmp_path / "s.csv"),
+        ]
+    )
     said = [line for line in capsys.readouterr().out.splitlines() if "estimate" in line]
-    assert [line[:8] for line in said] == ["fold 1/3", "fold 2/3", "fold 3/3"] and "for it and 2 more folds (2 epochs of" in said[0]
+    assert [line[:8] for line in said] == [
+        "fold 1/3",
+        "fold 2/3",
+        "fold 3/3",
+    ] and "for it and 2 more folds (2 epochs of" in said[0]
     sys.path.remove(str(ROOT))

@@ -33,8 +33,14 @@ def test_a_real_disk_that_fills_up_and_one_that_cannot_be_written(data, tmp_path
     if shutil.which("unshare") is None or subprocess.run(trial, capture_output=True).returncode:
         pytest.skip("this machine does not let a test mount a small disk")
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*own, sys.executable, str(ROOT / "tests" / "full_disk.py"), str(data)], cwd=tmp_path, env=env, text=True,
-                          capture_output=True, timeout=300)
+    done = subprocess.run(
+        [*own, sys.executable, str(ROOT / "tests" / "full_disk.py"), str(data)],
+        cwd=tmp_path,
+        env=env,
+        text=True,
+        capture_output=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     full = list(map(int, done.stdout.split("full disks:")[1].split()))
     assert full[0] >= 3 and full[1] >= 3 and full[2] >= 1, "each stage met a full disk, at several places"
@@ -54,6 +60,7 @@ class Full:
             if not self.left:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             return call(*args)
+
         return maybe
 
 
@@ -95,19 +102,26 @@ def test_training_survives_a_full_disk_at_any_write(tmp_path, monkeypatch):
         if disk.left > 0:
             break
         train(run)
-        assert contents(run) == calm and not [p for p in run.rglob("*") if p.suffix in (".tmp", ".new", ".old")]
+        assert contents(run) == calm and not [
+            p for p in run.rglob("*") if p.suffix in (".tmp", ".new", ".old")
+        ]
     assert met >= 15
 
 
 def test_space_is_reckoned_before_a_stage_begins(scripts, data, tmp_path, monkeypatch, capsys):  # noqa: F811
     weights = 4 * 1_000_000
-    assert space.of_run(1_000_000, 5, 5, TrainingFlags()) == (10 * weights + space.SLACK, 17 * weights + space.SLACK)
+    assert space.of_run(1_000_000, 5, 5, TrainingFlags()) == (
+        10 * weights + space.SLACK,
+        17 * weights + space.SLACK,
+    )
     assert space.of_run(1_000_000, 5, 0, TrainingFlags(ema=0.9))[1] == space.SLACK
     usage = shutil.disk_usage(tmp_path)
     args = ["--competition", str(data), *FLAGS, "--out", str(tmp_path)]
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1_000_000))
-        with pytest.raises(UserError, match=r"logmel needs about \d+ MB more on the disk and 1 MB is free: make space"):
+        with pytest.raises(
+            UserError, match=r"logmel needs about \d+ MB more on the disk and 1 MB is free: make space"
+        ):
             scripts[0](args)
         assert not list((tmp_path / "tones" / "logmel" / "shards").glob("*"))
     scripts[0](args)
@@ -140,7 +154,10 @@ def test_two_writers_of_one_file_take_turns(tmp_path):
 
 def test_a_second_process_is_told_or_waits(scripts, data, tmp_path):  # noqa: F811
     scripts[0](["--competition", str(data), *FLAGS, "--out", str(tmp_path / "data")])
-    with locked(tmp_path / "data" / "tones" / "logmel", "the cache"), locked(tmp_path / "runs" / "r", "the run"):
+    with (
+        locked(tmp_path / "data" / "tones" / "logmel", "the cache"),
+        locked(tmp_path / "runs" / "r", "the run"),
+    ):
         before = files(tmp_path)
         line = refused(script("get_features.py", "--competition", data, *FLAGS, cwd=tmp_path, ok=None))
         assert "another process is working on the cache data/tones/logmel" in line
@@ -151,10 +168,14 @@ def test_a_second_process_is_told_or_waits(scripts, data, tmp_path):  # noqa: F8
 
 def test_two_processes_build_the_sample_at_once(tmp_path):
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    code = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); from earshot import competition; "
-            "print(len(competition.load('sample').clips))")
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from earshot import competition; "
+        "print(len(competition.load('sample').clips))"
+    )
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     both = [subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=env, **pipes) for _ in range(2)]
     said = [process.communicate(timeout=120) for process in both]
     assert [process.returncode for process in both] == [0, 0], said
-    assert said[0][0] == said[1][0] == "400\n" and not list(tmp_path.rglob("*.tmp")) + list(tmp_path.rglob("*.partial"))
+    assert said[0][0] == said[1][0] == "400\n" and not list(tmp_path.rglob("*.tmp")) + list(
+        tmp_path.rglob("*.partial")
+    )

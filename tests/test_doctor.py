@@ -27,9 +27,13 @@ def recording(kind: int, seed: int) -> np.ndarray:
     rng = np.random.default_rng([kind, seed])
     time = np.arange(RATE) / RATE
     hz, speed = 150 * 4.0 ** (kind + rng.uniform(0, 1, 8)), rng.uniform(1, 9, 8)
-    waves = np.sin(2 * np.pi * np.minimum(hz, 3800)[:, None] * time) * (1 + np.sin(2 * np.pi * speed[:, None] * time + rng.uniform(0, 6)))
+    waves = np.sin(2 * np.pi * np.minimum(hz, 3800)[:, None] * time) * (
+        1 + np.sin(2 * np.pi * speed[:, None] * time + rng.uniform(0, 6))
+    )
     wave = (waves * rng.uniform(0.1, 1, (8, 1))).sum(0)
-    filtered = np.fft.rfft(rng.standard_normal(RATE)) * 10 ** np.interp(np.linspace(0, 40, RATE // 2 + 1), np.arange(41), rng.normal(0, 0.5, 41))
+    filtered = np.fft.rfft(rng.standard_normal(RATE)) * 10 ** np.interp(
+        np.linspace(0, 40, RATE // 2 + 1), np.arange(41), rng.normal(0, 0.5, 41)
+    )
     room = np.fft.irfft(filtered, RATE)
     return 0.2 * (wave / np.abs(wave).max() + 0.1 * room / room.std())
 
@@ -37,7 +41,7 @@ def recording(kind: int, seed: int) -> np.ndarray:
 def copy(wave: np.ndarray, seed: int) -> np.ndarray:
     """The same recording with its start cut off, another level, noise 45 dB below."""
     rng = np.random.default_rng(seed)
-    wave = wave[int(rng.uniform(0.02, 0.1) * RATE):] * 10 ** (rng.uniform(-6, 6) / 20)
+    wave = wave[int(rng.uniform(0.02, 0.1) * RATE) :] * 10 ** (rng.uniform(-6, 6) / 20)
     return wave + rng.standard_normal(len(wave)) * np.sqrt(np.mean(wave**2)) * 10 ** (-45 / 20)
 
 
@@ -58,13 +62,25 @@ def competition(folder: Path, flips: int = 4, copies: int = 5) -> tuple[dict[str
         add(f"{index:03d}.wav", recording(kind, index), label, index // 3 % 5)
     for number in range(copies):
         index = 11 + 13 * number
-        add(f"copy{number}.wav", copy(recording(index % 3, index), number), CLASSES[index % 3], (index // 3 + 2) % 5)
+        add(
+            f"copy{number}.wav",
+            copy(recording(index % 3, index), number),
+            CLASSES[index % 3],
+            (index // 3 + 2) % 5,
+        )
         pairs.add(frozenset((f"{index:03d}.wav", f"copy{number}.wav")))
     for index in range(18):
-        soundfile.write(folder / "audio_test" / f"t{index:02d}.wav", recording(index % 3, 500 + index), RATE, subtype="FLOAT")
+        soundfile.write(
+            folder / "audio_test" / f"t{index:02d}.wav",
+            recording(index % 3, 500 + index),
+            RATE,
+            subtype="FLOAT",
+        )
     shutil.copy(folder / "audio_train" / "080.wav", folder / "audio_test" / "t18.wav")
-    for name, table in (("train.csv", [["fname", "label", "fold"], *rows]),
-                        ("sample_submission.csv", [["fname", "label"], *([f"t{i:02d}.wav", "low"] for i in range(19))])):
+    for name, table in (
+        ("train.csv", [["fname", "label", "fold"], *rows]),
+        ("sample_submission.csv", [["fname", "label"], *([f"t{i:02d}.wav", "low"] for i in range(19))]),
+    ):
         with open(folder / name, "w", newline="") as file:
             csv.writer(file).writerows(table)
     return flipped, pairs
@@ -77,8 +93,23 @@ def made(tmp_path_factory) -> tuple[Path, dict, set]:
     planted = competition(folder / "hums")
     os.chdir(folder)
     try:
-        get_features.main(["--competition", "hums", "--extractor", "logmel", "--device", "cpu", "--workers", "1"])
-        train.main(["--recipe", "linear", "--features", "data/hums/logmel", "--name", "r", "--epochs", "8", "--device", "cpu"])
+        get_features.main(
+            ["--competition", "hums", "--extractor", "logmel", "--device", "cpu", "--workers", "1"]
+        )
+        train.main(
+            [
+                "--recipe",
+                "linear",
+                "--features",
+                "data/hums/logmel",
+                "--name",
+                "r",
+                "--epochs",
+                "8",
+                "--device",
+                "cpu",
+            ]
+        )
     finally:
         os.chdir(before)
     return folder, *planted
@@ -103,15 +134,26 @@ def test_what_was_planted_is_found(made, work: Path, capsys: pytest.CaptureFixtu
     found = {frozenset((row["clip_a"], row["clip_b"])) for row in rows if row["straddles"] == "yes"}
     assert found == pairs, (found ^ pairs, rows)
     leaked = [row for row in rows if row["fold_b"] == "subm"]
-    assert [(row["clip_a"], row["clip_b"], row["same_file"]) for row in leaked] == [("080.wav", "t18.wav", "yes")]
-    assert "warning: 5 pairs of near-duplicates in 5 clusters straddle folds" in said and "their labels are likely known" in said
+    assert [(row["clip_a"], row["clip_b"], row["same_file"]) for row in leaked] == [
+        ("080.wav", "t18.wav", "yes")
+    ]
+    assert (
+        "warning: 5 pairs of near-duplicates in 5 clusters straddle folds" in said
+        and "their labels are likely known" in said
+    )
     groups = {row["id"]: row["group"] for row in read_csv(out / "groups.csv")}
-    assert len(groups) == 95 and all(len({groups[id] for id in pair}) == 1 and groups[min(pair)] for pair in pairs)
+    assert len(groups) == 95 and all(
+        len({groups[id] for id in pair}) == 1 and groups[min(pair)] for pair in pairs
+    )
     assert sum(bool(group) for group in groups.values()) == 10
     doubted = read_csv(out / "suspicious_labels.csv")
     top = {row["id"]: row["suggested"] for row in doubted[:4]}
     assert top == flipped, doubted
-    assert all(row["reasons"] for row in doubted) and "oof+neighbours" in doubted[0]["reasons"] and len(doubted) <= 6
+    assert (
+        all(row["reasons"] for row in doubted)
+        and "oof+neighbours" in doubted[0]["reasons"]
+        and len(doubted) <= 6
+    )
     report = (out / "data_report.md").read_text()
     assert report.count("**warning**") == said.count("\nwarning: ") and "durations: 0.90 to 1.00 s" in said
     balance = read_csv(out / "class_balance.csv")
@@ -131,27 +173,44 @@ def test_pictures(work: Path, capsys: pytest.CaptureFixture) -> None:
     doctor.main(["--data", "data/hums", "--out", "seen"])
     for name in ("class_balance.png", "durations.png", "neighbours.png", "map.png"):
         data = (Path("seen") / name).read_bytes()
-        assert data.startswith(b"\x89PNG") and len(data) > 5000 and f"![{name}]" in (Path("seen") / "data_report.md").read_text()
+        assert (
+            data.startswith(b"\x89PNG")
+            and len(data) > 5000
+            and f"![{name}]" in (Path("seen") / "data_report.md").read_text()
+        )
 
 
-def test_a_clean_competition_gets_no_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_a_clean_competition_gets_no_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     """Neither copies nor doubtful labels are claimed where there are none; no folds of its own, nothing known of groups."""
     competition(tmp_path / "clean", flips=0, copies=0)
-    (tmp_path / "clean" / "audio_test" / "t18.wav").write_bytes((tmp_path / "clean" / "audio_test" / "t17.wav").read_bytes())
+    (tmp_path / "clean" / "audio_test" / "t18.wav").write_bytes(
+        (tmp_path / "clean" / "audio_test" / "t17.wav").read_bytes()
+    )
     monkeypatch.chdir(tmp_path)
-    get_features.main(["--competition", "clean", "--extractor", "logmel", "--device", "cpu", "--workers", "1"])
+    get_features.main(
+        ["--competition", "clean", "--extractor", "logmel", "--device", "cpu", "--workers", "1"]
+    )
     doctor.main(["--data", "data/clean"])
     said = capsys.readouterr().out
-    lines = [line for line in said.splitlines() if line.startswith(("warning", "stop")) and "matplotlib" not in line]
+    lines = [
+        line
+        for line in said.splitlines()
+        if line.startswith(("warning", "stop")) and "matplotlib" not in line
+    ]
     assert not lines and "no near-duplicates straddle folds" in said and "no label is doubted" in said
 
 
-@pytest.mark.parametrize("args, words", [
-    (["--data", "nowhere"], "no cache there"),
-    (["--data", "data/hums", "--runs", "none"], "none"),
-    (["--data", "data/hums", "--threshold", "2"], "--threshold 2"),
-    (["--data", "data/hums", "--out", "runs/r/oof.csv"], "is a file"),
-])
+@pytest.mark.parametrize(
+    "args, words",
+    [
+        (["--data", "nowhere"], "no cache there"),
+        (["--data", "data/hums", "--runs", "none"], "none"),
+        (["--data", "data/hums", "--threshold", "2"], "--threshold 2"),
+        (["--data", "data/hums", "--out", "runs/r/oof.csv"], "is a file"),
+    ],
+)
 def test_refused_in_a_line(work: Path, args: list[str], words: str) -> None:
     with pytest.raises(UserError, match=words) as caught:
         doctor.main(args)
@@ -169,13 +228,20 @@ def test_a_single_fold_stops(tmp_path: Path, tones: Path, monkeypatch: pytest.Mo
     """Exit code 1 and a line with the way out; no submission split, no picture needed."""
     rows = read_csv(tones / "train.csv")
     with open(tones / "train.csv", "w", newline="") as file:
-        csv.writer(file).writerows([["fname", "label", "fold"], *([row["fname"], row["label"], 0] for row in rows)])
+        csv.writer(file).writerows(
+            [["fname", "label", "fold"], *([row["fname"], row["label"], 0] for row in rows)]
+        )
     (tones / "sample_submission.csv").unlink()
     shutil.rmtree(tones / "audio_test")
     monkeypatch.chdir(tmp_path)
-    get_features.main(["--competition", str(tones), "--extractor", "logmel", "--device", "cpu", "--workers", "1"])
+    get_features.main(
+        ["--competition", str(tones), "--extractor", "logmel", "--device", "cpu", "--workers", "1"]
+    )
     said = script("doctor.py", "--data", "data/tones", cwd=tmp_path, ok=2).stdout
-    assert "stop: folds: the data has a single fold of its own: give --folds K" in said and "no clips to submit" in said
+    assert (
+        "stop: folds: the data has a single fold of its own: give --folds K" in said
+        and "no clips to submit" in said
+    )
 
 
 def test_doubts_single_and_multilabel() -> None:
@@ -193,7 +259,10 @@ def test_doubts_single_and_multilabel() -> None:
 
 def test_the_likeliest_errors_come_first() -> None:
     """By the number of reasons, then the margin; a clip with one label has one row."""
-    votes, suspicion = np.array([[0, 1, 1], [0, 0, 2], [1, 0, 0]]), np.array([[0, 0.3, 0.6], [0, 0, 0.1], [0.9, 0, 0]])
+    votes, suspicion = (
+        np.array([[0, 1, 1], [0, 0, 2], [1, 0, 0]]),
+        np.array([[0, 0.3, 0.6], [0, 0, 0.1], [0.9, 0, 0]]),
+    )
     assert suspects._ranked(votes, suspicion, False) == [(1, 2), (2, 0), (0, 2)]
     assert suspects._ranked(votes, suspicion, True) == [(1, 2), (2, 0), (0, 2), (0, 1)]
 
@@ -201,7 +270,9 @@ def test_the_likeliest_errors_come_first() -> None:
 def test_neighbours_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks change nothing; clips of one part are never neighbours; whitening brings a copy out that the class hides."""
     rng = np.random.default_rng(0)
-    x = (10 * rng.standard_normal((4, 32))[np.arange(60) % 4] + rng.standard_normal((60, 32))).astype(np.float32)
+    x = (10 * rng.standard_normal((4, 32))[np.arange(60) % 4] + rng.standard_normal((60, 32))).astype(
+        np.float32
+    )
     x[59] = x[0] + 10 * rng.standard_normal(32) * 0.01
     parts = np.arange(60) // 2
     whole = neighbours.nearest(neighbours.centred(x), parts, 5)
@@ -211,7 +282,10 @@ def test_neighbours_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (parts[whole[1]] != parts[:, None]).all() and (np.diff(whole[0], axis=1) <= 0).all()
     cosines, indices = neighbours.nearest(neighbours.whitened(x), parts, 5)
     assert indices[0, 0] == 59 and cosines[0, 0] > 2 * cosines[0, 1]
-    assert duplicates.usual(np.full(50, 0.3)) < 0.31 and duplicates.usual(np.full(50, 0.9999)) == duplicates.CERTAIN
+    assert (
+        duplicates.usual(np.full(50, 0.3)) < 0.31
+        and duplicates.usual(np.full(50, 0.9999)) == duplicates.CERTAIN
+    )
 
 
 def test_shift_is_seen(work: Path, tmp_path: Path) -> None:
@@ -227,7 +301,9 @@ def test_shift_is_seen(work: Path, tmp_path: Path) -> None:
     assert line.level == "ok" and float(line.text.split()[2]) < 0.75
 
 
-def test_several_labels_a_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_several_labels_a_clip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     """Multi-label caches are looked at like others; a label too few and one too many are named with their sign."""
     competition(tmp_path / "mixed", flips=0, copies=1)
     rows = read_csv(tmp_path / "mixed" / "train.csv")
@@ -237,10 +313,26 @@ def test_several_labels_a_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     with open(tmp_path / "mixed" / "train.csv", "w", newline="") as file:
         csv.writer(file).writerows([list(rows[0]), *(list(row.values()) for row in rows)])
     monkeypatch.chdir(tmp_path)
-    get_features.main(["--competition", "mixed", "--extractor", "logmel", "--task", "multilabel", "--device", "cpu", "--workers", "1"])
+    get_features.main(
+        [
+            "--competition",
+            "mixed",
+            "--extractor",
+            "logmel",
+            "--task",
+            "multilabel",
+            "--device",
+            "cpu",
+            "--workers",
+            "1",
+        ]
+    )
     doctor.main(["--data", "data/mixed"])
     assert "5 classes" in capsys.readouterr().out
-    top = {(row["id"], row["suggested"]) for row in read_csv(Path("reports/mixed-logmel/suspicious_labels.csv"))[:2]}
+    top = {
+        (row["id"], row["suggested"])
+        for row in read_csv(Path("reports/mixed-logmel/suspicious_labels.csv"))[:2]
+    }
     assert top == {("000.wav", "-bright"), ("002.wav", "+bright")}
 
 
@@ -256,6 +348,9 @@ def test_real_recordings(esc10: Path, tmp_path: Path) -> None:
     x = neighbours.whitened(clips.embeddings)
     source = np.array([id.split("-")[1] for id in clips.ids])
     same = (source[:, None] == source) & ~np.eye(len(x), dtype=bool)
-    assert same.sum() == 2 * 149 and (clips.place[np.argwhere(same)[:, 0]] == clips.place[np.argwhere(same)[:, 1]]).all()
+    assert (
+        same.sum() == 2 * 149
+        and (clips.place[np.argwhere(same)[:, 0]] == clips.place[np.argwhere(same)[:, 1]]).all()
+    )
     cosines = x @ x.T
     assert np.median(cosines[same]) > 0.3 > np.quantile(cosines[~same], 0.95)

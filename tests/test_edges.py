@@ -33,13 +33,17 @@ def test_two_competitions(tmp_path: Path) -> None:
     said = features(one, tmp_path).stdout
     assert "next: python train.py --features data/one/logmel" in said
     assert "features: data/one/logmel" in script("train.py", *LINEAR, "--name", "one", cwd=tmp_path).stdout
-    line = refused(script("predict.py", "--runs", "one", "--features", "data/two/logmel", cwd=tmp_path, ok=None))
+    line = refused(
+        script("predict.py", "--runs", "one", "--features", "data/two/logmel", cwd=tmp_path, ok=None)
+    )
     assert "has other labels" in line and "--features" in line
     # The run's name is also that of a folder here: the run is meant.
     assert "2 rows" in script("predict.py", "--runs", "one", cwd=tmp_path).stdout
     shutil.copytree(tmp_path / "data" / "one" / "logmel", tmp_path / "data" / "one" / "again")
     assert "which cache?" in refused(script("train.py", *LINEAR, cwd=tmp_path, ok=None))
-    line = refused(script("train.py", *LINEAR, "--features", "data/one/logmel", "--out", tmp_path, cwd=tmp_path, ok=None))
+    line = refused(
+        script("train.py", *LINEAR, "--features", "data/one/logmel", "--out", tmp_path, cwd=tmp_path, ok=None)
+    )
     assert "is a folder" in line
     with open(tmp_path / "data" / "one" / "again" / "train.pkl", "r+b") as file:
         file.seek(-100, 2)
@@ -50,12 +54,36 @@ def test_two_competitions(tmp_path: Path) -> None:
 
 def test_a_refused_setting_does_not_claim_the_name(tmp_path: Path) -> None:
     data = make_competition(tmp_path / "tones", subm=1)
-    assert "n_mels" in refused(script("get_features.py", "--competition", data, "--extractor", "logmel", "--n-mels", "0",
-                                      cwd=tmp_path, ok=None))
+    assert "n_mels" in refused(
+        script(
+            "get_features.py",
+            "--competition",
+            data,
+            "--extractor",
+            "logmel",
+            "--n-mels",
+            "0",
+            cwd=tmp_path,
+            ok=None,
+        )
+    )
     assert "train: 30 clips" in features(data, tmp_path).stdout
     cache = tmp_path / "data" / "tones" / "logmel"
     before = (cache / "train.pkl").read_bytes()
-    refused(script("get_features.py", "--competition", data, "--extractor", "logmel", "--n-mels", "0", "--fresh", cwd=tmp_path, ok=None))
+    refused(
+        script(
+            "get_features.py",
+            "--competition",
+            data,
+            "--extractor",
+            "logmel",
+            "--n-mels",
+            "0",
+            "--fresh",
+            cwd=tmp_path,
+            ok=None,
+        )
+    )
     assert (cache / "train.pkl").read_bytes() == before  # a refusal loses nothing
     features(data, tmp_path, "--n-mels", "32", "--fresh")
     assert Cache(cache).shapes == {"mel": (1, 32, 51)}
@@ -66,7 +94,9 @@ def test_a_refused_setting_does_not_claim_the_name(tmp_path: Path) -> None:
 def test_a_sample_file_that_cannot_be_answered_is_found_before_training(tmp_path: Path) -> None:
     data = make_competition(tmp_path / "tones", subm=1)
     rows = read_csv(data / "sample_submission.csv")
-    (data / "sample_submission.csv").write_text("fname,tone0,Usage\n" + "".join(f"{row['fname']},0,Public\n" for row in rows))
+    (data / "sample_submission.csv").write_text(
+        "fname,tone0,Usage\n" + "".join(f"{row['fname']},0,Public\n" for row in rows)
+    )
     features(data, tmp_path)
     done = script("train.py", *LINEAR, cwd=tmp_path, ok=None)
     assert "Usage is no class" in refused(done) and " epoch " not in done.stdout
@@ -84,19 +114,26 @@ def test_a_zip_and_then_no_flags(tmp_path: Path) -> None:
 
 def test_a_recipe_that_is_a_file(tmp_path: Path) -> None:
     data = make_competition(tmp_path / "tones", subm=1)
-    (tmp_path / "mine.yaml").write_text("features: {extractor: logmel, cache: mine, n_mels: 32}\nhead: {name: mlp, hidden: 8}\n"
-                                        "training: {epochs: 1, folds: 2}\n")
+    (tmp_path / "mine.yaml").write_text(
+        "features: {extractor: logmel, cache: mine, n_mels: 32}\nhead: {name: mlp, hidden: 8}\n"
+        "training: {epochs: 1, folds: 2}\n"
+    )
     script("get_features.py", "--competition", data, "--recipe", "mine.yaml", cwd=tmp_path)
     said = script("train.py", cwd=tmp_path).stdout
     assert "recipe: mine" in said and "head: mlp" in said
 
 
-@pytest.mark.parametrize("flags, words", [
-    (("--head.dropout", "[1"), "no YAML"), (("--head.input_shape", "3"), "no option of a head"),
-    (("--head.hiden", "3"), "no option hiden"),
-    (("--name", "../x"), "a name, not a path"), (("--features", "a", "--features", "b"), "--features twice"),
-    (("--optimizer", "sgd", "--lr", "1e30", "--head", "mlp"), "is not a number"),
-])
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (("--head.dropout", "[1"), "no YAML"),
+        (("--head.input_shape", "3"), "no option of a head"),
+        (("--head.hiden", "3"), "no option hiden"),
+        (("--name", "../x"), "a name, not a path"),
+        (("--features", "a", "--features", "b"), "--features twice"),
+        (("--optimizer", "sgd", "--lr", "1e30", "--head", "mlp"), "is not a number"),
+    ],
+)
 def test_flags_that_cannot_work(shared_cache: Path, flags: tuple, words: str) -> None:
     features_flag = () if "--features" in flags else ("--features", "data/tones/logmel")
     assert words in refused(script("train.py", *LINEAR, *features_flag, *flags, cwd=shared_cache, ok=None))
@@ -114,7 +151,9 @@ def shared_cache(tmp_path_factory) -> Path:
 def test_onecycle_of_any_length(total: int, warmup: float) -> None:
     weight = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.AdamW([weight])
-    schedule = optim.schedule(optimizer, TrainingFlags(epochs=total, schedule="onecycle", warmup=warmup, lr=1.0), 1)
+    schedule = optim.schedule(
+        optimizer, TrainingFlags(epochs=total, schedule="onecycle", warmup=warmup, lr=1.0), 1
+    )
     rates = []
     for _ in range(total):
         rates.append(optimizer.param_groups[0]["lr"])
@@ -134,8 +173,15 @@ def test_fewer_clips_of_a_label_than_folds() -> None:
 
 def test_the_mask_follows_what_the_time_axis_spans() -> None:
     """A 1 s window of a network that always hears 10 s: a tenth of its frames is real."""
-    split = {"ids": np.array(["a"]), "labels": np.array(["x"]), "folds": np.array([0]), "groups": np.array([""]),
-             "clip": np.array([0]), "length": np.array([1.0], np.float32), "frames": np.zeros((1, 4, 1, 100), np.float16)}
+    split = {
+        "ids": np.array(["a"]),
+        "labels": np.array(["x"]),
+        "folds": np.array([0]),
+        "groups": np.array([""]),
+        "clip": np.array([0]),
+        "length": np.array([1.0], np.float32),
+        "frames": np.zeros((1, 4, 1, 100), np.float16),
+    }
     rows = Rows(split, "frames", ["x"], 10.0, "cpu")
     assert rows.masked and rows.frames.tolist() == [10] and rows.batch(np.array([0]))[1].sum() == 10
 
@@ -153,7 +199,9 @@ def test_classes_called_as_columns_are(tmp_path: Path) -> None:
     for label in ("id", "label", "nan"):
         (tmp_path / "set" / label).mkdir(parents=True)
         for number in range(4):
-            soundfile.write(tmp_path / "set" / label / f"{label}{number}.wav", tone(len(label) - 2, number), 16000)
+            soundfile.write(
+                tmp_path / "set" / label / f"{label}{number}.wav", tone(len(label) - 2, number), 16000
+            )
     features(tmp_path / "set", tmp_path)
     script("train.py", *LINEAR, "--name", "r", cwd=tmp_path)
     rows = read_csv(tmp_path / "runs" / "r" / "oof_last.csv")

@@ -47,7 +47,9 @@ def reference_maps(state: dict, image):
             name = f"features.{i}.block.{part}"
             gate = f"{name}.conc_se_layers.0"
             if f"{gate}.fc1.weight" in state:
-                squeezed = F.linear(y.mean(dim=(2, 3)), state[f"{gate}.fc1.weight"], state[f"{gate}.fc1.bias"]).relu()
+                squeezed = F.linear(
+                    y.mean(dim=(2, 3)), state[f"{gate}.fc1.weight"], state[f"{gate}.fc1.bias"]
+                ).relu()
                 excited = F.linear(squeezed, state[f"{gate}.fc2.weight"], state[f"{gate}.fc2.bias"]).sigmoid()
                 y = y * excited[:, :, None, None]
                 continue
@@ -70,7 +72,9 @@ def test_kaldi_banks_are_torchaudios():
 
 @pytest.fixture(scope="module")
 def mn04(efficientat_weights):
-    return efficientat.Extractor(efficientat.Settings(), window(5.0, 32000, "wrap"), weights=str(efficientat_weights))
+    return efficientat.Extractor(
+        efficientat.Settings(), window(5.0, 32000, "wrap"), weights=str(efficientat_weights)
+    )
 
 
 def test_efficientat_is_the_plain_reference(mn04, efficientat_weights):
@@ -110,7 +114,9 @@ def test_efficientat_features_do_not_depend_on_the_batch(mn04):
 
 @pytest.mark.parametrize("seconds", [0.1, 0.73, 2.0, 10.0])
 def test_efficientat_shapes_for_any_window(efficientat_weights, seconds):
-    extractor = efficientat.Extractor(efficientat.Settings(), window(seconds, 32000, "wrap"), weights=str(efficientat_weights))
+    extractor = efficientat.Extractor(
+        efficientat.Settings(), window(seconds, 32000, "wrap"), weights=str(efficientat_weights)
+    )
     views = extractor.extract([synthetic(0.9, 32000)], [0], 4)[0].views
     assert {name: view.shape[1:] for name, view in views.items()} == extractor.shapes
 
@@ -127,7 +133,9 @@ def published(network: str) -> dict:
             if f".{fc}." in key:
                 key = key.replace(f".{fc}.", f".conc_se_layers.0.{fc}.")
                 value = value[:, :, 0, 0] if value.ndim == 4 else value
-        renamed[key.replace("classifier.3.", "classifier.5.").replace("classifier.0.", "classifier.2.")] = value
+        renamed[key.replace("classifier.3.", "classifier.5.").replace("classifier.0.", "classifier.2.")] = (
+            value
+        )
     return renamed
 
 

@@ -48,7 +48,9 @@ def test_codes_and_latents_are_those_of_transformers(tmp_path):
 
     network = tiny(tmp_path)
     waves = [synthetic(1.0, 24000), synthetic(0.4, 24000, 1), synthetic(2.0, 24000, 2)]
-    pieces = torch.from_numpy(np.stack([waves[0], np.resize(waves[1], 24000), waves[2][:24000], waves[2][24000:]]))[:, None]
+    pieces = torch.from_numpy(
+        np.stack([waves[0], np.resize(waves[1], 24000), waves[2][:24000], waves[2][24000:]])
+    )[:, None]
     for bandwidth, books in ((1.5, 2), (3.0, 4), (24.0, 32)):
         extractor = made(tmp_path, bandwidth=bandwidth)
         assert extractor.shapes == {"latents": (16, 1, 75), "codes": (books, 1, 75)} and extractor.span == 1.0
@@ -77,7 +79,9 @@ def test_a_clip_does_not_know_its_batch(tmp_path):
 def test_padding_does_not_reach_the_real_frames(tmp_path):
     tiny(tmp_path)
     wave = synthetic(0.4, 24000)  # 30 frames
-    filled = [made(tmp_path, pad=pad).extract([wave], [0], 1)[0].views["latents"] for pad in ("wrap", "silence")]
+    filled = [
+        made(tmp_path, pad=pad).extract([wave], [0], 1)[0].views["latents"] for pad in ("wrap", "silence")
+    ]
     np.testing.assert_allclose(filled[0][..., :30], filled[1][..., :30], rtol=1e-3, atol=1e-4)
     assert np.abs(filled[0][..., 30:] - filled[1][..., 30:]).max() > 0.01
 
@@ -101,9 +105,17 @@ def test_full_size_by_default():
     extractor._build(network)
     assert extractor.shapes == {"latents": (128, 1, 375), "codes": (2, 1, 375)} and extractor.span == 5.0
     views = extractor.extract([synthetic(5.0, 24000)], [0], 1)[0].views
-    assert {name: view.shape for name, view in views.items()} == {"latents": (1, 128, 1, 375), "codes": (1, 2, 1, 375)}
+    assert {name: view.shape for name, view in views.items()} == {
+        "latents": (1, 128, 1, 375),
+        "codes": (1, 2, 1, 375),
+    }
     with torch.inference_mode():
-        assert network.encode(torch.zeros(1, 1, 120000)).audio_codes.shape == (1, 1, 2, 375)  # as FACTS has it
+        assert network.encode(torch.zeros(1, 1, 120000)).audio_codes.shape == (
+            1,
+            1,
+            2,
+            375,
+        )  # as FACTS has it
 
 
 def test_older_names_of_weight_norm_are_read(tmp_path):
@@ -120,7 +132,9 @@ def test_older_names_of_weight_norm_are_read(tmp_path):
         renamed[key] = value
     assert any(key.endswith("weight_g") for key in renamed)
     save_file(renamed, tmp_path / "model.safetensors", {"format": "pt"})
-    np.testing.assert_array_equal(made(tmp_path).extract([synthetic(1.0, 24000)], [0], 1)[0].views["codes"], want)
+    np.testing.assert_array_equal(
+        made(tmp_path).extract([synthetic(1.0, 24000)], [0], 1)[0].views["codes"], want
+    )
 
 
 def test_refusals(tmp_path, monkeypatch):
@@ -172,7 +186,16 @@ def test_by_the_commands_with_a_shard_of_bad_clips_and_loose_files(tmp_path, mon
     for index in range(32):
         soundfile.write(data / "audio_train" / f"{index:03d}.wav", np.zeros(16000), 16000)
     monkeypatch.chdir(tmp_path)
-    args = ("--competition", data, "--extractor", "encodec", "--weights", tmp_path / "weights", "--bandwidth", "3")
+    args = (
+        "--competition",
+        data,
+        "--extractor",
+        "encodec",
+        "--weights",
+        tmp_path / "weights",
+        "--bandwidth",
+        "3",
+    )
     get_features.main([str(argument) for argument in args])
     said = capsys.readouterr().out
     assert "train: 13 clips, 13 windows" in said and "latents (16, 1, 75), codes (4, 1, 75)" in said

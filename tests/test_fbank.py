@@ -19,14 +19,18 @@ def theirs(waves: list[np.ndarray], **settings: float) -> np.ndarray:
 
 
 def test_fbank_is_transformers():
-    waves = [wave[: round(seconds * 16000)] for wave, seconds in zip(clips(16000, 3), (5, 1.234, 5, 3.3, 0.5))]
+    waves = [
+        wave[: round(seconds * 16000)] for wave, seconds in zip(clips(16000, 3), (5, 1.234, 5, 3.3, 0.5))
+    ]
     waves.append(synthetic(10.24, 16000))
     extractor = fbank.Extractor(fbank.Settings(), window(10.24, 16000))
     assert extractor.shapes == {"fbank": (1, 128, 1024)} and extractor.span == 10.24
     got = extractor.extract(waves, [0.0] * len(waves), batch_size=4)
     view = np.concatenate([clip.views["fbank"] for clip in got])
     assert view.shape == (len(waves), 1, 128, 1024) and view.dtype == np.float16
-    assert np.abs(view[:, 0].astype(np.float32) - theirs(waves)).max() < 3e-3  # half precision of values up to 2
+    assert (
+        np.abs(view[:, 0].astype(np.float32) - theirs(waves)).max() < 3e-3
+    )  # half precision of values up to 2
     assert view[1, 0, 5, -1] == pytest.approx(0.46703, abs=1e-3), "padding is 0 in log-mel, then normalised"
 
 
@@ -42,18 +46,23 @@ def test_shorter_windows_and_a_normalisation_of_ones_own():
 
 def test_a_repeated_clip_is_real_to_its_end():
     wave = synthetic(0.5, 16000)
-    silent, wrapped = (fbank.Extractor(fbank.Settings(max_length=128), window(1.28, 16000, pad)).extract([wave], [0.0], 1)[0]
-                       for pad in ("silence", "wrap"))
+    silent, wrapped = (
+        fbank.Extractor(fbank.Settings(max_length=128), window(1.28, 16000, pad)).extract([wave], [0.0], 1)[0]
+        for pad in ("silence", "wrap")
+    )
     last = silent.views["fbank"][0, 0, :, 60:]
     assert np.ptp(last) == 0 and np.ptp(wrapped.views["fbank"][0, 0, :, 60:120]) > 0.5
 
 
-@pytest.mark.parametrize("settings, seconds, weights, match", [
-    (dict(max_length=512), 10.24, None, "add --seconds 5.12"),
-    (dict(max_length=15), 0.1, None, "at least 16 frames"),
-    (dict(std=0.0), 1.0, None, "deviation above 0"),
-    ({}, 1.0, "some/weights", "--head.weights"),
-])
+@pytest.mark.parametrize(
+    "settings, seconds, weights, match",
+    [
+        (dict(max_length=512), 10.24, None, "add --seconds 5.12"),
+        (dict(max_length=15), 0.1, None, "at least 16 frames"),
+        (dict(std=0.0), 1.0, None, "deviation above 0"),
+        ({}, 1.0, "some/weights", "--head.weights"),
+    ],
+)
 def test_refusals(settings, seconds, weights, match):
     with pytest.raises(UserError, match=match) as error:
         fbank.Extractor(fbank.Settings(**settings), window(seconds, 16000), weights=weights)

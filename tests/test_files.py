@@ -30,12 +30,15 @@ def test_folder_is_replaced_whole(tmp_path: Path) -> None:
     assert (tmp_path / "last" / "x").read_text() == "2" and [p.name for p in tmp_path.iterdir()] == ["last"]
 
 
-@pytest.mark.parametrize("state, expected", [
-    ({"last": "1", "last.new": "half"}, "1"),     # killed while the new one was filled
-    ({"last.old": "1", "last.new": "2"}, "2"),    # killed between the renames: the new one is whole
-    ({"last": "2", "last.old": "1"}, "2"),        # killed before the old one was removed
-    ({"last.new": "half"}, None),                 # killed while the very first was filled
-])
+@pytest.mark.parametrize(
+    "state, expected",
+    [
+        ({"last": "1", "last.new": "half"}, "1"),  # killed while the new one was filled
+        ({"last.old": "1", "last.new": "2"}, "2"),  # killed between the renames: the new one is whole
+        ({"last": "2", "last.old": "1"}, "2"),  # killed before the old one was removed
+        ({"last.new": "half"}, None),  # killed while the very first was filled
+    ],
+)
 def test_kills_inside_a_replacement(tmp_path: Path, state: dict, expected: str | None) -> None:
     for name, text in state.items():
         (tmp_path / name).mkdir()

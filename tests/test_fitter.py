@@ -26,7 +26,9 @@ NEVER = type("Never", (), {"passed": lambda self: False})()
 class Tiny(nn.Module):
     """A head with dropout, and with a buffer of training statistics that must survive resuming."""
 
-    def __init__(self, dropout: float = 0.0, most: int | None = None, error: type[RuntimeError] = RuntimeError):
+    def __init__(
+        self, dropout: float = 0.0, most: int | None = None, error: type[RuntimeError] = RuntimeError
+    ):
         super().__init__()
         self.config, self.most, self.error = {"name": "tiny"}, most, error
         self.inner, self.drop, self.outer = nn.Linear(12, 16), nn.Dropout(dropout), nn.Linear(16, 3)
@@ -62,7 +64,9 @@ class StopsAt:
 def fitter(folder: Path, settings: TrainingFlags, **head) -> Fitter:
     rows = made_rows()
     valid = np.arange(45) % 5 == 1
-    return Fitter(lambda: Tiny(**head), rows, Fold(1, 2, 5, ~valid, valid), settings, 3, FoldFolder(folder), CPU)
+    return Fitter(
+        lambda: Tiny(**head), rows, Fold(1, 2, 5, ~valid, valid), settings, 3, FoldFolder(folder), CPU
+    )
 
 
 def outcome(folder: Path) -> tuple[dict, dict, list, dict]:
@@ -75,13 +79,31 @@ def outcome(folder: Path) -> tuple[dict, dict, list, dict]:
     return last, load_file(folder / "best" / "model.safetensors"), history, state
 
 
-BUSY = TrainingFlags(epochs=5, batch_size=8, lr=0.02, mixup=0.4, mixup_probability=0.6, time_mask=2, frequency_mask=2,
-                     time_shift=0.4, gain=1.0, label_smoothing=0.1, clip_grad=1.0, seed=3)
+BUSY = TrainingFlags(
+    epochs=5,
+    batch_size=8,
+    lr=0.02,
+    mixup=0.4,
+    mixup_probability=0.6,
+    time_mask=2,
+    frequency_mask=2,
+    time_shift=0.4,
+    gain=1.0,
+    label_smoothing=0.1,
+    clip_grad=1.0,
+    seed=3,
+)
 
 
-@pytest.mark.parametrize("optimizer, schedule", [
-    ("adamw", "onecycle"), ("adamw", "cosine"), ("sgd", "onecycle"), ("adam", "step"),
-])
+@pytest.mark.parametrize(
+    "optimizer, schedule",
+    [
+        ("adamw", "onecycle"),
+        ("adamw", "cosine"),
+        ("sgd", "onecycle"),
+        ("adam", "step"),
+    ],
+)
 def test_a_stopped_fold_ends_as_if_never_stopped(tmp_path, optimizer, schedule):
     settings = replace(BUSY, optimizer=optimizer, schedule=schedule, step_epochs=2)
     lines: list[str] = []
@@ -100,7 +122,9 @@ def test_a_stopped_fold_ends_as_if_never_stopped(tmp_path, optimizer, schedule):
         assert found[2:] == whole[2:]
         for one, other in zip(found[:2], whole[:2]):
             assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-    assert whole[0]["mean"].abs().sum() > 0 and not torch.equal(whole[0]["inner.weight"], whole[1]["inner.weight"])
+    assert whole[0]["mean"].abs().sum() > 0 and not torch.equal(
+        whole[0]["inner.weight"], whole[1]["inner.weight"]
+    )
 
 
 def test_another_seed_or_fold_is_another_outcome(tmp_path):
@@ -116,7 +140,9 @@ def test_another_seed_or_fold_is_another_outcome(tmp_path):
 @pytest.mark.parametrize("error", [RuntimeError, torch.cuda.OutOfMemoryError])
 @pytest.mark.parametrize("weights", ["none", "balanced"])
 def test_less_memory_gives_the_same_weights(tmp_path, capsys, error, weights):
-    settings = TrainingFlags(epochs=3, batch_size=11, lr=0.02, mixup=0.4, label_smoothing=0.1, class_weights=weights)
+    settings = TrainingFlags(
+        epochs=3, batch_size=11, lr=0.02, mixup=0.4, label_smoothing=0.1, class_weights=weights
+    )
     whole, small = fitter(tmp_path / "a", settings), fitter(tmp_path / "b", settings, most=4, error=error)
     for made in (whole, small):  # classes of unequal frequency, so that weights weigh
         made.rows.labels = np.where(np.arange(45) % 7 < 4, 0, made.rows.labels)
@@ -154,29 +180,46 @@ def test_loss_is_torchs_cross_entropy(tmp_path):
     made.rows.labels = np.array([0] * 30 + [1] * 10 + [2] * 5)
     made.rows.targets = np.eye(3, dtype=np.float32)[made.rows.labels]
     made.criterion = Criterion.of(made.rows, made.train_rows, made.settings)
-    learnt = made.rows.labels[made.rows.clip[made.train_rows]]  # by rows: a long clip counts as often as it is seen
+    learnt = made.rows.labels[
+        made.rows.clip[made.train_rows]
+    ]  # by rows: a long clip counts as often as it is seen
     weights = compute_class_weight("balanced", classes=np.arange(3), y=learnt)
     np.testing.assert_allclose(made.criterion.weights.numpy(), weights, rtol=1e-6)
     want = nn.functional.cross_entropy(logits, labels, weight=torch.tensor(weights, dtype=torch.float32))
     torch.testing.assert_close(made.criterion(logits, torch.eye(3)[labels]), want)
     assert (want - nn.functional.cross_entropy(logits, labels)).abs() > 1e-3
-    made.rows.targets = np.eye(3, dtype=np.float32)[[0] * 30 + [1] * 15]  # a class that this fold does not train on
+    made.rows.targets = np.eye(3, dtype=np.float32)[
+        [0] * 30 + [1] * 15
+    ]  # a class that this fold does not train on
     weights = Criterion.of(made.rows, made.train_rows, made.settings).weights
-    assert weights.isfinite().all() and weights[2] == 0 and (weights[:2] > 0).all(), "smoothing's share of it must not count"
+    assert weights.isfinite().all() and weights[2] == 0 and (weights[:2] > 0).all(), (
+        "smoothing's share of it must not count"
+    )
 
 
-@pytest.mark.parametrize("script, best", [
-    ([(0.8, 0.5), (0.8, 0.4), (0.8, 0.45), (0.7, 0.1)], 2),  # the metric ties: the loss decides
-    ([(0.8, 0.5), (0.9, 0.9), (0.8, 0.1)], 2),  # the metric first
-    ([(0.8, 0.5), (0.8, 0.5), (0.8, 0.5)], 1),  # all equal: the first
-])
+@pytest.mark.parametrize(
+    "script, best",
+    [
+        ([(0.8, 0.5), (0.8, 0.4), (0.8, 0.45), (0.7, 0.1)], 2),  # the metric ties: the loss decides
+        ([(0.8, 0.5), (0.9, 0.9), (0.8, 0.1)], 2),  # the metric first
+        ([(0.8, 0.5), (0.8, 0.5), (0.8, 0.5)], 1),  # all equal: the first
+    ],
+)
 @pytest.mark.parametrize("stop", [None, 1, 2])
 def test_the_best_epoch_is_kept(tmp_path, monkeypatch, script, best, stop):
     def epoch(self, number, pause=None):
         f1, loss = script[number - 1]
         with torch.no_grad():
             self.head.outer.bias.fill_(number)
-        return {"fold": 1, "epoch": number, "lr": 0.1, "train_loss": 1.0, "valid_loss": loss, "f1_macro": f1, "seconds": 0.1}
+        return {
+            "fold": 1,
+            "epoch": number,
+            "lr": 0.1,
+            "train_loss": 1.0,
+            "valid_loss": loss,
+            "f1_macro": f1,
+            "seconds": 0.1,
+        }
 
     monkeypatch.setattr(Fitter, "epoch", epoch)
     settings, lines = TrainingFlags(epochs=len(script)), []
@@ -185,7 +228,9 @@ def test_the_best_epoch_is_kept(tmp_path, monkeypatch, script, best, stop):
     assert fitter(tmp_path, settings).fit(lines.append, NEVER, 0)
     last, kept, history, state = outcome(tmp_path)
     assert (kept["outer.bias"] == best).all() and (last["outer.bias"] == len(script)).all()
-    assert state["progress"]["best_epoch"] == best and [row["epoch"] for row in history] == list(range(1, len(script) + 1))
+    assert state["progress"]["best_epoch"] == best and [row["epoch"] for row in history] == list(
+        range(1, len(script) + 1)
+    )
     assert "*" in lines[best - 1] and not any("*" in line for line in lines[best:])
     head = FoldFolder(tmp_path).load_head("best", lambda config: Tiny(), "cpu")
     assert (head.outer.bias == best).all()

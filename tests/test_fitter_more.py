@@ -24,7 +24,9 @@ def fit(folder, head, settings, rows=None) -> Fitter:
     return Fitter(lambda: head, rows, Fold(1, 2, 5, ~valid, valid), settings, 3, FoldFolder(folder), CPU)
 
 
-@pytest.mark.parametrize("changes", [dict(optimizer="sam", rho=0.1), dict(ema=0.8), dict(optimizer="sam", ema=0.9, crop=0.6)])
+@pytest.mark.parametrize(
+    "changes", [dict(optimizer="sam", rho=0.1), dict(ema=0.8), dict(optimizer="sam", ema=0.9, crop=0.6)]
+)
 def test_a_stopped_fold_ends_as_if_never_stopped(tmp_path, changes):
     settings = replace(BUSY, **changes)
     assert fitter(tmp_path / "whole", settings, dropout=0.5).fit(str, NEVER, 3)
@@ -68,10 +70,14 @@ def test_sams_second_pass_leaves_statistics_and_drops_the_same_units(tmp_path):
         def __init__(self):
             super().__init__(dropout=0.5)
             self.norm, self.masks = nn.BatchNorm1d(12), []
-            self.drop.register_forward_hook(lambda m, i, o: self.masks.append((o != 0) | (i[0] == 0)) if m.training else None)
+            self.drop.register_forward_hook(
+                lambda m, i, o: self.masks.append((o != 0) | (i[0] == 0)) if m.training else None
+            )
 
         def forward(self, x, mask=None):
-            return super().forward(self.norm(x.mean(3).flatten(1))[:, :, None, None].reshape(len(x), *x.shape[1:3], 1))
+            return super().forward(
+                self.norm(x.mean(3).flatten(1))[:, :, None, None].reshape(len(x), *x.shape[1:3], 1)
+            )
 
     torch.manual_seed(0)
     head = Normed()
@@ -107,7 +113,10 @@ class Own(Tiny):
     def loss(self, batch, criterion):
         assert batch["codes"].dtype == torch.int64 and batch["codes"].shape[1:] == (1, 1, 5)
         logits = self(batch["x"], batch["mask"])
-        return criterion(logits) + 0.1 * (logits.mean(1) - batch["codes"].float().mean((1, 2, 3))).square().mean()
+        return (
+            criterion(logits)
+            + 0.1 * (logits.mean(1) - batch["codes"].float().mean((1, 2, 3))).square().mean()
+        )
 
 
 def rows_with_codes():
@@ -122,8 +131,12 @@ def test_a_heads_own_loss_is_trained_whatever_the_memory(tmp_path, weights):
     found = []
     for name, most in (("whole", None), ("small", 4)):
         torch.manual_seed(0)
-        made = fit(tmp_path / name, Own(most=most), TrainingFlags(epochs=2, batch_size=11, lr=0.02, class_weights=weights),
-                   rows_with_codes())
+        made = fit(
+            tmp_path / name,
+            Own(most=most),
+            TrainingFlags(epochs=2, batch_size=11, lr=0.02, class_weights=weights),
+            rows_with_codes(),
+        )
         made.fit(str, NEVER, 0)
         found.append(made)
     assert found[1].micro == 3 and max(found[0].head.seen) > 4
@@ -132,7 +145,9 @@ def test_a_heads_own_loss_is_trained_whatever_the_memory(tmp_path, weights):
             torch.testing.assert_close(found[1].head.state_dict()[name], value, atol=2e-3, rtol=1e-2)
         assert value.isfinite().all()
     torch.manual_seed(0)
-    other = fit(tmp_path / "plain", Tiny(), TrainingFlags(epochs=2, batch_size=11, lr=0.02, class_weights=weights))
+    other = fit(
+        tmp_path / "plain", Tiny(), TrainingFlags(epochs=2, batch_size=11, lr=0.02, class_weights=weights)
+    )
     other.fit(str, NEVER, 0)
     assert not torch.allclose(other.head.outer.bias, found[0].head.outer.bias), "the second term counts"
 
@@ -146,11 +161,17 @@ def test_pretrained_weights_are_loaded_once(tmp_path):
             self.outer.bias.data.fill_(7.0)
 
     made = fit(tmp_path, Pretrained(), TrainingFlags(epochs=2, ema=0.5))
-    assert Pretrained.loads == 1 and (made.head.outer.bias == 7).all() and (made.predictor.outer.bias == 7).all()
+    assert (
+        Pretrained.loads == 1 and (made.head.outer.bias == 7).all() and (made.predictor.outer.bias == 7).all()
+    )
     assert made.head.adapted == 1 and torch.equal(made.predictor.mean, made.head.mean)
     assert not made.fit(str, StopsAt(1), 0)
     again = fit(tmp_path, Pretrained(), TrainingFlags(epochs=2, ema=0.5))
-    assert Pretrained.loads == 1 and (again.progress.epoch, again.progress.step) == (0, 1) and (again.head.outer.bias != 7).all()
+    assert (
+        Pretrained.loads == 1
+        and (again.progress.epoch, again.progress.step) == (0, 1)
+        and (again.head.outer.bias != 7).all()
+    )
 
 
 def test_a_head_of_whole_windows_refuses_a_crop(tmp_path):
@@ -221,6 +242,16 @@ def test_copies_are_trained_on_and_never_validated(tmp_path):
 
     head, rows = Sees(), with_copies([-1, -1, 1, -1, -1, -1, -1, -1], [1, 1, 0.5, 1, 1, 1, 1, 1])
     valid = np.array([False, True, False, False])
-    made = Fitter(lambda: head, rows, Fold(1, 1, 2, ~valid, valid), TrainingFlags(epochs=3, batch_size=2), 3, FoldFolder(tmp_path), CPU)
+    made = Fitter(
+        lambda: head,
+        rows,
+        Fold(1, 1, 2, ~valid, valid),
+        TrainingFlags(epochs=3, batch_size=2),
+        3,
+        FoldFolder(tmp_path),
+        CPU,
+    )
     made.fit(str, NEVER, 0)
-    assert head.asked == {1} and head.trained == {0, 10, 20, 2, 22, 3, 13, 23}, "12 is mixed with the clip in validation"
+    assert head.asked == {1} and head.trained == {0, 10, 20, 2, 22, 3, 13, 23}, (
+        "12 is mixed with the clip in validation"
+    )

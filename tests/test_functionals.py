@@ -12,7 +12,9 @@ from models.functionals import QUANTILES
 
 def decibels(frames: int = 40, bands: int = 6, seed: int = 0) -> torch.Tensor:
     """(2, 1, bands, frames) dB, no deeper than 60 below the loudest cell."""
-    return torch.from_numpy(np.random.default_rng(seed).uniform(-60, -1, (2, 1, bands, frames)).astype(np.float32))
+    return torch.from_numpy(
+        np.random.default_rng(seed).uniform(-60, -1, (2, 1, bands, frames)).astype(np.float32)
+    )
 
 
 def test_statistics_are_numpys():
@@ -44,7 +46,9 @@ def test_a_rotor_shows_in_its_modulation_step():
     head = models.build("functionals", (1, 8, 160), 3, groups=2, modulations=6)
     beat = 10 * torch.cos(2 * np.pi * 20 * torch.arange(160) / 160)
     x = decibels(160, 8)[:1] / 10 + beat - 30
-    modulation = head._modulation((x - x.mean(3, keepdim=True))[:, 0].unflatten(1, (2, 4)).mean(2), torch.tensor([[[160]]]))
+    modulation = head._modulation(
+        (x - x.mean(3, keepdim=True))[:, 0].unflatten(1, (2, 4)).mean(2), torch.tensor([[[160]]])
+    )
     step = next(i for i, (low, high) in enumerate(zip(head.edges, head.edges[1:])) if low <= 20 < high)
     assert (modulation.argmax(2) == step).all()
 
@@ -62,7 +66,10 @@ def test_padding_is_not_counted():
 
 def test_ensemble_is_the_mean_of_members_that_learn_apart():
     torch.manual_seed(0)
-    members = [{"name": "functionals", "dropout": 0.0}, {"name": "audio_cnn", "channels": [4, 6], "blocks": [1, 1], "dropout": 0.0}]
+    members = [
+        {"name": "functionals", "dropout": 0.0},
+        {"name": "audio_cnn", "channels": [4, 6], "blocks": [1, 1], "dropout": 0.0},
+    ]
     head = models.build("ensemble", (1, 6, 40), 3, members=members).eval()
     x = decibels()
     head.adapt(iter([(x, None)]))
@@ -83,11 +90,18 @@ def test_ensemble_is_the_mean_of_members_that_learn_apart():
     assert models.rebuild(head.config).config == head.config
 
 
-@pytest.mark.parametrize("members, words", [
-    ([], "no members"), (["linear"], "written"), ([{"name": "linnear"}], "no head called 'linnear'"),
-    ([{"name": "linear", "depth": 3}], "linear has no option depth"), ([{"name": "causal_lm"}], "loss of its own"),
-    ([{"name": "linear", "num_classes": 4}], "follow from the features"), ([{"name": "linear", "augment": "no"}], "true or false"),
-])
+@pytest.mark.parametrize(
+    "members, words",
+    [
+        ([], "no members"),
+        (["linear"], "written"),
+        ([{"name": "linnear"}], "no head called 'linnear'"),
+        ([{"name": "linear", "depth": 3}], "linear has no option depth"),
+        ([{"name": "causal_lm"}], "loss of its own"),
+        ([{"name": "linear", "num_classes": 4}], "follow from the features"),
+        ([{"name": "linear", "augment": "no"}], "true or false"),
+    ],
+)
 def test_ensemble_refuses_in_one_line(members, words):
     with pytest.raises(models.HeadError, match=words) as error:
         models.build("ensemble", (128, 1, 40), 3, members=members)

@@ -19,26 +19,49 @@ from earshot.errors import UserError
 from earshot.pickles import Refused
 
 EXAMPLES = int(os.environ.get("EARSHOT_FUZZ", "150"))
-FUZZ = settings(max_examples=EXAMPLES, deadline=None, derandomize=True, database=None,
-                suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much])
+FUZZ = settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
+)
 
 # Where to change, and into what: relative places, so that they shrink and fit any file.
-CHANGES = st.lists(st.tuples(st.sampled_from(["set", "cut", "insert", "end"]), st.floats(0, 1, exclude_max=True),
-                             st.binary(min_size=1, max_size=9)), min_size=1, max_size=5)
-CODES = [value for name, value in vars(pickle).items() if name.isupper() and isinstance(value, bytes) and len(value) == 1]
+CHANGES = st.lists(
+    st.tuples(
+        st.sampled_from(["set", "cut", "insert", "end"]),
+        st.floats(0, 1, exclude_max=True),
+        st.binary(min_size=1, max_size=9),
+    ),
+    min_size=1,
+    max_size=5,
+)
+CODES = [
+    value
+    for name, value in vars(pickle).items()
+    if name.isupper() and isinstance(value, bytes) and len(value) == 1
+]
 OPCODES = st.lists(st.one_of(st.sampled_from(CODES), st.binary(max_size=6)), max_size=60).map(b"".join)
 
 
-VALUES = st.recursive(st.none() | st.booleans() | st.floats(allow_nan=False) | st.integers() | st.text(max_size=8),
-                      lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3), max_leaves=12)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.floats(allow_nan=False) | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=12,
+)
 
 
 def damaged(data: bytes, changes: list) -> bytes:
     """Some bytes set, removed, added, or the end cut off."""
     for how, where, new in changes:
         at = int(where * len(data))
-        data = {"set": data[:at] + new + data[at + len(new):], "cut": data[:at] + data[at + len(new):],
-                "insert": data[:at] + new + data[at:], "end": data[:at]}[how]
+        data = {
+            "set": data[:at] + new + data[at + len(new) :],
+            "cut": data[:at] + data[at + len(new) :],
+            "insert": data[:at] + new + data[at:],
+            "end": data[:at],
+        }[how]
     return data
 
 
@@ -60,8 +83,15 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def good(folder: Path) -> bytes:
-    cache.dump(folder / "good.pkl", {"ids": np.array(["a", "bä"]), "mel": np.arange(24, dtype=np.float16).reshape(2, 1, 3, 4),
-                                     "empty": np.zeros((0, 2), np.float16), "meta": {"record": {"n": 1, "x": [1.5, None, True]}}})
+    cache.dump(
+        folder / "good.pkl",
+        {
+            "ids": np.array(["a", "bä"]),
+            "mel": np.arange(24, dtype=np.float16).reshape(2, 1, 3, 4),
+            "empty": np.zeros((0, 2), np.float16),
+            "meta": {"record": {"n": 1, "x": [1.5, None, True]}},
+        },
+    )
     return (folder / "good.pkl").read_bytes()
 
 
@@ -120,19 +150,58 @@ def test_sealed_json(folder, value, changes):
         assert found == {"value": json.loads(json.dumps(value))}
 
 
-CELLS = st.sampled_from(["a.wav", "b.wav", "c", "x.wav", "y", "../a.wav", "/etc/passwd", "owl", "jay", "owl,jay", "", " ", "0", "1",
-                         "nan", "é", "\"", "'"])
-HEADS = st.lists(st.sampled_from(["fname", "label", "id", "fold", "group", "owl", "jay", "", "target"]), min_size=1, max_size=4)
+CELLS = st.sampled_from(
+    [
+        "a.wav",
+        "b.wav",
+        "c",
+        "x.wav",
+        "y",
+        "../a.wav",
+        "/etc/passwd",
+        "owl",
+        "jay",
+        "owl,jay",
+        "",
+        " ",
+        "0",
+        "1",
+        "nan",
+        "é",
+        '"',
+        "'",
+    ]
+)
+HEADS = st.lists(
+    st.sampled_from(["fname", "label", "id", "fold", "group", "owl", "jay", "", "target"]),
+    min_size=1,
+    max_size=4,
+)
 ROWS = st.lists(st.lists(CELLS, min_size=1, max_size=4), max_size=8)
 
 
 @FUZZ
-@given(head=HEADS, rows=ROWS, mark=st.sampled_from([",", ";", "\t", "|"]), end=st.sampled_from(["\n", "\r\n", "\r"]),
-       bom=st.sampled_from(["", "\ufeff"]), sample=ROWS, quote=st.booleans(), junk=st.binary(max_size=4))
+@given(
+    head=HEADS,
+    rows=ROWS,
+    mark=st.sampled_from([",", ";", "\t", "|"]),
+    end=st.sampled_from(["\n", "\r\n", "\r"]),
+    bom=st.sampled_from(["", "\ufeff"]),
+    sample=ROWS,
+    quote=st.booleans(),
+    junk=st.binary(max_size=4),
+)
 def test_csv_files(folder, head, rows, mark, end, bom, sample, quote, junk):
     root = folder / "birds"
     if not root.exists():
-        files(root, "audio_train/b.wav", "audio_train/a.wav", "audio_train/c.wav", "audio_test/y.wav", "audio_test/x.wav")
+        files(
+            root,
+            "audio_train/b.wav",
+            "audio_train/a.wav",
+            "audio_train/c.wav",
+            "audio_test/y.wav",
+            "audio_test/x.wav",
+        )
 
     def written(table: list[list[str]]) -> bytes:
         cells = [[f'"{cell}"' if quote else cell for cell in row] for row in table]

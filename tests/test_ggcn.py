@@ -17,7 +17,9 @@ from models.convnext_ggcn import grid
 from models.graph import GraphConv, TokenGraph, nearest_neighbours, normalised
 from models.maps import halve, map_mask, to_grid
 
-SMALL = dict(depths=(1, 1), dims=(8, 12), kernel=5, attention=8, heads=2, graph=6, k=3, hidden=(8,), layer_scale=1.0)
+SMALL = dict(
+    depths=(1, 1), dims=(8, 12), kernel=5, attention=8, heads=2, graph=6, k=3, hidden=(8,), layer_scale=1.0
+)
 
 
 def small(shape=(1, 16, 40), **options) -> torch.nn.Module:
@@ -42,7 +44,11 @@ def test_the_published_size(classes, parameters):
         head = models.build("convnext_ggcn", (1, 64, 250), classes)
         tokens, real = head.eval().tokens(torch.zeros(1, 1, 64, 250))
     assert count(head) == parameters
-    assert [count(part) for part in (head.backbone, head.attention, head.graph)] == [28_437_726, 1_838_592, 198_144]
+    assert [count(part) for part in (head.backbone, head.attention, head.graph)] == [
+        28_437_726,
+        1_838_592,
+        198_144,
+    ]
     assert tokens.shape == (1, 60, 768) and real is None
 
 
@@ -50,8 +56,13 @@ def test_the_published_start():
     head = models.build("convnext_ggcn", (1, 64, 250), 2, dims=(96, 8, 8, 8), depths=(3, 1, 1, 1))
     blocks = [module for module in head.backbone if hasattr(module, "dwconv")]
     assert all(torch.equal(block.scale.gamma, torch.full_like(block.scale.gamma, 1e-6)) for block in blocks)
-    assert [getattr(block.drop_path, "drop_prob", 0.0) for block in blocks] == pytest.approx([0, 0.02, 0.04, 0.06, 0.08, 0.1])
-    assert blocks[0].mlp.fc1.weight.std().item() == pytest.approx(0.02, rel=0.05) and not blocks[0].mlp.fc1.bias.any()
+    assert [getattr(block.drop_path, "drop_prob", 0.0) for block in blocks] == pytest.approx(
+        [0, 0.02, 0.04, 0.06, 0.08, 0.1]
+    )
+    assert (
+        blocks[0].mlp.fc1.weight.std().item() == pytest.approx(0.02, rel=0.05)
+        and not blocks[0].mlp.fc1.bias.any()
+    )
     assert blocks[0].dwconv.kernel_size == blocks[-1].dwconv.kernel_size == (9, 9)
     assert [m.eps for m in head.backbone if type(m).__name__ == "LayerNorm2d"] == [1e-5, 1e-6, 1e-6, 1e-6]
     plain = models.build("convnext_ggcn", (1, 16, 20), 2, **{**SMALL, "layer_scale": 0})
@@ -117,13 +128,18 @@ def test_residual_from_the_second_layer_on():
 def test_a_clip_is_answered_alone():
     head = small()
     generator = torch.Generator().manual_seed(3)
-    clip, near = torch.randn(1, 1, 16, 40, generator=generator), torch.randn(4, 1, 16, 40, generator=generator)
+    clip, near = (
+        torch.randn(1, 1, 16, 40, generator=generator),
+        torch.randn(4, 1, 16, 40, generator=generator),
+    )
     with torch.no_grad():
         alone = head(clip)
         beside_copies = head(torch.cat([clip, clip + 1e-3 * near]))[:1]
         beside_strangers = head(torch.cat([clip, 50 * near + 20]))[:1]
         other = head(near[:1])
-    assert torch.allclose(alone, beside_copies, atol=1e-5) and torch.allclose(alone, beside_strangers, atol=1e-5)
+    assert torch.allclose(alone, beside_copies, atol=1e-5) and torch.allclose(
+        alone, beside_strangers, atol=1e-5
+    )
     assert not torch.allclose(alone, other, atol=1e-3)
 
 
@@ -155,8 +171,17 @@ def test_to_grid_averages_real_frames_only():
     assert none is None and torch.allclose(plain, full) and to_grid(x, mask, (2, 6))[0] is x
 
 
-@pytest.mark.parametrize("rows, columns, most, want", [(4, 15, 512, (4, 15)), (8, 64, 512, (8, 64)), (1, 13781, 512, (1, 512)),
-                                                       (8, 200, 512, (4, 128)), (300, 2, 100, (100, 1)), (9, 9, 1, (1, 1))])
+@pytest.mark.parametrize(
+    "rows, columns, most, want",
+    [
+        (4, 15, 512, (4, 15)),
+        (8, 64, 512, (8, 64)),
+        (1, 13781, 512, (1, 512)),
+        (8, 200, 512, (4, 128)),
+        (300, 2, 100, (100, 1)),
+        (9, 9, 1, (1, 1)),
+    ],
+)
 def test_the_grid_of_tokens_is_bounded(rows, columns, most, want):
     found = grid(rows, columns, most)
     assert found == want and found[0] * found[1] <= max(most, 1) and found[0] <= rows and found[1] <= columns
@@ -167,10 +192,12 @@ def test_any_shape_and_one_token(shape):
     head = small(shape, max_tokens=20).train()
     x = torch.randn(2, *shape)
     mask = torch.ones(2, shape[2], dtype=torch.bool)
-    mask[1, (shape[2] + 1) // 2:] = False
+    mask[1, (shape[2] + 1) // 2 :] = False
     logits = head(x, mask)
     logits.square().sum().backward()
-    assert logits.shape == (2, 4) and all(p.grad is not None and p.grad.isfinite().all() for p in head.parameters())
+    assert logits.shape == (2, 4) and all(
+        p.grad is not None and p.grad.isfinite().all() for p in head.parameters()
+    )
     assert head.tokens(x)[0].shape[1] <= 20
 
 
@@ -181,9 +208,17 @@ def test_a_clip_that_lies_in_the_dropped_frames_has_logits():
     assert head(torch.randn(1, 1, 16, 43), mask).isfinite().all()
 
 
-@pytest.mark.parametrize("options, word", [
-    (dict(depths=(1,), dims=(8, 8)), "as long as"), (dict(kernel=4), "odd"), (dict(attention=10, heads=4), "multiple"),
-    (dict(dropout=1.0), "probabilities"), (dict(k=0), "whole numbers"), (dict(hidden=(0,)), "whole numbers")])
+@pytest.mark.parametrize(
+    "options, word",
+    [
+        (dict(depths=(1,), dims=(8, 8)), "as long as"),
+        (dict(kernel=4), "odd"),
+        (dict(attention=10, heads=4), "multiple"),
+        (dict(dropout=1.0), "probabilities"),
+        (dict(k=0), "whole numbers"),
+        (dict(hidden=(0,)), "whole numbers"),
+    ],
+)
 def test_wrong_options_are_named(options, word):
     with pytest.raises(models.HeadError, match=word) as caught:
         models.build("convnext_ggcn", (1, 16, 40), 4, **{**SMALL, **options})
@@ -194,16 +229,36 @@ def test_wrong_options_are_named(options, word):
 
 
 def test_scratch_shares_small_cnns_cache():
-    ours, theirs = (yaml.safe_load((ROOT / "recipes" / f"{name}.yaml").read_text())["features"]
-                    for name in ("convnext_ggcn_scratch", "small_cnn"))
+    ours, theirs = (
+        yaml.safe_load((ROOT / "recipes" / f"{name}.yaml").read_text())["features"]
+        for name in ("convnext_ggcn_scratch", "small_cnn")
+    )
     assert ours == theirs
 
 
-def test_both_recipes_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+def test_both_recipes_end_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
     monkeypatch.chdir(tmp_path)
     make_competition(tmp_path / "tones", classes=2, train=4, subm=1, seconds=0.6)
-    tiny = ("--head.depths", "1,1", "--head.dims", "8,12", "--head.attention", "8", "--head.heads", "2", "--head.graph", "6",
-            "--head.hidden", "[8]", "--epochs", "1", "--folds", "2")
+    tiny = (
+        "--head.depths",
+        "1,1",
+        "--head.dims",
+        "8,12",
+        "--head.attention",
+        "8",
+        "--head.heads",
+        "2",
+        "--head.graph",
+        "6",
+        "--head.hidden",
+        "[8]",
+        "--epochs",
+        "1",
+        "--folds",
+        "2",
+    )
     for recipe, cache in (("convnext_ggcn", "convnext_ggcn"), ("convnext_ggcn_scratch", "small_cnn")):
         get_features.main(["--competition", "tones", "--recipe", recipe, "--workers", "1"])
         assert (tmp_path / "data" / "tones" / cache / "train.pkl").is_file()

@@ -22,7 +22,9 @@ class Plan:
 
 def shard(folder: Path, number: int, precision: str, fingerprint: str = "f") -> None:
     (folder / "shards").mkdir(exist_ok=True)
-    sealed.write(folder / "shards" / f"train-{number:05d}.json", {"fingerprint": fingerprint, "precision": precision})
+    sealed.write(
+        folder / "shards" / f"train-{number:05d}.json", {"fingerprint": fingerprint, "precision": precision}
+    )
 
 
 CPU = [Device("cpu", "fp32", "CPU, 2 threads")]
@@ -32,9 +34,14 @@ GPU = [Device("cuda:0", "fp16", "T4, fp16"), Device("cuda:1", "fp16", "T4, fp16"
 @pytest.mark.parametrize("fast", [True, False])
 def test_a_cpu_is_tried_for_ast_alone(tmp_path, monkeypatch, fast):
     monkeypatch.setattr(halves, "faster", lambda: fast)
-    assert [d.precision for d in halves.decide(Plan(tmp_path), CPU * 2, "auto")] == ["bf16" if fast else "fp32"] * 2
+    assert [d.precision for d in halves.decide(Plan(tmp_path), CPU * 2, "auto")] == [
+        "bf16" if fast else "fp32"
+    ] * 2
     assert halves.decide(Plan(tmp_path, "logmel"), CPU, "auto") == CPU
-    assert halves.decide(Plan(tmp_path), GPU, "auto") == GPU and halves.decide(Plan(tmp_path), CPU, "fp32") == CPU
+    assert (
+        halves.decide(Plan(tmp_path), GPU, "auto") == GPU
+        and halves.decide(Plan(tmp_path), CPU, "fp32") == CPU
+    )
 
 
 @pytest.mark.parametrize("fast", [True, False])
@@ -62,13 +69,40 @@ def test_a_cache_in_bf16_is_that_in_fp32_nearly(tmp_path):
     tiny_ast(tmp_path / "ast")
     root = make_competition(tmp_path / "tones", classes=2, train=4, subm=1)
     for precision in ("fp32", "bf16"):
-        script("get_features.py", "--competition", root, "--extractor", "ast", "--weights", tmp_path / "ast", "--seconds", 1,
-               "--precision", precision, "--cache", precision, "--device", "cpu", cwd=tmp_path)
+        script(
+            "get_features.py",
+            "--competition",
+            root,
+            "--extractor",
+            "ast",
+            "--weights",
+            tmp_path / "ast",
+            "--seconds",
+            1,
+            "--precision",
+            precision,
+            "--cache",
+            precision,
+            "--device",
+            "cpu",
+            cwd=tmp_path,
+        )
     made = [joblib.load(tmp_path / "data" / "tones" / name / "train.pkl") for name in ("fp32", "bf16")]
     for view in ("pooled", "frames"):
         one, other = (content[view].astype(np.float64).reshape(len(content[view]), -1) for content in made)
         cosine = (one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
         assert (one != other).any() and cosine.min() > 0.999
-    done = script("get_features.py", "--competition", root, "--extractor", "ast", "--weights", tmp_path / "ast", "--precision", "half",
-                  cwd=tmp_path, ok=None)
+    done = script(
+        "get_features.py",
+        "--competition",
+        root,
+        "--extractor",
+        "ast",
+        "--weights",
+        tmp_path / "ast",
+        "--precision",
+        "half",
+        cwd=tmp_path,
+        ok=None,
+    )
     assert "--precision" in refused(done)

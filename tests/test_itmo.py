@@ -33,7 +33,9 @@ def weights(tmp_path_factory) -> Path:
 
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
-    config = ASTConfig(hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, max_length=FRAMES)
+    config = ASTConfig(
+        hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, max_length=FRAMES
+    )
     network = ASTModel(config)
     torch.nn.init.normal_(network.embeddings.position_embeddings, std=0.5)  # all zero at birth
     network.save_pretrained(folder)
@@ -74,11 +76,20 @@ def test_published_sizes():
 
 
 def test_square_grid():
-    assert [square_grid(n) for n in (768, 384, 960, 127, 1)] == [(24, 32), (16, 24), (30, 32), (1, 127), (1, 1)]
+    assert [square_grid(n) for n in (768, 384, 960, 127, 1)] == [
+        (24, 32),
+        (16, 24),
+        (30, 32),
+        (1, 127),
+        (1, 1),
+    ]
 
 
 def test_a_vector_is_the_image_of_its_grid():
-    vector, image = build("inception_transformer", (24, 1, 1), **ITMO), build("inception_transformer", (1, 4, 6), **ITMO)
+    vector, image = (
+        build("inception_transformer", (24, 1, 1), **ITMO),
+        build("inception_transformer", (1, 4, 6), **ITMO),
+    )
     image.load_state_dict(vector.state_dict())
     x = torch.randn(3, 24, 1, 1)
     with torch.no_grad():
@@ -102,7 +113,12 @@ def test_block_is_its_formula():
         return bn(F.conv2d(x, conv.weight, conv.bias, padding=padding), norm).relu()
 
     with torch.no_grad():
-        parts = [branch(x, 0, 0, 0), branch(x, 1, 0, 2), branch(x, 2, 0, 1), branch(F.avg_pool2d(x, 3, 1, 1), 3, 1, 0)]
+        parts = [
+            branch(x, 0, 0, 0),
+            branch(x, 1, 0, 2),
+            branch(x, 2, 0, 1),
+            branch(F.avg_pool2d(x, 3, 1, 1), 3, 1, 0),
+        ]
         shortcut = bn(F.conv2d(x, block.shortcut[0].weight, block.shortcut[0].bias), block.shortcut[1])
         y = torch.cat(parts, dim=1) + shortcut
         gate = block.gate[2](block.gate[0](y.mean((2, 3))).relu()).sigmoid()
@@ -130,7 +146,9 @@ def test_load_pretrained_is_transformers(weights, name, options):
     head = build(name, (1, BINS, FRAMES), weights=str(weights), **options).eval()
     x = torch.randn(2, 1, BINS, FRAMES)
     heard = []
-    (head.norm if name == "ast" else head.blocks[0]).register_forward_pre_hook(lambda module, inputs: heard.append(inputs[0]))
+    (head.norm if name == "ast" else head.blocks[0]).register_forward_pre_hook(
+        lambda module, inputs: heard.append(inputs[0])
+    )
     with torch.no_grad():
         head(x)
         head.load_pretrained()
@@ -151,13 +169,17 @@ def test_fewer_frames_keep_their_positions(weights):
     assert torch.equal(mine[2:].unflatten(0, (12, 4)), theirs[2:].unflatten(0, (12, 9))[:, :4])
 
 
-@pytest.mark.parametrize("name, options", [("ast", TINY), ("inception_transformer", dict(BELOW, dropout=0.0))])
+@pytest.mark.parametrize(
+    "name, options", [("ast", TINY), ("inception_transformer", dict(BELOW, dropout=0.0))]
+)
 def test_checkpointing_changes_no_gradient(name, options):
     x, found = torch.randn(3, 1, 32, 40), []
     for checkpointing in (True, False):
         head = build(name, (1, 32, 40), gradient_checkpointing=checkpointing, **options).train()
         again = []
-        norm = next(module for module in layers_of(head.ast)[0].modules() if isinstance(module, torch.nn.LayerNorm))
+        norm = next(
+            module for module in layers_of(head.ast)[0].modules() if isinstance(module, torch.nn.LayerNorm)
+        )
         norm.register_forward_pre_hook(lambda module, inputs: again.append(1))
         F.cross_entropy(head(x), torch.tensor([0, 1, 2])).backward()
         assert len(again) == (2 if checkpointing else 1)
@@ -173,9 +195,13 @@ def layers_of(network):
 def test_freeze_leaves_the_lower_layers():
     head = build("ast", (1, 32, 40), freeze=1, **TINY).train()
     F.cross_entropy(head(torch.randn(2, 1, 32, 40)), torch.tensor([0, 1])).backward()
-    still = {key.replace(".encoder.layer.", ".layers.") for key, p in head.named_parameters() if p.grad is None}
+    still = {
+        key.replace(".encoder.layer.", ".layers.") for key, p in head.named_parameters() if p.grad is None
+    }
     still = {".".join(key.split(".")[:3]) for key in still}
-    assert "ast.layers.0" in still and all(key == "ast.layers.0" or key.startswith("ast.embeddings.") for key in still), still
+    assert "ast.layers.0" in still and all(
+        key == "ast.layers.0" or key.startswith("ast.embeddings.") for key in still
+    ), still
 
 
 def test_ast_keeps_its_config_and_rebuilds(weights):
@@ -196,12 +222,20 @@ def test_weights_that_do_not_fit(weights, tmp_path, monkeypatch):
     refused("have hidden_size 24, the head 32: set its option hidden_size to 24", hidden_size=32)
     refused("have num_hidden_layers 2, the head 1: set its option layers to 2", layers=1)
     refused("num_mel_bins 128, the head 64: extract with --extractor fbank", shape=(1, 64, FRAMES))
-    refused("hear 96 frames, the view has 106: extract with --max-length 96 --seconds 0.96", shape=(1, BINS, 106))
+    refused(
+        "hear 96 frames, the view has 106: extract with --max-length 96 --seconds 0.96", shape=(1, BINS, 106)
+    )
     refused("no such folder", folder=tmp_path / "gone")
     (tmp_path / "empty").mkdir()
     refused("cannot be loaded.*go online once", folder=tmp_path / "empty")
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *args, **kwargs: (_ for _ in ()).throw(OSError("no\nroute")))
-    refused("neither here nor to be had.*no route.*--head.weights FOLDER.*another head", folder="nobody/no-such-model")
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download",
+        lambda *args, **kwargs: (_ for _ in ()).throw(OSError("no\nroute")),
+    )
+    refused(
+        "neither here nor to be had.*no route.*--head.weights FOLDER.*another head",
+        folder="nobody/no-such-model",
+    )
 
 
 # --- tokens -----------------------------------------------------------------------------------------------------------
@@ -222,7 +256,9 @@ def test_tokens_of_a_vector_and_of_an_image():
     # Two frames of the second column of patches are real, so it is attended to; the third is not.
     x, mask = torch.randn(1, 3, 5, 11), torch.arange(11)[None] < 6
     heard = []
-    image.transformer.register_forward_pre_hook(lambda module, args, kwargs: heard.append(kwargs), with_kwargs=True)
+    image.transformer.register_forward_pre_hook(
+        lambda module, args, kwargs: heard.append(kwargs), with_kwargs=True
+    )
     image.eval()(x, mask)
     assert (~heard[0]["src_key_padding_mask"]).tolist() == [[True, True, False] * 3]
 
@@ -253,18 +289,24 @@ def test_tokens_learn_what_comes_first():
         assert (head.eval()(other).argmax(1) == truth).float().mean() > 0.9
 
 
-@pytest.mark.parametrize("call, parts", [
-    (("inception_transformer", (768, 1, 1), dict(widths=(6,))), ["widths", "multiples of 4"]),
-    (("inception_transformer", (768, 1, 1), dict(grid=(3,))), ["grid", "(3,)"]),
-    (("inception_transformer", (768, 1, 1), dict(d_model=10)), ["heads divides d_model", "10 by 8"]),
-    (("inception_transformer", (768, 1, 1), dict(weights="a/b")), ["weights is of AST", "ast true"]),
-    (("inception_transformer", (768, 1, 1), dict(ast=True)), ["one channel", "(768, 1, 1)", "--extractor fbank"]),
-    (("ast", (1, 128, 15), {}), ["16 frames"]),
-    (("ast", (1, 128, 64), dict(hidden_size=10)), ["10 by 12"]),
-    (("ast", (1, 128, 64), dict(freeze=13)), ["freeze", "0 to 12"]),
-    (("token_transformer", (8, 1, 9), dict(patch=(0, 1))), ["patch", "(0, 1)"]),
-    (("token_transformer", (8, 1, 9), dict(dim=10)), ["heads divides dim", "10 by 4"]),
-])
+@pytest.mark.parametrize(
+    "call, parts",
+    [
+        (("inception_transformer", (768, 1, 1), dict(widths=(6,))), ["widths", "multiples of 4"]),
+        (("inception_transformer", (768, 1, 1), dict(grid=(3,))), ["grid", "(3,)"]),
+        (("inception_transformer", (768, 1, 1), dict(d_model=10)), ["heads divides d_model", "10 by 8"]),
+        (("inception_transformer", (768, 1, 1), dict(weights="a/b")), ["weights is of AST", "ast true"]),
+        (
+            ("inception_transformer", (768, 1, 1), dict(ast=True)),
+            ["one channel", "(768, 1, 1)", "--extractor fbank"],
+        ),
+        (("ast", (1, 128, 15), {}), ["16 frames"]),
+        (("ast", (1, 128, 64), dict(hidden_size=10)), ["10 by 12"]),
+        (("ast", (1, 128, 64), dict(freeze=13)), ["freeze", "0 to 12"]),
+        (("token_transformer", (8, 1, 9), dict(patch=(0, 1))), ["patch", "(0, 1)"]),
+        (("token_transformer", (8, 1, 9), dict(dim=10)), ["heads divides dim", "10 by 4"]),
+    ],
+)
 def test_options_that_are_refused(call, parts):
     name, shape, options = call
     with pytest.raises(models.HeadError) as error:
@@ -277,7 +319,10 @@ def test_options_that_are_refused(call, parts):
 
 
 def flags(**options: object) -> list[str]:
-    words = {key: json.dumps(list(value)) if isinstance(value, tuple) else str(value) for key, value in options.items()}
+    words = {
+        key: json.dumps(list(value)) if isinstance(value, tuple) else str(value)
+        for key, value in options.items()
+    }
     return [word for key, value in words.items() for word in (f"--head.{key}", value)]
 
 
@@ -286,24 +331,49 @@ def caches(tmp_path_factory, weights) -> Path:
     """A folder with data/tones/: what the recipes extract, in windows of 0.96 s."""
     folder = tmp_path_factory.mktemp("itmo")
     data = make_competition(folder / "tones", train=4, subm=1)
-    common = ["--competition", str(data), "--seconds", "0.96", "--max-windows", "1", "--out", str(folder / "data")]
+    common = [
+        "--competition",
+        str(data),
+        "--seconds",
+        "0.96",
+        "--max-windows",
+        "1",
+        "--out",
+        str(folder / "data"),
+    ]
     get_features.main([*common, "--recipe", "itmo2025", "--weights", str(weights)])
     get_features.main([*common, "--recipe", "ast_finetune", "--max-length", str(FRAMES)])
     return folder
 
 
-@pytest.mark.parametrize("recipe, cache, options", [
-    ("itmo2025", "itmo2025", ITMO),
-    ("itmo2025_tokens", "itmo2025", TOKENS),
-    ("itmo2025_finetune", "ast_finetune", BELOW),
-    ("ast_finetune", "ast_finetune", TINY),
-])
+@pytest.mark.parametrize(
+    "recipe, cache, options",
+    [
+        ("itmo2025", "itmo2025", ITMO),
+        ("itmo2025_tokens", "itmo2025", TOKENS),
+        ("itmo2025_finetune", "ast_finetune", BELOW),
+        ("ast_finetune", "ast_finetune", TINY),
+    ],
+)
 def test_recipes_by_the_scripts(caches, weights, monkeypatch, recipe, cache, options):
     monkeypatch.chdir(caches)
     pretrained = cache == "ast_finetune"
     options = dict(options, weights=weights) if pretrained else options
-    train.main(["--recipe", recipe, "--features", f"data/tones/{cache}", "--name", recipe, "--epochs", "2", "--folds", "2",
-                *flags(**options)])
+    train.main(
+        [
+            "--recipe",
+            recipe,
+            "--features",
+            f"data/tones/{cache}",
+            "--name",
+            recipe,
+            "--epochs",
+            "2",
+            "--folds",
+            "2",
+            *flags(**options),
+        ]
+    )
     run = caches / "runs" / recipe
     assert all(0 < float(row["train_loss"]) < 5 for row in read_csv(run / "metrics.csv"))
     assert len(read_csv(caches / "submissions" / "submission.csv")) == 3
@@ -316,8 +386,19 @@ def test_recipes_by_the_scripts(caches, weights, monkeypatch, recipe, cache, opt
 def test_weights_that_are_missing_stop_training_in_one_line(caches, monkeypatch):
     monkeypatch.chdir(caches)
     with pytest.raises(UserError, match="no such folder") as error:
-        train.main(["--recipe", "ast_finetune", "--features", "data/tones/ast_finetune", "--name", "gone", "--folds", "2",
-                    *flags(**TINY, weights="gone/nowhere/at-all")])
+        train.main(
+            [
+                "--recipe",
+                "ast_finetune",
+                "--features",
+                "data/tones/ast_finetune",
+                "--name",
+                "gone",
+                "--folds",
+                "2",
+                *flags(**TINY, weights="gone/nowhere/at-all"),
+            ]
+        )
     assert "\n" not in str(error.value)
 
 

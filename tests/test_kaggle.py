@@ -48,8 +48,12 @@ def test_from_the_download_to_the_score(stub: Stub, tones_zip: bytes, tmp_path: 
     import train
 
     stub.files["archive.zip"] = tones_zip
-    get_features.main(["--competition", "tone-hunt", "--extractor", "logmel", "--device", "cpu", "--workers", "1"])
-    assert (tmp_path / "data" / "tone-hunt" / "unpacked" / "train.csv").is_file() and not list((tmp_path / "data" / ".downloads").iterdir())
+    get_features.main(
+        ["--competition", "tone-hunt", "--extractor", "logmel", "--device", "cpu", "--workers", "1"]
+    )
+    assert (tmp_path / "data" / "tone-hunt" / "unpacked" / "train.csv").is_file() and not list(
+        (tmp_path / "data" / ".downloads").iterdir()
+    )
     train.main(["--recipe", "linear", "--epochs", "2", "--folds", "2", "--device", "cpu", "--name", "lin"])
     stub.limits = {"numToday": 4, "numTotal": 9, "numAllowedNow": 1, "limitedByTotal": False}
     with pytest.raises(UserError, match="the last submission of the day.*--yes"):
@@ -58,12 +62,19 @@ def test_from_the_download_to_the_score(stub: Stub, tones_zip: bytes, tmp_path: 
     capsys.readouterr()
     predict.main(["--device", "cpu", "--submit", "-m", "first, a test", "--yes"])
     said = capsys.readouterr().out
-    assert "4 today, 1 left, 9 in all" in said and "waits for its score" in said and "score: public 0.913" in said
+    assert (
+        "4 today, 1 left, 9 in all" in said
+        and "waits for its score" in said
+        and "score: public 0.913" in said
+    )
     assert stub.uploads == [(tmp_path / "submissions" / "submission.csv").read_bytes()]
-    assert stub.asked("CreateSubmission") == [{"competitionName": "tone-hunt", "blobFileTokens": "TOKEN", "submissionDescription": "first, a test"}]
+    assert stub.asked("CreateSubmission") == [
+        {"competitionName": "tone-hunt", "blobFileTokens": "TOKEN", "submissionDescription": "first, a test"}
+    ]
     rows = read_csv(tmp_path / "submissions" / "ledger.csv")
-    assert [(row["runs"], row["public"], row["message"], row["ref"], row["competition"]) for row in rows] == \
-        [("lin", "0.913", "first, a test", "70", "tone-hunt")]
+    assert [(row["runs"], row["public"], row["message"], row["ref"], row["competition"]) for row in rows] == [
+        ("lin", "0.913", "first, a test", "70", "tone-hunt")
+    ]
     # The same content again: asked before it is sent; a second download: nothing to do.
     stub.limits["numAllowedNow"] = 3
     with pytest.raises(UserError, match="this very content was submitted at .*ref 70, public 0.913"):
@@ -80,14 +91,20 @@ def test_from_the_download_to_the_score(stub: Stub, tones_zip: bytes, tmp_path: 
 def test_a_broken_download_goes_on(stub: Stub, tones_zip: bytes, tmp_path: Path, monkeypatch) -> None:  # noqa: F811
     naps(monkeypatch)
     whole = zipped(tmp_path / "made", ("notes.bin", bytes(8 << 20)))
-    stub.files["archive.zip"], stub.cut = whole, (1 << 20) + 5  # the client writes by the MB, and tries five times more
+    stub.files["archive.zip"], stub.cut = (
+        whole,
+        (1 << 20) + 5,
+    )  # the client writes by the MB, and tries five times more
     with pytest.raises(UserError, match="the download of tones: the connection broke off; what came is kept"):
         download.fetched("tones", "data")
     kept = tmp_path / "data" / ".downloads" / "tones" / "tones.zip"
     assert kept.stat().st_size == 6 << 20 and not (tmp_path / "data" / "tones").exists()
     stub.cut, stub.ranges = None, []
     assert download.fetched("tones", "data") == "data/tones"
-    assert stub.ranges == [None, f"bytes={6 << 20}-"] and (tmp_path / "data" / "tones" / "unpacked" / "notes.bin").stat().st_size == 8 << 20
+    assert (
+        stub.ranges == [None, f"bytes={6 << 20}-"]
+        and (tmp_path / "data" / "tones" / "unpacked" / "notes.bin").stat().st_size == 8 << 20
+    )
 
 
 def test_another_file_since_then_begins_anew(stub: Stub, tones_zip: bytes, monkeypatch) -> None:  # noqa: F811
@@ -100,13 +117,18 @@ def test_another_file_since_then_begins_anew(stub: Stub, tones_zip: bytes, monke
 
 
 def test_damage_and_malice(stub: Stub, tones_zip: bytes, tmp_path: Path) -> None:  # noqa: F811
-    place = tones_zip.index(b"audio_train") + 3000  # in a clip's samples: stored, so that only the checksum tells
-    stub.files["archive.zip"] = tones_zip[:place] + bytes([tones_zip[place] ^ 1]) + tones_zip[place + 1:]
+    place = (
+        tones_zip.index(b"audio_train") + 3000
+    )  # in a clip's samples: stored, so that only the checksum tells
+    stub.files["archive.zip"] = tones_zip[:place] + bytes([tones_zip[place] ^ 1]) + tones_zip[place + 1 :]
     with pytest.raises(UserError, match="not a whole zip.*it is removed"):
         download.fetched("tones", "data")
     stub.files["archive.zip"] = tones_zip  # of the same size and date, but the damaged one is gone
     assert download.fetched("tones", "data") == "data/tones"
-    stub.files["archive.zip"], stub.lengthless = tones_zip[:-200], True  # cut off, and no length that would tell
+    stub.files["archive.zip"], stub.lengthless = (
+        tones_zip[:-200],
+        True,
+    )  # cut off, and no length that would tell
     with pytest.raises(UserError, match="not a whole zip"):
         download.fetched("short", "data")
     stub.files["archive.zip"], stub.lengthless = zipped(tmp_path / "none", ("../../evil.txt", b"x")), False
@@ -120,7 +142,9 @@ def test_datasets_inner_zips_and_esc50(stub: Stub, tones_zip: bytes, tmp_path: P
 
     made = tmp_path / "made"
     inner = zipped(made / "audio_train")
-    stub.files["archive.zip"] = zipped(tmp_path / "none", ("train.csv", (made / "train.csv").read_bytes()), ("audio_train.zip", inner))
+    stub.files["archive.zip"] = zipped(
+        tmp_path / "none", ("train.csv", (made / "train.csv").read_bytes()), ("audio_train.zip", inner)
+    )
     assert download.fetched("datasets/some-one/old-tones", "data") == "data/old-tones"
     assert stub.asked("DownloadDataset")[0]["ownerSlug"] == "some-one"
     assert len(competition.load("data/old-tones").clips) == 18 and not list(tmp_path.rglob("audio_train.zip"))
@@ -130,7 +154,10 @@ def test_datasets_inner_zips_and_esc50(stub: Stub, tones_zip: bytes, tmp_path: P
     with pytest.raises(UserError, match="ESC-50.*starts it anew"):
         download.fetched("esc50", "data")
     stub.cut = None
-    assert download.fetched("esc50", "data") == "data/esc50" and (tmp_path / "data/esc50/unpacked/train.csv").is_file()
+    assert (
+        download.fetched("esc50", "data") == "data/esc50"
+        and (tmp_path / "data/esc50/unpacked/train.csv").is_file()
+    )
     stub.errors["esc50.zip"] = (404, "gone")
     assert download.fetched("esc50", "data") == "data/esc50"  # it is here
     with pytest.raises(UserError, match="404"):
@@ -141,27 +168,40 @@ def test_what_is_here_is_not_asked_for(stub: Stub, tones_zip: bytes, tmp_path: P
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "b.zip").write_bytes(tones_zip)
     make_competition(tmp_path / "data" / "a", train=2, subm=1)
-    assert [download.fetched(name, "data") for name in (None, "sample", "made", "a", "b", "no/such/path", "x.zip")] == \
-        [None, "sample", "made", "data/a", "data/b.zip", "no/such/path", "x.zip"]
+    assert [
+        download.fetched(name, "data") for name in (None, "sample", "made", "a", "b", "no/such/path", "x.zip")
+    ] == [None, "sample", "made", "data/a", "data/b.zip", "no/such/path", "x.zip"]
     assert not stub.calls
 
 
-FAILURES = [(401, "bad", "refuses the credentials.*settings"), (403, "must accept rules", "competitions/tones/rules"),
-            (404, "none", "no competition tones"), (429, "slow down", "wait some minutes"), (503, "down", "fault of its own"),
-            (400, "odd request", "Kaggle refuses .400.: odd request")]
+FAILURES = [
+    (401, "bad", "refuses the credentials.*settings"),
+    (403, "must accept rules", "competitions/tones/rules"),
+    (404, "none", "no competition tones"),
+    (429, "slow down", "wait some minutes"),
+    (503, "down", "fault of its own"),
+    (400, "odd request", "Kaggle refuses .400.: odd request"),
+]
 
 
 @pytest.mark.parametrize("status, answer, expected", FAILURES)
-def test_every_refusal_is_a_line(stub: Stub, status: int, answer: str, expected: str, monkeypatch, tmp_path) -> None:  # noqa: F811
+def test_every_refusal_is_a_line(
+    stub: Stub, status: int, answer: str, expected: str, monkeypatch, tmp_path
+) -> None:  # noqa: F811
     naps(monkeypatch)
     (tmp_path / "s.csv").write_text("id,label\n1,a\n")
     flags = SubmitFlags(submit=True, competition="tones")
-    for name, call in {"ListDataFiles": lambda: download.fetched("tones", "data"), "DownloadDataFiles": lambda: download.fetched("tones", "data"),
-                       "GetSubmissionLimits": lambda: submit.prepared(flags, [], None, False),
-                       "CreateSubmission": lambda: submit.prepared(flags, [], None, False)(tmp_path / "s.csv"),
-                       "StartSubmissionUpload": lambda: submit.prepared(flags, [], None, False)(tmp_path / "s.csv"),
-                       "ListSubmissions": lambda: submit.scores("tones", tmp_path / "none.csv"),
-                       "CreateCodeSubmission": lambda: submit.code(SubmitFlags(True, competition="tones", kernel="me/book/2"))}.items():
+    for name, call in {
+        "ListDataFiles": lambda: download.fetched("tones", "data"),
+        "DownloadDataFiles": lambda: download.fetched("tones", "data"),
+        "GetSubmissionLimits": lambda: submit.prepared(flags, [], None, False),
+        "CreateSubmission": lambda: submit.prepared(flags, [], None, False)(tmp_path / "s.csv"),
+        "StartSubmissionUpload": lambda: submit.prepared(flags, [], None, False)(tmp_path / "s.csv"),
+        "ListSubmissions": lambda: submit.scores("tones", tmp_path / "none.csv"),
+        "CreateCodeSubmission": lambda: submit.code(
+            SubmitFlags(True, competition="tones", kernel="me/book/2")
+        ),
+    }.items():
         stub.errors = {name: (status, answer)}
         with pytest.raises(UserError, match=expected) as caught:
             call()
@@ -200,12 +240,14 @@ def test_a_token_does_as_well(stub: Stub, monkeypatch) -> None:  # noqa: F811
 @pytest.fixture
 def sent(stub: Stub, tmp_path: Path):  # noqa: F811
     """Submit a small file to `tones`, with flags."""
+
     def call(text: str = "id,label\n1,a\n", **flags) -> list[dict]:
         path = tmp_path / "out" / "submission.csv"
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
         submit.prepared(SubmitFlags(True, competition="tones", **flags), [], None, False)(path)
         return read_csv(path.parent / "ledger.csv")
+
     return call
 
 
@@ -225,7 +267,12 @@ def test_limits(stub: Stub, sent, monkeypatch, capsys) -> None:  # noqa: F811
         sent()
     assert "last submission of the competition" in questions[0] and not stub.uploads
     assert len(sent()) == 1 and len(questions) == 2
-    stub.limits = {"numToday": 0, "numTotal": 0, "numAllowedNow": 0, "limitedByTotal": False}  # of who is on no team yet
+    stub.limits = {
+        "numToday": 0,
+        "numTotal": 0,
+        "numAllowedNow": 0,
+        "limitedByTotal": False,
+    }  # of who is on no team yet
     assert len(sent("id,label\n1,b\n")) == 2 and "known after the first" in capsys.readouterr().out
 
 
@@ -242,7 +289,11 @@ def test_scores_that_fail_or_come_late(stub: Stub, sent, tmp_path: Path, capsys)
     stub.pending, stub.scored = 0, {"status": "COMPLETE", "publicScore": "0.5", "privateScore": "0.4"}
     submit.scores(None, tmp_path / "out" / "ledger.csv")
     row = read_csv(tmp_path / "out" / "ledger.csv")[0]
-    assert (row["public"], row["private"], row["ref"]) == ("0.5", "0.4", "70") and "70  2026-11-20 10:00" in capsys.readouterr().out
+    assert (row["public"], row["private"], row["ref"]) == (
+        "0.5",
+        "0.4",
+        "70",
+    ) and "70  2026-11-20 10:00" in capsys.readouterr().out
     stub.scored = {"status": "ERROR", "errorDescription": "column missing"}
     with pytest.raises(UserError, match="could not score submission 71: column missing"):
         sent("id,label\n1,b\n")
@@ -254,12 +305,26 @@ def test_scores_that_fail_or_come_late(stub: Stub, sent, tmp_path: Path, capsys)
 def test_a_code_competition(stub: Stub, tmp_path: Path) -> None:  # noqa: F811
     import predict
 
-    predict.main(["--submit", "--competition", "tones", "--kernel", "stubuser/solution/3", "-m", "from a notebook"])
-    assert stub.asked("CreateCodeSubmission") == [{"competitionName": "tones", "kernelOwner": "stubuser", "kernelSlug": "solution",
-                                                   "kernelVersion": 3, "fileName": "submission.csv", "submissionDescription": "from a notebook"}]
+    predict.main(
+        ["--submit", "--competition", "tones", "--kernel", "stubuser/solution/3", "-m", "from a notebook"]
+    )
+    assert stub.asked("CreateCodeSubmission") == [
+        {
+            "competitionName": "tones",
+            "kernelOwner": "stubuser",
+            "kernelSlug": "solution",
+            "kernelVersion": 3,
+            "fileName": "submission.csv",
+            "submissionDescription": "from a notebook",
+        }
+    ]
     row = read_csv(tmp_path / "submissions" / "ledger.csv")[0]
     assert (row["file"], row["public"], row["message"]) == ("stubuser/solution/3", "0.913", "from a notebook")
-    for flags in (["--kernel", "solution/3", "--submit", "--competition", "tones"], ["--kernel", "a/b/3", "--submit"], ["--kernel", "a/b/3"]):
+    for flags in (
+        ["--kernel", "solution/3", "--submit", "--competition", "tones"],
+        ["--kernel", "a/b/3", "--submit"],
+        ["--kernel", "a/b/3"],
+    ):
         with pytest.raises(UserError, match="wants all of --submit"):
             predict.main(flags)
     with pytest.raises(UserError, match="this very content was submitted"):

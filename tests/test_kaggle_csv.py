@@ -12,8 +12,11 @@ from earshot.competition import load
 def test_kaggle_csv(kaggle):
     comp = load(kaggle)
     assert (comp.name, comp.layout, comp.root) == ("birds", "Kaggle csv", kaggle)
-    assert rows(comp, "train") == [("b.wav", "audio_train/b.wav", "owl"), ("a.wav", "audio_train/a.wav", "jay"),
-                                   ("c.wav", "audio_train/c.wav", "owl")]
+    assert rows(comp, "train") == [
+        ("b.wav", "audio_train/b.wav", "owl"),
+        ("a.wav", "audio_train/a.wav", "jay"),
+        ("c.wav", "audio_train/c.wav", "owl"),
+    ]
     assert rows(comp, "subm") == [("y.wav", "audio_test/y.wav", None), ("x.wav", "audio_test/x.wav", None)]
     assert list(comp.clips) == ["id", "path", "label", "split", "fold", "group", "start", "end"]
     assert comp.classes == ["jay", "owl"] and comp.missing == [] and comp.solution is None
@@ -30,8 +33,9 @@ def test_relative_path_gives_absolute_paths(kaggle, monkeypatch):
     assert comp.name == "birds" and all(os.path.isabs(p) and os.path.isfile(p) for p in comp.clips["path"])
 
 
-@pytest.mark.parametrize("name", ["train_post_competition.csv", "train_curated.csv", "meta/sub/train_metadata.csv",
-                                  "labels.csv"])
+@pytest.mark.parametrize(
+    "name", ["train_post_competition.csv", "train_curated.csv", "meta/sub/train_metadata.csv", "labels.csv"]
+)
 def test_train_csv_by_other_names(kaggle, name):
     csv(kaggle / "test_post_competition.csv", "fname,label x.wav,owl")
     (kaggle / name).parent.mkdir(parents=True, exist_ok=True)
@@ -64,17 +68,31 @@ def test_two_unnamed_csvs(kaggle):
     assert "one.csv, two.csv" in line and "--train-csv" in line
 
 
-@pytest.mark.parametrize("style", [lambda n: n, lambda n: f"{n}.wav", lambda n: f"{n}.WAV", lambda n: n.upper(),
-                                   lambda n: f"train/{n}.wav", lambda n: f"./train/{n}", lambda n: f"train\\{n}.wav",
-                                   lambda n: f"/kaggle/input/comp/train/{n}.wav", lambda n: f"comp/train/{n}.wav",
-                                   lambda n: f"{n}.mp3"])
+@pytest.mark.parametrize(
+    "style",
+    [
+        lambda n: n,
+        lambda n: f"{n}.wav",
+        lambda n: f"{n}.WAV",
+        lambda n: n.upper(),
+        lambda n: f"train/{n}.wav",
+        lambda n: f"./train/{n}",
+        lambda n: f"train\\{n}.wav",
+        lambda n: f"/kaggle/input/comp/train/{n}.wav",
+        lambda n: f"comp/train/{n}.wav",
+        lambda n: f"{n}.mp3",
+    ],
+)
 def test_id_styles(tmp_path, style):
     root = tmp_path / "comp"
     files(root, "train/blues.01.wav", "train/jazz.02.wav")
     ids = [style("blues.01"), style("jazz.02")]
     csv(root / "train.csv", f"n,clip,label 7,{ids[0]},blues 8,{ids[1]},jazz")
     comp = load(root)
-    assert rows(comp, "train") == [(ids[0], "train/blues.01.wav", "blues"), (ids[1], "train/jazz.02.wav", "jazz")]
+    assert rows(comp, "train") == [
+        (ids[0], "train/blues.01.wav", "blues"),
+        (ids[1], "train/jazz.02.wav", "jazz"),
+    ]
     assert comp.id_column == "clip" and any("clip" in note for note in comp.notes)
 
 
@@ -110,8 +128,14 @@ def test_same_file_name_in_train_and_test(tmp_path):
 
 def test_never_the_other_sides_audio(tmp_path):
     root = tmp_path / "c"
-    files(root, "audio_test/0001.wav", "audio_test/0003.wav", "audio_train/0002.wav", "audio_train/0003.wav",
-          "audio_train/0004.wav")
+    files(
+        root,
+        "audio_test/0001.wav",
+        "audio_test/0003.wav",
+        "audio_train/0002.wav",
+        "audio_train/0003.wav",
+        "audio_train/0004.wav",
+    )
     csv(root / "train.csv", "id,label 0001,a 0002,b 0003,a")
     csv(root / "sample_submission.csv", "id,label 0001,a 0004,a 0003,a")
     comp = load(root)
@@ -133,8 +157,10 @@ def test_folder_of_the_id_decides(tmp_path):
     files(root, "train_audio/abc/1.ogg", "train_audio/xyz/1.ogg")
     csv(root / "train.csv", "primary_label,filename abc,abc/1.ogg xyz,xyz/1.ogg xyz,xyz/2.ogg")
     comp = load(root)
-    assert rows(comp, "train") == [("abc/1.ogg", "train_audio/abc/1.ogg", "abc"),
-                                   ("xyz/1.ogg", "train_audio/xyz/1.ogg", "xyz")]
+    assert rows(comp, "train") == [
+        ("abc/1.ogg", "train_audio/abc/1.ogg", "abc"),
+        ("xyz/1.ogg", "train_audio/xyz/1.ogg", "xyz"),
+    ]
     assert comp.missing == [("train", "xyz/2.ogg", "no such file")]
 
 
@@ -151,13 +177,24 @@ def test_several_different_files_for_an_id(tmp_path):
 def test_no_column_resolves(kaggle):
     csv(kaggle / "train.csv", "clip,label q.wav,owl r.wav,jay")
     line = refused(kaggle)
-    assert "clip, label" in line and "audio_test (2 files), audio_train (3 files)" in line and "--id-column" in line
+    assert (
+        "clip, label" in line
+        and "audio_test (2 files), audio_train (3 files)" in line
+        and "--id-column" in line
+    )
 
 
 def test_overrides(kaggle):
-    csv(kaggle / "train.csv", "fname,other,label,mood b.wav,a.wav,owl,sad a.wav,b.wav,jay,gay c.wav,c.wav,owl,sad")
+    csv(
+        kaggle / "train.csv",
+        "fname,other,label,mood b.wav,a.wav,owl,sad a.wav,b.wav,jay,gay c.wav,c.wav,owl,sad",
+    )
     comp = load(kaggle, id_column="other", label_column="mood")
-    assert [(r[0], r[2]) for r in rows(comp, "train")] == [("a.wav", "sad"), ("b.wav", "gay"), ("c.wav", "sad")]
+    assert [(r[0], r[2]) for r in rows(comp, "train")] == [
+        ("a.wav", "sad"),
+        ("b.wav", "gay"),
+        ("c.wav", "sad"),
+    ]
     assert comp.id_column == "fname"  # the submission keeps the sample file's header
     for flag, option in (("--id-column", "id_column"), ("--label-column", "label_column")):
         line = refused(kaggle, **{option: "nope"})
@@ -165,18 +202,23 @@ def test_overrides(kaggle):
     assert "column label begins with owl" in refused(kaggle, id_column="label", label_column="mood")
 
 
-@pytest.mark.parametrize("header, sample, expected", [
-    ("fname,target,category", "fname,prediction", "category"),
-    ("fname,target,category", "fname,target", "target"),
-    ("fname,category,target", "fname,Target2", "category"),
-    ("fname,target,Genre", "fname,x", "Genre"),
-    ("fname,x,mood", "fname,mood", "mood"),
-    ("fname,fold,whatever", "fname,x", "whatever"),
-])
+@pytest.mark.parametrize(
+    "header, sample, expected",
+    [
+        ("fname,target,category", "fname,prediction", "category"),
+        ("fname,target,category", "fname,target", "target"),
+        ("fname,category,target", "fname,Target2", "category"),
+        ("fname,target,Genre", "fname,x", "Genre"),
+        ("fname,x,mood", "fname,mood", "mood"),
+        ("fname,fold,whatever", "fname,x", "whatever"),
+    ],
+)
 def test_label_column(kaggle, header, sample, expected):
     values = {"target": ("0", "1"), "x": ("5", "6"), "fold": ("1", "2")}
-    body = [",".join([f, *(values.get(c, ("p", "q"))[i] for c in header.split(",")[1:])])
-            for i, f in enumerate(("a.wav", "b.wav"))]
+    body = [
+        ",".join([f, *(values.get(c, ("p", "q"))[i] for c in header.split(",")[1:])])
+        for i, f in enumerate(("a.wav", "b.wav"))
+    ]
     csv(kaggle / "train.csv", " ".join([header, *body]))
     csv(kaggle / "sample_submission.csv", f"{sample} x.wav,0")
     comp = load(kaggle)
@@ -193,7 +235,13 @@ def test_unclear_label_column(kaggle):
 def test_fold_and_group_columns(kaggle):
     csv(kaggle / "train.csv", "fname,fold,group,label b.wav,1,g,owl a.wav,2,h,jay c.wav,,,owl")
     comp = load(kaggle)
-    assert comp.clips["fold"].tolist() == [1, 2, -1, -1, -1] and comp.clips["group"].tolist() == ["g", "h", "", "", ""]
+    assert comp.clips["fold"].tolist() == [1, 2, -1, -1, -1] and comp.clips["group"].tolist() == [
+        "g",
+        "h",
+        "",
+        "",
+        "",
+    ]
     assert "train: 3 clips, 2 classes, folds 1, 2, 2 groups" in comp.notes
     csv(kaggle / "train.csv", "fname,fold,label b.wav,one,owl a.wav,two,jay")
     comp = load(kaggle)
@@ -206,8 +254,12 @@ def test_missing_rows(kaggle):
     comp = load(kaggle)
     assert [r[0] for r in rows(comp, "train")] == ["b.wav", "a.wav"]
     assert rows(comp, "subm") == [("y.wav", "audio_test/y.wav", None), ("lost.wav", "", None)]
-    assert comp.missing == [("train", "gone.wav", "no such file"), ("train", "c.wav", "empty label"),
-                            ("train", "", "empty id"), ("subm", "lost.wav", "no such file")]
+    assert comp.missing == [
+        ("train", "gone.wav", "no such file"),
+        ("train", "c.wav", "empty label"),
+        ("train", "", "empty id"),
+        ("subm", "lost.wav", "no such file"),
+    ]
     assert "train: 1 without audio or label (empty label), first c.wav" in comp.notes
 
 
@@ -254,8 +306,11 @@ def test_labelled_test_csv_is_a_holdout(kaggle):
     (kaggle / "sample_submission.csv").unlink()
     csv(kaggle / "test.csv", "fname,label x.wav,owl y.wav,emu z.wav,owl")
     comp = load(kaggle)
-    assert rows(comp, "test") == [("x.wav", "audio_test/x.wav", "owl"), ("y.wav", "audio_test/y.wav", "emu"),
-                                  ("z.wav", "", "owl")]
+    assert rows(comp, "test") == [
+        ("x.wav", "audio_test/x.wav", "owl"),
+        ("y.wav", "audio_test/y.wav", "emu"),
+        ("z.wav", "", "owl"),
+    ]
     assert comp.classes == ["emu", "jay", "owl"] and rows(comp, "subm") == []
     assert ("test", "z.wav", "no such file") in comp.missing
     assert any("nothing to submit" in n for n in comp.notes)
@@ -267,7 +322,10 @@ def test_test_folder_without_any_csv(kaggle, suffix):
     (kaggle / "sample_submission.csv").unlink()
     csv(kaggle / "train.csv", f"clip,label b{suffix},owl a{suffix},jay")
     comp = load(kaggle)
-    assert rows(comp, "subm") == [(f"x{suffix}", "audio_test/x.wav", None), (f"y{suffix}", "audio_test/y.wav", None)]
+    assert rows(comp, "subm") == [
+        (f"x{suffix}", "audio_test/x.wav", None),
+        (f"y{suffix}", "audio_test/y.wav", None),
+    ]
     assert (comp.id_column, comp.label_column) == ("clip", "label")
 
 

@@ -26,13 +26,26 @@ def test_every_stage_survives_being_killed(tmp_path: Path) -> None:
     done = harness(tmp_path / "scratch", "--kills", "4")
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
-    assert len(lines) == 6 and all(" 4 kills (" in line and ", 0 faults," in line for line in lines), done.stdout
+    assert len(lines) == 6 and all(" 4 kills (" in line and ", 0 faults," in line for line in lines), (
+        done.stdout
+    )
 
 
-@pytest.mark.parametrize("stage, sabotage, words", [
-    ("extract", "from earshot import extract\nextract.missing_parts = extract.parts", "clips decoded where the unfinished shards have"),
-    ("train", "import time; from earshot import training\ntraining.seed_of = lambda *parts: time.time_ns() % 2**31", "differs"),
-])
+@pytest.mark.parametrize(
+    "stage, sabotage, words",
+    [
+        (
+            "extract",
+            "from earshot import extract\nextract.missing_parts = extract.parts",
+            "clips decoded where the unfinished shards have",
+        ),
+        (
+            "train",
+            "import time; from earshot import training\ntraining.seed_of = lambda *parts: time.time_ns() % 2**31",
+            "differs",
+        ),
+    ],
+)
 def test_the_harness_notices_what_is_broken(tmp_path: Path, stage: str, sabotage: str, words: str) -> None:
     done = harness(tmp_path / "scratch", "--kills", "20", "--stage", stage, before=sabotage)
     assert done.returncode == 1 and words in done.stdout + done.stderr, done.stdout + done.stderr

@@ -28,11 +28,17 @@ def table(root: Path, *cells: str, header: str = "fname,labels") -> None:
     (root / "train.csv").write_text("\n".join(lines) + "\n")
 
 
-@pytest.mark.parametrize("cells, separator", [
-    (("owl,jay", "emu", "jay", "emu,owl,emu"), ","), (("owl, jay", "emu", "jay", "emu, owl"), ", "),
-    (("owl;jay", "emu", "jay", "emu;owl"), ";"), (("owl|jay", "emu", "jay", "emu| owl"), "|"),
-    (("owl jay", "emu", "jay", "emu  owl"), " "), (("['owl', 'jay']", "['emu']", "[\"jay\"]", "[emu, owl]"), "[]"),
-])
+@pytest.mark.parametrize(
+    "cells, separator",
+    [
+        (("owl,jay", "emu", "jay", "emu,owl,emu"), ","),
+        (("owl, jay", "emu", "jay", "emu, owl"), ", "),
+        (("owl;jay", "emu", "jay", "emu;owl"), ";"),
+        (("owl|jay", "emu", "jay", "emu| owl"), "|"),
+        (("owl jay", "emu", "jay", "emu  owl"), " "),
+        (("['owl', 'jay']", "['emu']", '["jay"]', "[emu, owl]"), "[]"),
+    ],
+)
 def test_several_labels_in_a_cell(birds: Path, cells: tuple, separator: str) -> None:
     table(birds, *cells)
     comp = load(birds)  # the sample submission's columns tell
@@ -42,7 +48,10 @@ def test_several_labels_in_a_cell(birds: Path, cells: tuple, separator: str) -> 
     assert "task: multi-label" in comp.notes and "train: 4 clips, 3 classes, 1.50 labels a clip" in comp.notes
     (birds / "sample_submission.csv").unlink()
     forced = load(birds, task="multilabel")
-    assert forced.separator == separator and forced.clips["label"].tolist()[:4] == comp.clips["label"].tolist()[:4]
+    assert (
+        forced.separator == separator
+        and forced.clips["label"].tolist()[:4] == comp.clips["label"].tolist()[:4]
+    )
     single = load(birds, task="single")
     assert not single.multilabel and cells[0] in single.classes
 
@@ -59,13 +68,22 @@ def test_a_name_may_hold_another_mark(birds: Path) -> None:
 
 @pytest.mark.parametrize("one, zero", [("1", "0"), ("1.0", "0.0")])
 def test_columns_of_zero_and_one(birds: Path, one: str, zero: str) -> None:
-    lines = ["fname,verified,owl,jay,emu,fold", f"a.wav,1,{one},{one},{zero},1", f"b.wav,0,{zero},{zero},{zero},2",
-             f"c.wav,1,{zero},{one},{zero},1", f"d.wav,1,{zero},{zero},{zero},2"]
+    lines = [
+        "fname,verified,owl,jay,emu,fold",
+        f"a.wav,1,{one},{one},{zero},1",
+        f"b.wav,0,{zero},{zero},{zero},2",
+        f"c.wav,1,{zero},{one},{zero},1",
+        f"d.wav,1,{zero},{zero},{zero},2",
+    ]
     write(birds / "train.csv", " ".join(lines))
     comp = load(birds)
-    assert comp.multilabel and comp.separator is None and comp.classes == ["emu", "jay", "owl"]  # emu: asked for, never heard
+    assert (
+        comp.multilabel and comp.separator is None and comp.classes == ["emu", "jay", "owl"]
+    )  # emu: asked for, never heard
     assert [r[2] for r in rows(comp, "train")] == [("jay", "owl"), (), ("jay",), ()] and comp.missing == []
-    assert comp.clips["fold"].tolist()[:4] == [1, 2, 1, 2] and any("3 label columns of 0 and 1" in n for n in comp.notes)
+    assert comp.clips["fold"].tolist()[:4] == [1, 2, 1, 2] and any(
+        "3 label columns of 0 and 1" in n for n in comp.notes
+    )
     assert "line 2: 2 of the label columns are 1: --task multilabel" in refused(birds, task="single")
 
 
@@ -92,9 +110,18 @@ def test_flags_beside_a_clear_label_column_are_no_classes(birds: Path) -> None:
     assert not load(birds).multilabel and load(birds).classes == ["emu", "jay", "owl"]
     write(birds / "train.csv", "fname,target,verified a.wav,1,1 b.wav,0,0 c.wav,1,1")
     write(birds / "sample_submission.csv", "fname,x x.wav,0 y.wav,0")
-    assert load(birds).classes == ["0", "1"] and load(birds, task="multilabel").classes == ["target", "verified"]
-    assert load(birds, task="multilabel", label_column="target").classes == ["0", "1"]  # named: a column of lists
-    write(birds / "train.csv", "fname,mood,weather,verified,noisy a.wav,sad,wet,1,1 b.wav,gay,dry,0,0 c.wav,sad,dry,1,1")
+    assert load(birds).classes == ["0", "1"] and load(birds, task="multilabel").classes == [
+        "target",
+        "verified",
+    ]
+    assert load(birds, task="multilabel", label_column="target").classes == [
+        "0",
+        "1",
+    ]  # named: a column of lists
+    write(
+        birds / "train.csv",
+        "fname,mood,weather,verified,noisy a.wav,sad,wet,1,1 b.wav,gay,dry,0,0 c.wav,sad,dry,1,1",
+    )
     assert "--label-column, or --task multilabel" in refused(birds)
     assert load(birds, task="multilabel").classes == ["noisy", "verified"]
 
@@ -117,7 +144,10 @@ def test_flags_beside_a_label_of_unknown_name(birds: Path) -> None:
 
 
 def test_columns_of_true_and_false_and_of_neither(birds: Path) -> None:
-    write(birds / "train.csv", "fname,owl,jay,emu a.wav,True,True,False b.wav,False,False,False c.wav,FALSE,true,False")
+    write(
+        birds / "train.csv",
+        "fname,owl,jay,emu a.wav,True,True,False b.wav,False,False,False c.wav,FALSE,true,False",
+    )
     assert [r[2] for r in rows(load(birds), "train")] == [("jay", "owl"), (), ("jay",)]
     for cell in ("0.5", ""):
         write(birds / "train.csv", f"fname,owl,jay,emu a.wav,1,1,0 b.wav,0,{cell},0")
@@ -129,11 +159,16 @@ def test_hints(birds: Path) -> None:
     table(birds, "owl,jay", "owl", "jay", "emu")
     comp = load(birds)
     assert not comp.multilabel and "owl,jay" in comp.classes
-    assert any(note == "beware: owl,jay is read as one label: if it means 2, give --task multilabel" for note in comp.notes)
+    assert any(
+        note == "beware: owl,jay is read as one label: if it means 2, give --task multilabel"
+        for note in comp.notes
+    )
     table(birds, "Bark, dog", "Meow, cat", "owl", "emu")  # names with a comma
     assert not any("beware" in note for note in load(birds).notes)
     table(birds, "owl", "jay", "owl", "emu")
-    assert any("no row of train.csv has several labels" in note for note in load(birds, task="multilabel").notes)
+    assert any(
+        "no row of train.csv has several labels" in note for note in load(birds, task="multilabel").notes
+    )
 
 
 def test_missing_repeated_and_contradicting_rows(birds: Path) -> None:
@@ -146,7 +181,9 @@ def test_missing_repeated_and_contradicting_rows(birds: Path) -> None:
     (birds / "train.csv").write_text(text + "a.wav,emu\n")
     assert "a.wav two labels, jay, owl and emu" in refused(birds, task="multilabel")
     table(birds, "['owl']", "[]", "['jay']", "['jay', 'owl']")
-    assert [i for _, i, reason in load(birds, task="multilabel").missing if reason == "empty label"] == ["b.wav"]
+    assert [i for _, i, reason in load(birds, task="multilabel").missing if reason == "empty label"] == [
+        "b.wav"
+    ]
 
 
 def test_other_layouts_have_one_label_a_clip(tmp_path: Path) -> None:

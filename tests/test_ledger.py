@@ -16,23 +16,45 @@ from earshot.errors import UserError
 from earshot.files import digest
 
 
-def test_train_and_predict_enter_their_submissions(tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                   capsys: pytest.CaptureFixture) -> None:
+def test_train_and_predict_enter_their_submissions(
+    tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     monkeypatch.chdir(tmp_path)
-    sample = (tones / "sample_submission.csv").read_text().replace("fname,label", "fname,tone0,tone1,tone2").replace(",tone0\n", ",0,0,0\n")
+    sample = (
+        (tones / "sample_submission.csv")
+        .read_text()
+        .replace("fname,label", "fname,tone0,tone1,tone2")
+        .replace(",tone0\n", ",0,0,0\n")
+    )
     (tones / "sample_submission.csv").write_text(sample)  # probabilities: no two runs' are the same
-    get_features.main(["--competition", "tones", "--extractor", "logmel", "--n-mels", "16", "--device", "cpu"])
+    get_features.main(
+        ["--competition", "tones", "--extractor", "logmel", "--n-mels", "16", "--device", "cpu"]
+    )
     args = ["--recipe", "linear", "--features", "data/tones/logmel", "--device", "cpu", "--folds", "2"]
     train.main([*args, "--epochs", "1", "--name", "a"])
     (row,) = read_csv(Path("submissions/ledger.csv"))
-    assert row["sha256"] == digest("submissions/submission.csv")[:16] and row["competition"] == "tones" and row["runs"] == "a"
-    assert row["rows"] == "12" and row["metric"] == "f1_macro" and row["public"] == row["private"] == "" and row["time"].endswith("Z")
-    scored = next(line for line in Path("runs/a/training_log.txt").read_text().splitlines() if line.startswith("  last"))
+    assert (
+        row["sha256"] == digest("submissions/submission.csv")[:16]
+        and row["competition"] == "tones"
+        and row["runs"] == "a"
+    )
+    assert (
+        row["rows"] == "12"
+        and row["metric"] == "f1_macro"
+        and row["public"] == row["private"] == ""
+        and row["time"].endswith("Z")
+    )
+    scored = next(
+        line for line in Path("runs/a/training_log.txt").read_text().splitlines() if line.startswith("  last")
+    )
     assert f"f1_macro {float(row['oof']):.4f}" in scored, "of the final epoch: honest"
 
     Path("submissions/submission.csv").write_text("lost")
     train.main([*args, "--epochs", "1", "--name", "a"])  # the same content again
-    assert read_csv(Path("submissions/ledger.csv")) == [row] and "has this submission already" in capsys.readouterr().out
+    assert (
+        read_csv(Path("submissions/ledger.csv")) == [row]
+        and "has this submission already" in capsys.readouterr().out
+    )
 
     Path("submissions/submission.csv").rename("submissions/kept.csv")
     train.main([*args, "--epochs", "2", "--name", "b", "--out", "submissions/b.csv"])
@@ -40,7 +62,11 @@ def test_train_and_predict_enter_their_submissions(tones: Path, tmp_path: Path, 
     rows = {r["file"]: r for r in read_csv(Path("submissions/ledger.csv"))}
     distinct = {digest(f"submissions/{name}.csv") for name in ("kept", "b", "blend")}
     assert len(rows) == len(distinct) == 3
-    assert rows["blend.csv"]["runs"] == "a b" and rows["blend.csv"]["blend"] == "mean" and rows["blend.csv"]["oof"] == ""
+    assert (
+        rows["blend.csv"]["runs"] == "a b"
+        and rows["blend.csv"]["blend"] == "mean"
+        and rows["blend.csv"]["oof"] == ""
+    )
 
     ledger.main(["--score", "submissions/kept.csv", "0.913"])
     ledger.main(["--score", row["sha256"][:6], "0.9", "--private"])
@@ -49,7 +75,11 @@ def test_train_and_predict_enter_their_submissions(tones: Path, tmp_path: Path, 
     capsys.readouterr()
     ledger.main([])
     shown = capsys.readouterr().out.splitlines()
-    assert shown[0].split()[:2] == ["time", "competition"] and len(shown) == 1 + len(rows) and "0.913" in shown[1]
+    assert (
+        shown[0].split()[:2] == ["time", "competition"]
+        and len(shown) == 1 + len(rows)
+        and "0.913" in shown[1]
+    )
 
 
 def entered(folder: Path, text: str, **more) -> str:
@@ -69,17 +99,26 @@ def test_two_processes_lose_no_row(tmp_path: Path) -> None:
 def test_a_damaged_ledger_costs_no_submission(tmp_path: Path) -> None:
     """A line says so, and the file is left as it is; a user's own columns are kept."""
     (tmp_path / "ledger.csv").write_text("something,else\n1,2\n")
-    assert "is not entered" in entered(tmp_path, "a") and (tmp_path / "ledger.csv").read_text() == "something,else\n1,2\n"
+    assert (
+        "is not entered" in entered(tmp_path, "a")
+        and (tmp_path / "ledger.csv").read_text() == "something,else\n1,2\n"
+    )
     (tmp_path / "ledger.csv").write_text("file,sha256,mine\nold.csv,abcdef012345,yes\n")
     assert entered(tmp_path, "a").startswith("ledger: ")
     rows = read_csv(tmp_path / "ledger.csv")
     assert [row["mine"] for row in rows] == ["yes", ""] and rows[1]["competition"] == "birds"
 
 
-@pytest.mark.parametrize("args, words", [
-    (["--score", "nothing.csv", "0.5"], "no such file"), (["--score", "abcd", "0.5"], "no rows"), (["--score", "abcd", "nan"], "a number"),
-    (["--plot"], "nothing to plot"), (["--score", "abcd", "high"], "high"),
-])
+@pytest.mark.parametrize(
+    "args, words",
+    [
+        (["--score", "nothing.csv", "0.5"], "no such file"),
+        (["--score", "abcd", "0.5"], "no rows"),
+        (["--score", "abcd", "nan"], "a number"),
+        (["--plot"], "nothing to plot"),
+        (["--score", "abcd", "high"], "high"),
+    ],
+)
 def test_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: list[str], words: str) -> None:
     (tmp_path / "submissions").mkdir()
     entered(tmp_path / "submissions", "a")
@@ -94,7 +133,15 @@ def test_cv_against_lb(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     for name, oof, score in (("a", 0.8, 0.7), ("b", 0.9, 0.85), ("c", 0.85, 0.72), ("d", 0.7, None)):
         entered(tmp_path, name, oof=("f1_macro", oof), message=f"try {name}")
         if score:
-            ledger.main(["--ledger", str(tmp_path / "ledger.csv"), "--score", str(tmp_path / f"{name}.csv"), str(score)])
+            ledger.main(
+                [
+                    "--ledger",
+                    str(tmp_path / "ledger.csv"),
+                    "--score",
+                    str(tmp_path / f"{name}.csv"),
+                    str(score),
+                ]
+            )
     pytest.importorskip("matplotlib")
     ledger.main(["--ledger", str(tmp_path / "ledger.csv"), "--plot"])
     assert "birds: public 3 scores, Spearman +1.00" in capsys.readouterr().out

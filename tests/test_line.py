@@ -12,10 +12,37 @@ import yaml
 
 from conftest import make_competition, read_csv, refused, script, tone
 
-SMALL = ("--head", "audio_cnn", "--head.channels", "[8, 16]", "--head.blocks", "[1, 1]", "--head.stem_kernel", "3",
-         "--epochs", "3", "--folds", "2", "--lr", "5e-3")
-AUGMENTED = (*SMALL, "--mixup", "0.2", "--time-mask", "8", "--frequency-mask", "8", "--time-shift", "0.3", "--gain", "3",
-             "--name", "cnn")
+SMALL = (
+    "--head",
+    "audio_cnn",
+    "--head.channels",
+    "[8, 16]",
+    "--head.blocks",
+    "[1, 1]",
+    "--head.stem_kernel",
+    "3",
+    "--epochs",
+    "3",
+    "--folds",
+    "2",
+    "--lr",
+    "5e-3",
+)
+AUGMENTED = (
+    *SMALL,
+    "--mixup",
+    "0.2",
+    "--time-mask",
+    "8",
+    "--frequency-mask",
+    "8",
+    "--time-shift",
+    "0.3",
+    "--gain",
+    "3",
+    "--name",
+    "cnn",
+)
 
 
 def test_the_line_on_a_competition(tones: Path, tmp_path: Path) -> None:
@@ -23,15 +50,27 @@ def test_the_line_on_a_competition(tones: Path, tmp_path: Path) -> None:
     (tones / "audio_train" / "broken.wav").write_bytes(b"RIFFnothing")
     with open(tones / "train.csv", "a") as file:
         file.write("broken.wav,tone1,gx\r\nabsent.wav,tone2,gy\r\n")
-    soundfile.write(tones / "audio_test" / "t000.wav", np.zeros(16000), 16000)  # silent: answered by the prior
+    soundfile.write(
+        tones / "audio_test" / "t000.wav", np.zeros(16000), 16000
+    )  # silent: answered by the prior
 
     said = script("get_features.py", "--competition", tones, "--extractor", "logmel", cwd=tmp_path).stdout
     folder = tmp_path / "data" / "tones" / "logmel"
     assert "window: 1 s" in said and "bad audio: 3 clips" in said
-    assert {p.name for p in folder.iterdir()} == {".lock", "manifest.json", "bad_audio.csv", "train.pkl", "subm.pkl",
-                                                  "unique_labels.pkl", "sample_submission.csv"}
+    assert {p.name for p in folder.iterdir()} == {
+        ".lock",
+        "manifest.json",
+        "bad_audio.csv",
+        "train.pkl",
+        "subm.pkl",
+        "unique_labels.pkl",
+        "sample_submission.csv",
+    }
     ledger = {row["id"]: (row["split"], row["reason"]) for row in read_csv(folder / "bad_audio.csv")}
-    assert set(ledger) == {"broken.wav", "absent.wav", "t000.wav"} and ledger["t000.wav"] == ("subm", "silent")
+    assert set(ledger) == {"broken.wav", "absent.wav", "t000.wav"} and ledger["t000.wav"] == (
+        "subm",
+        "silent",
+    )
 
     train = joblib.load(folder / "train.pkl")
     assert train["ids"].shape == train["labels"].shape == (30,) and train["labels"].dtype.kind == "U"
@@ -44,9 +83,16 @@ def test_the_line_on_a_competition(tones: Path, tmp_path: Path) -> None:
     assert str(tmp_path) not in (folder / "train.pkl").read_bytes().decode("latin1")
 
     said = script("train.py", *AUGMENTED, cwd=tmp_path).stdout
-    assert "submission: submissions/submission.csv, 12 rows" in said and "last  f1_macro" in said and "best  f1_macro" in said
+    assert (
+        "submission: submissions/submission.csv, 12 rows" in said
+        and "last  f1_macro" in said
+        and "best  f1_macro" in said
+    )
     assert sum(line.startswith("fold ") and " epoch " in line for line in said.splitlines()) == 6
-    sample, made = read_csv(tones / "sample_submission.csv"), read_csv(tmp_path / "submissions" / "submission.csv")
+    sample, made = (
+        read_csv(tones / "sample_submission.csv"),
+        read_csv(tmp_path / "submissions" / "submission.csv"),
+    )
     assert [row["fname"] for row in made] == [row["fname"] for row in sample]
     assert {row["label"] for row in made} <= {"tone0", "tone1", "tone2"}
     prior = np.unique(train["labels"], return_counts=True)
@@ -62,21 +108,44 @@ def test_the_line_on_a_competition(tones: Path, tmp_path: Path) -> None:
         homes: dict[str, set] = {}
         for row, group in zip(rows, train["groups"]):
             homes.setdefault(group, set()).add(row["fold"])
-        assert all(len(folds) == 1 for folds in homes.values()) and {row["fold"] for row in rows} == {"0", "1"}
-    assert "precision" in (run / "report_last.txt").read_text() and "confusion" in (run / "report_best.txt").read_text()
+        assert all(len(folds) == 1 for folds in homes.values()) and {row["fold"] for row in rows} == {
+            "0",
+            "1",
+        }
+    assert (
+        "precision" in (run / "report_last.txt").read_text()
+        and "confusion" in (run / "report_best.txt").read_text()
+    )
     assert len(read_csv(run / "metrics.csv")) == 6 and (run / "training_log.txt").stat().st_size > 0
     assert not list(run.glob("fold_*/last/optimizer.safetensors"))
 
     # Again: nothing to do, and nothing changes.
-    before = {p: p.read_bytes() for p in [*folder.glob("*.pkl"), run / "oof.csv", tmp_path / "submissions" / "submission.csv"]}
-    assert "nothing to do" in script("get_features.py", "--competition", tones, "--extractor", "logmel", cwd=tmp_path).stdout
+    before = {
+        p: p.read_bytes()
+        for p in [*folder.glob("*.pkl"), run / "oof.csv", tmp_path / "submissions" / "submission.csv"]
+    }
+    assert (
+        "nothing to do"
+        in script("get_features.py", "--competition", tones, "--extractor", "logmel", cwd=tmp_path).stdout
+    )
     said = script("train.py", *AUGMENTED, cwd=tmp_path).stdout
     assert "finished already: fold 0, 1" in said and " epoch " not in said
     assert all(path.read_bytes() == data for path, data in before.items())
 
     # Changed settings under the old name are refused with the difference.
-    message = refused(script("get_features.py", "--competition", tones, "--extractor", "logmel", "--n-mels", "32",
-                             cwd=tmp_path, ok=None))
+    message = refused(
+        script(
+            "get_features.py",
+            "--competition",
+            tones,
+            "--extractor",
+            "logmel",
+            "--n-mels",
+            "32",
+            cwd=tmp_path,
+            ok=None,
+        )
+    )
     assert "64" in message and "32" in message and "n_mels" in message
     message = refused(script("train.py", *AUGMENTED, "--seed", "7", cwd=tmp_path, ok=None))
     assert "training.seed: 0 there, 7 here" in message
@@ -92,7 +161,9 @@ def test_the_line_on_a_competition(tones: Path, tmp_path: Path) -> None:
     script("predict.py", "--runs", "cnn", "--audio", tones / "audio_test", "--out", "new.csv", cwd=tmp_path)
     new = {row["fname"]: row["label"] for row in read_csv(tmp_path / "new.csv")}
     assert new == {row["fname"]: row["label"] for row in made}
-    shown = script("predict.py", "--runs", "cnn", tones / "audio_test" / "t001.wav", tones / "train.csv", cwd=tmp_path).stdout
+    shown = script(
+        "predict.py", "--runs", "cnn", tones / "audio_test" / "t001.wav", tones / "train.csv", cwd=tmp_path
+    ).stdout
     assert new["t001.wav"] in shown.splitlines()[0] and "cannot be heard" in shown.splitlines()[1]
 
 
@@ -101,14 +172,37 @@ def test_hold_out_long_clips_and_one_fold(tmp_path: Path) -> None:
     data = make_competition(tmp_path / "long", train=8, subm=1, seconds=2.5)
     shutil.rmtree(data / "audio_test")
     (data / "sample_submission.csv").unlink()
-    script("get_features.py", "--competition", data, "--extractor", "logmel", "--seconds", "1", "--holdout", "0.25",
-           cwd=tmp_path)
+    script(
+        "get_features.py",
+        "--competition",
+        data,
+        "--extractor",
+        "logmel",
+        "--seconds",
+        "1",
+        "--holdout",
+        "0.25",
+        cwd=tmp_path,
+    )
     folder = tmp_path / "data" / "long" / "logmel"
     train, test = joblib.load(folder / "train.pkl"), joblib.load(folder / "test.pkl")
     assert not set(train["groups"]) & set(test["groups"]) and len(train["ids"]) + len(test["ids"]) == 24
     assert len(train["clip"]) == 3 * len(train["ids"]) and np.allclose(train["start"][:3], [0, 1, 1.5])
 
-    said = script("train.py", "--recipe", "linear", "--epochs", "8", "--folds", "2", "--fold", "1", "--name", "r", cwd=tmp_path).stdout
+    said = script(
+        "train.py",
+        "--recipe",
+        "linear",
+        "--epochs",
+        "8",
+        "--folds",
+        "2",
+        "--fold",
+        "1",
+        "--name",
+        "r",
+        cwd=tmp_path,
+    ).stdout
     assert "nothing to submit" in said and "hold-out" in said
     run = tmp_path / "runs" / "r"
     assert {row["fold"] for row in read_csv(run / "oof.csv")} == {"1"}
@@ -116,17 +210,29 @@ def test_hold_out_long_clips_and_one_fold(tmp_path: Path) -> None:
     assert len(read_csv(run / "oof.csv")) == len(train["ids"])
     assert "confusion" in (run / "test_report.txt").read_text()
     config = yaml.safe_load((run / "config.yaml").read_text())
-    assert config["record"]["head"]["name"] == "linear" and config["record"]["classes"] == ["tone0", "tone1", "tone2"]
-    assert "there is no fold 9" in refused(script("train.py", "--folds", "2", "--fold", "9", "--epochs", "8", "--name", "r",
-                                                  cwd=tmp_path, ok=None))
+    assert config["record"]["head"]["name"] == "linear" and config["record"]["classes"] == [
+        "tone0",
+        "tone1",
+        "tone2",
+    ]
+    assert "there is no fold 9" in refused(
+        script(
+            "train.py", "--folds", "2", "--fold", "9", "--epochs", "8", "--name", "r", cwd=tmp_path, ok=None
+        )
+    )
 
 
 def test_folder_per_class_without_anything_to_submit(tmp_path: Path) -> None:
     for kind in range(2):
         (tmp_path / "genres" / f"genre{kind}").mkdir(parents=True)
         for number in range(4):
-            soundfile.write(tmp_path / "genres" / f"genre{kind}" / f"genre{kind}.{number:05d}.au", tone(kind, number), 16000,
-                            format="AU", subtype="PCM_16")
+            soundfile.write(
+                tmp_path / "genres" / f"genre{kind}" / f"genre{kind}.{number:05d}.au",
+                tone(kind, number),
+                16000,
+                format="AU",
+                subtype="PCM_16",
+            )
     script("get_features.py", "--competition", "genres", "--extractor", "logmel", cwd=tmp_path)
     said = script("train.py", "--recipe", "linear", "--epochs", "2", "--folds", "2", cwd=tmp_path).stdout
     assert "nothing to submit" in said and not (tmp_path / "submissions").exists()

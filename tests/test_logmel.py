@@ -12,7 +12,9 @@ from earshot.errors import UserError
 from earshot.extractors import base, logmel
 
 
-def both(settings: logmel.Settings, where: base.Window, wave: np.ndarray) -> tuple[np.ndarray, base.ClipFeatures]:
+def both(
+    settings: logmel.Settings, where: base.Window, wave: np.ndarray
+) -> tuple[np.ndarray, base.ClipFeatures]:
     extractor = logmel.Extractor(settings, where)
     features = extractor.extract([wave], [0.0], 1)[0]
     assert features.views["mel"].shape[1:] == extractor.shapes["mel"]
@@ -40,9 +42,13 @@ def test_logmel_seed_004_is_torchaudios(seconds):
 
     wave = synthetic(seconds, 22050)
     wave /= np.abs(wave).max()
-    settings = logmel.Settings(22050, 2048, None, 512, 128, "htk", None, 0.0, None, top_db=100.0, over="window")
+    settings = logmel.Settings(
+        22050, 2048, None, 512, 128, "htk", None, 0.0, None, top_db=100.0, over="window"
+    )
     fixed = audio.fill(wave, 661500, "silence")
-    want = AmplitudeToDB(top_db=100)(MelSpectrogram(22050, 2048, hop_length=512, n_mels=128)(torch.from_numpy(fixed)))
+    want = AmplitudeToDB(top_db=100)(
+        MelSpectrogram(22050, 2048, hop_length=512, n_mels=128)(torch.from_numpy(fixed))
+    )
     _, features = both(settings, window(30.0, 22050, "silence", most=1), wave)
     assert features.views["mel"].shape == (1, 1, 128, 1292)
     np.testing.assert_allclose(features.views["mel"][0, 0].astype(np.float32), want.numpy(), atol=6e-2)
@@ -57,7 +63,15 @@ def test_logmel_seed_000_is_librosas(seconds):
     found = real(16000, 2) if (SHARED / "esc10" / "audio").is_dir() else []
     for wave in [synthetic(seconds, 16000)] + [clip[: round(seconds * 16000)] for clip in found]:
         mel = librosa.feature.melspectrogram(
-            y=wave, sr=16000, n_fft=512, hop_length=160, win_length=400, n_mels=64, fmin=20, fmax=8000, power=2.0
+            y=wave,
+            sr=16000,
+            n_fft=512,
+            hop_length=160,
+            win_length=400,
+            n_mels=64,
+            fmin=20,
+            fmax=8000,
+            power=2.0,
         )
         level = librosa.power_to_db(mel, ref=np.max)
         level = (level - level.mean()) / (level.std() + 1e-6)
@@ -73,7 +87,15 @@ def test_logmel_amplitude_and_logarithm():
     import librosa
 
     wave = synthetic(2.0, 16000)
-    banks = {"sr": 16000, "n_fft": 1024, "hop_length": 320, "n_mels": 64, "fmin": 20, "htk": True, "norm": None}
+    banks = {
+        "sr": 16000,
+        "n_fft": 1024,
+        "hop_length": 320,
+        "n_mels": 64,
+        "fmin": 20,
+        "htk": True,
+        "norm": None,
+    }
     mel = librosa.feature.melspectrogram(y=wave, power=1.0, **banks)
     settings = logmel.Settings(power=1.0, edges="zeros", top_db=70.0)
     want = librosa.amplitude_to_db(mel, ref=1.0, amin=1e-10, top_db=70.0)
@@ -98,7 +120,9 @@ def test_logmel_windows_are_slices_of_the_clip():
 def test_logmel_fills_short_clips():
     wave = synthetic(0.7, 16000)
     wrapped = both(logmel.Settings(), window(2.0, 16000, "wrap"), wave)[1]
-    by_hand = logmel.Extractor(logmel.Settings(), window(2.0, 16000)).spectrogram(audio.fill(wave, 32000, "wrap"))
+    by_hand = logmel.Extractor(logmel.Settings(), window(2.0, 16000)).spectrogram(
+        audio.fill(wave, 32000, "wrap")
+    )
     np.testing.assert_allclose(wrapped.views["mel"][0, 0].astype(np.float32), by_hand.numpy(), atol=6e-2)
     silent = both(logmel.Settings(top_db=None), window(2.0, 16000, "silence"), wave)[1]
     assert (silent.views["mel"][0, 0, :, 60:] == -100).all()
@@ -108,15 +132,25 @@ def test_logmel_fills_short_clips():
     assert np.isfinite(tiny.views["mel"]).all()
 
 
-@pytest.mark.parametrize("settings", [logmel.Settings(), logmel.Settings(edges="zeros", ref="max", standardise=True),
-                                      logmel.Settings(top_db=None, over="window")])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        logmel.Settings(),
+        logmel.Settings(edges="zeros", ref="max", standardise=True),
+        logmel.Settings(top_db=None, over="window"),
+    ],
+)
 def test_logmel_of_a_batch_has_the_bits_of_one(settings):
-    waves = [synthetic(seconds, 16000, seed) for seed, seconds in enumerate((2.0, 0.4, 2.0, 5.3, 2.0, 5.3, 0.4))]
+    waves = [
+        synthetic(seconds, 16000, seed) for seed, seconds in enumerate((2.0, 0.4, 2.0, 5.3, 2.0, 5.3, 0.4))
+    ]
     extractor = logmel.Extractor(settings, window(2.0, 16000, "silence"))
     together = extractor.extract(waves, [0.0] * 7, 4)
     for wave, features in zip(waves, together):
         alone = extractor.extract([wave], [0.0], 1)[0]
-        assert np.array_equal(features.views["mel"], alone.views["mel"]) and np.array_equal(features.start, alone.start)
+        assert np.array_equal(features.views["mel"], alone.views["mel"]) and np.array_equal(
+            features.start, alone.start
+        )
 
 
 def test_logmel_names_contradictions():

@@ -15,21 +15,29 @@ from earshot import attached, device, devices, packages, space
 from earshot.doctor import gpu, machine, place
 from earshot.errors import UserError
 
-NO_KERNEL = "CUDA error: no kernel image is available for execution on the device\nCompile with TORCH_USE_CUDA_DSA"
+NO_KERNEL = (
+    "CUDA error: no kernel image is available for execution on the device\nCompile with TORCH_USE_CUDA_DSA"
+)
 IMAGE = ["sm_70", "sm_75", "sm_80", "sm_86", "sm_90"]
 
 
 def cards(monkeypatch, *names: tuple[str, tuple[int, int]], archs: list[str], busy: int = -1) -> None:
     """Fake GPUs by name and capability: a kernel runs where the build has kernels for it."""
+
     def ones(*shape, device):
         major, minor = names[int(device.partition(":")[2])][1]
         if not gpu.built_for((major, minor), archs):
             raise RuntimeError(NO_KERNEL)
         return torch.zeros(*shape)
 
-    for name, value in {"is_available": lambda: True, "device_count": lambda: len(names), "get_device_name": lambda i: names[i][0],
-                        "get_device_capability": lambda i: names[i][1], "get_arch_list": lambda: archs,
-                        "mem_get_info": lambda i: ((2 if i == busy else 15) << 30, 16 << 30)}.items():
+    for name, value in {
+        "is_available": lambda: True,
+        "device_count": lambda: len(names),
+        "get_device_name": lambda i: names[i][0],
+        "get_device_capability": lambda i: names[i][1],
+        "get_arch_list": lambda: archs,
+        "mem_get_info": lambda i: ((2 if i == busy else 15) << 30, 16 << 30),
+    }.items():
         monkeypatch.setattr(torch.cuda, name, value)
     monkeypatch.setattr(torch, "ones", ones)
 
@@ -43,7 +51,10 @@ def test_a_p100_under_a_build_without_its_kernels(monkeypatch) -> None:
     cards(monkeypatch, ("Tesla P100-PCIE-16GB", (6, 0)), archs=IMAGE)
     said = lines(gpu.look())
     assert len(said) == 1 and said[0].startswith("stop: GPU 0: Tesla P100-PCIE-16GB (sm_60)")
-    assert all(word in said[0] for word in ("sm_70 sm_75", "no kernel image", "GPU T4 x2", "constraints-p100.txt", "--device cpu"))
+    assert all(
+        word in said[0]
+        for word in ("sm_70 sm_75", "no kernel image", "GPU T4 x2", "constraints-p100.txt", "--device cpu")
+    )
     assert "\n" not in said[0]
     with pytest.raises(UserError, match="sm_60"):
         devices.choose("auto")
@@ -61,8 +72,16 @@ def test_two_t4_one_of_them_busy(monkeypatch) -> None:
 
 
 def test_capability_against_the_builds_list() -> None:
-    assert gpu.built_for((7, 5), ["sm_70"]) and gpu.built_for((8, 6), ["sm_80"]) and gpu.built_for((9, 0), ["sm_90a"])
-    assert not gpu.built_for((6, 0), IMAGE) and not gpu.built_for((8, 0), ["sm_86"]) and not gpu.built_for((10, 0), ["sm_90", "compute_90"])
+    assert (
+        gpu.built_for((7, 5), ["sm_70"])
+        and gpu.built_for((8, 6), ["sm_80"])
+        and gpu.built_for((9, 0), ["sm_90a"])
+    )
+    assert (
+        not gpu.built_for((6, 0), IMAGE)
+        and not gpu.built_for((8, 0), ["sm_86"])
+        and not gpu.built_for((10, 0), ["sm_90", "compute_90"])
+    )
     assert gpu.built_for((12, 0), ["sm_120"]) and gpu.built_for((10, 0), ["sm_75", "sm_100"])
 
 
@@ -73,7 +92,9 @@ def test_a_gpu_that_torch_cannot_use(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setattr(torch.version, "cuda", None)
     assert "built for CPUs alone" in lines(gpu.look())[0]
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    assert lines(gpu.look())[0].startswith("warning") and "driver too old" in " ".join(lines(gpu.look())[0].split())
+    assert lines(gpu.look())[0].startswith("warning") and "driver too old" in " ".join(
+        lines(gpu.look())[0].split()
+    )
     monkeypatch.setattr(gpu, "DRIVER", str(tmp_path / "none"))
     monkeypatch.setenv("EARSHOT_ATTACHED", str(tmp_path / "none"))
     assert lines(gpu.look())[0].startswith("ok: no GPU")
@@ -92,11 +113,17 @@ def test_companions_of_another_release_or_cuda(monkeypatch) -> None:
     monkeypatch.setattr(gpu, "importlib", SimpleNamespace(import_module=load))
     assert lines(gpu.libraries())[0].startswith("ok: torch 2.10.0+cu128")
     have["torchaudio"] = "2.11.0"
-    broken["torchaudio"] = RuntimeError("Detected that PyTorch and TorchAudio were compiled\nwith different CUDA versions")
+    broken["torchaudio"] = RuntimeError(
+        "Detected that PyTorch and TorchAudio were compiled\nwith different CUDA versions"
+    )
     broken["torchvision"] = RuntimeError("operator torchvision::nms does not exist")
     said = lines(gpu.libraries())
     assert said[0].startswith("stop: torchvision 0.25.0+cu128 cannot be imported") and "nms" in said[0]
-    assert said[1].startswith("warning: torchaudio 2.11.0 cannot") and "pip uninstall torchaudio" in said[1] and "\n" not in said[1]
+    assert (
+        said[1].startswith("warning: torchaudio 2.11.0 cannot")
+        and "pip uninstall torchaudio" in said[1]
+        and "\n" not in said[1]
+    )
     broken.clear()
     have |= {"torchaudio": "2.10.0+cu126", "torchvision": "0.26.0"}
     said = lines(gpu.libraries())
@@ -111,15 +138,20 @@ def test_audio_of_every_suffix(tmp_path: Path) -> None:
     (tmp_path / "c.mp3").write_bytes(b"no music")
     found = place._examples(attached.walk(tmp_path))
     said = [str(place.decoded(suffix, files)) for suffix, files in found.items()]
-    assert [line.split(" (")[0] for line in said] == ["ok: audio: .flac decodes", "stop: audio: none of 1 .mp3 files decodes",
-                                                      "ok: audio: .wav decodes"]
+    assert [line.split(" (")[0] for line in said] == [
+        "ok: audio: .flac decodes",
+        "stop: audio: none of 1 .mp3 files decodes",
+        "ok: audio: .wav decodes",
+    ]
     assert "b.flac" in said[0] and "1.0 s, 16000 Hz" in said[2] and "install ffmpeg" in said[1]
 
 
 def test_packages(monkeypatch, tmp_path: Path) -> None:
     """Missing and unfit ones are named; missing ones come from attached wheels without an index, torch never."""
     have = {"tyro": None, "numpy": "1.26.4", "kaggle": None}
-    monkeypatch.setattr(packages, "version", lambda name: have.get(name, "2.7.5" if name.startswith("torch") else "99"))
+    monkeypatch.setattr(
+        packages, "version", lambda name: have.get(name, "2.7.5" if name.startswith("torch") else "99")
+    )
     said = lines(machine.code())
     assert any(line.startswith("stop: packages: tyro, kaggle missing") for line in said)
     assert any("numpy 1.26.4 (wanted: >=2.0)" in line for line in said)
@@ -128,9 +160,15 @@ def test_packages(monkeypatch, tmp_path: Path) -> None:
     (wheels / "tyro-0.9-py3-none-any.whl").write_bytes(b"")
     monkeypatch.setenv("EARSHOT_ATTACHED", str(tmp_path))
     asked: list[list[str]] = []
-    monkeypatch.setattr(packages.subprocess, "run", lambda command, **_: asked.append(command) or SimpleNamespace(returncode=0, stderr=""))
+    monkeypatch.setattr(
+        packages.subprocess,
+        "run",
+        lambda command, **_: asked.append(command) or SimpleNamespace(returncode=0, stderr=""),
+    )
     assert packages.install() == ["packages: installed tyro, kaggle (from attached wheels)"]
-    assert "--no-index" in asked[0] and str(wheels) in asked[0] and not any("torch" in part for part in asked[0])
+    assert (
+        "--no-index" in asked[0] and str(wheels) in asked[0] and not any("torch" in part for part in asked[0])
+    )
     have["torch"] = None
     with pytest.raises(UserError, match="torch is not installed.*Python image"):
         packages.install()
@@ -162,12 +200,21 @@ def test_the_doctor_as_a_user_runs_it(tmp_path: Path, monkeypatch) -> None:
     done = script("doctor.py", cwd=tmp_path, ok=2)
     said = done.stdout.splitlines()
     assert said[0] == "doctor: this machine" and not done.stderr.strip()
-    assert all(line.startswith(("ok: ", "warning: ", "stop: ")) for line in said[1:-1]) and " 1 stops, " in f" {said[-1]}"
+    assert (
+        all(line.startswith(("ok: ", "warning: ", "stop: ")) for line in said[1:-1])
+        and " 1 stops, " in f" {said[-1]}"
+    )
     stops = [line for line in said if line.startswith("stop: ")]
-    assert len(stops) == 1 and stops[0].startswith("stop: weights: neither ast's nor efficientat's") and "from_scratch" in stops[0]
+    assert (
+        len(stops) == 1
+        and stops[0].startswith("stop: weights: neither ast's nor efficientat's")
+        and "from_scratch" in stops[0]
+    )
     assert any(line.startswith("ok: competition: data/tones (the only one in data/)") for line in said)
     assert "ok: internet: no" in done.stdout and {path.name for path in tmp_path.iterdir()} == {"data"}
 
 
 def test_the_age_of_the_machine() -> None:
-    assert 0 < place.age() <= float(Path("/proc/uptime").read_text().split()[0]) + 1 and os.path.exists("/proc/1/stat")
+    assert 0 < place.age() <= float(Path("/proc/uptime").read_text().split()[0]) + 1 and os.path.exists(
+        "/proc/1/stat"
+    )

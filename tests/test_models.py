@@ -24,7 +24,9 @@ SHAPES = {
     "two frames": (3, 2, 2),
 }
 SMALL = dict(channels=(8, 12, 16), blocks=(1, 2, 1), stem_kernel=3)
-LIGHT = dict(channels=(8, 8, 12, 16, 16), blocks=(1, 1, 1, 1, 1), stem_kernel=3, stem_stride=1, stem_pool=False)
+LIGHT = dict(
+    channels=(8, 8, 12, 16, 16), blocks=(1, 1, 1, 1, 1), stem_kernel=3, stem_stride=1, stem_pool=False
+)
 HEADS = {
     "linear": ("linear", {}),
     "linear-dropout": ("linear", dict(dropout=0.2)),
@@ -35,8 +37,22 @@ HEADS = {
     "functionals": ("functionals", dict(groups=4, modulations=3)),
     "functionals-hidden": ("functionals", dict(hidden=8)),
     "ensemble": ("ensemble", dict(members=({"name": "linear"}, {"name": "mlp", "hidden": 8}))),
-    "convnext_ggcn": ("convnext_ggcn", dict(depths=(1, 1), dims=(8, 12), kernel=5, attention=8, heads=2, max_tokens=40, graph=6,
-                                            k=3, hidden=(8,), layer_scale=1.0, standardise=True)),
+    "convnext_ggcn": (
+        "convnext_ggcn",
+        dict(
+            depths=(1, 1),
+            dims=(8, 12),
+            kernel=5,
+            attention=8,
+            heads=2,
+            max_tokens=40,
+            graph=6,
+            k=3,
+            hidden=(8,),
+            layer_scale=1.0,
+            standardise=True,
+        ),
+    ),
     "genre_cnn": ("genre_cnn", dict(channels=(4, 6), hidden=(8,), grid=(4, 9))),
     "genre_cnn-gap": ("genre_cnn", dict(channels=(4, 6), hidden=(8,), pool="gap", standardise=True)),
     "crnn": ("crnn", dict(channels=(8, 12, 16), hidden=12, max_frames=60)),
@@ -44,8 +60,10 @@ HEADS = {
     "hifigan": ("hifigan", dict(channels=(8, 8, 16), strides=(4, 4), groups=(2, 4), kernels=(7, 9, 5, 3))),
     "convnext1d": ("convnext1d", dict(stem=6, stem_stride=4, channels=(8, 12), stride=2, blocks=1, kernel=9)),
     "causal_lm": ("causal_lm", dict(channels=12, blocks=2, kernel=9, lm_weight=0.0)),
-    "inception_transformer": ("inception_transformer", dict(widths=(8, 12), reduce=4, grid=(4, 6), d_model=16, layers=1, heads=2,
-                                                            feedforward=24)),
+    "inception_transformer": (
+        "inception_transformer",
+        dict(widths=(8, 12), reduce=4, grid=(4, 6), d_model=16, layers=1, heads=2, feedforward=24),
+    ),
     "token_transformer": ("token_transformer", dict(dim=16, layers=1, heads=2, feedforward=24)),
     "ast": ("ast", dict(hidden_size=16, layers=1, heads=2, intermediate=24)),
 }
@@ -73,7 +91,7 @@ def clips(shape: tuple[int, int, int], count: int = 3) -> tuple[torch.Tensor, to
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(count, *shape, generator=generator)
     mask = torch.ones(count, shape[2], dtype=torch.bool)
-    mask[-1, max(1, shape[2] // 2):] = False
+    mask[-1, max(1, shape[2] // 2) :] = False
     return x, mask
 
 
@@ -90,8 +108,11 @@ def test_audio_cnn_is_the_published_network():
         maps = head.forward_features(torch.randn(1, 1, 128, 431))
     main = {name: tuple(value.shape[1:]) for name, value in maps.items() if "." not in name}
     assert main == {
-        "conv1": (64, 32, 108), "layer1": (64, 32, 108), "layer2": (128, 16, 54),
-        "layer3": (256, 8, 27), "layer4": (512, 4, 14),
+        "conv1": (64, 32, 108),
+        "layer1": (64, 32, 108),
+        "layer2": (128, 16, 54),
+        "layer3": (256, 8, 27),
+        "layer4": (512, 4, 14),
     }
     assert len(maps) == 5 + 2 * (3 + 4 + 6 + 3)
     assert head.dropout.p == 0.5
@@ -165,7 +186,7 @@ def test_logits_do_not_depend_on_batch_mates(case, view):
         together = head(x, mask)
         assert together.std(0).max() > 1e-3
         for i in range(len(x)):
-            assert torch.allclose(head(x[i:i + 1], mask[i:i + 1]), together[i:i + 1], atol=1e-5)
+            assert torch.allclose(head(x[i : i + 1], mask[i : i + 1]), together[i : i + 1], atol=1e-5)
         mates = torch.cat([x[:1], 100 * torch.randn_like(x[1:])])
         assert torch.allclose(head(mates, mask)[:1], together[:1], atol=1e-5)
 
@@ -180,8 +201,20 @@ def test_a_mask_of_all_frames_is_no_mask(case, view):
 
 
 # Convolutions hear padding near its edge: theirs are the cases that standardise, and so fill it.
-@pytest.mark.parametrize("case", ["linear", "mlp", "audio_cnn-small", "convnext_ggcn", "genre_cnn-gap", "crnn", "timm",
-                                  "inception_transformer", "token_transformer"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        "linear",
+        "mlp",
+        "audio_cnn-small",
+        "convnext_ggcn",
+        "genre_cnn-gap",
+        "crnn",
+        "timm",
+        "inception_transformer",
+        "token_transformer",
+    ],
+)
 @pytest.mark.parametrize("view", ["mel", "frames", "efficientat frames"])
 def test_padding_never_reaches_the_logits(case, view):
     head = make(case, SHAPES[view]).eval()
@@ -245,7 +278,9 @@ def test_pool_mask_keeps_cells_with_any_real_frame():
 @pytest.mark.parametrize("frames", [1, 2, 3, 5, 16, 37])
 @pytest.mark.parametrize("options", [{}, dict(stem_kernel=3, stem_stride=1), dict(stem_pool=False)])
 def test_mask_fits_the_last_map_whatever_the_length(frames, options):
-    head = models.build("audio_cnn", (1, 9, frames), 3, channels=(4, 4, 4), blocks=(1, 1, 1), **options).eval()
+    head = models.build(
+        "audio_cnn", (1, 9, frames), 3, channels=(4, 4, 4), blocks=(1, 1, 1), **options
+    ).eval()
     with torch.no_grad():
         last = head.forward_features(torch.randn(1, 1, 9, frames))["layer3"]
     assert pool_mask(torch.ones(1, frames), head.time_stride).shape[1] == last.shape[3]
@@ -285,7 +320,10 @@ def test_adapt_of_audio_cnn_leaves_padding_out():
 
 def test_constant_features_do_not_explode():
     standardise = Standardise(4)
-    rows = torch.randn(100, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 2.0, 4.0, 0.0]) + 5.1
+    rows = (
+        torch.randn(100, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 2.0, 4.0, 0.0])
+        + 5.1
+    )
     standardise.fit([rows[:7], rows[7:]])
     assert standardise.std[3] == standardise.std[1]  # the typical one, the median of those that vary
     assert standardise(torch.full((1, 4), 6.1)).abs().max() < 10
@@ -308,7 +346,9 @@ def test_linear_reaches_logistic_regression():
     scale = 10 ** rng.uniform(-2, 2, 384)
     x = ((centres[labels] * 0.25 + rng.normal(size=(1250, 384))) * scale + 5 * scale).astype(np.float32)
     train, valid = slice(0, 250), slice(250, 1250)
-    reference = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=500)).fit(x[train], labels[train])
+    reference = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=500)).fit(
+        x[train], labels[train]
+    )
     expected = reference.score(x[valid], labels[valid])
 
     head = models.build("linear", (384, 1, 1), 10)
@@ -326,12 +366,15 @@ def test_linear_reaches_logistic_regression():
     assert score > expected - 0.015
 
 
-@pytest.mark.parametrize("name, option, value, said", [
-    ("audio_cnn", "standardise", "fals", "is true or false"),
-    ("audio_cnn", "stem_stride", float("inf"), "is a whole number"),
-    ("functionals", "dropout", "nan", "is a number"),
-    ("convnext_ggcn", "init_std", -1.0, "numbers from 0"),
-])
+@pytest.mark.parametrize(
+    "name, option, value, said",
+    [
+        ("audio_cnn", "standardise", "fals", "is true or false"),
+        ("audio_cnn", "stem_stride", float("inf"), "is a whole number"),
+        ("functionals", "dropout", "nan", "is a number"),
+        ("convnext_ggcn", "init_std", -1.0, "numbers from 0"),
+    ],
+)
 def test_values_that_an_option_cannot_take(name, option, value, said):
     with pytest.raises(models.HeadError, match=said) as caught:
         models.build(name, (1, 16, 20), 3, **{option: value})

@@ -38,23 +38,26 @@ def test_options_from_yaml_and_flags():
     assert models.build("mlp", (4, 1, 1), 3, hidden=8).config["options"]["hidden"] == [8]
 
 
-@pytest.mark.parametrize("call, parts", [
-    (("lineer", (3, 1, 1), 2, {}), ["no head called 'lineer'", "audio_cnn, ", "linear"]),
-    (("__main__", (3, 1, 1), 2, {}), ["no head called"]),
-    (("mlp", (3, 1, 1), 2, dict(hiden=3)), ["mlp has no option hiden", "hidden=(512,)", "dropout=0.3"]),
-    (("mlp", (3, 1), 2, {}), ["D,F,T", "(3, 1)"]),
-    (("mlp", (3, 0, 1), 2, {}), ["D,F,T"]),
-    (("mlp", (3, 1, 1), 0, {}), ["number of classes"]),
-    (("mlp", (3, 1, 1), 2, dict(dropout="lots")), ["dropout is a number", "'lots'"]),
-    (("mlp", (3, 1, 1), 2, dict(dropout=None)), ["dropout is a number"]),
-    (("mlp", (3, 1, 1), 2, dict(dropout=1.5)), ["mlp: ", "1.5"]),
-    (("mlp", (3, 1, 1), 2, dict(hidden=(8, 0))), ["hidden", "(8, 0)"]),
-    (("audio_cnn", (1, 9, 9), 2, dict(stem_kernel=2.5)), ["stem_kernel is a whole number"]),
-    (("audio_cnn", (1, 9, 9), 2, dict(stem_kernel=4)), ["odd"]),
-    (("audio_cnn", (1, 9, 9), 2, dict(blocks=(1, 1))), ["channels and blocks", "(1, 1)"]),
-    (("audio_cnn", (1, 9, 9), 2, dict(pool="max")), ["mean or mean_max", "'max'"]),
-    (("audio_cnn", (1, 9, 9), 2, dict(drop_path=1.0)), ["drop_path"]),
-])
+@pytest.mark.parametrize(
+    "call, parts",
+    [
+        (("lineer", (3, 1, 1), 2, {}), ["no head called 'lineer'", "audio_cnn, ", "linear"]),
+        (("__main__", (3, 1, 1), 2, {}), ["no head called"]),
+        (("mlp", (3, 1, 1), 2, dict(hiden=3)), ["mlp has no option hiden", "hidden=(512,)", "dropout=0.3"]),
+        (("mlp", (3, 1), 2, {}), ["D,F,T", "(3, 1)"]),
+        (("mlp", (3, 0, 1), 2, {}), ["D,F,T"]),
+        (("mlp", (3, 1, 1), 0, {}), ["number of classes"]),
+        (("mlp", (3, 1, 1), 2, dict(dropout="lots")), ["dropout is a number", "'lots'"]),
+        (("mlp", (3, 1, 1), 2, dict(dropout=None)), ["dropout is a number"]),
+        (("mlp", (3, 1, 1), 2, dict(dropout=1.5)), ["mlp: ", "1.5"]),
+        (("mlp", (3, 1, 1), 2, dict(hidden=(8, 0))), ["hidden", "(8, 0)"]),
+        (("audio_cnn", (1, 9, 9), 2, dict(stem_kernel=2.5)), ["stem_kernel is a whole number"]),
+        (("audio_cnn", (1, 9, 9), 2, dict(stem_kernel=4)), ["odd"]),
+        (("audio_cnn", (1, 9, 9), 2, dict(blocks=(1, 1))), ["channels and blocks", "(1, 1)"]),
+        (("audio_cnn", (1, 9, 9), 2, dict(pool="max")), ["mean or mean_max", "'max'"]),
+        (("audio_cnn", (1, 9, 9), 2, dict(drop_path=1.0)), ["drop_path"]),
+    ],
+)
 def test_errors_are_one_line(call, parts):
     name, shape, classes, options = call
     with pytest.raises(models.HeadError) as error:
@@ -127,7 +130,9 @@ training: {epochs: 3}
 def test_recipe_and_own_parameters_add_up(main, tmp_path):
     path = tmp_path / "small.yaml"
     path.write_text(RECIPE)
-    code, lines, err = main("--recipe", str(path), "--input", "1,64,250", "--classes", "7", "--option", "blocks=1,2")
+    code, lines, err = main(
+        "--recipe", str(path), "--input", "1,64,250", "--classes", "7", "--option", "blocks=1,2"
+    )
     assert (code, err) == (0, "") and lines[0] == "audio_cnn on 1,64,250, 7 classes"
     head = models.build("audio_cnn", (1, 64, 250), 7, channels=(8, 16), blocks=(1, 2))
     total = sum(p.numel() for p in head.parameters())
@@ -164,19 +169,22 @@ def test_lists_heads_and_recipes(main, monkeypatch, tmp_path):
     assert main("--recipe", "small", "--input", "1,16,20")[0] == 0
 
 
-@pytest.mark.parametrize("args, part", [
-    (("--head", "nope"), "the heads are ast, audio_cnn"),
-    (("--recipe", "nope"), "the recipes are small"),
-    (("--head", "mlp", "--input", "1,2"), "--input takes three whole numbers"),
-    (("--head", "mlp", "--input", "1,x,2"), "--input takes three whole numbers"),
-    (("--head", "mlp", "--option", "hidden"), "key=value"),
-    (("--head", "mlp", "--option", "depth=3"), "its options are hidden"),
-    (("--head", "mlp", "--option", "num_classes=3"), "--classes"),
-    (("--head", "mlp", "--classes", "many"), "--classes"),
-    (("--head", "mlp", "--recipe", "small"), "not both"),
-    (("--input", "1,2,3"), "--head"),
-    (("--nonsense",), "--nonsense"),
-])
+@pytest.mark.parametrize(
+    "args, part",
+    [
+        (("--head", "nope"), "the heads are ast, audio_cnn"),
+        (("--recipe", "nope"), "the recipes are small"),
+        (("--head", "mlp", "--input", "1,2"), "--input takes three whole numbers"),
+        (("--head", "mlp", "--input", "1,x,2"), "--input takes three whole numbers"),
+        (("--head", "mlp", "--option", "hidden"), "key=value"),
+        (("--head", "mlp", "--option", "depth=3"), "its options are hidden"),
+        (("--head", "mlp", "--option", "num_classes=3"), "--classes"),
+        (("--head", "mlp", "--classes", "many"), "--classes"),
+        (("--head", "mlp", "--recipe", "small"), "not both"),
+        (("--input", "1,2,3"), "--head"),
+        (("--nonsense",), "--nonsense"),
+    ],
+)
 def test_command_errors_are_one_line(main, monkeypatch, tmp_path, args, part):
     (tmp_path / "small.yaml").write_text(RECIPE)
     monkeypatch.setattr("models.__main__.RECIPES", tmp_path)

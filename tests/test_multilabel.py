@@ -26,12 +26,14 @@ KINDS = ["tone0", "tone1", "tone2"]
 
 # --- folds
 
+
 def drawn(clips: int, shares: tuple, seed: int) -> np.ndarray:
     return (np.random.default_rng(seed).random((clips, len(shares))) < shares).astype(np.int8)
 
 
 def test_folds_of_many_labels_are_far_evener_than_drawn_ones() -> None:
     truth = drawn(1500, tuple(np.geomspace(0.3, 0.01, 40)), 2)
+
     def uneven(found: np.ndarray) -> float:
         return np.abs(np.stack([truth[found == fold].sum(0) for fold in range(5)]) - truth.sum(0) / 5).sum()
 
@@ -51,7 +53,7 @@ def test_folds_share_out_every_label(grouped: bool) -> None:
     slack = 3 if grouped else 1
     assert sizes.min() >= 80 - 2 * slack and sizes.max() <= 80 + 2 * slack
     assert (np.abs(counts - truth.sum(0) / 5) <= slack).all(), counts
-    empty = (truth.sum(1) == 0)
+    empty = truth.sum(1) == 0
     assert np.ptp([empty[found == fold].sum() for fold in range(5)]) <= 2 * slack
     folds.check(found, groups)
     same, other = (folds.assign(truth, none, groups, 5, seed)[0] for seed in (3, 4))
@@ -64,18 +66,23 @@ def test_folds_of_the_data_and_refusals() -> None:
     assert (folds.assign(truth, own, alone, None, 0)[0] == own).all()
     with pytest.raises(UserError, match="commonest label has 3 clips"):
         folds.assign(np.eye(4, dtype=np.int8)[[0, 0, 0, 1, 1, 2, 2, 3, 3]], np.full(9, -1), alone[:9], 5, 0)
-    whole = folds.assign(np.ones((12, 2), dtype=np.int8), np.full(12, -1), np.array([f"g{i % 4}" for i in range(12)]), 4, 0)[0]
+    whole = folds.assign(
+        np.ones((12, 2), dtype=np.int8), np.full(12, -1), np.array([f"g{i % 4}" for i in range(12)]), 4, 0
+    )[0]
     assert sorted(np.bincount(whole)) == [3, 3, 3, 3]  # as many groups as folds: none is left empty
 
 
 # --- scores
+
 
 def test_scores_by_hand() -> None:
     truth = np.array([[1, 1, 0], [0, 1, 0], [1, 0, 0], [0, 0, 0]])
     p = np.array([[0.9, 0.4, 0.2], [0.6, 0.8, 0.1], [0.7, 0.2, 0.3], [0.1, 0.3, 0.2]], dtype=np.float32)
     found = metrics.scores(p, truth)
     # yes, at 0.5: class 0 in clips 0, 1 (wrong), 2; class 1 in clip 1 of 0 and 1; class 2 occurs nowhere
-    assert found["f1_macro"] == pytest.approx((4 / 5 + 2 / 3) / 2) and found["f1_micro"] == pytest.approx(6 / 8)
+    assert found["f1_macro"] == pytest.approx((4 / 5 + 2 / 3) / 2) and found["f1_micro"] == pytest.approx(
+        6 / 8
+    )
     assert found["accuracy"] == 0.5  # clips 2 and 3
     assert found["balanced_accuracy"] == pytest.approx(((1 + 1 / 2) / 2 + (1 / 2 + 1) / 2) / 2)
     assert found["map_macro"] == 1 and found["lwlrap"] == 1
@@ -92,10 +99,17 @@ def test_scores_against_sklearn_and_the_definition() -> None:
         assert found[f"f1_{how}"] == pytest.approx(sk.f1_score(truth, said, average=how))
     assert found["map_macro"] == pytest.approx(sk.average_precision_score(truth, p, average="macro"))
     assert found["roc_auc_macro"] == pytest.approx(sk.roc_auc_score(truth, p, average="macro"))
-    assert metrics.scores(p.round(1), truth)["roc_auc_macro"] == pytest.approx(sk.roc_auc_score(truth, p.round(1)))  # ties
+    assert metrics.scores(p.round(1), truth)["roc_auc_macro"] == pytest.approx(
+        sk.roc_auc_score(truth, p.round(1))
+    )  # ties
     assert found["accuracy"] == pytest.approx(sk.accuracy_score(truth, said))
-    each = [(sk.balanced_accuracy_score(truth[:, c], said[:, c]), sk.log_loss(truth[:, c], p[:, c], labels=[0, 1]))
-            for c in range(4)]
+    each = [
+        (
+            sk.balanced_accuracy_score(truth[:, c], said[:, c]),
+            sk.log_loss(truth[:, c], p[:, c], labels=[0, 1]),
+        )
+        for c in range(4)
+    ]
     assert (found["balanced_accuracy"], found["log_loss"]) == pytest.approx(np.mean(each, 0))
     precisions = []  # lwlrap: for each label of each clip, how many of those ranked no lower are labels of the clip, too
     for row, scores in zip(truth, p):
@@ -144,8 +158,15 @@ def submitted(folder: Path, sample: str | None, separator: str | None, p: np.nda
     return (folder / "s.csv").read_text().splitlines()
 
 
-@pytest.mark.parametrize("answer, want", [("bark;wind", "bark;light rain"), ("['bark']", "['bark', 'light rain']"),
-                                          ("bark", "bark,light rain"), ("?", "bark,light rain")])
+@pytest.mark.parametrize(
+    "answer, want",
+    [
+        ("bark;wind", "bark;light rain"),
+        ("['bark']", "['bark', 'light rain']"),
+        ("bark", "bark,light rain"),
+        ("?", "bark,light rain"),
+    ],
+)
 def test_the_sample_says_what_stands_between_labels(tmp_path: Path, answer: str, want: str) -> None:
     for separator in (None, ","):
         submitted(tmp_path, f"fname,labels\na,{answer}\nb,{answer}\nc,{answer}\n", separator)
@@ -155,8 +176,12 @@ def test_the_sample_says_what_stands_between_labels(tmp_path: Path, answer: str,
 def test_a_column_per_class_gets_the_probabilities(tmp_path: Path) -> None:
     sample = "fname,wind,bark,light rain\nc,0,0,0\na,0,0,0\nb,0,0,0\n"
     for separator in (None, ";"):
-        assert submitted(tmp_path, sample, separator) == ["fname,wind,bark,light rain", "c,0.9,0.4,0.3", "a,0.1,0.7,0.6",
-                                                          "b,0.3,0.1,0.2"]
+        assert submitted(tmp_path, sample, separator) == [
+            "fname,wind,bark,light rain",
+            "c,0.9,0.4,0.3",
+            "a,0.1,0.7,0.6",
+            "b,0.3,0.1,0.2",
+        ]
     assert submitted(tmp_path, None, None)[:2] == ["fname,bark,light rain,wind", "a,0.7,0.6,0.1"]
     with pytest.raises(UserError, match="snow is no class"):
         submitted(tmp_path, "fname,bark,snow\na,0,0\nb,0,0\nc,0,0\n", None)
@@ -164,28 +189,68 @@ def test_a_column_per_class_gets_the_probabilities(tmp_path: Path) -> None:
         submitted(tmp_path, sample, None, P + 0.5)
 
 
-@pytest.mark.parametrize("separator, first", [(None, '"bark,light rain"'), (";", "bark;light rain"), (", ", '"bark, light rain"'),
-                                              ("[]", "\"['bark', 'light rain']\"")])
-def test_a_label_column_gets_what_is_likelier_than_not(tmp_path: Path, separator: str | None, first: str) -> None:
+@pytest.mark.parametrize(
+    "separator, first",
+    [
+        (None, '"bark,light rain"'),
+        (";", "bark;light rain"),
+        (", ", '"bark, light rain"'),
+        ("[]", "\"['bark', 'light rain']\""),
+    ],
+)
+def test_a_label_column_gets_what_is_likelier_than_not(
+    tmp_path: Path, separator: str | None, first: str
+) -> None:
     found = submitted(tmp_path, "fname,labels\na,\nb,\nc,\n", separator)
     assert found[:2] == ["fname,labels", f"a,{first}"]
     read = pd.read_csv(tmp_path / "s.csv").labels.tolist()
     # b has none above a half: its likeliest
-    assert [labels.split(cell, separator or ",") for cell in read] == [["bark", "light rain"], ["wind"], ["wind"]]
+    assert [labels.split(cell, separator or ",") for cell in read] == [
+        ["bark", "light rain"],
+        ["wind"],
+        ["wind"],
+    ]
 
 
 def test_the_guard_knows_the_separator() -> None:
     made = pd.DataFrame({"fname": ["a", "b"], "labels": ["bark;light rain", "wind"]})
     submission.check(made, "fname", ["a", "b"], ["fname", "labels"], CLASSES, ";")
     with pytest.raises(UserError, match="refused"):
-        submission.check(made.replace("wind", "wind;snow"), "fname", ["a", "b"], ["fname", "labels"], CLASSES, ";")
+        submission.check(
+            made.replace("wind", "wind;snow"), "fname", ["a", "b"], ["fname", "labels"], CLASSES, ";"
+        )
 
 
 # --- the whole line
 
-SMALL = ("--recipe", "sample", "--head.channels", "[16, 32]", "--head.blocks", "[1, 1]", "--folds", "2", "--epochs", "14",
-         "--batch-size", "8", "--lr", "1e-2", "--label-smoothing", "0", "--mixup", "0", "--time-mask", "0",
-         "--frequency-mask", "0", "--metric", "map_macro", "--name", "r")
+SMALL = (
+    "--recipe",
+    "sample",
+    "--head.channels",
+    "[16, 32]",
+    "--head.blocks",
+    "[1, 1]",
+    "--folds",
+    "2",
+    "--epochs",
+    "14",
+    "--batch-size",
+    "8",
+    "--lr",
+    "1e-2",
+    "--label-smoothing",
+    "0",
+    "--mixup",
+    "0",
+    "--time-mask",
+    "0",
+    "--frequency-mask",
+    "0",
+    "--metric",
+    "map_macro",
+    "--name",
+    "r",
+)
 
 
 def mixed(folder: Path, train: int = 72, subm: int = 6, columns: bool = False) -> Path:
@@ -203,8 +268,12 @@ def mixed(folder: Path, train: int = 72, subm: int = 6, columns: bool = False) -
     sets = [make(folder / "audio_train" / f"{i:03d}.wav", i) for i in range(train)]
     cells = [[int(k in s) for k in range(3)] if columns else [",".join(f"tone{k}" for k in s)] for s in sets]
     with open(folder / "train.csv", "w", newline="") as file:
-        csv.writer(file).writerows([["fname", *(KINDS if columns else ["labels"])],
-                                    *([f"{i:03d}.wav", *cell] for i, cell in enumerate(cells))])
+        csv.writer(file).writerows(
+            [
+                ["fname", *(KINDS if columns else ["labels"])],
+                *([f"{i:03d}.wav", *cell] for i, cell in enumerate(cells)),
+            ]
+        )
     with open(folder / "sample_submission.csv", "w", newline="") as file:
         csv.writer(file).writerow(["fname", *reversed(KINDS)])
         for i in reversed(range(subm)):
@@ -233,7 +302,9 @@ def test_the_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     p = np.array([[float(row[name]) for name in KINDS] for row in oof])
     assert not np.allclose(p.sum(1), 1, atol=0.1)
     found = metrics.scores(p, truth.astype(int))
-    assert found["f1_macro"] > 0.8 and found["map_macro"] > 0.85, found  # chance: 0.67, by saying yes to all, and 0.5
+    assert found["f1_macro"] > 0.8 and found["map_macro"] > 0.85, (
+        found
+    )  # chance: 0.67, by saying yes to all, and 0.5
     assert "average precision" in (run / "report_last.txt").read_text()
 
     made = read_csv(tmp_path / "submissions" / "submission.csv")
@@ -254,7 +325,11 @@ def test_the_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     write(data / "train.csv", " ".join(["fname,label", *(f"{i:03d}.wav,tone{i % 3}" for i in range(24))]))
     get_features.main([*again, "--cache", "one"])
     one, several = Cache(folder.parent / "one"), Run.open(run)
-    assert not one.multilabel and one.classes == several.classes and Cache(folder).prior().tolist() == [0.5, 0.5, 0.5]
+    assert (
+        not one.multilabel
+        and one.classes == several.classes
+        and Cache(folder).prior().tolist() == [0.5, 0.5, 0.5]
+    )
     with pytest.raises(UserError, match="is single-label, .* was trained multi-label: say where"):
         blend.cache_of(several, str(one.folder))
     with pytest.raises(UserError, match="multi-label, .* single-label: they cannot be blended"):
@@ -263,12 +338,15 @@ def test_the_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
         stage.rehearse(one, tmp_path / "s.csv", "map_macro")
 
 
-def test_stopped_and_continued_by_columns_with_a_hold_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                          capsys: pytest.CaptureFixture) -> None:
+def test_stopped_and_continued_by_columns_with_a_hold_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     """0/1 columns, clips without any label, long clips, a hold-out: a run that is stopped and continued is the same run."""
     data = mixed(tmp_path / "mix", train=42, subm=2, columns=True)
     monkeypatch.chdir(tmp_path)
-    get_features.main(["--competition", str(data), "--extractor", "logmel", "--seconds", "0.5", "--holdout", "0.3"])
+    get_features.main(
+        ["--competition", str(data), "--extractor", "logmel", "--seconds", "0.5", "--holdout", "0.3"]
+    )
     args = ["--recipe", "linear", "--epochs", "2", "--folds", "2", "--mixup", "0.4", "--name", "r"]
     train.main([*args, "--runs-folder", "calm"])
     said = capsys.readouterr().out
@@ -277,7 +355,17 @@ def test_stopped_and_continued_by_columns_with_a_hold_out(tmp_path: Path, monkey
         train.main([*args, "--max-hours", "0.0000001"])
     train.main(args)
     assert "continues after epoch" in capsys.readouterr().out
-    for name in ("oof.csv", "oof_last.csv", "fold_0/best/model.safetensors", "fold_1/last/model.safetensors", "test.json"):
+    for name in (
+        "oof.csv",
+        "oof_last.csv",
+        "fold_0/best/model.safetensors",
+        "fold_1/last/model.safetensors",
+        "test.json",
+    ):
         assert (tmp_path / "calm" / "r" / name).read_bytes() == (tmp_path / "runs" / "r" / name).read_bytes()
     said = {row["label"] for row in read_csv(tmp_path / "runs" / "r" / "oof.csv")}
-    assert {"", "tone0|tone1"} <= said <= {"|".join(k for k, there in zip(KINDS, bits) if there) for bits in np.ndindex(2, 2, 2)}
+    assert (
+        {"", "tone0|tone1"}
+        <= said
+        <= {"|".join(k for k, there in zip(KINDS, bits) if there) for bits in np.ndindex(2, 2, 2)}
+    )

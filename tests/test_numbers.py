@@ -33,24 +33,38 @@ def certain(predicted: list[int], classes: int = 3) -> np.ndarray:
 
 # --- scores
 
-@pytest.mark.parametrize("truth, predicted, f1, accuracy, recall", [
-    ([0, 0, 1, 1], [0, 0, 0, 0], (2 / 3 + 0) / 2, 0.5, 0.5),      # all said to be one class
-    ([0, 0, 0, 0], [0, 0, 0, 0], 1, 1, 1),                        # one class only, right
-    ([0, 0, 0, 0], [1, 1, 1, 1], 0, 0, 0),                        # one class only, wrong
-    ([0, 0, 1, 1], [0, 0, 1, 2], (1 + 2 / 3 + 0) / 3, 0.75, 0.75),  # a class that is only predicted counts as 0
-    ([0, 1, 1, 1], [0, 1, 1, 1], 1, 1, 1),                        # one that is nowhere does not count
-    ([2], [2], 1, 1, 1),                                          # one clip
-])
+
+@pytest.mark.parametrize(
+    "truth, predicted, f1, accuracy, recall",
+    [
+        ([0, 0, 1, 1], [0, 0, 0, 0], (2 / 3 + 0) / 2, 0.5, 0.5),  # all said to be one class
+        ([0, 0, 0, 0], [0, 0, 0, 0], 1, 1, 1),  # one class only, right
+        ([0, 0, 0, 0], [1, 1, 1, 1], 0, 0, 0),  # one class only, wrong
+        (
+            [0, 0, 1, 1],
+            [0, 0, 1, 2],
+            (1 + 2 / 3 + 0) / 3,
+            0.75,
+            0.75,
+        ),  # a class that is only predicted counts as 0
+        ([0, 1, 1, 1], [0, 1, 1, 1], 1, 1, 1),  # one that is nowhere does not count
+        ([2], [2], 1, 1, 1),  # one clip
+    ],
+)
 def test_scores_of_odd_sets(truth: list, predicted: list, f1: float, accuracy: float, recall: float) -> None:
     found = metrics.scores(certain(predicted), np.array(truth))
-    assert (found["f1_macro"], found["accuracy"], found["balanced_accuracy"]) == pytest.approx((f1, accuracy, recall))
+    assert (found["f1_macro"], found["accuracy"], found["balanced_accuracy"]) == pytest.approx(
+        (f1, accuracy, recall)
+    )
     assert all(np.isfinite(value) for value in found.values())
     assert "nan" not in metrics.report(certain(predicted), np.array(truth), CLASSES).lower()
 
 
 def test_a_probability_of_zero_costs_much_but_not_everything() -> None:
     assert metrics.scores(certain([0]), np.array([1]))["log_loss"] == pytest.approx(-np.log(1e-15))
-    assert metrics.scores(certain([0]), np.array([[0, 1, 0]]))["log_loss"] == pytest.approx(-2 * np.log(1e-15) / 3, rel=1e-3)
+    assert metrics.scores(certain([0]), np.array([[0, 1, 0]]))["log_loss"] == pytest.approx(
+        -2 * np.log(1e-15) / 3, rel=1e-3
+    )
 
 
 @pytest.mark.parametrize("truth", [np.array([0, 1]), np.array([[1, 0, 0], [0, 1, 0]])])
@@ -68,7 +82,9 @@ def test_no_positive_of_any_class_is_said_in_words() -> None:
     found = metrics.scores(p, truth)
     assert found["accuracy"] == 1 and all(np.isfinite(value) for value in found.values())
     said = metrics.summary({**found, "undefined": metrics.undefined(truth)})
-    assert said.startswith("f1_macro undefined  map_macro undefined  lwlrap undefined  roc_auc_macro undefined  accuracy 1.0000  log_loss 0.2231")
+    assert said.startswith(
+        "f1_macro undefined  map_macro undefined  lwlrap undefined  roc_auc_macro undefined  accuracy 1.0000  log_loss 0.2231"
+    )
     assert "nan" not in metrics.report(p, truth, CLASSES).lower()
     truth[0, 1] = 1  # one label of one clip defines them all; the clips without count in neither
     assert metrics.undefined(truth) == [] and metrics.undefined(np.array([0, 1])) == []
@@ -89,7 +105,10 @@ class Quiet:
 
     def fold(self, number: int):
         from types import SimpleNamespace
-        return SimpleNamespace(folder=self.folder / f"fold_{number}", predictions=lambda kind: self.kept[number])
+
+        return SimpleNamespace(
+            folder=self.folder / f"fold_{number}", predictions=lambda kind: self.kept[number]
+        )
 
     def part(self, part):
         return self.fold(part.fold)
@@ -106,6 +125,7 @@ class Quiet:
 
 def test_a_fold_without_any_label_has_no_say(tmp_path: Path) -> None:
     from types import SimpleNamespace
+
     truth = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 0], [0, 0, 0]])
     p = np.array([[0.9, 0.1, 0.1], [0.1, 0.9, 0.1], [0.1, 0.1, 0.1], [0.1, 0.1, 0.1]], dtype=np.float32)
     rows_of = SimpleNamespace(truth=truth, ids=np.array(list("abcd")))
@@ -123,9 +143,12 @@ def test_a_fold_without_any_label_has_no_say(tmp_path: Path) -> None:
 
 # --- folds
 
+
 def test_folds_of_rare_classes() -> None:
     labels = np.array([0] * 6 + [1] * 5 + [2])
-    found, _ = folds.assign(labels, np.full(12, -1), ALONE, 3, 0)  # a class with one clip: validated once, and there never learnt
+    found, _ = folds.assign(
+        labels, np.full(12, -1), ALONE, 3, 0
+    )  # a class with one clip: validated once, and there never learnt
     assert set(found) == {0, 1, 2} and all((labels[found == f] == 0).any() for f in range(3))
     with pytest.raises(UserError, match="commonest label has 6 clips, too few for 7 folds: give --folds 6"):
         folds.assign(labels, np.full(12, -1), ALONE, 7, 0)
@@ -138,7 +161,9 @@ def test_folds_of_the_data_that_are_odd() -> None:
     own = np.where(np.arange(12) < 4, 7, -1)
     with pytest.raises(UserError, match="single fold of its own: give --folds K"):
         folds.assign(labels, own, ALONE, None, 0)
-    own[4:6] = 9  # with holes: the rest is trained on in every fold; a fold that bad audio emptied is not there at all
+    own[4:6] = (
+        9  # with holes: the rest is trained on in every fold; a fold that bad audio emptied is not there at all
+    )
     found, about = folds.assign(labels, own, ALONE, None, 0)
     assert about == "the data's own 2 folds" and crossval.chosen_folds(found, ()) == [7, 9]
     with pytest.raises(UserError, match="no fold 8: the folds are 7, 9"):
@@ -149,20 +174,27 @@ def test_folds_of_the_data_that_are_odd() -> None:
 
 # --- hold-outs, priors, submissions
 
+
 def test_a_label_that_only_the_test_clips_have(tmp_path: Path) -> None:
     root = tmp_path / "c"
     files(root, *(f"audio/{n}.wav" for n in "abcxy"))
     csv(root / "train.csv", "id,label a,owl b,jay c,owl")
     csv(root / "test.csv", "id,label x,emu y,jay")
     comp = load(root)
-    assert comp.classes == CLASSES and rows(comp, "test")[0] == ("x", "audio/x.wav", "emu")  # scored, as a mistake
+    assert comp.classes == CLASSES and rows(comp, "test")[0] == (
+        "x",
+        "audio/x.wav",
+        "emu",
+    )  # scored, as a mistake
     assert any("no training clip has the label emu: it is never learnt" in n for n in comp.notes), comp.notes
     csv(root / "train.csv", "id,label a,owl b,owl c,owl")
     assert "all training clips" in refused(root) and "owl" in refused(root)
 
 
 def test_a_hold_out_without_some_class() -> None:
-    table = pd.DataFrame({"id": list("abcdefghi"), "group": [""] * 9, "label": ["owl"] * 4 + ["jay"] * 4 + ["emu"]})
+    table = pd.DataFrame(
+        {"id": list("abcdefghi"), "group": [""] * 9, "label": ["owl"] * 4 + ["jay"] * 4 + ["emu"]}
+    )
     held = competition.draw_holdout(table, 0.5, 0)
     assert not held[8] and 0 < held.sum() < 8  # the only emu is learnt
     found = metrics.scores(certain([2] * int(held.sum())), np.where(table.label[held] == "owl", 2, 1))
@@ -175,18 +207,31 @@ def test_a_prior_with_an_absent_class(tmp_path: Path) -> None:
     made._sound_rows = lambda name: {"labels": np.array(["owl", "owl", "jay", "owl"])}
     assert made.prior().tolist() == [0, 0.25, 0.75]
     filled, unheard = blend.fill(np.full((3, 3), np.nan, dtype=np.float32), made.prior())
-    assert unheard.all() and (filled == [0, 0.25, 0.75]).all()  # nothing can be heard: every clip is answered all the same
-    table = submission.write(tmp_path / "s.csv", np.array(list("abc")), filled, CLASSES, ("id", "label"), None)
+    assert (
+        unheard.all() and (filled == [0, 0.25, 0.75]).all()
+    )  # nothing can be heard: every clip is answered all the same
+    table = submission.write(
+        tmp_path / "s.csv", np.array(list("abc")), filled, CLASSES, ("id", "label"), None
+    )
     assert table.label.tolist() == ["owl"] * 3
-    assert submission.one_answer(table, "id") == ("beware: all 3 rows of the submission have the same answer (owl): has the head learnt "
-                                                  "anything?")
+    assert submission.one_answer(table, "id") == (
+        "beware: all 3 rows of the submission have the same answer (owl): has the head learnt anything?"
+    )
     table.loc[0, "label"] = "jay"
     assert submission.one_answer(table, "id") is None and submission.one_answer(table[:1], "id") is None
 
 
-@pytest.mark.parametrize("change", [lambda s: s.pop("f1_macro"), lambda s: s.pop("clips"), lambda s: s.update(clips=5),
-                                    lambda s: s.update(accuracy="1"), lambda s: s.update(log_loss=None),
-                                    lambda s: s.update(undefined=3)])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda s: s.pop("f1_macro"),
+        lambda s: s.pop("clips"),
+        lambda s: s.update(clips=5),
+        lambda s: s.update(accuracy="1"),
+        lambda s: s.update(log_loss=None),
+        lambda s: s.update(undefined=3),
+    ],
+)
 def test_a_sealed_hold_out_score_that_is_none_is_made_again(tmp_path, change):
     """Its checksum holds, and yet nothing here wrote it."""
     rows = types.SimpleNamespace(truth=np.array([0, 1, 1, -1]), multilabel=False)

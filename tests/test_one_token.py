@@ -16,7 +16,9 @@ SIZES = dict(widths=(8, 12), reduce=4, d_model=16, layers=2, heads=4, feedforwar
 
 def encoder(dropout: float, layers: int = 3) -> nn.TransformerEncoder:
     torch.manual_seed(0)
-    made = nn.TransformerEncoder(nn.TransformerEncoderLayer(32, 4, 48, dropout, batch_first=True), layers, enable_nested_tensor=False)
+    made = nn.TransformerEncoder(
+        nn.TransformerEncoderLayer(32, 4, 48, dropout, batch_first=True), layers, enable_nested_tensor=False
+    )
     for parameter in made.parameters():
         nn.init.normal_(parameter, std=0.2)  # biases are zero at birth
     return made
@@ -39,7 +41,9 @@ def test_outputs_and_gradients_are_torchs(training):
     for (name, one), other in zip(mine.named_parameters(), theirs.parameters()):
         torch.testing.assert_close(one.grad, other.grad, atol=1e-4, rtol=1e-4, msg=name)
     dead = mine.layers[0].self_attn.in_proj_weight.grad[:64]
-    assert torch.equal(dead, torch.zeros_like(dead)), "gradients of zero, not none: weight decay and moments go on as ever"
+    assert torch.equal(dead, torch.zeros_like(dead)), (
+        "gradients of zero, not none: weight decay and moments go on as ever"
+    )
 
 
 def test_dropout_drops_whole_heads_as_torch_does():
@@ -52,13 +56,20 @@ def test_dropout_drops_whole_heads_as_torch_does():
     x, count = torch.randn(1, 32), 4000
     many = x.expand(count, 32)
     values = nn.functional.linear(x, layer.self_attn.in_proj_weight[64:], layer.self_attn.in_proj_bias[64:])
-    heads = torch.stack([layer.self_attn.out_proj.weight[:, 8 * h:8 * h + 8] @ values[0, 8 * h:8 * h + 8] for h in range(4)])
+    heads = torch.stack(
+        [
+            layer.self_attn.out_proj.weight[:, 8 * h : 8 * h + 8] @ values[0, 8 * h : 8 * h + 8]
+            for h in range(4)
+        ]
+    )
     with torch.no_grad():
         for found in (alone(layer, many), layer(many[:, None])[:, 0]):
             added = found - x - layer.self_attn.out_proj.bias
             shares = torch.linalg.lstsq(heads.T, added.T).solution.T * 0.7  # 0 or 1 of each head
             torch.testing.assert_close(shares, shares.round(), atol=1e-3, rtol=0)
-            assert (shares.round().mean(0) - 0.7).abs().max() < 0.03 and len(shares.round().unique(dim=0)) == 16
+            assert (shares.round().mean(0) - 0.7).abs().max() < 0.03 and len(
+                shares.round().unique(dim=0)
+            ) == 16
 
 
 def test_the_head_is_what_it_was():

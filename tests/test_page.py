@@ -35,10 +35,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         get_features.main(["--competition", "tones", "--extractor", "logmel"])
         small = ["--folds", "2", "--no-report", "--lr", "1e-2"]
         shape = ["--head.channels", "[8, 16]", "--head.blocks", "[1, 1]", "--head.standardise", "true"]
-        train.main(["--head", "audio_cnn", *shape, "--epochs", "20", "--batch-size", "5", "--name", "cnn", *small])
+        train.main(
+            ["--head", "audio_cnn", *shape, "--epochs", "20", "--batch-size", "5", "--name", "cnn", *small]
+        )
         train.main(["--head", "linear", "--epochs", "1", "--name", "lin", *small[:-1], "1e-9"])
         predict.main(["--runs", "cnn", "lin", "--blend", "simplex", "--name", "both"])
-    (home / "runs" / "cnn" / "report.html").write_text("<h1>what was reached</h1><script>document.title='ran'</script>")
+    (home / "runs" / "cnn" / "report.html").write_text(
+        "<h1>what was reached</h1><script>document.title='ran'</script>"
+    )
     soundfile.write(home / "tone.wav", tone(2, 77), 16000)
     soundfile.write(home / "long.wav", np.concatenate([tone(kind, 78) for kind in (0, 1, 2)]), 16000)
     soundfile.write(home / "silent.wav", np.zeros(16000), 16000)
@@ -53,12 +57,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def opened(home: Path) -> dict[str, hearing.Hearing]:
     """The three of them, opened."""
     with contextlib.chdir(home):
-        return {name: hearing.Hearing(members.open_all((name,), "runs")[0], device.choose("cpu"), models.rebuild)
-                for name in ("cnn", "both")}
+        return {
+            name: hearing.Hearing(members.open_all((name,), "runs")[0], device.choose("cpu"), models.rebuild)
+            for name in ("cnn", "both")
+        }
 
 
 @pytest.mark.parametrize("name", ["cnn", "both"])
-def test_what_is_opened_answers_as_predict_does(opened: dict, home: Path, name: str, capsys: pytest.CaptureFixture) -> None:
+def test_what_is_opened_answers_as_predict_does(
+    opened: dict, home: Path, name: str, capsys: pytest.CaptureFixture
+) -> None:
     with contextlib.chdir(home):
         predict.main(["--runs", name, "--audio", "long.wav", "--out", "p.csv"])
     told = np.array((home / "p.csv").read_text().splitlines()[1].split(",")[1:])
@@ -67,8 +75,15 @@ def test_what_is_opened_answers_as_predict_does(opened: dict, home: Path, name: 
     assert likeliest in told and len(found.windows) == 3 and np.allclose(found.start, [0, 1, 2])
     if name == "cnn":
         run = opened["cnn"].runs[0]
-        alone = [opened["cnn"].hear(home / "tone.wav").probabilities, opened["cnn"].predict(
-            run, "best", opened["cnn"].hear(home / "tone.wav").heard[opened["cnn"].ears(run).key].features, True)[0]]
+        alone = [
+            opened["cnn"].hear(home / "tone.wav").probabilities,
+            opened["cnn"].predict(
+                run,
+                "best",
+                opened["cnn"].hear(home / "tone.wav").heard[opened["cnn"].ears(run).key].features,
+                True,
+            )[0],
+        ]
         assert np.array_equal(*alone) and alone[0].argmax() == 2
         assert list(found.windows.argmax(1)) == [0, 1, 2]
 
@@ -76,17 +91,27 @@ def test_what_is_opened_answers_as_predict_does(opened: dict, home: Path, name: 
 def test_every_head_is_read_once(opened: dict, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("earshot.blend.load_part", lambda *a: pytest.fail("read again"))
     opened["both"].hear(home / "tone.wav")
-    assert {kind for _, kind in opened["both"]._heads} == {"last"} and {kind for _, kind in opened["cnn"]._heads} == {"best"}
+    assert {kind for _, kind in opened["both"]._heads} == {"last"} and {
+        kind for _, kind in opened["cnn"]._heads
+    } == {"best"}
 
 
 def test_feature_maps_of_a_head(opened: dict, home: Path) -> None:
     cnn = opened["cnn"]
-    found = maps.of_window(cnn, cnn.runs[0], cnn.heads(cnn.runs[0], "best")[0][0], cnn.hear(home / "long.wav"), 2)
-    (whose, layers), = found.items()
+    found = maps.of_window(
+        cnn, cnn.runs[0], cnn.heads(cnn.runs[0], "best")[0][0], cnn.hear(home / "long.wav"), 2
+    )
+    ((whose, layers),) = found.items()
     assert "audio_cnn" in whose and list(maps.grouped(layers)) == ["conv1", "layer1", "layer2"]
-    assert [one.name for one in maps.grouped(layers)["layer1"]] == ["layer1", "layer1.block0.conv", "layer1.block0.relu"]
+    assert [one.name for one in maps.grouped(layers)["layer1"]] == [
+        "layer1",
+        "layer1.block0.conv",
+        "layer1.block0.relu",
+    ]
     html = draw.maps(found)
-    assert html.count("<img") == 1 + 3 + 3 + 3 and "layer1.block0.relu" in html  # scale, layers, sub-layers with their layer
+    assert (
+        html.count("<img") == 1 + 3 + 3 + 3 and "layer1.block0.relu" in html
+    )  # scale, layers, sub-layers with their layer
     assert draw.maps({}).startswith("<p")
 
 
@@ -94,7 +119,11 @@ def test_hooks_know_which_axis_is_time() -> None:
     class Net(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.conv, self.act, self.line = torch.nn.Conv1d(4, 6, 3), torch.nn.ReLU(inplace=True), torch.nn.Linear(6, 5)
+            self.conv, self.act, self.line = (
+                torch.nn.Conv1d(4, 6, 3),
+                torch.nn.ReLU(inplace=True),
+                torch.nn.Linear(6, 5),
+            )
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             x = self.act(self.conv(x))
@@ -103,11 +132,21 @@ def test_hooks_know_which_axis_is_time() -> None:
     net = Net()
     found = {one.name: one for one in maps.hooked(net, lambda: net(torch.randn(1, 4, 700)))}
     assert {name: one.shape for name, one in found.items()} == {
-        "conv": (6, 698), "act": (6, 698), "line": (698, 5), "act (2)": (698, 5)}
+        "conv": (6, 698),
+        "act": (6, 698),
+        "line": (698, 5),
+        "act (2)": (698, 5),
+    }
     assert {name: one.values.shape for name, one in found.items()} == {
-        "conv": (6, 384), "act": (6, 384), "line": (5, 384), "act (2)": (5, 384)}
+        "conv": (6, 384),
+        "act": (6, 384),
+        "line": (5, 384),
+        "act (2)": (5, 384),
+    }
     short = {one.name: one for one in maps.hooked(net, lambda: net(torch.randn(1, 4, 50)))}
-    assert short["conv"].values.min() < 0 <= short["act"].values.min(), "a map is noted before the next layer writes over it"
+    assert short["conv"].values.min() < 0 <= short["act"].values.min(), (
+        "a map is noted before the next layer writes over it"
+    )
     assert not net._forward_hooks and not net.conv._forward_hooks
 
 
@@ -116,7 +155,9 @@ def test_diverging_colours_are_white_at_zero() -> None:
 
     from PIL import Image
 
-    image = np.asarray(Image.open(io.BytesIO(draw.diverging(np.array([[-2.0, 0.0, 1.0, 2.0]])))).convert("RGB"))[0]
+    image = np.asarray(
+        Image.open(io.BytesIO(draw.diverging(np.array([[-2.0, 0.0, 1.0, 2.0]])))).convert("RGB")
+    )[0]
     assert [tuple(p) for p in image[[0, 1, 3]].tolist()] == [draw.LOW, draw.MIDDLE, draw.HIGH]
     assert image[2, 0] > draw.HIGH[0] and image[2, 2] == 255
 
@@ -135,7 +176,12 @@ def test_evidence_adds_up_and_lies_where_the_sound_is(opened: dict, home: Path) 
     found = saliency.gradients(heads, x, mask, 2, False, True)
     with torch.no_grad():
         silence = torch.full_like(x, x.amin())
-        gain = np.mean([float((head(x, mask).log_softmax(1) - head(silence, mask).log_softmax(1))[0, 2]) for head in heads])
+        gain = np.mean(
+            [
+                float((head(x, mask).log_softmax(1) - head(silence, mask).log_softmax(1))[0, 2])
+                for head in heads
+            ]
+        )
     assert abs(found.sum() - gain) < 0.1 * abs(gain) + 0.02
     shown = saliency.explain(cnn, run, answer, 0, 2)
     assert shown.how == saliency.GRADIENTS and shown.values.shape == x.shape[2:]
@@ -152,9 +198,17 @@ def test_heads_without_gradients_are_explained_by_occlusion() -> None:
     assert saliency.gradients([Fitted()], torch.randn(1, 1, 3, 4), None, 1, False, True) is None
 
 
-@pytest.mark.parametrize("name, reason", [
-    ("bad.wav", "no audio file"), ("list.m3u8", "no audio file"), ("empty.wav", "empty"), ("hours.flac", "longer than 20 s"),
-    ("tone.wav", None), ("large", "larger than 0.1 MB")])
+@pytest.mark.parametrize(
+    "name, reason",
+    [
+        ("bad.wav", "no audio file"),
+        ("list.m3u8", "no audio file"),
+        ("empty.wav", "empty"),
+        ("hours.flac", "longer than 20 s"),
+        ("tone.wav", None),
+        ("large", "larger than 0.1 MB"),
+    ],
+)
 def test_limits(home: Path, name: str, reason: str | None) -> None:
     (home / "large").write_bytes(b"RIFF" + bytes(100_001))
     limits = Limits(20, 100_000)
@@ -173,12 +227,19 @@ def test_mistakes_are_the_honest_ones(opened: dict, home: Path) -> None:
     rows = [row.split(",") for row in (home / "runs" / "lin" / "oof_last.csv").read_text().splitlines()]
     classes = rows[0][3:]
     wrong = {row[0] for row in rows[1:] if classes[int(np.argmax([float(p) for p in row[3:]]))] != row[2]}
-    assert wrong and {one.id for one in found} == wrong and set(files) == wrong and line.startswith(f"{len(wrong)} of 30 clips")
+    assert (
+        wrong
+        and {one.id for one in found} == wrong
+        and set(files) == wrong
+        and line.startswith(f"{len(wrong)} of 30 clips")
+    )
     assert [one.sure for one in found] == sorted((one.sure for one in found), reverse=True)
 
 
 def test_a_clip_that_was_learnt_from_is_known_by_its_name() -> None:
-    oof = kept.Oof(np.array(["a/1.wav", "b/1.wav", "b/2.wav"]), np.array([0, 1, 2]), np.zeros(3, int), np.eye(3))
+    oof = kept.Oof(
+        np.array(["a/1.wav", "b/1.wav", "b/2.wav"]), np.array([0, 1, 2]), np.zeros(3, int), np.eye(3)
+    )
     found = mistakes.known(SimpleNamespace(oof=lambda: oof))
     assert list(found) == ["2.wav"] and found["2.wav"][0] == 2 and found["2.wav"][1].tolist() == [0, 0, 1]
 
@@ -202,10 +263,14 @@ class FakeStream:
         return self.blocks.pop()[:, None], False
 
 
-def test_the_microphone_is_answered_every_second(opened: dict, home: Path, monkeypatch: pytest.MonkeyPatch,
-                                                 capsys: pytest.CaptureFixture) -> None:
-    fake = SimpleNamespace(InputStream=FakeStream, PortAudioError=OSError,
-                           query_devices=lambda kind: {"default_samplerate": 8000.0})
+def test_the_microphone_is_answered_every_second(
+    opened: dict, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    fake = SimpleNamespace(
+        InputStream=FakeStream,
+        PortAudioError=OSError,
+        query_devices=lambda kind: {"default_samplerate": 8000.0},
+    )
     monkeypatch.setitem(sys.modules, "sounddevice", fake)
     before = signal.getsignal(signal.SIGINT)
     with contextlib.chdir(home):
@@ -225,6 +290,8 @@ def test_no_microphone_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def none(kind: str) -> dict:
         raise OSError("Error querying device -1")
 
-    monkeypatch.setitem(sys.modules, "sounddevice", SimpleNamespace(PortAudioError=OSError, query_devices=none))
+    monkeypatch.setitem(
+        sys.modules, "sounddevice", SimpleNamespace(PortAudioError=OSError, query_devices=none)
+    )
     with pytest.raises(UserError, match="no audio device"):
         microphone.device()

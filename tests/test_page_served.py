@@ -19,20 +19,42 @@ from conftest import ROOT, refused, script
 from test_page import home, opened  # noqa: F401 -- fixtures
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 @pytest.fixture(scope="session")
 def server(home: Path) -> Iterator[str]:
     """The page of the run cnn, as a user starts it; its address."""
     pytest.importorskip("gradio", reason="the page needs gradio")
-    command = [sys.executable, str(ROOT / "app.py"), "--run", "cnn", "--port", "0", "--longest", "20", "--largest", "0.3"]
+    command = [
+        sys.executable,
+        str(ROOT / "app.py"),
+        "--run",
+        "cnn",
+        "--port",
+        "0",
+        "--longest",
+        "20",
+        "--largest",
+        "0.3",
+    ]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(home)}
-    process = subprocess.Popen(command, cwd=home, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command, cwd=home, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     said = [process.stdout.readline(), process.stdout.readline()]
     address = re.search(r"page: (http://127\.0\.0\.1:\d+) ", said[1])
-    assert said[0].startswith("opening runs/cnn") and address, said + [process.stdout.read() if process.poll() is not None else ""]
+    assert said[0].startswith("opening runs/cnn") and address, said + [
+        process.stdout.read() if process.poll() is not None else ""
+    ]
     assert list(home.glob("earshot-page-*"))
     yield address[1]
     process.send_signal(signal.SIGINT)
@@ -41,7 +63,9 @@ def server(home: Path) -> Iterator[str]:
     assert not list(home.glob("earshot-*")), "uploads go when the page does"
 
 
-def ask(url: str, body: bytes | Iterator[bytes] | None = None, **headers: str) -> tuple[int, str, dict[str, str]]:
+def ask(
+    url: str, body: bytes | Iterator[bytes] | None = None, **headers: str
+) -> tuple[int, str, dict[str, str]]:
     """Status, text and headers of a reply; POST where there is a body."""
     headers = {name.replace("_", "-"): value for name, value in headers.items()}
     try:
@@ -73,17 +97,28 @@ def test_the_api_answers_classes(server: str, home: Path, opened: dict) -> None:
 def test_the_api_refuses_in_a_line(server: str, home: Path) -> None:
     url = f"{server}/api/predict"
     large = b"RIFF" + bytes(300_001)
-    bad = {"bad.wav": "no audio file", "list.m3u8": "no audio file", "hours.flac": "longer than 20 s", "silent.wav": "silent"}
+    bad = {
+        "bad.wav": "no audio file",
+        "list.m3u8": "no audio file",
+        "hours.flac": "longer than 20 s",
+        "silent.wav": "silent",
+    }
     cases = [((home / name).read_bytes(), "audio/wav", 422, reason) for name, reason in bad.items()]
-    cases += [(b"", "audio/wav", 422, "empty"), (large, "audio/wav", 413, "larger than 0.3 MB"),
-              (form("other", b"x")[0], form("", b"")[1], 422, "no file named audio"),
-              (form("audio", bytes(400_000))[0], form("", b"")[1], 413, "larger than 0.3 MB"),
-              (b"--y", "multipart/form-data; boundary=x", 422, "form"), (b"--x", "multipart/form-data", 422, "form")]
+    cases += [
+        (b"", "audio/wav", 422, "empty"),
+        (large, "audio/wav", 413, "larger than 0.3 MB"),
+        (form("other", b"x")[0], form("", b"")[1], 422, "no file named audio"),
+        (form("audio", bytes(400_000))[0], form("", b"")[1], 413, "larger than 0.3 MB"),
+        (b"--y", "multipart/form-data; boundary=x", 422, "form"),
+        (b"--x", "multipart/form-data", 422, "form"),
+    ]
     for body, kind, status, reason in cases:
         found = ask(url, body, content_type=kind)
         assert found[0] == status and list(json.loads(found[1])) == ["error"] and reason in found[1], found
     # A body without a length is counted as it comes.
-    assert ask(url, iter([large[:1000]] * 400), content_type="audio/wav", transfer_encoding="chunked")[0] == 413
+    assert (
+        ask(url, iter([large[:1000]] * 400), content_type="audio/wav", transfer_encoding="chunked")[0] == 413
+    )
     assert ask(f"{url}?top=0", (home / "tone.wav").read_bytes(), content_type="audio/wav")[0] == 422
     assert not [p for p in home.glob("earshot-*") if p.is_file()], "what was refused is not kept"
 
@@ -93,18 +128,28 @@ def test_nothing_comes_from_elsewhere_and_nothing_else_goes_out(server: str) -> 
         status, text, headers = ask(server + path)
         assert status == 200 and headers["content-security-policy"].startswith("default-src 'self'")
     text = ask(f"{server}/docs")[1]
-    assert "/api/predict" in text and set(re.findall(r"https?://[^/\s\"]+", text)) == {server} and "<script" not in text
+    assert (
+        "/api/predict" in text
+        and set(re.findall(r"https?://[^/\s\"]+", text)) == {server}
+        and "<script" not in text
+    )
     assert "/api/predict" in json.loads(ask(f"{server}/openapi.json")[1])["paths"]
     assert ask(f"{server}/docs", host="evil.example")[0] == 400, "a name that leads here is not this page's"
     assert ask(f"{server}/report")[2]["content-security-policy"].startswith("sandbox")
-    for path in ("/gradio_api/file=/etc/passwd", "/gradio_api/file=runs/cnn/config.yaml", "/static/../../etc/passwd"):
+    for path in (
+        "/gradio_api/file=/etc/passwd",
+        "/gradio_api/file=runs/cnn/config.yaml",
+        "/static/../../etc/passwd",
+    ):
         assert ask(server + path)[0] in (403, 404)
 
 
 def test_what_cannot_be_served_is_one_line(server: str, home: Path) -> None:
     assert "no run" in refused(script("app.py", "--run", "none", cwd=home, ok=None))
     port = server.rpartition(":")[2]
-    assert "choose another --port" in refused(script("app.py", "--run", "cnn", "--port", port, cwd=home, ok=None))
+    assert "choose another --port" in refused(
+        script("app.py", "--run", "cnn", "--port", port, cwd=home, ok=None)
+    )
     assert "--longest" in refused(script("app.py", "--run", "cnn", "--longest", "0", cwd=home, ok=None))
 
 
@@ -140,7 +185,10 @@ def test_in_a_browser(server: str, home: Path, chromium: object, width: int) -> 
     page.wait_for_selector(".refused", state="detached")
     upload("long.wav")
     page.wait_for_selector("#picture img")
-    assert re.match(r"tone\d", page.locator("#classes .first").inner_text()) and "3 windows" in page.locator("#said").inner_text()
+    assert (
+        re.match(r"tone\d", page.locator("#classes .first").inner_text())
+        and "3 windows" in page.locator("#said").inner_text()
+    )
     page.click("#evidence")
     page.wait_for_selector("#shown img[alt^=evidence]")
     page.click("#layers")
@@ -158,7 +206,11 @@ def test_in_a_browser(server: str, home: Path, chromium: object, width: int) -> 
     rows = [line.split(",") for line in (home / "runs" / "cnn" / "oof_last.csv").read_text().splitlines()]
     fold, shares = next((row[1], row[3:]) for row in rows if row[0] == "004.wav")
     best = max(range(3), key=lambda kind: float(shares[kind]))
-    assert page.locator(".learnt").inner_text().endswith(f"(fold {fold}) say {rows[0][3 + best]} {float(shares[best]):.3f}.")
+    assert (
+        page.locator(".learnt")
+        .inner_text()
+        .endswith(f"(fold {fold}) say {rows[0][3 + best]} {float(shares[best]):.3f}.")
+    )
     page.get_by_role("tab", name="Report").click()
     assert "what was reached" in page.frame_locator("iframe.report").locator("h1").inner_text()
     assert "ran" not in page.title(), "a report runs no script"

@@ -42,7 +42,9 @@ def test_a_blend_of_runs_of_several_seeds(work, capsys):
     run = Run.open(work / "several")
     found = members.of_run(run)
     for n in (1, 2, 3):
-        each = [np.load(work / "several" / name / "valid_last.npy") for name in (f"fold_{n}", f"fold_{n}_seed1")]
+        each = [
+            np.load(work / "several" / name / "valid_last.npy") for name in (f"fold_{n}", f"fold_{n}_seed1")
+        ]
         np.testing.assert_array_equal(found.probabilities[found.folds == n], np.mean(each, 0))
     capsys.readouterr()
     predict.main(["--runs", "several", "one", "--blend", "mean", "--name", "both", "--device", "cpu"])
@@ -50,10 +52,17 @@ def test_a_blend_of_runs_of_several_seeds(work, capsys):
     rows = blend.rows_of(Cache("data/syn/one"), "subm", "pooled", CPU)
     refit = np.mean([predict_alone(run, f"refit_{seed}", rows) for seed in (0, 1)], 0)
     folds = np.mean([predict_alone(Run.open(work / "one"), f"fold_{n}", rows) for n in (1, 2, 3)], 0)
-    np.testing.assert_allclose(blend.predict_run(run, rows, models.rebuild, CPU, kind="last"), refit, atol=1e-6)
-    assert "several: all labelled clips x 2 seeds" in said and sealed.read(work / "both" / "blend.json")["kind"] == "last"
+    np.testing.assert_allclose(
+        blend.predict_run(run, rows, models.rebuild, CPU, kind="last"), refit, atol=1e-6
+    )
+    assert (
+        "several: all labelled clips x 2 seeds" in said
+        and sealed.read(work / "both" / "blend.json")["kind"] == "last"
+    )
     wanted = (refit + folds) / 2
-    assert [r["category"] for r in read_csv(Path("submissions/submission.csv"))] == [f"class{c}" for c in wanted.argmax(1)]
+    assert [r["category"] for r in read_csv(Path("submissions/submission.csv"))] == [
+        f"class{c}" for c in wanted.argmax(1)
+    ]
 
     np.save(work / "several" / "fold_2_seed1" / "valid_last.npy", np.zeros((20, 3), np.float32))
     sealed.write(work / "several" / "fold_2_seed1" / "valid_last.json", {}, "valid_last.npy")
@@ -73,7 +82,10 @@ def test_a_head_that_is_fitted_at_once(work, name, capsys):
     assert names(work / "r") == {"fold_1", "fold_2", "fold_3", "refit_0"}
     rows = read_csv(work / "r" / "metrics.csv")
     assert len(rows) == 4 and [r["valid_loss"] != "" for r in rows] == [r["fold"] != "refit" for r in rows]
-    best = [run.part(part).load_head("best", models.rebuild, "cpu").state_dict() for part in parts.refits({"refit": True})]
+    best = [
+        run.part(part).load_head("best", models.rebuild, "cpu").state_dict()
+        for part in parts.refits({"refit": True})
+    ]
     fold = run.fold(1).load_head("best", models.rebuild, "cpu").state_dict()
     assert any(a.shape != b.shape or not torch.equal(a, b) for a, b in zip(best[0].values(), fold.values()))
     subm = blend.rows_of(Cache("data/syn/one"), "subm", "pooled", CPU)
@@ -88,16 +100,37 @@ def test_a_head_that_is_fitted_at_once(work, name, capsys):
 
 def test_windows_are_drawn_of_clips_without_labels_too(tmp_path):
     """One of each clip's, with labels or without; as many steps as that makes."""
-    def part(ids: str, clip: list[int], first: float) -> dict:
-        return {"ids": np.array(list(ids)), "labels": np.array(["a", "b", "c"])[:len(ids)], "folds": np.full(len(ids), -1),
-                "groups": np.full(len(ids), ""), "clip": np.array(clip), "length": np.ones(len(clip), np.float32),
-                "mel": (first + np.arange(len(clip))).astype(np.float16).reshape(-1, 1, 1, 1)}
 
-    rows = Rows(part("xyz", [0, 0, 1, 2], 0), "mel", CLASSES, 1.0, "cpu", unlabelled=part("uvw", [0, 0, 1, 1, 1, 2], 20))
+    def part(ids: str, clip: list[int], first: float) -> dict:
+        return {
+            "ids": np.array(list(ids)),
+            "labels": np.array(["a", "b", "c"])[: len(ids)],
+            "folds": np.full(len(ids), -1),
+            "groups": np.full(len(ids), ""),
+            "clip": np.array(clip),
+            "length": np.ones(len(clip), np.float32),
+            "mel": (first + np.arange(len(clip))).astype(np.float16).reshape(-1, 1, 1, 1),
+        }
+
+    rows = Rows(
+        part("xyz", [0, 0, 1, 2], 0),
+        "mel",
+        CLASSES,
+        1.0,
+        "cpu",
+        unlabelled=part("uvw", [0, 0, 1, 1, 1, 2], 20),
+    )
     rows, valid = rows.taught(np.full((3, 3), 1 / 3, np.float32), 1.0), np.array([False, False, True])
     for windows, clips, steps in ((1, [0, 1, 3, 4, 5], 3), (None, [0, 0, 1, 3, 3, 4, 4, 4, 5], 5)):
-        made = Fitter(One, rows, Fold(1, 1, 2, ~valid, valid), TrainingFlags(windows=windows, batch_size=2), 3,
-                      FoldFolder(tmp_path / str(windows)), CPU)
+        made = Fitter(
+            One,
+            rows,
+            Fold(1, 1, 2, ~valid, valid),
+            TrainingFlags(windows=windows, batch_size=2),
+            3,
+            FoldFolder(tmp_path / str(windows)),
+            CPU,
+        )
         seen, step = [], made.step
         made.step = lambda epoch, number, rows: (seen.append(rows), step(epoch, number, rows))[1]
         orders = []
@@ -127,7 +160,22 @@ def test_trials_are_of_one_seed_and_of_the_folds_alone(work, monkeypatch):
 
 
 def test_the_bake_off_has_seeds_of_its_own(work):
-    Path("small.yaml").write_text("head: {name: mlp, hidden: [16]}\ntraining: {epochs: 2, seeds: 3, refit: true}\n")
-    train.main(["--recipe", "auto", "--features", "data/syn/one", "--candidates", "small.yaml", "logistic", "--name", "a",
-                "--device", "cpu"])
+    Path("small.yaml").write_text(
+        "head: {name: mlp, hidden: [16]}\ntraining: {epochs: 2, seeds: 3, refit: true}\n"
+    )
+    train.main(
+        [
+            "--recipe",
+            "auto",
+            "--features",
+            "data/syn/one",
+            "--candidates",
+            "small.yaml",
+            "logistic",
+            "--name",
+            "a",
+            "--device",
+            "cpu",
+        ]
+    )
     assert names(work / "a" / "small-pooled-one") == {"fold_1", "fold_2", "fold_3"}

@@ -44,7 +44,7 @@ def test_words_are_counted_as_by_hand() -> None:
     grid = np.zeros((12, 7, 28))
     for row in range(7):
         for column in range(28):
-            patch = clip[2 * row:2 * row + 4, 2 * column:2 * column + 6]
+            patch = clip[2 * row : 2 * row + 4, 2 * column : 2 * column + 6]
             unit = (patch - patch.mean()) / (patch.std(unbiased=False) + soft)
             found = (filters @ unit.flatten() - against).numpy()
             grid[:, row, column] = np.maximum(found - found.mean() - found.std(ddof=1), 0)
@@ -59,7 +59,9 @@ def test_the_dictionary_is_whitened_and_centred() -> None:
     x = noise(40)
     head = learnt(x, sizes=[[4, 6]])
     patches = _sample([(x, None)], (4, 6), head.stride)
-    unit = (patches - patches.mean(1, keepdim=True)) / (patches.std(1, unbiased=False, keepdim=True) + head.soft0)
+    unit = (patches - patches.mean(1, keepdim=True)) / (
+        patches.std(1, unbiased=False, keepdim=True) + head.soft0
+    )
     answers = unit @ head.words0.flatten(1).T - head.against0
     assert answers.mean(0).abs().max() < 1e-3 and answers.std() < 1.2
     again = learnt(x, sizes=[[4, 6]])
@@ -83,13 +85,21 @@ def test_copies_are_moved_and_stretched() -> None:
     head = models.build("patches", (1, 40, 60), 2)
     tall = torch.full((1, 1, 40, 60), -40.0)
     tall[:, :, 20, 20] = 0
-    assert [int(head._copy(tall, mask, n)[0][0, 0].amax(1).argmax()) for n in range(5)] == [20, 18, 22, 16, 24]
+    assert [int(head._copy(tall, mask, n)[0][0, 0].amax(1).argmax()) for n in range(5)] == [
+        20,
+        18,
+        22,
+        16,
+        24,
+    ]
     head = models.build("patches", SHAPE, 2)
     for number, share in ((5, 0.8), (6, 1.25)):
         moved, real = head._copy(x, mask, number)
         assert moved.shape == x.shape and int(real.sum()) == min(60, round(50 * share))
         assert abs(int(moved[0, 0, 8, real[0]].argmax()) - 20 * share) <= 1
-    assert head._copy(x, mask, 0)[0] is x and all(head._copy(x, None, n)[0].shape == x.shape for n in range(7))
+    assert head._copy(x, mask, 0)[0] is x and all(
+        head._copy(x, None, n)[0].shape == x.shape for n in range(7)
+    )
 
 
 def test_a_pattern_is_heard_where_statistics_hear_nothing() -> None:
@@ -122,9 +132,16 @@ def test_many_rows_leave_less_room_for_copies(monkeypatch: pytest.MonkeyPatch) -
 def test_what_cannot_be_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("models.svm.MOST", 10)
     with pytest.raises(models.HeadError, match="20 rows are too many"):
-        models.build("svm", SHAPE, 2).solve([(noise(20), None)], np.eye(2)[np.arange(20) % 2], np.arange(20), False)
-    for shape, options, words in (((1, 3, 60), {}, "4 bands"), ((2, 16, 60), {}, "one channel"), ((8, 1, 1), {}, "spectrogram"),
-                                  (SHAPE, {"words": 1}, "words are at least 2"), (SHAPE, {"sizes": [[4]]}, "pairs")):
+        models.build("svm", SHAPE, 2).solve(
+            [(noise(20), None)], np.eye(2)[np.arange(20) % 2], np.arange(20), False
+        )
+    for shape, options, words in (
+        ((1, 3, 60), {}, "4 bands"),
+        ((2, 16, 60), {}, "one channel"),
+        ((8, 1, 1), {}, "spectrogram"),
+        (SHAPE, {"words": 1}, "words are at least 2"),
+        (SHAPE, {"sizes": [[4]]}, "pairs"),
+    ):
         with pytest.raises(models.HeadError, match=words):
             models.build("patches", shape, 2, **options)
     assert models.build("patches", (1, 5, 4), 2).sizes == [(2, 4), (2, 4)]  # no larger than the clip
@@ -149,5 +166,9 @@ def test_what_it_keeps_is_what_was_said() -> None:
         head = models.build(name, SHAPE, 2)
         said = 4 * head.keeps(30)
         head.solve([(x, None)], np.eye(2)[y], np.arange(30), False)
-        kept = sum(v.numel() * v.element_size() for k, v in head.state_dict().items() if k not in ("standardise.mean", "standardise.std"))
+        kept = sum(
+            v.numel() * v.element_size()
+            for k, v in head.state_dict().items()
+            if k not in ("standardise.mean", "standardise.std")
+        )
         assert 0.5 * said < kept <= said + 4096, (name, said, kept)

@@ -34,7 +34,15 @@ class Conv(Tiny):
 
 def fitter(folder, settings, device, build=Conv) -> Fitter:
     valid = np.arange(45) % 5 == 1
-    return Fitter(lambda: build(dropout=0.3), made_rows(), Fold(1, 2, 5, ~valid, valid), settings, 3, FoldFolder(folder), device)
+    return Fitter(
+        lambda: build(dropout=0.3),
+        made_rows(),
+        Fold(1, 2, 5, ~valid, valid),
+        settings,
+        3,
+        FoldFolder(folder),
+        device,
+    )
 
 
 def test_operations_of_a_head():
@@ -46,7 +54,9 @@ def test_operations_of_a_head():
 def test_operations_of_attention_count():
     """torch's own layer goes another way in evaluation, which counts nothing."""
     layer = nn.TransformerEncoderLayer(12, 2, 24, batch_first=True)
-    layer.forward = lambda x, mask=None: nn.TransformerEncoderLayer.forward(layer, x.flatten(1, 2).transpose(1, 2))
+    layer.forward = lambda x, mask=None: nn.TransformerEncoderLayer.forward(
+        layer, x.flatten(1, 2).transpose(1, 2)
+    )
     assert probe.operations(layer, made_rows(), np.arange(2)) >= 5 * 2 * 12 * (3 * 12 + 12 + 2 * 24)
     assert torch.backends.mha.get_fastpath_enabled()
 
@@ -66,15 +76,25 @@ def test_a_tiny_head_is_trained_on_one_thread(tmp_path, monkeypatch):
         torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("times, want", [
-    ([0.4, 0.2, 0.1], LAST), ([0.4, 0.1, 0.3], replace(CPU, precision="bf16")), ([0.4, 0.39, 0.34], CPU),
-    ([0.005, 0.001, 0.001], CPU), ([0.4] + [float("inf")] * 2, CPU),
-])
+@pytest.mark.parametrize(
+    "times, want",
+    [
+        ([0.4, 0.2, 0.1], LAST),
+        ([0.4, 0.1, 0.3], replace(CPU, precision="bf16")),
+        ([0.4, 0.39, 0.34], CPU),
+        ([0.005, 0.001, 0.001], CPU),
+        ([0.4] + [float("inf")] * 2, CPU),
+    ],
+)
 def test_what_is_clearly_faster_is_taken(monkeypatch, times, want):
     monkeypatch.setattr(probe, "SMALL", 0)
-    monkeypatch.setattr(probe, "measure", lambda head, candidates, which, step: [t * len(which) / 32 for t in times])
+    monkeypatch.setattr(
+        probe, "measure", lambda head, candidates, which, step: [t * len(which) / 32 for t in times]
+    )
     found = probe.decide(Conv(), made_rows(), TrainingFlags(), CPU)
-    assert replace(found, about=CPU.about) == want and (found == CPU or "times as fast as fp32" in found.about)
+    assert replace(found, about=CPU.about) == want and (
+        found == CPU or "times as fast as fp32" in found.about
+    )
 
 
 def test_nothing_is_tried_where_it_was_said_or_cannot_matter(monkeypatch):
@@ -89,7 +109,9 @@ def test_nothing_is_tried_where_it_was_said_or_cannot_matter(monkeypatch):
 
 
 def test_candidates_that_fail_or_answer_otherwise_are_out():
-    candidates = [replace(CPU, precision=precision, channels_last=last) for precision, last in probe.CANDIDATES]
+    candidates = [
+        replace(CPU, precision=precision, channels_last=last) for precision, last in probe.CANDIDATES
+    ]
 
     def step(head, device, which):
         if device.precision == "bf16" and device.channels_last:
@@ -98,7 +120,9 @@ def test_candidates_that_fail_or_answer_otherwise_are_out():
 
     times = probe.measure(Conv(), candidates, np.arange(4), step)
     assert [np.isfinite(t) for t in times] == [True, True, False]
-    times = probe.measure(Conv(), candidates, np.arange(4), lambda head, device, which: 1.2 if device.channels_last else 1.0)
+    times = probe.measure(
+        Conv(), candidates, np.arange(4), lambda head, device, which: 1.2 if device.channels_last else 1.0
+    )
     assert [np.isfinite(t) for t in times] == [True, True, False]
     real = probe.measure(Conv(), candidates, np.arange(4), probe._stepper(made_rows(), TrainingFlags()))
     assert np.isfinite(real).all(), "the losses of all agree"
@@ -122,13 +146,18 @@ def test_a_stopped_fold_in_another_layout_ends_as_if_never_stopped(tmp_path, opt
     for stop in (2, 5, 1):
         assert not fitter(tmp_path / "cut", settings, LAST).fit(str, StopsAt(stop), 3)
     again = fitter(tmp_path / "cut", settings, LAST)
-    assert again.head.conv.weight.is_contiguous(memory_format=torch.channels_last) and again.micro == settings.batch_size
+    assert (
+        again.head.conv.weight.is_contiguous(memory_format=torch.channels_last)
+        and again.micro == settings.batch_size
+    )
     assert again.fit(str, NEVER, 3)
     whole, found = outcome(tmp_path / "whole"), outcome(tmp_path / "cut")
     assert found[2:] == whole[2:] and all(torch.equal(found[0][name], whole[0][name]) for name in whole[0])
     plain = fitter(tmp_path / "plain", settings, CPU)
     plain.fit(str, NEVER, 3)
-    assert not torch.equal(outcome(tmp_path / "plain")[0]["conv.weight"], whole[0]["conv.weight"]), "bf16 was used"
+    assert not torch.equal(outcome(tmp_path / "plain")[0]["conv.weight"], whole[0]["conv.weight"]), (
+        "bf16 was used"
+    )
 
 
 # --- what replaces a library's slower way, against it
@@ -137,7 +166,10 @@ def test_a_stopped_fold_in_another_layout_ends_as_if_never_stopped(tmp_path, opt
 @pytest.mark.parametrize("kind", ["adamw", "sgd"])
 @pytest.mark.parametrize("epochs, steps, warmup", [(1, 3, 0.3), (4, 7, 0.1), (10, 5, 0.0), (3, 9, 1.0)])
 def test_onecycle_is_torchs(kind, epochs, steps, warmup):
-    settings, total = TrainingFlags(optimizer=kind, schedule="onecycle", epochs=epochs, warmup=warmup, lr=0.3), epochs * steps
+    settings, total = (
+        TrainingFlags(optimizer=kind, schedule="onecycle", epochs=epochs, warmup=warmup, lr=0.3),
+        epochs * steps,
+    )
     two = [optim.optimizer(nn.Linear(2, 2), settings) for _ in range(2)]
     mine = optim.schedule(two[0], settings, steps)
     share = min(max(warmup, 1.5 / total), 1 - 0.5 / total)
@@ -145,7 +177,9 @@ def test_onecycle_is_torchs(kind, epochs, steps, warmup):
     for step in range(total - 1):
         one, other = (o.param_groups[0] for o in two)
         assert one["lr"] == pytest.approx(other["lr"], rel=1e-9)
-        assert one.get("momentum", one.get("betas")) == pytest.approx(other.get("momentum", other.get("betas")), rel=1e-9)
+        assert one.get("momentum", one.get("betas")) == pytest.approx(
+            other.get("momentum", other.get("betas")), rel=1e-9
+        )
         two[1].step()
         mine.step(), theirs.step()
 
@@ -156,13 +190,24 @@ def test_average_precision_is_scikit_learns():
         truth = random.integers(0, 2, 50)
         truth[0] = 1
         scores = random.random(50).round(1 if seed % 2 else 6)  # with ties, and without
-        assert metrics.average_precision(truth, scores) == pytest.approx(sk.average_precision_score(truth, scores), rel=1e-12)
+        assert metrics.average_precision(truth, scores) == pytest.approx(
+            sk.average_precision_score(truth, scores), rel=1e-12
+        )
 
 
-@pytest.mark.parametrize("key, value", [
-    ("mixup", 0.2), ("time_mask", 3), ("frequency_mask", 2), ("time_shift", 0.1), ("gain", 1.0), ("time_stretch", 0.1), ("crop", 0.9),
-    ("frequency_shift", 1.0),
-])
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("mixup", 0.2),
+        ("time_mask", 3),
+        ("frequency_mask", 2),
+        ("time_shift", 0.1),
+        ("gain", 1.0),
+        ("time_stretch", 0.1),
+        ("crop", 0.9),
+        ("frequency_shift", 1.0),
+    ],
+)
 def test_whatever_changes_a_batch_is_asked_for(key, value):
     assert augment.asked(TrainingFlags(**{key: value})) and not augment.asked(TrainingFlags())
     assert not augment.asked(TrainingFlags(time_mask=3, masks=0))

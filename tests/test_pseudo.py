@@ -40,11 +40,28 @@ def test_a_folds_own_labels_have_no_say_in_its_model(monkeypatch, tmp_path):
     train_rows.pop("meta"), subm.pop("meta")
     first = train_rows["folds"] == 1
     train_rows["labels"] = np.where(first, np.roll(train_rows["labels"], 1), train_rows["labels"])
-    synthetic.write_cache(Path("data/syn/two"), ["class0", "class1", "class2"], {"train": train_rows, "subm": subm}, {"pooled": (24, 1, 1)})
+    synthetic.write_cache(
+        Path("data/syn/two"),
+        ["class0", "class1", "class2"],
+        {"train": train_rows, "subm": subm},
+        {"pooled": (24, 1, 1)},
+    )
     runs = []
     for cache in ("one", "two"):
         fit(cache, f"{cache}-teacher", "--seeds", "2")
-        runs.append(fit(cache, cache, "--pseudo", f"{cache}-teacher", "--pseudo-weight", "1", "--class-weights", "balanced", "--refit"))
+        runs.append(
+            fit(
+                cache,
+                cache,
+                "--pseudo",
+                f"{cache}-teacher",
+                "--pseudo-weight",
+                "1",
+                "--class-weights",
+                "balanced",
+                "--refit",
+            )
+        )
     answers = [sealed.read_array(run / "pseudo.npy") for run in runs]
     assert answers[0].shape == (4, 12, 3) and (answers[0][0] == answers[1][0]).all()
     assert all((answers[0][n] != answers[1][n]).any() for n in (1, 2, 3))
@@ -52,12 +69,24 @@ def test_a_folds_own_labels_have_no_say_in_its_model(monkeypatch, tmp_path):
     for name, same in (("fold_1", True), ("fold_2", False), ("refit_0", False)):
         weights = [(run / name / "last" / "model.safetensors").read_bytes() for run in runs]
         assert (weights[0] == weights[1]) is same, name
-    assert (runs[0] / "fold_1" / "valid_last.npy").read_bytes() == (runs[1] / "fold_1" / "valid_last.npy").read_bytes()
+    assert (runs[0] / "fold_1" / "valid_last.npy").read_bytes() == (
+        runs[1] / "fold_1" / "valid_last.npy"
+    ).read_bytes()
 
 
 def test_permuted_labels_stay_at_chance(monkeypatch, tmp_path):
     """Four classes; had every fold learnt from the mean of all folds' models, its own labels would have come back to it."""
-    made_up(monkeypatch, tmp_path, "permuted", clips=120, classes=4, subm=200, noise=0.5, permuted=True, shapes={"pooled": (64, 1, 1)})
+    made_up(
+        monkeypatch,
+        tmp_path,
+        "permuted",
+        clips=120,
+        classes=4,
+        subm=200,
+        noise=0.5,
+        permuted=True,
+        shapes={"pooled": (64, 1, 1)},
+    )
     fit("permuted", "teacher")
     args = ("--pseudo", "teacher", "--pseudo-weight", "1", "--seeds", "2", "--refit", "--epochs", "20")
     run = fit("permuted", "learner", *args)
@@ -85,7 +114,9 @@ def test_stopped_it_ends_the_same_and_damaged_answers_are_made_again(monkeypatch
     shutil.rmtree("runs/stopped/fold_2")
     Path("runs/stopped/pseudo.npy").write_bytes(b"nothing")
     assert every_file(fit("one", "stopped", *args)) == every_file(calm)
-    shutil.move("runs/teacher", "runs/elsewhere")  # once it has answered, what it said is kept; its settings are still compared
+    shutil.move(
+        "runs/teacher", "runs/elsewhere"
+    )  # once it has answered, what it said is kept; its settings are still compared
     with pytest.raises(UserError, match="runs/teacher is no run"):
         fit("one", "calm", *args)
     assert every_file(fit("one", "calm", *args[2:], "--pseudo", "runs/elsewhere")) == every_file(calm)
@@ -96,8 +127,12 @@ def test_refusals(monkeypatch, tmp_path):
     made_up(monkeypatch, tmp_path, "bare", subm=0)
     fit("one", "other", "--folds", "2")
     fit("one", "part", "--fold", "1")
-    for cache, name, words in (("bare", "part", "data/syn/bare has no clips without labels"), ("one", "other", "runs/other was trained with other folds"),
-                               ("one", "part", "runs/part is not finished .fold 2, 3."), ("one", "nobody", "runs/nobody is no run")):
+    for cache, name, words in (
+        ("bare", "part", "data/syn/bare has no clips without labels"),
+        ("one", "other", "runs/other was trained with other folds"),
+        ("one", "part", "runs/part is not finished .fold 2, 3."),
+        ("one", "nobody", "runs/nobody is no run"),
+    ):
         with pytest.raises(UserError, match=words):
             fit(cache, "learner", "--pseudo", name)
     with pytest.raises(UserError, match="pseudo-weight"):
@@ -114,12 +149,38 @@ def test_rows_without_labels(monkeypatch, copies, mapped):
     monkeypatch.setattr(dataset, "RESIDENT", 0 if mapped else 1)
 
     def part(ids: str, clip: list[int], first: float, **more: object) -> dict:
-        return {"ids": np.array(list(ids)), "labels": np.array(["a", "b", "c", "?"])[:len(ids)], "folds": np.full(len(ids), -1),
-                "groups": np.full(len(ids), ""), "clip": np.array(clip), "length": np.ones(len(clip), np.float32),
-                "mel": (first + np.arange(len(clip))).astype(np.float16).reshape(-1, 1, 1, 1), **more}
+        return {
+            "ids": np.array(list(ids)),
+            "labels": np.array(["a", "b", "c", "?"])[: len(ids)],
+            "folds": np.full(len(ids), -1),
+            "groups": np.full(len(ids), ""),
+            "clip": np.array(clip),
+            "length": np.ones(len(clip), np.float32),
+            "mel": (first + np.arange(len(clip))).astype(np.float16).reshape(-1, 1, 1, 1),
+            **more,
+        }
 
-    made = part("", [0, 1, 2], 10, copy=np.zeros(3, int), partner=np.array([1, -1, -1]), share=np.array([0.5, 1, 1])) if copies else None
-    rows = Rows(part("xyz", [0, 1, 2], 0), "mel", CLASSES, 1.0, "cpu", augmented=made, unlabelled=part("uvwt", [0, 1, 1, 3], 20))
+    made = (
+        part(
+            "",
+            [0, 1, 2],
+            10,
+            copy=np.zeros(3, int),
+            partner=np.array([1, -1, -1]),
+            share=np.array([0.5, 1, 1]),
+        )
+        if copies
+        else None
+    )
+    rows = Rows(
+        part("xyz", [0, 1, 2], 0),
+        "mel",
+        CLASSES,
+        1.0,
+        "cpu",
+        augmented=made,
+        unlabelled=part("uvwt", [0, 1, 1, 3], 20),
+    )
     assert len(rows) == 3 and rows.labelled == (6 if copies else 3) and not len(rows.drawn(0))
     plain = Rows(part("xyz", [0, 1, 2], 0), "mel", CLASSES, 1.0, "cpu", augmented=made)
     soft = np.array([[0.5, 0.25, 0.25], [0, 1, 0], [np.nan] * 3, [np.nan] * 3], dtype=np.float32)
@@ -129,13 +190,19 @@ def test_rows_without_labels(monkeypatch, copies, mapped):
     assert torch.equal(taught.targets_of(drawn), torch.tensor([[0.5, 0.25, 0.25], [0, 1, 0], [0, 1, 0]]))
     assert taught.everyone[taught.whose[drawn]].tolist() == ["u", "v", "v"]
     half = rows.taught(soft, 0.5)
-    assert {len(half.drawn(seed)) for seed in range(5)} == {2} and len({tuple(half.drawn(seed)) for seed in range(9)}) > 1
+    assert {len(half.drawn(seed)) for seed in range(5)} == {2} and len(
+        {tuple(half.drawn(seed)) for seed in range(9)}
+    ) > 1
     few = [taught.drawn(seed, 1) for seed in range(9)]  # of v, which has two windows, one
-    assert {tuple(sorted(taught.everyone[taught.whose[rows]])) for rows in few} == {("u", "v")} and len({tuple(sorted(r)) for r in few}) == 2
+    assert {tuple(sorted(taught.everyone[taught.whose[rows]])) for rows in few} == {("u", "v")} and len(
+        {tuple(sorted(r)) for r in few}
+    ) == 2
     everyone = np.arange(3)
     for epoch in (1, 2, 3):  # clips with labels and their copies are what they were
         mine = taught.of_epoch(everyone, epoch)
-        assert np.array_equal(mine, plain.of_epoch(everyone, epoch)) and torch.equal(taught.targets_of(mine), plain.targets_of(mine))
+        assert np.array_equal(mine, plain.of_epoch(everyone, epoch)) and torch.equal(
+            taught.targets_of(mine), plain.targets_of(mine)
+        )
     mixed = np.concatenate([drawn[:1], everyone])
     for batch in taught.ahead([mixed]):
         assert taught.batch(batch)[0].flatten().tolist() == [20, 0, 1, 2]

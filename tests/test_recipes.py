@@ -24,14 +24,30 @@ REDUCED = {
     "ast_finetune": {**AST, "weights": "AST"},
     "ast_linear": {},
     "audio_cnn": SMALL_CNN,
-    "convnext_ggcn": {"depths": [1, 1], "dims": [8, 12], "attention": 8, "heads": 2, "graph": 6, "hidden": [8]},
-    "convnext_ggcn_scratch": {"depths": [1, 1], "dims": [8, 12], "attention": 8, "heads": 2, "graph": 6, "hidden": [8]},
+    "convnext_ggcn": {
+        "depths": [1, 1],
+        "dims": [8, 12],
+        "attention": 8,
+        "heads": 2,
+        "graph": 6,
+        "hidden": [8],
+    },
+    "convnext_ggcn_scratch": {
+        "depths": [1, 1],
+        "dims": [8, 12],
+        "attention": 8,
+        "heads": 2,
+        "graph": 6,
+        "hidden": [8],
+    },
     "crnn": {"channels": [4, 6], "hidden": 6},
     "esc50_causal_lm": {"channels": 12, "blocks": 2, "kernel": 9},
     "esc50_convnext1d": {"stem": 6, "channels": [8, 12], "blocks": 1},
     "esc50_encodec": {"stem": 6, "channels": [8], "blocks": 1},
     "esc50_hifigan": {"channels": [8, 8, 16], "strides": [4, 4], "groups": [2, 4]},
-    "from_scratch": {"members": [{"name": "functionals", "augment": False}, {"name": "audio_cnn", **SMALL_CNN}]},
+    "from_scratch": {
+        "members": [{"name": "functionals", "augment": False}, {"name": "audio_cnn", **SMALL_CNN}]
+    },
     "genre_cnn": {"channels": [4, 6], "hidden": [8], "grid": [8, 20]},
     "genre_cnn_gap": {"channels": [4, 6], "hidden": [8]},
     "itmo2025": ITMO,
@@ -55,9 +71,17 @@ def bench(esc10: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
 
     folder = tmp_path_factory.mktemp("recipes")
-    rows = [row for row in read_csv(esc10 / "meta" / "esc10.csv") if row["category"] in ("rain", "dog", "clock_tick")]
-    kept = [row for kind in ("rain", "dog", "clock_tick") for fold in "12"
-            for row in [r for r in rows if (r["category"], r["fold"]) == (kind, fold)][:4]]
+    rows = [
+        row
+        for row in read_csv(esc10 / "meta" / "esc10.csv")
+        if row["category"] in ("rain", "dog", "clock_tick")
+    ]
+    kept = [
+        row
+        for kind in ("rain", "dog", "clock_tick")
+        for fold in "12"
+        for row in [r for r in rows if (r["category"], r["fold"]) == (kind, fold)][:4]
+    ]
     (folder / "clips" / "audio").mkdir(parents=True)
     (folder / "clips" / "meta").mkdir()
     for row in kept:
@@ -68,7 +92,13 @@ def bench(esc10: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         writer.writerows(kept)
     torch.manual_seed(0)
     for name, frames in (("AST", 1024), ("AST512", 512)):
-        config = ASTConfig(hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, max_length=frames)
+        config = ASTConfig(
+            hidden_size=24,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=32,
+            max_length=frames,
+        )
         ASTModel(config).save_pretrained(folder / name)
         ASTFeatureExtractor(max_length=frames).save_pretrained(folder / name)
     tiny(folder / "ENCODEC")
@@ -80,7 +110,9 @@ def test_every_recipe_is_here():
 
 
 @pytest.mark.parametrize("name", REDUCED)
-def test_recipe_end_to_end(bench: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, name: str) -> None:
+def test_recipe_end_to_end(
+    bench: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, name: str
+) -> None:
     monkeypatch.chdir(bench)
     recipe = load_recipe(name)
     wanted = recipe.features.get("extractor")
@@ -88,9 +120,27 @@ def test_recipe_end_to_end(bench: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     extraction = ["--recipe", name] if wanted else ["--extractor", "logmel", "--cache", "plain"]
     get_features.main(["--competition", "clips", *extraction, *weights])
     cache = Path("data/clips") / (recipe.features.get("cache", wanted) if wanted else "plain")
-    options = {key: value if value != "AST" else "AST512" if name == "ast_finetune" else "AST" for key, value in REDUCED[name].items()}
-    train.main(["--recipe", name, "--features", str(cache), "--name", name, "--epochs", "1", "--device", "cpu", "--precision", "fp32",
-                *(word for key, value in options.items() for word in (f"--head.{key}", json.dumps(value)))])
+    options = {
+        key: value if value != "AST" else "AST512" if name == "ast_finetune" else "AST"
+        for key, value in REDUCED[name].items()
+    }
+    train.main(
+        [
+            "--recipe",
+            name,
+            "--features",
+            str(cache),
+            "--name",
+            name,
+            "--epochs",
+            "1",
+            "--device",
+            "cpu",
+            "--precision",
+            "fp32",
+            *(word for key, value in options.items() for word in (f"--head.{key}", json.dumps(value))),
+        ]
+    )
     said = capsys.readouterr().out
     assert "the data's own 2 folds; 24 clips" in said and "nothing to submit" in said
     assert "differs from the recipe" not in said

@@ -22,14 +22,34 @@ from earshot.run import Run
 NAMES = ["$x^2$", "<b>owl</b>", "jay|wren", "日本", "a name that is far too long to be written out"]
 
 
-def made_up(folder: Path, names: list[str], clips: int, several: bool = False, seed: int = 0, metric: str = "f1_macro") -> Run:
+def made_up(
+    folder: Path, names: list[str], clips: int, several: bool = False, seed: int = 0, metric: str = "f1_macro"
+) -> Run:
     """A run's settings, predictions and history, as train.py leaves them, without training."""
     rng = np.random.default_rng(seed)
-    record = {"features": {"extractor": "logmel", "settings": {}, "audio": {}, "window": {}, "weights": None}, "clips": "0",
-              "classes": names, "folds": "0", "view": "mel", "head": {"name": "linear"},
-              "training": {"metric": metric, "epochs": 3, "seed": 0}, **({"task": "multilabel"} if several else {})}
-    run = Run.begin(folder, record, {"recipe": "linear", "features_folder": "nowhere", "weights": None, "prior": [1 / len(names)] * len(names),
-                                     "columns": ["fname", "label"], "precision": {"cpu": "fp32"}, "channels_last": {"cpu": False}})
+    record = {
+        "features": {"extractor": "logmel", "settings": {}, "audio": {}, "window": {}, "weights": None},
+        "clips": "0",
+        "classes": names,
+        "folds": "0",
+        "view": "mel",
+        "head": {"name": "linear"},
+        "training": {"metric": metric, "epochs": 3, "seed": 0},
+        **({"task": "multilabel"} if several else {}),
+    }
+    run = Run.begin(
+        folder,
+        record,
+        {
+            "recipe": "linear",
+            "features_folder": "nowhere",
+            "weights": None,
+            "prior": [1 / len(names)] * len(names),
+            "columns": ["fname", "label"],
+            "precision": {"cpu": "fp32"},
+            "channels_last": {"cpu": False},
+        },
+    )
     count = len(names)
     truth = (rng.random((clips, count)) < 0.3).astype(int) if several else np.arange(clips) % count
     shares = rng.random((clips, count)) + (truth if several else 0.4 * np.eye(count)[truth])
@@ -37,9 +57,14 @@ def made_up(folder: Path, names: list[str], clips: int, several: bool = False, s
     ids, folds = np.array([f"{i:03d}.wav" for i in range(clips)]), np.arange(clips) % 3
     for name in ("oof", "oof_last"):
         run.write_oof(name, ids, folds, truth, shares)
-    lines = [f"{fold},{epoch},0.01,{1 / epoch:.6g},{0.5 + fold / 10 + abs(epoch - 2) / 5:.6g},0.{7 + fold // 2},0.7{epoch},1.5"
-             for fold in range(3) for epoch in (1, 2, 3)]
-    (folder / "metrics.csv").write_text("\n".join(["fold,epoch,lr,train_loss,valid_loss,f1_macro,accuracy,seconds", *lines, ""]))
+    lines = [
+        f"{fold},{epoch},0.01,{1 / epoch:.6g},{0.5 + fold / 10 + abs(epoch - 2) / 5:.6g},0.{7 + fold // 2},0.7{epoch},1.5"
+        for fold in range(3)
+        for epoch in (1, 2, 3)
+    ]
+    (folder / "metrics.csv").write_text(
+        "\n".join(["fold,epoch,lr,train_loss,valid_loss,f1_macro,accuracy,seconds", *lines, ""])
+    )
     return run
 
 
@@ -55,7 +80,9 @@ def test_figures_are_scikit_learns(tmp_path: Path, several: bool) -> None:
     for key, values in zip(("precision", "recall", "f1", "support"), want):
         assert np.allclose([row[key] for row in rows], values)
     if not several:
-        assert np.array_equal(confusion.matrix(found), reference.confusion_matrix(found.truth, said, labels=range(5)))
+        assert np.array_equal(
+            confusion.matrix(found), reference.confusion_matrix(found.truth, said, labels=range(5))
+        )
         truth, predicted, clips, share = confusion.pairs(found)[0]
         off = confusion.matrix(found) * (1 - np.eye(5, dtype=int))
         assert clips == off.max() == off[NAMES.index(truth), NAMES.index(predicted)] and share == clips / 12
@@ -72,10 +99,18 @@ def test_calibration_by_hand(tmp_path: Path) -> None:
     shares = np.array([[0.95, 0.05], [0.91, 0.09], [0.6, 0.4], [0.3, 0.7]])
     found = results.Results(**{**vars(found), "probabilities": shares, "truth": np.array([0, 1, 0, 0])})
     counts, mean, share, error = classes.reliability(found)
-    assert counts.tolist() == [0, 0, 0, 0, 0, 0, 1, 1, 0, 2] and mean[9] == pytest.approx(0.93) and share[9] == 0.5
+    assert (
+        counts.tolist() == [0, 0, 0, 0, 0, 0, 1, 1, 0, 2]
+        and mean[9] == pytest.approx(0.93)
+        and share[9] == 0.5
+    )
     assert error == pytest.approx((0.4 + 0.7 + 2 * 0.43) / 4)
     low, high = classes.wilson(np.array([0.0, 0.5, 1.0]), np.array([1, 10, 1000]))
-    assert low[0] == pytest.approx(0, abs=1e-9) and high[0] == pytest.approx(0.793, abs=1e-3) and high[2] == pytest.approx(1)
+    assert (
+        low[0] == pytest.approx(0, abs=1e-9)
+        and high[0] == pytest.approx(0.793, abs=1e-3)
+        and high[2] == pytest.approx(1)
+    )
     assert (low[1], high[1]) == (pytest.approx(0.237, abs=1e-3), pytest.approx(0.763, abs=1e-3))
 
 
@@ -89,7 +124,9 @@ def test_the_chosen_epoch_is_training_s(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("several", [False, True])
-def test_a_page_in_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, several: bool) -> None:
+def test_a_page_in_one_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, several: bool
+) -> None:
     monkeypatch.chdir(tmp_path)
     made_up(tmp_path / "runs" / "r", NAMES, 40, several)
     command.main(["r"])
@@ -122,8 +159,10 @@ def test_results_that_changed_are_drawn_again(tmp_path: Path) -> None:
 def test_more_than_folds_in_the_history(tmp_path: Path) -> None:
     """Several seeds a fold, and models on all clips that nobody validated; folders that are no folds."""
     made_up(tmp_path / "r", ["a", "b"], 12)
-    (tmp_path / "r" / "metrics.csv").write_text("fold,seed,epoch,lr,train_loss,valid_loss,f1_macro,accuracy,seconds\n"
-                                                "0,7,1,0.1,1,1,0.5,0.5,1\n0,8,1,0.1,1,1,0.6,0.5,1\nrefit,7,1,0.1,0.9,,,,1\n")
+    (tmp_path / "r" / "metrics.csv").write_text(
+        "fold,seed,epoch,lr,train_loss,valid_loss,f1_macro,accuracy,seconds\n"
+        "0,7,1,0.1,1,1,0.5,0.5,1\n0,8,1,0.1,1,1,0.6,0.5,1\nrefit,7,1,0.1,0.9,,,,1\n"
+    )
     (tmp_path / "r" / "fold_0_seed8").mkdir()
     found = results.load(tmp_path / "r")
     assert list(curves.by_part(found.history)) == ["fold_0_seed7", "fold_0_seed8", "refit_seed7"]
@@ -134,8 +173,16 @@ def blend(folder: Path, source: Path, several: bool) -> None:
     folder.mkdir()
     shutil.copy(source / "oof_last.csv", folder / "oof.csv")
     count = len(read_csv(folder / "oof.csv")[0]) - 3
-    sealed.write(folder / "blend.json", {"members": ["../r", "../s"], "weights": [0.25, 0.75], "metric": "f1_macro",
-                                         "thresholds": [0.4] * count if several else None}, "oof.csv")
+    sealed.write(
+        folder / "blend.json",
+        {
+            "members": ["../r", "../s"],
+            "weights": [0.25, 0.75],
+            "metric": "f1_macro",
+            "thresholds": [0.4] * count if several else None,
+        },
+        "oof.csv",
+    )
 
 
 @pytest.mark.parametrize("several", [False, True])
@@ -143,7 +190,11 @@ def test_a_kept_blend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, several: 
     made_up(tmp_path / "r", ["owl", "fold", "jay"], 30, several)
     blend(tmp_path / "both", tmp_path / "r", several)
     found, run = results.load(tmp_path / "both"), results.load(tmp_path / "r")
-    assert found.classes == ["owl", "fold", "jay"] and np.array_equal(found.truth, run.truth) and not found.history
+    assert (
+        found.classes == ["owl", "fold", "jay"]
+        and np.array_equal(found.truth, run.truth)
+        and not found.history
+    )
     assert np.array_equal(found.said, run.said)  # a blend's thresholds are in its predictions already
     assert found.caches() == []
     cache = tmp_path / "nowhere"  # where the member's features are, as seen from here
@@ -158,7 +209,9 @@ def test_a_kept_blend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, several: 
         results.load(tmp_path / "both")
 
 
-def test_runs_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_runs_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     monkeypatch.chdir(tmp_path)
     made_up(tmp_path / "runs" / "r", ["a", "b"], 40, seed=1)
     made_up(tmp_path / "runs" / "s", ["a", "b"], 40, seed=2).keep("scores", {"best": {"f1_macro": 0.97}})
@@ -169,13 +222,22 @@ def test_runs_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     command.main(sorted(str(p.relative_to(tmp_path)) for p in (tmp_path / "runs").iterdir()))
     said = capsys.readouterr().out
     rows = read_csv(tmp_path / "reports" / "comparison.csv")
-    assert {row["run"] for row in rows} == {"r", "s"} and "stray is no run" in said and "empty/oof_last.csv is missing" in said
+    assert (
+        {row["run"] for row in rows} == {"r", "s"}
+        and "stray is no run" in said
+        and "empty/oof_last.csv is missing" in said
+    )
     scores = {name: results.load(tmp_path / "runs" / name).scores["f1_macro"] for name in "rs"}
     assert [row["run"] for row in rows] == sorted("rs", key=lambda name: -scores[name])
     assert all(float(row["f1_macro"]) == pytest.approx(scores[row["run"]], abs=1e-4) for row in rows)
-    assert next(row["best epoch"] for row in rows if row["run"] == "s") == "0.9700" and "same clips" not in said
+    assert (
+        next(row["best epoch"] for row in rows if row["run"] == "s") == "0.9700" and "same clips" not in said
+    )
     made_up(tmp_path / "runs" / "t", ["a", "b"], 44)
-    assert any("same clips" in line for line in compare.make([tmp_path / "runs" / "r", tmp_path / "runs" / "t"], tmp_path / "reports"))
+    assert any(
+        "same clips" in line
+        for line in compare.make([tmp_path / "runs" / "r", tmp_path / "runs" / "t"], tmp_path / "reports")
+    )
     page = (tmp_path / "reports" / "comparison.html").read_text()
     assert page.count("data:image/png") == 1 and "<td>t</td>" in page
 
@@ -186,7 +248,11 @@ def test_what_is_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         with pytest.raises(UserError, match=words):
             command.main(names)
     made_up(tmp_path / "r", ["a", "b"], 12)
-    for change in (lambda text: text.replace(",a,", ",c,"), lambda text: text.replace(",0.", ",x."), lambda text: text.split("\n")[0] + "\n"):
+    for change in (
+        lambda text: text.replace(",a,", ",c,"),
+        lambda text: text.replace(",0.", ",x."),
+        lambda text: text.split("\n")[0] + "\n",
+    ):
         path = tmp_path / "r" / "oof_last.csv"
         whole = path.read_text()
         path.write_text(change(whole))
@@ -201,14 +267,26 @@ def test_a_tone_lies_at_its_frequency() -> None:
     levels = spectrogram.mel(np.sin(2 * np.pi * 2000 * time).astype(np.float32), 16000)
     assert levels.max() == 0 and levels.min() == -80 and levels.shape[0] == spectrogram.BANDS
     band = int(levels.mean(1).argmax())
-    assert (band + 1) * spectrogram.to_mel(8000) / (spectrogram.BANDS + 1) == pytest.approx(spectrogram.to_mel(2000), abs=25)
+    assert (band + 1) * spectrogram.to_mel(8000) / (spectrogram.BANDS + 1) == pytest.approx(
+        spectrogram.to_mel(2000), abs=25
+    )
     image = spectrogram.picture(levels, 2.0, 0, 8000, "a tone")
     pixels = np.asarray(image)
-    box = pixels[spectrogram.TOP:spectrogram.TOP + 256, spectrogram.LEFT:spectrogram.LEFT + 640]
+    box = pixels[spectrogram.TOP : spectrogram.TOP + 256, spectrogram.LEFT : spectrogram.LEFT + 640]
     row = int(box.mean(1).argmax())
-    marks = np.flatnonzero(pixels[spectrogram.TOP:spectrogram.TOP + 256, spectrogram.LEFT - 3] == spectrogram.BLACK)
+    marks = np.flatnonzero(
+        pixels[spectrogram.TOP : spectrogram.TOP + 256, spectrogram.LEFT - 3] == spectrogram.BLACK
+    )
     assert min(abs(marks - row)) <= 3  # 2000 Hz has a tick
-    assert spectrogram.ticks(5) == [0, 1, 2, 3, 4, 5] and spectrogram.ticks(0.3) == [0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3]
+    assert spectrogram.ticks(5) == [0, 1, 2, 3, 4, 5] and spectrogram.ticks(0.3) == [
+        0,
+        0.05,
+        0.1,
+        0.15,
+        0.2,
+        0.25,
+        0.3,
+    ]
 
 
 def test_slaneys_scale_is_librosas() -> None:
@@ -219,7 +297,9 @@ def test_slaneys_scale_is_librosas() -> None:
     assert np.allclose(spectrogram.to_mel(hz), librosa.hz_to_mel(hz, htk=True))
 
 
-def test_hardest_clips_from_the_view_and_from_the_audio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scripts) -> None:  # noqa: F811
+def test_hardest_clips_from_the_view_and_from_the_audio(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scripts
+) -> None:  # noqa: F811
     monkeypatch.chdir(tmp_path)
     data = make_competition(tmp_path / "tones", train=3, subm=1, seconds=0.4)
     features, _ = scripts
@@ -228,9 +308,13 @@ def test_hardest_clips_from_the_view_and_from_the_audio(tmp_path: Path, monkeypa
     clips = [hardest.Hard(id, 0, "tone0", "tone1", 1.0) for id in ("000.wav", "004.wav", "gone.wav")]
     made_up(tmp_path / "r", ["a", "b"], 6)
     for cache, same in (("logmel", False), ("waveform", True)):
-        found = results.Results(**{**vars(results.load(tmp_path / "r")), "config": {"features_folder": f"data/tones/{cache}"}})
+        found = results.Results(
+            **{**vars(results.load(tmp_path / "r")), "config": {"features_folder": f"data/tones/{cache}"}}
+        )
         drawn = hardest.pictures(found, clips)
         assert set(drawn) == {"000.wav", "004.wav"}
-        assert hardest.sheet(list(drawn.values())).size[0] == 2 * (hardest.WIDTH + spectrogram.LEFT + spectrogram.RIGHT)
+        assert hardest.sheet(list(drawn.values())).size[0] == 2 * (
+            hardest.WIDTH + spectrogram.LEFT + spectrogram.RIGHT
+        )
     shutil.rmtree(data)
     assert hardest.pictures(found, clips) == {}

@@ -20,21 +20,31 @@ def built(tmp_path_factory) -> Path:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
-            for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
 
 
 def test_same_bytes_in_another_process(built, tmp_path):
     code = "import sys; from earshot import sample; sample.build(sys.argv[1])"
-    subprocess.run([sys.executable, "-c", code, str(tmp_path / "elsewhere")], check=True, cwd=Path(__file__).parents[1])
+    subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "elsewhere")], check=True, cwd=Path(__file__).parents[1]
+    )
     first = digests(built)
     assert len(first) == 300 + 100 + 4
     assert first == digests(tmp_path / "elsewhere")
 
 
 def test_files_agree(built):
-    train, solution, submission = (pd.read_csv(built / f"{n}.csv") for n in ("train", "solution", "sample_submission"))
-    assert list(train) == ["fname", "label", "group"] and list(solution) == list(submission) == ["fname", "label"]
+    train, solution, submission = (
+        pd.read_csv(built / f"{n}.csv") for n in ("train", "solution", "sample_submission")
+    )
+    assert list(train) == ["fname", "label", "group"] and list(solution) == list(submission) == [
+        "fname",
+        "label",
+    ]
     assert sorted(p.name for p in (built / "audio_train").iterdir()) == sorted(train.fname)
     assert sorted(p.name for p in (built / "audio_test").iterdir()) == sorted(solution.fname)
     assert sorted(submission.fname) == sorted(solution.fname)
@@ -73,7 +83,9 @@ def test_difficulty(built):
         wave, _ = soundfile.read(path)
         frames = np.lib.stride_tricks.sliding_window_view(wave, 512)[::160] * np.hanning(512)
         power = np.abs(np.fft.rfft(frames)[:, 1:]) ** 2
-        bands = np.log(np.add.reduceat(power, np.unique(np.geomspace(1, 255, 40).astype(int)) - 1, axis=1) + 1e-6)
+        bands = np.log(
+            np.add.reduceat(power, np.unique(np.geomspace(1, 255, 40).astype(int)) - 1, axis=1) + 1e-6
+        )
         return np.r_[bands.mean(0), bands.std(0)]
 
     train = pd.read_csv(built / "train.csv")
@@ -89,7 +101,9 @@ def test_load_sample(built):
     assert comp.clips["split"].value_counts().to_dict() == {"train": 300, "subm": 100}
     assert comp.classes == sorted(sample.SOUNDS) and comp.missing == []
     assert (comp.id_column, comp.label_column) == ("fname", "label")
-    assert comp.solution == built / "solution.csv" and comp.sample_submission == built / "sample_submission.csv"
+    assert (
+        comp.solution == built / "solution.csv" and comp.sample_submission == built / "sample_submission.csv"
+    )
     assert list(comp.clips["id"][300:]) == list(pd.read_csv(built / "sample_submission.csv").fname)
     assert comp.clips["label"][300:].map(lambda label: label is None).all()
     assert comp.clips["group"][:300].nunique() == 100 and (comp.clips["group"][300:] == "").all()
@@ -139,9 +153,18 @@ def test_killed_build_is_redone_and_caches_stay(built, tmp_path, monkeypatch):
     assert not sample.is_complete(folder)
     sample.build(folder)
     assert sample.is_complete(folder)
-    assert sorted(p.name for p in folder.iterdir()) == [".complete", "audio_test", "audio_train", "logmel",
-                                                       "sample_submission.csv", "solution.csv", "train.csv"]
-    assert len(list((folder / "audio_train").iterdir())) == 20 and (folder / "logmel" / "manifest.json").exists()
+    assert sorted(p.name for p in folder.iterdir()) == [
+        ".complete",
+        "audio_test",
+        "audio_train",
+        "logmel",
+        "sample_submission.csv",
+        "solution.csv",
+        "train.csv",
+    ]
+    assert (
+        len(list((folder / "audio_train").iterdir())) == 20 and (folder / "logmel" / "manifest.json").exists()
+    )
     assert not (tmp_path / ".sample.partial").exists()
 
     monkeypatch.setattr(sample, "clip", None)  # would fail if it built again

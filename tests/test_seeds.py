@@ -37,11 +37,14 @@ def made_up(monkeypatch, folder: Path, name: str = "one", **how: object) -> Path
 
     monkeypatch.chdir(folder)
     shapes = how.pop("shapes", {"pooled": (24, 1, 1)})
-    return synthetic.make_cache(Path("data/syn") / name, shapes, **{"clips": 60, "classes": 3, "folds": 3, "subm": 12, **how})
+    return synthetic.make_cache(
+        Path("data/syn") / name, shapes, **{"clips": 60, "classes": 3, "folds": 3, "subm": 12, **how}
+    )
 
 
 def stopped_every(monkeypatch, asked: int, *args: str) -> int:
     """Train with a deadline that passes when it is asked for the nth time, again and again until it is done; how often it stopped."""
+
     def leave(self) -> None:
         raise Cut
 
@@ -83,22 +86,36 @@ def three(calm, monkeypatch, tmp_path: Path) -> Path:
 
 
 def test_each_seed_is_the_run_that_it_would_be_alone(three, capsys):
-    assert names(three) == {f"fold_{n}{s}" for n in (1, 2, 3) for s in ("", "_seed5")} | {"refit_4", "refit_5"}
+    assert names(three) == {f"fold_{n}{s}" for n in (1, 2, 3) for s in ("", "_seed5")} | {
+        "refit_4",
+        "refit_5",
+    }
     alone = []
     for seed in ("4", "5"):
         train.main([*MLP, "--seed", seed, "--name", seed])
         alone.append(three.parent / seed)
-    assert not {"seeds", "refit", "snapshots"} & set(yaml.safe_load((alone[0] / "config.yaml").read_text())["record"]["training"])
+    assert not {"seeds", "refit", "snapshots"} & set(
+        yaml.safe_load((alone[0] / "config.yaml").read_text())["record"]["training"]
+    )
     for n in (1, 2, 3):
         for run, suffix in zip(alone, ("", "_seed5")):
             mine, its = three / f"fold_{n}{suffix}", run / f"fold_{n}"
-            for file in ("last/model.safetensors", "best/model.safetensors", "valid_last.npy", "valid_best.npy"):
+            for file in (
+                "last/model.safetensors",
+                "best/model.safetensors",
+                "valid_last.npy",
+                "valid_best.npy",
+            ):
                 assert (mine / file).read_bytes() == (its / file).read_bytes()
     for kind in ("oof", "oof_last"):
         tables = [read_csv(run / f"{kind}.csv") for run in (three, *alone)]
-        shares = [np.array([[float(row[f"class{c}"]) for c in range(3)] for row in table]) for table in tables]
+        shares = [
+            np.array([[float(row[f"class{c}"]) for c in range(3)] for row in table]) for table in tables
+        ]
         np.testing.assert_allclose(shares[0], (shares[1] + shares[2]) / 2, atol=2e-8)
-        assert not np.allclose(shares[1], shares[2]) and [r["id"] for r in tables[0]] == [r["id"] for r in tables[1]]
+        assert not np.allclose(shares[1], shares[2]) and [r["id"] for r in tables[0]] == [
+            r["id"] for r in tables[1]
+        ]
     rows = read_csv(three / "metrics.csv")
     assert list(rows[0])[:3] == ["fold", "seed", "epoch"] and len(rows) == 4 * 8
     assert [r["valid_loss"] != "" for r in rows] == [r["fold"] != "refit" for r in rows]
@@ -109,7 +126,14 @@ def test_the_submission_is_of_the_models_on_all_clips(three, capsys):
     run, cache = Run.open(three), Cache("data/syn/one")
     rows = blend.rows_of(cache, "subm", "pooled", CPU)
     wanted = np.mean([predict_alone(run, f"refit_{seed}", rows) for seed in (4, 5)], 0)
-    folds = np.mean([predict_alone(run, part.folder, rows) for n in (1, 2, 3) for part in parts.of_fold({"seed": 4, "seeds": 2}, n)], 0)
+    folds = np.mean(
+        [
+            predict_alone(run, part.folder, rows)
+            for n in (1, 2, 3)
+            for part in parts.of_fold({"seed": 4, "seeds": 2}, n)
+        ],
+        0,
+    )
     found = blend.predict_run(run, rows, models.rebuild, CPU)
     np.testing.assert_allclose(found, wanted, atol=1e-6)
     assert np.abs(found - folds).max() > 1e-3
@@ -119,11 +143,16 @@ def test_the_submission_is_of_the_models_on_all_clips(three, capsys):
     assert Path("again.csv").read_bytes() == Path("submissions/submission.csv").read_bytes()
     assert "all labelled clips x 2 seeds" in capsys.readouterr().out
     for seed in (4, 5):  # no epoch was chosen: there was nobody to ask
-        same = [(three / f"refit_{seed}" / which / "model.safetensors").read_bytes() for which in ("best", "last")]
+        same = [
+            (three / f"refit_{seed}" / which / "model.safetensors").read_bytes() for which in ("best", "last")
+        ]
         assert same[0] == same[1] and not list((three / f"refit_{seed}").glob("valid_*"))
     # A model on all clips has seen all of them: it answers those better than the folds' models do.
     train_rows = blend.rows_of(cache, "train", "pooled", CPU)
-    right = [(predict_alone(run, name, train_rows).argmax(1) == train_rows.labels).mean() for name in ("refit_4", "fold_1")]
+    right = [
+        (predict_alone(run, name, train_rows).argmax(1) == train_rows.labels).mean()
+        for name in ("refit_4", "fold_1")
+    ]
     assert right[0] > right[1]
 
     shutil.rmtree(three / "refit_5")
@@ -148,22 +177,37 @@ def test_stopped_at_any_moment_it_ends_the_same(three, monkeypatch):
 
 
 def every_file(folder: Path) -> dict[str, bytes]:
-    return contents(folder) | {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.glob("refit_*/*/model.safetensors")} | {
-        p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.glob("refit_*/best/head.json")}
+    return (
+        contents(folder)
+        | {
+            p.relative_to(folder).as_posix(): p.read_bytes()
+            for p in folder.glob("refit_*/*/model.safetensors")
+        }
+        | {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.glob("refit_*/best/head.json")}
+    )
 
 
 def test_killed_while_a_model_on_all_clips_is_trained(three):
     args = (*THREE, "--runs-folder", "killed", "--out", "killed.csv")
     run = Path("killed/three").absolute()
-    kill_when("train.py", *args, "--save-every", "0", cwd=Path.cwd(),
-              ready=lambda: (run / "refit_4" / "last" / "optimizer.safetensors").exists())
+    kill_when(
+        "train.py",
+        *args,
+        "--save-every",
+        "0",
+        cwd=Path.cwd(),
+        ready=lambda: (run / "refit_4" / "last" / "optimizer.safetensors").exists(),
+    )
     assert not (run / "refit_5").exists()
     train.main(list(args))
     assert every_file(three) == every_file(run)
     (run / "refit_4" / "best" / "model.safetensors").write_bytes(b"")  # and damage
     train.main(list(args))
     shutil.rmtree(run / "refit_4" / "best.damaged")
-    assert every_file(three) == every_file(run) and "refit_4/best.damaged" in (run / "training_log.txt").read_text()
+    assert (
+        every_file(three) == every_file(run)
+        and "refit_4/best.damaged" in (run / "training_log.txt").read_text()
+    )
 
 
 def test_an_earlier_sessions_run_is_taken_whole(three, capsys):
@@ -171,7 +215,11 @@ def test_an_earlier_sessions_run_is_taken_whole(three, capsys):
     shutil.move("runs", "earlier")
     train.main([*THREE, "--continue-from", "earlier"])
     said = capsys.readouterr().out
-    assert "taken from an earlier session" in said and "finished already: fold 1, 2, 3, fold 1 seed 5" in said and "  epoch " not in said
+    assert (
+        "taken from an earlier session" in said
+        and "finished already: fold 1, 2, 3, fold 1 seed 5" in said
+        and "  epoch " not in said
+    )
     assert every_file(Path("earlier/three")) == every_file(Path("runs/three"))
 
 
@@ -199,7 +247,9 @@ def test_snapshots_are_the_mean_of_the_last_epochs_weights(tmp_path, count):
     plain = fitter(tmp_path / "plain", replace(settings, snapshots=0), dropout=0.5)
     assert plain.fit(str, NEVER, 0)
     for name, value in plain.head.state_dict().items():  # what is trained does not know of it
-        assert torch.equal(value, made.head.state_dict()[name]) and (count > 1 or torch.equal(value, last[name]))
+        assert torch.equal(value, made.head.state_dict()[name]) and (
+            count > 1 or torch.equal(value, last[name])
+        )
     asked = made.steps + 1
     for stop in (2, 3 * asked - 1, 3 * asked, 4 * asked + 1):
         folder = tmp_path / str(stop)
@@ -207,7 +257,9 @@ def test_snapshots_are_the_mean_of_the_last_epochs_weights(tmp_path, count):
         assert fitter(folder, settings, dropout=0.5).fit(str, NEVER, 0)
         whole, found = outcome(tmp_path / "whole"), outcome(folder)
         assert found[2:] == whole[2:]
-        assert all(torch.equal(one[name], other[name]) for one, other in zip(found[:2], whole[:2]) for name in other)
+        assert all(
+            torch.equal(one[name], other[name]) for one, other in zip(found[:2], whole[:2]) for name in other
+        )
 
 
 def test_a_hold_out_score_of_the_folds_is_not_that_of_the_refit(tmp_path):
@@ -226,6 +278,15 @@ def test_a_hold_out_score_of_the_folds_is_not_that_of_the_refit(tmp_path):
 
 def test_parts_in_order_and_in_words():
     found = parts.of_run({"seed": 3, "seeds": 2, "refit": True}, [1, 4])
-    assert [part.folder for part in found] == ["fold_1", "fold_4", "fold_1_seed4", "fold_4_seed4", "refit_3", "refit_4"]
+    assert [part.folder for part in found] == [
+        "fold_1",
+        "fold_4",
+        "fold_1_seed4",
+        "fold_4_seed4",
+        "refit_3",
+        "refit_4",
+    ]
     assert parts.listed(found) == "fold 1, 4, fold 1 seed 4, fold 4 seed 4, refit seed 3, refit seed 4"
-    assert [part.folder for part in parts.of_run({}, [0, 1])] == ["fold_0", "fold_1"] and parts.listed([]) == ""
+    assert [part.folder for part in parts.of_run({}, [0, 1])] == ["fold_0", "fold_1"] and parts.listed(
+        []
+    ) == ""

@@ -20,18 +20,37 @@ from earshot.sources import Sources
 # --- values out of YAML
 
 
-@pytest.mark.parametrize("key, value, want", [
-    ("lr", "1e-3", 0.001), ("lr", 1, 1.0), ("epochs", 7, 7), ("optimizer", "sgd", "sgd"), ("folds", None, None), ("folds", 3, 3),
-])
+@pytest.mark.parametrize(
+    "key, value, want",
+    [
+        ("lr", "1e-3", 0.001),
+        ("lr", 1, 1.0),
+        ("epochs", 7, 7),
+        ("optimizer", "sgd", "sgd"),
+        ("folds", None, None),
+        ("folds", 3, 3),
+    ],
+)
 def test_values_get_their_fields_types(key, value, want):
     found = getattr(with_defaults(TrainingFlags(), {key: value}, "here"), key)
     assert found == want and type(found) is type(want)
 
 
-@pytest.mark.parametrize("key, value", [
-    ("lr", "fast"), ("lr", True), ("lr", None), ("lr", [1]), ("epochs", 3.5), ("epochs", "many"), ("epochs", True),
-    ("optimizer", "lion"), ("optimizer", 3), ("epochs", None),
-])
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("lr", "fast"),
+        ("lr", True),
+        ("lr", None),
+        ("lr", [1]),
+        ("epochs", 3.5),
+        ("epochs", "many"),
+        ("epochs", True),
+        ("optimizer", "lion"),
+        ("optimizer", 3),
+        ("epochs", None),
+    ],
+)
 def test_values_of_the_wrong_type_are_named(key, value):
     with pytest.raises(UserError) as caught:
         with_defaults(TrainingFlags(), {key: value}, "recipe x, training")
@@ -44,8 +63,14 @@ def test_other_kinds_of_fields():
     assert with_defaults(config.TrainMachineFlags(), {"fresh": True}, "").fresh is True
     assert with_defaults(config.CompetitionFlags(), {"holdout": 5}, "").holdout == "5"
     windows = with_defaults(WindowFlags(), {"pad": "wrap", "seconds": 4}, "")
-    assert (windows.pad, windows.seconds, with_defaults(windows, {"pad": None}, "").pad) == ("wrap", 4.0, None)
-    with pytest.raises(UserError, match="here: unknown key hopp: choose among seconds, hop, pad, max_windows"):
+    assert (windows.pad, windows.seconds, with_defaults(windows, {"pad": None}, "").pad) == (
+        "wrap",
+        4.0,
+        None,
+    )
+    with pytest.raises(
+        UserError, match="here: unknown key hopp: choose among seconds, hop, pad, max_windows"
+    ):
         with_defaults(WindowFlags(), {"hopp": 1}, "here")
     assert dataclasses.asdict(with_defaults(TrainingFlags(), {}, "")) == dataclasses.asdict(TrainingFlags())
 
@@ -53,12 +78,17 @@ def test_other_kinds_of_fields():
 # --- recipes
 
 
-@pytest.mark.parametrize("text, match", [
-    ("training: [1", "no valid YAML"), (b"about: K\xe4uzchen", "no valid YAML"), ("- a\n- b", "has the sections about, features"),
-    ("training: 3", "has the sections about, features, head, training"),
-    ("trainig: {lr: 1}", "unknown section trainig"),
-    ("1: {lr: 1}\ntrainig: 2", "unknown section 1: a recipe has"),
-])
+@pytest.mark.parametrize(
+    "text, match",
+    [
+        ("training: [1", "no valid YAML"),
+        (b"about: K\xe4uzchen", "no valid YAML"),
+        ("- a\n- b", "has the sections about, features"),
+        ("training: 3", "has the sections about, features, head, training"),
+        ("trainig: {lr: 1}", "unknown section trainig"),
+        ("1: {lr: 1}\ntrainig: 2", "unknown section 1: a recipe has"),
+    ],
+)
 def test_recipes_that_are_none(tmp_path, text, match):
     path = tmp_path / "mine.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -68,7 +98,9 @@ def test_recipes_that_are_none(tmp_path, text, match):
 
 
 def test_recipes_are_found_by_name_or_path(tmp_path):
-    with pytest.raises(UserError, match=f"no recipe nope: choose one of {', '.join(recipe_names())}, or name a YAML file"):
+    with pytest.raises(
+        UserError, match=f"no recipe nope: choose one of {', '.join(recipe_names())}, or name a YAML file"
+    ):
         load_recipe("nope")
     (tmp_path / "mine.yml").write_text("about: my own\nhead:\ntraining: {epochs: 2}")
     assert load_recipe(str(tmp_path / "mine.yml")) == Recipe("mine", "my own", {}, {}, {"epochs": 2})
@@ -89,8 +121,14 @@ def shapes_of(extractor: str | None, features: dict) -> dict[str, tuple]:
         return module.Extractor(settings, window).shapes
     ast = {"pooled": (768, 1, 1), "frames": (768, 1, 101), "tokens": (768, 12, 101)}
     efficientat = {"pooled": (384, 1, 1), "frames": (384, 4, 16)}
-    return {"ast": ast, "efficientat": efficientat, "encodec": {"latents": (128, 1, 375)},
-            "waveform": {"wave": (1, 1, 22050)}, "fbank": {"fbank": (1, 128, 1024)}, None: {**ast, "mel": (1, 64, 250)}}[extractor]
+    return {
+        "ast": ast,
+        "efficientat": efficientat,
+        "encodec": {"latents": (128, 1, 375)},
+        "waveform": {"wave": (1, 1, 22050)},
+        "fbank": {"fbank": (1, 128, 1024)},
+        None: {**ast, "mel": (1, 64, 250)},
+    }[extractor]
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -102,8 +140,13 @@ def test_every_recipe_fits(name):
     with_defaults(TrainingFlags(), recipe.training, name)
     extractor = recipe.features.get("extractor")
     if extractor:
-        groups = [config.CompetitionFlags(), WindowFlags(), AudioSettings(), config.AugmentFlags(),
-                  extractors.module(extractor).Settings()]
+        groups = [
+            config.CompetitionFlags(),
+            WindowFlags(),
+            AudioSettings(),
+            config.AugmentFlags(),
+            extractors.module(extractor).Settings(),
+        ]
         known = [{field.name for field in dataclasses.fields(group)} for group in groups]
         assert set(recipe.features) <= set().union(*known)
         for group, fields in zip(groups, known):
@@ -125,31 +168,79 @@ def test_every_recipe_fits(name):
 # --- which cache a recipe means
 
 
-RECORD = {"extractor": "logmel", "settings": {"n_mels": 64, "fmin": 20.0, "amin": 1e-10, "rate": 16000, "ref": "1", "top_db": None,
-                                              "standardise": False, "views": ["pooled", "frames"]},
-          "audio": {"mono": "mean", "trim": 60.0}, "window": {"seconds": 5.0, "hop": None, "pad": "wrap"}}
+RECORD = {
+    "extractor": "logmel",
+    "settings": {
+        "n_mels": 64,
+        "fmin": 20.0,
+        "amin": 1e-10,
+        "rate": 16000,
+        "ref": "1",
+        "top_db": None,
+        "standardise": False,
+        "views": ["pooled", "frames"],
+    },
+    "audio": {"mono": "mean", "trim": 60.0},
+    "window": {"seconds": 5.0, "hop": None, "pad": "wrap"},
+}
 
 
-@pytest.mark.parametrize("features, want", [
-    ({}, []),
-    ({"extractor": "logmel", "n_mels": 64, "fmin": 20, "amin": "1e-10", "ref": 1, "seconds": 5, "trim": 60, "pad": "wrap"}, []),
-    ({"rate": None, "seconds": None, "cache": "x", "weights": "y", "holdout": 0.2, "standardise": False}, []),
-    ({"n_mels": 128, "pad": "silence"}, ["n_mels: 64, recipe 128", "pad: wrap, recipe silence"]),
-    ({"extractor": "ast"}, ["extractor: logmel, recipe ast"]),
-    ({"fmin": "low"}, ["fmin: 20.0, recipe low"]), ({"top_db": 80}, ["top_db: None, recipe 80"]),
-    ({"standardise": True}, ["standardise: False, recipe True"]), ({"tokens": 3}, ["tokens: none, recipe 3"]),
-    ({"views": ["pooled", "frames"]}, []), ({"views": ("pooled", "frames")}, []),
-    ({"views": ["pooled"]}, ["views: ['pooled', 'frames'], recipe ['pooled']"]),
-])
+@pytest.mark.parametrize(
+    "features, want",
+    [
+        ({}, []),
+        (
+            {
+                "extractor": "logmel",
+                "n_mels": 64,
+                "fmin": 20,
+                "amin": "1e-10",
+                "ref": 1,
+                "seconds": 5,
+                "trim": 60,
+                "pad": "wrap",
+            },
+            [],
+        ),
+        (
+            {
+                "rate": None,
+                "seconds": None,
+                "cache": "x",
+                "weights": "y",
+                "holdout": 0.2,
+                "standardise": False,
+            },
+            [],
+        ),
+        ({"n_mels": 128, "pad": "silence"}, ["n_mels: 64, recipe 128", "pad: wrap, recipe silence"]),
+        ({"extractor": "ast"}, ["extractor: logmel, recipe ast"]),
+        ({"fmin": "low"}, ["fmin: 20.0, recipe low"]),
+        ({"top_db": 80}, ["top_db: None, recipe 80"]),
+        ({"standardise": True}, ["standardise: False, recipe True"]),
+        ({"tokens": 3}, ["tokens: none, recipe 3"]),
+        ({"views": ["pooled", "frames"]}, []),
+        ({"views": ("pooled", "frames")}, []),
+        ({"views": ["pooled"]}, ["views: ['pooled', 'frames'], recipe ['pooled']"]),
+    ],
+)
 def test_mismatches(features, want):
     assert match.mismatches(RECORD, Recipe("r", features=features)) == want
 
 
 def test_what_says_where_from_or_how_fast_is_no_mismatch():
-    features = {"competition": "birds", "id_column": "fname", "label_column": "label", "out": "data", "batch_size": 4}
+    features = {
+        "competition": "birds",
+        "id_column": "fname",
+        "label_column": "label",
+        "out": "data",
+        "batch_size": 4,
+    }
     assert match.mismatches(RECORD, Recipe("r", features=features)) == []
     one = {**RECORD, "settings": {"views": ["pooled"]}}
-    assert match.mismatches(one, Recipe("r", features={"views": "pooled"})) == [], "a recipe may write a single value plainly"
+    assert match.mismatches(one, Recipe("r", features={"views": "pooled"})) == [], (
+        "a recipe may write a single value plainly"
+    )
 
 
 def test_pick(tmp_path):
@@ -168,12 +259,16 @@ def test_pick(tmp_path):
     second = cache("two", n_mels=128)
     assert match.pick(data, wide) == second, "the one that matches"
     for recipe in (None, Recipe("linear"), Recipe("r", features={"n_mels": 40})):
-        with pytest.raises(UserError, match=f"which cache\\? there are {first}, {second}: choose one with --features FOLDER"):
+        with pytest.raises(
+            UserError, match=f"which cache\\? there are {first}, {second}: choose one with --features FOLDER"
+        ):
             match.pick(data, recipe)
     third = cache("zebra", n_mels=128)
     with pytest.raises(UserError, match=f"there are {second}, {third}: choose"):
         match.pick(data, wide)
-    assert match.pick(data, Recipe("r", features={**wide.features, "cache": "zebra"})) == third, "named among those that match"
+    assert match.pick(data, Recipe("r", features={**wide.features, "cache": "zebra"})) == third, (
+        "named among those that match"
+    )
 
 
 # --- fingerprints and sources
@@ -181,12 +276,23 @@ def test_pick(tmp_path):
 
 def test_fingerprints_are_of_values():
     one = {"a": (1, 2), "b": {"x": 1.0, "y": None}}
-    assert fingerprint(one) == fingerprint({"b": {"y": None, "x": 1.0}, "a": [1, 2]}) and len(fingerprint(one)) == 16
-    others = [{**one, "a": [2, 1]}, {**one, "b": {"x": 1.0}}, {**one, "b": {"x": 1.0, "y": 0}}, {**one, "c": None}]
+    assert (
+        fingerprint(one) == fingerprint({"b": {"y": None, "x": 1.0}, "a": [1, 2]})
+        and len(fingerprint(one)) == 16
+    )
+    others = [
+        {**one, "a": [2, 1]},
+        {**one, "b": {"x": 1.0}},
+        {**one, "b": {"x": 1.0, "y": 0}},
+        {**one, "c": None},
+    ]
     assert len({fingerprint(other) for other in [one, *others]}) == 5
     assert differences(one, {"b": {"y": None, "x": 1.0}, "a": [1, 2]}) == []
     assert differences(one, {"a": [1, 3], "b": {"x": 1.0}, "c": {}}) == [
-        "a[1]: 2 there, 3 here", "b.y: None there, nothing here", "c: nothing there, {} here"]
+        "a[1]: 2 there, 3 here",
+        "b.y: None there, nothing here",
+        "c: nothing there, {} here",
+    ]
 
 
 def test_sources_notice_content_and_nothing_else(tmp_path, monkeypatch):
@@ -206,13 +312,19 @@ def test_sources_notice_content_and_nothing_else(tmp_path, monkeypatch):
     assert again.digests([file]) == [digest] and reads == [str(file)], "another time: read again, found equal"
     again.save()
     file.write_bytes(b"two")
-    assert Sources(index).digests([file]) == [hashlib.sha256(b"two").hexdigest()], "the same size, other content"
+    assert Sources(index).digests([file]) == [hashlib.sha256(b"two").hexdigest()], (
+        "the same size, other content"
+    )
     file.write_bytes(b"longer")
     os.utime(file, ns=(1, 1))
-    assert Sources(index).digests([file]) == [hashlib.sha256(b"longer").hexdigest()], "the same time, another size"
+    assert Sources(index).digests([file]) == [hashlib.sha256(b"longer").hexdigest()], (
+        "the same time, another size"
+    )
 
 
-@pytest.mark.parametrize("damage", [b"{", b"[1]", b"\xff\xfe", b'{"PATH": 3}', b'{"files": {"PATH": 3}}', b"null", b""])
+@pytest.mark.parametrize(
+    "damage", [b"{", b"[1]", b"\xff\xfe", b'{"PATH": 3}', b'{"files": {"PATH": 3}}', b"null", b""]
+)
 def test_a_damaged_index_is_made_anew(tmp_path, damage):
     index, file = tmp_path / "index.json", tmp_path / "a.wav"
     file.write_bytes(b"one")
@@ -236,7 +348,9 @@ def test_headers_are_remembered(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr("earshot.audio.info", lambda path: asked.append(path) or (2.0, 16000))
     assert Sources(tmp_path / "index.json").headers(paths) == [(0.5, 8000), (2.0, 16000), None]
-    assert asked == [str(tmp_path / "b.wav")]  # a failure is not remembered: the file may have become readable
+    assert asked == [
+        str(tmp_path / "b.wav")
+    ]  # a failure is not remembered: the file may have become readable
 
 
 # --- devices
@@ -256,8 +370,14 @@ def gpu(monkeypatch):
                 raise RuntimeError(failing)
             return ones(*shape)
 
-        for name, value in {"is_available": True, "device_count": 2, "get_device_name": "Tesla X", "is_bf16_supported": True,
-                            "get_arch_list": ["sm_75", "sm_90"], "get_device_capability": capability}.items():
+        for name, value in {
+            "is_available": True,
+            "device_count": 2,
+            "get_device_name": "Tesla X",
+            "is_bf16_supported": True,
+            "get_arch_list": ["sm_75", "sm_90"],
+            "get_device_capability": capability,
+        }.items():
             monkeypatch.setattr(torch.cuda, name, lambda *args, value=value: value)
         monkeypatch.setattr(torch, "ones", made)
 
@@ -279,14 +399,24 @@ def test_without_a_gpu(monkeypatch):
             device.choose(name)
 
 
-@pytest.mark.parametrize("capability, precision", [
-    ((6, 0), "fp32"), ((7, 0), "fp16"), ((7, 5), "fp16"), ((8, 0), "bf16"), ((12, 0), "bf16"),
-])
+@pytest.mark.parametrize(
+    "capability, precision",
+    [
+        ((6, 0), "fp32"),
+        ((7, 0), "fp16"),
+        ((7, 5), "fp16"),
+        ((8, 0), "bf16"),
+        ((12, 0), "bf16"),
+    ],
+)
 def test_precision_is_the_hardwares(gpu, capability, precision):
     gpu(capability)
     assert [device.choose(name).name for name in ("auto", "cuda", "cuda:1")] == ["cuda:0", "cuda:0", "cuda:1"]
     found = device.choose()
-    assert found.precision == precision and found.about == f"Tesla X, sm_{capability[0]}{capability[1]}, {precision}"
+    assert (
+        found.precision == precision
+        and found.about == f"Tesla X, sm_{capability[0]}{capability[1]}, {precision}"
+    )
     assert device.choose("cuda", "fp32").precision == "fp32" and device.choose("cpu").name == "cpu"
     for name in ("cuda:2", "cuda:x", "cuda:"):
         with pytest.raises(UserError, match=f"--device {name}: there are 2 GPUs, counted from cuda:0"):
@@ -294,7 +424,10 @@ def test_precision_is_the_hardwares(gpu, capability, precision):
 
 
 def test_a_gpu_without_kernels_is_refused(gpu):
-    gpu((6, 0), failing="CUDA error: no kernel image is available for execution on the device\nCompile with ...")
+    gpu(
+        (6, 0),
+        failing="CUDA error: no kernel image is available for execution on the device\nCompile with ...",
+    )
     with pytest.raises(UserError) as caught:
         device.choose()
     line = str(caught.value)
@@ -306,5 +439,7 @@ def test_a_gpu_without_kernels_is_refused(gpu):
 def test_out_of_memory_is_recognised():
     import torch
 
-    assert device.out_of_memory(torch.cuda.OutOfMemoryError("x")) and device.out_of_memory(RuntimeError("CUDA Out of Memory."))
+    assert device.out_of_memory(torch.cuda.OutOfMemoryError("x")) and device.out_of_memory(
+        RuntimeError("CUDA Out of Memory.")
+    )
     assert not device.out_of_memory(RuntimeError("shapes differ"))

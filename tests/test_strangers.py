@@ -24,8 +24,15 @@ from earshot.files import digest
 from earshot.pickles import Refused
 from earshot.sources import Sources
 
-WORDS = {"fingerprint": "fingerprint", "record": "extractor", "splits": "splits|count", "shapes": "view", "span": "span", "columns": "columns",
-         "sha256": "vouches|vouch"}
+WORDS = {
+    "fingerprint": "fingerprint",
+    "record": "extractor",
+    "splits": "splits|count",
+    "shapes": "view",
+    "span": "span",
+    "columns": "columns",
+    "sha256": "vouches|vouch",
+}
 
 
 def reseal(folder: Path, change) -> None:
@@ -43,7 +50,9 @@ def test_names_that_lead_outside_are_not_copied(scripts, data, calm, attached, t
     reseal(folder, lambda m: m["sha256"].update({"../../mine.py": digest(attached / "mine.py")}))
     scripts[0](["--competition", str(data), *FLAGS, "--out", str(tmp_path)])
     assert "vouches for files that no cache has: the earlier cache is not taken" in capsys.readouterr().out
-    assert (tmp_path / "mine.py").read_text() == "mine" and files(tmp_path / "tones" / "logmel") == files(calm)
+    assert (tmp_path / "mine.py").read_text() == "mine" and files(tmp_path / "tones" / "logmel") == files(
+        calm
+    )
 
 
 def test_names_that_lead_outside_are_not_set_aside(scripts, data, calm, tmp_path, capsys):  # noqa: F811
@@ -56,7 +65,9 @@ def test_names_that_lead_outside_are_not_set_aside(scripts, data, calm, tmp_path
     assert files(folder) == files(calm)
 
 
-@pytest.mark.parametrize("text", ["[\"record\"]", "[" * 100_000, "\"record\"", "{\"record\": 5}", "{\"record\": {}, \"version\": 2}", ""])
+@pytest.mark.parametrize(
+    "text", ['["record"]', "[" * 100_000, '"record"', '{"record": 5}', '{"record": {}, "version": 2}', ""]
+)
 def test_files_that_are_called_like_ours(scripts, data, attached, tmp_path, text, capsys):  # noqa: F811
     (attached / "web").mkdir()
     (attached / "web" / cache.MANIFEST).write_text(text)
@@ -82,7 +93,9 @@ def test_manifests_that_lack_something(calm, tmp_path, key, value):  # noqa: F81
     reseal(folder, change)
     with pytest.raises(UserError) as caught:
         Cache(folder)
-    assert any(word in str(caught.value) for word in (*WORDS[key].split("|"), "another program's")), str(caught.value)
+    assert any(word in str(caught.value) for word in (*WORDS[key].split("|"), "another program's")), str(
+        caught.value
+    )
 
 
 def test_a_manifest_of_ours_has_no_fault(calm, begun):  # noqa: F811
@@ -90,9 +103,20 @@ def test_a_manifest_of_ours_has_no_fault(calm, begun):  # noqa: F811
         assert manifest.fault(sealed.read(folder / cache.MANIFEST)) is None
 
 
-@pytest.mark.parametrize("changes", [{"bad": np.array([500], np.int32), "reason": np.array(["x"])}, {"clip": 1000}, {"clip": -1},
-                                     {"start": np.zeros(1, np.float32)}, {"reason": np.array(["x"])}, {"mel": 5}, {"mel": None},
-                                     {"length": "text"}, {"meta": {"fingerprint": "keep", "span": "x"}}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"bad": np.array([500], np.int32), "reason": np.array(["x"])},
+        {"clip": 1000},
+        {"clip": -1},
+        {"start": np.zeros(1, np.float32)},
+        {"reason": np.array(["x"])},
+        {"mel": 5},
+        {"mel": None},
+        {"length": "text"},
+        {"meta": {"fingerprint": "keep", "span": "x"}},
+    ],
+)
 def test_shards_that_do_not_hold_together(scripts, data, calm, begun, attached, tmp_path, changes, capsys):  # noqa: F811
     folder = attached / "tones" / "logmel"
     shutil.copytree(begun, folder)
@@ -139,11 +163,22 @@ def test_an_earlier_run_that_died_between_two_renames(scripts, calm, attached, t
     capsys.readouterr()
     scripts[1]([*TRAIN, "--name", "r"])
     said = capsys.readouterr().out
-    assert "finished already: fold 0, 1" in said and "epoch" not in said.split("finished already")[1].split("out-of-fold")[0]
+    assert (
+        "finished already: fold 0, 1" in said
+        and "epoch" not in said.split("finished already")[1].split("out-of-fold")[0]
+    )
 
 
-@pytest.mark.parametrize("change", [lambda e: e.update(seconds="x"), lambda e: e.pop("rate"), lambda e: e.update(sha256=5),
-                                    lambda e: e.update(seconds=float("inf")), lambda e: e.update(rate=0)])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda e: e.update(seconds="x"),
+        lambda e: e.pop("rate"),
+        lambda e: e.update(sha256=5),
+        lambda e: e.update(seconds=float("inf")),
+        lambda e: e.update(rate=0),
+    ],
+)
 def test_an_index_that_holds_nonsense_is_made_anew(data, tmp_path, change):  # noqa: F811
     path = next((data / "audio_train").glob("*.wav"))
     sources = Sources(tmp_path / ".index.json")
@@ -162,7 +197,7 @@ def test_a_flipped_digit_of_the_index_changes_nothing(scripts, data, tmp_path, c
     index = tmp_path / "tones" / ".index.json"
     text = index.read_text()
     at = text.index('"sha256": "') + 20
-    index.write_text(text[:at] + ("0" if text[at] != "0" else "1") + text[at + 1:])
+    index.write_text(text[:at] + ("0" if text[at] != "0" else "1") + text[at + 1 :])
     capsys.readouterr()
     scripts[0](flags)
     assert "nothing to do" in capsys.readouterr().out
@@ -200,8 +235,21 @@ def test_tensors_that_share_their_numbers_a_thousand_times(tmp_path):
     text = lambda s: b"X" + struct.pack("<I", len(s)) + s.encode()  # noqa: E731
     body = b"\x80\x02}("
     for index in range(1500):
-        body += text(f"k{index}") + b"ctorch._utils\n_rebuild_tensor_v2\n((" + text("storage") + b"ctorch\nFloatStorage\n" + text("0")
-        body += text("cpu") + b"J" + struct.pack("<i", count) + b"tQK\x00J" + struct.pack("<i", count) + b"\x85K\x01\x85\x89}tR"
+        body += (
+            text(f"k{index}")
+            + b"ctorch._utils\n_rebuild_tensor_v2\n(("
+            + text("storage")
+            + b"ctorch\nFloatStorage\n"
+            + text("0")
+        )
+        body += (
+            text("cpu")
+            + b"J"
+            + struct.pack("<i", count)
+            + b"tQK\x00J"
+            + struct.pack("<i", count)
+            + b"\x85K\x01\x85\x89}tR"
+        )
     with zipfile.ZipFile(tmp_path / "bomb.pt", "w") as file:
         file.writestr("a/data.pkl", body + b"u.")
         file.writestr("a/data/0", bytes(4 * count))
@@ -224,7 +272,7 @@ def test_damaged_zips_of_every_compression_end_in_one_line(tmp_path):
             spoilt = bytearray(whole)
             for at in random.integers(0, len(whole), 3):
                 spoilt[at] = random.integers(256)
-            (tmp_path / "a.zip").write_bytes(spoilt[:len(spoilt) - number % 3])
+            (tmp_path / "a.zip").write_bytes(spoilt[: len(spoilt) - number % 3])
             try:
                 archive.unpack(tmp_path / "a.zip", tmp_path / f"out{kind}-{number}")
             except UserError as error:
@@ -235,7 +283,19 @@ def test_damaged_zips_of_every_compression_end_in_one_line(tmp_path):
 def test_a_hold_out_s_score_that_was_altered_is_made_again(tmp_path):
     root = make_competition(tmp_path / "tones", classes=2, train=8, subm=1)
     script("get_features.py", "--competition", root, *FLAGS, "--holdout", "0.25", cwd=tmp_path)
-    train = ("train.py", "--recipe", "linear", "--epochs", "2", "--folds", "2", "--device", "cpu", "--name", "r")
+    train = (
+        "train.py",
+        "--recipe",
+        "linear",
+        "--epochs",
+        "2",
+        "--folds",
+        "2",
+        "--device",
+        "cpu",
+        "--name",
+        "r",
+    )
     script(*train, cwd=tmp_path)
     path = tmp_path / "runs" / "r" / "test.json"
     right = json.loads(path.read_text())
@@ -249,7 +309,20 @@ def test_features_that_are_no_numbers_are_not_answered_by_the_prior(tmp_path):
     with open(root / "sample_submission.csv", "a", newline="") as file:
         csv.writer(file).writerow(["missing.wav", "tone0"])
     script("get_features.py", "--competition", root, *FLAGS, cwd=tmp_path)
-    script("train.py", "--recipe", "linear", "--epochs", "2", "--folds", "2", "--device", "cpu", "--name", "r", cwd=tmp_path)
+    script(
+        "train.py",
+        "--recipe",
+        "linear",
+        "--epochs",
+        "2",
+        "--folds",
+        "2",
+        "--device",
+        "cpu",
+        "--name",
+        "r",
+        cwd=tmp_path,
+    )
     assert len(read_csv(tmp_path / "submissions" / "submission.csv")) == 5  # the missing one by the prior
     folder = tmp_path / "data" / "tones" / "logmel"
     content = unpickle.load(folder / "subm.pkl", mmap=False)

@@ -31,11 +31,21 @@ def test_a_flipped_digit_remembered_condemns_no_cache(scripts, data, calm, tmp_p
     capsys.readouterr()
     scripts[0](flags)
     said = capsys.readouterr().out
-    assert "nothing to do" in said and "set aside" not in said and json.loads(index.read_text()) == json.loads(text)
+    assert (
+        "nothing to do" in said
+        and "set aside" not in said
+        and json.loads(index.read_text()) == json.loads(text)
+    )
 
 
-@pytest.mark.parametrize("text", ['{"record": {}}', '{"record": 5}',
-                                  '{"record": {"extractor": "logmel"}, "version": 2, "complete": true}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"record": {}}',
+        '{"record": 5}',
+        '{"record": {"extractor": "logmel"}, "version": 2, "complete": true}',
+    ],
+)
 @pytest.mark.parametrize("recipe", ["linear", "sample"])  # without, and with features of its own
 def test_what_cannot_be_a_cache_is_not_in_the_way_of_one(calm, tmp_path, text, recipe):  # noqa: F811
     folder = tmp_path / "data" / "tones" / "logmel"
@@ -48,11 +58,21 @@ def test_what_cannot_be_a_cache_is_not_in_the_way_of_one(calm, tmp_path, text, r
         Cache(match.pick(str(tmp_path / "data"), config.load_recipe(recipe)))
 
 
-@pytest.mark.parametrize("change", [lambda m: m.pop("bad"), lambda m: m.update(bad="x"), lambda m: m["augmented"].pop("copies"),
-                                    lambda m: m.update(recipe=5), lambda m: m.update(recipe=["a"]),
-                                    lambda m: m.update(weights=[1]), lambda m: m.update(separator=5),
-                                    lambda m: m["record"].pop("weights"), lambda m: m["record"]["clips"].pop("train"),
-                                    lambda m: m["record"].update(augment=5)])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m.pop("bad"),
+        lambda m: m.update(bad="x"),
+        lambda m: m["augmented"].pop("copies"),
+        lambda m: m.update(recipe=5),
+        lambda m: m.update(recipe=["a"]),
+        lambda m: m.update(weights=[1]),
+        lambda m: m.update(separator=5),
+        lambda m: m["record"].pop("weights"),
+        lambda m: m["record"]["clips"].pop("train"),
+        lambda m: m["record"].update(augment=5),
+    ],
+)
 def test_a_manifest_says_all_that_its_readers_need(scripts, data, calm, attached, tmp_path, change):  # noqa: F811
     folder = attached / "tones" / "logmel"
     shutil.copytree(calm, folder)
@@ -80,12 +100,16 @@ def reshard(folder: Path, name: str, change) -> None:
 
 
 CHANGES = {
-    "shape": lambda c: c.update(mel=c["mel"][..., :-1].copy()), "name": lambda c: c.update(mal=c.pop("mel")),
-    "kind": lambda c: c.update(mel=c["mel"].astype(np.float64)), "numbers": lambda c: c.update(mel=c["mel"].astype(np.int16)),
-    "span": lambda c: c["meta"].update(span=77.0), "fingerprint": lambda c: c["meta"].update(fingerprint="x"),
+    "shape": lambda c: c.update(mel=c["mel"][..., :-1].copy()),
+    "name": lambda c: c.update(mal=c.pop("mel")),
+    "kind": lambda c: c.update(mel=c["mel"].astype(np.float64)),
+    "numbers": lambda c: c.update(mel=c["mel"].astype(np.int16)),
+    "span": lambda c: c["meta"].update(span=77.0),
+    "fingerprint": lambda c: c["meta"].update(fingerprint="x"),
     "no fingerprint": lambda c: c["meta"].pop("fingerprint"),
     "no time": lambda c: c.update(start=np.full_like(c["start"], np.nan)),
-    "negative": lambda c: c.update(length=-c["length"]), "turned": lambda c: c.update(clip=c["clip"][::-1].copy()),
+    "negative": lambda c: c.update(length=-c["length"]),
+    "turned": lambda c: c.update(clip=c["clip"][::-1].copy()),
     "unheard": lambda c: c.update(clip=np.full_like(c["clip"], c["clip"][0])),
     "heard and bad": lambda c: c.update(bad=c["clip"][:1].copy(), reason=np.array(["x"])),
 }
@@ -105,7 +129,10 @@ def test_an_odd_shard_is_made_again(scripts, data, calm, begun, attached, tmp_pa
 
 @pytest.mark.parametrize("change", ["shape", "span", "numbers"])
 def test_the_odd_one_of_all_shards_is_made_again(scripts, data, calm, tmp_path, capsys, monkeypatch, change):  # noqa: F811
-    flags, folder = ["--competition", str(data), *FLAGS, "--out", str(tmp_path)], tmp_path / "tones" / "logmel"
+    flags, folder = (
+        ["--competition", str(data), *FLAGS, "--out", str(tmp_path)],
+        tmp_path / "tones" / "logmel",
+    )
     with monkeypatch.context() as patch:
         patch.setattr(joining, "join", lambda *_: None)  # as after a kill before the join
         patch.setattr(get_features(scripts), "report", lambda *_: None)
@@ -114,7 +141,10 @@ def test_the_odd_one_of_all_shards_is_made_again(scripts, data, calm, tmp_path, 
     capsys.readouterr()
     scripts[0](flags)
     said = capsys.readouterr().out
-    assert said.count("set aside") == 1 and "train-00001.pkl has other views, or another span, than most shards" in said
+    assert (
+        said.count("set aside") == 1
+        and "train-00001.pkl has other views, or another span, than most shards" in said
+    )
     assert files(folder) == files(calm)
 
 
@@ -127,7 +157,9 @@ def get_features(scripts):  # noqa: F811
 
 @pytest.mark.parametrize("sums", [[1], "x", 5, {"train-00000.pkl": 5}])
 @pytest.mark.parametrize("earlier", [True, False])
-def test_a_seal_whose_checksums_are_none(scripts, data, calm, begun, attached, tmp_path, capsys, sums, earlier):  # noqa: F811
+def test_a_seal_whose_checksums_are_none(
+    scripts, data, calm, begun, attached, tmp_path, capsys, sums, earlier
+):  # noqa: F811
     folder = (attached if earlier else tmp_path / "data") / "tones" / "logmel"
     shutil.copytree(begun, folder)
     path = folder / "shards" / "train-00000.json"
@@ -158,7 +190,9 @@ def test_links_in_an_earlier_run_are_not_followed(scripts, calm, attached, tmp_p
         there.symlink_to(secret / "last.old") if what == "checkpoint" else there.touch()
     shutil.move(tmp_path / "old", attached / "runs")
     copied, copy = [], earlier._copy
-    monkeypatch.setattr(earlier, "_copy", lambda source, *more: (copied.append(source.resolve()), copy(source, *more))[1])
+    monkeypatch.setattr(
+        earlier, "_copy", lambda source, *more: (copied.append(source.resolve()), copy(source, *more))[1]
+    )
     scripts[1]([*TRAIN, "--name", "r"])
     assert copied and all(path.is_relative_to(attached.resolve()) for path in copied)
     assert (tmp_path / "runs" / "r" / "oof.csv").exists()

@@ -21,18 +21,33 @@ from earshot.run import FoldFolder
 from earshot.training import Fitter, Fold
 
 
-def rows_on_disk(folder: Path, gigabytes: float | None, clips: int = 45, shape: tuple[int, ...] = (2, 6, 5)) -> Rows:
+def rows_on_disk(
+    folder: Path, gigabytes: float | None, clips: int = 45, shape: tuple[int, ...] = (2, 6, 5)
+) -> Rows:
     """Clips with two copies each, mixed ones among them, and a further view of integers; the views are memory maps."""
     folder.mkdir(exist_ok=True)
     random, clip = rng(), np.arange(clips)
-    own = {"ids": np.array([f"c{i}" for i in range(clips)]), "labels": np.array(CLASSES)[clip % 3], "clip": clip,
-           "folds": np.full(clips, -1), "groups": np.full(clips, ""), "length": random.choice([0.4, 1.0], clips).astype(np.float32)}
+    own = {
+        "ids": np.array([f"c{i}" for i in range(clips)]),
+        "labels": np.array(CLASSES)[clip % 3],
+        "clip": clip,
+        "folds": np.full(clips, -1),
+        "groups": np.full(clips, ""),
+        "length": random.choice([0.4, 1.0], clips).astype(np.float32),
+    }
     partner = np.where(random.random(2 * clips) < 0.4, random.integers(0, clips, 2 * clips), -1)
-    made = {"clip": np.repeat(clip, 2), "copy": np.tile([0, 1], clips), "partner": partner,
-            "share": np.where(partner < 0, 1, 0.7).astype(np.float32), "length": np.ones(2 * clips, np.float32)}
+    made = {
+        "clip": np.repeat(clip, 2),
+        "copy": np.tile([0, 1], clips),
+        "partner": partner,
+        "share": np.where(partner < 0, 1, 0.7).astype(np.float32),
+        "length": np.ones(2 * clips, np.float32),
+    }
     for name, part in (("own", own), ("made", made)):
-        for view, values in (("mel", random.normal(size=(len(part["clip"]), *shape)).astype(np.float16)),
-                             ("codes", random.integers(0, 99, (len(part["clip"]), 1, 1, 5)).astype(np.int16))):
+        for view, values in (
+            ("mel", random.normal(size=(len(part["clip"]), *shape)).astype(np.float16)),
+            ("codes", random.integers(0, 99, (len(part["clip"]), 1, 1, 5)).astype(np.int16)),
+        ):
             np.save(folder / f"{name}-{view}.npy", values)
             part[view] = np.load(folder / f"{name}-{view}.npy", mmap_mode="r")
     return Rows(own, "mel", CLASSES, 1.0, "cpu", ("codes",), made, gigabytes)
@@ -44,8 +59,13 @@ def placed(rows: Rows) -> list[str]:
 
 def test_memory_decides_what_is_kept(tmp_path):
     bytes16 = 135 * 60 * 2
-    for gigabytes, want in ((1.0, ["torch.float32", "torch.int16"]), (None, ["torch.float32", "torch.int16"]), (0.0, ["disk", "disk"]),
-                            (bytes16 / 1e9, ["torch.float16", "disk"]), (2000 / 1e9, ["disk", "torch.int16"])):
+    for gigabytes, want in (
+        (1.0, ["torch.float32", "torch.int16"]),
+        (None, ["torch.float32", "torch.int16"]),
+        (0.0, ["disk", "disk"]),
+        (bytes16 / 1e9, ["torch.float16", "disk"]),
+        (2000 / 1e9, ["disk", "torch.int16"]),
+    ):
         rows = rows_on_disk(tmp_path, gigabytes)
         assert placed(rows) == want and rows.streams == ("disk" in want)
 
@@ -59,12 +79,24 @@ def test_the_same_bits_from_memory_and_from_disk_resumed_or_not(tmp_path, gigaby
             return criterion(self(batch["x"], batch["mask"])) + 1e-3 * (codes * self.outer.bias[0]).mean()
 
     settings, valid, found = replace(BUSY, epochs=3, **changes), np.arange(45) % 5 == 1, []
-    for name, much, stops in (("kept", 1.0, ()), ("streamed", gigabytes, ()), ("stopped", gigabytes, (3, 1, 8))):
+    for name, much, stops in (
+        ("kept", 1.0, ()),
+        ("streamed", gigabytes, ()),
+        ("stopped", gigabytes, (3, 1, 8)),
+    ):
         rows = rows_on_disk(tmp_path / "data", much)
         assert rows.streams == (name != "kept")
 
         def fitter() -> Fitter:
-            return Fitter(lambda: Sums(dropout=0.5), rows, Fold(1, 2, 5, ~valid, valid), settings, 3, FoldFolder(tmp_path / name), CPU)
+            return Fitter(
+                lambda: Sums(dropout=0.5),
+                rows,
+                Fold(1, 2, 5, ~valid, valid),
+                settings,
+                3,
+                FoldFolder(tmp_path / name),
+                CPU,
+            )
 
         for stop in stops:
             assert not fitter().fit(str, StopsAt(stop), 0)
@@ -117,7 +149,11 @@ def test_a_containers_limit_counts(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "CGROUP", tmp_path)
     free = memory.free(torch.device("cpu"))
     assert 1 << 24 < free < 1 << 50
-    for name, text in (("memory.max", "1000000\n"), ("memory.current", "600000\n"), ("memory.stat", "anon 7\ninactive_file 50000\n")):
+    for name, text in (
+        ("memory.max", "1000000\n"),
+        ("memory.current", "600000\n"),
+        ("memory.stat", "anon 7\ninactive_file 50000\n"),
+    ):
         (tmp_path / name).write_text(text)
     assert memory.free(torch.device("cpu")) == 450_000
     (tmp_path / "memory.max").write_text("max\n")
@@ -130,8 +166,27 @@ def test_the_flag_changes_no_byte_of_a_run(tmp_path, monkeypatch):
     get_features.main(["--competition", "tones", "--extractor", "logmel", "--augment", "1"])
     files = []
     for name, flags in (("kept", []), ("streamed", ["--memory", "0"])):
-        train.main(["--recipe", "linear", "--epochs", "3", "--folds", "2", "--name", name, "--out", f"{name}.csv", *flags])
-        files.append({p.relative_to(tmp_path / "runs" / name).as_posix(): p.read_bytes()
-                      for p in (tmp_path / "runs" / name).rglob("*") if p.suffix in (".safetensors", ".npy") or p.name.startswith("oof")})
+        train.main(
+            [
+                "--recipe",
+                "linear",
+                "--epochs",
+                "3",
+                "--folds",
+                "2",
+                "--name",
+                name,
+                "--out",
+                f"{name}.csv",
+                *flags,
+            ]
+        )
+        files.append(
+            {
+                p.relative_to(tmp_path / "runs" / name).as_posix(): p.read_bytes()
+                for p in (tmp_path / "runs" / name).rglob("*")
+                if p.suffix in (".safetensors", ".npy") or p.name.startswith("oof")
+            }
+        )
         files[-1]["submission"] = (tmp_path / f"{name}.csv").read_bytes()
     assert files[0] == files[1] and len(files[0]) >= 9

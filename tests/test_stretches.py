@@ -36,15 +36,26 @@ def asked(root: Path, ids: str) -> tuple[list[tuple], list[str], list[tuple]]:
 @pytest.fixture
 def birds(tmp_path: Path) -> Path:
     root = tmp_path / "birds"
-    files(root, "train_audio/a.wav", "train_audio/b.wav", "test_soundscapes/night_1.wav", "test_soundscapes/night_2.wav")
+    files(
+        root,
+        "train_audio/a.wav",
+        "train_audio/b.wav",
+        "test_soundscapes/night_1.wav",
+        "test_soundscapes/night_2.wav",
+    )
     write(root / "train.csv", "filename,primary_label a.wav,owl b.wav,jay")
     return root
 
 
 def test_ids_that_end_in_seconds(birds: Path) -> None:
     rows, said, missing = asked(birds, "night_2_10 night_1_5 night_2_5 night_1_15 night_1_10")
-    assert rows == [("night_2_5", "night_2.wav", 0, 5), ("night_2_10", "night_2.wav", 5, 10), ("night_1_5", "night_1.wav", 0, 5),
-                    ("night_1_10", "night_1.wav", 5, 10), ("night_1_15", "night_1.wav", 10, 15)]
+    assert rows == [
+        ("night_2_5", "night_2.wav", 0, 5),
+        ("night_2_10", "night_2.wav", 5, 10),
+        ("night_1_5", "night_1.wav", 0, 5),
+        ("night_1_10", "night_1.wav", 5, 10),
+        ("night_1_15", "night_1.wav", 10, 15),
+    ]
     assert said == ["sample_submission.csv: the ids name stretches of 5 s, of 2 recordings"] and missing == []
     assert load(birds).clips[:2][["start", "end"]].isna().to_numpy().all()
 
@@ -53,14 +64,23 @@ def test_odd_ends_and_lost_recordings(birds: Path) -> None:
     rows, _, missing = asked(birds, "night_1_10 night_1_20 night_1_30 night_1_37 night_1_4 night_3_10")
     assert [row[2:] for row in rows] == [(0, 4), (0, 10), (10, 20), (20, 30), (27, 37), (0, 10)]
     assert rows[-1][1] == "" and missing == [("subm", "night_3_10", "no such file")]
-    assert [row[2:] for row in asked(birds, "night_1_20 night_2_20")[0]] == [(0, 20), (0, 20)]  # one each: the recording's first
+    assert [row[2:] for row in asked(birds, "night_1_20 night_2_20")[0]] == [
+        (0, 20),
+        (0, 20),
+    ]  # one each: the recording's first
 
 
-@pytest.mark.parametrize("ids", [
-    "night_1 night_2", "night_1 night_2_5",  # files of their own
-    "night_1_0 night_1_5", "night_1_5s night_1_10s", "dawn_5 dawn_10",  # not seconds of an end, no recording
-    "a_5 a_10",  # a training clip is never what is asked for
-])
+@pytest.mark.parametrize(
+    "ids",
+    [
+        "night_1 night_2",
+        "night_1 night_2_5",  # files of their own
+        "night_1_0 night_1_5",
+        "night_1_5s night_1_10s",
+        "dawn_5 dawn_10",  # not seconds of an end, no recording
+        "a_5 a_10",  # a training clip is never what is asked for
+    ],
+)
 def test_ids_that_name_no_stretches(birds: Path, ids: str) -> None:
     rows, said, _ = asked(birds, ids)
     assert said == [] and np.isnan([row[2:] for row in rows]).all()
@@ -85,7 +105,9 @@ def soundscapes(folder: Path) -> Path:
         path.unlink()
     silent, rows = np.zeros(16000, np.float32), []
     for name, kinds in (("r_7", (2, 0, 1, 1)), ("r_8", (None, 1, 2)), ("r_9", (0, None, 2))):
-        wave = np.concatenate([silent if kind is None else tone(kind, 100 + second) for second, kind in enumerate(kinds)])
+        wave = np.concatenate(
+            [silent if kind is None else tone(kind, 100 + second) for second, kind in enumerate(kinds)]
+        )
         soundfile.write(data / "audio_test" / f"{name}.flac", wave[:40000] if name == "r_9" else wave, 16000)
         rows += [(f"{name}_{second + 1}", kind) for second, kind in enumerate(kinds)]
     rows += [("r_9_4", None), ("gone_1", None)]
@@ -93,7 +115,9 @@ def soundscapes(folder: Path) -> Path:
         order = np.random.default_rng(1).permutation(len(rows))
         csv.writer(file).writerows([["row_id", *KINDS], *([rows[i][0], 0, 0, 0] for i in order)])
     with open(folder.parent / "solution.csv", "w", newline="") as file:
-        csv.writer(file).writerows([["row_id", "kind"], *([id, "" if kind is None else kind] for id, kind in rows)])
+        csv.writer(file).writerows(
+            [["row_id", "kind"], *([id, "" if kind is None else kind] for id, kind in rows)]
+        )
     return data
 
 
@@ -109,19 +133,32 @@ def test_the_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     heard = dict(zip(kept["ids"][kept["clip"]], zip(kept["start"].tolist(), kept["length"].tolist())))
     assert heard["r_7_3"] == (2.0, 1.0) and heard["r_9_3"] == (2.0, 0.5) and heard["r_8_2"] == (1.0, 1.0)
     reasons = {row["id"]: row["reason"] for row in read_csv(folder / "bad_audio.csv")}
-    assert reasons == {"r_8_1": "silent", "r_9_2": "silent", "r_9_4": "the recording ends at 2.5 s", "gone_1": "no such file"}
+    assert reasons == {
+        "r_8_1": "silent",
+        "r_9_2": "silent",
+        "r_9_4": "the recording ends at 2.5 s",
+        "gone_1": "no such file",
+    }
 
     for name, more in (("one", []), ("two", ["--pool", "max"])):
-        train.main(["--recipe", "linear", "--epochs", "12", "--folds", "2", "--lr", "0.02", "--name", name, *more])
+        train.main(
+            ["--recipe", "linear", "--epochs", "12", "--folds", "2", "--lr", "0.02", "--name", name, *more]
+        )
     predict.main(["--runs", "one", "two", "--out", "both.csv"])
     prior = [1 / 3] * 3
     for path in ("submissions/submission.csv", "both.csv"):
         made = read_csv(tmp_path / path)
-        assert [row["row_id"] for row in made] == [row["row_id"] for row in read_csv(data / "sample_submission.csv")]
+        assert [row["row_id"] for row in made] == [
+            row["row_id"] for row in read_csv(data / "sample_submission.csv")
+        ]
         found = {row["row_id"]: [float(row[kind]) for kind in KINDS] for row in made}
         for row in read_csv(tmp_path / "solution.csv"):
             answer = found[row["row_id"]]
-            assert np.allclose(answer, prior, atol=1e-6) if row["kind"] == "" else int(np.argmax(answer)) == int(row["kind"]), row
+            assert (
+                np.allclose(answer, prior, atol=1e-6)
+                if row["kind"] == ""
+                else int(np.argmax(answer)) == int(row["kind"])
+            ), row
 
     # What the cache was made from has the stretches in it, the same ids or not.
     found, known = load(data), Sources(tmp_path / "index.json")
@@ -130,12 +167,24 @@ def test_the_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert len({plan._clips(found, other, known, 1) for other in others}) == 3
     text = (data / "sample_submission.csv").read_text()
     (data / "sample_submission.csv").write_text(text.replace("r_9_4", "r_9_5"))
-    assert "there" in refused(script("get_features.py", "--competition", data, "--extractor", "logmel", "--trim", "60", cwd=tmp_path,
-                                     ok=None))
+    assert "there" in refused(
+        script(
+            "get_features.py",
+            "--competition",
+            data,
+            "--extractor",
+            "logmel",
+            "--trim",
+            "60",
+            cwd=tmp_path,
+            ok=None,
+        )
+    )
 
 
-def test_a_killed_extraction_of_stretches_continues_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                                      capsys: pytest.CaptureFixture) -> None:
+def test_a_killed_extraction_of_stretches_continues_to_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     """Shards that part a recording: stopped between them, continued, and on two processes, the cache is the same."""
     from earshot import extract
 

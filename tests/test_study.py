@@ -52,12 +52,15 @@ def codes_of(batch: int, books: int, frames: int) -> torch.Tensor:
 # --- as published -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("recipe, shape, count", [
-    ("esc50_hifigan", (1, 1, 220500), 10_024_932),
-    ("esc50_convnext1d", (1, 1, 220500), 36_595_186),
-    ("esc50_encodec", (128, 1, 375), 33_218_354),
-    ("esc50_causal_lm", (128, 1, 375), 1_377_586),
-])
+@pytest.mark.parametrize(
+    "recipe, shape, count",
+    [
+        ("esc50_hifigan", (1, 1, 220500), 10_024_932),
+        ("esc50_convnext1d", (1, 1, 220500), 36_595_186),
+        ("esc50_encodec", (128, 1, 375), 33_218_354),
+        ("esc50_causal_lm", (128, 1, 375), 1_377_586),
+    ],
+)
 def test_recipes_build_the_published_networks(recipe, shape, count):
     options = load_recipe(recipe).head
     name = options.pop("name")
@@ -65,7 +68,9 @@ def test_recipes_build_the_published_networks(recipe, shape, count):
     head = models.build(name, shape, 50, **options)
     assert sum(p.numel() for p in head.parameters()) == count
     defaults = json.loads(json.dumps(models.options(name)))
-    assert recipe == "esc50_encodec" or head.config["options"] == defaults  # the defaults are the published ones
+    assert (
+        recipe == "esc50_encodec" or head.config["options"] == defaults
+    )  # the defaults are the published ones
 
 
 def test_published_lengths():
@@ -78,7 +83,9 @@ def test_published_lengths():
     assert found == [220500, 55125, 13782, 3446, 862, 862, 862, 862]
     raw = models.build("convnext1d", (1, 1, 220500), 50, stem=2, channels=(2,) * 4, blocks=1)
     assert [raw.stem.frames, *(stage[0].frames for stage in raw.stages)] == [13781, 3445, 861, 215, 53]
-    latents = models.build("convnext1d", (128, 1, 375), 50, stem=2, stem_stride=4, channels=(2, 2), stride=2, blocks=1)
+    latents = models.build(
+        "convnext1d", (128, 1, 375), 50, stem=2, stem_stride=4, channels=(2, 2), stride=2, blocks=1
+    )
     assert [latents.stem.frames, *(stage[0].frames for stage in latents.stages)] == [93, 46, 23]
     assert latents.stages[1][1].depthwise.kernel_size == (49,)  # wider than what is left, as published
     assert latents.stages[1][1](torch.zeros(1, 2, 23)).shape == (1, 2, 23)
@@ -121,7 +128,9 @@ def test_logits_do_not_depend_on_how_far_a_clip_is_padded(case):
         expected = short(x[..., :64], None)
         assert torch.allclose(long(x, mask_of([64, 64], 160)), expected, atol=1e-5)
         assert not torch.allclose(long(x, None), expected, atol=1e-3)
-        assert torch.allclose(long(x[..., :64], None), expected, atol=1e-5)  # a crop of the window it was built for
+        assert torch.allclose(
+            long(x[..., :64], None), expected, atol=1e-5
+        )  # a crop of the window it was built for
 
 
 def test_a_clip_that_is_real_only_in_the_remainder_keeps_a_frame():
@@ -141,7 +150,9 @@ def test_norms_against_torch():
     assert torch.allclose(time(x, mask)[1, :, :12], time(x[1:, :, :12])[0], atol=1e-5)
     assert torch.allclose(time(x, mask)[0], time(x)[0], atol=1e-5)
     one = frame(x)[1, :, 7]
-    assert torch.allclose(one, torch.nn.functional.layer_norm(x[1, :, 7], (6,), frame.weight, frame.bias), atol=1e-6)
+    assert torch.allclose(
+        one, torch.nn.functional.layer_norm(x[1, :, 7], (6,), frame.weight, frame.bias), atol=1e-6
+    )
 
 
 def test_dropout_is_of_values_and_of_whole_channels():
@@ -186,8 +197,12 @@ def by_hand(head: torch.nn.Module, x: torch.Tensor, mask: torch.Tensor, codes: t
     chances = head.forward_codes(x, mask).detach().double().log_softmax(1).numpy()
     total = 0.0
     for book in range(head.codebooks):
-        losses = [-(0.9 * chances[i, codes[i, book, 0, t], book, t] + 0.1 * chances[i, :, book, t].mean())
-                  for i in range(len(x)) for t in range(x.shape[3]) if mask[i, t]]
+        losses = [
+            -(0.9 * chances[i, codes[i, book, 0, t], book, t] + 0.1 * chances[i, :, book, t].mean())
+            for i in range(len(x))
+            for t in range(x.shape[3])
+            if mask[i, t]
+        ]
         total += float(np.mean(losses))
     return total
 
@@ -203,10 +218,15 @@ def test_loss_is_its_parts(weight, masked):
         return torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
 
     total = head.loss({"x": x, "mask": mask, "codes": codes}, criterion)
-    parts = criterion(head(x, mask)).item(), by_hand(head, x, torch.ones(3, 20).bool() if mask is None else mask, codes)
+    parts = (
+        criterion(head(x, mask)).item(),
+        by_hand(head, x, torch.ones(3, 20).bool() if mask is None else mask, codes),
+    )
     assert total.item() == pytest.approx(parts[0] + weight * parts[1], rel=1e-5)
     total.backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.abs().sum() > 0 for p in head.parameters())
+    assert all(
+        p.grad is not None and p.grad.isfinite().all() and p.grad.abs().sum() > 0 for p in head.parameters()
+    )
     if masked:
         padding = ~mask[:, None, None, :]
         changed = {"x": x.masked_fill(padding, 9.0), "mask": mask, "codes": codes.masked_fill(padding, 3)}
@@ -223,12 +243,15 @@ def test_without_language_model_no_codes_are_asked_for():
     assert head.loss({"x": x, "mask": None}, torch.sum).item() == pytest.approx(head(x).sum().item())
 
 
-@pytest.mark.parametrize("codes, parts", [
-    (codes_of(2, 1, 20), ["1 codebooks", "2 to predict", "--bandwidth", "--head.codebooks 1"]),
-    (codes_of(2, 2, 19), ["(n_q, 1, 20)", "(2, 1, 19)"]),
-    (codes_of(2, 2, 20).float(), ["whole numbers", "float32"]),
-    (codes_of(2, 2, 20) + 7, ["vocabulary is 11"]),
-])
+@pytest.mark.parametrize(
+    "codes, parts",
+    [
+        (codes_of(2, 1, 20), ["1 codebooks", "2 to predict", "--bandwidth", "--head.codebooks 1"]),
+        (codes_of(2, 2, 19), ["(n_q, 1, 20)", "(2, 1, 19)"]),
+        (codes_of(2, 2, 20).float(), ["whole numbers", "float32"]),
+        (codes_of(2, 2, 20) + 7, ["vocabulary is 11"]),
+    ],
+)
 def test_codes_that_do_not_fit(codes, parts):
     head = make("causal_lm", (6, 1, 20))
     with pytest.raises(models.HeadError) as caught:
@@ -236,19 +259,22 @@ def test_codes_that_do_not_fit(codes, parts):
     assert "\n" not in str(caught.value) and all(part in str(caught.value) for part in parts), caught.value
 
 
-@pytest.mark.parametrize("name, options, part", [
-    ("hifigan", dict(groups=(4, 16, 16, 16)), "one shorter than channels"),
-    ("hifigan", dict(groups=(4, 16, 16, 16, 3)), "3 does not"),
-    ("hifigan", dict(kernels=(15, 41, 5)), "kernels are four"),
-    ("hifigan", dict(kernels=(15, 40, 5, 3)), "odd"),
-    ("hifigan", dict(strides=(4, 4, 4, 4, 0)), "whole numbers from 1"),
-    ("convnext1d", dict(channels=()), "list of widths"),
-    ("convnext1d", dict(kernel=48), "kernel is odd"),
-    ("convnext1d", dict(stride=0), "at least 1"),
-    ("convnext1d", dict(dropout=1.5), "1.5"),
-    ("causal_lm", dict(blocks=0), "at least 1"),
-    ("causal_lm", dict(lm_weight=-1), "lm_weight"),
-])
+@pytest.mark.parametrize(
+    "name, options, part",
+    [
+        ("hifigan", dict(groups=(4, 16, 16, 16)), "one shorter than channels"),
+        ("hifigan", dict(groups=(4, 16, 16, 16, 3)), "3 does not"),
+        ("hifigan", dict(kernels=(15, 41, 5)), "kernels are four"),
+        ("hifigan", dict(kernels=(15, 40, 5, 3)), "odd"),
+        ("hifigan", dict(strides=(4, 4, 4, 4, 0)), "whole numbers from 1"),
+        ("convnext1d", dict(channels=()), "list of widths"),
+        ("convnext1d", dict(kernel=48), "kernel is odd"),
+        ("convnext1d", dict(stride=0), "at least 1"),
+        ("convnext1d", dict(dropout=1.5), "1.5"),
+        ("causal_lm", dict(blocks=0), "at least 1"),
+        ("causal_lm", dict(lm_weight=-1), "lm_weight"),
+    ],
+)
 def test_wrong_options_are_one_line(name, options, part):
     with pytest.raises(models.HeadError) as caught:
         models.build(name, (1, 1, 500), 3, **options)
@@ -259,7 +285,10 @@ def test_wrong_options_are_one_line(name, options, part):
 
 
 def options_of(head: str, options: dict) -> list[str]:
-    values = {key: json.dumps(value) if isinstance(value, (tuple, list)) else str(value) for key, value in options.items()}
+    values = {
+        key: json.dumps(value) if isinstance(value, (tuple, list)) else str(value)
+        for key, value in options.items()
+    }
     return ["--head", head, *(word for key, value in values.items() for word in (f"--head.{key}", value))]
 
 
@@ -269,27 +298,54 @@ def caches(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("study")
     data = make_competition(folder / "tones", train=4, subm=1)
     tiny(folder / "weights")
-    common = ["--competition", str(data), "--seconds", "1.2", "--pad", "silence", "--out", str(folder / "data")]
+    common = [
+        "--competition",
+        str(data),
+        "--seconds",
+        "1.2",
+        "--pad",
+        "silence",
+        "--out",
+        str(folder / "data"),
+    ]
     get_features.main([*common, "--recipe", "esc50_hifigan", "--rate", "4000"])
     get_features.main([*common, "--recipe", "esc50_causal_lm", "--weights", str(folder / "weights")])
     return folder
 
 
-@pytest.mark.parametrize("recipe, cache, head, options", [
-    ("esc50_hifigan", "wave", "hifigan", HIFIGAN),
-    ("esc50_convnext1d", "wave", "convnext1d", CONVNEXT),
-    ("esc50_encodec", "encodec", "convnext1d", CONVNEXT),
-    ("esc50_causal_lm", "encodec", "causal_lm", dict(LM, vocabulary=1024)),
-])
+@pytest.mark.parametrize(
+    "recipe, cache, head, options",
+    [
+        ("esc50_hifigan", "wave", "hifigan", HIFIGAN),
+        ("esc50_convnext1d", "wave", "convnext1d", CONVNEXT),
+        ("esc50_encodec", "encodec", "convnext1d", CONVNEXT),
+        ("esc50_causal_lm", "encodec", "causal_lm", dict(LM, vocabulary=1024)),
+    ],
+)
 def test_recipes_train_by_the_scripts(caches, monkeypatch, capsys, recipe, cache, head, options):
     monkeypatch.chdir(caches)
-    train.main(["--recipe", recipe, "--features", f"data/tones/{cache}", "--name", recipe, "--epochs", "2", "--folds", "2",
-                *options_of(head, options)])
+    train.main(
+        [
+            "--recipe",
+            recipe,
+            "--features",
+            f"data/tones/{cache}",
+            "--name",
+            recipe,
+            "--epochs",
+            "2",
+            "--folds",
+            "2",
+            *options_of(head, options),
+        ]
+    )
     assert f"head: {head} on {'wave' if cache == 'wave' else 'latents'}" in capsys.readouterr().out
     run = caches / "runs" / recipe
     losses = [float(row["train_loss"]) for row in read_csv(run / "metrics.csv")]
     # Chance is ln 3 = 1.1 for the class, and ln 1024 = 6.9 a codebook.
-    assert len(losses) == 4 and all(10 < loss < 60 if head == "causal_lm" else 0 < loss < 10 for loss in losses), losses
+    assert len(losses) == 4 and all(
+        10 < loss < 60 if head == "causal_lm" else 0 < loss < 10 for loss in losses
+    ), losses
     weights = load_file(next(run.glob("fold_*/best/*.safetensors")))
     assert weights and all(value.isfinite().all() for value in weights.values())
     assert len(read_csv(caches / "submissions" / "submission.csv")) == 3
@@ -299,4 +355,16 @@ def test_codes_that_are_too_few_are_refused(caches, monkeypatch):
     monkeypatch.chdir(caches)
     few = options_of("causal_lm", dict(LM, codebooks=4))
     with pytest.raises(UserError, match="2 codebooks in the features, 4 to predict"):
-        train.main(["--recipe", "esc50_causal_lm", "--features", "data/tones/encodec", "--name", "few", "--folds", "2", *few])
+        train.main(
+            [
+                "--recipe",
+                "esc50_causal_lm",
+                "--features",
+                "data/tones/encodec",
+                "--name",
+                "few",
+                "--folds",
+                "2",
+                *few,
+            ]
+        )

@@ -21,8 +21,18 @@ FLAGS = ("--recipe", "linear", "--folds", "2", "--epochs", "4", "--device", "cpu
 
 
 def rows(epochs: int, fold: int = 0) -> list[dict]:
-    return [{"fold": fold, "epoch": e, "lr": 0.1 / e, "train_loss": 1 / e, "valid_loss": 2 / e, "f1_macro": 0.5, "seconds": 9 * e}
-            for e in range(1, epochs + 1)]
+    return [
+        {
+            "fold": fold,
+            "epoch": e,
+            "lr": 0.1 / e,
+            "train_loss": 1 / e,
+            "valid_loss": 2 / e,
+            "f1_macro": 0.5,
+            "seconds": 9 * e,
+        }
+        for e in range(1, epochs + 1)
+    ]
 
 
 def events(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -40,7 +50,20 @@ def cached(scripts, tmp_path_factory) -> Path:  # noqa: F811
     home = tmp_path_factory.mktemp("home")
     data = make_competition(home / "tones", train=4, subm=1, seconds=0.3)
     (data / "audio_train" / "000.wav").write_bytes(b"RIFFnothing")
-    scripts[0](["--competition", str(data), "--extractor", "logmel", "--n-mels", "16", "--device", "cpu", "--out", str(home / "data")])
+    scripts[0](
+        [
+            "--competition",
+            str(data),
+            "--extractor",
+            "logmel",
+            "--n-mels",
+            "16",
+            "--device",
+            "cpu",
+            "--out",
+            str(home / "data"),
+        ]
+    )
     return home
 
 
@@ -75,8 +98,18 @@ def test_a_run_has_its_report_and_events(cached: Path, scripts, tmp_path: Path, 
     train([*FLAGS, "--runs-folder", str(tmp_path / "calm")])
     calm = tmp_path / "calm" / "r"
     assert f"report: {calm}/report.html" in capsys.readouterr().out
-    kept = {p.relative_to(calm): p.read_bytes() for p in calm.rglob("*") if p.suffix in (".png", ".html") or p.name in (EVENTS, "per_class.csv")}
-    assert {p.name for p in kept} >= {"loss_curves.png", "confusion.png", "report.html", "per_class.csv", EVENTS}
+    kept = {
+        p.relative_to(calm): p.read_bytes()
+        for p in calm.rglob("*")
+        if p.suffix in (".png", ".html") or p.name in (EVENTS, "per_class.csv")
+    }
+    assert {p.name for p in kept} >= {
+        "loss_curves.png",
+        "confusion.png",
+        "report.html",
+        "per_class.csv",
+        EVENTS,
+    }
     steps = events(calm / "tensorboard" / "fold_1")
     assert [step for step, _ in steps["loss/train"]] == [1, 2, 3, 4]
     losses = [float(row["valid_loss"]) for row in read_csv(calm / "metrics.csv") if row["fold"] == "1"]
@@ -110,8 +143,10 @@ def test_no_failure_costs_a_run(tmp_path: Path, monkeypatch, capsys) -> None:
         watch(rows(3))
     tracker.finish()
     said = capsys.readouterr().out.splitlines()
-    assert said == ["TensorBoard failed and is left out, the run is whole: no room for pictures",
-                    "the report failed and is left out, the run is whole: no room for pictures"]
+    assert said == [
+        "TensorBoard failed and is left out, the run is whole: no room for pictures",
+        "the report failed and is left out, the run is whole: no room for pictures",
+    ]
 
 
 def test_weights_and_biases(tmp_path: Path, monkeypatch) -> None:
@@ -158,7 +193,17 @@ def test_weights_and_biases(tmp_path: Path, monkeypatch) -> None:
 
 def test_pictures_per_class(cached: Path, scripts, tmp_path: Path, monkeypatch, capsys) -> None:  # noqa: F811
     monkeypatch.chdir(cached)
-    flags = ["--competition", str(cached / "tones"), "--extractor", "logmel", "--n-mels", "16", "--device", "cpu", "--pictures"]
+    flags = [
+        "--competition",
+        str(cached / "tones"),
+        "--extractor",
+        "logmel",
+        "--n-mels",
+        "16",
+        "--device",
+        "cpu",
+        "--pictures",
+    ]
     scripts[0](flags)
     folder = cached / "data" / "tones" / "logmel" / pictures.FOLDER
     made = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*.png")}
@@ -180,15 +225,40 @@ def test_pictures_per_class(cached: Path, scripts, tmp_path: Path, monkeypatch, 
 
 def test_names_for_files() -> None:
     taken: dict[str, str] = {}
-    odd = ["a/b", "a:b", "../../etc", "..", "", "CON", "con.txt", "Dog", "dog", "-rf", "日本", "x" * 300, "x" * 301, "a\0b\n", "."]
+    odd = [
+        "a/b",
+        "a:b",
+        "../../etc",
+        "..",
+        "",
+        "CON",
+        "con.txt",
+        "Dog",
+        "dog",
+        "-rf",
+        "日本",
+        "x" * 300,
+        "x" * 301,
+        "a\0b\n",
+        ".",
+    ]
     given = [pictures.safe(name, taken) for name in odd]
     assert len({name.casefold() for name in given}) == len(odd)
     for name in given:
-        assert name and "/" not in name and "\0" not in name and name not in (".", "..") and len(name.encode()) < 140
+        assert (
+            name
+            and "/" not in name
+            and "\0" not in name
+            and name not in (".", "..")
+            and len(name.encode()) < 140
+        )
         assert not name.startswith(("-", " ", ".")) and name.split(".")[0].lower() not in pictures.RESERVED
     assert given[7] == "Dog" and given[10] == "日本" and [pictures.safe(name, taken) for name in odd] == given
     assert bare(["--pictures", "--out", "x"], "--pictures", "0") == ["--pictures", "0", "--out", "x"]
-    assert bare(["--pictures", "3"], "--pictures", "0") == ["--pictures", "3"] and bare(["--pictures"], "--pictures", "0")[1] == "0"
+    assert (
+        bare(["--pictures", "3"], "--pictures", "0") == ["--pictures", "3"]
+        and bare(["--pictures"], "--pictures", "0")[1] == "0"
+    )
 
 
 def test_a_deadline_stops_the_drawing(cached: Path, tmp_path: Path, capsys) -> None:

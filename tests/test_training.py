@@ -56,7 +56,10 @@ def test_a_group_in_two_of_the_datas_folds_is_refused_by_name(elsewhere):
 @pytest.mark.parametrize("k, count", [(None, 5), (3, 3)])
 def test_made_folds_are_stratified_and_keep_groups(k, count):
     found, about = folds.assign(LABELS, NONE, GROUPS, k, seed=1)
-    assert sorted(set(found)) == list(range(count)) and about == f"{count} stratified folds over 15 groups, seed 1"
+    assert (
+        sorted(set(found)) == list(range(count))
+        and about == f"{count} stratified folds over 15 groups, seed 1"
+    )
     assert all(len(set(found[group == GROUPS])) == 1 for group in set(GROUPS))
     for fold in range(count):
         assert np.abs(np.bincount(LABELS[found == fold], minlength=3) - 20 / count).max() <= 2
@@ -71,12 +74,15 @@ def test_folds_depend_on_the_seed_alone():
     assert one == again != other
 
 
-@pytest.mark.parametrize("own, groups, k, match", [
-    (NONE, np.array(["x", "y"] * 30), None, "2 groups of clips cannot make 5 folds: give --folds 2"),
-    (NONE, GROUPS, 16, "15 groups of clips cannot make 16 folds: give --folds 15"),
-    (NONE, GROUPS, 1, "at least 2 folds"),
-    (np.full(60, 4), ALONE, None, "single fold of its own: give --folds K"),
-])
+@pytest.mark.parametrize(
+    "own, groups, k, match",
+    [
+        (NONE, np.array(["x", "y"] * 30), None, "2 groups of clips cannot make 5 folds: give --folds 2"),
+        (NONE, GROUPS, 16, "15 groups of clips cannot make 16 folds: give --folds 15"),
+        (NONE, GROUPS, 1, "at least 2 folds"),
+        (np.full(60, 4), ALONE, None, "single fold of its own: give --folds K"),
+    ],
+)
 def test_folds_that_cannot_be_made(own, groups, k, match):
     with pytest.raises(UserError, match=match):
         folds.assign(LABELS, own, groups, k, 0)
@@ -92,33 +98,52 @@ def test_scores_are_scikit_learns(seed):
     probabilities /= probabilities.sum(1, keepdims=True)
     guess = probabilities.argmax(1)
     want = {f"f1_{how}": sk.f1_score(truth, guess, average=how) for how in ("macro", "micro", "weighted")}
-    want |= {"accuracy": sk.accuracy_score(truth, guess), "balanced_accuracy": sk.balanced_accuracy_score(truth, guess),
-             "log_loss": sk.log_loss(truth, probabilities, labels=range(6)),
-             "roc_auc_macro": sk.roc_auc_score(truth, probabilities, multi_class="ovr", average="macro")}
+    want |= {
+        "accuracy": sk.accuracy_score(truth, guess),
+        "balanced_accuracy": sk.balanced_accuracy_score(truth, guess),
+        "log_loss": sk.log_loss(truth, probabilities, labels=range(6)),
+        "roc_auc_macro": sk.roc_auc_score(truth, probabilities, multi_class="ovr", average="macro"),
+    }
     within = [sk.top_k_accuracy_score(truth, probabilities, k=k) for k in (1, 2, 3)]
     want["map_at_3"] = np.diff(within, prepend=0) @ [1, 1 / 2, 1 / 3]
     found = metrics.scores(probabilities, truth)
-    assert found == pytest.approx(want, rel=1e-9) and set(get_args(get_type_hints(TrainingFlags)["metric"])) == (
-        set(found) | set(metrics.RANKING))
-    assert len({round(value, 6) for value in want.values()}) >= 4, "the scores must differ, or a mix-up would pass"
+    assert found == pytest.approx(want, rel=1e-9) and set(
+        get_args(get_type_hints(TrainingFlags)["metric"])
+    ) == (set(found) | set(metrics.RANKING))
+    assert len({round(value, 6) for value in want.values()}) >= 4, (
+        "the scores must differ, or a mix-up would pass"
+    )
 
 
 @pytest.mark.filterwarnings("error")
 def test_scores_of_odd_folds():
     """A class that is only predicted, one that never occurs, and a certain mistake."""
-    found = metrics.scores(np.array([[1, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 0]], dtype=np.float32), np.array([0, 0, 1]))
-    assert found["balanced_accuracy"] == pytest.approx(0.75) and found["f1_macro"] == pytest.approx((2 / 3 + 1 + 0) / 3)
+    found = metrics.scores(
+        np.array([[1, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 0]], dtype=np.float32), np.array([0, 0, 1])
+    )
+    assert found["balanced_accuracy"] == pytest.approx(0.75) and found["f1_macro"] == pytest.approx(
+        (2 / 3 + 1 + 0) / 3
+    )
     assert found["log_loss"] == pytest.approx(-np.log(1e-15) / 3)
 
 
 def test_report_has_every_class():
     probabilities = np.eye(3)[[0, 1, 1, 0]]
     text = metrics.report(probabilities, np.array([0, 1, 0, 0]), ["owl", "jay", "unheard"])
-    table = sk.classification_report([0, 1, 0, 0], [0, 1, 1, 0], labels=[0, 1, 2], target_names=["owl", "jay", "unheard"],
-                                     digits=4, zero_division=0)
+    table = sk.classification_report(
+        [0, 1, 0, 0],
+        [0, 1, 1, 0],
+        labels=[0, 1, 2],
+        target_names=["owl", "jay", "unheard"],
+        digits=4,
+        zero_division=0,
+    )
     assert text.startswith(table)
-    assert [line.split() for line in text.splitlines()[-3:]] == [["owl", "0", "2", "1", "0"], ["jay", "1", "0", "1", "0"],
-                                                                 ["unheard", "2", "0", "0", "0"]]
+    assert [line.split() for line in text.splitlines()[-3:]] == [
+        ["owl", "0", "2", "1", "0"],
+        ["jay", "1", "0", "1", "0"],
+        ["unheard", "2", "0", "0", "0"],
+    ]
 
 
 # --- optimisers and schedules
@@ -148,7 +173,9 @@ def advance(head, optimizer, schedule, first: int, last: int) -> list[float]:
 def test_a_packed_optimiser_goes_on_bit_for_bit(kind, form):
     from safetensors.torch import load, save
 
-    settings = TrainingFlags(optimizer=kind, schedule=form, epochs=4, lr=0.05, weight_decay=0.1, step_epochs=1)
+    settings = TrainingFlags(
+        optimizer=kind, schedule=form, epochs=4, lr=0.05, weight_decay=0.1, step_epochs=1
+    )
     head, optimizer, schedule = tuned(settings, 5)
     whole = advance(head, optimizer, schedule, 0, 20)
     half = tuned(settings, 5)
@@ -186,9 +213,16 @@ def test_schedules_are_what_they_say():
 
 
 def test_optimisers_are_what_they_say():
-    kinds = {kind: tuned(TrainingFlags(optimizer=kind, lr=0.3, weight_decay=0.2), 1)[1] for kind in ("adamw", "adam", "sgd")}
+    kinds = {
+        kind: tuned(TrainingFlags(optimizer=kind, lr=0.3, weight_decay=0.2), 1)[1]
+        for kind in ("adamw", "adam", "sgd")
+    }
     assert [type(o) for o in kinds.values()] == [torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD]
-    assert kinds["sgd"].param_groups[0]["nesterov"] and all(o.param_groups[0]["weight_decay"] == 0.2 for o in kinds.values())
+    assert kinds["sgd"].param_groups[0]["nesterov"] and all(
+        o.param_groups[0]["weight_decay"] == 0.2 for o in kinds.values()
+    )
     head = nn.Linear(2, 2)
     head.bias.requires_grad_(False)
-    assert sum(p.numel() for p in optim.optimizer(head, TrainingFlags()).param_groups[0]["params"]) == 4, "frozen ones stay"
+    assert sum(p.numel() for p in optim.optimizer(head, TrainingFlags()).param_groups[0]["params"]) == 4, (
+        "frozen ones stay"
+    )

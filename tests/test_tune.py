@@ -31,17 +31,32 @@ def test_killed_in_a_trial_and_run_again(work: Path, capsys: pytest.CaptureFixtu
     args = ["--recipe", "small.yaml", "--tune", "3", "--device", "cpu", "--name", "t"]
     said = script("train.py", *args, "--runs-folder", "calm", "--out", "calm.csv", cwd=work).stdout
     trials = [line for line in said.splitlines() if line.startswith("trial ")]
-    assert len(trials) == 3 and "lr 0.003" in trials[0] and "epochs 6" in trials[0], "the recipe's own settings come first"
-    assert len({line.split("  ", 1)[1] for line in trials}) == 3 and "flatters" in said and "head.dropout" in said
+    assert len(trials) == 3 and "lr 0.003" in trials[0] and "epochs 6" in trials[0], (
+        "the recipe's own settings come first"
+    )
+    assert (
+        len({line.split("  ", 1)[1] for line in trials}) == 3
+        and "flatters" in said
+        and "head.dropout" in said
+    )
     assert "the scores of these folds flatter" in read_json(Path("calm/t/scores.json"))["tuned"]
 
     run = work / "runs" / "t"
-    kill_when("train.py", *args, cwd=work, ready=lambda: len(list(run.glob("trial_*/fold_1/last"))) > 0 and "trial 1/3" in (
-        run / "training_log.txt").read_text())
+    kill_when(
+        "train.py",
+        *args,
+        cwd=work,
+        ready=lambda: (
+            len(list(run.glob("trial_*/fold_1/last"))) > 0
+            and "trial 1/3" in (run / "training_log.txt").read_text()
+        ),
+    )
     script("train.py", *args, cwd=work)
     names = ("oof_last.csv", "fold_*/last/model.safetensors")
     assert contents(work / "calm" / "t", *names) == contents(run, *names)
-    assert yaml.safe_load((run / "config.yaml").read_text()) | {"x": 0} == yaml.safe_load(Path("calm/t/config.yaml").read_text()) | {"x": 0}
+    assert yaml.safe_load((run / "config.yaml").read_text()) | {"x": 0} == yaml.safe_load(
+        Path("calm/t/config.yaml").read_text()
+    ) | {"x": 0}
     assert not list(run.glob("trial_*")) and (run / "tuning.db").exists()
     assert Path("calm.csv").read_bytes() == Path("submissions/submission.csv").read_bytes()
     # Again: nothing is tried anew, nothing trained.
@@ -49,14 +64,20 @@ def test_killed_in_a_trial_and_run_again(work: Path, capsys: pytest.CaptureFixtu
     assert " epoch " not in capsys.readouterr().out and len(read_csv(run / "oof_last.csv")) == 60
 
 
-def test_heads_that_are_fitted_at_once_and_trials_that_fail(work: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+def test_heads_that_are_fitted_at_once_and_trials_that_fail(
+    work: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
     pytest.importorskip("optuna")
     from earshot import tuning
 
     train.main(["--recipe", "svm", "--tune", "2", "--device", "cpu", "--name", "s"])
     said = capsys.readouterr().out
-    assert "head.c " in said and "head.gamma " in said and "lr" not in said.split("trial 1/2")[1].splitlines()[0]
-    monkeypatch.setattr(tuning, "_try", lambda *args: (_ for _ in ()).throw(UserError("the loss is not a number")))
+    assert (
+        "head.c " in said and "head.gamma " in said and "lr" not in said.split("trial 1/2")[1].splitlines()[0]
+    )
+    monkeypatch.setattr(
+        tuning, "_try", lambda *args: (_ for _ in ()).throw(UserError("the loss is not a number"))
+    )
     with pytest.raises(UserError, match="no trial could be trained to its end"):
         train.main(["--recipe", "small.yaml", "--tune", "2", "--device", "cpu", "--name", "u"])
 

@@ -22,7 +22,9 @@ def test_windows_are_the_samples():
     short, long = extractor.extract(waves, [0.0, 0.25], 2)
     assert extractor.shapes == {"wave": (1, 1, 8000)} and extractor.span == 1.0
     assert short.views["wave"].dtype == np.float16 and short.views["wave"].shape == (1, 1, 1, 8000)
-    np.testing.assert_array_equal(short.views["wave"][0, 0, 0], audio.fill(waves[0], 8000, "wrap").astype(np.float16))
+    np.testing.assert_array_equal(
+        short.views["wave"][0, 0, 0], audio.fill(waves[0], 8000, "wrap").astype(np.float16)
+    )
     assert long.start.tolist() == [0.25, 1.25, 1.75] and short.length.tolist() == [pytest.approx(0.3)]
     np.testing.assert_array_equal(long.views["wave"][2, 0, 0], waves[1][-8000:].astype(np.float16))
 
@@ -40,7 +42,9 @@ def test_no_weights():
 
 
 def test_by_the_command_at_the_datas_own_rate(tones: Path, tmp_path: Path):
-    said = script("get_features.py", "--competition", tones, "--extractor", "waveform", "--rate", "None", cwd=tmp_path).stdout
+    said = script(
+        "get_features.py", "--competition", tones, "--extractor", "waveform", "--rate", "None", cwd=tmp_path
+    ).stdout
     assert "rate: 16000 Hz, the training clips' commonest" in said and "views: wave (1, 1, 16000)" in said
     made = Cache(tmp_path / "data" / "tones" / "waveform")
     train = made.split("train")

@@ -43,13 +43,14 @@ class One(nn.Module):
 
 # --- pooling
 
+
 def by_hand(logits: np.ndarray, how: str, multilabel: bool) -> np.ndarray:
     def shares(x: np.ndarray) -> np.ndarray:
         return 1 / (1 + np.exp(-x)) if multilabel else np.exp(x) / np.exp(x).sum(-1, keepdims=True)
 
     if how == "probability":
         return shares(logits).mean(0)
-    best = -np.sort(-logits, axis=0)[:{"max": 1, "top3": 3}.get(how)]
+    best = -np.sort(-logits, axis=0)[: {"max": 1, "top3": 3}.get(how)]
     return shares(best.mean(0))
 
 
@@ -66,14 +67,20 @@ def test_pools_are_what_they_say(how: str, multilabel: bool) -> None:
 
 
 def test_the_mean_of_the_logits_is_the_geometric_mean_of_one_labels_probabilities() -> None:
-    logits, clip = torch.randn(6, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 0, 0, 1, 1, 0])
+    logits, clip = (
+        torch.randn(6, 3, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([0, 0, 0, 1, 1, 0]),
+    )
     found = windows.pool(logits, clip, 2)
     product = logits.softmax(1)[clip == 0].log().mean(0).exp()
     torch.testing.assert_close(found[0], product / product.sum())
-    assert torch.equal(windows.pool(logits[:0], clip[:0], 2, "max").isnan(), torch.ones(2, 3, dtype=torch.bool))
+    assert torch.equal(
+        windows.pool(logits[:0], clip[:0], 2, "max").isnan(), torch.ones(2, 3, dtype=torch.bool)
+    )
 
 
 # --- drawing
+
 
 def test_at_most_so_many_windows_of_a_clip_each_as_likely() -> None:
     clip = np.repeat(np.arange(5), [6, 1, 3, 2, 6])
@@ -82,13 +89,22 @@ def test_at_most_so_many_windows_of_a_clip_each_as_likely() -> None:
     seen = np.zeros(len(clip))
     for seed in range(600):
         found = windows.drawn(rows, clip, 2, seed)
-        assert (np.diff(found) > 0).all() and np.bincount(clip[found], minlength=5).tolist() == [2, 1, 2, 0, 2]
+        assert (np.diff(found) > 0).all() and np.bincount(clip[found], minlength=5).tolist() == [
+            2,
+            1,
+            2,
+            0,
+            2,
+        ]
         seen[found] += 1
     assert np.array_equal(windows.drawn(rows, clip, 2, 7), windows.drawn(rows, clip, 2, 7))
     np.testing.assert_allclose(seen[clip == 0] / 600, 1 / 3, atol=0.08)
     np.testing.assert_allclose(seen[clip == 2] / 600, 2 / 3, atol=0.08)
     mixed = np.random.default_rng(0).permutation(rows)
-    assert len(windows.drawn(mixed, clip, 3, 1)) == 3 + 1 + 3 + 3 and len(windows.drawn(rows[:0], clip, 3, 1)) == 0
+    assert (
+        len(windows.drawn(mixed, clip, 3, 1)) == 3 + 1 + 3 + 3
+        and len(windows.drawn(rows[:0], clip, 3, 1)) == 0
+    )
 
 
 def test_an_epoch_trains_on_the_windows_that_it_draws(tmp_path: Path) -> None:
@@ -116,7 +132,9 @@ def test_copies_are_drawn_from_as_well(tmp_path: Path) -> None:
     rows.copy = np.zeros(8, dtype=int)
     valid = np.zeros(4, dtype=bool)
 
-    made = Fitter(One, rows, Fold(1, 1, 2, ~valid, valid), TrainingFlags(windows=1), 3, FoldFolder(tmp_path), CPU)
+    made = Fitter(
+        One, rows, Fold(1, 1, 2, ~valid, valid), TrainingFlags(windows=1), 3, FoldFolder(tmp_path), CPU
+    )
     for epoch in (1, 2, 3):
         found = made._drawn(made.rows.of_epoch(made.train_rows, epoch), epoch)
         assert sorted(rows.whose[found]) == [0, 1, 2, 3] and (found >= 4).any()
@@ -137,21 +155,29 @@ def test_a_stopped_fold_of_drawn_windows_ends_as_if_never_stopped(tmp_path: Path
 
 # --- the focal loss
 
+
 def test_the_focal_loss_of_several_labels_is_torchvisions() -> None:
     from torchvision.ops import sigmoid_focal_loss
 
     random = torch.Generator().manual_seed(0)
-    logits, targets = 3 * torch.randn(7, 4, generator=random), (torch.rand(7, 4, generator=random) < 0.4).float()
+    logits, targets = (
+        3 * torch.randn(7, 4, generator=random),
+        (torch.rand(7, 4, generator=random) < 0.4).float(),
+    )
     want = sigmoid_focal_loss(logits, targets, alpha=-1, gamma=2, reduction="mean")
     found = Criterion(True, 0.0, None, True)
     torch.testing.assert_close(found(logits, targets), want)
     halves = [found(logits[part], targets[part], 7) for part in (slice(0, 3), slice(3, 7))]
     torch.testing.assert_close(sum(halves), want)
     weighted = Criterion(True, 0.0, torch.tensor([1.0, 2.0, 5.0, 1.0]), True)(logits, targets)
-    each = sigmoid_focal_loss(logits, targets, alpha=-1, gamma=2) * torch.where(targets == 1, torch.tensor([1.0, 2, 5, 1]), 1.0)
+    each = sigmoid_focal_loss(logits, targets, alpha=-1, gamma=2) * torch.where(
+        targets == 1, torch.tensor([1.0, 2, 5, 1]), 1.0
+    )
     torch.testing.assert_close(weighted, each.mean())
     shares = torch.rand(7, 4, generator=random)
-    assert Criterion(True, 0.1, None, True)(shares.logit(), shares) < 1e-6, "a share that is met costs nothing"
+    assert Criterion(True, 0.1, None, True)(shares.logit(), shares) < 1e-6, (
+        "a share that is met costs nothing"
+    )
 
 
 def test_the_focal_loss_of_one_label() -> None:
@@ -161,23 +187,41 @@ def test_the_focal_loss_of_one_label() -> None:
     torch.testing.assert_close(found, (-p.log() * (1 - p) ** 2).mean())
     weights = torch.tensor([1.0, 2.0, 4.0])
     found = Criterion(False, 0.0, weights, True)(logits, nn.functional.one_hot(labels).float())
-    torch.testing.assert_close(found, (weights[labels] * -p.log() * (1 - p) ** 2).sum() / weights[labels].sum())
+    torch.testing.assert_close(
+        found, (weights[labels] * -p.log() * (1 - p) ** 2).sum() / weights[labels].sum()
+    )
 
 
 # --- metrics that are minimised
 
+
 def test_the_least_log_loss_is_the_best_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [{"fold": 1, "epoch": n + 1, "lr": 0.1, "train_loss": 1.0, "valid_loss": loss, "f1_macro": f1, "seconds": 0.1}
-            for n, (loss, f1) in enumerate([(0.5, 0.7), (0.3, 0.6), (0.4, 0.9)])]
+    rows = [
+        {
+            "fold": 1,
+            "epoch": n + 1,
+            "lr": 0.1,
+            "train_loss": 1.0,
+            "valid_loss": loss,
+            "f1_macro": f1,
+            "seconds": 0.1,
+        }
+        for n, (loss, f1) in enumerate([(0.5, 0.7), (0.3, 0.6), (0.4, 0.9)])
+    ]
     monkeypatch.setattr(Fitter, "epoch", lambda self, number, pause=None: rows[number - 1])
     lines: list[str] = []
     assert fitter(tmp_path, TrainingFlags(epochs=3, metric="log_loss")).fit(lines.append, NEVER, 0)
-    assert [("*" in line, "log_loss 0.3000" in line) for line in lines] == [(True, False), (True, True), (False, False)]
+    assert [("*" in line, "log_loss 0.3000" in line) for line in lines] == [
+        (True, False),
+        (True, True),
+        (False, False),
+    ]
     assert '"log_loss": 0.3' in (tmp_path / "best" / "head.json").read_text()
     assert metrics.gain("log_loss", 0.3) == -0.3 and metrics.gain("f1_macro", 0.3) == 0.3
 
 
 # --- the line
+
 
 def recordings(folder: Path, train: int = 24, subm: int = 4) -> Path:
     """Clips of 2.5 s of noise with a tone of one or two kinds in some second of it, their labels in a list."""
@@ -186,29 +230,51 @@ def recordings(folder: Path, train: int = 24, subm: int = 4) -> Path:
         (folder / part).mkdir(parents=True)
         for index in range(count):
             random = np.random.default_rng([index, count])
-            wave, kinds = 0.05 * random.standard_normal(40000), [index % 3] if index % 2 else [index % 3, (index + 1) % 3]
+            wave, kinds = (
+                0.05 * random.standard_normal(40000),
+                [index % 3] if index % 2 else [index % 3, (index + 1) % 3],
+            )
             for second, kind in zip(random.permutation([0.0, 1.5]), kinds):
-                wave[int(16000 * second):][:16000] += tone(kind, index)
+                wave[int(16000 * second) :][:16000] += tone(kind, index)
             soundfile.write(folder / part / f"{part[6]}{index}.wav", wave, 16000)
             rows.append([f"{part[6]}{index}.wav", ";".join(f"tone{kind}" for kind in kinds)])
     sample = [["fname", "tone0", "tone1", "tone2"], *([row[0], 0, 0, 0] for row in rows[train:])]
-    for name, content in (("train.csv", [["fname", "labels"], *rows[:train]]), ("sample_submission.csv", sample)):
+    for name, content in (
+        ("train.csv", [["fname", "labels"], *rows[:train]]),
+        ("sample_submission.csv", sample),
+    ):
         with open(folder / name, "w", newline="") as file:
             csv.writer(file).writerows(content)
     return folder
 
 
-def test_the_pool_of_a_run_is_that_of_its_epochs_folds_and_submission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pool_of_a_run_is_that_of_its_epochs_folds_and_submission(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    get_features.main(["--competition", str(recordings(tmp_path / "long")), "--extractor", "logmel", "--seconds", "1", "--hop", "0.5",
-                       "--task", "multilabel"])
+    get_features.main(
+        [
+            "--competition",
+            str(recordings(tmp_path / "long")),
+            "--extractor",
+            "logmel",
+            "--seconds",
+            "1",
+            "--hop",
+            "0.5",
+            "--task",
+            "multilabel",
+        ]
+    )
     args = ["--recipe", "linear", "--epochs", "3", "--folds", "2", "--lr", "0.1", "--metric", "roc_auc_macro"]
     train.main([*args, "--fold", "1", "--pool", "max", "--windows", "2", "--loss", "focal", "--name", "r"])
     run, cache = Run.open(tmp_path / "runs" / "r"), Cache(tmp_path / "data" / "long" / "logmel")
     assert (run.pool, run.config["record"]["training"]["windows"]) == ("max", 2)
     oof = read_csv(run.folder / "oof_last.csv")
     p = np.array([[float(row[f"tone{kind}"]) for kind in range(3)] for row in oof])
-    truth = np.array([[f"tone{kind}" in row["label"].split("|") for kind in range(3)] for row in oof]).astype(int)
+    truth = np.array([[f"tone{kind}" in row["label"].split("|") for kind in range(3)] for row in oof]).astype(
+        int
+    )
     last = read_csv(run.folder / "metrics.csv")[-1]
     assert metrics.scores(p, truth)["roc_auc_macro"] == pytest.approx(float(last["roc_auc_macro"]), abs=1e-5)
     assert metrics.scores(p, truth)["log_loss"] == pytest.approx(float(last["valid_loss"]), abs=1e-5)
@@ -217,7 +283,9 @@ def test_the_pool_of_a_run_is_that_of_its_epochs_folds_and_submission(tmp_path: 
     device = choose("cpu")
     rows = blend.rows_of(cache, "subm", "mel", device)
     whose, rows.clip, rows.ids = rows.clip, np.arange(len(rows)), np.arange(len(rows))
-    alone = predict(run.fold(1).load_head("best", models.rebuild, "cpu"), rows, np.arange(len(rows)), 64, autocast(device))
+    alone = predict(
+        run.fold(1).load_head("best", models.rebuild, "cpu"), rows, np.arange(len(rows)), 64, autocast(device)
+    )
     submitted = read_csv(tmp_path / "submissions" / "submission.csv")
     made = {row["fname"]: [float(row[f"tone{kind}"]) for kind in range(3)] for row in submitted}
     for index, id in enumerate(cache.split("subm")["ids"]):

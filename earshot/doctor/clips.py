@@ -60,8 +60,10 @@ class Clips:
 
     def parts(self) -> np.ndarray:
         """(clips,) numbers of what is known to belong together: a group, else the clip; hold-out and submission are one each."""
-        keys = [f"g{group}" if group and split == "train" else f"i{index}" if split == "train" else split
-                for index, (split, group) in enumerate(zip(self.splits, self.groups))]
+        keys = [
+            f"g{group}" if group and split == "train" else f"i{index}" if split == "train" else split
+            for index, (split, group) in enumerate(zip(self.splits, self.groups))
+        ]
         return np.unique(keys, return_inverse=True)[1]
 
 
@@ -78,25 +80,47 @@ def load(folder: Path, run_folds: dict[str, int] | None = None) -> Clips:
     parts = [(name, cache.split(name)) for name in ("train", "test", "subm") if cache.has(name)]
     view = next((v for v in VIEWS if v in cache.shapes), None)
     train = parts[0][1]
-    labels = train["labels"] if cache.multilabel else np.searchsorted(cache.classes, train["labels"]) if _sorted(cache) else \
-        np.array([cache.classes.index(label) for label in train["labels"].tolist()])
+    labels = (
+        train["labels"]
+        if cache.multilabel
+        else np.searchsorted(cache.classes, train["labels"])
+        if _sorted(cache)
+        else np.array([cache.classes.index(label) for label in train["labels"].tolist()])
+    )
     place, whose, foldless = _places(train, labels, run_folds)
     place = np.concatenate([place, *(np.full(len(content["ids"]), name) for name, content in parts[1:])])
     ids = np.concatenate([content["ids"] for _, content in parts])
     span = cache.manifest["span"]
     seconds, digests = _files(folder, ids)
     covered = np.concatenate([_covered(content) for _, content in parts])
-    embeddings = None if view is None else np.concatenate([embed(content, view, span) for _, content in parts])
-    return Clips(cache, view, ids, np.repeat([name for name, _ in parts], [len(content["ids"]) for _, content in parts]), place,
-                 np.concatenate([content["groups"] for _, content in parts]), labels, _names(parts, cache), embeddings,
-                 np.where(np.isnan(seconds), _padded(covered, span), seconds), covered, digests, whose, foldless)
+    embeddings = (
+        None if view is None else np.concatenate([embed(content, view, span) for _, content in parts])
+    )
+    return Clips(
+        cache,
+        view,
+        ids,
+        np.repeat([name for name, _ in parts], [len(content["ids"]) for _, content in parts]),
+        place,
+        np.concatenate([content["groups"] for _, content in parts]),
+        labels,
+        _names(parts, cache),
+        embeddings,
+        np.where(np.isnan(seconds), _padded(covered, span), seconds),
+        covered,
+        digests,
+        whose,
+        foldless,
+    )
 
 
 def _sorted(cache: Cache) -> bool:
     return cache.classes == sorted(cache.classes)
 
 
-def _places(train: dict, labels: np.ndarray, run_folds: dict[str, int] | None) -> tuple[np.ndarray, str, str | None]:
+def _places(
+    train: dict, labels: np.ndarray, run_folds: dict[str, int] | None
+) -> tuple[np.ndarray, str, str | None]:
     none = np.full(len(train["ids"]), "", dtype="U12")
     if run_folds is not None:
         found = np.array([str(run_folds.get(str(id), "")) for id in train["ids"]], dtype="U12")
@@ -171,7 +195,11 @@ def embed(content: dict, view: str, span: float) -> np.ndarray:
     for first in range(0, len(clip), ROWS):
         rows = slice(first, first + ROWS)
         piece = np.asarray(array[rows], dtype=np.float32)
-        found = piece.reshape(len(piece), -1) if view == "pooled" else _statistics(piece, content["length"][rows] / span, view)
+        found = (
+            piece.reshape(len(piece), -1)
+            if view == "pooled"
+            else _statistics(piece, content["length"][rows] / span, view)
+        )
         if total is None:
             total = np.zeros((len(counts), found.shape[1]), dtype=np.float32)
         np.add.at(total, clip[rows], found)

@@ -14,8 +14,18 @@ from earshot.doctor.flags import DataFlags
 from earshot.errors import UserError
 from earshot.files import check_output, locked, write_text
 
-FILES = ("duplicates.csv", "groups.csv", "suspicious_labels.csv", "submission_like.csv", "class_balance.csv", "class_balance.png",
-         "durations.png", "neighbours.png", "map.png", "data_report.md")
+FILES = (
+    "duplicates.csv",
+    "groups.csv",
+    "suspicious_labels.csv",
+    "submission_like.csv",
+    "class_balance.csv",
+    "class_balance.png",
+    "durations.png",
+    "neighbours.png",
+    "map.png",
+    "data_report.md",
+)
 
 
 def pick(folder: Path) -> Path:
@@ -26,14 +36,21 @@ def pick(folder: Path) -> Path:
     """
     if caches.is_cache(folder):
         return folder
-    below = [path.parent for path in sorted(folder.glob(f"*/{caches.MANIFEST}")) if caches.is_cache(path.parent)]
+    below = [
+        path.parent for path in sorted(folder.glob(f"*/{caches.MANIFEST}")) if caches.is_cache(path.parent)
+    ]
     if not below:
-        raise UserError(f"--data {folder}: no cache there: make one with get_features.py, then name data/<competition>")
+        raise UserError(
+            f"--data {folder}: no cache there: make one with get_features.py, then name data/<competition>"
+        )
     order = {view: index for index, view in enumerate(VIEWS)}
 
     def rank(path: Path) -> int:
         shapes = caches.peek(path / caches.MANIFEST).get("shapes")
-        return min((order.get(view, len(VIEWS)) for view in (shapes if isinstance(shapes, dict) else ())), default=len(VIEWS))
+        return min(
+            (order.get(view, len(VIEWS)) for view in (shapes if isinstance(shapes, dict) else ())),
+            default=len(VIEWS),
+        )
 
     return min(below, key=rank)
 
@@ -67,7 +84,9 @@ def look(flags: DataFlags, say: Callable[[str], None]) -> list[Finding]:
     check_output(out / "data_report.md")
     oof, folds = None, None
     if flags.runs:
-        oof, folds = suspects.out_of_fold(flags.runs, flags.runs_folder, cache.split("train")["ids"], cache.classes)
+        oof, folds = suspects.out_of_fold(
+            flags.runs, flags.runs_folder, cache.split("train")["ids"], cache.classes
+        )
     clips = clips_of.load(folder, folds)
     with locked(out, "the report"):
         for name in FILES:  # of an earlier look: what is not found again must not be read again
@@ -79,15 +98,23 @@ def look(flags: DataFlags, say: Callable[[str], None]) -> list[Finding]:
             for finding in found:
                 say(str(finding))
 
-        about = f"data: {folder}, {len(clips.ids)} clips, {clips.whose}, compared by {clips.view or 'nothing'}"
+        about = (
+            f"data: {folder}, {len(clips.ids)} clips, {clips.whose}, compared by {clips.view or 'nothing'}"
+        )
         say(about)
         tell(shape.balance(clips, out))
         tell(shape.durations(clips))
         tell(shape.audio(clips))
         near = None
         if clips.view is None:
-            tell([warning("no view to compare clips by (waveforms and codes say nothing of likeness): no duplicates, neighbours or "
-                          "shift; get_features.py --extractor logmel makes one in minutes")])
+            tell(
+                [
+                    warning(
+                        "no view to compare clips by (waveforms and codes say nothing of likeness): no duplicates, neighbours or "
+                        "shift; get_features.py --extractor logmel makes one in minutes"
+                    )
+                ]
+            )
         else:
             near = _duplicates(clips, flags.threshold, folds, out, tell)
         tell(suspects.write(clips, oof, out))
@@ -99,8 +126,9 @@ def look(flags: DataFlags, say: Callable[[str], None]) -> list[Finding]:
     return findings
 
 
-def _duplicates(clips: Clips, threshold: float | None, folds: dict | None, out: Path,
-                tell: Callable) -> duplicates.Duplicates | None:
+def _duplicates(
+    clips: Clips, threshold: float | None, folds: dict | None, out: Path, tell: Callable
+) -> duplicates.Duplicates | None:
     other = comparable(clips)
     by = clips_of.load(other, folds) if other else clips
     if by.heard.sum() < 3:
@@ -113,8 +141,14 @@ def _duplicates(clips: Clips, threshold: float | None, folds: dict | None, out: 
     elif by.view in LEVELS:
         tell([ok(f"copies looked for by {by.view}, cosine {found.threshold:.3f} and more")])
     else:
-        tell([ok(f"copies looked for by {by.view}, cosine {found.threshold:.3f} and more; cropped ones are found more surely once "
-                 "get_features.py --extractor logmel has been run for this competition")])
+        tell(
+            [
+                ok(
+                    f"copies looked for by {by.view}, cosine {found.threshold:.3f} and more; cropped ones are found more surely once "
+                    "get_features.py --extractor logmel has been run for this competition"
+                )
+            ]
+        )
     return found
 
 
@@ -131,5 +165,10 @@ def _report(about: str, findings: list[Finding], out: Path) -> None:
         lines += [f"- **{level}** {finding.text}" for finding in findings if finding.level == level]
     made = [name for name in FILES[:-1] if (out / name).exists()]
     tables, shown = ([name for name in made if name.endswith(end)] for end in (".csv", ".png"))
-    lines += ["", f"Tables: {', '.join(f'[{name}]({name})' for name in tables)}", "", *(f"![{name}]({name})\n" for name in shown)]
+    lines += [
+        "",
+        f"Tables: {', '.join(f'[{name}]({name})' for name in tables)}",
+        "",
+        *(f"![{name}]({name})\n" for name in shown),
+    ]
     write_text(out / "data_report.md", "\n".join(lines).rstrip("\n") + "\n")

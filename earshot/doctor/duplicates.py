@@ -48,13 +48,23 @@ def find(clips: Clips, threshold: float | None) -> Duplicates:
     best = np.where(np.isfinite(best), best, cosines[:, -1])
     best = best[np.isfinite(best)]
     limit = threshold if threshold is not None else usual(best) if len(best) else 1.0
-    pairs = {(min(a, b), max(a, b)): float(c) for a, row, near in zip(heard.tolist(), cosines, indices.tolist())
-             for b, c in zip(near, row) if c >= limit}
+    pairs = {
+        (min(a, b), max(a, b)): float(c)
+        for a, row, near in zip(heard.tolist(), cosines, indices.tolist())
+        for b, c in zip(near, row)
+        if c >= limit
+    }
     by_content: dict[str, int] = {}
     for index, digest in enumerate(clips.digests):
-        if digest and by_content.setdefault(digest, index) != index and parts[by_content[digest]] != parts[index]:
+        if (
+            digest
+            and by_content.setdefault(digest, index) != index
+            and parts[by_content[digest]] != parts[index]
+        ):
             pairs[by_content[digest], index] = 1.0
-    return Duplicates(sorted(((a, b, c) for (a, b), c in pairs.items()), key=lambda pair: (-pair[2], pair[:2])), limit, best)
+    return Duplicates(
+        sorted(((a, b, c) for (a, b), c in pairs.items()), key=lambda pair: (-pair[2], pair[:2])), limit, best
+    )
 
 
 def clusters(clips: Clips, pairs: list[tuple[int, int, float]]) -> np.ndarray:
@@ -63,8 +73,12 @@ def clusters(clips: Clips, pairs: list[tuple[int, int, float]]) -> np.ndarray:
     from scipy.sparse.csgraph import connected_components
 
     grouped = np.flatnonzero(clips.train & (clips.groups != ""))
-    first = {group: index for index, group in reversed(list(zip(grouped.tolist(), clips.groups[grouped].tolist())))}
-    edges = [(a, b) for a, b, _ in pairs] + [(first[clips.groups[index]], index) for index in grouped.tolist()]
+    first = {
+        group: index for index, group in reversed(list(zip(grouped.tolist(), clips.groups[grouped].tolist())))
+    }
+    edges = [(a, b) for a, b, _ in pairs] + [
+        (first[clips.groups[index]], index) for index in grouped.tolist()
+    ]
     a, b = np.array(edges, dtype=np.int64).reshape(-1, 2).T
     links = coo_matrix((np.ones(len(a)), (a, b)), shape=(len(clips.ids),) * 2)
     return connected_components(links, directed=False)[1]
@@ -76,25 +90,59 @@ def write(clips: Clips, found: Duplicates, out: Path) -> list[Finding]:
     label, digests = clips.names, clips.digests
     said = [(a, b, c, place[a] != place[b] and train[a] and train[b]) for a, b, c in found.pairs]
     rank = {number: place for place, number in enumerate(dict.fromkeys(whole[a] for a, *_ in said), 1)}
-    write_csv(out / "duplicates.csv",
-              ("cluster", "clip_a", "clip_b", "fold_a", "fold_b", "label_a", "label_b", "cosine", "same_file", "straddles"),
-              ((rank[whole[a]], clips.ids[a], clips.ids[b], place[a], place[b], label[a], label[b], c,
-                "yes" if digests[a] and digests[a] == digests[b] else "", "yes" if over else "")
-               for a, b, c, over in sorted(said, key=lambda row: (rank[whole[row[0]]], -row[2], row[:2]))))
+    write_csv(
+        out / "duplicates.csv",
+        (
+            "cluster",
+            "clip_a",
+            "clip_b",
+            "fold_a",
+            "fold_b",
+            "label_a",
+            "label_b",
+            "cosine",
+            "same_file",
+            "straddles",
+        ),
+        (
+            (
+                rank[whole[a]],
+                clips.ids[a],
+                clips.ids[b],
+                place[a],
+                place[b],
+                label[a],
+                label[b],
+                c,
+                "yes" if digests[a] and digests[a] == digests[b] else "",
+                "yes" if over else "",
+            )
+            for a, b, c, over in sorted(said, key=lambda row: (rank[whole[row[0]]], -row[2], row[:2]))
+        ),
+    )
     lines = [_between(said, clips, rank, whole, out)]
     inside = [row for row in said if train[row[0]] and train[row[1]]]
     if inside:
         _write_groups(clips, whole, {whole[a] for a, *_ in inside}, out / "groups.csv")
-    for split, name in (("test", "the hold-out: its score is flattered; leave those clips out of training"),
-                        ("subm", "the submission: their labels are likely known; compare duplicates.csv with the predictions")):
+    for split, name in (
+        ("test", "the hold-out: its score is flattered; leave those clips out of training"),
+        (
+            "subm",
+            "the submission: their labels are likely known; compare duplicates.csv with the predictions",
+        ),
+    ):
         across = [(a, b) for a, b, *_ in said if train[a] and clips.splits[b] == split]
         if across:
             lines.append(warning(f"{len(across)} pairs, near-duplicates in training and {name}"))
     other = [(a, b) for a, b, *_ in inside if label[a] != label[b]]
     if other:
         a, b = other[0]
-        lines.append(warning(f"{len(other)} pairs of near-duplicates have different labels (first: {clips.ids[a]} {label[a]}, "
-                             f"{clips.ids[b]} {label[b]}): hear them, and mend one"))
+        lines.append(
+            warning(
+                f"{len(other)} pairs of near-duplicates have different labels (first: {clips.ids[a]} {label[a]}, "
+                f"{clips.ids[b]} {label[b]}): hear them, and mend one"
+            )
+        )
     return lines
 
 
@@ -102,13 +150,19 @@ def _between(said: list, clips: Clips, rank: dict, whole: np.ndarray, out: Path)
     over = [row for row in said if row[3]]
     if not over:
         alike = [row for row in said if clips.train[row[0]] and clips.train[row[1]]]
-        within = f"; {len(alike)} pairs lie within one fold: {out / 'groups.csv'} keeps them together" if alike else ""
+        within = (
+            f"; {len(alike)} pairs lie within one fold: {out / 'groups.csv'} keeps them together"
+            if alike
+            else ""
+        )
         return ok(f"no near-duplicates straddle folds ({clips.whose}){within}")
     count = len({whole[a] for a, *_ in over})
     a, b, c, _ = over[0]
-    return warning(f"{len(over)} pairs of near-duplicates in {count} clusters straddle folds (first: {clips.ids[a]}, "
-                   f"{clips.ids[b]}, cosine {c:.3f}): scores are flattered; give each cluster one group: add {out / 'groups.csv'} to the "
-                   "training csv as its column `group`, extract again, and train with --folds K")
+    return warning(
+        f"{len(over)} pairs of near-duplicates in {count} clusters straddle folds (first: {clips.ids[a]}, "
+        f"{clips.ids[b]}, cosine {c:.3f}): scores are flattered; give each cluster one group: add {out / 'groups.csv'} to the "
+        "training csv as its column `group`, extract again, and train with --folds K"
+    )
 
 
 def _write_groups(clips: Clips, whole: np.ndarray, which: set, path: Path) -> None:
@@ -118,4 +172,6 @@ def _write_groups(clips: Clips, whole: np.ndarray, which: set, path: Path) -> No
     for index in train.tolist():
         if whole[index] in which:
             names.setdefault(whole[index], clips.groups[index] or f"like {clips.ids[index]}")
-    write_csv(path, ("id", "group"), ((clips.ids[i], names.get(whole[i], clips.groups[i])) for i in train.tolist()))
+    write_csv(
+        path, ("id", "group"), ((clips.ids[i], names.get(whole[i], clips.groups[i])) for i in train.tolist())
+    )

@@ -29,17 +29,27 @@ def look() -> list[Finding]:
     except UserError:
         return found  # said already
     used = ", ".join(one.name for one in chosen)
-    return [*found, ok(f"device: {used}, a process each, precision {chosen[0].precision}" if len(chosen) > 1
-                       else f"device: {used}, precision {chosen[0].precision}")]
+    return [
+        *found,
+        ok(
+            f"device: {used}, a process each, precision {chosen[0].precision}"
+            if len(chosen) > 1
+            else f"device: {used}, precision {chosen[0].precision}"
+        ),
+    ]
 
 
 def _without(torch) -> Finding:
     cpu = f"all is computed on the CPU, {torch.get_num_threads()} threads"
     if os.path.exists(DRIVER) and torch.version.cuda is None:
-        return warning(f"there is a GPU, but this torch ({torch.__version__}) is built for CPUs alone, so {cpu}: install torch with CUDA")
+        return warning(
+            f"there is a GPU, but this torch ({torch.__version__}) is built for CPUs alone, so {cpu}: install torch with CUDA"
+        )
     if os.path.exists(DRIVER):
-        return warning(f"there is a GPU, but torch {torch.__version__} (CUDA {torch.version.cuda}) cannot use it, so {cpu}: is the driver "
-                       "too old for that CUDA, or CUDA_VISIBLE_DEVICES empty?")
+        return warning(
+            f"there is a GPU, but torch {torch.__version__} (CUDA {torch.version.cuda}) cannot use it, so {cpu}: is the driver "
+            "too old for that CUDA, or CUDA_VISIBLE_DEVICES empty?"
+        )
     if attached.root():
         return warning(f"no GPU, {cpu}: choose the accelerator GPU T4 x2 in the notebook's settings")
     return ok(f"no GPU, {cpu}, fp32 or what a trial finds faster")
@@ -54,8 +64,10 @@ def _gpu(torch, index: int) -> Finding:
     free, total = torch.cuda.mem_get_info(index)
     about = f"GPU {index}: {found.about}, a kernel ran, {human(free)} of {human(total)} free"
     if not built_for((major, minor), torch.cuda.get_arch_list()):
-        return warning(f"{about}; this torch is not built for sm_{major}{minor} ({' '.join(torch.cuda.get_arch_list())}), so that each kernel "
-                       "is compiled when first used: install a torch that is")
+        return warning(
+            f"{about}; this torch is not built for sm_{major}{minor} ({' '.join(torch.cuda.get_arch_list())}), so that each kernel "
+            "is compiled when first used: install a torch that is"
+        )
     if free < BUSY * total:
         return warning(f"{about}: another process holds the rest: stop it, or restart the session")
     return ok(about)
@@ -73,24 +85,38 @@ def libraries() -> list[Finding]:
 
     major, minor = map(int, torch.__version__.split(".")[:2])
     lines, versions = [], [f"torch {torch.__version__} (CUDA {torch.version.cuda or 'none'})"]
-    for name, release, needed in (("torchvision", f"0.{minor + 15}", True), ("torchaudio", f"{major}.{minor}", False)):
+    for name, release, needed in (
+        ("torchvision", f"0.{minor + 15}", True),
+        ("torchaudio", f"{major}.{minor}", False),
+    ):
         have = version(name)
         if have is None:
-            lines += [stop(f"torchvision is missing, which efficientat and timm need: install {release}")] if needed else []
+            lines += (
+                [stop(f"torchvision is missing, which efficientat and timm need: install {release}")]
+                if needed
+                else []
+            )
             continue
         versions.append(f"{name} {have}")
         level = stop if needed else warning
         mend = f"install {name} {release} of CUDA {torch.version.cuda or 'none'}" + (
-            "" if needed else ", or pip uninstall torchaudio: it is not needed for features or training")
+            "" if needed else ", or pip uninstall torchaudio: it is not needed for features or training"
+        )
         tags = [one.partition("+")[2] for one in (torch.__version__, have)]
         try:
             importlib.import_module(name)
         except Exception as error:  # RuntimeError, OSError, ImportError: whatever a mismatch breaks first
             said = " ".join((str(error) or type(error).__name__).split())[:120]
-            lines.append(level(f"{name} {have} cannot be imported beside torch {torch.__version__} ({said}): {mend}"))
+            lines.append(
+                level(f"{name} {have} cannot be imported beside torch {torch.__version__} ({said}): {mend}")
+            )
             continue
         if not have.startswith(f"{release}."):
-            lines.append(warning(f"{name} {have} belongs to another release than torch {torch.__version__}: {mend}"))
+            lines.append(
+                warning(f"{name} {have} belongs to another release than torch {torch.__version__}: {mend}")
+            )
         elif all(tags) and tags[0] != tags[1]:
-            lines.append(warning(f"{name} {have} is built for another CUDA than torch {torch.__version__}: {mend}"))
+            lines.append(
+                warning(f"{name} {have} is built for another CUDA than torch {torch.__version__}: {mend}")
+            )
     return lines or [ok(", ".join(versions) + ", imported together")]

@@ -23,12 +23,20 @@ def code() -> list[Finding]:
     lacking, others = packages.missing(), packages.unfit()
     if lacking:
         level = warning if all(one.name in packages.OPTIONAL for one in lacking) else stop
-        found.append(level(f"packages: {', '.join(one.name for one in lacking)} missing: python -m earshot.packages, or pip install -r "
-                           f"{packages.REQUIREMENTS}"))
+        found.append(
+            level(
+                f"packages: {', '.join(one.name for one in lacking)} missing: python -m earshot.packages, or pip install -r "
+                f"{packages.REQUIREMENTS}"
+            )
+        )
     if others:
         said = ", ".join(f"{one.name} {have} (wanted: {one.specifier})" for one, have in others)
         found.append(warning(f"packages: {said}: untested; pip install -r {packages.REQUIREMENTS}"))
-    return found if lacking or others else [*found, ok(f"packages: all {len(packages.wanted())} of requirements.txt")]
+    return (
+        found
+        if lacking or others
+        else [*found, ok(f"packages: all {len(packages.wanted())} of requirements.txt")]
+    )
 
 
 def look(say: Callable[[str], None]) -> list[Finding]:
@@ -39,16 +47,32 @@ def look(say: Callable[[str], None]) -> list[Finding]:
     def weights() -> list[Finding]:
         return place.weights(internet)
 
-    for check in (code, gpu.libraries, gpu.look, place.competition, internet.finding, weights, place.outputs, place.disk, place.memory,
-                  place.session):
+    for check in (
+        code,
+        gpu.libraries,
+        gpu.look,
+        place.competition,
+        internet.finding,
+        weights,
+        place.outputs,
+        place.disk,
+        place.memory,
+        place.session,
+    ):
         try:
             lines = check()
         except Exception as error:  # a check that fails must not keep the others from being made
             where = f"{check.__module__.rpartition('.')[2]}.{check.__name__}"
-            lines = [warning(f"{where} could not be checked ({type(error).__name__}: {' '.join(str(error).split())[:120]})")]
+            lines = [
+                warning(
+                    f"{where} could not be checked ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
+                )
+            ]
         findings += lines
         for line in lines:
             say(" ".join(str(line).split()))
     counts = {level: sum(one.level == level for one in findings) for level in ("stop", "warning", "ok")}
-    say(f"{counts['stop']} stops, {counts['warning']} warnings, {counts['ok']} ok, in {time.monotonic() - began:.1f} s")
+    say(
+        f"{counts['stop']} stops, {counts['warning']} warnings, {counts['ok']} ok, in {time.monotonic() - began:.1f} s"
+    )
     return findings

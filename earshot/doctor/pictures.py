@@ -59,7 +59,9 @@ def axes(width: float, height: float, **labels: str) -> tuple[Figure, Any]:
 def _balance(clips: Clips) -> Figure:
     total = counts(clips)[0]
     order = np.argsort(total, kind="stable")
-    figure, at = axes(6.5, max(2.0, 0.8 + 0.19 * len(order)), xlabel="training clips", title="Clips per class")
+    figure, at = axes(
+        6.5, max(2.0, 0.8 + 0.19 * len(order)), xlabel="training clips", title="Clips per class"
+    )
     at.barh(np.arange(len(order)), total[order], color=BLUE, height=0.75)
     at.set_yticks(np.arange(len(order)), [_short(clips.cache.classes[c]) for c in order], fontsize=8)
     at.set_ylim(-0.6, len(order) - 0.4)
@@ -76,12 +78,27 @@ def _durations(clips: Clips) -> Figure | None:
     low, high = float(clips.seconds[known].min()), float(clips.seconds[known].max())
     wide = high > 20 * max(low, 0.01)
     low = max(low, 0.01) if wide else 0 if high - low > 0.1 * high else low - 0.5
-    edges = np.geomspace(low, high, 41) if wide else np.linspace(low, high if high - low > 0.1 * high else high + 0.5, 41)
-    sides = [(name, colour) for name, colour in (("train", BLUE), ("test", GREEN), ("subm", ORANGE)) if (clips.splits == name).any()]
+    edges = (
+        np.geomspace(low, high, 41)
+        if wide
+        else np.linspace(low, high if high - low > 0.1 * high else high + 0.5, 41)
+    )
+    sides = [
+        (name, colour)
+        for name, colour in (("train", BLUE), ("test", GREEN), ("subm", ORANGE))
+        if (clips.splits == name).any()
+    ]
     for name, colour in sides:
         said = {"train": "training", "test": "hold-out", "subm": "to submit"}[name]
-        at.hist(clips.seconds[known & (clips.splits == name)], edges, color=colour, label=said, histtype="stepfilled",
-                alpha=0.55, edgecolor=colour)
+        at.hist(
+            clips.seconds[known & (clips.splits == name)],
+            edges,
+            color=colour,
+            label=said,
+            histtype="stepfilled",
+            alpha=0.55,
+            edgecolor=colour,
+        )
     span = clips.cache.manifest["span"]
     at.axvline(span, color="black", linewidth=1, linestyle="--", label=f"window, {span:g} s")
     if wide:
@@ -94,14 +111,27 @@ def _durations(clips: Clips) -> Figure | None:
 def _neighbours(found: Duplicates) -> Figure | None:
     if not len(found.closest):
         return None
-    figure, at = axes(6.5, 3.6, xlabel="cosine of the nearest neighbour in another fold or split (whitened embeddings)",
-                      ylabel="clips (log)", title="How alike are the nearest clips?")
+    figure, at = axes(
+        6.5,
+        3.6,
+        xlabel="cosine of the nearest neighbour in another fold or split (whitened embeddings)",
+        ylabel="clips (log)",
+        title="How alike are the nearest clips?",
+    )
     low = min(float(found.closest.min()), found.threshold) - 0.02
     at.hist(found.closest, np.linspace(low, max(1.0, found.threshold), 61), color=BLUE)
     at.set_yscale("log")
     at.axvline(found.threshold, color=VERMILION, linewidth=1.5)
-    at.annotate(f"near-duplicates\nfrom {found.threshold:.3f}", (found.threshold, 0.97), (4, 0), xycoords=("data", "axes fraction"),
-                textcoords="offset points", va="top", fontsize=8, color=VERMILION)
+    at.annotate(
+        f"near-duplicates\nfrom {found.threshold:.3f}",
+        (found.threshold, 0.97),
+        (4, 0),
+        xycoords=("data", "axes fraction"),
+        textcoords="offset points",
+        va="top",
+        fontsize=8,
+        color=VERMILION,
+    )
     return figure
 
 
@@ -113,29 +143,62 @@ def _map(clips: Clips) -> Figure:
     labels = np.array([_first(clips.labels[i]) if here else -1 for i, here in zip(heard, train)])
     classes = clips.cache.classes
     named = len(classes) <= NAMED
-    figure, at = axes(8.5 if named else 11, 5.6, title="Clips by the first two principal components of their embeddings")
+    figure, at = axes(
+        8.5 if named else 11, 5.6, title="Clips by the first two principal components of their embeddings"
+    )
     at.set(xticks=[], yticks=[], xlabel="first component", ylabel="second component")
     size = float(np.clip(12000 / max(len(x), 1), 3, 22))
     handles = []
     if subm.any():
-        handles.append(at.scatter(*x[subm].T, s=size * 1.4, marker="x", linewidths=0.7, color="black", alpha=0.6, label="to submit"))
+        handles.append(
+            at.scatter(
+                *x[subm].T,
+                s=size * 1.4,
+                marker="x",
+                linewidths=0.7,
+                color="black",
+                alpha=0.6,
+                label="to submit",
+            )
+        )
     for c, name in enumerate(classes):
         mine = x[labels == c]
         if not len(mine):
             continue
         if named:
-            at.scatter(*mine.T, s=size, marker=MARKERS[(c // len(COLOURS) * 2 + c) % len(MARKERS)], color=COLOURS[c % len(COLOURS)],
-                       alpha=0.75, linewidths=0, label=_short(name))
+            at.scatter(
+                *mine.T,
+                s=size,
+                marker=MARKERS[(c // len(COLOURS) * 2 + c) % len(MARKERS)],
+                color=COLOURS[c % len(COLOURS)],
+                alpha=0.75,
+                linewidths=0,
+                label=_short(name),
+            )
         else:
             at.scatter(*mine.T, s=size, color=GREY, alpha=0.35, linewidths=0)
     if named:
-        at.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), markerscale=1.6 if size < 12 else 1.2)
+        at.legend(
+            frameon=False,
+            fontsize=8,
+            loc="center left",
+            bbox_to_anchor=(1, 0.5),
+            markerscale=1.6 if size < 12 else 1.2,
+        )
         return figure
     _number(at, x, labels, len(classes))
     rows = [f"{c + 1:>3} {_short(name, 18)}" for c, name in enumerate(classes)]
     for column in range(0, min(len(rows), 68), 34):  # beyond 68 classes the csv has the names
-        at.annotate("\n".join(rows[column:column + 34]), (1, 1), (8 + 3.6 * column, 0), xycoords="axes fraction", va="top",
-                    textcoords="offset points", fontsize=6.5, family="monospace")
+        at.annotate(
+            "\n".join(rows[column : column + 34]),
+            (1, 1),
+            (8 + 3.6 * column, 0),
+            xycoords="axes fraction",
+            va="top",
+            textcoords="offset points",
+            fontsize=6.5,
+            family="monospace",
+        )
     if handles:
         at.legend(frameon=False, fontsize=8, loc="lower left")
     return figure
@@ -144,7 +207,9 @@ def _map(clips: Clips) -> Figure:
 def _number(at: Any, x: np.ndarray, labels: np.ndarray, count: int) -> None:
     """Each class's number at the median of its clips, moved apart where two would cover each other."""
     scale = np.ptp(x, axis=0) + 1e-12
-    spots = np.array([np.median(x[labels == c], 0) / scale if (labels == c).any() else [np.nan] * 2 for c in range(count)])
+    spots = np.array(
+        [np.median(x[labels == c], 0) / scale if (labels == c).any() else [np.nan] * 2 for c in range(count)]
+    )
     here = np.flatnonzero(np.isfinite(spots[:, 0]))
     least = np.array([0.04, 0.042])
     for _ in range(300):
@@ -152,11 +217,22 @@ def _number(at: Any, x: np.ndarray, labels: np.ndarray, count: int) -> None:
         near = np.linalg.norm(gap, axis=2) + 9 * np.eye(len(here))
         if near.min() >= 1:
             break
-        apart = gap / np.maximum(near, 1e-6)[:, :, None] + 1e-3 * np.sign(np.subtract.outer(here, here))[:, :, None]
+        apart = (
+            gap / np.maximum(near, 1e-6)[:, :, None]
+            + 1e-3 * np.sign(np.subtract.outer(here, here))[:, :, None]
+        )
         push = np.where((near < 1)[:, :, None], apart, 0)
         spots[here] += 0.2 * least * push.sum(1)
     for c in here:
-        at.annotate(str(c + 1), spots[c] * scale, ha="center", va="center", fontsize=7.5, fontweight="bold", color=BLUE)
+        at.annotate(
+            str(c + 1),
+            spots[c] * scale,
+            ha="center",
+            va="center",
+            fontsize=7.5,
+            fontweight="bold",
+            color=BLUE,
+        )
 
 
 def _first(label: Any) -> int:
@@ -165,4 +241,4 @@ def _first(label: Any) -> int:
 
 
 def _short(name: str, most: int = 24) -> str:
-    return name if len(name) <= most else name[:most - 1] + "…"
+    return name if len(name) <= most else name[: most - 1] + "…"

@@ -34,14 +34,21 @@ def competition(out: str = "data") -> list[Finding]:
         folders = attached.walk(path)
         lines = [decoded(suffix, files) for suffix, files in _examples(folders).items()]
         if not lines:
-            return [stop(f"competition: {path} ({where}) holds no audio: attach the competition's data, or give its folder to --competition")]
+            return [
+                stop(
+                    f"competition: {path} ({where}) holds no audio: attach the competition's data, or give its folder to --competition"
+                )
+            ]
         if sum(one.audio for one in folders) > MANY:
             return [ok(f"competition: {path} ({where})"), *lines]
         from earshot.competition import load
 
         notes = load(path, out=out).notes
-        return [ok(f"competition: {path} ({where}), {'; '.join(notes[:4])}"), *(warning(f"competition: {n}") for n in notes if
-                n.startswith("beware")), *lines]
+        return [
+            ok(f"competition: {path} ({where}), {'; '.join(notes[:4])}"),
+            *(warning(f"competition: {n}") for n in notes if n.startswith("beware")),
+            *lines,
+        ]
     except UserError as error:
         return [stop(f"competition: {error}")]
 
@@ -50,7 +57,7 @@ def _examples(folders: list[attached.Folder]) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     for folder in folders:
         for suffix, files in folder.examples.items():
-            found.setdefault(suffix, []).extend(files[:max(0, EXAMPLES - len(found.get(suffix, [])))])
+            found.setdefault(suffix, []).extend(files[: max(0, EXAMPLES - len(found.get(suffix, [])))])
     return dict(sorted(found.items()))
 
 
@@ -64,7 +71,9 @@ def decoded(suffix: str, files: list[Path]) -> Finding:
             said = said or f"{path.name}: {error}"
             continue
         return ok(f"audio: {suffix} decodes ({path.name}, {len(wave) / rate:.1f} s, {rate} Hz)")
-    return stop(f"audio: none of {len(files)} {suffix} files decodes ({said}): install ffmpeg, or convert them to flac")
+    return stop(
+        f"audio: none of {len(files)} {suffix} files decodes ({said}): install ffmpeg, or convert them to flac"
+    )
 
 
 def weights(internet: Internet) -> list[Finding]:
@@ -85,17 +94,27 @@ def weights(internet: Internet) -> list[Finding]:
             lines.append(ok("weights: neither ast's nor efficientat's are here yet: they are downloaded"))
         else:
             level = stop if defaults.found("data")[0] else warning
-            lines.append(level(f"weights: neither ast's nor efficientat's are here, and there is no internet: {mend}"))
+            lines.append(
+                level(f"weights: neither ast's nor efficientat's are here, and there is no internet: {mend}")
+            )
     return lines
 
 
 def outputs(data: str = "data", runs: str = "runs") -> list[Finding]:
     """Caches and runs, of this session and attached ones."""
     lines = []
-    for what, mine, theirs in (("caches", cache.find(data), earlier.caches(None)),
-                               ("runs", [path.parent for path in sorted(Path(runs).glob(f"*/{CONFIG}"))], earlier.runs())):
+    for what, mine, theirs in (
+        ("caches", cache.find(data), earlier.caches(None)),
+        ("runs", [path.parent for path in sorted(Path(runs).glob(f"*/{CONFIG}"))], earlier.runs()),
+    ):
         there = [*map(str, mine), *(f"{path} (attached)" for path in theirs)]
-        lines.append(ok(f"{what}: {len(there)} ({', '.join(there[:4])}{', ...' if len(there) > 4 else ''})" if there else f"{what}: none yet"))
+        lines.append(
+            ok(
+                f"{what}: {len(there)} ({', '.join(there[:4])}{', ...' if len(there) > 4 else ''})"
+                if there
+                else f"{what}: none yet"
+            )
+        )
     return lines
 
 
@@ -103,13 +122,25 @@ def disk(folder: Path = Path(".")) -> list[Finding]:
     """Can outputs be written here, and how much?"""
     place = folder.absolute()
     if not os.access(place, os.W_OK):
-        return [stop(f"disk: {place} cannot be written: change to a folder that can, on Kaggle: %cd {attached.WORKING}")]
+        return [
+            stop(
+                f"disk: {place} cannot be written: change to a folder that can, on Kaggle: %cd {attached.WORKING}"
+            )
+        ]
     free, kept = shutil.disk_usage(place).free, attached.left(place)
     if kept is not None:
         about = f"disk: {human(attached.KEPT - kept)} of the {human(attached.KEPT)} that Kaggle keeps of {attached.working()} are taken"
-        return [warning(f"{about}: remove old caches and runs, or write features below /tmp (--out)") if kept < KEPT_LOW else ok(about)]
+        return [
+            warning(f"{about}: remove old caches and runs, or write features below /tmp (--out)")
+            if kept < KEPT_LOW
+            else ok(about)
+        ]
     if free < ROOM:
-        return [warning(f"disk: {human(free)} free in {place}: make space; both long stages say what they need before they begin")]
+        return [
+            warning(
+                f"disk: {human(free)} free in {place}: make space; both long stages say what they need before they begin"
+            )
+        ]
     return [ok(f"disk: {human(free)} free in {place}")]
 
 
@@ -121,7 +152,11 @@ def memory() -> list[Finding]:
 
     have, cores = free(torch.device("cpu")), len(os.sched_getaffinity(0))
     about = f"memory: {human(have)} to be had, {cores} cores"
-    return [warning(f"{about}: stop other processes, or give --memory 1 and a small --batch-size") if have < MEMORY_LOW else ok(about)]
+    return [
+        warning(f"{about}: stop other processes, or give --memory 1 and a small --batch-size")
+        if have < MEMORY_LOW
+        else ok(about)
+    ]
 
 
 def session() -> list[Finding]:
@@ -131,8 +166,11 @@ def session() -> list[Finding]:
     whole = TPU_SESSION if "TPU_NAME" in os.environ or "TPU_ACCELERATOR_TYPE" in os.environ else SESSION
     left = (whole - age()) / 3600
     about = f"session: {left:.1f} of {whole // 3600} hours left, if it began with this machine"
-    return [warning(f"{about}: save now (Save Version), a new session continues from what it left") if left < 1
-            else ok(f"{about}; --max-hours {max(left - 0.5, 0.5):.1f} stops in time")]
+    return [
+        warning(f"{about}: save now (Save Version), a new session continues from what it left")
+        if left < 1
+        else ok(f"{about}; --max-hours {max(left - 0.5, 0.5):.1f} stops in time")
+    ]
 
 
 def age() -> float:

@@ -15,7 +15,9 @@ from earshot.errors import UserError
 NEIGHBOURS = 10
 
 
-def out_of_fold(runs: tuple[str, ...], folder: str, cache_ids: np.ndarray, classes: list[str]) -> tuple[np.ndarray, dict[str, int]]:
+def out_of_fold(
+    runs: tuple[str, ...], folder: str, cache_ids: np.ndarray, classes: list[str]
+) -> tuple[np.ndarray, dict[str, int]]:
     """The mean of the runs' out-of-fold probabilities, (training clips, classes), NaN for clips that one lacks; the first's folds.
 
     Of the final epoch (oof_last.csv), which saw nothing of the clip; a blend has one file, oof.csv.
@@ -25,16 +27,27 @@ def out_of_fold(runs: tuple[str, ...], folder: str, cache_ids: np.ndarray, class
     """
     total, folds = np.zeros((len(cache_ids), len(classes))), None
     for name in runs:
-        path = next((found for base in (Path(name), Path(folder) / name) for found in (base / "oof_last.csv", base / "oof.csv")
-                     if found.is_file()), None)
+        path = next(
+            (
+                found
+                for base in (Path(name), Path(folder) / name)
+                for found in (base / "oof_last.csv", base / "oof.csv")
+                if found.is_file()
+            ),
+            None,
+        )
         if path is None:
-            raise UserError(f"--runs {name}: neither {name} nor {Path(folder) / name} has an oof_last.csv: name a run that train.py "
-                            "has finished a fold of")
+            raise UserError(
+                f"--runs {name}: neither {name} nor {Path(folder) / name} has an oof_last.csv: name a run that train.py "
+                "has finished a fold of"
+            )
         table = tables.read(path)
         columns = [f"class {c}" if c in ("id", "fold", "label") else c for c in classes]
         if list(table.columns) != ["id", "fold", "label", *columns]:
-            raise UserError(f"{path} has other labels than the cache ({len(table.columns) - 3} there, {len(classes)} here): name a "
-                            "run of this competition")
+            raise UserError(
+                f"{path} has other labels than the cache ({len(table.columns) - 3} there, {len(classes)} here): name a "
+                "run of this competition"
+            )
         at = {id: index for index, id in enumerate(table["id"])}
         rows = np.array([at.get(str(id), -1) for id in cache_ids])
         if (rows < 0).all():
@@ -42,7 +55,9 @@ def out_of_fold(runs: tuple[str, ...], folder: str, cache_ids: np.ndarray, class
         try:
             values, numbers = table[columns].to_numpy(dtype=np.float64), table["fold"].astype(int).tolist()
         except ValueError:
-            raise UserError(f"{path} holds a probability or a fold that is no number: train.py writes it anew") from None
+            raise UserError(
+                f"{path} holds a probability or a fold that is no number: train.py writes it anew"
+            ) from None
         total += np.where((rows < 0)[:, None], np.nan, values[rows])
         folds = folds or dict(zip(table["id"], numbers))
     return total / max(len(runs), 1), folds or {}
@@ -82,10 +97,20 @@ def doubts(found: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray
         high = (p * yes).sum(0) / np.maximum(yes.sum(0), 1)
         low = ((1 - p) * no).sum(0) / np.maximum(no.sum(0), 1)
         margin = np.where(truth == 1, 1 - 2 * p, 2 * p - 1)
-        doubted = np.where(truth == 1, 1 - p >= low, p >= high) & (margin > 0) & known[:, None] & (yes.any(0) & no.any(0))
+        doubted = (
+            np.where(truth == 1, 1 - p >= low, p >= high)
+            & (margin > 0)
+            & known[:, None]
+            & (yes.any(0) & no.any(0))
+        )
         return doubted, np.where(known[:, None], margin, np.nan)
     own, rows = p[np.arange(len(p)), truth], np.arange(len(p))
-    standard = np.array([p[known & (truth == c), c].mean() if (known & (truth == c)).any() else np.inf for c in range(p.shape[1])])
+    standard = np.array(
+        [
+            p[known & (truth == c), c].mean() if (known & (truth == c)).any() else np.inf
+            for c in range(p.shape[1])
+        ]
+    )
     rival = np.where(p >= standard, p, -1)
     rival[rows, truth] = -1
     best = rival.argmax(1)
@@ -115,27 +140,54 @@ def write(clips: Clips, oof: np.ndarray | None, out: Path) -> list[Finding]:
         shown = [(row[k], row[k]) if several else (row[clips.labels[i]], row[k]) for row in given]
         return [float(value) for pair in shown for value in pair]
 
-    header = ("rank", "id", "fold", "label", "suggested", "suspicion", *(f"{name}_{what}" for name in sources for what in
-                                                                           ("given", "suggested")), "reasons")
+    header = (
+        "rank",
+        "id",
+        "fold",
+        "label",
+        "suggested",
+        "suspicion",
+        *(f"{name}_{what}" for name in sources for what in ("given", "suggested")),
+        "reasons",
+    )
     names = [("-" if clips.labels[i, k] else "+") + classes[k] if several else classes[k] for i, k in rows]
-    write_csv(out / "suspicious_labels.csv", header,
-              ((rank, clips.ids[i], clips.place[i], clips.names[i], name, float(suspicion[i, k]), *numbers(i, k),
-                "+".join(source for source, (doubted, _) in found.items() if doubted[i, k]))
-               for rank, ((i, k), name) in enumerate(zip(rows, names), 1)))
+    write_csv(
+        out / "suspicious_labels.csv",
+        header,
+        (
+            (
+                rank,
+                clips.ids[i],
+                clips.place[i],
+                clips.names[i],
+                name,
+                float(suspicion[i, k]),
+                *numbers(i, k),
+                "+".join(source for source, (doubted, _) in found.items() if doubted[i, k]),
+            )
+            for rank, ((i, k), name) in enumerate(zip(rows, names), 1)
+        ),
+    )
     alone = "the run" if oof is not None else "the neighbours (--runs A asks a run, too)"
     by = "the run and the neighbours" if len(sources) == 2 else alone
     if not rows:
         return [ok(f"no label is doubted by {by}")]
     both = f", {sum(votes[i, k] == 2 for i, k in rows)} by both" if len(sources) == 2 else ""
     i, k = rows[0]
-    return [warning(f"{len(rows)} labels ({len(rows) / len(clips.labels):.1%} of the clips) are doubted by {by}{both} (first: "
-                    f"{clips.ids[i]}, {clips.names[i] or 'no label'}, {names[0]} instead?): hear them from the top of "
-                    f"{out / 'suspicious_labels.csv'}, mend what is wrong, leave the merely hard")]
+    return [
+        warning(
+            f"{len(rows)} labels ({len(rows) / len(clips.labels):.1%} of the clips) are doubted by {by}{both} (first: "
+            f"{clips.ids[i]}, {clips.names[i] or 'no label'}, {names[0]} instead?): hear them from the top of "
+            f"{out / 'suspicious_labels.csv'}, mend what is wrong, leave the merely hard"
+        )
+    ]
 
 
 def _ranked(votes: np.ndarray, suspicion: np.ndarray, several: bool) -> list[tuple[int, int]]:
     """(clip, class) of what is doubted; where a clip has one label, only its likeliest other class."""
-    rows = sorted(map(tuple, np.argwhere(votes > 0).tolist()), key=lambda at: (-votes[at], -suspicion[at], at))
+    rows = sorted(
+        map(tuple, np.argwhere(votes > 0).tolist()), key=lambda at: (-votes[at], -suspicion[at], at)
+    )
     if several:
         return rows
     first: dict[int, tuple[int, int]] = {}

@@ -28,7 +28,9 @@ HALF_ON_CPU = True  # bf16 where the processor is faster at it: products are nea
 DEFAULT_WEIGHTS: str | None = "MIT/ast-finetuned-audioset-10-10-0.4593"
 
 VIEWS = ("pooled", "frames", "tokens")
-WEIGHTS = hub.Pretrained("ast", "audio-spectrogram-transformer", "ASTModel", "efficientat or logmel", DEFAULT_WEIGHTS)
+WEIGHTS = hub.Pretrained(
+    "ast", "audio-spectrogram-transformer", "ASTModel", "efficientat or logmel", DEFAULT_WEIGHTS
+)
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,9 @@ class Extractor(base.Extractor):
         self.mean = float(front.get("mean", -4.2677393)) if normalised else 0.0
         self.std = float(front.get("std", 4.5689974)) if normalised else 0.5
         if self.rate != front.get("sampling_rate", RATE):
-            raise UserError(f"ast: hears {front.get('sampling_rate', RATE)} Hz, not {self.rate} Hz: leave out --rate")
+            raise UserError(
+                f"ast: hears {front.get('sampling_rate', RATE)} Hz, not {self.rate} Hz: leave out --rate"
+            )
         self._build(WEIGHTS.load(folder))
 
     def _build(self, network: torch.nn.Module) -> None:
@@ -114,8 +118,9 @@ class Extractor(base.Extractor):
             self.network: astnet.Network | None = astnet.Network(network, columns)
         except astnet.Unknown as error:
             if self.settings.short_clips:
-                raise UserError(f"ast: --short-clips does not know this version of transformers ({error}): leave it out"
-                                ) from None
+                raise UserError(
+                    f"ast: --short-clips does not know this version of transformers ({error}): leave it out"
+                ) from None
             self.network = None
         self.model = network
         sizes = {"pooled": (1, 1), "frames": (1, columns), "tokens": self.grid}

@@ -16,10 +16,14 @@ if TYPE_CHECKING:
 
 # One layer's parts in transformers from 5.1 on, and in 5.0 and before.
 NAMES = {
-    "query": ("attention.q_proj", "attention.attention.query"), "key": ("attention.k_proj", "attention.attention.key"),
-    "value": ("attention.v_proj", "attention.attention.value"), "out": ("attention.o_proj", "attention.output.dense"),
-    "up": ("mlp.fc1", "intermediate.dense"), "down": ("mlp.fc2", "output.dense"),
-    "before": ("layernorm_before",) * 2, "after": ("layernorm_after",) * 2,
+    "query": ("attention.q_proj", "attention.attention.query"),
+    "key": ("attention.k_proj", "attention.attention.key"),
+    "value": ("attention.v_proj", "attention.attention.value"),
+    "out": ("attention.o_proj", "attention.output.dense"),
+    "up": ("mlp.fc1", "intermediate.dense"),
+    "down": ("mlp.fc2", "output.dense"),
+    "before": ("layernorm_before",) * 2,
+    "after": ("layernorm_after",) * 2,
 }
 
 
@@ -60,7 +64,9 @@ class Network:
         try:
             old = not hasattr(model, "layers")
             blocks = model.encoder.layer if old else model.layers
-            self.blocks = [{part: block.get_submodule(names[old]) for part, names in NAMES.items()} for block in blocks]
+            self.blocks = [
+                {part: block.get_submodule(names[old]) for part, names in NAMES.items()} for block in blocks
+            ]
             self.norm, embeddings = model.layernorm, model.embeddings
             self.projection = embeddings.patch_embeddings.projection
             special = torch.cat([embeddings.cls_token, embeddings.distillation_token], dim=1)
@@ -69,13 +75,18 @@ class Network:
             self.special, self.position = special + position[:, :2], grid.contiguous()
         except (AttributeError, RuntimeError) as error:
             raise Unknown(str(error)) from None
-        linear = [block[part] for block in self.blocks for part in ("query", "key", "value", "out", "up", "down")]
+        linear = [
+            block[part] for block in self.blocks for part in ("query", "key", "value", "out", "up", "down")
+        ]
         norms = [self.norm, *(block[part] for block in self.blocks for part in ("before", "after"))]
         known = {name.split(".")[0] for name, _ in model.named_parameters()}
-        if (not all(type(module) is torch.nn.Linear for module in linear)
-                or not all(type(module) is torch.nn.LayerNorm for module in norms)
-                or len(list(model.parameters())) != sum(len(list(m.parameters())) for m in (*linear, *norms, self.projection)) + 3
-                or getattr(config, "head_dim", None) not in (None, config.hidden_size // self.heads)):
+        if (
+            not all(type(module) is torch.nn.Linear for module in linear)
+            or not all(type(module) is torch.nn.LayerNorm for module in norms)
+            or len(list(model.parameters()))
+            != sum(len(list(m.parameters())) for m in (*linear, *norms, self.projection)) + 3
+            or getattr(config, "head_dim", None) not in (None, config.hidden_size // self.heads)
+        ):
             raise Unknown(f"parts that are new: {sorted(known)}")
         self._layers: dict[Any, list[Layer]] = {}
 
@@ -84,14 +95,24 @@ class Network:
         import torch
 
         if dtype not in self._layers:
+
             def cast(*modules: torch.nn.Linear) -> tuple[torch.Tensor, torch.Tensor | None]:
                 weight = torch.cat([m.weight for m in modules]) if len(modules) > 1 else modules[0].weight
                 if modules[0].bias is None:
                     return weight.to(dtype), None
                 return weight.to(dtype), torch.cat([m.bias for m in modules]).to(dtype)
 
-            self._layers[dtype] = [Layer(cast(b["query"], b["key"], b["value"]), cast(b["out"]), cast(b["up"]), cast(b["down"]),
-                                         b["before"], b["after"]) for b in self.blocks]
+            self._layers[dtype] = [
+                Layer(
+                    cast(b["query"], b["key"], b["value"]),
+                    cast(b["out"]),
+                    cast(b["up"]),
+                    cast(b["down"]),
+                    b["before"],
+                    b["after"],
+                )
+                for b in self.blocks
+            ]
         return self._layers[dtype]
 
     def __call__(self, mel: torch.Tensor, dtype: torch.dtype, patches: bool = True) -> torch.Tensor:
@@ -120,7 +141,9 @@ class Network:
         frames = (self.columns - 1) * conv.stride[1] + conv.kernel_size[1]
         image = mel[:, :frames].transpose(1, 2)[:, None].to(dtype)
         found = torch.nn.functional.conv2d(image, conv.weight.to(dtype), conv.bias.to(dtype), conv.stride)
-        return torch.cat([self.special.expand(len(mel), -1, -1), found.flatten(2).transpose(1, 2) + self.position], dim=1)
+        return torch.cat(
+            [self.special.expand(len(mel), -1, -1), found.flatten(2).transpose(1, 2) + self.position], dim=1
+        )
 
     def _block(self, x: torch.Tensor, layer: Layer, dtype: torch.dtype, asked: int) -> torch.Tensor:
         """(B, tokens, hidden) -> the first `asked` tokens after the block; all of them are looked at."""
@@ -129,13 +152,18 @@ class Network:
         batch, tokens, hidden = x.shape
         normed = layer.before(x).to(dtype)
         if asked == tokens:
-            q, k, v = F.linear(normed, *layer.qkv).view(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+            q, k, v = (
+                F.linear(normed, *layer.qkv).view(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+            )
         else:
             weight, bias = layer.qkv
             q = F.linear(normed[:, :asked], weight[:hidden], None if bias is None else bias[:hidden])
             q = q.view(batch, asked, self.heads, -1).transpose(1, 2)
-            k, v = F.linear(normed, weight[hidden:], None if bias is None else bias[hidden:]).view(
-                batch, tokens, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
+            k, v = (
+                F.linear(normed, weight[hidden:], None if bias is None else bias[hidden:])
+                .view(batch, tokens, 2, self.heads, -1)
+                .permute(2, 0, 3, 1, 4)
+            )
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, asked, hidden)
         x = x[:, :asked] + F.linear(mixed, *layer.out)
         normed = layer.after(x).to(dtype)

@@ -70,7 +70,12 @@ class Extractor:
     at_once: int | None = None  # None: passes of the batch size, one after the other, on all threads
 
     def __init__(
-        self, settings: Any, window: Window, device: str = "cpu", weights: str | None = None, precision: str = "fp32"
+        self,
+        settings: Any,
+        window: Window,
+        device: str = "cpu",
+        weights: str | None = None,
+        precision: str = "fp32",
     ) -> None:
         if precision not in ("fp32", "bf16", "fp16"):
             raise UserError(f"precision {precision!r}: has to be fp32, bf16 or fp16")
@@ -98,7 +103,9 @@ class Extractor:
         """
         raise NotImplementedError
 
-    def extract(self, waves: Sequence[np.ndarray], offsets: Sequence[float], batch_size: int) -> list[ClipFeatures]:
+    def extract(
+        self, waves: Sequence[np.ndarray], offsets: Sequence[float], batch_size: int
+    ) -> list[ClipFeatures]:
         """Features of whole clips, their windows batched across clips in the order given.
 
         Args:
@@ -125,7 +132,9 @@ class Extractor:
         clips, row = [], 0
         for pieces, offset in zip(cuts, offsets):
             rows = slice(row, row + len(pieces))
-            clips.append(clip_features(pieces, offset, {name: values[rows] for name, values in views.items()}))
+            clips.append(
+                clip_features(pieces, offset, {name: values[rows] for name, values in views.items()})
+            )
             row += len(pieces)
         return clips
 
@@ -186,7 +195,9 @@ def _enter() -> None:
     _lane.inside = True
 
 
-def _bounded(pool: ThreadPoolExecutor, work: Callable[[Any], Any], batches: Iterable[Any], most: int) -> Iterator[Any]:
+def _bounded(
+    pool: ThreadPoolExecutor, work: Callable[[Any], Any], batches: Iterable[Any], most: int
+) -> Iterator[Any]:
     """`pool.map`, with no more than so many results waiting: those of recordings of hours are large."""
     running: deque[Future] = deque()
     try:
@@ -201,7 +212,9 @@ def _bounded(pool: ThreadPoolExecutor, work: Callable[[Any], Any], batches: Iter
             future.cancel()
 
 
-def clip_features(pieces: list[tuple[float, float]], offset: float, views: dict[str, np.ndarray]) -> ClipFeatures:
+def clip_features(
+    pieces: list[tuple[float, float]], offset: float, views: dict[str, np.ndarray]
+) -> ClipFeatures:
     """ClipFeatures from the windows of one clip; `offset` is what was trimmed from its front, in seconds."""
     starts = np.array([start + offset for start, _ in pieces], dtype=np.float32)
     return ClipFeatures(starts, np.array([length for _, length in pieces], dtype=np.float32), views)

@@ -78,7 +78,9 @@ def weights_files(settings: Settings, weights: str | None) -> list[Path]:
     name = _name(settings)
     found = [file for file in (path / name, *sorted(path.glob(f"*/{name}"))) if file.is_file()]
     if not found:
-        raise UserError(f"efficientat: {name} is not in {weights}: put it there, or give the file itself by --weights")
+        raise UserError(
+            f"efficientat: {name} is not in {weights}: put it there, or give the file itself by --weights"
+        )
     return found[:1]
 
 
@@ -92,16 +94,22 @@ def fetch(settings: Settings, weights: str | None) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with urllib.request.urlopen(URL + name, timeout=TIMEOUT) as reply:
-            with tempfile.NamedTemporaryFile(dir=target.parent, prefix=name, suffix=".part", delete=False) as file:
+            with tempfile.NamedTemporaryFile(
+                dir=target.parent, prefix=name, suffix=".part", delete=False
+            ) as file:
                 partial = Path(file.name)
                 shutil.copyfileobj(reply, file)
                 file.flush()
                 os.fsync(file.fileno())
         if name not in SHA256:
-            print(f"efficientat: no checksum of {name} is known here: its names and shapes are checked, and its content enters the "
-                  "cache's fingerprint")
+            print(
+                f"efficientat: no checksum of {name} is known here: its names and shapes are checked, and its content enters the "
+                "cache's fingerprint"
+            )
         if name in SHA256 and _sha256(partial) != SHA256[name]:
-            raise UserError(f"efficientat: {URL}{name} is not the published file (other SHA-256): try again later")
+            raise UserError(
+                f"efficientat: {URL}{name} is not the published file (other SHA-256): try again later"
+            )
         os.replace(partial, target)
     except OSError as error:
         reason = " ".join(str(error).split())[:80]
@@ -134,7 +142,9 @@ class Extractor(base.Extractor):
         if self.rate != RATE:
             raise UserError(f"efficientat: hears {RATE} Hz, not {self.rate} Hz: leave out --rate")
         if self.samples <= N_FFT:
-            raise UserError(f"efficientat: a window of {window.seconds:g} s is too short: set --seconds 0.1 or more")
+            raise UserError(
+                f"efficientat: a window of {window.seconds:g} s is too short: set --seconds 0.1 or more"
+            )
         fetch(settings, weights)
         network = load(weights_files(settings, weights)[0], settings.network)
         # depthwise convolutions run faster with the channels last: 0.20 s against 0.28 s a batch of 32 on 2 CPU cores
@@ -172,7 +182,9 @@ class Extractor(base.Extractor):
         import torch
 
         parts = waves.split(SPECTRA) if waves.device.type == "cpu" else [waves]
-        images = torch.cat([self.spectrogram(part) for part in parts]).contiguous(memory_format=torch.channels_last)
+        images = torch.cat([self.spectrogram(part) for part in parts]).contiguous(
+            memory_format=torch.channels_last
+        )
         maps = self.features(images).float()
         return {"pooled": maps.mean(dim=(2, 3), keepdim=True), "frames": maps}
 
@@ -184,7 +196,9 @@ def fused(network: torch.nn.Module) -> torch.nn.Module:
 
     for block in [module for module in network.modules() if isinstance(module, torch.nn.Sequential)]:
         for index in range(len(block) - 1):
-            if isinstance(block[index], torch.nn.Conv2d) and isinstance(block[index + 1], torch.nn.BatchNorm2d):
+            if isinstance(block[index], torch.nn.Conv2d) and isinstance(
+                block[index + 1], torch.nn.BatchNorm2d
+            ):
                 block[index] = fuse_conv_bn_eval(block[index], block[index + 1])
                 block[index + 1] = torch.nn.Identity()
     return network
@@ -208,22 +222,32 @@ def load(file: Path, network: str) -> torch.nn.Module:
     try:
         state = torchzip.load(file)
     except (Refused, OSError) as error:
-        raise UserError(f"efficientat: {file} is no file of weights that can be read safely ({error}): download it again") from None
+        raise UserError(
+            f"efficientat: {file} is no file of weights that can be read safely ({error}): download it again"
+        ) from None
     last = state.get("features.16.0.weight") if isinstance(state, dict) else None
     if not isinstance(last, torch.Tensor):
-        raise UserError(f"efficientat: {file} holds no EfficientAT network: expected a file like {FILES[network]}")
+        raise UserError(
+            f"efficientat: {file} holds no EfficientAT network: expected a file like {FILES[network]}"
+        )
     if len(last) != _channels(network):
         fits = [name for name in FILES if _channels(name) == len(last)]
         hint = f"add --network {fits[0]}" if fits else "none of the published networks has that"
-        raise UserError(f"efficientat: {file} has {len(last)} channels, {network} has {_channels(network)}: {hint}")
+        raise UserError(
+            f"efficientat: {file} has {len(last)} channels, {network} has {_channels(network)}: {hint}"
+        )
     model = mobilenet_v3_large(width_mult=_width(network), num_classes=CLASSES)
     old = model.features[0][0]
-    model.features[0][0] = torch.nn.Conv2d(1, old.out_channels, old.kernel_size, old.stride, old.padding, bias=False)
+    model.features[0][0] = torch.nn.Conv2d(
+        1, old.out_channels, old.kernel_size, old.stride, old.padding, bias=False
+    )
     for layer in model.modules():
         if isinstance(layer, SqueezeExcitation):
             layer.scale_activation = torch.nn.Sigmoid()
     try:
-        model.load_state_dict({_renamed(key): _reshaped(key, value) for key, value in state.items()}, strict=True)
+        model.load_state_dict(
+            {_renamed(key): _reshaped(key, value) for key, value in state.items()}, strict=True
+        )
     except (RuntimeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"efficientat: {file} does not fit {network} ({reason})") from None

@@ -23,7 +23,9 @@ LIMIT = 10.0
 DEFAULT_WEIGHTS: str | None = "facebook/encodec_24khz"
 
 VIEWS = ("latents", "codes")
-WEIGHTS = hub.Pretrained("encodec", "encodec", "EncodecModel", "ast, efficientat, logmel or waveform", DEFAULT_WEIGHTS)
+WEIGHTS = hub.Pretrained(
+    "encodec", "encodec", "EncodecModel", "ast, efficientat, logmel or waveform", DEFAULT_WEIGHTS
+)
 
 
 @dataclass(frozen=True)
@@ -73,11 +75,15 @@ class Extractor(base.Extractor):
         """Adopt a network: its rate, frames and codebooks follow from its config."""
         config, bandwidth = network.config, self.settings.bandwidth
         if config.audio_channels != 1 or config.normalize or config.chunk_length_s is not None:
-            raise UserError(f"encodec: these weights hear {config.audio_channels} channels, normalised or in chunks: "
-                            f"give those of {DEFAULT_WEIGHTS}")
+            raise UserError(
+                f"encodec: these weights hear {config.audio_channels} channels, normalised or in chunks: "
+                f"give those of {DEFAULT_WEIGHTS}"
+            )
         if self.rate != config.sampling_rate:
-            raise UserError(f"encodec: these weights hear {config.sampling_rate} Hz, not {self.rate} Hz: give those of "
-                            f"{DEFAULT_WEIGHTS}")
+            raise UserError(
+                f"encodec: these weights hear {config.sampling_rate} Hz, not {self.rate} Hz: give those of "
+                f"{DEFAULT_WEIGHTS}"
+            )
         if bandwidth not in config.target_bandwidths:
             allowed = ", ".join(f"{known:g}" for known in config.target_bandwidths)
             raise UserError(f"encodec: --bandwidth {bandwidth:g}: choose from {allowed} kbit/s")

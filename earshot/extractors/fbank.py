@@ -62,12 +62,16 @@ class Extractor(base.Extractor):
         super().__init__(settings, window, device, weights, "fp32")
         weights_files(settings, weights)
         if settings.max_length < 16 or not settings.std > 0:
-            raise UserError(f"fbank: --max-length {settings.max_length} and --std {settings.std:g}: at least 16 frames, AST's "
-                            "patch, and a deviation above 0")
+            raise UserError(
+                f"fbank: --max-length {settings.max_length} and --std {settings.std:g}: at least 16 frames, AST's "
+                "patch, and a deviation above 0"
+            )
         self.span = settings.max_length / 100  # shorter windows are padded to it
         if window.seconds > self.span + 0.005:
-            raise UserError(f"fbank: a window of {window.seconds:g} s is more than {settings.max_length} frames of 10 ms hold: "
-                            f"add --seconds {self.span:g}")
+            raise UserError(
+                f"fbank: a window of {window.seconds:g} s is more than {settings.max_length} frames of 10 ms hold: "
+                f"add --seconds {self.span:g}"
+            )
         self.shapes = {"fbank": (1, BINS, settings.max_length)}
 
     def forward(self, waves: torch.Tensor, lengths: list[float]) -> dict[str, torch.Tensor]:

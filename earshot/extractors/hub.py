@@ -38,8 +38,10 @@ class Pretrained:
     @property
     def ways_out(self) -> str:
         """What to do where the weights cannot be had."""
-        return ("go online once, or give --weights FOLDER (config.json and model.safetensors, for example an attached Kaggle "
-                f"dataset), or take another extractor (--extractor {self.others})")
+        return (
+            "go online once, or give --weights FOLDER (config.json and model.safetensors, for example an attached Kaggle "
+            f"dataset), or take another extractor (--extractor {self.others})"
+        )
 
     def files(self, weights: str) -> list[Path]:
         """The local files that define the network, without importing torch.
@@ -64,10 +66,14 @@ class Pretrained:
 
         try:
             folder = Path(snapshot_download(weights, allow_patterns=FILES, etag_timeout=5))
-        except Exception as error:  # offline, unknown, gated, disk full: each library version has its own exceptions
+        except (
+            Exception
+        ) as error:  # offline, unknown, gated, disk full: each library version has its own exceptions
             reason = " ".join(str(error).split())[:80] or type(error).__name__
-            raise UserError(f"{self.extractor}: {weights} is neither here nor to be had from the hub ({reason}): "
-                            f"{self.ways_out}") from None
+            raise UserError(
+                f"{self.extractor}: {weights} is neither here nor to be had from the hub ({reason}): "
+                f"{self.ways_out}"
+            ) from None
         return self.checked(folder)
 
     def local(self, weights: str) -> Path | None:
@@ -75,11 +81,17 @@ class Pretrained:
         path = base.local(weights)
         if path is not None:
             if path.is_file():
-                raise UserError(f"{self.extractor}: --weights {weights} is a file: give the folder that has config.json in it")
+                raise UserError(
+                    f"{self.extractor}: --weights {weights} is a file: give the folder that has config.json in it"
+                )
             nested = [path, *sorted(found.parent for found in path.glob("*/config.json"))]
-            return self.checked(next((folder for folder in nested if (folder / "config.json").exists()), path))
+            return self.checked(
+                next((folder for folder in nested if (folder / "config.json").exists()), path)
+            )
         if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", weights):
-            raise UserError(f"{self.extractor}: --weights {weights}: no such folder, and no hub id (owner/name) either")
+            raise UserError(
+                f"{self.extractor}: --weights {weights}: no such folder, and no hub id (owner/name) either"
+            )
         from huggingface_hub import try_to_load_from_cache
 
         config = try_to_load_from_cache(weights, "config.json")
@@ -92,15 +104,21 @@ class Pretrained:
     def checked(self, folder: Path) -> Path:
         """The folder if it holds this kind of network as safetensors, else a UserError that says what it lacks."""
         if not (folder / "config.json").exists():
-            raise UserError(f"{self.extractor}: {folder} has no config.json, so no model in it: {self.ways_out}")
+            raise UserError(
+                f"{self.extractor}: {folder} has no config.json, so no model in it: {self.ways_out}"
+            )
         kind = self.json(folder / "config.json").get("model_type")
         if kind != self.kind:
-            raise UserError(f"{self.extractor}: {folder} holds a model of type {kind}, not {self.kind}: {self.ways_out}")
+            raise UserError(
+                f"{self.extractor}: {folder} holds a model of type {kind}, not {self.kind}: {self.ways_out}"
+            )
         if not any(folder.glob("*.safetensors")):
             pickled = any(folder.glob("*.bin"))
             why = "only pickled weights (*.bin), which can run code" if pickled else "no model.safetensors"
-            raise UserError(f"{self.extractor}: {folder} has {why}: save it as safetensors (save_pretrained does), or "
-                            f"{self.ways_out}")
+            raise UserError(
+                f"{self.extractor}: {folder} has {why}: save it as safetensors (save_pretrained does), or "
+                f"{self.ways_out}"
+            )
         return folder
 
     def json(self, path: Path) -> dict:
@@ -108,7 +126,9 @@ class Pretrained:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise UserError(f"{self.extractor}: {path} is no readable JSON ({' '.join(str(error).split())[:80]})") from None
+            raise UserError(
+                f"{self.extractor}: {path} is no readable JSON ({' '.join(str(error).split())[:80]})"
+            ) from None
         return content if isinstance(content, dict) else {}
 
     def load(self, folder: Path) -> torch.nn.Module:
@@ -120,14 +140,19 @@ class Pretrained:
                 network, report = getattr(transformers, self.network).from_pretrained(
                     str(folder), local_files_only=True, use_safetensors=True, output_loading_info=True
                 )
-            except Exception as error:  # transformers raises OSError, ValueError, RuntimeError, SafetensorError, ...
+            except (
+                Exception
+            ) as error:  # transformers raises OSError, ValueError, RuntimeError, SafetensorError, ...
                 reason = " ".join(str(error).split())[:160]
-                raise UserError(f"{self.extractor}: the weights in {folder} cannot be loaded ({reason}): "
-                                f"{self.ways_out}") from None
+                raise UserError(
+                    f"{self.extractor}: the weights in {folder} cannot be loaded ({reason}): {self.ways_out}"
+                ) from None
         lacking = sorted(report["missing_keys"])
         if lacking:
-            raise UserError(f"{self.extractor}: the weights in {folder} lack {len(lacking)} of the network's tensors (the first: "
-                            f"{lacking[0]}), so they are no complete {self.network}: {self.ways_out}")
+            raise UserError(
+                f"{self.extractor}: the weights in {folder} lack {len(lacking)} of the network's tensors (the first: "
+                f"{lacking[0]}), so they are no complete {self.network}: {self.ways_out}"
+            )
         return network
 
 

@@ -105,7 +105,9 @@ class Extractor(base.Extractor):
             )
         win = s.win_length or s.n_fft
         if min(s.n_fft, win, s.hop_length, s.n_mels) < 1 or win > s.n_fft:
-            raise UserError("logmel: n_fft, win_length, hop_length and n_mels have to be positive, win_length <= n_fft")
+            raise UserError(
+                "logmel: n_fft, win_length, hop_length and n_mels have to be positive, win_length <= n_fft"
+            )
         natural = 1 + self.samples // s.hop_length
         self.frames = s.frames or natural
         if self.frames < natural - 1:
@@ -131,7 +133,9 @@ class Extractor(base.Extractor):
         """
         return self._together(wave[None])[0]
 
-    def spectrograms(self, waves: Sequence[np.ndarray], batch_size: int) -> Iterator[tuple[int, torch.Tensor]]:
+    def spectrograms(
+        self, waves: Sequence[np.ndarray], batch_size: int
+    ) -> Iterator[tuple[int, torch.Tensor]]:
         """Log-mels of whole waves, those of one length in batches; on a CPU the bits are `spectrogram`'s.
 
         Args:
@@ -153,7 +157,9 @@ class Extractor(base.Extractor):
 
         def made(batch: list[int]) -> torch.Tensor:
             with torch.inference_mode():
-                return self._together(np.stack([waves[place] for place in batch]) if len(batch) > 1 else waves[batch[0]][None])
+                return self._together(
+                    np.stack([waves[place] for place in batch]) if len(batch) > 1 else waves[batch[0]][None]
+                )
 
         for batch, mels in zip(batches, self.passes(made, batches)):
             yield from zip(batch, mels)
@@ -167,7 +173,10 @@ class Extractor(base.Extractor):
         if count <= LONG:
             mel = self._bands(waves, (s.n_fft // 2, s.n_fft // 2))
         else:  # a recording of hours, whose spectrum would take many times its own memory
-            mel = torch.cat([self._stretch(waves, first, min(LONG, count - first)) for first in range(0, count, LONG)], dim=2)
+            mel = torch.cat(
+                [self._stretch(waves, first, min(LONG, count - first)) for first in range(0, count, LONG)],
+                dim=2,
+            )
         if s.level == "log":
             mel = (mel + s.amin).log()
         else:
@@ -196,7 +205,9 @@ class Extractor(base.Extractor):
 
         s = self.settings
         # numpy reflects as often as a very short wave needs, which torch.stft refuses
-        padded = np.pad(waves, ((0, 0), padding), mode="reflect" if s.edges == "reflect" else "constant")[:, skip:]
+        padded = np.pad(waves, ((0, 0), padding), mode="reflect" if s.edges == "reflect" else "constant")[
+            :, skip:
+        ]
         spectrum = torch.stft(
             torch.from_numpy(padded).to(self.device),
             s.n_fft,
@@ -213,7 +224,9 @@ class Extractor(base.Extractor):
         """Each window as a clip of its own: {"mel": (B, 1, n_mels, frames)}; see `base.Extractor.forward`."""
         import torch
 
-        real = [wave[: max(1, round(length * self.rate))] for wave, length in zip(waves.cpu().numpy(), lengths)]
+        real = [
+            wave[: max(1, round(length * self.rate))] for wave, length in zip(waves.cpu().numpy(), lengths)
+        ]
         found = dict(self.spectrograms([self._filled(wave) for wave in real], len(real)))
         return {"mel": torch.stack([self._take(found[place], 0) for place in range(len(real))])}
 

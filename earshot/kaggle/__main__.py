@@ -29,7 +29,9 @@ def main(argv: list[str]) -> None:
 
         filled, _ = cli.parse({"push": PushFlags()}, rest, ABOUT, positional="notebook")
         if len(filled["notebook"]) != 1:
-            raise UserError("push what? Name one notebook: python -m earshot.kaggle push notebooks/NAME.ipynb")
+            raise UserError(
+                "push what? Name one notebook: python -m earshot.kaggle push notebooks/NAME.ipynb"
+            )
         push.notebook(filled["notebook"][0], filled["push"])
     elif verb == "scores":
         from earshot.kaggle import submit

@@ -18,16 +18,43 @@ from earshot.kaggle.flags import BundleFlags
 
 ROOT = Path(__file__).resolve().parents[2]
 # What runs on Kaggle, below ROOT: not the tests, not the benchmarks, nothing of data/, runs/ or submissions/.
-CODE = ("get_features.py", "train.py", "predict.py", "doctor.py", "app.py", "earshot", "models", "recipes", "notebooks",
-        "requirements.txt", "constraints-kaggle.txt", "constraints-p100.txt", "README.md", "LICENSE")
+CODE = (
+    "get_features.py",
+    "train.py",
+    "predict.py",
+    "doctor.py",
+    "app.py",
+    "earshot",
+    "models",
+    "recipes",
+    "notebooks",
+    "requirements.txt",
+    "constraints-kaggle.txt",
+    "constraints-p100.txt",
+    "README.md",
+    "LICENSE",
+)
 KINDS = (".py", ".yaml", ".md", ".txt", ".ipynb", ".json", ".html", ".css", ".js", "")
 METADATA, SUMS = "dataset-metadata.json", "SHA256SUMS"
 SECRETS = ("kaggle.json", "access_token", "access_token.txt", "credentials.json", "token")
 LACKING = ("tyro",)  # of requirements.txt, what Kaggle's image has not
 NEVER = ("torch", "torchaudio", "torchvision", "torchcodec", "triton")  # the image's are built for its driver
 # What torch and transformers need is there as well, in versions that do.
-THERE = ("filelock", "fsspec", "jinja2", "markupsafe", "mpmath", "networkx", "packaging", "pillow", "regex", "safetensors",
-         "setuptools", "sympy", "typing-extensions")
+THERE = (
+    "filelock",
+    "fsspec",
+    "jinja2",
+    "markupsafe",
+    "mpmath",
+    "networkx",
+    "packaging",
+    "pillow",
+    "regex",
+    "safetensors",
+    "setuptools",
+    "sympy",
+    "typing-extensions",
+)
 OWNER = "INSERT_YOUR_NAME"
 
 
@@ -42,9 +69,11 @@ def make(flags: BundleFlags) -> Path:
     out = Path(flags.out)
     if out.exists() and not (out / SUMS).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {out} is in the way and is no bundle: move it away, or choose another folder")
-    parts = {"code": [(ROOT / name, name) for name in tracked()],
-             **{f"weights/{path.name}": [*below(path)] for path in there("--weights", flags.weights)},
-             **{f"runs/{path.name}": [*below(path)] for path in run_folders(flags)}}
+    parts = {
+        "code": [(ROOT / name, name) for name in tracked()],
+        **{f"weights/{path.name}": [*below(path)] for path in there("--weights", flags.weights)},
+        **{f"runs/{path.name}": [*below(path)] for path in run_folders(flags)},
+    }
     new = out.with_name(f".{out.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     needed = sum(path.stat().st_size for files in parts.values() for path, _ in files)
@@ -54,11 +83,17 @@ def make(flags: BundleFlags) -> Path:
             target = new / part / name if name else new / part
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
-        print(f"bundle: {part}, {len(files)} files, {space.human(sum(path.stat().st_size for path, _ in files))}", flush=True)
+        print(
+            f"bundle: {part}, {len(files)} files, {space.human(sum(path.stat().st_size for path, _ in files))}",
+            flush=True,
+        )
     if flags.wheels or flags.packages:
         wheels(new / "wheels", (*LACKING, *flags.packages))
     seal(new)
-    write_json(new / METADATA, {"title": title(flags.slug), "id": f"{owner(out)}/{flags.slug}", "licenses": [{"name": "other"}]})
+    write_json(
+        new / METADATA,
+        {"title": title(flags.slug), "id": f"{owner(out)}/{flags.slug}", "licenses": [{"name": "other"}]},
+    )
     shutil.rmtree(out, ignore_errors=True)
     os.replace(new, out)
     return out
@@ -66,13 +101,27 @@ def make(flags: BundleFlags) -> Path:
 
 def tracked() -> list[str]:
     """The product's files, relative to ROOT: those that git tracks, or, in an unpacked copy, all of the product's kinds."""
-    done = subprocess.run(["git", "-C", str(ROOT), "ls-files", "-z", "--", *CODE], capture_output=True, text=True) \
-        if (ROOT / ".git").exists() and shutil.which("git") else None
+    done = (
+        subprocess.run(
+            ["git", "-C", str(ROOT), "ls-files", "-z", "--", *CODE], capture_output=True, text=True
+        )
+        if (ROOT / ".git").exists() and shutil.which("git")
+        else None
+    )
     if done is not None and done.returncode == 0 and done.stdout:
         names = done.stdout.rstrip("\0").split("\0")
     else:
-        names = [name for top in CODE for name in ([top] if (ROOT / top).is_file() else
-                 [f"{top}/{name}" for _, name in below(ROOT / top)] if (ROOT / top).is_dir() else [])]
+        names = [
+            name
+            for top in CODE
+            for name in (
+                [top]
+                if (ROOT / top).is_file()
+                else [f"{top}/{name}" for _, name in below(ROOT / top)]
+                if (ROOT / top).is_dir()
+                else []
+            )
+        ]
     whole = [name for name in names if (ROOT / name).is_file() and not (ROOT / name).is_symlink()]
     return sorted(name for name in whole if Path(name).suffix in KINDS and "__pycache__" not in name)
 
@@ -111,7 +160,10 @@ def run_folders(flags: BundleFlags) -> list[Path]:
     """The folders of the runs asked for, each one a run with all its settings."""
     from earshot.run import CONFIG, Run
 
-    folders = [name if (Path(name) / CONFIG).is_file() else str(Path(flags.runs_folder) / name) for name in flags.runs]
+    folders = [
+        name if (Path(name) / CONFIG).is_file() else str(Path(flags.runs_folder) / name)
+        for name in flags.runs
+    ]
     return [Run.open(path).whole().folder for path in there("--runs", tuple(folders))]
 
 
@@ -122,20 +174,54 @@ def wheels(folder: Path, packages: tuple[str, ...]) -> None:
         UserError: torch is asked for, pip finds no set of versions beside the image's, or there is no network.
     """
     pinned = ROOT / "constraints-kaggle.txt"
-    image = {plain(line.split("==")[0]) for line in pinned.read_text().splitlines() if "==" in line and not line.startswith("#")}
+    image = {
+        plain(line.split("==")[0])
+        for line in pinned.read_text().splitlines()
+        if "==" in line and not line.startswith("#")
+    }
     asked = {plain(re.split(r"[\s<>=!~\[;@]", package)[0]) for package in packages}
     if asked & set(NEVER):
-        raise UserError(f"--packages {', '.join(sorted(asked & set(NEVER)))}: Kaggle's own is built for its driver, and stays")
+        raise UserError(
+            f"--packages {', '.join(sorted(asked & set(NEVER)))}: Kaggle's own is built for its driver, and stays"
+        )
     folder.mkdir(parents=True)
-    target = ["--only-binary=:all:", "--python-version", "3.12", "--implementation", "cp",
-              "--platform", "manylinux_2_28_x86_64", "--platform", "manylinux_2_17_x86_64", "--platform", "manylinux2014_x86_64"]
+    target = [
+        "--only-binary=:all:",
+        "--python-version",
+        "3.12",
+        "--implementation",
+        "cp",
+        "--platform",
+        "manylinux_2_28_x86_64",
+        "--platform",
+        "manylinux_2_17_x86_64",
+        "--platform",
+        "manylinux2014_x86_64",
+    ]
     print(f"bundle: wheels of {', '.join(packages)} (pip)", flush=True)
     # First only which versions: what the image has already is not worth its gigabytes.
-    report = pip("install", "--dry-run", "--quiet", "--report", "-", "--target", str(folder), "--ignore-installed", "-c", str(pinned),
-                 *target, *packages)
-    chosen = {plain(item["metadata"]["name"]): item["metadata"]["version"] for item in json.loads(report)["install"]}
-    lacking = [f"{name}=={version}" for name, version in chosen.items() if name in asked or
-               name not in image | {*NEVER, *THERE} and not name.startswith(("nvidia-", "cuda-"))]
+    report = pip(
+        "install",
+        "--dry-run",
+        "--quiet",
+        "--report",
+        "-",
+        "--target",
+        str(folder),
+        "--ignore-installed",
+        "-c",
+        str(pinned),
+        *target,
+        *packages,
+    )
+    chosen = {
+        plain(item["metadata"]["name"]): item["metadata"]["version"] for item in json.loads(report)["install"]
+    }
+    lacking = [
+        f"{name}=={version}"
+        for name, version in chosen.items()
+        if name in asked or name not in image | {*NEVER, *THERE} and not name.startswith(("nvidia-", "cuda-"))
+    ]
     pip("download", "--quiet", "--no-deps", "--dest", str(folder), *target, *lacking)
     write_text(folder / "requirements.txt", "".join(f"{line}\n" for line in sorted(lacking)))
     print(f"bundle: wheels, {', '.join(sorted(lacking))}")
@@ -146,9 +232,15 @@ def pip(*arguments: str) -> str:
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines() or ["no word"]
+        said = (
+            [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+            or done.stderr.splitlines()
+            or ["no word"]
+        )
         reason = said[-1].removeprefix("ERROR: ")[:240]
-        raise UserError(f"--wheels: pip {arguments[0]} fails: {reason}; without a network, leave --wheels away")
+        raise UserError(
+            f"--wheels: pip {arguments[0]} fails: {reason}; without a network, leave --wheels away"
+        )
     return done.stdout
 
 
@@ -159,7 +251,11 @@ def plain(name: str) -> str:
 
 def seal(folder: Path) -> None:
     """Write the checksums of all files: `sha256sum -c SHA256SUMS` compares them."""
-    files = [path for path in folder.rglob("*") if path.is_file() and path not in (folder / METADATA, folder / SUMS)]
+    files = [
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and path not in (folder / METADATA, folder / SUMS)
+    ]
     names = sorted(path.relative_to(folder).as_posix() for path in files)
     write_text(folder / SUMS, "".join(f"{digest(folder / name)}  {name}\n" for name in names))
 
@@ -188,4 +284,6 @@ def command(flags: BundleFlags) -> None:
         if flags.push:
             push.dataset(out, flags)
         else:
-            print(f"next: the same with --push; or upload {out} at https://www.kaggle.com/datasets (New Dataset)")
+            print(
+                f"next: the same with --push; or upload {out} at https://www.kaggle.com/datasets (New Dataset)"
+            )

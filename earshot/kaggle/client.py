@@ -11,8 +11,10 @@ from typing import Any, Callable, Iterator
 
 from earshot.errors import UserError
 
-CREDENTIALS = ("make a token at https://www.kaggle.com/settings (API, generate new token) and put it into ~/.kaggle/access_token, or "
-               "into the environment variable KAGGLE_API_TOKEN; `kaggle auth login` does it in a browser")
+CREDENTIALS = (
+    "make a token at https://www.kaggle.com/settings (API, generate new token) and put it into ~/.kaggle/access_token, or "
+    "into the environment variable KAGGLE_API_TOKEN; `kaggle auth login` does it in a browser"
+)
 POLL = 10.0  # seconds from the first question to the second, half as long again each time ...
 SLOWEST = 60.0  # ... up to this
 
@@ -31,9 +33,13 @@ def connect() -> Any:
         try:
             from kaggle.api.kaggle_api_extended import KaggleApi
         except ImportError as error:
-            raise UserError(f"the official client cannot be imported ({error}): pip install 'kaggle>=2.2.5' six") from None
+            raise UserError(
+                f"the official client cannot be imported ({error}): pip install 'kaggle>=2.2.5' six"
+            ) from None
         api = KaggleApi()
-        api.args = [argument for argument in api.args if argument != "--verbose"]  # that prints the Authorization header
+        api.args = [
+            argument for argument in api.args if argument != "--verbose"
+        ]  # that prints the Authorization header
         try:
             api.authenticate()
         except SystemExit:
@@ -70,10 +76,14 @@ def calling(what: str, *, forbidden: str = "", absent: str = "", api: Any = None
         kind = NotThere if status in (403, 404) else UserError
         raise kind(hide(f"{what}: {_status(status, error, forbidden, absent)}", api)) from None
     except requests.exceptions.ChunkedEncodingError:
-        raise UserError(f"{what}: the connection broke off; what came is kept, and the same command goes on from there") from None
+        raise UserError(
+            f"{what}: the connection broke off; what came is kept, and the same command goes on from there"
+        ) from None
     except (requests.exceptions.ConnectionError, requests.exceptions.Timeout):
-        raise UserError(f"{what}: Kaggle cannot be reached: is there a network? In a notebook, switch Internet on, or attach the "
-                        "data instead; the same command tries again") from None
+        raise UserError(
+            f"{what}: Kaggle cannot be reached: is there a network? In a notebook, switch Internet on, or attach the "
+            "data instead; the same command tries again"
+        ) from None
     except OSError as error:
         if not isinstance(error, requests.exceptions.RequestException):
             raise  # a disk's: said where the scripts say it
@@ -91,7 +101,9 @@ def _status(status: int, error: Exception, forbidden: str, absent: str) -> str:
     if status == 401:
         return f"Kaggle refuses the credentials (401): {CREDENTIALS}"
     if status == 403:
-        return f"Kaggle forbids it (403: {answer}): {forbidden or 'is it yours, or public? Is the name right?'}"
+        return (
+            f"Kaggle forbids it (403: {answer}): {forbidden or 'is it yours, or public? Is the name right?'}"
+        )
     if status == 404:
         return f"not found on Kaggle (404): {absent or 'look at the spelling; it is the last part of the address of its page'}"
     if status == 429:

@@ -76,7 +76,9 @@ def from_kaggle(ref: str, part: Path, dataset: bool, name: str) -> Path:
         if not found:
             there = ", ".join(path.name for path in part.iterdir() if not path.name.startswith("."))
             there = there or said.getvalue()[-80:].strip() or "nothing"
-            raise UserError(f"{about}: Kaggle sent no zip but {there}: unpack it yourself and give its folder to --competition")
+            raise UserError(
+                f"{about}: Kaggle sent no zip but {there}: unpack it yourself and give its folder to --competition"
+            )
     return found[0]
 
 
@@ -94,9 +96,15 @@ def listed(api: Any, ref: str, dataset: bool) -> tuple[int, int, bool]:
     count = size = 0
     token = None
     for _ in range(PAGES):
-        reply = (api.dataset_list_files if dataset else api.competition_list_files)(ref, page_token=token, page_size=PAGE)
+        reply = (api.dataset_list_files if dataset else api.competition_list_files)(
+            ref, page_token=token, page_size=PAGE
+        )
         files = [file for file in reply.files or [] if file]
-        count, size, token = count + len(files), size + sum(file.total_bytes or 0 for file in files), reply.next_page_token
+        count, size, token = (
+            count + len(files),
+            size + sum(file.total_bytes or 0 for file in files),
+            reply.next_page_token,
+        )
         if not token or not files:
             return count, size, False
     return count, size, True
@@ -136,9 +144,13 @@ def esc50(part: Path) -> Path:
                 for block in reply.iter_content(1 << 20):
                     file.write(block)
                 if size and file.tell() != size:
-                    raise UserError(f"the download of ESC-50 broke off after {file.tell()} of {size} bytes: the same command starts "
-                                    "it anew")
+                    raise UserError(
+                        f"the download of ESC-50 broke off after {file.tell()} of {size} bytes: the same command starts "
+                        "it anew"
+                    )
     except requests.exceptions.RequestException as error:
-        raise UserError(f"the download of ESC-50 failed ({' '.join(str(error).split())[:120]}): is there a network? The same "
-                        f"command starts it anew; or fetch {ESC50} yourself and give the zip to --competition") from None
+        raise UserError(
+            f"the download of ESC-50 failed ({' '.join(str(error).split())[:120]}): is there a network? The same "
+            f"command starts it anew; or fetch {ESC50} yourself and give the zip to --competition"
+        ) from None
     return path

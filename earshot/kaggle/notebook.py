@@ -1,6 +1,6 @@
 """A notebook with the kit's code inside: what is pushed to Kaggle is one file.
 
-    python -m earshot.kaggle.notebook      notebooks/*.ipynb, each with the code in it and its metadata -> notebooks/built/<name>/
+python -m earshot.kaggle.notebook      notebooks/*.ipynb, each with the code in it and its metadata -> notebooks/built/<name>/
 """
 
 from __future__ import annotations
@@ -17,7 +17,16 @@ from earshot.files import read_json, write_text
 from earshot.kaggle import bundle
 
 ROOT = Path(__file__).resolve().parents[2]
-CODE = ("get_features.py", "train.py", "predict.py", "doctor.py", "requirements.txt", "earshot/", "models/", "recipes/")
+CODE = (
+    "get_features.py",
+    "train.py",
+    "predict.py",
+    "doctor.py",
+    "requirements.txt",
+    "earshot/",
+    "models/",
+    "recipes/",
+)
 KINDS = {".py", ".yaml", ".txt"}
 EMPTY = 'CODE = ""'  # the line of a notebook that takes the archive
 METADATA = "kernel-metadata.json"
@@ -26,7 +35,9 @@ LARGEST = 1 << 20  # bytes: what Kaggle takes of a notebook's source
 
 def files() -> list[Path]:
     """The product's files below ROOT, sorted: what the scripts need, neither tests nor outputs, nor what git does not track."""
-    return sorted(ROOT / name for name in bundle.tracked() if name.startswith(CODE) and Path(name).suffix in KINDS)
+    return sorted(
+        ROOT / name for name in bundle.tracked() if name.startswith(CODE) and Path(name).suffix in KINDS
+    )
 
 
 def archive() -> str:
@@ -57,7 +68,9 @@ def filled(path: Path) -> str:
             cell["source"] = "\n".join(lines)
     text = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
     if len(text.encode("utf-8")) > LARGEST:
-        raise UserError(f"{path} with the code in it is larger than the {LARGEST >> 20} MB that Kaggle takes: attach the code as a data set")
+        raise UserError(
+            f"{path} with the code in it is larger than the {LARGEST >> 20} MB that Kaggle takes: attach the code as a data set"
+        )
     return text
 
 
@@ -68,7 +81,10 @@ def build(out: Path) -> list[Path]:
         folder = out / path.stem
         own = path.with_name(f"{path.stem}.{METADATA}")
         write_text(folder / path.name, filled(path))
-        write_text(folder / METADATA, (own if own.is_file() else path.with_name(METADATA)).read_text(encoding="utf-8"))
+        write_text(
+            folder / METADATA,
+            (own if own.is_file() else path.with_name(METADATA)).read_text(encoding="utf-8"),
+        )
         made.append(folder / path.name)
     return made
 

@@ -16,9 +16,26 @@ from earshot.kaggle.flags import BundleFlags, PushFlags
 from earshot.kaggle.notebook import filled
 
 KERNEL = "kernel-metadata.json"
-KEYS = ("id", "id_no", "title", "code_file", "language", "kernel_type", "is_private", "enable_gpu", "enable_tpu", "enable_internet",
-        "machine_shape", "dataset_sources", "competition_sources", "kernel_sources", "model_sources", "keywords", "docker_image",
-        "docker_image_pinning_type")
+KEYS = (
+    "id",
+    "id_no",
+    "title",
+    "code_file",
+    "language",
+    "kernel_type",
+    "is_private",
+    "enable_gpu",
+    "enable_tpu",
+    "enable_internet",
+    "machine_shape",
+    "dataset_sources",
+    "competition_sources",
+    "kernel_sources",
+    "model_sources",
+    "keywords",
+    "docker_image",
+    "docker_image_pinning_type",
+)
 RETIRED = ("nvidiateslap100", "tpu1vmv38", "tpuv38")
 ENDS = ("complete", "error", "cancel_acknowledged")
 
@@ -47,10 +64,14 @@ def dataset(folder: Path, flags: BundleFlags) -> None:
         if new:
             reply = api.dataset_create_new(str(folder), public=False, quiet=True, dir_mode="zip")
         else:
-            reply = api.dataset_create_version(str(folder), flags.message or f"sha256 {sums[:12]}", quiet=True, dir_mode="zip")
+            reply = api.dataset_create_version(
+                str(folder), flags.message or f"sha256 {sums[:12]}", quiet=True, dir_mode="zip"
+            )
     wrong = reply.error or (reply.status if str(reply.status or "").lower() not in ("", "ok") else "")
     if wrong or "unsuccessful" in said.getvalue().lower():
-        raise UserError(client.hide(f"the upload failed: {wrong or said.getvalue().strip().splitlines()[-1][:200]}", api))
+        raise UserError(
+            client.hide(f"the upload failed: {wrong or said.getvalue().strip().splitlines()[-1][:200]}", api)
+        )
 
     def ask() -> tuple[str, bool]:
         with client.calling("the upload's state", **told):
@@ -82,24 +103,39 @@ def notebook(path: str, flags: PushFlags) -> None:
     slug = slugified(str(about["title"]))
     about["id"] = f"{owner}/{slug}"
     sources = [source for key in KEYS if key.endswith("_sources") for source in about[key]]
-    print(f"push: {file} -> {about['id']} on {about['machine_shape'] or 'a CPU'}, internet {'on' if about['enable_internet'] else 'off'},"
-          f" with {', '.join(sources) or 'nothing attached'}", flush=True)
-    with tempfile.TemporaryDirectory() as stage:  # the client wants a folder with one notebook and its metadata
-        own = filled(file) if file.suffix == ".ipynb" else file.read_text(encoding="utf-8")  # with the kit's code in it
+    print(
+        f"push: {file} -> {about['id']} on {about['machine_shape'] or 'a CPU'}, internet {'on' if about['enable_internet'] else 'off'},"
+        f" with {', '.join(sources) or 'nothing attached'}",
+        flush=True,
+    )
+    with (
+        tempfile.TemporaryDirectory() as stage
+    ):  # the client wants a folder with one notebook and its metadata
+        own = (
+            filled(file) if file.suffix == ".ipynb" else file.read_text(encoding="utf-8")
+        )  # with the kit's code in it
         write_text(Path(stage) / about["code_file"], own)
         write_json(Path(stage) / KERNEL, about)
         hint = "is the phone number of your account confirmed? Have you joined the competition?"
         with client.calling("the push", api=api, forbidden=hint) as said:
             reply = api.kernels_push(stage)
     if reply is None or reply.error:  # the client's own command says so and ends well
-        raise UserError(client.hide(f"the push failed: {reply.error if reply else said.getvalue().strip()[-200:]}", api))
-    refused = {"datasets": reply.invalid_dataset_sources, "competitions": reply.invalid_competition_sources,
-               "notebooks": reply.invalid_kernel_sources, "models": reply.invalid_model_sources}
+        raise UserError(
+            client.hide(f"the push failed: {reply.error if reply else said.getvalue().strip()[-200:]}", api)
+        )
+    refused = {
+        "datasets": reply.invalid_dataset_sources,
+        "competitions": reply.invalid_competition_sources,
+        "notebooks": reply.invalid_kernel_sources,
+        "models": reply.invalid_model_sources,
+    }
     print(f"push: version {reply.version_number}, {reply.url}", flush=True)
     if any(refused.values()):
         lost = "; ".join(f"{kind} {', '.join(map(str, names))}" for kind, names in refused.items() if names)
-        raise UserError(f"it was pushed, but Kaggle did not attach {lost}: are they ready, yours or public, and have you joined the "
-                        "competition? Then push again")
+        raise UserError(
+            f"it was pushed, but Kaggle did not attach {lost}: are they ready, yours or public, and have you joined the "
+            "competition? Then push again"
+        )
     if flags.wait:
         finish(api, about, reply.version_number, flags)
 
@@ -117,7 +153,9 @@ def finish(api: Any, about: dict, version: int, flags: PushFlags) -> None:
 
     print("the notebook:", flush=True)
     if not client.wait(ask, flags.wait):
-        print(f"it still runs after {flags.wait:g} minutes; later: kaggle kernels output {ref} -p {flags.out}")
+        print(
+            f"it still runs after {flags.wait:g} minutes; later: kaggle kernels output {ref} -p {flags.out}"
+        )
         return
     folder = Path(flags.out) / ref.split("/")[1]
     folder.mkdir(parents=True, exist_ok=True)
@@ -127,7 +165,10 @@ def finish(api: Any, about: dict, version: int, flags: PushFlags) -> None:
     lines = readable(log.read_text(encoding="utf-8")) if log.is_file() else []
     write_text(log, "\n".join(lines) + "\n")
     print(*(f"  | {line}" for line in lines[-40:]), sep="\n")
-    print(f"output: {folder}, {len(files)} files: {', '.join(sorted(Path(f).name for f in files)[:8])}", flush=True)
+    print(
+        f"output: {folder}, {len(files)} files: {', '.join(sorted(Path(f).name for f in files)[:8])}",
+        flush=True,
+    )
     if state["name"] != "complete":
         why = f": {state['why']}" if state["why"] else ""
         raise UserError(f"the notebook ended with {state['name'].replace('_', ' ')}{why}; its log: {log}")
@@ -175,17 +216,34 @@ def metadata(path: Path, flags: PushFlags) -> tuple[Path, dict[str, Any]]:
     if not path.is_file() or path.suffix not in (".ipynb", ".py"):
         raise UserError(f"{path} is no notebook: a .ipynb or .py file is")
     about: dict[str, Any] = {
-        "title": path.stem.replace("_", " "), "language": "python", "is_private": True, "enable_internet": True,
-        "machine_shape": "NvidiaTeslaT4", "dataset_sources": [], "competition_sources": [], "kernel_sources": [], "model_sources": [],
-        **found, "code_file": path.name, "kernel_type": "notebook" if path.suffix == ".ipynb" else "script"}
-    given = {"title": flags.title, "enable_internet": {"on": True, "off": False}.get(flags.internet or ""),
-             "machine_shape": flags.accelerator, "competition_sources": list(flags.competition),
-             "dataset_sources": list(flags.datasets), "kernel_sources": list(flags.kernels)}
+        "title": path.stem.replace("_", " "),
+        "language": "python",
+        "is_private": True,
+        "enable_internet": True,
+        "machine_shape": "NvidiaTeslaT4",
+        "dataset_sources": [],
+        "competition_sources": [],
+        "kernel_sources": [],
+        "model_sources": [],
+        **found,
+        "code_file": path.name,
+        "kernel_type": "notebook" if path.suffix == ".ipynb" else "script",
+    }
+    given = {
+        "title": flags.title,
+        "enable_internet": {"on": True, "off": False}.get(flags.internet or ""),
+        "machine_shape": flags.accelerator,
+        "competition_sources": list(flags.competition),
+        "dataset_sources": list(flags.datasets),
+        "kernel_sources": list(flags.kernels),
+    }
     about |= {key: value for key, value in given.items() if value not in (None, [])}
     if about["machine_shape"] == "cpu":
         about["machine_shape"] = ""
     if flags.accelerator or "enable_gpu" not in found:
-        about["enable_gpu"] = bool(about["machine_shape"]) and not str(about["machine_shape"]).startswith("Tpu")
+        about["enable_gpu"] = bool(about["machine_shape"]) and not str(about["machine_shape"]).startswith(
+            "Tpu"
+        )
         about["enable_tpu"] = str(about["machine_shape"]).startswith("Tpu")
     check(about, path)
     return path, about
@@ -196,13 +254,21 @@ def check(about: dict[str, Any], path: Path) -> None:
     if len(str(about["title"])) < 5 or not 5 <= len(slugified(str(about["title"]))) <= 50:
         raise UserError(f"{path}: its title {about['title']!r} needs 5 to 50 letters and digits: --title")
     if str(about["machine_shape"]).lower() in RETIRED:
-        raise UserError(f"{path}: {about['machine_shape']} is retired, and Kaggle would take another in silence: --accelerator "
-                        "NvidiaTeslaT4")
+        raise UserError(
+            f"{path}: {about['machine_shape']} is retired, and Kaggle would take another in silence: --accelerator "
+            "NvidiaTeslaT4"
+        )
     for key in ("is_private", "enable_gpu", "enable_tpu", "enable_internet"):
-        about[key] = {"true": True, "false": False}.get(str(about.get(key, False)).lower(), about.get(key, False))
+        about[key] = {"true": True, "false": False}.get(
+            str(about.get(key, False)).lower(), about.get(key, False)
+        )
         if not isinstance(about[key], bool):
             raise UserError(f"{path}: {key} is {about[key]!r} in its metadata: true or false")
-    forms = {"competition_sources": NAME, "dataset_sources": f"{NAME}/{NAME}(/[0-9]+)?", "kernel_sources": f"{NAME}/{NAME}"}
+    forms = {
+        "competition_sources": NAME,
+        "dataset_sources": f"{NAME}/{NAME}(/[0-9]+)?",
+        "kernel_sources": f"{NAME}/{NAME}",
+    }
     for key, form in forms.items():
         wrong = [name for name in about[key] if not re.fullmatch(form, str(name))]
         if wrong:

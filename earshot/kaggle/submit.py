@@ -30,19 +30,34 @@ def code(flags: SubmitFlags) -> bool:
         return False
     parts = re.fullmatch(rf"({NAME}/{NAME})/(\d+)", flags.kernel)
     if not parts or not flags.submit or not flags.competition:
-        raise UserError(f"--kernel {flags.kernel}: a code competition wants all of --submit --competition SLUG --kernel "
-                        "OWNER/NOTEBOOK/VERSION (the version is what `python -m earshot.kaggle push` prints)")
+        raise UserError(
+            f"--kernel {flags.kernel}: a code competition wants all of --submit --competition SLUG --kernel "
+            "OWNER/NOTEBOOK/VERSION (the version is what `python -m earshot.kaggle push` prints)"
+        )
     api = client.connect()
-    row = {"time": now(), "competition": flags.competition, "file": flags.kernel, "sha256": digest_of(flags.kernel)[:16]}
+    row = {
+        "time": now(),
+        "competition": flags.competition,
+        "file": flags.kernel,
+        "sha256": digest_of(flags.kernel)[:16],
+    }
     allowed(api, flags, row["sha256"], LEDGER)
     with client.calling("the submission", api=api, **hints(flags.competition)):
-        reply = api.competition_submit_code("submission.csv", flags.message, flags.competition, kernel=parts[1],
-                                            kernel_version=int(parts[2]), quiet=True)
+        reply = api.competition_submit_code(
+            "submission.csv",
+            flags.message,
+            flags.competition,
+            kernel=parts[1],
+            kernel_version=int(parts[2]),
+            quiet=True,
+        )
     sent(api, flags, reply, row, LEDGER)
     return True
 
 
-def prepared(flags: SubmitFlags, runs: Sequence[Run], features: str | None, loose: bool) -> Callable[[Path], None]:
+def prepared(
+    flags: SubmitFlags, runs: Sequence[Run], features: str | None, loose: bool
+) -> Callable[[Path], None]:
     """Everything that may refuse is asked before anything is computed; what to call with the submission's file.
 
     Args:
@@ -61,7 +76,9 @@ def prepared(flags: SubmitFlags, runs: Sequence[Run], features: str | None, loos
 
         name = str(blend.cache_of(runs[0], features).record.get("competition", ""))
     if name == "sample" or not re.fullmatch(NAME, name):
-        raise UserError(f"--submit: {name or 'the data'} is no competition on Kaggle: name it with --competition SLUG")
+        raise UserError(
+            f"--submit: {name or 'the data'} is no competition on Kaggle: name it with --competition SLUG"
+        )
     flags = SubmitFlags(**{**vars(flags), "competition": name})
     api = client.connect()
     remaining(api, flags)
@@ -71,10 +88,22 @@ def prepared(flags: SubmitFlags, runs: Sequence[Run], features: str | None, loos
         asked(flags, content, path)
         with client.calling("the submission", api=api, **hints(name)) as said:
             reply = api.competition_submit(str(out), flags.message, name, quiet=True)
-        if reply.message == api.COMPETITION_SUBMIT_UPLOAD_FAILED_MESSAGE:  # it returns this where others raise
+        if (
+            reply.message == api.COMPETITION_SUBMIT_UPLOAD_FAILED_MESSAGE
+        ):  # it returns this where others raise
             why = said.getvalue().strip()[-160:]
-            raise UserError(client.hide(f"the upload of {out} failed {why}: nothing was submitted; repeat the command", api))
-        sent(api, flags, reply, {"time": now(), "competition": name, "file": out.name, "sha256": content[:16]}, path)
+            raise UserError(
+                client.hide(
+                    f"the upload of {out} failed {why}: nothing was submitted; repeat the command", api
+                )
+            )
+        sent(
+            api,
+            flags,
+            reply,
+            {"time": now(), "competition": name, "file": out.name, "sha256": content[:16]},
+            path,
+        )
 
     return send
 
@@ -86,9 +115,11 @@ def now() -> str:
 
 def hints(competition: str) -> dict[str, str]:
     """What to do about 403 and 404 where a competition is meant."""
-    return {"forbidden": f"join the competition and accept its rules at https://www.kaggle.com/competitions/{competition}/rules",
-            "absent": f"there is no competition {competition} that takes submissions: its SLUG is the last part of its address "
-                      "(--competition SLUG)"}
+    return {
+        "forbidden": f"join the competition and accept its rules at https://www.kaggle.com/competitions/{competition}/rules",
+        "absent": f"there is no competition {competition} that takes submissions: its SLUG is the last part of its address "
+        "(--competition SLUG)",
+    }
 
 
 def allowed(api: Any, flags: SubmitFlags, content: str, path: Path) -> None:
@@ -104,34 +135,57 @@ def remaining(api: Any, flags: SubmitFlags) -> None:
     left, today, total = limits.num_allowed_now or 0, limits.num_today or 0, limits.num_total or 0
     if not left and not total and not limits.limited_by_total:
         # Who is on no team yet gets zeros.
-        print(f"submissions to {flags.competition}: none yet, and how many a day may be sent is known after the first")
+        print(
+            f"submissions to {flags.competition}: none yet, and how many a day may be sent is known after the first"
+        )
         return
     print(f"submissions to {flags.competition}: {today} today, {left} left, {total} in all", flush=True)
     if not left:
-        over = "in this competition" if limits.limited_by_total else "today: the count begins anew at 0:00 UTC"
+        over = (
+            "in this competition" if limits.limited_by_total else "today: the count begins anew at 0:00 UTC"
+        )
         raise UserError(f"none is left {over}; nothing was sent")
     if left == 1:
-        client.ask(f"this is the last submission of the {'competition' if limits.limited_by_total else 'day'}", flags.yes)
+        client.ask(
+            f"this is the last submission of the {'competition' if limits.limited_by_total else 'day'}",
+            flags.yes,
+        )
 
 
 def asked(flags: SubmitFlags, content: str, path: Path) -> None:
     """Ask before what was submitted already."""
     for row in ledger.read(path):
-        if row.get("ref") and row["sha256"] and content.startswith(row["sha256"]) and row["competition"] == flags.competition:
+        if (
+            row.get("ref")
+            and row["sha256"]
+            and content.startswith(row["sha256"])
+            and row["competition"] == flags.competition
+        ):
             score = f", public {row['public']}" if row["public"] else ""
-            client.ask(f"this very content was submitted at {row['time']} (ref {row['ref']}{score})", flags.yes)
+            client.ask(
+                f"this very content was submitted at {row['time']} (ref {row['ref']}{score})", flags.yes
+            )
             return
 
 
 def sent(api: Any, flags: SubmitFlags, reply: Any, row: dict[str, str], path: Path) -> None:
     """Enter a submission that Kaggle took in the ledger, and wait for its score."""
     if not reply.ref:
-        raise UserError(client.hide(f"Kaggle gave the submission no number ({reply.message or 'no word'}): look at "
-                                    f"https://www.kaggle.com/competitions/{flags.competition}/submissions before sending it again", api))
+        raise UserError(
+            client.hide(
+                f"Kaggle gave the submission no number ({reply.message or 'no word'}): look at "
+                f"https://www.kaggle.com/competitions/{flags.competition}/submissions before sending it again",
+                api,
+            )
+        )
     row |= {"message": flags.message, "ref": str(reply.ref)}
 
     def enter(rows: list[dict[str, str]]) -> None:
-        same = [old for old in rows if old["sha256"] and row["sha256"].startswith(old["sha256"]) and not old.get("ref")]
+        same = [
+            old
+            for old in rows
+            if old["sha256"] and row["sha256"].startswith(old["sha256"]) and not old.get("ref")
+        ]
         if same:  # predict.py entered it when it wrote it
             same[-1].update({key: row[key] for key in ("message", "ref", "competition")})
         else:
@@ -152,8 +206,10 @@ def sent(api: Any, flags: SubmitFlags, reply: Any, row: dict[str, str], path: Pa
         return
     one = found[row["ref"]]
     if one.status.name == "ERROR":
-        raise UserError(f"Kaggle could not score submission {one.ref}: {one.error_description or 'it does not say why'}; see "
-                        f"https://www.kaggle.com/competitions/{flags.competition}/submissions")
+        raise UserError(
+            f"Kaggle could not score submission {one.ref}: {one.error_description or 'it does not say why'}; see "
+            f"https://www.kaggle.com/competitions/{flags.competition}/submissions"
+        )
     fill(path, [one])
     private = f", private {one.private_score}" if one.private_score else ""
     print(f"score: public {one.public_score or 'hidden'}{private}; {path}")
@@ -167,12 +223,18 @@ def submissions(api: Any, competition: str) -> list[Any]:
 
 def fill(path: Path, found: Sequence[Any]) -> int:
     """Enter the scores of submissions that the ledger knows by their number; how many rows that changed."""
-    scores = {str(one.ref): {"public": one.public_score or "", "private": one.private_score or ""} for one in found}
+    scores = {
+        str(one.ref): {"public": one.public_score or "", "private": one.private_score or ""} for one in found
+    }
     changed = []
 
     def enter(rows: list[dict[str, str]]) -> None:
         for row in rows:
-            new = {key: value for key, value in scores.get(row.get("ref") or "", {}).items() if value and value != row[key]}
+            new = {
+                key: value
+                for key, value in scores.get(row.get("ref") or "", {}).items()
+                if value and value != row[key]
+            }
             if new:
                 row.update(new)
                 changed.append(row)
@@ -186,14 +248,22 @@ def scores(competition: str | None, path: Path) -> None:
     known = dict.fromkeys(row["competition"] for row in ledger.read(path) if row.get("ref"))
     names = [competition] if competition else list(known)
     if not names:
-        raise UserError(f"{path} has no submission that was sent from here: name a competition with --competition SLUG")
+        raise UserError(
+            f"{path} has no submission that was sent from here: name a competition with --competition SLUG"
+        )
     api = client.connect()
     for name in names:
         found = submissions(api, name)
         print(f"{name}: {len(found)} submissions")
         for one in found:
-            words = [f"{one.date:%Y-%m-%d %H:%M}" if one.date else "", f"public {one.public_score or '-'}",
-                     f"private {one.private_score or '-'}", one.status.name.lower(), one.file_name or "", one.description or ""]
+            words = [
+                f"{one.date:%Y-%m-%d %H:%M}" if one.date else "",
+                f"public {one.public_score or '-'}",
+                f"private {one.private_score or '-'}",
+                one.status.name.lower(),
+                one.file_name or "",
+                one.description or "",
+            ]
             print(f"  {one.ref}  " + "  ".join(word for word in words if word))
         if path.exists():
             print(f"{path}: {fill(path, found)} rows changed")

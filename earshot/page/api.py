@@ -22,15 +22,26 @@ LOOPBACK = ("127.0.0.1", "localhost")
 SLACK = 1 << 16  # bytes of a multipart body besides the file
 NAMED = 12  # classes in the description
 # Nothing is fetched from elsewhere, whatever a library's page would like.
-POLICY = ("default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
-          "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; "
-          "worker-src 'self' blob:; object-src 'none'; form-action 'self'")
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; "
+    "worker-src 'self' blob:; object-src 'none'; form-action 'self'"
+)
 # A report is a file that may be a stranger's: it runs no script and fetches nothing.
 SANDBOX = "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-BODY = {"required": True, "content": {
-    "multipart/form-data": {"schema": {"type": "object", "required": ["audio"],
-                                       "properties": {"audio": {"type": "string", "format": "binary"}}}},
-    "application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+BODY = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["audio"],
+                "properties": {"audio": {"type": "string", "format": "binary"}},
+            }
+        },
+        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+    },
+}
 
 
 class _TooLarge(Exception):
@@ -45,6 +56,7 @@ class Policy:
 
     async def __call__(self, scope: dict, receive: Any, send: Any) -> None:
         """Pass on, adding headers."""
+
         async def adding(message: dict) -> None:
             if message["type"] == "http.response.start":
                 names = {name.lower() for name, _ in message["headers"]}
@@ -65,7 +77,9 @@ def build(desk: Desk, host: str, report: Path | None) -> FastAPI:
             could otherwise lead a browser here.
         report: the run's report.html, where there is one.
     """
-    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a stranger's broken form is answered, not our news
+    logging.getLogger("python_multipart").setLevel(
+        logging.ERROR
+    )  # a stranger's broken form is answered, not our news
     app = FastAPI(title="Earshot", description="Audio in, classes out.", docs_url=None, redoc_url=None)
     app.add_middleware(Policy)
     if host in LOOPBACK:
@@ -93,6 +107,7 @@ def build(desk: Desk, host: str, report: Path | None) -> FastAPI:
         return _docs(desk, str(request.base_url).rstrip("/"))
 
     if report is not None:
+
         @app.get("/report", include_in_schema=False)
         def shown() -> HTMLResponse:
             return HTMLResponse(report.read_bytes(), headers={"content-security-policy": SANDBOX})
@@ -137,13 +152,18 @@ async def _receive(request: Request, most: int, file: Any) -> None:
     except BadAudio:
         raise
     except Exception as error:  # a form that is none
-        raise BadAudio(f"the form cannot be read: {' '.join(str(getattr(error, 'detail', error)).split())[:100]}") from None
+        raise BadAudio(
+            f"the form cannot be read: {' '.join(str(getattr(error, 'detail', error)).split())[:100]}"
+        ) from None
 
 
 def _docs(desk: Desk, base: str) -> str:
     """The API's description: one page, nothing fetched."""
     classes = desk.hearing.classes
-    first, named = escape(classes[0]), escape(", ".join(classes[:NAMED])) + ("" if len(classes) <= NAMED else ", …")
+    first, named = (
+        escape(classes[0]),
+        escape(", ".join(classes[:NAMED])) + ("" if len(classes) <= NAMED else ", …"),
+    )
     return f"""<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Earshot: API</title>
 <meta name="viewport" content="width=device-width,initial-scale=1"><style>
 body{{font:16px/1.5 system-ui,sans-serif;max-width:46rem;margin:2rem auto;padding:0 1rem;color:#1b1b1b;background:#fff}}

@@ -45,10 +45,21 @@ class Desk:
             found = self.answer(path)
         finally:
             self.forget(path)
-        windows = [{"start": round(float(start), 3), "length": round(float(length), 3), "classes": self.likeliest(row, top)}
-                   for start, length, row in zip(found.start, found.length, found.windows)]
-        return {"run": self.name, "seconds": round(found.seconds, 3), "classes": self.likeliest(found.probabilities, top),
-                "windows": windows, "milliseconds": round(1000 * (time.perf_counter() - began), 1)}
+        windows = [
+            {
+                "start": round(float(start), 3),
+                "length": round(float(length), 3),
+                "classes": self.likeliest(row, top),
+            }
+            for start, length, row in zip(found.start, found.length, found.windows)
+        ]
+        return {
+            "run": self.name,
+            "seconds": round(found.seconds, 3),
+            "classes": self.likeliest(found.probabilities, top),
+            "windows": windows,
+            "milliseconds": round(1000 * (time.perf_counter() - began), 1),
+        }
 
     def likeliest(self, row: np.ndarray, top: int) -> list[dict[str, Any]]:
         """[{"class", "probability"}], the likeliest first."""

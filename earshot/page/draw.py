@@ -27,8 +27,15 @@ ENVELOPE = 1200  # points of a waveform
 _lock = threading.Lock()  # matplotlib's settings are the process's
 
 
-def clip(wave: np.ndarray, rate: int, windows: np.ndarray, start: np.ndarray, length: np.ndarray, classes: list[str],
-         probabilities: np.ndarray) -> bytes:
+def clip(
+    wave: np.ndarray,
+    rate: int,
+    windows: np.ndarray,
+    start: np.ndarray,
+    length: np.ndarray,
+    classes: list[str],
+    probabilities: np.ndarray,
+) -> bytes:
     """A PNG: waveform, spectrogram, and for a clip of several windows the likeliest classes over time.
 
     Args:
@@ -47,7 +54,15 @@ def clip(wave: np.ndarray, rate: int, windows: np.ndarray, start: np.ndarray, le
         _waveform(axes[0], wave, seconds)
         _levels(axes[1], wave, rate, "viridis")
         if several:
-            _timeline(figure, axes[2], windows[:, order], start, length, [style.short(classes[c], 18) for c in order], seconds)
+            _timeline(
+                figure,
+                axes[2],
+                windows[:, order],
+                start,
+                length,
+                [style.short(classes[c], 18) for c in order],
+                seconds,
+            )
         axes[-1].set_xlabel("seconds")
         axes[0].set_xlim(0, seconds)
         return style.png(figure)
@@ -69,16 +84,31 @@ def _waveform(axes: Any, wave: np.ndarray, seconds: float) -> None:
 def _levels(axes: Any, wave: np.ndarray, rate: int, colours: Any) -> None:
     """The spectrogram, its rows evenly spaced on the mel scale."""
     top = float(spectrogram.to_mel(rate / 2))
-    drawn = axes.imshow(spectrogram.mel(wave, rate), origin="lower", aspect="auto", cmap=colours, vmin=-spectrogram.RANGE, vmax=0,
-                        extent=(0, len(wave) / rate, 0, top), interpolation="nearest")
+    drawn = axes.imshow(
+        spectrogram.mel(wave, rate),
+        origin="lower",
+        aspect="auto",
+        cmap=colours,
+        vmin=-spectrogram.RANGE,
+        vmax=0,
+        extent=(0, len(wave) / rate, 0, top),
+        interpolation="nearest",
+    )
     shown = [hz for hz in HZ if hz <= rate / 2]
     axes.set_yticks([float(spectrogram.to_mel(hz)) for hz in shown], [str(hz) for hz in shown])
     axes.set(ylabel="Hz", ylim=(0, top))
     axes.figure.colorbar(drawn, ax=axes, pad=0.01, aspect=18, label="dB")
 
 
-def _timeline(figure: Figure, axes: Any, values: np.ndarray, start: np.ndarray, length: np.ndarray, names: list[str],
-              seconds: float) -> None:
+def _timeline(
+    figure: Figure,
+    axes: Any,
+    values: np.ndarray,
+    start: np.ndarray,
+    length: np.ndarray,
+    names: list[str],
+    seconds: float,
+) -> None:
     # Windows may overlap: the border between two lies halfway between their middles.
     middle = start + length / 2
     edges = np.concatenate([[0.0], (middle[1:] + middle[:-1]) / 2, [max(seconds, float(middle[-1]) + 1e-3)]])
@@ -99,7 +129,7 @@ def saliency(found: Saliency, wave: np.ndarray, rate: int, start: float, title: 
     seconds = len(wave) / rate
     values = found.values
     # A window that is filled up shows its real part only.
-    values = values[:, :max(1, round(values.shape[1] * min(1.0, seconds / found.seconds)))]
+    values = values[:, : max(1, round(values.shape[1] * min(1.0, seconds / found.seconds)))]
     most = float(np.percentile(np.abs(values), 99.5)) or 1e-9
     scaled = np.clip(values / most, -1, 1)
     with _lock, style.style():
@@ -116,8 +146,14 @@ def saliency(found: Saliency, wave: np.ndarray, rate: int, start: float, title: 
         for sign, colour in ((1, HIGH), (-1, LOW)):
             bottom.stairs(np.maximum(sign * over, 0) * sign, edges, fill=True, color=np.array(colour) / 255)
         bottom.axhline(0, color=style.GREY, linewidth=0.6)
-        bottom.set(xlabel="seconds" if not start else f"seconds from {start:.4g} s", ylabel="evidence", xlim=(0, seconds))
-        figure.colorbar(_bar(most), ax=bottom, pad=0.01, aspect=8, ticks=[-most, 0, most], format="%.2g", label="colours")
+        bottom.set(
+            xlabel="seconds" if not start else f"seconds from {start:.4g} s",
+            ylabel="evidence",
+            xlim=(0, seconds),
+        )
+        figure.colorbar(
+            _bar(most), ax=bottom, pad=0.01, aspect=8, ticks=[-most, 0, most], format="%.2g", label="colours"
+        )
         return style.png(figure)
 
 
@@ -162,22 +198,32 @@ def maps(found: dict[str, list[Map]]) -> str:
     if not found:
         return '<p class="quiet">Neither this head nor its extractor has layers with maps: the head is fitted on plain numbers.</p>'
     ramp = inline(diverging(np.linspace(-1, 1, 2 * STEPS + 1)[None].repeat(4, 0)))
-    parts = [f'<div class="scale"><span>−1</span><img alt="orange is negative, white zero, blue positive" src="{ramp}">'
-             '<span>+1</span> <span class="quiet">of each map\'s own largest value</span></div>']
+    parts = [
+        f'<div class="scale"><span>−1</span><img alt="orange is negative, white zero, blue positive" src="{ramp}">'
+        '<span>+1</span> <span class="quiet">of each map\'s own largest value</span></div>'
+    ]
     for whose, maps in found.items():
         parts.append(f"<h3>{escape(whose)}</h3>")
         layers = grouped(maps)
-        parts.append('<div class="maps">' + "".join(_one(inside[0], name) for name, inside in layers.items()) + "</div>")
+        parts.append(
+            '<div class="maps">'
+            + "".join(_one(inside[0], name) for name, inside in layers.items())
+            + "</div>"
+        )
         for name, inside in layers.items():
             if len(inside) > 1:
                 inner = "".join(_one(one, one.name) for one in inside)
-                parts.append(f"<details><summary>{escape(name)}: {len(inside)} sub-layers</summary>"
-                             f'<div class="maps">{inner}</div></details>')
+                parts.append(
+                    f"<details><summary>{escape(name)}: {len(inside)} sub-layers</summary>"
+                    f'<div class="maps">{inner}</div></details>'
+                )
     return "\n".join(parts)
 
 
 def _one(one: Map, name: str) -> str:
     most = float(np.abs(one.values).max())
     shape = " × ".join(map(str, one.shape))
-    return (f'<figure><img alt="feature map {escape(name)}" src="{inline(diverging(one.values))}">'
-            f"<figcaption><b>{escape(name)}</b> {shape}, ±{most:.3g}</figcaption></figure>")
+    return (
+        f'<figure><img alt="feature map {escape(name)}" src="{inline(diverging(one.values))}">'
+        f"<figcaption><b>{escape(name)}</b> {shape}, ±{most:.3g}</figcaption></figure>"
+    )

@@ -10,7 +10,20 @@ from earshot.audio import BadAudio
 
 # How formats begin, by their first bytes (or those from the fifth on). What is none of these is given to no decoder: ffmpeg would
 # also open playlists, which name other files and addresses.
-BEGINNINGS = (b"RIFF", b"RIFX", b"RF64", b"FORM", b"fLaC", b"OggS", b".snd", b"dns.", b"ID3", b"caff", b"riff", b"\x1aE\xdf\xa3")
+BEGINNINGS = (
+    b"RIFF",
+    b"RIFX",
+    b"RF64",
+    b"FORM",
+    b"fLaC",
+    b"OggS",
+    b".snd",
+    b"dns.",
+    b"ID3",
+    b"caff",
+    b"riff",
+    b"\x1aE\xdf\xa3",
+)
 MPEG = (0xE0, 0xFF)  # eleven bits of ones begin a frame of MP3, and of AAC
 CHANNELS = 2  # of the largest rate for the longest time: more samples in all are refused
 
@@ -35,7 +48,9 @@ class Limits:
             raise BadAudio("the file is empty")
         with open(path, "rb") as file:
             if not _known(file.read(12)):
-                raise BadAudio("this is no audio file that can be decoded here: try WAV, FLAC, OGG, MP3 or M4A")
+                raise BadAudio(
+                    "this is no audio file that can be decoded here: try WAV, FLAC, OGG, MP3 or M4A"
+                )
         rate, blocks = decode.blocks(path)
         samples = everything = 0
         for block in blocks:

@@ -14,7 +14,13 @@ from earshot.run import Run
 
 ROWS, COLUMNS = 96, 384  # a map is shown by so many cells at most, neighbours averaged
 MOST = 300  # maps
-ON_LAST = (nn.Linear, nn.LayerNorm, nn.MultiheadAttention, nn.GRU, nn.LSTM)  # layers that work on the last axis
+ON_LAST = (
+    nn.Linear,
+    nn.LayerNorm,
+    nn.MultiheadAttention,
+    nn.GRU,
+    nn.LSTM,
+)  # layers that work on the last axis
 
 
 @dataclass(frozen=True)
@@ -43,18 +49,25 @@ def of_window(hearing: Hearing, run: Run, model: str, answer: Answer, window: in
     rows = hearing.rows(run, heard.features, pooled=False)
     x, mask = rows.batch(np.array([window]))
     made = {f"the head ({head.config['name']}, {model})": of_head(head, x, mask)}
-    piece = cut(heard.wave, heard.features.start[window] - heard.offset, heard.features.length[window], ears.extractor.rate)
+    piece = cut(
+        heard.wave,
+        heard.features.start[window] - heard.offset,
+        heard.features.length[window],
+        ears.extractor.rate,
+    )
     for name, module in vars(ears.extractor).items():
         if isinstance(module, nn.Module):
             kind = run.config["record"]["features"]["extractor"]
-            made[f"the extractor ({kind})"] = hooked(module, lambda: ears.extractor.extract([piece], [0.0], 1), name + ".")
+            made[f"the extractor ({kind})"] = hooked(
+                module, lambda: ears.extractor.extract([piece], [0.0], 1), name + "."
+            )
     return {whose: found for whose, found in made.items() if found}
 
 
 def cut(wave: np.ndarray, start: float, length: float, rate: int) -> np.ndarray:
     """A window's real audio: (samples,) from `start`, `length` seconds long."""
     first = max(0, round(float(start) * rate))
-    return np.array(wave[first:first + max(1, round(float(length) * rate))])
+    return np.array(wave[first : first + max(1, round(float(length) * rate))])
 
 
 @torch.inference_mode()
@@ -78,16 +91,24 @@ def hooked(module: nn.Module, call: Callable[[], Any], prefix: str = "") -> list
     def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(layer: nn.Module, inputs: Any, output: Any) -> None:
             output = output[0] if isinstance(output, tuple) and output else output
-            if not isinstance(output, Tensor) or output.ndim not in (3, 4) or len(output) != 1 or len(found) >= MOST:
+            if (
+                not isinstance(output, Tensor)
+                or output.ndim not in (3, 4)
+                or len(output) != 1
+                or len(found) >= MOST
+            ):
                 return
             if any(True for _ in layer.parameters(recurse=False)):
                 last[0] = isinstance(layer, ON_LAST) and not type(layer).__name__.endswith("2d")
             again = sum(key.partition(" ")[0] == name for key in found)
             key = f"{name} ({again + 1})" if again else name
             found[key] = _map(key, output, last[0])
+
         return hook
 
-    handles = [layer.register_forward_hook(watch(prefix + name)) for name, layer in module.named_modules() if name]
+    handles = [
+        layer.register_forward_hook(watch(prefix + name)) for name, layer in module.named_modules() if name
+    ]
     try:
         call()
     finally:
@@ -133,7 +154,7 @@ def grouped(maps: list[Map]) -> dict[str, list[Map]]:
         common += 1
     found: dict[str, list[Map]] = {}
     for one, names in zip(maps, parts):
-        found.setdefault(".".join(names[:common + 1]), []).append(one)
+        found.setdefault(".".join(names[: common + 1]), []).append(one)
     for name, inside in found.items():
         main = next((one for one in inside if one.name == name), inside[-1])
         inside.remove(main)

@@ -49,14 +49,19 @@ def find(whole: Member) -> tuple[list[Mistake], str]:
         worst = p.argmax(1)
         sure, wrong = p[np.arange(len(p)), worst], worst != oof.labels
     found = []
-    for i in np.argsort(-np.where(wrong, sure, -1), kind="stable")[:min(MOST, int(wrong.sum()))]:
+    for i in np.argsort(-np.where(wrong, sure, -1), kind="stable")[: min(MOST, int(wrong.sum()))]:
         if whole.multilabel:
             truth = ", ".join(classes[c] for c in np.flatnonzero(oof.labels[i])) or "none"
         else:
             truth = classes[oof.labels[i]]
-        found.append(Mistake(str(oof.ids[i]), int(oof.folds[i]), truth, classes[worst[i]], float(p[i, worst[i]]), p[i]))
+        found.append(
+            Mistake(str(oof.ids[i]), int(oof.folds[i]), truth, classes[worst[i]], float(p[i, worst[i]]), p[i])
+        )
     kept = f", the {MOST} surest of them here" if int(wrong.sum()) > MOST else ""
-    return found, f"{int(wrong.sum())} of {len(p)} clips are wrong out of fold{kept}: each judged by models that have not seen it."
+    return (
+        found,
+        f"{int(wrong.sum())} of {len(p)} clips are wrong out of fold{kept}: each judged by models that have not seen it.",
+    )
 
 
 def known(whole: Member) -> dict[str, tuple[int, np.ndarray]]:
@@ -70,7 +75,11 @@ def known(whole: Member) -> dict[str, tuple[int, np.ndarray]]:
         return {}
     names = [PurePosixPath(str(id)).name for id in oof.ids]
     several = Counter(names)
-    return {name: (int(fold), row) for name, fold, row in zip(names, oof.folds, oof.probabilities) if several[name] == 1}
+    return {
+        name: (int(fold), row)
+        for name, fold, row in zip(names, oof.folds, oof.probabilities)
+        if several[name] == 1
+    }
 
 
 def files(whole: Member, mistakes: list[Mistake]) -> dict[str, Path]:

@@ -56,7 +56,9 @@ def explain(hearing: Hearing, run: Run, answer: Answer, window: int, target: int
         # Time that is one long axis of samples has no frames to be looked at.
         if 1 < x.shape[3] < rate * ears.extractor.span / 2:
             heads = [head for _, head in hearing.heads(run, hearing.kind(run))]
-            found = gradients(heads, x, mask, target, run.multilabel, run.config["record"]["view"] in ("mel", "fbank"))
+            found = gradients(
+                heads, x, mask, target, run.multilabel, run.config["record"]["view"] in ("mel", "fbank")
+            )
         if found is not None:
             return Saliency(found, ears.extractor.span, low, high, GRADIENTS)
         length = float(heard.features.length[window])
@@ -64,8 +66,14 @@ def explain(hearing: Hearing, run: Run, answer: Answer, window: int, target: int
         return Saliency(occlusion(hearing, run, piece, target)[None], length, low, high, OCCLUSION)
 
 
-def gradients(heads: list[torch.nn.Module], x: torch.Tensor, mask: torch.Tensor | None, target: int, multilabel: bool,
-              levels: bool) -> np.ndarray | None:
+def gradients(
+    heads: list[torch.nn.Module],
+    x: torch.Tensor,
+    mask: torch.Tensor | None,
+    target: int,
+    multilabel: bool,
+    levels: bool,
+) -> np.ndarray | None:
     """(F, T) integrated gradients of a class's log probability, the mean of heads; None where one passes no gradient.
 
     Args:
@@ -100,7 +108,7 @@ def occlusion(hearing: Hearing, run: Run, piece: np.ndarray, target: int) -> np.
     waves = [piece]
     for first in range(PIECES - 1):
         silenced = piece.copy()
-        silenced[edges[first]:edges[first + 2]] = 0
+        silenced[edges[first] : edges[first + 2]] = 0
         waves.append(silenced)
     ears = hearing.ears(run)
     scores = []

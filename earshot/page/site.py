@@ -34,7 +34,13 @@ CSS = """
 details summary{cursor:pointer;padding:.2rem 0}
 iframe.report{width:100%;height:80vh;border:1px solid #bbb;background:#fff}
 """
-FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]  # the machine's own: none is fetched
+FONT = [
+    "system-ui",
+    "-apple-system",
+    "Segoe UI",
+    "Roboto",
+    "sans-serif",
+]  # the machine's own: none is fetched
 MONO = ["ui-monospace", "Consolas", "monospace"]
 HIDDEN = {"api_visibility": "private", "show_progress": "minimal"}  # /api/predict is the API
 
@@ -49,17 +55,23 @@ def build(desk: Desk, report: bool) -> gr.Blocks:
     hearing = desk.hearing
     found, summary = mistakes.find(hearing.whole)
     with gr.Blocks(title=f"Earshot: {desk.name}", analytics_enabled=False, delete_cache=(600, 3600)) as page:
-        gr.HTML(f"<h1>Earshot</h1><p class='quiet'>{escape(str(hearing.whole))}, {len(hearing.classes)} classes</p>")
+        gr.HTML(
+            f"<h1>Earshot</h1><p class='quiet'>{escape(str(hearing.whole))}, {len(hearing.classes)} classes</p>"
+        )
         with gr.Tab("Listen"):
             _listen(desk)
         with gr.Tab("Mistakes"):
             _mistakes(desk, found, summary)
         if report:
             with gr.Tab("Report"):
-                gr.HTML('<iframe class="report" title="the run\'s report" src="report" sandbox="" loading="lazy"></iframe>')
+                gr.HTML(
+                    '<iframe class="report" title="the run\'s report" src="report" sandbox="" loading="lazy"></iframe>'
+                )
         with gr.Tab("API"):
-            gr.HTML('<p><code>POST /api/predict</code> takes audio and answers classes, as JSON: '
-                    '<a href="docs" target="_blank">how</a>.</p>')
+            gr.HTML(
+                "<p><code>POST /api/predict</code> takes audio and answers classes, as JSON: "
+                '<a href="docs" target="_blank">how</a>.</p>'
+            )
     return page
 
 
@@ -74,8 +86,11 @@ def _refused(reason: object) -> str:
 def _classes(desk: Desk, row: np.ndarray) -> str:
     """The likeliest classes with bars."""
     best = desk.likeliest(row, TOP)
-    rows = "".join(f'<span>{escape(one["class"])}</span><i style="width:{100 * one["probability"]:.2f}%"></i>'
-                   f'<span class="number">{one["probability"]:.3f}</span>' for one in best)
+    rows = "".join(
+        f'<span>{escape(one["class"])}</span><i style="width:{100 * one["probability"]:.2f}%"></i>'
+        f'<span class="number">{one["probability"]:.3f}</span>'
+        for one in best
+    )
     return f'<div class="classes"><div class="first">{escape(best[0]["class"])}</div>{rows}</div>'
 
 
@@ -85,22 +100,34 @@ def _learnt(desk: Desk, learnt: dict[str, tuple[int, np.ndarray]], path: str) ->
     if row is None:
         return ""
     best = desk.likeliest(row, 1)[0]
-    return (f'<p class="learnt">A clip of this name is in the training data, so the answer flatters. Models that have not heard it (fold '
-            f'{fold}) say {escape(best["class"])} {best["probability"]:.3f}.</p>')
+    return (
+        f'<p class="learnt">A clip of this name is in the training data, so the answer flatters. Models that have not heard it (fold '
+        f"{fold}) say {escape(best['class'])} {best['probability']:.3f}.</p>"
+    )
 
 
 def _listen(desk: Desk) -> None:
     """The tab that takes a clip."""
     hearing = desk.hearing
     runs = {run.folder.name: run for run in hearing.runs}
-    models = {name: [model for model, _ in hearing.heads(run, hearing.kind(run))] for name, run in runs.items()}
+    models = {
+        name: [model for model, _ in hearing.heads(run, hearing.kind(run))] for name, run in runs.items()
+    }
     first = next(iter(runs))
     learnt = mistakes.known(hearing.whole)
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
-            clip = gr.Audio(sources=["upload", "microphone"], type="filepath", label="A clip", editable=False, buttons=[],
-                            elem_id="clip")
-            said = gr.HTML(f"<p class='quiet'>Drop a file or record: {escape(str(desk.limits))}.</p>", elem_id="said")
+            clip = gr.Audio(
+                sources=["upload", "microphone"],
+                type="filepath",
+                label="A clip",
+                editable=False,
+                buttons=[],
+                elem_id="clip",
+            )
+            said = gr.HTML(
+                f"<p class='quiet'>Drop a file or record: {escape(str(desk.limits))}.</p>", elem_id="said"
+            )
             label = gr.HTML(elem_id="classes")
         with gr.Column(scale=3, min_width=280):
             picture = gr.HTML(elem_id="picture")
@@ -130,14 +157,28 @@ def _listen(desk: Desk) -> None:
         best = int(answer.probabilities.argmax())
         lead = int(answer.windows[:, best].argmax())
         length = f"{answer.seconds:.1f} s" + (f", {count} windows" if count > 1 else "")
-        yield {said: f"<p class='quiet'>{length}</p>" + _learnt(desk, learnt, path),
-               label: _classes(desk, answer.probabilities), shown: "", picture: "",
-               why: gr.update(visible=True), target: hearing.classes[best],
-               window: gr.update(visible=count > 1, maximum=max(2, count), value=lead + 1, label=f"Window, 1 to {count}")}
+        yield {
+            said: f"<p class='quiet'>{length}</p>" + _learnt(desk, learnt, path),
+            label: _classes(desk, answer.probabilities),
+            shown: "",
+            picture: "",
+            why: gr.update(visible=True),
+            target: hearing.classes[best],
+            window: gr.update(
+                visible=count > 1, maximum=max(2, count), value=lead + 1, label=f"Window, 1 to {count}"
+            ),
+        }
         ears = hearing.ears(hearing.runs[0])
         heard = answer.heard[ears.key]
-        png = draw.clip(heard.wave, ears.extractor.rate, answer.windows, answer.start - heard.offset, answer.length,
-                        hearing.classes, answer.probabilities)
+        png = draw.clip(
+            heard.wave,
+            ears.extractor.rate,
+            answer.windows,
+            answer.start - heard.offset,
+            answer.length,
+            hearing.classes,
+            answer.probabilities,
+        )
         yield {picture: _picture(png, "waveform and spectrogram of the clip")}
 
     def explain(path: str | None, name: str, number: float, wanted: str) -> str:
@@ -154,7 +195,10 @@ def _listen(desk: Desk) -> None:
         piece = maps.cut(heard.wave, start - heard.offset, heard.features.length[number], ears.extractor.rate)
         title = f"evidence for {draw.style.short(wanted)} (blue), against it (orange)"
         png = draw.saliency(found, piece, ears.extractor.rate, start, title)
-        return _picture(png, f"evidence for {wanted}") + f"<p class='quiet'>{escape(found.how)}; in log probability</p>"
+        return (
+            _picture(png, f"evidence for {wanted}")
+            + f"<p class='quiet'>{escape(found.how)}; in log probability</p>"
+        )
 
     def look(path: str | None, name: str, number: float, which: str) -> str:
         try:
@@ -177,12 +221,18 @@ def _mistakes(desk: Desk, found: list[mistakes.Mistake], summary: str) -> None:
         return
     files = mistakes.files(desk.hearing.whole, found)
     if not files:
-        gr.HTML("<p class='quiet'>The competition's audio is not where get_features.py found it: there is nothing to play.</p>")
+        gr.HTML(
+            "<p class='quiet'>The competition's audio is not where get_features.py found it: there is nothing to play.</p>"
+        )
     names = [str(one) for one in found]
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
-            chosen = gr.Dropdown([(name, index) for index, name in enumerate(names)], value=None, label="Clip: said, is",
-                                 elem_id="mistake")
+            chosen = gr.Dropdown(
+                [(name, index) for index, name in enumerate(names)],
+                value=None,
+                label="Clip: said, is",
+                elem_id="mistake",
+            )
             following = gr.Button("Next", elem_id="next")
             label = gr.HTML(elem_id="oof")
         with gr.Column(scale=3, min_width=280):
@@ -193,8 +243,10 @@ def _mistakes(desk: Desk, found: list[mistakes.Mistake], summary: str) -> None:
         if index is None:
             return {label: "", player: None, about: ""}
         one = found[int(index)]
-        line = (f"<p class='quiet'>{escape(one.id)} is <b>{escape(one.truth)}</b>; "
-                f"fold {one.fold} said {escape(one.said)} {one.sure:.3f}.</p>")
+        line = (
+            f"<p class='quiet'>{escape(one.id)} is <b>{escape(one.truth)}</b>; "
+            f"fold {one.fold} said {escape(one.said)} {one.sure:.3f}.</p>"
+        )
         blank = {label: _classes(desk, one.probabilities), player: None}
         if one.id not in files:
             return {**blank, about: line + "<p class='quiet'>Its file is not there.</p>"}
@@ -208,7 +260,9 @@ def _mistakes(desk: Desk, found: list[mistakes.Mistake], summary: str) -> None:
         return {**blank, player: (rate, sound), about: line + _picture(png, f"spectrogram of {one.id}")}
 
     chosen.change(show, chosen, [label, player, about], **HIDDEN)
-    following.click(lambda index: 0 if index is None else (int(index) + 1) % len(found), chosen, chosen, **HIDDEN)
+    following.click(
+        lambda index: 0 if index is None else (int(index) + 1) % len(found), chosen, chosen, **HIDDEN
+    )
 
 
 def _playable(desk: Desk, path: Path) -> tuple[np.ndarray, int]:

@@ -29,8 +29,12 @@ def main(argv: list[str]) -> None:
     filled, _ = cli.parse({"report": ReportFlags()}, argv, ABOUT, positional="runs")
     flags, names = filled["report"], filled["runs"]
     if not names:
-        raise UserError(f"which run? name one for its report, several to compare them: python -m earshot.report {flags.runs_folder}/*")
-    print(f"report: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}", flush=True)  # before pandas and matplotlib are imported
+        raise UserError(
+            f"which run? name one for its report, several to compare them: python -m earshot.report {flags.runs_folder}/*"
+        )
+    print(
+        f"report: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}", flush=True
+    )  # before pandas and matplotlib are imported
     from earshot.report import compare, results, run
 
     folders = []
@@ -39,7 +43,9 @@ def main(argv: list[str]) -> None:
         if here is not None:
             folders.append(here)
         elif len(names) == 1 or not Path(name).exists():
-            results.load(Path(name) if Path(name).exists() else Path(flags.runs_folder) / name)  # says what is wrong
+            results.load(
+                Path(name) if Path(name).exists() else Path(flags.runs_folder) / name
+            )  # says what is wrong
         elif Path(name).is_dir():
             print(f"{name} is no run: left out")
     if len(names) == 1:

@@ -21,9 +21,17 @@ PER_COLUMN = 50  # classes
 def table(results: Results) -> list[dict[str, float | str]]:
     """A row per class, in the order of the classes: class, precision, recall, f1, support, predicted; 0 where undefined."""
     right, true, said = results.counts()
-    return [{"class": name, "precision": r / s if s else 0.0, "recall": r / t if t else 0.0,
-             "f1": 2 * r / (t + s) if t + s else 0.0, "support": t, "predicted": s}
-            for name, r, t, s in zip(results.classes, right.tolist(), true.tolist(), said.tolist())]
+    return [
+        {
+            "class": name,
+            "precision": r / s if s else 0.0,
+            "recall": r / t if t else 0.0,
+            "f1": 2 * r / (t + s) if t + s else 0.0,
+            "support": t,
+            "predicted": s,
+        }
+        for name, r, t, s in zip(results.classes, right.tolist(), true.tolist(), said.tolist())
+    ]
 
 
 def as_csv(results: Results) -> str:
@@ -51,7 +59,7 @@ def _per_class(results: Results) -> Figure:
     low = min(0.9, *(float(row[key]) for row in rows for key in ("precision", "recall")))
     low = max(0.0, np.floor((low - 0.02) * 10) / 10)
     for index, at in enumerate(parts):
-        mine = rows[index * deep:(index + 1) * deep]
+        mine = rows[index * deep : (index + 1) * deep]
         y = np.arange(len(mine))
         f1, precision, recall = ([row[key] for row in mine] for key in ("f1", "precision", "recall"))
         at.hlines(y, precision, recall, color="#cccccc", linewidth=2)
@@ -64,7 +72,12 @@ def _per_class(results: Results) -> Figure:
         at.grid(axis="x")
         at.xaxis.set_tick_params(labelsize=8)
         at.xaxis.get_major_locator().set_params(nbins=6)
-    figure.suptitle(f"{results.name}: per class, weakest F1 first; beside each class its clips", fontsize=10, x=0.01, ha="left")
+    figure.suptitle(
+        f"{results.name}: per class, weakest F1 first; beside each class its clips",
+        fontsize=10,
+        x=0.01,
+        ha="left",
+    )
     figure.legend(*parts[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
@@ -108,15 +121,26 @@ def _calibration(results: Results) -> Figure:
     at.plot([0, 1], [0, 1], color=style.GREY, linewidth=1, linestyle="--", label="perfectly calibrated")
     low, high = wilson(share[here], counts[here])
     at.vlines(mean[here], low, high, color=style.BLUE, linewidth=1.2, label="95 % interval")
-    at.plot(mean[here], share[here], "o", color=style.BLUE, markersize=6, clip_on=False, zorder=3, label="observed")
+    at.plot(
+        mean[here],
+        share[here],
+        "o",
+        color=style.BLUE,
+        markersize=6,
+        clip_on=False,
+        zorder=3,
+        label="observed",
+    )
     what = "labels that are there" if results.multilabel else "clips that are right"
     at.set(xlim=(0, 1), ylim=(0, 1), ylabel=f"share of {what}")
     at.set_title(f"{results.name}: calibration, ECE {error:.3f} ({BINS} bins)", fontsize=10)
     at.grid()
     figure.legend(*at.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     below.bar((np.arange(BINS) + 0.5) / BINS, counts, 0.92 / BINS, color=style.BLUE)
-    below.set(xlabel="probability of a label" if results.multilabel else "probability of the predicted class",
-              ylabel="labels" if results.multilabel else "clips")
+    below.set(
+        xlabel="probability of a label" if results.multilabel else "probability of the predicted class",
+        ylabel="labels" if results.multilabel else "clips",
+    )
     if counts.max() > 100 * max(1, counts[here].min()):
         below.set_yscale("log")
         below.set_ylim(bottom=0.5)

@@ -34,7 +34,9 @@ def make(folders: list[Path], out: Path) -> list[str]:
     if not found:
         raise UserError("; ".join(lines[:2]) or "no run")
     several = sorted({one.metric for one in found})
-    metric = several[0] if len(several) == 1 and all(several[0] in one.scores for one in found) else "f1_macro"
+    metric = (
+        several[0] if len(several) == 1 and all(several[0] in one.scores for one in found) else "f1_macro"
+    )
     worse = metric == "log_loss"
     found.sort(key=lambda one: (one.scores[metric] * (1 if worse else -1), one.name))
     clips = [digest_of([sorted(one.ids.tolist()), one.classes])[:6] for one in found]
@@ -48,19 +50,34 @@ def make(folders: list[Path], out: Path) -> list[str]:
         with style.style():
             drawn = style.png(_figure(found, metric))
     except ImportError as error:
-        raise UserError(f"pictures need matplotlib ({error}): pip install matplotlib; {out}/comparison.csv has the table") from None
+        raise UserError(
+            f"pictures need matplotlib ({error}): pip install matplotlib; {out}/comparison.csv has the table"
+        ) from None
     write_bytes(out / "comparison.png", drawn)
-    beware = [] if len(set(clips)) == 1 else ["Not all were scored on the same clips and classes (column clips): compare only "
-                                                 "those that were."]
-    parts = [page.heading("Runs compared", 1),
-             page.paragraph(f"Ordered by {NAMES.get(metric, metric)}: out-of-fold, pooled, of the final epoch; a blend's is its own. "
-                            "`best epoch` was chosen on the fold that it scores and flatters."),
-             *map(page.paragraph, beware), page.image(drawn, f"{metric} of each run"),
-             page.table(list(rows[0]), [list(row.values()) for row in rows])]
+    beware = (
+        []
+        if len(set(clips)) == 1
+        else [
+            "Not all were scored on the same clips and classes (column clips): compare only those that were."
+        ]
+    )
+    parts = [
+        page.heading("Runs compared", 1),
+        page.paragraph(
+            f"Ordered by {NAMES.get(metric, metric)}: out-of-fold, pooled, of the final epoch; a blend's is its own. "
+            "`best epoch` was chosen on the fold that it scores and flatters."
+        ),
+        *map(page.paragraph, beware),
+        page.image(drawn, f"{metric} of each run"),
+        page.table(list(rows[0]), [list(row.values()) for row in rows]),
+    ]
     write_text(out / "comparison.html", page.page("Runs compared", digest_of(rows)[:16], parts))
     width = max(len(str(row["run"])) for row in rows)
-    lines += [f"{row['run']:<{width}}  {metric} {row[metric]:.4f} ± {row['fold std']:.4f} over {row['folds']} folds  "
-              f"accuracy {row['accuracy']:.4f}  log_loss {row['log_loss']:.4f}  {row['clips']}" for row in rows]
+    lines += [
+        f"{row['run']:<{width}}  {metric} {row[metric]:.4f} ± {row['fold std']:.4f} over {row['folds']} folds  "
+        f"accuracy {row['accuracy']:.4f}  log_loss {row['log_loss']:.4f}  {row['clips']}"
+        for row in rows
+    ]
     return [*lines, *beware, f"comparison: {out / 'comparison.html'}, comparison.png, comparison.csv"]
 
 
@@ -70,11 +87,19 @@ def _row(one: Results, metric: str, digest: str) -> dict[str, Any]:
     best = one.extra.get("scores", {}).get("best")
     test = one.extra.get("test", {})
     names = list(dict.fromkeys([metric, "f1_macro", "accuracy", "log_loss"]))
-    return {"run": one.name, **{name: one.scores[name] for name in names}, "fold std": float(np.std(spread)) if spread else 0.0,
-            "best epoch": best.get(metric, "") if isinstance(best, dict) else "", "hold-out": test.get(metric, ""),
-            "head": record.get("head", {}).get("name", f"blend of {len(one.extra.get('members', []))}"), "view": record.get("view", ""),
-            "features": record.get("features", {}).get("extractor", ""), "epochs": record.get("training", {}).get("epochs", ""),
-            "folds": len(np.unique(one.folds)), "clips": f"{len(one.ids)} ({digest})"}
+    return {
+        "run": one.name,
+        **{name: one.scores[name] for name in names},
+        "fold std": float(np.std(spread)) if spread else 0.0,
+        "best epoch": best.get(metric, "") if isinstance(best, dict) else "",
+        "hold-out": test.get(metric, ""),
+        "head": record.get("head", {}).get("name", f"blend of {len(one.extra.get('members', []))}"),
+        "view": record.get("view", ""),
+        "features": record.get("features", {}).get("extractor", ""),
+        "epochs": record.get("training", {}).get("epochs", ""),
+        "folds": len(np.unique(one.folds)),
+        "clips": f"{len(one.ids)} ({digest})",
+    }
 
 
 def _figure(found: list[Results], metric: str) -> Figure:
@@ -83,14 +108,35 @@ def _figure(found: list[Results], metric: str) -> Figure:
     best = []
     for y, one in enumerate(found):
         folds = list(one.by_fold(metric).values())
-        at.plot(folds, [y] * len(folds), "|", color=style.GREY, markersize=9, markeredgewidth=1.3, label="each fold" if not y else None)
+        at.plot(
+            folds,
+            [y] * len(folds),
+            "|",
+            color=style.GREY,
+            markersize=9,
+            markeredgewidth=1.3,
+            label="each fold" if not y else None,
+        )
         scores = one.extra.get("scores", {}).get("best")
         if isinstance(scores, dict) and isinstance(scores.get(metric), float):
             best.append((scores[metric], y))
     if best:
-        at.plot(*zip(*best), "o", markerfacecolor="white", color=style.VERMILION, markersize=7,
-                label="best epoch, pooled: flatters")
-    at.plot([one.scores[metric] for one in found], range(len(found)), "o", color=style.BLUE, markersize=6, label="final epoch, pooled")
+        at.plot(
+            *zip(*best),
+            "o",
+            markerfacecolor="white",
+            color=style.VERMILION,
+            markersize=7,
+            label="best epoch, pooled: flatters",
+        )
+    at.plot(
+        [one.scores[metric] for one in found],
+        range(len(found)),
+        "o",
+        color=style.BLUE,
+        markersize=6,
+        label="final epoch, pooled",
+    )
     at.set_yticks(range(len(found)), [style.short(one.name, 40) for one in found])
     at.set_ylim(len(found) - 0.4, -0.6)
     at.margins(x=0.03)

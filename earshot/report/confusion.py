@@ -27,8 +27,16 @@ def pairs(results: Results, most: int = 15) -> list[tuple[str, str, int, float]]
     totals = found.sum(1)
     np.fill_diagonal(found, 0)
     order = np.argsort(-found, axis=None, kind="stable")[:most]
-    return [(results.classes[row], results.classes[column], int(found[row, column]), found[row, column] / totals[row])
-            for row, column in zip(*np.unravel_index(order, found.shape)) if found[row, column]]
+    return [
+        (
+            results.classes[row],
+            results.classes[column],
+            int(found[row, column]),
+            found[row, column] / totals[row],
+        )
+        for row, column in zip(*np.unravel_index(order, found.shape))
+        if found[row, column]
+    ]
 
 
 def draw(results: Results) -> dict[str, Figure]:
@@ -65,7 +73,15 @@ def _matrix(results: Results) -> Figure:
         for row, column in zip(*np.nonzero(counts)):
             share = shares[row, column]
             text = f"{share:.2f}".removeprefix("0") if share < 1 else "1"
-            at.text(column, row, text, ha="center", va="center", fontsize=size - 0.5, color="black" if share > 0.45 else "white")
+            at.text(
+                column,
+                row,
+                text,
+                ha="center",
+                va="center",
+                fontsize=size - 0.5,
+                color="black" if share > 0.45 else "white",
+            )
     bar = figure.colorbar(image, ax=at, fraction=0.03, pad=0.015, ticks=[0, 0.02, 0.1, 0.25, 0.5, 0.75, 1])
     bar.ax.set_yticklabels(["0", "2 %", "10 %", "25 %", "50 %", "75 %", "100 %"], fontsize=8)
     bar.outline.set_visible(False)
@@ -83,17 +99,22 @@ def _several(results: Results) -> Figure:
     parts = figure.subplots(1, columns, squeeze=False)[0]
     most = float(max((true + said - right).max(), 1))
     for index, at in enumerate(parts):
-        mine = order[index * rows:(index + 1) * rows]
+        mine = order[index * rows : (index + 1) * rows]
         y = np.arange(len(mine))
         start = np.zeros(len(mine))
-        for values, colour, label in ((right, style.BLUE, "right"), (true - right, style.SKY, "overlooked"),
-                                      (said - right, style.VERMILION, "wrongly given")):
+        for values, colour, label in (
+            (right, style.BLUE, "right"),
+            (true - right, style.SKY, "overlooked"),
+            (said - right, style.VERMILION, "wrongly given"),
+        ):
             at.barh(y, values[mine], 0.75, left=start, color=colour, label=label)
             start += values[mine]
         at.set(ylim=(rows - 0.4, -0.6), xlim=(0, most), xlabel="clips")
         at.set_yticks(y, [names[c] for c in mine], fontsize=8)
         at.tick_params(axis="y", length=0)
         at.xaxis.get_major_locator().set_params(integer=True)
-    figure.suptitle(f"{results.name}: labels given and missed ({results.about})", fontsize=10, x=0.01, ha="left")
+    figure.suptitle(
+        f"{results.name}: labels given and missed ({results.about})", fontsize=10, x=0.01, ha="left"
+    )
     figure.legend(*parts[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure

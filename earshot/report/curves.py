@@ -28,14 +28,31 @@ def draw(results: Results) -> dict[str, Figure]:
     if not parts:
         return {}
     other = [results.metric] if results.metric not in ("accuracy", "f1_macro", *metrics.MINIMISED) else []
-    return {"loss_curves.png": _figure(results, parts, "Loss", [("train_loss", "training", style.ORANGE),
-                                                              ("valid_loss", "validation", style.BLUE)]),
-            "accuracy_curves.png": _figure(results, parts, "Accuracy on the validation fold", [("accuracy", "validation", style.BLUE)]),
-            "f1_curves.png": _figure(results, parts, "F1 on the validation fold", [
-                (name, NAMES.get(name, name), colour) for name, colour in zip(("f1_macro", *other), (style.BLUE, style.GREEN))])}
+    return {
+        "loss_curves.png": _figure(
+            results,
+            parts,
+            "Loss",
+            [("train_loss", "training", style.ORANGE), ("valid_loss", "validation", style.BLUE)],
+        ),
+        "accuracy_curves.png": _figure(
+            results, parts, "Accuracy on the validation fold", [("accuracy", "validation", style.BLUE)]
+        ),
+        "f1_curves.png": _figure(
+            results,
+            parts,
+            "F1 on the validation fold",
+            [
+                (name, NAMES.get(name, name), colour)
+                for name, colour in zip(("f1_macro", *other), (style.BLUE, style.GREEN))
+            ],
+        ),
+    }
 
 
-def _figure(results: Results, parts: dict[str, list[dict[str, Any]]], title: str, lines: list[tuple[str, str, str]]) -> Figure:
+def _figure(
+    results: Results, parts: dict[str, list[dict[str, Any]]], title: str, lines: list[tuple[str, str, str]]
+) -> Figure:
     figure, at = style.axes(7, 4, xlabel="epoch", title=title)
     longest = max(len(rows) for rows in parts.values())
     lone = {"marker": "o", "markersize": 4} if longest == 1 else {}
@@ -43,16 +60,42 @@ def _figure(results: Results, parts: dict[str, list[dict[str, Any]]], title: str
     for key, label, colour in lines:
         grid = np.full((len(parts), longest), np.nan)
         for index, rows in enumerate(parts.values()):
-            grid[index, :len(rows)] = [row.get(key, np.nan) for row in rows]
-            at.plot(np.arange(1, len(rows) + 1), grid[index, :len(rows)], color=colour, alpha=0.3, linewidth=0.9, **lone)
-        whole = np.isfinite(grid).all(0)  # a mean over fewer folds would jump where one has ended, or has not come so far
-        at.plot(np.flatnonzero(whole) + 1, grid[:, whole].mean(0), color=colour, linewidth=2.4,
-                label=f"{label}, mean of {len(parts)}", **lone)
+            grid[index, : len(rows)] = [row.get(key, np.nan) for row in rows]
+            at.plot(
+                np.arange(1, len(rows) + 1),
+                grid[index, : len(rows)],
+                color=colour,
+                alpha=0.3,
+                linewidth=0.9,
+                **lone,
+            )
+        whole = np.isfinite(grid).all(
+            0
+        )  # a mean over fewer folds would jump where one has ended, or has not come so far
+        at.plot(
+            np.flatnonzero(whole) + 1,
+            grid[:, whole].mean(0),
+            color=colour,
+            linewidth=2.4,
+            label=f"{label}, mean of {len(parts)}",
+            **lone,
+        )
         values += grid[np.isfinite(grid)].tolist()
     key, _, colour = lines[-1 if "Loss" in title else 0]
     best = [chosen(rows, results.metric) for rows in parts.values()]
-    at.plot([row["epoch"] for row in best], [row[key] for row in best], linestyle="", marker="o", markersize=6, color=style.VERMILION,
-            markeredgecolor="white", markeredgewidth=0.8, zorder=3, clip_on=False, label="epoch chosen for its fold")
+    at.plot(
+        [row["epoch"] for row in best],
+        [row[key] for row in best],
+        linestyle="",
+        marker="o",
+        markersize=6,
+        color=style.VERMILION,
+        markeredgecolor="white",
+        markeredgewidth=0.8,
+        zorder=3,
+        clip_on=False,
+        label="epoch chosen for its fold",
+    )
     at.grid(axis="y")
     at.xaxis.get_major_locator().set_params(integer=True)
     if longest == 1:

@@ -41,13 +41,20 @@ def find(results: Results, most: int = MOST) -> list[Hard]:
         loss = -np.log(p[np.arange(len(p)), results.truth])
         wrong = results.said != results.truth
     order = np.argsort(-np.where(wrong, loss, -1), kind="stable")[:most]
-    return [Hard(str(results.ids[i]), int(results.folds[i]), *_words(results, i), float(loss[i])) for i in order if wrong[i]]
+    return [
+        Hard(str(results.ids[i]), int(results.folds[i]), *_words(results, i), float(loss[i]))
+        for i in order
+        if wrong[i]
+    ]
 
 
 def _words(results: Results, clip: int) -> tuple[str, str]:
     """The clip's true labels with their probabilities, and those that were given."""
+
     def named(which: np.ndarray) -> str:
-        return ", ".join(f"{results.classes[c]} {results.probabilities[clip, c]:.2f}" for c in which) or "none"
+        return (
+            ", ".join(f"{results.classes[c]} {results.probabilities[clip, c]:.2f}" for c in which) or "none"
+        )
 
     if results.multilabel:
         return named(np.flatnonzero(results.truth[clip])), named(np.flatnonzero(results.said[clip]))
@@ -90,13 +97,25 @@ def _cached(folder: Path, clips: list[Hard]) -> dict[str, Image.Image]:
         rows = np.flatnonzero(split["clip"] == place.get(clip.id, -1))
         if not len(rows):
             continue
-        levels, (start, length) = np.asarray(split["mel"][rows[0], 0], dtype=np.float32), (split[k][rows[0]] for k in ("start", "length"))
+        levels, (start, length) = (
+            np.asarray(split["mel"][rows[0], 0], dtype=np.float32),
+            (split[k][rows[0]] for k in ("start", "length")),
+        )
         span = float(cache.manifest["span"])
         real = max(1, min(levels.shape[1], round(levels.shape[1] * float(length) / span)))
         title = clip.id if len(rows) == 1 else f"{clip.id}  (first of {len(rows)} windows)"
         shown = unit * (levels[:, :real] - levels[:, :real].max())
-        drawn[clip.id] = spectrogram.picture(shown, span * real / levels.shape[1], settings["fmin"], high, title, settings["scale"],
-                                             float(start), WIDTH, HEIGHT)
+        drawn[clip.id] = spectrogram.picture(
+            shown,
+            span * real / levels.shape[1],
+            settings["fmin"],
+            high,
+            title,
+            settings["scale"],
+            float(start),
+            WIDTH,
+            HEIGHT,
+        )
     return drawn
 
 

@@ -25,10 +25,14 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 def page(title: str, digest: str, parts: Iterable[str]) -> str:
     """The whole file; `digest` tells what it was made of."""
-    return (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="earshot" content="{escape(digest)}">\n'
-            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-            '<meta name="viewport" content="width=device-width,initial-scale=1">\n'
-            f"<title>{escape(title)}</title><style>{CSS}</style></head><body>\n" + "\n".join(parts) + "\n</body></html>\n")
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="earshot" content="{escape(digest)}">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">\n'
+        f"<title>{escape(title)}</title><style>{CSS}</style></head><body>\n"
+        + "\n".join(parts)
+        + "\n</body></html>\n"
+    )
 
 
 def heading(text: str, level: int = 2) -> str:
@@ -51,17 +55,25 @@ def image(png: bytes, about: str, caption: str = "", wide: bool = False) -> str:
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A table that is scrolled where it is too wide; floats with four digits."""
+
     def cell(value: object) -> str:
         return escape(f"{value:.4f}" if isinstance(value, float) else str(value))
 
     body = "".join("<tr>" + "".join(f"<td>{cell(v)}</td>" for v in row) + "</tr>\n" for row in rows)
-    return ('<div class="wide"><table><thead><tr>' + "".join(f"<th>{escape(h)}</th>" for h in head) +
-            f"</tr></thead><tbody>\n{body}</tbody></table></div>")
+    return (
+        '<div class="wide"><table><thead><tr>'
+        + "".join(f"<th>{escape(h)}</th>" for h in head)
+        + f"</tr></thead><tbody>\n{body}</tbody></table></div>"
+    )
 
 
 def tiles(values: Iterable[tuple[str, str]]) -> str:
     """Figures to be seen first: (figure, what it is)."""
-    return '<div class="tiles">' + "".join(f"<div><b>{escape(v)}</b><span>{escape(n)}</span></div>" for v, n in values) + "</div>"
+    return (
+        '<div class="tiles">'
+        + "".join(f"<div><b>{escape(v)}</b><span>{escape(n)}</span></div>" for v, n in values)
+        + "</div>"
+    )
 
 
 def grid(parts: Iterable[str]) -> str:

@@ -67,8 +67,11 @@ class Results:
     def by_fold(self, metric: str) -> dict[int, float]:
         """A metric of each fold that defines it."""
         parts = {int(n): self.folds == n for n in np.unique(self.folds)}
-        return {n: metrics.scores(self.probabilities[mine], self.truth[mine])[metric] for n, mine in parts.items()
-                if metric not in metrics.undefined(self.truth[mine])}
+        return {
+            n: metrics.scores(self.probabilities[mine], self.truth[mine])[metric]
+            for n, mine in parts.items()
+            if metric not in metrics.undefined(self.truth[mine])
+        }
 
     def counts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(classes,) each: clips that have the class and were given it, that have it, that were given it."""
@@ -97,7 +100,12 @@ class Results:
     def digest(self) -> str:
         """What tells whether a report is of these results; training's seconds, which differ each time, aside."""
         history = [{k: v for k, v in row.items() if k != "seconds"} for row in self.history]
-        data = [self.probabilities.tobytes().hex(), self.ids.tolist(), self.folds.tolist(), self.truth.tolist()]
+        data = [
+            self.probabilities.tobytes().hex(),
+            self.ids.tolist(),
+            self.folds.tolist(),
+            self.truth.tolist(),
+        ]
         return digest_of([self.config, self.extra, history, digest_of(data)])[:16]
 
 
@@ -114,14 +122,24 @@ def load(folder: Path) -> Results:
     """
     if (folder / CONFIG).is_file():
         run = Run.open(folder).whole()
-        extra = {name: sealed_or_plain(folder / f"{name}.json") for name in ("scores", "test") if (folder / f"{name}.json").is_file()}
+        extra = {
+            name: sealed_or_plain(folder / f"{name}.json")
+            for name in ("scores", "test")
+            if (folder / f"{name}.json").is_file()
+        }
         path, config, classes = folder / "oof_last.csv", run.config, run.classes
-        several, metric, about = run.multilabel, run.config["record"]["training"]["metric"], "final epoch, out-of-fold"
+        several, metric, about = (
+            run.multilabel,
+            run.config["record"]["training"]["metric"],
+            "final epoch, out-of-fold",
+        )
     elif (folder / BLEND).is_file():
         try:
             extra = dict(sealed.read(folder / BLEND, "oof.csv"))
         except sealed.Damaged as error:
-            raise UserError(f"{error}: blend anew with predict.py --blend auto --name {folder.name}") from None
+            raise UserError(
+                f"{error}: blend anew with predict.py --blend auto --name {folder.name}"
+            ) from None
         path, config, classes, metric = folder / "oof.csv", {}, None, str(extra.get("metric", "f1_macro"))
         several = extra.get("multilabel")  # blends of earlier releases do not say
         about = "blend of runs, out-of-fold"
@@ -131,7 +149,19 @@ def load(folder: Path) -> Results:
     if not path.is_file():
         raise UserError(f"{path} is missing: no fold is finished yet; run train.py again, it continues")
     ids, folds, truth, probabilities, classes = _predictions(path, classes, several, extra)
-    return Results(folder, about, metric, classes, config, extra, _history(folder / "metrics.csv"), ids, folds, truth, probabilities)
+    return Results(
+        folder,
+        about,
+        metric,
+        classes,
+        config,
+        extra,
+        _history(folder / "metrics.csv"),
+        ids,
+        folds,
+        truth,
+        probabilities,
+    )
 
 
 def sealed_or_plain(path: Path) -> dict[str, Any]:
@@ -155,14 +185,19 @@ def _predictions(path: Path, classes: list[str] | None, several: bool | None, bl
         raise wrong from None
     if classes is None:
         with open(path, newline="", encoding="utf-8") as file:
-            classes = [c.removeprefix("class ") if c in ("class id", "class fold", "class label") else c
-                       for c in next(csv.reader(file))[3:]]
+            classes = [
+                c.removeprefix("class ") if c in ("class id", "class fold", "class label") else c
+                for c in next(csv.reader(file))[3:]
+            ]
     if probabilities.shape[1] != len(classes) or not len(ids) or not np.isfinite(probabilities).all():
         raise wrong
     place, cells = {c: index for index, c in enumerate(classes)}, frame["label"].tolist()
     if several is None:
-        several = (blend.get("thresholds") is not None or blend.get("metric") in metrics.RANKING
-                   or any(cell not in place for cell in cells))
+        several = (
+            blend.get("thresholds") is not None
+            or blend.get("metric") in metrics.RANKING
+            or any(cell not in place for cell in cells)
+        )
     if not several:
         if any(cell not in place for cell in cells):
             raise wrong
@@ -181,7 +216,7 @@ def _labels(cell: str, place: dict[str, int]) -> list[int] | None:
     if cell in place or not cell:
         return [place[cell]] if cell else []
     for at in (index for index, mark in enumerate(cell) if mark == "|"):
-        rest = _labels(cell[at + 1:], place) if cell[:at] in place else None
+        rest = _labels(cell[at + 1 :], place) if cell[:at] in place else None
         if rest is not None:
             return [place[cell[:at]], *rest]
     return None
@@ -191,7 +226,10 @@ def _history(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     with open(path, newline="", encoding="utf-8") as file:
-        return [{key: _number(value) for key, value in row.items() if key and value} for row in csv.DictReader(file)]
+        return [
+            {key: _number(value) for key, value in row.items() if key and value}
+            for row in csv.DictReader(file)
+        ]
 
 
 def _number(text: str) -> Any:

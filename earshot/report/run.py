@@ -43,7 +43,9 @@ def make(folder: Path, again: bool = True) -> Path | None:
         write_bytes(folder / name, data)
     write_text(folder / "per_class.csv", classes.as_csv(found))
     parts = _parts(found, drawn, hard, {id: spectrogram.png(image) for id, image in clips.items()})
-    write_text(folder / HTML, page.page(f"{found.name}: report", digest, parts))  # last: it says that all is there
+    write_text(
+        folder / HTML, page.page(f"{found.name}: report", digest, parts)
+    )  # last: it says that all is there
     return folder / HTML
 
 
@@ -55,43 +57,93 @@ def is_of(path: Path, digest: str) -> bool:
         return f'content="{digest}"' in file.read(400)
 
 
-def _parts(found: Results, drawn: dict[str, bytes], hard: list[hardest.Hard], clips: dict[str, bytes]) -> list[str]:
+def _parts(
+    found: Results, drawn: dict[str, bytes], hard: list[hardest.Hard], clips: dict[str, bytes]
+) -> list[str]:
     several = found.multilabel
     folds = sorted({int(n) for n in found.folds})
-    parts = [page.heading(found.name, 1),
-             page.paragraph(f"{len(found.ids)} clips, {len(found.classes)} classes{', any number of them a clip' if several else ''}, "
-                            f"{len(folds)} folds. All below is {found.about}: {_honest(found)}"),
-             page.tiles(_tiles(found))]
+    parts = [
+        page.heading(found.name, 1),
+        page.paragraph(
+            f"{len(found.ids)} clips, {len(found.classes)} classes{', any number of them a clip' if several else ''}, "
+            f"{len(folds)} folds. All below is {found.about}: {_honest(found)}"
+        ),
+        page.tiles(_tiles(found)),
+    ]
     parts += _scores(found)
     titles = {"loss_curves.png": "Loss", "accuracy_curves.png": "Accuracy", "f1_curves.png": "F1"}
     if any(name in drawn for name in titles):
-        parts += [page.heading("Training"), page.grid(page.image(drawn[name], f"{title} by epoch") for name, title in titles.items())]
+        parts += [
+            page.heading("Training"),
+            page.grid(page.image(drawn[name], f"{title} by epoch") for name, title in titles.items()),
+        ]
     parts.append(page.heading("Labels given and missed" if several else "Confusion"))
-    parts.append(page.image(drawn["confusion.png"], "labels per class" if several else "confusion matrix", wide=len(found.classes) > 25))
+    parts.append(
+        page.image(
+            drawn["confusion.png"],
+            "labels per class" if several else "confusion matrix",
+            wide=len(found.classes) > 25,
+        )
+    )
     if not several:
         mistakes = confusion.pairs(found)
         if mistakes:
-            parts.append(page.table(["truth", "predicted", "clips", "of the truth's"],
-                                    [(style.short(t, 40), style.short(s, 40), n, f"{100 * share:.0f} %") for t, s, n, share in mistakes]))
-    parts += [page.heading("Classes"),
-              page.image(drawn["per_class.png"], "precision, recall and F1 per class", wide=len(found.classes) > 50),
-              page.heading("Calibration"), page.image(drawn["calibration.png"], "reliability diagram"),
-              page.paragraph("On the dashed line, of the answers with a probability of 0.8 eight in ten are right. "
-                             "ECE is the mean distance from it.")]
+            parts.append(
+                page.table(
+                    ["truth", "predicted", "clips", "of the truth's"],
+                    [
+                        (style.short(t, 40), style.short(s, 40), n, f"{100 * share:.0f} %")
+                        for t, s, n, share in mistakes
+                    ],
+                )
+            )
+    parts += [
+        page.heading("Classes"),
+        page.image(
+            drawn["per_class.png"], "precision, recall and F1 per class", wide=len(found.classes) > 50
+        ),
+        page.heading("Calibration"),
+        page.image(drawn["calibration.png"], "reliability diagram"),
+        page.paragraph(
+            "On the dashed line, of the answers with a probability of 0.8 eight in ten are right. "
+            "ECE is the mean distance from it."
+        ),
+    ]
     if hard:
         parts.append(page.heading("Hardest clips"))
-        parts.append(page.paragraph("The mistakes with the largest loss, each class with the probability that it got."))
+        parts.append(
+            page.paragraph("The mistakes with the largest loss, each class with the probability that it got.")
+        )
         lines = [f"{c.id} (fold {c.fold}): is {c.truth}; predicted {c.said}" for c in hard]
-        parts.append(page.grid(page.image(clips[c.id], f"mel spectrogram of {c.id}", line) if c.id in clips else page.paragraph(line)
-                               for c, line in zip(hard, lines)))
+        parts.append(
+            page.grid(
+                page.image(clips[c.id], f"mel spectrogram of {c.id}", line)
+                if c.id in clips
+                else page.paragraph(line)
+                for c, line in zip(hard, lines)
+            )
+        )
     parts += [page.heading("In full"), page.folded("Classification report", _report(found))]
     if found.config:
         import yaml
 
-        parts.append(page.folded("Settings", yaml.safe_dump({k: v for k, v in found.config.items() if k not in ("prior", "fingerprint")},
-                                                            sort_keys=False, allow_unicode=True)))
+        parts.append(
+            page.folded(
+                "Settings",
+                yaml.safe_dump(
+                    {k: v for k, v in found.config.items() if k not in ("prior", "fingerprint")},
+                    sort_keys=False,
+                    allow_unicode=True,
+                ),
+            )
+        )
     elif found.extra.get("members"):
-        parts.append(page.table(["member", "weight"], [(m, float(w)) for m, w in zip(found.extra["members"], found.extra["weights"])]))
+        parts.append(
+            page.table(
+                ["member", "weight"],
+                [(m, float(w)) for m, w in zip(found.extra["members"], found.extra["weights"])],
+            )
+        )
     return parts
 
 
@@ -105,21 +157,32 @@ def _honest(found: Results) -> str:
 
 def _tiles(found: Results) -> list[tuple[str, str]]:
     shown = [(found.metric, curves.NAMES.get(found.metric, found.metric))]
-    shown += [(name, label) for name, label in (("f1_macro", "macro-F1"), ("accuracy", "accuracy"), ("log_loss", "log loss"))
-              if name != found.metric]
+    shown += [
+        (name, label)
+        for name, label in (("f1_macro", "macro-F1"), ("accuracy", "accuracy"), ("log_loss", "log loss"))
+        if name != found.metric
+    ]
     return [(f"{found.scores[name]:.4f}", label) for name, label in shown if name in found.scores]
 
 
 def _scores(found: Results) -> list[str]:
     """The final epoch beside the chosen one and the hold-out, and each fold."""
     names = [name for name in found.scores if name != "log_loss"] + ["log_loss"]
-    rows: list[tuple[str, dict[str, Any]]] = [(f"{found.about} (honest)" if found.config else found.about, found.scores)]
+    rows: list[tuple[str, dict[str, Any]]] = [
+        (f"{found.about} (honest)" if found.config else found.about, found.scores)
+    ]
     best, test = found.extra.get("scores", {}).get("best"), found.extra.get("test")
     rows += [("best epoch of each fold (flatters)", best)] if isinstance(best, dict) else []
     rows += [("hold-out", test)] if isinstance(test, dict) else []
-    rows += [(f"fold {n}", metrics.scores(found.probabilities[found.folds == n], found.truth[found.folds == n]))
-             for n in sorted({int(n) for n in found.folds})]
-    return [page.table(["", *names], [(label, *(values.get(name, "") for name in names)) for label, values in rows])]
+    rows += [
+        (f"fold {n}", metrics.scores(found.probabilities[found.folds == n], found.truth[found.folds == n]))
+        for n in sorted({int(n) for n in found.folds})
+    ]
+    return [
+        page.table(
+            ["", *names], [(label, *(values.get(name, "") for name in names)) for label, values in rows]
+        )
+    ]
 
 
 def _report(found: Results) -> str:
