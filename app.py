@@ -42,7 +42,8 @@ def main(argv: list[str]) -> None:
     print(f"opening {whole}", flush=True)  # before torch and gradio are imported: that takes seconds
     bound = listening(flags.host, flags.port)
     with tempfile.TemporaryDirectory(prefix="earshot-page-") as uploads:
-        # Before gradio is imported, which reads them then: nothing is sent or fetched, and uploads go when the page does.
+        # Before gradio is imported, which reads them then: nothing is sent or fetched, and uploads
+        # go when the page does.
         os.environ.update(
             GRADIO_ANALYTICS_ENABLED="False", GRADIO_TEMP_DIR=uploads, HF_HUB_DISABLE_TELEMETRY="1"
         )

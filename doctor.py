@@ -1,4 +1,5 @@
-"""The doctor: is this machine, this GPU, this data fit to run, and will the score hold? What to do if not, a line each."""
+"""The doctor: is this machine, this GPU, this data fit to run, and will the score hold? What to do if not, a
+line each."""
 
 from __future__ import annotations
 

@@ -20,7 +20,8 @@ ABOUT = """Predict with saved runs.
 
 
 def blended(inside: list[Member], flags: config.PredictFlags) -> Member:
-    """The members as the flags would have them blended; a fitted blend is shown, and kept where it has a name."""
+    """The members as the flags would have them blended; a fitted blend is shown, and kept where it has a
+    name."""
     if flags.blend == "mean" and flags.name is None:
         return members.plain_mean(inside)
     whole, found, oof, lines = members.fit(inside, flags.blend)

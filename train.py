@@ -20,12 +20,13 @@ The same command again continues where it stopped. --recipe auto tries many head
 
 
 def parse(argv: list[str]) -> tuple:
-    """The cache and the recipe (each may decide the other), then all flags with the recipe's values as defaults."""
+    """The cache and the recipe (each may decide the other), then all flags with the recipe's values as
+    defaults."""
     early = cli.peek(argv, "recipe", "features", "data", "continue-from")
     if sum(a.split("=")[0] == "--features" for a in argv) > 1:
         raise UserError(
-            "--features twice: a run is trained on one cache; train two runs, then predict.py --runs A B blends them, or "
-            "let --recipe auto take both"
+            "--features twice: a run is trained on one cache; train two runs, then predict.py --runs A B "
+            "blends them, or let --recipe auto take both"
         )
     name = early["recipe"]
     recipe = config.load_recipe(name) if name else None

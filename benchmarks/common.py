@@ -1,4 +1,5 @@
-"""What the benchmarks share: the scripts run and timed as a user runs them, and RESULTS.md kept section by section."""
+"""What the benchmarks share: the scripts run and timed as a user runs them, and RESULTS.md kept section by
+section."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ RESULTS = ROOT / "benchmarks" / "RESULTS.md"
 
 
 def timed(script: str, args: list[str], cwd: Path) -> float:
-    """Seconds that a script took, start-up included; its output passes through; stops with it where it fails."""
+    """Seconds that a script took, start-up included; its output passes through; stops with it where it
+    fails."""
     began = time.perf_counter()
     subprocess.run([sys.executable, str(ROOT / script), *args], cwd=cwd, check=True)
     return time.perf_counter() - began
@@ -50,7 +52,8 @@ def correct(run: Path, name: str, folds: list[int] | None = None) -> tuple[int, 
 
 
 def keep_rows(title: str, about: list[str], header: str, rows: dict[str, str], path: Path = RESULTS) -> None:
-    """Put rows into the table below a heading of RESULTS.md; rows of the same key are replaced, other sections stay.
+    """Put rows into the table below a heading of RESULTS.md; rows of the same key are replaced, other
+    sections stay.
 
     Args:
         title: the section's heading.

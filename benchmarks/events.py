@@ -1,11 +1,14 @@
-"""Two competitions made of ESC-10's clips, each run as a user types it, from audio to a checked submission -> RESULTS.md.
+"""Two competitions made of ESC-10's clips, each run as a user types it, from audio to a checked submission ->
+RESULTS.md.
 
     python benchmarks/events.py --data ESC10 --weights mn04_as_mAP_432.pt [--quick]
 
-`events`: recordings of 30 s, two or three clips of different classes in noise, any number of labels a recording. `soundscapes`:
-clips of 5 s to learn from, recordings of a minute to be answered every 5 s. What is to be submitted is made of the clips of fold 5
-alone, each training recording of the clips of one other fold, which is its fold. Its solution lies outside the competition's folder,
-and is looked at when the submission is written. Background and levels are drawn: see `background` and `Clips.draw`.
+`events`: recordings of 30 s, two or three clips of different classes in noise, any number of labels a
+    recording. `soundscapes`:
+clips of 5 s to learn from, recordings of a minute to be answered every 5 s. What is to be submitted is made
+of the clips of fold 5 alone, each training recording of the clips of one other fold, which is its fold. Its
+solution lies outside the competition's folder, and is looked at when the submission is written. Background
+and levels are drawn: see `background` and `Clips.draw`.
 """
 
 from __future__ import annotations
@@ -29,12 +32,19 @@ NOISE = 0.01  # root mean square of the background
 LEVELS = (0.0, 15.0)  # dB of an event above the background, drawn evenly
 TRIM = 40.0  # dB: what is softer at a clip's ends is no event
 HEARD = 1.0  # seconds of an event, or half of a shorter one, within a stretch that make it a label there
-HEADER = "| `get_features.py` ..., `train.py` ... | folds: macro-F1, mAP, ROC AUC | submission: macro-F1, mAP, ROC AUC | seconds |"
+HEADER = (
+    "| `get_features.py` ..., `train.py` ... | folds: macro-F1, mAP, ROC AUC | submission: macro-F1, "
+    "mAP, ROC AUC | seconds |"
+)
 ABOUT = [
-    "`python benchmarks/events.py --data ESC10 --weights mn04_as_mAP_432.pt`: EfficientAT mn04. Out-of-fold scores are of the final",
-    "epoch; the submission (the folds' best epochs, by macro-F1) is scored against its hidden solution, made of fold 5's clips, which",
-    "nothing was trained or chosen on. F1 counts what is said with a probability of 0.5 or more. For the soundscapes the folds are of the",
-    "clean clips that are learnt from, so their scores are no forecast. 48 recordings, or 288 stretches, are submitted: a lead of a",
+    "`python benchmarks/events.py --data ESC10 --weights mn04_as_mAP_432.pt`: EfficientAT mn04. Out-of-fold "
+    "scores are of the final",
+    "epoch; the submission (the folds' best epochs, by macro-F1) is scored against its hidden solution, made "
+    "of fold 5's clips, which",
+    "nothing was trained or chosen on. F1 counts what is said with a probability of 0.5 or more. For the "
+    "soundscapes the folds are of the",
+    "clean clips that are learnt from, so their scores are no forecast. 48 recordings, or 288 stretches, are "
+    "submitted: a lead of a",
     "hundredth is luck. Seconds (features + training): on one thread beside much other work.",
 ]
 LINEAR = ["--recipe", "linear", "--lr", "0.1"]
@@ -81,7 +91,8 @@ class Clips:
     def draw(
         self, wave: np.ndarray, count: int, random: np.random.Generator
     ) -> list[tuple[str, float, float]]:
-        """Add so many events of different classes to a wave, in place; the label, start and end in seconds of each."""
+        """Add so many events of different classes to a wave, in place; the label, start and end in seconds of
+        each."""
         found: list[tuple[str, float, float]] = []
         for index in random.permutation(len(self.waves)):
             event, label = self.waves[index], self.labels[index]
@@ -96,7 +107,8 @@ class Clips:
 
 
 def background(seconds: float, random: np.random.Generator) -> np.ndarray:
-    """Noise whose power falls with frequency, as fast as is drawn (between white and brown), its level rising and falling by 3 dB."""
+    """Noise whose power falls with frequency, as fast as is drawn (between white and brown), its level rising
+    and falling by 3 dB."""
     n = int(seconds * RATE)
     spectrum = np.fft.rfft(random.standard_normal(n))
     spectrum[1:] *= np.arange(1, len(spectrum)) ** -random.uniform(0.2, 0.8)
@@ -124,7 +136,8 @@ def write_csv(path: Path, header: list[str], rows: list[list]) -> None:
 def make_events(
     folder: Path, folds: dict[int, Clips], count: int, seconds: float = 30.0
 ) -> dict[str, set[str]]:
-    """The competition of several labels a recording, so many a fold; id -> labels of what is to be submitted."""
+    """The competition of several labels a recording, so many a fold; id -> labels of what is to be
+    submitted."""
     classes = sorted(set(folds[5].labels))
     rows, solution = [], {}
     for part in ("audio_train", "audio_test"):
@@ -180,7 +193,8 @@ def make_soundscapes(
 
 
 def score(submission: Path, solution: dict[str, set[str]]) -> tuple[float, float, float]:
-    """Macro-F1 at a half, mean average precision and ROC AUC of a submission, by scikit-learn, over the classes that occur."""
+    """Macro-F1 at a half, mean average precision and ROC AUC of a submission, by scikit-learn, over the
+    classes that occur."""
     from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
     with open(submission, newline="") as file:
@@ -247,7 +261,10 @@ def main() -> None:
                     for value in score(Path(scratch) / "submissions" / "submission.csv", solution)
                 )
                 key = f"{name}: `{' '.join(cut) or 'windows of 5 s'}`"
-                row = f"| {key} | `{' '.join(training)}` | {inside} | {hidden} | {seconds[cache]:.0f} + {took:.0f} |"
+                row = (
+                    f"| {key} | `{' '.join(training)}` | {inside} | {hidden} | {seconds[cache]:.0f} + "
+                    f"{took:.0f} |"
+                )
                 print(row, flush=True)
                 keep(row, flags.out)
 

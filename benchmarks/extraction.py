@@ -1,11 +1,12 @@
-"""Extraction beside the usual loop over files, and beside decoding alone, on the same clips in one process, on the CPU.
+"""Extraction beside the usual loop over files, and beside decoding alone, on the same clips in one process,
+on the CPU.
 
     python benchmarks/extraction.py --data ESC10 --weights mn04_as_mAP_432.pt     # into benchmarks/RESULTS.md
     python benchmarks/extraction.py --data ESC10 --ast-clips 4 --clips 80 --no-results
-
-AST has its full size and random weights. The usual loop: librosa.load, then feature extractor or spectrogram, then the network
-in fp32, a clip at a time, on all threads. Ours: `extract.Worker`, which decodes, computes and writes the shards with their
-checksums, in the precision that a user would get; neither counts its imports or the loading of weights. Rounds in turn, medians.
+ AST has its full size and random weights. The usual loop: librosa.load, then feature extractor or
+spectrogram, then the network in fp32, a clip at a time, on all threads. Ours: `extract.Worker`, which
+decodes, computes and writes the shards with their checksums, in the precision that a user would get; neither
+counts its imports or the loading of weights. Rounds in turn, medians.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import librosa
 import numpy as np
@@ -98,7 +100,8 @@ class Ours:
         return {}
 
     def made(self) -> Features:
-        """What the shards hold of each clip's first window: clips that are longer than a window become several."""
+        """What the shards hold of each clip's first window: clips that are longer than a window become
+        several."""
         shards = [cache.load(part.path) for part in extract.parts(self.plan)]
         clips, first = np.unique(np.concatenate([shard["clip"] for shard in shards]), return_index=True)
         assert len(clips) == len(self.paths), "a clip is missing from the shards"
@@ -156,7 +159,8 @@ def clips_for_ast(data: Path, folder: Path, count: int, pairs: bool) -> Path:
 
 
 def saved_ast(folder: Path, **changes: Any) -> tuple[Any, Any]:
-    """AST in full size, but for `changes`, with random weights, saved as a folder; the network and its feature extractor."""
+    """AST in full size, but for `changes`, with random weights, saved as a folder; the network and its
+    feature extractor."""
     from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
 
     torch.manual_seed(0)
@@ -227,7 +231,8 @@ def ast_rows(data: Path, scratch: Path, count: int, repeats: int) -> dict[str, s
     print(
         f"--short-clips against the padded network, random weights: least cosine "
         f"{cosine(short['pooled'], padded['pooled']):.4f} (pooled), "
-        f"{cosine(short['frames'], padded['frames'][..., :columns]):.4f} (the {columns} frames that both have)"
+        f"{cosine(short['frames'], padded['frames'][..., :columns]):.4f} (the {columns} frames that both "
+        "have)"
     )
     return lines
 
@@ -271,7 +276,10 @@ def light_row(
     seconds, got = rounds({"decoding": ours.decode, "usual": usual, "ours": ours.features}, repeats)
     made, cosines = ours.made(), ""
     if network is not None:
-        cosines = f"{cosine(made['pooled'], got['usual']['pooled']):.5f}, {cosine(made['frames'], got['usual']['frames']):.5f}"
+        cosines = (
+            f"{cosine(made['pooled'], got['usual']['pooled']):.5f}, "
+            f"{cosine(made['frames'], got['usual']['frames']):.5f}"
+        )
     ours.worker.close()
     return row(
         f"{name}, {len(ours.paths)} clips", len(ours.paths), seconds, cosines, "", ours.device.precision
@@ -307,9 +315,12 @@ def main() -> None:
         lines |= ast_rows(args.data, Path(scratch) / "ast", args.ast_clips, args.rounds)
     if not args.no_results:
         about = [
-            "`python benchmarks/extraction.py --data ESC10 --weights mn04_as_mAP_432.pt`: on the CPU, rounds in turn,",
-            "medians. AST in full size with random weights, which the cosines are of too. In the network: of the seconds",
-            "of all threads that make passes. `--short-clips` makes other embeddings than the padded network.",
+            "`python benchmarks/extraction.py --data ESC10 --weights mn04_as_mAP_432.pt`: on the CPU, rounds "
+            "in turn,",
+            "medians. AST in full size with random weights, which the cosines are of too. In the network: of "
+            "the seconds",
+            "of all threads that make passes. `--short-clips` makes other embeddings than the padded "
+            "network.",
         ]
         keep_rows(f"Extraction on {machine()}", about, HEADER, lines)
 

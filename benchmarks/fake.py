@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from typing import Any, Callable, Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +14,11 @@ from torch.utils._pytree import tree_leaves
 
 
 class Live(TorchDispatchMode):
-    """Adds up the storages that are alive after every operation; `peak` is the most bytes they ever took at once.
+    """Adds up the storages that are alive after every operation; `peak` is the most bytes they ever took at
+    once.
 
-    What operations take inside themselves (a convolution's workspace) is not seen, nor an allocator's rounding. A number
-    that is asked of a tensor is 1 unless there are `values`.
+    What operations take inside themselves (a convolution's workspace) is not seen, nor an allocator's
+    rounding. A number that is asked of a tensor is 1 unless there are `values`.
     """
 
     def __init__(self, values: bool = False):
@@ -47,7 +49,8 @@ class Live(TorchDispatchMode):
 
 
 def without_values(network: nn.Module) -> nn.Module:
-    """The network itself, its parameters and buffers replaced by ones without values; call it in FakeTensorMode."""
+    """The network itself, its parameters and buffers replaced by ones without values; call it in
+    FakeTensorMode."""
     made: dict[int, Tensor] = {}  # a tensor that stands in two places stays one
     for module in network.modules():
         for own in (module._parameters, module._buffers):

@@ -1,11 +1,13 @@
-"""All that is worth knowing about a GPU in one table, in under 8 minutes: extraction, training and memory under a cap of 16 GB.
+"""All that is worth knowing about a GPU in one table, in under 8 minutes: extraction, training and memory
+under a cap of 16 GB.
 
     python benchmarks/gpu.py [--weights mn04_as_mAP_432.pt]        # into benchmarks/RESULTS.md
-    python benchmarks/gpu.py --device cpu --quick --no-results     # the same code in a minute, its figures worth nothing
-
-The rate of large matrix products is measured first: AST's share of the chip is that of its own operations, by torch's counter,
-in this rate. Clips are noise of 10 s (AST) and 5 s, written as WAV; AST's weights are random, and so are the recipes' features.
-The whole way is `extract.Worker`: decoding, front end, network, shards and their checksums. fp16 is the way a T4 goes.
+    python benchmarks/gpu.py --device cpu --quick --no-results     # the same code in a minute, its figures
+        worth nothing
+ The rate of large matrix products is measured first: AST's share of the chip is that of its own operations,
+by torch's counter, in this rate. Clips are noise of 10 s (AST) and 5 s, written as WAV; AST's weights are
+random, and so are the recipes' features. The whole way is `extract.Worker`: decoding, front end, network,
+shards and their checksums. fp16 is the way a T4 goes.
 """
 
 from __future__ import annotations
@@ -15,9 +17,10 @@ import csv
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from typing import Any, Callable
+from typing import Any
 
 import noise  # first: it says where the kit is
 import numpy as np
@@ -74,7 +77,8 @@ def products(device: Device, side: int, least: float) -> float:
 
 
 def operations(folder: Path) -> float:
-    """Operations of the whole AST for one clip of 10 s, the last layer included that the kit passes over in part."""
+    """Operations of the whole AST for one clip of 10 s, the last layer included that the kit passes over in
+    part."""
     from torch.utils.flop_counter import FlopCounterMode
     from transformers import ASTModel
 
@@ -132,8 +136,10 @@ def extraction(
     ours.worker.close()
     share = f"{100 * alone * flops[0] / flops[1]:.0f} % of the chip" if flops else ""
     return [
-        f"| {name}, front end and network, {device.precision} | {alone:.1f} clips | {share} | {peak(device)} |",
-        f"| {name}, files to shards, {device.precision} | {whole:.1f} clips | {100 * whole / alone:.0f} % of the network alone | |",
+        f"| {name}, front end and network, {device.precision} | {alone:.1f} clips | {share} | {peak(device)} "
+        "|",
+        f"| {name}, files to shards, {device.precision} | {whole:.1f} clips | {100 * whole / alone:.0f} % of "
+        "the network alone | |",
     ]
 
 
@@ -222,8 +228,10 @@ def main() -> None:
         keep_rows(
             f"A GPU: {machine()}",
             [
-                f"`python benchmarks/gpu.py` on {choose(flags.device).about}, the allocator capped at 16 GB. Target: AST's network in",
-                f"{wanted} at {100 * TARGET:.0f} % of the measured rate of matrix products, and files to shards as fast as the network alone.",
+                f"`python benchmarks/gpu.py` on {choose(flags.device).about}, the allocator capped at 16 GB. "
+                "Target: AST's network in",
+                f"{wanted} at {100 * TARGET:.0f} % of the measured rate of matrix products, and files to "
+                "shards as fast as the network alone.",
             ],
             HEADER,
             {row.split(" | ")[0].removeprefix("| "): row for row in rows},

@@ -1,8 +1,9 @@
-"""What bad input of every kind ends as: audio through both stages, hostile caches and weights, csv files, zips, damaged state, fuzzing.
+"""What bad input of every kind ends as: audio through both stages, hostile caches and weights, csv files,
+zips, damaged state, fuzzing.
 
     python benchmarks/harm.py        # a few minutes, into benchmarks/RESULTS.md
-
-The files are those of the tests, which make them; here they are counted. A kind that ends otherwise than it should fails the run.
+ The files are those of the tests, which make them; here they are counted. A kind that ends otherwise than it
+should fails the run.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ FUZZED = 2000  # inputs a property
 
 
 def bad_audio(folder: Path) -> tuple[str, bool]:
-    """Every kind of bad and odd audio as training clips, through both stages: the table's row, and whether each ended right."""
+    """Every kind of bad and odd audio as training clips, through both stages: the table's row, and whether
+    each ended right."""
     from bad_audio import USABLE, make_bad
     from conftest import make_competition
 
@@ -72,8 +74,9 @@ def bad_audio(folder: Path) -> tuple[str, bool]:
     )
     usable = sum(end == USABLE for end in kinds.values())
     return (
-        f"| kinds of bad and odd audio | {len(kinds)} | {right} | {usable} are used as far as they decode, {len(kinds) - usable} "
-        f"are left out and named in bad_audio.csv; peak memory of the larger stage {peak} MB |"
+        f"| kinds of bad and odd audio | {len(kinds)} | {right} | {usable} are used as far as they decode, "
+        f"{len(kinds) - usable} are left out and named in bad_audio.csv; peak memory of the larger stage "
+        f"{peak} MB |"
     ), right == len(kinds)
 
 
@@ -130,8 +133,8 @@ def main() -> None:
         print(rows[name], flush=True)
     tried, passed = tested(["test_fuzz.py"], {"EARSHOT_FUZZ": str(FUZZED)})
     rows["fuzzed"] = (
-        f"| fuzzed | {tried} properties, {FUZZED} inputs each | {passed} | caches, opcodes, weights, sealed JSON, csv "
-        "files: a plain answer or one line |"
+        f"| fuzzed | {tried} properties, {FUZZED} inputs each | {passed} | caches, opcodes, weights, sealed "
+        "JSON, csv files: a plain answer or one line |"
     )
     whole &= tried == passed
     print(rows["fuzzed"], flush=True)

@@ -1,13 +1,16 @@
-"""The ITMO winner's four hours: AST's features cached once, against AST inside the training loop, same clips, same head.
+"""The ITMO winner's four hours: AST's features cached once, against AST inside the training loop, same clips,
+same head.
 
     python benchmarks/headline.py --data ESC10               # into benchmarks/RESULTS.md
     python benchmarks/headline.py --data ESC10 --clips 10 --no-results
-
-What is counted: 15 epochs of one fold of 400 clips (320 trained on, 80 validated), in batches of 10, the head that was published.
-Cached: `get_features.py` as a user runs it, start-up included, then the kit's own training steps on the features, in the precision
-that it would choose. In the loop: the same steps with AST in full size below the head, in fp32, trained as published, or frozen;
-decoding and the front end, which such a loop does in every epoch, are left out. AST's weights are random: the time does not depend
-on them. Measured are so many clips and steps; the rest is scaled, as printed.
+ What is counted: 15 epochs of one fold of 400 clips (320 trained on, 80 validated), in batches of 10, the
+head that was published.
+Cached: `get_features.py` as a user runs it, start-up included, then the kit's own training steps on the
+    features, in the precision
+that it would choose. In the loop: the same steps with AST in full size below the head, in fp32, trained as
+published, or frozen; decoding and the front end, which such a loop does in every epoch, are left out. AST's
+weights are random: the time does not depend on them. Measured are so many clips and steps; the rest is
+scaled, as printed.
 """
 
 from __future__ import annotations
@@ -17,8 +20,9 @@ import csv
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import noise  # first: it says where the kit is
 import numpy as np
@@ -109,8 +113,8 @@ def main() -> None:
     ways = {
         "features cached": (
             ours,
-            f"{flags.clips} clips by `get_features.py` ({1000 * clip:.0f} ms each), {STEPS} steps of the head "
-            f"({own[0]:.2f} s each)",
+            f"{flags.clips} clips by `get_features.py` ({1000 * clip:.0f} ms each), {STEPS} steps of the "
+            f"head ({own[0]:.2f} s each)",
         ),
         "AST frozen in the loop": (
             EPOCHS * clips * frozen + head,
@@ -131,9 +135,12 @@ def main() -> None:
         keep_rows(
             f"The headline on {machine()}",
             [
-                "`python benchmarks/headline.py --data ESC10`: 15 epochs of one fold of 400 clips, batches of 10, ITMO's head",
-                f"as published, extraction included; SCALED from what the last column says was measured. Target: {TARGET} times.",
-                "AST in full size, random weights. In the loop it computes in fp32, without decoding or front end; the kit as it is used.",
+                "`python benchmarks/headline.py --data ESC10`: 15 epochs of one fold of 400 clips, batches "
+                "of 10, ITMO's head",
+                "as published, extraction included; SCALED from what the last column says was measured. "
+                f"Target: {TARGET} times.",
+                "AST in full size, random weights. In the loop it computes in fp32, without decoding or "
+                "front end; the kit as it is used.",
             ],
             "| way | 15 epochs | times the cached way | measured |",
             rows,

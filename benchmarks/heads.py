@@ -1,10 +1,11 @@
-"""Every head on EfficientAT's features of ESC-10, several seeds each, beside logistic regression -> RESULTS.md.
+"""Every head on EfficientAT's features of ESC-10, several seeds each, beside logistic regression ->
+RESULTS.md.
 
     python benchmarks/heads.py --data ESC10 --weights mn04_as_mAP_432.pt [--seeds 5] [--only HEAD ...]
-
-One clip is 0.0025 of accuracy: what matters is the mean and the spread, not the luckiest seed. `linear` and
-`token_transformer` are trained by their recipes, all others by recipe `mlp`'s settings, in sizes that a CPU trains in
-seconds (the options are in the table): this compares that a head works on such features, it is no ranking.
+ One clip is 0.0025 of accuracy: what matters is the mean and the spread, not the luckiest seed. `linear` and
+`token_transformer` are trained by their recipes, all others by recipe `mlp`'s settings, in sizes that a CPU
+trains in seconds (the options are in the table): this compares that a head works on such features, it is no
+ranking.
 """
 
 from __future__ import annotations
@@ -56,11 +57,10 @@ HEADS = {
 
 def logistic_regression(cache: Path) -> tuple[int, int]:
     """scikit-learn's, C = 0.1 on standardised embeddings, fold by fold: clips right, clips asked."""
+    import joblib
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
-
-    import joblib
 
     rows = joblib.load(cache / "train.pkl")
     first = np.unique(rows["clip"], return_index=True)[
@@ -145,16 +145,20 @@ def main() -> None:
         cache = next((scratch / "data").glob("*/*/manifest.json")).parent
         right, asked = logistic_regression(cache)
         rows = {
-            "logistic regression": f"| logistic regression | scikit-learn, C 0.1 | | | {right / asked:.4f} | | |"
+            "logistic regression": f"| logistic regression | scikit-learn, C 0.1 | | | {right / asked:.4f} | "
+            "| |"
         }
         for name in flags.only:
             rows[f"`{name}`"] = row(name, cache, flags.seeds, scratch)
             keep_rows(
                 f"Heads on EfficientAT mn04 features on {machine()}",
                 [
-                    "`python benchmarks/heads.py --data ESC10 --weights mn04_as_mAP_432.pt`: view `pooled`, out-of-fold accuracy over the",
-                    "seeds, mean ± sample standard deviation. Final epoch: nothing is chosen on the clips that are scored. Best",
-                    "epochs: each chosen on the fold that it scores. Sizes are chosen for a CPU; this is no ranking of architectures.",
+                    "`python benchmarks/heads.py --data ESC10 --weights mn04_as_mAP_432.pt`: view `pooled`, "
+                    "out-of-fold accuracy over the",
+                    "seeds, mean ± sample standard deviation. Final epoch: nothing is chosen on the clips "
+                    "that are scored. Best",
+                    "epochs: each chosen on the fold that it scores. Sizes are chosen for a CPU; this is no "
+                    "ranking of architectures.",
                 ],
                 HEADER,
                 rows,

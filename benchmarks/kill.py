@@ -1,11 +1,12 @@
-"""Every stage killed (SIGKILL) at random moments and started again until it is done, compared with a run that nothing disturbed.
+"""Every stage killed (SIGKILL) at random moments and started again until it is done, compared with a run that
+nothing disturbed.
 
     python benchmarks/kill.py                     # 50 kills a stage, into benchmarks/RESULTS.md
     python benchmarks/kill.py --kills 5 --stage train --no-results
-
-Half of the kills come at a random time, half right before a random change on the disk (a file opened for writing, a rename, a
-removal), because that is where half-finished work would show. Stages are forked from a process that has imported everything,
-which makes an attempt cheap; every eighth is a process of its own. The data are synthesised.
+ Half of the kills come at a random time, half right before a random change on the disk (a file opened for
+writing, a rename, a removal), because that is where half-finished work would show. Stages are forked from a
+process that has imported everything, which makes an attempt cheap; every eighth is a process of its own. The
+data are synthesised.
 """
 
 from __future__ import annotations
@@ -85,7 +86,8 @@ LOGMEL = ["--extractor", "logmel", "--device", "cpu", "--workers", "2"]
 
 @dataclass
 class Stage:
-    """A command, what it needs beforehand (made once, undisturbed), and the folders whose files have to come out the same."""
+    """A command, what it needs beforehand (made once, undisturbed), and the folders whose files have to come
+    out the same."""
 
     name: str
     script: str
@@ -222,7 +224,8 @@ def work(folder: Path) -> Counter:
 
 
 def kill(stage: Stage, scratch: Path, kills: int, seed: int) -> Outcome:
-    """Kill a stage so many times, in as many series as that takes; each series ends with a finished stage that is compared."""
+    """Kill a stage so many times, in as many series as that takes; each series ends with a finished stage
+    that is compared."""
     rng, outcome = random.Random(f"{stage.name} {seed}"), Outcome()
     ready, calm = scratch / "ready", scratch / "calm"
     ready.mkdir(parents=True)
@@ -289,7 +292,8 @@ def _repeats(folder: Path, once: Counter) -> int:
 
 
 def _left(folder: Path, stage: Stage) -> int | None:
-    """The clips of the shards that are not finished, copies too: no attempt may decode more; None of stages that decode none."""
+    """The clips of the shards that are not finished, copies too: no attempt may decode more; None of stages
+    that decode none."""
     if stage.script != "get_features.py":
         return None
     manifests = [json.loads(path.read_text()) for path in (folder / "data").rglob("manifest.json")]
@@ -308,7 +312,8 @@ def _left(folder: Path, stage: Stage) -> int | None:
 def _faults(folder: Path, stage: Stage, expected: dict[str, bytes], once: Counter, killed: int) -> list[str]:
     found = contents(folder, stage.made)
     faults = [
-        f"{folder}: {name} {'differs' if name in expected and name in found else 'is stray' if name in found else 'is missing'}"
+        f"{folder}: {name} "
+        f"{'differs' if name in expected and name in found else 'is stray' if name in found else 'is missing'}"
         for name in sorted(expected.keys() | found.keys())
         if expected.get(name) != found.get(name)
     ]
@@ -346,7 +351,7 @@ def main() -> None:
     from conftest import make_competition
 
     import models  # noqa: F401
-    from earshot import blend, competition, earlier, plan, stage as _, submission  # noqa: F401
+    from earshot import blend, competition, earlier, plan, submission  # noqa: F401
     from earshot.extractors import logmel  # noqa: F401
 
     scratch = (flags.folder or Path(tempfile.mkdtemp(prefix="kill-"))).resolve()
@@ -362,8 +367,9 @@ def main() -> None:
         found = kill(stage, scratch / stage.name.replace(" ", "-"), flags.kills, flags.seed)
         unit = "steps" if stage.script == "train.py" else "clips"
         print(
-            f"{stage.name}: {found.kills} kills ({found.on_change} right before a change on the disk), {found.series} finished and "
-            f"compared, {len(found.faults)} faults, {found.repeated} {unit} done again, {time.perf_counter() - began:.0f} s",
+            f"{stage.name}: {found.kills} kills ({found.on_change} right before a change on the disk), "
+            f"{found.series} finished and compared, {len(found.faults)} faults, {found.repeated} {unit} done "
+            f"again, {time.perf_counter() - began:.0f} s",
             flush=True,
         )
         for fault in found.faults[:20]:
@@ -377,13 +383,17 @@ def main() -> None:
         common.keep_rows(
             "Kills survived",
             [
-                f"`python benchmarks/kill.py --kills {flags.kills} --seed {flags.seed}` on {common.machine()}: SIGKILL at random moments,",
-                "the same command again until it is done, all files compared byte by byte with an undisturbed run (less times),",
+                f"`python benchmarks/kill.py --kills {flags.kills} --seed {flags.seed}` on "
+                f"{common.machine()}: SIGKILL at random moments,",
+                "the same command again until it is done, all files compared byte by byte with an "
+                "undisturbed run (less times),",
                 "strays looked for.",
-                f"A kill may cost at most {SHARD} decoded clips (the shard at work and the one decoded ahead) or {STEPS} training step",
+                f"A kill may cost at most {SHARD} decoded clips (the shard at work and the one decoded "
+                f"ahead) or {STEPS} training step",
                 "(`--save-every 0`); more would be a fault.",
             ],
-            "| stage | kills | right before a change on the disk | finished and compared | differences, strays | done again |",
+            "| stage | kills | right before a change on the disk | finished and compared | differences, "
+            "strays | done again |",
             rows,
         )
     if not flags.folder and not failed:

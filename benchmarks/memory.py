@@ -1,11 +1,10 @@
 """What every recipe takes of a GPU's memory and of the disk, at its own batch size -> RESULTS.md.
 
     python benchmarks/memory.py [--recipe R ...] [--no-results]
-
-Where there is a GPU: by the CUDA allocator, two steps of the kit's own Fitter under a cap of 16 GB. Else it is computed: the
-storages that are alive at the worst moment of two steps (forward, loss, backward, optimiser) and of an evaluation, without
-computing any of it (fake.py). That leaves out what kernels take inside themselves, the allocator's rounding and CUDA's own
-half gigabyte: hence a target of 15 GB and not of 16.
+ Where there is a GPU: by the CUDA allocator, two steps of the kit's own Fitter under a cap of 16 GB. Else it
+is computed: the storages that are alive at the worst moment of two steps (forward, loss, backward, optimiser)
+and of an evaluation, without computing any of it (fake.py). That leaves out what kernels take inside
+themselves, the allocator's rounding and CUDA's own half gigabyte: hence a target of 15 GB and not of 16.
 """
 
 from __future__ import annotations
@@ -13,13 +12,13 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Iterator
 
 import fake
-import numpy as np
 import noise  # first: it says where the kit is
+import numpy as np
 import torch
 from common import keep_rows, machine
 
@@ -38,7 +37,8 @@ CLIPS = (2000, 10000)
 
 
 def computed_peaks(case: noise.Case, precision: str) -> tuple[int, int]:
-    """Bytes of training and of an evaluation in its course; fp16 is autocast's: the weights stay float32 beside their copies."""
+    """Bytes of training and of an evaluation in its course; fp16 is autocast's: the weights stay float32
+    beside their copies."""
     settings = case.training
     networks = [case.build() for _ in range(2 if settings.ema else 1)]
 
@@ -97,7 +97,8 @@ def _autocast(precision: str):
 
 
 def extraction_peaks(precision: str) -> dict[str, int]:
-    """Bytes of the published AST's and EnCodec's forward passes at the default batch size, computed; less their front ends."""
+    """Bytes of the published AST's and EnCodec's forward passes at the default batch size, computed; less
+    their front ends."""
     from transformers import ASTConfig, ASTModel, EncodecConfig, EncodecModel
 
     def ast(network: torch.nn.Module) -> Iterator[None]:
@@ -118,7 +119,8 @@ def extraction_peaks(precision: str) -> dict[str, int]:
 
 
 def measured_peaks(case: noise.Case, precision: str, device: str = "cuda") -> tuple[float, float]:
-    """As `computed_peaks`, by the CUDA allocator from the kit's own Fitter; infinite where the batch did not fit."""
+    """As `computed_peaks`, by the CUDA allocator from the kit's own Fitter; infinite where the batch did not
+    fit."""
     from earshot.training import autocast, predict
 
     batch, found = case.training.batch_size, []
@@ -146,7 +148,8 @@ def measured_peaks(case: noise.Case, precision: str, device: str = "cuda") -> tu
 
 
 def disk(case: noise.Case, parameters: int) -> tuple[tuple[int, int], list[int]]:
-    """Bytes that a run of five folds leaves and takes while it is made, and those of a cache for each of CLIPS."""
+    """Bytes that a run of five folds leaves and takes while it is made, and those of a cache for each of
+    CLIPS."""
     plan = SimpleNamespace(windows=1.0)
     return space.of_run(parameters, 5, 5, case.training), [
         space.of_cache(plan, _cached(case), clips, 0)[0] for clips in CLIPS
@@ -221,23 +224,29 @@ def main() -> None:
     )
     if not flags.no_results:
         how = (
-            "measured by the CUDA allocator under a cap of 16 GB, features included; extraction alone is computed."
+            "measured by the CUDA allocator under a cap of 16 GB, features included; extraction alone is "
+            "computed."
             if gpu
-            else "COMPUTED, not measured: tensors alive at the worst moment, less kernels' workspaces and CUDA's own memory."
+            else "COMPUTED, not measured: tensors alive at the worst moment, less kernels' workspaces and "
+            "CUDA's own memory."
         )
         keep_rows(
             "Memory and disk",
             [
                 f"`python benchmarks/memory.py` on {machine()}. Five-second clips of 50 classes at 44.1 kHz.",
                 f"Memory: {how}",
-                "Training: two steps at the recipe's batch size; evaluating: twice the batch while it trains, 64 rows at the most (a pass",
-                "that does not fit is halved by itself). fp16 is autocast's, as on a T4. Disk: what five folds' best and last weights",
-                f"take (in brackets: at the most, while they are made), and caches of {CLIPS[0]:,} and {CLIPS[1]:,} clips. It fits where",
-                "training, with 4 GB for features kept on the card, stays below 15 GB, and run and larger cache below 20 GB",
+                "Training: two steps at the recipe's batch size; evaluating: twice the batch while it "
+                "trains, 64 rows at the most (a pass",
+                "that does not fit is halved by itself). fp16 is autocast's, as on a T4. Disk: what five "
+                "folds' best and last weights",
+                f"take (in brackets: at the most, while they are made), and caches of {CLIPS[0]:,} and "
+                f"{CLIPS[1]:,} clips. It fits where",
+                "training, with 4 GB for features kept on the card, stays below 15 GB, and run and larger "
+                "cache below 20 GB",
                 "of disk, Kaggle's.",
             ],
-            "| recipe | parameters | batch | training, fp32 | fp16 | evaluating, fp32 | fp16 | a run on disk | "
-            f"{CLIPS[0]:,} clips | {CLIPS[1]:,} clips | fits |",
+            "| recipe | parameters | batch | training, fp32 | fp16 | evaluating, fp32 | fp16 | a run on disk "
+            f"| {CLIPS[0]:,} clips | {CLIPS[1]:,} clips | fits |",
             rows,
         )
     sys.exit(bool(missed))

@@ -1,4 +1,5 @@
-"""Every recipe on made-up features of the right shapes: what its training costs can be seen without its data or weights."""
+"""Every recipe on made-up features of the right shapes: what its training costs can be seen without its data
+or weights."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""How long the page takes for a clip of 5 s, once it is open: over HTTP, decoding and all five folds included -> RESULTS.md.
+"""How long the page takes for a clip of 5 s, once it is open: over HTTP, decoding and all five folds included
+-> RESULTS.md.
 
     python benchmarks/page.py --data ESC10 --weights mn04_as_mAP_432.pt [--clips 40] [--no-results]
-
-The runs are trained for an epoch beforehand: what they have learnt makes no difference to the time. Clips are asked one after the
-other, by /api/predict; on the page itself pictures follow, which are drawn after the classes are there.
+ The runs are trained for an epoch beforehand: what they have learnt makes no difference to the time. Clips
+are asked one after the other, by /api/predict; on the page itself pictures follow, which are drawn after the
+classes are there.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ HEADER = "| run | opened after | median | slowest | of it in the model's process
 
 
 def measure(run: str, clips: list[Path], cwd: Path) -> tuple[float, list[float], list[float]]:
-    """Seconds until the page is open; per clip the milliseconds of a request, and those that the reply tells."""
+    """Seconds until the page is open; per clip the milliseconds of a request, and those that the reply
+    tells."""
     began = time.perf_counter()
     command = [sys.executable, str(ROOT / "app.py"), "--run", run, "--port", "0"]
     process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, text=True)
@@ -85,9 +87,12 @@ def main() -> None:
         keep_rows(
             "The page",
             [
-                f"`python benchmarks/page.py --data ESC10 --weights mn04_as_mAP_432.pt --clips {len(clips)}` on {machine()}:",
-                f"{len(clips)} clips of 5 s, asked one by one of `/api/predict` of the open page. Target: {LIMIT:g} ms.",
-                f"Load average of the machine at the end: {os.getloadavg()[0]:.1f}, this benchmark's own work included.",
+                f"`python benchmarks/page.py --data ESC10 --weights mn04_as_mAP_432.pt --clips {len(clips)}` "
+                f"on {machine()}:",
+                f"{len(clips)} clips of 5 s, asked one by one of `/api/predict` of the open page. Target: "
+                f"{LIMIT:g} ms.",
+                f"Load average of the machine at the end: {os.getloadavg()[0]:.1f}, this benchmark's own "
+                "work included.",
             ],
             HEADER,
             rows,

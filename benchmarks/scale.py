@@ -1,10 +1,12 @@
-"""Does anything grow with the number of clips that should not? Extraction, a restart with nothing to do, training, at several sizes.
+"""Does anything grow with the number of clips that should not? Extraction, a restart with nothing to do,
+training, at several sizes.
 
-    python benchmarks/scale.py                            # 2,000, 8,000 and 20,000 clips, into benchmarks/RESULTS.md
+    python benchmarks/scale.py                            # 2,000, 8,000 and 20,000 clips, into
+        benchmarks/RESULTS.md
     python benchmarks/scale.py --sizes 200 1000 --no-results
-
-The clips are synthesised, short and all different. Memory is the peak of the anonymous memory (RssAnon) of a script and of all its
-processes, every 10 ms: pages of mapped files are the system's to take back. Training streams where train.py can be told to.
+ The clips are synthesised, short and all different. Memory is the peak of the anonymous memory (RssAnon) of a
+script and of all its processes, every 10 ms: pages of mapped files are the system's to take back. Training
+streams where train.py can be told to.
 """
 
 from __future__ import annotations
@@ -87,7 +89,8 @@ def anonymous(pid: int) -> int:
 
 
 def measured(script: str, args: list[str], folder: Path) -> tuple[float, float]:
-    """Run a script; the seconds that it took, start-up included, and the peak of its anonymous memory in MB."""
+    """Run a script; the seconds that it took, start-up included, and the peak of its anonymous memory in
+    MB."""
     began, peak, ended = time.perf_counter(), 0, threading.Event()
     with subprocess.Popen(
         [sys.executable, str(ROOT / script), *args], cwd=folder, stdout=subprocess.PIPE, text=True
@@ -162,8 +165,9 @@ def main() -> None:
         slope, start = np.polyfit(sizes, seconds, 1)
         off = np.abs(start + slope * sizes - seconds).max() / seconds.max()
         rows[name] = (
-            f"| {name} | {' / '.join(f'{s:.1f}' for s in seconds)} | {1000 * slope:.2f} ms a clip + {start:.1f} s, "
-            f"off by {off:.0%} of the longest at most | {' / '.join(f'{p:.0f}' for p in peaks)} | {peaks[-1] / peaks[0]:.2f} |"
+            f"| {name} | {' / '.join(f'{s:.1f}' for s in seconds)} | {1000 * slope:.2f} ms a clip + "
+            f"{start:.1f} s, off by {off:.0%} of the longest at most | "
+            f"{' / '.join(f'{p:.0f}' for p in peaks)} | {peaks[-1] / peaks[0]:.2f} |"
         )
         print(rows[name])
     if not flags.no_results:
@@ -172,7 +176,8 @@ def main() -> None:
             "Scale: thousands of clips",
             [
                 f"`python benchmarks/scale.py`, {machine()}, {os.cpu_count()} cores seen: {many} clips of "
-                "0.25 s, log-mel (1, 64, 26). Memory: peak anonymous memory of all processes; the target is 1.15 between the ends."
+                "0.25 s, log-mel (1, 64, 26). Memory: peak anonymous memory of all processes; the target is "
+                "1.15 between the ends."
             ],
             f"| stage | seconds, {many} clips | linear fit | MB | last / first |",
             rows,

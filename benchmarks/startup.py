@@ -1,10 +1,10 @@
 """How long each script makes its user wait: --help, the first line, the first line of work -> RESULTS.md.
 
     python benchmarks/startup.py [--rounds 5] [--no-results]
-
-On the sample competition, whose features are made beforehand. Processes are timed from their start, their output through a
-pipe, as in a notebook's log; all are taken in turn, so that a busy machine slows them alike, and the figures are medians.
-Peers in the same turns: Python importing torch, and importing torch and transformers' AST, which no such script can do without.
+ On the sample competition, whose features are made beforehand. Processes are timed from their start, their
+output through a pipe, as in a notebook's log; all are taken in turn, so that a busy machine slows them alike,
+and the figures are medians. Peers in the same turns: Python importing torch, and importing torch and
+transformers' AST, which no such script can do without.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ PEERS = {
 
 
 def lines(command: list[str], cwd: Path, until: str | None = None) -> list[tuple[float, str]]:
-    """(seconds from the start, line) of a command's output; it is ended after the first line that begins with `until`."""
+    """(seconds from the start, line) of a command's output; it is ended after the first line that begins with
+    `until`."""
     began, found = time.perf_counter(), []
     process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for line in process.stdout:
@@ -109,8 +110,10 @@ def main() -> None:
             [
                 f"`python benchmarks/startup.py --rounds {flags.rounds}` on {machine()}:",
                 "seconds from the process's start, medians, taken in turn, output through a pipe.",
-                f"Targets: `--help` {HELP_LIMIT:g} s, first line {LINE_LIMIT:g} s. Peers: what any script on them waits for.",
-                "First line of work: the device (features), the first epoch of `linear` on 300 cached clips (training), the",
+                f"Targets: `--help` {HELP_LIMIT:g} s, first line {LINE_LIMIT:g} s. Peers: what any script on "
+                "them waits for.",
+                "First line of work: the device (features), the first epoch of `linear` on 300 cached clips "
+                "(training), the",
                 "submission of a finished run (prediction).",
             ],
             "| script | --help, or the peer's whole process | first line | first line of work |",

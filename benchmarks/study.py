@@ -1,13 +1,14 @@
-"""The ESC-50 study's questions on the data's own folds: dropout, SAM, the language model, raw audio or features?
+"""The ESC-50 study's questions on the data's own folds: dropout, SAM, the language model, raw audio or
+features?
 
     python benchmarks/study.py --data ESC50 --encodec facebook/encodec_24khz
     python benchmarks/study.py --data ESC10 --width 8 --rate 16000 --epochs 40 --lr 1e-3 --batch-size 32
-
-The first is the published size, for a GPU; the second fits a CPU and is another, smaller experiment: the table says which
-it was. Every case is trained as a user would, by get_features.py and train.py. The pairs that answer a question differ in
-nothing else, save where the inputs are compared: raw audio and features each have their published network. Scores are
-pooled out-of-fold scores of the final epoch; in brackets those of the best epochs, which were chosen on the folds that
-they score. With --scratch FOLDER the same command continues where it stopped.
+ The first is the published size, for a GPU; the second fits a CPU and is another, smaller experiment: the
+table says which it was. Every case is trained as a user would, by get_features.py and train.py. The pairs
+that answer a question differ in nothing else, save where the inputs are compared: raw audio and features each
+have their published network. Scores are pooled out-of-fold scores of the final epoch; in brackets those of
+the best epochs, which were chosen on the folds that they score. With --scratch FOLDER the same command
+continues where it stopped.
 """
 
 from __future__ import annotations
@@ -173,7 +174,8 @@ def right(run: Path) -> dict[str, bool]:
 
 
 def difference(yes: list[Path], no: list[Path]) -> tuple[float, float]:
-    """Accuracy of the first runs (one a seed) less that of the second, and its standard error over clips, in points.
+    """Accuracy of the first runs (one a seed) less that of the second, and its standard error over clips, in
+    points.
 
     Paired: every clip's own difference, the mean over seeds; both runs had the same folds.
     """
@@ -302,18 +304,23 @@ def table(flags: argparse.Namespace, scratch: Path, command: str) -> str:
         "",
         f"`python benchmarks/study.py {command}` on {machine()}.",
         "",
-        f"{flags.data.name}, {'folds ' + ', '.join(map(str, flags.fold)) if flags.fold else 'all its folds'}, "
-        f"seeds {', '.join(map(str, flags.seed))}; {size}, {told}.",
+        f"{flags.data.name}, "
+        f"{'folds ' + ', '.join(map(str, flags.fold)) if flags.fold else 'all its folds'}, seeds "
+        f"{', '.join(map(str, flags.seed))}; {size}, {told}.",
         "",
-        "Scores are of all clips pooled, after the final epoch; in brackets those of the best epochs, chosen on the folds that",
-        "they score. Seconds are of training, one seed. The log-mel has 128 bands and 75 frames a second, the shape of EnCodec's",
-        "latents; raw audio and features each have the network (and, where none is named, the batch) published for them.",
+        "Scores are of all clips pooled, after the final epoch; in brackets those of the best epochs, chosen "
+        "on the folds that",
+        "they score. Seconds are of training, one seed. The log-mel has 128 bands and 75 frames a second, "
+        "the shape of EnCodec's",
+        "latents; raw audio and features each have the network (and, where none is named, the batch) "
+        "published for them.",
         "",
         "| input | case | parameters | accuracy | macro-F1 | training |",
         "|---|---|---|---|---|---|",
         *(row(case, runs[name]) for name, case in chosen.items()),
         "",
-        "Gain in accuracy of the final epoch, in points, with its standard error over the clips (paired; it does not hold the",
+        "Gain in accuracy of the final epoch, in points, with its standard error over the clips (paired; it "
+        "does not hold the",
         "spread over seeds). A gain below twice its error is no answer.",
         "",
         "| yes rather than no | gain | standard error |",
@@ -325,7 +332,8 @@ def table(flags: argparse.Namespace, scratch: Path, command: str) -> str:
     ]
     if left_out:
         lines += [
-            f"Left out for want of EnCodec's weights (--encodec), with their questions: {', '.join(left_out)}.",
+            "Left out for want of EnCodec's weights (--encodec), with their questions: "
+            f"{', '.join(left_out)}.",
             "",
         ]
     return "\n".join(lines)

@@ -1,4 +1,5 @@
-"""A finished cache of made-up features, for what does not depend on what was heard: speed and memory of training."""
+"""A finished cache of made-up features, for what does not depend on what was heard: speed and memory of
+training."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ def make_cache(
     permuted: bool = False,
     multilabel: bool = False,
 ) -> Path:
-    """Write a cache of clips of a window each, whose classes can be told apart a little, with folds of its own.
+    """Write a cache of clips of a window each, whose classes can be told apart a little, with folds of its
+    own.
 
     Args:
         folder: <data>/<competition>/<cache>.

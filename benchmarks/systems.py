@@ -1,11 +1,12 @@
-"""Every recipe on ESC-10's official folds, as a user types it: published form beside better form -> RESULTS.md.
+"""Every recipe on ESC-10's official folds, as a user types it: published form beside better form ->
+RESULTS.md.
 
     python benchmarks/systems.py --data ESC10 --weights mn04_as_mAP_432.pt [--only RECIPE ...] [--full]
-
-On a CPU the large published networks get the budget that is named in their row (fewer epochs, fold 1); --full trains every
-row as its recipe says, for a GPU. Scores are pooled out-of-fold scores of the FINAL epoch: nothing is chosen on the clips
-that are scored. In brackets those of the best epoch, which was chosen on the fold that it scores. Seconds are of whole
-processes, start-up included. Rows that need weights which are not given are left out, and named.
+ On a CPU the large published networks get the budget that is named in their row (fewer epochs, fold 1);
+--full trains every row as its recipe says, for a GPU. Scores are pooled out-of-fold scores of the FINAL
+epoch: nothing is chosen on the clips that are scored. In brackets those of the best epoch, which was chosen
+on the fold that it scores. Seconds are of whole processes, start-up included. Rows that need weights which
+are not given are left out, and named.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ AST, ENCODEC = ["--weights", "AST"], ["--weights", "ENCODEC"]
 
 @dataclass
 class System:
-    """A recipe's row: its form, its features where they are not the recipe's own, and what a CPU can afford of it."""
+    """A recipe's row: its form, its features where they are not the recipe's own, and what a CPU can afford
+    of it."""
 
     form: str
     features: list[str] = field(default_factory=list)
@@ -111,8 +113,8 @@ def run(name: str, flags: argparse.Namespace, scratch: Path) -> str | None:
     folds = "5 folds" if len(last["folds"]) == 5 else f"fold {', '.join(map(str, last['folds']))} alone"
     return (
         f"| `{name}` | {system.form} | {parameters} | {epochs} epochs, {folds} | "
-        f"{last['accuracy']:.4f} ({best['accuracy']:.4f}) | {last['f1_macro']:.4f} ({best['f1_macro']:.4f}) | "
-        f"{features:.0f} s | {seconds:.0f} s |"
+        f"{last['accuracy']:.4f} ({best['accuracy']:.4f}) | {last['f1_macro']:.4f} ({best['f1_macro']:.4f}) "
+        f"| {features:.0f} s | {seconds:.0f} s |"
     )
 
 
@@ -139,9 +141,12 @@ def main() -> None:
         keep_rows(
             f"Recipes on {machine()}",
             [
-                "`python benchmarks/systems.py --data ESC10 --weights mn04_as_mAP_432.pt`: ESC-10, its official folds. Scores are",
-                "pooled out-of-fold scores of the final epoch (nothing is chosen on the clips that are scored); in brackets those of",
-                "the best epoch, chosen on the fold that it scores. Where fewer epochs or folds than the recipe's were trained, the",
+                "`python benchmarks/systems.py --data ESC10 --weights mn04_as_mAP_432.pt`: ESC-10, its "
+                "official folds. Scores are",
+                "pooled out-of-fold scores of the final epoch (nothing is chosen on the clips that are "
+                "scored); in brackets those of",
+                "the best epoch, chosen on the fold that it scores. Where fewer epochs or folds than the "
+                "recipe's were trained, the",
                 "column says so: what a published network reaches in so short a budget is no verdict on it.",
             ],
             HEADER,

@@ -1,11 +1,12 @@
-"""Training on cached features beside a plain DataLoader loop and transformers' Trainer, same head, same features, one process.
+"""Training on cached features beside a plain DataLoader loop and transformers' Trainer, same head, same
+features, one process.
 
     python benchmarks/training.py                       # everything, into benchmarks/RESULTS.md
     python benchmarks/training.py --only linear mlp --no-results
-
-Features are made up (400 clips; speed does not depend on what was heard). All train with the recipe's optimiser and batch,
-without augmentation, and evaluate after every epoch: the peers by loss and macro-F1. Rounds in turn, medians. "Bare" is the
-head's own forward, backward and optimiser step on batches that lie ready, and its forward over the validation rows.
+ Features are made up (400 clips; speed does not depend on what was heard). All train with the recipe's
+optimiser and batch, without augmentation, and evaluate after every epoch: the peers by loss and macro-F1.
+Rounds in turn, medians. "Bare" is the head's own forward, backward and optimiser step on batches that lie
+ready, and its forward over the validation rows.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Callable
 
 import numpy as np
 import torch
@@ -54,7 +55,8 @@ PLAIN = dict(
 
 @dataclass
 class Case:
-    """A head on a view: the recipe whose settings train it, how many clips and epochs a round, how many rounds."""
+    """A head on a view: the recipe whose settings train it, how many clips and epochs a round, how many
+    rounds."""
 
     recipe: str
     view: str
@@ -140,7 +142,8 @@ class Bench:
         return torch.optim.AdamW(head.parameters(), self.settings.lr, weight_decay=self.settings.weight_decay)
 
     def ours(self, device: Device) -> float:
-        """`Fitter.fit`: augmentation where asked for, schedule, evaluation by every metric, log lines, the checkpoints."""
+        """`Fitter.fit`: augmentation where asked for, schedule, evaluation by every metric, log lines, the
+        checkpoints."""
         with tempfile.TemporaryDirectory() as folder:
             fold = Fold(1, 1, 5, self.learnt, self.valid)
             fitter = Fitter(self._head, self.rows, fold, self.settings, 10, FoldFolder(Path(folder)), device)
@@ -274,8 +277,8 @@ def compare(name: str, cache: Cache, with_trainer: bool) -> str:
     ratio = {way: f"{took[way] / took['ours']:.2f}" if way in took else "-" for way in ("loop", "trainer")}
     same = f" (fp32: {took['loop'] / took['fp32']:.2f})" if "fp32" in took else ""
     return (
-        f"| {name} on `{bench.case.view}` | {how} | {1 / took['ours']:.3g} | {1 / took['loop']:.3g} | {ratio['loop']}{same} | "
-        f"{ratio['trainer']} | {100 * (took['ours'] / took['bare'] - 1):+.0f} % |"
+        f"| {name} on `{bench.case.view}` | {how} | {1 / took['ours']:.3g} | {1 / took['loop']:.3g} | "
+        f"{ratio['loop']}{same} | {ratio['trainer']} | {100 * (took['ours'] / took['bare'] - 1):+.0f} % |"
     )
 
 
@@ -302,7 +305,10 @@ def five_folds(folder: Path, runs: int = 3) -> str:
                 ]
             )
         found.append(time.perf_counter() - began)
-    return f"| 5 folds of `linear`, 60 epochs, 400 embeddings | {statistics.median(found[1:]):.1f} s (with imports {found[0]:.1f}) |"
+    return (
+        f"| 5 folds of `linear`, 60 epochs, 400 embeddings | {statistics.median(found[1:]):.1f} s (with "
+        f"imports {found[0]:.1f}) |"
+    )
 
 
 def streaming(cache: Cache) -> str:
@@ -332,7 +338,8 @@ def streaming(cache: Cache) -> str:
 
 
 def one_token() -> list[str]:
-    """inception_transformer at its published size against nn.TransformerEncoder over the one token: forward and backward."""
+    """inception_transformer at its published size against nn.TransformerEncoder over the one token: forward
+    and backward."""
     from models import inception_transformer as module
 
     head, x = models.build("inception_transformer", (768, 1, 1), 41).train(), torch.randn(2, 768, 1, 1)
@@ -356,8 +363,8 @@ def one_token() -> list[str]:
     module.alone = alone
     took = {key: statistics.median(values) for key, values in found.items()}
     return [
-        f"| `inception_transformer` as published, {what}: before / after | {1000 * took[part, 'before']:.0f} / "
-        f"{1000 * took[part, 'after']:.0f} ms, {took[part, 'before'] / took[part, 'after']:.2f} |"
+        f"| `inception_transformer` as published, {what}: before / after | {1000 * took[part, 'before']:.0f} "
+        f"/ {1000 * took[part, 'after']:.0f} ms, {took[part, 'before'] / took[part, 'after']:.2f} |"
         for part, what in (("transformer", "its 12 layers, 32 clips"), ("whole", "the whole step, 2 clips"))
     ]
 
@@ -387,17 +394,21 @@ def main() -> None:
     if flags.no_results:
         return
     about = [
-        f"`python benchmarks/training.py` on {machine()}; {torch.get_num_threads()} threads. Medians of rounds in turn."
+        f"`python benchmarks/training.py` on {machine()}; {torch.get_num_threads()} threads. Medians of "
+        "rounds in turn."
     ]
     if rows:
         keep_rows(
             "Training beside its peers",
             [
                 *about,
-                "Ours with the precision and layout that a trial chose, all peers in fp32. Without augmentation, except where the",
-                "head says so: there ours augments and the peers do not. Overhead: over the head's own forward, backward and optimiser step.",
+                "Ours with the precision and layout that a trial chose, all peers in fp32. Without "
+                "augmentation, except where the",
+                "head says so: there ours augments and the peers do not. Overhead: over the head's own "
+                "forward, backward and optimiser step.",
             ],
-            "| head | ours computes in | ours, epochs/s | DataLoader loop | times as fast | than Trainer | overhead |",
+            "| head | ours computes in | ours, epochs/s | DataLoader loop | times as fast | than Trainer | "
+            "overhead |",
             rows,
         )
     if others:

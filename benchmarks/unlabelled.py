@@ -1,10 +1,11 @@
 """What seeds, models on all clips, pseudo-labels and masked prediction are worth on ESC-10 -> RESULTS.md.
 
-    python benchmarks/unlabelled.py --data ESC10 --weights mn04_as_mAP_432.pt [--only CASE ...] [--labelled 4 1] [--seeds 3]
-
-Of the five official folds some keep their labels, the others become clips to submit: their labels are hidden, and score what
-predicts them in the end. Every choice of neighbouring folds is tried, and the scores are pooled: with four labelled folds each
-clip is hidden once, with one labelled fold four times. Nothing is chosen on hidden labels.
+    python benchmarks/unlabelled.py --data ESC10 --weights mn04_as_mAP_432.pt [--only CASE ...] [--labelled 4
+        1] [--seeds 3]
+ Of the five official folds some keep their labels, the others become clips to submit: their labels are
+hidden, and score what predicts them in the end. Every choice of neighbouring folds is tried, and the scores
+are pooled: with four labelled folds each clip is hidden once, with one labelled fold four times. Nothing is
+chosen on hidden labels.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from earshot.device import Device
 from earshot.run import Run
 
 HEADER = (
-    "| labelled folds, head on view, learns from | seeds | hidden clips | one seed, folds | all seeds, folds | "
-    "one seed, all clips | all seeds, all clips | OOF |"
+    "| labelled folds, head on view, learns from | seeds | hidden clips | one seed, folds | all seeds, folds "
+    "| one seed, all clips | all seeds, all clips | OOF |"
 )
 CPU = Device("cpu", "fp32", "CPU")
 SMALL = (
@@ -95,7 +96,8 @@ def fit(cache: Path, name: str, seeds: int, *args: str) -> Run:
 
 
 def right(run: Run, cache: Path) -> list[int]:
-    """Hidden clips answered rightly by one and by several seeds of the folds' models, by one and by several on all clips."""
+    """Hidden clips answered rightly by one and by several seeds of the folds' models, by one and by several
+    on all clips."""
     rows = blend.rows_of(Cache(cache), "subm", run.config["record"]["view"], CPU)
     truth = [line.split(",")[1] for line in (cache / "solution.csv").read_text().splitlines()[1:]]
     training, found = run.config["record"]["training"], []
@@ -178,12 +180,18 @@ def main() -> None:
                 keep_rows(
                     f"Seeds, all labelled clips, clips without labels on {machine()}",
                     [
-                        "`python benchmarks/unlabelled.py --data ESC10 --weights mn04_as_mAP_432.pt`: ESC-10, EfficientAT mn04's `pooled` and",
-                        "`frames`, log-mel's `mel`; accuracy on clips whose labels were hidden, by final epochs, for every choice of neighbouring",
-                        "official folds, pooled (four labelled folds: each clip is hidden once; one: four times, and those counts are not",
-                        "independent). The labelled folds are cross-validated (a single one in four stratified folds): the mean of these models is",
-                        "*folds*; `--refit` is *all clips*. Pseudo-labels: `--pseudo` with its defaults, from the run of the row above. Masked",
-                        f"prediction: `--pretrain {EPOCHS}` on labelled and hidden clips; the transformer is a small one (width 64), 15 epochs at",
+                        "`python benchmarks/unlabelled.py --data ESC10 --weights mn04_as_mAP_432.pt`: "
+                        "ESC-10, EfficientAT mn04's `pooled` and",
+                        "`frames`, log-mel's `mel`; accuracy on clips whose labels were hidden, by final "
+                        "epochs, for every choice of neighbouring",
+                        "official folds, pooled (four labelled folds: each clip is hidden once; one: four "
+                        "times, and those counts are not",
+                        "independent). The labelled folds are cross-validated (a single one in four "
+                        "stratified folds): the mean of these models is",
+                        "*folds*; `--refit` is *all clips*. Pseudo-labels: `--pseudo` with its defaults, "
+                        "from the run of the row above. Masked",
+                        f"prediction: `--pretrain {EPOCHS}` on labelled and hidden clips; the transformer is "
+                        "a small one (width 64), 15 epochs at",
                         "1e-3. OOF is that of all seeds, on the labelled clips.",
                     ],
                     HEADER,

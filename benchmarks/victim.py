@@ -1,4 +1,5 @@
-"""A stage that can be killed at a chosen moment, and that writes down what it works on; no instrument is in the product itself."""
+"""A stage that can be killed at a chosen moment, and that writes down what it works on; no instrument is in
+the product itself."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ CHANGES = (
 
 
 def install(trace: Path, folder: Path, kill_at: int) -> None:
-    """Write every decoded clip, training step and change on the disk into a trace; kill -9 this process before one of the changes.
+    """Write every decoded clip, training step and change on the disk into a trace; kill -9 this process
+    before one of the changes.
 
     Args:
         trace: a line is added per event: "decode PATH", "step FOLD EPOCH STEP", "change NAME".

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,8 @@ def cached(
     rebuild: Callable[[dict], Any],
     message: str = "",
 ) -> bool:
-    """The submission for the clips that the caches hold, `message` for the ledger; False where there is nothing to submit."""
+    """The submission for the clips that the caches hold, `message` for the ledger; False where there is
+    nothing to submit."""
     runs = whole.runs()
     caches = {run.folder.resolve(): blend.cache_of(run, features) for run in runs}
     cache = caches[runs[0].folder.resolve()]

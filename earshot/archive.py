@@ -1,4 +1,5 @@
-"""A competition's raw files: a zip unpacked safely, a folder walked once, and the audio file that an id means."""
+"""A competition's raw files: a zip unpacked safely, a folder walked once, and the audio file that an id
+means."""
 
 import filecmp
 import hashlib
@@ -12,7 +13,7 @@ import unicodedata
 import zipfile
 import zlib
 from collections import Counter
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 from earshot.errors import UserError
@@ -41,9 +42,11 @@ class NotWhole(UserError):
 
 
 def unpack(path: Path, into: Path) -> Path:
-    """Unpack a zip into the folder `into`, or find it unpacked there; returns its single top folder, else `into`.
+    """Unpack a zip into the folder `into`, or find it unpacked there; returns its single top folder, else
+    `into`.
 
-    Unpacks beside `into` and renames, so that a killed run leaves nothing half-made; a changed zip replaces it.
+    Unpacks beside `into` and renames, so that a killed run leaves nothing half-made; a changed zip replaces
+    it.
 
     Raises:
         UserError: not a readable zip, or one with a link, a path that leads outside, or an implausible size.
@@ -128,7 +131,8 @@ def check(archive: zipfile.ZipFile, path: Path) -> list[tuple[zipfile.ZipInfo, s
 
 
 def signature(archive: zipfile.ZipFile, path: Path) -> str:
-    """What a zip holds, from its size and central directory: cheap, and another download of the same zip is equal."""
+    """What a zip holds, from its size and central directory: cheap, and another download of the same zip is
+    equal."""
     digest = hashlib.sha256(str(os.path.getsize(path)).encode())
     for info in archive.infolist():
         digest.update(f"{info.filename}\0{info.file_size}\0{info.CRC}\n".encode("utf-8", "surrogateescape"))
@@ -171,7 +175,8 @@ def is_audio(name: str) -> bool:
 
 
 def strip_suffix(name: str) -> str:
-    """The name without its audio suffix: only a known one, as in "blues.00001" the dot belongs to the stem."""
+    """The name without its audio suffix: only a known one, as in "blues.00001" the dot belongs to the
+    stem."""
     return name[: name.rindex(".")] if is_audio(name) else name
 
 
@@ -187,7 +192,8 @@ def words(name: str) -> list[str]:
 
 
 def walk(root: Path):
-    """Yield (relative folder, file names), sorted, without hidden entries, __MACOSX and this kit's own caches."""
+    """Yield (relative folder, file names), sorted, without hidden entries, __MACOSX and this kit's own
+    caches."""
     seen = set()
     for folder, folders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
@@ -202,9 +208,10 @@ def walk(root: Path):
         yield ("" if relative == "." else relative), names
 
 
-@lru_cache(maxsize=None)
+@cache
 def side(folder: str) -> str | None:
-    """Which side a folder's path speaks for: "train", "subm" (test, subm, eval), or None if neither or both."""
+    """Which side a folder's path speaks for: "train", "subm" (test, subm, eval), or None if neither or
+    both."""
     found = words(folder)
     train = any(w.startswith("train") for w in found)
     subm = any(w.startswith(("test", "subm", "eval")) for w in found)
@@ -212,7 +219,8 @@ def side(folder: str) -> str | None:
 
 
 class Files:
-    """What lies below a folder, from one walk: `audio`, `csvs` (at most two folders deep), `zips`; relative, sorted."""
+    """What lies below a folder, from one walk: `audio`, `csvs` (at most two folders deep), `zips`; relative,
+    sorted."""
 
     def __init__(self, root: Path):
         self.root = Path(root)
@@ -266,8 +274,8 @@ class Files:
     def resolve(self, ids: list[str], split: str) -> list[str]:
         """The audio file of each id as an absolute path, "" where there is none.
 
-        Where train/ and test/ hold the same file name, an id takes the file of its own side; it never takes the
-        other side's, unless no id at all is found otherwise (a csv of another naming).
+        Where train/ and test/ hold the same file name, an id takes the file of its own side; it never takes
+        the other side's, unless no id at all is found otherwise (a csv of another naming).
 
         Raises:
             UserError: an id that may mean two different files.

@@ -1,7 +1,7 @@
-"""What Kaggle has attached, read-only: competitions, weights, earlier outputs. Searched for by what it is, never by one path.
-
-Competitions lie at /kaggle/input/competitions/<slug>, data sets at /kaggle/input/datasets/<owner>/<slug>, and in older sessions either
-at /kaggle/input/<slug>.
+"""What Kaggle has attached, read-only: competitions, weights, earlier outputs. Searched for by what it is,
+never by one path.
+ Competitions lie at /kaggle/input/competitions/<slug>, data sets at /kaggle/input/datasets/<owner>/<slug>,
+and in older sessions either at /kaggle/input/<slug>.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ EXAMPLES = 5  # audio files of a suffix that are remembered of a folder
 
 @dataclass
 class Folder:
-    """A folder below the root: its files that are not audio, how many are, and the first of these by suffix."""
+    """A folder below the root: its files that are not audio, how many are, and the first of these by
+    suffix."""
 
     path: Path
     names: set[str]
@@ -59,7 +60,8 @@ def used(folder: Path) -> int:
 
 
 def left(folder: Path) -> int | None:
-    """Bytes that Kaggle would still keep in a folder of its outputs; None where nothing but the disk counts."""
+    """Bytes that Kaggle would still keep in a folder of its outputs; None where nothing but the disk
+    counts."""
     place = working()
     if place is None or not folder.absolute().resolve().is_relative_to(place.resolve()):
         return None
@@ -67,7 +69,8 @@ def left(folder: Path) -> int | None:
 
 
 def folders(below: Path | None = None) -> list[Folder]:
-    """Every attached folder, or those below one of them; looked up once a process, as attached things do not change."""
+    """Every attached folder, or those below one of them; looked up once a process, as attached things do not
+    change."""
     top = root()
     if top is None:
         return []
@@ -161,7 +164,8 @@ def competition() -> Path | None:
 
 
 def called(slug: str) -> str:
-    """The attached competition or data set of that slug, where there is no file or folder of that name here; else the name itself."""
+    """The attached competition or data set of that slug, where there is no file or folder of that name here;
+    else the name itself."""
     here = slug == "sample" or Path(slug).exists()
     found = (
         []
@@ -187,7 +191,8 @@ def pretrained(kind: str, weights: str, default: bool) -> Path | None:
     Args:
         kind: `model_type` of its config.json.
         weights: a hub id; its last part is looked for among the folders' names.
-        default: is it what is meant where nobody says so? Then the only folder of that kind will do, whatever its name.
+        default: is it what is meant where nobody says so? Then the only folder of that kind will do, whatever
+            its name.
     Raises:
         UserError: several would do.
     """
@@ -210,7 +215,8 @@ def pretrained(kind: str, weights: str, default: bool) -> Path | None:
     fitting = fitting or (found if default else [])
     if len(fitting) > 1:
         raise UserError(
-            f"{len(fitting)} attached folders may be {weights}: choose one with --weights: {', '.join(map(str, fitting))}"
+            f"{len(fitting)} attached folders may be {weights}: choose one with --weights: "
+            f"{', '.join(map(str, fitting))}"
         )
     return fitting[0] if fitting else None
 
@@ -220,7 +226,8 @@ def _letters(name: str) -> str:
 
 
 def located(options: dict[str, Any]) -> dict[str, Any]:
-    """The options of a head that has AST inside: its weights are taken from what is attached where they are named by a hub id."""
+    """The options of a head that has AST inside: its weights are taken from what is attached where they are
+    named by a hub id."""
     weights = options.get("weights")
     if not isinstance(weights, str) or Path(weights).expanduser().exists() or root() is None:
         return options

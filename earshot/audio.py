@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator, Literal, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -28,7 +29,8 @@ class AudioSettings:
     mono: Literal["mean", "first"] = "mean"
     """Many channels to one: their mean, or the first channel."""
     trim: float | None = None
-    """Cut silence at both ends that lies this many dB below the loudest part (60 is usual); None leaves it."""
+    """Cut silence at both ends that lies this many dB below the loudest part (60 is usual); None leaves
+    it."""
     peak: bool = False
     """Divide each clip by its absolute maximum, before resampling."""
 
@@ -61,8 +63,9 @@ def read(path: str | Path, rate: int | None, settings: AudioSettings) -> tuple[n
     Returns:
         (samples,) float32, its rate, and the seconds that were trimmed from the front.
     Raises:
-        BadAudio: missing, undecodable, without samples, NaN or infinite, beyond +-2^32, shorter than 10 ms, longer than 12 h,
-            or silent (absolute maximum, or distance of the extremes, below 1e-5 after mixing to mono).
+        BadAudio: missing, undecodable, without samples, NaN or infinite, beyond +-2^32, shorter than 10 ms,
+            longer than 12 h, or silent (absolute maximum, or distance of the extremes, below 1e-5 after
+            mixing to mono).
     """
     native, found = decode.blocks(Path(path))
     mixing = _Mixer(settings.mono)
@@ -139,11 +142,13 @@ class _Mixer:
 
 
 def _resampled(wave: np.ndarray, native: int, rate: int, divisor: np.float32 | None) -> Iterator[np.ndarray]:
-    """The wave at another rate, chunk by chunk, bit for bit what `soxr.resample(wave, native, rate, quality="HQ")` gives."""
+    """The wave at another rate, chunk by chunk, bit for bit what `soxr.resample(wave, native, rate,
+    quality="HQ")` gives."""
     import soxr
 
     stream = soxr.ResampleStream(native, rate, 1, dtype="float32", quality="HQ")
-    # Few samples at a time where each becomes thousands: soxr ends the process when asked for billions at once.
+    # Few samples at a time where each becomes thousands: soxr ends the process when asked for billions
+    # at once.
     chunk = max(1, min(CHUNK, CHUNK * native // rate))
     for first in range(0, len(wave), chunk):
         piece = wave[first : first + chunk]
@@ -153,9 +158,11 @@ def _resampled(wave: np.ndarray, native: int, rate: int, divisor: np.float32 | N
 
 
 def trim_bounds(wave: np.ndarray, top_db: float) -> tuple[int, int]:
-    """First and last+1 sample that `librosa.effects.trim(wave, top_db=top_db)` keeps, without librosa's slow import.
+    """First and last+1 sample that `librosa.effects.trim(wave, top_db=top_db)` keeps, without librosa's slow
+    import.
 
-    Frames of 2048 samples every 512, centred, zero-padded; a frame is kept above `top_db` below the loudest RMS.
+    Frames of 2048 samples every 512, centred, zero-padded; a frame is kept above `top_db` below the loudest
+    RMS.
     """
     half, steps = TRIM_FRAME // 2, TRIM_FRAME // TRIM_HOP
     marks, sum_before = [np.zeros(1)], 0.0  # the running sum of squares after every hop
@@ -178,7 +185,8 @@ def trim_bounds(wave: np.ndarray, top_db: float) -> tuple[int, int]:
 def cut(
     seconds: float, window: float, hop: float | None, max_windows: int | None
 ) -> list[tuple[float, float]]:
-    """The windows that cover a clip: one if it fits, else regular ones and a last one moved back to the clip's end.
+    """The windows that cover a clip: one if it fits, else regular ones and a last one moved back to the
+    clip's end.
 
     Args:
         seconds: the clip's duration.
@@ -225,7 +233,8 @@ def _regular(seconds: float, window: float, hop: float) -> int:
 
 
 def fill(wave: np.ndarray, samples: int, pad: Literal["wrap", "silence"]) -> np.ndarray:
-    """A wave of exactly `samples`: a longer one is cut, a shorter one repeated ("wrap") or zero-filled ("silence").
+    """A wave of exactly `samples`: a longer one is cut, a shorter one repeated ("wrap") or zero-filled
+    ("silence").
 
     Returns:
         (samples,) float32.
@@ -240,7 +249,8 @@ def fill(wave: np.ndarray, samples: int, pad: Literal["wrap", "silence"]) -> np.
 
 
 def choose_seconds(durations: Sequence[float], limit: float = 10.0) -> float:
-    """A window for this data: the duration that nearly all clips share, else the 95th percentile in steps of 0.5 s.
+    """A window for this data: the duration that nearly all clips share, else the 95th percentile in steps of
+    0.5 s.
 
     Args:
         durations: seconds of each clip, at least one.

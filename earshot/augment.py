@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 
 def mask_spans(x: Tensor, axis: int, longest: int, rng: np.random.Generator) -> Tensor:
-    """One masked span per row along an axis, filled with the row's own minimum: silence, where 0 dB would be loud.
+    """One masked span per row along an axis, filled with the row's own minimum: silence, where 0 dB would be
+    loud.
 
     Args:
         x: (B, D, F, T).
@@ -44,7 +45,8 @@ def shift_time(
 def warp_time(
     x: Tensor, mask: Tensor | None, stretch: float, crop: float, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor | None]:
-    """Read every row at a pace of its own from a place of its own, around its end; linear interpolation between frames.
+    """Read every row at a pace of its own from a place of its own, around its end; linear interpolation
+    between frames.
 
     Args:
         x, mask: (B, D, F, T), (B, T).
@@ -70,7 +72,8 @@ def warp_time(
 
 
 def shift_frequency(x: Tensor, reach: float, rng: np.random.Generator) -> Tensor:
-    """Move every row's spectrum by up to `reach` bins either way; the edge bins fill what opens; (B, D, F, T)."""
+    """Move every row's spectrum by up to `reach` bins either way; the edge bins fill what opens; (B, D, F,
+    T)."""
     bins = x.shape[2]
     at = np.clip(np.arange(bins) + rng.uniform(-reach, reach, len(x))[:, None], 0, bins - 1)
     lower = np.floor(at).astype(np.int64)
@@ -106,7 +109,8 @@ def apply(
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """All that the settings ask for: move, stretch, crop, turn up or down, then masks and mixing.
 
-    Masks lie under a mixup of the batch, as it was published, and over a mix of two sounds, which is one new sound.
+    Masks lie under a mixup of the batch, as it was published, and over a mix of two sounds, which is one new
+    sound.
 
     Args:
         x, mask, targets: (B, D, F, T), (B, T), (B, classes) shares.
@@ -145,8 +149,8 @@ def mix(
     """Mixup (Zhang et al. 2018) or between-class learning (Tokozume et al. 2018), as `mixup_pairs` says.
 
     "any": with probability `mixup_probability` the whole batch, each row with any other, one weight for all.
-    "different": each row for itself with that probability, with a row of another class, each pair with its own weight.
-    Weights are from Beta(alpha, alpha); alpha 1 is uniform.
+    "different": each row for itself with that probability, with a row of another class, each pair with its
+    own weight. Weights are from Beta(alpha, alpha); alpha 1 is uniform.
 
     Args:
         x, mask: (B, D, F, T), (B, T); a mixed frame is real where either was.
@@ -179,6 +183,7 @@ def mix(
 def _blend(one: Tensor, other: Tensor, share: Tensor, domain: str) -> Tensor:
     if domain == "linear":
         return share * one + (1 - share) * other
-    # dB to power and back: two sounds at once, as a microphone would have them, where a mean of dB is a geometric mean.
+    # dB to power and back: two sounds at once, as a microphone would have them, where a mean of dB is a
+    # geometric mean.
     scale = float(np.log(10) / 10)
     return torch.logaddexp(scale * one + share.log(), scale * other + (1 - share).log()) / scale

@@ -1,6 +1,7 @@
-"""`train.py --recipe auto`: a ladder of heads on all caches within the time, then the best blend of them, scored and submitted.
-
-Each candidate is an ordinary run in the bake-off's folder, which is itself a kept blend: predict.py opens both.
+"""`train.py --recipe auto`: a ladder of heads on all caches within the time, then the best blend of them,
+scored and submitted.
+ Each candidate is an ordinary run in the bake-off's folder, which is itself a kept blend: predict.py opens
+both.
 """
 
 from __future__ import annotations
@@ -35,13 +36,15 @@ class AutoFlags:
     recipe: str = "auto"
     """auto"""
     features: tuple[str, ...] = ()
-    """the cache folders to use, each with a --features of its own (default: all finished ones of the competition)"""
+    """the cache folders to use, each with a --features of its own (default: all finished ones of the
+    competition)"""
     candidates: tuple[str, ...] = ()
     """recipes to try (names or YAML files) instead of the built-in ladder"""
     name: str | None = None
     """name of the folder in --runs-folder (default: auto-<hash of the features and settings>)"""
     metric: Metric = "f1_macro"
-    """what candidates and blends are compared by; map_at_3 is for one label a clip, map_macro and lwlrap are for several"""
+    """what candidates and blends are compared by; map_at_3 is for one label a clip, map_macro and lwlrap are
+    for several"""
     folds: int | None = None
     """make K grouped stratified folds (default: the data's own, else 5)"""
     out: str = "submissions/submission.csv"
@@ -99,8 +102,8 @@ def read_state(folder: Path, inputs: dict[str, Any], hours: float) -> dict[str, 
     found = differences(state["inputs"], inputs)
     if found:
         raise UserError(
-            f"{folder} is a bake-off of something else: {'; '.join(found[:3])}: give the new one another --name, or start over "
-            "with --fresh"
+            f"{folder} is a bake-off of something else: {'; '.join(found[:3])}: give the new one another "
+            "--name, or start over with --fresh"
         )
     if hours > state["hours"]:
         for one in state["of"].values():
@@ -128,7 +131,8 @@ def run(
         state = read_state(folder, inputs, hours)
         if state["done"] and (folder / kept.NAME).is_file() and (out.exists() or not opened[0].has("subm")):
             print(
-                f"bake-off: {folder} is finished; more --max-hours than {state['hours']:g} would go on with what had no time"
+                f"bake-off: {folder} is finished; more --max-hours than {state['hours']:g} would go on with "
+                "what had no time"
             )
             print("\n".join(leaderboard.table(leaderboard.read(folder))))
             return
@@ -158,7 +162,8 @@ def _end(made: Contest, opened: list[Cache], out: Path) -> None:
         raise UserError(
             f"no candidate was finished: {failed[0]}"
             if failed
-            else f"no candidate was finished within --max-hours {made.state['hours']:g}: the same command with more goes on"
+            else f"no candidate was finished within --max-hours {made.state['hours']:g}: the same command "
+            "with more goes on"
         )
     inside = [members.open_one(made.folder / name) for name in finished]
     whole, found, oof, lines = members.fit(inside, "auto")
@@ -199,7 +204,8 @@ def _end(made: Contest, opened: list[Cache], out: Path) -> None:
             **leaderboard.scores(told, made.flags.metric),
             "fold_std": found.spread,
             "seconds": made.before + time.monotonic() - made.began,
-            "status": f"blend: {found.fitted.method} of {int((found.fitted.weights > 0).sum())}, cross-fitted",
+            "status": f"blend: {found.fitted.method} of {int((found.fitted.weights > 0).sum())}, "
+            "cross-fitted",
         }
     )
     rows = leaderboard.ordered(rows, made.flags.metric)
@@ -209,7 +215,8 @@ def _end(made: Contest, opened: list[Cache], out: Path) -> None:
         made.say(line)
     if any(one["status"] == "dropped" for one in made.state["of"].values()):
         made.say(
-            "dropped candidates were dropped by the labels of the folds named: that choice, unlike the blend's, is not cross-fitted"
+            "dropped candidates were dropped by the labels of the folds named: that choice, unlike the "
+            "blend's, is not cross-fitted"
         )
     _submit(made, whole, first, out, stage)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +36,8 @@ def training_rows(
     gigabytes: float | None = None,
     unlabelled: bool = False,
 ) -> Rows:
-    """The training split with its augmented copies and the further views that a head learns from; `gigabytes` as in `Rows`.
+    """The training split with its augmented copies and the further views that a head learns from; `gigabytes`
+    as in `Rows`.
 
     Args:
         unlabelled: with the clips to submit, too.
@@ -65,7 +67,8 @@ def predict_run(
     batch_size: int | None = None,
     kind: str = "best",
 ) -> np.ndarray:
-    """The mean of a run's folds and seeds, each by its best checkpoint, or its last; of its models on all clips where it has some.
+    """The mean of a run's folds and seeds, each by its best checkpoint, or its last; of its models on all
+    clips where it has some.
 
     Args:
         rows: of the view that the run was trained on.
@@ -84,7 +87,8 @@ def predict_run(
 
 
 def mean(run: Run, rows: Rows, found: list[np.ndarray]) -> np.ndarray:
-    """The mean of what a run's models predict, each (clips, classes); UserError where a clip that has rows gets no number."""
+    """The mean of what a run's models predict, each (clips, classes); UserError where a clip that has rows
+    gets no number."""
     if not len(rows):
         return np.full((len(rows.ids), len(run.classes)), np.nan, dtype=np.float32)
     blended = np.mean(found, 0)
@@ -92,8 +96,8 @@ def mean(run: Run, rows: Rows, found: list[np.ndarray]) -> np.ndarray:
     lost = rows.ids[heard & ~np.isfinite(blended).all(1)]
     if len(lost):  # or they would be answered like clips that cannot be heard
         raise UserError(
-            f"{run.folder}: the prediction is not a number for {some(lost)}: their features are damaged, or a fold's "
-            "weights; extract anew (get_features.py --fresh), else train anew (train.py --fresh)"
+            f"{run.folder}: the prediction is not a number for {some(lost)}: their features are damaged, or "
+            "a fold's weights; extract anew (get_features.py --fresh), else train anew (train.py --fresh)"
         )
     return blended
 
@@ -107,7 +111,8 @@ def predict_part(
     device: Device,
     batch_size: int | None = None,
 ) -> np.ndarray:
-    """One model's (clips, classes) probabilities, by its "best" or "last" checkpoint; the rest as in `predict_run`."""
+    """One model's (clips, classes) probabilities, by its "best" or "last" checkpoint; the rest as in
+    `predict_run`."""
     head = load_part(run, part, kind, rebuild, device)
     return predict(
         head,
@@ -132,8 +137,8 @@ def check_head(run: Run, part: Part, head: Any) -> None:
     answers = head.config["num_classes"] if hasattr(head, "config") else len(run.classes)
     if answers != len(run.classes):
         raise UserError(
-            f"{run.part(part).folder} holds a head of {answers} labels, and {run.folder} has {len(run.classes)}: it "
-            "belongs to another run; delete the fold to train it again"
+            f"{run.part(part).folder} holds a head of {answers} labels, and {run.folder} has "
+            f"{len(run.classes)}: it belongs to another run; delete the fold to train it again"
         )
 
 
@@ -154,18 +159,19 @@ def cache_of(run: Run, features: str | None) -> Cache:
         folder = earlier.features_of(run) or folder
     if not folder.is_dir():
         raise UserError(
-            f"{run.folder} was trained on {folder}, which is not there: say where it is with --features FOLDER"
+            f"{run.folder} was trained on {folder}, which is not there: say where it is with --features "
+            "FOLDER"
         )
     cache = Cache(folder)
     if cache.classes != run.classes:
         raise UserError(
-            f"{folder} has other labels than {run.folder} was trained on ({_labels(run.classes, cache.classes)}): say "
-            "where its own cache is with --features FOLDER"
+            f"{folder} has other labels than {run.folder} was trained on "
+            f"({_labels(run.classes, cache.classes)}): say where its own cache is with --features FOLDER"
         )
     if cache.multilabel != run.multilabel:
         raise UserError(
-            f"{folder} is {_task(cache)}, {run.folder} was trained {_task(run)}: say where its own cache is with "
-            "--features FOLDER"
+            f"{folder} is {_task(cache)}, {run.folder} was trained {_task(run)}: say where its own cache is "
+            "with --features FOLDER"
         )
     # Its clips may have been swapped (hidden test clips); how they are turned into features may not.
     here = {k: cache.record[k] for k in run.config["record"]["features"]}
@@ -176,7 +182,8 @@ def cache_of(run: Run, features: str | None) -> Cache:
 
 
 def same_classes(runs: list[Run]) -> list[str]:
-    """The labels that all runs share; UserError if two runs have other labels, another order or another task."""
+    """The labels that all runs share; UserError if two runs have other labels, another order or another
+    task."""
     for run in runs[1:]:
         if run.multilabel != runs[0].multilabel:
             raise UserError(
@@ -184,8 +191,8 @@ def same_classes(runs: list[Run]) -> list[str]:
             )
         if run.classes != runs[0].classes:
             raise UserError(
-                f"{runs[0].folder} there and {run.folder} here have different labels, or another order of them "
-                f"({_labels(runs[0].classes, run.classes)}): they cannot be blended"
+                f"{runs[0].folder} there and {run.folder} here have different labels, or another order of "
+                f"them ({_labels(runs[0].classes, run.classes)}): they cannot be blended"
             )
     return runs[0].classes
 
@@ -196,8 +203,8 @@ def same_clips(runs: list[Run], caches: list[Cache]) -> None:
         two = [c.record["clips"].get("subm", "no clips") for c in (caches[0], cache)]
         if two[0] != two[1]:
             raise UserError(
-                f"{runs[0].folder} and {run.folder} predict different clips ({two[0]} in {caches[0].folder}, {two[1]} in "
-                f"{cache.folder}): extract both from the same data"
+                f"{runs[0].folder} and {run.folder} predict different clips ({two[0]} in {caches[0].folder}, "
+                f"{two[1]} in {cache.folder}): extract both from the same data"
             )
 
 

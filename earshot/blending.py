@@ -1,8 +1,9 @@
-"""Weights for the members of a blend, and what is said of its probabilities; all of it cross-fitted, so that the score is honest.
-
-Every choice (method, weights, factors or thresholds, and whether they are used at all) that touches a clip's out-of-fold
-prediction was made on the other folds. What remains is that the members which predicted those had learnt this fold's labels, as in
-all stacking without a second round of training: five members of permuted labels, 400 clips and 10 classes rose by 0.006 of macro-F1.
+"""Weights for the members of a blend, and what is said of its probabilities; all of it cross-fitted, so that
+the score is honest.
+ Every choice (method, weights, factors or thresholds, and whether they are used at all) that touches a clip's
+out-of-fold prediction was made on the other folds. What remains is that the members which predicted those had
+learnt this fold's labels, as in all stacking without a second round of training: five members of permuted
+labels, 400 clips and 10 classes rose by 0.006 of macro-F1.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from earshot import compare, metrics, offsets as cut
+from earshot import compare, metrics
+from earshot import offsets as cut
 from earshot.errors import UserError
 
 METHODS = (
@@ -42,12 +44,14 @@ class Fitted:
     thresholds: np.ndarray | None = None
 
     def apply(self, members: np.ndarray) -> np.ndarray:
-        """The blend's probabilities, moved so that the likeliest class, or those of 0.5 and more, are its answer.
+        """The blend's probabilities, moved so that the likeliest class, or those of 0.5 and more, are its
+        answer.
 
         Args:
             members: (members, clips, classes).
         Returns:
-            (clips, classes); a clip that some members could not hear is answered by the others, NaN where by none.
+            (clips, classes); a clip that some members could not hear is answered by the others, NaN where by
+            none.
         """
         found = mix(members, self.weights)
         if self.scale is not None:
@@ -74,7 +78,8 @@ class Blended:
 
 
 def mix(members: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The weighted mean (clips, classes) of members (members, clips, classes), for each clip over those that are numbers."""
+    """The weighted mean (clips, classes) of members (members, clips, classes), for each clip over those that
+    are numbers."""
     used = np.flatnonzero(weights > 0)
     chosen = members[used].astype(np.float64)
     heard = np.isfinite(chosen).all(2)
@@ -85,10 +90,12 @@ def mix(members: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def greedy(members: np.ndarray, truth: np.ndarray, metric: str, offsets: bool = False) -> np.ndarray:
-    """Weights by greedy selection with replacement from the best few members (Caruana et al. 2004); equals go by log loss.
+    """Weights by greedy selection with replacement from the best few members (Caruana et al. 2004); equals go
+    by log loss.
 
     Args:
-        offsets: thresholds will follow, so that a multi-label blend is judged by what it reaches with the best one.
+        offsets: thresholds will follow, so that a multi-label blend is judged by what it reaches with the
+            best one.
     """
     score = (
         cut.reach
@@ -178,7 +185,8 @@ def _decide(
     Args:
         rows: the clips' indices.
     Returns:
-        the blend and its name; by name the predictions (clips, classes) of all that was compared, NaN for other clips.
+        the blend and its name; by name the predictions (clips, classes) of all that was compared, NaN for
+        other clips.
     """
     truth = task.truth
     inner = [(rows[folds[rows] != f], rows[folds[rows] == f]) for f in np.unique(folds[rows])]
@@ -218,7 +226,8 @@ def _decide(
 
 
 def scored(probabilities: np.ndarray, truth: np.ndarray, folds: np.ndarray, metric: str) -> dict[str, float]:
-    """score: the pooled metric; log_loss; spread: the metric's standard deviation over folds in which it is defined."""
+    """score: the pooled metric; log_loss; spread: the metric's standard deviation over folds in which it is
+    defined."""
     found = metrics.scores(probabilities, truth)
     numbers = np.unique(folds)
     told = [n for n in numbers if metric not in metrics.undefined(truth[folds == n])] or numbers
@@ -238,7 +247,8 @@ def auto(
 ) -> Blended:
     """The blend that members' out-of-fold predictions speak for, and its own honest out-of-fold predictions.
 
-    A later method is taken only where it beats the one before beyond noise (`compare.beats`); factors and thresholds likewise.
+    A later method is taken only where it beats the one before beyond noise (`compare.beats`); factors and
+    thresholds likewise.
 
     Args:
         members: (members, clips, classes) out-of-fold probabilities.
@@ -255,12 +265,14 @@ def auto(
     kept = np.flatnonzero(folds >= 0)
     if len(kept) < 2 * PARTS:
         raise UserError(
-            f"{len(kept)} clips with out-of-fold predictions are too few to fit a blend to: --blend mean needs none"
+            f"{len(kept)} clips with out-of-fold predictions are too few to fit a blend to: --blend mean "
+            "needs none"
         )
     odd = ~np.isfinite(members[:, kept]).all((1, 2))
     if odd.any():
         raise UserError(
-            f"{names[int(odd.argmax())]} has out-of-fold predictions that are not numbers: train it again, or leave it out"
+            f"{names[int(odd.argmax())]} has out-of-fold predictions that are not numbers: train it again, "
+            "or leave it out"
         )
     numbers, several = folds[kept], None if groups is None else groups[kept]
     task = _Task(truth[kept], metric, methods, offsets, compare.blocks_of(len(kept), several))

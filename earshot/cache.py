@@ -1,17 +1,18 @@
-"""Caches on disk: pickles of plain arrays, written atomically, memory-mapped, checked before they are used."""
+"""Caches on disk: pickles of plain arrays, written atomically, memory-mapped, checked before they are
+used."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 from earshot import manifest, sealed, verified
 from earshot.errors import UserError
 from earshot.files import digest_of, read_json, replacing
 from earshot.fingerprint import fingerprint, plain
-from earshot.manifest import SPLITS
 from earshot.unpickle import load
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ VERSION = 2  # 2: checksums over the manifest, the shards and the csv files
 
 @dataclass(frozen=True)
 class Joined:
-    """An array that is written piece by piece and never held whole; `pieces` gives its rows from the first on."""
+    """An array that is written piece by piece and never held whole; `pieces` gives its rows from the first
+    on."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -32,10 +34,11 @@ class Joined:
 
 
 def dump(path: Path | str, content: dict[str, Any]) -> None:
-    """Write a dict of numpy arrays, strings, numbers and dicts of these as an uncompressed joblib pickle, atomically.
+    """Write a dict of numpy arrays, strings, numbers and dicts of these as an uncompressed joblib pickle,
+    atomically.
 
-    Equal content gives equal bytes, a `Joined` array those of the whole one. Raises TypeError for object arrays: they could
-    not be read back safely.
+    Equal content gives equal bytes, a `Joined` array those of the whole one. Raises TypeError for object
+    arrays: they could not be read back safely.
     """
     import numpy as np
     from joblib.numpy_pickle import NumpyPickler
@@ -62,7 +65,8 @@ def dump(path: Path | str, content: dict[str, Any]) -> None:
     for key, value in content.items():
         if isinstance(value, np.ndarray) and value.dtype.hasobject:
             raise TypeError(f"{key} is an array of Python objects")
-    # Pickle writes a repeated string object once and refers back to it: fresh copies make the bytes depend on values only.
+    # Pickle writes a repeated string object once and refers back to it: fresh copies make the bytes
+    # depend on values only.
     content = {str(k): v if isinstance(v, (np.ndarray, Joined)) else plain(v) for k, v in content.items()}
     with replacing(path) as file:
         Pickler(file).dump(content)
@@ -109,9 +113,9 @@ class Cache:
         found, wanted = digest_of(self.classes)[:16], self.record.get("labels")
         if wanted not in (None, found):
             raise UserError(
-                f"{folder}/unique_labels.pkl has other labels, or another order, than the features were made with (digest "
-                f"{found} there, {wanted} in {MANIFEST}; {len(self.classes)} labels, first {self.classes[:1]}): "
-                "extract anew with --fresh"
+                f"{folder}/unique_labels.pkl has other labels, or another order, than the features were made "
+                f"with (digest {found} there, {wanted} in {MANIFEST}; {len(self.classes)} labels, first "
+                f"{self.classes[:1]}): extract anew with --fresh"
             )
 
     def _labels(self) -> list[str]:
@@ -134,7 +138,8 @@ class Cache:
         return load(self.folder / f"{name}.pkl")
 
     def check(self, name: str) -> None:
-        """Raise UserError where one of the cache's files is not what was written; each is read once a process."""
+        """Raise UserError where one of the cache's files is not what was written; each is read once a
+        process."""
         if name not in self._sound:  # gigabytes need not be read twice
             path = self.folder / name
             if verified.digests(self.folder, [name])[name] != self.manifest["sha256"].get(name, ""):
@@ -161,8 +166,8 @@ class Cache:
     def augmented(self) -> dict[str, Any] | None:
         """The augmented copies of the training clips, None where the cache has none.
 
-        Per row `clip` and `partner` (indices of the training split's clips; -1: not mixed), `copy`, `share` (the clip's own
-        part of a mix's label, 1 where it is not mixed), start, length and the views.
+        Per row `clip` and `partner` (indices of the training split's clips; -1: not mixed), `copy`, `share`
+        (the clip's own part of a mix's label, 1 where it is not mixed), start, length and the views.
 
         Raises:
             UserError: the file is damaged, or belongs to another cache.
@@ -212,7 +217,8 @@ class Cache:
 
 
 def find(data: Path | str) -> list[Path]:
-    """The cache folders below `data`: <data>/<competition>/<cache>/, sorted; not a data set's own manifest.json."""
+    """The cache folders below `data`: <data>/<competition>/<cache>/, sorted; not a data set's own
+    manifest.json."""
     return [path.parent for path in sorted(Path(data).glob(f"*/*/{MANIFEST}")) if is_cache(path.parent)]
 
 
@@ -242,7 +248,8 @@ def ours(name: str) -> bool:
 
 
 def peek(path: Path) -> Any:
-    """A manifest as it stands, of whatever version and without its checksum; UserError where it is no JSON."""
+    """A manifest as it stands, of whatever version and without its checksum; UserError where it is no
+    JSON."""
     try:
         return read_json(path)
     except UserError as error:

@@ -13,7 +13,8 @@ import shlex
 import signal
 import sys
 import time
-from typing import Any, Callable, Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from earshot.config import check
 from earshot.errors import UserError
@@ -39,7 +40,8 @@ SIGNALS = Signals()
 
 @contextlib.contextmanager
 def patiently() -> Iterator[None]:
-    """Within, the first SIGTERM or Ctrl-C makes `Deadline.passed` true, so that the loop can save; a second leaves at once."""
+    """Within, the first SIGTERM or Ctrl-C makes `Deadline.passed` true, so that the loop can save; a second
+    leaves at once."""
     SIGNALS.patient = True
     try:
         yield
@@ -48,7 +50,8 @@ def patiently() -> Iterator[None]:
 
 
 def run(main: Callable[[list[str]], None]) -> None:
-    """Call a script's main with the arguments and leave as DESIGN asks: 0, 2 after one line, 130 or 143 when stopped."""
+    """Call a script's main with the arguments and leave as DESIGN asks: 0, 2 after one line, 130 or 143 when
+    stopped."""
     signal.signal(signal.SIGTERM, SIGNALS.on)
     signal.signal(signal.SIGINT, SIGNALS.on)
     if hasattr(sys.stdout, "reconfigure"):
@@ -70,8 +73,8 @@ def run(main: Callable[[list[str]], None]) -> None:
         if not error.filename and not error.errno:
             raise
         print(
-            f"error: {error.filename or 'a file'}: {error.strerror or error}; what was finished is kept, and the same command "
-            "continues once that is mended",
+            f"error: {error.filename or 'a file'}: {error.strerror or error}; what was finished is kept, and "
+            "the same command continues once that is mended",
             file=sys.stderr,
         )
         sys.exit(2)
@@ -84,7 +87,9 @@ def run(main: Callable[[list[str]], None]) -> None:
         # Prefetching threads may still be decoding: nobody waits for them once the user has asked to stop.
         os._exit(code) if code in (130, 143) else sys.exit(code)
     finally:
-        gc.freeze()  # else the interpreter goes once more through all that torch is made of before it ends: half a second
+        # else the interpreter goes once more through all that torch is made of before it ends: half
+        # a second
+        gc.freeze()
 
 
 def command() -> str:
@@ -94,7 +99,8 @@ def command() -> str:
 
 
 def peek(argv: list[str], *flags: str) -> dict[str, str | None]:
-    """The values of a few flags before the real parsing, which depends on them (which recipe, which extractor)."""
+    """The values of a few flags before the real parsing, which depends on them (which recipe, which
+    extractor)."""
     found: dict[str, str | None] = dict.fromkeys(flags)
     for index, argument in enumerate(argv):
         for flag in flags:
@@ -198,7 +204,8 @@ def _one_line(boxed: str) -> str:
 
 
 class Deadline:
-    """When a loop is to stop at its next safe point: after the time that --max-hours grants, or once a signal came."""
+    """When a loop is to stop at its next safe point: after the time that --max-hours grants, or once a signal
+    came."""
 
     def __init__(self, hours: float | None):
         self.at = None if hours is None else time.monotonic() + 3600 * hours

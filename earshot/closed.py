@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +36,8 @@ def fit(
     device: Device,
     log: Callable[[str], None],
 ) -> None:
-    """Fit a head to the training rows of a fold (no augmented copies: their labels may be shares) and save it as finished."""
+    """Fit a head to the training rows of a fold (no augmented copies: their labels may be shares) and save it
+    as finished."""
     began = time.perf_counter()
     head = build()
     learn, ask = rows.of_clips(fold.train), rows.of_clips(fold.valid)

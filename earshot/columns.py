@@ -1,4 +1,5 @@
-"""Do a cache's arrays hold together? Whoever made them: what does not is refused before it can be indexed with."""
+"""Do a cache's arrays hold together? Whoever made them: what does not is refused before it can be indexed
+with."""
 
 from __future__ import annotations
 
@@ -91,7 +92,8 @@ def shard_fault(content: dict[str, Any], first: int, last: int, clips: int, copi
 
 
 def form(content: dict[str, Any]) -> tuple[tuple[tuple[str, tuple[int, ...], str], ...], float]:
-    """Name, (D, F, T) and kind of number of each view of a sound shard, and the seconds that their time axis stands for."""
+    """Name, (D, F, T) and kind of number of each view of a sound shard, and the seconds that their time axis
+    stands for."""
     views = {key: array for key, array in content.items() if getattr(array, "ndim", 0) == 4}
     return tuple(
         sorted((key, tuple(array.shape[1:]), array.dtype.name) for key, array in views.items())
@@ -115,7 +117,8 @@ def _clips(content: dict[str, Any], classes: list[str]) -> str | None:
     if labels.ndim == 2:
         wrong = labels.shape[1] != len(classes) or not np.isin(labels, (0, 1)).all()
         return (
-            f"has {labels.shape[1]} columns of labels, or others than 0 and 1, and unique_labels.pkl has {known}"
+            f"has {labels.shape[1]} columns of labels, or others than 0 and 1, and unique_labels.pkl has "
+            f"{known}"
             if wrong
             else None
         )

@@ -1,8 +1,9 @@
-"""Is one set of predictions better than another beyond noise? One metric at a time, fast enough to be asked thousands of times."""
+"""Is one set of predictions better than another beyond noise? One metric at a time, fast enough to be asked
+thousands of times."""
 
 from __future__ import annotations
 
-from typing import Callable
+from collections.abc import Callable
 
 import numpy as np
 
@@ -54,7 +55,8 @@ def each_class(
     clips: np.ndarray | int,
     multilabel: bool,
 ) -> np.ndarray:
-    """F1 of each class, or its recall (multi-label: yes against no) for the balanced accuracy; counts of any equal shapes."""
+    """F1 of each class, or its recall (multi-label: yes against no) for the balanced accuracy; counts of any
+    equal shapes."""
     if metric != "balanced_accuracy":
         return 2 * right / np.maximum(true + said, 1)
     recall = right / np.maximum(true, 1)
@@ -72,7 +74,8 @@ def from_counts(
     clips: np.ndarray | int,
     multilabel: bool,
 ) -> np.ndarray:
-    """A counted metric from (..., classes) counts, as `metrics.scores` has it; `clips` is a number, or (..., 1)."""
+    """A counted metric from (..., classes) counts, as `metrics.scores` has it; `clips` is a number, or (...,
+    1)."""
     if metric == "f1_micro":
         return 2 * right.sum(-1) / np.maximum((true + said).sum(-1), 1)
     if metric == "accuracy":
@@ -109,7 +112,8 @@ def one(metric: str, probabilities: np.ndarray, truth: np.ndarray) -> float:
 
 
 def _by_class(area: Callable[..., np.ndarray]) -> Callable[[np.ndarray, np.ndarray], float]:
-    """The mean over classes of the mean of `area` over the clips that have the class; for clips with several labels."""
+    """The mean over classes of the mean of `area` over the clips that have the class; for clips with several
+    labels."""
 
     def score(probabilities: np.ndarray, truth: np.ndarray) -> float:
         ordered, found = np.sort(probabilities, 0), []
@@ -151,7 +155,8 @@ RANKED = {"map_macro": _by_class(_precision), "roc_auc_macro": _by_class(_area),
 
 
 def blocks_of(clips: int, groups: np.ndarray | None = None, number: int = BLOCKS) -> np.ndarray:
-    """(clips,) a block for each clip, drawn evenly with a fixed seed; clips of one group (other than "") share theirs."""
+    """(clips,) a block for each clip, drawn evenly with a fixed seed; clips of one group (other than "")
+    share theirs."""
     names = (
         np.array([str(name) or f"\0{index}" for index, name in enumerate(groups)])
         if groups is not None
@@ -194,12 +199,14 @@ def beats(
     blocks: np.ndarray,
     plain: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> bool:
-    """Is `new` better by more than two standard errors: in the metric, or in log loss while the metric is no worse?
+    """Is `new` better by more than two standard errors: in the metric, or in log loss while the metric is no
+    worse?
 
     The log loss sees a weak member long before a few clips change sides.
 
     Args:
-        plain: the probabilities before factors or thresholds, old and new, whose log losses are compared; None: only the metric is.
+        plain: the probabilities before factors or thresholds, old and new, whose log losses are compared;
+            None: only the metric is.
     """
     rises, error = gain(metric, old, new, truth, blocks)
     if rises > max(BEYOND * error, 1e-9):

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from earshot import archive, layouts, placeholder, sample, tables
-from earshot.labels import each
 from earshot.errors import UserError
 from earshot.files import locked
+from earshot.labels import each
 from earshot.tables import shown, some
 
 AUDIO_SUFFIXES = archive.AUDIO_SUFFIXES
@@ -29,7 +29,8 @@ class Competition:
         split: "train", "test" (labelled hold-out) or "subm" (to be submitted).
         fold: the data's own fold, -1 unknown.
         group: clips of one group belong on the same side of a split; "" unknown.
-        start, end: seconds of the file that the clip is; NaN where it is the whole file. Such clips follow recording by recording.
+        start, end: seconds of the file that the clip is; NaN where it is the whole file. Such clips follow
+            recording by recording.
     """
 
     name: str
@@ -58,7 +59,8 @@ def load(
         path: a folder, a zip (unpacked below `out`), or "sample".
         train_csv, id_column, label_column: override what is found.
         task: "single" or "multilabel": has a clip one label or several; "auto": as the csv looks.
-        holdout: a fraction in (0, 1) of the labelled clips, or one of the data's own folds: these become "test".
+        holdout: a fraction in (0, 1) of the labelled clips, or one of the data's own folds: these become
+            "test".
         out: the folder of the outputs.
         seed: of the hold-out's draw.
     Raises:
@@ -91,12 +93,13 @@ def load(
     shared = straddling(clips)
     if shared and holdout is not None:
         raise UserError(
-            f"--holdout {holdout} would part {len(shared)} groups (first: {shared[0]}), so that clips of one source "
-            "were trained on and scored: give a fraction, which keeps groups whole"
+            f"--holdout {holdout} would part {len(shared)} groups (first: {shared[0]}), so that clips of one "
+            "source were trained on and scored: give a fraction, which keeps groups whole"
         )
     known = set(several and found.written.classes or classes_of(clips["label"]))
     asked = [c for c in found.asked if c not in known]
-    # A probability column per class, most of them known: a class without a clip is answered as well, never learnt.
+    # A probability column per class, most of them known: a class without a clip is answered as well,
+    # never learnt.
     known |= set(asked) if 2 * len(asked) < len(found.asked) else set()
     classes = sort_classes(known)
     heard = classes_of(clips["label"][clips["split"] == "train"])
@@ -121,12 +124,14 @@ def load(
     unasked = [c for c in classes if c not in found.asked]
     if found.asked and unasked and len(unasked) < len(classes):
         notes.append(
-            f"beware: the sample submission has no column for the label {some(unasked, 5)}: it is learnt, and not submitted"
+            f"beware: the sample submission has no column for the label {some(unasked, 5)}: it is learnt, "
+            "and not submitted"
         )
     notes += odd_labels(classes)
     if shared:
         notes.append(
-            f"beware: {len(shared)} groups (first: {shared[0]}) have clips in train and in test: test will flatter"
+            f"beware: {len(shared)} groups (first: {shared[0]}) have clips in train and in test: test will "
+            "flatter"
         )
     if found.example is not None:
         asked = list(clips["id"][clips["split"] == "subm"])
@@ -157,7 +162,8 @@ def load(
 
 
 def odd_labels(classes: list[str]) -> list[str]:
-    """Lines on labels that may not be meant so: the words for "missing" of other programs, and two spellings of one label."""
+    """Lines on labels that may not be meant so: the words for "missing" of other programs, and two spellings
+    of one label."""
     lines = [
         f"beware: {name} is read as a label of its own: leave the cell empty if it means none"
         for name in classes
@@ -167,14 +173,16 @@ def odd_labels(classes: list[str]) -> list[str]:
     for name in classes:
         spellings.setdefault(" ".join(archive.key(name).split()), []).append(name)
     return lines + [
-        f"beware: {some(map(repr, names), 3)} are different labels to the letter: if they mean one, mend the csv"
+        f"beware: {some(map(repr, names), 3)} are different labels to the letter: if they mean one, mend the "
+        "csv"
         for names in spellings.values()
         if len(names) > 1
     ]
 
 
 def find(out="data") -> list[Path]:
-    """The subfolders of `out`, sorted, that hold a competition's own audio (so not the sample, not caches alone)."""
+    """The subfolders of `out`, sorted, that hold a competition's own audio (so not the sample, not caches
+    alone)."""
     out = Path(out)
     if not out.is_dir():
         return []
@@ -267,13 +275,14 @@ def hold_out(clips: pd.DataFrame, holdout: str, seed: int) -> pd.DataFrame:
 
 
 def draw_holdout(train: pd.DataFrame, fraction: float, seed: int) -> np.ndarray:
-    """A stratified draw of whole groups: groups in a seeded order, each taken if it brings the classes closer to
-    their share and leaves training clips of each.
+    """A stratified draw of whole groups: groups in a seeded order, each taken if it brings the classes closer
+    to their share and leaves training clips of each.
 
     Returns:
         (clips,) bool, True where held out.
     """
-    # A clip without group is a group of its own. (Not a zero: text ends there for pandas 2.2, which Kaggle has, and all would be one.)
+    # A clip without group is a group of its own. (Not a zero: text ends there for pandas 2.2, which
+    # Kaggle has, and all would be one.)
     alone = pd.Series([f"\1{i}" for i in train["id"]], index=train.index)
     groups, names = pd.factorize(train["group"].where(train["group"] != "", alone), sort=True)
     labels = [

@@ -1,4 +1,5 @@
-"""Settings: the dataclasses whose fields are the flags; `earshot.recipes` has the YAML that sets their defaults."""
+"""Settings: the dataclasses whose fields are the flags; `earshot.recipes` has the YAML that sets their
+defaults."""
 
 from __future__ import annotations
 
@@ -16,8 +17,8 @@ class CompetitionFlags:
     """what to classify"""
 
     competition: str | None = None
-    """folder or zip of a competition; or what to download: a Kaggle competition's SLUG, datasets/OWNER/SLUG, esc50; default: the
-    only one in --out, else the built-in sample competition"""
+    """folder or zip of a competition; or what to download: a Kaggle competition's SLUG, datasets/OWNER/SLUG,
+    esc50; default: the only one in --out, else the built-in sample competition"""
     recipe: str | None = None
     """recipes/NAME.yaml or a YAML file: sets the defaults of the flags below"""
     extractor: str | None = None
@@ -25,8 +26,8 @@ class CompetitionFlags:
     weights: str | None = None
     """the network's weights: a local file or folder, or a hub id"""
     for_run: str | None = None
-    """a saved run: only the clips to submit, by that run's settings, as a code competition's notebook needs them; those that
-    --max-hours leaves unheard get the class prior's answer"""
+    """a saved run: only the clips to submit, by that run's settings, as a code competition's notebook needs
+    them; those that --max-hours leaves unheard get the class prior's answer"""
     cache: str | None = None
     """name of the cache folder (default: the recipe's, else the extractor's name)"""
     out: str = "data"
@@ -94,7 +95,8 @@ class ExtractionFlags:
     workers: int = 0
     """threads that decode (default: the cores)"""
     pictures: int | None = None
-    """draw mel spectrograms, Spectrogram/<class>/<clip>.png: of so many clips of each class, without a number of all"""
+    """draw mel spectrograms, Spectrogram/<class>/<clip>.png: of so many clips of each class, without a number
+    of all"""
     pictures_out: str | None = None
     """where Spectrogram/ goes (default: the cache's folder)"""
     max_hours: float | None = None
@@ -124,7 +126,8 @@ class RunFlags:
     tune: int = 0
     """search the settings first, by so many trials (Optuna); what it finds is then trained as usual"""
     pseudo: str | None = None
-    """learn also from the clips to submit: a finished run on the same folds, whose answers (each fold's model's own) are soft labels"""
+    """learn also from the clips to submit: a finished run on the same folds, whose answers (each fold's
+    model's own) are soft labels"""
     pseudo_weight: float = 0.5
     """how much such a clip counts beside a labelled one: an epoch draws this share of them"""
     out: str = "submissions/submission.csv"
@@ -168,7 +171,8 @@ class TrainingFlags:
     mixup_probability: float = 1.0
     """share of the batches (pairs different: of the rows) that are mixed"""
     mixup_pairs: Literal["any", "different"] = "any"
-    """any two rows, one weight a batch (mixup); or two of different classes, a weight a pair (between-class, alpha 1)"""
+    """any two rows, one weight a batch (mixup); or two of different classes, a weight a pair (between-class,
+    alpha 1)"""
     mixup_domain: Literal["linear", "power"] = "linear"
     """mix the features as they are, or the powers under a log-mel in dB: two sounds at once"""
     time_mask: int = 0
@@ -190,18 +194,23 @@ class TrainingFlags:
     clip_grad: float = 0.0
     """largest gradient norm; 0 is off"""
     ema: float = 0.0
-    """decay a step of the weights' moving average, which is what predicts; 0 is off, 0.99 to 0.9999 is usual"""
+    """decay a step of the weights' moving average, which is what predicts; 0 is off, 0.99 to 0.9999 is
+    usual"""
     windows: int | None = field(default=None, metadata=RECORDED_WHERE_CHANGED)
-    """windows of a clip that an epoch trains on, drawn anew each time, so that long clips do not outweigh short ones (default: all)"""
+    """windows of a clip that an epoch trains on, drawn anew each time, so that long clips do not outweigh
+    short ones (default: all)"""
     pool: Literal["mean", "probability", "max", "top3"] = field(
         default="mean", metadata=RECORDED_WHERE_CHANGED
     )
-    """a clip's prediction from those of its windows: the mean of the logits (one label a clip: the geometric mean of the probabilities),
-    the mean of the probabilities, each class's largest logit, or the mean of its three largest"""
+    """a clip's prediction from those of its windows: the mean of the logits (one label a clip: the geometric
+    mean of the probabilities), the mean of the probabilities, each class's largest logit, or the mean of its
+    three largest"""
     loss: Literal["entropy", "focal"] = field(default="entropy", metadata=RECORDED_WHERE_CHANGED)
-    """cross-entropy (binary where clips have several labels), or focal: the same, times (1 - p)^2 of the right answer's probability p"""
+    """cross-entropy (binary where clips have several labels), or focal: the same, times (1 - p)^2 of the
+    right answer's probability p"""
     pretrain: int = field(default=0, metadata=RECORDED_WHERE_CHANGED)
-    """epochs of masked prediction before the folds, on all training clips and those to submit, without labels (token_transformer)"""
+    """epochs of masked prediction before the folds, on all training clips and those to submit, without labels
+    (token_transformer)"""
     snapshots: int = field(default=0, metadata=RECORDED_WHERE_CHANGED)
     """predict by the mean of the weights after each of the last so many epochs; 0 is off"""
     tta: int = 1
@@ -226,9 +235,11 @@ class TrainingFlags:
     seeds: int = field(default=1, metadata=RECORDED_WHERE_CHANGED)
     """train every fold with so many seeds, from --seed on, and predict by their mean"""
     refit: bool = field(default=False, metadata=RECORDED_WHERE_CHANGED)
-    """after the folds train on all labelled clips, a model a seed: they predict the submission, by their final epoch"""
+    """after the folds train on all labelled clips, a model a seed: they predict the submission, by their
+    final epoch"""
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
-    """auto: bf16 from capability 8.0, fp16 on 7.x, fp32 elsewhere; on a CPU what a trial of the head finds clearly faster"""
+    """auto: bf16 from capability 8.0, fp16 on 7.x, fp32 elsewhere; on a CPU what a trial of the head finds
+    clearly faster"""
 
 
 @dataclass(frozen=True)
@@ -240,8 +251,8 @@ class TrainMachineFlags:
     max_hours: float | None = None
     """stop cleanly at a safe point after so many hours; the same command continues"""
     memory: float | None = None
-    """GB that a split's features may take to be kept at hand, on the GPU or here; larger ones are read from the disk as they are
-    needed, with the same result (default: a quarter of what is free)"""
+    """GB that a split's features may take to be kept at hand, on the GPU or here; larger ones are read from
+    the disk as they are needed, with the same result (default: a quarter of what is free)"""
     save_every: float = 10.0
     """minutes between checkpoints inside a long epoch; 0: after every step"""
     report: bool = True
@@ -261,8 +272,9 @@ class PredictFlags:
     runs: tuple[str, ...] = ()
     """folders (or names in runs/) of runs and kept blends whose predictions are blended"""
     blend: Literal["mean", "auto", "greedy", "simplex"] = "mean"
-    """mean: of the runs' best checkpoints, nothing fitted; greedy (selection with replacement) and simplex (least log loss) fit weights,
-    and class factors or thresholds, to the out-of-fold predictions of the final epochs, which then predict; auto chooses"""
+    """mean: of the runs' best checkpoints, nothing fitted; greedy (selection with replacement) and simplex
+    (least log loss) fit weights, and class factors or thresholds, to the out-of-fold predictions of the final
+    epochs, which then predict; auto chooses"""
     name: str | None = None
     """keep the blend as runs/NAME, which --runs opens again (a mean is then of the final epochs, too)"""
     report: bool = True
@@ -278,7 +290,8 @@ class PredictFlags:
     runs_folder: str = "runs"
     """where runs are looked for by name"""
     out: str | None = None
-    """where the predictions go (default: submissions/submission.csv, with --audio submissions/predictions.csv)"""
+    """where the predictions go (default: submissions/submission.csv, with --audio
+    submissions/predictions.csv)"""
     top: int = 3
     """classes shown per loose file"""
     device: str = "auto"

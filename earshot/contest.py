@@ -1,6 +1,6 @@
 """The bake-off's training: candidates fold by fold within the time, and an account of what became of each.
-
-What time or scores decided is kept in auto.json, once, so that the same command goes on as it would have done.
+ What time or scores decided is kept in auto.json, once, so that the same command goes on as it would have
+done.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ CLEAR, FAR = (
     2.0,
     0.02,
 )  # standard errors, and points of the metric, that lie between the best and what is dropped
-ANYHOW = 60.0  # seconds that the quickest candidate may take even if there is no time: something has to be submitted
+# seconds that the quickest candidate may take even if there is no time: something has to be submitted
+ANYHOW = 60.0
 WITH_THE_REST = 1.2  # validation and what surrounds the steps, over the steps
 OPEN, FINISHED, DROPPED, NO_TIME, LEFT_OUT = "open", "finished", "dropped", "no time", "left out"
 FRESH = {"status": OPEN, "folds": [], "each": None, "row": 0.0, "note": ""}
@@ -42,8 +43,8 @@ class Contest:
     Args:
         heads: the package `models`.
         folder: the bake-off's own, which this process holds.
-        state: what auto.json says; `of` has an entry a candidate: its status, its finished folds, the seconds of `each` fold and
-            of a `row` in a training step, and a note.
+        state: what auto.json says; `of` has an entry a candidate: its status, its finished folds, the seconds
+            of `each` fold and of a `row` in a training step, and a note.
         began: when the command did, on the monotonic clock.
     """
 
@@ -88,7 +89,8 @@ class Contest:
         return self.budget - self.before - (time.monotonic() - self.began) - reserve
 
     def asking(self, name: str) -> float:
-        """Seconds that a candidate's answers for the submission and the hold-out take: a forward pass is a third of a step."""
+        """Seconds that a candidate's answers for the submission and the hold-out take: a forward pass is a
+        third of a step."""
         splits = self.candidates[name].cache.manifest["splits"]
         rows = sum(splits[part]["rows"] for part in ("test", "subm") if part in splits)
         return (
@@ -100,7 +102,8 @@ class Contest:
         )
 
     def cost(self, name: str, upto: int | None = None) -> float:
-        """Seconds that a candidate's first folds take, of those that are missing; for all of them, with the answers that follow."""
+        """Seconds that a candidate's first folds take, of those that are missing; for all of them, with the
+        answers that follow."""
         one = self.state["of"][name]
         missing = set(self.state["folds"][:upto]) - set(one["folds"])
         return len(missing) * one["each"] + (self.asking(name) if upto is None else 0.0)
@@ -152,7 +155,8 @@ class Contest:
         return self.current[1:]
 
     def estimate(self, name: str, gpu: bool) -> None:
-        """What a fold takes, from the size or from a step that is timed; decided once. Too much for this machine is left out."""
+        """What a fold takes, from the size or from a step that is timed; decided once. Too much for this
+        machine is left out."""
         one, candidate, settings = self.state["of"][name], self.candidates[name], self.settings(name)
         if one["each"] is not None:
             return
@@ -203,9 +207,9 @@ class Contest:
             one["each"] = 1.05 * seconds(run) / len(run.finished_folds())
             found = read_json(run.folder / "scores.json")["last"]
             self.say(
-                f"{name}: {len(found['folds'])}/{len(self.state['folds'])} folds, out-of-fold {self.flags.metric} "
-                f"{found[self.flags.metric]:.4f}  log_loss {found['log_loss']:.4f}  {cli.clock(seconds(run))}, "
-                f"{cli.clock(max(0.0, self.left()))} left"
+                f"{name}: {len(found['folds'])}/{len(self.state['folds'])} folds, out-of-fold "
+                f"{self.flags.metric} {found[self.flags.metric]:.4f}  log_loss {found['log_loss']:.4f}  "
+                f"{cli.clock(seconds(run))}, {cli.clock(max(0.0, self.left()))} left"
             )
         if done and upto is None:
             self.note(name, FINISHED)
@@ -254,7 +258,8 @@ class Contest:
             self.attempt(name, self.train)
 
     def halve(self, names: list[str]) -> None:
-        """Successive halving with folds as the resource: dropped is what is clearly worse, and only if the time asks for it."""
+        """Successive halving with folds as the resource: dropped is what is clearly worse, and only if the
+        time asks for it."""
         for name in self.having(OPEN, names):
             if self.cost(name) <= min(SMALL * self.budget, self.left()):
                 self.attempt(name, self.train)

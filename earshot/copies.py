@@ -1,13 +1,14 @@
 """Augmented copies of the training clips: which there are, what each is mixed with, and its wave.
-
-A copy is a function of (seed, clip, number): never of history, shard or thread, so that a kill costs nothing but time.
+ A copy is a function of (seed, clip, number): never of history, shard or thread, so that a kill costs nothing
+but time.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -74,7 +75,8 @@ class Copies:
         return np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode("utf-8")).digest()))
 
     def partner(self, clip: int, rng: np.random.Generator) -> tuple[int, float]:
-        """Whom a copy is mixed with and the clip's own share of the label: (-1, 1.0) where it is not mixed."""
+        """Whom a copy is mixed with and the clip's own share of the label: (-1, 1.0) where it is not
+        mixed."""
         fold = int(self.folds[clip])
         if not rng.random() < self.flags.between or not self.mixable[fold]:
             return -1, 1.0
@@ -87,7 +89,8 @@ class Copies:
     def submit(
         self, first: int, last: int, pool: ThreadPoolExecutor, decode: Callable[[str], Any], rate: int
     ) -> list[Future]:
-        """Futures of the copies number first ... last - 1, each a `Copy`; a file is decoded once for all of them."""
+        """Futures of the copies number first ... last - 1, each a `Copy`; a file is decoded once for all of
+        them."""
         drawn = []
         for number in range(first, last):
             clip, copy = divmod(number, self.flags.augment)
@@ -123,7 +126,8 @@ class Copies:
         found = waves[clip].result()
         if isinstance(found, str):
             raise UserError(
-                f"{self.paths[clip]} could be read before and cannot now ({found}): run the same command again"
+                f"{self.paths[clip]} could be read before and cannot now ({found}): run the same command "
+                "again"
             )
         return found
 
@@ -139,14 +143,14 @@ def check(clips: pd.DataFrame, flags: AugmentFlags) -> list[str]:
     moved = (flags.speed > 1, flags.stretch > 1, flags.pitch, flags.shift)
     if not any((*moved, flags.noise is not None, flags.between, flags.augment_gain)):
         raise UserError(
-            f"--augment {flags.augment}: nothing is to be changed, so the copies would all be the clip itself: "
-            "give --speed, --stretch, --pitch, --shift, --noise, --between or --augment-gain"
+            f"--augment {flags.augment}: nothing is to be changed, so the copies would all be the clip "
+            "itself: give --speed, --stretch, --pitch, --shift, --noise, --between or --augment-gain"
         )
     alone = Copies(clips, flags, np.zeros(0, dtype=np.int64)).alone() if flags.between else 0
     if alone == len(clips):
         raise UserError(
-            f"--between {flags.between:g}: no clip has a clip of another class in its own fold to be mixed with: "
-            "leave it out"
+            f"--between {flags.between:g}: no clip has a clip of another class in its own fold to be mixed "
+            "with: leave it out"
         )
     return (
         [f"augment: {alone} clips have no clip of another class in their fold and stay unmixed"]

@@ -1,9 +1,11 @@
-"""Cross-validation: every fold trained, the out-of-fold predictions pooled and scored, the hold-out scored once."""
+"""Cross-validation: every fold trained, the out-of-fold predictions pooled and scored, the hold-out scored
+once."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from typing import Any, Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +23,8 @@ from earshot.parts import Part
 from earshot.run import Run
 from earshot.training import Fitter, Fold
 
-ANSWERS = "pseudo.npy"  # of a run with a teacher: (folds + 1, clips without labels, classes), the last the mean over the folds
+# of a run with a teacher: (folds + 1, clips without labels, classes), the last the mean over the folds
+ANSWERS = "pseudo.npy"
 KINDS = {"last": "final epoch: honest", "best": "epoch chosen on the fold it scores: flatters"}
 
 
@@ -35,7 +38,8 @@ def chosen_folds(numbers: np.ndarray, wanted: tuple[int, ...]) -> list[int]:
 
 
 class Folds:
-    """Trains folds, and models on all clips, on one device, in this process or, called with a part, in one of its own."""
+    """Trains folds, and models on all clips, on one device, in this process or, called with a part, in one of
+    its own."""
 
     def __init__(
         self,
@@ -111,7 +115,8 @@ class Folds:
 
 
 def _taught(run: Run, rows: Rows, every: list[int], part: Part) -> Rows:
-    """The rows that a part learns from; where the run has a teacher, with that teacher's answers that have not seen the part's fold."""
+    """The rows that a part learns from; where the run has a teacher, with that teacher's answers that have
+    not seen the part's fold."""
     about = run.config["record"].get("pseudo")
     if not about:
         return rows
@@ -140,15 +145,17 @@ def train(
     several: Sequence[Device] = (),
     load: Callable[[Device], Rows] | None = None,
 ) -> bool:
-    """Train what is not finished of the wanted folds with every seed, and of the models on all clips; False if the time ran out.
+    """Train what is not finished of the wanted folds with every seed, and of the models on all clips; False
+    if the time ran out.
 
     Args:
         rows: the training split.
         numbers: (clips,) each clip's fold.
         build: makes a fresh head. rebuild: makes one out of its description.
         save_every: minutes between checkpoints inside an epoch.
-        several: devices to train folds on side by side, a process for each; `load`, which makes a device's `rows`, `build` and
-            `rebuild` are then pickled. The results are those of one such device with as many threads.
+        several: devices to train folds on side by side, a process for each; `load`, which makes a device's
+            `rows`, `build` and `rebuild` are then pickled. The results are those of one such device with as
+            many threads.
     """
     every, asked = (parts.of_run(asdict(settings), some) for some in (every_fold(numbers), wanted))
     todo = run.missing(asked)
@@ -239,7 +246,9 @@ def _side_by_side(
         try:
             run.write_metrics(every)
         except UserError:
-            pass  # another fold's checkpoint is just being replaced; there is a next time, and the last is below
+            # another fold's checkpoint is just being replaced; there is a next time, and the
+            # last is below
+            pass
 
     done = True
     if todo:
@@ -255,7 +264,8 @@ def _side_by_side(
 def _fold_predictions(
     run: Run, rows: Rows, part: Part, valid: np.ndarray, rebuild: Callable, device: Device
 ) -> bool:
-    """fold_<n>/valid_best.npy and valid_last.npy: (clips of the fold, classes), once the fold is finished; False if both are there."""
+    """fold_<n>/valid_best.npy and valid_last.npy: (clips of the fold, classes), once the fold is finished;
+    False if both are there."""
     made = False
     for kind in KINDS:
         if run.part(part).predictions(kind) is not None:
@@ -270,7 +280,8 @@ def _fold_predictions(
 
 
 def summarise(run: Run, rows: Rows, numbers: np.ndarray) -> dict[str, dict]:
-    """Pool the finished folds' out-of-fold predictions, write oof.csv and oof_last.csv and the reports, print the scores.
+    """Pool the finished folds' out-of-fold predictions, write oof.csv and oof_last.csv and the reports, print
+    the scores.
 
     Returns:
         "best" and "last" -> the pooled scores, with the spread of the metric over folds.
@@ -327,14 +338,16 @@ def _fitting(run: Run, part: Part, kind: str, clips: int) -> np.ndarray:
     found = run.part(part).predictions(kind)
     if found.shape != (clips, len(run.classes)):
         raise UserError(
-            f"{run.part(part).folder}/valid_{kind}.npy holds predictions of {' x '.join(map(str, found.shape))}, and the "
-            f"fold has {clips} clips x {len(run.classes)} labels: it is another run's; delete it to have it made again"
+            f"{run.part(part).folder}/valid_{kind}.npy holds predictions of "
+            f"{' x '.join(map(str, found.shape))}, and the fold has {clips} clips x {len(run.classes)} "
+            "labels: it is another run's; delete it to have it made again"
         )
     return found
 
 
 def score_test(run: Run, rows: Rows, predict_all: Callable[[], np.ndarray], refit: bool = False) -> dict:
-    """Score the labelled hold-out once: test.json and test_report.txt; a run that has these folds' score keeps it.
+    """Score the labelled hold-out once: test.json and test_report.txt; a run that has these folds' score
+    keeps it.
 
     Args:
         refit: is it answered by the models on all clips?
@@ -374,7 +387,8 @@ def score_test(run: Run, rows: Rows, predict_all: Callable[[], np.ndarray], refi
 
 
 def _scored(kept: dict, clips: int) -> bool:
-    """Is this a score of so many clips? A checksum says that it was not altered, not that this program wrote it."""
+    """Is this a score of so many clips? A checksum says that it was not altered, not that this program wrote
+    it."""
     numbers = {name: value for name, value in kept.items() if name not in ("folds", "undefined", "refit")}
     shown = {"f1_macro", "accuracy", "log_loss", "clips"} <= set(numbers) and isinstance(
         kept.get("undefined", []), list

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Iterable, Iterator, NamedTuple, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,18 +34,21 @@ class Batch(NamedTuple):
 
 
 class Rows:
-    """The rows (windows) of one split and view, its augmented copies where the cache has some, and clips without labels.
+    """The rows (windows) of one split and view, its augmented copies where the cache has some, and clips
+    without labels.
 
-    `span` is how many seconds the view's time axis stands for. `clip` (rows,) is each row's clip, `ids` (clips,) the names,
-    `labels` (clips,) the class index or -1, `targets` (clips, classes) 0/1 with a row of zeros where there is no label.
-    Row numbers from `len(self)` on are copies: training alone asks for them, by `of_epoch`. Those from `labelled` on are of
-    clips without labels: training draws them, by `drawn`, once `taught` has said what their labels might be.
+    `span` is how many seconds the view's time axis stands for. `clip` (rows,) is each row's clip, `ids`
+    (clips,) the names, `labels` (clips,) the class index or -1, `targets` (clips, classes) 0/1 with a row of
+    zeros where there is no label. Row numbers from `len(self)` on are copies: training alone asks for them,
+    by `of_epoch`. Those from `labelled` on are of clips without labels: training draws them, by `drawn`, once
+    `taught` has said what their labels might be.
 
     Args:
         also: further views that batches bring in training, for heads with targets of their own.
         augmented: `Cache.augmented()` of the training split.
-        gigabytes: of memory that the views may take (10^9 bytes); default: a quarter of what is free. Views that fit are kept on
-            the device, as float32 if that fits, too; larger ones stay on the disk, and `ahead` reads them batch by batch.
+        gigabytes: of memory that the views may take (10^9 bytes); default: a quarter of what is free. Views
+            that fit are kept on the device, as float32 if that fits, too; larger ones stay on the disk, and
+            `ahead` reads them batch by batch.
         unlabelled: another split, whose clips come after those of this one.
     """
 
@@ -128,7 +132,8 @@ class Rows:
 
     @property
     def truth(self) -> np.ndarray:
-        """What scores compare with: (clips,) class indices, or (clips, classes) 0/1 where clips have several labels."""
+        """What scores compare with: (clips,) class indices, or (clips, classes) 0/1 where clips have several
+        labels."""
         return self.targets.astype(np.int64) if self.multilabel else self.labels
 
     @property
@@ -140,7 +145,8 @@ class Rows:
         return torch.from_numpy(values).to(self.device)
 
     def _place(self, arrays: list[np.ndarray]) -> Tensor | list[np.ndarray]:
-        """A view on the device where the memory granted allows it, ready to use if possible; else as it lies on disk."""
+        """A view on the device where the memory granted allows it, ready to use if possible; else as it lies
+        on disk."""
         count, shape = sum(map(len, arrays)), arrays[0].shape[1:]
         own = torch.from_numpy(np.empty(0, arrays[0].dtype)).dtype
         for kind in (torch.float32, own) if own.is_floating_point else (own,):
@@ -183,9 +189,11 @@ class Rows:
         return self._batch.index if self._batch is not None and self._batch.rows is rows else self._on(rows)
 
     def ahead(self, batches: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
-        """The row numbers of batches, one after the other; while one is worked on, a thread reads the next from the disk.
+        """The row numbers of batches, one after the other; while one is worked on, a thread reads the next
+        from the disk.
 
-        What is asked of the batch that was yielded last (`batch`, `targets_of`, `extras`) is on the device, or on its way.
+        What is asked of the batch that was yielded last (`batch`, `targets_of`, `extras`) is on the device,
+        or on its way.
         """
         if not batches:
             return
@@ -212,7 +220,8 @@ class Rows:
             self._batch = None
 
     def batch(self, rows: np.ndarray) -> tuple[Tensor, Tensor | None]:
-        """(B, D, F, T) float32 and its (B, T) mask of real frames, None where every row of the split is full."""
+        """(B, D, F, T) float32 and its (B, T) mask of real frames, None where every row of the split is
+        full."""
         mask = None
         if self.masked:
             mask = self._columns["time"] < self._columns["frames"][self._index(rows)][:, None]
@@ -244,7 +253,8 @@ class Rows:
         return allowed[self.whose[len(self) : self.labelled]] & ((self.partner < 0) | allowed[self.partner])
 
     def with_copies(self, rows: np.ndarray) -> np.ndarray:
-        """The given rows and all their copies that hold nothing from outside: what training will see in the end."""
+        """The given rows and all their copies that hold nothing from outside: what training will see in the
+        end."""
         return (
             rows
             if self.copy is None
@@ -252,10 +262,12 @@ class Rows:
         )
 
     def of_epoch(self, rows: np.ndarray, epoch: int) -> np.ndarray:
-        """The rows that stand for the given ones in an epoch: every clip as it is, then its copies, in turn by epoch.
+        """The rows that stand for the given ones in an epoch: every clip as it is, then its copies, in turn
+        by epoch.
 
-        A copy that is mixed with a clip outside the given rows is passed over for the next: nothing of a validation
-        fold gets into training. Clips start their turns at different places, so that every epoch sees all kinds.
+        A copy that is mixed with a clip outside the given rows is passed over for the next: nothing of a
+        validation fold gets into training. Clips start their turns at different places, so that every epoch
+        sees all kinds.
 
         Args:
             rows: the training rows, none of them copies.
@@ -290,7 +302,8 @@ class Rows:
         return found
 
     def drawn(self, seed: int, most: int | None = None) -> np.ndarray:
-        """The rows without labels that an epoch learns from, with every seed as many; of at most so many windows of each clip."""
+        """The rows without labels that an epoch learns from, with every seed as many; of at most so many
+        windows of each clip."""
         pool = windows.drawn(self.pool, self.whose, most, seed)
         return np.random.default_rng((seed, 1)).choice(pool, round(self.weight * len(pool)), replace=False)
 
@@ -305,13 +318,15 @@ class Rows:
 
 
 def check_further(also: Sequence[str], views: Iterable[str], settings: TrainingFlags) -> None:
-    """Raise UserError where a head's further views are not there, or the settings would move its own view beneath them."""
+    """Raise UserError where a head's further views are not there, or the settings would move its own view
+    beneath them."""
     views = list(views)
     for name in also:
         if name not in views:
             raise UserError(
-                f"this head learns from the view {name} too, which the cache lacks (it has {', '.join(views)}): "
-                f"extract it, for example with --extractor encodec --views {' '.join([*views, name])}"
+                f"this head learns from the view {name} too, which the cache lacks (it has "
+                f"{', '.join(views)}): extract it, for example with --extractor encodec --views "
+                f"{' '.join([*views, name])}"
             )
     moved = {
         "mixup": settings.mixup,
@@ -321,8 +336,8 @@ def check_further(also: Sequence[str], views: Iterable[str], settings: TrainingF
     }
     for key in [key for key, on in moved.items() if on and also]:
         raise UserError(
-            f"--{key.replace('_', '-')}: this head also predicts {', '.join(also)} frame by frame, which would no "
-            "longer match: leave it out"
+            f"--{key.replace('_', '-')}: this head also predicts {', '.join(also)} frame by frame, which "
+            "would no longer match: leave it out"
         )
 
 

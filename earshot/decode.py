@@ -1,4 +1,5 @@
-"""From a file to blocks of samples: whatever the file claims or holds, memory stays small and nothing hangs."""
+"""From a file to blocks of samples: whatever the file claims or holds, memory stays small and nothing
+hangs."""
 
 from __future__ import annotations
 
@@ -9,8 +10,9 @@ import stat
 import sys
 import tempfile
 import threading
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,9 +23,12 @@ if TYPE_CHECKING:
 
 LONGEST = 12 * 3600  # seconds: a compressed megabyte can unfold to days
 USUAL = 96_000  # samples per second up to which a recording may last that long: 17 GB of samples
-DENSEST = 100  # samples to a byte: the lowest rates of codecs have 64; digital silence has more, and is decoded to be counted
+# samples to a byte: the lowest rates of codecs have 64; digital silence has more, and is decoded to be
+# counted
+DENSEST = 100
 FASTEST = 2_000_000  # samples per second, five times what bat detectors take: beyond, the header lies
-BLOCK = 4096  # samples of each channel: where a decoder gives up, no more than a tenth of a second before goes with it
+# samples of each channel: where a decoder gives up, no more than a tenth of a second before goes with it
+BLOCK = 4096
 STRIDE = 1 << 20  # samples of all channels asked for at once, for as long as the decoder does not give up
 IN_MEMORY = 1 << 22  # samples (16 MB): dozens of clips wait for the extractor at a time
 SPILL = Path("/var/tmp")  # lies on a disk; /tmp is often memory
@@ -38,7 +43,8 @@ def openable(path: Path) -> bytes:
     """The first bytes of a file.
 
     Raises:
-        BadAudio: missing, empty, forbidden or no regular file: a pipe would keep us waiting, a device never end.
+        BadAudio: missing, empty, forbidden or no regular file: a pipe would keep us waiting, a device never
+            end.
     """
     try:
         mode = os.stat(path).st_mode
@@ -60,7 +66,8 @@ def openable(path: Path) -> bytes:
 
 
 def header(path: Path) -> tuple[int, int]:
-    """Samples of each channel, as the header has it, and the rate; (-1, 0) where it does not say, or what cannot be true."""
+    """Samples of each channel, as the header has it, and the rate; (-1, 0) where it does not say, or what
+    cannot be true."""
     import soundfile
 
     with quiet(openable(path)):
@@ -68,7 +75,8 @@ def header(path: Path) -> tuple[int, int]:
             found = soundfile.info(str(path))
         except Exception:  # whatever it is, decoding either works or words the reason
             return -1, 0
-    # libsndfile answers 2**63-1 for a stream of unknown length, and any number that stands in a damaged header.
+    # libsndfile answers 2**63-1 for a stream of unknown length, and any number that stands in a damaged
+    # header.
     likely = min(LONGEST * found.samplerate, DENSEST * path.stat().st_size)
     return (
         (found.frames, found.samplerate)
@@ -78,10 +86,12 @@ def header(path: Path) -> tuple[int, int]:
 
 
 def blocks(path: Path) -> tuple[int, Iterator[np.ndarray]]:
-    """The rate of a file and its samples in blocks, (samples, channels) float32 each: by soundfile, else by audioread.
+    """The rate of a file and its samples in blocks, (samples, channels) float32 each: by soundfile, else by
+    audioread.
 
-    A file that is cut off or damaged is decoded for as long as that goes: its first part is real audio, and most
-    formats do not even tell that something is missing. Nothing is made up for the rest, whatever the header claims.
+    A file that is cut off or damaged is decoded for as long as that goes: its first part is real audio, and
+    most formats do not even tell that something is missing. Nothing is made up for the rest, whatever the
+    header claims.
 
     Raises:
         BadAudio: not a block can be decoded, now or when the first is asked for; more than `LONGEST`.
@@ -114,13 +124,15 @@ def _opened(path: Path) -> soundfile.SoundFile:
     import soundfile
 
     file = soundfile.SoundFile(str(path))
-    # Not seekable, as far as soundfile goes: it would seek after every block, at the cost of time and of the codec's state.
+    # Not seekable, as far as soundfile goes: it would seek after every block, at the cost of time and
+    # of the codec's state.
     file.seekable = lambda: False
     return file
 
 
 def _soundfile(path: Path, file: soundfile.SoundFile | None, head: bytes) -> Iterator[np.ndarray]:
-    """Blocks as large as the whole of a short clip; where the decoder gives up within one, that stretch again in small ones."""
+    """Blocks as large as the whole of a short clip; where the decoder gives up within one, that stretch again
+    in small ones."""
     stride = min(max(1, STRIDE // (BLOCK * file.channels)) * BLOCK, max(BLOCK, file.frames))
     done = left = 0  # samples given out; those of them to be passed over when decoding once more
     careful = False
@@ -152,7 +164,8 @@ def _soundfile(path: Path, file: soundfile.SoundFile | None, head: bytes) -> Ite
 
 
 def _audioread(path: Path) -> tuple[int, Iterator[np.ndarray]]:
-    """What librosa falls back on (ffmpeg and the like), without librosa: its import and warnings suit no thread."""
+    """What librosa falls back on (ffmpeg and the like), without librosa: its import and warnings suit no
+    thread."""
     import audioread
 
     file = audioread.audio_open(str(path))
@@ -188,7 +201,8 @@ def _limited(found: Iterable[np.ndarray], rate: int) -> Iterator[np.ndarray]:
 
 
 def gather(pieces: Iterable[np.ndarray]) -> np.ndarray:
-    """One wave from pieces (samples,) float32: in memory, or read-only on an unlinked temporary file where it is long.
+    """One wave from pieces (samples,) float32: in memory, or read-only on an unlinked temporary file where it
+    is long.
 
     The file lies in TMPDIR where that is set, else in /var/tmp, and needs no cleaning up.
 
@@ -213,8 +227,8 @@ def gather(pieces: Iterable[np.ndarray]) -> np.ndarray:
         file.flush()
     except OSError as error:  # not the clip's fault: it would be left out of the features for good
         raise UserError(
-            f"no room for a long clip in {_spill()} ({error.strerror or error}): free some, or set TMPDIR to a "
-            "folder on another disk"
+            f"no room for a long clip in {_spill()} ({error.strerror or error}): free some, or set TMPDIR to "
+            "a folder on another disk"
         ) from None
     return np.asarray(np.memmap(file, dtype=np.float32, mode="r"))
 
@@ -230,10 +244,11 @@ _lock, _inside, _saved = threading.Lock(), 0, -1
 
 @contextlib.contextmanager
 def quiet(head: bytes) -> Iterator[None]:
-    """Keeps libmpg123's notes, which it writes to file descriptor 2 itself, off the terminal while it decodes.
+    """Keeps libmpg123's notes, which it writes to file descriptor 2 itself, off the terminal while it
+    decodes.
 
-    Only for files that begin like none of the other formats. Python's own messages are safe in the scripts, whose
-    `sys.stderr` has a descriptor of its own (`cli.run`).
+    Only for files that begin like none of the other formats. Python's own messages are safe in the scripts,
+    whose `sys.stderr` has a descriptor of its own (`cli.run`).
     """
     global _inside, _saved
     if head[:4] in SILENT_DECODERS:

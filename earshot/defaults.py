@@ -11,7 +11,8 @@ RECIPE = "itmo2025_tokens"
 
 
 def found(out: str) -> tuple[Path | None, str]:
-    """The only competition that lies in `out`, else the attached one, and where that is; None without any, and where it is not.
+    """The only competition that lies in `out`, else the attached one, and where that is; None without any,
+    and where it is not.
 
     Raises:
         UserError: there are several.

@@ -1,11 +1,13 @@
-"""Does a run describe itself well enough to predict? Whoever made it: what is missing is said before anything is built or read."""
+"""Does a run describe itself well enough to predict? Whoever made it: what is missing is said before anything
+is built or read."""
 
 from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from earshot.config import TrainingFlags
 from earshot.errors import UserError
@@ -52,7 +54,8 @@ def fault(config: dict[str, Any]) -> str | None:
 def build(
     described: dict[str, Any], weights: Path, rebuild: Callable[[dict], torch.nn.Module], where: Path
 ) -> torch.nn.Module:
-    """The head that a checkpoint describes, its size compared with that of the weights before memory is taken for it.
+    """The head that a checkpoint describes, its size compared with that of the weights before memory is taken
+    for it.
 
     Args:
         described: the head's config.
@@ -83,8 +86,8 @@ def build(
     if here != there:
         odd = next(name for name in (*here, *there) if here.get(name) != there.get(name))
         raise UserError(
-            f"{weights} does not fit the head that {where} describes: {odd} is {there.get(odd, 'missing')} there, "
-            f"{here.get(odd, 'missing')} in the head: it is another run's"
+            f"{weights} does not fit the head that {where} describes: {odd} is {there.get(odd, 'missing')} "
+            f"there, {here.get(odd, 'missing')} in the head: it is another run's"
         )
     return rebuild(described)
 

@@ -27,7 +27,8 @@ def choose(name: str = "auto", precision: str = "auto") -> Device:
         precision: "auto": bf16 from capability 8.0, fp16 on 7.x, fp32 below and on the CPU. What
             torch.cuda.is_bf16_supported() says is not asked: it answers True where bf16 is only emulated.
     Raises:
-        UserError: no such GPU, or one that this build of torch has no kernels for (a P100 under PyPI's wheels).
+        UserError: no such GPU, or one that this build of torch has no kernels for (a P100 under PyPI's
+            wheels).
     """
     import torch
 
@@ -41,7 +42,8 @@ def choose(name: str = "auto", precision: str = "auto") -> Device:
         raise UserError(f"unknown device {name}: use auto, cpu, cuda or cuda:N")
     if not torch.cuda.is_available():
         raise UserError(
-            f"--device {name}: torch sees no GPU here: switch one on in the notebook's settings, or use --device cpu"
+            f"--device {name}: torch sees no GPU here: switch one on in the notebook's settings, or use "
+            "--device cpu"
         )
     index = int(name.partition(":")[2] or 0) if name.partition(":")[2].isdigit() or ":" not in name else -1
     if not 0 <= index < torch.cuda.device_count():
@@ -56,7 +58,8 @@ def choose(name: str = "auto", precision: str = "auto") -> Device:
         raise UserError(
             f"{title} (sm_{major}{minor}) cannot run this build of torch (made for {built}; "
             f"{str(error).splitlines()[0]}): pick GPU T4 x2 in the notebook's settings, install a torch "
-            f"that has {'them (pip install -r constraints-p100.txt)' if major < 7 else 'them'}, or use --device cpu"
+            f"that has {'them (pip install -r constraints-p100.txt)' if major < 7 else 'them'}, or use "
+            "--device cpu"
         ) from None
     if precision == "auto":
         precision = "bf16" if major >= 8 else "fp16" if major == 7 else "fp32"

@@ -1,6 +1,6 @@
 """Several devices at once: a process for each, handed its work and heard over a pipe.
-
-joblib hands out work, too, but hears nothing from a worker half way, and cannot ask it to stop at a safe point.
+ joblib hands out work, too, but hears nothing from a worker half way, and cannot ask it to stop at a safe
+point.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import sys
 import threading
 import traceback
 from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from earshot import device
 from earshot.device import Device
@@ -37,8 +38,9 @@ def choose(name: str = "auto", precision: str = "auto") -> list[Device]:
     """The devices to compute on, all of one kind and in one precision.
 
     Args:
-        name: "auto" (every GPU that is as good as the first, else the CPU), or one or more as `device.choose` takes them,
-            with commas between: "cuda:0,cuda:1". "cpu,cpu" is two processes, each with half of the threads.
+        name: "auto" (every GPU that is as good as the first, else the CPU), or one or more as `device.choose`
+            takes them, with commas between: "cuda:0,cuda:1". "cpu,cpu" is two processes, each with half of
+            the threads.
         precision: as `device.choose` takes it.
     Raises:
         UserError: a device that cannot be used; a CPU beside a GPU.
@@ -67,7 +69,8 @@ def choose(name: str = "auto", precision: str = "auto") -> list[Device]:
 
 
 def threads(count: int) -> int:
-    """Threads of each of so many processes: an equal share, so that the same command computes the same bits again."""
+    """Threads of each of so many processes: an equal share, so that the same command computes the same bits
+    again."""
     import torch
 
     return max(1, torch.get_num_threads() // count)
@@ -85,10 +88,11 @@ def about(found: Sequence[Device]) -> str:
 class Team:
     """A process a device, each with one `work(device, *arguments)`, which is then called with tasks.
 
-    A worker is called as worker(task, say, orders): `say` sends any value to the parent, `orders.passed()` is a Deadline's; it
-    answers whether the task is done, False where it stopped before. What a worker prints is printed here, line by line, behind
-    its device's name. The processes end with the block, however that ends, and by themselves once this process is gone; until
-    then they hold a share in the lock of `folder`, so that who comes next waits for them.
+    A worker is called as worker(task, say, orders): `say` sends any value to the parent, `orders.passed()` is
+    a Deadline's; it answers whether the task is done, False where it stopped before. What a worker prints is
+    printed here, line by line, behind its device's name. The processes end with the block, however that ends,
+    and by themselves once this process is gone; until then they hold a share in the lock of `folder`, so that
+    who comes next waits for them.
 
     Args:
         work: a class or function that a new process can import; `arguments` can be pickled.
@@ -104,7 +108,8 @@ class Team:
         self.pipes: list[Connection] = []
         self.processes: list[Any] = []
         each = threads(len(found))
-        # Blocked for them for good: a Ctrl-C reaches the whole terminal, and it is this process that tells them to stop.
+        # Blocked for them for good: a Ctrl-C reaches the whole terminal, and it is this process
+        # that tells them to stop.
         signals = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         try:
             for one in found:
@@ -140,13 +145,16 @@ class Team:
         return [self._hear(index)[1] for index in range(len(self.pipes))]
 
     def run(self, tasks: Sequence[Any], heard: Callable[[Any], None], deadline: Deadline) -> bool:
-        """Hand out the tasks in order, each to whoever is free; False if the time ran out before all were done.
+        """Hand out the tasks in order, each to whoever is free; False if the time ran out before all were
+        done.
 
         Args:
             heard: called with what the workers say.
-            deadline: once it has passed the workers stop at their next safe point; each begins one task in any case.
+            deadline: once it has passed the workers stop at their next safe point; each begins one task in
+                any case.
         Raises:
-            what a worker raised, once the others have stopped at a safe point; UserError where one was killed.
+            what a worker raised, once the others have stopped at a safe point; UserError where one was
+            killed.
         """
         waiting, busy, done, told = deque(tasks), set(), True, False
         failed: BaseException | None = None
@@ -194,8 +202,8 @@ class Team:
                 how = f"exit code {code}" if code >= 0 else f"signal {-code}"
                 how += ", out of memory?" if code == -signal.SIGKILL else ""
                 raise UserError(
-                    f"the process for {self.names[index]} died ({how}): what was finished is kept; run the same "
-                    "command again"
+                    f"the process for {self.names[index]} died ({how}): what was finished is kept; run the "
+                    "same command again"
                 ) from None
             if kind == "failed":
                 raise value

@@ -1,11 +1,13 @@
-"""Outputs of earlier sessions, attached read-only: found, checked, and copied to where this session goes on with them."""
+"""Outputs of earlier sessions, attached read-only: found, checked, and copied to where this session goes on
+with them."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Iterator
+from typing import TYPE_CHECKING, Any
 
 from earshot import attached, cache, extract, parts, sealed, space
 from earshot.errors import UserError
@@ -21,7 +23,8 @@ NOT_COPIED = (".tmp", ".new", ".old", ".damaged", ".lock")
 
 
 def roots(given: str | None) -> list[Path]:
-    """Where to look: the folder that the user names, else what Kaggle has attached (EARSHOT_ATTACHED names another place).
+    """Where to look: the folder that the user names, else what Kaggle has attached (EARSHOT_ATTACHED names
+    another place).
 
     Raises:
         UserError: the named folder does not exist.
@@ -29,7 +32,8 @@ def roots(given: str | None) -> list[Path]:
     if given is not None:
         if not Path(given).is_dir():
             raise UserError(
-                f"--continue-from {given}: no such folder: name one that holds earlier outputs, such as data/ and runs/"
+                f"--continue-from {given}: no such folder: name one that holds earlier outputs, such as "
+                "data/ and runs/"
             )
         return [Path(given)]
     top = attached.root()
@@ -57,7 +61,8 @@ def runs() -> list[Path]:
 
 
 def features_of(run: Run, data: str = "data") -> Path | None:
-    """A finished cache, here or attached, that holds what a run was trained on; of several, one with clips to submit."""
+    """A finished cache, here or attached, that holds what a run was trained on; of several, one with clips to
+    submit."""
     wanted, found = run.config["record"], []
     for folder in [*cache.find(data), *caches(None)]:
         manifest = cache.peek(folder / cache.MANIFEST)
@@ -147,7 +152,8 @@ def adopt_run(folder: Path, record: dict[str, Any], given: str | None, named: bo
 
     Args:
         record: what the run here is made from.
-        named: did the user name the run? Then an earlier one of that name in the folder that the user names has to go with it.
+        named: did the user name the run? Then an earlier one of that name in the folder that the user names
+            has to go with it.
     Raises:
         UserError: it does not; the differences are named.
     """
@@ -159,7 +165,8 @@ def adopt_run(folder: Path, record: dict[str, Any], given: str | None, named: bo
         found = differences(Run.open(source).config["record"], plain(record))
         if found and named and given:
             raise UserError(
-                f"{source} was trained with other settings: {'; '.join(found[:3])}: give the new run another --name"
+                f"{source} was trained with other settings: {'; '.join(found[:3])}: give the new run another "
+                "--name"
             )
         if found:
             continue

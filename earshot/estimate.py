@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Callable
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from earshot.cli import clock
 from earshot.space import human
@@ -22,8 +23,8 @@ def of_extraction(clips: int, seconds: float, size: int) -> str:
         clips: that are left. seconds: that they will take. size: bytes of all features.
     """
     return (
-        f"estimate, from the first shard: about {clock(seconds)} for the other {clips} clips; {human(size)} of features, "
-        "twice that on the disk until they are joined"
+        f"estimate, from the first shard: about {clock(seconds)} for the other {clips} clips; {human(size)} "
+        "of features, twice that on the disk until they are joined"
     )
 
 
@@ -57,5 +58,6 @@ class Paced:
             more = f" and {self.folds_left} more folds" if self.folds_left else ""
             self.log(
                 f"{self.fitter.fold.title}  estimate, from the first steps: about {clock(left)} for it{more} "
-                f"({epochs} epochs of {self.fitter.steps} steps, {1000 * each:.0f} ms each); a fold leaves {human(2 * weights)} on the disk"
+                f"({epochs} epochs of {self.fitter.steps} steps, {1000 * each:.0f} ms each); a fold leaves "
+                f"{human(2 * weights)} on the disk"
             )

@@ -6,10 +6,11 @@ import contextlib
 import os
 import time
 from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -64,7 +65,8 @@ def build(plan: Plan, device: Device) -> Any:
 
 
 class Worker:
-    """Makes shards on one device, in this process or in one of its own; `about` is the form of its shards (`columns.form`)."""
+    """Makes shards on one device, in this process or in one of its own; `about` is the form of its shards
+    (`columns.form`)."""
 
     def __init__(self, device: Device, plan: Plan, batch_size: int, workers: int):
         self.plan, self.batch_size = plan, batch_size
@@ -116,7 +118,8 @@ def run(
         device: or several, a process for each; the cache is the same.
         workers: decoding threads, of all devices together.
         fresh: throw away what the folder holds, once the extractor has accepted the settings.
-        answered: when the time is up, what is left counts as clips that cannot be heard, and the cache is finished.
+        answered: when the time is up, what is left counts as clips that cannot be heard, and the cache is
+            finished.
 
     Raises:
         UserError: not one training clip is usable.
@@ -174,7 +177,8 @@ def run(
                     deadline.leave()
                 count = hidden.give_up(plan, missing_parts(plan), form)
                 print(
-                    f"beware: the time was up: {count} of {everything} clips are not heard and get the class prior's answer",
+                    f"beware: the time was up: {count} of {everything} clips are not heard and get the class "
+                    "prior's answer",
                     flush=True,
                 )
     joining.join(plan, parts(plan))
@@ -216,14 +220,16 @@ class _Bar:
         if self.bar.disable and self.missing and now - self.said >= SAY_SECONDS:
             self.said, made = now, self.todo - self.missing
             print(
-                f"features  {self.everything - self.missing}/{self.everything} clips  {made / (now - self.began):.1f} clips/s  "
-                f"eta {clock(self.missing * (now - self.began) / made)}",
+                f"features  {self.everything - self.missing}/{self.everything} clips  "
+                f"{made / (now - self.began):.1f} clips/s  eta "
+                f"{clock(self.missing * (now - self.began) / made)}",
                 flush=True,
             )
 
 
 def missing_parts(plan: Plan) -> list[Part]:
-    """The shards that are still to be made; one that is damaged, or of another cache, is named and set aside."""
+    """The shards that are still to be made; one that is damaged, or of another cache, is named and set
+    aside."""
     todo, clips = [], int((plan.competition.clips.split == "train").sum())
     for part in parts(plan):
         reason = None
@@ -237,7 +243,10 @@ def missing_parts(plan: Plan) -> list[Part]:
                 elif found == plan.fingerprint:
                     found = content["meta"].get("fingerprint")
                 if found != plan.fingerprint:
-                    reason = f"{part.path} belongs to another cache (fingerprint {found} there, {plan.fingerprint} here)"
+                    reason = (
+                        f"{part.path} belongs to another cache (fingerprint {found} there, "
+                        f"{plan.fingerprint} here)"
+                    )
             except UserError as error:
                 reason = str(error)
         elif part.path.exists():
@@ -307,7 +316,8 @@ def _prepared(
 
 
 def _ahead(todo: list[Part], start: Callable[[Part], list[Future]]) -> Iterator[tuple[Part, list]]:
-    """Each shard with the results of its futures; the next one is being decoded while the caller works on it."""
+    """Each shard with the results of its futures; the next one is being decoded while the caller works on
+    it."""
     ahead: deque[tuple[Part, list[Future]]] = deque()
     waiting = iter(todo)
 
@@ -325,7 +335,8 @@ def _ahead(todo: list[Part], start: Callable[[Part], list[Future]]) -> Iterator[
 
 
 def decode(path: str, rate: int, settings: Any) -> tuple[np.ndarray, float] | str:
-    """(samples,) float32 at `rate` with the seconds trimmed from its start, or the reason why there is none."""
+    """(samples,) float32 at `rate` with the seconds trimmed from its start, or the reason why there is
+    none."""
     if not path:
         return "no such file"
     try:
@@ -348,7 +359,8 @@ def _stretch(recording: Future, rate: int, start: float, end: float) -> tuple[np
 def _features(
     plan: Plan, part: Part, prepared: list, extractor: Any, batch_size: int
 ) -> tuple[dict[str, Any], int]:
-    """A shard's content, and the batch size that memory allowed; an item is a wave with its offset, or why there is none."""
+    """A shard's content, and the batch size that memory allowed; an item is a wave with its offset, or why
+    there is none."""
     good = [index for index, item in enumerate(prepared) if not isinstance(item, str)]
     while True:
         try:

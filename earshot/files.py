@@ -6,9 +6,10 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Iterator
+from typing import Any, BinaryIO
 
 from earshot.errors import UserError
 
@@ -32,8 +33,9 @@ def _sync_folder(folder: Path) -> None:
 def replacing(path: Path | str) -> Iterator[BinaryIO]:
     """A binary file to write that takes the place of `path` when the block ends, and vanishes if it raises.
 
-    The temporary name is fixed, so that a rerun after a kill overwrites the remains instead of adding to them; of two
-    processes that write the same path at once, one waits for the other. An OSError of the block names the path.
+    The temporary name is fixed, so that a rerun after a kill overwrites the remains instead of adding to
+    them; of two processes that write the same path at once, one waits for the other. An OSError of the block
+    names the path.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -142,7 +144,8 @@ def read_json(path: Path | str) -> Any:
 def replacing_folder(folder: Path | str) -> Iterator[Path]:
     """A fresh folder to fill that takes the place of `folder` when the block ends.
 
-    Two renames are needed, so a kill between them leaves `folder` away for a moment: `recover_folder` mends that.
+    Two renames are needed, so a kill between them leaves `folder` away for a moment: `recover_folder` mends
+    that.
     """
     folder = Path(folder)
     recover_folder(folder)
@@ -161,7 +164,8 @@ def replacing_folder(folder: Path | str) -> Iterator[Path]:
 
 
 def standing(folder: Path | str) -> Path | None:
-    """Where the content of `folder` lies now, also in the middle of a replacement; None without any. For readers: changes nothing."""
+    """Where the content of `folder` lies now, also in the middle of a replacement; None without any. For
+    readers: changes nothing."""
     folder = Path(folder)
     new, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
     if folder.exists() or not old.exists():
@@ -170,7 +174,8 @@ def standing(folder: Path | str) -> Path | None:
 
 
 def recover_folder(folder: Path | str) -> bool:
-    """Put right what a kill inside `replacing_folder` left; True if `folder` stands afterwards. For who holds the lock."""
+    """Put right what a kill inside `replacing_folder` left; True if `folder` stands afterwards. For who holds
+    the lock."""
     folder = Path(folder)
     new, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
     if not folder.exists() and old.exists():
@@ -207,7 +212,8 @@ def locked(folder: Path | str, what: str, wait: bool = False) -> Iterator[None]:
 
 @contextmanager
 def share(lock: Path | str) -> Iterator[None]:
-    """For a worker process: keep whoever comes after its parent's death waiting until this process has ended, too."""
+    """For a worker process: keep whoever comes after its parent's death waiting until this process has ended,
+    too."""
     import fcntl
 
     with open(lock, "rb") as handle:
@@ -221,7 +227,8 @@ def share(lock: Path | str) -> Iterator[None]:
 
 
 def empty(folder: Path | str, first: str = "") -> None:
-    """Remove everything in a folder except the lock that this process holds on it; what is called `first` goes first."""
+    """Remove everything in a folder except the lock that this process holds on it; what is called `first`
+    goes first."""
     for path in sorted(Path(folder).iterdir(), key=lambda path: path.name != first):
         if path.name != LOCK:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
@@ -240,7 +247,8 @@ def digest_of(value: Any) -> str:
 
 
 def by_content(options: dict) -> dict:
-    """A head's options with the local path of its pretrained weights replaced by what lies there: paths change, content counts."""
+    """A head's options with the local path of its pretrained weights replaced by what lies there: paths
+    change, content counts."""
     path = Path(str(options.get("weights") or "")).expanduser()
     if not options.get("weights") or not path.exists():
         return options

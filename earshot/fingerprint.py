@@ -14,7 +14,8 @@ RECORDED_WHERE_CHANGED = {
 
 
 def plain(value: Any) -> Any:
-    """The value as JSON would give it back (tuples become lists), so that records compare equal after a save."""
+    """The value as JSON would give it back (tuples become lists), so that records compare equal after a
+    save."""
     return json.loads(json.dumps(value, ensure_ascii=False))
 
 
@@ -40,7 +41,8 @@ def flatten(record: dict, prefix: str = "") -> dict[str, Any]:
 
 
 def differences(before: dict, now: dict) -> list[str]:
-    """Lines such as `seconds: 5.0 there, 4.0 here`, one per differing entry; empty when the records are equal.
+    """Lines such as `seconds: 5.0 there, 4.0 here`, one per differing entry; empty when the records are
+    equal.
 
     Of two lists the first entry that differs is said, such as `classes[2]: owl there, jay here`.
     """

@@ -19,7 +19,8 @@ def assign(
         k: make this many folds although the data may have its own; None takes those, else 5.
         seed: of the folds that are made.
     Returns:
-        (clips,) fold numbers (-1: always trained on, never validated), and a line that says whose folds they are.
+        (clips,) fold numbers (-1: always trained on, never validated), and a line that says whose folds they
+        are.
     Raises:
         UserError: a group straddles two of the data's folds; too few clips or groups for K folds.
     """
@@ -51,17 +52,17 @@ def _grouped(labels: np.ndarray, names: np.ndarray, count: int, seed: int) -> np
         raise UserError(
             f"the commonest label has {most} clips, too few for {count} folds: give --folds {max(2, most)}"
         )
-    # scikit-learn's StratifiedGroupKFold draws other folds from release to release, so that a run begun at home could not be
-    # continued where another release is installed.
+    # scikit-learn's StratifiedGroupKFold draws other folds from release to release, so that a run begun
+    # at home could not be continued where another release is installed.
     several = labels if labels.ndim == 2 else labels[:, None] == np.arange(labels.max() + 1)
     return _iterative(several, names, count, seed)
 
 
 def _iterative(labels: np.ndarray, names: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Iterative stratification (Sechidis, Tsoumakas & Vlahavas 2011) of whole groups: the rarest label that is left first,
-    each of its groups to the fold that lacks most of that label. Where folds tie, the paper goes by their clips; here their
-    lack of the group's other labels comes first, because the common labels' turn comes when nearly all of them are given away.
-    Clips without a label count as a label more.
+    """Iterative stratification (Sechidis, Tsoumakas & Vlahavas 2011) of whole groups: the rarest label that
+    is left first, each of its groups to the fold that lacks most of that label. Where folds tie, the paper
+    goes by their clips; here their lack of the group's other labels comes first, because the common labels'
+    turn comes when nearly all of them are given away. Clips without a label count as a label more.
     """
     groups, sizes = np.unique(names, return_inverse=True, return_counts=True)[1:]
     labels = np.column_stack([labels, labels.sum(1) == 0]).astype(np.int64)

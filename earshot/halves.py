@@ -1,10 +1,12 @@
-"""In which precision an extractor's network computes: tried once on a CPU, and then kept with the shards that it made."""
+"""In which precision an extractor's network computes: tried once on a CPU, and then kept with the shards that
+it made."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Sequence
+from typing import TYPE_CHECKING
 
 from earshot import extractors, sealed
 from earshot.errors import UserError
@@ -25,13 +27,15 @@ def decide(plan: Plan, found: Sequence[Device], asked: str) -> list[Device]:
         found: what the machine has, all of one kind, with the precision that suits it or was asked for.
         asked: "auto", or the precision that the user wants.
     Raises:
-        UserError: shards of this cache were made on this kind of device in another precision than is asked for.
+        UserError: shards of this cache were made on this kind of device in another precision than is asked
+            for.
     """
     kind = found[0].name.partition(":")[0]
     made = of_shards(plan, kind)
     if made and asked not in ("auto", made):
         raise UserError(
-            f"{plan.folder} was begun in {made}, --precision is {asked}: leave it out, or start over with --fresh"
+            f"{plan.folder} was begun in {made}, --precision is {asked}: leave it out, or start over with "
+            "--fresh"
         )
     if made:
         chosen = made
@@ -48,7 +52,8 @@ def decide(plan: Plan, found: Sequence[Device], asked: str) -> list[Device]:
 
 
 def of_shards(plan: Plan, kind: str) -> str | None:
-    """The precision of the cache's first shard that was made on this kind of device, None where there is none."""
+    """The precision of the cache's first shard that was made on this kind of device, None where there is
+    none."""
     for path in sorted((plan.folder / "shards").glob("*.json")):
         try:
             seal = sealed.read(path)
@@ -60,7 +65,8 @@ def of_shards(plan: Plan, kind: str) -> str | None:
 
 
 def faster() -> bool:
-    """Does this CPU multiply in bf16 clearly faster than in fp32? Where it only emulates bf16 it is slower."""
+    """Does this CPU multiply in bf16 clearly faster than in fp32? Where it only emulates bf16 it is
+    slower."""
     import torch
 
     tokens, inputs, outputs = SHAPE

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +36,8 @@ class Ears:
 
 @dataclass(frozen=True)
 class Heard:
-    """A clip as one extractor hears it: its samples at the extractor's rate, the seconds trimmed from its start, its windows."""
+    """A clip as one extractor hears it: its samples at the extractor's rate, the seconds trimmed from its
+    start, its windows."""
 
     wave: np.ndarray
     offset: float
@@ -140,7 +142,8 @@ class Hearing:
 
         def each(run: Run, kind: str) -> np.ndarray:
             features = heard[self._of[self._key(run)]].features
-            # Other features may have other windows: the one that lies nearest speaks for each of the first run's.
+            # Other features may have other windows: the one that lies nearest speaks for each
+            # of the first run's.
             near = np.abs(features.start + features.length / 2 - middle[:, None]).argmin(1)
             return self.predict(run, kind, features, pooled=False)[near]
 

@@ -1,4 +1,5 @@
-"""The clips to submit alone, as a saved run heard its own: what a code competition's notebook extracts within its time."""
+"""The clips to submit alone, as a saved run heard its own: what a code competition's notebook extracts within
+its time."""
 
 from __future__ import annotations
 

@@ -1,11 +1,13 @@
-"""One run from a cache and a recipe: prepared, begun, trained; train.py does it once, the bake-off for every candidate."""
+"""One run from a cache and a recipe: prepared, begun, trained; train.py does it once, the bake-off for every
+candidate."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 
@@ -104,7 +106,8 @@ class Job:
         self.settings, self.machine, self.flags = settings, machine, flags
         if flags.pseudo and hasattr(fresh, "solve"):
             raise UserError(
-                f"--pseudo: {what.name} is fitted at once, to labels alone: choose another head, or leave it out"
+                f"--pseudo: {what.name} is fitted at once, to labels alone: choose another head, or leave it "
+                "out"
             )
         self.notes: list[str] = []
         if settings.seeds > 1 and hasattr(fresh, "solve"):
@@ -173,7 +176,8 @@ class Job:
         return f"{self.recipe}-{fingerprint(self.record)[:8]}"
 
     def begin(self, folder: Path, named: bool, quiet: bool = False) -> Run:
-        """Make the run's folder, or continue what is there or what an earlier session left; for who holds its lock.
+        """Make the run's folder, or continue what is there or what an earlier session left; for who holds its
+        lock.
 
         Args:
             named: did the user name the run?
@@ -205,18 +209,20 @@ class Job:
             self.machine.continue_from,
         )
         run.log(
-            f"head: {self.what.name} on {self.what.view} {rows.shape}, {self.parameters:,} parameters, {len(run.classes)} "
-            f"classes{several_labels}"
+            f"head: {self.what.name} on {self.what.view} {rows.shape}, {self.parameters:,} parameters, "
+            f"{len(run.classes)} classes{several_labels}"
         )
         for note in self.notes:
             run.log(note)
         run.log(
-            f"folds: {self.whose}; {len(rows.ids)} clips, {len(rows)} windows; device: {devices.about(self.several)}"
+            f"folds: {self.whose}; {len(rows.ids)} clips, {len(rows)} windows; device: "
+            f"{devices.about(self.several)}"
         )
         return run
 
     def train(self, run: Run, wanted: list[int], deadline: Deadline) -> bool:
-        """Train what is not finished of the wanted folds, and of the models on all clips; False if the time ran out, at a safe point."""
+        """Train what is not finished of the wanted folds, and of the models on all clips; False if the time
+        ran out, at a safe point."""
         every = parts.of_run(self.record["training"], wanted)
         run.log(
             space.check(

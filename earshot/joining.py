@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
 
 def join(plan: Plan, parts: list[Part]) -> None:
-    """Shards into train.pkl, test.pkl, subm.pkl, augmented.pkl; unique_labels.pkl, bad_audio.csv and the manifest beside them.
+    """Shards into train.pkl, test.pkl, subm.pkl, augmented.pkl; unique_labels.pkl, bad_audio.csv and the
+    manifest beside them.
 
     Args:
         parts: all shards of the plan, in order.
@@ -40,7 +42,8 @@ def join(plan: Plan, parts: list[Part]) -> None:
             [split, str(ids[i]), str(reason)] for i, reason in zip(bad, shards.column("reason")) if paths[i]
         ]  # rows without a file are in the competition's own list
         span = shards.span
-        # Training clips that cannot be heard are left out; clips to be answered keep their place, without rows.
+        # Training clips that cannot be heard are left out; clips to be answered keep their place,
+        # without rows.
         kept = np.setdiff1d(np.arange(len(rows)), bad) if split == "train" else np.arange(len(rows))
         if split == "train" and not len(kept):
             raise UserError(
@@ -91,7 +94,8 @@ def join(plan: Plan, parts: list[Part]) -> None:
 
 
 def _labels(competition: Any, column: Any) -> np.ndarray:
-    """(clips,) text, "" where there is none; multi-label: (clips, classes) int8, 1 for each label that a clip has."""
+    """(clips,) text, "" where there is none; multi-label: (clips, classes) int8, 1 for each label that a clip
+    has."""
     if not competition.multilabel:
         return np.array(column.fillna("").tolist(), dtype=np.str_)
     place = {label: index for index, label in enumerate(competition.classes)}
@@ -104,7 +108,8 @@ def _labels(competition: Any, column: Any) -> np.ndarray:
 def _join_copies(
     plan: Plan, parts: list[Part], kept: np.ndarray, meta: dict[str, Any]
 ) -> dict[str, dict[str, int]]:
-    """The copies' shards into augmented.pkl, clips counted among those that are kept; what the manifest says of it."""
+    """The copies' shards into augmented.pkl, clips counted among those that are kept; what the manifest says
+    of it."""
     shards = Shards(plan, copies.NAME, [part for part in parts if part.split == copies.NAME])
     content = {key: shards.column(key) for key in (*copies.COLUMNS, "start", "length")}
     mixed = content["partner"] >= 0
@@ -136,7 +141,8 @@ def _versions(plan: Plan) -> dict[str, str]:
 
 
 def head(plan: Plan) -> dict[str, Any]:
-    """What a manifest says from the start; where the weights lay is a hint for later, no part of the fingerprint."""
+    """What a manifest says from the start; where the weights lay is a hint for later, no part of the
+    fingerprint."""
     return {
         "version": cache.VERSION,
         "record": plan.record,
@@ -147,7 +153,8 @@ def head(plan: Plan) -> dict[str, Any]:
 
 
 class Shards:
-    """The shards of a split, or of the augmented copies, in order; `span` is the seconds that their time axis stands for.
+    """The shards of a split, or of the augmented copies, in order; `span` is the seconds that their time axis
+    stands for.
 
     Raises:
         UserError: a shard of another cache.
@@ -165,7 +172,8 @@ class Shards:
             kinds = {view: (shard[view].shape[1:], shard[view].dtype) for view in self.views}
             if self.kinds not in (None, kinds):
                 raise UserError(
-                    f"{part.path} has other views than the shards before it ({kinds}, {self.kinds}): start over with --fresh"
+                    f"{part.path} has other views than the shards before it ({kinds}, {self.kinds}): start "
+                    "over with --fresh"
                 )
             self.kinds = kinds
             for key, value in shard.items():

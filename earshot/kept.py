@@ -91,7 +91,8 @@ def claim(name: str | None, folder: Path, members: list[Path]) -> None:
         raise UserError(f"--name {name}: {folder} is a trained run: choose another name for the blend")
     if (folder / AUTO).exists():
         raise UserError(
-            f"--name {name}: {folder} is a bake-off's, with all of its runs: choose another name for the blend"
+            f"--name {name}: {folder} is a bake-off's, with all of its runs: choose another name for the "
+            "blend"
         )
     if folder.resolve() in [member.resolve() for member in members]:
         raise UserError(f"--name {name}: {folder} is itself one of the --runs: choose another name")
@@ -181,7 +182,8 @@ def read(folder: Path) -> dict[str, Any]:
     )
     if not whole:
         raise UserError(
-            f"{folder / NAME} is no blend that can be applied: blend anew with predict.py --blend auto --name {folder.name}"
+            f"{folder / NAME} is no blend that can be applied: blend anew with predict.py --blend auto "
+            f"--name {folder.name}"
         )
     return found
 

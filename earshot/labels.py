@@ -116,8 +116,8 @@ def find(
 ) -> tuple[Labels | None, list[str]]:
     """Where a train csv keeps its labels; None if that is not clear.
 
-    Several labels a clip are seen by 0/1 columns (those of the sample submission, or most columns where none is clearly the
-    label), or by cells that fall apart into nothing but columns of the sample submission.
+    Several labels a clip are seen by 0/1 columns (those of the sample submission, or most columns where none
+    is clearly the label), or by cells that fall apart into nothing but columns of the sample submission.
 
     Args:
         sample_columns: the sample submission's columns; `answers`: those but its ids.
@@ -134,8 +134,8 @@ def find(
         odd = next(c for c in answers if c not in binary)
         cell = next(cell for cell in frame[odd] if not zero_or_one(pd.Series([cell])))
         raise UserError(
-            f"{csv}: column {odd}, which the sample submission has too, holds {cell[:60]!r}, and not 0 and 1 alone: "
-            "mend that, or name the column of labels with --label-column"
+            f"{csv}: column {odd}, which the sample submission has too, holds {cell[:60]!r}, and not 0 and 1 "
+            "alone: mend that, or name the column of labels with --label-column"
         )
     # Flags such as "verified" are 0 and 1, too: unless told, they are labels only where little else is there.
     mostly = column is None and (
@@ -170,8 +170,8 @@ def find(
 
 
 def find_label_column(frame: pd.DataFrame, id_column: str, wanted: list[str] = ()) -> str | None:
-    """The label column: one that the sample submission has too, else a known name (words before numbers), else the
-    only column left; None if that is not clear."""
+    """The label column: one that the sample submission has too, else a known name (words before numbers),
+    else the only column left; None if that is not clear."""
     left = [c for c in frame.columns if c not in (id_column, "fold", "group")]
     shared = [c for c in wanted if c in left]
     known = [c for name in LABEL_NAMES for c in left if c.lower() == name]
@@ -190,13 +190,15 @@ def is_one(cell: str) -> bool:
 
 
 def may_be_label(cells: pd.Series) -> bool:
-    """Could a column of unknown name be the label? Words that recur could; numbers and names of their own could not."""
+    """Could a column of unknown name be the label? Words that recur could; numbers and names of their own
+    could not."""
     found = cells.str.strip()
     return bool(found.duplicated().any()) and not found.str.fullmatch(r"[-+\d.:/\s]*").all()
 
 
 def find_separator(cells: list[str], classes: list[str]) -> str:
-    """What stands between the labels of a column's cells, as it is written (", " is kept); "," where nothing does.
+    """What stands between the labels of a column's cells, as it is written (", " is kept); "," where nothing
+    does.
 
     Args:
         cells: distinct, none empty.
@@ -221,14 +223,16 @@ def falls_apart(cells: list[str], separator: str, classes: list[str]) -> bool:
 
 
 def hint(cells: list[str]) -> list[str]:
-    """A line for the user where single labels look like several in a cell: their parts mostly occur alone as well."""
+    """A line for the user where single labels look like several in a cell: their parts mostly occur alone as
+    well."""
     separator, alone = find_separator(cells, []), set(cells)
     several = [cell for cell in cells if len(split(cell, separator)) > 1]
     parts = {part for cell in several for part in split(cell, separator)}
     if not several or separator != LIST and 2 * len(parts & alone) <= len(parts):
         return []
     return [
-        f"beware: {several[0]} is read as one label: if it means {len(split(several[0], separator))}, give --task multilabel"
+        f"beware: {several[0]} is read as one label: if it means {len(split(several[0], separator))}, give "
+        "--task multilabel"
     ]
 
 

@@ -12,7 +12,8 @@ from earshot.cache import Cache
 from earshot.errors import UserError
 
 BASELINES = ("logistic", "svm", "knn")
-# Baselines take seconds. On log-mel, statistics over time and a support vector machine reach more than most small networks.
+# Baselines take seconds. On log-mel, statistics over time and a support vector machine reach more than most
+# small networks.
 LADDER: dict[str, tuple[str, ...]] = {
     "pooled": (*BASELINES, "linear", "mlp", "itmo2025_tokens", "itmo2025"),
     "frames": ("logistic", "svm", "mlp", "itmo2025_tokens"),
@@ -33,7 +34,8 @@ CPU_SPEED = 5e11  # operations a second that a few cores do not exceed; what is 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A recipe on a view of a cache, with a seed; `after` names the one of seed 0 that has to be finished first."""
+    """A recipe on a view of a cache, with a seed; `after` names the one of seed 0 that has to be finished
+    first."""
 
     name: str
     cache: Cache
@@ -112,7 +114,8 @@ def _labels(opened: list[Cache]) -> dict[Path, str]:
 
 
 def size(what: job.Head, cache: Cache, epochs: int) -> tuple[int, float]:
-    """Parameters, and the operations of training a fold of all clips; without giving the head memory. 0 operations: not known."""
+    """Parameters, and the operations of training a fold of all clips; without giving the head memory. 0
+    operations: not known."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -129,7 +132,8 @@ def size(what: job.Head, cache: Cache, epochs: int) -> tuple[int, float]:
 
 
 def at_once(what: job.Head, cache: Cache) -> tuple[float, float] | None:
-    """Seconds, roughly, that fitting a fold takes of a head which is fitted at once, and answering a row; else None.
+    """Seconds, roughly, that fitting a fold takes of a head which is fitted at once, and answering a row;
+    else None.
 
     So that none is begun that is not worth it.
     """

@@ -1,4 +1,5 @@
-"""How a competition lays out its files: recognises a Kaggle csv, ESC, or a folder per class, without being told."""
+"""How a competition lays out its files: recognises a Kaggle csv, ESC, or a folder per class, without being
+told."""
 
 import os
 import re
@@ -70,7 +71,8 @@ def table(ids, paths, split, labels=None, folds=None, groups=None, starts=None, 
 
 
 def recognise(root: Path, train_csv=None, id_column=None, label_column=None, task="auto") -> Layout:
-    """The layout of the folder; `task` says whether clips have several labels ("single", "multilabel") or the data does ("auto").
+    """The layout of the folder; `task` says whether clips have several labels ("single", "multilabel") or the
+    data does ("auto").
 
     Raises:
         UserError: nothing known, something ambiguous, or an option that names what is not there.
@@ -153,7 +155,8 @@ def pick(files: Files, paths: list[str], names: tuple[str, ...], what: str, mend
 
 
 def find_id_column(frame: pd.DataFrame, files: Files, prefer: str | None = None) -> str | None:
-    """The column with most distinct values that are audio files, a tie going to `prefer`, then to the first."""
+    """The column with most distinct values that are audio files, a tie going to `prefer`, then to the
+    first."""
     counts = {c: sum(bool(files.candidates(v)) for v in frame[c].unique()) for c in frame.columns}
     best = max(frame.columns, key=lambda c: (counts[c], c == prefer), default=None)
     return best if best is not None and counts[best] else None
@@ -270,14 +273,15 @@ def from_csv(
 
 
 def together(files: Files, clips: pd.DataFrame, found: Layout) -> pd.DataFrame:
-    """Training clips that are one audio file under several ids get a group in common: no fold may tell the other's answer."""
+    """Training clips that are one audio file under several ids get a group in common: no fold may tell the
+    other's answer."""
     paths = clips["path"].where(clips["split"].eq("train") & clips["path"].ne(""))
     several = paths.notna() & paths.duplicated(keep=False)
     if several.any():
         ids = clips["id"][paths == paths[several].iloc[0]]
         found.notes.append(
-            f"beware: {paths[several].nunique()} audio files have several training ids (first: {some(ids, 3)}): all are "
-            "kept, on one side of a fold"
+            f"beware: {paths[several].nunique()} audio files have several training ids (first: "
+            f"{some(ids, 3)}): all are kept, on one side of a fold"
         )
         alone = several & clips["group"].eq("")
         clips.loc[alone, "group"] = [os.path.relpath(path, files.root) for path in paths[alone]]
@@ -295,22 +299,23 @@ def need_header(files: Files, csv: Path, id_column: str) -> None:
     """A UserError where the first row is a clip's, which would be lost as a header."""
     if is_audio(id_column) or files.candidates(id_column):
         raise UserError(
-            f"{csv}, line 1: no header, but a row that names the audio file {shown(id_column)}: add one, such as id,label "
-            "(or rename that column)"
+            f"{csv}, line 1: no header, but a row that names the audio file {shown(id_column)}: add one, "
+            "such as id,label (or rename that column)"
         )
 
 
 def labelled_rows(files, frame, csv, split, id_column, group_column, found: Layout) -> pd.DataFrame:
     """The clips of a labelled csv; rows without a file, an id or a label go to `found.missing`.
 
-    Those of the hold-out without a file stay all the same: they are answered, and so scored, by the class prior.
+    Those of the hold-out without a file stay all the same: they are answered, and so scored, by the class
+    prior.
     """
     values = found.written.read(frame, csv)
     odd = values[values.map(lambda v: any(re.search(r"[\x00-\x1f\x7f]", one) for one in labels.each(v)))]
     if len(odd):
         raise UserError(
-            f"{csv}, line {odd.index[0]}: the label {shown(labels.each(odd.iloc[0])[0])} holds a line break or a control "
-            "character: a quote is missing?"
+            f"{csv}, line {odd.index[0]}: the label {shown(labels.each(odd.iloc[0])[0])} holds a line break "
+            "or a control character: a quote is missing?"
         )
     clash = values.groupby(frame[id_column]).nunique()
     clash = [i for i in clash.index[clash > 1] if i.strip()]
@@ -318,8 +323,8 @@ def labelled_rows(files, frame, csv, split, id_column, group_column, found: Layo
         one = values[frame[id_column] == clash[0]].drop_duplicates()[:2]
         two = [some(labels.each(v)) or "none" for v in one]
         raise UserError(
-            f"{csv} gives {shown(clash[0])} two labels, {two[0]} and {two[1]} (lines {one.index[0]} and {one.index[1]}): "
-            "keep one"
+            f"{csv} gives {shown(clash[0])} two labels, {two[0]} and {two[1]} (lines {one.index[0]} and "
+            f"{one.index[1]}): keep one"
         )
     repeated = frame[id_column].duplicated() & frame[id_column].str.strip().ne("")
     if repeated.any():
@@ -344,14 +349,16 @@ def labelled_rows(files, frame, csv, split, id_column, group_column, found: Layo
             folds = [int(float(f)) if f else -1 for f in text.str.replace(r"^\.0*$", "", regex=True)]
         else:
             found.notes.append(
-                f"{csv.name}: column fold is not used (not whole numbers: {shown(odd.iloc[0])} in line {odd.index[0]})"
+                f"{csv.name}: column fold is not used (not whole numbers: {shown(odd.iloc[0])} in line "
+                f"{odd.index[0]})"
             )
     groups = frame[group_column].str.strip() if group_column in frame else None
     return table(frame[id_column], [paths[i] for i in keep], split, values, folds, groups)
 
 
 def unlabelled_rows(files: Files, frame: pd.DataFrame, csv: Path, found: Layout) -> pd.DataFrame:
-    """The clips to be submitted: every row of the csv, path "" (and an entry in `found.missing`) without a file."""
+    """The clips to be submitted: every row of the csv, path "" (and an entry in `found.missing`) without a
+    file."""
     ids = frame[found.id_column]
     empty = ids.index[ids.str.strip() == ""]
     if len(empty):
@@ -361,14 +368,16 @@ def unlabelled_rows(files: Files, frame: pd.DataFrame, csv: Path, found: Layout)
     if ids.duplicated().any():
         again = ids[ids.duplicated()]
         raise UserError(
-            f"{csv} has the id {shown(again.iloc[0])} twice (again in line {again.index[0]}): keep one row per clip"
+            f"{csv} has the id {shown(again.iloc[0])} twice (again in line {again.index[0]}): keep one row "
+            "per clip"
         )
     paths = files.resolve(list(ids), "subm")
     parts = None if any(paths) else stretches.find(list(ids), files)
     if parts:
         ids, paths = parts.ids, parts.paths
         found.notes.append(
-            f"{csv.name}: the ids name stretches of {parts.seconds} s, of {len(set(filter(None, paths)))} recordings"
+            f"{csv.name}: the ids name stretches of {parts.seconds} s, of {len(set(filter(None, paths)))} "
+            "recordings"
         )
     found.missing += [("subm", i, "no such file") for i, path in zip(ids, paths) if not path]
     return table(ids, paths, "subm", starts=parts and parts.starts, ends=parts and parts.ends)
@@ -385,8 +394,8 @@ def asked_rows(
         return rows
     found.missing, found.example = known, [str(cell) for cell in frame.iloc[0]] if len(frame) else []
     found.notes.append(
-        f"{csv.name} is a placeholder of {len(frame)} rows: its place takes a row for each of the {len(instead[0])} files "
-        "of the test folder"
+        f"{csv.name} is a placeholder of {len(frame)} rows: its place takes a row for each of the "
+        f"{len(instead[0])} files of the test folder"
     )
     return table(*instead, "subm")
 

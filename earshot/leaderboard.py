@@ -1,4 +1,5 @@
-"""runs/leaderboard.csv and the same on the terminal: a row per run of a bake-off, the blend's too, the best first."""
+"""runs/leaderboard.csv and the same on the terminal: a row per run of a bake-off, the blend's too, the best
+first."""
 
 from __future__ import annotations
 
@@ -87,7 +88,8 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     wide = {name: max(8, len(title)) for name, title in columns.items()}
     width = max(len("run"), *(len(Path(row["run"]).name) for row in rows))
     lines = [
-        f"{'run':{width}}  folds  {'  '.join(f'{title:>{wide[name]}}' for name, title in columns.items())}     time  status"
+        f"{'run':{width}}  folds  {'  '.join(f'{title:>{wide[name]}}' for name, title in columns.items())}   "
+        "  time  status"
     ]
     for row in rows:
         numbers = "  ".join(
@@ -96,6 +98,7 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
         )
         folds = len(str(row["folds"]).split())
         lines.append(
-            f"{Path(row['run']).name:{width}}  {folds:>5}  {numbers}  {clock(row['seconds']):>7}  {row['status']}"
+            f"{Path(row['run']).name:{width}}  {folds:>5}  {numbers}  {clock(row['seconds']):>7}  "
+            f"{row['status']}"
         )
     return lines

@@ -1,4 +1,5 @@
-"""The ledger: a row per submission, what it was made from, its out-of-fold score, and what the leaderboard said.
+"""The ledger: a row per submission, what it was made from, its out-of-fold score, and what the leaderboard
+said.
 
 python -m earshot.ledger                                  the table
 python -m earshot.ledger --score FILE_OR_HASH 0.913       fill in a public score (--private: the other one)
@@ -11,10 +12,11 @@ import csv
 import io
 import math
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Sequence
+from typing import TYPE_CHECKING
 
 from earshot.errors import UserError
 from earshot.files import digest, read_json, replacing
@@ -68,13 +70,15 @@ def read(path: Path) -> list[dict[str, str]]:
     table = tables.read(path)
     if not {"sha256", "file"} <= set(table.columns):
         raise UserError(
-            f"{path} is no ledger (it has no column sha256): move it away, the next submission begins a new one"
+            f"{path} is no ledger (it has no column sha256): move it away, the next submission begins a new "
+            "one"
         )
     return [{**dict.fromkeys(COLUMNS, ""), **row} for row in table.to_dict("records")]
 
 
 def change(path: Path, by: Callable[[list[dict[str, str]]], None]) -> None:
-    """Read the ledger, let `by` change its rows, write it; of two processes at once, one waits for the other."""
+    """Read the ledger, let `by` change its rows, write it; of two processes at once, one waits for the
+    other."""
     with replacing(
         path
     ) as file:  # holds the lock of the file beside it from before the reading to after the rename
@@ -91,7 +95,8 @@ def change(path: Path, by: Callable[[list[dict[str, str]]], None]) -> None:
 
 
 def known_oof(runs: Sequence[Run]) -> tuple[str, float] | None:
-    """Metric and out-of-fold score of a single run's final epoch (honest), where it is known; of a blend, who blends says it."""
+    """Metric and out-of-fold score of a single run's final epoch (honest), where it is known; of a blend, who
+    blends says it."""
     if len(runs) != 1 or not (runs[0].folder / "scores.json").is_file():
         return None
     metric = runs[0].config["record"]["training"].get("metric")
@@ -109,7 +114,8 @@ def record(
     oof: tuple[str, float] | None = None,
     message: str = "",
 ) -> str:
-    """Enter a submission that was just written into the ledger beside it; the line to say. No error: a submission counts more.
+    """Enter a submission that was just written into the ledger beside it; the line to say. No error: a
+    submission counts more.
 
     Args:
         out: the submission's file.
@@ -123,7 +129,7 @@ def record(
         content = digest(out)
         oof = oof or known_oof(runs)
         row = {
-            "time": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "time": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             "competition": competition,
             "file": out.name,
             "rows": str(rows),
@@ -147,7 +153,10 @@ def record(
     except (UserError, OSError) as error:
         return f"ledger: the submission stands, but is not entered in {path}: {' '.join(str(error).split())}"
     where = "" if path == Path(LedgerFlags().ledger) else f" --ledger {path}"
-    return f"ledger: {path}, {content[:12]}; once it is scored: python -m earshot.ledger --score {content[:8]} SCORE{where}"
+    return (
+        f"ledger: {path}, {content[:12]}; once it is scored: python -m earshot.ledger --score "
+        f"{content[:8]} SCORE{where}"
+    )
 
 
 def find(rows: list[dict[str, str]], what: str, path: Path) -> int:
@@ -163,7 +172,8 @@ def find(rows: list[dict[str, str]], what: str, path: Path) -> int:
     found = [i for i, has in enumerate(known) if has and (has.startswith(wanted) or wanted.startswith(has))]
     if len(found) != 1:
         raise UserError(
-            f"--score {what}: {len(found) or 'no'} rows of {path} have this content: `python -m earshot.ledger` lists them"
+            f"--score {what}: {len(found) or 'no'} rows of {path} have this content: `python -m "
+            "earshot.ledger` lists them"
         )
     return found[0]
 
@@ -201,8 +211,8 @@ def plot(rows: list[dict[str, str]], competition: str | None, path: Path) -> str
     scored = [row for row in scored if row["competition"] == competition]
     if not scored:
         raise UserError(
-            "nothing to plot: no submission has both an out-of-fold score and a leaderboard's: enter one with --score "
-            "FILE_OR_HASH SCORE"
+            "nothing to plot: no submission has both an out-of-fold score and a leaderboard's: enter one "
+            "with --score FILE_OR_HASH SCORE"
         )
     try:
         from earshot.doctor.pictures import BLUE, GREY, VERMILION, axes, save
@@ -294,7 +304,8 @@ def main(argv: list[str]) -> None:
         change(path, fill)
         row = read(path)[place]
         print(
-            f"{path}: {row['file']} {row['sha256'][:12]}, out-of-fold {row['oof'] or 'unknown'}, {column} {row[column]}"
+            f"{path}: {row['file']} {row['sha256'][:12]}, out-of-fold {row['oof'] or 'unknown'}, {column} "
+            f"{row[column]}"
         )
     rows = read(path)
     if flags.plot:

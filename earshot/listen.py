@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Iterable
+from typing import TYPE_CHECKING
 
 from earshot import audio, decode, spectrogram
 from earshot.sources import Sources
@@ -16,10 +17,11 @@ LONGEST = 60.0  # seconds that one picture shows
 
 
 def files(cache: Path, ids: Iterable[str]) -> dict[str, Path]:
-    """The files of clips, by the index that get_features.py keeps beside the caches; only those that are there.
+    """The files of clips, by the index that get_features.py keeps beside the caches; only those that are
+    there.
 
-    The index has paths and a cache has ids, so they are matched by name: the whole id, else its stem. A name that two files
-    have is left out.
+    The index has paths and a cache has ids, so they are matched by name: the whole id, else its stem. A name
+    that two files have is left out.
 
     Args:
         cache: its folder, data/<competition>/<cache>.
@@ -40,7 +42,8 @@ def files(cache: Path, ids: Iterable[str]) -> dict[str, Path]:
 
 
 def beginning(path: Path) -> tuple[np.ndarray, int, float]:
-    """The first minute of a file, its rate, and the seconds that it has in all; BadAudio where it cannot be heard."""
+    """The first minute of a file, its rate, and the seconds that it has in all; BadAudio where it cannot be
+    heard."""
     import numpy as np
 
     seconds, rate = audio.info(path)
@@ -61,7 +64,8 @@ def beginning(path: Path) -> tuple[np.ndarray, int, float]:
 
 
 def picture(path: Path, title: str, width: int = 640, height: int = 256) -> Image.Image:
-    """A file's mel spectrogram; of a long one its first minute, which the title says. BadAudio where it cannot be heard."""
+    """A file's mel spectrogram; of a long one its first minute, which the title says. BadAudio where it
+    cannot be heard."""
     wave, rate, seconds = beginning(path)
     shown = len(wave) / rate
     more = "" if seconds <= shown + 0.01 else f"  (first {shown:.0f} s of {seconds:.0f})"

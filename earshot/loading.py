@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Callable
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 def loader(rows: Rows) -> Callable[[np.ndarray], Callable[[], dict[str, Tensor]]]:
     """What a thread does for a batch: its views read, converted, and sent to a GPU on a stream of their own.
 
-    It returns what the main thread calls to have them: there the main stream has to wait until they have arrived.
+    It returns what the main thread calls to have them: there the main stream has to wait until they have
+    arrived.
     """
     names = [name for name, found in rows.views.items() if not isinstance(found, Tensor)]
     if rows.device.type != "cuda":

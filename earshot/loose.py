@@ -9,12 +9,12 @@ import numpy as np
 
 from earshot import extractors
 from earshot.audio import AudioSettings
+from earshot.competition import AUDIO_SUFFIXES
 from earshot.config import with_defaults
 from earshot.device import Device
 from earshot.errors import UserError
 from earshot.extract import SHARD, decode
 from earshot.files import digest, digest_of
-from earshot.competition import AUDIO_SUFFIXES
 from earshot.run import Run
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ def listed(paths: list[str]) -> tuple[list[str], list[Path]]:
     """Ids and files of loose audio: files as they are named, folders searched to their depth.
 
     Returns:
-        ids (the file's name, or its path below the folder where names repeat) and paths, sorted within a folder.
+        ids (the file's name, or its path below the folder where names repeat) and paths, sorted within a
+        folder.
     Raises:
         UserError: nothing there.
     """
@@ -107,7 +108,8 @@ def features(
 def split(
     run: Run, ids: list[str], clip: list[int], found: list[ClipFeatures], extractor: Any
 ) -> dict[str, Any]:
-    """New clips as a cache would hold them, with the run's view alone; `clip` is each window's clip, in the windows' order."""
+    """New clips as a cache would hold them, with the run's view alone; `clip` is each window's clip, in the
+    windows' order."""
     view = run.config["record"]["view"]
     labels = np.zeros((len(ids), len(run.classes)), np.int8) if run.multilabel else np.array([""] * len(ids))
     return {

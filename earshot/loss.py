@@ -1,4 +1,5 @@
-"""The task's loss: cross-entropy against shares of the classes, binary cross-entropy where a clip may have several labels."""
+"""The task's loss: cross-entropy against shares of the classes, binary cross-entropy where a clip may have
+several labels."""
 
 from __future__ import annotations
 
@@ -19,20 +20,24 @@ FOCAL = 2  # Lin et al.'s gamma
 
 
 def class_weights(rows: Rows, which: np.ndarray) -> np.ndarray:
-    """(classes,) weights that balance the classes among the given rows; of a yes against the noes where multi-label."""
+    """(classes,) weights that balance the classes among the given rows; of a yes against the noes where
+    multi-label."""
     # Rows, not clips: it is rows that the loss adds up.
     counts = rows.targets[rows.clip[which]].sum(0)
     if rows.multilabel:  # so that a class's yeses weigh as much as its noes
         return (len(which) - counts) / np.maximum(counts, 1)
-    # A class that is not there weighs nothing: by the share that smoothing gives it, it would outweigh all others.
+    # A class that is not there weighs nothing: by the share that smoothing gives it, it would outweigh
+    # all others.
     return (counts > 0) * counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1))
 
 
 @dataclass
 class Criterion:
-    """Loss of a batch. `weights` (classes,) or None; `smoothing` is the share of a target that is spread over all classes.
+    """Loss of a batch. `weights` (classes,) or None; `smoothing` is the share of a target that is spread over
+    all classes.
 
-    `focal`: what is nearly right already counts less (Lin et al. 2017, gamma 2, no alpha: that is what `weights` are for).
+    `focal`: what is nearly right already counts less (Lin et al. 2017, gamma 2, no alpha: that is what
+        `weights` are for).
     """
 
     multilabel: bool
@@ -51,7 +56,8 @@ class Criterion:
     def __call__(self, logits: Tensor, targets: Tensor, total: Tensor | float | None = None) -> Tensor:
         """Mean cross-entropy against (B, classes) shares, rows weighted by their classes' weights.
 
-        Where clips have several labels: binary cross-entropy, the mean over classes, a yes weighted by its class's weight.
+        Where clips have several labels: binary cross-entropy, the mean over classes, a yes weighted by its
+        class's weight.
 
         Args:
             total: what the rows' weights sum to; more than they do where these rows are a part of a batch.
@@ -64,12 +70,15 @@ class Criterion:
             )
             each = entropy(targets)
             if self.weights is not None:
-                # The weight is the yes's own: the share that smoothing gives to a no would else turn rare classes into yeses.
+                # The weight is the yes's own: the share that smoothing gives to a no would
+                # else turn rare classes into yeses.
                 yes = (targets - self.smoothing / 2) / max(1 - self.smoothing, 1e-6)
                 each = each + (self.weights - 1) * yes * entropy(
                     torch.full_like(targets, 1 - self.smoothing / 2)
                 )
-            if self.focal:  # for targets of 0 and 1 this is (1 - p)^2 of the right answer's p; Li et al. 2020 have it for shares
+            # for targets of 0 and 1 this is (1 - p)^2 of the right answer's p; Li et al. 2020
+            # have it for shares
+            if self.focal:
                 each = each * (targets - logits.float().sigmoid()) ** FOCAL
             each = each.mean(1)
         else:
@@ -107,7 +116,8 @@ def loss_of(
     """A head's loss on a batch, its own where it has one.
 
     Args:
-        batch: "x" and "mask", for a head with a loss of its own also "plain", "plain_mask", "plain_targets" and further views.
+        batch: "x" and "mask", for a head with a loss of its own also "plain", "plain_mask", "plain_targets"
+            and further views.
         weight: what the rows' weights sum to, where this is a part of a batch.
     """
     if not own_loss(head):

@@ -1,4 +1,5 @@
-"""Does a cache's manifest say all that its readers need? Whoever made it: a name in it that leads elsewhere is never joined to a path."""
+"""Does a cache's manifest say all that its readers need? Whoever made it: a name in it that leads elsewhere
+is never joined to a path."""
 
 from __future__ import annotations
 

@@ -21,7 +21,8 @@ LATEST = ".latest"  # in data/: the competition that get_features.py worked on l
 
 
 def mismatches(record: dict[str, Any], recipe: Recipe) -> list[str]:
-    """Where a cache differs from what a recipe's `features` section fixes: lines such as `n_mels: 64, recipe 128`.
+    """Where a cache differs from what a recipe's `features` section fixes: lines such as `n_mels: 64, recipe
+    128`.
 
     What the recipe leaves open (absent, or null) is decided by the data and matches anything.
     """
@@ -111,7 +112,8 @@ def all_of(
     """The caches of a bake-off, and lines about those that are left out.
 
     Args:
-        data: where they are looked for: data/<competition>/<cache>, or data is the competition's folder itself.
+        data: where they are looked for: data/<competition>/<cache>, or data is the competition's folder
+            itself.
         named: these and no others.
     Raises:
         UserError: none, those of several competitions, or of other labels.
@@ -129,8 +131,8 @@ def all_of(
     places = sorted({str(folder.parent) for folder in found})
     if not named and len(places) > 1:
         raise UserError(
-            f"which competition? there are {', '.join(places)}: choose one with --data {places[0]}, or name its caches with "
-            "--features FOLDER, each"
+            f"which competition? there are {', '.join(places)}: choose one with --data {places[0]}, or name "
+            "its caches with --features FOLDER, each"
         )
     opened, lines = [], []
     for folder in dict.fromkeys(found):
@@ -140,13 +142,15 @@ def all_of(
         opened.append(cache.Cache(folder))
     if not opened:
         raise UserError(
-            f"no finished cache in {', '.join(places)}: run get_features.py again, it continues where it stopped"
+            f"no finished cache in {', '.join(places)}: run get_features.py again, it continues where it "
+            "stopped"
         )
     first = opened[0]
     for other in opened[1:]:
         if other.classes != first.classes or other.multilabel != first.multilabel:
             raise UserError(
-                f"{first.folder} and {other.folder} have different labels ({len(first.classes)} and {len(other.classes)}), "
-                "or another order or task: they are no one competition's; choose with --features FOLDER"
+                f"{first.folder} and {other.folder} have different labels ({len(first.classes)} and "
+                f"{len(other.classes)}), or another order or task: they are no one competition's; choose "
+                "with --features FOLDER"
             )
     return opened, lines

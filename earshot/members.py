@@ -1,11 +1,12 @@
-"""What a blend is made of: runs, and blends that were kept, each with its out-of-fold predictions and what it predicts with."""
+"""What a blend is made of: runs, and blends that were kept, each with its out-of-fold predictions and what it
+predicts with."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable
 
 import numpy as np
 
@@ -22,7 +23,8 @@ class Member:
     Args:
         folder: where it lies; of a blend that is not kept, None.
         run: None for a blend.
-        of: a blend's members. fitted: how they are blended. kind: the checkpoint that its runs predict by, "best" or "last".
+        of: a blend's members. fitted: how they are blended. kind: the checkpoint that its runs predict by,
+            "best" or "last".
         metric: what it was chosen by. score: a fitted blend's out-of-fold metric, cross-fitted.
     """
 
@@ -52,7 +54,8 @@ class Member:
         return list({run.folder.resolve(): run for run in inside}.values())
 
     def predict(self, ask: Callable[[Run, str], np.ndarray], kind: str | None = None) -> np.ndarray:
-        """Probabilities (clips, classes) of whatever clips `ask(run, kind)` predicts a run's for; NaN for what no run heard."""
+        """Probabilities (clips, classes) of whatever clips `ask(run, kind)` predicts a run's for; NaN for
+        what no run heard."""
         if self.run is not None:
             return ask(self.run, kind or self.kind)
         used = self.fitted.weights > 0
@@ -94,7 +97,8 @@ def open_all(names: tuple[str, ...], folder: str) -> list[Member]:
             raise UserError(
                 f"which run? there are {', '.join(map(str, found))}: choose with --runs"
                 if found
-                else f"no run in {folder}/ and none attached: train one with train.py, or name its folder with --runs"
+                else f"no run in {folder}/ and none attached: train one with train.py, or name its folder "
+                "with --runs"
             )
         names = (str(found[0]),)
     # A name may also be that of another folder here, its competition's for example.
@@ -125,8 +129,9 @@ def open_one(folder: Path) -> Member:
         here = kept.fingerprint_of(where)
         if here != fingerprint:
             raise UserError(
-                f"{folder} is a blend of {where}, which is {'missing' if here is None else 'another one by now'} "
-                f"({fingerprint} there, {here or 'nothing'} here): put it back, or blend anew with predict.py --blend "
+                f"{folder} is a blend of {where}, which is "
+                f"{'missing' if here is None else 'another one by now'} ({fingerprint} there, "
+                f"{here or 'nothing'} here): put it back, or blend anew with predict.py --blend "
                 f"{said['method']} --name {folder.name}"
             )
         inside.append(open_one(where))
@@ -136,7 +141,8 @@ def open_one(folder: Path) -> Member:
     same_classes([found, *inside])
     if len(found.classes) != said["classes"]:
         raise UserError(
-            f"{folder / kept.NAME} speaks of {said['classes']} labels, and its members have {len(found.classes)}: blend anew"
+            f"{folder / kept.NAME} speaks of {said['classes']} labels, and its members have "
+            f"{len(found.classes)}: blend anew"
         )
     return found
 
@@ -149,7 +155,8 @@ def same_classes(members: list[Member]) -> list[str]:
 
 
 def plain_mean(members: list[Member]) -> Member:
-    """The mean of members, each by its best checkpoints: nothing is fitted, no out-of-fold predictions are needed."""
+    """The mean of members, each by its best checkpoints: nothing is fitted, no out-of-fold predictions are
+    needed."""
     if len(members) == 1:
         return members[0]
     return Member(
@@ -163,7 +170,8 @@ def plain_mean(members: list[Member]) -> Member:
 
 
 def of_run(run: Run) -> kept.Oof:
-    """A run's out-of-fold predictions of the final epoch, the mean over its seeds, compared with those that its folds vouch for.
+    """A run's out-of-fold predictions of the final epoch, the mean over its seeds, compared with those that
+    its folds vouch for.
 
     Raises:
         UserError: a fold that is not finished, or files that do not belong together.
@@ -203,10 +211,11 @@ def aligned(members: list[Member]) -> tuple[kept.Oof, np.ndarray, list[str]]:
     """Out-of-fold predictions of the clips that all members have, row for row.
 
     Returns:
-        ids, folds and labels of those clips, as the first member has them; (members, clips, classes); lines to say.
+        ids, folds and labels of those clips, as the first member has them; (members, clips, classes); lines
+        to say.
     Raises:
-        UserError: other labels; other clips in a fold; folds that cut the clips in another way, so that no clip's prediction is
-            from models that have seen none of its fold.
+        UserError: other labels; other clips in a fold; folds that cut the clips in another way, so that no
+            clip's prediction is from models that have seen none of its fold.
     """
     same_classes(members)
     found = [member.oof() for member in members]
@@ -224,16 +233,16 @@ def aligned(members: list[Member]) -> tuple[kept.Oof, np.ndarray, list[str]]:
         odd = (mine.labels != first.labels).reshape(len(ids), -1).any(1)
         if odd.any():
             raise UserError(
-                f"{names[0]} and {name} have different labels for {ids[int(odd.argmax())]} ({int(odd.sum())} clips in all): "
-                "train both on the same data"
+                f"{names[0]} and {name} have different labels for {ids[int(odd.argmax())]} ({int(odd.sum())} "
+                "clips in all): train both on the same data"
             )
         # A fold is there or is not: half of one means that the clips are others.
         half = np.setdiff1d(np.flatnonzero(np.isin(oof.folds, mine.folds)), which)
         if len(half):
             lacks = next(one for one, at in zip(names, place) if oof.ids[half[0]] not in at)
             raise UserError(
-                f"{name} and {lacks} have different clips: {oof.ids[half[0]]} is not in {lacks} ({len(half)} such clips): "
-                "extract and train both on the same data"
+                f"{name} and {lacks} have different clips: {oof.ids[half[0]]} is not in {lacks} ({len(half)} "
+                "such clips): extract and train both on the same data"
             )
         if len(which) < len(oof.ids):
             lines.append(
@@ -247,8 +256,9 @@ def aligned(members: list[Member]) -> tuple[kept.Oof, np.ndarray, list[str]]:
             if not np.array_equal(oof.folds[which], first.folds)
         )
         raise UserError(
-            f"{names[0]} and {other} have different folds for the same clips: a weight fitted over such folds has seen what "
-            "it is scored on; train both with the same --folds and --seed, or blend with --blend mean"
+            f"{names[0]} and {other} have different folds for the same clips: a weight fitted over such "
+            "folds has seen what it is scored on; train both with the same --folds and --seed, or blend with "
+            "--blend mean"
         )
     if not np.array_equal(folds, first.folds):
         lines.append(
@@ -262,7 +272,8 @@ def aligned(members: list[Member]) -> tuple[kept.Oof, np.ndarray, list[str]]:
 
 
 def _common(folds: list[np.ndarray]) -> np.ndarray:
-    """(clips,) the finest folds that cut none of the given ones, each called by the least number that the first gives it."""
+    """(clips,) the finest folds that cut none of the given ones, each called by the least number that the
+    first gives it."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 

@@ -1,6 +1,6 @@
 """Scores of predictions; the truth's shape says which task: (clips,) or (clips, classes).
-
-Those of every epoch are reckoned here, to the same values as scikit-learn's: its checks took longer than a small head's epoch.
+ Those of every epoch are reckoned here, to the same values as scikit-learn's: its checks took longer than a
+small head's epoch.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def summary(found: dict[str, float]) -> str:
 
 
 def undefined(truth: np.ndarray) -> list[str]:
-    """The metrics that a set of clips leaves undefined, where `scores` says 0: those over the labels that occur, if none does."""
+    """The metrics that a set of clips leaves undefined, where `scores` says 0: those over the labels that
+    occur, if none does."""
     if truth.ndim == 2 and not truth.any():
         return ["f1_macro", "f1_micro", "f1_weighted", "balanced_accuracy", *RANKING, "roc_auc_macro"]
     return [] if (truth != truth[:1]).any() else ["roc_auc_macro"]
@@ -61,17 +62,18 @@ def scores(probabilities: np.ndarray, truth: np.ndarray) -> dict[str, float]:
         probabilities: (clips, classes).
         truth: (clips,) class indices, or (clips, classes) of 0 and 1.
     Returns:
-        f1_macro, f1_micro, f1_weighted, accuracy, balanced_accuracy, roc_auc_macro and log_loss; where a clip has one label also
-        map_at_3, where several map_macro and lwlrap.
-        Macro-F1 is over all classes that occur in the truth or the predictions. Where multi-label: predicted is what has
-        a probability of 0.5 or more; accuracy is the share of clips whose labels are all right; balanced_accuracy is that
-        of each class that occurs, yes against no, then their mean; log_loss is the mean binary cross-entropy;
-        map_macro is the mean average precision of the classes that occur, lwlrap the label-weighted label-ranking
-        average precision of FSDKaggle2019. A clip without labels counts in neither of the two, and where no clip has any they
-        are 0, so that epochs can be compared; `undefined` names them for the reader. A class that is only predicted counts as
-        an F1 of 0, one in neither truth nor predictions does not count. A probability of 0 costs 34.5 (that of 1e-15).
-        roc_auc_macro is the mean over the classes that some clips have and some have not, each against the rest, ties counting
-        half; 0 where there is no such class. map_at_3 is 1, 1/2 or 1/3 for a label that comes first, second or third, else 0.
+        f1_macro, f1_micro, f1_weighted, accuracy, balanced_accuracy, roc_auc_macro and log_loss; where a clip
+        has one label also map_at_3, where several map_macro and lwlrap. Macro-F1 is over all classes that
+        occur in the truth or the predictions. Where multi-label: predicted is what has a probability of 0.5
+        or more; accuracy is the share of clips whose labels are all right; balanced_accuracy is that of each
+        class that occurs, yes against no, then their mean; log_loss is the mean binary cross-entropy;
+        map_macro is the mean average precision of the classes that occur, lwlrap the label-weighted
+        label-ranking average precision of FSDKaggle2019. A clip without labels counts in neither of the two,
+        and where no clip has any they are 0, so that epochs can be compared; `undefined` names them for the
+        reader. A class that is only predicted counts as an F1 of 0, one in neither truth nor predictions does
+        not count. A probability of 0 costs 34.5 (that of 1e-15). roc_auc_macro is the mean over the classes
+        that some clips have and some have not, each against the rest, ties counting half; 0 where there is no
+        such class. map_at_3 is 1, 1/2 or 1/3 for a label that comes first, second or third, else 0.
     Raises:
         UserError: no clips, or a prediction that is not a number.
     """
@@ -80,8 +82,8 @@ def scores(probabilities: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     odd = ~np.isfinite(probabilities).all(1)
     if odd.any():
         raise UserError(
-            f"{int(odd.sum())} of {len(truth)} predictions are not numbers, so that there is no score: train again with a "
-            "lower --lr, or --clip-grad 1"
+            f"{int(odd.sum())} of {len(truth)} predictions are not numbers, so that there is no score: train "
+            "again with a lower --lr, or --clip-grad 1"
         )
     if truth.ndim == 2:
         return _multilabel(probabilities, truth)
@@ -106,7 +108,8 @@ def _counts(
 
 
 def _f1(right: np.ndarray, true: np.ndarray, said: np.ndarray) -> dict[str, float]:
-    """F1 = 2 right / (true + said) from counts per class, over those that occur in either: mean, pooled, weighted by the truth."""
+    """F1 = 2 right / (true + said) from counts per class, over those that occur in either: mean, pooled,
+    weighted by the truth."""
     either = true + said > 0
     right, true, said = right[either], true[either], said[either]
     if not len(right):
@@ -120,7 +123,8 @@ def _f1(right: np.ndarray, true: np.ndarray, said: np.ndarray) -> dict[str, floa
 
 
 def average_precision(truth: np.ndarray, scores: np.ndarray) -> float:
-    """The sum of precisions weighted by the rise of recall, equal scores taken together; truth (clips,) of 0 and 1, not all 0."""
+    """The sum of precisions weighted by the rise of recall, equal scores taken together; truth (clips,) of 0
+    and 1, not all 0."""
     order = np.argsort(-scores, kind="stable")
     last = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
     found = np.cumsum(truth[order])[last]
@@ -133,7 +137,8 @@ def _map_at_3(truth: np.ndarray, probabilities: np.ndarray) -> float:
 
 
 def _roc_auc(truth: np.ndarray, scores: np.ndarray) -> float:
-    """The mean area under the ROC curve of the classes that have both kinds of clips; (clips, classes) each."""
+    """The mean area under the ROC curve of the classes that have both kinds of clips; (clips, classes)
+    each."""
     yes, areas = truth.sum(0), []
     for c in np.flatnonzero((yes > 0) & (yes < len(truth))):
         ordered, no = np.sort(scores[truth[:, c] == 0, c]), len(truth) - yes[c]
@@ -165,7 +170,8 @@ def _multilabel(probabilities: np.ndarray, truth: np.ndarray) -> dict[str, float
             np.mean([_balanced(truth[:, c], predicted[:, c]) for c in occurring])
         )
         found["map_macro"] = float(np.mean([average_precision(truth[:, c], p[:, c]) for c in occurring]))
-        # scikit-learn's label_ranking_average_precision_score weighted by the labels of each clip, which takes seconds per epoch.
+        # scikit-learn's label_ranking_average_precision_score weighted by the labels of each clip,
+        # which takes seconds per epoch.
         yes, rank = truth == 1, partial(rankdata, method="max", axis=1)
         found["lwlrap"] = float((rank(np.where(yes, -p, 1)) / rank(-p))[yes].mean())
     return {**found, "log_loss": float(-np.where(truth == 1, np.log(p), np.log1p(-p)).mean())}
@@ -176,8 +182,8 @@ def _balanced(truth: np.ndarray, predicted: np.ndarray) -> float:
 
 
 def report(probabilities: np.ndarray, truth: np.ndarray, classes: list[str]) -> str:
-    """scikit-learn's classification report as text, and below it the confusion matrix; where multi-label, the average
-    precision of each class and its counts: right, overlooked, wrongly named."""
+    """scikit-learn's classification report as text, and below it the confusion matrix; where multi-label, the
+    average precision of each class and its counts: right, overlooked, wrongly named."""
     from sklearn import metrics
 
     every = list(range(len(classes)))

@@ -1,4 +1,5 @@
-"""What is said of a probability: factors per class before the likeliest is taken, thresholds per class where a clip has several."""
+"""What is said of a probability: factors per class before the likeliest is taken, thresholds per class where
+a clip has several."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ SWEEPS = 2
 
 
 def moves(metric: str, multilabel: bool) -> bool:
-    """Can a metric change by factors or thresholds? Rankings and the log loss are of the probabilities as they are."""
+    """Can a metric change by factors or thresholds? Rankings and the log loss are of the probabilities as
+    they are."""
     return metric in (OF_SEVERAL if multilabel else COUNTED)
 
 
@@ -31,7 +33,8 @@ def fit(probabilities: np.ndarray, truth: np.ndarray, metric: str, kind: str) ->
         probabilities: (clips, classes).
         truth: (clips,) class indices: factors are found; (clips, classes) of 0 and 1: thresholds.
         metric: one that `moves`.
-        kind: "common": factors prior^-a with one a for all classes, or one threshold; "each": every class its own, from there.
+        kind: "common": factors prior^-a with one a for all classes, or one threshold; "each": every class its
+            own, from there.
     """
     if truth.ndim == 2:
         return _thresholds(probabilities, truth, metric, kind)
@@ -46,13 +49,15 @@ def scaled(probabilities: np.ndarray, scale: np.ndarray) -> np.ndarray:
 
 
 def centred(probabilities: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """Every class's probabilities moved, in their order, so that its threshold comes to lie at 0.5: its logit becomes 0."""
+    """Every class's probabilities moved, in their order, so that its threshold comes to lie at 0.5: its logit
+    becomes 0."""
     yes, no = probabilities * (1 - thresholds), (1 - probabilities) * thresholds
     return yes / (yes + no)
 
 
 def apply(probabilities: np.ndarray, found: np.ndarray, multilabel: bool) -> np.ndarray:
-    """Probabilities (clips, classes) after what `fit` found: the likeliest, or what has 0.5, is then the answer."""
+    """Probabilities (clips, classes) after what `fit` found: the likeliest, or what has 0.5, is then the
+    answer."""
     return (centred if multilabel else scaled)(probabilities, found)
 
 
@@ -90,7 +95,8 @@ def _factors(probabilities: np.ndarray, truth: np.ndarray, metric: str, scale: n
             others = log + own
             others[:, c] = -np.inf
             rival = others.argmax(1)
-            # From which step on the class is said: the counts at all steps then are sums over those that changed sides by then.
+            # From which step on the class is said: the counts at all steps then are sums over
+            # those that changed sides by then.
             at = np.searchsorted(STEPS, others[np.arange(clips), rival] - log[:, c] - own[c], side="right")
             right, mine = rival == truth, truth == c
             lost = [

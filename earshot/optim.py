@@ -1,11 +1,13 @@
-"""Optimisers, schedules, sharpness-aware steps, averaged weights; their states as tensors and JSON: no pickle."""
+"""Optimisers, schedules, sharpness-aware steps, averaged weights; their states as tensors and JSON: no
+pickle."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
 import math
-from typing import TYPE_CHECKING, Any, Callable, Iterator
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -30,7 +32,8 @@ def optimizer(head: torch.nn.Module, settings: TrainingFlags) -> torch.optim.Opt
 
 
 class Schedule:
-    """The learning rate (and OneCycle's momentum) as a function of the steps done; torch's schedulers cost more than a tiny head.
+    """The learning rate (and OneCycle's momentum) as a function of the steps done; torch's schedulers cost
+    more than a tiny head.
 
     Args:
         optim: whose groups get it.
@@ -66,7 +69,8 @@ class Schedule:
 
 
 def schedule(optim: torch.optim.Optimizer, settings: TrainingFlags, steps_per_epoch: int) -> Schedule:
-    """The learning rate over steps: OneCycle (Smith 2018, as torch has it), cosine after a linear warm-up, drops, or constant."""
+    """The learning rate over steps: OneCycle (Smith 2018, as torch has it), cosine after a linear warm-up,
+    drops, or constant."""
     total, top = steps_per_epoch * settings.epochs, settings.lr
     if settings.schedule == "onecycle" and total > 2:
         # Neither part may be empty.
@@ -158,7 +162,8 @@ def descend(before: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
 
 @contextlib.contextmanager
 def still_statistics(head: torch.nn.Module) -> Iterator[None]:
-    """Batch normalisation's running statistics stand still: SAM's second pass sees weights that are not the network's."""
+    """Batch normalisation's running statistics stand still: SAM's second pass sees weights that are not the
+    network's."""
     norms = [m for m in head.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
     momenta = [m.momentum for m in norms]
     for module in norms:
@@ -206,9 +211,11 @@ class Average:
 
 
 class Snapshots(Average):
-    """The mean of a head's weights after each of the last epochs (Izmailov et al. 2018), as a head of its own.
+    """The mean of a head's weights after each of the last epochs (Izmailov et al. 2018), as a head of its
+    own.
 
-    Until then it is the head after the last epoch. Batch normalisation's running statistics are averaged with the weights.
+    Until then it is the head after the last epoch. Batch normalisation's running statistics are averaged with
+    the weights.
 
     Args:
         count: how many epochs' ends. epochs: that are trained.

@@ -1,6 +1,8 @@
-"""The packages of requirements.txt: which of them are missing or of another version here; how to get the missing ones on Kaggle.
+"""The packages of requirements.txt: which of them are missing or of another version here; how to get the
+missing ones on Kaggle.
 
-    python -m earshot.packages      installs what is missing: from attached wheels, else from PyPI; never torch
+    python -m earshot.packages      installs what is missing: from attached wheels, else from PyPI; never
+        torch
 
 Nothing but the standard library is imported, as this runs before anything is installed.
 """
@@ -30,7 +32,8 @@ IMAGE = (
 
 
 def wanted(path: Path = REQUIREMENTS) -> list[Any]:
-    """The requirements of the scripts, as `packaging` reads them; those below the line "# tests" are not theirs."""
+    """The requirements of the scripts, as `packaging` reads them; those below the line "# tests" are not
+    theirs."""
     try:
         from packaging.requirements import Requirement
     except ImportError:
@@ -82,8 +85,8 @@ def install() -> list[str]:
     torch = [one.name for one in lacking if one.name in IMAGE[::2]]
     if torch:
         raise UserError(
-            f"{torch[0]} is not installed: on Kaggle choose the Python image in the notebook's settings, else "
-            f"pip install -r {REQUIREMENTS}"
+            f"{torch[0]} is not installed: on Kaggle choose the Python image in the notebook's settings, "
+            f"else pip install -r {REQUIREMENTS}"
         )
     places = wheels()
     ways = (
@@ -106,17 +109,19 @@ def install() -> list[str]:
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode == 0:
             return [
-                f"packages: installed {names} ({'from attached wheels' if '--no-index' in way else 'from PyPI'})"
+                f"packages: installed {names} "
+                f"({'from attached wheels' if '--no-index' in way else 'from PyPI'})"
             ]
         lines = done.stderr.strip().splitlines() or ["pip failed"]
         said = next((line for line in lines if line.startswith("ERROR")), lines[-1]).removeprefix("ERROR: ")
     if all(one.name in OPTIONAL for one in lacking):
         return [
-            f"packages: {names} cannot be installed ({said[:120]}): pictures and the traffic with Kaggle do without"
+            f"packages: {names} cannot be installed ({said[:120]}): pictures and the traffic with Kaggle do "
+            "without"
         ]
     raise UserError(
-        f"{names} cannot be installed ({said[:120]}): switch internet on in the notebook's settings, or attach a bundle "
-        "that was made with --wheels"
+        f"{names} cannot be installed ({said[:120]}): switch internet on in the notebook's settings, or "
+        "attach a bundle that was made with --wheels"
     )
 
 

@@ -1,9 +1,11 @@
-"""What a run trains one after the other: every fold with every seed, then every seed on all labelled clips."""
+"""What a run trains one after the other: every fold with every seed, then every seed on all labelled
+clips."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from earshot.errors import UserError
 
@@ -71,7 +73,8 @@ def folders(run: Path) -> list[Path]:
 
 
 def predictors(run: Run) -> list[Part]:
-    """The parts whose mean answers new clips: the models on all clips where the run has them, else all finished folds.
+    """The parts whose mean answers new clips: the models on all clips where the run has them, else all
+    finished folds.
 
     Raises:
         UserError: they are not trained yet.

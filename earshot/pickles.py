@@ -1,4 +1,5 @@
-"""Pickles interpreted as plain data: no class is looked up, nothing is called; readers say which few names mean what."""
+"""Pickles interpreted as plain data: no class is looked up, nothing is called; readers say which few names
+mean what."""
 
 from __future__ import annotations
 
@@ -31,8 +32,9 @@ class Global(NamedTuple):
 class Interpreter:
     """Reads one pickle from a file of `size` bytes; readers override `call`, `make`, `build` and `stored`.
 
-    Opcodes outside the few that plain data needs are refused, as are keys that are no text, more than MAX_STEPS opcodes,
-    lengths beyond the file's end, and, in the finished value, anything but text, numbers, lists, tuples, dicts and `leaves`.
+    Opcodes outside the few that plain data needs are refused, as are keys that are no text, more than
+    MAX_STEPS opcodes, lengths beyond the file's end, and, in the finished value, anything but text, numbers,
+    lists, tuples, dicts and `leaves`.
     """
 
     leaves: tuple[type, ...] = ()
@@ -173,7 +175,8 @@ class Interpreter:
             target[key] = value
 
     def _settle(self, value: Any, depth: int) -> None:
-        """Refuse what is no plain data, or unfolds (a list that is referred to again and again) into more than the limits."""
+        """Refuse what is no plain data, or unfolds (a list that is referred to again and again) into more
+        than the limits."""
         self._nodes += 1
         self._text += len(value) if type(value) is str else 0
         if depth > MAX_DEPTH or self._nodes > MAX_STEPS or self._text > MAX_TEXT:

@@ -43,7 +43,8 @@ def safe(name: str, taken: dict[str, str], whole: str | None = None) -> str:
 
 
 def wanted(competition: Competition, most: int) -> list[tuple[str, str, str]]:
-    """What to draw: (file, class, name of the picture below Spectrogram/), by class; clips of several labels under each of them.
+    """What to draw: (file, class, name of the picture below Spectrogram/), by class; clips of several labels
+    under each of them.
 
     Args:
         most: clips of each class, spread over its clips; 0: all.

@@ -1,12 +1,14 @@
-"""Clips to submit that no csv names: those of a code competition, whose sample submission may be a placeholder of a few rows."""
+"""Clips to submit that no csv names: those of a code competition, whose sample submission may be a
+placeholder of a few rows."""
 
 from __future__ import annotations
 
 import csv
 import io
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Sequence
+from typing import TYPE_CHECKING
 
 from earshot.archive import Files, is_audio, side, strip_suffix
 from earshot.files import write_text
@@ -27,7 +29,8 @@ def loose(files: Files, used: set[str]) -> list[str]:
 
 
 def ids_like(examples: list[str], paths: list[str]) -> list[str]:
-    """Ids for files that no csv names, in the examples' style: with or without suffix, with or without folder."""
+    """Ids for files that no csv names, in the examples' style: with or without suffix, with or without
+    folder."""
     names = [p.rpartition("/")[2] for p in paths]
     ids = paths if any("/" in i for i in examples) else names
     if not any(is_audio(i) for i in examples):
@@ -38,13 +41,15 @@ def ids_like(examples: list[str], paths: list[str]) -> list[str]:
 def stand_ins(
     files: Files, asked: Sequence[str], found: Sequence[str], train: pd.DataFrame
 ) -> tuple[list[str], list[str]] | None:
-    """The ids and files that a sample submission would have listed, were it no placeholder; None where it is none.
+    """The ids and files that a sample submission would have listed, were it no placeholder; None where it is
+    none.
 
     A placeholder has fewer rows than there are files in the test folder, and none of its ids is a file's.
 
     Args:
         asked: its ids. found: the file of each, "" without one.
-        train: the training clips, whose files are not meant, and whose ids are written as its own are where it has no row.
+        train: the training clips, whose files are not meant, and whose ids are written as its own are where
+            it has no row.
     """
     if any(found):
         return None
@@ -59,7 +64,8 @@ def stand_ins(
 def write(
     path: Path, columns: Sequence[str], id_column: str, ids: Sequence[str], example: Sequence[str]
 ) -> Path:
-    """A sample submission with a row for each id, the answers as in the placeholder's first row; returns its path."""
+    """A sample submission with a row for each id, the answers as in the placeholder's first row; returns its
+    path."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)

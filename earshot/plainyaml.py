@@ -1,4 +1,5 @@
-"""YAML files read as plain data: bounded, without aliases, which can unfold a line into gigabytes or into a circle."""
+"""YAML files read as plain data: bounded, without aliases, which can unfold a line into gigabytes or into a
+circle."""
 
 from __future__ import annotations
 

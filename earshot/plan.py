@@ -1,4 +1,5 @@
-"""What one run of get_features.py is to make: every setting decided, the sources known, the fingerprint fixed."""
+"""What one run of get_features.py is to make: every setting decided, the sources known, the fingerprint
+fixed."""
 
 from __future__ import annotations
 
@@ -62,12 +63,14 @@ def make(
     augment: AugmentFlags = AugmentFlags(),
     like: dict[str, Any] | None = None,
 ) -> Plan:
-    """Decide what the flags leave open from the data: the window's length, the native rate, the kind of padding.
+    """Decide what the flags leave open from the data: the window's length, the native rate, the kind of
+    padding.
 
     Args:
         like: what a saved run says of its features: nothing is left open then, and the same has to come out.
     Raises:
-        UserError: weights that cannot be had, a window that the network cannot take, copies that cannot be made.
+        UserError: weights that cannot be had, a window that the network cannot take, copies that cannot be
+            made.
     """
     from earshot.extractors.base import Window, recorded
 
@@ -178,8 +181,9 @@ def make(
 def _windows(seconds: list[float], sizes: list[int], window: Window) -> float:
     """Windows of a clip, on average, for the estimate of the disk.
 
-    A clip counts for at most `DENSER` times the seconds that a file of its size usually holds here: of a header that lies, the
-    estimate would refuse what fits, while one that is too low costs a line at a full disk, from where the same command continues.
+    A clip counts for at most `DENSER` times the seconds that a file of its size usually holds here: of a
+    header that lies, the estimate would refuse what fits, while one that is too low costs a line at a full
+    disk, from where the same command continues.
     """
     import numpy as np
 
@@ -223,10 +227,12 @@ def _clips(competition: Competition, part: Any, sources: Sources, workers: int) 
 
 
 def state(plan: Plan) -> str:
-    """How far the cache is: "new", "started", "complete", or "damaged" once what is damaged has been named and set aside.
+    """How far the cache is: "new", "started", "complete", or "damaged" once what is damaged has been named
+    and set aside.
 
     Raises:
-        UserError: the folder holds a cache of something else, and the differences are named; or files that are no cache's.
+        UserError: the folder holds a cache of something else, and the differences are named; or files that
+            are no cache's.
     """
     path = plan.folder / cache.MANIFEST
     if not path.exists():
@@ -237,8 +243,8 @@ def state(plan: Plan) -> str:
         )
         if strange:
             raise UserError(
-                f"{plan.folder} holds other files ({', '.join(strange[:3])}), which a cache would be in the way of: "
-                "give the cache another name with --cache NAME"
+                f"{plan.folder} holds other files ({', '.join(strange[:3])}), which a cache would be in the "
+                "way of: give the cache another name with --cache NAME"
             )
         return "new"
     try:

@@ -1,14 +1,16 @@
-"""Masked prediction before the folds: a head learns the clips themselves, labels unseen, and every fold starts from that.
-
-The clips to submit take part, and so do those that the folds are asked about: as sounds, never with their labels.
+"""Masked prediction before the folds: a head learns the clips themselves, labels unseen, and every fold
+starts from that.
+ The clips to submit take part, and so do those that the folds are asked about: as sounds, never with their
+labels.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -140,8 +142,8 @@ def fit(
         if (epoch + 1) % said == 0 or epoch + 1 == settings.epochs:
             left = (now - began) / (done - first) * (steps * settings.epochs - done)
             log(
-                f"pretraining seed {settings.seed}  epoch {epoch + 1}/{settings.epochs}  error {total / steps / ((epoch % said) + 1):.4f}"
-                f"  eta {clock(left)}"
+                f"pretraining seed {settings.seed}  epoch {epoch + 1}/{settings.epochs}  error "
+                f"{total / steps / ((epoch % said) + 1):.4f}  eta {clock(left)}"
             )
             total = 0.0
     save(True)

@@ -1,11 +1,13 @@
-"""What a head is computed with on a CPU: how many threads by its size, precision and layout by trying them once."""
+"""What a head is computed with on a CPU: how many threads by its size, precision and layout by trying them
+once."""
 
 from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -29,7 +31,8 @@ ROUNDS = (
 )
 LOSS = 0.05  # how far from that of fp32 the loss may be, relatively
 BACKWARD = 3  # a training step is about three forward passes
-# Precision, channels-last. Not fp32 channels-last: oneDNN 3.10's backward pass of a few channels overwrites memory there.
+# Precision, channels-last. Not fp32 channels-last: oneDNN 3.10's backward pass of a few channels overwrites
+# memory there.
 CANDIDATES = (("fp32", False), ("bf16", False), ("bf16", True))
 
 
@@ -43,7 +46,8 @@ def autocast(device: Device) -> Any:
 
 
 def operations(head: nn.Module, rows: Rows, which: np.ndarray) -> float:
-    """Floating-point operations of a forward pass, a row: of matrix products, convolutions and attention; 0 if none are known.
+    """Floating-point operations of a forward pass, a row: of matrix products, convolutions and attention; 0
+    if none are known.
 
     Args:
         which: rows to try it on, two of them at most.
@@ -69,7 +73,8 @@ def operations(head: nn.Module, rows: Rows, which: np.ndarray) -> float:
 
 @contextlib.contextmanager
 def one_thread(when: bool) -> Iterator[None]:
-    """Within, torch computes on one thread: two that wait for each other at every operation of a tiny head are slower."""
+    """Within, torch computes on one thread: two that wait for each other at every operation of a tiny head
+    are slower."""
     threads = torch.get_num_threads()
     try:
         if when:
@@ -80,7 +85,8 @@ def one_thread(when: bool) -> Iterator[None]:
 
 
 def decide(head: nn.Module, rows: Rows, settings: TrainingFlags, device: Device) -> Device:
-    """The device with the precision and layout that a head trains clearly fastest with; as it was where nothing is to be tried.
+    """The device with the precision and layout that a head trains clearly fastest with; as it was where
+    nothing is to be tried.
 
     Only for --precision auto on a CPU, and heads of some size.
 
@@ -114,10 +120,12 @@ def decide(head: nn.Module, rows: Rows, settings: TrainingFlags, device: Device)
 def measure(
     head: nn.Module, candidates: list[Device], which: np.ndarray, step: Callable[..., float]
 ) -> list[float]:
-    """Seconds of a step with each candidate, the best of several; infinity where it does not work, or gives another loss.
+    """Seconds of a step with each candidate, the best of several; infinity where it does not work, or gives
+    another loss.
 
     Args:
-        candidates: the first is what the others are compared with; one that takes three times as long is given up.
+        candidates: the first is what the others are compared with; one that takes three times as long is
+            given up.
     """
     times, losses = [float("inf")] * len(candidates), [float("nan")] * len(candidates)
     for number in range(ROUNDS):
@@ -142,7 +150,8 @@ def measure(
 
 
 def seconds_a_row(head: nn.Module, rows: Rows, settings: TrainingFlags, device: Device) -> float:
-    """What a training step takes, a row, as the run will train it: so much later; the head's gradients are spoilt."""
+    """What a training step takes, a row, as the run will train it: so much later; the head's gradients are
+    spoilt."""
     which = np.arange(min(len(rows), settings.batch_size))
     step, head, times = _stepper(rows, settings), laid_out(head, device), []
     passes = 2 if settings.optimizer == "sam" else 1
@@ -179,6 +188,7 @@ def _stepper(rows: Rows, settings: TrainingFlags) -> Callable[[nn.Module, Device
 
 
 def laid_out(head: nn.Module, device: Device) -> Any:
-    """A head on its device, its weights in the layout that was decided there (always channels-last on a GPU)."""
+    """A head on its device, its weights in the layout that was decided there (always channels-last on a
+    GPU)."""
     last = device.channels_last or device.name.startswith("cuda")
     return head.to(device.name).to(memory_format=torch.channels_last if last else torch.contiguous_format)

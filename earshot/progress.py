@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class Fold:
-    """A fold to train: its number, its place among all of them, and (clips,) booleans of who learns and who is asked.
+    """A fold to train: its number, its place among all of them, and (clips,) booleans of who learns and who
+    is asked.
 
-    `part` says what of the run it is, where the run has more than its folds; with nobody to ask, the final epoch is kept.
+    `part` says what of the run it is, where the run has more than its folds; with nobody to ask, the final
+    epoch is kept.
     """
 
     number: int
@@ -79,7 +81,10 @@ def line(row: dict[str, float], fold: Fold, settings: TrainingFlags, better: boo
     """The one line per evaluation."""
     name, asked = settings.metric.replace("f1_macro", "f1"), ""
     if "valid_loss" in row:
-        asked = f"valid {row['valid_loss']:.3f}  {name} {value_of(row, settings.metric):.4f} {'*' if better else ' '} "
+        asked = (
+            f"valid {row['valid_loss']:.3f}  {name} {value_of(row, settings.metric):.4f} "
+            f"{'*' if better else ' '} "
+        )
     return (
         f"{place(fold, row['epoch'], settings)}  lr {row['lr']:.1e}  "
         f"train {row['train_loss']:.3f}  {asked}{row['seconds']:5.1f} s  eta {clock(left)}"

@@ -1,13 +1,14 @@
 """Pseudo-labels: another run's answers for the clips to submit, learnt from as if they were soft labels.
-
-A fold's model learns from the answers of the other run's model of the same fold alone, in its final epoch: no label of a clip
-that it is asked about has had a part in them. The mean over the folds would bring every clip's own label back to it.
+ A fold's model learns from the answers of the other run's model of the same fold alone, in its final epoch:
+no label of a clip that it is asked about has had a part in them. The mean over the folds would bring every
+clip's own label back to it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,8 @@ def record(flags: RunFlags, made: dict[str, Any], cache: Cache, continue_from: s
     Args:
         made: the record of the run that will learn.
     Raises:
-        UserError: no such run, or one of other clips, folds or labels: its answers would be of no use, or not honest.
+        UserError: no such run, or one of other clips, folds or labels: its answers would be of no use, or not
+            honest.
     """
     if not flags.pseudo:
         return {}
@@ -36,14 +38,16 @@ def record(flags: RunFlags, made: dict[str, Any], cache: Cache, continue_from: s
     for key in ("classes", "task", "clips", "folds"):
         if run.config["record"].get(key) != made.get(key):
             raise UserError(
-                f"--pseudo: {run.folder} was trained with other {key} ({run.config['record'].get(key)} there, {made.get(key)} "
-                "here): its models may know the labels of the clips that the folds here are asked about"
+                f"--pseudo: {run.folder} was trained with other {key} ({run.config['record'].get(key)} "
+                f"there, {made.get(key)} here): its models may know the labels of the clips that the folds "
+                "here are asked about"
             )
     return {"pseudo": {"run": run.config["fingerprint"], "weight": flags.pseudo_weight}}
 
 
 def teacher(flags: RunFlags, continue_from: str | None) -> Run:
-    """The run that --pseudo names: a folder, a name in the runs' folder, or one that an earlier session left."""
+    """The run that --pseudo names: a folder, a name in the runs' folder, or one that an earlier session
+    left."""
     places = [Path(flags.pseudo), Path(flags.runs_folder) / flags.pseudo]
     there = [folder for folder in places if (folder / CONFIG).is_file()]
     there = there or [
@@ -75,7 +79,8 @@ def teach(
     missing = other.missing([part for number in numbers for part in parts.of_fold(training, number)])
     if missing:
         raise UserError(
-            f"--pseudo: {other.folder} is not finished ({parts.listed(missing)}): run train.py on for it first"
+            f"--pseudo: {other.folder} is not finished ({parts.listed(missing)}): run train.py on for it "
+            "first"
         )
     same = {k: cache.record[k] for k in other.config["record"]["features"]} == other.config["record"][
         "features"
@@ -83,7 +88,8 @@ def teach(
     its = cache if same and other.config["record"]["view"] in cache.shapes else blend.cache_of(other, None)
     if its.record["clips"].get("subm") != cache.record["clips"]["subm"]:
         raise UserError(
-            f"--pseudo: {its.folder} and {cache.folder} hold different clips to submit: extract both from the same data"
+            f"--pseudo: {its.folder} and {cache.folder} hold different clips to submit: extract both from "
+            "the same data"
         )
     rows = blend.rows_of(its, "subm", other.config["record"]["view"], device)
     place = {str(id): index for index, id in enumerate(rows.ids)}
@@ -102,6 +108,6 @@ def teach(
     sealed.write_array(run.folder / ANSWERS, answers)
     sure = float(np.nanmean(answers[-1].max(1)))
     run.log(
-        f"pseudo-labels: {other.folder} answers {len(order)} clips, each fold's by that fold's model alone; mean largest "
-        f"probability {sure:.2f}; an epoch draws {flags.pseudo_weight:.0%} of them"
+        f"pseudo-labels: {other.folder} answers {len(order)} clips, each fold's by that fold's model alone; "
+        f"mean largest probability {sure:.2f}; an epoch draws {flags.pseudo_weight:.0%} of them"
     )

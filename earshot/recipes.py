@@ -1,4 +1,5 @@
-"""Recipes: YAML files that set the defaults of the flags, section by section, every value checked against its field."""
+"""Recipes: YAML files that set the defaults of the flags, section by section, every value checked against its
+field."""
 
 from __future__ import annotations
 

@@ -7,8 +7,9 @@ import io
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -35,9 +36,11 @@ CONFIG = "config.yaml"
 
 
 class FoldFolder:
-    """runs/<name>/fold_<n>/, or another part's: `last/` for resuming, `best/` for predicting, the fold's own predictions.
+    """runs/<name>/fold_<n>/, or another part's: `last/` for resuming, `best/` for predicting, the fold's own
+    predictions.
 
-    Every file is vouched for by the checksums in `last/state.json` and `best/head.json`; what does not match is never used.
+    Every file is vouched for by the checksums in `last/state.json` and `best/head.json`; what does not match
+    is never used.
     """
 
     STATE, HEAD, WEIGHTS, OPTIMIZER = "state.json", "head.json", "model.safetensors", "optimizer.safetensors"
@@ -46,7 +49,8 @@ class FoldFolder:
         self.folder = folder
 
     def _sealed(self, which: str) -> dict:
-        """The JSON of `last` or `best`, its files checked; UserError with the way out where one is damaged."""
+        """The JSON of `last` or `best`, its files checked; UserError with the way out where one is
+        damaged."""
         try:
             return self._checked(which)
         except sealed.Damaged as error:
@@ -66,7 +70,8 @@ class FoldFolder:
         return standing(self.folder / which) or self.folder / which
 
     def mend(self) -> str | None:
-        """Set a damaged checkpoint aside, as last.damaged or best.damaged; the line to say about it, None where all is sound.
+        """Set a damaged checkpoint aside, as last.damaged or best.damaged; the line to say about it, None
+        where all is sound.
 
         Without its best weights a fold has to be trained from its start, so `last` then goes as well.
         """
@@ -93,7 +98,8 @@ class FoldFolder:
     def load_last(self, device: str) -> tuple[dict, dict | None, dict] | None:
         """(weights, the optimiser's tensors or None when finished, state), or None if nothing was saved.
 
-        The optimiser's tensors are on the CPU: it moves what belongs elsewhere, and its step counts belong there.
+        The optimiser's tensors are on the CPU: it moves what belongs elsewhere, and its step counts belong
+        there.
 
         Raises:
             UserError: a damaged checkpoint.
@@ -262,7 +268,8 @@ class Run:
         checksum = found.pop("checksum", None)
         if checksum != digest_of(plain(found)) or fingerprint(found["record"]) != found.get("fingerprint"):
             raise UserError(
-                f"{self.folder / CONFIG} was changed by hand, or is damaged: undo that, or start over with --fresh"
+                f"{self.folder / CONFIG} was changed by hand, or is damaged: undo that, or start over with "
+                "--fresh"
             )
         self.config = found
 
@@ -287,7 +294,8 @@ class Run:
 
     @property
     def at_once(self) -> int:
-        """Rows of a pass that predicts: heads that train few at a time would take more than a card has for 64."""
+        """Rows of a pass that predicts: heads that train few at a time would take more than a card has for
+        64."""
         size = self.config["record"]["training"].get("batch_size", 32)
         return max(1, min(64, 2 * size)) if type(size) is int else 64
 
@@ -344,7 +352,8 @@ class Run:
         append_text(self.folder / "training_log.txt", text + "\n")
 
     def write_metrics(self, wanted: list[Part]) -> None:
-        """metrics.csv: a row per fold (and seed, where there are several) and epoch, of all that have begun."""
+        """metrics.csv: a row per fold (and seed, where there are several) and epoch, of all that have
+        begun."""
         several, rows = any(not part.first for part in wanted), []
         for part in wanted:
             about = {"fold": "refit" if part.fold is None else part.fold} | (

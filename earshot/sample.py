@@ -1,7 +1,8 @@
-"""The built-in sample competition: ten everyday sounds, synthesised, with a public solution, so that a newcomer scores.
-
-It is hard on purpose: look-alike pairs (doorbell/phone_ring, rain/wind, engine/dog_growl, footsteps/clock_tick), noise,
-reverberation, other sounds in the background, and a few clips where the other sound is as loud.
+"""The built-in sample competition: ten everyday sounds, synthesised, with a public solution, so that a
+newcomer scores.
+ It is hard on purpose: look-alike pairs (doorbell/phone_ring, rain/wind, engine/dog_growl,
+footsteps/clock_tick), noise, reverberation, other sounds in the background, and a few clips where the other
+sound is as loud.
 """
 
 import hashlib
@@ -52,7 +53,8 @@ def decay(n: int, seconds: float) -> np.ndarray:
 
 
 def bell(n, p, rng, partials, ring, gap):
-    """Struck bells, `gap` seconds apart: doorbell and phone ring differ in partials, decay and rhythm only."""
+    """Struck bells, `gap` seconds apart: doorbell and phone ring differ in partials, decay and rhythm
+    only."""
     wave = np.zeros(n)
     start = rng.uniform(0, 0.25)
     for strike in range(int((n / RATE - start) / gap) + 1):
@@ -161,7 +163,8 @@ def level(wave: np.ndarray) -> np.ndarray:
 
 
 def clip(label: int, recording: int, take: int) -> np.ndarray:
-    """One clip of a recording: the recording fixes the source, the room and the background, the take the rest.
+    """One clip of a recording: the recording fixes the source, the room and the background, the take the
+    rest.
 
     Returns:
         (samples,) int16, 1.2 to 2.4 seconds.
@@ -242,10 +245,12 @@ def write(folder: Path) -> None:
 
 
 def build(folder: Path) -> Path:
-    """Make the sample competition in the folder unless it is there; a killed build is redone, caches beside it stay.
+    """Make the sample competition in the folder unless it is there; a killed build is redone, caches beside
+    it stay.
 
     Returns:
-        The folder: train.csv, sample_submission.csv, solution.csv, audio_train/, audio_test/; the same bytes each time.
+        The folder: train.csv, sample_submission.csv, solution.csv, audio_train/, audio_test/; the same bytes
+        each time.
     """
     folder = Path(folder)
     if is_complete(folder):

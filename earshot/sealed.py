@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 
 class Damaged(UserError):
-    """A file that is not what was written: cut off, altered, missing, or of a version that wrote no checksums."""
+    """A file that is not what was written: cut off, altered, missing, or of a version that wrote no
+    checksums."""
 
 
 def write(path: Path | str, value: dict[str, Any], *files: str) -> None:

@@ -14,7 +14,8 @@ def seed_of(*parts: int) -> int:
 
 
 def reseed(seed: int, device: Device) -> None:
-    """Seed what a device draws from; torch.manual_seed takes 0.3 ms to note it for GPUs that are not in use."""
+    """Seed what a device draws from; torch.manual_seed takes 0.3 ms to note it for GPUs that are not in
+    use."""
     torch.default_generator.manual_seed(seed)
     if device.name.startswith("cuda"):
         torch.cuda.default_generators[torch.device(device.name).index or 0].manual_seed(seed)

@@ -1,13 +1,15 @@
-"""The content of source files, remembered, so that a rerun need not read gigabytes to see that nothing changed."""
+"""The content of source files, remembered, so that a rerun need not read gigabytes to see that nothing
+changed."""
 
 from __future__ import annotations
 
 import math
 import os
 import stat
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Iterable
+from typing import Any
 
 from earshot import sealed
 from earshot.files import digest

@@ -21,7 +21,8 @@ SLACK = 4 << 20  # bytes for what is small: labels, logs, predictions
 def of_cache(plan: Plan, shapes: dict[str, tuple[int, ...]], clips: int, missing: int) -> tuple[int, int]:
     """Bytes that a cache will take, and those that making the missing part of it still needs.
 
-    The shards stay until they are joined, so at the end there are twice the features; shards that are there are there.
+    The shards stay until they are joined, so at the end there are twice the features; shards that are there
+    are there.
 
     Args:
         shapes: (D, F, T) of each view.
@@ -35,8 +36,9 @@ def of_cache(plan: Plan, shapes: dict[str, tuple[int, ...]], clips: int, missing
 def of_run(parameters: int, folds: int, missing: int, settings: TrainingFlags) -> tuple[int, int]:
     """Bytes that a run will take, and those that training the missing folds still needs.
 
-    A fold keeps the weights of its best and its last epoch. While it trains there are an optimiser's two tensors for each, the
-    raw weights under a moving average, and a second set of all of it while a checkpoint is replaced.
+    A fold keeps the weights of its best and its last epoch. While it trains there are an optimiser's two
+    tensors for each, the raw weights under a moving average, and a second set of all of it while a checkpoint
+    is replaced.
     """
     weights = 4 * parameters
     working = weights * (1 + 2 + bool(settings.ema or settings.snapshots))
@@ -55,15 +57,19 @@ def check(folder: Path, total: int, needed: int) -> str:
     free, kept = shutil.disk_usage(there).free, attached.left(folder)
     if kept is not None and needed > kept:
         raise UserError(
-            f"{folder} needs about {human(needed)} more and {human(kept)} is left of the {human(attached.KEPT)} that Kaggle "
-            f"keeps of {attached.working()}: remove what you do not need there, or choose a place below /tmp"
+            f"{folder} needs about {human(needed)} more and {human(kept)} is left of the "
+            f"{human(attached.KEPT)} that Kaggle keeps of {attached.working()}: remove what you do not need "
+            "there, or choose a place below /tmp"
         )
     if needed > free:
         raise UserError(
-            f"{folder} needs about {human(needed)} more on the disk and {human(free)} is free: make space, or choose "
-            "another place; what is there is kept, and the same command continues"
+            f"{folder} needs about {human(needed)} more on the disk and {human(free)} is free: make space, "
+            "or choose another place; what is there is kept, and the same command continues"
         )
-    return f"disk: about {human(total)} for {folder}, {human(needed)} while it is made; {human(free if kept is None else min(free, kept))} free"
+    return (
+        f"disk: about {human(total)} for {folder}, {human(needed)} while it is made; "
+        f"{human(free if kept is None else min(free, kept))} free"
+    )
 
 
 def human(size: float) -> str:

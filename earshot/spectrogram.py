@@ -33,7 +33,8 @@ def to_mel(hz: float | np.ndarray, scale: str = "htk") -> float | np.ndarray:
 
 @functools.lru_cache(maxsize=8)
 def _bank(rate: int) -> np.ndarray:
-    # Triangles between neighbours on the mel scale. `extractors.frontend.mel_bank` has more choices and takes 1.4 s to import.
+    # Triangles between neighbours on the mel scale. `extractors.frontend.mel_bank` has more choices and
+    # takes 1.4 s to import.
     edges = 700 * (10 ** (np.linspace(0, to_mel(rate / 2), BANDS + 2) / 2595) - 1)
     edges = np.maximum(
         edges, np.arange(BANDS + 2) * 0.5 * rate / N_FFT
@@ -99,7 +100,8 @@ def picture(
     """A spectrogram with its axes.
 
     Args:
-        levels: (bands, frames) dB from -80 to 0, bands evenly spaced on the mel scale from `low` to `high` Hz.
+        levels: (bands, frames) dB from -80 to 0, bands evenly spaced on the mel scale from `low` to `high`
+            Hz.
         seconds: what the frames last. begin: when they begin.
         width, height: pixels of the spectrogram alone.
     """

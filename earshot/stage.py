@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,8 @@ from earshot.run import Run
 
 
 def about(cache: Cache, recipe: str, device: Device) -> dict[str, Any]:
-    """What a run keeps besides its settings: where its cache lay, the answer for unheard clips, what was decided here."""
+    """What a run keeps besides its settings: where its cache lay, the answer for unheard clips, what was
+    decided here."""
     import os
 
     return {
@@ -31,7 +33,8 @@ def about(cache: Cache, recipe: str, device: Device) -> dict[str, Any]:
 
 
 def decided(run: Run, device: Device) -> Device:
-    """The device with the precision and layout that this run began with on this kind of device: another GPU changes neither."""
+    """The device with the precision and layout that this run began with on this kind of device: another GPU
+    changes neither."""
     kind = device.name.split(":")[0]
     precision, last = run.config["precision"].get(kind), run.config.get("channels_last", {}).get(kind, False)
     return replace(device, precision=precision, channels_last=last) if precision else device
@@ -68,7 +71,8 @@ def finish(
     rows = blend.rows_of(cache, "subm", view, device, gigabytes)
     if run.config["record"]["training"].get("refit"):
         run.log(
-            f"the submission is by models trained on {parts.predicting(run)}, final epoch; the scores above are the folds'"
+            f"the submission is by models trained on {parts.predicting(run)}, final epoch; the scores above "
+            "are the folds'"
         )
     probabilities = blend.predict_run(run, rows, rebuild, device)
     for text in submit(cache, rows.ids, probabilities, prior, run.classes, out, runs=[run]):
@@ -76,7 +80,8 @@ def finish(
 
 
 def rehearse(cache: Cache, out: Path, metric: str) -> None:
-    """What can be refused before training: a metric of the other task; a sample file that the prior cannot answer, in memory."""
+    """What can be refused before training: a metric of the other task; a sample file that the prior cannot
+    answer, in memory."""
     metrics.check(metric, cache.multilabel)
     check_output(out)
     if cache.has("subm"):
@@ -109,8 +114,8 @@ def submit(
     Args:
         ids: (clips,). probabilities: (clips, classes), NaN rows are answered by the prior.
         prior: (classes,) shares of the classes in training.
-        runs, how, oof, message: for the ledger: what it was made from, how it was blended, metric and honest out-of-fold score
-            (of a single run it is known), a word of the user's.
+        runs, how, oof, message: for the ledger: what it was made from, how it was blended, metric and honest
+            out-of-fold score (of a single run it is known), a word of the user's.
     Raises:
         UserError: the guard refuses it.
     """
@@ -121,7 +126,8 @@ def submit(
     lines = [same] if same else []
     if unheard.any():
         lines.append(
-            f"{int(unheard.sum())} clips cannot be heard and got the class prior's answer: {cache.folder / 'bad_audio.csv'}"
+            f"{int(unheard.sum())} clips cannot be heard and got the class prior's answer: "
+            f"{cache.folder / 'bad_audio.csv'}"
         )
     lines.append(f"submission: {out}, {len(table)} rows, columns {', '.join(table.columns[:4])}, checked")
     solution = cache.folder / "solution.csv"

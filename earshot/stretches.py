@@ -15,7 +15,8 @@ NAMED = re.compile(r"(.+)_(\d{1,6})", re.ASCII)
 
 
 class Stretches(NamedTuple):
-    """The ids that name stretches, recording by recording, each with its file and its first and last second; how long they are."""
+    """The ids that name stretches, recording by recording, each with its file and its first and last second;
+    how long they are."""
 
     ids: list[str]
     paths: list[str]
@@ -25,10 +26,12 @@ class Stretches(NamedTuple):
 
 
 def find(ids: list[str], files: Files) -> Stretches | None:
-    """What the ids of a sample submission mean, none of which is a file's; None if they name no stretches either.
+    """What the ids of a sample submission mean, none of which is a file's; None if they name no stretches
+    either.
 
-    A stretch is as long as most are apart, and begins so much before its end, never before the recording. An id of which the
-    recording is not there gets the path "". Files of a training folder are never taken: they are labelled clips.
+    A stretch is as long as most are apart, and begins so much before its end, never before the recording. An
+    id of which the recording is not there gets the path "". Files of a training folder are never taken: they
+    are labelled clips.
     """
     named = [NAMED.fullmatch(id.strip()) for id in ids]
     if not all(named):

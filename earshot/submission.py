@@ -30,19 +30,24 @@ def sample_of(cache: Cache) -> Path | None:
     found, wanted = digest(path)[:12] if path.is_file() else None, cache.record["sample_submission"]
     if found != wanted:
         raise UserError(
-            f"{path} was changed after the extraction (content {found or 'nothing'} now, {wanted or 'nothing'} then): "
-            "put the competition's own back, or run get_features.py again with --fresh"
+            f"{path} was changed after the extraction (content {found or 'nothing'} now, "
+            f"{wanted or 'nothing'} then): put the competition's own back, or run get_features.py again with "
+            "--fresh"
         )
     return path if wanted else None
 
 
 def one_answer(table: pd.DataFrame, id_column: str) -> str | None:
-    """A warning where every row of a submission says the same; None where rows differ, or there is but one."""
+    """A warning where every row of a submission says the same; None where rows differ, or there is but
+    one."""
     answers = table.drop(columns=id_column, errors="ignore")
     if len(table) < 2 or len(answers.drop_duplicates()) > 1:
         return None
     said = ", ".join(map(str, answers.iloc[0][:3]))
-    return f"beware: all {len(table)} rows of the submission have the same answer ({said}): has the head learnt anything?"
+    return (
+        f"beware: all {len(table)} rows of the submission have the same answer ({said}): has the head "
+        "learnt anything?"
+    )
 
 
 def id_column_of(sample: pd.DataFrame, named: str) -> str:
@@ -66,12 +71,12 @@ def build(
         probabilities: (clips, classes).
         classes: the labels in the columns' order.
         columns: headers of id and label, for want of a sample file.
-        sample: the sample submission; its columns decide: one label column gets the likeliest class (the k likeliest,
-            where the sample's answers are k labels; the second class's probability, where it has two classes and the sample
-            holds fractions), several get a probability per class.
+        sample: the sample submission; its columns decide: one label column gets the likeliest class (the k
+            likeliest, where the sample's answers are k labels; the second class's probability, where it has
+            two classes and the sample holds fractions), several get a probability per class.
         multilabel: a label column gets every class that is likelier than not, and at least the likeliest.
-        separator: what stands between them, as `labels.find_separator` has it. None: the training data has 0/1 columns, and so
-            has a submission for want of a sample file.
+        separator: what stands between them, as `labels.find_separator` has it. None: the training data has
+            0/1 columns, and so has a submission for want of a sample file.
     Raises:
         UserError: an id of the sample that has no prediction, columns that are no classes.
     """
@@ -131,7 +136,8 @@ def _several(probabilities: np.ndarray, classes: list[str], separator: str) -> l
 
 
 def _as_in(sample: pd.DataFrame, named: str, classes: list[str], separator: str | None) -> str | None:
-    """What stands between the labels of the sample file's cells, where they show it; else the training data's separator."""
+    """What stands between the labels of the sample file's cells, where they show it; else the training data's
+    separator."""
     answers = [column for column in sample.columns if column != id_column_of(sample, named)]
     cells = [cell for cell in sample[answers[0]].str.strip().unique() if cell] if len(answers) == 1 else []
     shown = labels.find_separator(cells, classes)
@@ -230,7 +236,8 @@ def render(
     """
     if not np.isfinite(probabilities).all():
         raise UserError(
-            f"submission refused: the prediction for {ids[~np.isfinite(probabilities).all(1)][0]} is not a number"
+            f"submission refused: the prediction for {ids[~np.isfinite(probabilities).all(1)][0]} is not a "
+            "number"
         )
     sample = tables.read(sample_path) if sample_path else None
     if multilabel and sample is not None:

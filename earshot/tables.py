@@ -1,12 +1,14 @@
-"""A csv file as text, exactly as written: read whole and right, or refused in one line that names the line of the file."""
+"""A csv file as text, exactly as written: read whole and right, or refused in one line that names the line of
+the file."""
 
 from __future__ import annotations
 
 import csv
 import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Iterator
+from typing import IO
 
 import pandas as pd
 
@@ -26,16 +28,18 @@ BOMS = (
 
 
 def read(path: Path) -> pd.DataFrame:
-    """A csv as text exactly as written, so that an id such as 0012, NA or 1e5 survives; headers without outer blanks.
+    """A csv as text exactly as written, so that an id such as 0012, NA or 1e5 survives; headers without outer
+    blanks.
 
-    UTF-8 and UTF-16 with its mark; any line ends; commas, else the one of semicolon, tab and bar that the header has.
-    Blank lines and columns without any content are left out; a row with too few fields ends in empty cells.
+    UTF-8 and UTF-16 with its mark; any line ends; commas, else the one of semicolon, tab and bar that the
+    header has. Blank lines and columns without any content are left out; a row with too few fields ends in
+    empty cells.
 
     Returns:
         a str in every cell; the index is each row's (first) line in the file, as an editor counts.
     Raises:
-        UserError: not a regular file or not text, no header, two columns of one name, a row with more fields than the header,
-            a quote without its end, or larger than any competition's.
+        UserError: not a regular file or not text, no header, two columns of one name, a row with more fields
+            than the header, a quote without its end, or larger than any competition's.
     """
     path, at = Path(path), 1
     try:
@@ -55,8 +59,8 @@ def read(path: Path) -> pd.DataFrame:
                 total += len(row)
                 if len(row) > MAX_COLUMNS or total > MAX_CELLS:
                     raise UserError(
-                        f"{path} is too large: {len(row):,} columns, {total:,} cells by line {here}, where {MAX_COLUMNS:,} "
-                        f"and {MAX_CELLS:,} are the limit: leave out what is not needed"
+                        f"{path} is too large: {len(row):,} columns, {total:,} cells by line {here}, where "
+                        f"{MAX_COLUMNS:,} and {MAX_CELLS:,} are the limit: leave out what is not needed"
                     )
                 if not any(map(str.strip, row)):
                     continue
@@ -65,8 +69,8 @@ def read(path: Path) -> pd.DataFrame:
                     continue
                 if len(row) > len(header) and any(map(str.strip, row[len(header) :])):
                     raise UserError(
-                        f"{path}, line {here}: {len(row)} fields, and {len(header)} in the header: put a field that holds a "
-                        "separator into quotes, or mend the header"
+                        f"{path}, line {here}: {len(row)} fields, and {len(header)} in the header: put a "
+                        "field that holds a separator into quotes, or mend the header"
                     )
                 lines.append(here)
                 cells.append(row[: len(header)] + [""] * (len(header) - len(row)))
@@ -92,8 +96,8 @@ def _encoding(path: Path) -> str:
         raise UserError(f"cannot read {path}: it is no regular file")
     if about.st_size > MAX_BYTES:
         raise UserError(
-            f"{path} has {about.st_size / 1e9:.1f} GB, more than the {MAX_BYTES / 1e9:.1f} GB that a csv may have: "
-            "leave out what is not needed"
+            f"{path} has {about.st_size / 1e9:.1f} GB, more than the {MAX_BYTES / 1e9:.1f} GB that a csv may "
+            "have: leave out what is not needed"
         )
     with open(path, "rb") as file:
         head = file.read(4)
@@ -104,7 +108,8 @@ def _lines(file: IO[str], path: Path, done: int) -> Iterator[str]:
     for number, line in enumerate(file, done + 1):
         if "\0" in line:  # numpy's text ends at it, so that two labels could become one
             raise UserError(
-                f"{path}, line {number}: a NUL character: the file is damaged, or UTF-16 without its mark: save it as UTF-8"
+                f"{path}, line {number}: a NUL character: the file is damaged, or UTF-16 without its mark: "
+                "save it as UTF-8"
             )
         yield line
 

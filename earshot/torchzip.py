@@ -1,4 +1,5 @@
-"""Published weights read as plain data: the zip that torch.save writes, without torch.load and without pickle."""
+"""Published weights read as plain data: the zip that torch.save writes, without torch.load and without
+pickle."""
 
 from __future__ import annotations
 
@@ -37,8 +38,8 @@ def load(path: Path | str) -> dict[str, Any]:
     """A state dict from a file of torch.save (its zip format) or from safetensors.
 
     Args:
-        path: `*.safetensors`, else read as a zip. Only names, tensors of numbers, and containers of these are read; every
-            size is compared with what the file holds before memory is taken.
+        path: `*.safetensors`, else read as a zip. Only names, tensors of numbers, and containers of these are
+            read; every size is compared with what the file holds before memory is taken.
     Returns:
         name -> tensor on the CPU (or what else of plain data the file's dict has).
     Raises:

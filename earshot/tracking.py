@@ -6,9 +6,10 @@ Nothing of it may cost a run: what fails says so in a line, and training goes on
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any
 
 from earshot import sealed
 from earshot.errors import UserError
@@ -17,8 +18,10 @@ from earshot.files import write_bytes
 if TYPE_CHECKING:
     from earshot.run import Run
 
-PATIENCE = 20.0  # seconds before TensorBoard's files are begun: the import would be a tenth of a small head's training
-EVENTS = "events.out.tfevents.0.earshot"  # one name, so that a run that is continued has no second file with the same epochs
+# seconds before TensorBoard's files are begun: the import would be a tenth of a small head's training
+PATIENCE = 20.0
+# one name, so that a run that is continued has no second file with the same epochs
+EVENTS = "events.out.tfevents.0.earshot"
 
 
 def by_part(history: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -49,8 +52,8 @@ def start(run: Run, wandb: bool) -> Tracker:
     # A folder called wandb, which it makes itself, would be found as a package without a file.
     if wandb and (find_spec("wandb") is None or find_spec("wandb").origin is None):
         raise UserError(
-            "--wandb needs the package wandb: pip install wandb, or leave the flag away (TensorBoard's files are "
-            "written anyway)"
+            "--wandb needs the package wandb: pip install wandb, or leave the flag away (TensorBoard's files "
+            "are written anyway)"
         )
     tracker = Tracker(
         run, [TensorBoard(run.folder / "tensorboard"), *([WeightsAndBiases(run)] if wandb else [])]
@@ -110,10 +113,11 @@ class Tracker:
 
 
 class TensorBoard:
-    """runs/<name>/tensorboard/<fold>/: each fold's scalars in one file, begun anew by each process and then added to.
+    """runs/<name>/tensorboard/<fold>/: each fold's scalars in one file, begun anew by each process and then
+    added to.
 
-    Only epochs that a checkpoint holds come here, so a run that was killed has each of them once. An event's time is its epoch,
-    so that equal work gives equal bytes.
+    Only epochs that a checkpoint holds come here, so a run that was killed has each of them once. An event's
+    time is its epoch, so that equal work gives equal bytes.
     """
 
     name = "TensorBoard"
@@ -182,7 +186,8 @@ def _records(events: Any) -> bytes:
 
 
 class WeightsAndBiases:
-    """The same to Weights & Biases; wandb.json remembers the run's id and how many epochs of each fold were sent."""
+    """The same to Weights & Biases; wandb.json remembers the run's id and how many epochs of each fold were
+    sent."""
 
     name = "Weights & Biases"
 

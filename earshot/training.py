@@ -1,13 +1,13 @@
 """One fold's training: a loop that fits a page, exact on resuming.
-
-Nothing random depends on history: every generator is seeded by (seed, fold, epoch, step), so an epoch gives the same
-weights whether the process lived through the earlier ones or read them from disk.
+ Nothing random depends on history: every generator is seeded by (seed, fold, epoch, step), so an epoch gives
+the same weights whether the process lived through the earlier ones or read them from disk.
 """
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Callable
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from earshot.run import FoldFolder
 
 SAVE_SHARE = 20  # a checkpoint that took a second to write is written at most every 20 seconds,
-RAW = "raw."  # beside the optimiser's tensors: the weights that are trained, where it is their average that predicts
+# beside the optimiser's tensors: the weights that are trained, where it is their average that predicts
+RAW = "raw."
 SAVE_SECONDS = 2.0  # and none more often than this: what a kill may cost
 SAY_SECONDS = 60.0  # a long epoch says where it is
 LOOK = 64  # steps between two looks at the losses: a GPU has to be waited for
@@ -81,7 +82,8 @@ class Fitter:
             self._begin()
 
     def _begin(self) -> None:
-        """What a fresh fold's head gets before its first step: pretrained weights, the training set's statistics."""
+        """What a fresh fold's head gets before its first step: pretrained weights, the training set's
+        statistics."""
         if hasattr(self.head, "load_pretrained"):
             self.head.load_pretrained()
         if hasattr(self.head, "adapt"):
@@ -178,8 +180,8 @@ class Fitter:
                 if "more than 1 value per channel" not in str(error):
                     raise
                 raise UserError(
-                    f"a batch of {size} rows, {min(self.micro, size)} a pass, leaves a single row, which this head cannot "
-                    "normalise: raise --batch-size, or choose another head"
+                    f"a batch of {size} rows, {min(self.micro, size)} a pass, leaves a single row, which "
+                    "this head cannot normalise: raise --batch-size, or choose another head"
                 ) from None
             except RuntimeError as error:
                 if not out_of_memory(error) or self.micro <= 1:
@@ -225,8 +227,8 @@ class Fitter:
             )
         )
         self.head.train()
-        # Nearly equal batches: a last batch of one row would break batch normalisation. None is empty: a copy that was played
-        # faster may have fewer windows than its clip.
+        # Nearly equal batches: a last batch of one row would break batch normalisation. None is
+        # empty: a copy that was played faster may have fewer windows than its clip.
         batches = np.array_split(order, min(self.steps, len(order)))
         coming = self.rows.ahead(batches[progress.step :])
         bar = tqdm(
@@ -276,7 +278,8 @@ class Fitter:
         return {"valid_loss": found.pop("log_loss"), **found}
 
     def _look(self) -> None:
-        """Take the losses of the last steps into the epoch's; UserError for the first that is not a number."""
+        """Take the losses of the last steps into the epoch's; UserError for the first that is not a
+        number."""
         if not self.unseen:
             return
         for (epoch, number, steps, rows, _), loss in zip(
@@ -288,18 +291,20 @@ class Fitter:
         self.unseen.clear()
 
     def _not_a_number(self, epoch: int, number: int, steps: int, rows: np.ndarray) -> str:
-        """What to say when a batch's loss is not a number: whose features are not, else whose clips the batch held."""
+        """What to say when a batch's loss is not a number: whose features are not, else whose clips the batch
+        held."""
         where = f"{self.fold.name}, epoch {epoch}, batch {number + 1} of {steps}: the loss is not a number"
         bad = [row for row in rows if not bool(self.rows.batch(np.array([row]))[0].isfinite().all())]
         if bad:
             return (
-                f"{where}, because the cached features of {some(self.rows.everyone[self.rows.whose[bad]])} are not finite: extract "
-                "them anew (get_features.py --fresh)"
+                f"{where}, because the cached features of {some(self.rows.everyone[self.rows.whose[bad]])} "
+                "are not finite: extract them anew (get_features.py --fresh)"
             )
         return f"{where}; its clips: {some(self.rows.everyone[self.rows.whose[rows]])}: {WAY_OUT}"
 
     def valid(self) -> np.ndarray:
-        """(clips, classes) probabilities, NaN for clips outside the validation fold; without --tta, which would cost every epoch."""
+        """(clips, classes) probabilities, NaN for clips outside the validation fold; without --tta, which
+        would cost every epoch."""
         size = (
             max(self.micro * 2, WHOLE // (4 * int(np.prod(self.rows.shape)))) if self.tiny else self.micro * 2
         )
@@ -348,7 +353,8 @@ class Fitter:
                 left = remaining(progress.seconds * steps / step, step / steps)
                 loss = progress.total * steps / (step * self.taken)
                 log(
-                    f"{place(self.fold, progress.epoch + 1, settings)}  step {step}/{steps}  train {loss:.3f}  eta {clock(left)}"
+                    f"{place(self.fold, progress.epoch + 1, settings)}  step {step}/{steps}  train "
+                    f"{loss:.3f}  eta {clock(left)}"
                 )
             return stop
 
@@ -388,7 +394,8 @@ class Fitter:
         return True
 
     def _remember(self) -> None:
-        """Keep the best weights until they are saved, in the same memory every time: new pages take longer than the copy."""
+        """Keep the best weights until they are saved, in the same memory every time: new pages take longer
+        than the copy."""
         weights = self.predictor.state_dict()
         self._memory = self._memory or {
             name: torch.empty_like(tensor, device="cpu") for name, tensor in weights.items()
@@ -404,11 +411,12 @@ class Fitter:
             if tensor.is_floating_point()
         ):
             raise UserError(
-                f"{self.fold.name}, epoch {progress.epoch + bool(progress.step)}: the weights are not numbers any "
-                f"more: {WAY_OUT}"
+                f"{self.fold.name}, epoch {progress.epoch + bool(progress.step)}: the weights are not "
+                f"numbers any more: {WAY_OUT}"
             )
         if self.unsaved_best is not None:
-            # Before `last/`, which says which epochs are done: a kill between the two repeats epochs, and loses none.
+            # Before `last/`, which says which epochs are done: a kill between the two repeats
+            # epochs, and loses none.
             chosen = (
                 {metric: metrics.gain(metric, progress.best[0]), "chosen": "on this fold's own clips"}
                 if self.asked

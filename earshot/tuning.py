@@ -1,6 +1,6 @@
 """`train.py --tune N`: Optuna looks for the settings of one recipe; what it finds is then trained as usual.
-
-The trials lie in <run>/tuning.db (SQLite) and, while they last, <run>/trial_<hash>/: the same command goes on where it stopped.
+ The trials lie in <run>/tuning.db (SQLite) and, while they last, <run>/trial_<hash>/: the same command goes
+on where it stopped.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ def suggest(
     """A trial's training settings and head options.
 
     Args:
-        options: the head's, with their defaults. at_once: is it fitted without epochs? further: has it targets that mixing would move?
+        options: the head's, with their defaults. at_once: is it fitted without epochs? further: has it
+            targets that mixing would move?
     """
     chosen = {
         key: trial.suggest_float(f"head.{key}", low, high, log=log)
@@ -118,8 +119,8 @@ def tune(trials: int, job: Job, folder: Path, wanted: list[int], deadline: Deadl
         append_text(folder / "training_log.txt", text + "\n")
 
     say(
-        f"tuning on fold {', '.join(map(str, wanted))}: {trials} trials; the settings are chosen by these folds' labels, so what they "
-        "score there afterwards flatters"
+        f"tuning on fold {', '.join(map(str, wanted))}: {trials} trials; the settings are chosen by these "
+        "folds' labels, so what they score there afterwards flatters"
     )
     for stale in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         study.tell(stale.number, state=TrialState.FAIL)  # a kill came: the same again, from its checkpoints
@@ -155,23 +156,29 @@ def tune(trials: int, job: Job, folder: Path, wanted: list[int], deadline: Deadl
             f"{key} {v:.3g}" if isinstance(v, float) else f"{key} {v}" for key, v in trial.params.items()
         )
         say(
-            f"trial {len(done) + 1}/{trials}: {base.metric} {value:.4f}{' (given up)' if pruned else ''}  {words}"
+            f"trial {len(done) + 1}/{trials}: {base.metric} {value:.4f}{' (given up)' if pruned else ''}  "
+            f"{words}"
         )
     if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         raise UserError(
-            f"{folder}: no trial could be trained to its end: give the recipe a lower --lr, or tune with more trials"
+            f"{folder}: no trial could be trained to its end: give the recipe a lower --lr, or tune with "
+            "more trials"
         )
     best = study.best_trial
     training, chosen = suggest(optuna.trial.FixedTrial(best.params), base, options, at_once, further)
     say(
-        f"best of {trials}: {base.metric} {best.value:.4f} (less {TIE:g} of the log loss), which flatters: it was chosen on these folds"
+        f"best of {trials}: {base.metric} {best.value:.4f} (less {TIE:g} of the log loss), which flatters: "
+        "it was chosen on these folds"
     )
     return job.other(replace(base, **training), {**head.options, **chosen})
 
 
 def mark(run: Run, wanted: list[int]) -> None:
     """Say in the scores and in the log that the settings were chosen on the folds that are scored."""
-    said = f"settings chosen by --tune on fold {', '.join(map(str, wanted))}: the scores of these folds flatter, the final epoch's too"
+    said = (
+        f"settings chosen by --tune on fold {', '.join(map(str, wanted))}: the scores of these folds "
+        "flatter, the final epoch's too"
+    )
     run.keep("scores", {**read_json(run.folder / "scores.json"), "tuned": said})
     run.log(said)
 
@@ -179,7 +186,8 @@ def mark(run: Run, wanted: list[int]) -> None:
 def _try(
     trial: Trial, job: Job, folder: Path, wanted: list[int], deadline: Deadline
 ) -> tuple[float | None, bool]:
-    """Pooled out-of-fold value of a trial, of the final epochs, fold by fold until the pruner gives it up; None if the time ran out."""
+    """Pooled out-of-fold value of a trial, of the final epochs, fold by fold until the pruner gives it up;
+    None if the time ran out."""
     run = job.begin(folder, False, quiet=True)
     seen: list[int] = []
     value = float("-inf")

@@ -23,10 +23,12 @@ IMPOSSIBLE = 2**47  # bytes that an array would span if its axes of length 0 had
 
 
 def load(path: Path | str, mmap: bool = True) -> dict[str, Any]:
-    """Read what `cache.dump` wrote: a dict of arrays (memory-mapped read-only unless `mmap` is False), strings and numbers.
+    """Read what `cache.dump` wrote: a dict of arrays (memory-mapped read-only unless `mmap` is False),
+    strings and numbers.
 
-    Neither pickle nor joblib is asked: the few opcodes that such a file needs are interpreted here, and arrays that do not
-    lie whole within the file are refused before memory is taken, so that a stranger's cache can at worst be refused.
+    Neither pickle nor joblib is asked: the few opcodes that such a file needs are interpreted here, and
+    arrays that do not lie whole within the file are refused before memory is taken, so that a stranger's
+    cache can at worst be refused.
 
     Raises:
         UserError: missing file, or one that is no cache of ours.

@@ -1,4 +1,5 @@
-"""Checksums of finished files, remembered, so that a rerun need not read gigabytes to see that they are as they were."""
+"""Checksums of finished files, remembered, so that a rerun need not read gigabytes to see that they are as
+they were."""
 
 from __future__ import annotations
 
@@ -19,8 +20,9 @@ SETTLED = 2.0  # seconds: a file that was changed within the clock's step could 
 def digests(folder: Path, names: list[str]) -> dict[str, str | None]:
     """Name -> SHA-256 of each named file of a folder, None for one that is not there.
 
-    A file is read only if its size, its inode or one of its times (of content, of status) is not what it was when it was read
-    last. So every write is noticed; what is not is a bit that turns over on the disk by itself, after the file was read once.
+    A file is read only if its size, its inode or one of its times (of content, of status) is not what it was
+    when it was read last. So every write is noticed; what is not is a bit that turns over on the disk by
+    itself, after the file was read once.
     """
     index = folder.absolute().parent / INDEX
     known = _read(index)

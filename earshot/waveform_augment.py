@@ -1,4 +1,5 @@
-"""What an augmented copy of a clip undergoes: speed, tempo, pitch, shift, mixing, level and noise, on the wave itself."""
+"""What an augmented copy of a clip undergoes: speed, tempo, pitch, shift, mixing, level and noise, on the
+wave itself."""
 
 from __future__ import annotations
 
@@ -77,8 +78,8 @@ def level(wave: np.ndarray, rate: int) -> float:
 def mix(own: np.ndarray, other: np.ndarray, share: float, rate: int) -> np.ndarray:
     """Two waves of equal length as one in which `own` is heard with the given share, whatever their levels.
 
-    t own + (1 - t) other over sqrt(t^2 + (1 - t)^2), t = 1 / (1 + 10^((g1 - g2) / 20) (1 - r) / r): between-class
-    learning, Tokozume et al., ICLR 2018, eq. 2.
+    t own + (1 - t) other over sqrt(t^2 + (1 - t)^2), t = 1 / (1 + 10^((g1 - g2) / 20) (1 - r) / r):
+    between-class learning, Tokozume et al., ICLR 2018, eq. 2.
 
     Args:
         share: r in (0, 1].
@@ -89,7 +90,8 @@ def mix(own: np.ndarray, other: np.ndarray, share: float, rate: int) -> np.ndarr
 
 
 def vary(wave: np.ndarray, rate: int, flags: AugmentFlags, rng: np.random.Generator) -> np.ndarray:
-    """A wave at another speed, tempo, pitch and place: each drawn within its flag. Never longer than it was."""
+    """A wave at another speed, tempo, pitch and place: each drawn within its flag. Never longer than it
+    was."""
     samples = len(wave)
     wave = speed(wave, _factor(flags.speed, rng)) if flags.speed > 1 else wave
     wave = stretch(wave, _factor(flags.stretch, rng)) if flags.stretch > 1 else wave

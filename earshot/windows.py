@@ -1,4 +1,5 @@
-"""The windows of long clips: which of them an epoch trains on, and how a clip's prediction is made of theirs."""
+"""The windows of long clips: which of them an epoch trains on, and how a clip's prediction is made of
+theirs."""
 
 from __future__ import annotations
 
@@ -37,8 +38,9 @@ def pool(logits: Tensor, clip: Tensor, clips: int, how: str = "mean", multilabel
         logits: (windows, classes).
         clip: (windows,) each window's clip, in 0 ... clips - 1.
         clips: how many there are.
-        how: "mean" of the logits, which for one label a clip is the geometric mean of the probabilities; "probability": the mean of
-            the probabilities; "max": the largest logit of each class; "top3": the mean of each class's three largest.
+        how: "mean" of the logits, which for one label a clip is the geometric mean of the probabilities;
+            "probability": the mean of the probabilities; "max": the largest logit of each class; "top3": the
+            mean of each class's three largest.
         multilabel: a sigmoid of each class, in place of a softmax.
     Returns:
         (clips, classes); NaN for a clip without windows.

@@ -4,22 +4,26 @@ A new head is one new file in this folder; nothing else needs to know about it:
 
     @register("my_head", views=("mel",), about="what it is, in one line")
     class MyHead(nn.Module):
-        def __init__(self, input_shape: tuple[int, int, int], num_classes: int, *, dropout: float = 0.1) -> None: ...
-        def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor: ...
+        def __init__(self, input_shape: tuple[int, int, int], num_classes: int, *, dropout: float = 0.1) ->
+        None: ... def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor: ...
 
 `x` is (B, D, F, T); `mask` is (B, T), True where a frame is real audio, or None where all are; the logits are
 (B, num_classes). The keyword-only arguments are the head's options. What a head may have besides:
 
-    adapt(batches)           takes statistics of the training set, an iterable of (x, mask), into buffers, once, before training
-    load_pretrained()        loads what its option `weights` names, once, before training; never when it is rebuilt
-    pretraining()            a module around the head whose forward(x, mask) is a loss without labels, for --pretrain; its `kept()` is
+    adapt(batches)           takes statistics of the training set, an iterable of (x, mask), into buffers,
+    once, before training load_pretrained()        loads what its option `weights` names, once, before
+    training; never when it is rebuilt pretraining()            a module around the head whose forward(x,
+    mask) is a loss without labels, for --pretrain; its `kept()` is
                              the part of the head's state that fresh heads then start from
-    also = ("codes",)        further views of the cache that training batches bring
-    loss(batch, criterion)   a loss of its own, a scalar; in `batch` are "x", "mask" and the views of `also`, each (B, D, F, T),
-                             and "plain", "plain_mask": the clips before augmentation. criterion(logits) is the task's loss,
-                             criterion(logits, plain=True) the one against the labels before mixing
-    solve(batches, targets, groups, multilabel)   fits it at once, instead of training (see `closed`); with `seconds(rows)`, about what
-                             that and answering a row take, and `keeps(rows)`, the values that are stored besides parameters
+    also = ("codes",)        further views of the cache that training batches bring loss(batch, criterion)   a
+    loss of its own, a scalar; in `batch` are "x", "mask" and the views of `also`, each (B, D, F, T),
+                             and "plain", "plain_mask": the clips before augmentation. criterion(logits) is
+                             the task's loss, criterion(logits, plain=True) the one against the labels before
+                             mixing
+    solve(batches, targets, groups, multilabel)   fits it at once, instead of training (see `closed`); with
+    `seconds(rows)`, about what
+                             that and answering a row take, and `keeps(rows)`, the values that are stored
+                             besides parameters
     forward_features(x, mask)   the maps that `forward` computes, by name, for whoever draws them
 """
 
@@ -30,8 +34,9 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from torch import nn
@@ -86,7 +91,8 @@ def _discover() -> None:
 
 
 def _entry(name: str) -> _Entry:
-    # A head mostly lives in the file of its name: then the other heads' imports (timm, transformers) are spared.
+    # A head mostly lives in the file of its name: then the other heads' imports (timm, transformers)
+    # are spared.
     if not isinstance(name, str):
         raise HeadError(f"a head's name is text, not {name!r}")
     if name not in _HEADS and name.isidentifier() and not name.startswith("_"):
@@ -126,7 +132,8 @@ def _defaults(cls: type) -> dict[str, Any]:
 
 
 def parse_option(key: str, text: str) -> Any:
-    """A head's option from the command line: YAML, and 24,32 is a list; HeadError for what is neither, or a reserved key."""
+    """A head's option from the command line: YAML, and 24,32 is a list; HeadError for what is neither, or a
+    reserved key."""
     import yaml
 
     if key in ("name", "input_shape", "num_classes"):
@@ -149,10 +156,11 @@ def build(name: str, input_shape: Sequence[int], num_classes: int, **options: An
         name: a registered head.
         input_shape: (D, F, T) of its view.
         num_classes: width of the logits.
-        options: the head's own settings; lists do for tuples, and "1e-4", which YAML reads as text, for a number.
+        options: the head's own settings; lists do for tuples, and "1e-4", which YAML reads as text, for a
+            number.
     Returns:
-        the head, with fresh weights. `head.config` is plain JSON: name, input_shape, num_classes and every option,
-        defaults included, so that a checkpoint outlives a changed default.
+        the head, with fresh weights. `head.config` is plain JSON: name, input_shape, num_classes and every
+        option, defaults included, so that a checkpoint outlives a changed default.
     Raises:
         HeadError: unknown head or option, or a shape or value that the head cannot take.
     """
@@ -209,7 +217,8 @@ def _check_shape(name: str, shape: Sequence[int]) -> tuple[int, int, int]:
 
 
 def _like(default: Any, value: Any, name: str, key: str) -> Any:
-    """Bring a value from YAML or a flag to the type of the option's default, where that is a number, a tuple or true or false."""
+    """Bring a value from YAML or a flag to the type of the option's default, where that is a number, a tuple
+    or true or false."""
     if isinstance(default, tuple):
         return tuple(value) if isinstance(value, (list, tuple)) else (value,)
     if isinstance(default, bool):

@@ -109,7 +109,8 @@ def describe(head: nn.Module, shape: tuple[int, ...]) -> list[str]:
         head: a head that is on the CPU.
         shape: (D, F, T) of the clip of zeros that is sent through, in eval mode.
     Returns:
-        one line a module, indented by its path; "-" where it was not called or gives no single tensor; last the total.
+        one line a module, indented by its path; "-" where it was not called or gives no single tensor; last
+        the total.
     """
     import torch
 
@@ -172,7 +173,10 @@ def run(args: argparse.Namespace) -> list[str]:
     elif view in SHAPES:
         shape = SHAPES[view]
         assumed = ",".join(map(str, shape))
-        title = f"{name} on {assumed} (assumed for its view {view}; --input D,F,T changes it), {args.classes} classes"
+        title = (
+            f"{name} on {assumed} (assumed for its view {view}; --input D,F,T changes it), "
+            f"{args.classes} classes"
+        )
     else:
         raise models.HeadError(
             f"{name} takes the view {view}, whose shape is not known here: give --input D,F,T"

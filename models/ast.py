@@ -1,4 +1,5 @@
-"""AST, the Audio Spectrogram Transformer (Gong et al., 2021), as a part of a head that is fine-tuned end to end."""
+"""AST, the Audio Spectrogram Transformer (Gong et al., 2021), as a part of a head that is fine-tuned end to
+end."""
 
 from __future__ import annotations
 
@@ -15,10 +16,11 @@ if TYPE_CHECKING:
     from transformers import ASTModel
 
 WAYS_OUT = (
-    "go online once, or give --head.weights FOLDER (config.json and model.safetensors, for example an attached Kaggle "
-    "dataset), or take another head on frozen features (--head linear)"
+    "go online once, or give --head.weights FOLDER (config.json and model.safetensors, for example an "
+    "attached Kaggle dataset), or take another head on frozen features (--head linear)"
 )
-# What of a config fixes the tensors' shapes, and the option that says it; the patches and strides are AST's own.
+# What of a config fixes the tensors' shapes, and the option that says it; the patches and strides are AST's
+# own.
 SIZES = {
     "hidden_size": "hidden_size", "num_hidden_layers": "layers", "num_attention_heads": "heads",
     "intermediate_size": "intermediate", "num_mel_bins": "", "patch_size": "", "frequency_stride": "", "time_stride": "",
@@ -45,8 +47,8 @@ def build_ast(
     channels, bins, frames = input_shape
     if channels != 1 or min(bins, frames) < 16:
         raise HeadError(
-            f"{head}: AST hears spectrograms of one channel, at least 16 bands and 16 frames, not {tuple(input_shape)}: "
-            "extract the view fbank (--extractor fbank)"
+            f"{head}: AST hears spectrograms of one channel, at least 16 bands and 16 frames, not "
+            f"{tuple(input_shape)}: extract the view fbank (--extractor fbank)"
         )
     if min(hidden_size, layers, heads, intermediate) < 1 or hidden_size % heads:
         raise HeadError(
@@ -75,7 +77,8 @@ def pooled(network: ASTModel, x: Tensor) -> Tensor:
 def load_ast(head: str, network: ASTModel, weights: str) -> None:
     """Copy pretrained weights into an AST, its time grid cut where the network hears less.
 
-    The first columns of the position embeddings are kept: a frame then has the position that it has in a full input.
+    The first columns of the position embeddings are kept: a frame then has the position that it has in a full
+    input.
 
     Args:
         head: whose part it is, for the messages.
@@ -166,26 +169,29 @@ def _load(head: str, folder: Path) -> ASTModel:
     lacking = sorted(report["missing_keys"])
     if lacking:
         raise HeadError(
-            f"{head}: the weights in {folder} lack {len(lacking)} of the network's tensors (the first: {lacking[0]}), "
-            f"so they are no complete AST: {WAYS_OUT}"
+            f"{head}: the weights in {folder} lack {len(lacking)} of the network's tensors (the first: "
+            f"{lacking[0]}), so they are no complete AST: {WAYS_OUT}"
         )
     return network
 
 
 @register("ast", views=("fbank",), about="AST itself, fine-tuned end to end from its AudioSet weights")
 class AST(nn.Module):
-    """AST, then LayerNorm and one linear layer on its embedding, as transformers' ASTForAudioClassification has it.
+    """AST, then LayerNorm and one linear layer on its embedding, as transformers' ASTForAudioClassification
+    has it.
 
-    The mask is not looked at: AST was pretrained with silence in the window as part of the picture. Kaldi's filter bank
-    (the extractor `fbank`) is what the pretrained weights know; any spectrogram of one channel does without weights.
-    86,187,264 parameters without the last two layers.
+    The mask is not looked at: AST was pretrained with silence in the window as part of the picture. Kaldi's
+    filter bank (the extractor `fbank`) is what the pretrained weights know; any spectrogram of one channel
+    does without weights. 86,187,264 parameters without the last two layers.
 
     Args:
         input_shape: (1, F, T); (1, 128, 1024) for the published weights, or fewer frames.
         num_classes: width of the logits.
-        weights: a folder that save_pretrained made, or a hub id, for `load_pretrained`; None starts from random weights.
+        weights: a folder that save_pretrained made, or a hub id, for `load_pretrained`; None starts from
+            random weights.
         hidden_size, layers, heads, intermediate: AST's sizes.
-        freeze: so many of the lowest layers stay as they are, and the patch and position embeddings with them.
+        freeze: so many of the lowest layers stay as they are, and the patch and position embeddings with
+            them.
         gradient_checkpointing: a third more time for a fraction of the memory.
     """
 
@@ -218,7 +224,8 @@ class AST(nn.Module):
                 part.requires_grad_(False)
 
     def load_pretrained(self) -> None:
-        """Load AST's weights where the option `weights` names them; HeadError where they cannot be had or do not fit."""
+        """Load AST's weights where the option `weights` names them; HeadError where they cannot be had or do
+        not fit."""
         if self.weights is not None:
             load_ast("ast", self.ast, self.weights)
 

@@ -1,8 +1,9 @@
-"""The ResNet-34 layout on spectrograms, as kode-mafia008/audio_cnn trained it on ESC-50, and its lighter relatives."""
+"""The ResNet-34 layout on spectrograms, as kode-mafia008/audio_cnn trained it on ESC-50, and its lighter
+relatives."""
 
 from __future__ import annotations
 
-from typing import Iterable
+from collections.abc import Iterable
 
 from torch import Tensor, nn
 
@@ -19,7 +20,8 @@ def _drop_path(rate: float) -> nn.Module:
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut (He et al. 2015, fig. 2; 1x1 projection where the shape changes)."""
+    """Two 3x3 convolutions and a shortcut (He et al. 2015, fig. 2; 1x1 projection where the shape
+    changes)."""
 
     def __init__(
         self, inputs: int, outputs: int, size: tuple[int, int], stride: int, drop_path: float
@@ -59,21 +61,23 @@ class BasicBlock(nn.Module):
 class AudioCNN(nn.Module):
     """Stem, stages of basic blocks, global average pool, dropout, one linear layer.
 
-    By default the published network: 21,304,050 parameters for (1, 128, 431) and 50 classes. The published code ran
-    stages 3 and 4 inside the loop over stage 2 when training (indentation, since commit 57a8d52), so that it trained
-    3-1-6-3 blocks and three were never touched, then used all of them for inference. Here every stage runs, in order,
-    in training and inference alike.
+    By default the published network: 21,304,050 parameters for (1, 128, 431) and 50 classes. The published
+    code ran stages 3 and 4 inside the loop over stage 2 when training (indentation, since commit 57a8d52), so
+    that it trained 3-1-6-3 blocks and three were never touched, then used all of them for inference. Here
+    every stage runs, in order, in training and inference alike.
 
     Args:
         input_shape: (D, F, T).
         num_classes: width of the logits.
         channels: width of each stage; the stem has the first.
         blocks: blocks of each stage, as many numbers as `channels`; each stage but the first halves the map.
-        stem_kernel, stem_stride, stem_pool: first convolution, and whether a 3x3 max pool of stride 2 follows it.
+        stem_kernel, stem_stride, stem_pool: first convolution, and whether a 3x3 max pool of stride 2 follows
+            it.
         stem_time_stride: the stem's stride over time; 0 = the same as over frequency.
         dropout: before the last layer.
         pool: "mean" or "mean_max" over frequency and real frames.
-        standardise: per channel and frequency, by the training set (`adapt`); padding then becomes zero, the mean.
+        standardise: per channel and frequency, by the training set (`adapt`); padding then becomes zero, the
+            mean.
         drop_path: chance of skipping the last block in training; rises linearly from 0 at the first.
     """
 
@@ -147,7 +151,8 @@ class AudioCNN(nn.Module):
             mask: (B, T), True where real; None: all are.
         Returns:
             (B, C, F', T') each, in order of computation: "conv1" (the stem), then for each stage
-            "layerX.blockN.conv" (the sum before the last ReLU), "layerX.blockN.relu" and, at its end, "layerX".
+            "layerX.blockN.conv" (the sum before the last ReLU), "layerX.blockN.relu" and, at its end,
+            "layerX".
         """
         maps: dict[str, Tensor] = {}
         self._maps(x, mask, maps)

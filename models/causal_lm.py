@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -20,16 +20,20 @@ SMOOTHING = 0.1  # of the codes' targets, as published
     about="causal 1-D ConvNeXt on EnCodec latents that also predicts the coming codes (ESC-50 study)",
 )
 class CausalLM(nn.Module):
-    """Causal ConvNeXt blocks; every output predicts its frame's codes from the frames before, the last one the class.
+    """Causal ConvNeXt blocks; every output predicts its frame's codes from the frames before, the last one
+    the class.
 
-    By default the published network: 1,377,586 parameters for (128, 1, 375) and 50 classes. A frame of zeros goes
-    before the clip, so that output t has seen the frames < t. Classes are read at the output after the last real
-    frame. Outputs see 1 + blocks * (kernel - 1) frames back (385 of EnCodec's 75 a second: a clip of 5 s, not more).
+    By default the published network: 1,377,586 parameters for (128, 1, 375) and 50 classes. A frame of zeros
+    goes before the clip, so that output t has seen the frames < t. Classes are read at the output after the
+    last real frame. Outputs see 1 + blocks * (kernel - 1) frames back (385 of EnCodec's 75 a second: a clip
+    of 5 s, not more).
 
-    Two published faults. Its GroupNorm(1, C) took statistics over the whole clip, so that every output knew of frames
-    to come through their mean and deviation: here each frame is normalised by itself (LayerNorm, as many parameters).
-    And the codes of all codebooks are predicted side by side from one output, though the finer ones depend on the
-    coarser: that is its architecture, and stays; what the coarse code of a frame says about its fine one is not used.
+    Two published faults. Its GroupNorm(1, C) took statistics over the whole clip, so that every output knew
+    of frames to come through their mean and deviation: here each frame is normalised by itself (LayerNorm, as
+    many parameters). And the codes of all codebooks are predicted side by side from one output, though the
+    finer ones depend on the
+    coarser: that is its architecture, and stays; what the coarse code of a frame says about its fine one is
+        not used.
 
     Args:
         input_shape: (D, F, T), read as D * F channels; a 1x1 convolution brings other numbers to `channels`.
@@ -92,7 +96,8 @@ class CausalLM(nn.Module):
         return self._expect(self._hidden(x, mask))
 
     def loss(self, batch: dict[str, Tensor | None], criterion: Callable[[Tensor], Tensor]) -> Tensor:
-        """The classes' loss plus `lm_weight` times the codes', summed over codebooks, a mean over real frames.
+        """The classes' loss plus `lm_weight` times the codes', summed over codebooks, a mean over real
+        frames.
 
         Args:
             batch: "x" (B, D, F, T), "mask" (B, T) or None, "codes" (B, n_q, 1, T) whole numbers.
@@ -110,7 +115,8 @@ class CausalLM(nn.Module):
         targets = self._targets(batch["codes"], x)
         if mask is not None:
             targets = targets.masked_fill(~mask.bool()[:, None, :], -100)  # what cross_entropy leaves out
-        # Every codebook has the same frames, so the sum of the codebooks' means is their number times the mean of all.
+        # Every codebook has the same frames, so the sum of the codebooks' means is their number
+        # times the mean of all.
         codes = F.cross_entropy(self._expect(hidden), targets, ignore_index=-100, label_smoothing=SMOOTHING)
         return total + self.lm_weight * self.codebooks * codes
 
@@ -136,14 +142,14 @@ class CausalLM(nn.Module):
         """(B, codebooks, T) of the view (B, n_q, 1, T)."""
         if codes.is_floating_point() or codes.shape[2] != 1 or codes.shape[3] != x.shape[3]:
             raise HeadError(
-                f"causal_lm: the codes are whole numbers of shape (n_q, 1, {x.shape[3]}), a frame for each of "
-                f"the features', not {str(codes.dtype).removeprefix('torch.')} of {tuple(codes.shape[1:])}: "
-                "extract latents and codes together (--extractor encodec)"
+                f"causal_lm: the codes are whole numbers of shape (n_q, 1, {x.shape[3]}), a frame for each "
+                f"of the features', not {str(codes.dtype).removeprefix('torch.')} of "
+                f"{tuple(codes.shape[1:])}: extract latents and codes together (--extractor encodec)"
             )
         if codes.shape[1] < self.codebooks:
             raise HeadError(
-                f"causal_lm: {codes.shape[1]} codebooks in the features, {self.codebooks} to predict: extract with "
-                f"a higher --bandwidth, or give --head.codebooks {codes.shape[1]}"
+                f"causal_lm: {codes.shape[1]} codebooks in the features, {self.codebooks} to predict: "
+                f"extract with a higher --bandwidth, or give --head.codebooks {codes.shape[1]}"
             )
         codes = codes[:, : self.codebooks, 0].long()
         low, high = (int(value) for value in codes.aminmax())

@@ -1,12 +1,13 @@
-"""What heads share that scikit-learn fits at once, without epochs: their input as vectors, and how labels are handed over.
-
-Such a head has `solve(batches, targets, groups, multilabel)` and leaves what it found in buffers, so that it is saved, rebuilt
-and asked like any other: no object of scikit-learn is ever stored.
+"""What heads share that scikit-learn fits at once, without epochs: their input as vectors, and how labels are
+handed over.
+ Such a head has `solve(batches, targets, groups, multilabel)` and leaves what it found in buffers, so that it
+is saved, rebuilt and asked like any other: no object of scikit-learn is ever stored.
 """
 
 from __future__ import annotations
 
-from typing import Any, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,8 @@ NEVER = -12.0  # logit of a class that no training clip has
 
 
 class Closed(nn.Module):
-    """Vectors of a view, standardised: the embedding, mean and maximum over time, or a spectrogram's functionals.
+    """Vectors of a view, standardised: the embedding, mean and maximum over time, or a spectrogram's
+    functionals.
 
     Args:
         input_shape: (D, F, T).
@@ -59,7 +61,8 @@ class Closed(nn.Module):
         return self.standardise.cpu()(found).clamp(-8, 8).numpy()
 
     def note(self, **options: Any) -> None:
-        """Write into `config` what only fitting tells, such as the number of rows kept: rebuilding needs it."""
+        """Write into `config` what only fitting tells, such as the number of rows kept: rebuilding needs
+        it."""
         self.config["options"].update(options)
 
 

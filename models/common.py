@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Iterable, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,8 @@ class Standardise(nn.Module):
     The identity until `fit` is called. Mean and deviation are buffers: they are saved, and are not trained.
 
     Args:
-        num_features: number of features; a (B, D, F, T) input has one per channel and frequency, D * F of them.
+        num_features: number of features; a (B, D, F, T) input has one per channel and frequency, D * F of
+            them.
     """
 
     def __init__(self, num_features: int) -> None:
@@ -35,8 +37,9 @@ class Standardise(nn.Module):
     def fit(self, batches: Iterable[Tensor]) -> None:
         """Take mean and (population) standard deviation over all rows of all batches, in one pass.
 
-        Float64 on the CPU whatever the device: MPS has no float64, and the same order gives the same bits. Batches
-        are merged by Chan, Golub & LeVeque's update (1979), which does not cancel as sum-of-squares does.
+        Float64 on the CPU whatever the device: MPS has no float64, and the same order gives the same bits.
+        Batches are merged by Chan, Golub & LeVeque's update (1979), which does not cancel as sum-of-squares
+        does.
 
         Args:
             batches: (rows, num_features) each.
@@ -61,15 +64,17 @@ class Standardise(nn.Module):
 
 
 def _floor(std: Tensor, mean: Tensor) -> Tensor:
-    # A feature that is constant in training (an empty mel filter) would turn the least change in a test clip into a
-    # huge number, whatever the floor: it gets the deviation that is typical for its fellows instead.
+    # A feature that is constant in training (an empty mel filter) would turn the least change in a test
+    # clip into a huge number, whatever the floor: it gets the deviation that is typical for its fellows
+    # instead.
     varies = std > 1e-7 * mean.abs()  # below: float32 rounding of the features, not variation
     typical = std[varies].median() if varies.any() else std.new_tensor(1.0)
     return torch.where(varies & (std > 1e-4 * typical), std, typical)
 
 
 def real_frames(x: Tensor, mask: Tensor | None) -> Tensor:
-    """The frames of (B, D, F, T) that the mask (B, T) calls real, as rows of D * F features: what `Standardise.fit` takes."""
+    """The frames of (B, D, F, T) that the mask (B, T) calls real, as rows of D * F features: what
+    `Standardise.fit` takes."""
     rows = x.flatten(1, 2).transpose(1, 2)  # (B, T, D * F)
     return rows.flatten(0, 1) if mask is None else rows[mask.bool()]
 
@@ -98,8 +103,8 @@ def pool_map(x: Tensor, mask: Tensor | None = None, how: str = "mean") -> Tensor
 def pool_stats(x: Tensor, mask: Tensor | None = None) -> Tensor:
     """Turn a view into one vector a clip: itself where it is a vector, else mean and maximum of each channel.
 
-    A view of one channel over several frequencies (a spectrogram) keeps its frequencies as channels and is pooled
-    over time only: pooled over both it would be two numbers.
+    A view of one channel over several frequencies (a spectrogram) keeps its frequencies as channels and is
+    pooled over time only: pooled over both it would be two numbers.
 
     Args:
         x: (B, D, F, T).
@@ -149,7 +154,8 @@ class Window(NamedTuple):
 def fit_window(size: tuple[int, int], kernel: int, stride: int | tuple[int, int] = 1) -> Window:
     """Fit a centred ("same"-padded) kernel to a map; an axis that has run out gets kernel and stride 1.
 
-    An axis has run out when it is no longer than the padding, kernel // 2: then part of the kernel never meets data.
+    An axis has run out when it is no longer than the padding, kernel // 2: then part of the kernel never
+    meets data.
 
     Args:
         size: (F, T) of the map.

@@ -1,4 +1,5 @@
-"""ConvNeXt blocks along time, as hadaev8/test_task_ESC50_study trained them on raw audio and on EnCodec's latents."""
+"""ConvNeXt blocks along time, as hadaev8/test_task_ESC50_study trained them on raw audio and on EnCodec's
+latents."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from .common import pool_map, pool_mask
 
 
 class TimeNorm(nn.GroupNorm):
-    """GroupNorm(1, C), the published norm: mean and deviation over all channels and all real frames of a clip."""
+    """GroupNorm(1, C), the published norm: mean and deviation over all channels and all real frames of a
+    clip."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(1, channels)
@@ -29,7 +31,8 @@ class TimeNorm(nn.GroupNorm):
 
 
 class FrameNorm(nn.LayerNorm):
-    """LayerNorm over the channels of each frame: no frame learns of another; as many parameters as TimeNorm."""
+    """LayerNorm over the channels of each frame: no frame learns of another; as many parameters as
+    TimeNorm."""
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, C, T) normalised; the mask changes nothing."""
@@ -37,12 +40,14 @@ class FrameNorm(nn.LayerNorm):
 
 
 def silence(x: Tensor, mask: Tensor | None) -> Tensor:
-    """(B, C, T) with zeros where the mask (B, T) says padding: what convolutions see beyond the ends anyway."""
+    """(B, C, T) with zeros where the mask (B, T) says padding: what convolutions see beyond the ends
+    anyway."""
     return x if mask is None else x.masked_fill(~mask[:, None, :], 0.0)
 
 
 class Block(nn.Module):
-    """Depthwise convolution, norm, 1x1 to 4C, GELU, 1x1 to C, dropout of values and of whole channels, shortcut.
+    """Depthwise convolution, norm, 1x1 to 4C, GELU, 1x1 to C, dropout of values and of whole channels,
+    shortcut.
 
     Args:
         channels: C.
@@ -70,7 +75,8 @@ class Block(nn.Module):
 
 
 class Patch(nn.Module):
-    """A convolution whose stride is its kernel, and a norm; a remainder at the end is left out, as published."""
+    """A convolution whose stride is its kernel, and a norm; a remainder at the end is left out, as
+    published."""
 
     def __init__(self, inputs: int, outputs: int, frames: int, stride: int) -> None:
         super().__init__()
@@ -95,12 +101,14 @@ class Patch(nn.Module):
     about="1-D ConvNeXt over time on raw audio, EnCodec latents or any view (ESC-50 study)",
 )
 class ConvNeXt1d(nn.Module):
-    """Stem, stages of a patch convolution and ConvNeXt blocks, a 1x1 convolution to the classes, mean over time.
+    """Stem, stages of a patch convolution and ConvNeXt blocks, a 1x1 convolution to the classes, mean over
+    time.
 
-    By default the published network on raw audio: 36,595,186 parameters for (1, 1, 220500) and 50 classes. On EnCodec
-    latents (128, 1, 375) the published one has stem 256, stem_stride 4, channels 512 and 1024, stride 2 and dropout
-    0.25: 33,218,354. Its norm takes statistics over the whole clip; here over the clip's real frames, and padding is
-    zero before every convolution, so that a clip's logits do not depend on how far it was padded. Frequencies are
+    By default the published network on raw audio: 36,595,186 parameters for (1, 1, 220500) and 50 classes. On
+    EnCodec latents (128, 1, 375) the published one has stem 256, stem_stride 4, channels 512 and 1024, stride
+    2 and dropout 0.25: 33,218,354. Its norm takes statistics over the whole clip; here over the clip's real
+    frames, and padding is zero before every convolution, so that a clip's logits do not depend on how far it
+    was padded. Frequencies are
     channels: the convolutions run along time alone.
 
     Args:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Iterable
+from collections.abc import Iterable
 
 from timm.layers import DropPath, LayerNorm2d, LayerScale, Mlp, SEModule, trunc_normal_
 from torch import Tensor, nn
@@ -37,7 +37,8 @@ class Block(nn.Module):
 
 
 class TokenAttention(nn.Module):
-    """Multi-head self-attention from one width to another; the residual is a linear map of the input, then LayerNorm."""
+    """Multi-head self-attention from one width to another; the residual is a linear map of the input, then
+    LayerNorm."""
 
     def __init__(self, inputs: int, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -70,33 +71,39 @@ class TokenAttention(nn.Module):
     about="2-D ConvNeXt, self-attention and graph convolutions over a clip's own tokens, MLP",
 )
 class ConvNeXtGGCN(nn.Module):
-    """Stem, ConvNeXt stages, self-attention over the map's cells, graph convolutions over them, their mean, an MLP.
+    """Stem, ConvNeXt stages, self-attention over the map's cells, graph convolutions over them, their mean,
+    an MLP.
 
-    By default the published network but for its graph: 30,770,528 parameters for (1, 64, 250) and 2 classes, 60 tokens
-    of 4 x 15 cells. The published graph joins the clips of a batch after their tokens were averaged, so that a clip's
-    logits depend on its batch mates and a batch of one has no graph. Here the tokens of one clip are the nodes, and the
-    mean is taken after the graph: the same weights, and every clip is answered alone. The published edges run one way,
-    so that a node hears those that chose it rather than those it chose, and one that nobody chose only itself; here they
-    run both ways. The published code never tells padding from audio; under a mask, attention, graph and mean leave
-    tokens without real audio out. A layer scale of 1e-6 with the published rate of 1e-5 keeps the blocks near the
-    identity for a long time: from scratch, raise it or leave it out (0).
+    By default the published network but for its graph: 30,770,528 parameters for (1, 64, 250) and 2 classes,
+    60 tokens of 4 x 15 cells. The published graph joins the clips of a batch after their tokens were
+    averaged, so that a clip's logits depend on its batch mates and a batch of one has no graph. Here the
+    tokens of one clip are the nodes, and the mean is taken after the graph: the same weights, and every clip
+    is answered alone. The published edges run one way, so that a node hears those that chose it rather than
+    those it chose, and one that nobody chose only itself; here they run both ways. The published code never
+    tells padding from audio; under a mask, attention, graph and mean leave tokens without real audio out. A
+    layer scale of 1e-6 with the published rate of 1e-5 keeps the blocks near the identity for a long time:
+    from scratch, raise it or leave it out (0).
 
     Args:
         input_shape: (D, F, T).
         num_classes: width of the logits.
-        depths, dims: blocks and width of each stage, as many numbers each; every stage but the first halves the map.
+        depths, dims: blocks and width of each stage, as many numbers each; every stage but the first halves
+            the map.
         stem: kernel and stride of the first convolution.
         kernel: of the depthwise convolutions, odd.
         drop_path: chance of skipping the last block in training; rises linearly from 0 at the first.
         layer_scale: at first, of each block's branch; 0 leaves layer scale out.
-        init_std: of the backbone's weights at first, biases being zero; 0 is torch's own start. In narrow stages 0.02 makes
-            branches as faint as a small layer scale does, and without biases the first LayerNorm hides how loud a patch is.
+        init_std: of the backbone's weights at first, biases being zero; 0 is torch's own start. In narrow
+            stages 0.02 makes branches as faint as a small layer scale does, and without biases the first
+            LayerNorm hides how loud a patch is.
         attention, heads, attention_dropout: width, heads and dropout of the self-attention.
-        max_tokens: a map of more cells is averaged to a grid of at most so many (AST's input gives 512, the published
-            one 60): attention and distances grow with their square.
-        graph, graph_layers, graph_dropout, k: width, number and dropout of the graph convolutions, neighbours of a token.
+        max_tokens: a map of more cells is averaged to a grid of at most so many (AST's input gives 512, the
+            published one 60): attention and distances grow with their square.
+        graph, graph_layers, graph_dropout, k: width, number and dropout of the graph convolutions, neighbours
+            of a token.
         hidden, dropout: widths of the MLP's hidden layers, dropout after each.
-        standardise: per channel and frequency, by the training set (`adapt`); padding then becomes zero, the mean.
+        standardise: per channel and frequency, by the training set (`adapt`); padding then becomes zero, the
+            mean.
     """
 
     def __init__(
@@ -131,8 +138,8 @@ class ConvNeXtGGCN(nn.Module):
         counts = (*depths, *dims, *hidden, stem, attention, heads, max_tokens, graph, graph_layers, k)
         if not all(isinstance(number, int) and number >= 1 for number in counts):
             raise HeadError(
-                "convnext_ggcn: depths, dims, hidden, stem, attention, heads, max_tokens, graph, graph_layers "
-                "and k are whole numbers from 1"
+                "convnext_ggcn: depths, dims, hidden, stem, attention, heads, max_tokens, graph, "
+                "graph_layers and k are whole numbers from 1"
             )
         if kernel % 2 == 0 or kernel < 1:
             raise HeadError(f"convnext_ggcn: option kernel is odd, not {kernel}")
@@ -147,7 +154,8 @@ class ConvNeXtGGCN(nn.Module):
             )
         if min(init_std, layer_scale) < 0:
             raise HeadError(
-                f"convnext_ggcn: init_std and layer_scale are numbers from 0, not {init_std} and {layer_scale}"
+                f"convnext_ggcn: init_std and layer_scale are numbers from 0, not {init_std} and "
+                f"{layer_scale}"
             )
         self.max_tokens = max_tokens
         self.input = Input(input_shape, standardise)
@@ -203,7 +211,8 @@ class ConvNeXtGGCN(nn.Module):
 
 
 def grid(rows: int, columns: int, most: int) -> tuple[int, int]:
-    """The largest grid of about the same proportions that has at most so many cells; a smaller map keeps its own."""
+    """The largest grid of about the same proportions that has at most so many cells; a smaller map keeps its
+    own."""
     if rows * columns <= most:
         return rows, columns
     if rows > columns:

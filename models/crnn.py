@@ -1,8 +1,9 @@
-"""Convolutions over the spectrogram, a recurrent layer over time, attention pooling: a CRNN as in sound event detection."""
+"""Convolutions over the spectrogram, a recurrent layer over time, attention pooling: a CRNN as in sound event
+detection."""
 
 from __future__ import annotations
 
-from typing import Iterable
+from collections.abc import Iterable
 
 from torch import Tensor, nn
 
@@ -34,20 +35,22 @@ class AttentionPool(nn.Module):
 class CRNN(nn.Module):
     """Convolution blocks, a bidirectional GRU over the frames, attention pooling, dropout, one linear layer.
 
-    The layout of Cakir et al. (2017), with attention in place of their output per frame. The GRU hears padding as
-    zeros, not at all as audio: the length of the padding may move a logit, its content never does.
+    The layout of Cakir et al. (2017), with attention in place of their output per frame. The GRU hears
+    padding as zeros, not at all as audio: the length of the padding may move a logit, its content never does.
 
     Args:
         input_shape: (D, F, T).
         num_classes: width of the logits.
-        channels: width of each block: two 3x3 convolutions with BatchNorm and ReLU, then a max pool that halves the
-            frequencies.
+        channels: width of each block: two 3x3 convolutions with BatchNorm and ReLU, then a max pool that
+            halves the frequencies.
         time_pools: how many of the first blocks halve the frames too.
-        max_frames: a longer sequence is averaged down to so many frames before the GRU, whose time grows with them.
+        max_frames: a longer sequence is averaged down to so many frames before the GRU, whose time grows with
+            them.
         hidden: width of the GRU in each direction.
         layers: GRU layers, with dropout between them.
         dropout: before the GRU and before the last layer.
-        standardise: per channel and frequency, by the training set (`adapt`); padding then becomes zero, the mean.
+        standardise: per channel and frequency, by the training set (`adapt`); padding then becomes zero, the
+            mean.
     """
 
     def __init__(

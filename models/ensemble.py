@@ -1,8 +1,10 @@
-"""Several heads in one: trained side by side on the same batches, each by its own loss, averaged when asked."""
+"""Several heads in one: trained side by side on the same batches, each by its own loss, averaged when
+asked."""
 
 from __future__ import annotations
 
-from typing import Any, Callable, Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,14 +20,15 @@ from . import HeadError, build, register
 class Ensemble(nn.Module):
     """Members learn from the same batches, each by its own loss; the answer is the mean of their logits.
 
-    A loss on the mean would let the members lean on each other; apart, they err differently (Lakshminarayanan et al.
-    2017). The mean of logits is the geometric mean of their probabilities.
+    A loss on the mean would let the members lean on each other; apart, they err differently (Lakshminarayanan
+    et al. 2017). The mean of logits is the geometric mean of their probabilities.
 
     Args:
         input_shape: (D, F, T).
         num_classes: width of the logits.
-        members: a list of heads with their options, [{name: audio_cnn, dropout: 0.2}, {name: functionals, augment: false}];
-            a member with `augment: false` learns from the clips as they are, neither masked nor mixed.
+        members: a list of heads with their options, [{name: audio_cnn, dropout: 0.2}, {name: functionals,
+            augment: false}]; a member with `augment: false` learns from the clips as they are, neither masked
+            nor mixed.
     """
 
     def __init__(
@@ -47,7 +50,8 @@ class Ensemble(nn.Module):
                 member.get("augment", True), bool
             ):
                 raise HeadError(
-                    f"ensemble: shape and classes follow from the features, and augment is true or false: not {member!r}"
+                    "ensemble: shape and classes follow from the features, and augment is true or false: "
+                    f"not {member!r}"
                 )
             heads.append(build(member["name"], input_shape, num_classes, **options))
             if getattr(heads[-1], "also", ()) or hasattr(heads[-1], "loss"):

@@ -1,8 +1,9 @@
-"""Statistics of a spectrogram over time, and one layer on them: seconds to train, hard to overfit, unlike any CNN."""
+"""Statistics of a spectrogram over time, and one layer on them: seconds to train, hard to overfit, unlike any
+CNN."""
 
 from __future__ import annotations
 
-from typing import Iterable
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +21,13 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
     about="statistics of each band over time, modulation spectrum, correlations of bands; one layer on top",
 )
 class Functionals(nn.Module):
-    """What openSMILE calls functionals of low-level descriptors: standardise them, drop some, one linear layer.
+    """What openSMILE calls functionals of low-level descriptors: standardise them, drop some, one linear
+    layer.
 
-    Per band: mean, deviation, five quantiles, mean and deviation of the change from frame to frame. Per group of
-    neighbouring bands: the modulation spectrum (power of the envelope's slow changes, in octave-like steps: a rotor, a
-    clock, waves) and its correlation with the other groups. A spectrogram of one channel is taken relative to its
-    loudest cell, so that gain does not matter, and no deeper than 80 dB below it.
+    Per band: mean, deviation, five quantiles, mean and deviation of the change from frame to frame. Per group
+    of neighbouring bands: the modulation spectrum (power of the envelope's slow changes, in octave-like
+    steps: a rotor, a clock, waves) and its correlation with the other groups. A spectrogram of one channel is
+    taken relative to its loudest cell, so that gain does not matter, and no deeper than 80 dB below it.
 
     Args:
         input_shape: (D, F, T); each of D * F rows is a band. One frame (T = 1): the vector itself.
@@ -122,7 +124,8 @@ class Functionals(nn.Module):
         return found
 
     def _modulation(self, envelope: Tensor, count: Tensor) -> Tensor:
-        """(B, groups, steps) logarithm of the envelope's power spectrum; steps are at fixed modulation frequencies."""
+        """(B, groups, steps) logarithm of the envelope's power spectrum; steps are at fixed modulation
+        frequencies."""
         taper = torch.hann_window(envelope.shape[2], periodic=False, device=envelope.device)
         power = torch.fft.rfft(envelope * taper, n=self.frames).abs().square() / count
         steps = [power[:, :, low:high].mean(2) for low, high in zip(self.edges[:-1], self.edges[1:])]

@@ -1,8 +1,9 @@
-"""The CNN that ayush-kitnawat-2023160/Music_Gener_Classification trained on GTZAN, and its relative without the wide layer."""
+"""The CNN that ayush-kitnawat-2023160/Music_Gener_Classification trained on GTZAN, and its relative without
+the wide layer."""
 
 from __future__ import annotations
 
-from typing import Iterable
+from collections.abc import Iterable
 
 from torch import Tensor, nn
 
@@ -17,11 +18,12 @@ from .maps import Input, halve, map_mask, to_grid
     about="three convolutions, the whole map flattened into two wide layers (GTZAN CNN); or its average",
 )
 class GenreCNN(nn.Module):
-    """Blocks of convolution, BatchNorm, ReLU and max pool; the flattened map; hidden layers with BatchNorm and dropout.
+    """Blocks of convolution, BatchNorm, ReLU and max pool; the flattened map; hidden layers with BatchNorm
+    and dropout.
 
-    By default the published network: 169,049,802 parameters for (1, 128, 1292) and 10 classes, of which 168,821,248 are
-    the first hidden layer's, one weight for every cell of the 128 x 16 x 161 map: where in a song something sounds is
-    learned by heart. `pool="gap"` averages the map instead, over the real frames.
+    By default the published network: 169,049,802 parameters for (1, 128, 1292) and 10 classes, of which
+    168,821,248 are the first hidden layer's, one weight for every cell of the 128 x 16 x 161 map: where in a
+    song something sounds is learned by heart. `pool="gap"` averages the map instead, over the real frames.
 
     Args:
         input_shape: (D, F, T).
@@ -31,7 +33,8 @@ class GenreCNN(nn.Module):
         dropout: after each hidden layer.
         pool: "flatten", cells without real audio as zeros, or "gap", the mean over frequency and real frames.
         grid: rows and frames beyond which a map is averaged down before it is flattened; the published size.
-        standardise: per channel and frequency, by the training set (`adapt`); padding then becomes zero, the mean.
+        standardise: per channel and frequency, by the training set (`adapt`); padding then becomes zero, the
+            mean.
     """
 
     def __init__(
@@ -55,7 +58,8 @@ class GenreCNN(nn.Module):
             )
         if not all(isinstance(number, int) and number >= 1 for number in (*channels, *hidden, *grid)):
             raise HeadError(
-                f"genre_cnn: channels, hidden and grid are whole numbers from 1, not {channels}, {hidden}, {grid}"
+                f"genre_cnn: channels, hidden and grid are whole numbers from 1, not {channels}, {hidden}, "
+                f"{grid}"
             )
         self.pool = pool
         self.input = Input(input_shape, standardise)

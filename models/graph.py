@@ -1,4 +1,5 @@
-"""Graph convolutions over the tokens of one clip, dense and in plain torch: clips are short and never share a graph."""
+"""Graph convolutions over the tokens of one clip, dense and in plain torch: clips are short and never share a
+graph."""
 
 from __future__ import annotations
 
@@ -15,13 +16,15 @@ def nearest_neighbours(x: Tensor, k: int, real: Tensor | None = None) -> Tensor:
     Args:
         x: (B, N, C) tokens.
         k: neighbours of a token; fewer where a clip has fewer other tokens.
-        real: (B, N), True where a token is real; the others get no neighbour and are nobody's. None: all are real.
+        real: (B, N), True where a token is real; the others get no neighbour and are nobody's. None: all are
+            real.
     Returns:
         (B, N, N) bool, without loops.
     """
     size = x.shape[1]
-    # Differences, not products: a matrix product rounds otherwise in another batch, and silence has many tokens that
-    # are nearly equal. For the same reason ties, by rounding made such, go to the earlier token.
+    # Differences, not products: a matrix product rounds otherwise in another batch, and silence has
+    # many tokens that are nearly equal. For the same reason ties, by rounding made such, go to the
+    # earlier token.
     distance = torch.cdist(x.float(), x.float(), compute_mode="donot_use_mm_for_euclid_dist").round(
         decimals=3
     )
@@ -63,8 +66,8 @@ class GraphConv(nn.Module):
 class TokenGraph(nn.Module):
     """GGCN: graph convolutions on the k-nearest-neighbour graph, each with LayerNorm, GELU and dropout.
 
-    From the second layer on the input is added to the output. The graph follows from the tokens that come in and is
-    the same for all layers.
+    From the second layer on the input is added to the output. The graph follows from the tokens that come in
+    and is the same for all layers.
 
     Args:
         inputs: width of the tokens.

@@ -1,4 +1,5 @@
-"""HiFi-GAN's scale discriminator as a classifier, as hadaev8/test_task_ESC50_study trained it on raw audio."""
+"""HiFi-GAN's scale discriminator as a classifier, as hadaev8/test_task_ESC50_study trained it on raw
+audio."""
 
 from __future__ import annotations
 
@@ -12,15 +13,16 @@ from .common import fit_window, pool_map, pool_mask
 @register(
     "hifigan",
     views=("wave", "latents", "frames", "mel", "fbank", "tokens", "pooled"),
-    about="HiFi-GAN's scale discriminator on raw audio (ESC-50 study): strided grouped convolutions, mean over time",
+    about="HiFi-GAN's scale discriminator on raw audio (ESC-50 study): strided grouped convolutions, mean "
+    "over time",
 )
 class HiFiGAN(nn.Module):
     """Weight-normalised convolutions along time, LeakyReLU between them, logits frame by frame, their mean.
 
     By default the published network: 10,024,932 parameters (4,146 of them the gains of the weight norm) for
-    (1, 1, 220500) and 50 classes. Kong et al. 2020 (HiFi-GAN), section 2.3, with the widths of the ESC-50 study.
-    There the mean was over all frames; here it is over the real ones, and padding is zero before every convolution,
-    so that a clip's logits do not depend on how far it was padded. Frequencies are channels.
+    (1, 1, 220500) and 50 classes. Kong et al. 2020 (HiFi-GAN), section 2.3, with the widths of the ESC-50
+    study. There the mean was over all frames; here it is over the real ones, and padding is zero before every
+    convolution, so that a clip's logits do not depend on how far it was padded. Frequencies are channels.
 
     Args:
         input_shape: (D, F, T), read as D * F channels.

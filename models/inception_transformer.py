@@ -1,4 +1,5 @@
-"""Inception blocks with squeeze-and-excitation, then a transformer: ITMO's acoustic event detection 2025, 1st place."""
+"""Inception blocks with squeeze-and-excitation, then a transformer: ITMO's acoustic event detection 2025, 1st
+place."""
 
 from __future__ import annotations
 
@@ -25,10 +26,11 @@ def _conv(inputs: int, outputs: int, size: tuple[int, int], kernel: int) -> nn.C
 
 
 class InceptionBlock(nn.Module):
-    """Four branches of stride 1 (1x1, 5x5, 3x3, pooled 1x1), a shortcut, squeeze-and-excitation, BatchNorm, ReLU.
+    """Four branches of stride 1 (1x1, 5x5, 3x3, pooled 1x1), a shortcut, squeeze-and-excitation, BatchNorm,
+    ReLU.
 
-    The branches have no 1x1 convolution before them, unlike GoogLeNet's (Szegedy et al. 2014); squeeze-and-excitation
-    (Hu et al. 2017, reduction 16) and the last BatchNorm come after the sum.
+    The branches have no 1x1 convolution before them, unlike GoogLeNet's (Szegedy et al. 2014);
+    squeeze-and-excitation (Hu et al. 2017, reduction 16) and the last BatchNorm come after the sum.
     """
 
     def __init__(self, inputs: int, outputs: int, size: tuple[int, int]) -> None:
@@ -55,10 +57,11 @@ class InceptionBlock(nn.Module):
 
 
 def alone(layer: nn.TransformerEncoderLayer, x: Tensor) -> Tensor:
-    """What a post-norm encoder layer makes of sequences of a single token, without the work that cannot matter.
+    """What a post-norm encoder layer makes of sequences of a single token, without the work that cannot
+    matter.
 
-    The softmax over one token is 1 whatever queries and keys are (their gradients are zeros): only values and the output
-    projection are computed. Attention's dropout drops that 1, so a whole head of a clip.
+    The softmax over one token is 1 whatever queries and keys are (their gradients are zeros): only values and
+    the output projection are computed. Attention's dropout drops that 1, so a whole head of a clip.
 
     Args:
         x: (B, d_model), the tokens.
@@ -77,20 +80,25 @@ def alone(layer: nn.TransformerEncoderLayer, x: Tensor) -> Tensor:
 @register(
     "inception_transformer",
     views=("pooled", "frames", "tokens", "mel", "latents", "fbank", "wave"),
-    about="inception blocks on the embedding as a 24x32 image, then a transformer (ITMO 2025); ast: true fine-tunes AST below",
+    about="inception blocks on the embedding as a 24x32 image, then a transformer (ITMO 2025); ast: true "
+    "fine-tunes AST below",
 )
 class InceptionTransformer(nn.Module):
-    """Four inception blocks, 1x1 convolution, LayerNorm and linear layer on the flat map, transformer, linear layer.
+    """Four inception blocks, 1x1 convolution, LayerNorm and linear layer on the flat map, transformer, linear
+    layer.
 
-    As published: 144,807,185 parameters for a 768-d embedding and 41 classes, 230,994,449 with AST below. A vector is
-    viewed as the image of its most square factorisation, 24 x 32; rows and columns mean nothing in it, so the 5x5 and
-    3x3 neighbourhoods are arbitrary. Images are taken as they are and their last map is averaged to 24 x 32 (fewer
-    where the image is smaller), over real frames only; the first layers' cost grows with the image, so a long mel is slow.
+    As published: 144,807,185 parameters for a 768-d embedding and 41 classes, 230,994,449 with AST below. A
+    vector is viewed as the image of its most square factorisation, 24 x 32; rows and columns mean nothing in
+    it, so the 5x5 and 3x3 neighbourhoods are arbitrary. Images are taken as they are and their last map is
+    averaged to 24 x 32 (fewer where the image is smaller), over real frames only; the first layers' cost
+    grows with the image, so a long mel is slow.
 
-    Faults of the published network, kept because it is the published network: the transformer sees one token a clip, so
-    that attention's softmax is 1 and attention a linear map (`alone`); and the linear layer before it has 100 million weights
-    that add nothing in principle. The head `token_transformer` (recipe itmo2025_tokens) is what it should have been. Not
-    kept: the last layer was 131,072 wide, because its width was given the input's size; here it has the classes.
+    Faults of the published network, kept because it is the published network: the transformer sees one token
+    a clip, so that attention's softmax is 1 and attention a linear map (`alone`); and the linear layer before
+    it has 100 million weights that add nothing in principle. The head `token_transformer` (recipe
+    itmo2025_tokens) is what it should have been. Not
+    kept: the last layer was 131,072 wide, because its width was given the input's size; here it has the
+        classes.
 
     Args:
         input_shape: (D, F, T); with `ast`, (1, F, T) as AST hears it.
@@ -103,7 +111,8 @@ class InceptionTransformer(nn.Module):
         ast: put AST below and fine-tune it; its embedding is the vector. AST does not look at the mask.
         weights: of AST, a folder that save_pretrained made or a hub id, for `load_pretrained`; None: random.
         ast_hidden_size, ast_layers, ast_heads, ast_intermediate: AST's sizes.
-        gradient_checkpointing: of AST: a third more time, so that a batch of 10 fits 16 GB (reckoned, not measured).
+        gradient_checkpointing: of AST: a third more time, so that a batch of 10 fits 16 GB (reckoned, not
+            measured).
     """
 
     def __init__(
@@ -136,7 +145,8 @@ class InceptionTransformer(nn.Module):
             )
         if len(grid) != 2 or not all(isinstance(side, int) and side >= 1 for side in grid):
             raise HeadError(
-                f"inception_transformer: option grid is two whole numbers from 1, rows and columns, not {grid!r}"
+                "inception_transformer: option grid is two whole numbers from 1, rows and columns, not "
+                f"{grid!r}"
             )
         if min(reduce, d_model, layers, heads, feedforward) < 1 or d_model % heads:
             raise HeadError(
@@ -145,7 +155,8 @@ class InceptionTransformer(nn.Module):
             )
         if weights is not None and not ast:
             raise HeadError(
-                "inception_transformer: option weights is of AST, which is off: add ast true, or leave out weights"
+                "inception_transformer: option weights is of AST, which is off: add ast true, or leave out "
+                "weights"
             )
         self.weights, self.ast = weights, None
         if ast:
@@ -172,7 +183,8 @@ class InceptionTransformer(nn.Module):
         self.fc = nn.Linear(d_model, num_classes)
 
     def load_pretrained(self) -> None:
-        """Load AST's weights where the option `weights` names them; HeadError where they cannot be had or do not fit."""
+        """Load AST's weights where the option `weights` names them; HeadError where they cannot be had or do
+        not fit."""
         if self.weights is not None:
             load_ast("inception_transformer", self.ast, self.weights)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Iterable
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -18,7 +18,8 @@ from .closed import Closed
     about="the labels of the nearest training clips by cosine, on the embedding or on statistics over time",
 )
 class KNN(Closed):
-    """Votes of the nearest training rows, each weighing exp(cosine / temperature), and half a vote spread over all classes.
+    """Votes of the nearest training rows, each weighing exp(cosine / temperature), and half a vote spread
+    over all classes.
 
     Args:
         input_shape: (D, F, T); what becomes of it says `closed.Closed`.
@@ -40,7 +41,8 @@ class KNN(Closed):
         super().__init__(input_shape, num_classes)
         if k < 1 or not temperature > 0 or rows < 0:
             raise HeadError(
-                f"knn: k is at least 1, temperature above 0 and rows at least 0, not {k}, {temperature}, {rows}"
+                f"knn: k is at least 1, temperature above 0 and rows at least 0, not {k}, {temperature}, "
+                f"{rows}"
             )
         self.k, self.temperature, self.multilabel = k, temperature, multilabel
         self.register_buffer("vectors_kept", torch.zeros(rows, self.width))
@@ -81,7 +83,8 @@ class KNN(Closed):
         """Keep the training rows.
 
         Args:
-            batches: (x, mask) of all of them in order. targets: (rows, classes) 0/1. groups: (rows,), not needed here.
+            batches: (x, mask) of all of them in order. targets: (rows, classes) 0/1. groups: (rows,), not
+                needed here.
         """
         x = torch.from_numpy(self.take(batches))
         self.vectors_kept = nn.functional.normalize(x, dim=1)

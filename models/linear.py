@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Iterable
+from collections.abc import Iterable
 
 from torch import Tensor, nn
 
@@ -18,8 +18,9 @@ from .common import Standardise, num_stats, pool_stats
 class Linear(nn.Module):
     """Pool, standardise, one linear layer.
 
-    SGD with momentum (lr 0.1, 0.9) reaches scikit-learn's logistic regression; AdamW settles elsewhere, and scored
-    four to five points lower where many features each say a little (the synthetic data of tests/test_models.py).
+    SGD with momentum (lr 0.1, 0.9) reaches scikit-learn's logistic regression; AdamW settles elsewhere, and
+    scored four to five points lower where many features each say a little (the synthetic data of
+    tests/test_models.py).
 
     Args:
         input_shape: (D, F, T); see `common.pool_stats` for what is pooled.
@@ -33,8 +34,8 @@ class Linear(nn.Module):
         self.standardise = Standardise(width)
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(width, num_classes)
-        # From zero, gradient descent heads for the solution of least norm; random weights on features that the
-        # training clips do not pin down would stay, and be noise on test clips.
+        # From zero, gradient descent heads for the solution of least norm; random weights on
+        # features that the training clips do not pin down would stay, and be noise on test clips.
         nn.init.zeros_(self.fc.weight)
         nn.init.zeros_(self.fc.bias)
 

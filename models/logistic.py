@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Iterable
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -18,7 +18,8 @@ from .closed import Closed, constant, tasks
     about="scikit-learn's logistic regression on the embedding or on statistics over time, fitted at once",
 )
 class Logistic(Closed):
-    """Multinomial, or one against the rest where clips have several labels; strongest of all where clips are few.
+    """Multinomial, or one against the rest where clips have several labels; strongest of all where clips are
+    few.
 
     Args:
         input_shape: (D, F, T); what becomes of it says `closed.Closed`.
@@ -49,7 +50,8 @@ class Logistic(Closed):
         """Fit to the training rows.
 
         Args:
-            batches: (x, mask) of all of them in order. targets: (rows, classes) 0/1. groups: (rows,), not needed here.
+            batches: (x, mask) of all of them in order. targets: (rows, classes) 0/1. groups: (rows,), not
+                needed here.
         """
         from sklearn.linear_model import LogisticRegression
 

@@ -1,8 +1,9 @@
-"""Parts that heads on maps (channels, frequency, time) share: standardised input, halving, pooling to a grid."""
+"""Parts that heads on maps (channels, frequency, time) share: standardised input, halving, pooling to a
+grid."""
 
 from __future__ import annotations
 
-from typing import Iterable
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,8 @@ from .common import Standardise, Window, pool_mask, real_frames
 
 
 class Input(nn.Module):
-    """A view as a head's input: standardised per channel and frequency by the training set, padding then zero, the mean.
+    """A view as a head's input: standardised per channel and frequency by the training set, padding then
+    zero, the mean.
 
     Args:
         input_shape: (D, F, T).
@@ -37,7 +39,8 @@ class Input(nn.Module):
 
 
 def halve(size: tuple[int, int], stride: int = 2) -> Window:
-    """Kernel and stride 2 without padding (n become n // 2, an odd last one is dropped), 1 on an axis that has run out.
+    """Kernel and stride 2 without padding (n become n // 2, an odd last one is dropped), 1 on an axis that
+    has run out.
 
     Args:
         size: (F, T) of the map.
@@ -50,7 +53,8 @@ def halve(size: tuple[int, int], stride: int = 2) -> Window:
 
 
 def map_mask(mask: Tensor | None, stride: int, cells: int) -> Tensor | None:
-    """Bring a mask to a map whose last, incomplete cells were dropped: their frames count for the last one left.
+    """Bring a mask to a map whose last, incomplete cells were dropped: their frames count for the last one
+    left.
 
     Args:
         mask: (B, T), or None.
@@ -66,7 +70,8 @@ def map_mask(mask: Tensor | None, stride: int, cells: int) -> Tensor | None:
 
 
 def to_grid(x: Tensor, mask: Tensor | None, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
-    """Average a map over the cells of a grid, its real frames only, as adaptive average pooling draws the cells.
+    """Average a map over the cells of a grid, its real frames only, as adaptive average pooling draws the
+    cells.
 
     Args:
         x: (B, C, F, T).

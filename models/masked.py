@@ -10,8 +10,9 @@ from torch.nn import functional as F
 class MaskedPatches(nn.Module):
     """A transformer over patches tells from the patches that it sees what is in those that it does not.
 
-    SimMIM's recipe (Xie et al. 2022): the hidden patches are replaced by one learned token, all go through the transformer, and
-    a linear layer gives back their standardised content. Only the transformer is kept; the layer and the token are not.
+    SimMIM's recipe (Xie et al. 2022): the hidden patches are replaced by one learned token, all go through
+    the transformer, and a linear layer gives back their standardised content. Only the transformer is kept;
+    the layer and the token are not.
 
     Args:
         head: a `TokenTransformer` over an image's patches; it is trained in place, all but its last layer.
@@ -25,11 +26,13 @@ class MaskedPatches(nn.Module):
         self.decode = nn.Linear(head.position.shape[2], head.embed.weight[0].numel())
 
     def kept(self) -> dict[str, Tensor]:
-        """What a fresh head of the same kind starts from: all but the last layer, which has learnt nothing."""
+        """What a fresh head of the same kind starts from: all but the last layer, which has learnt
+        nothing."""
         return {name: value for name, value in self.head.state_dict().items() if not name.startswith("fc.")}
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Mean squared error, a scalar, on the hidden patches that are real; which are hidden is drawn from torch's generator.
+        """Mean squared error, a scalar, on the hidden patches that are real; which are hidden is drawn from
+        torch's generator.
 
         Args:
             x: (B, D, F, T). mask: (B, T), True where real.

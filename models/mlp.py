@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Iterable
+from collections.abc import Iterable
 
 from torch import Tensor, nn
 
@@ -18,7 +18,8 @@ from .common import Standardise, num_stats, pool_stats
 class MLP(nn.Module):
     """Pool, standardise, hidden layers (Linear, LayerNorm, GELU, Dropout), one linear layer.
 
-    LayerNorm rather than BatchNorm: a last batch of one clip is harmless, and small data sets have such batches.
+    LayerNorm rather than BatchNorm: a last batch of one clip is harmless, and small data sets have such
+    batches.
 
     Args:
         input_shape: (D, F, T); see `common.pool_stats` for what is pooled.

@@ -1,9 +1,10 @@
-"""A dictionary of spectrogram patches, learnt without labels, and a support vector machine on how often and how steadily each occurs."""
+"""A dictionary of spectrogram patches, learnt without labels, and a support vector machine on how often and
+how steadily each occurs."""
 
 from __future__ import annotations
 
 import warnings
-from typing import Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -29,20 +30,24 @@ HEARD = (0, 1, 2, 5, 6)  # the copies by whose mean a clip is answered
 @register(
     "patches",
     views=("mel", "fbank"),
-    about="a dictionary of patches learnt from the training clips, statistics over time, and a support vector machine; a minute",
+    about="a dictionary of patches learnt from the training clips, statistics over time, and a support "
+    "vector machine; a minute",
 )
 class Patches(SVM):
-    """Coates, Lee & Ng's single-layer features (2011), which Salamon & Bello (2015) brought to sounds, beside `functionals`.
+    """Coates, Lee & Ng's single-layer features (2011), which Salamon & Bello (2015) brought to sounds, beside
+    `functionals`.
 
-    Patches of each size, normalised and whitened, are clustered by k-means (spherical); a patch speaks for the words that it is more
-    like than most, and a clip is the mean and the deviation over time of each word, in three areas of the frequency axis. The
-    kernel is the mean of Gaussian kernels, one of the statistics and one of each dictionary. The machines learn from clips moved in
-    frequency and stretched in time, too, and answer by the mean over five of those copies.
+    Patches of each size, normalised and whitened, are clustered by k-means (spherical); a patch speaks for
+    the words that it is more like than most, and a clip is the mean and the deviation over time of each word,
+    in three areas of the frequency axis. The kernel is the mean of Gaussian kernels, one of the statistics
+    and one of each dictionary. The machines learn from clips moved in frequency and stretched in time, too,
+    and answer by the mean over five of those copies.
 
     Args:
         input_shape: (1, F, T).
         num_classes: width of the logits.
-        words: of each dictionary. sizes: of patches, (bands, frames) each; 0 bands is a quarter of F, -1 an eighth.
+        words: of each dictionary. sizes: of patches, (bands, frames) each; 0 bands is a quarter of F, -1 an
+            eighth.
         c, gamma, rows: as in `svm`.
     """
 
@@ -60,7 +65,8 @@ class Patches(SVM):
         channels, height, frames = input_shape
         if channels != 1 or height < 4 or frames < 4:
             raise HeadError(
-                f"patches: a spectrogram of one channel, 4 bands and 4 frames at least is wanted, not {input_shape}"
+                "patches: a spectrogram of one channel, 4 bands and 4 frames at least is wanted, not "
+                f"{input_shape}"
             )
         if words < 2 or not sizes or any(len(size) != 2 or size[0] < -1 or size[1] < 1 for size in sizes):
             raise HeadError(
@@ -168,7 +174,8 @@ class Patches(SVM):
         groups: np.ndarray,
         multilabel: bool,
     ) -> None:
-        """Learn the dictionaries from the training rows, then the machines from them and their copies; arguments as in `svm`."""
+        """Learn the dictionaries from the training rows, then the machines from them and their copies;
+        arguments as in `svm`."""
         self._refuse(len(targets))
         batches = [(x.cpu(), None if mask is None else mask.cpu()) for x, mask in batches]
         for number in range(len(self.sizes)):
@@ -186,7 +193,8 @@ class Patches(SVM):
         self._fit(torch.cat(every), targets, groups, multilabel, list(range(min(len(order), len(HEARD)))))
 
     def keeps(self, rows: int) -> int:
-        """Values of four bytes that are stored, at most, after fitting to so many rows: vectors are of two bytes."""
+        """Values of four bytes that are stored, at most, after fitting to so many rows: vectors are of two
+        bytes."""
         return self._most(rows) * (self.width // 2 + self.classes) + sum(
             self.words * h * w for h, w in self.sizes
         )
@@ -204,7 +212,8 @@ class Patches(SVM):
         return 2 + fitting, len(HEARD) * one
 
     def _learn(self, number: int, batches: list[tuple[Tensor, Tensor | None]]) -> None:
-        """A dictionary of patches of one size: whitened, clustered; whitening and words are kept as one set of filters."""
+        """A dictionary of patches of one size: whitened, clustered; whitening and words are kept as one set
+        of filters."""
         from sklearn.cluster import MiniBatchKMeans
         from sklearn.exceptions import ConvergenceWarning
 
@@ -232,7 +241,8 @@ class Patches(SVM):
 
 
 def _root(x: Tensor) -> Tensor:
-    """The square root, 0 below 0; there its gradient is 0, too, and no infinity that saliency would trip over."""
+    """The square root, 0 below 0; there its gradient is 0, too, and no infinity that saliency would trip
+    over."""
     above = x > 0
     return torch.where(above, x, 1.0).sqrt() * above
 

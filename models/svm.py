@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Iterable
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -29,7 +29,8 @@ def gaussian(x: Tensor, y: Tensor, gamma: float) -> Tensor:
     about="scikit-learn's support vector machine (Gaussian kernel, one against the rest), fitted at once",
 )
 class SVM(Closed):
-    """One machine a class; the decisions times one number, found by cross-validation within the training rows, are the logits.
+    """One machine a class; the decisions times one number, found by cross-validation within the training
+    rows, are the logits.
 
     Args:
         input_shape: (D, F, T); what becomes of it says `closed.Closed`.
@@ -83,13 +84,15 @@ class SVM(Closed):
     def _refuse(rows: int) -> None:
         if rows > MOST:
             raise HeadError(
-                f"{rows:,} rows are too many for a support vector machine ({MOST:,} at most): choose linear, mlp or a network"
+                f"{rows:,} rows are too many for a support vector machine ({MOST:,} at most): choose linear, "
+                "mlp or a network"
             )
 
     def _fit(
         self, x: Tensor, targets: np.ndarray, groups: np.ndarray, multilabel: bool, heard: list[int]
     ) -> None:
-        """Fit to standardised vectors: of all rows, and after them of copies of all rows; `heard`: the copies that answer."""
+        """Fit to standardised vectors: of all rows, and after them of copies of all rows; `heard`: the copies
+        that answer."""
         kernel = self._kernel(x, x).double().numpy()
         copies = len(x) // len(targets)
         targets, groups = np.tile(targets, (copies, 1)), np.tile(groups, copies)
@@ -118,7 +121,8 @@ class SVM(Closed):
     def _machines(
         self, kernel: np.ndarray, targets: np.ndarray, rows: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(classes, all rows) coefficients and (classes,) offsets of machines that saw the given rows alone."""
+        """(classes, all rows) coefficients and (classes,) offsets of machines that saw the given rows
+        alone."""
         from sklearn.svm import SVC
 
         coefficients, bias = np.zeros((self.classes, len(kernel))), np.full(self.classes, -1.0)
@@ -138,7 +142,8 @@ class SVM(Closed):
         copies: int,
         heard: list[int],
     ) -> float:
-        """The factor that turns decisions into the logits of least log loss, on rows that the machines did not see."""
+        """The factor that turns decisions into the logits of least log loss, on rows that the machines did
+        not see."""
         from scipy.optimize import minimize_scalar
         from scipy.special import log_softmax
         from sklearn.model_selection import GroupKFold

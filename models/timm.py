@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Iterable
+from typing import Any
 
 import timm
 import torch
@@ -26,21 +27,25 @@ PIXELS = (
     about="any image network of timm (option backbone) on the spectrogram as an image, pretrained or not",
 )
 class Timm(nn.Module):
-    """Standardise, enlarge what is too small for an image network, a timm network with its own pooling and classifier.
+    """Standardise, enlarge what is too small for an image network, a timm network with its own pooling and
+    classifier.
 
-    A network gets the view as it is, but for axes under 32, which are enlarged to it; one that does not answer to that,
-    and one of a single image size (many transformers), gets the view resized to its own size; both bilinearly. timm's
-    networks know no mask: padding is the training set's mean, zero after standardising, and counts in their pooling.
+    A network gets the view as it is, but for axes under 32, which are enlarged to it; one that does not
+    answer to that, and one of a single image size (many transformers), gets the view resized to its own size;
+    both bilinearly. timm's networks know no mask: padding is the training set's mean, zero after
+    standardising, and counts in their pooling.
 
     Args:
         input_shape: (D, F, T); D becomes the network's input channels.
         num_classes: width of the logits.
         backbone: timm's name of a network (`timm.list_models()`), with or without its tag of weights.
-        weights: None = random; "timm" = those that timm knows for the backbone; a local file or folder of weights, or a
-            hub id. They are loaded by `load_pretrained`, their first convolution fitted to D channels.
+        weights: None = random; "timm" = those that timm knows for the backbone; a local file or folder of
+            weights, or a hub id. They are loaded by `load_pretrained`, their first convolution fitted to D
+            channels.
         dropout: before the network's classifier, where it has one that drops.
         drop_path: stochastic depth, where the network has it.
-        standardise: per channel and frequency, by the training set (`adapt`); padding then becomes zero, the mean.
+        standardise: per channel and frequency, by the training set (`adapt`); padding then becomes zero, the
+            mean.
     Raises:
         HeadError: there is no such backbone, or it cannot take the view.
     """
@@ -88,15 +93,17 @@ class Timm(nn.Module):
             ) from None
 
     def _fit(self, input_shape: tuple[int, int, int], num_classes: int) -> tuple[int, int]:
-        """The image size (F, T) that the network answers to: the view's, enlarged where short, else its own."""
+        """The image size (F, T) that the network answers to: the view's, enlarged where short, else its
+        own."""
         own = self.net.pretrained_cfg
         sizes = [tuple(own["input_size"][1:])]
         if not own.get("fixed_input_size"):
             rows, columns = (max(SHORTEST, length) for length in input_shape[1:])
             if rows * columns > PIXELS:
                 raise HeadError(
-                    f"timm: a view of {'x'.join(map(str, input_shape))} would be an image of {rows}x{columns}, "
-                    "too large: extract spectrograms (--extractor logmel) or shorter windows, or choose another head"
+                    f"timm: a view of {'x'.join(map(str, input_shape))} would be an image of "
+                    f"{rows}x{columns}, too large: extract spectrograms (--extractor logmel) or shorter "
+                    "windows, or choose another head"
                 )
             sizes.insert(0, (rows, columns))
         self.eval()
@@ -173,8 +180,8 @@ class Timm(nn.Module):
             self.net.load_state_dict(self._pretrained(overlay))
         except Exception as error:  # timm, the hub, the network and the file each fail in ways of their own
             raise HeadError(
-                f"timm: no weights {self.weights!r} for {self.backbone} ({_line(error)}): go online once, name a "
-                "local safetensors file by --head.weights, or leave the weights out"
+                f"timm: no weights {self.weights!r} for {self.backbone} ({_line(error)}): go online once, "
+                "name a local safetensors file by --head.weights, or leave the weights out"
             ) from None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Iterable
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,8 @@ TOKENS = 256  # attention's cost grows with their square: patches grow until the
 
 
 def choose_patch(input_shape: tuple[int, int, int]) -> tuple[int, int]:
-    """(frequencies, frames) of a patch: one cell of a feature map, 16 x 16 of a spectrogram, wider where tokens abound."""
+    """(frequencies, frames) of a patch: one cell of a feature map, 16 x 16 of a spectrogram, wider where
+    tokens abound."""
     channels, height, frames = input_shape
     rows, columns = (min(16, height), min(16, frames)) if channels == 1 else (1, 1)
     while -(-height // rows) * -(-frames // columns) > TOKENS:
@@ -36,11 +37,12 @@ def choose_patch(input_shape: tuple[int, int, int]) -> tuple[int, int]:
 class TokenTransformer(nn.Module):
     """Standardise, tokens with learned positions, pre-norm transformer, mean over real tokens, linear layer.
 
-    What ITMO's network (`inception_transformer`) should have been: the cells are the tokens, instead of one token a clip,
-    and there is no 100-million-weight layer. An image is cut into patches that share a projection (ViT, Dosovitskiy et
-    al. 2020); padding is zero, the mean, and patches of nothing else are not attended to. A vector's cells have no
-    neighbourhood, so convolutions on its grid mean nothing: each row of the grid (384: 16 rows of 24 numbers) becomes a
-    token by a projection of its own, which keeps all that a linear layer sees.
+    What ITMO's network (`inception_transformer`) should have been: the cells are the tokens, instead of one
+    token a clip, and there is no 100-million-weight layer. An image is cut into patches that share a
+    projection (ViT, Dosovitskiy et al. 2020); padding is zero, the mean, and patches of nothing else are not
+    attended to. A vector's cells have no neighbourhood, so convolutions on its grid mean nothing: each row of
+    the grid (384: 16 rows of 24 numbers) becomes a token by a projection of its own, which keeps all that a
+    linear layer sees.
 
     Args:
         input_shape: (D, F, T).
@@ -65,11 +67,13 @@ class TokenTransformer(nn.Module):
         super().__init__()
         if len(patch) not in (0, 2) or not all(isinstance(side, int) and side >= 1 for side in patch):
             raise HeadError(
-                f"token_transformer: option patch is two whole numbers from 1, frequencies and frames, not {patch!r}"
+                "token_transformer: option patch is two whole numbers from 1, frequencies and frames, not "
+                f"{patch!r}"
             )
         if min(dim, layers, heads, feedforward) < 1 or dim % heads:
             raise HeadError(
-                f"token_transformer: sizes are whole numbers from 1, and heads divides dim, not {dim} by {heads}"
+                f"token_transformer: sizes are whole numbers from 1, and heads divides dim, not {dim} by "
+                f"{heads}"
             )
         depth, height, frames = input_shape
         self.input = Input(input_shape, standardise=True)
@@ -113,16 +117,19 @@ class TokenTransformer(nn.Module):
         return nn.functional.pad(x, (0, -x.shape[3] % frames, 0, -x.shape[2] % height))
 
     def patches(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """(B, N, dim) tokens of an image, and which of them have any real frame, (B, N); None where all do."""
+        """(B, N, dim) tokens of an image, and which of them have any real frame, (B, N); None where all
+        do."""
         tokens = self.embed(self.padded(x)).flatten(2).transpose(1, 2)
         if mask is None:
             return tokens, None
         return tokens, pool_mask(mask, self.patch[1]).repeat(1, self.grid[0])
 
     def pretraining(self) -> MaskedPatches:
-        """What teaches the transformer the view itself, without labels; HeadError where the view has no patches to hide."""
+        """What teaches the transformer the view itself, without labels; HeadError where the view has no
+        patches to hide."""
         if self.patch is None:
             raise HeadError(
-                "token_transformer: a pooled embedding has no patches to hide: pretrain on a view such as frames or mel"
+                "token_transformer: a pooled embedding has no patches to hide: pretrain on a view such as "
+                "frames or mel"
             )
         return MaskedPatches(self)

@@ -1,4 +1,5 @@
-"""What the tests share: a small competition of tones, the scripts run as a user runs them, the shared real data."""
+"""What the tests share: a small competition of tones, the scripts run as a user runs them, the shared real
+data."""
 
 from __future__ import annotations
 
@@ -56,7 +57,8 @@ def tone(kind: int, seed: int, rate: int = 16000, seconds: float = 1.0) -> np.nd
 def make_competition(
     folder: Path, classes: int = 3, train: int = 10, subm: int = 4, seconds: float = 1.0
 ) -> Path:
-    """A Kaggle layout: train.csv (fname,label,group), audio_train/, audio_test/, a shuffled sample_submission.csv."""
+    """A Kaggle layout: train.csv (fname,label,group), audio_train/, audio_test/, a shuffled
+    sample_submission.csv."""
     names = [f"tone{kind}" for kind in range(classes)]
     for part in ("audio_train", "audio_test"):
         (folder / part).mkdir(parents=True)

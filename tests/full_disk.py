@@ -1,6 +1,7 @@
-"""Run by test_disk.py in a mount namespace of its own: the stages on a small disk that fills up, grows, and becomes read-only.
-
-The estimate of the space is taken out: what is tested is what happens when it was wrong, or when something else filled the disk.
+"""Run by test_disk.py in a mount namespace of its own: the stages on a small disk that fills up, grows, and
+becomes read-only.
+ The estimate of the space is taken out: what is tested is what happens when it was wrong, or when something
+else filled the disk.
 """
 
 from __future__ import annotations
@@ -92,7 +93,8 @@ def until_done(main, *args: str, size: int, step: int) -> int:
 
 
 def main(data: str) -> None:
-    """All stages: a calm run on a roomy disk, then on one that is too small, then one that cannot be written."""
+    """All stages: a calm run on a roomy disk, then on one that is too small, then one that cannot be
+    written."""
     space.check = lambda *any: "not estimated"
     Path("disk").mkdir()
     stages = [

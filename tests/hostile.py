@@ -1,6 +1,7 @@
-"""Files that a stranger may hand in: pickles that call, build, refer, claim, bomb; each has to be refused and nothing of it run.
-
-As a program: `python tests/hostile.py FOLDER` writes them all and reads them under a limit of memory and an audit of what runs.
+"""Files that a stranger may hand in: pickles that call, build, refer, claim, bomb; each has to be refused and
+nothing of it run.
+ As a program: `python tests/hostile.py FOLDER` writes them all and reads them under a limit of memory and an
+audit of what runs.
 """
 
 from __future__ import annotations
@@ -243,7 +244,8 @@ def shared(path: Path) -> Path:
 
 
 def nested(path: Path) -> Path:
-    """A megabyte in three hundred members that hold one another: nothing is compressed, and each is no larger than the file."""
+    """A megabyte in three hundred members that hold one another: nothing is compressed, and each is no larger
+    than the file."""
     data, members = bytes(1 << 20), []
     for index in reversed(range(300)):
         name = f"a/data/{index:03d}"

@@ -1,4 +1,5 @@
-"""Kaggle's server, as much of it as the real client talks to, on loopback: requests reach it as a proxy (HTTP_PROXY)."""
+"""Kaggle's server, as much of it as the real client talks to, on loopback: requests reach it as a proxy
+(HTTP_PROXY)."""
 
 from __future__ import annotations
 
@@ -202,7 +203,8 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The stub, running; the client in this process and in its children talks to it and to nothing else, signed in."""
+    """The stub, running; the client in this process and in its children talks to it and to nothing else,
+    signed in."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     server.stub = Stub()

@@ -1,4 +1,5 @@
-"""A simulated Kaggle session: attached things that nobody may write to, a folder for outputs, and no network."""
+"""A simulated Kaggle session: attached things that nobody may write to, a folder for outputs, and no
+network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A small finished cache of made-up features with clips to submit and a hold-out, told apart as well as a test asks."""
+"""A small finished cache of made-up features with clips to submit and a hold-out, told apart as well as a
+test asks."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ def make(
     """Write <data>/<competition>/<cache>.
 
     Args:
-        signal: how far the classes' centres lie apart, in deviations. shuffled: the labels are dealt out anew.
+        signal: how far the classes' centres lie apart, in deviations. shuffled: the labels are dealt out
+            anew.
         multilabel: a clip has one or two labels. test: clips of a hold-out.
     """
     folder.mkdir(parents=True)

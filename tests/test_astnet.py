@@ -45,7 +45,8 @@ def test_the_pass_is_transformers(model):
 
 
 def test_fewer_columns_keep_their_places(model):
-    """The same as transformers' network built for 496 frames with the first 49 columns of the position embedding."""
+    """The same as transformers' network built for 496 frames with the first 49 columns of the position
+    embedding."""
     import torch
     from transformers import ASTConfig, ASTModel
 

@@ -1,4 +1,5 @@
-"""What Kaggle attaches is found wherever it is mounted; hidden clips are answered, whatever the sample submission shows."""
+"""What Kaggle attaches is found wherever it is mounted; hidden clips are answered, whatever the sample
+submission shows."""
 
 from __future__ import annotations
 
@@ -118,7 +119,8 @@ def test_weights_by_what_they_are(place: Path) -> None:
 
 
 def hidden(root: Path, sample: str, *files: str):
-    """The birds of `kaggle`, with another sample submission and test folder, loaded; ids and files to submit."""
+    """The birds of `kaggle`, with another sample submission and test folder, loaded; ids and files to
+    submit."""
     (root / "sample_submission.csv").write_text(sample)
     shutil.rmtree(root / "audio_test")
     layout_files.files(root, *(f"audio_test/{name}" for name in files)) if files else (
@@ -130,7 +132,8 @@ def hidden(root: Path, sample: str, *files: str):
 
 
 def test_placeholders_of_a_sample_submission(kaggle: Path) -> None:
-    """Fewer rows than files, none of them a file's: the files are what is asked for, in the sample's own form."""
+    """Fewer rows than files, none of them a file's: the files are what is asked for, in the sample's own
+    form."""
     many = ("m.wav", "n.wav", "o.wav", "p.wav")
     found, ids, files = hidden(kaggle, "fname,jay,owl\nfoo,0.5,0.5\nbar,0.5,0.5\nbaz,0.5,0.5\n", *many)
     assert ids == ["m", "n", "o", "p"] and files == list(many) and not found.missing
@@ -162,7 +165,8 @@ def test_placeholders_of_a_sample_submission(kaggle: Path) -> None:
 
 
 def test_the_clips_to_submit_alone_within_the_time(place: Path, capsys) -> None:
-    """An attached run's settings, no training clip; what the time leaves unheard gets the prior, and a line says so."""
+    """An attached run's settings, no training clip; what the time leaves unheard gets the prior, and a line
+    says so."""
     root = make_competition(place / "competitions" / "tones", train=6, subm=2)
     get_features.main(["--extractor", "logmel", "--n-mels", "32"])
     train.main(

@@ -152,7 +152,8 @@ def test_rows_are_augmented_on_their_own():
 
 
 def test_masks_cover_a_mix_of_two_sounds_and_lie_under_a_mixup():
-    """Where a mask covers everything, a mix of two sounds is flat; a mixup of two covered rows keeps both floors."""
+    """Where a mask covers everything, a mix of two sounds is flat; a mixup of two covered rows keeps both
+    floors."""
     x = torch.arange(8.0)[:, None, None, None] + batch().abs()
     settings = TrainingFlags(mixup=1.0, frequency_mask=99, masks=40)
     over = augment.apply(x, None, ROWS, replace(settings, mixup_pairs="different"), rng(1))

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
-import get_features
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,6 +14,7 @@ import soundfile
 from conftest import make_competition
 from test_restart import contents, kill_when
 
+import get_features
 from earshot import audio, cache, copies, extract, plan, waveform_augment
 from earshot.audio import AudioSettings
 from earshot.competition import load

@@ -197,7 +197,8 @@ def test_too_little_time_is_a_submission_all_the_same_and_more_goes_on(
 def test_what_is_clearly_worse_is_dropped_when_time_is_short(
     work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """The ladder's costs are made up: folds for two of three, and the one that learns nothing is the one to go."""
+    """The ladder's costs are made up: folds for two of three, and the one that learns nothing is the one to
+    go."""
     make(Path("data/c/one"), {"pooled": (12, 1, 1), "frames": (12, 1, 3)}, clips=120, signal=1.0)
     for name, rate in (("good", "3e-3"), ("bad", "1e-9"), ("fair", "2e-3")):
         Path(f"{name}.yaml").write_text(
@@ -246,7 +247,8 @@ def test_killed_and_run_again(work: Path) -> None:
 
 
 def test_the_ladder_on_the_sample_competition(tmp_path: Path) -> None:
-    """The whole line: audio, the built-in ladder in little time, a score against the solution, the first line at once."""
+    """The whole line: audio, the built-in ladder in little time, a score against the solution, the first line
+    at once."""
     script(
         "get_features.py", "--competition", "sample", "--n-mels", "24", "--extractor", "logmel", cwd=tmp_path
     )

@@ -1,4 +1,5 @@
-"""Every kind of bad audio through the scripts: left out or answered by the prior, named in the ledger, in bounded memory."""
+"""Every kind of bad audio through the scripts: left out or answered by the prior, named in the ledger, in
+bounded memory."""
 
 from __future__ import annotations
 
@@ -101,7 +102,8 @@ def test_what_unfolds_to_days_is_refused(tmp_path, monkeypatch):
 
 
 def test_what_unfolds_to_too_many_samples_is_a_line_of_the_ledger(tmp_path, monkeypatch):
-    """Short enough in seconds, at a rate that no recording of that length has: the temporary file would fill the disk."""
+    """Short enough in seconds, at a rate that no recording of that length has: the temporary file would fill
+    the disk."""
     monkeypatch.setattr(decode, "LONGEST", 10)
     monkeypatch.setattr(decode, "USUAL", 1000, raising=False)
     wave = np.tile(np.float32([0.1, -0.1]), 5500)
@@ -112,7 +114,8 @@ def test_what_unfolds_to_too_many_samples_is_a_line_of_the_ledger(tmp_path, monk
 
 
 def test_three_hours_in_little_memory(tmp_path: Path) -> None:
-    """345 MB as float32, and twice that at the rate asked for, decoded by a process that may take 120 MB of its own."""
+    """345 MB as float32, and twice that at the rate asked for, decoded by a process that may take 120 MB of
+    its own."""
     path = tmp_path / "long.wav"
     second = (0.3 * np.sin(np.arange(8000) * 0.3)).astype(np.float32)
     with soundfile.SoundFile(path, "w", 8000, 1, "PCM_U8") as file:

@@ -1,4 +1,5 @@
-"""Bad csv files of every kind: each ends in the right clips or in one line that says what is wrong, where, and what to do."""
+"""Bad csv files of every kind: each ends in the right clips or in one line that says what is wrong, where,
+and what to do."""
 
 from __future__ import annotations
 
@@ -237,7 +238,8 @@ def test_read_and_said(tmp_path: Path, train: bytes, want: list | None, note: st
 )
 @pytest.mark.parametrize("suffix", [True, False])
 def test_ids_of_any_spelling(tmp_path: Path, name: str, suffix: bool) -> None:
-    """Text stays text; a name that macOS wrote decomposed is found by the composed id, and the other way round."""
+    """Text stays text; a name that macOS wrote decomposed is found by the composed id, and the other way
+    round."""
     import unicodedata
 
     root = birds(tmp_path, audio=(f"audio_train/{name}",))

@@ -1,4 +1,5 @@
-"""The benchmarks' own reckoning: narrowed networks, paired differences, right answers, sections of RESULTS.md."""
+"""The benchmarks' own reckoning: narrowed networks, paired differences, right answers, sections of
+RESULTS.md."""
 
 from __future__ import annotations
 
@@ -83,7 +84,8 @@ def fake(monkeypatch):
 
 
 def small_step(batch: int):
-    """Two steps of AdamW, as `fake.peaks` takes them: a stage for each forward and backward pass, and for each step."""
+    """Two steps of AdamW, as `fake.peaks` takes them: a stage for each forward and backward pass, and for
+    each step."""
     import torch
 
     def work(network):
@@ -106,7 +108,8 @@ def test_computed_memory_is_parameters_gradients_states_and_activations(fake):
     network = nn.Sequential(nn.Linear(100, 400, bias=False), nn.ReLU(), nn.Linear(400, 10, bias=False))
     weights = 4 * (100 * 400 + 400 * 10)
     first, stepped, second, _ = fake.peaks([network], small_step(batch))
-    # The worst moment is inside the backward pass: there are the input, the ReLU's output and the gradients on both its sides.
+    # The worst moment is inside the backward pass: there are the input, the ReLU's output and the
+    # gradients on both its sides.
     wide, narrow = 4 * batch * 400, 4 * batch * 10
     least = weights + 4 * batch * 100 + 2 * wide
     assert least <= first <= least + weights + wide + 4 * narrow
@@ -247,7 +250,8 @@ def test_disk_of_a_recipe_is_that_of_its_features_and_weights(fake):
 
 
 def test_events_and_soundscapes_are_competitions_whose_solution_is_known(monkeypatch, tmp_path):
-    """Recordings of one fold's clips each, labels of what lies in them, and scores of a submission that says just that."""
+    """Recordings of one fold's clips each, labels of what lies in them, and scores of a submission that says
+    just that."""
     import soundfile
     from conftest import tone
 

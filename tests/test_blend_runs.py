@@ -1,4 +1,5 @@
-"""predict.py --blend and --name on trained runs: tables, submissions, kept blends, and what cannot be blended."""
+"""predict.py --blend and --name on trained runs: tables, submissions, kept blends, and what cannot be
+blended."""
 
 from __future__ import annotations
 
@@ -115,7 +116,8 @@ def test_a_blend_from_the_table_to_the_submission(work: Path) -> None:
 
 
 def test_the_weights_and_checkpoints_that_predict(work: Path, capsys: pytest.CaptureFixture) -> None:
-    """A kept blend's answer is its weights times its members' final epochs, for the caches' clips and for audio alike."""
+    """A kept blend's answer is its weights times its members' final epochs, for the caches' clips and for
+    audio alike."""
     predict.main([*BOTH, "--blend", "simplex", "--name", "b"])
     path = work / "b" / "blend.json"
     value = sealed.read(path)

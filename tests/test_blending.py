@@ -1,4 +1,5 @@
-"""Weights, factors and thresholds of blends: what they gain where there is something to gain, and nothing where there is not."""
+"""Weights, factors and thresholds of blends: what they gain where there is something to gain, and nothing
+where there is not."""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ def drawn(
 
 
 def fooled(seed: int, strengths: tuple, multilabel: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Out-of-fold predictions of real models (class centroids of random features) that were trained on labels without meaning."""
+    """Out-of-fold predictions of real models (class centroids of random features) that were trained on labels
+    without meaning."""
     _, truth, folds = drawn(seed, strengths, multilabel)
     rng = np.random.default_rng(seed + 100)
     yes = truth if multilabel else np.eye(CLASSES)[truth]
@@ -61,7 +63,8 @@ def fooled(seed: int, strengths: tuple, multilabel: bool) -> tuple[np.ndarray, n
 
 
 def above_chance(predictions: list[np.ndarray], truths: list[np.ndarray]) -> tuple[float, float]:
-    """Macro-F1 above that of the same answers given to clips at random, the mean over draws; and the same in standard errors."""
+    """Macro-F1 above that of the same answers given to clips at random, the mean over draws; and the same in
+    standard errors."""
     rng, above, variance = np.random.default_rng(0), 0.0, 0.0
     for p, truth in zip(predictions, truths):
         chance = [compare.one("f1_macro", p, truth[rng.permutation(len(truth))]) for _ in range(40)]
@@ -86,7 +89,8 @@ def above_chance(predictions: list[np.ndarray], truths: list[np.ndarray]) -> tup
 def test_labels_without_meaning_score_at_chance(
     methods: tuple, hasty: bool, make, multilabel: bool, monkeypatch
 ) -> None:
-    """Through every method, with factors and thresholds; also (`hasty`) if whatever looks better at all were taken."""
+    """Through every method, with factors and thresholds; also (`hasty`) if whatever looks better at all were
+    taken."""
     if hasty:
         monkeypatch.setattr(
             compare,
@@ -155,7 +159,8 @@ def test_of_members_of_equal_worth_none_is_forgotten() -> None:
 
 
 def test_the_log_loss_decides_where_the_metric_cannot() -> None:
-    """The same answers with better probabilities are better, for weights; not for factors or thresholds, nor if fewer are right."""
+    """The same answers with better probabilities are better, for weights; not for factors or thresholds, nor
+    if fewer are right."""
     members, truth, _ = drawn(11, (3.0,))
     sharp, flat, blocks = members[0], probabilities(np.log(members[0]) / 3), compare.blocks_of(CLIPS)
     assert compare.beats("f1_macro", flat, sharp, truth, blocks, (flat, sharp))

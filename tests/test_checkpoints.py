@@ -1,4 +1,5 @@
-"""Checkpoints that were harmed are noticed, named, set aside and trained again to the same bytes; what is no number is named."""
+"""Checkpoints that were harmed are noticed, named, set aside and trained again to the same bytes; what is no
+number is named."""
 
 from __future__ import annotations
 

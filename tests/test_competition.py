@@ -1,4 +1,5 @@
-"""Hold-outs and the layouts besides Kaggle's csv on real audio files, and every line that a user may get instead."""
+"""Hold-outs and the layouts besides Kaggle's csv on real audio files, and every line that a user may get
+instead."""
 
 import os
 from pathlib import Path
@@ -8,7 +9,6 @@ import pytest
 from layout_files import audio, csv, files, refused, rows
 
 from earshot.competition import find, load
-
 
 # --- hold-out
 

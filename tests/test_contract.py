@@ -1,4 +1,5 @@
-"""What does not belong together is refused with the two values that differ: labels, settings, clips, files."""
+"""What does not belong together is refused with the two values that differ: labels, settings, clips,
+files."""
 
 from __future__ import annotations
 

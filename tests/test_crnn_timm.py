@@ -7,17 +7,18 @@ from pathlib import Path
 import pytest
 import timm as library
 import torch
+from conftest import make_competition
 from safetensors.torch import save_file
 
 import get_features
 import models
 import train
-from conftest import make_competition
 
 TINY = "test_efficientnet"
 
 
-# --- crnn -------------------------------------------------------------------------------------------------------------
+# --- crnn
+# -------------------------------------------------------------------------------------------------------------
 
 
 def crnn(shape=(1, 16, 40), **options) -> torch.nn.Module:
@@ -60,7 +61,8 @@ def test_crnn_names_wrong_options():
         assert "\n" not in str(caught.value)
 
 
-# --- timm -------------------------------------------------------------------------------------------------------------
+# --- timm
+# -------------------------------------------------------------------------------------------------------------
 
 
 def build(shape=(1, 40, 50), **options) -> torch.nn.Module:
@@ -145,7 +147,8 @@ def test_timm_says_in_one_line_that_weights_cannot_be_had(tmp_path: Path, monkey
         assert "\n" not in str(caught.value) and weights in str(caught.value)
 
 
-# --- recipes ----------------------------------------------------------------------------------------------------------
+# --- recipes
+# ----------------------------------------------------------------------------------------------------------
 
 
 def test_recipes_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):

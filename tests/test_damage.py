@@ -1,4 +1,5 @@
-"""Caches and shards that were harmed: named, set aside and made again to the same bytes; earlier sessions' outputs picked up."""
+"""Caches and shards that were harmed: named, set aside and made again to the same bytes; earlier sessions'
+outputs picked up."""
 
 from __future__ import annotations
 
@@ -139,7 +140,8 @@ def test_a_damaged_cache_is_refused_by_readers_and_made_anew(
 
 
 def test_shards_of_other_settings_are_not_mixed_in(scripts, data, begun, calm, tmp_path, capsys):
-    """As after a kill in the middle of --fresh: the manifest is gone, shards of the old settings are still there."""
+    """As after a kill in the middle of --fresh: the manifest is gone, shards of the old settings are still
+    there."""
     folder = tmp_path / "tones" / "logmel"
     shutil.copytree(begun, folder)
     for path in (folder / "shards").glob("*.json"):

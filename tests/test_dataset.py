@@ -11,9 +11,9 @@ import torch
 from earshot import dataset
 from earshot.config import TrainingFlags
 from earshot.dataset import Rows, predict
+from earshot.device import Device
 from earshot.errors import UserError
 from earshot.training import autocast
-from earshot.device import Device
 from earshot.windows import pool_windows
 
 CLASSES = ["a", "b", "c"]
@@ -25,7 +25,8 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 
 def made_rows(clips: int = 45, full: bool = False, folder: Path | None = None) -> Rows:
-    """Clips of three classes that can be told apart a little; every third has two windows; some windows are padded."""
+    """Clips of three classes that can be told apart a little; every third has two windows; some windows are
+    padded."""
     random, labels = rng(), np.arange(clips) % 3
     clip = np.sort(np.concatenate([np.arange(clips), np.arange(0, clips, 3)]))
     mel = random.normal(size=(len(clip), 2, 6, 5)) + np.eye(6)[labels[clip]][:, None, :, None]
@@ -106,7 +107,8 @@ def test_masks_come_from_the_lengths():
 
 
 def with_copies(partner: list[int], share: list[float], folder: Path | None = None) -> Rows:
-    """Four clips of a window each, and two copies of each: copy c of clip i has the value 10 * (c + 1) + i."""
+    """Four clips of a window each, and two copies of each: copy c of clip i has the value 10 * (c + 1) +
+    i."""
     split = {
         "ids": np.array(list("wxyz")),
         "labels": np.array(["a", "b", "c", "a"]),

@@ -1,4 +1,5 @@
-"""A stranger's run, all its checksums right: what it lacks, or claims, is refused in one line before memory is taken."""
+"""A stranger's run, all its checksums right: what it lacks, or claims, is refused in one line before memory
+is taken."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Several devices, here several processes on the CPU: the same bytes as one, and no way to stop them leaves one behind."""
+"""Several devices, here several processes on the CPU: the same bytes as one, and no way to stop them leaves
+one behind."""
 
 from __future__ import annotations
 
@@ -9,8 +10,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable
 
 import pytest
 import soundfile
@@ -100,7 +101,8 @@ def session(leader: int) -> list[int]:
 def stop_when(
     ready: Callable[[], bool], stop: Callable[[int, list[int]], None], name: str, *args: object, cwd: Path
 ) -> tuple[int, str, str]:
-    """Run a script, do something to it as soon as `ready`, and see that no process of it is left; exit code and outputs."""
+    """Run a script, do something to it as soon as `ready`, and see that no process of it is left; exit code
+    and outputs."""
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         [sys.executable, str(ROOT / name), *map(str, args)],

@@ -1,4 +1,5 @@
-"""A disk that is full, read-only, or too small; two processes at one place: one line, nothing half-written, and it goes on."""
+"""A disk that is full, read-only, or too small; two processes at one place: one line, nothing half-written,
+and it goes on."""
 
 from __future__ import annotations
 

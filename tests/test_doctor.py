@@ -23,7 +23,8 @@ RATE, CLASSES, EACH = 8000, ("low", "middle", "high"), 30
 
 
 def recording(kind: int, seed: int) -> np.ndarray:
-    """A second of noise through a filter of its own, and eight partials in the class's octaves, each with a tremolo of its own."""
+    """A second of noise through a filter of its own, and eight partials in the class's octaves, each with a
+    tremolo of its own."""
     rng = np.random.default_rng([kind, seed])
     time = np.arange(RATE) / RATE
     hz, speed = 150 * 4.0 ** (kind + rng.uniform(0, 1, 8)), rng.uniform(1, 9, 8)
@@ -183,7 +184,8 @@ def test_pictures(work: Path, capsys: pytest.CaptureFixture) -> None:
 def test_a_clean_competition_gets_no_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """Neither copies nor doubtful labels are claimed where there are none; no folds of its own, nothing known of groups."""
+    """Neither copies nor doubtful labels are claimed where there are none; no folds of its own, nothing known
+    of groups."""
     competition(tmp_path / "clean", flips=0, copies=0)
     (tmp_path / "clean" / "audio_test" / "t18.wav").write_bytes(
         (tmp_path / "clean" / "audio_test" / "t17.wav").read_bytes()
@@ -268,7 +270,8 @@ def test_the_likeliest_errors_come_first() -> None:
 
 
 def test_neighbours_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks change nothing; clips of one part are never neighbours; whitening brings a copy out that the class hides."""
+    """Blocks change nothing; clips of one part are never neighbours; whitening brings a copy out that the
+    class hides."""
     rng = np.random.default_rng(0)
     x = (10 * rng.standard_normal((4, 32))[np.arange(60) % 4] + rng.standard_normal((60, 32))).astype(
         np.float32
@@ -304,7 +307,8 @@ def test_shift_is_seen(work: Path, tmp_path: Path) -> None:
 def test_several_labels_a_clip(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """Multi-label caches are looked at like others; a label too few and one too many are named with their sign."""
+    """Multi-label caches are looked at like others; a label too few and one too many are named with their
+    sign."""
     competition(tmp_path / "mixed", flips=0, copies=1)
     rows = read_csv(tmp_path / "mixed" / "train.csv")
     for row in rows:
@@ -337,7 +341,8 @@ def test_several_labels_a_clip(
 
 
 def test_real_recordings(esc10: Path, tmp_path: Path) -> None:
-    """ESC-10 by log-mel: clips of one source are more alike than others and never straddle; one unmarked pair does."""
+    """ESC-10 by log-mel: clips of one source are more alike than others and never straddle; one unmarked pair
+    does."""
     script("get_features.py", "--competition", esc10, "--extractor", "logmel", cwd=tmp_path)
     said = script("doctor.py", "--data", "data/esc10", cwd=tmp_path).stdout
     rows = read_csv(tmp_path / "reports" / "esc10-logmel" / "duplicates.csv")

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-
 from conftest import make_competition, read_csv, refused, script, tone
+
 from earshot import folds, match, optim
 from earshot.cache import Cache
 from earshot.config import TrainingFlags

@@ -28,7 +28,8 @@ def reference_spectrogram(wave: np.ndarray):
 
 
 def reference_maps(state: dict, image):
-    """MobileNetV3-large (Howard et al., 2019, table 1) with sigmoid gates, plainly from the published tensors."""
+    """MobileNetV3-large (Howard et al., 2019, table 1) with sigmoid gates, plainly from the published
+    tensors."""
     import torch.nn.functional as F
 
     def layer(x, name: str, stride: int = 1):
@@ -204,7 +205,8 @@ def test_efficientat_refuses_what_is_no_weights(tmp_path):
 
 
 def test_efficientat_tells_real_classes_apart(mn04, esc10):
-    """A clip's nearest neighbour among the others mostly shares its class: the weights are where they belong."""
+    """A clip's nearest neighbour among the others mostly shares its class: the weights are where they
+    belong."""
     import csv
 
     with open(next((esc10 / "meta").glob("*.csv"))) as file:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import get_features
 import numpy as np
-import predict
 import pytest
 import soundfile
-import train
 from conftest import make_competition, read_csv
 from waves import synthetic, window
 
+import get_features
+import predict
+import train
 from earshot import loose
 from earshot.cache import Cache
 from earshot.device import Device

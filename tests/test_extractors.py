@@ -1,4 +1,5 @@
-"""The registry of extractors, and what all of them share: cutting, batching, splitting back, half precision."""
+"""The registry of extractors, and what all of them share: cutting, batching, splitting back, half
+precision."""
 
 from __future__ import annotations
 

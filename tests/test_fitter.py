@@ -1,4 +1,5 @@
-"""One fold's training: exact on resuming, the same with less memory, its loss as torch has it, the best epoch kept."""
+"""One fold's training: exact on resuming, the same with less memory, its loss as torch has it, the best epoch
+kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""One fold's training with what came later: SAM, averaged weights, losses of a head's own, pretrained weights, crops."""
+"""One fold's training with what came later: SAM, averaged weights, losses of a head's own, pretrained
+weights, crops."""
 
 from __future__ import annotations
 

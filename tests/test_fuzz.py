@@ -1,4 +1,5 @@
-"""Readers of foreign files under random damage: a value of the promised kind, or one line, and never anything else."""
+"""Readers of foreign files under random damage: a value of the promised kind, or one line, and never anything
+else."""
 
 from __future__ import annotations
 

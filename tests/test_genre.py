@@ -10,11 +10,11 @@ import pytest
 import soundfile
 import torch
 import yaml
+from conftest import ROOT, read_csv, tone
 
 import get_features
 import models
 import train
-from conftest import ROOT, read_csv, tone
 
 SMALL = dict(channels=(4, 6), hidden=(8,))
 
@@ -107,7 +107,8 @@ def test_both_recipes_have_one_input():
 def test_a_folder_of_au_files_end_to_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
-    """GTZAN's layout, genres/<genre>/<genre>.<number>.au; one file is damaged, as jazz.00054 is in GTZAN's copies."""
+    """GTZAN's layout, genres/<genre>/<genre>.<number>.au; one file is damaged, as jazz.00054 is in GTZAN's
+    copies."""
     monkeypatch.chdir(tmp_path)
     for kind, genre in enumerate(("blues", "jazz")):
         folder = tmp_path / "gtzan" / "genres" / genre

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from conftest import ROOT, make_competition
 
 import get_features
 import models
 import train
-from conftest import ROOT, make_competition
 from models.convnext_ggcn import grid
 from models.graph import GraphConv, TokenGraph, nearest_neighbours, normalised
 from models.maps import halve, map_mask, to_grid
@@ -35,7 +35,8 @@ def count(module: torch.nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-# --- as published -----------------------------------------------------------------------------------------------------
+# --- as published
+# -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("classes, parameters", [(2, 30_770_528), (50, 30_776_720)])
@@ -69,7 +70,8 @@ def test_the_published_start():
     assert not any("gamma" in name for name, _ in plain.named_parameters())
 
 
-# --- the graph --------------------------------------------------------------------------------------------------------
+# --- the graph
+# --------------------------------------------------------------------------------------------------------
 
 
 def test_neighbours_are_scikit_learns():
@@ -143,7 +145,8 @@ def test_a_clip_is_answered_alone():
     assert not torch.allclose(alone, other, atol=1e-3)
 
 
-# --- maps and masks ---------------------------------------------------------------------------------------------------
+# --- maps and masks
+# ---------------------------------------------------------------------------------------------------
 
 
 def test_halving_drops_the_odd_one_and_stops_at_one():
@@ -225,7 +228,8 @@ def test_wrong_options_are_named(options, word):
     assert "\n" not in str(caught.value)
 
 
-# --- the recipes ------------------------------------------------------------------------------------------------------
+# --- the recipes
+# ------------------------------------------------------------------------------------------------------
 
 
 def test_scratch_shares_small_cnns_cache():

@@ -1,4 +1,5 @@
-"""The precision that a cache is made in: decided once, kept with its shards, refused where it would change."""
+"""The precision that a cache is made in: decided once, kept with its shards, refused where it would
+change."""
 
 from __future__ import annotations
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import get_features
 import pytest
 import torch
-import train
 from conftest import make_competition, read_csv
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
+import get_features
 import models
+import train
 from earshot.config import load_recipe
 from earshot.errors import UserError
 from models.inception_transformer import InceptionBlock, square_grid
@@ -54,7 +54,8 @@ def build(name: str, shape: tuple[int, int, int], **options) -> torch.nn.Module:
     return models.build(name, shape, 3, **options)
 
 
-# --- as published -----------------------------------------------------------------------------------------------------
+# --- as published
+# -----------------------------------------------------------------------------------------------------
 
 
 def test_published_sizes():
@@ -138,7 +139,8 @@ def test_images_are_averaged_to_the_grid():
         assert torch.allclose(head(x, mask), whole, atol=1e-5)
 
 
-# --- AST below and AST alone ------------------------------------------------------------------------------------------
+# --- AST below and AST alone
+# ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name, options", [("ast", TINY), ("inception_transformer", BELOW)])
@@ -238,7 +240,8 @@ def test_weights_that_do_not_fit(weights, tmp_path, monkeypatch):
     )
 
 
-# --- tokens -----------------------------------------------------------------------------------------------------------
+# --- tokens
+# -----------------------------------------------------------------------------------------------------------
 
 
 def test_choose_patch():
@@ -315,7 +318,8 @@ def test_options_that_are_refused(call, parts):
     assert "\n" not in text and all(part in text for part in parts), text
 
 
-# --- the recipes, by the scripts --------------------------------------------------------------------------------------
+# --- the recipes, by the scripts
+# --------------------------------------------------------------------------------------
 
 
 def flags(**options: object) -> list[str]:

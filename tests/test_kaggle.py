@@ -1,4 +1,5 @@
-"""Download and submission with the real client against a stub of Kaggle on loopback; every failure in one line."""
+"""Download and submission with the real client against a stub of Kaggle on loopback; every failure in one
+line."""
 
 from __future__ import annotations
 
@@ -210,7 +211,8 @@ def test_every_refusal_is_a_line(
 
 
 def test_no_credentials_no_network_no_secrets(stub: Stub, monkeypatch, tmp_path: Path) -> None:  # noqa: F811
-    """As separate processes: exit code 2, one line, and no credentials in it, even where an answer repeats them or VERBOSE is set."""
+    """As separate processes: exit code 2, one line, and no credentials in it, even where an answer repeats
+    them or VERBOSE is set."""
     from kaggle.api.kaggle_api_extended import KaggleApi
 
     monkeypatch.setenv("VERBOSE", "1")

@@ -1,4 +1,5 @@
-"""The Kaggle layout: which csv, which columns, which file an id means, and every line that a user may get instead."""
+"""The Kaggle layout: which csv, which columns, which file an id means, and every line that a user may get
+instead."""
 
 import os
 

@@ -26,7 +26,8 @@ def run(*argv: str) -> None:
 
 
 def test_the_bundle_holds_the_product_and_nothing_else(stub: Stub, tmp_path: Path) -> None:  # noqa: F811
-    """What is tracked and runs; weights; no tests, nothing untracked, hidden, linked, or named like credentials."""
+    """What is tracked and runs; weights; no tests, nothing untracked, hidden, linked, or named like
+    credentials."""
     stray = bundle.ROOT / "earshot" / "untracked_secret.py"
     weights = tmp_path / "ast"
     (weights / ".cache").mkdir(parents=True)

@@ -15,7 +15,10 @@ HARNESS = ROOT / "benchmarks" / "kill.py"
 
 def harness(folder: Path, *args: str, before: str = "") -> subprocess.CompletedProcess:
     """Run the harness, with a line of Python before it where something is to be sabotaged."""
-    code = f"import runpy, sys; sys.path[:0] = [{str(HARNESS.parent)!r}, {str(ROOT)!r}]; sys.argv[0] = {str(HARNESS)!r}\n{before}\n"
+    code = (
+        f"import runpy, sys; sys.path[:0] = [{str(HARNESS.parent)!r}, {str(ROOT)!r}]; sys.argv[0] = "
+        f"{str(HARNESS)!r}\n{before}\n"
+    )
     code += f"runpy.run_path({str(HARNESS)!r}, run_name='__main__')"
     command = [sys.executable, "-c", code, "--folder", str(folder), "--no-results", *args]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -41,7 +44,8 @@ def test_every_stage_survives_being_killed(tmp_path: Path) -> None:
         ),
         (
             "train",
-            "import time; from earshot import training\ntraining.seed_of = lambda *parts: time.time_ns() % 2**31",
+            "import time; from earshot import training\ntraining.seed_of = lambda *parts: time.time_ns() % "
+            "2**31",
             "differs",
         ),
     ],

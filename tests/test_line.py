@@ -9,7 +9,6 @@ import joblib
 import numpy as np
 import soundfile
 import yaml
-
 from conftest import make_competition, read_csv, refused, script, tone
 
 SMALL = (
@@ -46,7 +45,8 @@ AUGMENTED = (
 
 
 def test_the_line_on_a_competition(tones: Path, tmp_path: Path) -> None:
-    """Features, training with augmentation, a submission in the sample's order; the contracts of cache and run."""
+    """Features, training with augmentation, a submission in the sample's order; the contracts of cache and
+    run."""
     (tones / "audio_train" / "broken.wav").write_bytes(b"RIFFnothing")
     with open(tones / "train.csv", "a") as file:
         file.write("broken.wav,tone1,gx\r\nabsent.wav,tone2,gy\r\n")
@@ -168,7 +168,8 @@ def test_the_line_on_a_competition(tones: Path, tmp_path: Path) -> None:
 
 
 def test_hold_out_long_clips_and_one_fold(tmp_path: Path) -> None:
-    """Windows of long clips are pooled per clip, a hold-out is scored once, a single fold can be trained first."""
+    """Windows of long clips are pooled per clip, a hold-out is scored once, a single fold can be trained
+    first."""
     data = make_competition(tmp_path / "long", train=8, subm=1, seconds=2.5)
     shutil.rmtree(data / "audio_test")
     (data / "sample_submission.csv").unlink()

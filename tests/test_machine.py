@@ -147,7 +147,8 @@ def test_audio_of_every_suffix(tmp_path: Path) -> None:
 
 
 def test_packages(monkeypatch, tmp_path: Path) -> None:
-    """Missing and unfit ones are named; missing ones come from attached wheels without an index, torch never."""
+    """Missing and unfit ones are named; missing ones come from attached wheels without an index, torch
+    never."""
     have = {"tyro": None, "numpy": "1.26.4", "kaggle": None}
     monkeypatch.setattr(
         packages, "version", lambda name: have.get(name, "2.7.5" if name.startswith("torch") else "99")
@@ -192,7 +193,8 @@ def test_room_on_kaggle(monkeypatch, tmp_path: Path) -> None:
 
 
 def test_the_doctor_as_a_user_runs_it(tmp_path: Path, monkeypatch) -> None:
-    """A competition without weights or network stops, exit code 2; every line is one of the three kinds; nothing is written."""
+    """A competition without weights or network stops, exit code 2; every line is one of the three kinds;
+    nothing is written."""
     make_competition(tmp_path / "data" / "tones", train=4, subm=1)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "none"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "none"))

@@ -95,7 +95,8 @@ def clips(shape: tuple[int, int, int], count: int = 3) -> tuple[torch.Tensor, to
     return x, mask
 
 
-# --- audio_cnn as published -------------------------------------------------------------------------------------------
+# --- audio_cnn as published
+# -------------------------------------------------------------------------------------------
 
 
 def test_audio_cnn_is_the_published_network():
@@ -149,7 +150,8 @@ def test_drop_path_rises_from_zero_to_its_option():
     assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3])
 
 
-# --- every head on every view -----------------------------------------------------------------------------------------
+# --- every head on every view
+# -----------------------------------------------------------------------------------------
 
 
 @head_cases
@@ -247,7 +249,8 @@ def test_save_and_rebuild(case, tmp_path):
     assert same.config == config
 
 
-# --- pooling and statistics -------------------------------------------------------------------------------------------
+# --- pooling and statistics
+# -------------------------------------------------------------------------------------------
 
 
 def test_pool_stats_is_numpy():
@@ -354,7 +357,8 @@ def test_linear_reaches_logistic_regression():
     head = models.build("linear", (384, 1, 1), 10)
     inputs, targets = torch.from_numpy(x)[:, :, None, None], torch.from_numpy(labels)
     head.adapt([(inputs[train], None)])
-    # Not Adam: its steps of equal size in every weight end at another solution, 4 to 5 points worse on this data.
+    # Not Adam: its steps of equal size in every weight end at another solution, 4 to 5 points worse on
+    # this data.
     optimiser = torch.optim.SGD(head.parameters(), lr=0.1, momentum=0.9)
     for _ in range(100):
         optimiser.zero_grad()

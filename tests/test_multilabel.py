@@ -111,7 +111,8 @@ def test_scores_against_sklearn_and_the_definition() -> None:
         for c in range(4)
     ]
     assert (found["balanced_accuracy"], found["log_loss"]) == pytest.approx(np.mean(each, 0))
-    precisions = []  # lwlrap: for each label of each clip, how many of those ranked no lower are labels of the clip, too
+    # lwlrap: for each label of each clip, how many of those ranked no lower are labels of the clip, too
+    precisions = []
     for row, scores in zip(truth, p):
         for c in np.flatnonzero(row):
             above = scores >= scores[c]
@@ -254,7 +255,8 @@ SMALL = (
 
 
 def mixed(folder: Path, train: int = 72, subm: int = 6, columns: bool = False) -> Path:
-    """Clips of one tone, two at once, or (with `columns`) none: train.csv by lists or by 0/1 columns, a column per class."""
+    """Clips of one tone, two at once, or (with `columns`) none: train.csv by lists or by 0/1 columns, a
+    column per class."""
     which = [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2)] + [()] * columns
     for part in ("audio_train", "audio_test"):
         (folder / part).mkdir(parents=True)
@@ -283,7 +285,8 @@ def mixed(folder: Path, train: int = 72, subm: int = 6, columns: bool = False) -
 
 
 def test_the_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    """Lists of labels: features, training far above chance, a submission, new audio; nothing of it passes for single-label."""
+    """Lists of labels: features, training far above chance, a submission, new audio; nothing of it passes for
+    single-label."""
     data = mixed(tmp_path / "mix")
     said = script("get_features.py", "--competition", data, "--extractor", "logmel", cwd=tmp_path).stdout
     assert "task: multi-label" in said and "several labels between ," in said
@@ -341,7 +344,8 @@ def test_the_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
 def test_stopped_and_continued_by_columns_with_a_hold_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """0/1 columns, clips without any label, long clips, a hold-out: a run that is stopped and continued is the same run."""
+    """0/1 columns, clips without any label, long clips, a hold-out: a run that is stopped and continued is
+    the same run."""
     data = mixed(tmp_path / "mix", train=42, subm=2, columns=True)
     monkeypatch.chdir(tmp_path)
     get_features.main(

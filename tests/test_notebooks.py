@@ -17,7 +17,8 @@ NOTEBOOKS = ROOT / "notebooks"
 
 
 def test_a_session_that_trains_and_one_that_only_predicts(tmp_path: Path) -> None:
-    """Offline, without an edit: code from the attached bundle, then from the notebook itself; the hidden clips are others."""
+    """Offline, without an edit: code from the attached bundle, then from the notebook itself; the hidden
+    clips are others."""
     pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
     kaggle = Session(tmp_path / "kaggle")
@@ -53,7 +54,8 @@ def test_a_session_that_trains_and_one_that_only_predicts(tmp_path: Path) -> Non
         "ledger.csv",
     }
 
-    # A code competition's second run: other clips to submit, more of them; neither code nor cache of them attached.
+    # A code competition's second run: other clips to submit, more of them; neither code nor cache of
+    # them attached.
     kaggle.attach_output()
     shutil.rmtree(code.parent)
     shutil.rmtree(kaggle.competition / "audio_test")
@@ -76,7 +78,8 @@ def test_a_session_that_trains_and_one_that_only_predicts(tmp_path: Path) -> Non
     made = read_csv(kaggle.working / "submission.csv")
     assert [row["fname"] for row in made] == hidden[::-1] and len({row["label"] for row in made}) > 1
 
-    # Nothing to submit is visible yet: the earlier session's clips, whose cache is attached, must not take its place.
+    # Nothing to submit is visible yet: the earlier session's clips, whose cache is attached, must not
+    # take its place.
     shutil.rmtree(kaggle.competition / "audio_test")
     (kaggle.competition / "sample_submission.csv").write_text("fname,label\n")
     shutil.rmtree(kaggle.working)

@@ -1,4 +1,5 @@
-"""Numbers that would lie: each undefined or odd case has one sensible answer, without a warning and without a NaN."""
+"""Numbers that would lie: each undefined or odd case has one sensible answer, without a warning and without a
+NaN."""
 
 from __future__ import annotations
 
@@ -83,7 +84,8 @@ def test_no_positive_of_any_class_is_said_in_words() -> None:
     assert found["accuracy"] == 1 and all(np.isfinite(value) for value in found.values())
     said = metrics.summary({**found, "undefined": metrics.undefined(truth)})
     assert said.startswith(
-        "f1_macro undefined  map_macro undefined  lwlrap undefined  roc_auc_macro undefined  accuracy 1.0000  log_loss 0.2231"
+        "f1_macro undefined  map_macro undefined  lwlrap undefined  roc_auc_macro undefined  accuracy 1.0000 "
+        " log_loss 0.2231"
     )
     assert "nan" not in metrics.report(p, truth, CLASSES).lower()
     truth[0, 1] = 1  # one label of one clip defines them all; the clips without count in neither
@@ -162,7 +164,9 @@ def test_folds_of_the_data_that_are_odd() -> None:
     with pytest.raises(UserError, match="single fold of its own: give --folds K"):
         folds.assign(labels, own, ALONE, None, 0)
     own[4:6] = (
-        9  # with holes: the rest is trained on in every fold; a fold that bad audio emptied is not there at all
+        # with holes: the rest is trained on in every fold; a fold that bad audio emptied is not
+        # there at all
+        9
     )
     found, about = folds.assign(labels, own, ALONE, None, 0)
     assert about == "the data's own 2 folds" and crossval.chosen_folds(found, ()) == [7, 9]

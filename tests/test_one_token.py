@@ -1,4 +1,5 @@
-"""ITMO's transformer over a single token: the same function, gradients and dropout as torch's, without queries and keys."""
+"""ITMO's transformer over a single token: the same function, gradients and dropout as torch's, without
+queries and keys."""
 
 from __future__ import annotations
 
@@ -47,7 +48,8 @@ def test_outputs_and_gradients_are_torchs(training):
 
 
 def test_dropout_drops_whole_heads_as_torch_does():
-    """With all other dropout off, what attention adds is a sum over heads, each kept with the same chance and weight."""
+    """With all other dropout off, what attention adds is a sum over heads, each kept with the same chance and
+    weight."""
     layer = encoder(0.3, 1).layers[0].train()
     for name in ("dropout", "dropout1", "dropout2"):
         getattr(layer, name).p = 0.0

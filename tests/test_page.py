@@ -28,7 +28,8 @@ from earshot.page.limits import Limits
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the runs cnn and lin and their kept blend both, and clips: tone.wav, long.wav and bad ones."""
+    """A folder with the runs cnn and lin and their kept blend both, and clips: tone.wav, long.wav and bad
+    ones."""
     home = tmp_path_factory.mktemp("page")
     make_competition(home / "tones", subm=1)
     with contextlib.chdir(home):
@@ -163,7 +164,8 @@ def test_diverging_colours_are_white_at_zero() -> None:
 
 
 def test_evidence_adds_up_and_lies_where_the_sound_is(opened: dict, home: Path) -> None:
-    """Integrated gradients sum to what the log probability gains over silence; both methods point at the half that sounds."""
+    """Integrated gradients sum to what the log probability gains over silence; both methods point at the half
+    that sounds."""
     cnn = opened["cnn"]
     run = cnn.runs[0]
     half = tone(2, 5)

@@ -11,8 +11,8 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator
 
 import pytest
 from conftest import ROOT, refused, script
@@ -167,7 +167,8 @@ def chromium() -> Iterator[object]:
 
 @pytest.mark.parametrize("width", [1280, 390], ids=["desktop", "phone"])
 def test_in_a_browser(server: str, home: Path, chromium: object, width: int) -> None:
-    """Upload a clip, see its class, its windows, the evidence, the feature maps; a bad file's message; the other tabs."""
+    """Upload a clip, see its class, its windows, the evidence, the feature maps; a bad file's message; the
+    other tabs."""
     page = chromium.new_page(viewport={"width": width, "height": 850})
     page.set_default_timeout(30_000)
     asked, broken = [], []

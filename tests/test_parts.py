@@ -1,4 +1,5 @@
-"""Seeds, models on all clips and clips without labels beside what else there is: blends, heads fitted at once, drawn windows, tuning."""
+"""Seeds, models on all clips and clips without labels beside what else there is: blends, heads fitted at
+once, drawn windows, tuning."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ def work(monkeypatch, tmp_path: Path) -> Path:
 
 
 def test_a_blend_of_runs_of_several_seeds(work, capsys):
-    """Their out-of-fold predictions are the mean of the seeds' final epochs; it predicts by the models on all clips."""
+    """Their out-of-fold predictions are the mean of the seeds' final epochs; it predicts by the models on all
+    clips."""
     train.main([*MLP, *ALL, "--name", "several"])
     train.main([*MLP, "--seed", "7", "--name", "one"])
     run = Run.open(work / "several")
@@ -75,7 +77,8 @@ def test_a_blend_of_runs_of_several_seeds(work, capsys):
 
 @pytest.mark.parametrize("name", ["logistic", "knn"])
 def test_a_head_that_is_fitted_at_once(work, name, capsys):
-    """One seed, all clips, no scores where there is nobody to ask, the log loss as metric; it answers the others' labels, takes none."""
+    """One seed, all clips, no scores where there is nobody to ask, the log loss as metric; it answers the
+    others' labels, takes none."""
     train.main(["--recipe", name, "--features", "data/syn/one", *ALL, "--metric", "log_loss", "--name", "r"])
     run = Run.open(work / "r")
     assert f"seeds: one, {name} is fitted at once" in capsys.readouterr().out

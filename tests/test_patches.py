@@ -18,7 +18,8 @@ def noise(clips: int, seed: int = 0) -> torch.Tensor:
 
 
 def chirps(clips: int, seed: int) -> tuple[torch.Tensor, np.ndarray]:
-    """Clips with a line somewhere that rises or falls, at any pitch: statistics over time are the same; the classes."""
+    """Clips with a line somewhere that rises or falls, at any pitch: statistics over time are the same; the
+    classes."""
     draw, x = np.random.default_rng(seed), noise(clips, seed)
     kinds = np.arange(clips) % 2
     for clip, kind in enumerate(kinds):
@@ -55,7 +56,8 @@ def test_words_are_counted_as_by_hand() -> None:
 
 
 def test_the_dictionary_is_whitened_and_centred() -> None:
-    """Over the patches it was learnt from, filters answer 0 on average, and the words together are no larger than unit vectors allow."""
+    """Over the patches it was learnt from, filters answer 0 on average, and the words together are no larger
+    than unit vectors allow."""
     x = noise(40)
     head = learnt(x, sizes=[[4, 6]])
     patches = _sample([(x, None)], (4, 6), head.stride)
@@ -103,7 +105,8 @@ def test_copies_are_moved_and_stretched() -> None:
 
 
 def test_a_pattern_is_heard_where_statistics_hear_nothing() -> None:
-    """Rising against falling lines, trained and saved by the usual way; as many copies as the rows leave room for."""
+    """Rising against falling lines, trained and saved by the usual way; as many copies as the rows leave room
+    for."""
     (x, y), (new, truth) = chirps(80, 1), chirps(60, 2)
     right = {}
     for name, options in (("svm", {}), ("patches", {"words": 40, "sizes": [[6, 6]]})):

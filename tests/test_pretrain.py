@@ -1,4 +1,5 @@
-"""Masked prediction before the folds: it learns, labels have no say in it, folds start from it, exact on restarting."""
+"""Masked prediction before the folds: it learns, labels have no say in it, folds start from it, exact on
+restarting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Threads, precision and layout on a CPU: tried once, stored, used again; the scores that every epoch reckons itself."""
+"""Threads, precision and layout on a CPU: tried once, stored, used again; the scores that every epoch reckons
+itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Pseudo-labels: nothing of a fold's own labels comes back to it, chance stays chance, exact on restarting, refusals."""
+"""Pseudo-labels: nothing of a fold's own labels comes back to it, chance stays chance, exact on restarting,
+refusals."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ def accuracy(run: Path, kind: str = "oof_last") -> float:
 
 
 def test_a_folds_own_labels_have_no_say_in_its_model(monkeypatch, tmp_path):
-    """Two caches that differ in the labels of fold 1 alone: the model of fold 1 is the same, its teacher's answers are, too."""
+    """Two caches that differ in the labels of fold 1 alone: the model of fold 1 is the same, its teacher's
+    answers are, too."""
     made_up(monkeypatch, tmp_path, noise=0.5)
     import synthetic
 
@@ -75,7 +77,8 @@ def test_a_folds_own_labels_have_no_say_in_its_model(monkeypatch, tmp_path):
 
 
 def test_permuted_labels_stay_at_chance(monkeypatch, tmp_path):
-    """Four classes; had every fold learnt from the mean of all folds' models, its own labels would have come back to it."""
+    """Four classes; had every fold learnt from the mean of all folds' models, its own labels would have come
+    back to it."""
     made_up(
         monkeypatch,
         tmp_path,

@@ -1,4 +1,5 @@
-"""The main job on real recordings (ESC-10, five official folds) with real weights; skipped where they are not at hand."""
+"""The main job on real recordings (ESC-10, five official folds) with real weights; skipped where they are not
+at hand."""
 
 from __future__ import annotations
 
@@ -9,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-
 from conftest import read_csv, refused, script
 
 
@@ -56,7 +56,8 @@ def test_embeddings_and_a_linear_head(esc10: Path, efficientat_weights: Path, tm
 
 
 def kaggle_layout(esc10: Path, folder: Path) -> dict[str, str]:
-    """ESC-10 as a competition: folds 1-4 as train, fold 5 to submit in a shuffled sample file; the solution."""
+    """ESC-10 as a competition: folds 1-4 as train, fold 5 to submit in a shuffled sample file; the
+    solution."""
     rows = read_csv(esc10 / "meta" / "esc10.csv")
     for part in ("train", "test"):
         (folder / part).mkdir(parents=True)

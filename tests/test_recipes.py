@@ -1,4 +1,5 @@
-"""Every recipe on real recordings, by the scripts: small heads, few clips, one epoch; skipped where they are not at hand."""
+"""Every recipe on real recordings, by the scripts: small heads, few clips, one epoch; skipped where they are
+not at hand."""
 
 from __future__ import annotations
 
@@ -7,13 +8,13 @@ import json
 import shutil
 from pathlib import Path
 
-import get_features
 import pytest
 import torch
-import train
 from conftest import read_csv
 from test_encodec import tiny
 
+import get_features
+import train
 from earshot.config import load_recipe, recipe_names
 
 SMALL_CNN = {"channels": [6, 8], "blocks": [1, 1]}
@@ -67,7 +68,8 @@ REDUCED = {
 
 @pytest.fixture(scope="module")
 def bench(esc10: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with clips/ (24 real clips of 3 classes in two of the official folds) and tiny AST and EnCodec weights."""
+    """A folder with clips/ (24 real clips of 3 classes in two of the official folds) and tiny AST and EnCodec
+    weights."""
     from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
 
     folder = tmp_path_factory.mktemp("recipes")

@@ -1,4 +1,5 @@
-"""Reports: figures against scikit-learn, a page that needs no network, runs compared, blends, odd names, nothing that costs a run."""
+"""Reports: figures against scikit-learn, a page that needs no network, runs compared, blends, odd names,
+nothing that costs a run."""
 
 from __future__ import annotations
 

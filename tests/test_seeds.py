@@ -1,4 +1,5 @@
-"""Several seeds, models on all labelled clips, averages of the last epochs: what is trained, what predicts, exact on restarting."""
+"""Several seeds, models on all labelled clips, averages of the last epochs: what is trained, what predicts,
+exact on restarting."""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ def made_up(monkeypatch, folder: Path, name: str = "one", **how: object) -> Path
 
 
 def stopped_every(monkeypatch, asked: int, *args: str) -> int:
-    """Train with a deadline that passes when it is asked for the nth time, again and again until it is done; how often it stopped."""
+    """Train with a deadline that passes when it is asked for the nth time, again and again until it is done;
+    how often it stopped."""
 
     def leave(self) -> None:
         raise Cut

@@ -1,4 +1,5 @@
-"""Whole folders of a stranger's, every checksum right: nothing is written elsewhere, nothing is believed that cannot be, no traceback."""
+"""Whole folders of a stranger's, every checksum right: nothing is written elsewhere, nothing is believed that
+cannot be, no traceback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""More of a stranger's folders, every checksum right: shards, manifests and links are believed no further than they can be."""
+"""More of a stranger's folders, every checksum right: shards, manifests and links are believed no further
+than they can be."""
 
 from __future__ import annotations
 

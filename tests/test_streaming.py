@@ -1,4 +1,5 @@
-"""Caches larger than the memory granted: read from the disk batch by batch, the same bits, no memory that grows with the rows."""
+"""Caches larger than the memory granted: read from the disk batch by batch, the same bits, no memory that
+grows with the rows."""
 
 from __future__ import annotations
 
@@ -6,15 +7,15 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-import get_features
 import numpy as np
 import pytest
 import torch
-import train
 from conftest import make_competition
 from test_dataset import CLASSES, rng
 from test_fitter import BUSY, CPU, NEVER, StopsAt, Tiny, outcome
 
+import get_features
+import train
 from earshot import memory
 from earshot.dataset import Rows
 from earshot.run import FoldFolder
@@ -24,7 +25,8 @@ from earshot.training import Fitter, Fold
 def rows_on_disk(
     folder: Path, gigabytes: float | None, clips: int = 45, shape: tuple[int, ...] = (2, 6, 5)
 ) -> Rows:
-    """Clips with two copies each, mixed ones among them, and a further view of integers; the views are memory maps."""
+    """Clips with two copies each, mixed ones among them, and a further view of integers; the views are memory
+    maps."""
     folder.mkdir(exist_ok=True)
     random, clip = rng(), np.arange(clips)
     own = {

@@ -1,4 +1,5 @@
-"""Rows of a submission that are stretches of recordings: which ids mean them, what is heard in each, the whole line."""
+"""Rows of a submission that are stretches of recordings: which ids mean them, what is heard in each, the
+whole line."""
 
 from __future__ import annotations
 
@@ -99,7 +100,8 @@ def test_a_stretch_of_a_wave() -> None:
 
 
 def soundscapes(folder: Path) -> Path:
-    """Tones of a second to learn from, and to submit every second of three recordings: some are silent, the last one breaks off."""
+    """Tones of a second to learn from, and to submit every second of three recordings: some are silent, the
+    last one breaks off."""
     data = make_competition(folder, train=8, subm=1)
     for path in (data / "audio_test").iterdir():
         path.unlink()
@@ -122,7 +124,8 @@ def soundscapes(folder: Path) -> Path:
 
 
 def test_the_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    """Each row is answered from its own second; what cannot be heard by the prior; alone, blended, stopped and continued."""
+    """Each row is answered from its own second; what cannot be heard by the prior; alone, blended, stopped
+    and continued."""
     data = soundscapes(tmp_path / "night")
     monkeypatch.chdir(tmp_path)
     get_features.main(["--competition", str(data), "--extractor", "logmel", "--workers", "1", "--trim", "60"])
@@ -185,7 +188,8 @@ def test_the_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
 def test_a_killed_extraction_of_stretches_continues_to_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """Shards that part a recording: stopped between them, continued, and on two processes, the cache is the same."""
+    """Shards that part a recording: stopped between them, continued, and on two processes, the cache is the
+    same."""
     from earshot import extract
 
     monkeypatch.setattr(extract, "SHARD", 3)

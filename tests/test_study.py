@@ -1,20 +1,21 @@
-"""The ESC-50 study's heads (hifigan, convnext1d, causal_lm): published sizes, time, masks, the language model's loss."""
+"""The ESC-50 study's heads (hifigan, convnext1d, causal_lm): published sizes, time, masks, the language
+model's loss."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-import get_features
 import numpy as np
 import pytest
 import torch
-import train
 from conftest import make_competition, read_csv
 from safetensors.torch import load_file
 from test_encodec import tiny
 
+import get_features
 import models
+import train
 from earshot.config import load_recipe
 from earshot.errors import UserError
 from models.convnext1d import Block, FrameNorm, TimeNorm
@@ -49,7 +50,8 @@ def codes_of(batch: int, books: int, frames: int) -> torch.Tensor:
     return torch.randint(11, (batch, books, 1, frames), generator=torch.Generator().manual_seed(2))
 
 
-# --- as published -----------------------------------------------------------------------------------------------------
+# --- as published
+# -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -102,7 +104,8 @@ def test_weight_norm_is_on_every_layer():
         assert torch.allclose(head.layers[0](x[:, 0]), before, atol=1e-6)
 
 
-# --- time and masks ---------------------------------------------------------------------------------------------------
+# --- time and masks
+# ---------------------------------------------------------------------------------------------------
 
 
 @cases
@@ -168,7 +171,8 @@ def test_dropout_is_of_values_and_of_whole_channels():
     assert set(block.eval()(torch.zeros(1, 400, 9)).unique().tolist()) == {1.0}
 
 
-# --- the language model -----------------------------------------------------------------------------------------------
+# --- the language model
+# -----------------------------------------------------------------------------------------------
 
 
 def test_no_output_sees_its_future():
@@ -193,7 +197,8 @@ def test_no_output_sees_its_future():
 
 
 def by_hand(head: torch.nn.Module, x: torch.Tensor, mask: torch.Tensor, codes: torch.Tensor) -> float:
-    """Sum over codebooks of the mean, over real frames, of the cross-entropy with 0.1 of the target spread evenly."""
+    """Sum over codebooks of the mean, over real frames, of the cross-entropy with 0.1 of the target spread
+    evenly."""
     chances = head.forward_codes(x, mask).detach().double().log_softmax(1).numpy()
     total = 0.0
     for book in range(head.codebooks):
@@ -281,7 +286,8 @@ def test_wrong_options_are_one_line(name, options, part):
     assert part in str(caught.value) and "\n" not in str(caught.value)
 
 
-# --- by the scripts ---------------------------------------------------------------------------------------------------
+# --- by the scripts
+# ---------------------------------------------------------------------------------------------------
 
 
 def options_of(head: str, options: dict) -> list[str]:
@@ -294,7 +300,8 @@ def options_of(head: str, options: dict) -> list[str]:
 
 @pytest.fixture(scope="module")
 def caches(tmp_path_factory) -> Path:
-    """A folder with data/tones/wave and data/tones/encodec, windows of 1.2 s of clips of 1 s, so with padding."""
+    """A folder with data/tones/wave and data/tones/encodec, windows of 1.2 s of clips of 1 s, so with
+    padding."""
     folder = tmp_path_factory.mktemp("study")
     data = make_competition(folder / "tones", train=4, subm=1)
     tiny(folder / "weights")

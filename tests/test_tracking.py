@@ -1,4 +1,5 @@
-"""What watches a run: TensorBoard's files hold each epoch once whatever happens, wandb is told each once, nothing costs a run."""
+"""What watches a run: TensorBoard's files hold each epoch once whatever happens, wandb is told each once,
+nothing costs a run."""
 
 from __future__ import annotations
 

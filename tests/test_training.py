@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import get_args, get_type_hints
-
 import json
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest

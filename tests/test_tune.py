@@ -1,4 +1,5 @@
-"""`train.py --tune N`: trials in the run's folder, taken up again after a kill, the winner trained as usual."""
+"""`train.py --tune N`: trials in the run's folder, taken up again after a kill, the winner trained as
+usual."""
 
 from __future__ import annotations
 

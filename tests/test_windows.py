@@ -1,4 +1,5 @@
-"""Windows of long clips: which an epoch draws, how a prediction pools them; the focal loss; metrics that are minimised."""
+"""Windows of long clips: which an epoch draws, how a prediction pools them; the focal loss; metrics that are
+minimised."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ import pytest
 import soundfile
 import torch
 from conftest import read_csv, tone
-from test_dataset import made_rows, with_copies
-from test_fitter import BUSY, CPU, NEVER, StopsAt, Tiny, fitter, outcome
+from test_dataset import with_copies
+from test_fitter import BUSY, CPU, NEVER, StopsAt, fitter, outcome
 from torch import nn
 
 import get_features
@@ -224,7 +225,8 @@ def test_the_least_log_loss_is_the_best_epoch(tmp_path: Path, monkeypatch: pytes
 
 
 def recordings(folder: Path, train: int = 24, subm: int = 4) -> Path:
-    """Clips of 2.5 s of noise with a tone of one or two kinds in some second of it, their labels in a list."""
+    """Clips of 2.5 s of noise with a tone of one or two kinds in some second of it, their labels in a
+    list."""
     rows = []
     for part, count in (("audio_train", train), ("audio_test", subm)):
         (folder / part).mkdir(parents=True)
@@ -292,7 +294,8 @@ def test_the_pool_of_a_run_is_that_of_its_epochs_folds_and_submission(
         assert (whose == index).sum() == 4
         np.testing.assert_allclose(made[str(id)], alone[whose == index].max(0), atol=1e-6)
 
-    # Settings that came later are recorded where they are changed: a run of before is continued under its name.
+    # Settings that came later are recorded where they are changed: a run of before is continued under
+    # its name.
     train.main([*args, "--fold", "1", "--name", "plain"])
     plain = Run.open(tmp_path / "runs" / "plain")
     assert plain.pool == "mean" and not {"pool", "windows", "loss"} & set(plain.config["record"]["training"])

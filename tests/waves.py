@@ -14,7 +14,8 @@ def window(seconds: float, rate: int, pad: str = "silence", hop=None, most=None)
 
 
 def synthetic(seconds: float, rate: int, seed: int = 0) -> np.ndarray:
-    """A sweep in noise with an offset and a silent part: something in every band, and something at the floor."""
+    """A sweep in noise with an offset and a silent part: something in every band, and something at the
+    floor."""
     time = np.arange(round(seconds * rate)) / rate
     wave = 0.4 * np.sin(2 * np.pi * (50 + 0.2 * rate * time / seconds) * time)
     wave += 0.01 * np.random.default_rng(seed).standard_normal(len(time)) + 0.02

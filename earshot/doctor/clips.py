@@ -1,4 +1,5 @@
-"""The clips of a cache as the doctor sees them: an embedding, a place (fold or split), a label, a length each."""
+"""The clips of a cache as the doctor sees them: an embedding, a place (fold or split), a label, a length
+each."""
 
 from __future__ import annotations
 
@@ -23,9 +24,11 @@ ROWS = 256  # read at a time
 class Clips:
     """Every clip of a cache: training clips first, then the hold-out, then those to submit.
 
-    ids, place, groups, seconds, digests: (clips,). `place` is the fold of a training clip, else "test" or "subm"; "" where
-    there are no folds. `labels` (training clips,) class indices, or (training clips, classes) of 0 and 1. `embeddings`
-    (clips, dims), NaN for clips without audio, None where no view can be compared. `seconds` of the file where known, NaN else.
+    ids, place, groups, seconds, digests: (clips,). `place` is the fold of a training clip, else "test" or
+        "subm"; "" where
+    there are no folds. `labels` (training clips,) class indices, or (training clips, classes) of 0 and 1.
+    `embeddings` (clips, dims), NaN for clips without audio, None where no view can be compared. `seconds` of
+    the file where known, NaN else.
     """
 
     cache: Cache
@@ -59,7 +62,8 @@ class Clips:
         return np.array([int(place) if place else -1 for place in self.place[self.train]])
 
     def parts(self) -> np.ndarray:
-        """(clips,) numbers of what is known to belong together: a group, else the clip; hold-out and submission are one each."""
+        """(clips,) numbers of what is known to belong together: a group, else the clip; hold-out and
+        submission are one each."""
         keys = [
             f"g{group}" if group and split == "train" else f"i{index}" if split == "train" else split
             for index, (split, group) in enumerate(zip(self.splits, self.groups))
@@ -68,7 +72,8 @@ class Clips:
 
 
 def load(folder: Path, run_folds: dict[str, int] | None = None) -> Clips:
-    """Read a cache; the folds are a run's where given, else the data's own, else those that train.py would make.
+    """Read a cache; the folds are a run's where given, else the data's own, else those that train.py would
+    make.
 
     Args:
         folder: the cache.
@@ -153,14 +158,16 @@ def _covered(content: dict) -> np.ndarray:
 
 
 def _padded(covered: np.ndarray, span: float) -> np.ndarray:
-    """A clip that does not fill its window is as long as what the window holds of it; of others nothing is known."""
+    """A clip that does not fill its window is as long as what the window holds of it; of others nothing is
+    known."""
     return np.where(covered < span - 1e-3, covered, np.nan)
 
 
 def _files(folder: Path, ids: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """Seconds and SHA-256 of the clips' files, from the index that get_features.py keeps beside the caches.
 
-    The index knows paths and the cache knows ids: they are matched by name, and a name that two different files have is left out.
+    The index knows paths and the cache knows ids: they are matched by name, and a name that two different
+    files have is left out.
     """
     known = Sources(folder.parent / ".index.json").known
     by_name: dict[str, list[tuple[str, dict]]] = {}
@@ -180,12 +187,13 @@ def _files(folder: Path, ids: np.ndarray) -> tuple[np.ndarray, list[str]]:
 
 
 def embed(content: dict, view: str, span: float) -> np.ndarray:
-    """An embedding per clip: the mean over its windows; of a view in time, mean and standard deviation over the real frames.
+    """An embedding per clip: the mean over its windows; of a view in time, mean and standard deviation over
+    the real frames.
 
     Args:
         content: a split's arrays.
-        view: `pooled` is taken as it is; of others (rows, D, F, T) every channel and band gives a mean and a deviation, and
-            the clip's mean level is taken off those in dB, because copies differ in loudness.
+        view: `pooled` is taken as it is; of others (rows, D, F, T) every channel and band gives a mean and a
+            deviation, and the clip's mean level is taken off those in dB, because copies differ in loudness.
         span: seconds of a window, padding included.
     Returns:
         (clips, dims) float32, NaN for clips without rows or with values that are no numbers.

@@ -1,13 +1,15 @@
-"""Is the data fit to learn from, and will its score hold? Every check over one cache, as lines, csv files and pictures."""
+"""Is the data fit to learn from, and will its score hold? Every check over one cache, as lines, csv files and
+pictures."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable
 
 from earshot import cache as caches
 from earshot.cache import Cache
-from earshot.doctor import clips as clips_of, duplicates, pictures, shape, suspects
+from earshot.doctor import clips as clips_of
+from earshot.doctor import duplicates, pictures, shape, suspects
 from earshot.doctor.clips import LEVELS, VIEWS, Clips
 from earshot.doctor.findings import Finding, ok, warning
 from earshot.doctor.flags import DataFlags
@@ -56,7 +58,8 @@ def pick(folder: Path) -> Path:
 
 
 def comparable(clips: Clips) -> Path | None:
-    """Another cache of the same clips with a log-mel view, by which copies are found more surely; None where there is none."""
+    """Another cache of the same clips with a log-mel view, by which copies are found more surely; None where
+    there is none."""
     if clips.view in LEVELS:
         return None
     for path in sorted(clips.cache.folder.parent.glob(f"*/{caches.MANIFEST}")):
@@ -110,8 +113,9 @@ def look(flags: DataFlags, say: Callable[[str], None]) -> list[Finding]:
             tell(
                 [
                     warning(
-                        "no view to compare clips by (waveforms and codes say nothing of likeness): no duplicates, neighbours or "
-                        "shift; get_features.py --extractor logmel makes one in minutes"
+                        "no view to compare clips by (waveforms and codes say nothing of likeness): no "
+                        "duplicates, neighbours or shift; get_features.py --extractor logmel makes one in "
+                        "minutes"
                     )
                 ]
             )
@@ -144,8 +148,9 @@ def _duplicates(
         tell(
             [
                 ok(
-                    f"copies looked for by {by.view}, cosine {found.threshold:.3f} and more; cropped ones are found more surely once "
-                    "get_features.py --extractor logmel has been run for this competition"
+                    f"copies looked for by {by.view}, cosine {found.threshold:.3f} and more; cropped ones "
+                    "are found more surely once get_features.py --extractor logmel has been run for this "
+                    "competition"
                 )
             ]
         )

@@ -12,13 +12,16 @@ from earshot.doctor.findings import Finding, ok, warning, write_csv
 from earshot.doctor.neighbours import nearest, whitened
 
 NEIGHBOURS = 10  # of each clip: a cluster of more copies is still linked together
-FAR = 4.0  # robust standard deviations above the usual nearest neighbour, and one more for every tenfold of 1,000 clips
+# robust standard deviations above the usual nearest neighbour, and one more for every tenfold of 1,000
+# clips
+FAR = 4.0
 CERTAIN = 0.95  # a copy whatever is usual: where most clips have copies, being one is usual
 
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Pairs (a, b, cosine) of indices into the clips, a before b; the threshold; every clip's nearest neighbour elsewhere."""
+    """Pairs (a, b, cosine) of indices into the clips, a before b; the threshold; every clip's nearest
+    neighbour elsewhere."""
 
     pairs: list[tuple[int, int, float]]
     threshold: float
@@ -26,10 +29,12 @@ class Duplicates:
 
 
 def usual(closest: np.ndarray) -> float:
-    """The cosine above which a neighbour is no neighbour but a copy: far out in the distribution of nearest neighbours.
+    """The cosine above which a neighbour is no neighbour but a copy: far out in the distribution of nearest
+    neighbours.
 
-    Median + 4 robust standard deviations (1.4826 x median absolute deviation) on Fisher's z scale, arctanh of the cosine. One
-    more for every tenfold of 1,000 clips: the tail is longer than a normal distribution's, and more clips reach farther into it.
+    Median + 4 robust standard deviations (1.4826 x median absolute deviation) on Fisher's z scale, arctanh of
+    the cosine. One more for every tenfold of 1,000 clips: the tail is longer than a normal distribution's,
+    and more clips reach farther into it.
     """
     z = np.arctanh(np.clip(closest, -0.999999, 0.999999))
     middle = np.median(z)
@@ -42,7 +47,8 @@ def find(clips: Clips, threshold: float | None) -> Duplicates:
     heard, parts = np.flatnonzero(clips.heard), clips.parts()
     cosines, indices = nearest(whitened(clips.embeddings[heard]), parts[heard], NEIGHBOURS)
     indices = heard[indices]
-    # Clips of one source often lie in one fold without being called a group: what is usual is seen between folds.
+    # Clips of one source often lie in one fold without being called a group: what is usual is seen
+    # between folds.
     elsewhere = (clips.place[heard][:, None] != clips.place[indices]) | (clips.place[heard] == "")[:, None]
     best = np.where(elsewhere, cosines, -np.inf).max(1)
     best = np.where(np.isfinite(best), best, cosines[:, -1])
@@ -139,8 +145,8 @@ def write(clips: Clips, found: Duplicates, out: Path) -> list[Finding]:
         a, b = other[0]
         lines.append(
             warning(
-                f"{len(other)} pairs of near-duplicates have different labels (first: {clips.ids[a]} {label[a]}, "
-                f"{clips.ids[b]} {label[b]}): hear them, and mend one"
+                f"{len(other)} pairs of near-duplicates have different labels (first: {clips.ids[a]} "
+                f"{label[a]}, {clips.ids[b]} {label[b]}): hear them, and mend one"
             )
         )
     return lines
@@ -160,13 +166,15 @@ def _between(said: list, clips: Clips, rank: dict, whole: np.ndarray, out: Path)
     a, b, c, _ = over[0]
     return warning(
         f"{len(over)} pairs of near-duplicates in {count} clusters straddle folds (first: {clips.ids[a]}, "
-        f"{clips.ids[b]}, cosine {c:.3f}): scores are flattered; give each cluster one group: add {out / 'groups.csv'} to the "
-        "training csv as its column `group`, extract again, and train with --folds K"
+        f"{clips.ids[b]}, cosine {c:.3f}): scores are flattered; give each cluster one group: add "
+        f"{out / 'groups.csv'} to the training csv as its column `group`, extract again, and train with "
+        "--folds K"
     )
 
 
 def _write_groups(clips: Clips, whole: np.ndarray, which: set, path: Path) -> None:
-    """id and group of every training clip: its own group, or that of its cluster, named by the first clip of it."""
+    """id and group of every training clip: its own group, or that of its cluster, named by the first clip of
+    it."""
     train = np.flatnonzero(clips.train)
     names: dict[int, str] = {}
     for index in train.tolist():

@@ -1,11 +1,12 @@
-"""What computes here: does a kernel run on each GPU, do torch and its companions fit each other, which precision it will be."""
+"""What computes here: does a kernel run on each GPU, do torch and its companions fit each other, which
+precision it will be."""
 
 from __future__ import annotations
 
 import importlib
 import os
 import re
-from typing import Sequence
+from collections.abc import Sequence
 
 from earshot import attached, device, devices
 from earshot.doctor.findings import Finding, ok, stop, warning
@@ -43,12 +44,13 @@ def _without(torch) -> Finding:
     cpu = f"all is computed on the CPU, {torch.get_num_threads()} threads"
     if os.path.exists(DRIVER) and torch.version.cuda is None:
         return warning(
-            f"there is a GPU, but this torch ({torch.__version__}) is built for CPUs alone, so {cpu}: install torch with CUDA"
+            f"there is a GPU, but this torch ({torch.__version__}) is built for CPUs alone, so {cpu}: "
+            "install torch with CUDA"
         )
     if os.path.exists(DRIVER):
         return warning(
-            f"there is a GPU, but torch {torch.__version__} (CUDA {torch.version.cuda}) cannot use it, so {cpu}: is the driver "
-            "too old for that CUDA, or CUDA_VISIBLE_DEVICES empty?"
+            f"there is a GPU, but torch {torch.__version__} (CUDA {torch.version.cuda}) cannot use it, so "
+            f"{cpu}: is the driver too old for that CUDA, or CUDA_VISIBLE_DEVICES empty?"
         )
     if attached.root():
         return warning(f"no GPU, {cpu}: choose the accelerator GPU T4 x2 in the notebook's settings")
@@ -65,8 +67,9 @@ def _gpu(torch, index: int) -> Finding:
     about = f"GPU {index}: {found.about}, a kernel ran, {human(free)} of {human(total)} free"
     if not built_for((major, minor), torch.cuda.get_arch_list()):
         return warning(
-            f"{about}; this torch is not built for sm_{major}{minor} ({' '.join(torch.cuda.get_arch_list())}), so that each kernel "
-            "is compiled when first used: install a torch that is"
+            f"{about}; this torch is not built for sm_{major}{minor} "
+            f"({' '.join(torch.cuda.get_arch_list())}), so that each kernel is compiled when first used: "
+            "install a torch that is"
         )
     if free < BUSY * total:
         return warning(f"{about}: another process holds the rest: stop it, or restart the session")
@@ -80,7 +83,8 @@ def built_for(capability: tuple[int, int], architectures: Sequence[str]) -> bool
 
 
 def libraries() -> list[Finding]:
-    """Are torchvision and torchaudio of torch's release and CUDA? Both are imported: nothing else proves it."""
+    """Are torchvision and torchaudio of torch's release and CUDA? Both are imported: nothing else proves
+    it."""
     import torch
 
     major, minor = map(int, torch.__version__.split(".")[:2])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable
 
 from earshot import packages
 from earshot.doctor import gpu, place
@@ -25,8 +25,8 @@ def code() -> list[Finding]:
         level = warning if all(one.name in packages.OPTIONAL for one in lacking) else stop
         found.append(
             level(
-                f"packages: {', '.join(one.name for one in lacking)} missing: python -m earshot.packages, or pip install -r "
-                f"{packages.REQUIREMENTS}"
+                f"packages: {', '.join(one.name for one in lacking)} missing: python -m earshot.packages, or "
+                f"pip install -r {packages.REQUIREMENTS}"
             )
         )
     if others:
@@ -65,7 +65,8 @@ def look(say: Callable[[str], None]) -> list[Finding]:
             where = f"{check.__module__.rpartition('.')[2]}.{check.__name__}"
             lines = [
                 warning(
-                    f"{where} could not be checked ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
+                    f"{where} could not be checked ({type(error).__name__}: "
+                    f"{' '.join(str(error).split())[:120]})"
                 )
             ]
         findings += lines
@@ -73,6 +74,7 @@ def look(say: Callable[[str], None]) -> list[Finding]:
             say(" ".join(str(line).split()))
     counts = {level: sum(one.level == level for one in findings) for level in ("stop", "warning", "ok")}
     say(
-        f"{counts['stop']} stops, {counts['warning']} warnings, {counts['ok']} ok, in {time.monotonic() - began:.1f} s"
+        f"{counts['stop']} stops, {counts['warning']} warnings, {counts['ok']} ok, in "
+        f"{time.monotonic() - began:.1f} s"
     )
     return findings

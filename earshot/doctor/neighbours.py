@@ -21,10 +21,13 @@ def centred(x: np.ndarray) -> np.ndarray:
 def whitened(x: np.ndarray) -> np.ndarray:
     """(clips, dims) with the variances evened out, rows of length 1: only copies of one recording stay close.
 
-    What clips of a class share dominates an embedding's variance, and hides what is a recording's own. Small eigenvalues are
-    noise: they are shrunk. Of 30 clips of ESC-10 per kind of copy, those beyond 4 robust deviations (`duplicates.usual`):
-    louder or softer 100 % by EfficientAT's embeddings, 100 % by log-mel; with noise 45 dB below 93 and 97 %, 30 dB 47 and 87 %;
-    0.1 to 0.5 s cut off 70 and 97 %; cut off, louder, with noise at once 50 and 100 %. Hence log-mel is taken where there is one.
+    What clips of a class share dominates an embedding's variance, and hides what is a recording's own. Small
+    eigenvalues are
+    noise: they are shrunk. Of 30 clips of ESC-10 per kind of copy, those beyond 4 robust deviations
+        (`duplicates.usual`):
+    louder or softer 100 % by EfficientAT's embeddings, 100 % by log-mel; with noise 45 dB below 93 and 97 %,
+    30 dB 47 and 87 %; 0.1 to 0.5 s cut off 70 and 97 %; cut off, louder, with noise at once 50 and 100 %.
+    Hence log-mel is taken where there is one.
     """
     x = (x - x.mean(0)).astype(np.float64)
     values, vectors = np.linalg.eigh(x.T @ x / len(x))

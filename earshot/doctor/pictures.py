@@ -1,4 +1,5 @@
-"""The doctor's pictures: what a table does not show at a glance. Colours of Okabe & Ito, which the colour-blind tell apart."""
+"""The doctor's pictures: what a table does not show at a glance. Colours of Okabe & Ito, which the
+colour-blind tell apart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What lies here and what is attached: competition, weights, caches, runs; and whether there is room, memory, time and a network."""
+"""What lies here and what is attached: competition, weights, caches, runs; and whether there is room, memory,
+time and a network."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ def competition(out: str = "data") -> list[Finding]:
         if not lines:
             return [
                 stop(
-                    f"competition: {path} ({where}) holds no audio: attach the competition's data, or give its folder to --competition"
+                    f"competition: {path} ({where}) holds no audio: attach the competition's data, or give "
+                    "its folder to --competition"
                 )
             ]
         if sum(one.audio for one in folders) > MANY:
@@ -72,12 +74,14 @@ def decoded(suffix: str, files: list[Path]) -> Finding:
             continue
         return ok(f"audio: {suffix} decodes ({path.name}, {len(wave) / rate:.1f} s, {rate} Hz)")
     return stop(
-        f"audio: none of {len(files)} {suffix} files decodes ({said}): install ffmpeg, or convert them to flac"
+        f"audio: none of {len(files)} {suffix} files decodes ({said}): install ffmpeg, or convert them to "
+        "flac"
     )
 
 
 def weights(internet: Internet) -> list[Finding]:
-    """Where the pretrained networks are; AST's are the default's, and without a network they have to be here for a competition."""
+    """Where the pretrained networks are; AST's are the default's, and without a network they have to be here
+    for a competition."""
     here, absent = [], []
     for name in ("ast", "efficientat", "encodec"):
         module = extractors.module(name)
@@ -89,7 +93,10 @@ def weights(internet: Internet) -> list[Finding]:
         absent += [] if files else [name]
     lines = [ok(f"weights: {'; '.join(here)}")] if here else []
     if absent[:2] == ["ast", "efficientat"]:
-        mend = "attach them (config.json and model.safetensors; mn04_as_mAP_432.pt), or take --recipe from_scratch, which needs none"
+        mend = (
+            "attach them (config.json and model.safetensors; mn04_as_mAP_432.pt), or take --recipe "
+            "from_scratch, which needs none"
+        )
         if internet.yes():
             lines.append(ok("weights: neither ast's nor efficientat's are here yet: they are downloaded"))
         else:
@@ -124,12 +131,16 @@ def disk(folder: Path = Path(".")) -> list[Finding]:
     if not os.access(place, os.W_OK):
         return [
             stop(
-                f"disk: {place} cannot be written: change to a folder that can, on Kaggle: %cd {attached.WORKING}"
+                f"disk: {place} cannot be written: change to a folder that can, on Kaggle: %cd "
+                f"{attached.WORKING}"
             )
         ]
     free, kept = shutil.disk_usage(place).free, attached.left(place)
     if kept is not None:
-        about = f"disk: {human(attached.KEPT - kept)} of the {human(attached.KEPT)} that Kaggle keeps of {attached.working()} are taken"
+        about = (
+            f"disk: {human(attached.KEPT - kept)} of the {human(attached.KEPT)} that Kaggle keeps of "
+            f"{attached.working()} are taken"
+        )
         return [
             warning(f"{about}: remove old caches and runs, or write features below /tmp (--out)")
             if kept < KEPT_LOW
@@ -138,7 +149,8 @@ def disk(folder: Path = Path(".")) -> list[Finding]:
     if free < ROOM:
         return [
             warning(
-                f"disk: {human(free)} free in {place}: make space; both long stages say what they need before they begin"
+                f"disk: {human(free)} free in {place}: make space; both long stages say what they need "
+                "before they begin"
             )
         ]
     return [ok(f"disk: {human(free)} free in {place}")]

@@ -1,4 +1,5 @@
-"""The data's shape: classes, lengths, bad audio, and whether the clips to submit are like those to learn from."""
+"""The data's shape: classes, lengths, bad audio, and whether the clips to submit are like those to learn
+from."""
 
 from __future__ import annotations
 
@@ -43,14 +44,18 @@ def balance(clips: Clips, out: Path) -> list[Finding]:
     if len(classes) < 2:
         return [
             stop(
-                f"one class only ({classes[0] if classes else 'none'}): nothing can be told apart; check --label-column"
+                f"one class only ({classes[0] if classes else 'none'}): nothing can be told apart; check "
+                "--label-column"
             )
         ]
     lines = []
     if clips.foldless:
         lines.append(stop(f"folds: {clips.foldless}"))
     total, least, most = table[0], int(table[0].argmin()), int(table[0].argmax())
-    about = f"{len(classes)} classes, {total[least]} ({classes[least]}) to {total[most]} ({classes[most]}) clips each"
+    about = (
+        f"{len(classes)} classes, {total[least]} ({classes[least]}) to {total[most]} ({classes[most]}) "
+        "clips each"
+    )
     if total[most] >= UNEVEN * max(total[least], 1):
         lines.append(warning(f"uneven classes: {about}: judge by f1_macro, try --class-weights balanced"))
     else:
@@ -59,8 +64,8 @@ def balance(clips: Clips, out: Path) -> list[Finding]:
     if rare:
         lines.append(
             warning(
-                f"{len(rare)} classes have fewer clips than folds ({', '.join(rare[:5])}): they are missing from some: "
-                "give a lower --folds, or judge them by hand"
+                f"{len(rare)} classes have fewer clips than folds ({', '.join(rare[:5])}): they are missing "
+                "from some: give a lower --folds, or judge them by hand"
             )
         )
     lacking = [
@@ -72,15 +77,17 @@ def balance(clips: Clips, out: Path) -> list[Finding]:
     if lacking:
         lines.append(
             warning(
-                f"{len(lacking)} times a fold has no clip of a class (first: fold {lacking[0][0]}, {lacking[0][1]}): "
-                "folds' scores differ by that; pooled out-of-fold scores do not suffer, else give --folds K"
+                f"{len(lacking)} times a fold has no clip of a class (first: fold {lacking[0][0]}, "
+                f"{lacking[0][1]}): folds' scores differ by that; pooled out-of-fold scores do not suffer, "
+                "else give --folds K"
             )
         )
     sizes = [int((clips.folds == n).sum()) for n in numbers]
     if sizes and max(sizes) > 2 * min(sizes):
         lines.append(
             warning(
-                f"folds of {min(sizes)} to {max(sizes)} clips: trust the pooled score, not the folds' mean; or --folds K"
+                f"folds of {min(sizes)} to {max(sizes)} clips: trust the pooled score, not the folds' mean; "
+                "or --folds K"
             )
         )
     return lines
@@ -97,8 +104,8 @@ def durations(clips: Clips) -> list[Finding]:
     both = np.isfinite(clips.seconds) & np.isfinite(clips.covered)
     cut = both & (clips.seconds > clips.covered + 0.05)
     text = (
-        f"durations: {known.min():.2f} to {known.max():.2f} s, median {np.median(known):.2f} s; windows of {span:g} s: "
-        f"{padded:.0%} of the clips are padded, {cut.mean():.0%} cut"
+        f"durations: {known.min():.2f} to {known.max():.2f} s, median {np.median(known):.2f} s; windows of "
+        f"{span:g} s: {padded:.0%} of the clips are padded, {cut.mean():.0%} cut"
     )
     if len(known) < len(clips.ids):
         text += f" ({len(clips.ids) - len(known)} of unknown length)"
@@ -106,8 +113,8 @@ def durations(clips: Clips) -> list[Finding]:
         lost = float((clips.seconds[cut] - clips.covered[cut]).sum() / clips.seconds[both].sum())
         return [
             warning(
-                f"{text}, {lost:.0%} of the audio is not heard: give get_features.py --hop {span / 2:g}, or a longer "
-                "--seconds"
+                f"{text}, {lost:.0%} of the audio is not heard: give get_features.py --hop {span / 2:g}, or "
+                "a longer --seconds"
             )
         ]
     if padded > 0.5 and np.median(known) < span / 2:
@@ -126,22 +133,24 @@ def audio(clips: Clips) -> list[Finding]:
         said = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(4))
         lines.append(
             warning(
-                f"{clips.cache.manifest['bad']} clips of bad audio ({said}): {path} names them; download them again"
+                f"{clips.cache.manifest['bad']} clips of bad audio ({said}): {path} names them; download "
+                "them again"
             )
         )
     flat = constant(clips) if clips.embeddings is not None else []
     if len(flat):
         lines.append(
             warning(
-                f"{len(flat)} clips have a constant embedding (first: {clips.ids[flat[0]]}): silence, or a damaged "
-                "file: hear it"
+                f"{len(flat)} clips have a constant embedding (first: {clips.ids[flat[0]]}): silence, or a "
+                "damaged file: hear it"
             )
         )
     return lines or [ok("no bad audio: every clip could be decoded, none is silent")]
 
 
 def shift(clips: Clips, out: Path) -> list[Finding]:
-    """Adversarial validation: can a logistic regression tell training clips from those to submit? submission_like.csv.
+    """Adversarial validation: can a logistic regression tell training clips from those to submit?
+    submission_like.csv.
 
     On at most 50 standardised principal components, 5 stratified folds, training groups kept whole.
     """
@@ -184,20 +193,24 @@ def shift(clips: Clips, out: Path) -> list[Finding]:
         ("id", "label", "fold", "probability_of_submission"),
         ((clips.ids[i], clips.names[i], clips.place[i], float(found[i])) for i in rows),
     )
-    text = f"adversarial AUC {auc:.3f} ± {error:.3f} (0.5: training and submission cannot be told apart, 1: always)"
+    text = (
+        f"adversarial AUC {auc:.3f} ± {error:.3f} (0.5: training and submission cannot be told apart, 1: "
+        "always)"
+    )
     if auc < max(ALIKE, 0.5 + 3 * error):
         return [ok(f"{text}: the out-of-fold score should hold on the leaderboard")]
     how = "the submission is recorded otherwise" if auc >= APART else "a shift, though a small one"
     return [
         warning(
-            f"{text}: {how}: expect a lower leaderboard score, validate on the top of {out / 'submission_like.csv'}, try "
-            "augmentation (--augment, --gain, --frequency-mask)"
+            f"{text}: {how}: expect a lower leaderboard score, validate on the top of "
+            f"{out / 'submission_like.csv'}, try augmentation (--augment, --gain, --frequency-mask)"
         )
     ]
 
 
 def components(x: np.ndarray, count: int) -> np.ndarray:
-    """(clips, at most count) principal components, of fixed signs, so that a picture is the same every time."""
+    """(clips, at most count) principal components, of fixed signs, so that a picture is the same every
+    time."""
     x = (x - x.mean(0)).astype(np.float64)
     values, vectors = np.linalg.eigh(x.T @ x / len(x))
     vectors = vectors[:, ::-1][:, : min(count, int((values > 1e-10 * max(values[-1], 1e-30)).sum()) or 1)]

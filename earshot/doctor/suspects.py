@@ -1,4 +1,5 @@
-"""Labels that may be wrong: what a run says of the clip when it was not trained on it, and what its neighbours are called."""
+"""Labels that may be wrong: what a run says of the clip when it was not trained on it, and what its
+neighbours are called."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ NEIGHBOURS = 10
 def out_of_fold(
     runs: tuple[str, ...], folder: str, cache_ids: np.ndarray, classes: list[str]
 ) -> tuple[np.ndarray, dict[str, int]]:
-    """The mean of the runs' out-of-fold probabilities, (training clips, classes), NaN for clips that one lacks; the first's folds.
+    """The mean of the runs' out-of-fold probabilities, (training clips, classes), NaN for clips that one
+    lacks; the first's folds.
 
     Of the final epoch (oof_last.csv), which saw nothing of the clip; a blend has one file, oof.csv.
 
@@ -38,15 +40,15 @@ def out_of_fold(
         )
         if path is None:
             raise UserError(
-                f"--runs {name}: neither {name} nor {Path(folder) / name} has an oof_last.csv: name a run that train.py "
-                "has finished a fold of"
+                f"--runs {name}: neither {name} nor {Path(folder) / name} has an oof_last.csv: name a run "
+                "that train.py has finished a fold of"
             )
         table = tables.read(path)
         columns = [f"class {c}" if c in ("id", "fold", "label") else c for c in classes]
         if list(table.columns) != ["id", "fold", "label", *columns]:
             raise UserError(
-                f"{path} has other labels than the cache ({len(table.columns) - 3} there, {len(classes)} here): name a "
-                "run of this competition"
+                f"{path} has other labels than the cache ({len(table.columns) - 3} there, {len(classes)} "
+                "here): name a run of this competition"
             )
         at = {id: index for index, id in enumerate(table["id"])}
         rows = np.array([at.get(str(id), -1) for id in cache_ids])
@@ -64,7 +66,8 @@ def out_of_fold(
 
 
 def neighbours(clips: Clips, k: int = NEIGHBOURS) -> np.ndarray:
-    """What share of its k nearest neighbours of other groups has each label, weighted by cosine: (training clips, classes)."""
+    """What share of its k nearest neighbours of other groups has each label, weighted by cosine: (training
+    clips, classes)."""
     count = len(clips.labels)
     targets = clips.labels if clips.labels.ndim == 2 else np.eye(len(clips.cache.classes))[clips.labels]
     heard = np.flatnonzero(clips.heard[:count])
@@ -77,7 +80,8 @@ def neighbours(clips: Clips, k: int = NEIGHBOURS) -> np.ndarray:
 
 
 def doubts(found: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where probabilities contradict a label, by each class's own standard (confident learning, Northcutt, Jiang & Chuang 2021).
+    """Where probabilities contradict a label, by each class's own standard (confident learning, Northcutt,
+    Jiang & Chuang 2021).
 
     A class's standard is the mean probability that its clips get for it: hard classes are not all suspected.
 
@@ -85,9 +89,9 @@ def doubts(found: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray
         found: (clips, classes) probabilities or shares, NaN rows unknown.
         truth: (clips,) class indices, or (clips, classes) of 0 and 1.
     Returns:
-        doubted (clips, classes) bool: single label: the likeliest other class that reaches its standard, where the clip's own
-        is less likely; multi-label: the label (given or missing) whose opposite reaches the standard. margin (clips, classes):
-        by how much the contrary is likelier, -1 to 1.
+        doubted (clips, classes) bool: single label: the likeliest other class that reaches its standard,
+        where the clip's own is less likely; multi-label: the label (given or missing) whose opposite reaches
+        the standard. margin (clips, classes): by how much the contrary is likelier, -1 to 1.
     """
     known = np.isfinite(found).all(1)
     p = np.where(known[:, None], found, 0)
@@ -120,7 +124,8 @@ def doubts(found: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def write(clips: Clips, oof: np.ndarray | None, out: Path) -> list[Finding]:
-    """suspicious_labels.csv, the likeliest errors first: those that both reasons name, then by the mean margin."""
+    """suspicious_labels.csv, the likeliest errors first: those that both reasons name, then by the mean
+    margin."""
     sources = {} if oof is None else {"oof": oof}
     if clips.embeddings is not None:
         sources["neighbours"] = neighbours(clips)
@@ -176,9 +181,9 @@ def write(clips: Clips, oof: np.ndarray | None, out: Path) -> list[Finding]:
     i, k = rows[0]
     return [
         warning(
-            f"{len(rows)} labels ({len(rows) / len(clips.labels):.1%} of the clips) are doubted by {by}{both} (first: "
-            f"{clips.ids[i]}, {clips.names[i] or 'no label'}, {names[0]} instead?): hear them from the top of "
-            f"{out / 'suspicious_labels.csv'}, mend what is wrong, leave the merely hard"
+            f"{len(rows)} labels ({len(rows) / len(clips.labels):.1%} of the clips) are doubted by "
+            f"{by}{both} (first: {clips.ids[i]}, {clips.names[i] or 'no label'}, {names[0]} instead?): hear "
+            f"them from the top of {out / 'suspicious_labels.csv'}, mend what is wrong, leave the merely hard"
         )
     ]
 

@@ -1,11 +1,13 @@
-"""AST, the Audio Spectrogram Transformer pretrained on AudioSet (Gong et al., 2021), frozen, through transformers.
+"""AST, the Audio Spectrogram Transformer pretrained on AudioSet (Gong et al., 2021), frozen, through
+transformers.
 
-Views: `pooled` (768, 1, 1), `frames` (768, 1, T) = mean over the frequency patches, `tokens` (768, F, T) on request;
+Views: `pooled` (768, 1, 1), `frames` (768, 1, T) = mean over the frequency patches, `tokens` (768, F, T) on
+    request;
 the default network has T 101 and F 12. Everything about its size is read from its config.
-
-Short clips leave most of the window's 10.24 s to padding, which costs as much as sound. `--short-clips` computes only the
-patches that lie within the window, at their own positions: the position embedding's first columns, as if the padding's tokens
-were taken out of the full network. The embeddings are others than the padded network's: no token attends to padding.
+ Short clips leave most of the window's 10.24 s to padding, which costs as much as sound. `--short-clips`
+computes only the patches that lie within the window, at their own positions: the position embedding's first
+columns, as if the padding's tokens were taken out of the full network. The embeddings are others than the
+padded network's: no token attends to padding.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ class Settings:
     views: tuple[str, ...] = ("pooled", "frames")
     """Any of pooled (one vector), frames (one per 100 ms) and tokens (every patch: 12 times as large)."""
     short_clips: bool = field(default=False, metadata=base.RECORDED_WHERE_CHANGED)
-    """Choose the window from the data and compute its patches alone, none of padding: 5 s take less than half the time."""
+    """Choose the window from the data and compute its patches alone, none of padding: 5 s take less than half
+    the time."""
 
 
 def seconds(settings: Settings) -> float | None:
@@ -101,8 +104,8 @@ class Extractor(base.Extractor):
         hears = self.max_length * (self.rate // 100) / self.rate
         if self.window.seconds > hears + 0.005:
             raise UserError(
-                f"ast: a window of {self.window.seconds:g} s is more than the {hears:g} s that these weights hear: "
-                f"set --seconds {hears:g} or less"
+                f"ast: a window of {self.window.seconds:g} s is more than the {hears:g} s that these weights "
+                f"hear: set --seconds {hears:g} or less"
             )
         patch = config.patch_size
         rows = (self.bins - patch) // config.frequency_stride + 1

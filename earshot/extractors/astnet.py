@@ -1,9 +1,8 @@
 """AST's forward pass without the work that nobody asked for, from the weights of transformers' ASTModel.
-
-Published in Gong et al., 2021. What differs from `ASTModel.forward`: the linear layers' weights are cast to half precision
-once, not per pass; queries, keys and values are one product; of the last layer only the tokens that are asked for; fewer
-time patches for shorter windows. Under autocast the products are in half precision while the residual stream, layer norms and
-sums stay in fp32, as transformers' own pass has it on a GPU.
+ Published in Gong et al., 2021. What differs from `ASTModel.forward`: the linear layers' weights are cast to
+half precision once, not per pass; queries, keys and values are one product; of the last layer only the tokens
+that are asked for; fewer time patches for shorter windows. Under autocast the products are in half precision
+while the residual stream, layer norms and sums stay in fp32, as transformers' own pass has it on a GPU.
 """
 
 from __future__ import annotations
@@ -119,11 +118,13 @@ class Network:
         """The tokens after the last norm.
 
         Args:
-            mel: (B, frames, bins), at least the frames that `columns` patches span; those beyond are not looked at.
+            mel: (B, frames, bins), at least the frames that `columns` patches span; those beyond are not
+                looked at.
             dtype: of the products: float32, bfloat16 or float16.
             patches: False computes the two special tokens of the last layer alone.
         Returns:
-            (B, 2 + rows * columns, hidden) float32, or (B, 2, hidden) without patches; frequency is the slow index.
+            (B, 2 + rows * columns, hidden) float32, or (B, 2, hidden) without patches; frequency is the slow
+            index.
         """
         import torch
 

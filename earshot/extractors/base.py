@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -53,9 +54,10 @@ class ClipFeatures:
 class Extractor:
     """Base of all extractors: subclasses set `shapes` and write `forward`, or override `extract`.
 
-    `span` is how many seconds the time axis of the views stands for: the window, unless a network always hears more.
-    `at_once` is how many windows a pass takes on a CPU, by its caches, where passes then run side by side on a thread each:
-    threads that share a pass would wait for each other at every layer, the longer the busier the decoders keep the cores.
+    `span` is how many seconds the time axis of the views stands for: the window, unless a network always
+    hears more. `at_once` is how many windows a pass takes on a CPU, by its caches, where passes then run side
+    by side on a thread each: threads that share a pass would wait for each other at every layer, the longer
+    the busier the decoders keep the cores.
 
     Args:
         settings: the extractor module's own `Settings`.
@@ -159,7 +161,8 @@ class Extractor:
         return audio.fill(wave[first : first + real], self.samples, self.window.pad)
 
     def run(self, waves: np.ndarray, lengths: list[float]) -> dict[str, np.ndarray]:
-        """One forward pass from (B, samples) to numpy views, repeated in fp32 where half precision overflowed."""
+        """One forward pass from (B, samples) to numpy views, repeated in fp32 where half precision
+        overflowed."""
         import torch
 
         with torch.inference_mode():
@@ -188,7 +191,8 @@ _lane = threading.local()
 
 
 def _enter() -> None:
-    """Begins a thread of passes: it has one thread of torch's for itself, a setting that the others do not share."""
+    """Begins a thread of passes: it has one thread of torch's for itself, a setting that the others do not
+    share."""
     import torch
 
     torch.set_num_threads(1)
@@ -221,7 +225,8 @@ def clip_features(
 
 
 def to_numpy(view: torch.Tensor) -> np.ndarray:
-    """A float tensor as float16, clipped to its range (NaN becomes 0); integers keep their values as int16."""
+    """A float tensor as float16, clipped to its range (NaN becomes 0); integers keep their values as
+    int16."""
     import torch
 
     if not view.dtype.is_floating_point:
@@ -231,7 +236,8 @@ def to_numpy(view: torch.Tensor) -> np.ndarray:
 
 
 def no_weights(extractor: str, weights: str | None, instead: str = "leave the flag out") -> list[Path]:
-    """The files of an extractor that has no weights: none; UserError, saying what to do instead, if some are given."""
+    """The files of an extractor that has no weights: none; UserError, saying what to do instead, if some are
+    given."""
     if weights is not None:
         raise UserError(f"--weights: the extractor {extractor} has no weights; {instead}")
     return []

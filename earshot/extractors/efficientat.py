@@ -1,9 +1,11 @@
 """EfficientAT: MobileNetV3 distilled from transformers on AudioSet (Schmid et al., ICASSP 2023), frozen.
 
-Views: `pooled` (C, 1, 1) = global mean of the last feature map, `frames` (C, 4, T') = that map, one column per 0.32 s.
-The network is torchvision's `mobilenet_v3_large` with one input channel and sigmoid squeeze-and-excitation gates; the
-published weights fit after renaming. They are release files of github.com/fschmid56/EfficientAT (MIT licence). We know
-the checksum of mn04 only: the others are guarded by a strict check of names and shapes, and read as plain data.
+Views: `pooled` (C, 1, 1) = global mean of the last feature map, `frames` (C, 4, T') = that map, one column
+    per 0.32 s.
+The network is torchvision's `mobilenet_v3_large` with one input channel and sigmoid squeeze-and-excitation
+gates; the published weights fit after renaming. They are release files of github.com/fschmid56/EfficientAT
+(MIT licence). We know the checksum of mn04 only: the others are guarded by a strict check of names and
+shapes, and read as plain data.
 """
 
 from __future__ import annotations
@@ -55,11 +57,13 @@ class Settings:
     """Which of the published networks."""
 
     network: Literal["mn04", "mn05", "mn10", "mn20", "mn30", "mn40", "mn40_ext"] = "mn04"
-    """By width: mn04 has 1 M parameters and AudioSet mAP .432, mn10 4.9 M and .471, mn40_ext 68 M and .487."""
+    """By width: mn04 has 1 M parameters and AudioSet mAP .432, mn10 4.9 M and .471, mn40_ext 68 M and
+    .487."""
 
 
 def weights_files(settings: Settings, weights: str | None) -> list[Path]:
-    """The weights' file: the one given, the one of that name in the folder given, the cached download, or what is attached.
+    """The weights' file: the one given, the one of that name in the folder given, the cached download, or
+    what is attached.
 
     Returns:
         [file], or [] if it is not downloaded yet.
@@ -85,7 +89,8 @@ def weights_files(settings: Settings, weights: str | None) -> list[Path]:
 
 
 def fetch(settings: Settings, weights: str | None) -> None:
-    """Make the weights available locally, from the release page if need be; UserError where they cannot be had."""
+    """Make the weights available locally, from the release page if need be; UserError where they cannot be
+    had."""
     if weights_files(settings, weights):
         return
     name = _name(settings)
@@ -103,8 +108,8 @@ def fetch(settings: Settings, weights: str | None) -> None:
                 os.fsync(file.fileno())
         if name not in SHA256:
             print(
-                f"efficientat: no checksum of {name} is known here: its names and shapes are checked, and its content enters the "
-                "cache's fingerprint"
+                f"efficientat: no checksum of {name} is known here: its names and shapes are checked, and "
+                "its content enters the cache's fingerprint"
             )
         if name in SHA256 and _sha256(partial) != SHA256[name]:
             raise UserError(
@@ -114,9 +119,9 @@ def fetch(settings: Settings, weights: str | None) -> None:
     except OSError as error:
         reason = " ".join(str(error).split())[:80]
         raise UserError(
-            f"efficientat: {name} is neither in {target.parent} nor to be had from github.com ({reason}): go online "
-            f"once, or give --weights FOLDER that has it (for example an attached Kaggle dataset), or take another "
-            f"extractor"
+            f"efficientat: {name} is neither in {target.parent} nor to be had from github.com ({reason}): go "
+            "online once, or give --weights FOLDER that has it (for example an attached Kaggle dataset), or "
+            f"take another extractor"
         ) from None
     finally:
         if partial is not None:
@@ -147,7 +152,8 @@ class Extractor(base.Extractor):
             )
         fetch(settings, weights)
         network = load(weights_files(settings, weights)[0], settings.network)
-        # depthwise convolutions run faster with the channels last: 0.20 s against 0.28 s a batch of 32 on 2 CPU cores
+        # depthwise convolutions run faster with the channels last: 0.20 s against 0.28 s a batch of
+        # 32 on 2 CPU cores
         self.features = fused(network.features).to(self.device, memory_format=torch.channels_last)
         frames, rows = 1 + (self.samples - 1) // HOP, BINS
         for _ in range(STRIDE2):
@@ -161,8 +167,8 @@ class Extractor(base.Extractor):
     def spectrogram(self, waves: torch.Tensor) -> torch.Tensor:
         """The network's input, as published for evaluation.
 
-        Pre-emphasis x[t+1] - 0.97 x[t]; centred STFT of 1024 points, 800-sample symmetric Hann window, hop 320; power;
-        128 Kaldi mel bands from 0 to 15 kHz; (log(x + 1e-5) + 4.5) / 5.
+        Pre-emphasis x[t+1] - 0.97 x[t]; centred STFT of 1024 points, 800-sample symmetric Hann window, hop
+        320; power; 128 Kaldi mel bands from 0 to 15 kHz; (log(x + 1e-5) + 4.5) / 5.
 
         Args:
             waves: (B, samples) float32 at 32 kHz.
@@ -190,7 +196,8 @@ class Extractor(base.Extractor):
 
 
 def fused(network: torch.nn.Module) -> torch.nn.Module:
-    """A network in evaluation mode with each batch norm folded into the convolution before it; the same function."""
+    """A network in evaluation mode with each batch norm folded into the convolution before it; the same
+    function."""
     import torch
     from torch.nn.utils.fusion import fuse_conv_bn_eval
 

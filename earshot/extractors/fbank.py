@@ -1,6 +1,7 @@
-"""AST's input, for heads that fine-tune AST itself: the view `fbank` (1, 128, 1024), Kaldi's filter bank, normalised.
-
-Frames beyond the clip are 0 in log-mel, then normalised with the rest: silence in the window is what AST was trained on.
+"""AST's input, for heads that fine-tune AST itself: the view `fbank` (1, 128, 1024), Kaldi's filter bank,
+normalised.
+ Frames beyond the clip are 0 in log-mel, then normalised with the rest: silence in the window is what AST was
+trained on.
 """
 
 from __future__ import annotations
@@ -63,14 +64,14 @@ class Extractor(base.Extractor):
         weights_files(settings, weights)
         if settings.max_length < 16 or not settings.std > 0:
             raise UserError(
-                f"fbank: --max-length {settings.max_length} and --std {settings.std:g}: at least 16 frames, AST's "
-                "patch, and a deviation above 0"
+                f"fbank: --max-length {settings.max_length} and --std {settings.std:g}: at least 16 frames, "
+                "AST's patch, and a deviation above 0"
             )
         self.span = settings.max_length / 100  # shorter windows are padded to it
         if window.seconds > self.span + 0.005:
             raise UserError(
-                f"fbank: a window of {window.seconds:g} s is more than {settings.max_length} frames of 10 ms hold: "
-                f"add --seconds {self.span:g}"
+                f"fbank: a window of {window.seconds:g} s is more than {settings.max_length} frames of 10 ms "
+                f"hold: add --seconds {self.span:g}"
             )
         self.shapes = {"fbank": (1, BINS, settings.max_length)}
 

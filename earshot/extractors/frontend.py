@@ -1,10 +1,12 @@
-"""Mel banks and the Kaldi filter bank in torch, batched, on any device: torchaudio's formulas without importing it."""
+"""Mel banks and the Kaldi filter bank in torch, batched, on any device: torchaudio's formulas without
+importing it."""
 
 from __future__ import annotations
 
 import functools
 import warnings
-from typing import TYPE_CHECKING, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -73,12 +75,14 @@ def kaldi_frames(samples: int, rate: int = 16000) -> int:
 def kaldi_fbank(waves: torch.Tensor, bins: int = 128, rate: int = 16000) -> torch.Tensor:
     """Log-mel filter bank of `torchaudio.compliance.kaldi.fbank(window_type="hanning", num_mel_bins=bins)`.
 
-    Frames of 25 ms every 10 ms (whole ones only), mean removed, pre-emphasis 0.97, power, 20 Hz to half the rate.
+    Frames of 25 ms every 10 ms (whole ones only), mean removed, pre-emphasis 0.97, power, 20 Hz to half the
+    rate.
 
     Args:
         waves: (B, samples) float32.
     Returns:
-        (B, frames, bins), frames = 1 + (samples - 400) // 160 at 16 kHz; a shorter wave is zero-padded to one frame.
+        (B, frames, bins), frames = 1 + (samples - 400) // 160 at 16 kHz; a shorter wave is zero-padded to one
+        frame.
     """
     import torch
 
@@ -107,7 +111,8 @@ def ast_input(
 ) -> torch.Tensor:
     """What transformers' `ASTFeatureExtractor` makes of the real part of each wave, for a whole batch.
 
-    Missing frames are 0 in log-mel, then everything becomes (x - mean) / (2 std): the published network's habit.
+    Missing frames are 0 in log-mel, then everything becomes (x - mean) / (2 std): the published network's
+    habit.
 
     Args:
         waves: (B, samples) float32 at `rate`.

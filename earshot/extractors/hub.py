@@ -1,4 +1,5 @@
-"""Pretrained networks of transformers: found as a local folder or in the hub's cache, checked, loaded as safetensors."""
+"""Pretrained networks of transformers: found as a local folder or in the hub's cache, checked, loaded as
+safetensors."""
 
 from __future__ import annotations
 
@@ -6,9 +7,10 @@ import contextlib
 import json
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Iterator
+from typing import TYPE_CHECKING
 
 from earshot import attached
 from earshot.errors import UserError
@@ -39,15 +41,16 @@ class Pretrained:
     def ways_out(self) -> str:
         """What to do where the weights cannot be had."""
         return (
-            "go online once, or give --weights FOLDER (config.json and model.safetensors, for example an attached Kaggle "
-            f"dataset), or take another extractor (--extractor {self.others})"
+            "go online once, or give --weights FOLDER (config.json and model.safetensors, for example an "
+            f"attached Kaggle dataset), or take another extractor (--extractor {self.others})"
         )
 
     def files(self, weights: str) -> list[Path]:
         """The local files that define the network, without importing torch.
 
         Returns:
-            config, preprocessor config and safetensors of a folder or of the hub's cache; [] if not cached yet.
+            config, preprocessor config and safetensors of a folder or of the hub's cache; [] if not cached
+            yet.
         Raises:
             UserError: `weights` looks like a path and does not exist, or holds no usable model.
         """
@@ -77,12 +80,14 @@ class Pretrained:
         return self.checked(folder)
 
     def local(self, weights: str) -> Path | None:
-        """The folder of weights that are here, as a path, in the hub's cache or attached; None for a hub id that is not."""
+        """The folder of weights that are here, as a path, in the hub's cache or attached; None for a hub id
+        that is not."""
         path = base.local(weights)
         if path is not None:
             if path.is_file():
                 raise UserError(
-                    f"{self.extractor}: --weights {weights} is a file: give the folder that has config.json in it"
+                    f"{self.extractor}: --weights {weights} is a file: give the folder that has config.json "
+                    "in it"
                 )
             nested = [path, *sorted(found.parent for found in path.glob("*/config.json"))]
             return self.checked(
@@ -102,7 +107,8 @@ class Pretrained:
         return attached.pretrained(self.kind, weights, weights == self.default)
 
     def checked(self, folder: Path) -> Path:
-        """The folder if it holds this kind of network as safetensors, else a UserError that says what it lacks."""
+        """The folder if it holds this kind of network as safetensors, else a UserError that says what it
+        lacks."""
         if not (folder / "config.json").exists():
             raise UserError(
                 f"{self.extractor}: {folder} has no config.json, so no model in it: {self.ways_out}"
@@ -150,8 +156,8 @@ class Pretrained:
         lacking = sorted(report["missing_keys"])
         if lacking:
             raise UserError(
-                f"{self.extractor}: the weights in {folder} lack {len(lacking)} of the network's tensors (the first: "
-                f"{lacking[0]}), so they are no complete {self.network}: {self.ways_out}"
+                f"{self.extractor}: the weights in {folder} lack {len(lacking)} of the network's tensors "
+                f"(the first: {lacking[0]}), so they are no complete {self.network}: {self.ways_out}"
             )
         return network
 

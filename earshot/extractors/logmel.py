@@ -1,13 +1,14 @@
 """Log-mel spectrograms: the view `mel` (1, n_mels, frames), for heads that are trained from scratch.
-
-The STFT is centred, its Hann window periodic, as librosa and torchaudio have it. Settings reproduce both exactly.
+ The STFT is centred, its Hann window periodic, as librosa and torchaudio have it. Settings reproduce both
+exactly.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Iterator, Literal, Sequence
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -52,7 +53,8 @@ class Settings:
     power: float = 2.0
     """Exponent of the magnitude: 2 = power, 1 = amplitude."""
     edges: Literal["reflect", "zeros"] = "reflect"
-    """What lies beyond a clip's ends for the first and last frames: torchaudio reflects, librosa has zeros."""
+    """What lies beyond a clip's ends for the first and last frames: torchaudio reflects, librosa has
+    zeros."""
     level: Literal["db", "log"] = "db"
     """Decibels, or the natural logarithm."""
     ref: Literal["1", "max"] = "1"
@@ -62,9 +64,11 @@ class Settings:
     amin: float = 1e-10
     """Floor below which db does not go, or what log adds before the logarithm."""
     standardise: bool = False
-    """Subtract the mean of the log-mel and divide by its standard deviation + 1e-6; silence is then added as zeros."""
+    """Subtract the mean of the log-mel and divide by its standard deviation + 1e-6; silence is then added as
+    zeros."""
     over: Literal["clip", "window"] = "clip"
-    """What ref, top_db and standardise look at: the whole clip, or each window as if it were a clip of its own."""
+    """What ref, top_db and standardise look at: the whole clip, or each window as if it were a clip of its
+    own."""
     frames: int | None = None
     """Frames of a window; None = 1 + samples // hop_length."""
 
@@ -100,8 +104,8 @@ class Extractor(base.Extractor):
         fmax = self.rate / 2 if s.fmax is None else s.fmax
         if not 0 <= s.fmin < fmax <= self.rate / 2:
             raise UserError(
-                f"logmel: --fmin {s.fmin:g} and --fmax {fmax:g} have to rise and stay within half the rate of "
-                f"{self.rate} Hz: lower them, or raise --rate"
+                f"logmel: --fmin {s.fmin:g} and --fmax {fmax:g} have to rise and stay within half the rate "
+                f"of {self.rate} Hz: lower them, or raise --rate"
             )
         win = s.win_length or s.n_fft
         if min(s.n_fft, win, s.hop_length, s.n_mels) < 1 or win > s.n_fft:
@@ -112,8 +116,9 @@ class Extractor(base.Extractor):
         self.frames = s.frames or natural
         if self.frames < natural - 1:
             raise UserError(
-                f"logmel: --frames {self.frames} holds {self.frames * s.hop_length / self.rate:g} s, less than the "
-                f"window of {window.seconds:g} s: add --seconds {self.frames * s.hop_length / self.rate:g}"
+                f"logmel: --frames {self.frames} holds {self.frames * s.hop_length / self.rate:g} s, less "
+                f"than the window of {window.seconds:g} s: add --seconds "
+                f"{self.frames * s.hop_length / self.rate:g}"
             )
         self.span = max(window.seconds, (self.frames - 1) * s.hop_length / self.rate)
         self.needed = max(self.samples, (self.frames - 1) * s.hop_length)
@@ -200,7 +205,8 @@ class Extractor(base.Extractor):
         return mel[:, :, :count]
 
     def _bands(self, waves: np.ndarray, padding: tuple[int, int], skip: int = 0) -> torch.Tensor:
-        """(B, n_mels, frames) before level and standardising, of waves padded at their ends and then without `skip` samples."""
+        """(B, n_mels, frames) before level and standardising, of waves padded at their ends and then without
+        `skip` samples."""
         import torch
 
         s = self.settings
@@ -233,7 +239,8 @@ class Extractor(base.Extractor):
     def extract(
         self, waves: Sequence[np.ndarray], offsets: Sequence[float], batch_size: int
     ) -> list[base.ClipFeatures]:
-        """As `base.Extractor.extract`; windows are slices of the whole clip's log-mel unless `over` is "window"."""
+        """As `base.Extractor.extract`; windows are slices of the whole clip's log-mel unless `over` is
+        "window"."""
         import torch
 
         if self.settings.over == "window":
@@ -248,13 +255,15 @@ class Extractor(base.Extractor):
         return [clips[place] for place in range(len(waves))]
 
     def _filled(self, wave: np.ndarray) -> np.ndarray:
-        """A clip that lasts for a window: short ones are filled, unless silence is to be zeros after standardising."""
+        """A clip that lasts for a window: short ones are filled, unless silence is to be zeros after
+        standardising."""
         if len(wave) < self.needed and not self.zeros_after:
             return audio.fill(wave, self.needed, self.window.pad)
         return wave
 
     def _take(self, mel: torch.Tensor, first: int) -> torch.Tensor:
-        """(1, n_mels, frames) from a frame on, moved back where the clip ends before, zero-filled where it is short."""
+        """(1, n_mels, frames) from a frame on, moved back where the clip ends before, zero-filled where it is
+        short."""
         import torch
 
         first = max(0, min(first, mel.shape[1] - self.frames))

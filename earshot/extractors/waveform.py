@@ -23,7 +23,8 @@ class Settings:
     """The rate decides: a head's work and a cache's size grow with it, what lies above half of it is lost."""
 
     rate: int | None = 16000
-    """Samples per second to resample to (EnvNet-v2 hears 44100, ACDNet 20000); None = the commonest rate in the data."""
+    """Samples per second to resample to (EnvNet-v2 hears 44100, ACDNet 20000); None = the commonest rate in
+    the data."""
 
 
 def weights_files(settings: Settings, weights: str | None) -> list[Path]:

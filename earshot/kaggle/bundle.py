@@ -8,8 +8,8 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator
 
 from earshot import space
 from earshot.errors import UserError
@@ -62,7 +62,8 @@ def make(flags: BundleFlags) -> Path:
     """Build the folder beside itself, then put it in its place; returns it.
 
     Raises:
-        UserError: a slug that Kaggle refuses, weights or runs that are not there, a folder in the way, no wheels to be had.
+        UserError: a slug that Kaggle refuses, weights or runs that are not there, a folder in the way, no
+            wheels to be had.
     """
     if not re.fullmatch(r"[a-z0-9](?:[a-z0-9-]{4,48})[a-z0-9]", flags.slug):
         raise UserError(f"--slug {flags.slug}: Kaggle wants 6 to 50 small letters, digits and hyphens")
@@ -84,7 +85,8 @@ def make(flags: BundleFlags) -> Path:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
         print(
-            f"bundle: {part}, {len(files)} files, {space.human(sum(path.stat().st_size for path, _ in files))}",
+            f"bundle: {part}, {len(files)} files, "
+            f"{space.human(sum(path.stat().st_size for path, _ in files))}",
             flush=True,
         )
     if flags.wheels or flags.packages:
@@ -100,7 +102,8 @@ def make(flags: BundleFlags) -> Path:
 
 
 def tracked() -> list[str]:
-    """The product's files, relative to ROOT: those that git tracks, or, in an unpacked copy, all of the product's kinds."""
+    """The product's files, relative to ROOT: those that git tracks, or, in an unpacked copy, all of the
+    product's kinds."""
     done = (
         subprocess.run(
             ["git", "-C", str(ROOT), "ls-files", "-z", "--", *CODE], capture_output=True, text=True
@@ -127,7 +130,8 @@ def tracked() -> list[str]:
 
 
 def below(path: Path) -> Iterator[tuple[Path, str]]:
-    """(file, name relative to `path`) of a folder, or the file itself ("" its name); no links, nothing hidden, no credentials."""
+    """(file, name relative to `path`) of a folder, or the file itself ("" its name); no links, nothing
+    hidden, no credentials."""
     if path.is_file():
         yield path, ""
         return
@@ -144,7 +148,8 @@ def below(path: Path) -> Iterator[tuple[Path, str]]:
 
 
 def there(flag: str, names: tuple[str, ...]) -> list[Path]:
-    """The named files and folders; a UserError for what is missing, is called like credentials, or like another of them."""
+    """The named files and folders; a UserError for what is missing, is called like credentials, or like
+    another of them."""
     paths = [Path(name).expanduser().resolve() for name in names]
     for path, name in zip(paths, names):
         if not path.exists():
@@ -168,10 +173,12 @@ def run_folders(flags: BundleFlags) -> list[Path]:
 
 
 def wheels(folder: Path, packages: tuple[str, ...]) -> None:
-    """Download the packages that Kaggle's image lacks, and what of their own needs it lacks too, as wheels for its Python.
+    """Download the packages that Kaggle's image lacks, and what of their own needs it lacks too, as wheels
+    for its Python.
 
     Raises:
-        UserError: torch is asked for, pip finds no set of versions beside the image's, or there is no network.
+        UserError: torch is asked for, pip finds no set of versions beside the image's, or there is no
+            network.
     """
     pinned = ROOT / "constraints-kaggle.txt"
     image = {
@@ -182,7 +189,8 @@ def wheels(folder: Path, packages: tuple[str, ...]) -> None:
     asked = {plain(re.split(r"[\s<>=!~\[;@]", package)[0]) for package in packages}
     if asked & set(NEVER):
         raise UserError(
-            f"--packages {', '.join(sorted(asked & set(NEVER)))}: Kaggle's own is built for its driver, and stays"
+            f"--packages {', '.join(sorted(asked & set(NEVER)))}: Kaggle's own is built for its driver, and "
+            "stays"
         )
     folder.mkdir(parents=True)
     target = [
@@ -285,5 +293,6 @@ def command(flags: BundleFlags) -> None:
             push.dataset(out, flags)
         else:
             print(
-                f"next: the same with --push; or upload {out} at https://www.kaggle.com/datasets (New Dataset)"
+                f"next: the same with --push; or upload {out} at https://www.kaggle.com/datasets (New "
+                "Dataset)"
             )

@@ -7,13 +7,15 @@ import io
 import os
 import sys
 import time
-from typing import Any, Callable, Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from earshot.errors import UserError
 
 CREDENTIALS = (
-    "make a token at https://www.kaggle.com/settings (API, generate new token) and put it into ~/.kaggle/access_token, or "
-    "into the environment variable KAGGLE_API_TOKEN; `kaggle auth login` does it in a browser"
+    "make a token at https://www.kaggle.com/settings (API, generate new token) and put it into "
+    "~/.kaggle/access_token, or into the environment variable KAGGLE_API_TOKEN; `kaggle auth login` does it "
+    "in a browser"
 )
 POLL = 10.0  # seconds from the first question to the second, half as long again each time ...
 SLOWEST = 60.0  # ... up to this
@@ -81,8 +83,8 @@ def calling(what: str, *, forbidden: str = "", absent: str = "", api: Any = None
         ) from None
     except (requests.exceptions.ConnectionError, requests.exceptions.Timeout):
         raise UserError(
-            f"{what}: Kaggle cannot be reached: is there a network? In a notebook, switch Internet on, or attach the "
-            "data instead; the same command tries again"
+            f"{what}: Kaggle cannot be reached: is there a network? In a notebook, switch Internet on, or "
+            "attach the data instead; the same command tries again"
         ) from None
     except OSError as error:
         if not isinstance(error, requests.exceptions.RequestException):
@@ -105,7 +107,10 @@ def _status(status: int, error: Exception, forbidden: str, absent: str) -> str:
             f"Kaggle forbids it (403: {answer}): {forbidden or 'is it yours, or public? Is the name right?'}"
         )
     if status == 404:
-        return f"not found on Kaggle (404): {absent or 'look at the spelling; it is the last part of the address of its page'}"
+        return (
+            "not found on Kaggle (404): "
+            f"{absent or 'look at the spelling; it is the last part of the address of its page'}"
+        )
     if status == 429:
         return "too many requests (429): wait some minutes, then repeat the command"
     if status >= 500:

@@ -6,8 +6,9 @@ import contextlib
 import re
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 from earshot import archive, space
 from earshot.errors import UserError
@@ -23,8 +24,9 @@ def fetched(name: str | None, out: str) -> str | None:
     """Where the competition of this name lies, downloaded if it is not here.
 
     Args:
-        name: what --competition says: a path that exists, or sample, stays as it is; SLUG (or competitions/SLUG) is a Kaggle
-            competition, datasets/OWNER/SLUG a dataset, esc50 the published archive. These go to OUT/<slug>/unpacked.
+        name: what --competition says: a path that exists, or sample, stays as it is; SLUG (or
+            competitions/SLUG) is a Kaggle competition, datasets/OWNER/SLUG a dataset, esc50 the published
+            archive. These go to OUT/<slug>/unpacked.
         out: the folder of competitions and caches.
     Raises:
         UserError: whatever keeps it from being downloaded, or a damaged zip.
@@ -56,7 +58,8 @@ def _has_audio(folder: Path) -> bool:
 
 
 def from_kaggle(ref: str, part: Path, dataset: bool, name: str) -> Path:
-    """The zip of a competition or dataset, in the folder `part`; what an interrupted download left there is continued."""
+    """The zip of a competition or dataset, in the folder `part`; what an interrupted download left there is
+    continued."""
     print(f"download: {name} is not here, so it is fetched from Kaggle", flush=True)
     about = f"the download of {name}"
     with _or_local(name):
@@ -77,7 +80,8 @@ def from_kaggle(ref: str, part: Path, dataset: bool, name: str) -> Path:
             there = ", ".join(path.name for path in part.iterdir() if not path.name.startswith("."))
             there = there or said.getvalue()[-80:].strip() or "nothing"
             raise UserError(
-                f"{about}: Kaggle sent no zip but {there}: unpack it yourself and give its folder to --competition"
+                f"{about}: Kaggle sent no zip but {there}: unpack it yourself and give its folder to "
+                "--competition"
             )
     return found[0]
 
@@ -130,7 +134,8 @@ def unpack(path: Path, into: Path) -> None:
 
 
 def esc50(part: Path) -> Path:
-    """ESC-50's published archive, in the folder `part`; it comes in one piece or not at all, as its server continues nothing."""
+    """ESC-50's published archive, in the folder `part`; it comes in one piece or not at all, as its server
+    continues nothing."""
     import requests
 
     path = part / "esc50.zip"
@@ -145,12 +150,12 @@ def esc50(part: Path) -> Path:
                     file.write(block)
                 if size and file.tell() != size:
                     raise UserError(
-                        f"the download of ESC-50 broke off after {file.tell()} of {size} bytes: the same command starts "
-                        "it anew"
+                        f"the download of ESC-50 broke off after {file.tell()} of {size} bytes: the same "
+                        "command starts it anew"
                     )
     except requests.exceptions.RequestException as error:
         raise UserError(
-            f"the download of ESC-50 failed ({' '.join(str(error).split())[:120]}): is there a network? The same "
-            f"command starts it anew; or fetch {ESC50} yourself and give the zip to --competition"
+            f"the download of ESC-50 failed ({' '.join(str(error).split())[:120]}): is there a network? The "
+            f"same command starts it anew; or fetch {ESC50} yourself and give the zip to --competition"
         ) from None
     return path

@@ -17,9 +17,11 @@ class SubmitFlags:
     message: Annotated[str, tyro.conf.arg(aliases=["-m"])] = ""
     """what Kaggle and the ledger note beside it"""
     competition: str | None = None
-    """the competition's SLUG on Kaggle, the last part of its address (default: the name of the data that the run learnt from)"""
+    """the competition's SLUG on Kaggle, the last part of its address (default: the name of the data that the
+    run learnt from)"""
     kernel: str | None = None
-    """for a code competition: OWNER/NOTEBOOK/VERSION whose submission.csv is scored, instead of a file from here"""
+    """for a code competition: OWNER/NOTEBOOK/VERSION whose submission.csv is scored, instead of a file from
+    here"""
     wait: float = 30.0
     """minutes to wait for the score; `python -m earshot.kaggle scores` fills in what came later"""
     yes: bool = False
@@ -67,7 +69,8 @@ class PushFlags:
     accelerator: Literal["cpu", "NvidiaTeslaT4", "NvidiaL4", "NvidiaL4X1", "TpuV5E8"] | None = None
     """what it runs on (default: as the metadata says, else NvidiaTeslaT4, which is two of them)"""
     title: str | None = None
-    """its title on Kaggle, of which its address is made (default: as the metadata says, else the file's name)"""
+    """its title on Kaggle, of which its address is made (default: as the metadata says, else the file's
+    name)"""
     out: str = "outputs"
     """where its log and its output go: OUT/<notebook>/"""
     wait: float = 720.0

@@ -1,6 +1,7 @@
 """A notebook with the kit's code inside: what is pushed to Kaggle is one file.
 
-python -m earshot.kaggle.notebook      notebooks/*.ipynb, each with the code in it and its metadata -> notebooks/built/<name>/
+python -m earshot.kaggle.notebook      notebooks/*.ipynb, each with the code in it and its metadata ->
+    notebooks/built/<name>/
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ LARGEST = 1 << 20  # bytes: what Kaggle takes of a notebook's source
 
 
 def files() -> list[Path]:
-    """The product's files below ROOT, sorted: what the scripts need, neither tests nor outputs, nor what git does not track."""
+    """The product's files below ROOT, sorted: what the scripts need, neither tests nor outputs, nor what git
+    does not track."""
     return sorted(
         ROOT / name for name in bundle.tracked() if name.startswith(CODE) and Path(name).suffix in KINDS
     )
@@ -69,13 +71,15 @@ def filled(path: Path) -> str:
     text = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
     if len(text.encode("utf-8")) > LARGEST:
         raise UserError(
-            f"{path} with the code in it is larger than the {LARGEST >> 20} MB that Kaggle takes: attach the code as a data set"
+            f"{path} with the code in it is larger than the {LARGEST >> 20} MB that Kaggle takes: attach the "
+            "code as a data set"
         )
     return text
 
 
 def build(out: Path) -> list[Path]:
-    """Every notebook of notebooks/ as a folder that the kaggle client pushes: OUT/<name>/<name>.ipynb and its metadata."""
+    """Every notebook of notebooks/ as a folder that the kaggle client pushes: OUT/<name>/<name>.ipynb and its
+    metadata."""
     made = []
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         folder = out / path.stem

@@ -95,7 +95,8 @@ def notebook(path: str, flags: PushFlags) -> None:
     Args:
         path: a .ipynb or .py file, or a folder with a kernel-metadata.json.
     Raises:
-        UserError: metadata or code that Kaggle would not take, a push that it refused, a notebook that failed.
+        UserError: metadata or code that Kaggle would not take, a push that it refused, a notebook that
+            failed.
     """
     file, about = metadata(Path(path), flags)
     api = client.connect()
@@ -104,8 +105,8 @@ def notebook(path: str, flags: PushFlags) -> None:
     about["id"] = f"{owner}/{slug}"
     sources = [source for key in KEYS if key.endswith("_sources") for source in about[key]]
     print(
-        f"push: {file} -> {about['id']} on {about['machine_shape'] or 'a CPU'}, internet {'on' if about['enable_internet'] else 'off'},"
-        f" with {', '.join(sources) or 'nothing attached'}",
+        f"push: {file} -> {about['id']} on {about['machine_shape'] or 'a CPU'}, internet "
+        f"{'on' if about['enable_internet'] else 'off'}, with {', '.join(sources) or 'nothing attached'}",
         flush=True,
     )
     with (
@@ -133,15 +134,16 @@ def notebook(path: str, flags: PushFlags) -> None:
     if any(refused.values()):
         lost = "; ".join(f"{kind} {', '.join(map(str, names))}" for kind, names in refused.items() if names)
         raise UserError(
-            f"it was pushed, but Kaggle did not attach {lost}: are they ready, yours or public, and have you joined the "
-            "competition? Then push again"
+            f"it was pushed, but Kaggle did not attach {lost}: are they ready, yours or public, and have you "
+            "joined the competition? Then push again"
         )
     if flags.wait:
         finish(api, about, reply.version_number, flags)
 
 
 def finish(api: Any, about: dict, version: int, flags: PushFlags) -> None:
-    """Wait for the notebook's end; its log's last lines on the terminal, all of it and the output in a folder."""
+    """Wait for the notebook's end; its log's last lines on the terminal, all of it and the output in a
+    folder."""
     ref = about["id"]
     state: dict[str, str] = {}
 
@@ -193,7 +195,8 @@ def slugified(title: str) -> str:
 
 
 def metadata(path: Path, flags: PushFlags) -> tuple[Path, dict[str, Any]]:
-    """The notebook's file, and its metadata: those beside it, changed by the flags, else made of them; checked.
+    """The notebook's file, and its metadata: those beside it, changed by the flags, else made of them;
+    checked.
 
     Raises:
         UserError: no such notebook, damaged metadata, or values that Kaggle refuses or silently replaces.
@@ -255,8 +258,8 @@ def check(about: dict[str, Any], path: Path) -> None:
         raise UserError(f"{path}: its title {about['title']!r} needs 5 to 50 letters and digits: --title")
     if str(about["machine_shape"]).lower() in RETIRED:
         raise UserError(
-            f"{path}: {about['machine_shape']} is retired, and Kaggle would take another in silence: --accelerator "
-            "NvidiaTeslaT4"
+            f"{path}: {about['machine_shape']} is retired, and Kaggle would take another in silence: "
+            "--accelerator NvidiaTeslaT4"
         )
     for key in ("is_private", "enable_gpu", "enable_tpu", "enable_internet"):
         about[key] = {"true": True, "false": False}.get(

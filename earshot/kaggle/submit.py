@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime, timezone
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from earshot import ledger
 from earshot.errors import UserError
@@ -58,10 +59,12 @@ def code(flags: SubmitFlags) -> bool:
 def prepared(
     flags: SubmitFlags, runs: Sequence[Run], features: str | None, loose: bool
 ) -> Callable[[Path], None]:
-    """Everything that may refuse is asked before anything is computed; what to call with the submission's file.
+    """Everything that may refuse is asked before anything is computed; what to call with the submission's
+    file.
 
     Args:
-        runs, features: what predicts, and the cache it predicts (default: each run's own), which know the competition's name.
+        runs, features: what predicts, and the cache it predicts (default: each run's own), which know the
+            competition's name.
         loose: other audio than the competition's is predicted.
     Raises:
         UserError: nothing to submit, no credentials, none left today, or the user says no.
@@ -110,15 +113,16 @@ def prepared(
 
 def now() -> str:
     """The time as the ledger has it."""
-    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def hints(competition: str) -> dict[str, str]:
     """What to do about 403 and 404 where a competition is meant."""
     return {
-        "forbidden": f"join the competition and accept its rules at https://www.kaggle.com/competitions/{competition}/rules",
-        "absent": f"there is no competition {competition} that takes submissions: its SLUG is the last part of its address "
-        "(--competition SLUG)",
+        "forbidden": "join the competition and accept its rules at "
+        f"https://www.kaggle.com/competitions/{competition}/rules",
+        "absent": f"there is no competition {competition} that takes submissions: its SLUG is the last part "
+        "of its address (--competition SLUG)",
     }
 
 
@@ -136,7 +140,8 @@ def remaining(api: Any, flags: SubmitFlags) -> None:
     if not left and not total and not limits.limited_by_total:
         # Who is on no team yet gets zeros.
         print(
-            f"submissions to {flags.competition}: none yet, and how many a day may be sent is known after the first"
+            f"submissions to {flags.competition}: none yet, and how many a day may be sent is known after "
+            "the first"
         )
         return
     print(f"submissions to {flags.competition}: {today} today, {left} left, {total} in all", flush=True)
@@ -174,7 +179,8 @@ def sent(api: Any, flags: SubmitFlags, reply: Any, row: dict[str, str], path: Pa
         raise UserError(
             client.hide(
                 f"Kaggle gave the submission no number ({reply.message or 'no word'}): look at "
-                f"https://www.kaggle.com/competitions/{flags.competition}/submissions before sending it again",
+                f"https://www.kaggle.com/competitions/{flags.competition}/submissions before sending it "
+                "again",
                 api,
             )
         )
@@ -207,8 +213,8 @@ def sent(api: Any, flags: SubmitFlags, reply: Any, row: dict[str, str], path: Pa
     one = found[row["ref"]]
     if one.status.name == "ERROR":
         raise UserError(
-            f"Kaggle could not score submission {one.ref}: {one.error_description or 'it does not say why'}; see "
-            f"https://www.kaggle.com/competitions/{flags.competition}/submissions"
+            f"Kaggle could not score submission {one.ref}: {one.error_description or 'it does not say why'}; "
+            f"see https://www.kaggle.com/competitions/{flags.competition}/submissions"
         )
     fill(path, [one])
     private = f", private {one.private_score}" if one.private_score else ""

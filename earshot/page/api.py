@@ -1,4 +1,5 @@
-"""The server: /api/predict and its description, the run's report, and what keeps the page to this machine and to itself."""
+"""The server: /api/predict and its description, the run's report, and what keeps the page to this machine and
+to itself."""
 
 from __future__ import annotations
 
@@ -24,8 +25,8 @@ NAMED = 12  # classes in the description
 # Nothing is fetched from elsewhere, whatever a library's page would like.
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; "
-    "worker-src 'self' blob:; object-src 'none'; form-action 'self'"
+    "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' "
+    "data: blob:; worker-src 'self' blob:; object-src 'none'; form-action 'self'"
 )
 # A report is a file that may be a stranger's: it runs no script and fetches nothing.
 SANDBOX = "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -73,8 +74,8 @@ def build(desk: Desk, host: str, report: Path | None) -> FastAPI:
     """The server without the page.
 
     Args:
-        host: where it will listen. On this machine alone other names in requests are refused: a stranger's name server
-            could otherwise lead a browser here.
+        host: where it will listen. On this machine alone other names in requests are refused: a stranger's
+            name server could otherwise lead a browser here.
         report: the run's report.html, where there is one.
     """
     logging.getLogger("python_multipart").setLevel(
@@ -120,7 +121,8 @@ def _refused(status: int, reason: str) -> JSONResponse:
 
 
 async def _receive(request: Request, most: int, file: Any) -> None:
-    """The upload of a request, the field `audio` of a form or the whole body, into a file; _TooLarge as soon as it is."""
+    """The upload of a request, the field `audio` of a form or the whole body, into a file; _TooLarge as soon
+    as it is."""
     form = request.headers.get("content-type", "").startswith("multipart/form-data")
     allowed = most + (SLACK if form else 0)
     if int(request.headers.get("content-length") or 0) > allowed:

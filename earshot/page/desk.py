@@ -1,4 +1,5 @@
-"""What the page and the API share: an upload is checked, heard, and remembered for the questions that follow."""
+"""What the page and the API share: an upload is checked, heard, and remembered for the questions that
+follow."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ class Desk:
         self._recent.pop(str(path), None)
 
     def as_json(self, path: Path | str, top: int) -> dict[str, Any]:
-        """The API's reply: the `top` likeliest classes of the clip and of each of its windows; the same errors."""
+        """The API's reply: the `top` likeliest classes of the clip and of each of its windows; the same
+        errors."""
         began = time.perf_counter()
         try:
             found = self.answer(path)

@@ -39,7 +39,8 @@ def clip(
     """A PNG: waveform, spectrogram, and for a clip of several windows the likeliest classes over time.
 
     Args:
-        wave: (samples,). windows: (windows, classes); they begin at `start` and hold `length` seconds each, of the wave's.
+        wave: (samples,). windows: (windows, classes); they begin at `start` and hold `length` seconds each,
+            of the wave's.
         probabilities: (classes,) of the whole clip: the rows' order.
     """
     several = len(windows) > 1
@@ -179,7 +180,8 @@ def _palette() -> list[int]:
 
 
 def diverging(values: np.ndarray) -> bytes:
-    """A PNG of (rows, columns), a pixel a cell, the first row below; scaled by the largest absolute value, zero white."""
+    """A PNG of (rows, columns), a pixel a cell, the first row below; scaled by the largest absolute value,
+    zero white."""
     from PIL import Image
 
     most = float(np.abs(values).max()) or 1.0
@@ -194,13 +196,17 @@ def inline(png: bytes) -> str:
 
 
 def maps(found: dict[str, list[Map]]) -> str:
-    """The HTML of feature maps: layers side by side, each with its sub-layers to open, and the colours' scale."""
+    """The HTML of feature maps: layers side by side, each with its sub-layers to open, and the colours'
+    scale."""
     if not found:
-        return '<p class="quiet">Neither this head nor its extractor has layers with maps: the head is fitted on plain numbers.</p>'
+        return (
+            '<p class="quiet">Neither this head nor its extractor has layers with maps: the head is '
+            "fitted on plain numbers.</p>"
+        )
     ramp = inline(diverging(np.linspace(-1, 1, 2 * STEPS + 1)[None].repeat(4, 0)))
     parts = [
-        f'<div class="scale"><span>−1</span><img alt="orange is negative, white zero, blue positive" src="{ramp}">'
-        '<span>+1</span> <span class="quiet">of each map\'s own largest value</span></div>'
+        '<div class="scale"><span>−1</span><img alt="orange is negative, white zero, blue positive" '
+        f'src="{ramp}"><span>+1</span> <span class="quiet">of each map\'s own largest value</span></div>'
     ]
     for whose, maps in found.items():
         parts.append(f"<h3>{escape(whose)}</h3>")

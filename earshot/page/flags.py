@@ -12,7 +12,8 @@ class PageFlags:
     run: str | None = None
     """a run or a kept blend: a folder, or a name in --runs-folder (default: the only one)"""
     host: str = "127.0.0.1"
-    """address to listen at: this machine alone, unless changed (0.0.0.0: whoever reaches this machine, without a password)"""
+    """address to listen at: this machine alone, unless changed (0.0.0.0: whoever reaches this machine,
+    without a password)"""
     port: int = 7860
     """port to listen at; 0: any free one"""
     longest: float = 600.0

@@ -8,8 +8,8 @@ from pathlib import Path
 from earshot import decode
 from earshot.audio import BadAudio
 
-# How formats begin, by their first bytes (or those from the fifth on). What is none of these is given to no decoder: ffmpeg would
-# also open playlists, which name other files and addresses.
+# How formats begin, by their first bytes (or those from the fifth on). What is none of these is given to no
+# decoder: ffmpeg would also open playlists, which name other files and addresses.
 BEGINNINGS = (
     b"RIFF",
     b"RIFX",
@@ -39,7 +39,8 @@ class Limits:
         return f"at most {self.seconds:g} s and {self.size / 1e6:g} MB"
 
     def check(self, path: Path | str) -> None:
-        """BadAudio, in words for the page, for a file that is too large, too long or no audio; it is decoded, not kept."""
+        """BadAudio, in words for the page, for a file that is too large, too long or no audio; it is decoded,
+        not kept."""
         path = Path(path)
         size = path.stat().st_size
         if size > self.size:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +30,8 @@ class Map:
 
     Args:
         name: the layer's, with a dot where it lies within another. shape: of the output, without the batch.
-        values: (rows, columns) the mean over channels where the output has frequency and time, else channels x time.
+        values: (rows, columns) the mean over channels where the output has frequency and time, else channels
+            x time.
     """
 
     name: str
@@ -38,7 +40,8 @@ class Map:
 
 
 def of_window(hearing: Hearing, run: Run, model: str, answer: Answer, window: int) -> dict[str, list[Map]]:
-    """The maps of one window, by whose they are: the head's (of the model named so) and those of the extractor's networks.
+    """The maps of one window, by whose they are: the head's (of the model named so) and those of the
+    extractor's networks.
 
     A head of one linear layer, or scikit-learn's, has none.
     """
@@ -72,7 +75,8 @@ def cut(wave: np.ndarray, start: float, length: float, rate: int) -> np.ndarray:
 
 @torch.inference_mode()
 def of_head(head: nn.Module, x: Tensor, mask: Tensor | None) -> list[Map]:
-    """A head's maps of x (1, D, F, T): those that it names itself (`forward_features`), else every layer's."""
+    """A head's maps of x (1, D, F, T): those that it names itself (`forward_features`), else every
+    layer's."""
     if hasattr(head, "forward_features"):
         found = [_map(name, value, False) for name, value in head.forward_features(x, mask).items()]
         return [one for one in found if one is not None]
@@ -82,8 +86,9 @@ def of_head(head: nn.Module, x: Tensor, mask: Tensor | None) -> list[Map]:
 def hooked(module: nn.Module, call: Callable[[], Any], prefix: str = "") -> list[Map]:
     """What the layers within a module give out during a call, in the order of computation.
 
-    Outputs of 4 axes are (batch, channels, frequency, time), of 3 axes (batch, channels, time), unless a layer that works on the
-    last axis made them; what follows such a layer (an activation, a dropout) is taken to keep its order.
+    Outputs of 4 axes are (batch, channels, frequency, time), of 3 axes (batch, channels, time), unless a
+    layer that works on the last axis made them; what follows such a layer (an activation, a dropout) is taken
+    to keep its order.
     """
     found: dict[str, Map | None] = {}
     last = [False]
@@ -144,7 +149,8 @@ def _fewer(values: np.ndarray, most: int, axis: int) -> np.ndarray:
 
 
 def grouped(maps: list[Map]) -> dict[str, list[Map]]:
-    """Layers with their sub-layers: by the first part of the names in which they differ; a layer's own map comes first.
+    """Layers with their sub-layers: by the first part of the names in which they differ; a layer's own map
+    comes first.
 
     A layer without a map of its own is shown by the last of its sub-layers.
     """

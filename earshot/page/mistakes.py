@@ -31,7 +31,8 @@ class Mistake:
 
 
 def find(whole: Member) -> tuple[list[Mistake], str]:
-    """The honest out-of-fold mistakes, the surest first (of several labels: the clips with the furthest-off label), and a line.
+    """The honest out-of-fold mistakes, the surest first (of several labels: the clips with the furthest-off
+    label), and a line.
 
     Returns:
         none, and why, where the run cannot tell.
@@ -60,12 +61,14 @@ def find(whole: Member) -> tuple[list[Mistake], str]:
     kept = f", the {MOST} surest of them here" if int(wrong.sum()) > MOST else ""
     return (
         found,
-        f"{int(wrong.sum())} of {len(p)} clips are wrong out of fold{kept}: each judged by models that have not seen it.",
+        f"{int(wrong.sum())} of {len(p)} clips are wrong out of fold{kept}: each judged by models that have "
+        "not seen it.",
     )
 
 
 def known(whole: Member) -> dict[str, tuple[int, np.ndarray]]:
-    """The clips that the run's models learnt from, by file name where only one has it: fold, and out-of-fold probabilities (classes,).
+    """The clips that the run's models learnt from, by file name where only one has it: fold, and out-of-fold
+    probabilities (classes,).
 
     Empty where the run cannot tell.
     """
@@ -83,7 +86,8 @@ def known(whole: Member) -> dict[str, tuple[int, np.ndarray]]:
 
 
 def files(whole: Member, mistakes: list[Mistake]) -> dict[str, Path]:
-    """The audio of mistakes by the clips' ids, as far as the competition's files are where get_features.py found them."""
+    """The audio of mistakes by the clips' ids, as far as the competition's files are where get_features.py
+    found them."""
     for run in whole.runs():
         folder = run.config.get("features_folder")
         if folder and Path(folder).is_dir():

@@ -24,7 +24,8 @@ class Saliency:
     """Evidence for a class (negative: against it), in log probability.
 
     Args:
-        values: (bands, frames), one band where only time is known; they span `seconds`, and `low` to `high` Hz on the mel scale.
+        values: (bands, frames), one band where only time is known; they span `seconds`, and `low` to `high`
+            Hz on the mel scale.
         how: in words.
     """
 
@@ -38,8 +39,9 @@ class Saliency:
 def explain(hearing: Hearing, run: Run, answer: Answer, window: int, target: int) -> Saliency:
     """What in a window speaks for a class, to a run's models.
 
-    Integrated gradients (Sundararajan et al. 2017) from silence (of a network's embeddings: from zeros) where the view has a time
-    axis and the heads pass gradients; else occlusion: parts of the audio are silenced, and the loss of log probability counts.
+    Integrated gradients (Sundararajan et al. 2017) from silence (of a network's embeddings: from zeros) where
+    the view has a time axis and the heads pass gradients; else occlusion: parts of the audio are silenced,
+    and the loss of log probability counts.
 
     Args:
         window: its number. target: the class's.
@@ -74,7 +76,8 @@ def gradients(
     multilabel: bool,
     levels: bool,
 ) -> np.ndarray | None:
-    """(F, T) integrated gradients of a class's log probability, the mean of heads; None where one passes no gradient.
+    """(F, T) integrated gradients of a class's log probability, the mean of heads; None where one passes no
+    gradient.
 
     Args:
         x: (1, D, F, T). levels: are these logarithms of energy? Then silence is their least value.
@@ -116,7 +119,8 @@ def occlusion(hearing: Hearing, run: Run, piece: np.ndarray, target: int) -> np.
         found = hearing.predict(run, hearing.kind(run), one, pooled=True)
         scores.append(float(np.log(max(found[0, target], 1e-12))))
     lost = scores[0] - np.array(scores[1:])
-    # Each part is silenced with either neighbour, for what lasts longer than a part; the lesser loss of the two is its own.
+    # Each part is silenced with either neighbour, for what lasts longer than a part; the lesser loss of
+    # the two is its own.
     left, right = np.concatenate([lost[:1], lost]), np.concatenate([lost, lost[-1:]])
     return np.where(np.abs(left) < np.abs(right), left, right)
 

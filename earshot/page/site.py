@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from html import escape
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 import gradio as gr
 import numpy as np
@@ -56,7 +57,8 @@ def build(desk: Desk, report: bool) -> gr.Blocks:
     found, summary = mistakes.find(hearing.whole)
     with gr.Blocks(title=f"Earshot: {desk.name}", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.HTML(
-            f"<h1>Earshot</h1><p class='quiet'>{escape(str(hearing.whole))}, {len(hearing.classes)} classes</p>"
+            f"<h1>Earshot</h1><p class='quiet'>{escape(str(hearing.whole))}, {len(hearing.classes)} "
+            "classes</p>"
         )
         with gr.Tab("Listen"):
             _listen(desk)
@@ -65,7 +67,8 @@ def build(desk: Desk, report: bool) -> gr.Blocks:
         if report:
             with gr.Tab("Report"):
                 gr.HTML(
-                    '<iframe class="report" title="the run\'s report" src="report" sandbox="" loading="lazy"></iframe>'
+                    '<iframe class="report" title="the run\'s report" src="report" sandbox="" '
+                    'loading="lazy"></iframe>'
                 )
         with gr.Tab("API"):
             gr.HTML(
@@ -101,7 +104,8 @@ def _learnt(desk: Desk, learnt: dict[str, tuple[int, np.ndarray]], path: str) ->
         return ""
     best = desk.likeliest(row, 1)[0]
     return (
-        f'<p class="learnt">A clip of this name is in the training data, so the answer flatters. Models that have not heard it (fold '
+        '<p class="learnt">A clip of this name is in the training data, so the answer flatters. Models that '
+        "have not heard it (fold "
         f"{fold}) say {escape(best['class'])} {best['probability']:.3f}.</p>"
     )
 
@@ -222,7 +226,8 @@ def _mistakes(desk: Desk, found: list[mistakes.Mistake], summary: str) -> None:
     files = mistakes.files(desk.hearing.whole, found)
     if not files:
         gr.HTML(
-            "<p class='quiet'>The competition's audio is not where get_features.py found it: there is nothing to play.</p>"
+            "<p class='quiet'>The competition's audio is not where get_features.py found it: there is "
+            "nothing to play.</p>"
         )
     names = [str(one) for one in found]
     with gr.Row():

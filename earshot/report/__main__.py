@@ -30,7 +30,8 @@ def main(argv: list[str]) -> None:
     flags, names = filled["report"], filled["runs"]
     if not names:
         raise UserError(
-            f"which run? name one for its report, several to compare them: python -m earshot.report {flags.runs_folder}/*"
+            "which run? name one for its report, several to compare them: python -m earshot.report "
+            f"{flags.runs_folder}/*"
         )
     print(
         f"report: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}", flush=True

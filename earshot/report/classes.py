@@ -1,4 +1,5 @@
-"""Precision, recall, F1 and support of each class; and whether a probability of 0.8 is right eight times in ten."""
+"""Precision, recall, F1 and support of each class; and whether a probability of 0.8 is right eight times in
+ten."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ PER_COLUMN = 50  # classes
 
 
 def table(results: Results) -> list[dict[str, float | str]]:
-    """A row per class, in the order of the classes: class, precision, recall, f1, support, predicted; 0 where undefined."""
+    """A row per class, in the order of the classes: class, precision, recall, f1, support, predicted; 0 where
+    undefined."""
     right, true, said = results.counts()
     return [
         {
@@ -88,8 +90,9 @@ def reliability(results: Results) -> tuple[np.ndarray, np.ndarray, np.ndarray, f
     One label a clip: the likeliest class's probability, and is it right. Several: every class of every clip.
 
     Returns:
-        (bins,) answers, mean probability and share that is right (NaN where there are none) in equal bins of the probability;
-        the expected calibration error: the mean distance of the two, weighted by the answers.
+        (bins,) answers, mean probability and share that is right (NaN where there are none) in equal bins of
+        the probability; the expected calibration error: the mean distance of the two, weighted by the
+        answers.
     """
     if results.multilabel:
         sure, right = results.probabilities.ravel(), results.truth.ravel() == 1

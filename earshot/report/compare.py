@@ -64,8 +64,8 @@ def make(folders: list[Path], out: Path) -> list[str]:
     parts = [
         page.heading("Runs compared", 1),
         page.paragraph(
-            f"Ordered by {NAMES.get(metric, metric)}: out-of-fold, pooled, of the final epoch; a blend's is its own. "
-            "`best epoch` was chosen on the fold that it scores and flatters."
+            f"Ordered by {NAMES.get(metric, metric)}: out-of-fold, pooled, of the final epoch; a blend's is "
+            "its own. `best epoch` was chosen on the fold that it scores and flatters."
         ),
         *map(page.paragraph, beware),
         page.image(drawn, f"{metric} of each run"),
@@ -74,8 +74,8 @@ def make(folders: list[Path], out: Path) -> list[str]:
     write_text(out / "comparison.html", page.page("Runs compared", digest_of(rows)[:16], parts))
     width = max(len(str(row["run"])) for row in rows)
     lines += [
-        f"{row['run']:<{width}}  {metric} {row[metric]:.4f} ± {row['fold std']:.4f} over {row['folds']} folds  "
-        f"accuracy {row['accuracy']:.4f}  log_loss {row['log_loss']:.4f}  {row['clips']}"
+        f"{row['run']:<{width}}  {metric} {row[metric]:.4f} ± {row['fold std']:.4f} over {row['folds']} "
+        f"folds  accuracy {row['accuracy']:.4f}  log_loss {row['log_loss']:.4f}  {row['clips']}"
         for row in rows
     ]
     return [*lines, *beware, f"comparison: {out / 'comparison.html'}, comparison.png, comparison.csv"]

@@ -40,7 +40,8 @@ def pairs(results: Results, most: int = 15) -> list[tuple[str, str, int, float]]
 
 
 def draw(results: Results) -> dict[str, Figure]:
-    """confusion.png: shares of each true class; for several labels a clip, right, overlooked and wrongly given labels per class."""
+    """confusion.png: shares of each true class; for several labels a clip, right, overlooked and wrongly
+    given labels per class."""
     return {"confusion.png": _several(results) if results.multilabel else _matrix(results)}
 
 

@@ -18,7 +18,8 @@ NAMES = {"f1_macro": "macro-F1", "accuracy": "accuracy", "map_macro": "mAP", "lw
 
 
 def chosen(rows: list[dict[str, Any]], metric: str) -> dict[str, Any]:
-    """The epoch whose weights predict: the best by the metric, of equals the one with the lower loss, the earlier one."""
+    """The epoch whose weights predict: the best by the metric, of equals the one with the lower loss, the
+    earlier one."""
     return max(rows, key=lambda row: (row.get(metric, 0.0), -row["valid_loss"], -row["epoch"]))
 
 

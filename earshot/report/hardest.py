@@ -32,7 +32,8 @@ class Hard:
 
 
 def find(results: Results, most: int = MOST) -> list[Hard]:
-    """The clips of the largest loss that are wrong, the worst first; of several labels, the mean over the labels."""
+    """The clips of the largest loss that are wrong, the worst first; of several labels, the mean over the
+    labels."""
     p = np.clip(results.probabilities, 1e-15, 1 - 1e-15)
     if results.multilabel:
         loss = -np.where(results.truth == 1, np.log(p), np.log1p(-p)).mean(1)
@@ -62,7 +63,8 @@ def _words(results: Results, clip: int) -> tuple[str, str]:
 
 
 def pictures(results: Results, clips: list[Hard]) -> dict[str, Image.Image]:
-    """Spectrograms of clips by their id: from the cache's view `mel`, else from the audio; without those that are nowhere."""
+    """Spectrograms of clips by their id: from the cache's view `mel`, else from the audio; without those that
+    are nowhere."""
     folders = results.caches() if clips else []
     drawn: dict[str, Image.Image] = {}
     for folder in folders:
@@ -120,7 +122,8 @@ def _cached(folder: Path, clips: list[Hard]) -> dict[str, Image.Image]:
 
 
 def _decibels(settings: dict[str, Any]) -> float | None:
-    """What turns a unit of the view `mel` into dB; None where its settings do not say, or standardising hides it."""
+    """What turns a unit of the view `mel` into dB; None where its settings do not say, or standardising hides
+    it."""
     known = settings.get("level") in ("db", "log") and settings.get("scale") in ("htk", "slaney")
     if not known or settings.get("standardise") or not (settings.get("fmax") or settings.get("rate")):
         return None

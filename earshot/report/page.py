@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterable, Sequence
 from html import escape
-from typing import Iterable, Sequence
 
 CSS = """
 :root{color-scheme:light}*{box-sizing:border-box}
@@ -26,8 +26,8 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 def page(title: str, digest: str, parts: Iterable[str]) -> str:
     """The whole file; `digest` tells what it was made of."""
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="earshot" content="{escape(digest)}">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="earshot" '
+        f'content="{escape(digest)}">\n<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         '<meta name="viewport" content="width=device-width,initial-scale=1">\n'
         f"<title>{escape(title)}</title><style>{CSS}</style></head><body>\n"
         + "\n".join(parts)
@@ -48,7 +48,10 @@ def paragraph(text: str) -> str:
 def image(png: bytes, about: str, caption: str = "", wide: bool = False) -> str:
     """A picture within the page; a wide one keeps its size and is scrolled."""
     width = int.from_bytes(png[16:20], "big")
-    tag = f'<img alt="{escape(about)}" width="{width}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+    tag = (
+        f'<img alt="{escape(about)}" width="{width}" '
+        f'src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+    )
     tag = f'<div class="wide">{tag}</div>' if wide else tag
     return f"<figure>{tag}{f'<figcaption>{escape(caption)}</figcaption>' if caption else ''}</figure>"
 

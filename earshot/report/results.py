@@ -26,7 +26,8 @@ class Results:
     about: whose predictions these are, for the reader. metric: what chose the best epoch, or the blend.
     config: config.yaml's content, empty for a blend. extra: scores.json and test.json, or blend.json.
     history: metrics.csv, a dict an epoch, numbers where they are numbers.
-    ids, folds: (clips,). truth: (clips,) class indices, or (clips, classes) of 0 and 1. probabilities: (clips, classes); of several
+    ids, folds: (clips,). truth: (clips,) class indices, or (clips, classes) of 0 and 1. probabilities:
+        (clips, classes); of several
     labels, those that have 0.5 are given: a blend's thresholds are in them already.
     """
 
@@ -80,7 +81,8 @@ class Results:
         return (truth * said).sum(0), truth.sum(0), said.sum(0)
 
     def caches(self) -> list[Path]:
-        """The folders of features that the run, or the blend's members, were trained on; those that are still there."""
+        """The folders of features that the run, or the blend's members, were trained on; those that are still
+        there."""
         found: list[Path] = []
 
         def look(folder: Path, config: dict[str, Any], extra: dict[str, Any], depth: int) -> None:
@@ -98,7 +100,8 @@ class Results:
         return found
 
     def digest(self) -> str:
-        """What tells whether a report is of these results; training's seconds, which differ each time, aside."""
+        """What tells whether a report is of these results; training's seconds, which differ each time,
+        aside."""
         history = [{k: v for k, v in row.items() if k != "seconds"} for row in self.history]
         data = [
             self.probabilities.tobytes().hex(),
@@ -173,7 +176,8 @@ def sealed_or_plain(path: Path) -> dict[str, Any]:
 
 
 def _predictions(path: Path, classes: list[str] | None, several: bool | None, blend: dict[str, Any]) -> tuple:
-    """ids, folds, truth, probabilities and classes of an oof csv; what is None is taken from the csv itself."""
+    """ids, folds, truth, probabilities and classes of an oof csv; what is None is taken from the csv
+    itself."""
     import pandas as pd
 
     wrong = UserError(f"{path} is not what train.py or predict.py writes: run again what made it")
@@ -212,7 +216,8 @@ def _predictions(path: Path, classes: list[str] | None, several: bool | None, bl
 
 
 def _labels(cell: str, place: dict[str, int]) -> list[int] | None:
-    """The classes of a cell such as owl|jay, or of a class that has the mark in its own name; None where one is unknown."""
+    """The classes of a cell such as owl|jay, or of a class that has the mark in its own name; None where one
+    is unknown."""
     if cell in place or not cell:
         return [place[cell]] if cell else []
     for at in (index for index, mark in enumerate(cell) if mark == "|"):

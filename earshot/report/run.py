@@ -65,8 +65,9 @@ def _parts(
     parts = [
         page.heading(found.name, 1),
         page.paragraph(
-            f"{len(found.ids)} clips, {len(found.classes)} classes{', any number of them a clip' if several else ''}, "
-            f"{len(folds)} folds. All below is {found.about}: {_honest(found)}"
+            f"{len(found.ids)} clips, {len(found.classes)} "
+            f"classes{', any number of them a clip' if several else ''}, {len(folds)} folds. All below is "
+            f"{found.about}: {_honest(found)}"
         ),
         page.tiles(_tiles(found)),
     ]
@@ -152,7 +153,10 @@ def _honest(found: Results) -> str:
         return "no clip was trained on by the model that answers it, and no epoch was chosen."
     if found.extra.get("method") == "mean":
         return "the plain mean of models that have not seen the clip; nothing was fitted."
-    return "its weights, and factors or thresholds if it has any, were fitted to other folds than those that they are scored on."
+    return (
+        "its weights, and factors or thresholds if it has any, were fitted to other folds than those that "
+        "they are scored on."
+    )
 
 
 def _tiles(found: Results) -> list[tuple[str, str]]:

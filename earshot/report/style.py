@@ -1,11 +1,13 @@
-"""How every picture looks: colours that the colour-blind tell apart, no frame, no mathematics in class names."""
+"""How every picture looks: colours that the colour-blind tell apart, no frame, no mathematics in class
+names."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import warnings
-from typing import TYPE_CHECKING, Any, Iterator
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,7 +41,8 @@ SETTINGS = {
     "lines.linewidth": 1.5,
     "figure.constrained_layout.use": True,
 }
-# Fonts with the scripts that matplotlib's own lacks; those that the machine has stand in for it where a character is missing.
+# Fonts with the scripts that matplotlib's own lacks; those that the machine has stand in for it where a
+# character is missing.
 SCRIPTS = (
     "Noto Sans CJK JP",
     "Noto Sans CJK SC",
