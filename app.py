@@ -12,10 +12,13 @@ from earshot import cli, members
 from earshot.errors import UserError
 from earshot.page.flags import PageFlags
 
-ABOUT = """A page that hears, for this machine alone; Ctrl-C ends it.
-
-  python app.py --run A                 a run, or a kept blend -> http://127.0.0.1:7860, the API's description at /docs
-  python app.py --run A --host 0.0.0.0  whoever reaches this machine may use it, without a password"""
+ABOUT = (
+    "A page that hears, for this machine alone; Ctrl-C ends it.\n"
+    "\n"
+    "  python app.py --run A                 a run, or a kept blend -> http://127.0.0.1:7860, the API's "
+    "description at /docs\n"
+    "  python app.py --run A --host 0.0.0.0  whoever reaches this machine may use it, without a password"
+)
 
 
 def listening(host: str, port: int) -> socket.socket:

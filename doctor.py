@@ -8,13 +8,18 @@ import sys
 from earshot import cli
 from earshot.doctor.flags import DataFlags
 
-ABOUT = """Look at the machine, or at a competition's data by its cached features.
-
-  python doctor.py                              GPUs, packages, what is attached, disk, memory, time, internet: seconds
-  python doctor.py --data data/esc10            duplicates, labels, classes, durations, shift -> reports/esc10-<cache>/
-  python doctor.py --data data/esc10 --runs A   labels judged by a run's out-of-fold predictions, too
-
-Lines begin with ok, warning (a score or a session suffers) or stop (the next stage refuses: exit code 2)."""
+ABOUT = (
+    "Look at the machine, or at a competition's data by its cached features.\n"
+    "\n"
+    "  python doctor.py                              GPUs, packages, what is attached, disk, memory, "
+    "time, internet: seconds\n"
+    "  python doctor.py --data data/esc10            duplicates, labels, classes, durations, shift -> "
+    "reports/esc10-<cache>/\n"
+    "  python doctor.py --data data/esc10 --runs A   labels judged by a run's out-of-fold predictions, too\n"
+    "\n"
+    "Lines begin with ok, warning (a score or a session suffers) or stop (the next stage refuses: exit "
+    "code 2)."
+)
 
 
 def main(argv: list[str]) -> None:

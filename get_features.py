@@ -10,10 +10,13 @@ from earshot import attached, cli, config, defaults, extractors, hidden
 from earshot.audio import AudioSettings
 from earshot.errors import UserError
 
-ABOUT = """Turn a competition's audio into cached features, once.
-
-The same command again continues where it stopped, or does nothing when all is done.
-Without flags: the competition in data/, else the one that Kaggle has attached, else the built-in sample competition."""
+ABOUT = (
+    "Turn a competition's audio into cached features, once.\n"
+    "\n"
+    "The same command again continues where it stopped, or does nothing when all is done.\n"
+    "Without flags: the competition in data/, else the one that Kaggle has attached, else the built-in "
+    "sample competition."
+)
 
 
 def parse(argv: list[str]) -> tuple:

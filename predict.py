@@ -9,14 +9,17 @@ from earshot import cli, config, kept, members, tracking
 from earshot.errors import UserError
 from earshot.members import Member
 
-ABOUT = """Predict with saved runs.
-
-  python predict.py --runs A B                 the competition's clips -> submissions/submission.csv
-  python predict.py --runs A B --blend auto    the same with fitted weights; --name C keeps the blend as runs/C
-  python predict.py --submit -m "message"      the same, sent to Kaggle and scored
-  python predict.py --runs A --audio FOLDER    a folder of new audio -> submissions/predictions.csv
-  python predict.py --runs A FILE ...          the likeliest classes of loose files, on the terminal
-  python predict.py --runs A --microphone      the same of what the microphone hears, until Ctrl-C"""
+ABOUT = (
+    "Predict with saved runs.\n"
+    "\n"
+    "  python predict.py --runs A B                 the competition's clips -> submissions/submission.csv\n"
+    "  python predict.py --runs A B --blend auto    the same with fitted weights; --name C keeps the "
+    "blend as runs/C\n"
+    '  python predict.py --submit -m "message"      the same, sent to Kaggle and scored\n'
+    "  python predict.py --runs A --audio FOLDER    a folder of new audio -> submissions/predictions.csv\n"
+    "  python predict.py --runs A FILE ...          the likeliest classes of loose files, on the terminal\n"
+    "  python predict.py --runs A --microphone      the same of what the microphone hears, until Ctrl-C"
+)
 
 
 def blended(inside: list[Member], flags: config.PredictFlags) -> Member:

@@ -13,10 +13,13 @@ from earshot.errors import UserError
 from earshot.files import locked, plain_name
 from earshot.match import mismatches, pick
 
-ABOUT = """Train a head on cached features, fold by fold, and write the submission.
-
-The same command again continues where it stopped. --recipe auto tries many heads on all caches, and ends with their best blend.
-`python -m models` lists heads and recipes."""
+ABOUT = (
+    "Train a head on cached features, fold by fold, and write the submission.\n"
+    "\n"
+    "The same command again continues where it stopped. --recipe auto tries many heads on all caches, "
+    "and ends with their best blend.\n"
+    "`python -m models` lists heads and recipes."
+)
 
 
 def parse(argv: list[str]) -> tuple:

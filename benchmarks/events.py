@@ -171,7 +171,7 @@ def make_soundscapes(
         (folder / part).mkdir(parents=True)
     rows, solution = [], {}
     for fold in (fold for fold in folds if fold < 5):
-        for path, label in zip(folds[fold].paths, folds[fold].labels):
+        for path, label in zip(folds[fold].paths, folds[fold].labels, strict=True):
             (folder / "train_audio" / path.name).write_bytes(path.read_bytes())
             rows.append([path.name, label, fold])
     for number in range(count):

@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +148,7 @@ def clips_for_ast(data: Path, folder: Path, count: int, pairs: bool) -> Path:
     rows = [["fname", "label"]]
     for index in range(count):
         chosen = files[2 * index : 2 * index + 2] if pairs else files[2 * index : 2 * index + 1]
-        waves, rates = zip(*map(soundfile.read, chosen))
+        waves, rates = zip(*map(soundfile.read, chosen), strict=True)
         rows.append([f"{index}.wav", f"class{index % 2}"])
         # No longer, or it would be two windows for us, of which the usual loop would pass over the second.
         soundfile.write(
@@ -190,6 +191,16 @@ def ast_rows(data: Path, scratch: Path, count: int, repeats: int) -> dict[str, s
     """AST on 10 s clips, on 5 s clips padded, and on 5 s clips without their padding."""
     network, front = saved_ast(scratch / "weights")
     lines, made = {}, {}
+
+    def usual(paths: list[str]) -> Features:
+        found: dict[str, list] = {"pooled": [], "frames": []}
+        for path in paths:
+            wave, rate = librosa.load(path, sr=16000)
+            output = network(**front(wave, sampling_rate=rate, return_tensors="pt"))
+            found["pooled"].append(output.pooler_output[0].numpy())
+            found["frames"].append(output.last_hidden_state[0, 2:].unflatten(0, (12, 101)).mean(0).T.numpy())
+        return {view: np.stack(rows) for view, rows in found.items()}
+
     for key, pairs, settings in (
         ("10 s", True, {}),
         ("5 s", False, {}),
@@ -200,20 +211,10 @@ def ast_rows(data: Path, scratch: Path, count: int, repeats: int) -> dict[str, s
             clips_for_ast(data, folder, count, pairs)
         ours = Ours(folder, scratch / "out", "ast", str(scratch / "weights"), count, **settings)
 
-        def usual() -> Features:
-            found: dict[str, list] = {"pooled": [], "frames": []}
-            for path in ours.paths:
-                wave, rate = librosa.load(path, sr=16000)
-                output = network(**front(wave, sampling_rate=rate, return_tensors="pt"))
-                found["pooled"].append(output.pooler_output[0].numpy())
-                found["frames"].append(
-                    output.last_hidden_state[0, 2:].unflatten(0, (12, 101)).mean(0).T.numpy()
-                )
-            return {view: np.stack(rows) for view, rows in found.items()}
-
         ours.features()  # what is built at the first pass
         ours.watch("_tokens")
-        seconds, got = rounds({"decoding": ours.decode, "usual": usual, "ours": ours.features}, repeats)
+        ways = {"decoding": ours.decode, "usual": partial(usual, ours.paths), "ours": ours.features}
+        seconds, got = rounds(ways, repeats)
         made[key] = ours.made()
         # A pass takes `at_once` clips, and there are no more lanes at work than passes.
         lanes = min(torch.get_num_threads(), -(-count // ours.worker.extractor.at_once))

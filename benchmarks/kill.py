@@ -33,9 +33,11 @@ from pathlib import Path
 
 import victim
 
-sys.path[:0] = [str(victim.ROOT), str(victim.ROOT / "tests")]
+sys.path.insert(0, str(victim.ROOT / "tests"))
+sys.path.insert(0, str(victim.ROOT))
 
 import common
+from kill_stages import CLASSES, CLIPS, Stage, stages
 
 from earshot import extract
 
@@ -52,48 +54,6 @@ SHARD, STEPS = (
     64,
     1,
 )  # what one kill may cost: the clips of the shard at work and of the one decoded ahead; a training step
-CLASSES, CLIPS = 3, {"train": 24, "subm": 14}  # of each class
-TRAIN = [
-    "--head",
-    "audio_cnn",
-    "--head.channels",
-    "[8, 16]",
-    "--head.blocks",
-    "[1, 1]",
-    "--head.dropout",
-    "0.4",
-    "--epochs",
-    "3",
-    "--folds",
-    "2",
-    "--batch-size",
-    "24",
-    "--mixup",
-    "0.4",
-    "--time-mask",
-    "9",
-    "--ema",
-    "0.9",
-    "--device",
-    "cpu",
-    "--precision",
-    "fp32",
-    "--name",
-    "r",
-]
-LOGMEL = ["--extractor", "logmel", "--device", "cpu", "--workers", "2"]
-
-
-@dataclass
-class Stage:
-    """A command, what it needs beforehand (made once, undisturbed), and the folders whose files have to come
-    out the same."""
-
-    name: str
-    script: str
-    args: list[str]
-    before: list[tuple[str, list[str]]] = field(default_factory=list)
-    made: tuple[str, ...] = ("data",)
 
 
 @dataclass
@@ -105,41 +65,6 @@ class Outcome:
     series: int = 0
     repeated: int = 0
     faults: list[str] = field(default_factory=list)
-
-
-def stages(data: Path) -> list[Stage]:
-    """The stages, on a competition of tones."""
-    extract = ["--competition", str(data), *LOGMEL, "--augment", "1"]
-    train = [*TRAIN, "--save-every", "0"]
-    runs = [("train.py", [*TRAIN, "--name", name, "--seed", seed]) for name, seed in (("a", "1"), ("b", "2"))]
-    return [
-        Stage("extract", "get_features.py", extract),
-        Stage("unpack and extract", "get_features.py", ["--competition", f"{data}.zip", *LOGMEL]),
-        Stage(
-            "take an earlier cache",
-            "get_features.py",
-            [*extract, "--continue-from", "earlier"],
-            [("get_features.py", [*extract, "--out", "earlier"])],
-        ),
-        Stage("train", "train.py", train, [("get_features.py", extract)], ("runs", "submissions")),
-        Stage(
-            "take an earlier run",
-            "train.py",
-            [*train, "--continue-from", "earlier"],
-            [
-                ("get_features.py", extract),
-                ("train.py", [*TRAIN, "--runs-folder", "earlier", "--out", "earlier/submission.csv"]),
-            ],
-            ("runs", "submissions"),
-        ),
-        Stage(
-            "predict",
-            "predict.py",
-            ["--runs", "a", "b", "--device", "cpu"],
-            [("get_features.py", extract), *runs],
-            ("runs", "submissions"),
-        ),
-    ]
 
 
 def attempt(
@@ -311,12 +236,12 @@ def _left(folder: Path, stage: Stage) -> int | None:
 
 def _faults(folder: Path, stage: Stage, expected: dict[str, bytes], once: Counter, killed: int) -> list[str]:
     found = contents(folder, stage.made)
-    faults = [
-        f"{folder}: {name} "
-        f"{'differs' if name in expected and name in found else 'is stray' if name in found else 'is missing'}"
-        for name in sorted(expected.keys() | found.keys())
-        if expected.get(name) != found.get(name)
-    ]
+    faults = []
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            both = name in expected and name in found
+            how = "differs" if both else "is stray" if name in found else "is missing"
+            faults.append(f"{folder}: {name} {how}")
     faults += [
         f"{folder}: {p.relative_to(folder)} is a stray temporary"
         for name in stage.made

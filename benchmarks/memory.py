@@ -66,7 +66,7 @@ def computed_peaks(case: noise.Case, precision: str) -> tuple[int, int]:
                 optim.descend(before)
             optimizer.step()
         yield
-        del batch
+        batch.clear()
         with torch.no_grad(), _autocast(precision):
             head.eval()(_batch(case, head, evaluated(case))[0]["x"], None)
         yield

@@ -156,7 +156,7 @@ def main() -> None:
                 measured("train.py", [*TRAIN, *memory, "--features", str(cache), "--name", str(clips)], base)
                 for _ in range(2)
             ]
-            for name, figures in zip(stages, found):
+            for name, figures in zip(stages, found, strict=True):
                 stages[name].append(figures)
                 print(f"{clips} clips, {name}: {figures[0]:.2f} s, {figures[1]:.0f} MB", flush=True)
     sizes, rows = np.array(flags.sizes), {}

@@ -19,6 +19,7 @@ import json
 import sys
 import tempfile
 from dataclasses import dataclass, field
+from itertools import pairwise
 from math import gcd
 from pathlib import Path
 from typing import Any
@@ -116,8 +117,8 @@ def narrow(recipe: str, width: int) -> dict[str, Any]:
         return {"channels": max(1, channels // width)}
     found["channels"] = [max(1, number // width) for number in channels]
     if "groups" in options:
-        sides = zip(options["groups"], found["channels"], found["channels"][1:])
-        found["groups"] = [gcd(group, before, after) for group, before, after in sides]
+        sides = zip(options["groups"], pairwise(found["channels"]), strict=True)
+        found["groups"] = [gcd(group, *channels) for group, channels in sides]
     return found
 
 
@@ -179,7 +180,7 @@ def difference(yes: list[Path], no: list[Path]) -> tuple[float, float]:
 
     Paired: every clip's own difference, the mean over seeds; both runs had the same folds.
     """
-    pairs = [(right(a), right(b)) for a, b in zip(yes, no)]
+    pairs = [(right(a), right(b)) for a, b in zip(yes, no, strict=True)]
     each = np.array([np.mean([float(a[clip]) - float(b[clip]) for a, b in pairs]) for clip in pairs[0][0]])
     return 100 * float(each.mean()), 100 * float(each.std(ddof=1) / np.sqrt(len(each)))
 

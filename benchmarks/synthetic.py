@@ -133,7 +133,7 @@ def write_cache(
     cache.dump(folder / "unique_labels.pkl", {"unique_labels": np.array(names)})
     (folder / "bad_audio.csv").write_text("id,split,reason\n")
     if solution:
-        lines = [f"{id},{label}\n" for id, label in zip(splits["subm"]["ids"], solution)]
+        lines = [f"{id},{label}\n" for id, label in zip(splits["subm"]["ids"], solution, strict=True)]
         (folder / "solution.csv").write_text("filename,category\n" + "".join(lines))
     files = [
         folder / name for name in (*(f"{name}.pkl" for name in splits), "unique_labels.pkl", "bad_audio.csv")

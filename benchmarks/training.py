@@ -20,52 +20,23 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from common import keep_rows, machine
+from peers import NEVER, Bench, Case, trainer_fault
 from synthetic import make_cache  # puts the kit on the path
-from torch import nn
-from torch.utils.data import DataLoader, Dataset
 
 import models
 import train
-from earshot import blend, optim, probe
+from earshot import blend
 from earshot.cache import Cache
-from earshot.config import TrainingFlags, load_recipe, with_defaults
-from earshot.device import Device, choose
+from earshot.config import TrainingFlags
+from earshot.device import choose
 from earshot.run import FoldFolder
 from earshot.training import Fitter, Fold
 
 SHAPES = {"pooled": (384, 1, 1), "frames": (384, 4, 16), "mel": (1, 64, 251)}
-NEVER = type("Never", (), {"passed": lambda self: False})()
-PLAIN = dict(
-    mixup=0.0,
-    time_mask=0,
-    frequency_mask=0,
-    time_shift=0.0,
-    gain=0.0,
-    label_smoothing=0.0,
-    clip_grad=0.0,
-    ema=0.0,
-)
-
-
-@dataclass
-class Case:
-    """A head on a view: the recipe whose settings train it, how many clips and epochs a round, how many
-    rounds."""
-
-    recipe: str
-    view: str
-    clips: int = 400
-    epochs: int = 10
-    rounds: int = 5
-    augmented: bool = False
-
-
 CASES = {
     "linear": Case("linear", "pooled", epochs=60, rounds=3),
     "mlp": Case("mlp", "pooled", epochs=40, rounds=3),
@@ -73,189 +44,6 @@ CASES = {
     "small_cnn": Case("small_cnn", "mel", clips=160, epochs=1, rounds=3),
     "small_cnn, augmented": Case("small_cnn", "mel", clips=160, epochs=1, rounds=3, augmented=True),
 }
-
-
-class Cached(Dataset):
-    """What one writes first: float16 rows to float tensors, one at a time."""
-
-    def __init__(self, x: np.ndarray, y: np.ndarray):
-        self.x, self.y = x, y
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor | int]:
-        return {"x": torch.from_numpy(self.x[index]).float(), "labels": int(self.y[index])}
-
-
-class Wrapped(nn.Module):
-    """A head as Trainer wants it."""
-
-    def __init__(self, head: nn.Module):
-        super().__init__()
-        self.head = head
-
-    def forward(self, x: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
-        logits = self.head(x, None)
-        return (
-            {"logits": logits}
-            if labels is None
-            else {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
-        )
-
-
-class Bench:
-    """A head, its rows and settings, and the ways to train it; every way returns seconds an epoch."""
-
-    def __init__(self, case: Case, cache: Cache):
-        recipe = load_recipe(case.recipe)
-        options = {k: v for k, v in recipe.head.items() if k not in ("name", "view")}
-        settings = with_defaults(TrainingFlags(), recipe.training, case.recipe)
-        self.case, self.settings = (
-            case,
-            replace(settings, epochs=case.epochs, **({} if case.augmented else PLAIN)),
-        )
-        self.device = choose("cpu")
-        self.rows = blend.training_rows(cache, case.view, (), self.settings, self.device)
-        self.build = lambda: models.build(
-            recipe.head["name"], cache.shapes[case.view], len(cache.classes), **options
-        )
-        asked = np.arange(len(self.rows.ids)) < case.clips
-        self.valid, self.learnt = asked & (self.rows.folds == 1), asked & (self.rows.folds != 1)
-        split = cache.split("train")
-        self.x, self.y = split[case.view], self.rows.labels
-        self.decided = probe.decide(self.build(), self.rows, self.settings, self.device)
-
-    def _head(self) -> nn.Module:
-        torch.manual_seed(0)
-        return self.build()
-
-    def _optimizer(self, head: nn.Module) -> torch.optim.Optimizer:
-        if self.settings.optimizer == "sgd":
-            return torch.optim.SGD(
-                head.parameters(),
-                self.settings.lr,
-                0.9,
-                nesterov=True,
-                weight_decay=self.settings.weight_decay,
-            )
-        return torch.optim.AdamW(head.parameters(), self.settings.lr, weight_decay=self.settings.weight_decay)
-
-    def ours(self, device: Device) -> float:
-        """`Fitter.fit`: augmentation where asked for, schedule, evaluation by every metric, log lines, the
-        checkpoints."""
-        with tempfile.TemporaryDirectory() as folder:
-            fold = Fold(1, 1, 5, self.learnt, self.valid)
-            fitter = Fitter(self._head, self.rows, fold, self.settings, 10, FoldFolder(Path(folder)), device)
-            began = time.perf_counter()
-            fitter.fit(str, NEVER, 0)
-            return (time.perf_counter() - began) / self.case.epochs
-
-    def loop(self) -> float:
-        """The plain loop."""
-        from sklearn.metrics import f1_score
-
-        head, settings = self._head(), self.settings
-        optimizer = self._optimizer(head)
-        steps = -(-int(self.learnt.sum()) // settings.batch_size) * self.case.epochs
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        learn = DataLoader(
-            Cached(self.x[self.learnt], self.y[self.learnt]), settings.batch_size, shuffle=True
-        )
-        ask = DataLoader(Cached(self.x[self.valid], self.y[self.valid]), settings.batch_size)
-        began = time.perf_counter()
-        for _ in range(self.case.epochs):
-            head.train()
-            total = 0.0
-            for batch in learn:
-                optimizer.zero_grad()
-                loss = nn.functional.cross_entropy(head(batch["x"], None), batch["labels"])
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-                total += loss.item()
-            head.eval()
-            with torch.no_grad():
-                logits = torch.cat([head(batch["x"], None) for batch in ask])
-            f1_score(self.y[self.valid], logits.argmax(1).numpy(), average="macro")
-        return (time.perf_counter() - began) / self.case.epochs
-
-    def trainer(self) -> float:
-        """transformers' Trainer."""
-        from sklearn.metrics import f1_score
-        from transformers import Trainer, TrainingArguments
-
-        head, settings = Wrapped(self._head()), self.settings
-        with tempfile.TemporaryDirectory() as folder:
-            arguments = TrainingArguments(
-                folder,
-                per_device_train_batch_size=settings.batch_size,
-                per_device_eval_batch_size=settings.batch_size,
-                num_train_epochs=self.case.epochs,
-                eval_strategy="epoch",
-                logging_strategy="epoch",
-                save_strategy="no",
-                report_to=[],
-                use_cpu=True,
-                disable_tqdm=True,
-                lr_scheduler_type="cosine",
-                learning_rate=settings.lr,
-                max_grad_norm=0.0,
-            )
-            made = Trainer(
-                head,
-                arguments,
-                train_dataset=Cached(self.x[self.learnt], self.y[self.learnt]),
-                eval_dataset=Cached(self.x[self.valid], self.y[self.valid]),
-                optimizers=(self._optimizer(head), None),
-                compute_metrics=lambda p: {
-                    "f1": f1_score(p.label_ids, p.predictions.argmax(1), average="macro")
-                },
-            )
-            began = time.perf_counter()
-            with contextlib.redirect_stdout(io.StringIO()):
-                made.train()
-            return (time.perf_counter() - began) / self.case.epochs
-
-    def bare(self, device: Device) -> float:
-        """The head's own work, with the optimiser and the threads of ours."""
-        head = probe.laid_out(self._head(), device).train()
-        optimizer = optim.optimizer(head, self.settings)
-        learn = [
-            self.rows.batch(part)[0]
-            for part in np.array_split(
-                np.flatnonzero(self.learnt), -(-int(self.learnt.sum()) // self.settings.batch_size)
-            )
-        ]
-        targets = [self.rows.targets_of(np.arange(len(x))) for x in learn]
-        ask, found = self.rows.batch(np.flatnonzero(self.valid))[0].split(2 * self.settings.batch_size), []
-        work = probe.operations(head, self.rows, np.arange(2)) * probe.BACKWARD * self.settings.batch_size
-        with probe.one_thread(work < probe.TINY):
-            for _ in range(self.case.epochs):
-                began = time.perf_counter()
-                head.train()
-                for x, wanted in zip(learn, targets):
-                    optimizer.zero_grad()
-                    with probe.autocast(device):
-                        loss = nn.functional.cross_entropy(head(x, None).float(), wanted)
-                    loss.backward()
-                    optimizer.step()
-                head.eval()
-                with torch.inference_mode(), probe.autocast(device):
-                    for x in ask:
-                        head(x, None)
-                found.append(time.perf_counter() - began)
-        return statistics.median(found)
-
-
-def trainer_fault() -> str | None:
-    """Why Trainer cannot run here, None where it can."""
-    try:
-        import accelerate  # noqa: F401
-        from transformers import Trainer  # noqa: F401
-    except ImportError as error:
-        return str(error).splitlines()[0]
-    return None
 
 
 def compare(name: str, cache: Cache, with_trainer: bool) -> str:
@@ -269,7 +57,7 @@ def compare(name: str, cache: Cache, with_trainer: bool) -> str:
     ways |= {"fp32": lambda: bench.ours(bench.device)} if bench.decided != bench.device else {}
     ways |= {"trainer": bench.trainer} if with_trainer else {}
     times: dict[str, list[float]] = {way: [] for way in ways}
-    for number in range(bench.case.rounds + (bench.case.epochs > 1)):  # small heads have a round to warm up
+    for _ in range(bench.case.rounds + (bench.case.epochs > 1)):  # small heads have a round to warm up
         for way, run in ways.items():
             times[way].append(run())
     took = {way: statistics.median(found[bench.case.epochs > 1 :]) for way, found in times.items()}

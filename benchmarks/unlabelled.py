@@ -110,7 +110,8 @@ def right(run: Run, cache: Path) -> list[int]:
         refits,
     ):
         mean = np.mean([blend.predict_part(run, part, "last", rows, models.rebuild, CPU) for part in some], 0)
-        found.append(int(sum(run.classes[c] == label for c, label in zip(mean.argmax(1), truth))))
+        said = [run.classes[c] for c in mean.argmax(1)]
+        found.append(sum(name == label for name, label in zip(said, truth, strict=True)))
     return found
 
 
@@ -133,7 +134,7 @@ def measure(whole: Cache, case: str, labelled: int, seeds: int) -> dict[str, str
         args = (*how, "--view", case.split()[-1], *(("--folds", "4") if labelled == 1 else ()))
         what = name if flag == "--pseudo" else str(EPOCHS)
         runs = [fit(cache, name, seeds, *args), fit(cache, f"{name}-more", seeds, *args, flag, what)]
-        for key, run in zip(sums, runs):
+        for key, run in zip(sums, runs, strict=True):
             sums[key] += [*right(run, cache), oof(run)]
         counts = Cache(cache).manifest["splits"]
         asked, known = asked + counts["subm"]["clips"], known + counts["train"]["clips"]

@@ -82,7 +82,7 @@ def audio(
 
     probabilities, unheard = blend.fill(whole.predict(ask), np.array(first.config["prior"]))
     if show:
-        for id, row in zip(ids, probabilities):
+        for id, row in zip(ids, probabilities, strict=True):
             best = np.argsort(-row)[: flags.top]
             said = (
                 f"cannot be heard: {reasons[id]}"

@@ -283,18 +283,18 @@ class Files:
         own = "train" if split == "train" else "subm"
         found = [self.candidates(i) for i in ids]
         strict = []
-        for clip_id, paths in zip(ids, found):
+        for clip_id, paths in zip(ids, found, strict=True):
             sides = {p: side(p.rpartition("/")[0]) for p in paths}
             mine = [p for p in paths if sides[p] == own] or [p for p in paths if sides[p] is None]
             strict.append(paths if paths == [clip_id] else mine)
         if any(strict):
             found = strict
-        return [self.only(clip_id, paths) for clip_id, paths in zip(ids, found)]
+        return [self.only(clip_id, paths) for clip_id, paths in zip(ids, found, strict=True)]
 
     def only(self, clip_id: str, paths: list[str]) -> str:
         """The one file among the candidates (copies of it count as one), absolute; "" without any."""
         absolute = [str(self.root / p) for p in paths]
-        for path, other in zip(paths[1:], absolute[1:]):
+        for path, other in zip(paths[1:], absolute[1:], strict=True):
             if not filecmp.cmp(absolute[0], other, shallow=False):
                 raise UserError(
                     f"{clip_id} may be {paths[0]} or {path} in {self.root}: "

@@ -73,7 +73,7 @@ def inputs_of(opened: list[Cache], flags: AutoFlags) -> dict[str, Any]:
     names = [one.folder.name for one in opened]
     named = {
         name if names.count(name) == 1 else str(one.folder): one.fingerprint
-        for name, one in zip(names, opened)
+        for name, one in zip(names, opened, strict=True)
     }
     return plain(
         {
@@ -184,7 +184,9 @@ def _end(made: Contest, opened: list[Cache], out: Path) -> None:
         *lines,
         *members.table(found, whole.metric),
         "weights: "
-        + "  ".join(f"{m.folder.name} {w:.3f}" for m, w in zip(inside, found.fitted.weights) if w > 0),
+        + "  ".join(
+            f"{m.folder.name} {w:.3f}" for m, w in zip(inside, found.fitted.weights, strict=True) if w > 0
+        ),
     ]:
         made.say(line)
     # A further seed that never began is no news.

@@ -199,7 +199,7 @@ def same_classes(runs: list[Run]) -> list[str]:
 
 def same_clips(runs: list[Run], caches: list[Cache]) -> None:
     """UserError if two caches hold other clips to submit: other ids, or other files under the same ids."""
-    for run, cache in zip(runs, caches):
+    for run, cache in zip(runs, caches, strict=True):
         two = [c.record["clips"].get("subm", "no clips") for c in (caches[0], cache)]
         if two[0] != two[1]:
             raise UserError(

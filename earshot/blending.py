@@ -200,13 +200,13 @@ def _decide(
             for fit, _ in inner
         ]
         plain = np.full(members.shape[1:], np.nan)
-        for blend, (_, held) in zip(blends, inner):
+        for blend, (_, held) in zip(blends, inner, strict=True):
             plain[held] = blend[held]
         kind, name, current = None, method, plain
         tried[name] = plain
         for option in cut.KINDS if task.offsets and cut.moves(task.metric, task.multilabel) else ():
             moved, label = plain.copy(), f"{method} + {cut.NAMES[task.multilabel, option]}"
-            for blend, (fit, held) in zip(blends, inner):
+            for blend, (fit, held) in zip(blends, inner, strict=True):
                 moved[held] = cut.apply(
                     blend[held], cut.fit(blend[fit], truth[fit], task.metric, option), task.multilabel
                 )
@@ -291,7 +291,7 @@ def auto(
     shown = {
         label: found for label, found in tried.items() if label.split(" + ")[0] in (label, fitted.method)
     }
-    rows = [*zip(names, inside), *shown.items(), (f"chosen: {name}", oof)]
+    rows = [*zip(names, inside, strict=True), *shown.items(), (f"chosen: {name}", oof)]
     table = [{"name": name, **scored(found, task.truth, numbers, metric)} for name, found in rows]
     whole = np.full(members.shape[1:], np.nan)
     whole[kept] = oof

@@ -292,7 +292,7 @@ def draw_holdout(train: pd.DataFrame, fraction: float, seed: int) -> np.ndarray:
         label: index for index, label in enumerate(sorted({one for several in labels for one in several}))
     }
     per_group = np.zeros((len(names), len(classes)))
-    for group, several in zip(groups, labels):
+    for group, several in zip(groups, labels, strict=True):
         per_group[group, [classes[label] for label in several]] += 1
     total = per_group.sum(0)
     taken, held = np.zeros(len(names), dtype=bool), np.zeros(len(classes))

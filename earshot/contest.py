@@ -144,7 +144,7 @@ class Contest:
                 self.machine,
                 0,
             )
-            pairs = sorted((str(id), int(fold)) for id, fold in zip(made.rows.ids, made.numbers))
+            pairs = sorted((str(id), int(fold)) for id, fold in zip(made.rows.ids, made.numbers, strict=True))
             if self.state.setdefault("clips", digest_of(pairs)[:12]) != digest_of(pairs)[:12]:
                 raise UserError(
                     f"{candidate.cache.folder} has other training clips or folds than the cache before it"

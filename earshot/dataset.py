@@ -203,14 +203,14 @@ class Rows:
             if not self.streams:
                 own = self.views[self.view]
                 whole = own[every].split(sizes) if len(every) * own[:1].nbytes <= AT_ONCE else None
-                for number, (rows, part) in enumerate(zip(batches, parts)):
+                for number, (rows, part) in enumerate(zip(batches, parts, strict=True)):
                     self._batch = Batch(rows, part, {} if whole is None else {self.view: whole[number]})
                     yield rows
                 return
             load = loader(self)
             with ThreadPoolExecutor(1) as pool:
                 coming = pool.submit(load, batches[0])
-                for number, (rows, part) in enumerate(zip(batches, parts)):
+                for number, (rows, part) in enumerate(zip(batches, parts, strict=True)):
                     arrived = coming.result()
                     if number + 1 < len(batches):
                         coming = pool.submit(load, batches[number + 1])

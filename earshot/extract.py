@@ -14,7 +14,19 @@ from typing import Any
 
 import numpy as np
 
-from earshot import cache, columns, copies, devices, estimate, extractors, hidden, joining, sealed, space
+from earshot import (
+    cache,
+    columns,
+    copies,
+    devices,
+    estimate,
+    extractors,
+    hidden,
+    joining,
+    manifest,
+    sealed,
+    space,
+)
 from earshot.audio import BadAudio, read, stretch
 from earshot.cli import Deadline, clock, patiently
 from earshot.device import Device, out_of_memory
@@ -47,7 +59,7 @@ class Part:
 def parts(plan: Plan) -> list[Part]:
     """The shards of a plan, in order."""
     found = []
-    counts = {split: int((plan.competition.clips.split == split).sum()) for split in cache.SPLITS}
+    counts = {split: int((plan.competition.clips.split == split).sum()) for split in manifest.SPLITS}
     counts[copies.NAME] = (
         counts["train"] * plan.augment.augment
     )  # last: the training shards say which clips can be heard
@@ -290,7 +302,7 @@ def _prepared(
 
     def decoded(part: Part) -> list[Future]:
         futures, rows = [], clips[clips.split == part.split].iloc[part.first : part.last]
-        for path, start, end in zip(rows.path, rows.start, rows.end):
+        for path, start, end in zip(rows.path, rows.start, rows.end, strict=True):
             if np.isnan(start):  # the whole file
                 futures.append(pool.submit(decoding, path))
                 continue

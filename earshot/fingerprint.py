@@ -52,7 +52,7 @@ def differences(before: dict, now: dict) -> list[str]:
         there, here = old.get(key, missing), new.get(key, missing)
         if isinstance(there, list) and isinstance(here, list) and there != here:
             at = next(
-                (i for i, pair in enumerate(zip(there, here)) if pair[0] != pair[1]),
+                (i for i, pair in enumerate(zip(there, here, strict=False)) if pair[0] != pair[1]),
                 min(len(there), len(here)),
             )
             key, there, here = (

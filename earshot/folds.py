@@ -90,7 +90,7 @@ def _iterative(labels: np.ndarray, names: np.ndarray, count: int, seed: int) -> 
 def check(folds: np.ndarray, groups: np.ndarray) -> None:
     """Raise UserError if a named group lies in more than one fold: its score would be flattered."""
     home: dict[str, int] = {}
-    for fold, group in zip(folds.tolist(), groups.tolist()):
+    for fold, group in zip(folds.tolist(), groups.tolist(), strict=True):
         if group and home.setdefault(group, fold) != fold:
             raise UserError(
                 f"group {group} lies in folds {home[group]} and {fold}, so that clips of one source would be "

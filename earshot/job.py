@@ -100,8 +100,9 @@ class Job:
         settings: TrainingFlags,
         machine: TrainMachineFlags,
         fold_seed: int | None = None,
-        flags: RunFlags = RunFlags(),
+        flags: RunFlags | None = None,
     ):
+        flags = flags or RunFlags()
         self.heads, self.cache, self.recipe, self.what, self.fresh = heads, cache, recipe, what, fresh
         self.settings, self.machine, self.flags = settings, machine, flags
         if flags.pseudo and hasattr(fresh, "solve"):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from earshot import __version__, cache, copies, sealed
+from earshot import __version__, cache, copies, manifest, sealed
 from earshot.errors import UserError
 from earshot.files import write_bytes
 
@@ -32,14 +32,16 @@ def join(plan: Plan, parts: list[Part]) -> None:
     ledger = [list(row) for row in plan.competition.missing]
     meta = {"fingerprint": plan.fingerprint, "record": plan.record, "versions": _versions(plan)}
     splits, shapes, span, augmented = {}, {}, None, {}
-    for split in cache.SPLITS:
+    for split in manifest.SPLITS:
         rows = clips[clips.split == split]
         if not len(rows):
             continue
         shards = Shards(plan, split, [part for part in parts if part.split == split])
         ids, paths, bad = rows.id.tolist(), rows.path.tolist(), shards.column("bad")
         ledger += [
-            [split, str(ids[i]), str(reason)] for i, reason in zip(bad, shards.column("reason")) if paths[i]
+            [split, str(ids[i]), str(reason)]
+            for i, reason in zip(bad, shards.column("reason"), strict=True)
+            if paths[i]
         ]  # rows without a file are in the competition's own list
         span = shards.span
         # Training clips that cannot be heard are left out; clips to be answered keep their place,
@@ -100,7 +102,7 @@ def _labels(competition: Any, column: Any) -> np.ndarray:
         return np.array(column.fillna("").tolist(), dtype=np.str_)
     place = {label: index for index, label in enumerate(competition.classes)}
     found = np.zeros((len(column), len(place)), dtype=np.int8)
-    for row, labels in zip(found, column):
+    for row, labels in zip(found, column, strict=True):
         row[[place[label] for label in labels or ()]] = 1
     return found
 

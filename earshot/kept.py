@@ -129,7 +129,7 @@ def write(
         oof: the blend's own predictions.
     """
     fitted = found.fitted
-    used = [member for member, weight in zip(members, fitted.weights) if weight > 0]
+    used = [member for member, weight in zip(members, fitted.weights, strict=True) if weight > 0]
     run = Run(folder)
     run.config = {"record": {"classes": classes, "task": "multilabel" if multilabel else "single"}}
     known = oof.folds >= 0

@@ -92,7 +92,7 @@ class Labels:
             return frame[self.name].str.strip()
         else:
             set_here = [
-                tuple(c for c, cell in zip(self.columns, row) if is_one(cell))
+                tuple(c for c, cell in zip(self.columns, row, strict=True) if is_one(cell))
                 for row in frame[list(self.columns)].values
             ]
             odd = next((index for index, row in enumerate(set_here) if len(row) != 1), None)

@@ -109,7 +109,7 @@ def _labels(opened: list[Cache]) -> dict[Path, str]:
     names = [one.folder.name for one in opened]
     return {
         one.folder: name if names.count(name) == 1 else f"{one.folder.parent.name}-{name}"
-        for one, name in zip(opened, names)
+        for one, name in zip(opened, names, strict=True)
     }
 
 

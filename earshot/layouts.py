@@ -333,7 +333,7 @@ def labelled_rows(files, frame, csv, split, id_column, group_column, found: Layo
 
     paths = files.resolve(list(frame[id_column]), split)
     keep = []
-    for row, (clip_id, label, path) in enumerate(zip(frame[id_column], values, paths)):
+    for row, (clip_id, label, path) in enumerate(zip(frame[id_column], values, paths, strict=True)):
         known = label != labels.MISSING  # not `if label`: a row of zeros is known to have no label
         reason = "empty label" if not known else "empty id" if not clip_id.strip() else "no such file"
         if known and (path or split == "test"):
@@ -379,7 +379,7 @@ def unlabelled_rows(files: Files, frame: pd.DataFrame, csv: Path, found: Layout)
             f"{csv.name}: the ids name stretches of {parts.seconds} s, of {len(set(filter(None, paths)))} "
             "recordings"
         )
-    found.missing += [("subm", i, "no such file") for i, path in zip(ids, paths) if not path]
+    found.missing += [("subm", i, "no such file") for i, path in zip(ids, paths, strict=True) if not path]
     return table(ids, paths, "subm", starts=parts and parts.starts, ends=parts and parts.ends)
 
 

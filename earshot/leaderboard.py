@@ -55,7 +55,7 @@ def write(folder: Path, rows: list[dict[str, Any]]) -> None:
                 else f"{v:.1f}"
                 if isinstance(v, float)
                 else v
-                for name, v in zip(columns, found)
+                for name, v in zip(columns, found, strict=True)
             ]
         )
     write_text(folder / NAME, text.getvalue())

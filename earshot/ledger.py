@@ -191,7 +191,10 @@ def shown(rows: list[dict[str, str]]) -> list[str]:
     columns = [c for c in COLUMNS if any(row[c] for row in rows) or c in ("oof", "public")]
     cells = [columns, *([row[c][:12] if c == "sha256" else row[c] for c in columns] for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in cells]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in cells
+    ]
 
 
 def plot(rows: list[dict[str, str]], competition: str | None, path: Path) -> str:
@@ -230,7 +233,9 @@ def plot(rows: list[dict[str, str]], competition: str | None, path: Path) -> str
     every = list(x)
     for column, colour, marker in (("public", BLUE, "o"), ("private", VERMILION, "s")):
         pairs = [
-            (a, number(row[column]), row) for a, row in zip(x, scored) if math.isfinite(number(row[column]))
+            (a, number(row[column]), row)
+            for a, row in zip(x, scored, strict=True)
+            if math.isfinite(number(row[column]))
         ]
         if not pairs:
             continue

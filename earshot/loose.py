@@ -98,7 +98,9 @@ def features(
         good = [i for i, item in enumerate(decoded) if not isinstance(item, str)]
         bad += [(ids[first + i], item) for i, item in enumerate(decoded) if isinstance(item, str)]
         for index, one in zip(
-            good, extractor.extract([decoded[i][0] for i in good], [decoded[i][1] for i in good], batch_size)
+            good,
+            extractor.extract([decoded[i][0] for i in good], [decoded[i][1] for i in good], batch_size),
+            strict=True,
         ):
             clip += [first + index] * len(one.start)
             found.append(one)

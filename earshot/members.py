@@ -49,7 +49,10 @@ class Member:
         if self.run is not None:
             return [self.run]
         inside = [
-            run for member, weight in zip(self.of, self.fitted.weights) if weight > 0 for run in member.runs()
+            run
+            for member, weight in zip(self.of, self.fitted.weights, strict=True)
+            if weight > 0
+            for run in member.runs()
         ]
         return list({run.folder.resolve(): run for run in inside}.values())
 
@@ -59,7 +62,10 @@ class Member:
         if self.run is not None:
             return ask(self.run, kind or self.kind)
         used = self.fitted.weights > 0
-        found = [member.predict(ask, self.kind) if weight else None for member, weight in zip(self.of, used)]
+        found = [
+            member.predict(ask, self.kind) if weight else None
+            for member, weight in zip(self.of, used, strict=True)
+        ]
         blank = np.full_like(next(p for p in found if p is not None), np.nan)
         return self.fitted.apply(np.stack([blank if p is None else p for p in found]))
 
@@ -123,7 +129,7 @@ def open_one(folder: Path) -> Member:
         )
     said = kept.read(folder)
     inside = []
-    for path, fingerprint in zip(said["members"], said["fingerprints"]):
+    for path, fingerprint in zip(said["members"], said["fingerprints"], strict=True):
         where = Path(os.path.relpath((folder / path).resolve()))
         # Before it is opened: a blend that came to hold itself ends here.
         here = kept.fingerprint_of(where)
@@ -228,7 +234,7 @@ def aligned(members: list[Member]) -> tuple[kept.Oof, np.ndarray, list[str]]:
         )
     rows = [np.array([at[id] for id in ids]) for at in place]
     first, lines = found[0].rows(rows[0]), []
-    for name, oof, which in zip(names, found, rows):
+    for name, oof, which in zip(names, found, rows, strict=True):
         mine = oof.rows(which)
         odd = (mine.labels != first.labels).reshape(len(ids), -1).any(1)
         if odd.any():
@@ -239,7 +245,7 @@ def aligned(members: list[Member]) -> tuple[kept.Oof, np.ndarray, list[str]]:
         # A fold is there or is not: half of one means that the clips are others.
         half = np.setdiff1d(np.flatnonzero(np.isin(oof.folds, mine.folds)), which)
         if len(half):
-            lacks = next(one for one, at in zip(names, place) if oof.ids[half[0]] not in at)
+            lacks = next(one for one, at in zip(names, place, strict=True) if oof.ids[half[0]] not in at)
             raise UserError(
                 f"{name} and {lacks} have different clips: {oof.ids[half[0]]} is not in {lacks} ({len(half)} "
                 "such clips): extract and train both on the same data"
@@ -248,11 +254,12 @@ def aligned(members: list[Member]) -> tuple[kept.Oof, np.ndarray, list[str]]:
             lines.append(
                 f"{name}: only the folds that all have are used, {', '.join(map(str, np.unique(mine.folds)))}"
             )
-    folds = _common([oof.folds[which] for oof, which in zip(found, rows)])
-    if len(np.unique(folds)) == 1 < max(len(np.unique(oof.folds[which])) for oof, which in zip(found, rows)):
+    folds = _common([oof.folds[which] for oof, which in zip(found, rows, strict=True)])
+    most = max(len(np.unique(oof.folds[which])) for oof, which in zip(found, rows, strict=True))
+    if len(np.unique(folds)) == 1 < most:
         other = next(
             name
-            for name, oof, which in zip(names, found, rows)
+            for name, oof, which in zip(names, found, rows, strict=True)
             if not np.array_equal(oof.folds[which], first.folds)
         )
         raise UserError(
@@ -266,7 +273,7 @@ def aligned(members: list[Member]) -> tuple[kept.Oof, np.ndarray, list[str]]:
         )
     return (
         kept.Oof(first.ids, folds, first.labels, first.probabilities),
-        np.stack([oof.probabilities[which] for oof, which in zip(found, rows)]),
+        np.stack([oof.probabilities[which] for oof, which in zip(found, rows, strict=True)]),
         lines,
     )
 
@@ -281,8 +288,8 @@ def _common(folds: list[np.ndarray]) -> np.ndarray:
         return folds[0]
     numbers = [np.unique(each, return_inverse=True)[1] for each in folds]
     starts = np.cumsum([0] + [int(each.max()) + 1 for each in numbers])
-    pairs = [(numbers[0], each + start) for each, start in zip(numbers[1:], starts[1:])]
-    here, there = (np.concatenate(part) for part in zip(*pairs))
+    pairs = [(numbers[0], each + start) for each, start in zip(numbers[1:], starts[1:-1], strict=True)]
+    here, there = (np.concatenate(part) for part in zip(*pairs, strict=True))
     part = connected_components(
         coo_matrix((np.ones(len(here)), (here, there)), shape=(starts[-1],) * 2), directed=False
     )[1][numbers[0]]
@@ -328,7 +335,9 @@ def table(found: Blended, metric: str) -> list[str]:
 
 def weights(members: list[Member], fitted: Fitted) -> str:
     """A blend's weights, and what it moves, on a line."""
-    said = "  ".join(f"{member.folder.name} {weight:.3f}" for member, weight in zip(members, fitted.weights))
+    said = "  ".join(
+        f"{member.folder.name} {weight:.3f}" for member, weight in zip(members, fitted.weights, strict=True)
+    )
     moved = fitted.scale if fitted.scale is not None else fitted.thresholds
     about = "factors" if fitted.scale is not None else "thresholds"
     return f"weights: {said}" + ("" if moved is None else f"; {about} {moved.min():.3g} to {moved.max():.3g}")

@@ -213,6 +213,6 @@ def report(probabilities: np.ndarray, truth: np.ndarray, classes: list[str]) -> 
     lines = [" " * (name + 5) + " ".join(f"{index:>{width}}" for index in every)]
     lines += [
         f"{label:>{name}} {index:>3} " + " ".join(f"{count:>{width}}" for count in row)
-        for index, (label, row) in enumerate(zip(classes, matrix))
+        for index, (label, row) in enumerate(zip(classes, matrix, strict=True))
     ]
     return f"{table}\nconfusion (rows: truth, columns: prediction)\n" + "\n".join(lines) + "\n"

@@ -171,7 +171,7 @@ def still_statistics(head: torch.nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        for module, momentum in zip(norms, momenta):
+        for module, momentum in zip(norms, momenta, strict=True):
             module.momentum = momentum
 
 
@@ -199,14 +199,14 @@ class Average:
     @torch.no_grad()
     def _take(self, head: torch.nn.Module, share: float) -> None:
         if self._pairs is None:  # collecting them costs more than averaging
-            pairs = list(zip(self.head.state_dict().values(), head.state_dict().values()))
+            pairs = list(zip(self.head.state_dict().values(), head.state_dict().values(), strict=True))
             self._pairs = (
                 *([p[i] for p in pairs if p[0].is_floating_point()] for i in (0, 1)),
                 *([p[i] for p in pairs if not p[0].is_floating_point()] for i in (0, 1)),
             )
         mine, new, counts, counted = self._pairs
         torch._foreach_lerp_(mine, new, share)
-        for one, other in zip(counts, counted):
+        for one, other in zip(counts, counted, strict=True):
             one.copy_(other)
 
 

@@ -57,7 +57,7 @@ def refits(training: dict[str, Any]) -> list[Part]:
 def of_run(training: dict[str, Any], folds: Sequence[int]) -> list[Part]:
     """All that is to be trained, in order: all folds with a seed before the next seed, all clips last."""
     by_fold = [of_fold(training, number) for number in folds]
-    return [part for one in zip(*by_fold) for part in one] + refits(training)
+    return [part for one in zip(*by_fold, strict=True) for part in one] + refits(training)
 
 
 def listed(parts: Sequence[Part]) -> str:

@@ -167,7 +167,7 @@ class Interpreter:
     def _set(target: dict, items: list[Any]) -> None:
         if len(items) % 2:
             raise Refused("it is damaged")
-        for key, value in zip(items[::2], items[1::2]):
+        for key, value in zip(items[::2], items[1::2], strict=True):
             if type(key) is not str:
                 raise Refused("it has a key that is no text")
             if key in target:

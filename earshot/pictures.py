@@ -51,7 +51,7 @@ def wanted(competition: Competition, most: int) -> list[tuple[str, str, str]]:
     """
     clips = competition.clips[(competition.clips["split"] != "subm") & (competition.clips["path"] != "")]
     by_class: dict[str, list[tuple[str, str]]] = {label: [] for label in competition.classes}
-    for id, path, label in zip(clips["id"], clips["path"], clips["label"]):
+    for id, path, label in zip(clips["id"], clips["path"], clips["label"], strict=True):
         for one in each(label) or (NONE,):
             by_class.setdefault(one, []).append((str(id), str(path)))
     folders: dict[str, str] = {}

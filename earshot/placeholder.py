@@ -69,7 +69,7 @@ def write(
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
-    answers = dict(zip(columns, example))
+    answers = dict(zip(columns, example, strict=False))
     writer.writerows(
         [id if column == id_column else answers.get(column, "") for column in columns] for id in ids
     )

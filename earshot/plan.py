@@ -60,7 +60,7 @@ def make(
     name: str | None,
     recipe: str | None,
     workers: int,
-    augment: AugmentFlags = AugmentFlags(),
+    augment: AugmentFlags | None = None,
     like: dict[str, Any] | None = None,
 ) -> Plan:
     """Decide what the flags leave open from the data: the window's length, the native rate, the kind of
@@ -74,6 +74,7 @@ def make(
     """
     from earshot.extractors.base import Window, recorded
 
+    augment = augment or AugmentFlags()
     module = extractors.module(extractor)
     notes = []
     sources = Sources(out / competition.name / ".index.json")
@@ -83,7 +84,9 @@ def make(
     paths = [str(path) for path in (labelled.path if len(labelled) else clips.path)]
     paths = [path for path in paths if path] if like is None else []
     known = [
-        (header, sources.known[path]["size"]) for path, header in zip(paths, sources.headers(paths)) if header
+        (header, sources.known[path]["size"])
+        for path, header in zip(paths, sources.headers(paths), strict=True)
+        if header
     ]
     headers = [header for header, _ in known]
     notes += copies.check(labelled, augment)
@@ -218,11 +221,22 @@ def _clips(competition: Competition, part: Any, sources: Sources, workers: int) 
     rows = [
         list(row)
         for row in zip(
-            part.id, names, part.label.fillna("").astype(str), map(int, part.fold), part.group, contents
+            part.id,
+            names,
+            part.label.fillna("").astype(str),
+            map(int, part.fold),
+            part.group,
+            contents,
+            strict=True,
         )
     ]
     if part.end.notna().any():  # records of whole files stay what they were
-        rows = [[*row, *stretch] for row, stretch in zip(rows, zip(part.start.tolist(), part.end.tolist()))]
+        rows = [
+            [*row, *stretch]
+            for row, stretch in zip(
+                rows, zip(part.start.tolist(), part.end.tolist(), strict=True), strict=True
+            )
+        ]
     return f"{len(rows)} clips {digest_of(rows)[:12]}"
 
 

@@ -145,7 +145,7 @@ def measure(
             times[at] = seconds if number < 2 else min(times[at], seconds)
     return [
         t if abs(loss - losses[0]) <= LOSS * abs(losses[0]) else float("inf")
-        for t, loss in zip(times, losses)
+        for t, loss in zip(times, losses, strict=True)
     ]
 
 

@@ -63,7 +63,7 @@ def with_defaults(settings: Any, values: dict[str, Any], where: str) -> Any:
         UserError: unknown key, value of the wrong type.
     """
     fields = {f.name: f for f in dataclasses.fields(settings)}
-    for key, value in values.items():
+    for key in values:
         if key not in fields:
             raise UserError(f"{where}: unknown key {key}: choose among {', '.join(fields)}")
     return dataclasses.replace(

@@ -115,7 +115,7 @@ class FoldFolder:
         """Replace `last/`: weights, optimiser (unless finished), state."""
         files = (self.WEIGHTS,) if optimizer is None else (self.WEIGHTS, self.OPTIMIZER)
         with replacing_folder(self.folder / "last") as new:
-            for name, tensors in zip(files, (weights, optimizer)):
+            for name, tensors in zip(files, (weights, optimizer), strict=False):
                 _save_tensors(new / name, tensors)
             sealed.write(new / self.STATE, state, *files)
 
@@ -392,7 +392,7 @@ class Run:
         # A class may be called as one of the first columns is; two columns of one name would be read wrongly.
         names = [f"class {c}" if c in ("id", "fold", "label") else c for c in self.classes]
         writer.writerow(["id", "fold", "label", *names])
-        for id, fold, label, row in zip(ids, folds, labels, probabilities):
+        for id, fold, label, row in zip(ids, folds, labels, probabilities, strict=True):
             true = (
                 "|".join(self.classes[c] for c in np.flatnonzero(label))
                 if labels.ndim == 2

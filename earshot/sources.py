@@ -54,7 +54,11 @@ class Sources:
         """SHA-256 per file, "" for one that cannot be read."""
         paths = [str(path) for path in paths]
         entries = [self._entry(path) for path in paths]
-        todo = [(entry, path) for entry, path in zip(entries, paths) if entry and "sha256" not in entry]
+        todo = [
+            (entry, path)
+            for entry, path in zip(entries, paths, strict=True)
+            if entry and "sha256" not in entry
+        ]
 
         def fill(job: tuple[dict, str]) -> None:
             try:

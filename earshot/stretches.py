@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from earshot.archive import side
@@ -41,25 +42,22 @@ def find(ids: list[str], files: Files) -> Stretches | None:
         path if side(path.removeprefix(f"{files.root}/").rpartition("/")[0]) != "train" else ""
         for path in files.resolve(list(stems), "subm")
     ]
-    where = dict(zip(stems, found))
+    where = dict(zip(stems, found, strict=True))
     of_recording: dict[str, list[tuple[int, str]]] = {stem: [] for stem in stems}
-    for id, match in zip(ids, named):
+    for id, match in zip(ids, named, strict=True):
         of_recording[match[1]].append((int(match[2]), id))
     every = [sorted(rows) for rows in of_recording.values()]
     if not any(found) or any(rows[0][0] == 0 for rows in every):  # nothing ends before it begins
         return None
     steps = Counter(
-        after[0] - before[0]
-        for rows in every
-        for before, after in zip(rows, rows[1:])
-        if after[0] > before[0]
+        after[0] - before[0] for rows in every for before, after in pairwise(rows) if after[0] > before[0]
     )
     seconds = (
         min(steps, key=lambda step: (-steps[step], step)) if steps else min(rows[0][0] for rows in every)
     )
     rows = [
         (id, where[stem], max(0, end - seconds), end)
-        for stem, rows in zip(of_recording, every)
+        for stem, rows in zip(of_recording, every, strict=True)
         for end, id in rows
     ]
     return Stretches(

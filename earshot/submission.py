@@ -82,7 +82,7 @@ def build(
     """
     if sample is None and multilabel and separator is None:
         return pd.DataFrame(
-            {columns[0]: ids} | dict(zip(_headers(columns[0], classes), _cells(probabilities).T))
+            {columns[0]: ids} | dict(zip(_headers(columns[0], classes), _cells(probabilities).T, strict=True))
         )
     if sample is None:
         return pd.DataFrame(

@@ -152,7 +152,11 @@ class _Tensors(Interpreter):
         if not whole or any(type(n) is not int or n < 0 for n in (offset, *size, *stride)):
             raise Refused("a tensor of an impossible shape")
         count = math.prod(size)
-        last = offset + sum((length - 1) * step for length, step in zip(size, stride)) if count else 0
+        last = (
+            offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
+            if count
+            else 0
+        )
         if (
             count > len(numbers) or count and last >= len(numbers)
         ):  # strides of 0 could make terabytes of one number

@@ -283,7 +283,7 @@ class Fitter:
         if not self.unseen:
             return
         for (epoch, number, steps, rows, _), loss in zip(
-            self.unseen, torch.stack([one[-1] for one in self.unseen]).tolist()
+            self.unseen, torch.stack([one[-1] for one in self.unseen]).tolist(), strict=True
         ):
             if not np.isfinite(loss):
                 raise UserError(self._not_a_number(epoch, number, steps, rows))

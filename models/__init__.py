@@ -208,7 +208,7 @@ def rebuild(config: dict[str, Any]) -> nn.Module:
 def _check_shape(name: str, shape: Sequence[int]) -> tuple[int, int, int]:
     try:
         sizes = tuple(int(size) for size in shape)
-        whole = all(size == given for size, given in zip(sizes, shape))
+        whole = all(size == given for size, given in zip(sizes, shape, strict=True))
     except (TypeError, ValueError, OverflowError):
         sizes, whole = (), False
     if len(sizes) != 3 or not whole or min(sizes) < 1:

@@ -22,9 +22,15 @@ WAYS_OUT = (
 # What of a config fixes the tensors' shapes, and the option that says it; the patches and strides are AST's
 # own.
 SIZES = {
-    "hidden_size": "hidden_size", "num_hidden_layers": "layers", "num_attention_heads": "heads",
-    "intermediate_size": "intermediate", "num_mel_bins": "", "patch_size": "", "frequency_stride": "", "time_stride": "",
-}  # fmt: skip
+    "hidden_size": "hidden_size",
+    "num_hidden_layers": "layers",
+    "num_attention_heads": "heads",
+    "intermediate_size": "intermediate",
+    "num_mel_bins": "",
+    "patch_size": "",
+    "frequency_stride": "",
+    "time_stride": "",
+}
 
 
 def build_ast(
@@ -57,10 +63,15 @@ def build_ast(
         )
     from transformers import ASTConfig, ASTModel
 
-    network = ASTModel(ASTConfig(
-        hidden_size=hidden_size, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=intermediate,
-        num_mel_bins=bins, max_length=frames,
-    ))  # fmt: skip
+    config = ASTConfig(
+        hidden_size=hidden_size,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=intermediate,
+        num_mel_bins=bins,
+        max_length=frames,
+    )
+    network = ASTModel(config)
     if gradient_checkpointing:
         if hasattr(network, "activation_checkpointing_enable"):  # the name since transformers 5
             network.activation_checkpointing_enable({"use_reentrant": False})

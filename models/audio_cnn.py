@@ -128,7 +128,7 @@ class AudioCNN(nn.Module):
         rates = iter(drop_path * index / max(1, sum(blocks) - 1) for index in range(sum(blocks)))
         width = channels[0]
         self.stages = [f"layer{number}" for number in range(1, len(channels) + 1)]
-        for stage, outputs, count in zip(self.stages, channels, blocks):
+        for stage, outputs, count in zip(self.stages, channels, blocks, strict=True):
             layer = nn.ModuleList()
             for index in range(count):
                 stride = 2 if index == 0 and stage != "layer1" else 1

@@ -169,6 +169,8 @@ def fit_window(size: tuple[int, int], kernel: int, stride: int | tuple[int, int]
         raise HeadError(f"kernels are odd and strides at least 1, not kernel {kernel} with stride {stride}")
     fits = [length > kernel // 2 for length in size]
     kernels = tuple(kernel if fit else 1 for fit in fits)
-    strides = tuple(step if fit else 1 for step, fit in zip(wanted, fits))
+    strides = tuple(step if fit else 1 for step, fit in zip(wanted, fits, strict=True))
     paddings = tuple(k // 2 for k in kernels)
-    return Window(kernels, strides, paddings, tuple(-(-length // s) for length, s in zip(size, strides)))
+    return Window(
+        kernels, strides, paddings, tuple(-(-length // s) for length, s in zip(size, strides, strict=True))
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 from timm.layers import DropPath, LayerNorm2d, LayerScale, Mlp, SEModule, trunc_normal_
 from torch import Tensor, nn
@@ -163,7 +164,7 @@ class ConvNeXtGGCN(nn.Module):
         blocks = sum(depths)
         rates = (drop_path * index / max(1, blocks - 1) for index in range(blocks))
         layers: list[nn.Module] = []
-        for depth, outputs in zip(depths, dims):
+        for depth, outputs in zip(depths, dims, strict=True):
             window = halve(size, 2 if layers else stem)
             conv = nn.Conv2d(width, outputs, window.kernel, window.stride)
             layers += [LayerNorm2d(width), conv] if layers else [conv, LayerNorm2d(outputs, eps=1e-5)]
@@ -176,7 +177,7 @@ class ConvNeXtGGCN(nn.Module):
         self.graph = TokenGraph(attention, graph, graph_layers, k, graph_dropout)
         widths = [graph, *hidden]
         mlp: list[nn.Module] = []
-        for before, after in zip(widths, widths[1:]):
+        for before, after in pairwise(widths):
             mlp += [nn.Linear(before, after), nn.ReLU(inplace=True), nn.Dropout(dropout)]
         self.mlp = nn.Sequential(*mlp, nn.Linear(widths[-1], num_classes))
 

@@ -71,7 +71,7 @@ class Ensemble(nn.Module):
             criterion(head(batch["x"], batch["mask"]))
             if augmented
             else criterion(head(batch["plain"], batch["plain_mask"]), plain=True)
-            for head, augmented in zip(self.heads, self.augmented)
+            for head, augmented in zip(self.heads, self.augmented, strict=True)
         ]
         return torch.stack(losses).mean()
 

@@ -4,6 +4,7 @@ CNN."""
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -128,7 +129,7 @@ class Functionals(nn.Module):
         frequencies."""
         taper = torch.hann_window(envelope.shape[2], periodic=False, device=envelope.device)
         power = torch.fft.rfft(envelope * taper, n=self.frames).abs().square() / count
-        steps = [power[:, :, low:high].mean(2) for low, high in zip(self.edges[:-1], self.edges[1:])]
+        steps = [power[:, :, low:high].mean(2) for low, high in pairwise(self.edges)]
         return (torch.stack(steps, 2) + 1e-2).log()
 
 

@@ -4,6 +4,7 @@ the wide layer."""
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -75,10 +76,10 @@ class GenreCNN(nn.Module):
             ]
             width, size, self.time_stride = outputs, window.out, self.time_stride * window.stride[1]
         self.conv = nn.Sequential(*layers)
-        self.grid = tuple(min(length, most) for length, most in zip(size, grid))
+        self.grid = tuple(min(length, most) for length, most in zip(size, grid, strict=True))
         widths = [width * self.grid[0] * self.grid[1] if pool == "flatten" else width, *hidden]
         layers = []
-        for before, after in zip(widths, widths[1:]):
+        for before, after in pairwise(widths):
             layers += [
                 nn.Linear(before, after),
                 nn.BatchNorm1d(after),

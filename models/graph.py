@@ -88,7 +88,7 @@ class TokenGraph(nn.Module):
     def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
         """Tokens (B, N, C), real (B, N) True where a token is real, to (B, N, width)."""
         adjacency = normalised(nearest_neighbours(x, self.k, real))
-        for index, (conv, norm) in enumerate(zip(self.convs, self.norms)):
+        for index, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
             y = self.dropout(self.act(norm(conv(x, adjacency))))
             x = x + y if index else y
         return x

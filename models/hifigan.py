@@ -3,6 +3,8 @@ audio."""
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
@@ -58,7 +60,11 @@ class HiFiGAN(nn.Module):
                 "hifigan: strides and groups are one shorter than channels, and kernels are four, not "
                 f"{channels}, {strides}, {groups} and {kernels}"
             )
-        uneven = [g for g, *sides in zip(groups, channels, channels[1:]) if any(width % g for width in sides)]
+        uneven = [
+            g
+            for g, sides in zip(groups, pairwise(channels), strict=True)
+            if any(width % g for width in sides)
+        ]
         if uneven:
             raise HeadError(
                 f"hifigan: groups divide the channels before and after them: {uneven[0]} does not in "
@@ -72,7 +78,7 @@ class HiFiGAN(nn.Module):
             (channels[0], first, 1, 1),
             *(
                 (outputs, strided, stride, group)
-                for outputs, stride, group in zip(channels[1:], strides, groups)
+                for outputs, stride, group in zip(channels[1:], strides, groups, strict=True)
             ),
             (channels[-1], late, 1, 1),
             (num_classes, last, 1, 1),
@@ -88,7 +94,7 @@ class HiFiGAN(nn.Module):
         """Logits (B, num_classes) of x (B, D, F, T); mask (B, T) True where real."""
         x = x.flatten(1, 2)
         mask = None if mask is None else mask.bool()
-        for number, (layer, stride) in enumerate(zip(self.layers, self.strides)):
+        for number, (layer, stride) in enumerate(zip(self.layers, self.strides, strict=True)):
             if mask is not None:
                 x = x.masked_fill(~mask[:, None, :], 0.0)
                 mask = pool_mask(mask, stride)

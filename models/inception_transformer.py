@@ -4,6 +4,7 @@ place."""
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -171,7 +172,7 @@ class InceptionTransformer(nn.Module):
         self.grid = self.size if self.vector else tuple(map(min, grid, size))
         inputs = (channels, *widths)
         self.blocks = nn.ModuleList(
-            InceptionBlock(before, after, self.size) for before, after in zip(inputs, widths)
+            InceptionBlock(before, after, self.size) for before, after in pairwise(inputs)
         )
         self.reduce = nn.Conv2d(widths[-1], reduce, 1)
         flat = reduce * self.grid[0] * self.grid[1]

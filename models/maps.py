@@ -49,7 +49,7 @@ def halve(size: tuple[int, int], stride: int = 2) -> Window:
         the window, axis by axis.
     """
     kernel = tuple(min(stride, length) for length in size)
-    return Window(kernel, kernel, (0, 0), tuple(length // k for length, k in zip(size, kernel)))
+    return Window(kernel, kernel, (0, 0), tuple(length // k for length, k in zip(size, kernel, strict=True)))
 
 
 def map_mask(mask: Tensor | None, stride: int, cells: int) -> Tensor | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -42,7 +43,7 @@ class MLP(nn.Module):
         widths = [num_stats(input_shape), *hidden]
         self.standardise = Standardise(widths[0])
         layers: list[nn.Module] = []
-        for before, width in zip(widths, widths[1:]):
+        for before, width in pairwise(widths):
             layers += [nn.Linear(before, width), nn.LayerNorm(width), nn.GELU(), nn.Dropout(dropout)]
         self.hidden = nn.Sequential(*layers)
         self.fc = nn.Linear(widths[-1], num_classes)

@@ -3,6 +3,7 @@ data."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 import subprocess
@@ -13,10 +14,13 @@ import layout_files
 import numpy as np
 import pytest
 import soundfile
+from kaggle_stub import stub  # noqa: F401 - a fixture
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 EFFICIENTAT = SHARED / "weights" / "efficientat" / "mn04_as_mAP_432.pt"
+# Of the caches that are damaged, stopped and attached.
+FLAGS = ("--extractor", "logmel", "--n-mels", "16", "--augment", "1", "--device", "cpu", "--workers", "1")
 
 
 def script(name: str, *args: object, cwd: Path, ok: int | None = 0) -> subprocess.CompletedProcess:
@@ -121,6 +125,98 @@ def efficientat_weights() -> Path:
     if not EFFICIENTAT.is_file():
         pytest.skip(f"EfficientAT's weights are not at {EFFICIENTAT}")
     return EFFICIENTAT
+
+
+@pytest.fixture(scope="module")
+def scripts():
+    """The two stages' `main`, in this process."""
+    sys.path.insert(0, str(ROOT))
+    import get_features
+    import train
+
+    yield get_features.main, train.main
+    sys.path.remove(str(ROOT))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """A competition of 2 shards of training clips."""
+    return make_competition(tmp_path_factory.mktemp("data") / "tones", train=14, subm=4, seconds=0.3)
+
+
+@pytest.fixture(scope="module")
+def calm(scripts, data, tmp_path_factory) -> Path:
+    """A finished cache."""
+    out = tmp_path_factory.mktemp("calm")
+    scripts[0](["--competition", str(data), *FLAGS, "--out", str(out)])
+    return out / "tones" / "logmel"
+
+
+@pytest.fixture(scope="module")
+def begun(scripts, data, tmp_path_factory, calm) -> Path:
+    """A cache whose extraction was stopped before the end: three shards."""
+    out = tmp_path_factory.mktemp("begun")
+    for _ in range(3):
+        with pytest.raises(SystemExit):
+            scripts[0](["--competition", str(data), *FLAGS, "--out", str(out), "--max-hours", "0.0000001"])
+    found = out / "tones" / "logmel"
+    assert len(list((found / "shards").glob("*.json"))) == 3 and not (found / "train.pkl").exists()
+    return found
+
+
+@pytest.fixture
+def attached(tmp_path, monkeypatch) -> Path:
+    """What earlier sessions left, as Kaggle attaches it."""
+    folder = tmp_path / "attached"
+    folder.mkdir()
+    monkeypatch.setenv("EARSHOT_ATTACHED", str(folder))
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the runs cnn and lin and their kept blend both, and clips: tone.wav, long.wav and bad
+    ones."""
+    import get_features
+    import predict
+    import train
+
+    home = tmp_path_factory.mktemp("page")
+    make_competition(home / "tones", subm=1)
+    with contextlib.chdir(home):
+        get_features.main(["--competition", "tones", "--extractor", "logmel"])
+        small = ["--folds", "2", "--no-report", "--lr", "1e-2"]
+        shape = ["--head.channels", "[8, 16]", "--head.blocks", "[1, 1]", "--head.standardise", "true"]
+        train.main(
+            ["--head", "audio_cnn", *shape, "--epochs", "20", "--batch-size", "5", "--name", "cnn", *small]
+        )
+        train.main(["--head", "linear", "--epochs", "1", "--name", "lin", *small[:-1], "1e-9"])
+        predict.main(["--runs", "cnn", "lin", "--blend", "simplex", "--name", "both"])
+    (home / "runs" / "cnn" / "report.html").write_text(
+        "<h1>what was reached</h1><script>document.title='ran'</script>"
+    )
+    soundfile.write(home / "tone.wav", tone(2, 77), 16000)
+    soundfile.write(home / "long.wav", np.concatenate([tone(kind, 78) for kind in (0, 1, 2)]), 16000)
+    soundfile.write(home / "silent.wav", np.zeros(16000), 16000)
+    soundfile.write(home / "hours.flac", np.zeros(8000 * 21), 8000)
+    (home / "bad.wav").write_bytes(b"<b>no audio</b>" * 99)
+    (home / "list.m3u8").write_text("#EXTM3U\n#EXTINF:1,\nfile:///etc/hostname\n")
+    (home / "empty.wav").write_bytes(b"")
+    return home
+
+
+@pytest.fixture(scope="session")
+def opened(home: Path) -> dict:
+    """The run cnn and the blend both, opened: name -> `Hearing`."""
+    import models
+    from earshot import device, hearing, members
+
+    with contextlib.chdir(home):
+        return {
+            name: hearing.Hearing(members.open_all((name,), "runs")[0], device.choose("cpu"), models.rebuild)
+            for name in ("cnn", "both")
+        }
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:

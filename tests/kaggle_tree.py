@@ -20,7 +20,9 @@ import socket
 
 def refuse(what, *rest, **more):
     host = what[0] if isinstance(what, tuple) else what
-    if isinstance(host, str) and (host in ("localhost", "") or host.startswith(("127.", "/"))) or host is None:
+    if host is None or host in ("localhost", ""):
+        return None
+    if isinstance(host, str) and host.startswith(("127.", "/")):
         return None
     with open(os.environ["ASKED_FOR"], "a") as file:
         file.write(f"{host}\\n")

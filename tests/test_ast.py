@@ -38,10 +38,8 @@ def test_ast_front_end_is_transformers():
     from transformers import ASTFeatureExtractor
 
     front = ASTFeatureExtractor()
-    waves = [
-        wave[: round(seconds * 16000)]
-        for wave, seconds in zip(clips(16000, 6), (5, 1.234, 0.5, 5, 3.3, 0.03, 5))
-    ]
+    lengths = (5, 1.234, 0.5, 5, 3.3, 0.03, 5)  # not as many as there are clips
+    waves = [wave[: round(seconds * 16000)] for wave, seconds in zip(clips(16000, 6), lengths, strict=False)]
     waves.append(synthetic(10.24, 16000))
     want = np.stack([front(wave, sampling_rate=16000)["input_values"][0] for wave in waves])
     batch = torch.from_numpy(np.stack([audio.fill(wave, 163840, "silence") for wave in waves]))
@@ -121,10 +119,11 @@ def test_ast_weights_files_and_refusals(tmp_path, monkeypatch):
 
     nested = tmp_path / "dataset" / "ast"
     tiny_ast(nested)
-    found = {path.name for path in ast.weights_files(ast.Settings(), str(tmp_path / "dataset"))}
+    plain = ast.Settings()
+    found = {path.name for path in ast.weights_files(plain, str(tmp_path / "dataset"))}
     assert found == {"config.json", "preprocessor_config.json", "model.safetensors"}
 
-    def refused(match: str, folder: Path, seconds: float = 1.28, settings=ast.Settings()) -> None:
+    def refused(match: str, folder: Path, seconds: float = 1.28, settings=plain) -> None:
         with pytest.raises(UserError, match=match) as caught:
             ast.Extractor(settings, window(seconds, 16000), weights=str(folder))
         assert "\n" not in str(caught.value)

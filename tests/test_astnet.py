@@ -89,7 +89,7 @@ def test_short_clips(tmp_path, seconds, columns):
         plain = ast.Extractor(ast.Settings(views), window(seconds, 16000), weights=str(tmp_path)).extract(
             waves, [0.0, 0.0], 2
         )
-        for mine, full in zip(short, plain):
+        for mine, full in zip(short, plain, strict=True):
             for view in views:
                 np.testing.assert_array_equal(mine.views[view], full.views[view])
 

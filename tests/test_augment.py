@@ -25,7 +25,7 @@ def test_masks_are_short_spans_of_the_rows_own_minimum(axis, longest):
     )
     found = augment.mask_spans(x, axis, longest, rng(1))
     widths = []
-    for before, after in zip(x, found):
+    for before, after in zip(x, found, strict=True):
         changed = (after != before).movedim(axis - 1, 0).flatten(1)  # (positions along the axis, the rest)
         where = torch.nonzero(changed.any(1)).flatten()
         widths.append(len(where))
@@ -41,7 +41,7 @@ def test_shift_time_is_a_roll_that_takes_the_mask_along():
     x = torch.arange(200 * 10.0).reshape(200, 1, 1, 10).repeat(1, 2, 3, 1)
     mask = torch.arange(10).repeat(200, 1) < torch.arange(200)[:, None] % 9 + 1
     rolled, moved = augment.shift_time(x, mask, 0.3, rng())
-    offsets = [int((row[0, 0] == first[0, 0, 0]).nonzero()) for row, first in zip(rolled, x)]
+    offsets = [int((row[0, 0] == first[0, 0, 0]).nonzero()) for row, first in zip(rolled, x, strict=True)]
     for i, offset in enumerate(offsets):
         assert torch.equal(rolled[i], x[i].roll(offset, 2)) and torch.equal(moved[i], mask[i].roll(offset, 0))
     assert {(offset + 5) % 10 - 5 for offset in offsets} == set(range(-3, 4))
@@ -125,7 +125,8 @@ def batch(seed: int = 0) -> torch.Tensor:
 def test_the_same_generator_gives_the_same_batch(pairs):
     x, mask, settings = batch(), torch.ones(8, 9, dtype=torch.bool), replace(EVERYTHING, mixup_pairs=pairs)
     one, again, other = (augment.apply(x, mask, ROWS, settings, rng(seed)) for seed in (5, 5, 6))
-    assert all(torch.equal(a, b) for a, b in zip(one, again)) and not torch.equal(one[0], other[0])
+    assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
+    assert not torch.equal(one[0], other[0])
     assert one[0].shape == (8, 2, 7, 7) and one[1].shape == (8, 7) and one[0].isfinite().all()
     same = augment.apply(x, mask, ROWS, TrainingFlags(), rng())
     assert same[0] is x and same[1] is mask and same[2] is ROWS, "nothing by default"
@@ -171,7 +172,7 @@ def test_warp_reads_faster_slower_and_from_anywhere():
     assert warped.shape == x.shape
     paces = warped[:, 0, 0, 1] - warped[:, 0, 0, 0]
     assert 0.8 <= paces.min() < 0.85 and 1.2 < paces.max() <= 1.25 and (warped[:, 0, 0, 0] == 0).all()
-    for row, pace in zip(warped[:, 0, 0], paces):
+    for row, pace in zip(warped[:, 0, 0], paces, strict=True):
         inside = time * pace < 99
         torch.testing.assert_close(row[inside], time[inside] * pace, atol=1e-3, rtol=1e-4)
     slow = paces < 1

@@ -201,7 +201,7 @@ def test_the_kit_trains_a_recipe_on_noise(fake, tmp_path):
     fitter = noise.fitter(case, tmp_path, choose("cpu", "fp32"), 64, epochs=1)
     before = [p.detach().clone() for p in fitter.head.parameters()]
     assert np.isfinite(float(fitter.step(1, 0, np.arange(32))))
-    assert any((a != b).any() for a, b in zip(before, fitter.head.parameters()))
+    assert any((a != b).any() for a, b in zip(before, fitter.head.parameters(), strict=True))
 
 
 def test_gpu_table_tries_itself_on_a_cpu_and_refuses_without_a_gpu(fake, monkeypatch, capsys):

@@ -66,7 +66,7 @@ def above_chance(predictions: list[np.ndarray], truths: list[np.ndarray]) -> tup
     """Macro-F1 above that of the same answers given to clips at random, the mean over draws; and the same in
     standard errors."""
     rng, above, variance = np.random.default_rng(0), 0.0, 0.0
-    for p, truth in zip(predictions, truths):
+    for p, truth in zip(predictions, truths, strict=True):
         chance = [compare.one("f1_macro", p, truth[rng.permutation(len(truth))]) for _ in range(40)]
         above, variance = (
             above + compare.one("f1_macro", p, truth) - float(np.mean(chance)),

@@ -18,7 +18,6 @@ TINY = "test_efficientnet"
 
 
 # --- crnn
-# -------------------------------------------------------------------------------------------------------------
 
 
 def crnn(shape=(1, 16, 40), **options) -> torch.nn.Module:
@@ -62,7 +61,6 @@ def test_crnn_names_wrong_options():
 
 
 # --- timm
-# -------------------------------------------------------------------------------------------------------------
 
 
 def build(shape=(1, 40, 50), **options) -> torch.nn.Module:
@@ -148,7 +146,6 @@ def test_timm_says_in_one_line_that_weights_cannot_be_had(tmp_path: Path, monkey
 
 
 # --- recipes
-# ----------------------------------------------------------------------------------------------------------
 
 
 def test_recipes_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):

@@ -9,34 +9,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, make_competition
+from conftest import FLAGS
 
 from earshot import cli, extract
 from earshot.cache import Cache
 from earshot.errors import UserError
-
-
-@pytest.fixture(scope="module")
-def scripts():
-    """The two stages' `main`, in this process."""
-    import sys
-
-    sys.path.insert(0, str(ROOT))
-    import get_features
-    import train
-
-    yield get_features.main, train.main
-    sys.path.remove(str(ROOT))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    return make_competition(
-        tmp_path_factory.mktemp("data") / "tones", train=14, subm=4, seconds=0.3
-    )  # 2 shards of training clips
-
-
-FLAGS = ("--extractor", "logmel", "--n-mels", "16", "--augment", "1", "--device", "cpu", "--workers", "1")
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -45,26 +22,6 @@ def files(folder: Path) -> dict[str, bytes]:
         for p in sorted(folder.rglob("*"))
         if p.is_file() and p.name != ".lock"
     }
-
-
-@pytest.fixture(scope="module")
-def calm(scripts, data, tmp_path_factory) -> Path:
-    """A finished cache."""
-    out = tmp_path_factory.mktemp("calm")
-    scripts[0](["--competition", str(data), *FLAGS, "--out", str(out)])
-    return out / "tones" / "logmel"
-
-
-@pytest.fixture(scope="module")
-def begun(scripts, data, tmp_path_factory, calm) -> Path:
-    """A cache whose extraction was stopped before the end: three shards."""
-    out = tmp_path_factory.mktemp("begun")
-    for _ in range(3):
-        with pytest.raises(SystemExit):
-            scripts[0](["--competition", str(data), *FLAGS, "--out", str(out), "--max-hours", "0.0000001"])
-    found = out / "tones" / "logmel"
-    assert len(list((found / "shards").glob("*.json"))) == 3 and not (found / "train.pkl").exists()
-    return found
 
 
 def harm(path: Path, how: str) -> None:
@@ -190,16 +147,6 @@ def test_a_folder_of_other_files_is_never_emptied(scripts, data, tmp_path):
     assert (tmp_path / "tones" / "mine" / "a.wav").read_text() == "mine"
 
 
-@pytest.fixture
-def attached(tmp_path, monkeypatch) -> Path:
-    """What earlier sessions left, as Kaggle attaches it."""
-    folder = tmp_path / "attached"
-    folder.mkdir()
-    monkeypatch.setenv("EARSHOT_ATTACHED", str(folder))
-    monkeypatch.chdir(tmp_path)
-    return folder
-
-
 @pytest.mark.parametrize("by_flag", [True, False])
 def test_an_earlier_cache_is_taken(scripts, data, calm, attached, tmp_path, capsys, monkeypatch, by_flag):
     shutil.copytree(calm, attached / "notebooks" / "me" / "kit" / "data" / "tones" / "logmel")
@@ -284,7 +231,7 @@ def test_an_earlier_run_is_continued_and_its_cache_read_where_it_lies(
 
 
 def test_where_there_is_nothing_to_continue_from(scripts, data, calm, attached, tmp_path, capsys):
-    for main, flags in zip(scripts, (["--competition", str(data), *FLAGS], [*TRAIN])):
+    for main, flags in zip(scripts, (["--competition", str(data), *FLAGS], [*TRAIN]), strict=True):
         with pytest.raises(UserError, match="--continue-from nowhere: no such folder"):
             main([*flags, "--continue-from", "nowhere"])
     shutil.copytree(calm, tmp_path / "data" / "tones" / "logmel", dirs_exist_ok=True)

@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, make_competition, refused, script
+from conftest import FLAGS, ROOT, make_competition, refused, script
 from test_checkpoints import contents, train
-from test_damage import FLAGS, files, scripts  # noqa: F401
+from test_damage import files
 
 from earshot import space
 from earshot.config import TrainingFlags
@@ -65,7 +65,7 @@ class Full:
         return maybe
 
 
-def test_extraction_survives_a_full_disk_at_any_write(scripts, data, tmp_path, monkeypatch):  # noqa: F811
+def test_extraction_survives_a_full_disk_at_any_write(scripts, data, tmp_path, monkeypatch):
     scripts[0](["--competition", str(data), *FLAGS, "--out", str(tmp_path / "calm")])
     calm, nth, met = files(tmp_path / "calm" / "tones" / "logmel"), 0, 0
     while nth < 400:
@@ -109,7 +109,7 @@ def test_training_survives_a_full_disk_at_any_write(tmp_path, monkeypatch):
     assert met >= 15
 
 
-def test_space_is_reckoned_before_a_stage_begins(scripts, data, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_space_is_reckoned_before_a_stage_begins(scripts, data, tmp_path, monkeypatch, capsys):
     weights = 4 * 1_000_000
     assert space.of_run(1_000_000, 5, 5, TrainingFlags()) == (
         10 * weights + space.SLACK,
@@ -153,7 +153,7 @@ def test_two_writers_of_one_file_take_turns(tmp_path):
     assert (tmp_path / "a").read_text() == "quick" and [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
-def test_a_second_process_is_told_or_waits(scripts, data, tmp_path):  # noqa: F811
+def test_a_second_process_is_told_or_waits(scripts, data, tmp_path):
     scripts[0](["--competition", str(data), *FLAGS, "--out", str(tmp_path / "data")])
     with (
         locked(tmp_path / "data" / "tones" / "logmel", "the cache"),

@@ -91,7 +91,7 @@ def test_efficientat_is_the_plain_reference(mn04, efficientat_weights):
         state = torch.load(efficientat_weights, weights_only=True, map_location="cpu")
         maps = torch.cat([reference_maps(state, image) for image in want])
     got = mn04.extract(waves, [0.0] * len(waves), 4)
-    for clip, image in zip(got, maps.numpy()):
+    for clip, image in zip(got, maps.numpy(), strict=True):
         np.testing.assert_allclose(clip.views["frames"][0].astype(np.float32), image, atol=2e-3, rtol=2e-3)
         pooled = clip.views["pooled"][0, :, 0, 0].astype(np.float32)
         np.testing.assert_allclose(pooled, image.mean(axis=(1, 2)), atol=1e-3, rtol=2e-3)
@@ -109,7 +109,7 @@ def test_efficientat_features_do_not_depend_on_the_batch(mn04):
             for view in alone:
                 assert (alone[view][0] - together[view][row]).abs().max() < 1e-4
     first, second = (mn04.extract(list(waves.numpy()), [0.0] * len(waves), 3) for _ in range(2))
-    for a, b in zip(first, second):
+    for a, b in zip(first, second, strict=True):
         assert all(np.array_equal(a.views[view], b.views[view]) for view in a.views)
 
 

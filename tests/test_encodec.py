@@ -71,7 +71,7 @@ def test_a_clip_does_not_know_its_batch(tmp_path):
     waves = [synthetic(seconds, 24000, seed) for seed, seconds in enumerate((1.0, 0.4, 2.3, 0.05, 1.0))]
     one, many = (made(tmp_path).extract(waves, [0.0] * 5, batch_size) for batch_size in (1, 5))
     assert [len(clip.start) for clip in many] == [1, 1, 3, 1, 1]
-    for a, b in zip(one, many):
+    for a, b in zip(one, many, strict=True):
         np.testing.assert_array_equal(a.views["codes"], b.views["codes"])
         np.testing.assert_allclose(a.views["latents"], b.views["latents"], rtol=1e-3, atol=1e-5)
 

@@ -121,7 +121,7 @@ def test_a_stopped_fold_ends_as_if_never_stopped(tmp_path, optimizer, schedule):
         assert again.fit(lines.append, NEVER, 3)
         found = outcome(tmp_path / str(stop))
         assert found[2:] == whole[2:]
-        for one, other in zip(found[:2], whole[:2]):
+        for one, other in zip(found[:2], whole[:2], strict=True):
             assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
     assert whole[0]["mean"].abs().sum() > 0 and not torch.equal(
         whole[0]["inner.weight"], whole[1]["inner.weight"]

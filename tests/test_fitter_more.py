@@ -40,7 +40,7 @@ def test_a_stopped_fold_ends_as_if_never_stopped(tmp_path, changes):
     assert fitter(tmp_path / "cut", settings, dropout=0.5).fit(str, NEVER, 3)
     found = outcome(tmp_path / "cut")
     assert found[2:] == whole[2:]
-    for one, other in zip(found[:2], whole[:2]):
+    for one, other in zip(found[:2], whole[:2], strict=True):
         assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
@@ -59,7 +59,7 @@ def test_sam_takes_the_gradient_up_the_hill():
     two.weight.grad, two.bias.grad = torch.tensor([[3.0, 0.0]]), torch.tensor([4.0])
     old = [p.detach().clone() for p in two.parameters()]
     optim.climb(two, 0.5)
-    moved = [p.detach() - o for p, o in zip(two.parameters(), old)]
+    moved = [p.detach() - o for p, o in zip(two.parameters(), old, strict=True)]
     torch.testing.assert_close(moved, [torch.tensor([[0.3, 0.0]]), torch.tensor([0.4])], atol=1e-6, rtol=0)
     for gradient in (0.0, float("nan"), float("inf")):
         head.weight.grad = torch.tensor([[gradient]])

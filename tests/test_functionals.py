@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -20,7 +22,7 @@ def decibels(frames: int = 40, bands: int = 6, seed: int = 0) -> torch.Tensor:
 def test_statistics_are_numpys():
     x = decibels()
     found = models.build("functionals", (1, 6, 40), 3, groups=3, modulations=4).statistics(x).numpy()
-    for row, clip in zip(found, x.numpy()[:, 0]):
+    for row, clip in zip(found, x.numpy()[:, 0], strict=True):
         clip = clip - clip.max()
         change = np.abs(np.diff(clip, axis=1))
         want = [clip.mean(1), clip.std(1)]
@@ -49,7 +51,7 @@ def test_a_rotor_shows_in_its_modulation_step():
     modulation = head._modulation(
         (x - x.mean(3, keepdim=True))[:, 0].unflatten(1, (2, 4)).mean(2), torch.tensor([[[160]]])
     )
-    step = next(i for i, (low, high) in enumerate(zip(head.edges, head.edges[1:])) if low <= 20 < high)
+    step = next(i for i, (low, high) in enumerate(pairwise(head.edges)) if low <= 20 < high)
     assert (modulation.argmax(2) == step).all()
 
 

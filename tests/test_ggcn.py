@@ -79,7 +79,7 @@ def test_neighbours_are_scikit_learns():
 
     x = torch.randn(3, 20, 7, generator=torch.Generator().manual_seed(0))
     found = nearest_neighbours(x, 4).numpy()
-    for clip, edges in zip(x.numpy(), found):
+    for clip, edges in zip(x.numpy(), found, strict=True):
         directed = kneighbors_graph(clip, 4).toarray() > 0
         assert np.array_equal(edges, directed | directed.T)
 

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from test_damage import FLAGS, calm, data, scripts  # noqa: F401
 
 from earshot import cache, config, torchzip
 from earshot.cache import Cache
@@ -147,7 +146,7 @@ def reseal(folder: Path, name: str, change) -> None:
         ("manifest.json", lambda m: m["splits"]["train"].update(clips=3), "42 ids for 3 clips"),
     ],
 )
-def test_arrays_that_do_not_hold_together(calm, tmp_path, name, change, words):  # noqa: F811
+def test_arrays_that_do_not_hold_together(calm, tmp_path, name, change, words):
     import shutil
 
     folder = tmp_path / "cache"

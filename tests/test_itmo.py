@@ -17,7 +17,6 @@ import train
 from earshot.config import load_recipe
 from earshot.errors import UserError
 from models.inception_transformer import InceptionBlock, square_grid
-from models.token_transformer import choose_patch
 
 ITMO = dict(widths=(8, 12), reduce=4, d_model=16, layers=1, heads=2, feedforward=24)
 TINY = dict(hidden_size=24, layers=2, heads=2, intermediate=32)
@@ -55,7 +54,6 @@ def build(name: str, shape: tuple[int, int, int], **options) -> torch.nn.Module:
 
 
 # --- as published
-# -----------------------------------------------------------------------------------------------------
 
 
 def test_published_sizes():
@@ -140,7 +138,6 @@ def test_images_are_averaged_to_the_grid():
 
 
 # --- AST below and AST alone
-# ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name, options", [("ast", TINY), ("inception_transformer", BELOW)])
@@ -182,7 +179,7 @@ def test_checkpointing_changes_no_gradient(name, options):
         norm = next(
             module for module in layers_of(head.ast)[0].modules() if isinstance(module, torch.nn.LayerNorm)
         )
-        norm.register_forward_pre_hook(lambda module, inputs: again.append(1))
+        norm.register_forward_pre_hook(lambda module, inputs, again=again: again.append(1))
         F.cross_entropy(head(x), torch.tensor([0, 1, 2])).backward()
         assert len(again) == (2 if checkpointing else 1)
         found.append({key: p.grad for key, p in head.named_parameters()})
@@ -240,56 +237,7 @@ def test_weights_that_do_not_fit(weights, tmp_path, monkeypatch):
     )
 
 
-# --- tokens
-# -----------------------------------------------------------------------------------------------------------
-
-
-def test_choose_patch():
-    assert choose_patch((1, 128, 1024)) == (16, 32) and choose_patch((1, 64, 250)) == (16, 16)
-    assert choose_patch((768, 1, 101)) == (1, 1) and choose_patch((768, 12, 101)) == (1, 8)
-    assert choose_patch((384, 4, 16)) == (1, 1) and choose_patch((1, 1, 22050)) == (1, 128)
-    assert choose_patch((2, 300, 1)) == (2, 1)
-
-
-def test_tokens_of_a_vector_and_of_an_image():
-    vector = build("token_transformer", (24, 1, 1), **TOKENS)
-    assert vector.grid == (4, 1) and vector.embed.weight.shape == (4 * 16, 6, 1)
-    image = build("token_transformer", (3, 5, 11), patch=(2, 4), **TOKENS)
-    assert image.grid == (3, 3)
-    # Two frames of the second column of patches are real, so it is attended to; the third is not.
-    x, mask = torch.randn(1, 3, 5, 11), torch.arange(11)[None] < 6
-    heard = []
-    image.transformer.register_forward_pre_hook(
-        lambda module, args, kwargs: heard.append(kwargs), with_kwargs=True
-    )
-    image.eval()(x, mask)
-    assert (~heard[0]["src_key_padding_mask"]).tolist() == [[True, True, False] * 3]
-
-
-def test_tokens_learn_what_comes_first():
-    """Which of two patterns comes first: no linear layer on statistics over time can tell."""
-    generator = torch.Generator().manual_seed(0)
-
-    def data(count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        x, label = 0.3 * torch.randn(count, 4, 1, 6, generator=generator), torch.arange(count) % 2
-        for i in range(count):
-            first, second = torch.randperm(6, generator=generator)[:2].sort().values
-            x[i, 0, 0, first if label[i] else second] += 2
-            x[i, 1, 0, second if label[i] else first] += 2
-        return x, label
-
-    torch.manual_seed(0)
-    head = models.build("token_transformer", (4, 1, 6), 2, **dict(TOKENS, dim=32, layers=2, dropout=0.0))
-    (x, y), (other, truth) = data(512), data(256)
-    head.adapt([(x, None)])
-    optimiser = torch.optim.AdamW(head.parameters(), lr=3e-3)
-    for step in range(150):
-        batch = torch.arange(64) + 64 * (step % 8)
-        optimiser.zero_grad()
-        F.cross_entropy(head(x[batch]), y[batch]).backward()
-        optimiser.step()
-    with torch.no_grad():
-        assert (head.eval()(other).argmax(1) == truth).float().mean() > 0.9
+# --- what is refused
 
 
 @pytest.mark.parametrize(
@@ -319,7 +267,6 @@ def test_options_that_are_refused(call, parts):
 
 
 # --- the recipes, by the scripts
-# --------------------------------------------------------------------------------------
 
 
 def flags(**options: object) -> list[str]:

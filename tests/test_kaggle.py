@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import make_competition, read_csv, refused, script
-from kaggle_stub import KEY, NAME, Stub, stub  # noqa: F401
+from kaggle_stub import KEY, NAME, Stub
 
 from earshot.errors import UserError
 from earshot.kaggle import client, download, submit
@@ -42,7 +42,7 @@ def naps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "sleep", lambda seconds: real(min(seconds, 0.01)))
 
 
-def test_from_the_download_to_the_score(stub: Stub, tones_zip: bytes, tmp_path: Path, capsys) -> None:  # noqa: F811
+def test_from_the_download_to_the_score(stub: Stub, tones_zip: bytes, tmp_path: Path, capsys) -> None:
     """The three scripts as a user runs them, with nothing here but the competition's name."""
     import get_features
     import predict
@@ -89,7 +89,7 @@ def test_from_the_download_to_the_score(stub: Stub, tones_zip: bytes, tmp_path: 
     assert KEY not in said
 
 
-def test_a_broken_download_goes_on(stub: Stub, tones_zip: bytes, tmp_path: Path, monkeypatch) -> None:  # noqa: F811
+def test_a_broken_download_goes_on(stub: Stub, tones_zip: bytes, tmp_path: Path, monkeypatch) -> None:
     naps(monkeypatch)
     whole = zipped(tmp_path / "made", ("notes.bin", bytes(8 << 20)))
     stub.files["archive.zip"], stub.cut = (
@@ -108,7 +108,7 @@ def test_a_broken_download_goes_on(stub: Stub, tones_zip: bytes, tmp_path: Path,
     )
 
 
-def test_another_file_since_then_begins_anew(stub: Stub, tones_zip: bytes, monkeypatch) -> None:  # noqa: F811
+def test_another_file_since_then_begins_anew(stub: Stub, tones_zip: bytes, monkeypatch) -> None:
     naps(monkeypatch)
     stub.files["archive.zip"], stub.cut = tones_zip[::-1], 1000
     with pytest.raises(UserError):
@@ -117,7 +117,7 @@ def test_another_file_since_then_begins_anew(stub: Stub, tones_zip: bytes, monke
     assert download.fetched("tones", "data") == "data/tones"
 
 
-def test_damage_and_malice(stub: Stub, tones_zip: bytes, tmp_path: Path) -> None:  # noqa: F811
+def test_damage_and_malice(stub: Stub, tones_zip: bytes, tmp_path: Path) -> None:
     place = (
         tones_zip.index(b"audio_train") + 3000
     )  # in a clip's samples: stored, so that only the checksum tells
@@ -138,7 +138,7 @@ def test_damage_and_malice(stub: Stub, tones_zip: bytes, tmp_path: Path) -> None
     assert not list(tmp_path.rglob("evil.txt"))
 
 
-def test_datasets_inner_zips_and_esc50(stub: Stub, tones_zip: bytes, tmp_path: Path, monkeypatch) -> None:  # noqa: F811
+def test_datasets_inner_zips_and_esc50(stub: Stub, tones_zip: bytes, tmp_path: Path, monkeypatch) -> None:
     from earshot import competition
 
     made = tmp_path / "made"
@@ -165,7 +165,7 @@ def test_datasets_inner_zips_and_esc50(stub: Stub, tones_zip: bytes, tmp_path: P
         download.fetched("esc50", "elsewhere")
 
 
-def test_what_is_here_is_not_asked_for(stub: Stub, tones_zip: bytes, tmp_path: Path) -> None:  # noqa: F811
+def test_what_is_here_is_not_asked_for(stub: Stub, tones_zip: bytes, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "b.zip").write_bytes(tones_zip)
     make_competition(tmp_path / "data" / "a", train=2, subm=1)
@@ -188,7 +188,7 @@ FAILURES = [
 @pytest.mark.parametrize("status, answer, expected", FAILURES)
 def test_every_refusal_is_a_line(
     stub: Stub, status: int, answer: str, expected: str, monkeypatch, tmp_path
-) -> None:  # noqa: F811
+) -> None:
     naps(monkeypatch)
     (tmp_path / "s.csv").write_text("id,label\n1,a\n")
     flags = SubmitFlags(submit=True, competition="tones")
@@ -210,7 +210,7 @@ def test_every_refusal_is_a_line(
     assert not (tmp_path / "ledger.csv").exists() and not (tmp_path / "submissions").exists()
 
 
-def test_no_credentials_no_network_no_secrets(stub: Stub, monkeypatch, tmp_path: Path) -> None:  # noqa: F811
+def test_no_credentials_no_network_no_secrets(stub: Stub, monkeypatch, tmp_path: Path) -> None:
     """As separate processes: exit code 2, one line, and no credentials in it, even where an answer repeats
     them or VERBOSE is set."""
     from kaggle.api.kaggle_api_extended import KaggleApi
@@ -232,7 +232,7 @@ def test_no_credentials_no_network_no_secrets(stub: Stub, monkeypatch, tmp_path:
         download.fetched("tones", "data")
 
 
-def test_a_token_does_as_well(stub: Stub, monkeypatch) -> None:  # noqa: F811
+def test_a_token_does_as_well(stub: Stub, monkeypatch) -> None:
     monkeypatch.delenv("KAGGLE_USERNAME")
     monkeypatch.delenv("KAGGLE_KEY")
     monkeypatch.setenv("KAGGLE_API_TOKEN", KEY)
@@ -240,7 +240,7 @@ def test_a_token_does_as_well(stub: Stub, monkeypatch) -> None:  # noqa: F811
 
 
 @pytest.fixture
-def sent(stub: Stub, tmp_path: Path):  # noqa: F811
+def sent(stub: Stub, tmp_path: Path):
     """Submit a small file to `tones`, with flags."""
 
     def call(text: str = "id,label\n1,a\n", **flags) -> list[dict]:
@@ -253,7 +253,7 @@ def sent(stub: Stub, tmp_path: Path):  # noqa: F811
     return call
 
 
-def test_limits(stub: Stub, sent, monkeypatch, capsys) -> None:  # noqa: F811
+def test_limits(stub: Stub, sent, monkeypatch, capsys) -> None:
     stub.limits = {"numToday": 5, "numTotal": 7, "numAllowedNow": 0, "limitedByTotal": False}
     with pytest.raises(UserError, match="none is left today: the count begins anew at 0:00 UTC"):
         sent(yes=True)
@@ -278,14 +278,14 @@ def test_limits(stub: Stub, sent, monkeypatch, capsys) -> None:  # noqa: F811
     assert len(sent("id,label\n1,b\n")) == 2 and "known after the first" in capsys.readouterr().out
 
 
-def test_a_failed_upload_submits_nothing(stub: Stub, sent, tmp_path: Path) -> None:  # noqa: F811
+def test_a_failed_upload_submits_nothing(stub: Stub, sent, tmp_path: Path) -> None:
     stub.errors["PUT"] = (403, "expired")
     with pytest.raises(UserError, match="the upload of .* failed.*nothing was submitted"):
         sent()
     assert not stub.asked("CreateSubmission") and not (tmp_path / "out" / "ledger.csv").exists()
 
 
-def test_scores_that_fail_or_come_late(stub: Stub, sent, tmp_path: Path, capsys) -> None:  # noqa: F811
+def test_scores_that_fail_or_come_late(stub: Stub, sent, tmp_path: Path, capsys) -> None:
     stub.pending = 99
     assert sent(wait=0.0005)[0]["public"] == "" and "no score after" in capsys.readouterr().out
     stub.pending, stub.scored = 0, {"status": "COMPLETE", "publicScore": "0.5", "privateScore": "0.4"}
@@ -304,7 +304,7 @@ def test_scores_that_fail_or_come_late(stub: Stub, sent, tmp_path: Path, capsys)
         submit.scores(None, tmp_path / "none.csv")
 
 
-def test_a_code_competition(stub: Stub, tmp_path: Path) -> None:  # noqa: F811
+def test_a_code_competition(stub: Stub, tmp_path: Path) -> None:
     import predict
 
     predict.main(

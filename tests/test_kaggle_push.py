@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from kaggle_stub import KEY, Stub, stub  # noqa: F401
+from kaggle_stub import KEY, Stub
 from test_kaggle import naps
 
 from earshot.errors import UserError
@@ -25,7 +25,7 @@ def run(*argv: str) -> None:
     kaggle_main.main(list(argv))
 
 
-def test_the_bundle_holds_the_product_and_nothing_else(stub: Stub, tmp_path: Path) -> None:  # noqa: F811
+def test_the_bundle_holds_the_product_and_nothing_else(stub: Stub, tmp_path: Path) -> None:
     """What is tracked and runs; weights; no tests, nothing untracked, hidden, linked, or named like
     credentials."""
     stray = bundle.ROOT / "earshot" / "untracked_secret.py"
@@ -186,7 +186,7 @@ def test_wheels_are_what_the_image_lacks(tmp_path: Path, monkeypatch) -> None:
             bundle.wheels(tmp_path / package, (package,))
 
 
-def test_upload_new_then_a_version(stub: Stub, tmp_path: Path, capsys) -> None:  # noqa: F811
+def test_upload_new_then_a_version(stub: Stub, tmp_path: Path, capsys) -> None:
     stub.states = ["BLOBS_RECEIVED", "READY"]
     run("bundle", "--push")
     said = capsys.readouterr().out
@@ -216,7 +216,7 @@ def test_upload_new_then_a_version(stub: Stub, tmp_path: Path, capsys) -> None: 
     )
 
 
-def test_uploads_that_fail(stub: Stub, tmp_path: Path, monkeypatch) -> None:  # noqa: F811
+def test_uploads_that_fail(stub: Stub, tmp_path: Path, monkeypatch) -> None:
     naps(monkeypatch)
     for errors, expected in (
         ({"PUT": (400, "no")}, "the upload: Upload unsuccessful"),
@@ -273,7 +273,7 @@ def about(book: Path, **changed) -> None:
     (book.parent / "kernel-metadata.json").write_text(json.dumps({**found, **changed}))
 
 
-def test_a_notebook_runs_there_and_comes_back(stub: Stub, book: Path, tmp_path: Path, capsys) -> None:  # noqa: F811
+def test_a_notebook_runs_there_and_comes_back(stub: Stub, book: Path, tmp_path: Path, capsys) -> None:
     about(book)
     stub.files["submission.csv"] = b"id,label\n1,a\n"
     run("push", "notebooks/solution.ipynb")
@@ -328,7 +328,7 @@ def test_a_notebook_runs_there_and_comes_back(stub: Stub, book: Path, tmp_path: 
     )
 
 
-def test_notebooks_that_fail(stub: Stub, book: Path, tmp_path: Path, capsys) -> None:  # noqa: F811
+def test_notebooks_that_fail(stub: Stub, book: Path, tmp_path: Path, capsys) -> None:
     stub.runs = ["RUNNING", "ERROR"]
     with pytest.raises(
         UserError,

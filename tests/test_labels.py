@@ -24,7 +24,7 @@ def birds(tmp_path: Path) -> Path:
 
 def table(root: Path, *cells: str, header: str = "fname,labels") -> None:
     quoted = ['"' + cell.replace('"', '""') + '"' for cell in cells]
-    lines = [header, *(f"{name}.wav,{cell}" for name, cell in zip("abcd", quoted))]
+    lines = [header, *(f"{name}.wav,{cell}" for name, cell in zip("abcd", quoted, strict=False))]
     (root / "train.csv").write_text("\n".join(lines) + "\n")
 
 
@@ -201,7 +201,7 @@ def test_holdout_keeps_the_shares_of_the_labels(tmp_path: Path) -> None:
     held = comp.clips["split"] == "test"
     assert 24 <= held.sum() <= 36 and not competition.straddling(comp.clips)
     for name in ("owl", "jay", "emu"):
-        has = comp.clips["label"].map(lambda several: name in several)
+        has = comp.clips["label"].map(lambda several, name=name: name in several)
         assert abs((has & held).sum() / has.sum() - 0.25) < 0.1
 
 

@@ -106,7 +106,7 @@ def test_the_line_on_a_competition(tones: Path, tmp_path: Path) -> None:
         shares = np.array([[float(row[c]) for c in ("tone0", "tone1", "tone2")] for row in rows])
         assert np.allclose(shares.sum(1), 1, atol=1e-5)
         homes: dict[str, set] = {}
-        for row, group in zip(rows, train["groups"]):
+        for row, group in zip(rows, train["groups"], strict=True):
             homes.setdefault(group, set()).add(row["fold"])
         assert all(len(folds) == 1 for folds in homes.values()) and {row["fold"] for row in rows} == {
             "0",

@@ -109,7 +109,7 @@ def test_logmel_windows_are_slices_of_the_clip():
     wave = synthetic(5.3, 16000)
     whole, features = both(logmel.Settings(), window(2.0, 16000, "wrap"), wave)
     assert features.start.tolist() == pytest.approx([0, 2, 3.3])
-    for row, first in zip(features.views["mel"][:, 0], (0, 100, 165)):
+    for row, first in zip(features.views["mel"][:, 0], (0, 100, 165), strict=True):
         np.testing.assert_allclose(row.astype(np.float32), whole[:, first : first + 101], atol=6e-2)
     apart = both(logmel.Settings(ref="max", over="window"), window(2.0, 16000, "wrap"), wave)[1]
     assert [float(row.max()) for row in apart.views["mel"]] == [0, 0, 0], "each window has its own maximum"
@@ -146,7 +146,7 @@ def test_logmel_of_a_batch_has_the_bits_of_one(settings):
     ]
     extractor = logmel.Extractor(settings, window(2.0, 16000, "silence"))
     together = extractor.extract(waves, [0.0] * 7, 4)
-    for wave, features in zip(waves, together):
+    for wave, features in zip(waves, together, strict=True):
         alone = extractor.extract([wave], [0.0], 1)[0]
         assert np.array_equal(features.views["mel"], alone.views["mel"]) and np.array_equal(
             features.start, alone.start

@@ -113,7 +113,7 @@ def test_scores_against_sklearn_and_the_definition() -> None:
     assert (found["balanced_accuracy"], found["log_loss"]) == pytest.approx(np.mean(each, 0))
     # lwlrap: for each label of each clip, how many of those ranked no lower are labels of the clip, too
     precisions = []
-    for row, scores in zip(truth, p):
+    for row, scores in zip(truth, p, strict=True):
         for c in np.flatnonzero(row):
             above = scores >= scores[c]
             precisions.append(row[above].sum() / above.sum())
@@ -368,8 +368,6 @@ def test_stopped_and_continued_by_columns_with_a_hold_out(
     ):
         assert (tmp_path / "calm" / "r" / name).read_bytes() == (tmp_path / "runs" / "r" / name).read_bytes()
     said = {row["label"] for row in read_csv(tmp_path / "runs" / "r" / "oof.csv")}
-    assert (
-        {"", "tone0|tone1"}
-        <= said
-        <= {"|".join(k for k, there in zip(KINDS, bits) if there) for bits in np.ndindex(2, 2, 2)}
-    )
+    marks = [zip(KINDS, bits, strict=True) for bits in np.ndindex(2, 2, 2)]
+    possible = {"|".join(kind for kind, there in mark if there) for mark in marks}
+    assert {"", "tone0|tone1"} <= said <= possible

@@ -39,7 +39,7 @@ def test_outputs_and_gradients_are_torchs(training):
     torch.testing.assert_close(found, want, atol=1e-5, rtol=0)
     want.square().sum().backward()
     found.square().sum().backward()
-    for (name, one), other in zip(mine.named_parameters(), theirs.parameters()):
+    for (name, one), other in zip(mine.named_parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(one.grad, other.grad, atol=1e-4, rtol=1e-4, msg=name)
     dead = mine.layers[0].self_attn.in_proj_weight.grad[:64]
     assert torch.equal(dead, torch.zeros_like(dead)), (

@@ -13,55 +13,14 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import make_competition, tone
+from conftest import tone
 
-import get_features
-import models
 import predict
-import train
-from earshot import device, hearing, kept, members, microphone
+from earshot import kept, members, microphone
 from earshot.audio import BadAudio
 from earshot.errors import UserError
 from earshot.page import draw, maps, mistakes, saliency
 from earshot.page.limits import Limits
-
-
-@pytest.fixture(scope="session")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the runs cnn and lin and their kept blend both, and clips: tone.wav, long.wav and bad
-    ones."""
-    home = tmp_path_factory.mktemp("page")
-    make_competition(home / "tones", subm=1)
-    with contextlib.chdir(home):
-        get_features.main(["--competition", "tones", "--extractor", "logmel"])
-        small = ["--folds", "2", "--no-report", "--lr", "1e-2"]
-        shape = ["--head.channels", "[8, 16]", "--head.blocks", "[1, 1]", "--head.standardise", "true"]
-        train.main(
-            ["--head", "audio_cnn", *shape, "--epochs", "20", "--batch-size", "5", "--name", "cnn", *small]
-        )
-        train.main(["--head", "linear", "--epochs", "1", "--name", "lin", *small[:-1], "1e-9"])
-        predict.main(["--runs", "cnn", "lin", "--blend", "simplex", "--name", "both"])
-    (home / "runs" / "cnn" / "report.html").write_text(
-        "<h1>what was reached</h1><script>document.title='ran'</script>"
-    )
-    soundfile.write(home / "tone.wav", tone(2, 77), 16000)
-    soundfile.write(home / "long.wav", np.concatenate([tone(kind, 78) for kind in (0, 1, 2)]), 16000)
-    soundfile.write(home / "silent.wav", np.zeros(16000), 16000)
-    soundfile.write(home / "hours.flac", np.zeros(8000 * 21), 8000)
-    (home / "bad.wav").write_bytes(b"<b>no audio</b>" * 99)
-    (home / "list.m3u8").write_text("#EXTM3U\n#EXTINF:1,\nfile:///etc/hostname\n")
-    (home / "empty.wav").write_bytes(b"")
-    return home
-
-
-@pytest.fixture(scope="session")
-def opened(home: Path) -> dict[str, hearing.Hearing]:
-    """The three of them, opened."""
-    with contextlib.chdir(home):
-        return {
-            name: hearing.Hearing(members.open_all((name,), "runs")[0], device.choose("cpu"), models.rebuild)
-            for name in ("cnn", "both")
-        }
 
 
 @pytest.mark.parametrize("name", ["cnn", "both"])

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, refused, script
-from test_page import home, opened  # noqa: F401 -- fixtures
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = [

@@ -90,7 +90,8 @@ def test_a_head_that_is_fitted_at_once(work, name, capsys):
         for part in parts.refits({"refit": True})
     ]
     fold = run.fold(1).load_head("best", models.rebuild, "cpu").state_dict()
-    assert any(a.shape != b.shape or not torch.equal(a, b) for a, b in zip(best[0].values(), fold.values()))
+    pairs = zip(best[0].values(), fold.values(), strict=True)
+    assert any(a.shape != b.shape or not torch.equal(a, b) for a, b in pairs)
     subm = blend.rows_of(Cache("data/syn/one"), "subm", "pooled", CPU)
     wanted = predict_alone(run, "refit_0", subm)
     np.testing.assert_allclose(blend.predict_run(run, subm, models.rebuild, CPU), wanted, atol=1e-6)
@@ -134,8 +135,13 @@ def test_windows_are_drawn_of_clips_without_labels_too(tmp_path):
             FoldFolder(tmp_path / str(windows)),
             CPU,
         )
-        seen, step = [], made.step
-        made.step = lambda epoch, number, rows: (seen.append(rows), step(epoch, number, rows))[1]
+        seen: list[np.ndarray] = []
+
+        def watched(epoch, number, rows, seen=seen, step=made.step):
+            seen.append(rows)
+            return step(epoch, number, rows)
+
+        made.step = watched
         orders = []
         for epoch in range(1, 6):
             made.epoch(epoch)

@@ -69,8 +69,13 @@ def test_a_tiny_head_is_trained_on_one_thread(tmp_path, monkeypatch):
         for limit, want in ((1e8, 1), (0.0, 2)):
             monkeypatch.setattr(probe, "TINY", limit)
             made = fitter(tmp_path / str(want), TrainingFlags(epochs=1), CPU)
-            seen, step = [], made.step
-            made.step = lambda *args: (seen.append(torch.get_num_threads()), step(*args))[1]
+            seen: list[int] = []
+
+            def watched(*args, seen=seen, step=made.step):
+                seen.append(torch.get_num_threads())
+                return step(*args)
+
+            made.step = watched
             made.fit(str, NEVER, 0)
             assert set(seen) == {want} and torch.get_num_threads() == 2
     finally:
@@ -175,7 +180,7 @@ def test_onecycle_is_torchs(kind, epochs, steps, warmup):
     mine = optim.schedule(two[0], settings, steps)
     share = min(max(warmup, 1.5 / total), 1 - 0.5 / total)
     theirs = torch.optim.lr_scheduler.OneCycleLR(two[1], 0.3, total_steps=total, pct_start=share)
-    for step in range(total - 1):
+    for _ in range(total - 1):
         one, other = (o.param_groups[0] for o in two)
         assert one["lr"] == pytest.approx(other["lr"], rel=1e-9)
         assert one.get("momentum", one.get("betas")) == pytest.approx(

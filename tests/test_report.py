@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from conftest import make_competition, read_csv
 from sklearn import metrics as reference
-from test_damage import scripts  # noqa: F401
 
 from earshot import sealed, spectrogram
 from earshot.errors import UserError
@@ -59,7 +58,8 @@ def made_up(
     for name in ("oof", "oof_last"):
         run.write_oof(name, ids, folds, truth, shares)
     lines = [
-        f"{fold},{epoch},0.01,{1 / epoch:.6g},{0.5 + fold / 10 + abs(epoch - 2) / 5:.6g},0.{7 + fold // 2},0.7{epoch},1.5"
+        f"{fold},{epoch},0.01,{1 / epoch:.6g},{0.5 + fold / 10 + abs(epoch - 2) / 5:.6g},"
+        f"0.{7 + fold // 2},0.7{epoch},1.5"
         for fold in range(3)
         for epoch in (1, 2, 3)
     ]
@@ -78,7 +78,7 @@ def test_figures_are_scikit_learns(tmp_path: Path, several: bool) -> None:
     want = reference.precision_recall_fscore_support(found.truth, said, labels=range(5), zero_division=0)
     rows = classes.table(found)
     assert [row["class"] for row in rows] == NAMES
-    for key, values in zip(("precision", "recall", "f1", "support"), want):
+    for key, values in zip(("precision", "recall", "f1", "support"), want, strict=True):
         assert np.allclose([row[key] for row in rows], values)
     if not several:
         assert np.array_equal(
@@ -300,7 +300,7 @@ def test_slaneys_scale_is_librosas() -> None:
 
 def test_hardest_clips_from_the_view_and_from_the_audio(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scripts
-) -> None:  # noqa: F811
+) -> None:
     monkeypatch.chdir(tmp_path)
     data = make_competition(tmp_path / "tones", train=3, subm=1, seconds=0.4)
     features, _ = scripts
@@ -308,7 +308,7 @@ def test_hardest_clips_from_the_view_and_from_the_audio(
     features(["--competition", str(data), "--extractor", "waveform", "--device", "cpu"])
     clips = [hardest.Hard(id, 0, "tone0", "tone1", 1.0) for id in ("000.wav", "004.wav", "gone.wav")]
     made_up(tmp_path / "r", ["a", "b"], 6)
-    for cache, same in (("logmel", False), ("waveform", True)):
+    for cache in ("logmel", "waveform"):
         found = results.Results(
             **{**vars(results.load(tmp_path / "r")), "config": {"features_folder": f"data/tones/{cache}"}}
         )

@@ -53,7 +53,7 @@ def stopped_every(monkeypatch, asked: int, *args: str) -> int:
     monkeypatch.setattr(cli.Deadline, "leave", leave)
     for count in range(100):
         stops = StopsAt(asked)
-        monkeypatch.setattr(cli.Deadline, "passed", lambda self: stops.passed())
+        monkeypatch.setattr(cli.Deadline, "passed", lambda self, stops=stops: stops.passed())
         try:
             train.main(list(args))
         except Cut:
@@ -100,7 +100,7 @@ def test_each_seed_is_the_run_that_it_would_be_alone(three, capsys):
         yaml.safe_load((alone[0] / "config.yaml").read_text())["record"]["training"]
     )
     for n in (1, 2, 3):
-        for run, suffix in zip(alone, ("", "_seed5")):
+        for run, suffix in zip(alone, ("", "_seed5"), strict=True):
             mine, its = three / f"fold_{n}{suffix}", run / f"fold_{n}"
             for file in (
                 "last/model.safetensors",
@@ -259,9 +259,8 @@ def test_snapshots_are_the_mean_of_the_last_epochs_weights(tmp_path, count):
         assert fitter(folder, settings, dropout=0.5).fit(str, NEVER, 0)
         whole, found = outcome(tmp_path / "whole"), outcome(folder)
         assert found[2:] == whole[2:]
-        assert all(
-            torch.equal(one[name], other[name]) for one, other in zip(found[:2], whole[:2]) for name in other
-        )
+        pairs = zip(found[:2], whole[:2], strict=True)
+        assert all(torch.equal(one[name], other[name]) for one, other in pairs for name in other)
 
 
 def test_a_hold_out_score_of_the_folds_is_not_that_of_the_refit(tmp_path):

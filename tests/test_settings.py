@@ -1,4 +1,4 @@
-"""Settings before anything runs: recipes, which cache they mean, which device, what a thing was made from."""
+"""Settings before anything runs: recipes, which cache they mean, what a thing was made from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from earshot import config, device, extractors, match, sources
+from earshot import config, extractors, match, sources
 from earshot.audio import AudioSettings
 from earshot.config import Recipe, TrainingFlags, WindowFlags, load_recipe, recipe_names, with_defaults
 from earshot.errors import UserError
@@ -149,7 +149,7 @@ def test_every_recipe_fits(name):
         ]
         known = [{field.name for field in dataclasses.fields(group)} for group in groups]
         assert set(recipe.features) <= set().union(*known)
-        for group, fields in zip(groups, known):
+        for group, fields in zip(groups, known, strict=True):
             with_defaults(group, {k: v for k, v in recipe.features.items() if k in fields}, name)
     else:
         assert not recipe.features
@@ -351,95 +351,3 @@ def test_headers_are_remembered(tmp_path, monkeypatch):
     assert asked == [
         str(tmp_path / "b.wav")
     ]  # a failure is not remembered: the file may have become readable
-
-
-# --- devices
-
-
-@pytest.fixture
-def gpu(monkeypatch):
-    """Pretend that there are two GPUs of a capability; tensors stay on the CPU."""
-    import torch
-
-    def pretend(capability: tuple[int, int], failing: str | None = None) -> None:
-        ones = torch.ones
-
-        def made(*shape, device):
-            assert device.startswith("cuda:")
-            if failing:
-                raise RuntimeError(failing)
-            return ones(*shape)
-
-        for name, value in {
-            "is_available": True,
-            "device_count": 2,
-            "get_device_name": "Tesla X",
-            "is_bf16_supported": True,
-            "get_arch_list": ["sm_75", "sm_90"],
-            "get_device_capability": capability,
-        }.items():
-            monkeypatch.setattr(torch.cuda, name, lambda *args, value=value: value)
-        monkeypatch.setattr(torch, "ones", made)
-
-    return pretend
-
-
-def test_without_a_gpu(monkeypatch):
-    import torch
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for name in ("auto", "cpu"):
-        found = device.choose(name)
-        assert (found.name, found.precision) == ("cpu", "fp32") and found.about.startswith("CPU, ")
-    assert device.choose("cpu", "bf16").precision == "bf16"
-    with pytest.raises(UserError, match="unknown device mps: use auto, cpu, cuda or cuda:N"):
-        device.choose("mps")
-    for name in ("cuda", "cuda:1"):
-        with pytest.raises(UserError, match=f"--device {name}: torch sees no GPU here.*--device cpu"):
-            device.choose(name)
-
-
-@pytest.mark.parametrize(
-    "capability, precision",
-    [
-        ((6, 0), "fp32"),
-        ((7, 0), "fp16"),
-        ((7, 5), "fp16"),
-        ((8, 0), "bf16"),
-        ((12, 0), "bf16"),
-    ],
-)
-def test_precision_is_the_hardwares(gpu, capability, precision):
-    gpu(capability)
-    assert [device.choose(name).name for name in ("auto", "cuda", "cuda:1")] == ["cuda:0", "cuda:0", "cuda:1"]
-    found = device.choose()
-    assert (
-        found.precision == precision
-        and found.about == f"Tesla X, sm_{capability[0]}{capability[1]}, {precision}"
-    )
-    assert device.choose("cuda", "fp32").precision == "fp32" and device.choose("cpu").name == "cpu"
-    for name in ("cuda:2", "cuda:x", "cuda:"):
-        with pytest.raises(UserError, match=f"--device {name}: there are 2 GPUs, counted from cuda:0"):
-            device.choose(name)
-
-
-def test_a_gpu_without_kernels_is_refused(gpu):
-    gpu(
-        (6, 0),
-        failing="CUDA error: no kernel image is available for execution on the device\nCompile with ...",
-    )
-    with pytest.raises(UserError) as caught:
-        device.choose()
-    line = str(caught.value)
-    assert "\n" not in line
-    for part in ("Tesla X (sm_60)", "sm_75 sm_90", "no kernel image", "T4", "--device cpu"):
-        assert part in line
-
-
-def test_out_of_memory_is_recognised():
-    import torch
-
-    assert device.out_of_memory(torch.cuda.OutOfMemoryError("x")) and device.out_of_memory(
-        RuntimeError("CUDA Out of Memory.")
-    )
-    assert not device.out_of_memory(RuntimeError("shapes differ"))

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import make_competition, read_csv, refused, script
-from test_damage import FLAGS, TRAIN, attached, begun, calm, data, files, scripts  # noqa: F401
+from conftest import FLAGS, make_competition, read_csv, refused, script
+from test_damage import TRAIN, files
 
 from earshot import archive, audio, cache, manifest, sealed, torchzip, unpickle
 from earshot.cache import Cache
@@ -43,7 +43,7 @@ def reseal(folder: Path, change) -> None:
     sealed.write(folder / cache.MANIFEST, content)
 
 
-def test_names_that_lead_outside_are_not_copied(scripts, data, calm, attached, tmp_path, capsys):  # noqa: F811
+def test_names_that_lead_outside_are_not_copied(scripts, data, calm, attached, tmp_path, capsys):
     folder = attached / "tones" / "logmel"
     shutil.copytree(calm, folder)
     (tmp_path / "mine.py").write_text("mine")
@@ -56,7 +56,7 @@ def test_names_that_lead_outside_are_not_copied(scripts, data, calm, attached, t
     )
 
 
-def test_names_that_lead_outside_are_not_set_aside(scripts, data, calm, tmp_path, capsys):  # noqa: F811
+def test_names_that_lead_outside_are_not_set_aside(scripts, data, calm, tmp_path, capsys):
     folder = tmp_path / "tones" / "logmel"
     shutil.copytree(calm, folder)
     (tmp_path / "mine.py").write_text("mine")
@@ -69,7 +69,7 @@ def test_names_that_lead_outside_are_not_set_aside(scripts, data, calm, tmp_path
 @pytest.mark.parametrize(
     "text", ['["record"]', "[" * 100_000, '"record"', '{"record": 5}', '{"record": {}, "version": 2}', ""]
 )
-def test_files_that_are_called_like_ours(scripts, data, attached, tmp_path, text, capsys):  # noqa: F811
+def test_files_that_are_called_like_ours(scripts, data, attached, tmp_path, text, capsys):
     (attached / "web").mkdir()
     (attached / "web" / cache.MANIFEST).write_text(text)
     (tmp_path / "data" / "tones" / "other").mkdir(parents=True)
@@ -80,7 +80,7 @@ def test_files_that_are_called_like_ours(scripts, data, attached, tmp_path, text
 
 @pytest.mark.parametrize("key", WORDS)
 @pytest.mark.parametrize("value", [None, 5, [1], {"train": 1}, {"x": [1, 2]}, 0, "x"])
-def test_manifests_that_lack_something(calm, tmp_path, key, value):  # noqa: F811
+def test_manifests_that_lack_something(calm, tmp_path, key, value):
     folder = tmp_path / "c"
     shutil.copytree(calm, folder)
     if key == "span" and value == 5 or key == "fingerprint" and value == "x":
@@ -99,7 +99,7 @@ def test_manifests_that_lack_something(calm, tmp_path, key, value):  # noqa: F81
     )
 
 
-def test_a_manifest_of_ours_has_no_fault(calm, begun):  # noqa: F811
+def test_a_manifest_of_ours_has_no_fault(calm, begun):
     for folder in (calm, begun):
         assert manifest.fault(sealed.read(folder / cache.MANIFEST)) is None
 
@@ -118,7 +118,7 @@ def test_a_manifest_of_ours_has_no_fault(calm, begun):  # noqa: F811
         {"meta": {"fingerprint": "keep", "span": "x"}},
     ],
 )
-def test_shards_that_do_not_hold_together(scripts, data, calm, begun, attached, tmp_path, changes, capsys):  # noqa: F811
+def test_shards_that_do_not_hold_together(scripts, data, calm, begun, attached, tmp_path, changes, capsys):
     folder = attached / "tones" / "logmel"
     shutil.copytree(begun, folder)
     path = folder / "shards" / "train-00000.pkl"
@@ -141,7 +141,7 @@ def test_shards_that_do_not_hold_together(scripts, data, calm, begun, attached, 
     assert files(tmp_path / "data" / "tones" / "logmel") == files(calm)
 
 
-def test_a_seal_without_its_shard_s_checksum(scripts, data, calm, begun, attached, tmp_path, capsys):  # noqa: F811
+def test_a_seal_without_its_shard_s_checksum(scripts, data, calm, begun, attached, tmp_path, capsys):
     folder = attached / "tones" / "logmel"
     shutil.copytree(begun, folder)
     seal = sealed.read(folder / "shards" / "train-00000.json")
@@ -152,7 +152,7 @@ def test_a_seal_without_its_shard_s_checksum(scripts, data, calm, begun, attache
 
 
 @pytest.mark.parametrize("moved", [("last", "last.old"), ("best", "best.old"), ("last", "last.new")])
-def test_an_earlier_run_that_died_between_two_renames(scripts, calm, attached, tmp_path, capsys, moved):  # noqa: F811
+def test_an_earlier_run_that_died_between_two_renames(scripts, calm, attached, tmp_path, capsys, moved):
     shutil.copytree(calm, tmp_path / "data" / "tones" / "logmel")
     scripts[1]([*TRAIN, "--name", "r", "--runs-folder", "old"])
     fold = tmp_path / "old" / "r" / "fold_0"
@@ -180,7 +180,7 @@ def test_an_earlier_run_that_died_between_two_renames(scripts, calm, attached, t
         lambda e: e.update(rate=0),
     ],
 )
-def test_an_index_that_holds_nonsense_is_made_anew(data, tmp_path, change):  # noqa: F811
+def test_an_index_that_holds_nonsense_is_made_anew(data, tmp_path, change):
     path = next((data / "audio_train").glob("*.wav"))
     sources = Sources(tmp_path / ".index.json")
     digests, headers = sources.digests([path]), sources.headers([path])
@@ -192,7 +192,7 @@ def test_an_index_that_holds_nonsense_is_made_anew(data, tmp_path, change):  # n
     assert again.known == {} and (again.digests([path]), again.headers([path])) == (digests, headers)
 
 
-def test_a_flipped_digit_of_the_index_changes_nothing(scripts, data, tmp_path, capsys):  # noqa: F811
+def test_a_flipped_digit_of_the_index_changes_nothing(scripts, data, tmp_path, capsys):
     flags = ["--competition", str(data), *FLAGS, "--out", str(tmp_path)]
     scripts[0](flags)
     index = tmp_path / "tones" / ".index.json"

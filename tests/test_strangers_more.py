@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_damage import FLAGS, TRAIN, attached, begun, calm, data, files, scripts  # noqa: F401
+from conftest import FLAGS
+from test_damage import TRAIN, files
 from test_strangers import reseal
 
 from earshot import cache, config, earlier, joining, match, sealed, unpickle, verified
@@ -18,7 +19,7 @@ from earshot.errors import UserError
 from earshot.fingerprint import fingerprint
 
 
-def test_a_flipped_digit_remembered_condemns_no_cache(scripts, data, calm, tmp_path, capsys, monkeypatch):  # noqa: F811
+def test_a_flipped_digit_remembered_condemns_no_cache(scripts, data, calm, tmp_path, capsys, monkeypatch):
     folder = tmp_path / "tones" / "logmel"
     shutil.copytree(calm, folder)
     monkeypatch.setattr(verified, "SETTLED", -1e9)  # remembered at once
@@ -48,7 +49,7 @@ def test_a_flipped_digit_remembered_condemns_no_cache(scripts, data, calm, tmp_p
     ],
 )
 @pytest.mark.parametrize("recipe", ["linear", "sample"])  # without, and with features of its own
-def test_what_cannot_be_a_cache_is_not_in_the_way_of_one(calm, tmp_path, text, recipe):  # noqa: F811
+def test_what_cannot_be_a_cache_is_not_in_the_way_of_one(calm, tmp_path, text, recipe):
     folder = tmp_path / "data" / "tones" / "logmel"
     shutil.copytree(calm, folder)
     (tmp_path / "data" / "tones" / "other").mkdir()
@@ -74,7 +75,7 @@ def test_what_cannot_be_a_cache_is_not_in_the_way_of_one(calm, tmp_path, text, r
         lambda m: m["record"].update(augment=5),
     ],
 )
-def test_a_manifest_says_all_that_its_readers_need(scripts, data, calm, attached, tmp_path, change):  # noqa: F811
+def test_a_manifest_says_all_that_its_readers_need(scripts, data, calm, attached, tmp_path, change):
     folder = attached / "tones" / "logmel"
     shutil.copytree(calm, folder)
 
@@ -118,7 +119,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("name", ["train-00000", "subm-00000"])
-def test_an_odd_shard_is_made_again(scripts, data, calm, begun, attached, tmp_path, capsys, name, change):  # noqa: F811
+def test_an_odd_shard_is_made_again(scripts, data, calm, begun, attached, tmp_path, capsys, name, change):
     folder = attached / "tones" / "logmel"
     shutil.copytree(begun, folder)
     reshard(folder, name, CHANGES[change])
@@ -129,7 +130,7 @@ def test_an_odd_shard_is_made_again(scripts, data, calm, begun, attached, tmp_pa
 
 
 @pytest.mark.parametrize("change", ["shape", "span", "numbers"])
-def test_the_odd_one_of_all_shards_is_made_again(scripts, data, calm, tmp_path, capsys, monkeypatch, change):  # noqa: F811
+def test_the_odd_one_of_all_shards_is_made_again(scripts, data, calm, tmp_path, capsys, monkeypatch, change):
     flags, folder = (
         ["--competition", str(data), *FLAGS, "--out", str(tmp_path)],
         tmp_path / "tones" / "logmel",
@@ -149,7 +150,7 @@ def test_the_odd_one_of_all_shards_is_made_again(scripts, data, calm, tmp_path, 
     assert files(folder) == files(calm)
 
 
-def get_features(scripts):  # noqa: F811
+def get_features(scripts):
     """The script's module."""
     import sys
 
@@ -160,7 +161,7 @@ def get_features(scripts):  # noqa: F811
 @pytest.mark.parametrize("earlier", [True, False])
 def test_a_seal_whose_checksums_are_none(
     scripts, data, calm, begun, attached, tmp_path, capsys, sums, earlier
-):  # noqa: F811
+):
     folder = (attached if earlier else tmp_path / "data") / "tones" / "logmel"
     shutil.copytree(begun, folder)
     path = folder / "shards" / "train-00000.json"
@@ -171,7 +172,7 @@ def test_a_seal_whose_checksums_are_none(
 
 
 @pytest.mark.parametrize("what", ["fold", "checkpoint", "file", "no folder"])
-def test_links_in_an_earlier_run_are_not_followed(scripts, calm, attached, tmp_path, monkeypatch, what):  # noqa: F811
+def test_links_in_an_earlier_run_are_not_followed(scripts, calm, attached, tmp_path, monkeypatch, what):
     """Not where a checkpoint stands under the name of a replacement that was cut off, either."""
     shutil.copytree(calm, tmp_path / "data" / "tones" / "logmel")
     scripts[1]([*TRAIN, "--name", "r", "--runs-folder", "old"])

@@ -81,6 +81,18 @@ def test_the_same_bits_from_memory_and_from_disk_resumed_or_not(tmp_path, gigaby
             return criterion(self(batch["x"], batch["mask"])) + 1e-3 * (codes * self.outer.bias[0]).mean()
 
     settings, valid, found = replace(BUSY, epochs=3, **changes), np.arange(45) % 5 == 1, []
+
+    def fitter(name: str, rows) -> Fitter:
+        return Fitter(
+            lambda: Sums(dropout=0.5),
+            rows,
+            Fold(1, 2, 5, ~valid, valid),
+            settings,
+            3,
+            FoldFolder(tmp_path / name),
+            CPU,
+        )
+
     for name, much, stops in (
         ("kept", 1.0, ()),
         ("streamed", gigabytes, ()),
@@ -88,25 +100,13 @@ def test_the_same_bits_from_memory_and_from_disk_resumed_or_not(tmp_path, gigaby
     ):
         rows = rows_on_disk(tmp_path / "data", much)
         assert rows.streams == (name != "kept")
-
-        def fitter() -> Fitter:
-            return Fitter(
-                lambda: Sums(dropout=0.5),
-                rows,
-                Fold(1, 2, 5, ~valid, valid),
-                settings,
-                3,
-                FoldFolder(tmp_path / name),
-                CPU,
-            )
-
         for stop in stops:
-            assert not fitter().fit(str, StopsAt(stop), 0)
-        assert fitter().fit(str, NEVER, 0)
+            assert not fitter(name, rows).fit(str, StopsAt(stop), 0)
+        assert fitter(name, rows).fit(str, NEVER, 0)
         found.append(outcome(tmp_path / name))
     for other in found[1:]:
         assert other[2:] == found[0][2:]
-        for mine, theirs in zip(other[:2], found[0][:2]):
+        for mine, theirs in zip(other[:2], found[0][:2], strict=True):
             assert mine.keys() == theirs.keys() and all(torch.equal(mine[key], theirs[key]) for key in mine)
 
 

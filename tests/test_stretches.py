@@ -133,7 +133,8 @@ def test_the_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert "stretches of 1 s, of 3 recordings" in said and "subm: 12 clips, 8 windows" in said
     folder = tmp_path / "data" / "night" / "logmel"
     kept = joblib.load(folder / "subm.pkl")
-    heard = dict(zip(kept["ids"][kept["clip"]], zip(kept["start"].tolist(), kept["length"].tolist())))
+    where = zip(kept["start"].tolist(), kept["length"].tolist(), strict=True)
+    heard = dict(zip(kept["ids"][kept["clip"]], where, strict=True))
     assert heard["r_7_3"] == (2.0, 1.0) and heard["r_9_3"] == (2.0, 0.5) and heard["r_8_2"] == (1.0, 1.0)
     reasons = {row["id"]: row["reason"] for row in read_csv(folder / "bad_audio.csv")}
     assert reasons == {

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from conftest import make_competition, read_csv
-from test_damage import scripts  # noqa: F401
 from test_report import made_up
 
 from earshot import pictures, tracking
@@ -46,7 +45,7 @@ def events(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 @pytest.fixture(scope="module")
-def cached(scripts, tmp_path_factory) -> Path:  # noqa: F811
+def cached(scripts, tmp_path_factory) -> Path:
     """A folder with a competition and its cache."""
     home = tmp_path_factory.mktemp("home")
     data = make_competition(home / "tones", train=4, subm=1, seconds=0.3)
@@ -92,7 +91,7 @@ def test_each_epoch_once(tmp_path: Path) -> None:
     assert [step for step, _ in events(path.parent)["loss/train"]] == [1, 2]
 
 
-def test_a_run_has_its_report_and_events(cached: Path, scripts, tmp_path: Path, monkeypatch, capsys) -> None:  # noqa: F811
+def test_a_run_has_its_report_and_events(cached: Path, scripts, tmp_path: Path, monkeypatch, capsys) -> None:
     """Also one that was stopped and continued: the same pictures and events."""
     monkeypatch.chdir(cached)
     train = scripts[1]
@@ -192,7 +191,7 @@ def test_weights_and_biases(tmp_path: Path, monkeypatch) -> None:
     assert settings[0]["config"]["classes"] == ["a", "b"] and Remote.summary == {"last/f1_macro": 0.5}
 
 
-def test_pictures_per_class(cached: Path, scripts, tmp_path: Path, monkeypatch, capsys) -> None:  # noqa: F811
+def test_pictures_per_class(cached: Path, scripts, tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(cached)
     flags = [
         "--competition",

@@ -236,7 +236,7 @@ def recordings(folder: Path, train: int = 24, subm: int = 4) -> Path:
                 0.05 * random.standard_normal(40000),
                 [index % 3] if index % 2 else [index % 3, (index + 1) % 3],
             )
-            for second, kind in zip(random.permutation([0.0, 1.5]), kinds):
+            for second, kind in zip(random.permutation([0.0, 1.5]), kinds, strict=False):
                 wave[int(16000 * second) :][:16000] += tone(kind, index)
             soundfile.write(folder / part / f"{part[6]}{index}.wav", wave, 16000)
             rows.append([f"{part[6]}{index}.wav", ";".join(f"tone{kind}" for kind in kinds)])

@@ -66,7 +66,7 @@ class Clips:
         submission are one each."""
         keys = [
             f"g{group}" if group and split == "train" else f"i{index}" if split == "train" else split
-            for index, (split, group) in enumerate(zip(self.splits, self.groups))
+            for index, (split, group) in enumerate(zip(self.splits, self.groups, strict=True))
         ]
         return np.unique(keys, return_inverse=True)[1]
 

@@ -56,8 +56,8 @@ def find(clips: Clips, threshold: float | None) -> Duplicates:
     limit = threshold if threshold is not None else usual(best) if len(best) else 1.0
     pairs = {
         (min(a, b), max(a, b)): float(c)
-        for a, row, near in zip(heard.tolist(), cosines, indices.tolist())
-        for b, c in zip(near, row)
+        for a, row, near in zip(heard.tolist(), cosines, indices.tolist(), strict=True)
+        for b, c in zip(near, row, strict=True)
         if c >= limit
     }
     by_content: dict[str, int] = {}
@@ -80,7 +80,8 @@ def clusters(clips: Clips, pairs: list[tuple[int, int, float]]) -> np.ndarray:
 
     grouped = np.flatnonzero(clips.train & (clips.groups != ""))
     first = {
-        group: index for index, group in reversed(list(zip(grouped.tolist(), clips.groups[grouped].tolist())))
+        group: index
+        for index, group in reversed(list(zip(grouped.tolist(), clips.groups[grouped].tolist(), strict=True)))
     }
     edges = [(a, b) for a, b, _ in pairs] + [
         (first[clips.groups[index]], index) for index in grouped.tolist()

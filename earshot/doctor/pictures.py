@@ -141,7 +141,7 @@ def _map(clips: Clips) -> Figure:
     x = components(centred(clips.embeddings[heard]), 2)
     x = np.column_stack([x, np.zeros(len(x))])[:, :2]
     train, subm = clips.train[heard], clips.splits[heard] == "subm"
-    labels = np.array([_first(clips.labels[i]) if here else -1 for i, here in zip(heard, train)])
+    labels = np.array([_first(clips.labels[i]) if here else -1 for i, here in zip(heard, train, strict=True)])
     classes = clips.cache.classes
     named = len(classes) <= NAMED
     figure, at = axes(

@@ -39,7 +39,7 @@ def balance(clips: Clips, out: Path) -> list[Finding]:
     write_csv(
         out / "class_balance.csv",
         ("label", "clips", *(f"fold_{n}" for n in numbers)),
-        ([name, *column] for name, column in zip(classes, table.T.tolist())),
+        ([name, *column] for name, column in zip(classes, table.T.tolist(), strict=True)),
     )
     if len(classes) < 2:
         return [
@@ -70,7 +70,7 @@ def balance(clips: Clips, out: Path) -> list[Finding]:
         )
     lacking = [
         (n, classes[c])
-        for n, row in zip(numbers, table[1:])
+        for n, row in zip(numbers, table[1:], strict=True)
         for c in np.flatnonzero(row == 0)
         if classes[c] not in rare
     ]

@@ -61,7 +61,7 @@ def out_of_fold(
                 f"{path} holds a probability or a fold that is no number: train.py writes it anew"
             ) from None
         total += np.where((rows < 0)[:, None], np.nan, values[rows])
-        folds = folds or dict(zip(table["id"], numbers))
+        folds = folds or dict(zip(table["id"], numbers, strict=True))
     return total / max(len(runs), 1), folds or {}
 
 
@@ -170,7 +170,7 @@ def write(clips: Clips, oof: np.ndarray | None, out: Path) -> list[Finding]:
                 *numbers(i, k),
                 "+".join(source for source, (doubted, _) in found.items() if doubted[i, k]),
             )
-            for rank, ((i, k), name) in enumerate(zip(rows, names), 1)
+            for rank, ((i, k), name) in enumerate(zip(rows, names, strict=True), 1)
         ),
     )
     alone = "the run" if oof is not None else "the neighbours (--runs A asks a run, too)"

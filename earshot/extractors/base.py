@@ -118,7 +118,7 @@ class Extractor:
             One ClipFeatures a clip.
         """
         cuts = [self.cut(wave) for wave in waves]
-        jobs = [(wave, *piece) for wave, pieces in zip(waves, cuts) for piece in pieces]
+        jobs = [(wave, *piece) for wave, pieces in zip(waves, cuts, strict=True) for piece in pieces]
         parts: dict[str, list[np.ndarray]] = {}
         size = min(batch_size, self.at_once) if self.at_once and self.device == "cpu" else batch_size
 
@@ -132,7 +132,7 @@ class Extractor:
                 parts.setdefault(name, []).append(values)
         views = {name: np.concatenate(values) for name, values in parts.items()}
         clips, row = [], 0
-        for pieces, offset in zip(cuts, offsets):
+        for pieces, offset in zip(cuts, offsets, strict=True):
             rows = slice(row, row + len(pieces))
             clips.append(
                 clip_features(pieces, offset, {name: values[rows] for name, values in views.items()})

@@ -166,8 +166,8 @@ class Extractor(base.Extractor):
                     np.stack([waves[place] for place in batch]) if len(batch) > 1 else waves[batch[0]][None]
                 )
 
-        for batch, mels in zip(batches, self.passes(made, batches)):
-            yield from zip(batch, mels)
+        for batch, mels in zip(batches, self.passes(made, batches), strict=True):
+            yield from zip(batch, mels, strict=True)
 
     def _together(self, waves: np.ndarray) -> torch.Tensor:
         """(B, n_mels, frames) of waves (B, samples)."""
@@ -231,7 +231,8 @@ class Extractor(base.Extractor):
         import torch
 
         real = [
-            wave[: max(1, round(length * self.rate))] for wave, length in zip(waves.cpu().numpy(), lengths)
+            wave[: max(1, round(length * self.rate))]
+            for wave, length in zip(waves.cpu().numpy(), lengths, strict=True)
         ]
         found = dict(self.spectrograms([self._filled(wave) for wave in real], len(real)))
         return {"mel": torch.stack([self._take(found[place], 0) for place in range(len(real))])}

@@ -8,11 +8,16 @@ from earshot import cli
 from earshot.errors import UserError
 from earshot.kaggle.flags import BundleFlags, PushFlags, ScoresFlags
 
-ABOUT = """Work with Kaggle through its official client.
-
-  python -m earshot.kaggle bundle              one folder to upload as a dataset: code, --weights, --runs, --wheels; --push
-  python -m earshot.kaggle push NOTEBOOK       run a notebook there: its log on the terminal, its output in outputs/
-  python -m earshot.kaggle scores              the submissions there; scores that came late go into the ledger"""
+ABOUT = (
+    "Work with Kaggle through its official client.\n"
+    "\n"
+    "  python -m earshot.kaggle bundle              one folder to upload as a dataset: code, --weights, "
+    "--runs, --wheels; --push\n"
+    "  python -m earshot.kaggle push NOTEBOOK       run a notebook there: its log on the terminal, its "
+    "output in outputs/\n"
+    "  python -m earshot.kaggle scores              the submissions there; scores that came late go into "
+    "the ledger"
+)
 
 
 def main(argv: list[str]) -> None:

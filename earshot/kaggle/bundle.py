@@ -151,7 +151,7 @@ def there(flag: str, names: tuple[str, ...]) -> list[Path]:
     """The named files and folders; a UserError for what is missing, is called like credentials, or like
     another of them."""
     paths = [Path(name).expanduser().resolve() for name in names]
-    for path, name in zip(paths, names):
+    for path, name in zip(paths, names, strict=True):
         if not path.exists():
             raise UserError(f"{flag} {name}: no such file or folder")
         if path.name.lower() in SECRETS or path.name.startswith("."):

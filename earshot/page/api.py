@@ -168,7 +168,8 @@ def _docs(desk: Desk, base: str) -> str:
     )
     return f"""<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Earshot: API</title>
 <meta name="viewport" content="width=device-width,initial-scale=1"><style>
-body{{font:16px/1.5 system-ui,sans-serif;max-width:46rem;margin:2rem auto;padding:0 1rem;color:#1b1b1b;background:#fff}}
+body{{font:16px/1.5 system-ui,sans-serif;color:#1b1b1b;background:#fff;
+  max-width:46rem;margin:2rem auto;padding:0 1rem}}
 pre{{background:#f5f5f5;padding:.8rem;overflow-x:auto;font-size:.85rem}}
 td,th{{text-align:left;padding:.2rem 1rem .2rem 0;vertical-align:top}}
 code{{background:#f5f5f5}}</style></head><body>
@@ -188,4 +189,5 @@ curl -F audio=@clip.wav "{escape(base)}/api/predict?top=5"</pre>
 <table><tr><th>status</th><th>body</th></tr>
 <tr><td>413</td><td><code>{{"error": "{escape(desk.limits.too_large())}"}}</code></td></tr>
 <tr><td>422</td><td><code>{{"error": "why the audio cannot be heard, in one line"}}</code></td></tr></table>
-<p>The same for programs: <a href="openapi.json">openapi.json</a>. The page: <a href="./">/</a>.</p></body></html>"""
+<p>The same for programs: <a href="openapi.json">openapi.json</a>. The page: <a href="./">/</a>.</p>
+</body></html>"""

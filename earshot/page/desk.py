@@ -53,7 +53,7 @@ class Desk:
                 "length": round(float(length), 3),
                 "classes": self.likeliest(row, top),
             }
-            for start, length, row in zip(found.start, found.length, found.windows)
+            for start, length, row in zip(found.start, found.length, found.windows, strict=True)
         ]
         return {
             "run": self.name,

@@ -159,7 +159,7 @@ def grouped(maps: list[Map]) -> dict[str, list[Map]]:
     while all(len(p) > common + 1 for p in parts) and len({p[common] for p in parts}) == 1:
         common += 1
     found: dict[str, list[Map]] = {}
-    for one, names in zip(maps, parts):
+    for one, names in zip(maps, parts, strict=True):
         found.setdefault(".".join(names[: common + 1]), []).append(one)
     for name, inside in found.items():
         main = next((one for one in inside if one.name == name), inside[-1])

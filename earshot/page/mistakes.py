@@ -80,7 +80,7 @@ def known(whole: Member) -> dict[str, tuple[int, np.ndarray]]:
     several = Counter(names)
     return {
         name: (int(fold), row)
-        for name, fold, row in zip(names, oof.folds, oof.probabilities)
+        for name, fold, row in zip(names, oof.folds, oof.probabilities, strict=True)
         if several[name] == 1
     }
 

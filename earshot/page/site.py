@@ -18,20 +18,25 @@ from earshot.page.desk import Desk
 
 TOP = 5  # classes shown
 CSS = """
-.gradio-container{width:100%!important;max-width:72rem!important;margin:0 auto!important}.gradio-container main{width:100%}
+.gradio-container{width:100%!important;max-width:72rem!important;margin:0 auto!important}
+.gradio-container main{width:100%}
 .classes{display:grid;grid-template-columns:minmax(0,max-content) minmax(3rem,1fr) max-content}
 .classes{gap:.35rem .7rem;align-items:center;margin:.3rem 0}
-.classes span{overflow-wrap:anywhere}.classes i{display:block;height:.7rem;background:#3380ff;border-radius:2px;min-width:2px}
+.classes span{overflow-wrap:anywhere}
+.classes i{display:block;height:.7rem;background:#3380ff;border-radius:2px;min-width:2px}
 .classes .first{grid-column:1/-1;font-size:1.6rem;font-weight:700;line-height:1.2}
 .classes .number{font-variant-numeric:tabular-nums}
-.picture img{width:100%;max-width:860px;height:auto;display:block;margin:0 auto;background:#fff;border-radius:6px}
+.picture img{width:100%;max-width:860px;height:auto;display:block;margin:0 auto}
+.picture img{background:#fff;border-radius:6px}
 .refused{border-left:4px solid #D55E00;padding:.4rem .8rem;margin:0;overflow-wrap:anywhere}
 .learnt{border-left:4px solid #E69F00;padding:.2rem .8rem;margin:.3rem 0;overflow-wrap:anywhere}
 .quiet{opacity:.75;margin:.2rem 0;overflow-wrap:anywhere}
 .maps{display:grid;grid-template-columns:repeat(auto-fill,minmax(8.5rem,1fr));gap:.6rem;margin:.4rem 0 1rem}
-.maps figure{margin:0}.maps img{width:100%;height:6rem;image-rendering:pixelated;border:1px solid #bbb;background:#fff}
+.maps figure{margin:0}
+.maps img{width:100%;height:6rem;image-rendering:pixelated;border:1px solid #bbb;background:#fff}
 .maps figcaption{font-size:.8rem;line-height:1.3;overflow-wrap:anywhere}
-.scale{display:flex;gap:.5rem;align-items:center;flex-wrap:wrap}.scale img{width:10rem;height:1rem;border:1px solid #bbb}
+.scale{display:flex;gap:.5rem;align-items:center;flex-wrap:wrap}
+.scale img{width:10rem;height:1rem;border:1px solid #bbb}
 details summary{cursor:pointer;padding:.2rem 0}
 iframe.report{width:100%;height:80vh;border:1px solid #bbb;background:#fff}
 """

@@ -8,10 +8,13 @@ from pathlib import Path
 from earshot import cli
 from earshot.errors import UserError
 
-ABOUT = """Look at runs.
-
-  python -m earshot.report RUN       curves, confusion, classes, calibration, hardest clips: runs/RUN/report.html
-  python -m earshot.report runs/*    their scores side by side: reports/comparison.html, .png and .csv"""
+ABOUT = (
+    "Look at runs.\n"
+    "\n"
+    "  python -m earshot.report RUN       curves, confusion, classes, calibration, hardest clips: "
+    "runs/RUN/report.html\n"
+    "  python -m earshot.report runs/*    their scores side by side: reports/comparison.html, .png and .csv"
+)
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ def table(results: Results) -> list[dict[str, float | str]]:
             "support": t,
             "predicted": s,
         }
-        for name, r, t, s in zip(results.classes, right.tolist(), true.tolist(), said.tolist())
+        for name, r, t, s in zip(results.classes, right.tolist(), true.tolist(), said.tolist(), strict=True)
     ]
 
 

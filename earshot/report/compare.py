@@ -40,7 +40,7 @@ def make(folders: list[Path], out: Path) -> list[str]:
     worse = metric == "log_loss"
     found.sort(key=lambda one: (one.scores[metric] * (1 if worse else -1), one.name))
     clips = [digest_of([sorted(one.ids.tolist()), one.classes])[:6] for one in found]
-    rows = [_row(one, metric, same) for one, same in zip(found, clips)]
+    rows = [_row(one, metric, same) for one, same in zip(found, clips, strict=True)]
     text = io.StringIO()
     writer = csv.DictWriter(text, rows[0], lineterminator="\n")
     writer.writeheader()
@@ -122,7 +122,7 @@ def _figure(found: list[Results], metric: str) -> Figure:
             best.append((scores[metric], y))
     if best:
         at.plot(
-            *zip(*best),
+            *zip(*best, strict=True),
             "o",
             markerfacecolor="white",
             color=style.VERMILION,

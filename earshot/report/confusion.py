@@ -34,7 +34,7 @@ def pairs(results: Results, most: int = 15) -> list[tuple[str, str, int, float]]
             int(found[row, column]),
             found[row, column] / totals[row],
         )
-        for row, column in zip(*np.unravel_index(order, found.shape))
+        for row, column in zip(*np.unravel_index(order, found.shape), strict=True)
         if found[row, column]
     ]
 
@@ -71,7 +71,7 @@ def _matrix(results: Results) -> Figure:
         at.grid(which="minor", color="white", alpha=0.35, linewidth=0.4)
         at.tick_params(which="minor", length=0)
     else:
-        for row, column in zip(*np.nonzero(counts)):
+        for row, column in zip(*np.nonzero(counts), strict=True):
             share = shares[row, column]
             text = f"{share:.2f}".removeprefix("0") if share < 1 else "1"
             at.text(

@@ -45,7 +45,7 @@ def draw(results: Results) -> dict[str, Figure]:
             "F1 on the validation fold",
             [
                 (name, NAMES.get(name, name), colour)
-                for name, colour in zip(("f1_macro", *other), (style.BLUE, style.GREEN))
+                for name, colour in zip(("f1_macro", *other), (style.BLUE, style.GREEN), strict=False)
             ],
         ),
     }

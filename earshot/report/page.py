@@ -8,17 +8,26 @@ from html import escape
 
 CSS = """
 :root{color-scheme:light}*{box-sizing:border-box}
-body{font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;color:#1b1b1b;background:#fff;margin:0 auto;padding:1rem;max-width:70rem}
-h1{font-size:1.5rem;margin:.2rem 0;overflow-wrap:anywhere}h2{font-size:1.15rem;margin:2rem 0 .5rem}p{margin:.4rem 0;max-width:46rem}
-img{max-width:100%;height:auto;display:block}figure{margin:.6rem 0}figcaption{font-size:.85rem;color:#444;overflow-wrap:anywhere}
+body{font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;color:#1b1b1b;background:#fff;
+  margin:0 auto;padding:1rem;max-width:70rem}
+h1{font-size:1.5rem;margin:.2rem 0;overflow-wrap:anywhere}
+h2{font-size:1.15rem;margin:2rem 0 .5rem}
+p{margin:.4rem 0;max-width:46rem}
+img{max-width:100%;height:auto;display:block}
+figure{margin:.6rem 0}
+figcaption{font-size:.85rem;color:#444;overflow-wrap:anywhere}
 .wide{overflow-x:auto}.wide>img{max-width:none}
 table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums}
-th,td{padding:.2rem .7rem .2rem 0;text-align:right;white-space:nowrap}th{border-bottom:1px solid #999;font-weight:600}
+th,td{padding:.2rem .7rem .2rem 0;text-align:right;white-space:nowrap}
+th{border-bottom:1px solid #999;font-weight:600}
 td:first-child,th:first-child{text-align:left}tbody tr:nth-child(even){background:#f5f5f5}
-.tiles{display:flex;flex-wrap:wrap;gap:.5rem 2rem;margin:.8rem 0}.tiles div{min-width:6rem}.tiles b{font-size:1.5rem;display:block;line-height:1.2}
+.tiles{display:flex;flex-wrap:wrap;gap:.5rem 2rem;margin:.8rem 0}
+.tiles div{min-width:6rem}
+.tiles b{font-size:1.5rem;display:block;line-height:1.2}
 .tiles span{font-size:.85rem;color:#444}
 .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,21rem),1fr));gap:.6rem 1.2rem}
-pre{overflow-x:auto;font-size:.8rem;line-height:1.35;background:#f5f5f5;padding:.7rem}summary{cursor:pointer;font-weight:600;margin:.5rem 0}
+pre{overflow-x:auto;font-size:.8rem;line-height:1.35;background:#f5f5f5;padding:.7rem}
+summary{cursor:pointer;font-weight:600;margin:.5rem 0}
 """
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 

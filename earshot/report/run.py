@@ -121,7 +121,7 @@ def _parts(
                 page.image(clips[c.id], f"mel spectrogram of {c.id}", line)
                 if c.id in clips
                 else page.paragraph(line)
-                for c, line in zip(hard, lines)
+                for c, line in zip(hard, lines, strict=True)
             )
         )
     parts += [page.heading("In full"), page.folded("Classification report", _report(found))]
@@ -142,7 +142,7 @@ def _parts(
         parts.append(
             page.table(
                 ["member", "weight"],
-                [(m, float(w)) for m, w in zip(found.extra["members"], found.extra["weights"])],
+                [(m, float(w)) for m, w in zip(found.extra["members"], found.extra["weights"], strict=True)],
             )
         )
     return parts
