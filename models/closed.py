@@ -60,6 +60,14 @@ class Closed(nn.Module):
         self.standardise.fit([found])
         return self.standardise.cpu()(found).clamp(-8, 8).numpy()
 
+    def store(self, **tensors: Tensor) -> None:
+        """Set buffers to copies that lie in memory as those of a loaded checkpoint do.
+
+        In another layout another kernel sums them, and what it finds differs in the last bits on some CPUs.
+        """
+        for name, value in tensors.items():
+            setattr(self, name, value.clone(memory_format=torch.contiguous_format))
+
     def note(self, **options: Any) -> None:
         """Write into `config` what only fitting tells, such as the number of rows kept: rebuilding needs
         it."""

@@ -87,7 +87,7 @@ class KNN(Closed):
                 needed here.
         """
         x = torch.from_numpy(self.take(batches))
-        self.vectors_kept = nn.functional.normalize(x, dim=1)
-        self.labels_kept = torch.from_numpy(np.ascontiguousarray(targets, dtype=np.float32))
+        labels = torch.from_numpy(np.asarray(targets, dtype=np.float32))
+        self.store(vectors_kept=nn.functional.normalize(x, dim=1), labels_kept=labels)
         self.multilabel = multilabel
         self.note(rows=len(x), multilabel=multilabel)

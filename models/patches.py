@@ -163,7 +163,7 @@ class Patches(SVM):
         found = torch.zeros(
             len(x), len(y), device=x.device
         )  # not a stack of all: each is a fitting's largest piece of memory
-        for a, b in zip(x.split(self.parts, 1), y.split(self.parts, 1)):
+        for a, b in zip(x.split(self.parts, 1), y.split(self.parts, 1), strict=True):
             found = found + gaussian(a, b, self.gamma)
         return found / len(self.parts)
 
@@ -234,10 +234,9 @@ class Patches(SVM):
                 .cluster_centers_
             )
         filters = nn.functional.normalize(torch.from_numpy(found).float(), dim=1) @ whiten
-        setattr(self, f"against{number}", filters @ centre)
         # A patch's mean is taken off by filters that sum to nothing.
-        setattr(self, f"words{number}", (filters - filters.mean(1, keepdim=True)).unflatten(1, (1, *size)))
-        setattr(self, f"soft{number}", soft)
+        words = (filters - filters.mean(1, keepdim=True)).unflatten(1, (1, *size))
+        self.store(**{f"against{number}": filters @ centre, f"words{number}": words, f"soft{number}": soft})
 
 
 def _root(x: Tensor) -> Tensor:
@@ -262,7 +261,7 @@ def _sample(
     draw = np.random.default_rng(0)
     each, found = -(-SAMPLED // sum(len(x) for x, _ in batches)), []
     for x, mask in batches:
-        for clip, frames in zip(*_levels(x.float(), mask)):
+        for clip, frames in zip(*_levels(x.float(), mask), strict=True):
             there = clip[0].unfold(0, size[0], stride[0]).unfold(1, size[1], stride[1])
             last = max(1, (int(frames) - size[1]) // stride[1] + 1)
             found.append(there[draw.integers(0, len(there), each), draw.integers(0, last, each)].flatten(1))

@@ -104,9 +104,11 @@ class SVM(Closed):
         bias[left] = constant(targets)[left]
         used = np.flatnonzero(coefficients.any(0))
         x, coefficients = x[used], coefficients[:, used]
-        self.vectors_kept = x.to(self.vectors_kept.dtype)
-        self.coefficients = torch.from_numpy((scale * coefficients).astype(np.float32))
-        self.bias = torch.from_numpy(bias.astype(np.float32))
+        self.store(
+            vectors_kept=x.to(self.vectors_kept.dtype),
+            coefficients=torch.from_numpy((scale * coefficients).astype(np.float32)),
+            bias=torch.from_numpy(bias.astype(np.float32)),
+        )
         self.note(rows=len(x))
 
     def seconds(self, rows: int) -> tuple[float, float]:

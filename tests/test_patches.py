@@ -121,6 +121,21 @@ def test_a_pattern_is_heard_where_statistics_hear_nothing() -> None:
     assert right["patches"] >= 0.9 > right["svm"] + 0.1, right
 
 
+@pytest.mark.parametrize("name", ["svm", "knn", "logistic", "patches"])
+def test_a_reloaded_head_gives_identical_predictions(name: str) -> None:
+    """On every CPU: tensors of another memory layout would be summed by another kernel."""
+    x, y = chirps(40, 7)
+    options = {"words": 20, "sizes": [[6, 6]]} if name == "patches" else {}
+    head = models.build(name, SHAPE, 3, **options)
+    # A class that no row has: coefficients are then chosen by column, which leaves them transposed in memory.
+    head.solve([(x, None)], np.eye(3)[y], np.arange(40), False)
+    assert all(value.is_contiguous() for value in head.state_dict().values())
+    again = models.rebuild(head.config)
+    again.load_state_dict({key: value.clone() for key, value in head.state_dict().items()})
+    with torch.inference_mode():
+        assert torch.equal(again.eval()(x, None), head.eval()(x, None))
+
+
 def test_many_rows_leave_less_room_for_copies(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     x, y = chirps(20, 3)

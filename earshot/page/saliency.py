@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,8 @@ from earshot.hearing import Answer, Hearing
 from earshot.page.maps import cut
 from earshot.run import Run
 
-STEPS, AT_ONCE = 16, 4  # of the integral; rows of a pass
+STEPS, MOST_STEPS, AT_ONCE = 16, 256, 4  # of the integral, at first and at most; rows of a pass
+CLOSE = 0.02  # share of the gain by which the integral may miss it
 SMOOTH = (1.0, 1.5)  # bands and frames: strides of convolutions leave a grid in the gradient of a spectrogram
 PIECES = 20  # of a window that are silenced, two neighbours at a time
 GRADIENTS = "integrated gradients on the head's view"
@@ -85,24 +87,45 @@ def gradients(
     from scipy.ndimage import gaussian_filter
 
     base = x.amin().expand_as(x) if levels else torch.zeros_like(x)
-    shares = (torch.arange(STEPS, device=x.device) + 0.5) / STEPS
+
+    def score(head: torch.nn.Module, rows: torch.Tensor) -> torch.Tensor:
+        logits = head(rows, None if mask is None else mask.expand(len(rows), -1)).float()
+        return (torch.nn.functional.logsigmoid(logits) if multilabel else logits.log_softmax(1))[:, target]
+
+    with torch.no_grad():
+        gain = sum(float(score(head, x) - score(head, base)) for head in heads) / len(heads)
+    steps = STEPS
+    values = _integral(heads, x, base, score, steps)
+    # The evidence adds up to the gain; how many steps that takes depends on how sharply the network bends.
+    while values is not None and steps < MOST_STEPS and abs(values.sum() - gain) > CLOSE * abs(gain) + 0.01:
+        steps *= 2
+        values = _integral(heads, x, base, score, steps)
+    return gaussian_filter(values, SMOOTH) if levels and values is not None else values
+
+
+def _integral(
+    heads: list[torch.nn.Module],
+    x: torch.Tensor,
+    base: torch.Tensor,
+    score: Callable[[torch.nn.Module, torch.Tensor], torch.Tensor],
+    steps: int,
+) -> np.ndarray | None:
+    """(F, T) the integral by so many steps, before smoothing; None where a head passes no gradient."""
+    shares = (torch.arange(steps, device=x.device) + 0.5) / steps
     total = torch.zeros_like(x)
     for head in heads:
         for part in shares.split(AT_ONCE):
             between = (base + part[:, None, None, None] * (x - base)).requires_grad_()
             try:
                 with torch.enable_grad():
-                    logits = head(between, None if mask is None else mask.expand(len(part), -1)).float()
-                    score = torch.nn.functional.logsigmoid(logits) if multilabel else logits.log_softmax(1)
-                    found = torch.autograd.grad(score[:, target].sum(), between, allow_unused=True)[0]
+                    found = torch.autograd.grad(score(head, between).sum(), between, allow_unused=True)[0]
             except RuntimeError:  # no path back: an estimator of scikit-learn's, a recurrent layer on a GPU
                 return None
             if found is None:
                 return None
             total += found.sum(0, keepdim=True)
-    values = ((x - base) * total / (STEPS * len(heads))).sum(1)[0]
-    found = torch.nan_to_num(values).detach().cpu().numpy()
-    return gaussian_filter(found, SMOOTH) if levels else found
+    values = ((x - base) * total / (steps * len(heads))).sum(1)[0]
+    return torch.nan_to_num(values).detach().cpu().numpy()
 
 
 def occlusion(hearing: Hearing, run: Run, piece: np.ndarray, target: int) -> np.ndarray:
