@@ -254,9 +254,8 @@ def light_row(
         found: dict[str, list] = {view: [] for view in extractor.shapes}
         for path in ours.paths:
             wave, native = librosa.load(path, sr=None)
-            wave = librosa.resample(
-                wave, orig_sr=native, target_sr=rate, fix=False
-            )  # fixed, it may gain a sample of silence
+            # fixed, it may gain a sample of silence
+            wave = librosa.resample(wave, orig_sr=native, target_sr=rate, fix=False)
             if network is None:
                 mel = librosa.feature.melspectrogram(
                     y=wave,

@@ -101,9 +101,8 @@ def main() -> None:
         saved_ast(scratch / "weights")
         clip = extraction(flags.data.resolve(), scratch / "weights", scratch, flags.clips)
         own = training("itmo2025", scratch, "auto")
-        loop = training(
-            "itmo2025_finetune", scratch, "fp32", gradient_checkpointing=False
-        )  # it fits here, and costs a third more
+        # it fits here, and costs a third more
+        loop = training("itmo2025_finetune", scratch, "fp32", gradient_checkpointing=False)
         network, windows = loop[2].ast.eval(), torch.zeros(BATCH, 1024, 128)
         with torch.inference_mode():
             frozen = seconds_of(lambda number: network(windows)) / BATCH

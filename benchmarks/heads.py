@@ -63,9 +63,8 @@ def logistic_regression(cache: Path) -> tuple[int, int]:
     from sklearn.preprocessing import StandardScaler
 
     rows = joblib.load(cache / "train.pkl")
-    first = np.unique(rows["clip"], return_index=True)[
-        1
-    ]  # a few clips have a second window, a fraction of a second on
+    # a few clips have a second window, a fraction of a second on
+    first = np.unique(rows["clip"], return_index=True)[1]
     x, labels, folds = rows["pooled"][first, :, 0, 0].astype(np.float32), rows["labels"], rows["folds"]
     right = 0
     for fold in np.unique(folds):

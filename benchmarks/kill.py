@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import os
 
-os.environ.update(
-    OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1"
-)  # before numpy: a fork must have no threads
+# before numpy: a fork must have no threads
+os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
 
 import argparse
 import json
@@ -41,19 +40,11 @@ from kill_stages import CLASSES, CLIPS, Stage, stages
 
 from earshot import extract
 
-TIMES = (
-    "training_log.txt",
-    "metrics.csv",
-    ".index.json",
-    ".verified.json",
-    ".lock",
-    "ledger.csv",
-)  # they tell what happened when
+# they tell what happened when
+TIMES = ("training_log.txt", "metrics.csv", ".index.json", ".verified.json", ".lock", "ledger.csv")
 FRESH = 8  # every so-manieth attempt is a new process
-SHARD, STEPS = (
-    64,
-    1,
-)  # what one kill may cost: the clips of the shard at work and of the one decoded ahead; a training step
+# what one kill may cost: the clips of the shard at work and of the one decoded ahead; a training step
+SHARD, STEPS = 64, 1
 
 
 @dataclass

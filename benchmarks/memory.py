@@ -26,12 +26,8 @@ from earshot import config, optim, space
 from earshot.device import choose
 from earshot.loss import Criterion
 
-CARD, LIMIT, RESIDENT, KAGGLE = (
-    16e9,
-    15e9,
-    4e9,
-    20e9,
-)  # bytes; a quarter of the card may hold the features themselves
+# bytes; a quarter of the card may hold the features themselves
+CARD, LIMIT, RESIDENT, KAGGLE = 16e9, 15e9, 4e9, 20e9
 EXTRACTED = config.ExtractionFlags().batch_size
 CLIPS = (2000, 10000)
 

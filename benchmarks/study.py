@@ -275,9 +275,8 @@ def table(flags: argparse.Namespace, scratch: Path, command: str) -> str:
     folders, seconds = {}, {}
     for cache in dict.fromkeys(case.cache for case in chosen.values()):
         data = ["--competition", str(flags.data.resolve()), "--out", str(scratch / "data")]
-        kept = any(
-            (scratch / "data").glob(f"*/{cache}")
-        )  # an earlier call's: what is left to do takes no one's time
+        # an earlier call's: what is left to do takes no one's time
+        kept = any((scratch / "data").glob(f"*/{cache}"))
         took = timed("get_features.py", [*data, *CACHES[cache], *extra[cache]], scratch)
         seconds[cache] = "kept from before" if kept else f"{took:.0f} s"
         folders[cache] = next((scratch / "data").glob(f"*/{cache}/manifest.json")).parent

@@ -258,9 +258,8 @@ class Files:
             or self.by_stem.get(key(name))
             or self.by_stem.get(key(strip_suffix(name)), [])
         )
-        if (
-            "/" in wanted
-        ):  # part of a path, or a path on another machine: the folders must agree as far as both go
+        # part of a path, or a path on another machine: the folders must agree as far as both go
+        if "/" in wanted:
             tail = key("/" + strip_suffix(wanted.lstrip("/")))
             heads = {f: key(f"{self.root.as_posix()}/{strip_suffix(f)}") for f in found}
             found = [

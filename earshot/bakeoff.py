@@ -23,9 +23,8 @@ if TYPE_CHECKING:
     from earshot.cache import Cache
     from earshot.contest import Contest
 
-Metric = get_type_hints(config.TrainingFlags)[
-    "metric"
-]  # not the other way round: recipes read the annotation's text
+# not the other way round: recipes read the annotation's text
+Metric = get_type_hints(config.TrainingFlags)["metric"]
 HOURS = 1.0  # where --max-hours is not given
 
 

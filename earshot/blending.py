@@ -17,11 +17,8 @@ from earshot import compare, metrics
 from earshot import offsets as cut
 from earshot.errors import UserError
 
-METHODS = (
-    "simplex",
-    "mean",
-    "greedy",
-)  # the first is fallen back on: a weak member spoils a mean, and hardly these weights
+# the first is fallen back on: a weak member spoils a mean, and hardly these weights
+METHODS = ("simplex", "mean", "greedy")
 ROUNDS, FEW = 20, 3  # greedy selection: members added at most; the best ones that it may start from
 SMALLEST = 0.01  # a weight below is none: its member would be run for nothing
 PARTS = 3  # of the clips, where a single fold is left to choose on

@@ -55,9 +55,8 @@ def run(main: Callable[[list[str]], None]) -> None:
     signal.signal(signal.SIGTERM, SIGNALS.on)
     signal.signal(signal.SIGINT, SIGNALS.on)
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(
-            line_buffering=True
-        )  # in a log, too, a line is there when it is said, not when the block is full
+        # in a log, too, a line is there when it is said, not when the block is full
+        sys.stdout.reconfigure(line_buffering=True)
     # A descriptor of Python's own: decoders write to the common one, which `decode.quiet` closes meanwhile.
     sys.stderr = os.fdopen(
         os.dup(2), "w", encoding=sys.stderr.encoding, errors=sys.stderr.errors, buffering=1

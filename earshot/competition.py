@@ -45,9 +45,8 @@ class Competition:
     notes: list[str]
     solution: Path | None
     multilabel: bool = False
-    separator: str | None = (
-        None  # between a cell's labels, as the train csv writes them; None: 0/1 columns, or single-label
-    )
+    # between a cell's labels, as the train csv writes them; None: 0/1 columns, or single-label
+    separator: str | None = None
 
 
 def load(
@@ -285,9 +284,8 @@ def draw_holdout(train: pd.DataFrame, fraction: float, seed: int) -> np.ndarray:
     # Kaggle has, and all would be one.)
     alone = pd.Series([f"\1{i}" for i in train["id"]], index=train.index)
     groups, names = pd.factorize(train["group"].where(train["group"] != "", alone), sort=True)
-    labels = [
-        each(label) or ("",) for label in train["label"]
-    ]  # clips without any label get their share, too
+    # clips without any label get their share, too
+    labels = [each(label) or ("",) for label in train["label"]]
     classes = {
         label: index for index, label in enumerate(sorted({one for several in labels for one in several}))
     }

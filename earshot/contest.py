@@ -21,15 +21,11 @@ from earshot.run import CONFIG, FoldFolder, Run
 if TYPE_CHECKING:
     from earshot.bakeoff import AutoFlags
 
-RESERVE, LEAST = (
-    0.06,
-    5.0,
-)  # share of the time that is kept for the blend, and seconds at least; predicting comes on top
+# share of the time that is kept for the blend, and seconds at least; predicting comes on top
+RESERVE, LEAST = 0.06, 5.0
 SMALL = 0.02  # share of the time that a candidate may take without being weighed against others
-CLEAR, FAR = (
-    2.0,
-    0.02,
-)  # standard errors, and points of the metric, that lie between the best and what is dropped
+# standard errors, and points of the metric, that lie between the best and what is dropped
+CLEAR, FAR = 2.0, 0.02
 # seconds that the quickest candidate may take even if there is no time: something has to be submitted
 ANYHOW = 60.0
 WITH_THE_REST = 1.2  # validation and what surrounds the steps, over the steps
@@ -286,9 +282,8 @@ class Contest:
         order = self.having(OPEN, names) if self.fits(names) else self.ranked(self.having(OPEN, names))
         for name in order:
             self.whole(name)
-        for name in self.having(
-            NO_TIME, names
-        ):  # what was taken for too long, where the others were quicker than thought
+        # what was taken for too long, where the others were quicker than thought
+        for name in self.having(NO_TIME, names):
             if self.state["of"][name]["each"] is not None and self.cost(name) <= self.left():
                 self.attempt(name, self.train)
 

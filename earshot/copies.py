@@ -34,12 +34,8 @@ class Copy(NamedTuple):
     share: float
 
 
-COLUMNS = {
-    "clip": np.int32,
-    "copy": np.int32,
-    "partner": np.int32,
-    "share": np.float32,
-}  # of Copy, one value a row
+# of Copy, one value a row
+COLUMNS = {"clip": np.int32, "copy": np.int32, "partner": np.int32, "share": np.float32}
 
 
 class Copies:
@@ -54,9 +50,8 @@ class Copies:
         self.flags, self.ids, self.paths = flags, clips.id.tolist(), clips.path.tolist()
         self.heard = np.ones(len(clips), dtype=bool)
         self.heard[bad] = False
-        labels = [
-            str(label) for label in clips.label
-        ]  # several labels of a clip are a class of their own here
+        # several labels of a clip are a class of their own here
+        labels = [str(label) for label in clips.label]
         self.labels = np.unique(labels, return_inverse=True)[1]
         # Only a partner of the same fold is sure to be trained on whenever the clip is.
         self.folds = np.asarray(clips.fold.tolist(), dtype=np.int64)

@@ -353,9 +353,8 @@ def score_test(run: Run, rows: Rows, predict_all: Callable[[], np.ndarray], refi
         refit: is it answered by the models on all clips?
     """
     path, finished, truth = run.folder / "test.json", run.finished_folds(), rows.truth
-    known = (
-        np.ones(len(truth), dtype=bool) if rows.multilabel else truth >= 0
-    )  # no label at all is an answer, too
+    # no label at all is an answer, too
+    known = np.ones(len(truth), dtype=bool) if rows.multilabel else truth >= 0
     if path.exists():
         try:
             kept = sealed.read(path)

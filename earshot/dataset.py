@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 
 RESIDENT = 0.25  # share of the device's free memory that a split may take to be kept there
 BLOCK = 1 << 24  # bytes of a cache that are copied at a time
-AT_ONCE = (
-    1 << 25
-)  # bytes of an epoch's batches that are picked in one go, which saves a tiny head most of its overhead
+# bytes of an epoch's batches that are picked in one go, which saves a tiny head most of its overhead
+AT_ONCE = 1 << 25
 
 
 class Batch(NamedTuple):
@@ -280,9 +279,8 @@ class Rows:
         usable = np.zeros((len(self.ids), count + 1), dtype=bool)
         usable[:, 0] = True
         usable[made[good], self.copy[good] + 1] = True
-        turn = (epoch - 1 + np.arange(len(self.ids)))[:, None] + np.arange(
-            count + 1
-        )  # the order in which a clip tries
+        # the order in which a clip tries
+        turn = (epoch - 1 + np.arange(len(self.ids)))[:, None] + np.arange(count + 1)
         order = turn % (count + 1)
         first = np.take_along_axis(usable, order, 1).argmax(1)
         chosen = np.take_along_axis(order, first[:, None], 1)[:, 0]

@@ -282,9 +282,8 @@ def _reason(path: Path, error: Exception) -> str:
     if isinstance(error, MemoryError):
         return "its header claims more audio than memory holds"
     text = getattr(error, "error_string", "") or str(error) or type(error).__name__
-    if (
-        "File does not exist" in text
-    ):  # libsndfile's words for an MP3 without a single frame; the file was opened above
+    # libsndfile's words for an MP3 without a single frame; the file was opened above
+    if "File does not exist" in text:
         return "Format not recognised"
     text = text.replace(str(path.resolve()), path.name).replace(str(path), path.name)
     return " ".join(text.split())[:160].rstrip(".")

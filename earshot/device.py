@@ -14,9 +14,8 @@ class Device:
     name: str
     precision: str  # fp32 | fp16 | bf16
     about: str
-    channels_last: bool = (
-        False  # the layout of a head's weights in training and predicting; a GPU has it anyway
-    )
+    # the layout of a head's weights in training and predicting; a GPU has it anyway
+    channels_last: bool = False
 
 
 def choose(name: str = "auto", precision: str = "auto") -> Device:

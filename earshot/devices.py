@@ -51,9 +51,8 @@ def choose(name: str = "auto", precision: str = "auto") -> list[Device]:
         first = device.choose(name, precision)
         found = [first]
         for index in range(1, torch.cuda.device_count() if first.name.startswith("cuda") else 0):
-            with contextlib.suppress(
-                UserError
-            ):  # one that cannot be used is no reason to stop: nobody named it
+            # one that cannot be used is no reason to stop: nobody named it
+            with contextlib.suppress(UserError):
                 found.append(device.choose(f"cuda:{index}", precision))
         return [one for one in found if one.precision == first.precision]
     found = [device.choose(one.strip(), precision) for one in name.split(",")]
@@ -272,9 +271,8 @@ def _serve(
 
     sys.stdout = _Lines(send)
     sys.stderr = _Log(os.fdopen(os.dup(2), "wb"), encoding="utf-8", errors="replace", write_through=True)
-    tqdm.set_lock(
-        threading.RLock()
-    )  # its own would be one for several processes, which nobody removes after a kill
+    # its own would be one for several processes, which nobody removes after a kill
+    tqdm.set_lock(threading.RLock())
     torch.set_num_threads(count)
     with share(lock):
         try:

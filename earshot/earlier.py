@@ -190,10 +190,8 @@ def adopt_run(folder: Path, record: dict[str, Any], given: str | None, named: bo
                 ]
         total = sum(path.stat().st_size for path, _ in pairs)
         space.check(folder, total, total)
-        for path, target in [
-            *pairs,
-            (source / CONFIG, folder / CONFIG),
-        ]:  # the settings last: they make the rest a run
+        # the settings last: they make the rest a run
+        for path, target in [*pairs, (source / CONFIG, folder / CONFIG)]:
             _copy(path, target)
         return [f"taken from an earlier session: the run {source}"]
     return []

@@ -60,9 +60,8 @@ def parts(plan: Plan) -> list[Part]:
     """The shards of a plan, in order."""
     found = []
     counts = {split: int((plan.competition.clips.split == split).sum()) for split in manifest.SPLITS}
-    counts[copies.NAME] = (
-        counts["train"] * plan.augment.augment
-    )  # last: the training shards say which clips can be heard
+    # last: the training shards say which clips can be heard
+    counts[copies.NAME] = counts["train"] * plan.augment.augment
     for split, count in counts.items():
         for first in range(0, count, SHARD):
             name = f"{split}-{first // SHARD:05d}.pkl"
@@ -177,9 +176,8 @@ def run(
             shapes = {view: shape for view, shape, _ in form[0]}
             print(space.check(plan.folder, *space.of_cache(plan, shapes, everything, missing)), flush=True)
         bar = stack.enter_context(_Bar(everything, missing, len(on)))
-        copied = [
-            part for part in todo if part.split == copies.NAME
-        ]  # last: which clips can be heard is known then
+        # last: which clips can be heard is known then
+        copied = [part for part in todo if part.split == copies.NAME]
         stages = [stage for stage in (todo[: len(todo) - len(copied)], copied) if stage]
         for stage in stages:
             tasks = [stage[number :: len(on)] for number in range(min(len(on), len(stage)))]
@@ -306,12 +304,10 @@ def _prepared(
             if np.isnan(start):  # the whole file
                 futures.append(pool.submit(decoding, path))
                 continue
-            if (
-                path not in held
-            ):  # submitted before its stretches, so that even a single thread comes to an end
-                held[path] = pool.submit(
-                    decode, path, extractor.rate, replace(plan.audio, trim=None)
-                )  # their times are the file's
+            # submitted before its stretches, so that even a single thread comes to an end
+            if path not in held:
+                # their times are the file's
+                held[path] = pool.submit(decode, path, extractor.rate, replace(plan.audio, trim=None))
             futures.append(pool.submit(_stretch, held[path], extractor.rate, start, end))
         for path in list(held)[:-1]:  # the last one may go on in the next shard
             del held[path]

@@ -218,9 +218,8 @@ def share(lock: Path | str) -> Iterator[None]:
 
     with open(lock, "rb") as handle:
         try:
-            fcntl.lockf(
-                handle, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, WORKERS
-            )  # of another kind than flock's: both may be held
+            # of another kind than flock's: both may be held
+            fcntl.lockf(handle, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, WORKERS)
         except OSError:
             pass
         yield

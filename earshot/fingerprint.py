@@ -8,9 +8,8 @@ from typing import Any
 
 from earshot.files import digest_of
 
-RECORDED_WHERE_CHANGED = {
-    "recorded": "where changed"
-}  # of a setting that came later: what was made before keeps its record
+# of a setting that came later: what was made before keeps its record
+RECORDED_WHERE_CHANGED = {"recorded": "where changed"}
 
 
 def plain(value: Any) -> Any:

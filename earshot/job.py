@@ -132,9 +132,8 @@ class Job:
             else self.load(replace(self.at, name="cpu"), gigabytes=0)
         )
         self.parameters = sum(p.numel() for p in fresh.parameters())
-        self.stored = (
-            fresh.keeps(len(self.rows)) if hasattr(fresh, "keeps") else self.parameters
-        )  # support vectors are no parameters
+        # support vectors are no parameters
+        self.stored = fresh.keeps(len(self.rows)) if hasattr(fresh, "keeps") else self.parameters
         self.numbers, self.whose = folds.assign(
             self.rows.truth,
             self.rows.folds,

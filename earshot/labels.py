@@ -160,9 +160,8 @@ def find(
         several = any(len(split(cell, separator)) > 1 for cell in cells)
         said = [] if several else [f"--task multilabel, but no row of {csv.name} has several labels"]
         return Labels((column,), True, separator), said
-    if len(answers) > 1 and set(cells) <= set(
-        answers
-    ):  # "bass guitar" is one label beside "bass" and "guitar"
+    # "bass guitar" is one label beside "bass" and "guitar"
+    if len(answers) > 1 and set(cells) <= set(answers):
         return Labels((column,)), []
     if len(answers) > 1 and falls_apart(cells, separator, answers):
         return Labels((column,), True, separator), []

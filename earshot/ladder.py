@@ -25,9 +25,8 @@ LADDER: dict[str, tuple[str, ...]] = {
 }
 SEEDS = (1, 2)  # once the others are done: the same again, begun and mixed differently
 SEEDED = ("mlp", "itmo2025_tokens", "from_scratch", "small_cnn")
-STRONG = (
-    "from_scratch",
-)  # all further seeds of these come before those of others, which are weaker on the same view
+# all further seeds of these come before those of others, which are weaker on the same view
+STRONG = ("from_scratch",)
 CPU_PARAMETERS = 20_000_000  # above: a GPU's work
 CPU_SPEED = 5e11  # operations a second that a few cores do not exceed; what is too much even so is not timed
 
@@ -49,9 +48,8 @@ class Candidate:
         made = config.with_defaults(
             config.TrainingFlags(), self.recipe.training, f"recipe {self.recipe.name}, training"
         )
-        return replace(
-            made, folds=folds, metric=metric, seed=self.seed, seeds=1, refit=False
-        )  # a further seed is a candidate of its own
+        # a further seed is a candidate of its own
+        return replace(made, folds=folds, metric=metric, seed=self.seed, seeds=1, refit=False)
 
 
 def candidates(opened: list[Cache], recipes: tuple[str, ...], heads: Any) -> list[Candidate]:

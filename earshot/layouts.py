@@ -45,12 +45,10 @@ class Layout:
     written: labels.Labels | None = None  # None: by folders
     missing: list[tuple[str, str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    example: list[str] | None = (
-        None  # the first row of a sample submission that is a placeholder, [] where it has none
-    )
-    asked: list[str] = field(
-        default_factory=list
-    )  # the sample submission's columns of numbers, where it has several: the classes
+    # the first row of a sample submission that is a placeholder, [] where it has none
+    example: list[str] | None = None
+    # the sample submission's columns of numbers, where it has several: the classes
+    asked: list[str] = field(default_factory=list)
 
 
 def table(ids, paths, split, labels=None, folds=None, groups=None, starts=None, ends=None) -> pd.DataFrame:

@@ -79,15 +79,13 @@ def read(path: Path) -> list[dict[str, str]]:
 def change(path: Path, by: Callable[[list[dict[str, str]]], None]) -> None:
     """Read the ledger, let `by` change its rows, write it; of two processes at once, one waits for the
     other."""
-    with replacing(
-        path
-    ) as file:  # holds the lock of the file beside it from before the reading to after the rename
+    # holds the lock of the file beside it from before the reading to after the rename
+    with replacing(path) as file:
         rows = read(path)
         by(rows)
         text = io.StringIO()
-        more = dict.fromkeys(
-            key for row in rows for key in row if key not in COLUMNS
-        )  # columns of the user's own
+        # columns of the user's own
+        more = dict.fromkeys(key for row in rows for key in row if key not in COLUMNS)
         writer = csv.DictWriter(text, (*COLUMNS, *more), lineterminator="\n", restval="")
         writer.writeheader()
         writer.writerows(rows)

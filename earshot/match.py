@@ -76,12 +76,10 @@ def pick(data: str, recipe: Recipe | None, continue_from: str | None = None) -> 
             f"no cache in {data}/: run get_features.py first, or say where one is with --features FOLDER"
         )
     manifests = {folder: cache.peek(folder / cache.MANIFEST) for folder in found}
-    found = [
-        folder for folder in found if not settings_fault(manifests[folder])
-    ] or found  # else the reader says why
-    found = [
-        folder for folder in found if "train" in (manifests[folder].get("splits") or {"train"})
-    ] or found  # not --for-run's
+    # else the reader says why
+    found = [folder for folder in found if not settings_fault(manifests[folder])] or found
+    # not --for-run's
+    found = [folder for folder in found if "train" in (manifests[folder].get("splits") or {"train"})] or found
     if recipe is not None and recipe.features:
         fitting = [
             f

@@ -123,10 +123,8 @@ def unpack(optim: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], rest:
         state.setdefault(int(index), {})[key] = value
     groups = [{k: tuple(v) if k == "betas" else v for k, v in group.items()} for group in rest["groups"]]
     optim.load_state_dict({"state": state, "param_groups": groups})
-    for (
-        parameter,
-        entries,
-    ) in optim.state.items():  # fused steps go through memory: moments have to lie as their weights do
+    # fused steps go through memory: moments have to lie as their weights do
+    for parameter, entries in optim.state.items():
         for key, value in entries.items():
             if (
                 torch.is_tensor(value)

@@ -19,16 +19,10 @@ from earshot import attached
 from earshot.errors import UserError
 
 REQUIREMENTS = Path(__file__).resolve().parents[1] / "requirements.txt"
-OPTIONAL = (
-    "matplotlib",
-    "kaggle",
-    "six",
-)  # pictures, up- and downloads: features, training and submissions do without
-IMAGE = (
-    "torch",
-    "torchaudio",
-    "torchvision",
-)  # Kaggle's own are built for its driver: another one may not run there
+# pictures, up- and downloads: features, training and submissions do without
+OPTIONAL = ("matplotlib", "kaggle", "six")
+# Kaggle's own are built for its driver: another one may not run there
+IMAGE = ("torch", "torchaudio", "torchvision")
 
 
 def wanted(path: Path = REQUIREMENTS) -> list[Any]:

@@ -12,9 +12,8 @@ from earshot.errors import UserError
 if TYPE_CHECKING:
     from earshot.run import Run
 
-EVERYTHING = (
-    1 << 31
-)  # stands for a fold's number where random numbers are drawn for all clips: no fold is called so
+# stands for a fold's number where random numbers are drawn for all clips: no fold is called so
+EVERYTHING = 1 << 31
 
 
 class Part(NamedTuple):

@@ -54,9 +54,8 @@ def stand_ins(
     if any(found):
         return None
     there = loose(files, set(train["path"]))
-    if (
-        len(asked) >= len(there) or asked and all(STRETCH.fullmatch(id.strip()) for id in asked)
-    ):  # these name parts of recordings
+    # these name parts of recordings
+    if len(asked) >= len(there) or asked and all(STRETCH.fullmatch(id.strip()) for id in asked):
         return None
     return ids_like(list(asked) or list(train["id"]), there), [str(files.root / path) for path in there]
 

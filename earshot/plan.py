@@ -214,9 +214,8 @@ def _sample(competition: Competition, sources: Sources, workers: int) -> str | N
 def _clips(competition: Competition, part: Any, sources: Sources, workers: int) -> str:
     """What a split is made of, as text: its size, and a digest of every row with the content of its file."""
     contents = sources.digests(part.path, workers)
-    root = (
-        f"{competition.root}{os.sep}"  # of text: a Path for each of many clips takes longer than all the rest
-    )
+    # of text: a Path for each of many clips takes longer than all the rest
+    root = f"{competition.root}{os.sep}"
     names = [path.removeprefix(root).replace(os.sep, "/") for path in part.path]
     rows = [
         list(row)

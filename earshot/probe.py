@@ -26,9 +26,8 @@ WORTH = 0.010  # seconds of a step in fp32 above which another precision is wort
 BETTER = 1.2  # how many times faster it has to be
 TRIAL = 4.0  # seconds after which a step has been timed well enough
 ENOUGH = 0.1  # seconds that a trial's step may take; large heads are tried on fewer rows
-ROUNDS = (
-    6  # in turn, so that whatever else the machine does hits all alike; the first warms up, the best counts
-)
+# in turn, so that whatever else the machine does hits all alike; the first warms up, the best counts
+ROUNDS = 6
 LOSS = 0.05  # how far from that of fp32 the loss may be, relatively
 BACKWARD = 3  # a training step is about three forward passes
 # Precision, channels-last. Not fp32 channels-last: oneDNN 3.10's backward pass of a few channels overwrites
@@ -59,9 +58,8 @@ def operations(head: nn.Module, rows: Rows, which: np.ndarray) -> float:
         return 0.0
     x, mask = rows.batch(which)
     fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(
-        False
-    )  # a whole layer in one operation, of which nobody knows the size
+    # a whole layer in one operation, of which nobody knows the size
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             head.eval()(x, mask)
@@ -100,9 +98,8 @@ def decide(head: nn.Module, rows: Rows, settings: TrainingFlags, device: Device)
         return device
     step, began = _stepper(rows, settings), time.perf_counter()
     step(head, device, which[:2])
-    row = (
-        time.perf_counter() - began
-    ) / 2  # with what a first call costs, so that the trial is rather too short
+    # with what a first call costs, so that the trial is rather too short
+    row = (time.perf_counter() - began) / 2
     which = which[: max(2, min(len(which), int(ENOUGH / row)))]
     candidates = [replace(device, precision=precision, channels_last=last) for precision, last in CANDIDATES]
     times = measure(head, candidates, which, step)

@@ -204,9 +204,8 @@ class Run:
         self.folder = folder
         self.config: dict[str, Any] = {}
         self.quiet = False  # a bake-off says a line a run, and keeps the rest in the run's log
-        self.watching: list[
-            Callable[[list[dict]], None]
-        ] = []  # told all rows of metrics.csv whenever it is written
+        # told all rows of metrics.csv whenever it is written
+        self.watching: list[Callable[[list[dict]], None]] = []
 
     @classmethod
     def begin(cls, folder: Path, record: dict, about: dict) -> Run:
@@ -222,9 +221,8 @@ class Run:
         if (folder / CONFIG).exists():
             run._read()
             found = differences(run.config["record"], record)
-            found.sort(
-                key=lambda text: text.startswith(("clips", "folds"))
-            )  # digests: what a person set says more
+            # digests: what a person set says more
+            found.sort(key=lambda text: text.startswith(("clips", "folds")))
             if found:
                 more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
                 raise UserError(
@@ -232,9 +230,8 @@ class Run:
                     "give the new run another --name, or start over with --fresh"
                 )
             run.mend()
-            if about.get("features_folder") != run.config.get(
-                "features_folder"
-            ):  # an earlier session had it elsewhere
+            # an earlier session had it elsewhere
+            if about.get("features_folder") != run.config.get("features_folder"):
                 run.config["features_folder"] = about["features_folder"]
                 run._write()
             return run

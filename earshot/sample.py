@@ -181,9 +181,8 @@ def clip(label: int, recording: int, take: int) -> np.ndarray:
     snr, tilt = place_rng.uniform(2, 20), place_rng.uniform(0, 0.9)
     other = (label + int(place_rng.integers(1, len(sounds)))) % len(sounds)
     kind = place_rng.uniform()
-    distance = (
-        0.0 if kind < 0.05 else place_rng.uniform(4, 12) if kind < 0.4 else None
-    )  # dB below the own sound
+    # dB below the own sound
+    distance = 0.0 if kind < 0.05 else place_rng.uniform(4, 12) if kind < 0.4 else None
 
     n = int(rng.uniform(1.2, 2.4) * RATE)
     wave = level(sounds[label](n, p, rng))

@@ -15,11 +15,8 @@ if TYPE_CHECKING:
 N_FFT, BANDS = 2048, 128
 RANGE = 80.0  # dB that the colours span, down from the loudest point
 FRAMES = 2000  # no picture is wider
-BLACK, WHITE, COLOURS = (
-    240,
-    255,
-    240,
-)  # indices of a palette: colours first, then greys, between which Pillow blends its letters
+# indices of a palette: colours first, then greys, between which Pillow blends its letters
+BLACK, WHITE, COLOURS = 240, 255, 240
 LEFT, TOP, RIGHT, BOTTOM = 52, 24, 76, 38  # pixels around the spectrogram
 
 
@@ -36,9 +33,8 @@ def _bank(rate: int) -> np.ndarray:
     # Triangles between neighbours on the mel scale. `extractors.frontend.mel_bank` has more choices and
     # takes 1.4 s to import.
     edges = 700 * (10 ** (np.linspace(0, to_mel(rate / 2), BANDS + 2) / 2595) - 1)
-    edges = np.maximum(
-        edges, np.arange(BANDS + 2) * 0.5 * rate / N_FFT
-    )  # the lowest are narrower than a bin of the transform
+    # the lowest are narrower than a bin of the transform
+    edges = np.maximum(edges, np.arange(BANDS + 2) * 0.5 * rate / N_FFT)
     bins = np.arange(N_FFT // 2 + 1) * rate / N_FFT
     rise = (bins - edges[:-2, None]) / np.diff(edges)[:-1, None]
     fall = (edges[2:, None] - bins) / np.diff(edges)[1:, None]

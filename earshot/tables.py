@@ -20,11 +20,8 @@ MAX_COLUMNS = 20_000
 MAX_CELLS = 50_000_000
 MAX_CELL = 2**17  # characters
 SEPARATORS = ",;\t|"
-BOMS = (
-    (b"\xef\xbb\xbf", "utf-8-sig"),
-    (b"\xff\xfe", "utf-16"),
-    (b"\xfe\xff", "utf-16"),
-)  # Excel's "Unicode text" is the second
+# Excel's "Unicode text" is the second
+BOMS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 
 
 def read(path: Path) -> pd.DataFrame:

@@ -129,9 +129,8 @@ class _Tensors(Interpreter):
         dtype = STORAGES[kind]
         if key not in self.storages:
             size = count * dtype.itemsize
-            if (
-                self.held + size > self.most
-            ):  # members may lie within one another: zipfile compares them only since 3.11.8
+            # members may lie within one another: zipfile compares them only since 3.11.8
+            if self.held + size > self.most:
                 raise Refused("its members together are larger than the file")
             data = _member(self.archive, f"{self.folder}data/{key}", size)
             if len(data) != size:
@@ -157,9 +156,8 @@ class _Tensors(Interpreter):
             if count
             else 0
         )
-        if (
-            count > len(numbers) or count and last >= len(numbers)
-        ):  # strides of 0 could make terabytes of one number
+        # strides of 0 could make terabytes of one number
+        if count > len(numbers) or count and last >= len(numbers):
             raise Refused("a tensor reaches beyond its numbers")
         self.made += count * numbers.itemsize
         if self.made > SHARED * self.held:

@@ -132,9 +132,8 @@ class TensorBoard:
             return
         for part, epochs in by_part(rows).items():
             known = self.written.get(part)
-            if known is None or known > len(
-                epochs
-            ):  # this process has not been here, or the fold was begun anew
+            # this process has not been here, or the fold was begun anew
+            if known is None or known > len(epochs):
                 write_bytes(self.folder / part / EVENTS, _records([_version(), *map(_event, epochs)]))
             elif known < len(epochs):
                 with open(self.folder / part / EVENTS, "ab") as file:

@@ -75,9 +75,8 @@ class Fitter:
         self.unsaved_best: dict[str, Tensor] | None = None
         self._memory: dict[str, Tensor] | None = None
         self.seeds: tuple[int, np.ndarray] = (0, np.zeros(0, np.uint64))  # of an epoch's steps
-        self.unseen: list[
-            tuple[int, int, int, np.ndarray, Tensor]
-        ] = []  # epoch, step, steps, rows, loss: not looked at yet
+        # epoch, step, steps, rows, loss: not looked at yet
+        self.unseen: list[tuple[int, int, int, np.ndarray, Tensor]] = []
         if not self._resume():
             self._begin()
 

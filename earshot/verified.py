@@ -70,7 +70,6 @@ def _read(index: Path) -> dict[str, Any]:
     try:
         known = sealed.read(index).get("files")
     except sealed.Damaged:
-        known = (
-            None  # only a shortcut: a damaged one is made anew; one flipped digit would condemn a sound cache
-        )
+        # only a shortcut: a damaged one is made anew; one flipped digit would condemn a sound cache
+        known = None
     return known if isinstance(known, dict) else {}

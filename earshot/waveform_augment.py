@@ -64,9 +64,8 @@ def level(wave: np.ndarray, rate: int) -> float:
     frame = max(2, round(FRAME * rate))
     padded = np.pad(wave, (0, max(0, frame - len(wave))))
     frames = np.lib.stride_tricks.sliding_window_view(padded, frame)[:: frame // 2]
-    frequencies = np.maximum(
-        np.fft.rfftfreq(frame, 1 / rate), 1.0
-    )  # 0 Hz weighs nothing, in decibels without end
+    # 0 Hz weighs nothing, in decibels without end
+    frequencies = np.maximum(np.fft.rfftfreq(frame, 1 / rate), 1.0)
     weights = 10 ** (A_weighting(frequencies, min_db=None) / 10)
     loudest = FLOOR
     for first in range(0, len(frames), BLOCK):  # a recording of an hour has more frames than fit

@@ -23,9 +23,8 @@ def drawn(rows: np.ndarray, clip: np.ndarray, most: int | None, seed: int) -> np
     """
     if most is None or not len(rows):
         return rows
-    order = np.lexsort(
-        (np.random.default_rng(seed).random(len(rows)), clip[rows])
-    )  # by clip, at random within
+    # by clip, at random within
+    order = np.lexsort((np.random.default_rng(seed).random(len(rows)), clip[rows]))
     new = np.flatnonzero(np.diff(clip[rows][order], prepend=-1))
     rank = np.arange(len(rows)) - np.repeat(new, np.diff(new, append=len(rows)))
     return rows[np.sort(order[rank < most])]
@@ -68,9 +67,8 @@ def pool_windows(values: Tensor, clip: Tensor, clips: int, highest: int | None =
     counts = torch.bincount(clip, minlength=clips)
     if highest is not None:
         order = values.argsort(dim=0, descending=True, stable=True)
-        order = order.gather(
-            0, clip[order].argsort(dim=0, stable=True)
-        )  # clip by clip, from high to low, for each class
+        # clip by clip, from high to low, for each class
+        order = order.gather(0, clip[order].argsort(dim=0, stable=True))
         clip = clip.sort().values
         first = counts.cumsum(0) - counts
         kept = torch.arange(len(clip)) - first[clip] < highest

@@ -232,9 +232,8 @@ def _like(default: Any, value: Any, name: str, key: str) -> Any:
     wanted = type(default)
     try:
         number = wanted(value)
-        exact = not isinstance(value, bool) and number == (
-            number if isinstance(value, str) else value
-        )  # no NaN
+        # no NaN
+        exact = not isinstance(value, bool) and number == (number if isinstance(value, str) else value)
     except (TypeError, ValueError, OverflowError):
         exact = False
     if not exact:

@@ -39,9 +39,8 @@ class Closed(nn.Module):
             width = num_stats(input_shape)
         else:
             width = self.functionals.standardise.mean.numel()
-            self.functionals.top = self.functionals.standardise = (
-                nn.Identity()
-            )  # its statistics alone are wanted
+            # its statistics alone are wanted
+            self.functionals.top = self.functionals.standardise = nn.Identity()
         self.width = width
         self.standardise = Standardise(width)
 

@@ -64,9 +64,8 @@ class Logistic(Closed):
                 weight[number], bias[number] = fitted.coef_[0], fitted.intercept_[0]
         elif found:
             fitted = LogisticRegression(C=self.c, max_iter=2000).fit(x, targets.argmax(1))
-            rows = (
-                fitted.classes_ if len(fitted.coef_) > 1 else fitted.classes_[1:]
-            )  # of two classes one row is kept
+            # of two classes one row is kept
+            rows = fitted.classes_ if len(fitted.coef_) > 1 else fitted.classes_[1:]
             weight[rows], bias[rows] = fitted.coef_, fitted.intercept_
         with torch.no_grad():
             self.fc.weight.copy_(torch.from_numpy(weight))

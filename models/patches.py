@@ -20,10 +20,8 @@ AREAS = 3  # of the frequency axis, counted apart
 PIXELS = 1 << 24  # values that a pass may make
 WHITENED = 0.05  # added to the variances, those of patches whose own is about 1
 MOST_ROWS = 6_000  # training rows with their varied copies: the machines' time grows with the square
-SHIFTS, STRETCHES = (
-    (-1, 1, -2, 2),
-    (0.8, 1.25),
-)  # of varied copies: in units of F / 20 bands; of the time axis
+# of varied copies: in units of F / 20 bands; of the time axis
+SHIFTS, STRETCHES = (-1, 1, -2, 2), (0.8, 1.25)
 HEARD = (0, 1, 2, 5, 6)  # the copies by whose mean a clip is answered
 
 
@@ -79,9 +77,8 @@ class Patches(SVM):
             for h, w in sizes
         ]
         self.stride = (max(1, height // 8), 2)
-        self.places = (self.height // self.stride[0]) * (
-            self.frames // self.stride[1]
-        )  # of a patch in a clip, at most
+        # of a patch in a clip, at most
+        self.places = (self.height // self.stride[0]) * (self.frames // self.stride[1])
         self.parts = [self.width]
         for number, (h, w) in enumerate(self.sizes):
             self.register_buffer(f"words{number}", torch.zeros(words, 1, h, w))
@@ -160,9 +157,8 @@ class Patches(SVM):
         return x, torch.arange(self.frames, device=x.device) < real[:, None]
 
     def _kernel(self, x: Tensor, y: Tensor) -> Tensor:
-        found = torch.zeros(
-            len(x), len(y), device=x.device
-        )  # not a stack of all: each is a fitting's largest piece of memory
+        # not a stack of all: each is a fitting's largest piece of memory
+        found = torch.zeros(len(x), len(y), device=x.device)
         for a, b in zip(x.split(self.parts, 1), y.split(self.parts, 1), strict=True):
             found = found + gaussian(a, b, self.gamma)
         return found / len(self.parts)

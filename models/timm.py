@@ -16,9 +16,8 @@ from . import HeadError, register
 from .maps import Input
 
 SHORTEST = 32  # pixels: what the usual networks' strides come to; a shorter axis is enlarged to it
-PIXELS = (
-    2**21
-)  # beyond them a single pass takes minutes and gigabytes: raw audio, 32 rows of the same samples
+# beyond them a single pass takes minutes and gigabytes: raw audio, 32 rows of the same samples
+PIXELS = 2**21
 
 
 @register(

@@ -240,9 +240,8 @@ def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
     from earshot.kaggle import client
 
-    monkeypatch.setattr(
-        KaggleApi, "args", ["--local"]
-    )  # the class may have been imported by another test, before the environment was set
+    # the class may have been imported by another test, before the environment was set
+    monkeypatch.setattr(KaggleApi, "args", ["--local"])
     monkeypatch.setattr(KaggleApi, "config_dir", str(home))
     monkeypatch.setattr(KaggleApi, "config", str(home / "kaggle.json"))
     monkeypatch.setattr(client, "POLL", 0.01)

@@ -17,9 +17,8 @@ def model():
 
     torch.manual_seed(0)
     network = ASTModel(ASTConfig(num_hidden_layers=2)).eval().requires_grad_(False)
-    network.embeddings.position_embeddings.normal_(
-        std=0.5
-    )  # all zero at birth, which would hide a wrong place
+    # all zero at birth, which would hide a wrong place
+    network.embeddings.position_embeddings.normal_(std=0.5)
     return network
 
 

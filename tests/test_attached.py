@@ -145,19 +145,16 @@ def test_placeholders_of_a_sample_submission(kaggle: Path) -> None:
     assert ids == list(many) and found.sample_submission.read_text() == "fname,label\n" + "".join(
         f"{name},\n" for name in many
     )
-    found, ids, files = hidden(
-        kaggle, "fname,label\nfoo.wav,jay\nbar.wav,jay\nbaz.wav,jay\n"
-    )  # no test clip is visible
+    # no test clip is visible
+    found, ids, files = hidden(kaggle, "fname,label\nfoo.wav,jay\nbar.wav,jay\nbaz.wav,jay\n")
     assert ids == ["foo.wav", "bar.wav", "baz.wav"] and files == ["", "", ""] and len(found.missing) == 3
     found, ids, files = hidden(kaggle, "fname,label\n")
     assert ids == [] and any("nothing to submit" in note for note in found.notes)
-    found, ids, files = hidden(
-        kaggle, "fname,label\nm.wav,jay\nfoo.wav,jay\n", *many
-    )  # one is a file's: no placeholder
+    # one is a file's: no placeholder
+    found, ids, files = hidden(kaggle, "fname,label\nm.wav,jay\nfoo.wav,jay\n", *many)
     assert ids == ["m.wav", "foo.wav"] and files == ["m.wav", ""]
-    found, ids, files = hidden(
-        kaggle, "row_id,label\nsoundscape_1_5,jay\nsoundscape_1_10,jay\n", *many
-    )  # parts of recordings
+    # parts of recordings
+    found, ids, files = hidden(kaggle, "row_id,label\nsoundscape_1_5,jay\nsoundscape_1_10,jay\n", *many)
     assert (
         ids == ["soundscape_1_5", "soundscape_1_10"]
         and found.sample_submission == kaggle / "sample_submission.csv"

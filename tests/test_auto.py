@@ -234,9 +234,8 @@ def test_killed_and_run_again(work: Path) -> None:
     Path("small.yaml").write_text(SMALL.replace("EPOCHS", "25"))
     make(Path("data/c/one"), {"pooled": (12, 1, 1)})
     args = ["--recipe", "auto", *QUICK, "--name", "a", "--device", "cpu"]
-    script(
-        "train.py", *args, "--runs-folder", "calm", "--out", "calm.csv", cwd=work
-    )  # as many threads as those that are killed
+    # as many threads as those that are killed
+    script("train.py", *args, "--runs-folder", "calm", "--out", "calm.csv", cwd=work)
     last = work / "runs" / "a" / "small-pooled-one" / "fold_1"
     kill_when("train.py", *args, cwd=work, ready=last.exists)
     script("train.py", *args, cwd=work)

@@ -357,9 +357,8 @@ def test_labels_only_in_the_sample_and_labels_that_it_lacks(tmp_path: Path) -> N
     assert comp.classes == ["emu", "jay", "owl"] and any(
         "no column for the label emu" in n for n in comp.notes
     )
-    comp = load(
-        birds(tmp_path, sample=text("fname,one,two", "x.wav,0,0"))
-    )  # columns of something else: refused before training
+    # columns of something else: refused before training
+    comp = load(birds(tmp_path, sample=text("fname,one,two", "x.wav,0,0")))
     assert comp.classes == ["jay", "owl"]
 
 

@@ -113,9 +113,8 @@ def test_computed_memory_is_parameters_gradients_states_and_activations(fake):
     wide, narrow = 4 * batch * 400, 4 * batch * 10
     least = weights + 4 * batch * 100 + 2 * wide
     assert least <= first <= least + weights + wide + 4 * narrow
-    assert second - first == pytest.approx(
-        2 * weights, abs=64
-    )  # the two moments of each weight; step counts besides
+    # the two moments of each weight; step counts besides
+    assert second - first == pytest.approx(2 * weights, abs=64)
     assert stepped >= 4 * weights + 4 * batch * 100
 
 
@@ -157,12 +156,8 @@ def test_every_recipe_has_a_shape_and_a_head(fake):
 
     from earshot.config import recipe_names
 
-    for name in set(recipe_names()) - {
-        "itmo2025",
-        "itmo2025_finetune",
-        "genre_cnn",
-        "ast_finetune",
-    }:  # seconds each
+    # seconds each
+    for name in set(recipe_names()) - {"itmo2025", "itmo2025_finetune", "genre_cnn", "ast_finetune"}:
         case = noise.case(name)
         assert case.build().config["input_shape"] == list(case.shapes[case.view])
 

@@ -174,9 +174,8 @@ def test_the_log_loss_decides_where_the_metric_cannot() -> None:
 def test_factors_where_rare_classes_are_said_too_rarely() -> None:
     prior = np.array([0.6, 0.2, 0.1, 0.06, 0.04])
     members, truth, folds = drawn(1, (2.0, 2.0), clips=1500, prior=prior)
-    members = probabilities(
-        np.log(members) + np.log(prior) * 1.5
-    )  # leans to the common ones more than it should
+    # leans to the common ones more than it should
+    members = probabilities(np.log(members) + np.log(prior) * 1.5)
     found = auto(members, truth, folds, "f1_macro", ["a", "b"])
     assert found.fitted.scale is not None and found.score > row(found, found.fitted.method)["score"] + 0.03
     assert np.corrcoef(np.log(found.fitted.scale), np.log(prior))[0, 1] < -0.9

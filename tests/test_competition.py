@@ -33,9 +33,8 @@ def test_holdout_fold_keeps_groups_whole(folded):
 
 def test_holdout_fold(folded):
     table = folded / "train.csv"
-    table.write_text(
-        "\n".join(row.rpartition(",")[0] for row in table.read_text().splitlines()) + "\n"
-    )  # without groups
+    # without groups
+    table.write_text("\n".join(row.rpartition(",")[0] for row in table.read_text().splitlines()) + "\n")
     comp = load(folded, holdout="3")
     assert [r[0] for r in rows(comp, "test")] == ["02", "06", "10", "14", "18"]
     assert len(rows(comp, "train")) == 15 and comp.clips["split"].tolist() == ["train"] * 15 + ["test"] * 5

@@ -118,9 +118,8 @@ def test_timm_loads_local_weights_of_three_channels(tmp_path: Path):
         before = head.net.conv_stem.weight.clone()
         assert head.config["options"]["weights"] == str(weights)
         head.load_pretrained()
-        wanted = source.conv_stem.weight.sum(
-            1, keepdim=True
-        )  # timm: a grey image through the three channels' sum
+        # timm: a grey image through the three channels' sum
+        wanted = source.conv_stem.weight.sum(1, keepdim=True)
         assert torch.allclose(head.net.conv_stem.weight, wanted, atol=1e-6) and not torch.equal(
             before, wanted
         )

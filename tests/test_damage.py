@@ -47,9 +47,8 @@ def test_a_damaged_shard_is_made_again(scripts, data, calm, begun, tmp_path, cap
     monkeypatch.setattr(extract, "decode", lambda path, *more: (read.append(path), whole(path, *more))[1])
     scripts[0](["--competition", str(data), *FLAGS, "--out", str(tmp_path)])
     said = [line for line in capsys.readouterr().out.splitlines() if "set aside" in line]
-    told = not (
-        how == "missing" and not name.endswith("pkl")
-    )  # a shard without checksum, a folder without manifest: as after a kill
+    # a shard without checksum, a folder without manifest: as after a kill
+    told = not (how == "missing" and not name.endswith("pkl"))
     assert len(said) == told and all(Path(name).name.partition(".")[0] in line for line in said), said
     assert files(folder) == files(calm)
     again = [path for path in read if Path(path).parent.name == "audio_train"]
@@ -75,10 +74,8 @@ def test_a_damaged_cache_is_refused_by_readers_and_made_anew(
     folder = tmp_path / "tones" / "logmel"
     shutil.copytree(calm, folder)
     harm(folder / name, how)
-    if name not in (
-        "bad_audio.csv",
-        "sample_submission.csv",
-    ):  # what readers use of those two is compared elsewhere
+    # what readers use of those two is compared elsewhere
+    if name not in ("bad_audio.csv", "sample_submission.csv"):
         with pytest.raises(UserError) as error:
             cache = Cache(folder)
             cache.split("train"), cache.split("subm"), cache.augmented()

@@ -119,10 +119,8 @@ def test_shapes_are_those_of_the_file(tmp_path: Path) -> None:
 def test_every_head_tells_its_size_without_memory(name: str) -> None:
     small = {"timm": {"backbone": "test_resnet", "weights": None}}.get(name, {})
     shape = (1, 128, 1024) if name == "ast" else (1, 64, 100)
-    if name in (
-        "inception_transformer",
-        "ast",
-    ):  # as published they are large: of them the size alone is looked at
+    # as published they are large: of them the size alone is looked at
+    if name in ("inception_transformer", "ast"):
         with torch.device("meta"):
             head = models.build(name, shape, 5, **small)
         assert sum(p.numel() for p in head.parameters()) > 10_000_000 and all(

@@ -65,9 +65,8 @@ HERE = Device("cpu", "fp32", "CPU")
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    found = make_competition(
-        tmp_path_factory.mktemp("data") / "tones", train=70, subm=20, seconds=0.5
-    )  # 270 clips, 9 shards
+    # 270 clips, 9 shards
+    found = make_competition(tmp_path_factory.mktemp("data") / "tones", train=70, subm=20, seconds=0.5)
     soundfile.write(found / "audio_train" / "003.wav", torch.zeros(8000).numpy(), 16000)
     (found / "audio_test" / "t004.wav").write_bytes(b"no audio")
     return found
@@ -215,9 +214,8 @@ def test_a_finished_run_without_its_predictions_makes_them(calm, tmp_path):
     for path in (tmp_path / "runs" / "r").glob("fold_[01]/valid_*"):
         path.unlink()
     stopped = script("train.py", *TRAIN, "--device", "cpu,cpu", "--max-hours", NEVER, cwd=tmp_path).stdout
-    assert (
-        "finished already" in stopped
-    )  # two folds, a process each: nothing is left to do when the time is looked at
+    # two folds, a process each: nothing is left to do when the time is looked at
+    assert "finished already" in stopped
     script("train.py", *TRAIN, "--device", "cpu,cpu", cwd=tmp_path)
     assert contents(calm / "runs" / "r", *RESULTS[:-1]) == contents(tmp_path / "runs" / "r", *RESULTS[:-1])
 

@@ -44,8 +44,8 @@ def made(folder: Path, seconds: float = 1.0, pad: str = "wrap", **settings) -> e
 
 
 def close_codes(codes, want):
-    """Equal but where two words are as near to within rounding, which each CPU does in its own way; from there
-    on a frame's later books code another remainder."""
+    """Equal but where two words are equally near: each CPU rounds in its own way, and from there on a frame's
+    later books code another remainder."""
     assert codes.shape == want.shape and (codes == want).mean() > 0.98, (codes == want).mean()
 
 
@@ -116,12 +116,8 @@ def test_full_size_by_default():
         "codes": (1, 2, 1, 375),
     }
     with torch.inference_mode():
-        assert network.encode(torch.zeros(1, 1, 120000)).audio_codes.shape == (
-            1,
-            1,
-            2,
-            375,
-        )  # as FACTS has it
+        # as FACTS has it
+        assert network.encode(torch.zeros(1, 1, 120000)).audio_codes.shape == (1, 1, 2, 375)
 
 
 def test_older_names_of_weight_norm_are_read(tmp_path):

@@ -27,9 +27,8 @@ def test_fbank_is_transformers():
     got = extractor.extract(waves, [0.0] * len(waves), batch_size=4)
     view = np.concatenate([clip.views["fbank"] for clip in got])
     assert view.shape == (len(waves), 1, 128, 1024) and view.dtype == np.float16
-    assert (
-        np.abs(view[:, 0].astype(np.float32) - theirs(waves)).max() < 3e-3
-    )  # half precision of values up to 2
+    # half precision of values up to 2
+    assert np.abs(view[:, 0].astype(np.float32) - theirs(waves)).max() < 3e-3
     assert view[1, 0, 5, -1] == pytest.approx(0.46703, abs=1e-3), "padding is 0 in log-mel, then normalised"
 
 

@@ -181,17 +181,15 @@ def test_loss_is_torchs_cross_entropy(tmp_path):
     made.rows.labels = np.array([0] * 30 + [1] * 10 + [2] * 5)
     made.rows.targets = np.eye(3, dtype=np.float32)[made.rows.labels]
     made.criterion = Criterion.of(made.rows, made.train_rows, made.settings)
-    learnt = made.rows.labels[
-        made.rows.clip[made.train_rows]
-    ]  # by rows: a long clip counts as often as it is seen
+    # by rows: a long clip counts as often as it is seen
+    learnt = made.rows.labels[made.rows.clip[made.train_rows]]
     weights = compute_class_weight("balanced", classes=np.arange(3), y=learnt)
     np.testing.assert_allclose(made.criterion.weights.numpy(), weights, rtol=1e-6)
     want = nn.functional.cross_entropy(logits, labels, weight=torch.tensor(weights, dtype=torch.float32))
     torch.testing.assert_close(made.criterion(logits, torch.eye(3)[labels]), want)
     assert (want - nn.functional.cross_entropy(logits, labels)).abs() > 1e-3
-    made.rows.targets = np.eye(3, dtype=np.float32)[
-        [0] * 30 + [1] * 15
-    ]  # a class that this fold does not train on
+    # a class that this fold does not train on
+    made.rows.targets = np.eye(3, dtype=np.float32)[[0] * 30 + [1] * 15]
     weights = Criterion.of(made.rows, made.train_rows, made.settings).weights
     assert weights.isfinite().all() and weights[2] == 0 and (weights[:2] > 0).all(), (
         "smoothing's share of it must not count"

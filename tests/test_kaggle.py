@@ -92,10 +92,8 @@ def test_from_the_download_to_the_score(stub: Stub, tones_zip: bytes, tmp_path: 
 def test_a_broken_download_goes_on(stub: Stub, tones_zip: bytes, tmp_path: Path, monkeypatch) -> None:
     naps(monkeypatch)
     whole = zipped(tmp_path / "made", ("notes.bin", bytes(8 << 20)))
-    stub.files["archive.zip"], stub.cut = (
-        whole,
-        (1 << 20) + 5,
-    )  # the client writes by the MB, and tries five times more
+    # the client writes by the MB, and tries five times more
+    stub.files["archive.zip"], stub.cut = whole, (1 << 20) + 5
     with pytest.raises(UserError, match="the download of tones: the connection broke off; what came is kept"):
         download.fetched("tones", "data")
     kept = tmp_path / "data" / ".downloads" / "tones" / "tones.zip"
@@ -118,18 +116,15 @@ def test_another_file_since_then_begins_anew(stub: Stub, tones_zip: bytes, monke
 
 
 def test_damage_and_malice(stub: Stub, tones_zip: bytes, tmp_path: Path) -> None:
-    place = (
-        tones_zip.index(b"audio_train") + 3000
-    )  # in a clip's samples: stored, so that only the checksum tells
+    # in a clip's samples: stored, so that only the checksum tells
+    place = tones_zip.index(b"audio_train") + 3000
     stub.files["archive.zip"] = tones_zip[:place] + bytes([tones_zip[place] ^ 1]) + tones_zip[place + 1 :]
     with pytest.raises(UserError, match="not a whole zip.*it is removed"):
         download.fetched("tones", "data")
     stub.files["archive.zip"] = tones_zip  # of the same size and date, but the damaged one is gone
     assert download.fetched("tones", "data") == "data/tones"
-    stub.files["archive.zip"], stub.lengthless = (
-        tones_zip[:-200],
-        True,
-    )  # cut off, and no length that would tell
+    # cut off, and no length that would tell
+    stub.files["archive.zip"], stub.lengthless = tones_zip[:-200], True
     with pytest.raises(UserError, match="not a whole zip"):
         download.fetched("short", "data")
     stub.files["archive.zip"], stub.lengthless = zipped(tmp_path / "none", ("../../evil.txt", b"x")), False
@@ -269,12 +264,8 @@ def test_limits(stub: Stub, sent, monkeypatch, capsys) -> None:
         sent()
     assert "last submission of the competition" in questions[0] and not stub.uploads
     assert len(sent()) == 1 and len(questions) == 2
-    stub.limits = {
-        "numToday": 0,
-        "numTotal": 0,
-        "numAllowedNow": 0,
-        "limitedByTotal": False,
-    }  # of who is on no team yet
+    # of who is on no team yet
+    stub.limits = {"numToday": 0, "numTotal": 0, "numAllowedNow": 0, "limitedByTotal": False}
     assert len(sent("id,label\n1,b\n")) == 2 and "known after the first" in capsys.readouterr().out
 
 

@@ -77,9 +77,8 @@ def test_columns_of_zero_and_one(birds: Path, one: str, zero: str) -> None:
     ]
     write(birds / "train.csv", " ".join(lines))
     comp = load(birds)
-    assert (
-        comp.multilabel and comp.separator is None and comp.classes == ["emu", "jay", "owl"]
-    )  # emu: asked for, never heard
+    # emu: asked for, never heard
+    assert comp.multilabel and comp.separator is None and comp.classes == ["emu", "jay", "owl"]
     assert [r[2] for r in rows(comp, "train")] == [("jay", "owl"), (), ("jay",), ()] and comp.missing == []
     assert comp.clips["fold"].tolist()[:4] == [1, 2, 1, 2] and any(
         "3 label columns of 0 and 1" in n for n in comp.notes
@@ -114,10 +113,8 @@ def test_flags_beside_a_clear_label_column_are_no_classes(birds: Path) -> None:
         "target",
         "verified",
     ]
-    assert load(birds, task="multilabel", label_column="target").classes == [
-        "0",
-        "1",
-    ]  # named: a column of lists
+    # named: a column of lists
+    assert load(birds, task="multilabel", label_column="target").classes == ["0", "1"]
     write(
         birds / "train.csv",
         "fname,mood,weather,verified,noisy a.wav,sad,wet,1,1 b.wav,gay,dry,0,0 c.wav,sad,dry,1,1",

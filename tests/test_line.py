@@ -50,9 +50,8 @@ def test_the_line_on_a_competition(tones: Path, tmp_path: Path) -> None:
     (tones / "audio_train" / "broken.wav").write_bytes(b"RIFFnothing")
     with open(tones / "train.csv", "a") as file:
         file.write("broken.wav,tone1,gx\r\nabsent.wav,tone2,gy\r\n")
-    soundfile.write(
-        tones / "audio_test" / "t000.wav", np.zeros(16000), 16000
-    )  # silent: answered by the prior
+    # silent: answered by the prior
+    soundfile.write(tones / "audio_test" / "t000.wav", np.zeros(16000), 16000)
 
     said = script("get_features.py", "--competition", tones, "--extractor", "logmel", cwd=tmp_path).stdout
     folder = tmp_path / "data" / "tones" / "logmel"

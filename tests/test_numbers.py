@@ -148,9 +148,8 @@ def test_a_fold_without_any_label_has_no_say(tmp_path: Path) -> None:
 
 def test_folds_of_rare_classes() -> None:
     labels = np.array([0] * 6 + [1] * 5 + [2])
-    found, _ = folds.assign(
-        labels, np.full(12, -1), ALONE, 3, 0
-    )  # a class with one clip: validated once, and there never learnt
+    # a class with one clip: validated once, and there never learnt
+    found, _ = folds.assign(labels, np.full(12, -1), ALONE, 3, 0)
     assert set(found) == {0, 1, 2} and all((labels[found == f] == 0).any() for f in range(3))
     with pytest.raises(UserError, match="commonest label has 6 clips, too few for 7 folds: give --folds 6"):
         folds.assign(labels, np.full(12, -1), ALONE, 7, 0)
@@ -163,11 +162,9 @@ def test_folds_of_the_data_that_are_odd() -> None:
     own = np.where(np.arange(12) < 4, 7, -1)
     with pytest.raises(UserError, match="single fold of its own: give --folds K"):
         folds.assign(labels, own, ALONE, None, 0)
-    own[4:6] = (
-        # with holes: the rest is trained on in every fold; a fold that bad audio emptied is not
-        # there at all
-        9
-    )
+    # with holes: the rest is trained on in every fold; a fold that bad audio emptied is not there at
+    # all
+    own[4:6] = 9
     found, about = folds.assign(labels, own, ALONE, None, 0)
     assert about == "the data's own 2 folds" and crossval.chosen_folds(found, ()) == [7, 9]
     with pytest.raises(UserError, match="no fold 8: the folds are 7, 9"):
@@ -185,11 +182,8 @@ def test_a_label_that_only_the_test_clips_have(tmp_path: Path) -> None:
     csv(root / "train.csv", "id,label a,owl b,jay c,owl")
     csv(root / "test.csv", "id,label x,emu y,jay")
     comp = load(root)
-    assert comp.classes == CLASSES and rows(comp, "test")[0] == (
-        "x",
-        "audio/x.wav",
-        "emu",
-    )  # scored, as a mistake
+    # scored, as a mistake
+    assert comp.classes == CLASSES and rows(comp, "test")[0] == ("x", "audio/x.wav", "emu")
     assert any("no training clip has the label emu: it is never learnt" in n for n in comp.notes), comp.notes
     csv(root / "train.csv", "id,label a,owl b,owl c,owl")
     assert "all training clips" in refused(root) and "owl" in refused(root)
@@ -211,9 +205,8 @@ def test_a_prior_with_an_absent_class(tmp_path: Path) -> None:
     made._sound_rows = lambda name: {"labels": np.array(["owl", "owl", "jay", "owl"])}
     assert made.prior().tolist() == [0, 0.25, 0.75]
     filled, unheard = blend.fill(np.full((3, 3), np.nan, dtype=np.float32), made.prior())
-    assert (
-        unheard.all() and (filled == [0, 0.25, 0.75]).all()
-    )  # nothing can be heard: every clip is answered all the same
+    # nothing can be heard: every clip is answered all the same
+    assert unheard.all() and (filled == [0, 0.25, 0.75]).all()
     table = submission.write(
         tmp_path / "s.csv", np.array(list("abc")), filled, CLASSES, ("id", "label"), None
     )

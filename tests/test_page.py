@@ -69,9 +69,8 @@ def test_feature_maps_of_a_head(opened: dict, home: Path) -> None:
         "layer1.block0.relu",
     ]
     html = draw.maps(found)
-    assert (
-        html.count("<img") == 1 + 3 + 3 + 3 and "layer1.block0.relu" in html
-    )  # scale, layers, sub-layers with their layer
+    # scale, layers, sub-layers with their layer
+    assert html.count("<img") == 1 + 3 + 3 + 3 and "layer1.block0.relu" in html
     assert draw.maps({}).startswith("<p")
 
 

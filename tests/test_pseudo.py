@@ -117,9 +117,8 @@ def test_stopped_it_ends_the_same_and_damaged_answers_are_made_again(monkeypatch
     shutil.rmtree("runs/stopped/fold_2")
     Path("runs/stopped/pseudo.npy").write_bytes(b"nothing")
     assert every_file(fit("one", "stopped", *args)) == every_file(calm)
-    shutil.move(
-        "runs/teacher", "runs/elsewhere"
-    )  # once it has answered, what it said is kept; its settings are still compared
+    # once it has answered, what it said is kept; its settings are still compared
+    shutil.move("runs/teacher", "runs/elsewhere")
     with pytest.raises(UserError, match="runs/teacher is no run"):
         fit("one", "calm", *args)
     assert every_file(fit("one", "calm", *args[2:], "--pseudo", "runs/elsewhere")) == every_file(calm)

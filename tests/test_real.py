@@ -117,9 +117,8 @@ def test_tiny_ast_through_the_whole_line(esc10: Path, tiny_ast: Path, tmp_path: 
     folder = tmp_path / "contest"
     kaggle_layout(esc10, folder)
     train = (folder / "train.csv").read_text().splitlines()
-    (folder / "train.csv").write_text(
-        "\n".join([train[0], *train[1::8]]) + "\n"
-    )  # 40 clips are enough to see it run
+    # 40 clips are enough to see it run
+    (folder / "train.csv").write_text("\n".join([train[0], *train[1::8]]) + "\n")
     sample = (folder / "sample_submission.csv").read_text().splitlines()
     (folder / "sample_submission.csv").write_text("\n".join(sample[:11]) + "\n")
     said = script("get_features.py", "--competition", "contest", "--weights", tiny_ast, cwd=tmp_path).stdout

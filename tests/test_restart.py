@@ -88,9 +88,8 @@ def test_killed_while_extracting(tmp_path: Path) -> None:
         cwd=tmp_path,
         ready=lambda: len(list(shards.glob("*.json"))) >= len(kept) + 2,
     )
-    assert all(
-        path.stat().st_mtime_ns == when for path, when in kept.items()
-    )  # no finished shard is made twice
+    # no finished shard is made twice
+    assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
     said = script("get_features.py", *args, cwd=tmp_path).stdout
     assert "continuing: " in said
     patterns = ("*",)
@@ -171,9 +170,8 @@ def test_max_hours_stops_cleanly_and_says_how_to_continue(tmp_path: Path) -> Non
         "0.0000001",
     )
     outputs = []
-    while (
-        not outputs or "continue with: python" in outputs[-1] and len(outputs) < 8
-    ):  # a step, an evaluation or a prediction each
+    # a step, an evaluation or a prediction each
+    while not outputs or "continue with: python" in outputs[-1] and len(outputs) < 8:
         outputs.append(script("train.py", *train, cwd=tmp_path).stdout)
     assert (
         "epoch 1/1" not in outputs[0]

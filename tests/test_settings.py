@@ -348,6 +348,5 @@ def test_headers_are_remembered(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr("earshot.audio.info", lambda path: asked.append(path) or (2.0, 16000))
     assert Sources(tmp_path / "index.json").headers(paths) == [(0.5, 8000), (2.0, 16000), None]
-    assert asked == [
-        str(tmp_path / "b.wav")
-    ]  # a failure is not remembered: the file may have become readable
+    # a failure is not remembered: the file may have become readable
+    assert asked == [str(tmp_path / "b.wav")]

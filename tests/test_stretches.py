@@ -65,10 +65,8 @@ def test_odd_ends_and_lost_recordings(birds: Path) -> None:
     rows, _, missing = asked(birds, "night_1_10 night_1_20 night_1_30 night_1_37 night_1_4 night_3_10")
     assert [row[2:] for row in rows] == [(0, 4), (0, 10), (10, 20), (20, 30), (27, 37), (0, 10)]
     assert rows[-1][1] == "" and missing == [("subm", "night_3_10", "no such file")]
-    assert [row[2:] for row in asked(birds, "night_1_20 night_2_20")[0]] == [
-        (0, 20),
-        (0, 20),
-    ]  # one each: the recording's first
+    # one each: the recording's first
+    assert [row[2:] for row in asked(birds, "night_1_20 night_2_20")[0]] == [(0, 20), (0, 20)]
 
 
 @pytest.mark.parametrize(

@@ -70,9 +70,8 @@ def test_recipes_build_the_published_networks(recipe, shape, count):
     head = models.build(name, shape, 50, **options)
     assert sum(p.numel() for p in head.parameters()) == count
     defaults = json.loads(json.dumps(models.options(name)))
-    assert (
-        recipe == "esc50_encodec" or head.config["options"] == defaults
-    )  # the defaults are the published ones
+    # the defaults are the published ones
+    assert recipe == "esc50_encodec" or head.config["options"] == defaults
 
 
 def test_published_lengths():
@@ -131,9 +130,8 @@ def test_logits_do_not_depend_on_how_far_a_clip_is_padded(case):
         expected = short(x[..., :64], None)
         assert torch.allclose(long(x, mask_of([64, 64], 160)), expected, atol=1e-5)
         assert not torch.allclose(long(x, None), expected, atol=1e-3)
-        assert torch.allclose(
-            long(x[..., :64], None), expected, atol=1e-5
-        )  # a crop of the window it was built for
+        # a crop of the window it was built for
+        assert torch.allclose(long(x[..., :64], None), expected, atol=1e-5)
 
 
 def test_a_clip_that_is_real_only_in_the_remainder_keeps_a_frame():

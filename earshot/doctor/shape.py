@@ -184,9 +184,8 @@ def shift(clips: Clips, out: Path) -> list[Finding]:
         ]
     auc = float(roc_auc_score(target, found[both]))
     ones = int(target.sum())
-    error = math.sqrt(
-        (len(target) + 1) / (12 * ones * (len(target) - ones))
-    )  # of the AUC of clips that are alike (Mann-Whitney)
+    # of the AUC of clips that are alike (Mann-Whitney)
+    error = math.sqrt((len(target) + 1) / (12 * ones * (len(target) - ones)))
     rows = sorted(np.flatnonzero(clips.train & np.isfinite(found)).tolist(), key=lambda i: (-found[i], i))
     write_csv(
         out / "submission_like.csv",

@@ -35,9 +35,8 @@ def mel_bank(
         (n_fft // 2 + 1, bins) float32.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # "at least one mel filter has all zero values": true of published recipes
+        # "at least one mel filter has all zero values": true of published recipes
+        warnings.simplefilter("ignore")
         from transformers.audio_utils import mel_filter_bank
 
         bank = mel_filter_bank(

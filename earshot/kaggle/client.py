@@ -39,9 +39,8 @@ def connect() -> Any:
                 f"the official client cannot be imported ({error}): pip install 'kaggle>=2.2.5' six"
             ) from None
         api = KaggleApi()
-        api.args = [
-            argument for argument in api.args if argument != "--verbose"
-        ]  # that prints the Authorization header
+        # that prints the Authorization header
+        api.args = [argument for argument in api.args if argument != "--verbose"]
         try:
             api.authenticate()
         except SystemExit:

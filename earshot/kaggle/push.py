@@ -109,12 +109,10 @@ def notebook(path: str, flags: PushFlags) -> None:
         f"{'on' if about['enable_internet'] else 'off'}, with {', '.join(sources) or 'nothing attached'}",
         flush=True,
     )
-    with (
-        tempfile.TemporaryDirectory() as stage
-    ):  # the client wants a folder with one notebook and its metadata
-        own = (
-            filled(file) if file.suffix == ".ipynb" else file.read_text(encoding="utf-8")
-        )  # with the kit's code in it
+    # the client wants a folder with one notebook and its metadata
+    with tempfile.TemporaryDirectory() as stage:
+        # with the kit's code in it
+        own = filled(file) if file.suffix == ".ipynb" else file.read_text(encoding="utf-8")
         write_text(Path(stage) / about["code_file"], own)
         write_json(Path(stage) / KERNEL, about)
         hint = "is the phone number of your account confirmed? Have you joined the competition?"

@@ -91,9 +91,8 @@ def prepared(
         asked(flags, content, path)
         with client.calling("the submission", api=api, **hints(name)) as said:
             reply = api.competition_submit(str(out), flags.message, name, quiet=True)
-        if (
-            reply.message == api.COMPETITION_SUBMIT_UPLOAD_FAILED_MESSAGE
-        ):  # it returns this where others raise
+        # it returns this where others raise
+        if reply.message == api.COMPETITION_SUBMIT_UPLOAD_FAILED_MESSAGE:
             why = said.getvalue().strip()[-160:]
             raise UserError(
                 client.hide(

@@ -78,9 +78,8 @@ def build(desk: Desk, host: str, report: Path | None) -> FastAPI:
             name server could otherwise lead a browser here.
         report: the run's report.html, where there is one.
     """
-    logging.getLogger("python_multipart").setLevel(
-        logging.ERROR
-    )  # a stranger's broken form is answered, not our news
+    # a stranger's broken form is answered, not our news
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
     app = FastAPI(title="Earshot", description="Audio in, classes out.", docs_url=None, redoc_url=None)
     app.add_middleware(Policy)
     if host in LOOPBACK:

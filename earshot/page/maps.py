@@ -15,13 +15,8 @@ from earshot.run import Run
 
 ROWS, COLUMNS = 96, 384  # a map is shown by so many cells at most, neighbours averaged
 MOST = 300  # maps
-ON_LAST = (
-    nn.Linear,
-    nn.LayerNorm,
-    nn.MultiheadAttention,
-    nn.GRU,
-    nn.LSTM,
-)  # layers that work on the last axis
+# layers that work on the last axis
+ON_LAST = (nn.Linear, nn.LayerNorm, nn.MultiheadAttention, nn.GRU, nn.LSTM)
 
 
 @dataclass(frozen=True)

@@ -40,13 +40,8 @@ CSS = """
 details summary{cursor:pointer;padding:.2rem 0}
 iframe.report{width:100%;height:80vh;border:1px solid #bbb;background:#fff}
 """
-FONT = [
-    "system-ui",
-    "-apple-system",
-    "Segoe UI",
-    "Roboto",
-    "sans-serif",
-]  # the machine's own: none is fetched
+# the machine's own: none is fetched
+FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
 MONO = ["ui-monospace", "Consolas", "monospace"]
 HIDDEN = {"api_visibility": "private", "show_progress": "minimal"}  # /api/predict is the API
 

@@ -36,9 +36,8 @@ def main(argv: list[str]) -> None:
             "which run? name one for its report, several to compare them: python -m earshot.report "
             f"{flags.runs_folder}/*"
         )
-    print(
-        f"report: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}", flush=True
-    )  # before pandas and matplotlib are imported
+    # before pandas and matplotlib are imported
+    print(f"report: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}", flush=True)
     from earshot.report import compare, results, run
 
     folders = []
@@ -47,9 +46,8 @@ def main(argv: list[str]) -> None:
         if here is not None:
             folders.append(here)
         elif len(names) == 1 or not Path(name).exists():
-            results.load(
-                Path(name) if Path(name).exists() else Path(flags.runs_folder) / name
-            )  # says what is wrong
+            # says what is wrong
+            results.load(Path(name) if Path(name).exists() else Path(flags.runs_folder) / name)
         elif Path(name).is_dir():
             print(f"{name} is no run: left out")
     if len(names) == 1:

@@ -70,9 +70,8 @@ def _figure(
                 linewidth=0.9,
                 **lone,
             )
-        whole = np.isfinite(grid).all(
-            0
-        )  # a mean over fewer folds would jump where one has ended, or has not come so far
+        # a mean over fewer folds would jump where one has ended, or has not come so far
+        whole = np.isfinite(grid).all(0)
         at.plot(
             np.flatnonzero(whole) + 1,
             grid[:, whole].mean(0),

@@ -43,9 +43,8 @@ def make(folder: Path, again: bool = True) -> Path | None:
         write_bytes(folder / name, data)
     write_text(folder / "per_class.csv", classes.as_csv(found))
     parts = _parts(found, drawn, hard, {id: spectrogram.png(image) for id, image in clips.items()})
-    write_text(
-        folder / HTML, page.page(f"{found.name}: report", digest, parts)
-    )  # last: it says that all is there
+    # last: it says that all is there
+    write_text(folder / HTML, page.page(f"{found.name}: report", digest, parts))
     return folder / HTML
 
 

@@ -75,9 +75,8 @@ def style() -> Iterator[None]:
 
     there = {font.name for font in font_manager.fontManager.ttflist}
     with warnings.catch_warnings(), matplotlib.rc_context():
-        warnings.filterwarnings(
-            "ignore", message="Glyph .* missing"
-        )  # a script that the font lacks shows as boxes
+        # a script that the font lacks shows as boxes
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(SETTINGS)
         matplotlib.rcParams["font.family"] = ["DejaVu Sans", *(name for name in SCRIPTS if name in there)]
