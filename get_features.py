@@ -6,8 +6,9 @@ import os
 from dataclasses import fields
 from pathlib import Path
 
-from earshot import attached, cli, config, defaults, extractors, hidden
+from earshot import attached, cli, config, defaults, extractors, hidden, run_resume
 from earshot.audio import AudioSettings
+from earshot.deadline import Deadline
 from earshot.errors import UserError
 
 ABOUT = (
@@ -30,7 +31,7 @@ def parse(argv: list[str]) -> tuple:
             attached.called(competition) if competition else defaults.competition(early["out"] or "data")
         )
     name, chosen = early["recipe"], early["extractor"]
-    run = hidden.opened(early["for-run"]) if early["for-run"] and not helping else None
+    run = run_resume.opened(early["for-run"]) if early["for-run"] and not helping else None
     if name is None and chosen is None and run is None:
         name, chosen = defaults.features(competition, bool(early["weights"]) or helping)
     recipe = config.load_recipe(name) if name else None
@@ -65,7 +66,7 @@ def main(argv: list[str]) -> None:
     """Parse, plan, extract."""
     name, recipe, extractor, run, flags = parse(argv)
     what, windows, audio, settings, copies, machine = flags.values()
-    deadline = cli.Deadline(machine.max_hours)
+    deadline = Deadline(machine.max_hours)
     from earshot import cache, competition, earlier, pictures, plan
     from earshot.files import locked, plain_name, write_text
     from earshot.kaggle import download

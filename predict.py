@@ -5,9 +5,10 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
-from earshot import cli, config, kept, members, tracking
+from earshot import cli, config, kept, members
 from earshot.errors import UserError
 from earshot.members import Member
+from earshot.report.run import report_on
 
 ABOUT = (
     "Predict with saved runs.\n"
@@ -103,7 +104,7 @@ def main(argv: list[str]) -> None:
     ):
         send(Path(out))
     if flags.name is not None and flags.report and not files:
-        tracking.report_on(Path(flags.runs_folder) / flags.name, print)
+        report_on(Path(flags.runs_folder) / flags.name, print)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from earshot import cli, config
 from earshot.cache import Cache
+from earshot.deadline import Deadline
 from earshot.errors import UserError
 from earshot.files import locked, plain_name
 from earshot.match import mismatches, pick
@@ -51,10 +52,10 @@ def parse(argv: list[str]) -> tuple:
 
 def auto(argv: list[str]) -> None:
     """--recipe auto: the bake-off."""
-    from earshot import bakeoff
+    from earshot import bakeoff, search_flags
 
     began = time.monotonic()
-    groups = {"auto": bakeoff.AutoFlags(), "machine": config.TrainMachineFlags()}
+    groups = {"auto": search_flags.AutoFlags(), "machine": config.TrainMachineFlags()}
     filled, _ = cli.parse(groups, cli.gather(argv, "features"), ABOUT)
     flags, machine = filled.values()
     opened = bakeoff.announce(flags, machine)
@@ -67,13 +68,14 @@ def main(argv: list[str]) -> None:
         return auto(argv)
     cache, recipe, flags, options = parse(argv)
     what, settings, machine = flags.values()
-    deadline = cli.Deadline(machine.max_hours)
+    deadline = Deadline(machine.max_hours)
     print(f"features: {cache.folder}, recipe: {recipe.name}")
     for difference in mismatches(cache.record, recipe):
         print(f"the cache differs from the recipe: {difference}")
     import models
     from earshot import crossval, stage, tracking, tuning
     from earshot.job import Job, describe_head
+    from earshot.report.run import report_on
 
     out = Path(what.out)
     try:
@@ -98,10 +100,11 @@ def main(argv: list[str]) -> None:
             if what.tune:
                 tuning.mark(run, wanted)
             stage.finish(run, cache, out, models.rebuild, job.at, machine.memory)
-            tracker.finish(machine.report)
-    except (
-        models.HeadError
-    ) as error:  # also pretrained weights that cannot be had, a view that a loss cannot use
+            if machine.report:
+                report_on(run.folder, run.log)
+            tracker.finish()
+    # also pretrained weights that cannot be had, a view that a loss cannot use
+    except models.HeadError as error:
         raise UserError(str(error)) from None
 
 

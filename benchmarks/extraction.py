@@ -32,10 +32,11 @@ from common import ROOT, keep_rows, machine
 
 sys.path.insert(0, str(ROOT))
 
-from earshot import cache, competition, extract, extractors, halves, plan  # noqa: E402
+from earshot import cache, competition, extract, extractors, halves, plan
 from earshot.audio import AudioSettings  # noqa: E402
 from earshot.config import WindowFlags  # noqa: E402
 from earshot.device import Device, choose  # noqa: E402
+from earshot.shards import parts  # noqa: E402
 
 NEVER: Any = type("Never", (), {"passed": lambda self: False})()
 HEADER = (
@@ -97,13 +98,13 @@ class Ours:
 
     def features(self) -> Features:
         """Make every shard and write it."""
-        self.worker(extract.parts(self.plan), lambda shard: None, NEVER)
+        self.worker(parts(self.plan), lambda shard: None, NEVER)
         return {}
 
     def made(self) -> Features:
         """What the shards hold of each clip's first window: clips that are longer than a window become
         several."""
-        shards = [cache.load(part.path) for part in extract.parts(self.plan)]
+        shards = [cache.load(part.path) for part in parts(self.plan)]
         clips, first = np.unique(np.concatenate([shard["clip"] for shard in shards]), return_index=True)
         assert len(clips) == len(self.paths), "a clip is missing from the shards"
         views = self.worker.extractor.shapes

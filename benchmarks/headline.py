@@ -31,7 +31,7 @@ from common import keep_rows, machine, timed
 from extraction import saved_ast
 
 from earshot import probe
-from earshot.device import choose
+from earshot.device import autocast, choose
 from earshot.training import predict
 
 TRAINED, VALIDATED, EPOCHS, BATCH = 320, 80, 15, 10
@@ -81,9 +81,7 @@ def training(recipe: str, scratch: Path, precision: str, **changes: Any) -> tupl
     step = seconds_of(
         lambda number: float(fitter.step(1 + number // fitter.steps, number % fitter.steps, rows))
     )
-    valid = seconds_of(
-        lambda number: predict(fitter.head, fitter.rows, rows, BATCH, probe.autocast(fitter.device))
-    )
+    valid = seconds_of(lambda number: predict(fitter.head, fitter.rows, rows, BATCH, autocast(fitter.device)))
     return step, valid / BATCH, fitter.head
 
 

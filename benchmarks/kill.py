@@ -38,7 +38,7 @@ sys.path.insert(0, str(victim.ROOT))
 import common
 from kill_stages import CLASSES, CLIPS, Stage, stages
 
-from earshot import extract
+from earshot import shards
 
 # they tell what happened when
 TIMES = ("training_log.txt", "metrics.csv", ".index.json", ".verified.json", ".lock", "ledger.csv")
@@ -218,9 +218,9 @@ def _left(folder: Path, stage: Stage) -> int | None:
     counts = {split: CLASSES * count for split, count in CLIPS.items()}
     counts |= {"augmented": counts["train"]} if "--augment" in stage.args else {}
     sizes = {
-        f"{split}-{first // extract.SHARD:05d}": min(extract.SHARD, count - first)
+        f"{split}-{first // shards.SHARD:05d}": min(shards.SHARD, count - first)
         for split, count in counts.items()
-        for first in range(0, count, extract.SHARD)
+        for first in range(0, count, shards.SHARD)
     }
     return sum(sizes.values()) - sum(sizes[path.stem] for path in (folder / "data").rglob("shards/*.json"))
 

@@ -22,9 +22,10 @@ import numpy as np
 import torch
 from common import keep_rows, machine
 
-from earshot import config, optim, space
+from earshot import config, job, optim, space
 from earshot.device import choose
 from earshot.loss import Criterion
+from earshot.plan import of_cache
 
 # bytes; a quarter of the card may hold the features themselves
 CARD, LIMIT, RESIDENT, KAGGLE = 16e9, 15e9, 4e9, 20e9
@@ -147,8 +148,8 @@ def disk(case: noise.Case, parameters: int) -> tuple[tuple[int, int], list[int]]
     """Bytes that a run of five folds leaves and takes while it is made, and those of a cache for each of
     CLIPS."""
     plan = SimpleNamespace(windows=1.0)
-    return space.of_run(parameters, 5, 5, case.training), [
-        space.of_cache(plan, _cached(case), clips, 0)[0] for clips in CLIPS
+    return job.of_run(parameters, 5, 5, case.training), [
+        of_cache(plan, _cached(case), clips, 0)[0] for clips in CLIPS
     ]
 
 

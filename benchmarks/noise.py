@@ -117,8 +117,8 @@ def fitter(case: Case, folder: Path, device: Any, clips: int, **changes: Any):
         device: from `earshot.device.choose`.
         changes: of the training's settings.
     """
+    from earshot.checkpoint import FoldFolder
     from earshot.progress import Fold
-    from earshot.run import FoldFolder
     from earshot.training import Fitter
 
     data = rows(case, clips, device.name)

@@ -18,11 +18,11 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 import models
-from earshot import blend, optim, probe
+from earshot import dataset, optim, probe
 from earshot.cache import Cache
+from earshot.checkpoint import FoldFolder
 from earshot.config import TrainingFlags, load_recipe, with_defaults
-from earshot.device import Device, choose
-from earshot.run import FoldFolder
+from earshot.device import Device, autocast, choose, laid_out, one_thread
 from earshot.training import Fitter, Fold
 
 NEVER = type("Never", (), {"passed": lambda self: False})()
@@ -92,7 +92,7 @@ class Bench:
             replace(settings, epochs=case.epochs, **({} if case.augmented else PLAIN)),
         )
         self.device = choose("cpu")
-        self.rows = blend.training_rows(cache, case.view, (), self.settings, self.device)
+        self.rows = dataset.training_rows(cache, case.view, (), self.settings, self.device)
         self.build = lambda: models.build(
             recipe.head["name"], cache.shapes[case.view], len(cache.classes), **options
         )
@@ -195,7 +195,7 @@ class Bench:
 
     def bare(self, device: Device) -> float:
         """The head's own work, with the optimiser and the threads of ours."""
-        head = probe.laid_out(self._head(), device).train()
+        head = laid_out(self._head(), device).train()
         optimizer = optim.optimizer(head, self.settings)
         learn = [
             self.rows.batch(part)[0]
@@ -206,18 +206,18 @@ class Bench:
         targets = [self.rows.targets_of(np.arange(len(x))) for x in learn]
         ask, found = self.rows.batch(np.flatnonzero(self.valid))[0].split(2 * self.settings.batch_size), []
         work = probe.operations(head, self.rows, np.arange(2)) * probe.BACKWARD * self.settings.batch_size
-        with probe.one_thread(work < probe.TINY):
+        with one_thread(work < probe.TINY):
             for _ in range(self.case.epochs):
                 began = time.perf_counter()
                 head.train()
                 for x, wanted in zip(learn, targets, strict=True):
                     optimizer.zero_grad()
-                    with probe.autocast(device):
+                    with autocast(device):
                         loss = nn.functional.cross_entropy(head(x, None).float(), wanted)
                     loss.backward()
                     optimizer.step()
                 head.eval()
-                with torch.inference_mode(), probe.autocast(device):
+                with torch.inference_mode(), autocast(device):
                     for x in ask:
                         head(x, None)
                 found.append(time.perf_counter() - began)

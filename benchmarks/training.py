@@ -29,11 +29,11 @@ from synthetic import make_cache  # puts the kit on the path
 
 import models
 import train
-from earshot import blend
+from earshot import dataset
 from earshot.cache import Cache
+from earshot.checkpoint import FoldFolder
 from earshot.config import TrainingFlags
 from earshot.device import choose
-from earshot.run import FoldFolder
 from earshot.training import Fitter, Fold
 
 SHAPES = {"pooled": (384, 1, 1), "frames": (384, 4, 16), "mel": (1, 64, 251)}
@@ -104,7 +104,7 @@ def streaming(cache: Cache) -> str:
     settings, device, found = TrainingFlags(epochs=2), choose("cpu"), {}
     for _ in range(3):
         for name, gigabytes in (("kept", None), ("streamed", 0.0)):
-            rows = blend.training_rows(cache, "mel", (), settings, device, gigabytes)
+            rows = dataset.training_rows(cache, "mel", (), settings, device, gigabytes)
             with tempfile.TemporaryDirectory() as folder:
                 fold = Fold(1, 1, 5, rows.folds != 1, rows.folds == 1)
                 fitter = Fitter(

@@ -23,7 +23,7 @@ from synthetic import write_cache  # puts the kit on the path
 
 import models
 import train
-from earshot import blend, parts
+from earshot import blend, dataset, parts
 from earshot.cache import Cache
 from earshot.device import Device
 from earshot.run import Run
@@ -98,7 +98,7 @@ def fit(cache: Path, name: str, seeds: int, *args: str) -> Run:
 def right(run: Run, cache: Path) -> list[int]:
     """Hidden clips answered rightly by one and by several seeds of the folds' models, by one and by several
     on all clips."""
-    rows = blend.rows_of(Cache(cache), "subm", run.config["record"]["view"], CPU)
+    rows = dataset.rows_of(Cache(cache), "subm", run.config["record"]["view"], CPU)
     truth = [line.split(",")[1] for line in (cache / "solution.csv").read_text().splitlines()[1:]]
     training, found = run.config["record"]["training"], []
     by_fold = [parts.of_fold(training, number) for number in run.finished_folds()]

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from earshot import blend, loose, parts, stage, submission
+from earshot import blend, dataset, loose, run_cache, stage, submission
+from earshot.blend import predicting
 from earshot.config import PredictFlags
 from earshot.dataset import Rows
 from earshot.device import Device
 from earshot.members import Member
-from earshot.run import Run
+from earshot.run import Run, decided
 
 
 def cached(
@@ -27,9 +28,9 @@ def cached(
     """The submission for the clips that the caches hold, `message` for the ledger; False where there is
     nothing to submit."""
     runs = whole.runs()
-    caches = {run.folder.resolve(): blend.cache_of(run, features) for run in runs}
+    caches = {run.folder.resolve(): run_cache.cache_of(run, features) for run in runs}
     cache = caches[runs[0].folder.resolve()]
-    blend.same_clips(runs, list(caches.values()))
+    run_cache.same_clips(runs, list(caches.values()))
     for each in caches.values():
         if not each.has("subm"):
             print(f"nothing to submit: {each.folder} has no clips without labels")
@@ -37,10 +38,10 @@ def cached(
     ids = cache.split("subm")["ids"]
 
     def ask(run: Run, kind: str) -> np.ndarray:
-        rows = blend.rows_of(caches[run.folder.resolve()], "subm", run.config["record"]["view"], device)
+        rows = dataset.rows_of(caches[run.folder.resolve()], "subm", run.config["record"]["view"], device)
         place = {str(id): index for index, id in enumerate(rows.ids)}
-        found = blend.predict_run(run, rows, rebuild, stage.decided(run, device), kind=kind)
-        print(f"{run.folder}: {parts.predicting(run)}, {len(ids)} clips")
+        found = blend.predict_run(run, rows, rebuild, decided(run, device), kind=kind)
+        print(f"{run.folder}: {predicting(run)}, {len(ids)} clips")
         return found[[place[str(id)] for id in ids]]
 
     how = whole.fitted.method if whole.fitted else ""
@@ -78,7 +79,7 @@ def audio(
         split, span, bad = loose.features(run, ids, files, flags.weights, device)
         reasons.update(bad)
         rows = Rows(split, run.config["record"]["view"], classes, span, device.name)
-        return blend.predict_run(run, rows, rebuild, stage.decided(run, device), kind=kind)
+        return blend.predict_run(run, rows, rebuild, decided(run, device), kind=kind)
 
     probabilities, unheard = blend.fill(whole.predict(ask), np.array(first.config["prior"]))
     if show:

@@ -11,11 +11,9 @@ import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
-from earshot.archive import is_audio
 from earshot.errors import UserError
-from earshot.files import read_json
+from earshot.files import is_audio, read_json
 
 INPUT, WORKING = "/kaggle/input", "/kaggle/working"
 KEPT = 20_000_000_000  # bytes of /kaggle/working that Kaggle keeps
@@ -223,15 +221,3 @@ def pretrained(kind: str, weights: str, default: bool) -> Path | None:
 
 def _letters(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
-
-
-def located(options: dict[str, Any]) -> dict[str, Any]:
-    """The options of a head that has AST inside: its weights are taken from what is attached where they are
-    named by a hub id."""
-    weights = options.get("weights")
-    if not isinstance(weights, str) or Path(weights).expanduser().exists() or root() is None:
-        return options
-    from earshot.extractors import ast
-
-    found = pretrained(ast.WEIGHTS.kind, weights, weights == ast.DEFAULT_WEIGHTS)
-    return {**options, "weights": str(found)} if found else options

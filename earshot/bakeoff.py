@@ -7,9 +7,8 @@ both.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,40 +17,11 @@ from earshot.errors import UserError
 from earshot.files import check_output, digest, empty, locked, plain_name, read_json
 from earshot.fingerprint import differences, fingerprint, plain
 from earshot.run import Run
+from earshot.search_flags import HOURS, AutoFlags
 
 if TYPE_CHECKING:
     from earshot.cache import Cache
     from earshot.contest import Contest
-
-# not the other way round: recipes read the annotation's text
-Metric = get_type_hints(config.TrainingFlags)["metric"]
-HOURS = 1.0  # where --max-hours is not given
-
-
-@dataclass(frozen=True)
-class AutoFlags:
-    """--recipe auto: many heads on all caches, the best blend of them"""
-
-    recipe: str = "auto"
-    """auto"""
-    features: tuple[str, ...] = ()
-    """the cache folders to use, each with a --features of its own (default: all finished ones of the
-    competition)"""
-    candidates: tuple[str, ...] = ()
-    """recipes to try (names or YAML files) instead of the built-in ladder"""
-    name: str | None = None
-    """name of the folder in --runs-folder (default: auto-<hash of the features and settings>)"""
-    metric: Metric = "f1_macro"
-    """what candidates and blends are compared by; map_at_3 is for one label a clip, map_macro and lwlrap are
-    for several"""
-    folds: int | None = None
-    """make K grouped stratified folds (default: the data's own, else 5)"""
-    out: str = "submissions/submission.csv"
-    """where the submission goes"""
-    data: str = "data"
-    """where the caches are looked for: the folder of all competitions, or of one"""
-    runs_folder: str = "runs"
-    """where the runs and leaderboard.csv go"""
 
 
 def announce(flags: AutoFlags, machine: config.TrainMachineFlags) -> list[Cache]:
@@ -135,7 +105,8 @@ def run(
             )
             print("\n".join(leaderboard.table(leaderboard.read(folder))))
             return
-        from earshot import contest, ladder, stage, tracking
+        from earshot import contest, ladder, stage
+        from earshot.report.run import report_on
 
         models = heads()
         stage.rehearse(opened[0], out, flags.metric)
@@ -145,7 +116,7 @@ def run(
         made.run()
         _end(made, opened, out)
         if machine.report:
-            tracking.report_on(folder, made.say)
+            report_on(folder, made.say)
         state["done"] = True
         made.save()
 
@@ -250,7 +221,7 @@ def _row(made: Contest, name: str) -> dict[str, Any]:
 
 def _submit(made: Contest, whole: Any, first: Cache, out: Path, stage: Any) -> None:
     """The hold-out's score and the submission, by the members' final epochs."""
-    from earshot import blend, crossval, devices
+    from earshot import blend, crossval, dataset, devices
 
     at = devices.choose(made.machine.device)[0]
     prior = first.prior()
@@ -263,7 +234,7 @@ def _submit(made: Contest, whole: Any, first: Cache, out: Path, stage: Any) -> N
             key = (candidate.cache.folder, candidate.view)
             if key not in rows:
                 rows.clear()  # one at a time: they may be large
-                rows[key] = blend.rows_of(candidate.cache, split, candidate.view, at, made.machine.memory)
+                rows[key] = dataset.rows_of(candidate.cache, split, candidate.view, at, made.machine.memory)
             found = blend.predict_run(run, rows[key], made.heads.rebuild, stage.decided(run, at), kind=kind)
             place = {str(id): index for index, id in enumerate(rows[key].ids)}
             missing = np.full(found.shape[1], np.nan)
@@ -274,7 +245,7 @@ def _submit(made: Contest, whole: Any, first: Cache, out: Path, stage: Any) -> N
     if first.has("test"):
         scored = Run(made.folder)
         scored.config = {"record": {"classes": first.classes}}
-        rows = blend.rows_of(first, "test", next(iter(first.shapes)), at, made.machine.memory)
+        rows = dataset.rows_of(first, "test", next(iter(first.shapes)), at, made.machine.memory)
         found = crossval.score_test(scored, rows, lambda: blend.fill(answers("test"), prior)[0])
         made.say(f"hold-out, {found['clips']} clips: {metrics.summary(found)}")
     if not first.has("subm"):

@@ -3,60 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from earshot import earlier, parts, probe
-from earshot.cache import Cache
-from earshot.config import TrainingFlags
-from earshot.dataset import Rows, check_further, predict
+from earshot import device as device_module
+from earshot import windows
+from earshot.dataset import Rows, _pieces
 from earshot.device import Device
 from earshot.errors import UserError
-from earshot.fingerprint import differences
-from earshot.parts import Part
+from earshot.parts import Part, listed, of_fold, refits
 from earshot.progress import some
 from earshot.run import Run
-
-
-def rows_of(cache: Cache, split: str, view: str, device: Device, gigabytes: float | None = None) -> Rows:
-    """One split of a cache, ready for a head; `gigabytes` as in `Rows`."""
-    return Rows(
-        cache.split(split), view, cache.classes, cache.manifest["span"], device.name, gigabytes=gigabytes
-    )
-
-
-def training_rows(
-    cache: Cache,
-    view: str,
-    also: tuple[str, ...],
-    settings: TrainingFlags,
-    device: Device,
-    gigabytes: float | None = None,
-    unlabelled: bool = False,
-) -> Rows:
-    """The training split with its augmented copies and the further views that a head learns from; `gigabytes`
-    as in `Rows`.
-
-    Args:
-        unlabelled: with the clips to submit, too.
-    Raises:
-        UserError: a further view is missing, or the settings would move the features away from it.
-    """
-    check_further(also, cache.shapes, settings)
-    more = cache.split("subm") if unlabelled else None
-    return Rows(
-        cache.split("train"),
-        view,
-        cache.classes,
-        cache.manifest["span"],
-        device.name,
-        also,
-        cache.augmented(),
-        gigabytes,
-        more,
-    )
 
 
 def predict_run(
@@ -82,7 +41,7 @@ def predict_run(
     return mean(
         run,
         rows,
-        [predict_part(run, part, kind, rows, rebuild, device, batch_size) for part in parts.predictors(run)],
+        [predict_part(run, part, kind, rows, rebuild, device, batch_size) for part in predictors(run)],
     )
 
 
@@ -119,7 +78,7 @@ def predict_part(
         rows,
         np.arange(len(rows)),
         batch_size or run.at_once,
-        probe.autocast(device),
+        device_module.autocast(device),
         run.shifts,
         run.pool,
     )
@@ -127,7 +86,7 @@ def predict_part(
 
 def load_part(run: Run, part: Part, kind: str, rebuild: Callable[[dict], Any], device: Device) -> Any:
     """One model's head on the device, as `predict_part` takes it."""
-    head = probe.laid_out(run.part(part).load_head(kind, rebuild, device.name), device)
+    head = device_module.laid_out(run.part(part).load_head(kind, rebuild, device.name), device)
     check_head(run, part, head)
     return head
 
@@ -148,69 +107,75 @@ def fill(probabilities: np.ndarray, prior: np.ndarray) -> tuple[np.ndarray, np.n
     return np.where(unheard[:, None], prior, probabilities), unheard
 
 
-def cache_of(run: Run, features: str | None) -> Cache:
-    """The cache that a run was trained on, where it lies now.
+@torch.inference_mode()
+def predict(
+    head: torch.nn.Module,
+    rows: Rows,
+    which: np.ndarray,
+    batch_size: int,
+    autocast: Any,
+    shifts: int = 1,
+    pool: str = "mean",
+) -> np.ndarray:
+    """Probabilities of all clips of a split; NaN rows for clips of which no row is among `which`.
+
+    Args:
+        shifts: mean of the logits over so many circular shifts in time, evenly spaced; 1 = as it is.
+        pool: how a clip's windows are pooled, see `windows.pool`.
+    Returns:
+        (clips, classes) float32: softmax, or a sigmoid of each class where clips have several labels.
+    """
+    from earshot.device import out_of_memory
+
+    head.eval()
+    found, at = [], 0
+    frames = rows.shape[2]
+    shifts = min(shifts, frames)
+    offsets = [round(number * frames / shifts) for number in range(shifts)]
+    with autocast:
+        while at < len(which):
+            try:
+                for part in rows.ahead(_pieces(which[at:], batch_size)):
+                    x, mask = rows.batch(part)
+                    logits = sum(
+                        head(x.roll(by, 3) if by else x, mask if mask is None else mask.roll(by, 1)).float()
+                        for by in offsets
+                    ) / len(offsets)
+                    found.append(logits)
+                    at += len(part)
+            except RuntimeError as error:
+                if not out_of_memory(error) or batch_size == 1:
+                    raise
+                batch_size //= 2  # the answers stay the same: no row knows its batch mates
+    clips = len(rows.ids)
+    if not found:
+        return np.full((clips, 0), np.nan, dtype=np.float32)
+    return windows.pool(
+        torch.cat(found).cpu(), torch.from_numpy(rows.clip[which]).long(), clips, pool, rows.multilabel
+    ).numpy()
+
+
+def predictors(run: Run) -> list[Part]:
+    """The parts whose mean answers new clips: the models on all clips where the run has them, else all
+    finished folds.
 
     Raises:
-        UserError: it moved, or was made anew from something else.
+        UserError: they are not trained yet.
     """
-    folder = Path(features or run.config["features_folder"])
-    if not features and not folder.is_dir():  # an attached run, or one whose cache is attached
-        folder = earlier.features_of(run) or folder
-    if not folder.is_dir():
-        raise UserError(
-            f"{run.folder} was trained on {folder}, which is not there: say where it is with --features "
-            "FOLDER"
-        )
-    cache = Cache(folder)
-    if cache.classes != run.classes:
-        raise UserError(
-            f"{folder} has other labels than {run.folder} was trained on "
-            f"({_labels(run.classes, cache.classes)}): say where its own cache is with --features FOLDER"
-        )
-    if cache.multilabel != run.multilabel:
-        raise UserError(
-            f"{folder} is {_task(cache)}, {run.folder} was trained {_task(run)}: say where its own cache is "
-            "with --features FOLDER"
-        )
-    # Its clips may have been swapped (hidden test clips); how they are turned into features may not.
-    here = {k: cache.record[k] for k in run.config["record"]["features"]}
-    found = differences(run.config["record"]["features"], here)
-    if found:
-        raise UserError(f"{folder} is not what {run.folder} was trained on: {'; '.join(found[:3])}")
-    return cache
+    training = run.config["record"]["training"]
+    found = refits(training) or [
+        part for number in run.finished_folds() for part in of_fold(training, number)
+    ]
+    if not found:
+        raise UserError(f"no fold of {run.folder} is finished: run train.py on")
+    missing = run.missing(found)
+    if missing:
+        raise UserError(f"{run.folder} is not finished ({listed(missing)}): run train.py on")
+    return found
 
 
-def same_classes(runs: list[Run]) -> list[str]:
-    """The labels that all runs share; UserError if two runs have other labels, another order or another
-    task."""
-    for run in runs[1:]:
-        if run.multilabel != runs[0].multilabel:
-            raise UserError(
-                f"{runs[0].folder} is {_task(runs[0])}, {run.folder} {_task(run)}: they cannot be blended"
-            )
-        if run.classes != runs[0].classes:
-            raise UserError(
-                f"{runs[0].folder} there and {run.folder} here have different labels, or another order of "
-                f"them ({_labels(runs[0].classes, run.classes)}): they cannot be blended"
-            )
-    return runs[0].classes
-
-
-def same_clips(runs: list[Run], caches: list[Cache]) -> None:
-    """UserError if two caches hold other clips to submit: other ids, or other files under the same ids."""
-    for run, cache in zip(runs, caches, strict=True):
-        two = [c.record["clips"].get("subm", "no clips") for c in (caches[0], cache)]
-        if two[0] != two[1]:
-            raise UserError(
-                f"{runs[0].folder} and {run.folder} predict different clips ({two[0]} in {caches[0].folder}, "
-                f"{two[1]} in {cache.folder}): extract both from the same data"
-            )
-
-
-def _labels(there: list[str], here: list[str]) -> str:
-    return f"{differences({'label': there}, {'label': here})[0]}; {len(there)} there, {len(here)} here"
-
-
-def _task(of: Cache | Run) -> str:
-    return "multi-label" if of.multilabel else "single-label"
+def predicting(run: Run) -> str:
+    """What `predictors` are, in words."""
+    found, seeds = predictors(run), run.config["record"]["training"].get("seeds", 1)
+    more = f" x {seeds} seeds" if seeds > 1 else ""
+    return f"all labelled clips{more}" if found[0].fold is None else f"{len(found) // seeds} folds{more}"

@@ -9,44 +9,14 @@ import gc
 import io
 import os
 import re
-import shlex
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from earshot.config import check
+from earshot.deadline import SIGNALS, command
 from earshot.errors import UserError
-
-
-@dataclasses.dataclass
-class Signals:
-    """Whether a SIGTERM or Ctrl-C waits for a loop's next safe point, and which one is waiting."""
-
-    patient: bool = False
-    waiting: int | None = None
-
-    def on(self, number: int, frame: Any) -> None:
-        """The handler: remember the first signal where a loop asks for that, else leave at once."""
-        if self.patient and self.waiting is None:
-            self.waiting = number
-            return
-        raise SystemExit(128 + number)
-
-
-SIGNALS = Signals()
-
-
-@contextlib.contextmanager
-def patiently() -> Iterator[None]:
-    """Within, the first SIGTERM or Ctrl-C makes `Deadline.passed` true, so that the loop can save; a second
-    leaves at once."""
-    SIGNALS.patient = True
-    try:
-        yield
-    finally:
-        SIGNALS.patient = False
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -89,12 +59,6 @@ def run(main: Callable[[list[str]], None]) -> None:
         # else the interpreter goes once more through all that torch is made of before it ends: half
         # a second
         gc.freeze()
-
-
-def command() -> str:
-    """The command that continues this run: the same one, without --fresh."""
-    kept = [a for a in sys.argv[1:] if a not in ("--fresh", "--no-fresh")]
-    return shlex.join(["python", os.path.relpath(sys.argv[0]), *kept])
 
 
 def peek(argv: list[str], *flags: str) -> dict[str, str | None]:
@@ -200,37 +164,3 @@ def _one_line(boxed: str) -> str:
         if line.startswith("│"):
             lines.append(text)
     return " ".join(" ".join(lines or [boxed]).split())
-
-
-class Deadline:
-    """When a loop is to stop at its next safe point: after the time that --max-hours grants, or once a signal
-    came."""
-
-    def __init__(self, hours: float | None):
-        self.at = None if hours is None else time.monotonic() + 3600 * hours
-        self.hours = hours
-
-    def passed(self) -> bool:
-        """Is the time used up, or has a signal asked to stop?"""
-        return SIGNALS.waiting is not None or self.at is not None and time.monotonic() >= self.at
-
-    def late(self) -> bool:
-        """Is it the time, and no signal, that stops?"""
-        return SIGNALS.waiting is None and self.passed()
-
-    def leave(self) -> None:
-        """Say how to continue and end the process: exit code 0, or the signal's where one came."""
-        if SIGNALS.waiting is not None:
-            raise SystemExit(128 + SIGNALS.waiting)
-        print(
-            f"stopped at a safe point after --max-hours {self.hours:g}; continue with: {command()}",
-            flush=True,
-        )
-        sys.exit(0)
-
-
-def clock(seconds: float) -> str:
-    """Seconds as 4:51 or 1:02:03."""
-    minutes, rest = divmod(int(round(seconds)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

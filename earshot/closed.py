@@ -10,13 +10,13 @@ import numpy as np
 import torch
 
 from earshot import metrics
+from earshot.blend import predict
+from earshot.checkpoint import FoldFolder
 from earshot.config import TrainingFlags
-from earshot.dataset import Rows, predict
-from earshot.device import Device
+from earshot.dataset import Rows
+from earshot.device import Device, autocast
 from earshot.errors import UserError
-from earshot.probe import autocast
 from earshot.progress import Fold, Progress, line, some, value_of
-from earshot.run import FoldFolder
 
 BATCH = 256
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from earshot import archive, layouts, placeholder, sample, tables
+from earshot import archive, file_index, files, layouts, placeholder, sample, tables
 from earshot.errors import UserError
 from earshot.files import locked
 from earshot.labels import each
 from earshot.tables import shown, some
 
-AUDIO_SUFFIXES = archive.AUDIO_SUFFIXES
+AUDIO_SUFFIXES = files.AUDIO_SUFFIXES
 
 
 @dataclass
@@ -170,7 +170,7 @@ def odd_labels(classes: list[str]) -> list[str]:
     ]
     spellings: dict[str, list[str]] = {}
     for name in classes:
-        spellings.setdefault(" ".join(archive.key(name).split()), []).append(name)
+        spellings.setdefault(" ".join(file_index.key(name).split()), []).append(name)
     return lines + [
         f"beware: {some(map(repr, names), 3)} are different labels to the letter: if they mean one, mend the "
         "csv"
@@ -188,7 +188,7 @@ def find(out="data") -> list[Path]:
     folders = sorted(
         p for p in out.iterdir() if p.is_dir() and p.name != "sample" and not p.name.startswith(".")
     )
-    return [p for p in folders if any(any(map(archive.is_audio, names)) for _, names in archive.walk(p))]
+    return [p for p in folders if any(any(map(files.is_audio, names)) for _, names in file_index.walk(p))]
 
 
 def straddling(clips: pd.DataFrame) -> list[str]:

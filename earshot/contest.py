@@ -11,15 +11,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from earshot import cli, compare, config, devices, job, kept, ladder, parts, probe, sealed
+from earshot import compare, config, devices, job, kept, ladder, metrics, parts, probe, sealed
+from earshot.checkpoint import FoldFolder
 from earshot.crossval import summarise
+from earshot.deadline import SIGNALS, Deadline, clock
 from earshot.errors import UserError
 from earshot.files import append_text, digest_of, locked, read_json
 from earshot.ladder import Candidate
-from earshot.run import CONFIG, FoldFolder, Run
+from earshot.oof import Oof, read_oof
+from earshot.run import CONFIG, Run
 
 if TYPE_CHECKING:
-    from earshot.bakeoff import AutoFlags
+    from earshot.search_flags import AutoFlags
 
 # share of the time that is kept for the blend, and seconds at least; predicting comes on top
 RESERVE, LEAST = 0.06, 5.0
@@ -190,12 +193,12 @@ class Contest:
                 self.note(name, FINISHED)
             return
         made, run = self.prepared(name)
-        deadline = cli.Deadline(None if anyhow else max(0.0, self.left()) / 3600)
+        deadline = Deadline(None if anyhow else max(0.0, self.left()) / 3600)
         with locked(run.folder, "the run"):
             done = made.train(run, wanted, deadline)
             if any(run.fold(n).predictions("last") is not None for n in run.finished_folds()):
                 summarise(run, made.rows, made.numbers)
-        if cli.SIGNALS.waiting is not None:
+        if SIGNALS.waiting is not None:
             self.save()
             deadline.leave()
         one["folds"] = run.finished_folds() if done else [n for n in one["folds"]]
@@ -205,7 +208,7 @@ class Contest:
             self.say(
                 f"{name}: {len(found['folds'])}/{len(self.state['folds'])} folds, out-of-fold "
                 f"{self.flags.metric} {found[self.flags.metric]:.4f}  log_loss {found['log_loss']:.4f}  "
-                f"{cli.clock(seconds(run))}, {cli.clock(max(0.0, self.left()))} left"
+                f"{clock(seconds(run))}, {clock(max(0.0, self.left()))} left"
             )
         if done and upto is None:
             self.note(name, FINISHED)
@@ -248,7 +251,7 @@ class Contest:
             self.note(
                 name,
                 NO_TIME,
-                f"would take {cli.clock(self.cost(name))}, {cli.clock(max(0.0, self.left()))} left",
+                f"would take {clock(self.cost(name))}, {clock(max(0.0, self.left()))} left",
             )
         else:
             self.attempt(name, self.train)
@@ -274,7 +277,7 @@ class Contest:
                     self.note(
                         name,
                         NO_TIME,
-                        f"would take {cli.clock(self.cost(name))}, {cli.clock(max(0.0, self.left()))} left",
+                        f"would take {clock(self.cost(name))}, {clock(max(0.0, self.left()))} left",
                     )
                 else:
                     self.attempt(name, self.train, upto)
@@ -291,10 +294,10 @@ class Contest:
         """Is there time for all that are open?"""
         return sum(self.cost(name) for name in self.having(OPEN, names)) <= self.left()
 
-    def oof(self, name: str, upto: int) -> kept.Oof:
+    def oof(self, name: str, upto: int) -> Oof:
         """A candidate's out-of-fold predictions, of the final epoch, in the first folds."""
         cache = self.candidates[name].cache
-        found = kept.read_oof(self.folder / name, "oof_last", cache.classes, cache.multilabel)
+        found = read_oof(self.folder / name, "oof_last", cache.classes, cache.multilabel)
         return found.rows(
             [place for place, fold in enumerate(found.folds) if fold in self.state["folds"][:upto]]
         )
@@ -309,8 +312,8 @@ class Contest:
             names,
             reverse=True,
             key=lambda name: (
-                compare.one(self.flags.metric, found[name].probabilities, found[name].labels),
-                compare.one("log_loss", found[name].probabilities, found[name].labels),
+                metrics.one(self.flags.metric, found[name].probabilities, found[name].labels),
+                metrics.one("log_loss", found[name].probabilities, found[name].labels),
             ),
         )
 

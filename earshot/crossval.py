@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from earshot import closed, metrics, parts, pretrain, probe, sealed
-from earshot.cli import Deadline, patiently
+from earshot import closed, metrics, parts, pretrain, sealed
+from earshot.blend import predict
 from earshot.config import TrainingFlags
-from earshot.dataset import Rows, predict
-from earshot.device import Device
+from earshot.dataset import Rows
+from earshot.deadline import Deadline, patiently
+from earshot.device import Device, autocast, laid_out
 from earshot.devices import Team
 from earshot.errors import UserError
 from earshot.estimate import Paced
@@ -270,9 +271,9 @@ def _fold_predictions(
     for kind in KINDS:
         if run.part(part).predictions(kind) is not None:
             continue
-        head = probe.laid_out(run.part(part).load_head(kind, rebuild, device.name), device)
+        head = laid_out(run.part(part).load_head(kind, rebuild, device.name), device)
         found = predict(
-            head, rows, rows.of_clips(valid), run.at_once, probe.autocast(device), run.shifts, run.pool
+            head, rows, rows.of_clips(valid), run.at_once, autocast(device), run.shifts, run.pool
         )[valid]
         run.part(part).save_predictions(kind, found)
         made = True

@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 
 from earshot import memory, windows
+from earshot.cache import Cache
+from earshot.config import TrainingFlags
+from earshot.device import Device
 from earshot.errors import UserError
 from earshot.loading import loader
 
@@ -206,7 +209,8 @@ class Rows:
                     self._batch = Batch(rows, part, {} if whole is None else {self.view: whole[number]})
                     yield rows
                 return
-            load = loader(self)
+            absent = [name for name, found in self.views.items() if not isinstance(found, Tensor)]
+            load = loader(absent, self._fetch, self.device)
             with ThreadPoolExecutor(1) as pool:
                 coming = pool.submit(load, batches[0])
                 for number, (rows, part) in enumerate(zip(batches, parts, strict=True)):
@@ -343,49 +347,40 @@ def _pieces(rows: np.ndarray, size: int) -> list[np.ndarray]:
     return [rows[first : first + size] for first in range(0, len(rows), size)]
 
 
-@torch.inference_mode()
-def predict(
-    head: torch.nn.Module,
-    rows: Rows,
-    which: np.ndarray,
-    batch_size: int,
-    autocast: Any,
-    shifts: int = 1,
-    pool: str = "mean",
-) -> np.ndarray:
-    """Probabilities of all clips of a split; NaN rows for clips of which no row is among `which`.
+def rows_of(cache: Cache, split: str, view: str, device: Device, gigabytes: float | None = None) -> Rows:
+    """One split of a cache, ready for a head; `gigabytes` as in `Rows`."""
+    return Rows(
+        cache.split(split), view, cache.classes, cache.manifest["span"], device.name, gigabytes=gigabytes
+    )
+
+
+def training_rows(
+    cache: Cache,
+    view: str,
+    also: tuple[str, ...],
+    settings: TrainingFlags,
+    device: Device,
+    gigabytes: float | None = None,
+    unlabelled: bool = False,
+) -> Rows:
+    """The training split with its augmented copies and the further views that a head learns from; `gigabytes`
+    as in `Rows`.
 
     Args:
-        shifts: mean of the logits over so many circular shifts in time, evenly spaced; 1 = as it is.
-        pool: how a clip's windows are pooled, see `windows.pool`.
-    Returns:
-        (clips, classes) float32: softmax, or a sigmoid of each class where clips have several labels.
+        unlabelled: with the clips to submit, too.
+    Raises:
+        UserError: a further view is missing, or the settings would move the features away from it.
     """
-    from earshot.device import out_of_memory
-
-    head.eval()
-    found, at = [], 0
-    frames = rows.shape[2]
-    shifts = min(shifts, frames)
-    offsets = [round(number * frames / shifts) for number in range(shifts)]
-    with autocast:
-        while at < len(which):
-            try:
-                for part in rows.ahead(_pieces(which[at:], batch_size)):
-                    x, mask = rows.batch(part)
-                    logits = sum(
-                        head(x.roll(by, 3) if by else x, mask if mask is None else mask.roll(by, 1)).float()
-                        for by in offsets
-                    ) / len(offsets)
-                    found.append(logits)
-                    at += len(part)
-            except RuntimeError as error:
-                if not out_of_memory(error) or batch_size == 1:
-                    raise
-                batch_size //= 2  # the answers stay the same: no row knows its batch mates
-    clips = len(rows.ids)
-    if not found:
-        return np.full((clips, 0), np.nan, dtype=np.float32)
-    return windows.pool(
-        torch.cat(found).cpu(), torch.from_numpy(rows.clip[which]).long(), clips, pool, rows.multilabel
-    ).numpy()
+    check_further(also, cache.shapes, settings)
+    more = cache.split("subm") if unlabelled else None
+    return Rows(
+        cache.split("train"),
+        view,
+        cache.classes,
+        cache.manifest["span"],
+        device.name,
+        also,
+        cache.augmented(),
+        gigabytes,
+        more,
+    )

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from earshot.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -70,3 +76,38 @@ def out_of_memory(error: BaseException) -> bool:
     import torch
 
     return isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in str(error).lower()
+
+
+def autocast(device: Device) -> Any:
+    """The mixed-precision context of a device; does nothing for fp32."""
+    if device.precision == "fp32":
+        return contextlib.nullcontext()
+    import torch
+
+    return torch.autocast(
+        device.name.split(":")[0], {"fp16": torch.float16, "bf16": torch.bfloat16}[device.precision]
+    )
+
+
+@contextlib.contextmanager
+def one_thread(when: bool) -> Iterator[None]:
+    """Within, torch computes on one thread: two that wait for each other at every operation of a tiny head
+    are slower."""
+    import torch
+
+    threads = torch.get_num_threads()
+    try:
+        if when:
+            torch.set_num_threads(1)
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def laid_out(head: nn.Module, device: Device) -> Any:
+    """A head on its device, its weights in the layout that was decided there (always channels-last on a
+    GPU)."""
+    import torch
+
+    last = device.channels_last or device.name.startswith("cuda")
+    return head.to(device.name).to(memory_format=torch.channels_last if last else torch.contiguous_format)

@@ -28,7 +28,7 @@ from earshot.errors import UserError
 from earshot.files import LOCK, share
 
 if TYPE_CHECKING:
-    from earshot.cli import Deadline
+    from earshot.deadline import Deadline
 
 POLL = 0.1  # seconds between two looks at the clock while the workers are silent
 STOP = "stop"

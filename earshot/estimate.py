@@ -6,26 +6,13 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from earshot.cli import clock
+from earshot.deadline import LONG, clock
 from earshot.space import human
 
 if TYPE_CHECKING:
-    from earshot.cli import Deadline
+    from earshot.deadline import Deadline
 
-LONG = 5.0  # seconds: what is shorter than this needs no estimate
 MEASURED = 2.0  # seconds of training before an estimate is worth something
-
-
-def of_extraction(clips: int, seconds: float, size: int) -> str:
-    """The line after the first shard.
-
-    Args:
-        clips: that are left. seconds: that they will take. size: bytes of all features.
-    """
-    return (
-        f"estimate, from the first shard: about {clock(seconds)} for the other {clips} clips; {human(size)} "
-        "of features, twice that on the disk until they are joined"
-    )
 
 
 class Paced:

@@ -8,65 +8,22 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from earshot import (
-    cache,
-    columns,
-    copies,
-    devices,
-    estimate,
-    extractors,
-    hidden,
-    joining,
-    manifest,
-    sealed,
-    space,
-)
+from earshot import cache, columns, copies, devices, extractors, hidden, joining, sealed, space
 from earshot.audio import BadAudio, read, stretch
-from earshot.cli import Deadline, clock, patiently
+from earshot.deadline import LONG, Deadline, clock, patiently
 from earshot.device import Device, out_of_memory
 from earshot.errors import UserError
 from earshot.files import clear_temporary, empty
-from earshot.plan import Plan
+from earshot.plan import Plan, of_cache
+from earshot.shards import Part, parts
+from earshot.space import human
 
-SHARD = 32  # clips: what a kill can cost, against the number of files
 SAY_SECONDS = 20.0  # between two lines where there is no terminal
-
-
-@dataclass
-class Part:
-    """A stretch of one split: the clips [first, last) of that split, or those of the augmented copies.
-
-    Its shard is done when the JSON file beside it is there, which holds its checksum.
-    """
-
-    split: str
-    first: int
-    last: int
-    path: Path
-
-    @property
-    def seal(self) -> Path:
-        """The file that vouches for the shard."""
-        return self.path.with_suffix(".json")
-
-
-def parts(plan: Plan) -> list[Part]:
-    """The shards of a plan, in order."""
-    found = []
-    counts = {split: int((plan.competition.clips.split == split).sum()) for split in manifest.SPLITS}
-    # last: the training shards say which clips can be heard
-    counts[copies.NAME] = counts["train"] * plan.augment.augment
-    for split, count in counts.items():
-        for first in range(0, count, SHARD):
-            name = f"{split}-{first // SHARD:05d}.pkl"
-            found.append(Part(split, first, min(first + SHARD, count), plan.folder / "shards" / name))
-    return found
 
 
 def build(plan: Plan, device: Device) -> Any:
@@ -174,7 +131,7 @@ def run(
             missing = sum(part.last - part.first for part in todo)
         if todo:
             shapes = {view: shape for view, shape, _ in form[0]}
-            print(space.check(plan.folder, *space.of_cache(plan, shapes, everything, missing)), flush=True)
+            print(space.check(plan.folder, *of_cache(plan, shapes, everything, missing)), flush=True)
         bar = stack.enter_context(_Bar(everything, missing, len(on)))
         # last: which clips can be heard is known then
         copied = [part for part in todo if part.split == copies.NAME]
@@ -225,8 +182,8 @@ class _Bar:
         self.bar.update(clips)
         self.missing -= clips
         left = self.missing * seconds / clips / self.devices
-        if first and left >= estimate.LONG:
-            self.bar.write(estimate.of_extraction(self.missing, left, size * self.everything // clips))
+        if first and left >= LONG:
+            self.bar.write(of_extraction(self.missing, left, size * self.everything // clips))
         if self.bar.disable and self.missing and now - self.said >= SAY_SECONDS:
             self.said, made = now, self.todo - self.missing
             print(
@@ -398,3 +355,15 @@ def _features(
     for view in extractor.shapes:
         content[view] = np.concatenate([f.views[view] for f in features] or [extractor.none(view)])
     return content, batch_size
+
+
+def of_extraction(clips: int, seconds: float, size: int) -> str:
+    """The line after the first shard.
+
+    Args:
+        clips: that are left. seconds: that they will take. size: bytes of all features.
+    """
+    return (
+        f"estimate, from the first shard: about {clock(seconds)} for the other {clips} clips; {human(size)} "
+        "of features, twice that on the disk until they are joined"
+    )

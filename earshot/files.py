@@ -13,6 +13,8 @@ from typing import Any, BinaryIO
 
 from earshot.errors import UserError
 
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".au", ".aiff", ".aif", ".m4a", ".opus", ".wma", ".aac")
+
 LARGEST_JSON = 64 << 20  # bytes: a thousand epochs' history takes one
 LOCK = ".lock"
 WORKERS = 1  # the byte of a lock file that worker processes hold together
@@ -253,3 +255,8 @@ def by_content(options: dict) -> dict:
         return options
     found = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     return {**options, "weights": digest_of([digest(p) for p in found])[:16]}
+
+
+def is_audio(name: str) -> bool:
+    """Whether a file name ends like audio."""
+    return name.lower().endswith(AUDIO_SUFFIXES)

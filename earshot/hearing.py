@@ -10,15 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from earshot import blend, loose, parts, probe, stage
+from earshot import blend, loose
 from earshot.audio import BadAudio
-from earshot.dataset import Rows, predict
-from earshot.device import Device
+from earshot.blend import predict, predictors
+from earshot.dataset import Rows
+from earshot.device import Device, autocast
 from earshot.extract import decode
 from earshot.extractors.base import ClipFeatures
 from earshot.files import digest_of
 from earshot.members import Member
-from earshot.run import Run
+from earshot.run import Run, decided
 
 
 @dataclass(frozen=True)
@@ -107,10 +108,9 @@ class Hearing:
         """(name, head) of all models of a run, each by its "best" or "last" checkpoint."""
         key = (self._key(run), kind)
         if key not in self._heads:
-            at = stage.decided(run, self.device)
+            at = decided(run, self.device)
             self._heads[key] = [
-                (part.name, blend.load_part(run, part, kind, self.rebuild, at))
-                for part in parts.predictors(run)
+                (part.name, blend.load_part(run, part, kind, self.rebuild, at)) for part in predictors(run)
             ]
         return self._heads[key]
 
@@ -169,13 +169,13 @@ class Hearing:
 
     def predict(self, run: Run, kind: str, features: ClipFeatures, pooled: bool) -> np.ndarray:
         """(1, classes) of the clip, or (windows, classes), by the mean of a run's models."""
-        rows, at = self.rows(run, features, pooled), stage.decided(run, self.device)
+        rows, at = self.rows(run, features, pooled), decided(run, self.device)
         which = np.arange(len(rows))
         return blend.mean(
             run,
             rows,
             [
-                predict(head, rows, which, run.at_once, probe.autocast(at), run.shifts, run.pool)
+                predict(head, rows, which, run.at_once, autocast(at), run.shifts, run.pool)
                 for _, head in self.heads(run, kind)
             ],
         )

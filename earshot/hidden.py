@@ -4,7 +4,7 @@ its time."""
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -14,28 +14,20 @@ from earshot.errors import UserError
 
 if TYPE_CHECKING:
     from earshot.competition import Competition
-    from earshot.extract import Part
     from earshot.plan import Plan
-    from earshot.run import Run
+    from earshot.shards import Part
 
 TIME_UP = "the time was up"
 
 
-def opened(name: str, runs_folder: str = "runs") -> Run:
-    """A run by its folder, its name in runs/, or the name of an attached one.
+class SavedRun(Protocol):
+    """What is needed of a run here, which is above this package: its folder and its settings."""
 
-    Raises:
-        UserError: no such run.
-    """
-    from earshot import earlier
-    from earshot.run import CONFIG, Run
-
-    here = [path for path in (Path(name), Path(runs_folder) / name) if (path / CONFIG).is_file()]
-    here = here or [path for path in earlier.runs() if path.name == name]
-    return Run.open(here[0] if here else Path(name)).whole()
+    folder: Path
+    config: dict[str, Any]
 
 
-def values(run: Run) -> dict[str, Any]:
+def values(run: SavedRun) -> dict[str, Any]:
     """A run's features as the section of a recipe would have them, its own name for the cache beside them."""
     made = run.config["record"]["features"]
     window = {key: value for key, value in made["window"].items() if key != "rate"}
@@ -48,7 +40,7 @@ def values(run: Run) -> dict[str, Any]:
     }
 
 
-def weights(run: Run) -> str | None:
+def weights(run: SavedRun) -> str | None:
     """The name by which a run's weights are found here: what it was trained with may lie elsewhere by now."""
     made = run.config["record"]["features"]
     module = extractors.module(made["extractor"])

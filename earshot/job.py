@@ -7,20 +7,25 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from earshot import attached, blend, crossval, devices, earlier, folds, parts, probe, pseudo, space, stage
+from earshot import crossval, dataset, devices, folds, parts, probe, pseudo, run_resume, space
+from earshot.attached import pretrained, root
 from earshot.cache import Cache
-from earshot.cli import Deadline
 from earshot.config import Recipe, RunFlags, TrainingFlags, TrainMachineFlags
 from earshot.dataset import Rows
+from earshot.deadline import Deadline
 from earshot.device import Device
 from earshot.errors import UserError
 from earshot.files import by_content, digest_of, empty
 from earshot.fingerprint import fingerprint, recorded
-from earshot.run import CONFIG, Run
+from earshot.run import CONFIG, Run, about, decided
+from earshot.space import SLACK
+
+if TYPE_CHECKING:
+    from earshot.config import TrainingFlags
 
 
 @dataclass(frozen=True)
@@ -53,9 +58,7 @@ def describe_head(
     name, wanted = chosen.pop("name", "linear"), chosen.pop("view", None)
     if head and head != name:
         name, wanted, chosen = head, None, {}
-    chosen = attached.located(
-        chosen | {key: heads.parse_option(key, value) for key, value in (options or {}).items()}
-    )
+    chosen = located(chosen | {key: heads.parse_option(key, value) for key, value in (options or {}).items()})
     if view and view not in cache.shapes:
         raise UserError(f"{cache.folder} has no view {view}: it has {', '.join(cache.shapes)}")
     preferred = [v for v in (wanted, *heads.views(name)) if v in cache.shapes]
@@ -117,7 +120,7 @@ class Job:
         self.several = devices.choose(machine.device, settings.precision)
         self.at = self.several[0]
         self.load = partial(
-            blend.training_rows,
+            dataset.training_rows,
             cache,
             what.view,
             getattr(fresh, "also", ()),
@@ -188,15 +191,15 @@ class Job:
         if self.machine.fresh:
             empty(folder)
         else:
-            for note in earlier.adopt_run(folder, self.record, self.machine.continue_from, named):
+            for note in run_resume.adopt_run(folder, self.record, self.machine.continue_from, named):
                 print(note)
         new = not (folder / CONFIG).exists()
         if new and not hasattr(self.fresh, "solve"):
             self.at = probe.decide(self.fresh, self.rows, self.settings, self.at)
         self.fresh = None  # up to a gigabyte
-        run = Run.begin(folder, self.record, stage.about(self.cache, self.recipe, self.at)).whole()
+        run = Run.begin(folder, self.record, about(self.cache, self.recipe, self.at)).whole()
         run.quiet = quiet
-        self.at = stage.decided(run, self.at)
+        self.at = decided(run, self.at)
         rows, several_labels = self.rows, ", any number of them a clip" if self.rows.multilabel else ""
         run.log(f"run: {folder}{'' if new else ' (continued)'}")
         pseudo.teach(
@@ -225,9 +228,7 @@ class Job:
         ran out, at a safe point."""
         every = parts.of_run(self.record["training"], wanted)
         run.log(
-            space.check(
-                run.folder, *space.of_run(self.stored, len(every), len(run.missing(every)), self.settings)
-            )
+            space.check(run.folder, *of_run(self.stored, len(every), len(run.missing(every)), self.settings))
         )
         several: list[Device] = [replace(self.at, name=one.name) for one in self.several]
         return crossval.train(
@@ -248,3 +249,29 @@ class Job:
     def wanted(self, fold: tuple[int, ...] = ()) -> list[int]:
         """The folds to train, in order, all of them by default."""
         return crossval.chosen_folds(np.asarray(self.numbers), fold)
+
+
+def located(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a head that has AST inside: its weights are taken from what is attached where they are
+    named by a hub id."""
+    weights = options.get("weights")
+    if not isinstance(weights, str) or Path(weights).expanduser().exists() or root() is None:
+        return options
+    from earshot.extractors import ast
+
+    found = pretrained(ast.WEIGHTS.kind, weights, weights == ast.DEFAULT_WEIGHTS)
+    return {**options, "weights": str(found)} if found else options
+
+
+def of_run(parameters: int, folds: int, missing: int, settings: TrainingFlags) -> tuple[int, int]:
+    """Bytes that a run will take, and those that training the missing folds still needs.
+
+    A fold keeps the weights of its best and its last epoch. While it trains there are an optimiser's two
+    tensors for each, the raw weights under a moving average, and a second set of all of it while a checkpoint
+    is replaced.
+    """
+    weights = 4 * parameters
+    working = weights * (1 + 2 + bool(settings.ema or settings.snapshots))
+    return 2 * weights * folds + SLACK, 2 * weights * missing + (
+        2 * working + weights if missing else 0
+    ) + SLACK

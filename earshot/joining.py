@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +12,11 @@ import numpy as np
 from earshot import __version__, cache, copies, manifest, sealed
 from earshot.errors import UserError
 from earshot.files import write_bytes
+from earshot.shards import Shards
 
 if TYPE_CHECKING:
-    from earshot.extract import Part
     from earshot.plan import Plan
+    from earshot.shards import Part
 
 
 def join(plan: Plan, parts: list[Part]) -> None:
@@ -152,57 +152,3 @@ def head(plan: Plan) -> dict[str, Any]:
         "recipe": plan.recipe,
         "weights": plan.weights,
     }
-
-
-class Shards:
-    """The shards of a split, or of the augmented copies, in order; `span` is the seconds that their time axis
-    stands for.
-
-    Raises:
-        UserError: a shard of another cache.
-    """
-
-    def __init__(self, plan: Plan, split: str, parts: list[Part]):
-        self.plan, self.split, self.parts = plan, split, parts
-        self.views: list[str] = []
-        self.kinds: dict | None = None
-        self._columns: dict[str, list[np.ndarray]] = {}
-        for part in parts:
-            shard = self._load(part)
-            self.span = shard["meta"]["span"]
-            self.views = [key for key, value in shard.items() if getattr(value, "ndim", 0) == 4]
-            kinds = {view: (shard[view].shape[1:], shard[view].dtype) for view in self.views}
-            if self.kinds not in (None, kinds):
-                raise UserError(
-                    f"{part.path} has other views than the shards before it ({kinds}, {self.kinds}): start "
-                    "over with --fresh"
-                )
-            self.kinds = kinds
-            for key, value in shard.items():
-                if isinstance(value, np.ndarray) and key not in self.views:
-                    self._columns.setdefault(key, []).append(np.array(value))  # a copy: the file is closed
-        self._first = {view: shard[view][:0] for view in self.views}
-
-    def _load(self, part: Part) -> dict[str, Any]:
-        shard = cache.load(part.path)
-        if shard["meta"]["fingerprint"] != self.plan.fingerprint:
-            raise UserError(f"{part.path} belongs to another cache: start over with --fresh")
-        return shard
-
-    def column(self, name: str) -> np.ndarray:
-        """(rows,) or (clips,): a small array of all shards together."""
-        return np.concatenate(self._columns[name])
-
-    def write(self, path: Path, content: dict[str, Any], meta: dict[str, Any]) -> dict[str, list[int]]:
-        """The given arrays and the shards' views as one file; (D, F, T) of each view."""
-        rows = len(content["clip"])
-        joined = {
-            view: cache.Joined((rows, *empty.shape[1:]), empty.dtype, lambda view=view: self._pieces(view))
-            for view, empty in self._first.items()
-        }
-        cache.dump(path, {**content, **joined, "meta": meta})
-        return {view: list(array.shape[1:]) for view, array in joined.items()}
-
-    def _pieces(self, view: str) -> Iterator[np.ndarray]:
-        for part in self.parts:
-            yield self._load(part)[view]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ import numpy as np
 from earshot import sealed
 from earshot.errors import UserError
 from earshot.files import digest_of, empty, locked, plain_name
+from earshot.oof import Oof
 from earshot.run import CONFIG, Run
 
 if TYPE_CHECKING:
@@ -29,52 +29,6 @@ KINDS = {
     "metric": str,
     "classes": int,
 }
-
-
-@dataclass(frozen=True)
-class Oof:
-    """Out-of-fold predictions.
-
-    Args:
-        ids, folds: (clips,). labels: (clips,) class indices, or (clips, classes) of 0 and 1.
-        probabilities: (clips, classes).
-    """
-
-    ids: np.ndarray
-    folds: np.ndarray
-    labels: np.ndarray
-    probabilities: np.ndarray
-
-    def rows(self, which: np.ndarray) -> Oof:
-        """Some of the clips, in the order given."""
-        return Oof(self.ids[which], self.folds[which], self.labels[which], self.probabilities[which])
-
-
-def read_oof(folder: Path, name: str, classes: list[str], multilabel: bool) -> Oof:
-    """What `Run.write_oof` wrote; UserError where it is something else."""
-    from earshot import tables
-
-    path = folder / f"{name}.csv"
-    frame = tables.read(path)
-    wrong = UserError(f"{path} is not the out-of-fold predictions of {folder}: run again what made it")
-    number = {label: index for index, label in enumerate(classes)}
-    if len(frame.columns) != 3 + len(classes) or not frame["id"].is_unique:
-        raise wrong
-    several = (
-        [cell.split("|") if cell else [] for cell in frame["label"]]
-        if multilabel
-        else [[cell] for cell in frame["label"]]
-    )
-    try:
-        found = [[number[label] for label in one] for one in several]
-        folds = frame["fold"].to_numpy().astype(np.int64)
-        probabilities = frame.iloc[:, 3:].to_numpy().astype(np.float64)
-    except (KeyError, ValueError):
-        raise wrong from None
-    labels = np.zeros((len(frame), len(classes)), dtype=np.int8)
-    for row, one in enumerate(found):
-        labels[row, one] = 1
-    return Oof(frame["id"].to_numpy(), folds, labels if multilabel else labels.argmax(1), probabilities)
 
 
 def fingerprint_of(folder: Path) -> str | None:

@@ -11,8 +11,9 @@ from pathlib import Path
 import pandas as pd
 
 from earshot import labels, placeholder, stretches, tables
-from earshot.archive import Files, is_audio, words
 from earshot.errors import UserError
+from earshot.file_index import Files, words
+from earshot.files import is_audio
 from earshot.tables import shown, some
 
 ESC_COLUMNS = {"filename", "fold", "target", "category"}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from earshot import metrics
-from earshot.cli import clock
+from earshot.deadline import clock
 from earshot.files import write_text
 
 NAME = "leaderboard.csv"

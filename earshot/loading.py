@@ -2,45 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from earshot.dataset import Rows
 
-
-def loader(rows: Rows) -> Callable[[np.ndarray], Callable[[], dict[str, Tensor]]]:
+def loader(
+    names: Sequence[str], fetch: Callable[[str, np.ndarray], Tensor], device: torch.device
+) -> Callable[[np.ndarray], Callable[[], dict[str, Tensor]]]:
     """What a thread does for a batch: its views read, converted, and sent to a GPU on a stream of their own.
 
     It returns what the main thread calls to have them: there the main stream has to wait until they have
     arrived.
+
+    Args:
+        names: of the views that are not at hand. fetch: reads rows of a view from the disk.
+        device: where they are wanted.
     """
-    names = [name for name, found in rows.views.items() if not isinstance(found, Tensor)]
-    if rows.device.type != "cuda":
+    if device.type != "cuda":
 
         def load(which: np.ndarray) -> Callable[[], dict[str, Tensor]]:
-            found = {name: rows._fetch(name, which) for name in names}
+            found = {name: fetch(name, which) for name in names}
             found = {name: x.float() if x.is_floating_point() else x for name, x in found.items()}
             return lambda: found
 
         return load
-    aside = torch.cuda.Stream(rows.device)
+    aside = torch.cuda.Stream(device)
 
     def send(which: np.ndarray) -> Callable[[], dict[str, Tensor]]:
         with torch.cuda.stream(aside):
             # Pinned memory is reused once the copy that was recorded on its stream is done.
-            found = {
-                name: rows._fetch(name, which).pin_memory().to(rows.device, non_blocking=True)
-                for name in names
-            }
+            found = {name: fetch(name, which).pin_memory().to(device, non_blocking=True) for name in names}
             sent = aside.record_event()
 
         def arrived() -> dict[str, Tensor]:
-            now = torch.cuda.current_stream(rows.device)
+            now = torch.cuda.current_stream(device)
             now.wait_event(sent)
             for x in found.values():
                 x.record_stream(now)

@@ -13,9 +13,10 @@ from earshot.competition import AUDIO_SUFFIXES
 from earshot.config import with_defaults
 from earshot.device import Device
 from earshot.errors import UserError
-from earshot.extract import SHARD, decode
+from earshot.extract import decode
 from earshot.files import digest, digest_of
 from earshot.run import Run
+from earshot.shards import SHARD
 
 if TYPE_CHECKING:
     from earshot.extractors.base import ClipFeatures

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from earshot import blending, earlier, kept, parts
+from earshot import blending, kept, run_resume
 from earshot.blending import Blended, Fitted
 from earshot.errors import UserError
+from earshot.oof import Oof, of_run, read_oof
 from earshot.run import CONFIG, Run
 
 
@@ -69,12 +70,12 @@ class Member:
         blank = np.full_like(next(p for p in found if p is not None), np.nan)
         return self.fitted.apply(np.stack([blank if p is None else p for p in found]))
 
-    def oof(self) -> kept.Oof:
+    def oof(self) -> Oof:
         """Its honest out-of-fold predictions: a run's of the final epoch, a blend's cross-fitted."""
         return (
             of_run(self.run)
             if self.run is not None
-            else kept.read_oof(self.folder, "oof", self.classes, self.multilabel)
+            else read_oof(self.folder, "oof", self.classes, self.multilabel)
         )
 
     @property
@@ -97,7 +98,7 @@ def open_all(names: tuple[str, ...], folder: str) -> list[Member]:
     if not names:
         found = (
             sorted({path.parent for name in (CONFIG, kept.NAME) for path in Path(folder).glob(f"*/{name}")})
-            or earlier.runs()
+            or run_resume.runs()
         )
         if len(found) != 1:
             raise UserError(
@@ -155,9 +156,9 @@ def open_one(folder: Path) -> Member:
 
 def same_classes(members: list[Member]) -> list[str]:
     """The labels that all members share; UserError if two have others, another order or another task."""
-    from earshot import blend
+    from earshot import run_cache
 
-    return blend.same_classes([run for member in members for run in member.runs()])
+    return run_cache.same_classes([run for member in members for run in member.runs()])
 
 
 def plain_mean(members: list[Member]) -> Member:
@@ -175,45 +176,7 @@ def plain_mean(members: list[Member]) -> Member:
     )
 
 
-def of_run(run: Run) -> kept.Oof:
-    """A run's out-of-fold predictions of the final epoch, the mean over its seeds, compared with those that
-    its folds vouch for.
-
-    Raises:
-        UserError: a fold that is not finished, or files that do not belong together.
-    """
-    again = "run its train.py again, it finishes what is missing"
-    finished = run.finished_folds()
-    begun = [int(path.name[5:]) for path in run.folder.glob("fold_*") if path.name[5:].isdigit()]
-    left = sorted(set(begun) - set(finished))
-    if left or not finished or not (run.folder / "oof_last.csv").is_file():
-        which = (
-            f"fold {', '.join(map(str, left))} is not finished"
-            if left
-            else "no finished fold"
-            if not finished
-            else "no oof_last.csv"
-        )
-        raise UserError(f"{run.folder} cannot be blended by its out-of-fold predictions ({which}): {again}")
-    found = kept.read_oof(run.folder, "oof_last", run.classes, run.multilabel)
-    for number in finished:
-        each = [
-            run.part(part).predictions("last")
-            for part in parts.of_fold(run.config["record"]["training"], number)
-        ]
-        whole = all(one is not None and one.shape == each[0].shape for one in each)
-        exact, rows = np.mean(each, 0) if whole else None, found.folds == number
-        if (
-            exact is None
-            or exact.shape != found.probabilities[rows].shape
-            or not np.allclose(exact, found.probabilities[rows], atol=1e-6, equal_nan=True)
-        ):
-            raise UserError(f"{run.folder}/oof_last.csv is not what fold {number} predicted: {again}")
-        found.probabilities[rows] = exact
-    return found
-
-
-def aligned(members: list[Member]) -> tuple[kept.Oof, np.ndarray, list[str]]:
+def aligned(members: list[Member]) -> tuple[Oof, np.ndarray, list[str]]:
     """Out-of-fold predictions of the clips that all members have, row for row.
 
     Returns:
@@ -272,7 +235,7 @@ def aligned(members: list[Member]) -> tuple[kept.Oof, np.ndarray, list[str]]:
             f"folds differ: those that share clips are taken together, {len(np.unique(folds))} are left"
         )
     return (
-        kept.Oof(first.ids, folds, first.labels, first.probabilities),
+        Oof(first.ids, folds, first.labels, first.probabilities),
         np.stack([oof.probabilities[which] for oof, which in zip(found, rows, strict=True)]),
         lines,
     )
@@ -297,7 +260,7 @@ def _common(folds: list[np.ndarray]) -> np.ndarray:
     return np.array([least[p] for p in part])
 
 
-def fit(members: list[Member], how: str) -> tuple[Member, Blended, kept.Oof, list[str]]:
+def fit(members: list[Member], how: str) -> tuple[Member, Blended, Oof, list[str]]:
     """Fit a blend to members' out-of-fold predictions.
 
     Args:
@@ -319,7 +282,7 @@ def fit(members: list[Member], how: str) -> tuple[Member, Blended, kept.Oof, lis
         probabilities, common.labels, common.folds, metric, names, methods, offsets=how != "mean"
     )
     blended = Member(None, None, tuple(members), found.fitted, "last", metric, found.score)
-    return blended, found, kept.Oof(common.ids, common.folds, common.labels, found.oof), lines
+    return blended, found, Oof(common.ids, common.folds, common.labels, found.oof), lines
 
 
 def table(found: Blended, metric: str) -> list[str]:

@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from earshot.errors import UserError
-
 if TYPE_CHECKING:
-    from earshot.run import Run
+    pass
 
 # stands for a fold's number where random numbers are drawn for all clips: no fold is called so
 EVERYTHING = 1 << 31
@@ -69,29 +67,3 @@ def listed(parts: Sequence[Part]) -> str:
 def folders(run: Path) -> list[Path]:
     """The folders of a run's parts, those that are there."""
     return [folder for kind in ("pretrain_*", "fold_*", "refit_*") for folder in sorted(run.glob(kind))]
-
-
-def predictors(run: Run) -> list[Part]:
-    """The parts whose mean answers new clips: the models on all clips where the run has them, else all
-    finished folds.
-
-    Raises:
-        UserError: they are not trained yet.
-    """
-    training = run.config["record"]["training"]
-    found = refits(training) or [
-        part for number in run.finished_folds() for part in of_fold(training, number)
-    ]
-    if not found:
-        raise UserError(f"no fold of {run.folder} is finished: run train.py on")
-    missing = run.missing(found)
-    if missing:
-        raise UserError(f"{run.folder} is not finished ({listed(missing)}): run train.py on")
-    return found
-
-
-def predicting(run: Run) -> str:
-    """What `predictors` are, in words."""
-    found, seeds = predictors(run), run.config["record"]["training"].get("seeds", 1)
-    more = f" x {seeds} seeds" if seeds > 1 else ""
-    return f"all labelled clips{more}" if found[0].fold is None else f"{len(found) // seeds} folds{more}"

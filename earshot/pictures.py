@@ -10,14 +10,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from earshot import archive, listen, spectrogram
+from earshot import files, listen, spectrogram
 from earshot.decode import BadAudio
 from earshot.files import clear_temporary, write_bytes
 from earshot.labels import each
 
 if TYPE_CHECKING:
-    from earshot.cli import Deadline
     from earshot.competition import Competition
+    from earshot.deadline import Deadline
 
 FOLDER = "Spectrogram"
 NONE = "_no label"
@@ -61,7 +61,7 @@ def wanted(competition: Competition, most: int) -> list[tuple[str, str, str]]:
             continue
         folder, names, count = safe(label, folders), {}, len(members)
         named = [
-            (path, f"{safe(id[: -len(Path(id).suffix)] if archive.is_audio(id) else id, names, path)}.png")
+            (path, f"{safe(id[: -len(Path(id).suffix)] if files.is_audio(id) else id, names, path)}.png")
             for id, path in members
         ]
         chosen = (

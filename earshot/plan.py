@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from earshot import attached, cache, copies, extractors, sealed, verified
 from earshot.config import AugmentFlags
 from earshot.errors import UserError
@@ -16,6 +18,7 @@ from earshot.files import digest_of
 from earshot.fingerprint import differences, fingerprint
 from earshot.manifest import fault
 from earshot.sources import Sources
+from earshot.space import SLACK
 
 if TYPE_CHECKING:
     from earshot.audio import AudioSettings
@@ -96,7 +99,7 @@ def make(
         )
     seconds = window.seconds or (module.seconds(settings) if hasattr(module, "seconds") else module.SECONDS)
     if seconds is None:
-        from earshot.audio import choose_seconds
+        from earshot.clip_windows import choose_seconds
 
         longest = max(h[0] for h in headers)
         seconds = choose_seconds([h[0] for h in headers], module.LIMIT)
@@ -190,7 +193,7 @@ def _windows(seconds: list[float], sizes: list[int], window: Window) -> float:
     """
     import numpy as np
 
-    from earshot.audio import count
+    from earshot.clip_windows import count
 
     bytes_each = np.maximum(sizes, 1)
     likely = DENSER * float(np.median(seconds / bytes_each)) * bytes_each
@@ -300,3 +303,18 @@ def _set_aside(path: Path, reason: str) -> str:
         os.replace(path, path.with_name(path.name + ".damaged"))
     print(f"{reason}: set aside, the cache is made anew", flush=True)
     return "damaged"
+
+
+def of_cache(plan: Plan, shapes: dict[str, tuple[int, ...]], clips: int, missing: int) -> tuple[int, int]:
+    """Bytes that a cache will take, and those that making the missing part of it still needs.
+
+    The shards stay until they are joined, so at the end there are twice the features; shards that are there
+    are there.
+
+    Args:
+        shapes: (D, F, T) of each view.
+        clips: all clips and copies. missing: those whose shard is still to be made.
+    """
+    row = sum(int(np.prod(shape)) * 2 for shape in shapes.values())  # float16 or int16
+    whole = row * plan.windows * clips
+    return int(whole) + SLACK, int(whole + whole * missing / max(clips, 1)) + SLACK

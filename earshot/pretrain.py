@@ -15,16 +15,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from earshot import optim, probe
-from earshot.cli import clock
+from earshot import optim
+from earshot.checkpoint import FoldFolder
+from earshot.deadline import clock
+from earshot.device import autocast, laid_out
 from earshot.errors import UserError
-from earshot.run import FoldFolder
 from earshot.seeding import reseed, seed_of
 
 if TYPE_CHECKING:
-    from earshot.cli import Deadline
     from earshot.config import TrainingFlags
     from earshot.dataset import Rows
+    from earshot.deadline import Deadline
     from earshot.device import Device
 
 PLACE = (1 << 31) + 1  # stands for a fold's number where random numbers are drawn
@@ -82,7 +83,7 @@ def fit(
     everything = np.concatenate([np.arange(len(rows)), np.arange(rows.labelled, len(rows.whose))])
     if hasattr(head, "adapt"):
         head.to(device.name).adapt(rows.batches(everything, 256))
-    model = probe.laid_out(head.pretraining(), device).train()
+    model = laid_out(head.pretraining(), device).train()
     steps = max(1, -(-len(everything) // settings.batch_size))
     optimizer = optim.optimizer(model, settings)
     schedule = optim.schedule(optimizer, settings, steps)
@@ -123,7 +124,7 @@ def fit(
         for batch in rows.ahead(np.array_split(order, steps)[done % steps :]):
             reseed(seed_of(settings.seed, PLACE, epoch, done % steps + 1), device)
             optimizer.zero_grad()
-            with probe.autocast(device):
+            with autocast(device):
                 loss = model(*rows.batch(batch))
             scaler.scale(loss).backward()
             if settings.clip_grad:

@@ -3,17 +3,16 @@ once."""
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import nn
 
-from earshot.device import Device
+from earshot.device import Device, autocast, laid_out
 from earshot.loss import Criterion, loss_of
 
 if TYPE_CHECKING:
@@ -33,15 +32,6 @@ BACKWARD = 3  # a training step is about three forward passes
 # Precision, channels-last. Not fp32 channels-last: oneDNN 3.10's backward pass of a few channels overwrites
 # memory there.
 CANDIDATES = (("fp32", False), ("bf16", False), ("bf16", True))
-
-
-def autocast(device: Device) -> Any:
-    """The mixed-precision context of a device; does nothing for fp32."""
-    if device.precision == "fp32":
-        return contextlib.nullcontext()
-    return torch.autocast(
-        device.name.split(":")[0], {"fp16": torch.float16, "bf16": torch.bfloat16}[device.precision]
-    )
 
 
 def operations(head: nn.Module, rows: Rows, which: np.ndarray) -> float:
@@ -67,19 +57,6 @@ def operations(head: nn.Module, rows: Rows, which: np.ndarray) -> float:
         torch.backends.mha.set_fastpath_enabled(fast)
     head.train(was)
     return counter.get_total_flops() / len(which)
-
-
-@contextlib.contextmanager
-def one_thread(when: bool) -> Iterator[None]:
-    """Within, torch computes on one thread: two that wait for each other at every operation of a tiny head
-    are slower."""
-    threads = torch.get_num_threads()
-    try:
-        if when:
-            torch.set_num_threads(1)
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def decide(head: nn.Module, rows: Rows, settings: TrainingFlags, device: Device) -> Device:
@@ -182,10 +159,3 @@ def _stepper(rows: Rows, settings: TrainingFlags) -> Callable[[nn.Module, Device
         return float(loss.detach())
 
     return step
-
-
-def laid_out(head: nn.Module, device: Device) -> Any:
-    """A head on its device, its weights in the layout that was decided there (always channels-last on a
-    GPU)."""
-    last = device.channels_last or device.name.startswith("cuda")
-    return head.to(device.name).to(memory_format=torch.channels_last if last else torch.contiguous_format)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from earshot.cli import clock
+from earshot.deadline import clock
 
 if TYPE_CHECKING:
     from earshot.config import TrainingFlags

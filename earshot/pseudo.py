@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from earshot import blend, earlier, parts, sealed, stage
+from earshot import blend, dataset, earlier_outputs, parts, run_cache, sealed
 from earshot.cache import Cache
 from earshot.config import RunFlags
 from earshot.crossval import ANSWERS
 from earshot.device import Device
 from earshot.errors import UserError
-from earshot.run import CONFIG, Run
+from earshot.run import CONFIG, Run, decided
 
 
 def record(flags: RunFlags, made: dict[str, Any], cache: Cache, continue_from: str | None) -> dict[str, Any]:
@@ -51,7 +51,9 @@ def teacher(flags: RunFlags, continue_from: str | None) -> Run:
     places = [Path(flags.pseudo), Path(flags.runs_folder) / flags.pseudo]
     there = [folder for folder in places if (folder / CONFIG).is_file()]
     there = there or [
-        folder for folder in earlier.folders(continue_from, CONFIG) if folder.name == Path(flags.pseudo).name
+        folder
+        for folder in earlier_outputs.folders(continue_from, CONFIG)
+        if folder.name == Path(flags.pseudo).name
     ]
     return Run.open(there[0] if there else places[1]).whole()
 
@@ -85,15 +87,17 @@ def teach(
     same = {k: cache.record[k] for k in other.config["record"]["features"]} == other.config["record"][
         "features"
     ]
-    its = cache if same and other.config["record"]["view"] in cache.shapes else blend.cache_of(other, None)
+    its = (
+        cache if same and other.config["record"]["view"] in cache.shapes else run_cache.cache_of(other, None)
+    )
     if its.record["clips"].get("subm") != cache.record["clips"]["subm"]:
         raise UserError(
             f"--pseudo: {its.folder} and {cache.folder} hold different clips to submit: extract both from "
             "the same data"
         )
-    rows = blend.rows_of(its, "subm", other.config["record"]["view"], device)
+    rows = dataset.rows_of(its, "subm", other.config["record"]["view"], device)
     place = {str(id): index for index, id in enumerate(rows.ids)}
-    order, at = [place[str(id)] for id in cache.split("subm")["ids"]], stage.decided(other, device)
+    order, at = [place[str(id)] for id in cache.split("subm")["ids"]], decided(other, device)
     found = [
         np.mean(
             [

@@ -5,24 +5,22 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from earshot import described, parts, plainyaml, sealed
+from earshot import described, parts, plainyaml
+from earshot.cache import Cache
+from earshot.checkpoint import FoldFolder
+from earshot.device import Device
 from earshot.errors import UserError
 from earshot.files import (
     append_text,
     clear_temporary,
     digest_of,
-    recover_folder,
-    replacing_folder,
-    standing,
-    write_bytes,
     write_json,
     write_text,
 )
@@ -30,171 +28,9 @@ from earshot.fingerprint import differences, fingerprint, plain
 from earshot.parts import Part
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 CONFIG = "config.yaml"
-
-
-class FoldFolder:
-    """runs/<name>/fold_<n>/, or another part's: `last/` for resuming, `best/` for predicting, the fold's own
-    predictions.
-
-    Every file is vouched for by the checksums in `last/state.json` and `best/head.json`; what does not match
-    is never used.
-    """
-
-    STATE, HEAD, WEIGHTS, OPTIMIZER = "state.json", "head.json", "model.safetensors", "optimizer.safetensors"
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-
-    def _sealed(self, which: str) -> dict:
-        """The JSON of `last` or `best`, its files checked; UserError with the way out where one is
-        damaged."""
-        try:
-            return self._checked(which)
-        except sealed.Damaged as error:
-            raise UserError(
-                f"{error}: run train.py again, it sets that aside and trains the fold anew"
-            ) from None
-
-    def _checked(self, which: str) -> dict:
-        name = self.STATE if which == "last" else self.HEAD
-        path, files = self._at(which) / name, (self.WEIGHTS,)
-        if which == "last" and not sealed.read(path).get("finished"):
-            files += (self.OPTIMIZER,)
-        return sealed.read(path, *files)
-
-    def _at(self, which: str) -> Path:
-        # Readers hold no lock: they must not tidy up beneath a process that is just writing.
-        return standing(self.folder / which) or self.folder / which
-
-    def mend(self) -> str | None:
-        """Set a damaged checkpoint aside, as last.damaged or best.damaged; the line to say about it, None
-        where all is sound.
-
-        Without its best weights a fold has to be trained from its start, so `last` then goes as well.
-        """
-        for which in ("last", "best"):
-            if not recover_folder(self.folder / which):
-                continue
-            try:
-                self._checked(which)
-            except sealed.Damaged as error:
-                aside = self.folder / f"{which}.damaged"
-                shutil.rmtree(aside, ignore_errors=True)
-                if which == "best":
-                    shutil.rmtree(self.folder / "last", ignore_errors=True)
-                os.replace(self.folder / which, aside)
-                self.forget_predictions()
-                return f"{error}: set aside as {aside}, this fold is trained from its start"
-        last, best = self.folder / "last", self.folder / "best"
-        if last.exists() and not best.exists() and self._checked("last")["progress"]["best"] is not None:
-            shutil.rmtree(last)
-            self.forget_predictions()
-            return f"{best} is missing: this fold is trained from its start"
-        return None
-
-    def load_last(self, device: str) -> tuple[dict, dict | None, dict] | None:
-        """(weights, the optimiser's tensors or None when finished, state), or None if nothing was saved.
-
-        The optimiser's tensors are on the CPU: it moves what belongs elsewhere, and its step counts belong
-        there.
-
-        Raises:
-            UserError: a damaged checkpoint.
-        """
-        last = standing(self.folder / "last")
-        if last is None:
-            return None
-        state = self._sealed("last")
-        optimizer = None if state["finished"] else _load_tensors(last / self.OPTIMIZER, "cpu")
-        return _load_tensors(last / self.WEIGHTS, device), optimizer, state
-
-    def save_last(self, weights: dict, optimizer: dict | None, state: dict) -> None:
-        """Replace `last/`: weights, optimiser (unless finished), state."""
-        files = (self.WEIGHTS,) if optimizer is None else (self.WEIGHTS, self.OPTIMIZER)
-        with replacing_folder(self.folder / "last") as new:
-            for name, tensors in zip(files, (weights, optimizer), strict=False):
-                _save_tensors(new / name, tensors)
-            sealed.write(new / self.STATE, state, *files)
-
-    def save_best(self, weights: dict, about: dict) -> None:
-        """Replace `best/`: weights, and under "head" all that rebuilding it needs."""
-        with replacing_folder(self.folder / "best") as new:
-            _save_tensors(new / self.WEIGHTS, weights)
-            sealed.write(new / self.HEAD, about, self.WEIGHTS)
-
-    def load_head(
-        self, which: str, rebuild: Callable[[dict], torch.nn.Module], device: str
-    ) -> torch.nn.Module:
-        """The best or last head, rebuilt from its own description.
-
-        Args:
-            which: "best" or "last" (described by `best/head.json`, which every fold has).
-            rebuild: makes a head out of its description; handed in because nothing here imports the heads.
-        """
-        if standing(self.folder / which) is None or standing(self.folder / "best") is None:
-            raise UserError(f"{self.folder} has no {which} checkpoint yet: run train.py on")
-        about, weights = self._sealed("best"), self._at(which) / self.WEIGHTS
-        if which == "last":
-            self._sealed("last")
-        head = described.build(about.get("head"), weights, rebuild, self._at("best") / self.HEAD)
-        head.load_state_dict(_load_tensors(weights, "cpu"))
-        return head.to(device)
-
-    def _state(self) -> dict | None:
-        """What `last/state.json` says, None where nothing was saved; without reading the weights."""
-        if standing(self.folder / "last") is None:
-            return None
-        try:
-            return sealed.read(self._at("last") / self.STATE)
-        except sealed.Damaged as error:
-            raise UserError(
-                f"{error}: run train.py again, it sets that aside and trains the fold anew"
-            ) from None
-
-    def finished(self) -> bool:
-        """Is this fold trained to its end?"""
-        state = self._state()
-        return state is not None and bool(state.get("finished"))
-
-    def history(self) -> list[dict]:
-        """The rows of metrics.csv that this fold has so far."""
-        state = self._state()
-        return state["progress"]["history"] if state else []
-
-    def save_predictions(self, kind: str, found: np.ndarray) -> None:
-        """valid_<kind>.npy, (clips of the fold, classes), and its checksum in valid_<kind>.json."""
-        sealed.write_array(self.folder / f"valid_{kind}.npy", found)
-
-    def predictions(self, kind: str) -> np.ndarray | None:
-        """What `save_predictions` wrote; None where there is none, or none that its checksum vouches for."""
-        return sealed.read_array(self.folder / f"valid_{kind}.npy")
-
-    def forget_predictions(self) -> None:
-        """Remove the fold's predictions: its head will be another."""
-        for path in self.folder.glob("valid_*"):
-            path.unlink()
-
-
-def _save_tensors(path: Path, tensors: dict) -> None:
-    from safetensors.torch import save
-
-    # Tied or strided tensors must be written out on their own.
-    write_bytes(path, save({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}))
-
-
-def _load_tensors(path: Path, device: str) -> dict:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path, device=device)
-    except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"{path} is damaged ({error}): delete {path.parent} to train this fold again from its start"
-        ) from None
 
 
 class Run:
@@ -401,3 +237,27 @@ class Run:
     def keep(self, name: str, value: dict) -> None:
         """Write <name>.json into the run."""
         write_json(self.folder / f"{name}.json", json.loads(json.dumps(value)))
+
+
+def about(cache: Cache, recipe: str, device: Device) -> dict[str, Any]:
+    """What a run keeps besides its settings: where its cache lay, the answer for unheard clips, what was
+    decided here."""
+    import os
+
+    return {
+        "recipe": recipe,
+        "features_folder": os.path.relpath(cache.folder),
+        "weights": cache.manifest.get("weights"),
+        "prior": cache.prior().tolist(),
+        "columns": cache.manifest["columns"],
+        "precision": {device.name.split(":")[0]: device.precision},
+        "channels_last": {device.name.split(":")[0]: device.channels_last},
+    }
+
+
+def decided(run: Run, device: Device) -> Device:
+    """The device with the precision and layout that this run began with on this kind of device: another GPU
+    changes neither."""
+    kind = device.name.split(":")[0]
+    precision, last = run.config["precision"].get(kind), run.config.get("channels_last", {}).get(kind, False)
+    return replace(device, precision=precision, channels_last=last) if precision else device

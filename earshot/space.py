@@ -6,45 +6,13 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from earshot import attached
 from earshot.errors import UserError
 
 if TYPE_CHECKING:
-    from earshot.config import TrainingFlags
-    from earshot.plan import Plan
+    pass
 
 SLACK = 4 << 20  # bytes for what is small: labels, logs, predictions
-
-
-def of_cache(plan: Plan, shapes: dict[str, tuple[int, ...]], clips: int, missing: int) -> tuple[int, int]:
-    """Bytes that a cache will take, and those that making the missing part of it still needs.
-
-    The shards stay until they are joined, so at the end there are twice the features; shards that are there
-    are there.
-
-    Args:
-        shapes: (D, F, T) of each view.
-        clips: all clips and copies. missing: those whose shard is still to be made.
-    """
-    row = sum(int(np.prod(shape)) * 2 for shape in shapes.values())  # float16 or int16
-    whole = row * plan.windows * clips
-    return int(whole) + SLACK, int(whole + whole * missing / max(clips, 1)) + SLACK
-
-
-def of_run(parameters: int, folds: int, missing: int, settings: TrainingFlags) -> tuple[int, int]:
-    """Bytes that a run will take, and those that training the missing folds still needs.
-
-    A fold keeps the weights of its best and its last epoch. While it trains there are an optimiser's two
-    tensors for each, the raw weights under a moving average, and a second set of all of it while a checkpoint
-    is replaced.
-    """
-    weights = 4 * parameters
-    working = weights * (1 + 2 + bool(settings.ema or settings.snapshots))
-    return 2 * weights * folds + SLACK, 2 * weights * missing + (
-        2 * working + weights if missing else 0
-    ) + SLACK
 
 
 def check(folder: Path, total: int, needed: int) -> str:

@@ -3,41 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from earshot import blend, crossval, ledger, metrics, parts, submission
+from earshot import blend, crossval, dataset, ledger, metrics, submission
+from earshot.blend import predicting
 from earshot.cache import Cache
 from earshot.device import Device
 from earshot.files import check_output
 from earshot.run import Run
-
-
-def about(cache: Cache, recipe: str, device: Device) -> dict[str, Any]:
-    """What a run keeps besides its settings: where its cache lay, the answer for unheard clips, what was
-    decided here."""
-    import os
-
-    return {
-        "recipe": recipe,
-        "features_folder": os.path.relpath(cache.folder),
-        "weights": cache.manifest.get("weights"),
-        "prior": cache.prior().tolist(),
-        "columns": cache.manifest["columns"],
-        "precision": {device.name.split(":")[0]: device.precision},
-        "channels_last": {device.name.split(":")[0]: device.channels_last},
-    }
-
-
-def decided(run: Run, device: Device) -> Device:
-    """The device with the precision and layout that this run began with on this kind of device: another GPU
-    changes neither."""
-    kind = device.name.split(":")[0]
-    precision, last = run.config["precision"].get(kind), run.config.get("channels_last", {}).get(kind, False)
-    return replace(device, precision=precision, channels_last=last) if precision else device
 
 
 def finish(
@@ -52,26 +28,22 @@ def finish(
     view = run.config["record"]["view"]
     prior = np.array(run.config["prior"])
     if cache.has("test"):
-        rows = blend.rows_of(cache, "test", view, device, gigabytes)
+        rows = dataset.rows_of(cache, "test", view, device, gigabytes)
         found = crossval.score_test(
             run,
             rows,
             lambda: blend.fill(blend.predict_run(run, rows, rebuild, device), prior)[0],
             bool(run.config["record"]["training"].get("refit")),
         )
-        of = (
-            f"mean of {parts.predicting(run)}"
-            if not found.get("refit")
-            else f"trained on {parts.predicting(run)}"
-        )
+        of = f"mean of {predicting(run)}" if not found.get("refit") else f"trained on {predicting(run)}"
         run.log(f"hold-out, {found['clips']} clips, {of}: {metrics.summary(found)}")
     if not cache.has("subm"):
         run.log("nothing to submit: the data set has no clips without labels")
         return
-    rows = blend.rows_of(cache, "subm", view, device, gigabytes)
+    rows = dataset.rows_of(cache, "subm", view, device, gigabytes)
     if run.config["record"]["training"].get("refit"):
         run.log(
-            f"the submission is by models trained on {parts.predicting(run)}, final epoch; the scores above "
+            f"the submission is by models trained on {predicting(run)}, final epoch; the scores above "
             "are the folds'"
         )
     probabilities = blend.predict_run(run, rows, rebuild, device)

@@ -62,19 +62,7 @@ def start(run: Run, wandb: bool) -> Tracker:
     return tracker
 
 
-def report_on(folder: Path, say: Callable[[str], None]) -> None:
-    """Draw the pictures and report.html of a run or a kept blend, unless they are there."""
-
-    def draw() -> None:
-        from earshot.report import run
-
-        run.make(folder, again=False)
-        say(f"report: {folder / run.HTML}")
-
-    _safely("the report", say, draw)
-
-
-def _safely(name: str, say: Callable[[str], None], act: Callable, *args: Any) -> bool:
+def safely(name: str, say: Callable[[str], None], act: Callable, *args: Any) -> bool:
     try:
         act(*args)
     except Exception as error:  # whatever it is: the run is worth more than its pictures
@@ -98,10 +86,8 @@ class Tracker:
         self.rows = rows
         self._each(lambda watcher: watcher.see(rows))
 
-    def finish(self, report: bool = True) -> None:
-        """Draw the report, hand its pictures on, close what is open."""
-        if report:
-            report_on(self.run.folder, self.run.log)
+    def finish(self) -> None:
+        """Hand the run's pictures on, close what is open."""
         pictures = {path.stem: path for path in sorted(self.run.folder.glob("*.png"))}
         self._each(lambda watcher: watcher.finish(self.run, self.rows, pictures))
 
@@ -109,7 +95,7 @@ class Tracker:
         self.watchers = [watcher for watcher in self.watchers if self._safely(watcher.name, tell, watcher)]
 
     def _safely(self, name: str, act: Callable, *args: Any) -> bool:
-        return _safely(name, self.run.log, act, *args)
+        return safely(name, self.run.log, act, *args)
 
 
 class TensorBoard:

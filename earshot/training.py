@@ -14,19 +14,19 @@ import torch
 from torch import Tensor, nn
 
 from earshot import augment, crops, metrics, optim, pretrain, probe, windows
-from earshot.cli import clock
-from earshot.dataset import Rows, predict
-from earshot.device import Device, out_of_memory
+from earshot.blend import predict
+from earshot.dataset import Rows
+from earshot.deadline import clock
+from earshot.device import Device, autocast, laid_out, one_thread, out_of_memory
 from earshot.errors import UserError
 from earshot.loss import Criterion, loss_of, own_loss
-from earshot.probe import autocast
 from earshot.progress import Fold, Progress, line, place, some, value_of
 from earshot.seeding import reseed, seed_of
 
 if TYPE_CHECKING:
-    from earshot.cli import Deadline
+    from earshot.checkpoint import FoldFolder
     from earshot.config import TrainingFlags
-    from earshot.run import FoldFolder
+    from earshot.deadline import Deadline
 
 SAVE_SHARE = 20  # a checkpoint that took a second to write is written at most every 20 seconds,
 # beside the optimiser's tensors: the weights that are trained, where it is their average that predicts
@@ -57,7 +57,7 @@ class Fitter:
         self.heard = np.zeros(len(rows.ids), dtype=bool)
         self.heard[rows.clip[self.valid_rows]] = True
         torch.manual_seed(seed_of(settings.seed, fold.number))
-        self.head = probe.laid_out(build(), device)
+        self.head = laid_out(build(), device)
         work = probe.operations(self.head, rows, self.valid_rows if len(self.valid_rows) else self.train_rows)
         self.tiny = work * settings.batch_size * probe.BACKWARD < probe.TINY
         self.average = optim.average(self.head, settings)
@@ -363,7 +363,7 @@ class Fitter:
             )
 
         while progress.epoch < settings.epochs:
-            with probe.one_thread(self.tiny and self.device.name == "cpu"):
+            with one_thread(self.tiny and self.device.name == "cpu"):
                 row = self.epoch(progress.epoch + 1, pause)
             if row is None:
                 return False

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from earshot import closed, compare
+from earshot import closed, metrics
 from earshot.config import TrainingFlags
 from earshot.errors import UserError
 from earshot.files import append_text, empty, read_json
@@ -23,7 +23,7 @@ from earshot.run import Run
 if TYPE_CHECKING:
     from optuna import Study, Trial
 
-    from earshot.cli import Deadline
+    from earshot.deadline import Deadline
 
 DATABASE, STUDY = "tuning.db", "tuning"
 STARTUP = 5  # trials drawn at random before the sampler learns, and before the pruner compares
@@ -197,7 +197,7 @@ def _try(
         seen.append(number)
         truth = np.concatenate([job.rows.truth[job.numbers == n] for n in seen])
         found = np.concatenate([run.fold(n).predictions("last") for n in seen])
-        value = compare.one(job.settings.metric, found, truth) + TIE * compare.one("log_loss", found, truth)
+        value = metrics.one(job.settings.metric, found, truth) + TIE * metrics.one("log_loss", found, truth)
         trial.report(value, step)
         if step + 1 < len(wanted) and trial.should_prune():
             return value, True

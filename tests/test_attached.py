@@ -15,7 +15,7 @@ from conftest import make_competition, read_csv, tone
 import get_features
 import predict
 import train
-from earshot import attached, defaults, earlier, extractors
+from earshot import attached, defaults, earlier, extractors, job, run_resume
 from earshot.competition import load
 from earshot.errors import UserError
 from earshot.extractors import ast, base
@@ -104,11 +104,11 @@ def test_weights_by_what_they_are(place: Path) -> None:
     assert ast.WEIGHTS.local("MIT/ast-finetuned-audioset-14-14-0.443") is None, (
         "another network than the one that was named"
     )
-    assert attached.located({"weights": ast.DEFAULT_WEIGHTS, "ast": True}) == {
+    assert job.located({"weights": ast.DEFAULT_WEIGHTS, "ast": True}) == {
         "weights": str(folder),
         "ast": True,
     }
-    assert attached.located({"weights": None}) == {"weights": None}
+    assert job.located({"weights": None}) == {"weights": None}
     network(place / "datasets/you/second")
     attached._walked.cache_clear()
     with pytest.raises(UserError, match="2 attached folders may be MIT/ast.*--weights.*my-ast.*second"):
@@ -183,7 +183,7 @@ def test_the_clips_to_submit_alone_within_the_time(place: Path, capsys) -> None:
     predict.main(["--out", "again.csv"])
     assert Path("again.csv").read_bytes() == shown
     run = earlier.Run.open(place / "old/runs/a")
-    assert earlier.features_of(run) == Path("data/tones/logmel_subm"), (
+    assert run_resume.features_of(run) == Path("data/tones/logmel_subm"), (
         "here before there, with clips to submit"
     )
     with pytest.raises(UserError, match="no clips of the split train.*without --for-run"):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from earshot import audio
+from earshot import audio, clip_windows
 from earshot.audio import AudioSettings, BadAudio
 from earshot.errors import UserError
 from earshot.extractors.base import Window
@@ -252,7 +252,7 @@ def test_nothing_on_stderr_and_nothing_heavy(tmp_path):
     ],
 )
 def test_cut(seconds, hop, most, want):
-    assert audio.cut(seconds, 5.0, hop, most) == [pytest.approx(pair) for pair in want]
+    assert clip_windows.cut(seconds, 5.0, hop, most) == [pytest.approx(pair) for pair in want]
 
 
 def test_cut_covers_every_clip_and_stays_inside():
@@ -261,7 +261,7 @@ def test_cut_covers_every_clip_and_stays_inside():
         seconds, window = rng.uniform(0.01, 40), rng.uniform(0.5, 10)
         hop = None if rng.random() < 0.3 else window * rng.uniform(0.1, 1)
         end = 0.0
-        for start, length in audio.cut(seconds, window, hop, None):
+        for start, length in clip_windows.cut(seconds, window, hop, None):
             assert 0 <= start <= end + 1e-6, "no gap"
             assert length <= window + 1e-9 and start + length <= seconds + 1e-6
             end = start + length
@@ -274,14 +274,16 @@ def test_windows_are_counted_without_being_made():
         seconds, window = rng.uniform(0.01, 40), rng.uniform(0.5, 10)
         hop = None if rng.random() < 0.3 else window * rng.uniform(0.1, 1)
         most = None if rng.random() < 0.5 else int(rng.integers(1, 30))
-        assert audio.count(seconds, window, hop, most) == len(audio.cut(seconds, window, hop, most))
-    assert audio.count(1e12, 1.0, 1e-3, None) > 10**14, "a list of these would end the process"
-    assert len(audio.cut(1e12, 1.0, 1e-3, 3)) == 3
+        assert clip_windows.count(seconds, window, hop, most) == len(
+            clip_windows.cut(seconds, window, hop, most)
+        )
+    assert clip_windows.count(1e12, 1.0, 1e-3, None) > 10**14, "a list of these would end the process"
+    assert len(clip_windows.cut(1e12, 1.0, 1e-3, 3)) == 3
 
 
 def test_cut_in_exact_thirds_needs_no_window_for_rounding():
-    assert len(audio.cut(3 * 0.1 * 7, 0.7, None, None)) == 3
-    assert len(audio.cut(5.0, 1.0, 0.1, None)) == 41
+    assert len(clip_windows.cut(3 * 0.1 * 7, 0.7, None, None)) == 3
+    assert len(clip_windows.cut(5.0, 1.0, 0.1, None)) == 41
 
 
 @pytest.mark.parametrize(
@@ -289,17 +291,17 @@ def test_cut_in_exact_thirds_needs_no_window_for_rounding():
 )
 def test_cut_refuses_nonsense(window, hop, most):
     with pytest.raises(UserError):
-        audio.cut(10.0, window, hop, most)
+        clip_windows.cut(10.0, window, hop, most)
 
 
 def test_fill():
     wave = np.array([1, 2, 3], np.float32)
-    assert audio.fill(wave, 7, "wrap").tolist() == [1, 2, 3, 1, 2, 3, 1]
-    assert audio.fill(wave, 5, "silence").tolist() == [1, 2, 3, 0, 0]
-    assert audio.fill(wave, 2, "wrap").tolist() == [1, 2]
-    assert audio.fill(wave, 7, "wrap").dtype == np.float32
+    assert clip_windows.fill(wave, 7, "wrap").tolist() == [1, 2, 3, 1, 2, 3, 1]
+    assert clip_windows.fill(wave, 5, "silence").tolist() == [1, 2, 3, 0, 0]
+    assert clip_windows.fill(wave, 2, "wrap").tolist() == [1, 2]
+    assert clip_windows.fill(wave, 7, "wrap").dtype == np.float32
     with pytest.raises(UserError):
-        audio.fill(wave, 5, "mirror")
+        clip_windows.fill(wave, 5, "mirror")
 
 
 @pytest.mark.parametrize(
@@ -318,12 +320,12 @@ def test_fill():
     ],
 )
 def test_choose_seconds(durations, limit, want):
-    assert audio.choose_seconds(durations, limit) == pytest.approx(want)
+    assert clip_windows.choose_seconds(durations, limit) == pytest.approx(want)
 
 
 def test_choose_seconds_needs_data():
     with pytest.raises(ValueError):
-        audio.choose_seconds([])
+        clip_windows.choose_seconds([])
 
 
 def test_one_header_does_not_rule_the_estimate_of_the_disk():

@@ -15,12 +15,13 @@ from conftest import make_competition
 from test_restart import contents, kill_when
 
 import get_features
-from earshot import audio, cache, copies, extract, plan, waveform_augment
+from earshot import cache, clip_windows, copies, extract, plan, waveform_augment
 from earshot.audio import AudioSettings
 from earshot.competition import load
 from earshot.config import AugmentFlags, Recipe
 from earshot.errors import UserError
 from earshot.match import mismatches
+from earshot.shards import parts
 
 RATE = 16000
 
@@ -204,7 +205,7 @@ def test_a_real_run(folded: Path, tmp_path: Path, capsys):
             one = futures[row].result()
             assert (one.copy, np.float32(one.share)) == (found["copy"][row], found["share"][row])
             np.testing.assert_array_equal(
-                audio.fill(one.wave, 9600, "wrap").astype(np.float16), found["wave"][row, 0, 0]
+                clip_windows.fill(one.wave, 9600, "wrap").astype(np.float16), found["wave"][row, 0, 0]
             )
             assert found["length"][row] == pytest.approx(len(one.wave) / RATE)
     assert 0.48 <= found["length"].min() < 0.55 and found["length"].max() == np.float32(0.6)
@@ -344,7 +345,7 @@ def test_shards_come_last_and_count_clips_times_copies(tmp_path: Path):
     made = SimpleNamespace(
         competition=SimpleNamespace(clips=clips), folder=tmp_path, augment=AugmentFlags(augment=4)
     )
-    found = [(part.split, part.first, part.last, part.path.name) for part in extract.parts(made)]
+    found = [(part.split, part.first, part.last, part.path.name) for part in parts(made)]
     assert found[2:] == [
         ("augmented", 0, 32, "augmented-00000.pkl"),
         ("augmented", 32, 64, "augmented-00001.pkl"),

@@ -18,6 +18,7 @@ import train
 from earshot import blending, kept, members, metrics, sealed, submission, tables
 from earshot.cache import Cache
 from earshot.errors import UserError
+from earshot.oof import read_oof
 from earshot.run import Run
 
 BOTH = ["--runs", "lin", "mlp", "--device", "cpu"]
@@ -275,14 +276,14 @@ def test_out_of_fold_files_with_several_labels(tmp_path: Path) -> None:
     run.config = {"record": {"classes": classes, "task": "multilabel"}}
     run.folder.mkdir()
     run.write_oof("oof", np.array([f"{i}, x" for i in range(40)]), folds, truth, p)
-    found = kept.read_oof(run.folder, "oof", classes, True)
+    found = read_oof(run.folder, "oof", classes, True)
     assert (
         (found.labels == truth).all()
         and (found.folds == folds).all()
         and np.allclose(found.probabilities, p, atol=1e-8)
     )
     assert found.ids[7] == "7, x"
-    assert "not the out-of-fold predictions of" in said(kept.read_oof, run.folder, "oof", classes[:2], True)
+    assert "not the out-of-fold predictions of" in said(read_oof, run.folder, "oof", classes[:2], True)
     fitted = blending.Fitted("greedy", np.array([0.3, 0.0, 0.7]), thresholds=np.array([0.1, 0.5, 0.9]))
     for name in "xyz":
         shutil.copytree(tmp_path / "r", tmp_path / name)

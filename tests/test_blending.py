@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from earshot import blending, compare, metrics, offsets
+from earshot import metrics as earshot_metrics
 from earshot.blending import METHODS, Fitted, auto
 from earshot.errors import UserError
 
@@ -67,9 +68,9 @@ def above_chance(predictions: list[np.ndarray], truths: list[np.ndarray]) -> tup
     standard errors."""
     rng, above, variance = np.random.default_rng(0), 0.0, 0.0
     for p, truth in zip(predictions, truths, strict=True):
-        chance = [compare.one("f1_macro", p, truth[rng.permutation(len(truth))]) for _ in range(40)]
+        chance = [earshot_metrics.one("f1_macro", p, truth[rng.permutation(len(truth))]) for _ in range(40)]
         above, variance = (
-            above + compare.one("f1_macro", p, truth) - float(np.mean(chance)),
+            above + earshot_metrics.one("f1_macro", p, truth) - float(np.mean(chance)),
             variance + float(np.var(chance)),
         )
     return above / len(truths), above / np.sqrt(variance)
@@ -96,7 +97,7 @@ def test_labels_without_meaning_score_at_chance(
             compare,
             "beats",
             lambda metric, old, new, truth, *_: (
-                compare.one(metric, new, truth) > compare.one(metric, old, truth)
+                earshot_metrics.one(metric, new, truth) > earshot_metrics.one(metric, old, truth)
             ),
         )
     predictions, truths = [], []
@@ -266,11 +267,12 @@ def test_nothing_that_a_clip_is_scored_by_was_chosen_on_its_fold() -> None:
 def test_simplex_finds_the_least_log_loss() -> None:
     members, truth, _ = drawn(7, (3, 2, 0.5))
     weights = blending.simplex(members, truth)
-    best = compare.losses(blending.mix(members, weights), truth).mean()
+    best = earshot_metrics.losses(blending.mix(members, weights), truth).mean()
     for a in np.linspace(0, 1, 21):
         for b in np.linspace(0, 1 - a, 21):
             assert (
-                compare.losses(blending.mix(members, np.array([a, b, 1 - a - b])), truth).mean() > best - 1e-4
+                earshot_metrics.losses(blending.mix(members, np.array([a, b, 1 - a - b])), truth).mean()
+                > best - 1e-4
             )
     wrong = np.eye(CLASSES)[(truth + 1) % CLASSES]  # certain, and always wrong
     assert blending.simplex(np.stack([wrong, members[0]]), truth).tolist() == [0, 1]
@@ -286,18 +288,20 @@ def test_quick_scores_are_those_of_the_metrics(multilabel: bool) -> None:
     names = [name for name in (*metrics.NAMES, *(metrics.RANKING if multilabel else ()), "log_loss")]
     for name in names:
         sign = -1 if name == "log_loss" else 1
-        assert compare.one(name, p, truth) == pytest.approx(sign * said[name], abs=1e-9), name
+        assert earshot_metrics.one(name, p, truth) == pytest.approx(sign * said[name], abs=1e-9), name
     blocks = compare.blocks_of(len(truth))
     for name in ("f1_macro", "balanced_accuracy"):  # leaving blocks out by their counts is scoring the rest
         q = np.roll(p, 1, 0)
         left = [
-            compare.one(name, q[blocks != b], truth[blocks != b])
-            - compare.one(name, p[blocks != b], truth[blocks != b])
+            earshot_metrics.one(name, q[blocks != b], truth[blocks != b])
+            - earshot_metrics.one(name, p[blocks != b], truth[blocks != b])
             for b in range(20)
         ]
         rises, error = compare.gain(name, p, q, truth, blocks)
         assert error == pytest.approx(np.sqrt(19 / 20 * ((left - np.mean(left)) ** 2).sum()))
-        assert rises == pytest.approx(compare.one(name, q, truth) - compare.one(name, p, truth))
+        assert rises == pytest.approx(
+            earshot_metrics.one(name, q, truth) - earshot_metrics.one(name, p, truth)
+        )
 
 
 def test_the_noise_is_that_of_fresh_clips() -> None:
@@ -318,26 +322,30 @@ def test_the_noise_is_that_of_fresh_clips() -> None:
 def test_factors_and_thresholds_are_the_best_of_their_steps(metric: str) -> None:
     members, truth, _ = drawn(9, (2.0,), prior=np.array([0.5, 0.3, 0.2]))
     p, scale = members[0], offsets.fit(members[0], truth, metric, "each")
-    top = compare.one(metric, offsets.apply(p, scale, False), truth)
-    assert top >= compare.one(metric, offsets.apply(p, offsets.fit(p, truth, metric, "common"), False), truth)
+    top = earshot_metrics.one(metric, offsets.apply(p, scale, False), truth)
+    assert top >= earshot_metrics.one(
+        metric, offsets.apply(p, offsets.fit(p, truth, metric, "common"), False), truth
+    )
     for c in range(3):
         for step in offsets.STEPS:
             moved = scale.copy()
             moved[c] *= np.exp(step)
-            assert compare.one(metric, p * moved, truth) <= top + 1e-9
+            assert earshot_metrics.one(metric, p * moved, truth) <= top + 1e-9
     members, truth, _ = drawn(9, (2.0,), True)
     p, levels = members[0], 1 / (1 + np.exp(-offsets.LOGITS))
-    tried = [compare.one(metric, offsets.apply(p, np.full(CLASSES, t), True), truth) for t in levels]
+    tried = [earshot_metrics.one(metric, offsets.apply(p, np.full(CLASSES, t), True), truth) for t in levels]
     found = offsets.fit(p, truth, metric, "common")
-    assert compare.one(metric, offsets.apply(p, found, True), truth) == pytest.approx(max(tried))
+    assert earshot_metrics.one(metric, offsets.apply(p, found, True), truth) == pytest.approx(max(tried))
     assert offsets.reach(p, truth, metric) == pytest.approx(max(tried))
     if metric != "f1_micro":
         each = offsets.fit(p, truth, metric, "each")
         best = [
             max(
-                compare.one(metric, offsets.apply(p[:, [c]], np.array([t]), True), truth[:, [c]])
+                earshot_metrics.one(metric, offsets.apply(p[:, [c]], np.array([t]), True), truth[:, [c]])
                 for t in levels
             )
             for c in range(CLASSES)
         ]
-        assert compare.one(metric, offsets.apply(p, each, True), truth) == pytest.approx(np.mean(best))
+        assert earshot_metrics.one(metric, offsets.apply(p, each, True), truth) == pytest.approx(
+            np.mean(best)
+        )

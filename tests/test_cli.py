@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, make_competition, refused, script
 
-from earshot import cli, config, extractors
+from earshot import cli, config, deadline, extractors
 from earshot.audio import AudioSettings
 from earshot.config import TrainingFlags, WindowFlags, recipe_names
 from earshot.errors import UserError
@@ -88,12 +88,12 @@ def test_peek():
 
 def test_deadline(monkeypatch, capsys):
     now = [1000.0]
-    monkeypatch.setattr(cli.time, "monotonic", lambda: now[0])
-    never, half = cli.Deadline(None), cli.Deadline(0.5)
+    monkeypatch.setattr(deadline.time, "monotonic", lambda: now[0])
+    never, half = deadline.Deadline(None), deadline.Deadline(0.5)
     for seconds, over in ((0, False), (1799, False), (1, True), (1e6, True)):
         now[0] += seconds
         assert (never.passed(), half.passed()) == (False, over)
-    assert cli.Deadline(0).passed()
+    assert deadline.Deadline(0).passed()
     monkeypatch.setattr(
         sys, "argv", [str(Path.cwd() / "train.py"), "--name", "my run", "--fresh", "--max-hours", "0.5"]
     )
@@ -110,7 +110,7 @@ def test_deadline(monkeypatch, capsys):
     "seconds, text", [(0, "0:00"), (59.6, "1:00"), (291, "4:51"), (3599.6, "1:00:00"), (3723, "1:02:03")]
 )
 def test_clock(seconds, text):
-    assert cli.clock(seconds) == text
+    assert deadline.clock(seconds) == text
 
 
 # --- the scripts

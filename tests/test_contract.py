@@ -17,7 +17,7 @@ import get_features
 import models
 import predict
 import train
-from earshot import blend, crossval, extractors, loose, sealed, stage, submission
+from earshot import blend, crossval, dataset, extractors, loose, run_cache, sealed, stage, submission
 from earshot.cache import Cache, dump
 from earshot.device import Device
 from earshot.errors import UserError
@@ -123,10 +123,10 @@ ORDER, FEWER, OTHER = ["tone0", "tone2", "tone1"], ["tone0", "tone1"], ["tone0",
 def test_other_labels(work: Path, names: list[str], words: tuple[str, ...]) -> None:
     """In a blend, in predict.py and where a run is continued."""
     run = Run.open(Path("runs/r"))
-    line = said(blend.same_classes, [run, other_run(lambda record: record.update(classes=names))])
+    line = said(run_cache.same_classes, [run, other_run(lambda record: record.update(classes=names))])
     assert all(word in line for word in ("runs/r", "runs/other", *words)), line
     relabel(work, names)
-    line = said(blend.cache_of, run, str(work))
+    line = said(run_cache.cache_of, run, str(work))
     assert all(word in line for word in ("runs/r", str(work), "--features", *words)), line
     if names != ORDER:  # some training clips' label is no label any more
         line = said(train.main, [*TRAIN, "--features", str(work), "--name", "r"])
@@ -154,7 +154,7 @@ def test_a_run_and_a_cache_of_other_settings(work: Path, key: str, inner: str | 
     before = record[key][inner] if inner and inner in record[key] else record[key] if not inner else "nothing"
     rewrite(work, **{key: {**record[key], inner: value} if inner else value})
     name = f"{key}.{inner}" if inner else key
-    line = said(blend.cache_of, Run.open(Path("runs/r")), str(work))
+    line = said(run_cache.cache_of, Run.open(Path("runs/r")), str(work))
     assert f"{name}: {before} there, {value} here" in line and "runs/r" in line, line
     line = said(train.main, [*TRAIN, "--features", str(work), "--name", "r"])
     assert f"features.{name}: {before} there, {value} here" in line, line
@@ -226,14 +226,14 @@ def test_the_sample_file_beside_the_cache(work: Path, change: str) -> None:
 
 def test_a_head_and_predictions_of_another_number_of_labels(work: Path) -> None:
     run, cache = Run.open(Path("runs/r")), Cache(work)
-    rows = blend.rows_of(cache, "subm", "mel", CPU)
+    rows = dataset.rows_of(cache, "subm", "mel", CPU)
     head = models.build("linear", cache.shapes["mel"], 5)
     fold = run.fold(0)
     fold.save_best(head.state_dict(), {"head": head.config, "epoch": 1})
     line = said(blend.predict_run, run, rows, models.rebuild, CPU)
     assert "fold_0 holds a head of 5 labels, and runs/r has 3" in line
     fold.save_predictions("last", np.full((6, 5), 0.2, dtype=np.float32))
-    rows = blend.rows_of(cache, "train", "mel", CPU)
+    rows = dataset.rows_of(cache, "train", "mel", CPU)
     numbers = np.full(12, 1)
     numbers[
         [

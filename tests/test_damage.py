@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import FLAGS
 
-from earshot import cli, extract
+from earshot import deadline, extract
 from earshot.cache import Cache
 from earshot.errors import UserError
 
@@ -253,4 +253,4 @@ def test_the_command_that_continues(monkeypatch):
     monkeypatch.setattr(
         "sys.argv", [os.path.join(os.getcwd(), "train.py"), "--name", "my run", "--fresh", "--max-hours", "2"]
     )
-    assert cli.command() == "python train.py --name 'my run' --max-hours 2"
+    assert deadline.command() == "python train.py --name 'my run' --max-hours 2"

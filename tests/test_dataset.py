@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from earshot import dataset
+from earshot.blend import predict
 from earshot.config import TrainingFlags
-from earshot.dataset import Rows, predict
+from earshot.dataset import Rows
 from earshot.device import Device
 from earshot.errors import UserError
 from earshot.training import autocast

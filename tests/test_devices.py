@@ -19,8 +19,8 @@ import torch
 from conftest import ROOT, make_competition, refused, script
 from test_restart import contents
 
-from earshot import device, devices, estimate
-from earshot.cli import Deadline
+from earshot import device, devices, estimate, extract
+from earshot.deadline import Deadline
 from earshot.device import Device
 from earshot.errors import UserError
 from earshot.files import locked
@@ -324,7 +324,8 @@ def test_what_the_rest_will_take_is_said_once(data, tmp_path, capsys, monkeypatc
     import get_features
     import train
 
-    monkeypatch.setattr(estimate, "LONG", 0.0)
+    for module in (estimate, extract):
+        monkeypatch.setattr(module, "LONG", 0.0)
     monkeypatch.setattr(estimate, "MEASURED", 0.0)
     get_features.main(
         ["--competition", str(data), *EXTRACT, "--device", "cpu", "--out", str(tmp_path / "data")]

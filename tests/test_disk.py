@@ -17,7 +17,7 @@ from conftest import FLAGS, ROOT, make_competition, refused, script
 from test_checkpoints import contents, train
 from test_damage import files
 
-from earshot import space
+from earshot import job, space
 from earshot.config import TrainingFlags
 from earshot.errors import UserError
 from earshot.files import locked, replacing, write_text
@@ -111,11 +111,11 @@ def test_training_survives_a_full_disk_at_any_write(tmp_path, monkeypatch):
 
 def test_space_is_reckoned_before_a_stage_begins(scripts, data, tmp_path, monkeypatch, capsys):
     weights = 4 * 1_000_000
-    assert space.of_run(1_000_000, 5, 5, TrainingFlags()) == (
+    assert job.of_run(1_000_000, 5, 5, TrainingFlags()) == (
         10 * weights + space.SLACK,
         17 * weights + space.SLACK,
     )
-    assert space.of_run(1_000_000, 5, 0, TrainingFlags(ema=0.9))[1] == space.SLACK
+    assert job.of_run(1_000_000, 5, 0, TrainingFlags(ema=0.9))[1] == space.SLACK
     usage = shutil.disk_usage(tmp_path)
     args = ["--competition", str(data), *FLAGS, "--out", str(tmp_path)]
     with monkeypatch.context() as patch:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from waves import clips, synthetic, window
 
-from earshot import audio
+from earshot import audio, clip_windows
 from earshot.errors import UserError
 from earshot.extractors import efficientat, frontend
 
@@ -82,7 +82,7 @@ def test_efficientat_is_the_plain_reference(mn04, efficientat_weights):
     import torch
 
     assert mn04.shapes == {"pooled": (384, 1, 1), "frames": (384, 4, 16)}
-    waves = [audio.fill(wave, 160000, "wrap") for wave in clips(32000, 4)]
+    waves = [clip_windows.fill(wave, 160000, "wrap") for wave in clips(32000, 4)]
     with torch.inference_mode():
         spectra = mn04.spectrogram(torch.from_numpy(np.stack(waves)))
         want = torch.stack([reference_spectrogram(wave) for wave in waves])
@@ -101,7 +101,7 @@ def test_efficientat_is_the_plain_reference(mn04, efficientat_weights):
 def test_efficientat_features_do_not_depend_on_the_batch(mn04):
     import torch
 
-    waves = torch.from_numpy(np.stack([audio.fill(wave, 160000, "wrap") for wave in clips(32000, 4)]))
+    waves = torch.from_numpy(np.stack([clip_windows.fill(wave, 160000, "wrap") for wave in clips(32000, 4)]))
     with torch.inference_mode():
         together = mn04.forward(waves, [5.0] * len(waves))
         for row in range(len(waves)):

@@ -13,11 +13,11 @@ from sklearn.utils.class_weight import compute_class_weight
 from test_dataset import made_rows
 from torch import nn
 
+from earshot.blend import predict
+from earshot.checkpoint import FoldFolder
 from earshot.config import TrainingFlags
-from earshot.dataset import predict
 from earshot.device import Device
 from earshot.loss import Criterion
-from earshot.run import FoldFolder
 from earshot.training import Fitter, Fold, autocast
 
 CPU = Device("cpu", "fp32", "CPU")

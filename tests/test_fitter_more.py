@@ -13,9 +13,9 @@ from test_fitter import BUSY, CPU, NEVER, StopsAt, Tiny, fitter, outcome
 from torch import nn
 
 from earshot import optim
+from earshot.checkpoint import FoldFolder
 from earshot.config import TrainingFlags
 from earshot.errors import UserError
-from earshot.run import FoldFolder
 from earshot.training import Fitter, Fold
 
 

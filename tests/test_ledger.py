@@ -14,6 +14,7 @@ import train
 from earshot import ledger
 from earshot.errors import UserError
 from earshot.files import digest
+from earshot.report import ledger as ledger_page
 
 
 def test_train_and_predict_enter_their_submissions(
@@ -68,12 +69,12 @@ def test_train_and_predict_enter_their_submissions(
         and rows["blend.csv"]["oof"] == ""
     )
 
-    ledger.main(["--score", "submissions/kept.csv", "0.913"])
-    ledger.main(["--score", row["sha256"][:6], "0.9", "--private"])
+    ledger_page.main(["--score", "submissions/kept.csv", "0.913"])
+    ledger_page.main(["--score", row["sha256"][:6], "0.9", "--private"])
     first = read_csv(Path("submissions/ledger.csv"))[0]
     assert (first["public"], first["private"], first["time"]) == ("0.913", "0.9", row["time"])
     capsys.readouterr()
-    ledger.main([])
+    ledger_page.main([])
     shown = capsys.readouterr().out.splitlines()
     assert (
         shown[0].split()[:2] == ["time", "competition"]
@@ -125,7 +126,7 @@ def test_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: list[str
     monkeypatch.chdir(tmp_path)
     before = Path("submissions/ledger.csv").read_bytes()
     with pytest.raises(UserError, match=words):
-        ledger.main(args)
+        ledger_page.main(args)
     assert Path("submissions/ledger.csv").read_bytes() == before
 
 
@@ -133,7 +134,7 @@ def test_cv_against_lb(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     for name, oof, score in (("a", 0.8, 0.7), ("b", 0.9, 0.85), ("c", 0.85, 0.72), ("d", 0.7, None)):
         entered(tmp_path, name, oof=("f1_macro", oof), message=f"try {name}")
         if score:
-            ledger.main(
+            ledger_page.main(
                 [
                     "--ledger",
                     str(tmp_path / "ledger.csv"),
@@ -143,11 +144,13 @@ def test_cv_against_lb(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
                 ]
             )
     pytest.importorskip("matplotlib")
-    ledger.main(["--ledger", str(tmp_path / "ledger.csv"), "--plot"])
+    ledger_page.main(["--ledger", str(tmp_path / "ledger.csv"), "--plot"])
     assert "birds: public 3 scores, Spearman +1.00" in capsys.readouterr().out
     assert (tmp_path / "cv_vs_lb.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_spearman() -> None:
-    assert ledger.spearman([1, 2, 3, 4], [1, 3, 2, 4]) == pytest.approx(0.8)
-    assert str(ledger.spearman([1, 2], [1, 2])) == "nan" == str(ledger.spearman([1, 2, 3], [1, 1, 1]))
+    assert ledger_page.spearman([1, 2, 3, 4], [1, 3, 2, 4]) == pytest.approx(0.8)
+    assert (
+        str(ledger_page.spearman([1, 2], [1, 2])) == "nan" == str(ledger_page.spearman([1, 2, 3], [1, 1, 1]))
+    )

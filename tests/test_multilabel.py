@@ -16,7 +16,7 @@ from layout_files import csv as write
 import get_features
 import predict
 import train
-from earshot import blend, folds, labels, metrics, stage, submission
+from earshot import folds, labels, metrics, run_cache, stage, submission
 from earshot.cache import Cache
 from earshot.errors import UserError
 from earshot.run import Run
@@ -333,9 +333,9 @@ def test_the_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
         and Cache(folder).prior().tolist() == [0.5, 0.5, 0.5]
     )
     with pytest.raises(UserError, match="is single-label, .* was trained multi-label: say where"):
-        blend.cache_of(several, str(one.folder))
+        run_cache.cache_of(several, str(one.folder))
     with pytest.raises(UserError, match="multi-label, .* single-label: they cannot be blended"):
-        blend.same_classes([several, Run.begin(tmp_path / "other", {"classes": KINDS}, {})])
+        run_cache.same_classes([several, Run.begin(tmp_path / "other", {"classes": KINDS}, {})])
     with pytest.raises(UserError, match="--metric map_macro is for clips with several labels"):
         stage.rehearse(one, tmp_path / "s.csv", "map_macro")
 

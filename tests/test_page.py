@@ -16,9 +16,10 @@ import torch
 from conftest import tone
 
 import predict
-from earshot import kept, members, microphone
+from earshot import members, microphone
 from earshot.audio import BadAudio
 from earshot.errors import UserError
+from earshot.oof import Oof
 from earshot.page import draw, maps, mistakes, saliency
 from earshot.page.limits import Limits
 
@@ -197,9 +198,7 @@ def test_mistakes_are_the_honest_ones(opened: dict, home: Path) -> None:
 
 
 def test_a_clip_that_was_learnt_from_is_known_by_its_name() -> None:
-    oof = kept.Oof(
-        np.array(["a/1.wav", "b/1.wav", "b/2.wav"]), np.array([0, 1, 2]), np.zeros(3, int), np.eye(3)
-    )
+    oof = Oof(np.array(["a/1.wav", "b/1.wav", "b/2.wav"]), np.array([0, 1, 2]), np.zeros(3, int), np.eye(3))
     found = mistakes.known(SimpleNamespace(oof=lambda: oof))
     assert list(found) == ["2.wav"] and found["2.wav"][0] == 2 and found["2.wav"][1].tolist() == [0, 0, 1]
 

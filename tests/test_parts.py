@@ -18,13 +18,14 @@ from test_windows import One
 import models
 import predict
 import train
-from earshot import blend, members, parts, sealed
+from earshot import blend, dataset, oof, parts, sealed
 from earshot.cache import Cache
+from earshot.checkpoint import FoldFolder
 from earshot.config import TrainingFlags
 from earshot.dataset import Rows
 from earshot.errors import UserError
 from earshot.progress import Fold
-from earshot.run import FoldFolder, Run
+from earshot.run import Run
 from earshot.training import Fitter
 
 ALL = ("--seeds", "2", "--refit")
@@ -42,7 +43,7 @@ def test_a_blend_of_runs_of_several_seeds(work, capsys):
     train.main([*MLP, *ALL, "--name", "several"])
     train.main([*MLP, "--seed", "7", "--name", "one"])
     run = Run.open(work / "several")
-    found = members.of_run(run)
+    found = oof.of_run(run)
     for n in (1, 2, 3):
         each = [
             np.load(work / "several" / name / "valid_last.npy") for name in (f"fold_{n}", f"fold_{n}_seed1")
@@ -51,7 +52,7 @@ def test_a_blend_of_runs_of_several_seeds(work, capsys):
     capsys.readouterr()
     predict.main(["--runs", "several", "one", "--blend", "mean", "--name", "both", "--device", "cpu"])
     said = capsys.readouterr().out
-    rows = blend.rows_of(Cache("data/syn/one"), "subm", "pooled", CPU)
+    rows = dataset.rows_of(Cache("data/syn/one"), "subm", "pooled", CPU)
     refit = np.mean([predict_alone(run, f"refit_{seed}", rows) for seed in (0, 1)], 0)
     folds = np.mean([predict_alone(Run.open(work / "one"), f"fold_{n}", rows) for n in (1, 2, 3)], 0)
     np.testing.assert_allclose(
@@ -69,7 +70,7 @@ def test_a_blend_of_runs_of_several_seeds(work, capsys):
     np.save(work / "several" / "fold_2_seed1" / "valid_last.npy", np.zeros((20, 3), np.float32))
     sealed.write(work / "several" / "fold_2_seed1" / "valid_last.json", {}, "valid_last.npy")
     with pytest.raises(UserError, match="oof_last.csv is not what fold 2 predicted"):
-        members.of_run(run)
+        oof.of_run(run)
     shutil.rmtree(work / "several" / "fold_3_seed1")
     with pytest.raises(UserError, match="fold 3 is not finished"):
         predict.main(["--runs", "several", "one", "--blend", "greedy"])
@@ -92,7 +93,7 @@ def test_a_head_that_is_fitted_at_once(work, name, capsys):
     fold = run.fold(1).load_head("best", models.rebuild, "cpu").state_dict()
     pairs = zip(best[0].values(), fold.values(), strict=True)
     assert any(a.shape != b.shape or not torch.equal(a, b) for a, b in pairs)
-    subm = blend.rows_of(Cache("data/syn/one"), "subm", "pooled", CPU)
+    subm = dataset.rows_of(Cache("data/syn/one"), "subm", "pooled", CPU)
     wanted = predict_alone(run, "refit_0", subm)
     np.testing.assert_allclose(blend.predict_run(run, subm, models.rebuild, CPU), wanted, atol=1e-6)
     with pytest.raises(UserError, match=f"--pseudo: {name} is fitted at once"):

@@ -14,11 +14,11 @@ from test_seeds import every_file, made_up, stopped_every
 
 import models
 import train
-from earshot import blend, pretrain
+from earshot import dataset, pretrain
 from earshot.cache import Cache
+from earshot.checkpoint import FoldFolder
 from earshot.config import TrainingFlags
 from earshot.errors import UserError
-from earshot.run import FoldFolder
 
 SHAPE = (4, 3, 6)
 HEAD = {"dim": 16, "layers": 1, "heads": 2, "feedforward": 16}
@@ -45,7 +45,7 @@ def build():
 @pytest.fixture
 def rows(monkeypatch, tmp_path):
     made_up(monkeypatch, tmp_path, shapes={"frames": SHAPE}, noise=0.05)
-    return blend.training_rows(Cache("data/syn/one"), "frames", (), SETTINGS, CPU, unlabelled=True)
+    return dataset.training_rows(Cache("data/syn/one"), "frames", (), SETTINGS, CPU, unlabelled=True)
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 6), (1, 20, 50), (2, 1, 7)])

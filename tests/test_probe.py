@@ -14,9 +14,10 @@ from test_dataset import made_rows
 from test_fitter import BUSY, CPU, NEVER, StopsAt, Tiny, outcome
 from torch import nn
 
-from earshot import augment, metrics, optim, probe, stage
+from earshot import augment, metrics, optim, probe
+from earshot.checkpoint import FoldFolder
 from earshot.config import TrainingFlags
-from earshot.run import FoldFolder, Run
+from earshot.run import Run, about, decided
 from earshot.training import Fitter, Fold
 
 LAST = replace(CPU, precision="bf16", channels_last=True)
@@ -136,13 +137,13 @@ def test_candidates_that_fail_or_answer_otherwise_are_out():
 
 def test_the_decision_is_stored_and_used_again(tmp_path):
     cache = SimpleNamespace(folder=tmp_path, manifest={"columns": ["a", "b"]}, prior=lambda: np.ones(3) / 3)
-    run = Run.begin(tmp_path / "run", {"classes": ["a"]}, stage.about(cache, "r", LAST))
+    run = Run.begin(tmp_path / "run", {"classes": ["a"]}, about(cache, "r", LAST))
     for opened in (run, Run.open(tmp_path / "run")):
-        assert stage.decided(opened, CPU) == LAST
+        assert decided(opened, CPU) == LAST
         gpu = replace(CPU, name="cuda:0", precision="fp16")
-        assert stage.decided(opened, gpu) == gpu, "another kind of device has a decision of its own"
+        assert decided(opened, gpu) == gpu, "another kind of device has a decision of its own"
     del run.config["channels_last"]  # as an earlier version left it
-    assert stage.decided(run, CPU) == replace(LAST, channels_last=False)
+    assert decided(run, CPU) == replace(LAST, channels_last=False)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])

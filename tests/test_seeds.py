@@ -19,7 +19,7 @@ from test_restart import kill_when
 import models
 import predict
 import train
-from earshot import blend, cli, parts
+from earshot import blend, dataset, deadline, parts
 from earshot.cache import Cache
 from earshot.errors import UserError
 from earshot.run import Run
@@ -50,10 +50,10 @@ def stopped_every(monkeypatch, asked: int, *args: str) -> int:
     def leave(self) -> None:
         raise Cut
 
-    monkeypatch.setattr(cli.Deadline, "leave", leave)
+    monkeypatch.setattr(deadline.Deadline, "leave", leave)
     for count in range(100):
         stops = StopsAt(asked)
-        monkeypatch.setattr(cli.Deadline, "passed", lambda self, stops=stops: stops.passed())
+        monkeypatch.setattr(deadline.Deadline, "passed", lambda self, stops=stops: stops.passed())
         try:
             train.main(list(args))
         except Cut:
@@ -126,7 +126,7 @@ def test_each_seed_is_the_run_that_it_would_be_alone(three, capsys):
 
 def test_the_submission_is_of_the_models_on_all_clips(three, capsys):
     run, cache = Run.open(three), Cache("data/syn/one")
-    rows = blend.rows_of(cache, "subm", "pooled", CPU)
+    rows = dataset.rows_of(cache, "subm", "pooled", CPU)
     wanted = np.mean([predict_alone(run, f"refit_{seed}", rows) for seed in (4, 5)], 0)
     folds = np.mean(
         [
@@ -150,7 +150,7 @@ def test_the_submission_is_of_the_models_on_all_clips(three, capsys):
         ]
         assert same[0] == same[1] and not list((three / f"refit_{seed}").glob("valid_*"))
     # A model on all clips has seen all of them: it answers those better than the folds' models do.
-    train_rows = blend.rows_of(cache, "train", "pooled", CPU)
+    train_rows = dataset.rows_of(cache, "train", "pooled", CPU)
     right = [
         (predict_alone(run, name, train_rows).argmax(1) == train_rows.labels).mean()
         for name in ("refit_4", "fold_1")
@@ -163,8 +163,8 @@ def test_the_submission_is_of_the_models_on_all_clips(three, capsys):
 
 
 def predict_alone(run: Run, folder: str, rows) -> np.ndarray:
-    from earshot.dataset import predict as answers
-    from earshot.run import FoldFolder
+    from earshot.blend import predict as answers
+    from earshot.checkpoint import FoldFolder
 
     head = FoldFolder(run.folder / folder).load_head("last", models.rebuild, "cpu")
     return answers(head, rows, np.arange(len(rows)), 7, torch.no_grad())

@@ -13,7 +13,7 @@ from conftest import FLAGS
 from test_damage import TRAIN, files
 from test_strangers import reseal
 
-from earshot import cache, config, earlier, joining, match, sealed, unpickle, verified
+from earshot import cache, config, joining, match, run_resume, sealed, unpickle, verified
 from earshot.cache import Cache
 from earshot.errors import UserError
 from earshot.fingerprint import fingerprint
@@ -191,9 +191,11 @@ def test_links_in_an_earlier_run_are_not_followed(scripts, calm, attached, tmp_p
         there = run / "fold_0" / "last.old"
         there.symlink_to(secret / "last.old") if what == "checkpoint" else there.touch()
     shutil.move(tmp_path / "old", attached / "runs")
-    copied, copy = [], earlier._copy
+    copied, copy = [], run_resume.copy_file
     monkeypatch.setattr(
-        earlier, "_copy", lambda source, *more: (copied.append(source.resolve()), copy(source, *more))[1]
+        run_resume,
+        "copy_file",
+        lambda source, *more: (copied.append(source.resolve()), copy(source, *more))[1],
     )
     scripts[1]([*TRAIN, "--name", "r"])
     assert copied and all(path.is_relative_to(attached.resolve()) for path in copied)

@@ -17,8 +17,8 @@ from test_fitter import BUSY, CPU, NEVER, StopsAt, Tiny, outcome
 import get_features
 import train
 from earshot import memory
+from earshot.checkpoint import FoldFolder
 from earshot.dataset import Rows
-from earshot.run import FoldFolder
 from earshot.training import Fitter, Fold
 
 

@@ -189,9 +189,9 @@ def test_a_killed_extraction_of_stretches_continues_to_the_same_bytes(
 ) -> None:
     """Shards that part a recording: stopped between them, continued, and on two processes, the cache is the
     same."""
-    from earshot import extract
+    from earshot import shards
 
-    monkeypatch.setattr(extract, "SHARD", 3)
+    monkeypatch.setattr(shards, "SHARD", 3)
     data = soundscapes(tmp_path / "night")
     monkeypatch.chdir(tmp_path)
     args = ["--competition", str(data), "--extractor", "logmel"]

@@ -13,7 +13,8 @@ from conftest import make_competition, read_csv
 from test_report import made_up
 
 from earshot import pictures, tracking
-from earshot.cli import Deadline, bare
+from earshot.cli import bare
+from earshot.deadline import Deadline
 from earshot.errors import UserError
 from earshot.tracking import EVENTS, TensorBoard
 
@@ -141,6 +142,7 @@ def test_no_failure_costs_a_run(tmp_path: Path, monkeypatch, capsys) -> None:
     for watch in run.watching:
         watch(rows(2))
         watch(rows(3))
+    pages.report_on(run.folder, run.log)
     tracker.finish()
     said = capsys.readouterr().out.splitlines()
     assert said == [
@@ -180,10 +182,10 @@ def test_weights_and_biases(tmp_path: Path, monkeypatch) -> None:
     tracker = tracking.start(run, wandb=True)  # another process
     tracker.see(rows(2))
     tracker.see(rows(3))
-    tracker.finish(report=False)
+    tracker.finish()
     again = tracking.start(run, wandb=True)
     again.see(rows(3))
-    again.finish(report=False)
+    again.finish()
     assert [values["fold_0/epoch"] for values in sent if "fold_0/epoch" in values] == [1, 2, 3]
     assert sent[0]["fold_0/loss/train"] == 1.0 and "pictures/" not in str(list(sent[0]))
     settings = [one for one in begun if one != "end"]

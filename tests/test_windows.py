@@ -19,15 +19,15 @@ from torch import nn
 import get_features
 import models
 import train
-from earshot import blend, metrics, windows
+from earshot import dataset, metrics, windows
+from earshot.blend import predict
 from earshot.cache import Cache
+from earshot.checkpoint import FoldFolder
 from earshot.config import TrainingFlags
-from earshot.dataset import predict
-from earshot.device import choose
+from earshot.device import autocast, choose
 from earshot.fingerprint import recorded
 from earshot.loss import Criterion, class_weights
-from earshot.probe import autocast
-from earshot.run import FoldFolder, Run
+from earshot.run import Run
 from earshot.training import Fitter, Fold
 
 
@@ -283,7 +283,7 @@ def test_the_pool_of_a_run_is_that_of_its_epochs_folds_and_submission(
 
     # A clip's answer is that of its likeliest window, class by class.
     device = choose("cpu")
-    rows = blend.rows_of(cache, "subm", "mel", device)
+    rows = dataset.rows_of(cache, "subm", "mel", device)
     whose, rows.clip, rows.ids = rows.clip, np.arange(len(rows)), np.arange(len(rows))
     alone = predict(
         run.fold(1).load_head("best", models.rebuild, "cpu"), rows, np.arange(len(rows)), 64, autocast(device)

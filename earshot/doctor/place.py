@@ -10,7 +10,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from earshot import attached, audio, cache, defaults, earlier, extractors
+from earshot import attached, audio, cache, defaults, earlier, extractors, run_resume
 from earshot.attached import EXAMPLES
 from earshot.doctor.findings import Finding, ok, stop, warning
 from earshot.errors import UserError
@@ -112,7 +112,7 @@ def outputs(data: str = "data", runs: str = "runs") -> list[Finding]:
     lines = []
     for what, mine, theirs in (
         ("caches", cache.find(data), earlier.caches(None)),
-        ("runs", [path.parent for path in sorted(Path(runs).glob(f"*/{CONFIG}"))], earlier.runs()),
+        ("runs", [path.parent for path in sorted(Path(runs).glob(f"*/{CONFIG}"))], run_resume.runs()),
     ):
         there = [*map(str, mine), *(f"{path} (attached)" for path in theirs)]
         lines.append(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from earshot import attached, audio
+from earshot import attached, clip_windows
 from earshot.errors import UserError
 from earshot.fingerprint import RECORDED_WHERE_CHANGED, recorded  # noqa: F401 -- for the extractors
 
@@ -152,13 +152,15 @@ class Extractor:
 
     def cut(self, wave: np.ndarray) -> list[tuple[float, float]]:
         """(start, length of real audio) in seconds of each window of a wave."""
-        return audio.cut(len(wave) / self.rate, self.window.seconds, self.window.hop, self.window.max_windows)
+        return clip_windows.cut(
+            len(wave) / self.rate, self.window.seconds, self.window.hop, self.window.max_windows
+        )
 
     def piece(self, wave: np.ndarray, start: float, length: float) -> np.ndarray:
         """The samples of one window, filled to (samples,)."""
         first = round(start * self.rate)
         real = max(1, round(length * self.rate))
-        return audio.fill(wave[first : first + real], self.samples, self.window.pad)
+        return clip_windows.fill(wave[first : first + real], self.samples, self.window.pad)
 
     def run(self, waves: np.ndarray, lengths: list[float]) -> dict[str, np.ndarray]:
         """One forward pass from (B, samples) to numpy views, repeated in fp32 where half precision

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from earshot import audio
+from earshot import clip_windows
 from earshot.errors import UserError
 from earshot.extractors import base, frontend
 
@@ -259,7 +259,7 @@ class Extractor(base.Extractor):
         """A clip that lasts for a window: short ones are filled, unless silence is to be zeros after
         standardising."""
         if len(wave) < self.needed and not self.zeros_after:
-            return audio.fill(wave, self.needed, self.window.pad)
+            return clip_windows.fill(wave, self.needed, self.window.pad)
         return wave
 
     def _take(self, mel: torch.Tensor, first: int) -> torch.Tensor:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from earshot import cli
+from earshot import cli, space
 from earshot.errors import UserError
+from earshot.files import locked
 from earshot.kaggle.flags import BundleFlags, PushFlags, ScoresFlags
 
 ABOUT = (
@@ -26,9 +27,7 @@ def main(argv: list[str]) -> None:
     if verb in ("-h", "--help"):
         print(ABOUT + "\n\nEach has its own --help.")
     elif verb == "bundle":
-        from earshot.kaggle import bundle
-
-        bundle.command(cli.parse({"bundle": BundleFlags()}, rest, ABOUT)[0]["bundle"])
+        command(cli.parse({"bundle": BundleFlags()}, rest, ABOUT)[0]["bundle"])
     elif verb == "push":
         from earshot.kaggle import push
 
@@ -45,6 +44,23 @@ def main(argv: list[str]) -> None:
         submit.scores(flags.competition, Path(flags.ledger))
     else:
         raise UserError(f"unknown verb {verb}: bundle, push or scores")
+
+
+def command(flags: BundleFlags) -> None:
+    """Make the bundle, upload it where that is asked for, say what comes next."""
+    from earshot.kaggle import bundle, push
+
+    with locked(Path(flags.out).absolute().parent / ".bundle", "the bundle in"):
+        out = bundle.make(flags)
+        size = sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
+        print(f"bundle: {out}, {space.human(size)}, checksums in {out / bundle.SUMS}")
+        if flags.push:
+            push.dataset(out, flags)
+        else:
+            print(
+                f"next: the same with --push; or upload {out} at https://www.kaggle.com/datasets (New "
+                "Dataset)"
+            )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from earshot import space
 from earshot.errors import UserError
-from earshot.files import digest, locked, write_json, write_text
+from earshot.files import digest, write_json, write_text
 from earshot.kaggle.flags import BundleFlags
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -279,20 +279,3 @@ def owner(out: Path) -> str:
         return str(json.loads((out / METADATA).read_text())["id"]).split("/")[0]
     except (OSError, ValueError, KeyError, TypeError):
         return OWNER
-
-
-def command(flags: BundleFlags) -> None:
-    """Make the bundle, upload it where that is asked for, say what comes next."""
-    from earshot.kaggle import push
-
-    with locked(Path(flags.out).absolute().parent / ".bundle", "the bundle in"):
-        out = make(flags)
-        size = sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
-        print(f"bundle: {out}, {space.human(size)}, checksums in {out / SUMS}")
-        if flags.push:
-            push.dataset(out, flags)
-        else:
-            print(
-                f"next: the same with --push; or upload {out} at https://www.kaggle.com/datasets (New "
-                "Dataset)"
-            )

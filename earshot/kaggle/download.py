@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from earshot import archive, space
+from earshot import archive, file_index, space
 from earshot.errors import UserError
-from earshot.files import locked, replacing
+from earshot.files import is_audio, locked, replacing
 from earshot.kaggle import client
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
@@ -54,7 +54,7 @@ def fetched(name: str | None, out: str) -> str | None:
 
 
 def _has_audio(folder: Path) -> bool:
-    return folder.is_dir() and any(any(map(archive.is_audio, names)) for _, names in archive.walk(folder))
+    return folder.is_dir() and any(any(map(is_audio, names)) for _, names in file_index.walk(folder))
 
 
 def from_kaggle(ref: str, part: Path, dataset: bool, name: str) -> Path:

@@ -75,9 +75,9 @@ def prepared(
         raise UserError("--submit sends the competition's clips: leave the audio away")
     name = flags.competition
     if not name:
-        from earshot import blend
+        from earshot import run_cache
 
-        name = str(blend.cache_of(runs[0], features).record.get("competition", ""))
+        name = str(run_cache.cache_of(runs[0], features).record.get("competition", ""))
     if name == "sample" or not re.fullmatch(NAME, name):
         raise UserError(
             f"--submit: {name or 'the data'} is no competition on Kaggle: name it with --competition SLUG"

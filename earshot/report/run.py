@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from earshot.errors import UserError
 from earshot.files import write_bytes, write_text
 from earshot.report import classes, confusion, curves, hardest, page, results, style
 from earshot.report.results import Results
+from earshot.tracking import safely
 
 HTML = "report.html"
 
@@ -193,3 +195,13 @@ def _report(found: Results) -> str:
     if found.config and path.is_file():
         return path.read_text(encoding="utf-8", errors="replace")
     return metrics.report(found.probabilities, found.truth, found.classes)
+
+
+def report_on(folder: Path, say: Callable[[str], None]) -> None:
+    """Draw the pictures and report.html of a run or a kept blend, unless they are there."""
+
+    def draw() -> None:
+        make(folder, again=False)
+        say(f"report: {folder / HTML}")
+
+    safely("the report", say, draw)

@@ -1,0 +1,83 @@
+"""Signals and --max-hours: stop at a safe point."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+LONG = 5.0  # seconds: what is shorter than this needs no estimate
+
+
+@dataclasses.dataclass
+class Signals:
+    """Whether a SIGTERM or Ctrl-C waits for a loop's next safe point, and which one is waiting."""
+
+    patient: bool = False
+    waiting: int | None = None
+
+    def on(self, number: int, frame: Any) -> None:
+        """The handler: remember the first signal where a loop asks for that, else leave at once."""
+        if self.patient and self.waiting is None:
+            self.waiting = number
+            return
+        raise SystemExit(128 + number)
+
+
+@contextlib.contextmanager
+def patiently() -> Iterator[None]:
+    """Within, the first SIGTERM or Ctrl-C makes `Deadline.passed` true, so that the loop can save; a second
+    leaves at once."""
+    SIGNALS.patient = True
+    try:
+        yield
+    finally:
+        SIGNALS.patient = False
+
+
+def command() -> str:
+    """The command that continues this run: the same one, without --fresh."""
+    kept = [a for a in sys.argv[1:] if a not in ("--fresh", "--no-fresh")]
+    return shlex.join(["python", os.path.relpath(sys.argv[0]), *kept])
+
+
+class Deadline:
+    """When a loop is to stop at its next safe point: after the time that --max-hours grants, or once a signal
+    came."""
+
+    def __init__(self, hours: float | None):
+        self.at = None if hours is None else time.monotonic() + 3600 * hours
+        self.hours = hours
+
+    def passed(self) -> bool:
+        """Is the time used up, or has a signal asked to stop?"""
+        return SIGNALS.waiting is not None or self.at is not None and time.monotonic() >= self.at
+
+    def late(self) -> bool:
+        """Is it the time, and no signal, that stops?"""
+        return SIGNALS.waiting is None and self.passed()
+
+    def leave(self) -> None:
+        """Say how to continue and end the process: exit code 0, or the signal's where one came."""
+        if SIGNALS.waiting is not None:
+            raise SystemExit(128 + SIGNALS.waiting)
+        print(
+            f"stopped at a safe point after --max-hours {self.hours:g}; continue with: {command()}",
+            flush=True,
+        )
+        sys.exit(0)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as 4:51 or 1:02:03."""
+    minutes, rest = divmod(int(round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+SIGNALS = Signals()

@@ -1,0 +1,54 @@
+"""Outputs of earlier sessions, attached read-only: where they lie, and copying them with their checksums."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from earshot import attached, sealed
+from earshot.errors import UserError
+from earshot.files import digest, replacing
+
+
+def roots(given: str | None) -> list[Path]:
+    """Where to look: the folder that the user names, else what Kaggle has attached (EARSHOT_ATTACHED names
+    another place).
+
+    Raises:
+        UserError: the named folder does not exist.
+    """
+    if given is not None:
+        if not Path(given).is_dir():
+            raise UserError(
+                f"--continue-from {given}: no such folder: name one that holds earlier outputs, such as "
+                "data/ and runs/"
+            )
+        return [Path(given)]
+    top = attached.root()
+    return [top] if top else []
+
+
+def folders(given: str | None, name: str) -> Iterator[Path]:
+    """The folders below the earlier outputs that hold a file of this name; links are not followed."""
+    for root in roots(given):
+        for folder, below, names in os.walk(root):
+            below[:] = sorted(below) if len(Path(folder).relative_to(root).parts) < attached.DEPTH else []
+            if name in names and not os.path.islink(os.path.join(folder, name)):
+                yield Path(folder)
+
+
+def copy_file(source: Path, target: Path, wanted: str | None = None) -> None:
+    """Copy a file whole; sealed.Damaged where it is a link, or not what the checksum says."""
+    if source.is_symlink() or not source.is_file():
+        raise sealed.Damaged(f"{source} is {'a link' if source.is_symlink() else 'missing'}")
+    if wanted and target.is_file() and digest(target) == wanted:
+        return
+    with open(source, "rb") as old, replacing(target) as new:
+        found = hashlib.sha256()
+        while data := old.read(1 << 20):
+            found.update(data)
+            new.write(data)
+        if wanted and found.hexdigest() != wanted:
+            raise sealed.Damaged(f"{source} is damaged (its checksum differs)")

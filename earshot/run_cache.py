@@ -1,0 +1,79 @@
+"""The cache that a run was trained on, and whether runs can be blended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from earshot import run_resume
+from earshot.cache import Cache
+from earshot.errors import UserError
+from earshot.fingerprint import differences
+from earshot.run import Run
+
+
+def cache_of(run: Run, features: str | None) -> Cache:
+    """The cache that a run was trained on, where it lies now.
+
+    Raises:
+        UserError: it moved, or was made anew from something else.
+    """
+    folder = Path(features or run.config["features_folder"])
+    if not features and not folder.is_dir():  # an attached run, or one whose cache is attached
+        folder = run_resume.features_of(run) or folder
+    if not folder.is_dir():
+        raise UserError(
+            f"{run.folder} was trained on {folder}, which is not there: say where it is with --features "
+            "FOLDER"
+        )
+    cache = Cache(folder)
+    if cache.classes != run.classes:
+        raise UserError(
+            f"{folder} has other labels than {run.folder} was trained on "
+            f"({_labels(run.classes, cache.classes)}): say where its own cache is with --features FOLDER"
+        )
+    if cache.multilabel != run.multilabel:
+        raise UserError(
+            f"{folder} is {_task(cache)}, {run.folder} was trained {_task(run)}: say where its own cache is "
+            "with --features FOLDER"
+        )
+    # Its clips may have been swapped (hidden test clips); how they are turned into features may not.
+    here = {k: cache.record[k] for k in run.config["record"]["features"]}
+    found = differences(run.config["record"]["features"], here)
+    if found:
+        raise UserError(f"{folder} is not what {run.folder} was trained on: {'; '.join(found[:3])}")
+    return cache
+
+
+def same_classes(runs: list[Run]) -> list[str]:
+    """The labels that all runs share; UserError if two runs have other labels, another order or another
+    task."""
+    for run in runs[1:]:
+        if run.multilabel != runs[0].multilabel:
+            raise UserError(
+                f"{runs[0].folder} is {_task(runs[0])}, {run.folder} {_task(run)}: they cannot be blended"
+            )
+        if run.classes != runs[0].classes:
+            raise UserError(
+                f"{runs[0].folder} there and {run.folder} here have different labels, or another order of "
+                f"them ({_labels(runs[0].classes, run.classes)}): they cannot be blended"
+            )
+    return runs[0].classes
+
+
+def same_clips(runs: list[Run], caches: list[Cache]) -> None:
+    """UserError if two caches hold other clips to submit: other ids, or other files under the same ids."""
+    for run, cache in zip(runs, caches, strict=True):
+        two = [c.record["clips"].get("subm", "no clips") for c in (caches[0], cache)]
+        if two[0] != two[1]:
+            raise UserError(
+                f"{runs[0].folder} and {run.folder} predict different clips ({two[0]} in {caches[0].folder}, "
+                f"{two[1]} in {cache.folder}): extract both from the same data"
+            )
+
+
+def _labels(there: list[str], here: list[str]) -> str:
+    return f"{differences({'label': there}, {'label': here})[0]}; {len(there)} there, {len(here)} here"
+
+
+def _task(of: Cache | Run) -> str:
+    return "multi-label" if of.multilabel else "single-label"

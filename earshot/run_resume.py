@@ -1,0 +1,106 @@
+"""Runs that an earlier session left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from earshot import cache, parts, space
+from earshot.earlier import caches
+from earshot.earlier_outputs import copy_file, folders
+from earshot.errors import UserError
+from earshot.files import digest_of, standing
+from earshot.fingerprint import differences, plain
+from earshot.run import CONFIG, Run
+
+if TYPE_CHECKING:
+    from earshot.run import Run
+
+NOT_COPIED = (".tmp", ".new", ".old", ".damaged", ".lock")
+
+
+def opened(name: str, runs_folder: str = "runs") -> Run:
+    """A run by its folder, its name in runs/, or the name of an attached one.
+
+    Raises:
+        UserError: no such run.
+    """
+
+    from earshot.run import CONFIG, Run
+
+    here = [path for path in (Path(name), Path(runs_folder) / name) if (path / CONFIG).is_file()]
+    here = here or [path for path in runs() if path.name == name]
+    return Run.open(here[0] if here else Path(name)).whole()
+
+
+def runs() -> list[Path]:
+    """The attached runs that can be opened, to be read where they lie."""
+    return [folder for folder in folders(None, CONFIG) if (folder / "training_log.txt").is_file()]
+
+
+def features_of(run: Run, data: str = "data") -> Path | None:
+    """A finished cache, here or attached, that holds what a run was trained on; of several, one with clips to
+    submit."""
+    wanted, found = run.config["record"], []
+    for folder in [*cache.find(data), *caches(None)]:
+        manifest = cache.peek(folder / cache.MANIFEST)
+        record = manifest.get("record")
+        if (
+            not manifest.get("complete")
+            or not isinstance(record, dict)
+            or record.get("labels") != digest_of(wanted["classes"])[:16]
+        ):
+            continue
+        if not differences(wanted["features"], {key: record.get(key) for key in wanted["features"]}):
+            found.append((("subm" in manifest.get("splits", {})), folder))
+    return next((folder for asked, folder in found if asked), found[0][1] if found else None)
+
+
+def adopt_run(folder: Path, record: dict[str, Any], given: str | None, named: bool) -> list[str]:
+    """Copy an earlier session's run of the same name and settings to `folder`, which has none; lines to say.
+
+    Args:
+        record: what the run here is made from.
+        named: did the user name the run? Then an earlier one of that name in the folder that the user names
+            has to go with it.
+    Raises:
+        UserError: it does not; the differences are named.
+    """
+    if (folder / CONFIG).exists():
+        return []
+    for source in folders(given, CONFIG):
+        if source.name != folder.name or folder.exists() and source.samefile(folder):
+            continue
+        found = differences(Run.open(source).config["record"], plain(record))
+        if found and named and given:
+            raise UserError(
+                f"{source} was trained with other settings: {'; '.join(found[:3])}: give the new run another "
+                "--name"
+            )
+        if found:
+            continue
+        files = [
+            path
+            for path in sorted(source.rglob("*"))
+            if path.is_file()
+            and not path.is_symlink()
+            and path.name != CONFIG
+            and not any(part.endswith(NOT_COPIED) for part in path.relative_to(source).parts)
+        ]
+        pairs = [(path, folder / path.relative_to(source)) for path in files]
+        folds = [fold for fold in parts.folders(source) if not fold.is_symlink()]
+        for checkpoint in [fold / which for fold in folds for which in ("last", "best")]:
+            at = standing(checkpoint)  # the session may have died between two renames
+            if at not in (None, checkpoint) and at.is_dir() and not at.is_symlink():
+                pairs += [
+                    (path, folder / checkpoint.relative_to(source) / path.name)
+                    for path in sorted(at.iterdir())
+                    if path.is_file() and not path.is_symlink()
+                ]
+        total = sum(path.stat().st_size for path, _ in pairs)
+        space.check(folder, total, total)
+        # the settings last: they make the rest a run
+        for path, target in [*pairs, (source / CONFIG, folder / CONFIG)]:
+            copy_file(path, target)
+        return [f"taken from an earlier session: the run {source}"]
+    return []
