@@ -17,6 +17,7 @@ import os
 os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
 
 import argparse
+import importlib
 import json
 import random
 import shutil
@@ -56,6 +57,22 @@ class Outcome:
     series: int = 0
     repeated: int = 0
     faults: list[str] = field(default_factory=list)
+
+
+PRELOADED = (
+    "pandas",
+    "sklearn.metrics",
+    "sklearn.model_selection",
+    "soundfile",
+    "tyro",
+    "models",
+    "earshot.blend",
+    "earshot.competition",
+    "earshot.earlier",
+    "earshot.plan",
+    "earshot.submission",
+    "earshot.extractors.logmel",
+)
 
 
 def attempt(
@@ -258,17 +275,11 @@ def main() -> None:
     )
     parser.add_argument("--no-results", action="store_true", help="leave benchmarks/RESULTS.md as it is")
     flags = parser.parse_args()
-    # Imported once, here, for all forks; nothing is computed in this process.
-    import pandas  # noqa: F401
-    import sklearn.metrics  # noqa: F401
-    import sklearn.model_selection  # noqa: F401
-    import soundfile  # noqa: F401
-    import tyro  # noqa: F401
     from conftest import make_competition
 
-    import models  # noqa: F401
-    from earshot import blend, competition, earlier, plan, submission  # noqa: F401
-    from earshot.extractors import logmel  # noqa: F401
+    # Imported once, here, for all forks; nothing is computed in this process.
+    for name in PRELOADED:
+        importlib.import_module(name)
 
     scratch = (flags.folder or Path(tempfile.mkdtemp(prefix="kill-"))).resolve()
     data = make_competition(scratch / "tones", CLASSES, seconds=0.5, **CLIPS)

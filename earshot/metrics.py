@@ -10,7 +10,6 @@ from functools import partial
 
 import numpy as np
 
-from earshot import metrics
 from earshot.errors import UserError
 
 COUNTED = ("f1_macro", "f1_micro", "f1_weighted", "accuracy", "balanced_accuracy")
@@ -189,20 +188,22 @@ def _balanced(truth: np.ndarray, predicted: np.ndarray) -> float:
 def report(probabilities: np.ndarray, truth: np.ndarray, classes: list[str]) -> str:
     """scikit-learn's classification report as text, and below it the confusion matrix; where multi-label, the
     average precision of each class and its counts: right, overlooked, wrongly named."""
-    from sklearn import metrics
+    import sklearn.metrics
 
     every = list(range(len(classes)))
     name = max(map(len, classes))
     if truth.ndim == 2:
         predicted = (probabilities >= THRESHOLD).astype(np.int64)
-        table = metrics.classification_report(
+        table = sklearn.metrics.classification_report(
             truth, predicted, target_names=classes, digits=4, zero_division=0
         )
         lines = [f"{'':>{name}} precision  right  overlooked  wrong"]
         for index, label in enumerate(classes):
             yes, said = truth[:, index] == 1, predicted[:, index] == 1
             precision = (
-                f"{metrics.average_precision_score(yes, probabilities[:, index]):.4f}" if yes.any() else "-"
+                f"{sklearn.metrics.average_precision_score(yes, probabilities[:, index]):.4f}"
+                if yes.any()
+                else "-"
             )
             right, overlooked, wrong = (yes & said).sum(), (yes & ~said).sum(), (~yes & said).sum()
             lines.append(f"{label:>{name}} {precision:>9}  {right:>5}  {overlooked:>10}  {wrong:>5}")
@@ -210,10 +211,10 @@ def report(probabilities: np.ndarray, truth: np.ndarray, classes: list[str]) -> 
             f"{table}\naverage precision, and clips at a threshold of {THRESHOLD}\n" + "\n".join(lines) + "\n"
         )
     predicted = probabilities.argmax(1)
-    table = metrics.classification_report(
+    table = sklearn.metrics.classification_report(
         truth, predicted, labels=every, target_names=classes, digits=4, zero_division=0
     )
-    matrix = metrics.confusion_matrix(truth, predicted, labels=every)
+    matrix = sklearn.metrics.confusion_matrix(truth, predicted, labels=every)
     width = max(len(str(matrix.max())), len(str(len(classes) - 1)))
     lines = [" " * (name + 5) + " ".join(f"{index:>{width}}" for index in every)]
     lines += [
@@ -242,7 +243,7 @@ def counts(probabilities: np.ndarray, truth: np.ndarray, blocks: np.ndarray | No
     blocks = np.zeros(len(truth), dtype=np.int64) if blocks is None else blocks
     number = int(blocks.max()) + 1
     if truth.ndim == 2:
-        said, true = probabilities >= metrics.THRESHOLD, truth == 1
+        said, true = probabilities >= THRESHOLD, truth == 1
         found = [
             np.stack([part[blocks == b].sum(0) for b in range(number)]) for part in (said & true, true, said)
         ]
@@ -282,7 +283,7 @@ def from_counts(
     clips: np.ndarray | int,
     multilabel: bool,
 ) -> np.ndarray:
-    """A counted metric from (..., classes) counts, as `metrics.scores` has it; `clips` is a number, or (...,
+    """A counted metric from (..., classes) counts, as `scores` has it; `clips` is a number, or (...,
     1)."""
     if metric == "f1_micro":
         return 2 * right.sum(-1) / np.maximum((true + said).sum(-1), 1)
@@ -316,7 +317,7 @@ def one(metric: str, probabilities: np.ndarray, truth: np.ndarray) -> float:
         return float(from_counts(metric, *counts(probabilities, truth)[:, 0], len(truth), truth.ndim == 2))
     if truth.ndim == 2 and metric in RANKED:
         return RANKED[metric](probabilities, truth)
-    return float(metrics.scores(probabilities, truth)[metric])
+    return float(scores(probabilities, truth)[metric])
 
 
 def _by_class(area: Callable[..., np.ndarray]) -> Callable[[np.ndarray, np.ndarray], float]:
@@ -358,5 +359,5 @@ def _lwlrap(probabilities: np.ndarray, truth: np.ndarray) -> float:
     return float(((above & (truth[rows] == 1)).sum(1) / above.sum(1)).mean()) if len(rows) else 0.0
 
 
-# The values of `metrics.scores` without its other metrics.
+# The values of `scores` without its other metrics.
 RANKED = {"map_macro": _by_class(_precision), "roc_auc_macro": _by_class(_area), "lwlrap": _lwlrap}
