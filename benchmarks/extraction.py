@@ -3,7 +3,8 @@ on the CPU.
 
     python benchmarks/extraction.py --data ESC10 --weights mn04_as_mAP_432.pt     # into benchmarks/RESULTS.md
     python benchmarks/extraction.py --data ESC10 --ast-clips 4 --clips 80 --no-results
- AST has its full size and random weights. The usual loop: librosa.load, then feature extractor or
+
+AST has its full size and random weights. The usual loop: librosa.load, then feature extractor or
 spectrogram, then the network in fp32, a clip at a time, on all threads. Ours: `extract.Worker`, which
 decodes, computes and writes the shards with their checksums, in the precision that a user would get; neither
 counts its imports or the loading of weights. Rounds in turn, medians.

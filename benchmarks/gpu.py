@@ -4,7 +4,8 @@ under a cap of 16 GB.
     python benchmarks/gpu.py [--weights mn04_as_mAP_432.pt]        # into benchmarks/RESULTS.md
     python benchmarks/gpu.py --device cpu --quick --no-results     # the same code in a minute, its figures
         worth nothing
- The rate of large matrix products is measured first: AST's share of the chip is that of its own operations,
+
+The rate of large matrix products is measured first: AST's share of the chip is that of its own operations,
 by torch's counter, in this rate. Clips are noise of 10 s (AST) and 5 s, written as WAV; AST's weights are
 random, and so are the recipes' features. The whole way is `extract.Worker`: decoding, front end, network,
 shards and their checksums. fp16 is the way a T4 goes.

@@ -2,7 +2,8 @@
 zips, damaged state, fuzzing.
 
     python benchmarks/harm.py        # a few minutes, into benchmarks/RESULTS.md
- The files are those of the tests, which make them; here they are counted. A kind that ends otherwise than it
+
+The files are those of the tests, which make them; here they are counted. A kind that ends otherwise than it
 should fails the run.
 """
 
@@ -119,7 +120,7 @@ def tested(files: list[str], environment: dict[str, str] | None = None) -> tuple
 
 def main() -> None:
     """Try everything, write the table; exit code 1 if something ends otherwise than it should."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--no-results", action="store_true", help="leave benchmarks/RESULTS.md as it is")
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="harm-") as folder:

@@ -3,7 +3,8 @@ same head.
 
     python benchmarks/headline.py --data ESC10               # into benchmarks/RESULTS.md
     python benchmarks/headline.py --data ESC10 --clips 10 --no-results
- What is counted: 15 epochs of one fold of 400 clips (320 trained on, 80 validated), in batches of 10, the
+
+What is counted: 15 epochs of one fold of 400 clips (320 trained on, 80 validated), in batches of 10, the
 head that was published.
 Cached: `get_features.py` as a user runs it, start-up included, then the kit's own training steps on the
     features, in the precision

@@ -2,7 +2,8 @@
 RESULTS.md.
 
     python benchmarks/heads.py --data ESC10 --weights mn04_as_mAP_432.pt [--seeds 5] [--only HEAD ...]
- One clip is 0.0025 of accuracy: what matters is the mean and the spread, not the luckiest seed. `linear` and
+
+One clip is 0.0025 of accuracy: what matters is the mean and the spread, not the luckiest seed. `linear` and
 `token_transformer` are trained by their recipes, all others by recipe `mlp`'s settings, in sizes that a CPU
 trains in seconds (the options are in the table): this compares that a head works on such features, it is no
 ranking.

@@ -3,7 +3,8 @@ nothing disturbed.
 
     python benchmarks/kill.py                     # 50 kills a stage, into benchmarks/RESULTS.md
     python benchmarks/kill.py --kills 5 --stage train --no-results
- Half of the kills come at a random time, half right before a random change on the disk (a file opened for
+
+Half of the kills come at a random time, half right before a random change on the disk (a file opened for
 writing, a rename, a removal), because that is where half-finished work would show. Stages are forked from a
 process that has imported everything, which makes an attempt cheap; every eighth is a process of its own. The
 data are synthesised.
@@ -266,7 +267,7 @@ def _faults(folder: Path, stage: Stage, expected: dict[str, bytes], once: Counte
 
 def main() -> None:
     """Parse, kill, report; exit code 1 at the first difference."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--kills", type=int, default=50, help="kills a stage")
     parser.add_argument("--stage", action="append", help="only this one (repeatable)")
     parser.add_argument("--seed", type=int, default=0)

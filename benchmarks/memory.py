@@ -1,7 +1,8 @@
 """What every recipe takes of a GPU's memory and of the disk, at its own batch size -> RESULTS.md.
 
     python benchmarks/memory.py [--recipe R ...] [--no-results]
- Where there is a GPU: by the CUDA allocator, two steps of the kit's own Fitter under a cap of 16 GB. Else it
+
+Where there is a GPU: by the CUDA allocator, two steps of the kit's own Fitter under a cap of 16 GB. Else it
 is computed: the storages that are alive at the worst moment of two steps (forward, loss, backward, optimiser)
 and of an evaluation, without computing any of it (fake.py). That leaves out what kernels take inside
 themselves, the allocator's rounding and CUDA's own half gigabyte: hence a target of 15 GB and not of 16.
@@ -191,7 +192,7 @@ def row(name: str, gpu: bool) -> tuple[str, list[str]]:
 
 def main() -> None:
     """A row a recipe; exit code 1 where one needs more than there is."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--recipe", action="append", help="only this one (repeatable)")
     parser.add_argument("--no-results", action="store_true", help="leave benchmarks/RESULTS.md as it is")
     flags = parser.parse_args()

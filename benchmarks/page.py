@@ -2,7 +2,8 @@
 -> RESULTS.md.
 
     python benchmarks/page.py --data ESC10 --weights mn04_as_mAP_432.pt [--clips 40] [--no-results]
- The runs are trained for an epoch beforehand: what they have learnt makes no difference to the time. Clips
+
+The runs are trained for an epoch beforehand: what they have learnt makes no difference to the time. Clips
 are asked one after the other, by /api/predict; on the page itself pictures follow, which are drawn after the
 classes are there.
 """
@@ -57,7 +58,7 @@ def measure(run: str, clips: list[Path], cwd: Path) -> tuple[float, list[float],
 
 def main() -> None:
     """Train, measure, report; exit code 1 where the target is missed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--data", required=True, help="ESC-10's folder")
     parser.add_argument("--weights", required=True, help="mn04_as_mAP_432.pt")
     parser.add_argument("--clips", type=int, default=40)

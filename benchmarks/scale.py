@@ -4,7 +4,8 @@ training, at several sizes.
     python benchmarks/scale.py                            # 2,000, 8,000 and 20,000 clips, into
         benchmarks/RESULTS.md
     python benchmarks/scale.py --sizes 200 1000 --no-results
- The clips are synthesised, short and all different. Memory is the peak of the anonymous memory (RssAnon) of a
+
+The clips are synthesised, short and all different. Memory is the peak of the anonymous memory (RssAnon) of a
 script and of all its processes, every 10 ms: pages of mapped files are the system's to take back. Training
 streams where train.py can be told to.
 """
@@ -113,7 +114,7 @@ def measured(script: str, args: list[str], folder: Path) -> tuple[float, float]:
 
 def main() -> None:
     """Parse, measure, report."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument(
         "--sizes", type=int, nargs="+", default=[2000, 8000, 20000], help="numbers of clips, ascending"
     )

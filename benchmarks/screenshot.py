@@ -29,7 +29,7 @@ FLAGS = [
 
 def main() -> None:
     """Open the page, upload, look."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--run", required=True)
     parser.add_argument("--clip", required=True, help="an audio file")
     parser.add_argument("--out", default=str(ROOT / "docs" / "page.png"))

@@ -1,7 +1,8 @@
 """How long each script makes its user wait: --help, the first line, the first line of work -> RESULTS.md.
 
     python benchmarks/startup.py [--rounds 5] [--no-results]
- On the sample competition, whose features are made beforehand. Processes are timed from their start, their
+
+On the sample competition, whose features are made beforehand. Processes are timed from their start, their
 output through a pipe, as in a notebook's log; all are taken in turn, so that a busy machine slows them alike,
 and the figures are medians. Peers in the same turns: Python importing torch, and importing torch and
 transformers' AST, which no such script can do without.
@@ -79,7 +80,7 @@ def measure(rounds: int, scratch: Path) -> dict[str, dict[str, float]]:
 
 def main() -> None:
     """Measure, report; exit code 1 where a target is missed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--no-results", action="store_true", help="leave benchmarks/RESULTS.md as it is")
     flags = parser.parse_args()

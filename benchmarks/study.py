@@ -3,7 +3,8 @@ features?
 
     python benchmarks/study.py --data ESC50 --encodec facebook/encodec_24khz
     python benchmarks/study.py --data ESC10 --width 8 --rate 16000 --epochs 40 --lr 1e-3 --batch-size 32
- The first is the published size, for a GPU; the second fits a CPU and is another, smaller experiment: the
+
+The first is the published size, for a GPU; the second fits a CPU and is another, smaller experiment: the
 table says which it was. Every case is trained as a user would, by get_features.py and train.py. The pairs
 that answer a question differ in nothing else, save where the inputs are compared: raw audio and features each
 have their published network. Scores are pooled out-of-fold scores of the final epoch; in brackets those of

@@ -2,7 +2,8 @@
 RESULTS.md.
 
     python benchmarks/systems.py --data ESC10 --weights mn04_as_mAP_432.pt [--only RECIPE ...] [--full]
- On a CPU the large published networks get the budget that is named in their row (fewer epochs, fold 1);
+
+On a CPU the large published networks get the budget that is named in their row (fewer epochs, fold 1);
 --full trains every row as its recipe says, for a GPU. Scores are pooled out-of-fold scores of the FINAL
 epoch: nothing is chosen on the clips that are scored. In brackets those of the best epoch, which was chosen
 on the fold that it scores. Seconds are of whole processes, start-up included. Rows that need weights which

@@ -3,7 +3,8 @@ features, one process.
 
     python benchmarks/training.py                       # everything, into benchmarks/RESULTS.md
     python benchmarks/training.py --only linear mlp --no-results
- Features are made up (400 clips; speed does not depend on what was heard). All train with the recipe's
+
+Features are made up (400 clips; speed does not depend on what was heard). All train with the recipe's
 optimiser and batch, without augmentation, and evaluate after every epoch: the peers by loss and macro-F1.
 Rounds in turn, medians. "Bare" is the head's own forward, backward and optimiser step on batches that lie
 ready, and its forward over the validation rows.
@@ -159,7 +160,7 @@ def one_token() -> list[str]:
 
 def main() -> None:
     """Make the features, run the comparisons, print and keep the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--only", nargs="+", choices=[*CASES, "others"], default=[*CASES, "others"])
     parser.add_argument("--no-results", action="store_true", help="leave benchmarks/RESULTS.md as it is")
     flags = parser.parse_args()

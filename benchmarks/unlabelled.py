@@ -2,7 +2,8 @@
 
     python benchmarks/unlabelled.py --data ESC10 --weights mn04_as_mAP_432.pt [--only CASE ...] [--labelled 4
         1] [--seeds 3]
- Of the five official folds some keep their labels, the others become clips to submit: their labels are
+
+Of the five official folds some keep their labels, the others become clips to submit: their labels are
 hidden, and score what predicts them in the end. Every choice of neighbouring folds is tried, and the scores
 are pooled: with four labelled folds each clip is hidden once, with one labelled fold four times. Nothing is
 chosen on hidden labels.

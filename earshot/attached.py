@@ -1,6 +1,7 @@
 """What Kaggle has attached, read-only: competitions, weights, earlier outputs. Searched for by what it is,
 never by one path.
- Competitions lie at /kaggle/input/competitions/<slug>, data sets at /kaggle/input/datasets/<owner>/<slug>,
+
+Competitions lie at /kaggle/input/competitions/<slug>, data sets at /kaggle/input/datasets/<owner>/<slug>,
 and in older sessions either at /kaggle/input/<slug>.
 """
 

@@ -1,6 +1,7 @@
 """`train.py --recipe auto`: a ladder of heads on all caches within the time, then the best blend of them,
 scored and submitted.
- Each candidate is an ordinary run in the bake-off's folder, which is itself a kept blend: predict.py opens
+
+Each candidate is an ordinary run in the bake-off's folder, which is itself a kept blend: predict.py opens
 both.
 """
 

@@ -1,5 +1,6 @@
 """The bake-off's training: candidates fold by fold within the time, and an account of what became of each.
- What time or scores decided is kept in auto.json, once, so that the same command goes on as it would have
+
+What time or scores decided is kept in auto.json, once, so that the same command goes on as it would have
 done.
 """
 

@@ -1,5 +1,6 @@
 """Augmented copies of the training clips: which there are, what each is mixed with, and its wave.
- A copy is a function of (seed, clip, number): never of history, shard or thread, so that a kill costs nothing
+
+A copy is a function of (seed, clip, number): never of history, shard or thread, so that a kill costs nothing
 but time.
 """
 

@@ -1,5 +1,6 @@
 """Several devices at once: a process for each, handed its work and heard over a pipe.
- joblib hands out work, too, but hears nothing from a worker half way, and cannot ask it to stop at a safe
+
+joblib hands out work, too, but hears nothing from a worker half way, and cannot ask it to stop at a safe
 point.
 """
 

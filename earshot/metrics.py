@@ -1,5 +1,6 @@
 """Scores of predictions; the truth's shape says which task: (clips,) or (clips, classes).
- Those of every epoch are reckoned here, to the same values as scikit-learn's: its checks took longer than a
+
+Those of every epoch are reckoned here, to the same values as scikit-learn's: its checks took longer than a
 small head's epoch.
 """
 

@@ -1,6 +1,7 @@
 """Masked prediction before the folds: a head learns the clips themselves, labels unseen, and every fold
 starts from that.
- The clips to submit take part, and so do those that the folds are asked about: as sounds, never with their
+
+The clips to submit take part, and so do those that the folds are asked about: as sounds, never with their
 labels.
 """
 

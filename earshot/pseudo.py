@@ -1,5 +1,6 @@
 """Pseudo-labels: another run's answers for the clips to submit, learnt from as if they were soft labels.
- A fold's model learns from the answers of the other run's model of the same fold alone, in its final epoch:
+
+A fold's model learns from the answers of the other run's model of the same fold alone, in its final epoch:
 no label of a clip that it is asked about has had a part in them. The mean over the folds would bring every
 clip's own label back to it.
 """

@@ -1,6 +1,7 @@
 """The built-in sample competition: ten everyday sounds, synthesised, with a public solution, so that a
 newcomer scores.
- It is hard on purpose: look-alike pairs (doorbell/phone_ring, rain/wind, engine/dog_growl,
+
+It is hard on purpose: look-alike pairs (doorbell/phone_ring, rain/wind, engine/dog_growl,
 footsteps/clock_tick), noise, reverberation, other sounds in the background, and a few clips where the other
 sound is as loud.
 """

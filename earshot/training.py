@@ -1,5 +1,6 @@
 """One fold's training: a loop that fits a page, exact on resuming.
- Nothing random depends on history: every generator is seeded by (seed, fold, epoch, step), so an epoch gives
+
+Nothing random depends on history: every generator is seeded by (seed, fold, epoch, step), so an epoch gives
 the same weights whether the process lived through the earlier ones or read them from disk.
 """
 

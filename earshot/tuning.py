@@ -1,5 +1,6 @@
 """`train.py --tune N`: Optuna looks for the settings of one recipe; what it finds is then trained as usual.
- The trials lie in <run>/tuning.db (SQLite) and, while they last, <run>/trial_<hash>/: the same command goes
+
+The trials lie in <run>/tuning.db (SQLite) and, while they last, <run>/trial_<hash>/: the same command goes
 on where it stopped.
 """
 

@@ -1,6 +1,7 @@
 """What heads share that scikit-learn fits at once, without epochs: their input as vectors, and how labels are
 handed over.
- Such a head has `solve(batches, targets, groups, multilabel)` and leaves what it found in buffers, so that it
+
+Such a head has `solve(batches, targets, groups, multilabel)` and leaves what it found in buffers, so that it
 is saved, rebuilt and asked like any other: no object of scikit-learn is ever stored.
 """
 

@@ -1,6 +1,7 @@
 """Run by test_disk.py in a mount namespace of its own: the stages on a small disk that fills up, grows, and
 becomes read-only.
- The estimate of the space is taken out: what is tested is what happens when it was wrong, or when something
+
+The estimate of the space is taken out: what is tested is what happens when it was wrong, or when something
 else filled the disk.
 """
 

@@ -1,6 +1,7 @@
 """Files that a stranger may hand in: pickles that call, build, refer, claim, bomb; each has to be refused and
 nothing of it run.
- As a program: `python tests/hostile.py FOLDER` writes them all and reads them under a limit of memory and an
+
+As a program: `python tests/hostile.py FOLDER` writes them all and reads them under a limit of memory and an
 audit of what runs.
 """
 

@@ -1,5 +1,6 @@
 """The registry of extractors: every module of this folder that is not a helper is one, under its file's name.
- An extractor is one file with `Settings`, `RATE`, `PAD`, `SECONDS`, `LIMIT`, `DEFAULT_WEIGHTS`,
+
+An extractor is one file with `Settings`, `RATE`, `PAD`, `SECONDS`, `LIMIT`, `DEFAULT_WEIGHTS`,
 `weights_files`, `fetch` and `Extractor` (see `base`); `HALF_ON_CPU` and `seconds` where they apply. Nothing
 heavy is imported here or at the top of such a file: `--help` needs them all.
 """

@@ -1,5 +1,6 @@
 """AST's forward pass without the work that nobody asked for, from the weights of transformers' ASTModel.
- Published in Gong et al., 2021. What differs from `ASTModel.forward`: the linear layers' weights are cast to
+
+Published in Gong et al., 2021. What differs from `ASTModel.forward`: the linear layers' weights are cast to
 half precision once, not per pass; queries, keys and values are one product; of the last layer only the tokens
 that are asked for; fewer time patches for shorter windows. Under autocast the products are in half precision
 while the residual stream, layer norms and sums stay in fp32, as transformers' own pass has it on a GPU.

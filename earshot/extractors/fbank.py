@@ -1,6 +1,7 @@
 """AST's input, for heads that fine-tune AST itself: the view `fbank` (1, 128, 1024), Kaldi's filter bank,
 normalised.
- Frames beyond the clip are 0 in log-mel, then normalised with the rest: silence in the window is what AST was
+
+Frames beyond the clip are 0 in log-mel, then normalised with the rest: silence in the window is what AST was
 trained on.
 """
 

@@ -1,5 +1,6 @@
 """Log-mel spectrograms: the view `mel` (1, n_mels, frames), for heads that are trained from scratch.
- The STFT is centred, its Hann window periodic, as librosa and torchaudio have it. Settings reproduce both
+
+The STFT is centred, its Hann window periodic, as librosa and torchaudio have it. Settings reproduce both
 exactly.
 """
 
