@@ -8,8 +8,9 @@ import socket
 import tempfile
 from pathlib import Path
 
-from earshot import cli, members
-from earshot.errors import UserError
+from earshot import members
+from earshot.core import cli
+from earshot.core.errors import UserError
 from earshot.page.flags import PageFlags
 
 ABOUT = (
@@ -61,7 +62,7 @@ def serve(whole: members.Member, flags: PageFlags, bound: socket.socket) -> None
     except ImportError as error:
         raise UserError(f"the page needs {error.name}: pip install gradio") from None
     import models
-    from earshot import device
+    from earshot.core import device
     from earshot.hearing import Hearing
     from earshot.page import api, site
     from earshot.page.desk import Desk

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 
-from earshot import cli
+from earshot.core import cli
 from earshot.doctor.flags import DataFlags
 
 ABOUT = (

@@ -6,10 +6,11 @@ import os
 from dataclasses import fields
 from pathlib import Path
 
-from earshot import attached, cli, config, defaults, extractors, hidden, run_resume
+from earshot import defaults, extractors, hidden, run_resume
 from earshot.audio import AudioSettings
-from earshot.deadline import Deadline
-from earshot.errors import UserError
+from earshot.core import cli, config, kaggle_paths
+from earshot.core.deadline import Deadline
+from earshot.core.errors import UserError
 
 ABOUT = (
     "Turn a competition's audio into cached features, once.\n"
@@ -28,7 +29,7 @@ def parse(argv: list[str]) -> tuple:
     competition = early["competition"]
     if not helping:
         competition = (
-            attached.called(competition) if competition else defaults.competition(early["out"] or "data")
+            kaggle_paths.called(competition) if competition else defaults.competition(early["out"] or "data")
         )
     name, chosen = early["recipe"], early["extractor"]
     run = run_resume.opened(early["for-run"]) if early["for-run"] and not helping else None
@@ -68,7 +69,7 @@ def main(argv: list[str]) -> None:
     what, windows, audio, settings, copies, machine = flags.values()
     deadline = Deadline(machine.max_hours)
     from earshot import cache, competition, earlier, pictures, plan
-    from earshot.files import locked, plain_name, write_text
+    from earshot.core.files import locked, plain_name, write_text
     from earshot.kaggle import download
     from earshot.match import LATEST
 
@@ -113,10 +114,11 @@ def main(argv: list[str]) -> None:
             cache.tidy(made.folder)  # a kill may have come just before
             print(f"nothing to do: {made.folder} is complete")
         else:
-            from earshot import devices, extract, halves
+            from earshot import extract, halves
+            from earshot.core import worker_pool
 
-            at = halves.decide(made, devices.choose(machine.device, machine.precision), machine.precision)
-            print(f"device: {devices.about(at)}", flush=True)
+            at = halves.decide(made, worker_pool.choose(machine.device, machine.precision), machine.precision)
+            print(f"device: {worker_pool.about(at)}", flush=True)
             extract.run(made, at, machine.batch_size, workers, deadline, machine.fresh, answered=bool(run))
     write_text(Path(what.out) / LATEST, clips.name + "\n")
     report(made.folder)
@@ -128,7 +130,7 @@ def main(argv: list[str]) -> None:
 def report(folder: Path) -> None:
     """Say what the cache holds and what comes next."""
     from earshot.cache import MANIFEST
-    from earshot.files import read_json
+    from earshot.core.files import read_json
 
     manifest = read_json(folder / MANIFEST)
     for split, count in manifest["splits"].items():

@@ -5,8 +5,9 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
-from earshot import cli, config, kept, members
-from earshot.errors import UserError
+from earshot import kept, members
+from earshot.core import cli, config
+from earshot.core.errors import UserError
 from earshot.members import Member
 from earshot.report.run import report_on
 
@@ -53,7 +54,7 @@ def live(whole: Member, flags: config.PredictFlags, files: list[str]) -> None:
         raise UserError("files and --microphone at once: give one or the other")
     recorder, rate = microphone.device()
     import models
-    from earshot import device
+    from earshot.core import device
     from earshot.hearing import Hearing
 
     hearing = Hearing(whole, device.choose(flags.device), models.rebuild, flags.weights)
@@ -80,8 +81,8 @@ def main(argv: list[str]) -> None:
         kept.claim(flags.name, Path(flags.runs_folder) / flags.name, [member.folder for member in inside])
     if not files:  # their output is a line a file
         print(f"runs: {', '.join(map(str, inside))}")  # before torch is imported: that takes seconds
-    from earshot import device
-    from earshot.files import check_output
+    from earshot.core import device
+    from earshot.core.files import check_output
 
     if flags.microphone:
         live(blended(inside, flags), flags, files)

@@ -7,11 +7,11 @@ import time
 from functools import partial
 from pathlib import Path
 
-from earshot import cli, config
 from earshot.cache import Cache
-from earshot.deadline import Deadline
-from earshot.errors import UserError
-from earshot.files import locked, plain_name
+from earshot.core import cli, config
+from earshot.core.deadline import Deadline
+from earshot.core.errors import UserError
+from earshot.core.files import locked, plain_name
 from earshot.match import mismatches, pick
 
 ABOUT = (

@@ -35,8 +35,8 @@ sys.path.insert(0, str(ROOT))
 
 from earshot import cache, competition, extract, extractors, halves, plan
 from earshot.audio import AudioSettings  # noqa: E402
-from earshot.config import WindowFlags  # noqa: E402
-from earshot.device import Device, choose  # noqa: E402
+from earshot.core.config import WindowFlags  # noqa: E402
+from earshot.core.device import Device, choose  # noqa: E402
 from earshot.shards import parts  # noqa: E402
 
 NEVER: Any = type("Never", (), {"passed": lambda self: False})()

@@ -30,8 +30,8 @@ import torch
 from common import keep_rows, machine
 from extraction import Ours, saved_ast
 
-from earshot.device import Device, choose
-from earshot.space import human
+from earshot.core.device import Device, choose
+from earshot.core.disk_space import human
 
 CARD, SIDE, BATCH = 16e9, 8192, 64
 TARGET = 0.5  # of the matrix products' rate

@@ -32,7 +32,7 @@ from common import keep_rows, machine, timed
 from extraction import saved_ast
 
 from earshot import probe
-from earshot.device import autocast, choose
+from earshot.core.device import autocast, choose
 from earshot.training import predict
 
 TRAINED, VALIDATED, EPOCHS, BATCH = 320, 80, 15, 10

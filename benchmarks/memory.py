@@ -23,8 +23,9 @@ import numpy as np
 import torch
 from common import keep_rows, machine
 
-from earshot import config, job, optim, space
-from earshot.device import choose
+from earshot import job, optim
+from earshot.core import config, disk_space
+from earshot.core.device import choose
 from earshot.loss import Criterion
 from earshot.plan import of_cache
 
@@ -168,23 +169,23 @@ def row(name: str, gpu: bool) -> tuple[str, list[str]]:
     parameters = sum(p.numel() for p in case.build().parameters())
     (left, making), caches = disk(case, parameters)
     failed = [
-        f"{space.human(value)} of memory"
+        f"{disk_space.human(value)} of memory"
         for value in (fp32[0], fp16[0])
         if value + (0 if gpu else RESIDENT) > LIMIT
     ]
     if making + caches[-1] > KAGGLE:
-        failed.append(f"{space.human(making + caches[-1])} of disk with {CLIPS[-1]:,} clips")
+        failed.append(f"{disk_space.human(making + caches[-1])} of disk with {CLIPS[-1]:,} clips")
     size = "×".join(map(str, case.shapes[case.view]))
     cells = [
         f"`{name}`",
         f"{parameters / 1e6:.2f} M",
         f"{case.training.batch_size} of {size}",
         *(
-            space.human(value) if value < float("inf") else "did not fit"
+            disk_space.human(value) if value < float("inf") else "did not fit"
             for value in (fp32[0], fp16[0], fp32[1], fp16[1])
         ),
-        f"{space.human(left)} ({space.human(making)})",
-        *map(space.human, caches),
+        f"{disk_space.human(left)} ({disk_space.human(making)})",
+        *map(disk_space.human, caches),
         "no" if failed else "yes",
     ]
     return f"| {' | '.join(cells)} |", failed
@@ -211,8 +212,8 @@ def main() -> None:
         for name in fp32:
             fits = "yes" if max(fp32[name], half[name]) < LIMIT else "no"
             rows[f"extracting `{name}`"] = (
-                f"| extracting `{name}` | | {EXTRACTED} windows | {space.human(fp32[name])} | "
-                f"{space.human(half[name])} | | | | | | {fits} |"
+                f"| extracting `{name}` | | {EXTRACTED} windows | {disk_space.human(fp32[name])} | "
+                f"{disk_space.human(half[name])} | | | | | | {fits} |"
             )
             print(rows[f"extracting `{name}`"])
     print(

@@ -14,7 +14,8 @@ from common import ROOT
 sys.path.insert(0, str(ROOT))
 
 import models
-from earshot import closed, config, extractors
+from earshot import closed, extractors
+from earshot.core import config
 from earshot.extractors.base import Window
 
 CLASSES, SECONDS, RATE = 50, 5.0, 44100  # ESC-50's
@@ -114,7 +115,7 @@ def fitter(case: Case, folder: Path, device: Any, clips: int, **changes: Any):
 
     Args:
         folder: an empty one, for its checkpoints.
-        device: from `earshot.device.choose`.
+        device: from `earshot.core.device.choose`.
         changes: of the training's settings.
     """
     from earshot.checkpoint import FoldFolder

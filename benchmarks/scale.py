@@ -123,7 +123,7 @@ def main() -> None:
     )
     parser.add_argument("--no-results", action="store_true", help="leave benchmarks/RESULTS.md as it is")
     flags = parser.parse_args()
-    from earshot.config import TrainMachineFlags
+    from earshot.core.config import TrainMachineFlags
 
     streams = any(field.name == "memory" for field in dataclasses.fields(TrainMachineFlags))
     training = f"train.py, one epoch of a linear head, {'streaming' if streams else 'features in memory'}"

@@ -29,7 +29,7 @@ import numpy as np
 from common import ROOT, machine, timed
 
 sys.path.insert(0, str(ROOT))
-from earshot.config import load_recipe  # noqa: E402
+from earshot.core.config import load_recipe  # noqa: E402
 
 # 128 mels at 75 frames a second: as many numbers, of the same band, as EnCodec's latents.
 MEL = ["--rate", "24000", "--n-fft", "1024", "--hop-length", "320", "--n-mels", "128", "--standardise"]

@@ -11,9 +11,10 @@ from common import ROOT
 
 sys.path.insert(0, str(ROOT))
 
-from earshot import cache, sealed
-from earshot.files import digest, digest_of
-from earshot.fingerprint import fingerprint
+from earshot import cache
+from earshot.core import checksums
+from earshot.core.files import digest, digest_of
+from earshot.core.fingerprint import fingerprint
 
 
 def make_cache(
@@ -139,7 +140,7 @@ def write_cache(
         folder / name for name in (*(f"{name}.pkl" for name in splits), "unique_labels.pkl", "bad_audio.csv")
     ]
     counts = {name: {"clips": len(rows["ids"]), "rows": len(rows["clip"])} for name, rows in splits.items()}
-    sealed.write(
+    checksums.write(
         folder / cache.MANIFEST,
         {
             "version": cache.VERSION,

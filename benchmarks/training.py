@@ -33,8 +33,8 @@ import train
 from earshot import dataset
 from earshot.cache import Cache
 from earshot.checkpoint import FoldFolder
-from earshot.config import TrainingFlags
-from earshot.device import choose
+from earshot.core.config import TrainingFlags
+from earshot.core.device import choose
 from earshot.training import Fitter, Fold
 
 SHAPES = {"pooled": (384, 1, 1), "frames": (384, 4, 16), "mel": (1, 64, 251)}

@@ -26,7 +26,7 @@ import models
 import train
 from earshot import blend, dataset, parts
 from earshot.cache import Cache
-from earshot.device import Device
+from earshot.core.device import Device
 from earshot.run import Run
 
 HEADER = (

@@ -10,9 +10,9 @@ import numpy as np
 
 from earshot import blend, dataset, loose, run_cache, stage, submission
 from earshot.blend import predicting
-from earshot.config import PredictFlags
+from earshot.core.config import PredictFlags
+from earshot.core.device import Device
 from earshot.dataset import Rows
-from earshot.device import Device
 from earshot.members import Member
 from earshot.run import Run, decided
 

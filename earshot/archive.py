@@ -12,8 +12,8 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from earshot.errors import UserError
-from earshot.files import locked
+from earshot.core.errors import UserError
+from earshot.core.files import locked
 
 MAX_MEMBERS = 500_000
 MAX_RATIO = 100  # audio hardly compresses: a zip that grows a hundredfold is a bomb ...

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from earshot.config import TrainingFlags
+    from earshot.core.config import TrainingFlags
 
 
 def mask_spans(x: Tensor, axis: int, longest: int, rng: np.random.Generator) -> Tensor:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from earshot import config, kept, leaderboard, match, metrics, sealed
-from earshot.errors import UserError
-from earshot.files import check_output, digest, empty, locked, plain_name, read_json
-from earshot.fingerprint import differences, fingerprint, plain
+from earshot import kept, leaderboard, match, metrics
+from earshot.core import checksums, config
+from earshot.core.errors import UserError
+from earshot.core.files import check_output, digest, empty, locked, plain_name, read_json
+from earshot.core.fingerprint import differences, fingerprint, plain
 from earshot.run import Run
 from earshot.search_flags import HOURS, AutoFlags
 
@@ -65,8 +66,8 @@ def read_state(folder: Path, inputs: dict[str, Any], hours: float) -> dict[str, 
     if not (folder / kept.AUTO).exists():
         return fresh
     try:
-        state = sealed.read(folder / kept.AUTO)
-    except sealed.Damaged as error:
+        state = checksums.read(folder / kept.AUTO)
+    except checksums.Damaged as error:
         print(f"{error}: its runs are taken up again, what was decided is decided anew")
         return fresh
     found = differences(state["inputs"], inputs)
@@ -222,9 +223,10 @@ def _row(made: Contest, name: str) -> dict[str, Any]:
 
 def _submit(made: Contest, whole: Any, first: Cache, out: Path, stage: Any) -> None:
     """The hold-out's score and the submission, by the members' final epochs."""
-    from earshot import blend, crossval, dataset, devices
+    from earshot import blend, crossval, dataset
+    from earshot.core import worker_pool
 
-    at = devices.choose(made.machine.device)[0]
+    at = worker_pool.choose(made.machine.device)[0]
     prior = first.prior()
 
     def answers(split: str) -> np.ndarray:

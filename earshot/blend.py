@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from earshot import device as device_module
 from earshot import windows
+from earshot.core import device as device_module
+from earshot.core.device import Device
+from earshot.core.errors import UserError
 from earshot.dataset import Rows, _pieces
-from earshot.device import Device
-from earshot.errors import UserError
 from earshot.parts import Part, listed, of_fold, refits
 from earshot.progress import some
 from earshot.run import Run
@@ -125,7 +125,7 @@ def predict(
     Returns:
         (clips, classes) float32: softmax, or a sigmoid of each class where clips have several labels.
     """
-    from earshot.device import out_of_memory
+    from earshot.core.device import out_of_memory
 
     head.eval()
     found, at = [], 0

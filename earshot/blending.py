@@ -16,7 +16,7 @@ import numpy as np
 
 from earshot import compare, metrics
 from earshot import offsets as cut
-from earshot.errors import UserError
+from earshot.core.errors import UserError
 from earshot.metrics import likelihood, losses, one
 
 # the first is fallen back on: a weak member spoils a mean, and hardly these weights

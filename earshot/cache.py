@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from earshot import manifest, sealed, verified
-from earshot.errors import UserError
-from earshot.files import digest_of, read_json, replacing
-from earshot.fingerprint import fingerprint, plain
-from earshot.unpickle import load
+from earshot import manifest
+from earshot.core import checksums, digest_cache
+from earshot.core.errors import UserError
+from earshot.core.files import digest_of, read_json, replacing
+from earshot.core.fingerprint import fingerprint, plain
+from earshot.core.plain_pickle import load
 
 if TYPE_CHECKING:
     import numpy as np
@@ -98,8 +99,8 @@ class Cache:
                 f"{folder} is not finished: run get_features.py again, it continues where it stopped"
             )
         try:
-            sealed.read(self.folder / MANIFEST)
-        except sealed.Damaged as error:
+            checksums.read(self.folder / MANIFEST)
+        except checksums.Damaged as error:
             raise UserError(f"{error}: {MEND}") from None
         wrong = manifest.fault(self.manifest)
         if wrong:
@@ -142,7 +143,7 @@ class Cache:
         process."""
         if name not in self._sound:  # gigabytes need not be read twice
             path = self.folder / name
-            if verified.digests(self.folder, [name])[name] != self.manifest["sha256"].get(name, ""):
+            if digest_cache.digests(self.folder, [name])[name] != self.manifest["sha256"].get(name, ""):
                 raise UserError(f"{path} is missing or damaged (its checksum differs): {MEND}")
             self._sound.add(name)
 

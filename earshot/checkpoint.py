@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from earshot import described, sealed
-from earshot.errors import UserError
-from earshot.files import recover_folder, replacing_folder, standing, write_bytes
+from earshot import described
+from earshot.core import checksums
+from earshot.core.errors import UserError
+from earshot.core.files import recover_folder, replacing_folder, standing, write_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +37,7 @@ class FoldFolder:
         damaged."""
         try:
             return self._checked(which)
-        except sealed.Damaged as error:
+        except checksums.Damaged as error:
             raise UserError(
                 f"{error}: run train.py again, it sets that aside and trains the fold anew"
             ) from None
@@ -44,9 +45,9 @@ class FoldFolder:
     def _checked(self, which: str) -> dict:
         name = self.STATE if which == "last" else self.HEAD
         path, files = self._at(which) / name, (self.WEIGHTS,)
-        if which == "last" and not sealed.read(path).get("finished"):
+        if which == "last" and not checksums.read(path).get("finished"):
             files += (self.OPTIMIZER,)
-        return sealed.read(path, *files)
+        return checksums.read(path, *files)
 
     def _at(self, which: str) -> Path:
         # Readers hold no lock: they must not tidy up beneath a process that is just writing.
@@ -63,7 +64,7 @@ class FoldFolder:
                 continue
             try:
                 self._checked(which)
-            except sealed.Damaged as error:
+            except checksums.Damaged as error:
                 aside = self.folder / f"{which}.damaged"
                 shutil.rmtree(aside, ignore_errors=True)
                 if which == "best":
@@ -100,13 +101,13 @@ class FoldFolder:
         with replacing_folder(self.folder / "last") as new:
             for name, tensors in zip(files, (weights, optimizer), strict=False):
                 _save_tensors(new / name, tensors)
-            sealed.write(new / self.STATE, state, *files)
+            checksums.write(new / self.STATE, state, *files)
 
     def save_best(self, weights: dict, about: dict) -> None:
         """Replace `best/`: weights, and under "head" all that rebuilding it needs."""
         with replacing_folder(self.folder / "best") as new:
             _save_tensors(new / self.WEIGHTS, weights)
-            sealed.write(new / self.HEAD, about, self.WEIGHTS)
+            checksums.write(new / self.HEAD, about, self.WEIGHTS)
 
     def load_head(
         self, which: str, rebuild: Callable[[dict], torch.nn.Module], device: str
@@ -131,8 +132,8 @@ class FoldFolder:
         if standing(self.folder / "last") is None:
             return None
         try:
-            return sealed.read(self._at("last") / self.STATE)
-        except sealed.Damaged as error:
+            return checksums.read(self._at("last") / self.STATE)
+        except checksums.Damaged as error:
             raise UserError(
                 f"{error}: run train.py again, it sets that aside and trains the fold anew"
             ) from None
@@ -149,11 +150,11 @@ class FoldFolder:
 
     def save_predictions(self, kind: str, found: np.ndarray) -> None:
         """valid_<kind>.npy, (clips of the fold, classes), and its checksum in valid_<kind>.json."""
-        sealed.write_array(self.folder / f"valid_{kind}.npy", found)
+        checksums.write_array(self.folder / f"valid_{kind}.npy", found)
 
     def predictions(self, kind: str) -> np.ndarray | None:
         """What `save_predictions` wrote; None where there is none, or none that its checksum vouches for."""
-        return sealed.read_array(self.folder / f"valid_{kind}.npy")
+        return checksums.read_array(self.folder / f"valid_{kind}.npy")
 
     def forget_predictions(self) -> None:
         """Remove the fold's predictions: its head will be another."""

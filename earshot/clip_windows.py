@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from earshot.audio import TOLERANCE
-from earshot.errors import UserError
+from earshot.core.errors import UserError
 
 
 def cut(

@@ -12,10 +12,10 @@ import torch
 from earshot import metrics
 from earshot.blend import predict
 from earshot.checkpoint import FoldFolder
-from earshot.config import TrainingFlags
+from earshot.core.config import TrainingFlags
+from earshot.core.device import Device, autocast
+from earshot.core.errors import UserError
 from earshot.dataset import Rows
-from earshot.device import Device, autocast
-from earshot.errors import UserError
 from earshot.progress import Fold, Progress, line, some, value_of
 
 BATCH = 256

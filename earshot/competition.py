@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from earshot import archive, file_index, files, layouts, placeholder, sample, tables
-from earshot.errors import UserError
-from earshot.files import locked
+from earshot import archive, file_index, layouts, placeholder, sample
+from earshot.core import csv_table, files
+from earshot.core.csv_table import shown, some
+from earshot.core.errors import UserError
+from earshot.core.files import locked
 from earshot.labels import each
-from earshot.tables import shown, some
 
 AUDIO_SUFFIXES = files.AUDIO_SUFFIXES
 
@@ -136,7 +137,7 @@ def load(
         asked = list(clips["id"][clips["split"] == "subm"])
         found.sample_submission = placeholder.write(
             Path(out) / name / ".sample_submission.csv",
-            list(tables.read(found.sample_submission).columns),
+            list(csv_table.read(found.sample_submission).columns),
             found.id_column,
             asked,
             found.example,

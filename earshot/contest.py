@@ -12,12 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from earshot import compare, config, devices, job, kept, ladder, metrics, parts, probe, sealed
+from earshot import compare, job, kept, ladder, metrics, parts, probe
 from earshot.checkpoint import FoldFolder
+from earshot.core import checksums, config, worker_pool
+from earshot.core.deadline import SIGNALS, Deadline, clock
+from earshot.core.errors import UserError
+from earshot.core.files import append_text, digest_of, locked, read_json
 from earshot.crossval import summarise
-from earshot.deadline import SIGNALS, Deadline, clock
-from earshot.errors import UserError
-from earshot.files import append_text, digest_of, locked, read_json
 from earshot.ladder import Candidate
 from earshot.oof import Oof, read_oof
 from earshot.run import CONFIG, Run
@@ -76,7 +77,7 @@ class Contest:
     def save(self) -> None:
         """Write auto.json."""
         self.state["spent"] = self.before + time.monotonic() - self.began
-        sealed.write(self.folder / kept.AUTO, self.state)
+        checksums.write(self.folder / kept.AUTO, self.state)
 
     def say(self, text: str) -> None:
         """A line on the terminal and in the bake-off's log."""
@@ -225,7 +226,7 @@ class Contest:
 
     def run(self) -> None:
         """Train what the time allows."""
-        gpu = devices.choose(self.machine.device)[0].name.startswith("cuda")
+        gpu = worker_pool.choose(self.machine.device)[0].name.startswith("cuda")
         first = [name for name, candidate in self.candidates.items() if candidate.after is None]
         for name in self.having(OPEN, first):
             if not self.state["folds"]:

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from earshot import waveform_augment
-from earshot.errors import UserError
+from earshot.core.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from earshot.config import AugmentFlags
+    from earshot.core.config import AugmentFlags
 
 NAME = "augmented"  # beside train, test and subm
 

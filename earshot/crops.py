@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from earshot import augment
-from earshot.device import out_of_memory
-from earshot.errors import UserError
+from earshot.core.device import out_of_memory
+from earshot.core.errors import UserError
 
 
 def check(head: nn.Module, x: Tensor, mask: Tensor | None, share: float, autocast: Any) -> None:

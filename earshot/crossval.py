@@ -10,16 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from earshot import closed, metrics, parts, pretrain, sealed
+from earshot import closed, metrics, parts, pretrain
 from earshot.blend import predict
-from earshot.config import TrainingFlags
+from earshot.core import checksums
+from earshot.core.config import TrainingFlags
+from earshot.core.deadline import Deadline, patiently
+from earshot.core.device import Device, autocast, laid_out
+from earshot.core.errors import UserError
+from earshot.core.files import write_text
+from earshot.core.worker_pool import Team
 from earshot.dataset import Rows
-from earshot.deadline import Deadline, patiently
-from earshot.device import Device, autocast, laid_out
-from earshot.devices import Team
-from earshot.errors import UserError
 from earshot.estimate import Paced
-from earshot.files import write_text
 from earshot.parts import Part
 from earshot.run import Run
 from earshot.training import Fitter, Fold
@@ -121,7 +122,7 @@ def _taught(run: Run, rows: Rows, every: list[int], part: Part) -> Rows:
     about = run.config["record"].get("pseudo")
     if not about:
         return rows
-    answers = sealed.read_array(run.folder / ANSWERS)
+    answers = checksums.read_array(run.folder / ANSWERS)
     if answers is None:
         raise UserError(f"{run.folder / ANSWERS} is missing or damaged: run the same command again")
     return rows.taught(answers[len(every) if part.fold is None else every.index(part.fold)], about["weight"])
@@ -358,8 +359,8 @@ def score_test(run: Run, rows: Rows, predict_all: Callable[[], np.ndarray], refi
     known = np.ones(len(truth), dtype=bool) if rows.multilabel else truth >= 0
     if path.exists():
         try:
-            kept = sealed.read(path)
-        except sealed.Damaged as error:
+            kept = checksums.read(path)
+        except checksums.Damaged as error:
             run.log(f"{error}: the hold-out is scored again")
             kept = {}
         if (
@@ -382,7 +383,7 @@ def score_test(run: Run, rows: Rows, predict_all: Callable[[], np.ndarray], refi
         f"{run.folder.name}, hold-out, {of}\n\n"
         + metrics.report(probabilities[known], truth[known], run.classes),
     )
-    sealed.write(path, found)
+    checksums.write(path, found)
     return found
 
 

@@ -11,15 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from earshot import memory, windows
+from earshot import windows
 from earshot.cache import Cache
-from earshot.config import TrainingFlags
-from earshot.device import Device
-from earshot.errors import UserError
+from earshot.core import memory
+from earshot.core.config import TrainingFlags
+from earshot.core.device import Device
+from earshot.core.errors import UserError
 from earshot.loading import loader
 
 if TYPE_CHECKING:
-    from earshot.config import TrainingFlags
+    from earshot.core.config import TrainingFlags
 
 RESIDENT = 0.25  # share of the device's free memory that a split may take to be kept there
 BLOCK = 1 << 24  # bytes of a cache that are copied at a time

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from earshot.errors import UserError
+from earshot.core.errors import UserError
 
 if TYPE_CHECKING:
     import soundfile

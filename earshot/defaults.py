@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from earshot import attached, extractors
-from earshot.errors import UserError
+from earshot import extractors
+from earshot.core import kaggle_paths
+from earshot.core.errors import UserError
 
 RECIPE = "itmo2025_tokens"
 
@@ -26,8 +27,8 @@ def found(out: str) -> tuple[Path | None, str]:
         )
     if here:
         return here[0], f"the only one in {out}/"
-    there = attached.competition()
-    return there, "attached" if there else f"in {out}/" + (", none attached" if attached.root() else "")
+    there = kaggle_paths.competition()
+    return there, "attached" if there else f"in {out}/" + (", none attached" if kaggle_paths.root() else "")
 
 
 def competition(out: str) -> str:
@@ -57,7 +58,7 @@ def features(competition: str | None, weighted: bool) -> tuple[str | None, str |
 
 def only_attached(name: str, other: str) -> bool:
     """Are the weights of the one extractor attached, and those of the other neither attached nor here?"""
-    place = attached.root()
+    place = kaggle_paths.root()
     if place is None:
         return False
     first, second = (

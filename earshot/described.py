@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from earshot.config import TrainingFlags
-from earshot.errors import UserError
+from earshot.core.config import TrainingFlags
+from earshot.core.errors import UserError
 
 if TYPE_CHECKING:
     import torch

@@ -6,9 +6,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from earshot import cache, sealed, shards, space
-from earshot.earlier_outputs import copy_file, folders
-from earshot.fingerprint import fingerprint
+from earshot import cache, shards
+from earshot.core import checksums, disk_space
+from earshot.core.earlier_outputs import copy_file, folders
+from earshot.core.fingerprint import fingerprint
 from earshot.manifest import fault
 
 if TYPE_CHECKING:
@@ -51,19 +52,19 @@ def adopt_cache(plan: Plan, given: str | None) -> list[str]:
 
 def _whole(plan: Plan, folder: Path) -> list[str]:
     try:
-        manifest = sealed.read(folder / cache.MANIFEST)
+        manifest = checksums.read(folder / cache.MANIFEST)
         wrong = fault(manifest) or (
             "was made from something else" if fingerprint(manifest["record"]) != plan.fingerprint else None
         )
         if wrong:
-            raise sealed.Damaged(f"{folder / cache.MANIFEST} {wrong}")
+            raise checksums.Damaged(f"{folder / cache.MANIFEST} {wrong}")
         sums = manifest["sha256"]
         total = sum((folder / name).stat().st_size for name in sums if (folder / name).is_file())
-        space.check(plan.folder, total, total)
+        disk_space.check(plan.folder, total, total)
         for name, wanted in sums.items():
             copy_file(folder / name, plan.folder / name, wanted)
         copy_file(folder / cache.MANIFEST, plan.folder / cache.MANIFEST)  # last: it makes the rest a cache
-    except sealed.Damaged as error:
+    except checksums.Damaged as error:
         return [f"{error}: the earlier cache is not taken"]
     return [f"taken from an earlier session: the finished cache {folder}"]
 
@@ -75,16 +76,16 @@ def _shards(plan: Plan, folder: Path) -> list[str]:
         if part.seal.exists() or not source.is_file():
             continue
         try:
-            found = sealed.read(source)
+            found = checksums.read(source)
             if found.get("fingerprint") != plan.fingerprint:
                 continue
             sums = found.get("sha256")
             wanted = sums.get(part.path.name) if isinstance(sums, dict) else None
             if not isinstance(wanted, str):
-                raise sealed.Damaged(f"{source} does not vouch for {part.path.name}")
+                raise checksums.Damaged(f"{source} does not vouch for {part.path.name}")
             copy_file(folder / "shards" / part.path.name, part.path, wanted)
             copy_file(source, part.seal)
             taken += part.last - part.first
-        except sealed.Damaged as error:
+        except checksums.Damaged as error:
             notes.append(f"{error}: not taken")
     return [*notes, f"taken from an earlier session: {taken} clips of {folder}"] if taken else notes

@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from earshot.deadline import LONG, clock
-from earshot.space import human
+from earshot.core.deadline import LONG, clock
+from earshot.core.disk_space import human
 
 if TYPE_CHECKING:
-    from earshot.deadline import Deadline
+    from earshot.core.deadline import Deadline
 
 MEASURED = 2.0  # seconds of training before an estimate is worth something
 

@@ -13,15 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from earshot import cache, columns, copies, devices, extractors, hidden, joining, sealed, space
+from earshot import cache, columns, copies, extractors, hidden, joining
 from earshot.audio import BadAudio, read, stretch
-from earshot.deadline import LONG, Deadline, clock, patiently
-from earshot.device import Device, out_of_memory
-from earshot.errors import UserError
-from earshot.files import clear_temporary, empty
+from earshot.core import checksums, disk_space, worker_pool
+from earshot.core.deadline import LONG, Deadline, clock, patiently
+from earshot.core.device import Device, out_of_memory
+from earshot.core.disk_space import human
+from earshot.core.errors import UserError
+from earshot.core.files import clear_temporary, empty
 from earshot.plan import Plan, of_cache
 from earshot.shards import Part, parts
-from earshot.space import human
 
 SAY_SECONDS = 20.0  # between two lines where there is no terminal
 
@@ -56,7 +57,7 @@ class Worker:
         for part, prepared in _prepared(self.plan, todo, self.extractor, self.pool):
             content, self.batch_size = _features(self.plan, part, prepared, self.extractor, self.batch_size)
             cache.dump(part.path, content)
-            sealed.write(
+            checksums.write(
                 part.seal, {"fingerprint": self.plan.fingerprint, "precision": self.precision}, part.path.name
             )
             now = time.perf_counter()
@@ -105,7 +106,7 @@ def run(
             pass
         elif len(on) > 1:
             stack.enter_context(patiently())
-            team = stack.enter_context(devices.Team(on, Worker, arguments, plan.folder))
+            team = stack.enter_context(worker_pool.Team(on, Worker, arguments, plan.folder))
             form, work = team.ready()[0], team.run
         else:
             worker = stack.enter_context(contextlib.closing(Worker(on[0], *arguments)))
@@ -117,7 +118,7 @@ def run(
         if fresh:
             empty(plan.folder, first=cache.MANIFEST)  # what a kill leaves then belongs to nobody
         clear_temporary(plan.folder)
-        sealed.write(plan.folder / cache.MANIFEST, {**joining.head(plan), "complete": False})
+        checksums.write(plan.folder / cache.MANIFEST, {**joining.head(plan), "complete": False})
         (plan.folder / "shards").mkdir(exist_ok=True)
         if todo and not fresh:  # only now is it known for sure what shards look like
             waiting = {part.path for part in todo}
@@ -131,7 +132,7 @@ def run(
             missing = sum(part.last - part.first for part in todo)
         if todo:
             shapes = {view: shape for view, shape, _ in form[0]}
-            print(space.check(plan.folder, *of_cache(plan, shapes, everything, missing)), flush=True)
+            print(disk_space.check(plan.folder, *of_cache(plan, shapes, everything, missing)), flush=True)
         bar = stack.enter_context(_Bar(everything, missing, len(on)))
         # last: which clips can be heard is known then
         copied = [part for part in todo if part.split == copies.NAME]
@@ -202,7 +203,7 @@ def missing_parts(plan: Plan) -> list[Part]:
         reason = None
         if part.seal.exists():
             try:
-                found = sealed.read(part.seal, part.path.name).get("fingerprint")
+                found = checksums.read(part.seal, part.path.name).get("fingerprint")
                 content = cache.load(part.path)
                 wrong = columns.shard_fault(content, part.first, part.last, clips, part.split == copies.NAME)
                 if wrong:

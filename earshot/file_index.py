@@ -10,8 +10,8 @@ from collections import Counter
 from functools import cache
 from pathlib import Path
 
-from earshot.errors import UserError
-from earshot.files import is_audio
+from earshot.core.errors import UserError
+from earshot.core.files import is_audio
 
 
 def strip_suffix(name: str) -> str:

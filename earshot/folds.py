@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from earshot.errors import UserError
+from earshot.core.errors import UserError
 
 
 def assign(

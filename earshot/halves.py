@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from earshot import extractors, sealed
-from earshot.errors import UserError
+from earshot import extractors
+from earshot.core import checksums
+from earshot.core.errors import UserError
 
 if TYPE_CHECKING:
-    from earshot.device import Device
+    from earshot.core.device import Device
     from earshot.plan import Plan
 
 SHAPE = (1214, 768, 3072)  # tokens, inputs and outputs of AST's largest product
@@ -56,8 +57,8 @@ def of_shards(plan: Plan, kind: str) -> str | None:
     none."""
     for path in sorted((plan.folder / "shards").glob("*.json")):
         try:
-            seal = sealed.read(path)
-        except sealed.Damaged:
+            seal = checksums.read(path)
+        except checksums.Damaged:
             continue  # it will be made again
         if seal.get("fingerprint") == plan.fingerprint and str(seal.get("precision")).startswith(f"{kind} "):
             return seal["precision"].partition(" ")[2]

@@ -13,11 +13,11 @@ import numpy as np
 from earshot import blend, loose
 from earshot.audio import BadAudio
 from earshot.blend import predict, predictors
+from earshot.core.device import Device, autocast
+from earshot.core.files import digest_of
 from earshot.dataset import Rows
-from earshot.device import Device, autocast
 from earshot.extract import decode
 from earshot.extractors.base import ClipFeatures
-from earshot.files import digest_of
 from earshot.members import Member
 from earshot.run import Run, decided
 

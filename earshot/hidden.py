@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from earshot import cache, extractors, sealed
-from earshot.config import with_defaults
-from earshot.errors import UserError
+from earshot import cache, extractors
+from earshot.core import checksums
+from earshot.core.config import with_defaults
+from earshot.core.errors import UserError
 
 if TYPE_CHECKING:
     from earshot.competition import Competition
@@ -85,5 +86,5 @@ def give_up(plan: Plan, todo: list[Part], form: tuple) -> int:
                 "meta": {"fingerprint": plan.fingerprint, "span": span},
             },
         )
-        sealed.write(part.seal, {"fingerprint": plan.fingerprint, "precision": "none"}, part.path.name)
+        checksums.write(part.seal, {"fingerprint": plan.fingerprint, "precision": "none"}, part.path.name)
     return sum(part.last - part.first for part in todo)

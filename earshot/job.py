@@ -11,21 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from earshot import crossval, dataset, devices, folds, parts, probe, pseudo, run_resume, space
-from earshot.attached import pretrained, root
+from earshot import crossval, dataset, folds, parts, probe, pseudo, run_resume
 from earshot.cache import Cache
-from earshot.config import Recipe, RunFlags, TrainingFlags, TrainMachineFlags
+from earshot.core import disk_space, worker_pool
+from earshot.core.config import Recipe, RunFlags, TrainingFlags, TrainMachineFlags
+from earshot.core.deadline import Deadline
+from earshot.core.device import Device
+from earshot.core.disk_space import SLACK
+from earshot.core.errors import UserError
+from earshot.core.files import by_content, digest_of, empty
+from earshot.core.fingerprint import fingerprint, recorded
+from earshot.core.kaggle_paths import pretrained, root
 from earshot.dataset import Rows
-from earshot.deadline import Deadline
-from earshot.device import Device
-from earshot.errors import UserError
-from earshot.files import by_content, digest_of, empty
-from earshot.fingerprint import fingerprint, recorded
 from earshot.run import CONFIG, Run, about, decided
-from earshot.space import SLACK
 
 if TYPE_CHECKING:
-    from earshot.config import TrainingFlags
+    from earshot.core.config import TrainingFlags
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ class Job:
         if settings.seeds > 1 and hasattr(fresh, "solve"):
             self.settings = settings = replace(settings, seeds=1)
             self.notes.append(f"seeds: one, {what.name} is fitted at once and the same with all of them")
-        self.several = devices.choose(machine.device, settings.precision)
+        self.several = worker_pool.choose(machine.device, settings.precision)
         self.at = self.several[0]
         self.load = partial(
             dataset.training_rows,
@@ -219,7 +220,7 @@ class Job:
             run.log(note)
         run.log(
             f"folds: {self.whose}; {len(rows.ids)} clips, {len(rows)} windows; device: "
-            f"{devices.about(self.several)}"
+            f"{worker_pool.about(self.several)}"
         )
         return run
 
@@ -228,7 +229,9 @@ class Job:
         ran out, at a safe point."""
         every = parts.of_run(self.record["training"], wanted)
         run.log(
-            space.check(run.folder, *of_run(self.stored, len(every), len(run.missing(every)), self.settings))
+            disk_space.check(
+                run.folder, *of_run(self.stored, len(every), len(run.missing(every)), self.settings)
+            )
         )
         several: list[Device] = [replace(self.at, name=one.name) for one in self.several]
         return crossval.train(

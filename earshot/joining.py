@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from earshot import __version__, cache, copies, manifest, sealed
-from earshot.errors import UserError
-from earshot.files import write_bytes
+from earshot import __version__, cache, copies, manifest
+from earshot.core import checksums
+from earshot.core.errors import UserError
+from earshot.core.files import write_bytes
 from earshot.shards import Shards
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def join(plan: Plan, parts: list[Part]) -> None:
             write_bytes(folder / f"{name}.csv", Path(source).read_bytes())
     names = [f"{name}.pkl" for name in [*splits, *augmented]] + ["unique_labels.pkl", "bad_audio.csv"]
     names += [f"{name}.csv" for name in ("sample_submission", "solution") if getattr(plan.competition, name)]
-    sealed.write(
+    checksums.write(
         folder / cache.MANIFEST,
         {
             **head(plan),

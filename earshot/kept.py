@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from earshot import sealed
-from earshot.errors import UserError
-from earshot.files import digest_of, empty, locked, plain_name
+from earshot.core import checksums
+from earshot.core.errors import UserError
+from earshot.core.files import digest_of, empty, locked, plain_name
 from earshot.oof import Oof
 from earshot.run import CONFIG, Run
 
@@ -88,7 +88,7 @@ def write(
     run.config = {"record": {"classes": classes, "task": "multilabel" if multilabel else "single"}}
     known = oof.folds >= 0
     run.write_oof("oof", oof.ids[known], oof.folds[known], oof.labels[known], oof.probabilities[known])
-    sealed.write(
+    checksums.write(
         folder / NAME,
         {
             "members": [os.path.relpath(member.resolve(), folder.resolve()) for member in used],
@@ -116,8 +116,8 @@ def read(folder: Path) -> dict[str, Any]:
         UserError: it is damaged, or what blending needs is not there.
     """
     try:
-        found = sealed.read(folder / NAME, OOF)
-    except sealed.Damaged as error:
+        found = checksums.read(folder / NAME, OOF)
+    except checksums.Damaged as error:
         raise UserError(f"{error}: blend anew with predict.py --blend auto --name {folder.name}") from None
     count = len(found["members"]) if isinstance(found.get("members"), list) else 0
     whole = (

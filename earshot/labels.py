@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from earshot.errors import UserError
+from earshot.core.errors import UserError
 
 # In order of preference where a csv has several of them.
 LABEL_NAMES = (

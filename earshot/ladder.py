@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from earshot import closed, config, job, probe
+from earshot import closed, job, probe
 from earshot.cache import Cache
-from earshot.errors import UserError
+from earshot.core import config
+from earshot.core.errors import UserError
 
 BASELINES = ("logistic", "svm", "knn")
 # Baselines take seconds. On log-mel, statistics over time and a support vector machine reach more than most

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from earshot import labels, placeholder, stretches, tables
-from earshot.errors import UserError
+from earshot import labels, placeholder, stretches
+from earshot.core import csv_table
+from earshot.core.csv_table import shown, some
+from earshot.core.errors import UserError
+from earshot.core.files import is_audio
 from earshot.file_index import Files, words
-from earshot.files import is_audio
-from earshot.tables import shown, some
 
 ESC_COLUMNS = {"filename", "fold", "target", "category"}
 NOT_TRAIN_CSVS = ("solution.csv", "bad_audio.csv")
@@ -110,7 +111,7 @@ def recognise(root: Path, train_csv=None, id_column=None, label_column=None, tas
     frames, broken = {}, None
     for c in others:
         try:
-            frames[c] = tables.read(files.root / c)
+            frames[c] = csv_table.read(files.root / c)
         except UserError as error:  # of a csv that may have nothing to do with the clips
             broken = broken or error
     others = list(frames)
@@ -173,10 +174,10 @@ def from_csv(
     files: Files, csv: Path, sample: str | None, tests: list[str], id_column, label_column, task
 ) -> Layout:
     """A train csv beside audio, with or without a sample submission or a test csv."""
-    frame = need_rows(tables.read(csv), csv)
-    frame = frame.drop(columns=tables.nameless(frame))
-    sample_frame = tables.read(files.root / sample) if sample else None
-    if sample and tables.nameless(sample_frame):
+    frame = need_rows(csv_table.read(csv), csv)
+    frame = frame.drop(columns=csv_table.nameless(frame))
+    sample_frame = csv_table.read(files.root / sample) if sample else None
+    if sample and csv_table.nameless(sample_frame):
         raise UserError(
             f"{files.root / sample} has a column without a name: if it only counts the rows, take it out"
         )
@@ -240,8 +241,8 @@ def from_csv(
         parts.append(asked_rows(files, sample_frame, files.root / sample, clips, found))
     elif len(tests) == 1:
         test = tests[0]
-        test_frame = need_rows(tables.read(files.root / test), files.root / test)
-        test_frame = test_frame.drop(columns=tables.nameless(test_frame))
+        test_frame = need_rows(csv_table.read(files.root / test), files.root / test)
+        test_frame = test_frame.drop(columns=csv_table.nameless(test_frame))
         test_id = (
             train_id
             if train_id in test_frame.columns

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from earshot import metrics
-from earshot.deadline import clock
-from earshot.files import write_text
+from earshot.core.deadline import clock
+from earshot.core.files import write_text
 
 NAME = "leaderboard.csv"
 BEFORE, AFTER = ("run", "recipe", "features", "view", "folds"), ("seconds", "status")

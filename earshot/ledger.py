@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from earshot.errors import UserError
-from earshot.files import digest, read_json, replacing
+from earshot.core.errors import UserError
+from earshot.core.files import digest, read_json, replacing
 
 if TYPE_CHECKING:
     from earshot.run import Run
@@ -44,9 +44,9 @@ def read(path: Path) -> list[dict[str, str]]:
     """
     if not path.exists():
         return []
-    from earshot import tables
+    from earshot.core import csv_table
 
-    table = tables.read(path)
+    table = csv_table.read(path)
     if not {"sha256", "file"} <= set(table.columns):
         raise UserError(
             f"{path} is no ledger (it has no column sha256): move it away, the next submission begins a new "

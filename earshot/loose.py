@@ -10,11 +10,11 @@ import numpy as np
 from earshot import extractors
 from earshot.audio import AudioSettings
 from earshot.competition import AUDIO_SUFFIXES
-from earshot.config import with_defaults
-from earshot.device import Device
-from earshot.errors import UserError
+from earshot.core.config import with_defaults
+from earshot.core.device import Device
+from earshot.core.errors import UserError
+from earshot.core.files import digest, digest_of
 from earshot.extract import decode
-from earshot.files import digest, digest_of
 from earshot.run import Run
 from earshot.shards import SHARD
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from earshot.config import TrainingFlags
+    from earshot.core.config import TrainingFlags
     from earshot.dataset import Rows
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from earshot import cache
-from earshot.config import CompetitionFlags, ExtractionFlags, Recipe
-from earshot.errors import UserError
+from earshot.core.config import CompetitionFlags, ExtractionFlags, Recipe
+from earshot.core.errors import UserError
 from earshot.manifest import settings_fault
 
 # They say where from, or how fast, not how.

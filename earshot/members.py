@@ -12,7 +12,7 @@ import numpy as np
 
 from earshot import blending, kept, run_resume
 from earshot.blending import Blended, Fitted
-from earshot.errors import UserError
+from earshot.core.errors import UserError
 from earshot.oof import Oof, of_run, read_oof
 from earshot.run import CONFIG, Run
 

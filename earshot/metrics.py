@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 
-from earshot.errors import UserError
+from earshot.core.errors import UserError
 
 COUNTED = ("f1_macro", "f1_micro", "f1_weighted", "accuracy", "balanced_accuracy")
 OF_SEVERAL = tuple(name for name in COUNTED if name != "accuracy")  # of clips with several labels

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from earshot.audio import BadAudio
-from earshot.errors import UserError
+from earshot.core.errors import UserError
 from earshot.hearing import Hearing
 
 EVERY = 1.0  # seconds between two answers, at least

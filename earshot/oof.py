@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from earshot import parts
-from earshot.errors import UserError
+from earshot.core.errors import UserError
 from earshot.run import Run
 
 
@@ -33,10 +33,10 @@ class Oof:
 
 def read_oof(folder: Path, name: str, classes: list[str], multilabel: bool) -> Oof:
     """What `Run.write_oof` wrote; UserError where it is something else."""
-    from earshot import tables
+    from earshot.core import csv_table
 
     path = folder / f"{name}.csv"
-    frame = tables.read(path)
+    frame = csv_table.read(path)
     wrong = UserError(f"{path} is not the out-of-fold predictions of {folder}: run again what made it")
     number = {label: index for index, label in enumerate(classes)}
     if len(frame.columns) != 3 + len(classes) or not frame["id"].is_unique:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from earshot.config import TrainingFlags
+    from earshot.core.config import TrainingFlags
 
 
 def optimizer(head: torch.nn.Module, settings: TrainingFlags) -> torch.optim.Optimizer:

@@ -15,8 +15,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from earshot import attached
-from earshot.errors import UserError
+from earshot.core import kaggle_paths
+from earshot.core.errors import UserError
 
 REQUIREMENTS = Path(__file__).resolve().parents[1] / "requirements.txt"
 # pictures, up- and downloads: features, training and submissions do without
@@ -63,7 +63,7 @@ def unfit() -> list[tuple[Any, str]]:
 
 def wheels() -> list[Path]:
     """The attached folders that hold wheels."""
-    return [one.path for one in attached.folders() if any(name.endswith(".whl") for name in one.names)]
+    return [one.path for one in kaggle_paths.folders() if any(name.endswith(".whl") for name in one.names)]
 
 
 def install() -> list[str]:

@@ -10,14 +10,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from earshot import files, listen, spectrogram
+from earshot import listen, spectrogram
+from earshot.core import files
+from earshot.core.files import clear_temporary, write_bytes
 from earshot.decode import BadAudio
-from earshot.files import clear_temporary, write_bytes
 from earshot.labels import each
 
 if TYPE_CHECKING:
     from earshot.competition import Competition
-    from earshot.deadline import Deadline
+    from earshot.core.deadline import Deadline
 
 FOLDER = "Spectrogram"
 NONE = "_no label"

@@ -11,19 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from earshot import attached, cache, copies, extractors, sealed, verified
-from earshot.config import AugmentFlags
-from earshot.errors import UserError
-from earshot.files import digest_of
-from earshot.fingerprint import differences, fingerprint
+from earshot import cache, copies, extractors
+from earshot.core import checksums, digest_cache, kaggle_paths
+from earshot.core.config import AugmentFlags
+from earshot.core.disk_space import SLACK
+from earshot.core.errors import UserError
+from earshot.core.files import digest_of
+from earshot.core.fingerprint import differences, fingerprint
 from earshot.manifest import fault
 from earshot.sources import Sources
-from earshot.space import SLACK
 
 if TYPE_CHECKING:
     from earshot.audio import AudioSettings
     from earshot.competition import Competition
-    from earshot.config import WindowFlags
+    from earshot.core.config import WindowFlags
     from earshot.extractors.base import Window
 
 DENSER = 10  # compressed files among others that are not hold about so many times the seconds of their bytes
@@ -138,7 +139,7 @@ def make(
     if not files:
         module.fetch(settings, weights)
         files = module.weights_files(settings, weights)
-    place = attached.root()
+    place = kaggle_paths.root()
     if files and place is not None and files[0].is_relative_to(place):
         notes.append(f"weights: {files[0] if len(files) == 1 else files[0].parent}, attached")
     record = {
@@ -266,7 +267,7 @@ def state(plan: Plan) -> str:
     try:
         manifest = cache.peek(path)
         if isinstance(manifest, dict) and manifest.get("version") == cache.VERSION:
-            manifest = sealed.read(path)
+            manifest = checksums.read(path)
     except UserError as error:
         return _set_aside(path, str(error).partition(f": {cache.MEND}")[0])
     if not isinstance(manifest, dict) or not isinstance(manifest.get("record"), dict):
@@ -288,7 +289,7 @@ def state(plan: Plan) -> str:
         return _set_aside(path, f"{path} {wrong}")
     if not manifest.get("complete"):
         return "started"
-    digests = verified.digests(plan.folder, list(manifest["sha256"]))
+    digests = digest_cache.digests(plan.folder, list(manifest["sha256"]))
     broken = [name for name, wanted in manifest["sha256"].items() if digests[name] != wanted]
     for name in broken:
         _set_aside(

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from earshot.device import Device, autocast, laid_out
+from earshot.core.device import Device, autocast, laid_out
 from earshot.loss import Criterion, loss_of
 
 if TYPE_CHECKING:
-    from earshot.config import TrainingFlags
+    from earshot.core.config import TrainingFlags
     from earshot.dataset import Rows
 
 TINY = 1e8  # operations of a training step below which a second thread costs more than it does,

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from earshot.deadline import clock
+from earshot.core.deadline import clock
 
 if TYPE_CHECKING:
-    from earshot.config import TrainingFlags
+    from earshot.core.config import TrainingFlags
     from earshot.parts import Part
 
 

@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from earshot import blend, dataset, earlier_outputs, parts, run_cache, sealed
+from earshot import blend, dataset, parts, run_cache
 from earshot.cache import Cache
-from earshot.config import RunFlags
+from earshot.core import checksums, earlier_outputs
+from earshot.core.config import RunFlags
+from earshot.core.device import Device
+from earshot.core.errors import UserError
 from earshot.crossval import ANSWERS
-from earshot.device import Device
-from earshot.errors import UserError
 from earshot.run import CONFIG, Run, decided
 
 
@@ -75,7 +76,7 @@ def teach(
     Raises:
         UserError: the other run is not finished, or its cache holds other clips.
     """
-    if not flags.pseudo or sealed.read_array(run.folder / ANSWERS) is not None:
+    if not flags.pseudo or checksums.read_array(run.folder / ANSWERS) is not None:
         return
     other = teacher(flags, continue_from)
     training = other.config["record"]["training"]
@@ -110,7 +111,7 @@ def teach(
         for number in numbers
     ]
     answers = np.stack([*found, np.mean(found, 0)]).astype(np.float32)[:, order]
-    sealed.write_array(run.folder / ANSWERS, answers)
+    checksums.write_array(run.folder / ANSWERS, answers)
     sure = float(np.nanmean(answers[-1].max(1)))
     run.log(
         f"pseudo-labels: {other.folder} answers {len(order)} clips, each fold's by that fold's model alone; "

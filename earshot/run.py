@@ -12,19 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from earshot import described, parts, plainyaml
+from earshot import described, parts
 from earshot.cache import Cache
 from earshot.checkpoint import FoldFolder
-from earshot.device import Device
-from earshot.errors import UserError
-from earshot.files import (
-    append_text,
-    clear_temporary,
-    digest_of,
-    write_json,
-    write_text,
-)
-from earshot.fingerprint import differences, fingerprint, plain
+from earshot.core import plain_yaml
+from earshot.core.device import Device
+from earshot.core.errors import UserError
+from earshot.core.files import append_text, clear_temporary, digest_of, write_json, write_text
+from earshot.core.fingerprint import differences, fingerprint, plain
 from earshot.parts import Part
 
 if TYPE_CHECKING:
@@ -95,7 +90,7 @@ class Run:
         return run
 
     def _read(self) -> None:
-        found = plainyaml.read(self.folder / CONFIG)
+        found = plain_yaml.read(self.folder / CONFIG)
         if not isinstance(found, dict) or not isinstance(found.get("record"), dict):
             raise UserError(f"{self.folder / CONFIG} is damaged: start over with --fresh")
         checksum = found.pop("checksum", None)

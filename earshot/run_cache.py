@@ -6,8 +6,8 @@ from pathlib import Path
 
 from earshot import run_resume
 from earshot.cache import Cache
-from earshot.errors import UserError
-from earshot.fingerprint import differences
+from earshot.core.errors import UserError
+from earshot.core.fingerprint import differences
 from earshot.run import Run
 
 

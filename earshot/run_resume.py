@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from earshot import cache, parts, space
+from earshot import cache, parts
+from earshot.core import disk_space
+from earshot.core.earlier_outputs import copy_file, folders
+from earshot.core.errors import UserError
+from earshot.core.files import digest_of, standing
+from earshot.core.fingerprint import differences, plain
 from earshot.earlier import caches
-from earshot.earlier_outputs import copy_file, folders
-from earshot.errors import UserError
-from earshot.files import digest_of, standing
-from earshot.fingerprint import differences, plain
 from earshot.run import CONFIG, Run
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def adopt_run(folder: Path, record: dict[str, Any], given: str | None, named: bo
                     if path.is_file() and not path.is_symlink()
                 ]
         total = sum(path.stat().st_size for path, _ in pairs)
-        space.check(folder, total, total)
+        disk_space.check(folder, total, total)
         # the settings last: they make the rest a run
         for path, target in [*pairs, (source / CONFIG, folder / CONFIG)]:
             copy_file(path, target)

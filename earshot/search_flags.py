@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import get_type_hints
 
-from earshot import config
+from earshot.core import config
 
 # not the other way round: recipes read the annotation's text
 Metric = get_type_hints(config.TrainingFlags)["metric"]

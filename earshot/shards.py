@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from earshot import cache, copies, manifest
-from earshot.errors import UserError
+from earshot.core.errors import UserError
 from earshot.plan import Plan
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from earshot import sealed
-from earshot.files import digest
+from earshot.core import checksums
+from earshot.core.files import digest
 
 
 class Sources:
@@ -24,8 +24,8 @@ class Sources:
     def __init__(self, index: Path | str):
         self.index = Path(index)
         try:
-            found = sealed.read(self.index).get("files")
-        except sealed.Damaged:
+            found = checksums.read(self.index).get("files")
+        except checksums.Damaged:
             found = None  # an index is only a shortcut: a damaged one is made anew
         self.known: dict[str, dict] = (
             {path: entry for path, entry in found.items() if _sound(entry)} if isinstance(found, dict) else {}
@@ -91,7 +91,7 @@ class Sources:
     def save(self) -> None:
         """Write the index if anything is new."""
         if self.changed:
-            sealed.write(self.index, {"files": self.known})
+            checksums.write(self.index, {"files": self.known})
             self.changed = False
 
 

@@ -11,8 +11,8 @@ import numpy as np
 from earshot import blend, crossval, dataset, ledger, metrics, submission
 from earshot.blend import predicting
 from earshot.cache import Cache
-from earshot.device import Device
-from earshot.files import check_output
+from earshot.core.device import Device
+from earshot.core.files import check_output
 from earshot.run import Run
 
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from earshot import labels, tables
-from earshot.errors import UserError
-from earshot.files import digest, write_bytes
+from earshot import labels
+from earshot.core import csv_table
+from earshot.core.errors import UserError
+from earshot.core.files import digest, write_bytes
 from earshot.metrics import THRESHOLD
 
 if TYPE_CHECKING:
@@ -239,7 +240,7 @@ def render(
             f"submission refused: the prediction for {ids[~np.isfinite(probabilities).all(1)][0]} is not a "
             "number"
         )
-    sample = tables.read(sample_path) if sample_path else None
+    sample = csv_table.read(sample_path) if sample_path else None
     if multilabel and sample is not None:
         separator = _as_in(sample, columns[0], classes, separator)
     made = build(ids, probabilities, classes, columns, sample, multilabel, separator)
@@ -280,7 +281,7 @@ def score(table: pd.DataFrame, solution_path: Path) -> dict[str, float]:
     """Macro-F1 and accuracy of a submission against a solution csv of the same columns."""
     from sklearn import metrics
 
-    solution = tables.read(solution_path)
+    solution = csv_table.read(solution_path)
     id_column, label_column = solution.columns[:2]
     truth = solution.set_index(id_column)[label_column]
     found = table.set_index(id_column)[label_column].reindex(truth.index)

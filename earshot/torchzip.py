@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from earshot.pickles import Global, Interpreter, Refused
+from earshot.core.pickle_interpreter import Global, Interpreter, Refused
 
 STORAGES = {
     f"{name}Storage": kind

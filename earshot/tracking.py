@@ -11,9 +11,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from earshot import sealed
-from earshot.errors import UserError
-from earshot.files import write_bytes
+from earshot.core import checksums
+from earshot.core.errors import UserError
+from earshot.core.files import write_bytes
 
 if TYPE_CHECKING:
     from earshot.run import Run
@@ -179,8 +179,8 @@ class WeightsAndBiases:
     def __init__(self, run: Run):
         self.run, self.open, self.path = run, None, run.folder / "wandb.json"
         try:
-            self.kept = sealed.read(self.path)
-        except sealed.Damaged:
+            self.kept = checksums.read(self.path)
+        except checksums.Damaged:
             self.kept = {}
 
     def _ready(self) -> Any:
@@ -202,7 +202,7 @@ class WeightsAndBiases:
         return self.open
 
     def _keep(self) -> None:
-        sealed.write(self.path, self.kept)
+        checksums.write(self.path, self.kept)
 
     def see(self, rows: list[dict[str, Any]]) -> None:
         """Send the epochs that are new, each fold against its own epochs."""
@@ -232,7 +232,7 @@ class WeightsAndBiases:
             self._ready()
         import wandb
 
-        from earshot.files import read_json
+        from earshot.core.files import read_json
 
         for kind, found in read_json(run.folder / "scores.json").items():
             self.open.summary.update(

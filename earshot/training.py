@@ -16,18 +16,18 @@ from torch import Tensor, nn
 
 from earshot import augment, crops, metrics, optim, pretrain, probe, windows
 from earshot.blend import predict
+from earshot.core.deadline import clock
+from earshot.core.device import Device, autocast, laid_out, one_thread, out_of_memory
+from earshot.core.errors import UserError
+from earshot.core.seeding import reseed, seed_of
 from earshot.dataset import Rows
-from earshot.deadline import clock
-from earshot.device import Device, autocast, laid_out, one_thread, out_of_memory
-from earshot.errors import UserError
 from earshot.loss import Criterion, loss_of, own_loss
 from earshot.progress import Fold, Progress, line, place, some, value_of
-from earshot.seeding import reseed, seed_of
 
 if TYPE_CHECKING:
     from earshot.checkpoint import FoldFolder
-    from earshot.config import TrainingFlags
-    from earshot.deadline import Deadline
+    from earshot.core.config import TrainingFlags
+    from earshot.core.deadline import Deadline
 
 SAVE_SHARE = 20  # a checkpoint that took a second to write is written at most every 20 seconds,
 # beside the optimiser's tensors: the weights that are trained, where it is their average that predicts

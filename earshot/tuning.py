@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from earshot import closed, metrics
-from earshot.config import TrainingFlags
-from earshot.errors import UserError
-from earshot.files import append_text, empty, read_json
-from earshot.fingerprint import fingerprint
+from earshot.core.config import TrainingFlags
+from earshot.core.errors import UserError
+from earshot.core.files import append_text, empty, read_json
+from earshot.core.fingerprint import fingerprint
 from earshot.job import Head, Job
 from earshot.run import Run
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
 
-    from earshot.deadline import Deadline
+    from earshot.core.deadline import Deadline
 
 DATABASE, STUDY = "tuning.db", "tuning"
 STARTUP = 5  # trials drawn at random before the sampler learns, and before the pruner compares

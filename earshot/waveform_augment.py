@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from earshot.config import AugmentFlags
+    from earshot.core.config import AugmentFlags
 
 FRAME = 0.1  # seconds over which a clip's level is taken
 BLOCK = 256  # such frames at a time

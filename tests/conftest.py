@@ -210,7 +210,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def opened(home: Path) -> dict:
     """The run cnn and the blend both, opened: name -> `Hearing`."""
     import models
-    from earshot import device, hearing, members
+    from earshot import hearing, members
+    from earshot.core import device
 
     with contextlib.chdir(home):
         return {

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import get_features
 import predict
 import train
-from earshot import cli, space
+from earshot.core import cli, disk_space
 
 LOGMEL = ["--extractor", "logmel", "--n-mels", "32", "--device", "cpu", "--workers", "1"]
 TRAIN = [
@@ -95,7 +95,7 @@ def until_done(main, *args: str, size: int, step: int) -> int:
 def main(data: str) -> None:
     """All stages: a calm run on a roomy disk, then on one that is too small, then one that cannot be
     written."""
-    space.check = lambda *any: "not estimated"
+    disk_space.check = lambda *any: "not estimated"
     Path("disk").mkdir()
     stages = [
         (get_features.main, ["--competition", data, *LOGMEL, "--out", "disk/data"], 40),

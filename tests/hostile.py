@@ -284,8 +284,8 @@ def main(folder: Path) -> None:
 
     sys.path.insert(0, str(ROOT))
     from earshot import cache, torchzip
-    from earshot.errors import UserError
-    from earshot.pickles import Refused
+    from earshot.core.errors import UserError
+    from earshot.core.pickle_interpreter import Refused
 
     victim, corpus, admitted = folder / "victim", {}, []
     for index, (name, data) in enumerate(pickles(victim).items()):

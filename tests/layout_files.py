@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from earshot.competition import load
-from earshot.errors import UserError
+from earshot.core.errors import UserError
 
 
 def audio(path: Path, hz: int = 440) -> Path:

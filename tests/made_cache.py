@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from earshot import cache, sealed
-from earshot.files import digest, digest_of
-from earshot.fingerprint import fingerprint
+from earshot import cache
+from earshot.core import checksums
+from earshot.core.files import digest, digest_of
+from earshot.core.fingerprint import fingerprint
 
 
 def make(
@@ -92,7 +93,7 @@ def make(
     cache.dump(folder / "unique_labels.pkl", {"unique_labels": np.array(names)})
     (folder / "bad_audio.csv").write_text("id,split,reason\n")
     files += [folder / "unique_labels.pkl", folder / "bad_audio.csv"]
-    sealed.write(
+    checksums.write(
         folder / cache.MANIFEST,
         {
             "version": cache.VERSION,

@@ -10,7 +10,7 @@ import pytest
 from waves import clips, synthetic, window
 
 from earshot import clip_windows
-from earshot.errors import UserError
+from earshot.core.errors import UserError
 from earshot.extractors import ast, base, frontend
 
 

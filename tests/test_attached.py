@@ -15,16 +15,17 @@ from conftest import make_competition, read_csv, tone
 import get_features
 import predict
 import train
-from earshot import attached, defaults, earlier, extractors, job, run_resume
+from earshot import defaults, earlier, extractors, job, run_resume
 from earshot.competition import load
-from earshot.errors import UserError
+from earshot.core import kaggle_paths
+from earshot.core.errors import UserError
 from earshot.extractors import ast, base
 
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch) -> Path:
     """An empty /kaggle/input, with the working folder beside it as the current one."""
-    attached._walked.cache_clear()
+    kaggle_paths._walked.cache_clear()
     (tmp_path / "input").mkdir()
     (tmp_path / "working").mkdir()
     for name, value in {
@@ -64,18 +65,21 @@ def test_a_competition_wherever_it_is_mounted(place: Path, where: str) -> None:
         "data/sample/logmel/unique_labels.pkl",
         "data/sample/train.csv",
     )
-    assert attached.competition() == place / where and defaults.found("data") == (place / where, "attached")
-    assert attached.called("birds") == str(place / where) and attached.called("competitions/birds") == str(
-        place / where
+    assert kaggle_paths.competition() == place / where and defaults.found("data") == (
+        place / where,
+        "attached",
     )
-    assert attached.called("sample") == "sample" and attached.called("absent") == "absent"
+    assert kaggle_paths.called("birds") == str(place / where) and kaggle_paths.called(
+        "competitions/birds"
+    ) == str(place / where)
+    assert kaggle_paths.called("sample") == "sample" and kaggle_paths.called("absent") == "absent"
     touch(place / "competitions/frogs", "audio/a.wav", "audio/train.csv")
-    attached._walked.cache_clear()
+    kaggle_paths._walked.cache_clear()
     if where.startswith("competitions"):
         with pytest.raises(UserError, match="several competitions are attached.*--competition.*birds.*frogs"):
-            attached.competition()
+            kaggle_paths.competition()
     else:
-        assert attached.competition() == place / "competitions/frogs", (
+        assert kaggle_paths.competition() == place / "competitions/frogs", (
             "what Kaggle calls a competition goes first"
         )
 
@@ -83,7 +87,7 @@ def test_a_competition_wherever_it_is_mounted(place: Path, where: str) -> None:
 def test_weights_by_what_they_are(place: Path) -> None:
     assert ast.weights_files(ast.Settings(), None) == [] and not defaults.only_attached("efficientat", "ast")
     touch(place / "datasets/me/light", "mn04_as_mAP_432.pt")
-    attached._walked.cache_clear()
+    kaggle_paths._walked.cache_clear()
     efficientat = extractors.module("efficientat")
     assert efficientat.weights_files(efficientat.Settings(), None) == [
         place / "datasets/me/light/mn04_as_mAP_432.pt"
@@ -98,7 +102,7 @@ def test_weights_by_what_they_are(place: Path) -> None:
 
     network(place / "datasets/me/codec", "encodec")
     folder = network(place / "datasets/me/my-ast/model")
-    attached._walked.cache_clear()
+    kaggle_paths._walked.cache_clear()
     assert {file.parent for file in ast.weights_files(ast.Settings(), None)} == {folder}
     assert defaults.features("birds", False) == (defaults.RECIPE, None), "ast, the usual one, is there"
     assert ast.WEIGHTS.local("MIT/ast-finetuned-audioset-14-14-0.443") is None, (
@@ -110,11 +114,11 @@ def test_weights_by_what_they_are(place: Path) -> None:
     }
     assert job.located({"weights": None}) == {"weights": None}
     network(place / "datasets/you/second")
-    attached._walked.cache_clear()
+    kaggle_paths._walked.cache_clear()
     with pytest.raises(UserError, match="2 attached folders may be MIT/ast.*--weights.*my-ast.*second"):
         ast.weights_files(ast.Settings(), None)
     named = network(place / "models/mit/ast-finetuned-audioset-10-10-0-4593")
-    attached._walked.cache_clear()
+    kaggle_paths._walked.cache_clear()
     assert {file.parent for file in ast.weights_files(ast.Settings(), None)} == {named}, "its name settles it"
 
 
@@ -173,7 +177,7 @@ def test_the_clips_to_submit_alone_within_the_time(place: Path, capsys) -> None:
     (place / "old").mkdir()
     for name in ("data", "runs"):
         shutil.move(name, place / "old" / name)
-    attached._walked.cache_clear()
+    kaggle_paths._walked.cache_clear()
 
     get_features.main(["--for-run", "a"])  # the same clips
     cached = json.loads(Path("data/tones/logmel_subm/manifest.json").read_text())

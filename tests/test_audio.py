@@ -13,7 +13,7 @@ import soundfile
 
 from earshot import audio, clip_windows
 from earshot.audio import AudioSettings, BadAudio
-from earshot.errors import UserError
+from earshot.core.errors import UserError
 from earshot.extractors.base import Window
 from earshot.plan import _windows
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from earshot import augment
-from earshot.config import TrainingFlags
+from earshot.core.config import TrainingFlags
 
 
 def rng(seed: int = 0) -> np.random.Generator:

@@ -18,8 +18,8 @@ import get_features
 from earshot import cache, clip_windows, copies, extract, plan, waveform_augment
 from earshot.audio import AudioSettings
 from earshot.competition import load
-from earshot.config import AugmentFlags, Recipe
-from earshot.errors import UserError
+from earshot.core.config import AugmentFlags, Recipe
+from earshot.core.errors import UserError
 from earshot.match import mismatches
 from earshot.shards import parts
 

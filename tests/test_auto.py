@@ -16,9 +16,10 @@ from test_restart import contents, kill_when
 import models
 import predict
 import train
-from earshot import contest, job, kept, ladder, metrics, sealed
+from earshot import contest, job, kept, ladder, metrics
 from earshot.cache import Cache
-from earshot.errors import UserError
+from earshot.core import checksums
+from earshot.core.errors import UserError
 
 DRAWN = ["--recipe", "auto", "--device", "cpu"]
 AUTO = [*DRAWN, "--no-report"]
@@ -71,7 +72,7 @@ def test_two_caches_a_blend_and_a_submission(work: Path, capsys: pytest.CaptureF
     found, truth = shares(Path("runs/a/oof.csv"))
     assert np.allclose(found.sum(1), 1, atol=1e-6) and len(found) == 60
     assert abs(metrics.one("f1_macro", found, truth.argmax(1)) - float(rows["a"]["oof_f1_macro"])) < 1e-6
-    told = sealed.read(Path("runs/a/test.json"))
+    told = checksums.read(Path("runs/a/test.json"))
     assert (
         told["clips"] == 9
         and "hold-out, 9 clips" in said
@@ -266,7 +267,7 @@ def test_the_ladder_on_the_sample_competition(tmp_path: Path) -> None:
 
 
 def test_every_recipe_of_the_ladder_is_there() -> None:
-    from earshot.config import load_recipe
+    from earshot.core.config import load_recipe
 
     for names in ladder.LADDER.values():
         assert all(load_recipe(name).head for name in names)
@@ -295,8 +296,8 @@ def test_a_damaged_account_is_made_anew(work: Path, damage: str) -> None:
     path = Path("runs/a") / kept.AUTO
     path.write_text(path.read_text()[:40]) if damage == "cut" else path.unlink()
     train.main(args)
-    assert Path("runs/a/oof.csv").read_bytes() == before and sealed.read(path)["done"]
-    member = sealed.read(Path("runs/a/blend.json"))["members"][0]
+    assert Path("runs/a/oof.csv").read_bytes() == before and checksums.read(path)["done"]
+    member = checksums.read(Path("runs/a/blend.json"))["members"][0]
     shutil.rmtree(Path("runs/a") / member)  # the blend says so instead of predicting without it
     with pytest.raises(UserError, match=f"{member}, which is missing"):
         predict.main(["--runs", "a", "--out", "x.csv", "--device", "cpu"])

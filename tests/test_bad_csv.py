@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from layout_files import refused, rows
 
-from earshot import submission, tables
+from earshot import submission
 from earshot.competition import load
+from earshot.core import csv_table
 
 TRAIN, SAMPLE = b"fname,label\na.wav,owl\nb.wav,jay\nc.wav,owl\n", b"fname,label\nx.wav,jay\ny.wav,jay\n"
 RIGHT = [("a.wav", "owl"), ("b.wav", "jay"), ("c.wav", "owl")]
@@ -100,7 +101,7 @@ def test_read_as_it_is_meant(tmp_path: Path, change) -> None:
         np.eye(2),
         ["jay", "owl"],
         ("fname", "label"),
-        tables.read(root / "sample_submission.csv"),
+        csv_table.read(root / "sample_submission.csv"),
     )
     assert made.to_csv(index=False) == "fname,label\nx.wav,owl\ny.wav,jay\n"
 

@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 import models
-from earshot.config import load_recipe
+from earshot.core.config import load_recipe
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ def test_computed_memory_is_what_the_allocator_hands_out(fake):
 def test_every_recipe_has_a_shape_and_a_head(fake):
     import noise
 
-    from earshot.config import recipe_names
+    from earshot.core.config import recipe_names
 
     # seconds each
     for name in set(recipe_names()) - {"itmo2025", "itmo2025_finetune", "genre_cnn", "ast_finetune"}:
@@ -190,7 +190,7 @@ def test_startup_times_the_first_line_and_ends_the_process(fake, tmp_path):
 def test_the_kit_trains_a_recipe_on_noise(fake, tmp_path):
     import noise
 
-    from earshot.device import choose
+    from earshot.core.device import choose
 
     case = noise.case("small_cnn", channels=[4, 8], blocks=[1, 1])
     fitter = noise.fitter(case, tmp_path, choose("cpu", "fp32"), 64, epochs=1)
@@ -319,6 +319,6 @@ def test_events_and_soundscapes_are_competitions_whose_solution_is_known(monkeyp
 def test_recipes_that_are_fitted_at_once_take_no_steps(fake):
     import noise
 
-    from earshot.config import recipe_names
+    from earshot.core.config import recipe_names
 
     assert set(recipe_names()) - set(noise.trained()) == {"knn", "logistic", "patches", "svm"}

@@ -15,9 +15,10 @@ from conftest import read_csv, refused, script
 import get_features
 import predict
 import train
-from earshot import blending, kept, members, metrics, sealed, submission, tables
+from earshot import blending, kept, members, metrics, submission
 from earshot.cache import Cache
-from earshot.errors import UserError
+from earshot.core import checksums, csv_table
+from earshot.core.errors import UserError
 from earshot.oof import read_oof
 from earshot.run import Run
 
@@ -102,12 +103,12 @@ def test_a_blend_from_the_table_to_the_submission(work: Path) -> None:
     assert shown == pytest.approx(metrics.scores(p, truth)["f1_macro"], abs=6e-5) and np.allclose(
         p.sum(1), 1, atol=1e-6
     )
-    assert shown == pytest.approx(sealed.read(work / "both" / "blend.json", "oof.csv")["score"], abs=6e-5)
+    assert shown == pytest.approx(checksums.read(work / "both" / "blend.json", "oof.csv")["score"], abs=6e-5)
 
     first = Path("submissions/submission.csv").read_bytes()
     cache = Cache(members.open_one(work / "lin").run.config["features_folder"])
-    table = tables.read(Path("submissions/submission.csv"))
-    sample = tables.read(submission.sample_of(cache))
+    table = csv_table.read(Path("submissions/submission.csv"))
+    sample = csv_table.read(submission.sample_of(cache))
     submission.check(table, "fname", sample["fname"].tolist(), list(sample.columns), cache.classes)
     before = {path: path.read_bytes() for path in (work / "both").iterdir()}
     predict.main([*BOTH, "--blend", "auto", "--name", "both"])
@@ -121,7 +122,7 @@ def test_the_weights_and_checkpoints_that_predict(work: Path, capsys: pytest.Cap
     audio alike."""
     predict.main([*BOTH, "--blend", "simplex", "--name", "b"])
     path = work / "b" / "blend.json"
-    value = sealed.read(path)
+    value = checksums.read(path)
     classes = Run.open(work / "lin").classes
     value |= {
         "members": ["../lin", "../mlp"],
@@ -129,7 +130,7 @@ def test_the_weights_and_checkpoints_that_predict(work: Path, capsys: pytest.Cap
         "scale": [2.0] + [1.0] * (len(classes) - 1),
         "fingerprints": [Run.open(work / name).config["fingerprint"] for name in ("lin", "mlp")],
     }
-    sealed.write(path, value, "oof.csv")
+    checksums.write(path, value, "oof.csv")
     whole, asked = members.open_one(work / "b"), []
 
     def ask(run: Run, kind: str) -> np.ndarray:
@@ -162,7 +163,7 @@ def test_the_weights_and_checkpoints_that_predict(work: Path, capsys: pytest.Cap
 def test_blends_of_blends_and_runs_with_fewer_folds(work: Path, capsys: pytest.CaptureFixture) -> None:
     predict.main([*BOTH, "--blend", "mean", "--name", "m"])
     assert (
-        sealed.read(work / "m" / "blend.json")["weights"] == [0.5, 0.5]
+        checksums.read(work / "m" / "blend.json")["weights"] == [0.5, 0.5]
         and "offsets" not in capsys.readouterr().out
     )
     whole, found, common, lines = members.fit(members.open_all(("m", "part", "lin"), "runs"), "auto")
@@ -218,7 +219,7 @@ def test_what_cannot_be_blended(work: Path, names: tuple, flags: tuple, words: s
             shutil.rmtree(other / "fold_2" / "last")
         if names[1] == "lin5":
             np.save(other / "fold_0" / "valid_last.npy", np.load(other / "fold_0" / "valid_last.npy")[::-1])
-            sealed.write(other / "fold_0" / "valid_last.json", {}, "valid_last.npy")
+            checksums.write(other / "fold_0" / "valid_last.json", {}, "valid_last.npy")
     assert words in said(predict.main, ["--runs", *names, "--device", "cpu", *flags])
     assert not Path("submissions/submission.csv").exists()
 
@@ -238,7 +239,7 @@ def test_a_kept_blend_whose_members_went_or_changed(work: Path) -> None:
         predict.main, ["--runs", "b", "--name", "b", "--device", "cpu"]
     )
     path = work / "b" / "blend.json"
-    value = sealed.read(path)
+    value = checksums.read(path)
     for change in (
         {"weights": [1.0]},
         {"weights": [float("nan"), 1.0]},
@@ -249,11 +250,11 @@ def test_a_kept_blend_whose_members_went_or_changed(work: Path) -> None:
         {"classes": 2},
         {"members": [], "weights": [], "fingerprints": []},
     ):
-        sealed.write(path, {**value, **change}, "oof.csv")
+        checksums.write(path, {**value, **change}, "oof.csv")
         assert "blend anew" in said(members.open_one, work / "b"), change
     path.write_text(path.read_text().replace('"classes"', '"class"'))
     assert "runs/b/blend.json is damaged" in said(members.open_one, work / "b")
-    sealed.write(path, value, "oof.csv")
+    checksums.write(path, value, "oof.csv")
     (work / "b" / "oof.csv").write_text("id,fold\n")
     assert "oof.csv is damaged" in said(members.open_one, work / "b")
 

@@ -9,7 +9,7 @@ import pytest
 from earshot import blending, compare, metrics, offsets
 from earshot import metrics as earshot_metrics
 from earshot.blending import METHODS, Fitted, auto
-from earshot.errors import UserError
+from earshot.core.errors import UserError
 
 CLIPS, CLASSES, SEEDS = 400, 10, 4
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from earshot import cache
-from earshot.errors import UserError
+from earshot.core.errors import UserError
 
 
 def content() -> dict:

@@ -12,9 +12,10 @@ import torch
 from test_dataset import made_rows
 from test_fitter import CPU, NEVER, StopsAt, Tiny
 
-from earshot import crossval, sealed
-from earshot.config import TrainingFlags
-from earshot.errors import UserError
+from earshot import crossval
+from earshot.core import checksums
+from earshot.core.config import TrainingFlags
+from earshot.core.errors import UserError
 from earshot.run import Run
 from earshot.training import Fitter, Fold
 
@@ -49,7 +50,7 @@ def contents(folder: Path) -> dict[str, bytes]:
         p.relative_to(folder).as_posix(): p.read_bytes() for pattern in NAMES for p in folder.glob(pattern)
     }
     for name in [name for name in found if name.endswith("state.json")]:
-        state = sealed.read(folder / name)
+        state = checksums.read(folder / name)
         state["progress"]["history"] = [
             {k: v for k, v in row.items() if k != "seconds"} for row in state["progress"]["history"]
         ]
@@ -74,8 +75,8 @@ def halfway(tmp_path_factory) -> Path:
         state = folder / "fold_1" / "last" / "state.json"
         if (
             state.exists()
-            and sealed.read(state)["progress"]["epoch"] == 2
-            and sealed.read(state)["progress"]["step"]
+            and checksums.read(state)["progress"]["epoch"] == 2
+            and checksums.read(state)["progress"]["step"]
         ):
             return folder
     raise AssertionError("no stop fell into the third epoch of fold 1")

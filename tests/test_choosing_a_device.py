@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from earshot import device
-from earshot.errors import UserError
+from earshot.core import device
+from earshot.core.errors import UserError
 
 
 @pytest.fixture

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, make_competition, refused, script
 
-from earshot import cli, config, deadline, extractors
+from earshot import extractors
 from earshot.audio import AudioSettings
-from earshot.config import TrainingFlags, WindowFlags, recipe_names
-from earshot.errors import UserError
+from earshot.core import cli, config, deadline
+from earshot.core.config import TrainingFlags, WindowFlags, recipe_names
+from earshot.core.errors import UserError
 
 
 def parsed(*argv: str, free: str | None = "head"):

@@ -17,14 +17,15 @@ import get_features
 import models
 import predict
 import train
-from earshot import blend, crossval, dataset, extractors, loose, run_cache, sealed, stage, submission
+from earshot import blend, crossval, dataset, extractors, loose, run_cache, stage, submission
 from earshot.cache import Cache, dump
-from earshot.device import Device
-from earshot.errors import UserError
-from earshot.files import digest, digest_of
-from earshot.fingerprint import differences, fingerprint
+from earshot.core import checksums
+from earshot.core.device import Device
+from earshot.core.errors import UserError
+from earshot.core.files import digest, digest_of
+from earshot.core.fingerprint import differences, fingerprint
+from earshot.core.plain_pickle import load
 from earshot.run import Run
-from earshot.unpickle import load
 
 CPU = Device("cpu", "fp32", "cpu")
 TRAIN = ["--recipe", "linear", "--epochs", "1", "--folds", "2", "--device", "cpu"]
@@ -63,14 +64,14 @@ def said(call, *args) -> str:
 
 def rewrite(cache: Path, **changes) -> None:
     """The cache as if it had been made from another record: everything in it agrees with everything else."""
-    manifest = sealed.read(cache / "manifest.json")
+    manifest = checksums.read(cache / "manifest.json")
     record = {**manifest["record"], **changes}
     for path in cache.glob("*.pkl"):
         content = load(path, mmap=False)
         dump(path, {**content, "meta": {**content["meta"], "fingerprint": fingerprint(record)}})
         manifest["sha256"][path.name], manifest["bytes"][path.name] = digest(path), path.stat().st_size
     manifest |= {"record": record, "fingerprint": fingerprint(record)}
-    sealed.write(cache / "manifest.json", manifest)
+    checksums.write(cache / "manifest.json", manifest)
 
 
 def relabel(cache: Path, names: list[str]) -> None:

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from conftest import FLAGS
 
-from earshot import deadline, extract
+from earshot import extract
 from earshot.cache import Cache
-from earshot.errors import UserError
+from earshot.core import deadline
+from earshot.core.errors import UserError
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -10,10 +10,10 @@ import torch
 
 from earshot import dataset
 from earshot.blend import predict
-from earshot.config import TrainingFlags
+from earshot.core.config import TrainingFlags
+from earshot.core.device import Device
+from earshot.core.errors import UserError
 from earshot.dataset import Rows
-from earshot.device import Device
-from earshot.errors import UserError
 from earshot.training import autocast
 from earshot.windows import pool_windows
 

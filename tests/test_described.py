@@ -12,8 +12,9 @@ from test_contract import changed, made, said, work  # noqa: F401
 
 import models
 import predict
-from earshot import described, sealed
-from earshot.errors import UserError
+from earshot import described
+from earshot.core import checksums
+from earshot.core.errors import UserError
 
 PREDICT = ["--runs", "runs/r", "--device", "cpu"]
 
@@ -70,10 +71,10 @@ def test_settings_that_mean_nothing(work: Path, change, words: str) -> None:  # 
 )
 def test_heads_that_cannot_be_or_do_not_fit(work: Path, change, words: str, monkeypatch) -> None:  # noqa: F811
     path = Path("runs/r/fold_0/best/head.json")
-    about = sealed.read(path)
+    about = checksums.read(path)
     about.pop("sha256")
     change(about["head"])
-    sealed.write(path, about, "model.safetensors")
+    checksums.write(path, about, "model.safetensors")
     devices, rebuild = [], models.rebuild
     monkeypatch.setattr(
         models, "rebuild", lambda config: (devices.append(torch.empty(0).device.type), rebuild(config))[1]
@@ -85,10 +86,10 @@ def test_heads_that_cannot_be_or_do_not_fit(work: Path, change, words: str, monk
 
 def test_weights_of_another_head(work: Path) -> None:  # noqa: F811
     folder = Path("runs/r/fold_0/best")
-    about = sealed.read(folder / "head.json")
+    about = checksums.read(folder / "head.json")
     about.pop("sha256")
     save_file({"other": torch.zeros(2)}, folder / "model.safetensors")
-    sealed.write(folder / "head.json", about, "model.safetensors")
+    checksums.write(folder / "head.json", about, "model.safetensors")
     assert "it is another run's" in said(predict.main, PREDICT)
 
 

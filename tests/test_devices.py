@@ -19,11 +19,12 @@ import torch
 from conftest import ROOT, make_competition, refused, script
 from test_restart import contents
 
-from earshot import device, devices, estimate, extract
-from earshot.deadline import Deadline
-from earshot.device import Device
-from earshot.errors import UserError
-from earshot.files import locked
+from earshot import estimate, extract
+from earshot.core import device, worker_pool
+from earshot.core.deadline import Deadline
+from earshot.core.device import Device
+from earshot.core.errors import UserError
+from earshot.core.files import locked
 
 EXTRACT = ("--extractor", "logmel", "--n-mels", "96", "--hop-length", "64", "--workers", "2")
 TRAIN = (
@@ -267,7 +268,7 @@ def team(
 ) -> tuple[bool, list[int]]:
     """Run tasks in two processes."""
     found: list[int] = []
-    with locked(folder, "it"), devices.Team([HERE, HERE], say_twice, (factor,), folder) as workers:
+    with locked(folder, "it"), worker_pool.Team([HERE, HERE], say_twice, (factor,), folder) as workers:
         workers.ready()
         return workers.run(tasks, found.append, deadline or Deadline(None)), sorted(found)
 
@@ -292,8 +293,8 @@ def test_a_team_stops_when_time_is_up_or_one_fails(tmp_path, capsys):
 
 
 def test_devices_are_chosen_by_name(monkeypatch):
-    assert [one.name for one in devices.choose("cpu,cpu")] == ["cpu", "cpu"] and len(
-        devices.choose("cpu")
+    assert [one.name for one in worker_pool.choose("cpu,cpu")] == ["cpu", "cpu"] and len(
+        worker_pool.choose("cpu")
     ) == 1
     kinds = {"auto": "bf16", "cuda:0": "bf16", "cuda:1": "fp16", "cuda:2": "bf16", "cpu": "fp32"}
 
@@ -304,19 +305,19 @@ def test_devices_are_chosen_by_name(monkeypatch):
 
     monkeypatch.setattr(device, "choose", pick)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert [one.name for one in devices.choose()] == ["cuda:0", "cuda:2"]  # those as good as the first
-    assert [(one.name, one.precision) for one in devices.choose("cuda:1, cuda:2")] == [
+    assert [one.name for one in worker_pool.choose()] == ["cuda:0", "cuda:2"]  # those as good as the first
+    assert [(one.name, one.precision) for one in worker_pool.choose("cuda:1, cuda:2")] == [
         ("cuda:1", "fp16"),
         ("cuda:2", "fp16"),
     ]
-    assert "2 devices, a process each: cuda:0" in devices.about(devices.choose())
+    assert "2 devices, a process each: cuda:0" in worker_pool.about(worker_pool.choose())
     for name, words in (
         ("cuda:1,cuda:1", "twice"),
         ("cpu,cuda:1", "not both"),
         ("cuda:0,cuda:3", "no kernels"),
     ):
         with pytest.raises(UserError, match=words):
-            devices.choose(name)
+            worker_pool.choose(name)
 
 
 def test_what_the_rest_will_take_is_said_once(data, tmp_path, capsys, monkeypatch):

@@ -15,9 +15,9 @@ from conftest import read_csv, script
 import doctor
 import get_features
 import train
+from earshot.core.errors import UserError
 from earshot.doctor import clips as clips_of
 from earshot.doctor import duplicates, neighbours, shape, suspects
-from earshot.errors import UserError
 
 RATE, CLASSES, EACH = 8000, ("low", "middle", "high"), 30
 

@@ -14,9 +14,9 @@ from conftest import make_competition, read_csv, refused, script, tone
 
 from earshot import folds, match, optim
 from earshot.cache import Cache
-from earshot.config import TrainingFlags
+from earshot.core.config import TrainingFlags
+from earshot.core.errors import UserError
 from earshot.dataset import Rows
-from earshot.errors import UserError
 
 LINEAR = ("--recipe", "linear", "--epochs", "2", "--folds", "2")
 

@@ -9,7 +9,7 @@ import pytest
 from waves import clips, synthetic, window
 
 from earshot import audio, clip_windows
-from earshot.errors import UserError
+from earshot.core.errors import UserError
 from earshot.extractors import efficientat, frontend
 
 

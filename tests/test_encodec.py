@@ -16,8 +16,8 @@ import predict
 import train
 from earshot import loose
 from earshot.cache import Cache
-from earshot.device import Device
-from earshot.errors import UserError
+from earshot.core.device import Device
+from earshot.core.errors import UserError
 from earshot.extractors import base, encodec
 from earshot.run import Run
 

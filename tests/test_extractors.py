@@ -13,7 +13,7 @@ from conftest import ROOT
 from waves import window
 
 from earshot import extractors
-from earshot.errors import UserError
+from earshot.core.errors import UserError
 from earshot.extractors import base
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from waves import clips, synthetic, window
 
-from earshot.errors import UserError
+from earshot.core.errors import UserError
 from earshot.extractors import fbank
 
 

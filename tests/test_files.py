@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from earshot.errors import UserError
-from earshot.files import empty, locked, recover_folder, replacing, replacing_folder, write_text
+from earshot.core.errors import UserError
+from earshot.core.files import empty, locked, recover_folder, replacing, replacing_folder, write_text
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:

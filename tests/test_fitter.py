@@ -15,8 +15,8 @@ from torch import nn
 
 from earshot.blend import predict
 from earshot.checkpoint import FoldFolder
-from earshot.config import TrainingFlags
-from earshot.device import Device
+from earshot.core.config import TrainingFlags
+from earshot.core.device import Device
 from earshot.loss import Criterion
 from earshot.training import Fitter, Fold, autocast
 

@@ -14,8 +14,8 @@ from torch import nn
 
 from earshot import optim
 from earshot.checkpoint import FoldFolder
-from earshot.config import TrainingFlags
-from earshot.errors import UserError
+from earshot.core.config import TrainingFlags
+from earshot.core.errors import UserError
 from earshot.training import Fitter, Fold
 
 

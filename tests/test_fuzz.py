@@ -15,9 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from layout_files import files
 
-from earshot import cache, competition, sealed, torchzip
-from earshot.errors import UserError
-from earshot.pickles import Refused
+from earshot import cache, competition, torchzip
+from earshot.core import checksums
+from earshot.core.errors import UserError
+from earshot.core.pickle_interpreter import Refused
 
 EXAMPLES = int(os.environ.get("EARSHOT_FUZZ", "150"))
 FUZZ = settings(
@@ -139,13 +140,13 @@ def test_damaged_weights(folder, changes):
 @given(value=VALUES, changes=CHANGES)
 def test_sealed_json(folder, value, changes):
     path = folder / "state.json"
-    sealed.write(path, {"value": value})
-    assert sealed.read(path) == {"value": json.loads(json.dumps(value))}
+    checksums.write(path, {"value": value})
+    assert checksums.read(path) == {"value": json.loads(json.dumps(value))}
     whole = path.read_bytes()
     path.write_bytes(damaged(whole, changes))
     try:
-        found = sealed.read(path)
-    except sealed.Damaged as error:
+        found = checksums.read(path)
+    except checksums.Damaged as error:
         assert "\n" not in str(error)
     else:  # blanks and line ends are no content
         assert found == {"value": json.loads(json.dumps(value))}

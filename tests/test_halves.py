@@ -9,9 +9,10 @@ import pytest
 from conftest import make_competition, refused, script
 from test_ast import tiny_ast
 
-from earshot import halves, sealed
-from earshot.device import Device
-from earshot.errors import UserError
+from earshot import halves
+from earshot.core import checksums
+from earshot.core.device import Device
+from earshot.core.errors import UserError
 
 
 class Plan:
@@ -23,7 +24,7 @@ class Plan:
 
 def shard(folder: Path, number: int, precision: str, fingerprint: str = "f") -> None:
     (folder / "shards").mkdir(exist_ok=True)
-    sealed.write(
+    checksums.write(
         folder / "shards" / f"train-{number:05d}.json", {"fingerprint": fingerprint, "precision": precision}
     )
 

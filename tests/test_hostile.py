@@ -15,11 +15,12 @@ import pytest
 import torch
 from conftest import ROOT
 
-from earshot import cache, config, torchzip
+from earshot import cache, torchzip
 from earshot.cache import Cache
-from earshot.errors import UserError
-from earshot.files import digest
-from earshot.pickles import Refused
+from earshot.core import config
+from earshot.core.errors import UserError
+from earshot.core.files import digest
+from earshot.core.pickle_interpreter import Refused
 from earshot.run import Run
 
 
@@ -109,7 +110,7 @@ def test_nothing_here_loads_pickles() -> None:
 
 def reseal(folder: Path, name: str, change) -> None:
     """A cache's file changed as a stranger would who knows the format: every checksum is right again."""
-    from earshot import sealed
+    from earshot.core import checksums
 
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest.pop("checksum")
@@ -120,7 +121,7 @@ def reseal(folder: Path, name: str, change) -> None:
         content = cache.load(folder / name, mmap=False)
         change(content)
         cache.dump(folder / name, content)
-    sealed.write(folder / "manifest.json", manifest, *sums)
+    checksums.write(folder / "manifest.json", manifest, *sums)
     assert name == "manifest.json" or json.loads((folder / "manifest.json").read_text())["sha256"][
         name
     ] == digest(folder / name)

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 import get_features
 import models
 import train
-from earshot.config import load_recipe
-from earshot.errors import UserError
+from earshot.core.config import load_recipe
+from earshot.core.errors import UserError
 from models.inception_transformer import InceptionBlock, square_grid
 
 ITMO = dict(widths=(8, 12), reduce=4, d_model=16, layers=1, heads=2, feedforward=24)

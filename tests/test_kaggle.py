@@ -13,7 +13,7 @@ import pytest
 from conftest import make_competition, read_csv, refused, script
 from kaggle_stub import KEY, NAME, Stub
 
-from earshot.errors import UserError
+from earshot.core.errors import UserError
 from earshot.kaggle import client, download, submit
 from earshot.kaggle.flags import SubmitFlags
 

@@ -14,7 +14,7 @@ import pytest
 from kaggle_stub import KEY, Stub
 from test_kaggle import naps
 
-from earshot.errors import UserError
+from earshot.core.errors import UserError
 from earshot.kaggle import __main__ as kaggle_main
 from earshot.kaggle import bundle, push
 from earshot.kaggle.flags import PushFlags

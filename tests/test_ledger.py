@@ -12,8 +12,8 @@ import get_features
 import predict
 import train
 from earshot import ledger
-from earshot.errors import UserError
-from earshot.files import digest
+from earshot.core.errors import UserError
+from earshot.core.files import digest
 from earshot.report import ledger as ledger_page
 
 

@@ -8,7 +8,7 @@ from conftest import SHARED
 from waves import clips, real, synthetic, window
 
 from earshot import clip_windows
-from earshot.errors import UserError
+from earshot.core.errors import UserError
 from earshot.extractors import base, logmel
 
 

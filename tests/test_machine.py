@@ -11,9 +11,10 @@ import soundfile
 import torch
 from conftest import make_competition, script, tone
 
-from earshot import attached, device, devices, packages, space
+from earshot import packages
+from earshot.core import device, disk_space, kaggle_paths, worker_pool
+from earshot.core.errors import UserError
 from earshot.doctor import gpu, machine, place
-from earshot.errors import UserError
 
 NO_KERNEL = (
     "CUDA error: no kernel image is available for execution on the device\nCompile with TORCH_USE_CUDA_DSA"
@@ -57,7 +58,7 @@ def test_a_p100_under_a_build_without_its_kernels(monkeypatch) -> None:
     )
     assert "\n" not in said[0]
     with pytest.raises(UserError, match="sm_60"):
-        devices.choose("auto")
+        worker_pool.choose("auto")
     assert device.choose("cpu").name == "cpu"
     cards(monkeypatch, ("Tesla P100-PCIE-16GB", (6, 0)), archs=["sm_50", "sm_60", "sm_70"])
     assert lines(gpu.look())[1] == "ok: device: cuda:0, precision fp32"
@@ -136,7 +137,7 @@ def test_audio_of_every_suffix(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "b.flac", tone(0, 0), 16000)
     (tmp_path / "0.flac").write_bytes(b"fLaC")
     (tmp_path / "c.mp3").write_bytes(b"no music")
-    found = place._examples(attached.walk(tmp_path))
+    found = place._examples(kaggle_paths.walk(tmp_path))
     said = [str(place.decoded(suffix, files)) for suffix, files in found.items()]
     assert [line.split(" (")[0] for line in said] == [
         "ok: audio: .flac decodes",
@@ -178,13 +179,13 @@ def test_packages(monkeypatch, tmp_path: Path) -> None:
 def test_room_on_kaggle(monkeypatch, tmp_path: Path) -> None:
     """What Kaggle keeps of the working folder counts, not the disk under it."""
     monkeypatch.setenv("EARSHOT_WORKING", str(tmp_path))
-    monkeypatch.setattr(attached, "KEPT", 1000_000)
+    monkeypatch.setattr(kaggle_paths, "KEPT", 1000_000)
     (tmp_path / "old").write_bytes(bytes(900_000))
     with pytest.raises(UserError, match="Kaggle keeps"):
-        space.check(tmp_path / "runs" / "a", 200_000, 200_000)
-    assert "0 MB free" in space.check(tmp_path / "runs" / "a", 50_000, 50_000)
+        disk_space.check(tmp_path / "runs" / "a", 200_000, 200_000)
+    assert "0 MB free" in disk_space.check(tmp_path / "runs" / "a", 50_000, 50_000)
     assert "warning: disk: 1 MB of the 1 MB" in str(place.disk(tmp_path)[0])
-    assert attached.left(tmp_path.parent) is None
+    assert kaggle_paths.left(tmp_path.parent) is None
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
     monkeypatch.setattr(place, "age", lambda: 11.5 * 3600)
     assert str(place.session()[0]).startswith("warning: session: 0.5 of 12 hours")

@@ -18,7 +18,7 @@ import predict
 import train
 from earshot import folds, labels, metrics, run_cache, stage, submission
 from earshot.cache import Cache
-from earshot.errors import UserError
+from earshot.core.errors import UserError
 from earshot.run import Run
 
 KINDS = ["tone0", "tone1", "tone2"]

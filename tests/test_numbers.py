@@ -12,10 +12,11 @@ import pandas as pd
 import pytest
 from layout_files import csv, files, refused, rows
 
-from earshot import blend, competition, crossval, folds, metrics, sealed, submission
+from earshot import blend, competition, crossval, folds, metrics, submission
 from earshot.cache import Cache
 from earshot.competition import load
-from earshot.errors import UserError
+from earshot.core import checksums
+from earshot.core.errors import UserError
 
 ALONE = np.array([""] * 12)
 CLASSES = ["emu", "jay", "owl"]
@@ -236,7 +237,7 @@ def test_a_sealed_hold_out_score_that_is_none_is_made_again(tmp_path, change):
     answers = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.5, 0.5]])
     right = crossval.score_test(run, rows, lambda: answers)
     assert crossval.score_test(run, rows, lambda: pytest.fail("scored twice")) == right
-    content = sealed.read(tmp_path / "test.json")
+    content = checksums.read(tmp_path / "test.json")
     change(content)
-    sealed.write(tmp_path / "test.json", content)
-    assert crossval.score_test(run, rows, lambda: answers) == right == sealed.read(tmp_path / "test.json")
+    checksums.write(tmp_path / "test.json", content)
+    assert crossval.score_test(run, rows, lambda: answers) == right == checksums.read(tmp_path / "test.json")

@@ -18,7 +18,7 @@ from conftest import tone
 import predict
 from earshot import members, microphone
 from earshot.audio import BadAudio
-from earshot.errors import UserError
+from earshot.core.errors import UserError
 from earshot.oof import Oof
 from earshot.page import draw, maps, mistakes, saliency
 from earshot.page.limits import Limits

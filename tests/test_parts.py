@@ -18,12 +18,13 @@ from test_windows import One
 import models
 import predict
 import train
-from earshot import blend, dataset, oof, parts, sealed
+from earshot import blend, dataset, oof, parts
 from earshot.cache import Cache
 from earshot.checkpoint import FoldFolder
-from earshot.config import TrainingFlags
+from earshot.core import checksums
+from earshot.core.config import TrainingFlags
+from earshot.core.errors import UserError
 from earshot.dataset import Rows
-from earshot.errors import UserError
 from earshot.progress import Fold
 from earshot.run import Run
 from earshot.training import Fitter
@@ -60,7 +61,7 @@ def test_a_blend_of_runs_of_several_seeds(work, capsys):
     )
     assert (
         "several: all labelled clips x 2 seeds" in said
-        and sealed.read(work / "both" / "blend.json")["kind"] == "last"
+        and checksums.read(work / "both" / "blend.json")["kind"] == "last"
     )
     wanted = (refit + folds) / 2
     assert [r["category"] for r in read_csv(Path("submissions/submission.csv"))] == [
@@ -68,7 +69,7 @@ def test_a_blend_of_runs_of_several_seeds(work, capsys):
     ]
 
     np.save(work / "several" / "fold_2_seed1" / "valid_last.npy", np.zeros((20, 3), np.float32))
-    sealed.write(work / "several" / "fold_2_seed1" / "valid_last.json", {}, "valid_last.npy")
+    checksums.write(work / "several" / "fold_2_seed1" / "valid_last.json", {}, "valid_last.npy")
     with pytest.raises(UserError, match="oof_last.csv is not what fold 2 predicted"):
         oof.of_run(run)
     shutil.rmtree(work / "several" / "fold_3_seed1")
@@ -99,7 +100,7 @@ def test_a_head_that_is_fitted_at_once(work, name, capsys):
     with pytest.raises(UserError, match=f"--pseudo: {name} is fitted at once"):
         train.main(["--recipe", name, "--features", "data/syn/one", "--pseudo", "r", "--name", "p"])
     train.main([*MLP, "--pseudo", "r", "--name", "p"])
-    answers = sealed.read_array(work / "p" / "pseudo.npy")
+    answers = checksums.read_array(work / "p" / "pseudo.npy")
     np.testing.assert_allclose(answers[0], predict_alone(run, "fold_1", subm), atol=1e-6)
 
 

@@ -17,8 +17,8 @@ import train
 from earshot import dataset, pretrain
 from earshot.cache import Cache
 from earshot.checkpoint import FoldFolder
-from earshot.config import TrainingFlags
-from earshot.errors import UserError
+from earshot.core.config import TrainingFlags
+from earshot.core.errors import UserError
 
 SHAPE = (4, 3, 6)
 HEAD = {"dim": 16, "layers": 1, "heads": 2, "feedforward": 16}

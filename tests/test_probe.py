@@ -16,7 +16,7 @@ from torch import nn
 
 from earshot import augment, metrics, optim, probe
 from earshot.checkpoint import FoldFolder
-from earshot.config import TrainingFlags
+from earshot.core.config import TrainingFlags
 from earshot.run import Run, about, decided
 from earshot.training import Fitter, Fold
 

@@ -14,9 +14,10 @@ from test_dataset import CLASSES
 from test_seeds import every_file, made_up, stopped_every
 
 import train
-from earshot import dataset, sealed
+from earshot import dataset
+from earshot.core import checksums
+from earshot.core.errors import UserError
 from earshot.dataset import Rows
-from earshot.errors import UserError
 
 LINEAR = ("--recipe", "linear", "--epochs", "12")
 
@@ -64,7 +65,7 @@ def test_a_folds_own_labels_have_no_say_in_its_model(monkeypatch, tmp_path):
                 "--refit",
             )
         )
-    answers = [sealed.read_array(run / "pseudo.npy") for run in runs]
+    answers = [checksums.read_array(run / "pseudo.npy") for run in runs]
     assert answers[0].shape == (4, 12, 3) and (answers[0][0] == answers[1][0]).all()
     assert all((answers[0][n] != answers[1][n]).any() for n in (1, 2, 3))
     np.testing.assert_allclose(answers[0][3], answers[0][:3].mean(0), atol=1e-6)
@@ -98,8 +99,8 @@ def test_permuted_labels_stay_at_chance(monkeypatch, tmp_path):
     shutil.copytree(run, "runs/leak")
     for folder in Path("runs/leak").glob("fold_*"):
         shutil.rmtree(folder)
-    answers = sealed.read_array(run / "pseudo.npy")
-    sealed.write_array(Path("runs/leak/pseudo.npy"), np.repeat(answers[-1:], len(answers), 0))
+    answers = checksums.read_array(run / "pseudo.npy")
+    checksums.write_array(Path("runs/leak/pseudo.npy"), np.repeat(answers[-1:], len(answers), 0))
     assert accuracy(fit("permuted", "leak", *args)) > chance
 
 

@@ -15,7 +15,7 @@ from test_encodec import tiny
 
 import get_features
 import train
-from earshot.config import load_recipe, recipe_names
+from earshot.core.config import load_recipe, recipe_names
 
 SMALL_CNN = {"channels": [6, 8], "blocks": [1, 1]}
 ITMO = {"widths": [8, 12], "reduce": 4, "d_model": 16, "layers": 1, "heads": 2, "feedforward": 24}

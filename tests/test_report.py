@@ -12,8 +12,9 @@ import pytest
 from conftest import make_competition, read_csv
 from sklearn import metrics as reference
 
-from earshot import sealed, spectrogram
-from earshot.errors import UserError
+from earshot import spectrogram
+from earshot.core import checksums
+from earshot.core.errors import UserError
 from earshot.report import __main__ as command
 from earshot.report import classes, compare, confusion, curves, hardest, results
 from earshot.report import run as pages
@@ -174,7 +175,7 @@ def blend(folder: Path, source: Path, several: bool) -> None:
     folder.mkdir()
     shutil.copy(source / "oof_last.csv", folder / "oof.csv")
     count = len(read_csv(folder / "oof.csv")[0]) - 3
-    sealed.write(
+    checksums.write(
         folder / "blend.json",
         {
             "members": ["../r", "../s"],

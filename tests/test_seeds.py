@@ -19,9 +19,10 @@ from test_restart import kill_when
 import models
 import predict
 import train
-from earshot import blend, dataset, deadline, parts
+from earshot import blend, dataset, parts
 from earshot.cache import Cache
-from earshot.errors import UserError
+from earshot.core import deadline
+from earshot.core.errors import UserError
 from earshot.run import Run
 
 MLP = ("--recipe", "mlp", "--epochs", "4", "--batch-size", "16", "--features", "data/syn/one")

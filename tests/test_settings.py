@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from earshot import config, extractors, match, sources
+from earshot import extractors, match, sources
 from earshot.audio import AudioSettings
-from earshot.config import Recipe, TrainingFlags, WindowFlags, load_recipe, recipe_names, with_defaults
-from earshot.errors import UserError
-from earshot.fingerprint import differences, fingerprint
+from earshot.core import config
+from earshot.core.config import Recipe, TrainingFlags, WindowFlags, load_recipe, recipe_names, with_defaults
+from earshot.core.errors import UserError
+from earshot.core.fingerprint import differences, fingerprint
 from earshot.sources import Sources
 
 # --- values out of YAML

@@ -18,11 +18,12 @@ import torch
 from conftest import FLAGS, make_competition, read_csv, refused, script
 from test_damage import TRAIN, files
 
-from earshot import archive, audio, cache, manifest, sealed, torchzip, unpickle
+from earshot import archive, audio, cache, manifest, torchzip
 from earshot.cache import Cache
-from earshot.errors import UserError
-from earshot.files import digest
-from earshot.pickles import Refused
+from earshot.core import checksums, plain_pickle
+from earshot.core.errors import UserError
+from earshot.core.files import digest
+from earshot.core.pickle_interpreter import Refused
 from earshot.sources import Sources
 
 WORDS = {
@@ -38,9 +39,9 @@ WORDS = {
 
 def reseal(folder: Path, change) -> None:
     """A cache's manifest with a change, its own checksum right again."""
-    content = sealed.read(folder / cache.MANIFEST)
+    content = checksums.read(folder / cache.MANIFEST)
     change(content)
-    sealed.write(folder / cache.MANIFEST, content)
+    checksums.write(folder / cache.MANIFEST, content)
 
 
 def test_names_that_lead_outside_are_not_copied(scripts, data, calm, attached, tmp_path, capsys):
@@ -101,7 +102,7 @@ def test_manifests_that_lack_something(calm, tmp_path, key, value):
 
 def test_a_manifest_of_ours_has_no_fault(calm, begun):
     for folder in (calm, begun):
-        assert manifest.fault(sealed.read(folder / cache.MANIFEST)) is None
+        assert manifest.fault(checksums.read(folder / cache.MANIFEST)) is None
 
 
 @pytest.mark.parametrize(
@@ -122,7 +123,7 @@ def test_shards_that_do_not_hold_together(scripts, data, calm, begun, attached, 
     folder = attached / "tones" / "logmel"
     shutil.copytree(begun, folder)
     path = folder / "shards" / "train-00000.pkl"
-    content = unpickle.load(path, mmap=False)
+    content = plain_pickle.load(path, mmap=False)
     for key, value in changes.items():
         if isinstance(value, int) and isinstance(content[key], np.ndarray) and content[key].ndim == 1:
             content[key] = np.full_like(content[key], value)
@@ -133,9 +134,9 @@ def test_shards_that_do_not_hold_together(scripts, data, calm, begun, attached, 
         else:
             content[key] = value
     cache.dump(path, content)
-    seal = sealed.read(path.with_suffix(".json"))
+    seal = checksums.read(path.with_suffix(".json"))
     seal.pop("sha256")
-    sealed.write(path.with_suffix(".json"), seal, path.name)
+    checksums.write(path.with_suffix(".json"), seal, path.name)
     scripts[0](["--competition", str(data), *FLAGS])
     assert "train-00000.pkl" in capsys.readouterr().out.split("set aside")[0]
     assert files(tmp_path / "data" / "tones" / "logmel") == files(calm)
@@ -144,8 +145,8 @@ def test_shards_that_do_not_hold_together(scripts, data, calm, begun, attached, 
 def test_a_seal_without_its_shard_s_checksum(scripts, data, calm, begun, attached, tmp_path, capsys):
     folder = attached / "tones" / "logmel"
     shutil.copytree(begun, folder)
-    seal = sealed.read(folder / "shards" / "train-00000.json")
-    sealed.write(folder / "shards" / "train-00000.json", {**seal, "sha256": None})
+    seal = checksums.read(folder / "shards" / "train-00000.json")
+    checksums.write(folder / "shards" / "train-00000.json", {**seal, "sha256": None})
     scripts[0](["--competition", str(data), *FLAGS])
     assert "does not vouch for train-00000.pkl: not taken" in capsys.readouterr().out
     assert files(tmp_path / "data" / "tones" / "logmel") == files(calm)
@@ -185,9 +186,9 @@ def test_an_index_that_holds_nonsense_is_made_anew(data, tmp_path, change):
     sources = Sources(tmp_path / ".index.json")
     digests, headers = sources.digests([path]), sources.headers([path])
     sources.save()
-    content = sealed.read(tmp_path / ".index.json")
+    content = checksums.read(tmp_path / ".index.json")
     change(content["files"][str(path)])
-    sealed.write(tmp_path / ".index.json", content)
+    checksums.write(tmp_path / ".index.json", content)
     again = Sources(tmp_path / ".index.json")
     assert again.known == {} and (again.digests([path]), again.headers([path])) == (digests, headers)
 
@@ -326,7 +327,7 @@ def test_features_that_are_no_numbers_are_not_answered_by_the_prior(tmp_path):
     )
     assert len(read_csv(tmp_path / "submissions" / "submission.csv")) == 5  # the missing one by the prior
     folder = tmp_path / "data" / "tones" / "logmel"
-    content = unpickle.load(folder / "subm.pkl", mmap=False)
+    content = plain_pickle.load(folder / "subm.pkl", mmap=False)
     content["mel"][1] = np.nan
     cache.dump(folder / "subm.pkl", content)
     reseal(folder, lambda m: m["sha256"].update({"subm.pkl": digest(folder / "subm.pkl")}))

@@ -13,21 +13,22 @@ from conftest import FLAGS
 from test_damage import TRAIN, files
 from test_strangers import reseal
 
-from earshot import cache, config, joining, match, run_resume, sealed, unpickle, verified
+from earshot import cache, joining, match, run_resume
 from earshot.cache import Cache
-from earshot.errors import UserError
-from earshot.fingerprint import fingerprint
+from earshot.core import checksums, config, digest_cache, plain_pickle
+from earshot.core.errors import UserError
+from earshot.core.fingerprint import fingerprint
 
 
 def test_a_flipped_digit_remembered_condemns_no_cache(scripts, data, calm, tmp_path, capsys, monkeypatch):
     folder = tmp_path / "tones" / "logmel"
     shutil.copytree(calm, folder)
-    monkeypatch.setattr(verified, "SETTLED", -1e9)  # remembered at once
+    monkeypatch.setattr(digest_cache, "SETTLED", -1e9)  # remembered at once
     flags = ["--competition", str(data), *FLAGS, "--out", str(tmp_path)]
     scripts[0](flags)
-    index = tmp_path / "tones" / verified.INDEX
+    index = tmp_path / "tones" / digest_cache.INDEX
     text = index.read_text()
-    wrong = text.replace(sealed.read(folder / cache.MANIFEST)["sha256"]["train.pkl"], "0" * 64)
+    wrong = text.replace(checksums.read(folder / cache.MANIFEST)["sha256"]["train.pkl"], "0" * 64)
     assert wrong != text
     index.write_text(wrong)
     capsys.readouterr()
@@ -93,12 +94,12 @@ def test_a_manifest_says_all_that_its_readers_need(scripts, data, calm, attached
 def reshard(folder: Path, name: str, change) -> None:
     """A shard with a change, its checksum right again."""
     path = folder / "shards" / f"{name}.pkl"
-    content = unpickle.load(path, mmap=False)
+    content = plain_pickle.load(path, mmap=False)
     change(content)
     cache.dump(path, content)
-    seal = sealed.read(path.with_suffix(".json"))
+    seal = checksums.read(path.with_suffix(".json"))
     seal.pop("sha256")
-    sealed.write(path.with_suffix(".json"), seal, path.name)
+    checksums.write(path.with_suffix(".json"), seal, path.name)
 
 
 CHANGES = {
@@ -165,7 +166,7 @@ def test_a_seal_whose_checksums_are_none(
     folder = (attached if earlier else tmp_path / "data") / "tones" / "logmel"
     shutil.copytree(begun, folder)
     path = folder / "shards" / "train-00000.json"
-    sealed.write(path, {**sealed.read(path), "sha256": sums})
+    checksums.write(path, {**checksums.read(path), "sha256": sums})
     scripts[0](["--competition", str(data), *FLAGS])
     assert ("not taken" if earlier else "set aside") in capsys.readouterr().out
     assert files(tmp_path / "data" / "tones" / "logmel") == files(calm)

@@ -16,8 +16,8 @@ from test_fitter import BUSY, CPU, NEVER, StopsAt, Tiny, outcome
 
 import get_features
 import train
-from earshot import memory
 from earshot.checkpoint import FoldFolder
+from earshot.core import memory
 from earshot.dataset import Rows
 from earshot.training import Fitter, Fold
 

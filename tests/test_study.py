@@ -16,8 +16,8 @@ from test_encodec import tiny
 import get_features
 import models
 import train
-from earshot.config import load_recipe
-from earshot.errors import UserError
+from earshot.core.config import load_recipe
+from earshot.core.errors import UserError
 from models.convnext1d import Block, FrameNorm, TimeNorm
 
 HIFIGAN = dict(channels=(8, 8, 16), strides=(4, 2), groups=(2, 4), kernels=(7, 9, 5, 3))

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from earshot import submission
-from earshot.errors import UserError
+from earshot.core.errors import UserError
 
 CLASSES = ["bark", "rain", "wind"]
 IDS = np.array(["a", "b", "c"])

@@ -13,9 +13,9 @@ from conftest import make_competition, read_csv
 from test_report import made_up
 
 from earshot import pictures, tracking
-from earshot.cli import bare
-from earshot.deadline import Deadline
-from earshot.errors import UserError
+from earshot.core.cli import bare
+from earshot.core.deadline import Deadline
+from earshot.core.errors import UserError
 from earshot.tracking import EVENTS, TensorBoard
 
 FLAGS = ("--recipe", "linear", "--folds", "2", "--epochs", "4", "--device", "cpu", "--name", "r")

@@ -12,8 +12,8 @@ from sklearn import metrics as sk
 from torch import nn
 
 from earshot import folds, metrics, optim
-from earshot.config import TrainingFlags
-from earshot.errors import UserError
+from earshot.core.config import TrainingFlags
+from earshot.core.errors import UserError
 
 CLASSES = ["a", "b", "c"]
 

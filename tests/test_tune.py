@@ -13,8 +13,8 @@ from made_cache import make
 from test_restart import contents, kill_when
 
 import train
-from earshot.errors import UserError
-from earshot.files import read_json
+from earshot.core.errors import UserError
+from earshot.core.files import read_json
 
 RECIPE = "head: {name: mlp, hidden: [16]}\ntraining: {epochs: 6, batch_size: 16, lr: 3e-3}\n"
 

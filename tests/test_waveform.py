@@ -12,7 +12,7 @@ from waves import synthetic, window
 
 from earshot import clip_windows
 from earshot.cache import Cache
-from earshot.errors import UserError
+from earshot.core.errors import UserError
 from earshot.extractors import waveform
 
 

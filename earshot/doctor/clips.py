@@ -11,7 +11,7 @@ import numpy as np
 
 from earshot import folds
 from earshot.cache import Cache
-from earshot.errors import UserError
+from earshot.core.errors import UserError
 from earshot.sources import Sources
 
 VIEWS = ("pooled", "frames", "latents", "mel", "fbank", "tokens")  # what clips can be compared by, best first

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from earshot import cache as caches
 from earshot.cache import Cache
+from earshot.core.errors import UserError
+from earshot.core.files import check_output, locked, write_text
 from earshot.doctor import clips as clips_of
 from earshot.doctor import duplicates, pictures, shape, suspects
 from earshot.doctor.clips import LEVELS, VIEWS, Clips
 from earshot.doctor.findings import Finding, ok, warning
 from earshot.doctor.flags import DataFlags
-from earshot.errors import UserError
-from earshot.files import check_output, locked, write_text
 
 FILES = (
     "duplicates.csv",

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from earshot.files import write_text
+from earshot.core.files import write_text
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ import os
 import re
 from collections.abc import Sequence
 
-from earshot import attached, device, devices
+from earshot.core import device, kaggle_paths, worker_pool
+from earshot.core.disk_space import human
+from earshot.core.errors import UserError
 from earshot.doctor.findings import Finding, ok, stop, warning
-from earshot.errors import UserError
 from earshot.packages import version
-from earshot.space import human
 
 DRIVER = "/proc/driver/nvidia/version"
 BUSY = 0.8  # of a GPU's memory should be free
@@ -26,7 +26,7 @@ def look() -> list[Finding]:
         return [_without(torch)]
     found = [_gpu(torch, index) for index in range(torch.cuda.device_count())]
     try:
-        chosen = devices.choose()
+        chosen = worker_pool.choose()
     except UserError:
         return found  # said already
     used = ", ".join(one.name for one in chosen)
@@ -52,7 +52,7 @@ def _without(torch) -> Finding:
             f"there is a GPU, but torch {torch.__version__} (CUDA {torch.version.cuda}) cannot use it, so "
             f"{cpu}: is the driver too old for that CUDA, or CUDA_VISIBLE_DEVICES empty?"
         )
-    if attached.root():
+    if kaggle_paths.root():
         return warning(f"no GPU, {cpu}: choose the accelerator GPU T4 x2 in the notebook's settings")
     return ok(f"no GPU, {cpu}, fp32 or what a trial finds faster")
 

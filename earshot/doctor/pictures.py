@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from earshot.core.files import write_bytes
 from earshot.doctor.clips import Clips
 from earshot.doctor.duplicates import Duplicates
 from earshot.doctor.neighbours import centred
 from earshot.doctor.shape import components, counts
-from earshot.files import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,12 +10,13 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from earshot import attached, audio, cache, defaults, earlier, extractors, run_resume
-from earshot.attached import EXAMPLES
+from earshot import audio, cache, defaults, earlier, extractors, run_resume
+from earshot.core import kaggle_paths
+from earshot.core.disk_space import human
+from earshot.core.errors import UserError
+from earshot.core.kaggle_paths import EXAMPLES
 from earshot.doctor.findings import Finding, ok, stop, warning
-from earshot.errors import UserError
 from earshot.run import CONFIG
-from earshot.space import human
 
 SITE = "https://www.kaggle.com"
 PATIENCE = 3.0  # seconds that the network has to answer
@@ -32,7 +33,7 @@ def competition(out: str = "data") -> list[Finding]:
         path, where = defaults.found(out)
         if path is None:
             return [ok(f"competition: none {where}, so the built-in sample; give yours with --competition")]
-        folders = attached.walk(path)
+        folders = kaggle_paths.walk(path)
         lines = [decoded(suffix, files) for suffix, files in _examples(folders).items()]
         if not lines:
             return [
@@ -55,7 +56,7 @@ def competition(out: str = "data") -> list[Finding]:
         return [stop(f"competition: {error}")]
 
 
-def _examples(folders: list[attached.Folder]) -> dict[str, list[Path]]:
+def _examples(folders: list[kaggle_paths.Folder]) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     for folder in folders:
         for suffix, files in folder.examples.items():
@@ -132,14 +133,14 @@ def disk(folder: Path = Path(".")) -> list[Finding]:
         return [
             stop(
                 f"disk: {place} cannot be written: change to a folder that can, on Kaggle: %cd "
-                f"{attached.WORKING}"
+                f"{kaggle_paths.WORKING}"
             )
         ]
-    free, kept = shutil.disk_usage(place).free, attached.left(place)
+    free, kept = shutil.disk_usage(place).free, kaggle_paths.left(place)
     if kept is not None:
         about = (
-            f"disk: {human(attached.KEPT - kept)} of the {human(attached.KEPT)} that Kaggle keeps of "
-            f"{attached.working()} are taken"
+            f"disk: {human(kaggle_paths.KEPT - kept)} of the {human(kaggle_paths.KEPT)} that Kaggle keeps of "
+            f"{kaggle_paths.working()} are taken"
         )
         return [
             warning(f"{about}: remove old caches and runs, or write features below /tmp (--out)")
@@ -160,7 +161,7 @@ def memory() -> list[Finding]:
     """How much memory is there to have, and how many cores."""
     import torch
 
-    from earshot.memory import free
+    from earshot.core.memory import free
 
     have, cores = free(torch.device("cpu")), len(os.sched_getaffinity(0))
     about = f"memory: {human(have)} to be had, {cores} cores"

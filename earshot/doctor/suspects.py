@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from earshot import tables
+from earshot.core import csv_table
+from earshot.core.errors import UserError
 from earshot.doctor.clips import Clips
 from earshot.doctor.findings import Finding, ok, warning, write_csv
 from earshot.doctor.neighbours import centred, nearest
-from earshot.errors import UserError
 
 NEIGHBOURS = 10
 
@@ -43,7 +43,7 @@ def out_of_fold(
                 f"--runs {name}: neither {name} nor {Path(folder) / name} has an oof_last.csv: name a run "
                 "that train.py has finished a fold of"
             )
-        table = tables.read(path)
+        table = csv_table.read(path)
         columns = [f"class {c}" if c in ("id", "fold", "label") else c for c in classes]
         if list(table.columns) != ["id", "fold", "label", *columns]:
             raise UserError(

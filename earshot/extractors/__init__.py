@@ -11,7 +11,7 @@ import importlib
 import pkgutil
 from types import ModuleType
 
-from earshot.errors import UserError
+from earshot.core.errors import UserError
 
 _HELPERS = {"astnet", "base", "frontend", "hub"}
 

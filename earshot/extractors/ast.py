@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from earshot.errors import UserError
+from earshot.core.errors import UserError
 from earshot.extractors import astnet, base, frontend, hub
 
 if TYPE_CHECKING:

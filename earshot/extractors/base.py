@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from earshot import attached, clip_windows
-from earshot.errors import UserError
-from earshot.fingerprint import RECORDED_WHERE_CHANGED, recorded  # noqa: F401 -- for the extractors
+from earshot import clip_windows
+from earshot.core import kaggle_paths
+from earshot.core.errors import UserError
+from earshot.core.fingerprint import RECORDED_WHERE_CHANGED, recorded  # noqa: F401 -- for the extractors
 
 if TYPE_CHECKING:
     import torch
@@ -248,4 +249,4 @@ def no_weights(extractor: str, weights: str | None, instead: str = "leave the fl
 def local(weights: str) -> Path | None:
     """The path of `weights` if it names a file or folder here, or one of that name is attached; else None."""
     path = Path(weights).expanduser()
-    return path if path.exists() else attached.named(path.name)
+    return path if path.exists() else kaggle_paths.named(path.name)

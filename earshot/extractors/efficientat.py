@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from earshot import attached
-from earshot.errors import UserError
+from earshot.core import kaggle_paths
+from earshot.core.errors import UserError
+from earshot.core.pickle_interpreter import Refused
 from earshot.extractors import base, frontend
-from earshot.pickles import Refused
 
 if TYPE_CHECKING:
     import torch
@@ -72,7 +72,7 @@ def weights_files(settings: Settings, weights: str | None) -> list[Path]:
     """
     if weights is None:
         cached = _cache() / _name(settings)
-        there = cached if cached.is_file() else attached.named(cached.name)
+        there = cached if cached.is_file() else kaggle_paths.named(cached.name)
         return [there] if there else []
     path = base.local(weights)
     if path is None:

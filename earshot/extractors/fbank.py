@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from earshot.errors import UserError
+from earshot.core.errors import UserError
 from earshot.extractors import base, frontend
 
 if TYPE_CHECKING:

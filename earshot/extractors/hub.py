@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from earshot import attached
-from earshot.errors import UserError
+from earshot.core import kaggle_paths
+from earshot.core.errors import UserError
 from earshot.extractors import base
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Pretrained:
         # a download that was interrupted leaves the config without the weights
         if folder is not None and any(folder.glob("*.safetensors")):
             return folder
-        return attached.pretrained(self.kind, weights, weights == self.default)
+        return kaggle_paths.pretrained(self.kind, weights, weights == self.default)
 
     def checked(self, folder: Path) -> Path:
         """The folder if it holds this kind of network as safetensors, else a UserError that says what it

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from earshot import clip_windows
-from earshot.errors import UserError
+from earshot.core.errors import UserError
 from earshot.extractors import base, frontend
 
 if TYPE_CHECKING:

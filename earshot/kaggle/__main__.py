@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from earshot import cli, space
-from earshot.errors import UserError
-from earshot.files import locked
+from earshot.core import cli, disk_space
+from earshot.core.errors import UserError
+from earshot.core.files import locked
 from earshot.kaggle.flags import BundleFlags, PushFlags, ScoresFlags
 
 ABOUT = (
@@ -53,7 +53,7 @@ def command(flags: BundleFlags) -> None:
     with locked(Path(flags.out).absolute().parent / ".bundle", "the bundle in"):
         out = bundle.make(flags)
         size = sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
-        print(f"bundle: {out}, {space.human(size)}, checksums in {out / bundle.SUMS}")
+        print(f"bundle: {out}, {disk_space.human(size)}, checksums in {out / bundle.SUMS}")
         if flags.push:
             push.dataset(out, flags)
         else:

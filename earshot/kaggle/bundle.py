@@ -11,9 +11,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from earshot import space
-from earshot.errors import UserError
-from earshot.files import digest, write_json, write_text
+from earshot.core import disk_space
+from earshot.core.errors import UserError
+from earshot.core.files import digest, write_json, write_text
 from earshot.kaggle.flags import BundleFlags
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,7 +78,7 @@ def make(flags: BundleFlags) -> Path:
     new = out.with_name(f".{out.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     needed = sum(path.stat().st_size for files in parts.values() for path, _ in files)
-    space.check(new, needed, needed)
+    disk_space.check(new, needed, needed)
     for part, files in parts.items():
         for path, name in files:
             target = new / part / name if name else new / part
@@ -86,7 +86,7 @@ def make(flags: BundleFlags) -> Path:
             shutil.copyfile(path, target)
         print(
             f"bundle: {part}, {len(files)} files, "
-            f"{space.human(sum(path.stat().st_size for path, _ in files))}",
+            f"{disk_space.human(sum(path.stat().st_size for path, _ in files))}",
             flush=True,
         )
     if flags.wheels or flags.packages:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from earshot.errors import UserError
+from earshot.core.errors import UserError
 
 CREDENTIALS = (
     "make a token at https://www.kaggle.com/settings (API, generate new token) and put it into "

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from earshot import archive, file_index, space
-from earshot.errors import UserError
-from earshot.files import is_audio, locked, replacing
+from earshot import archive, file_index
+from earshot.core import disk_space
+from earshot.core.errors import UserError
+from earshot.core.files import is_audio, locked, replacing
 from earshot.kaggle import client
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
@@ -70,8 +71,8 @@ def from_kaggle(ref: str, part: Path, dataset: bool, name: str) -> Path:
         told = {"api": api, "forbidden": rules, "absent": f"there is no {kind} {ref}, or it is private"}
         with client.calling(about, **told):
             count, size, more = listed(api, ref, dataset)
-        print(f"download: {'more than ' if more else ''}{count} files, {space.human(size)}", flush=True)
-        space.check(part, 2 * size, 2 * size)  # the zip and what comes out of it
+        print(f"download: {'more than ' if more else ''}{count} files, {disk_space.human(size)}", flush=True)
+        disk_space.check(part, 2 * size, 2 * size)  # the zip and what comes out of it
         with client.calling(about, **told) as said:
             get = api.dataset_download_files if dataset else api.competition_download_files
             get(ref, path=str(part), quiet=not sys.stderr.isatty())
@@ -144,7 +145,7 @@ def esc50(part: Path) -> Path:
         with requests.get(ESC50, stream=True, timeout=60) as reply:
             reply.raise_for_status()
             size = int(reply.headers.get("Content-Length") or 0)
-            space.check(part, 2 * size, 2 * size)
+            disk_space.check(part, 2 * size, 2 * size)
             with replacing(path) as file:
                 for block in reply.iter_content(1 << 20):
                     file.write(block)

@@ -13,8 +13,8 @@ import sys
 import tarfile
 from pathlib import Path
 
-from earshot.errors import UserError
-from earshot.files import read_json, write_text
+from earshot.core.errors import UserError
+from earshot.core.files import read_json, write_text
 from earshot.kaggle import bundle
 
 ROOT = Path(__file__).resolve().parents[2]

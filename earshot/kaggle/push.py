@@ -8,8 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from earshot.errors import UserError
-from earshot.files import digest, read_json, write_json, write_text
+from earshot.core.errors import UserError
+from earshot.core.files import digest, read_json, write_json, write_text
 from earshot.kaggle import bundle, client
 from earshot.kaggle.download import NAME
 from earshot.kaggle.flags import BundleFlags, PushFlags

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from earshot import ledger
-from earshot.errors import UserError
-from earshot.files import digest, digest_of
+from earshot.core.errors import UserError
+from earshot.core.files import digest, digest_of
 from earshot.kaggle import client
 from earshot.kaggle.download import NAME
 from earshot.kaggle.flags import SubmitFlags

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from earshot import listen
-from earshot.errors import UserError
+from earshot.core.errors import UserError
 from earshot.members import Member
 
 MOST = 500

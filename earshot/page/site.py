@@ -12,7 +12,7 @@ import numpy as np
 
 from earshot import audio
 from earshot.audio import BadAudio
-from earshot.errors import UserError
+from earshot.core.errors import UserError
 from earshot.page import draw, maps, mistakes, saliency
 from earshot.page.desk import Desk
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from earshot import cli
-from earshot.errors import UserError
+from earshot.core import cli
+from earshot.core.errors import UserError
 
 ABOUT = (
     "Look at runs.\n"

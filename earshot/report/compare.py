@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from earshot.errors import UserError
-from earshot.files import digest_of, write_bytes, write_text
+from earshot.core.errors import UserError
+from earshot.core.files import digest_of, write_bytes, write_text
 from earshot.report import page, results, style
 from earshot.report.curves import NAMES
 from earshot.report.results import Results

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from earshot import listen, spectrogram
+from earshot.core.errors import UserError
 from earshot.decode import BadAudio
-from earshot.errors import UserError
 from earshot.report.results import Results
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from earshot import cli
-from earshot.errors import UserError
-from earshot.files import write_bytes
+from earshot.core import cli
+from earshot.core.errors import UserError
+from earshot.core.files import write_bytes
 from earshot.ledger import COLUMNS, PLACE, change, find, number, read
 from earshot.report import style
 

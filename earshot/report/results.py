@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from earshot import metrics, sealed
-from earshot.errors import UserError
-from earshot.files import digest_of
+from earshot import metrics
+from earshot.core import checksums
+from earshot.core.errors import UserError
+from earshot.core.files import digest_of
 from earshot.run import CONFIG, Run
 
 BLEND = "blend.json"
@@ -138,8 +139,8 @@ def load(folder: Path) -> Results:
         )
     elif (folder / BLEND).is_file():
         try:
-            extra = dict(sealed.read(folder / BLEND, "oof.csv"))
-        except sealed.Damaged as error:
+            extra = dict(checksums.read(folder / BLEND, "oof.csv"))
+        except checksums.Damaged as error:
             raise UserError(
                 f"{error}: blend anew with predict.py --blend auto --name {folder.name}"
             ) from None
@@ -169,7 +170,7 @@ def load(folder: Path) -> Results:
 
 def sealed_or_plain(path: Path) -> dict[str, Any]:
     """A JSON object, whether it has a checksum or not."""
-    from earshot.files import read_json
+    from earshot.core.files import read_json
 
     found = read_json(path)
     return {k: v for k, v in found.items() if k != "checksum"} if isinstance(found, dict) else {}

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from earshot import metrics
-from earshot.errors import UserError
-from earshot.files import write_bytes, write_text
+from earshot.core.errors import UserError
+from earshot.core.files import write_bytes, write_text
 from earshot.report import classes, confusion, curves, hardest, page, results, style
 from earshot.report.results import Results
 from earshot.tracking import safely

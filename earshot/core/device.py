@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from earshot.errors import UserError
+from earshot.core.errors import UserError
 
 if TYPE_CHECKING:
     from torch import nn

@@ -12,7 +12,7 @@ from typing import IO
 
 import pandas as pd
 
-from earshot.errors import UserError
+from earshot.core.errors import UserError
 
 # Far above any competition's, and checked before memory is taken: a stranger's csv must not fill it.
 MAX_BYTES = 2**29

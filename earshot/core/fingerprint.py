@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, fields
 from typing import Any
 
-from earshot.files import digest_of
+from earshot.core.files import digest_of
 
 # of a setting that came later: what was made before keeps its record
 RECORDED_WHERE_CHANGED = {"recorded": "where changed"}

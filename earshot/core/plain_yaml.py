@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from earshot.errors import UserError
+from earshot.core.errors import UserError
 
 LARGEST = 4 << 20  # bytes
 

@@ -1,4 +1,4 @@
-"""Settings: the dataclasses whose fields are the flags; `earshot.recipes` has the YAML that sets their
+"""Settings: the dataclasses whose fields are the flags; `earshot.core.recipes` has the YAML that sets their
 defaults."""
 
 from __future__ import annotations
@@ -7,9 +7,9 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from earshot.errors import UserError
-from earshot.fingerprint import RECORDED_WHERE_CHANGED
-from earshot.recipes import Recipe, load_recipe, recipe_names, with_defaults  # noqa: F401 -- as config.load_recipe
+from earshot.core.errors import UserError
+from earshot.core.fingerprint import RECORDED_WHERE_CHANGED
+from earshot.core.recipes import Recipe, load_recipe, recipe_names, with_defaults  # noqa: F401 -- as config.load_recipe
 
 
 @dataclass(frozen=True)

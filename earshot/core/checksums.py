@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from earshot.errors import UserError
-from earshot.files import LARGEST_JSON, digest, digest_of, write_bytes, write_json
+from earshot.core.errors import UserError
+from earshot.core.files import LARGEST_JSON, digest, digest_of, write_bytes, write_json
 
 if TYPE_CHECKING:
     import numpy as np

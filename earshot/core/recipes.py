@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from earshot.errors import UserError
+from earshot.core.errors import UserError
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 SECTIONS = ("about", "features", "head", "training")
@@ -36,12 +36,12 @@ def load_recipe(name: str) -> Recipe:
     Raises:
         UserError: unknown recipe (lists them), damaged YAML, unknown section.
     """
-    from earshot import plainyaml
+    from earshot.core import plain_yaml
 
     path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
     if not path.is_file():
         raise UserError(f"no recipe {name}: choose one of {', '.join(recipe_names())}, or name a YAML file")
-    content = plainyaml.read(path) or {}
+    content = plain_yaml.read(path) or {}
     if not isinstance(content, dict) or any(not isinstance(content.get(s) or {}, dict) for s in SECTIONS[1:]):
         raise UserError(f"{path}: a recipe has the sections {', '.join(SECTIONS)}, each with keys of its own")
     unknown = sorted(map(str, set(content) - set(SECTIONS)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from earshot.device import Device
+from earshot.core.device import Device
 
 
 def seed_of(*parts: int) -> int:

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from earshot.errors import UserError
-from earshot.files import is_audio, read_json
+from earshot.core.errors import UserError
+from earshot.core.files import is_audio, read_json
 
 INPUT, WORKING = "/kaggle/input", "/kaggle/working"
 KEPT = 20_000_000_000  # bytes of /kaggle/working that Kaggle keeps

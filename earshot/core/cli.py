@@ -14,9 +14,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from earshot.config import check
-from earshot.deadline import SIGNALS, command
-from earshot.errors import UserError
+from earshot.core.config import check
+from earshot.core.deadline import SIGNALS, command
+from earshot.core.errors import UserError
 
 
 def run(main: Callable[[list[str]], None]) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from earshot.errors import UserError
-from earshot.pickles import Global, Interpreter, Refused
+from earshot.core.errors import UserError
+from earshot.core.pickle_interpreter import Global, Interpreter, Refused
 
 NDARRAY, DTYPE = Global("numpy", "ndarray"), Global("numpy", "dtype")
 WRAPPER = Global("joblib.numpy_pickle", "NumpyArrayWrapper")

@@ -7,9 +7,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from earshot import attached, sealed
-from earshot.errors import UserError
-from earshot.files import digest, replacing
+from earshot.core import checksums, kaggle_paths
+from earshot.core.errors import UserError
+from earshot.core.files import digest, replacing
 
 
 def roots(given: str | None) -> list[Path]:
@@ -26,7 +26,7 @@ def roots(given: str | None) -> list[Path]:
                 "data/ and runs/"
             )
         return [Path(given)]
-    top = attached.root()
+    top = kaggle_paths.root()
     return [top] if top else []
 
 
@@ -34,7 +34,7 @@ def folders(given: str | None, name: str) -> Iterator[Path]:
     """The folders below the earlier outputs that hold a file of this name; links are not followed."""
     for root in roots(given):
         for folder, below, names in os.walk(root):
-            below[:] = sorted(below) if len(Path(folder).relative_to(root).parts) < attached.DEPTH else []
+            below[:] = sorted(below) if len(Path(folder).relative_to(root).parts) < kaggle_paths.DEPTH else []
             if name in names and not os.path.islink(os.path.join(folder, name)):
                 yield Path(folder)
 
@@ -42,7 +42,7 @@ def folders(given: str | None, name: str) -> Iterator[Path]:
 def copy_file(source: Path, target: Path, wanted: str | None = None) -> None:
     """Copy a file whole; sealed.Damaged where it is a link, or not what the checksum says."""
     if source.is_symlink() or not source.is_file():
-        raise sealed.Damaged(f"{source} is {'a link' if source.is_symlink() else 'missing'}")
+        raise checksums.Damaged(f"{source} is {'a link' if source.is_symlink() else 'missing'}")
     if wanted and target.is_file() and digest(target) == wanted:
         return
     with open(source, "rb") as old, replacing(target) as new:
@@ -51,4 +51,4 @@ def copy_file(source: Path, target: Path, wanted: str | None = None) -> None:
             found.update(data)
             new.write(data)
         if wanted and found.hexdigest() != wanted:
-            raise sealed.Damaged(f"{source} is damaged (its checksum differs)")
+            raise checksums.Damaged(f"{source} is damaged (its checksum differs)")

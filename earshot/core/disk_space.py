@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from earshot import attached
-from earshot.errors import UserError
+from earshot.core import kaggle_paths
+from earshot.core.errors import UserError
 
 if TYPE_CHECKING:
     pass
@@ -22,11 +22,11 @@ def check(folder: Path, total: int, needed: int) -> str:
         UserError: less than what is still needed is free.
     """
     there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
-    free, kept = shutil.disk_usage(there).free, attached.left(folder)
+    free, kept = shutil.disk_usage(there).free, kaggle_paths.left(folder)
     if kept is not None and needed > kept:
         raise UserError(
             f"{folder} needs about {human(needed)} more and {human(kept)} is left of the "
-            f"{human(attached.KEPT)} that Kaggle keeps of {attached.working()}: remove what you do not need "
+            f"{human(kaggle_paths.KEPT)} that Kaggle keeps of {kaggle_paths.working()}: remove what you do not need "
             "there, or choose a place below /tmp"
         )
     if needed > free:

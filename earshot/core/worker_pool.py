@@ -23,13 +23,13 @@ from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from earshot import device
-from earshot.device import Device
-from earshot.errors import UserError
-from earshot.files import LOCK, share
+from earshot.core import device
+from earshot.core.device import Device
+from earshot.core.errors import UserError
+from earshot.core.files import LOCK, share
 
 if TYPE_CHECKING:
-    from earshot.deadline import Deadline
+    from earshot.core.deadline import Deadline
 
 POLL = 0.1  # seconds between two looks at the clock while the workers are silent
 STOP = "stop"

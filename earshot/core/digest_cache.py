@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from earshot import sealed
-from earshot.files import digest
+from earshot.core import checksums
+from earshot.core.files import digest
 
 INDEX = ".verified.json"  # beside the folder, whose own files hold no times
 SETTLED = 2.0  # seconds: a file that was changed within the clock's step could be changed again unnoticed
@@ -48,7 +48,7 @@ def digests(folder: Path, names: list[str]) -> dict[str, str | None]:
         list(pool.map(look, names))
     if fresh:
         try:
-            sealed.write(index, {"files": {**_read(index), **fresh}})
+            checksums.write(index, {"files": {**_read(index), **fresh}})
         except OSError:
             pass  # a cache that lies where nothing can be written is read each time
     return found
@@ -68,8 +68,8 @@ def _state(path: Path) -> list[int] | None:
 
 def _read(index: Path) -> dict[str, Any]:
     try:
-        known = sealed.read(index).get("files")
-    except sealed.Damaged:
+        known = checksums.read(index).get("files")
+    except checksums.Damaged:
         # only a shortcut: a damaged one is made anew; one flipped digit would condemn a sound cache
         known = None
     return known if isinstance(known, dict) else {}
