@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from earshot import defaults, extractors, hidden, run_resume
-from earshot.audio import AudioSettings
+from earshot.audio.load import AudioSettings
 from earshot.core import cli, config, kaggle_paths
 from earshot.core.deadline import Deadline
 from earshot.core.errors import UserError

@@ -25,7 +25,7 @@ from common import RESULTS, ROOT, keep_rows, machine, timed
 
 sys.path.insert(0, str(ROOT))
 
-from earshot.audio import AudioSettings, read  # noqa: E402 -- after the path is known
+from earshot.audio.load import AudioSettings, read  # noqa: E402 -- after the path is known
 
 RATE = 32000
 NOISE = 0.01  # root mean square of the background

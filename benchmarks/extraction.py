@@ -34,7 +34,7 @@ from common import ROOT, keep_rows, machine
 sys.path.insert(0, str(ROOT))
 
 from earshot import cache, competition, extract, extractors, halves, plan
-from earshot.audio import AudioSettings  # noqa: E402
+from earshot.audio.load import AudioSettings  # noqa: E402
 from earshot.core.config import WindowFlags  # noqa: E402
 from earshot.core.device import Device, choose  # noqa: E402
 from earshot.shards import parts  # noqa: E402

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from earshot import waveform_augment
+from earshot.audio import augment
 from earshot.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -111,12 +111,12 @@ class Copies:
         rate: int,
     ) -> Copy:
         wave, offset = self._heard(clip, waves)
-        wave = waveform_augment.vary(wave, rate, self.flags, rng)
+        wave = augment.vary(wave, rate, self.flags, rng)
         if partner >= 0:
-            other = waveform_augment.vary(self._heard(partner, waves)[0], rate, self.flags, rng)
-            other = np.resize(waveform_augment.part(other, len(wave), rng), len(wave))
-            wave = waveform_augment.mix(wave, other, share, rate)
-        return Copy(waveform_augment.finish(wave, self.flags, rng), offset, clip, copy, partner, share)
+            other = augment.vary(self._heard(partner, waves)[0], rate, self.flags, rng)
+            other = np.resize(augment.part(other, len(wave), rng), len(wave))
+            wave = augment.mix(wave, other, share, rate)
+        return Copy(augment.finish(wave, self.flags, rng), offset, clip, copy, partner, share)
 
     def _heard(self, clip: int, waves: dict[int, Future]) -> tuple[np.ndarray, float]:
         found = waves[clip].result()

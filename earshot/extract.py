@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from earshot import cache, columns, copies, extractors, hidden, joining
-from earshot.audio import BadAudio, read, stretch
+from earshot.audio.load import BadAudio, read, stretch
 from earshot.core import checksums, disk_space, worker_pool
 from earshot.core.deadline import LONG, Deadline, clock, patiently
 from earshot.core.device import Device, out_of_memory

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from earshot import blend, loose
-from earshot.audio import BadAudio
+from earshot.audio.load import BadAudio
 from earshot.blend import predict, predictors
 from earshot.core.device import Device, autocast
 from earshot.core.files import digest_of

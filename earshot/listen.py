@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from earshot import audio, decode, spectrogram
+from earshot.audio import decode, load, spectrogram
 from earshot.sources import Sources
 
 if TYPE_CHECKING:
@@ -46,9 +46,9 @@ def beginning(path: Path) -> tuple[np.ndarray, int, float]:
     heard."""
     import numpy as np
 
-    seconds, rate = audio.info(path)
+    seconds, rate = load.info(path)
     if seconds <= LONGEST:
-        wave, rate, _ = audio.read(path, None, audio.AudioSettings())
+        wave, rate, _ = load.read(path, None, load.AudioSettings())
         return wave, rate, len(wave) / rate
     rate, blocks = decode.blocks(path)
     parts, count = [], 0
@@ -58,7 +58,7 @@ def beginning(path: Path) -> tuple[np.ndarray, int, float]:
         if count >= LONGEST * rate:
             break
     wave = np.concatenate(parts)[: int(LONGEST * rate)]
-    if not np.isfinite(wave).all() or float(np.ptp(wave)) < audio.SILENCE:
+    if not np.isfinite(wave).all() or float(np.ptp(wave)) < load.SILENCE:
         raise decode.BadAudio("NaN, infinite or silent")
     return wave, rate, seconds
 

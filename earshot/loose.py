@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from earshot import extractors
-from earshot.audio import AudioSettings
+from earshot.audio.load import AudioSettings
 from earshot.competition import AUDIO_SUFFIXES
 from earshot.core.config import with_defaults
 from earshot.core.device import Device

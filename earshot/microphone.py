@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from earshot.audio import BadAudio
+from earshot.audio.load import BadAudio
 from earshot.core.errors import UserError
 from earshot.hearing import Hearing
 

@@ -10,10 +10,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from earshot import listen, spectrogram
+from earshot import listen
+from earshot.audio import spectrogram
+from earshot.audio.decode import BadAudio
 from earshot.core import files
 from earshot.core.files import clear_temporary, write_bytes
-from earshot.decode import BadAudio
 from earshot.labels import each
 
 if TYPE_CHECKING:

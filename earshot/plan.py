@@ -22,7 +22,7 @@ from earshot.manifest import fault
 from earshot.sources import Sources
 
 if TYPE_CHECKING:
-    from earshot.audio import AudioSettings
+    from earshot.audio.load import AudioSettings
     from earshot.competition import Competition
     from earshot.core.config import WindowFlags
     from earshot.extractors.base import Window
@@ -100,7 +100,7 @@ def make(
         )
     seconds = window.seconds or (module.seconds(settings) if hasattr(module, "seconds") else module.SECONDS)
     if seconds is None:
-        from earshot.clip_windows import choose_seconds
+        from earshot.audio.windows import choose_seconds
 
         longest = max(h[0] for h in headers)
         seconds = choose_seconds([h[0] for h in headers], module.LIMIT)
@@ -194,7 +194,7 @@ def _windows(seconds: list[float], sizes: list[int], window: Window) -> float:
     """
     import numpy as np
 
-    from earshot.clip_windows import count
+    from earshot.audio.windows import count
 
     bytes_each = np.maximum(sizes, 1)
     likely = DENSER * float(np.median(seconds / bytes_each)) * bytes_each

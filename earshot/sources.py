@@ -74,7 +74,7 @@ class Sources:
 
     def headers(self, paths: Iterable[Path | str]) -> list[tuple[float, int] | None]:
         """(seconds, rate) per audio file, None for one whose header cannot be read."""
-        from earshot.audio import BadAudio, info
+        from earshot.audio.load import BadAudio, info
 
         found = []
         for path in map(str, paths):

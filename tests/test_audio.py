@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from earshot import audio, clip_windows
-from earshot.audio import AudioSettings, BadAudio
+from earshot.audio import load, windows
+from earshot.audio.load import AudioSettings, BadAudio
 from earshot.core.errors import UserError
 from earshot.extractors.base import Window
 from earshot.plan import _windows
@@ -28,7 +28,7 @@ def tone(seconds: float, rate: int, hertz: float = 440.0, level: float = 0.5) ->
 
 def reason(path: Path, settings: AudioSettings = PLAIN) -> str:
     with pytest.raises(BadAudio) as caught:
-        audio.read(path, 16000, settings)
+        load.read(path, 16000, settings)
     text = caught.value.args[0]
     assert "\n" not in text and str(path.parent) not in text
     return text
@@ -51,13 +51,13 @@ def reason(path: Path, settings: AudioSettings = PLAIN) -> str:
 def test_every_format_rate_width_and_channel_count(tmp_path, suffix, subtype, rate, channels, tolerance):
     path = tmp_path / f"a.{suffix}"
     soundfile.write(path, np.repeat(tone(1.0, rate)[:, None], channels, axis=1), rate, subtype=subtype)
-    seconds, native = audio.info(path)
+    seconds, native = load.info(path)
     assert native == rate and seconds == pytest.approx(1.0, abs=0.06)
-    wave, given, offset = audio.read(path, None, PLAIN)
+    wave, given, offset = load.read(path, None, PLAIN)
     assert given == rate and offset == 0 and wave.dtype == np.float32 and wave.ndim == 1
     middle = wave[rate // 4 : rate // 2]
     assert np.abs(middle).max() == pytest.approx(0.5, abs=tolerance)
-    wave, given, _ = audio.read(path, 16000, PLAIN)
+    wave, given, _ = load.read(path, 16000, PLAIN)
     assert given == 16000 and len(wave) == pytest.approx(16000 * seconds, abs=2)
     spectrum = np.abs(np.fft.rfft(wave[4000:12000]))
     assert np.argmax(spectrum) * 2 == 440, "resampling has to keep the pitch"
@@ -68,7 +68,7 @@ def test_resampling_is_soxr_hq(tmp_path):
 
     wave = np.random.default_rng(0).standard_normal(22050).astype(np.float32) * 0.1
     soundfile.write(tmp_path / "a.wav", wave, 22050, subtype="FLOAT")
-    got = audio.read(tmp_path / "a.wav", 16000, PLAIN)[0]
+    got = load.read(tmp_path / "a.wav", 16000, PLAIN)[0]
     np.testing.assert_array_equal(got, soxr.resample(wave, 22050, 16000, quality="HQ"))
 
 
@@ -76,9 +76,9 @@ def test_mono_and_peak(tmp_path):
     left, right = tone(0.5, 16000, level=0.4), tone(0.5, 16000, level=0.2)
     path = tmp_path / "a.wav"
     soundfile.write(path, np.stack([left, right], axis=1), 16000, subtype="FLOAT")
-    np.testing.assert_allclose(audio.read(path, None, PLAIN)[0], (left + right) / 2, atol=1e-7)
-    np.testing.assert_allclose(audio.read(path, None, AudioSettings(mono="first"))[0], left, atol=1e-7)
-    peaked = audio.read(path, None, AudioSettings(peak=True))[0]
+    np.testing.assert_allclose(load.read(path, None, PLAIN)[0], (left + right) / 2, atol=1e-7)
+    np.testing.assert_allclose(load.read(path, None, AudioSettings(mono="first"))[0], left, atol=1e-7)
+    peaked = load.read(path, None, AudioSettings(peak=True))[0]
     assert np.abs(peaked).max() == 1.0 and np.corrcoef(peaked, left)[0, 1] > 0.9999
 
 
@@ -88,7 +88,7 @@ def test_peak_comes_before_resampling(tmp_path):
     wave = np.zeros(44100, np.float32)
     wave[20000:20003] = 0.25, -0.25, 0.25  # content above the new Nyquist: resampling lowers the peak
     soundfile.write(tmp_path / "a.wav", wave, 44100, subtype="FLOAT")
-    got = audio.read(tmp_path / "a.wav", 8000, AudioSettings(peak=True))[0]
+    got = load.read(tmp_path / "a.wav", 8000, AudioSettings(peak=True))[0]
     np.testing.assert_allclose(got, soxr.resample(wave / 0.25, 44100, 8000, quality="HQ"), atol=1e-6)
     assert np.abs(got).max() < 0.9
 
@@ -103,7 +103,7 @@ def test_trim_is_librosas(tmp_path, top_db):
         wave = np.concatenate([rng.standard_normal(9000) * 1e-4, loud, rng.standard_normal(7000) * 2e-5])
         soundfile.write(tmp_path / "a.wav", wave.astype(np.float32), 16000, subtype="FLOAT")
         want, (start, end) = librosa.effects.trim(wave.astype(np.float32), top_db=top_db)
-        got, rate, offset = audio.read(tmp_path / "a.wav", 16000, AudioSettings(trim=top_db))
+        got, rate, offset = load.read(tmp_path / "a.wav", 16000, AudioSettings(trim=top_db))
         assert 0 < start and end < len(wave), "the case has to trim at both ends"
         assert offset == pytest.approx(start / rate)
         np.testing.assert_array_equal(got, want)
@@ -115,9 +115,9 @@ def test_trim_is_librosas_on_real_clips():
 
     trimmed = 0
     for path in sorted(ESC10.glob("*.ogg"))[::25]:
-        wave = audio.read(path, 16000, PLAIN)[0]
+        wave = load.read(path, 16000, PLAIN)[0]
         want = librosa.effects.trim(wave, top_db=40)[1]
-        assert tuple(want) == audio.trim_bounds(wave, 40)
+        assert tuple(want) == load.trim_bounds(wave, 40)
         trimmed += tuple(want) != (0, len(wave))
     assert trimmed > 0
 
@@ -151,8 +151,8 @@ def test_bad_files_are_named(tmp_path):
     assert reason(written("phase.wav", np.stack([noise, -noise], axis=1))).startswith(
         "silent: the channels cancel"
     )
-    assert len(audio.read(tmp_path / "phase.wav", None, AudioSettings(mono="first"))[0]) == 16000
-    assert len(audio.read(written("brief.wav", noise[:160]), None, PLAIN)[0]) == 160, "10 ms is enough"
+    assert len(load.read(tmp_path / "phase.wav", None, AudioSettings(mono="first"))[0]) == 16000
+    assert len(load.read(written("brief.wav", noise[:160]), None, PLAIN)[0]) == 160, "10 ms is enough"
 
 
 def test_no_permission(tmp_path, monkeypatch):
@@ -165,7 +165,7 @@ def test_no_permission(tmp_path, monkeypatch):
     monkeypatch.setattr("builtins.open", refuse)  # root, as whom tests may run, is never refused
     assert reason(path) == "no permission"
     with pytest.raises(BadAudio, match="no permission"):
-        audio.info(path)
+        load.info(path)
 
 
 def test_damaged_and_truncated_files_either_decode_or_are_named(tmp_path):
@@ -181,7 +181,7 @@ def test_damaged_and_truncated_files_either_decode_or_are_named(tmp_path):
         for data in damaged:
             path = tmp_path / f"bad.{suffix}"
             path.write_bytes(data)
-            for function, *options in ((audio.info,), (audio.read, 16000, PLAIN)):
+            for function, *options in ((load.info,), (load.read, 16000, PLAIN)):
                 try:
                     function(path, *options)
                 except BadAudio as error:
@@ -200,7 +200,7 @@ def test_info_names_bad_files(tmp_path):
         ("none.wav", "no samples"),
     ):
         with pytest.raises(BadAudio, match=text):
-            audio.info(tmp_path / name)
+            load.info(tmp_path / name)
 
 
 def test_second_decoder_takes_what_soundfile_cannot(tmp_path, monkeypatch):
@@ -217,8 +217,8 @@ def test_second_decoder_takes_what_soundfile_cannot(tmp_path, monkeypatch):
         audio_open=lambda name: Opened([pcm[:3000].tobytes(), pcm[3000:].tobytes()])
     )
     monkeypatch.setitem(sys.modules, "audioread", opener)
-    np.testing.assert_allclose(audio.read(path, None, PLAIN)[0], tone(0.5, 16000), atol=1e-4)
-    assert audio.info(path) == (0.5, 16000)
+    np.testing.assert_allclose(load.read(path, None, PLAIN)[0], tone(0.5, 16000), atol=1e-4)
+    assert load.info(path) == (0.5, 16000)
 
 
 def test_nothing_on_stderr_and_nothing_heavy(tmp_path):
@@ -252,7 +252,7 @@ def test_nothing_on_stderr_and_nothing_heavy(tmp_path):
     ],
 )
 def test_cut(seconds, hop, most, want):
-    assert clip_windows.cut(seconds, 5.0, hop, most) == [pytest.approx(pair) for pair in want]
+    assert windows.cut(seconds, 5.0, hop, most) == [pytest.approx(pair) for pair in want]
 
 
 def test_cut_covers_every_clip_and_stays_inside():
@@ -261,7 +261,7 @@ def test_cut_covers_every_clip_and_stays_inside():
         seconds, window = rng.uniform(0.01, 40), rng.uniform(0.5, 10)
         hop = None if rng.random() < 0.3 else window * rng.uniform(0.1, 1)
         end = 0.0
-        for start, length in clip_windows.cut(seconds, window, hop, None):
+        for start, length in windows.cut(seconds, window, hop, None):
             assert 0 <= start <= end + 1e-6, "no gap"
             assert length <= window + 1e-9 and start + length <= seconds + 1e-6
             end = start + length
@@ -274,16 +274,14 @@ def test_windows_are_counted_without_being_made():
         seconds, window = rng.uniform(0.01, 40), rng.uniform(0.5, 10)
         hop = None if rng.random() < 0.3 else window * rng.uniform(0.1, 1)
         most = None if rng.random() < 0.5 else int(rng.integers(1, 30))
-        assert clip_windows.count(seconds, window, hop, most) == len(
-            clip_windows.cut(seconds, window, hop, most)
-        )
-    assert clip_windows.count(1e12, 1.0, 1e-3, None) > 10**14, "a list of these would end the process"
-    assert len(clip_windows.cut(1e12, 1.0, 1e-3, 3)) == 3
+        assert windows.count(seconds, window, hop, most) == len(windows.cut(seconds, window, hop, most))
+    assert windows.count(1e12, 1.0, 1e-3, None) > 10**14, "a list of these would end the process"
+    assert len(windows.cut(1e12, 1.0, 1e-3, 3)) == 3
 
 
 def test_cut_in_exact_thirds_needs_no_window_for_rounding():
-    assert len(clip_windows.cut(3 * 0.1 * 7, 0.7, None, None)) == 3
-    assert len(clip_windows.cut(5.0, 1.0, 0.1, None)) == 41
+    assert len(windows.cut(3 * 0.1 * 7, 0.7, None, None)) == 3
+    assert len(windows.cut(5.0, 1.0, 0.1, None)) == 41
 
 
 @pytest.mark.parametrize(
@@ -291,17 +289,17 @@ def test_cut_in_exact_thirds_needs_no_window_for_rounding():
 )
 def test_cut_refuses_nonsense(window, hop, most):
     with pytest.raises(UserError):
-        clip_windows.cut(10.0, window, hop, most)
+        windows.cut(10.0, window, hop, most)
 
 
 def test_fill():
     wave = np.array([1, 2, 3], np.float32)
-    assert clip_windows.fill(wave, 7, "wrap").tolist() == [1, 2, 3, 1, 2, 3, 1]
-    assert clip_windows.fill(wave, 5, "silence").tolist() == [1, 2, 3, 0, 0]
-    assert clip_windows.fill(wave, 2, "wrap").tolist() == [1, 2]
-    assert clip_windows.fill(wave, 7, "wrap").dtype == np.float32
+    assert windows.fill(wave, 7, "wrap").tolist() == [1, 2, 3, 1, 2, 3, 1]
+    assert windows.fill(wave, 5, "silence").tolist() == [1, 2, 3, 0, 0]
+    assert windows.fill(wave, 2, "wrap").tolist() == [1, 2]
+    assert windows.fill(wave, 7, "wrap").dtype == np.float32
     with pytest.raises(UserError):
-        clip_windows.fill(wave, 5, "mirror")
+        windows.fill(wave, 5, "mirror")
 
 
 @pytest.mark.parametrize(
@@ -320,12 +318,12 @@ def test_fill():
     ],
 )
 def test_choose_seconds(durations, limit, want):
-    assert clip_windows.choose_seconds(durations, limit) == pytest.approx(want)
+    assert windows.choose_seconds(durations, limit) == pytest.approx(want)
 
 
 def test_choose_seconds_needs_data():
     with pytest.raises(ValueError):
-        clip_windows.choose_seconds([])
+        windows.choose_seconds([])
 
 
 def test_one_header_does_not_rule_the_estimate_of_the_disk():

@@ -15,8 +15,9 @@ from conftest import make_competition
 from test_restart import contents, kill_when
 
 import get_features
-from earshot import cache, clip_windows, copies, extract, plan, waveform_augment
-from earshot.audio import AudioSettings
+from earshot import cache, copies, extract, plan
+from earshot.audio import augment, windows
+from earshot.audio.load import AudioSettings
 from earshot.competition import load
 from earshot.core.config import AugmentFlags, Recipe
 from earshot.core.errors import UserError
@@ -59,51 +60,48 @@ def features(
 def test_each_effect_does_what_it_says():
     wave = sine(1000)
     for factor in (0.8, 1.25):
-        faster = waveform_augment.speed(wave, factor)
+        faster = augment.speed(wave, factor)
         assert peak(faster) == pytest.approx(1000 * factor, abs=3) and len(faster) == pytest.approx(
             RATE / factor, abs=2
         )
-        stretched = waveform_augment.stretch(wave, factor)
+        stretched = augment.stretch(wave, factor)
         assert peak(stretched) == pytest.approx(1000, abs=3) and len(stretched) == pytest.approx(
             RATE / factor, abs=2
         )
     for semitones in (-3.0, 0.5):
-        moved = waveform_augment.pitch(wave, RATE, semitones)
+        moved = augment.pitch(wave, RATE, semitones)
         assert peak(moved) == pytest.approx(1000 * 2 ** (semitones / 12), rel=0.005) and len(moved) == RATE
-    assert np.abs(waveform_augment.gain(wave, -6.0206)).max() == pytest.approx(0.15, rel=1e-3)
+    assert np.abs(augment.gain(wave, -6.0206)).max() == pytest.approx(0.15, rel=1e-3)
     for ratio in (-5.0, 12.0):
-        noisy = waveform_augment.noise(wave, ratio, np.random.default_rng(0))
+        noisy = augment.noise(wave, ratio, np.random.default_rng(0))
         assert 10 * np.log10(np.mean(wave**2) / np.mean((noisy - wave) ** 2)) == pytest.approx(
             ratio, abs=0.01
         )
     silent = np.zeros(100, np.float32)
-    assert not waveform_augment.noise(silent, 10.0, np.random.default_rng(0)).any()
+    assert not augment.noise(silent, 10.0, np.random.default_rng(0)).any()
 
 
 def test_levels_are_a_weighted():
-    loud, low = (waveform_augment.level(sine(hertz), RATE) for hertz in (1000, 100))
+    loud, low = (augment.level(sine(hertz), RATE) for hertz in (1000, 100))
     assert loud - low == pytest.approx(19.1, abs=0.3)  # IEC 61672's table
-    assert loud - waveform_augment.level(sine(1000, amplitude=0.03), RATE) == pytest.approx(20, abs=0.01)
+    assert loud - augment.level(sine(1000, amplitude=0.03), RATE) == pytest.approx(20, abs=0.01)
     event = np.concatenate([np.zeros(3 * RATE, np.float32), sine(1000), np.zeros(5 * RATE, np.float32)])
-    assert waveform_augment.level(event, RATE) == pytest.approx(loud, abs=0.1), (
-        "the loudest part counts, not the mean"
-    )
-    assert np.isfinite(waveform_augment.level(np.zeros(10, np.float32), RATE))
+    assert augment.level(event, RATE) == pytest.approx(loud, abs=0.1), "the loudest part counts, not the mean"
+    assert np.isfinite(augment.level(np.zeros(10, np.float32), RATE))
 
 
 @pytest.mark.parametrize("share", [0.5, 0.2, 1.0])
 def test_a_mix_is_heard_in_its_share_whatever_the_levels(share):
     own, other = sine(1000, amplitude=0.5), sine(2000, amplitude=0.005)
-    mixed = waveform_augment.mix(own, other, share, RATE)
+    mixed = augment.mix(own, other, share, RATE)
     spectrum = np.abs(np.fft.rfft(mixed)) / (RATE / 2)
     weighted = 10 ** (
-        (waveform_augment.level(other, RATE) - 20 * np.log10(0.005 / 0.5) - waveform_augment.level(own, RATE))
-        / 20
+        (augment.level(other, RATE) - 20 * np.log10(0.005 / 0.5) - augment.level(own, RATE)) / 20
     )
     heard = spectrum[1000], spectrum[2000] * weighted
     assert heard[0] / sum(heard) == pytest.approx(share, abs=1e-3)
     assert mixed.dtype == np.float32
-    same = waveform_augment.mix(own, own, share, RATE)
+    same = augment.mix(own, own, share, RATE)
     assert np.abs(same).max() == pytest.approx(0.5 / np.hypot(share, 1 - share), rel=1e-3)
 
 
@@ -113,16 +111,12 @@ def test_a_varied_wave_is_never_longer_and_short_ones_pass():
     for seed in range(6):
         for samples in (160, 3000):
             rng = np.random.default_rng(seed)
-            wave = waveform_augment.finish(
-                waveform_augment.vary(sine(500, 1.0)[:samples], RATE, flags, rng), flags, rng
-            )
+            wave = augment.finish(augment.vary(sine(500, 1.0)[:samples], RATE, flags, rng), flags, rng)
             assert 0 < len(wave) <= samples and np.isfinite(wave).all() and wave.dtype == np.float32
             lengths.add(len(wave))
     assert len(lengths) > 4
     off = AugmentFlags(augment=1, speed=1.0, shift=0.0, augment_gain=0.0)
-    np.testing.assert_array_equal(
-        waveform_augment.vary(sine(500), RATE, off, np.random.default_rng(0)), sine(500)
-    )
+    np.testing.assert_array_equal(augment.vary(sine(500), RATE, off, np.random.default_rng(0)), sine(500))
 
 
 def table(folds: list[int], labels: list) -> pd.DataFrame:
@@ -205,7 +199,7 @@ def test_a_real_run(folded: Path, tmp_path: Path, capsys):
             one = futures[row].result()
             assert (one.copy, np.float32(one.share)) == (found["copy"][row], found["share"][row])
             np.testing.assert_array_equal(
-                clip_windows.fill(one.wave, 9600, "wrap").astype(np.float16), found["wave"][row, 0, 0]
+                windows.fill(one.wave, 9600, "wrap").astype(np.float16), found["wave"][row, 0, 0]
             )
             assert found["length"][row] == pytest.approx(len(one.wave) / RATE)
     assert 0.48 <= found["length"].min() < 0.55 and found["length"].max() == np.float32(0.6)

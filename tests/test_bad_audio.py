@@ -17,9 +17,10 @@ import soundfile
 from bad_audio import USABLE, make_bad
 from conftest import ROOT, make_competition, read_csv, script
 
-from earshot import audio, decode, extract
+from earshot import extract
+from earshot.audio import decode, load
 
-PLAIN = audio.AudioSettings()
+PLAIN = load.AudioSettings()
 
 
 @pytest.fixture(scope="module")
@@ -85,11 +86,11 @@ def test_every_clip_is_answered_in_order(done):
 def test_a_long_wave_lies_on_disk_and_has_the_same_samples(tmp_path, monkeypatch):
     wave = (0.1 * np.random.default_rng(0).standard_normal(300_000)).astype(np.float32)
     soundfile.write(tmp_path / "a.flac", wave, 44100)
-    for settings in (PLAIN, audio.AudioSettings(peak=True, trim=30)):
-        want = audio.read(tmp_path / "a.flac", 16000, settings)[0]
+    for settings in (PLAIN, load.AudioSettings(peak=True, trim=30)):
+        want = load.read(tmp_path / "a.flac", 16000, settings)[0]
         with monkeypatch.context() as patch:
             patch.setattr(decode, "IN_MEMORY", 10_000)
-            got = audio.read(tmp_path / "a.flac", 16000, settings)[0]
+            got = load.read(tmp_path / "a.flac", 16000, settings)[0]
         assert not got.flags.writeable
         np.testing.assert_array_equal(got, want)
 
@@ -97,8 +98,8 @@ def test_a_long_wave_lies_on_disk_and_has_the_same_samples(tmp_path, monkeypatch
 def test_what_unfolds_to_days_is_refused(tmp_path, monkeypatch):
     soundfile.write(tmp_path / "a.wav", np.tile(np.float32([0.1, -0.1]), 1000), 1)
     monkeypatch.setattr(decode, "LONGEST", 1000)
-    with pytest.raises(audio.BadAudio, match="longer than"):
-        audio.read(tmp_path / "a.wav", 16000, PLAIN)
+    with pytest.raises(load.BadAudio, match="longer than"):
+        load.read(tmp_path / "a.wav", 16000, PLAIN)
 
 
 def test_what_unfolds_to_too_many_samples_is_a_line_of_the_ledger(tmp_path, monkeypatch):

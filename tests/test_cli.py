@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT, make_competition, refused, script
 
 from earshot import extractors
-from earshot.audio import AudioSettings
+from earshot.audio.load import AudioSettings
 from earshot.core import cli, config, deadline
 from earshot.core.config import TrainingFlags, WindowFlags, recipe_names
 from earshot.core.errors import UserError

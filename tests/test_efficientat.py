@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from waves import clips, synthetic, window
 
-from earshot import audio, clip_windows
+from earshot.audio import load, windows
 from earshot.core.errors import UserError
 from earshot.extractors import efficientat, frontend
 
@@ -82,7 +82,7 @@ def test_efficientat_is_the_plain_reference(mn04, efficientat_weights):
     import torch
 
     assert mn04.shapes == {"pooled": (384, 1, 1), "frames": (384, 4, 16)}
-    waves = [clip_windows.fill(wave, 160000, "wrap") for wave in clips(32000, 4)]
+    waves = [windows.fill(wave, 160000, "wrap") for wave in clips(32000, 4)]
     with torch.inference_mode():
         spectra = mn04.spectrogram(torch.from_numpy(np.stack(waves)))
         want = torch.stack([reference_spectrogram(wave) for wave in waves])
@@ -101,7 +101,7 @@ def test_efficientat_is_the_plain_reference(mn04, efficientat_weights):
 def test_efficientat_features_do_not_depend_on_the_batch(mn04):
     import torch
 
-    waves = torch.from_numpy(np.stack([clip_windows.fill(wave, 160000, "wrap") for wave in clips(32000, 4)]))
+    waves = torch.from_numpy(np.stack([windows.fill(wave, 160000, "wrap") for wave in clips(32000, 4)]))
     with torch.inference_mode():
         together = mn04.forward(waves, [5.0] * len(waves))
         for row in range(len(waves)):
@@ -212,7 +212,7 @@ def test_efficientat_tells_real_classes_apart(mn04, esc10):
     with open(next((esc10 / "meta").glob("*.csv"))) as file:
         rows = list(csv.DictReader(file))[::8]
     files = [esc10 / "audio" / row["filename"] for row in rows]
-    waves = [audio.read(file, 32000, audio.AudioSettings())[0] for file in files]
+    waves = [load.read(file, 32000, load.AudioSettings())[0] for file in files]
     pooled = np.concatenate([clip.views["pooled"] for clip in mn04.extract(waves, [0.0] * len(waves), 16)])
     pooled = pooled.reshape(len(waves), -1).astype(np.float64)
     pooled = (pooled - pooled.mean(0)) / (pooled.std(0) + 1e-6)

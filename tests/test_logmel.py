@@ -7,7 +7,7 @@ import pytest
 from conftest import SHARED
 from waves import clips, real, synthetic, window
 
-from earshot import clip_windows
+from earshot.audio import windows
 from earshot.core.errors import UserError
 from earshot.extractors import base, logmel
 
@@ -45,7 +45,7 @@ def test_logmel_seed_004_is_torchaudios(seconds):
     settings = logmel.Settings(
         22050, 2048, None, 512, 128, "htk", None, 0.0, None, top_db=100.0, over="window"
     )
-    fixed = clip_windows.fill(wave, 661500, "silence")
+    fixed = windows.fill(wave, 661500, "silence")
     want = AmplitudeToDB(top_db=100)(
         MelSpectrogram(22050, 2048, hop_length=512, n_mels=128)(torch.from_numpy(fixed))
     )
@@ -121,7 +121,7 @@ def test_logmel_fills_short_clips():
     wave = synthetic(0.7, 16000)
     wrapped = both(logmel.Settings(), window(2.0, 16000, "wrap"), wave)[1]
     by_hand = logmel.Extractor(logmel.Settings(), window(2.0, 16000)).spectrogram(
-        clip_windows.fill(wave, 32000, "wrap")
+        windows.fill(wave, 32000, "wrap")
     )
     np.testing.assert_allclose(wrapped.views["mel"][0, 0].astype(np.float32), by_hand.numpy(), atol=6e-2)
     silent = both(logmel.Settings(top_db=None), window(2.0, 16000, "silence"), wave)[1]

@@ -17,7 +17,7 @@ from conftest import tone
 
 import predict
 from earshot import members, microphone
-from earshot.audio import BadAudio
+from earshot.audio.load import BadAudio
 from earshot.core.errors import UserError
 from earshot.oof import Oof
 from earshot.page import draw, maps, mistakes, saliency

@@ -12,7 +12,7 @@ import pytest
 from conftest import make_competition, read_csv
 from sklearn import metrics as reference
 
-from earshot import spectrogram
+from earshot.audio import spectrogram
 from earshot.core import checksums
 from earshot.core.errors import UserError
 from earshot.report import __main__ as command

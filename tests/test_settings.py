@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from earshot import extractors, match, sources
-from earshot.audio import AudioSettings
+from earshot.audio.load import AudioSettings
 from earshot.core import config
 from earshot.core.config import Recipe, TrainingFlags, WindowFlags, load_recipe, recipe_names, with_defaults
 from earshot.core.errors import UserError
@@ -347,7 +347,7 @@ def test_headers_are_remembered(tmp_path, monkeypatch):
     assert first.headers(paths) == [(0.5, 8000), None, None]
     first.save()
     asked = []
-    monkeypatch.setattr("earshot.audio.info", lambda path: asked.append(path) or (2.0, 16000))
+    monkeypatch.setattr("earshot.audio.load.info", lambda path: asked.append(path) or (2.0, 16000))
     assert Sources(tmp_path / "index.json").headers(paths) == [(0.5, 8000), (2.0, 16000), None]
     # a failure is not remembered: the file may have become readable
     assert asked == [str(tmp_path / "b.wav")]

@@ -17,9 +17,10 @@ from layout_files import files
 import get_features
 import predict
 import train
-from earshot import audio, plan
+from earshot import plan
+from earshot.audio.decode import BadAudio
+from earshot.audio.load import stretch
 from earshot.competition import load
-from earshot.decode import BadAudio
 from earshot.sources import Sources
 
 KINDS = ["tone0", "tone1", "tone2"]
@@ -88,13 +89,13 @@ def test_ids_that_name_no_stretches(birds: Path, ids: str) -> None:
 
 def test_a_stretch_of_a_wave() -> None:
     wave = np.arange(10000, dtype=np.float32)
-    assert audio.stretch(wave, 1000, 2, 4).tolist() == list(range(2000, 4000))
-    assert len(audio.stretch(wave, 1000, 8, 13)) == 2000
+    assert stretch(wave, 1000, 2, 4).tolist() == list(range(2000, 4000))
+    assert len(stretch(wave, 1000, 8, 13)) == 2000
     for start, reason in ((10, "the recording ends at 10.0 s"), (9.995, "too short .5 ms")):
         with pytest.raises(BadAudio, match=reason):
-            audio.stretch(wave, 1000, start, start + 5)
+            stretch(wave, 1000, start, start + 5)
     with pytest.raises(BadAudio, match="silent"):
-        audio.stretch(np.ones(500, np.float32), 100, 0, 5)
+        stretch(np.ones(500, np.float32), 100, 0, 5)
 
 
 def soundscapes(folder: Path) -> Path:

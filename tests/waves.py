@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from conftest import SHARED
 
-from earshot import audio
+from earshot.audio import load
 from earshot.extractors import base
 
 
@@ -25,7 +25,7 @@ def synthetic(seconds: float, rate: int, seed: int = 0) -> np.ndarray:
 
 def real(rate: int, count: int) -> list[np.ndarray]:
     files = sorted((SHARED / "esc10" / "audio").glob("*.ogg"))[:: 400 // count][:count]
-    return [audio.read(file, rate, audio.AudioSettings())[0] for file in files]
+    return [load.read(file, rate, load.AudioSettings())[0] for file in files]
 
 
 def clips(rate: int, count: int = 3) -> list[np.ndarray]:

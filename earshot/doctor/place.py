@@ -10,7 +10,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from earshot import audio, cache, defaults, earlier, extractors, run_resume
+from earshot import cache, defaults, earlier, extractors, run_resume
+from earshot.audio import load as audio_load
 from earshot.core import kaggle_paths
 from earshot.core.disk_space import human
 from earshot.core.errors import UserError
@@ -69,8 +70,8 @@ def decoded(suffix: str, files: list[Path]) -> Finding:
     said = ""
     for path in sorted(files, key=lambda path: (path.stat().st_size, path)):
         try:
-            wave, rate, _ = audio.read(path, None, audio.AudioSettings())
-        except audio.BadAudio as error:
+            wave, rate, _ = audio_load.read(path, None, audio_load.AudioSettings())
+        except audio_load.BadAudio as error:
             said = said or f"{path.name}: {error}"
             continue
         return ok(f"audio: {suffix} decodes ({path.name}, {len(wave) / rate:.1f} s, {rate} Hz)")

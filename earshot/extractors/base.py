@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from earshot import clip_windows
+from earshot.audio import windows
 from earshot.core import kaggle_paths
 from earshot.core.errors import UserError
 from earshot.core.fingerprint import RECORDED_WHERE_CHANGED, recorded  # noqa: F401 -- for the extractors
@@ -153,7 +153,7 @@ class Extractor:
 
     def cut(self, wave: np.ndarray) -> list[tuple[float, float]]:
         """(start, length of real audio) in seconds of each window of a wave."""
-        return clip_windows.cut(
+        return windows.cut(
             len(wave) / self.rate, self.window.seconds, self.window.hop, self.window.max_windows
         )
 
@@ -161,7 +161,7 @@ class Extractor:
         """The samples of one window, filled to (samples,)."""
         first = round(start * self.rate)
         real = max(1, round(length * self.rate))
-        return clip_windows.fill(wave[first : first + real], self.samples, self.window.pad)
+        return windows.fill(wave[first : first + real], self.samples, self.window.pad)
 
     def run(self, waves: np.ndarray, lengths: list[float]) -> dict[str, np.ndarray]:
         """One forward pass from (B, samples) to numpy views, repeated in fp32 where half precision

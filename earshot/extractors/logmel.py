@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from earshot import clip_windows
+from earshot.audio import windows
 from earshot.core.errors import UserError
 from earshot.extractors import base, frontend
 
@@ -260,7 +260,7 @@ class Extractor(base.Extractor):
         """A clip that lasts for a window: short ones are filled, unless silence is to be zeros after
         standardising."""
         if len(wave) < self.needed and not self.zeros_after:
-            return clip_windows.fill(wave, self.needed, self.window.pad)
+            return windows.fill(wave, self.needed, self.window.pad)
         return wave
 
     def _take(self, mel: torch.Tensor, first: int) -> torch.Tensor:

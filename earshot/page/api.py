@@ -16,7 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from earshot.audio import BadAudio
+from earshot.audio.load import BadAudio
 from earshot.page.desk import Desk
 
 LOOPBACK = ("127.0.0.1", "localhost")

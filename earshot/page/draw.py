@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from earshot import spectrogram
+from earshot.audio import spectrogram
 from earshot.page.maps import Map, grouped
 from earshot.page.saliency import Saliency
 from earshot.report import style

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from earshot import decode
-from earshot.audio import BadAudio
+from earshot.audio import decode
+from earshot.audio.load import BadAudio
 
 # How formats begin, by their first bytes (or those from the fifth on). What is none of these is given to no
 # decoder: ffmpeg would also open playlists, which name other files and addresses.

@@ -10,8 +10,8 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from earshot import audio
-from earshot.audio import BadAudio
+from earshot.audio import load
+from earshot.audio.load import BadAudio
 from earshot.core.errors import UserError
 from earshot.page import draw, maps, mistakes, saliency
 from earshot.page.desk import Desk
@@ -273,5 +273,5 @@ def _mistakes(desk: Desk, found: list[mistakes.Mistake], summary: str) -> None:
 def _playable(desk: Desk, path: Path) -> tuple[np.ndarray, int]:
     """A competition's file as browsers play it, whatever its format."""
     desk.limits.check(path)
-    wave, rate, _ = audio.read(path, None, audio.AudioSettings())
+    wave, rate, _ = load.read(path, None, load.AudioSettings())
     return np.array(wave), rate

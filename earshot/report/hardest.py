@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from earshot import listen, spectrogram
+from earshot import listen
+from earshot.audio import spectrogram
+from earshot.audio.decode import BadAudio
 from earshot.core.errors import UserError
-from earshot.decode import BadAudio
 from earshot.report.results import Results
 
 if TYPE_CHECKING:

@@ -34,7 +34,7 @@ def make(folder: Path, again: bool = True) -> Path | None:
             drawn = {name: style.png(figure) for name, figure in figures.items()}
     except ImportError as error:
         raise UserError(f"pictures need matplotlib ({error}): pip install matplotlib") from None
-    from earshot import spectrogram
+    from earshot.audio import spectrogram
 
     hard = hardest.find(found)
     clips = hardest.pictures(found, hard)

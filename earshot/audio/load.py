@@ -10,8 +10,8 @@ from typing import Literal
 
 import numpy as np
 
-from earshot import decode
-from earshot.decode import BadAudio
+from earshot.audio import decode
+from earshot.audio.decode import BadAudio
 
 SILENCE = 1e-5  # below one step of 16 bits (3.1e-5), so a clip with a single set bit still counts as sound
 SHORTEST = 0.01  # seconds: less than half an analysis frame of any extractor

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from earshot.audio import TOLERANCE
+from earshot.audio.load import TOLERANCE
 from earshot.core.errors import UserError
 
 

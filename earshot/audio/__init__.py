@@ -1,0 +1,1 @@
+"""From files to waves: decoding, windows, variations, spectrograms."""
