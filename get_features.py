@@ -68,12 +68,13 @@ def main(argv: list[str]) -> None:
     name, recipe, extractor, run, flags = parse(argv)
     what, windows, audio, settings, copies, machine = flags.values()
     deadline = Deadline(machine.max_hours)
-    from earshot import cache, competition, earlier, pictures, plan
+    from earshot import cache, earlier, pictures, plan
+    from earshot.competition.load import load as load_competition
     from earshot.core.files import locked, plain_name, write_text
     from earshot.kaggle import download
     from earshot.match import LATEST
 
-    clips = competition.load(
+    clips = load_competition(
         download.fetched(name, what.out),
         train_csv=what.train_csv,
         id_column=what.id_column,

@@ -33,8 +33,9 @@ from common import ROOT, keep_rows, machine
 
 sys.path.insert(0, str(ROOT))
 
-from earshot import cache, competition, extract, extractors, halves, plan
+from earshot import cache, extract, extractors, halves, plan
 from earshot.audio.load import AudioSettings  # noqa: E402
+from earshot.competition.load import load as load_competition
 from earshot.core.config import WindowFlags  # noqa: E402
 from earshot.core.device import Device, choose  # noqa: E402
 from earshot.shards import parts  # noqa: E402
@@ -62,7 +63,7 @@ class Ours:
         **settings: Any,
     ):
         module = extractors.module(name)
-        found = competition.load(str(data), out=str(out))
+        found = load_competition(str(data), out=str(out))
         found.clips = found.clips[found.clips.split == "train"].head(clips).reset_index(drop=True)
         self.workers = torch.get_num_threads()
         cached = "-".join([name, *settings])

@@ -68,7 +68,7 @@ PRELOADED = (
     "tyro",
     "models",
     "earshot.blend",
-    "earshot.competition",
+    "earshot.competition.load",
     "earshot.earlier",
     "earshot.plan",
     "earshot.submission",

@@ -18,9 +18,9 @@ def found(out: str) -> tuple[Path | None, str]:
     Raises:
         UserError: there are several.
     """
-    from earshot import competition
+    from earshot.competition import load
 
-    here = competition.find(out)
+    here = load.find(out)
     if len(here) > 1:
         raise UserError(
             f"several competitions in {out}/: choose one with --competition: {', '.join(map(str, here))}"

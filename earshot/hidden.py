@@ -14,7 +14,7 @@ from earshot.core.config import with_defaults
 from earshot.core.errors import UserError
 
 if TYPE_CHECKING:
-    from earshot.competition import Competition
+    from earshot.competition.load import Competition
     from earshot.plan import Plan
     from earshot.shards import Part
 

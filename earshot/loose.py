@@ -9,7 +9,7 @@ import numpy as np
 
 from earshot import extractors
 from earshot.audio.load import AudioSettings
-from earshot.competition import AUDIO_SUFFIXES
+from earshot.competition.load import AUDIO_SUFFIXES
 from earshot.core.config import with_defaults
 from earshot.core.device import Device
 from earshot.core.errors import UserError

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 from earshot import listen
 from earshot.audio import spectrogram
 from earshot.audio.decode import BadAudio
+from earshot.competition.labels import each
 from earshot.core import files
 from earshot.core.files import clear_temporary, write_bytes
-from earshot.labels import each
 
 if TYPE_CHECKING:
-    from earshot.competition import Competition
+    from earshot.competition.load import Competition
     from earshot.core.deadline import Deadline
 
 FOLDER = "Spectrogram"

@@ -23,7 +23,7 @@ from earshot.sources import Sources
 
 if TYPE_CHECKING:
     from earshot.audio.load import AudioSettings
-    from earshot.competition import Competition
+    from earshot.competition.load import Competition
     from earshot.core.config import WindowFlags
     from earshot.extractors.base import Window
 

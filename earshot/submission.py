@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from earshot import labels
+from earshot.competition import labels
 from earshot.core import csv_table
 from earshot.core.errors import UserError
 from earshot.core.files import digest, write_bytes

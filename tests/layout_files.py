@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from earshot.competition import load
+from earshot.competition.load import load
 from earshot.core.errors import UserError
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from layout_files import audio, csv, files, refused, rows
 
-from earshot import archive
-from earshot.competition import find, load
+from earshot.competition import zip_file as competition_zip_file
+from earshot.competition.load import find, load
 
 
 def zipped(path: Path, folder: Path, top: str = "") -> Path:
@@ -57,13 +57,13 @@ def test_zip_is_unpacked_once_until_it_changes(kaggle, tmp_path, monkeypatch):
     leftover.parent.mkdir(parents=True)
     leftover.write_bytes(b"half")
     calls = []
-    extract = archive.extract
-    monkeypatch.setattr(archive, "extract", lambda *args: (calls.append(1), extract(*args)))
-    archive.unpack(path, into)
-    archive.unpack(path, into)
+    extract = competition_zip_file.extract
+    monkeypatch.setattr(competition_zip_file, "extract", lambda *args: (calls.append(1), extract(*args)))
+    competition_zip_file.unpack(path, into)
+    competition_zip_file.unpack(path, into)
     assert len(calls) == 1 and not leftover.exists()
     audio(kaggle / "audio_train/d.wav")
-    archive.unpack(zipped(path, kaggle), into)
+    competition_zip_file.unpack(zipped(path, kaggle), into)
     assert len(calls) == 2 and (into / "audio_train/d.wav").exists()
 
     def die(*args):
@@ -71,12 +71,12 @@ def test_zip_is_unpacked_once_until_it_changes(kaggle, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     audio(kaggle / "audio_train/e.wav")
-    monkeypatch.setattr(archive, "extract", die)
+    monkeypatch.setattr(competition_zip_file, "extract", die)
     with pytest.raises(KeyboardInterrupt):
-        archive.unpack(zipped(path, kaggle), into)
+        competition_zip_file.unpack(zipped(path, kaggle), into)
     assert not (into / "audio_train/e.wav").exists()
-    monkeypatch.setattr(archive, "extract", extract)
-    archive.unpack(path, into)
+    monkeypatch.setattr(competition_zip_file, "extract", extract)
+    competition_zip_file.unpack(path, into)
     assert (into / "audio_train/e.wav").exists()
 
 
@@ -115,24 +115,24 @@ def test_zip_with_a_link(tmp_path, mode):
 
 
 def test_zip_bomb(tmp_path, monkeypatch):
-    monkeypatch.setattr(archive, "MAX_SMALL", 10_000)
+    monkeypatch.setattr(competition_zip_file, "MAX_SMALL", 10_000)
     path = hostile(tmp_path, "zeros.wav", data=bytes(1_000_000))
     assert "more than 100 times" in refused(path, out=tmp_path / "out") and not (tmp_path / "out").exists()
-    monkeypatch.setattr(archive, "MAX_SMALL", 2_000_000)  # small in all, so not a bomb
-    assert (archive.unpack(path, tmp_path / "fine") / "zeros.wav").stat().st_size == 1_000_000
-    monkeypatch.setattr(archive, "MAX_MEMBERS", 2)
+    monkeypatch.setattr(competition_zip_file, "MAX_SMALL", 2_000_000)  # small in all, so not a bomb
+    assert (competition_zip_file.unpack(path, tmp_path / "fine") / "zeros.wav").stat().st_size == 1_000_000
+    monkeypatch.setattr(competition_zip_file, "MAX_MEMBERS", 2)
     assert "3 members" in refused(hostile(tmp_path, "a", "b", "c"), out=tmp_path / "out")
 
 
 def test_zip_whose_sizes_lie(tmp_path, monkeypatch):
-    monkeypatch.setattr(archive, "MAX_SMALL", 10_000)
+    monkeypatch.setattr(competition_zip_file, "MAX_SMALL", 10_000)
     path = hostile(tmp_path, "zeros.wav", data=bytes(1_000_000))
 
     def liars(zip_file, path):
         (info,) = zip_file.infolist()
         return [(type("Small", (), {"file_size": 5})(), info.filename)]
 
-    monkeypatch.setattr(archive, "check", liars)
+    monkeypatch.setattr(competition_zip_file, "check", liars)
     real_open = zipfile.ZipFile.open
     monkeypatch.setattr(zipfile.ZipFile, "open", lambda self, info, *a, **k: real_open(self, "zeros.wav"))
     assert "more than it declares" in refused(path, out=tmp_path / "out")
@@ -140,7 +140,9 @@ def test_zip_whose_sizes_lie(tmp_path, monkeypatch):
 
 
 def test_zip_that_does_not_fit(tmp_path, monkeypatch):
-    monkeypatch.setattr(archive.shutil, "disk_usage", lambda p: type("Usage", (), {"free": 10})())
+    monkeypatch.setattr(
+        competition_zip_file.shutil, "disk_usage", lambda p: type("Usage", (), {"free": 10})()
+    )
     line = refused(hostile(tmp_path, "a.wav", data=b"x" * 100), out=tmp_path / "out")
     assert "free" in line and "--out" in line
 
@@ -177,7 +179,7 @@ def test_zip_with_odd_names_stays_inside(tmp_path):
     path = hostile(
         tmp_path, "a.wav", "a.wav", "n\0.wav", "line\nbreak.wav", ".unpacked", "./b//c.wav", "é😀.wav"
     )
-    into = archive.unpack(path, tmp_path / "out" / "unpacked")
+    into = competition_zip_file.unpack(path, tmp_path / "out" / "unpacked")
     assert into == tmp_path / "out" / "unpacked"
     found = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.wav"))
     assert found == [f"out/unpacked/{name}" for name in ("a.wav", "b/c.wav", "line\nbreak.wav", "é😀.wav")]

@@ -16,7 +16,7 @@ import get_features
 import predict
 import train
 from earshot import defaults, earlier, extractors, job, run_resume
-from earshot.competition import load
+from earshot.competition.load import load
 from earshot.core import kaggle_paths
 from earshot.core.errors import UserError
 from earshot.extractors import ast, base

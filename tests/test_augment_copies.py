@@ -18,7 +18,7 @@ import get_features
 from earshot import cache, copies, extract, plan
 from earshot.audio import augment, windows
 from earshot.audio.load import AudioSettings
-from earshot.competition import load
+from earshot.competition.load import load
 from earshot.core.config import AugmentFlags, Recipe
 from earshot.core.errors import UserError
 from earshot.match import mismatches

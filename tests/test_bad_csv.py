@@ -12,7 +12,7 @@ import pytest
 from layout_files import refused, rows
 
 from earshot import submission
-from earshot.competition import load
+from earshot.competition.load import load
 from earshot.core import csv_table
 
 TRAIN, SAMPLE = b"fname,label\na.wav,owl\nb.wav,jay\nc.wav,owl\n", b"fname,label\nx.wav,jay\ny.wav,jay\n"

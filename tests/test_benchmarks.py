@@ -250,7 +250,7 @@ def test_events_and_soundscapes_are_competitions_whose_solution_is_known(monkeyp
     import soundfile
     from conftest import tone
 
-    from earshot.competition import load
+    from earshot.competition.load import load
 
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import events

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from layout_files import audio, csv, files, refused, rows
 
-from earshot.competition import find, load
+from earshot.competition.load import find, load
 
 # --- hold-out
 

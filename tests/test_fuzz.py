@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from layout_files import files
 
-from earshot import cache, competition, torchzip
+from earshot import cache, torchzip
+from earshot.competition.load import load as load_competition
 from earshot.core import checksums
 from earshot.core.errors import UserError
 from earshot.core.pickle_interpreter import Refused
@@ -212,7 +213,7 @@ def test_csv_files(folder, head, rows, mark, end, bom, sample, quote, junk):
     (root / "train.csv").write_bytes(written([head, *rows]) + junk)
     (root / "sample_submission.csv").write_bytes(written([["fname", "label"], *sample]))
     try:
-        found = competition.load(root)
+        found = load_competition(root)
     except UserError as error:
         assert "\n" not in str(error) and len(str(error)) < 2000
         return

@@ -134,7 +134,7 @@ def test_damage_and_malice(stub: Stub, tones_zip: bytes, tmp_path: Path) -> None
 
 
 def test_datasets_inner_zips_and_esc50(stub: Stub, tones_zip: bytes, tmp_path: Path, monkeypatch) -> None:
-    from earshot import competition
+    from earshot.competition.load import load as load_competition
 
     made = tmp_path / "made"
     inner = zipped(made / "audio_train")
@@ -143,7 +143,7 @@ def test_datasets_inner_zips_and_esc50(stub: Stub, tones_zip: bytes, tmp_path: P
     )
     assert download.fetched("datasets/some-one/old-tones", "data") == "data/old-tones"
     assert stub.asked("DownloadDataset")[0]["ownerSlug"] == "some-one"
-    assert len(competition.load("data/old-tones").clips) == 18 and not list(tmp_path.rglob("audio_train.zip"))
+    assert len(load_competition("data/old-tones").clips) == 18 and not list(tmp_path.rglob("audio_train.zip"))
     stub.files["esc50.zip"] = tones_zip
     monkeypatch.setattr(download, "ESC50", "http://localhost/files/esc50.zip")
     stub.cut = 500

@@ -6,8 +6,7 @@ import os
 import pytest
 from layout_files import csv, files, refused, rows
 
-from earshot import competition
-from earshot.competition import load
+from earshot.competition.load import load, sort_classes
 
 
 def test_kaggle_csv(kaggle):
@@ -113,8 +112,8 @@ def test_numeric_looking_ids_and_labels_survive(tmp_path):
 
 
 def test_classes_as_text_unless_all_are_numbers(tmp_path):
-    assert competition.sort_classes(["10", "9", "a"]) == ["10", "9", "a"]
-    assert competition.sort_classes(["10", "-1", "9"]) == ["-1", "9", "10"]
+    assert sort_classes(["10", "9", "a"]) == ["10", "9", "a"]
+    assert sort_classes(["10", "-1", "9"]) == ["-1", "9", "10"]
 
 
 def test_same_file_name_in_train_and_test(tmp_path):

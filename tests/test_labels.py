@@ -9,8 +9,8 @@ import pytest
 from layout_files import csv as write
 from layout_files import files, refused, rows
 
-from earshot import competition, labels
-from earshot.competition import load
+from earshot.competition import labels
+from earshot.competition.load import load, straddling
 
 
 @pytest.fixture
@@ -196,7 +196,7 @@ def test_holdout_keeps_the_shares_of_the_labels(tmp_path: Path) -> None:
     write(root / "train.csv", " ".join(["id,group,owl,jay,emu", *body]))
     comp = load(root, holdout="0.25")
     held = comp.clips["split"] == "test"
-    assert 24 <= held.sum() <= 36 and not competition.straddling(comp.clips)
+    assert 24 <= held.sum() <= 36 and not straddling(comp.clips)
     for name in ("owl", "jay", "emu"):
         has = comp.clips["label"].map(lambda several, name=name: name in several)
         assert abs((has & held).sum() / has.sum() - 0.25) < 0.1

@@ -16,8 +16,9 @@ from layout_files import csv as write
 import get_features
 import predict
 import train
-from earshot import folds, labels, metrics, run_cache, stage, submission
+from earshot import folds, metrics, run_cache, stage, submission
 from earshot.cache import Cache
+from earshot.competition import labels
 from earshot.core.errors import UserError
 from earshot.run import Run
 

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 from layout_files import csv, files, refused, rows
 
-from earshot import blend, competition, crossval, folds, metrics, submission
+from earshot import blend, crossval, folds, metrics, submission
 from earshot.cache import Cache
-from earshot.competition import load
+from earshot.competition.load import draw_holdout, load
 from earshot.core import checksums
 from earshot.core.errors import UserError
 
@@ -194,7 +194,7 @@ def test_a_hold_out_without_some_class() -> None:
     table = pd.DataFrame(
         {"id": list("abcdefghi"), "group": [""] * 9, "label": ["owl"] * 4 + ["jay"] * 4 + ["emu"]}
     )
-    held = competition.draw_holdout(table, 0.5, 0)
+    held = draw_holdout(table, 0.5, 0)
     assert not held[8] and 0 < held.sum() < 8  # the only emu is learnt
     found = metrics.scores(certain([2] * int(held.sum())), np.where(table.label[held] == "owl", 2, 1))
     assert all(np.isfinite(value) for value in found.values())

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 import soundfile
 
-from earshot import competition, sample
+from earshot.competition import sample
+from earshot.competition.load import load as load_competition
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +97,7 @@ def test_difficulty(built):
 
 
 def test_load_sample(built):
-    comp = competition.load("sample", out=built.parent)
+    comp = load_competition("sample", out=built.parent)
     assert (comp.name, comp.layout, comp.root) == ("sample", "sample", built)
     assert comp.clips["split"].value_counts().to_dict() == {"train": 300, "subm": 100}
     assert comp.classes == sorted(sample.SOUNDS) and comp.missing == []
@@ -113,10 +114,10 @@ def test_load_sample(built):
 
 
 def test_holdout_keeps_groups_whole(built):
-    whole = competition.load("sample", out=built.parent)
-    comp = competition.load("sample", out=built.parent, holdout="0.2")
-    again = competition.load("sample", out=built.parent, holdout=0.2)
-    other = competition.load("sample", out=built.parent, holdout="0.2", seed=1)
+    whole = load_competition("sample", out=built.parent)
+    comp = load_competition("sample", out=built.parent, holdout="0.2")
+    again = load_competition("sample", out=built.parent, holdout=0.2)
+    other = load_competition("sample", out=built.parent, holdout="0.2", seed=1)
     pd.testing.assert_frame_equal(comp.clips, again.clips)
     train, test = (comp.clips[comp.clips["split"] == s] for s in ("train", "test"))
     assert set(test["id"]) != set(other.clips["id"][other.clips["split"] == "test"])

@@ -18,9 +18,10 @@ import torch
 from conftest import FLAGS, make_competition, read_csv, refused, script
 from test_damage import TRAIN, files
 
-from earshot import archive, cache, manifest, torchzip
+from earshot import cache, manifest, torchzip
 from earshot.audio import load
 from earshot.cache import Cache
+from earshot.competition import zip_file
 from earshot.core import checksums, plain_pickle
 from earshot.core.errors import UserError
 from earshot.core.files import digest
@@ -277,10 +278,10 @@ def test_damaged_zips_of_every_compression_end_in_one_line(tmp_path):
                 spoilt[at] = random.integers(256)
             (tmp_path / "a.zip").write_bytes(spoilt[: len(spoilt) - number % 3])
             try:
-                archive.unpack(tmp_path / "a.zip", tmp_path / f"out{kind}-{number}")
+                zip_file.unpack(tmp_path / "a.zip", tmp_path / f"out{kind}-{number}")
             except UserError as error:
                 refusals += "\n" not in str(error)
-    assert refusals > 200 and lzma.LZMAError in archive.DAMAGED
+    assert refusals > 200 and lzma.LZMAError in zip_file.DAMAGED
 
 
 def test_a_hold_out_s_score_that_was_altered_is_made_again(tmp_path):

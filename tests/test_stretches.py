@@ -20,7 +20,7 @@ import train
 from earshot import plan
 from earshot.audio.decode import BadAudio
 from earshot.audio.load import stretch
-from earshot.competition import load
+from earshot.competition.load import load
 from earshot.sources import Sources
 
 KINDS = ["tone0", "tone1", "tone2"]

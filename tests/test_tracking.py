@@ -264,7 +264,7 @@ def test_names_for_files() -> None:
 
 
 def test_a_deadline_stops_the_drawing(cached: Path, tmp_path: Path, capsys) -> None:
-    from earshot import competition
+    from earshot.competition.load import load as load_competition
 
-    clips = competition.load(str(cached / "tones"))
+    clips = load_competition(str(cached / "tones"))
     assert not pictures.draw(clips, tmp_path, 0, 1, Deadline(0)) and "0 drawn" in capsys.readouterr().out

@@ -45,7 +45,7 @@ def competition(out: str = "data") -> list[Finding]:
             ]
         if sum(one.audio for one in folders) > MANY:
             return [ok(f"competition: {path} ({where})"), *lines]
-        from earshot.competition import load
+        from earshot.competition.load import load
 
         notes = load(path, out=out).notes
         return [

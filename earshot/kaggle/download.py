@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from earshot import archive, file_index
+from earshot.competition import file_index, zip_file
 from earshot.core import disk_space
 from earshot.core.errors import UserError
 from earshot.core.files import is_audio, locked, replacing
@@ -39,14 +39,14 @@ def fetched(name: str | None, out: str) -> str | None:
     if not re.fullmatch(NAME, slug):
         return name  # a path: who reads it says that nothing is there
     folder = Path(out) / slug
-    if (folder / "unpacked" / archive.MARKER).is_file() or _has_audio(folder):
+    if (folder / "unpacked" / zip_file.MARKER).is_file() or _has_audio(folder):
         print(f"competition: {folder}, downloaded earlier")
         return str(folder)
     if folder.with_name(f"{slug}.zip").is_file():
         return str(folder.with_name(f"{slug}.zip"))
     part = Path(out) / ".downloads" / slug
     with locked(part, f"the download of {name} in"):
-        if not (folder / "unpacked" / archive.MARKER).is_file():
+        if not (folder / "unpacked" / zip_file.MARKER).is_file():
             ref = f"{dataset[1]}/{slug}" if dataset else slug
             path = esc50(part) if name == "esc50" else from_kaggle(ref, part, bool(dataset), name)
             unpack(path, folder / "unpacked")
@@ -122,14 +122,14 @@ def unpack(path: Path, into: Path) -> None:
         UserError: damaged (it is removed, so that the same command downloads it anew), or not to be trusted.
     """
     try:
-        root = archive.unpack(path, into)
-    except archive.NotWhole as error:
+        root = zip_file.unpack(path, into)
+    except zip_file.NotWhole as error:
         path.unlink()
         raise UserError(f"{error}; it is removed, and the same command does that") from None
     for inner in sorted(root.glob("*.zip")):  # older competitions keep their audio in zips of their own
         beside = inner.with_suffix("")
         if not beside.exists():
-            archive.unpack(inner, beside)
+            zip_file.unpack(inner, beside)
             inner.unlink()
     print(f"download: {into}, {sum(1 for p in into.rglob('*') if p.is_file())} files, checked")
 

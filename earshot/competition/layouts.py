@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from earshot import labels, placeholder, stretches
+from earshot.competition import labels, placeholder, segments
+from earshot.competition.file_index import Files, words
 from earshot.core import csv_table
 from earshot.core.csv_table import shown, some
 from earshot.core.errors import UserError
 from earshot.core.files import is_audio
-from earshot.file_index import Files, words
 
 ESC_COLUMNS = {"filename", "fold", "target", "category"}
 NOT_TRAIN_CSVS = ("solution.csv", "bad_audio.csv")
@@ -372,7 +372,7 @@ def unlabelled_rows(files: Files, frame: pd.DataFrame, csv: Path, found: Layout)
             "per clip"
         )
     paths = files.resolve(list(ids), "subm")
-    parts = None if any(paths) else stretches.find(list(ids), files)
+    parts = None if any(paths) else segments.find(list(ids), files)
     if parts:
         ids, paths = parts.ids, parts.paths
         found.notes.append(

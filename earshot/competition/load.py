@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from earshot import archive, file_index, layouts, placeholder, sample
+from earshot.competition import file_index, layouts, placeholder, sample, zip_file
+from earshot.competition.labels import each
 from earshot.core import csv_table, files
 from earshot.core.csv_table import shown, some
 from earshot.core.errors import UserError
 from earshot.core.files import locked
-from earshot.labels import each
 
 AUDIO_SUFFIXES = files.AUDIO_SUFFIXES
 
@@ -81,9 +81,9 @@ def load(
             if root.suffix.lower() != ".zip":
                 raise UserError(f"{path} is a file but no zip: give the competition's folder or its zip")
             name = root.stem
-            root = archive.unpack(root, Path(out) / name / "unpacked")
-        elif (root / "unpacked" / archive.MARKER).is_file():  # an earlier run unpacked a zip here
-            root = archive.unpacked(root / "unpacked")
+            root = zip_file.unpack(root, Path(out) / name / "unpacked")
+        elif (root / "unpacked" / zip_file.MARKER).is_file():  # an earlier run unpacked a zip here
+            root = zip_file.unpacked(root / "unpacked")
     root = Path(os.path.abspath(root))
     found = layouts.recognise(root, train_csv, id_column, label_column, task)
     several = found.written is not None and found.written.multilabel

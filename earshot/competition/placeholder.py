@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from earshot.competition.file_index import Files, side, strip_suffix
 from earshot.core.files import is_audio, write_text
-from earshot.file_index import Files, side, strip_suffix
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,10 +7,10 @@ from collections import Counter
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-from earshot.file_index import side
+from earshot.competition.file_index import side
 
 if TYPE_CHECKING:
-    from earshot.file_index import Files
+    from earshot.competition.file_index import Files
 
 NAMED = re.compile(r"(.+)_(\d{1,6})", re.ASCII)
 

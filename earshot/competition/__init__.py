@@ -1,0 +1,1 @@
+"""A competition's files as one row per clip: layouts, labels, tables, zips, the built-in sample."""
