@@ -283,9 +283,10 @@ def main(folder: Path) -> None:
     import resource
 
     sys.path.insert(0, str(ROOT))
-    from earshot import cache, torchzip
+    from earshot import cache
     from earshot.core.errors import UserError
     from earshot.core.pickle_interpreter import Refused
+    from earshot.extractors import torch_weights
 
     victim, corpus, admitted = folder / "victim", {}, []
     for index, (name, data) in enumerate(pickles(victim).items()):
@@ -312,7 +313,7 @@ def main(folder: Path) -> None:
             alarms.append(f"{event} {args}"[:200])
 
     for path in (*corpus.values(), *weights.values()):  # once before the watch: readers import late
-        for read in (cache.load, torchzip.load):
+        for read in (cache.load, torch_weights.load):
             try:
                 read(path)
             except (UserError, Refused):
@@ -324,7 +325,7 @@ def main(folder: Path) -> None:
             for read in (
                 [lambda p: cache.load(p), lambda p: cache.load(p, mmap=False)]
                 if kind == "cache"
-                else [torchzip.load]
+                else [torch_weights.load]
             ):
                 reading = True
                 try:

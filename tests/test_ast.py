@@ -11,7 +11,7 @@ from waves import clips, synthetic, window
 
 from earshot.audio import windows
 from earshot.core.errors import UserError
-from earshot.extractors import ast, base, frontend
+from earshot.extractors import ast, base, mel
 
 
 def tiny_ast(folder: Path, mean: float = -4.0, std: float = 4.2):
@@ -43,7 +43,7 @@ def test_ast_front_end_is_transformers():
     waves.append(synthetic(10.24, 16000))
     want = np.stack([front(wave, sampling_rate=16000)["input_values"][0] for wave in waves])
     batch = torch.from_numpy(np.stack([windows.fill(wave, 163840, "silence") for wave in waves]))
-    got = frontend.ast_input(batch, [len(wave) / 16000 for wave in waves]).numpy()
+    got = mel.ast_input(batch, [len(wave) / 16000 for wave in waves]).numpy()
     assert got.shape == want.shape == (len(waves), 1024, 128)
     assert np.abs(got - want).max() < 1e-3
     assert got[1, -1, 0] == pytest.approx(0.46703, abs=1e-4), "padding is 0 in log-mel, then normalised"

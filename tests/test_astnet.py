@@ -7,7 +7,7 @@ import pytest
 from test_ast import tiny_ast
 from waves import synthetic, window
 
-from earshot.extractors import ast, astnet, base
+from earshot.extractors import ast, ast_fast, base
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def test_the_pass_is_transformers(model):
     import torch
 
     mel = torch.randn(2, 1024, 128, generator=torch.Generator().manual_seed(1))
-    mine = astnet.Network(model, 101)
+    mine = ast_fast.Network(model, 101)
     with torch.inference_mode():
         want = model(mel)
         full, special = mine(mel, torch.float32), mine(mel, torch.float32, patches=False)
@@ -58,7 +58,7 @@ def test_fewer_columns_keep_their_places(model):
     mel = torch.randn(1, 498, 128, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         want = small(mel[:, :496]).last_hidden_state
-        assert (astnet.Network(model, 49)(mel, torch.float32) - want).abs().max() < 1e-4
+        assert (ast_fast.Network(model, 49)(mel, torch.float32) - want).abs().max() < 1e-4
 
 
 def test_an_unknown_structure_takes_its_own_pass(tmp_path, monkeypatch):
@@ -67,7 +67,7 @@ def test_an_unknown_structure_takes_its_own_pass(tmp_path, monkeypatch):
     for _ in range(2):
         extractor = ast.Extractor(ast.Settings(), window(1.28, 16000), weights=str(tmp_path))
         made.append(extractor.extract([synthetic(1.28, 16000)], [0.0], 1)[0].views)
-        monkeypatch.setattr(astnet, "NAMES", {**astnet.NAMES, "up": ("mlp.renamed", "renamed")})
+        monkeypatch.setattr(ast_fast, "NAMES", {**ast_fast.NAMES, "up": ("mlp.renamed", "renamed")})
     assert extractor.network is None
     for view in made[0]:
         np.testing.assert_allclose(

@@ -10,7 +10,7 @@ from waves import clips, synthetic, window
 
 from earshot.audio import load, windows
 from earshot.core.errors import UserError
-from earshot.extractors import efficientat, frontend
+from earshot.extractors import efficientat, mel
 
 
 def reference_spectrogram(wave: np.ndarray):
@@ -66,7 +66,7 @@ def test_kaldi_banks_are_torchaudios():
 
     for rate, n_fft, low, high, bins in ((32000, 1024, 0.0, 15000.0, 128), (16000, 512, 20.0, 8000.0, 128)):
         want = get_mel_banks(bins, n_fft, rate, low, high, 100.0, -500.0, 1.0)[0].numpy()
-        got = frontend.mel_bank(bins, rate, n_fft, low, high, "kaldi").T
+        got = mel.mel_bank(bins, rate, n_fft, low, high, "kaldi").T
         np.testing.assert_allclose(got[:, :-1], want, atol=2e-5)
         np.testing.assert_allclose(got[:, -1], 0, atol=1e-6)
 

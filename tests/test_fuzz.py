@@ -15,11 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from layout_files import files
 
-from earshot import cache, torchzip
+from earshot import cache
 from earshot.competition.load import load as load_competition
 from earshot.core import checksums
 from earshot.core.errors import UserError
 from earshot.core.pickle_interpreter import Refused
+from earshot.extractors import torch_weights
 
 EXAMPLES = int(os.environ.get("EARSHOT_FUZZ", "150"))
 FUZZ = settings(
@@ -130,7 +131,7 @@ def test_damaged_weights(folder, changes):
     path = folder / "c.pt"
     path.write_bytes(damaged(whole.read_bytes(), changes))
     try:
-        found = torchzip.load(path)
+        found = torch_weights.load(path)
     except Refused as error:
         assert "\n" not in str(error)
     else:

@@ -15,12 +15,13 @@ import pytest
 import torch
 from conftest import ROOT
 
-from earshot import cache, torchzip
+from earshot import cache
 from earshot.cache import Cache
 from earshot.core import config
 from earshot.core.errors import UserError
 from earshot.core.files import digest
 from earshot.core.pickle_interpreter import Refused
+from earshot.extractors import torch_weights
 from earshot.run import Run
 
 
@@ -67,23 +68,23 @@ def test_state_dicts_are_read_as_torch_reads_them(tmp_path: Path) -> None:
         "double": x.double(),
     }
     torch.save(state, tmp_path / "a.pt")
-    found = torchzip.load(tmp_path / "a.pt")
+    found = torch_weights.load(tmp_path / "a.pt")
     assert list(found) == list(state) and all(
         torch.equal(found[k], v) and found[k].dtype == v.dtype for k, v in state.items()
     )
     torch.save(torch.nn.BatchNorm1d(3).state_dict(), tmp_path / "b.pt")
-    assert torchzip.load(tmp_path / "b.pt").keys() == torch.nn.BatchNorm1d(3).state_dict().keys()
+    assert torch_weights.load(tmp_path / "b.pt").keys() == torch.nn.BatchNorm1d(3).state_dict().keys()
     from safetensors.torch import save_file
 
     save_file({"a": x}, tmp_path / "c.safetensors")
-    assert torch.equal(torchzip.load(tmp_path / "c.safetensors")["a"], x)
+    assert torch.equal(torch_weights.load(tmp_path / "c.safetensors")["a"], x)
     (tmp_path / "d.safetensors").write_bytes((1 << 50).to_bytes(8, "little") + b"{}")
     with pytest.raises(Refused):
-        torchzip.load(tmp_path / "d.safetensors")
+        torch_weights.load(tmp_path / "d.safetensors")
 
 
 def test_published_weights_are_read_as_torch_reads_them(efficientat_weights: Path) -> None:
-    mine, theirs = torchzip.load(efficientat_weights), torch.load(efficientat_weights, weights_only=True)
+    mine, theirs = torch_weights.load(efficientat_weights), torch.load(efficientat_weights, weights_only=True)
     assert (
         len(mine) == 312
         and list(mine) == list(theirs)

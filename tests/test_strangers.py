@@ -18,7 +18,7 @@ import torch
 from conftest import FLAGS, make_competition, read_csv, refused, script
 from test_damage import TRAIN, files
 
-from earshot import cache, manifest, torchzip
+from earshot import cache, manifest
 from earshot.audio import load
 from earshot.cache import Cache
 from earshot.competition import zip_file
@@ -26,6 +26,7 @@ from earshot.core import checksums, plain_pickle
 from earshot.core.errors import UserError
 from earshot.core.files import digest
 from earshot.core.pickle_interpreter import Refused
+from earshot.extractors import torch_weights
 from earshot.sources import Sources
 
 WORDS = {
@@ -258,10 +259,10 @@ def test_tensors_that_share_their_numbers_a_thousand_times(tmp_path):
         file.writestr("a/data.pkl", body + b"u.")
         file.writestr("a/data/0", bytes(4 * count))
     with pytest.raises(Refused, match="share their numbers"):
-        torchzip.load(tmp_path / "bomb.pt")
+        torch_weights.load(tmp_path / "bomb.pt")
     tied = torch.zeros(1000)
     torch.save({"in": tied, "out": tied}, tmp_path / "tied.pt")
-    assert set(torchzip.load(tmp_path / "tied.pt")) == {"in", "out"}
+    assert set(torch_weights.load(tmp_path / "tied.pt")) == {"in", "out"}
 
 
 def test_damaged_zips_of_every_compression_end_in_one_line(tmp_path):

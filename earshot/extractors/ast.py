@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from earshot.core.errors import UserError
-from earshot.extractors import astnet, base, frontend, hub
+from earshot.extractors import ast_fast, base, hub
+from earshot.extractors.mel import ast_input, kaldi_frames
 
 if TYPE_CHECKING:
     import torch
@@ -112,15 +113,15 @@ class Extractor(base.Extractor):
         rows = (self.bins - patch) // config.frequency_stride + 1
         columns = (self.max_length - patch) // config.time_stride + 1
         if self.settings.short_clips:
-            frames = min(self.max_length, frontend.kaldi_frames(self.samples, self.rate))
+            frames = min(self.max_length, kaldi_frames(self.samples, self.rate))
             columns = min(columns, max(1, (frames - patch) // config.time_stride + 1))
             self.max_length = min(self.max_length, max(frames, patch))
         else:
             self.span = hears  # shorter windows are padded to it
         self.grid = (rows, columns)
         try:
-            self.network: astnet.Network | None = astnet.Network(network, columns)
-        except astnet.Unknown as error:
+            self.network: ast_fast.Network | None = ast_fast.Network(network, columns)
+        except ast_fast.Unknown as error:
             if self.settings.short_clips:
                 raise UserError(
                     f"ast: --short-clips does not know this version of transformers ({error}): leave it out"
@@ -133,7 +134,7 @@ class Extractor(base.Extractor):
     def forward(self, waves: torch.Tensor, lengths: list[float]) -> dict[str, torch.Tensor]:
         """Views of a batch of windows; see `base.Extractor.forward`."""
         real = lengths if self.window.pad == "silence" else None  # a repeated clip is real to its end
-        mel = frontend.ast_input(waves, real, self.max_length, self.bins, self.mean, self.std, self.rate)
+        mel = ast_input(waves, real, self.max_length, self.bins, self.mean, self.std, self.rate)
         tokens = self._tokens(mel)
         views = {"pooled": tokens[:, :2].mean(dim=1)[:, :, None, None]}
         if self.shapes.keys() != views.keys():

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Literal
 from earshot.core import kaggle_paths
 from earshot.core.errors import UserError
 from earshot.core.pickle_interpreter import Refused
-from earshot.extractors import base, frontend
+from earshot.extractors import base, mel
 
 if TYPE_CHECKING:
     import torch
@@ -160,8 +160,8 @@ class Extractor(base.Extractor):
             frames, rows = (frames + 1) // 2, (rows + 1) // 2
         channels = _channels(settings.network)
         self.shapes = {"pooled": (channels, 1, 1), "frames": (channels, rows, frames)}
-        self.taper = frontend.hann(WIN, False, self.device)
-        bank = frontend.mel_bank(BINS, self.rate, N_FFT, 0.0, FMAX, "kaldi")
+        self.taper = mel.hann(WIN, False, self.device)
+        bank = mel.mel_bank(BINS, self.rate, N_FFT, 0.0, FMAX, "kaldi")
         self.bank = torch.from_numpy(bank.T.copy()).to(self.device)
 
     def spectrogram(self, waves: torch.Tensor) -> torch.Tensor:
@@ -177,7 +177,7 @@ class Extractor(base.Extractor):
         """
         import torch
 
-        with frontend.full_precision(waves):
+        with mel.full_precision(waves):
             emphasised = waves[:, 1:] - 0.97 * waves[:, :-1]
             spectrum = torch.stft(emphasised, N_FFT, HOP, WIN, self.taper, center=True, return_complex=True)
             power = spectrum.real.square() + spectrum.imag.square()
@@ -224,10 +224,10 @@ def load(file: Path, network: str) -> torch.nn.Module:
     from torchvision.models import mobilenet_v3_large
     from torchvision.ops import SqueezeExcitation
 
-    from earshot import torchzip
+    from earshot.extractors import torch_weights
 
     try:
-        state = torchzip.load(file)
+        state = torch_weights.load(file)
     except (Refused, OSError) as error:
         raise UserError(
             f"efficientat: {file} is no file of weights that can be read safely ({error}): download it again"

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from earshot.core.errors import UserError
-from earshot.extractors import base, frontend
+from earshot.extractors import base
+from earshot.extractors.mel import ast_input
 
 if TYPE_CHECKING:
     import torch
@@ -80,5 +81,5 @@ class Extractor(base.Extractor):
         """{"fbank": (B, 1, 128, max_length)}; see `base.Extractor.forward`."""
         s = self.settings
         real = lengths if self.window.pad == "silence" else None  # a repeated clip is real to its end
-        mel = frontend.ast_input(waves, real, s.max_length, BINS, s.mean, s.std, self.rate)
+        mel = ast_input(waves, real, s.max_length, BINS, s.mean, s.std, self.rate)
         return {"fbank": mel.transpose(1, 2)[:, None]}

@@ -15,7 +15,8 @@ import numpy as np
 
 from earshot.audio import windows
 from earshot.core.errors import UserError
-from earshot.extractors import base, frontend
+from earshot.extractors import base
+from earshot.extractors.mel import hann, mel_bank
 
 if TYPE_CHECKING:
     import torch
@@ -124,8 +125,8 @@ class Extractor(base.Extractor):
         self.span = max(window.seconds, (self.frames - 1) * s.hop_length / self.rate)
         self.needed = max(self.samples, (self.frames - 1) * s.hop_length)
         self.zeros_after = s.standardise and window.pad == "silence"
-        self.taper = frontend.hann(win, True, self.device)
-        bank = frontend.mel_bank(s.n_mels, self.rate, s.n_fft, float(s.fmin), float(fmax), s.scale, s.norm)
+        self.taper = hann(win, True, self.device)
+        bank = mel_bank(s.n_mels, self.rate, s.n_fft, float(s.fmin), float(fmax), s.scale, s.norm)
         self.bank = torch.from_numpy(bank.T.copy()).to(self.device)
         self.shapes = {"mel": (1, s.n_mels, self.frames)}
 
