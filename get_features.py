@@ -6,11 +6,12 @@ import os
 from dataclasses import fields
 from pathlib import Path
 
-from earshot import defaults, extractors, hidden, run_resume
+from earshot import extractors, run_resume
 from earshot.audio.load import AudioSettings
 from earshot.core import cli, config, kaggle_paths
 from earshot.core.deadline import Deadline
 from earshot.core.errors import UserError
+from earshot.features import defaults, for_run
 
 ABOUT = (
     "Turn a competition's audio into cached features, once.\n"
@@ -36,7 +37,7 @@ def parse(argv: list[str]) -> tuple:
     if name is None and chosen is None and run is None:
         name, chosen = defaults.features(competition, bool(early["weights"]) or helping)
     recipe = config.load_recipe(name) if name else None
-    values = hidden.values(run) if run else dict(recipe.features) if recipe else {}
+    values = for_run.values(run) if run else dict(recipe.features) if recipe else {}
     chosen = chosen or values.get("extractor")
     if chosen is None:
         raise UserError(f"recipe {name} names no extractor: add --extractor {'|'.join(extractors.names())}")
@@ -68,11 +69,11 @@ def main(argv: list[str]) -> None:
     name, recipe, extractor, run, flags = parse(argv)
     what, windows, audio, settings, copies, machine = flags.values()
     deadline = Deadline(machine.max_hours)
-    from earshot import cache, earlier, pictures, plan
     from earshot.competition.load import load as load_competition
     from earshot.core.files import locked, plain_name, write_text
+    from earshot.features import cache, plan, resume, spectrogram_images
+    from earshot.features.find_cache import LATEST
     from earshot.kaggle import download
-    from earshot.match import LATEST
 
     clips = load_competition(
         download.fetched(name, what.out),
@@ -84,11 +85,11 @@ def main(argv: list[str]) -> None:
         out=what.out,
     )
     print(*clips.notes, sep="\n", end="\n" if clips.notes else "")
-    if run and hidden.only(clips).clips.empty:
+    if run and for_run.only(clips).clips.empty:
         return
     plain_name("--cache", what.cache)
     workers = machine.workers or len(os.sched_getaffinity(0))
-    weights = what.weights or (hidden.weights(run) if run else None)
+    weights = what.weights or (for_run.weights(run) if run else None)
     made = plan.make(
         clips,
         Path(what.out),
@@ -108,30 +109,32 @@ def main(argv: list[str]) -> None:
     with locked(made.folder, "the cache"):
         state = "new" if machine.fresh and cache.is_cache(made.folder) else plan.state(made)
         if state != "complete" and not machine.fresh:
-            taken = earlier.adopt_cache(made, machine.continue_from)
+            taken = resume.adopt_cache(made, machine.continue_from)
             print(*taken, sep="\n", end="\n" if taken else "", flush=True)
             state = plan.state(made) if taken else state
         if state == "complete":
             cache.tidy(made.folder)  # a kill may have come just before
             print(f"nothing to do: {made.folder} is complete")
         else:
-            from earshot import extract, halves
             from earshot.core import worker_pool
+            from earshot.features import extract, precision
 
-            at = halves.decide(made, worker_pool.choose(machine.device, machine.precision), machine.precision)
+            at = precision.decide(
+                made, worker_pool.choose(machine.device, machine.precision), machine.precision
+            )
             print(f"device: {worker_pool.about(at)}", flush=True)
             extract.run(made, at, machine.batch_size, workers, deadline, machine.fresh, answered=bool(run))
     write_text(Path(what.out) / LATEST, clips.name + "\n")
     report(made.folder)
     shown, below = machine.pictures, Path(machine.pictures_out or made.folder)
-    if shown is not None and not pictures.draw(clips, below, shown, workers, deadline):
+    if shown is not None and not spectrogram_images.draw(clips, below, shown, workers, deadline):
         deadline.leave()
 
 
 def report(folder: Path) -> None:
     """Say what the cache holds and what comes next."""
-    from earshot.cache import MANIFEST
     from earshot.core.files import read_json
+    from earshot.features.cache import MANIFEST
 
     manifest = read_json(folder / MANIFEST)
     for split, count in manifest["splits"].items():

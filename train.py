@@ -7,12 +7,12 @@ import time
 from functools import partial
 from pathlib import Path
 
-from earshot.cache import Cache
 from earshot.core import cli, config
 from earshot.core.deadline import Deadline
 from earshot.core.errors import UserError
 from earshot.core.files import locked, plain_name
-from earshot.match import mismatches, pick
+from earshot.features.cache import Cache
+from earshot.features.find_cache import mismatches, pick
 
 ABOUT = (
     "Train a head on cached features, fold by fold, and write the submission.\n"

@@ -33,12 +33,14 @@ from common import ROOT, keep_rows, machine
 
 sys.path.insert(0, str(ROOT))
 
-from earshot import cache, extract, extractors, halves, plan
+from earshot import extractors
 from earshot.audio.load import AudioSettings  # noqa: E402
 from earshot.competition.load import load as load_competition
 from earshot.core.config import WindowFlags  # noqa: E402
 from earshot.core.device import Device, choose  # noqa: E402
-from earshot.shards import parts  # noqa: E402
+from earshot.features import cache, extract, plan
+from earshot.features.precision import decide
+from earshot.features.shards import parts  # noqa: E402
 
 NEVER: Any = type("Never", (), {"passed": lambda self: False})()
 HEADER = (
@@ -81,7 +83,7 @@ class Ours:
         )
         self.paths = list(found.clips.path)
         (self.plan.folder / "shards").mkdir(parents=True)
-        self.device = device or halves.decide(self.plan, [choose("cpu")], "auto")[0]
+        self.device = device or decide(self.plan, [choose("cpu")], "auto")[0]
         self.worker = extract.Worker(self.device, self.plan, batch, self.workers)
         self.inside, self.lock = 0.0, threading.Lock()
 

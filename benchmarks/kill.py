@@ -40,7 +40,7 @@ sys.path.insert(0, str(victim.ROOT))
 import common
 from kill_stages import CLASSES, CLIPS, Stage, stages
 
-from earshot import shards
+from earshot.features import shards
 
 # they tell what happened when
 TIMES = ("training_log.txt", "metrics.csv", ".index.json", ".verified.json", ".lock", "ledger.csv")
@@ -69,8 +69,8 @@ PRELOADED = (
     "models",
     "earshot.blend",
     "earshot.competition.load",
-    "earshot.earlier",
-    "earshot.plan",
+    "earshot.features.resume",
+    "earshot.features.plan",
     "earshot.submission",
     "earshot.extractors.logmel",
 )

@@ -26,8 +26,8 @@ from common import keep_rows, machine
 from earshot import job, optim
 from earshot.core import config, disk_space
 from earshot.core.device import choose
+from earshot.features.plan import of_cache
 from earshot.loss import Criterion
-from earshot.plan import of_cache
 
 # bytes; a quarter of the card may hold the features themselves
 CARD, LIMIT, RESIDENT, KAGGLE = 16e9, 15e9, 4e9, 20e9

@@ -19,10 +19,10 @@ from torch.utils.data import DataLoader, Dataset
 
 import models
 from earshot import dataset, optim, probe
-from earshot.cache import Cache
 from earshot.checkpoint import FoldFolder
 from earshot.core.config import TrainingFlags, load_recipe, with_defaults
 from earshot.core.device import Device, autocast, choose, laid_out, one_thread
+from earshot.features.cache import Cache
 from earshot.training import Fitter, Fold
 
 NEVER = type("Never", (), {"passed": lambda self: False})()

@@ -11,10 +11,10 @@ from common import ROOT
 
 sys.path.insert(0, str(ROOT))
 
-from earshot import cache
 from earshot.core import checksums
 from earshot.core.files import digest, digest_of
 from earshot.core.fingerprint import fingerprint
+from earshot.features import cache
 
 
 def make_cache(

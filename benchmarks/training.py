@@ -31,10 +31,10 @@ from synthetic import make_cache  # puts the kit on the path
 import models
 import train
 from earshot import dataset
-from earshot.cache import Cache
 from earshot.checkpoint import FoldFolder
 from earshot.core.config import TrainingFlags
 from earshot.core.device import choose
+from earshot.features.cache import Cache
 from earshot.training import Fitter, Fold
 
 SHAPES = {"pooled": (384, 1, 1), "frames": (384, 4, 16), "mel": (1, 64, 251)}

@@ -25,8 +25,8 @@ from synthetic import write_cache  # puts the kit on the path
 import models
 import train
 from earshot import blend, dataset, parts
-from earshot.cache import Cache
 from earshot.core.device import Device
+from earshot.features.cache import Cache
 from earshot.run import Run
 
 HEADER = (

@@ -51,7 +51,8 @@ def install(trace: Path, folder: Path, kill_at: int) -> None:
         if changes == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    from earshot import extract, training
+    from earshot import training
+    from earshot.features import extract
 
     decode, step = extract.decode, training.Fitter.step
 

@@ -13,22 +13,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from earshot import kept, leaderboard, match, metrics
+from earshot import kept, leaderboard, metrics
 from earshot.core import checksums, config
 from earshot.core.errors import UserError
 from earshot.core.files import check_output, digest, empty, locked, plain_name, read_json
 from earshot.core.fingerprint import differences, fingerprint, plain
+from earshot.features import find_cache
 from earshot.run import Run
 from earshot.search_flags import HOURS, AutoFlags
 
 if TYPE_CHECKING:
-    from earshot.cache import Cache
     from earshot.contest import Contest
+    from earshot.features.cache import Cache
 
 
 def announce(flags: AutoFlags, machine: config.TrainMachineFlags) -> list[Cache]:
     """The caches to use; says which, before torch is imported."""
-    opened, lines = match.all_of(flags.data, flags.features, machine.continue_from)
+    opened, lines = find_cache.all_of(flags.data, flags.features, machine.continue_from)
     metrics.check(flags.metric, opened[0].multilabel)
     plain_name("--name", flags.name)
     check_output(flags.out)

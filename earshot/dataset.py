@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from earshot import windows
-from earshot.cache import Cache
 from earshot.core import memory
 from earshot.core.config import TrainingFlags
 from earshot.core.device import Device
 from earshot.core.errors import UserError
+from earshot.features.cache import Cache
 from earshot.loading import loader
 
 if TYPE_CHECKING:

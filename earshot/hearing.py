@@ -16,8 +16,8 @@ from earshot.blend import predict, predictors
 from earshot.core.device import Device, autocast
 from earshot.core.files import digest_of
 from earshot.dataset import Rows
-from earshot.extract import decode
 from earshot.extractors.base import ClipFeatures
+from earshot.features.extract import decode
 from earshot.members import Member
 from earshot.run import Run, decided
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from earshot import crossval, dataset, folds, parts, probe, pseudo, run_resume
-from earshot.cache import Cache
 from earshot.core import disk_space, worker_pool
 from earshot.core.config import Recipe, RunFlags, TrainingFlags, TrainMachineFlags
 from earshot.core.deadline import Deadline
@@ -23,6 +22,7 @@ from earshot.core.files import by_content, digest_of, empty
 from earshot.core.fingerprint import fingerprint, recorded
 from earshot.core.kaggle_paths import pretrained, root
 from earshot.dataset import Rows
+from earshot.features.cache import Cache
 from earshot.run import CONFIG, Run, about, decided
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from earshot import closed, job, probe
-from earshot.cache import Cache
 from earshot.core import config
 from earshot.core.errors import UserError
+from earshot.features.cache import Cache
 
 BASELINES = ("logistic", "svm", "knn")
 # Baselines take seconds. On log-mel, statistics over time and a support vector machine reach more than most

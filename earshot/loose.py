@@ -14,9 +14,9 @@ from earshot.core.config import with_defaults
 from earshot.core.device import Device
 from earshot.core.errors import UserError
 from earshot.core.files import digest, digest_of
-from earshot.extract import decode
+from earshot.features.extract import decode
+from earshot.features.shards import SHARD
 from earshot.run import Run
-from earshot.shards import SHARD
 
 if TYPE_CHECKING:
     from earshot.extractors.base import ClipFeatures

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from earshot import blend, dataset, parts, run_cache
-from earshot.cache import Cache
 from earshot.core import checksums, earlier_outputs
 from earshot.core.config import RunFlags
 from earshot.core.device import Device
 from earshot.core.errors import UserError
 from earshot.crossval import ANSWERS
+from earshot.features.cache import Cache
 from earshot.run import CONFIG, Run, decided
 
 

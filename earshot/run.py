@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from earshot import described, parts
-from earshot.cache import Cache
 from earshot.checkpoint import FoldFolder
 from earshot.core import plain_yaml
 from earshot.core.device import Device
 from earshot.core.errors import UserError
 from earshot.core.files import append_text, clear_temporary, digest_of, write_json, write_text
 from earshot.core.fingerprint import differences, fingerprint, plain
+from earshot.features.cache import Cache
 from earshot.parts import Part
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from earshot import run_resume
-from earshot.cache import Cache
 from earshot.core.errors import UserError
 from earshot.core.fingerprint import differences
+from earshot.features.cache import Cache
 from earshot.run import Run
 
 

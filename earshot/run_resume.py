@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from earshot import cache, parts
+from earshot import parts
 from earshot.core import disk_space
 from earshot.core.earlier_outputs import copy_file, folders
 from earshot.core.errors import UserError
 from earshot.core.files import digest_of, standing
 from earshot.core.fingerprint import differences, plain
-from earshot.earlier import caches
+from earshot.features import cache
+from earshot.features.resume import caches
 from earshot.run import CONFIG, Run
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ import numpy as np
 
 from earshot import blend, crossval, dataset, ledger, metrics, submission
 from earshot.blend import predicting
-from earshot.cache import Cache
 from earshot.core.device import Device
 from earshot.core.files import check_output
+from earshot.features.cache import Cache
 from earshot.run import Run
 
 

@@ -16,7 +16,7 @@ from earshot.core.files import digest, write_bytes
 from earshot.metrics import THRESHOLD
 
 if TYPE_CHECKING:
-    from earshot.cache import Cache
+    from earshot.features.cache import Cache
 
 
 def sample_of(cache: Cache) -> Path | None:

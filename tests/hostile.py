@@ -283,10 +283,10 @@ def main(folder: Path) -> None:
     import resource
 
     sys.path.insert(0, str(ROOT))
-    from earshot import cache
     from earshot.core.errors import UserError
     from earshot.core.pickle_interpreter import Refused
     from earshot.extractors import torch_weights
+    from earshot.features import cache
 
     victim, corpus, admitted = folder / "victim", {}, []
     for index, (name, data) in enumerate(pickles(victim).items()):

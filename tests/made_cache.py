@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from earshot import cache
 from earshot.core import checksums
 from earshot.core.files import digest, digest_of
 from earshot.core.fingerprint import fingerprint
+from earshot.features import cache
 
 
 def make(

@@ -15,11 +15,12 @@ from conftest import make_competition, read_csv, tone
 import get_features
 import predict
 import train
-from earshot import defaults, earlier, extractors, job, run_resume
+from earshot import extractors, job, run_resume
 from earshot.competition.load import load
 from earshot.core import kaggle_paths
 from earshot.core.errors import UserError
 from earshot.extractors import ast, base
+from earshot.features import defaults, resume
 
 
 @pytest.fixture
@@ -186,7 +187,7 @@ def test_the_clips_to_submit_alone_within_the_time(place: Path, capsys) -> None:
     )
     predict.main(["--out", "again.csv"])
     assert Path("again.csv").read_bytes() == shown
-    run = earlier.Run.open(place / "old/runs/a")
+    run = resume.Run.open(place / "old/runs/a")
     assert run_resume.features_of(run) == Path("data/tones/logmel_subm"), (
         "here before there, with clips to submit"
     )

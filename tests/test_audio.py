@@ -15,7 +15,7 @@ from earshot.audio import load, windows
 from earshot.audio.load import AudioSettings, BadAudio
 from earshot.core.errors import UserError
 from earshot.extractors.base import Window
-from earshot.plan import _windows
+from earshot.features.plan import _windows
 
 ROOT = Path(__file__).resolve().parents[1]
 ESC10 = ROOT.parent / "shared" / "esc10" / "audio"

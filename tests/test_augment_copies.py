@@ -15,14 +15,14 @@ from conftest import make_competition
 from test_restart import contents, kill_when
 
 import get_features
-from earshot import cache, copies, extract, plan
 from earshot.audio import augment, windows
 from earshot.audio.load import AudioSettings
 from earshot.competition.load import load
 from earshot.core.config import AugmentFlags, Recipe
 from earshot.core.errors import UserError
-from earshot.match import mismatches
-from earshot.shards import parts
+from earshot.features import augmented_copies, cache, extract, plan
+from earshot.features.find_cache import mismatches
+from earshot.features.shards import parts
 
 RATE = 16000
 
@@ -127,24 +127,24 @@ def table(folds: list[int], labels: list) -> pd.DataFrame:
 
 def test_partners_are_of_another_class_and_the_same_fold():
     clips = table([1, 1, 1, 2, 2, 2, 3, 3, -1], list("aabaabaaa"))
-    made = copies.Copies(clips, AugmentFlags(augment=1, between=1.0), np.array([2]))
+    made = augmented_copies.Copies(clips, AugmentFlags(augment=1, between=1.0), np.array([2]))
     assert made.alone() == 5  # fold 1 without its bad clip, fold 3, and the one without a fold
     for clip in range(len(clips)):
         found = {made.partner(clip, made.random(clip, copy))[0] for copy in range(40)}
         assert found == {3: {5}, 4: {5}, 5: {3, 4}}.get(clip, {-1})
     several = [("a",), ("a", "b"), (), ("a",), ("b",), ("a", "b")]
-    free = copies.Copies(table([-1] * 6, several), AugmentFlags(between=1.0), np.array([4]))
+    free = augmented_copies.Copies(table([-1] * 6, several), AugmentFlags(between=1.0), np.array([4]))
     assert {free.partner(1, free.random(1, copy))[0] for copy in range(60)} == {0, 2, 3}
 
 
 def test_a_copy_is_a_function_of_seed_clip_and_number():
     flags = AugmentFlags(augment=3, between=0.5)
-    made = copies.Copies(table([-1] * 4, list("abab")), flags, np.zeros(0, dtype=int))
-    moved = copies.Copies(table([-1] * 4, list("abab")).iloc[::-1], flags, np.zeros(0, dtype=int))
+    made = augmented_copies.Copies(table([-1] * 4, list("abab")), flags, np.zeros(0, dtype=int))
+    moved = augmented_copies.Copies(table([-1] * 4, list("abab")).iloc[::-1], flags, np.zeros(0, dtype=int))
     drawn = [made.random(clip, copy).random() for clip in range(4) for copy in range(3)]
     assert drawn == [moved.random(3 - clip, copy).random() for clip in range(4) for copy in range(3)]
     assert len(set(drawn)) == 12
-    other = copies.Copies(
+    other = augmented_copies.Copies(
         table([-1] * 4, list("abab")), AugmentFlags(augment=3, augment_seed=1), np.zeros(0, dtype=int)
     )
     assert other.random(0, 0).random() != drawn[0]
@@ -188,7 +188,7 @@ def test_a_real_run(folded: Path, tmp_path: Path, capsys):
 
     # a row is the wave that the effects make of the clip and its partner, cut and filled as any clip is
     clips = load(folded).clips
-    drawn = copies.Copies(
+    drawn = augmented_copies.Copies(
         clips[clips.split == "train"], AugmentFlags(augment=4, between=0.5, noise=20.0), np.array([3])
     )
     with ThreadPoolExecutor(1) as pool:
@@ -271,7 +271,7 @@ def test_shards_of_copies_are_not_made_twice(tones: Path, tmp_path: Path, monkey
 
 
 def test_a_partner_that_vanishes_is_refused(tmp_path: Path):
-    made = copies.Copies(
+    made = augmented_copies.Copies(
         table([-1] * 2, list("ab")), AugmentFlags(augment=2, between=1.0), np.zeros(0, dtype=int)
     )
     with ThreadPoolExecutor(1) as pool:
@@ -317,11 +317,11 @@ def test_refusals(args: tuple, words: str, tones: Path, tmp_path: Path):
 
 def test_between_needs_another_class_in_the_fold():
     with pytest.raises(UserError, match="no clip has a clip of another class in its own fold"):
-        copies.check(table([1, 1, 2, 2], list("aabb")), AugmentFlags(augment=1, between=0.5))
-    said = copies.check(table([1, 1, 2, 2], list("abcc")), AugmentFlags(augment=1, between=1))
+        augmented_copies.check(table([1, 1, 2, 2], list("aabb")), AugmentFlags(augment=1, between=0.5))
+    said = augmented_copies.check(table([1, 1, 2, 2], list("abcc")), AugmentFlags(augment=1, between=1))
     assert len(said) == 1 and "2 clips have no clip of another class" in said[0]
-    assert copies.check(table([1, 1, 2, 2], list("aabb")), AugmentFlags(augment=1)) == []
-    assert copies.check(table([1, 1, 2, 2], list("aabb")), AugmentFlags(between=0.5)) == []
+    assert augmented_copies.check(table([1, 1, 2, 2], list("aabb")), AugmentFlags(augment=1)) == []
+    assert augmented_copies.check(table([1, 1, 2, 2], list("aabb")), AugmentFlags(between=0.5)) == []
 
 
 def test_a_recipe_knows_its_copies():

@@ -17,9 +17,9 @@ import models
 import predict
 import train
 from earshot import contest, job, kept, ladder, metrics
-from earshot.cache import Cache
 from earshot.core import checksums
 from earshot.core.errors import UserError
+from earshot.features.cache import Cache
 
 DRAWN = ["--recipe", "auto", "--device", "cpu"]
 AUTO = [*DRAWN, "--no-report"]

@@ -17,8 +17,8 @@ import soundfile
 from bad_audio import USABLE, make_bad
 from conftest import ROOT, make_competition, read_csv, script
 
-from earshot import extract
 from earshot.audio import decode, load
+from earshot.features import extract
 
 PLAIN = load.AudioSettings()
 

@@ -16,9 +16,9 @@ import get_features
 import predict
 import train
 from earshot import blending, kept, members, metrics, submission
-from earshot.cache import Cache
 from earshot.core import checksums, csv_table
 from earshot.core.errors import UserError
+from earshot.features.cache import Cache
 from earshot.oof import read_oof
 from earshot.run import Run
 

@@ -10,8 +10,8 @@ import joblib
 import numpy as np
 import pytest
 
-from earshot import cache
 from earshot.core.errors import UserError
+from earshot.features import cache
 
 
 def content() -> dict:

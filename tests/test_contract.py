@@ -18,13 +18,13 @@ import models
 import predict
 import train
 from earshot import blend, crossval, dataset, extractors, loose, run_cache, stage, submission
-from earshot.cache import Cache, dump
 from earshot.core import checksums
 from earshot.core.device import Device
 from earshot.core.errors import UserError
 from earshot.core.files import digest, digest_of
 from earshot.core.fingerprint import differences, fingerprint
 from earshot.core.plain_pickle import load
+from earshot.features.cache import Cache, dump
 from earshot.run import Run
 
 CPU = Device("cpu", "fp32", "cpu")

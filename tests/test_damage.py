@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from conftest import FLAGS
 
-from earshot import extract
-from earshot.cache import Cache
 from earshot.core import deadline
 from earshot.core.errors import UserError
+from earshot.features import extract
+from earshot.features.cache import Cache
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -19,12 +19,13 @@ import torch
 from conftest import ROOT, make_competition, refused, script
 from test_restart import contents
 
-from earshot import estimate, extract
+from earshot import estimate
 from earshot.core import device, worker_pool
 from earshot.core.deadline import Deadline
 from earshot.core.device import Device
 from earshot.core.errors import UserError
 from earshot.core.files import locked
+from earshot.features import extract
 
 EXTRACT = ("--extractor", "logmel", "--n-mels", "96", "--hop-length", "64", "--workers", "2")
 TRAIN = (

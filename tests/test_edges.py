@@ -12,11 +12,12 @@ import soundfile
 import torch
 from conftest import make_competition, read_csv, refused, script, tone
 
-from earshot import folds, match, optim
-from earshot.cache import Cache
+from earshot import folds, optim
 from earshot.core.config import TrainingFlags
 from earshot.core.errors import UserError
 from earshot.dataset import Rows
+from earshot.features import find_cache
+from earshot.features.cache import Cache
 
 LINEAR = ("--recipe", "linear", "--epochs", "2", "--folds", "2")
 
@@ -190,7 +191,7 @@ def test_a_manifest_of_the_data_sets_own_is_no_cache(tmp_path: Path) -> None:
     (tmp_path / "set" / "audio").mkdir(parents=True)
     (tmp_path / "set" / "audio" / "manifest.json").write_text('["a.wav"]')
     with pytest.raises(UserError, match="no cache in"):
-        match.pick(str(tmp_path), None)
+        find_cache.pick(str(tmp_path), None)
     with pytest.raises(UserError):
         Cache(tmp_path / "set" / "audio")
 

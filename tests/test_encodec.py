@@ -15,10 +15,10 @@ import get_features
 import predict
 import train
 from earshot import loose
-from earshot.cache import Cache
 from earshot.core.device import Device
 from earshot.core.errors import UserError
 from earshot.extractors import base, encodec
+from earshot.features.cache import Cache
 from earshot.run import Run
 
 

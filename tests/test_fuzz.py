@@ -15,12 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from layout_files import files
 
-from earshot import cache
 from earshot.competition.load import load as load_competition
 from earshot.core import checksums
 from earshot.core.errors import UserError
 from earshot.core.pickle_interpreter import Refused
 from earshot.extractors import torch_weights
+from earshot.features import cache
 
 EXAMPLES = int(os.environ.get("EARSHOT_FUZZ", "150"))
 FUZZ = settings(

@@ -9,10 +9,10 @@ import pytest
 from conftest import make_competition, refused, script
 from test_ast import tiny_ast
 
-from earshot import halves
 from earshot.core import checksums
 from earshot.core.device import Device
 from earshot.core.errors import UserError
+from earshot.features import precision as features_precision
 
 
 class Plan:
@@ -35,33 +35,33 @@ GPU = [Device("cuda:0", "fp16", "T4, fp16"), Device("cuda:1", "fp16", "T4, fp16"
 
 @pytest.mark.parametrize("fast", [True, False])
 def test_a_cpu_is_tried_for_ast_alone(tmp_path, monkeypatch, fast):
-    monkeypatch.setattr(halves, "faster", lambda: fast)
-    assert [d.precision for d in halves.decide(Plan(tmp_path), CPU * 2, "auto")] == [
+    monkeypatch.setattr(features_precision, "faster", lambda: fast)
+    assert [d.precision for d in features_precision.decide(Plan(tmp_path), CPU * 2, "auto")] == [
         "bf16" if fast else "fp32"
     ] * 2
-    assert halves.decide(Plan(tmp_path, "logmel"), CPU, "auto") == CPU
+    assert features_precision.decide(Plan(tmp_path, "logmel"), CPU, "auto") == CPU
     assert (
-        halves.decide(Plan(tmp_path), GPU, "auto") == GPU
-        and halves.decide(Plan(tmp_path), CPU, "fp32") == CPU
+        features_precision.decide(Plan(tmp_path), GPU, "auto") == GPU
+        and features_precision.decide(Plan(tmp_path), CPU, "fp32") == CPU
     )
 
 
 @pytest.mark.parametrize("fast", [True, False])
 def test_what_was_begun_goes_on_as_it_was(tmp_path, monkeypatch, fast):
-    monkeypatch.setattr(halves, "faster", lambda: fast)
+    monkeypatch.setattr(features_precision, "faster", lambda: fast)
     shard(tmp_path, 0, "cpu fp32", fingerprint="another cache's")
     shard(tmp_path, 1, "cuda fp16")
     shard(tmp_path, 2, "cpu bf16")
-    assert halves.decide(Plan(tmp_path), CPU, "auto")[0].precision == "bf16"
-    assert [d.precision for d in halves.decide(Plan(tmp_path), GPU, "auto")] == ["fp16", "fp16"]
+    assert features_precision.decide(Plan(tmp_path), CPU, "auto")[0].precision == "bf16"
+    assert [d.precision for d in features_precision.decide(Plan(tmp_path), GPU, "auto")] == ["fp16", "fp16"]
     with pytest.raises(UserError, match="was begun in bf16, --precision is fp32"):
-        halves.decide(Plan(tmp_path), CPU, "fp32")
+        features_precision.decide(Plan(tmp_path), CPU, "fp32")
     (tmp_path / "shards" / "train-00002.json").write_text("{")  # damaged: it will be made again
-    assert halves.decide(Plan(tmp_path), CPU, "fp32")[0].precision == "fp32"
+    assert features_precision.decide(Plan(tmp_path), CPU, "fp32")[0].precision == "fp32"
 
 
 def test_the_trial_gives_an_answer():
-    assert halves.faster() in (True, False)
+    assert features_precision.faster() in (True, False)
 
 
 def test_a_cache_in_bf16_is_that_in_fp32_nearly(tmp_path):

@@ -17,9 +17,9 @@ import get_features
 import predict
 import train
 from earshot import folds, metrics, run_cache, stage, submission
-from earshot.cache import Cache
 from earshot.competition import labels
 from earshot.core.errors import UserError
+from earshot.features.cache import Cache
 from earshot.run import Run
 
 KINDS = ["tone0", "tone1", "tone2"]

@@ -13,10 +13,10 @@ import pytest
 from layout_files import csv, files, refused, rows
 
 from earshot import blend, crossval, folds, metrics, submission
-from earshot.cache import Cache
 from earshot.competition.load import draw_holdout, load
 from earshot.core import checksums
 from earshot.core.errors import UserError
+from earshot.features.cache import Cache
 
 ALONE = np.array([""] * 12)
 CLASSES = ["emu", "jay", "owl"]

@@ -19,12 +19,12 @@ import models
 import predict
 import train
 from earshot import blend, dataset, oof, parts
-from earshot.cache import Cache
 from earshot.checkpoint import FoldFolder
 from earshot.core import checksums
 from earshot.core.config import TrainingFlags
 from earshot.core.errors import UserError
 from earshot.dataset import Rows
+from earshot.features.cache import Cache
 from earshot.progress import Fold
 from earshot.run import Run
 from earshot.training import Fitter

@@ -20,9 +20,9 @@ import models
 import predict
 import train
 from earshot import blend, dataset, parts
-from earshot.cache import Cache
 from earshot.core import deadline
 from earshot.core.errors import UserError
+from earshot.features.cache import Cache
 from earshot.run import Run
 
 MLP = ("--recipe", "mlp", "--epochs", "4", "--batch-size", "16", "--features", "data/syn/one")

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from earshot import extractors, match, sources
+from earshot import extractors
 from earshot.audio.load import AudioSettings
 from earshot.core import config
 from earshot.core.config import Recipe, TrainingFlags, WindowFlags, load_recipe, recipe_names, with_defaults
 from earshot.core.errors import UserError
 from earshot.core.fingerprint import differences, fingerprint
-from earshot.sources import Sources
+from earshot.features import find_cache, source_files
+from earshot.features.source_files import Sources
 
 # --- values out of YAML
 
@@ -226,7 +227,7 @@ RECORD = {
     ],
 )
 def test_mismatches(features, want):
-    assert match.mismatches(RECORD, Recipe("r", features=features)) == want
+    assert find_cache.mismatches(RECORD, Recipe("r", features=features)) == want
 
 
 def test_what_says_where_from_or_how_fast_is_no_mismatch():
@@ -237,9 +238,9 @@ def test_what_says_where_from_or_how_fast_is_no_mismatch():
         "out": "data",
         "batch_size": 4,
     }
-    assert match.mismatches(RECORD, Recipe("r", features=features)) == []
+    assert find_cache.mismatches(RECORD, Recipe("r", features=features)) == []
     one = {**RECORD, "settings": {"views": ["pooled"]}}
-    assert match.mismatches(one, Recipe("r", features={"views": "pooled"})) == [], (
+    assert find_cache.mismatches(one, Recipe("r", features={"views": "pooled"})) == [], (
         "a recipe may write a single value plainly"
     )
 
@@ -254,20 +255,20 @@ def test_pick(tmp_path):
 
     data, wide = str(tmp_path / "data"), Recipe("r", features={"extractor": "logmel", "n_mels": 128})
     with pytest.raises(UserError, match=f"no cache in {data}/: run get_features.py first.*--features FOLDER"):
-        match.pick(data, wide)
+        find_cache.pick(data, wide)
     first = cache("one")
-    assert match.pick(data, wide) == first, "the only one, although it differs"
+    assert find_cache.pick(data, wide) == first, "the only one, although it differs"
     second = cache("two", n_mels=128)
-    assert match.pick(data, wide) == second, "the one that matches"
+    assert find_cache.pick(data, wide) == second, "the one that matches"
     for recipe in (None, Recipe("linear"), Recipe("r", features={"n_mels": 40})):
         with pytest.raises(
             UserError, match=f"which cache\\? there are {first}, {second}: choose one with --features FOLDER"
         ):
-            match.pick(data, recipe)
+            find_cache.pick(data, recipe)
     third = cache("zebra", n_mels=128)
     with pytest.raises(UserError, match=f"there are {second}, {third}: choose"):
-        match.pick(data, wide)
-    assert match.pick(data, Recipe("r", features={**wide.features, "cache": "zebra"})) == third, (
+        find_cache.pick(data, wide)
+    assert find_cache.pick(data, Recipe("r", features={**wide.features, "cache": "zebra"})) == third, (
         "named among those that match"
     )
 
@@ -305,8 +306,8 @@ def test_sources_notice_content_and_nothing_else(tmp_path, monkeypatch):
     (digest, gone) = first.digests([file, tmp_path / "gone.wav"])
     assert (digest, gone) == (hashlib.sha256(b"one").hexdigest(), "")
     first.save()
-    reads, real = [], sources.digest
-    monkeypatch.setattr(sources, "digest", lambda path: (reads.append(path), real(path))[1])
+    reads, real = [], source_files.digest
+    monkeypatch.setattr(source_files, "digest", lambda path: (reads.append(path), real(path))[1])
     assert Sources(index).digests([file]) == [digest] and reads == [], "remembered"
     os.utime(file, ns=(1, 1))
     again = Sources(index)

@@ -18,16 +18,16 @@ import torch
 from conftest import FLAGS, make_competition, read_csv, refused, script
 from test_damage import TRAIN, files
 
-from earshot import cache, manifest
 from earshot.audio import load
-from earshot.cache import Cache
 from earshot.competition import zip_file
 from earshot.core import checksums, plain_pickle
 from earshot.core.errors import UserError
 from earshot.core.files import digest
 from earshot.core.pickle_interpreter import Refused
 from earshot.extractors import torch_weights
-from earshot.sources import Sources
+from earshot.features import cache, manifest
+from earshot.features.cache import Cache
+from earshot.features.source_files import Sources
 
 WORDS = {
     "fingerprint": "fingerprint",

@@ -13,11 +13,12 @@ from conftest import FLAGS
 from test_damage import TRAIN, files
 from test_strangers import reseal
 
-from earshot import cache, joining, match, run_resume
-from earshot.cache import Cache
+from earshot import run_resume
 from earshot.core import checksums, config, digest_cache, plain_pickle
 from earshot.core.errors import UserError
 from earshot.core.fingerprint import fingerprint
+from earshot.features import cache, find_cache, merge_shards
+from earshot.features.cache import Cache
 
 
 def test_a_flipped_digit_remembered_condemns_no_cache(scripts, data, calm, tmp_path, capsys, monkeypatch):
@@ -55,10 +56,10 @@ def test_what_cannot_be_a_cache_is_not_in_the_way_of_one(calm, tmp_path, text, r
     shutil.copytree(calm, folder)
     (tmp_path / "data" / "tones" / "other").mkdir()
     (tmp_path / "data" / "tones" / "other" / cache.MANIFEST).write_text(text)
-    assert match.pick(str(tmp_path / "data"), config.load_recipe(recipe)) == folder
+    assert find_cache.pick(str(tmp_path / "data"), config.load_recipe(recipe)) == folder
     shutil.rmtree(folder)
     with pytest.raises(UserError, match="no cache|version|other"):
-        Cache(match.pick(str(tmp_path / "data"), config.load_recipe(recipe)))
+        Cache(find_cache.pick(str(tmp_path / "data"), config.load_recipe(recipe)))
 
 
 @pytest.mark.parametrize(
@@ -137,7 +138,7 @@ def test_the_odd_one_of_all_shards_is_made_again(scripts, data, calm, tmp_path, 
         tmp_path / "tones" / "logmel",
     )
     with monkeypatch.context() as patch:
-        patch.setattr(joining, "join", lambda *_: None)  # as after a kill before the join
+        patch.setattr(merge_shards, "join", lambda *_: None)  # as after a kill before the join
         patch.setattr(get_features(scripts), "report", lambda *_: None)
         scripts[0](flags)
     reshard(folder, "train-00001", CHANGES[change])

@@ -17,11 +17,11 @@ from layout_files import files
 import get_features
 import predict
 import train
-from earshot import plan
 from earshot.audio.decode import BadAudio
 from earshot.audio.load import stretch
 from earshot.competition.load import load
-from earshot.sources import Sources
+from earshot.features import plan
+from earshot.features.source_files import Sources
 
 KINDS = ["tone0", "tone1", "tone2"]
 
@@ -190,7 +190,7 @@ def test_a_killed_extraction_of_stretches_continues_to_the_same_bytes(
 ) -> None:
     """Shards that part a recording: stopped between them, continued, and on two processes, the cache is the
     same."""
-    from earshot import shards
+    from earshot.features import shards
 
     monkeypatch.setattr(shards, "SHARD", 3)
     data = soundscapes(tmp_path / "night")

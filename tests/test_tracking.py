@@ -12,10 +12,11 @@ import pytest
 from conftest import make_competition, read_csv
 from test_report import made_up
 
-from earshot import pictures, tracking
+from earshot import tracking
 from earshot.core.cli import bare
 from earshot.core.deadline import Deadline
 from earshot.core.errors import UserError
+from earshot.features import spectrogram_images
 from earshot.tracking import EVENTS, TensorBoard
 
 FLAGS = ("--recipe", "linear", "--folds", "2", "--epochs", "4", "--device", "cpu", "--name", "r")
@@ -207,7 +208,7 @@ def test_pictures_per_class(cached: Path, scripts, tmp_path: Path, monkeypatch, 
         "--pictures",
     ]
     scripts[0](flags)
-    folder = cached / "data" / "tones" / "logmel" / pictures.FOLDER
+    folder = cached / "data" / "tones" / "logmel" / spectrogram_images.FOLDER
     made = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*.png")}
     assert set(made) == {f"tone{i % 3}/{i:03d}.png" for i in range(1, 12)}  # 000.wav cannot be heard
     assert "11 drawn, 1 cannot be heard" in capsys.readouterr().out
@@ -244,7 +245,7 @@ def test_names_for_files() -> None:
         "a\0b\n",
         ".",
     ]
-    given = [pictures.safe(name, taken) for name in odd]
+    given = [spectrogram_images.safe(name, taken) for name in odd]
     assert len({name.casefold() for name in given}) == len(odd)
     for name in given:
         assert (
@@ -254,8 +255,15 @@ def test_names_for_files() -> None:
             and name not in (".", "..")
             and len(name.encode()) < 140
         )
-        assert not name.startswith(("-", " ", ".")) and name.split(".")[0].lower() not in pictures.RESERVED
-    assert given[7] == "Dog" and given[10] == "日本" and [pictures.safe(name, taken) for name in odd] == given
+        assert (
+            not name.startswith(("-", " ", "."))
+            and name.split(".")[0].lower() not in spectrogram_images.RESERVED
+        )
+    assert (
+        given[7] == "Dog"
+        and given[10] == "日本"
+        and [spectrogram_images.safe(name, taken) for name in odd] == given
+    )
     assert bare(["--pictures", "--out", "x"], "--pictures", "0") == ["--pictures", "0", "--out", "x"]
     assert (
         bare(["--pictures", "3"], "--pictures", "0") == ["--pictures", "3"]
@@ -267,4 +275,7 @@ def test_a_deadline_stops_the_drawing(cached: Path, tmp_path: Path, capsys) -> N
     from earshot.competition.load import load as load_competition
 
     clips = load_competition(str(cached / "tones"))
-    assert not pictures.draw(clips, tmp_path, 0, 1, Deadline(0)) and "0 drawn" in capsys.readouterr().out
+    assert (
+        not spectrogram_images.draw(clips, tmp_path, 0, 1, Deadline(0))
+        and "0 drawn" in capsys.readouterr().out
+    )

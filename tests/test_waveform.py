@@ -11,9 +11,9 @@ from conftest import script
 from waves import synthetic, window
 
 from earshot.audio import windows
-from earshot.cache import Cache
 from earshot.core.errors import UserError
 from earshot.extractors import waveform
+from earshot.features.cache import Cache
 
 
 def test_windows_are_the_samples():

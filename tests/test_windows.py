@@ -21,11 +21,11 @@ import models
 import train
 from earshot import dataset, metrics, windows
 from earshot.blend import predict
-from earshot.cache import Cache
 from earshot.checkpoint import FoldFolder
 from earshot.core.config import TrainingFlags
 from earshot.core.device import autocast, choose
 from earshot.core.fingerprint import recorded
+from earshot.features.cache import Cache
 from earshot.loss import Criterion, class_weights
 from earshot.run import Run
 from earshot.training import Fitter, Fold

@@ -6,8 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from earshot import cache as caches
-from earshot.cache import Cache
 from earshot.core.errors import UserError
 from earshot.core.files import check_output, locked, write_text
 from earshot.doctor import clips as clips_of
@@ -15,6 +13,8 @@ from earshot.doctor import duplicates, pictures, shape, suspects
 from earshot.doctor.clips import LEVELS, VIEWS, Clips
 from earshot.doctor.findings import Finding, ok, warning
 from earshot.doctor.flags import DataFlags
+from earshot.features import cache as caches
+from earshot.features.cache import Cache
 
 FILES = (
     "duplicates.csv",

@@ -10,13 +10,14 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from earshot import cache, defaults, earlier, extractors, run_resume
+from earshot import extractors, run_resume
 from earshot.audio import load as audio_load
 from earshot.core import kaggle_paths
 from earshot.core.disk_space import human
 from earshot.core.errors import UserError
 from earshot.core.kaggle_paths import EXAMPLES
 from earshot.doctor.findings import Finding, ok, stop, warning
+from earshot.features import cache, defaults, resume
 from earshot.run import CONFIG
 
 SITE = "https://www.kaggle.com"
@@ -113,7 +114,7 @@ def outputs(data: str = "data", runs: str = "runs") -> list[Finding]:
     """Caches and runs, of this session and attached ones."""
     lines = []
     for what, mine, theirs in (
-        ("caches", cache.find(data), earlier.caches(None)),
+        ("caches", cache.find(data), resume.caches(None)),
         ("runs", [path.parent for path in sorted(Path(runs).glob(f"*/{CONFIG}"))], run_resume.runs()),
     ):
         there = [*map(str, mine), *(f"{path} (attached)" for path in theirs)]

@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from earshot import listen
 from earshot.core.errors import UserError
+from earshot.features import clip_files
 from earshot.members import Member
 
 MOST = 500
@@ -91,5 +91,5 @@ def files(whole: Member, mistakes: list[Mistake]) -> dict[str, Path]:
     for run in whole.runs():
         folder = run.config.get("features_folder")
         if folder and Path(folder).is_dir():
-            return listen.files(Path(folder), [one.id for one in mistakes])
+            return clip_files.files(Path(folder), [one.id for one in mistakes])
     return {}

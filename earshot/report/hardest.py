@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from earshot import listen
 from earshot.audio import spectrogram
 from earshot.audio.decode import BadAudio
 from earshot.core.errors import UserError
+from earshot.features import clip_files
 from earshot.report.results import Results
 
 if TYPE_CHECKING:
@@ -72,18 +72,18 @@ def pictures(results: Results, clips: list[Hard]) -> dict[str, Image.Image]:
         drawn |= _cached(folder, [clip for clip in clips if clip.id not in drawn])
     found: dict[str, Path] = {}
     for folder in {folder.parent: folder for folder in folders}.values():  # one index a competition
-        found |= listen.files(folder, [clip.id for clip in clips if clip.id not in drawn])
+        found |= clip_files.files(folder, [clip.id for clip in clips if clip.id not in drawn])
     for clip in clips:
         if clip.id in found:
             try:
-                drawn[clip.id] = listen.picture(found[clip.id], clip.id, WIDTH, HEIGHT)
+                drawn[clip.id] = clip_files.picture(found[clip.id], clip.id, WIDTH, HEIGHT)
             except BadAudio:
                 pass  # changed since it was extracted; its row says all else
     return drawn
 
 
 def _cached(folder: Path, clips: list[Hard]) -> dict[str, Image.Image]:
-    from earshot.cache import Cache
+    from earshot.features.cache import Cache
 
     try:
         cache = Cache(folder)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from earshot import cache, copies, manifest
 from earshot.core.errors import UserError
-from earshot.plan import Plan
+from earshot.features import augmented_copies, cache, manifest
+from earshot.features.plan import Plan
 
 if TYPE_CHECKING:
-    from earshot.plan import Plan
+    from earshot.features.plan import Plan
 
 SHARD = 32  # clips: what a kill can cost, against the number of files
 
@@ -42,7 +42,7 @@ def parts(plan: Plan) -> list[Part]:
     found = []
     counts = {split: int((plan.competition.clips.split == split).sum()) for split in manifest.SPLITS}
     # last: the training shards say which clips can be heard
-    counts[copies.NAME] = counts["train"] * plan.augment.augment
+    counts[augmented_copies.NAME] = counts["train"] * plan.augment.augment
     for split, count in counts.items():
         for first in range(0, count, SHARD):
             name = f"{split}-{first // SHARD:05d}.pkl"

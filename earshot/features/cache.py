@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from earshot import manifest
 from earshot.core import checksums, digest_cache
 from earshot.core.errors import UserError
 from earshot.core.files import digest_of, read_json, replacing
 from earshot.core.fingerprint import fingerprint, plain
 from earshot.core.plain_pickle import load
+from earshot.features import manifest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -185,10 +185,10 @@ class Cache:
                 f"{self.folder}/{name}.pkl was made from something else (fingerprint {found} there, "
                 f"{self.fingerprint} in {MANIFEST}): extract anew with --fresh"
             )
-        from earshot import columns
+        from earshot.features import schema
 
         clips = self.manifest["splits"].get("train" if name == "augmented" else name, {}).get("clips")
-        wrong = columns.fault(content, clips, self.shapes, self.classes, name == "augmented")
+        wrong = schema.fault(content, clips, self.shapes, self.classes, name == "augmented")
         if wrong:
             raise UserError(f"{self.folder}/{name}.pkl {wrong}: extract anew with --fresh")
         return content

@@ -14,7 +14,7 @@ from earshot.core.errors import UserError
 
 if TYPE_CHECKING:
     from earshot.core.device import Device
-    from earshot.plan import Plan
+    from earshot.features.plan import Plan
 
 SHAPE = (1214, 768, 3072)  # tokens, inputs and outputs of AST's largest product
 ROUNDS = 5  # in turn, so that whatever else the machine does hits both alike; the best counts

@@ -6,10 +6,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from earshot import cache
 from earshot.core.config import CompetitionFlags, ExtractionFlags, Recipe
 from earshot.core.errors import UserError
-from earshot.manifest import settings_fault
+from earshot.features import cache
+from earshot.features.manifest import settings_fault
 
 # They say where from, or how fast, not how.
 NOT_SETTINGS = {f.name for group in (CompetitionFlags, ExtractionFlags) for f in fields(group)} - {
@@ -68,9 +68,9 @@ def pick(data: str, recipe: Recipe | None, continue_from: str | None = None) -> 
     Raises:
         UserError: there is none, or several that the recipe does not tell apart.
     """
-    from earshot import earlier
+    from earshot.features import resume
 
-    found = cache.find(data) or earlier.caches(continue_from)
+    found = cache.find(data) or resume.caches(continue_from)
     if not found:
         raise UserError(
             f"no cache in {data}/: run get_features.py first, or say where one is with --features FOLDER"
@@ -116,12 +116,12 @@ def all_of(
     Raises:
         UserError: none, those of several competitions, or of other labels.
     """
-    from earshot import earlier
+    from earshot.features import resume
 
     found = list(map(Path, named))
     if not found:
         own = sorted(p.parent for p in Path(data).glob(f"*/{cache.MANIFEST}") if cache.is_cache(p.parent))
-        found = own or cache.find(data) or earlier.caches(continue_from)
+        found = own or cache.find(data) or resume.caches(continue_from)
     if not found:
         raise UserError(
             f"no cache in {data}/: run get_features.py first, or say where one is with --features FOLDER"

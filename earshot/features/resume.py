@@ -6,14 +6,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from earshot import cache, shards
 from earshot.core import checksums, disk_space
 from earshot.core.earlier_outputs import copy_file, folders
 from earshot.core.fingerprint import fingerprint
-from earshot.manifest import fault
+from earshot.features import cache, shards
+from earshot.features.manifest import fault
 
 if TYPE_CHECKING:
-    from earshot.plan import Plan
+    from earshot.features.plan import Plan
 
 
 def caches(given: str | None) -> list[Path]:

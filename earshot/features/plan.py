@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from earshot import cache, copies, extractors
+from earshot import extractors
 from earshot.core import checksums, digest_cache, kaggle_paths
 from earshot.core.config import AugmentFlags
 from earshot.core.disk_space import SLACK
 from earshot.core.errors import UserError
 from earshot.core.files import digest_of
 from earshot.core.fingerprint import differences, fingerprint
-from earshot.manifest import fault
-from earshot.sources import Sources
+from earshot.features import augmented_copies, cache
+from earshot.features.manifest import fault
+from earshot.features.source_files import Sources
 
 if TYPE_CHECKING:
     from earshot.audio.load import AudioSettings
@@ -93,7 +94,7 @@ def make(
         if header
     ]
     headers = [header for header, _ in known]
-    notes += copies.check(labelled, augment)
+    notes += augmented_copies.check(labelled, augment)
     if not headers and like is None:
         raise UserError(
             f"{competition.root}: not one of {len(clips)} audio files can be opened: are they audio?"

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from earshot import cache, extractors
+from earshot import extractors
 from earshot.core import checksums
 from earshot.core.config import with_defaults
 from earshot.core.errors import UserError
+from earshot.features import cache
 
 if TYPE_CHECKING:
     from earshot.competition.load import Competition
-    from earshot.plan import Plan
-    from earshot.shards import Part
+    from earshot.features.plan import Plan
+    from earshot.features.shards import Part
 
 TIME_UP = "the time was up"
 

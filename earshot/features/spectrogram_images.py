@@ -10,12 +10,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from earshot import listen
 from earshot.audio import spectrogram
 from earshot.audio.decode import BadAudio
 from earshot.competition.labels import each
 from earshot.core import files
 from earshot.core.files import clear_temporary, write_bytes
+from earshot.features import clip_files
 
 if TYPE_CHECKING:
     from earshot.competition.load import Competition
@@ -93,7 +93,7 @@ def draw(competition: Competition, out: Path, most: int, workers: int, deadline:
 
     def one(path: str, label: str, name: str) -> bool:
         try:
-            image = listen.picture(Path(path), f"{label}  ·  {Path(path).name}")
+            image = clip_files.picture(Path(path), f"{label}  ·  {Path(path).name}")
         except BadAudio:
             return False
         write_bytes(folder / name, spectrogram.png(image))

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from earshot import __version__, cache, copies, manifest
+from earshot import __version__
 from earshot.core import checksums
 from earshot.core.errors import UserError
 from earshot.core.files import write_bytes
-from earshot.shards import Shards
+from earshot.features import augmented_copies, cache, manifest
+from earshot.features.shards import Shards
 
 if TYPE_CHECKING:
-    from earshot.plan import Plan
-    from earshot.shards import Part
+    from earshot.features.plan import Plan
+    from earshot.features.shards import Part
 
 
 def join(plan: Plan, parts: list[Part]) -> None:
@@ -113,13 +114,15 @@ def _join_copies(
 ) -> dict[str, dict[str, int]]:
     """The copies' shards into augmented.pkl, clips counted among those that are kept; what the manifest says
     of it."""
-    shards = Shards(plan, copies.NAME, [part for part in parts if part.split == copies.NAME])
-    content = {key: shards.column(key) for key in (*copies.COLUMNS, "start", "length")}
+    shards = Shards(
+        plan, augmented_copies.NAME, [part for part in parts if part.split == augmented_copies.NAME]
+    )
+    content = {key: shards.column(key) for key in (*augmented_copies.COLUMNS, "start", "length")}
     mixed = content["partner"] >= 0
     content["clip"] = np.searchsorted(kept, content["clip"]).astype(np.int32)
     content["partner"] = np.where(mixed, np.searchsorted(kept, content["partner"]), -1).astype(np.int32)
-    shards.write(plan.folder / f"{copies.NAME}.pkl", content, meta)
-    return {copies.NAME: {"copies": plan.augment.augment, "rows": len(content["clip"])}}
+    shards.write(plan.folder / f"{augmented_copies.NAME}.pkl", content, meta)
+    return {augmented_copies.NAME: {"copies": plan.augment.augment, "rows": len(content["clip"])}}
 
 
 def _write_ledger(path: Path, rows: list[list[str]]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from earshot import cache, columns, copies, extractors, hidden, joining
+from earshot import extractors
 from earshot.audio.load import BadAudio, read, stretch
 from earshot.core import checksums, disk_space, worker_pool
 from earshot.core.deadline import LONG, Deadline, clock, patiently
@@ -21,8 +21,9 @@ from earshot.core.device import Device, out_of_memory
 from earshot.core.disk_space import human
 from earshot.core.errors import UserError
 from earshot.core.files import clear_temporary, empty
-from earshot.plan import Plan, of_cache
-from earshot.shards import Part, parts
+from earshot.features import augmented_copies, cache, for_run, merge_shards, schema
+from earshot.features.plan import Plan, of_cache
+from earshot.features.shards import Part, parts
 
 SAY_SECONDS = 20.0  # between two lines where there is no terminal
 
@@ -42,7 +43,7 @@ class Worker:
         self.extractor = build(plan, device)
         self.precision = f"{device.name.partition(':')[0]} {device.precision}"
         empty_views = {view: self.extractor.none(view) for view in self.extractor.shapes}
-        self.about = columns.form({**empty_views, "meta": {"span": self.extractor.span}})
+        self.about = schema.form({**empty_views, "meta": {"span": self.extractor.span}})
         self.pool = ThreadPoolExecutor(workers)
 
     def __call__(
@@ -118,7 +119,7 @@ def run(
         if fresh:
             empty(plan.folder, first=cache.MANIFEST)  # what a kill leaves then belongs to nobody
         clear_temporary(plan.folder)
-        checksums.write(plan.folder / cache.MANIFEST, {**joining.head(plan), "complete": False})
+        checksums.write(plan.folder / cache.MANIFEST, {**merge_shards.head(plan), "complete": False})
         (plan.folder / "shards").mkdir(exist_ok=True)
         if todo and not fresh:  # only now is it known for sure what shards look like
             waiting = {part.path for part in todo}
@@ -135,7 +136,7 @@ def run(
             print(disk_space.check(plan.folder, *of_cache(plan, shapes, everything, missing)), flush=True)
         bar = stack.enter_context(_Bar(everything, missing, len(on)))
         # last: which clips can be heard is known then
-        copied = [part for part in todo if part.split == copies.NAME]
+        copied = [part for part in todo if part.split == augmented_copies.NAME]
         stages = [stage for stage in (todo[: len(todo) - len(copied)], copied) if stage]
         for stage in stages:
             tasks = [stage[number :: len(on)] for number in range(min(len(on), len(stage)))]
@@ -143,13 +144,13 @@ def run(
                 bar.bar.close()
                 if not answered or not deadline.late():
                     deadline.leave()
-                count = hidden.give_up(plan, missing_parts(plan), form)
+                count = for_run.give_up(plan, missing_parts(plan), form)
                 print(
                     f"beware: the time was up: {count} of {everything} clips are not heard and get the class "
                     "prior's answer",
                     flush=True,
                 )
-    joining.join(plan, parts(plan))
+    merge_shards.join(plan, parts(plan))
 
 
 class _Bar:
@@ -205,7 +206,9 @@ def missing_parts(plan: Plan) -> list[Part]:
             try:
                 found = checksums.read(part.seal, part.path.name).get("fingerprint")
                 content = cache.load(part.path)
-                wrong = columns.shard_fault(content, part.first, part.last, clips, part.split == copies.NAME)
+                wrong = schema.shard_fault(
+                    content, part.first, part.last, clips, part.split == augmented_copies.NAME
+                )
                 if wrong:
                     reason = f"{part.path} {wrong}"
                 elif found == plan.fingerprint:
@@ -234,7 +237,7 @@ def missing_parts(plan: Plan) -> list[Part]:
 
 
 def _form(part: Part) -> tuple:
-    return columns.form(cache.load(part.path))
+    return schema.form(cache.load(part.path))
 
 
 def _set_aside(part: Part, reason: str) -> None:
@@ -271,11 +274,11 @@ def _prepared(
             del held[path]
         return futures
 
-    yield from _ahead([part for part in todo if part.split != copies.NAME], decoded)
-    copied = [part for part in todo if part.split == copies.NAME]
+    yield from _ahead([part for part in todo if part.split != augmented_copies.NAME], decoded)
+    copied = [part for part in todo if part.split == augmented_copies.NAME]
     if copied:
         bad = np.concatenate([cache.load(part.path)["bad"] for part in parts(plan) if part.split == "train"])
-        made = copies.Copies(clips[clips.split == "train"], plan.augment, bad)
+        made = augmented_copies.Copies(clips[clips.split == "train"], plan.augment, bad)
         yield from _ahead(
             copied, lambda part: made.submit(part.first, part.last, pool, decoding, extractor.rate)
         )
@@ -340,8 +343,8 @@ def _features(
             batch_size //= 2
             print(f"out of memory: batch size {batch_size} from here on", flush=True)
     windows = [len(f.start) for f in features]
-    if part.split == copies.NAME:
-        content = copies.shard_columns(prepared, windows)
+    if part.split == augmented_copies.NAME:
+        content = augmented_copies.shard_columns(prepared, windows)
     else:
         content = {
             "clip": np.repeat(np.array([part.first + i for i in good], dtype=np.int32), windows),

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from earshot.audio import decode, load, spectrogram
-from earshot.sources import Sources
+from earshot.features.source_files import Sources
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,0 +1,1 @@
+"""Caches of features: plan, shards, the merged files, finding and resuming them."""
