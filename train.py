@@ -73,9 +73,10 @@ def main(argv: list[str]) -> None:
     for difference in mismatches(cache.record, recipe):
         print(f"the cache differs from the recipe: {difference}")
     import models
-    from earshot import crossval, stage, tracking, tuning
-    from earshot.job import Job, describe_head
+    from earshot import stage, tuning
     from earshot.report.run import report_on
+    from earshot.training import cross_validation, tracking
+    from earshot.training.experiment import Job, describe_head
 
     out = Path(what.out)
     try:
@@ -96,7 +97,7 @@ def main(argv: list[str]) -> None:
             tracker = tracking.start(run, machine.wandb)
             if not job.train(run, wanted, deadline):
                 deadline.leave()
-            crossval.summarise(run, job.rows, job.numbers)
+            cross_validation.summarise(run, job.rows, job.numbers)
             if what.tune:
                 tuning.mark(run, wanted)
             stage.finish(run, cache, out, models.rebuild, job.at, machine.memory)

@@ -31,9 +31,9 @@ import torch
 from common import keep_rows, machine, timed
 from extraction import saved_ast
 
-from earshot import probe
 from earshot.core.device import autocast, choose
-from earshot.training import predict
+from earshot.training.precision import decide
+from earshot.training.trainer import predict
 
 TRAINED, VALIDATED, EPOCHS, BATCH = 320, 80, 15, 10
 STEPS, TARGET = 2, 10
@@ -76,7 +76,7 @@ def training(recipe: str, scratch: Path, precision: str, **changes: Any) -> tupl
     device = choose("cpu", precision)
     rows = np.arange(BATCH)
     if precision == "auto":
-        device = probe.decide(case.build(), noise.rows(case, 2 * BATCH), case.training, device)
+        device = decide(case.build(), noise.rows(case, 2 * BATCH), case.training, device)
         print(f"{recipe}: {device.precision}")
     fitter = noise.fitter(case, scratch / recipe, device, 2 * BATCH, epochs=STEPS + 1)
     step = seconds_of(

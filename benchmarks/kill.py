@@ -67,7 +67,7 @@ PRELOADED = (
     "soundfile",
     "tyro",
     "models",
-    "earshot.blend",
+    "earshot.training.predict",
     "earshot.competition.load",
     "earshot.features.resume",
     "earshot.features.plan",

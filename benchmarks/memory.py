@@ -23,11 +23,11 @@ import numpy as np
 import torch
 from common import keep_rows, machine
 
-from earshot import job, optim
 from earshot.core import config, disk_space
 from earshot.core.device import choose
 from earshot.features.plan import of_cache
-from earshot.loss import Criterion
+from earshot.training import experiment, optim
+from earshot.training.loss import Criterion
 
 # bytes; a quarter of the card may hold the features themselves
 CARD, LIMIT, RESIDENT, KAGGLE = 16e9, 15e9, 4e9, 20e9
@@ -120,7 +120,7 @@ def extraction_peaks(precision: str) -> dict[str, int]:
 def measured_peaks(case: noise.Case, precision: str, device: str = "cuda") -> tuple[float, float]:
     """As `computed_peaks`, by the CUDA allocator from the kit's own Fitter; infinite where the batch did not
     fit."""
-    from earshot.training import autocast, predict
+    from earshot.training.trainer import autocast, predict
 
     batch, found = case.training.batch_size, []
     torch.cuda.empty_cache()
@@ -150,7 +150,7 @@ def disk(case: noise.Case, parameters: int) -> tuple[tuple[int, int], list[int]]
     """Bytes that a run of five folds leaves and takes while it is made, and those of a cache for each of
     CLIPS."""
     plan = SimpleNamespace(windows=1.0)
-    return job.of_run(parameters, 5, 5, case.training), [
+    return experiment.of_run(parameters, 5, 5, case.training), [
         of_cache(plan, _cached(case), clips, 0)[0] for clips in CLIPS
     ]
 

@@ -14,9 +14,10 @@ from common import ROOT
 sys.path.insert(0, str(ROOT))
 
 import models
-from earshot import closed, extractors
+from earshot import extractors
 from earshot.core import config
 from earshot.extractors.base import Window
+from earshot.training import estimators
 
 CLASSES, SECONDS, RATE = 50, 5.0, 44100  # ESC-50's
 AST = {"pooled": (768, 1, 1), "frames": (768, 1, 101), "tokens": (768, 12, 101)}  # of the published sizes
@@ -75,12 +76,12 @@ def shapes_of(features: dict[str, Any]) -> dict[str, tuple[int, int, int]]:
 
 def trained() -> list[str]:
     """The recipes whose heads are trained in steps: scikit-learn's are fitted at once, on the CPU."""
-    return [name for name in config.recipe_names() if not closed.is_closed(case(name).build)]
+    return [name for name in config.recipe_names() if not estimators.is_closed(case(name).build)]
 
 
 def rows(case: Case, clips: int, device: str = "cpu"):
     """Noise in place of a training split: `Rows` of so many clips of one window each."""
-    from earshot.dataset import Rows
+    from earshot.training.dataset import Rows
 
     rng = np.random.default_rng(0)
     split: dict[str, Any] = {
@@ -118,9 +119,9 @@ def fitter(case: Case, folder: Path, device: Any, clips: int, **changes: Any):
         device: from `earshot.core.device.choose`.
         changes: of the training's settings.
     """
-    from earshot.checkpoint import FoldFolder
-    from earshot.progress import Fold
-    from earshot.training import Fitter
+    from earshot.training.checkpoint import FoldFolder
+    from earshot.training.progress import Fold
+    from earshot.training.trainer import Fitter
 
     data = rows(case, clips, device.name)
     fold = Fold(0, 1, 1, np.ones(clips, bool), np.arange(clips) % 5 == 0)

@@ -18,12 +18,12 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 import models
-from earshot import dataset, optim, probe
-from earshot.checkpoint import FoldFolder
 from earshot.core.config import TrainingFlags, load_recipe, with_defaults
 from earshot.core.device import Device, autocast, choose, laid_out, one_thread
 from earshot.features.cache import Cache
-from earshot.training import Fitter, Fold
+from earshot.training import dataset, optim, precision
+from earshot.training.checkpoint import FoldFolder
+from earshot.training.trainer import Fitter, Fold
 
 NEVER = type("Never", (), {"passed": lambda self: False})()
 PLAIN = dict(
@@ -100,7 +100,7 @@ class Bench:
         self.valid, self.learnt = asked & (self.rows.folds == 1), asked & (self.rows.folds != 1)
         split = cache.split("train")
         self.x, self.y = split[case.view], self.rows.labels
-        self.decided = probe.decide(self.build(), self.rows, self.settings, self.device)
+        self.decided = precision.decide(self.build(), self.rows, self.settings, self.device)
 
     def _head(self) -> nn.Module:
         torch.manual_seed(0)
@@ -205,8 +205,12 @@ class Bench:
         ]
         targets = [self.rows.targets_of(np.arange(len(x))) for x in learn]
         ask, found = self.rows.batch(np.flatnonzero(self.valid))[0].split(2 * self.settings.batch_size), []
-        work = probe.operations(head, self.rows, np.arange(2)) * probe.BACKWARD * self.settings.batch_size
-        with one_thread(work < probe.TINY):
+        work = (
+            precision.operations(head, self.rows, np.arange(2))
+            * precision.BACKWARD
+            * self.settings.batch_size
+        )
+        with one_thread(work < precision.TINY):
             for _ in range(self.case.epochs):
                 began = time.perf_counter()
                 head.train()

@@ -30,12 +30,12 @@ from synthetic import make_cache  # puts the kit on the path
 
 import models
 import train
-from earshot import dataset
-from earshot.checkpoint import FoldFolder
 from earshot.core.config import TrainingFlags
 from earshot.core.device import choose
 from earshot.features.cache import Cache
-from earshot.training import Fitter, Fold
+from earshot.training import dataset
+from earshot.training.checkpoint import FoldFolder
+from earshot.training.trainer import Fitter, Fold
 
 SHAPES = {"pooled": (384, 1, 1), "frames": (384, 4, 16), "mel": (1, 64, 251)}
 CASES = {

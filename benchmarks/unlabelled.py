@@ -24,10 +24,10 @@ from synthetic import write_cache  # puts the kit on the path
 
 import models
 import train
-from earshot import blend, dataset, parts
 from earshot.core.device import Device
 from earshot.features.cache import Cache
-from earshot.run import Run
+from earshot.training import dataset, parts, predict
+from earshot.training.run import Run
 
 HEADER = (
     "| labelled folds, head on view, learns from | seeds | hidden clips | one seed, folds | all seeds, folds "
@@ -110,7 +110,9 @@ def right(run: Run, cache: Path) -> list[int]:
         refits[:1],
         refits,
     ):
-        mean = np.mean([blend.predict_part(run, part, "last", rows, models.rebuild, CPU) for part in some], 0)
+        mean = np.mean(
+            [predict.predict_part(run, part, "last", rows, models.rebuild, CPU) for part in some], 0
+        )
         said = [run.classes[c] for c in mean.argmax(1)]
         found.append(sum(name == label for name, label in zip(said, truth, strict=True)))
     return found

@@ -51,10 +51,10 @@ def install(trace: Path, folder: Path, kill_at: int) -> None:
         if changes == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    from earshot import training
     from earshot.features import extract
+    from earshot.training import trainer
 
-    decode, step = extract.decode, training.Fitter.step
+    decode, step = extract.decode, trainer.Fitter.step
 
     def decoding(path: str, *more):
         say(f"decode {os.path.basename(path)}")
@@ -64,7 +64,7 @@ def install(trace: Path, folder: Path, kill_at: int) -> None:
         say(f"step {self.fold.number} {epoch} {number}")
         return step(self, epoch, number, rows)
 
-    extract.decode, training.Fitter.step = decoding, stepping
+    extract.decode, trainer.Fitter.step = decoding, stepping
     sys.addaudithook(audit)
 
 

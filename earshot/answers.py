@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from earshot import blend, dataset, loose, run_cache, stage, submission
-from earshot.blend import predicting
+from earshot import loose, stage, submission
 from earshot.core.config import PredictFlags
 from earshot.core.device import Device
-from earshot.dataset import Rows
 from earshot.members import Member
-from earshot.run import Run, decided
+from earshot.training import dataset, predict, run_cache
+from earshot.training.dataset import Rows
+from earshot.training.predict import predicting
+from earshot.training.run import Run, decided
 
 
 def cached(
@@ -40,7 +41,7 @@ def cached(
     def ask(run: Run, kind: str) -> np.ndarray:
         rows = dataset.rows_of(caches[run.folder.resolve()], "subm", run.config["record"]["view"], device)
         place = {str(id): index for index, id in enumerate(rows.ids)}
-        found = blend.predict_run(run, rows, rebuild, decided(run, device), kind=kind)
+        found = predict.predict_run(run, rows, rebuild, decided(run, device), kind=kind)
         print(f"{run.folder}: {predicting(run)}, {len(ids)} clips")
         return found[[place[str(id)] for id in ids]]
 
@@ -79,9 +80,9 @@ def audio(
         split, span, bad = loose.features(run, ids, files, flags.weights, device)
         reasons.update(bad)
         rows = Rows(split, run.config["record"]["view"], classes, span, device.name)
-        return blend.predict_run(run, rows, rebuild, decided(run, device), kind=kind)
+        return predict.predict_run(run, rows, rebuild, decided(run, device), kind=kind)
 
-    probabilities, unheard = blend.fill(whole.predict(ask), np.array(first.config["prior"]))
+    probabilities, unheard = predict.fill(whole.predict(ask), np.array(first.config["prior"]))
     if show:
         for id, row in zip(ids, probabilities, strict=True):
             best = np.argsort(-row)[: flags.top]

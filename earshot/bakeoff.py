@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from earshot import kept, leaderboard, metrics
+from earshot import kept, leaderboard
 from earshot.core import checksums, config
 from earshot.core.errors import UserError
 from earshot.core.files import check_output, digest, empty, locked, plain_name, read_json
 from earshot.core.fingerprint import differences, fingerprint, plain
 from earshot.features import find_cache
-from earshot.run import Run
 from earshot.search_flags import HOURS, AutoFlags
+from earshot.training import metrics
+from earshot.training.run import Run
 
 if TYPE_CHECKING:
     from earshot.contest import Contest
@@ -224,8 +225,8 @@ def _row(made: Contest, name: str) -> dict[str, Any]:
 
 def _submit(made: Contest, whole: Any, first: Cache, out: Path, stage: Any) -> None:
     """The hold-out's score and the submission, by the members' final epochs."""
-    from earshot import blend, crossval, dataset
     from earshot.core import worker_pool
+    from earshot.training import cross_validation, dataset, predict
 
     at = worker_pool.choose(made.machine.device)[0]
     prior = first.prior()
@@ -239,7 +240,7 @@ def _submit(made: Contest, whole: Any, first: Cache, out: Path, stage: Any) -> N
             if key not in rows:
                 rows.clear()  # one at a time: they may be large
                 rows[key] = dataset.rows_of(candidate.cache, split, candidate.view, at, made.machine.memory)
-            found = blend.predict_run(run, rows[key], made.heads.rebuild, stage.decided(run, at), kind=kind)
+            found = predict.predict_run(run, rows[key], made.heads.rebuild, stage.decided(run, at), kind=kind)
             place = {str(id): index for index, id in enumerate(rows[key].ids)}
             missing = np.full(found.shape[1], np.nan)
             return np.stack([found[place[str(id)]] if str(id) in place else missing for id in ids])
@@ -250,7 +251,7 @@ def _submit(made: Contest, whole: Any, first: Cache, out: Path, stage: Any) -> N
         scored = Run(made.folder)
         scored.config = {"record": {"classes": first.classes}}
         rows = dataset.rows_of(first, "test", next(iter(first.shapes)), at, made.machine.memory)
-        found = crossval.score_test(scored, rows, lambda: blend.fill(answers("test"), prior)[0])
+        found = cross_validation.score_test(scored, rows, lambda: predict.fill(answers("test"), prior)[0])
         made.say(f"hold-out, {found['clips']} clips: {metrics.summary(found)}")
     if not first.has("subm"):
         made.say("nothing to submit: the data set has no clips without labels")

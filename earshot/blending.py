@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from earshot import compare, metrics
+from earshot import compare
 from earshot import offsets as cut
 from earshot.core.errors import UserError
-from earshot.metrics import likelihood, losses, one
+from earshot.training import metrics
+from earshot.training.metrics import likelihood, losses, one
 
 # the first is fallen back on: a weak member spoils a mean, and hardly these weights
 METHODS = ("simplex", "mean", "greedy")
@@ -249,7 +250,7 @@ def auto(
         members: (members, clips, classes) out-of-fold probabilities.
         truth: (clips,) class indices, or (clips, classes) of 0 and 1.
         folds: (clips,) the fold that each clip was predicted in; -1: in none, such clips are left out.
-        metric: a name of `earshot.metrics`.
+        metric: a name of `earshot.training.metrics`.
         names: of the members, for the table.
         methods: those to choose from, the first being what is fallen back on.
         offsets: may factors or thresholds per class be used?

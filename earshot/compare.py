@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from earshot.metrics import counts, from_counts, is_counted, one
+from earshot.training.metrics import counts, from_counts, is_counted, one
 
 BLOCKS = 20  # of clips, each left out once
 BEYOND = 2.0  # standard errors that a gain has to exceed, or it is taken for noise

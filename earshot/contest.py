@@ -12,16 +12,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from earshot import compare, job, kept, ladder, metrics, parts, probe
-from earshot.checkpoint import FoldFolder
+from earshot import compare, kept, ladder
 from earshot.core import checksums, config, worker_pool
 from earshot.core.deadline import SIGNALS, Deadline, clock
 from earshot.core.errors import UserError
 from earshot.core.files import append_text, digest_of, locked, read_json
-from earshot.crossval import summarise
 from earshot.ladder import Candidate
-from earshot.oof import Oof, read_oof
-from earshot.run import CONFIG, Run
+from earshot.training import experiment, metrics, parts, precision
+from earshot.training.checkpoint import FoldFolder
+from earshot.training.cross_validation import summarise
+from earshot.training.oof import Oof, read_oof
+from earshot.training.run import CONFIG, Run
 
 if TYPE_CHECKING:
     from earshot.search_flags import AutoFlags
@@ -70,7 +71,7 @@ class Contest:
         self.budget, self.before, self.began = 3600 * state["hours"], state["spent"], began
         for name in self.candidates:
             state["of"].setdefault(name, {**FRESH, "folds": []})
-        self.current: tuple[str, job.Job, Run] | None = None
+        self.current: tuple[str, experiment.Job, Run] | None = None
 
     # --- account
 
@@ -99,7 +100,7 @@ class Contest:
             * rows
             * self.settings(name).tta
             * self.state["of"][name]["row"]
-            / probe.BACKWARD
+            / precision.BACKWARD
         )
 
     def cost(self, name: str, upto: int | None = None) -> float:
@@ -130,12 +131,14 @@ class Contest:
 
     # --- one candidate
 
-    def prepared(self, name: str) -> tuple[job.Job, Run]:
+    def prepared(self, name: str) -> tuple[experiment.Job, Run]:
         """A candidate's job and its run; the last one is kept at hand."""
         if self.current is None or self.current[0] != name:
             candidate, self.current = self.candidates[name], None  # the features of the one before go first
-            head = job.describe_head(self.heads, candidate.recipe, candidate.cache, view=candidate.view)
-            made = job.Job(
+            head = experiment.describe_head(
+                self.heads, candidate.recipe, candidate.cache, view=candidate.view
+            )
+            made = experiment.Job(
                 self.heads,
                 candidate.cache,
                 candidate.recipe.name,
@@ -162,10 +165,10 @@ class Contest:
         if one["each"] is not None:
             return
         rows, share = candidate.cache.manifest["splits"]["train"]["rows"], 1 - 1 / len(self.state["folds"])
-        head = job.describe_head(self.heads, candidate.recipe, candidate.cache, view=candidate.view)
+        head = experiment.describe_head(self.heads, candidate.recipe, candidate.cache, view=candidate.view)
         told = ladder.at_once(head, candidate.cache)
         if told is not None:
-            one["each"], one["row"] = told[0], probe.BACKWARD * told[1]
+            one["each"], one["row"] = told[0], precision.BACKWARD * told[1]
             return
         parameters, work = ladder.size(head, candidate.cache, settings.epochs)
         if not gpu and parameters > ladder.CPU_PARAMETERS:
@@ -175,7 +178,7 @@ class Contest:
             self.note(name, NO_TIME, f"{work:.1e} operations a fold are too many for a CPU in this time")
             return
         made, _ = self.prepared(name)
-        one["row"] = probe.seconds_a_row(head.build(), made.rows, settings, made.at)
+        one["row"] = precision.seconds_a_row(head.build(), made.rows, settings, made.at)
         one["each"] = WITH_THE_REST * one["row"] * rows * share * settings.epochs / len(made.several)
 
     def attempt(self, name: str, what: Any, *args: Any) -> Any:

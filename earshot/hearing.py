@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from earshot import blend, loose
+from earshot import loose
 from earshot.audio.load import BadAudio
-from earshot.blend import predict, predictors
 from earshot.core.device import Device, autocast
 from earshot.core.files import digest_of
-from earshot.dataset import Rows
 from earshot.extractors.base import ClipFeatures
 from earshot.features.extract import decode
 from earshot.members import Member
-from earshot.run import Run, decided
+from earshot.training.dataset import Rows
+from earshot.training.predict import load_part, mean, predict, predictors
+from earshot.training.run import Run, decided
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Hearing:
         if key not in self._heads:
             at = decided(run, self.device)
             self._heads[key] = [
-                (part.name, blend.load_part(run, part, kind, self.rebuild, at)) for part in predictors(run)
+                (part.name, load_part(run, part, kind, self.rebuild, at)) for part in predictors(run)
             ]
         return self._heads[key]
 
@@ -171,7 +171,7 @@ class Hearing:
         """(1, classes) of the clip, or (windows, classes), by the mean of a run's models."""
         rows, at = self.rows(run, features, pooled), decided(run, self.device)
         which = np.arange(len(rows))
-        return blend.mean(
+        return mean(
             run,
             rows,
             [

@@ -12,8 +12,8 @@ import numpy as np
 from earshot.core import checksums
 from earshot.core.errors import UserError
 from earshot.core.files import digest_of, empty, locked, plain_name
-from earshot.oof import Oof
-from earshot.run import CONFIG, Run
+from earshot.training.oof import Oof
+from earshot.training.run import CONFIG, Run
 
 if TYPE_CHECKING:
     from earshot.blending import Blended, Fitted

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from earshot import closed, job, probe
 from earshot.core import config
 from earshot.core.errors import UserError
 from earshot.features.cache import Cache
+from earshot.training import estimators, experiment, precision
 
 BASELINES = ("logistic", "svm", "knn")
 # Baselines take seconds. On log-mel, statistics over time and a support vector machine reach more than most
@@ -73,7 +73,7 @@ def candidates(opened: list[Cache], recipes: tuple[str, ...], heads: Any) -> lis
     if recipes:
         for place, name in enumerate(recipes):
             recipe = config.load_recipe(name)
-            fitting = [(one, job.view_of(heads, recipe, one)) for one in opened]
+            fitting = [(one, experiment.view_of(heads, recipe, one)) for one in opened]
             if not any(view for _, view in fitting):
                 raise UserError(
                     f"--candidates {name}: no cache has a view that it takes: extract one, or leave it out"
@@ -112,7 +112,7 @@ def _labels(opened: list[Cache]) -> dict[Path, str]:
     }
 
 
-def size(what: job.Head, cache: Cache, epochs: int) -> tuple[int, float]:
+def size(what: experiment.Head, cache: Cache, epochs: int) -> tuple[int, float]:
     """Parameters, and the operations of training a fold of all clips; without giving the head memory. 0
     operations: not known."""
     import torch
@@ -127,10 +127,10 @@ def size(what: job.Head, cache: Cache, epochs: int) -> tuple[int, float]:
             each = counter.get_total_flops() / 2
         except (RuntimeError, NotImplementedError, ValueError, AssertionError):
             each = 0.0
-    return parameters, probe.BACKWARD * each * epochs * cache.manifest["splits"]["train"]["rows"]
+    return parameters, precision.BACKWARD * each * epochs * cache.manifest["splits"]["train"]["rows"]
 
 
-def at_once(what: job.Head, cache: Cache) -> tuple[float, float] | None:
+def at_once(what: experiment.Head, cache: Cache) -> tuple[float, float] | None:
     """Seconds, roughly, that fitting a fold takes of a head which is fitted at once, and answering a row;
     else None.
 
@@ -138,6 +138,6 @@ def at_once(what: job.Head, cache: Cache) -> tuple[float, float] | None:
     """
     return (
         what.build().seconds(cache.manifest["splits"]["train"]["rows"])
-        if closed.is_closed(what.build)
+        if estimators.is_closed(what.build)
         else None
     )

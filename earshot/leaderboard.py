@@ -8,9 +8,9 @@ import io
 from pathlib import Path
 from typing import Any
 
-from earshot import metrics
 from earshot.core.deadline import clock
 from earshot.core.files import write_text
+from earshot.training import metrics
 
 NAME = "leaderboard.csv"
 BEFORE, AFTER = ("run", "recipe", "features", "view", "folds"), ("seconds", "status")

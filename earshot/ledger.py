@@ -16,7 +16,7 @@ from earshot.core.errors import UserError
 from earshot.core.files import digest, read_json, replacing
 
 if TYPE_CHECKING:
-    from earshot.run import Run
+    from earshot.training.run import Run
 
 NAME = "ledger.csv"
 PLACE = f"submissions/{NAME}"  # beside the submissions

@@ -16,7 +16,7 @@ from earshot.core.errors import UserError
 from earshot.core.files import digest, digest_of
 from earshot.features.extract import decode
 from earshot.features.shards import SHARD
-from earshot.run import Run
+from earshot.training.run import Run
 
 if TYPE_CHECKING:
     from earshot.extractors.base import ClipFeatures

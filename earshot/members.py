@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from earshot import blending, kept, run_resume
+from earshot import blending, kept
 from earshot.blending import Blended, Fitted
 from earshot.core.errors import UserError
-from earshot.oof import Oof, of_run, read_oof
-from earshot.run import CONFIG, Run
+from earshot.training import resume
+from earshot.training.oof import Oof, of_run, read_oof
+from earshot.training.run import CONFIG, Run
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def open_all(names: tuple[str, ...], folder: str) -> list[Member]:
     if not names:
         found = (
             sorted({path.parent for name in (CONFIG, kept.NAME) for path in Path(folder).glob(f"*/{name}")})
-            or run_resume.runs()
+            or resume.runs()
         )
         if len(found) != 1:
             raise UserError(
@@ -156,7 +157,7 @@ def open_one(folder: Path) -> Member:
 
 def same_classes(members: list[Member]) -> list[str]:
     """The labels that all members share; UserError if two have others, another order or another task."""
-    from earshot import run_cache
+    from earshot.training import run_cache
 
     return run_cache.same_classes([run for member in members for run in member.runs()])
 

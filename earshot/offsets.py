@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from earshot.metrics import COUNTED, OF_SEVERAL, each_class, from_counts
+from earshot.training.metrics import COUNTED, OF_SEVERAL, each_class, from_counts
 
 KINDS = ("common", "each")
 NAMES = {

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from earshot import blend, crossval, dataset, ledger, metrics, submission
-from earshot.blend import predicting
+from earshot import ledger, submission
 from earshot.core.device import Device
 from earshot.core.files import check_output
 from earshot.features.cache import Cache
-from earshot.run import Run
+from earshot.training import cross_validation, dataset, metrics, predict
+from earshot.training.predict import predicting
+from earshot.training.run import Run
 
 
 def finish(
@@ -29,10 +30,10 @@ def finish(
     prior = np.array(run.config["prior"])
     if cache.has("test"):
         rows = dataset.rows_of(cache, "test", view, device, gigabytes)
-        found = crossval.score_test(
+        found = cross_validation.score_test(
             run,
             rows,
-            lambda: blend.fill(blend.predict_run(run, rows, rebuild, device), prior)[0],
+            lambda: predict.fill(predict.predict_run(run, rows, rebuild, device), prior)[0],
             bool(run.config["record"]["training"].get("refit")),
         )
         of = f"mean of {predicting(run)}" if not found.get("refit") else f"trained on {predicting(run)}"
@@ -46,7 +47,7 @@ def finish(
             f"the submission is by models trained on {predicting(run)}, final epoch; the scores above "
             "are the folds'"
         )
-    probabilities = blend.predict_run(run, rows, rebuild, device)
+    probabilities = predict.predict_run(run, rows, rebuild, device)
     for text in submit(cache, rows.ids, probabilities, prior, run.classes, out, runs=[run]):
         run.log(text)
 
@@ -91,7 +92,7 @@ def submit(
     Raises:
         UserError: the guard refuses it.
     """
-    filled, unheard = blend.fill(probabilities, prior)
+    filled, unheard = predict.fill(probabilities, prior)
     columns, sample = tuple(cache.manifest["columns"]), submission.sample_of(cache)
     table = submission.write(out, ids, filled, classes, columns, sample, **_task(cache))
     same = submission.one_answer(table, columns[0])

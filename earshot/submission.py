@@ -13,7 +13,7 @@ from earshot.competition import labels
 from earshot.core import csv_table
 from earshot.core.errors import UserError
 from earshot.core.files import digest, write_bytes
-from earshot.metrics import THRESHOLD
+from earshot.training.metrics import THRESHOLD
 
 if TYPE_CHECKING:
     from earshot.features.cache import Cache

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from earshot import closed, metrics
 from earshot.core.config import TrainingFlags
 from earshot.core.errors import UserError
 from earshot.core.files import append_text, empty, read_json
 from earshot.core.fingerprint import fingerprint
-from earshot.job import Head, Job
-from earshot.run import Run
+from earshot.training import estimators, metrics
+from earshot.training.experiment import Head, Job
+from earshot.training.run import Run
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -108,7 +108,7 @@ def tune(trials: int, job: Job, folder: Path, wanted: list[int], deadline: Deadl
         empty(folder)
         job.machine = replace(job.machine, fresh=False)
     base, head = job.settings, job.what
-    options, at_once = job.heads.options(head.name), closed.is_closed(head.build)
+    options, at_once = job.heads.options(head.name), estimators.is_closed(head.build)
     further = bool(getattr(job.fresh, "also", ()))
     job.fresh = None
     study = open_study(folder)

@@ -15,12 +15,14 @@ from conftest import make_competition, read_csv, tone
 import get_features
 import predict
 import train
-from earshot import extractors, job, run_resume
+from earshot import extractors
 from earshot.competition.load import load
 from earshot.core import kaggle_paths
 from earshot.core.errors import UserError
 from earshot.extractors import ast, base
 from earshot.features import defaults, resume
+from earshot.training import experiment
+from earshot.training.resume import features_of
 
 
 @pytest.fixture
@@ -109,11 +111,11 @@ def test_weights_by_what_they_are(place: Path) -> None:
     assert ast.WEIGHTS.local("MIT/ast-finetuned-audioset-14-14-0.443") is None, (
         "another network than the one that was named"
     )
-    assert job.located({"weights": ast.DEFAULT_WEIGHTS, "ast": True}) == {
+    assert experiment.located({"weights": ast.DEFAULT_WEIGHTS, "ast": True}) == {
         "weights": str(folder),
         "ast": True,
     }
-    assert job.located({"weights": None}) == {"weights": None}
+    assert experiment.located({"weights": None}) == {"weights": None}
     network(place / "datasets/you/second")
     kaggle_paths._walked.cache_clear()
     with pytest.raises(UserError, match="2 attached folders may be MIT/ast.*--weights.*my-ast.*second"):
@@ -188,9 +190,7 @@ def test_the_clips_to_submit_alone_within_the_time(place: Path, capsys) -> None:
     predict.main(["--out", "again.csv"])
     assert Path("again.csv").read_bytes() == shown
     run = resume.Run.open(place / "old/runs/a")
-    assert run_resume.features_of(run) == Path("data/tones/logmel_subm"), (
-        "here before there, with clips to submit"
-    )
+    assert features_of(run) == Path("data/tones/logmel_subm"), "here before there, with clips to submit"
     with pytest.raises(UserError, match="no clips of the split train.*without --for-run"):
         train.main(["--features", "data/tones/logmel_subm", "--recipe", "linear"])
     with pytest.raises(UserError, match="not the run's own features.*n_mels"):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from earshot import augment
 from earshot.core.config import TrainingFlags
+from earshot.training import augment
 
 
 def rng(seed: int = 0) -> np.random.Generator:

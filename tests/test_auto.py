@@ -16,10 +16,11 @@ from test_restart import contents, kill_when
 import models
 import predict
 import train
-from earshot import contest, job, kept, ladder, metrics
+from earshot import contest, kept, ladder
 from earshot.core import checksums
 from earshot.core.errors import UserError
 from earshot.features.cache import Cache
+from earshot.training import experiment, metrics
 
 DRAWN = ["--recipe", "auto", "--device", "cpu"]
 AUTO = [*DRAWN, "--no-report"]
@@ -205,13 +206,13 @@ def test_what_is_clearly_worse_is_dropped_when_time_is_short(
         Path(f"{name}.yaml").write_text(
             f"head: {{name: mlp, hidden: [16]}}\ntraining: {{epochs: 8, batch_size: 16, lr: {rate}}}\n"
         )
-    passed, trained = [0.0], job.Job.train
+    passed, trained = [0.0], experiment.Job.train
 
     def hours(made, run, wanted, deadline) -> bool:
         passed[0] += 600 * len(set(wanted) - set(run.finished_folds()))
         return trained(made, run, wanted, deadline)
 
-    monkeypatch.setattr(job.Job, "train", hours)
+    monkeypatch.setattr(experiment.Job, "train", hours)
     monkeypatch.setattr(contest, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + passed[0]))
     monkeypatch.setattr(contest, "seconds", lambda run: 600.0 * len(run.finished_folds()))
     monkeypatch.setattr(contest.probe, "seconds_a_row", lambda *args: 600 / (1.2 * 120 * (2 / 3) * 8))

@@ -15,12 +15,13 @@ from conftest import read_csv, refused, script
 import get_features
 import predict
 import train
-from earshot import blending, kept, members, metrics, submission
+from earshot import blending, kept, members, submission
 from earshot.core import checksums, csv_table
 from earshot.core.errors import UserError
 from earshot.features.cache import Cache
-from earshot.oof import read_oof
-from earshot.run import Run
+from earshot.training import metrics
+from earshot.training.oof import read_oof
+from earshot.training.run import Run
 
 BOTH = ["--runs", "lin", "mlp", "--device", "cpu"]
 

@@ -6,10 +6,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from earshot import blending, compare, metrics, offsets
-from earshot import metrics as earshot_metrics
+from earshot import blending, compare, offsets
 from earshot.blending import METHODS, Fitted, auto
 from earshot.core.errors import UserError
+from earshot.training import metrics
+from earshot.training import metrics as earshot_metrics
 
 CLIPS, CLASSES, SEEDS = 400, 10, 4
 

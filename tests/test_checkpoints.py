@@ -12,12 +12,12 @@ import torch
 from test_dataset import made_rows
 from test_fitter import CPU, NEVER, StopsAt, Tiny
 
-from earshot import crossval
 from earshot.core import checksums
 from earshot.core.config import TrainingFlags
 from earshot.core.errors import UserError
-from earshot.run import Run
-from earshot.training import Fitter, Fold
+from earshot.training import cross_validation
+from earshot.training.run import Run
+from earshot.training.trainer import Fitter, Fold
 
 SETTINGS = TrainingFlags(epochs=4, batch_size=8, lr=0.02, mixup=0.4, seed=3, ema=0.5)
 NUMBERS = np.arange(45) % 2
@@ -28,7 +28,7 @@ NAMES = ("fold_*/best/*", "fold_*/last/*", "fold_*/valid_*", "oof*.csv")
 def train(folder: Path, deadline=NEVER, save_every: float = 10.0) -> Run:
     """A run of two folds, or as much of it as the deadline allows."""
     rows, run = made_rows(), Run.begin(folder, RECORD, {})
-    if crossval.train(
+    if cross_validation.train(
         run,
         rows,
         NUMBERS,
@@ -40,7 +40,7 @@ def train(folder: Path, deadline=NEVER, save_every: float = 10.0) -> Run:
         deadline,
         save_every,
     ):
-        crossval.summarise(run, rows, NUMBERS)
+        cross_validation.summarise(run, rows, NUMBERS)
     return run
 
 

@@ -17,7 +17,7 @@ import get_features
 import models
 import predict
 import train
-from earshot import blend, crossval, dataset, extractors, loose, run_cache, stage, submission
+from earshot import extractors, loose, stage, submission
 from earshot.core import checksums
 from earshot.core.device import Device
 from earshot.core.errors import UserError
@@ -25,7 +25,9 @@ from earshot.core.files import digest, digest_of
 from earshot.core.fingerprint import differences, fingerprint
 from earshot.core.plain_pickle import load
 from earshot.features.cache import Cache, dump
-from earshot.run import Run
+from earshot.training import cross_validation, dataset, run_cache
+from earshot.training.predict import predict_run
+from earshot.training.run import Run
 
 CPU = Device("cpu", "fp32", "cpu")
 TRAIN = ["--recipe", "linear", "--epochs", "1", "--folds", "2", "--device", "cpu"]
@@ -231,7 +233,7 @@ def test_a_head_and_predictions_of_another_number_of_labels(work: Path) -> None:
     head = models.build("linear", cache.shapes["mel"], 5)
     fold = run.fold(0)
     fold.save_best(head.state_dict(), {"head": head.config, "epoch": 1})
-    line = said(blend.predict_run, run, rows, models.rebuild, CPU)
+    line = said(predict_run, run, rows, models.rebuild, CPU)
     assert "fold_0 holds a head of 5 labels, and runs/r has 3" in line
     fold.save_predictions("last", np.full((6, 5), 0.2, dtype=np.float32))
     rows = dataset.rows_of(cache, "train", "mel", CPU)
@@ -244,7 +246,7 @@ def test_a_head_and_predictions_of_another_number_of_labels(work: Path) -> None:
         ]
     ] = 0
     count = int((numbers == 0).sum())
-    line = said(crossval.summarise, run, rows, numbers)
+    line = said(cross_validation.summarise, run, rows, numbers)
     assert f"valid_last.npy holds predictions of 6 x 5, and the fold has {count} clips x 3 labels" in line
 
 

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from earshot import dataset
-from earshot.blend import predict
 from earshot.core.config import TrainingFlags
 from earshot.core.device import Device
 from earshot.core.errors import UserError
-from earshot.dataset import Rows
-from earshot.training import autocast
-from earshot.windows import pool_windows
+from earshot.training import dataset
+from earshot.training.dataset import Rows
+from earshot.training.predict import predict
+from earshot.training.trainer import autocast
+from earshot.training.window_pooling import pool_windows
 
 CLASSES = ["a", "b", "c"]
 NONE, ALONE = np.full(60, -1), np.full(60, "")

@@ -12,16 +12,16 @@ from test_contract import changed, made, said, work  # noqa: F401
 
 import models
 import predict
-from earshot import described
 from earshot.core import checksums
 from earshot.core.errors import UserError
+from earshot.training import run_schema
 
 PREDICT = ["--runs", "runs/r", "--device", "cpu"]
 
 
 @pytest.mark.parametrize(
     "key",
-    ["prior", "columns", "precision", "features_folder", *(f"record.{key}" for key in described.OF_RECORD)],
+    ["prior", "columns", "precision", "features_folder", *(f"record.{key}" for key in run_schema.OF_RECORD)],
 )
 @pytest.mark.parametrize("value", [None, 5])
 def test_settings_that_lack_something(work: Path, key: str, value: object) -> None:  # noqa: F811
@@ -108,12 +108,12 @@ def test_headers_of_safetensors(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(data)
     with pytest.raises(UserError, match="is damaged"):
-        described.shapes(path)
+        run_schema.shapes(path)
 
 
 def test_shapes_are_those_of_the_file(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(2, 3), "b": torch.tensor(1.0)}, tmp_path / "a.safetensors", {"note": "x"})
-    assert described.shapes(tmp_path / "a.safetensors") == {"a": [2, 3], "b": []}
+    assert run_schema.shapes(tmp_path / "a.safetensors") == {"a": [2, 3], "b": []}
 
 
 @pytest.mark.parametrize("name", models.list_heads())

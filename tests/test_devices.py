@@ -19,13 +19,13 @@ import torch
 from conftest import ROOT, make_competition, refused, script
 from test_restart import contents
 
-from earshot import estimate
 from earshot.core import device, worker_pool
 from earshot.core.deadline import Deadline
 from earshot.core.device import Device
 from earshot.core.errors import UserError
 from earshot.core.files import locked
 from earshot.features import extract
+from earshot.training import eta
 
 EXTRACT = ("--extractor", "logmel", "--n-mels", "96", "--hop-length", "64", "--workers", "2")
 TRAIN = (
@@ -326,9 +326,9 @@ def test_what_the_rest_will_take_is_said_once(data, tmp_path, capsys, monkeypatc
     import get_features
     import train
 
-    for module in (estimate, extract):
+    for module in (eta, extract):
         monkeypatch.setattr(module, "LONG", 0.0)
-    monkeypatch.setattr(estimate, "MEASURED", 0.0)
+    monkeypatch.setattr(eta, "MEASURED", 0.0)
     get_features.main(
         ["--competition", str(data), *EXTRACT, "--device", "cpu", "--out", str(tmp_path / "data")]
     )

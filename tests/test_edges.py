@@ -12,12 +12,12 @@ import soundfile
 import torch
 from conftest import make_competition, read_csv, refused, script, tone
 
-from earshot import folds, optim
 from earshot.core.config import TrainingFlags
 from earshot.core.errors import UserError
-from earshot.dataset import Rows
 from earshot.features import find_cache
 from earshot.features.cache import Cache
+from earshot.training import folds, optim
+from earshot.training.dataset import Rows
 
 LINEAR = ("--recipe", "linear", "--epochs", "2", "--folds", "2")
 

@@ -19,7 +19,7 @@ from earshot.core.device import Device
 from earshot.core.errors import UserError
 from earshot.extractors import base, encodec
 from earshot.features.cache import Cache
-from earshot.run import Run
+from earshot.training.run import Run
 
 
 def tiny(folder: Path, **changes):

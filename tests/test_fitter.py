@@ -13,12 +13,12 @@ from sklearn.utils.class_weight import compute_class_weight
 from test_dataset import made_rows
 from torch import nn
 
-from earshot.blend import predict
-from earshot.checkpoint import FoldFolder
 from earshot.core.config import TrainingFlags
 from earshot.core.device import Device
-from earshot.loss import Criterion
-from earshot.training import Fitter, Fold, autocast
+from earshot.training.checkpoint import FoldFolder
+from earshot.training.loss import Criterion
+from earshot.training.predict import predict
+from earshot.training.trainer import Fitter, Fold, autocast
 
 CPU = Device("cpu", "fp32", "CPU")
 NEVER = type("Never", (), {"passed": lambda self: False})()

@@ -12,11 +12,11 @@ from test_dataset import made_rows, with_copies
 from test_fitter import BUSY, CPU, NEVER, StopsAt, Tiny, fitter, outcome
 from torch import nn
 
-from earshot import optim
-from earshot.checkpoint import FoldFolder
 from earshot.core.config import TrainingFlags
 from earshot.core.errors import UserError
-from earshot.training import Fitter, Fold
+from earshot.training import optim
+from earshot.training.checkpoint import FoldFolder
+from earshot.training.trainer import Fitter, Fold
 
 
 def fit(folder, head, settings, rows=None) -> Fitter:

@@ -22,7 +22,7 @@ from earshot.core.pickle_interpreter import Refused
 from earshot.extractors import torch_weights
 from earshot.features import cache
 from earshot.features.cache import Cache
-from earshot.run import Run
+from earshot.training.run import Run
 
 
 def test_the_corpus_is_refused_within_64_mb_and_runs_nothing(tmp_path: Path) -> None:

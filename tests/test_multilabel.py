@@ -16,11 +16,12 @@ from layout_files import csv as write
 import get_features
 import predict
 import train
-from earshot import folds, metrics, run_cache, stage, submission
+from earshot import stage, submission
 from earshot.competition import labels
 from earshot.core.errors import UserError
 from earshot.features.cache import Cache
-from earshot.run import Run
+from earshot.training import folds, metrics, run_cache
+from earshot.training.run import Run
 
 KINDS = ["tone0", "tone1", "tone2"]
 

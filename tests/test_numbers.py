@@ -12,11 +12,12 @@ import pandas as pd
 import pytest
 from layout_files import csv, files, refused, rows
 
-from earshot import blend, crossval, folds, metrics, submission
+from earshot import submission
 from earshot.competition.load import draw_holdout, load
 from earshot.core import checksums
 from earshot.core.errors import UserError
 from earshot.features.cache import Cache
+from earshot.training import cross_validation, folds, metrics, predict
 
 ALONE = np.array([""] * 12)
 CLASSES = ["emu", "jay", "owl"]
@@ -133,15 +134,15 @@ def test_a_fold_without_any_label_has_no_say(tmp_path: Path) -> None:
     p = np.array([[0.9, 0.1, 0.1], [0.1, 0.9, 0.1], [0.1, 0.1, 0.1], [0.1, 0.1, 0.1]], dtype=np.float32)
     rows_of = SimpleNamespace(truth=truth, ids=np.array(list("abcd")))
     run = Quiet(tmp_path, {0: p[:2], 1: p[2:]})
-    found = crossval.summarise(run, rows_of, np.array([0, 0, 1, 1]))
+    found = cross_validation.summarise(run, rows_of, np.array([0, 0, 1, 1]))
     assert found["best"]["fold_mean"] == 1 and "map_macro by fold 1.0000" in run.said[1]
     rows_of.truth = np.zeros_like(truth)
-    crossval.summarise(run, rows_of, np.array([0, 0, 1, 1]))
+    cross_validation.summarise(run, rows_of, np.array([0, 0, 1, 1]))
     assert "map_macro by fold undefined" in run.said[-1] and "nan" not in " ".join(run.said)
     # Another run's predictions: another number of labels, or of clips.
     run.kept[1] = np.zeros((2, 5), dtype=np.float32)
     with pytest.raises(UserError, match="holds predictions of 2 x 5, and the fold has 2 clips x 3 labels"):
-        crossval.summarise(run, rows_of, np.array([0, 0, 1, 1]))
+        cross_validation.summarise(run, rows_of, np.array([0, 0, 1, 1]))
 
 
 # --- folds
@@ -167,9 +168,9 @@ def test_folds_of_the_data_that_are_odd() -> None:
     # all
     own[4:6] = 9
     found, about = folds.assign(labels, own, ALONE, None, 0)
-    assert about == "the data's own 2 folds" and crossval.chosen_folds(found, ()) == [7, 9]
+    assert about == "the data's own 2 folds" and cross_validation.chosen_folds(found, ()) == [7, 9]
     with pytest.raises(UserError, match="no fold 8: the folds are 7, 9"):
-        crossval.chosen_folds(found, (8,))
+        cross_validation.chosen_folds(found, (8,))
     with pytest.raises(UserError, match="too few|cannot make"):
         folds.assign(np.array([0]), np.array([-1]), np.array([""]), None, 0)
 
@@ -205,7 +206,7 @@ def test_a_prior_with_an_absent_class(tmp_path: Path) -> None:
     made.record, made.classes, made.manifest = {}, CLASSES, {"splits": {"train": {}}}
     made._sound_rows = lambda name: {"labels": np.array(["owl", "owl", "jay", "owl"])}
     assert made.prior().tolist() == [0, 0.25, 0.75]
-    filled, unheard = blend.fill(np.full((3, 3), np.nan, dtype=np.float32), made.prior())
+    filled, unheard = predict.fill(np.full((3, 3), np.nan, dtype=np.float32), made.prior())
     # nothing can be heard: every clip is answered all the same
     assert unheard.all() and (filled == [0, 0.25, 0.75]).all()
     table = submission.write(
@@ -235,9 +236,13 @@ def test_a_sealed_hold_out_score_that_is_none_is_made_again(tmp_path, change):
     rows = types.SimpleNamespace(truth=np.array([0, 1, 1, -1]), multilabel=False)
     run = types.SimpleNamespace(folder=tmp_path, classes=["a", "b"], finished_folds=lambda: [0, 1], log=print)
     answers = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.5, 0.5]])
-    right = crossval.score_test(run, rows, lambda: answers)
-    assert crossval.score_test(run, rows, lambda: pytest.fail("scored twice")) == right
+    right = cross_validation.score_test(run, rows, lambda: answers)
+    assert cross_validation.score_test(run, rows, lambda: pytest.fail("scored twice")) == right
     content = checksums.read(tmp_path / "test.json")
     change(content)
     checksums.write(tmp_path / "test.json", content)
-    assert crossval.score_test(run, rows, lambda: answers) == right == checksums.read(tmp_path / "test.json")
+    assert (
+        cross_validation.score_test(run, rows, lambda: answers)
+        == right
+        == checksums.read(tmp_path / "test.json")
+    )

@@ -18,16 +18,17 @@ from test_windows import One
 import models
 import predict
 import train
-from earshot import blend, dataset, oof, parts
-from earshot.checkpoint import FoldFolder
 from earshot.core import checksums
 from earshot.core.config import TrainingFlags
 from earshot.core.errors import UserError
-from earshot.dataset import Rows
 from earshot.features.cache import Cache
-from earshot.progress import Fold
-from earshot.run import Run
-from earshot.training import Fitter
+from earshot.training import dataset, oof, parts
+from earshot.training.checkpoint import FoldFolder
+from earshot.training.dataset import Rows
+from earshot.training.predict import predict_run
+from earshot.training.progress import Fold
+from earshot.training.run import Run
+from earshot.training.trainer import Fitter
 
 ALL = ("--seeds", "2", "--refit")
 
@@ -56,9 +57,7 @@ def test_a_blend_of_runs_of_several_seeds(work, capsys):
     rows = dataset.rows_of(Cache("data/syn/one"), "subm", "pooled", CPU)
     refit = np.mean([predict_alone(run, f"refit_{seed}", rows) for seed in (0, 1)], 0)
     folds = np.mean([predict_alone(Run.open(work / "one"), f"fold_{n}", rows) for n in (1, 2, 3)], 0)
-    np.testing.assert_allclose(
-        blend.predict_run(run, rows, models.rebuild, CPU, kind="last"), refit, atol=1e-6
-    )
+    np.testing.assert_allclose(predict_run(run, rows, models.rebuild, CPU, kind="last"), refit, atol=1e-6)
     assert (
         "several: all labelled clips x 2 seeds" in said
         and checksums.read(work / "both" / "blend.json")["kind"] == "last"
@@ -96,7 +95,7 @@ def test_a_head_that_is_fitted_at_once(work, name, capsys):
     assert any(a.shape != b.shape or not torch.equal(a, b) for a, b in pairs)
     subm = dataset.rows_of(Cache("data/syn/one"), "subm", "pooled", CPU)
     wanted = predict_alone(run, "refit_0", subm)
-    np.testing.assert_allclose(blend.predict_run(run, subm, models.rebuild, CPU), wanted, atol=1e-6)
+    np.testing.assert_allclose(predict_run(run, subm, models.rebuild, CPU), wanted, atol=1e-6)
     with pytest.raises(UserError, match=f"--pseudo: {name} is fitted at once"):
         train.main(["--recipe", name, "--features", "data/syn/one", "--pseudo", "r", "--name", "p"])
     train.main([*MLP, "--pseudo", "r", "--name", "p"])

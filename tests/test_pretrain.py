@@ -14,11 +14,11 @@ from test_seeds import every_file, made_up, stopped_every
 
 import models
 import train
-from earshot import dataset, pretrain
-from earshot.checkpoint import FoldFolder
 from earshot.core.config import TrainingFlags
 from earshot.core.errors import UserError
 from earshot.features.cache import Cache
+from earshot.training import dataset, pretrain
+from earshot.training.checkpoint import FoldFolder
 
 SHAPE = (4, 3, 6)
 HEAD = {"dim": 16, "layers": 1, "heads": 2, "feedforward": 16}

@@ -14,11 +14,12 @@ from test_dataset import made_rows
 from test_fitter import BUSY, CPU, NEVER, StopsAt, Tiny, outcome
 from torch import nn
 
-from earshot import augment, metrics, optim, probe
-from earshot.checkpoint import FoldFolder
 from earshot.core.config import TrainingFlags
-from earshot.run import Run, about, decided
-from earshot.training import Fitter, Fold
+from earshot.training import augment, metrics, optim
+from earshot.training import precision as training_precision
+from earshot.training.checkpoint import FoldFolder
+from earshot.training.run import Run, about, decided
+from earshot.training.trainer import Fitter, Fold
 
 LAST = replace(CPU, precision="bf16", channels_last=True)
 
@@ -49,8 +50,11 @@ def fitter(folder, settings, device, build=Conv) -> Fitter:
 
 def test_operations_of_a_head():
     head = Tiny().train()
-    assert probe.operations(head, made_rows(), np.arange(9)) == 2 * (12 * 16 + 16 * 3) and head.training
-    assert probe.operations(head, made_rows(), np.arange(0)) == 0
+    assert (
+        training_precision.operations(head, made_rows(), np.arange(9)) == 2 * (12 * 16 + 16 * 3)
+        and head.training
+    )
+    assert training_precision.operations(head, made_rows(), np.arange(0)) == 0
 
 
 def test_operations_of_attention_count():
@@ -59,7 +63,9 @@ def test_operations_of_attention_count():
     layer.forward = lambda x, mask=None: nn.TransformerEncoderLayer.forward(
         layer, x.flatten(1, 2).transpose(1, 2)
     )
-    assert probe.operations(layer, made_rows(), np.arange(2)) >= 5 * 2 * 12 * (3 * 12 + 12 + 2 * 24)
+    assert training_precision.operations(layer, made_rows(), np.arange(2)) >= 5 * 2 * 12 * (
+        3 * 12 + 12 + 2 * 24
+    )
     assert torch.backends.mha.get_fastpath_enabled()
 
 
@@ -68,7 +74,7 @@ def test_a_tiny_head_is_trained_on_one_thread(tmp_path, monkeypatch):
     torch.set_num_threads(2)
     try:
         for limit, want in ((1e8, 1), (0.0, 2)):
-            monkeypatch.setattr(probe, "TINY", limit)
+            monkeypatch.setattr(training_precision, "TINY", limit)
             made = fitter(tmp_path / str(want), TrainingFlags(epochs=1), CPU)
             seen: list[int] = []
 
@@ -94,30 +100,36 @@ def test_a_tiny_head_is_trained_on_one_thread(tmp_path, monkeypatch):
     ],
 )
 def test_what_is_clearly_faster_is_taken(monkeypatch, times, want):
-    monkeypatch.setattr(probe, "SMALL", 0)
+    monkeypatch.setattr(training_precision, "SMALL", 0)
     monkeypatch.setattr(
-        probe, "measure", lambda head, candidates, which, step: [t * len(which) / 32 for t in times]
+        training_precision,
+        "measure",
+        lambda head, candidates, which, step: [t * len(which) / 32 for t in times],
     )
-    found = probe.decide(Conv(), made_rows(), TrainingFlags(), CPU)
+    found = training_precision.decide(Conv(), made_rows(), TrainingFlags(), CPU)
     assert replace(found, about=CPU.about) == want and (
         found == CPU or "times as fast as fp32" in found.about
     )
 
 
 def test_nothing_is_tried_where_it_was_said_or_cannot_matter(monkeypatch):
-    monkeypatch.setattr(probe, "measure", lambda *args: pytest.fail("tried"))
-    assert probe.decide(Conv(), made_rows(), TrainingFlags(), CPU) is CPU, "a small head"
-    monkeypatch.setattr(probe, "SMALL", 0)
+    monkeypatch.setattr(training_precision, "measure", lambda *args: pytest.fail("tried"))
+    assert training_precision.decide(Conv(), made_rows(), TrainingFlags(), CPU) is CPU, "a small head"
+    monkeypatch.setattr(training_precision, "SMALL", 0)
     for precision in ("fp32", "bf16"):
         device = replace(CPU, precision=precision)
-        assert probe.decide(Conv(), made_rows(), TrainingFlags(precision=precision), device) is device
+        assert (
+            training_precision.decide(Conv(), made_rows(), TrainingFlags(precision=precision), device)
+            is device
+        )
     gpu = replace(CPU, name="cuda:0")
-    assert probe.decide(Conv(), made_rows(), TrainingFlags(), gpu) is gpu
+    assert training_precision.decide(Conv(), made_rows(), TrainingFlags(), gpu) is gpu
 
 
 def test_candidates_that_fail_or_answer_otherwise_are_out():
     candidates = [
-        replace(CPU, precision=precision, channels_last=last) for precision, last in probe.CANDIDATES
+        replace(CPU, precision=precision, channels_last=last)
+        for precision, last in training_precision.CANDIDATES
     ]
 
     def step(head, device, which):
@@ -125,13 +137,15 @@ def test_candidates_that_fail_or_answer_otherwise_are_out():
             raise RuntimeError('"conv" not implemented for BFloat16')
         return 1.01 if device.precision == "bf16" else 1.0
 
-    times = probe.measure(Conv(), candidates, np.arange(4), step)
+    times = training_precision.measure(Conv(), candidates, np.arange(4), step)
     assert [np.isfinite(t) for t in times] == [True, True, False]
-    times = probe.measure(
+    times = training_precision.measure(
         Conv(), candidates, np.arange(4), lambda head, device, which: 1.2 if device.channels_last else 1.0
     )
     assert [np.isfinite(t) for t in times] == [True, True, False]
-    real = probe.measure(Conv(), candidates, np.arange(4), probe._stepper(made_rows(), TrainingFlags()))
+    real = training_precision.measure(
+        Conv(), candidates, np.arange(4), training_precision._stepper(made_rows(), TrainingFlags())
+    )
     assert np.isfinite(real).all(), "the losses of all agree"
 
 

@@ -14,10 +14,10 @@ from test_dataset import CLASSES
 from test_seeds import every_file, made_up, stopped_every
 
 import train
-from earshot import dataset
 from earshot.core import checksums
 from earshot.core.errors import UserError
-from earshot.dataset import Rows
+from earshot.training import dataset
+from earshot.training.dataset import Rows
 
 LINEAR = ("--recipe", "linear", "--epochs", "12")
 

@@ -18,7 +18,7 @@ from earshot.core.errors import UserError
 from earshot.report import __main__ as command
 from earshot.report import classes, compare, confusion, curves, hardest, results
 from earshot.report import run as pages
-from earshot.run import Run
+from earshot.training.run import Run
 
 NAMES = ["$x^2$", "<b>owl</b>", "jay|wren", "日本", "a name that is far too long to be written out"]
 

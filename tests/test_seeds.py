@@ -19,11 +19,12 @@ from test_restart import kill_when
 import models
 import predict
 import train
-from earshot import blend, dataset, parts
 from earshot.core import deadline
 from earshot.core.errors import UserError
 from earshot.features.cache import Cache
-from earshot.run import Run
+from earshot.training import dataset, parts
+from earshot.training.predict import predict_run
+from earshot.training.run import Run
 
 MLP = ("--recipe", "mlp", "--epochs", "4", "--batch-size", "16", "--features", "data/syn/one")
 
@@ -137,7 +138,7 @@ def test_the_submission_is_of_the_models_on_all_clips(three, capsys):
         ],
         0,
     )
-    found = blend.predict_run(run, rows, models.rebuild, CPU)
+    found = predict_run(run, rows, models.rebuild, CPU)
     np.testing.assert_allclose(found, wanted, atol=1e-6)
     assert np.abs(found - folds).max() > 1e-3
     answers = [row["category"] for row in read_csv(Path("submissions/submission.csv"))]
@@ -164,8 +165,8 @@ def test_the_submission_is_of_the_models_on_all_clips(three, capsys):
 
 
 def predict_alone(run: Run, folder: str, rows) -> np.ndarray:
-    from earshot.blend import predict as answers
-    from earshot.checkpoint import FoldFolder
+    from earshot.training.checkpoint import FoldFolder
+    from earshot.training.predict import predict as answers
 
     head = FoldFolder(run.folder / folder).load_head("last", models.rebuild, "cpu")
     return answers(head, rows, np.arange(len(rows)), 7, torch.no_grad())
@@ -267,14 +268,14 @@ def test_snapshots_are_the_mean_of_the_last_epochs_weights(tmp_path, count):
 def test_a_hold_out_score_of_the_folds_is_not_that_of_the_refit(tmp_path):
     from types import SimpleNamespace
 
-    from earshot import crossval
+    from earshot.training import cross_validation
 
     rows = SimpleNamespace(truth=np.array([0, 1]), multilabel=False)
     run = SimpleNamespace(folder=tmp_path, classes=["a", "b"], finished_folds=lambda: [0, 1], log=print)
     good, bad = np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([[0.1, 0.9], [0.8, 0.2]])
-    assert crossval.score_test(run, rows, lambda: good)["accuracy"] == 1
-    assert crossval.score_test(run, rows, lambda: bad, True)["accuracy"] == 0
-    assert crossval.score_test(run, rows, lambda: pytest.fail("scored twice"), True)["refit"] is True
+    assert cross_validation.score_test(run, rows, lambda: good)["accuracy"] == 1
+    assert cross_validation.score_test(run, rows, lambda: bad, True)["accuracy"] == 0
+    assert cross_validation.score_test(run, rows, lambda: pytest.fail("scored twice"), True)["refit"] is True
     assert "models on all labelled clips" in (tmp_path / "test_report.txt").read_text()
 
 

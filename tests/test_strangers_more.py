@@ -13,12 +13,12 @@ from conftest import FLAGS
 from test_damage import TRAIN, files
 from test_strangers import reseal
 
-from earshot import run_resume
 from earshot.core import checksums, config, digest_cache, plain_pickle
 from earshot.core.errors import UserError
 from earshot.core.fingerprint import fingerprint
 from earshot.features import cache, find_cache, merge_shards
 from earshot.features.cache import Cache
+from earshot.training import resume
 
 
 def test_a_flipped_digit_remembered_condemns_no_cache(scripts, data, calm, tmp_path, capsys, monkeypatch):
@@ -193,9 +193,9 @@ def test_links_in_an_earlier_run_are_not_followed(scripts, calm, attached, tmp_p
         there = run / "fold_0" / "last.old"
         there.symlink_to(secret / "last.old") if what == "checkpoint" else there.touch()
     shutil.move(tmp_path / "old", attached / "runs")
-    copied, copy = [], run_resume.copy_file
+    copied, copy = [], resume.copy_file
     monkeypatch.setattr(
-        run_resume,
+        resume,
         "copy_file",
         lambda source, *more: (copied.append(source.resolve()), copy(source, *more))[1],
     )

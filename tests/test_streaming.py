@@ -16,10 +16,10 @@ from test_fitter import BUSY, CPU, NEVER, StopsAt, Tiny, outcome
 
 import get_features
 import train
-from earshot.checkpoint import FoldFolder
 from earshot.core import memory
-from earshot.dataset import Rows
-from earshot.training import Fitter, Fold
+from earshot.training.checkpoint import FoldFolder
+from earshot.training.dataset import Rows
+from earshot.training.trainer import Fitter, Fold
 
 
 def rows_on_disk(

@@ -12,12 +12,12 @@ import pytest
 from conftest import make_competition, read_csv
 from test_report import made_up
 
-from earshot import tracking
 from earshot.core.cli import bare
 from earshot.core.deadline import Deadline
 from earshot.core.errors import UserError
 from earshot.features import spectrogram_images
-from earshot.tracking import EVENTS, TensorBoard
+from earshot.training import tracking
+from earshot.training.tracking import EVENTS, TensorBoard
 
 FLAGS = ("--recipe", "linear", "--folds", "2", "--epochs", "4", "--device", "cpu", "--name", "r")
 

@@ -11,9 +11,9 @@ import torch
 from sklearn import metrics as sk
 from torch import nn
 
-from earshot import folds, metrics, optim
 from earshot.core.config import TrainingFlags
 from earshot.core.errors import UserError
+from earshot.training import folds, metrics, optim
 
 CLASSES = ["a", "b", "c"]
 

@@ -19,16 +19,16 @@ from torch import nn
 import get_features
 import models
 import train
-from earshot import dataset, metrics, windows
-from earshot.blend import predict
-from earshot.checkpoint import FoldFolder
 from earshot.core.config import TrainingFlags
 from earshot.core.device import autocast, choose
 from earshot.core.fingerprint import recorded
 from earshot.features.cache import Cache
-from earshot.loss import Criterion, class_weights
-from earshot.run import Run
-from earshot.training import Fitter, Fold
+from earshot.training import dataset, metrics, window_pooling
+from earshot.training.checkpoint import FoldFolder
+from earshot.training.loss import Criterion, class_weights
+from earshot.training.predict import predict
+from earshot.training.run import Run
+from earshot.training.trainer import Fitter, Fold
 
 
 class One(nn.Module):
@@ -61,7 +61,7 @@ def test_pools_are_what_they_say(how: str, multilabel: bool) -> None:
     random = np.random.default_rng(5)
     clip = random.permutation(np.repeat([0, 1, 3], [7, 2, 1]))  # clip 2 has no window, 1 fewer than three
     logits = random.normal(size=(10, 4)).round(1)  # ties
-    found = windows.pool(torch.from_numpy(logits), torch.from_numpy(clip), 5, how, multilabel)
+    found = window_pooling.pool(torch.from_numpy(logits), torch.from_numpy(clip), 5, how, multilabel)
     assert found[[2, 4]].isnan().all() and found.shape == (5, 4)
     for one in (0, 1, 3):
         np.testing.assert_allclose(found[one], by_hand(logits[clip == one], how, multilabel), rtol=1e-12)
@@ -72,11 +72,11 @@ def test_the_mean_of_the_logits_is_the_geometric_mean_of_one_labels_probabilitie
         torch.randn(6, 3, generator=torch.Generator().manual_seed(0)),
         torch.tensor([0, 0, 0, 1, 1, 0]),
     )
-    found = windows.pool(logits, clip, 2)
+    found = window_pooling.pool(logits, clip, 2)
     product = logits.softmax(1)[clip == 0].log().mean(0).exp()
     torch.testing.assert_close(found[0], product / product.sum())
     assert torch.equal(
-        windows.pool(logits[:0], clip[:0], 2, "max").isnan(), torch.ones(2, 3, dtype=torch.bool)
+        window_pooling.pool(logits[:0], clip[:0], 2, "max").isnan(), torch.ones(2, 3, dtype=torch.bool)
     )
 
 
@@ -86,10 +86,10 @@ def test_the_mean_of_the_logits_is_the_geometric_mean_of_one_labels_probabilitie
 def test_at_most_so_many_windows_of_a_clip_each_as_likely() -> None:
     clip = np.repeat(np.arange(5), [6, 1, 3, 2, 6])
     rows = np.flatnonzero(clip != 3)
-    assert windows.drawn(rows, clip, None, 0) is rows
+    assert window_pooling.drawn(rows, clip, None, 0) is rows
     seen = np.zeros(len(clip))
     for seed in range(600):
-        found = windows.drawn(rows, clip, 2, seed)
+        found = window_pooling.drawn(rows, clip, 2, seed)
         assert (np.diff(found) > 0).all() and np.bincount(clip[found], minlength=5).tolist() == [
             2,
             1,
@@ -98,13 +98,13 @@ def test_at_most_so_many_windows_of_a_clip_each_as_likely() -> None:
             2,
         ]
         seen[found] += 1
-    assert np.array_equal(windows.drawn(rows, clip, 2, 7), windows.drawn(rows, clip, 2, 7))
+    assert np.array_equal(window_pooling.drawn(rows, clip, 2, 7), window_pooling.drawn(rows, clip, 2, 7))
     np.testing.assert_allclose(seen[clip == 0] / 600, 1 / 3, atol=0.08)
     np.testing.assert_allclose(seen[clip == 2] / 600, 2 / 3, atol=0.08)
     mixed = np.random.default_rng(0).permutation(rows)
     assert (
-        len(windows.drawn(mixed, clip, 3, 1)) == 3 + 1 + 3 + 3
-        and len(windows.drawn(rows[:0], clip, 3, 1)) == 0
+        len(window_pooling.drawn(mixed, clip, 3, 1)) == 3 + 1 + 3 + 3
+        and len(window_pooling.drawn(rows[:0], clip, 3, 1)) == 0
     )
 
 

@@ -9,10 +9,10 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from earshot import folds
 from earshot.core.errors import UserError
 from earshot.features.cache import Cache
 from earshot.features.source_files import Sources
+from earshot.training import folds
 
 VIEWS = ("pooled", "frames", "latents", "mel", "fbank", "tokens")  # what clips can be compared by, best first
 LEVELS = ("mel", "fbank")  # logarithmic: a louder copy is moved by a constant

@@ -10,7 +10,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from earshot import extractors, run_resume
+from earshot import extractors
 from earshot.audio import load as audio_load
 from earshot.core import kaggle_paths
 from earshot.core.disk_space import human
@@ -18,7 +18,8 @@ from earshot.core.errors import UserError
 from earshot.core.kaggle_paths import EXAMPLES
 from earshot.doctor.findings import Finding, ok, stop, warning
 from earshot.features import cache, defaults, resume
-from earshot.run import CONFIG
+from earshot.training import resume as training_resume
+from earshot.training.run import CONFIG
 
 SITE = "https://www.kaggle.com"
 PATIENCE = 3.0  # seconds that the network has to answer
@@ -115,7 +116,7 @@ def outputs(data: str = "data", runs: str = "runs") -> list[Finding]:
     lines = []
     for what, mine, theirs in (
         ("caches", cache.find(data), resume.caches(None)),
-        ("runs", [path.parent for path in sorted(Path(runs).glob(f"*/{CONFIG}"))], run_resume.runs()),
+        ("runs", [path.parent for path in sorted(Path(runs).glob(f"*/{CONFIG}"))], training_resume.runs()),
     ):
         there = [*map(str, mine), *(f"{path} (attached)" for path in theirs)]
         lines.append(

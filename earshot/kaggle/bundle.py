@@ -163,7 +163,7 @@ def there(flag: str, names: tuple[str, ...]) -> list[Path]:
 
 def run_folders(flags: BundleFlags) -> list[Path]:
     """The folders of the runs asked for, each one a run with all its settings."""
-    from earshot.run import CONFIG, Run
+    from earshot.training.run import CONFIG, Run
 
     folders = [
         name if (Path(name) / CONFIG).is_file() else str(Path(flags.runs_folder) / name)

@@ -16,7 +16,7 @@ from earshot.kaggle.download import NAME
 from earshot.kaggle.flags import SubmitFlags
 
 if TYPE_CHECKING:
-    from earshot.run import Run
+    from earshot.training.run import Run
 
 LEDGER = Path("submissions") / ledger.NAME
 
@@ -75,7 +75,7 @@ def prepared(
         raise UserError("--submit sends the competition's clips: leave the audio away")
     name = flags.competition
     if not name:
-        from earshot import run_cache
+        from earshot.training import run_cache
 
         name = str(run_cache.cache_of(runs[0], features).record.get("competition", ""))
     if name == "sample" or not re.fullmatch(NAME, name):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from earshot.hearing import Answer, Hearing
-from earshot.run import Run
+from earshot.training.run import Run
 
 ROWS, COLUMNS = 96, 384  # a map is shown by so many cells at most, neighbours averaged
 MOST = 300  # maps

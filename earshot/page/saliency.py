@@ -10,7 +10,7 @@ import torch
 
 from earshot.hearing import Answer, Hearing
 from earshot.page.maps import cut
-from earshot.run import Run
+from earshot.training.run import Run
 
 STEPS, MOST_STEPS, AT_ONCE = 16, 256, 4  # of the integral, at first and at most; rows of a pass
 CLOSE = 0.02  # share of the gain by which the integral may miss it

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from earshot import metrics
 from earshot.report import style
 from earshot.report.results import Results
-from earshot.tracking import by_part
+from earshot.training import metrics
+from earshot.training.tracking import by_part
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

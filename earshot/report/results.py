@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from earshot import metrics
 from earshot.core import checksums
 from earshot.core.errors import UserError
 from earshot.core.files import digest_of
-from earshot.run import CONFIG, Run
+from earshot.training import metrics
+from earshot.training.run import CONFIG, Run
 
 BLEND = "blend.json"
 DEEPEST = 8  # blends of blends

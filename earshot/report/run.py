@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from earshot import metrics
 from earshot.core.errors import UserError
 from earshot.core.files import write_bytes, write_text
 from earshot.report import classes, confusion, curves, hardest, page, results, style
 from earshot.report.results import Results
-from earshot.tracking import safely
+from earshot.training import metrics
+from earshot.training.tracking import safely
 
 HTML = "report.html"
 

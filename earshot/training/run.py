@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from earshot import described, parts
-from earshot.checkpoint import FoldFolder
 from earshot.core import plain_yaml
 from earshot.core.device import Device
 from earshot.core.errors import UserError
 from earshot.core.files import append_text, clear_temporary, digest_of, write_json, write_text
 from earshot.core.fingerprint import differences, fingerprint, plain
 from earshot.features.cache import Cache
-from earshot.parts import Part
+from earshot.training import parts, run_schema
+from earshot.training.checkpoint import FoldFolder
+from earshot.training.parts import Part
 
 if TYPE_CHECKING:
     pass
@@ -103,7 +103,7 @@ class Run:
 
     def whole(self) -> Run:
         """This run, where its settings say all that predicting needs; UserError where a stranger's do not."""
-        wrong = described.fault(self.config)
+        wrong = run_schema.fault(self.config)
         if wrong:
             raise UserError(
                 f"{self.folder / CONFIG} {wrong}: it is no whole run's; train it anew with train.py --fresh"

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from earshot import windows
 from earshot.core import device as device_module
 from earshot.core.device import Device
 from earshot.core.errors import UserError
-from earshot.dataset import Rows, _pieces
-from earshot.parts import Part, listed, of_fold, refits
-from earshot.progress import some
-from earshot.run import Run
+from earshot.training import window_pooling
+from earshot.training.dataset import Rows, _pieces
+from earshot.training.parts import Part, listed, of_fold, refits
+from earshot.training.progress import some
+from earshot.training.run import Run
 
 
 def predict_run(
@@ -150,7 +150,7 @@ def predict(
     clips = len(rows.ids)
     if not found:
         return np.full((clips, 0), np.nan, dtype=np.float32)
-    return windows.pool(
+    return window_pooling.pool(
         torch.cat(found).cpu(), torch.from_numpy(rows.clip[which]).long(), clips, pool, rows.multilabel
     ).numpy()
 

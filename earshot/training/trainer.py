@@ -14,20 +14,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from earshot import augment, crops, metrics, optim, pretrain, probe, windows
-from earshot.blend import predict
 from earshot.core.deadline import clock
 from earshot.core.device import Device, autocast, laid_out, one_thread, out_of_memory
 from earshot.core.errors import UserError
 from earshot.core.seeding import reseed, seed_of
-from earshot.dataset import Rows
-from earshot.loss import Criterion, loss_of, own_loss
-from earshot.progress import Fold, Progress, line, place, some, value_of
+from earshot.training import augment, crops, metrics, optim, precision, pretrain, window_pooling
+from earshot.training.dataset import Rows
+from earshot.training.loss import Criterion, loss_of, own_loss
+from earshot.training.predict import predict
+from earshot.training.progress import Fold, Progress, line, place, some, value_of
 
 if TYPE_CHECKING:
-    from earshot.checkpoint import FoldFolder
     from earshot.core.config import TrainingFlags
     from earshot.core.deadline import Deadline
+    from earshot.training.checkpoint import FoldFolder
 
 SAVE_SHARE = 20  # a checkpoint that took a second to write is written at most every 20 seconds,
 # beside the optimiser's tensors: the weights that are trained, where it is their average that predicts
@@ -59,8 +59,10 @@ class Fitter:
         self.heard[rows.clip[self.valid_rows]] = True
         torch.manual_seed(seed_of(settings.seed, fold.number))
         self.head = laid_out(build(), device)
-        work = probe.operations(self.head, rows, self.valid_rows if len(self.valid_rows) else self.train_rows)
-        self.tiny = work * settings.batch_size * probe.BACKWARD < probe.TINY
+        work = precision.operations(
+            self.head, rows, self.valid_rows if len(self.valid_rows) else self.train_rows
+        )
+        self.tiny = work * settings.batch_size * precision.BACKWARD < precision.TINY
         self.average = optim.average(self.head, settings)
         drawn = self._drawn(self.train_rows, 1)  # in every epoch as many
         self.taken = len(drawn) + len(self._taught(1))
@@ -97,7 +99,7 @@ class Fitter:
 
     def _drawn(self, rows: np.ndarray, epoch: int) -> np.ndarray:
         seed = seed_of(self.settings.seed, self.fold.number, epoch, 2)
-        return windows.drawn(rows, self.rows.whose, self.settings.windows, seed)
+        return window_pooling.drawn(rows, self.rows.whose, self.settings.windows, seed)
 
     def _taught(self, epoch: int) -> np.ndarray:
         return self.rows.drawn(seed_of(self.settings.seed, self.fold.number, epoch, 3), self.settings.windows)

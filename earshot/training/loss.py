@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from earshot.core.config import TrainingFlags
-    from earshot.dataset import Rows
+    from earshot.training.dataset import Rows
 
 
 FOCAL = 2  # Lin et al.'s gamma

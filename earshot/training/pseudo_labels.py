@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from earshot import blend, dataset, parts, run_cache
 from earshot.core import checksums, earlier_outputs
 from earshot.core.config import RunFlags
 from earshot.core.device import Device
 from earshot.core.errors import UserError
-from earshot.crossval import ANSWERS
 from earshot.features.cache import Cache
-from earshot.run import CONFIG, Run, decided
+from earshot.training import dataset, parts, predict, run_cache
+from earshot.training.cross_validation import ANSWERS
+from earshot.training.run import CONFIG, Run, decided
 
 
 def record(flags: RunFlags, made: dict[str, Any], cache: Cache, continue_from: str | None) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def teach(
     found = [
         np.mean(
             [
-                blend.predict_part(other, part, "last", rows, rebuild, at)
+                predict.predict_part(other, part, "last", rows, rebuild, at)
                 for part in parts.of_fold(training, number)
             ],
             0,

@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from earshot.core.device import Device, autocast, laid_out
-from earshot.loss import Criterion, loss_of
+from earshot.training.loss import Criterion, loss_of
 
 if TYPE_CHECKING:
     from earshot.core.config import TrainingFlags
-    from earshot.dataset import Rows
+    from earshot.training.dataset import Rows
 
 TINY = 1e8  # operations of a training step below which a second thread costs more than it does,
 SMALL = 5e8  # and below which nothing is tried, so that small heads give the same bits on every machine

@@ -16,7 +16,7 @@ from earshot.core.errors import UserError
 from earshot.core.files import write_bytes
 
 if TYPE_CHECKING:
-    from earshot.run import Run
+    from earshot.training.run import Run
 
 # seconds before TensorBoard's files are begun: the import would be a tenth of a small head's training
 PATIENCE = 20.0

@@ -11,7 +11,7 @@ from earshot.core.deadline import clock
 
 if TYPE_CHECKING:
     from earshot.core.config import TrainingFlags
-    from earshot.parts import Part
+    from earshot.training.parts import Part
 
 
 @dataclass

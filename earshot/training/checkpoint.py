@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from earshot import described
 from earshot.core import checksums
 from earshot.core.errors import UserError
 from earshot.core.files import recover_folder, replacing_folder, standing, write_bytes
+from earshot.training import run_schema
 
 if TYPE_CHECKING:
     import torch
@@ -123,7 +123,7 @@ class FoldFolder:
         about, weights = self._sealed("best"), self._at(which) / self.WEIGHTS
         if which == "last":
             self._sealed("last")
-        head = described.build(about.get("head"), weights, rebuild, self._at("best") / self.HEAD)
+        head = run_schema.build(about.get("head"), weights, rebuild, self._at("best") / self.HEAD)
         head.load_state_dict(_load_tensors(weights, "cpu"))
         return head.to(device)
 

@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from earshot import closed, metrics, parts, pretrain
-from earshot.blend import predict
 from earshot.core import checksums
 from earshot.core.config import TrainingFlags
 from earshot.core.deadline import Deadline, patiently
@@ -19,11 +17,13 @@ from earshot.core.device import Device, autocast, laid_out
 from earshot.core.errors import UserError
 from earshot.core.files import write_text
 from earshot.core.worker_pool import Team
-from earshot.dataset import Rows
-from earshot.estimate import Paced
-from earshot.parts import Part
-from earshot.run import Run
-from earshot.training import Fitter, Fold
+from earshot.training import estimators, metrics, parts, pretrain
+from earshot.training.dataset import Rows
+from earshot.training.eta import Paced
+from earshot.training.parts import Part
+from earshot.training.predict import predict
+from earshot.training.run import Run
+from earshot.training.trainer import Fitter, Fold
 
 # of a run with a teacher: (folds + 1, clips without labels, classes), the last the mean over the folds
 ANSWERS = "pseudo.npy"
@@ -94,8 +94,8 @@ class Folds:
         unseen = np.flatnonzero(rows.targets[fold.valid].any(0) & ~rows.targets[fold.train].any(0))
         if len(unseen):
             log(f"{part.name}: no clip outside it has the label {', '.join(classes[c] for c in unseen)}")
-        if closed.is_closed(self.build):
-            closed.fit(self.build, rows, fold, self.settings, self.run.part(part), self.device, log)
+        if estimators.is_closed(self.build):
+            estimators.fit(self.build, rows, fold, self.settings, self.run.part(part), self.device, log)
             saved()
             return True
         settings = replace(self.settings, seed=part.seed)

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from earshot import augment
 from earshot.core.device import out_of_memory
 from earshot.core.errors import UserError
+from earshot.training import augment
 
 
 def check(head: nn.Module, x: Tensor, mask: Tensor | None, share: float, autocast: Any) -> None:

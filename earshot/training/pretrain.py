@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from earshot import optim
-from earshot.checkpoint import FoldFolder
 from earshot.core.deadline import clock
 from earshot.core.device import autocast, laid_out
 from earshot.core.errors import UserError
 from earshot.core.seeding import reseed, seed_of
+from earshot.training import optim
+from earshot.training.checkpoint import FoldFolder
 
 if TYPE_CHECKING:
     from earshot.core.config import TrainingFlags
     from earshot.core.deadline import Deadline
     from earshot.core.device import Device
-    from earshot.dataset import Rows
+    from earshot.training.dataset import Rows
 
 PLACE = (1 << 31) + 1  # stands for a fold's number where random numbers are drawn
 SAVE_SECONDS = 60.0

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from earshot import crossval, dataset, folds, parts, probe, pseudo, run_resume
 from earshot.core import disk_space, worker_pool
 from earshot.core.config import Recipe, RunFlags, TrainingFlags, TrainMachineFlags
 from earshot.core.deadline import Deadline
@@ -21,9 +20,10 @@ from earshot.core.errors import UserError
 from earshot.core.files import by_content, digest_of, empty
 from earshot.core.fingerprint import fingerprint, recorded
 from earshot.core.kaggle_paths import pretrained, root
-from earshot.dataset import Rows
 from earshot.features.cache import Cache
-from earshot.run import CONFIG, Run, about, decided
+from earshot.training import cross_validation, dataset, folds, parts, precision, pseudo_labels, resume
+from earshot.training.dataset import Rows
+from earshot.training.run import CONFIG, Run, about, decided
 
 if TYPE_CHECKING:
     from earshot.core.config import TrainingFlags
@@ -155,7 +155,7 @@ class Job:
             "training": recorded(settings),
         }
         record |= {key: cache.record[key] for key in ("augment", "task") if key in cache.record}
-        self.record = record | pseudo.record(flags, record, cache, machine.continue_from)
+        self.record = record | pseudo_labels.record(flags, record, cache, machine.continue_from)
 
     def other(self, settings: TrainingFlags, options: dict[str, Any]) -> Job:
         """The same with other training settings and head options."""
@@ -192,22 +192,22 @@ class Job:
         if self.machine.fresh:
             empty(folder)
         else:
-            for note in run_resume.adopt_run(folder, self.record, self.machine.continue_from, named):
+            for note in resume.adopt_run(folder, self.record, self.machine.continue_from, named):
                 print(note)
         new = not (folder / CONFIG).exists()
         if new and not hasattr(self.fresh, "solve"):
-            self.at = probe.decide(self.fresh, self.rows, self.settings, self.at)
+            self.at = precision.decide(self.fresh, self.rows, self.settings, self.at)
         self.fresh = None  # up to a gigabyte
         run = Run.begin(folder, self.record, about(self.cache, self.recipe, self.at)).whole()
         run.quiet = quiet
         self.at = decided(run, self.at)
         rows, several_labels = self.rows, ", any number of them a clip" if self.rows.multilabel else ""
         run.log(f"run: {folder}{'' if new else ' (continued)'}")
-        pseudo.teach(
+        pseudo_labels.teach(
             run,
             self.flags,
             self.cache,
-            crossval.every_fold(self.numbers),
+            cross_validation.every_fold(self.numbers),
             self.heads.rebuild,
             self.at,
             self.machine.continue_from,
@@ -234,7 +234,7 @@ class Job:
             )
         )
         several: list[Device] = [replace(self.at, name=one.name) for one in self.several]
-        return crossval.train(
+        return cross_validation.train(
             run,
             self.rows,
             self.numbers,
@@ -251,7 +251,7 @@ class Job:
 
     def wanted(self, fold: tuple[int, ...] = ()) -> list[int]:
         """The folds to train, in order, all of them by default."""
-        return crossval.chosen_folds(np.asarray(self.numbers), fold)
+        return cross_validation.chosen_folds(np.asarray(self.numbers), fold)
 
 
 def located(options: dict[str, Any]) -> dict[str, Any]:

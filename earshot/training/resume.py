@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from earshot import parts
 from earshot.core import disk_space
 from earshot.core.earlier_outputs import copy_file, folders
 from earshot.core.errors import UserError
@@ -13,10 +12,11 @@ from earshot.core.files import digest_of, standing
 from earshot.core.fingerprint import differences, plain
 from earshot.features import cache
 from earshot.features.resume import caches
-from earshot.run import CONFIG, Run
+from earshot.training import parts
+from earshot.training.run import CONFIG, Run
 
 if TYPE_CHECKING:
-    from earshot.run import Run
+    from earshot.training.run import Run
 
 NOT_COPIED = (".tmp", ".new", ".old", ".damaged", ".lock")
 
@@ -28,7 +28,7 @@ def opened(name: str, runs_folder: str = "runs") -> Run:
         UserError: no such run.
     """
 
-    from earshot.run import CONFIG, Run
+    from earshot.training.run import CONFIG, Run
 
     here = [path for path in (Path(name), Path(runs_folder) / name) if (path / CONFIG).is_file()]
     here = here or [path for path in runs() if path.name == name]

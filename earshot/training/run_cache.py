@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from earshot import run_resume
 from earshot.core.errors import UserError
 from earshot.core.fingerprint import differences
 from earshot.features.cache import Cache
-from earshot.run import Run
+from earshot.training import resume
+from earshot.training.run import Run
 
 
 def cache_of(run: Run, features: str | None) -> Cache:
@@ -19,7 +19,7 @@ def cache_of(run: Run, features: str | None) -> Cache:
     """
     folder = Path(features or run.config["features_folder"])
     if not features and not folder.is_dir():  # an attached run, or one whose cache is attached
-        folder = run_resume.features_of(run) or folder
+        folder = resume.features_of(run) or folder
     if not folder.is_dir():
         raise UserError(
             f"{run.folder} was trained on {folder}, which is not there: say where it is with --features "

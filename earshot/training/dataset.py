@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from earshot import windows
 from earshot.core import memory
 from earshot.core.config import TrainingFlags
 from earshot.core.device import Device
 from earshot.core.errors import UserError
 from earshot.features.cache import Cache
-from earshot.loading import loader
+from earshot.training import window_pooling
+from earshot.training.prefetch import loader
 
 if TYPE_CHECKING:
     from earshot.core.config import TrainingFlags
@@ -307,7 +307,7 @@ class Rows:
     def drawn(self, seed: int, most: int | None = None) -> np.ndarray:
         """The rows without labels that an epoch learns from, with every seed as many; of at most so many
         windows of each clip."""
-        pool = windows.drawn(self.pool, self.whose, most, seed)
+        pool = window_pooling.drawn(self.pool, self.whose, most, seed)
         return np.random.default_rng((seed, 1)).choice(pool, round(self.weight * len(pool)), replace=False)
 
     def batches(self, rows: np.ndarray, size: int):

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from earshot import parts
 from earshot.core.errors import UserError
-from earshot.run import Run
+from earshot.training import parts
+from earshot.training.run import Run
 
 
 @dataclass(frozen=True)

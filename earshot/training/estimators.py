@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from earshot import metrics
-from earshot.blend import predict
-from earshot.checkpoint import FoldFolder
 from earshot.core.config import TrainingFlags
 from earshot.core.device import Device, autocast
 from earshot.core.errors import UserError
-from earshot.dataset import Rows
-from earshot.progress import Fold, Progress, line, some, value_of
+from earshot.training import metrics
+from earshot.training.checkpoint import FoldFolder
+from earshot.training.dataset import Rows
+from earshot.training.predict import predict
+from earshot.training.progress import Fold, Progress, line, some, value_of
 
 BATCH = 256
 

@@ -1,0 +1,1 @@
+"""Training heads on caches: folds, data, trainer, checkpoints, out-of-fold predictions."""
