@@ -8,10 +8,10 @@ import socket
 import tempfile
 from pathlib import Path
 
-from earshot import members
 from earshot.core import cli
 from earshot.core.errors import UserError
 from earshot.page.flags import PageFlags
+from earshot.prediction import members
 
 ABOUT = (
     "A page that hears, for this machine alone; Ctrl-C ends it.\n"
@@ -63,10 +63,10 @@ def serve(whole: members.Member, flags: PageFlags, bound: socket.socket) -> None
         raise UserError(f"the page needs {error.name}: pip install gradio") from None
     import models
     from earshot.core import device
-    from earshot.hearing import Hearing
     from earshot.page import api, site
     from earshot.page.desk import Desk
     from earshot.page.limits import Limits
+    from earshot.prediction.predictor import Hearing
 
     hearing = Hearing(whole, device.choose(flags.device), models.rebuild, flags.weights)
     desk = Desk(hearing, Limits(flags.longest, round(flags.largest * 1e6)), whole.folder.name)

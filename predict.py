@@ -5,10 +5,10 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
-from earshot import kept, members
 from earshot.core import cli, config
 from earshot.core.errors import UserError
-from earshot.members import Member
+from earshot.prediction import members, saved_blend
+from earshot.prediction.members import Member
 from earshot.report.run import report_on
 
 ABOUT = (
@@ -39,7 +39,7 @@ def blended(inside: list[Member], flags: config.PredictFlags) -> Member:
         print(line)
     if flags.name is not None:
         folder = Path(flags.runs_folder) / flags.name
-        kept.keep(
+        saved_blend.keep(
             folder, [m.folder for m in inside], whole.classes, whole.multilabel, whole.metric, found, oof
         )
         print(f"kept: {folder}, which predict.py --runs {flags.name} opens")
@@ -48,14 +48,14 @@ def blended(inside: list[Member], flags: config.PredictFlags) -> Member:
 
 def live(whole: Member, flags: config.PredictFlags, files: list[str]) -> None:
     """What the microphone hears."""
-    from earshot import microphone
+    from earshot.prediction import microphone
 
     if files or flags.audio:
         raise UserError("files and --microphone at once: give one or the other")
     recorder, rate = microphone.device()
     import models
     from earshot.core import device
-    from earshot.hearing import Hearing
+    from earshot.prediction.predictor import Hearing
 
     hearing = Hearing(whole, device.choose(flags.device), models.rebuild, flags.weights)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # there is nothing to continue
@@ -78,7 +78,9 @@ def main(argv: list[str]) -> None:
     inside = members.open_all(tuple(name for name in flags.runs if name not in files), flags.runs_folder)
     files += filled["files"]
     if flags.name is not None:
-        kept.claim(flags.name, Path(flags.runs_folder) / flags.name, [member.folder for member in inside])
+        saved_blend.claim(
+            flags.name, Path(flags.runs_folder) / flags.name, [member.folder for member in inside]
+        )
     if not files:  # their output is a line a file
         print(f"runs: {', '.join(map(str, inside))}")  # before torch is imported: that takes seconds
     from earshot.core import device
@@ -91,16 +93,16 @@ def main(argv: list[str]) -> None:
     check_output(out)
     send = submit.prepared(sending, inside[0].runs(), flags.features, bool(files or flags.audio))
     import models
-    from earshot import answers
+    from earshot.prediction import predict_runs
 
     at = device.choose(flags.device)
     if files and flags.audio:
         raise UserError("loose files and --audio at once: give one or the other")
     if files or flags.audio:
-        answers.audio(
+        predict_runs.audio(
             blended(inside, flags), flags, files or [flags.audio], bool(files), Path(out), at, models.rebuild
         )
-    elif answers.cached(
+    elif predict_runs.cached(
         blended(inside, flags), flags.features, Path(out), at, models.rebuild, sending.message
     ):
         send(Path(out))

@@ -73,7 +73,8 @@ def main(argv: list[str]) -> None:
     for difference in mismatches(cache.record, recipe):
         print(f"the cache differs from the recipe: {difference}")
     import models
-    from earshot import stage, tuning
+    from earshot import tuning
+    from earshot.prediction import submit
     from earshot.report.run import report_on
     from earshot.training import cross_validation, tracking
     from earshot.training.experiment import Job, describe_head
@@ -83,7 +84,7 @@ def main(argv: list[str]) -> None:
         head = describe_head(models, recipe, cache, what.head, what.view, options)
         fresh = head.build()
         plain_name("--name", what.name)
-        stage.rehearse(cache, out, settings.metric)
+        submit.rehearse(cache, out, settings.metric)
         job = Job(models, cache, recipe.name, head, fresh, settings, machine, flags=what)
         del fresh  # up to a gigabyte, which the job lets go in time
         wanted, folder = (
@@ -100,7 +101,7 @@ def main(argv: list[str]) -> None:
             cross_validation.summarise(run, job.rows, job.numbers)
             if what.tune:
                 tuning.mark(run, wanted)
-            stage.finish(run, cache, out, models.rebuild, job.at, machine.memory)
+            submit.finish(run, cache, out, models.rebuild, job.at, machine.memory)
             if machine.report:
                 report_on(run.folder, run.log)
             tracker.finish()

@@ -71,7 +71,7 @@ PRELOADED = (
     "earshot.competition.load",
     "earshot.features.resume",
     "earshot.features.plan",
-    "earshot.submission",
+    "earshot.prediction.submission",
     "earshot.extractors.logmel",
 )
 

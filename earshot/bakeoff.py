@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from earshot import kept, leaderboard
+from earshot import leaderboard
 from earshot.core import checksums, config
 from earshot.core.errors import UserError
 from earshot.core.files import check_output, digest, empty, locked, plain_name, read_json
 from earshot.core.fingerprint import differences, fingerprint, plain
 from earshot.features import find_cache
+from earshot.prediction import saved_blend
 from earshot.search_flags import HOURS, AutoFlags
 from earshot.training import metrics
 from earshot.training.run import Run
@@ -65,10 +66,10 @@ def read_state(folder: Path, inputs: dict[str, Any], hours: float) -> dict[str, 
         UserError: it is of other features or settings, or damaged.
     """
     fresh = {"inputs": inputs, "hours": hours, "spent": 0.0, "done": False, "folds": [], "of": {}}
-    if not (folder / kept.AUTO).exists():
+    if not (folder / saved_blend.AUTO).exists():
         return fresh
     try:
-        state = checksums.read(folder / kept.AUTO)
+        state = checksums.read(folder / saved_blend.AUTO)
     except checksums.Damaged as error:
         print(f"{error}: its runs are taken up again, what was decided is decided anew")
         return fresh
@@ -102,18 +103,23 @@ def run(
         if machine.fresh:
             empty(folder)
         state = read_state(folder, inputs, hours)
-        if state["done"] and (folder / kept.NAME).is_file() and (out.exists() or not opened[0].has("subm")):
+        if (
+            state["done"]
+            and (folder / saved_blend.NAME).is_file()
+            and (out.exists() or not opened[0].has("subm"))
+        ):
             print(
                 f"bake-off: {folder} is finished; more --max-hours than {state['hours']:g} would go on with "
                 "what had no time"
             )
             print("\n".join(leaderboard.table(leaderboard.read(folder))))
             return
-        from earshot import contest, ladder, stage
+        from earshot import contest, ladder
+        from earshot.prediction import submit
         from earshot.report.run import report_on
 
         models = heads()
-        stage.rehearse(opened[0], out, flags.metric)
+        submit.rehearse(opened[0], out, flags.metric)
         candidates = ladder.candidates(opened, flags.candidates, models)
         made = contest.Contest(models, candidates, flags, machine, folder, state, began)
         made.say(f"bake-off: {folder}, {len(candidates)} candidates")
@@ -127,7 +133,7 @@ def run(
 
 def _end(made: Contest, opened: list[Cache], out: Path) -> None:
     """Blend the finished candidates, score the hold-out, write the leaderboard and the submission."""
-    from earshot import members, stage
+    from earshot.prediction import members, submit
 
     finished, first = made.having("finished"), opened[0]
     if not finished:
@@ -141,8 +147,8 @@ def _end(made: Contest, opened: list[Cache], out: Path) -> None:
         )
     inside = [members.open_one(made.folder / name) for name in finished]
     whole, found, oof, lines = members.fit(inside, "auto")
-    before = digest(made.folder / kept.NAME) if (made.folder / kept.NAME).exists() else None
-    kept.write(
+    before = digest(made.folder / saved_blend.NAME) if (made.folder / saved_blend.NAME).exists() else None
+    saved_blend.write(
         made.folder,
         [member.folder for member in inside],
         first.classes,
@@ -151,7 +157,7 @@ def _end(made: Contest, opened: list[Cache], out: Path) -> None:
         found,
         oof,
     )
-    if digest(made.folder / kept.NAME) != before:
+    if digest(made.folder / saved_blend.NAME) != before:
         (made.folder / "test.json").unlink(missing_ok=True)
     for line in [
         f"out-of-fold, final epochs, {len(oof.ids)} clips",
@@ -194,7 +200,7 @@ def _end(made: Contest, opened: list[Cache], out: Path) -> None:
             "dropped candidates were dropped by the labels of the folds named: that choice, unlike the "
             "blend's, is not cross-fitted"
         )
-    _submit(made, whole, first, out, stage)
+    _submit(made, whole, first, out, submit)
 
 
 def _row(made: Contest, name: str) -> dict[str, Any]:

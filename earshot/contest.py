@@ -12,12 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from earshot import compare, kept, ladder
+from earshot import ladder
 from earshot.core import checksums, config, worker_pool
 from earshot.core.deadline import SIGNALS, Deadline, clock
 from earshot.core.errors import UserError
 from earshot.core.files import append_text, digest_of, locked, read_json
 from earshot.ladder import Candidate
+from earshot.prediction import saved_blend, significance
 from earshot.training import experiment, metrics, parts, precision
 from earshot.training.checkpoint import FoldFolder
 from earshot.training.cross_validation import summarise
@@ -78,7 +79,7 @@ class Contest:
     def save(self) -> None:
         """Write auto.json."""
         self.state["spent"] = self.before + time.monotonic() - self.began
-        checksums.write(self.folder / kept.AUTO, self.state)
+        checksums.write(self.folder / saved_blend.AUTO, self.state)
 
     def say(self, text: str) -> None:
         """A line on the terminal and in the bake-off's log."""
@@ -333,12 +334,12 @@ class Contest:
             if self.fits(names):
                 return
             mine = self.oof(name, upto)
-            rises, error = compare.gain(
+            rises, error = significance.gain(
                 self.flags.metric,
                 mine.probabilities,
                 best.probabilities,
                 best.labels,
-                compare.blocks_of(len(best.ids)),
+                significance.blocks_of(len(best.ids)),
             )
             if rises > max(FAR, CLEAR * error):
                 self.note(

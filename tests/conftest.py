@@ -210,12 +210,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def opened(home: Path) -> dict:
     """The run cnn and the blend both, opened: name -> `Hearing`."""
     import models
-    from earshot import hearing, members
     from earshot.core import device
+    from earshot.prediction import members, predictor
 
     with contextlib.chdir(home):
         return {
-            name: hearing.Hearing(members.open_all((name,), "runs")[0], device.choose("cpu"), models.rebuild)
+            name: predictor.Hearing(
+                members.open_all((name,), "runs")[0], device.choose("cpu"), models.rebuild
+            )
             for name in ("cnn", "both")
         }
 

@@ -16,10 +16,11 @@ from test_restart import contents, kill_when
 import models
 import predict
 import train
-from earshot import contest, kept, ladder
+from earshot import contest, ladder
 from earshot.core import checksums
 from earshot.core.errors import UserError
 from earshot.features.cache import Cache
+from earshot.prediction import saved_blend
 from earshot.training import experiment, metrics
 
 DRAWN = ["--recipe", "auto", "--device", "cpu"]
@@ -294,7 +295,7 @@ def test_a_damaged_account_is_made_anew(work: Path, damage: str) -> None:
     args = [*AUTO, "--candidates", "knn", "logistic", "--name", "a"]
     train.main(args)
     before = Path("runs/a/oof.csv").read_bytes()
-    path = Path("runs/a") / kept.AUTO
+    path = Path("runs/a") / saved_blend.AUTO
     path.write_text(path.read_text()[:40]) if damage == "cut" else path.unlink()
     train.main(args)
     assert Path("runs/a/oof.csv").read_bytes() == before and checksums.read(path)["done"]

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from layout_files import refused, rows
 
-from earshot import submission
 from earshot.competition.load import load
 from earshot.core import csv_table
+from earshot.prediction import submission
 
 TRAIN, SAMPLE = b"fname,label\na.wav,owl\nb.wav,jay\nc.wav,owl\n", b"fname,label\nx.wav,jay\ny.wav,jay\n"
 RIGHT = [("a.wav", "owl"), ("b.wav", "jay"), ("c.wav", "owl")]

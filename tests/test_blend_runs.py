@@ -15,10 +15,10 @@ from conftest import read_csv, refused, script
 import get_features
 import predict
 import train
-from earshot import blending, kept, members, submission
 from earshot.core import checksums, csv_table
 from earshot.core.errors import UserError
 from earshot.features.cache import Cache
+from earshot.prediction import blend_weights, members, saved_blend, submission
 from earshot.training import metrics
 from earshot.training.oof import read_oof
 from earshot.training.run import Run
@@ -172,7 +172,9 @@ def test_blends_of_blends_and_runs_with_fewer_folds(work: Path, capsys: pytest.C
     assert len(common.ids) == len(one[1]) and set(common.folds) == {1} and len(lines) == 2
     assert lines[0] == "runs/m: only the folds that all have are used, 1"
     assert [row["name"] for row in found.table][:3] == ["m", "part", "lin"]
-    kept.keep(work / "n", [m.folder for m in whole.of], whole.classes, False, "f1_macro", found, common)
+    saved_blend.keep(
+        work / "n", [m.folder for m in whole.of], whole.classes, False, "f1_macro", found, common
+    )
     assert members.open_one(work / "n").fitted.weights.sum() == pytest.approx(1)
     predict.main(["--runs", "m", "mlp", "--device", "cpu", "--blend", "greedy", "--name", "g"])
     assert "runs/g (greedy of runs/" in str(members.open_one(work / "g"))
@@ -286,19 +288,19 @@ def test_out_of_fold_files_with_several_labels(tmp_path: Path) -> None:
     )
     assert found.ids[7] == "7, x"
     assert "not the out-of-fold predictions of" in said(read_oof, run.folder, "oof", classes[:2], True)
-    fitted = blending.Fitted("greedy", np.array([0.3, 0.0, 0.7]), thresholds=np.array([0.1, 0.5, 0.9]))
+    fitted = blend_weights.Fitted("greedy", np.array([0.3, 0.0, 0.7]), thresholds=np.array([0.1, 0.5, 0.9]))
     for name in "xyz":
         shutil.copytree(tmp_path / "r", tmp_path / name)
         (tmp_path / name / "config.yaml").touch()
-    blended = blending.Blended(fitted, p, 0.5, 0.1, [])
+    blended = blend_weights.Blended(fitted, p, 0.5, 0.1, [])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kept, "fingerprint_of", lambda folder: folder.name)
-        kept.keep(
+        patch.setattr(saved_blend, "fingerprint_of", lambda folder: folder.name)
+        saved_blend.keep(
             tmp_path / "b", [tmp_path / name for name in "xyz"], classes, True, "f1_macro", blended, found
         )
     value = json.loads((tmp_path / "b" / "blend.json").read_text())
     assert value["members"] == ["../x", "../z"] and value["fingerprints"] == ["x", "z"]
-    again = kept.fitted(kept.read(tmp_path / "b"))
+    again = saved_blend.fitted(saved_blend.read(tmp_path / "b"))
     assert (
         again.weights.tolist() == [0.3, 0.7]
         and again.thresholds.tolist() == [0.1, 0.5, 0.9]

@@ -6,9 +6,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from earshot import blending, compare, offsets
-from earshot.blending import METHODS, Fitted, auto
 from earshot.core.errors import UserError
+from earshot.prediction import blend_weights, significance, thresholds
+from earshot.prediction.blend_weights import METHODS, Fitted, auto
 from earshot.training import metrics
 from earshot.training import metrics as earshot_metrics
 
@@ -95,7 +95,7 @@ def test_labels_without_meaning_score_at_chance(
     taken."""
     if hasty:
         monkeypatch.setattr(
-            compare,
+            significance,
             "beats",
             lambda metric, old, new, truth, *_: (
                 earshot_metrics.one(metric, new, truth) > earshot_metrics.one(metric, old, truth)
@@ -118,13 +118,13 @@ def test_the_same_fit_scored_on_its_own_clips_would_be_seen(method: str, multila
     predictions, truths = [], []
     for seed in range(SEEDS):
         members, truth, _ = drawn(seed, (0,) * 5, multilabel)
-        p = blending.mix(members, blending.weigh(method, members, truth, "f1_macro", True))
-        predictions.append(offsets.apply(p, offsets.fit(p, truth, "f1_macro", "each"), multilabel))
+        p = blend_weights.mix(members, blend_weights.weigh(method, members, truth, "f1_macro", True))
+        predictions.append(thresholds.apply(p, thresholds.fit(p, truth, "f1_macro", "each"), multilabel))
         truths.append(truth)
     assert above_chance(predictions, truths)[1] > 4.5
 
 
-def row(found: blending.Blended, name: str) -> dict:
+def row(found: blend_weights.Blended, name: str) -> dict:
     return next(row for row in found.table if row["name"] == name)
 
 
@@ -164,13 +164,13 @@ def test_the_log_loss_decides_where_the_metric_cannot() -> None:
     """The same answers with better probabilities are better, for weights; not for factors or thresholds, nor
     if fewer are right."""
     members, truth, _ = drawn(11, (3.0,))
-    sharp, flat, blocks = members[0], probabilities(np.log(members[0]) / 3), compare.blocks_of(CLIPS)
-    assert compare.beats("f1_macro", flat, sharp, truth, blocks, (flat, sharp))
-    assert not compare.beats("f1_macro", flat, sharp, truth, blocks)
-    assert not compare.beats("f1_macro", sharp, flat, truth, blocks, (sharp, flat))
+    sharp, flat, blocks = members[0], probabilities(np.log(members[0]) / 3), significance.blocks_of(CLIPS)
+    assert significance.beats("f1_macro", flat, sharp, truth, blocks, (flat, sharp))
+    assert not significance.beats("f1_macro", flat, sharp, truth, blocks)
+    assert not significance.beats("f1_macro", sharp, flat, truth, blocks, (sharp, flat))
     worse = sharp.copy()
     worse[:8] = np.eye(CLASSES)[(truth[:8] + 1) % CLASSES] * 0.1 + 0.09
-    assert not compare.beats("f1_macro", flat, worse, truth, blocks, (flat, worse))
+    assert not significance.beats("f1_macro", flat, worse, truth, blocks, (flat, worse))
 
 
 def test_factors_where_rare_classes_are_said_too_rarely() -> None:
@@ -183,7 +183,7 @@ def test_factors_where_rare_classes_are_said_too_rarely() -> None:
     assert np.corrcoef(np.log(found.fitted.scale), np.log(prior))[0, 1] < -0.9
     p = found.fitted.apply(members)
     assert np.allclose(p.sum(1), 1) and np.allclose(np.nansum(found.oof, 1), 1)
-    plain = blending.mix(members, found.fitted.weights)
+    plain = blend_weights.mix(members, found.fitted.weights)
     assert ((plain * found.fitted.scale).argmax(1) == p.argmax(1)).all()
 
 
@@ -199,7 +199,7 @@ def test_thresholds_of_several_labels() -> None:
         and found.score > row(found, found.fitted.method)["score"] + 0.2
     )
     assert found.table[-1]["name"].endswith("class thresholds")
-    plain, p = blending.mix(members, found.fitted.weights), found.fitted.apply(members)
+    plain, p = blend_weights.mix(members, found.fitted.weights), found.fitted.apply(members)
     assert ((plain >= cuts) == (p >= 0.5)).all() and p.min() >= 0 and p.max() <= 1
     assert all(
         (np.argsort(plain[:, c], kind="stable") == np.argsort(p[:, c], kind="stable")).all() for c in range(4)
@@ -267,16 +267,16 @@ def test_nothing_that_a_clip_is_scored_by_was_chosen_on_its_fold() -> None:
 
 def test_simplex_finds_the_least_log_loss() -> None:
     members, truth, _ = drawn(7, (3, 2, 0.5))
-    weights = blending.simplex(members, truth)
-    best = earshot_metrics.losses(blending.mix(members, weights), truth).mean()
+    weights = blend_weights.simplex(members, truth)
+    best = earshot_metrics.losses(blend_weights.mix(members, weights), truth).mean()
     for a in np.linspace(0, 1, 21):
         for b in np.linspace(0, 1 - a, 21):
             assert (
-                earshot_metrics.losses(blending.mix(members, np.array([a, b, 1 - a - b])), truth).mean()
+                earshot_metrics.losses(blend_weights.mix(members, np.array([a, b, 1 - a - b])), truth).mean()
                 > best - 1e-4
             )
     wrong = np.eye(CLASSES)[(truth + 1) % CLASSES]  # certain, and always wrong
-    assert blending.simplex(np.stack([wrong, members[0]]), truth).tolist() == [0, 1]
+    assert blend_weights.simplex(np.stack([wrong, members[0]]), truth).tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("multilabel", [False, True])
@@ -290,7 +290,7 @@ def test_quick_scores_are_those_of_the_metrics(multilabel: bool) -> None:
     for name in names:
         sign = -1 if name == "log_loss" else 1
         assert earshot_metrics.one(name, p, truth) == pytest.approx(sign * said[name], abs=1e-9), name
-    blocks = compare.blocks_of(len(truth))
+    blocks = significance.blocks_of(len(truth))
     for name in ("f1_macro", "balanced_accuracy"):  # leaving blocks out by their counts is scoring the rest
         q = np.roll(p, 1, 0)
         left = [
@@ -298,7 +298,7 @@ def test_quick_scores_are_those_of_the_metrics(multilabel: bool) -> None:
             - earshot_metrics.one(name, p[blocks != b], truth[blocks != b])
             for b in range(20)
         ]
-        rises, error = compare.gain(name, p, q, truth, blocks)
+        rises, error = significance.gain(name, p, q, truth, blocks)
         assert error == pytest.approx(np.sqrt(19 / 20 * ((left - np.mean(left)) ** 2).sum()))
         assert rises == pytest.approx(
             earshot_metrics.one(name, q, truth) - earshot_metrics.one(name, p, truth)
@@ -310,43 +310,45 @@ def test_the_noise_is_that_of_fresh_clips() -> None:
 
     def one(seed: int) -> tuple[float, float]:
         members, truth, _ = drawn(seed, (2.0, 2.2))
-        return compare.gain("f1_macro", *members, truth, compare.blocks_of(CLIPS))
+        return significance.gain("f1_macro", *members, truth, significance.blocks_of(CLIPS))
 
     rises, errors = np.array([one(seed) for seed in range(60)]).T
     assert 0.75 < errors.mean() / rises.std() < 1.35
     groups = np.array([f"g{i // 4}" for i in range(CLIPS)])
-    blocks = compare.blocks_of(CLIPS, groups)
+    blocks = significance.blocks_of(CLIPS, groups)
     assert all(len(set(blocks[groups == name])) == 1 for name in set(groups)) and len(set(blocks)) == 20
 
 
 @pytest.mark.parametrize("metric", ["f1_macro", "f1_micro", "balanced_accuracy"])
 def test_factors_and_thresholds_are_the_best_of_their_steps(metric: str) -> None:
     members, truth, _ = drawn(9, (2.0,), prior=np.array([0.5, 0.3, 0.2]))
-    p, scale = members[0], offsets.fit(members[0], truth, metric, "each")
-    top = earshot_metrics.one(metric, offsets.apply(p, scale, False), truth)
+    p, scale = members[0], thresholds.fit(members[0], truth, metric, "each")
+    top = earshot_metrics.one(metric, thresholds.apply(p, scale, False), truth)
     assert top >= earshot_metrics.one(
-        metric, offsets.apply(p, offsets.fit(p, truth, metric, "common"), False), truth
+        metric, thresholds.apply(p, thresholds.fit(p, truth, metric, "common"), False), truth
     )
     for c in range(3):
-        for step in offsets.STEPS:
+        for step in thresholds.STEPS:
             moved = scale.copy()
             moved[c] *= np.exp(step)
             assert earshot_metrics.one(metric, p * moved, truth) <= top + 1e-9
     members, truth, _ = drawn(9, (2.0,), True)
-    p, levels = members[0], 1 / (1 + np.exp(-offsets.LOGITS))
-    tried = [earshot_metrics.one(metric, offsets.apply(p, np.full(CLASSES, t), True), truth) for t in levels]
-    found = offsets.fit(p, truth, metric, "common")
-    assert earshot_metrics.one(metric, offsets.apply(p, found, True), truth) == pytest.approx(max(tried))
-    assert offsets.reach(p, truth, metric) == pytest.approx(max(tried))
+    p, levels = members[0], 1 / (1 + np.exp(-thresholds.LOGITS))
+    tried = [
+        earshot_metrics.one(metric, thresholds.apply(p, np.full(CLASSES, t), True), truth) for t in levels
+    ]
+    found = thresholds.fit(p, truth, metric, "common")
+    assert earshot_metrics.one(metric, thresholds.apply(p, found, True), truth) == pytest.approx(max(tried))
+    assert thresholds.reach(p, truth, metric) == pytest.approx(max(tried))
     if metric != "f1_micro":
-        each = offsets.fit(p, truth, metric, "each")
+        each = thresholds.fit(p, truth, metric, "each")
         best = [
             max(
-                earshot_metrics.one(metric, offsets.apply(p[:, [c]], np.array([t]), True), truth[:, [c]])
+                earshot_metrics.one(metric, thresholds.apply(p[:, [c]], np.array([t]), True), truth[:, [c]])
                 for t in levels
             )
             for c in range(CLASSES)
         ]
-        assert earshot_metrics.one(metric, offsets.apply(p, each, True), truth) == pytest.approx(
+        assert earshot_metrics.one(metric, thresholds.apply(p, each, True), truth) == pytest.approx(
             np.mean(best)
         )

@@ -17,7 +17,7 @@ import get_features
 import models
 import predict
 import train
-from earshot import extractors, loose, stage, submission
+from earshot import extractors
 from earshot.core import checksums
 from earshot.core.device import Device
 from earshot.core.errors import UserError
@@ -25,6 +25,7 @@ from earshot.core.files import digest, digest_of
 from earshot.core.fingerprint import differences, fingerprint
 from earshot.core.plain_pickle import load
 from earshot.features.cache import Cache, dump
+from earshot.prediction import new_audio, submission, submit
 from earshot.training import cross_validation, dataset, run_cache
 from earshot.training.predict import predict_run
 from earshot.training.run import Run
@@ -197,7 +198,7 @@ def test_loose_audio_with_other_weights(work: Path) -> None:
     module = extractors.module("efficientat")
     features = {"extractor": "efficientat", "settings": asdict(module.Settings()), "weights": "feed" * 4}
     run = other_run(lambda record: record["features"].update(features))
-    line = said(loose.extractor_of, run, "weights.pt", CPU)
+    line = said(new_audio.extractor_of, run, "weights.pt", CPU)
     assert f"{here} here, {'feed' * 4} there" in line and "--weights" in line
 
 
@@ -215,7 +216,7 @@ def test_the_sample_file_beside_the_cache(work: Path, change: str) -> None:
         "remove": (wanted, "nothing"),
         "add": ("nothing", wanted),
     }[change]
-    line = said(stage.rehearse, Cache(work), Path("s.csv"), "f1_macro")
+    line = said(submit.rehearse, Cache(work), Path("s.csv"), "f1_macro")
     assert f"content {here} now, {there} then" in line and str(sample) in line, line
     assert said(submission.sample_of, Cache(work)) == line
     assert (

@@ -14,11 +14,11 @@ from waves import synthetic, window
 import get_features
 import predict
 import train
-from earshot import loose
 from earshot.core.device import Device
 from earshot.core.errors import UserError
 from earshot.extractors import base, encodec
 from earshot.features.cache import Cache
+from earshot.prediction import new_audio
 from earshot.training.run import Run
 
 
@@ -216,9 +216,12 @@ def test_by_the_commands_with_a_shard_of_bad_clips_and_loose_files(tmp_path, mon
     silent = tmp_path / "silent.wav"
     soundfile.write(silent, np.zeros(16000), 16000)
     files = [Path(data / "audio_test" / "t000.wav"), silent]
-    split, span, bad = loose.features(run, ["a", "b"], files, None, Device("cpu", "fp32", ""))
+    split, span, bad = new_audio.features(run, ["a", "b"], files, None, Device("cpu", "fp32", ""))
     subm = cache.split("subm")
     where = subm["ids"].tolist().index("t000.wav")
     np.testing.assert_array_equal(split["codes"], subm["codes"][subm["clip"] == where])
     assert bad == [("b", "silent")] and span == 1.0
-    assert loose.features(run, ["b"], [silent], None, Device("cpu", "fp32", ""))[0]["codes"].dtype == np.int16
+    assert (
+        new_audio.features(run, ["b"], [silent], None, Device("cpu", "fp32", ""))[0]["codes"].dtype
+        == np.int16
+    )

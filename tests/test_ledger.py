@@ -11,9 +11,9 @@ from conftest import read_csv
 import get_features
 import predict
 import train
-from earshot import ledger
 from earshot.core.errors import UserError
 from earshot.core.files import digest
+from earshot.prediction import ledger
 from earshot.report import ledger as ledger_page
 
 

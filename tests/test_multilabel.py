@@ -16,10 +16,10 @@ from layout_files import csv as write
 import get_features
 import predict
 import train
-from earshot import stage, submission
 from earshot.competition import labels
 from earshot.core.errors import UserError
 from earshot.features.cache import Cache
+from earshot.prediction import submission, submit
 from earshot.training import folds, metrics, run_cache
 from earshot.training.run import Run
 
@@ -339,7 +339,7 @@ def test_the_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     with pytest.raises(UserError, match="multi-label, .* single-label: they cannot be blended"):
         run_cache.same_classes([several, Run.begin(tmp_path / "other", {"classes": KINDS}, {})])
     with pytest.raises(UserError, match="--metric map_macro is for clips with several labels"):
-        stage.rehearse(one, tmp_path / "s.csv", "map_macro")
+        submit.rehearse(one, tmp_path / "s.csv", "map_macro")
 
 
 def test_stopped_and_continued_by_columns_with_a_hold_out(

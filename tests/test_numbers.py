@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 from layout_files import csv, files, refused, rows
 
-from earshot import submission
 from earshot.competition.load import draw_holdout, load
 from earshot.core import checksums
 from earshot.core.errors import UserError
 from earshot.features.cache import Cache
+from earshot.prediction import submission
 from earshot.training import cross_validation, folds, metrics, predict
 
 ALONE = np.array([""] * 12)

@@ -16,11 +16,11 @@ import torch
 from conftest import tone
 
 import predict
-from earshot import members, microphone
 from earshot.audio.load import BadAudio
 from earshot.core.errors import UserError
 from earshot.page import draw, maps, mistakes, saliency
 from earshot.page.limits import Limits
+from earshot.prediction import members, microphone
 from earshot.training.oof import Oof
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from earshot import submission
 from earshot.core.errors import UserError
+from earshot.prediction import submission
 
 CLASSES = ["bark", "rain", "wind"]
 IDS = np.array(["a", "b", "c"])

@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from earshot import ledger
 from earshot.core.errors import UserError
 from earshot.core.files import digest, digest_of
 from earshot.kaggle import client
 from earshot.kaggle.download import NAME
 from earshot.kaggle.flags import SubmitFlags
+from earshot.prediction import ledger
 
 if TYPE_CHECKING:
     from earshot.training.run import Run

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from earshot.hearing import Answer, Hearing
 from earshot.page.limits import Limits
+from earshot.prediction.predictor import Answer, Hearing
 
 REMEMBERED = 4  # answers, with their samples
 

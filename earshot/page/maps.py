@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from earshot.hearing import Answer, Hearing
+from earshot.prediction.predictor import Answer, Hearing
 from earshot.training.run import Run
 
 ROWS, COLUMNS = 96, 384  # a map is shown by so many cells at most, neighbours averaged

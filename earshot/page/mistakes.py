@@ -10,7 +10,7 @@ import numpy as np
 
 from earshot.core.errors import UserError
 from earshot.features import clip_files
-from earshot.members import Member
+from earshot.prediction.members import Member
 
 MOST = 500
 

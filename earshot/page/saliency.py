@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from earshot.hearing import Answer, Hearing
 from earshot.page.maps import cut
+from earshot.prediction.predictor import Answer, Hearing
 from earshot.training.run import Run
 
 STEPS, MOST_STEPS, AT_ONCE = 16, 256, 4  # of the integral, at first and at most; rows of a pass

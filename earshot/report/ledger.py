@@ -14,7 +14,7 @@ from pathlib import Path
 from earshot.core import cli
 from earshot.core.errors import UserError
 from earshot.core.files import write_bytes
-from earshot.ledger import COLUMNS, PLACE, change, find, number, read
+from earshot.prediction.ledger import COLUMNS, PLACE, change, find, number, read
 from earshot.report import style
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from earshot import blending, kept
-from earshot.blending import Blended, Fitted
 from earshot.core.errors import UserError
+from earshot.prediction import blend_weights, saved_blend
+from earshot.prediction.blend_weights import Blended, Fitted
 from earshot.training import resume
 from earshot.training.oof import Oof, of_run, read_oof
 from earshot.training.run import CONFIG, Run
@@ -98,7 +98,13 @@ def open_all(names: tuple[str, ...], folder: str) -> list[Member]:
     """
     if not names:
         found = (
-            sorted({path.parent for name in (CONFIG, kept.NAME) for path in Path(folder).glob(f"*/{name}")})
+            sorted(
+                {
+                    path.parent
+                    for name in (CONFIG, saved_blend.NAME)
+                    for path in Path(folder).glob(f"*/{name}")
+                }
+            )
             or resume.runs()
         )
         if len(found) != 1:
@@ -112,7 +118,9 @@ def open_all(names: tuple[str, ...], folder: str) -> list[Member]:
     # A name may also be that of another folder here, its competition's for example.
     return [
         open_one(
-            Path(n) if any((Path(n) / name).is_file() for name in (CONFIG, kept.NAME)) else Path(folder) / n
+            Path(n)
+            if any((Path(n) / name).is_file() for name in (CONFIG, saved_blend.NAME))
+            else Path(folder) / n
         )
         for n in names
     ]
@@ -124,17 +132,17 @@ def open_one(folder: Path) -> Member:
     Raises:
         UserError: neither, or damaged; a blend whose members are missing or are others by now.
     """
-    if (folder / CONFIG).is_file() or not (folder / kept.NAME).is_file():
+    if (folder / CONFIG).is_file() or not (folder / saved_blend.NAME).is_file():
         run = Run.open(folder).whole()
         return Member(
             folder, run, (), None, "best", run.config["record"]["training"].get("metric", "f1_macro")
         )
-    said = kept.read(folder)
+    said = saved_blend.read(folder)
     inside = []
     for path, fingerprint in zip(said["members"], said["fingerprints"], strict=True):
         where = Path(os.path.relpath((folder / path).resolve()))
         # Before it is opened: a blend that came to hold itself ends here.
-        here = kept.fingerprint_of(where)
+        here = saved_blend.fingerprint_of(where)
         if here != fingerprint:
             raise UserError(
                 f"{folder} is a blend of {where}, which is "
@@ -144,12 +152,12 @@ def open_one(folder: Path) -> Member:
             )
         inside.append(open_one(where))
     found = Member(
-        folder, None, tuple(inside), kept.fitted(said), said["kind"], said["metric"], said.get("score")
+        folder, None, tuple(inside), saved_blend.fitted(said), said["kind"], said["metric"], said.get("score")
     )
     same_classes([found, *inside])
     if len(found.classes) != said["classes"]:
         raise UserError(
-            f"{folder / kept.NAME} speaks of {said['classes']} labels, and its members have "
+            f"{folder / saved_blend.NAME} speaks of {said['classes']} labels, and its members have "
             f"{len(found.classes)}: blend anew"
         )
     return found
@@ -278,8 +286,8 @@ def fit(members: list[Member], how: str) -> tuple[Member, Blended, Oof, list[str
         )
     names = [member.folder.name for member in members]
     names = names if len(set(names)) == len(names) else [str(member.folder) for member in members]
-    methods = blending.METHODS if how == "auto" else (how,)
-    found = blending.auto(
+    methods = blend_weights.METHODS if how == "auto" else (how,)
+    found = blend_weights.auto(
         probabilities, common.labels, common.folds, metric, names, methods, offsets=how != "mean"
     )
     blended = Member(None, None, tuple(members), found.fitted, "last", metric, found.score)

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from earshot import ledger, submission
 from earshot.core.device import Device
 from earshot.core.files import check_output
 from earshot.features.cache import Cache
+from earshot.prediction import ledger, submission
 from earshot.training import cross_validation, dataset, metrics, predict
 from earshot.training.predict import predicting
 from earshot.training.run import Run

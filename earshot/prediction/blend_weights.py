@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from earshot import compare
-from earshot import offsets as cut
 from earshot.core.errors import UserError
+from earshot.prediction import significance
+from earshot.prediction import thresholds as cut
 from earshot.training import metrics
 from earshot.training.metrics import likelihood, losses, one
 
@@ -170,7 +170,7 @@ class _Task:
     def beats(self, old: np.ndarray, new: np.ndarray, rows: np.ndarray, plain: tuple | None = None) -> bool:
         blocks = np.unique(self.blocks[rows], return_inverse=True)[1]
         plain = plain and tuple(p[rows] for p in plain)
-        return compare.beats(self.metric, old[rows], new[rows], self.truth[rows], blocks, plain)
+        return significance.beats(self.metric, old[rows], new[rows], self.truth[rows], blocks, plain)
 
 
 def _decide(
@@ -271,9 +271,9 @@ def auto(
             "or leave it out"
         )
     numbers, several = folds[kept], None if groups is None else groups[kept]
-    task = _Task(truth[kept], metric, methods, offsets, compare.blocks_of(len(kept), several))
+    task = _Task(truth[kept], metric, methods, offsets, significance.blocks_of(len(kept), several))
     inside = members[:, kept]
-    parts = compare.blocks_of(len(kept), several, PARTS)
+    parts = significance.blocks_of(len(kept), several, PARTS)
     outer = numbers if len(np.unique(numbers)) > 1 else parts
     oof = np.full(inside.shape[1:], np.nan)
     every = np.arange(len(kept))

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from earshot import loose, stage, submission
 from earshot.core.config import PredictFlags
 from earshot.core.device import Device
-from earshot.members import Member
+from earshot.prediction import new_audio, submission, submit
+from earshot.prediction.members import Member
 from earshot.training import dataset, predict, run_cache
 from earshot.training.dataset import Rows
 from earshot.training.predict import predicting
@@ -47,7 +47,7 @@ def cached(
 
     how = whole.fitted.method if whole.fitted else ""
     oof = None if whole.score is None else (whole.metric, whole.score)
-    for line in stage.submit(
+    for line in submit.submit(
         cache,
         ids,
         whole.predict(ask),
@@ -74,10 +74,10 @@ def audio(
 ) -> None:
     """Predictions for new audio: as a csv, or shown."""
     classes, first, reasons = whole.classes, whole.runs()[0], {}
-    ids, files = loose.listed(paths)
+    ids, files = new_audio.listed(paths)
 
     def ask(run: Run, kind: str) -> np.ndarray:
-        split, span, bad = loose.features(run, ids, files, flags.weights, device)
+        split, span, bad = new_audio.features(run, ids, files, flags.weights, device)
         reasons.update(bad)
         rows = Rows(split, run.config["record"]["view"], classes, span, device.name)
         return predict.predict_run(run, rows, rebuild, decided(run, device), kind=kind)

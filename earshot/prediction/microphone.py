@@ -12,7 +12,7 @@ import numpy as np
 
 from earshot.audio.load import BadAudio
 from earshot.core.errors import UserError
-from earshot.hearing import Hearing
+from earshot.prediction.predictor import Hearing
 
 EVERY = 1.0  # seconds between two answers, at least
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from earshot import loose
 from earshot.audio.load import BadAudio
 from earshot.core.device import Device, autocast
 from earshot.core.files import digest_of
 from earshot.extractors.base import ClipFeatures
 from earshot.features.extract import decode
-from earshot.members import Member
+from earshot.prediction import new_audio
+from earshot.prediction.members import Member
 from earshot.training.dataset import Rows
 from earshot.training.predict import load_part, mean, predict, predictors
 from earshot.training.run import Run, decided
@@ -88,7 +88,7 @@ class Hearing:
             key = digest_of(run.config["record"]["features"])[:16]
             self._of[self._key(run)] = key
             if key not in self._ears:
-                self._ears[key] = Ears(key, *loose.extractor_of(run, weights, device))
+                self._ears[key] = Ears(key, *new_audio.extractor_of(run, weights, device))
         # Loads the heads and wakes the kernels: the first clip is then as quick as the second.
         noise = np.random.default_rng(0).standard_normal
         waves = {
@@ -160,7 +160,7 @@ class Hearing:
         )
         extractor = self.ears(run).extractor
         return Rows(
-            loose.split(run, ids, clip, [features], extractor),
+            new_audio.split(run, ids, clip, [features], extractor),
             run.config["record"]["view"],
             run.classes,
             extractor.span,

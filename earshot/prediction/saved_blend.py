@@ -16,7 +16,7 @@ from earshot.training.oof import Oof
 from earshot.training.run import CONFIG, Run
 
 if TYPE_CHECKING:
-    from earshot.blending import Blended, Fitted
+    from earshot.prediction.blend_weights import Blended, Fitted
 
 NAME, OOF = "blend.json", "oof.csv"
 AUTO = "auto.json"  # a bake-off's folder has it: the blend, and in it the members' runs
@@ -154,7 +154,7 @@ def _numbers(values: Any, count: int, low: float, high: float) -> bool:
 
 def fitted(said: dict[str, Any]) -> Fitted:
     """How a kept blend is applied."""
-    from earshot.blending import Fitted
+    from earshot.prediction.blend_weights import Fitted
 
     weights = np.array(said["weights"], dtype=np.float64)
     several = [

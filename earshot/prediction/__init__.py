@@ -1,0 +1,1 @@
+"""From runs to predictions: blends, thresholds, submissions, new audio."""
