@@ -11,10 +11,10 @@ import soundfile
 import torch
 from conftest import make_competition, script, tone
 
-from earshot import packages
 from earshot.core import device, disk_space, kaggle_paths, worker_pool
 from earshot.core.errors import UserError
 from earshot.doctor import gpu, machine, place
+from earshot.kaggle import packages
 
 NO_KERNEL = (
     "CUDA error: no kernel image is available for execution on the device\nCompile with TORCH_USE_CUDA_DSA"

@@ -12,7 +12,7 @@ from earshot.core import device, kaggle_paths, worker_pool
 from earshot.core.disk_space import human
 from earshot.core.errors import UserError
 from earshot.doctor.findings import Finding, ok, stop, warning
-from earshot.packages import version
+from earshot.kaggle.packages import version
 
 DRIVER = "/proc/driver/nvidia/version"
 BUSY = 0.8  # of a GPU's memory should be free

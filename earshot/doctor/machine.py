@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from earshot import packages
 from earshot.doctor import gpu, place
 from earshot.doctor.findings import Finding, ok, stop, warning
+from earshot.kaggle import packages
 
 OLDEST = (3, 11)
 CODE = Path(__file__).resolve().parents[2]

@@ -1,7 +1,7 @@
 """The packages of requirements.txt: which of them are missing or of another version here; how to get the
 missing ones on Kaggle.
 
-    python -m earshot.packages      installs what is missing: from attached wheels, else from PyPI; never
+    python -m earshot.kaggle.packages      installs what is missing: from attached wheels, else from PyPI; never
         torch
 
 Nothing but the standard library is imported, as this runs before anything is installed.
