@@ -9,7 +9,7 @@ from earshot.core import cli, config
 from earshot.core.errors import UserError
 from earshot.prediction import members, saved_blend
 from earshot.prediction.members import Member
-from earshot.report.run import report_on
+from earshot.report.make import report_on
 
 ABOUT = (
     "Predict with saved runs.\n"

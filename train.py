@@ -75,7 +75,7 @@ def main(argv: list[str]) -> None:
     import models
     from earshot import tuning
     from earshot.prediction import submit
-    from earshot.report.run import report_on
+    from earshot.report.make import report_on
     from earshot.training import cross_validation, tracking
     from earshot.training.experiment import Job, describe_head
 

@@ -116,7 +116,7 @@ def run(
             return
         from earshot import contest, ladder
         from earshot.prediction import submit
-        from earshot.report.run import report_on
+        from earshot.report.make import report_on
 
         models = heads()
         submit.rehearse(opened[0], out, flags.metric)

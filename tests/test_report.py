@@ -16,8 +16,8 @@ from earshot.audio import spectrogram
 from earshot.core import checksums
 from earshot.core.errors import UserError
 from earshot.report import __main__ as command
-from earshot.report import classes, compare, confusion, curves, hardest, results
-from earshot.report import run as pages
+from earshot.report import compare_runs, confusion, curves, hardest_clips, per_class, results
+from earshot.report.make import make as make_report
 from earshot.training.run import Run
 
 NAMES = ["$x^2$", "<b>owl</b>", "jay|wren", "日本", "a name that is far too long to be written out"]
@@ -77,7 +77,7 @@ def test_figures_are_scikit_learns(tmp_path: Path, several: bool) -> None:
     assert found.classes == NAMES and len(found.ids) == 60 and found.multilabel == several
     said = (found.probabilities >= 0.5).astype(int) if several else found.probabilities.argmax(1)
     want = reference.precision_recall_fscore_support(found.truth, said, labels=range(5), zero_division=0)
-    rows = classes.table(found)
+    rows = per_class.table(found)
     assert [row["class"] for row in rows] == NAMES
     for key, values in zip(("precision", "recall", "f1", "support"), want, strict=True):
         assert np.allclose([row[key] for row in rows], values)
@@ -89,7 +89,7 @@ def test_figures_are_scikit_learns(tmp_path: Path, several: bool) -> None:
         off = confusion.matrix(found) * (1 - np.eye(5, dtype=int))
         assert clips == off.max() == off[NAMES.index(truth), NAMES.index(predicted)] and share == clips / 12
         assert found.truth.tolist() == (np.arange(60) % 5).tolist()  # jay|wren is one class here
-        hard = hardest.find(found, 60)
+        hard = hardest_clips.find(found, 60)
         assert len(hard) == (said != found.truth).sum() and hard == sorted(hard, key=lambda clip: -clip.loss)
         losses = -np.log(found.probabilities[np.arange(60), found.truth])
         assert hard[0].loss == pytest.approx(losses[said != found.truth].max())
@@ -100,14 +100,14 @@ def test_calibration_by_hand(tmp_path: Path) -> None:
     found = results.load(tmp_path / "r")
     shares = np.array([[0.95, 0.05], [0.91, 0.09], [0.6, 0.4], [0.3, 0.7]])
     found = results.Results(**{**vars(found), "probabilities": shares, "truth": np.array([0, 1, 0, 0])})
-    counts, mean, share, error = classes.reliability(found)
+    counts, mean, share, error = per_class.reliability(found)
     assert (
         counts.tolist() == [0, 0, 0, 0, 0, 0, 1, 1, 0, 2]
         and mean[9] == pytest.approx(0.93)
         and share[9] == 0.5
     )
     assert error == pytest.approx((0.4 + 0.7 + 2 * 0.43) / 4)
-    low, high = classes.wilson(np.array([0.0, 0.5, 1.0]), np.array([1, 10, 1000]))
+    low, high = per_class.wilson(np.array([0.0, 0.5, 1.0]), np.array([1, 10, 1000]))
     assert (
         low[0] == pytest.approx(0, abs=1e-9)
         and high[0] == pytest.approx(0.793, abs=1e-3)
@@ -142,19 +142,19 @@ def test_a_page_in_one_file(
     assert "<b>owl</b>" not in text and "&lt;b&gt;owl&lt;/b&gt;" in text and "日本" in text
     assert [row["class"] for row in read_csv(folder / "per_class.csv")] == NAMES
     before = {p: p.read_bytes() for p in folder.iterdir()}
-    assert pages.make(folder, again=False) is None  # of these results already
-    pages.make(folder)
+    assert make_report(folder, again=False) is None  # of these results already
+    make_report(folder)
     assert {p: p.read_bytes() for p in folder.iterdir()} == before
 
 
 def test_results_that_changed_are_drawn_again(tmp_path: Path) -> None:
     run = made_up(tmp_path / "r", ["a", "b"], 12)
-    pages.make(tmp_path / "r")
+    make_report(tmp_path / "r")
     text = (tmp_path / "r" / "metrics.csv").read_text()
     (tmp_path / "r" / "metrics.csv").write_text(text.replace(",1.5\n", ",2.5\n"))
-    assert pages.make(tmp_path / "r", again=False) is None  # seconds are no results
+    assert make_report(tmp_path / "r", again=False) is None  # seconds are no results
     run.keep("scores", {"best": {"f1_macro": 0.9}})
-    assert pages.make(tmp_path / "r", again=False) is not None
+    assert make_report(tmp_path / "r", again=False) is not None
     assert "flatters" in (tmp_path / "r" / "report.html").read_text()
 
 
@@ -168,7 +168,7 @@ def test_more_than_folds_in_the_history(tmp_path: Path) -> None:
     (tmp_path / "r" / "fold_0_seed8").mkdir()
     found = results.load(tmp_path / "r")
     assert list(curves.by_part(found.history)) == ["fold_0_seed7", "fold_0_seed8", "refit_seed7"]
-    assert pages.make(tmp_path / "r") and (tmp_path / "r" / "loss_curves.png").exists()
+    assert make_report(tmp_path / "r") and (tmp_path / "r" / "loss_curves.png").exists()
 
 
 def blend(folder: Path, source: Path, several: bool) -> None:
@@ -203,7 +203,7 @@ def test_a_kept_blend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, several: 
     monkeypatch.chdir(tmp_path)
     cache.mkdir()
     assert [path.name for path in found.caches()] == ["nowhere"]
-    text = pages.make(tmp_path / "both").read_text()
+    text = make_report(tmp_path / "both").read_text()
     assert "../s" in text and not (tmp_path / "both" / "loss_curves.png").exists()
     with open(tmp_path / "both" / "oof.csv", "a") as file:
         file.write("x")
@@ -238,7 +238,9 @@ def test_runs_compared(
     made_up(tmp_path / "runs" / "t", ["a", "b"], 44)
     assert any(
         "same clips" in line
-        for line in compare.make([tmp_path / "runs" / "r", tmp_path / "runs" / "t"], tmp_path / "reports")
+        for line in compare_runs.make(
+            [tmp_path / "runs" / "r", tmp_path / "runs" / "t"], tmp_path / "reports"
+        )
     )
     page = (tmp_path / "reports" / "comparison.html").read_text()
     assert page.count("data:image/png") == 1 and "<td>t</td>" in page
@@ -307,16 +309,16 @@ def test_hardest_clips_from_the_view_and_from_the_audio(
     features, _ = scripts
     features(["--competition", str(data), "--extractor", "logmel", "--n-mels", "16", "--device", "cpu"])
     features(["--competition", str(data), "--extractor", "waveform", "--device", "cpu"])
-    clips = [hardest.Hard(id, 0, "tone0", "tone1", 1.0) for id in ("000.wav", "004.wav", "gone.wav")]
+    clips = [hardest_clips.Hard(id, 0, "tone0", "tone1", 1.0) for id in ("000.wav", "004.wav", "gone.wav")]
     made_up(tmp_path / "r", ["a", "b"], 6)
     for cache in ("logmel", "waveform"):
         found = results.Results(
             **{**vars(results.load(tmp_path / "r")), "config": {"features_folder": f"data/tones/{cache}"}}
         )
-        drawn = hardest.pictures(found, clips)
+        drawn = hardest_clips.pictures(found, clips)
         assert set(drawn) == {"000.wav", "004.wav"}
-        assert hardest.sheet(list(drawn.values())).size[0] == 2 * (
-            hardest.WIDTH + spectrogram.LEFT + spectrogram.RIGHT
+        assert hardest_clips.sheet(list(drawn.values())).size[0] == 2 * (
+            hardest_clips.WIDTH + spectrogram.LEFT + spectrogram.RIGHT
         )
     shutil.rmtree(data)
-    assert hardest.pictures(found, clips) == {}
+    assert hardest_clips.pictures(found, clips) == {}

@@ -131,7 +131,7 @@ def test_a_run_has_its_report_and_events(cached: Path, scripts, tmp_path: Path, 
 
 
 def test_no_failure_costs_a_run(tmp_path: Path, monkeypatch, capsys) -> None:
-    from earshot.report import run as pages
+    from earshot.report import make as pages
 
     def broken(*_: object, **__: object) -> None:
         raise MemoryError("no room\nfor pictures")

@@ -38,7 +38,8 @@ def main(argv: list[str]) -> None:
         )
     # before pandas and matplotlib are imported
     print(f"report: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}", flush=True)
-    from earshot.report import compare, results, run
+    from earshot.report import compare_runs, results
+    from earshot.report.make import make as make_report
 
     folders = []
     for name in names:
@@ -51,11 +52,11 @@ def main(argv: list[str]) -> None:
         elif Path(name).is_dir():
             print(f"{name} is no run: left out")
     if len(names) == 1:
-        print(f"report: {run.make(folders[0])}")
+        print(f"report: {make_report(folders[0])}")
         return
     if not folders:
         raise UserError(f"no run among {', '.join(names[:5])}: train.py makes runs")
-    for line in compare.make(folders, Path(flags.out)):
+    for line in compare_runs.make(folders, Path(flags.out)):
         print(line)
 
 

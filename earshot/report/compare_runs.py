@@ -11,7 +11,7 @@ import numpy as np
 
 from earshot.core.errors import UserError
 from earshot.core.files import digest_of, write_bytes, write_text
-from earshot.report import page, results, style
+from earshot.report import html, results, style
 from earshot.report.curves import NAMES
 from earshot.report.results import Results
 
@@ -62,16 +62,16 @@ def make(folders: list[Path], out: Path) -> list[str]:
         ]
     )
     parts = [
-        page.heading("Runs compared", 1),
-        page.paragraph(
+        html.heading("Runs compared", 1),
+        html.paragraph(
             f"Ordered by {NAMES.get(metric, metric)}: out-of-fold, pooled, of the final epoch; a blend's is "
             "its own. `best epoch` was chosen on the fold that it scores and flatters."
         ),
-        *map(page.paragraph, beware),
-        page.image(drawn, f"{metric} of each run"),
-        page.table(list(rows[0]), [list(row.values()) for row in rows]),
+        *map(html.paragraph, beware),
+        html.image(drawn, f"{metric} of each run"),
+        html.table(list(rows[0]), [list(row.values()) for row in rows]),
     ]
-    write_text(out / "comparison.html", page.page("Runs compared", digest_of(rows)[:16], parts))
+    write_text(out / "comparison.html", html.page("Runs compared", digest_of(rows)[:16], parts))
     width = max(len(str(row["run"])) for row in rows)
     lines += [
         f"{row['run']:<{width}}  {metric} {row[metric]:.4f} ± {row['fold std']:.4f} over {row['folds']} "

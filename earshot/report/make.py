@@ -8,7 +8,7 @@ from typing import Any
 
 from earshot.core.errors import UserError
 from earshot.core.files import write_bytes, write_text
-from earshot.report import classes, confusion, curves, hardest, page, results, style
+from earshot.report import confusion, curves, hardest_clips, html, per_class, results, style
 from earshot.report.results import Results
 from earshot.training import metrics
 from earshot.training.tracking import safely
@@ -30,23 +30,23 @@ def make(folder: Path, again: bool = True) -> Path | None:
         return None
     try:
         with style.style():
-            figures = {**curves.draw(found), **confusion.draw(found), **classes.draw(found)}
+            figures = {**curves.draw(found), **confusion.draw(found), **per_class.draw(found)}
             drawn = {name: style.png(figure) for name, figure in figures.items()}
     except ImportError as error:
         raise UserError(f"pictures need matplotlib ({error}): pip install matplotlib") from None
     from earshot.audio import spectrogram
 
-    hard = hardest.find(found)
-    clips = hardest.pictures(found, hard)
-    sheet = hardest.sheet([clips[clip.id] for clip in hard if clip.id in clips])
+    hard = hardest_clips.find(found)
+    clips = hardest_clips.pictures(found, hard)
+    sheet = hardest_clips.sheet([clips[clip.id] for clip in hard if clip.id in clips])
     if sheet is not None:
         drawn["hardest.png"] = spectrogram.png(sheet)
     for name, data in drawn.items():
         write_bytes(folder / name, data)
-    write_text(folder / "per_class.csv", classes.as_csv(found))
+    write_text(folder / "per_class.csv", per_class.as_csv(found))
     parts = _parts(found, drawn, hard, {id: spectrogram.png(image) for id, image in clips.items()})
     # last: it says that all is there
-    write_text(folder / HTML, page.page(f"{found.name}: report", digest, parts))
+    write_text(folder / HTML, html.page(f"{found.name}: report", digest, parts))
     return folder / HTML
 
 
@@ -59,29 +59,29 @@ def is_of(path: Path, digest: str) -> bool:
 
 
 def _parts(
-    found: Results, drawn: dict[str, bytes], hard: list[hardest.Hard], clips: dict[str, bytes]
+    found: Results, drawn: dict[str, bytes], hard: list[hardest_clips.Hard], clips: dict[str, bytes]
 ) -> list[str]:
     several = found.multilabel
     folds = sorted({int(n) for n in found.folds})
     parts = [
-        page.heading(found.name, 1),
-        page.paragraph(
+        html.heading(found.name, 1),
+        html.paragraph(
             f"{len(found.ids)} clips, {len(found.classes)} "
             f"classes{', any number of them a clip' if several else ''}, {len(folds)} folds. All below is "
             f"{found.about}: {_honest(found)}"
         ),
-        page.tiles(_tiles(found)),
+        html.tiles(_tiles(found)),
     ]
     parts += _scores(found)
     titles = {"loss_curves.png": "Loss", "accuracy_curves.png": "Accuracy", "f1_curves.png": "F1"}
     if any(name in drawn for name in titles):
         parts += [
-            page.heading("Training"),
-            page.grid(page.image(drawn[name], f"{title} by epoch") for name, title in titles.items()),
+            html.heading("Training"),
+            html.grid(html.image(drawn[name], f"{title} by epoch") for name, title in titles.items()),
         ]
-    parts.append(page.heading("Labels given and missed" if several else "Confusion"))
+    parts.append(html.heading("Labels given and missed" if several else "Confusion"))
     parts.append(
-        page.image(
+        html.image(
             drawn["confusion.png"],
             "labels per class" if several else "confusion matrix",
             wide=len(found.classes) > 25,
@@ -91,7 +91,7 @@ def _parts(
         mistakes = confusion.pairs(found)
         if mistakes:
             parts.append(
-                page.table(
+                html.table(
                     ["truth", "predicted", "clips", "of the truth's"],
                     [
                         (style.short(t, 40), style.short(s, 40), n, f"{100 * share:.0f} %")
@@ -100,37 +100,37 @@ def _parts(
                 )
             )
     parts += [
-        page.heading("Classes"),
-        page.image(
+        html.heading("Classes"),
+        html.image(
             drawn["per_class.png"], "precision, recall and F1 per class", wide=len(found.classes) > 50
         ),
-        page.heading("Calibration"),
-        page.image(drawn["calibration.png"], "reliability diagram"),
-        page.paragraph(
+        html.heading("Calibration"),
+        html.image(drawn["calibration.png"], "reliability diagram"),
+        html.paragraph(
             "On the dashed line, of the answers with a probability of 0.8 eight in ten are right. "
             "ECE is the mean distance from it."
         ),
     ]
     if hard:
-        parts.append(page.heading("Hardest clips"))
+        parts.append(html.heading("Hardest clips"))
         parts.append(
-            page.paragraph("The mistakes with the largest loss, each class with the probability that it got.")
+            html.paragraph("The mistakes with the largest loss, each class with the probability that it got.")
         )
         lines = [f"{c.id} (fold {c.fold}): is {c.truth}; predicted {c.said}" for c in hard]
         parts.append(
-            page.grid(
-                page.image(clips[c.id], f"mel spectrogram of {c.id}", line)
+            html.grid(
+                html.image(clips[c.id], f"mel spectrogram of {c.id}", line)
                 if c.id in clips
-                else page.paragraph(line)
+                else html.paragraph(line)
                 for c, line in zip(hard, lines, strict=True)
             )
         )
-    parts += [page.heading("In full"), page.folded("Classification report", _report(found))]
+    parts += [html.heading("In full"), html.folded("Classification report", _report(found))]
     if found.config:
         import yaml
 
         parts.append(
-            page.folded(
+            html.folded(
                 "Settings",
                 yaml.safe_dump(
                     {k: v for k, v in found.config.items() if k not in ("prior", "fingerprint")},
@@ -141,7 +141,7 @@ def _parts(
         )
     elif found.extra.get("members"):
         parts.append(
-            page.table(
+            html.table(
                 ["member", "weight"],
                 [(m, float(w)) for m, w in zip(found.extra["members"], found.extra["weights"], strict=True)],
             )
@@ -184,7 +184,7 @@ def _scores(found: Results) -> list[str]:
         for n in sorted({int(n) for n in found.folds})
     ]
     return [
-        page.table(
+        html.table(
             ["", *names], [(label, *(values.get(name, "") for name in names)) for label, values in rows]
         )
     ]
