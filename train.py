@@ -52,14 +52,15 @@ def parse(argv: list[str]) -> tuple:
 
 def auto(argv: list[str]) -> None:
     """--recipe auto: the bake-off."""
-    from earshot import bakeoff, search_flags
+    from earshot.search import auto as search_auto
+    from earshot.search.flags import AutoFlags
 
     began = time.monotonic()
-    groups = {"auto": search_flags.AutoFlags(), "machine": config.TrainMachineFlags()}
+    groups = {"auto": AutoFlags(), "machine": config.TrainMachineFlags()}
     filled, _ = cli.parse(groups, cli.gather(argv, "features"), ABOUT)
     flags, machine = filled.values()
-    opened = bakeoff.announce(flags, machine)
-    bakeoff.run(partial(importlib.import_module, "models"), opened, flags, machine, began)
+    opened = search_auto.announce(flags, machine)
+    search_auto.run(partial(importlib.import_module, "models"), opened, flags, machine, began)
 
 
 def main(argv: list[str]) -> None:
@@ -73,9 +74,9 @@ def main(argv: list[str]) -> None:
     for difference in mismatches(cache.record, recipe):
         print(f"the cache differs from the recipe: {difference}")
     import models
-    from earshot import tuning
     from earshot.prediction import submit
     from earshot.report.make import report_on
+    from earshot.search import tune
     from earshot.training import cross_validation, tracking
     from earshot.training.experiment import Job, describe_head
 
@@ -93,14 +94,14 @@ def main(argv: list[str]) -> None:
         )
         with locked(folder, "the run"):
             if what.tune:
-                job = tuning.tune(what.tune, job, folder, wanted, deadline) or deadline.leave()
+                job = tune.tune(what.tune, job, folder, wanted, deadline) or deadline.leave()
             run = job.begin(folder, what.name is not None)
             tracker = tracking.start(run, machine.wandb)
             if not job.train(run, wanted, deadline):
                 deadline.leave()
             cross_validation.summarise(run, job.rows, job.numbers)
             if what.tune:
-                tuning.mark(run, wanted)
+                tune.mark(run, wanted)
             submit.finish(run, cache, out, models.rebuild, job.at, machine.memory)
             if machine.report:
                 report_on(run.folder, run.log)

@@ -16,11 +16,11 @@ from test_restart import contents, kill_when
 import models
 import predict
 import train
-from earshot import contest, ladder
 from earshot.core import checksums
 from earshot.core.errors import UserError
 from earshot.features.cache import Cache
 from earshot.prediction import saved_blend
+from earshot.search import candidate_training, candidates
 from earshot.training import experiment, metrics
 
 DRAWN = ["--recipe", "auto", "--device", "cpu"]
@@ -214,9 +214,13 @@ def test_what_is_clearly_worse_is_dropped_when_time_is_short(
         return trained(made, run, wanted, deadline)
 
     monkeypatch.setattr(experiment.Job, "train", hours)
-    monkeypatch.setattr(contest, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + passed[0]))
-    monkeypatch.setattr(contest, "seconds", lambda run: 600.0 * len(run.finished_folds()))
-    monkeypatch.setattr(contest.probe, "seconds_a_row", lambda *args: 600 / (1.2 * 120 * (2 / 3) * 8))
+    monkeypatch.setattr(
+        candidate_training, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + passed[0])
+    )
+    monkeypatch.setattr(candidate_training, "seconds", lambda run: 600.0 * len(run.finished_folds()))
+    monkeypatch.setattr(
+        candidate_training.probe, "seconds_a_row", lambda *args: 600 / (1.2 * 120 * (2 / 3) * 8)
+    )
     train.main(
         [*AUTO, "--candidates", "bad.yaml", "good.yaml", "fair.yaml", "--name", "a", "--max-hours", "1.35"]
     )
@@ -271,14 +275,14 @@ def test_the_ladder_on_the_sample_competition(tmp_path: Path) -> None:
 def test_every_recipe_of_the_ladder_is_there() -> None:
     from earshot.core.config import load_recipe
 
-    for names in ladder.LADDER.values():
+    for names in candidates.LADDER.values():
         assert all(load_recipe(name).head for name in names)
-    assert set(ladder.SEEDED) <= {name for names in ladder.LADDER.values() for name in names}
+    assert set(candidates.SEEDED) <= {name for names in candidates.LADDER.values() for name in names}
 
 
 def test_further_seeds_come_last_the_strongest_recipe_s_first(work: Path) -> None:
     views = {"one": {"mel": (1, 16, 40)}, "two": {"pooled": (8, 1, 1)}}
-    found = ladder.candidates(
+    found = candidates.candidates(
         [Cache(make(Path("data/c") / name, view)) for name, view in views.items()], (), models
     )
     seeds = [(c.recipe.name, c.seed) for c in found if c.seed]

@@ -154,16 +154,16 @@ def test_windows_are_drawn_of_clips_without_labels_too(tmp_path):
 
 def test_trials_are_of_one_seed_and_of_the_folds_alone(work, monkeypatch):
     pytest.importorskip("optuna")
-    from earshot import tuning
+    from earshot.search import tune
 
-    tried, trained = [], tuning._try
+    tried, trained = [], tune._try
 
     def one(trial, job, folder, wanted, deadline):
         found = trained(trial, job, folder, wanted, deadline)
         tried.append(names(folder))
         return found
 
-    monkeypatch.setattr(tuning, "_try", one)
+    monkeypatch.setattr(tune, "_try", one)
     train.main([*MLP, *ALL, "--tune", "2", "--fold", "1", "2", "--name", "t"])
     assert tried == [{"fold_1", "fold_2"}] * 2
     assert names(work / "t") == {"fold_1", "fold_2", "fold_1_seed1", "fold_2_seed1", "refit_0", "refit_1"}

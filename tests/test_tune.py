@@ -69,7 +69,7 @@ def test_heads_that_are_fitted_at_once_and_trials_that_fail(
     work: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     pytest.importorskip("optuna")
-    from earshot import tuning
+    from earshot.search import tune
 
     train.main(["--recipe", "svm", "--tune", "2", "--device", "cpu", "--name", "s"])
     said = capsys.readouterr().out
@@ -77,7 +77,7 @@ def test_heads_that_are_fitted_at_once_and_trials_that_fail(
         "head.c " in said and "head.gamma " in said and "lr" not in said.split("trial 1/2")[1].splitlines()[0]
     )
     monkeypatch.setattr(
-        tuning, "_try", lambda *args: (_ for _ in ()).throw(UserError("the loss is not a number"))
+        tune, "_try", lambda *args: (_ for _ in ()).throw(UserError("the loss is not a number"))
     )
     with pytest.raises(UserError, match="no trial could be trained to its end"):
         train.main(["--recipe", "small.yaml", "--tune", "2", "--device", "cpu", "--name", "u"])

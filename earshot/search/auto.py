@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from earshot import leaderboard
 from earshot.core import checksums, config
 from earshot.core.errors import UserError
 from earshot.core.files import check_output, digest, empty, locked, plain_name, read_json
 from earshot.core.fingerprint import differences, fingerprint, plain
 from earshot.features import find_cache
 from earshot.prediction import saved_blend
-from earshot.search_flags import HOURS, AutoFlags
+from earshot.search import leaderboard
+from earshot.search.flags import HOURS, AutoFlags
 from earshot.training import metrics
 from earshot.training.run import Run
 
 if TYPE_CHECKING:
-    from earshot.contest import Contest
     from earshot.features.cache import Cache
+    from earshot.search.candidate_training import Contest
 
 
 def announce(flags: AutoFlags, machine: config.TrainMachineFlags) -> list[Cache]:
@@ -114,14 +114,15 @@ def run(
             )
             print("\n".join(leaderboard.table(leaderboard.read(folder))))
             return
-        from earshot import contest, ladder
         from earshot.prediction import submit
         from earshot.report.make import report_on
+        from earshot.search import candidate_training
+        from earshot.search import candidates as search_candidates
 
         models = heads()
         submit.rehearse(opened[0], out, flags.metric)
-        candidates = ladder.candidates(opened, flags.candidates, models)
-        made = contest.Contest(models, candidates, flags, machine, folder, state, began)
+        candidates = search_candidates.candidates(opened, flags.candidates, models)
+        made = candidate_training.Contest(models, candidates, flags, machine, folder, state, began)
         made.say(f"bake-off: {folder}, {len(candidates)} candidates")
         made.run()
         _end(made, opened, out)
@@ -205,7 +206,7 @@ def _end(made: Contest, opened: list[Cache], out: Path) -> None:
 
 def _row(made: Contest, name: str) -> dict[str, Any]:
     """A candidate's row of the leaderboard."""
-    from earshot import contest
+    from earshot.search import candidate_training
 
     one, candidate = made.state["of"][name], made.candidates[name]
     folder = made.folder / name
@@ -218,14 +219,14 @@ def _row(made: Contest, name: str) -> dict[str, Any]:
         "seconds": 0.0,
         "status": one["status"] + (f" {one['note']}" if one["note"] else ""),
     }
-    if not contest.begun(folder) or not (folder / "scores.json").exists():
+    if not candidate_training.begun(folder) or not (folder / "scores.json").exists():
         return row
     told = read_json(folder / "scores.json")["last"]
     return row | {
         "folds": " ".join(map(str, told["folds"])),
         **leaderboard.scores(told, made.flags.metric),
         "fold_std": told["fold_std"],
-        "seconds": contest.seconds(Run.open(folder)),
+        "seconds": candidate_training.seconds(Run.open(folder)),
     }
 
 

@@ -12,13 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from earshot import ladder
 from earshot.core import checksums, config, worker_pool
 from earshot.core.deadline import SIGNALS, Deadline, clock
 from earshot.core.errors import UserError
 from earshot.core.files import append_text, digest_of, locked, read_json
-from earshot.ladder import Candidate
 from earshot.prediction import saved_blend, significance
+from earshot.search.candidates import CPU_PARAMETERS, CPU_SPEED, Candidate, at_once, size
 from earshot.training import experiment, metrics, parts, precision
 from earshot.training.checkpoint import FoldFolder
 from earshot.training.cross_validation import summarise
@@ -26,7 +25,7 @@ from earshot.training.oof import Oof, read_oof
 from earshot.training.run import CONFIG, Run
 
 if TYPE_CHECKING:
-    from earshot.search_flags import AutoFlags
+    from earshot.search.flags import AutoFlags
 
 # share of the time that is kept for the blend, and seconds at least; predicting comes on top
 RESERVE, LEAST = 0.06, 5.0
@@ -167,15 +166,15 @@ class Contest:
             return
         rows, share = candidate.cache.manifest["splits"]["train"]["rows"], 1 - 1 / len(self.state["folds"])
         head = experiment.describe_head(self.heads, candidate.recipe, candidate.cache, view=candidate.view)
-        told = ladder.at_once(head, candidate.cache)
+        told = at_once(head, candidate.cache)
         if told is not None:
             one["each"], one["row"] = told[0], precision.BACKWARD * told[1]
             return
-        parameters, work = ladder.size(head, candidate.cache, settings.epochs)
-        if not gpu and parameters > ladder.CPU_PARAMETERS:
+        parameters, work = size(head, candidate.cache, settings.epochs)
+        if not gpu and parameters > CPU_PARAMETERS:
             self.note(name, LEFT_OUT, f"{parameters:,} parameters are a GPU's work")
             return
-        if not gpu and work * len(self.state["folds"]) / ladder.CPU_SPEED > self.left():
+        if not gpu and work * len(self.state["folds"]) / CPU_SPEED > self.left():
             self.note(name, NO_TIME, f"{work:.1e} operations a fold are too many for a CPU in this time")
             return
         made, _ = self.prepared(name)

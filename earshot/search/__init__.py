@@ -1,0 +1,1 @@
+"""The bake-off of many heads, and tuning of one."""
