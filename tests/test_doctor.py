@@ -16,8 +16,8 @@ import doctor
 import get_features
 import train
 from earshot.core.errors import UserError
-from earshot.doctor import clips as clips_of
-from earshot.doctor import duplicates, neighbours, shape, suspects
+from earshot.doctor import balance_and_shift, duplicates, label_errors, similarity
+from earshot.doctor import embeddings as clips_of
 
 RATE, CLASSES, EACH = 8000, ("low", "middle", "high"), 30
 
@@ -250,13 +250,13 @@ def test_doubts_single_and_multilabel() -> None:
     """Each class is judged by its own standard."""
     p = np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.45, 0.55], [0.05, 0.95]])
     truth = np.array([0, 0, 1, 1, 0])
-    doubted, margin = suspects.doubts(p, truth)
+    doubted, margin = label_errors.doubts(p, truth)
     assert np.argwhere(doubted).tolist() == [[4, 1]] and margin[4, 1] == pytest.approx(0.9)
     p[4] = np.nan
-    assert not suspects.doubts(p, truth)[0].any() and np.isnan(suspects.doubts(p, truth)[1][4]).all()
+    assert not label_errors.doubts(p, truth)[0].any() and np.isnan(label_errors.doubts(p, truth)[1][4]).all()
     several = np.array([[1, 0], [1, 0], [0, 1], [0, 1], [0, 1], [1, 1]])
     q = np.array([[0.9, 0.1], [0.95, 0.05], [0.1, 0.9], [0.97, 0.9], [0.1, 0.8], [0.9, 0.02]])
-    assert np.argwhere(suspects.doubts(q, several)[0]).tolist() == [[3, 0], [5, 1]]
+    assert np.argwhere(label_errors.doubts(q, several)[0]).tolist() == [[3, 0], [5, 1]]
 
 
 def test_the_likeliest_errors_come_first() -> None:
@@ -265,8 +265,8 @@ def test_the_likeliest_errors_come_first() -> None:
         np.array([[0, 1, 1], [0, 0, 2], [1, 0, 0]]),
         np.array([[0, 0.3, 0.6], [0, 0, 0.1], [0.9, 0, 0]]),
     )
-    assert suspects._ranked(votes, suspicion, False) == [(1, 2), (2, 0), (0, 2)]
-    assert suspects._ranked(votes, suspicion, True) == [(1, 2), (2, 0), (0, 2), (0, 1)]
+    assert label_errors._ranked(votes, suspicion, False) == [(1, 2), (2, 0), (0, 2)]
+    assert label_errors._ranked(votes, suspicion, True) == [(1, 2), (2, 0), (0, 2), (0, 1)]
 
 
 def test_neighbours_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,12 +278,12 @@ def test_neighbours_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     x[59] = x[0] + 10 * rng.standard_normal(32) * 0.01
     parts = np.arange(60) // 2
-    whole = neighbours.nearest(neighbours.centred(x), parts, 5)
-    monkeypatch.setattr(neighbours, "BLOCK", 7)
-    small = neighbours.nearest(neighbours.centred(x), parts, 5)
+    whole = similarity.nearest(similarity.centred(x), parts, 5)
+    monkeypatch.setattr(similarity, "BLOCK", 7)
+    small = similarity.nearest(similarity.centred(x), parts, 5)
     assert (whole[1] == small[1]).all() and np.allclose(whole[0], small[0], atol=1e-6)
     assert (parts[whole[1]] != parts[:, None]).all() and (np.diff(whole[0], axis=1) <= 0).all()
-    cosines, indices = neighbours.nearest(neighbours.whitened(x), parts, 5)
+    cosines, indices = similarity.nearest(similarity.whitened(x), parts, 5)
     assert indices[0, 0] == 59 and cosines[0, 0] > 2 * cosines[0, 1]
     assert (
         duplicates.usual(np.full(50, 0.3)) < 0.31
@@ -298,9 +298,9 @@ def test_shift_is_seen(work: Path, tmp_path: Path) -> None:
     moved[clips.splits == "subm", :20] += 3
     from dataclasses import replace
 
-    (line,) = shape.shift(replace(clips, embeddings=moved), tmp_path)
+    (line,) = balance_and_shift.shift(replace(clips, embeddings=moved), tmp_path)
     assert line.level == "warning" and float(line.text.split()[2]) > 0.9 and "recorded otherwise" in line.text
-    (line,) = shape.shift(clips, tmp_path)
+    (line,) = balance_and_shift.shift(clips, tmp_path)
     assert line.level == "ok" and float(line.text.split()[2]) < 0.75
 
 
@@ -350,7 +350,7 @@ def test_real_recordings(esc10: Path, tmp_path: Path) -> None:
     assert ("3-151080-A.ogg", "5-151085-A.ogg") in over and len(over) <= 3, rows
     assert "straddle folds" in said
     clips = clips_of.load(tmp_path / "data" / "esc10" / "logmel")
-    x = neighbours.whitened(clips.embeddings)
+    x = similarity.whitened(clips.embeddings)
     source = np.array([id.split("-")[1] for id in clips.ids])
     same = (source[:, None] == source) & ~np.eye(len(x), dtype=bool)
     assert (

@@ -13,7 +13,7 @@ from conftest import make_competition, script, tone
 
 from earshot.core import device, disk_space, kaggle_paths, worker_pool
 from earshot.core.errors import UserError
-from earshot.doctor import gpu, machine, place
+from earshot.doctor import environment, gpu, machine
 from earshot.kaggle import packages
 
 NO_KERNEL = (
@@ -137,8 +137,8 @@ def test_audio_of_every_suffix(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "b.flac", tone(0, 0), 16000)
     (tmp_path / "0.flac").write_bytes(b"fLaC")
     (tmp_path / "c.mp3").write_bytes(b"no music")
-    found = place._examples(kaggle_paths.walk(tmp_path))
-    said = [str(place.decoded(suffix, files)) for suffix, files in found.items()]
+    found = environment._examples(kaggle_paths.walk(tmp_path))
+    said = [str(environment.decoded(suffix, files)) for suffix, files in found.items()]
     assert [line.split(" (")[0] for line in said] == [
         "ok: audio: .flac decodes",
         "stop: audio: none of 1 .mp3 files decodes",
@@ -184,13 +184,13 @@ def test_room_on_kaggle(monkeypatch, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Kaggle keeps"):
         disk_space.check(tmp_path / "runs" / "a", 200_000, 200_000)
     assert "0 MB free" in disk_space.check(tmp_path / "runs" / "a", 50_000, 50_000)
-    assert "warning: disk: 1 MB of the 1 MB" in str(place.disk(tmp_path)[0])
+    assert "warning: disk: 1 MB of the 1 MB" in str(environment.disk(tmp_path)[0])
     assert kaggle_paths.left(tmp_path.parent) is None
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
-    monkeypatch.setattr(place, "age", lambda: 11.5 * 3600)
-    assert str(place.session()[0]).startswith("warning: session: 0.5 of 12 hours")
-    monkeypatch.setattr(place, "age", lambda: 3600.0)
-    assert "--max-hours 10.5" in str(place.session()[0])
+    monkeypatch.setattr(environment, "age", lambda: 11.5 * 3600)
+    assert str(environment.session()[0]).startswith("warning: session: 0.5 of 12 hours")
+    monkeypatch.setattr(environment, "age", lambda: 3600.0)
+    assert "--max-hours 10.5" in str(environment.session()[0])
 
 
 def test_the_doctor_as_a_user_runs_it(tmp_path: Path, monkeypatch) -> None:
@@ -218,6 +218,6 @@ def test_the_doctor_as_a_user_runs_it(tmp_path: Path, monkeypatch) -> None:
 
 
 def test_the_age_of_the_machine() -> None:
-    assert 0 < place.age() <= float(Path("/proc/uptime").read_text().split()[0]) + 1 and os.path.exists(
+    assert 0 < environment.age() <= float(Path("/proc/uptime").read_text().split()[0]) + 1 and os.path.exists(
         "/proc/1/stat"
     )

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from earshot.core.errors import UserError
 from earshot.core.files import check_output, locked, write_text
-from earshot.doctor import clips as clips_of
-from earshot.doctor import duplicates, pictures, shape, suspects
-from earshot.doctor.clips import LEVELS, VIEWS, Clips
+from earshot.doctor import balance_and_shift, duplicates, label_errors, plots
+from earshot.doctor import embeddings as clips_of
+from earshot.doctor.embeddings import LEVELS, VIEWS, Clips
 from earshot.doctor.findings import Finding, ok, warning
 from earshot.doctor.flags import DataFlags
 from earshot.features import cache as caches
@@ -87,7 +87,7 @@ def look(flags: DataFlags, say: Callable[[str], None]) -> list[Finding]:
     check_output(out / "data_report.md")
     oof, folds = None, None
     if flags.runs:
-        oof, folds = suspects.out_of_fold(
+        oof, folds = label_errors.out_of_fold(
             flags.runs, flags.runs_folder, cache.split("train")["ids"], cache.classes
         )
     clips = clips_of.load(folder, folds)
@@ -105,9 +105,9 @@ def look(flags: DataFlags, say: Callable[[str], None]) -> list[Finding]:
             f"data: {folder}, {len(clips.ids)} clips, {clips.whose}, compared by {clips.view or 'nothing'}"
         )
         say(about)
-        tell(shape.balance(clips, out))
-        tell(shape.durations(clips))
-        tell(shape.audio(clips))
+        tell(balance_and_shift.balance(clips, out))
+        tell(balance_and_shift.durations(clips))
+        tell(balance_and_shift.audio(clips))
         near = None
         if clips.view is None:
             tell(
@@ -121,9 +121,9 @@ def look(flags: DataFlags, say: Callable[[str], None]) -> list[Finding]:
             )
         else:
             near = _duplicates(clips, flags.threshold, folds, out, tell)
-        tell(suspects.write(clips, oof, out))
+        tell(label_errors.write(clips, oof, out))
         if clips.view is not None:
-            tell(shape.shift(clips, out))
+            tell(balance_and_shift.shift(clips, out))
         tell([_pictures(clips, near, out)])
         _report(about, findings, out)
         say(f"report: {out / 'data_report.md'}")
@@ -159,7 +159,7 @@ def _duplicates(
 
 def _pictures(clips: Clips, near: duplicates.Duplicates | None, out: Path) -> Finding:
     try:
-        return ok(f"pictures: {', '.join(pictures.draw(clips, near, out))} in {out}")
+        return ok(f"pictures: {', '.join(plots.draw(clips, near, out))} in {out}")
     except ImportError:
         return warning("no pictures: pip install matplotlib")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from earshot.doctor.clips import Clips
+from earshot.doctor.embeddings import Clips
 from earshot.doctor.findings import Finding, ok, warning, write_csv
-from earshot.doctor.neighbours import nearest, whitened
+from earshot.doctor.similarity import nearest, whitened
 
 NEIGHBOURS = 10  # of each clip: a cluster of more copies is still linked together
 # robust standard deviations above the usual nearest neighbour, and one more for every tenfold of 1,000

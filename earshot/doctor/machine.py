@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from earshot.doctor import gpu, place
+from earshot.doctor import environment, gpu
 from earshot.doctor.findings import Finding, ok, stop, warning
 from earshot.kaggle import packages
 
@@ -41,23 +41,23 @@ def code() -> list[Finding]:
 
 def look(say: Callable[[str], None]) -> list[Finding]:
     """Run the checks in turn, say each line at once; the findings."""
-    began, internet = time.monotonic(), place.Internet()
+    began, internet = time.monotonic(), environment.Internet()
     findings: list[Finding] = []
 
     def weights() -> list[Finding]:
-        return place.weights(internet)
+        return environment.weights(internet)
 
     for check in (
         code,
         gpu.libraries,
         gpu.look,
-        place.competition,
+        environment.competition,
         internet.finding,
         weights,
-        place.outputs,
-        place.disk,
-        place.memory,
-        place.session,
+        environment.outputs,
+        environment.disk,
+        environment.memory,
+        environment.session,
     ):
         try:
             lines = check()

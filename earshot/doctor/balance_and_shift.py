@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from earshot.doctor.clips import Clips, constant
+from earshot.doctor.embeddings import Clips, constant
 from earshot.doctor.findings import Finding, ok, stop, warning, write_csv
-from earshot.doctor.neighbours import centred
+from earshot.doctor.similarity import centred
 
 UNEVEN = 10  # times as many clips in the commonest class as in the rarest
 COMPONENTS = 50  # of the PCA before the logistic regression

@@ -9,9 +9,9 @@ import numpy as np
 
 from earshot.core import csv_table
 from earshot.core.errors import UserError
-from earshot.doctor.clips import Clips
+from earshot.doctor.embeddings import Clips
 from earshot.doctor.findings import Finding, ok, warning, write_csv
-from earshot.doctor.neighbours import centred, nearest
+from earshot.doctor.similarity import centred, nearest
 
 NEIGHBOURS = 10
 

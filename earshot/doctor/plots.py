@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from earshot.core.files import write_bytes
-from earshot.doctor.clips import Clips
+from earshot.doctor.balance_and_shift import components, counts
 from earshot.doctor.duplicates import Duplicates
-from earshot.doctor.neighbours import centred
-from earshot.doctor.shape import components, counts
+from earshot.doctor.embeddings import Clips
+from earshot.doctor.similarity import centred
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
