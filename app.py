@@ -8,9 +8,9 @@ import socket
 import tempfile
 from pathlib import Path
 
+from earshot.app.flags import PageFlags
 from earshot.core import cli
 from earshot.core.errors import UserError
-from earshot.page.flags import PageFlags
 from earshot.prediction import members
 
 ABOUT = (
@@ -62,10 +62,10 @@ def serve(whole: members.Member, flags: PageFlags, bound: socket.socket) -> None
     except ImportError as error:
         raise UserError(f"the page needs {error.name}: pip install gradio") from None
     import models
+    from earshot.app import api, ui
+    from earshot.app.session import Desk
+    from earshot.app.upload_limits import Limits
     from earshot.core import device
-    from earshot.page import api, site
-    from earshot.page.desk import Desk
-    from earshot.page.limits import Limits
     from earshot.prediction.predictor import Hearing
 
     hearing = Hearing(whole, device.choose(flags.device), models.rebuild, flags.weights)
@@ -79,12 +79,12 @@ def serve(whole: members.Member, flags: PageFlags, bound: socket.socket) -> None
     }  # releases differ in what there is to switch off
     gradio.mount_gradio_app(
         app,
-        site.build(desk, report.is_file()),
+        ui.build(desk, report.is_file()),
         path="/",
         footer_links=[],
         max_file_size=desk.limits.size,
-        theme=site.theme(),
-        css=site.CSS,
+        theme=ui.theme(),
+        css=ui.CSS,
         **off,
     )
     bound.listen(128)  # what is asked from here on waits until it is answered

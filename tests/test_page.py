@@ -16,10 +16,10 @@ import torch
 from conftest import tone
 
 import predict
+from earshot.app import feature_maps, mistakes, plots, saliency
+from earshot.app.upload_limits import Limits
 from earshot.audio.load import BadAudio
 from earshot.core.errors import UserError
-from earshot.page import draw, maps, mistakes, saliency
-from earshot.page.limits import Limits
 from earshot.prediction import members, microphone
 from earshot.training.oof import Oof
 
@@ -59,20 +59,20 @@ def test_every_head_is_read_once(opened: dict, home: Path, monkeypatch: pytest.M
 
 def test_feature_maps_of_a_head(opened: dict, home: Path) -> None:
     cnn = opened["cnn"]
-    found = maps.of_window(
+    found = feature_maps.of_window(
         cnn, cnn.runs[0], cnn.heads(cnn.runs[0], "best")[0][0], cnn.hear(home / "long.wav"), 2
     )
     ((whose, layers),) = found.items()
-    assert "audio_cnn" in whose and list(maps.grouped(layers)) == ["conv1", "layer1", "layer2"]
-    assert [one.name for one in maps.grouped(layers)["layer1"]] == [
+    assert "audio_cnn" in whose and list(feature_maps.grouped(layers)) == ["conv1", "layer1", "layer2"]
+    assert [one.name for one in feature_maps.grouped(layers)["layer1"]] == [
         "layer1",
         "layer1.block0.conv",
         "layer1.block0.relu",
     ]
-    html = draw.maps(found)
+    html = plots.maps(found)
     # scale, layers, sub-layers with their layer
     assert html.count("<img") == 1 + 3 + 3 + 3 and "layer1.block0.relu" in html
-    assert draw.maps({}).startswith("<p")
+    assert plots.maps({}).startswith("<p")
 
 
 def test_hooks_know_which_axis_is_time() -> None:
@@ -90,7 +90,7 @@ def test_hooks_know_which_axis_is_time() -> None:
             return self.act(self.line(x.transpose(1, 2)))
 
     net = Net()
-    found = {one.name: one for one in maps.hooked(net, lambda: net(torch.randn(1, 4, 700)))}
+    found = {one.name: one for one in feature_maps.hooked(net, lambda: net(torch.randn(1, 4, 700)))}
     assert {name: one.shape for name, one in found.items()} == {
         "conv": (6, 698),
         "act": (6, 698),
@@ -103,7 +103,7 @@ def test_hooks_know_which_axis_is_time() -> None:
         "line": (5, 384),
         "act (2)": (5, 384),
     }
-    short = {one.name: one for one in maps.hooked(net, lambda: net(torch.randn(1, 4, 50)))}
+    short = {one.name: one for one in feature_maps.hooked(net, lambda: net(torch.randn(1, 4, 50)))}
     assert short["conv"].values.min() < 0 <= short["act"].values.min(), (
         "a map is noted before the next layer writes over it"
     )
@@ -116,10 +116,10 @@ def test_diverging_colours_are_white_at_zero() -> None:
     from PIL import Image
 
     image = np.asarray(
-        Image.open(io.BytesIO(draw.diverging(np.array([[-2.0, 0.0, 1.0, 2.0]])))).convert("RGB")
+        Image.open(io.BytesIO(plots.diverging(np.array([[-2.0, 0.0, 1.0, 2.0]])))).convert("RGB")
     )[0]
-    assert [tuple(p) for p in image[[0, 1, 3]].tolist()] == [draw.LOW, draw.MIDDLE, draw.HIGH]
-    assert image[2, 0] > draw.HIGH[0] and image[2, 2] == 255
+    assert [tuple(p) for p in image[[0, 1, 3]].tolist()] == [plots.LOW, plots.MIDDLE, plots.HIGH]
+    assert image[2, 0] > plots.HIGH[0] and image[2, 2] == 255
 
 
 def test_evidence_adds_up_and_lies_where_the_sound_is(opened: dict, home: Path) -> None:
@@ -148,7 +148,7 @@ def test_evidence_adds_up_and_lies_where_the_sound_is(opened: dict, home: Path) 
     assert shown.how == saliency.GRADIENTS and shown.values.shape == x.shape[2:]
     loss = saliency.occlusion(cnn, run, half, 2)
     assert loss.shape == (saliency.PIECES,) and np.abs(loss[:10]).max() > 3 * np.abs(loss[12:]).max()
-    assert draw.saliency(shown, half, 16000, 0.0, "tone").startswith(b"\x89PNG")
+    assert plots.saliency(shown, half, 16000, 0.0, "tone").startswith(b"\x89PNG")
 
 
 def test_heads_without_gradients_are_explained_by_occlusion() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from earshot.page.limits import Limits
+from earshot.app.upload_limits import Limits
 from earshot.prediction.predictor import Answer, Hearing
 
 REMEMBERED = 4  # answers, with their samples

@@ -10,11 +10,11 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
+from earshot.app import feature_maps, mistakes, plots, saliency
+from earshot.app.session import Desk
 from earshot.audio import load
 from earshot.audio.load import BadAudio
 from earshot.core.errors import UserError
-from earshot.page import draw, maps, mistakes, saliency
-from earshot.page.desk import Desk
 
 TOP = 5  # classes shown
 CSS = """
@@ -79,7 +79,7 @@ def build(desk: Desk, report: bool) -> gr.Blocks:
 
 
 def _picture(png: bytes, about: str) -> str:
-    return f'<div class="picture"><img alt="{escape(about)}" src="{draw.inline(png)}"></div>'
+    return f'<div class="picture"><img alt="{escape(about)}" src="{plots.inline(png)}"></div>'
 
 
 def _refused(reason: object) -> str:
@@ -174,7 +174,7 @@ def _listen(desk: Desk) -> None:
         }
         ears = hearing.ears(hearing.runs[0])
         heard = answer.heard[ears.key]
-        png = draw.clip(
+        png = plots.clip(
             heard.wave,
             ears.extractor.rate,
             answer.windows,
@@ -196,9 +196,11 @@ def _listen(desk: Desk) -> None:
         except (BadAudio, UserError, OSError, TypeError) as error:
             return _refused(error)
         start = float(heard.features.start[number])
-        piece = maps.cut(heard.wave, start - heard.offset, heard.features.length[number], ears.extractor.rate)
-        title = f"evidence for {draw.style.short(wanted)} (blue), against it (orange)"
-        png = draw.saliency(found, piece, ears.extractor.rate, start, title)
+        piece = feature_maps.cut(
+            heard.wave, start - heard.offset, heard.features.length[number], ears.extractor.rate
+        )
+        title = f"evidence for {plots.style.short(wanted)} (blue), against it (orange)"
+        png = plots.saliency(found, piece, ears.extractor.rate, start, title)
         return (
             _picture(png, f"evidence for {wanted}")
             + f"<p class='quiet'>{escape(found.how)}; in log probability</p>"
@@ -208,7 +210,7 @@ def _listen(desk: Desk) -> None:
         try:
             answer = desk.answer(path)
             with hearing.lock:
-                return draw.maps(maps.of_window(hearing, runs[name], which, answer, int(number) - 1))
+                return plots.maps(feature_maps.of_window(hearing, runs[name], which, answer, int(number) - 1))
         except (BadAudio, UserError, OSError, TypeError) as error:
             return _refused(error)
 
@@ -260,7 +262,7 @@ def _mistakes(desk: Desk, found: list[mistakes.Mistake], summary: str) -> None:
         except BadAudio as error:
             return {**blank, about: line + _refused(error)}
         none = np.zeros((1, len(one.probabilities)))
-        png = draw.clip(wave, rate, none, np.zeros(1), np.ones(1), desk.hearing.classes, one.probabilities)
+        png = plots.clip(wave, rate, none, np.zeros(1), np.ones(1), desk.hearing.classes, one.probabilities)
         sound = np.clip(wave * 32767, -32768, 32767).astype(np.int16)
         return {**blank, player: (rate, sound), about: line + _picture(png, f"spectrogram of {one.id}")}
 

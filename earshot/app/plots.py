@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from earshot.app.feature_maps import Map, grouped
+from earshot.app.saliency import Saliency
 from earshot.audio import spectrogram
-from earshot.page.maps import Map, grouped
-from earshot.page.saliency import Saliency
 from earshot.report import style
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from earshot.page.maps import cut
+from earshot.app.feature_maps import cut
 from earshot.prediction.predictor import Answer, Hearing
 from earshot.training.run import Run
 

@@ -16,8 +16,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from earshot.app.session import Desk
 from earshot.audio.load import BadAudio
-from earshot.page.desk import Desk
 
 LOOPBACK = ("127.0.0.1", "localhost")
 SLACK = 1 << 16  # bytes of a multipart body besides the file
