@@ -225,10 +225,10 @@ def test_nothing_on_stderr_and_nothing_heavy(tmp_path):
     (tmp_path / "garbage.wav").write_bytes(b"\1" * 500)
     soundfile.write(tmp_path / "good.mp3", tone(1.0, 44100), 44100)
     code = (
-        "import sys; from earshot import audio\n"
-        "assert len(audio.read(sys.argv[2], 16000, audio.AudioSettings(trim=60))[0])\n"
-        "try: audio.read(sys.argv[1], 16000, audio.AudioSettings())\n"
-        "except audio.BadAudio as e: print(e)\n"
+        "import sys; from earshot.audio import load\n"
+        "assert len(load.read(sys.argv[2], 16000, load.AudioSettings(trim=60))[0])\n"
+        "try: load.read(sys.argv[1], 16000, load.AudioSettings())\n"
+        "except load.BadAudio as e: print(e)\n"
         "assert not {'torch', 'librosa', 'scipy'} & set(sys.modules)"
     )
     files = [str(tmp_path / "garbage.wav"), str(tmp_path / "good.mp3")]

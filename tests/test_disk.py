@@ -171,8 +171,8 @@ def test_a_second_process_is_told_or_waits(scripts, data, tmp_path):
 def test_two_processes_build_the_sample_at_once(tmp_path):
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     code = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from earshot import competition; "
-        "print(len(competition.load('sample').clips))"
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from earshot.competition.load import load; "
+        "print(len(load('sample').clips))"
     )
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     both = [subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=env, **pipes) for _ in range(2)]

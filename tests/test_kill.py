@@ -39,12 +39,12 @@ def test_every_stage_survives_being_killed(tmp_path: Path) -> None:
     [
         (
             "extract",
-            "from earshot import extract\nextract.missing_parts = extract.parts",
+            "from earshot.features import extract\nextract.missing_parts = extract.parts",
             "clips decoded where the unfinished shards have",
         ),
         (
             "train",
-            "import time; from earshot import training\ntraining.seed_of = lambda *parts: time.time_ns() % "
+            "import time; from earshot.training import trainer\ntrainer.seed_of = lambda *parts: time.time_ns() % "
             "2**31",
             "differs",
         ),

@@ -10,7 +10,7 @@ from typing import Any
 
 from earshot.core.errors import UserError
 
-RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 SECTIONS = ("about", "features", "head", "training")
 
 

@@ -25,7 +25,7 @@ def code() -> list[Finding]:
         level = warning if all(one.name in packages.OPTIONAL for one in lacking) else stop
         found.append(
             level(
-                f"packages: {', '.join(one.name for one in lacking)} missing: python -m earshot.packages, or "
+                f"packages: {', '.join(one.name for one in lacking)} missing: python -m earshot.kaggle.packages, or "
                 f"pip install -r {packages.REQUIREMENTS}"
             )
         )

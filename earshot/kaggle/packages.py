@@ -1,8 +1,7 @@
 """The packages of requirements.txt: which of them are missing or of another version here; how to get the
 missing ones on Kaggle.
 
-    python -m earshot.kaggle.packages      installs what is missing: from attached wheels, else from PyPI; never
-        torch
+    python -m earshot.kaggle.packages     installs what is missing (never torch): attached wheels, else PyPI
 
 Nothing but the standard library is imported, as this runs before anything is installed.
 """
@@ -18,7 +17,7 @@ from typing import Any
 from earshot.core import kaggle_paths
 from earshot.core.errors import UserError
 
-REQUIREMENTS = Path(__file__).resolve().parents[1] / "requirements.txt"
+REQUIREMENTS = Path(__file__).resolve().parents[2] / "requirements.txt"
 # pictures, up- and downloads: features, training and submissions do without
 OPTIONAL = ("matplotlib", "kaggle", "six")
 # Kaggle's own are built for its driver: another one may not run there
