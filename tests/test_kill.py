@@ -44,8 +44,8 @@ def test_every_stage_survives_being_killed(tmp_path: Path) -> None:
         ),
         (
             "train",
-            "import time; from earshot.training import trainer\ntrainer.seed_of = lambda *parts: time.time_ns() % "
-            "2**31",
+            "import time; from earshot.training import trainer\ntrainer.seed_of = lambda *parts: "
+            "time.time_ns() % 2**31",
             "differs",
         ),
     ],

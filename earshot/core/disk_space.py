@@ -26,8 +26,8 @@ def check(folder: Path, total: int, needed: int) -> str:
     if kept is not None and needed > kept:
         raise UserError(
             f"{folder} needs about {human(needed)} more and {human(kept)} is left of the "
-            f"{human(kaggle_paths.KEPT)} that Kaggle keeps of {kaggle_paths.working()}: remove what you do not "
-            "need there, or choose a place below /tmp"
+            f"{human(kaggle_paths.KEPT)} that Kaggle keeps of {kaggle_paths.working()}: remove what you do "
+            "not need there, or choose a place below /tmp"
         )
     if needed > free:
         raise UserError(

@@ -25,8 +25,8 @@ def code() -> list[Finding]:
         level = warning if all(one.name in packages.OPTIONAL for one in lacking) else stop
         found.append(
             level(
-                f"packages: {', '.join(one.name for one in lacking)} missing: python -m earshot.kaggle.packages, or "
-                f"pip install -r {packages.REQUIREMENTS}"
+                f"packages: {', '.join(one.name for one in lacking)} missing: python -m "
+                f"earshot.kaggle.packages, or pip install -r {packages.REQUIREMENTS}"
             )
         )
     if others:

@@ -13,7 +13,7 @@ from types import ModuleType
 
 from earshot.core.errors import UserError
 
-_HELPERS = {"astnet", "base", "frontend", "hub"}
+_HELPERS = {"ast_fast", "base", "hub", "mel", "torch_weights"}
 
 
 def names() -> list[str]:
