@@ -77,7 +77,7 @@ def main(argv: list[str]) -> None:
     from earshot.prediction import submit
     from earshot.report.make import report_on
     from earshot.search import tune
-    from earshot.training import cross_validation, tracking
+    from earshot.training import run_scores, tracking
     from earshot.training.experiment import Job, describe_head
 
     out = Path(what.out)
@@ -99,7 +99,7 @@ def main(argv: list[str]) -> None:
             tracker = tracking.start(run, machine.wandb)
             if not job.train(run, wanted, deadline):
                 deadline.leave()
-            cross_validation.summarise(run, job.rows, job.numbers)
+            run_scores.summarise(run, job.rows, job.numbers)
             if what.tune:
                 tune.mark(run, wanted)
             submit.finish(run, cache, out, models.rebuild, job.at, machine.memory)

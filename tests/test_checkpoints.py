@@ -15,7 +15,7 @@ from test_fitter import CPU, NEVER, StopsAt, Tiny
 from earshot.core import checksums
 from earshot.core.config import TrainingFlags
 from earshot.core.errors import UserError
-from earshot.training import cross_validation
+from earshot.training import cross_validation, run_scores
 from earshot.training.run import Run
 from earshot.training.trainer import Fitter, Fold
 
@@ -40,7 +40,7 @@ def train(folder: Path, deadline=NEVER, save_every: float = 10.0) -> Run:
         deadline,
         save_every,
     ):
-        cross_validation.summarise(run, rows, NUMBERS)
+        run_scores.summarise(run, rows, NUMBERS)
     return run
 
 

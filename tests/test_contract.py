@@ -26,7 +26,7 @@ from earshot.core.fingerprint import differences, fingerprint
 from earshot.core.plain_pickle import load
 from earshot.features.cache import Cache, dump
 from earshot.prediction import new_audio, submission, submit
-from earshot.training import cross_validation, dataset, run_cache
+from earshot.training import dataset, run_cache, run_scores
 from earshot.training.predict import predict_run
 from earshot.training.run import Run
 
@@ -247,7 +247,7 @@ def test_a_head_and_predictions_of_another_number_of_labels(work: Path) -> None:
         ]
     ] = 0
     count = int((numbers == 0).sum())
-    line = said(cross_validation.summarise, run, rows, numbers)
+    line = said(run_scores.summarise, run, rows, numbers)
     assert f"valid_last.npy holds predictions of 6 x 5, and the fold has {count} clips x 3 labels" in line
 
 

@@ -17,7 +17,7 @@ from earshot.core import checksums
 from earshot.core.errors import UserError
 from earshot.features.cache import Cache
 from earshot.prediction import submission
-from earshot.training import cross_validation, folds, metrics, predict
+from earshot.training import cross_validation, folds, metrics, predict, run_scores
 
 ALONE = np.array([""] * 12)
 CLASSES = ["emu", "jay", "owl"]
@@ -134,15 +134,15 @@ def test_a_fold_without_any_label_has_no_say(tmp_path: Path) -> None:
     p = np.array([[0.9, 0.1, 0.1], [0.1, 0.9, 0.1], [0.1, 0.1, 0.1], [0.1, 0.1, 0.1]], dtype=np.float32)
     rows_of = SimpleNamespace(truth=truth, ids=np.array(list("abcd")))
     run = Quiet(tmp_path, {0: p[:2], 1: p[2:]})
-    found = cross_validation.summarise(run, rows_of, np.array([0, 0, 1, 1]))
+    found = run_scores.summarise(run, rows_of, np.array([0, 0, 1, 1]))
     assert found["best"]["fold_mean"] == 1 and "map_macro by fold 1.0000" in run.said[1]
     rows_of.truth = np.zeros_like(truth)
-    cross_validation.summarise(run, rows_of, np.array([0, 0, 1, 1]))
+    run_scores.summarise(run, rows_of, np.array([0, 0, 1, 1]))
     assert "map_macro by fold undefined" in run.said[-1] and "nan" not in " ".join(run.said)
     # Another run's predictions: another number of labels, or of clips.
     run.kept[1] = np.zeros((2, 5), dtype=np.float32)
     with pytest.raises(UserError, match="holds predictions of 2 x 5, and the fold has 2 clips x 3 labels"):
-        cross_validation.summarise(run, rows_of, np.array([0, 0, 1, 1]))
+        run_scores.summarise(run, rows_of, np.array([0, 0, 1, 1]))
 
 
 # --- folds
@@ -236,13 +236,11 @@ def test_a_sealed_hold_out_score_that_is_none_is_made_again(tmp_path, change):
     rows = types.SimpleNamespace(truth=np.array([0, 1, 1, -1]), multilabel=False)
     run = types.SimpleNamespace(folder=tmp_path, classes=["a", "b"], finished_folds=lambda: [0, 1], log=print)
     answers = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.5, 0.5]])
-    right = cross_validation.score_test(run, rows, lambda: answers)
-    assert cross_validation.score_test(run, rows, lambda: pytest.fail("scored twice")) == right
+    right = run_scores.score_test(run, rows, lambda: answers)
+    assert run_scores.score_test(run, rows, lambda: pytest.fail("scored twice")) == right
     content = checksums.read(tmp_path / "test.json")
     change(content)
     checksums.write(tmp_path / "test.json", content)
     assert (
-        cross_validation.score_test(run, rows, lambda: answers)
-        == right
-        == checksums.read(tmp_path / "test.json")
+        run_scores.score_test(run, rows, lambda: answers) == right == checksums.read(tmp_path / "test.json")
     )

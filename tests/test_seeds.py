@@ -268,14 +268,14 @@ def test_snapshots_are_the_mean_of_the_last_epochs_weights(tmp_path, count):
 def test_a_hold_out_score_of_the_folds_is_not_that_of_the_refit(tmp_path):
     from types import SimpleNamespace
 
-    from earshot.training import cross_validation
+    from earshot.training import run_scores
 
     rows = SimpleNamespace(truth=np.array([0, 1]), multilabel=False)
     run = SimpleNamespace(folder=tmp_path, classes=["a", "b"], finished_folds=lambda: [0, 1], log=print)
     good, bad = np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([[0.1, 0.9], [0.8, 0.2]])
-    assert cross_validation.score_test(run, rows, lambda: good)["accuracy"] == 1
-    assert cross_validation.score_test(run, rows, lambda: bad, True)["accuracy"] == 0
-    assert cross_validation.score_test(run, rows, lambda: pytest.fail("scored twice"), True)["refit"] is True
+    assert run_scores.score_test(run, rows, lambda: good)["accuracy"] == 1
+    assert run_scores.score_test(run, rows, lambda: bad, True)["accuracy"] == 0
+    assert run_scores.score_test(run, rows, lambda: pytest.fail("scored twice"), True)["refit"] is True
     assert "models on all labelled clips" in (tmp_path / "test_report.txt").read_text()
 
 

@@ -3,15 +3,14 @@ told."""
 
 import os
 import re
-from collections import Counter
-from dataclasses import dataclass, field
-from math import nan
 from pathlib import Path
 
 import pandas as pd
 
 from earshot.competition import labels, placeholder, segments
+from earshot.competition.class_folders import folder_per_class
 from earshot.competition.file_index import Files, words
+from earshot.competition.layout import Layout, table
 from earshot.core import csv_table
 from earshot.core.csv_table import shown, some
 from earshot.core.errors import UserError
@@ -19,55 +18,6 @@ from earshot.core.files import is_audio
 
 ESC_COLUMNS = {"filename", "fold", "target", "category"}
 NOT_TRAIN_CSVS = ("solution.csv", "bad_audio.csv")
-SPLIT_WORDS = {
-    "train": "train",
-    "training": "train",
-    "test": "test",
-    "testing": "test",
-    "subm": "test",
-    "submission": "test",
-    "eval": "test",
-    "evaluation": "test",
-    "val": "valid",
-    "valid": "valid",
-    "validation": "valid",
-}
-FILLER_WORDS = {"audio", "audios", "data", "set", "clips", "files", "wav", "wavs", "sounds"}
-
-
-@dataclass
-class Layout:
-    """What a recogniser found; the fields are those of `competition.Competition`."""
-
-    layout: str
-    clips: pd.DataFrame
-    id_column: str
-    label_column: str
-    sample_submission: Path | None = None
-    written: labels.Labels | None = None  # None: by folders
-    missing: list[tuple[str, str, str]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    # the first row of a sample submission that is a placeholder, [] where it has none
-    example: list[str] | None = None
-    # the sample submission's columns of numbers, where it has several: the classes
-    asked: list[str] = field(default_factory=list)
-
-
-def table(ids, paths, split, labels=None, folds=None, groups=None, starts=None, ends=None) -> pd.DataFrame:
-    """The clips' table from columns; a label stays None (not NaN) where it is to be predicted."""
-    n = len(ids)
-    return pd.DataFrame(
-        {
-            "id": pd.Series(list(ids), dtype=object),
-            "path": pd.Series(list(paths), dtype=object),
-            "label": pd.Series([None] * n if labels is None else list(labels), dtype=object),
-            "split": pd.Series([split] * n, dtype=object),
-            "fold": pd.Series([-1] * n if folds is None else list(folds), dtype="int64"),
-            "group": pd.Series([""] * n if groups is None else list(groups), dtype=object),
-            "start": pd.Series([nan] * n if starts is None else starts, dtype=float),
-            "end": pd.Series([nan] * n if ends is None else ends, dtype=float),
-        }
-    )
 
 
 def recognise(root: Path, train_csv=None, id_column=None, label_column=None, task="auto") -> Layout:
@@ -398,58 +348,3 @@ def asked_rows(
         f"{len(instead[0])} files of the test folder"
     )
     return table(*instead, "subm")
-
-
-def folder_split(name: str) -> str | None:
-    """The split that a folder is named after (test, audio_test, ...); None for a class such as train_horn."""
-    found = words(name)
-    splits = {SPLIT_WORDS[w] for w in found if w in SPLIT_WORDS}
-    return (
-        splits.pop()
-        if len(splits) == 1 and all(w in SPLIT_WORDS or w in FILLER_WORDS for w in found)
-        else None
-    )
-
-
-def without_common_head(parts: dict[str, tuple]) -> dict[str, tuple]:
-    """Folder parts of each file, less the leading folders that all (but loose files) share."""
-    while len({p[0] for p in parts.values() if p}) == 1 and any(len(p) > 1 for p in parts.values()):
-        parts = {path: p[1:] for path, p in parts.items()}
-    return parts
-
-
-def folder_per_class(files: Files) -> Layout | None:
-    """Two or more class folders, below train/, test/, valid/ or not; None if the folders do not look so."""
-    by_split = {"train": {}, "test": {}, "valid": {}, None: {}}
-    for path, parts in without_common_head({p: tuple(p.split("/")[:-1]) for p in files.audio}).items():
-        split = folder_split(parts[0]) if parts else None
-        by_split[split][path] = parts[1:] if split else parts
-    plain, train = by_split[None], by_split["train"]
-    if train and plain and not any(train.values()):  # "train", the vehicle, among other classes
-        plain.update({path: ("train",) for path in train})
-        train.clear()
-
-    found = Layout("folder per class", table([], [], "train"), "fname", "label")
-    rows = {"train": {}, "test": {}, "subm": {}}
-    for split, parts in by_split.items():
-        for path, below in without_common_head(parts).items():
-            if len(below) > 1:
-                return None
-            if below:
-                rows["test" if split == "test" else "train"][path] = below[0]
-            elif split == "test":
-                rows["subm"][path] = None
-            else:
-                found.missing.append(("train", path, "not in a class folder"))
-    if len(set(rows["train"].values())) < 2:
-        return None
-    if by_split["valid"]:
-        found.notes.append(f"{len(by_split['valid'])} files of the validation folder count as train")
-    clips = []
-    for split, named in rows.items():
-        paths = sorted(named)
-        names = Counter(p.rpartition("/")[2] for p in paths)
-        ids = [p.rpartition("/")[2] if names[p.rpartition("/")[2]] == 1 else p for p in paths]
-        clips.append(table(ids, [str(files.root / p) for p in paths], split, [named[p] for p in paths]))
-    found.clips = pd.concat(clips, ignore_index=True)
-    return found

@@ -12,7 +12,7 @@ from earshot.core.device import Device
 from earshot.core.files import check_output
 from earshot.features.cache import Cache
 from earshot.prediction import ledger, submission
-from earshot.training import cross_validation, dataset, metrics, predict
+from earshot.training import dataset, metrics, predict, run_scores
 from earshot.training.predict import predicting
 from earshot.training.run import Run
 
@@ -30,7 +30,7 @@ def finish(
     prior = np.array(run.config["prior"])
     if cache.has("test"):
         rows = dataset.rows_of(cache, "test", view, device, gigabytes)
-        found = cross_validation.score_test(
+        found = run_scores.score_test(
             run,
             rows,
             lambda: predict.fill(predict.predict_run(run, rows, rebuild, device), prior)[0],

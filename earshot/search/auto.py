@@ -233,7 +233,7 @@ def _row(made: Contest, name: str) -> dict[str, Any]:
 def _submit(made: Contest, whole: Any, first: Cache, out: Path, stage: Any) -> None:
     """The hold-out's score and the submission, by the members' final epochs."""
     from earshot.core import worker_pool
-    from earshot.training import cross_validation, dataset, predict
+    from earshot.training import dataset, predict, run_scores
 
     at = worker_pool.choose(made.machine.device)[0]
     prior = first.prior()
@@ -258,7 +258,7 @@ def _submit(made: Contest, whole: Any, first: Cache, out: Path, stage: Any) -> N
         scored = Run(made.folder)
         scored.config = {"record": {"classes": first.classes}}
         rows = dataset.rows_of(first, "test", next(iter(first.shapes)), at, made.machine.memory)
-        found = cross_validation.score_test(scored, rows, lambda: predict.fill(answers("test"), prior)[0])
+        found = run_scores.score_test(scored, rows, lambda: predict.fill(answers("test"), prior)[0])
         made.say(f"hold-out, {found['clips']} clips: {metrics.summary(found)}")
     if not first.has("subm"):
         made.say("nothing to submit: the data set has no clips without labels")

@@ -20,9 +20,9 @@ from earshot.prediction import saved_blend, significance
 from earshot.search.candidates import CPU_PARAMETERS, CPU_SPEED, Candidate, at_once, size
 from earshot.training import experiment, metrics, parts, precision
 from earshot.training.checkpoint import FoldFolder
-from earshot.training.cross_validation import summarise
 from earshot.training.oof import Oof, read_oof
 from earshot.training.run import CONFIG, Run
+from earshot.training.run_scores import summarise
 
 if TYPE_CHECKING:
     from earshot.search.flags import AutoFlags

@@ -126,3 +126,29 @@ def loss_of(
     return share * head.loss(
         batch, lambda logits, plain=False: criterion(logits, batch["plain_targets"] if plain else targets)
     )
+
+
+def accumulate(
+    head: nn.Module,
+    criterion: Criterion,
+    batch: dict[str, Any],
+    targets: Tensor,
+    most: int,
+    autocast: Any,
+    scaler: torch.amp.GradScaler,
+) -> Tensor:
+    """Add a batch's gradients to the head's, at most so many rows a pass; the whole batch's loss."""
+    pieces = -(-len(targets) // most)
+    if pieces == 1:
+        with autocast:
+            loss = loss_of(head, criterion, batch, targets)
+        scaler.scale(loss).backward()
+        return loss.detach()
+    total, weight = torch.zeros((), device=targets.device), criterion.row_weights(targets).sum()
+    for part in torch.tensor_split(torch.arange(len(targets), device=targets.device), pieces):
+        some = {name: v if v is None else v[part] for name, v in batch.items()}
+        with autocast:
+            loss = loss_of(head, criterion, some, targets[part], weight)
+        scaler.scale(loss).backward()
+        total += loss.detach()
+    return total

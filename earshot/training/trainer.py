@@ -20,7 +20,8 @@ from earshot.core.errors import UserError
 from earshot.core.seeding import reseed, seed_of
 from earshot.training import augment, crops, metrics, optim, precision, pretrain, window_pooling
 from earshot.training.dataset import Rows
-from earshot.training.loss import Criterion, loss_of, own_loss
+from earshot.training.loss import Criterion, accumulate, own_loss
+from earshot.training.pending_losses import LOOK, WAY_OUT, PendingLosses
 from earshot.training.predict import predict
 from earshot.training.progress import Fold, Progress, line, place, some, value_of
 
@@ -29,14 +30,12 @@ if TYPE_CHECKING:
     from earshot.core.deadline import Deadline
     from earshot.training.checkpoint import FoldFolder
 
-SAVE_SHARE = 20  # a checkpoint that took a second to write is written at most every 20 seconds,
 # beside the optimiser's tensors: the weights that are trained, where it is their average that predicts
 RAW = "raw."
+SAVE_SHARE = 20  # a checkpoint that took a second to write is written at most every 20 seconds,
 SAVE_SECONDS = 2.0  # and none more often than this: what a kill may cost
 SAY_SECONDS = 60.0  # a long epoch says where it is
-LOOK = 64  # steps between two looks at the losses: a GPU has to be waited for
 WHOLE = 1 << 24  # bytes of a batch in which a tiny head evaluates
-WAY_OUT = "give a lower --lr, or --clip-grad 1; the last good checkpoint is kept"
 
 
 class Fitter:
@@ -78,8 +77,7 @@ class Fitter:
         self.unsaved_best: dict[str, Tensor] | None = None
         self._memory: dict[str, Tensor] | None = None
         self.seeds: tuple[int, np.ndarray] = (0, np.zeros(0, np.uint64))  # of an epoch's steps
-        # epoch, step, steps, rows, loss: not looked at yet
-        self.unseen: list[tuple[int, int, int, np.ndarray, Tensor]] = []
+        self.unseen = PendingLosses(rows, fold)
         if not self._resume():
             self._begin()
 
@@ -177,7 +175,9 @@ class Fitter:
             for parameter in self.parameters:
                 parameter.grad = None
             try:
-                return self._accumulate(batch, targets)
+                return accumulate(
+                    self.head, self.criterion, batch, targets, self.micro, self.autocast, self.scaler
+                )
             except ValueError as error:
                 if "more than 1 value per channel" not in str(error):
                     raise
@@ -193,22 +193,6 @@ class Fitter:
                     f"out of memory: {self.micro} rows a pass from here on, the effective batch stays {size}",
                     flush=True,
                 )
-
-    def _accumulate(self, batch: dict[str, Any], targets: Tensor) -> Tensor:
-        pieces = -(-len(targets) // self.micro)
-        if pieces == 1:
-            with self.autocast:
-                loss = loss_of(self.head, self.criterion, batch, targets)
-            self.scaler.scale(loss).backward()
-            return loss.detach()
-        total, weight = torch.zeros((), device=targets.device), self.criterion.row_weights(targets).sum()
-        for part in torch.tensor_split(torch.arange(len(targets), device=targets.device), pieces):
-            some = {name: v if v is None else v[part] for name, v in batch.items()}
-            with self.autocast:
-                loss = loss_of(self.head, self.criterion, some, targets[part], weight)
-            self.scaler.scale(loss).backward()
-            total += loss.detach()
-        return total
 
     def epoch(
         self, epoch: int, pause: Callable[[int, int], bool] = lambda step, steps: False
@@ -248,13 +232,13 @@ class Fitter:
             self.unseen.append((epoch, progress.step, len(batches), rows, loss))
             progress.step += 1
             if len(self.unseen) >= LOOK:
-                self._look()
+                progress.total = self.unseen.add_to(progress.total)
             progress.seconds = time.perf_counter() - before
             if pause(progress.step, len(batches)):
                 bar.close()
                 coming.close()
                 return None
-        self._look()
+        progress.total = self.unseen.add_to(progress.total)
         if self.average:
             self.average.end(self.head, epoch)
         row = {
@@ -278,31 +262,6 @@ class Fitter:
             )
         found = metrics.scores(asked, self.rows.truth[self.heard])
         return {"valid_loss": found.pop("log_loss"), **found}
-
-    def _look(self) -> None:
-        """Take the losses of the last steps into the epoch's; UserError for the first that is not a
-        number."""
-        if not self.unseen:
-            return
-        for (epoch, number, steps, rows, _), loss in zip(
-            self.unseen, torch.stack([one[-1] for one in self.unseen]).tolist(), strict=True
-        ):
-            if not np.isfinite(loss):
-                raise UserError(self._not_a_number(epoch, number, steps, rows))
-            self.progress.total += loss * len(rows)
-        self.unseen.clear()
-
-    def _not_a_number(self, epoch: int, number: int, steps: int, rows: np.ndarray) -> str:
-        """What to say when a batch's loss is not a number: whose features are not, else whose clips the batch
-        held."""
-        where = f"{self.fold.name}, epoch {epoch}, batch {number + 1} of {steps}: the loss is not a number"
-        bad = [row for row in rows if not bool(self.rows.batch(np.array([row]))[0].isfinite().all())]
-        if bad:
-            return (
-                f"{where}, because the cached features of {some(self.rows.everyone[self.rows.whose[bad]])} "
-                "are not finite: extract them anew (get_features.py --fresh)"
-            )
-        return f"{where}; its clips: {some(self.rows.everyone[self.rows.whose[rows]])}: {WAY_OUT}"
 
     def valid(self) -> np.ndarray:
         """(clips, classes) probabilities, NaN for clips outside the validation fold; without --tta, which
@@ -351,7 +310,7 @@ class Fitter:
                 save()
             if now - said >= SAY_SECONDS:
                 said = now
-                self._look()
+                progress.total = self.unseen.add_to(progress.total)
                 left = remaining(progress.seconds * steps / step, step / steps)
                 loss = progress.total * steps / (step * self.taken)
                 log(
@@ -370,16 +329,10 @@ class Fitter:
                 row = self.epoch(progress.epoch + 1, pause)
             if row is None:
                 return False
-            value = (
-                [metrics.gain(settings.metric, value_of(row, settings.metric)), -row["valid_loss"]]
-                if self.asked
-                else []
-            )
-            better = (
-                (progress.best is None or value > progress.best)
-                if self.asked
-                else progress.epoch + 1 == settings.epochs
-            )
+            value, better = [], progress.epoch + 1 == settings.epochs
+            if self.asked:
+                value = [metrics.gain(settings.metric, value_of(row, settings.metric)), -row["valid_loss"]]
+                better = progress.best is None or value > progress.best
             progress.epoch += 1
             progress.history.append(row)
             if better:
@@ -405,8 +358,8 @@ class Fitter:
         self.unsaved_best = {name: self._memory[name].copy_(tensor) for name, tensor in weights.items()}
 
     def _save(self, finished: bool) -> None:
-        self._look()
         progress, metric = self.progress, self.settings.metric
+        progress.total = self.unseen.add_to(progress.total)
         if not all(
             bool(tensor.isfinite().all())
             for tensor in self.head.state_dict().values()

@@ -1,0 +1,46 @@
+"""What a recogniser of layouts gives: the clips as a table, and what was found on the way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import nan
+from pathlib import Path
+
+import pandas as pd
+
+from earshot.competition import labels
+
+
+@dataclass
+class Layout:
+    """What a recogniser found; the fields are those of `competition.Competition`."""
+
+    layout: str
+    clips: pd.DataFrame
+    id_column: str
+    label_column: str
+    sample_submission: Path | None = None
+    written: labels.Labels | None = None  # None: by folders
+    missing: list[tuple[str, str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    # the first row of a sample submission that is a placeholder, [] where it has none
+    example: list[str] | None = None
+    # the sample submission's columns of numbers, where it has several: the classes
+    asked: list[str] = field(default_factory=list)
+
+
+def table(ids, paths, split, labels=None, folds=None, groups=None, starts=None, ends=None) -> pd.DataFrame:
+    """The clips' table from columns; a label stays None (not NaN) where it is to be predicted."""
+    n = len(ids)
+    return pd.DataFrame(
+        {
+            "id": pd.Series(list(ids), dtype=object),
+            "path": pd.Series(list(paths), dtype=object),
+            "label": pd.Series([None] * n if labels is None else list(labels), dtype=object),
+            "split": pd.Series([split] * n, dtype=object),
+            "fold": pd.Series([-1] * n if folds is None else list(folds), dtype="int64"),
+            "group": pd.Series([""] * n if groups is None else list(groups), dtype=object),
+            "start": pd.Series([nan] * n if starts is None else starts, dtype=float),
+            "end": pd.Series([nan] * n if ends is None else ends, dtype=float),
+        }
+    )

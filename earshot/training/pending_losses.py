@@ -1,0 +1,48 @@
+"""The losses of steps that nobody has waited for yet: a GPU would stand still at each."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from earshot.core.errors import UserError
+from earshot.training.dataset import Rows
+from earshot.training.progress import Fold, some
+
+LOOK = 64  # steps between two looks at the losses: a GPU has to be waited for
+WAY_OUT = "give a lower --lr, or --clip-grad 1; the last good checkpoint is kept"
+
+
+class PendingLosses(list[tuple[int, int, int, np.ndarray, Tensor]]):
+    """(epoch, step, steps of the epoch, rows, mean loss of the rows) of each step since the last look."""
+
+    def __init__(self, rows: Rows, fold: Fold):
+        super().__init__()
+        self.rows, self.fold = rows, fold
+
+    def add_to(self, total: float) -> float:
+        """The total with each step's loss times its rows added, step by step: the same bits whenever one looks.
+
+        Raises:
+            UserError: a loss is not a number; the first such step is named.
+        """
+        losses = torch.stack([step[-1] for step in self]).tolist() if self else []
+        for (epoch, number, steps, rows, _), loss in zip(self, losses, strict=True):
+            if not np.isfinite(loss):
+                raise UserError(self._not_a_number(epoch, number, steps, rows))
+            total += loss * len(rows)
+        self.clear()
+        return total
+
+    def _not_a_number(self, epoch: int, number: int, steps: int, rows: np.ndarray) -> str:
+        """What to say when a batch's loss is not a number: whose features are not, else whose clips the batch
+        held."""
+        where = f"{self.fold.name}, epoch {epoch}, batch {number + 1} of {steps}: the loss is not a number"
+        bad = [row for row in rows if not bool(self.rows.batch(np.array([row]))[0].isfinite().all())]
+        if bad:
+            return (
+                f"{where}, because the cached features of {some(self.rows.everyone[self.rows.whose[bad]])} "
+                "are not finite: extract them anew (get_features.py --fresh)"
+            )
+        return f"{where}; its clips: {some(self.rows.everyone[self.rows.whose[rows]])}: {WAY_OUT}"

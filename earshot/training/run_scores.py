@@ -1,0 +1,135 @@
+"""A run's scores: out-of-fold predictions pooled, and the labelled hold-out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from earshot.core import checksums
+from earshot.core.errors import UserError
+from earshot.core.files import write_text
+from earshot.training import metrics, parts
+from earshot.training.dataset import Rows
+from earshot.training.parts import Part
+from earshot.training.run import Run
+
+KINDS = {"last": "final epoch: honest", "best": "epoch chosen on the fold it scores: flatters"}
+
+
+def summarise(run: Run, rows: Rows, numbers: np.ndarray) -> dict[str, dict]:
+    """Pool the finished folds' out-of-fold predictions, write oof.csv and oof_last.csv and the reports, print
+    the scores.
+
+    Returns:
+        "best" and "last" -> the pooled scores, with the spread of the metric over folds.
+    """
+    training = run.config["record"]["training"]
+    finished = [
+        n
+        for n in run.finished_folds()
+        if all(
+            run.part(part).predictions(kind) is not None
+            for part in parts.of_fold(training, n)
+            for kind in KINDS
+        )
+    ]
+    asked, truth, metric = np.isin(numbers, finished), rows.truth, training["metric"]
+    found, lines = {}, []
+    for kind, about in KINDS.items():
+        probabilities = np.zeros((len(numbers), len(run.classes)), dtype=np.float32)
+        for number in finished:
+            clips = int((numbers == number).sum())
+            each = [_fitting(run, part, kind, clips) for part in parts.of_fold(training, number)]
+            probabilities[numbers == number] = each[0] if len(each) == 1 else np.mean(each, 0)
+        name = "oof" if kind == "best" else "oof_last"
+        run.write_oof(name, rows.ids[asked], numbers[asked], truth[asked], probabilities[asked])
+        write_text(
+            run.folder / f"report_{kind}.txt",
+            f"{run.folder.name}, out-of-fold, {kind} ({about})\n\n"
+            + metrics.report(probabilities[asked], truth[asked], run.classes),
+        )
+        pooled = metrics.scores(probabilities[asked], truth[asked])
+        unknown = metrics.undefined(truth[asked])
+        pooled |= {"undefined": unknown} if unknown else {}
+        # A fold in which no clip has any label has no say in the mean, unless all are so.
+        told = [n for n in finished if metric not in metrics.undefined(truth[numbers == n])] or finished
+        spread = [metrics.scores(probabilities[numbers == n], truth[numbers == n])[metric] for n in told]
+        found[kind] = {
+            **pooled,
+            "fold_mean": float(np.mean(spread)),
+            "fold_std": float(np.std(spread)),
+            "folds": finished,
+        }
+        by_fold = "undefined" if metric in unknown else f"{np.mean(spread):.4f} ± {np.std(spread):.4f}"
+        lines.append(f"  {kind}  {metrics.summary(pooled)}  {metric} by fold {by_fold}  ({about})")
+    run.keep("scores", found)
+    seeds = f", the mean of {training['seeds']} seeds" if training.get("seeds", 1) > 1 else ""
+    run.log(f"out-of-fold, {int(asked.sum())} clips pooled over {len(finished)} folds{seeds}:")
+    for text in lines:
+        run.log(text)
+    return found
+
+
+def _fitting(run: Run, part: Part, kind: str, clips: int) -> np.ndarray:
+    """A fold's saved predictions; UserError where they are of another number of clips or labels."""
+    found = run.part(part).predictions(kind)
+    if found.shape != (clips, len(run.classes)):
+        raise UserError(
+            f"{run.part(part).folder}/valid_{kind}.npy holds predictions of "
+            f"{' x '.join(map(str, found.shape))}, and the fold has {clips} clips x {len(run.classes)} "
+            "labels: it is another run's; delete it to have it made again"
+        )
+    return found
+
+
+def score_test(run: Run, rows: Rows, predict_all: Callable[[], np.ndarray], refit: bool = False) -> dict:
+    """Score the labelled hold-out once: test.json and test_report.txt; a run that has these folds' score
+    keeps it.
+
+    Args:
+        refit: is it answered by the models on all clips?
+    """
+    path, finished, truth = run.folder / "test.json", run.finished_folds(), rows.truth
+    # no label at all is an answer, too
+    known = np.ones(len(truth), dtype=bool) if rows.multilabel else truth >= 0
+    if path.exists():
+        try:
+            kept = checksums.read(path)
+        except checksums.Damaged as error:
+            run.log(f"{error}: the hold-out is scored again")
+            kept = {}
+        if (
+            kept.get("folds") == finished
+            and kept.get("refit", False) == refit
+            and _scored(kept, int(known.sum()))
+        ):
+            return kept
+    probabilities = predict_all()
+    found = {
+        **metrics.scores(probabilities[known], truth[known]),
+        "clips": int(known.sum()),
+        "folds": finished,
+    }
+    unknown = metrics.undefined(truth[known])
+    found |= ({"undefined": unknown} if unknown else {}) | ({"refit": True} if refit else {})
+    of = "models on all labelled clips" if refit else "mean of folds"
+    write_text(
+        run.folder / "test_report.txt",
+        f"{run.folder.name}, hold-out, {of}\n\n"
+        + metrics.report(probabilities[known], truth[known], run.classes),
+    )
+    checksums.write(path, found)
+    return found
+
+
+def _scored(kept: dict, clips: int) -> bool:
+    """Is this a score of so many clips? A checksum says that it was not altered, not that this program wrote
+    it."""
+    numbers = {name: value for name, value in kept.items() if name not in ("folds", "undefined", "refit")}
+    shown = {"f1_macro", "accuracy", "log_loss", "clips"} <= set(numbers) and isinstance(
+        kept.get("undefined", []), list
+    )
+    return (
+        shown and all(type(value) in (int, float) for value in numbers.values()) and numbers["clips"] == clips
+    )
