@@ -22,7 +22,7 @@ class PendingLosses(list[tuple[int, int, int, np.ndarray, Tensor]]):
         self.rows, self.fold = rows, fold
 
     def add_to(self, total: float) -> float:
-        """The total with each step's loss times its rows added, step by step: the same bits whenever one looks.
+        """The total with each step's loss times its rows added, step by step: the same bits whenever that is.
 
         Raises:
             UserError: a loss is not a number; the first such step is named.
