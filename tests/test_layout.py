@@ -1,5 +1,5 @@
-"""How the code is laid out: which package may import which, no circles, few files beside the packages, none too
-long. Each rule is first shown to notice what breaks it."""
+"""How the code is laid out: which package may import which, no circles, few files beside the packages, none
+too long. Each rule is first shown to notice what breaks it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def modules(root: Path) -> dict[str, Path]:
 
 
 def imports(root: Path) -> dict[str, set[str]]:
-    """Each module's imports, wherever they stand in the file, for types alone too: modules of ours, scripts."""
+    """Each module's imports of ours, wherever they stand in the file, those for types alone too."""
     ours = modules(root)
     found = {}
     for name, path in ours.items():
@@ -66,7 +66,7 @@ def upward(root: Path) -> list[str]:
             if there[0] in SCRIPTS or here[0] == "models" and there[0] != "models":
                 wrong.append(f"{name} imports {other}")
             elif here[0] == there[0] == "earshot" and len(here) > 1 and len(there) > 1:
-                if here[1] != there[1] and level.get(there[1], 99) >= level.get(here[1], 99):
+                if here[1] != there[1] and level.get(there[1], 99) >= level.get(here[1], -1):
                     wrong.append(f"{name} imports {other}")
     return wrong
 

@@ -200,7 +200,8 @@ def missing_parts(plan: Plan) -> list[Part]:
     """The shards that are still to be made; one that is damaged, or of another cache, is named and set
     aside."""
     todo, clips = [], int((plan.competition.clips.split == "train").sum())
-    for part in parts(plan):
+    every, forms = parts(plan), {}
+    for part in every:
         reason = None
         if part.seal.exists():
             try:
@@ -211,7 +212,9 @@ def missing_parts(plan: Plan) -> list[Part]:
                 )
                 if wrong:
                     reason = f"{part.path} {wrong}"
-                elif found == plan.fingerprint:
+                else:
+                    forms[part.path] = schema.form(content)
+                if not wrong and found == plan.fingerprint:
                     found = content["meta"].get("fingerprint")
                 if found != plan.fingerprint:
                     reason = (
@@ -228,9 +231,8 @@ def missing_parts(plan: Plan) -> list[Part]:
             todo.append(part)
     if todo:
         return todo  # the extractor will tell which of the others are its own
-    forms = {part.path: _form(part) for part in parts(plan)}
     common = Counter(forms.values()).most_common(1)[0][0] if forms else None
-    todo = [part for part in parts(plan) if forms[part.path] != common]
+    todo = [part for part in every if forms[part.path] != common]
     for part in todo:
         _set_aside(part, f"{part.path} has other views, or another span, than most shards")
     return todo
