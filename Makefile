@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: setup demo lint mypy mypy-baseline test test-image test-p100 bench clean
+.PHONY: setup demo lint mypy mypy-baseline test test-all test-image test-p100 bench clean
 .DEFAULT_GOAL := demo
 
 setup: $(VENV)/.installed
@@ -39,16 +39,21 @@ $(VENV)/.lint: $(VENV)/.installed requirements-dev.txt
 	@touch $@
 
 test:
-	@echo "test: sets up $(VENV) and runs the tests on all cores; 6 to 9 minutes on 2 cores after the setup"
+	@echo "test: sets up $(VENV) and runs the tests but the slow ones on all cores; 6 to 9 minutes on 2 cores after the setup"
 	@$(MAKE) --no-print-directory setup
-	OMP_NUM_THREADS=1 $(PY) -m pytest tests -q -n auto --dist worksteal
+	OMP_NUM_THREADS=1 $(PY) -m pytest tests -m "not slow" -n auto --dist worksteal
+
+test-all:
+	@echo "test-all: sets up $(VENV) and runs all tests on all cores; about 15 minutes on 2 cores after the setup"
+	@$(MAKE) --no-print-directory setup
+	OMP_NUM_THREADS=1 $(PY) -m pytest tests -n auto --dist worksteal
 
 # The same tests with other versions of the packages: those in Kaggle's image, and torch 2.7.1's for a real P100.
 test-image: .venv-kaggle/.installed
-	OMP_NUM_THREADS=1 .venv-kaggle/bin/python -m pytest tests -q -n auto --dist worksteal
+	OMP_NUM_THREADS=1 .venv-kaggle/bin/python -m pytest tests -n auto --dist worksteal
 
 test-p100: .venv-p100/.installed
-	OMP_NUM_THREADS=1 .venv-p100/bin/python -m pytest tests -q -n auto --dist worksteal
+	OMP_NUM_THREADS=1 .venv-p100/bin/python -m pytest tests -n auto --dist worksteal
 
 .venv-%/.installed: requirements.txt constraints-%.txt
 	@echo "setup: a virtual environment in $(@D) with the versions of constraints-$*.txt (Kaggle has Python 3.12: make PYTHON=python3.12)"
@@ -75,4 +80,4 @@ clean:
 	@echo "clean: removes runs and submissions; keeps data/ and $(VENV)"
 	find runs submissions -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
-	rm -rf .pytest_cache
+	rm -rf .pytest_cache .ruff_cache .mypy_cache
