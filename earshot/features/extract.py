@@ -36,7 +36,7 @@ def build(plan: Plan, device: Device) -> Any:
 
 class Worker:
     """Makes shards on one device, in this process or in one of its own; `about` is the form of its shards
-    (`columns.form`)."""
+    (`schema.form`)."""
 
     def __init__(self, device: Device, plan: Plan, batch_size: int, workers: int):
         self.plan, self.batch_size = plan, batch_size

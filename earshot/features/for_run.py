@@ -69,7 +69,7 @@ def give_up(plan: Plan, todo: list[Part], form: tuple) -> int:
 
     Args:
         todo: the shards that are still missing.
-        form: of the shards that are there (`columns.form`).
+        form: of the shards that are there (`schema.form`).
     """
     views, span = form
     for part in todo:

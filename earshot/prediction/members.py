@@ -273,7 +273,7 @@ def fit(members: list[Member], how: str) -> tuple[Member, Blended, Oof, list[str
     """Fit a blend to members' out-of-fold predictions.
 
     Args:
-        how: "auto", or one of `blending.METHODS`.
+        how: "auto", or one of `blend_weights.METHODS`.
     Returns:
         the blend, what was found, its clips, and lines to say.
     """

@@ -27,7 +27,7 @@ class Ears:
     """What turns files into features, shared by the runs that were trained on the same.
 
     Args:
-        key: tells it from others. extractor, audio: as `loose.extractor_of` gives them.
+        key: tells it from others. extractor, audio: as `new_audio.extractor_of` gives them.
     """
 
     key: str

@@ -121,7 +121,7 @@ def predict(
 
     Args:
         shifts: mean of the logits over so many circular shifts in time, evenly spaced; 1 = as it is.
-        pool: how a clip's windows are pooled, see `windows.pool`.
+        pool: how a clip's windows are pooled, see `window_pooling.pool`.
     Returns:
         (clips, classes) float32: softmax, or a sigmoid of each class where clips have several labels.
     """
