@@ -243,8 +243,8 @@ def auto(
 ) -> Blended:
     """The blend that members' out-of-fold predictions speak for, and its own honest out-of-fold predictions.
 
-    A later method is taken only where it beats the one before beyond noise (`significance.beats`); factors and
-    thresholds likewise.
+    A later method is taken only where it beats the one before beyond noise (`significance.beats`); factors
+    and thresholds likewise.
 
     Args:
         members: (members, clips, classes) out-of-fold probabilities.
