@@ -20,9 +20,10 @@ from earshot.competition.load import load
 from earshot.core import kaggle_paths
 from earshot.core.errors import UserError
 from earshot.extractors import ast, base
-from earshot.features import defaults, resume
+from earshot.features import defaults
 from earshot.training import experiment
 from earshot.training.resume import features_of
+from earshot.training.run import Run
 
 
 @pytest.fixture
@@ -189,7 +190,7 @@ def test_the_clips_to_submit_alone_within_the_time(place: Path, capsys) -> None:
     )
     predict.main(["--out", "again.csv"])
     assert Path("again.csv").read_bytes() == shown
-    run = resume.Run.open(place / "old/runs/a")
+    run = Run.open(place / "old/runs/a")
     assert features_of(run) == Path("data/tones/logmel_subm"), "here before there, with clips to submit"
     with pytest.raises(UserError, match="no clips of the split train.*without --for-run"):
         train.main(["--features", "data/tones/logmel_subm", "--recipe", "linear"])

@@ -126,7 +126,7 @@ def test_three_hours_in_little_memory(tmp_path: Path) -> None:
 import resource, sys
 sys.path.insert(0, {str(ROOT)!r})
 import numpy as np, soundfile, soxr
-from earshot.audio import AudioSettings, read
+from earshot.audio.load import AudioSettings, read
 read({str(path)!r}.replace("long", "short"), 16000, AudioSettings())  # what is imported late
 taken = next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith("VmData"))
 resource.setrlimit(resource.RLIMIT_DATA, (taken + (120 << 20),) * 2)

@@ -134,7 +134,7 @@ def run(
 
 def _end(made: Contest, opened: list[Cache], out: Path) -> None:
     """Blend the finished candidates, score the hold-out, write the leaderboard and the submission."""
-    from earshot.prediction import members, submit
+    from earshot.prediction import members
 
     finished, first = made.having("finished"), opened[0]
     if not finished:
@@ -201,7 +201,7 @@ def _end(made: Contest, opened: list[Cache], out: Path) -> None:
             "dropped candidates were dropped by the labels of the folds named: that choice, unlike the "
             "blend's, is not cross-fitted"
         )
-    _submit(made, whole, first, out, submit)
+    _submit(made, whole, first, out)
 
 
 def _row(made: Contest, name: str) -> dict[str, Any]:
@@ -230,10 +230,12 @@ def _row(made: Contest, name: str) -> dict[str, Any]:
     }
 
 
-def _submit(made: Contest, whole: Any, first: Cache, out: Path, stage: Any) -> None:
+def _submit(made: Contest, whole: Any, first: Cache, out: Path) -> None:
     """The hold-out's score and the submission, by the members' final epochs."""
     from earshot.core import worker_pool
+    from earshot.prediction import submit
     from earshot.training import dataset, predict, run_scores
+    from earshot.training.run import decided
 
     at = worker_pool.choose(made.machine.device)[0]
     prior = first.prior()
@@ -247,7 +249,7 @@ def _submit(made: Contest, whole: Any, first: Cache, out: Path, stage: Any) -> N
             if key not in rows:
                 rows.clear()  # one at a time: they may be large
                 rows[key] = dataset.rows_of(candidate.cache, split, candidate.view, at, made.machine.memory)
-            found = predict.predict_run(run, rows[key], made.heads.rebuild, stage.decided(run, at), kind=kind)
+            found = predict.predict_run(run, rows[key], made.heads.rebuild, decided(run, at), kind=kind)
             place = {str(id): index for index, id in enumerate(rows[key].ids)}
             missing = np.full(found.shape[1], np.nan)
             return np.stack([found[place[str(id)]] if str(id) in place else missing for id in ids])
@@ -263,5 +265,5 @@ def _submit(made: Contest, whole: Any, first: Cache, out: Path, stage: Any) -> N
     if not first.has("subm"):
         made.say("nothing to submit: the data set has no clips without labels")
         return
-    for line in stage.submit(first, first.split("subm")["ids"], answers("subm"), prior, first.classes, out):
+    for line in submit.submit(first, first.split("subm")["ids"], answers("subm"), prior, first.classes, out):
         made.say(line)

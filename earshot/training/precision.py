@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from earshot.training.dataset import Rows
 
 TINY = 1e8  # operations of a training step below which a second thread costs more than it does,
-SMALL = 5e8  # and below which nothing is tried, so that small heads give the same bits on every machine
+SMALL = 5e8  # and below which nothing is tried, so that small heads are computed alike on every machine
 WORTH = 0.010  # seconds of a step in fp32 above which another precision is worth the trial
 BETTER = 1.2  # how many times faster it has to be
 TRIAL = 4.0  # seconds after which a step has been timed well enough
