@@ -236,6 +236,7 @@ def test_what_is_clearly_worse_is_dropped_when_time_is_short(
     )
 
 
+@pytest.mark.slow
 def test_killed_and_run_again(work: Path) -> None:
     """The same files as undisturbed."""
     Path("small.yaml").write_text(SMALL.replace("EPOCHS", "25"))
@@ -252,6 +253,7 @@ def test_killed_and_run_again(work: Path) -> None:
     assert Path("calm.csv").read_bytes() == Path("submissions/submission.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_ladder_on_the_sample_competition(tmp_path: Path) -> None:
     """The whole line: audio, the built-in ladder in little time, a score against the solution, the first line
     at once."""

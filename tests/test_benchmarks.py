@@ -199,6 +199,7 @@ def test_the_kit_trains_a_recipe_on_noise(fake, tmp_path):
     assert any((a != b).any() for a, b in zip(before, fitter.head.parameters(), strict=True))
 
 
+@pytest.mark.slow
 def test_gpu_table_tries_itself_on_a_cpu_and_refuses_without_a_gpu(fake, monkeypatch, capsys):
     import gpu
     import torch

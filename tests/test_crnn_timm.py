@@ -147,6 +147,7 @@ def test_timm_says_in_one_line_that_weights_cannot_be_had(tmp_path: Path, monkey
 # --- recipes
 
 
+@pytest.mark.slow
 def test_recipes_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
     monkeypatch.chdir(tmp_path)
     make_competition(tmp_path / "tones", classes=2, train=4, subm=1, seconds=0.6)

@@ -163,6 +163,7 @@ def test_extraction_is_the_same_and_survives_being_stopped(data, calm, tmp_path)
     assert one == two and {"train.pkl", "subm.pkl", "augmented.pkl", "bad_audio.csv"} <= set(one)
 
 
+@pytest.mark.slow
 def test_folds_side_by_side_are_the_same_and_survive_being_stopped(calm, tmp_path):
     (tmp_path / "data").symlink_to(calm / "data")
     args, run = ("train.py", *TRAIN, "--device", "cpu,cpu"), tmp_path / "runs" / "r"

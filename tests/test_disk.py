@@ -29,6 +29,7 @@ def data(tmp_path_factory) -> Path:
     return make_competition(tmp_path_factory.mktemp("data") / "tones", train=14, subm=4, seconds=0.3)
 
 
+@pytest.mark.slow
 def test_a_real_disk_that_fills_up_and_one_that_cannot_be_written(data, tmp_path):
     own = ["unshare", "-m"] if os.getuid() == 0 else ["unshare", "-rm"]
     trial = [*own, "mount", "-t", "tmpfs", "none", str(tmp_path)]

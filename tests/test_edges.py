@@ -26,6 +26,7 @@ def features(data: Path, cwd: Path, *more: object):
     return script("get_features.py", "--competition", data, "--extractor", "logmel", *more, cwd=cwd)
 
 
+@pytest.mark.slow
 def test_two_competitions(tmp_path: Path) -> None:
     """train.py goes on with what get_features.py did last; a run refuses another competition's cache."""
     one = make_competition(tmp_path / "one", classes=2, train=6, subm=1)
@@ -53,6 +54,7 @@ def test_two_competitions(tmp_path: Path) -> None:
     assert "damaged" in line and "train.pkl" in line
 
 
+@pytest.mark.slow
 def test_a_refused_setting_does_not_claim_the_name(tmp_path: Path) -> None:
     data = make_competition(tmp_path / "tones", subm=1)
     assert "n_mels" in refused(
@@ -113,6 +115,7 @@ def test_a_zip_and_then_no_flags(tmp_path: Path) -> None:
     assert "the only one in data/" in said and "nothing to do: data/contest/logmel" in said
 
 
+@pytest.mark.slow
 def test_a_recipe_that_is_a_file(tmp_path: Path) -> None:
     data = make_competition(tmp_path / "tones", subm=1)
     (tmp_path / "mine.yaml").write_text(

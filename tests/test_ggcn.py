@@ -240,6 +240,7 @@ def test_scratch_shares_small_cnns_cache():
     assert ours == theirs
 
 
+@pytest.mark.slow
 def test_both_recipes_end_to_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):

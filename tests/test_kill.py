@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 HARNESS = ROOT / "benchmarks" / "kill.py"
 
 

@@ -16,6 +16,7 @@ from earshot.kaggle import notebook
 NOTEBOOKS = ROOT / "notebooks"
 
 
+@pytest.mark.slow
 def test_a_session_that_trains_and_one_that_only_predicts(tmp_path: Path) -> None:
     """Offline, without an edit: code from the attached bundle, then from the notebook itself; the hidden
     clips are others."""

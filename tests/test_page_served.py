@@ -164,6 +164,7 @@ def chromium() -> Iterator[object]:
         browser.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 390], ids=["desktop", "phone"])
 def test_in_a_browser(server: str, home: Path, chromium: object, width: int) -> None:
     """Upload a clip, see its class, its windows, the evidence, the feature maps; a bad file's message; the

@@ -113,6 +113,7 @@ def test_folds_start_from_it(rows, tmp_path):
     assert not torch.equal(before["position"], learnt["position"])
 
 
+@pytest.mark.slow
 def test_the_line_stopped_at_any_moment(rows, monkeypatch, capsys):
     args = (*TRAIN, "--seeds", "2", "--refit")
     train.main([*args, "--name", "calm"])

@@ -75,6 +75,7 @@ def kaggle_layout(esc10: Path, folder: Path) -> dict[str, str]:
     return {row["filename"]: row["category"] for row in test}
 
 
+@pytest.mark.slow
 def test_as_a_kaggle_competition(esc10: Path, efficientat_weights: Path, tmp_path: Path) -> None:
     from sklearn.metrics import f1_score
 
@@ -112,6 +113,7 @@ def tiny_ast(tmp_path: Path) -> Path:
     return tmp_path / "tiny"
 
 
+@pytest.mark.slow
 def test_tiny_ast_through_the_whole_line(esc10: Path, tiny_ast: Path, tmp_path: Path) -> None:
     """The default recipe on a competition, with a model folder in place of the published weights."""
     folder = tmp_path / "contest"

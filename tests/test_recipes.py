@@ -17,6 +17,8 @@ import get_features
 import train
 from earshot.core.config import load_recipe, recipe_names
 
+pytestmark = pytest.mark.slow
+
 SMALL_CNN = {"channels": [6, 8], "blocks": [1, 1]}
 ITMO = {"widths": [8, 12], "reduce": 4, "d_model": 16, "layers": 1, "heads": 2, "feedforward": 24}
 AST = {"hidden_size": 24, "layers": 1, "heads": 2, "intermediate": 32}

@@ -145,6 +145,7 @@ def test_killed_while_training(tmp_path: Path) -> None:
     assert not [p for p in run.rglob("*") if p.suffix in (".tmp", ".new", ".old")]
 
 
+@pytest.mark.slow
 def test_max_hours_stops_cleanly_and_says_how_to_continue(tmp_path: Path) -> None:
     data = make_competition(tmp_path / "tones", train=40, subm=2)
     args = ("--competition", data, "--extractor", "logmel", "--max-hours", "0.0000001")

@@ -318,6 +318,7 @@ def caches(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "recipe, cache, head, options",
     [

@@ -27,6 +27,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_killed_in_a_trial_and_run_again(work: Path, capsys: pytest.CaptureFixture) -> None:
     pytest.importorskip("optuna")
     args = ["--recipe", "small.yaml", "--tune", "3", "--device", "cpu", "--name", "t"]
