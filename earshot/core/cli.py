@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import sys
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -117,6 +118,8 @@ def parse(
     """
     import tyro
 
+    if {"-h", "--help"} & set(argv):
+        _unwrap_help(groups)
     fields = [
         (title, tyro.conf.OmitArgPrefixes[type(value)], dataclasses.field(default_factory=lambda v=value: v))
         for title, value in groups.items()
@@ -148,6 +151,18 @@ def parse(
     for title in groups:
         check(filled[title])
     return filled, collected
+
+
+def _unwrap_help(groups: dict[str, Any]) -> None:
+    """Give tyro the fields' docstrings without the line breaks that they have in the code, which it keeps."""
+    from docstring_parser import parse_from_object
+
+    for value in groups.values():
+        texts = {one.arg_name: one.description or "" for one in parse_from_object(type(value)).params}
+        for field in dataclasses.fields(value):
+            if field.name in texts:
+                help_of = {"help": " ".join(texts[field.name].split())}
+                field.metadata = types.MappingProxyType({**field.metadata, **help_of})
 
 
 def _split_equals(argument: str) -> list[str]:

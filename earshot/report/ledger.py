@@ -1,8 +1,8 @@
 """The ledger of submissions on the terminal, and the plot of CV against leaderboard.
 
-    python -m earshot.report.ledger                              the table
-    python -m earshot.report.ledger --score FILE_OR_HASH 0.913   fill in a public score (--private: other)
-    python -m earshot.report.ledger --plot                       submissions/cv_vs_lb.png
+python -m earshot.report.ledger                              the table
+python -m earshot.report.ledger --score FILE_OR_HASH 0.913   fill in a public score (--private: other)
+python -m earshot.report.ledger --plot                       submissions/cv_vs_lb.png
 """
 
 from __future__ import annotations
