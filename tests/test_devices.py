@@ -144,6 +144,7 @@ def kill_a_worker(parent: int, workers: list[int]) -> None:
     os.kill(workers[0], signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_extraction_is_the_same_and_survives_being_stopped(data, calm, tmp_path):
     args = ("get_features.py", "--competition", data, *EXTRACT, "--augment", "1", "--device", "cpu,cpu")
     shards = tmp_path / "data" / "tones" / "logmel" / "shards"
@@ -210,6 +211,7 @@ def test_folds_side_by_side_are_the_same_and_survive_being_stopped(calm, tmp_pat
     assert rows[0] == rows[1] and len(rows[0]) == 19
 
 
+@pytest.mark.slow
 def test_a_finished_run_without_its_predictions_makes_them(calm, tmp_path):
     """As after a kill right before them: there is nothing to train, and still something to do."""
     (tmp_path / "data").symlink_to(calm / "data")

@@ -64,6 +64,7 @@ def test_the_trial_gives_an_answer():
     assert features_precision.faster() in (True, False)
 
 
+@pytest.mark.slow
 def test_a_cache_in_bf16_is_that_in_fp32_nearly(tmp_path):
     import joblib
     import numpy as np

@@ -166,6 +166,7 @@ def test_the_line_on_a_competition(tones: Path, tmp_path: Path) -> None:
     assert new["t001.wav"] in shown.splitlines()[0] and "cannot be heard" in shown.splitlines()[1]
 
 
+@pytest.mark.slow
 def test_hold_out_long_clips_and_one_fold(tmp_path: Path) -> None:
     """Windows of long clips are pooled per clip, a hold-out is scored once, a single fold can be trained
     first."""
