@@ -7,6 +7,7 @@ from pathlib import Path
 
 import joblib
 import numpy as np
+import pytest
 import soundfile
 import yaml
 from conftest import make_competition, read_csv, refused, script, tone
