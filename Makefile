@@ -41,19 +41,19 @@ $(VENV)/.lint: $(VENV)/.installed requirements-dev.txt
 test:
 	@echo "test: sets up $(VENV) and runs the tests but the slow ones on all cores; 6 to 9 minutes on 2 cores after the setup"
 	@$(MAKE) --no-print-directory setup
-	OMP_NUM_THREADS=1 $(PY) -m pytest tests -m "not slow" -n auto --dist worksteal
+	OMP_NUM_THREADS=1 $(PY) -m pytest tests -q -m "not slow" -n auto --dist worksteal
 
 test-all:
 	@echo "test-all: sets up $(VENV) and runs all tests on all cores; about 15 minutes on 2 cores after the setup"
 	@$(MAKE) --no-print-directory setup
-	OMP_NUM_THREADS=1 $(PY) -m pytest tests -n auto --dist worksteal
+	OMP_NUM_THREADS=1 $(PY) -m pytest tests -q -n auto --dist worksteal
 
 # The same tests with other versions of the packages: those in Kaggle's image, and torch 2.7.1's for a real P100.
 test-image: .venv-kaggle/.installed
-	OMP_NUM_THREADS=1 .venv-kaggle/bin/python -m pytest tests -n auto --dist worksteal
+	OMP_NUM_THREADS=1 .venv-kaggle/bin/python -m pytest tests -q -n auto --dist worksteal
 
 test-p100: .venv-p100/.installed
-	OMP_NUM_THREADS=1 .venv-p100/bin/python -m pytest tests -n auto --dist worksteal
+	OMP_NUM_THREADS=1 .venv-p100/bin/python -m pytest tests -q -n auto --dist worksteal
 
 .venv-%/.installed: requirements.txt constraints-%.txt
 	@echo "setup: a virtual environment in $(@D) with the versions of constraints-$*.txt (Kaggle has Python 3.12: make PYTHON=python3.12)"

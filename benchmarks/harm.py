@@ -130,14 +130,14 @@ def main() -> None:
     for name, (files, how) in TESTED.items():
         tried, passed = tested(files)
         rows[name] = f"| {name} | {tried} | {passed} | {how} (`tests/{'`, `tests/'.join(files)}`) |"
-        whole &= tried == passed
+        whole &= tried == passed > 0
         print(rows[name], flush=True)
     tried, passed = tested(["test_fuzz.py"], {"EARSHOT_FUZZ": str(FUZZED)})
     rows["fuzzed"] = (
         f"| fuzzed | {tried} properties, {FUZZED} inputs each | {passed} | caches, opcodes, weights, sealed "
         "JSON, csv files: a plain answer or one line |"
     )
-    whole &= tried == passed
+    whole &= tried == passed > 0
     print(rows["fuzzed"], flush=True)
     if not flags.no_results and whole:
         about = [f"`python benchmarks/harm.py` on {machine()}. The cases of a test file are its tests."]
