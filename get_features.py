@@ -12,7 +12,6 @@ from earshot.core import cli, config, kaggle_paths
 from earshot.core.deadline import Deadline
 from earshot.core.errors import UserError
 from earshot.features import defaults, for_run
-from earshot.training.resume import opened
 
 ABOUT = (
     "Turn a competition's audio into cached features, once.\n"
@@ -34,7 +33,11 @@ def parse(argv: list[str]) -> tuple:
             kaggle_paths.called(competition) if competition else defaults.competition(early["out"] or "data")
         )
     name, chosen = early["recipe"], early["extractor"]
-    run = opened(early["for-run"]) if early["for-run"] and not helping else None
+    run = None
+    if early["for-run"] and not helping:
+        from earshot.training.resume import opened  # what it stands on takes a tenth of a second
+
+        run = opened(early["for-run"])
     if name is None and chosen is None and run is None:
         name, chosen = defaults.features(competition, bool(early["weights"]) or helping)
     recipe = config.load_recipe(name) if name else None

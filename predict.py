@@ -9,7 +9,6 @@ from earshot.core import cli, config
 from earshot.core.errors import UserError
 from earshot.prediction import members, saved_blend
 from earshot.prediction.members import Member
-from earshot.report.make import report_on
 
 ABOUT = (
     "Predict with saved runs.\n"
@@ -107,6 +106,8 @@ def main(argv: list[str]) -> None:
     ):
         send(Path(out))
     if flags.name is not None and flags.report and not files:
+        from earshot.report.make import report_on
+
         report_on(Path(flags.runs_folder) / flags.name, print)
 
 
