@@ -4,11 +4,10 @@ RESULTS.md.
     python benchmarks/events.py --data ESC10 --weights mn04_as_mAP_432.pt [--quick]
 
 `events`: recordings of 30 s, two or three clips of different classes in noise, any number of labels a
-    recording. `soundscapes`:
-clips of 5 s to learn from, recordings of a minute to be answered every 5 s. What is to be submitted is made
-of the clips of fold 5 alone, each training recording of the clips of one other fold, which is its fold. Its
-solution lies outside the competition's folder, and is looked at when the submission is written. Background
-and levels are drawn: see `background` and `Clips.draw`.
+recording. `soundscapes`: clips of 5 s to learn from, recordings of a minute to be answered every 5 s. What is
+to be submitted is made of the clips of fold 5 alone, each training recording of the clips of one other fold,
+which is its fold. Its solution lies outside the competition's folder, and is looked at when the submission is
+written. Background and levels are drawn: see `background` and `Clips.draw`.
 """
 
 from __future__ import annotations

@@ -7,11 +7,10 @@ same head.
 What is counted: 15 epochs of one fold of 400 clips (320 trained on, 80 validated), in batches of 10, the
 head that was published.
 Cached: `get_features.py` as a user runs it, start-up included, then the kit's own training steps on the
-    features, in the precision
-that it would choose. In the loop: the same steps with AST in full size below the head, in fp32, trained as
-published, or frozen; decoding and the front end, which such a loop does in every epoch, are left out. AST's
-weights are random: the time does not depend on them. Measured are so many clips and steps; the rest is
-scaled, as printed.
+features, in the precision that it would choose. In the loop: the same steps with AST in full size below the
+head, in fp32, trained as published, or frozen; decoding and the front end, which such a loop does in every
+epoch, are left out. AST's weights are random: the time does not depend on them. Measured are so many clips
+and steps; the rest is scaled, as printed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Does anything grow with the number of clips that should not? Extraction, a restart with nothing to do,
 training, at several sizes.
 
-    python benchmarks/scale.py                            # 2,000, 8,000 and 20,000 clips, into
-        benchmarks/RESULTS.md
+    python benchmarks/scale.py                            # 2,000, 8,000 and 20,000 clips, into RESULTS.md
     python benchmarks/scale.py --sizes 200 1000 --no-results
 
 The clips are synthesised, short and all different. Memory is the peak of the anonymous memory (RssAnon) of a

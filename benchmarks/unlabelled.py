@@ -1,7 +1,7 @@
 """What seeds, models on all clips, pseudo-labels and masked prediction are worth on ESC-10 -> RESULTS.md.
 
-    python benchmarks/unlabelled.py --data ESC10 --weights mn04_as_mAP_432.pt [--only CASE ...] [--labelled 4
-        1] [--seeds 3]
+    python benchmarks/unlabelled.py --data ESC10 --weights mn04_as_mAP_432.pt [--only CASE ...] \\
+        [--labelled 4 1] [--seeds 3]
 
 Of the five official folds some keep their labels, the others become clips to submit: their labels are
 hidden, and score what predicts them in the end. Every choice of neighbouring folds is tried, and the scores

@@ -4,27 +4,28 @@ A new head is one new file in this folder; nothing else needs to know about it:
 
     @register("my_head", views=("mel",), about="what it is, in one line")
     class MyHead(nn.Module):
-        def __init__(self, input_shape: tuple[int, int, int], num_classes: int, *, dropout: float = 0.1) ->
-        None: ... def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor: ...
+        def __init__(self, input_shape: tuple[int, int, int], num_classes: int, *, dropout: float = 0.1): ...
+        def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor: ...
 
 `x` is (B, D, F, T); `mask` is (B, T), True where a frame is real audio, or None where all are; the logits are
 (B, num_classes). The keyword-only arguments are the head's options. What a head may have besides:
 
-    adapt(batches)           takes statistics of the training set, an iterable of (x, mask), into buffers,
-    once, before training load_pretrained()        loads what its option `weights` names, once, before
-    training; never when it is rebuilt pretraining()            a module around the head whose forward(x,
-    mask) is a loss without labels, for --pretrain; its `kept()` is
-                             the part of the head's state that fresh heads then start from
-    also = ("codes",)        further views of the cache that training batches bring loss(batch, criterion)   a
-    loss of its own, a scalar; in `batch` are "x", "mask" and the views of `also`, each (B, D, F, T),
-                             and "plain", "plain_mask": the clips before augmentation. criterion(logits) is
-                             the task's loss, criterion(logits, plain=True) the one against the labels before
-                             mixing
-    solve(batches, targets, groups, multilabel)   fits it at once, instead of training (see `closed`); with
-    `seconds(rows)`, about what
-                             that and answering a row take, and `keeps(rows)`, the values that are stored
-                             besides parameters
-    forward_features(x, mask)   the maps that `forward` computes, by name, for whoever draws them
+    adapt(batches)       takes statistics of the training set, an iterable of (x, mask), into buffers, once,
+                         before training
+    load_pretrained()    loads what its option `weights` names, once, before training; not when rebuilt
+    pretraining()        a module around the head whose forward(x, mask) is a loss without labels, for
+                         --pretrain; its `kept()` is the part of the head's state that fresh heads start from
+    also = ("codes",)    further views of the cache that training batches bring
+    loss(batch, criterion)
+                         a loss of its own, a scalar; in `batch` are "x", "mask" and the views of `also`, each
+                         (B, D, F, T), and "plain", "plain_mask": the clips before augmentation.
+                         criterion(logits) is the task's loss, criterion(logits, plain=True) the one against
+                         the labels before mixing
+    solve(batches, targets, groups, multilabel)
+                         fits it without epochs (see `closed`); with `seconds(rows)`, about what that and
+                         answering a row take, and `keeps(rows)`, the values stored besides parameters
+    forward_features(x, mask)
+                         the maps that `forward` computes, by name, for whoever draws them
 """
 
 # No torch here: `python -m models --help` and `from models import HeadError` stay instant.

@@ -92,15 +92,20 @@ def gradients(
         logits = head(rows, None if mask is None else mask.expand(len(rows), -1)).float()
         return (torch.nn.functional.logsigmoid(logits) if multilabel else logits.log_softmax(1))[:, target]
 
-    with torch.no_grad():
-        gain = sum(float(score(head, x) - score(head, base)) for head in heads) / len(heads)
     steps = STEPS
     values = _integral(heads, x, base, score, steps)
+    if values is None:
+        return None
+    with torch.no_grad():
+        gain = sum(float(score(head, x) - score(head, base)) for head in heads) / len(heads)
     # The evidence adds up to the gain; how many steps that takes depends on how sharply the network bends.
-    while values is not None and steps < MOST_STEPS and abs(values.sum() - gain) > CLOSE * abs(gain) + 0.01:
+    while steps < MOST_STEPS and abs(values.sum() - gain) > CLOSE * abs(gain) + 0.01:
         steps *= 2
-        values = _integral(heads, x, base, score, steps)
-    return gaussian_filter(values, SMOOTH) if levels and values is not None else values
+        finer = _integral(heads, x, base, score, steps)
+        if finer is None:
+            break
+        values = finer
+    return gaussian_filter(values, SMOOTH) if levels else values
 
 
 def _integral(

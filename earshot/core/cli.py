@@ -155,7 +155,10 @@ def parse(
 
 def _unwrap_help(groups: dict[str, Any]) -> None:
     """Give tyro the fields' docstrings without the line breaks that they have in the code, which it keeps."""
-    from docstring_parser import parse_from_object
+    try:
+        from docstring_parser import parse_from_object  # tyro's own
+    except ImportError:
+        return
 
     for value in groups.values():
         texts = {one.arg_name: one.description or "" for one in parse_from_object(type(value)).params}

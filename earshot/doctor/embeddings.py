@@ -25,10 +25,9 @@ class Clips:
     """Every clip of a cache: training clips first, then the hold-out, then those to submit.
 
     ids, place, groups, seconds, digests: (clips,). `place` is the fold of a training clip, else "test" or
-        "subm"; "" where
-    there are no folds. `labels` (training clips,) class indices, or (training clips, classes) of 0 and 1.
-    `embeddings` (clips, dims), NaN for clips without audio, None where no view can be compared. `seconds` of
-    the file where known, NaN else.
+    "subm"; "" where there are no folds. `labels` (training clips,) class indices, or (training clips,
+    classes) of 0 and 1. `embeddings` (clips, dims), NaN for clips without audio, None where no view can be
+    compared. `seconds` of the file where known, NaN else.
     """
 
     cache: Cache

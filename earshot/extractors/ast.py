@@ -2,8 +2,7 @@
 transformers.
 
 Views: `pooled` (768, 1, 1), `frames` (768, 1, T) = mean over the frequency patches, `tokens` (768, F, T) on
-    request;
-the default network has T 101 and F 12. Everything about its size is read from its config.
+request; the default network has T 101 and F 12. Everything about its size is read from its config.
 
 Short clips leave most of the window's 10.24 s to padding, which costs as much as sound. `--short-clips`
 computes only the patches that lie within the window, at their own positions: the position embedding's first

@@ -1,9 +1,8 @@
 """EnCodec, a neural audio codec (Defossez et al., 2022), its 24 kHz encoder frozen, through transformers.
 
 Views: `latents` (128, 1, T), the encoder's output before quantisation, and `codes` (n_q, 1, T), the numbers
-    of the
-residual quantiser's entries, int16. The default network has 75 frames a second; its size is read from its
-config.
+of the residual quantiser's entries, int16. The default network has 75 frames a second; its size is read from
+its config.
 """
 
 from __future__ import annotations

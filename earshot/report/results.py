@@ -28,8 +28,8 @@ class Results:
     config: config.yaml's content, empty for a blend. extra: scores.json and test.json, or blend.json.
     history: metrics.csv, a dict an epoch, numbers where they are numbers.
     ids, folds: (clips,). truth: (clips,) class indices, or (clips, classes) of 0 and 1. probabilities:
-        (clips, classes); of several
-    labels, those that have 0.5 are given: a blend's thresholds are in them already.
+    (clips, classes); of several labels, those that have 0.5 are given: a blend's thresholds are in them
+    already.
     """
 
     folder: Path

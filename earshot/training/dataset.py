@@ -312,7 +312,7 @@ class Rows:
 
     def batches(self, rows: np.ndarray, size: int):
         """Batches over the given rows in order."""
-        for part in self.ahead(_pieces(rows, size)):
+        for part in self.ahead(pieces(rows, size)):
             yield self.batch(part)
 
     def of_clips(self, clips: np.ndarray) -> np.ndarray:
@@ -344,7 +344,7 @@ def check_further(also: Sequence[str], views: Iterable[str], settings: TrainingF
         )
 
 
-def _pieces(rows: np.ndarray, size: int) -> list[np.ndarray]:
+def pieces(rows: np.ndarray, size: int) -> list[np.ndarray]:
     return [rows[first : first + size] for first in range(0, len(rows), size)]
 
 

@@ -12,7 +12,7 @@ from earshot.core import device as device_module
 from earshot.core.device import Device
 from earshot.core.errors import UserError
 from earshot.training import window_pooling
-from earshot.training.dataset import Rows, _pieces
+from earshot.training.dataset import Rows, pieces
 from earshot.training.parts import Part, listed, of_fold, refits
 from earshot.training.progress import some
 from earshot.training.run import Run
@@ -135,7 +135,7 @@ def predict(
     with autocast:
         while at < len(which):
             try:
-                for part in rows.ahead(_pieces(which[at:], batch_size)):
+                for part in rows.ahead(pieces(which[at:], batch_size)):
                     x, mask = rows.batch(part)
                     logits = sum(
                         head(x.roll(by, 3) if by else x, mask if mask is None else mask.roll(by, 1)).float()
