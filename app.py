@@ -97,10 +97,8 @@ def serve(whole: members.Member, flags: PageFlags, bound: socket.socket) -> None
         uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)).run(
             sockets=[bound]
         )
-    except (
-        KeyboardInterrupt,
-        SystemExit,
-    ):  # it raises Ctrl-C again once it has closed; there is nothing to continue
+    # it raises Ctrl-C again once it has closed; there is nothing to continue
+    except (KeyboardInterrupt, SystemExit):
         print("page closed")
 
 
