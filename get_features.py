@@ -148,6 +148,11 @@ def report(folder: Path) -> None:
     print("views: " + ", ".join(f"{view} {tuple(shape)}" for view, shape in manifest["shapes"].items()))
     if manifest["bad"]:
         print(f"bad audio: {manifest['bad']} clips, see {folder / 'bad_audio.csv'}")
+    if "cancelled" in manifest:
+        print(
+            f"warning: the channels of {manifest['cancelled']['clips']} clips cancel each other out (first: "
+            f"{manifest['cancelled']['first']}): the first channel is used there"
+        )
     print(
         f"next: python train.py --features {folder}"
         if "train" in manifest["splits"]

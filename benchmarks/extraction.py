@@ -38,7 +38,7 @@ from earshot.audio.load import AudioSettings  # noqa: E402
 from earshot.competition.load import load as load_competition
 from earshot.core.config import WindowFlags  # noqa: E402
 from earshot.core.device import Device, choose  # noqa: E402
-from earshot.features import cache, extract, plan
+from earshot.features import cache, decode_ahead, extract, plan
 from earshot.features.precision import decide
 from earshot.features.shards import parts  # noqa: E402
 
@@ -121,7 +121,7 @@ class Ours:
         """Decode and resample every clip, with as many threads as `features` decodes with."""
         rate = self.worker.extractor.rate
         with ThreadPoolExecutor(self.workers) as pool:
-            for _ in pool.map(lambda path: extract.decode(path, rate, self.plan.audio), self.paths):
+            for _ in pool.map(lambda path: decode_ahead.decode(path, rate, self.plan.audio), self.paths):
                 pass
         return {}
 

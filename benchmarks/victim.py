@@ -51,10 +51,10 @@ def install(trace: Path, folder: Path, kill_at: int) -> None:
         if changes == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    from earshot.features import extract
+    from earshot.features import decode_ahead
     from earshot.training import trainer
 
-    decode, step = extract.decode, trainer.Fitter.step
+    decode, step = decode_ahead.decode, trainer.Fitter.step
 
     def decoding(path: str, *more):
         say(f"decode {os.path.basename(path)}")
@@ -64,7 +64,7 @@ def install(trace: Path, folder: Path, kill_at: int) -> None:
         say(f"step {self.fold.number} {epoch} {number}")
         return step(self, epoch, number, rows)
 
-    extract.decode, trainer.Fitter.step = decoding, stepping
+    decode_ahead.decode, trainer.Fitter.step = decoding, stepping
     sys.addaudithook(audit)
 
 

@@ -20,7 +20,7 @@ from earshot.audio.load import AudioSettings
 from earshot.competition.load import load
 from earshot.core.config import AugmentFlags, Recipe
 from earshot.core.errors import UserError
-from earshot.features import augmented_copies, cache, extract, plan
+from earshot.features import augmented_copies, cache, decode_ahead, plan
 from earshot.features.find_cache import mismatches
 from earshot.features.shards import parts
 
@@ -193,7 +193,7 @@ def test_a_real_run(folded: Path, tmp_path: Path, capsys):
     )
     with ThreadPoolExecutor(1) as pool:
         futures = drawn.submit(
-            0, 24 * 4, pool, lambda path: extract.decode(path, RATE, AudioSettings()), RATE
+            0, 24 * 4, pool, lambda path: decode_ahead.decode(path, RATE, AudioSettings()), RATE
         )
         for row in (0, int(np.flatnonzero(mixed)[-1])):
             one = futures[row].result()
@@ -275,7 +275,7 @@ def test_a_partner_that_vanishes_is_refused(tmp_path: Path):
         table([-1] * 2, list("ab")), AugmentFlags(augment=2, between=1.0), np.zeros(0, dtype=int)
     )
     with ThreadPoolExecutor(1) as pool:
-        futures = made.submit(0, 4, pool, lambda path: extract.decode(path, RATE, AudioSettings()), RATE)
+        futures = made.submit(0, 4, pool, lambda path: decode_ahead.decode(path, RATE, AudioSettings()), RATE)
         assert len(futures) == 4
         with pytest.raises(UserError, match="could be read before and cannot now"):
             futures[0].result()

@@ -18,7 +18,7 @@ from bad_audio import USABLE, make_bad
 from conftest import ROOT, make_competition, read_csv, script
 
 from earshot.audio import decode, load
-from earshot.features import extract
+from earshot.features import decode_ahead
 
 PLAIN = load.AudioSettings()
 
@@ -110,8 +110,8 @@ def test_what_unfolds_to_too_many_samples_is_a_line_of_the_ledger(tmp_path, monk
     wave = np.tile(np.float32([0.1, -0.1]), 5500)
     soundfile.write(tmp_path / "fast.wav", wave, 2000)
     soundfile.write(tmp_path / "usual.wav", wave[:9000], 1000)
-    assert extract.decode(str(tmp_path / "fast.wav"), 16000, PLAIN) == "more than 10,000 samples"
-    assert not isinstance(extract.decode(str(tmp_path / "usual.wav"), 16000, PLAIN), str)
+    assert decode_ahead.decode(str(tmp_path / "fast.wav"), 16000, PLAIN) == "more than 10,000 samples"
+    assert not isinstance(decode_ahead.decode(str(tmp_path / "usual.wav"), 16000, PLAIN), str)
 
 
 def test_three_hours_in_little_memory(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from conftest import FLAGS
 
 from earshot.core import deadline
 from earshot.core.errors import UserError
-from earshot.features import extract
+from earshot.features import decode_ahead, extract
 from earshot.features.cache import Cache
 
 
@@ -44,8 +44,10 @@ def test_a_damaged_shard_is_made_again(scripts, data, calm, begun, tmp_path, cap
     shutil.copytree(begun, folder)
     harm(folder / name, how)
     read = []
-    whole = extract.decode
-    monkeypatch.setattr(extract, "decode", lambda path, *more: (read.append(path), whole(path, *more))[1])
+    whole = decode_ahead.decode
+    monkeypatch.setattr(
+        decode_ahead, "decode", lambda path, *more: (read.append(path), whole(path, *more))[1]
+    )
     scripts[0](["--competition", str(data), *FLAGS, "--out", str(tmp_path)])
     said = [line for line in capsys.readouterr().out.splitlines() if "set aside" in line]
     # a shard without checksum, a folder without manifest: as after a kill

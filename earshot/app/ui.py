@@ -275,5 +275,5 @@ def _mistakes(desk: Desk, found: list[mistakes.Mistake], summary: str) -> None:
 def _playable(desk: Desk, path: Path) -> tuple[np.ndarray, int]:
     """A competition's file as browsers play it, whatever its format."""
     desk.limits.check(path)
-    wave, rate, _ = load.read(path, None, load.AudioSettings())
+    wave, rate, *_ = load.read(path, None, load.AudioSettings())
     return np.array(wave), rate

@@ -6,9 +6,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import stat
 import sys
-import tempfile
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,7 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from earshot.core.errors import UserError
+from earshot.audio import containers
+from earshot.audio.source import BadAudio, Source, Unreadable  # noqa: F401 -- for who decodes
+from earshot.core.errors import TemporaryError, temporary
 
 if TYPE_CHECKING:
     import soundfile
@@ -30,88 +30,71 @@ FASTEST = 2_000_000  # samples per second, five times what bat detectors take: b
 # samples of each channel: where a decoder gives up, no more than a tenth of a second before goes with it
 BLOCK = 4096
 STRIDE = 1 << 20  # samples of all channels asked for at once, for as long as the decoder does not give up
-IN_MEMORY = 1 << 22  # samples (16 MB): dozens of clips wait for the extractor at a time
-SPILL = Path("/var/tmp")  # lies on a disk; /tmp is often memory
 SILENT_DECODERS = (b"RIFF", b"fLaC", b"OggS", b"FORM", b".snd", b"RF64")  # what is none of these may be MP3
-
-
-class BadAudio(Exception):
-    """A clip that cannot be used; `args[0]` is the short reason for the ledger, one line without a path."""
-
-
-def openable(path: Path) -> bytes:
-    """The first bytes of a file.
-
-    Raises:
-        BadAudio: missing, empty, forbidden or no regular file: a pipe would keep us waiting, a device never
-            end.
-    """
-    try:
-        mode = os.stat(path).st_mode
-        if stat.S_ISDIR(mode):
-            raise BadAudio("is a directory")
-        if not stat.S_ISREG(mode):
-            raise BadAudio("not a regular file")
-        with open(path, "rb") as file:
-            head = file.read(4)
-    except FileNotFoundError:
-        raise BadAudio("no such file") from None
-    except PermissionError:
-        raise BadAudio("no permission") from None
-    except OSError as error:
-        raise BadAudio(f"cannot be read: {error.strerror or type(error).__name__}") from None
-    if not head:
-        raise BadAudio("empty file")
-    return head
 
 
 def header(path: Path) -> tuple[int, int]:
     """Samples of each channel, as the header has it, and the rate; (-1, 0) where it does not say, or what
-    cannot be true."""
-    import soundfile
+    cannot be true.
 
-    with quiet(openable(path)):
-        try:
-            found = soundfile.info(str(path))
-        except Exception:  # whatever it is, decoding either works or words the reason
-            return -1, 0
-    # libsndfile answers 2**63-1 for a stream of unknown length, and any number that stands in a damaged
-    # header.
-    likely = min(LONGEST * found.samplerate, DENSEST * path.stat().st_size)
-    return (
-        (found.frames, found.samplerate)
-        if 1 <= found.samplerate <= FASTEST and found.frames <= likely
-        else (-1, 0)
-    )
+    Raises:
+        BadAudio: no file that can be opened, or an empty one.
+        TemporaryError: the disk, the network or this process failed.
+    """
+    with Source.open(path) as source:
+        frames = rate = 0
+        for stream in containers.streams(source):
+            try:
+                with quiet(source.read_at(0, 4)), _opened(stream) as file:
+                    found, its = file.frames, file.samplerate
+            except TemporaryError:
+                raise
+            except Exception:  # whatever it is, decoding either works or words the reason
+                return -1, 0
+            # libsndfile answers 2**63-1 for a stream of unknown length, and any number that stands in a
+            # damaged header.
+            likely = min(LONGEST * its, DENSEST * source.size)
+            if not 1 <= its <= FASTEST or found > likely or rate not in (0, its):
+                return -1, 0
+            frames, rate = frames + found, its
+        return frames, rate
 
 
 def blocks(path: Path) -> tuple[int, Iterator[np.ndarray]]:
     """The rate of a file and its samples in blocks, (samples, channels) float32 each: by soundfile, else by
     audioread.
 
-    A file that is cut off or damaged is decoded for as long as that goes: its first part is real audio, and
-    most formats do not even tell that something is missing. Nothing is made up for the rest, whatever the
-    header claims.
+    All streams that are joined in a file are decoded; the first one's rate is the file's. A file that is cut
+    off or damaged is decoded for as long as that goes: its first part is real audio, and most formats do not
+    even tell that something is missing. Nothing is made up for the rest, whatever the header claims.
 
     Raises:
         BadAudio: not a block can be decoded, now or when the first is asked for; more than `LONGEST`.
+        TemporaryError: the disk, the network or this process failed, then or at a later block.
     """
-    head = openable(path)
+    source = Source.open(path)
     try:
-        with quiet(head):
-            file = _opened(path)
-        found = _soundfile(path, file, head)
+        start = source.read_at(0, containers.LOOKED_AT)
+        streams = containers.streams(source)
+        with quiet(start):
+            file = _opened(streams[0])
+        rate = file.samplerate
+        found = _joined(streams, file, start)
         first = list(itertools.islice(found, 1))
-        return _plausible(file.samplerate), _limited(itertools.chain(first, found), file.samplerate)
-    except BadAudio:
+        return _plausible(rate), _limited(itertools.chain(first, found), rate)
+    except (BadAudio, TemporaryError):
+        source.close()
         raise
-    except Exception as error:  # a decoder fed with garbage raises anything, MemoryError included
-        reason = _reason(path, error)
+    except Exception as error:  # a decoder fed with garbage raises anything
+        reason = _reason(source, start, error)
     try:
-        rate, found = _audioread(path)
+        rate, found = _audioread(source)
+        return _plausible(rate), _limited(found, rate)
+    except (BadAudio, TemporaryError):
+        raise
     except Exception:  # no decoder, or a second one that fails: soundfile's reason is the plainer
+        source.read_through()
         raise BadAudio(f"cannot be decoded: {reason}") from None
-    return _plausible(rate), _limited(found, rate)
 
 
 def _plausible(rate: int) -> int:
@@ -120,17 +103,52 @@ def _plausible(rate: int) -> int:
     return int(rate)
 
 
-def _opened(path: Path) -> soundfile.SoundFile:
+def _opened(stream: Source) -> soundfile.SoundFile:
+    """soundfile on a stream; TemporaryError where it is the disk that failed, or memory."""
     import soundfile
 
-    file = soundfile.SoundFile(str(path))
+    stream.seek(0)
+    try:
+        file = soundfile.SoundFile(stream)
+    except MemoryError as error:
+        raise temporary(stream.path, error) from None
+    finally:
+        stream.check()
     # Not seekable, as far as soundfile goes: it would seek after every block, at the cost of time and
     # of the codec's state.
     file.seekable = lambda: False
     return file
 
 
-def _soundfile(path: Path, file: soundfile.SoundFile | None, head: bytes) -> Iterator[np.ndarray]:
+def _joined(streams: list[Source], first: soundfile.SoundFile, head: bytes) -> Iterator[np.ndarray]:
+    """Blocks of all streams, at the first one's rate. What cannot be decoded behind the first is left out."""
+    rate = first.samplerate
+    yield from _stream(streams[0], first, head)
+    for stream in streams[1:]:
+        try:
+            with quiet(head):
+                file = _opened(stream)
+            found = _stream(stream, file, head)
+            yield from found if file.samplerate == rate else _resampled(found, file, rate)
+        except TemporaryError:
+            raise
+        except Exception:
+            continue
+
+
+def _resampled(found: Iterator[np.ndarray], file: soundfile.SoundFile, rate: int) -> Iterator[np.ndarray]:
+    import soxr
+
+    stream = soxr.ResampleStream(
+        _plausible(file.samplerate), rate, file.channels, dtype="float32", quality="HQ"
+    )
+    for block in found:
+        yield stream.resample_chunk(block).reshape(-1, file.channels)
+    rest = np.zeros((0, file.channels), np.float32)
+    yield stream.resample_chunk(rest, last=True).reshape(-1, file.channels)
+
+
+def _stream(stream: Source, file: soundfile.SoundFile | None, head: bytes) -> Iterator[np.ndarray]:
     """Blocks as large as the whole of a short clip; where the decoder gives up within one, that stretch again
     in small ones."""
     stride = min(max(1, STRIDE // (BLOCK * file.channels)) * BLOCK, max(BLOCK, file.frames))
@@ -140,9 +158,15 @@ def _soundfile(path: Path, file: soundfile.SoundFile | None, head: bytes) -> Ite
         while True:
             try:
                 with quiet(head):
-                    file = file or _opened(path)
+                    file = file or _opened(stream)
                     block = file.read(min(left, BLOCK) or stride, dtype="float32", always_2d=True)
+                stream.check()
+            except TemporaryError:
+                raise
+            except MemoryError as error:
+                raise temporary(stream.path, error) from None
             except Exception:  # cut off or damaged here: what came before stays good
+                stream.check()
                 if careful and done == 0:
                     raise
                 if careful:
@@ -163,12 +187,12 @@ def _soundfile(path: Path, file: soundfile.SoundFile | None, head: bytes) -> Ite
             file.close()
 
 
-def _audioread(path: Path) -> tuple[int, Iterator[np.ndarray]]:
+def _audioread(source: Source) -> tuple[int, Iterator[np.ndarray]]:
     """What librosa falls back on (ffmpeg and the like), without librosa: its import and warnings suit no
     thread."""
     import audioread
 
-    file = audioread.audio_open(str(path))
+    file = audioread.audio_open(source.path)
     channels = int(file.channels)
 
     def decoded() -> Iterator[np.ndarray]:
@@ -181,8 +205,9 @@ def _audioread(path: Path) -> tuple[int, Iterator[np.ndarray]]:
                     rest = data[whole:]
                     pcm = np.frombuffer(data[:whole], dtype="<i2")
                     yield (pcm / np.float32(32768)).astype(np.float32).reshape(-1, channels)
-            except Exception:  # as in `_soundfile`
-                return
+            except Exception:  # as in `_stream`
+                pass
+        source.read_through()
 
     return int(file.samplerate), decoded()
 
@@ -201,42 +226,21 @@ def _limited(found: Iterable[np.ndarray], rate: int) -> Iterator[np.ndarray]:
 
 
 def gather(pieces: Iterable[np.ndarray]) -> np.ndarray:
-    """One wave from pieces (samples,) float32: in memory, or read-only on an unlinked temporary file where it
-    is long.
-
-    The file lies in TMPDIR where that is set, else in /var/tmp, and needs no cleaning up.
-
-    Raises:
-        UserError: there is no room for it.
-    """
-    held: list[np.ndarray] = []
-    waiting, file = 0, None
-    try:
-        for piece in pieces:
-            held.append(piece)
-            waiting += len(piece)
-            if waiting > IN_MEMORY:
-                file = file or tempfile.TemporaryFile(dir=_spill())
-                np.concatenate(held).tofile(file)
-                held.clear()
-                waiting = 0
-        joined = held[0] if len(held) == 1 else np.concatenate(held or [np.zeros(0, np.float32)])
-        if file is None:
-            return joined
-        joined.tofile(file)
-        file.flush()
-    except OSError as error:  # not the clip's fault: it would be left out of the features for good
-        raise UserError(
-            f"no room for a long clip in {_spill()} ({error.strerror or error}): free some, or set TMPDIR to "
-            "a folder on another disk"
-        ) from None
-    return np.asarray(np.memmap(file, dtype=np.float32, mode="r"))
-
-
-def _spill() -> str:
-    if not os.environ.get("TMPDIR") and SPILL.is_dir() and os.access(SPILL, os.W_OK):
-        return str(SPILL)
-    return tempfile.gettempdir()
+    """One wave from pieces (samples,) float32; no more memory than it takes and one piece."""
+    found = iter(pieces)
+    wave = next(found, np.zeros(0, np.float32))
+    samples = len(wave)
+    for number, piece in enumerate(found):
+        if number == 0:
+            wave = wave.copy()
+        if samples + len(piece) > len(wave):
+            # In place, by moving pages: a second array beside the first would double what a long clip takes.
+            wave.resize(samples + len(piece) + samples // 8, refcheck=False)
+        wave[samples : samples + len(piece)] = piece
+        samples += len(piece)
+    if samples < len(wave):
+        wave.resize(samples, refcheck=False)
+    return wave
 
 
 _lock, _inside, _saved = threading.Lock(), 0, -1
@@ -272,15 +276,17 @@ def quiet(head: bytes) -> Iterator[None]:
                 os.close(_saved)
 
 
-def _reason(path: Path, error: Exception) -> str:
+def _reason(source: Source, head: bytes, error: Exception) -> str:
     """Why soundfile could not, in one line without the path."""
     import soundfile
 
+    known = containers.kind(head)
+    if known:
+        return f"{known[0]}, which only ffmpeg decodes (install it)" if known[1] else f"{known[0]}"
+    path = Path(source.path)
     suffix = path.suffix.lower().lstrip(".")
     if suffix and suffix.upper() not in {*soundfile.available_formats(), "OGA", "OPUS", "AIF", "AIFC", "SND"}:
         return f"nothing here decodes .{suffix} files (ffmpeg might)"
-    if isinstance(error, MemoryError):
-        return "its header claims more audio than memory holds"
     text = getattr(error, "error_string", "") or str(error) or type(error).__name__
     # libsndfile's words for an MP3 without a single frame; the file was opened above
     if "File does not exist" in text:

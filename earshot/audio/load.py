@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,11 @@ SHORTEST = 0.01  # seconds: less than half an analysis frame of any extractor
 TOLERANCE = 0.01  # seconds by which a clip may exceed its windows: encoders pad by about this much
 LOUDEST = 2.0**32  # float files may hold integers of 32 bits; squares of much more are infinite
 CHUNK = 1 << 18  # samples worked on at a time
+# The mean of channels that have nothing to do with each other keeps half of their power. Below a tenth,
+# most of the sound has cancelled out: one channel was wired with reversed polarity. What codecs leave of
+# such a pair: MP3 and mu-law nothing, IMA ADPCM and Opus less than a tenth, Vorbis at its usual quality 1
+# to 3 %.
+CANCELS = 0.1
 TRIM_FRAME, TRIM_HOP = 2048, 512  # librosa's
 
 
@@ -26,7 +31,8 @@ class AudioSettings:
     """How a file becomes one wave."""
 
     mono: Literal["mean", "first"] = "mean"
-    """Many channels to one: their mean, or the first channel."""
+    """Many channels to one: their mean (of a clip whose channels cancel out, the first), or the first
+    channel."""
     trim: float | None = None
     """Cut silence at both ends that lies this many dB below the loudest part (60 is usual); None leaves
     it."""
@@ -52,34 +58,56 @@ def info(path: str | Path) -> tuple[float, int]:
     return frames / rate, rate
 
 
-def read(path: str | Path, rate: int | None, settings: AudioSettings) -> tuple[np.ndarray, int, float]:
+class Clip(NamedTuple):
+    """A clip as one wave."""
+
+    wave: np.ndarray
+    """(samples,) float32."""
+    rate: int
+    """Samples per second."""
+    trimmed: float
+    """Seconds that were cut from the front."""
+    cancelled: bool
+    """The channels cancel each other out, so that one of them was taken."""
+
+
+def read(path: str | Path, rate: int | None, settings: AudioSettings) -> Clip:
     """One clip as a mono wave: decode, mono, peak, resample (soxr HQ), trim, in this order.
 
     Args:
         path: any format that soundfile, or audioread (ffmpeg), decodes.
         rate: samples per second wanted; None keeps the file's own.
         settings: channels, peak and trim.
-    Returns:
-        (samples,) float32, its rate, and the seconds that were trimmed from the front.
     Raises:
         BadAudio: missing, undecodable, without samples, NaN or infinite, beyond +-2^32, shorter than 10 ms,
             longer than 12 h, or silent (absolute maximum, or distance of the extremes, below 1e-5 after
             mixing to mono).
+        TemporaryError: the disk, the network or this process failed.
     """
-    native, found = decode.blocks(Path(path))
-    mixing = _Mixer(settings.mono)
-    wave = decode.gather(map(mixing.mix, found))
-    mixing.judge(len(wave), native)
-    loudest = np.float32(mixing.loudest) if settings.peak else None
-    if rate is not None and rate != native:
-        wave = decode.gather(_resampled(wave, native, rate, loudest))
-    elif settings.peak:
-        wave = decode.gather(wave[i : i + CHUNK] / loudest for i in range(0, len(wave), CHUNK))
-    rate = rate or native
+    mixing = _Mixer(0 if settings.mono == "first" else None)
+    wave, rate = _mono(Path(path), rate, mixing, settings.peak)
+    cancelled = mixing.cancelled()
+    if cancelled is not None:
+        mixing = _Mixer(cancelled)
+        wave, rate = _mono(Path(path), rate, mixing, settings.peak)
+    mixing.judge()
     if settings.trim is None:
-        return wave, rate, 0.0
+        return Clip(wave, rate, 0.0, cancelled is not None)
     start, end = trim_bounds(wave, settings.trim)
-    return wave[start:end], rate, start / rate
+    return Clip(wave[start:end], rate, start / rate, cancelled is not None)
+
+
+def _mono(path: Path, rate: int | None, mixing: _Mixer, peak: bool) -> tuple[np.ndarray, int]:
+    native, blocks = decode.blocks(path)
+    mixing.rate = native
+    mixed: Iterable[np.ndarray] = map(mixing.mix, blocks)
+    if peak:  # known at the end only
+        wave = decode.gather(mixed)
+        loudest = np.float32(max(mixing.loudest, SILENCE))
+        mixed = (wave[first : first + CHUNK] / loudest for first in range(0, len(wave), CHUNK))
+    if rate is not None and rate != native:
+        mixed = _resampled(mixed, native, rate)
+    return decode.gather(mixed), rate or native
 
 
 def stretch(wave: np.ndarray, rate: int, start: float, end: float) -> np.ndarray:
@@ -102,10 +130,16 @@ def stretch(wave: np.ndarray, rate: int, start: float, end: float) -> np.ndarray
 
 
 class _Mixer:
-    """Mixes blocks to mono and remembers what decides whether the clip can be used."""
+    """Mixes blocks to mono and remembers what decides whether the clip can be used.
 
-    def __init__(self, mono: str) -> None:
-        self.mono, self.lowest, self.highest, self.first = mono, np.inf, -np.inf, 0.0
+    Args:
+        channel: the one to take; None: the mean of all.
+    """
+
+    def __init__(self, channel: int | None) -> None:
+        self.channel, self.samples, self.rate = channel, 0, 0
+        self.lowest, self.highest = np.inf, -np.inf
+        self.sums = self.squares = np.zeros(0)  # of the mean and of each channel
 
     @property
     def loudest(self) -> float:
@@ -121,39 +155,61 @@ class _Mixer:
         if block.shape[1] == 1:
             wave, lowest, highest = block[:, 0], least, most
         else:
-            wave = block[:, 0] if self.mono == "first" else block.mean(axis=1)
+            wave = block.mean(axis=1) if self.channel is None else block[:, self.channel % block.shape[1]]
             lowest, highest = float(wave.min()), float(wave.max())
-            self.first = max(self.first, float(np.abs(block[:, 0]).max()))
+        if self.channel is None:
+            self._weigh(wave, block)
+        self.samples += len(block)
         self.lowest, self.highest = min(self.lowest, lowest), max(self.highest, highest)
         return np.ascontiguousarray(wave, dtype=np.float32)
 
-    def judge(self, samples: int, rate: int) -> None:
+    def _weigh(self, wave: np.ndarray, block: np.ndarray) -> None:
+        if block.shape[1] == 1 and not len(self.sums):
+            return
+        columns = np.column_stack([wave, block]).astype(np.float64)
+        width = max(len(self.sums), columns.shape[1])  # joined streams may differ in their channels
+        sums, squares = np.zeros(width), np.zeros(width)
+        sums[: len(self.sums)], squares[: len(self.squares)] = self.sums, self.squares
+        sums[: columns.shape[1]] += columns.sum(0)
+        squares[: columns.shape[1]] += np.einsum("ij,ij->j", columns, columns)
+        self.sums, self.squares = sums, squares
+
+    def cancelled(self) -> int | None:
+        """The first channel that can be heard, where the mean has lost nearly all that the channels have;
+        else None. A constant offset counts for nothing."""
+        if not len(self.sums) or not self.samples:
+            return None
+        power = self.squares / self.samples - np.square(self.sums / self.samples)
+        mean, channels = power[0], power[1:]
+        if channels.max() < SILENCE**2 or mean >= CANCELS * channels.max():
+            return None
+        return int(np.flatnonzero(channels >= channels.max() / 4)[0])
+
+    def judge(self) -> None:
         """BadAudio for a clip in which nothing can be heard."""
-        if not samples:
+        if not self.samples:
             raise BadAudio("no samples")
-        if samples < SHORTEST * rate:
-            raise BadAudio(f"too short ({1000 * samples / rate:.0f} ms)")
+        if self.samples < SHORTEST * self.rate:
+            raise BadAudio(f"too short ({1000 * self.samples / self.rate:.0f} ms)")
         if self.loudest < SILENCE:
-            cancel = self.first >= SILENCE
-            raise BadAudio("silent: the channels cancel out (--mono first keeps one)" if cancel else "silent")
+            raise BadAudio("silent")
         if self.highest - self.lowest < SILENCE:
             raise BadAudio("silent: all samples are equal")
 
 
-def _resampled(wave: np.ndarray, native: int, rate: int, divisor: np.float32 | None) -> Iterator[np.ndarray]:
-    """The wave at another rate, chunk by chunk, bit for bit what `soxr.resample(wave, native, rate,
-    quality="HQ")` gives."""
+def _resampled(pieces: Iterable[np.ndarray], native: int, rate: int) -> Iterator[np.ndarray]:
+    """A wave in pieces at another rate, bit for bit what `soxr.resample(wave, native, rate, quality="HQ")`
+    gives."""
     import soxr
 
     stream = soxr.ResampleStream(native, rate, 1, dtype="float32", quality="HQ")
     # Few samples at a time where each becomes thousands: soxr ends the process when asked for billions
     # at once.
     chunk = max(1, min(CHUNK, CHUNK * native // rate))
-    for first in range(0, len(wave), chunk):
-        piece = wave[first : first + chunk]
-        yield stream.resample_chunk(
-            piece if divisor is None else piece / divisor, last=first + chunk >= len(wave)
-        )
+    for piece in pieces:
+        for first in range(0, len(piece), chunk):
+            yield stream.resample_chunk(piece[first : first + chunk])
+    yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
 
 
 def trim_bounds(wave: np.ndarray, top_db: float) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import filecmp
 import os
 import re
@@ -10,7 +11,7 @@ from collections import Counter
 from functools import cache
 from pathlib import Path
 
-from earshot.core.errors import UserError
+from earshot.core.errors import UserError, temporary
 from earshot.core.files import is_audio
 
 
@@ -35,7 +36,14 @@ def walk(root: Path):
     """Yield (relative folder, file names), sorted, without hidden entries, __MACOSX and this kit's own
     caches."""
     seen = set()
-    for folder, folders, names in os.walk(root, followlinks=True):
+
+    def failed(error: OSError) -> None:
+        """A folder that is gone since its parent was listed, or a drive that fails; without it clips would
+        have no file."""
+        if error.errno not in (errno.EACCES, errno.EPERM):
+            raise temporary(error.filename, error) from None
+
+    for folder, folders, names in os.walk(root, followlinks=True, onerror=failed):
         real = os.path.realpath(folder)
         relative = Path(os.path.relpath(folder, root)).as_posix()
         names = sorted(n for n in names if not n.startswith("."))

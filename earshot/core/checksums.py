@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from earshot.core.errors import UserError
+from earshot.core.errors import UserError, unless_temporary
 from earshot.core.files import LARGEST_JSON, digest, digest_of, write_bytes, write_json
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def read(path: Path | str, *files: str) -> dict[str, Any]:
         files: names that the object must vouch for; they are read and compared.
     Raises:
         Damaged: one line that names the file and what is wrong with it, without a way out.
+        TemporaryError: the disk or the network failed.
     """
     path = Path(path)
     try:
@@ -44,6 +45,7 @@ def read(path: Path | str, *files: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise Damaged(f"{path} is missing") from None
     except (ValueError, RecursionError, OSError) as error:
+        unless_temporary(path, error)
         raise Damaged(
             f"{path} is damaged ({' '.join(str(error).split())[:80] or type(error).__name__})"
         ) from None

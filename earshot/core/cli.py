@@ -15,14 +15,19 @@ import types
 from collections.abc import Callable
 from typing import Any
 
+from earshot.core import process
 from earshot.core.config import check
 from earshot.core.deadline import SIGNALS, command
-from earshot.core.errors import UserError
+from earshot.core.device import out_of_memory
+from earshot.core.errors import OF_THE_USER, TemporaryError, UserError, temporary
+
+TEMPORARY = 75  # sysexits.h: EX_TEMPFAIL
 
 
 def run(main: Callable[[list[str]], None]) -> None:
-    """Call a script's main with the arguments and leave as DESIGN asks: 0, 2 after one line, 130 or 143 when
-    stopped."""
+    """Call a script's main with the arguments and leave as DESIGN asks: 0; 2 after a mistake of the user's,
+    75 after a failure of the machine's, one line each; 130 or 143 when stopped."""
+    process.prepare()
     signal.signal(signal.SIGTERM, SIGNALS.on)
     signal.signal(signal.SIGINT, SIGNALS.on)
     if hasattr(sys.stdout, "reconfigure"):
@@ -39,15 +44,8 @@ def run(main: Callable[[list[str]], None]) -> None:
         sys.exit(2)
     except BrokenPipeError:
         os._exit(0)
-    except OSError as error:
-        if not error.filename and not error.errno:
-            raise
-        print(
-            f"error: {error.filename or 'a file'}: {error.strerror or error}; what was finished is kept, and "
-            "the same command continues once that is mended",
-            file=sys.stderr,
-        )
-        sys.exit(2)
+    except (OSError, MemoryError, RuntimeError) as error:
+        sys.exit(_failed(error))
     except (KeyboardInterrupt, SystemExit) as stopped:
         code = 130 if isinstance(stopped, KeyboardInterrupt) else stopped.code
         if code in (130, 143):
@@ -60,6 +58,34 @@ def run(main: Callable[[list[str]], None]) -> None:
         # else the interpreter goes once more through all that torch is made of before it ends: half
         # a second
         gc.freeze()
+
+
+def _failed(error: OSError | MemoryError | RuntimeError) -> int:
+    """Print what failed in one line; the exit code. Raises what is a fault of this program."""
+    memory = isinstance(error, MemoryError) or isinstance(error, RuntimeError) and out_of_memory(error)
+    if memory:
+        text = "not enough memory (end other programs, or use a smaller --batch-size or fewer --workers)"
+    elif isinstance(error, TemporaryError):
+        text = str(error)
+    elif isinstance(error, OSError) and (error.filename or error.errno):
+        if error.errno in OF_THE_USER:
+            print(
+                f"error: {error.filename or 'a file'}: {error.strerror or error}; what was finished is kept, "
+                "and the same command continues once that is fixed",
+                file=sys.stderr,
+            )
+            return 2
+        text = str(temporary(error.filename, error))
+    else:
+        raise error
+    print(
+        f"error: {' '.join(text.split())}; nothing is lost: once that is over, the same command continues",
+        file=sys.stderr,
+    )
+    # Threads may still be decoding, from a drive that does not answer.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(TEMPORARY)
 
 
 def peek(argv: list[str], *flags: str) -> dict[str, str | None]:

@@ -75,7 +75,9 @@ def out_of_memory(error: BaseException) -> bool:
     """Is this error the device's memory running out?"""
     import torch
 
-    return isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in str(error).lower()
+    text = str(error).lower()
+    of_cpu = "can't allocate memory" in text or "not enough memory" in text  # of torch's allocator
+    return isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in text or of_cpu
 
 
 def autocast(device: Device) -> Any:

@@ -41,7 +41,7 @@ def digests(folder: Path, names: list[str]) -> dict[str, str | None]:
             found[name] = entry["sha256"]
         else:
             found[name] = digest(path)
-            if _state(path) == before and time.time_ns() - max(before[2:]) > SETTLED * 1e9:
+            if _state(path) == before and settled(before, time.time_ns()):
                 fresh[key] = {"state": before, "sha256": found[name]}
 
     with ThreadPoolExecutor() as pool:
@@ -54,16 +54,33 @@ def digests(folder: Path, names: list[str]) -> dict[str, str | None]:
     return found
 
 
-def _state(path: Path) -> list[int] | None:
-    try:
-        about = os.stat(path)
-    except OSError:
-        return None
+def state(path: Path | str) -> list[int] | None:
+    """What changes with a file: size, inode, times of content and of status in nanoseconds; None of what is
+    no regular file.
+
+    A program may set the time of content, and copies keep it. The time of status it cannot set.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
+    about = os.stat(path)
     return (
         [about.st_size, about.st_ino, about.st_mtime_ns, about.st_ctime_ns]
         if stat.S_ISREG(about.st_mode)
         else None
     )
+
+
+def settled(found: list[int], now: int) -> bool:
+    """Would another change from `now` on (nanoseconds) be told by another state?"""
+    return now - max(found[2:]) > SETTLED * 1e9
+
+
+def _state(path: Path) -> list[int] | None:
+    try:
+        return state(path)
+    except OSError:
+        return None
 
 
 def _read(index: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from earshot.core.errors import UserError
+from earshot.core.errors import UserError, unless_temporary
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".au", ".aiff", ".aif", ".m4a", ".opus", ".wma", ".aac")
 
@@ -139,6 +139,7 @@ def read_json(path: Path | str) -> Any:
     except FileNotFoundError:
         raise UserError(f"{path} is missing") from None
     except (ValueError, OSError, RecursionError) as error:
+        unless_temporary(path, error)
         raise UserError(f"{path} cannot be read ({error}): delete it, or start over with --fresh") from None
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from earshot.core.errors import UserError
+from earshot.core.errors import UserError, unless_temporary
 from earshot.core.pickle_interpreter import Global, Interpreter, Refused
 
 NDARRAY, DTYPE = Global("numpy", "ndarray"), Global("numpy", "dtype")
@@ -47,6 +47,7 @@ def load(path: Path | str, mmap: bool = True) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run get_features.py again") from None
     except Exception as error:  # a damaged pickle can raise nearly anything
+        unless_temporary(path, error)
         reason = str(error) if isinstance(error, (Refused, OSError)) else "it is damaged"
         raise UserError(
             f"{path} is no cache that Earshot can read ({reason}): delete it and run get_features.py again"

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from earshot.core import device
 from earshot.core.device import Device
-from earshot.core.errors import UserError
+from earshot.core.errors import TemporaryError, UserError
 from earshot.core.files import LOCK, share
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ class Team:
             deadline: once it has passed the workers stop at their next safe point; each begins one task in
                 any case.
         Raises:
-            what a worker raised, once the others have stopped at a safe point; UserError where one was
+            what a worker raised, once the others have stopped at a safe point; TemporaryError where one was
             killed.
         """
         waiting, busy, done, told = deque(tasks), set(), True, False
@@ -201,10 +201,8 @@ class Team:
                 code = self.processes[index].exitcode
                 how = f"exit code {code}" if code >= 0 else f"signal {-code}"
                 how += ", out of memory?" if code == -signal.SIGKILL else ""
-                raise UserError(
-                    f"the process for {self.names[index]} died ({how}): what was finished is kept; run the "
-                    "same command again"
-                ) from None
+                # Nothing that the user has given ends a process so.
+                raise TemporaryError(f"the process for {self.names[index]} died ({how})") from None
             if kind == "failed":
                 raise value
             if kind != "text":

@@ -72,7 +72,7 @@ def decoded(suffix: str, files: list[Path]) -> Finding:
     said = ""
     for path in sorted(files, key=lambda path: (path.stat().st_size, path)):
         try:
-            wave, rate, _ = audio_load.read(path, None, audio_load.AudioSettings())
+            wave, rate, *_ = audio_load.read(path, None, audio_load.AudioSettings())
         except audio_load.BadAudio as error:
             said = said or f"{path.name}: {error}"
             continue

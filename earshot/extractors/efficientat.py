@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from earshot.core import kaggle_paths
-from earshot.core.errors import UserError
+from earshot.core.errors import UserError, unless_temporary
 from earshot.core.pickle_interpreter import Refused
 from earshot.extractors import base, mel
 
@@ -229,6 +229,7 @@ def load(file: Path, network: str) -> torch.nn.Module:
     try:
         state = torch_weights.load(file)
     except (Refused, OSError) as error:
+        unless_temporary(file, error)
         raise UserError(
             f"efficientat: {file} is no file of weights that can be read safely ({error}): download it again"
         ) from None

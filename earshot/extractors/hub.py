@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from earshot.core import kaggle_paths
-from earshot.core.errors import UserError
+from earshot.core.errors import UserError, unless_temporary
 from earshot.extractors import base
 
 if TYPE_CHECKING:
@@ -132,6 +132,7 @@ class Pretrained:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
+            unless_temporary(path, error)
             raise UserError(
                 f"{self.extractor}: {path} is no readable JSON ({' '.join(str(error).split())[:80]})"
             ) from None
@@ -149,6 +150,7 @@ class Pretrained:
             except (
                 Exception
             ) as error:  # transformers raises OSError, ValueError, RuntimeError, SafetensorError, ...
+                unless_temporary(folder, error)
                 reason = " ".join(str(error).split())[:160]
                 raise UserError(
                     f"{self.extractor}: the weights in {folder} cannot be loaded ({reason}): {self.ways_out}"

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from earshot.core.errors import unless_temporary
 from earshot.core.pickle_interpreter import Global, Interpreter, Refused
 
 STORAGES = {
@@ -66,6 +67,7 @@ def load(path: Path | str) -> dict[str, Any]:
     except Refused:
         raise
     except Exception as error:  # a damaged zip or pickle can raise nearly anything, OSError included
+        unless_temporary(path, error)
         raise Refused(" ".join(str(error).split())[:80] or type(error).__name__) from None
     if type(found) is not dict:
         raise Refused(f"it holds a {type(found).__name__}")

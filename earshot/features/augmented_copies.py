@@ -110,15 +110,15 @@ class Copies:
         waves: dict[int, Future],
         rate: int,
     ) -> Copy:
-        wave, offset = self._heard(clip, waves)
-        wave = augment.vary(wave, rate, self.flags, rng)
+        found = self._heard(clip, waves)
+        wave = augment.vary(found.wave, rate, self.flags, rng)
         if partner >= 0:
-            other = augment.vary(self._heard(partner, waves)[0], rate, self.flags, rng)
+            other = augment.vary(self._heard(partner, waves).wave, rate, self.flags, rng)
             other = np.resize(augment.part(other, len(wave), rng), len(wave))
             wave = augment.mix(wave, other, share, rate)
-        return Copy(augment.finish(wave, self.flags, rng), offset, clip, copy, partner, share)
+        return Copy(augment.finish(wave, self.flags, rng), found.offset, clip, copy, partner, share)
 
-    def _heard(self, clip: int, waves: dict[int, Future]) -> tuple[np.ndarray, float]:
+    def _heard(self, clip: int, waves: dict[int, Future]) -> Any:
         found = waves[clip].result()
         if isinstance(found, str):
             raise UserError(

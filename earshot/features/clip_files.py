@@ -48,7 +48,7 @@ def beginning(path: Path) -> tuple[np.ndarray, int, float]:
 
     seconds, rate = load.info(path)
     if seconds <= LONGEST:
-        wave, rate, _ = load.read(path, None, load.AudioSettings())
+        wave, rate, *_ = load.read(path, None, load.AudioSettings())
         return wave, rate, len(wave) / rate
     rate, blocks = decode.blocks(path)
     parts, count = [], 0

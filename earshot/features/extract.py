@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from earshot import extractors
-from earshot.audio.load import BadAudio, read, stretch
 from earshot.core import checksums, disk_space, worker_pool
 from earshot.core.deadline import LONG, Deadline, clock, patiently
 from earshot.core.device import Device, out_of_memory
 from earshot.core.disk_space import human
 from earshot.core.errors import UserError
 from earshot.core.files import clear_temporary, empty
-from earshot.features import augmented_copies, cache, for_run, merge_shards, schema
+from earshot.features import augmented_copies, cache, decode_ahead, for_run, merge_shards, schema
 from earshot.features.plan import Plan, of_cache
 from earshot.features.shards import Part, parts
 
@@ -44,6 +43,7 @@ class Worker:
         self.precision = f"{device.name.partition(':')[0]} {device.precision}"
         empty_views = {view: self.extractor.none(view) for view in self.extractor.shapes}
         self.about = schema.form({**empty_views, "meta": {"span": self.extractor.span}})
+        self.workers = workers
         self.pool = ThreadPoolExecutor(workers)
 
     def __call__(
@@ -55,7 +55,10 @@ class Worker:
             say: called after each shard with its clips, the seconds that it took and its bytes.
         """
         began = time.perf_counter()
-        for part, prepared in _prepared(self.plan, todo, self.extractor, self.pool):
+        jobs = decode_ahead.jobs(self.plan, todo, self.extractor.rate, self.pool)
+        ahead = decode_ahead.ahead(jobs, self.workers)
+        for part, found in itertools.groupby(ahead, key=lambda one: one[0]):
+            prepared = itertools.chain.from_iterable(results for _, results in found)
             content, self.batch_size = _features(self.plan, part, prepared, self.extractor, self.batch_size)
             cache.dump(part.path, content)
             checksums.write(
@@ -250,108 +253,49 @@ def _set_aside(part: Part, reason: str) -> None:
     print(f"{reason}: set aside as {aside.name}, made again", flush=True)
 
 
-def _prepared(
-    plan: Plan, todo: list[Part], extractor: Any, pool: ThreadPoolExecutor
-) -> Iterator[tuple[Part, list]]:
-    """Each shard with its waves: decoded clips, then augmented copies."""
-    clips = plan.competition.clips
-
-    def decoding(path: str) -> tuple[np.ndarray, float] | str:
-        return decode(path, extractor.rate, plan.audio)
-
-    held: dict[str, Future] = {}  # recordings of which several clips are stretches
-
-    def decoded(part: Part) -> list[Future]:
-        futures, rows = [], clips[clips.split == part.split].iloc[part.first : part.last]
-        for path, start, end in zip(rows.path, rows.start, rows.end, strict=True):
-            if np.isnan(start):  # the whole file
-                futures.append(pool.submit(decoding, path))
-                continue
-            # submitted before its stretches, so that even a single thread comes to an end
-            if path not in held:
-                # their times are the file's
-                held[path] = pool.submit(decode, path, extractor.rate, replace(plan.audio, trim=None))
-            futures.append(pool.submit(_stretch, held[path], extractor.rate, start, end))
-        for path in list(held)[:-1]:  # the last one may go on in the next shard
-            del held[path]
-        return futures
-
-    yield from _ahead([part for part in todo if part.split != augmented_copies.NAME], decoded)
-    copied = [part for part in todo if part.split == augmented_copies.NAME]
-    if copied:
-        bad = np.concatenate([cache.load(part.path)["bad"] for part in parts(plan) if part.split == "train"])
-        made = augmented_copies.Copies(clips[clips.split == "train"], plan.augment, bad)
-        yield from _ahead(
-            copied, lambda part: made.submit(part.first, part.last, pool, decoding, extractor.rate)
-        )
-
-
-def _ahead(todo: list[Part], start: Callable[[Part], list[Future]]) -> Iterator[tuple[Part, list]]:
-    """Each shard with the results of its futures; the next one is being decoded while the caller works on
-    it."""
-    ahead: deque[tuple[Part, list[Future]]] = deque()
-    waiting = iter(todo)
-
-    def submit() -> None:
-        part = next(waiting, None)
-        if part is not None:
-            ahead.append((part, start(part)))
-
-    submit()
-    while ahead:
-        part, futures = ahead.popleft()
-        results = [future.result() for future in futures]
-        submit()
-        yield part, results
-
-
-def decode(path: str, rate: int, settings: Any) -> tuple[np.ndarray, float] | str:
-    """(samples,) float32 at `rate` with the seconds trimmed from its start, or the reason why there is
-    none."""
-    if not path:
-        return "no such file"
-    try:
-        wave, _, offset = read(path, rate, settings)
-        return wave, offset
-    except BadAudio as error:
-        return str(error)
-
-
-def _stretch(recording: Future, rate: int, start: float, end: float) -> tuple[np.ndarray, float] | str:
-    found = recording.result()
-    if isinstance(found, str):
-        return found
-    try:
-        return stretch(found[0], rate, start, end), start
-    except BadAudio as error:
-        return str(error)
+def _bites(prepared: Iterable[Any]) -> Iterator[list[Any]]:
+    """The items in lists that memory holds; one list, unless clips are long."""
+    bite: list[Any] = []
+    for item in prepared:
+        bite.append(item)
+        if sum(map(decode_ahead.samples, bite)) > decode_ahead.HELD:
+            yield bite
+            bite = []
+    if bite:
+        yield bite
 
 
 def _features(
-    plan: Plan, part: Part, prepared: list, extractor: Any, batch_size: int
+    plan: Plan, part: Part, prepared: Iterable[Any], extractor: Any, batch_size: int
 ) -> tuple[dict[str, Any], int]:
     """A shard's content, and the batch size that memory allowed; an item is a wave with its offset, or why
     there is none."""
-    good = [index for index, item in enumerate(prepared) if not isinstance(item, str)]
-    while True:
-        try:
-            features = extractor.extract(
-                [prepared[i][0] for i in good], [prepared[i][1] for i in good], batch_size
-            )
-            break
-        except RuntimeError as error:
-            if not out_of_memory(error) or batch_size == 1:
-                raise
-            batch_size //= 2
-            print(f"out of memory: batch size {batch_size} from here on", flush=True)
+    features: list[Any] = []
+    items: list[Any] = []  # without their waves
+    for bite in _bites(prepared):
+        waves = [item for item in bite if not isinstance(item, str)]
+        while True:
+            try:
+                features += extractor.extract(
+                    [item.wave for item in waves], [item.offset for item in waves], batch_size
+                )
+                break
+            except RuntimeError as error:
+                if not out_of_memory(error) or batch_size == 1:
+                    raise
+                batch_size //= 2
+                print(f"out of memory: batch size {batch_size} from here on", flush=True)
+        items += [item if isinstance(item, str) else item._replace(wave=None) for item in bite]
+    good = [index for index, item in enumerate(items) if not isinstance(item, str)]
     windows = [len(f.start) for f in features]
     if part.split == augmented_copies.NAME:
-        content = augmented_copies.shard_columns(prepared, windows)
+        content = augmented_copies.shard_columns(items, windows)
     else:
         content = {
             "clip": np.repeat(np.array([part.first + i for i in good], dtype=np.int32), windows),
-            "bad": np.array([part.first + i for i in range(len(prepared)) if i not in good], dtype=np.int32),
-            "reason": np.array([item for item in prepared if isinstance(item, str)], dtype=np.str_),
+            "bad": np.array([part.first + i for i in range(len(items)) if i not in good], dtype=np.int32),
+            "reason": np.array([item for item in items if isinstance(item, str)], dtype=np.str_),
+            "cancelled": np.array([part.first + i for i in good if items[i].cancelled], dtype=np.int32),
         }
     content |= {
         "start": np.concatenate([f.start for f in features] or [np.zeros(0, np.float32)]),

@@ -76,6 +76,13 @@ def _finished(manifest: dict[str, Any]) -> str | None:
         )
     ):
         return "has no view of a shape (D, F, T)"
+    cancelled = manifest.get("cancelled", {"clips": 0, "first": ""})
+    if (
+        not isinstance(cancelled, dict)
+        or not _whole(cancelled.get("clips"), 0)
+        or not isinstance(cancelled.get("first"), str)
+    ):
+        return "does not count the clips whose channels cancel out"
     span, columns = manifest.get("span"), manifest.get("columns")
     if type(span) not in (int, float) or not math.isfinite(span) or span <= 0:
         return "has a span that is no time"

@@ -34,6 +34,7 @@ def join(plan: Plan, parts: list[Part]) -> None:
     ledger = [list(row) for row in plan.competition.missing]
     meta = {"fingerprint": plan.fingerprint, "record": plan.record, "versions": _versions(plan)}
     splits, shapes, span, augmented = {}, {}, None, {}
+    cancelled: list[str] = []
     for split in manifest.SPLITS:
         rows = clips[clips.split == split]
         if not len(rows):
@@ -45,6 +46,7 @@ def join(plan: Plan, parts: list[Part]) -> None:
             for i, reason in zip(bad, shards.column("reason"), strict=True)
             if paths[i]
         ]  # rows without a file are in the competition's own list
+        cancelled += [str(ids[i]) for i in shards.column("cancelled")]
         span = shards.span
         # Training clips that cannot be heard are left out; clips to be answered keep their place,
         # without rows.
@@ -88,6 +90,7 @@ def join(plan: Plan, parts: list[Part]) -> None:
             "shapes": shapes,
             "span": span,
             "bad": len(ledger),
+            **({"cancelled": {"clips": len(cancelled), "first": cancelled[0]}} if cancelled else {}),
             "columns": [plan.competition.id_column, plan.competition.label_column],
             **({"separator": plan.competition.separator} if plan.competition.multilabel else {}),
             "bytes": {name: (folder / name).stat().st_size for name in names},

@@ -15,7 +15,7 @@ from earshot import extractors
 from earshot.core import checksums, digest_cache, kaggle_paths
 from earshot.core.config import AugmentFlags
 from earshot.core.disk_space import SLACK
-from earshot.core.errors import UserError
+from earshot.core.errors import TemporaryError, UserError
 from earshot.core.files import digest_of
 from earshot.core.fingerprint import differences, fingerprint
 from earshot.features import augmented_copies, cache
@@ -47,6 +47,7 @@ class Plan:
     notes: list[str]
     augment: AugmentFlags = AugmentFlags()
     windows: float = 1.0  # of a clip, on average
+    unreadable: frozenset[str] = frozenset()  # files of clips that could not be read when this was planned
 
     @property
     def fingerprint(self) -> str:
@@ -163,6 +164,7 @@ def make(
         },
     }
     sources.save()
+    unreadable = sources.unreadable(clips.path, workers)
     if like is not None:
         found = differences(like, {key: record[key] for key in like})
         if found:
@@ -183,6 +185,7 @@ def make(
         notes,
         augment,
         windows,
+        unreadable,
     )
 
 
@@ -251,6 +254,7 @@ def state(plan: Plan) -> str:
     Raises:
         UserError: the folder holds a cache of something else, and the differences are named; or files that
             are no cache's.
+        TemporaryError: the clips differ because files are gone that an earlier run has read.
     """
     path = plan.folder / cache.MANIFEST
     if not path.exists():
@@ -279,7 +283,16 @@ def state(plan: Plan) -> str:
             "start over with --fresh, or choose another --cache NAME"
         )
     found = differences(manifest["record"], plan.record)
+    if found and not manifest.get("complete") and not any((plan.folder / "shards").glob("*.json")):
+        return "new"  # begun with other files or settings, and nothing was made yet
     if found:
+        gone = _gone(plan) if manifest["record"].get("clips") != plan.record["clips"] else []
+        if gone:
+            raise TemporaryError(
+                f"{plan.folder}: {len(gone)} audio files are gone that were there before (first: {gone[0]}): "
+                "bring the folder or drive back; if they were removed on purpose, start over with --fresh or "
+                "name a new cache with --cache NAME"
+            )
         more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
         raise UserError(
             f"{plan.folder} was made with other settings: {'; '.join(found[:3])}{more}: "
@@ -298,6 +311,13 @@ def state(plan: Plan) -> str:
             f"{plan.folder / name} is {'damaged' if (plan.folder / name).exists() else 'missing'}",
         )
     return "damaged" if broken else "complete"
+
+
+def _gone(plan: Plan) -> list[str]:
+    """Audio files of the competition that an earlier run has read and that are not there now."""
+    root = f"{plan.competition.root}{os.sep}"
+    known = Sources(plan.folder.parent / ".index.json").known
+    return sorted(path for path in known if path.startswith(root) and not os.path.exists(path))
 
 
 def _set_aside(path: Path, reason: str) -> str:

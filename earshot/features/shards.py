@@ -86,8 +86,9 @@ class Shards:
         return shard
 
     def column(self, name: str) -> np.ndarray:
-        """(rows,) or (clips,): a small array of all shards together."""
-        return np.concatenate(self._columns[name])
+        """(rows,) or (clips,): a small array of all shards together, those left out that an earlier version
+        made without it."""
+        return np.concatenate(self._columns.get(name, [np.zeros(0, np.int32)]))
 
     def write(self, path: Path, content: dict[str, Any], meta: dict[str, Any]) -> dict[str, list[int]]:
         """The given arrays and the shards' views as one file; (D, F, T) of each view."""

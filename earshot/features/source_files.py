@@ -3,22 +3,31 @@ changed."""
 
 from __future__ import annotations
 
+import errno
 import math
 import os
-import stat
+import re
+import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from earshot.core import checksums
+from earshot.core import checksums, digest_cache
+from earshot.core.errors import OF_THE_FILE, TemporaryError, temporary
 from earshot.core.files import digest
+
+IN_A_ROW = 20  # files that were listed and cannot be opened: a folder or drive is gone, not so many files
 
 
 class Sources:
-    """An index file: path -> size, time of change, SHA-256, seconds, rate.
+    """An index file: path -> state (size, inode, times of content and status), SHA-256, seconds, rate.
 
-    The times stay in this file and enter no fingerprint: a remounted copy is read again and found equal.
+    The state stays in this file and enters no fingerprint: a remounted copy is read again and found equal.
+
+    Raises:
+        TemporaryError: of every method: the disk or the network failed, or a file is gone that was just
+            listed.
     """
 
     def __init__(self, index: Path | str):
@@ -34,18 +43,23 @@ class Sources:
 
     def _entry(self, path: str) -> dict:
         try:
-            about = os.stat(path)
-        except OSError:
+            state = digest_cache.state(path)
+        except OSError as error:
+            # A link may lead nowhere, and the folder's list has it all the same.
+            gone = error.errno in (errno.ENOENT, errno.ENOTDIR)
+            if (
+                error.errno not in OF_THE_FILE
+                or gone
+                and path
+                and not (os.path.islink(path) and "sha256" not in self.known.get(path, {}))
+            ):
+                raise temporary(path, error) from None
             return {}
-        if not stat.S_ISREG(about.st_mode):  # a pipe would keep us waiting for ever
+        if state is None:  # a pipe would keep us waiting for ever
             return {}
-        known = self.known.get(path)
-        if not (
-            isinstance(known, dict)
-            and known.get("size") == about.st_size
-            and known.get("time") == about.st_mtime_ns
-        ):
-            known = {"size": about.st_size, "time": about.st_mtime_ns}
+        known, text = self.known.get(path), " ".join(map(str, state))
+        if not isinstance(known, dict) or known.get("state") != text:
+            known = {"size": state[0], "state": text}
             self.known[path] = known
             self.changed = True
         return known
@@ -61,16 +75,33 @@ class Sources:
         ]
 
         def fill(job: tuple[dict, str]) -> None:
+            entry, path = job
             try:
-                job[0]["sha256"] = digest(job[1])
-            except OSError:
-                pass  # not remembered: the next run may be allowed to read it
+                entry["sha256"] = digest(path)
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EPERM):
+                    raise temporary(path, error) from None
 
         if todo:
             self.changed = True
             with ThreadPoolExecutor(workers) as pool:
                 list(pool.map(fill, todo))
         return [entry.get("sha256", "") for entry in entries]
+
+    def unreadable(self, paths: Iterable[str], workers: int = 4) -> frozenset[str]:
+        """The files among these that cannot be read; TemporaryError for many in a row."""
+        paths = [path for path in paths if path]
+        row, found = 0, set()
+        for path, content in zip(paths, self.digests(paths, workers), strict=True):
+            row = 0 if content else row + 1
+            if not content:
+                found.add(path)
+            if row == IN_A_ROW:
+                raise TemporaryError(
+                    f"{path}: cannot be opened, nor can the {IN_A_ROW - 1} files before it: is a drive or "
+                    "network missing, do links lead nowhere, may this user read them?"
+                )
+        return frozenset(found)
 
     def headers(self, paths: Iterable[Path | str]) -> list[tuple[float, int] | None]:
         """(seconds, rate) per audio file, None for one whose header cannot be read."""
@@ -89,15 +120,23 @@ class Sources:
         return found
 
     def save(self) -> None:
-        """Write the index if anything is new."""
+        """Write the index if anything is new. Files that changed a moment ago are read again next time."""
         if self.changed:
-            checksums.write(self.index, {"files": self.known})
+            now, files = time.time_ns(), {}
+            for path, entry in self.known.items():
+                state = [int(part) for part in entry.get("state", "").split()]
+                fresh = state and not digest_cache.settled(state, now)
+                files[path] = {k: v for k, v in entry.items() if k != "state"} if fresh else entry
+            checksums.write(self.index, {"files": files})
             self.changed = False
 
 
 def _sound(entry: Any) -> bool:
     """Is this what `Sources` writes of a file?"""
     if not isinstance(entry, dict) or not isinstance(entry.get("sha256", ""), str):
+        return False
+    state = entry.get("state", "0 0 0 0")  # without: of an earlier version, its file is read again
+    if not isinstance(state, str) or not re.fullmatch(r"\d+ \d+ -?\d+ -?\d+", state):
         return False
     if "seconds" not in entry:
         return True

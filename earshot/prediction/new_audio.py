@@ -14,7 +14,7 @@ from earshot.core.config import with_defaults
 from earshot.core.device import Device
 from earshot.core.errors import UserError
 from earshot.core.files import digest, digest_of
-from earshot.features.extract import decode
+from earshot.features.decode_ahead import decode
 from earshot.features.shards import SHARD
 from earshot.training.run import Run
 

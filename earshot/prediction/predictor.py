@@ -14,7 +14,7 @@ from earshot.audio.load import BadAudio
 from earshot.core.device import Device, autocast
 from earshot.core.files import digest_of
 from earshot.extractors.base import ClipFeatures
-from earshot.features.extract import decode
+from earshot.features.decode_ahead import decode
 from earshot.prediction import new_audio
 from earshot.prediction.members import Member
 from earshot.training.dataset import Rows
@@ -126,7 +126,7 @@ class Hearing:
                 found = decode(str(path), ears.extractor.rate, ears.audio)
                 if isinstance(found, str):
                     raise BadAudio(found)
-                heard[key] = self._listen(ears, *found)
+                heard[key] = self._listen(ears, found.wave, found.offset)
             return self.answer(heard)
 
     def _listen(self, ears: Ears, wave: np.ndarray, offset: float) -> Heard:

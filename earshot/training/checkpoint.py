@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from earshot.core import checksums
-from earshot.core.errors import UserError
+from earshot.core.errors import UserError, unless_temporary
 from earshot.core.files import recover_folder, replacing_folder, standing, write_bytes
 from earshot.training import run_schema
 
@@ -176,6 +176,7 @@ def _load_tensors(path: Path, device: str) -> dict:
     try:
         return load_file(path, device=device)
     except (SafetensorError, OSError) as error:
+        unless_temporary(path, error)
         raise UserError(
             f"{path} is damaged ({error}): delete {path.parent} to train this fold again from its start"
         ) from None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from earshot.core.config import TrainingFlags
-from earshot.core.errors import UserError
+from earshot.core.errors import UserError, unless_temporary
 
 if TYPE_CHECKING:
     import torch
@@ -108,6 +108,7 @@ def shapes(path: Path) -> dict[str, list[int]]:
             name: [int(n) for n in about["shape"]] for name, about in header.items() if name != "__metadata__"
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
+        unless_temporary(path, error)
         raise UserError(
             f"{path} is damaged ({' '.join(str(error).split())[:100]}): train this fold again from its start"
         ) from None

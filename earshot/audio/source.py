@@ -1,0 +1,153 @@
+"""The bytes of an audio file as a decoder reads them, with every error of the disk or network kept."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import stat
+from pathlib import Path
+
+from earshot.core.errors import OF_THE_FILE, temporary
+
+CHUNK = 1 << 20  # bytes looked through at a time
+
+
+class BadAudio(Exception):
+    """A clip that cannot be used; `args[0]` is the short reason, one line without a path."""
+
+
+class Unreadable(BadAudio):
+    """A file that is missing or may not be read. Who has listed it a moment ago knows better than to blame
+    the file."""
+
+
+class Source(io.RawIOBase):
+    """The bytes [start, end) of an open file, behind `head`, as a file object for a decoder.
+
+    Decoders take a failed read for the end of the audio. So the first failure is kept in `fault`, together
+    with a file that ends before the size that the system tells, and `check` raises it.
+    """
+
+    def __init__(self, path: str, file: io.FileIO, start: int, end: int, head: bytes = b"") -> None:
+        self.path, self.file, self.start, self.end, self.head = path, file, start, end, head
+        self.at = 0
+        self.fault: OSError | None = None
+        self.whole: Source | None = None  # whose part this is: the file stays open with it
+
+    @classmethod
+    def open(cls, path: Path | str) -> Source:
+        """A whole file.
+
+        Raises:
+            Unreadable: missing or forbidden.
+            BadAudio: empty, a folder, or no regular file: a pipe would keep us waiting, a device never end.
+            TemporaryError: the system failed.
+        """
+        name = os.fspath(path)
+        try:
+            mode = os.stat(name).st_mode
+            if stat.S_ISDIR(mode):
+                raise BadAudio("is a directory")
+            if not stat.S_ISREG(mode):
+                raise BadAudio("not a regular file")
+            file = io.FileIO(os.fsencode(name))
+            size = os.fstat(file.fileno()).st_size
+        except OSError as error:
+            raise unreadable(name, error) from None
+        if not size:
+            file.close()
+            raise BadAudio("empty file")
+        return cls(name, file, 0, size)
+
+    @property
+    def size(self) -> int:
+        """Bytes in all."""
+        return len(self.head) + self.end - self.start
+
+    def part(self, start: int, end: int, head: bytes = b"") -> Source:
+        """The bytes [start, end) of this one, which has no head, as another file object."""
+        found = Source(self.path, self.file, self.start + start, self.start + end, head)
+        found.whole = self
+        return found
+
+    def check(self) -> None:
+        """Raise TemporaryError if a read has failed."""
+        if self.fault:
+            raise temporary(self.path, self.fault)
+
+    def read_at(self, position: int, count: int) -> bytes:
+        """Up to `count` bytes from a position, fewer only at the end; TemporaryError where that fails."""
+        before, self.at = self.at, position
+        buffer = bytearray(max(0, min(count, self.size - position)))
+        got = self.readinto(buffer)
+        self.at = before
+        self.check()
+        return bytes(buffer[:got])
+
+    def find(self, wanted: bytes, position: int) -> int:
+        """The next place of some bytes at or after a position, -1 where there is none."""
+        while position < self.size:
+            at = self.read_at(position, CHUNK + len(wanted) - 1).find(wanted)
+            if at >= 0:
+                return position + at
+            position += CHUNK
+        return -1
+
+    def read_through(self) -> None:
+        """Read all of it, for nothing but TemporaryError: another program that reads it may not tell."""
+        for position in range(0, self.size, CHUNK):
+            self.read_at(position, CHUNK)
+
+    def close(self) -> None:
+        super().close()
+        if self.whole is None:
+            self.file.close()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self.at, os.SEEK_END: self.size}[whence]
+        self.at = max(0, base + offset)
+        return self.at
+
+    def readinto(self, buffer) -> int:
+        view = memoryview(buffer).cast("B")[: max(0, self.size - self.at)]
+        done = 0
+        if self.at < len(self.head):
+            piece = self.head[self.at : self.at + len(view)]
+            done = len(piece)
+            view[:done] = piece
+        while done < len(view) and self.fault is None:
+            try:
+                got = os.preadv(
+                    self.file.fileno(), [view[done:]], self.start + self.at + done - len(self.head)
+                )
+                if not got:
+                    self.fault = OSError(
+                        errno.EIO, "ends before its size: it is being changed, or cannot be read"
+                    )
+                done += got
+            except OSError as error:
+                self.fault = error
+        self.at += done
+        return done
+
+
+def unreadable(path: str, error: OSError) -> BadAudio | OSError:
+    """What to raise for a file that cannot be opened: Unreadable, or TemporaryError where it is not the
+    file's fault."""
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return Unreadable("no such file")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return Unreadable("no permission")
+    if error.errno in OF_THE_FILE:
+        return Unreadable(f"cannot be read: {error.strerror}")
+    return temporary(path, error)

@@ -1,0 +1,106 @@
+"""What a process needs around it: standard streams, descriptors, folders for the caches of libraries."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import sys
+import tempfile
+from pathlib import Path
+
+# Where libraries keep what they compile or look up. They take a folder of HOME, and some stop without one.
+CACHES = {
+    "MPLCONFIGDIR": "matplotlib",
+    "NUMBA_CACHE_DIR": "numba",
+    "TORCHINDUCTOR_CACHE_DIR": "inductor",
+    "TRITON_CACHE_DIR": "triton",
+    "XDG_CACHE_HOME": "cache",
+    "XDG_CONFIG_HOME": "config",
+}
+
+
+def prepare() -> None:
+    """Make this process, and those that it starts, work without a terminal, a home or a name for its user.
+
+    To be called before torch, matplotlib or numba is imported.
+    """
+    _open_streams()
+    _print_anything()
+    _more_descriptors()
+    _home()
+
+
+def _open_streams() -> None:
+    """The null device for a standard stream that is closed: the next file to be opened would take its place,
+    and get what is printed."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+            if opened != descriptor:
+                os.dup2(opened, descriptor)
+                os.close(opened)
+            os.set_inheritable(descriptor, True)
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(descriptor, "w" if descriptor else "r", closefd=False))
+
+
+def _print_anything() -> None:
+    """In an ASCII or Latin-1 terminal, what it cannot show is escaped, and no line is a reason to stop."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError):  # a notebook's stream
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+
+
+def _more_descriptors() -> None:
+    """As many open files as this user may have: the usual 1024 is for programs that use select."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _home() -> None:
+    if not hasattr(os, "getuid"):
+        return
+    try:
+        import pwd
+
+        pwd.getpwuid(os.getuid())
+        named = True
+    except (ImportError, KeyError):
+        named = False
+    if not named and not any(os.environ.get(name) for name in ("LOGNAME", "USER", "LNAME", "USERNAME")):
+        os.environ["USER"] = f"user{os.getuid()}"  # torch asks for a name, of which nothing depends
+    home = os.environ.get("HOME") or (os.path.expanduser("~") if named else "")
+    if home and os.path.isdir(home) and _writable(home):
+        return
+    own = _private()
+    if not os.path.isdir(home):
+        os.environ["HOME"] = str(own)
+    for variable, name in CACHES.items():
+        if not os.environ.get(variable):
+            os.environ[variable] = str(own / name)
+            (own / name).mkdir(exist_ok=True)
+
+
+def _writable(folder: str) -> bool:
+    """By trying: on a read-only disk the permissions say nothing."""
+    with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=folder):
+        return True
+    return False
+
+
+def _private() -> Path:
+    """A folder for temporary files that is this user's alone, the same in every process."""
+    folder = Path(tempfile.gettempdir()) / f"earshot-{os.getuid()}"
+    with contextlib.suppress(OSError):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        about = os.lstat(folder)
+        if stat.S_ISDIR(about.st_mode) and about.st_uid == os.getuid() and not about.st_mode & 0o022:
+            return folder
+    return Path(tempfile.mkdtemp(prefix="earshot-"))

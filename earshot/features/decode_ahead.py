@@ -1,0 +1,126 @@
+"""Clips decoded ahead of an extractor, no more of them than memory holds."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from earshot.audio.load import BadAudio, read, stretch
+from earshot.audio.source import Unreadable
+from earshot.core.errors import TemporaryError
+from earshot.features import augmented_copies, cache
+from earshot.features.shards import SHARD, Part, parts
+
+if TYPE_CHECKING:
+    from earshot.features.plan import Plan
+
+HELD = 1 << 26  # samples (256 MB) of clips at work, and again of clips decoded ahead
+
+
+class Decoded(NamedTuple):
+    """A clip, ready for an extractor."""
+
+    wave: np.ndarray
+    """(samples,) float32."""
+    offset: float
+    """Seconds that were trimmed from its start, or where it begins in its recording."""
+    cancelled: bool = False
+    """Its channels cancel each other out, so that one of them was taken."""
+
+
+Job = tuple[Part, list[Future]]
+
+
+def jobs(plan: Plan, todo: list[Part], rate: int, pool: ThreadPoolExecutor) -> Iterator[Job]:
+    """What to decode for each shard, in order, each started when it is asked for: clips, then augmented
+    copies."""
+    clips = plan.competition.clips
+
+    def decoding(path: str) -> Decoded | str:
+        return decode(path, rate, plan.audio, path not in plan.unreadable)
+
+    untrimmed = replace(plan.audio, trim=None)  # the times of stretches are the file's
+    # that clips are stretches of; the next shard may go on with it
+    recording: tuple[str, Future] | None = None
+    copied = [part for part in todo if part.split == augmented_copies.NAME]
+    for part in todo:
+        if part in copied:
+            continue
+        rows = clips[clips.split == part.split].iloc[part.first : part.last]
+        for path, start, end in zip(rows.path, rows.start, rows.end, strict=True):
+            if np.isnan(start):  # the whole file
+                yield part, [pool.submit(decoding, path)]
+                continue
+            if recording is None or recording[0] != path:
+                # submitted before its stretches, so that even a single thread comes to an end
+                listed = path not in plan.unreadable
+                recording = path, pool.submit(decode, path, rate, untrimmed, listed)
+            yield part, [pool.submit(_stretch, recording[1], rate, start, end)]
+    if copied:
+        bad = np.concatenate([cache.load(part.path)["bad"] for part in parts(plan) if part.split == "train"])
+        made = augmented_copies.Copies(clips[clips.split == "train"], plan.augment, bad)
+        for part in copied:
+            yield part, made.submit(part.first, part.last, pool, decoding, rate)
+
+
+def ahead(started: Iterator[Job], workers: int) -> Iterator[tuple[Part, list]]:
+    """The results of each job, in order, while the next ones are being decoded: as many as a shard has, fewer
+    where clips are long."""
+    waiting: deque[Job] = deque()
+    largest = 0
+
+    def more() -> bool:
+        count = sum(len(futures) for _, futures in waiting)
+        return count < workers or 0 < largest and count < SHARD and (count + 1) * largest <= HELD
+
+    while True:
+        while more() and (job := next(started, None)) is not None:
+            waiting.append(job)
+        if not waiting:
+            return
+        part, futures = waiting.popleft()
+        results = [future.result() for future in futures]
+        largest = max([largest, 1, *map(samples, results)])
+        yield part, results
+
+
+def samples(item: Any) -> int:
+    """The samples that a decoded clip keeps in memory: of a stretch, all of its recording."""
+    return 0 if isinstance(item, str) else (item.wave if item.wave.base is None else item.wave.base).size
+
+
+def decode(path: str, rate: int, settings: Any, listed: bool = False) -> Decoded | str:
+    """A clip at `rate`, or the reason why there is none.
+
+    Args:
+        listed: the file was read when the work was planned. That it cannot be opened now is not its own
+            fault.
+    Raises:
+        TemporaryError: the disk, the network or this process failed.
+    """
+    if not path:
+        return "no such file"
+    try:
+        clip = read(path, rate, settings)
+        return Decoded(clip.wave, clip.trimmed, clip.cancelled)
+    except Unreadable as error:
+        if listed:
+            raise TemporaryError(f"{path}: {error}, and it was there when the files were listed") from None
+        return str(error)
+    except BadAudio as error:
+        return str(error)
+
+
+def _stretch(recording: Future, rate: int, start: float, end: float) -> Decoded | str:
+    found = recording.result()
+    if isinstance(found, str):
+        return found
+    try:
+        return Decoded(stretch(found.wave, rate, start, end), start, found.cancelled)
+    except BadAudio as error:
+        return str(error)
