@@ -75,19 +75,24 @@ def main(argv: list[str]) -> None:
     deadline = Deadline(machine.max_hours)
     from earshot.competition.load import load as load_competition
     from earshot.core.files import locked, plain_name, write_text
-    from earshot.features import cache, plan, resume, spectrogram_images
+    from earshot.features import cache, plan, resume, source_files, spectrogram_images
     from earshot.features.find_cache import LATEST
     from earshot.kaggle import download
 
-    clips = load_competition(
-        download.fetched(name, what.out),
-        train_csv=what.train_csv,
-        id_column=what.id_column,
-        label_column=what.label_column,
-        task=what.task,
-        holdout=what.holdout,
-        out=what.out,
-    )
+    place = download.fetched(name, what.out)
+    try:
+        clips = load_competition(
+            place,
+            train_csv=what.train_csv,
+            id_column=what.id_column,
+            label_column=what.label_column,
+            task=what.task,
+            holdout=what.holdout,
+            out=what.out,
+        )
+    except UserError:
+        source_files.check_gone(Path(what.out) / Path(place).name, place)
+        raise
     print(*clips.notes, sep="\n", end="\n" if clips.notes else "")
     if run and for_run.only(clips).clips.empty:
         return

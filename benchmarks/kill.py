@@ -3,6 +3,7 @@ nothing disturbed.
 
     python benchmarks/kill.py                     # 50 kills a stage, into benchmarks/RESULTS.md
     python benchmarks/kill.py --kills 5 --stage train --no-results
+    python benchmarks/kill.py --drops 20          # instead: the audio folder is moved away and back
 
 Half of the kills come at a random time, half right before a random change on the disk (a file opened for
 writing, a rename, a removal), because that is where half-finished work would show. Stages are forked from a
@@ -265,6 +266,45 @@ def _faults(folder: Path, stage: Stage, expected: dict[str, bytes], once: Counte
     return faults
 
 
+def dropped(scratch: Path, flags: argparse.Namespace) -> bool:
+    """The mode that takes the audio away instead of killing; was there a fault?"""
+    import drop
+    from conftest import make_competition
+
+    def start(args: list[str], folder: Path) -> int:
+        pid = os.fork()
+        if not pid:
+            _child("get_features.py", args, folder, None)
+        return pid
+
+    data = drop.prepare(make_competition(scratch / "tones", drop.CLASSES, seconds=0.5, **drop.CLIPS))
+    found = drop.drop(
+        data, scratch, flags.drops, flags.seed, start, lambda folder: contents(folder, ("data",))
+    )
+    print(
+        f"drops: {found.drops}, {found.stopped} of them stopped the extraction of 400 clips, "
+        f"{len(found.faults)} faults",
+        *found.faults[:20],
+        sep="\n  ",
+    )
+    if not flags.no_results and not found.faults:
+        common.keep_rows(
+            "Drives that drop survived",
+            [
+                f"`python benchmarks/kill.py --drops {flags.drops} --seed {flags.seed}` on "
+                f"{common.machine()}: all audio of 400 clips is moved",
+                "away at a random moment of their extraction and back up to a second later, or after the "
+                "stage has ended; the same",
+                "command again until it is done, all files compared byte by byte with an undisturbed run.",
+            ],
+            "| drops | stopped the stage (exit code 75) | clips lost, differences, strays |",
+            {"extract": f"| {found.drops} | {found.stopped} | {len(found.faults)} |"},
+        )
+    if not flags.folder and not found.faults:
+        shutil.rmtree(scratch)
+    return bool(found.faults)
+
+
 def main() -> None:
     """Parse, kill, report; exit code 1 at the first difference."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
@@ -275,6 +315,9 @@ def main() -> None:
         "--folder", type=Path, help="where to work, kept afterwards (default: a temporary folder)"
     )
     parser.add_argument("--no-results", action="store_true", help="leave benchmarks/RESULTS.md as it is")
+    parser.add_argument(
+        "--drops", type=int, help="move the audio folder away and back so often while features are extracted"
+    )
     flags = parser.parse_args()
     from conftest import make_competition
 
@@ -283,6 +326,8 @@ def main() -> None:
         importlib.import_module(name)
 
     scratch = (flags.folder or Path(tempfile.mkdtemp(prefix="kill-"))).resolve()
+    if flags.drops:
+        sys.exit(dropped(scratch, flags))
     data = make_competition(scratch / "tones", CLASSES, seconds=0.5, **CLIPS)
     with zipfile.ZipFile(f"{data}.zip", "w") as archive:
         for path in sorted(p for p in data.rglob("*") if p.is_file()):

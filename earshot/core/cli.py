@@ -79,7 +79,7 @@ def _failed(error: OSError | MemoryError | RuntimeError) -> int:
     else:
         raise error
     print(
-        f"error: {' '.join(text.split())}; nothing is lost: once that is over, the same command continues",
+        f"error: {' '.join(text.split())} (temporary: nothing is lost, the same command continues)",
         file=sys.stderr,
     )
     # Threads may still be decoding, from a drive that does not answer.

@@ -15,12 +15,12 @@ from earshot import extractors
 from earshot.core import checksums, digest_cache, kaggle_paths
 from earshot.core.config import AugmentFlags
 from earshot.core.disk_space import SLACK
-from earshot.core.errors import TemporaryError, UserError
+from earshot.core.errors import UserError
 from earshot.core.files import digest_of
 from earshot.core.fingerprint import differences, fingerprint
 from earshot.features import augmented_copies, cache
 from earshot.features.manifest import fault
-from earshot.features.source_files import Sources
+from earshot.features.source_files import INDEX, Sources, check_gone
 
 if TYPE_CHECKING:
     from earshot.audio.load import AudioSettings
@@ -83,7 +83,7 @@ def make(
     augment = augment or AugmentFlags()
     module = extractors.module(extractor)
     notes = []
-    sources = Sources(out / competition.name / ".index.json")
+    sources = Sources(out / competition.name / INDEX)
     clips = competition.clips
     labelled = clips[clips.split == "train"]
     # Only training clips decide: the clips to submit may be swapped for hidden ones later.
@@ -286,13 +286,8 @@ def state(plan: Plan) -> str:
     if found and not manifest.get("complete") and not any((plan.folder / "shards").glob("*.json")):
         return "new"  # begun with other files or settings, and nothing was made yet
     if found:
-        gone = _gone(plan) if manifest["record"].get("clips") != plan.record["clips"] else []
-        if gone:
-            raise TemporaryError(
-                f"{plan.folder}: {len(gone)} audio files are gone that were there before (first: {gone[0]}): "
-                "bring the folder or drive back; if they were removed on purpose, start over with --fresh or "
-                "name a new cache with --cache NAME"
-            )
+        if manifest["record"].get("clips") != plan.record["clips"]:
+            check_gone(plan.folder.parent, plan.competition.root)
         more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
         raise UserError(
             f"{plan.folder} was made with other settings: {'; '.join(found[:3])}{more}: "
@@ -311,13 +306,6 @@ def state(plan: Plan) -> str:
             f"{plan.folder / name} is {'damaged' if (plan.folder / name).exists() else 'missing'}",
         )
     return "damaged" if broken else "complete"
-
-
-def _gone(plan: Plan) -> list[str]:
-    """Audio files of the competition that an earlier run has read and that are not there now."""
-    root = f"{plan.competition.root}{os.sep}"
-    known = Sources(plan.folder.parent / ".index.json").known
-    return sorted(path for path in known if path.startswith(root) and not os.path.exists(path))
 
 
 def _set_aside(path: Path, reason: str) -> str:

@@ -3,12 +3,13 @@ changed."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import math
 import os
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from earshot.core import checksums, digest_cache
 from earshot.core.errors import OF_THE_FILE, TemporaryError, temporary
 from earshot.core.files import digest
 
+INDEX = ".index.json"  # beside the caches of a competition
 IN_A_ROW = 20  # files that were listed and cannot be opened: a folder or drive is gone, not so many files
 
 
@@ -66,7 +68,10 @@ class Sources:
 
     def digests(self, paths: Iterable[Path | str], workers: int = 4) -> list[str]:
         """SHA-256 per file, "" for one that cannot be read."""
-        paths = [str(path) for path in paths]
+        with self._kept():
+            return self._digests([str(path) for path in paths], workers)
+
+    def _digests(self, paths: list[str], workers: int) -> list[str]:
         entries = [self._entry(path) for path in paths]
         todo = [
             (entry, path)
@@ -105,19 +110,27 @@ class Sources:
 
     def headers(self, paths: Iterable[Path | str]) -> list[tuple[float, int] | None]:
         """(seconds, rate) per audio file, None for one whose header cannot be read."""
+        with self._kept():
+            return [self._header(path) for path in map(str, paths)]
+
+    def _header(self, path: str) -> tuple[float, int] | None:
         from earshot.audio.load import BadAudio, info
 
-        found = []
-        for path in map(str, paths):
-            entry = self._entry(path)
-            if entry and "seconds" not in entry:
-                self.changed = True
-                try:
-                    entry["seconds"], entry["rate"] = info(path)
-                except BadAudio:
-                    pass  # not remembered either
-            found.append((entry["seconds"], entry["rate"]) if entry.get("seconds") else None)
-        return found
+        entry = self._entry(path)
+        if entry and "seconds" not in entry:
+            self.changed = True
+            with contextlib.suppress(BadAudio):  # not remembered either
+                entry["seconds"], entry["rate"] = info(path)
+        return (entry["seconds"], entry["rate"]) if entry.get("seconds") else None
+
+    @contextlib.contextmanager
+    def _kept(self) -> Iterator[None]:
+        """What was read until the disk or the network failed is not read again."""
+        try:
+            yield
+        except TemporaryError:
+            self.save()
+            raise
 
     def save(self) -> None:
         """Write the index if anything is new. Files that changed a moment ago are read again next time."""
@@ -129,6 +142,29 @@ class Sources:
                 files[path] = {k: v for k, v in entry.items() if k != "state"} if fresh else entry
             checksums.write(self.index, {"files": files})
             self.changed = False
+
+
+def gone(folder: Path | str, root: Path | str) -> list[str]:
+    """Audio files below a competition's root that an earlier run has read and that are not there now.
+
+    Args:
+        folder: the competition's, with the index.
+    """
+    inside = f"{os.path.abspath(root)}{os.sep}"
+    known = Sources(Path(folder) / INDEX).known
+    return sorted(path for path in known if path.startswith(inside) and not os.path.exists(path))
+
+
+def check_gone(folder: Path | str, root: Path | str) -> None:
+    """Raise TemporaryError where files are gone that an earlier run has read: what is wrong with the rest may
+    come from that."""
+    found = gone(folder, root)
+    if found:
+        raise TemporaryError(
+            f"{root}: {len(found)} audio files are gone that were there before (first: {found[0]}): bring "
+            "the drive or folder back; if they were removed on purpose, start over with --fresh or name a "
+            "new cache with --cache NAME"
+        )
 
 
 def _sound(entry: Any) -> bool:
