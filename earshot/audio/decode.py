@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from earshot.core.errors import UserError
+from earshot.core.file_names import decodable, suffix_of
 
 if TYPE_CHECKING:
     import soundfile
@@ -72,7 +73,7 @@ def header(path: Path) -> tuple[int, int]:
 
     with quiet(openable(path)):
         try:
-            found = soundfile.info(str(path))
+            found = soundfile.info(os.fsencode(path))
         except Exception:  # whatever it is, decoding either works or words the reason
             return -1, 0
     # libsndfile answers 2**63-1 for a stream of unknown length, and any number that stands in a damaged
@@ -123,7 +124,7 @@ def _plausible(rate: int) -> int:
 def _opened(path: Path) -> soundfile.SoundFile:
     import soundfile
 
-    file = soundfile.SoundFile(str(path))
+    file = soundfile.SoundFile(os.fsencode(path))
     # Not seekable, as far as soundfile goes: it would seek after every block, at the cost of time and
     # of the codec's state.
     file.seekable = lambda: False
@@ -274,10 +275,8 @@ def quiet(head: bytes) -> Iterator[None]:
 
 def _reason(path: Path, error: Exception) -> str:
     """Why soundfile could not, in one line without the path."""
-    import soundfile
-
-    suffix = path.suffix.lower().lstrip(".")
-    if suffix and suffix.upper() not in {*soundfile.available_formats(), "OGA", "OPUS", "AIF", "AIFC", "SND"}:
+    suffix = suffix_of(path.name)
+    if suffix and suffix not in decodable():
         return f"nothing here decodes .{suffix} files (ffmpeg might)"
     if isinstance(error, MemoryError):
         return "its header claims more audio than memory holds"

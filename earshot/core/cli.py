@@ -18,6 +18,7 @@ from typing import Any
 from earshot.core.config import check
 from earshot.core.deadline import SIGNALS, command
 from earshot.core.errors import UserError
+from earshot.core.file_names import VISIBLE
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -27,11 +28,9 @@ def run(main: Callable[[list[str]], None]) -> None:
     signal.signal(signal.SIGINT, SIGNALS.on)
     if hasattr(sys.stdout, "reconfigure"):
         # in a log, too, a line is there when it is said, not when the block is full
-        sys.stdout.reconfigure(line_buffering=True)
+        sys.stdout.reconfigure(line_buffering=True, errors=VISIBLE)
     # A descriptor of Python's own: decoders write to the common one, which `decode.quiet` closes meanwhile.
-    sys.stderr = os.fdopen(
-        os.dup(2), "w", encoding=sys.stderr.encoding, errors=sys.stderr.errors, buffering=1
-    )
+    sys.stderr = os.fdopen(os.dup(2), "w", encoding=sys.stderr.encoding, errors=VISIBLE, buffering=1)
     try:
         main(sys.argv[1:])
     except UserError as error:

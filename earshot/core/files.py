@@ -11,9 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from earshot.core import file_content
 from earshot.core.errors import UserError
-
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".au", ".aiff", ".aif", ".m4a", ".opus", ".wma", ".aac")
 
 LARGEST_JSON = 64 << 20  # bytes: a thousand epochs' history takes one
 LOCK = ".lock"
@@ -127,7 +126,9 @@ def write_text(path: Path | str, text: str) -> None:
 
 def write_json(path: Path | str, value: Any) -> None:
     """Replace the file at `path` with `value` as readable JSON, atomically."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    # The index of source files names paths that may be no UTF-8: a lone surrogate becomes JSON's own escape.
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def read_json(path: Path | str) -> Any:
@@ -244,7 +245,7 @@ def digest(path: Path | str) -> str:
 def digest_of(value: Any) -> str:
     """SHA-256 of a JSON-able value, the same for equal values whatever the order of their keys."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
 
 
 def by_content(options: dict) -> dict:
@@ -254,9 +255,6 @@ def by_content(options: dict) -> dict:
     if not options.get("weights") or not path.exists():
         return options
     found = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    for file in found:
+        file_content.check(file)
     return {**options, "weights": digest_of([digest(p) for p in found])[:16]}
-
-
-def is_audio(name: str) -> bool:
-    """Whether a file name ends like audio."""
-    return name.lower().endswith(AUDIO_SUFFIXES)

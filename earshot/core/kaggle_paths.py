@@ -14,7 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from earshot.core.errors import UserError
-from earshot.core.files import is_audio, read_json
+from earshot.core.file_names import is_audio
+from earshot.core.files import read_json
 
 INPUT, WORKING = "/kaggle/input", "/kaggle/working"
 KEPT = 20_000_000_000  # bytes of /kaggle/working that Kaggle keeps

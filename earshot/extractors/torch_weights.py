@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from earshot.core import file_content
 from earshot.core.pickle_interpreter import Global, Interpreter, Refused
 
 STORAGES = {
@@ -47,6 +48,10 @@ def load(path: Path | str) -> dict[str, Any]:
     """
     path = Path(path)
     try:
+        with open(path, "rb") as file:
+            instead = file_content.mistaken(file.read(file_content.HEAD))
+        if instead:
+            raise Refused(instead)
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
