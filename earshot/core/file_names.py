@@ -55,16 +55,12 @@ def text_of(name: str) -> str:
 def _visible(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    failed = error.object[error.start : error.end]
-    escaped = [
-        f"\\x{ord(char) - 0xDC00:02x}" if 0xDC80 <= ord(char) <= 0xDCFF else ascii(char)[1:-1]
-        for char in failed
-    ]
-    return "".join(escaped), error.end
+    failed = text_of(error.object[error.start : error.end])
+    return failed.encode("ascii", "backslashreplace").decode(), error.end
 
 
-# An error handler for terminals: what cannot be written is escaped as `text_of` does.
-codecs.register_error("visible", _visible)
+VISIBLE = "visible"  # an error handler for terminals: what they cannot show is escaped as `text_of` does
+codecs.register_error(VISIBLE, _visible)
 
 
 def readings(name: str) -> list[str]:
