@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 from earshot.core import file_content
 from earshot.core.errors import UserError
+from earshot.core.file_names import VISIBLE
 
 LARGEST_JSON = 64 << 20  # bytes: a thousand epochs' history takes one
 LOCK = ".lock"
@@ -83,7 +84,7 @@ def _alone(path: Path) -> Iterator[BinaryIO]:
 def append_text(path: Path | str, text: str) -> None:
     """Add text to a file; an OSError names it."""
     try:
-        with open(path, "a", encoding="utf-8") as file:
+        with open(path, "a", encoding="utf-8", errors=VISIBLE) as file:
             file.write(text)
     except OSError as error:
         error.filename = error.filename or str(path)
@@ -121,7 +122,7 @@ def write_bytes(path: Path | str, data: bytes) -> None:
 
 def write_text(path: Path | str, text: str) -> None:
     """Replace the file at `path` with `text` in UTF-8, atomically."""
-    write_bytes(path, text.encode("utf-8"))
+    write_bytes(path, text.encode("utf-8", VISIBLE))
 
 
 def write_json(path: Path | str, value: Any) -> None:
