@@ -1,4 +1,5 @@
-"""File names and suffixes of every kind through the scripts: nothing is lost silently, printed commands run."""
+"""File names and suffixes of every kind through the scripts: nothing is lost silently, and printed commands
+run."""
 
 from __future__ import annotations
 
@@ -21,7 +22,6 @@ from earshot.core import file_content, file_names, shell
 from earshot.core.errors import UserError
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:{:064x}\nsize 32044\n"
-# What libsndfile writes, under suffixes that are not the format's own name, and one of ffmpeg's.
 SUFFIXES = {
     "aifc": "AIFF",
     "caf": "CAF",
@@ -55,7 +55,8 @@ def undecodable(path: Path, name: bytes) -> None:
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory):
-    """A competition of odd names and suffixes, extracted and trained by printed commands; what was printed."""
+    """A competition of odd names and suffixes, extracted, and trained by the printed command; what was
+    printed."""
     here = tmp_path_factory.mktemp("names")
     root = make_competition(here / NAME, train=8, subm=3)
     train, test = root / "audio_train", root / "audio_test"
@@ -137,7 +138,7 @@ def test_a_folder_to_predict(done, tmp_path: Path) -> None:
 
 
 def test_a_kept_blend_is_opened_by_the_command_that_is_printed(done) -> None:
-    here, root = done[:2]
+    here = done[0]
     said = script(
         "predict.py", "--runs", "a run (1)", "--name", "it's (mine)", "--no-report", cwd=here
     ).stdout
@@ -172,6 +173,13 @@ def test_a_competition_whose_folder_is_no_utf8(tmp_path: Path) -> None:
     assert r"dog/\xe9.wav" in line and "rename one" in line, "two names may not become one id"
 
 
+class Unflagged(zipfile.ZipInfo):
+    """A member whose name is UTF-8 and does not say so."""
+
+    def _encodeFilenameFlags(self) -> tuple[bytes, int]:
+        return self.filename.encode("utf-8"), self.flag_bits
+
+
 def test_a_zip_from_a_mac(tmp_path: Path) -> None:
     """Names in UTF-8 without the flag, decomposed, with what a Mac adds; the csv has them composed."""
     root = tmp_path / "birds"
@@ -181,12 +189,11 @@ def test_a_zip_from_a_mac(tmp_path: Path) -> None:
     path = tmp_path / "birds.zip"
     with zipfile.ZipFile(path, "w") as out:
         for file in sorted(p for p in root.rglob("*") if p.is_file()):
-            info = zipfile.ZipInfo(file.relative_to(root).as_posix())
-            # zipfile would set the flag for a name that is not ASCII
-            info.filename = info.filename.encode().decode("cp437")
-            info._encodeFilenameFlags = lambda info=info: (info.filename.encode("cp437"), info.flag_bits)
-            out.writestr(info, file.read_bytes())
+            out.writestr(Unflagged(file.relative_to(root).as_posix()), file.read_bytes())
     assert not any(info.flag_bits & 0x800 for info in zipfile.ZipFile(path).infolist())
+    asked = ("--competition", path, "--extractor", "logmel", "--out", "out", "--seconds", 1)
+    said = script("get_features.py", *asked, cwd=tmp_path).stdout
+    assert "\ntrain: 3 clips, 3 windows" in said and "without audio" not in said
     made = load(path, out=tmp_path / "out")
     assert [row[:2] for row in rows(made, "train")] == [
         ("K\u00e4uz.wav", "audio/Ka\u0308uz.wav"),
@@ -307,8 +314,14 @@ def test_text_of_bytes() -> None:
 
 
 def test_nothing_of_libsndfile_for_help() -> None:
-    code = "import sys, runpy; sys.argv = ['get_features.py', '--help']\ntry: runpy.run_path(sys.path[0] + '/get_features.py', run_name='__main__')\nexcept SystemExit: pass\nassert 'soundfile' not in sys.modules"
-    code = code.replace("sys.path[0]", repr(str(ROOT)))
+    code = f"""
+import runpy, sys
+sys.argv = ["get_features.py", "--help"]
+try:
+    runpy.run_path({str(ROOT / "get_features.py")!r}, run_name="__main__")
+finally:
+    assert "soundfile" not in sys.modules
+"""
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr[-500:]
 
