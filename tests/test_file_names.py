@@ -101,7 +101,7 @@ def test_unused_files_are_one_line_each_kind(done) -> None:
     lines = done[2].splitlines()
     assert "1 audio files are named by no csv and left out: audio_train/extra.wav" in lines
     first = ", ".join(f"audio_train/{name}" for name in ("008.xyz", "picture0.jpg", "picture1.jpg"))
-    assert f"not used: 6 files that are no audio: {first} and 3 more" in lines
+    assert f"not used: 6 files that are not audio: {first} and 3 more" in lines
     assert not any(word in done[2] for word in ("README", "Thumbs", "._", "DS_Store", "sums"))
 
 
@@ -122,13 +122,14 @@ def test_a_folder_to_predict(done, tmp_path: Path) -> None:
     soundfile.write(new / "d.wav", tone(2, 51), 16000)
     undecodable(new / "d.wav", b"d\xe9.wav")
     (new / "e.webm").write_bytes(b"\x1aE\xdf\xa3" * 99)
-    for name in ("f.xyz", "g.npy", "._a.wav", "notes.txt"):
+    for name in ("f.xyz", "g.npy", "h.zip", "._a.wav", "notes.txt"):
         (new / name).write_bytes(b"x")
     said = script("predict.py", "--runs", "a run (1)", "--audio", new, cwd=here).stdout
     found = {row["fname"]: row["label"] for row in read_csv(here / "submissions" / "predictions.csv")}
     assert list(found) == ["a.wav", "b.aifc", "c.caf", r"d\xe9.wav", "e.webm"]
     assert [found[name] for name in list(found)[:4]] == ["tone0", "tone1", "tone2", "tone2"]
-    assert "not used: 2 files that are no audio: f.xyz, g.npy\n" in said and "e.webm: " in said
+    assert "not used: 2 files that are not audio: f.xyz, g.npy\n" in said and "e.webm: " in said
+    assert "not used: 1 zip files (unpack them if they hold clips): h.zip\n" in said
     (tmp_path / "none").mkdir()
     (tmp_path / "none" / "f.xyz").write_bytes(b"x")
     line = refused(
@@ -310,6 +311,7 @@ def test_text_of_bytes() -> None:
     assert file_names.text_of(os.fsdecode(b"caf\xe9 \xc3\xa9.wav")) == "caf\\xe9 \u00e9.wav"
     assert file_names.text_of("plain \u00e9") == "plain \u00e9"
     assert file_names.is_audio("a.AIFC") and file_names.is_audio("a.webm")
+    assert "\u043f\u0440\u0438" in file_names.readings(os.fsdecode("\u043f\u0440\u0438".encode("cp1251")))
     assert not any(map(file_names.is_audio, ("a.mat", "a.raw", "wav", "a.txt", "a", "a.htk")))
 
 

@@ -239,8 +239,11 @@ class Files:
 
     def unused(self) -> list[str]:
         """Lines on the files that are neither audio nor documents, and on folders that may not be listed."""
-        others = self.others + self.zips
-        lines = [f"not used: {len(others)} files that are no audio: {first_few(others)}"] if others else []
+        lines = []
+        if self.others:
+            lines.append(f"not used: {len(self.others)} files that are not audio: {first_few(self.others)}")
+        if self.zips:
+            lines.append(f"not used: {len(self.zips)} zip files (unpack them if they hold clips): {first_few(self.zips)}")
         if self.closed:
             lines.append(f"warning: no permission to list {first_few(map(text_of, self.closed))}: not used")
         return lines
@@ -262,4 +265,5 @@ class Files:
         """The folders that hold audio, with their counts, in one line."""
         counts = Counter(p.rpartition("/")[0] or "." for p in self.audio)
         listed = [f"{folder} ({n} files)" for folder, n in sorted(counts.items())]
-        return ", ".join(listed[:8]) + (", ..." if len(listed) > 8 else "") if listed else "none"
+        others = f", only {first_few(self.others)}" if self.others else ""
+        return ", ".join(listed[:8]) + (", ..." if len(listed) > 8 else "") if listed else f"none{others}"

@@ -38,6 +38,10 @@ DOCUMENTS = re.compile(
 )
 
 
+# Western Europe's first: of Windows, Unix and DOS. Then Cyrillic, Japanese, Chinese and Korean ones.
+CODE_PAGES = ("cp1252", "latin-1", "cp437", "cp1251", "cp866", "cp932", "gb18030", "big5", "cp949")
+
+
 def text_of(name: str) -> str:
     r"""A path or name as text: bytes that are no UTF-8 as visible escapes such as `caf\xe9.wav`.
 
@@ -64,14 +68,14 @@ codecs.register_error(VISIBLE, _visible)
 
 
 def readings(name: str) -> list[str]:
-    """A path or name as text, and where its bytes are no UTF-8 as a csv has it that took them for western
-    Europe's."""
+    """A path or name as text, and where its bytes are no UTF-8 as a csv may have it: read by the code pages
+    that were common before."""
     text = text_of(name)
     if text == name:
         return [text]
     data = name.encode("utf-8", "surrogateescape")
     found = [text]
-    for encoding in ("cp1252", "latin-1"):
+    for encoding in CODE_PAGES:
         with contextlib.suppress(UnicodeDecodeError):
             found.append(data.decode(encoding))
     return list(dict.fromkeys(found))

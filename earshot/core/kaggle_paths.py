@@ -87,12 +87,14 @@ def walk(top: Path) -> list[Folder]:
     found = []
     for path, below, names in os.walk(top):
         below[:] = (
-            sorted(n for n in below if not n.startswith("."))
+            sorted(n for n in below if not n.startswith(".") and n != "__MACOSX")
             if len(Path(path).relative_to(top).parts) < DEPTH
             else []
         )
         folder = Folder(Path(path), set())
         for name in names:
+            if name.startswith("._"):  # what a Mac keeps beside a file
+                continue
             if not is_audio(name):
                 folder.names.add(name)
                 continue
