@@ -243,9 +243,8 @@ class Files:
         if self.others:
             lines.append(f"not used: {len(self.others)} files that are not audio: {first_few(self.others)}")
         if self.zips:
-            lines.append(
-                f"not used: {len(self.zips)} zip files (unpack them if they hold clips): {first_few(self.zips)}"
-            )
+            few = first_few(self.zips)
+            lines.append(f"not used: {len(self.zips)} zip files (unpack them if they hold clips): {few}")
         if self.closed:
             lines.append(f"warning: no permission to list {first_few(map(text_of, self.closed))}: not used")
         return lines
