@@ -143,6 +143,7 @@ def main(argv: list[str]) -> None:
 def report(folder: Path) -> None:
     """Say what the cache holds and what comes next."""
     from earshot.core.files import read_json
+    from earshot.core.shell import command
     from earshot.features.cache import MANIFEST
 
     manifest = read_json(folder / MANIFEST)
@@ -159,9 +160,10 @@ def report(folder: Path) -> None:
             f"{manifest['cancelled']['first']}): the first channel is used there"
         )
     print(
-        f"next: python train.py --features {folder}"
-        if "train" in manifest["splits"]
-        else f"next: python predict.py --features {folder}"
+        "next: "
+        + command(
+            "python", "train.py" if "train" in manifest["splits"] else "predict.py", "--features", folder
+        )
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from earshot.core import cli, config
 from earshot.core.errors import UserError
+from earshot.core.shell import command
 from earshot.prediction import members, saved_blend
 from earshot.prediction.members import Member
 
@@ -41,7 +42,7 @@ def blended(inside: list[Member], flags: config.PredictFlags) -> Member:
         saved_blend.keep(
             folder, [m.folder for m in inside], whole.classes, whole.multilabel, whole.metric, found, oof
         )
-        print(f"kept: {folder}, which predict.py --runs {flags.name} opens")
+        print(f"kept: {folder}, which {command('python', 'predict.py', '--runs', flags.name)} opens")
     return whole
 
 

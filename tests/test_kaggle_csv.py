@@ -141,7 +141,8 @@ def test_never_the_other_sides_audio(tmp_path):
     comp = load(root)
     assert [r[1] for r in rows(comp, "train")] == ["audio_train/0002.wav", "audio_train/0003.wav"]
     assert [r[1] for r in rows(comp, "subm")] == ["audio_test/0001.wav", "", "audio_test/0003.wav"]
-    assert comp.missing == [("train", "0001", "no such file"), ("subm", "0004", "no such file")]
+    reason = "no such file in its own split's folders"
+    assert comp.missing == [("train", "0001", reason), ("subm", "0004", reason)]
 
 
 def test_all_clips_in_one_folder_named_like_a_split(tmp_path):

@@ -7,29 +7,27 @@ import struct
 from collections.abc import Iterator
 
 from earshot.audio.source import Source
+from earshot.core import file_content
 
 WAVES = {b"RIFF": "<", b"RF64": "<", b"BW64": "<", b"RIFX": ">"}  # kinds of RIFF, with their byte order
 OPEN = 0x7FFFF000  # a length from here on is a recorder's "not known yet"
 # Bytes from the start of a frame of MPEG audio to the mark of the frame that describes a whole stream.
 MARKS = (36, 21, 13)
+TEXT = bytes(range(32, 127)) + b"\t\r\n\f"
 
-# First bytes -> what a file is. What a decoder here may read under another suffix is not listed.
+# First bytes -> what a file is that no decoder reads.
 NO_AUDIO = (
-    (b"version https://git-lfs", "a Git LFS pointer, the audio itself is not here: run git lfs pull"),
-    (b"oid sha256:", "a Git LFS pointer, the audio itself is not here: run git lfs pull"),
-    (b"/annex/objects", "a git-annex pointer, the audio itself is not here: run git annex get"),
-    (b"../.git/annex", "a git-annex pointer, the audio itself is not here: run git annex get"),
-    (b"PK\x03\x04", "a zip archive: unpack it"),
-    (b"\x1f\x8b", "a gzip archive: unpack it"),
-    (b"7z\xbc\xaf\x27\x1c", "a 7z archive: unpack it"),
-    (b"Rar!", "a RAR archive: unpack it"),
-    (b"%PDF", "a PDF document"),
-    (b"\x89PNG", "a PNG picture"),
-    (b"\xff\xd8\xff", "a JPEG picture"),
-    (b"GIF8", "a GIF picture"),
-    (b"MThd", "a MIDI file, which holds notes and no sound"),
-    (b"\x93NUMPY", "a numpy array"),
-    (b"\x89HDF", "an HDF5 file"),
+    (b"PK\x03\x04", "zip archive (unpack it)"),
+    (b"\x1f\x8b", "gzip archive (unpack it)"),
+    (b"7z\xbc\xaf\x27\x1c", "7z archive (unpack it)"),
+    (b"Rar!", "RAR archive (unpack it)"),
+    (b"%PDF", "PDF document"),
+    (b"\x89PNG", "PNG picture"),
+    (b"\xff\xd8\xff", "JPEG picture"),
+    (b"GIF8", "GIF picture"),
+    (b"MThd", "MIDI file, which holds notes and no sound"),
+    (b"\x93NUMPY", "numpy array"),
+    (b"\x89HDF", "HDF5 file"),
 )
 # What ffmpeg decodes and nothing else here does.
 OTHER_CODECS = (
@@ -43,30 +41,26 @@ OTHER_CODECS = (
     (b"DSD ", "DSD"),
     (b"FLV", "Flash video"),
 )
-WEB = (b"<!doctype", b"<html", b"<head", b"<body", b"<?xml", b"<script", b"<!--")
-# Files of text are small where they stand in for audio; the beginning decides.
-LOOKED_AT = 512
 
 
-def kind(head: bytes) -> tuple[str, bool] | None:
-    """What a file that no decoder takes is, from its first bytes, and whether ffmpeg could decode it; None
-    where they say nothing."""
+def kind(head: bytes) -> str | None:
+    """What a file that no decoder takes is, from its first bytes, and what to do; None where they say
+    nothing."""
+    found = file_content.mistaken(head)
+    if found:
+        return found
     for start, name in NO_AUDIO:
         if head.startswith(start):
-            return name, False
-    for start, name in OTHER_CODECS:
-        if head.startswith(start):
-            return name, True
+            return name
+    codec = next((name for start, name in OTHER_CODECS if head.startswith(start)), None)
     if head[4:8] == b"ftyp":
-        return "MP4 or M4A", True
-    if head[:1] == b"\xff" and head[1:2] in (b"\xf0", b"\xf1", b"\xf8", b"\xf9"):
-        return "AAC", True
-    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    if text[:20].lower().startswith(WEB):
-        return "a web page: the download failed, get the file again", False
-    if text and not text.translate(None, bytes(range(32, 127)) + b"\t\r\n\f"):
-        return "a text file", False
-    return None
+        codec = "MP4 or M4A"
+    elif head[:1] == b"\xff" and head[1:2] in (b"\xf0", b"\xf1", b"\xf8", b"\xf9"):
+        codec = "AAC"
+    if codec:
+        return f"{codec}, which only ffmpeg decodes (install ffmpeg)"
+    text = head.removeprefix(b"\xef\xbb\xbf").strip()
+    return "text, not audio" if text and not text.translate(None, TEXT) else None
 
 
 def streams(source: Source) -> list[Source]:

@@ -16,7 +16,9 @@ import numpy as np
 
 from earshot.audio import containers
 from earshot.audio.source import BadAudio, Source, Unreadable  # noqa: F401 -- for who decodes
+from earshot.core import file_content
 from earshot.core.errors import TemporaryError, temporary
+from earshot.core.file_names import decodable, suffix_of
 
 if TYPE_CHECKING:
     import soundfile
@@ -74,7 +76,7 @@ def blocks(path: Path) -> tuple[int, Iterator[np.ndarray]]:
     """
     source = Source.open(path)
     try:
-        start = source.read_at(0, containers.LOOKED_AT)
+        start = source.read_at(0, file_content.HEAD)
         streams = containers.streams(source)
         with quiet(start):
             file = _opened(streams[0])
@@ -278,14 +280,12 @@ def quiet(head: bytes) -> Iterator[None]:
 
 def _reason(source: Source, head: bytes, error: Exception) -> str:
     """Why soundfile could not, in one line without the path."""
-    import soundfile
-
     known = containers.kind(head)
     if known:
-        return f"{known[0]}, which only ffmpeg decodes (install it)" if known[1] else f"{known[0]}"
+        return known
     path = Path(source.path)
-    suffix = path.suffix.lower().lstrip(".")
-    if suffix and suffix.upper() not in {*soundfile.available_formats(), "OGA", "OPUS", "AIF", "AIFC", "SND"}:
+    suffix = suffix_of(path.name)
+    if suffix and suffix not in decodable():
         return f"nothing here decodes .{suffix} files (ffmpeg might)"
     text = getattr(error, "error_string", "") or str(error) or type(error).__name__
     # libsndfile's words for an MP3 without a single frame; the file was opened above

@@ -8,6 +8,7 @@ import pandas as pd
 
 from earshot.competition.file_index import Files, words
 from earshot.competition.layout import Layout, table
+from earshot.core.file_names import decodable, first_few, suffix_of
 
 SPLIT_WORDS = {
     "train": "train",
@@ -44,9 +45,25 @@ def without_common_head(parts: dict[str, tuple]) -> dict[str, tuple]:
 
 
 def folder_per_class(files: Files) -> Layout | None:
-    """Two or more class folders, below train/, test/, valid/ or not; None if the folders do not look so."""
+    """Two or more class folders, below train/, test/, valid/ or not; None if the folders do not look so.
+
+    Where films lie beside the sounds in folders of their own, the sounds alone may look so.
+    """
+    found = _folder_per_class(files, files.audio)
+    if found is None:
+        sounds = [path for path in files.audio if suffix_of(path) in decodable()]
+        found = _folder_per_class(files, sounds) if len(sounds) < len(files.audio) else None
+        if found:
+            films = set(files.audio) - set(sounds)
+            found.notes.append(f"not used: {len(films)} files beside the class folders: {first_few(films)}")
+    if found:
+        found.notes += files.unused()
+    return found
+
+
+def _folder_per_class(files: Files, audio: list[str]) -> Layout | None:
     by_split = {"train": {}, "test": {}, "valid": {}, None: {}}
-    for path, parts in without_common_head({p: tuple(p.split("/")[:-1]) for p in files.audio}).items():
+    for path, parts in without_common_head({p: tuple(p.split("/")[:-1]) for p in audio}).items():
         split = folder_split(parts[0]) if parts else None
         by_split[split][path] = parts[1:] if split else parts
     plain, train = by_split[None], by_split["train"]
@@ -75,6 +92,6 @@ def folder_per_class(files: Files) -> Layout | None:
         paths = sorted(named)
         names = Counter(p.rpartition("/")[2] for p in paths)
         ids = [p.rpartition("/")[2] if names[p.rpartition("/")[2]] == 1 else p for p in paths]
-        clips.append(table(ids, [str(files.root / p) for p in paths], split, [named[p] for p in paths]))
+        clips.append(table(ids, [files.absolute(p) for p in paths], split, [named[p] for p in paths]))
     found.clips = pd.concat(clips, ignore_index=True)
     return found

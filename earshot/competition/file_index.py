@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-import errno
 import filecmp
 import os
 import re
 import unicodedata
 from collections import Counter
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 from earshot.core.errors import UserError, temporary
-from earshot.core.files import is_audio
+from earshot.core.file_names import (
+    decodable,
+    first_few,
+    is_audio,
+    is_document,
+    readings,
+    suffix_of,
+    text_of,
+)
 
 
 def strip_suffix(name: str) -> str:
@@ -32,18 +39,22 @@ def words(name: str) -> list[str]:
     return re.findall("[a-z]+", name.lower())
 
 
-def walk(root: Path):
+def walk(root: Path, closed: list[str] | None = None):
     """Yield (relative folder, file names), sorted, without hidden entries, __MACOSX and this kit's own
-    caches."""
-    seen = set()
+    caches.
+
+    Args:
+        closed: takes the folders that this user may not list. Raises OSError for one that fails otherwise.
+    """
 
     def failed(error: OSError) -> None:
-        """A folder that is gone since its parent was listed, or a drive that fails; without it clips would
-        have no file."""
-        if error.errno not in (errno.EACCES, errno.EPERM):
+        if not isinstance(error, PermissionError):  # without what it holds clips would have no file
             raise temporary(error.filename, error) from None
+        if closed is not None:
+            closed.append(os.path.relpath(error.filename, root))
 
-    for folder, folders, names in os.walk(root, followlinks=True, onerror=failed):
+    seen = set()
+    for folder, folders, names in os.walk(root, onerror=failed, followlinks=True):
         real = os.path.realpath(folder)
         relative = Path(os.path.relpath(folder, root)).as_posix()
         names = sorted(n for n in names if not n.startswith("."))
@@ -67,35 +78,80 @@ def side(folder: str) -> str | None:
 
 
 class Files:
-    """What lies below a folder, from one walk: `audio`, `csvs` (at most two folders deep), `zips`; relative,
-    sorted."""
+    """What lies below a folder, from one walk, relative to it: `audio`, `zips`, `others` that may have been
+    meant as clips and `documents` as text, sorted; `csvs` (at most two folders deep) as they are opened.
+
+    Raises:
+        UserError: two names that are one as text.
+    """
 
     def __init__(self, root: Path):
         self.root = Path(root)
-        self.audio, self.csvs, self.zips, self.folders = [], [], [], []
-        for folder, names in walk(self.root):
+        self.audio: list[str] = []
+        self.csvs: list[str] = []
+        self.zips: list[str] = []
+        self.others: list[str] = []
+        self.documents: list[str] = []
+        self.folders: list[str] = []
+        self.closed: list[str] = []  # may not be listed
+        self._disk: dict[str, str] = {}  # text -> name on the disk, of those that are no UTF-8
+        parents: dict[str, str] = {}
+        for folder, names in walk(self.root, self.closed):
+            self._one(parents.setdefault(text_of(folder), folder), folder)
             if folder and "/" not in folder:
-                self.folders.append(folder)
+                self.folders.append(text_of(folder))
             for name in names:
-                path = f"{folder}/{name}" if folder else name
-                if is_audio(name):
-                    self.audio.append(path)
-                elif name.lower().endswith(".csv") and path.count("/") <= 2:
-                    self.csvs.append(path)
-                elif name.lower().endswith(".zip"):
-                    self.zips.append(path)
+                real = f"{folder}/{name}" if folder else name
+                path = text_of(real)
+                if path != real:
+                    self._one(self._disk.setdefault(path, real), real)
+                kind = self._kind(name, path)
+                kind.append(real if kind is self.csvs else path)
         self.audio.sort()
         self.csvs.sort(key=lambda p: (p.count("/"), p))
         self.paths = set(self.audio)
+        for path, real in self._disk.items():
+            if os.path.lexists(self.root / path):
+                self._one(path, real)
         self.by_name, self.by_stem = {}, {}
         for path in self.audio:
-            name = path.rpartition("/")[2]
-            self.by_name.setdefault(key(name), []).append(path)
-            self.by_stem.setdefault(key(strip_suffix(name)), []).append(path)
+            for reading in readings(self._disk.get(path, path)):
+                name = reading.rpartition("/")[2]
+                self.by_name.setdefault(key(name), []).append(path)
+                self.by_stem.setdefault(key(strip_suffix(name)), []).append(path)
+
+    def _kind(self, name: str, path: str) -> list[str]:
+        if is_audio(name):
+            return self.audio
+        if name.lower().endswith(".csv") and path.count("/") <= 2:
+            return self.csvs
+        if name.lower().endswith(".zip"):
+            return self.zips
+        return self.documents if is_document(name) else self.others
+
+    def _one(self, name: str, other: str) -> None:
+        if name != other:
+            raise UserError(
+                f"{self.root} has two names that are {text_of(name)} as text, one of which is no UTF-8: "
+                "rename one"
+            )
+
+    def absolute(self, path: str) -> str:
+        """A file's absolute path, which opens it: bytes that are no UTF-8 are surrogates in it."""
+        return os.path.join(self.root, self._disk.get(path, path))
+
+    def relative(self, path: str) -> str:
+        """The text of a path that `absolute` gave."""
+        return text_of(path.removeprefix(os.path.join(self.root, "")))
 
     def candidates(self, clip_id: str) -> list[str]:
         """The audio files that a csv's id may mean: by relative path, file name or stem, in any case."""
-        wanted = clip_id.strip().replace("\\", "/").removeprefix("./")
+        wanted = clip_id.strip()
+        # A backslash is Windows' separator, or the escape of a byte in a name that is no UTF-8.
+        escaped = self._candidates(wanted) if self._disk and "\\" in wanted else []
+        return escaped or self._candidates(wanted.replace("\\", "/").removeprefix("./"))
+
+    def _candidates(self, wanted: str) -> list[str]:
         if wanted in self.paths:
             return [wanted]
         name = wanted.rpartition("/")[2]
@@ -109,11 +165,15 @@ class Files:
         # part of a path, or a path on another machine: the folders must agree as far as both go
         if "/" in wanted:
             tail = key("/" + strip_suffix(wanted.lstrip("/")))
-            heads = {f: key(f"{self.root.as_posix()}/{strip_suffix(f)}") for f in found}
+            root = key(text_of(self.root.as_posix()))
+            heads = {
+                f: [key("/" + strip_suffix(reading)) for reading in readings(self._disk.get(f, f))]
+                for f in found
+            }
             found = [
                 f
                 for f in found
-                if heads[f].endswith(tail) or ("/" in f and tail.endswith(key("/" + strip_suffix(f))))
+                if any((root + h).endswith(tail) or ("/" in f and tail.endswith(h)) for h in heads[f])
             ]
         exact = [f for f in found if strip_suffix(f.rpartition("/")[2]) == strip_suffix(name)]
         return exact or found
@@ -140,7 +200,9 @@ class Files:
 
     def only(self, clip_id: str, paths: list[str]) -> str:
         """The one file among the candidates (copies of it count as one), absolute; "" without any."""
-        absolute = [str(self.root / p) for p in paths]
+        # of a film and its sound, the sound
+        paths = [p for p in paths if suffix_of(p) in decodable()] or paths
+        absolute = [self.absolute(p) for p in paths]
         for path, other in zip(paths[1:], absolute[1:], strict=True):
             if not filecmp.cmp(absolute[0], other, shallow=False):
                 raise UserError(
@@ -148,6 +210,44 @@ class Files:
                     "keep one of them, or give the ids in the csv with their folder"
                 )
         return absolute[0] if absolute else ""
+
+    @cached_property
+    def _not_audio(self) -> dict[str, str]:
+        """Name, and where it might be a clip's the stem, of what is no audio -> its path."""
+        found = {key(path.rpartition("/")[2]): path for path in (*self.documents, *self.csvs)}
+        for path in (*self.others, *self.zips):
+            name = path.rpartition("/")[2]
+            stem = name.rpartition(".")[0] or name
+            for one in (name, stem, strip_suffix(stem)):
+                found.setdefault(key(one), path)
+        return found
+
+    def absence(self, clip_id: str) -> str:
+        """Why no file was found for an id, in words that many ids can share."""
+        if not clip_id.strip():
+            return "empty id"
+        name = clip_id.strip().replace("\\", "/").rpartition("/")[2]
+        if self.candidates(clip_id):
+            return "no such file in its own split's folders"
+        if name.startswith("._"):
+            return "a Mac's companion file, not audio"
+        other = self._not_audio.get(key(name)) or self._not_audio.get(key(strip_suffix(name)))
+        if other is None:
+            return "no such file"
+        suffix = suffix_of(other)
+        return f"only a .{suffix} file, not audio" if suffix else "only a file without suffix"
+
+    def unused(self) -> list[str]:
+        """Lines on the files that are neither audio nor documents, and on folders that may not be listed."""
+        lines = []
+        if self.others:
+            lines.append(f"not used: {len(self.others)} files that are not audio: {first_few(self.others)}")
+        if self.zips:
+            few = first_few(self.zips)
+            lines.append(f"not used: {len(self.zips)} zip files (unpack them if they hold clips): {few}")
+        if self.closed:
+            lines.append(f"warning: no permission to list {first_few(map(text_of, self.closed))}: not used")
+        return lines
 
     def summary(self) -> str:
         """What is there, in one line, for the error that nothing was recognised."""
@@ -157,6 +257,7 @@ class Files:
         text = f"{len(self.csvs)} csv files" + (f" ({', '.join(self.csvs[:8])})" if self.csvs else "")
         text += f", {len(self.audio)} audio files" + (f" ({kinds})" if kinds else "")
         text += f", {len(self.folders)} subfolders" + (f" ({names})" if names else "")
+        text += f", {len(self.others)} other files ({first_few(self.others)})" if self.others else ""
         return text + (
             f", zip files to unpack or to pass themselves: {', '.join(self.zips[:4])}" if self.zips else ""
         )
@@ -165,4 +266,5 @@ class Files:
         """The folders that hold audio, with their counts, in one line."""
         counts = Counter(p.rpartition("/")[0] or "." for p in self.audio)
         listed = [f"{folder} ({n} files)" for folder, n in sorted(counts.items())]
-        return ", ".join(listed[:8]) + (", ..." if len(listed) > 8 else "") if listed else "none"
+        others = f", only {first_few(self.others)}" if self.others else ""
+        return ", ".join(listed[:8]) + (", ..." if len(listed) > 8 else "") if listed else f"none{others}"

@@ -1,7 +1,6 @@
 """How a competition lays out its files: recognises a Kaggle csv, ESC, or a folder per class, without being
 told."""
 
-import os
 import re
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from earshot.competition.layout import Layout, table
 from earshot.core import csv_table
 from earshot.core.csv_table import shown, some
 from earshot.core.errors import UserError
-from earshot.core.files import is_audio
+from earshot.core.file_names import first_few, is_audio
 
 ESC_COLUMNS = {"filename", "fold", "target", "category"}
 NOT_TRAIN_CSVS = ("solution.csv", "bad_audio.csv")
@@ -207,18 +206,15 @@ def from_csv(
     else:
         loose = placeholder.loose(files, set(clips["path"]))
         parts.append(
-            table(
-                placeholder.ids_like(list(clips["id"]), loose), [str(files.root / p) for p in loose], "subm"
-            )
+            table(placeholder.ids_like(list(clips["id"]), loose), [files.absolute(p) for p in loose], "subm")
         )
     found.clips = together(files, pd.concat(parts, ignore_index=True), found)
-    unnamed = set(files.audio) - {
-        os.path.relpath(path, files.root).replace(os.sep, "/") for path in found.clips["path"] if path
-    }
+    unnamed = set(files.audio) - {files.relative(path) for path in found.clips["path"] if path}
     if unnamed:
         found.notes.append(
-            f"{len(unnamed)} audio files are named by no csv and left out, first {shown(min(unnamed))}"
+            f"{len(unnamed)} audio files are named by no csv and left out: {first_few(unnamed)}"
         )
+    found.notes += files.unused()
     return found
 
 
@@ -234,7 +230,7 @@ def together(files: Files, clips: pd.DataFrame, found: Layout) -> pd.DataFrame:
             f"{some(ids, 3)}): all are kept, on one side of a fold"
         )
         alone = several & clips["group"].eq("")
-        clips.loc[alone, "group"] = [os.path.relpath(path, files.root) for path in paths[alone]]
+        clips.loc[alone, "group"] = [files.relative(path) for path in paths[alone]]
     return clips
 
 
@@ -285,11 +281,10 @@ def labelled_rows(files, frame, csv, split, id_column, group_column, found: Layo
     keep = []
     for row, (clip_id, label, path) in enumerate(zip(frame[id_column], values, paths, strict=True)):
         known = label != labels.MISSING  # not `if label`: a row of zeros is known to have no label
-        reason = "empty label" if not known else "empty id" if not clip_id.strip() else "no such file"
         if known and (path or split == "test"):
             keep.append(row)
         if not (known and path):
-            found.missing.append((split, clip_id, reason))
+            found.missing.append((split, clip_id, files.absence(clip_id) if known else "empty label"))
     frame, values = frame.iloc[keep], values.iloc[keep]
     folds = None
     if "fold" in frame:
@@ -329,7 +324,11 @@ def unlabelled_rows(files: Files, frame: pd.DataFrame, csv: Path, found: Layout)
             f"{csv.name}: the ids name stretches of {parts.seconds} s, of {len(set(filter(None, paths)))} "
             "recordings"
         )
-    found.missing += [("subm", i, "no such file") for i, path in zip(ids, paths, strict=True) if not path]
+    found.missing += [
+        ("subm", id, files.absence(segments.NAMED.sub(r"\1", id.strip()) if parts else id))
+        for id, path in zip(ids, paths, strict=True)
+        if not path
+    ]
     return table(ids, paths, "subm", starts=parts and parts.starts, ends=parts and parts.ends)
 
 

@@ -11,12 +11,11 @@ import pandas as pd
 
 from earshot.competition import file_index, layouts, placeholder, sample, zip_file
 from earshot.competition.labels import each
-from earshot.core import csv_table, files
+from earshot.core import csv_table
 from earshot.core.csv_table import shown, some
 from earshot.core.errors import UserError
+from earshot.core.file_names import is_audio, text_of
 from earshot.core.files import locked
-
-AUDIO_SUFFIXES = files.AUDIO_SUFFIXES
 
 
 @dataclass
@@ -25,7 +24,7 @@ class Competition:
 
     `clips` has a row a clip, train before test before subm, each in the csv's order (folders: by path):
         id: text as the csv has it, unique within its split.
-        path: absolute; "" for a clip to be scored or submitted without a file.
+        path: absolute, as it is opened; "" for a clip to be scored or submitted without a file.
         label: text, a tuple of any number of texts where multi-label; None where it is to be predicted.
         split: "train", "test" (labelled hold-out) or "subm" (to be submitted).
         fold: the data's own fold, -1 unknown.
@@ -72,7 +71,7 @@ def load(
         name = "sample"
     else:
         root = Path(os.path.abspath(path))
-        name = root.name
+        name = text_of(root.name)
         if not root.exists():
             raise UserError(
                 f"no competition at {path}: give its folder, its zip, or sample for the built-in one"
@@ -80,7 +79,7 @@ def load(
         if root.is_file():
             if root.suffix.lower() != ".zip":
                 raise UserError(f"{path} is a file but no zip: give the competition's folder or its zip")
-            name = root.stem
+            name = text_of(root.stem)
             root = zip_file.unpack(root, Path(out) / name / "unpacked")
         elif (root / "unpacked" / zip_file.MARKER).is_file():  # an earlier run unpacked a zip here
             root = zip_file.unpacked(root / "unpacked")
@@ -154,7 +153,7 @@ def load(
         found.id_column,
         found.label_column,
         found.missing,
-        notes,
+        list(map(text_of, notes)),
         root / "solution.csv" if is_sample else None,
         several,
         found.written.separator if several else None,
@@ -189,7 +188,7 @@ def find(out="data") -> list[Path]:
     folders = sorted(
         p for p in out.iterdir() if p.is_dir() and p.name != "sample" and not p.name.startswith(".")
     )
-    return [p for p in folders if any(any(map(files.is_audio, names)) for _, names in file_index.walk(p))]
+    return [p for p in folders if any(any(map(is_audio, names)) for _, names in file_index.walk(p))]
 
 
 def straddling(clips: pd.DataFrame) -> list[str]:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from earshot.competition.file_index import Files, side, strip_suffix
-from earshot.core.files import is_audio, write_text
+from earshot.core.file_names import is_audio
+from earshot.core.files import write_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +25,7 @@ def loose(files: Files, used: set[str]) -> list[str]:
     return [
         path
         for path in files.audio
-        if side(path.rpartition("/")[0]) == "subm" and str(files.root / path) not in used
+        if side(path.rpartition("/")[0]) == "subm" and files.absolute(path) not in used
     ]
 
 
@@ -57,7 +58,7 @@ def stand_ins(
     # these name parts of recordings
     if len(asked) >= len(there) or asked and all(STRETCH.fullmatch(id.strip()) for id in asked):
         return None
-    return ids_like(list(asked) or list(train["id"]), there), [str(files.root / path) for path in there]
+    return ids_like(list(asked) or list(train["id"]), there), [files.absolute(path) for path in there]
 
 
 def write(

@@ -39,7 +39,7 @@ def find(ids: list[str], files: Files) -> Stretches | None:
         return None
     stems = dict.fromkeys(match[1] for match in named)
     found = [
-        path if side(path.removeprefix(f"{files.root}/").rpartition("/")[0]) != "train" else ""
+        path if side(files.relative(path).rpartition("/")[0]) != "train" else ""
         for path in files.resolve(list(stems), "subm")
     ]
     where = dict(zip(stems, found, strict=True))

@@ -102,7 +102,7 @@ def check(archive: zipfile.ZipFile, path: Path) -> list[tuple[zipfile.ZipInfo, s
         )
     members = []
     for info in infos:
-        name = info.filename.replace("\\", "/")  # zips made on Windows
+        name = name_of(info).replace("\\", "/")  # zips made on Windows
         if name.startswith("/") or re.match("[A-Za-z]:", name) or ".." in name.split("/"):
             raise UserError(
                 f"{path} is not safe to unpack: its member {info.filename!r} leads outside the folder"
@@ -112,7 +112,7 @@ def check(archive: zipfile.ZipFile, path: Path) -> list[tuple[zipfile.ZipInfo, s
             raise UserError(
                 f"{path} is not safe to unpack: its member {info.filename!r} is a link or a device"
             )
-        if not name.endswith("/") and "__MACOSX" not in name.split("/"):
+        if not name.endswith("/") and not any(map(of_a_mac, name.split("/"))):
             members.append((info, name))
     limit = max(MAX_SMALL, MAX_RATIO * os.path.getsize(path))
     total = sum(info.file_size for info, _ in members)
@@ -124,12 +124,30 @@ def check(archive: zipfile.ZipFile, path: Path) -> list[tuple[zipfile.ZipInfo, s
     return members
 
 
+def name_of(info: zipfile.ZipInfo) -> str:
+    """A member's name: UTF-8 where its bytes are that, although the zip does not say so, as those of a Mac.
+
+    Names without the flag are code page 437 by the standard, in which hardly any text is valid UTF-8 as well.
+    """
+    if info.flag_bits & 0x800 or info.filename.isascii():
+        return info.filename
+    try:
+        return info.filename.encode("cp437").decode("utf-8")
+    except UnicodeError:
+        return info.filename
+
+
+def of_a_mac(part: str) -> bool:
+    """Is a part of a path what a Mac adds for itself?"""
+    return part == "__MACOSX" or part.startswith("._")
+
+
 def signature(archive: zipfile.ZipFile, path: Path) -> str:
     """What a zip holds, from its size and central directory: cheap, and another download of the same zip is
     equal."""
     digest = hashlib.sha256(str(os.path.getsize(path)).encode())
     for info in archive.infolist():
-        digest.update(f"{info.filename}\0{info.file_size}\0{info.CRC}\n".encode("utf-8", "surrogateescape"))
+        digest.update(f"{name_of(info)}\0{info.file_size}\0{info.CRC}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 

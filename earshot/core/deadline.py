@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import shlex
 import sys
 import time
 from collections.abc import Iterator
 from typing import Any
+
+from earshot.core import shell
 
 LONG = 5.0  # seconds: what is shorter than this needs no estimate
 
@@ -43,7 +44,7 @@ def patiently() -> Iterator[None]:
 def command() -> str:
     """The command that continues this run: the same one, without --fresh."""
     kept = [a for a in sys.argv[1:] if a not in ("--fresh", "--no-fresh")]
-    return shlex.join(["python", os.path.relpath(sys.argv[0]), *kept])
+    return shell.command("python", os.path.relpath(sys.argv[0]), *kept)
 
 
 class Deadline:

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from earshot.core import file_content
 from earshot.core.errors import UserError, unless_temporary
-
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".au", ".aiff", ".aif", ".m4a", ".opus", ".wma", ".aac")
+from earshot.core.file_names import VISIBLE
 
 LARGEST_JSON = 64 << 20  # bytes: a thousand epochs' history takes one
 LOCK = ".lock"
@@ -84,7 +84,7 @@ def _alone(path: Path) -> Iterator[BinaryIO]:
 def append_text(path: Path | str, text: str) -> None:
     """Add text to a file; an OSError names it."""
     try:
-        with open(path, "a", encoding="utf-8") as file:
+        with open(path, "a", encoding="utf-8", errors=VISIBLE) as file:
             file.write(text)
     except OSError as error:
         error.filename = error.filename or str(path)
@@ -122,12 +122,14 @@ def write_bytes(path: Path | str, data: bytes) -> None:
 
 def write_text(path: Path | str, text: str) -> None:
     """Replace the file at `path` with `text` in UTF-8, atomically."""
-    write_bytes(path, text.encode("utf-8"))
+    write_bytes(path, text.encode("utf-8", VISIBLE))
 
 
 def write_json(path: Path | str, value: Any) -> None:
     """Replace the file at `path` with `value` as readable JSON, atomically."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    # The index of source files names paths that may be no UTF-8: a lone surrogate becomes JSON's own escape.
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def read_json(path: Path | str) -> Any:
@@ -245,7 +247,7 @@ def digest(path: Path | str) -> str:
 def digest_of(value: Any) -> str:
     """SHA-256 of a JSON-able value, the same for equal values whatever the order of their keys."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
 
 
 def by_content(options: dict) -> dict:
@@ -255,9 +257,6 @@ def by_content(options: dict) -> dict:
     if not options.get("weights") or not path.exists():
         return options
     found = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    for file in found:
+        file_content.check(file)
     return {**options, "weights": digest_of([digest(p) for p in found])[:16]}
-
-
-def is_audio(name: str) -> bool:
-    """Whether a file name ends like audio."""
-    return name.lower().endswith(AUDIO_SUFFIXES)

@@ -14,7 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from earshot.core.errors import UserError
-from earshot.core.files import is_audio, read_json
+from earshot.core.file_names import is_audio
+from earshot.core.files import read_json
 
 INPUT, WORKING = "/kaggle/input", "/kaggle/working"
 KEPT = 20_000_000_000  # bytes of /kaggle/working that Kaggle keeps
@@ -86,12 +87,14 @@ def walk(top: Path) -> list[Folder]:
     found = []
     for path, below, names in os.walk(top):
         below[:] = (
-            sorted(n for n in below if not n.startswith("."))
+            sorted(n for n in below if not n.startswith(".") and n != "__MACOSX")
             if len(Path(path).relative_to(top).parts) < DEPTH
             else []
         )
         folder = Folder(Path(path), set())
         for name in names:
+            if name.startswith("._"):  # what a Mac keeps beside a file
+                continue
             if not is_audio(name):
                 folder.names.add(name)
                 continue

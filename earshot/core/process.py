@@ -9,6 +9,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from earshot.core.file_names import VISIBLE
+
 # Where libraries keep what they compile or look up. They take a folder of HOME, and some stop without one.
 CACHES = {
     "MPLCONFIGDIR": "matplotlib",
@@ -52,7 +54,7 @@ def _print_anything() -> None:
     """In an ASCII or Latin-1 terminal, what it cannot show is escaped, and no line is a reason to stop."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError):  # a notebook's stream
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+            stream.reconfigure(errors=VISIBLE)  # type: ignore[union-attr]
 
 
 def _more_descriptors() -> None:

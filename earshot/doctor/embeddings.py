@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from earshot.core.errors import UserError
+from earshot.core.file_names import readings
 from earshot.features.cache import Cache
 from earshot.features.source_files import Sources
 from earshot.training import folds
@@ -171,9 +172,10 @@ def _files(folder: Path, ids: np.ndarray) -> tuple[np.ndarray, list[str]]:
     known = Sources(folder.parent / ".index.json").known
     by_name: dict[str, list[tuple[str, dict]]] = {}
     for path, entry in known.items():
-        file = PurePosixPath(path)
-        for name in {file.name, file.stem}:
-            by_name.setdefault(name, []).append((path, entry))
+        for text in readings(path):
+            file = PurePosixPath(text)
+            for name in {file.name, file.stem}:
+                by_name.setdefault(name, []).append((text, entry))
     seconds, digests = np.full(len(ids), np.nan), []
     for index, id in enumerate(map(str, ids)):
         found = by_name.get(PurePosixPath(id).name, [])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from earshot.audio import windows
-from earshot.core import kaggle_paths
+from earshot.core import file_content, kaggle_paths
 from earshot.core.errors import UserError
 from earshot.core.fingerprint import RECORDED_WHERE_CHANGED, recorded  # noqa: F401 -- for the extractors
 
@@ -247,6 +247,13 @@ def no_weights(extractor: str, weights: str | None, instead: str = "leave the fl
 
 
 def local(weights: str) -> Path | None:
-    """The path of `weights` if it names a file or folder here, or one of that name is attached; else None."""
+    """The path of `weights` if it names a file or folder here, or one of that name is attached; else None.
+
+    Raises:
+        UserError: a file that only stands for the weights, such as a pointer of Git LFS.
+    """
     path = Path(weights).expanduser()
-    return path if path.exists() else kaggle_paths.named(path.name)
+    found = path if path.exists() else kaggle_paths.named(path.name)
+    if found is not None and found.is_file():
+        file_content.check(found)
+    return found

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from earshot.core import kaggle_paths
+from earshot.core import file_content, kaggle_paths
 from earshot.core.errors import UserError, unless_temporary
 from earshot.extractors import base
 
@@ -113,6 +113,7 @@ class Pretrained:
             raise UserError(
                 f"{self.extractor}: {folder} has no config.json, so no model in it: {self.ways_out}"
             )
+        file_content.check(folder / "config.json")
         kind = self.json(folder / "config.json").get("model_type")
         if kind != self.kind:
             raise UserError(
@@ -125,6 +126,8 @@ class Pretrained:
                 f"{self.extractor}: {folder} has {why}: save it as safetensors (save_pretrained does), or "
                 f"{self.ways_out}"
             )
+        for path in sorted(folder.glob("*.safetensors")):
+            file_content.check(path)
         return folder
 
     def json(self, path: Path) -> dict:

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from earshot.core.errors import unless_temporary
+from earshot.core import file_content
+from earshot.core.errors import UserError, unless_temporary
 from earshot.core.pickle_interpreter import Global, Interpreter, Refused
 
 STORAGES = {
@@ -44,10 +45,11 @@ def load(path: Path | str) -> dict[str, Any]:
     Returns:
         name -> tensor on the CPU (or what else of plain data the file's dict has).
     Raises:
-        Refused: anything else, in a few words.
+        Refused: anything else, in a few words. UserError: a pointer of Git LFS, or a web page.
     """
     path = Path(path)
     try:
+        file_content.check(path)
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
@@ -64,7 +66,7 @@ def load(path: Path | str) -> dict[str, Any]:
                 raise Refused("it is of a machine of another byte order")
             data = _member(archive, pickles[0], LARGEST_PICKLE)
             found = _Tensors(data, archive, folder, path.stat().st_size).load()
-    except Refused:
+    except (Refused, UserError):
         raise
     except Exception as error:  # a damaged zip or pickle can raise nearly anything, OSError included
         unless_temporary(path, error)

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from earshot.audio import decode, load, spectrogram
+from earshot.core.file_names import readings
 from earshot.features.source_files import Sources
 
 if TYPE_CHECKING:
@@ -28,14 +29,16 @@ def files(cache: Path, ids: Iterable[str]) -> dict[str, Path]:
     """
     known: dict[str, set[str]] = {}
     for path in Sources(cache.parent / ".index.json").known:
-        name = PurePosixPath(path).name
-        for key in {name, PurePosixPath(path).stem}:
+        names = map(PurePosixPath, readings(path))
+        for key in {key for file in names for key in (file.name, file.stem)}:
             known.setdefault(key, set()).add(path)
     found = {}
     for id in map(str, ids):
         name = PurePosixPath(id).name
         matching = known.get(name) or known.get(PurePosixPath(id).stem) or set()
-        exact = {path for path in matching if path.endswith("/" + id)} or matching
+        exact = {
+            path for path in matching if any(one.endswith("/" + id) for one in readings(path))
+        } or matching
         if len(exact) == 1 and Path(path := exact.pop()).is_file():
             found[id] = Path(path)
     return found

@@ -8,6 +8,7 @@ from typing import Any
 
 from earshot.core.config import CompetitionFlags, ExtractionFlags, Recipe
 from earshot.core.errors import UserError
+from earshot.core.shell import quoted
 from earshot.features import cache
 from earshot.features.manifest import settings_fault
 
@@ -129,8 +130,8 @@ def all_of(
     places = sorted({str(folder.parent) for folder in found})
     if not named and len(places) > 1:
         raise UserError(
-            f"which competition? there are {', '.join(places)}: choose one with --data {places[0]}, or name "
-            "its caches with --features FOLDER, each"
+            f"which competition? there are {', '.join(places)}: choose one with --data {quoted(places[0])}, "
+            "or name its caches with --features FOLDER, each"
         )
     opened, lines = [], []
     for folder in dict.fromkeys(found):

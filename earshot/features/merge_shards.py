@@ -13,7 +13,7 @@ from earshot import __version__
 from earshot.core import checksums
 from earshot.core.errors import UserError
 from earshot.core.files import write_bytes
-from earshot.features import augmented_copies, cache, manifest
+from earshot.features import augmented_copies, cache, manifest, reasons
 from earshot.features.shards import Shards
 
 if TYPE_CHECKING:
@@ -52,9 +52,8 @@ def join(plan: Plan, parts: list[Part]) -> None:
         # without rows.
         kept = np.setdiff1d(np.arange(len(rows)), bad) if split == "train" else np.arange(len(rows))
         if split == "train" and not len(kept):
-            raise UserError(
-                f"none of the {len(rows)} training clips can be used (first: {ledger[0][1]}: {ledger[0][2]})"
-            )
+            why = reasons.commonest(map(str, shards.column("reason")))
+            raise UserError(f"none of the {len(rows)} training clips can be used: {why}")
         rows = rows.iloc[kept]
         content = {
             "ids": np.array(rows.id.tolist(), dtype=np.str_),

@@ -16,9 +16,10 @@ from earshot.core import checksums, digest_cache, kaggle_paths
 from earshot.core.config import AugmentFlags
 from earshot.core.disk_space import SLACK
 from earshot.core.errors import UserError
+from earshot.core.file_names import text_of
 from earshot.core.files import digest_of
 from earshot.core.fingerprint import differences, fingerprint
-from earshot.features import augmented_copies, cache
+from earshot.features import augmented_copies, cache, reasons
 from earshot.features.manifest import fault
 from earshot.features.source_files import INDEX, Sources, check_gone
 
@@ -98,7 +99,8 @@ def make(
     notes += augmented_copies.check(labelled, augment)
     if not headers and like is None:
         raise UserError(
-            f"{competition.root}: not one of {len(clips)} audio files can be opened: are they audio?"
+            f"none of the {len(paths)} clips in {competition.root} can be opened: "
+            f"{reasons.commonest(reasons.of_headers(paths))}"
         )
     seconds = window.seconds or (module.seconds(settings) if hasattr(module, "seconds") else module.SECONDS)
     if seconds is None:
@@ -224,7 +226,7 @@ def _clips(competition: Competition, part: Any, sources: Sources, workers: int) 
     contents = sources.digests(part.path, workers)
     # of text: a Path for each of many clips takes longer than all the rest
     root = f"{competition.root}{os.sep}"
-    names = [path.removeprefix(root).replace(os.sep, "/") for path in part.path]
+    names = [text_of(path.removeprefix(root)) for path in part.path]
     rows = [
         list(row)
         for row in zip(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from earshot.audio import spectrogram
 from earshot.audio.decode import BadAudio
 from earshot.competition.labels import each
-from earshot.core import files
+from earshot.core.file_names import is_audio, text_of
 from earshot.core.files import clear_temporary, write_bytes
 from earshot.features import clip_files
 
@@ -63,7 +63,7 @@ def wanted(competition: Competition, most: int) -> list[tuple[str, str, str]]:
             continue
         folder, names, count = safe(label, folders), {}, len(members)
         named = [
-            (path, f"{safe(id[: -len(Path(id).suffix)] if files.is_audio(id) else id, names, path)}.png")
+            (path, f"{safe(id[: -len(Path(id).suffix)] if is_audio(id) else id, names, text_of(path))}.png")
             for id, path in members
         ]
         chosen = (
@@ -93,7 +93,7 @@ def draw(competition: Competition, out: Path, most: int, workers: int, deadline:
 
     def one(path: str, label: str, name: str) -> bool:
         try:
-            image = clip_files.picture(Path(path), f"{label}  ·  {Path(path).name}")
+            image = clip_files.picture(Path(path), f"{label}  ·  {text_of(Path(path).name)}")
         except BadAudio:
             return False
         write_bytes(folder / name, spectrogram.png(image))

@@ -13,7 +13,8 @@ from typing import Any
 from earshot.competition import file_index, zip_file
 from earshot.core import disk_space
 from earshot.core.errors import UserError
-from earshot.core.files import is_audio, locked, replacing
+from earshot.core.file_names import is_audio
+from earshot.core.files import locked, replacing
 from earshot.kaggle import client
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from earshot.core.errors import UserError
 from earshot.core.files import digest, read_json, replacing
+from earshot.core.shell import quoted
 
 if TYPE_CHECKING:
     from earshot.training.run import Run
@@ -129,7 +130,7 @@ def record(
         change(path, add)
     except (UserError, OSError) as error:
         return f"ledger: the submission stands, but is not entered in {path}: {' '.join(str(error).split())}"
-    where = "" if path == Path(PLACE) else f" --ledger {path}"
+    where = "" if path == Path(PLACE) else f" --ledger {quoted(path)}"
     return (
         f"ledger: {path}, {content[:12]}; once it is scored: python -m earshot.report.ledger --score "
         f"{content[:8]} SCORE{where}"

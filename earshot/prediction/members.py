@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from earshot.core.errors import UserError
+from earshot.core.shell import quoted
 from earshot.prediction import blend_weights, saved_blend
 from earshot.prediction.blend_weights import Blended, Fitted
 from earshot.training import resume
@@ -148,7 +149,7 @@ def open_one(folder: Path) -> Member:
                 f"{folder} is a blend of {where}, which is "
                 f"{'missing' if here is None else 'another one by now'} ({fingerprint} there, "
                 f"{here or 'nothing'} here): put it back, or blend anew with predict.py --blend "
-                f"{said['method']} --name {folder.name}"
+                f"{said['method']} --name {quoted(folder.name)}"
             )
         inside.append(open_one(where))
     found = Member(

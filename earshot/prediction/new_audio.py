@@ -9,10 +9,11 @@ import numpy as np
 
 from earshot import extractors
 from earshot.audio.load import AudioSettings
-from earshot.competition.load import AUDIO_SUFFIXES
+from earshot.competition.file_index import Files
 from earshot.core.config import with_defaults
 from earshot.core.device import Device
 from earshot.core.errors import UserError
+from earshot.core.file_names import audio_suffixes, text_of
 from earshot.core.files import digest, digest_of
 from earshot.features.decode_ahead import decode
 from earshot.features.shards import SHARD
@@ -22,36 +23,33 @@ if TYPE_CHECKING:
     from earshot.extractors.base import ClipFeatures
 
 
-def listed(paths: list[str]) -> tuple[list[str], list[Path]]:
+def listed(paths: list[str]) -> tuple[list[str], list[Path], list[str]]:
     """Ids and files of loose audio: files as they are named, folders searched to their depth.
 
     Returns:
         ids (the file's name, or its path below the folder where names repeat) and paths, sorted within a
-        folder.
+        folder, and lines on the files of a folder that are not used.
     Raises:
         UserError: nothing there.
     """
-    ids, files = [], []
+    ids, files, notes = [], [], []
     for given in map(Path, paths):
         if given.is_dir():
-            inside = sorted(
-                p for p in given.rglob("*") if p.suffix.lower().lstrip(".") in _suffixes() and p.is_file()
-            )
-            unique = len({p.name for p in inside}) == len(inside)
-            ids += [p.name if unique else p.relative_to(given).as_posix() for p in inside]
-            files += inside
+            found = Files(given)
+            inside = sorted(found.audio, key=lambda path: path.split("/"))
+            names = [path.rpartition("/")[2] for path in inside]
+            ids += names if len(set(names)) == len(names) else inside
+            files += [Path(found.absolute(path)) for path in inside]
+            notes += found.unused()
         elif given.is_file():
-            ids.append(str(given))
+            ids.append(text_of(str(given)))
             files.append(given)
         else:
             raise UserError(f"no audio file or folder {given}")
     if not files:
-        raise UserError(f"no audio in {', '.join(paths)}: looked for {' '.join(sorted(_suffixes()))}")
-    return ids, files
-
-
-def _suffixes() -> set[str]:
-    return {suffix.lstrip(".") for suffix in AUDIO_SUFFIXES}
+        seen = f" ({'; '.join(notes)})" if notes else ""
+        raise UserError(f"no audio in {', '.join(paths)}{seen}: looked for {' '.join(audio_suffixes())}")
+    return ids, files, notes
 
 
 def extractor_of(run: Run, weights: str | None, device: Device) -> tuple[Any, AudioSettings]:

@@ -74,7 +74,9 @@ def audio(
 ) -> None:
     """Predictions for new audio: as a csv, or shown."""
     classes, first, reasons = whole.classes, whole.runs()[0], {}
-    ids, files = new_audio.listed(paths)
+    ids, files, notes = new_audio.listed(paths)
+    for line in notes:
+        print(line)
 
     def ask(run: Run, kind: str) -> np.ndarray:
         split, span, bad = new_audio.features(run, ids, files, flags.weights, device)

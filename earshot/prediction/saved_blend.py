@@ -12,6 +12,7 @@ import numpy as np
 from earshot.core import checksums
 from earshot.core.errors import UserError
 from earshot.core.files import digest_of, empty, locked, plain_name
+from earshot.core.shell import quoted
 from earshot.training.oof import Oof
 from earshot.training.run import CONFIG, Run
 
@@ -118,7 +119,9 @@ def read(folder: Path) -> dict[str, Any]:
     try:
         found = checksums.read(folder / NAME, OOF)
     except checksums.Damaged as error:
-        raise UserError(f"{error}: blend anew with predict.py --blend auto --name {folder.name}") from None
+        raise UserError(
+            f"{error}: blend anew with predict.py --blend auto --name {quoted(folder.name)}"
+        ) from None
     count = len(found["members"]) if isinstance(found.get("members"), list) else 0
     whole = (
         all(isinstance(found.get(key), kind) for key, kind in KINDS.items())
@@ -137,7 +140,7 @@ def read(folder: Path) -> dict[str, Any]:
     if not whole:
         raise UserError(
             f"{folder / NAME} is no blend that can be applied: blend anew with predict.py --blend auto "
-            f"--name {folder.name}"
+            f"--name {quoted(folder.name)}"
         )
     return found
 

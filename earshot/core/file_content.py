@@ -1,0 +1,33 @@
+"""What a file is by its first bytes, where it is not the audio or the weights that its name says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from earshot.core.errors import UserError
+
+HEAD = 512  # bytes that are looked at
+KINDS = (
+    (rb"version https?://(git-lfs|hawser|git-media)", "Git LFS pointer (run git lfs pull)"),
+    (rb"(\.\./)*(\.git)?/annex/objects/", "git-annex pointer (run git annex get)"),
+    (
+        rb"(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<(!doctype\s+html|html|head|body)\b",
+        "HTML page (download the file itself)",
+    ),
+    (rb"<\?xml[^>]*>\s*<error\b", "XML error message (download it again)"),
+)
+
+
+def mistaken(head: bytes) -> str | None:
+    """What a file that begins so is instead of its content, and what to do; None where nothing is known."""
+    text = head[:HEAD].removeprefix(b"\xef\xbb\xbf").lstrip()
+    return next((name for start, name in KINDS if re.match(start, text, re.IGNORECASE | re.DOTALL)), None)
+
+
+def check(path: Path) -> None:
+    """Raise UserError for a file that only stands for its content: a pointer, or a page with an error."""
+    with open(path, "rb") as file:
+        found = mistaken(file.read(HEAD))
+    if found:
+        raise UserError(f"{path} holds no weights: {found}")

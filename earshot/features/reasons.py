@@ -1,0 +1,28 @@
+"""Why clips cannot be used, counted for one line."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from earshot.audio.load import BadAudio, info
+
+
+def commonest(reasons: Iterable[str], most: int = 3) -> str:
+    """Such as `28 × Git LFS pointer (run git lfs pull), 2 × empty file`: the commonest reasons first."""
+    counted = Counter(reasons).most_common()
+    more = sum(count for _, count in counted[most:])
+    return ", ".join(f"{count} × {reason}" for reason, count in counted[:most]) + (
+        f", {more} × others" if more else ""
+    )
+
+
+def of_headers(paths: Iterable[str]) -> list[str]:
+    """The reason of each file that cannot be opened."""
+    found = []
+    for path in paths:
+        try:
+            info(path)
+        except BadAudio as error:
+            found.append(str(error))
+    return found
