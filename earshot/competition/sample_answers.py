@@ -38,9 +38,10 @@ def by_class(columns: Sequence[str], classes: Sequence[str]) -> bool:
     if len(columns) == 1 and unknown:
         return False
     if unknown:
+        hint = meant(unknown[0], classes) or ": spell the classes alike in both files, or take the column out"
         raise UserError(
             f"the sample submission's column {shown(unknown[0])} is no class of the training data "
-            f"({', '.join(classes[:5])}{' ...' if len(classes) > 5 else ''}){meant(unknown[0], classes)}"
+            f"({', '.join(classes[:5])}{' ...' if len(classes) > 5 else ''}){hint}"
         )
     for twins in spelling.alike(columns, spelling.key):
         raise UserError(
