@@ -148,7 +148,7 @@ def from_csv(
             f"audio folders found in {files.root}: {files.audio_folders()}; "
             "pass --id-column, or put the audio there"
         )
-    need_header(files, frame, csv, train_id)
+    need_header(files, csv, train_id, frame)
     if label_column is not None:
         need_column(frame, csv, label_column, "--label-column")
     sample_id = (
@@ -159,7 +159,7 @@ def from_csv(
         else (find_id_column(sample_frame, files) or sample_columns[0])
     )
     if sample:
-        need_header(files, sample_frame, files.root / sample, sample_id)
+        need_header(files, files.root / sample, sample_id, sample_frame)
     answers = [c for c in sample_columns if c != sample_id]
     wanted, asked = spelling.like(sample_columns, frame.columns), spelling.like(answers, frame.columns)
     how, said = labels.find(frame, csv, train_id, wanted, asked, task, label_column)
@@ -208,7 +208,7 @@ def from_csv(
             if train_id in test_frame.columns
             else (find_id_column(test_frame, files) or test_frame.columns[0])
         )
-        need_header(files, test_frame, files.root / test, test_id)
+        need_header(files, files.root / test, test_id, test_frame)
         stray_quotes(test_frame, files.root / test, (test_id, *how.columns), found)
         there = list(test_frame.columns)
         spelled = zip(there, spelling.like(there, how.columns), strict=True)
@@ -274,7 +274,7 @@ def stray_quotes(frame: pd.DataFrame, csv: Path, needed: Sequence[str], found: L
         )
 
 
-def need_header(files: Files, frame: pd.DataFrame, csv: Path, id_column: str) -> None:
+def need_header(files: Files, csv: Path, id_column: str, frame: pd.DataFrame) -> None:
     """A UserError where the first row is a clip's, which would be lost as a header."""
     # pandas writes a header of 0, 1, ... too: that is no clip's where another row has the number
     lost = files.numbered(id_column) and number(id_column) not in set(map(number, frame[id_column]))
