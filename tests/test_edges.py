@@ -94,15 +94,14 @@ def test_a_refused_setting_does_not_claim_the_name(tmp_path: Path) -> None:
         assert not (cache / "shards").exists() and '"complete": true' in file.read()
 
 
-def test_a_sample_file_that_cannot_be_answered_is_found_before_training(tmp_path: Path) -> None:
+def test_a_sample_file_that_cannot_be_answered_is_found_before_extraction(tmp_path: Path) -> None:
     data = make_competition(tmp_path / "tones", subm=1)
     rows = read_csv(data / "sample_submission.csv")
     (data / "sample_submission.csv").write_text(
         "fname,tone0,Usage\n" + "".join(f"{row['fname']},0,Public\n" for row in rows)
     )
-    features(data, tmp_path)
-    done = script("train.py", *LINEAR, cwd=tmp_path, ok=None)
-    assert "Usage is no class" in refused(done) and " epoch " not in done.stdout
+    done = script("get_features.py", "--competition", data, "--extractor", "logmel", cwd=tmp_path, ok=None)
+    assert "Usage is no class" in refused(done) and not list(tmp_path.glob("data/tones/logmel/*"))
 
 
 def test_a_zip_and_then_no_flags(tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def test_a_label_of_two_words_that_are_labels_too(birds: Path) -> None:
     assert load(birds).multilabel
     (birds / "sample_submission.csv").write_text("fname,guitar,bass,bass guitar\nx.wav,0,0,0\ny.wav,0,0,0\n")
     assert not load(birds).multilabel and load(birds).classes == ["bass", "bass guitar", "guitar"]
-    assert not any("beware" in note for note in load(birds).notes)
+    assert not any("warning" in note for note in load(birds).notes)
 
 
 def test_flags_beside_a_label_of_unknown_name(birds: Path) -> None:
@@ -157,11 +157,11 @@ def test_hints(birds: Path) -> None:
     comp = load(birds)
     assert not comp.multilabel and "owl,jay" in comp.classes
     assert any(
-        note == "beware: owl,jay is read as one label: if it means 2, give --task multilabel"
+        note == "warning: owl,jay is read as one label: if it means 2, give --task multilabel"
         for note in comp.notes
     )
     table(birds, "Bark, dog", "Meow, cat", "owl", "emu")  # names with a comma
-    assert not any("beware" in note for note in load(birds).notes)
+    assert not any("warning" in note for note in load(birds).notes)
     table(birds, "owl", "jay", "owl", "emu")
     assert any(
         "no row of train.csv has several labels" in note for note in load(birds, task="multilabel").notes

@@ -83,6 +83,8 @@ def _folder_per_class(files: Files, audio: list[str]) -> Layout | None:
                 rows["subm"][path] = None
             else:
                 found.missing.append(("train", path, "not in a class folder"))
+    for split in ("train", "test"):
+        rows[split] = dict(zip(rows[split], found.settle(list(rows[split].values())), strict=True))
     if len(set(rows["train"].values())) < 2:
         return None
     if by_split["valid"]:

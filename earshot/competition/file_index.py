@@ -34,6 +34,13 @@ def key(text: str) -> str:
     return unicodedata.normalize("NFC", text).casefold()
 
 
+def number(name: str) -> int | None:
+    """The whole number that a name or an id is, with or without its leading zeros, .0 behind it, and an audio
+    suffix; None if it is none."""
+    found = re.fullmatch(r"(\d{1,30})(\.0+)?", strip_suffix(name.strip()), re.ASCII)
+    return int(found[1]) if found else None
+
+
 def words(name: str) -> list[str]:
     """The runs of letters in a name, lower-case."""
     return re.findall("[a-z]+", name.lower())
@@ -79,7 +86,8 @@ def side(folder: str) -> str | None:
 
 class Files:
     """What lies below a folder, from one walk, relative to it: `audio`, `zips`, `others` that may have been
-    meant as clips and `documents` as text, sorted; `csvs` (at most two folders deep) as they are opened.
+    meant as clips and `documents` as text, sorted; `csvs` (.tsv too; at most two folders deep) as they are
+    opened.
 
     Raises:
         UserError: two names that are one as text.
@@ -114,16 +122,21 @@ class Files:
             if os.path.lexists(self.root / path):
                 self._one(path, real)
         self.by_name, self.by_stem = {}, {}
+        self.by_number: dict[int | None, list[str]] = {}
+        self.claimed: set[str] = set()  # by ids that were resolved
+        self.renumbered: dict[str, str] = {}  # ids that are a file's name but for leading zeros, and the file
         for path in self.audio:
             for reading in readings(self._disk.get(path, path)):
                 name = reading.rpartition("/")[2]
                 self.by_name.setdefault(key(name), []).append(path)
                 self.by_stem.setdefault(key(strip_suffix(name)), []).append(path)
+            self.by_number.setdefault(number(path.rpartition("/")[2]), []).append(path)
+        self.by_number.pop(None, None)
 
     def _kind(self, name: str, path: str) -> list[str]:
         if is_audio(name):
             return self.audio
-        if name.lower().endswith(".csv") and path.count("/") <= 2:
+        if name.lower().endswith((".csv", ".tsv")) and path.count("/") <= 2:
             return self.csvs
         if name.lower().endswith(".zip"):
             return self.zips
@@ -182,10 +195,11 @@ class Files:
         """The audio file of each id as an absolute path, "" where there is none.
 
         Where train/ and test/ hold the same file name, an id takes the file of its own side; it never takes
-        the other side's, unless no id at all is found otherwise (a csv of another naming).
+        the other side's, unless no id at all is found otherwise (a csv of another naming). An id without a
+        file takes the one whose name is the same number, where no other id means that file.
 
         Raises:
-            UserError: an id that may mean two different files.
+            UserError: an id that may mean two different files, or two ids that may mean one.
         """
         own = "train" if split == "train" else "subm"
         found = [self.candidates(i) for i in ids]
@@ -194,9 +208,43 @@ class Files:
             sides = {p: side(p.rpartition("/")[0]) for p in paths}
             mine = [p for p in paths if sides[p] == own] or [p for p in paths if sides[p] is None]
             strict.append(paths if paths == [clip_id] else mine)
+        self.claimed |= {path for paths in strict for path in paths}
+        strict = self.by_numbers(ids, strict, own)
         if any(strict):
             found = strict
+        self.claimed |= {path for paths in found for path in paths}
         return [self.only(clip_id, paths) for clip_id, paths in zip(ids, found, strict=True)]
+
+    def numbered(self, clip_id: str) -> list[str]:
+        """The audio files that are called by the same number as an id, whatever zeros stand before it."""
+        return self.by_number.get(number(clip_id), [])
+
+    def by_numbers(self, ids: list[str], found: list[list[str]], own: str) -> list[list[str]]:
+        """The files of each id, where it has none those of its number that no id has claimed."""
+        made: list[list[str]] = []
+        owner: dict[str, str] = {}
+        for clip_id, paths in zip(ids, found, strict=True):
+            free = [] if paths else [p for p in self.numbered(clip_id) if p not in self.claimed]
+            sides = {p: side(p.rpartition("/")[0]) for p in free}
+            paths = paths or [p for p in free if sides[p] == own] or [p for p in free if sides[p] is None]
+            for path in paths if free else ():
+                other = owner.setdefault(path, clip_id)
+                if other != clip_id:
+                    raise UserError(
+                        f"{other} and {clip_id} may both be {path} in {self.root}: write the ids as the "
+                        "files are called"
+                    )
+                self.renumbered[clip_id] = path
+            made.append(paths)
+        return made
+
+    def about_numbers(self) -> list[str]:
+        """A line on the ids that were matched by their number alone."""
+        pairs = list(self.renumbered.items())
+        return [
+            f"{len(pairs)} ids match their files as numbers, but for leading zeros: first {clip_id} is {path}"
+            for clip_id, path in pairs[:1]
+        ]
 
     def only(self, clip_id: str, paths: list[str]) -> str:
         """The one file among the candidates (copies of it count as one), absolute; "" without any."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from earshot.core import spelling
 from earshot.core.errors import UserError
 
 # In order of preference where a csv has several of them.
@@ -135,7 +136,7 @@ def find(
         cell = next(cell for cell in frame[odd] if not zero_or_one(pd.Series([cell])))
         raise UserError(
             f"{csv}: column {odd}, which the sample submission has too, holds {cell[:60]!r}, and not 0 and 1 "
-            "alone: mend that, or name the column of labels with --label-column"
+            "alone: correct that, or name the column of labels with --label-column"
         )
     # Flags such as "verified" are 0 and 1, too: unless told, they are labels only where little else is there.
     mostly = column is None and (
@@ -145,6 +146,10 @@ def find(
     )
     if asked or len(binary) > 1 and (mostly or task == "multilabel" and column in binary):
         found = Labels(tuple(answers if asked else binary), task != "single")
+        for twins in spelling.alike(found.columns, spelling.key):
+            raise UserError(
+                f"{csv} has several columns for one label, {', '.join(spelling.apart(*twins))}: keep one"
+            )
         if not found.multilabel or any(len(labels) != 1 for labels in found.read(frame, csv)):
             return found, []
         if task == "auto":  # one label a clip, written as columns: its probabilities have to add up to one
@@ -161,7 +166,7 @@ def find(
         said = [] if several else [f"--task multilabel, but no row of {csv.name} has several labels"]
         return Labels((column,), True, separator), said
     # "bass guitar" is one label beside "bass" and "guitar"
-    if len(answers) > 1 and set(cells) <= set(answers):
+    if len(answers) > 1 and set(spelling.keys(cells)) <= set(spelling.keys(answers)):
         return Labels((column,)), []
     if len(answers) > 1 and falls_apart(cells, separator, answers):
         return Labels((column,), True, separator), []
@@ -216,9 +221,8 @@ def find_separator(cells: list[str], classes: list[str]) -> str:
 def falls_apart(cells: list[str], separator: str, classes: list[str]) -> bool:
     """Are there several labels in a cell, and are all labels of all cells among the classes?"""
     parts = [split(cell, separator) for cell in cells]
-    return any(len(labels) > 1 for labels in parts) and {
-        label for labels in parts for label in labels
-    } <= set(classes)
+    found = {spelling.key(label) for labels in parts for label in labels}
+    return any(len(labels) > 1 for labels in parts) and found <= set(spelling.keys(classes))
 
 
 def hint(cells: list[str]) -> list[str]:
@@ -230,7 +234,7 @@ def hint(cells: list[str]) -> list[str]:
     if not several or separator != LIST and 2 * len(parts & alone) <= len(parts):
         return []
     return [
-        f"beware: {several[0]} is read as one label: if it means {len(split(several[0], separator))}, give "
+        f"warning: {several[0]} is read as one label: if it means {len(split(several[0], separator))}, give "
         "--task multilabel"
     ]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from earshot.competition import labels
+from earshot.core import spelling
 
 
 @dataclass
@@ -23,10 +24,29 @@ class Layout:
     written: labels.Labels | None = None  # None: by folders
     missing: list[tuple[str, str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    sample: pd.DataFrame | None = None  # what stands in the sample submission
     # the first row of a sample submission that is a placeholder, [] where it has none
     example: list[str] | None = None
     # the sample submission's columns of numbers, where it has several: the classes
     asked: list[str] = field(default_factory=list)
+    # how a label is spelled, by its key, and the other spellings that were found
+    spelled: dict[str, str] = field(default_factory=dict)
+    other_spellings: set[str] = field(default_factory=set)
+
+    def settle(self, values: list) -> list:
+        """The labels of clips (text, or tuples of several) in one spelling each: what was read first keeps
+        its own; the commonest otherwise."""
+        spelling.settle((one for value in values for one in labels.each(value)), self.spelled)
+        return [self._settled(value) for value in values]
+
+    def _settled(self, value):
+        if isinstance(value, tuple):
+            found = tuple(sorted({self._settled(one) for one in value} - {""}))
+            return found if found or not value else labels.MISSING
+        chosen = self.spelled[spelling.key(value)]
+        if value != chosen:
+            self.other_spellings.add(value)
+        return chosen
 
 
 def table(ids, paths, split, labels=None, folds=None, groups=None, starts=None, ends=None) -> pd.DataFrame:

@@ -2,15 +2,16 @@
 told."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from earshot.competition import labels, placeholder, segments
 from earshot.competition.class_folders import folder_per_class
-from earshot.competition.file_index import Files, words
+from earshot.competition.file_index import Files, number, words
 from earshot.competition.layout import Layout, table
-from earshot.core import csv_table
+from earshot.core import csv_table, spelling
 from earshot.core.csv_table import shown, some
 from earshot.core.errors import UserError
 from earshot.core.file_names import first_few, is_audio
@@ -41,6 +42,7 @@ def recognise(root: Path, train_csv=None, id_column=None, label_column=None, tas
         and Path(c).name.lower() not in NOT_TRAIN_CSVS
         and not re.search("sample.*sub", Path(c).name.lower())
     ]
+    rest = [c for c in rest if c.lower().endswith(".csv")] or rest  # a .tsv beside them is a side matter
     named = [c for c in rest if "train" in Path(c).name.lower()]
     tests = [c for c in rest if c not in named and any(w.startswith("test") for w in words(Path(c).name))]
     others = [c for c in rest if c not in tests and c not in named]
@@ -54,7 +56,7 @@ def recognise(root: Path, train_csv=None, id_column=None, label_column=None, tas
         tests = [t for t in tests if not (files.root / t).samefile(choices[0])]
         return from_csv(files, choices[0], sample, tests, id_column, label_column, task)
     if named:
-        chosen = pick(files, named, ("train.csv",), "train csv", "name one with --train-csv")
+        chosen = pick(files, named, ("train.csv", "train.tsv"), "train csv", "name one with --train-csv")
         return from_csv(files, files.root / chosen, sample, tests, id_column, label_column, task)
 
     frames, broken = {}, None
@@ -69,7 +71,7 @@ def recognise(root: Path, train_csv=None, id_column=None, label_column=None, tas
     if len(esc) == 1:
         others = esc
     if len(others) == 1:
-        found = find_id_column(frames[others[0]], files)
+        found = find_id_column(frames[others[0]], files, numbers=False)  # beside folders: its own row numbers
         clear = label_column or (found and labels.find_label_column(frames[others[0]], found))
         # A lone csv may be a side matter (features, licences); one named train never is.
         if by_folder is None and files.audio or found and clear:
@@ -103,12 +105,17 @@ def pick(files: Files, paths: list[str], names: tuple[str, ...], what: str, mend
     return chosen[0] if chosen else None
 
 
-def find_id_column(frame: pd.DataFrame, files: Files, prefer: str | None = None) -> str | None:
-    """The column with most distinct values that are audio files, a tie going to `prefer`, then to the
-    first."""
-    counts = {c: sum(bool(files.candidates(v)) for v in frame[c].unique()) for c in frame.columns}
-    best = max(frame.columns, key=lambda c: (counts[c], c == prefer), default=None)
-    return best if best is not None and counts[best] else None
+def find_id_column(
+    frame: pd.DataFrame, files: Files, prefer: str | None = None, numbers: bool = True
+) -> str | None:
+    """The column with most distinct values that are audio files, a tie going to `prefer`, then to the first;
+    without any, if allowed, that of most numbers that files are called by: more than half as many as rows."""
+    for named, least in ((files.candidates, 0), (files.numbered, len(frame) / 2))[: 1 + numbers]:
+        counts = {c: sum(bool(named(v)) for v in frame[c].unique()) for c in frame.columns}
+        best = max(frame.columns, key=lambda c: (counts[c], c == prefer), default=None)
+        if best is not None and counts[best] > least:
+            return best
+    return None
 
 
 def need_column(frame: pd.DataFrame, csv: Path, column: str, flag: str) -> None:
@@ -140,7 +147,7 @@ def from_csv(
             f"audio folders found in {files.root}: {files.audio_folders()}; "
             "pass --id-column, or put the audio there"
         )
-    need_header(files, csv, train_id)
+    need_header(files, csv, train_id, frame)
     if label_column is not None:
         need_column(frame, csv, label_column, "--label-column")
     sample_id = (
@@ -151,9 +158,10 @@ def from_csv(
         else (find_id_column(sample_frame, files) or sample_columns[0])
     )
     if sample:
-        need_header(files, files.root / sample, sample_id)
+        need_header(files, files.root / sample, sample_id, sample_frame)
     answers = [c for c in sample_columns if c != sample_id]
-    how, said = labels.find(frame, csv, train_id, sample_columns, answers, task, label_column)
+    wanted, asked = spelling.like(sample_columns, frame.columns), spelling.like(answers, frame.columns)
+    how, said = labels.find(frame, csv, train_id, wanted, asked, task, label_column)
     if how is None:
         raise UserError(
             f"which column of {csv} is the label is not clear: it has {some(frame.columns)}; "
@@ -170,6 +178,7 @@ def from_csv(
         how,
     )
     found.notes += [f"{csv.name}: id column {train_id}, {how.about}", *said]
+    stray_quotes(frame, csv, (train_id, *how.columns), found)
     clips = labelled_rows(files, frame, csv, "train", train_id, "src_file" if esc else "group", found)
     if clips.empty:
         raise UserError(
@@ -177,15 +186,16 @@ def from_csv(
             f"{some(frame[train_id][:3])}; audio folders found: {files.audio_folders()}"
         )
     parts = [clips]
-    tests = [t for t in tests if Path(t).name.lower() == "test.csv"][:1] or tests
+    tests = [t for t in tests if Path(t).name.lower() in ("test.csv", "test.tsv")][:1] or tests
     if len(tests) > 1 and not sample:
         found.notes.append(f"not used, as several csv files may be the test csv: {', '.join(tests)}")
     if sample:
-        found.id_column = sample_id
+        found.id_column, found.sample = sample_id, sample_frame
+        stray_quotes(sample_frame, files.root / sample, sample_columns, found)
         if len(answers) > 1 and all(
             pd.to_numeric(sample_frame[c], errors="coerce").notna().all() for c in answers
         ):
-            found.asked = answers
+            found.asked = spelling.like(asked, found.spelled.values())
         found.label_column = answers[0] if len(answers) == 1 else how.name
         parts.append(asked_rows(files, sample_frame, files.root / sample, clips, found))
     elif len(tests) == 1:
@@ -197,7 +207,11 @@ def from_csv(
             if train_id in test_frame.columns
             else (find_id_column(test_frame, files) or test_frame.columns[0])
         )
-        need_header(files, files.root / test, test_id)
+        need_header(files, files.root / test, test_id, test_frame)
+        stray_quotes(test_frame, files.root / test, (test_id, *how.columns), found)
+        there = list(test_frame.columns)
+        spelled = zip(there, spelling.like(there, how.columns), strict=True)
+        test_frame = test_frame.rename(columns={c: known for c, known in spelled if known not in there})
         if how.known_in(test_frame):
             parts.append(labelled_rows(files, test_frame, files.root / test, "test", test_id, "group", found))
         else:
@@ -208,6 +222,7 @@ def from_csv(
         parts.append(
             table(placeholder.ids_like(list(clips["id"]), loose), [files.absolute(p) for p in loose], "subm")
         )
+    found.notes += files.about_numbers()
     found.clips = together(files, pd.concat(parts, ignore_index=True), found)
     unnamed = set(files.audio) - {files.relative(path) for path in found.clips["path"] if path}
     if unnamed:
@@ -226,7 +241,7 @@ def together(files: Files, clips: pd.DataFrame, found: Layout) -> pd.DataFrame:
     if several.any():
         ids = clips["id"][paths == paths[several].iloc[0]]
         found.notes.append(
-            f"beware: {paths[several].nunique()} audio files have several training ids (first: "
+            f"warning: {paths[several].nunique()} audio files have several training ids (first: "
             f"{some(ids, 3)}): all are kept, on one side of a fold"
         )
         alone = several & clips["group"].eq("")
@@ -241,9 +256,25 @@ def need_rows(frame: pd.DataFrame, csv: Path) -> pd.DataFrame:
     return frame
 
 
-def need_header(files: Files, csv: Path, id_column: str) -> None:
+def stray_quotes(frame: pd.DataFrame, csv: Path, needed: Sequence[str], found: Layout) -> None:
+    """Say which cells begin with a quote that is text; a UserError where one is an id or a label."""
+    for column, lines in frame.attrs.get("stray", {}).items():
+        if column in needed:
+            raise UserError(
+                f"{csv}, line {lines[0]}: the quote that begins {shown(frame[column][lines[0]])} in column "
+                f"{column} does not end with it: take it out, or put the field into quotes and double it"
+            )
+        found.notes.append(
+            f"{csv.name}: {len(lines)} cells of column {column} begin with a stray quote (line "
+            f"{some(map(str, lines), 5)}): read as text, each line as a row"
+        )
+
+
+def need_header(files: Files, csv: Path, id_column: str, frame: pd.DataFrame) -> None:
     """A UserError where the first row is a clip's, which would be lost as a header."""
-    if is_audio(id_column) or files.candidates(id_column):
+    # pandas writes a header of 0, 1, ... too: that is no clip's where another row has the number
+    lost = files.numbered(id_column) and number(id_column) not in set(map(number, frame[id_column]))
+    if is_audio(id_column) or files.candidates(id_column) or lost:
         raise UserError(
             f"{csv}, line 1: no header, but a row that names the audio file {shown(id_column)}: add one, "
             "such as id,label (or rename that column)"
@@ -256,13 +287,14 @@ def labelled_rows(files, frame, csv, split, id_column, group_column, found: Layo
     Those of the hold-out without a file stay all the same: they are answered, and so scored, by the class
     prior.
     """
-    values = found.written.read(frame, csv)
-    odd = values[values.map(lambda v: any(re.search(r"[\x00-\x1f\x7f]", one) for one in labels.each(v)))]
+    raw = found.written.read(frame, csv)
+    odd = raw[raw.map(lambda v: any(re.search(r"[\x00-\x1f\x7f]", one) for one in labels.each(v)))]
     if len(odd):
         raise UserError(
             f"{csv}, line {odd.index[0]}: the label {shown(labels.each(odd.iloc[0])[0])} holds a line break "
             "or a control character: a quote is missing?"
         )
+    values = pd.Series(found.settle(list(raw)), index=raw.index, dtype=object)
     clash = values.groupby(frame[id_column]).nunique()
     clash = [i for i in clash.index[clash > 1] if i.strip()]
     if clash:
@@ -274,7 +306,10 @@ def labelled_rows(files, frame, csv, split, id_column, group_column, found: Layo
         )
     repeated = frame[id_column].duplicated() & frame[id_column].str.strip().ne("")
     if repeated.any():
-        found.notes.append(f"{csv.name}: {repeated.sum()} repeated rows left out (same id, same label)")
+        found.notes.append(
+            f"{csv.name}: {repeated.sum()} repeated rows left out (same id, same label), first "
+            f"{shown(frame[id_column][repeated].iloc[0])} in line {repeated.idxmax()}"
+        )
         frame, values = frame[~repeated], values[~repeated]
 
     paths = files.resolve(list(frame[id_column]), split)

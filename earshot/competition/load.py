@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from earshot.competition import file_index, layouts, placeholder, sample, zip_file
+from earshot.competition import layouts, placeholder, sample, sample_answers, zip_file
+from earshot.competition.file_index import walk
 from earshot.competition.labels import each
-from earshot.core import csv_table
+from earshot.core import csv_table, spelling
 from earshot.core.csv_table import shown, some
 from earshot.core.errors import UserError
 from earshot.core.file_names import is_audio, text_of
@@ -119,14 +120,22 @@ def load(
         notes.append("nothing to submit: no sample submission, test csv or test folder")
     unheard = [c for c in classes if c not in heard]
     if unheard:
-        notes.append(f"beware: no training clip has the label {some(unheard, 5)}: it is never learnt")
+        left = sorted(set(heard) - set(found.asked))
+        notes.append(
+            f"warning: no training clip has the label {some(unheard, 5)}: it is never learnt"
+            f"{sample_answers.meant(unheard[0], left)}"
+        )
     unasked = [c for c in classes if c not in found.asked]
     if found.asked and unasked and len(unasked) < len(classes):
         notes.append(
-            f"beware: the sample submission has no column for the label {some(unasked, 5)}: it is learnt, "
+            f"warning: the sample submission has no column for the label {some(unasked, 5)}: it is learnt, "
             "and not submitted"
         )
-    notes += odd_labels(classes)
+    notes += odd_labels(classes) + several_spellings(found)
+    if found.sample is not None and found.sample_submission:
+        notes += sample_answers.check(
+            found.sample, found.sample_submission.name, found.id_column, classes, heard, several
+        )
     if shared:
         notes.append(
             f"beware: {len(shared)} groups (first: {shared[0]}) have clips in train and in test: test will "
@@ -161,22 +170,28 @@ def load(
 
 
 def odd_labels(classes: list[str]) -> list[str]:
-    """Lines on labels that may not be meant so: the words for "missing" of other programs, and two spellings
-    of one label."""
+    """Warnings on labels that may not be meant so: the words for "missing" of other programs, and labels that
+    look alike."""
     lines = [
-        f"beware: {name} is read as a label of its own: leave the cell empty if it means none"
+        f"warning: {name} is read as a label of its own: leave the cell empty if it means none"
         for name in classes
         if name.lower() in ("nan", "na", "n/a", "<na>", "null", "none", "#n/a")
     ]
-    spellings: dict[str, list[str]] = {}
-    for name in classes:
-        spellings.setdefault(" ".join(file_index.key(name).split()), []).append(name)
     return lines + [
-        f"beware: {some(map(repr, names), 3)} are different labels to the letter: if they mean one, mend the "
-        "csv"
-        for names in spellings.values()
-        if len(names) > 1
+        f"warning: {some(spelling.apart(*names), 3)} are different labels to the letter: if they mean one, "
+        "spell them alike"
+        for names in spelling.alike(classes, spelling.loose)
     ]
+
+
+def several_spellings(found: layouts.Layout) -> list[str]:
+    """A line on the labels that were found in more than one spelling."""
+    pairs = [
+        " as ".join(spelling.apart(other, found.spelled[spelling.key(other)]))
+        for other in sorted(found.other_spellings)
+    ]
+    more = f" ... ({len(pairs)} in all)" if len(pairs) > 3 else ""
+    return [f"one label in several spellings, read as one: {'; '.join(pairs[:3])}{more}"] if pairs else []
 
 
 def find(out="data") -> list[Path]:
@@ -188,7 +203,7 @@ def find(out="data") -> list[Path]:
     folders = sorted(
         p for p in out.iterdir() if p.is_dir() and p.name != "sample" and not p.name.startswith(".")
     )
-    return [p for p in folders if any(any(map(is_audio, names)) for _, names in file_index.walk(p))]
+    return [p for p in folders if any(any(map(is_audio, names)) for _, names in walk(p))]
 
 
 def straddling(clips: pd.DataFrame) -> list[str]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import re
 import stat
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -20,6 +21,7 @@ MAX_COLUMNS = 20_000
 MAX_CELLS = 50_000_000
 MAX_CELL = 2**17  # characters
 SEPARATORS = ",;\t|"
+QUOTED = re.compile(r'"((?:[^"]|"")*)"')
 # Excel's "Unicode text" is the second
 BOMS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 
@@ -30,10 +32,12 @@ def read(path: Path) -> pd.DataFrame:
 
     UTF-8 and UTF-16 with its mark; any line ends; commas, else the one of semicolon, tab and bar that the
     header has. Blank lines and columns without any content are left out; a row with too few fields ends in
-    empty cells.
+    empty cells. A quote that is no csv's (in prose between tabs) is text, where each line by itself has the
+    header's number of fields.
 
     Returns:
         a str in every cell; the index is each row's (first) line in the file, as an editor counts.
+        `attrs["stray"]`: for each column with such quotes, the lines of the cells that begin with one.
     Raises:
         UserError: not a regular file or not text, no header, two columns of one name, a row with more fields
             than the header, a quote without its end, or larger than any competition's.
@@ -47,12 +51,11 @@ def read(path: Path) -> pd.DataFrame:
             done = 1 if mark else 0
             if not mark:
                 file.seek(0)
-            rows = csv.reader(
-                _lines(file, path, done), delimiter=mark[1] if mark else _separator(first), strict=True
-            )
-            lines, cells, header, total = [], [], None, 0
-            for row in rows:
-                here, at = at + done, rows.line_num + 1
+            records = _records(_lines(file, path, done), mark[1] if mark else _separator(first, path))
+            lines, cells, header, total, at = [], [], None, 0, done + 1
+            stray: dict[str, list[int]] = {}
+            for row, taken, odd in records:
+                here, at = at, at + taken
                 total += len(row)
                 if len(row) > MAX_COLUMNS or total > MAX_CELLS:
                     raise UserError(
@@ -67,8 +70,10 @@ def read(path: Path) -> pd.DataFrame:
                 if len(row) > len(header) and any(map(str.strip, row[len(header) :])):
                     raise UserError(
                         f"{path}, line {here}: {len(row)} fields, and {len(header)} in the header: put a "
-                        "field that holds a separator into quotes, or mend the header"
+                        "field that holds a separator into quotes, or fix the header"
                     )
+                for column in odd:
+                    stray.setdefault(header[column], []).append(here)
                 lines.append(here)
                 cells.append(row[: len(header)] + [""] * (len(header) - len(row)))
     except UnicodeDecodeError as error:
@@ -79,12 +84,65 @@ def read(path: Path) -> pd.DataFrame:
             if "limit" not in str(error)
             else "a quote is missing?"
         )
-        raise UserError(f"cannot read {path}, line {at + done}: {error}: {hint}") from None
+        raise UserError(f"cannot read {path}, line {at}: {error}: {hint}") from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     if header is None:
         raise UserError(f"cannot read {path}: it is empty: download it again, or delete it")
-    return _named(pd.DataFrame(cells, columns=range(len(header)), index=lines, dtype=object), header, path)
+    frame = pd.DataFrame(cells, columns=range(len(header)), index=lines, dtype=object)
+    frame = _named(frame, header, path)
+    frame.attrs["stray"] = stray
+    return frame
+
+
+def _records(lines: Iterator[str], mark: str) -> Iterator[tuple[list[str], int, list[int]]]:
+    """The rows: fields, how many lines they take, the numbers of the fields that begin with a stray quote.
+
+    A quote that opens in one line and closes in another hides the rows between them. It is a csv's own where
+    it is needed: where its lines, each taken by itself, do not have as many fields as the header.
+    """
+    ahead: deque[str] = deque()
+    width = 0
+    while True:
+        first = ahead.popleft() if ahead else next(lines, None)
+        if first is None:
+            return
+        bare, taken, fault = _bare(first, mark), [first], None
+        row, odd = bare, []
+        if '"' in first or len(first) > MAX_CELL:
+
+            def following(taken: list[str] = taken) -> Iterator[str]:
+                yield taken[0]
+                while (line := ahead.popleft() if ahead else next(lines, None)) is not None:
+                    taken.append(line)
+                    yield line
+
+            try:
+                row = next(csv.reader(following(), delimiter=mark, strict=True))
+            except csv.Error as error:
+                fault = error
+            alone = taken[:1] if fault else [line for line in taken if line.strip()]
+            doubtful = fault or len(taken) > 1 or len(row) != width
+            if doubtful and all(
+                1 < len(_bare(line, mark)) == width and len(line) <= MAX_CELL for line in alone
+            ):
+                ahead.extendleft(reversed(taken[1:]))
+                del taken[1:]
+                whole = [QUOTED.fullmatch(field) for field in bare]
+                row = [
+                    found[1].replace('""', '"') if found else field
+                    for field, found in zip(bare, whole, strict=True)
+                ]
+                odd = [i for i, field in enumerate(bare) if field.startswith('"') and not whole[i]]
+            elif fault:
+                raise fault
+        width = width or (len(row) if any(map(str.strip, row)) else 0)
+        yield row, len(taken), odd
+
+
+def _bare(line: str, mark: str) -> list[str]:
+    """A line's fields where quotes mean nothing."""
+    return line.rstrip("\r\n").split(mark)
 
 
 def _encoding(path: Path) -> str:
@@ -111,10 +169,12 @@ def _lines(file: IO[str], path: Path, done: int) -> Iterator[str]:
         yield line
 
 
-def _separator(header: str) -> str:
-    """A comma where the header has one (outside quotes), else the first of the others that it has."""
+def _separator(header: str, path: Path) -> str:
+    """A comma where the header has one (outside quotes), else the first of the others that it has; of a .tsv
+    the tab."""
     bare = re.sub(r'"[^"]*"', "", header)
-    return next((mark for mark in SEPARATORS if mark in bare), ",")
+    known = "\t" + SEPARATORS if path.suffix.lower() == ".tsv" else SEPARATORS
+    return next((mark for mark in known if mark in bare), ",")
 
 
 def _where(path: Path, error: UnicodeDecodeError) -> str:

@@ -52,7 +52,11 @@ def competition(out: str = "data") -> list[Finding]:
         notes = load(path, out=out).notes
         return [
             ok(f"competition: {path} ({where}), {'; '.join(notes[:4])}"),
-            *(warning(f"competition: {n}") for n in notes if n.startswith("beware")),
+            *(
+                warning(f"competition: {n.partition(': ')[2]}")
+                for n in notes
+                if n.startswith(("beware:", "warning:"))
+            ),
             *lines,
         ]
     except UserError as error:

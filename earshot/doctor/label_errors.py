@@ -9,6 +9,7 @@ import numpy as np
 
 from earshot.core import csv_table
 from earshot.core.errors import UserError
+from earshot.core.spelling import keys
 from earshot.doctor.embeddings import Clips
 from earshot.doctor.findings import Finding, ok, warning, write_csv
 from earshot.doctor.similarity import centred, nearest
@@ -45,11 +46,12 @@ def out_of_fold(
             )
         table = csv_table.read(path)
         columns = [f"class {c}" if c in ("id", "fold", "label") else c for c in classes]
-        if list(table.columns) != ["id", "fold", "label", *columns]:
+        if keys(table.columns) != keys(["id", "fold", "label", *columns]):
             raise UserError(
                 f"{path} has other labels than the cache ({len(table.columns) - 3} there, {len(classes)} "
                 "here): name a run of this competition"
             )
+        table.columns = ["id", "fold", "label", *columns]
         at = {id: index for index, id in enumerate(table["id"])}
         rows = np.array([at.get(str(id), -1) for id in cache_ids])
         if (rows < 0).all():

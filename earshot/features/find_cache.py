@@ -9,6 +9,7 @@ from typing import Any
 from earshot.core.config import CompetitionFlags, ExtractionFlags, Recipe
 from earshot.core.errors import UserError
 from earshot.core.shell import quoted
+from earshot.core.spelling import keys
 from earshot.features import cache
 from earshot.features.manifest import settings_fault
 
@@ -146,7 +147,7 @@ def all_of(
         )
     first = opened[0]
     for other in opened[1:]:
-        if other.classes != first.classes or other.multilabel != first.multilabel:
+        if keys(other.classes) != keys(first.classes) or other.multilabel != first.multilabel:
             raise UserError(
                 f"{first.folder} and {other.folder} have different labels ({len(first.classes)} and "
                 f"{len(other.classes)}), or another order or task: they are no one competition's; choose "

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from earshot.competition import labels
-from earshot.core import csv_table
+from earshot.competition import labels, sample_answers
+from earshot.core import csv_table, spelling
 from earshot.core.errors import UserError
 from earshot.core.files import digest, write_bytes
 from earshot.training.metrics import THRESHOLD
@@ -70,7 +70,7 @@ def build(
     Args:
         ids: (clips,) names as the sample file writes them.
         probabilities: (clips, classes).
-        classes: the labels in the columns' order.
+        classes: the labels in the columns' order, as the sample file spells them.
         columns: headers of id and label, for want of a sample file.
         sample: the sample submission; its columns decide: one label column gets the likeliest class (the k
             likeliest, where the sample's answers are k labels; the second class's probability, where it has
@@ -105,19 +105,13 @@ def build(
     ordered = probabilities[[at[id] for id in sample[id_column]]]
     answers = [column for column in sample.columns if column != id_column]
     table = pd.DataFrame({id_column: sample[id_column]})
-    if len(answers) == 1 and answers[0] not in classes:
+    if not sample_answers.by_class(answers, classes):
         table[answers[0]] = (
             _several(ordered, classes, separator or ",")
             if multilabel
             else _answers(ordered, classes, sample[answers[0]])
         )
     else:
-        unknown = [column for column in answers if column not in classes]
-        if unknown:
-            raise UserError(
-                f"the sample submission's column {unknown[0]} is no class of the training data "
-                f"({', '.join(classes[:5])}{' ...' if len(classes) > 5 else ''})"
-            )
         for column in answers:
             table[column] = _cells(ordered[:, classes.index(column)])
     return table[list(sample.columns)]
@@ -152,16 +146,9 @@ def _answers(probabilities: np.ndarray, classes: list[str], examples: pd.Series)
         return [
             " ".join(classes[i] for i in row) for row in np.argsort(-probabilities, 1, kind="stable")[:, :k]
         ]
-    if len(classes) == 2 and all(_fraction(example) for example in examples.unique()):
+    if len(classes) == 2 and all(sample_answers.fraction(example) for example in examples.unique()):
         return list(_cells(probabilities[:, 1]))
     return [classes[i] for i in probabilities.argmax(1)]
-
-
-def _fraction(text: str) -> bool:
-    try:
-        return 0 < float(text.replace(",", ".")) < 1  # Excel in Europe writes 0,5
-    except ValueError:
-        return False
 
 
 def check(
@@ -241,6 +228,8 @@ def render(
             "number"
         )
     sample = csv_table.read(sample_path) if sample_path else None
+    if sample is not None:
+        classes = sample_answers.spelled(classes, sample, id_column_of(sample, columns[0]), multilabel)
     if multilabel and sample is not None:
         separator = _as_in(sample, columns[0], classes, separator)
     made = build(ids, probabilities, classes, columns, sample, multilabel, separator)
@@ -283,8 +272,8 @@ def score(table: pd.DataFrame, solution_path: Path) -> dict[str, float]:
 
     solution = csv_table.read(solution_path)
     id_column, label_column = solution.columns[:2]
-    truth = solution.set_index(id_column)[label_column]
-    found = table.set_index(id_column)[label_column].reindex(truth.index)
+    truth = solution.set_index(id_column)[label_column].map(spelling.key)
+    found = table.set_index(id_column)[label_column].map(spelling.key).reindex(truth.index)
     return {
         "f1_macro": float(metrics.f1_score(truth, found, average="macro", zero_division=0)),
         "accuracy": float((truth == found).mean()),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from earshot.core.errors import UserError
 from earshot.core.fingerprint import differences
+from earshot.core.spelling import keys
 from earshot.features.cache import Cache
 from earshot.training import resume
 from earshot.training.run import Run
@@ -26,7 +27,7 @@ def cache_of(run: Run, features: str | None) -> Cache:
             "FOLDER"
         )
     cache = Cache(folder)
-    if cache.classes != run.classes:
+    if keys(cache.classes) != keys(run.classes):
         raise UserError(
             f"{folder} has other labels than {run.folder} was trained on "
             f"({_labels(run.classes, cache.classes)}): say where its own cache is with --features FOLDER"
@@ -52,7 +53,7 @@ def same_classes(runs: list[Run]) -> list[str]:
             raise UserError(
                 f"{runs[0].folder} is {_task(runs[0])}, {run.folder} {_task(run)}: they cannot be blended"
             )
-        if run.classes != runs[0].classes:
+        if keys(run.classes) != keys(runs[0].classes):
             raise UserError(
                 f"{runs[0].folder} there and {run.folder} here have different labels, or another order of "
                 f"them ({_labels(runs[0].classes, run.classes)}): they cannot be blended"

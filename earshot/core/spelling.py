@@ -1,0 +1,94 @@
+"""When two spellings are one label, and how to show the difference between texts that look equal."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable
+from functools import cache
+
+# Nothing to see: soft hyphens, zero-width blanks and joiners, marks of direction, byte order marks, and what
+# chooses between a sign as text and as a picture.
+ZERO_WIDTH = re.compile(
+    "[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufe00-\ufe0f\ufeff]"
+)
+# Cyrillic and Greek letters, dashes and apostrophes that look like ASCII.
+LOOKALIKES = str.maketrans(
+    "\u0410\u0412\u0415\u041a\u041c\u041d\u041e\u0420\u0421\u0422\u0425\u0406\u0405\u0408"
+    "\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456\u0455\u0458\u0501\u051b\u051d"
+    "\u0391\u0392\u0395\u0396\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7\u03bd\u03bf"
+    "\u2010\u2011\u2012\u2013\u2014\u2212\u2018\u2019",
+    "ABEKMHOPCTXISJ" + "aeopcyxisjdqw" + "ABEZHIKMNOPTYXvo" + "------''",
+)
+
+
+@cache
+def key(text: str) -> str:
+    """What all spellings of one label share: composed Unicode, nothing of zero width, single blanks without
+    outer ones, 1 for 1.0 (whole numbers that pandas made floats)."""
+    plain = " ".join(_composed(text).split())
+    return re.sub(r"^([+-]?\d+)\.0+$", r"\1", plain, flags=re.ASCII)
+
+
+def keys(texts: Iterable[str]) -> list[str]:
+    """The key of each text."""
+    return [key(text) for text in texts]
+
+
+def like(texts: Iterable[str], known: Iterable[str]) -> list[str]:
+    """The texts, each as `known` spells it, where that has it."""
+    spelled = {key(text): text for text in reversed(list(known))}
+    return [spelled.get(key(text), text) for text in texts]
+
+
+def settle(texts: Iterable[str], settled: dict[str, str]) -> None:
+    """Add a spelling for each key that has none: the commonest one, of several the first."""
+    settled.setdefault("", "")
+    for text, _ in Counter(texts).most_common():
+        settled.setdefault(key(text), text)
+
+
+@cache
+def loose(text: str) -> str:
+    """What labels share that may be meant as one and are not taken for one: without case, look-alike letters,
+    leading zeros, kinds of blanks; True as 1, False as 0."""
+    plain = re.sub(r"(?<=\w)[\s_-]+(?=\w)", " ", _looks(key(text)).casefold())
+    return re.sub(r"^0+(?=\d+$)", "", {"true": "1", "false": "0"}.get(plain, plain), flags=re.ASCII)
+
+
+def alike(texts: Iterable[str], by: Callable[[str], str]) -> list[list[str]]:
+    """The texts that share what `by` makes of them, where several do."""
+    found: dict[str, list[str]] = {}
+    for text in dict.fromkeys(texts):
+        found.setdefault(by(text), []).append(text)
+    return [group for group in found.values() if len(group) > 1]
+
+
+def near(text: str, known: Iterable[str]) -> str | None:
+    """The one among `known` that the text may mean, though it is spelled otherwise; None without any."""
+    known = list(known)
+    same = [one for one in known if loose(one) == loose(text)]
+    return next(iter(same or difflib.get_close_matches(text, known, 1)), None)
+
+
+def apart(*texts: str) -> list[str]:
+    """The texts, quoted; the code points of the part that differs behind them where they look equal."""
+    if len({_looks(" ".join(text.split())) for text in texts}) == len(texts):
+        return [repr(text) for text in texts]
+    head = len(os.path.commonprefix(texts))
+    rest = [text[head:] for text in texts]
+    tail = len(os.path.commonprefix([text[::-1] for text in rest]))
+    parts = [text[: len(text) - tail] for text in rest]
+    points = [" ".join(f"U+{ord(letter):04X}" for letter in part[:8]) for part in parts]
+    return [f"{text!r} ({shown})" if shown else repr(text) for text, shown in zip(texts, points, strict=True)]
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", ZERO_WIDTH.sub("", text))
+
+
+def _looks(text: str) -> str:
+    return unicodedata.normalize("NFKC", _composed(text)).translate(LOOKALIKES)
