@@ -1,0 +1,297 @@
+"""Failures of the machine are not the user's and no file's: one line, exit code 75, and the same command
+later makes the same files."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import ROOT, make_competition, read_csv, script
+
+from earshot.core import checksums, plain_pickle
+from earshot.core.errors import TemporaryError
+
+EXTRACT = ("--extractor", "logmel", "--n-mels", "16", "--device", "cpu", "--workers", "2")
+
+# Put before the script as sitecustomize: some reads of some files fail, as a network's do. What is patched is
+# Python's door to the system, as no file system that fails is at hand without rights.
+FAILING = """
+import errno, os
+real = os.preadv
+def preadv(fd, buffers, offset, *flags):
+    name = os.readlink(f"/proc/self/fd/{{fd}}")
+    if name.endswith({name!r}) and offset + sum(len(b) for b in buffers) > {offset}:
+        if {error} is None:
+            return 0
+        raise OSError({error}, os.strerror({error}))
+    return real(fd, buffers, offset, *flags)
+os.preadv = preadv
+"""
+
+
+def stopped(done: subprocess.CompletedProcess) -> str:
+    """The one line of a failure of the machine's."""
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 75, (done.returncode, done.stdout, done.stderr)
+    assert len(lines) == 1 and "Traceback" not in done.stderr, done.stderr
+    assert lines[0].endswith("(temporary: nothing is lost, the same command continues)"), lines[0]
+    return lines[0]
+
+
+def made(folder: Path) -> dict[str, bytes]:
+    """The files of a cache, less the index of the sources, which has times."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in (".index.json", ".verified.json", ".lock")
+    }
+
+
+def extract(here: Path, data: Path, **more: object) -> subprocess.CompletedProcess:
+    return script("get_features.py", "--competition", data, *EXTRACT, cwd=here, **more)
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, folder: Path, name: str, error: int | None, offset: int) -> None:
+    """Make reads of a file fail in every process from here on."""
+    folder.mkdir(exist_ok=True)
+    (folder / "sitecustomize.py").write_text(FAILING.format(name=name, error=error, offset=offset))
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+
+
+@pytest.fixture(scope="module")
+def drive(tmp_path_factory) -> tuple[Path, Path]:
+    """A competition whose audio lies below one folder, and what an undisturbed extraction makes of it."""
+    here = tmp_path_factory.mktemp("drive")
+    data = make_competition(here / "tones", train=40, subm=4, seconds=0.5)
+    (data / "drive").mkdir()
+    for name in ("audio_train", "audio_test"):
+        os.rename(data / name, data / "drive" / name)
+    for suffix in ("flac", "ogg", "mp3"):  # of each format one, long enough for several reads
+        wave = np.random.default_rng(0).standard_normal(16000 * 20).astype(np.float32) * 0.1
+        soundfile.write(data / "drive" / "audio_train" / f"long.{suffix}", wave, 16000)
+        with open(data / "train.csv", "a") as file:
+            file.write(f"long.{suffix},tone0,\n")
+    extract(here, data)
+    return here, data
+
+
+def test_a_drive_that_drops_and_returns(drive, tmp_path):
+    here, data = drive
+    away = data.with_name("away")
+    command = [sys.executable, str(ROOT / "get_features.py"), "--competition", str(data), *EXTRACT]
+    running = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    shards, until = tmp_path / "data" / "tones" / "logmel" / "shards", time.monotonic() + 60
+    while not list(shards.glob("*.json")) and time.monotonic() < until:
+        time.sleep(0.005)
+    os.rename(data / "drive", away)
+    try:
+        out, said = running.communicate(timeout=60)
+    finally:
+        os.rename(away, data / "drive")
+    said = stopped(subprocess.CompletedProcess(command, running.returncode, out, said))
+    assert "no such file, and it was there when the files were listed" in said and str(data / "drive") in said
+    again = extract(tmp_path, data)
+    assert "continuing: " in again.stdout
+    assert made(tmp_path / "data") == made(here / "data")
+    assert read_csv(tmp_path / "data" / "tones" / "logmel" / "bad_audio.csv") == []
+
+
+def test_a_drive_that_is_away_when_the_files_are_listed(drive, tmp_path):
+    """Of a cache that was begun: its clips are not taken for others, and nothing is recorded."""
+    here, data = drive
+    script("get_features.py", "--competition", data, *EXTRACT, "--max-hours", "1e-9", cwd=tmp_path)
+    for folder in (data / "drive", data / "drive" / "audio_test"):
+        away = data.with_name("away")
+        os.rename(folder, away)
+        try:
+            said = stopped(extract(tmp_path, data, ok=None))
+        finally:
+            os.rename(away, folder)
+        assert "audio files are gone that were there before" in said and str(folder) in said
+    extract(tmp_path, data)
+    assert made(tmp_path / "data") == made(here / "data")
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
+@pytest.mark.parametrize(
+    "error", [errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.ENOMEM, None]
+)
+def test_a_read_that_fails_is_no_short_clip(tmp_path, monkeypatch, suffix, error):
+    """None: the file ends before the size that the system tells."""
+    from earshot.audio import load, source
+
+    path = tmp_path / f"clip.{suffix}"
+    wave = np.random.default_rng(0).standard_normal(16000 * 5).astype(np.float32) * 0.1
+    soundfile.write(path, wave, 16000)
+    real, size = os.preadv, path.stat().st_size
+
+    def preadv(fd: int, buffers: list, offset: int) -> int:
+        if offset + sum(map(len, buffers)) > size * 0.6:
+            if error is None:
+                return 0
+            raise OSError(error, os.strerror(error))
+        return real(fd, buffers, offset)
+
+    monkeypatch.setattr(source.os, "preadv", preadv)
+    for function, *options in ((load.read, 16000, load.AudioSettings()), (load.info,)):
+        if function is load.info and suffix in ("wav", "flac"):
+            continue  # their headers stand at the front
+        with pytest.raises(TemporaryError, match=str(path)):
+            function(path, *options)
+    monkeypatch.setattr(source.os, "preadv", real)
+    assert len(load.read(path, 16000, load.AudioSettings()).wave) >= len(wave)
+
+
+@pytest.mark.parametrize(
+    "name, error, offset",
+    [("long.flac", errno.EIO, 100_000), ("long.mp3", errno.ESTALE, 50_000), ("005.wav", None, 0)],
+)
+def test_reads_that_fail_while_features_are_extracted(drive, tmp_path, monkeypatch, name, error, offset):
+    here, data = drive
+    with monkeypatch.context() as patch:
+        failing(patch, tmp_path / "site", name, error, offset)
+        said = stopped(extract(tmp_path, data, ok=None))
+    assert name in said and (os.strerror(error) if error else "ends before its size") in said
+    extract(tmp_path, data)
+    assert made(tmp_path / "data") == made(here / "data")
+
+
+def test_reads_that_fail_while_new_audio_is_classified(home, tmp_path, monkeypatch):
+    folder = tmp_path / "new"
+    folder.mkdir()
+    for name in ("a.wav", "b.wav"):
+        shutil.copy(home / "tone.wav", folder / name)
+    args = ("--runs", "lin", "--runs-folder", home / "runs", "--audio", folder)
+    with monkeypatch.context() as patch:
+        failing(patch, tmp_path / "site", "b.wav", errno.EIO, 0)
+        said = stopped(script("predict.py", *args, cwd=tmp_path, ok=None))
+    assert "b.wav" in said and not (tmp_path / "submissions").exists()
+    script("predict.py", *args, cwd=tmp_path)
+    assert len(read_csv(tmp_path / "submissions" / "predictions.csv")) == 2
+
+
+def test_few_descriptors_are_enough(drive, tmp_path):
+    here, data = drive
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "get_features.py"), "--competition", str(data), *EXTRACT],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60)),
+    )
+    assert done.returncode == 0, done.stderr
+    assert made(tmp_path / "data") == made(here / "data")
+
+
+def test_no_descriptor_left_is_said(tmp_path):
+    """The soft limit is raised at the start; where the hard one is too low, too, no clip is blamed."""
+    code = f"""
+import sys, os, resource
+sys.path.insert(0, {str(ROOT)!r})
+import numpy, soundfile, soxr
+from earshot.audio import load
+from earshot.core import cli, process
+def main(argv):
+    load.read(argv[0], 16000, load.AudioSettings())
+    held = []
+    if argv[1:]:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+        try:
+            while True:
+                held.append(os.open(argv[0], os.O_RDONLY))
+        except OSError:
+            pass
+    load.read(argv[0], 16000, load.AudioSettings())
+    print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+cli.run(main)
+"""
+    soundfile.write(tmp_path / "a.wav", np.sin(np.arange(16000)).astype(np.float32), 16000)
+
+    def run(*more: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, "-c", code, "a.wav", *more],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 512)),
+        )
+
+    assert run().stdout.strip() == "512"
+    assert "a.wav: Too many open files" in stopped(run("all"))
+
+
+def test_a_file_that_changed_behind_the_same_size_and_time(tmp_path):
+    data = make_competition(tmp_path / "tones", train=4, subm=1, seconds=0.3)
+    extract(tmp_path, data)
+    assert "nothing to do" in extract(tmp_path, data).stdout
+    path, other = data / "audio_train" / "000.wav", data / "audio_train" / "001.wav"
+    about, content = os.stat(path), path.read_bytes()
+    assert about.st_size == other.stat().st_size
+    path.write_bytes(other.read_bytes())
+    os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
+    assert os.stat(path).st_mtime_ns == about.st_mtime_ns
+    done = extract(tmp_path, data, ok=None)
+    assert done.returncode == 2 and "clips.train" in done.stderr
+    path.write_bytes(content)
+    os.utime(other)  # a false alarm costs nothing but reading
+    assert "nothing to do" in extract(tmp_path, data).stdout
+
+
+def test_links_that_lead_nowhere(tmp_path):
+    """One is a bad file; twenty in a row, or one that led somewhere before, mean that a drive is away."""
+    data = make_competition(tmp_path / "tones", train=10, subm=1, seconds=0.3)
+    (tmp_path / "drive").mkdir()
+    names = sorted(path.name for path in (data / "audio_train").iterdir())
+    for name in names[:25]:
+        os.rename(data / "audio_train" / name, tmp_path / "drive" / name)
+        (data / "audio_train" / name).symlink_to(tmp_path / "drive" / name)
+    (tmp_path / "drive" / names[0]).unlink()
+    extract(tmp_path, data)
+    bad = read_csv(tmp_path / "data" / "tones" / "logmel" / "bad_audio.csv")
+    assert [(row["id"], row["reason"]) for row in bad] == [(names[0], "no such file")]
+    os.rename(tmp_path / "drive", tmp_path / "away")
+    assert names[1] in stopped(extract(tmp_path, data, ok=None))
+    first = tmp_path / "first"
+    first.mkdir()
+    assert "19 files before it" in stopped(extract(first, data, ok=None))
+    assert not list((first / "data").rglob("manifest.json"))
+    os.rename(tmp_path / "away", tmp_path / "drive")
+    assert "nothing to do" in extract(tmp_path, data).stdout
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EMFILE])
+def test_a_cache_that_cannot_be_read_is_not_called_damaged(tmp_path, monkeypatch, code):
+    checksums.write(tmp_path / "a.json", {"x": 1})
+    (tmp_path / "a.pkl").write_bytes(b"x")
+
+    def fail(*args, **kwargs):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("pathlib.Path.read_text", fail)
+    monkeypatch.setattr("builtins.open", fail)
+    with pytest.raises(TemporaryError, match="a.json"):
+        checksums.read(tmp_path / "a.json")
+    with pytest.raises(TemporaryError, match="a.pkl"):
+        plain_pickle.load(tmp_path / "a.pkl")
+
+
+def test_no_memory_is_said(tmp_path):
+    for raised in ("MemoryError()", 'RuntimeError("DefaultCPUAllocator: can\'t allocate memory")'):
+        code = (
+            f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom earshot.core import cli\n"
+            f"def main(argv): raise {raised}\ncli.run(main)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert "not enough memory" in stopped(done)
