@@ -14,8 +14,9 @@ from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from earshot.app.address import Address, host_name
+from earshot.app.proxy import BehindProxy
 from earshot.app.session import Desk
 from earshot.audio.load import BadAudio
 
@@ -70,20 +71,18 @@ class Policy:
         await self.app(scope, receive, adding if scope["type"] == "http" else send)
 
 
-def build(desk: Desk, host: str, report: Path | None) -> FastAPI:
+def build(desk: Desk, host: str, report: Path | None, address: Address | None = None) -> FastAPI:
     """The server without the page.
 
     Args:
         host: where it will listen. On this machine alone other names in requests are refused: a stranger's
             name server could otherwise lead a browser here.
         report: the run's report.html, where there is one.
+        address: where a proxy serves the page, as --root-path says it; its host may be named, too.
     """
     # a stranger's broken form is answered, not our news
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
     app = FastAPI(title="Earshot", description="Audio in, classes out.", docs_url=None, redoc_url=None)
-    app.add_middleware(Policy)
-    if host in LOOPBACK:
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK))
 
     @app.post("/api/predict", summary="The classes of an audio file", openapi_extra={"requestBody": BODY})
     async def predict(request: Request, top: int = 3) -> JSONResponse:
@@ -112,6 +111,10 @@ def build(desk: Desk, host: str, report: Path | None) -> FastAPI:
         def shown() -> HTMLResponse:
             return HTMLResponse(report.read_bytes(), headers={"content-security-policy": SANDBOX})
 
+    hosts = {*LOOPBACK, *([host_name(address.host)] if address and address.host else [])}
+    own = {route.path.split("/")[1] for route in app.routes}
+    app.add_middleware(BehindProxy, address=address, hosts=hosts if host in LOOPBACK else (), own=own)
+    app.add_middleware(Policy)
     return app
 
 
