@@ -14,6 +14,7 @@ from earshot.app import feature_maps, mistakes, plots, saliency
 from earshot.app.session import Desk
 from earshot.audio import load
 from earshot.audio.load import BadAudio
+from earshot.core import fonts
 from earshot.core.errors import UserError
 
 TOP = 5  # classes shown
@@ -78,8 +79,12 @@ def build(desk: Desk, report: bool) -> gr.Blocks:
     return page
 
 
-def _picture(png: bytes, about: str) -> str:
-    return f'<div class="picture"><img alt="{escape(about)}" src="{plots.inline(png)}"></div>'
+def _picture(png: bytes, about: str, classes: list[str]) -> str:
+    """A picture, and the names of the classes that it shows as numbers because no font can draw them."""
+    numbers = ", ".join(f"{number} is {name}" for number, name in fonts.legend(classes))
+    return f'<div class="picture"><img alt="{escape(about)}" src="{plots.inline(png)}"></div>' + (
+        f"<p class='quiet'>In the picture {escape(numbers)}.</p>" if numbers else ""
+    )
 
 
 def _refused(reason: object) -> str:
@@ -183,7 +188,11 @@ def _listen(desk: Desk) -> None:
             hearing.classes,
             answer.probabilities,
         )
-        yield {picture: _picture(png, "waveform and spectrogram of the clip")}
+        yield {
+            picture: _picture(
+                png, "waveform and spectrogram of the clip", hearing.classes if count > 1 else []
+            )
+        }
 
     def explain(path: str | None, name: str, number: float, wanted: str) -> str:
         try:
@@ -199,10 +208,11 @@ def _listen(desk: Desk) -> None:
         piece = feature_maps.cut(
             heard.wave, start - heard.offset, heard.features.length[number], ears.extractor.rate
         )
-        title = f"evidence for {plots.style.short(wanted)} (blue), against it (orange)"
+        at = hearing.classes.index(wanted)
+        title = f"evidence for {plots.style.names(hearing.classes)[at]} (blue), against it (orange)"
         png = plots.saliency(found, piece, ears.extractor.rate, start, title)
         return (
-            _picture(png, f"evidence for {wanted}")
+            _picture(png, f"evidence for {wanted}", hearing.classes)
             + f"<p class='quiet'>{escape(found.how)}; in log probability</p>"
         )
 
@@ -264,7 +274,7 @@ def _mistakes(desk: Desk, found: list[mistakes.Mistake], summary: str) -> None:
         none = np.zeros((1, len(one.probabilities)))
         png = plots.clip(wave, rate, none, np.zeros(1), np.ones(1), desk.hearing.classes, one.probabilities)
         sound = np.clip(wave * 32767, -32768, 32767).astype(np.int16)
-        return {**blank, player: (rate, sound), about: line + _picture(png, f"spectrogram of {one.id}")}
+        return {**blank, player: (rate, sound), about: line + _picture(png, f"spectrogram of {one.id}", [])}
 
     chosen.change(show, chosen, [label, player, about], **HIDDEN)
     following.click(
