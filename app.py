@@ -72,6 +72,8 @@ def serve(whole: members.Member, flags: PageFlags, bound: socket.socket, address
 
     hearing = Hearing(whole, device.choose(flags.device), models.rebuild, flags.weights)
     desk = Desk(hearing, Limits(flags.longest, round(flags.largest * 1e6)), whole.folder.name)
+    if desk.seen.warning:
+        print(desk.seen.warning, flush=True)
     report = Path(whole.folder) / "report.html"
     app = api.build(desk, flags.host, report if report.is_file() else None, address)
     off = {

@@ -92,8 +92,8 @@ def build(desk: Desk, host: str, report: Path | None, address: Address | None = 
         handle, name = tempfile.mkstemp(prefix="earshot-")
         try:
             with os.fdopen(handle, "wb") as file:
-                await _receive(request, desk.limits.size, file)
-            return JSONResponse(await run_in_threadpool(desk.as_json, name, top))
+                sent = await _receive(request, desk.limits.size, file)
+            return JSONResponse(await run_in_threadpool(desk.as_json, name, top, sent))
         except _TooLarge:
             return _refused(413, desk.limits.too_large())
         except BadAudio as error:
@@ -122,9 +122,9 @@ def _refused(status: int, reason: str) -> JSONResponse:
     return JSONResponse({"error": reason}, status)
 
 
-async def _receive(request: Request, most: int, file: Any) -> None:
+async def _receive(request: Request, most: int, file: Any) -> str:
     """The upload of a request, the field `audio` of a form or the whole body, into a file; _TooLarge as soon
-    as it is."""
+    as it is. Returns the file's name, "" for a body."""
     form = request.headers.get("content-type", "").startswith("multipart/form-data")
     allowed = most + (SLACK if form else 0)
     if int(request.headers.get("content-length") or 0) > allowed:
@@ -143,7 +143,7 @@ async def _receive(request: Request, most: int, file: Any) -> None:
     if not form:
         async for block in limited.stream():
             file.write(block)
-        return
+        return ""
     try:
         async with limited.form(max_files=1, max_fields=8) as fields:
             upload = fields.get("audio")
@@ -151,6 +151,7 @@ async def _receive(request: Request, most: int, file: Any) -> None:
                 raise BadAudio("the form has no file named audio")
             while block := await upload.read(1 << 20):
                 file.write(block)
+            return upload.filename or ""
     except _TooLarge:
         raise
     except BadAudio:
@@ -188,6 +189,7 @@ curl -F audio=@clip.wav "{escape(base)}/api/predict?top=5"</pre>
  "classes": [{{"class": "{first}", "probability": 0.98}}, …],
  "windows": [{{"start": 0.0, "length": 5.0, "classes": […]}}],
  "milliseconds": 21.4}}</pre>
+<p>Where the audio is a training clip, <code>"warning"</code> says so.</p>
 <table><tr><th>status</th><th>body</th></tr>
 <tr><td>413</td><td><code>{{"error": "{escape(desk.limits.too_large())}"}}</code></td></tr>
 <tr><td>422</td><td><code>{{"error": "why the audio cannot be heard, in one line"}}</code></td></tr></table>

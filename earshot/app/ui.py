@@ -102,17 +102,20 @@ def _classes(desk: Desk, row: np.ndarray) -> str:
     return f'<div class="classes"><div class="first">{escape(best[0]["class"])}</div>{rows}</div>'
 
 
-def _learnt(desk: Desk, learnt: dict[str, tuple[int, np.ndarray]], path: str) -> str:
-    """A warning where a training clip has the file's name: all but one of the models know it."""
-    fold, row = learnt.get(Path(path).name) or learnt.get(Path(path).stem) or (None, None)
-    if row is None:
+def _learnt(desk: Desk, path: str) -> str:
+    """A warning where the upload is a training clip, with what the models predict that were trained without
+    it."""
+    seen = desk.seen.find(path)
+    if seen is None:
         return ""
-    best = desk.likeliest(row, 1)[0]
-    return (
-        '<p class="learnt">A clip of this name is in the training data, so the answer flatters. Models that '
-        "have not heard it (fold "
-        f"{fold}) say {escape(best['class'])} {best['probability']:.3f}.</p>"
-    )
+    text = f"{str(seen)[0].upper()}{str(seen)[1:]}."
+    if seen.probabilities is not None:
+        best = desk.likeliest(seen.probabilities, 1)[0]
+        text += (
+            f" Models that were trained without it (fold {seen.fold}) predict "
+            f"{best['class']} {best['probability']:.3f}."
+        )
+    return f'<p class="learnt">{escape(text)}</p>'
 
 
 def _listen(desk: Desk) -> None:
@@ -123,7 +126,6 @@ def _listen(desk: Desk) -> None:
         name: [model for model, _ in hearing.heads(run, hearing.kind(run))] for name, run in runs.items()
     }
     first = next(iter(runs))
-    learnt = mistakes.known(hearing.whole)
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
             clip = gr.Audio(
@@ -157,7 +159,7 @@ def _listen(desk: Desk) -> None:
             yield blank
             return
         try:
-            answer = desk.answer(path)
+            answer, learnt = desk.answer(path), _learnt(desk, path)
         except (BadAudio, UserError, OSError) as error:
             reason = error if not isinstance(error, OSError) else "the upload is gone: drop the file again"
             yield {**blank, said: _refused(reason)}
@@ -167,7 +169,7 @@ def _listen(desk: Desk) -> None:
         lead = int(answer.windows[:, best].argmax())
         length = f"{answer.seconds:.1f} s" + (f", {count} windows" if count > 1 else "")
         yield {
-            said: f"<p class='quiet'>{length}</p>" + _learnt(desk, learnt, path),
+            said: f"<p class='quiet'>{length}</p>" + learnt,
             label: _classes(desk, answer.probabilities),
             shown: "",
             picture: "",

@@ -47,6 +47,7 @@ class Plan:
     notes: list[str]
     augment: AugmentFlags = AugmentFlags()
     windows: float = 1.0  # of a clip, on average
+    digests: tuple[str, ...] = ()  # of the training clips' files, SHA-256, "" where one cannot be read
 
     @property
     def fingerprint(self) -> str:
@@ -162,6 +163,7 @@ def make(
             for split, part in clips.groupby("split", sort=False)
         },
     }
+    digests = tuple(sources.digests(labelled.path, workers))
     sources.save()
     if like is not None:
         found = differences(like, {key: record[key] for key in like})
@@ -183,6 +185,7 @@ def make(
         notes,
         augment,
         windows,
+        digests,
     )
 
 
