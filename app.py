@@ -8,6 +8,7 @@ import socket
 import tempfile
 from pathlib import Path
 
+from earshot.app.address import Address, parse_address
 from earshot.app.flags import PageFlags
 from earshot.core import cli
 from earshot.core.errors import UserError
@@ -42,6 +43,7 @@ def main(argv: list[str]) -> None:
     """Parse, open the run, serve."""
     filled, _ = cli.parse({"page": PageFlags()}, argv, ABOUT)
     flags = filled["page"]
+    address = parse_address(flags.root_path) if flags.root_path is not None else None
     whole = members.open_all((flags.run,) if flags.run else (), flags.runs_folder)[0]
     print(f"opening {whole}", flush=True)  # before torch and gradio are imported: that takes seconds
     bound = listening(flags.host, flags.port)
@@ -51,10 +53,10 @@ def main(argv: list[str]) -> None:
         os.environ.update(
             GRADIO_ANALYTICS_ENABLED="False", GRADIO_TEMP_DIR=uploads, HF_HUB_DISABLE_TELEMETRY="1"
         )
-        serve(whole, flags, bound)
+        serve(whole, flags, bound, address)
 
 
-def serve(whole: members.Member, flags: PageFlags, bound: socket.socket) -> None:
+def serve(whole: members.Member, flags: PageFlags, bound: socket.socket, address: Address | None) -> None:
     """Load the heads once and answer until Ctrl-C."""
     try:
         import gradio
@@ -70,8 +72,10 @@ def serve(whole: members.Member, flags: PageFlags, bound: socket.socket) -> None
 
     hearing = Hearing(whole, device.choose(flags.device), models.rebuild, flags.weights)
     desk = Desk(hearing, Limits(flags.longest, round(flags.largest * 1e6)), whole.folder.name)
+    if desk.seen.warning:
+        print(desk.seen.warning, flush=True)
     report = Path(whole.folder) / "report.html"
-    app = api.build(desk, flags.host, report if report.is_file() else None)
+    app = api.build(desk, flags.host, report if report.is_file() else None, address)
     off = {
         name: False
         for name in ("show_error", "ssr_mode", "run_history", "pwa", "mcp_server")
@@ -92,7 +96,11 @@ def serve(whole: members.Member, flags: PageFlags, bound: socket.socket) -> None
     shown = f"[{host}]" if ":" in host else host
     if flags.host not in api.LOOPBACK and flags.host != "::1":
         print(f"anyone who reaches {flags.host} can use this page: it has no password", flush=True)
-    print(f"page: http://{shown}:{port}   API: http://{shown}:{port}/docs   (Ctrl-C ends it)", flush=True)
+    behind = f"   behind a proxy at {flags.root_path}" if address else ""
+    print(
+        f"page: http://{shown}:{port}   API: http://{shown}:{port}/docs   (Ctrl-C ends it){behind}",
+        flush=True,
+    )
     try:
         uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)).run(
             sockets=[bound]

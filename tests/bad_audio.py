@@ -86,7 +86,7 @@ def make_bad(folder: Path) -> dict[str, str]:
     wave("faint.wav", noise * 1e-6, "silent")
     wave("denormal.wav", noise * np.float32(1e-39), "silent")
     wave("constant.wav", noise * 0 + 0.5, "silent: all samples are equal")
-    wave("cancel.wav", np.stack([noise, -noise], 1), "silent: the channels cancel")
+    wave("cancel.wav", np.stack([noise, -noise], 1), USABLE)
     for name, value in (("nan", np.nan), ("inf", -np.inf)):
         spoilt = noise.copy()
         spoilt[-100] = value

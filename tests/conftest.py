@@ -6,8 +6,10 @@ from __future__ import annotations
 import contextlib
 import csv
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import layout_files
@@ -19,6 +21,16 @@ from kaggle_stub import stub  # noqa: F401 - a fixture
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 EFFICIENTAT = SHARED / "weights" / "efficientat" / "mn04_as_mAP_432.pt"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+BROWSER_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 # Of the caches that are damaged, stopped and attached.
 FLAGS = ("--extractor", "logmel", "--n-mels", "16", "--augment", "1", "--device", "cpu", "--workers", "1")
 
@@ -220,6 +232,18 @@ def opened(home: Path) -> dict:
             )
             for name in ("cnn", "both")
         }
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[object]:
+    """A real browser."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here (apt install chromium)")
+    sync = pytest.importorskip("playwright.sync_api", reason="no playwright here (pip install playwright)")
+    with sync.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=BROWSER_FLAGS)
+        yield browser
+        browser.close()
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from earshot.audio import load, windows
+from earshot.audio import load, source, windows
 from earshot.audio.load import AudioSettings, BadAudio
 from earshot.core.errors import UserError
 from earshot.extractors.base import Window
@@ -148,10 +148,9 @@ def test_bad_files_are_named(tmp_path):
     assert reason(written("faint.wav", noise * 1e-5), AudioSettings(peak=True)) == "silent"
     assert reason(written("nan.wav", np.where(noise > 0.3, np.nan, noise))) == "NaN or infinite samples"
     assert reason(written("inf.wav", np.where(noise > 0.3, np.inf, noise))) == "NaN or infinite samples"
-    assert reason(written("phase.wav", np.stack([noise, -noise], axis=1))).startswith(
-        "silent: the channels cancel"
+    np.testing.assert_array_equal(
+        load.read(written("phase.wav", np.stack([noise, -noise], axis=1)), None, PLAIN).wave, noise
     )
-    assert len(load.read(tmp_path / "phase.wav", None, AudioSettings(mono="first"))[0]) == 16000
     assert len(load.read(written("brief.wav", noise[:160]), None, PLAIN)[0]) == 160, "10 ms is enough"
 
 
@@ -162,7 +161,7 @@ def test_no_permission(tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("builtins.open", refuse)  # root, as whom tests may run, is never refused
+    monkeypatch.setattr(source.io, "FileIO", refuse)  # root, as whom tests may run, is never refused
     assert reason(path) == "no permission"
     with pytest.raises(BadAudio, match="no permission"):
         load.info(path)

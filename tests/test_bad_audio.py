@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import soundfile
 from bad_audio import USABLE, make_bad
-from conftest import ROOT, make_competition, read_csv, script
+from conftest import ROOT, make_competition, read_csv, script, tone
 
 from earshot.audio import decode, load
-from earshot.features import decode_ahead
+from earshot.features import decode_ahead, extract
 
 PLAIN = load.AudioSettings()
 
@@ -83,16 +83,40 @@ def test_every_clip_is_answered_in_order(done):
     assert [row["fname"] for row in read_csv(here / "submissions" / "submission.csv")] == wanted
 
 
-def test_a_long_wave_lies_on_disk_and_has_the_same_samples(tmp_path, monkeypatch):
+def test_a_wave_is_gathered_from_pieces(tmp_path):
     wave = (0.1 * np.random.default_rng(0).standard_normal(300_000)).astype(np.float32)
-    soundfile.write(tmp_path / "a.flac", wave, 44100)
-    for settings in (PLAIN, load.AudioSettings(peak=True, trim=30)):
-        want = load.read(tmp_path / "a.flac", 16000, settings)[0]
-        with monkeypatch.context() as patch:
-            patch.setattr(decode, "IN_MEMORY", 10_000)
-            got = load.read(tmp_path / "a.flac", 16000, settings)[0]
-        assert not got.flags.writeable
-        np.testing.assert_array_equal(got, want)
+    for size in (1, 7, 4096, 299_999, 300_000):
+        whole = wave[:2000] if size == 1 else wave
+        got = decode.gather(whole[first : first + size] for first in range(0, len(whole), size))
+        np.testing.assert_array_equal(got, whole)
+    assert len(decode.gather([])) == 0
+
+
+def test_long_clips_are_taken_in_bites(tmp_path, monkeypatch):
+    """As many at once as memory holds, and the cache is the same."""
+    root = make_competition(tmp_path / "tones", train=4, subm=1)
+    soundfile.write(root / "audio_train" / "000.wav", np.tile(tone(0, 0), 8), 16000)
+    made = {}
+    sys.path.insert(0, str(ROOT))
+    import get_features
+
+    for held in (decode_ahead.HELD, 20_000):
+        monkeypatch.setattr(decode_ahead, "HELD", held)
+        bites = []
+        whole = extract._bites
+        monkeypatch.setattr(
+            extract,
+            "_bites",
+            lambda items, whole=whole, bites=bites: (bites.append(1) or b for b in whole(items)),
+        )
+        out = tmp_path / f"out{held}"
+        get_features.main(
+            ["--competition", str(root), "--extractor", "logmel", "--seconds", "1", "--out", str(out)]
+        )
+        monkeypatch.setattr(extract, "_bites", whole)
+        made[held] = (out / "tones" / "logmel" / "train.pkl").read_bytes(), len(bites)
+    (plain, one), (small, several) = made.values()
+    assert plain == small and one == 2 and several > 6
 
 
 def test_what_unfolds_to_days_is_refused(tmp_path, monkeypatch):
@@ -115,8 +139,8 @@ def test_what_unfolds_to_too_many_samples_is_a_line_of_the_ledger(tmp_path, monk
 
 
 def test_three_hours_in_little_memory(tmp_path: Path) -> None:
-    """345 MB as float32, and twice that at the rate asked for, decoded by a process that may take 120 MB of
-    its own."""
+    """A wave of 691 MB at the rate asked for takes that, 60 MB for decoding, and an eighth to grow into; not
+    the 345 MB that it has before."""
     path = tmp_path / "long.wav"
     second = (0.3 * np.sin(np.arange(8000) * 0.3)).astype(np.float32)
     with soundfile.SoundFile(path, "w", 8000, 1, "PCM_U8") as file:
@@ -129,8 +153,8 @@ import numpy as np, soundfile, soxr
 from earshot.audio.load import AudioSettings, read
 read({str(path)!r}.replace("long", "short"), 16000, AudioSettings())  # what is imported late
 taken = next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith("VmData"))
-resource.setrlimit(resource.RLIMIT_DATA, (taken + (120 << 20),) * 2)
-wave, rate, offset = read({str(path)!r}, 16000, AudioSettings())
+resource.setrlimit(resource.RLIMIT_DATA, (taken + int(691e6 * 1.125) + (60 << 20),) * 2)
+wave, rate, *_ = read({str(path)!r}, 16000, AudioSettings())
 print(len(wave), rate, float(np.abs(wave[16000:32000]).max()), float(np.abs(wave[-32000:-16000]).max()))
 """
     soundfile.write(tmp_path / "short.wav", np.tile(second, 3), 8000, "PCM_U8")

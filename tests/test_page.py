@@ -21,7 +21,6 @@ from earshot.app.upload_limits import Limits
 from earshot.audio.load import BadAudio
 from earshot.core.errors import UserError
 from earshot.prediction import members, microphone
-from earshot.training.oof import Oof
 
 
 @pytest.mark.parametrize("name", ["cnn", "both"])
@@ -195,12 +194,6 @@ def test_mistakes_are_the_honest_ones(opened: dict, home: Path) -> None:
         and line.startswith(f"{len(wrong)} of 30 clips")
     )
     assert [one.sure for one in found] == sorted((one.sure for one in found), reverse=True)
-
-
-def test_a_clip_that_was_learnt_from_is_known_by_its_name() -> None:
-    oof = Oof(np.array(["a/1.wav", "b/1.wav", "b/2.wav"]), np.array([0, 1, 2]), np.zeros(3, int), np.eye(3))
-    found = mistakes.known(SimpleNamespace(oof=lambda: oof))
-    assert list(found) == ["2.wav"] and found["2.wav"][0] == 2 and found["2.wav"][1].tolist() == [0, 0, 1]
 
 
 class FakeStream:

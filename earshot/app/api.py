@@ -14,8 +14,9 @@ from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from earshot.app.address import Address, host_name
+from earshot.app.proxy import BehindProxy
 from earshot.app.session import Desk
 from earshot.audio.load import BadAudio
 
@@ -70,20 +71,18 @@ class Policy:
         await self.app(scope, receive, adding if scope["type"] == "http" else send)
 
 
-def build(desk: Desk, host: str, report: Path | None) -> FastAPI:
+def build(desk: Desk, host: str, report: Path | None, address: Address | None = None) -> FastAPI:
     """The server without the page.
 
     Args:
         host: where it will listen. On this machine alone other names in requests are refused: a stranger's
             name server could otherwise lead a browser here.
         report: the run's report.html, where there is one.
+        address: where a proxy serves the page, as --root-path says it; its host may be named, too.
     """
     # a stranger's broken form is answered, not our news
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
     app = FastAPI(title="Earshot", description="Audio in, classes out.", docs_url=None, redoc_url=None)
-    app.add_middleware(Policy)
-    if host in LOOPBACK:
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK))
 
     @app.post("/api/predict", summary="The classes of an audio file", openapi_extra={"requestBody": BODY})
     async def predict(request: Request, top: int = 3) -> JSONResponse:
@@ -93,8 +92,8 @@ def build(desk: Desk, host: str, report: Path | None) -> FastAPI:
         handle, name = tempfile.mkstemp(prefix="earshot-")
         try:
             with os.fdopen(handle, "wb") as file:
-                await _receive(request, desk.limits.size, file)
-            return JSONResponse(await run_in_threadpool(desk.as_json, name, top))
+                sent = await _receive(request, desk.limits.size, file)
+            return JSONResponse(await run_in_threadpool(desk.as_json, name, top, sent))
         except _TooLarge:
             return _refused(413, desk.limits.too_large())
         except BadAudio as error:
@@ -112,6 +111,10 @@ def build(desk: Desk, host: str, report: Path | None) -> FastAPI:
         def shown() -> HTMLResponse:
             return HTMLResponse(report.read_bytes(), headers={"content-security-policy": SANDBOX})
 
+    hosts = {*LOOPBACK, *([host_name(address.host)] if address and address.host else [])}
+    own = {route.path.split("/")[1] for route in app.routes}
+    app.add_middleware(BehindProxy, address=address, hosts=hosts if host in LOOPBACK else (), own=own)
+    app.add_middleware(Policy)
     return app
 
 
@@ -119,9 +122,9 @@ def _refused(status: int, reason: str) -> JSONResponse:
     return JSONResponse({"error": reason}, status)
 
 
-async def _receive(request: Request, most: int, file: Any) -> None:
+async def _receive(request: Request, most: int, file: Any) -> str:
     """The upload of a request, the field `audio` of a form or the whole body, into a file; _TooLarge as soon
-    as it is."""
+    as it is. Returns the file's name, "" for a body."""
     form = request.headers.get("content-type", "").startswith("multipart/form-data")
     allowed = most + (SLACK if form else 0)
     if int(request.headers.get("content-length") or 0) > allowed:
@@ -140,7 +143,7 @@ async def _receive(request: Request, most: int, file: Any) -> None:
     if not form:
         async for block in limited.stream():
             file.write(block)
-        return
+        return ""
     try:
         async with limited.form(max_files=1, max_fields=8) as fields:
             upload = fields.get("audio")
@@ -148,6 +151,7 @@ async def _receive(request: Request, most: int, file: Any) -> None:
                 raise BadAudio("the form has no file named audio")
             while block := await upload.read(1 << 20):
                 file.write(block)
+            return upload.filename or ""
     except _TooLarge:
         raise
     except BadAudio:
@@ -185,6 +189,7 @@ curl -F audio=@clip.wav "{escape(base)}/api/predict?top=5"</pre>
  "classes": [{{"class": "{first}", "probability": 0.98}}, …],
  "windows": [{{"start": 0.0, "length": 5.0, "classes": […]}}],
  "milliseconds": 21.4}}</pre>
+<p>Where the audio is a training clip, <code>"warning"</code> says so.</p>
 <table><tr><th>status</th><th>body</th></tr>
 <tr><td>413</td><td><code>{{"error": "{escape(desk.limits.too_large())}"}}</code></td></tr>
 <tr><td>422</td><td><code>{{"error": "why the audio cannot be heard, in one line"}}</code></td></tr></table>

@@ -16,6 +16,9 @@ class PageFlags:
     without a password)"""
     port: int = 7860
     """port to listen at; 0: any free one"""
+    root_path: str | None = None
+    """path below which a reverse proxy serves the page, such as /earshot, or its whole address; without it
+    the proxy's X-Forwarded headers say"""
     longest: float = 600.0
     """seconds of audio that a clip may last"""
     largest: float = 50.0

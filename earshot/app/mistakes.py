@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
@@ -64,25 +63,6 @@ def find(whole: Member) -> tuple[list[Mistake], str]:
         f"{int(wrong.sum())} of {len(p)} clips are wrong out of fold{kept}: each judged by models that have "
         "not seen it.",
     )
-
-
-def known(whole: Member) -> dict[str, tuple[int, np.ndarray]]:
-    """The clips that the run's models learnt from, by file name where only one has it: fold, and out-of-fold
-    probabilities (classes,).
-
-    Empty where the run cannot tell.
-    """
-    try:
-        oof = whole.oof()
-    except UserError:
-        return {}
-    names = [PurePosixPath(str(id)).name for id in oof.ids]
-    several = Counter(names)
-    return {
-        name: (int(fold), row)
-        for name, fold, row in zip(names, oof.folds, oof.probabilities, strict=True)
-        if several[name] == 1
-    }
 
 
 def files(whole: Member, mistakes: list[Mistake]) -> dict[str, Path]:

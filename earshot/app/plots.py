@@ -48,6 +48,7 @@ def clip(
     # Those that are likely over all, and those that are likely somewhere.
     order = np.argsort(-np.maximum(probabilities, windows.max(0)), kind="stable")[:CLASSES]
     order = order[np.argsort(-probabilities[order], kind="stable")]
+    names = style.names(classes, 18)
     with _lock, style.style():
         figure = _figure(4.4 + (0.7 + 0.27 * len(order) if several else 0))
         heights = [1, 2.6] + ([0.35 + 0.16 * len(order)] if several else [])
@@ -61,7 +62,7 @@ def clip(
                 windows[:, order],
                 start,
                 length,
-                [style.short(classes[c], 18) for c in order],
+                [names[c] for c in order],
                 seconds,
             )
         axes[-1].set_xlabel("seconds")

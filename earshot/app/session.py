@@ -12,6 +12,7 @@ import numpy as np
 
 from earshot.app.upload_limits import Limits
 from earshot.prediction.predictor import Answer, Hearing
+from earshot.prediction.seen_clips import SeenClips
 
 REMEMBERED = 4  # answers, with their samples
 
@@ -21,6 +22,7 @@ class Desk:
 
     def __init__(self, hearing: Hearing, limits: Limits, name: str):
         self.hearing, self.limits, self.name = hearing, limits, name
+        self.seen = SeenClips(hearing.whole)
         self._recent: OrderedDict[str, Answer] = OrderedDict()
 
     def answer(self, path: Path | str) -> Answer:
@@ -39,9 +41,13 @@ class Desk:
         """Drop a file's answer: its name will be another file's."""
         self._recent.pop(str(path), None)
 
-    def as_json(self, path: Path | str, top: int) -> dict[str, Any]:
-        """The API's reply: the `top` likeliest classes of the clip and of each of its windows; the same
-        errors."""
+    def as_json(self, path: Path | str, top: int, name: str) -> dict[str, Any]:
+        """The API's reply: the `top` likeliest classes of the clip and of each of its windows, and a warning
+        where it is a training clip; the same errors.
+
+        Args:
+            name: what the upload was called, "" where it was not said.
+        """
         began = time.perf_counter()
         try:
             found = self.answer(path)
@@ -55,11 +61,13 @@ class Desk:
             }
             for start, length, row in zip(found.start, found.length, found.windows, strict=True)
         ]
+        seen = self.seen.find(path, name)
         return {
             "run": self.name,
             "seconds": round(found.seconds, 3),
             "classes": self.likeliest(found.probabilities, top),
             "windows": windows,
+            **({"warning": str(seen)} if seen else {}),
             "milliseconds": round(1000 * (time.perf_counter() - began), 1),
         }
 

@@ -14,6 +14,7 @@ from earshot.app import feature_maps, mistakes, plots, saliency
 from earshot.app.session import Desk
 from earshot.audio import load
 from earshot.audio.load import BadAudio
+from earshot.core import fonts
 from earshot.core.errors import UserError
 
 TOP = 5  # classes shown
@@ -78,8 +79,12 @@ def build(desk: Desk, report: bool) -> gr.Blocks:
     return page
 
 
-def _picture(png: bytes, about: str) -> str:
-    return f'<div class="picture"><img alt="{escape(about)}" src="{plots.inline(png)}"></div>'
+def _picture(png: bytes, about: str, classes: list[str]) -> str:
+    """A picture, and the names of the classes that it shows as numbers because no font can draw them."""
+    numbers = ", ".join(f"{number} is {name}" for number, name in fonts.legend(classes))
+    return f'<div class="picture"><img alt="{escape(about)}" src="{plots.inline(png)}"></div>' + (
+        f"<p class='quiet'>In the picture {escape(numbers)}.</p>" if numbers else ""
+    )
 
 
 def _refused(reason: object) -> str:
@@ -97,17 +102,20 @@ def _classes(desk: Desk, row: np.ndarray) -> str:
     return f'<div class="classes"><div class="first">{escape(best[0]["class"])}</div>{rows}</div>'
 
 
-def _learnt(desk: Desk, learnt: dict[str, tuple[int, np.ndarray]], path: str) -> str:
-    """A warning where a training clip has the file's name: all but one of the models know it."""
-    fold, row = learnt.get(Path(path).name) or learnt.get(Path(path).stem) or (None, None)
-    if row is None:
+def _learnt(desk: Desk, path: str) -> str:
+    """A warning where the upload is a training clip, with what the models predict that were trained without
+    it."""
+    seen = desk.seen.find(path)
+    if seen is None:
         return ""
-    best = desk.likeliest(row, 1)[0]
-    return (
-        '<p class="learnt">A clip of this name is in the training data, so the answer flatters. Models that '
-        "have not heard it (fold "
-        f"{fold}) say {escape(best['class'])} {best['probability']:.3f}.</p>"
-    )
+    text = f"{str(seen)[0].upper()}{str(seen)[1:]}."
+    if seen.probabilities is not None:
+        best = desk.likeliest(seen.probabilities, 1)[0]
+        text += (
+            f" Models that were trained without it (fold {seen.fold}) predict "
+            f"{best['class']} {best['probability']:.3f}."
+        )
+    return f'<p class="learnt">{escape(text)}</p>'
 
 
 def _listen(desk: Desk) -> None:
@@ -118,7 +126,6 @@ def _listen(desk: Desk) -> None:
         name: [model for model, _ in hearing.heads(run, hearing.kind(run))] for name, run in runs.items()
     }
     first = next(iter(runs))
-    learnt = mistakes.known(hearing.whole)
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
             clip = gr.Audio(
@@ -152,7 +159,7 @@ def _listen(desk: Desk) -> None:
             yield blank
             return
         try:
-            answer = desk.answer(path)
+            answer, learnt = desk.answer(path), _learnt(desk, path)
         except (BadAudio, UserError, OSError) as error:
             reason = error if not isinstance(error, OSError) else "the upload is gone: drop the file again"
             yield {**blank, said: _refused(reason)}
@@ -162,7 +169,7 @@ def _listen(desk: Desk) -> None:
         lead = int(answer.windows[:, best].argmax())
         length = f"{answer.seconds:.1f} s" + (f", {count} windows" if count > 1 else "")
         yield {
-            said: f"<p class='quiet'>{length}</p>" + _learnt(desk, learnt, path),
+            said: f"<p class='quiet'>{length}</p>" + learnt,
             label: _classes(desk, answer.probabilities),
             shown: "",
             picture: "",
@@ -183,7 +190,11 @@ def _listen(desk: Desk) -> None:
             hearing.classes,
             answer.probabilities,
         )
-        yield {picture: _picture(png, "waveform and spectrogram of the clip")}
+        yield {
+            picture: _picture(
+                png, "waveform and spectrogram of the clip", hearing.classes if count > 1 else []
+            )
+        }
 
     def explain(path: str | None, name: str, number: float, wanted: str) -> str:
         try:
@@ -199,10 +210,11 @@ def _listen(desk: Desk) -> None:
         piece = feature_maps.cut(
             heard.wave, start - heard.offset, heard.features.length[number], ears.extractor.rate
         )
-        title = f"evidence for {plots.style.short(wanted)} (blue), against it (orange)"
+        at = hearing.classes.index(wanted)
+        title = f"evidence for {plots.style.names(hearing.classes)[at]} (blue), against it (orange)"
         png = plots.saliency(found, piece, ears.extractor.rate, start, title)
         return (
-            _picture(png, f"evidence for {wanted}")
+            _picture(png, f"evidence for {wanted}", hearing.classes)
             + f"<p class='quiet'>{escape(found.how)}; in log probability</p>"
         )
 
@@ -264,7 +276,7 @@ def _mistakes(desk: Desk, found: list[mistakes.Mistake], summary: str) -> None:
         none = np.zeros((1, len(one.probabilities)))
         png = plots.clip(wave, rate, none, np.zeros(1), np.ones(1), desk.hearing.classes, one.probabilities)
         sound = np.clip(wave * 32767, -32768, 32767).astype(np.int16)
-        return {**blank, player: (rate, sound), about: line + _picture(png, f"spectrogram of {one.id}")}
+        return {**blank, player: (rate, sound), about: line + _picture(png, f"spectrogram of {one.id}", [])}
 
     chosen.change(show, chosen, [label, player, about], **HIDDEN)
     following.click(

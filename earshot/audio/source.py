@@ -87,11 +87,13 @@ class Source(io.RawIOBase):
 
     def find(self, wanted: bytes, position: int) -> int:
         """The next place of some bytes at or after a position, -1 where there is none."""
+        count = 1 << 12  # a place is mostly near: a file full of places must not be read as often
         while position < self.size:
-            at = self.read_at(position, CHUNK + len(wanted) - 1).find(wanted)
+            at = self.read_at(position, count + len(wanted) - 1).find(wanted)
             if at >= 0:
                 return position + at
-            position += CHUNK
+            position += count
+            count = min(2 * count, CHUNK)
         return -1
 
     def read_through(self) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import functools
 import io
+import itertools
 import math
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from earshot.core import fonts
 
 if TYPE_CHECKING:
     from PIL import Image, ImageFont
@@ -67,11 +70,27 @@ def _palette() -> list[int]:
 
 
 @functools.cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def _font(size: int, path: str | None = None) -> ImageFont.FreeTypeFont:
     from matplotlib import get_data_path
     from PIL import ImageFont
 
-    return ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
+    return ImageFont.truetype(path or f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
+
+
+def _runs(text: str) -> list[tuple[ImageFont.FreeTypeFont, str]]:
+    """A readable text in pieces, each with the font that has its characters."""
+    pieces = itertools.groupby(zip(fonts.of(text), text, strict=True), lambda pair: pair[0])
+    return [
+        (
+            _font(12, None if font is None or font.family == fonts.OWN else font.path),
+            "".join(c for _, c in run),
+        )
+        for font, run in pieces
+    ]
+
+
+def _length(text: str) -> float:
+    return sum(font.getlength(run) for font, run in _runs(text))
 
 
 def ticks(length: float, most: int = 8) -> list[float]:
@@ -113,7 +132,10 @@ def picture(
     def write(x: float, y: float, text: str, anchor: str) -> None:
         pen.text((x, y), text, fill=BLACK, font=font, anchor=anchor)
 
-    write(LEFT, TOP // 2, _fitting(title, width + RIGHT), "lm")
+    x = float(LEFT)
+    for face, run in _runs(_fitting(title, width + RIGHT)):
+        pen.text((x, TOP // 2), run, fill=BLACK, font=face, anchor="lm")
+        x += face.getlength(run)
     for value in ticks(seconds):
         x = LEFT + value / seconds * (width - 1)
         pen.line([(x, foot), (x, foot + 4)], fill=BLACK)
@@ -139,10 +161,9 @@ def picture(
 
 
 def _fitting(text: str, pixels: float) -> str:
-    text = "".join(c if c.isprintable() else "?" for c in text)
-    font = _font(12)
-    while len(text) > 2 and font.getlength(text) > pixels:
-        text = text[: int(len(text) * min(0.98, pixels / font.getlength(text)))].rstrip("…") + "…"
+    text = fonts.readable(text)
+    while len(text) > 2 and _length(text) > pixels:
+        text = text[: int(len(text) * min(0.98, pixels / _length(text)))].rstrip("…") + "…"
     return text
 
 

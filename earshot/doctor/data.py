@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from earshot.core import fonts
 from earshot.core.errors import UserError
 from earshot.core.files import check_output, locked, write_text
 from earshot.doctor import balance_and_shift, duplicates, label_errors, plots
@@ -124,8 +125,8 @@ def look(flags: DataFlags, say: Callable[[str], None]) -> list[Finding]:
         tell(label_errors.write(clips, oof, out))
         if clips.view is not None:
             tell(balance_and_shift.shift(clips, out))
-        tell([_pictures(clips, near, out)])
-        _report(about, findings, out)
+        tell(_pictures(clips, near, out))
+        _report(about, findings, out, clips.cache.classes)
         say(f"report: {out / 'data_report.md'}")
     return findings
 
@@ -157,14 +158,16 @@ def _duplicates(
     return found
 
 
-def _pictures(clips: Clips, near: duplicates.Duplicates | None, out: Path) -> Finding:
+def _pictures(clips: Clips, near: duplicates.Duplicates | None, out: Path) -> list[Finding]:
     try:
-        return ok(f"pictures: {', '.join(plots.draw(clips, near, out))} in {out}")
+        drawn = ok(f"pictures: {', '.join(plots.draw(clips, near, out))} in {out}")
     except ImportError:
-        return warning("no pictures: pip install matplotlib")
+        return [warning("no pictures: pip install matplotlib")]
+    unnamed = fonts.warning(clips.cache.classes, "data_report.md has the names")
+    return [drawn, *([warning(unnamed.removeprefix("warning: "))] if unnamed else [])]
 
 
-def _report(about: str, findings: list[Finding], out: Path) -> None:
+def _report(about: str, findings: list[Finding], out: Path, classes: list[str]) -> None:
     lines = ["# Data report", "", about, ""]
     for level in ("stop", "warning", "ok"):
         lines += [f"- **{level}** {finding.text}" for finding in findings if finding.level == level]
@@ -175,5 +178,6 @@ def _report(about: str, findings: list[Finding], out: Path) -> None:
         f"Tables: {', '.join(f'[{name}]({name})' for name in tables)}",
         "",
         *(f"![{name}]({name})\n" for name in shown),
+        *(f"- {number} in the pictures: {name}" for number, name in (fonts.legend(classes) if shown else [])),
     ]
     write_text(out / "data_report.md", "\n".join(lines).rstrip("\n") + "\n")

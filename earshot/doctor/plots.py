@@ -1,9 +1,7 @@
-"""The doctor's pictures: what a table does not show at a glance. Colours of Okabe & Ito, which the
-colour-blind tell apart."""
+"""The doctor's pictures: what a table does not show at a glance."""
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +12,12 @@ from earshot.doctor.balance_and_shift import components, counts
 from earshot.doctor.duplicates import Duplicates
 from earshot.doctor.embeddings import Clips
 from earshot.doctor.similarity import centred
+from earshot.report import style
+from earshot.report.style import BLUE, GREEN, GREY, ORANGE, PINK, VERMILION, axes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BLUE, ORANGE, GREEN, VERMILION, PINK, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#999999"
 COLOURS = (BLUE, ORANGE, GREEN, VERMILION, PINK)
 MARKERS = "os^Dv"
 NAMED = 15  # classes with a marker and colour each; more are numbered where they lie
@@ -26,45 +25,25 @@ NAMED = 15  # classes with a marker and colour each; more are numbered where the
 
 def draw(clips: Clips, found: Duplicates | None, out: Path) -> list[str]:
     """Write the pictures that the data allows; their names. Raises ImportError without matplotlib."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    made = {"class_balance.png": _balance(clips), "durations.png": _durations(clips)}
-    if found is not None:
-        made["neighbours.png"] = _neighbours(found)
-        made["map.png"] = _map(clips)
-    for name, figure in made.items():
-        if figure is not None:
-            save(figure, out / name)
+    with style.style():
+        made = {"class_balance.png": _balance(clips), "durations.png": _durations(clips)}
+        if found is not None:
+            made["neighbours.png"] = _neighbours(found)
+            made["map.png"] = _map(clips)
+        for name, figure in made.items():
+            if figure is not None:
+                write_bytes(out / name, style.png(figure))
     return [name for name, figure in made.items() if figure is not None]
-
-
-def save(figure: Figure, path: Path) -> None:
-    """A png without time or version inside, so that equal data gives equal bytes."""
-    data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=130, metadata={"Software": None})
-    write_bytes(path, data.getvalue())
-
-
-def axes(width: float, height: float, **labels: str) -> tuple[Figure, Any]:
-    """A figure with one plain pair of axes."""
-    from matplotlib.figure import Figure
-
-    figure = Figure((width, height), layout="constrained")
-    made = figure.subplots()
-    made.spines[["top", "right"]].set_visible(False)
-    made.set(**labels)
-    return figure, made
 
 
 def _balance(clips: Clips) -> Figure:
     total = counts(clips)[0]
-    order = np.argsort(total, kind="stable")
+    order, names = np.argsort(total, kind="stable"), style.names(clips.cache.classes)
     figure, at = axes(
         6.5, max(2.0, 0.8 + 0.19 * len(order)), xlabel="training clips", title="Clips per class"
     )
     at.barh(np.arange(len(order)), total[order], color=BLUE, height=0.75)
-    at.set_yticks(np.arange(len(order)), [_short(clips.cache.classes[c]) for c in order], fontsize=8)
+    at.set_yticks(np.arange(len(order)), [names[c] for c in order], fontsize=8)
     at.set_ylim(-0.6, len(order) - 0.4)
     for row, value in enumerate(total[order].tolist()):
         at.annotate(str(value), (value, row), (3, 0), textcoords="offset points", va="center", fontsize=7)
@@ -105,7 +84,7 @@ def _durations(clips: Clips) -> Figure | None:
     if wide:
         at.set_xscale("log")
         at.xaxis.set_major_formatter("{x:g}")
-    at.legend(frameon=False, fontsize=8)
+    at.legend(fontsize=8)
     return figure
 
 
@@ -142,7 +121,7 @@ def _map(clips: Clips) -> Figure:
     x = np.column_stack([x, np.zeros(len(x))])[:, :2]
     train, subm = clips.train[heard], clips.splits[heard] == "subm"
     labels = np.array([_first(clips.labels[i]) if here else -1 for i, here in zip(heard, train, strict=True)])
-    classes = clips.cache.classes
+    classes = style.names(clips.cache.classes)
     named = len(classes) <= NAMED
     figure, at = axes(
         8.5 if named else 11, 5.6, title="Clips by the first two principal components of their embeddings"
@@ -174,13 +153,12 @@ def _map(clips: Clips) -> Figure:
                 color=COLOURS[c % len(COLOURS)],
                 alpha=0.75,
                 linewidths=0,
-                label=_short(name),
+                label=name if name[:1] != "_" else f" {name}",  # matplotlib leaves out what begins with it
             )
         else:
             at.scatter(*mine.T, s=size, color=GREY, alpha=0.35, linewidths=0)
     if named:
         at.legend(
-            frameon=False,
             fontsize=8,
             loc="center left",
             bbox_to_anchor=(1, 0.5),
@@ -188,7 +166,7 @@ def _map(clips: Clips) -> Figure:
         )
         return figure
     _number(at, x, labels, len(classes))
-    rows = [f"{c + 1:>3} {_short(name, 18)}" for c, name in enumerate(classes)]
+    rows = [f"{c + 1:>3} {style.short(name, 18)}" for c, name in enumerate(classes)]
     for column in range(0, min(len(rows), 68), 34):  # beyond 68 classes the csv has the names
         at.annotate(
             "\n".join(rows[column : column + 34]),
@@ -201,7 +179,7 @@ def _map(clips: Clips) -> Figure:
             family="monospace",
         )
     if handles:
-        at.legend(frameon=False, fontsize=8, loc="lower left")
+        at.legend(fontsize=8, loc="lower left")
     return figure
 
 
@@ -239,7 +217,3 @@ def _number(at: Any, x: np.ndarray, labels: np.ndarray, count: int) -> None:
 def _first(label: Any) -> int:
     found = np.flatnonzero(label) if np.ndim(label) else [label]
     return int(found[0]) if len(found) else -1
-
-
-def _short(name: str, most: int = 24) -> str:
-    return name if len(name) <= most else name[: most - 1] + "…"

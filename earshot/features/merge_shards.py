@@ -64,6 +64,8 @@ def join(plan: Plan, parts: list[Part]) -> None:
             "start": shards.column("start"),
             "length": shards.column("length"),
         }
+        if split == "train":  # by which a clip is known again, whatever its name
+            content["digests"] = _digests([plan.digests[i] for i in kept])
         shapes = shards.write(folder / f"{split}.pkl", content, meta)
         splits[split] = {"clips": len(kept), "rows": len(content["clip"])}
         if split == "train" and plan.augment.augment:
@@ -97,6 +99,11 @@ def join(plan: Plan, parts: list[Part]) -> None:
         *names,
     )
     cache.tidy(folder)
+
+
+def _digests(found: list[str]) -> np.ndarray:
+    """(clips, 32) uint8, zeros where a digest is not known."""
+    return np.frombuffer(bytes.fromhex("".join(one or "0" * 64 for one in found)), np.uint8).reshape(-1, 32)
 
 
 def _labels(competition: Any, column: Any) -> np.ndarray:

@@ -49,6 +49,7 @@ class Plan:
     augment: AugmentFlags = AugmentFlags()
     windows: float = 1.0  # of a clip, on average
     unreadable: frozenset[str] = frozenset()  # files of clips that could not be read when this was planned
+    digests: tuple[str, ...] = ()  # of the training clips' files, SHA-256, "" where one cannot be read
 
     @property
     def fingerprint(self) -> str:
@@ -165,6 +166,7 @@ def make(
             for split, part in clips.groupby("split", sort=False)
         },
     }
+    digests = tuple(sources.digests(labelled.path, workers))
     sources.save()
     unreadable = sources.unreadable(clips.path, workers)
     if like is not None:
@@ -188,6 +190,7 @@ def make(
         augment,
         windows,
         unreadable,
+        digests,
     )
 
 

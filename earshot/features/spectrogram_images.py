@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from earshot.audio import spectrogram
 from earshot.audio.decode import BadAudio
 from earshot.competition.labels import each
+from earshot.core import fonts
 from earshot.core.file_names import is_audio, text_of
 from earshot.core.files import clear_temporary, write_bytes
 from earshot.features import clip_files
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from earshot.core.deadline import Deadline
 
 FOLDER = "Spectrogram"
+NUMBERS = "class_numbers.tsv"  # of classes whose names no installed font can draw
 NONE = "_no label"
 RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 
@@ -90,10 +92,17 @@ def draw(competition: Competition, out: Path, most: int, workers: int, deadline:
     for parent in sorted({(folder / name).parent for _, _, name in todo}):
         parent.mkdir(parents=True, exist_ok=True)
     began, bad, done = time.monotonic(), 0, 0
+    classes = competition.classes
+    shown = dict(zip(classes, fonts.names(classes), strict=True))
+    hidden = fonts.legend(classes)
+    if hidden:  # a folder's name has only the letters that any system takes
+        lines = "".join(f"{number}\t{label}\n" for number, label in hidden)
+        write_bytes(folder / NUMBERS, f"number\tclass\n{lines}".encode())
 
     def one(path: str, label: str, name: str) -> bool:
         try:
-            image = clip_files.picture(Path(path), f"{label}  ·  {text_of(Path(path).name)}")
+            title = f"{shown.get(label, label)}  ·  {text_of(Path(path).name)}"
+            image = clip_files.picture(Path(path), title)
         except BadAudio:
             return False
         write_bytes(folder / name, spectrogram.png(image))
@@ -119,4 +128,7 @@ def draw(competition: Competition, out: Path, most: int, workers: int, deadline:
     rate = f", {done / max(time.monotonic() - began, 1e-3):.0f} a second" if done > 20 else ""
     left_out = f", {bad} cannot be heard" if bad else ""
     print(f"pictures: {folder}, {len(every) - len(todo)} were there, {done - bad} drawn{left_out}{rate}")
+    unnamed = fonts.warning(classes, f"{folder / NUMBERS} has the names")
+    if unnamed:
+        print(unnamed)
     return done == len(todo)

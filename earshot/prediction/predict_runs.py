@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from earshot.core.config import PredictFlags
 from earshot.core.device import Device
 from earshot.prediction import new_audio, submission, submit
 from earshot.prediction.members import Member
+from earshot.prediction.seen_clips import SeenClips
 from earshot.training import dataset, predict, run_cache
 from earshot.training.dataset import Rows
 from earshot.training.predict import predicting
@@ -77,6 +79,7 @@ def audio(
     ids, files, notes = new_audio.listed(paths)
     for line in notes:
         print(line)
+    clips = SeenClips(whole)
 
     def ask(run: Run, kind: str) -> np.ndarray:
         split, span, bad = new_audio.features(run, ids, files, flags.weights, device)
@@ -84,6 +87,9 @@ def audio(
         rows = Rows(split, run.config["record"]["view"], classes, span, device.name)
         return predict.predict_run(run, rows, rebuild, decided(run, device), kind=kind)
 
+    # a line a file is what scripts read
+    for line in clips.lines(dict(zip(ids, files, strict=True))):
+        print(line, file=sys.stderr if show else sys.stdout)
     probabilities, unheard = predict.fill(whole.predict(ask), np.array(first.config["prior"]))
     if show:
         for id, row in zip(ids, probabilities, strict=True):

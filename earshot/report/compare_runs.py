@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from earshot.core import fonts
 from earshot.core.errors import UserError
 from earshot.core.files import digest_of, write_bytes, write_text
 from earshot.report import html, results, style
@@ -49,6 +50,8 @@ def make(folders: list[Path], out: Path) -> list[str]:
     try:
         with style.style():
             drawn = style.png(_figure(found, metric))
+        names = [one.name for one in found]
+        unnamed = fonts.warning(names, f"{out / 'comparison.html'} has the names")
     except ImportError as error:
         raise UserError(
             f"pictures need matplotlib ({error}): pip install matplotlib; {out}/comparison.csv has the table"
@@ -69,6 +72,7 @@ def make(folders: list[Path], out: Path) -> list[str]:
         ),
         *map(html.paragraph, beware),
         html.image(drawn, f"{metric} of each run"),
+        *html.numbers("run", fonts.legend(names)),
         html.table(list(rows[0]), [list(row.values()) for row in rows]),
     ]
     write_text(out / "comparison.html", html.page("Runs compared", digest_of(rows)[:16], parts))
@@ -78,7 +82,12 @@ def make(folders: list[Path], out: Path) -> list[str]:
         f"folds  accuracy {row['accuracy']:.4f}  log_loss {row['log_loss']:.4f}  {row['clips']}"
         for row in rows
     ]
-    return [*lines, *beware, f"comparison: {out / 'comparison.html'}, comparison.png, comparison.csv"]
+    return [
+        *lines,
+        *beware,
+        *filter(None, [unnamed]),
+        f"comparison: {out / 'comparison.html'}, comparison.png, comparison.csv",
+    ]
 
 
 def _row(one: Results, metric: str, digest: str) -> dict[str, Any]:
@@ -137,7 +146,7 @@ def _figure(found: list[Results], metric: str) -> Figure:
         markersize=6,
         label="final epoch, pooled",
     )
-    at.set_yticks(range(len(found)), [style.short(one.name, 40) for one in found])
+    at.set_yticks(range(len(found)), style.names([one.name for one in found], 40))
     at.set_ylim(len(found) - 0.4, -0.6)
     at.margins(x=0.03)
     at.tick_params(axis="y", length=0)

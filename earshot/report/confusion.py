@@ -54,13 +54,13 @@ def _matrix(results: Results) -> Figure:
     cell = 0.5 if count <= 12 else 0.36 if count <= NUMBERED else 0.17 if count <= 60 else 0.105
     side = max(3.2, cell * count)
     size = 9 if count <= NUMBERED else 7.5 if count <= 60 else 5.5
-    name = max(len(style.short(c)) for c in results.classes) * size * 0.0085
+    names = style.names(results.classes)
+    name = max(map(len, names)) * size * 0.0085
     figure, at = style.axes(side + name + 1.6, side + name + 1.0, xlabel="predicted", ylabel="truth")
     figure.set_layout_engine("compressed")  # the matrix is square, and the rest lies close to it
-    at.set_title(f"{results.name}: share of each true class ({results.about})", fontsize=10)
+    at.set_title(f"{style.short(results.name, 60)}: share of each true class ({results.about})", fontsize=10)
     # The square root lets a confusion of one clip in fifty be seen beside a diagonal near 1.
     image = at.imshow(shares, cmap=style.MAP, norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
-    names = [style.short(c) for c in results.classes]
     at.set_xticks(range(count), names, rotation=90, fontsize=size)
     at.set_yticks(range(count), names, fontsize=size)
     at.tick_params(length=0 if count <= 60 else 1, pad=2)
@@ -91,7 +91,7 @@ def _matrix(results: Results) -> Figure:
 
 def _several(results: Results) -> Figure:
     right, true, said = results.counts()
-    order, names = np.arange(len(true)), [style.short(c) for c in results.classes]
+    order, names = np.arange(len(true)), style.names(results.classes)
     columns = -(-len(true) // 50)
     rows = -(-len(true) // columns)
     from matplotlib.figure import Figure
@@ -115,7 +115,10 @@ def _several(results: Results) -> Figure:
         at.tick_params(axis="y", length=0)
         at.xaxis.get_major_locator().set_params(integer=True)
     figure.suptitle(
-        f"{results.name}: labels given and missed ({results.about})", fontsize=10, x=0.01, ha="left"
+        f"{style.short(results.name, 60)}: labels given and missed ({results.about})",
+        fontsize=10,
+        x=0.01,
+        ha="left",
     )
     figure.legend(*parts[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure

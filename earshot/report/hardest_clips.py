@@ -10,6 +10,7 @@ import numpy as np
 
 from earshot.audio import spectrogram
 from earshot.audio.decode import BadAudio
+from earshot.core import fonts
 from earshot.core.errors import UserError
 from earshot.features import clip_files
 from earshot.report.results import Results
@@ -65,24 +66,31 @@ def _words(results: Results, clip: int) -> tuple[str, str]:
 
 def pictures(results: Results, clips: list[Hard]) -> dict[str, Image.Image]:
     """Spectrograms of clips by their id: from the cache's view `mel`, else from the audio; without those that
-    are nowhere."""
+    are nowhere. What an id that no font can draw is called is `titles`'."""
+    named = titles(clips)
     folders = results.caches() if clips else []
     drawn: dict[str, Image.Image] = {}
     for folder in folders:
-        drawn |= _cached(folder, [clip for clip in clips if clip.id not in drawn])
+        drawn |= _cached(folder, {clip.id: named[clip.id] for clip in clips if clip.id not in drawn})
     found: dict[str, Path] = {}
     for folder in {folder.parent: folder for folder in folders}.values():  # one index a competition
         found |= clip_files.files(folder, [clip.id for clip in clips if clip.id not in drawn])
     for clip in clips:
         if clip.id in found:
             try:
-                drawn[clip.id] = clip_files.picture(found[clip.id], clip.id, WIDTH, HEIGHT)
+                drawn[clip.id] = clip_files.picture(found[clip.id], named[clip.id], WIDTH, HEIGHT)
             except BadAudio:
                 pass  # changed since it was extracted; its row says all else
     return drawn
 
 
-def _cached(folder: Path, clips: list[Hard]) -> dict[str, Image.Image]:
+def titles(clips: list[Hard]) -> dict[str, str]:
+    """What the pictures call clips, by their id: the id, or a number where no installed font can draw it."""
+    ids = [clip.id for clip in clips]
+    return dict(zip(ids, fonts.names(ids), strict=True))
+
+
+def _cached(folder: Path, titles: dict[str, str]) -> dict[str, Image.Image]:
     from earshot.features.cache import Cache
 
     try:
@@ -96,8 +104,8 @@ def _cached(folder: Path, clips: list[Hard]) -> dict[str, Image.Image]:
     settings, drawn = cache.record["settings"], {}
     high = settings.get("fmax") or settings["rate"] / 2
     place = {str(id): index for index, id in enumerate(split["ids"])}
-    for clip in clips:
-        rows = np.flatnonzero(split["clip"] == place.get(clip.id, -1))
+    for id, name in titles.items():
+        rows = np.flatnonzero(split["clip"] == place.get(id, -1))
         if not len(rows):
             continue
         levels, (start, length) = (
@@ -106,9 +114,9 @@ def _cached(folder: Path, clips: list[Hard]) -> dict[str, Image.Image]:
         )
         span = float(cache.manifest["span"])
         real = max(1, min(levels.shape[1], round(levels.shape[1] * float(length) / span)))
-        title = clip.id if len(rows) == 1 else f"{clip.id}  (first of {len(rows)} windows)"
+        title = name if len(rows) == 1 else f"{name}  (first of {len(rows)} windows)"
         shown = unit * (levels[:, :real] - levels[:, :real].max())
-        drawn[clip.id] = spectrogram.picture(
+        drawn[id] = spectrogram.picture(
             shown,
             span * real / levels.shape[1],
             settings["fmin"],

@@ -79,6 +79,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     )
 
 
+def numbers(what: str, legend: list[tuple[str, str]]) -> list[str]:
+    """The table of (number, name) for what pictures show as a number; nothing where they have all names."""
+    return [table(["in the pictures", what], legend)] if legend else []
+
+
 def tiles(values: Iterable[tuple[str, str]]) -> str:
     """Figures to be seen first: (figure, what it is)."""
     return (

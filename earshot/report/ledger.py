@@ -78,7 +78,7 @@ def _draw(scored: list[dict[str, str]], competition: str | None, path: Path) -> 
     at.set(
         xlabel=f"out-of-fold {', '.join(metrics)}",
         ylabel="leaderboard",
-        title=f"{competition}: CV against LB",
+        title=f"{style.short(str(competition), 40)}: CV against LB",
     )
     x, said = [number(row["oof"]) for row in scored], []
     every = list(x)
@@ -108,7 +108,7 @@ def _draw(scored: list[dict[str, str]], competition: str | None, path: Path) -> 
         ):
             name = row["message"] or row["runs"] or row["sha256"][:8]
             at.annotate(
-                name if len(name) <= 28 else name[:27] + "…",
+                style.short(name, 28),
                 (a, b),
                 (6, 4),
                 textcoords="offset points",

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from earshot.core import fonts
 from earshot.core.errors import UserError
 from earshot.core.files import write_bytes, write_text
 from earshot.report import confusion, curves, hardest_clips, html, per_class, results, style
@@ -16,11 +17,12 @@ from earshot.training.tracking import safely
 HTML = "report.html"
 
 
-def make(folder: Path, again: bool = True) -> Path | None:
+def make(folder: Path, again: bool = True, say: Callable[[str], None] = print) -> Path | None:
     """Draw and write everything; the page's path.
 
     Args:
         again: also where the page is of these very results; else None is returned for it.
+        say: gets the line about class names that no installed font can draw.
     Raises:
         UserError: no run there, a damaged one, or matplotlib is missing.
     """
@@ -32,6 +34,7 @@ def make(folder: Path, again: bool = True) -> Path | None:
         with style.style():
             figures = {**curves.draw(found), **confusion.draw(found), **per_class.draw(found)}
             drawn = {name: style.png(figure) for name, figure in figures.items()}
+        unnamed = fonts.warning(found.classes, f"{folder / HTML} has the names")
     except ImportError as error:
         raise UserError(f"pictures need matplotlib ({error}): pip install matplotlib") from None
     from earshot.audio import spectrogram
@@ -47,6 +50,8 @@ def make(folder: Path, again: bool = True) -> Path | None:
     parts = _parts(found, drawn, hard, {id: spectrogram.png(image) for id, image in clips.items()})
     # last: it says that all is there
     write_text(folder / HTML, html.page(f"{found.name}: report", digest, parts))
+    if unnamed:
+        say(unnamed)
     return folder / HTML
 
 
@@ -73,6 +78,7 @@ def _parts(
         html.tiles(_tiles(found)),
     ]
     parts += _scores(found)
+    parts += html.numbers("class", fonts.legend(found.classes))
     titles = {"loss_curves.png": "Loss", "accuracy_curves.png": "Accuracy", "f1_curves.png": "F1"}
     if any(name in drawn for name in titles):
         parts += [
@@ -116,7 +122,10 @@ def _parts(
         parts.append(
             html.paragraph("The mistakes with the largest loss, each class with the probability that it got.")
         )
-        lines = [f"{c.id} (fold {c.fold}): is {c.truth}; predicted {c.said}" for c in hard]
+        numbers = {id: f"{number}: " for number, id in fonts.legend([c.id for c in hard])}
+        lines = [
+            f"{numbers.get(c.id, '')}{c.id} (fold {c.fold}): is {c.truth}; predicted {c.said}" for c in hard
+        ]
         parts.append(
             html.grid(
                 html.image(clips[c.id], f"mel spectrogram of {c.id}", line)
@@ -201,7 +210,7 @@ def report_on(folder: Path, say: Callable[[str], None]) -> None:
     """Draw the pictures and report.html of a run or a kept blend, unless they are there."""
 
     def draw() -> None:
-        make(folder, again=False)
+        make(folder, again=False, say=say)
         say(f"report: {folder / HTML}")
 
     safely("the report", say, draw)

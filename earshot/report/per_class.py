@@ -54,6 +54,7 @@ def _per_class(results: Results) -> Figure:
     from matplotlib.figure import Figure
 
     rows = sorted(table(results), key=lambda row: (row["f1"], row["class"]))
+    shown = dict(zip(results.classes, style.names(results.classes), strict=True))
     columns = -(-len(rows) // PER_COLUMN)
     deep = -(-len(rows) // columns)
     figure = Figure((1.4 + (5.6 if columns == 1 else 4.4 * columns), 1.2 + 0.2 * max(deep, 5)))
@@ -68,14 +69,14 @@ def _per_class(results: Results) -> Figure:
         at.plot(precision, y, "<", color=style.ORANGE, markersize=6, label="precision", clip_on=False)
         at.plot(recall, y, ">", color=style.GREEN, markersize=6, label="recall", clip_on=False)
         at.plot(f1, y, "o", color=style.BLUE, markersize=5, label="F1", clip_on=False)
-        at.set_yticks(y, [f"{style.short(str(row['class']))}  {row['support']}" for row in mine], fontsize=8)
+        at.set_yticks(y, [f"{shown[str(row['class'])]}  {row['support']}" for row in mine], fontsize=8)
         at.set(ylim=(deep - 0.4, -0.6), xlim=(low, 1))
         at.tick_params(axis="y", length=0)
         at.grid(axis="x")
         at.xaxis.set_tick_params(labelsize=8)
         at.xaxis.get_major_locator().set_params(nbins=6)
     figure.suptitle(
-        f"{results.name}: per class, weakest F1 first; beside each class its clips",
+        f"{style.short(results.name, 60)}: per class, weakest F1 first; beside each class its clips",
         fontsize=10,
         x=0.01,
         ha="left",
@@ -136,7 +137,7 @@ def _calibration(results: Results) -> Figure:
     )
     what = "labels that are there" if results.multilabel else "clips that are right"
     at.set(xlim=(0, 1), ylim=(0, 1), ylabel=f"share of {what}")
-    at.set_title(f"{results.name}: calibration, ECE {error:.3f} ({BINS} bins)", fontsize=10)
+    at.set_title(f"{style.short(results.name, 60)}: calibration, ECE {error:.3f} ({BINS} bins)", fontsize=10)
     at.grid()
     figure.legend(*at.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     below.bar((np.arange(BINS) + 0.5) / BINS, counts, 0.92 / BINS, color=style.BLUE)

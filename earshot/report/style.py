@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import contextlib
 import io
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
+
+from earshot.core import fonts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,6 +28,7 @@ MAP = "viridis"
 DPI = 120
 SETTINGS = {
     "text.parse_math": False,
+    "font.family": [fonts.OWN],
     "font.size": 10,
     "axes.titlesize": 11,
     "axes.titlelocation": "left",
@@ -41,45 +43,16 @@ SETTINGS = {
     "lines.linewidth": 1.5,
     "figure.constrained_layout.use": True,
 }
-# Fonts with the scripts that matplotlib's own lacks; those that the machine has stand in for it where a
-# character is missing.
-SCRIPTS = (
-    "Noto Sans CJK JP",
-    "Noto Sans CJK SC",
-    "Noto Sans CJK KR",
-    "Noto Sans JP",
-    "Noto Sans SC",
-    "Source Han Sans",
-    "WenQuanYi Zen Hei",
-    "WenQuanYi Micro Hei",
-    "Droid Sans Fallback",
-    "IPAGothic",
-    "NanumGothic",
-    "Hiragino Sans",
-    "PingFang SC",
-    "Microsoft YaHei",
-    "Malgun Gothic",
-    "Arial Unicode MS",
-    "Noto Sans Devanagari",
-    "Noto Sans Thai",
-    "Noto Sans",
-    "FreeSans",
-)
 
 
 @contextlib.contextmanager
 def style() -> Iterator[None]:
     """Within, figures look as they do here, whatever the user's own matplotlibrc says."""
     import matplotlib
-    from matplotlib import font_manager
 
-    there = {font.name for font in font_manager.fontManager.ttflist}
-    with warnings.catch_warnings(), matplotlib.rc_context():
-        # a script that the font lacks shows as boxes
-        warnings.filterwarnings("ignore", message="Glyph .* missing")
+    with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(SETTINGS)
-        matplotlib.rcParams["font.family"] = ["DejaVu Sans", *(name for name in SCRIPTS if name in there)]
         yield
 
 
@@ -94,13 +67,26 @@ def axes(width: float, height: float, **labels: Any) -> tuple[Figure, Any]:
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as a PNG without time or version inside, so that equal data gives equal bytes."""
+    """The figure as a PNG without time or version inside, so that equal data gives equal bytes.
+
+    Each text is drawn with the installed fonts that have its characters.
+    """
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        if not text.get_text().isascii():  # matplotlib goes on to the next where a font lacks a character
+            text.set_fontfamily([*text.get_fontfamily(), *fonts.families([text.get_text()])])
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=DPI, metadata={"Software": None})
     return data.getvalue()
 
 
 def short(name: str, most: int = 24) -> str:
-    """A class or clip name that fits, without characters that do not print."""
-    name = "".join(c if c.isprintable() else "?" for c in name)
+    """A name or another text that fits, with a question mark for what no installed font has."""
+    name = fonts.readable(name)
     return name if len(name) <= most else name[: most - 1] + "…"
+
+
+def names(given: Sequence[str], most: int = 24) -> list[str]:
+    """What a picture shows for classes: names that fit, numbers for those that no installed font can draw."""
+    return [short(name, most) for name in fonts.names(given)]

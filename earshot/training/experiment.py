@@ -21,7 +21,16 @@ from earshot.core.files import by_content, digest_of, empty
 from earshot.core.fingerprint import fingerprint, recorded
 from earshot.core.kaggle_paths import pretrained, root
 from earshot.features.cache import Cache
-from earshot.training import cross_validation, dataset, folds, parts, precision, pseudo_labels, resume
+from earshot.training import (
+    cross_validation,
+    dataset,
+    folds,
+    parts,
+    precision,
+    pseudo_labels,
+    resume,
+    training_clips,
+)
 from earshot.training.dataset import Rows
 from earshot.training.run import CONFIG, Run, about, decided
 
@@ -199,6 +208,7 @@ class Job:
             self.at = precision.decide(self.fresh, self.rows, self.settings, self.at)
         self.fresh = None  # up to a gigabyte
         run = Run.begin(folder, self.record, about(self.cache, self.recipe, self.at)).whole()
+        training_clips.keep(run.folder, self.cache, self.numbers)
         run.quiet = quiet
         self.at = decided(run, self.at)
         rows, several_labels = self.rows, ", any number of them a clip" if self.rows.multilabel else ""

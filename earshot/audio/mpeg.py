@@ -1,0 +1,160 @@
+"""MP3 files: joined ones, and streams of varying bit rate that do not say how long they are."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import NamedTuple
+
+from earshot.audio.source import Source
+
+# From the start of a frame to the mark of the frame that describes a stream; it holds no sound.
+MARKS = (36, 21, 13)
+DESCRIBES = (b"Xing", b"Info")
+# Kilobits per second by (MPEG 1?, layer), then by the number in the header.
+LOW = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
+KILOBITS = {
+    (True, 1): tuple(range(0, 480, 32)),
+    (True, 2): (0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
+    (True, 3): (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (False, 1): (0, 32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
+    (False, 2): LOW,
+    (False, 3): LOW,
+}
+RATES = (44100, 48000, 32000)
+MOST = 1000  # places that are looked at, where a file is full of what marks another stream
+WINDOW = 1 << 16  # bytes looked through at a time
+
+
+class Frame(NamedTuple):
+    """A frame's header."""
+
+    size: int
+    """Bytes of the frame."""
+    kilobits: int
+    """Kilobits per second."""
+    kind: int
+    """Version, layer and sampling rate, which all frames of a stream share."""
+
+
+def frame(head: bytes) -> Frame | None:
+    """The frame whose first four bytes these are, None where they are no header of one."""
+    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
+        return None
+    version, layer = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3)
+    rate, bits = head[2] >> 2 & 3, head[2] >> 4
+    if version == 1 or layer == 4 or rate == 3 or bits in (0, 15):
+        return None
+    kilobits = KILOBITS[version == 3, layer][bits]
+    hertz = RATES[rate] >> (3 - version if version else 2)
+    padding = head[2] >> 1 & 1
+    if layer == 1:
+        size = (12000 * kilobits // hertz + padding) * 4
+    else:
+        size = (144000 if version == 3 or layer == 2 else 72000) * kilobits // hertz + padding
+    return Frame(size, kilobits, (head[1] & 0xFE) << 8 | head[2] & 0x0C)
+
+
+def streams(source: Source, first: int) -> list[Source]:
+    """The streams of a file whose first frame begins at a place, each with its length told."""
+    edges = [0, *_cuts(source, first), source.size]
+    if len(edges) == 2:
+        return [_told(source, first)]
+    return [_told(source.part(start, end), 0 if start else first) for start, end in pairwise(edges)]
+
+
+def behind_tag(source: Source, at: int) -> int:
+    """Where an ID3v2 tag ends that begins here; the place itself without one."""
+    head = source.read_at(at, 10)
+    if len(head) < 10 or head[:3] != b"ID3" or any(byte > 127 for byte in head[6:]):
+        return at
+    return at + 10 + sum(byte << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
+
+
+def _cuts(source: Source, first: int) -> list[int]:
+    """Where another stream begins: a tag with frames behind it, a frame that describes a whole stream, or
+    where the first stream's description ends."""
+    found: set[int] = set()
+    for mark in (b"ID3", *DESCRIBES):
+        at = first
+        for _ in range(MOST):
+            at = source.find(mark, at + 1)
+            if at < 0:
+                break
+            starts = [behind_tag(source, at)] if mark == b"ID3" else [at - offset for offset in MARKS]
+            found |= {
+                one for one in starts if one not in (at, first) and one > first and _begins(source, one)
+            }
+    end = _described_end(source, first)
+    if end and _begins(source, end) and not any(first < at <= end for at in found):
+        found.add(end)
+    return sorted(found)
+
+
+def _begins(source: Source, at: int) -> bool:
+    return frame(source.read_at(at, 4)) is not None
+
+
+def _description(source: Source, first: int) -> bytes | None:
+    """The description in a stream's first frame: mark, flags, frames, bytes."""
+    for offset in MARKS:
+        mark = source.read_at(first + offset, 16)
+        if mark[:4] in DESCRIBES:
+            return mark
+    return None
+
+
+def _described_end(source: Source, first: int) -> int | None:
+    """Where the first stream ends as its own description has it, if it has one and more follows."""
+    mark = _description(source, first)
+    if mark is None or len(mark) < 16 or not mark[7] & 2:
+        return None
+    size = int.from_bytes(mark[12:16] if mark[7] & 1 else mark[8:12])
+    return first + size if 0 < size < source.size - first else None
+
+
+def _told(source: Source, first: int) -> Source:
+    """The stream behind a frame that describes it, where it has none and its bit rate varies.
+
+    mpg123 takes the first frame's bit rate for all of them: libsndfile then ends too early, or tells a length
+    that is several times too long.
+    """
+    if _description(source, first) or source.read_at(first + 36, 4) == b"VBRI":
+        return source
+    count, rates = 0, set()
+    for one in _frames(source, first):
+        count += 1
+        rates.add(one.kilobits)
+    if len(rates) < 2:
+        return source
+    header = bytearray(source.read_at(first, 4))
+    mono, old = header[3] >> 6 == 3, header[1] & 0x08 == 0
+    mark = MARKS[(1 if old else 0) + (1 if mono else 0)]
+    header[1] |= 1  # no checksum
+    header[2] = header[2] & 0x0D | 0x90  # large enough for the description, no padding
+    made = frame(bytes(header))
+    if made is None or header[1] & 0x06 != 0x02:  # another layer than MP3's
+        return source
+    text = b"Xing" + struct.pack(">III", 3, count, made.size + source.size - first)
+    new = bytes(header) + b"\0" * (mark - 4) + text
+    return source.part(first, source.size, new.ljust(made.size, b"\0"))
+
+
+def _frames(source: Source, at: int) -> Iterator[Frame]:
+    """The frames of a stream, one behind the other; where one is damaged, from the next on."""
+    window, start, kind, damaged = source.read_at(at, WINDOW), at, None, 0
+    while at + 4 <= source.size:
+        if at + 4 > start + len(window):
+            window, start = source.read_at(at, WINDOW), at
+        one = frame(window[at - start : at - start + 4])
+        if one is None or kind not in (None, one.kind):
+            damaged += 1
+            if damaged > MOST:
+                return
+            found = window.find(b"\xff", at + 1 - start)
+            at = start + (len(window) if found < 0 else found)
+            continue
+        kind = one.kind
+        yield one
+        at += one.size

@@ -1,0 +1,123 @@
+"""WAV files whose header a recorder left unfinished, and several in one file."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+from earshot.audio.source import Source
+
+KINDS = {b"RIFF": "<", b"RF64": "<", b"BW64": "<", b"RIFX": ">"}  # with their byte order
+MOST = 10_000  # chunks of a file; usual are three to ten
+
+
+def files(source: Source) -> Iterator[Source]:
+    """The WAV files one behind the other; each as it is where its header holds together, else behind a new
+    one."""
+    at = 0
+    while True:
+        head = source.read_at(at, 12)
+        if head[:4] not in KINDS or head[8:] != b"WAVE":
+            return
+        form, body, end, sound = _wave(source, at, KINDS[head[:4]])
+        following = end + (end & 1)
+        if source.read_at(following, 4) not in KINDS:
+            following = end if source.read_at(end, 4) in KINDS else source.size
+        last = following >= source.size
+        if sound or form is None:
+            yield source if at == 0 and last else source.part(at, following)
+        else:
+            size = min(end - body, 0xFFFFFFFF)
+            chunk = b"fmt " + struct.pack("<I", len(form)) + form + b"\0" * (len(form) & 1)
+            whole = min(4 + len(chunk) + 8 + size, 0xFFFFFFFF)
+            new = b"RIFF" + struct.pack("<I", whole) + b"WAVE" + chunk + b"data" + struct.pack("<I", size)
+            if head[:4] == b"RIFX":
+                new = _swapped(new)
+            yield source.part(body, end, new)
+        if last:
+            return
+        at = following
+
+
+def _swapped(header: bytes) -> bytes:
+    """A header written with the other byte order; the format itself is in the file's own already."""
+    size = struct.unpack("<I", header[16:20])[0]
+    return b"".join(
+        (
+            b"RIFX",
+            header[4:8][::-1],
+            header[8:16],
+            header[16:20][::-1],
+            header[20 : 20 + size + (size & 1)],
+            b"data",
+            header[-4:][::-1],
+        )
+    )
+
+
+def _wave(source: Source, at: int, order: str) -> tuple[bytes | None, int, int, bool]:
+    """The chunks of one WAV file.
+
+    Returns:
+        the format chunk (None: not found), where the samples begin and end, and whether the header holds
+        together. The end is where the file's chunks end, where it does.
+    """
+    size, pos, form, sound, wide, odd = source.size, at + 12, None, True, 0, 0
+    stated = at + 8 + struct.unpack(f"{order}I", source.read_at(at + 4, 4))[0]
+    for _ in range(MOST):
+        if pos + 8 > size:
+            break
+        name, count = struct.unpack(f"{order}4sI", source.read_at(pos, 8))
+        if not _chunk(name, pos + 8 + count, size):
+            # An odd chunk that was written without its byte of padding.
+            name, count = struct.unpack(f"{order}4sI", source.read_at(pos - 1, 8))
+            if not odd or not _chunk(name, pos + 7 + count, size):
+                break
+            pos, sound = pos - 1, False
+        if name == b"fmt ":
+            form = source.read_at(pos + 8, min(count, 128))
+        elif name == b"ds64":
+            wide = int.from_bytes(source.read_at(pos + 16, 8), "little")
+        elif name == b"data" and form is not None:
+            body = pos + 8
+            length = wide if count == 0xFFFFFFFF and wide else count
+            end = body + length
+            if length and end <= size and not _runs_on(source, end, stated, order):
+                after = end + (length & 1)
+                more = stated if after <= stated <= size else after
+                return form, body, (more if sound else end), sound
+            empty = not length and (body >= size or _follows(source, body, order))
+            # Longer than the file: as large as the file was to be, which decoders know how to read.
+            return form, body, (body if empty else size), sound and (empty or length > size - body)
+        odd = count & 1
+        pos += 8 + count + odd
+    return None, 0, size, True
+
+
+def _chunk(name: bytes, end: int, size: int) -> bool:
+    printable = all(32 <= byte < 127 for byte in name) and name[:1].isalnum()
+    return printable and (name == b"data" or end <= size + 1)
+
+
+def _follows(source: Source, at: int, order: str) -> bool:
+    """Does a chunk begin here, or another file?"""
+    head = source.read_at(at, 8)
+    if len(head) < 8:
+        return True
+    name, count = struct.unpack(f"{order}4sI", head)
+    return _chunk(name, at + 8 + count, source.size)
+
+
+def _runs_on(source: Source, end: int, stated: int, order: str) -> bool:
+    """Do samples go on behind the length that the header states?
+
+    So it is where a recorder died between two updates of its header, and in a file of more than 4 GB, whose
+    length starts again at nothing. The length of the whole file, which the header states too, tells.
+    """
+    covered = stated == source.size or source.size - stated >= 1 << 32
+    return (
+        covered
+        and source.size - end > 8
+        and not _follows(source, end, order)
+        and not _follows(source, end + 1, order)
+    )

@@ -1,0 +1,184 @@
+"""Which installed font has the characters of a text, so that no picture shows boxes in their place."""
+
+from __future__ import annotations
+
+import threading
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+OWN = "DejaVu Sans"  # matplotlib brings it
+# Where several fonts have a character, these come first, in this order: readable, and of one style.
+PREFERRED = (
+    "Noto Sans CJK JP",
+    "Noto Sans CJK SC",
+    "Noto Sans CJK KR",
+    "Noto Sans JP",
+    "Noto Sans SC",
+    "Source Han Sans",
+    "WenQuanYi Zen Hei",
+    "WenQuanYi Micro Hei",
+    "Droid Sans Fallback",
+    "IPAGothic",
+    "NanumGothic",
+    "Hiragino Sans",
+    "PingFang SC",
+    "Microsoft YaHei",
+    "Malgun Gothic",
+    "Arial Unicode MS",
+    "Noto Sans Devanagari",
+    "Noto Sans Thai",
+    "Noto Sans",
+    "FreeSans",
+)
+SHOWN = 6  # names that the warning spells out
+
+
+@dataclass(frozen=True)
+class Font:
+    """A font: its family, as matplotlib names it, and its file; `rank` orders them."""
+
+    rank: int
+    family: str
+    path: str
+
+
+_known: dict[str, Font | None] = {}
+_lock = threading.Lock()
+
+
+def of(text: str) -> list[Font | None]:
+    """The font of each character, None where no installed font has it."""
+    with _lock:
+        unknown = set(text) - _known.keys()
+        if unknown:
+            _known.update(_look_up(unknown))
+        return [_known[character] for character in text]
+
+
+def families(texts: Iterable[str]) -> list[str]:
+    """The families that together have all characters that any font has; matplotlib's own is the first.
+
+    The order depends on the fonts alone, so that equal texts give equal pictures.
+    """
+    found = {font for font in of("".join(texts)) if font is not None and font.family != OWN}
+    return [OWN, *(font.family for font in sorted(found, key=lambda font: font.rank))]
+
+
+def plain(text: str) -> str:
+    """A text for a picture: blanks as they are drawn, without what only steers other characters."""
+    text = "".join(" " if c.isspace() else c for c in text if not _steers(c))
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def drawable(text: str) -> bool:
+    """Has every character of `plain(text)` a font?"""
+    return None not in of(plain(text))
+
+
+def readable(text: str) -> str:
+    """`plain(text)` with a question mark in place of what no font has."""
+    text = plain(text)
+    return "".join(c if font else "?" for c, font in zip(text, of(text), strict=True))
+
+
+def names(given: Sequence[str]) -> list[str]:
+    """What pictures show for names: the name, or its number (#1 is the first) where no font can draw it."""
+    numbers = [f"#{number}" for number in range(1, len(given) + 1)]
+    shown = [plain(name) if drawable(name) else number for name, number in zip(given, numbers, strict=True)]
+    # a class may be called #3: then numbers stand for all
+    return numbers if len(set(shown)) < len(set(map(plain, given))) else shown
+
+
+def legend(given: Sequence[str]) -> list[tuple[str, str]]:
+    """(number, name) of the names that `names` shows as numbers."""
+    shown = names(given)
+    return [(s, name) for s, name in zip(shown, given, strict=True) if s != plain(name)]
+
+
+def warning(given: Sequence[str], where: str) -> str | None:
+    """The line about names that no installed font can draw, None where all can be drawn.
+
+    Args:
+        where: a clause that says where the names are.
+    """
+    hidden = legend(given)
+    if not hidden:
+        return None
+    some = ", ".join(f"{number} is {name}" for number, name in hidden[:SHOWN])
+    more = f", ... ({len(hidden)} in all)" if len(hidden) > SHOWN else ""
+    return (
+        f"warning: no installed font has all characters of {len(hidden)} of {len(given)} names: pictures "
+        f"show numbers for them ({some}{more}); {where}"
+    )
+
+
+def _steers(character: str) -> bool:
+    """Is it invisible by itself: a joiner, a direction mark, a variation selector?"""
+    selector = "\ufe00" <= character <= "\ufe0f" or "\U000e0100" <= character <= "\U000e01ef"
+    return selector or unicodedata.category(character) == "Cf"
+
+
+def _look_up(characters: set[str]) -> dict[str, Font | None]:
+    from matplotlib import font_manager
+
+    found: dict[str, Font | None] = dict.fromkeys(characters)
+    own = font_manager.findfont(font_manager.FontProperties(family=[OWN]))
+    rest = _take(found, characters, Font(0, OWN, str(own)))
+    for font in _installed() if rest else ():
+        rest = _take(found, rest, font)
+        if not rest:
+            break
+    return found
+
+
+def _take(found: dict[str, Font | None], wanted: set[str], font: Font) -> set[str]:
+    """Note the font for those of the wanted characters that it draws; the rest."""
+    from matplotlib.ft2font import FT2Font
+
+    try:
+        face = FT2Font(font.path)  # not kept: each holds its file open
+        face.set_size(12, 72)
+        has = {c for c in wanted if face.get_char_index(ord(c)) and (c == " " or _outlined(face, c))}
+    except (OSError, RuntimeError):
+        return wanted  # a damaged file, or pixels of one size only
+    found.update(dict.fromkeys(has, font))
+    return wanted - has
+
+
+def _outlined(face: Any, character: str) -> bool:
+    """Does the font draw it? Coloured emoji can be layers that matplotlib does not draw: an empty shape."""
+    return face.load_char(ord(character)).width > 0
+
+
+def _installed() -> Iterator[Font]:
+    """The machine's fonts, one a family, the preferred ones first, then by name."""
+    from matplotlib import font_manager, get_data_path
+
+    manager = font_manager.fontManager
+    listed = {entry.fname for entry in manager.ttflist}
+    for path in sorted(font_manager.findSystemFonts()):
+        if path not in listed:  # matplotlib's list is from when it first ran here
+            try:
+                manager.addfont(path)
+            except Exception:  # matplotlib itself passes over whatever such a file raises
+                continue
+    entries = [
+        entry
+        for entry in manager.ttflist
+        # its own further fonts are for formulas, or have boxes for every character
+        if not entry.fname.startswith(get_data_path())
+        and "lastresort" not in entry.name.replace(" ", "").lower()
+    ]
+    place = {name: index for index, name in enumerate(PREFERRED)}
+    wanted = sorted({entry.name for entry in entries}, key=lambda name: (place.get(name, len(place)), name))
+    regular = {"normal": 400, "regular": 400, "book": 400, "medium": 500}
+    files: dict[str, tuple] = {}
+    for entry in entries:
+        weight = regular.get(entry.weight, entry.weight)
+        odd = abs(weight - 400) if isinstance(weight, int) else 1000
+        order = (entry.style != "normal", odd, str(entry.stretch) != "normal", entry.fname)
+        files[entry.name] = min(files.get(entry.name, order), order)
+    for rank, name in enumerate(wanted, 1):
+        yield Font(rank, name, files[name][-1])

@@ -1,0 +1,122 @@
+"""Was a model trained on this very audio? Then its prediction is optimistic, and the user is warned."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from earshot.core.errors import UserError
+from earshot.core.files import digest
+from earshot.prediction.members import Member
+from earshot.training import training_clips
+from earshot.training.predict import predictors
+from earshot.training.run import Run
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A file that is a training clip.
+
+    Args:
+        id: the clip's; of several with this content, the first.
+        by_name: compared by file name, because the run was made before contents were kept.
+        fold, probabilities: the fold whose models were trained without it, and what they predict (classes,);
+            None where that is not known, or no model was.
+    """
+
+    id: str
+    by_name: bool
+    fold: int | None
+    probabilities: np.ndarray | None
+
+    def __str__(self) -> str:
+        if self.by_name:
+            return (
+                f"a training clip has this name ({self.id}): if it is the same audio, which this older run "
+                "does not know, the prediction is optimistic"
+            )
+        return f"this audio is in the training data ({self.id}): the prediction is optimistic"
+
+
+class SeenClips:
+    """The training clips of a run, or of a blend's runs; `warning` is a line about what could not be read."""
+
+    def __init__(self, whole: Member):
+        self.warning: str | None = None
+        self._rows = _out_of_fold(whole)
+        self._ids: dict[str, list[str]] = {}  # by digest
+        known: set[str] = set()
+        unknown: set[str] = set()  # clips whose content is not kept
+        for run in whole.runs():
+            clips = self._read(run)
+            if clips is None:
+                unknown.update(_out_of_fold(Member(run.folder, run, (), None, "best", "")))
+                continue
+            left_out = {part.fold for part in predictors(run)}
+            for clip in clips:
+                known.add(clip.id)
+                same = self._ids.setdefault(clip.sha256, [])
+                # the model of a single fold was not trained on that fold's clips
+                if left_out != {clip.fold} and clip.id not in same:
+                    same.append(clip.id)
+        ids = sorted(unknown - known)
+        several = Counter(PurePosixPath(id).name for id in ids)
+        self._names = {name: id for id in ids if several[name := PurePosixPath(id).name] == 1}
+
+    def _read(self, run: Run) -> list[training_clips.TrainingClip] | None:
+        try:
+            return training_clips.read(run.folder)
+        except UserError as error:
+            self.warning = f"warning: {error}; until then training clips are recognised by their names"
+            return None
+
+    def find(self, path: Path | str, name: str | None = None) -> Seen | None:
+        """The training clip that a file is, None for new audio.
+
+        Args:
+            name: what the file was called, where `path` is a copy.
+        """
+        try:
+            ids = self._ids.get(digest(path), []) if self._ids else []
+        except OSError:  # whoever decodes it says why
+            return None
+        if ids:
+            # of one content in several folds, each model was trained on one
+            row = self._rows.get(ids[0]) if len(ids) == 1 else None
+            return Seen(ids[0], False, *(row or (None, None)))
+        named = PurePosixPath(Path(path).name if name is None else name)
+        id = self._names.get(named.name) or self._names.get(named.stem)
+        return Seen(id, True, *self._rows.get(id, (None, None))) if id is not None else None
+
+    def lines(self, files: dict[str, Path]) -> list[str]:
+        """The warnings about several files (by id): what could not be read, and which are training clips."""
+        found = {id: seen for id, path in files.items() if (seen := self.find(path)) is not None}
+        lines = [self.warning] if self.warning else []
+        for by_name, about in (
+            (False, "are in the training data: their predictions are optimistic"),
+            (
+                True,
+                "have a training clip's name: if they are that clip, which this older run does not know, "
+                "their predictions are optimistic",
+            ),
+        ):
+            mine = [id for id, seen in found.items() if seen.by_name is by_name]
+            named = ", ".join(mine[:3]) + (", ..." if len(mine) > 3 else "")
+            lines += [f"warning: {len(mine)} of {len(files)} files ({named}) {about}"] if mine else []
+        return lines
+
+
+def _out_of_fold(whole: Member) -> dict[str, tuple[int, np.ndarray]]:
+    """Fold and out-of-fold probabilities (classes,) by id; empty where there are none."""
+    if whole.run is None and whole.folder is None:
+        return {}  # a mean that is not kept
+    try:
+        oof = whole.oof()
+    except UserError:
+        return {}
+    return {
+        str(id): (int(fold), row) for id, fold, row in zip(oof.ids, oof.folds, oof.probabilities, strict=True)
+    }

@@ -1,0 +1,67 @@
+"""What a run was trained on, kept in the run: each clip's id, its fold, the SHA-256 of its file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from earshot.core.errors import UserError
+from earshot.core.files import write_text
+from earshot.features.cache import Cache
+
+NAME = "training_clips.csv"
+COLUMNS = ["id", "fold", "sha256"]
+
+
+class TrainingClip(NamedTuple):
+    """A clip; its fold is the one that it was validated in, -1 for none; `sha256` as 64 hex digits."""
+
+    id: str
+    fold: int
+    sha256: str
+
+
+def keep(folder: Path, cache: Cache, folds: np.ndarray) -> None:
+    """Write the run's training_clips.csv, unless it is there or the cache knows no digests, as those of
+    version 0.1.
+
+    Args:
+        folds: (clips,) the run's fold of each training clip.
+    """
+    split = cache.split("train")
+    if (folder / NAME).exists() or "digests" not in split:
+        return
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for id, fold, digest in zip(split["ids"].tolist(), folds.tolist(), split["digests"], strict=True):
+        if digest.any():
+            writer.writerow([id, fold, digest.tobytes().hex()])
+    write_text(folder / NAME, text.getvalue())
+
+
+def read(folder: Path) -> list[TrainingClip] | None:
+    """What `keep` wrote; None where there is nothing, as in runs of version 0.1.
+
+    Raises:
+        UserError: the file is damaged, or another program's.
+    """
+    from earshot.core import csv_table
+
+    path = folder / NAME
+    if not path.exists():
+        return None
+    frame = csv_table.read(path)
+    if list(frame.columns) != COLUMNS or not all(
+        re.fullmatch("-?[0-9]{1,9}", fold) and re.fullmatch("[0-9a-f]{64}", digest)
+        for fold, digest in zip(frame.get("fold", []), frame.get("sha256", []), strict=True)
+    ):
+        raise UserError(
+            f"{path} is damaged: delete it, and run the run's train.py again, which writes it anew"
+        )
+    return [TrainingClip(id, int(fold), digest) for id, fold, digest in frame.itertuples(index=False)]
