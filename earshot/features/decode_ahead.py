@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -92,6 +92,18 @@ def ahead(started: Iterator[Job], workers: int) -> Iterator[tuple[Part, list]]:
 def samples(item: Any) -> int:
     """The samples that a decoded clip keeps in memory: of a stretch, all of its recording."""
     return 0 if isinstance(item, str) else (item.wave if item.wave.base is None else item.wave.base).size
+
+
+def bites(prepared: Iterable[Any]) -> Iterator[list[Any]]:
+    """The items in lists of at most a shard's clips; shorter ones where clips are long."""
+    bite: list[Any] = []
+    for item in prepared:
+        bite.append(item)
+        if len(bite) == SHARD or sum(map(samples, bite)) > HELD:
+            yield bite
+            bite = []
+    if bite:
+        yield bite
 
 
 def decode(path: str, rate: int, settings: Any, listed: bool = False) -> Decoded | str:

@@ -7,7 +7,7 @@ import itertools
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -253,18 +253,6 @@ def _set_aside(part: Part, reason: str) -> None:
     print(f"{reason}: set aside as {aside.name}, made again", flush=True)
 
 
-def _bites(prepared: Iterable[Any]) -> Iterator[list[Any]]:
-    """The items in lists that memory holds; one list, unless clips are long."""
-    bite: list[Any] = []
-    for item in prepared:
-        bite.append(item)
-        if sum(map(decode_ahead.samples, bite)) > decode_ahead.HELD:
-            yield bite
-            bite = []
-    if bite:
-        yield bite
-
-
 def _features(
     plan: Plan, part: Part, prepared: Iterable[Any], extractor: Any, batch_size: int
 ) -> tuple[dict[str, Any], int]:
@@ -272,7 +260,7 @@ def _features(
     there is none."""
     features: list[Any] = []
     items: list[Any] = []  # without their waves
-    for bite in _bites(prepared):
+    for bite in decode_ahead.bites(prepared):
         waves = [item for item in bite if not isinstance(item, str)]
         while True:
             try:

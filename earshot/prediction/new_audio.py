@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -15,8 +15,7 @@ from earshot.core.device import Device
 from earshot.core.errors import UserError
 from earshot.core.file_names import audio_suffixes, text_of
 from earshot.core.files import digest, digest_of
-from earshot.features.decode_ahead import decode
-from earshot.features.shards import SHARD
+from earshot.features.decode_ahead import bites, decode
 from earshot.training.run import Run
 
 if TYPE_CHECKING:
@@ -80,30 +79,55 @@ def extractor_of(run: Run, weights: str | None, device: Device) -> tuple[Any, Au
     return extractor, with_defaults(AudioSettings(), made["audio"], where)
 
 
-def features(
-    run: Run, ids: list[str], files: list[Path], weights: str | None, device: Device, batch_size: int = 16
-) -> tuple[dict[str, Any], float, list[tuple[str, str]]]:
-    """A split of new clips as a cache would hold it, with the run's view alone.
+class NewClips(NamedTuple):
+    """New clips as a cache would hold them, and what is to be said of them."""
 
-    Returns:
-        the split, the seconds that its time axis spans, and (id, reason) of the files that cannot be heard.
+    split: dict[str, Any]
+    """With the run's view alone."""
+    span: float
+    """The seconds that the view's time axis stands for."""
+    bad: dict[str, str]
+    """Id -> reason of the files that cannot be used."""
+    cancelled: list[str]
+    """Ids of the files whose channels cancel each other out."""
+
+
+def features(
+    run: Run,
+    ids: list[str],
+    files: list[Path],
+    weights: str | None,
+    device: Device,
+    batch_size: int = 16,
+    listed: frozenset[Path] = frozenset(),
+) -> NewClips:
+    """The features of new clips for a run.
+
+    Args:
+        listed: the files that were there when the work began: one that is gone now is not at fault.
+    Raises:
+        TemporaryError: the disk or the network failed; a file is gone since it was listed.
     """
     from tqdm import tqdm
 
     extractor, audio = extractor_of(run, weights, device)
-    clip, found, bad = [], [], []
-    for first in tqdm(range(0, len(files), SHARD), desc="features", disable=None, leave=False):
-        decoded = [decode(str(path), extractor.rate, audio) for path in files[first : first + SHARD]]
-        good = [i for i, item in enumerate(decoded) if not isinstance(item, str)]
-        bad += [(ids[first + i], item) for i, item in enumerate(decoded) if isinstance(item, str)]
-        for index, one in zip(
-            good,
-            extractor.extract([decoded[i][0] for i in good], [decoded[i][1] for i in good], batch_size),
-            strict=True,
-        ):
-            clip += [first + index] * len(one.start)
-            found.append(one)
-    return split(run, ids, clip, found, extractor), extractor.span, bad
+    clip, found, number = [], [], 0
+    bad: dict[str, str] = {}
+    cancelled: list[str] = []
+    with tqdm(total=len(files), desc="features", disable=None, leave=False) as bar:
+        for bite in bites(decode(str(path), extractor.rate, audio, path in listed) for path in files):
+            numbered = list(enumerate(bite, number))
+            bad |= {ids[i]: item for i, item in numbered if isinstance(item, str)}
+            good = [(i, item) for i, item in numbered if not isinstance(item, str)]
+            cancelled += [ids[i] for i, item in good if item.cancelled]
+            made = extractor.extract(
+                [item.wave for _, item in good], [item.offset for _, item in good], batch_size
+            )
+            clip += [i for (i, _), one in zip(good, made, strict=True) for _ in one.start]
+            found += made
+            number += len(bite)
+            bar.update(len(bite))
+    return NewClips(split(run, ids, clip, found, extractor), extractor.span, bad, cancelled)
 
 
 def split(

@@ -77,20 +77,29 @@ def audio(
     """Predictions for new audio: as a csv, or shown."""
     classes, first, reasons = whole.classes, whole.runs()[0], {}
     ids, files, notes = new_audio.listed(paths)
+    listed = frozenset(path for path in files if path.exists())
+    cancelled: list[str] = []
     for line in notes:
         print(line)
-    clips = SeenClips(whole)
+    seen = SeenClips(whole)
 
     def ask(run: Run, kind: str) -> np.ndarray:
-        split, span, bad = new_audio.features(run, ids, files, flags.weights, device)
-        reasons.update(bad)
-        rows = Rows(split, run.config["record"]["view"], classes, span, device.name)
+        clips = new_audio.features(run, ids, files, flags.weights, device, listed=listed)
+        reasons.update(clips.bad)
+        cancelled[:] = clips.cancelled
+        rows = Rows(clips.split, run.config["record"]["view"], classes, clips.span, device.name)
         return predict.predict_run(run, rows, rebuild, decided(run, device), kind=kind)
 
     # a line a file is what scripts read
-    for line in clips.lines(dict(zip(ids, files, strict=True))):
+    for line in seen.lines(dict(zip(ids, files, strict=True))):
         print(line, file=sys.stderr if show else sys.stdout)
     probabilities, unheard = predict.fill(whole.predict(ask), np.array(first.config["prior"]))
+    if cancelled:
+        print(
+            f"warning: the channels of {len(cancelled)} clips cancel each other out (first: {cancelled[0]}): "
+            "the first channel is used there",
+            file=sys.stderr if show else sys.stdout,
+        )
     if show:
         for id, row in zip(ids, probabilities, strict=True):
             best = np.argsort(-row)[: flags.top]
