@@ -43,6 +43,27 @@ TESTED = {
         ["test_numbers.py"],
         "a tested answer, or a stop that names the clips",
     ),
+    "drives that drop, reads that fail, descriptors, memory": (
+        ["test_temporary.py"],
+        "one line and exit code 75, no clip blamed; the same command later gives the same bytes",
+    ),
+    "no name, no home, no UTF-8, closed streams": (["test_process.py"], "as everywhere"),
+    "joined streams, unfinished headers, channels that cancel, pages for audio": (
+        ["test_streams.py"],
+        "decoded to the end, or named",
+    ),
+    "labels in two spellings, ids without zeros, stray quotes": (
+        ["test_names.py", "test_rows_and_ids.py"],
+        "one label, the right file, no row lost, and said; or refused with the line",
+    ),
+    "file names of any bytes, zips from a Mac, files not used, commands": (
+        ["test_file_names.py"],
+        "used and named as text; commands run as they are copied",
+    ),
+    "the page below a prefix, class names in any script, renamed training clips": (
+        ["test_page_proxy.py", "test_fonts.py", "test_seen_clips.py"],
+        "works, can be read, is recognised",
+    ),
     "foreign arrays, YAML and settings": (["test_hostile.py"], "refused, nothing executed"),
 }
 FUZZED = 2000  # inputs a property

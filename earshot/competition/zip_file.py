@@ -12,7 +12,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from earshot.core.errors import UserError
+from earshot.core.errors import UserError, unless_temporary
 from earshot.core.files import locked
 
 MAX_MEMBERS = 500_000
@@ -60,6 +60,7 @@ def unpack(path: Path, into: Path) -> Path:
         kind = NotWhole if isinstance(error, (zlib.error, lzma.LZMAError, EOFError)) else UserError
         raise kind(f"cannot unpack {path}: {error or type(error).__name__}") from None
     except OSError as error:
+        unless_temporary(path, error)
         raise UserError(f"cannot unpack {path} into {into}: {error.strerror or error}") from None
     return unpacked(into)
 

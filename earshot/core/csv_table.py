@@ -13,7 +13,7 @@ from typing import IO
 
 import pandas as pd
 
-from earshot.core.errors import UserError
+from earshot.core.errors import UserError, unless_temporary
 
 # Far above any competition's, and checked before memory is taken: a stranger's csv must not fill it.
 MAX_BYTES = 2**29
@@ -86,6 +86,7 @@ def read(path: Path) -> pd.DataFrame:
         )
         raise UserError(f"cannot read {path}, line {at}: {error}: {hint}") from None
     except OSError as error:
+        unless_temporary(path, error)
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     if header is None:
         raise UserError(f"cannot read {path}: it is empty: download it again, or delete it")

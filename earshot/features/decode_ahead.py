@@ -19,7 +19,7 @@ from earshot.features.shards import SHARD, Part, parts
 if TYPE_CHECKING:
     from earshot.features.plan import Plan
 
-HELD = 1 << 26  # samples (256 MB) of clips at work, and again of clips decoded ahead
+HELD = 1 << 25  # samples (128 MB) of clips at work, and again of clips decoded ahead
 
 
 class Decoded(NamedTuple):

@@ -274,6 +274,7 @@ def _features(
                 batch_size //= 2
                 print(f"out of memory: batch size {batch_size} from here on", flush=True)
         items += [item if isinstance(item, str) else item._replace(wave=None) for item in bite]
+        del waves, bite  # before the next ones are decoded
     good = [index for index, item in enumerate(items) if not isinstance(item, str)]
     windows = [len(f.start) for f in features]
     if part.split == augmented_copies.NAME:
