@@ -249,6 +249,36 @@ def test_a_file_that_changed_behind_the_same_size_and_time(tmp_path):
     assert "nothing to do" in extract(tmp_path, data).stdout
 
 
+def test_a_file_that_changes_while_features_are_extracted(tmp_path):
+    """Both contents must not come into one cache; found as the shards are joined."""
+    data = make_competition(tmp_path / "tones", train=4, subm=1, seconds=0.3)
+    stop = ("--max-hours", "1e-9")
+    script("get_features.py", "--competition", data, *EXTRACT, *stop, cwd=tmp_path)
+    code = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from pathlib import Path
+from earshot.features import extract
+check = extract.check_unchanged
+def change(plan):
+    Path({str(data / "audio_train" / "000.wav")!r}).write_bytes(
+        Path({str(data / "audio_train" / "001.wav")!r}).read_bytes()
+    )
+    check(plan)
+extract.check_unchanged = change
+import get_features
+from earshot.core import cli
+cli.run(get_features.main)
+"""
+    command = [sys.executable, "-c", code, "--competition", str(data), *EXTRACT]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and "were changed while features were extracted" in done.stderr
+    assert not (tmp_path / "data" / "tones" / "logmel" / "train.pkl").exists()
+    again = extract(tmp_path, data, ok=None)
+    assert again.returncode == 2 and "clips.train" in again.stderr
+    script("get_features.py", "--competition", data, *EXTRACT, "--fresh", cwd=tmp_path)
+
+
 def test_links_that_lead_nowhere(tmp_path):
     """One is a bad file; twenty in a row, or one that led somewhere before, mean that a drive is away."""
     data = make_competition(tmp_path / "tones", train=10, subm=1, seconds=0.3)

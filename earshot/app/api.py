@@ -19,6 +19,7 @@ from earshot.app.address import Address, host_name
 from earshot.app.proxy import BehindProxy
 from earshot.app.session import Desk
 from earshot.audio.load import BadAudio
+from earshot.core.errors import TemporaryError
 
 LOOPBACK = ("127.0.0.1", "localhost")
 SLACK = 1 << 16  # bytes of a multipart body besides the file
@@ -98,6 +99,8 @@ def build(desk: Desk, host: str, report: Path | None, address: Address | None = 
             return _refused(413, desk.limits.too_large())
         except BadAudio as error:
             return _refused(422, str(error))
+        except TemporaryError as error:
+            return _refused(503, f"this machine failed, not the clip; try again later ({error})")
         finally:
             os.unlink(name)
 

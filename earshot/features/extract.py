@@ -21,7 +21,7 @@ from earshot.core.disk_space import human
 from earshot.core.errors import UserError
 from earshot.core.files import clear_temporary, empty
 from earshot.features import augmented_copies, cache, decode_ahead, for_run, merge_shards, schema
-from earshot.features.plan import Plan, of_cache
+from earshot.features.plan import Plan, check_unchanged, of_cache
 from earshot.features.shards import Part, parts
 
 SAY_SECONDS = 20.0  # between two lines where there is no terminal
@@ -153,6 +153,7 @@ def run(
                     "prior's answer",
                     flush=True,
                 )
+    check_unchanged(plan)
     merge_shards.join(plan, parts(plan))
 
 

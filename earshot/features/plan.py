@@ -161,10 +161,7 @@ def make(
         "weights": digest_of(sources.digests(files, workers))[:16] if files else None,
         "labels": digest_of(competition.classes)[:16],
         "sample_submission": _sample(competition, sources, workers),
-        "clips": {
-            split: _clips(competition, part, sources, workers)
-            for split, part in clips.groupby("split", sort=False)
-        },
+        "clips": _splits(competition, sources, workers),
     }
     digests = tuple(sources.digests(labelled.path, workers))
     sources.save()
@@ -222,6 +219,25 @@ def _sample(competition: Competition, sources: Sources, workers: int) -> str | N
     if competition.sample_submission is None:
         return None
     return sources.digests([competition.sample_submission], workers)[0][:12]
+
+
+def check_unchanged(plan: Plan) -> None:
+    """Raise UserError where audio was changed since it was planned: features of both would be in one
+    cache."""
+    sources = Sources(plan.folder.parent / INDEX)
+    if _splits(plan.competition, sources, 4) != plan.record["clips"]:
+        raise UserError(
+            f"audio files of {plan.competition.root} were changed while features were extracted from them: "
+            "start over with --fresh once nothing writes to them"
+        )
+
+
+def _splits(competition: Competition, sources: Sources, workers: int) -> dict[str, str]:
+    """`_clips` of each split."""
+    return {
+        split: _clips(competition, part, sources, workers)
+        for split, part in competition.clips.groupby("split", sort=False)
+    }
 
 
 def _clips(competition: Competition, part: Any, sources: Sources, workers: int) -> str:
