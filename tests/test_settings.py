@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from earshot import extractors
 from earshot.audio.load import AudioSettings
 from earshot.core import config
 from earshot.core.config import Recipe, TrainingFlags, WindowFlags, load_recipe, recipe_names, with_defaults
-from earshot.core.errors import UserError
+from earshot.core.errors import TemporaryError, UserError
 from earshot.core.fingerprint import differences, fingerprint
 from earshot.features import find_cache, source_files
 from earshot.features.source_files import Sources
@@ -303,8 +304,16 @@ def test_sources_notice_content_and_nothing_else(tmp_path, monkeypatch):
     index, file = tmp_path / "index.json", tmp_path / "a.wav"
     file.write_bytes(b"one")
     first = Sources(index)
-    (digest, gone) = first.digests([file, tmp_path / "gone.wav"])
-    assert (digest, gone) == (hashlib.sha256(b"one").hexdigest(), "")
+    (tmp_path / "nowhere.wav").symlink_to(tmp_path / "gone.wav")
+    (digest, nothing, gone) = first.digests([file, "", tmp_path / "nowhere.wav"])
+    assert (digest, nothing, gone) == (hashlib.sha256(b"one").hexdigest(), "", "")
+    with pytest.raises(TemporaryError, match="gone.wav"):
+        first.digests([file, tmp_path / "gone.wav"])
+    first.save()
+    assert Sources(index).known[str(file)] == {"size": 3, "sha256": digest}, "it might change again at once"
+    # a moment later
+    monkeypatch.setattr(source_files.time, "time_ns", lambda now=time.time_ns: now() + 10**10)
+    first.changed = True
     first.save()
     reads, real = [], source_files.digest
     monkeypatch.setattr(source_files, "digest", lambda path: (reads.append(path), real(path))[1])
@@ -314,8 +323,9 @@ def test_sources_notice_content_and_nothing_else(tmp_path, monkeypatch):
     assert again.digests([file]) == [digest] and reads == [str(file)], "another time: read again, found equal"
     again.save()
     file.write_bytes(b"two")
+    os.utime(file, ns=(1, 1))
     assert Sources(index).digests([file]) == [hashlib.sha256(b"two").hexdigest()], (
-        "the same size, other content"
+        "the same size and time, other content"
     )
     file.write_bytes(b"longer")
     os.utime(file, ns=(1, 1))
@@ -343,7 +353,9 @@ def test_headers_are_remembered(tmp_path, monkeypatch):
 
     soundfile.write(tmp_path / "a.wav", [0.1] * 4000, 8000)
     (tmp_path / "b.wav").write_bytes(b"no audio")
-    paths = [tmp_path / "a.wav", tmp_path / "b.wav", tmp_path / "gone.wav"]
+    (tmp_path / "nowhere.wav").symlink_to(tmp_path / "gone.wav")
+    paths = [tmp_path / "a.wav", tmp_path / "b.wav", tmp_path / "nowhere.wav"]
+    monkeypatch.setattr(source_files.time, "time_ns", lambda now=time.time_ns: now() + 10**10)
     first = Sources(tmp_path / "index.json")
     assert first.headers(paths) == [(0.5, 8000), None, None]
     first.save()

@@ -18,6 +18,8 @@ OF_THE_FILE = frozenset(
         errno.ENAMETOOLONG,
     }
 )
+# What a program meets that follows the numbers of a damaged file.
+OF_THE_CONTENT = frozenset({errno.EINVAL, errno.EOVERFLOW, errno.EFBIG})
 # What only the user can change: where the outputs go, or how much room there is.
 OF_THE_USER = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR}
@@ -43,7 +45,11 @@ def unless_temporary(path: str | os.PathLike, error: BaseException) -> None:
     must not be called damaged for it."""
     if isinstance(error, TemporaryError):
         raise error
-    if isinstance(error, OSError) and error.errno and error.errno not in OF_THE_FILE | OF_THE_USER:
+    if (
+        isinstance(error, OSError)
+        and error.errno
+        and error.errno not in OF_THE_FILE | OF_THE_USER | OF_THE_CONTENT
+    ):
         raise temporary(path, error) from None
 
 
