@@ -103,9 +103,9 @@ def test_repeated_rows_are_named(tmp_path: Path) -> None:
 
 
 def test_a_row_inside_a_quoted_field_is_found(tmp_path: Path) -> None:
-    """In a csv, too: a pair of quotes in two lines which are rows by themselves."""
+    """In a csv, too: a pair of quotes in two lines which are rows by themselves, as all lines are."""
     files(tmp_path, *(f"{n}.wav" for n in "abcde"))
-    lines = ["id,note,label", 'a,"x,owl', "b,y,jay", 'c,z",owl', 'd,"x, y",jay', 'e,"never closed,owl']
+    lines = ["id,note,label", 'a,"x,owl', "b,y,jay", 'c,z",owl', "d,x,jay", 'e,"never closed,owl']
     (tmp_path / "train.csv").write_text("\n".join(lines) + "\n")
     comp = load(tmp_path)
     assert [(i, label) for i, _, label in rows(comp, "train")] == [
@@ -114,6 +114,19 @@ def test_a_row_inside_a_quoted_field_is_found(tmp_path: Path) -> None:
     assert any("2 cells of column note begin with a stray quote (line 2, 6)" in note for note in comp.notes)
     (tmp_path / "train.csv").write_text("\n".join([*lines[:3], "c,z", *lines[4:]]) + "\n")
     assert "c" in {i for _, i, _ in load(tmp_path).missing}
+
+
+def test_cells_of_several_lines_stay_where_quotes_are_used_as_a_csv_does(tmp_path: Path) -> None:
+    """Also where each of their lines could be a row: then it is said."""
+    files(tmp_path, "1.wav", "2.wav")
+    path = tmp_path / "train.csv"
+    path.write_text('id,label,note\n1.wav,dog,"rain\n4.5,km,away"\n2.wav,cat,"quiet, far"\n')
+    assert csv_table.read(path)["note"].tolist() == ["rain\n4.5,km,away", "quiet, far"]
+    comp = load(tmp_path)
+    assert len(rows(comp, "train")) == 2
+    assert any(note.startswith("warning: train.csv: 1 rows take several lines") for note in comp.notes)
+    path.write_text('id,comment\n1.wav,"a ""cat"" purrs\nnot far, not near"\n2.wav,"one, two"\n')
+    assert csv_table.read(path)["comment"].tolist() == ['a "cat" purrs\nnot far, not near', "one, two"]
 
 
 # --- ids without their zeros

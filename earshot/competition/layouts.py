@@ -262,11 +262,17 @@ def stray_quotes(frame: pd.DataFrame, csv: Path, needed: Sequence[str], found: L
         if column in needed:
             raise UserError(
                 f"{csv}, line {lines[0]}: the quote that begins {shown(frame[column][lines[0]])} in column "
-                f"{column} does not end with it: take it out, or put the field into quotes and double it"
+                f"{column} does not end with it: remove it, or quote the whole field and double the quote"
             )
         found.notes.append(
             f"{csv.name}: {len(lines)} cells of column {column} begin with a stray quote (line "
             f"{some(map(str, lines), 5)}): read as text, each line as a row"
+        )
+    joined = frame.attrs.get("joined", [])
+    if joined:
+        found.notes.append(
+            f"warning: {csv.name}: {len(joined)} rows take several lines, each of which could be a row (from "
+            f"line {some(map(str, joined), 5)}): if a quote there is a stray one, remove it"
         )
 
 

@@ -4,10 +4,11 @@ the file."""
 from __future__ import annotations
 
 import csv
+import itertools
 import re
 import stat
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -32,12 +33,13 @@ def read(path: Path) -> pd.DataFrame:
 
     UTF-8 and UTF-16 with its mark; any line ends; commas, else the one of semicolon, tab and bar that the
     header has. Blank lines and columns without any content are left out; a row with too few fields ends in
-    empty cells. A quote that is no csv's (in prose between tabs) is text, where each line by itself has the
-    header's number of fields.
+    empty cells. A stray quote (in prose between tabs) is text, where each line by itself has the header's
+    number of fields.
 
     Returns:
         a str in every cell; the index is each row's (first) line in the file, as an editor counts.
         `attrs["stray"]`: for each column with such quotes, the lines of the cells that begin with one.
+        `attrs["joined"]`: the first lines of rows of several lines, each of which could be a row.
     Raises:
         UserError: not a regular file or not text, no header, two columns of one name, a row with more fields
             than the header, a quote without its end, or larger than any competition's.
@@ -51,10 +53,19 @@ def read(path: Path) -> pd.DataFrame:
             done = 1 if mark else 0
             if not mark:
                 file.seek(0)
-            records = _records(_lines(file, path, done), mark[1] if mark else _separator(first, path))
+            separator = mark[1] if mark else _separator(first, path)
+
+            def regular(width: int) -> bool:
+                """Does every line have so many fields where quotes mean nothing?"""
+                with open(path, encoding=encoding, newline="") as again:
+                    rest = itertools.islice(_lines(again, path, 0), done, None)
+                    return all(len(_bare(line, separator)) == width for line in rest if line.strip())
+
+            records = _records(_lines(file, path, done), separator, regular)
             lines, cells, header, total, at = [], [], None, 0, done + 1
             stray: dict[str, list[int]] = {}
-            for row, taken, odd in records:
+            joined: list[int] = []
+            for row, taken, odd, doubtful in records:
                 here, at = at, at + taken
                 total += len(row)
                 if len(row) > MAX_COLUMNS or total > MAX_CELLS:
@@ -72,6 +83,7 @@ def read(path: Path) -> pd.DataFrame:
                         f"{path}, line {here}: {len(row)} fields, and {len(header)} in the header: put a "
                         "field that holds a separator into quotes, or fix the header"
                     )
+                joined += [here] if doubtful else []
                 for column in odd:
                     stray.setdefault(header[column], []).append(here)
                 lines.append(here)
@@ -92,16 +104,24 @@ def read(path: Path) -> pd.DataFrame:
         raise UserError(f"cannot read {path}: it is empty: download it again, or delete it")
     frame = pd.DataFrame(cells, columns=range(len(header)), index=lines, dtype=object)
     frame = _named(frame, header, path)
-    frame.attrs["stray"] = stray
+    frame.attrs |= {"stray": stray, "joined": joined}
     return frame
 
 
-def _records(lines: Iterator[str], mark: str) -> Iterator[tuple[list[str], int, list[int]]]:
-    """The rows: fields, how many lines they take, the numbers of the fields that begin with a stray quote.
+def _records(
+    lines: Iterator[str], mark: str, regular: Callable[[int], bool]
+) -> Iterator[tuple[list[str], int, list[int], bool]]:
+    """The rows: fields, how many lines they take, the numbers of the fields that begin with a stray quote,
+    and whether each of several lines could be a row.
 
-    A quote that opens in one line and closes in another hides the rows between them. It is a csv's own where
-    it is needed: where its lines, each taken by itself, do not have as many fields as the header.
+    A quote that opens in one line and closes in another may hide the rows between them. It is a stray one
+    where its lines, read without quotes, have the header's number of fields, and so has every line of the
+    file; between tabs, which prose has none of, its own lines are enough.
+
+    Args:
+        regular: does every line of the file have so many fields where quotes mean nothing?
     """
+    even: bool | None = None
     ahead: deque[str] = deque()
     width = 0
     while True:
@@ -109,7 +129,7 @@ def _records(lines: Iterator[str], mark: str) -> Iterator[tuple[list[str], int, 
         if first is None:
             return
         bare, taken, fault = _bare(first, mark), [first], None
-        row, odd = bare, []
+        row, odd, doubtful = bare, [], False
         if '"' in first or len(first) > MAX_CELL:
 
             def following(taken: list[str] = taken) -> Iterator[str]:
@@ -123,10 +143,13 @@ def _records(lines: Iterator[str], mark: str) -> Iterator[tuple[list[str], int, 
             except csv.Error as error:
                 fault = error
             alone = taken[:1] if fault else [line for line in taken if line.strip()]
-            doubtful = fault or len(taken) > 1 or len(row) != width
-            if doubtful and all(
+            possible = (fault or len(taken) > 1 or len(row) != width) and all(
                 1 < len(_bare(line, mark)) == width and len(line) <= MAX_CELL for line in alone
-            ):
+            )
+            if possible and not fault and len(taken) > 1 and mark != "\t":
+                even = regular(width) if even is None else even
+                doubtful = not even
+            if possible and not doubtful:
                 ahead.extendleft(reversed(taken[1:]))
                 del taken[1:]
                 whole = [QUOTED.fullmatch(field) for field in bare]
@@ -138,7 +161,7 @@ def _records(lines: Iterator[str], mark: str) -> Iterator[tuple[list[str], int, 
             elif fault:
                 raise fault
         width = width or (len(row) if any(map(str.strip, row)) else 0)
-        yield row, len(taken), odd
+        yield row, len(taken), odd, doubtful
 
 
 def _bare(line: str, mark: str) -> list[str]:
