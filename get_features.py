@@ -74,6 +74,7 @@ def main(argv: list[str]) -> None:
     what, windows, audio, settings, copies, machine = flags.values()
     deadline = Deadline(machine.max_hours)
     from earshot.competition.load import load as load_competition
+    from earshot.competition.load import name_of
     from earshot.core.files import locked, plain_name, write_text
     from earshot.features import cache, plan, resume, source_files, spectrogram_images
     from earshot.features.find_cache import LATEST
@@ -90,9 +91,13 @@ def main(argv: list[str]) -> None:
             holdout=what.holdout,
             out=what.out,
         )
-    except UserError:
-        source_files.check_gone(Path(what.out) / Path(place).name, place)
+    except UserError as error:
+        if not machine.fresh:
+            source_files.check_gone(Path(what.out) / name_of(place), place, error)
         raise
+    if not machine.fresh and not all(clips.clips.path):
+        lacking = UserError(f"{place}: {sum(not path for path in clips.clips.path)} clips have no file")
+        source_files.check_gone(Path(what.out) / clips.name, clips.root, lacking)
     print(*clips.notes, sep="\n", end="\n" if clips.notes else "")
     if run and for_run.only(clips).clips.empty:
         return
@@ -133,6 +138,7 @@ def main(argv: list[str]) -> None:
             )
             print(f"device: {worker_pool.about(at)}", flush=True)
             extract.run(made, at, machine.batch_size, workers, deadline, machine.fresh, answered=bool(run))
+    source_files.forget(made.folder.parent, clips.clips.path)
     write_text(Path(what.out) / LATEST, clips.name + "\n")
     report(made.folder)
     shown, below = machine.pictures, Path(machine.pictures_out or made.folder)
@@ -145,6 +151,7 @@ def report(folder: Path) -> None:
     from earshot.core.files import read_json
     from earshot.core.shell import command
     from earshot.features.cache import MANIFEST
+    from earshot.features.reasons import cancelling
 
     manifest = read_json(folder / MANIFEST)
     for split, count in manifest["splits"].items():
@@ -155,10 +162,7 @@ def report(folder: Path) -> None:
     if manifest["bad"]:
         print(f"bad audio: {manifest['bad']} clips, see {folder / 'bad_audio.csv'}")
     if "cancelled" in manifest:
-        print(
-            f"warning: the channels of {manifest['cancelled']['clips']} clips cancel each other out (first: "
-            f"{manifest['cancelled']['first']}): the first channel is used there"
-        )
+        print(cancelling(manifest["cancelled"]["clips"], manifest["cancelled"]["first"]))
     print(
         "next: "
         + command(

@@ -93,6 +93,49 @@ def test_joined_mp3s_with_tags_and_without_a_description(tmp_path):
         assert pitch(wave[-RATE // 2 : -RATE // 8], RATE) == pytest.approx(2000, abs=30), name
 
 
+def test_a_stream_that_broke_off_hides_no_other(tmp_path):
+    """A recorder that connected again; also where both streams have one serial number."""
+    for name in ("vorbis", "opus"):
+        rate = 48000 if name == "opus" else RATE
+        first, second = (encoded(pitched(3.0, one, rate), rate, **FORMS[name]) for one in (500, 2000))
+        same = first[14:18]
+        for share in (0.3, 0.5, 0.8):
+            for behind in (second, second.replace(second[14:18], same)):
+                (tmp_path / "a.ogg").write_bytes(first[: int(len(first) * share)] + behind)
+                rate, blocks = decode.blocks(tmp_path / "a.ogg")
+                wave = np.concatenate(list(blocks))[:, 0]
+                assert 2.99 < len(wave) / rate < 3.0 + 3.0 * share + 0.3
+                assert pitch(wave[-2 * rate : -rate // 2], rate) == pytest.approx(2000, abs=20)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [b"x", b"\0" * 100, b"\0" * 5000, tagged(b"\0" * 300), tagged(b"")[:-10], b"\xff" * 9, b"APETAGEX" * 20],
+)
+@pytest.mark.parametrize("suffix", ["mp3", "wav"])
+def test_an_mp3_behind_something_else(tmp_path, before, suffix):
+    whole = encoded(pitched(2.0, 500), **FORMS["mp3"])
+    path = tmp_path / f"a.{suffix}"
+    for data in (before + whole, whole[700:]):
+        path.write_bytes(data)
+        wave = heard(path)
+        assert len(wave) > 1.2 * RATE and pitch(wave[RATE // 4 : RATE], RATE) == pytest.approx(500, abs=20)
+
+
+def test_an_mp3_of_varying_bit_rate_tells_its_length(tmp_path):
+    """Without its description, as a part of a broadcast has none: loud first, then quiet, and the other
+    way."""
+    noise = (0.3 * np.random.default_rng(0).standard_normal(4 * RATE)).astype(np.float32)
+    for wave in (
+        np.concatenate([noise, 0 * noise + 1e-3]),
+        np.concatenate([pitched(4.0, 300) * 1e-2, noise]),
+    ):
+        data = encoded(wave, **FORMS["mp3"])
+        (tmp_path / "a.mp3").write_bytes(data[data.index(data[:2], 200) :])
+        assert load.info(tmp_path / "a.mp3")[0] == pytest.approx(8.0, abs=0.3)
+        assert len(heard(tmp_path / "a.mp3")) == pytest.approx(8 * RATE, abs=0.3 * RATE)
+
+
 def test_an_ordinary_file_is_one_stream(tmp_path):
     """What libsndfile gives, which decodes MP3 to the last digit alike only in pieces of one size."""
     wave = np.random.default_rng(0).standard_normal((RATE * 3, 2)).astype(np.float32) * 0.1
@@ -139,6 +182,13 @@ HEADERS = {
     "tag before": tagged(riff(form(), data(PCM))),
     "big endian, no data size": riff(
         form(order=">"), data(np.frombuffer(PCM, "<i2").astype(">i2").tobytes(), 0, ">"), kind=b"RIFX", size=0
+    ),
+    "rf64, nothing known": riff(
+        b"ds64" + struct.pack("<I", 28) + b"\0" * 28,
+        form(),
+        data(PCM, 0xFFFFFFFF),
+        size=0xFFFFFFFF,
+        kind=b"RF64",
     ),
     "float, no data size": riff(form(3, 32), data(WAVE.astype("<f4").tobytes(), 0), size=0),
 }
@@ -218,6 +268,12 @@ def test_channels_that_do_not_cancel_are_mixed_as_ever(tmp_path):
         clip = load.read(path, None, PLAIN)
         assert not clip.cancelled
         np.testing.assert_allclose(clip.wave, (left + right) / 2, atol=1e-6)
+    rng = np.random.default_rng(1)
+    for many in (rng.standard_normal((RATE, 16)) * 0.1, np.stack([0 * one] * 2 + [one] + [0 * one] * 3, 1)):
+        soundfile.write(path, many.astype(np.float32), RATE, subtype="FLOAT")
+        clip = load.read(path, None, PLAIN)
+        assert not clip.cancelled
+        np.testing.assert_allclose(clip.wave, many.mean(1), atol=1e-6)
     soundfile.write(path, np.stack([one, -one], 1), RATE, subtype="FLOAT")
     assert not load.read(path, None, load.AudioSettings(mono="first")).cancelled, "nothing was mixed"
 

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from conftest import ROOT, make_competition, read_csv, script
 
 from earshot.core import checksums, plain_pickle
 from earshot.core.errors import TemporaryError
+from earshot.features import decode_ahead
 
 EXTRACT = ("--extractor", "logmel", "--n-mels", "16", "--device", "cpu", "--workers", "2")
 
@@ -26,15 +28,28 @@ EXTRACT = ("--extractor", "logmel", "--n-mels", "16", "--device", "cpu", "--work
 # Python's door to the system, as no file system that fails is at hand without rights.
 FAILING = """
 import errno, os
-real = os.preadv
-def preadv(fd, buffers, offset, *flags):
+real = os.pread
+def pread(fd, count, offset):
     name = os.readlink(f"/proc/self/fd/{{fd}}")
-    if name.endswith({name!r}) and offset + sum(len(b) for b in buffers) > {offset}:
+    if name.endswith({name!r}) and offset + count > {offset}:
         if {error} is None:
-            return 0
+            return b""
         raise OSError({error}, os.strerror({error}))
-    return real(fd, buffers, offset, *flags)
-os.preadv = preadv
+    return real(fd, count, offset)
+os.pread = pread
+"""
+
+
+# Looking at one clip, once shards are being made, waits for a file.
+WAITING = """
+import os, sys, time
+real = os.stat
+def stat(path, *more, **options):
+    if str(path).endswith({name!r}) and "earshot.features.extract" in sys.modules:
+        while not os.path.lexists({gone!r}):
+            time.sleep(0.01)
+    return real(path, *more, **options)
+os.stat = stat
 """
 
 
@@ -84,19 +99,25 @@ def drive(tmp_path_factory) -> tuple[Path, Path]:
     return here, data
 
 
-def test_a_drive_that_drops_and_returns(drive, tmp_path):
+def test_a_drive_that_drops_and_returns(drive, tmp_path, monkeypatch):
+    """In the second shard: reading its first clip waits until the drive is away."""
     here, data = drive
-    away = data.with_name("away")
-    command = [sys.executable, str(ROOT / "get_features.py"), "--competition", str(data), *EXTRACT]
-    running = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    shards, until = tmp_path / "data" / "tones" / "logmel" / "shards", time.monotonic() + 60
-    while not list(shards.glob("*.json")) and time.monotonic() < until:
-        time.sleep(0.005)
+    away, gone = data.with_name("away"), tmp_path / "gone"
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(WAITING.format(name="040.wav", gone=str(gone)))
+    with monkeypatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(tmp_path / "site"))
+        command = [sys.executable, str(ROOT / "get_features.py"), "--competition", str(data), *EXTRACT]
+        running = subprocess.Popen(
+            command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+    shards, until = tmp_path / "data" / "tones" / "logmel" / "shards", time.monotonic() + 120
+    while not list(shards.glob("*.json")) and running.poll() is None and time.monotonic() < until:
+        time.sleep(0.01)
     os.rename(data / "drive", away)
     try:
-        out, said = running.communicate(timeout=60)
+        gone.touch()
+        out, said = running.communicate(timeout=120)
     finally:
         os.rename(away, data / "drive")
     said = stopped(subprocess.CompletedProcess(command, running.returncode, out, said))
@@ -118,7 +139,15 @@ def test_a_drive_that_is_away_when_the_files_are_listed(drive, tmp_path):
             said = stopped(extract(tmp_path, data, ok=None))
         finally:
             os.rename(away, folder)
-        assert "audio files are gone that were there before" in said and str(folder) in said
+        assert "audio files that were read before are gone" in said and str(folder) in said
+    os.rename(data / "drive" / "audio_test", data.with_name("away"))
+    try:
+        said = stopped(
+            script("get_features.py", "--competition", data, *EXTRACT, "--cache", "b", cwd=tmp_path, ok=None)
+        )
+    finally:
+        os.rename(data.with_name("away"), data / "drive" / "audio_test")
+    assert "clips have no file" in said and not (tmp_path / "data" / "tones" / "b" / "manifest.json").exists()
     extract(tmp_path, data)
     assert made(tmp_path / "data") == made(here / "data")
 
@@ -134,22 +163,22 @@ def test_a_read_that_fails_is_no_short_clip(tmp_path, monkeypatch, suffix, error
     path = tmp_path / f"clip.{suffix}"
     wave = np.random.default_rng(0).standard_normal(16000 * 5).astype(np.float32) * 0.1
     soundfile.write(path, wave, 16000)
-    real, size = os.preadv, path.stat().st_size
+    real, size = os.pread, path.stat().st_size
 
-    def preadv(fd: int, buffers: list, offset: int) -> int:
-        if offset + sum(map(len, buffers)) > size * 0.6:
+    def pread(fd: int, count: int, offset: int) -> bytes:
+        if offset + count > size * 0.6:
             if error is None:
-                return 0
+                return b""
             raise OSError(error, os.strerror(error))
-        return real(fd, buffers, offset)
+        return real(fd, count, offset)
 
-    monkeypatch.setattr(source.os, "preadv", preadv)
+    monkeypatch.setattr(source.os, "pread", pread)
     for function, *options in ((load.read, 16000, load.AudioSettings()), (load.info,)):
         if function is load.info and suffix in ("wav", "flac"):
             continue  # their headers stand at the front
         with pytest.raises(TemporaryError, match=str(path)):
             function(path, *options)
-    monkeypatch.setattr(source.os, "preadv", real)
+    monkeypatch.setattr(source.os, "pread", real)
     assert len(load.read(path, 16000, load.AudioSettings()).wave) >= len(wave)
 
 
@@ -212,12 +241,13 @@ def main(argv):
             while True:
                 held.append(os.open(argv[0], os.O_RDONLY))
         except OSError:
-            pass
-    load.read(argv[0], 16000, load.AudioSettings())
+            os.close(held.pop()) if argv[1] == "one" else None
+    load.read("a.mp3" if argv[1:] == ["one"] else argv[0], 16000, load.AudioSettings())
     print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 cli.run(main)
 """
-    soundfile.write(tmp_path / "a.wav", np.sin(np.arange(16000)).astype(np.float32), 16000)
+    for name in ("a.wav", "a.mp3"):
+        soundfile.write(tmp_path / name, np.sin(np.arange(16000)).astype(np.float32), 16000)
 
     def run(*more: str) -> subprocess.CompletedProcess:
         return subprocess.run(
@@ -230,6 +260,7 @@ cli.run(main)
 
     assert run().stdout.strip() == "512"
     assert "a.wav: Too many open files" in stopped(run("all"))
+    assert "Too many open files" in stopped(run("one")), "what silences mpg123 takes two"
 
 
 def test_a_file_that_changed_behind_the_same_size_and_time(tmp_path):
@@ -277,6 +308,56 @@ cli.run(get_features.main)
     again = extract(tmp_path, data, ok=None)
     assert again.returncode == 2 and "clips.train" in again.stderr
     script("get_features.py", "--competition", data, *EXTRACT, "--fresh", cwd=tmp_path)
+
+
+def test_a_clip_that_was_taken_out_is_no_drive(tmp_path):
+    """What is wrong is said as ever, and a cache without the clip leaves nothing behind."""
+    data = make_competition(tmp_path / "tones", train=4, subm=1, seconds=0.3)
+    extract(tmp_path, data)
+    (data / "audio_train" / "000.wav").unlink()
+    wrong = script(
+        "get_features.py", "--competition", data, *EXTRACT, "--label-column", "nope", cwd=tmp_path, ok=2
+    )
+    assert "nope" in wrong.stderr
+    other = extract(tmp_path, data, ok=None)
+    assert other.returncode == 2 and "clips.train" in other.stderr
+    script("get_features.py", "--competition", data, *EXTRACT, "--fresh", cwd=tmp_path)
+    index = (tmp_path / "data" / "tones" / ".index.json").read_text()
+    assert "001.wav" in index and "000.wav" not in index.replace("t000.wav", "")
+    shutil.rmtree(data / "audio_train")
+    (data / "audio_train").mkdir()
+    said = stopped(extract(tmp_path, data, ok=None))
+    assert "11 audio files that were read before are gone" in said
+    fresh = script("get_features.py", "--competition", data, *EXTRACT, "--fresh", cwd=tmp_path, ok=2)
+    assert "gone" not in fresh.stderr
+
+
+@pytest.mark.parametrize("flag", ["--cache", "--competition", "--out"])
+def test_what_will_not_get_better_is_not_called_temporary(tmp_path, flag):
+    data = make_competition(tmp_path / "tones", train=4, subm=1, seconds=0.3)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "tones").write_text("a file in the way")
+    value = tmp_path / "out" if flag == "--out" else "a" * 300
+    args = {"--competition": data, "--extractor": "logmel", flag: value}
+    done = script("get_features.py", *(x for pair in args.items() for x in pair), cwd=tmp_path, ok=2)
+    assert "Traceback" not in done.stderr and "temporary" not in done.stderr
+
+
+def test_long_clips_are_decoded_ahead_one_at_a_time():
+    """As many as `HELD` samples, whatever the number of threads; short ones a shard."""
+    for samples, most in ((decode_ahead.HELD, 1), (decode_ahead.HELD // 4, 4), (1000, 32)):
+        started = []
+
+        def jobs(samples=samples, started=started):
+            for number in range(100):
+                future: Future = Future()
+                future.set_result(decode_ahead.Decoded(np.zeros(samples, np.float32), 0.0))
+                started.append(number)
+                yield None, [future]
+
+        ahead = decode_ahead.ahead(jobs())
+        waiting = [len(started) - number for number, _ in enumerate(ahead)]
+        assert max(waiting[1:]) <= most + 1 and waiting[0] == 2 and len(started) == 100
 
 
 def test_links_that_lead_nowhere(tmp_path):

@@ -15,7 +15,7 @@ from earshot.app.session import Desk
 from earshot.audio import load
 from earshot.audio.load import BadAudio
 from earshot.core import fonts
-from earshot.core.errors import UserError
+from earshot.core.errors import TemporaryError, UserError
 
 TOP = 5  # classes shown
 CSS = """
@@ -161,7 +161,8 @@ def _listen(desk: Desk) -> None:
         try:
             answer, learnt = desk.answer(path), _learnt(desk, path)
         except (BadAudio, UserError, OSError) as error:
-            reason = error if not isinstance(error, OSError) else "the upload is gone: drop the file again"
+            lost = isinstance(error, OSError) and not isinstance(error, TemporaryError)
+            reason = "the upload is gone: drop the file again" if lost else error
             yield {**blank, said: _refused(reason)}
             return
         count = len(answer.start)

@@ -11,6 +11,9 @@ from earshot.core import file_content
 
 TEXT = bytes(range(32, 127)) + b"\t\r\n\f"
 
+# Formats with a header of their own: frames of MP3 are not looked for in them.
+CONTAINERS = (*riff.KINDS, b"OggS", b"fLaC", b"FORM", b".snd", b"dns.", b"caff", b"riff")
+
 # First bytes -> what a file is that no decoder reads.
 NO_AUDIO = (
     (b"PK\x03\x04", "zip archive (unpack it)"),
@@ -69,6 +72,9 @@ def streams(source: Source) -> list[Source]:
     head = source.read_at(first, 12)
     if mpeg.frame(head):
         return mpeg.streams(source, first)
+    if head[:4] not in CONTAINERS and (start := mpeg.first_frame(source, first)) is not None:
+        source = source.part(start, source.size)  # the file begins in the middle of a frame, or with zeros
+        return mpeg.streams(source, 0)
     if 0 < first < source.size:  # libsndfile takes the tag's length off the end of the samples
         source = source.part(first, source.size)
     if head[:4] in riff.KINDS and head[8:] == b"WAVE":
@@ -80,19 +86,23 @@ def streams(source: Source) -> list[Source]:
 
 
 def _ogg(source: Source) -> Iterator[int]:
-    """Where a chained stream begins: a page that opens a stream behind pages that continue one."""
+    """Where a chained stream begins: a page that opens a stream behind pages that continue one.
+
+    A page may be cut off, where another stream was written behind a broken one: the next is looked for in it.
+    """
     at, going = 0, False
     while at >= 0 and at + 27 <= source.size:
         page = source.read_at(at, 27 + 255)
-        if page[:4] != b"OggS":  # damaged here
-            at = source.find(b"OggS", at + 1)
-            continue
         opens = bool(page[5] & 2)
         if opens and going:
             yield at
         going = not opens
         segments = page[26]
-        at += 27 + segments + sum(page[27 : 27 + segments])
+        following = at + 27 + segments + sum(page[27 : 27 + segments])
+        if following == source.size:
+            return
+        whole = source.read_at(following, 4) == b"OggS"
+        at = following if whole else source.find(b"OggS", at + 4)
 
 
 def _flac(source: Source) -> Iterator[int]:

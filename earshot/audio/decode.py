@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from earshot.audio import containers
-from earshot.audio.source import BadAudio, Source, Unreadable  # noqa: F401 -- for who decodes
+from earshot.audio.source import BadAudio, Source
 from earshot.core import file_content
 from earshot.core.errors import TemporaryError, temporary
 from earshot.core.file_names import decodable, suffix_of
@@ -32,6 +32,7 @@ FASTEST = 2_000_000  # samples per second, five times what bat detectors take: b
 # samples of each channel: where a decoder gives up, no more than a tenth of a second before goes with it
 BLOCK = 4096
 STRIDE = 1 << 20  # samples of all channels asked for at once, for as long as the decoder does not give up
+HEADERLESS = ("gsm", "vox", "sd2")
 SILENT_DECODERS = (b"RIFF", b"fLaC", b"OggS", b"FORM", b".snd", b"RF64")  # what is none of these may be MP3
 
 
@@ -78,11 +79,20 @@ def blocks(path: Path) -> tuple[int, Iterator[np.ndarray]]:
     try:
         start = source.read_at(0, file_content.HEAD)
         streams = containers.streams(source)
-        with quiet(start):
-            file = _opened(streams[0])
+        while True:
+            try:
+                with quiet(start):
+                    file = _opened(streams[0])
+                found = _joined(streams, file, start)
+                first = list(itertools.islice(found, 1))
+                break
+            except (BadAudio, TemporaryError):
+                raise
+            except Exception:
+                if len(streams) == 1:
+                    raise
+                del streams[0]  # nothing of it can be decoded; those behind it may be whole
         rate = file.samplerate
-        found = _joined(streams, file, start)
-        first = list(itertools.islice(found, 1))
         return _plausible(rate), _limited(itertools.chain(first, found), rate)
     except (BadAudio, TemporaryError):
         source.close()
@@ -96,6 +106,7 @@ def blocks(path: Path) -> tuple[int, Iterator[np.ndarray]]:
         raise
     except Exception:  # no decoder, or a second one that fails: soundfile's reason is the plainer
         source.read_through()
+        Source.open(path).close()  # ffmpeg opens the file itself: is it still there?
         raise BadAudio(f"cannot be decoded: {reason}") from None
 
 
@@ -114,6 +125,12 @@ def _opened(stream: Source) -> soundfile.SoundFile:
         file = soundfile.SoundFile(stream)
     except MemoryError as error:
         raise temporary(stream.path, error) from None
+    except Exception:
+        stream.check()
+        if suffix_of(stream.path) not in HEADERLESS:
+            raise
+        file = soundfile.SoundFile(os.fsencode(stream.path))  # libsndfile goes by the name
+        stream.read_through()
     finally:
         stream.check()
     # Not seekable, as far as soundfile goes: it would seek after every block, at the cost of time and
@@ -209,6 +226,9 @@ def _audioread(source: Source) -> tuple[int, Iterator[np.ndarray]]:
                     yield (pcm / np.float32(32768)).astype(np.float32).reshape(-1, channels)
             except Exception:  # as in `_stream`
                 pass
+            code = getattr(getattr(file, "proc", None), "returncode", None)
+            if code is not None and code < 0:
+                raise TemporaryError(f"{source.path}: ffmpeg was ended by signal {-code}")
         source.read_through()
 
     return int(file.samplerate), decoded()
@@ -263,10 +283,15 @@ def quiet(head: bytes) -> Iterator[None]:
     with _lock:  # the descriptor is the process's: the first thread in closes it, the last one out opens it
         if _inside == 0:
             sys.stderr.flush()
-            _saved = os.dup(2)
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, 2)
-            os.close(nowhere)
+            try:
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                try:
+                    _saved = os.dup(2)
+                    os.dup2(nowhere, 2)
+                finally:
+                    os.close(nowhere)
+            except OSError as error:  # no descriptor is left, which is not the file's fault
+                raise temporary(os.devnull, error) from None
         _inside += 1
     try:
         yield

@@ -18,11 +18,11 @@ SHORTEST = 0.01  # seconds: less than half an analysis frame of any extractor
 TOLERANCE = 0.01  # seconds by which a clip may exceed its windows: encoders pad by about this much
 LOUDEST = 2.0**32  # float files may hold integers of 32 bits; squares of much more are infinite
 CHUNK = 1 << 18  # samples worked on at a time
-# The mean of channels that have nothing to do with each other keeps half of their power. Below a tenth,
-# most of the sound has cancelled out: one channel was wired with reversed polarity. What codecs leave of
-# such a pair: MP3 and mu-law nothing, IMA ADPCM and Opus less than a tenth, Vorbis at its usual quality 1
-# to 3 %.
-CANCELS = 0.1
+# Of the power that the mean of the channels would have if they had nothing in common. With less than a
+# fifth, most of the sound has cancelled out: a channel was wired with reversed polarity. What codecs leave
+# of such a pair, in the same measure: MP3 and mu-law nothing, IMA ADPCM and Opus less than 0.01, Vorbis at
+# its usual quality 0.02 to 0.06 of most clips.
+CANCELS = 0.2
 TRIM_FRAME, TRIM_HOP = 2048, 512  # librosa's
 
 
@@ -139,7 +139,7 @@ class _Mixer:
     def __init__(self, channel: int | None) -> None:
         self.channel, self.samples, self.rate = channel, 0, 0
         self.lowest, self.highest = np.inf, -np.inf
-        self.sums = self.squares = np.zeros(0)  # of the mean and of each channel
+        self.sums, self.products = np.zeros(0), np.zeros((0, 0))  # of the channels, and of each two of them
 
     @property
     def loudest(self) -> float:
@@ -157,33 +157,35 @@ class _Mixer:
         else:
             wave = block.mean(axis=1) if self.channel is None else block[:, self.channel % block.shape[1]]
             lowest, highest = float(wave.min()), float(wave.max())
-        if self.channel is None:
-            self._weigh(wave, block)
+            if self.channel is None:
+                self._weigh(block)
         self.samples += len(block)
         self.lowest, self.highest = min(self.lowest, lowest), max(self.highest, highest)
         return np.ascontiguousarray(wave, dtype=np.float32)
 
-    def _weigh(self, wave: np.ndarray, block: np.ndarray) -> None:
-        if block.shape[1] == 1 and not len(self.sums):
+    def _weigh(self, block: np.ndarray) -> None:
+        """Add up what the channels have in common, for as long as their number stays the same."""
+        columns = block.astype(np.float64)
+        if not self.samples:
+            self.sums, self.products = np.zeros(block.shape[1]), np.zeros((block.shape[1],) * 2)
+        if len(self.sums) != block.shape[1]:  # joined streams
+            self.sums, self.products = np.zeros(0), np.zeros((0, 0))
             return
-        columns = np.column_stack([wave, block]).astype(np.float64)
-        width = max(len(self.sums), columns.shape[1])  # joined streams may differ in their channels
-        sums, squares = np.zeros(width), np.zeros(width)
-        sums[: len(self.sums)], squares[: len(self.squares)] = self.sums, self.squares
-        sums[: columns.shape[1]] += columns.sum(0)
-        squares[: columns.shape[1]] += np.einsum("ij,ij->j", columns, columns)
-        self.sums, self.squares = sums, squares
+        self.sums += columns.sum(0)
+        self.products += columns.T @ columns
 
     def cancelled(self) -> int | None:
-        """The first channel that can be heard, where the mean has lost nearly all that the channels have;
-        else None. A constant offset counts for nothing."""
-        if not len(self.sums) or not self.samples:
+        """The first channel with sound, if the channels cancel in the mean; else None. A constant offset does
+        not count as sound."""
+        if len(self.sums) < 2 or not self.samples:
             return None
-        power = self.squares / self.samples - np.square(self.sums / self.samples)
-        mean, channels = power[0], power[1:]
-        if channels.max() < SILENCE**2 or mean >= CANCELS * channels.max():
+        means = self.sums / self.samples
+        covariance = self.products / self.samples - np.outer(means, means)
+        power = covariance.diagonal()
+        independent = power.sum() / len(power) ** 2  # what the mean would have if they had nothing in common
+        if power.max() < SILENCE**2 or covariance.mean() >= CANCELS * independent:
             return None
-        return int(np.flatnonzero(channels >= channels.max() / 4)[0])
+        return int(np.flatnonzero(power >= power.max() / 4)[0])
 
     def judge(self) -> None:
         """BadAudio for a clip in which nothing can be heard."""

@@ -24,6 +24,7 @@ KILOBITS = {
 }
 RATES = (44100, 48000, 32000)
 MOST = 1000  # places that are looked at, where a file is full of what marks another stream
+IN_A_ROW = 4  # frames one behind the other, each where the one before ends, are no accident
 WINDOW = 1 << 16  # bytes looked through at a time
 
 
@@ -62,6 +63,25 @@ def streams(source: Source, first: int) -> list[Source]:
     if len(edges) == 2:
         return [_told(source, first)]
     return [_told(source.part(start, end), 0 if start else first) for start, end in pairwise(edges)]
+
+
+def first_frame(source: Source, at: int) -> int | None:
+    """Where the first frame begins that others of its kind follow, near a place; None without one."""
+    window = source.read_at(at, WINDOW)
+    for _ in range(MOST):
+        found = window.find(b"\xff")
+        if found < 0:
+            return None
+        at, window = at + found, window[found:]
+        place, kinds = at, set()
+        for _ in range(IN_A_ROW):
+            one = frame(source.read_at(place, 4))
+            kinds.add(one and one.kind)
+            place += one.size if one else 1
+        if len(kinds) == 1 and None not in kinds:
+            return at
+        at, window = at + 1, window[1:]
+    return None
 
 
 def behind_tag(source: Source, at: int) -> int:

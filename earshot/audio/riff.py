@@ -87,8 +87,10 @@ def _wave(source: Source, at: int, order: str) -> tuple[bytes | None, int, int, 
                 more = stated if after <= stated <= size else after
                 return form, body, (more if sound else end), sound
             empty = not length and (body >= size or _follows(source, body, order))
-            # Longer than the file: as large as the file was to be, which decoders know how to read.
-            return form, body, (body if empty else size), sound and (empty or length > size - body)
+            # Longer than the file: as large as it was to be, which decoders know how to read.
+            # The length of an RF64 stands elsewhere, and may be nothing.
+            known = length > size - body and (wide > 0 or source.read_at(at, 4) in (b"RIFF", b"RIFX"))
+            return form, body, (body if empty else size), sound and (empty or known)
         odd = count & 1
         pos += 8 + count + odd
     return None, 0, size, True

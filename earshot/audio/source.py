@@ -18,8 +18,7 @@ class BadAudio(Exception):
 
 
 class Unreadable(BadAudio):
-    """A file that is missing or may not be read. Who has listed it a moment ago knows better than to blame
-    the file."""
+    """A file that is missing or may not be read. If it was listed a moment ago, the drive may be at fault."""
 
 
 class Source(io.RawIOBase):
@@ -97,7 +96,7 @@ class Source(io.RawIOBase):
         return -1
 
     def read_through(self) -> None:
-        """Read all of it, for nothing but TemporaryError: another program that reads it may not tell."""
+        """Read the whole file so that an I/O error raises TemporaryError; ffmpeg hides it."""
         for position in range(0, self.size, CHUNK):
             self.read_at(position, CHUNK)
 
@@ -129,14 +128,14 @@ class Source(io.RawIOBase):
             view[:done] = piece
         while done < len(view) and self.fault is None:
             try:
-                got = os.preadv(
-                    self.file.fileno(), [view[done:]], self.start + self.at + done - len(self.head)
-                )
-                if not got:
+                place = self.start + self.at + done - len(self.head)
+                data = os.pread(self.file.fileno(), len(view) - done, place)
+                if not data:
                     self.fault = OSError(
                         errno.EIO, "ends before its size: it is being changed, or cannot be read"
                     )
-                done += got
+                view[done : done + len(data)] = data
+                done += len(data)
             except OSError as error:
                 self.fault = error
         self.at += done

@@ -71,8 +71,7 @@ def load(
             root = sample.build(Path(out) / "sample")
         name = "sample"
     else:
-        root = Path(os.path.abspath(path))
-        name = text_of(root.name)
+        root, name = Path(os.path.abspath(path)), name_of(path)
         if not root.exists():
             raise UserError(
                 f"no competition at {path}: give its folder, its zip, or sample for the built-in one"
@@ -80,7 +79,6 @@ def load(
         if root.is_file():
             if root.suffix.lower() != ".zip":
                 raise UserError(f"{path} is a file but no zip: give the competition's folder or its zip")
-            name = text_of(root.stem)
             root = zip_file.unpack(root, Path(out) / name / "unpacked")
         elif (root / "unpacked" / zip_file.MARKER).is_file():  # an earlier run unpacked a zip here
             root = zip_file.unpacked(root / "unpacked")
@@ -167,6 +165,12 @@ def load(
         several,
         found.written.separator if several else None,
     )
+
+
+def name_of(path: Path | str) -> str:
+    """What the competition at a path is called: its folder's name, or its zip's without the suffix."""
+    root = Path(os.path.abspath(path))
+    return text_of(root.stem if root.suffix.lower() == ".zip" and not root.is_dir() else root.name)
 
 
 def odd_labels(classes: list[str]) -> list[str]:

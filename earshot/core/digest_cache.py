@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from earshot.core import checksums
+from earshot.core.errors import unless_temporary
 from earshot.core.files import digest
 
 INDEX = ".verified.json"  # beside the folder, whose own files hold no times
@@ -79,7 +80,8 @@ def settled(found: list[int], now: int) -> bool:
 def _state(path: Path) -> list[int] | None:
     try:
         return state(path)
-    except OSError:
+    except OSError as error:
+        unless_temporary(path, error)
         return None
 
 

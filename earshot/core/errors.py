@@ -5,8 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
-# What an OSError says about the file itself. Everything else (EIO, ESTALE, ENOTCONN, ETIMEDOUT, EMFILE,
-# ...) is about the disk, the network or this process, and the file may be sound.
+# What an OSError says about the file itself, which is missing, forbidden or of another kind.
 OF_THE_FILE = frozenset(
     {
         errno.ENOENT,
@@ -18,11 +17,16 @@ OF_THE_FILE = frozenset(
         errno.ENAMETOOLONG,
     }
 )
-# What a program meets that follows the numbers of a damaged file.
-OF_THE_CONTENT = frozenset({errno.EINVAL, errno.EOVERFLOW, errno.EFBIG})
-# What only the user can change: where the outputs go, or how much room there is.
-OF_THE_USER = frozenset(
-    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR}
+# What it says about the disk, the network or this process: the file may be sound. By name, as some are
+# Linux's.
+OF_THE_MACHINE = frozenset(
+    getattr(errno, name)
+    for name in (
+        "EIO ESTALE ENOTCONN ETIMEDOUT EMFILE ENFILE ENOMEM EAGAIN EBUSY EINTR ENODEV EHOSTDOWN EHOSTUNREACH "
+        "ENETDOWN ENETUNREACH ENETRESET ECONNRESET ECONNABORTED ECONNREFUSED ESHUTDOWN EREMOTEIO ENOLINK "
+        "EREMCHG ENOMEDIUM EUCLEAN ENOKEY EKEYEXPIRED EPROTO ECOMM"
+    ).split()
+    if hasattr(errno, name)
 )
 
 
@@ -34,7 +38,8 @@ class UserError(Exception):
 
 
 class TemporaryError(OSError):
-    """The machine failed, not the user and not a file: a drive, the network, descriptors or memory ran out.
+    """A drive or the network failed, or descriptors or memory ran out; neither the user nor a file is at
+    fault.
 
     The scripts print it as `error: ...` and leave with exit code 75: the same command continues later.
     """
@@ -45,11 +50,7 @@ def unless_temporary(path: str | os.PathLike, error: BaseException) -> None:
     must not be called damaged for it."""
     if isinstance(error, TemporaryError):
         raise error
-    if (
-        isinstance(error, OSError)
-        and error.errno
-        and error.errno not in OF_THE_FILE | OF_THE_USER | OF_THE_CONTENT
-    ):
+    if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
         raise temporary(path, error) from None
 
 

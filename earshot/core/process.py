@@ -11,14 +11,13 @@ from pathlib import Path
 
 from earshot.core.file_names import VISIBLE
 
+FILES = 1 << 16
 # Where libraries keep what they compile or look up. They take a folder of HOME, and some stop without one.
 CACHES = {
     "MPLCONFIGDIR": "matplotlib",
     "NUMBA_CACHE_DIR": "numba",
     "TORCHINDUCTOR_CACHE_DIR": "inductor",
     "TRITON_CACHE_DIR": "triton",
-    "XDG_CACHE_HOME": "cache",
-    "XDG_CONFIG_HOME": "config",
 }
 
 
@@ -58,12 +57,14 @@ def _print_anything() -> None:
 
 
 def _more_descriptors() -> None:
-    """As many open files as this user may have: the usual 1024 is for programs that use select."""
+    """More open files, where this user may have them: the usual 1024 is for programs that use select."""
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 
-        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = FILES if hard == resource.RLIM_INFINITY else min(hard, FILES)
+        if soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _home() -> None:
@@ -77,7 +78,7 @@ def _home() -> None:
     except (ImportError, KeyError):
         named = False
     if not named and not any(os.environ.get(name) for name in ("LOGNAME", "USER", "LNAME", "USERNAME")):
-        os.environ["USER"] = f"user{os.getuid()}"  # torch asks for a name, of which nothing depends
+        os.environ["USER"] = f"user{os.getuid()}"  # torch needs a name; any will do
     home = os.environ.get("HOME") or (os.path.expanduser("~") if named else "")
     if home and os.path.isdir(home) and _writable(home):
         return
@@ -98,7 +99,7 @@ def _writable(folder: str) -> bool:
 
 
 def _private() -> Path:
-    """A folder for temporary files that is this user's alone, the same in every process."""
+    """A folder for temporary files that is this user's alone; mostly the same in every process."""
     folder = Path(tempfile.gettempdir()) / f"earshot-{os.getuid()}"
     with contextlib.suppress(OSError):
         folder.mkdir(mode=0o700, exist_ok=True)

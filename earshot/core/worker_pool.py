@@ -201,8 +201,12 @@ class Team:
                 code = self.processes[index].exitcode
                 how = f"exit code {code}" if code >= 0 else f"signal {-code}"
                 how += ", out of memory?" if code == -signal.SIGKILL else ""
-                # Nothing that the user has given ends a process so.
-                raise TemporaryError(f"the process for {self.names[index]} died ({how})") from None
+                text = f"the process for {self.names[index]} died ({how})"
+                if code == -signal.SIGKILL:
+                    raise TemporaryError(text) from None
+                raise UserError(
+                    f"{text}: what was finished is kept; run the same command again, or leave that device out"
+                ) from None
             if kind == "failed":
                 raise value
             if kind != "text":

@@ -12,7 +12,7 @@ import numpy as np
 from earshot.core.errors import UserError
 from earshot.core.file_names import readings
 from earshot.features.cache import Cache
-from earshot.features.source_files import Sources
+from earshot.features.source_files import INDEX, Sources
 from earshot.training import folds
 
 VIEWS = ("pooled", "frames", "latents", "mel", "fbank", "tokens")  # what clips can be compared by, best first
@@ -169,7 +169,7 @@ def _files(folder: Path, ids: np.ndarray) -> tuple[np.ndarray, list[str]]:
     The index knows paths and the cache knows ids: they are matched by name, and a name that two different
     files have is left out.
     """
-    known = Sources(folder.parent / ".index.json").known
+    known = Sources(folder.parent / INDEX).known
     by_name: dict[str, list[tuple[str, dict]]] = {}
     for path, entry in known.items():
         for text in readings(path):

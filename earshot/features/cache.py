@@ -147,6 +147,20 @@ class Cache:
                 raise UserError(f"{path} is missing or damaged (its checksum differs): {MEND}")
             self._sound.add(name)
 
+    def digests(self) -> np.ndarray | None:
+        """(clips, 32) uint8: the SHA-256 of each training clip's file, zeros where it is not known; None of a
+        cache of version 0.1.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        if "digests.pkl" not in self.manifest["sha256"]:
+            return None
+        found, clips = self._load("digests").get("digests"), self.manifest["splits"]["train"]["clips"]
+        if found is None or getattr(found, "dtype", None) != "uint8" or found.shape != (clips, 32):
+            raise UserError(f"{self.folder}/digests.pkl holds no digests of {clips} files: {MEND}")
+        return found
+
     def has(self, split: str) -> bool:
         """Does the cache hold clips of this split?"""
         return split in self.manifest["splits"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from earshot.audio import decode, load, spectrogram
 from earshot.core.file_names import readings
-from earshot.features.source_files import Sources
+from earshot.features.source_files import INDEX, Sources
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +28,7 @@ def files(cache: Path, ids: Iterable[str]) -> dict[str, Path]:
         cache: its folder, data/<competition>/<cache>.
     """
     known: dict[str, set[str]] = {}
-    for path in Sources(cache.parent / ".index.json").known:
+    for path in Sources(cache.parent / INDEX).known:
         names = map(PurePosixPath, readings(path))
         for key in {key for file in names for key in (file.name, file.stem)}:
             known.setdefault(key, set()).add(path)

@@ -19,7 +19,8 @@ from earshot.features.shards import SHARD, Part, parts
 if TYPE_CHECKING:
     from earshot.features.plan import Plan
 
-HELD = 1 << 25  # samples (128 MB) of clips at work, and again of clips decoded ahead
+HELD = 1 << 26  # samples (256 MB) of clips at work, and again of clips decoded ahead
+COPIES = 8  # augmented copies that are made together, of clips that are decoded once for them
 
 
 class Decoded(NamedTuple):
@@ -65,18 +66,24 @@ def jobs(plan: Plan, todo: list[Part], rate: int, pool: ThreadPoolExecutor) -> I
         bad = np.concatenate([cache.load(part.path)["bad"] for part in parts(plan) if part.split == "train"])
         made = augmented_copies.Copies(clips[clips.split == "train"], plan.augment, bad)
         for part in copied:
-            yield part, made.submit(part.first, part.last, pool, decoding, rate)
+            for first in range(part.first, part.last, COPIES):
+                last = min(first + COPIES, part.last)
+                yield part, made.submit(first, last, pool, decoding, rate)
 
 
-def ahead(started: Iterator[Job], workers: int) -> Iterator[tuple[Part, list]]:
+def ahead(started: Iterator[Job]) -> Iterator[tuple[Part, list]]:
     """The results of each job, in order, while the next ones are being decoded: as many as a shard has, fewer
-    where clips are long."""
+    where clips are long.
+
+    No more of them than `HELD` samples, by the longest so far; but always one, and two until the first is
+    known.
+    """
     waiting: deque[Job] = deque()
     largest = 0
 
     def more() -> bool:
         count = sum(len(futures) for _, futures in waiting)
-        return count < workers or 0 < largest and count < SHARD and (count + 1) * largest <= HELD
+        return count < 1 + (not largest) or 0 < largest * (count + 1) <= HELD and count < SHARD
 
     while True:
         while more() and (job := next(started, None)) is not None:
@@ -85,7 +92,7 @@ def ahead(started: Iterator[Job], workers: int) -> Iterator[tuple[Part, list]]:
             return
         part, futures = waiting.popleft()
         results = [future.result() for future in futures]
-        largest = max([largest, 1, *map(samples, results)])
+        largest = max([largest, *map(samples, results)])
         yield part, results
 
 

@@ -43,7 +43,6 @@ class Worker:
         self.precision = f"{device.name.partition(':')[0]} {device.precision}"
         empty_views = {view: self.extractor.none(view) for view in self.extractor.shapes}
         self.about = schema.form({**empty_views, "meta": {"span": self.extractor.span}})
-        self.workers = workers
         self.pool = ThreadPoolExecutor(workers)
 
     def __call__(
@@ -56,7 +55,7 @@ class Worker:
         """
         began = time.perf_counter()
         jobs = decode_ahead.jobs(self.plan, todo, self.extractor.rate, self.pool)
-        ahead = decode_ahead.ahead(jobs, self.workers)
+        ahead = decode_ahead.ahead(jobs)
         for part, found in itertools.groupby(ahead, key=lambda one: one[0]):
             prepared = itertools.chain.from_iterable(results for _, results in found)
             content, self.batch_size = _features(self.plan, part, prepared, self.extractor, self.batch_size)

@@ -12,6 +12,7 @@ FILES = (
     *(f"{split}.pkl" for split in SPLITS),
     "augmented.pkl",
     "unique_labels.pkl",
+    "digests.pkl",
     "bad_audio.csv",
     "sample_submission.csv",
     "solution.csv",

@@ -64,8 +64,9 @@ def join(plan: Plan, parts: list[Part]) -> None:
             "start": shards.column("start"),
             "length": shards.column("length"),
         }
-        if split == "train":  # by which a clip is known again, whatever its name
-            content["digests"] = _digests([plan.digests[i] for i in kept])
+        if split == "train":  # identifies a clip whatever its name
+            digests = _digests([plan.digests[i] for i in kept])
+            cache.dump(folder / "digests.pkl", {"digests": digests, "meta": meta})
         shapes = shards.write(folder / f"{split}.pkl", content, meta)
         splits[split] = {"clips": len(kept), "rows": len(content["clip"])}
         if split == "train" and plan.augment.augment:
@@ -79,7 +80,10 @@ def join(plan: Plan, parts: list[Part]) -> None:
         source = getattr(plan.competition, name)
         if source:  # beside the cache, so that training needs nothing but the cache
             write_bytes(folder / f"{name}.csv", Path(source).read_bytes())
-    names = [f"{name}.pkl" for name in [*splits, *augmented]] + ["unique_labels.pkl", "bad_audio.csv"]
+    names = [f"{name}.pkl" for name in [*splits, *augmented, *(["digests"] if "train" in splits else [])]] + [
+        "unique_labels.pkl",
+        "bad_audio.csv",
+    ]
     names += [f"{name}.csv" for name in ("sample_submission", "solution") if getattr(plan.competition, name)]
     checksums.write(
         folder / cache.MANIFEST,

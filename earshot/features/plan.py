@@ -307,13 +307,14 @@ def state(plan: Plan) -> str:
     if found and not manifest.get("complete") and not any((plan.folder / "shards").glob("*.json")):
         return "new"  # begun with other files or settings, and nothing was made yet
     if found:
-        if manifest["record"].get("clips") != plan.record["clips"]:
-            check_gone(plan.folder.parent, plan.competition.root)
         more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
-        raise UserError(
+        other = UserError(
             f"{plan.folder} was made with other settings: {'; '.join(found[:3])}{more}: "
             "give the new cache a name with --cache NAME, or start over with --fresh"
         )
+        if manifest["record"].get("clips") != plan.record["clips"]:
+            check_gone(plan.folder.parent, plan.competition.root, other)
+        raise other
     wrong = fault(manifest)
     if wrong:
         return _set_aside(path, f"{path} {wrong}")

@@ -8,6 +8,14 @@ from collections.abc import Iterable
 from earshot.audio.load import BadAudio, info
 
 
+def cancelling(count: int, first: str) -> str:
+    """The warning about clips whose channels cancel."""
+    return (
+        f"warning: the channels of {count} clips cancel each other out (first: {first}): the first channel "
+        "is used there"
+    )
+
+
 def commonest(reasons: Iterable[str], most: int = 3) -> str:
     """Such as `28 × Git LFS pointer (run git lfs pull), 2 × empty file`: the commonest reasons first."""
     counted = Counter(reasons).most_common()

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from earshot.core import checksums, digest_cache
-from earshot.core.errors import OF_THE_FILE, TemporaryError, temporary
+from earshot.core.errors import OF_THE_FILE, TemporaryError, UserError, temporary
+from earshot.core.file_names import is_audio, text_of
 from earshot.core.files import digest
 
 INDEX = ".index.json"  # beside the caches of a competition
@@ -103,8 +104,8 @@ class Sources:
                 found.add(path)
             if row == IN_A_ROW:
                 raise TemporaryError(
-                    f"{path}: cannot be opened, nor can the {IN_A_ROW - 1} files before it: is a drive or "
-                    "network missing, do links lead nowhere, may this user read them?"
+                    f"{path}: cannot be opened, nor can the {IN_A_ROW - 1} files before it: check the drive "
+                    "or network, the links and the permissions"
                 )
         return frozenset(found)
 
@@ -119,8 +120,11 @@ class Sources:
         entry = self._entry(path)
         if entry and "seconds" not in entry:
             self.changed = True
-            with contextlib.suppress(BadAudio):  # not remembered either
+            try:
                 entry["seconds"], entry["rate"] = info(path)
+            except BadAudio as error:  # not remembered either
+                if str(error) == "no such file":  # it was there a moment ago
+                    raise TemporaryError(f"{path}: {error}, and it was there when it was listed") from None
         return (entry["seconds"], entry["rate"]) if entry.get("seconds") else None
 
     @contextlib.contextmanager
@@ -145,26 +149,44 @@ class Sources:
 
 
 def gone(folder: Path | str, root: Path | str) -> list[str]:
-    """Audio files below a competition's root that an earlier run has read and that are not there now.
+    """Audio files below a competition's root that an earlier run has read, of folders that have none of those
+    now: a drive that is away looks so, a clip that was taken out does not.
 
     Args:
         folder: the competition's, with the index.
     """
     inside = f"{os.path.abspath(root)}{os.sep}"
-    known = Sources(Path(folder) / INDEX).known
-    return sorted(path for path in known if path.startswith(inside) and not os.path.exists(path))
+    folders: dict[str, list[str]] = {}
+    for path in Sources(Path(folder) / INDEX).known:
+        if path.startswith(inside) and is_audio(path):
+            folders.setdefault(os.path.dirname(path), []).append(path)
+    return sorted(path for paths in folders.values() if not any(map(os.path.exists, paths)) for path in paths)
 
 
-def check_gone(folder: Path | str, root: Path | str) -> None:
-    """Raise TemporaryError where files are gone that an earlier run has read: what is wrong with the rest may
-    come from that."""
+def check_gone(folder: Path | str, root: Path | str, error: UserError) -> None:
+    """Raise TemporaryError with an error's text where a folder of audio is gone that an earlier run has read:
+    the error may come from that."""
     found = gone(folder, root)
     if found:
         raise TemporaryError(
-            f"{root}: {len(found)} audio files are gone that were there before (first: {found[0]}): bring "
-            "the drive or folder back; if they were removed on purpose, start over with --fresh or name a "
-            "new cache with --cache NAME"
+            f"{error}; but {len(found)} audio files that were read before are gone with their folders "
+            f"(first: {text_of(found[0])}): bring the drive or folder back, or start over with --fresh if "
+            "that was meant"
         )
+
+
+def forget(folder: Path | str, kept: Iterable[str]) -> None:
+    """Leave files out of the index that are gone, now that a cache was finished without them.
+
+    Args:
+        folder: the competition's. kept: its clips' files, which are not looked at.
+    """
+    sources = Sources(Path(folder) / INDEX)
+    vanished = [path for path in sources.known.keys() - set(kept) if not os.path.lexists(path)]
+    for path in vanished:
+        del sources.known[path]
+    sources.changed |= bool(vanished)
+    sources.save()
 
 
 def _sound(entry: Any) -> bool:

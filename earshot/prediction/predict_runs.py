@@ -11,6 +11,7 @@ import numpy as np
 
 from earshot.core.config import PredictFlags
 from earshot.core.device import Device
+from earshot.features.reasons import cancelling
 from earshot.prediction import new_audio, submission, submit
 from earshot.prediction.members import Member
 from earshot.prediction.seen_clips import SeenClips
@@ -78,7 +79,7 @@ def audio(
     classes, first, reasons = whole.classes, whole.runs()[0], {}
     ids, files, notes = new_audio.listed(paths)
     listed = frozenset(path for path in files if path.exists())
-    cancelled: list[str] = []
+    cancelled: dict[str, None] = {}  # ids, in order
     for line in notes:
         print(line)
     seen = SeenClips(whole)
@@ -86,7 +87,7 @@ def audio(
     def ask(run: Run, kind: str) -> np.ndarray:
         clips = new_audio.features(run, ids, files, flags.weights, device, listed=listed)
         reasons.update(clips.bad)
-        cancelled[:] = clips.cancelled
+        cancelled.update(dict.fromkeys(clips.cancelled))
         rows = Rows(clips.split, run.config["record"]["view"], classes, clips.span, device.name)
         return predict.predict_run(run, rows, rebuild, decided(run, device), kind=kind)
 
@@ -95,11 +96,8 @@ def audio(
         print(line, file=sys.stderr if show else sys.stdout)
     probabilities, unheard = predict.fill(whole.predict(ask), np.array(first.config["prior"]))
     if cancelled:
-        print(
-            f"warning: the channels of {len(cancelled)} clips cancel each other out (first: {cancelled[0]}): "
-            "the first channel is used there",
-            file=sys.stderr if show else sys.stdout,
-        )
+        line = cancelling(len(cancelled), next(iter(cancelled)))
+        print(line, file=sys.stderr if show else sys.stdout)
     if show:
         for id, row in zip(ids, probabilities, strict=True):
             best = np.argsort(-row)[: flags.top]

@@ -33,13 +33,13 @@ def keep(folder: Path, cache: Cache, folds: np.ndarray) -> None:
     Args:
         folds: (clips,) the run's fold of each training clip.
     """
-    split = cache.split("train")
-    if (folder / NAME).exists() or "digests" not in split:
+    digests = None if (folder / NAME).exists() else cache.digests()
+    if digests is None:
         return
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for id, fold, digest in zip(split["ids"].tolist(), folds.tolist(), split["digests"], strict=True):
+    for id, fold, digest in zip(cache.split("train")["ids"].tolist(), folds.tolist(), digests, strict=True):
         if digest.any():
             writer.writerow([id, fold, digest.tobytes().hex()])
     write_text(folder / NAME, text.getvalue())
@@ -62,6 +62,6 @@ def read(folder: Path) -> list[TrainingClip] | None:
         for fold, digest in zip(frame.get("fold", []), frame.get("sha256", []), strict=True)
     ):
         raise UserError(
-            f"{path} is damaged: delete it, and run the run's train.py again, which writes it anew"
+            f"{path} is damaged: delete it and repeat the run's train.py command, which writes it again"
         )
     return [TrainingClip(id, int(fold), digest) for id, fold, digest in frame.itertuples(index=False)]
