@@ -151,7 +151,7 @@ def report(folder: Path) -> None:
     from earshot.core.files import read_json
     from earshot.core.shell import command
     from earshot.features.cache import MANIFEST
-    from earshot.features.reasons import cancelling
+    from earshot.features.reasons import NOTES, warning
 
     manifest = read_json(folder / MANIFEST)
     for split, count in manifest["splits"].items():
@@ -161,8 +161,9 @@ def report(folder: Path) -> None:
     print("views: " + ", ".join(f"{view} {tuple(shape)}" for view, shape in manifest["shapes"].items()))
     if manifest["bad"]:
         print(f"bad audio: {manifest['bad']} clips, see {folder / 'bad_audio.csv'}")
-    if "cancelled" in manifest:
-        print(cancelling(manifest["cancelled"]["clips"], manifest["cancelled"]["first"]))
+    for note in NOTES:
+        if note in manifest:
+            print(warning(note, manifest[note]["clips"], manifest[note]["first"]))
     print(
         "next: "
         + command(

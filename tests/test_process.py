@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
-from conftest import ROOT, make_competition, read_csv
+import soundfile
+from conftest import ROOT, make_competition, read_csv, script
+from test_temporary import stopped
 
 EXTRACT = ("--competition", "tones", "--extractor", "logmel", "--n-mels", "16", "--device", "cpu")
 TRAIN = ("--head", "linear", "--epochs", "1", "--folds", "2", "--name", "r")
@@ -98,3 +102,63 @@ def test_closed_streams(here, closed):
     assert len(read_csv(here / "submissions" / "submission.csv")) == 3
     assert (here / "data" / "tones" / "logmel" / "bad_audio.csv").read_text() == "split,id,reason\n"
     assert run(here, "get_features.py", "--competition", "nowhere", shell=closed).returncode == 2
+
+
+def test_no_descriptor_left_is_said(tmp_path):
+    """The soft limit is raised at the start; where the hard one is too low, too, no clip is blamed."""
+    code = f"""
+import sys, os, resource
+sys.path.insert(0, {str(ROOT)!r})
+import numpy, soundfile, soxr
+from earshot.audio import load
+from earshot.core import cli, process
+def main(argv):
+    load.read(argv[0], 16000, load.AudioSettings())
+    held = []
+    if argv[1:]:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+        try:
+            while True:
+                held.append(os.open(argv[0], os.O_RDONLY))
+        except OSError:
+            os.close(held.pop()) if argv[1] == "one" else None
+    load.read("a.mp3" if argv[1:] == ["one"] else argv[0], 16000, load.AudioSettings())
+    print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+cli.run(main)
+"""
+    for name in ("a.wav", "a.mp3"):
+        soundfile.write(tmp_path / name, np.sin(np.arange(16000)).astype(np.float32), 16000)
+
+    def run(*more: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, "-c", code, "a.wav", *more],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 512)),
+        )
+
+    assert run().stdout.strip() == "512"
+    assert "a.wav: Too many open files" in stopped(run("all"))
+    assert "Too many open files" in stopped(run("one")), "what silences mpg123 takes two"
+
+
+@pytest.mark.parametrize("flag", ["--cache", "--competition", "--out"])
+def test_what_will_not_get_better_is_not_called_temporary(tmp_path, flag):
+    data = make_competition(tmp_path / "tones", train=4, subm=1, seconds=0.3)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "tones").write_text("a file in the way")
+    value = tmp_path / "out" if flag == "--out" else "a" * 300
+    args = {"--competition": data, "--extractor": "logmel", flag: value}
+    done = script("get_features.py", *(x for pair in args.items() for x in pair), cwd=tmp_path, ok=2)
+    assert "Traceback" not in done.stderr and "temporary" not in done.stderr
+
+
+def test_no_memory_is_said(tmp_path):
+    for raised in ("MemoryError()", 'RuntimeError("DefaultCPUAllocator: can\'t allocate memory")'):
+        code = (
+            f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom earshot.core import cli\n"
+            f"def main(argv): raise {raised}\ncli.run(main)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert "not enough memory" in stopped(done)

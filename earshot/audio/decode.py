@@ -32,6 +32,7 @@ FASTEST = 2_000_000  # samples per second, five times what bat detectors take: b
 # samples of each channel: where a decoder gives up, no more than a tenth of a second before goes with it
 BLOCK = 4096
 STRIDE = 1 << 20  # samples of all channels asked for at once, for as long as the decoder does not give up
+SHORT = 0.9  # of the length that a header states: encoders pad by less than the rest
 HEADERLESS = ("gsm", "vox", "sd2")
 SILENT_DECODERS = (b"RIFF", b"fLaC", b"OggS", b"FORM", b".snd", b"RF64")  # what is none of these may be MP3
 
@@ -63,7 +64,7 @@ def header(path: Path) -> tuple[int, int]:
         return frames, rate
 
 
-def blocks(path: Path) -> tuple[int, Iterator[np.ndarray]]:
+def blocks(path: Path, partial: list[str] | None = None) -> tuple[int, Iterator[np.ndarray]]:
     """The rate of a file and its samples in blocks, (samples, channels) float32 each: by soundfile, else by
     audioread.
 
@@ -71,11 +72,13 @@ def blocks(path: Path) -> tuple[int, Iterator[np.ndarray]]:
     off or damaged is decoded for as long as that goes: its first part is real audio, and most formats do not
     even tell that something is missing. Nothing is made up for the rest, whatever the header claims.
 
+    Args:
+        partial: takes a reason where something of the file could not be decoded, once that is known.
     Raises:
         BadAudio: not a block can be decoded, now or when the first is asked for; more than `LONGEST`.
         TemporaryError: the disk, the network or this process failed, then or at a later block.
     """
-    source = Source.open(path)
+    source, lost = Source.open(path), [] if partial is None else partial
     try:
         start = source.read_at(0, file_content.HEAD)
         streams = containers.streams(source)
@@ -83,7 +86,7 @@ def blocks(path: Path) -> tuple[int, Iterator[np.ndarray]]:
             try:
                 with quiet(start):
                     file = _opened(streams[0])
-                found = _joined(streams, file, start)
+                found = _joined(streams, file, start, lost)
                 first = list(itertools.islice(found, 1))
                 break
             except (BadAudio, TemporaryError):
@@ -91,6 +94,7 @@ def blocks(path: Path) -> tuple[int, Iterator[np.ndarray]]:
             except Exception:
                 if len(streams) == 1:
                     raise
+                lost.append("a stream")
                 del streams[0]  # nothing of it can be decoded; those behind it may be whole
         rate = file.samplerate
         return _plausible(rate), _limited(itertools.chain(first, found), rate)
@@ -139,20 +143,22 @@ def _opened(stream: Source) -> soundfile.SoundFile:
     return file
 
 
-def _joined(streams: list[Source], first: soundfile.SoundFile, head: bytes) -> Iterator[np.ndarray]:
+def _joined(
+    streams: list[Source], first: soundfile.SoundFile, head: bytes, lost: list[str]
+) -> Iterator[np.ndarray]:
     """Blocks of all streams, at the first one's rate. What cannot be decoded behind the first is left out."""
     rate = first.samplerate
-    yield from _stream(streams[0], first, head)
+    yield from _stream(streams[0], first, head, lost)
     for stream in streams[1:]:
         try:
             with quiet(head):
                 file = _opened(stream)
-            found = _stream(stream, file, head)
+            found = _stream(stream, file, head, lost)
             yield from found if file.samplerate == rate else _resampled(found, file, rate)
         except TemporaryError:
             raise
         except Exception:
-            continue
+            lost.append("a stream")
 
 
 def _resampled(found: Iterator[np.ndarray], file: soundfile.SoundFile, rate: int) -> Iterator[np.ndarray]:
@@ -167,10 +173,15 @@ def _resampled(found: Iterator[np.ndarray], file: soundfile.SoundFile, rate: int
     yield stream.resample_chunk(rest, last=True).reshape(-1, file.channels)
 
 
-def _stream(stream: Source, file: soundfile.SoundFile | None, head: bytes) -> Iterator[np.ndarray]:
+def _stream(
+    stream: Source, opened: soundfile.SoundFile, head: bytes, lost: list[str]
+) -> Iterator[np.ndarray]:
     """Blocks as large as the whole of a short clip; where the decoder gives up within one, that stretch again
     in small ones."""
-    stride = min(max(1, STRIDE // (BLOCK * file.channels)) * BLOCK, max(BLOCK, file.frames))
+    file: soundfile.SoundFile | None = opened
+    stride = min(max(1, STRIDE // (BLOCK * opened.channels)) * BLOCK, max(BLOCK, opened.frames))
+    likely = min(LONGEST * opened.samplerate, DENSEST * stream.size)
+    stated = opened.frames if opened.frames <= likely else 0  # what cannot be true says nothing
     done = left = 0  # samples given out; those of them to be passed over when decoding once more
     careful = False
     try:
@@ -189,12 +200,15 @@ def _stream(stream: Source, file: soundfile.SoundFile | None, head: bytes) -> It
                 if careful and done == 0:
                     raise
                 if careful:
+                    lost.append("damaged")
                     return
                 if file:
                     file.close()
                 file, stride, left, careful = None, BLOCK, done, True
                 continue
             if not len(block):
+                if done < SHORT * stated:
+                    lost.append("cut off")
                 return
             if left:
                 left -= len(block)

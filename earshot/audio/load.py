@@ -69,6 +69,8 @@ class Clip(NamedTuple):
     """Seconds that were cut from the front."""
     cancelled: bool
     """The channels cancel each other out, so that one of them was taken."""
+    partial: bool
+    """Something of the file could not be decoded."""
 
 
 def read(path: str | Path, rate: int | None, settings: AudioSettings) -> Clip:
@@ -91,14 +93,12 @@ def read(path: str | Path, rate: int | None, settings: AudioSettings) -> Clip:
         mixing = _Mixer(cancelled)
         wave, rate = _mono(Path(path), rate, mixing, settings.peak)
     mixing.judge()
-    if settings.trim is None:
-        return Clip(wave, rate, 0.0, cancelled is not None)
-    start, end = trim_bounds(wave, settings.trim)
-    return Clip(wave[start:end], rate, start / rate, cancelled is not None)
+    start, end = (0, len(wave)) if settings.trim is None else trim_bounds(wave, settings.trim)
+    return Clip(wave[start:end], rate, start / rate, cancelled is not None, bool(mixing.lost))
 
 
 def _mono(path: Path, rate: int | None, mixing: _Mixer, peak: bool) -> tuple[np.ndarray, int]:
-    native, blocks = decode.blocks(path)
+    native, blocks = decode.blocks(path, mixing.lost)
     mixing.rate = native
     mixed: Iterable[np.ndarray] = map(mixing.mix, blocks)
     if peak:  # known at the end only
@@ -138,6 +138,7 @@ class _Mixer:
 
     def __init__(self, channel: int | None) -> None:
         self.channel, self.samples, self.rate = channel, 0, 0
+        self.lost: list[str] = []  # why something could not be decoded
         self.lowest, self.highest = np.inf, -np.inf
         self.sums, self.products = np.zeros(0), np.zeros((0, 0))  # of the channels, and of each two of them
 

@@ -32,6 +32,8 @@ class Decoded(NamedTuple):
     """Seconds that were trimmed from its start, or where it begins in its recording."""
     cancelled: bool = False
     """Its channels cancel each other out, so that one of them was taken."""
+    partial: bool = False
+    """Something of its file could not be decoded."""
 
 
 Job = tuple[Part, list[Future]]
@@ -126,7 +128,7 @@ def decode(path: str, rate: int, settings: Any, listed: bool = False) -> Decoded
         return "no such file"
     try:
         clip = read(path, rate, settings)
-        return Decoded(clip.wave, clip.trimmed, clip.cancelled)
+        return Decoded(clip.wave, clip.trimmed, clip.cancelled, clip.partial)
     except Unreadable as error:
         if listed:
             raise TemporaryError(f"{path}: {error}, and it was there when the files were listed") from None
@@ -140,6 +142,6 @@ def _stretch(recording: Future, rate: int, start: float, end: float) -> Decoded 
     if isinstance(found, str):
         return found
     try:
-        return Decoded(stretch(found.wave, rate, start, end), start, found.cancelled)
+        return found._replace(wave=stretch(found.wave, rate, start, end), offset=start)
     except BadAudio as error:
         return str(error)

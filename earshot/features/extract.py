@@ -22,6 +22,7 @@ from earshot.core.errors import UserError
 from earshot.core.files import clear_temporary, empty
 from earshot.features import augmented_copies, cache, decode_ahead, for_run, merge_shards, schema
 from earshot.features.plan import Plan, check_unchanged, of_cache
+from earshot.features.reasons import NOTES
 from earshot.features.shards import Part, parts
 
 SAY_SECONDS = 20.0  # between two lines where there is no terminal
@@ -284,8 +285,10 @@ def _features(
             "clip": np.repeat(np.array([part.first + i for i in good], dtype=np.int32), windows),
             "bad": np.array([part.first + i for i in range(len(items)) if i not in good], dtype=np.int32),
             "reason": np.array([item for item in items if isinstance(item, str)], dtype=np.str_),
-            "cancelled": np.array([part.first + i for i in good if items[i].cancelled], dtype=np.int32),
         }
+        for note in NOTES:
+            noted = [part.first + i for i in good if getattr(items[i], note)]
+            content[note] = np.array(noted, dtype=np.int32)
     content |= {
         "start": np.concatenate([f.start for f in features] or [np.zeros(0, np.float32)]),
         "length": np.concatenate([f.length for f in features] or [np.zeros(0, np.float32)]),

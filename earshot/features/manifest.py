@@ -7,6 +7,8 @@ import math
 import re
 from typing import Any
 
+from earshot.features.reasons import NOTES
+
 SPLITS = ("train", "test", "subm")
 FILES = (
     *(f"{split}.pkl" for split in SPLITS),
@@ -77,13 +79,11 @@ def _finished(manifest: dict[str, Any]) -> str | None:
         )
     ):
         return "has no view of a shape (D, F, T)"
-    cancelled = manifest.get("cancelled", {"clips": 0, "first": ""})
-    if (
-        not isinstance(cancelled, dict)
-        or not _whole(cancelled.get("clips"), 0)
-        or not isinstance(cancelled.get("first"), str)
-    ):
-        return "does not count the clips whose channels cancel out"
+    for note in NOTES:
+        noted = manifest.get(note, {"clips": 0, "first": ""})
+        whole = isinstance(noted, dict) and _whole(noted.get("clips"), 0)
+        if not whole or not isinstance(noted.get("first"), str):
+            return f"has an invalid count of {note} clips"
     span, columns = manifest.get("span"), manifest.get("columns")
     if type(span) not in (int, float) or not math.isfinite(span) or span <= 0:
         return "has a span that is no time"

@@ -14,6 +14,7 @@ from earshot.core import checksums
 from earshot.core.errors import UserError
 from earshot.core.files import write_bytes
 from earshot.features import augmented_copies, cache, manifest, reasons
+from earshot.features.reasons import NOTES
 from earshot.features.shards import Shards
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def join(plan: Plan, parts: list[Part]) -> None:
     ledger = [list(row) for row in plan.competition.missing]
     meta = {"fingerprint": plan.fingerprint, "record": plan.record, "versions": _versions(plan)}
     splits, shapes, span, augmented = {}, {}, None, {}
-    cancelled: list[str] = []
+    noted: dict[str, list[str]] = {note: [] for note in NOTES}
     for split in manifest.SPLITS:
         rows = clips[clips.split == split]
         if not len(rows):
@@ -46,7 +47,8 @@ def join(plan: Plan, parts: list[Part]) -> None:
             for i, reason in zip(bad, shards.column("reason"), strict=True)
             if paths[i]
         ]  # rows without a file are in the competition's own list
-        cancelled += [str(ids[i]) for i in shards.column("cancelled")]
+        for note in NOTES:
+            noted[note] += [str(ids[i]) for i in shards.column(note)]
         span = shards.span
         # Training clips that cannot be heard are left out; clips to be answered keep their place,
         # without rows.
@@ -95,7 +97,7 @@ def join(plan: Plan, parts: list[Part]) -> None:
             "shapes": shapes,
             "span": span,
             "bad": len(ledger),
-            **({"cancelled": {"clips": len(cancelled), "first": cancelled[0]}} if cancelled else {}),
+            **{note: {"clips": len(found), "first": found[0]} for note, found in noted.items() if found},
             "columns": [plan.competition.id_column, plan.competition.label_column],
             **({"separator": plan.competition.separator} if plan.competition.multilabel else {}),
             "bytes": {name: (folder / name).stat().st_size for name in names},

@@ -7,13 +7,26 @@ from collections.abc import Iterable
 
 from earshot.audio.load import BadAudio, info
 
+# What may be noted of a clip that is used, as `Decoded` calls it -> the warning about such clips.
+NOTES = {
+    "cancelled": "the channels of {clips} clips cancel each other out (first: {first}): the first channel is "
+    "used there",
+    "partial": "{clips} clips are damaged or cut off (first: {first}): what could be decoded of them is used",
+}
 
-def cancelling(count: int, first: str) -> str:
-    """The warning about clips whose channels cancel."""
-    return (
-        f"warning: the channels of {count} clips cancel each other out (first: {first}): the first channel "
-        "is used there"
-    )
+
+def warnings(noted: dict[str, list[str]]) -> list[str]:
+    """Lines on clips that are used, with a note.
+
+    Args:
+        noted: kind of note -> ids.
+    """
+    return [warning(kind, len(ids), ids[0]) for kind, ids in noted.items() if ids]
+
+
+def warning(kind: str, clips: int, first: str) -> str:
+    """The line on clips with one kind of note."""
+    return f"warning: {NOTES[kind].format(clips=clips, first=first)}"
 
 
 def commonest(reasons: Iterable[str], most: int = 3) -> str:

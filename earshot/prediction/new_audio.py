@@ -16,6 +16,7 @@ from earshot.core.errors import UserError
 from earshot.core.file_names import audio_suffixes, text_of
 from earshot.core.files import digest, digest_of
 from earshot.features.decode_ahead import bites, decode
+from earshot.features.reasons import NOTES
 from earshot.training.run import Run
 
 if TYPE_CHECKING:
@@ -88,8 +89,8 @@ class NewClips(NamedTuple):
     """The seconds that the view's time axis stands for."""
     bad: dict[str, str]
     """Id -> reason of the files that cannot be used."""
-    cancelled: list[str]
-    """Ids of the files whose channels cancel each other out."""
+    noted: dict[str, list[str]]
+    """Kind of note (`reasons.NOTES`) -> ids of the files that are used with it."""
 
 
 def features(
@@ -113,13 +114,14 @@ def features(
     extractor, audio = extractor_of(run, weights, device)
     clip, found, number = [], [], 0
     bad: dict[str, str] = {}
-    cancelled: list[str] = []
+    noted: dict[str, list[str]] = {note: [] for note in NOTES}
     with tqdm(total=len(files), desc="features", disable=None, leave=False) as bar:
         for bite in bites(decode(str(path), extractor.rate, audio, path in listed) for path in files):
             numbered = list(enumerate(bite, number))
             bad |= {ids[i]: item for i, item in numbered if isinstance(item, str)}
             good = [(i, item) for i, item in numbered if not isinstance(item, str)]
-            cancelled += [ids[i] for i, item in good if item.cancelled]
+            for note in NOTES:
+                noted[note] += [ids[i] for i, item in good if getattr(item, note)]
             made = extractor.extract(
                 [item.wave for _, item in good], [item.offset for _, item in good], batch_size
             )
@@ -127,7 +129,7 @@ def features(
             found += made
             number += len(bite)
             bar.update(len(bite))
-    return NewClips(split(run, ids, clip, found, extractor), extractor.span, bad, cancelled)
+    return NewClips(split(run, ids, clip, found, extractor), extractor.span, bad, noted)
 
 
 def split(

@@ -11,7 +11,7 @@ import numpy as np
 
 from earshot.core.config import PredictFlags
 from earshot.core.device import Device
-from earshot.features.reasons import cancelling
+from earshot.features.reasons import warnings
 from earshot.prediction import new_audio, submission, submit
 from earshot.prediction.members import Member
 from earshot.prediction.seen_clips import SeenClips
@@ -79,7 +79,7 @@ def audio(
     classes, first, reasons = whole.classes, whole.runs()[0], {}
     ids, files, notes = new_audio.listed(paths)
     listed = frozenset(path for path in files if path.exists())
-    cancelled: dict[str, None] = {}  # ids, in order
+    noted: dict[str, list[str]] = {}
     for line in notes:
         print(line)
     seen = SeenClips(whole)
@@ -87,7 +87,7 @@ def audio(
     def ask(run: Run, kind: str) -> np.ndarray:
         clips = new_audio.features(run, ids, files, flags.weights, device, listed=listed)
         reasons.update(clips.bad)
-        cancelled.update(dict.fromkeys(clips.cancelled))
+        noted.update(clips.noted)
         rows = Rows(clips.split, run.config["record"]["view"], classes, clips.span, device.name)
         return predict.predict_run(run, rows, rebuild, decided(run, device), kind=kind)
 
@@ -95,8 +95,7 @@ def audio(
     for line in seen.lines(dict(zip(ids, files, strict=True))):
         print(line, file=sys.stderr if show else sys.stdout)
     probabilities, unheard = predict.fill(whole.predict(ask), np.array(first.config["prior"]))
-    if cancelled:
-        line = cancelling(len(cancelled), next(iter(cancelled)))
+    for line in warnings(noted):
         print(line, file=sys.stderr if show else sys.stdout)
     if show:
         for id, row in zip(ids, probabilities, strict=True):
