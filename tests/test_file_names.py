@@ -113,6 +113,7 @@ def test_bytes_that_are_no_utf8(done) -> None:
     assert "prior" not in trained
 
 
+@pytest.mark.slow
 def test_a_folder_to_predict(done, tmp_path: Path) -> None:
     here, root, _, _ = done
     new = tmp_path / "new"
@@ -138,6 +139,7 @@ def test_a_folder_to_predict(done, tmp_path: Path) -> None:
     assert "f.xyz" in line and ".webm" in line
 
 
+@pytest.mark.slow
 def test_a_kept_blend_is_opened_by_the_command_that_is_printed(done) -> None:
     here = done[0]
     said = script(
@@ -149,6 +151,7 @@ def test_a_kept_blend_is_opened_by_the_command_that_is_printed(done) -> None:
     assert "runs/it's (mine)" in in_bash(line, here)
 
 
+@pytest.mark.slow
 def test_a_competition_whose_folder_is_no_utf8(tmp_path: Path) -> None:
     """Class folders: labels and ids are the escaped text."""
     for kind, name in enumerate(("dog", "cow")):

@@ -158,6 +158,7 @@ def test_folder_names_and_cells_of_nothing_but_zero_width(tmp_path: Path) -> Non
     assert comp.classes == ["emu", "owl"] and [i for _, i, _ in comp.missing] == ["b", "d"]
 
 
+@pytest.mark.slow
 def test_from_audio_to_the_samples_spelling(tmp_path: Path) -> None:
     """Floats and numbers, composed and decomposed: two classes, written as the sample has them."""
     decomposed = unicodedata.normalize("NFD", OWL)
@@ -173,6 +174,7 @@ def test_from_audio_to_the_samples_spelling(tmp_path: Path) -> None:
     assert {row["label"] for row in trained(root)} <= {decomposed, "7.0"}
 
 
+@pytest.mark.slow
 def test_from_audio_to_the_samples_header(tmp_path: Path) -> None:
     header = ["fname", "sea\u00a0lion", unicodedata.normalize("NFD", OWL), "3"]
     root = contest(

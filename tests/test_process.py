@@ -76,6 +76,7 @@ def test_a_user_without_name_or_home(here, home):
     assert not (here / "~").exists(), "a folder of that name means that nobody knew the home"
 
 
+@pytest.mark.slow
 def test_a_terminal_without_utf8(here):
     (here / "tones" / "train.csv").write_text(
         (here / "tones" / "train.csv").read_text().replace("tone0", "Vögel"), encoding="utf-8"
@@ -91,10 +92,8 @@ def test_a_terminal_without_utf8(here):
     assert refused.returncode == 2 and "V\\xf6gel" in refused.stderr and "Traceback" not in refused.stderr
 
 
-@pytest.mark.parametrize(
-    "closed",
-    ["<&- >&- 2>&-", *(pytest.param(one, marks=pytest.mark.slow) for one in ("<&-", ">&-", "2>&-"))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("closed", ["<&- >&- 2>&-", "<&-", ">&-", "2>&-"])
 def test_closed_streams(here, closed):
     """Two processes, too, whose pipes must not become somebody's standard output."""
     ran(run(here, "get_features.py", *EXTRACT, "--device", "cpu,cpu", shell=closed))

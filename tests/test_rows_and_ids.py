@@ -201,6 +201,7 @@ def test_row_numbers_of_a_csv_beside_class_folders(tmp_path: Path) -> None:
     assert load(tmp_path).layout == "folder per class"
 
 
+@pytest.mark.slow
 def test_from_audio_to_ids_without_zeros(tmp_path: Path) -> None:
     """The submission keeps the sample's ids, and each is answered by its own clip."""
     root = tmp_path / "c"

@@ -276,6 +276,7 @@ def test_channels_that_do_not_cancel_are_mixed_as_ever(tmp_path):
     assert not load.read(path, None, load.AudioSettings(mono="first")).cancelled, "nothing was mixed"
 
 
+@pytest.mark.slow
 def test_classes_in_cancelling_stereo_are_learnt(tmp_path):
     """Half of the clips with one channel turned over, in every class: said once, and no class is lost."""
     root = make_competition(tmp_path / "tones", train=10, subm=2)

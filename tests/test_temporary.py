@@ -128,6 +128,7 @@ def test_a_drive_that_drops_and_returns(drive, tmp_path, monkeypatch):
     assert read_csv(tmp_path / "data" / "tones" / "logmel" / "bad_audio.csv") == []
 
 
+@pytest.mark.slow
 def test_a_drive_that_is_away_when_the_files_are_listed(drive, tmp_path):
     """Of a cache that was begun: its clips are not taken for others, and nothing is recorded."""
     here, data = drive
@@ -182,6 +183,7 @@ def test_a_read_that_fails_is_no_short_clip(tmp_path, monkeypatch, suffix, error
     assert len(load.read(path, 16000, load.AudioSettings()).wave) >= len(wave)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, error, offset",
     [("long.flac", errno.EIO, 100_000), ("long.mp3", errno.ESTALE, 50_000), ("005.wav", None, 0)],
@@ -210,6 +212,7 @@ def test_reads_that_fail_while_new_audio_is_classified(home, tmp_path, monkeypat
     assert len(read_csv(tmp_path / "submissions" / "predictions.csv")) == 2
 
 
+@pytest.mark.slow
 def test_few_descriptors_are_enough(drive, tmp_path):
     here, data = drive
     done = subprocess.run(
@@ -241,6 +244,7 @@ def test_a_file_that_changed_behind_the_same_size_and_time(tmp_path):
     assert "nothing to do" in extract(tmp_path, data).stdout
 
 
+@pytest.mark.slow
 def test_a_file_that_changes_while_features_are_extracted(tmp_path):
     """Both contents must not come into one cache; found as the shards are joined."""
     data = make_competition(tmp_path / "tones", train=4, subm=1, seconds=0.3)
@@ -271,6 +275,7 @@ cli.run(get_features.main)
     script("get_features.py", "--competition", data, *EXTRACT, "--fresh", cwd=tmp_path)
 
 
+@pytest.mark.slow
 def test_a_clip_that_was_taken_out_is_no_drive(tmp_path):
     """What is wrong is said as ever, and a cache without the clip leaves nothing behind."""
     data = make_competition(tmp_path / "tones", train=4, subm=1, seconds=0.3)
@@ -310,6 +315,7 @@ def test_long_clips_are_decoded_ahead_one_at_a_time():
         assert max(waiting[1:]) <= most + 1 and waiting[0] == 2 and len(started) == 100
 
 
+@pytest.mark.slow
 def test_links_that_lead_nowhere(tmp_path):
     """One is a bad file; twenty in a row, or one that led somewhere before, mean that a drive is away."""
     data = make_competition(tmp_path / "tones", train=10, subm=1, seconds=0.3)
