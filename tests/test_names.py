@@ -221,6 +221,46 @@ def test_columns_of_a_hold_out_in_another_spelling(tmp_path: Path) -> None:
     assert "several columns for one label" in load_refused(tmp_path)
 
 
+@pytest.mark.parametrize("one, other", [(OWL, "Ka\u0308uz"), ("1", "1.0"), (JAY, "j\u200bay")])
+def test_two_columns_of_one_label_beside_a_sample(tmp_path: Path, one: str, other: str) -> None:
+    files(tmp_path, *(f"train/{n}.wav" for n in "abc"), "test/x.wav")
+    table(
+        tmp_path / "train.csv", ["fname", one, "emu", other], ["a", 1, 1, 0], ["b", 0, 1, 0], ["c", 0, 1, 1]
+    )
+    for asked in (one, other, f"{one}\u200b"):
+        table(tmp_path / "sample_submission.csv", ["fname", asked, "emu"], ["x", 0, 0])
+        assert "train.csv has several columns for one label" in load_refused(tmp_path)
+
+
+def test_two_columns_of_one_label_in_a_hold_out(tmp_path: Path) -> None:
+    files(tmp_path, *(f"train/{n}.wav" for n in "abc"), "test/x.wav", "test/y.wav")
+    table(tmp_path / "train.csv", ["fname", JAY, "emu"], ["a", 1, 1], ["b", 0, 1], ["c", 1, 0])
+    for twins in (("j\u200bay", "ja\u200by"), (JAY, "ja\u200by")):
+        table(tmp_path / "test.csv", ["fname", *twins, "emu"], ["x", 1, 0, 0], ["y", 0, 1, 1])
+        line = load_refused(tmp_path)
+        assert "test.csv has several columns for one label" in line and "U+200B" in line
+
+
+@pytest.mark.parametrize(
+    "train, test, words",
+    [
+        (["label"], ["Label"], ("no column 'label', but 'Label'",)),
+        ([JAY, "emu"], ["Jay", "Emu"], ("no column 'jay', but 'Jay'",)),
+        ([JAY, "emu"], [JAY], ("no column 'emu': its clips",)),
+        (["label"], ["seconds"], None),
+        ([JAY, "emu"], [], None),
+    ],
+)
+def test_a_hold_out_of_other_headers(tmp_path: Path, train: list, test: list, words: tuple | None) -> None:
+    files(tmp_path, *(f"train/{n}.wav" for n in "abc"), "test/x.wav", "test/y.wav")
+    table(tmp_path / "train.csv", ["fname", *train], ["a", *[1] * len(train)], ["b", *[0] * len(train)])
+    table(tmp_path / "test.csv", ["fname", *test], ["x", *[1] * len(test)], ["y", *[1] * len(test)])
+    comp = load(tmp_path)
+    assert len(rows(comp, "subm")) == 2
+    lines = [note for note in comp.notes if note.startswith("warning: test.csv has no column")]
+    assert len(lines) == bool(words) and all(word in lines[0] for word in words or ())
+
+
 # --- the sample against the classes, before a clip is decoded
 
 
