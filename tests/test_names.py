@@ -157,6 +157,25 @@ def test_folder_names_and_cells_of_nothing_but_zero_width(tmp_path: Path) -> Non
     comp = load(tmp_path)
     assert comp.classes == ["emu", "owl"] and [i for _, i, _ in comp.missing] == ["b", "d"]
 
+    files(tmp_path / "c", "dog /1.wav", "\u200b/2.wav", "owl/3.wav", "owl /4.wav")
+    comp = load(tmp_path / "c")
+    assert [row[1:] for row in rows(comp, "train")] == [
+        ("dog /1.wav", "dog"),
+        ("owl /4.wav", "owl"),
+        ("owl/3.wav", "owl"),
+    ]
+    assert comp.missing == [("train", "\u200b/2.wav", "empty label")]
+
+
+def test_a_spelling_that_hides_nothing_wins(tmp_path: Path) -> None:
+    files(tmp_path, *(f"train/{n}.wav" for n in "abcdefg"))
+    labels = ["ja\u200by", "ja\u200by", JAY, "Ka\u0308uz", OWL, "emu\u200b", "\u0645\u06cc\u200c\u0634"]
+    table(tmp_path / "train.csv", ["fname", "label"], *zip("abcdefg", labels, strict=True))
+    comp = load(tmp_path)
+    assert set(comp.classes) == {JAY, OWL, "emu\u200b", labels[-1]}
+    (line,) = [note for note in comp.notes if note.startswith("warning: the label")]
+    assert r"'emu\u200b' holds U+200B" in line
+
 
 def test_from_audio_to_the_samples_spelling(tmp_path: Path) -> None:
     """Floats and numbers, composed and decomposed: two classes, written as the sample has them."""
