@@ -19,7 +19,7 @@ from layout_files import refused as load_refused
 
 from earshot.competition import file_index
 from earshot.competition.load import load
-from earshot.core import file_content, file_names, shell
+from earshot.core import checksums, file_content, file_names, shell
 from earshot.core.errors import UserError
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:{:064x}\nsize 32044\n"
@@ -148,6 +148,23 @@ def test_a_kept_blend_is_opened_by_the_command_that_is_printed(done) -> None:
     line = line.partition(", which ")[2].removesuffix(" opens")
     assert line == "python predict.py --runs 'it'\"'\"'s (mine)'"
     assert "runs/it's (mine)" in in_bash(line, here)
+    other = ("--runs", "a run (1)", "--name", "b", "--no-report", "--runs-folder")
+    os.symlink(here / "runs", here / "o t")
+    line = (
+        script("predict.py", *other, "o t", cwd=here).stdout.partition(", which ")[2].partition(" opens")[0]
+    )
+    assert line == "python predict.py --runs 'o t/b'" and "o t/b" in in_bash(line, here)
+    path = here / "o t" / "b" / "blend.json"
+    whole = path.read_text()
+    path.write_text("{")
+    said = refused(script("predict.py", "--runs", "o t/b", cwd=here, ok=None))
+    assert said.endswith(
+        "blend anew with python predict.py --runs A B --blend auto --name b --runs-folder 'o t'"
+    )
+    path.write_text(whole)
+    checksums.write(path, {**checksums.read(path), "fingerprints": ["other"]}, "oof.csv")
+    said = refused(script("predict.py", "--runs", "o t/b", cwd=here, ok=None))
+    assert "--runs 'a run (1)' --blend mean --name b --runs-folder 'o t'" in said
 
 
 def test_a_competition_whose_folder_is_no_utf8(tmp_path: Path) -> None:
