@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import tone
+from conftest import read_csv, tone
 from layout_files import files, rows
 from layout_files import refused as load_refused
 from test_names import extracted, table, trained
@@ -224,6 +224,25 @@ def test_row_numbers_of_a_csv_beside_class_folders(tmp_path: Path) -> None:
     files(tmp_path, *(f"{('owl', 'jay')[n % 2]}/{n:03d}.wav" for n in range(4)))
     table(tmp_path / "features.csv", ["", "mean", "label"], *([n, n / 7, "owl"] for n in range(4)))
     assert load(tmp_path).layout == "folder per class"
+
+
+def test_from_audio_to_ids_with_line_ends(tmp_path: Path) -> None:
+    """A file may be called so; the submission's rows stay whole, as do the run's own csv files."""
+    root = tmp_path / "c"
+    names = {"train": [f"a\r{n}.wav" for n in range(8)], "test": ["x\ry.wav", "x\nz.wav", 'q"\r\n.wav']}
+    for part, ids in names.items():
+        (root / part).mkdir(parents=True)
+        for n, name in enumerate(ids):
+            soundfile.write(root / part / name, tone(n % 2, n, seconds=0.5), 16000)
+    quoted = [f'"{n}",{("owl", "jay")[i % 2]}' for i, n in enumerate(names["train"])]
+    (root / "train.csv").write_text("\n".join(["id,label", *quoted, ""]), newline="")
+    asked = ['"{}",owl'.format(name.replace('"', '""')) for name in names["test"]]
+    (root / "sample_submission.csv").write_text("\n".join(["id,label", *asked, ""]), newline="")
+    assert "subm: 3 clips" in extracted(root)
+    assert [row["id"] for row in trained(root)] == names["test"]
+    (run,) = (tmp_path / "runs").iterdir()
+    for name in ("oof_last.csv", "training_clips.csv"):
+        assert [row["id"] for row in read_csv(run / name)] == names["train"]
 
 
 def test_from_audio_to_ids_without_zeros(tmp_path: Path) -> None:
