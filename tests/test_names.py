@@ -15,6 +15,7 @@ from conftest import read_csv, refused, script, tone
 from layout_files import files, rows
 from layout_files import refused as load_refused
 
+from earshot.audio import spectrogram
 from earshot.competition import sample_answers
 from earshot.competition.load import load
 from earshot.core import csv_table, spelling
@@ -278,6 +279,13 @@ def test_a_hold_out_of_other_headers(tmp_path: Path, train: list, test: list, wo
     assert len(rows(comp, "subm")) == 2
     lines = [note for note in comp.notes if note.startswith("warning: test.csv has no column")]
     assert len(lines) == bool(words) and all(word in lines[0] for word in words or ())
+
+
+def test_a_name_from_right_to_left_turns_nothing_around() -> None:
+    name = "\u0643\u0644\u0628 \u0643\u0628\u064a\u0631"
+    for title in (f"{name}  001-a.wav", f"001-a.wav: {name}, 0.93"):
+        found = [text for _, text in spectrogram._runs(title)]
+        assert "".join(found) == title and name in found
 
 
 # --- the sample against the classes, before a clip is decoded
