@@ -252,6 +252,14 @@ def test_two_columns_of_one_label_beside_a_sample(tmp_path: Path, one: str, othe
         assert "train.csv has several columns for one label" in load_refused(tmp_path)
 
 
+def test_options_in_another_spelling(tmp_path: Path) -> None:
+    files(tmp_path, *(f"train/{n}.wav" for n in "abc"))
+    name, header, clip = (unicodedata.normalize("NFD", text) for text in ("Vögel.csv", "Catégorie", "Numéro"))
+    table(tmp_path / name, [clip, header, "x"], ["a", "owl", 1], ["b", JAY, 2], ["c", "owl", 3])
+    comp = load(tmp_path, train_csv="Vögel.csv", label_column="Catégorie", id_column="Numéro")
+    assert [label for _, _, label in rows(comp, "train")] == ["owl", JAY, "owl"] and comp.id_column == clip
+
+
 def test_two_columns_of_one_label_in_a_hold_out(tmp_path: Path) -> None:
     files(tmp_path, *(f"train/{n}.wav" for n in "abc"), "test/x.wav", "test/y.wav")
     table(tmp_path / "train.csv", ["fname", JAY, "emu"], ["a", 1, 1], ["b", 0, 1], ["c", 1, 0])
@@ -319,6 +327,7 @@ def test_columns_that_are_no_classes(tmp_path: Path, header: list[str], words: t
         (["dog Cat owl", "dog Cat owl"], ("holds Cat", "did you mean 'cat'")),
         (["dog", "cat"], ()),
         (["dog cat owl", "dog owl cat"], ()),
+        (["Dog Cat Owl", "Dog Cat Owl"], ("did you mean 'dog' for 'Dog'?",)),
         (["", ""], ()),
     ],
 )

@@ -220,6 +220,16 @@ def test_numbers_of_another_column_do_not_take_over(tmp_path: Path) -> None:
     assert load(tmp_path).id_column == "name"  # names with a suffix, of which most files are gone
 
 
+def test_a_file_that_begins_with_a_blank(tmp_path: Path) -> None:
+    files(tmp_path, "audio/ a.wav", "audio/a.wav", "audio/b.wav")
+    number_csv(tmp_path, [" a.wav", "a.wav", " b"])
+    assert [path for _, path, _ in rows(load(tmp_path), "train")] == [
+        "audio/ a.wav",
+        "audio/a.wav",
+        "audio/b.wav",
+    ]
+
+
 def test_row_numbers_of_a_csv_beside_class_folders(tmp_path: Path) -> None:
     files(tmp_path, *(f"{('owl', 'jay')[n % 2]}/{n:03d}.wav" for n in range(4)))
     table(tmp_path / "features.csv", ["", "mean", "label"], *([n, n / 7, "owl"] for n in range(4)))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from earshot.competition.file_index import Files, number
+from earshot.core import spelling
 from earshot.core.csv_table import some
 from earshot.core.errors import UserError
 from earshot.core.file_names import is_audio
@@ -41,9 +42,11 @@ def find_id_column(
     return max(ranks, key=lambda column: ranks[column], default=None)
 
 
-def need_column(frame: pd.DataFrame, csv: Path, column: str, flag: str) -> None:
-    """A UserError if the csv lacks a column that an option names."""
-    if column not in frame.columns:
+def need_column(frame: pd.DataFrame, csv: Path, column: str, flag: str) -> str:
+    """The column that an option names, as the csv spells it; a UserError if it lacks it."""
+    found = column if column in frame.columns else spelling.like([column], frame.columns)[0]
+    if found not in frame.columns:
         raise UserError(
             f"{csv} has no column {column}; it has {some(frame.columns)}: give one of them to {flag}"
         )
+    return found

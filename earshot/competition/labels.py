@@ -274,6 +274,12 @@ def split(cell: str, separator: str) -> list[str]:
     return [part for part in map(str.strip, cell.split(mark) if mark else cell.split()) if part]
 
 
+def words(cell: str) -> list[str]:
+    """What stands between the marks and blanks of a cell, where it has some."""
+    found = re.split(r"[\s;|,]+", cell.strip())
+    return found if len(found) > 1 else []
+
+
 def join(labels: list[str], separator: str) -> str:
     """Labels as a cell: what `split` takes apart."""
     return str(list(labels)) if separator == LIST else separator.join(labels)

@@ -48,7 +48,10 @@ def recognise(root: Path, train_csv=None, id_column=None, label_column=None, tas
     tests = [c for c in rest if c not in named and any(w.startswith("test") for w in words(Path(c).name))]
     others = [c for c in rest if c not in tests and c not in named]
     if train_csv is not None:
-        choices = [p for p in (Path(train_csv), files.root / train_csv) if p.is_file()]
+        alike = [c for c in files.csvs if spelling.key(c) == spelling.key(str(train_csv))]
+        choices = [
+            p for p in (Path(train_csv), *(files.root / c for c in (train_csv, *alike))) if p.is_file()
+        ]
         if not choices:
             raise UserError(
                 f"no train csv {train_csv}, neither here nor in {root}; csv files there: "
@@ -119,7 +122,7 @@ def from_csv(
         )
     sample_columns = list(sample_frame.columns) if sample else []
     if id_column is not None:
-        need_column(frame, csv, id_column, "--id-column")
+        id_column = need_column(frame, csv, id_column, "--id-column")
     train_id = id_column or find_id_column(frame, files, prefer=sample_columns[0] if sample else None)
     if train_id is None:
         raise UserError(
@@ -129,7 +132,7 @@ def from_csv(
         )
     need_header(files, csv, train_id, frame)
     if label_column is not None:
-        need_column(frame, csv, label_column, "--label-column")
+        label_column = need_column(frame, csv, label_column, "--label-column")
     sample_id = (
         None
         if not sample
