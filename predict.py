@@ -42,7 +42,8 @@ def blended(inside: list[Member], flags: config.PredictFlags) -> Member:
         saved_blend.keep(
             folder, [m.folder for m in inside], whole.classes, whole.multilabel, whole.metric, found, oof
         )
-        print(f"kept: {folder}, which {command('python', 'predict.py', '--runs', flags.name)} opens")
+        again = command("python", "predict.py", "--runs", saved_blend.named(folder))
+        print(f"kept: {folder}, which {again} opens")
     return whole
 
 

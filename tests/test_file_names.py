@@ -15,10 +15,11 @@ import pytest
 import soundfile
 from conftest import ROOT, make_competition, read_csv, refused, script, tone
 from layout_files import audio, csv, files, rows
+from layout_files import refused as load_refused
 
 from earshot.competition import file_index
 from earshot.competition.load import load
-from earshot.core import file_content, file_names, shell
+from earshot.core import checksums, file_content, file_names, shell
 from earshot.core.errors import UserError
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:{:064x}\nsize 32044\n"
@@ -149,6 +150,23 @@ def test_a_kept_blend_is_opened_by_the_command_that_is_printed(done) -> None:
     line = line.partition(", which ")[2].removesuffix(" opens")
     assert line == "python predict.py --runs 'it'\"'\"'s (mine)'"
     assert "runs/it's (mine)" in in_bash(line, here)
+    other = ("--runs", "a run (1)", "--name", "b", "--no-report", "--runs-folder")
+    os.symlink(here / "runs", here / "o t")
+    line = (
+        script("predict.py", *other, "o t", cwd=here).stdout.partition(", which ")[2].partition(" opens")[0]
+    )
+    assert line == "python predict.py --runs 'o t/b'" and "o t/b" in in_bash(line, here)
+    path = here / "o t" / "b" / "blend.json"
+    whole = path.read_text()
+    path.write_text("{")
+    said = refused(script("predict.py", "--runs", "o t/b", cwd=here, ok=None))
+    assert said.endswith(
+        "blend anew with python predict.py --runs A B --blend auto --name b --runs-folder 'o t'"
+    )
+    path.write_text(whole)
+    checksums.write(path, {**checksums.read(path), "fingerprints": ["other"]}, "oof.csv")
+    said = refused(script("predict.py", "--runs", "o t/b", cwd=here, ok=None))
+    assert "--runs 'a run (1)' --blend mean --name b --runs-folder 'o t'" in said
 
 
 @pytest.mark.slow
@@ -207,11 +225,39 @@ def test_a_zip_from_a_mac(tmp_path: Path) -> None:
     assert not list((tmp_path / "out").rglob("._*")) and made.missing == []
 
 
-def test_a_dos_name_stays_what_it_is() -> None:
-    from earshot.competition.zip_file import name_of
+class Raw(zipfile.ZipInfo):
+    """A member whose name is bytes of no known code page."""
 
-    for name in ("K\u00e4uz.wav", "\u2592\u2592.wav", "a.wav"):  # no UTF-8 in code page 437
-        assert name_of(zipfile.ZipInfo(name)) == name
+    def _encodeFilenameFlags(self) -> tuple[bytes, int]:
+        return os.fsencode(self.filename), self.flag_bits
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="the disk takes no names but UTF-8")
+@pytest.mark.parametrize(
+    "page, names",
+    [
+        ("cp437", ["K\u00e4uz", "\u00c5gren"]),
+        ("latin-1", ["K\u00e4uz", "caf\u00e9"]),
+        ("cp932", ["\u8868", "\u30bd\u30fc\u30c8", "\u9ce5"]),  # the second bytes of two are backslashes
+        ("cp1251", ["\u0441\u043e\u0432\u0430", "\u043f\u0451\u0441"]),
+    ],
+)
+def test_a_zip_of_a_code_page(tmp_path: Path, page: str, names: list[str]) -> None:
+    """The csv, in UTF-8, has the names as they were meant."""
+    files(tmp_path, "tone.wav")
+    text = "\n".join(["fname,label", *(f"{n}.wav,{('owl', 'jay')[i % 2]}" for i, n in enumerate(names))])
+    with zipfile.ZipFile(tmp_path / "birds.zip", "w") as out:
+        out.writestr("birds/train.csv", text.encode())
+        for folder, mark in zip(("birds/audio/", "birds\\audio\\", "birds/audio/"), names, strict=False):
+            name = os.fsdecode(folder.encode() + f"{mark}.wav".encode(page))
+            out.writestr(Raw(name), (tmp_path / "tone.wav").read_bytes())
+    made = load(tmp_path / "birds.zip", out=tmp_path / "out")
+    assert made.clips["id"].tolist() == [f"{name}.wav" for name in names] and made.missing == []
+    found = [os.fsencode(path).rpartition(b"/audio/")[2] for path in made.clips["path"]]
+    assert found == [f"{name}.wav".encode(page) for name in names]
+    with zipfile.ZipFile(tmp_path / "bad.zip", "w") as out:
+        out.writestr(Raw(os.fsdecode(b"birds/\x95\\..\\..\\..\\x.wav")), b"x")
+    assert "leads outside the folder" in load_refused(tmp_path / "bad.zip", out=tmp_path / "out")
 
 
 def test_none_can_be_used_says_why(tmp_path: Path) -> None:

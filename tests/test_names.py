@@ -15,6 +15,7 @@ from conftest import read_csv, refused, script, tone
 from layout_files import files, rows
 from layout_files import refused as load_refused
 
+from earshot.audio import spectrogram
 from earshot.competition import sample_answers
 from earshot.competition.load import load
 from earshot.core import csv_table, spelling
@@ -157,6 +158,25 @@ def test_folder_names_and_cells_of_nothing_but_zero_width(tmp_path: Path) -> Non
     comp = load(tmp_path)
     assert comp.classes == ["emu", "owl"] and [i for _, i, _ in comp.missing] == ["b", "d"]
 
+    files(tmp_path / "c", "dog /1.wav", "\u200b/2.wav", "owl/3.wav", "owl /4.wav")
+    comp = load(tmp_path / "c")
+    assert [row[1:] for row in rows(comp, "train")] == [
+        ("dog /1.wav", "dog"),
+        ("owl /4.wav", "owl"),
+        ("owl/3.wav", "owl"),
+    ]
+    assert comp.missing == [("train", "\u200b/2.wav", "empty label")]
+
+
+def test_a_spelling_that_hides_nothing_wins(tmp_path: Path) -> None:
+    files(tmp_path, *(f"train/{n}.wav" for n in "abcdefg"))
+    labels = ["ja\u200by", "ja\u200by", JAY, "Ka\u0308uz", OWL, "emu\u200b", "\u0645\u06cc\u200c\u0634"]
+    table(tmp_path / "train.csv", ["fname", "label"], *zip("abcdefg", labels, strict=True))
+    comp = load(tmp_path)
+    assert set(comp.classes) == {JAY, OWL, "emu\u200b", labels[-1]}
+    (line,) = [note for note in comp.notes if note.startswith("warning: the label")]
+    assert r"'emu\u200b' holds U+200B" in line
+
 
 @pytest.mark.slow
 def test_from_audio_to_the_samples_spelling(tmp_path: Path) -> None:
@@ -223,6 +243,61 @@ def test_columns_of_a_hold_out_in_another_spelling(tmp_path: Path) -> None:
     assert "several columns for one label" in load_refused(tmp_path)
 
 
+@pytest.mark.parametrize("one, other", [(OWL, "Ka\u0308uz"), ("1", "1.0"), (JAY, "j\u200bay")])
+def test_two_columns_of_one_label_beside_a_sample(tmp_path: Path, one: str, other: str) -> None:
+    files(tmp_path, *(f"train/{n}.wav" for n in "abc"), "test/x.wav")
+    table(
+        tmp_path / "train.csv", ["fname", one, "emu", other], ["a", 1, 1, 0], ["b", 0, 1, 0], ["c", 0, 1, 1]
+    )
+    for asked in (one, other, f"{one}\u200b"):
+        table(tmp_path / "sample_submission.csv", ["fname", asked, "emu"], ["x", 0, 0])
+        assert "train.csv has several columns for one label" in load_refused(tmp_path)
+
+
+def test_options_in_another_spelling(tmp_path: Path) -> None:
+    files(tmp_path, *(f"train/{n}.wav" for n in "abc"))
+    name, header, clip = (unicodedata.normalize("NFD", text) for text in ("Vögel.csv", "Catégorie", "Numéro"))
+    table(tmp_path / name, [clip, header, "x"], ["a", "owl", 1], ["b", JAY, 2], ["c", "owl", 3])
+    comp = load(tmp_path, train_csv="Vögel.csv", label_column="Catégorie", id_column="Numéro")
+    assert [label for _, _, label in rows(comp, "train")] == ["owl", JAY, "owl"] and comp.id_column == clip
+
+
+def test_two_columns_of_one_label_in_a_hold_out(tmp_path: Path) -> None:
+    files(tmp_path, *(f"train/{n}.wav" for n in "abc"), "test/x.wav", "test/y.wav")
+    table(tmp_path / "train.csv", ["fname", JAY, "emu"], ["a", 1, 1], ["b", 0, 1], ["c", 1, 0])
+    for twins in (("j\u200bay", "ja\u200by"), (JAY, "ja\u200by")):
+        table(tmp_path / "test.csv", ["fname", *twins, "emu"], ["x", 1, 0, 0], ["y", 0, 1, 1])
+        line = load_refused(tmp_path)
+        assert "test.csv has several columns for one label" in line and "U+200B" in line
+
+
+@pytest.mark.parametrize(
+    "train, test, words",
+    [
+        (["label"], ["Label"], ("no column 'label', but 'Label'",)),
+        ([JAY, "emu"], ["Jay", "Emu"], ("no column 'jay', but 'Jay'",)),
+        ([JAY, "emu"], [JAY], ("no column 'emu': its clips",)),
+        (["label"], ["seconds"], None),
+        ([JAY, "emu"], [], None),
+    ],
+)
+def test_a_hold_out_of_other_headers(tmp_path: Path, train: list, test: list, words: tuple | None) -> None:
+    files(tmp_path, *(f"train/{n}.wav" for n in "abc"), "test/x.wav", "test/y.wav")
+    table(tmp_path / "train.csv", ["fname", *train], ["a", *[1] * len(train)], ["b", *[0] * len(train)])
+    table(tmp_path / "test.csv", ["fname", *test], ["x", *[1] * len(test)], ["y", *[1] * len(test)])
+    comp = load(tmp_path)
+    assert len(rows(comp, "subm")) == 2
+    lines = [note for note in comp.notes if note.startswith("warning: test.csv has no column")]
+    assert len(lines) == bool(words) and all(word in lines[0] for word in words or ())
+
+
+def test_a_name_from_right_to_left_turns_nothing_around() -> None:
+    name = "\u0643\u0644\u0628 \u0643\u0628\u064a\u0631"
+    for title in (f"{name}  001-a.wav", f"001-a.wav: {name}, 0.93"):
+        found = [text for _, text in spectrogram._runs(title)]
+        assert "".join(found) == title and name in found
+
+
 # --- the sample against the classes, before a clip is decoded
 
 
@@ -254,6 +329,7 @@ def test_columns_that_are_no_classes(tmp_path: Path, header: list[str], words: t
         (["dog Cat owl", "dog Cat owl"], ("holds Cat", "did you mean 'cat'")),
         (["dog", "cat"], ()),
         (["dog cat owl", "dog owl cat"], ()),
+        (["Dog Cat Owl", "Dog Cat Owl"], ("did you mean 'dog' for 'Dog'?",)),
         (["", ""], ()),
     ],
 )

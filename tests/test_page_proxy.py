@@ -127,6 +127,11 @@ def test_without_a_flag(home: Path) -> None:
         with proxy(port, "/earshot", False, **{**headers, "X_Forwarded_Prefix": "/earshot"}) as address:
             used(address, home)
         used(f"http://127.0.0.1:{port}", home)
+        for prefix in ("/assets", "/gradio_api"):  # as the page's own paths begin
+            with proxy(port, prefix, True, **{**headers, "X_Forwarded_Prefix": prefix}) as address:
+                used(address, home)
+        with proxy(port, "/static/lab", False, **{**headers, "X_Forwarded_Prefix": "/static/lab"}) as address:
+            used(address, home)
 
 
 @pytest.mark.slow
@@ -241,6 +246,8 @@ def test_what_is_passed_on() -> None:
     assert answered("/earshot", "/earshot") == (307, {"content-length": "0", "location": "/earshot/"})
     assert answered("/earshot", "/earshots")[1]["path"] == "/earshot/earshots"
     assert answered("/api", "/api/predict")[1]["path"] == "/api/api/predict"
+    assert answered("/api/earshot", "/api/earshot/api/predict")[1]["path"] == "/api/earshot/api/predict"
+    assert answered("/api/earshot", "/api/predict")[1]["path"] == "/api/earshot/api/predict"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import tone
+from conftest import read_csv, tone
 from layout_files import files, rows
 from layout_files import refused as load_refused
 from test_names import extracted, table, trained
@@ -195,10 +195,65 @@ def test_a_column_of_numbers_beside_the_ids(tmp_path: Path) -> None:
     assert "names audio files" in load_refused(tmp_path)  # numbers of classes are no ids
 
 
+def test_numbers_of_another_column_do_not_take_over(tmp_path: Path) -> None:
+    """What other columns hold may be the name of a file by chance, all of it or a single cell."""
+    files(tmp_path, *(f"audio/{n:03d}.wav" for n in range(1, 61)))
+    numbers = range(1, 13)
+    for header, other in (
+        (["id", "label", "bpm"], lambda n: 40 + n),  # all 040.wav to 060.wav
+        (["id", "label", "bpm"], lambda n: f"0{40 + n}" if n == 3 else 150 + n),
+        (["clip", "label", "note"], lambda n: "012" if n == 7 else f"take {n}"),
+    ):
+        table(tmp_path / "train.csv", header, *([n, "owl" if n % 2 else "jay", other(n)] for n in numbers))
+        comp = load(tmp_path)
+        assert comp.id_column == header[0]
+        assert rows(comp, "train")[0] == ("1", "audio/001.wav", "owl")
+    files(tmp_path, *(f"audio/{n}.wav" for n in range(101, 113)))
+    table(
+        tmp_path / "train.csv",
+        ["bpm", "label", "id"],
+        *([100 + n, "owl" if n % 2 else "jay", n] for n in numbers),
+    )
+    assert load(tmp_path).id_column == "id"
+    body = [[n, f"{n + 30:03d}.wav" if n < 5 else f"gone{n}.wav", "oj"[n % 2]] for n in numbers]
+    table(tmp_path / "train.csv", ["row", "name", "label"], *body)
+    assert load(tmp_path).id_column == "name"  # names with a suffix, of which most files are gone
+
+
+def test_a_file_that_begins_with_a_blank(tmp_path: Path) -> None:
+    files(tmp_path, "audio/ a.wav", "audio/a.wav", "audio/b.wav")
+    number_csv(tmp_path, [" a.wav", "a.wav", " b"])
+    assert [path for _, path, _ in rows(load(tmp_path), "train")] == [
+        "audio/ a.wav",
+        "audio/a.wav",
+        "audio/b.wav",
+    ]
+
+
 def test_row_numbers_of_a_csv_beside_class_folders(tmp_path: Path) -> None:
     files(tmp_path, *(f"{('owl', 'jay')[n % 2]}/{n:03d}.wav" for n in range(4)))
     table(tmp_path / "features.csv", ["", "mean", "label"], *([n, n / 7, "owl"] for n in range(4)))
     assert load(tmp_path).layout == "folder per class"
+
+
+@pytest.mark.slow
+def test_from_audio_to_ids_with_line_ends(tmp_path: Path) -> None:
+    """A file may be called so; the submission's rows stay whole, as do the run's own csv files."""
+    root = tmp_path / "c"
+    names = {"train": [f"a\r{n}.wav" for n in range(8)], "test": ["x\ry.wav", "x\nz.wav", 'q"\r\n.wav']}
+    for part, ids in names.items():
+        (root / part).mkdir(parents=True)
+        for n, name in enumerate(ids):
+            soundfile.write(root / part / name, tone(n % 2, n, seconds=0.5), 16000)
+    quoted = [f'"{n}",{("owl", "jay")[i % 2]}' for i, n in enumerate(names["train"])]
+    (root / "train.csv").write_text("\n".join(["id,label", *quoted, ""]), newline="")
+    asked = ['"{}",owl'.format(name.replace('"', '""')) for name in names["test"]]
+    (root / "sample_submission.csv").write_text("\n".join(["id,label", *asked, ""]), newline="")
+    assert "subm: 3 clips" in extracted(root)
+    assert [row["id"] for row in trained(root)] == names["test"]
+    (run,) = (tmp_path / "runs").iterdir()
+    for name in ("oof_last.csv", "training_clips.csv"):
+        assert [row["id"] for row in read_csv(run / name)] == names["train"]
 
 
 @pytest.mark.slow

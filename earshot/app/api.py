@@ -23,6 +23,8 @@ from earshot.core.errors import TemporaryError
 
 LOOPBACK = ("127.0.0.1", "localhost")
 SLACK = 1 << 16  # bytes of a multipart body besides the file
+# What gradio's paths begin with; it is mounted later, and its routes are no plain list.
+PAGE = ("gradio_api", "assets", "static", "svelte", "custom_component", "login", "monitoring", "pwa_icon")
 NAMED = 12  # classes in the description
 # Nothing is fetched from elsewhere, whatever a library's page would like.
 POLICY = (
@@ -115,7 +117,7 @@ def build(desk: Desk, host: str, report: Path | None, address: Address | None = 
             return HTMLResponse(report.read_bytes(), headers={"content-security-policy": SANDBOX})
 
     hosts = {*LOOPBACK, *([host_name(address.host)] if address and address.host else [])}
-    own = {route.path.split("/")[1] for route in app.routes}
+    own = {*PAGE, *(route.path.split("/")[1] for route in app.routes)}
     app.add_middleware(BehindProxy, address=address, hosts=hosts if host in LOOPBACK else (), own=own)
     app.add_middleware(Policy)
     return app

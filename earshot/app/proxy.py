@@ -32,7 +32,7 @@ class BehindProxy:
     Args:
         address: what --root-path says, which comes before the headers; None where it is not given.
         hosts: those that a request may name; none: any.
-        own: what the server's own paths begin with.
+        own: what the server's own paths begin with, such as api.
     """
 
     def __init__(self, app: Any, address: Address | None, hosts: Collection[str], own: Collection[str]):
@@ -48,9 +48,9 @@ class BehindProxy:
         said = forwarded(headers)
         fixed = self.address or said
         prefix, host = fixed.prefix, fixed.host or said.host
-        # Most proxies take the prefix off. One that leaves it is known by the path, unless the prefix begins
-        # as the server's own paths do.
-        left = prefix and prefix.split("/")[1] not in self.own
+        # Most proxies take the prefix off. One that leaves it is known by the path, unless the server's own
+        # paths begin with the prefix.
+        left = prefix and prefix.removeprefix("/") not in self.own
         if left and scope["path"] == prefix:  # the page's links are relative to its folder
             return await RedirectResponse(f"{prefix}/")(scope, receive, send)
         if not (left and scope["path"].startswith(f"{prefix}/")):

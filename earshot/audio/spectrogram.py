@@ -6,6 +6,7 @@ import functools
 import io
 import itertools
 import math
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +21,9 @@ RANGE = 80.0  # dB that the colours span, down from the loudest point
 FRAMES = 2000  # no picture is wider
 # indices of a palette: colours first, then greys, between which Pillow blends its letters
 BLACK, WHITE, COLOURS = 240, 255, 240
+# words of Hebrew, Arabic and the like, with the blanks between them
+LETTER = "[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\U00010800-\U00010fff\U0001e800-\U0001efff]"
+RIGHT_TO_LEFT = re.compile(rf"({LETTER}+(?:\s+{LETTER}+)*)")
 LEFT, TOP, RIGHT, BOTTOM = 52, 24, 76, 38  # pixels around the spectrogram
 
 
@@ -78,15 +82,18 @@ def _font(size: int, path: str | None = None) -> ImageFont.FreeTypeFont:
 
 
 def _runs(text: str) -> list[tuple[ImageFont.FreeTypeFont, str]]:
-    """A readable text in pieces, each with the font that has its characters."""
-    pieces = itertools.groupby(zip(fonts.of(text), text, strict=True), lambda pair: pair[0])
-    return [
-        (
-            _font(12, None if font is None or font.family == fonts.OWN else font.path),
-            "".join(c for _, c in run),
-        )
-        for font, run in pieces
-    ]
+    """A readable text in pieces, left to right, each with the font that has its characters.
+
+    A name that is written from right to left is a piece of its own: it would turn around what stands beside
+    it, a file name for example.
+    """
+    runs = []
+    for part in filter(None, RIGHT_TO_LEFT.split(text)):
+        pieces = itertools.groupby(zip(fonts.of(part), part, strict=True), lambda pair: pair[0])
+        for font, run in pieces:
+            path = None if font is None or font.family == fonts.OWN else font.path
+            runs.append((_font(12, path), "".join(c for _, c in run)))
+    return runs
 
 
 def _length(text: str) -> float:

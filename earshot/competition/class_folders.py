@@ -78,13 +78,16 @@ def _folder_per_class(files: Files, audio: list[str]) -> Layout | None:
             if len(below) > 1:
                 return None
             if below:
-                rows["test" if split == "test" else "train"][path] = below[0]
+                rows["test" if split == "test" else "train"][path] = below[0].strip()
             elif split == "test":
                 rows["subm"][path] = None
             else:
                 found.missing.append(("train", path, "not in a class folder"))
     for split in ("train", "test"):
         rows[split] = dict(zip(rows[split], found.settle(list(rows[split].values())), strict=True))
+        empty = [path for path, label in rows[split].items() if not label]  # nothing but zero width
+        found.missing += [(split, path, "empty label") for path in empty]
+        rows[split] = {path: label for path, label in rows[split].items() if label}
     if len(set(rows["train"].values())) < 2:
         return None
     if by_split["valid"]:

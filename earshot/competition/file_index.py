@@ -160,6 +160,8 @@ class Files:
     def candidates(self, clip_id: str) -> list[str]:
         """The audio files that a csv's id may mean: by relative path, file name or stem, in any case."""
         wanted = clip_id.strip()
+        if wanted != clip_id and (exact := self.by_name.get(key(clip_id))):  # the blank is the file's own
+            return exact
         # A backslash is Windows' separator, or the escape of a byte in a name that is no UTF-8.
         escaped = self._candidates(wanted) if self._disk and "\\" in wanted else []
         return escaped or self._candidates(wanted.replace("\\", "/").removeprefix("./"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -146,10 +147,7 @@ def find(
     )
     if asked or len(binary) > 1 and (mostly or task == "multilabel" and column in binary):
         found = Labels(tuple(answers if asked else binary), task != "single")
-        for twins in spelling.alike(found.columns, spelling.key):
-            raise UserError(
-                f"{csv} has several columns for one label, {', '.join(spelling.apart(*twins))}: keep one"
-            )
+        refuse_twins(left, found.columns, csv)
         if not found.multilabel or any(len(labels) != 1 for labels in found.read(frame, csv)):
             return found, []
         if task == "auto":  # one label a clip, written as columns: its probabilities have to add up to one
@@ -171,6 +169,35 @@ def find(
     if len(answers) > 1 and falls_apart(cells, separator, answers):
         return Labels((column,), True, separator), []
     return Labels((column,)), hint(cells)
+
+
+def refuse_twins(headers: Iterable[str], columns: Sequence[str], csv: Path) -> None:
+    """A UserError where two headers of a csv are one of the label columns."""
+    known = set(spelling.keys(columns))
+    for twins in spelling.alike(
+        (header for header in headers if spelling.key(header) in known), spelling.key
+    ):
+        raise UserError(
+            f"{csv} has several columns for one label, {', '.join(spelling.apart(*twins))}: keep one"
+        )
+
+
+def unlabelled(found: Labels, frame: pd.DataFrame, known: Iterable[str], name: str) -> list[str]:
+    """A warning where a csv without the labels seems to have some of them, or all in another spelling.
+
+    Args:
+        known: the train csv's headers. name: of the csv without the labels.
+    """
+    absent = [column for column in found.columns if column not in frame.columns]
+    other = [column for column in frame.columns if column not in set(known)]
+    pairs = [(column, near) for column in absent if (near := spelling.near(column, other))]
+    if not pairs and len(absent) in (0, len(found.columns)):
+        return []
+    lacks = spelling.apart(*pairs[0]) if pairs else [repr(absent[0])]
+    return [
+        f"warning: {name} has no column {', but '.join(lacks)}: its clips count as unlabelled; if they are "
+        "labelled, give it the label columns of the train csv"
+    ]
 
 
 def find_label_column(frame: pd.DataFrame, id_column: str, wanted: list[str] = ()) -> str | None:
@@ -245,6 +272,12 @@ def split(cell: str, separator: str) -> list[str]:
         return [next(filter(None, match), "").strip() for match in ITEM.findall(cell) if any(match)]
     mark = separator.strip()
     return [part for part in map(str.strip, cell.split(mark) if mark else cell.split()) if part]
+
+
+def words(cell: str) -> list[str]:
+    """What stands between the marks and blanks of a cell, where it has some."""
+    found = re.split(r"[\s;|,]+", cell.strip())
+    return found if len(found) > 1 else []
 
 
 def join(labels: list[str], separator: str) -> str:

@@ -10,6 +10,7 @@ import pandas as pd
 from earshot.competition import labels, placeholder, segments
 from earshot.competition.class_folders import folder_per_class
 from earshot.competition.file_index import Files, number, words
+from earshot.competition.id_columns import find_id_column, need_column
 from earshot.competition.layout import Layout, table
 from earshot.core import csv_table, spelling
 from earshot.core.csv_table import shown, some
@@ -47,7 +48,10 @@ def recognise(root: Path, train_csv=None, id_column=None, label_column=None, tas
     tests = [c for c in rest if c not in named and any(w.startswith("test") for w in words(Path(c).name))]
     others = [c for c in rest if c not in tests and c not in named]
     if train_csv is not None:
-        choices = [p for p in (Path(train_csv), files.root / train_csv) if p.is_file()]
+        alike = [c for c in files.csvs if spelling.key(c) == spelling.key(str(train_csv))]
+        choices = [
+            p for p in (Path(train_csv), *(files.root / c for c in (train_csv, *alike))) if p.is_file()
+        ]
         if not choices:
             raise UserError(
                 f"no train csv {train_csv}, neither here nor in {root}; csv files there: "
@@ -105,27 +109,6 @@ def pick(files: Files, paths: list[str], names: tuple[str, ...], what: str, mend
     return chosen[0] if chosen else None
 
 
-def find_id_column(
-    frame: pd.DataFrame, files: Files, prefer: str | None = None, numbers: bool = True
-) -> str | None:
-    """The column with most distinct values that are audio files, a tie going to `prefer`, then to the first;
-    without any, if allowed, that of most numbers that files are called by: more than half as many as rows."""
-    for named, least in ((files.candidates, 0), (files.numbered, len(frame) / 2))[: 1 + numbers]:
-        counts = {c: sum(bool(named(v)) for v in frame[c].unique()) for c in frame.columns}
-        best = max(frame.columns, key=lambda c: (counts[c], c == prefer), default=None)
-        if best is not None and counts[best] > least:
-            return best
-    return None
-
-
-def need_column(frame: pd.DataFrame, csv: Path, column: str, flag: str) -> None:
-    """A UserError if the csv lacks a column that an option names."""
-    if column not in frame.columns:
-        raise UserError(
-            f"{csv} has no column {column}; it has {some(frame.columns)}: give one of them to {flag}"
-        )
-
-
 def from_csv(
     files: Files, csv: Path, sample: str | None, tests: list[str], id_column, label_column, task
 ) -> Layout:
@@ -139,7 +122,7 @@ def from_csv(
         )
     sample_columns = list(sample_frame.columns) if sample else []
     if id_column is not None:
-        need_column(frame, csv, id_column, "--id-column")
+        id_column = need_column(frame, csv, id_column, "--id-column")
     train_id = id_column or find_id_column(frame, files, prefer=sample_columns[0] if sample else None)
     if train_id is None:
         raise UserError(
@@ -149,7 +132,7 @@ def from_csv(
         )
     need_header(files, csv, train_id, frame)
     if label_column is not None:
-        need_column(frame, csv, label_column, "--label-column")
+        label_column = need_column(frame, csv, label_column, "--label-column")
     sample_id = (
         None
         if not sample
@@ -210,11 +193,13 @@ def from_csv(
         need_header(files, files.root / test, test_id, test_frame)
         stray_quotes(test_frame, files.root / test, (test_id, *how.columns), found)
         there = list(test_frame.columns)
+        labels.refuse_twins(there, how.columns, files.root / test)
         spelled = zip(there, spelling.like(there, how.columns), strict=True)
         test_frame = test_frame.rename(columns={c: known for c, known in spelled if known not in there})
         if how.known_in(test_frame):
             parts.append(labelled_rows(files, test_frame, files.root / test, "test", test_id, "group", found))
         else:
+            found.notes += labels.unlabelled(how, test_frame, frame.columns, Path(test).name)
             found.id_column = test_id
             parts.append(unlabelled_rows(files, test_frame, files.root / test, found))
     else:

@@ -181,6 +181,12 @@ def odd_labels(classes: list[str]) -> list[str]:
         for name in classes
         if name.lower() in ("nan", "na", "n/a", "<na>", "null", "none", "#n/a")
     ]
+    lines += [
+        f"warning: the label {name!r} holds {', '.join(hidden)}, which nobody sees: take it out if it is not "
+        "meant"
+        for name in classes
+        if (hidden := spelling.unseen(name))
+    ]
     return lines + [
         f"warning: {some(spelling.apart(*names), 3)} are different labels to the letter: if they mean one, "
         "spell them alike"

@@ -3,14 +3,13 @@ placeholder of a few rows."""
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from earshot.competition.file_index import Files, side, strip_suffix
+from earshot.core.csv_text import as_text
 from earshot.core.file_names import is_audio
 from earshot.core.files import write_text
 
@@ -66,12 +65,7 @@ def write(
 ) -> Path:
     """A sample submission with a row for each id, the answers as in the placeholder's first row; returns its
     path."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
     answers = dict(zip(columns, example, strict=False))
-    writer.writerows(
-        [id if column == id_column else answers.get(column, "") for column in columns] for id in ids
-    )
-    write_text(path, text.getvalue())
+    rows = [[id if column == id_column else answers.get(column, "") for column in columns] for id in ids]
+    write_text(path, as_text([columns, *rows]))
     return path

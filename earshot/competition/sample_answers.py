@@ -78,7 +78,8 @@ def check(
     unknown = [label for label in unknown if any(map(str.isalnum, label))]  # "?" stands for any label
     if not unknown:
         return []
-    hints = filter(None, (meant(label, sorted(learnt)) for label in unknown[:20]))
+    words = (word for label in unknown[:20] for word in (label, *labels.words(label)))
+    hints = filter(None, (meant(word, sorted(learnt)) for word in words if spelling.key(word) not in known))
     hint = next(hints, ": labels are submitted as the training data spells them")
     return [
         f"warning: column {columns[0]} of {name} holds {some(unknown, 3)}, and no training clip has that "

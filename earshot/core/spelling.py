@@ -45,10 +45,25 @@ def like(texts: Iterable[str], known: Iterable[str]) -> list[str]:
 
 
 def settle(texts: Iterable[str], settled: dict[str, str]) -> None:
-    """Add a spelling for each key that has none: the commonest one, of several the first."""
+    """Add a spelling for each key that has none: one that hides nothing, composed, the commonest, the first,
+    in this order."""
     settled.setdefault("", "")
-    for text, _ in Counter(texts).most_common():
+
+    def odd(text: str) -> tuple[bool, bool]:
+        hidden = ZERO_WIDTH.search(text) is not None or text != text.strip()
+        return hidden, not unicodedata.is_normalized("NFC", text)
+
+    for text in sorted(
+        (text for text, _ in Counter(texts).most_common()), key=odd
+    ):  # equals keep their order
         settled.setdefault(key(text), text)
+
+
+def unseen(text: str) -> list[str]:
+    """The code points of zero width in a text, but for those that join the letters of some scripts and the
+    parts of emoji."""
+    found = ZERO_WIDTH.findall(re.sub("(?<=[^\x00-\x7f])[\u200c\u200d\ufe00-\ufe0f]", "", text))
+    return sorted({f"U+{ord(letter):04X}" for letter in found})
 
 
 @cache

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from earshot.core.errors import UserError
-from earshot.core.shell import quoted
 from earshot.prediction import blend_weights, saved_blend
 from earshot.prediction.blend_weights import Blended, Fitted
 from earshot.training import resume
@@ -140,16 +139,16 @@ def open_one(folder: Path) -> Member:
         )
     said = saved_blend.read(folder)
     inside = []
-    for path, fingerprint in zip(said["members"], said["fingerprints"], strict=True):
-        where = Path(os.path.relpath((folder / path).resolve()))
+    places = [Path(os.path.relpath((folder / path).resolve())) for path in said["members"]]
+    for where, fingerprint in zip(places, said["fingerprints"], strict=True):
         # Before it is opened: a blend that came to hold itself ends here.
         here = saved_blend.fingerprint_of(where)
         if here != fingerprint:
             raise UserError(
                 f"{folder} is a blend of {where}, which is "
                 f"{'missing' if here is None else 'another one by now'} ({fingerprint} there, "
-                f"{here or 'nothing'} here): put it back, or blend anew with predict.py --blend "
-                f"{said['method']} --name {quoted(folder.name)}"
+                f"{here or 'nothing'} here): put it back, or "
+                f"{saved_blend.anew(folder, said['method'], list(filter(Path.is_dir, places)))}"
             )
         inside.append(open_one(where))
     found = Member(
@@ -159,7 +158,7 @@ def open_one(folder: Path) -> Member:
     if len(found.classes) != said["classes"]:
         raise UserError(
             f"{folder / saved_blend.NAME} speaks of {said['classes']} labels, and its members have "
-            f"{len(found.classes)}: blend anew"
+            f"{len(found.classes)}: {saved_blend.anew(folder, said['method'], places)}"
         )
     return found
 

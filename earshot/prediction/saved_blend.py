@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from earshot.core import checksums
 from earshot.core.errors import UserError
 from earshot.core.files import digest_of, empty, locked, plain_name
-from earshot.core.shell import quoted
+from earshot.core.shell import command
 from earshot.training.oof import Oof
 from earshot.training.run import CONFIG, Run
 
@@ -110,6 +111,22 @@ def write(
     )
 
 
+def named(folder: Path) -> str:
+    """A run's or blend's folder as --runs finds it: its name where it lies in runs/, else its path."""
+    return folder.name if folder.parent == Path("runs") else str(folder)
+
+
+def anew(folder: Path, method: str = "auto", runs: Sequence[Path] = (Path("runs/A"), Path("runs/B"))) -> str:
+    """What to do about a blend that cannot be opened: the command that fits it again.
+
+    Args:
+        runs: its members, where they are known.
+    """
+    where = () if folder.parent == Path("runs") else ("--runs-folder", folder.parent)
+    words = ("--runs", *map(named, runs), "--blend", method, "--name", folder.name, *where)
+    return f"blend anew with {command('python', 'predict.py', *words)}"
+
+
 def read(folder: Path) -> dict[str, Any]:
     """The content of blend.json.
 
@@ -119,9 +136,7 @@ def read(folder: Path) -> dict[str, Any]:
     try:
         found = checksums.read(folder / NAME, OOF)
     except checksums.Damaged as error:
-        raise UserError(
-            f"{error}: blend anew with predict.py --blend auto --name {quoted(folder.name)}"
-        ) from None
+        raise UserError(f"{error}: {anew(folder)}") from None
     count = len(found["members"]) if isinstance(found.get("members"), list) else 0
     whole = (
         all(isinstance(found.get(key), kind) for key, kind in KINDS.items())
@@ -138,10 +153,7 @@ def read(folder: Path) -> dict[str, Any]:
         )
     )
     if not whole:
-        raise UserError(
-            f"{folder / NAME} is no blend that can be applied: blend anew with predict.py --blend auto "
-            f"--name {quoted(folder.name)}"
-        )
+        raise UserError(f"{folder / NAME} is no blend that can be applied: {anew(folder)}")
     return found
 
 

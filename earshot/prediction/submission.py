@@ -11,6 +11,7 @@ import pandas as pd
 
 from earshot.competition import labels, sample_answers
 from earshot.core import csv_table, spelling
+from earshot.core.csv_text import as_text
 from earshot.core.errors import UserError
 from earshot.core.files import digest, write_bytes
 from earshot.training.metrics import THRESHOLD
@@ -233,7 +234,7 @@ def render(
     if multilabel and sample is not None:
         separator = _as_in(sample, columns[0], classes, separator)
     made = build(ids, probabilities, classes, columns, sample, multilabel, separator)
-    data = made.to_csv(index=False, lineterminator="\n").encode("utf-8")
+    data = as_text([made.columns, *made.itertuples(index=False, name=None)]).encode("utf-8")
     # The bytes are read back before they are written, so that the guard sees what the leaderboard will see.
     table = pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False)
     id_column = columns[0] if sample is None else id_column_of(sample, columns[0])

@@ -13,7 +13,7 @@ import numpy as np
 from earshot.core import checksums
 from earshot.core.errors import UserError
 from earshot.core.files import digest_of
-from earshot.core.shell import quoted
+from earshot.prediction import saved_blend
 from earshot.training import metrics
 from earshot.training.run import CONFIG, Run
 
@@ -142,9 +142,7 @@ def load(folder: Path) -> Results:
         try:
             extra = dict(checksums.read(folder / BLEND, "oof.csv"))
         except checksums.Damaged as error:
-            raise UserError(
-                f"{error}: blend anew with predict.py --blend auto --name {quoted(folder.name)}"
-            ) from None
+            raise UserError(f"{error}: {saved_blend.anew(folder)}") from None
         path, config, classes, metric = folder / "oof.csv", {}, None, str(extra.get("metric", "f1_macro"))
         several = extra.get("multilabel")  # blends of earlier releases do not say
         about = "blend of runs, out-of-fold"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from earshot.core import plain_yaml
+from earshot.core.csv_text import as_text
 from earshot.core.device import Device
 from earshot.core.errors import UserError
 from earshot.core.files import append_text, clear_temporary, digest_of, write_json, write_text
@@ -215,19 +216,17 @@ class Run:
             labels: (clips,) class indices, or (clips, classes) of 0 and 1.
             probabilities: (clips, classes).
         """
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
         # A class may be called as one of the first columns is; two columns of one name would be read wrongly.
         names = [f"class {c}" if c in ("id", "fold", "label") else c for c in self.classes]
-        writer.writerow(["id", "fold", "label", *names])
+        rows: list[list[object]] = [["id", "fold", "label", *names]]
         for id, fold, label, row in zip(ids, folds, labels, probabilities, strict=True):
             true = (
                 "|".join(self.classes[c] for c in np.flatnonzero(label))
                 if labels.ndim == 2
                 else self.classes[label]
             )
-            writer.writerow([id, int(fold), true, *(f"{p:.8f}" for p in row)])
-        write_text(self.folder / f"{name}.csv", text.getvalue())
+            rows.append([id, int(fold), true, *(f"{p:.8f}" for p in row)])
+        write_text(self.folder / f"{name}.csv", as_text(rows))
 
     def keep(self, name: str, value: dict) -> None:
         """Write <name>.json into the run."""

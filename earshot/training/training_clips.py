@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from earshot.core.csv_text import as_text
 from earshot.core.errors import UserError
 from earshot.core.files import write_text
 from earshot.features.cache import Cache
@@ -36,13 +35,14 @@ def keep(folder: Path, cache: Cache, folds: np.ndarray) -> None:
     digests = None if (folder / NAME).exists() else cache.digests()
     if digests is None:
         return
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for id, fold, digest in zip(cache.split("train")["ids"].tolist(), folds.tolist(), digests, strict=True):
-        if digest.any():
-            writer.writerow([id, fold, digest.tobytes().hex()])
-    write_text(folder / NAME, text.getvalue())
+    rows = [
+        [id, fold, digest.tobytes().hex()]
+        for id, fold, digest in zip(
+            cache.split("train")["ids"].tolist(), folds.tolist(), digests, strict=True
+        )
+        if digest.any()
+    ]
+    write_text(folder / NAME, as_text([COLUMNS, *rows]))
 
 
 def read(folder: Path) -> list[TrainingClip] | None:

@@ -1,0 +1,52 @@
+"""Which column of a csv holds the ids: the one whose values are audio files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from earshot.competition.file_index import Files, number
+from earshot.core import spelling
+from earshot.core.csv_table import some
+from earshot.core.errors import UserError
+from earshot.core.file_names import is_audio
+
+ID_NAMES = ("id", "fname", "filename", "file_name", "file", "path", "clip_id", "audio_id", "recording_id")
+
+
+def find_id_column(
+    frame: pd.DataFrame, files: Files, prefer: str | None = None, numbers: bool = True
+) -> str | None:
+    """The column with most distinct values that are audio files; None without any.
+
+    Where allowed, numbers count that files are called by, if they are more than half as many as rows. Other
+    columns may hold such numbers, too, by chance: a column of names (with a suffix, letters or zeros before a
+    number) that are files comes first. A tie goes to `prefer`, then to a column that is called so, then to
+    the first.
+    """
+    ranks = {}
+    for column in frame.columns:
+        values = frame[column].unique()
+        exact = [v for v in values if files.candidates(v)]
+        known = len(exact) + sum(
+            numbers and not files.candidates(v) and bool(files.numbered(v)) for v in values
+        )
+        names = [v for v in exact if number(v) is None or is_audio(v.strip()) or v.strip().startswith("0")]
+        suffixed = 2 * sum(is_audio(v.strip()) for v in values) > len(values) and 10 * len(exact) > len(
+            values
+        )
+        if exact or 2 * known > len(frame):
+            sure = suffixed or 2 * len(names) > len(frame)
+            ranks[column] = sure, known, column == prefer, column.lower() in ID_NAMES
+    return max(ranks, key=lambda column: ranks[column], default=None)
+
+
+def need_column(frame: pd.DataFrame, csv: Path, column: str, flag: str) -> str:
+    """The column that an option names, as the csv spells it; a UserError if it lacks it."""
+    found = column if column in frame.columns else spelling.like([column], frame.columns)[0]
+    if found not in frame.columns:
+        raise UserError(
+            f"{csv} has no column {column}; it has {some(frame.columns)}: give one of them to {flag}"
+        )
+    return found
