@@ -15,7 +15,6 @@ import pytest
 import soundfile
 from conftest import ROOT, make_competition, read_csv, refused, script, tone
 from layout_files import audio, csv, files, rows
-from layout_files import refused as load_refused
 
 from earshot.competition import file_index
 from earshot.competition.load import load
@@ -225,39 +224,11 @@ def test_a_zip_from_a_mac(tmp_path: Path) -> None:
     assert not list((tmp_path / "out").rglob("._*")) and made.missing == []
 
 
-class Raw(zipfile.ZipInfo):
-    """A member whose name is bytes of no known code page."""
+def test_a_dos_name_stays_what_it_is() -> None:
+    from earshot.competition.zip_file import name_of
 
-    def _encodeFilenameFlags(self) -> tuple[bytes, int]:
-        return os.fsencode(self.filename), self.flag_bits
-
-
-@pytest.mark.skipif(sys.platform == "darwin", reason="the disk takes no names but UTF-8")
-@pytest.mark.parametrize(
-    "page, names",
-    [
-        ("cp437", ["K\u00e4uz", "\u00c5gren"]),
-        ("latin-1", ["K\u00e4uz", "caf\u00e9"]),
-        ("cp932", ["\u8868", "\u30bd\u30fc\u30c8", "\u9ce5"]),  # the second bytes of two are backslashes
-        ("cp1251", ["\u0441\u043e\u0432\u0430", "\u043f\u0451\u0441"]),
-    ],
-)
-def test_a_zip_of_a_code_page(tmp_path: Path, page: str, names: list[str]) -> None:
-    """The csv, in UTF-8, has the names as they were meant."""
-    files(tmp_path, "tone.wav")
-    text = "\n".join(["fname,label", *(f"{n}.wav,{('owl', 'jay')[i % 2]}" for i, n in enumerate(names))])
-    with zipfile.ZipFile(tmp_path / "birds.zip", "w") as out:
-        out.writestr("birds/train.csv", text.encode())
-        for folder, mark in zip(("birds/audio/", "birds\\audio\\", "birds/audio/"), names, strict=False):
-            name = os.fsdecode(folder.encode() + f"{mark}.wav".encode(page))
-            out.writestr(Raw(name), (tmp_path / "tone.wav").read_bytes())
-    made = load(tmp_path / "birds.zip", out=tmp_path / "out")
-    assert made.clips["id"].tolist() == [f"{name}.wav" for name in names] and made.missing == []
-    found = [os.fsencode(path).rpartition(b"/audio/")[2] for path in made.clips["path"]]
-    assert found == [f"{name}.wav".encode(page) for name in names]
-    with zipfile.ZipFile(tmp_path / "bad.zip", "w") as out:
-        out.writestr(Raw(os.fsdecode(b"birds/\x95\\..\\..\\..\\x.wav")), b"x")
-    assert "leads outside the folder" in load_refused(tmp_path / "bad.zip", out=tmp_path / "out")
+    for name in ("K\u00e4uz.wav", "\u2592\u2592.wav", "a.wav"):  # no UTF-8 in code page 437
+        assert name_of(zipfile.ZipInfo(name)) == name
 
 
 def test_none_can_be_used_says_why(tmp_path: Path) -> None:

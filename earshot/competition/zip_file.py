@@ -8,7 +8,6 @@ import re
 import shutil
 import stat
 import struct
-import sys
 import zipfile
 import zlib
 from pathlib import Path
@@ -104,8 +103,8 @@ def check(archive: zipfile.ZipFile, path: Path) -> list[tuple[zipfile.ZipInfo, s
         )
     members = []
     for info in infos:
-        name = with_slashes(name_of(info))
-        if name.startswith("/") or re.match("[A-Za-z]:", name) or ".." in re.split(r"[/\\]", name):
+        name = name_of(info).replace("\\", "/")  # zips made on Windows
+        if name.startswith("/") or re.match("[A-Za-z]:", name) or ".." in name.split("/"):
             raise UserError(
                 f"{path} is not safe to unpack: its member {info.filename!r} leads outside the folder"
             )
@@ -127,25 +126,16 @@ def check(archive: zipfile.ZipFile, path: Path) -> list[tuple[zipfile.ZipInfo, s
 
 
 def name_of(info: zipfile.ZipInfo) -> str:
-    """A member's name: its bytes, as the disk takes them, where it does not say that they are UTF-8.
+    """A member's name: UTF-8 where its bytes are that, although the zip does not say so, as those of a Mac.
 
-    By the standard they are code page 437 then; in practice UTF-8 of a Mac, or a code page of the country
-    where the zip was made. What a csv calls the file decides: `file_names.readings`.
+    Names without the flag are code page 437 by the standard, in which hardly any text is valid UTF-8 as well.
     """
     if info.flag_bits & 0x800 or info.filename.isascii():
         return info.filename
     try:
-        data = info.filename.encode("cp437")
-        # a Mac's disk takes nothing but UTF-8
-        return data.decode("utf-8", "strict" if sys.platform == "darwin" else "surrogateescape")
+        return info.filename.encode("cp437").decode("utf-8")
     except UnicodeError:
         return info.filename
-
-
-def with_slashes(name: str) -> str:
-    """The name with / where a zip made on Windows has a backslash, but where that is the second byte of a
-    Japanese or Chinese letter."""
-    return re.sub(r"(?<![\udc80-\udcff])\\", "/", name)
 
 
 def of_a_mac(part: str) -> bool:
