@@ -194,11 +194,38 @@ def test_a_competition_whose_folder_is_no_utf8(tmp_path: Path) -> None:
     assert r"dog/\xe9.wav" in line and "rename one" in line, "two names may not become one id"
 
 
+class Raw(zipfile.ZipInfo):
+    """A member whose name is written as these bytes, without the flag."""
+
+    def _encodeFilenameFlags(self) -> tuple[bytes, int]:
+        return self.filename.encode("latin-1"), self.flag_bits
+
+
 class Unflagged(zipfile.ZipInfo):
     """A member whose name is UTF-8 and does not say so."""
 
     def _encodeFilenameFlags(self) -> tuple[bytes, int]:
         return self.filename.encode("utf-8"), self.flag_bits
+
+
+@pytest.mark.parametrize(
+    "encoding, name",
+    [("latin-1", "K\u00e4uz"), ("cp932", "\u65e5\u672c"), ("cp866", "\u0441\u043e\u0432\u0430")],
+)
+def test_a_csv_names_the_files_of_a_zip_in_an_older_code_page(
+    tmp_path: Path, encoding: str, name: str
+) -> None:
+    """Without the flag, names are read by the code page of DOS; the csv's are found all the same."""
+    root = tmp_path / "birds"
+    files(root, "audio/@.wav", "audio/b.wav")
+    csv(root / "train.csv", f"fname,label {name}.wav,owl b.wav,jay")
+    raw, path = name.encode(encoding), tmp_path / "birds.zip"
+    with zipfile.ZipFile(path, "w") as out:
+        for file in sorted(p for p in root.rglob("*") if p.is_file()):
+            inside = file.relative_to(root).as_posix().encode().replace(b"@", raw)
+            out.writestr(Raw(inside.decode("latin-1")), file.read_bytes())
+    made = load(path, out=tmp_path / "out")
+    assert [row[0] for row in rows(made, "train")] == [f"{name}.wav", "b.wav"] and made.missing == []
 
 
 def test_a_zip_from_a_mac(tmp_path: Path) -> None:

@@ -68,12 +68,15 @@ codecs.register_error(VISIBLE, _visible)
 
 
 def readings(name: str) -> list[str]:
-    """A path or name as text, and where its bytes are no UTF-8 as a csv may have it: read by the code pages
-    that were common before."""
+    """A path or name as text, and as a csv may have it: read by the code pages that were common before, where
+    its bytes are no UTF-8, or where a zip without the UTF-8 flag was read by the code page of DOS."""
     text = text_of(name)
-    if text == name:
+    if name.isascii():
         return [text]
-    data = name.encode("utf-8", "surrogateescape")
+    try:
+        data = name.encode("utf-8", "surrogateescape") if text != name else name.encode("cp437")
+    except UnicodeEncodeError:
+        return [text]
     found = [text]
     for encoding in CODE_PAGES:
         with contextlib.suppress(UnicodeDecodeError):
