@@ -58,11 +58,11 @@ def frame(head: bytes) -> Frame | None:
 
 
 def streams(source: Source, first: int) -> list[Source]:
-    """The streams of a file whose first frame begins at a place, each with its length told."""
+    """The streams of a file whose first frame begins at a place, each with a header that states its length."""
     edges = [0, *_cuts(source, first), source.size]
     if len(edges) == 2:
-        return [_told(source, first)]
-    return [_told(source.part(start, end), 0 if start else first) for start, end in pairwise(edges)]
+        return [_with_length(source, first)]
+    return [_with_length(source.part(start, end), 0 if start else first) for start, end in pairwise(edges)]
 
 
 def first_frame(source: Source, at: int) -> int | None:
@@ -134,7 +134,7 @@ def _described_end(source: Source, first: int) -> int | None:
     return first + size if 0 < size < source.size - first else None
 
 
-def _told(source: Source, first: int) -> Source:
+def _with_length(source: Source, first: int) -> Source:
     """The stream behind a frame that describes it, where it has none and its bit rate varies.
 
     mpg123 takes the first frame's bit rate for all of them: libsndfile then ends too early, or tells a length

@@ -59,7 +59,7 @@ def state(path: Path | str) -> list[int] | None:
     """What changes with a file: size, inode, times of content and of status in nanoseconds; None of what is
     no regular file.
 
-    A program may set the time of content, and copies keep it. The time of status it cannot set.
+    A program may set the time of content, and copies keep it. It cannot set the time of status.
 
     Raises:
         OSError: it cannot be looked at.
@@ -73,7 +73,7 @@ def state(path: Path | str) -> list[int] | None:
 
 
 def settled(found: list[int], now: int) -> bool:
-    """Would another change from `now` on (nanoseconds) be told by another state?"""
+    """Was the last change long enough before `now` (nanoseconds) that a later one must change the state?"""
     return now - max(found[2:]) > SETTLED * 1e9
 
 

@@ -114,7 +114,7 @@ def audio_suffixes() -> list[str]:
 
 
 def is_document(name: str) -> bool:
-    """Whether a file that is not audio is none that anyone would miss among the clips."""
+    """Whether a file is a document, table or leftover, not a possible clip."""
     return name.startswith(".") or DOCUMENTS.fullmatch(name) is not None
 
 

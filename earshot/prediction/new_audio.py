@@ -81,7 +81,7 @@ def extractor_of(run: Run, weights: str | None, device: Device) -> tuple[Any, Au
 
 
 class NewClips(NamedTuple):
-    """New clips as a cache would hold them, and what is to be said of them."""
+    """New clips as a cache would hold them, and the problems found."""
 
     split: dict[str, Any]
     """With the run's view alone."""
@@ -105,7 +105,7 @@ def features(
     """The features of new clips for a run.
 
     Args:
-        listed: the files that were there when the work began: one that is gone now is not at fault.
+        listed: the files that were there when the work began; one that is missing now is a temporary error.
     Raises:
         TemporaryError: the disk or the network failed; a file is gone since it was listed.
     """
