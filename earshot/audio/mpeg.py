@@ -58,7 +58,8 @@ def frame(head: bytes) -> Frame | None:
 
 
 def streams(source: Source, first: int) -> list[Source]:
-    """The streams of a file whose first frame begins at a place, each with a header that states its length."""
+    """The streams of a file whose first frame begins at a place, each with a header that states its
+    length."""
     edges = [0, *_cuts(source, first), source.size]
     if len(edges) == 2:
         return [_with_length(source, first)]
