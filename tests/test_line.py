@@ -64,6 +64,7 @@ def test_the_line_on_a_competition(tones: Path, tmp_path: Path) -> None:
         "train.pkl",
         "subm.pkl",
         "unique_labels.pkl",
+        "digests.pkl",
         "sample_submission.csv",
     }
     ledger = {row["id"]: (row["split"], row["reason"]) for row in read_csv(folder / "bad_audio.csv")}
