@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from earshot.core import checksums, digest_cache
 from earshot.core.errors import UserError
-from earshot.core.files import digest_of, read_json, replacing
+from earshot.core.files import digest, digest_of, read_json, replacing
 from earshot.core.fingerprint import fingerprint, plain
 from earshot.core.plain_pickle import load
 from earshot.features import manifest
@@ -154,9 +154,12 @@ class Cache:
         Raises:
             UserError: the file is damaged.
         """
-        if "digests.pkl" not in self.manifest["sha256"]:
+        path = self.folder / "digests.pkl"
+        if "digests" not in self.manifest or not path.is_file():
             return None
-        found, clips = self._load("digests").get("digests"), self.manifest["splits"]["train"]["clips"]
+        if digest(path) != self.manifest["digests"]:
+            raise UserError(f"{path} is damaged (its checksum differs): {MEND}")
+        found, clips = load(path).get("digests"), self.manifest["splits"]["train"]["clips"]
         if found is None or getattr(found, "dtype", None) != "uint8" or found.shape != (clips, 32):
             raise UserError(f"{self.folder}/digests.pkl holds no digests of {clips} files: {MEND}")
         return found

@@ -12,7 +12,7 @@ import numpy as np
 from earshot import __version__
 from earshot.core import checksums
 from earshot.core.errors import UserError
-from earshot.core.files import write_bytes
+from earshot.core.files import digest, write_bytes
 from earshot.features import augmented_copies, cache, manifest, reasons
 from earshot.features.reasons import NOTES
 from earshot.features.shards import Shards
@@ -82,10 +82,7 @@ def join(plan: Plan, parts: list[Part]) -> None:
         source = getattr(plan.competition, name)
         if source:  # beside the cache, so that training needs nothing but the cache
             write_bytes(folder / f"{name}.csv", Path(source).read_bytes())
-    names = [f"{name}.pkl" for name in [*splits, *augmented, *(["digests"] if "train" in splits else [])]] + [
-        "unique_labels.pkl",
-        "bad_audio.csv",
-    ]
+    names = [f"{name}.pkl" for name in [*splits, *augmented]] + ["unique_labels.pkl", "bad_audio.csv"]
     names += [f"{name}.csv" for name in ("sample_submission", "solution") if getattr(plan.competition, name)]
     checksums.write(
         folder / cache.MANIFEST,
@@ -97,6 +94,8 @@ def join(plan: Plan, parts: list[Part]) -> None:
             "shapes": shapes,
             "span": span,
             "bad": len(ledger),
+            # beside the other checksums, which version 0.1 reads and knows the names of
+            **({"digests": digest(folder / "digests.pkl")} if "train" in splits else {}),
             **{note: {"clips": len(found), "first": found[0]} for note, found in noted.items() if found},
             "columns": [plan.competition.id_column, plan.competition.label_column],
             **({"separator": plan.competition.separator} if plan.competition.multilabel else {}),
