@@ -58,7 +58,9 @@ def _whole(plan: Plan, folder: Path) -> list[str]:
         )
         if wrong:
             raise checksums.Damaged(f"{folder / cache.MANIFEST} {wrong}")
-        sums = manifest["sha256"]
+        sums = dict(manifest["sha256"])
+        if isinstance(manifest.get("digests"), str) and (folder / "digests.pkl").is_file():
+            sums["digests.pkl"] = manifest["digests"]
         total = sum((folder / name).stat().st_size for name in sums if (folder / name).is_file())
         disk_space.check(plan.folder, total, total)
         for name, wanted in sums.items():
