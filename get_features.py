@@ -138,7 +138,7 @@ def main(argv: list[str]) -> None:
             )
             print(f"device: {worker_pool.about(at)}", flush=True)
             extract.run(made, at, machine.batch_size, workers, deadline, machine.fresh, answered=bool(run))
-    source_files.forget(made.folder.parent, clips.clips.path)
+            source_files.forget(made.folder.parent, clips.clips.path)
     write_text(Path(what.out) / LATEST, clips.name + "\n")
     report(made.folder)
     shown, below = machine.pictures, Path(machine.pictures_out or made.folder)

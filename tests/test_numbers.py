@@ -186,7 +186,9 @@ def test_a_label_that_only_the_test_clips_have(tmp_path: Path) -> None:
     comp = load(root)
     # scored, as a mistake
     assert comp.classes == CLASSES and rows(comp, "test")[0] == ("x", "audio/x.wav", "emu")
-    assert any("no training clip has the label emu: it is never learnt" in n for n in comp.notes), comp.notes
+    assert any("no training clip has the label emu: the model cannot learn it" in n for n in comp.notes), (
+        comp.notes
+    )
     csv(root / "train.csv", "id,label a,owl b,owl c,owl")
     assert "all training clips" in refused(root) and "owl" in refused(root)
 

@@ -68,20 +68,18 @@ def streams(source: Source, first: int) -> list[Source]:
 
 def first_frame(source: Source, at: int) -> int | None:
     """Where the first frame begins that others of its kind follow, near a place; None without one."""
-    window = source.read_at(at, WINDOW)
+    window, found = source.read_at(at, WINDOW), -1
     for _ in range(MOST):
-        found = window.find(b"\xff")
+        found = window.find(b"\xff", found + 1)
         if found < 0:
             return None
-        at, window = at + found, window[found:]
-        place, kinds = at, set()
+        place, kinds = at + found, set()
         for _ in range(IN_A_ROW):
             one = frame(source.read_at(place, 4))
             kinds.add(one and one.kind)
             place += one.size if one else 1
         if len(kinds) == 1 and None not in kinds:
-            return at
-        at, window = at + 1, window[1:]
+            return at + found
     return None
 
 

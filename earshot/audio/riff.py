@@ -19,7 +19,8 @@ def files(source: Source) -> Iterator[Source]:
         head = source.read_at(at, 12)
         if head[:4] not in KINDS or head[8:] != b"WAVE":
             return
-        form, body, end, sound = _wave(source, at, KINDS[head[:4]])
+        order = KINDS[head[:4]]
+        form, body, end, sound = _wave(source, at, order)
         following = end + (end & 1)
         if source.read_at(following, 4) not in KINDS:
             following = end if source.read_at(end, 4) in KINDS else source.size
@@ -28,31 +29,14 @@ def files(source: Source) -> Iterator[Source]:
             yield source if at == 0 and last else source.part(at, following)
         else:
             size = min(end - body, 0xFFFFFFFF)
-            chunk = b"fmt " + struct.pack("<I", len(form)) + form + b"\0" * (len(form) & 1)
-            whole = min(4 + len(chunk) + 8 + size, 0xFFFFFFFF)
-            new = b"RIFF" + struct.pack("<I", whole) + b"WAVE" + chunk + b"data" + struct.pack("<I", size)
-            if head[:4] == b"RIFX":
-                new = _swapped(new)
+            whole = min(4 + 8 + len(form) + (len(form) & 1) + 8 + size, 0xFFFFFFFF)
+            kind = b"RIFX" if order == ">" else b"RIFF"
+            new = struct.pack(f"{order}4sI8sI", kind, whole, b"WAVEfmt ", len(form))
+            new += form + b"\0" * (len(form) & 1) + struct.pack(f"{order}4sI", b"data", size)
             yield source.part(body, end, new)
         if last:
             return
         at = following
-
-
-def _swapped(header: bytes) -> bytes:
-    """A header written with the other byte order; the format itself is in the file's own already."""
-    size = struct.unpack("<I", header[16:20])[0]
-    return b"".join(
-        (
-            b"RIFX",
-            header[4:8][::-1],
-            header[8:16],
-            header[16:20][::-1],
-            header[20 : 20 + size + (size & 1)],
-            b"data",
-            header[-4:][::-1],
-        )
-    )
 
 
 def _wave(source: Source, at: int, order: str) -> tuple[bytes | None, int, int, bool]:

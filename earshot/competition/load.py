@@ -96,8 +96,8 @@ def load(
         )
     known = set(several and found.written.classes or classes_of(clips["label"]))
     asked = [c for c in found.asked if c not in known]
-    # A probability column per class, most of them known: a class without a clip is answered as well,
-    # never learnt.
+    # A probability column per class, most of them known: a class without a clip gets a column as well, though
+    # no model can learn it.
     known |= set(asked) if 2 * len(asked) < len(found.asked) else set()
     classes = sort_classes(known)
     heard = classes_of(clips["label"][clips["split"] == "train"])
@@ -116,17 +116,17 @@ def load(
     ]
     if (clips["split"] == "subm").sum() == 0:
         notes.append("nothing to submit: no sample submission, test csv or test folder")
-    unheard = [c for c in classes if c not in heard]
-    if unheard:
+    untrained = [c for c in classes if c not in heard]
+    if untrained:
         left = sorted(set(heard) - set(found.asked))
         notes.append(
-            f"warning: no training clip has the label {some(unheard, 5)}: it is never learnt"
-            f"{sample_answers.meant(unheard[0], left)}"
+            f"warning: no training clip has the label {some(untrained, 5)}: the model cannot learn it"
+            f"{sample_answers.meant(untrained[0], left)}"
         )
     unasked = [c for c in classes if c not in found.asked]
     if found.asked and unasked and len(unasked) < len(classes):
         notes.append(
-            f"warning: the sample submission has no column for the label {some(unasked, 5)}: it is learnt, "
+            f"warning: the sample submission has no column for the label {some(unasked, 5)}: it is trained, "
             "and not submitted"
         )
     notes += odd_labels(classes) + several_spellings(found)
@@ -136,8 +136,8 @@ def load(
         )
     if shared:
         notes.append(
-            f"beware: {len(shared)} groups (first: {shared[0]}) have clips in train and in test: test will "
-            "flatter"
+            f"warning: {len(shared)} groups (first: {shared[0]}) have clips in train and in test: the test "
+            "scores are optimistic"
         )
     if found.example is not None:
         asked = list(clips["id"][clips["split"] == "subm"])

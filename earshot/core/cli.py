@@ -25,8 +25,8 @@ TEMPORARY = 75  # sysexits.h: EX_TEMPFAIL
 
 
 def run(main: Callable[[list[str]], None]) -> None:
-    """Call a script's main with the arguments and leave as DESIGN asks: 0; 2 after a mistake of the user's,
-    75 after a failure of the machine's, one line each; 130 or 143 when stopped."""
+    """Call a script's main with the arguments and exit with 0, 2 (user error), 75 (temporary failure), 130 or
+    143 (stopped); errors are one line."""
     process.prepare()
     signal.signal(signal.SIGTERM, SIGNALS.on)
     signal.signal(signal.SIGINT, SIGNALS.on)

@@ -52,11 +52,7 @@ def competition(out: str = "data") -> list[Finding]:
         notes = load(path, out=out).notes
         return [
             ok(f"competition: {path} ({where}), {'; '.join(notes[:4])}"),
-            *(
-                warning(f"competition: {n.partition(': ')[2]}")
-                for n in notes
-                if n.startswith(("beware:", "warning:"))
-            ),
+            *(warning(f"competition: {n.partition(': ')[2]}") for n in notes if n.startswith("warning:")),
             *lines,
         ]
     except UserError as error:

@@ -19,7 +19,7 @@ from earshot.features import manifest
 if TYPE_CHECKING:
     import numpy as np
 
-MEND = "run get_features.py again, it sets that aside and makes the cache anew"
+MAKE_ANEW = "run get_features.py again, it sets that aside and makes the cache anew"
 MANIFEST = "manifest.json"
 VERSION = 2  # 2: checksums over the manifest, the shards and the csv files
 
@@ -101,7 +101,7 @@ class Cache:
         try:
             checksums.read(self.folder / MANIFEST)
         except checksums.Damaged as error:
-            raise UserError(f"{error}: {MEND}") from None
+            raise UserError(f"{error}: {MAKE_ANEW}") from None
         wrong = manifest.fault(self.manifest)
         if wrong:
             raise UserError(f"{self.folder / MANIFEST} {wrong}: extract anew with --fresh")
@@ -144,7 +144,7 @@ class Cache:
         if name not in self._sound:  # gigabytes need not be read twice
             path = self.folder / name
             if digest_cache.digests(self.folder, [name])[name] != self.manifest["sha256"].get(name, ""):
-                raise UserError(f"{path} is missing or damaged (its checksum differs): {MEND}")
+                raise UserError(f"{path} is missing or damaged (its checksum differs): {MAKE_ANEW}")
             self._sound.add(name)
 
     def digests(self) -> np.ndarray | None:
@@ -158,10 +158,10 @@ class Cache:
         if "digests" not in self.manifest or not path.is_file():
             return None
         if digest(path) != self.manifest["digests"]:
-            raise UserError(f"{path} is damaged (its checksum differs): {MEND}")
+            raise UserError(f"{path} is damaged (its checksum differs): {MAKE_ANEW}")
         found, clips = load(path).get("digests"), self.manifest["splits"]["train"]["clips"]
         if found is None or getattr(found, "dtype", None) != "uint8" or found.shape != (clips, 32):
-            raise UserError(f"{self.folder}/digests.pkl holds no digests of {clips} files: {MEND}")
+            raise UserError(f"{self.folder}/digests.pkl holds no digests of {clips} files: {MAKE_ANEW}")
         return found
 
     def has(self, split: str) -> bool:
@@ -271,4 +271,4 @@ def peek(path: Path) -> Any:
     try:
         return read_json(path)
     except UserError as error:
-        raise UserError(f"{str(error).partition(': delete it')[0]}: {MEND}") from None
+        raise UserError(f"{str(error).partition(': delete it')[0]}: {MAKE_ANEW}") from None

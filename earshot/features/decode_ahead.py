@@ -48,11 +48,11 @@ def jobs(plan: Plan, todo: list[Part], rate: int, pool: ThreadPoolExecutor) -> I
         return decode(path, rate, plan.audio, path not in plan.unreadable)
 
     untrimmed = replace(plan.audio, trim=None)  # the times of stretches are the file's
-    # that clips are stretches of; the next shard may go on with it
+    # Path and wave of what clips are stretches of. The next shard may go on with it.
     recording: tuple[str, Future] | None = None
     copied = [part for part in todo if part.split == augmented_copies.NAME]
     for part in todo:
-        if part in copied:
+        if part.split == augmented_copies.NAME:
             continue
         rows = clips[clips.split == part.split].iloc[part.first : part.last]
         for path, start, end in zip(rows.path, rows.start, rows.end, strict=True):

@@ -21,7 +21,7 @@ from earshot.core.files import digest_of
 from earshot.core.fingerprint import differences, fingerprint
 from earshot.features import augmented_copies, cache, reasons
 from earshot.features.manifest import fault
-from earshot.features.source_files import INDEX, Sources, check_gone
+from earshot.features.source_files import INDEX, Sources, check_gone, unreadable
 
 if TYPE_CHECKING:
     from earshot.audio.load import AudioSettings
@@ -147,6 +147,7 @@ def make(
     place = kaggle_paths.root()
     if files and place is not None and files[0].is_relative_to(place):
         notes.append(f"weights: {files[0] if len(files) == 1 else files[0].parent}, attached")
+    contents = _contents(competition, sources, workers)
     record = {
         "competition": competition.name,
         **({"task": "multilabel"} if competition.multilabel else {}),
@@ -161,11 +162,9 @@ def make(
         "weights": digest_of(sources.digests(files, workers))[:16] if files else None,
         "labels": digest_of(competition.classes)[:16],
         "sample_submission": _sample(competition, sources, workers),
-        "clips": _splits(competition, sources, workers),
+        "clips": _splits(competition, contents),
     }
-    digests = tuple(sources.digests(labelled.path, workers))
     sources.save()
-    unreadable = sources.unreadable(clips.path, workers)
     if like is not None:
         found = differences(like, {key: record[key] for key in like})
         if found:
@@ -186,8 +185,8 @@ def make(
         notes,
         augment,
         windows,
-        unreadable,
-        digests,
+        unreadable(contents),
+        tuple(contents.get(path, "") for path in labelled.path),
     )
 
 
@@ -225,24 +224,31 @@ def check_unchanged(plan: Plan) -> None:
     """Raise UserError where audio was changed since it was planned: features of both would be in one
     cache."""
     sources = Sources(plan.folder.parent / INDEX)
-    if _splits(plan.competition, sources, 4) != plan.record["clips"]:
+    now = _splits(plan.competition, _contents(plan.competition, sources, 4))
+    sources.save()
+    if now != plan.record["clips"]:
         raise UserError(
             f"audio files of {plan.competition.root} were changed while features were extracted from them: "
             "start over with --fresh once nothing writes to them"
         )
 
 
-def _splits(competition: Competition, sources: Sources, workers: int) -> dict[str, str]:
+def _contents(competition: Competition, sources: Sources, workers: int) -> dict[str, str]:
+    """SHA-256 of each clip's file, by its path, "" for one that cannot be read."""
+    paths = [path for path in dict.fromkeys(competition.clips.path) if path]
+    return dict(zip(paths, sources.digests(paths, workers), strict=True))
+
+
+def _splits(competition: Competition, contents: dict[str, str]) -> dict[str, str]:
     """`_clips` of each split."""
     return {
-        split: _clips(competition, part, sources, workers)
+        split: _clips(competition, part, contents)
         for split, part in competition.clips.groupby("split", sort=False)
     }
 
 
-def _clips(competition: Competition, part: Any, sources: Sources, workers: int) -> str:
+def _clips(competition: Competition, part: Any, contents: dict[str, str]) -> str:
     """What a split is made of, as text: its size, and a digest of every row with the content of its file."""
-    contents = sources.digests(part.path, workers)
     # of text: a Path for each of many clips takes longer than all the rest
     root = f"{competition.root}{os.sep}"
     names = [text_of(path.removeprefix(root)) for path in part.path]
@@ -254,7 +260,7 @@ def _clips(competition: Competition, part: Any, sources: Sources, workers: int) 
             part.label.fillna("").astype(str),
             map(int, part.fold),
             part.group,
-            contents,
+            (contents.get(path, "") for path in part.path),
             strict=True,
         )
     ]
@@ -295,7 +301,7 @@ def state(plan: Plan) -> str:
         if isinstance(manifest, dict) and manifest.get("version") == cache.VERSION:
             manifest = checksums.read(path)
     except UserError as error:
-        return _set_aside(path, str(error).partition(f": {cache.MEND}")[0])
+        return _set_aside(path, str(error).partition(f": {cache.MAKE_ANEW}")[0])
     if not isinstance(manifest, dict) or not isinstance(manifest.get("record"), dict):
         raise UserError(f"{path} is another program's: give the cache another name with --cache NAME")
     if manifest.get("version") != cache.VERSION:

@@ -94,21 +94,6 @@ class Sources:
                 list(pool.map(fill, todo))
         return [entry.get("sha256", "") for entry in entries]
 
-    def unreadable(self, paths: Iterable[str], workers: int = 4) -> frozenset[str]:
-        """The files among these that cannot be read; TemporaryError for many in a row."""
-        paths = [path for path in paths if path]
-        row, found = 0, set()
-        for path, content in zip(paths, self.digests(paths, workers), strict=True):
-            row = 0 if content else row + 1
-            if not content:
-                found.add(path)
-            if row == IN_A_ROW:
-                raise TemporaryError(
-                    f"{path}: cannot be opened, nor can the {IN_A_ROW - 1} files before it: check the drive "
-                    "or network, the links and the permissions"
-                )
-        return frozenset(found)
-
     def headers(self, paths: Iterable[Path | str]) -> list[tuple[float, int] | None]:
         """(seconds, rate) per audio file, None for one whose header cannot be read."""
         with self._kept():
@@ -146,6 +131,27 @@ class Sources:
                 files[path] = {k: v for k, v in entry.items() if k != "state"} if fresh else entry
             checksums.write(self.index, {"files": files})
             self.changed = False
+
+
+def unreadable(contents: dict[str, str]) -> frozenset[str]:
+    """The files that cannot be read.
+
+    Args:
+        contents: path -> SHA-256 in the order of the clips, "" for a file that cannot be read.
+    Raises:
+        TemporaryError: there are many in a row.
+    """
+    row, found = 0, set()
+    for path, content in contents.items():
+        row = 0 if content else row + 1
+        if not content:
+            found.add(path)
+        if row == IN_A_ROW:
+            raise TemporaryError(
+                f"{path}: cannot be opened, nor can the {IN_A_ROW - 1} files before it: check the drive or "
+                "network, the links and the permissions"
+            )
+    return frozenset(found)
 
 
 def gone(folder: Path | str, root: Path | str) -> list[str]:

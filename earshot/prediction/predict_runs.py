@@ -80,23 +80,24 @@ def audio(
     ids, files, notes = new_audio.listed(paths)
     listed = frozenset(path for path in files if path.exists())
     noted: dict[str, list[str]] = {}
+    aside = sys.stderr if show else sys.stdout  # shown answers are a line a file, which scripts read
     for line in notes:
-        print(line)
+        print(line, file=aside)
     seen = SeenClips(whole)
 
     def ask(run: Run, kind: str) -> np.ndarray:
         clips = new_audio.features(run, ids, files, flags.weights, device, listed=listed)
         reasons.update(clips.bad)
-        noted.update(clips.noted)
+        for note, found in clips.noted.items():
+            noted[note] = list(dict.fromkeys([*noted.get(note, []), *found]))
         rows = Rows(clips.split, run.config["record"]["view"], classes, clips.span, device.name)
         return predict.predict_run(run, rows, rebuild, decided(run, device), kind=kind)
 
-    # a line a file is what scripts read
     for line in seen.lines(dict(zip(ids, files, strict=True))):
-        print(line, file=sys.stderr if show else sys.stdout)
+        print(line, file=aside)
     probabilities, unheard = predict.fill(whole.predict(ask), np.array(first.config["prior"]))
     for line in warnings(noted):
-        print(line, file=sys.stderr if show else sys.stdout)
+        print(line, file=aside)
     if show:
         for id, row in zip(ids, probabilities, strict=True):
             best = np.argsort(-row)[: flags.top]

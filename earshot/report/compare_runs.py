@@ -57,7 +57,7 @@ def make(folders: list[Path], out: Path) -> list[str]:
             f"pictures need matplotlib ({error}): pip install matplotlib; {out}/comparison.csv has the table"
         ) from None
     write_bytes(out / "comparison.png", drawn)
-    beware = (
+    cautions = (
         []
         if len(set(clips)) == 1
         else [
@@ -70,7 +70,7 @@ def make(folders: list[Path], out: Path) -> list[str]:
             f"Ordered by {NAMES.get(metric, metric)}: out-of-fold, pooled, of the final epoch; a blend's is "
             "its own. `best epoch` was chosen on the fold that it scores and flatters."
         ),
-        *map(html.paragraph, beware),
+        *map(html.paragraph, cautions),
         html.image(drawn, f"{metric} of each run"),
         *html.numbers("run", fonts.legend(names)),
         html.table(list(rows[0]), [list(row.values()) for row in rows]),
@@ -84,7 +84,7 @@ def make(folders: list[Path], out: Path) -> list[str]:
     ]
     return [
         *lines,
-        *beware,
+        *cautions,
         *filter(None, [unnamed]),
         f"comparison: {out / 'comparison.html'}, comparison.png, comparison.csv",
     ]
