@@ -223,10 +223,8 @@ def _sample(competition: Competition, sources: Sources, workers: int) -> str | N
 def check_unchanged(plan: Plan) -> None:
     """Raise UserError where audio was changed since it was planned: features of both would be in one
     cache."""
-    sources = Sources(plan.folder.parent / INDEX)
-    now = _splits(plan.competition, _contents(plan.competition, sources, 4))
-    sources.save()
-    if now != plan.record["clips"]:
+    sources = Sources(plan.folder.parent / INDEX)  # not saved: what is read again here has no header
+    if _splits(plan.competition, _contents(plan.competition, sources, 4)) != plan.record["clips"]:
         raise UserError(
             f"audio files of {plan.competition.root} were changed while features were extracted from them: "
             "start over with --fresh once nothing writes to them"
