@@ -197,6 +197,8 @@ def test_by_the_commands_with_a_shard_of_bad_clips_and_loose_files(tmp_path, mon
         tmp_path / "weights",
         "--bandwidth",
         "3",
+        "--device",
+        "cpu",
     )
     get_features.main([str(argument) for argument in args])
     said = capsys.readouterr().out

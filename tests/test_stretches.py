@@ -196,7 +196,7 @@ def test_a_killed_extraction_of_stretches_continues_to_the_same_bytes(
     monkeypatch.setattr(shards, "SHARD", 3)
     data = soundscapes(tmp_path / "night")
     monkeypatch.chdir(tmp_path)
-    args = ["--competition", str(data), "--extractor", "logmel"]
+    args = ["--competition", str(data), "--extractor", "logmel", "--device", "cpu"]
     get_features.main([*args, "--out", "calm"])
     while "stopped" in said_by(get_features.main, [*args, "--max-hours", "0.0000001"], capsys):
         pass

@@ -269,6 +269,7 @@ def test_the_pool_of_a_run_is_that_of_its_epochs_folds_and_submission(
         ]
     )
     args = ["--recipe", "linear", "--epochs", "3", "--folds", "2", "--lr", "0.1", "--metric", "roc_auc_macro"]
+    args += ["--device", "cpu"]
     train.main([*args, "--fold", "1", "--pool", "max", "--windows", "2", "--loss", "focal", "--name", "r"])
     run, cache = Run.open(tmp_path / "runs" / "r"), Cache(tmp_path / "data" / "long" / "logmel")
     assert (run.pool, run.config["record"]["training"]["windows"]) == ("max", 2)
