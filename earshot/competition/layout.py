@@ -32,6 +32,7 @@ class Layout:
     # how a label is spelled, by its key, and the other spellings that were found
     spelled: dict[str, str] = field(default_factory=dict)
     other_spellings: set[str] = field(default_factory=set)
+    metric: str | None = None  # the contest's own, where it is known
 
     def settle(self, values: list) -> list:
         """The labels of clips (text, or tuples of several) in one spelling each: what was read first keeps
@@ -49,7 +50,9 @@ class Layout:
         return chosen
 
 
-def table(ids, paths, split, labels=None, folds=None, groups=None, starts=None, ends=None) -> pd.DataFrame:
+def table(
+    ids, paths, split, labels=None, folds=None, groups=None, starts=None, ends=None, weights=None
+) -> pd.DataFrame:
     """The clips' table from columns; a label stays None (not NaN) where it is to be predicted."""
     n = len(ids)
     return pd.DataFrame(
@@ -62,5 +65,6 @@ def table(ids, paths, split, labels=None, folds=None, groups=None, starts=None, 
             "group": pd.Series([""] * n if groups is None else list(groups), dtype=object),
             "start": pd.Series([nan] * n if starts is None else starts, dtype=float),
             "end": pd.Series([nan] * n if ends is None else ends, dtype=float),
+            "weight": pd.Series([1.0] * n if weights is None else weights, dtype=float),
         }
     )

@@ -2,20 +2,22 @@
 told."""
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from earshot.competition import labels, placeholder, segments
+from earshot.competition import labels, placeholder
+from earshot.competition.asked import asked_rows, unlabelled_rows
 from earshot.competition.class_folders import folder_per_class
-from earshot.competition.file_index import Files, number, words
+from earshot.competition.csv_checks import need_header, need_rows, stray_quotes
+from earshot.competition.file_index import Files, words
 from earshot.competition.id_columns import find_id_column, need_column
+from earshot.competition.labelled import labelled_rows, together
 from earshot.competition.layout import Layout, table
 from earshot.core import csv_table, spelling
-from earshot.core.csv_table import shown, some
+from earshot.core.csv_table import some
 from earshot.core.errors import UserError
-from earshot.core.file_names import first_few, is_audio
+from earshot.core.file_names import first_few
 
 ESC_COLUMNS = {"filename", "fold", "target", "category"}
 NOT_TRAIN_CSVS = ("solution.csv", "bad_audio.csv")
@@ -216,160 +218,3 @@ def from_csv(
         )
     found.notes += files.unused()
     return found
-
-
-def together(files: Files, clips: pd.DataFrame, found: Layout) -> pd.DataFrame:
-    """Training clips that are one audio file under several ids get a group in common: no fold may tell the
-    other's answer."""
-    paths = clips["path"].where(clips["split"].eq("train") & clips["path"].ne(""))
-    several = paths.notna() & paths.duplicated(keep=False)
-    if several.any():
-        ids = clips["id"][paths == paths[several].iloc[0]]
-        found.notes.append(
-            f"warning: {paths[several].nunique()} audio files have several training ids (first: "
-            f"{some(ids, 3)}): all are kept, on one side of a fold"
-        )
-        alone = several & clips["group"].eq("")
-        clips.loc[alone, "group"] = [files.relative(path) for path in paths[alone]]
-    return clips
-
-
-def need_rows(frame: pd.DataFrame, csv: Path) -> pd.DataFrame:
-    """The frame; a UserError where it has nothing but a header."""
-    if frame.empty:
-        raise UserError(f"{csv} has a header and no row: download it again, or delete it")
-    return frame
-
-
-def stray_quotes(frame: pd.DataFrame, csv: Path, needed: Sequence[str], found: Layout) -> None:
-    """Say which cells begin with a quote that is text; a UserError where one is an id or a label."""
-    for column, lines in frame.attrs.get("stray", {}).items():
-        if column in needed:
-            raise UserError(
-                f"{csv}, line {lines[0]}: the quote that begins {shown(frame[column][lines[0]])} in column "
-                f"{column} does not end with it: remove it, or quote the whole field and double the quote"
-            )
-        found.notes.append(
-            f"{csv.name}: {len(lines)} cells of column {column} begin with a stray quote (line "
-            f"{some(map(str, lines), 5)}): read as text, each line as a row"
-        )
-    joined = frame.attrs.get("joined", [])
-    if joined:
-        found.notes.append(
-            f"warning: {csv.name}: {len(joined)} rows take several lines, each of which could be a row (from "
-            f"line {some(map(str, joined), 5)}): if a quote there is a stray one, remove it"
-        )
-
-
-def need_header(files: Files, csv: Path, id_column: str, frame: pd.DataFrame) -> None:
-    """A UserError where the first row is a clip's, which would be lost as a header."""
-    # pandas writes a header of 0, 1, ... too: that is no clip's where another row has the number
-    lost = files.numbered(id_column) and number(id_column) not in set(map(number, frame[id_column]))
-    if is_audio(id_column) or files.candidates(id_column) or lost:
-        raise UserError(
-            f"{csv}, line 1: no header, but a row that names the audio file {shown(id_column)}: add one, "
-            "such as id,label (or rename that column)"
-        )
-
-
-def labelled_rows(files, frame, csv, split, id_column, group_column, found: Layout) -> pd.DataFrame:
-    """The clips of a labelled csv; rows without a file, an id or a label go to `found.missing`.
-
-    Those of the hold-out without a file stay all the same: they are answered, and so scored, by the class
-    prior.
-    """
-    raw = found.written.read(frame, csv)
-    odd = raw[raw.map(lambda v: any(re.search(r"[\x00-\x1f\x7f]", one) for one in labels.each(v)))]
-    if len(odd):
-        raise UserError(
-            f"{csv}, line {odd.index[0]}: the label {shown(labels.each(odd.iloc[0])[0])} holds a line break "
-            "or a control character: a quote is missing?"
-        )
-    values = pd.Series(found.settle(list(raw)), index=raw.index, dtype=object)
-    clash = values.groupby(frame[id_column]).nunique()
-    clash = [i for i in clash.index[clash > 1] if i.strip()]
-    if clash:
-        one = values[frame[id_column] == clash[0]].drop_duplicates()[:2]
-        two = [some(labels.each(v)) or "none" for v in one]
-        raise UserError(
-            f"{csv} gives {shown(clash[0])} two labels, {two[0]} and {two[1]} (lines {one.index[0]} and "
-            f"{one.index[1]}): keep one"
-        )
-    repeated = frame[id_column].duplicated() & frame[id_column].str.strip().ne("")
-    if repeated.any():
-        found.notes.append(
-            f"{csv.name}: {repeated.sum()} repeated rows left out (same id, same label), first "
-            f"{shown(frame[id_column][repeated].iloc[0])} in line {repeated.idxmax()}"
-        )
-        frame, values = frame[~repeated], values[~repeated]
-
-    paths = files.resolve(list(frame[id_column]), split)
-    keep = []
-    for row, (clip_id, label, path) in enumerate(zip(frame[id_column], values, paths, strict=True)):
-        known = label != labels.MISSING  # not `if label`: a row of zeros is known to have no label
-        if known and (path or split == "test"):
-            keep.append(row)
-        if not (known and path):
-            found.missing.append((split, clip_id, files.absence(clip_id) if known else "empty label"))
-    frame, values = frame.iloc[keep], values.iloc[keep]
-    folds = None
-    if "fold" in frame:
-        text = frame["fold"].str.strip()
-        odd = text[~text.str.fullmatch(r"(\d{1,9}|-1)?(\.0*)?", flags=re.ASCII)]
-        if odd.empty:
-            folds = [int(float(f)) if f else -1 for f in text.str.replace(r"^\.0*$", "", regex=True)]
-        else:
-            found.notes.append(
-                f"{csv.name}: column fold is not used (not whole numbers: {shown(odd.iloc[0])} in line "
-                f"{odd.index[0]})"
-            )
-    groups = frame[group_column].str.strip() if group_column in frame else None
-    return table(frame[id_column], [paths[i] for i in keep], split, values, folds, groups)
-
-
-def unlabelled_rows(files: Files, frame: pd.DataFrame, csv: Path, found: Layout) -> pd.DataFrame:
-    """The clips to be submitted: every row of the csv, path "" (and an entry in `found.missing`) without a
-    file."""
-    ids = frame[found.id_column]
-    empty = ids.index[ids.str.strip() == ""]
-    if len(empty):
-        raise UserError(
-            f"{csv}, line {empty[0]}: no id in column {found.id_column}: give one, or take the line out"
-        )
-    if ids.duplicated().any():
-        again = ids[ids.duplicated()]
-        raise UserError(
-            f"{csv} has the id {shown(again.iloc[0])} twice (again in line {again.index[0]}): keep one row "
-            "per clip"
-        )
-    paths = files.resolve(list(ids), "subm")
-    parts = None if any(paths) else segments.find(list(ids), files)
-    if parts:
-        ids, paths = parts.ids, parts.paths
-        found.notes.append(
-            f"{csv.name}: the ids name stretches of {parts.seconds} s, of {len(set(filter(None, paths)))} "
-            "recordings"
-        )
-    found.missing += [
-        ("subm", id, files.absence(segments.NAMED.sub(r"\1", id.strip()) if parts else id))
-        for id, path in zip(ids, paths, strict=True)
-        if not path
-    ]
-    return table(ids, paths, "subm", starts=parts and parts.starts, ends=parts and parts.ends)
-
-
-def asked_rows(
-    files: Files, frame: pd.DataFrame, csv: Path, train: pd.DataFrame, found: Layout
-) -> pd.DataFrame:
-    """The clips that a sample submission asks for; where it is a placeholder, those of the test folder."""
-    known = list(found.missing)
-    rows = unlabelled_rows(files, frame, csv, found)
-    instead = placeholder.stand_ins(files, list(rows["id"]), list(rows["path"]), train)
-    if instead is None:
-        return rows
-    found.missing, found.example = known, [str(cell) for cell in frame.iloc[0]] if len(frame) else []
-    found.notes.append(
-        f"{csv.name} is a placeholder of {len(frame)} rows: its place takes a row for each of the "
-        f"{len(instead[0])} files of the test folder"
-    )
-    return table(*instead, "subm")

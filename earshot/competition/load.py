@@ -32,6 +32,7 @@ class Competition:
         group: clips of one group belong on the same side of a split; "" unknown.
         start, end: seconds of the file that the clip is; NaN where it is the whole file. Such clips follow
             recording by recording.
+        weight: what the clip counts in the training loss, 1 unless its source counts less.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Competition:
     multilabel: bool = False
     # between a cell's labels, as the train csv writes them; None: 0/1 columns, or single-label
     separator: str | None = None
+    metric: str | None = None  # the contest's own, where it is known
 
 
 def load(
@@ -164,6 +166,7 @@ def load(
         root / "solution.csv" if is_sample else None,
         several,
         found.written.separator if several else None,
+        found.metric,
     )
 
 

@@ -1,0 +1,52 @@
+"""What a csv of clips must have: rows, a header, no stray quotes in the cells that count."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from earshot.competition.file_index import Files, number
+from earshot.competition.layout import Layout
+from earshot.core.csv_table import shown, some
+from earshot.core.errors import UserError
+from earshot.core.file_names import is_audio
+
+
+def need_rows(frame: pd.DataFrame, csv: Path) -> pd.DataFrame:
+    """The frame; a UserError where it has nothing but a header."""
+    if frame.empty:
+        raise UserError(f"{csv} has a header and no row: download it again, or delete it")
+    return frame
+
+
+def stray_quotes(frame: pd.DataFrame, csv: Path, needed: Sequence[str], found: Layout) -> None:
+    """Say which cells begin with a quote that is text; a UserError where one is an id or a label."""
+    for column, lines in frame.attrs.get("stray", {}).items():
+        if column in needed:
+            raise UserError(
+                f"{csv}, line {lines[0]}: the quote that begins {shown(frame[column][lines[0]])} in column "
+                f"{column} does not end with it: remove it, or quote the whole field and double the quote"
+            )
+        found.notes.append(
+            f"{csv.name}: {len(lines)} cells of column {column} begin with a stray quote (line "
+            f"{some(map(str, lines), 5)}): read as text, each line as a row"
+        )
+    joined = frame.attrs.get("joined", [])
+    if joined:
+        found.notes.append(
+            f"warning: {csv.name}: {len(joined)} rows take several lines, each of which could be a row (from "
+            f"line {some(map(str, joined), 5)}): if a quote there is a stray one, remove it"
+        )
+
+
+def need_header(files: Files, csv: Path, id_column: str, frame: pd.DataFrame) -> None:
+    """A UserError where the first row is a clip's, which would be lost as a header."""
+    # pandas writes a header of 0, 1, ... too: that is no clip's where another row has the number
+    lost = files.numbered(id_column) and number(id_column) not in set(map(number, frame[id_column]))
+    if is_audio(id_column) or files.candidates(id_column) or lost:
+        raise UserError(
+            f"{csv}, line 1: no header, but a row that names the audio file {shown(id_column)}: add one, "
+            "such as id,label (or rename that column)"
+        )
