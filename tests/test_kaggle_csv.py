@@ -18,7 +18,7 @@ def test_kaggle_csv(kaggle):
         ("c.wav", "audio_train/c.wav", "owl"),
     ]
     assert rows(comp, "subm") == [("y.wav", "audio_test/y.wav", None), ("x.wav", "audio_test/x.wav", None)]
-    assert list(comp.clips) == ["id", "path", "label", "split", "fold", "group", "start", "end"]
+    assert list(comp.clips) == ["id", "path", "label", "split", "fold", "group", "start", "end", "weight"]
     assert comp.classes == ["jay", "owl"] and comp.missing == [] and comp.solution is None
     assert comp.sample_submission == kaggle / "sample_submission.csv"
     assert (comp.id_column, comp.label_column) == ("fname", "label")
