@@ -25,6 +25,8 @@ ABOUT = (
 def parse(argv: list[str]) -> tuple:
     """The flags' groups; defaults from the recipe, which is known before the rest because it decides them."""
     argv = cli.bare(argv, "--pictures", "0")
+    for flag in ("train-csv", "extra-csv", "label-map"):
+        argv = cli.gather(argv, flag)
     early = cli.peek(argv, "recipe", "extractor", "competition", "weights", "out", "for-run")
     helping = bool({"-h", "--help"} & set(argv))
     competition = early["competition"]
@@ -75,6 +77,7 @@ def main(argv: list[str]) -> None:
     deadline = Deadline(machine.max_hours)
     from earshot.competition.load import load as load_competition
     from earshot.competition.load import name_of
+    from earshot.competition.reading import Reading
     from earshot.core.files import locked, plain_name, write_text
     from earshot.features import cache, plan, resume, source_files, spectrogram_images
     from earshot.features.find_cache import LATEST
@@ -84,12 +87,13 @@ def main(argv: list[str]) -> None:
     try:
         clips = load_competition(
             place,
-            train_csv=what.train_csv,
-            id_column=what.id_column,
-            label_column=what.label_column,
-            task=what.task,
             holdout=what.holdout,
             out=what.out,
+            **{
+                field.name: getattr(what, field.name)
+                for field in fields(Reading)
+                if hasattr(what, field.name)
+            },
         )
     except UserError as error:
         if not machine.fresh:

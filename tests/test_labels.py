@@ -154,6 +154,10 @@ def test_columns_of_true_and_false_and_of_neither(birds: Path) -> None:
 def test_hints(birds: Path) -> None:
     write(birds / "sample_submission.csv", "fname,labels x.wav,? y.wav,?")
     table(birds, "owl,jay", "owl", "jay", "emu")
+    comp = load(birds)  # by the column's name, and as both occur alone
+    assert comp.multilabel and comp.classes == ["emu", "jay", "owl"]
+    assert any("--task single reads each as one label" in note for note in comp.notes)
+    (birds / "train.csv").write_text((birds / "train.csv").read_text().replace("labels", "label"))
     comp = load(birds)
     assert not comp.multilabel and "owl,jay" in comp.classes
     assert any(

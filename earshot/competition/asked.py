@@ -45,7 +45,7 @@ def unlabelled_rows(files: Files, frame: pd.DataFrame, csv: Path, found: Layout)
 
 
 def asked_rows(
-    files: Files, frame: pd.DataFrame, csv: Path, train: pd.DataFrame, found: Layout
+    files: Files, frame: pd.DataFrame, csv: Path, train: pd.DataFrame, found: Layout, tables=()
 ) -> pd.DataFrame:
     """The clips that a sample submission asks for; where it is a placeholder, those of the test folder."""
     known = list(found.missing)

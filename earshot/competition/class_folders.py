@@ -6,23 +6,15 @@ from collections import Counter
 
 import pandas as pd
 
+from earshot.competition import copies, file_lists, noise_clips, sources, suspicious
 from earshot.competition.file_index import Files, words
 from earshot.competition.layout import Layout, table
+from earshot.competition.reading import Reading, mapper
+from earshot.competition.split_words import SPLIT_WORDS
+from earshot.competition.tables import Tables
+from earshot.competition.with_sample import sample_table, with_sample
 from earshot.core.file_names import decodable, first_few, suffix_of
 
-SPLIT_WORDS = {
-    "train": "train",
-    "training": "train",
-    "test": "test",
-    "testing": "test",
-    "subm": "test",
-    "submission": "test",
-    "eval": "test",
-    "evaluation": "test",
-    "val": "valid",
-    "valid": "valid",
-    "validation": "valid",
-}
 FILLER_WORDS = {"audio", "audios", "data", "set", "clips", "files", "wav", "wavs", "sounds"}
 
 
@@ -37,22 +29,27 @@ def folder_split(name: str) -> str | None:
     )
 
 
-def without_common_head(parts: dict[str, tuple]) -> dict[str, tuple]:
+Parts = dict[str, tuple[str, ...]]
+
+
+def without_common_head(parts: Parts) -> Parts:
     """Folder parts of each file, less the leading folders that all (but loose files) share."""
     while len({p[0] for p in parts.values() if p}) == 1 and any(len(p) > 1 for p in parts.values()):
         parts = {path: p[1:] for path, p in parts.items()}
     return parts
 
 
-def folder_per_class(files: Files) -> Layout | None:
+def folder_per_class(files: Files, tables: Tables, sample: str | None, reading: Reading) -> Layout | None:
     """Two or more class folders, below train/, test/, valid/ or not; None if the folders do not look so.
 
-    Where films lie beside the sounds in folders of their own, the sounds alone may look so.
+    The sample submission, where there is one, says which clips are to be submitted. Where films lie beside
+    the sounds in folders of their own, the sounds alone may look so.
     """
-    found = _folder_per_class(files, files.audio)
+    found = _folder_per_class(files, files.audio, tables, sample, reading)
     if found is None:
         sounds = [path for path in files.audio if suffix_of(path) in decodable()]
-        found = _folder_per_class(files, sounds) if len(sounds) < len(files.audio) else None
+        if len(sounds) < len(files.audio):
+            found = _folder_per_class(files, sounds, tables, sample, reading)
         if found:
             films = set(files.audio) - set(sounds)
             found.notes.append(f"not used: {len(films)} files beside the class folders: {first_few(films)}")
@@ -61,8 +58,9 @@ def folder_per_class(files: Files) -> Layout | None:
     return found
 
 
-def _folder_per_class(files: Files, audio: list[str]) -> Layout | None:
-    by_split = {"train": {}, "test": {}, "valid": {}, None: {}}
+def _by_split(audio: list[str]) -> dict[str | None, Parts]:
+    """The folders of each file below its split's, by split."""
+    by_split: dict[str | None, Parts] = {"train": {}, "test": {}, "valid": {}, None: {}}
     for path, parts in without_common_head({p: tuple(p.split("/")[:-1]) for p in audio}).items():
         split = folder_split(parts[0]) if parts else None
         by_split[split][path] = parts[1:] if split else parts
@@ -70,9 +68,26 @@ def _folder_per_class(files: Files, audio: list[str]) -> Layout | None:
     if train and plain and not any(train.values()):  # "train", the vehicle, among other classes
         plain.update({path: ("train",) for path in train})
         train.clear()
+    return by_split
+
+
+def _folder_per_class(
+    files: Files, audio: list[str], tables: Tables, sample: str | None, reading: Reading
+) -> Layout | None:
+    noise = [path for path in audio if noise_clips.is_noise(path)]
+    if len({path.rpartition("/")[0] for path in audio}) > len({path.rpartition("/")[0] for path in noise}):
+        audio = [path for path in audio if path not in set(noise)]
+    else:
+        noise = []
+    double = copies.twice(files, audio)
+    audio = [path for path in audio if path not in set(double.left_out)]
 
     found = Layout("folder per class", table([], [], "train"), "fname", "label")
-    rows = {"train": {}, "test": {}, "subm": {}}
+    found.renamed = mapper(reading.label_map) if reading.label_map else None
+    found.notes += double.notes
+    by_split = _by_split(audio)
+    rows: dict[str, dict[str, str | None]] = {"train": {}, "test": {}, "subm": {}}
+    loose: list[str] = []
     for split, parts in by_split.items():
         for path, below in without_common_head(parts).items():
             if len(below) > 1:
@@ -82,21 +97,66 @@ def _folder_per_class(files: Files, audio: list[str]) -> Layout | None:
             elif split == "test":
                 rows["subm"][path] = None
             else:
-                found.missing.append(("train", path, "not in a class folder"))
-    for split in ("train", "test"):
-        rows[split] = dict(zip(rows[split], found.settle(list(rows[split].values())), strict=True))
-        empty = [path for path, label in rows[split].items() if not label]  # nothing but zero width
-        found.missing += [(split, path, "empty label") for path in empty]
-        rows[split] = {path: label for path, label in rows[split].items() if label}
+                loose.append(path)
+    classes = set(rows["train"].values())
+    held = set(rows["test"].values())
+    if len(held) == 1 and not held & classes and not rows["subm"]:  # test/audio/: a folder, no class
+        rows["subm"], rows["test"] = dict.fromkeys(rows["test"]), {}
+    asked = sample_table(tables, sample, reading.id_column) if sample else None
+    if asked is not None:  # what it asks for is no hold-out, whatever folder it lies in
+        named = {p for id in asked.frame[asked.id_column] for p in files.candidates(id)[:1]}
+        rows = {
+            split: {p: label for p, label in part.items() if p not in named} for split, part in rows.items()
+        }
+        loose = [path for path in loose if path not in named]
     if len(set(rows["train"].values())) < 2:
         return None
+    found.missing += [("train", path, "not in a class folder") for path in loose]
+    for split in ("train", "test"):
+        settled = dict(zip(rows[split], found.settle(list(rows[split].values())), strict=True))
+        empty = [path for path, label in settled.items() if not label]  # zero width, or left out by a map
+        found.missing += [(split, path, "empty label") for path in empty]
+        rows[split] = {path: label for path, label in settled.items() if label}
     if by_split["valid"]:
         found.notes.append(f"{len(by_split['valid'])} files of the validation folder count as train")
+    if noise:
+        folders = sorted({path.rpartition("/")[0] for path in noise})
+        hint = "" if reading.noise_class else " (--noise-class silence makes a class of it)"
+        found.notes.append(f"left out: {len(noise)} files in {first_few(folders)}{hint}")
+    lists, used = file_lists.held_out(files)
+    if lists & set(rows["train"]):
+        if asked is None and not rows["subm"] and not rows["test"]:
+            rows["test"] = {path: label for path, label in rows["train"].items() if path in lists}
+            rows["train"] = {path: label for path, label in rows["train"].items() if path not in lists}
+            found.notes.append(f"hold-out by {file_lists.names(used)}: {len(rows['test'])} clips")
+        else:
+            found.notes.append(
+                f"the clips of {file_lists.names(used)} count as train: there are others to submit"
+            )
+    strange = {label for label in rows["test"].values() if label not in set(rows["train"].values())}
+    if strange:
+        known = {str(label) for label in rows["train"].values()}
+        odd = {path: label for path, label in rows["test"].items() if label in strange}
+        rows["test"] = {path: label for path, label in rows["test"].items() if path not in odd}
+        found.missing += [("test", path, "its folder is no class of the training clips") for path in odd]
+        found.notes += suspicious.alien_test_classes(known, {str(label) for label in strange})
     clips = []
-    for split, named in rows.items():
-        paths = sorted(named)
+    for split, part in rows.items():
+        paths = sorted(part)
         names = Counter(p.rpartition("/")[2] for p in paths)
         ids = [p.rpartition("/")[2] if names[p.rpartition("/")[2]] == 1 else p for p in paths]
-        clips.append(table(ids, [files.absolute(p) for p in paths], split, [named[p] for p in paths]))
+        clips.append(table(ids, [files.absolute(p) for p in paths], split, [part[p] for p in paths]))
+    train = sources.named(files, clips[0], found, reading)
+    found.notes += suspicious.class_folder_warnings(
+        [files.relative(path) for path in train["path"]], list(train["label"])
+    )
+    if reading.noise_class:
+        silence = noise_clips.cut(files, noise, train, reading.noise_class, found)
+        train = pd.concat([train, silence], ignore_index=True)
+    if train["group"].ne("").any() and len(clips[1]):
+        clips[1] = sources.named(files, clips[1], Layout("", clips[1], "", ""), reading)
+    clips[0] = train
+    if asked is not None:
+        clips[2:] = with_sample(files, asked, train, found)
     found.clips = pd.concat(clips, ignore_index=True)
     return found

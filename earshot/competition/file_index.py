@@ -7,6 +7,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Iterable
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -77,11 +78,19 @@ def walk(root: Path, closed: list[str] | None = None):
 @cache
 def side(folder: str) -> str | None:
     """Which side a folder's path speaks for: "train", "subm" (test, subm, eval), or None if neither or
-    both."""
-    found = words(folder)
-    train = any(w.startswith("train") for w in found)
-    subm = any(w.startswith(("test", "subm", "eval")) for w in found)
-    return None if train == subm else "train" if train else "subm"
+    both; where it has words of both, the deepest folder decides that has words of one."""
+    for part in (folder, *reversed(folder.split("/"))):
+        found = words(part)
+        train = any(w.startswith("train") for w in found)
+        subm = any(w.startswith(("test", "subm", "eval")) for w in found)
+        if train != subm:
+            return "train" if train else "subm"
+        if not train:
+            return None
+    return None
+
+
+LONG_TAIL = 8  # characters of an id's end that may stand for all of it
 
 
 class Files:
@@ -97,9 +106,11 @@ class Files:
         self.root = Path(root)
         self.audio: list[str] = []
         self.csvs: list[str] = []
+        self.texts: list[str] = []  # .txt files that may be tables, as they are opened
         self.zips: list[str] = []
         self.others: list[str] = []
         self.documents: list[str] = []
+        self.alias: dict[str, str] = {}  # ids that a table or the end of a name maps to a file, and the file
         self.folders: list[str] = []
         self.closed: list[str] = []  # may not be listed
         self._disk: dict[str, str] = {}  # text -> name on the disk, of those that are no UTF-8
@@ -124,6 +135,7 @@ class Files:
         self.by_name, self.by_stem = {}, {}
         self.by_number: dict[int | None, list[str]] = {}
         self.claimed: set[str] = set()  # by ids that were resolved
+        self.tail_notes: dict[str, str] = {}  # table -> said where its ids are the ends of file names
         self.renumbered: dict[str, str] = {}  # ids that are a file's name but for leading zeros, and the file
         for path in self.audio:
             for reading in readings(self._disk.get(path, path)):
@@ -140,6 +152,8 @@ class Files:
             return self.csvs
         if name.lower().endswith(".zip"):
             return self.zips
+        if name.lower().endswith(".txt") and path.count("/") <= 2:
+            self.texts.append(self._disk.get(path, path))
         return self.documents if is_document(name) else self.others
 
     def _one(self, name: str, other: str) -> None:
@@ -160,6 +174,8 @@ class Files:
     def candidates(self, clip_id: str) -> list[str]:
         """The audio files that a csv's id may mean: by relative path, file name or stem, in any case."""
         wanted = clip_id.strip()
+        if wanted in self.alias:
+            return [self.alias[wanted]]
         if wanted != clip_id and (exact := self.by_name.get(key(clip_id))):  # the blank is the file's own
             return exact
         # A backslash is Windows' separator, or the escape of a byte in a name that is no UTF-8.
@@ -216,6 +232,59 @@ class Files:
             found = strict
         self.claimed |= {path for paths in found for path in paths}
         return [self.only(clip_id, paths) for clip_id, paths in zip(ids, found, strict=True)]
+
+    def by_tails(self, ids: Iterable[str], own: str = "train") -> dict[str, str]:
+        """The file of each id by the ends of both: an id that is the end of just one file's stem, behind a
+        separator, or the number that ends it; else a long end of the id that is one.
+
+        Args:
+            own: the side that the ids are of, "train" or "subm": files of the other side are not meant.
+        Returns:
+            {} unless nearly all ids have a file, each its own.
+        """
+        wanted = {id for id in map(str.strip, ids) if id}
+        found = {id: path for id in wanted if (path := self._by_tail(id, own))}
+        enough = len(found) >= 0.9 * len(wanted) and len(set(found.values())) == len(found) > 1
+        return found if enough else {}
+
+    def _by_tail(self, id: str, own: str) -> str | None:
+        if number(id) is not None:
+            ends = [str(number(id))]
+        else:
+            stem = strip_suffix(id.replace("\\", "/").rpartition("/")[2])
+            longer = [stem[mark.end() :] for mark in re.finditer(r"[_\-. ]", stem)]
+            ends = [
+                key(stem),
+                *(key(end) for end in longer if len(end) >= LONG_TAIL and re.search(r"\d", end)),
+            ]
+        for end in ends:
+            there = [p for p in self._tails.get(end, ()) if side(p.rpartition("/")[0]) in (own, None)]
+            if there:
+                return there[0] if len(there) == 1 else None
+        return None
+
+    @cached_property
+    def _tails(self) -> dict[str, list[str]]:
+        tails: dict[str, list[str]] = {}
+        for path in self.audio:
+            stem = strip_suffix(path.rpartition("/")[2])
+            ends = {key(stem[mark.end() :]) for mark in re.finditer(r"[_\-. ]", stem)}
+            digits = re.search(r"\d{1,30}$", stem, re.ASCII)
+            for end in (ends | {str(int(digits[0]))} if digits else ends) - {""}:
+                tails.setdefault(end, []).append(path)
+        return tails
+
+    def leave_out(self, paths: Iterable[str]) -> None:
+        """Forget audio files: no id finds them any more."""
+        gone = set(paths)
+        self.audio = [path for path in self.audio if path not in gone]
+        self.paths -= gone
+        for index in (self.by_name, self.by_stem, self.by_number):
+            for name in [name for name, found in index.items() if gone.intersection(found)]:
+                index[name] = [path for path in index[name] if path not in gone]
+                if not index[name]:
+                    del index[name]
+        self.__dict__.pop("_tails", None)
 
     def numbered(self, clip_id: str) -> list[str]:
         """The audio files that are called by the same number as an id, whatever zeros stand before it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pandas as pd
 
@@ -12,13 +13,26 @@ from earshot.competition.layout import Layout, table
 from earshot.core.csv_table import shown, some
 from earshot.core.errors import UserError
 
+TIMES = re.compile(
+    r"(t|time|start|end|begin|onset|offset|stop)([ _].*)?|.*[ _](onset|offset|start|end)", re.I
+)
 
-def labelled_rows(files, frame, csv, split, id_column, group_column, found: Layout) -> pd.DataFrame:
+
+def labelled_rows(
+    files: Files,
+    frame: pd.DataFrame,
+    csv: Path,
+    split: str,
+    id_column: str,
+    group_column: str | None,
+    found: Layout,
+) -> pd.DataFrame:
     """The clips of a labelled csv; rows without a file, an id or a label go to `found.missing`.
 
-    Those of the hold-out without a file stay all the same: they are answered, and so scored, by the class
-    prior.
+    Several rows of one clip make one clip with the labels of all of them, where clips may have several. Those
+    of the hold-out without a file stay all the same: they get, and so are scored by, the class prior.
     """
+    assert found.written is not None
     raw = found.written.read(frame, csv)
     odd = raw[raw.map(lambda v: any(re.search(r"[\x00-\x1f\x7f]", one) for one in labels.each(v)))]
     if len(odd):
@@ -29,15 +43,44 @@ def labelled_rows(files, frame, csv, split, id_column, group_column, found: Layo
     values = pd.Series(found.settle(list(raw)), index=raw.index, dtype=object)
     clash = values.groupby(frame[id_column]).nunique()
     clash = [i for i in clash.index[clash > 1] if i.strip()]
-    if clash:
+    rows = frame[id_column].isin(clash)
+    single = bool((values[rows].map(lambda value: len(labels.each(value))) <= 1).all())
+    if (
+        clash
+        and found.written.multilabel
+        and found.written.separator is not None
+        and (single or timed(frame))
+    ):
+        found.notes.append(
+            f"{csv.name}: {len(clash)} clips have several rows: each gets the labels of all of them"
+        )
+        united = {
+            id: tuple(sorted({one for value in part for one in labels.each(value)} - {labels.MISSING}))
+            or labels.MISSING
+            for id, part in values[rows].groupby(frame[id_column][rows])
+        }
+        values = pd.Series(
+            [united.get(id, value) for id, value in zip(frame[id_column], values, strict=True)],
+            index=values.index,
+            dtype=object,
+        )
+    elif clash:
         one = values[frame[id_column] == clash[0]].drop_duplicates()[:2]
         two = [some(labels.each(v)) or "none" for v in one]
         raise UserError(
             f"{csv} gives {shown(clash[0])} two labels, {two[0]} and {two[1]} (lines {one.index[0]} and "
-            f"{one.index[1]}): keep one"
+            f"{one.index[1]}): keep one, or give --task multilabel if a clip may have both"
         )
+    hidden = pd.Series(False, index=frame.index)
+    if found.written.columns[0] in frame:
+        hidden = frame[found.written.columns[0]].str.strip() == labels.TO_PREDICT
+    if hidden.any():
+        found.notes.append(f"{csv.name}: {hidden.sum()} rows have ? as label, which is to be predicted")
+        frame, values = frame[~hidden], values[~hidden]
     repeated = frame[id_column].duplicated() & frame[id_column].str.strip().ne("")
-    if repeated.any():
+    if repeated.any() and clash:
+        frame, values = frame[~repeated], values[~repeated]
+    elif repeated.any():
         found.notes.append(
             f"{csv.name}: {repeated.sum()} repeated rows left out (same id, same label), first "
             f"{shown(frame[id_column][repeated].iloc[0])} in line {repeated.idxmax()}"
@@ -64,8 +107,18 @@ def labelled_rows(files, frame, csv, split, id_column, group_column, found: Layo
                 f"{csv.name}: column fold is not used (not whole numbers: {shown(odd.iloc[0])} in line "
                 f"{odd.index[0]})"
             )
-    groups = frame[group_column].str.strip() if group_column in frame else None
+    groups = frame[group_column].str.strip() if group_column is not None and group_column in frame else None
     return table(frame[id_column], [paths[i] for i in keep], split, values, folds, groups)
+
+
+def timed(frame: pd.DataFrame) -> bool:
+    """Has a table columns of times?"""
+    return any(TIMES.fullmatch(str(column)) for column in frame.columns)
+
+
+def several_rows(frame: pd.DataFrame, id_column: str, label: str) -> bool:
+    """Are the rows events: times, and clips that have several rows of different labels?"""
+    return timed(frame) and bool((frame.groupby(id_column)[label].nunique() > 1).any())
 
 
 def together(files: Files, clips: pd.DataFrame, found: Layout) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,8 @@ LIST = "[]"  # stands for cells such as ['owl', 'jay']
 MARKS = (";", "|", ",")  # a comma last: labels between semicolons may hold one
 ITEM = re.compile(r"'([^']*)'|\"([^\"]*)\"|([^\s,'\"\[\]][^,\[\]]*)")
 MISSING = ""
+TO_PREDICT = "?"  # a label cell of a clip whose label is hidden
+PLURAL = ("labels", "tags", "classes", "categories", "genres", "species_ids", "ebird_codes")
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,13 @@ class Labels:
     columns: one, or a 0/1 column per class.
     multilabel: any number of labels a clip, read as a sorted tuple; else one, read as text.
     separator: what stands between the labels of a cell; None for one label or for 0/1 columns.
+    empty_is_none: does an empty cell mean a clip without any of the classes, or a label that is missing?
     """
 
     columns: tuple[str, ...]
     multilabel: bool = False
     separator: str | None = None
+    empty_is_none: bool = False
 
     @property
     def name(self) -> str:
@@ -89,9 +94,16 @@ class Labels:
             UserError: several labels of a clip where there can be one.
         """
         if self.separator is not None:
-            found = [tuple(sorted(set(split(cell, self.separator)))) or MISSING for cell in frame[self.name]]
+            empty = () if self.empty_is_none else MISSING
+            found = [
+                MISSING
+                if cell.strip() == TO_PREDICT
+                else tuple(sorted(set(split(cell, self.separator)))) or empty
+                for cell in frame[self.name]
+            ]
         elif not self.classes:
-            return frame[self.name].str.strip()
+            cells = frame[self.name].str.strip()
+            return cells.where(cells != TO_PREDICT, MISSING)
         else:
             set_here = [
                 tuple(c for c, cell in zip(self.columns, row, strict=True) if is_one(cell))
@@ -160,7 +172,9 @@ def find(
     cells = [cell for cell in frame[column].str.strip().unique() if cell]
     separator = find_separator(cells, answers if len(answers) > 1 else [])
     if task == "multilabel":
-        several = any(len(split(cell, separator)) > 1 for cell in cells)
+        several = (
+            any(len(split(cell, separator)) > 1 for cell in cells) or frame[id_column].duplicated().any()
+        )
         said = [] if several else [f"--task multilabel, but no row of {csv.name} has several labels"]
         return Labels((column,), True, separator), said
     # "bass guitar" is one label beside "bass" and "guitar"
@@ -168,7 +182,22 @@ def find(
         return Labels((column,)), []
     if len(answers) > 1 and falls_apart(cells, separator, answers):
         return Labels((column,), True, separator), []
+    if column.lower() in PLURAL and recur(cells, separator):
+        return Labels((column,), True, separator), [
+            f"the column is called {column} and its cells hold several: --task single reads each as one label"
+        ]
     return Labels((column,)), hint(cells)
+
+
+def recur(cells: list[str], separator: str) -> bool:
+    """Do distinct cells fall apart into labels that recur in others, so that there are fewer labels than
+    cells, or most occur in two?"""
+    parts = [set(split(cell, separator)) for cell in cells]
+    counted = Counter(label for labels in parts for label in labels)
+    again = sum(number > 1 for number in counted.values())
+    return any(len(labels) > 1 for labels in parts) and (
+        len(counted) <= len(cells) or 2 * again >= len(counted) and again > 0
+    )
 
 
 def refuse_twins(headers: Iterable[str], columns: Sequence[str], csv: Path) -> None:

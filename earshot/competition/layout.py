@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import nan
 from pathlib import Path
@@ -33,12 +34,24 @@ class Layout:
     spelled: dict[str, str] = field(default_factory=dict)
     other_spellings: set[str] = field(default_factory=set)
     metric: str | None = None  # the contest's own, where it is known
+    renamed: Callable[[str], str] | None = (
+        None  # what --label-map makes of a label; "": its clips are left out
+    )
 
     def settle(self, values: list) -> list:
         """The labels of clips (text, or tuples of several) in one spelling each: what was read first keeps
         its own; the commonest otherwise."""
+        values = [self._renamed(value) for value in values]
         spelling.settle((one for value in values for one in labels.each(value)), self.spelled)
         return [self._settled(value) for value in values]
+
+    def _renamed(self, value):
+        if self.renamed is None or value == labels.MISSING:
+            return value
+        if isinstance(value, tuple):
+            found = tuple(filter(None, map(self.renamed, value)))
+            return found if found or not value else labels.MISSING
+        return self.renamed(value)
 
     def _settled(self, value):
         if isinstance(value, tuple):

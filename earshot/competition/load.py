@@ -12,6 +12,7 @@ import pandas as pd
 from earshot.competition import layouts, placeholder, sample, sample_answers, zip_file
 from earshot.competition.file_index import walk
 from earshot.competition.labels import each
+from earshot.competition.reading import Reading
 from earshot.core import csv_table, spelling
 from earshot.core.csv_table import shown, some
 from earshot.core.errors import UserError
@@ -53,13 +54,23 @@ class Competition:
 
 
 def load(
-    path, *, train_csv=None, id_column=None, label_column=None, task="auto", holdout=None, out="data", seed=0
+    path,
+    *,
+    train_csv=None,
+    id_column=None,
+    label_column=None,
+    task="auto",
+    holdout=None,
+    out="data",
+    seed=0,
+    **reading,
 ) -> Competition:
     """Recognise a competition's folder or zip, or build the sample competition.
 
     Args:
         path: a folder, a zip (unpacked below `out`), or "sample".
-        train_csv, id_column, label_column: override what is found.
+        train_csv, id_column, label_column: override what is found; train_csv may be several.
+        reading: what else overrules, by the names of `Reading`'s fields.
         task: "single" or "multilabel": has a clip one label or several; "auto": as the csv looks.
         holdout: a fraction in (0, 1) of the labelled clips, or one of the data's own folds: these become
             "test".
@@ -85,7 +96,17 @@ def load(
         elif (root / "unpacked" / zip_file.MARKER).is_file():  # an earlier run unpacked a zip here
             root = zip_file.unpacked(root / "unpacked")
     root = Path(os.path.abspath(root))
-    found = layouts.recognise(root, train_csv, id_column, label_column, task)
+    csvs = (train_csv,) if isinstance(train_csv, (str, os.PathLike)) else tuple(train_csv or ())
+    found = layouts.recognise(
+        root,
+        Reading(
+            tuple(map(str, csvs)),
+            id_column=id_column,
+            label_column=label_column,
+            task=task or "auto",
+            **{name: tuple(value) if isinstance(value, list) else value for name, value in reading.items()},
+        ),
+    )
     several = found.written is not None and found.written.multilabel
     clips = found.clips
     if holdout is not None:
@@ -96,7 +117,8 @@ def load(
             f"--holdout {holdout} would part {len(shared)} groups (first: {shared[0]}), so that clips of one "
             "source were trained on and scored: give a fraction, which keeps groups whole"
         )
-    known = set(several and found.written.classes or classes_of(clips["label"]))
+    own = found.written.classes if several and found.renamed is None else None
+    known = set(own or classes_of(clips["label"]))
     asked = [c for c in found.asked if c not in known]
     # A probability column per class, most of them known: a class without a clip gets a column as well, though
     # no model can learn it.

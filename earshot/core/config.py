@@ -36,12 +36,28 @@ class CompetitionFlags:
     """has a clip one label or several (in a cell, or by 0/1 columns); auto: as the csv looks"""
     holdout: str | None = None
     """labelled clips to set aside as test: a fraction (0.2) or one of the data's folds (5); default: none"""
-    train_csv: str | None = None
-    """the csv of the training clips, where it is not found by itself"""
+    train_csv: tuple[str, ...] = ()
+    """the csv of the training clips, where it is not found by itself; may be given several times"""
+    extra_csv: tuple[str, ...] = ()
+    """FILE:WEIGHT, a noisier csv whose clips are trained on with this weight, never validated; may be given
+    several times"""
     id_column: str | None = None
     """its column of file names, where it is not found by itself"""
     label_column: str | None = None
     """its column of labels, where it is not found by itself"""
+    label_pattern: str | None = None
+    """regular expression whose first group is the label, where file names hold it: '_([A-Z]+)_\\d+\\.wav$'"""
+    label_map: tuple[str, ...] = ()
+    """OLD=NEW renames a label, OLD= leaves its clips out, NAME keeps it, others=NEW renames the rest"""
+    group_column: str | None = None
+    """the csv's column of sources, whose clips stay on one side of a fold (default: one that plainly is);
+    none: no groups"""
+    group_pattern: str | None = None
+    """regular expression whose first group is the clip's source, where file names hold it"""
+    noise_class: str | None = None
+    """a class cut from the recordings of folders called _so_ (default: they are left out)"""
+    audio_folder: str | None = None
+    """which folder to read, where the same clips lie in several (default: of the highest sampling rate)"""
 
 
 @dataclass(frozen=True)

@@ -27,15 +27,18 @@ QUOTED = re.compile(r'"((?:[^"]|"")*)"')
 BOMS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 
 
-def read(path: Path) -> pd.DataFrame:
+def read(path: Path, header_row: bool = True) -> pd.DataFrame:
     """A csv as text exactly as written, so that an id such as 0012, NA or 1e5 survives; headers without outer
     blanks.
 
     UTF-8 and UTF-16 with its mark; any line ends; commas, else the one of semicolon, tab and bar that the
     header has. Blank lines and columns without any content are left out; a row with too few fields ends in
     empty cells. A stray quote (in prose between tabs) is text, where each line by itself has the header's
-    number of fields.
+    number of fields. Where the header's last column is called [so], it takes the rest of its row, however
+    many fields that is.
 
+    Args:
+        header_row: False where the first row is data: the columns are then called column 1, column 2, ...
     Returns:
         a str in every cell; the index is each row's (first) line in the file, as an editor counts.
         `attrs["stray"]`: for each column with such quotes, the lines of the cells that begin with one.
@@ -63,6 +66,7 @@ def read(path: Path) -> pd.DataFrame:
 
             records = _records(_lines(file, path, done), separator, regular)
             lines, cells, header, total, at = [], [], None, 0, done + 1
+            ragged = False
             stray: dict[str, list[int]] = {}
             joined: list[int] = []
             for row, taken, odd, doubtful in records:
@@ -75,9 +79,14 @@ def read(path: Path) -> pd.DataFrame:
                     )
                 if not any(map(str.strip, row)):
                     continue
-                if header is None:
+                if header is None and header_row:
                     header = [name.strip() for name in row]
+                    ragged = re.fullmatch(r"\[.+\]", header[-1]) is not None
                     continue
+                if header is None:
+                    header = [f"column {number}" for number in range(1, len(row) + 1)]
+                if ragged and len(row) > len(header):
+                    row = [*row[: len(header) - 1], separator.join(row[len(header) - 1 :])]
                 if len(row) > len(header) and any(map(str.strip, row[len(header) :])):
                     raise UserError(
                         f"{path}, line {here}: {len(row)} fields, and {len(header)} in the header: put a "

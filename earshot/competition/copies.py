@@ -1,0 +1,118 @@
+"""Clips that lie there twice: in folders that hold the same names, at two sampling rates say."""
+
+from __future__ import annotations
+
+import filecmp
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import soundfile
+
+from earshot.competition import suspicious
+from earshot.competition.file_index import Files, side
+from earshot.core.errors import UserError
+
+COMPARED = 20  # files of a data set that lies there twice
+LEAST = 3  # files of the same names that make two folders copies of each other
+
+
+def choose_folder(files: Files, wanted: str | None) -> list[str]:
+    """Of folders that hold the same file names, keep one: the one that is named, else that of the highest
+    sampling rate; the files of the others are left out of `files`.
+
+    Args:
+        wanted: a folder that --audio-folder names.
+    Returns:
+        lines about what was left out.
+    Raises:
+        UserError: no audio lies in the folder that is asked for.
+    """
+    by_folder: dict[str, set[str]] = defaultdict(set)
+    for path in files.audio:
+        folder, _, name = path.rpartition("/")
+        by_folder[folder].add(name)
+    if wanted is not None:
+        wanted = wanted.strip("/").removeprefix("./")
+        inside = [f for f in by_folder if f == wanted or f.startswith(f"{wanted}/")]
+        if not inside:
+            raise UserError(
+                f"--audio-folder {wanted}: no audio in that folder of {files.root}; {files.audio_folders()}"
+            )
+    notes = []
+    for twins in _twins(by_folder):
+        mine = [f for f in twins if wanted and (f == wanted or f.startswith(f"{wanted}/"))]
+        rates = {folder: _rate(files, folder, sorted(by_folder[folder])[0]) for folder in twins}
+        kept = mine[0] if mine else max(twins, key=lambda folder: (rates[folder], -twins.index(folder)))
+        if not mine and len(set(rates.values())) == 1:
+            continue  # nothing to choose by: an id that may be either is refused
+        left = [folder for folder in twins if folder != kept]
+        files.leave_out(f"{folder}/{name}" for folder in left for name in by_folder[folder])
+        notes.append(
+            f"the same file names lie in {', '.join(twins)}: used is {kept} ({rates[kept]} Hz); "
+            "--audio-folder chooses another"
+        )
+    if wanted is not None and not notes:
+        files.leave_out(
+            [
+                p
+                for p in files.audio
+                if not p.startswith(f"{wanted}/") and side(p.rpartition("/")[0]) != "subm"
+            ]
+        )
+        notes.append(f"audio folder: {wanted}")
+    return notes
+
+
+class Doubles(NamedTuple):
+    """Files that lie there a second time, and lines about them."""
+
+    left_out: list[str]
+    notes: list[str]
+
+
+def twice(files: Files, audio: Sequence[str]) -> Doubles:
+    """The files of a data set that is included a second time in a folder beside or above itself."""
+    sizes = [os.path.getsize(files.absolute(path)) for path in audio]
+    gone, notes = suspicious.twice(audio, sizes)
+    left = set(gone)
+    kept: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for index, path in enumerate(audio):
+        if index not in left:
+            kept[tuple(path.split("/")[-2:])].append(path)
+    tried = gone[:: max(1, len(gone) // COMPARED)]
+    # clips of one length have one size: only their content tells that they are the same
+    if not all(
+        any(
+            filecmp.cmp(files.absolute(audio[index]), files.absolute(other), shallow=False)
+            for other in (kept.get(tuple(audio[index].split("/")[-2:])) or kept.get(("", audio[index]), []))[
+                :4
+            ]
+        )
+        for index in tried
+    ):
+        return Doubles([], [])
+    return Doubles([audio[index] for index in gone], notes)
+
+
+def _twins(by_folder: dict[str, set[str]]) -> list[list[str]]:
+    """Folders of one parent that hold nearly the same names, and neither are class folders nor splits."""
+    by_parent: dict[str, list[str]] = defaultdict(list)
+    for folder in sorted(by_folder):
+        if folder:
+            by_parent[folder.rpartition("/")[0]].append(folder)
+    found = []
+    for folders in by_parent.values():
+        first = by_folder[folders[0]]
+        same = [f for f in folders if len(by_folder[f] & first) >= 0.9 * max(len(first), len(by_folder[f]))]
+        if len(same) == len(folders) > 1 and len(first) >= LEAST and len({side(f) for f in same}) == 1:
+            found.append(same)
+    return found
+
+
+def _rate(files: Files, folder: str, name: str) -> int:
+    try:
+        return int(soundfile.info(files.absolute(f"{folder}/{name}")).samplerate)
+    except (OSError, RuntimeError):  # damaged, or of a kind that only ffmpeg reads
+        return 0

@@ -1,0 +1,69 @@
+"""Official lists of clips beside the audio: validation_list.txt, testing_list.txt, fold1_evaluate.txt."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from earshot.competition.file_index import Files
+from earshot.core.errors import UserError, unless_temporary
+
+FOLD = re.compile(r"fold_?(\d{1,3})_(evaluate|test|valid(?:ation)?)", re.I)
+HELD_OUT = re.compile(r"(test|valid)[a-z]*_?(list|files)", re.I)
+BYTES = 100_000_000
+
+
+def named_in(files: Files, text: str) -> set[str]:
+    """The audio files that the lines of a text file begin with, relative to the root; empty unless nearly all
+    do."""
+    path = files.root / text
+    try:
+        if path.stat().st_size > BYTES:
+            return set()
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        return set()
+    except OSError as error:
+        unless_temporary(path, error)
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+    first = [re.split(r"[\t,;]", line)[0].strip() for line in lines]
+    found = [files.candidates(name)[:1] for name in first if name]
+    hits = [paths[0] for paths in found if paths]
+    return set(hits) if found and len(hits) >= 0.9 * len(found) else set()
+
+
+def folds(files: Files) -> dict[str, int]:
+    """The fold of each file by lists that are called fold<N>_evaluate, fold<N>_test or fold<N>_validation;
+    {} unless there are two of one kind that share no file."""
+    kinds: dict[str, dict[int, str]] = {}
+    for text in files.texts:
+        match = FOLD.fullmatch(_stem(text))
+        if match:
+            kinds.setdefault(match[2].lower(), {})[int(match[1])] = text
+    for kind in sorted(kinds):  # evaluate before test: with labels, of the same clips
+        lists = {number: named_in(files, text) for number, text in sorted(kinds[kind].items())}
+        every = [path for paths in lists.values() for path in paths]
+        if len(lists) > 1 and every and len(set(every)) == len(every):
+            return {path: number for number, paths in lists.items() for path in paths}
+    return {}
+
+
+def held_out(files: Files) -> tuple[set[str], list[str]]:
+    """The files that official validation and test lists name, and the lists."""
+    found: set[str] = set()
+    used = []
+    for text in files.texts:
+        if HELD_OUT.fullmatch(_stem(text)):
+            paths = named_in(files, text)
+            found |= paths
+            used += [text] if paths else []
+    return found, used
+
+
+def _stem(path: str) -> str:
+    return path.rpartition("/")[2].rpartition(".")[0]
+
+
+def names(lists: Sequence[str]) -> str:
+    """The lists' names for a message."""
+    return ", ".join(path.rpartition("/")[2] for path in lists)

@@ -1,0 +1,59 @@
+"""Clips whose labels stand in the files' names, read by a pattern."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from earshot.competition import copies, name_parts, noise_clips, placeholder, sources
+from earshot.competition.file_index import Files, side
+from earshot.competition.layout import Layout, table
+from earshot.competition.reading import Reading, mapper
+from earshot.competition.tables import Tables
+from earshot.competition.with_sample import sample_table, with_sample
+
+
+def from_names(files: Files, tables: Tables, sample: str | None, reading: Reading) -> Layout:
+    """The layout where `reading.label_pattern` gives each training clip's label.
+
+    Clips of a test folder are to be submitted, whatever the pattern gives for them.
+
+    Raises:
+        UserError: no pattern, one that gives fewer than two labels.
+    """
+    found = Layout("labels in names", table([], [], "train"), "fname", "label")
+    found.renamed = mapper(reading.label_map) if reading.label_map else None
+    asked = sample_table(tables, sample, reading.id_column) if sample else None
+    double = copies.twice(files, files.audio)
+    files.leave_out(double.left_out)
+    found.notes += double.notes
+    apart = {
+        path for path in files.audio if side(path.rpartition("/")[0]) == "subm" or noise_clips.is_noise(path)
+    }
+    if asked is not None:
+        apart |= {p for id in asked.frame[asked.id_column] for p in files.candidates(id)[:1]}
+    names = [path for path in files.audio if path not in apart]
+    labels = dict(zip(names, name_parts.labels_by_pattern(names, reading.label_pattern or ""), strict=True))
+    left = [path for path in names if not labels[path]]
+    found.missing += [("train", path, "the label pattern does not match its name") for path in left]
+    kept = [path for path in names if labels[path]]
+    settled = found.settle([labels[path] for path in kept])
+    rows = [(path, label) for path, label in zip(kept, settled, strict=True) if label]
+    names = [path.rpartition("/")[2] for path, _ in rows]
+    clips = table(
+        names if len(set(names)) == len(names) else [path for path, _ in rows],
+        [files.absolute(path) for path, _ in rows],
+        "train",
+        [label for _, label in rows],
+    )
+    found.notes.append(f"labels by the pattern {reading.label_pattern} in the files' names")
+    parts = [sources.named(files, clips, found, reading)]
+    if asked is not None:
+        parts += with_sample(files, asked, parts[0], found)
+    else:
+        loose = placeholder.loose(files, set(clips["path"]))
+        parts.append(
+            table(placeholder.ids_like(list(clips["id"]), loose), [files.absolute(p) for p in loose], "subm")
+        )
+    found.clips = pd.concat(parts, ignore_index=True)
+    found.notes += files.unused()
+    return found

@@ -1,0 +1,46 @@
+"""Well-known data sets: how each is recognised and read, one small YAML file each in `known/`."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from earshot.competition.reading import Reading
+
+FOLDER = Path(__file__).with_name("known")
+
+
+@cache
+def _all() -> list[dict[str, Any]]:
+    return [yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.yaml"))]
+
+
+def match(paths: Sequence[str], headers: Callable[[str], list[list[str]]]) -> Reading:
+    """The settings of the known layout that these files are; empty ones where they are none.
+
+    Args:
+        paths: all files, relative to the folder.
+        headers: gives the headers of the csv files of a name, or of the sample submission by "sample".
+    """
+
+    def there(pattern: str) -> bool:
+        return any(map(re.compile(fnmatch.translate(pattern)).match, paths))
+
+    for known in _all():
+        if (
+            all(map(there, known["files"]))
+            and not any(map(there, known.get("absent", ())))
+            and all(
+                any(set(wanted) <= set(header) for header in headers(name))
+                for name, wanted in known.get("columns", {}).items()
+            )
+        ):
+            read = {k: tuple(v) if isinstance(v, list) else v for k, v in known.get("read", {}).items()}
+            return Reading(layout=known["layout"], **read)
+    return Reading()

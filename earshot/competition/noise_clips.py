@@ -1,0 +1,63 @@
+"""A class of silence or noise, cut from the long recordings of a folder such as _background_noise_."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+
+import pandas as pd
+import soundfile
+
+from earshot.competition.file_index import Files, strip_suffix
+from earshot.competition.layout import Layout, table
+from earshot.core.errors import UserError
+
+LOOKED_AT = 64  # clips whose length is read
+
+
+def is_noise(path: str) -> bool:
+    """Does a file lie in a folder called _so_?"""
+    return any(len(part) > 2 and part[0] == part[-1] == "_" for part in path.split("/")[:-1])
+
+
+def cut(files: Files, noise: Sequence[str], like: pd.DataFrame, name: str, found: Layout) -> pd.DataFrame:
+    """Clips of the class `name`: stretches of the noise recordings, as long as the median clip, one after the
+    other.
+
+    Args:
+        noise: the recordings, relative to the root.
+        like: the other training clips.
+    Raises:
+        UserError: there are no noise recordings, or none is as long as a clip.
+    """
+    if not noise:
+        raise UserError(f"--noise-class {name}: no folder called _so_ with audio in {files.root}")
+    step = max(1, len(like) // LOOKED_AT)
+    lengths = [length for path in list(like["path"])[::step] if (length := _seconds(path))]
+    seconds = round(median(lengths), 3) if lengths else 1.0
+    rows: list[tuple[str, str, float, float]] = []
+    groups: list[str] = []
+    for path in noise:
+        whole = _seconds(files.absolute(path)) or 0.0
+        for number in range(int(whole / seconds + 1e-6)):
+            start = round(number * seconds, 3)
+            id = f"{strip_suffix(path.rpartition('/')[2])}@{start:g}"
+            rows.append((id, files.absolute(path), start, round(start + seconds, 3)))
+            groups.append(path)
+    if not rows:
+        raise UserError(f"--noise-class {name}: no recording there is as long as a clip ({seconds:g} s)")
+    ids, paths, starts, ends = zip(*rows, strict=True)
+    found.notes.append(
+        f"class {name}: {len(rows)} clips of {seconds:g} s, cut from {len(set(groups))} noise recordings"
+    )
+    (label,) = found.settle([name]) if found.renamed is None else (name,)
+    found.spelled.setdefault(name, name)
+    return table(ids, paths, "train", [label] * len(ids), None, groups, list(starts), list(ends))
+
+
+def _seconds(path: str) -> float | None:
+    try:
+        about = soundfile.info(path)
+    except (OSError, RuntimeError):  # damaged: it is found out when it is decoded
+        return None
+    return about.frames / about.samplerate if about.samplerate else None

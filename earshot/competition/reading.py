@@ -1,0 +1,131 @@
+"""How a competition's files are to be read: what the user's flags say, else what a known layout says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from earshot.core import spelling
+from earshot.core.errors import UserError
+
+OTHERS = "others"  # in a label map: every label that it does not name
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What overrules the guesses; the fields are those of the flags, empty where there is nothing to say."""
+
+    train_csv: tuple[str, ...] = ()
+    extra_csv: tuple[str, ...] = ()  # FILE:WEIGHT
+    id_column: str | None = None
+    label_column: str | None = None
+    label_pattern: str | None = None
+    label_map: tuple[str, ...] = ()
+    group_column: str | None = None
+    group_pattern: str | None = None
+    noise_class: str | None = None
+    audio_folder: str | None = None
+    task: str = "auto"
+    # of known layouts alone
+    empty: str = "missing"  # what an empty label cell means: "missing", or "none" of the classes
+    metric: str | None = None
+    layout: str | None = None  # what it is called
+    note: str | None = None
+    soft_groups: bool = False  # the group pattern is a known layout's: too few groups do not count
+
+    def or_else(self, known: Reading) -> Reading:
+        """These settings, and those of a known layout where nothing is set; `none` as a label map or a
+        pattern turns the layout's off."""
+        blank = Reading()
+        unset = {
+            field.name: getattr(known, field.name)
+            for field in fields(self)
+            if getattr(self, field.name) == getattr(blank, field.name)
+        }
+        off = {
+            name: getattr(blank, name)
+            for name in ("label_map", "label_pattern", "group_pattern", "noise_class")
+            if getattr(self, name) in ("none", ("none",))
+        }
+        if self.label_map and known.label_map and not off.get("label_map"):  # the others among those it keeps
+            unset["label_map"] = (*known.label_map, *self.label_map)
+        if self.group_column or self.group_pattern:
+            unset.pop("group_column", None)
+            unset.pop("group_pattern", None)
+        if self.train_csv or self.label_column:
+            unset.pop("label_pattern", None)
+        if self.label_pattern:
+            unset.pop("train_csv", None)
+        unset["soft_groups"] = "group_pattern" in unset and bool(known.group_pattern)
+        return replace(self, **{**unset, **off})
+
+    @property
+    def extras(self) -> list[tuple[str, float]]:
+        """The extra csv files and their weights.
+
+        Raises:
+            UserError: one without a weight between 0 and 1.
+        """
+        found = []
+        for text in self.extra_csv:
+            name, _, weight = text.rpartition(":")
+            try:
+                value = float(weight)
+            except ValueError:
+                value = -1.0
+            if not name or not 0 < value <= 1:
+                raise UserError(
+                    f"--extra-csv {text}: give FILE:WEIGHT with a weight above 0 and up to 1, such as "
+                    f"{name or text}:0.3"
+                )
+            found.append((name, value))
+        return found
+
+
+def mapper(pairs: Sequence[str], known: Sequence[str] = ()) -> Callable[[str], str] | None:
+    """What a label becomes by a label map; None without one.
+
+    Args:
+        pairs: OLD=NEW, OLD= (its clips are left out), a bare NAME (it stays), others=NEW (all labels that are
+            not named).
+        known: labels that stay besides: those that the sample submission has a column for.
+    Raises:
+        UserError: an entry that is none of these, or `others` where no label is named.
+    """
+    if not pairs:
+        return None
+    names: dict[str, str] = {}
+    rest: str | None = None
+    for pair in pairs:
+        old, equals, new = (part.strip() for part in pair.partition("="))
+        if not old or "=" in new:
+            raise UserError(f"--label-map {pair}: give OLD=NEW, a NAME that stays, or others=NEW")
+        if old == OTHERS and equals:
+            rest = new
+        else:
+            names[spelling.key(old)] = new if equals else old
+    if rest is not None and not names and not known:
+        raise UserError(
+            f"--label-map others={rest}: name the labels that stay as well, such as --label-map yes no "
+            f"others={rest}"
+        )
+    if rest is not None:
+        names = {spelling.key(one): one for one in (*known, rest)} | names
+    return lambda label: names.get(spelling.key(label), label if rest is None else rest)
+
+
+def train_files(root: Path, named: str, csvs: Sequence[str]) -> Path:
+    """The csv that a flag names: a path from here, or one in the competition, in any case of its letters.
+
+    Raises:
+        UserError: there is none.
+    """
+    alike = [c for c in csvs if spelling.key(c) == spelling.key(named)]
+    alike += [c for c in csvs if c.rpartition("/")[2] == named]
+    found = next((p for p in (Path(named), *(root / c for c in (named, *alike))) if p.is_file()), None)
+    if found is None:
+        raise UserError(
+            f"no train csv {named}, neither here nor in {root}; csv files there: {', '.join(csvs) or 'none'}"
+        )
+    return found

@@ -1,0 +1,61 @@
+"""Which clips come from one source: by a column, by the names, by what the user says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from earshot.competition import groups, name_parts
+from earshot.competition.file_index import Files
+from earshot.competition.id_columns import need_column
+from earshot.competition.labels import each
+from earshot.competition.layout import Layout
+from earshot.competition.reading import Reading
+
+NONE = "none"
+
+
+def column(
+    frame: pd.DataFrame,
+    found: Layout,
+    labels: pd.Series,
+    id_column: str,
+    reading: Reading,
+    csv: Path,
+    esc: bool,
+) -> str | None:
+    """The column of a table whose values are the clips' sources; None without one."""
+    if reading.group_column == NONE or reading.group_pattern:
+        return None
+    if reading.group_column:
+        return need_column(frame, csv, reading.group_column, "--group-column")
+    if esc:
+        return "src_file"
+    if "group" in frame.columns:
+        return "group"
+    used = [id_column, *(found.written.columns if found.written else ())]
+    name, said = groups.from_columns(frame, labels, used)
+    found.notes += [f"{csv.name}: groups by column {name} (--group-column none: no groups)"] if name else []
+    found.notes += [line for line in said if line not in found.notes]
+    return name
+
+
+def named(files: Files, clips: pd.DataFrame, found: Layout, reading: Reading) -> pd.DataFrame:
+    """The clips with groups by their names, where a pattern says so or the names plainly do and there are
+    none."""
+    names = [files.relative(path) for path in clips["path"]]
+    if reading.group_pattern:
+        made = groups.from_pattern(names, reading.group_pattern)
+        count = len(set(made) - {""})
+        if count < 2 and reading.soft_groups:
+            found.notes.append(f"no groups: the pattern {reading.group_pattern} gives a single one")
+            return clips
+        clips = clips.assign(group=made)
+        found.notes.append(f"groups by the pattern {reading.group_pattern} ({count} groups)")
+    elif reading.group_column != NONE and not clips["group"].ne("").any():
+        parts = name_parts.sources_in_names(names, ["\0".join(each(label)) for label in clips["label"]])
+        if parts is not None:
+            clips = clips.assign(group=parts[0])
+            found.notes.append(parts[1])
+    return clips

@@ -1,0 +1,17 @@
+"""The words that folders and columns use for the parts of a data set."""
+
+SPLIT_WORDS = {
+    "train": "train",
+    "dev": "valid",
+    "development": "valid",
+    "training": "train",
+    "test": "test",
+    "testing": "test",
+    "subm": "test",
+    "submission": "test",
+    "eval": "test",
+    "evaluation": "test",
+    "val": "valid",
+    "valid": "valid",
+    "validation": "valid",
+}

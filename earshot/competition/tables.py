@@ -1,0 +1,235 @@
+"""The tables among a competition's files: which there are, how they are read, what each is for."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from earshot.competition.file_index import Files, number, side, words
+from earshot.competition.id_columns import find_id_column
+from earshot.core import csv_table, spelling
+from earshot.core.errors import UserError
+from earshot.core.file_names import is_audio
+
+SAMPLE = re.compile("sample.*sub")
+SUBMISSION = re.compile("subm|predict")
+TEXT_BYTES = 100_000_000  # a larger .txt is no table of clips
+
+
+class Table(NamedTuple):
+    """A table of the competition: its path as it is opened below the root, its rows, has it a header?"""
+
+    path: str
+    frame: pd.DataFrame
+    headed: bool = True
+
+    @property
+    def notes(self) -> list[str]:
+        """A line where the header is made up."""
+        if self.headed:
+            return []
+        return [
+            f"{Path(self.path).name} has no header: its columns are called "
+            f"{csv_table.some(self.frame.columns, 3)}"
+        ]
+
+
+class Tables:
+    """The tables of a folder, each read once and only when it is needed."""
+
+    def __init__(self, files: Files):
+        self.files = files
+        self.paths = [*files.csvs, *(path for path in files.texts if looks_tabular(files.root / path))]
+        self._read: dict[str, Table] = {}
+
+    def read(self, path: str) -> Table:
+        """A table by its path.
+
+        A first row that is data, as it names an audio file or repeats a cell in a matrix, is no header.
+
+        Raises:
+            UserError: not readable as a table.
+        """
+        if path not in self._read:
+            self._read[path] = self._opened(path)
+        return self._read[path]
+
+    def _opened(self, path: str) -> Table:
+        full = self.files.root / path
+        try:
+            frame = csv_table.read(full)
+        except UserError:
+            bare = self._bare(full)
+            # such as two columns of one name in a matrix of numbers; else the error is the header's own
+            if bare is None or pd.to_numeric(bare.iloc[0], errors="coerce").isna().any():
+                raise
+            return Table(path, bare, headed=False)
+        frame = frame.drop(columns=csv_table.nameless(frame))
+        named = find_id_column(frame, self.files)
+        if named is not None and header_is_data(self.files, named, frame):
+            bare = self._bare(full)
+            if bare is not None:
+                return Table(path, bare, headed=False)
+        return Table(path, frame)
+
+    def _bare(self, full: Path) -> pd.DataFrame | None:
+        """The table read without a header, where a column of it names audio files."""
+        try:
+            frame = csv_table.read(full, header_row=False)
+        except UserError:
+            return None
+        column = find_id_column(frame, self.files)
+        if column is None:
+            column = next(
+                (c for c in frame.columns if _distinct(frame[c]) and self.files.by_tails(frame[c])), None
+            )
+        return None if column is None else frame
+
+    def sample(self) -> str | None:
+        """The sample submission: a csv that is called so, or like a submission and names clips without
+        labels, every cell of each other column the same or a number.
+
+        Raises:
+            UserError: several may be it.
+        """
+        csvs = [c for c in self.paths if c.lower().endswith((".csv", ".tsv"))]
+        called = [c for c in csvs if SAMPLE.search(Path(c).name.lower())]
+        found = pick(
+            self.files,
+            called,
+            ("sample_submission.csv", "samplesubmission.csv"),
+            "sample submission",
+            "keep one of them",
+        )
+        if found or called:
+            return found
+        alike = [c for c in csvs if SUBMISSION.search(Path(c).stem.lower()) and self._is_sample(c)]
+        return pick(self.files, alike, (), "sample submission", "keep one of them")
+
+    def _is_sample(self, path: str) -> bool:
+        try:
+            frame = self.read(path).frame
+        except UserError:
+            return False
+        if len(frame.columns) < 2 or frame.empty:
+            return False
+        column = find_id_column(frame, self.files) or str(frame.columns[0])
+        sides = {
+            side(found.rpartition("/")[0]) for id in frame[column] for found in self.files.candidates(id)[:1]
+        }
+        rest = [frame[c].str.strip() for c in frame.columns if c != column]
+        plain = all(
+            cells.nunique() <= 1 or pd.to_numeric(cells, errors="coerce").notna().all() for cells in rest
+        )
+        return "train" not in sides and plain
+
+    def id_column(self, path: str) -> str | None:
+        """The column of a table that names audio files, also by the ends of their names, which
+        `Files.alias` then knows; None without one.
+
+        Raises:
+            UserError: the table cannot be read.
+        """
+        frame = self.read(path).frame
+        found = find_id_column(frame, self.files, numbers=False)
+        if found is None and self.files.audio:
+            for column in (c for c in frame.columns if _distinct(frame[c])):
+                at = self.files.by_tails(frame[column])
+                if at:
+                    self.files.alias |= at
+                    id, file = next(iter(sorted(at.items())))
+                    self.files.tail_notes[path] = (
+                        f"{Path(path).name}: the ids in column {column} are matched by the ends of the "
+                        f"files' names: first {id} is {file}"
+                    )
+                    return str(column)
+        return found
+
+
+def _distinct(cells: pd.Series) -> bool:
+    return 2 * cells.nunique() > len(cells) > 1
+
+
+def header_is_data(files: Files, column: str, frame: pd.DataFrame) -> bool:
+    """Is the header of the column of ids a clip's row itself?"""
+    # pandas writes a header of 0, 1, ... too: that is no clip's where another row has the number
+    lost = files.numbered(column) and number(column) not in set(map(number, frame[column]))
+    return bool(is_audio(column) or files.candidates(column) or lost)
+
+
+def looks_tabular(path: Path) -> bool:
+    """Does a text file begin with lines of as many fields each, or with a header that ends in [so]?"""
+    try:
+        if os.path.getsize(path) > TEXT_BYTES:
+            return False
+        with open(path, encoding="utf-8", errors="strict") as file:
+            lines = [line.rstrip("\r\n") for line, _ in zip(file, range(20), strict=False)]
+    except (OSError, UnicodeDecodeError):
+        return False
+    lines = [line for line in lines if line.strip()]
+    if len(lines) > 1 and re.search(r"[,;\t]\s*\[[^\]]+\]\s*$", lines[0]):
+        return True
+    return len(lines) > 1 and any(
+        len({line.count(mark) for line in lines}) == 1 and mark in lines[0] for mark in "\t;,|"
+    )
+
+
+def role(path: str) -> str | None:
+    """What a table is for by its name, else by its folders': "train", "test" or "valid"; None for neither."""
+    for text in (Path(path).stem, *reversed(Path(path).parts[:-1])):
+        found = set()
+        for word in words(text):
+            if word.startswith("train") or word.endswith("train") or word in ("dev", "development"):
+                found.add("train")
+            elif word.startswith("test") or word in ("eval", "evaluation", "holdout"):
+                found.add("test")
+            elif word in ("val", "valid", "validation"):
+                found.add("valid")
+        if found:
+            return found.pop() if len(found) == 1 else None
+    return None
+
+
+def pick(files: Files, paths: Sequence[str], names: Sequence[str], what: str, fix: str) -> str | None:
+    """The path with a preferred file name, the least deep one; else the only path; None without any."""
+    chosen = [p for p in paths if Path(p).name.lower() in names] or list(paths)
+    chosen = [p for p in chosen if p.count("/") == chosen[0].count("/")]
+    if len(chosen) > 1:
+        raise UserError(f"several files in {files.root} may be the {what}: {', '.join(chosen)}; {fix}")
+    return chosen[0] if chosen else None
+
+
+def join(tables: Tables, table: Table, others: Sequence[str]) -> str | None:
+    """Find the files of a table that names none, through another one that has a column of its ids and one of
+    files; `Files.alias` then knows them.
+
+    Returns:
+        the table's column of ids, None where no other table fits.
+    """
+    files = tables.files
+    for path in others:
+        try:
+            other = tables.read(path).frame
+        except UserError:
+            continue
+        named = find_id_column(other, files, numbers=False) if path != table.path else None
+        if named is None:
+            continue
+        for key in (c for c in other.columns if c != named):
+            ids = other[key].str.strip()
+            if ids.duplicated().any():
+                continue
+            at = dict(zip(ids, other[named], strict=True))
+            near = [c for c in table.frame.columns if spelling.key(c) == spelling.key(key)]
+            for column in near:
+                wanted = set(table.frame[column].str.strip())
+                if len(wanted & set(at)) >= 0.9 * len(wanted):
+                    found = {id: files.candidates(at[id]) for id in wanted & set(at)}
+                    files.alias |= {id: paths[0] for id, paths in found.items() if len(paths) == 1}
+                    return column
+    return None

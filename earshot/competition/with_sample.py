@@ -1,0 +1,73 @@
+"""The sample submission's part in a layout: it decides the clips to submit, whatever the training clips come
+from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from earshot.competition.asked import asked_rows
+from earshot.competition.csv_checks import need_header, stray_quotes
+from earshot.competition.file_index import Files
+from earshot.competition.id_columns import find_id_column
+from earshot.competition.layout import Layout
+from earshot.competition.tables import Table, Tables
+from earshot.core import csv_table, spelling
+from earshot.core.errors import UserError
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A sample submission: its path, its rows and its column of ids."""
+
+    path: Path
+    frame: pd.DataFrame
+    id_column: str
+
+    @property
+    def columns(self) -> list[str]:
+        """Its headers."""
+        return list(self.frame.columns)
+
+
+def sample_table(tables: Tables, path: str, id_column: str | None) -> Asked:
+    """Read the sample submission.
+
+    Raises:
+        UserError: it cannot be read, or has a column without a name.
+    """
+    files = tables.files
+    frame = csv_table.read(files.root / path)
+    if csv_table.nameless(frame):
+        raise UserError(
+            f"{files.root / path} has a column without a name: if it only counts the rows, take it out"
+        )
+    columns = list(frame.columns)
+    found = id_column if id_column in columns else (find_id_column(frame, files) or columns[0])
+    need_header(files, files.root / path, found, frame)
+    return Asked(files.root / path, frame, found)
+
+
+def with_sample(
+    files: Files, asked: Asked, train: pd.DataFrame, found: Layout, tests: Sequence[Table] = ()
+) -> list[pd.DataFrame]:
+    """The clips that a sample submission asks for; `found` takes its headers.
+
+    Args:
+        train: the training clips. tests: tables that may map the sample's rows to files and seconds.
+    """
+    found.id_column, found.sample, found.sample_submission = asked.id_column, asked.frame, asked.path
+    stray_quotes(asked.frame, asked.path, asked.columns, found)
+    answers = [c for c in asked.columns if c != asked.id_column]
+    if len(answers) > 1 and all(
+        pd.to_numeric(asked.frame[c], errors="coerce").notna().all() for c in answers
+    ):
+        known = found.written.columns if found.written is not None else ()
+        found.asked = spelling.like(spelling.like(answers, known), found.spelled.values())
+    if len(answers) == 1:
+        found.label_column = answers[0]
+    pairs = [(files.root / test.path, test.frame) for test in tests]
+    return [asked_rows(files, asked.frame, asked.path, train, found, pairs)]
