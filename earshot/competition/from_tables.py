@@ -87,7 +87,8 @@ def from_tables(
     found.notes += [*first.notes, f"{csv.name}: id column {id_column}, {how.about}", *said]
     if "secondary_labels" in frame.columns and how.name != "secondary_labels":
         found.notes.append("column secondary_labels is not used: a clip gets its primary label alone")
-    parts, kept_out = [], []
+    parts: list[pd.DataFrame] = []
+    kept_out: list[pd.DataFrame] = []
     for part, weight in trains:
         more = files.root / part.path
         here = frame if part is first else need_rows(part.frame, more)

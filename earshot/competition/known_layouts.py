@@ -41,6 +41,8 @@ def match(paths: Sequence[str], headers: Callable[[str], list[list[str]]]) -> Re
                 for name, wanted in known.get("columns", {}).items()
             )
         ):
-            read = {k: tuple(v) if isinstance(v, list) else v for k, v in known.get("read", {}).items()}
+            read: dict[str, Any] = {
+                k: tuple(v) if isinstance(v, list) else v for k, v in known.get("read", {}).items()
+            }
             return Reading(layout=known["layout"], **read)
     return Reading()

@@ -59,10 +59,8 @@ def _headers(tables: Tables, sample: str | None, name: str) -> list[list[str]]:
 
 def _read(files: Files, tables: Tables, sample: str | None, reading: Reading) -> Layout:
     if reading.train_csv:
-        trains = [
-            (_outside(tables, train_files(files.root, name, tables.paths)), 1.0) for name in reading.train_csv
-        ]
-        return _from_tables(tables, trains, sample, reading)
+        named = [_outside(tables, train_files(files.root, name, tables.paths)) for name in reading.train_csv]
+        return _from_tables(tables, [(table, 1.0) for table in named], sample, reading)
     if reading.label_pattern:
         return from_names(files, tables, sample, reading)
     rest = [p for p in tables.paths if p != sample and Path(p).name.lower() not in NOT_TRAIN_CSVS]

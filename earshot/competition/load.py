@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -96,6 +97,7 @@ def load(
         elif (root / "unpacked" / zip_file.MARKER).is_file():  # an earlier run unpacked a zip here
             root = zip_file.unpacked(root / "unpacked")
     root = Path(os.path.abspath(root))
+    more: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in reading.items()}
     csvs = (train_csv,) if isinstance(train_csv, (str, os.PathLike)) else tuple(train_csv or ())
     found = layouts.recognise(
         root,
@@ -104,7 +106,7 @@ def load(
             id_column=id_column,
             label_column=label_column,
             task=task or "auto",
-            **{name: tuple(value) if isinstance(value, list) else value for name, value in reading.items()},
+            **more,
         ),
     )
     several = found.written is not None and found.written.multilabel

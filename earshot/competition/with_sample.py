@@ -46,7 +46,7 @@ def sample_table(tables: Tables, path: str, id_column: str | None) -> Asked:
             f"{files.root / path} has a column without a name: if it only counts the rows, take it out"
         )
     columns = list(frame.columns)
-    found = id_column if id_column in columns else (find_id_column(frame, files) or columns[0])
+    found = id_column if id_column and id_column in columns else find_id_column(frame, files) or columns[0]
     need_header(files, files.root / path, found, frame)
     return Asked(files.root / path, frame, found)
 
