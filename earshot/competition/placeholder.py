@@ -4,19 +4,24 @@ placeholder of a few rows."""
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from earshot.competition.file_index import Files, side, strip_suffix
+from earshot.competition import segments
+from earshot.competition.file_index import Files, key, side, strip_suffix
+from earshot.competition.segments import NAMED, Stretches
 from earshot.core.csv_text import as_text
-from earshot.core.file_names import is_audio
+from earshot.core.errors import unless_temporary
+from earshot.core.file_names import first_few, is_audio
 from earshot.core.files import write_text
 
 if TYPE_CHECKING:
     import pandas as pd
 
-STRETCH = re.compile(r".+_\d{1,6}", re.ASCII)
+STEP = 5  # seconds, where a sample submission of stretches has no row: as long as BirdCLEF's
+LONGEST = 1e6  # seconds: a header that says more does not know
 
 
 def loose(files: Files, used: set[str]) -> list[str]:
@@ -54,10 +59,134 @@ def stand_ins(
     if any(found):
         return None
     there = loose(files, set(train["path"]))
-    # these name parts of recordings
-    if len(asked) >= len(there) or asked and all(STRETCH.fullmatch(id.strip()) for id in asked):
+    shapes = {_shape(strip_suffix(path.rpartition("/")[2])) for path in there}
+    counted = all(_shape(strip_suffix(id.strip())) in shapes for id in asked)
+    # else these name parts of recordings
+    if len(asked) >= len(there) or not counted and all(NAMED.fullmatch(id.strip()) for id in asked):
         return None
     return ids_like(list(asked) or list(train["id"]), there), [files.absolute(path) for path in there]
+
+
+def stretches(
+    files: Files, ids: Sequence[str], id_column: str, train: pd.DataFrame, classes: set[str]
+) -> tuple[Stretches | None, list[str]]:
+    """The rows <recording>_<second> that a sample submission of stretches would have listed, were it no
+    placeholder, None where it is none; lines to say about them.
+
+    Its recordings are not there, and are no more than the test folder holds. Each of those gets a row for
+    every step up to its end. What is left behind the last step is a row if it is half a step or more; a
+    recording of less than that gets one row. Without a row in the sample, a column `row_id` means steps of 5
+    seconds.
+
+    Args:
+        ids: the sample's, none of them found. train: the training clips, whose files are not meant.
+        classes: where ids name them, rows are more than stretches.
+    """
+    named = [match for id in ids if (match := NAMED.fullmatch(id.strip()))]
+    if len(named) < len(ids) or not ids and id_column.lower() != "row_id":
+        return None, []
+    stems = list(dict.fromkeys(match[1] for match in named))
+    parts = {key(part) for stem in stems for part in stem.split("_")}
+    # folders of examples lie beside Cornell Birdcall's test folder
+    there = [
+        path
+        for path in loose(files, set(train["path"]))
+        if not re.match("example|sample", path.rpartition("/")[0].lower())
+    ]
+    there.sort(key=lambda path: (path.rpartition("/")[2], path))
+    step = _step(named)
+    if (
+        not there
+        or len(stems) > len(there)
+        or parts & {key(label) for label in classes if not label.isdecimal()}
+        or not _like_stretches(named, step, id_column, there)
+    ):
+        return None, []
+    counts, lines = _counts(files, there, step)
+    if not any(counts):  # clips, no recordings
+        return None, lines
+    if not ids:
+        lines.append(
+            f"warning: the sample submission has no row: {id_column} is taken for the ends of stretches of "
+            f"{STEP} s"
+        )
+    digits = {len(match[2]) for match in named}
+    width = max(digits) if len(digits) == 1 and any(match[2].startswith("0") for match in named) else 0
+    rows = [
+        (f"{name}_{end:0{width}}", files.absolute(path), float(end - step), float(end), name)
+        for path, name, count in zip(there, ids_like(stems, there), counts, strict=True)
+        for end in range(step, step * max(1, count) + 1, step)
+    ]
+    made, paths, starts, ends, names = map(list, zip(*rows, strict=True))
+    return Stretches(made, paths, starts, ends, step, names), lines
+
+
+def _step(named: Sequence[re.Match[str]]) -> int:
+    """How far the ends are apart that the ids name: the commonest distance, else the earliest end."""
+    ends: dict[str, set[int]] = {}
+    for match in named:
+        ends.setdefault(match[1], set()).add(int(match[2]))
+    return int(segments.step(sorted(of_one) for of_one in ends.values())) if ends else STEP
+
+
+def _like_stretches(named: Sequence[re.Match[str]], step: int, id_column: str, there: list[str]) -> bool:
+    """Do ids name stretches of recordings, and not clips that are counted, such as clip_1?
+
+    The names of the files tell: those of recordings are ids without the second. Where they do not, the ids
+    must go by whole steps, of more than a second unless their column is `row_id`.
+    """
+    ends = [int(match[2]) for match in named]
+    if 0 in ends:
+        return False
+    names = {key(strip_suffix(path.rpartition("/")[2])) for path in there}
+    if any(tail in names for match in named for tail in _tails(key(match[1]))):  # site_1_<recording>_5
+        return False
+    shapes = {_shape(name) for name in names}
+    as_files = any(_shape(match[0]) in shapes for match in named)
+    as_recordings = all(_shape(strip_suffix(match[1])) in shapes for match in named)
+    if named and as_files != as_recordings:
+        return as_recordings
+    return all(end % step == 0 for end in ends) and (step > 1 or id_column.lower() == "row_id")
+
+
+def _shape(text: str) -> str:
+    """A name without its numbers."""
+    return re.sub(r"\d+", "#", key(text))
+
+
+def _tails(text: str) -> list[str]:
+    parts = text.split("_")
+    return ["_".join(parts[first:]) for first in range(len(parts))]
+
+
+def _counts(files: Files, there: Sequence[str], step: int) -> tuple[list[int], list[str]]:
+    """How many steps each recording has by its header, the commonest number for one that cannot be read; a
+    warning then."""
+    lengths = [_seconds(files.absolute(path)) for path in there]
+    counts = [None if length is None else int(length / step + 0.5) for length in lengths]
+    known = [count for count in counts if count is not None]
+    lost = [path for path, count in zip(there, counts, strict=True) if count is None]
+    if not lost:
+        return known, []
+    usual = Counter(known).most_common(1)[0][0] if known else 0
+    instead = "rows as most have" if usual else "no rows"
+    return [usual if count is None else count for count in counts], [
+        f"warning: the length of {len(lost)} recordings cannot be read ({first_few(lost)}): they get "
+        f"{instead}"
+    ]
+
+
+def _seconds(path: str) -> float | None:
+    """How long a recording is, by its header; None where that cannot be read."""
+    try:
+        import soundfile  # not at the top: --help needs no libsndfile
+
+        with open(path, "rb") as file:  # not by its name, which soundfile encodes as text
+            about = soundfile.info(file)
+    except (ImportError, OSError, RuntimeError, TypeError) as error:
+        unless_temporary(path, error)
+        return None
+    return about.duration if 0 < about.duration < LONGEST else None
 
 
 def write(

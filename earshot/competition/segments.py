@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-from earshot.competition.file_index import side
+from earshot.competition.file_index import side, strip_suffix
 
 if TYPE_CHECKING:
     from earshot.competition.file_index import Files
 
 NAMED = re.compile(r"(.+)_(\d{1,6})", re.ASCII)
+DATED = re.compile(r"(.+)_(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:[0-2]\d|3[01])", re.ASCII)
 
 
 class Stretches(NamedTuple):
     """The ids that name stretches, recording by recording, each with its file and its first and last second;
-    how long they are."""
+    how long they are; the name of each one's recording."""
 
     ids: list[str]
     paths: list[str]
     starts: list[float]
     ends: list[float]
-    seconds: int
+    seconds: float
+    names: list[str]
 
 
-def find(ids: list[str], files: Files) -> Stretches | None:
+def find(ids: Sequence[str], files: Files) -> Stretches | None:
     """What the ids of a sample submission mean, none of which is a file's; None if they name no stretches
     either.
 
@@ -34,36 +37,91 @@ def find(ids: list[str], files: Files) -> Stretches | None:
     id of which the recording is not there gets the path "". Files of a training folder are never taken: they
     are labelled clips.
     """
-    named = [NAMED.fullmatch(id.strip()) for id in ids]
-    if not all(named):
+    named = [match for id in ids if (match := NAMED.fullmatch(id.strip()))]
+    if not named or len(named) < len(ids):
         return None
-    stems = dict.fromkeys(match[1] for match in named)
-    found = [
-        path if side(files.relative(path).rpartition("/")[0]) != "train" else ""
-        for path in files.resolve(list(stems), "subm")
-    ]
-    where = dict(zip(stems, found, strict=True))
-    of_recording: dict[str, list[tuple[int, str]]] = {stem: [] for stem in stems}
+    where = recordings(files, [match[1] for match in named])
+    of_recording: dict[str, list[tuple[int, str]]] = {stem: [] for stem in where}
     for id, match in zip(ids, named, strict=True):
         of_recording[match[1]].append((int(match[2]), id))
     every = [sorted(rows) for rows in of_recording.values()]
-    if not any(found) or any(rows[0][0] == 0 for rows in every):  # nothing ends before it begins
+    if not any(where.values()) or any(rows[0][0] == 0 for rows in every):  # nothing ends before it begins
         return None
-    steps = Counter(
-        after[0] - before[0] for rows in every for before, after in pairwise(rows) if after[0] > before[0]
-    )
-    seconds = (
-        min(steps, key=lambda step: (-steps[step], step)) if steps else min(rows[0][0] for rows in every)
-    )
+    seconds = step([end for end, _ in rows] for rows in every)
     rows = [
-        (id, where[stem], max(0, end - seconds), end)
+        (id, where[stem], max(0.0, end - seconds), float(end), stem)
         for stem, rows in zip(of_recording, every, strict=True)
         for end, id in rows
     ]
-    return Stretches(
-        [row[0] for row in rows],
-        [row[1] for row in rows],
-        [float(row[2]) for row in rows],
-        [float(row[3]) for row in rows],
-        seconds,
+    found, paths, starts, ends, names = map(list, zip(*rows, strict=True))
+    return Stretches(found, paths, starts, ends, seconds, names)
+
+
+def step(ends: Iterable[Sequence[float]]) -> float:
+    """How long the stretches are that end at these seconds, sorted, of each recording: as far as most ends
+    are apart, else the earliest one; 0 without any."""
+    every = [list(of_one) for of_one in ends if of_one]
+    steps = Counter(
+        round(after - before, 3) for of_one in every for before, after in pairwise(of_one) if after > before
     )
+    if steps:
+        return min(steps, key=lambda seconds: (-steps[seconds], seconds))
+    return min((of_one[0] for of_one in every), default=0)
+
+
+def recordings(files: Files, names: Iterable[str]) -> dict[str, str]:
+    """The file of each recording, none of a training folder's; "" without one.
+
+    Without a file of its own, a name means the only one that is called so but for a date behind it.
+    """
+    distinct = list(dict.fromkeys(names))
+    where = dict(zip(distinct, files.resolve(distinct, "subm"), strict=True))
+    dated = by_date(files)
+    for name, path in where.items():
+        if path and trained(files.relative(path)):
+            where[name] = ""
+        elif not path:
+            alike = dated.get(name.strip(), [])
+            where[name] = files.absolute(alike[0]) if len(alike) == 1 else ""
+    return where
+
+
+def by_date(files: Files) -> dict[str, list[str]]:
+    """The files of no training folder whose name ends in a date, by the name before it."""
+    found: dict[str, list[str]] = {}
+    for path in files.audio:
+        match = DATED.fullmatch(strip_suffix(path.rpartition("/")[2]))
+        if match and not trained(path):
+            found.setdefault(match[1], []).append(path)
+    return found
+
+
+def trained(path: str) -> bool:
+    """Does a file, relative to the root, lie in a training folder?"""
+    return side(path.rpartition("/")[0]) == "train"
+
+
+class Known:
+    """Tells which ids name a file to be submitted, or a stretch of a recording that is there.
+
+    Args:
+        labelled: the training clips' files, which are not meant.
+    """
+
+    def __init__(self, files: Files, labelled: set[str]):
+        self.files, self.labelled, self.dated = files, labelled, by_date(files)
+
+    def __call__(self, ids: Sequence[str]) -> set[str]:
+        return {id for id in ids if self._is_file(id) or self._is_stretch(id)}
+
+    def _is_file(self, id: str) -> bool:
+        paths = self.files.candidates(id) or self.files.numbered(id)
+        return any(not trained(path) and self.files.absolute(path) not in self.labelled for path in paths)
+
+    def _is_stretch(self, id: str) -> bool:
+        match = NAMED.fullmatch(id.strip())
+        return (
+            match is not None
+            and int(match[2]) > 0
+            and (self._is_file(match[1]) or len(self.dated.get(match[1], [])) == 1)
+        )
