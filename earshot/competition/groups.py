@@ -1,8 +1,200 @@
-def from_columns(frame, labels, used):
-    return None, []
+"""Which clips come from one source (a speaker, a recording, a site, a day), so that no fold parts them."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections import Counter
+from collections.abc import Hashable, Sequence
+
+import pandas as pd
+
+from earshot.competition.labels import each
+from earshot.core.csv_table import shown, some
+from earshot.core.errors import UserError
+
+# Headers of sources, the surest first: what a person gave is more alike than what one place or day gave.
+SOURCES = (
+    "group",
+    "speaker spk spkr talker client patient subject participant person individual actor singer artist"
+    " performer musician narrator recordist author user uploader animal",
+    "srcfile sourcefile originalfile origfile parentfile fsid freesound recording session video youtube"
+    " youtubevideo yt ytb track song album episode",
+    "source site station",
+    "location place",
+    "day date recordingdate night",
+    "rater annotator",
+)
+RANKS = {word: rank for rank, line in enumerate(SOURCES) for word in line.split()}
+HEADER = re.compile(
+    rf"({'|'.join(sorted(RANKS, key=len, reverse=True))})(id|ids|no|nr|num|number|name|code)?"
+)
+PLACES = 4  # of SOURCES: a place of recording has many values, one on the body a handful
+FEWEST, FEWEST_PLACES = 5, 10  # sources: as many as there are folds
+FILLED = 0.8  # of the cells
+SHARING = 0.25  # of the clips have another one of their source
+LARGEST = 0.5  # of the clips are one source's: no fold could be evened out
+LONGEST_PATTERN = 500  # characters
+UNKNOWN = {"", "unknown", "unk", "none", "nan", "na", "n/a", "null", "nil", "not specified", "-", "?", "--"}
 
 
-def from_pattern(names, pattern):
-    import re
+def cleaned(values: Sequence[object]) -> list[str]:
+    """The cells of a column of sources as text, "" where one says that the source is not known."""
+    texts = ["" if one is None or one is pd.NA or one is pd.NaT else str(one).strip() for one in values]
+    return ["" if text.casefold() in UNKNOWN else text for text in texts]
 
-    return [(m[1] if (m := re.search(pattern, n)) else "") for n in names]
+
+def unfit(sources: Sequence[str], labels: Sequence[object], fewest: int = FEWEST) -> str:
+    """Why the values are not plainly the clips' sources; "" where they are.
+
+    Args:
+        sources: (clips,) text, "" where it is not known.
+        labels: (clips,) text, or a tuple of several; whatever else counts as unlabelled.
+        fewest: different values that are needed.
+    """
+    counts = Counter(filter(None, sources))
+    filled = counts.total()
+    if len(counts) < fewest:
+        return f"{len(counts)} value{'s' * (len(counts) != 1)}"
+    if filled < FILLED * len(sources):
+        return f"{len(sources) - filled} of {len(sources)} cells are empty"
+    sharing = sum(n for n in counts.values() if n > 1)
+    if sharing < SHARING * filled:
+        return f"{len(counts)} values for {filled} clips"
+    value, most = counts.most_common(1)[0]
+    if most > LARGEST * len(sources):
+        return f"{shown(value)} is in {most} of {len(sources)} rows"
+    found: dict[str, set[str]] = {}
+    for source, label in zip(sources, labels, strict=True):
+        for one in each(label) if source and isinstance(label, str | tuple) else ():
+            found.setdefault(one, set()).add(source)
+    found.pop("", None)
+    if 2 * sum(len(several) > 1 for several in found.values()) <= len(found):
+        return "most labels have one value each"
+    return ""
+
+
+def from_columns(frame: pd.DataFrame, labels: pd.Series, used: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Which column of a labelled table is plainly the clips' source, and lines on what was found.
+
+    A column `group` always is, as it stands. Others are by their header, if many clips share a value and the
+    label alone does not decide it; a person comes before a recording, a site, a day.
+
+    Args:
+        frame: a row per clip, as text.
+        labels: (rows,) in the frame's order: text, or a tuple of several.
+        used: the columns that are ids or labels.
+    Returns:
+        the column, None without one; note lines.
+    """
+    once = [c for c in frame.columns if isinstance(c, str) and list(frame.columns).count(c) == 1]
+    if "group" in once and "group" not in used:
+        return "group", []
+    ranked = [(rank(column), place, column) for place, column in enumerate(once) if column not in used]
+    notes: list[str] = []
+    for known, _, column in sorted(one for one in ranked if one[0] is not None):
+        sources = cleaned(list(frame[column]))
+        reason = unfit(sources, list(labels), FEWEST_PLACES if known == PLACES else FEWEST)
+        if not reason:
+            return column, [
+                *notes,
+                f"groups: column {shown(column)} ({about(sources)}): folds keep each together",
+            ]
+        if 1 < len(set(filter(None, sources))) < len(list(filter(None, sources))):  # else nothing is shared
+            notes.append(f"column {shown(column)} is not used as groups: {reason}")
+    return None, notes[:3]
+
+
+def rank(header: str) -> int | None:
+    """How sure a header is a source's, 0 the surest; None where it is none's."""
+    found = HEADER.fullmatch(re.sub(r"[\W_]", "", header.casefold()))
+    return RANKS[found[1]] if found else None
+
+
+def about(sources: Sequence[str]) -> str:
+    """How many sources there are, and how many clips they have, for a line."""
+    counts = Counter(filter(None, sources)).values()
+    low, high = min(counts, default=0), max(counts, default=0)
+    each_has = f"{low} to {high} clips" if low < high else f"{low} clip{'s' * (low != 1)}"
+    return f"{len(counts)} source{'s' * (len(counts) != 1)} of {each_has}"
+
+
+def from_pattern(names: Sequence[str], pattern: str) -> list[str]:
+    """A group per clip by `--group-pattern`: what the regular expression's groups match in its path, joined
+    by "_" (without any group the whole match); "" where it does not match.
+
+    Args:
+        names: (clips,) relative paths with `/`.
+        pattern: Python's syntax, searched anywhere in the path.
+    Raises:
+        UserError: no valid pattern, or one that matches no clip.
+    """
+    return by_pattern(names, pattern, "--group-pattern")
+
+
+def pattern_notes(groups: Sequence[str]) -> list[str]:
+    """A line on the groups that a pattern gave: a warning where they keep nothing together, or everything."""
+    counts = Counter(filter(None, groups))
+    if not counts:
+        return []
+    if len(counts) == 1:
+        return [
+            f"warning: --group-pattern gives {counts.total()} clips one group, {shown(next(iter(counts)))}: "
+            "no fold can part them"
+        ]
+    if len(counts) == counts.total():
+        return ["warning: --group-pattern gives every clip a group of its own: nothing is kept together"]
+    alone = len(groups) - counts.total()
+    return [f"groups: --group-pattern ({about(groups)}{f'; {alone} clips without one' if alone else ''})"]
+
+
+def by_pattern(names: Sequence[str], pattern: str, flag: str) -> list[str]:
+    """What a pattern finds in each name; see `from_pattern`. `flag` is named in errors."""
+    if len(pattern) > LONGEST_PATTERN:
+        raise UserError(
+            f"{flag} has {len(pattern)} characters, more than {LONGEST_PATTERN}: give a shorter one"
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of sets that a later Python may read otherwise
+            expression = re.compile(pattern)
+    except re.error as error:
+        where = "" if error.pos is None else f" at character {error.pos + 1}"
+        raise UserError(f"{flag} {shown(pattern)} is no regular expression: {error.msg}{where}") from None
+    except (OverflowError, RecursionError) as error:
+        raise UserError(f"{flag} {shown(pattern)} is no regular expression: {error}") from None
+    found = []
+    for name in names:
+        match = expression.search(name)
+        parts = match.groups() or (match[0],) if match else ()
+        found.append("_".join(part for part in parts if part).strip())
+    if not any(found):
+        if not names:
+            raise UserError(f"{flag} {shown(pattern)}: there is no clip to match")
+        raise UserError(
+            f"{flag} {shown(pattern)} matches no clip; their paths are like "
+            f"{some(map(shown, dict.fromkeys((names[0], names[-1]))))}"
+        )
+    return found
+
+
+def straddling_folds(folds: Sequence[Hashable], groups: Sequence[str]) -> list[str]:
+    """A warning where the data's own folds (or splits) part sources: the folds are kept.
+
+    Args:
+        folds: (clips,) numbers, or names of splits; -1, "" and None where a clip has none.
+        groups: (clips,) the sources, "" unknown.
+    """
+    places: dict[str, dict[Hashable, None]] = {}
+    for fold, group in zip(folds, groups, strict=True):
+        if group and fold is not None and fold != "" and fold != -1:
+            places.setdefault(group, {})[fold] = None
+    parted = {group: list(found) for group, found in places.items() if len(found) > 1}
+    if not parted:
+        return []
+    first, found = next(iter(parted.items()))
+    where = ", ".join(map(str, sorted(found, key=str)[:4]))
+    return [
+        f"warning: the data's own folds part {len(parted)} of {len(places)} sources (first: {shown(first)}, "
+        f"in {where}): the folds are kept, and their scores may be optimistic"
+    ]

@@ -1,13 +1,322 @@
+"""What the parts of file names tell: the clip's source, and, where nothing else does, its label."""
+
+from __future__ import annotations
+
+import math
 import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from earshot.competition import groups
+from earshot.competition.file_index import side, strip_suffix
+from earshot.core import shell
+from earshot.core.csv_table import shown
+from earshot.core.errors import UserError
+
+NEARLY_ALL = 0.9  # of the names: as many parts, of one kind
+WORDS = "speaker|spkr|spk|patient|subject|subj|actor|participant|person|proband|singer|artist|client|talker"
+PERSON = re.compile(rf"({WORDS})[ _-]?\d+", re.IGNORECASE)
+SHORT = re.compile(r"(p|id|sub|pat)\d+", re.IGNORECASE)  # a person's where more follows in the name
+CODE = re.compile(r"(?=.*\d)[0-9a-f]{5,}|[a-z]{1,2}\d{5,}", re.IGNORECASE)
+TIME = r"(?:[01]\d|2[0-3])[0-5]\d(?:[0-5]\d)?"
+DATED = re.compile(
+    rf"((?:19|20)\d\d)([-_.]?)(0[1-9]|1[0-2])\2(0[1-9]|[12]\d|3[01])(?:[-_T ]?({TIME})(?!\d)|(?!\d))"
+)
+LETTERED = re.compile(r"([^\W\d_]+)\d+")  # a word and a counter
+LABELS = range(2, 51)  # different values, of those that may be labels
+MANY = 20  # values: rather takes or people than labels
+FEWEST = 3  # sources, where the kind of their part leaves no doubt, or a suggestion is made
+LISTED = 3  # suggestions
 
 
-def labels_by_pattern(names, pattern):
-    return [(m[1] if (m := re.search(pattern, n)) else "") for n in names]
+def labels_by_pattern(names: Sequence[str], pattern: str) -> list[str]:
+    """A label per clip by `--label-pattern`, read as `groups.from_pattern` reads its own; "" where it does
+    not match.
+
+    Raises:
+        UserError: no valid pattern, one that matches no clip, or that gives fewer than two labels.
+    """
+    found = groups.by_pattern(names, pattern, "--label-pattern")
+    different = set(filter(None, found))
+    if len(different) < 2:
+        example = names[next(index for index, label in enumerate(found) if label)]
+        raise UserError(
+            f"--label-pattern {shown(pattern)} gives one label, {shown(different.pop())}, as in "
+            f"{shown(example)}: two or more are needed"
+        )
+    return found
 
 
-def sources_in_names(names, labels):
+def sources_in_names(names: Sequence[str], labels: Sequence[object]) -> tuple[list[str], str] | None:
+    """The source of each clip by a part of its path, and a line that says which; None unless one plainly is.
+
+    A part is a person's (a word such as speaker before a number), a code (hexadecimal or a number, of 5
+    characters and more, that counts nothing), or a day; many clips share one, as in `groups.unfit`.
+
+    Args:
+        names: (clips,) relative paths with `/`.
+        labels: (clips,) text, or a tuple of several.
+    """
+    columns = list(_columns(names)) if names else []
+    sure, unsure = (_person, _hash), (_code, _day, _start)
+    for kind in (*sure, *unsure):
+        for column in columns:
+            found = kind(column)
+            if found is None or groups.unfit(found, labels, FEWEST if kind in sure else groups.FEWEST):
+                continue
+            source = Counter(filter(None, found)).most_common(1)[0][0]
+            name = names[found.index(source)]
+            file = name.rpartition("/")[2]
+            where = column.called or f"as {shown(source)} in {shown(file if source in file else name)}"
+            return found, f"groups: {where} ({groups.about(found)}): folds keep each together"
     return None
 
 
-def suggestions(names):
-    return []
+@dataclass(frozen=True)
+class _Column:
+    """One part of all names: (clips,) values, "" where a name lacks it; what it is called, "" where an
+    example has to do; whether it is all of the file name."""
+
+    values: list[str]
+    called: str = ""
+    alone: bool = False
+
+
+def _split(name: str, dates: bool = False) -> tuple[list[str], list[str]]:
+    """The parts of a file name less its suffix, and the marks between them; a date and a time are one part
+    where `dates`."""
+    stem = strip_suffix(name.rpartition("/")[2])
+    if dates and (found := re.search(rf"(?<![^_\-. ])(?:{DATED.pattern})(?![^_\-. ])", stem)):
+        day = found[1] + found[3] + found[4]
+        stem = f"{stem[: found.start()]}{day}{found[5] and 'T' + found[5] or ''}{stem[found.end() :]}"
+    pieces = re.split(r"([_\-. ]+)", stem)
+    return pieces[::2], pieces[1::2]
+
+
+def _columns(names: Sequence[str]) -> Iterable[_Column]:
+    """The parts that may name a source: two levels of folders, then the places in the file name, each alone
+    and with the next. Where the number of parts varies only the first one that differs is sure."""
+    for up in (-2, -3):
+        values = ["" if len(path := name.split("/")) < -up else path[up] for name in names]
+        yield _Column(values)
+    split = [_split(name, dates=True) for name in names]
+    common, most = Counter(len(parts) for parts, _ in split).most_common(1)[0]
+    even = most >= NEARLY_ALL * len(names)
+    for place in range(common):
+        called = _called(split, place, common) if even else ""
+        for end in (place + 1, place + 2):
+            values = [
+                "".join(map(str.__add__, parts[place:end], [*marks[place : end - 1], ""]))
+                if len(parts) >= end
+                else ""
+                for parts, marks in split
+            ]
+            yield _Column(values, called, common == 1)
+        if not even and len({parts[place] for parts, _ in split if len(parts) > place}) > 1:
+            return
+
+
+def _called(split: list[tuple[list[str], list[str]]], place: int, common: int) -> str:
+    """The first part by what nearly always follows it; "" for others."""
+    after = Counter(
+        f"{marks[0]}{parts[1]}{(*marks, '', '')[1]}" for parts, marks in split if len(parts) == common > 1
+    )
+    what, times = after.most_common(1)[0] if place == 0 and after else ("", 0)
+    return f"the part before {shown(what)} of the names" if times >= NEARLY_ALL * len(split) else ""
+
+
+def _are(values: Sequence[Any], fits: Callable[[Any], object]) -> bool:
+    return sum(bool(fits(value)) for value in values) >= NEARLY_ALL * len(values)
+
+
+def _person(column: _Column) -> list[str] | None:
+    for kind in (PERSON,) if column.alone else (PERSON, SHORT):
+        if _are(column.values, kind.fullmatch):
+            return [value if kind.fullmatch(value) else "" for value in column.values]
+    return None
+
+
+def _code(column: _Column) -> list[str] | None:
+    plain = _are(column.values, CODE.fullmatch) and not _are(column.values, DATED.fullmatch)
+    if not plain or _counts(column.values):
+        return None
+    return [value if re.search(r"\d", value) else "" for value in column.values]
+
+
+def _hash(column: _Column) -> list[str] | None:
+    """Codes most of which hold letters: no number of anything."""
+    digits = sum(value[2:].isdecimal() for value in column.values)
+    return _code(column) if 2 * digits < len(column.values) else None
+
+
+def _counts(values: Sequence[str]) -> bool:
+    """Do the values count from near zero, by any step, with zeros before them or not?"""
+    found = [re.fullmatch(r"[A-Za-z]{0,2}(\d+)", value, re.ASCII) for value in set(values)]
+    if not _are(found, bool):
+        return False
+    numbers = {int(match[1]): match[1] for match in found if match}
+    zeros = max(map(len, numbers.values())) - len(str(max(numbers)))
+    return max(numbers) // (math.gcd(*numbers) or 1) < 4 * len(numbers) + 10 or zeros >= 2
+
+
+def _day(column: _Column) -> list[str] | None:
+    found = [DATED.fullmatch(value) for value in column.values]
+    return [match[1] + match[3] + match[4] if match else "" for match in found] if _are(found, bool) else None
+
+
+def _start(column: _Column) -> list[str] | None:
+    """A recording by its day and time, where there are too few days."""
+    return column.values if _are(column.values, DATED.fullmatch) else None
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A part of the names that may be a label or a source: (names,) values, "" where a name is built
+    otherwise, and the pattern that finds them."""
+
+    values: list[str]
+    pattern: str
+    place: int
+    last: bool = False
+
+    @property
+    def counts(self) -> Counter:
+        return Counter(filter(None, self.values))
+
+
+def suggestions(names: Sequence[str]) -> list[str]:
+    """Flags for labels (and sources) that the file names may hold, the likeliest first, with what they give.
+
+    Such as `--label-pattern '_([^/_]+)_[^/_]+\\.wav$' --group-pattern '...' (6 labels: ANG, DIS, ... of 6
+    clips; 6 groups, as 1001)`. Files below a test folder do not count. [] where the names are built
+    differently, or no part of them recurs evenly.
+    """
+    labelled = [side(name.rpartition("/")[0]) != "subm" for name in names]
+    parts = _parts(names, labelled if any(labelled) else [True] * len(names))
+    folders = [name.rpartition("/")[0].rpartition("/")[2] for name in names]
+    likely = [(-_likely(part, parts, folders), part.place, part) for part in parts]
+    lines = []
+    for _, place, label in sorted((one for one in likely if one[0]), key=lambda one: one[:2])[:LISTED]:
+        source = _source([part for part in parts if part.place != place], label, folders)
+        flags = f"--label-pattern {shell.quoted(label.pattern)}"
+        listed = ", ".join(map(shown, sorted(label.counts)[:4])) + ", ..." * (len(label.counts) > 4)
+        low, high = min(label.counts.values()), max(label.counts.values())
+        gives = f"{len(label.counts)} labels: {listed} of {low if low == high else f'{low} to {high}'} clips"
+        if source:
+            flags += f" --group-pattern {shell.quoted(source.pattern)}"
+            gives += f"; {len(source.counts)} groups, as {shown(next(filter(None, source.values)))}"
+        lines.append(f"{flags} ({gives})")
+    return lines
+
+
+def _parts(names: Sequence[str], labelled: Sequence[bool]) -> list[_Part]:
+    """The parts that differ, of the names that are built as nearly all labelled ones are."""
+    split = [_split(name) for name in names]
+    sizes = Counter(len(parts) for (parts, _), known in zip(split, labelled, strict=True) if known)
+    common, most = sizes.most_common(1)[0] if sizes else (0, 0)
+    if most < NEARLY_ALL * sum(labelled):
+        return []
+    alike = [known and len(parts) == common for (parts, _), known in zip(split, labelled, strict=True)]
+    marks = {mark for (_, between), like in zip(split, alike, strict=True) if like for mark in between}
+    ends = {name[len(strip_suffix(name)) :] for name, like in zip(names, alike, strict=True) if like}
+    found = []
+    for place in range(common):
+        values = [parts[place] if like else "" for (parts, _), like in zip(split, alike, strict=True)]
+        lettered = [match[1] if (match := LETTERED.fullmatch(value)) else "" for value in values]
+        counter = ""
+        if sum(map(bool, lettered)) == sum(map(bool, values)) and len(set(filter(None, lettered))) > 1:
+            values, counter = lettered, r"\d+"
+        if len(set(filter(None, values))) > 1:
+            for pattern in _patterns(place, common, marks, ends, values, counter):
+                by = re.compile(pattern)
+                if [match[1] if (match := by.search(name)) else "" for name in names] == values:
+                    found.append(_Part(values, pattern, place, place == common - 1))
+                    break
+    return found
+
+
+def _patterns(place: int, common: int, marks: set, ends: set, values: list[str], counter: str) -> list[str]:
+    """Regular expressions for a part, the shortest first; the last counts all parts."""
+    mark = next(iter(marks))[0] if len(set("".join(marks))) == 1 else ""
+    between = (
+        (r"\." if mark == "." else mark) + "+" * any(len(one) > 1 for one in marks) if mark else "[_. -]+"
+    )
+    inside = f"[^/{mark}]+" if mark else "[^/_. -]+"
+    end = f"{re.escape(next(iter(ends)))}$" if len(ends) == 1 else r"\.[^/.]+$"
+    digits = all(value.isdecimal() and value.isascii() for value in values if value)
+    kind = "[^/0-9_. -]+" if counter else r"\d+" if digits else inside
+    wanted = f"({kind}){counter}"
+
+    def times(text: str, count: int) -> str:
+        return text if count == 1 else f"(?:{text}){{{count}}}" if count else ""
+
+    before, after = times(inside + between, place), times(between + inside, common - 1 - place)
+    start = f"(?:^|/){before}{wanted}"
+    whole = f"{start}{after}{end}"
+    if place < common - 1 - place:
+        return [f"{start}{between}[^/]*$", whole]
+    return [f"{between}{wanted}{after}{end}", whole] if place else [whole]
+
+
+def _likely(part: _Part, parts: Sequence[_Part], folder: Sequence[str]) -> float:
+    """How much a part looks like a label, 0 for not at all: its values recur, evenly; it is no date, code,
+    person, counter, and no more than the folder's name."""
+    counts, values = part.counts, list(filter(None, part.values))
+    total = len(values)
+    pairs = {(value, place) for value, place in zip(part.values, folder, strict=True) if value}
+    odd = (
+        DATED.fullmatch,
+        CODE.fullmatch,
+        PERSON.fullmatch,
+        SHORT.fullmatch,
+        re.compile(r"\d{4,}").fullmatch,
+    )
+    if (
+        len(counts) not in LABELS
+        or 10 * sum(n < 2 for n in counts.values()) > len(counts)
+        or any(_are(values, fits) for fits in odd)
+        or len(pairs) == len(counts) == len({place for _, place in pairs})
+        or part.last
+        and _anew(part, parts, folder)
+    ):
+        return 0.0
+    even = -sum(n / total * math.log(n / total) for n in counts.values()) / math.log(len(counts))
+    return round(even * (0.8 if len(counts) == 2 else 0.95 if len(counts) > MANY else 1.0), 2)
+
+
+def _anew(part: _Part, parts: Sequence[_Part], folder: Sequence[str]) -> bool:
+    """Is the last part a number that comes once below each of the other parts: a counter?"""
+    others = [one.values for one in parts if one is not part]
+    context = [(*rest, below) for *rest, below in zip(*others, folder, strict=True)]
+    seen = {(one, value) for one, value in zip(context, part.values, strict=True) if value}
+    clips, below = part.counts.total(), len({one for one, _ in seen})
+    return len(seen) == clips >= 3 * below and all(value.isdecimal() for value in part.counts)
+
+
+def _source(parts: list[_Part], label: _Part, folder: Sequence[str]) -> _Part | None:
+    """The part, or the folder, that may be the clips' source: people, codes, days, words, numbers with zeros
+    before them, in this order."""
+    known = [bool(value) for value in label.values]
+    below = _Part(
+        [one if like else "" for one, like in zip(folder, known, strict=True)], r"([^/]+)/[^/]+$", -1
+    )
+    kinds: tuple[Callable[[str], object], ...] = (
+        PERSON.fullmatch,
+        SHORT.fullmatch,
+        CODE.fullmatch,
+        re.compile(r"\d{4,}").fullmatch,
+        DATED.fullmatch,
+        re.compile(r"[^\W\d_]{2,}").fullmatch,
+        re.compile(r"0\d|[1-9]\d").fullmatch,
+    )
+    labels = list(filter(None, label.values))
+    for kind in kinds:
+        for part in (below, *parts):
+            values = [one for one, known in zip(part.values, label.values, strict=True) if known]
+            if not _are(values, kind) or kind == CODE.fullmatch and _counts(values):
+                continue
+            if not groups.unfit(values, labels, FEWEST):
+                return part
+    return None

@@ -1,10 +1,192 @@
-def class_folder_warnings(names, labels):
-    return []
+"""Folders that are read as classes and may be none, and files that lie there twice."""
+
+from __future__ import annotations
+
+import filecmp
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from earshot.competition.class_folders import FILLER_WORDS, SPLIT_WORDS
+from earshot.competition.file_index import strip_suffix, words
+from earshot.competition.name_parts import PERSON, suggestions
+from earshot.core import spelling
+from earshot.core.csv_table import shown, some
+
+MOST = 0.8  # of the classes; of the files of one of two copies
+PEOPLE = re.compile(rf"{PERSON.pattern}|(user|individual|recording|session|p|s|f|m)[ _-]?\d+", re.IGNORECASE)
+SPLITS = {*SPLIT_WORDS, "dev", "development", "holdout", "unlabelled", "unlabeled"}
+PIECES = {
+    "set",
+    "part",
+    "fold",
+    "batch",
+    "chunk",
+    "disc",
+    "cd",
+    "split",
+    "subset",
+    "section",
+    "volume",
+    "vol",
+}
+LOOKED_AT = 20  # pairs of files whose content is compared
+COPIES = 8  # of one name and size that are looked at: what recurs in more folders is a common name
+FEWEST = 3  # files that lie there twice: fewer are no folder's copy
 
 
-def alien_test_classes(train, test):
-    return [f"warning: alien {sorted(test)}"]
+def class_folder_warnings(names: Sequence[str], labels: Sequence[object]) -> list[str]:
+    """Warnings, before a training, on classes that look like people or like parts of the data set.
+
+    Args:
+        names: (clips,) relative paths with `/`.
+        labels: (clips,) the name of each clip's class folder.
+    """
+    classes = sorted({label.strip() for label in labels if isinstance(label, str) and label.strip()})
+    if len(classes) < 2:
+        return []
+    pieces = _pieces(classes)
+    if len(pieces) >= MOST * len(classes):
+        return [
+            f"warning: the class folders look like parts of the data set ({_list(pieces)}), not like labels: "
+            f"name the csv that has the labels with --train-csv{_or(suggestions(names))}"
+        ]
+    found = []
+    if sum(bool(PEOPLE.fullmatch(one)) for one in classes) >= MOST * len(classes):
+        if (flags := suggestions(names)) or _coded(names):
+            found.append(
+                f"warning: the class folders look like people or recordings ({_list(classes)}), and the file "
+                f"names carry codes: if the label is in the names, give "
+                f"{flags[0] if flags else '--label-pattern REGEX'}"
+            )
+    odd = [one for one in classes if words(one) and set(words(one)) <= SPLITS - {"train"}]
+    if odd:
+        found.append(
+            f"warning: {_list(odd)} {'is' if len(odd) == 1 else 'are'} read as a class beside "
+            f"{_list([one for one in classes if one not in odd])}: if it is a part of the data set, move it "
+            "out of the class folders"
+        )
+    return found
 
 
-def twice(names, sizes):
-    return [], []
+def _pieces(classes: Sequence[str]) -> list[str]:
+    """The classes that are named like splits or numbered parts of one thing: test, set_a, fold1,
+    FSD50K.eval_audio."""
+    of_each = [set(words(one)) for one in classes]
+    if all(here & SPLITS for here in of_each) and len({w for here in of_each for w in here & SPLITS}) > 1:
+        return list(classes)
+    common = set.intersection(*of_each)
+    found = []
+    for one, here in zip(classes, of_each, strict=True):
+        rest = here - common - FILLER_WORDS
+        numbered = common & (PIECES | SPLITS) or here & PIECES
+        if here & SPLITS and rest <= SPLITS | PIECES or numbered and all(len(w) == 1 for w in rest - PIECES):
+            found.append(one)
+    # the vehicle among other classes, and nothing that says split
+    return [] if found == ["train"] else found
+
+
+def _coded(names: Sequence[str]) -> bool:
+    """Do nearly all file names have three parts and more, most of them with digits?"""
+    parts = [re.split(r"[_\-. ]+", strip_suffix(name.rpartition("/")[2])) for name in names]
+    coded = [
+        len(one) > 2 and 2 * sum(map(bool, map(re.compile(r"\d").search, one))) > len(one) for one in parts
+    ]
+    return sum(coded) >= 0.9 * len(parts)
+
+
+def _list(classes: Sequence[str]) -> str:
+    return ", ".join(map(shown, classes[:3])) + ", ..." * (len(classes) > 3)
+
+
+def _or(flags: Sequence[str]) -> str:
+    return f"; if the labels are in the file names, give {flags[0]}" if flags else ""
+
+
+def alien_test_classes(train: set[str], test: set[str]) -> list[str]:
+    """A warning on the hold-out's classes that training lacks, each with the one it may mean."""
+    alien = sorted(set(test) - set(train))
+    if not alien or not train:
+        return []
+    spare = sorted(set(train) - set(test)) or sorted(train)
+    near = [(one, spelling.near(one, spare)) for one in alien]
+    named = [shown(one) + (f" ({shown(other)}?)" if other else "") for one, other in near]
+    return [
+        f"warning: the hold-out has {len(alien)} class{'es' * (len(alien) > 1)} that training lacks: "
+        f"{some(named, 5)}; training has {some(sorted(train), 5)}: the model cannot learn "
+        f"{'it' if len(alien) == 1 else 'them'}: rename the folders or labels that mean the same"
+    ]
+
+
+def twice(
+    names: Sequence[str], sizes: Sequence[int], root: str | os.PathLike | None = None
+) -> tuple[list[int], str]:
+    """The files that lie there once more below another folder, with the same parent folder, name and size.
+
+    Args:
+        names: relative paths with `/`.
+        sizes: bytes.
+        root: their folder: the contents of some pairs are compared. Without it sizes that are all alike count
+            only where one folder holds the whole other tree again.
+    Returns:
+        the indices to leave out (of the copy that lies deeper), ascending, [] without any; a note line, ""
+        without any.
+    """
+    places: dict[str, dict[tuple[str, str, int], int]] = {}
+    for index, (name, size) in enumerate(zip(names, sizes, strict=True)):
+        folder, _, file = name.rpartition("/")
+        top, _, parent = folder.rpartition("/")
+        if folder:
+            places.setdefault(top, {})[parent, file, size] = index
+    order = sorted(places, key=lambda top: (top.count("/") + bool(top), top))
+    left: set[int] = set()
+    pairs: dict[tuple[str, str], None] = {}
+    by_key: dict[tuple[str, str, int], list[str]] = {}
+    for top in order:
+        met = Counter(other for key in places[top] for other in by_key.get(key, ()))
+        for other, shared in met.most_common():
+            both = [key for key in places[top] if key in places[other]]
+            one, two = [places[other][key] for key in both], [places[top][key] for key in both]
+            if shared >= max(FEWEST, MOST * min(len(places[top]), len(places[other]))) and _same(
+                [(names[a], names[b]) for a, b in zip(one, two, strict=True)],
+                [key[2] for key in both],
+                (other, top, shared >= 0.9 * max(len(places[top]), len(places[other]))),
+                root,
+            ):
+                left.update(two)
+                pairs[_apart(other, top)] = None
+                break
+        for key in places[top]:
+            if len(known := by_key.setdefault(key, [])) < COPIES:
+                known.append(top)
+    if not left:
+        return [], ""
+    where = "; ".join(f"{two}/ and {one if one == '.' else f'{one}/'}" for one, two in pairs)
+    return sorted(left), f"{len(left)} audio files lie there twice ({where}): one copy is used"
+
+
+def _same(pairs: list[tuple[str, str]], sizes: list[int], tops: tuple[str, str, bool], root) -> bool:
+    """Are the pairs copies: by their contents where they can be read, else by their sizes?"""
+    one, two, whole = tops
+    if {w for w in words(one) if w in SPLITS} != {w for w in words(two) if w in SPLITS}:
+        return False  # files of a split may have another's names
+    if root is not None:
+        step = max(1, len(pairs) // LOOKED_AT)
+        try:
+            return all(filecmp.cmp(Path(root, a), Path(root, b), shallow=False) for a, b in pairs[::step])
+        except OSError:
+            return False
+    one, two = _apart(one, two)
+    nested = one == "." or two.startswith(f"{one}/")
+    return 2 * len(set(sizes)) > len(sizes) or nested and whole
+
+
+def _apart(one: str, two: str) -> tuple[str, str]:
+    """Two folders without the folders at their end that have the same name."""
+    first, second = one.split("/") if one else [], two.split("/") if two else []
+    while first and second and first[-1] == second[-1] and len(second) > 1:
+        first.pop()
+        second.pop()
+    return "/".join(first) or ".", "/".join(second) or "."
