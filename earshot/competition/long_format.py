@@ -1,0 +1,352 @@
+"""Sample submissions with a row per clip and class: which clip and which class the id of a row names."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate, product
+from random import Random
+from typing import NamedTuple
+
+from earshot.core import spelling
+from earshot.core.csv_table import shown, some
+from earshot.core.errors import UserError
+
+TOKEN = re.compile(r"[^\W\d_]+|\d+|[\W_]")  # letters, digits, or one sign: a class begins and ends at these
+NUMBER = re.compile(r"\d+", re.ASCII)
+PROBE = 400  # rows that the form is found by
+TRIED = 3  # of these, rows on which every cut is tried
+TRIED_ON_ALL = 100  # cuts that are tried on all of these
+DEEP = 10  # tokens that may be constant on each side of the class and of the clip
+CONSTANT = 0.9  # share of the probed rows that a constant text is in
+FEW = 0.05  # share of the rows that may be odd where the others are clear
+
+Known = Callable[[Sequence[str]], set[str]]
+
+
+class LongFormat(NamedTuple):
+    """What a sample's rows ask about: the clip's id and the class, one entry per row."""
+
+    clips: list[str]
+    classes: list[str]
+
+
+class Place(NamedTuple):
+    """Where in an id the class stands: how many tokens are before it, or behind it."""
+
+    from_end: bool
+    tokens: int
+
+
+class Cut(NamedTuple):
+    """The constant texts of an id: before the clip, before and behind the class, and at the end."""
+
+    first: str
+    before: str
+    behind: str
+    last: str
+
+    def clip(self, id: str, start: int, end: int) -> str:
+        """The clip's id where the class stands at id[start:end]; "" where a constant text is not there."""
+        left, right = id[:start], id[end:]
+        inner = len(left) - len(self.before), len(right) - len(self.last)
+        fits = (
+            inner[0] >= len(self.first)
+            and inner[1] >= len(self.behind)
+            and left.startswith(self.first)
+            and left.endswith(self.before)
+            and right.startswith(self.behind)
+            and right.endswith(self.last)
+        )
+        return left[len(self.first) : inner[0]] + right[len(self.behind) : inner[1]] if fits else ""
+
+
+def find(
+    row_ids: Sequence[str], classes: Sequence[str], known: Known, *, strict: bool = True
+) -> LongFormat | None:
+    """What the ids of a sample submission mean where each names a clip and a class; None if they do not.
+
+    The class stands before, behind or within the clip's id, constant words and signs may stand between; or
+    the id is a whole number, clip * K + class, with K a power of ten. A clip that is not known is taken as
+    its row names it, where most are.
+
+    Args:
+        row_ids: the sample's ids. classes: the labels; whole numbers are compared by value.
+        known: which of some candidates are ids of clips.
+        strict: refuse a class that is none of `classes`; else it is given as the row spells it.
+    Raises:
+        UserError: the rows are clear, but one names no known class, or is written in another way.
+    """
+    probe = _probe(row_ids)
+    if len(row_ids) < 2 or len(classes) < 2 or 2 * len(known(probe)) > len(set(probe)):
+        return None  # a row per clip
+    return _find([id.strip() for id in row_ids], _Names(classes), known, strict)
+
+
+def likely(row_ids: Sequence[str], classes: Sequence[str]) -> bool:
+    """Do the ids look like a row for each clip and class, every clip with the same classes? (The clips need
+    not be known.)"""
+    if len(row_ids) < 2 or len(classes) < 2:
+        return False
+    found = _find([id.strip() for id in row_ids], _Names(classes), set, False)
+    return found is not None and len(row_ids) == len(set(found.clips)) * len(set(found.classes))
+
+
+class _Names:
+    """The classes by what a row may call them."""
+
+    def __init__(self, classes: Sequence[str]):
+        numbers = {_value(key) for key in spelling.keys(classes) if NUMBER.fullmatch(key)}
+        self.whole = len(numbers) == len(classes)
+        self.classes = list(classes)
+        self.unknown: dict[str, str] = {}  # and the id of the first row that names it
+        self._named: dict[str, str] = {}
+        self._lengths: dict[str, list[int]] = {}  # in tokens, by the first token, the longest first
+        self._longest = 0
+        for name in classes:
+            self._add(_value(spelling.key(name)) if self.whole else name, name)
+            for form in () if self.whole else ("NFC", "NFD"):
+                self._add(unicodedata.normalize(form, spelling.key(name)), name)
+        by_loose = spelling.alike(classes, spelling.loose)
+        twins = {spelling.loose(name) for group in by_loose for name in group}
+        self._loose = {spelling.loose(name): name for name in classes if spelling.loose(name) not in twins}
+
+    def _add(self, text: str, name: str) -> None:
+        tokens = TOKEN.findall(text)
+        if tokens and self._named.setdefault(text, name) == name:
+            there = self._lengths.setdefault(tokens[0], [])
+            there[:] = sorted({*there, len(tokens)}, reverse=True)
+            self._longest = max(self._longest, len(tokens))
+
+    def get(self, number: str) -> str | None:
+        """The class of a whole number."""
+        return self._named.get(_value(number))
+
+    def learn(self, text: str, id: str) -> str:
+        """The class that a text is in another spelling; else the text, a class from now on."""
+        name = self._loose.get(spelling.loose(text))
+        if name is None:
+            name = text
+            self.unknown.setdefault(name, id)
+        self._add(_value(text) if self.whole and NUMBER.fullmatch(text) else text, name)
+        return name
+
+    def within(self, tokens: list[str], place: Place | None = None) -> Iterator[tuple[int, int, str]]:
+        """Where classes stand (only those at a place, if there is one): first token, the one behind the last,
+        class; of those that begin together the longest comes first."""
+        first, end = 0, len(tokens)
+        if place and not place.from_end:
+            first, end = place.tokens, min(end, place.tokens + 1)
+        last = len(tokens) - place.tokens if place and place.from_end else None
+        if last is not None:
+            first, end = max(0, last - self._longest), last
+        for i in range(first, end):
+            token = tokens[i]
+            if self.whole and token[0].isdigit():
+                token = _value(token)
+            for n in self._lengths.get(token, ()) if last is None else (last - i,):
+                text = token if n == 1 else "".join(tokens[i : i + n])
+                if (name := self._named.get(text)) is not None:
+                    yield i, i + n, name
+
+
+def _value(number: str) -> str:
+    return number.lstrip("0") or "0"
+
+
+def _probe(rows: Sequence[str]) -> list[str]:
+    """Some of the rows, in order, at random: at a regular distance all might be of one class."""
+    chosen = range(len(rows)) if len(rows) <= PROBE else sorted(Random(0).sample(range(len(rows)), PROBE))
+    return [rows[i].strip() for i in chosen]
+
+
+def _find(ids: list[str], names: _Names, known: Known, strict: bool) -> LongFormat | None:
+    if names.whole and all(map(NUMBER.fullmatch, ids)):
+        rows = _by_number(ids, names, known)
+    else:
+        form = _form(_probe(ids), names, known)
+        rows = _by_cut(ids, names, known, *form) if form else None
+    if rows is None or not _sound(rows):
+        return None
+    clear = next(row for row in rows if row)
+    for id, row in zip(ids, rows, strict=True):
+        if row is None:
+            raise UserError(
+                f"the sample submission's id {shown(id)} names no clip and class as the others do "
+                f"({shown(ids[rows.index(clear)])}: clip {shown(clear[0])}, class {shown(clear[1])}): "
+                "correct it, or take the row out"
+            )
+    if strict and names.unknown:
+        name, id = next(iter(names.unknown.items()))
+        near = None if names.whole else spelling.near(name, names.classes)
+        hint = f": did you mean {spelling.apart(near)[0]}?" if near else ""
+        raise UserError(
+            f"the sample submission's id {shown(id)} asks for the class {shown(name)}, which is no class of "
+            f"the training data ({some(names.classes, 5)})"
+            + (hint or ": spell the classes alike in both files, or take the rows out")
+        )
+    found = [row for row in rows if row]
+    return LongFormat([clip for clip, _ in found], [name for _, name in found])
+
+
+def _sound(rows: list[tuple[str, str] | None]) -> bool:
+    """Are nearly all rows clear, each about another pair, most of them of clips with several classes?"""
+    found = [row for row in rows if row]
+    if len(rows) - len(found) > FEW * len(rows) or len(set(found)) < len(found):
+        return False
+    counts = Counter(clip for clip, _ in found)
+    several = sum(n for n in counts.values() if n > 1)
+    return 2 * several >= len(rows)
+
+
+def _by_number(ids: list[str], names: _Names, known: Known) -> list[tuple[str, str] | None] | None:
+    """The rows as clip * 10**digits + class; of several K the one by which most clips are known."""
+    digits = max(len(_value(spelling.key(name))) for name in names.classes)
+
+    def forms(id: str, k: int) -> tuple[str, str]:
+        head = id.zfill(k + 1)[:-k]
+        return head, _value(head)
+
+    best, chosen, probe = 0, 0, _probe(ids)
+    for k in range(digits, min(max(map(len, ids)), 18) + 1):
+        there = known(list(dict.fromkeys(form for id in probe for form in forms(id, k))))
+        named = sum(names.get(id[-k:]) is not None for id in probe)
+        clear = sum(any(form in there for form in forms(id, k)) for id in probe)
+        if 2 * min(named, clear) >= len(probe) and clear > best:
+            best, chosen = clear, k
+    if not chosen:
+        return None
+    there = known(list(dict.fromkeys(form for id in ids for form in forms(id, chosen))))
+    rows: list[tuple[str, str] | None] = []
+    for id in ids:
+        head, value = forms(id, chosen)
+        name = names.get(id[-chosen:])
+        clip = head if head in there else value
+        if name is None and clip not in there:
+            rows.append(None)
+        else:
+            rows.append((clip, name if name is not None else names.learn(_value(id[-chosen:]), id)))
+    return rows
+
+
+def _form(probe: list[str], names: _Names, known: Known) -> tuple[Cut, Place | None] | None:
+    """The constant texts by which most of the probed rows name known clips, of equals the shortest; the
+    class's place, where that is the same in all."""
+    places: dict[tuple, dict[int, tuple[int, int]]] = {}  # the rows' classes, by place
+    split = [TOKEN.findall(id) for id in probe]
+    for row, tokens in enumerate(split):
+        signs = list(accumulate((not token[0].isalnum() for token in tokens), initial=0))
+        for i, j, _ in names.within(tokens):
+            # in words between signs, too: a word may be of any number of tokens
+            words = (False, signs[i], "words"), (True, signs[-1] - signs[j], "words")
+            for place in (Place(False, i), Place(True, len(tokens) - j), *words):
+                places.setdefault(place, {}).setdefault(row, (i, j))
+    groups: dict[tuple[tuple[int, tuple[int, int]], ...], Place | None] = {}
+    for place, rows in places.items():
+        if 2 * len(rows) >= len(probe) and not groups.get(tuple(rows.items())):
+            groups[tuple(rows.items())] = place if isinstance(place, Place) else None
+    best, chosen = (0, 0), None
+    for group in sorted(groups, key=lambda group: (-len(group), group)):
+        if len({tuple(split[row][i:j]) for row, (i, j) in group}) == 1:
+            continue  # a word of all ids that happens to be a class
+        cut, clear = _best_cut([(probe[row], split[row][:i], split[row][j:]) for row, (i, j) in group], known)
+        rank = clear, -sum(map(len, cut))
+        if 2 * clear >= len(probe) and (chosen is None or rank > best):
+            best, chosen = rank, (cut, groups[group])
+    return chosen
+
+
+def _best_cut(sides: list[tuple[str, list[str], list[str]]], known: Known) -> tuple[Cut, int]:
+    """The cut that makes most rows known clips, and of how many; what it cuts away is as short as can be.
+
+    Args:
+        sides: per row the id, and its tokens before and behind the class.
+    """
+    lefts, rights = [left for _, left, _ in sides], [right for _, _, right in sides]
+    cuts = sorted(
+        (
+            Cut(*texts)
+            for texts in product(
+                _constant(lefts, False),
+                _constant(lefts, True),
+                _constant(rights, False),
+                _constant(rights, True),
+            )
+        ),
+        key=lambda cut: sum(map(len, cut)),
+    )
+    at = [(id, len("".join(left)), len(id) - len("".join(right))) for id, left, right in sides]
+    tried = at[:: max(1, len(at) // TRIED)][:TRIED]
+    first = {cut: [clip for row in tried if (clip := cut.clip(*row))] for cut in cuts}
+    there = known(list(dict.fromkeys(clip for clips in first.values() for clip in clips)))
+    left_over = [cut for cut, clips in first.items() if any(clip in there for clip in clips)][:TRIED_ON_ALL]
+    clips_of = {cut: [cut.clip(*row) for row in at] for cut in left_over}
+    there = known(list(dict.fromkeys(clip for clips in clips_of.values() for clip in clips if clip)))
+    clear = {cut: sum(clip in there for clip in clips) for cut, clips in clips_of.items()}
+    # the first of equals: the shortest
+    return max(clear.items(), key=lambda item: item[1], default=(cuts[0], 0))
+
+
+def _constant(parts: list[list[str]], end: bool) -> list[str]:
+    """The texts that nearly all parts begin (or end) with, at their tokens, "" first."""
+    found = [""]
+    for n in range(1, DEEP + 1):
+        texts = Counter("".join(part[-n:] if end else part[:n]) for part in parts if len(part) >= n)
+        text, count = texts.most_common(1)[0] if texts else ("", 0)
+        if count < CONSTANT * len(parts):
+            break
+        found.append(text)
+    return found
+
+
+def _by_cut(
+    ids: list[str], names: _Names, known: Known, cut: Cut, place: Place | None
+) -> list[tuple[str, str] | None] | None:
+    """The clip and the class of each row, None of one that is written otherwise; None if most clips are not
+    known, or too many rows are odd."""
+    same: dict[str, str] = {}  # one object for a clip's id, however many rows it has
+
+    def within(id: str, place: Place | None = None) -> list[tuple[str, str]]:
+        tokens = TOKEN.findall(id)
+        found = []
+        for i, j, name in names.within(tokens, place):
+            start = sum(map(len, tokens[:i]))
+            clip = cut.clip(id, start, start + sum(map(len, tokens[i:j])))
+            if clip:
+                found.append((same.setdefault(clip, clip), name))
+        return found
+
+    options = [within(id, place) for id in ids]
+    there = known(list(same))
+    rows = [next((one for one in found if one[0] in there), None) for found in options]
+    open_rows = [number for number, row in enumerate(rows) if row is None]
+    if 2 * len(open_rows) > len(ids):
+        return None
+    # Those of a class that is not known, or of a clip that is not.
+    clips = {row[0] for row in rows if row}
+    some_rows = Random(0).sample(open_rows, min(len(open_rows), PROBE))
+    named = {number: text for number in some_rows if (text := _instead(ids[number], clips, cut))}
+    often = Counter(named.values())
+    for number, text in named.items():  # "b_dog" of a clip a_b that is not known is no class of the clip a
+        if not options[number] or 2 * often[text] * len(open_rows) >= len(clips) * len(some_rows):
+            names.learn(text, ids[number])
+    odd = 0
+    for number in open_rows:
+        again = (one for one in within(ids[number]) if one[0] in clips)
+        rows[number] = next(again, None) or next(iter(options[number]), None)
+        if rows[number] is None and (text := _instead(ids[number], clips, cut)):
+            names.learn(text, ids[number])
+            rows[number] = next((one for one in within(ids[number]) if one[0] in clips), None)
+        odd += rows[number] is None
+        if odd > FEW * len(ids):
+            return None
+    return rows
+
+
+def _instead(id: str, clips: set[str], cut: Cut) -> str:
+    """What stands in the class's place beside a known clip, as short as can be; "" without any."""
+    ends = [0, *accumulate(map(len, TOKEN.findall(id)))]
+    pairs = sorted(((s, e) for s in ends for e in ends if s < e), key=lambda pair: pair[1] - pair[0])
+    return next((id[start:end] for start, end in pairs if cut.clip(id, start, end) in clips), "")
