@@ -10,12 +10,10 @@ from earshot.competition import copies, file_lists, noise_clips, sources, suspic
 from earshot.competition.file_index import Files, words
 from earshot.competition.layout import Layout, table
 from earshot.competition.reading import Reading, mapper
-from earshot.competition.split_words import SPLIT_WORDS
+from earshot.competition.split_words import FILLER_WORDS, SPLIT_WORDS
 from earshot.competition.tables import Tables
 from earshot.competition.with_sample import sample_table, with_sample
 from earshot.core.file_names import decodable, first_few, suffix_of
-
-FILLER_WORDS = {"audio", "audios", "data", "set", "clips", "files", "wav", "wavs", "sounds"}
 
 
 def folder_split(name: str) -> str | None:

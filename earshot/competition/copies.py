@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import filecmp
 import os
 from collections import defaultdict
 from collections.abc import Sequence
@@ -14,7 +13,6 @@ from earshot.competition import suspicious
 from earshot.competition.file_index import Files, side
 from earshot.core.errors import UserError
 
-COMPARED = 20  # files of a data set that lies there twice
 LEAST = 3  # files of the same names that make two folders copies of each other
 
 
@@ -75,25 +73,8 @@ class Doubles(NamedTuple):
 def twice(files: Files, audio: Sequence[str]) -> Doubles:
     """The files of a data set that is included a second time in a folder beside or above itself."""
     sizes = [os.path.getsize(files.absolute(path)) for path in audio]
-    gone, notes = suspicious.twice(audio, sizes)
-    left = set(gone)
-    kept: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for index, path in enumerate(audio):
-        if index not in left:
-            kept[tuple(path.split("/")[-2:])].append(path)
-    tried = gone[:: max(1, len(gone) // COMPARED)]
-    # clips of one length have one size: only their content tells that they are the same
-    if not all(
-        any(
-            filecmp.cmp(files.absolute(audio[index]), files.absolute(other), shallow=False)
-            for other in (kept.get(tuple(audio[index].split("/")[-2:])) or kept.get(("", audio[index]), []))[
-                :4
-            ]
-        )
-        for index in tried
-    ):
-        return Doubles([], [])
-    return Doubles([audio[index] for index in gone], notes)
+    gone, line = suspicious.twice(audio, sizes, files.root)
+    return Doubles([audio[index] for index in gone], [line] if line else [])
 
 
 def _twins(by_folder: dict[str, set[str]]) -> list[list[str]]:

@@ -36,7 +36,7 @@ def column(
         return "group"
     used = [id_column, *(found.written.columns if found.written else ())]
     name, said = groups.from_columns(frame, labels, used)
-    found.notes += [f"{csv.name}: groups by column {name} (--group-column none: no groups)"] if name else []
+    found.guessed_groups = name is not None
     found.notes += [line for line in said if line not in found.notes]
     return name
 
@@ -51,11 +51,27 @@ def named(files: Files, clips: pd.DataFrame, found: Layout, reading: Reading) ->
         if count < 2 and reading.soft_groups:
             found.notes.append(f"no groups: the pattern {reading.group_pattern} gives a single one")
             return clips
-        clips = clips.assign(group=made)
-        found.notes.append(f"groups by the pattern {reading.group_pattern} ({count} groups)")
+        clips, found.guessed_groups = clips.assign(group=made), reading.soft_groups
+        found.notes += (
+            [f"groups by the pattern {reading.group_pattern} ({count} groups)"]
+            if reading.soft_groups
+            else groups.pattern_notes(made)
+        )
     elif reading.group_column != NONE and not clips["group"].ne("").any():
         parts = name_parts.sources_in_names(names, ["\0".join(each(label)) for label in clips["label"]])
         if parts is not None:
             clips = clips.assign(group=parts[0])
             found.notes.append(parts[1])
+            found.guessed_groups = True
+    return _within_folds(clips, found) if found.guessed_groups else clips
+
+
+def _within_folds(clips: pd.DataFrame, found: Layout) -> pd.DataFrame:
+    """The clips without the guessed groups that lie in several of the data's own folds, which count more."""
+    own = clips[(clips["fold"] >= 0) & clips["group"].ne("")]
+    parted = own.groupby("group")["fold"].nunique()
+    if (parted > 1).any():
+        found.notes += groups.straddling_folds(list(own["fold"]), list(own["group"]))
+        gone = clips["group"].isin(set(parted.index[parted > 1]))
+        clips = clips.assign(group=clips["group"].mask(gone, ""))
     return clips

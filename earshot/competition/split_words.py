@@ -15,3 +15,4 @@ SPLIT_WORDS = {
     "valid": "valid",
     "validation": "valid",
 }
+FILLER_WORDS = {"audio", "audios", "data", "set", "clips", "files", "wav", "wavs", "sounds"}

@@ -9,11 +9,12 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from earshot.competition.class_folders import FILLER_WORDS, SPLIT_WORDS
 from earshot.competition.file_index import strip_suffix, words
 from earshot.competition.name_parts import PERSON, suggestions
+from earshot.competition.split_words import FILLER_WORDS, SPLIT_WORDS
 from earshot.core import spelling
 from earshot.core.csv_table import shown, some
+from earshot.core.shell import quoted
 
 MOST = 0.8  # of the classes; of the files of one of two copies
 PEOPLE = re.compile(rf"{PERSON.pattern}|(user|individual|recording|session|p|s|f|m)[ _-]?\d+", re.IGNORECASE)
@@ -116,7 +117,8 @@ def alien_test_classes(train: set[str], test: set[str]) -> list[str]:
     return [
         f"warning: the hold-out has {len(alien)} class{'es' * (len(alien) > 1)} that training lacks: "
         f"{some(named, 5)}; training has {some(sorted(train), 5)}: the model cannot learn "
-        f"{'it' if len(alien) == 1 else 'them'}: rename the folders or labels that mean the same"
+        f"{'it' if len(alien) == 1 else 'them'}, their clips are left out: rename what means the same: "
+        f"--label-map {quoted(f'{alien[0]}={next((other for _, other in near if other), spare[0])}')}"
     ]
 
 
