@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -291,13 +292,33 @@ def test_neighbours_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+def test_few_clips(work: Path) -> None:
+    """Where whitening says nothing, a pair must be alike without it, too; identical files are pairs."""
+    whole = clips_of.load(work)
+    ids = whole.ids.tolist()
+
+    def few(names: list[str]) -> tuple[duplicates.Duplicates, list[set]]:
+        rows = [ids.index(name) for name in names]
+        by_clip = ("ids", "splits", "place", "groups", "embeddings", "seconds", "covered")
+        part = {name: getattr(whole, name)[rows] for name in by_clip}
+        clips = replace(whole, **part, digests=[whole.digests[row] for row in rows])
+        found = duplicates.find(clips, None)
+        return found, [{clips.ids[a], clips.ids[b]} for a, b, _ in found.pairs]
+
+    apart = [f"{index:03d}.wav" for index in range(0, 30)]
+    found, pairs = few(apart)
+    assert not pairs and "whitened cosine" in found.least and "plain cosine 0.9 and more" in found.least
+    found, pairs = few([*apart, "copy0.wav", "080.wav", "t18.wav"])
+    assert {"011.wav", "copy0.wav"} in pairs and {"080.wav", "t18.wav"} in pairs and len(pairs) == 2
+    assert all(found.plain[a, b] >= duplicates.ALIKE for a, b, _ in found.pairs)
+    assert not duplicates.find(whole, None).plain, "enough clips"
+
+
 def test_shift_is_seen(work: Path, tmp_path: Path) -> None:
     """The same clips with the submission moved: an AUC near 1; as they are: near 0.5."""
     clips = clips_of.load(work)
     moved = clips.embeddings.copy()
     moved[clips.splits == "subm", :20] += 3
-    from dataclasses import replace
-
     (line,) = balance_and_shift.shift(replace(clips, embeddings=moved), tmp_path)
     assert line.level == "warning" and float(line.text.split()[2]) > 0.9 and "recorded otherwise" in line.text
     (line,) = balance_and_shift.shift(clips, tmp_path)

@@ -272,6 +272,7 @@ def _likely(part: _Part, parts: Sequence[_Part], folder: Sequence[str]) -> float
         PERSON.fullmatch,
         SHORT.fullmatch,
         re.compile(r"\d{4,}").fullmatch,
+        re.compile(r"\d+[^\W\d_]\w*").fullmatch,  # such as 007s3ms
     )
     if (
         len(counts) not in LABELS

@@ -38,12 +38,15 @@ COPIES = 8  # of one name and size that are looked at: what recurs in more folde
 FEWEST = 3  # files that lie there twice: fewer are no folder's copy
 
 
-def class_folder_warnings(names: Sequence[str], labels: Sequence[object]) -> list[str]:
+def class_folder_warnings(
+    names: Sequence[str], labels: Sequence[object], what: str = "class folders"
+) -> list[str]:
     """Warnings, before a training, on classes that look like people or like parts of the data set.
 
     Args:
         names: (clips,) relative paths with `/`.
         labels: (clips,) the name of each clip's class folder.
+        what: to call them, where they may not be folders.
     """
     classes = sorted({label.strip() for label in labels if isinstance(label, str) and label.strip()})
     if len(classes) < 2:
@@ -51,14 +54,14 @@ def class_folder_warnings(names: Sequence[str], labels: Sequence[object]) -> lis
     pieces = _pieces(classes)
     if len(pieces) >= MOST * len(classes):
         return [
-            f"warning: the class folders look like parts of the data set ({_list(pieces)}), not like labels: "
+            f"warning: the {what} look like parts of the data set ({_list(pieces)}), not like labels: "
             f"name the csv that has the labels with --train-csv{_or(suggestions(names))}"
         ]
     found = []
     if sum(bool(PEOPLE.fullmatch(one)) for one in classes) >= MOST * len(classes):
         if (flags := suggestions(names)) or _coded(names):
             found.append(
-                f"warning: the class folders look like people or recordings ({_list(classes)}), and the file "
+                f"warning: the {what} look like people or recordings ({_list(classes)}), and the file "
                 f"names carry codes: if the label is in the names, give "
                 f"{flags[0] if flags else '--label-pattern REGEX'}"
             )
@@ -67,7 +70,7 @@ def class_folder_warnings(names: Sequence[str], labels: Sequence[object]) -> lis
         found.append(
             f"warning: {_list(odd)} {'is' if len(odd) == 1 else 'are'} read as a class beside "
             f"{_list([one for one in classes if one not in odd])}: if it is a part of the data set, move it "
-            "out of the class folders"
+            f"out of the {what}"
         )
     return found
 

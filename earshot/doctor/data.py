@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from earshot.competition import suspicious
 from earshot.core import fonts
 from earshot.core.errors import UserError
 from earshot.core.files import check_output, locked, write_text
@@ -106,6 +107,7 @@ def look(flags: DataFlags, say: Callable[[str], None]) -> list[Finding]:
             f"data: {folder}, {len(clips.ids)} clips, {clips.whose}, compared by {clips.view or 'nothing'}"
         )
         say(about)
+        tell(_classes(cache))
         tell(balance_and_shift.balance(clips, out))
         tell(balance_and_shift.durations(clips))
         tell(balance_and_shift.audio(clips))
@@ -131,6 +133,17 @@ def look(flags: DataFlags, say: Callable[[str], None]) -> list[Finding]:
     return findings
 
 
+def _classes(cache: Cache) -> list[Finding]:
+    """Warnings on classes that may be none, by their names and the clips' ids."""
+    if cache.multilabel:
+        return []
+    parts = {name: cache.split(name) for name in ("train", "test") if cache.has(name)}
+    labels = {name: content["labels"].tolist() for name, content in parts.items()}
+    lines = suspicious.class_folder_warnings(parts["train"]["ids"].tolist(), labels["train"], "classes")
+    lines += suspicious.alien_test_classes(set(labels["train"]), set(labels.get("test", ())))
+    return [warning(line.removeprefix("warning: ")) for line in lines]
+
+
 def _duplicates(
     clips: Clips, threshold: float | None, folds: dict | None, out: Path, tell: Callable
 ) -> duplicates.Duplicates | None:
@@ -142,14 +155,14 @@ def _duplicates(
     found = duplicates.find(by, threshold)
     tell(duplicates.write(by, found, out))
     if other:
-        tell([ok(f"copies looked for in the log-mel of {other}, cosine {found.threshold:.3f} and more")])
+        tell([ok(f"copies looked for in the log-mel of {other}, {found.least}")])
     elif by.view in LEVELS:
-        tell([ok(f"copies looked for by {by.view}, cosine {found.threshold:.3f} and more")])
+        tell([ok(f"copies looked for by {by.view}, {found.least}")])
     else:
         tell(
             [
                 ok(
-                    f"copies looked for by {by.view}, cosine {found.threshold:.3f} and more; cropped ones "
+                    f"copies looked for by {by.view}, {found.least}; cropped ones "
                     "are found more surely once get_features.py --extractor logmel has been run for this "
                     "competition"
                 )

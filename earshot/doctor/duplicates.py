@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from earshot.doctor.embeddings import Clips
 from earshot.doctor.findings import Finding, ok, warning, write_csv
-from earshot.doctor.similarity import nearest, whitened
+from earshot.doctor.similarity import centred, nearest, whitened
 
 NEIGHBOURS = 10  # of each clip: a cluster of more copies is still linked together
 # robust standard deviations above the usual nearest neighbour, and one more for every tenfold of 1,000
 # clips
 FAR = 4.0
+FEW = 50  # clips: with fewer the whitened embeddings of any two are nearly at right angles
+ALIKE = 0.9  # the cosine before whitening that two clips of such a set must have, too
 CERTAIN = 0.95  # a copy whatever is usual: where most clips have copies, being one is usual
 
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Pairs (a, b, cosine) of indices into the clips, a before b; the threshold; every clip's nearest
-    neighbour elsewhere."""
+    """Pairs (a, b, whitened cosine) of indices into the clips, a before b; the threshold; every clip's
+    nearest neighbour elsewhere; in a set of few clips the pairs' cosines before whitening."""
 
     pairs: list[tuple[int, int, float]]
     threshold: float
     closest: np.ndarray
+    plain: dict[tuple[int, int], float] = field(default_factory=dict)
+    few: bool = False
+
+    @property
+    def least(self) -> str:
+        """From which scores on two clips are a pair."""
+        plain = f", plain cosine {ALIKE} and more (fewer than {FEW} clips)" if self.few else ""
+        return f"whitened cosine {self.threshold:.3f} and more{plain}"
+
+    def score(self, a: int, b: int, cosine: float) -> str:
+        """By what a pair was found."""
+        plain = f", plain cosine {self.plain[a, b]:.3f}" if (a, b) in self.plain else ""
+        return f"whitened cosine {cosine:.3f}{plain}"
 
 
 def usual(closest: np.ndarray) -> float:
@@ -45,7 +60,8 @@ def usual(closest: np.ndarray) -> float:
 def find(clips: Clips, threshold: float | None) -> Duplicates:
     """Pairs of clips that are too alike to be two recordings, among those not known to belong together."""
     heard, parts = np.flatnonzero(clips.heard), clips.parts()
-    cosines, indices = nearest(whitened(clips.embeddings[heard]), parts[heard], NEIGHBOURS)
+    embedded = clips.embeddings[heard]
+    cosines, indices = nearest(whitened(embedded), parts[heard], NEIGHBOURS)
     indices = heard[indices]
     # Clips of one source often lie in one fold without being called a group: what is usual is seen
     # between folds.
@@ -60,6 +76,12 @@ def find(clips: Clips, threshold: float | None) -> Duplicates:
         for b, c in zip(near, row, strict=True)
         if c >= limit
     }
+    few = threshold is None and len(heard) < FEW
+    plain: dict[tuple[int, int], float] = {}
+    if few:
+        rows = dict(zip(heard.tolist(), centred(embedded), strict=True))
+        plain = {(a, b): float(rows[a] @ rows[b]) for a, b in pairs}
+        pairs = {pair: c for pair, c in pairs.items() if plain[pair] >= ALIKE}
     by_content: dict[str, int] = {}
     for index, digest in enumerate(clips.digests):
         if (
@@ -68,9 +90,8 @@ def find(clips: Clips, threshold: float | None) -> Duplicates:
             and parts[by_content[digest]] != parts[index]
         ):
             pairs[by_content[digest], index] = 1.0
-    return Duplicates(
-        sorted(((a, b, c) for (a, b), c in pairs.items()), key=lambda pair: (-pair[2], pair[:2])), limit, best
-    )
+    ordered = sorted(((a, b, c) for (a, b), c in pairs.items()), key=lambda pair: (-pair[2], pair[:2]))
+    return Duplicates(ordered, limit, best, plain, few)
 
 
 def clusters(clips: Clips, pairs: list[tuple[int, int, float]]) -> np.ndarray:
@@ -127,7 +148,7 @@ def write(clips: Clips, found: Duplicates, out: Path) -> list[Finding]:
             for a, b, c, over in sorted(said, key=lambda row: (rank[whole[row[0]]], -row[2], row[:2]))
         ),
     )
-    lines = [_between(said, clips, rank, whole, out)]
+    lines = [_between(said, clips, rank, whole, out, found)]
     inside = [row for row in said if train[row[0]] and train[row[1]]]
     if inside:
         _write_groups(clips, whole, {whole[a] for a, *_ in inside}, out / "groups.csv")
@@ -153,7 +174,9 @@ def write(clips: Clips, found: Duplicates, out: Path) -> list[Finding]:
     return lines
 
 
-def _between(said: list, clips: Clips, rank: dict, whole: np.ndarray, out: Path) -> Finding:
+def _between(
+    said: list, clips: Clips, rank: dict, whole: np.ndarray, out: Path, found: Duplicates
+) -> Finding:
     over = [row for row in said if row[3]]
     if not over:
         alike = [row for row in said if clips.train[row[0]] and clips.train[row[1]]]
@@ -167,7 +190,7 @@ def _between(said: list, clips: Clips, rank: dict, whole: np.ndarray, out: Path)
     a, b, c, _ = over[0]
     return warning(
         f"{len(over)} pairs of near-duplicates in {count} clusters straddle folds (first: {clips.ids[a]}, "
-        f"{clips.ids[b]}, cosine {c:.3f}): scores are flattered; give each cluster one group: add "
+        f"{clips.ids[b]}, {found.score(a, b, c)}): scores are flattered; give each cluster one group: add "
         f"{out / 'groups.csv'} to the training csv as its column `group`, extract again, and train with "
         "--folds K"
     )

@@ -14,7 +14,7 @@ class DataFlags:
     runs: tuple[str, ...] = ()
     """run folders (or names in --runs-folder) whose out-of-fold predictions judge the labels"""
     threshold: float | None = None
-    """cosine from which two clips are near-duplicates (default: far above what is usual in this data)"""
+    """whitened cosine from which two clips are near-duplicates (default: far above the usual in this data)"""
     out: str | None = None
     """folder of the report (default: reports/<competition>-<cache>)"""
     runs_folder: str = "runs"
