@@ -68,7 +68,7 @@ RIGHT: dict[str, tuple[list[str] | int, int, int, int, dict[str, object]]] = {
     "birdcall2020_rerun": (5, 40, 0, 3, {"stretches": 3}),
     "birdclef2025_rerun": (BIRDS, 42, 0, 8, {"stretches": 8}),
     "birdclef2025_rerun_sample": (BIRDS, 42, 0, 8, {"stretches": 8}),
-    "speech_commands_v2": (12, 36, 24, 0, {"groups": 4}),
+    "speech_commands_v2": (12, 36, 24, 0, {}),  # two of the replica's four speakers are left to train on
     "keras_speakers": (6, 42, 0, 0, {}),
     "cats_dogs": (["cat", "dog"], 30, 0, 0, {"warning": "--label-map"}),
     "cats_dogs_nocsv": (["cat", "dog"], 30, 0, 0, {"warning": "--label-map"}),

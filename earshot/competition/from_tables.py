@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from earshot.competition import file_lists, labels, placeholder, sources
+from earshot.competition import file_lists, groups, labels, placeholder, sources
 from earshot.competition.asked import unlabelled_rows
 from earshot.competition.csv_checks import need_header, need_rows, stray_quotes
 from earshot.competition.file_index import Files
@@ -227,7 +227,10 @@ def _unclear(files: Files, csv: Path, frame: pd.DataFrame, id_column: str) -> st
     can = [
         c
         for c in frame.columns
-        if c != id_column and labels.may_be_label(frame[c]) and 1 < frame[c].nunique() <= len(frame) // 2
+        if c != id_column
+        and groups.rank(str(c)) is None
+        and labels.may_be_label(frame[c])
+        and 1 < frame[c].nunique() <= len(frame) // 2
     ]
     hint = f" (may be: {', '.join(f'--label-column {c}' for c in can[:4])})" if can else ""
     return (
@@ -265,7 +268,7 @@ def _more(
         return []
     csv = tables.files.root / path
     stray_quotes(part.frame, csv, (id_column, *found.written.columns), found)
-    clips = labelled_rows(tables.files, part.frame, csv, split, id_column, "group", found)
+    clips = labelled_rows(tables.files, part.frame, csv, split, id_column, found.group_column, found)
     clips = clips[~clips["path"].isin(set(known["path"]))]
     if clips.empty:
         return []
@@ -290,7 +293,7 @@ def _test_rows(
     spelled = zip(there, spelling.like(there, how.columns), strict=True)
     frame = frame.rename(columns={c: known for c, known in spelled if known not in there})
     if how.known_in(frame):
-        return [labelled_rows(files, frame, csv, "test", test_id, "group", found)]
+        return [labelled_rows(files, frame, csv, "test", test_id, found.group_column, found)]
     found.notes += labels.unlabelled(how, frame, train.columns, Path(test).name)
     found.id_column = test_id
     return [unlabelled_rows(files, frame, csv, found)]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from earshot.competition import labels
+from earshot.competition import groups, labels
 from earshot.competition.file_index import Files
 from earshot.competition.layout import Layout, table
 from earshot.core.csv_table import shown, some
@@ -107,8 +107,11 @@ def labelled_rows(
                 f"{csv.name}: column fold is not used (not whole numbers: {shown(odd.iloc[0])} in line "
                 f"{odd.index[0]})"
             )
-    groups = frame[group_column].str.strip() if group_column is not None and group_column in frame else None
-    return table(frame[id_column], [paths[i] for i in keep], split, values, folds, groups)
+    sources = None
+    if group_column is not None and group_column in frame:
+        cells = frame[group_column].str.strip()
+        sources = groups.cleaned(list(cells)) if found.guessed_groups else list(cells)
+    return table(frame[id_column], [paths[i] for i in keep], split, values, folds, sources)
 
 
 def timed(frame: pd.DataFrame) -> bool:

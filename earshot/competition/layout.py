@@ -34,6 +34,7 @@ class Layout:
     spelled: dict[str, str] = field(default_factory=dict)
     other_spellings: set[str] = field(default_factory=set)
     metric: str | None = None  # the contest's own, where it is known
+    group_column: str | None = "group"  # the tables' column of sources, which need not be there
     guessed_groups: bool = False  # no one said that these are the sources
     renamed: Callable[[str], str] | None = (
         None  # what --label-map makes of a label; "": its clips are left out

@@ -25,7 +25,21 @@ def column(
     csv: Path,
     esc: bool,
 ) -> str | None:
-    """The column of a table whose values are the clips' sources; None without one."""
+    """The column of a table whose values are the clips' sources, which `found` takes as well; None without
+    one."""
+    found.group_column = _column(frame, found, labels, id_column, reading, csv, esc)
+    return found.group_column
+
+
+def _column(
+    frame: pd.DataFrame,
+    found: Layout,
+    labels: pd.Series,
+    id_column: str,
+    reading: Reading,
+    csv: Path,
+    esc: bool,
+) -> str | None:
     if reading.group_column == NONE or reading.group_pattern:
         return None
     if reading.group_column:
