@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -101,8 +100,7 @@ class CausalLM(nn.Module):
         frames.
 
         Args:
-            batch: "x" (B, D, F, T), "mask" (B, T) or None, "codes" (B, n_q, 1, T) whole numbers, perhaps
-                "weights" (B,), by which the rows count in either.
+            batch: "x" (B, D, F, T), "mask" (B, T) or None, "codes" (B, n_q, 1, T) whole numbers.
             criterion: the classes' loss of (B, num_classes) logits.
         Returns:
             a scalar.
@@ -119,16 +117,8 @@ class CausalLM(nn.Module):
             targets = targets.masked_fill(~mask.bool()[:, None, :], -100)  # what cross_entropy leaves out
         # Every codebook has the same frames, so the sum of the codebooks' means is their number
         # times the mean of all.
-        codes = self._codes_loss(self._expect(hidden), targets, batch.get("weights"))
+        codes = F.cross_entropy(self._expect(hidden), targets, ignore_index=-100, label_smoothing=SMOOTHING)
         return total + self.lm_weight * self.codebooks * codes
-
-    def _codes_loss(self, logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
-        """The mean cross-entropy of the codes that are not -100, by the rows' weights."""
-        loss = partial(F.cross_entropy, ignore_index=-100, label_smoothing=SMOOTHING)
-        if weights is None:
-            return loss(logits, targets)
-        counted = weights[:, None, None] * (targets >= 0)
-        return (loss(logits, targets, reduction="none") * counted).sum() / counted.sum()
 
     def _hidden(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(B, channels, T + 1): output t has seen the frames before t."""

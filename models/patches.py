@@ -188,7 +188,7 @@ class Patches(SVM):
                 for number in order[1:]
             ]
         answering = list(range(min(len(order), len(HEARD))))
-        self._fit(torch.cat(every), targets, groups, multilabel, answering, weights)
+        self._fit(torch.cat(every), targets, groups, multilabel, weights, answering)
 
     def keeps(self, rows: int) -> int:
         """Values of four bytes that are stored, at most, after fitting to so many rows: vectors are of two

@@ -80,7 +80,7 @@ class SVM(Closed):
             weights: (rows,) what each counts; None: all count 1.
         """
         self._refuse(len(targets))
-        self._fit(torch.from_numpy(self.take(batches)), targets, groups, multilabel, [0], weights)
+        self._fit(torch.from_numpy(self.take(batches)), targets, groups, multilabel, weights, [0])
 
     @staticmethod
     def _refuse(rows: int) -> None:
@@ -96,8 +96,8 @@ class SVM(Closed):
         targets: np.ndarray,
         groups: np.ndarray,
         multilabel: bool,
-        heard: list[int],
         weights: np.ndarray | None,
+        heard: list[int],
     ) -> None:
         """Fit to standardised vectors: of all rows, and after them of copies of all rows; `heard`: the copies
         that answer."""

@@ -36,7 +36,7 @@ def assign(
     if not scored.all():
         held = ~scored & np.isin(groups, np.setdiff1d(groups[found >= 0], [""]))
         about += f"; {int((~scored).sum())} clips are only trained on" + (
-            f", {int(held.sum())} of them not where a fold validates their group" if held.any() else ""
+            f", {int(held.sum())} of them not in the fold that validates their group" if held.any() else ""
         )
     return found, about
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -121,31 +121,42 @@ def own_loss(head: nn.Module) -> bool:
     return hasattr(type(head), "loss")
 
 
+class Whole(NamedTuple):
+    """A batch of which parts are computed one by one: its rows, and what the weights of its rows sum to, and
+    those of its plain rows, which are neither masked nor mixed."""
+
+    rows: int
+    weight: Tensor
+    plain: Tensor | None
+
+
 def loss_of(
     head: nn.Module,
     criterion: Criterion,
     batch: dict[str, Any],
     targets: Tensor,
-    weight: tuple[Tensor, Tensor | None] | None = None,
+    whole: Whole | None = None,
 ) -> Tensor:
-    """A head's loss on a batch, its own where it has one.
+    """A head's loss on a batch, its own where it has one. A clip's weight is about its label: what a head
+    learns besides counts all rows alike.
 
     Args:
         batch: "x", "mask" and "weights", (B,) or None, for a head with a loss of its own also "plain",
             "plain_mask", "plain_targets", "plain_weights" and further views.
-        weight: what the rows' weights sum to, and those of the plain rows, where this is a part of a batch.
+        whole: the batch that this is a part of.
     """
     clips = batch.get("weights")
     if not own_loss(head):
-        return criterion(head(batch["x"], batch["mask"]), targets, weight and weight[0], clips)
-    share = 1.0 if weight is None else criterion.row_weights(targets, clips).sum() / weight[0]
+        return criterion(head(batch["x"], batch["mask"]), targets, whole and whole.weight, clips)
+    share = 1.0 if whole is None else len(targets) / whole.rows
 
     def entropy(logits: Tensor, plain: bool = False) -> Tensor:
-        if not plain:
-            return criterion(logits, targets, None, clips)
-        # a part's plain rows may weigh another share of theirs than its mixed rows do
-        total = None if weight is None or weight[1] is None else share * weight[1]
-        return criterion(logits, batch["plain_targets"], total, batch.get("plain_weights"))
+        # The head's loss is multiplied by the share of the rows; the classes' part goes by their weights.
+        total = whole and (whole.plain if plain else whole.weight)
+        total = None if total is None else share * total
+        if plain:
+            return criterion(logits, batch["plain_targets"], total, batch.get("plain_weights"))
+        return criterion(logits, targets, total, clips)
 
     return share * head.loss(batch, entropy)
 
@@ -166,15 +177,16 @@ def accumulate(
             loss = loss_of(head, criterion, batch, targets)
         scaler.scale(loss).backward()
         return loss.detach()
-    total = torch.zeros((), device=targets.device)
-    sums = [
-        None if rows is None else criterion.row_weights(rows, batch.get(clips)).sum()
-        for rows, clips in ((targets, "weights"), (batch.get("plain_targets"), "plain_weights"))
-    ]
+    total, plain = torch.zeros((), device=targets.device), batch.get("plain_targets")
+    whole = Whole(
+        len(targets),
+        criterion.row_weights(targets, batch.get("weights")).sum(),
+        None if plain is None else criterion.row_weights(plain, batch.get("plain_weights")).sum(),
+    )
     for part in torch.tensor_split(torch.arange(len(targets), device=targets.device), pieces):
         some = {name: v if v is None else v[part] for name, v in batch.items()}
         with autocast:
-            loss = loss_of(head, criterion, some, targets[part], (sums[0], sums[1]))
+            loss = loss_of(head, criterion, some, targets[part], whole)
         scaler.scale(loss).backward()
         total += loss.detach()
     return total
