@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from earshot.core.errors import UserError
 from earshot.core.files import locked, plain_name
 from earshot.features.cache import Cache
 from earshot.features.find_cache import mismatches, pick
+from earshot.training import contest_metric
 
 ABOUT = (
     "Train a head on cached features, fold by fold, and write the submission.\n"
@@ -42,8 +44,9 @@ def parse(argv: list[str]) -> tuple:
     )
     if recipe is None:
         recipe = config.load_recipe(cache.manifest.get("recipe") or "linear" if cache else "linear")
+    metric = {} if cache is None else {"metric": contest_metric.default([cache], argv)[0]}
     training = config.with_defaults(
-        config.TrainingFlags(), recipe.training, f"recipe {recipe.name}, training"
+        config.TrainingFlags(), {**metric, **recipe.training}, f"recipe {recipe.name}, training"
     )
     groups = {"run": config.RunFlags(), "training": training, "machine": config.TrainMachineFlags()}
     filled, options = cli.parse(groups, argv, ABOUT, free="head")
@@ -60,6 +63,10 @@ def auto(argv: list[str]) -> None:
     filled, _ = cli.parse(groups, cli.gather(argv, "features"), ABOUT)
     flags, machine = filled.values()
     opened = search_auto.announce(flags, machine)
+    metric, line = contest_metric.default(opened, argv)
+    if line:
+        print(line)
+        flags = replace(flags, metric=metric)
     search_auto.run(partial(importlib.import_module, "models"), opened, flags, machine, began)
 
 
@@ -71,6 +78,9 @@ def main(argv: list[str]) -> None:
     what, settings, machine = flags.values()
     deadline = Deadline(machine.max_hours)
     print(f"features: {cache.folder}, recipe: {recipe.name}")
+    line = contest_metric.default([cache], argv)[1]
+    if line and "metric" not in recipe.training:
+        print(line)
     for difference in mismatches(cache.record, recipe):
         print(f"the cache differs from the recipe: {difference}")
     import models

@@ -1,8 +1,9 @@
 """What heads share that scikit-learn fits at once, without epochs: their input as vectors, and how labels are
 handed over.
 
-Such a head has `solve(batches, targets, groups, multilabel)` and leaves what it found in buffers, so that it
-is saved, rebuilt and asked like any other: no object of scikit-learn is ever stored.
+Such a head has `solve(batches, targets, groups, multilabel)`, with `weights` besides where it is `weighted`,
+and leaves what it found in buffers, so that it is saved, rebuilt and asked like any other: no object of
+scikit-learn is ever stored.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ class Closed(nn.Module):
         input_shape: (D, F, T).
         num_classes: width of the logits.
     """
+
+    weighted = True  # does `solve` take weights of the rows?
 
     def __init__(self, input_shape: tuple[int, int, int], num_classes: int) -> None:
         super().__init__()

@@ -28,6 +28,8 @@ class KNN(Closed):
         rows: vectors kept, and whether a clip may have several labels; known once it is fitted.
     """
 
+    weighted = False
+
     def __init__(
         self,
         input_shape: tuple[int, int, int],

@@ -46,12 +46,13 @@ class Logistic(Closed):
         targets: np.ndarray,
         groups: np.ndarray,
         multilabel: bool,
+        weights: np.ndarray | None = None,
     ) -> None:
         """Fit to the training rows.
 
         Args:
             batches: (x, mask) of all of them in order. targets: (rows, classes) 0/1. groups: (rows,), not
-                needed here.
+                needed here. weights: (rows,) what each counts; None: all count 1.
         """
         from sklearn.linear_model import LogisticRegression
 
@@ -60,10 +61,10 @@ class Logistic(Closed):
         found = list(tasks(targets))
         if multilabel:
             for number, yes in found:
-                fitted = LogisticRegression(C=self.c, max_iter=2000).fit(x, yes)
+                fitted = LogisticRegression(C=self.c, max_iter=2000).fit(x, yes, weights)
                 weight[number], bias[number] = fitted.coef_[0], fitted.intercept_[0]
         elif found:
-            fitted = LogisticRegression(C=self.c, max_iter=2000).fit(x, targets.argmax(1))
+            fitted = LogisticRegression(C=self.c, max_iter=2000).fit(x, targets.argmax(1), weights)
             # of two classes one row is kept
             rows = fitted.classes_ if len(fitted.coef_) > 1 else fitted.classes_[1:]
             weight[rows], bias[rows] = fitted.coef_, fitted.intercept_

@@ -169,9 +169,10 @@ class Patches(SVM):
         targets: np.ndarray,
         groups: np.ndarray,
         multilabel: bool,
+        weights: np.ndarray | None = None,
     ) -> None:
-        """Learn the dictionaries from the training rows, then the machines from them and their copies;
-        arguments as in `svm`."""
+        """Learn the dictionaries from the training rows, all alike, then the machines from them and their
+        copies; arguments as in `svm`."""
         self._refuse(len(targets))
         batches = [(x.cpu(), None if mask is None else mask.cpu()) for x, mask in batches]
         for number in range(len(self.sizes)):
@@ -186,7 +187,8 @@ class Patches(SVM):
                 torch.cat([self.standardised(*self._copy(x, mask, number)) for x, mask in batches])
                 for number in order[1:]
             ]
-        self._fit(torch.cat(every), targets, groups, multilabel, list(range(min(len(order), len(HEARD)))))
+        answering = list(range(min(len(order), len(HEARD))))
+        self._fit(torch.cat(every), targets, groups, multilabel, weights, answering)
 
     def keeps(self, rows: int) -> int:
         """Values of four bytes that are stored, at most, after fitting to so many rows: vectors are of two

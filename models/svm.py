@@ -70,15 +70,17 @@ class SVM(Closed):
         targets: np.ndarray,
         groups: np.ndarray,
         multilabel: bool,
+        weights: np.ndarray | None = None,
     ) -> None:
         """Fit to the training rows.
 
         Args:
             batches: (x, mask) of all of them in order. targets: (rows, classes) 0/1.
             groups: (rows,) what must not be parted when the scale is found.
+            weights: (rows,) what each counts; None: all count 1.
         """
         self._refuse(len(targets))
-        self._fit(torch.from_numpy(self.take(batches)), targets, groups, multilabel, [0])
+        self._fit(torch.from_numpy(self.take(batches)), targets, groups, multilabel, weights, [0])
 
     @staticmethod
     def _refuse(rows: int) -> None:
@@ -89,15 +91,22 @@ class SVM(Closed):
             )
 
     def _fit(
-        self, x: Tensor, targets: np.ndarray, groups: np.ndarray, multilabel: bool, heard: list[int]
+        self,
+        x: Tensor,
+        targets: np.ndarray,
+        groups: np.ndarray,
+        multilabel: bool,
+        weights: np.ndarray | None,
+        heard: list[int],
     ) -> None:
         """Fit to standardised vectors: of all rows, and after them of copies of all rows; `heard`: the copies
         that answer."""
         kernel = self._kernel(x, x).double().numpy()
         copies = len(x) // len(targets)
+        weights = np.tile(np.ones(len(targets)) if weights is None else weights, copies)
         targets, groups = np.tile(targets, (copies, 1)), np.tile(groups, copies)
-        coefficients, bias = self._machines(kernel, targets, np.arange(len(x)))
-        scale = self._scale(kernel, targets, groups, multilabel, copies, heard)
+        coefficients, bias = self._machines(kernel, targets, weights, np.arange(len(x)))
+        scale = self._scale(kernel, targets, groups, weights, multilabel, copies, heard)
         told = {number for number, _ in tasks(targets)}
         left = [number for number in range(self.classes) if number not in told]
         bias = scale * bias
@@ -121,7 +130,7 @@ class SVM(Closed):
         return rows * (self.width + self.classes)
 
     def _machines(
-        self, kernel: np.ndarray, targets: np.ndarray, rows: np.ndarray
+        self, kernel: np.ndarray, targets: np.ndarray, weights: np.ndarray, rows: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """(classes, all rows) coefficients and (classes,) offsets of machines that saw the given rows
         alone."""
@@ -130,7 +139,7 @@ class SVM(Closed):
         coefficients, bias = np.zeros((self.classes, len(kernel))), np.full(self.classes, -1.0)
         inside = kernel[np.ix_(rows, rows)]
         for number, yes in tasks(targets[rows]):
-            fitted = SVC(C=self.c, kernel="precomputed").fit(inside, yes)
+            fitted = SVC(C=self.c, kernel="precomputed").fit(inside, yes, weights[rows])
             coefficients[number, rows[fitted.support_]] = fitted.dual_coef_[0]
             bias[number] = fitted.intercept_[0]
         return coefficients, bias
@@ -140,6 +149,7 @@ class SVM(Closed):
         kernel: np.ndarray,
         targets: np.ndarray,
         groups: np.ndarray,
+        weights: np.ndarray,
         multilabel: bool,
         copies: int,
         heard: list[int],
@@ -154,15 +164,15 @@ class SVM(Closed):
             return 3.0
         decisions = np.zeros(targets.shape)
         for seen, asked in GroupKFold(INNER, shuffle=True, random_state=0).split(kernel, groups=groups):
-            coefficients, bias = self._machines(kernel, targets, seen)
+            coefficients, bias = self._machines(kernel, targets, weights, seen)
             decisions[asked] = kernel[asked] @ coefficients.T + bias
         decisions = decisions.reshape(copies, -1, self.classes)[heard].mean(0)
-        targets = targets[: len(decisions)]
+        targets, weights = targets[: len(decisions)], weights[: len(decisions), None]
 
         def loss(power: float) -> float:
             logits = np.exp(power) * decisions
             if multilabel:
-                return float((np.logaddexp(0, logits) - targets * logits).mean())
-            return float(-(targets * log_softmax(logits, 1)).sum(1).mean())
+                return float((weights * (np.logaddexp(0, logits) - targets * logits)).mean())
+            return float(-(weights * targets * log_softmax(logits, 1)).sum(1).mean())
 
         return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.3), np.log(30)), method="bounded").x))

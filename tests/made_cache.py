@@ -24,6 +24,8 @@ def make(
     test: int = 0,
     seed: int = 0,
     folds: int = 3,
+    train: dict[str, np.ndarray] | None = None,
+    metric: str | None = None,
 ) -> Path:
     """Write <data>/<competition>/<cache>.
 
@@ -31,6 +33,8 @@ def make(
         signal: how far the classes' centres lie apart, in deviations. shuffled: the labels are dealt out
             anew.
         multilabel: a clip has one or two labels. test: clips of a hold-out.
+        train: arrays of the training split in place of the usual ones, or beside them.
+        metric: the contest's own.
     """
     folder.mkdir(parents=True)
     names, random = [f"class{c}" for c in range(classes)], np.random.default_rng(seed)
@@ -67,7 +71,7 @@ def make(
         return made
 
     content = {
-        "train": split("train", clips),
+        "train": {**split("train", clips), **(train or {})},
         "subm": split("subm", clips // 4),
         **({"test": split("test", test)} if test else {}),
     }
@@ -83,6 +87,7 @@ def make(
         "sample_submission": None,
         "clips": {name: f"{len(one['ids'])} clips" for name, one in content.items()},
         **({"task": "multilabel"} if multilabel else {}),
+        **({"metric": metric} if metric else {}),
     }
     for name, one in content.items():
         cache.dump(

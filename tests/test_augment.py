@@ -58,7 +58,7 @@ BETWEEN = TrainingFlags(mixup=1.0, mixup_pairs="different")
 
 def test_mixup_mixes_rows_and_targets_alike():
     mask = torch.tensor([[True, False, False]] * 3 + [[True, True, False]] * 3)
-    x, seen, mixed = augment.mix(LABELS[:, :, None, None].repeat(1, 1, 1, 3), mask, LABELS, MIXUP, rng(3))
+    x, seen, mixed, _ = augment.mix(LABELS[:, :, None, None].repeat(1, 1, 1, 3), mask, LABELS, MIXUP, rng(3))
     assert torch.equal(x[:, :, 0, 2], mixed) and not torch.equal(mixed, LABELS)
     assert torch.allclose(mixed.sum(1), torch.ones(6)) and mixed.min() >= 0
     assert (seen | mask).equal(seen) and seen[3:].equal(mask[3:]) and not seen[:, 2].any()
@@ -68,7 +68,7 @@ def test_mixup_mixes_rows_and_targets_alike():
 
 def test_between_class_pairs_are_of_different_classes_and_weighed_each():
     many = LABELS.repeat(50, 1)
-    x, _, mixed = augment.mix(many[:, :, None, None], None, many, BETWEEN, rng(3))
+    x, _, mixed, _ = augment.mix(many[:, :, None, None], None, many, BETWEEN, rng(3))
     torch.testing.assert_close(x[:, :, 0, 0], mixed)
     torch.testing.assert_close(mixed.sum(1), torch.ones(300))
     assert ((mixed > 0).sum(1) == 2).all(), "always another class"
@@ -82,7 +82,7 @@ def test_between_class_pairs_are_of_different_classes_and_weighed_each():
     some = augment.mix(many[:, :, None, None], None, many, replace(BETWEEN, mixup_probability=0.6), rng(3))[2]
     assert 0.5 < float(((some > 0).sum(1) == 2).float().mean()) < 0.7
     alone = torch.eye(4)[[0, 0, 0]]
-    x, mask, same = augment.mix(
+    x, mask, same, _ = augment.mix(
         alone[:, :, None, None], torch.tensor([[True], [False], [False]]), alone, BETWEEN, rng(3)
     )
     assert torch.equal(same, alone) and mask[:, 0].tolist() == [True, False, False], (
@@ -90,10 +90,18 @@ def test_between_class_pairs_are_of_different_classes_and_weighed_each():
     )
 
 
+@pytest.mark.parametrize("settings", [MIXUP, BETWEEN])
+def test_a_mixed_row_counts_by_the_shares_of_its_clips(settings):
+    own = torch.tensor([1.0, 0.3, 2.0, 0.5])
+    shares, weights = augment.mix(LABELS[:, :, None, None], None, LABELS, settings, rng(3), LABELS @ own)[2:]
+    torch.testing.assert_close(weights, shares @ own)
+    assert not torch.allclose(weights, LABELS @ own)
+
+
 def test_power_domain_adds_powers():
     decibels = torch.from_numpy(rng(1).uniform(-80, 20, (6, 1, 3, 5)).astype(np.float32))
     settings = replace(BETWEEN, mixup_domain="power")
-    x, _, mixed = augment.mix(decibels, None, LABELS, settings, rng(4))
+    x, _, mixed, _ = augment.mix(decibels, None, LABELS, settings, rng(4))
     power = 10 ** (decibels.double() / 10)
     for row in range(6):
         share, other = float(mixed[row] @ LABELS[row]), int((mixed[row] * (1 - LABELS[row])).argmax())
@@ -124,7 +132,9 @@ def batch(seed: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize("pairs", ["any", "different"])
 def test_the_same_generator_gives_the_same_batch(pairs):
     x, mask, settings = batch(), torch.ones(8, 9, dtype=torch.bool), replace(EVERYTHING, mixup_pairs=pairs)
-    one, again, other = (augment.apply(x, mask, ROWS, settings, rng(seed)) for seed in (5, 5, 6))
+    one, again, other = (
+        augment.apply(x, mask, ROWS, settings, rng(seed), torch.arange(8.0)) for seed in (5, 5, 6)
+    )
     assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
     assert not torch.equal(one[0], other[0])
     assert one[0].shape == (8, 2, 7, 7) and one[1].shape == (8, 7) and one[0].isfinite().all()
@@ -160,7 +170,7 @@ def test_masks_cover_a_mix_of_two_sounds_and_lie_under_a_mixup():
     over = augment.apply(x, None, ROWS, replace(settings, mixup_pairs="different"), rng(1))
     assert (over[0].flatten(1).std(1) == 0).all()
     floors = x.amin((1, 2, 3))
-    under, _, shares = augment.apply(x, None, ROWS, replace(settings, mixup_pairs="any"), rng(1))
+    under, _, shares, _ = augment.apply(x, None, ROWS, replace(settings, mixup_pairs="any"), rng(1))
     assert (under.flatten(1).std(1) < 1e-6).all() and not torch.allclose(under[:, 0, 0, 0], floors)
 
 

@@ -102,6 +102,7 @@ def test_scores_are_scikit_learns(seed):
         "balanced_accuracy": sk.balanced_accuracy_score(truth, guess),
         "log_loss": sk.log_loss(truth, probabilities, labels=range(6)),
         "roc_auc_macro": sk.roc_auc_score(truth, probabilities, multi_class="ovr", average="macro"),
+        "roc_auc_micro": sk.roc_auc_score(truth, probabilities, multi_class="ovr", average="micro"),
     }
     within = [sk.top_k_accuracy_score(truth, probabilities, k=k) for k in (1, 2, 3)]
     want["map_at_3"] = np.diff(within, prepend=0) @ [1, 1 / 2, 1 / 3]
@@ -124,6 +125,32 @@ def test_scores_of_odd_folds():
         (2 / 3 + 1 + 0) / 3
     )
     assert found["log_loss"] == pytest.approx(-np.log(1e-15) / 3)
+
+
+def test_roc_auc_of_two_classes_is_the_usual_one():
+    truth, odds = rng(1).integers(0, 2, 90), rng(2).normal(size=90) * 20
+    second = (1 / (1 + np.exp(-odds - 15 * truth))).astype(np.float32)
+    p = np.stack([1 - second, second], 1)
+    assert len(np.unique(p[:, 0])) < len(np.unique(second)) < 90, "ties, and more of them next to 1"
+    assert metrics.scores(p, truth)["roc_auc_macro"] == pytest.approx(sk.roc_auc_score(truth, second))
+
+
+def test_roc_auc_micro_is_of_all_pairs_together():
+    truth, p = rng(3).integers(0, 4, 70), rng(4).dirichlet(np.ones(5), 70).round(1)  # ties; a class of none
+    found = metrics.scores(p, truth)
+    assert found["roc_auc_micro"] == pytest.approx(sk.roc_auc_score(np.eye(5)[truth].ravel(), p.ravel()))
+    present = sk.roc_auc_score(np.eye(5)[truth][:, :4], p[:, :4], average="macro")
+    assert found["roc_auc_macro"] == pytest.approx(present), "an absent class does not count there"
+    several = rng(5).integers(0, 2, (70, 5))
+    assert metrics.one("roc_auc_micro", p, several) == metrics.scores(p, several)["roc_auc_micro"]
+    assert metrics.scores(p, several)["roc_auc_micro"] == pytest.approx(
+        sk.roc_auc_score(several, p, average="micro")
+    )
+    for none in (np.zeros((3, 2), int), np.ones((3, 2), int)):
+        assert metrics.scores(np.full((3, 2), 0.4), none)["roc_auc_micro"] == 0
+        assert "roc_auc_micro" in metrics.undefined(none)
+    assert metrics.undefined(np.array([1, 1])) == ["roc_auc_macro"]
+    assert metrics.scores(np.array([[0.2, 0.8]]), np.array([1]))["roc_auc_micro"] == 1
 
 
 def test_report_has_every_class():

@@ -238,12 +238,14 @@ class TrainingFlags:
         "accuracy",
         "balanced_accuracy",
         "roc_auc_macro",
+        "roc_auc_micro",
         "log_loss",
         "map_at_3",
         "map_macro",
         "lwlrap",
     ] = "f1_macro"
-    """chooses the best checkpoint; map_at_3 is for one label a clip, map_macro and lwlrap are for several"""
+    """chooses the best checkpoint (default: the contest's own where the cache knows it); map_at_3 is for one
+    label a clip, map_macro and lwlrap are for several"""
     folds: int | None = None
     """make K grouped stratified folds (default: the data's own, else 5)"""
     seed: int = 0

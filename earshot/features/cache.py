@@ -171,6 +171,9 @@ class Cache:
     def split(self, name: str) -> dict[str, Any]:
         """One split's arrays: ids, labels, folds, groups per clip; clip, start, length and the views per row.
 
+        The training split has `weights` besides where some clips count more than others, float32 per clip.
+        Its `folds` are the data's own: -1 where a clip has none, -2 where it is to be trained on only.
+
         Raises:
             UserError: the file is damaged, or belongs to another cache.
         """
@@ -223,14 +226,16 @@ class Cache:
     def prior(self) -> np.ndarray:
         """(classes,) share of each class among the training clips: the answer for clips that cannot be heard.
 
-        Shares of clips; they need not sum to 1 where a clip may have several labels.
+        Shares of clips, by their weights; they need not sum to 1 where a clip may have several labels.
         """
         import numpy as np
 
-        labels = self.split("train")["labels"]
+        train = self.split("train")
+        labels = train["labels"]
+        weights = np.asarray(train.get("weights", np.ones(len(labels))), dtype=np.float64)
         if self.multilabel:
-            return labels.mean(0, dtype=np.float64)
-        counts = np.array([(labels == label).sum() for label in self.classes], dtype=np.float64)
+            return weights @ labels / weights.sum()
+        counts = np.array([weights @ (labels == label) for label in self.classes])
         return counts / counts.sum()
 
 

@@ -13,7 +13,7 @@ from earshot import __version__
 from earshot.core import checksums
 from earshot.core.errors import UserError
 from earshot.core.files import digest, write_bytes
-from earshot.features import augmented_copies, cache, manifest, reasons
+from earshot.features import augmented_copies, cache, clip_weights, manifest, reasons
 from earshot.features.reasons import NOTES
 from earshot.features.shards import Shards
 
@@ -66,6 +66,9 @@ def join(plan: Plan, parts: list[Part]) -> None:
             "start": shards.column("start"),
             "length": shards.column("length"),
         }
+        weights = clip_weights.of(rows) if split == "train" else None
+        if weights is not None:
+            content["weights"] = weights
         if split == "train":  # identifies a clip whatever its name
             digests = _digests([plan.digests[i] for i in kept])
             cache.dump(folder / "digests.pkl", {"digests": digests, "meta": meta})

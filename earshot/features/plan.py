@@ -19,7 +19,7 @@ from earshot.core.errors import UserError
 from earshot.core.file_names import text_of
 from earshot.core.files import digest_of
 from earshot.core.fingerprint import differences, fingerprint
-from earshot.features import augmented_copies, cache, reasons
+from earshot.features import augmented_copies, cache, clip_weights, reasons
 from earshot.features.manifest import fault
 from earshot.features.source_files import INDEX, Sources, check_gone, unreadable
 
@@ -163,6 +163,7 @@ def make(
         "labels": digest_of(competition.classes)[:16],
         "sample_submission": _sample(competition, sources, workers),
         "clips": _splits(competition, contents),
+        **({"metric": competition.metric} if competition.metric else {}),
     }
     sources.save()
     if like is not None:
@@ -240,13 +241,17 @@ def _contents(competition: Competition, sources: Sources, workers: int) -> dict[
 def _splits(competition: Competition, contents: dict[str, str]) -> dict[str, str]:
     """`_clips` of each split."""
     return {
-        split: _clips(competition, part, contents)
+        split: _clips(competition, part, contents, split == "train")
         for split, part in competition.clips.groupby("split", sort=False)
     }
 
 
-def _clips(competition: Competition, part: Any, contents: dict[str, str]) -> str:
-    """What a split is made of, as text: its size, and a digest of every row with the content of its file."""
+def _clips(competition: Competition, part: Any, contents: dict[str, str], weighted: bool) -> str:
+    """What a split is made of, as text: its size, and a digest of every row with the content of its file.
+
+    Args:
+        weighted: do its clips' weights count? Those of the training clips do.
+    """
     # of text: a Path for each of many clips takes longer than all the rest
     root = f"{competition.root}{os.sep}"
     names = [text_of(path.removeprefix(root)) for path in part.path]
@@ -262,7 +267,10 @@ def _clips(competition: Competition, part: Any, contents: dict[str, str]) -> str
             strict=True,
         )
     ]
-    if part.end.notna().any():  # records of whole files stay what they were
+    # records of clips that count alike, and of whole files, stay what they were
+    if weighted and clip_weights.of(part) is not None:
+        rows = [[*row, weight] for row, weight in zip(rows, part.weight.tolist(), strict=True)]
+    if part.end.notna().any():
         rows = [
             [*row, *stretch]
             for row, stretch in zip(

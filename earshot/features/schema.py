@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 PER_CLIP = {"ids": "U", "labels": "Ui", "folds": "i", "groups": "U"}
+WEIGHTS = {"weights": "f"}  # per clip, too, where some count more than others
 PER_ROW = {"clip": "i", "start": "f", "length": "f"}
 PER_COPY = {"copy": "i", "partner": "i", "share": "f"}
 
@@ -23,7 +24,8 @@ def fault(
         classes: the labels.
         copies: are these the copies?
     """
-    kinds = {**PER_ROW, **(PER_COPY if copies else PER_CLIP)}
+    per_clip = PER_CLIP | (WEIGHTS if "weights" in content else {})
+    kinds = {**PER_ROW, **(PER_COPY if copies else per_clip)}
     for key in (*kinds, *shapes):
         if key not in content:
             return f"lacks {key}"
@@ -33,9 +35,9 @@ def fault(
         array = content[key]
         if array.dtype.kind not in kind or array.ndim != 1 + (key == "labels" and array.dtype.kind == "i"):
             return f"has {key} of kind {array.dtype}, {array.ndim} axes"
-        expected = clips if key in PER_CLIP else len(content["clip"])
+        expected = clips if key in per_clip else len(content["clip"])
         if len(array) != expected:
-            return f"has {len(array)} {key} for {expected} {'clips' if key in PER_CLIP else 'rows'}"
+            return f"has {len(array)} {key} for {expected} {'clips' if key in per_clip else 'rows'}"
     for view, shape in shapes.items():
         array = content[view]
         if array.dtype.kind not in "fi" or tuple(array.shape) != (len(content["clip"]), *shape):
@@ -112,6 +114,9 @@ def _copies(content: dict[str, Any], clips: int) -> str | None:
 def _clips(content: dict[str, Any], classes: list[str]) -> str | None:
     if len(np.unique(content["ids"])) != len(content["ids"]):
         return "has an id twice"
+    weights = content.get("weights", np.ones(1))
+    if not (np.isfinite(weights) & (weights > 0)).all():
+        return "has a weight that is no number above 0"
     labels = content["labels"]
     known = f"{', '.join(classes[:5])}{' ...' if len(classes) > 5 else ''} ({len(classes)})"
     if labels.ndim == 2:

@@ -26,7 +26,7 @@ def finish(
     gigabytes: float | None = None,
 ) -> None:
     """Score the hold-out where there is one, write the submission where there is something to submit."""
-    view = run.config["record"]["view"]
+    view, training = run.config["record"]["view"], run.config["record"]["training"]
     prior = np.array(run.config["prior"])
     if cache.has("test"):
         rows = dataset.rows_of(cache, "test", view, device, gigabytes)
@@ -34,15 +34,15 @@ def finish(
             run,
             rows,
             lambda: predict.fill(predict.predict_run(run, rows, rebuild, device), prior)[0],
-            bool(run.config["record"]["training"].get("refit")),
+            bool(training.get("refit")),
         )
         of = f"mean of {predicting(run)}" if not found.get("refit") else f"trained on {predicting(run)}"
-        run.log(f"hold-out, {found['clips']} clips, {of}: {metrics.summary(found)}")
+        run.log(f"hold-out, {found['clips']} clips, {of}: {metrics.summary(found, training['metric'])}")
     if not cache.has("subm"):
         run.log("nothing to submit: the data set has no clips without labels")
         return
     rows = dataset.rows_of(cache, "subm", view, device, gigabytes)
-    if run.config["record"]["training"].get("refit"):
+    if training.get("refit"):
         run.log(
             f"the submission is by models trained on {predicting(run)}, final epoch; the scores above "
             "are the folds'"

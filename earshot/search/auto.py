@@ -261,7 +261,7 @@ def _submit(made: Contest, whole: Any, first: Cache, out: Path) -> None:
         scored.config = {"record": {"classes": first.classes}}
         rows = dataset.rows_of(first, "test", next(iter(first.shapes)), at, made.machine.memory)
         found = run_scores.score_test(scored, rows, lambda: predict.fill(answers("test"), prior)[0])
-        made.say(f"hold-out, {found['clips']} clips: {metrics.summary(found)}")
+        made.say(f"hold-out, {found['clips']} clips: {metrics.summary(found, made.flags.metric)}")
     if not first.has("subm"):
         made.say("nothing to submit: the data set has no clips without labels")
         return

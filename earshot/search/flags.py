@@ -26,8 +26,8 @@ class AutoFlags:
     name: str | None = None
     """name of the folder in --runs-folder (default: auto-<hash of the features and settings>)"""
     metric: Metric = "f1_macro"
-    """what candidates and blends are compared by; map_at_3 is for one label a clip, map_macro and lwlrap are
-    for several"""
+    """what candidates and blends are compared by (default: the contest's own where a cache knows it);
+    map_at_3 is for one label a clip, map_macro and lwlrap are for several"""
     folds: int | None = None
     """make K grouped stratified folds (default: the data's own, else 5)"""
     out: str = "submissions/submission.csv"

@@ -105,15 +105,20 @@ def asked(settings: TrainingFlags) -> bool:
 
 
 def apply(
-    x: Tensor, mask: Tensor | None, targets: Tensor, settings: TrainingFlags, rng: np.random.Generator
-) -> tuple[Tensor, Tensor | None, Tensor]:
+    x: Tensor,
+    mask: Tensor | None,
+    targets: Tensor,
+    settings: TrainingFlags,
+    rng: np.random.Generator,
+    weights: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
     """All that the settings ask for: move, stretch, crop, turn up or down, then masks and mixing.
 
     Masks lie under a mixup of the batch, as it was published, and over a mix of two sounds, which is one new
     sound.
 
     Args:
-        x, mask, targets: (B, D, F, T), (B, T), (B, classes) shares.
+        x, mask, targets, weights: (B, D, F, T), (B, T), (B, classes) shares, (B,) or None.
     """
     if settings.time_shift and x.shape[3] > 1:
         x, mask = shift_time(x, mask, settings.time_shift, rng)
@@ -127,10 +132,10 @@ def apply(
     if settings.mixup_pairs == "any":
         x = cover(x, settings, rng)
     if settings.mixup:
-        x, mask, targets = mix(x, mask, targets, settings, rng)
+        x, mask, targets, weights = mix(x, mask, targets, settings, rng, weights)
     if settings.mixup_pairs == "different":
         x = cover(x, settings, rng)
-    return x, mask, targets
+    return x, mask, targets, weights
 
 
 def cover(x: Tensor, settings: TrainingFlags, rng: np.random.Generator) -> Tensor:
@@ -144,8 +149,13 @@ def cover(x: Tensor, settings: TrainingFlags, rng: np.random.Generator) -> Tenso
 
 
 def mix(
-    x: Tensor, mask: Tensor | None, targets: Tensor, settings: TrainingFlags, rng: np.random.Generator
-) -> tuple[Tensor, Tensor | None, Tensor]:
+    x: Tensor,
+    mask: Tensor | None,
+    targets: Tensor,
+    settings: TrainingFlags,
+    rng: np.random.Generator,
+    weights: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
     """Mixup (Zhang et al. 2018) or between-class learning (Tokozume et al. 2018), as `mixup_pairs` says.
 
     "any": with probability `mixup_probability` the whole batch, each row with any other, one weight for all.
@@ -155,11 +165,13 @@ def mix(
     Args:
         x, mask: (B, D, F, T), (B, T); a mixed frame is real where either was.
         targets: (B, classes) shares.
+        weights: (B,) what the rows count in the loss. A mixed row says as much about each clip's label as the
+            clip's share in it, so its weight is the mean of the two by the same shares.
     """
     count = len(x)
     if settings.mixup_pairs == "any":
         if rng.random() >= settings.mixup_probability:
-            return x, mask, targets
+            return x, mask, targets, weights
         weight = np.full(count, rng.beta(settings.mixup, settings.mixup))
         other = rng.permutation(count)
     else:
@@ -177,7 +189,9 @@ def mix(
     mixed = _blend(x, x[partner], share[:, None, None, None], settings.mixup_domain)
     if mask is not None:
         mask = mask | mask[partner] & (share < 1)[:, None]
-    return mixed, mask, share[:, None] * targets + (1 - share[:, None]) * targets[partner]
+    if weights is not None:
+        weights = share * weights + (1 - share) * weights[partner]
+    return mixed, mask, share[:, None] * targets + (1 - share[:, None]) * targets[partner], weights
 
 
 def _blend(one: Tensor, other: Tensor, share: Tensor, domain: str) -> Tensor:

@@ -19,6 +19,7 @@ from earshot.core.worker_pool import Team
 from earshot.training import estimators, parts, pretrain
 from earshot.training.dataset import Rows
 from earshot.training.eta import Paced
+from earshot.training.folds import trained_on
 from earshot.training.parts import Part
 from earshot.training.predict import predict
 from earshot.training.run import Run
@@ -86,7 +87,7 @@ class Folds:
                 number,
                 self.every.index(number) + 1,
                 len(self.every),
-                numbers != number,
+                trained_on(numbers, rows.groups, number),
                 numbers == number,
                 part,
             )
@@ -128,7 +129,7 @@ def _taught(run: Run, rows: Rows, every: list[int], part: Part) -> Rows:
 
 
 def every_fold(numbers: np.ndarray) -> list[int]:
-    """The folds that there are, in order; clips of none (-1) aside."""
+    """The folds that there are, in order; clips of none (-1, -2) aside."""
     return sorted(int(n) for n in np.unique(numbers) if n >= 0)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,11 +16,8 @@ from earshot.core.config import TrainingFlags
 from earshot.core.device import Device
 from earshot.core.errors import UserError
 from earshot.features.cache import Cache
-from earshot.training import window_pooling
+from earshot.training import clip_weights, window_pooling
 from earshot.training.prefetch import loader
-
-if TYPE_CHECKING:
-    from earshot.core.config import TrainingFlags
 
 RESIDENT = 0.25  # share of the device's free memory that a split may take to be kept there
 BLOCK = 1 << 24  # bytes of a cache that are copied at a time
@@ -42,9 +39,10 @@ class Rows:
 
     `span` is how many seconds the view's time axis stands for. `clip` (rows,) is each row's clip, `ids`
     (clips,) the names, `labels` (clips,) the class index or -1, `targets` (clips, classes) 0/1 with a row of
-    zeros where there is no label. Row numbers from `len(self)` on are copies: training alone asks for them,
-    by `of_epoch`. Those from `labelled` on are of clips without labels: training draws them, by `drawn`, once
-    `taught` has said what their labels might be.
+    zeros where there is no label, `weights` (clips,) what each counts in the loss, None where all count 1.
+    Row numbers from `len(self)` on are copies: training alone asks for them, by `of_epoch`. Those from
+    `labelled` on are of clips without labels: training draws them, by `drawn`, once `taught` has said what
+    their labels might be.
 
     Args:
         also: further views that batches bring in training, for heads with targets of their own.
@@ -69,6 +67,7 @@ class Rows:
     ):
         self.ids, self.clip = split["ids"], np.asarray(split["clip"])
         self.folds, self.groups = np.asarray(split["folds"]), np.asarray(split["groups"])
+        self.weights = None if "weights" not in split else np.asarray(split["weights"], dtype=np.float32)
         given = np.asarray(split["labels"])
         self.multilabel = given.ndim == 2
         if self.multilabel:
@@ -110,6 +109,9 @@ class Rows:
                 "frames": self._on(self.frames),
                 "time": torch.arange(frames, device=self.device),
             }
+        if self.weights is not None:
+            of_rows = clip_weights.of_rows(self.weights, self.whose, len(self), self.partner, self.share)
+            self._columns["weight"] = self._on(of_rows)
         if self.partner is not None:
             own, rest = (
                 np.zeros(count, dtype=np.int64) for count in (len(self), len(self.whose) - self.labelled)
@@ -249,6 +251,10 @@ class Rows:
         other = self._wanted[partner.clamp(min=0)]
         both = torch.maximum(found, other) if self.multilabel else share * found + (1 - share) * other
         return torch.where((partner >= 0)[:, None], both, found)
+
+    def weights_of(self, rows: np.ndarray) -> Tensor | None:
+        """(B,) float32 what each row counts in the loss; None where all rows of the split count 1."""
+        return None if self.weights is None else self._columns["weight"][self._index(rows)]
 
     def _usable(self, rows: np.ndarray) -> np.ndarray:
         """(copies,) which copies hold nothing but clips of the given rows."""

@@ -37,11 +37,12 @@ def fit(
     log: Callable[[str], None],
 ) -> None:
     """Fit a head to the training rows of a fold (no augmented copies: their labels may be shares) and save it
-    as finished."""
+    as finished. A head that is `weighted` gets the clips' weights; the scores count all clips alike."""
     began = time.perf_counter()
     head = build()
     learn, ask = rows.of_clips(fold.train), rows.of_clips(fold.valid)
     whose = rows.clip[learn]
+    weights = {} if rows.weights is None or not head.weighted else {"weights": rows.weights[whose]}
     names = np.array([group or f"\0{index}" for index, group in enumerate(rows.groups)])
     # What is learnt from is moved to the CPU batch by batch: that is where scikit-learn computes.
     head.solve(
@@ -49,6 +50,7 @@ def fit(
         rows.targets[whose],
         np.unique(names, return_inverse=True)[1][whose],
         rows.multilabel,
+        **weights,
     )
     head = head.to(device.name)
     seen, answered = (

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from earshot.core.fingerprint import fingerprint, recorded
 from earshot.core.kaggle_paths import pretrained, root
 from earshot.features.cache import Cache
 from earshot.training import (
+    clip_weights,
     cross_validation,
     dataset,
     folds,
@@ -33,9 +34,6 @@ from earshot.training import (
 )
 from earshot.training.dataset import Rows
 from earshot.training.run import CONFIG, Run, about, decided
-
-if TYPE_CHECKING:
-    from earshot.core.config import TrainingFlags
 
 
 @dataclass(frozen=True)
@@ -144,6 +142,13 @@ class Job:
             if len(self.several) == 1
             else self.load(replace(self.at, name="cpu"), gigabytes=0)
         )
+        if self.rows.weights is not None:
+            ignored = hasattr(fresh, "solve") and not fresh.weighted
+            self.notes.append(
+                f"weights: ignored, {what.name} counts all training clips alike"
+                if ignored
+                else clip_weights.about(self.rows.weights)
+            )
         self.parameters = sum(p.numel() for p in fresh.parameters())
         # support vectors are no parameters
         self.stored = fresh.keeps(len(self.rows)) if hasattr(fresh, "keeps") else self.parameters

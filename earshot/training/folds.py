@@ -6,6 +6,8 @@ import numpy as np
 
 from earshot.core.errors import UserError
 
+TRAIN_ONLY = -2  # as a clip's fold: trained on, and never validated, whoever makes the folds
+
 
 def assign(
     labels: np.ndarray, folds: np.ndarray, groups: np.ndarray, k: int | None, seed: int
@@ -14,16 +16,47 @@ def assign(
 
     Args:
         labels: (clips,) class indices, or (clips, classes) of 0 and 1 where a clip may have several.
-        folds: (clips,) the data's folds, -1 where it has none.
+        folds: (clips,) the data's folds, -1 where it has none, -2 for clips that are trained on only.
         groups: (clips,) names of what must stay together, "" for a clip on its own.
         k: make this many folds although the data may have its own; None takes those, else 5.
         seed: of the folds that are made.
     Returns:
-        (clips,) fold numbers (-1: always trained on, never validated), and a line that says whose folds they
-        are.
+        (clips,) fold numbers (-1: always trained on, never validated; -2: the same, but see `trained_on`),
+        and a line that says whose folds they are.
     Raises:
         UserError: a group straddles two of the data's folds; too few clips or groups for K folds.
     """
+    scored = folds != TRAIN_ONLY
+    if not scored.any():
+        raise UserError(
+            f"all {len(folds)} training clips are only to be trained on: none is left to validate with"
+        )
+    found = np.full(len(folds), TRAIN_ONLY, dtype=np.int64)
+    found[scored], about = _assign(labels[scored], folds[scored], groups[scored], k, seed)
+    if not scored.all():
+        held = ~scored & np.isin(groups, np.setdiff1d(groups[found >= 0], [""]))
+        about += f"; {int((~scored).sum())} clips are only trained on" + (
+            f", {int(held.sum())} of them not in the fold that validates their group" if held.any() else ""
+        )
+    return found, about
+
+
+def trained_on(numbers: np.ndarray, groups: np.ndarray, fold: int) -> np.ndarray:
+    """(clips,) which clips the model of a fold is trained on: those of no other group that it validates.
+
+    Clips outside the fold share a group with it only where they are trained on only.
+
+    Args:
+        numbers: (clips,) what `assign` gave. groups: (clips,) as there.
+    """
+    held = numbers == fold
+    return ~held & ~np.isin(groups, np.setdiff1d(groups[held], [""]))
+
+
+def _assign(
+    labels: np.ndarray, folds: np.ndarray, groups: np.ndarray, k: int | None, seed: int
+) -> tuple[np.ndarray, str]:
+    """`assign` for the clips that may be validated."""
     names = np.array([group or f"\0{index}" for index, group in enumerate(groups)])
     if k is None and (folds >= 0).any():
         found = folds.astype(np.int64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,15 +20,20 @@ FOCAL = 2  # Lin et al.'s gamma
 
 
 def class_weights(rows: Rows, which: np.ndarray) -> np.ndarray:
-    """(classes,) weights that balance the classes among the given rows; of a yes against the noes where
-    multi-label."""
+    """(classes,) weights that balance the classes among the given rows, each of its clip's weight; of a yes
+    against the noes where multi-label."""
     # Rows, not clips: it is rows that the loss adds up.
-    counts = rows.targets[rows.clip[which]].sum(0)
+    targets, total = rows.targets[rows.clip[which]], float(len(which))
+    if rows.weights is not None:
+        each = rows.weights[rows.clip[which]]
+        targets, total = targets * each[:, None], float(each.sum())
+    counts = targets.sum(0)
+    some = np.where(counts > 0, counts, 1)
     if rows.multilabel:  # so that a class's yeses weigh as much as its noes
-        return (len(which) - counts) / np.maximum(counts, 1)
+        return (total - counts) / some
     # A class that is not there weighs nothing: by the share that smoothing gives it, it would outweigh
     # all others.
-    return (counts > 0) * counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    return (counts > 0) * counts.sum() / (np.count_nonzero(counts) * some)
 
 
 @dataclass
@@ -53,16 +58,25 @@ class Criterion:
             weights = torch.tensor(class_weights(rows, which), dtype=torch.float32, device=rows.device)
         return cls(rows.multilabel, settings.label_smoothing, weights, settings.loss == "focal")
 
-    def __call__(self, logits: Tensor, targets: Tensor, total: Tensor | float | None = None) -> Tensor:
-        """Mean cross-entropy against (B, classes) shares, rows weighted by their classes' weights.
+    def __call__(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        total: Tensor | float | None = None,
+        clips: Tensor | None = None,
+    ) -> Tensor:
+        """Mean cross-entropy against (B, classes) shares, rows weighted by their classes' and clips' weights.
 
         Where clips have several labels: binary cross-entropy, the mean over classes, a yes weighted by its
         class's weight.
 
         Args:
             total: what the rows' weights sum to; more than they do where these rows are a part of a batch.
+            clips: (B,) the weights of the rows' clips; None: all are 1. It is a weighted mean, so that the
+                learning rate means the same with them.
         """
-        if self.weights is None and not self.multilabel and not self.focal and total is None:
+        plain = self.weights is None and not self.multilabel and not self.focal
+        if plain and total is None and clips is None:
             return nn.functional.cross_entropy(logits.float(), targets)
         if self.multilabel:
             entropy = partial(
@@ -86,13 +100,14 @@ class Criterion:
             if self.focal:
                 each = each * (1 - logits.float().softmax(1)) ** FOCAL
             each = -each.sum(1)
-        weight = self.row_weights(targets)
+        weight = self.row_weights(targets, clips)
         return (each * weight).sum() / (weight.sum() if total is None else total)
 
-    def row_weights(self, targets: Tensor) -> Tensor:
-        """(B,) how much each row counts."""
+    def row_weights(self, targets: Tensor, clips: Tensor | None = None) -> Tensor:
+        """(B,) how much each row counts: by its classes, times `clips`, the weight of its clip."""
         plain = self.weights is None or self.multilabel
-        return targets.new_ones(len(targets)) if plain else targets @ self.weights
+        found = targets.new_ones(len(targets)) if plain else targets @ self.weights
+        return found if clips is None else found * clips
 
     def smooth(self, targets: Tensor) -> Tensor:
         """The targets with their smoothing share spread."""
@@ -106,26 +121,44 @@ def own_loss(head: nn.Module) -> bool:
     return hasattr(type(head), "loss")
 
 
+class Whole(NamedTuple):
+    """A batch of which parts are computed one by one: its rows, and what the weights of its rows sum to, and
+    those of its plain rows, which are neither masked nor mixed."""
+
+    rows: int
+    weight: Tensor
+    plain: Tensor | None
+
+
 def loss_of(
     head: nn.Module,
     criterion: Criterion,
     batch: dict[str, Any],
     targets: Tensor,
-    weight: Tensor | None = None,
+    whole: Whole | None = None,
 ) -> Tensor:
-    """A head's loss on a batch, its own where it has one.
+    """A head's loss on a batch, its own where it has one. A clip's weight is about its label: what a head
+    learns besides counts all rows alike.
 
     Args:
-        batch: "x" and "mask", for a head with a loss of its own also "plain", "plain_mask", "plain_targets"
-            and further views.
-        weight: what the rows' weights sum to, where this is a part of a batch.
+        batch: "x", "mask" and "weights", (B,) or None, for a head with a loss of its own also "plain",
+            "plain_mask", "plain_targets", "plain_weights" and further views.
+        whole: the batch that this is a part of.
     """
+    clips = batch.get("weights")
     if not own_loss(head):
-        return criterion(head(batch["x"], batch["mask"]), targets, weight)
-    share = 1.0 if weight is None else criterion.row_weights(targets).sum() / weight
-    return share * head.loss(
-        batch, lambda logits, plain=False: criterion(logits, batch["plain_targets"] if plain else targets)
-    )
+        return criterion(head(batch["x"], batch["mask"]), targets, whole and whole.weight, clips)
+    share = 1.0 if whole is None else len(targets) / whole.rows
+
+    def entropy(logits: Tensor, plain: bool = False) -> Tensor:
+        # The head's loss is multiplied by the share of the rows; the classes' part goes by their weights.
+        total = whole and (whole.plain if plain else whole.weight)
+        total = None if total is None else share * total
+        if plain:
+            return criterion(logits, batch["plain_targets"], total, batch.get("plain_weights"))
+        return criterion(logits, targets, total, clips)
+
+    return share * head.loss(batch, entropy)
 
 
 def accumulate(
@@ -144,11 +177,16 @@ def accumulate(
             loss = loss_of(head, criterion, batch, targets)
         scaler.scale(loss).backward()
         return loss.detach()
-    total, weight = torch.zeros((), device=targets.device), criterion.row_weights(targets).sum()
+    total, plain = torch.zeros((), device=targets.device), batch.get("plain_targets")
+    whole = Whole(
+        len(targets),
+        criterion.row_weights(targets, batch.get("weights")).sum(),
+        None if plain is None else criterion.row_weights(plain, batch.get("plain_weights")).sum(),
+    )
     for part in torch.tensor_split(torch.arange(len(targets), device=targets.device), pieces):
         some = {name: v if v is None else v[part] for name, v in batch.items()}
         with autocast:
-            loss = loss_of(head, criterion, some, targets[part], weight)
+            loss = loss_of(head, criterion, some, targets[part], whole)
         scaler.scale(loss).backward()
         total += loss.detach()
     return total

@@ -16,11 +16,16 @@ from earshot.core.errors import UserError
 COUNTED = ("f1_macro", "f1_micro", "f1_weighted", "accuracy", "balanced_accuracy")
 OF_SEVERAL = tuple(name for name in COUNTED if name != "accuracy")  # of clips with several labels
 
-NAMES = ("f1_macro", "f1_micro", "f1_weighted", "accuracy", "balanced_accuracy", "roc_auc_macro", "log_loss")
+NAMES = (*COUNTED, "roc_auc_macro", "roc_auc_micro", "log_loss")
 OF_ONE = ("map_at_3",)  # where a clip has one label
 RANKING = ("map_macro", "lwlrap")  # of multi-label probabilities, without a threshold
 MINIMISED = ("log_loss",)
 THRESHOLD = 0.5  # of a multi-label probability; never moved to where the scored clips would like it
+
+
+def of_task(multilabel: bool) -> tuple[str, ...]:
+    """The metrics of clips with one label each, or with several."""
+    return (*NAMES, *(RANKING if multilabel else OF_ONE))
 
 
 def check(metric: str, multilabel: bool) -> None:
@@ -28,12 +33,12 @@ def check(metric: str, multilabel: bool) -> None:
     if metric in RANKING and not multilabel:
         raise UserError(
             f"--metric {metric} is for clips with several labels, and these have one each: choose "
-            f"{', '.join((*NAMES, *OF_ONE))}"
+            f"{', '.join(of_task(False))}"
         )
     if metric in OF_ONE and multilabel:
         raise UserError(
             f"--metric {metric} is for clips with one label each, and these may have several: choose "
-            f"{', '.join((*NAMES, *RANKING))}"
+            f"{', '.join(of_task(True))}"
         )
 
 
@@ -42,10 +47,11 @@ def gain(metric: str, value: float) -> float:
     return -value if metric in MINIMISED else value
 
 
-def summary(found: dict[str, float]) -> str:
-    """The scores that a line has room for."""
+def summary(found: dict[str, float], metric: str = "f1_macro") -> str:
+    """The scores that a line has room for, the one that was aimed at among them."""
     several = (*RANKING, "roc_auc_macro") if RANKING[0] in found else ()
-    shown = ("f1_macro", *(name for name in several if name in found), "accuracy", "log_loss")
+    more = dict.fromkeys(("f1_macro", *several, metric))
+    shown = dict.fromkeys((*(name for name in more if name in found), "accuracy", "log_loss"))
     return "  ".join(
         f"{name} undefined" if name in found.get("undefined", ()) else f"{name} {found[name]:.4f}"
         for name in shown
@@ -56,8 +62,10 @@ def undefined(truth: np.ndarray) -> list[str]:
     """The metrics that a set of clips leaves undefined, where `scores` says 0: those over the labels that
     occur, if none does."""
     if truth.ndim == 2 and not truth.any():
-        return ["f1_macro", "f1_micro", "f1_weighted", "balanced_accuracy", *RANKING, "roc_auc_macro"]
-    return [] if (truth != truth[:1]).any() else ["roc_auc_macro"]
+        return [*OF_SEVERAL, *RANKING, "roc_auc_macro", "roc_auc_micro"]
+    if (truth != truth[:1]).any():
+        return []
+    return ["roc_auc_macro"] + (["roc_auc_micro"] if truth.ndim == 2 and truth.all() else [])
 
 
 def scores(probabilities: np.ndarray, truth: np.ndarray) -> dict[str, float]:
@@ -67,18 +75,21 @@ def scores(probabilities: np.ndarray, truth: np.ndarray) -> dict[str, float]:
         probabilities: (clips, classes).
         truth: (clips,) class indices, or (clips, classes) of 0 and 1.
     Returns:
-        f1_macro, f1_micro, f1_weighted, accuracy, balanced_accuracy, roc_auc_macro and log_loss; where a clip
-        has one label also map_at_3, where several map_macro and lwlrap. Macro-F1 is over all classes that
-        occur in the truth or the predictions. Where multi-label: predicted is what has a probability of 0.5
-        or more; accuracy is the share of clips whose labels are all right; balanced_accuracy is that of each
-        class that occurs, yes against no, then their mean; log_loss is the mean binary cross-entropy;
-        map_macro is the mean average precision of the classes that occur, lwlrap the label-weighted
-        label-ranking average precision of FSDKaggle2019. A clip without labels counts in neither of the two,
-        and where no clip has any they are 0, so that epochs can be compared; `undefined` names them for the
-        reader. A class that is only predicted counts as an F1 of 0, one in neither truth nor predictions does
-        not count. A probability of 0 costs 34.5 (that of 1e-15). roc_auc_macro is the mean over the classes
-        that some clips have and some have not, each against the rest, ties counting half; 0 where there is no
-        such class. map_at_3 is 1, 1/2 or 1/3 for a label that comes first, second or third, else 0.
+        f1_macro, f1_micro, f1_weighted, accuracy, balanced_accuracy, roc_auc_macro, roc_auc_micro and
+        log_loss; where a clip has one label also map_at_3, where several map_macro and lwlrap.
+        Macro-F1 is over all classes that occur in the truth or the predictions. Where multi-label: predicted
+        is what has a probability of 0.5 or more; accuracy is the share of clips whose labels are all right;
+        balanced_accuracy is that of each class that occurs, yes against no, then their mean; log_loss is the
+        mean binary cross-entropy; map_macro is the mean average precision of the classes that occur, lwlrap
+        the label-weighted label-ranking average precision of FSDKaggle2019. A clip without labels counts in
+        neither of the two, and where no clip has any they are 0, so that epochs can be compared; `undefined`
+        names them for the reader. A class that is only predicted counts as an F1 of 0, one in neither truth
+        nor predictions does not count. A probability of 0 costs 34.5 (that of 1e-15). roc_auc_macro is the
+        mean over the classes that some clips have and some have not, each against the rest, ties counting
+        half; 0 where there is no such class; of two classes, one label a clip, it is the usual ROC AUC, by
+        the second's probability. roc_auc_micro is of all (clip, class) pairs together, those of classes that
+        no clip has included; 0 where none is true, or all are. map_at_3 is 1, 1/2 or 1/3 for a label that
+        comes first, second or third, else 0.
     Raises:
         UserError: no clips, or a prediction that is not a number.
     """
@@ -99,7 +110,8 @@ def scores(probabilities: np.ndarray, truth: np.ndarray) -> dict[str, float]:
         **_f1(right, true, said),
         "accuracy": float((predicted == truth).mean()),
         "balanced_accuracy": float((right[true > 0] / true[true > 0]).mean()),
-        "roc_auc_macro": _roc_auc(truth[:, None] == np.flatnonzero(true), probabilities[:, true > 0]),
+        "roc_auc_macro": _roc_auc_of_one(truth, probabilities, true),
+        "roc_auc_micro": _roc_auc_micro(probabilities, truth),
         "map_at_3": _map_at_3(truth, probabilities),
         "log_loss": float(-np.log(np.clip(picked, 1e-15, 1)).mean()),
     }
@@ -156,6 +168,19 @@ def _roc_auc(truth: np.ndarray, scores: np.ndarray) -> float:
     return float(np.mean(areas)) if areas else 0.0
 
 
+def _roc_auc_of_one(truth: np.ndarray, probabilities: np.ndarray, true: np.ndarray) -> float:
+    """`_roc_auc` of clips with one label each, from (classes,) counts of the true ones."""
+    # The first of two classes says the same, but for ties: close to 1 probabilities round sooner than near 0.
+    occurring = np.array([1]) if len(true) == 2 and true.all() else np.flatnonzero(true)
+    return _roc_auc(truth[:, None] == occurring, probabilities[:, occurring])
+
+
+def _roc_auc_micro(probabilities: np.ndarray, truth: np.ndarray) -> float:
+    """`_roc_auc` of all (clip, class) pairs as if they were clips of one class."""
+    yes = truth == 1 if truth.ndim == 2 else truth[:, None] == np.arange(probabilities.shape[1])
+    return _roc_auc(yes.reshape(-1, 1), probabilities.reshape(-1, 1))
+
+
 def _multilabel(probabilities: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     from scipy.stats import rankdata
 
@@ -170,6 +195,7 @@ def _multilabel(probabilities: np.ndarray, truth: np.ndarray) -> dict[str, float
         "lwlrap": 0.0,
     }
     found["roc_auc_macro"] = _roc_auc(truth, probabilities)
+    found["roc_auc_micro"] = _roc_auc_micro(probabilities, truth)
     if len(occurring):
         found["balanced_accuracy"] = float(
             np.mean([_balanced(truth[:, c], predicted[:, c]) for c in occurring])
@@ -316,6 +342,8 @@ def one(metric: str, probabilities: np.ndarray, truth: np.ndarray) -> float:
         return -float(losses(probabilities, truth).mean())
     if is_counted(metric, truth):
         return float(from_counts(metric, *counts(probabilities, truth)[:, 0], len(truth), truth.ndim == 2))
+    if metric == "roc_auc_micro":
+        return _roc_auc_micro(probabilities, truth)
     if truth.ndim == 2 and metric in RANKED:
         return RANKED[metric](probabilities, truth)
     return float(scores(probabilities, truth)[metric])

@@ -2,7 +2,7 @@
 starts from that.
 
 The clips to submit take part, and so do those that the folds are asked about: as sounds, never with their
-labels.
+labels. A clip's weight, which is about its label, plays no part.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ KINDS = {"last": "final epoch: honest", "best": "epoch chosen on the fold it sco
 
 def summarise(run: Run, rows: Rows, numbers: np.ndarray) -> dict[str, dict]:
     """Pool the finished folds' out-of-fold predictions, write oof.csv and oof_last.csv and the reports, print
-    the scores.
+    the scores. Every clip counts alike, whatever its weight in training.
 
     Returns:
         "best" and "last" -> the pooled scores, with the spread of the metric over folds.
@@ -62,7 +62,7 @@ def summarise(run: Run, rows: Rows, numbers: np.ndarray) -> dict[str, dict]:
             "folds": finished,
         }
         by_fold = "undefined" if metric in unknown else f"{np.mean(spread):.4f} ± {np.std(spread):.4f}"
-        lines.append(f"  {kind}  {metrics.summary(pooled)}  {metric} by fold {by_fold}  ({about})")
+        lines.append(f"  {kind}  {metrics.summary(pooled, metric)}  {metric} by fold {by_fold}  ({about})")
     run.keep("scores", found)
     seeds = f", the mean of {training['seeds']} seeds" if training.get("seeds", 1) > 1 else ""
     run.log(f"out-of-fold, {int(asked.sum())} clips pooled over {len(finished)} folds{seeds}:")

@@ -137,18 +137,20 @@ class Fitter:
         """One optimiser step on the given rows; its loss, which nobody has waited for yet."""
         settings, seed = self.settings, self._seed(epoch, number)
         x, mask = self.rows.batch(rows)
-        targets = self.rows.targets_of(rows)
+        targets, weights = self.rows.targets_of(rows), self.rows.weights_of(rows)
         batch = {}
         if own_loss(self.head):  # for the others the clips as they were would only fill memory
             batch = {
                 "plain": x,
                 "plain_mask": mask,
                 "plain_targets": self.criterion.smooth(targets),
+                "plain_weights": weights,
                 **self.rows.extras(rows),
             }
         if self.augmented:
-            x, mask, targets = augment.apply(x, mask, targets, settings, np.random.default_rng(seed))
-        batch |= {"x": x, "mask": mask}
+            random = np.random.default_rng(seed)
+            x, mask, targets, weights = augment.apply(x, mask, targets, settings, random, weights)
+        batch |= {"x": x, "mask": mask, "weights": weights}
         targets = self.criterion.smooth(targets)
         total = self._gradients(batch, targets, seed)
         if settings.optimizer == "sam":
@@ -253,7 +255,7 @@ class Fitter:
         return row
 
     def _scores(self, epoch: int) -> dict[str, float]:
-        """The scores on the fold's own clips."""
+        """The scores on the fold's own clips, all of which count alike whatever their weights."""
         asked = self.valid()[self.heard]
         if not np.isfinite(asked).all():
             ids = self.rows.ids[self.heard][~np.isfinite(asked).all(1)]

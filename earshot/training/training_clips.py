@@ -18,7 +18,7 @@ COLUMNS = ["id", "fold", "sha256"]
 
 
 class TrainingClip(NamedTuple):
-    """A clip; its fold is the one that it was validated in, -1 for none; `sha256` as 64 hex digits."""
+    """A clip; its fold is the one that it was validated in, -1 or -2 for none; `sha256` as 64 hex digits."""
 
     id: str
     fold: int

@@ -1,0 +1,32 @@
+"""What each training clip counts in the loss, where its source says so."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from earshot.core.csv_table import shown
+from earshot.core.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def of(clips: pd.DataFrame) -> np.ndarray | None:
+    """The weights of some clips, (clips,) float32; None where all are 1, so that such caches stay what they
+    were.
+
+    Raises:
+        UserError: a weight that is no number above 0.
+    """
+    with np.errstate(over="ignore"):
+        found = clips["weight"].to_numpy(dtype=np.float64).astype(np.float32)
+    wrong = ~(np.isfinite(found) & (found > 0))
+    if wrong.any():
+        first = int(wrong.argmax())
+        raise UserError(
+            f"the clip {shown(clips['id'].iloc[first])} has the weight {clips['weight'].iloc[first]:g}: a "
+            "weight is a number above 0; leave such clips out instead"
+        )
+    return found if (found != 1).any() else None

@@ -1,0 +1,34 @@
+"""The metric that training aims at where nobody chose one: the contest's own, which a cache may know."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from earshot.core import cli
+from earshot.core.config import TrainingFlags
+from earshot.features.cache import Cache
+
+
+def default(caches: Sequence[Cache], argv: Sequence[str]) -> tuple[str, str | None]:
+    """The metric, and the line to say about it; the usual one and None where the contest's is not known, or
+    the arguments have a --metric.
+
+    A contest's metric that these clips cannot be scored by is not the user's fault: it is a warning.
+
+    Args:
+        caches: of one competition; the first that knows its metric decides.
+        argv: the command's arguments.
+    """
+    usual = TrainingFlags().metric
+    own = next((one.record["metric"] for one in caches if one.record.get("metric")), None)
+    if own is None or cli.peek(list(argv), "metric")["metric"] is not None:
+        return usual, None
+    from earshot.training import metrics  # with numpy, which nobody waits for before
+
+    if own not in metrics.of_task(caches[0].multilabel):
+        labels = "several labels" if caches[0].multilabel else "one label each"
+        return usual, (
+            f"warning: the contest's metric {own} is none that clips with {labels} are scored by here: "
+            f"{usual} takes its place (--metric overrules)"
+        )
+    return own, f"metric: {own}, the contest's own (--metric overrules)"
