@@ -107,11 +107,14 @@ class _Names:
         self._longest = 0
         for name in classes:
             self._add(_value(spelling.key(name)) if self.whole else name, name)
-            for form in () if self.whole else ("NFC", "NFD"):
-                self._add(unicodedata.normalize(form, spelling.key(name)), name)
         by_loose = spelling.alike(classes, spelling.loose)
         twins = {spelling.loose(name) for group in by_loose for name in group}
         self._loose = {spelling.loose(name): name for name in classes if spelling.loose(name) not in twins}
+        for name in () if self.whole else self._loose.values():
+            for text in (spelling.key(name), unicodedata.normalize("NFD", spelling.key(name))):
+                for case in (text, text.lower(), text.upper(), text.capitalize(), text.title()):
+                    for form in (case, case.replace("_", " "), case.replace(" ", "_")):
+                        self._add(form, name)
 
     def _add(self, text: str, name: str) -> None:
         tokens = TOKEN.findall(text)
@@ -148,7 +151,7 @@ class _Names:
                 token = _value(token)
             for n in self._lengths.get(token, ()) if last is None else (last - i,):
                 text = token if n == 1 else "".join(tokens[i : i + n])
-                if (name := self._named.get(text)) is not None:
+                if i + n <= len(tokens) and (name := self._named.get(text)) is not None:
                     yield i, i + n, name
 
 
@@ -326,7 +329,7 @@ def _by_cut(
         return None
     # Those of a class that is not known, or of a clip that is not.
     clips = {row[0] for row in rows if row}
-    some_rows = Random(0).sample(open_rows, min(len(open_rows), PROBE))
+    some_rows = sorted(Random(0).sample(open_rows, min(len(open_rows), PROBE)))
     named = {number: text for number in some_rows if (text := _instead(ids[number], clips, cut))}
     often = Counter(named.values())
     for number, text in named.items():  # "b_dog" of a clip a_b that is not known is no class of the clip a

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
+from os.path import commonprefix
+from typing import NamedTuple
 
 import pandas as pd
 
-from earshot.competition import labels
+from earshot.competition import labels, long_format
 from earshot.core import spelling
 from earshot.core.csv_table import shown, some
 from earshot.core.errors import UserError
@@ -23,6 +25,131 @@ STYLES = (
     lambda text: re.sub(r"^(\d+)\.0+$", r"\1", text, flags=re.ASCII),
     lambda text: re.sub(r"^(\d+)$", r"\1.0", text, flags=re.ASCII),
 )
+# Words of a header that mean a number for one class, and headers that mean labels.
+SCORES = frozenset(
+    "probability probabilities prob probs proba score scores confidence conf likelihood likelihoods p".split()
+)
+LABELS = frozenset(labels.LABEL_NAMES) - {"target", "y"}
+# A cell that means yes, and one that means no.
+YES_NO = {"true": "false", "yes": "no", "t": "f", "y": "n", "present": "absent", "positive": "negative"}
+NO = frozenset("0 none nothing background noise silence silent normal neg".split()) | {*YES_NO.values()}
+
+
+class Shape(NamedTuple):
+    """What the cells of a sample submission are: "labels", or a "score" (a number, or yes and no) of a class.
+
+    of: the class that a single column's score is of; None where columns or rows say it.
+    words: how yes and no are written; None for numbers.
+    several: how many labels a cell has, the likeliest first; 0 where that depends on the clip.
+    separator: what stands between them.
+    """
+
+    kind: str
+    of: str | None = None
+    words: tuple[str, str] | None = None
+    several: int = 1
+    separator: str = " "
+
+
+def shape(sample: pd.DataFrame, id_column: str, classes: Sequence[str], several: bool) -> Shape:
+    """What the cells of a sample submission are, where its rows are clips: header and values decide together.
+
+    Args:
+        classes: in order, in any spelling. several: may a clip have several labels?
+    Raises:
+        UserError: a column per class, and one is no class.
+    """
+    columns = [column for column in sample.columns if column != id_column]
+    if not columns or by_class(columns, classes):
+        return Shape("score", words=yes_no(cell for c in columns for cell in sample[c].unique()))
+    cells = _cells(sample[columns[0]])
+    known = set(spelling.keys(classes))
+    none_known = not known & set(spelling.keys(cells))
+    if not several and len(classes) == 2:
+        words = yes_no(cells) if none_known else None
+        numbers = all(_number(cell) for cell in cells)
+        fractions = numbers and any(map(fraction, cells)) and not set(spelling.keys(cells)) <= known
+        if words or fractions or is_score(columns[0]) and (numbers or none_known):
+            return Shape("score", positive(columns[0], classes), words)
+    if several:
+        return Shape("labels", several=0)
+    count, separator = _counted(cells, classes)
+    return Shape("labels", several=count, separator=separator)
+
+
+def long_words(column: str, cells: Iterable[str]) -> tuple[str, str] | None:
+    """How a sample with a row per clip and class writes yes and no; None where it holds numbers."""
+    found = {cell.strip() for cell in cells} - {""}
+    return ("1", "0") if found == {"0", "1"} and not is_score(column) else yes_no(found)
+
+
+def yes_no(cells: Iterable[str]) -> tuple[str, str] | None:
+    """How cells that are nothing but yes and no write them; None for others."""
+    found = {cell.strip().lower(): cell.strip() for cell in cells if cell.strip()}
+    for yes, no in YES_NO.items():
+        if found and found.keys() <= {yes, no}:
+            like = next(iter(found.values()))
+            case = str.upper if like.isupper() else str.capitalize if like[0].isupper() else str
+            return found.get(yes, case(yes)), found.get(no, case(no))
+    return None
+
+
+def is_score(header: str) -> bool:
+    """Does a header mean a number, not a label?"""
+    return not SCORES.isdisjoint(_words(header))
+
+
+def positive(header: str, classes: Sequence[str]) -> str:
+    """Which of two classes a score is of: the one that the header names, the larger number, the one that says
+    yes or whose opposite says no; else the second."""
+    named = [name for name in classes if set(_words(name)) <= set(_words(header))]
+    if len(named) == 1:
+        return named[0]
+    if all(map(_is_float, classes)):
+        return max(classes, key=float)
+    words = [_words(spelling.loose(name)) for name in classes]  # true is 1 there, false 0
+    yes = [i for i in (0, 1) if words[i][:1] == words[i] and {*words[i]} & {*YES_NO, "1"}]
+    no = [i for i in (0, 1) if {*words[i][:1]} & {"not", "non", *(NO if words[i][1:] == [] else ["no"])}]
+    return classes[yes[0] if len(yes) == 1 else 1 - no[0] if len(no) == 1 else 1]
+
+
+def _words(text: str) -> list[str]:
+    """The words of a header, also of predProba."""
+    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text)
+    return re.findall(r"[^\W_]+", apart.casefold())
+
+
+def _cells(column: pd.Series) -> list[str]:
+    """What the cells of a column hold, each once."""
+    return [cell for cell in column.str.strip().unique() if cell]
+
+
+def _is_float(text: str) -> bool:
+    return re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", text, re.ASCII | re.IGNORECASE) is not None
+
+
+def _number(text: str) -> bool:
+    """Is a cell a number from 0 to 1?"""
+    return _is_float(text.replace(",", ".")) and 0 <= float(text.replace(",", ".")) <= 1
+
+
+def _counted(cells: list[str], classes: Sequence[str]) -> tuple[int, str]:
+    """How many labels every cell has, of clips that have one: several where all fall apart into so many words
+    that mostly are classes, whatever their case; and what stands between."""
+    known = {*spelling.keys(classes), *map(spelling.loose, classes)}
+
+    def is_class(text: str) -> bool:
+        return spelling.key(text) in known or spelling.loose(text) in known
+
+    if not cells or any(map(is_class, cells)):
+        return 1, " "
+    separator = labels.find_separator(cells, list(classes))
+    parts = [labels.split(cell, separator) for cell in cells]
+    words = dict.fromkeys(word for part in parts for word in part)
+    count = len(parts[0])
+    if {len(part) for part in parts} != {count} or 2 * sum(map(is_class, words)) <= len(words):
+        return 1, " "
+    return min(count, len(classes)), separator
 
 
 def by_class(columns: Sequence[str], classes: Sequence[str]) -> bool:
@@ -37,6 +164,8 @@ def by_class(columns: Sequence[str], classes: Sequence[str]) -> bool:
     unknown = [column for column in columns if spelling.key(column) not in known]
     if len(columns) == 1 and unknown:
         return False
+    if unknown and _around(columns, classes):
+        return True
     if unknown:
         hint = meant(unknown[0], classes) or ": spell the classes alike in both files, or take the column out"
         raise UserError(
@@ -50,6 +179,19 @@ def by_class(columns: Sequence[str], classes: Sequence[str]) -> bool:
     return True
 
 
+def _around(columns: Sequence[str], classes: Sequence[str]) -> dict[str, str]:
+    """The class of each column, where all have one text before or behind it (s0, s1 for 0, 1); {} without."""
+    known = {spelling.key(name): name for name in classes}
+    before = commonprefix(list(columns))
+    behind = commonprefix([column[::-1] for column in columns])[::-1]
+    for i in range(min(len(before), 40) + 1):
+        for j in range(min(len(behind), 40) + 1):
+            names = [spelling.key(column[i : len(column) - j]) for column in columns]
+            if i + j and all(name in known for name in names) and len(set(names)) == len(columns):
+                return {column: known[name] for column, name in zip(columns, names, strict=True)}
+    return {}
+
+
 def meant(text: str, classes: Sequence[str]) -> str:
     """ ": did you mean ...?" where a label of another spelling comes close, else nothing."""
     found = spelling.near(text, classes)
@@ -59,7 +201,8 @@ def meant(text: str, classes: Sequence[str]) -> str:
 def check(
     sample: pd.DataFrame, name: str, id_column: str, classes: Sequence[str], learnt: set[str], several: bool
 ) -> list[str]:
-    """Warnings on a sample submission whose cells name what no training clip has as its label.
+    """Notes on what a sample submission wants, and warnings where its cells name what no training clip has as
+    its label.
 
     Args:
         name: the file's. classes: all labels. learnt: those of training clips.
@@ -68,23 +211,50 @@ def check(
         UserError: a column per class, and one is no class.
     """
     columns = [column for column in sample.columns if column != id_column]
-    if not columns or by_class(columns, classes):
+    if not columns:
         return []
-    named = _named(sample, columns[0], classes, several)
-    if not several and len(classes) == 2 and all(map(fraction, named)):  # a probability is asked for
-        return []
+    asked, column = shape(sample, id_column, classes, several), columns[0]
+    if asked.kind == "score" and asked.of is None:
+        return [_threshold(name, "its columns hold", *asked.words)] if asked.words else []
+    cells = _cells(sample[column])
+    words, scores = long_words(column, cells), is_score(column)
+    numbers = column.lower() not in LABELS and all(map(_number, cells))
+    if (words or scores or numbers) and long_format.likely(list(sample[id_column]), classes):
+        return [_threshold(name, f"column {column} holds", *words)] if words else []
+    if asked.of is not None:
+        what = f"{asked.words[0]} where it is the likelier" if asked.words else "its probability is submitted"
+        return [f"{name}: column {column} is about the class {shown(asked.of)}: {what}"]
+    named = _named(sample, column, classes, several)
+    blank = [label for label in classes if len(labels.split(label, asked.separator)) > 1]
+    notes = [
+        f"warning: the cells of {name} have {asked.several} labels each, and the label {shown(label)} holds what "
+        "stands between them: the leaderboard may take it for several"
+        for label in blank[:1]
+        if asked.several > 1
+    ]
+    if scores and all(map(_number, named)):
+        return [
+            f"warning: column {column} of {name} asks for a score, and there are {len(classes)} classes "
+            f"({some(classes, 5)}): of which it does not say, so labels are submitted; if another column of "
+            "the train csv is meant, name it with --label-column"
+        ]
     known = set(spelling.keys(learnt))
     unknown = [label for label in named if spelling.key(label) not in known]
     unknown = [label for label in unknown if any(map(str.isalnum, label))]  # "?" stands for any label
     if not unknown:
-        return []
-    words = (word for label in unknown[:20] for word in (label, *labels.words(label)))
-    hints = filter(None, (meant(word, sorted(learnt)) for word in words if spelling.key(word) not in known))
+        return notes
+    parts = (word for label in unknown[:20] for word in (label, *labels.words(label)))
+    hints = filter(None, (meant(word, sorted(learnt)) for word in parts if spelling.key(word) not in known))
     hint = next(hints, ": labels are submitted as the training data spells them")
     return [
-        f"warning: column {columns[0]} of {name} holds {some(unknown, 3)}, and no training clip has that "
-        f"label ({some(sorted(learnt), 5)}){hint}"
+        *notes,
+        f"warning: column {column} of {name} holds {some(unknown, 3)}, and no training clip has that "
+        f"label ({some(sorted(learnt), 5)}){hint}",
     ]
+
+
+def _threshold(name: str, where: str, yes: str, no: str) -> str:
+    return f"{name}: {where} {yes} and {no}: {yes} is submitted where a class is likelier than not"
 
 
 def spelled(classes: Sequence[str], sample: pd.DataFrame, id_column: str, several: bool) -> list[str]:
@@ -95,7 +265,12 @@ def spelled(classes: Sequence[str], sample: pd.DataFrame, id_column: str, severa
     """
     columns = [column for column in sample.columns if column != id_column]
     if not columns or by_class(columns, classes):
-        return spelling.like(classes, columns)
+        column_of = {label: column for column, label in _around(columns, classes).items()}
+        return (
+            [column_of.get(label, label) for label in classes]
+            if column_of
+            else spelling.like(classes, columns)
+        )
     found: dict[str, str] = {}
     spelling.settle(_named(sample, columns[0], classes, several), found)
     shown_there = [(label, found[spelling.key(label)]) for label in classes if spelling.key(label) in found]
@@ -114,8 +289,8 @@ def fraction(text: str) -> bool:
 def _named(sample: pd.DataFrame, column: str, classes: Sequence[str], several: bool) -> list[str]:
     """The distinct labels that a column's cells name: a cell, or its parts where one of them is a label."""
     known = set(spelling.keys(classes))
-    cells = [cell for cell in sample[column].str.strip().unique() if cell]
-    separator = labels.find_separator(cells, list(classes)) if several else " "
+    cells = _cells(sample[column])
+    separator = labels.find_separator(cells, list(classes)) if several else _counted(cells, classes)[1]
     found: dict[str, None] = {}
     for cell in cells:
         parts = [] if spelling.key(cell) in known else labels.split(cell, separator)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from earshot.competition import labels, sample_answers
+from earshot.competition import labels, long_format, sample_answers
 from earshot.core import csv_table, spelling
 from earshot.core.csv_text import as_text
 from earshot.core.errors import UserError
@@ -73,9 +74,10 @@ def build(
         probabilities: (clips, classes).
         classes: the labels in the columns' order, as the sample file spells them.
         columns: headers of id and label, for want of a sample file.
-        sample: the sample submission; its columns decide: one label column gets the likeliest class (the k
-            likeliest, where the sample's answers are k labels; the second class's probability, where it has
-            two classes and the sample holds fractions), several get a probability per class.
+        sample: the sample submission; its header, ids and cells decide: one label column gets the likeliest
+            class (the k likeliest, where its cells are k labels), a score the probability of one of two
+            classes, a column per class each class's, and a row per clip and class that row's (0 of a class
+            that is not known); yes and no as words are written so, yes from the threshold on.
         multilabel: a label column gets every class that is likelier than not, and at least the likeliest.
         separator: what stands between them, as `labels.find_separator` has it. None: the training data has
             0/1 columns, and so has a submission for want of a sample file.
@@ -97,24 +99,43 @@ def build(
         )
     id_column = id_column_of(sample, columns[0])
     at = {str(id): index for index, id in enumerate(ids)}
-    missing = [id for id in sample[id_column] if id not in at]
+    answers = [column for column in sample.columns if column != id_column]
+    table = pd.DataFrame({id_column: sample[id_column]})
+    clips, asked = list(sample[id_column]), None
+    missing = [clip for clip in clips if clip not in at]
+    if missing and len(answers) == 1 and not sample_answers.by_class(answers, classes):
+        asked = long_format.find(
+            clips, classes, lambda some: {clip for clip in some if clip in at}, strict=False
+        )
+    if asked:
+        clips, missing = asked.clips, [clip for clip in asked.clips if clip not in at]
     if missing:
         raise UserError(
             f"{len(missing)} ids of the sample submission have no prediction (first: {missing[0]}): "
             "the features were made from another sample: run get_features.py again"
         )
-    ordered = probabilities[[at[id] for id in sample[id_column]]]
-    answers = [column for column in sample.columns if column != id_column]
-    table = pd.DataFrame({id_column: sample[id_column]})
-    if not sample_answers.by_class(answers, classes):
+    rows = [at[clip] for clip in clips]
+    if asked:
+        place = {label: index for index, label in enumerate(classes)}
+        of = np.array([place.get(label, -1) for label in asked.classes])
+        found = np.where(of < 0, 0, probabilities[rows, of])
+        words = sample_answers.long_words(answers[0], sample[answers[0]].unique())
+        table[answers[0]] = _as_words(found >= THRESHOLD, words) if words else _cells(found)
+        return table[list(sample.columns)]
+    ordered = probabilities[rows]
+    shape = sample_answers.shape(sample, id_column, classes, multilabel)
+    if shape.kind == "labels":
         table[answers[0]] = (
             _several(ordered, classes, separator or ",")
             if multilabel
-            else _answers(ordered, classes, sample[answers[0]])
+            else _likeliest(ordered, classes, shape)
         )
-    else:
-        for column in answers:
-            table[column] = _cells(ordered[:, classes.index(column)])
+        return table[list(sample.columns)]
+    # a clip of a single-label task has exactly one class, the likeliest
+    yes = ordered >= THRESHOLD if multilabel else np.eye(len(classes), dtype=bool)[ordered.argmax(1)]
+    for column in answers:
+        index = classes.index(column if shape.of is None else shape.of)
+        table[column] = _as_words(yes[:, index], shape.words) if shape.words else _cells(ordered[:, index])
     return table[list(sample.columns)]
 
 
@@ -140,16 +161,15 @@ def _as_in(sample: pd.DataFrame, named: str, classes: list[str], separator: str 
     return shown if shown == labels.LIST or labels.falls_apart(cells, shown, classes) else separator
 
 
-def _answers(probabilities: np.ndarray, classes: list[str], examples: pd.Series) -> list:
-    words = [example.split() for example in examples.unique()]
-    k = len(words[0]) if words else 1
-    if k > 1 and all(len(w) == k and set(w) <= set(classes) for w in words):
-        return [
-            " ".join(classes[i] for i in row) for row in np.argsort(-probabilities, 1, kind="stable")[:, :k]
-        ]
-    if len(classes) == 2 and all(sample_answers.fraction(example) for example in examples.unique()):
-        return list(_cells(probabilities[:, 1]))
-    return [classes[i] for i in probabilities.argmax(1)]
+def _likeliest(probabilities: np.ndarray, classes: list[str], shape: sample_answers.Shape) -> list[str]:
+    if shape.several == 1:
+        return [classes[i] for i in probabilities.argmax(1)]
+    order = np.argsort(-probabilities, 1, kind="stable")[:, : shape.several]
+    return [labels.join([classes[i] for i in row], shape.separator) for row in order]
+
+
+def _as_words(yes: np.ndarray, words: tuple[str, str]) -> list[str]:
+    return np.where(yes, *words).tolist()
 
 
 def check(
@@ -159,6 +179,7 @@ def check(
     columns: list[str],
     classes: list[str],
     separator: str = " ",
+    words: tuple[str, ...] = (),
 ) -> None:
     """The guard: raise UserError unless the table is what the leaderboard will accept.
 
@@ -169,6 +190,7 @@ def check(
         columns: the columns that are expected, in order.
         classes: every label there is.
         separator: what stands between several labels of a cell.
+        words: how cells may write yes and no.
     """
     if list(table.columns) != columns:
         raise UserError(f"submission refused: its columns are {list(table.columns)}, expected {columns}")
@@ -193,9 +215,9 @@ def check(
             raise UserError(
                 f"submission refused: column {column} is empty or NaN at id {table[id_column][empty].iloc[0]}"
             )
-        if cells.isin(classes).all() or all(
-            set(labels.split(cell, separator)) <= set(classes) for cell in cells.unique()
-        ):
+        if words and cells.isin(words).all():
+            continue
+        if cells.isin(classes).all() or _are_labels(cells.unique(), classes, separator):
             continue
         numbers = pd.to_numeric(cells, errors="coerce")
         if numbers.isna().all() or not numbers.notna().all() and cells.isin(classes).any():
@@ -207,6 +229,18 @@ def check(
             raise UserError(
                 f"submission refused: {cells[wrong].iloc[0]} in column {column} is no probability"
             )
+
+
+def _are_labels(cells: np.ndarray, classes: list[str], separator: str) -> bool:
+    known = set(classes)
+    if all(known.issuperset(labels.split(cell, separator)) for cell in cells):
+        return True
+    if not any(len(labels.split(label, separator)) > 1 for label in classes):
+        return False
+    # "light rain wind": two labels between blanks, of which one holds a blank
+    one = "|".join(map(re.escape, sorted(classes, key=len, reverse=True)))
+    several = re.compile(f"(?:{one})(?:{re.escape(separator)}(?:{one}))*")
+    return all(map(several.fullmatch, cells))
 
 
 def render(
@@ -239,6 +273,12 @@ def render(
     table = pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False)
     id_column = columns[0] if sample is None else id_column_of(sample, columns[0])
     wanted = ids if sample is None else sample[id_column]
+    shape, words = sample_answers.Shape("labels"), None
+    if sample is not None:
+        shape = sample_answers.shape(sample, id_column, classes, multilabel)
+        words = sample_answers.yes_no(
+            cell for column in sample.columns.drop(id_column) for cell in sample[column].unique()
+        )
     own = [columns[0], *_headers(columns[0], classes)] if multilabel and separator is None else list(columns)
     check(
         table,
@@ -246,7 +286,8 @@ def render(
         [str(id) for id in wanted],
         own if sample is None else list(sample.columns),
         classes,
-        (separator or ",") if multilabel else " ",
+        (separator or ",") if multilabel else shape.separator,
+        words or (),
     )
     return data, table
 
