@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from earshot.competition import layouts, placeholder, sample, sample_answers, zip_file
+from earshot.competition import inner_archives, layouts, placeholder, sample, sample_answers, zip_file
 from earshot.competition.file_index import walk
 from earshot.competition.labels import each
 from earshot.core import csv_table, spelling
@@ -68,6 +68,7 @@ def load(
     Raises:
         UserError: whatever the user can mend, in one line.
     """
+    unpacked: list[str] = []
     if str(path) == "sample":
         with locked(Path(out) / "sample", "the sample competition", wait=True):
             root = sample.build(Path(out) / "sample")
@@ -83,7 +84,8 @@ def load(
                 raise UserError(f"{path} is a file but no zip: give the competition's folder or its zip")
             root = zip_file.unpack(root, Path(out) / name / "unpacked")
         elif (root / "unpacked" / zip_file.MARKER).is_file():  # an earlier run unpacked a zip here
-            root = zip_file.unpacked(root / "unpacked")
+            root = inner_archives.earlier(root / "unpacked")
+        root, unpacked = inner_archives.opened(root, Path(out) / name)
     root = Path(os.path.abspath(root))
     found = layouts.recognise(root, train_csv, id_column, label_column, task)
     several = found.written is not None and found.written.multilabel
@@ -112,6 +114,7 @@ def load(
     layout = "sample" if is_sample else found.layout
     notes = [
         f"layout: {layout}",
+        *unpacked,
         *found.notes,
         *(["task: multi-label"] if several else []),
         *counts(clips, found.missing),
@@ -216,7 +219,11 @@ def find(out="data") -> list[Path]:
     folders = sorted(
         p for p in out.iterdir() if p.is_dir() and p.name != "sample" and not p.name.startswith(".")
     )
-    return [p for p in folders if any(any(map(is_audio, names)) for _, names in walk(p))]
+    return [
+        p
+        for p in folders
+        if zip_file.mirrored(p / "unpacked") or any(any(map(is_audio, names)) for _, names in walk(p))
+    ]
 
 
 def straddling(clips: pd.DataFrame) -> list[str]:
