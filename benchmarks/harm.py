@@ -32,8 +32,7 @@ TESTED = {
     "zips": (["test_archive.py"], "unpacked inside their folder, or refused before anything is written"),
     "archives in a competition's folder: bombs, paths and links that lead outside, cut off": (
         ["test_inner_archives.py"],
-        "unpacked inside their folder beside the outputs, or refused in one line; many small ones together as "
-        "one",
+        "unpacked beside the outputs, inside their folder, or refused in one line; many small ones as one",
     ),
     "parquet files: paths that lead outside, huge cells, damage": (
         ["test_parquet.py"],

@@ -15,7 +15,7 @@ from test_archive import zipped
 
 from earshot.competition import zip_file
 from earshot.competition.load import find, load
-from earshot.core.errors import UserError
+from earshot.core.errors import TemporaryError, UserError
 
 
 @pytest.fixture
@@ -70,6 +70,8 @@ def test_a_read_only_folder_a_second_run_and_a_folder_that_moved(owls, tmp_path)
     load(owls, out=tmp_path / "out")
     assert made == {p: p.lstat().st_ino for p in (tmp_path / "out").rglob("*") if p.name != ".lock"}
     owls.rename(tmp_path / "elsewhere")
+    with pytest.raises(TemporaryError, match="is not there, and was"):  # a drive may be away
+        load(owls, out=tmp_path / "out")
     assert "which is not there" in refused(tmp_path / "out/owls", out=tmp_path / "out")
     (tmp_path / "new").mkdir()
     moved = load((tmp_path / "elsewhere").rename(tmp_path / "new/owls"), out=tmp_path / "out")
@@ -151,6 +153,8 @@ def test_tars(tmp_path, suffix, mode):
         out.add(tmp_path / "made", "genres")
     comp = load(tmp_path / "c", out=tmp_path / "out")
     assert comp.classes == ["cat", "dog"] and "genres/cat/1.wav" in paths(comp)
+    itself = load(tmp_path / f"c/genres.{suffix}", out=tmp_path / "out")
+    assert itself.name == "genres" and "cat/1.wav" in paths(itself)
 
 
 def test_zips_in_a_zip_at_two_levels_and_no_more(owls, tmp_path):
@@ -185,6 +189,7 @@ def test_archives_that_cannot_be_read_are_named_with_a_command(kaggle, tmp_path)
     for name in ("dev.zip", "dev.z01", "old.rar", "new.tar.zst"):
         (root / name).unlink()
     assert "test.7z, train.7z: 7z x test.7z" in refused(root, out=tmp_path / "out")
+    assert "7z x" in refused(root / "train.7z", out=tmp_path / "out")
     (kaggle / "train.7z").write_bytes(b"7z")
     (kaggle / "x.zip").write_bytes(b"PK")
     notes = load(kaggle, out=tmp_path / "out").notes
@@ -273,6 +278,15 @@ def test_tars_that_are_cut_off_or_altered(tmp_path):
     ):
         path.write_bytes(spoilt)
         assert "not a whole tar" in only_refused(tmp_path / "c", tmp_path)
+
+
+def test_a_csv_whose_paths_begin_with_the_folder_s_name(tmp_path):
+    files(tmp_path / "made", "x.wav")
+    root = tmp_path / "owls"
+    files(root, "a.wav", "b.wav")
+    csv(root / "train.csv", "path,label owls/a.wav,owl owls/b.wav,jay")
+    zipped(root / "test.zip", tmp_path / "made")
+    assert paths(load(root, out=tmp_path / "out"))[:2] == ["a.wav", "b.wav"]
 
 
 def test_no_space(owls, tmp_path, monkeypatch):

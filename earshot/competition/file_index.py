@@ -189,7 +189,7 @@ class Files:
         # part of a path, or a path on another machine: the folders must agree as far as both go
         if "/" in wanted:
             tail = key("/" + strip_suffix(wanted.lstrip("/")))
-            root = key(text_of(self.root.as_posix()))
+            root = key(text_of((mirrored(self.root) or self.root).as_posix()))
             heads = {
                 f: [key("/" + strip_suffix(reading)) for reading in readings(self._disk.get(f, f))]
                 for f in found

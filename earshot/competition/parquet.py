@@ -157,7 +157,7 @@ def check(files: Sequence[Path]) -> tuple[int, int]:
                 chunk = _chunk(about, column)
                 if chunk < 0 or about.num_rows < 0 or chunk > LARGEST_CELL * max(about.num_rows, 1):
                     raise UserError(f"{path} has a cell of more than {LARGEST_CELL >> 20} MB: left out")
-                bytes_there += chunk
+                bytes_there += _bytes(about, {column, *columns(file.schema_arrow)})
             zip_file.check_size(path, bytes_there)
             rows, size = rows + file.metadata.num_rows, size + bytes_there
     zip_file.check_count(files[0], rows)
@@ -166,8 +166,14 @@ def check(files: Sequence[Path]) -> tuple[int, int]:
 
 def _chunk(group: Any, column: str) -> int:
     """Bytes that the audio of a row group takes unpacked, as it declares them."""
-    columns = (group.column(n) for n in range(group.num_columns))
-    return sum(c.total_uncompressed_size for c in columns if c.path_in_schema == f"{column}.bytes")
+    chunks = (group.column(n) for n in range(group.num_columns))
+    return sum(c.total_uncompressed_size for c in chunks if c.path_in_schema == f"{column}.bytes")
+
+
+def _bytes(group: Any, wanted: set[str]) -> int:
+    """Bytes that columns of a row group take unpacked, as it declares them."""
+    chunks = (group.column(n) for n in range(group.num_columns))
+    return sum(max(c.total_uncompressed_size, 0) for c in chunks if c.path_in_schema.split(".")[0] in wanted)
 
 
 def write(files: Sequence[Path], split: str, folder: Path) -> None:
@@ -199,13 +205,14 @@ def write(files: Sequence[Path], split: str, folder: Path) -> None:
                 for row in read(file, column, list(shown)):
                     cell = row[column] or {}
                     data, name = cell.get("bytes"), str(cell.get("path") or "")
+                    cells = [text(row.get(c), shown.get(c)) for c in header]
+                    left -= len(data or b"") + sum(map(len, cells))
+                    if left < 0:
+                        raise UserError(f"{path} unpacks to more than it declares: not safe to unpack")
                     if data is not None:
-                        left -= len(data)
-                        if left < 0 or len(data) > LARGEST_CELL:
-                            raise UserError(f"{path} holds more audio than it declares: not safe to unpack")
                         name = f"{split}/{file_name(name, data, number, used)}"
                         (folder / name).write_bytes(data)
-                    out.writerow([name, *(text(row.get(c), shown.get(c)) for c in header)])
+                    out.writerow([name, *cells])
                     number += 1
 
 
@@ -214,8 +221,8 @@ def read(file: Any, column: str, others: list[str]) -> Iterator[dict[str, Any]]:
     wanted = [f"{column}.bytes", f"{column}.path", *others]
     for group in range(file.metadata.num_row_groups):
         # a cell may be as large as all of its group
-        chunk = max(_chunk(file.metadata.row_group(group), column), 1)
-        count = min(max(BATCH // chunk, 1), 64)
+        chunk = _bytes(file.metadata.row_group(group), {column, *others})
+        count = min(max(BATCH // max(chunk, 1), 1), 64)
         for batch in file.iter_batches(count, row_groups=[group], columns=wanted, use_threads=False):
             yield from batch.to_pylist()
 
@@ -258,14 +265,14 @@ def class_names(feature: Any) -> list[str] | None:
 
 
 def text(value: Any, names: list[str] | None) -> str:
-    """A value as a csv's cell; a list as Python writes it, which labels are read from."""
+    """A value as a csv's cell, long text cut; a list as Python writes it, which labels are read from."""
     if isinstance(value, list):
         return str([text(one, names) for one in value])[:LARGEST_TEXT] if value else ""
     if value is None or value != value:
         return ""
     if names is not None and type(value) is int:
         return names[value] if 0 <= value < len(names) else "" if value == -1 else str(value)
-    return str(value)[:LARGEST_TEXT]
+    return str(value)[:LARGEST_TEXT].replace("\0", "")
 
 
 def file_name(path: str, data: bytes, number: int, used: set[str]) -> str:

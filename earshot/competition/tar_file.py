@@ -24,7 +24,7 @@ class Member(tarfile.TarInfo):
     def fromtarfile(cls, archive):
         try:
             return super().fromtarfile(archive)
-        except tarfile.EOFHeaderError:
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
             raise
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(str(error)) from None
@@ -39,10 +39,26 @@ class Member(tarfile.TarInfo):
                 raise tarfile.ReadError("too many global headers")
         if self.type == tarfile.GNUTYPE_SPARSE:
             raise tarfile.ReadError("a sparse file")
-        return super()._proc_member(archive)
+        return super()._proc_member(archive)  # type: ignore[misc]
 
     def _proc_gnusparse_10(self, *_):
         raise tarfile.ReadError("a sparse file")  # whose map may take any memory
+
+
+def unpack(path: Path, into: Path) -> Path:
+    """Unpack a tar into the folder `into`, or find it unpacked there; returns its single top folder, else
+    `into`.
+
+    Raises:
+        UserError: not a readable tar, or one with a link, a path that leads outside, or an implausible size.
+    """
+    into = Path(into)
+    with zip_file.reported(path, into), opened(path) as archive:
+        state = signature(archive, path)
+        if not zip_file.holds(into, state):
+            members = check(archive, path)
+            zip_file.fill(into, state, lambda partial: extract(archive, members, partial, path))
+    return zip_file.unpacked(into)
 
 
 @contextlib.contextmanager
