@@ -30,6 +30,14 @@ TESTED = {
         "read as meant, or refused in one line that names the file and the row",
     ),
     "zips": (["test_archive.py"], "unpacked inside their folder, or refused before anything is written"),
+    "archives in a competition's folder: bombs, paths and links that lead outside, cut off": (
+        ["test_inner_archives.py"],
+        "unpacked beside the outputs, inside their folder, or refused in one line; many small ones as one",
+    ),
+    "parquet files: paths that lead outside, huge cells, damage": (
+        ["test_parquet.py"],
+        "written inside their folder, or refused in one line",
+    ),
     "damaged shards, caches, checkpoints": (
         ["test_damage.py", "test_checkpoints.py"],
         "named, set aside and made again, or refused",

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from functools import cache, cached_property
 from pathlib import Path
 
+from earshot.competition.archive_names import is_closed, is_tar, is_zip
+from earshot.competition.zip_file import MARKER, mirrored
 from earshot.core.errors import UserError, temporary
 from earshot.core.file_names import (
     decodable,
@@ -47,12 +49,13 @@ def words(name: str) -> list[str]:
     return re.findall("[a-z]+", name.lower())
 
 
-def walk(root: Path, closed: list[str] | None = None):
-    """Yield (relative folder, file names), sorted, without hidden entries, __MACOSX and this kit's own
-    caches.
+def walk(root: Path, closed: list[str] | None = None, deep: int | None = None):
+    """Yield (relative folder, file names), sorted, without hidden entries, __MACOSX, this kit's own caches
+    and its folders of links to files elsewhere.
 
     Args:
         closed: takes the folders that this user may not list. Raises OSError for one that fails otherwise.
+        deep: at most so many folders deep.
     """
 
     def failed(error: OSError) -> None:
@@ -65,13 +68,16 @@ def walk(root: Path, closed: list[str] | None = None):
     for folder, folders, names in os.walk(root, onerror=failed, followlinks=True):
         real = os.path.realpath(folder)
         relative = Path(os.path.relpath(folder, root)).as_posix()
+        links = relative != "." and MARKER in names and mirrored(Path(folder))
         names = sorted(n for n in names if not n.startswith("."))
         cache = relative != "." and "manifest.json" in names and not any(map(is_audio, names))
-        if real in seen or cache:  # seen: a link that leads back up
+        if real in seen or cache or links:  # seen: a link that leads back up
             folders.clear()
             continue
         seen.add(real)
         folders[:] = sorted(f for f in folders if not f.startswith(".") and f != "__MACOSX")
+        if deep is not None and relative.count("/") + (relative != ".") >= deep:
+            folders.clear()
         yield ("" if relative == "." else relative), names
 
 
@@ -94,9 +100,9 @@ LONG_TAIL = 8  # characters of an id's end that may stand for all of it
 
 
 class Files:
-    """What lies below a folder, from one walk, relative to it: `audio`, `zips`, `others` that may have been
-    meant as clips and `documents` as text, sorted; `csvs` (.tsv too; at most two folders deep) as they are
-    opened.
+    """What lies below a folder, from one walk, relative to it: `audio`, `zips`, other archives (`packed`),
+    `others` that may have been meant as clips and `documents` as text, sorted; `csvs` (.tsv too; at most two
+    folders deep) as they are opened.
 
     Raises:
         UserError: two names that are one as text.
@@ -108,6 +114,7 @@ class Files:
         self.csvs: list[str] = []
         self.texts: list[str] = []  # .txt files that may be tables, as they are opened
         self.zips: list[str] = []
+        self.packed: list[str] = []
         self.others: list[str] = []
         self.documents: list[str] = []
         self.alias: dict[str, str] = {}  # ids that a table or the end of a name maps to a file, and the file
@@ -150,10 +157,12 @@ class Files:
             return self.audio
         if name.lower().endswith((".csv", ".tsv")) and path.count("/") <= 2:
             return self.csvs
-        if name.lower().endswith(".zip"):
+        if is_zip(name):
             return self.zips
         if name.lower().endswith(".txt") and path.count("/") <= 2:
             self.texts.append(self._disk.get(path, path))
+        if is_tar(name) or is_closed(name):
+            return self.packed
         return self.documents if is_document(name) else self.others
 
     def _one(self, name: str, other: str) -> None:
@@ -196,7 +205,7 @@ class Files:
         # part of a path, or a path on another machine: the folders must agree as far as both go
         if "/" in wanted:
             tail = key("/" + strip_suffix(wanted.lstrip("/")))
-            root = key(text_of(self.root.as_posix()))
+            root = key(text_of((mirrored(self.root) or self.root).as_posix()))
             heads = {
                 f: [key("/" + strip_suffix(reading)) for reading in readings(self._disk.get(f, f))]
                 for f in found
@@ -334,7 +343,7 @@ class Files:
     def _not_audio(self) -> dict[str, str]:
         """Name, and where it might be a clip's the stem, of what is no audio -> its path."""
         found = {key(path.rpartition("/")[2]): path for path in (*self.documents, *self.csvs)}
-        for path in (*self.others, *self.zips):
+        for path in (*self.others, *self.zips, *self.packed):
             name = path.rpartition("/")[2]
             stem = name.rpartition(".")[0] or name
             for one in (name, stem, strip_suffix(stem)):
@@ -364,6 +373,9 @@ class Files:
         if self.zips:
             few = first_few(self.zips)
             lines.append(f"not used: {len(self.zips)} zip files (unpack them if they hold clips): {few}")
+        if self.packed:
+            few = first_few(self.packed)
+            lines.append(f"not used: {len(self.packed)} archives (unpack them if they hold clips): {few}")
         if self.closed:
             lines.append(f"warning: no permission to list {first_few(map(text_of, self.closed))}: not used")
         return lines
@@ -377,6 +389,7 @@ class Files:
         text += f", {len(self.audio)} audio files" + (f" ({kinds})" if kinds else "")
         text += f", {len(self.folders)} subfolders" + (f" ({names})" if names else "")
         text += f", {len(self.others)} other files ({first_few(self.others)})" if self.others else ""
+        text += f", archives to unpack: {first_few(self.packed, 4)}" if self.packed else ""
         return text + (
             f", zip files to unpack or to pass themselves: {', '.join(self.zips[:4])}" if self.zips else ""
         )

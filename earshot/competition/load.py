@@ -10,13 +10,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from earshot.competition import layouts, placeholder, sample, sample_answers, zip_file
+from earshot.competition import (
+    archive_names,
+    inner_archives,
+    layouts,
+    placeholder,
+    sample,
+    sample_answers,
+    tar_file,
+    zip_file,
+)
 from earshot.competition.file_index import walk
 from earshot.competition.labels import each
 from earshot.competition.reading import Reading
 from earshot.core import csv_table, spelling
 from earshot.core.csv_table import shown, some
-from earshot.core.errors import UserError
+from earshot.core.errors import TemporaryError, UserError
 from earshot.core.file_names import is_audio, text_of
 from earshot.core.files import locked
 
@@ -69,7 +78,7 @@ def load(
     """Recognise a competition's folder or zip, or build the sample competition.
 
     Args:
-        path: a folder, a zip (unpacked below `out`), or "sample".
+        path: a folder, a zip or tar (unpacked below `out`, as are those in a folder), or "sample".
         train_csv, id_column, label_column: override what is found; train_csv may be several.
         reading: what else overrules, by the names of `Reading`'s fields.
         task: "single" or "multilabel": has a clip one label or several; "auto": as the csv looks.
@@ -80,6 +89,7 @@ def load(
     Raises:
         UserError: whatever the user can mend, in one line.
     """
+    unpacked: list[str] = []
     if str(path) == "sample":
         with locked(Path(out) / "sample", "the sample competition", wait=True):
             root = sample.build(Path(out) / "sample")
@@ -87,15 +97,21 @@ def load(
     else:
         root, name = Path(os.path.abspath(path)), name_of(path)
         if not root.exists():
+            if zip_file.mirrored(Path(out) / name / "unpacked") == root:
+                raise TemporaryError(f"{path} is not there, and was when its archives were unpacked")
             raise UserError(
                 f"no competition at {path}: give its folder, its zip, or sample for the built-in one"
             )
         if root.is_file():
-            if root.suffix.lower() != ".zip":
+            if archive_names.is_closed(root.name):
+                raise UserError(f"Earshot cannot read {archive_names.unpacking([str(path)])}")
+            if not archive_names.is_zip(root.name) and not archive_names.is_tar(root.name):
                 raise UserError(f"{path} is a file but no zip: give the competition's folder or its zip")
-            root = zip_file.unpack(root, Path(out) / name / "unpacked")
+            kind = zip_file if archive_names.is_zip(root.name) else tar_file
+            root = kind.unpack(root, Path(out) / name / "unpacked")
         elif (root / "unpacked" / zip_file.MARKER).is_file():  # an earlier run unpacked a zip here
-            root = zip_file.unpacked(root / "unpacked")
+            root = inner_archives.earlier(root / "unpacked")
+        root, unpacked = inner_archives.opened(root, Path(out) / name)
     root = Path(os.path.abspath(root))
     more: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in reading.items()}
     csvs = (train_csv,) if isinstance(train_csv, (str, os.PathLike)) else tuple(train_csv or ())
@@ -136,6 +152,7 @@ def load(
     layout = "sample" if is_sample else found.layout
     notes = [
         f"layout: {layout}",
+        *unpacked,
         *found.notes,
         *(["task: multi-label"] if several else []),
         *counts(clips, found.missing),
@@ -197,7 +214,8 @@ def load(
 def name_of(path: Path | str) -> str:
     """What the competition at a path is called: its folder's name, or its zip's without the suffix."""
     root = Path(os.path.abspath(path))
-    return text_of(root.stem if root.suffix.lower() == ".zip" and not root.is_dir() else root.name)
+    packed = archive_names.is_zip(root.name) or archive_names.is_tar(root.name)
+    return text_of(archive_names.stem(root.name) if packed and not root.is_dir() else root.name)
 
 
 def odd_labels(classes: list[str]) -> list[str]:
@@ -240,7 +258,11 @@ def find(out="data") -> list[Path]:
     folders = sorted(
         p for p in out.iterdir() if p.is_dir() and p.name != "sample" and not p.name.startswith(".")
     )
-    return [p for p in folders if any(any(map(is_audio, names)) for _, names in walk(p))]
+    return [
+        p
+        for p in folders
+        if zip_file.mirrored(p / "unpacked") or any(any(map(is_audio, names)) for _, names in walk(p))
+    ]
 
 
 def straddling(clips: pd.DataFrame) -> list[str]:

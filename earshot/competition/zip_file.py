@@ -1,7 +1,9 @@
-"""A competition's raw files: a zip unpacked safely, a folder walked once, and the audio file that an id
-means."""
+"""A zip unpacked safely, and what that shares with other archives: guards, markers, errors."""
 
+import contextlib
+import errno
 import hashlib
+import json
 import lzma
 import os
 import re
@@ -10,7 +12,9 @@ import stat
 import struct
 import zipfile
 import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 from earshot.core.errors import UserError, unless_temporary
 from earshot.core.files import locked
@@ -32,7 +36,11 @@ DAMAGED = (
 
 
 class NotWhole(UserError):
-    """A zip that is cut off or altered."""
+    """An archive that is cut off or altered."""
+
+
+class NotWritten(UserError):
+    """The archive may be sound: what comes out of it cannot be written."""
 
 
 def unpack(path: Path, into: Path) -> Path:
@@ -46,14 +54,22 @@ def unpack(path: Path, into: Path) -> Path:
         UserError: not a readable zip, or one with a link, a path that leads outside, or an implausible size.
     """
     into = Path(into)
+    with reported(path, into), zipfile.ZipFile(path) as archive:
+        members = check(archive, path)
+        fill(into, signature(archive, path), lambda partial: extract(archive, members, partial, path))
+    return unpacked(into)
+
+
+def opened(path: Path) -> zipfile.ZipFile:
+    """The zip to be read."""
+    return zipfile.ZipFile(path)
+
+
+@contextlib.contextmanager
+def reported(path: Path, into: Path) -> Iterator[None]:
+    """Whatever keeps an archive from being unpacked as a UserError."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            members = check(archive, path)
-            state = signature(archive, path)
-            if not holds(into, state):
-                with locked(into.parent, "the unpacked zip in", wait=True):
-                    if not holds(into, state):  # another process may have unpacked it while this one waited
-                        replace(archive, members, into, path, state)
+        yield
     except zipfile.BadZipFile as error:
         raise NotWhole(f"{path} is not a whole zip file ({error}): download it again") from None
     except DAMAGED as error:  # encrypted, unknown compression, damaged
@@ -61,8 +77,26 @@ def unpack(path: Path, into: Path) -> Path:
         raise kind(f"cannot unpack {path}: {error or type(error).__name__}") from None
     except OSError as error:
         unless_temporary(path, error)
-        raise UserError(f"cannot unpack {path} into {into}: {error.strerror or error}") from None
-    return unpacked(into)
+        line = f"cannot unpack {path} into {into}: {error.strerror or error}"
+        # without a number it is a decoder's; and a name may be one that no folder can hold
+        kind = (
+            NotWritten
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+            else UserError
+        )
+        raise kind(line) from None
+
+
+def fill(into: Path, state: str, write: Callable[[Path], None]) -> None:
+    """Have the folder `into` hold what `write` writes into an empty folder, unless it does already.
+
+    Args:
+        state: what it is made of, as `signature` says it.
+    """
+    if not holds(into, state):
+        with locked(into.parent, "the unpacked zip in", wait=True):
+            if not holds(into, state):  # another process may have unpacked it while this one waited
+                replace(into, state, write)
 
 
 def holds(into: Path, state: str) -> bool:
@@ -70,22 +104,30 @@ def holds(into: Path, state: str) -> bool:
     return (into / MARKER).is_file() and (into / MARKER).read_text() == state
 
 
-def replace(
-    archive: zipfile.ZipFile, members: list[tuple[zipfile.ZipInfo, str]], into: Path, path: Path, state: str
-) -> None:
-    """Unpack beside the folder, then put it in its place."""
+def replace(into: Path, state: str, write: Callable[[Path], None]) -> None:
+    """Write beside the folder, then put it in its place."""
     if into.exists() and not (into / MARKER).is_file():
-        raise UserError(f"{into} is in the way and was not unpacked by Earshot: move it away")
+        raise NotWritten(f"{into} is in the way and was not unpacked by Earshot: move it away")
     partial = into.with_name(f".{into.name}.partial")
     remove(partial)
     try:
-        extract(archive, members, partial, path)
+        write(partial)
     except Exception:
         remove(partial)
         raise
     (partial / MARKER).write_text(state)
     remove(into)
     partial.rename(into)
+
+
+def mirrored(folder: Path) -> Path | None:
+    """The folder whose files a folder of links stands for (inner_archives makes them); None for any other."""
+    try:
+        with open(folder / MARKER, encoding="utf-8") as file:
+            text = file.read(1 << 16)
+        return Path(json.loads(text)["of"]) if text.startswith("{") else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def unpacked(into: Path) -> Path:
@@ -97,32 +139,48 @@ def unpacked(into: Path) -> Path:
 def check(archive: zipfile.ZipFile, path: Path) -> list[tuple[zipfile.ZipInfo, str]]:
     """The files to unpack with their relative paths; a UserError for a zip that is not to be trusted."""
     infos = archive.infolist()
-    if len(infos) > MAX_MEMBERS:
-        raise UserError(
-            f"{path} has {len(infos)} members, more than {MAX_MEMBERS}: unpack it yourself if you trust it"
-        )
+    check_count(path, len(infos))
     members = []
     for info in infos:
-        name = name_of(info).replace("\\", "/")  # zips made on Windows
-        if name.startswith("/") or re.match("[A-Za-z]:", name) or ".." in name.split("/"):
-            raise UserError(
-                f"{path} is not safe to unpack: its member {info.filename!r} leads outside the folder"
-            )
         kind = stat.S_IFMT(info.external_attr >> 16)
-        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise UserError(
-                f"{path} is not safe to unpack: its member {info.filename!r} is a link or a device"
-            )
+        name = check_name(path, name_of(info), info.filename, kind in (0, stat.S_IFREG, stat.S_IFDIR))
         if not name.endswith("/") and not any(map(of_a_mac, name.split("/"))):
             members.append((info, name))
-    limit = max(MAX_SMALL, MAX_RATIO * os.path.getsize(path))
-    total = sum(info.file_size for info, _ in members)
-    if total > limit:
+    check_size(path, sum(info.file_size for info, _ in members))
+    return members
+
+
+def check_name(path: Path, name: str, shown: str, plain: bool) -> str:
+    """A member's relative path with / between its parts; a UserError if it leads outside or is not plain, but
+    a link or a device."""
+    name = name.replace("\\", "/")  # zips made on Windows
+    if name.startswith("/") or re.match("[A-Za-z]:", name) or ".." in name.split("/"):
+        raise UserError(f"{path} is not safe to unpack: its member {shown!r} leads outside the folder")
+    if not plain:
+        raise UserError(f"{path} is not safe to unpack: its member {shown!r} is a link or a device")
+    return name
+
+
+def check_count(path: Path, count: int) -> None:
+    """Raise UserError for more members than a file system should have to take."""
+    if count > MAX_MEMBERS:
+        raise UserError(
+            f"{path} has {count} members, more than {MAX_MEMBERS}: unpack it yourself if you trust it"
+        )
+
+
+def check_size(path: Path, total: int) -> None:
+    """Raise UserError for more bytes than come out of an archive of audio of this size."""
+    if total > limit(path):
         raise UserError(
             f"{path} would unpack to {total / 1e9:.1f} GB, more than {MAX_RATIO} times its size: "
             "unpack it yourself if you trust it"
         )
-    return members
+
+
+def limit(path: Path) -> int:
+    """The bytes that may come out of an archive."""
+    return max(MAX_SMALL, MAX_RATIO * os.path.getsize(path))
 
 
 def name_of(info: zipfile.ZipInfo) -> str:
@@ -156,24 +214,34 @@ def extract(
     archive: zipfile.ZipFile, members: list[tuple[zipfile.ZipInfo, str]], folder: Path, path: Path
 ) -> None:
     """Write the members below the folder, counting real bytes: the sizes that a zip declares may lie."""
-    left = max(MAX_SMALL, MAX_RATIO * os.path.getsize(path))
-    total = sum(info.file_size for info, _ in members)
+    left = limit(path)
+    make_room(folder, path, sum(info.file_size for info, _ in members))
+    for info, name in members:
+        with archive.open(info) as source:
+            left = copy(source, folder / name, left, path)
+
+
+def make_room(folder: Path, path: Path, total: int) -> None:
+    """Make the folder, if what is to come into it fits the disk."""
     folder.mkdir(parents=True)
     free = shutil.disk_usage(folder).free
     if total > free:
-        raise UserError(
+        raise NotWritten(
             f"{path} needs {total / 1e9:.1f} GB and {folder.parent} has {free / 1e9:.1f} GB free: "
             "free some, or choose another --out"
         )
-    for info, name in members:
-        target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with archive.open(info) as source, open(target, "wb") as out:
-            while block := source.read(2**20):
-                left -= len(block)
-                if left < 0:
-                    raise UserError(f"{path} unpacks to more than it declares: not safe to unpack")
-                out.write(block)
+
+
+def copy(source: IO[bytes], target: Path, left: int, path: Path) -> int:
+    """Write a member, which may have so many bytes; returns how many are left for the others."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with open(target, "wb") as out:
+        while block := source.read(2**20):
+            left -= len(block)
+            if left < 0:
+                raise UserError(f"{path} unpacks to more than it declares: not safe to unpack")
+            out.write(block)
+    return left
 
 
 def remove(path: Path) -> None:
