@@ -76,7 +76,7 @@ def test_folds_depend_on_the_seed_alone():
 @pytest.mark.parametrize(
     "own, groups, k, match",
     [
-        (NONE, np.array(["x", "y"] * 30), None, "2 groups of clips cannot make 5 folds: give --folds 2"),
+        (NONE, np.array(["x", "y"] * 30), 5, "2 groups of clips cannot make 5 folds: give --folds 2"),
         (NONE, GROUPS, 16, "15 groups of clips cannot make 16 folds: give --folds 15"),
         (NONE, GROUPS, 1, "at least 2 folds"),
         (np.full(60, 4), ALONE, None, "single fold of its own: give --folds K"),
@@ -85,6 +85,12 @@ def test_folds_depend_on_the_seed_alone():
 def test_folds_that_cannot_be_made(own, groups, k, match):
     with pytest.raises(UserError, match=match):
         folds.assign(LABELS, own, groups, k, 0)
+
+
+def test_few_sources_make_as_many_folds():
+    sources = np.array(["x", "y", "z"] * 20)
+    found, about = folds.assign(LABELS, NONE, sources, None, 0)
+    assert about == "3 stratified folds over 3 groups, seed 0" and len(set(found)) == 3
 
 
 # --- metrics

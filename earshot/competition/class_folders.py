@@ -7,8 +7,9 @@ from collections import Counter
 import pandas as pd
 
 from earshot.competition import copies, file_lists, noise_clips, sources, suspicious
-from earshot.competition.file_index import Files, words
+from earshot.competition.file_index import Files
 from earshot.competition.layout import Layout, table
+from earshot.competition.names import words
 from earshot.competition.reading import Reading, mapper
 from earshot.competition.split_words import FILLER_WORDS, SPLIT_WORDS
 from earshot.competition.tables import Tables

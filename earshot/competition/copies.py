@@ -10,7 +10,8 @@ from typing import NamedTuple
 import soundfile
 
 from earshot.competition import suspicious
-from earshot.competition.file_index import Files, side
+from earshot.competition.file_index import Files
+from earshot.competition.names import side
 from earshot.core.errors import UserError
 
 LEAST = 3  # files of the same names that make two folders copies of each other

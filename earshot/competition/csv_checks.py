@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from earshot.competition.file_index import Files, number
+from earshot.competition.file_index import Files
 from earshot.competition.layout import Layout
+from earshot.competition.names import number
 from earshot.core.csv_table import shown, some
 from earshot.core.errors import UserError
 from earshot.core.file_names import is_audio

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import filecmp
 import os
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 
+from earshot.competition import name_tails
 from earshot.competition.archive_names import is_closed, is_tar, is_zip
+from earshot.competition.names import key, number, side, strip_suffix
 from earshot.competition.zip_file import MARKER, mirrored
 from earshot.core.errors import UserError, temporary
 from earshot.core.file_names import (
@@ -23,30 +23,6 @@ from earshot.core.file_names import (
     suffix_of,
     text_of,
 )
-
-
-def strip_suffix(name: str) -> str:
-    """The name without its audio suffix: only a known one, as in "blues.00001" the dot belongs to the
-    stem."""
-    return name[: name.rindex(".")] if is_audio(name) else name
-
-
-def key(text: str) -> str:
-    """A name as it is compared when nothing matches exactly."""
-    # macOS writes file names decomposed (NFD), a csv usually holds them composed
-    return unicodedata.normalize("NFC", text).casefold()
-
-
-def number(name: str) -> int | None:
-    """The whole number that a name or an id is, with or without its leading zeros, .0 behind it, and an audio
-    suffix; None if it is none."""
-    found = re.fullmatch(r"(\d{1,30})(\.0+)?", strip_suffix(name.strip()), re.ASCII)
-    return int(found[1]) if found else None
-
-
-def words(name: str) -> list[str]:
-    """The runs of letters in a name, lower-case."""
-    return re.findall("[a-z]+", name.lower())
 
 
 def walk(root: Path, closed: list[str] | None = None, deep: int | None = None):
@@ -79,24 +55,6 @@ def walk(root: Path, closed: list[str] | None = None, deep: int | None = None):
         if deep is not None and relative.count("/") + (relative != ".") >= deep:
             folders.clear()
         yield ("" if relative == "." else relative), names
-
-
-@cache
-def side(folder: str) -> str | None:
-    """Which side a folder's path speaks for: "train", "subm" (test, subm, eval), or None if neither or
-    both; where it has words of both, the deepest folder decides that has words of one."""
-    for part in (folder, *reversed(folder.split("/"))):
-        found = words(part)
-        train = any(w.startswith("train") for w in found)
-        subm = any(w.startswith(("test", "subm", "eval")) for w in found)
-        if train != subm:
-            return "train" if train else "subm"
-        if not train:
-            return None
-    return None
-
-
-LONG_TAIL = 8  # characters of an id's end that may stand for all of it
 
 
 class Files:
@@ -243,45 +201,12 @@ class Files:
         return [self.only(clip_id, paths) for clip_id, paths in zip(ids, found, strict=True)]
 
     def by_tails(self, ids: Iterable[str], own: str = "train") -> dict[str, str]:
-        """The file of each id by the ends of both: an id that is the end of just one file's stem, behind a
-        separator, or the number that ends it; else a long end of the id that is one.
-
-        Args:
-            own: the side that the ids are of, "train" or "subm": files of the other side are not meant.
-        Returns:
-            {} unless nearly all ids have a file, each its own.
-        """
-        wanted = {id for id in map(str.strip, ids) if id}
-        found = {id: path for id in wanted if (path := self._by_tail(id, own))}
-        enough = len(found) >= 0.9 * len(wanted) and len(set(found.values())) == len(found) > 1
-        return found if enough else {}
-
-    def _by_tail(self, id: str, own: str) -> str | None:
-        if number(id) is not None:
-            ends = [str(number(id))]
-        else:
-            stem = strip_suffix(id.replace("\\", "/").rpartition("/")[2])
-            longer = [stem[mark.end() :] for mark in re.finditer(r"[_\-. ]", stem)]
-            ends = [
-                key(stem),
-                *(key(end) for end in longer if len(end) >= LONG_TAIL and re.search(r"\d", end)),
-            ]
-        for end in ends:
-            there = [p for p in self._tails.get(end, ()) if side(p.rpartition("/")[0]) in (own, None)]
-            if there:
-                return there[0] if len(there) == 1 else None
-        return None
+        """The file of each id by the ends of both, as `name_tails.match` has it."""
+        return name_tails.match(self._tails, ids, own)
 
     @cached_property
     def _tails(self) -> dict[str, list[str]]:
-        tails: dict[str, list[str]] = {}
-        for path in self.audio:
-            stem = strip_suffix(path.rpartition("/")[2])
-            ends = {key(stem[mark.end() :]) for mark in re.finditer(r"[_\-. ]", stem)}
-            digits = re.search(r"\d{1,30}$", stem, re.ASCII)
-            for end in (ends | {str(int(digits[0]))} if digits else ends) - {""}:
-                tails.setdefault(end, []).append(path)
-        return tails
+        return name_tails.index(self.audio)
 
     def leave_out(self, paths: Iterable[str]) -> None:
         """Forget audio files: no id finds them any more."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pandas as pd
 
 from earshot.competition import copies, name_parts, noise_clips, placeholder, sources
-from earshot.competition.file_index import Files, side
+from earshot.competition.file_index import Files
 from earshot.competition.layout import Layout, table
+from earshot.competition.names import side
 from earshot.competition.reading import Reading, mapper
 from earshot.competition.tables import Tables
 from earshot.competition.with_sample import sample_table, with_sample

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from earshot.competition.file_index import Files, number
+from earshot.competition.file_index import Files
+from earshot.competition.names import number
 from earshot.core import spelling
 from earshot.core.csv_table import some
 from earshot.core.errors import UserError

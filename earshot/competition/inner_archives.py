@@ -10,7 +10,8 @@ from types import ModuleType
 from typing import Any
 
 from earshot.competition import archive_names, link_folder, parquet, tar_file, zip_file
-from earshot.competition.file_index import key, walk
+from earshot.competition.file_index import walk
+from earshot.competition.names import key
 from earshot.core import disk_space
 from earshot.core.errors import UserError, unless_temporary
 from earshot.core.file_names import first_few, is_audio, text_of

@@ -21,6 +21,7 @@ from earshot.competition import (
     zip_file,
 )
 from earshot.competition.file_index import walk
+from earshot.competition.from_tables import TRAIN_ONLY
 from earshot.competition.labels import each
 from earshot.competition.reading import Reading
 from earshot.core import csv_table, spelling
@@ -323,7 +324,7 @@ def hold_out(clips: pd.DataFrame, holdout: str, seed: int) -> pd.DataFrame:
             f"--holdout {holdout}: the data brings {(clips['split'] == 'test').sum()} labelled clips to "
             "hold out already: leave --holdout away"
         )
-    train = (clips["split"] == "train").to_numpy()
+    train = (clips["split"].eq("train") & clips["fold"].ne(TRAIN_ONLY)).to_numpy()
     if 0 < value < 1:
         chosen = draw_holdout(clips[train], value, seed)
     else:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from earshot.competition import groups
-from earshot.competition.file_index import side, strip_suffix
+from earshot.competition.names import side, strip_suffix
 from earshot.core import shell
 from earshot.core.csv_table import shown
 from earshot.core.errors import UserError

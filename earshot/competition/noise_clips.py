@@ -8,8 +8,9 @@ from statistics import median
 import pandas as pd
 import soundfile
 
-from earshot.competition.file_index import Files, strip_suffix
+from earshot.competition.file_index import Files
 from earshot.competition.layout import Layout, table
+from earshot.competition.names import strip_suffix
 from earshot.core.errors import UserError
 
 LOOKED_AT = 64  # clips whose length is read

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from earshot.competition import segments
-from earshot.competition.file_index import Files, key, side, strip_suffix
+from earshot.competition.file_index import Files
+from earshot.competition.names import key, side, strip_suffix
 from earshot.competition.segments import NAMED, Stretches
 from earshot.core.csv_text import as_text
 from earshot.core.errors import unless_temporary

@@ -11,8 +11,9 @@ from pathlib import Path
 import pandas as pd
 
 from earshot.competition import segments
-from earshot.competition.file_index import Files, strip_suffix
+from earshot.competition.file_index import Files
 from earshot.competition.id_columns import ID_NAMES
+from earshot.competition.names import strip_suffix
 from earshot.competition.segments import Stretches
 from earshot.core import spelling
 from earshot.core.csv_table import shown

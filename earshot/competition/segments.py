@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-from earshot.competition.file_index import side, strip_suffix
+from earshot.competition.names import side, strip_suffix
 
 if TYPE_CHECKING:
     from earshot.competition.file_index import Files

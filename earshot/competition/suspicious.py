@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from earshot.competition.file_index import strip_suffix, words
 from earshot.competition.name_parts import PERSON, suggestions
+from earshot.competition.names import strip_suffix, words
 from earshot.competition.split_words import FILLER_WORDS, SPLIT_WORDS
 from earshot.core import spelling
 from earshot.core.csv_table import shown, some

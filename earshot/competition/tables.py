@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from earshot.competition.file_index import Files, number, side, words
+from earshot.competition.file_index import Files
 from earshot.competition.id_columns import find_id_column
+from earshot.competition.names import number, side, words
 from earshot.core import csv_table, spelling
 from earshot.core.errors import UserError
 from earshot.core.file_names import is_audio

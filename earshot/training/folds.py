@@ -18,7 +18,8 @@ def assign(
         labels: (clips,) class indices, or (clips, classes) of 0 and 1 where a clip may have several.
         folds: (clips,) the data's folds, -1 where it has none, -2 for clips that are trained on only.
         groups: (clips,) names of what must stay together, "" for a clip on its own.
-        k: make this many folds although the data may have its own; None takes those, else 5.
+        k: make this many folds although the data may have its own; None takes those, else 5, or as many as there are
+            groups.
         seed: of the folds that are made.
     Returns:
         (clips,) fold numbers (-1: always trained on, never validated; -2: the same, but see `trained_on`),
@@ -62,8 +63,8 @@ def _assign(
         found = folds.astype(np.int64)
         about = f"the data's own {len(np.unique(found[found >= 0]))} folds"
     else:
-        count = k or 5
         units = len(np.unique(names))
+        count = k or max(2, min(5, units))  # as many as there are sources, where these are few
         if count < 2:
             raise UserError(f"--folds {count}: at least 2 folds are needed")
         if units < count:

@@ -1,0 +1,48 @@
+"""File names as they are compared: without suffix, as numbers, as words, by the side that they speak for."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from functools import cache
+
+from earshot.core.file_names import is_audio
+
+
+def strip_suffix(name: str) -> str:
+    """The name without its audio suffix: only a known one, as in "blues.00001" the dot belongs to the
+    stem."""
+    return name[: name.rindex(".")] if is_audio(name) else name
+
+
+def key(text: str) -> str:
+    """A name as it is compared when nothing matches exactly."""
+    # macOS writes file names decomposed (NFD), a csv usually holds them composed
+    return unicodedata.normalize("NFC", text).casefold()
+
+
+def number(name: str) -> int | None:
+    """The whole number that a name or an id is, with or without its leading zeros, .0 behind it, and an audio
+    suffix; None if it is none."""
+    found = re.fullmatch(r"(\d{1,30})(\.0+)?", strip_suffix(name.strip()), re.ASCII)
+    return int(found[1]) if found else None
+
+
+def words(name: str) -> list[str]:
+    """The runs of letters in a name, lower-case."""
+    return re.findall("[a-z]+", name.lower())
+
+
+@cache
+def side(folder: str) -> str | None:
+    """Which side a folder's path speaks for: "train", "subm" (test, subm, eval), or None if neither or
+    both; where it has words of both, the deepest folder decides that has words of one."""
+    for part in (folder, *reversed(folder.split("/"))):
+        found = words(part)
+        train = any(w.startswith("train") for w in found)
+        subm = any(w.startswith(("test", "subm", "eval")) for w in found)
+        if train != subm:
+            return "train" if train else "subm"
+        if not train:
+            return None
+    return None
