@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from earshot.core.csv_table import shown
 from earshot.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,6 +23,8 @@ def of(clips: pd.DataFrame) -> np.ndarray | None:
         found = clips["weight"].to_numpy(dtype=np.float64).astype(np.float32)
     wrong = ~(np.isfinite(found) & (found > 0))
     if wrong.any():
+        from earshot.core.csv_table import shown  # with pandas, which a script's help does without
+
         first = int(wrong.argmax())
         raise UserError(
             f"the clip {shown(clips['id'].iloc[first])} has the weight {clips['weight'].iloc[first]:g}: a "
