@@ -227,8 +227,8 @@ def check(
     named = _named(sample, column, classes, several)
     blank = [label for label in classes if len(labels.split(label, asked.separator)) > 1]
     notes = [
-        f"warning: the cells of {name} have {asked.several} labels each, and the label {shown(label)} holds what "
-        "stands between them: the leaderboard may take it for several"
+        f"warning: the cells of {name} have {asked.several} labels each, and the label {shown(label)} holds "
+        "what stands between them: the leaderboard may take it for several"
         for label in blank[:1]
         if asked.several > 1
     ]
