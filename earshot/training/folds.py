@@ -18,8 +18,8 @@ def assign(
         labels: (clips,) class indices, or (clips, classes) of 0 and 1 where a clip may have several.
         folds: (clips,) the data's folds, -1 where it has none, -2 for clips that are trained on only.
         groups: (clips,) names of what must stay together, "" for a clip on its own.
-        k: make this many folds although the data may have its own; None takes those, else 5, or as many as there are
-            groups.
+        k: make this many folds although the data may have its own; None takes those, else 5, or one a
+            group where they are fewer.
         seed: of the folds that are made.
     Returns:
         (clips,) fold numbers (-1: always trained on, never validated; -2: the same, but see `trained_on`),
