@@ -6,13 +6,15 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import SHARED, refused, script
+import yaml
+from conftest import ROOT, SHARED, refused, script
 
 from earshot.competition.load import Competition, load
 
@@ -194,6 +196,33 @@ def test_two_commands_end_in_a_submission_of_the_right_kind(
     if metric:
         assert f"metric: {metric}" in said and metric in scores["last"]
     assert sorted((p, p.stat().st_mtime_ns) for p in (replicas / name).rglob("*")) == before
+
+
+def test_birdclef_2026(replicas: Path, tmp_path: Path) -> None:
+    """Its rerun: the public sample's recordings are not there, others are."""
+    root = tmp_path / "birdclef-2026"
+    shutil.copytree(replicas / "birdclef2025_rerun", root)
+    lines = ["filename,start,end,primary_label"]
+    lines += [
+        f"{path.name},00:00:00,00:00:05,asbfly;yebela1" for path in (root / "train_soundscapes").iterdir()
+    ]
+    (root / "train_soundscapes_labels.csv").write_text("\n".join(lines) + "\n")
+    for number, path in enumerate(sorted((root / "test_soundscapes").glob("*.ogg"))):
+        path.rename(path.with_name(f"BC2026_Test_{number:04d}_S05_20250227_010002.ogg"))
+    sample = [",".join(["row_id", *BIRDS])]
+    sample += [",".join([f"BC2026_Test_9999_S05_20250227_010002_{s}", *["0.16"] * 6]) for s in (5, 10, 15)]
+    (root / "sample_submission.csv").write_text("\n".join(sample) + "\n")
+    table, scores, said = submission(tmp_path, "birdclef-2026", tmp_path)
+    ids = [f"BC2026_Test_{n:04d}_S05_20250227_010002_{s}" for n in range(2) for s in (5, 10, 15, 20)]
+    assert list(table.columns) == ["row_id", *BIRDS] and table["row_id"].tolist() == ids
+    assert "metric: roc_auc_macro" in said and "train_soundscapes_labels.csv" in said and scores["last"]
+
+
+def test_the_page_on_data_names_every_known_layout() -> None:
+    page = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    for path in sorted((ROOT / "earshot" / "competition" / "known").glob("*.yaml")):
+        known = yaml.safe_load(path.read_text(encoding="utf-8"))
+        assert known["layout"] in page and set(known) <= {"layout", "files", "absent", "columns", "read"}
 
 
 def test_the_raw_folder_names_of_the_speech_commands(replicas: Path, tmp_path: Path) -> None:

@@ -97,7 +97,14 @@ def _from_tables(
     ]
     tests = [p for p in csvs if role(p) == "test"]
     valid = [p for p in csvs if role(p) == "valid" or role(p) == "train" and "dev" in Path(p).stem.lower()]
-    return from_tables(tables, trains, sample, tests, valid, others, reading)
+    found = from_tables(tables, trains, sample, tests, valid, others, reading)
+    unused = [p for p in csvs if p not in (*tests, *valid) and role(p) == "train"]
+    unused = [p for p in unused if Path(p).name not in (reading.note or "")]
+    if unused:
+        found.notes.append(
+            f"not used: {', '.join(unused)} (--train-csv or --extra-csv {unused[0]}:0.3 takes it in)"
+        )
+    return found
 
 
 def _outside(tables: Tables, path: Path) -> Table:
