@@ -13,7 +13,7 @@ from earshot.competition import archive_names, link_folder, parquet, tar_file, z
 from earshot.competition.file_index import walk
 from earshot.competition.names import key
 from earshot.core import disk_space
-from earshot.core.errors import UserError, unless_temporary
+from earshot.core.errors import TemporaryError, UserError, unless_temporary
 from earshot.core.file_names import first_few, is_audio, text_of
 from earshot.core.files import digest_of
 
@@ -180,13 +180,13 @@ def earlier(folder: Path) -> Path:
     """What a folder that Earshot unpacked or linked stands for: the linked folder, or the top of a zip.
 
     Raises:
-        UserError: the linked folder is not there.
+        TemporaryError: the linked folder is not there: its drive may be away.
     """
     source = zip_file.mirrored(folder)
     if source is None:
         return zip_file.unpacked(folder)
     if not source.is_dir():
-        raise UserError(f"{folder} links to the files of {source}, which is not there: bring it back")
+        raise TemporaryError(f"{folder} links to the files of {source}, which is not there: bring it back")
     return source
 
 
