@@ -266,10 +266,13 @@ def test_copies_by_their_contents(tmp_path: Path) -> None:
 
 def test_the_doctor_says_so(tmp_path: Path) -> None:
     """Classes named like folds, one of which only the hold-out has."""
-    for index, place in enumerate(["train/fold1", "train/fold2", "test/fold3"] * 4):
-        path = tmp_path / "tones" / place / f"{index}.wav"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(path, tone(index % 3, index), 16000)
+    (tmp_path / "tones").mkdir()
+    rows: dict[str, list[str]] = {"train": ["fname,label"], "test": ["fname,label"]}
+    for index, (part, name) in enumerate([("train", "fold1"), ("train", "fold2"), ("test", "fold3")] * 4):
+        soundfile.write(tmp_path / "tones" / f"{index}.wav", tone(index % 3, index), 16000)
+        rows[part].append(f"{index}.wav,{name}")
+    for part, lines in rows.items():
+        (tmp_path / "tones" / f"{part}.csv").write_text("\n".join(lines) + "\n")
     script("get_features.py", "--competition", "tones", "--extractor", "logmel", cwd=tmp_path)
     said = script("doctor.py", "--data", "data/tones", cwd=tmp_path, ok=None).stdout
     assert "warning: the classes look like parts of the data set (fold1, fold2)" in said

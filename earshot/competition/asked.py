@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from earshot.competition import labels, placeholder, row_tables, segments
+from earshot.competition import labels, long_format, placeholder, row_tables, segments
 from earshot.competition.file_index import Files
 from earshot.competition.layout import Layout, table
 from earshot.competition.row_tables import Tables
 from earshot.competition.segments import Stretches
-from earshot.core.csv_table import shown
+from earshot.core.csv_table import shown, some
 from earshot.core.errors import UserError
 
 
@@ -59,7 +59,7 @@ def asked_rows(
         return _parts(mapped[1], files, csv, mapped[0], found)
     if parts := segments.find(ids, files):
         return _parts(parts, files, csv, None, found)
-    if (pairs := _pairs(files, ids, classes, set(train["path"]))) is not None:
+    if (pairs := _pairs(files, ids, classes, set(train["path"]), csv, found)) is not None:
         found.notes.append(f"{csv.name}: {len(ids)} rows, each a class of one of {len(pairs)} clips")
         paths = files.resolve(pairs, "subm")
         parts = None if any(paths) else segments.find(pairs, files)
@@ -113,12 +113,20 @@ def _single_ids(frame: pd.DataFrame, csv: Path, found: Layout) -> list[str]:
     return list(ids)
 
 
-def _pairs(files: Files, ids: list[str], classes: set[str], labelled: set[str]) -> list[str] | None:
+def _pairs(
+    files: Files, ids: list[str], classes: set[str], labelled: set[str], csv: Path, found: Layout
+) -> list[str] | None:
     """The clips of ids that name a clip and a class, each once; None where they name no such pairs."""
-    from earshot.competition import long_format
-
-    pairs = long_format.find(ids, sorted(classes), segments.Known(files, labelled))
-    return None if pairs is None else list(dict.fromkeys(pairs.clips))
+    pairs = long_format.find(ids, sorted(classes), segments.Known(files, labelled), strict=False)
+    if pairs is None:
+        return None
+    unknown = sorted(set(pairs.classes) - classes)
+    if unknown:
+        found.notes.append(
+            f"warning: {csv.name} has rows for {some(unknown, 5)}, and no training clip has that "
+            "label: they get 0"
+        )
+    return list(dict.fromkeys(pairs.clips))
 
 
 def _parts(parts: Stretches, files: Files, csv: Path, by: Path | None, found: Layout) -> pd.DataFrame:

@@ -138,7 +138,7 @@ def _folder_per_class(
         odd = {path: label for path, label in rows["test"].items() if label in strange}
         rows["test"] = {path: label for path, label in rows["test"].items() if path not in odd}
         found.missing += [("test", path, "its folder is no class of the training clips") for path in odd]
-        found.notes += suspicious.alien_test_classes(known, {str(label) for label in strange})
+        found.notes += suspicious.alien_test_classes(known, {str(label) for label in strange}, left_out=True)
     clips = []
     for split, part in rows.items():
         paths = sorted(part)

@@ -109,8 +109,12 @@ def _or(flags: Sequence[str]) -> str:
     return f"; if the labels are in the file names, give {flags[0]}" if flags else ""
 
 
-def alien_test_classes(train: set[str], test: set[str]) -> list[str]:
-    """A warning on the hold-out's classes that training lacks, each with the one it may mean."""
+def alien_test_classes(train: set[str], test: set[str], left_out: bool = False) -> list[str]:
+    """A warning on the hold-out's classes that training lacks, each with the one it may mean.
+
+    Args:
+        left_out: their clips are left out.
+    """
     alien = sorted(set(test) - set(train))
     if not alien or not train:
         return []
@@ -120,7 +124,8 @@ def alien_test_classes(train: set[str], test: set[str]) -> list[str]:
     return [
         f"warning: the hold-out has {len(alien)} class{'es' * (len(alien) > 1)} that training lacks: "
         f"{some(named, 5)}; training has {some(sorted(train), 5)}: the model cannot learn "
-        f"{'it' if len(alien) == 1 else 'them'}, their clips are left out: rename what means the same: "
+        f"{'it' if len(alien) == 1 else 'them'}{', its clips are left out' * left_out}; if two mean the same, "
+        "give get_features.py "
         f"--label-map {quoted(f'{alien[0]}={next((other for _, other in near if other), spare[0])}')}"
     ]
 
