@@ -158,7 +158,8 @@ def test_several_tables_and_a_noisier_one(tmp_path: Path) -> None:
     text(tmp_path / "b.csv", "fname,label", "2.wav,x", "3.wav,y")
     text(tmp_path / "noisy.csv", "fname,label", "3.wav,x", "4.wav,x", "5.wav,y")
     line = refused(tmp_path)
-    assert "--train-csv a.csv --train-csv b.csv" in line and "--extra-csv noisy.csv:0.3" in line
+    command = f"python get_features.py --competition {tmp_path} --train-csv a.csv --train-csv b.csv"
+    assert command in line and "--extra-csv noisy.csv:0.3" in line
     comp = load(tmp_path, train_csv=("a.csv", "b.csv"), extra_csv=("noisy.csv:0.25",))
     assert comp.clips[["id", "label", "weight", "fold"]].values.tolist() == [
         ["0.wav", "x", 1.0, -1],

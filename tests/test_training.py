@@ -112,7 +112,8 @@ def test_scores_are_scikit_learns(seed):
     }
     within = [sk.top_k_accuracy_score(truth, probabilities, k=k) for k in (1, 2, 3)]
     want["map_at_3"] = np.diff(within, prepend=0) @ [1, 1 / 2, 1 / 3]
-    found = metrics.scores(probabilities, truth)
+    found = metrics.scores(probabilities, truth, "roc_auc_micro")
+    assert set(found) - set(metrics.scores(probabilities, truth)) == {"roc_auc_micro"}  # only where chosen
     assert found == pytest.approx(want, rel=1e-9) and set(
         get_args(get_type_hints(TrainingFlags)["metric"])
     ) == (set(found) | set(metrics.RANKING))
@@ -143,20 +144,23 @@ def test_roc_auc_of_two_classes_is_the_usual_one():
 
 def test_roc_auc_micro_is_of_all_pairs_together():
     truth, p = rng(3).integers(0, 4, 70), rng(4).dirichlet(np.ones(5), 70).round(1)  # ties; a class of none
-    found = metrics.scores(p, truth)
+    found = metrics.scores(p, truth, "roc_auc_micro")
     assert found["roc_auc_micro"] == pytest.approx(sk.roc_auc_score(np.eye(5)[truth].ravel(), p.ravel()))
     present = sk.roc_auc_score(np.eye(5)[truth][:, :4], p[:, :4], average="macro")
     assert found["roc_auc_macro"] == pytest.approx(present), "an absent class does not count there"
     several = rng(5).integers(0, 2, (70, 5))
-    assert metrics.one("roc_auc_micro", p, several) == metrics.scores(p, several)["roc_auc_micro"]
-    assert metrics.scores(p, several)["roc_auc_micro"] == pytest.approx(
+    assert (
+        metrics.one("roc_auc_micro", p, several)
+        == metrics.scores(p, several, "roc_auc_micro")["roc_auc_micro"]
+    )
+    assert metrics.scores(p, several, "roc_auc_micro")["roc_auc_micro"] == pytest.approx(
         sk.roc_auc_score(several, p, average="micro")
     )
     for none in (np.zeros((3, 2), int), np.ones((3, 2), int)):
-        assert metrics.scores(np.full((3, 2), 0.4), none)["roc_auc_micro"] == 0
+        assert metrics.scores(np.full((3, 2), 0.4), none, "roc_auc_micro")["roc_auc_micro"] == 0
         assert "roc_auc_micro" in metrics.undefined(none)
     assert metrics.undefined(np.array([1, 1])) == ["roc_auc_macro"]
-    assert metrics.scores(np.array([[0.2, 0.8]]), np.array([1]))["roc_auc_micro"] == 1
+    assert metrics.scores(np.array([[0.2, 0.8]]), np.array([1]), "roc_auc_micro")["roc_auc_micro"] == 1
 
 
 def test_report_has_every_class():

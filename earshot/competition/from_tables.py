@@ -24,6 +24,7 @@ from earshot.core import spelling
 from earshot.core.csv_table import some
 from earshot.core.errors import UserError
 from earshot.core.file_names import first_few
+from earshot.core.shell import quoted
 
 ESC_COLUMNS = {"filename", "fold", "target", "category"}
 SPLIT_COLUMNS = ("split", "subset", "set", "partition", "usage")
@@ -66,7 +67,7 @@ def from_tables(
         )
     how, said = labels.find(frame, csv, id_column, columns, wanted, reading.task, named)
     if how is None:
-        raise UserError(_unclear(files, csv, frame, id_column))
+        raise UserError(_unclear(csv, frame, id_column, reading))
     if not how.multilabel and not how.classes and several_rows(frame, id_column, how.name):
         mark = next((m for m in labels.MARKS if not frame[how.name].str.contains(m, regex=False).any()), None)
         if mark and reading.task == "auto":
@@ -222,7 +223,7 @@ def _folder_column(files: Files, frame: pd.DataFrame, id_column: str) -> str | N
     return None
 
 
-def _unclear(files: Files, csv: Path, frame: pd.DataFrame, id_column: str) -> str:
+def _unclear(csv: Path, frame: pd.DataFrame, id_column: str, reading: Reading) -> str:
     """The error that the label is not clear, with the columns that can be it."""
     can = [
         c
@@ -232,7 +233,8 @@ def _unclear(files: Files, csv: Path, frame: pd.DataFrame, id_column: str) -> st
         and labels.may_be_label(frame[c])
         and 1 < frame[c].nunique() <= len(frame) // 2
     ]
-    hint = f" (may be: {', '.join(f'--label-column {c}' for c in can[:4])})" if can else ""
+    flags = [f"--label-column {quoted(column)}" for column in can[:4]]
+    hint = f": {' or '.join([reading.command(flags[0]), *flags[1:]])}" if can else ""
     return (
         f"which column of {csv} is the label is not clear: it has {some(frame.columns)}; "
         f"pass --label-column, or --task multilabel for columns of 0 and 1{hint}"

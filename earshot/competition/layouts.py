@@ -14,6 +14,7 @@ from earshot.competition.layout import Layout
 from earshot.competition.reading import Reading, train_files
 from earshot.competition.tables import Table, Tables, role
 from earshot.core.errors import UserError
+from earshot.core.shell import quoted
 
 ESC_COLUMNS = {"filename", "fold", "target", "category"}
 NOT_TRAIN_CSVS = ("solution.csv", "bad_audio.csv")
@@ -76,7 +77,7 @@ def _read(files: Files, tables: Tables, sample: str | None, reading: Reading) ->
                 "give a csv of labels"
             )
         return by_folder
-    raise UserError(_nothing(files, tables))
+    raise UserError(_nothing(files, reading))
 
 
 def labels_only_sample(path: str) -> bool:
@@ -132,7 +133,7 @@ def _training(
         if len(chosen) > 1:
             clear = [p for p in chosen if _clear(tables, p, reading)]
             if len(clear) != 1:
-                raise UserError(_several(files, tables, chosen, "train csv"))
+                raise UserError(_several(files, chosen, "train csv", reading))
             chosen = clear
         return [tables.read(chosen[0])]
     others = [p for p in csvs if role(p) not in ("test", "valid")]
@@ -157,7 +158,7 @@ def _training(
         headers = {tuple(table.frame.columns) for table in found}
         if len(headers) == 1 and _apart(files, tables, found):
             return found
-        raise UserError(_several(files, tables, clear, "train csv"))
+        raise UserError(_several(files, clear, "train csv", reading))
     lone = readable if len(readable) == 1 and files.audio else []
     if lone and folder_per_class(files, tables, sample, reading) is None:
         return [tables.read(lone[0])]
@@ -217,22 +218,26 @@ def _apart(files: Files, tables: Tables, found: list[Table]) -> bool:
     return True
 
 
-def _several(files: Files, tables: Tables, paths: list[str], what: str) -> str:
-    few = " ".join(f"--train-csv {path}" for path in paths[:2])
+def _several(files: Files, paths: list[str], what: str, reading: Reading) -> str:
+    few = " ".join(f"--train-csv {quoted(path)}" for path in paths[:2])
     return (
-        f"several files in {files.root} may be the {what}: {', '.join(paths[:8])}; name one with "
-        f"--train-csv, or several ({few}); a noisier one as --extra-csv {paths[-1]}:0.3"
+        f"several files in {files.root} may be the {what}: {', '.join(paths[:8])}; name one or several: "
+        f"{reading.command(few)}; a noisier one as --extra-csv {quoted(paths[-1])}:0.3"
     )
 
 
-def _nothing(files: Files, tables: Tables) -> str:
+def _nothing(files: Files, reading: Reading) -> str:
     """The error that nothing was recognised, with the nearest flags."""
     hints = name_parts.suggestions(files.audio) if files.audio else []
     depth = {path.count("/") for path in files.audio}
     if files.audio and min(depth) > 1:
         first = len({path.split("/")[0] for path in files.audio})
         hints += [f"--label-pattern '^([^/]+)/' ({first} labels, the first folder)"] if first > 1 else []
-    ways = f"; the labels may be in the names: {' or '.join(hints[:2])}" if hints else ""
+    ways = (
+        f"; the labels may be in the names: {' or '.join([reading.command(hints[0]), *hints[1:2]])}"
+        if hints
+        else ""
+    )
     return (
         f"nothing that Earshot knows in {files.root}: looked for a train csv beside audio files, ESC's "
         f"meta/*.csv beside audio/, two or more class folders of audio; found {files.summary()}{ways}"

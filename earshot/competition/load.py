@@ -123,6 +123,7 @@ def load(
             id_column=id_column,
             label_column=label_column,
             task=task or "auto",
+            place=str(path),
             **more,
         ),
     )

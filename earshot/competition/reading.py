@@ -8,6 +8,7 @@ from pathlib import Path
 
 from earshot.core import spelling
 from earshot.core.errors import UserError
+from earshot.core.shell import quoted
 
 OTHERS = "others"  # in a label map: every label that it does not name
 
@@ -27,6 +28,7 @@ class Reading:
     noise_class: str | None = None
     audio_folder: str | None = None
     task: str = "auto"
+    place: str = ""  # the competition as the user named it, for the commands in messages
     # of known layouts alone
     empty: str = "missing"  # what an empty label cell means: "missing", or "none" of the classes
     metric: str | None = None
@@ -59,6 +61,14 @@ class Reading:
             unset.pop("train_csv", None)
         unset["soft_groups"] = "group_pattern" in unset and bool(known.group_pattern)
         return replace(self, **{**unset, **off})
+
+    def command(self, flags: str) -> str:
+        """The command that reads the same files with more flags.
+
+        Args:
+            flags: as they are typed, quoted.
+        """
+        return f"python get_features.py --competition {quoted(self.place)} {flags}"
 
     @property
     def extras(self) -> list[tuple[str, float]]:

@@ -224,10 +224,12 @@ def _decide(
 def scored(probabilities: np.ndarray, truth: np.ndarray, folds: np.ndarray, metric: str) -> dict[str, float]:
     """score: the pooled metric; log_loss; spread: the metric's standard deviation over folds in which it is
     defined."""
-    found = metrics.scores(probabilities, truth)
+    found = metrics.scores(probabilities, truth, metric)
     numbers = np.unique(folds)
     told = [n for n in numbers if metric not in metrics.undefined(truth[folds == n])] or numbers
-    spread = np.std([metrics.scores(probabilities[folds == n], truth[folds == n])[metric] for n in told])
+    spread = np.std(
+        [metrics.scores(probabilities[folds == n], truth[folds == n], metric)[metric] for n in told]
+    )
     return {"score": found[metric], "log_loss": found["log_loss"], "spread": float(spread)}
 
 

@@ -35,6 +35,7 @@ def finish(
             rows,
             lambda: predict.fill(predict.predict_run(run, rows, rebuild, device), prior)[0],
             bool(training.get("refit")),
+            training["metric"],
         )
         of = f"mean of {predicting(run)}" if not found.get("refit") else f"trained on {predicting(run)}"
         run.log(f"hold-out, {found['clips']} clips, {of}: {metrics.summary(found, training['metric'])}")

@@ -189,8 +189,9 @@ def _scores(found: Results) -> list[str]:
     rows += [("best epoch of each fold (flatters)", best)] if isinstance(best, dict) else []
     rows += [("hold-out", test)] if isinstance(test, dict) else []
     rows += [
-        (f"fold {n}", metrics.scores(found.probabilities[found.folds == n], found.truth[found.folds == n]))
+        (f"fold {n}", metrics.scores(found.probabilities[mine], found.truth[mine], found.metric))
         for n in sorted({int(n) for n in found.folds})
+        for mine in [found.folds == n]
     ]
     return [
         html.table(

@@ -65,13 +65,13 @@ class Results:
     @cached_property
     def scores(self) -> dict[str, float]:
         """Every metric, pooled."""
-        return metrics.scores(self.probabilities, self.truth)
+        return metrics.scores(self.probabilities, self.truth, self.metric)
 
     def by_fold(self, metric: str) -> dict[int, float]:
         """A metric of each fold that defines it."""
         parts = {int(n): self.folds == n for n in np.unique(self.folds)}
         return {
-            n: metrics.scores(self.probabilities[mine], self.truth[mine])[metric]
+            n: metrics.scores(self.probabilities[mine], self.truth[mine], metric)[metric]
             for n, mine in parts.items()
             if metric not in metrics.undefined(self.truth[mine])
         }

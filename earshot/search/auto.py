@@ -176,7 +176,7 @@ def _end(made: Contest, opened: list[Cache], out: Path) -> None:
         for name, candidate in made.candidates.items()
         if candidate.after is None or made.state["of"][name]["folds"]
     ]
-    told = metrics.scores(oof.probabilities, oof.labels)
+    told = metrics.scores(oof.probabilities, oof.labels, made.flags.metric)
     rows.append(
         {
             "run": str(made.folder),
@@ -260,7 +260,9 @@ def _submit(made: Contest, whole: Any, first: Cache, out: Path) -> None:
         scored = Run(made.folder)
         scored.config = {"record": {"classes": first.classes}}
         rows = dataset.rows_of(first, "test", next(iter(first.shapes)), at, made.machine.memory)
-        found = run_scores.score_test(scored, rows, lambda: predict.fill(answers("test"), prior)[0])
+        found = run_scores.score_test(
+            scored, rows, lambda: predict.fill(answers("test"), prior)[0], metric=made.flags.metric
+        )
         made.say(f"hold-out, {found['clips']} clips: {metrics.summary(found, made.flags.metric)}")
     if not first.has("subm"):
         made.say("nothing to submit: the data set has no clips without labels")

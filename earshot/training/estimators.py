@@ -72,7 +72,7 @@ def fit(
                 f"{fold.name}: the prediction is not a number for {some(odd)}: extract the features anew "
                 "(get_features.py --fresh)"
             )
-        found = metrics.scores(answered[heard], rows.truth[heard])
+        found = metrics.scores(answered[heard], rows.truth[heard], settings.metric)
         row |= {"valid_loss": found.pop("log_loss"), **found}
     row["seconds"] = time.perf_counter() - began
     metric = settings.metric

@@ -68,12 +68,13 @@ def undefined(truth: np.ndarray) -> list[str]:
     return ["roc_auc_macro"] + (["roc_auc_micro"] if truth.ndim == 2 and truth.all() else [])
 
 
-def scores(probabilities: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+def scores(probabilities: np.ndarray, truth: np.ndarray, metric: str = "") -> dict[str, float]:
     """Every metric of a set of clips, as scikit-learn defines them.
 
     Args:
         probabilities: (clips, classes).
         truth: (clips,) class indices, or (clips, classes) of 0 and 1.
+        metric: the chosen one; roc_auc_micro is reckoned only where it is this.
     Returns:
         f1_macro, f1_micro, f1_weighted, accuracy, balanced_accuracy, roc_auc_macro, roc_auc_micro and
         log_loss; where a clip has one label also map_at_3, where several map_macro and lwlrap.
@@ -102,7 +103,10 @@ def scores(probabilities: np.ndarray, truth: np.ndarray) -> dict[str, float]:
             "again with a lower --lr, or --clip-grad 1"
         )
     if truth.ndim == 2:
-        return _multilabel(probabilities, truth)
+        found = _multilabel(probabilities, truth)
+        if metric == "roc_auc_micro":
+            found[metric] = _roc_auc_micro(probabilities, truth)
+        return found
     predicted = probabilities.argmax(1)
     picked = probabilities[np.arange(len(truth)), truth].astype(np.float64)
     right, true, said = _counts(truth, predicted, probabilities.shape[1])
@@ -111,7 +115,7 @@ def scores(probabilities: np.ndarray, truth: np.ndarray) -> dict[str, float]:
         "accuracy": float((predicted == truth).mean()),
         "balanced_accuracy": float((right[true > 0] / true[true > 0]).mean()),
         "roc_auc_macro": _roc_auc_of_one(truth, probabilities, true),
-        "roc_auc_micro": _roc_auc_micro(probabilities, truth),
+        **({"roc_auc_micro": _roc_auc_micro(probabilities, truth)} if metric == "roc_auc_micro" else {}),
         "map_at_3": _map_at_3(truth, probabilities),
         "log_loss": float(-np.log(np.clip(picked, 1e-15, 1)).mean()),
     }
@@ -195,7 +199,6 @@ def _multilabel(probabilities: np.ndarray, truth: np.ndarray) -> dict[str, float
         "lwlrap": 0.0,
     }
     found["roc_auc_macro"] = _roc_auc(truth, probabilities)
-    found["roc_auc_micro"] = _roc_auc_micro(probabilities, truth)
     if len(occurring):
         found["balanced_accuracy"] = float(
             np.mean([_balanced(truth[:, c], predicted[:, c]) for c in occurring])
@@ -346,7 +349,7 @@ def one(metric: str, probabilities: np.ndarray, truth: np.ndarray) -> float:
         return _roc_auc_micro(probabilities, truth)
     if truth.ndim == 2 and metric in RANKED:
         return RANKED[metric](probabilities, truth)
-    return float(scores(probabilities, truth)[metric])
+    return float(scores(probabilities, truth, metric)[metric])
 
 
 def _by_class(area: Callable[..., np.ndarray]) -> Callable[[np.ndarray, np.ndarray], float]:

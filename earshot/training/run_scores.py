@@ -49,12 +49,14 @@ def summarise(run: Run, rows: Rows, numbers: np.ndarray) -> dict[str, dict]:
             f"{run.folder.name}, out-of-fold, {kind} ({about})\n\n"
             + metrics.report(probabilities[asked], truth[asked], run.classes),
         )
-        pooled = metrics.scores(probabilities[asked], truth[asked])
-        unknown = metrics.undefined(truth[asked])
+        pooled = metrics.scores(probabilities[asked], truth[asked], metric)
+        unknown = [name for name in metrics.undefined(truth[asked]) if name in pooled]
         pooled |= {"undefined": unknown} if unknown else {}
         # A fold in which no clip has any label has no say in the mean, unless all are so.
         told = [n for n in finished if metric not in metrics.undefined(truth[numbers == n])] or finished
-        spread = [metrics.scores(probabilities[numbers == n], truth[numbers == n])[metric] for n in told]
+        spread = [
+            metrics.scores(probabilities[numbers == n], truth[numbers == n], metric)[metric] for n in told
+        ]
         found[kind] = {
             **pooled,
             "fold_mean": float(np.mean(spread)),
@@ -83,12 +85,19 @@ def _fitting(run: Run, part: Part, kind: str, clips: int) -> np.ndarray:
     return found
 
 
-def score_test(run: Run, rows: Rows, predict_all: Callable[[], np.ndarray], refit: bool = False) -> dict:
+def score_test(
+    run: Run,
+    rows: Rows,
+    predict_all: Callable[[], np.ndarray],
+    refit: bool = False,
+    metric: str = "",
+) -> dict:
     """Score the labelled hold-out once: test.json and test_report.txt; a run that has these folds' score
     keeps it.
 
     Args:
         refit: is it answered by the models on all clips?
+        metric: what the run aims at, which is shown as well.
     """
     path, finished, truth = run.folder / "test.json", run.finished_folds(), rows.truth
     # no label at all is an answer, too
@@ -103,15 +112,16 @@ def score_test(run: Run, rows: Rows, predict_all: Callable[[], np.ndarray], refi
             kept.get("folds") == finished
             and kept.get("refit", False) == refit
             and _scored(kept, int(known.sum()))
+            and (not metric or metric in kept)
         ):
             return kept
     probabilities = predict_all()
     found = {
-        **metrics.scores(probabilities[known], truth[known]),
+        **metrics.scores(probabilities[known], truth[known], metric),
         "clips": int(known.sum()),
         "folds": finished,
     }
-    unknown = metrics.undefined(truth[known])
+    unknown = [name for name in metrics.undefined(truth[known]) if name in found]
     found |= ({"undefined": unknown} if unknown else {}) | ({"refit": True} if refit else {})
     of = "models on all labelled clips" if refit else "mean of folds"
     write_text(

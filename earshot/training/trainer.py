@@ -262,7 +262,7 @@ class Fitter:
             raise UserError(
                 f"{self.fold.name}, epoch {epoch}: the prediction is not a number for {some(ids)}: {WAY_OUT}"
             )
-        found = metrics.scores(asked, self.rows.truth[self.heard])
+        found = metrics.scores(asked, self.rows.truth[self.heard], self.settings.metric)
         return {"valid_loss": found.pop("log_loss"), **found}
 
     def valid(self) -> np.ndarray:
