@@ -20,7 +20,7 @@ from earshot.competition import labels
 from earshot.core.errors import UserError
 from earshot.features.cache import Cache
 from earshot.prediction import submission, submit
-from earshot.training import folds, metrics, run_cache
+from earshot.training import folds, metrics, run_cache, text_report
 from earshot.training.run import Run
 
 KINDS = ["tone0", "tone1", "tone2"]
@@ -134,7 +134,7 @@ def test_scores_of_clips_without_labels_are_numbers() -> None:
 
 
 def test_report_and_metric_names() -> None:
-    text = metrics.report(np.array([[0.9, 0.6], [0.2, 0.8]]), np.array([[1, 0], [0, 0]]), ["owl", "jay"])
+    text = text_report.report(np.array([[0.9, 0.6], [0.2, 0.8]]), np.array([[1, 0], [0, 0]]), ["owl", "jay"])
     assert "precision" in text and "confusion" not in text
     lines = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.split()}
     assert [lines["owl"], lines["jay"]] == [["1.0000", "1", "0", "0"], ["-", "0", "0", "2"]]
@@ -338,8 +338,8 @@ def test_the_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
         run_cache.cache_of(several, str(one.folder))
     with pytest.raises(UserError, match="multi-label, .* single-label: they cannot be blended"):
         run_cache.same_classes([several, Run.begin(tmp_path / "other", {"classes": KINDS}, {})])
-    with pytest.raises(UserError, match="--metric map_macro is for clips with several labels"):
-        submit.rehearse(one, tmp_path / "s.csv", "map_macro")
+    with pytest.raises(UserError, match="--metric lwlrap is for clips with several labels"):
+        submit.rehearse(one, tmp_path / "s.csv", "lwlrap")
 
 
 def test_stopped_and_continued_by_columns_with_a_hold_out(

@@ -17,7 +17,7 @@ from earshot.core import checksums
 from earshot.core.errors import UserError
 from earshot.features.cache import Cache
 from earshot.prediction import submission
-from earshot.training import cross_validation, folds, metrics, predict, run_scores
+from earshot.training import cross_validation, folds, metrics, predict, run_scores, text_report
 
 ALONE = np.array([""] * 12)
 CLASSES = ["emu", "jay", "owl"]
@@ -60,7 +60,7 @@ def test_scores_of_odd_sets(truth: list, predicted: list, f1: float, accuracy: f
         (f1, accuracy, recall)
     )
     assert all(np.isfinite(value) for value in found.values())
-    assert "nan" not in metrics.report(certain(predicted), np.array(truth), CLASSES).lower()
+    assert "nan" not in text_report.report(certain(predicted), np.array(truth), CLASSES).lower()
 
 
 def test_a_probability_of_zero_costs_much_but_not_everything() -> None:
@@ -89,7 +89,7 @@ def test_no_positive_of_any_class_is_said_in_words() -> None:
         "f1_macro undefined  map_macro undefined  lwlrap undefined  roc_auc_macro undefined  accuracy 1.0000 "
         " log_loss 0.2231"
     )
-    assert "nan" not in metrics.report(p, truth, CLASSES).lower()
+    assert "nan" not in text_report.report(p, truth, CLASSES).lower()
     truth[0, 1] = 1  # one label of one clip defines them all; the clips without count in neither
     assert metrics.undefined(truth) == [] and metrics.undefined(np.array([0, 1])) == []
     assert metrics.undefined(np.array([0, 0])) == ["roc_auc_macro"]

@@ -13,7 +13,7 @@ from torch import nn
 
 from earshot.core.config import TrainingFlags
 from earshot.core.errors import UserError
-from earshot.training import folds, metrics, optim
+from earshot.training import folds, metrics, optim, text_report
 
 CLASSES = ["a", "b", "c"]
 
@@ -165,7 +165,7 @@ def test_roc_auc_micro_is_of_all_pairs_together():
 
 def test_report_has_every_class():
     probabilities = np.eye(3)[[0, 1, 1, 0]]
-    text = metrics.report(probabilities, np.array([0, 1, 0, 0]), ["owl", "jay", "unheard"])
+    text = text_report.report(probabilities, np.array([0, 1, 0, 0]), ["owl", "jay", "unheard"])
     table = sk.classification_report(
         [0, 1, 0, 0],
         [0, 1, 1, 0],
@@ -262,3 +262,11 @@ def test_optimisers_are_what_they_say():
     assert sum(p.numel() for p in optim.optimizer(head, TrainingFlags()).param_groups[0]["params"]) == 4, (
         "frozen ones stay"
     )
+
+
+def test_map_macro_of_one_label_is_that_of_each_class_against_the_rest():
+    truth, p = rng(6).integers(0, 4, 70), rng(7).dirichlet(np.ones(5), 70)
+    want = np.mean([sk.average_precision_score(truth == c, p[:, c]) for c in range(4)])  # none of the fifth
+    assert metrics.scores(p, truth, "map_macro")["map_macro"] == pytest.approx(want)
+    assert metrics.one("map_macro", p, truth) == pytest.approx(want) and "map_macro" in metrics.of_task(False)
+    assert "map_macro" not in metrics.scores(p, truth)

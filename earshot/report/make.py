@@ -11,7 +11,7 @@ from earshot.core.errors import UserError
 from earshot.core.files import write_bytes, write_text
 from earshot.report import confusion, curves, hardest_clips, html, per_class, results, style
 from earshot.report.results import Results
-from earshot.training import metrics
+from earshot.training import metrics, text_report
 from earshot.training.tracking import safely
 
 HTML = "report.html"
@@ -204,7 +204,7 @@ def _report(found: Results) -> str:
     path = found.folder / "report_last.txt"
     if found.config and path.is_file():
         return path.read_text(encoding="utf-8", errors="replace")
-    return metrics.report(found.probabilities, found.truth, found.classes)
+    return text_report.report(found.probabilities, found.truth, found.classes)
 
 
 def report_on(folder: Path, say: Callable[[str], None]) -> None:

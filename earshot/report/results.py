@@ -199,7 +199,7 @@ def _predictions(path: Path, classes: list[str] | None, several: bool | None, bl
     if several is None:
         several = (
             blend.get("thresholds") is not None
-            or blend.get("metric") in metrics.RANKING
+            or blend.get("metric") in set(metrics.RANKING) - set(metrics.of_task(False))
             or any(cell not in place for cell in cells)
         )
     if not several:

@@ -25,12 +25,12 @@ THRESHOLD = 0.5  # of a multi-label probability; never moved to where the scored
 
 def of_task(multilabel: bool) -> tuple[str, ...]:
     """The metrics of clips with one label each, or with several."""
-    return (*NAMES, *(RANKING if multilabel else OF_ONE))
+    return (*NAMES, *(RANKING if multilabel else (*OF_ONE, "map_macro")))
 
 
 def check(metric: str, multilabel: bool) -> None:
     """Raise UserError for a metric that the task does not have."""
-    if metric in RANKING and not multilabel:
+    if metric in RANKING and metric not in of_task(multilabel):
         raise UserError(
             f"--metric {metric} is for clips with several labels, and these have one each: choose "
             f"{', '.join(of_task(False))}"
@@ -74,7 +74,8 @@ def scores(probabilities: np.ndarray, truth: np.ndarray, metric: str = "") -> di
     Args:
         probabilities: (clips, classes).
         truth: (clips,) class indices, or (clips, classes) of 0 and 1.
-        metric: the chosen one; roc_auc_micro is reckoned only where it is this.
+        metric: the chosen one; roc_auc_micro, and map_macro where a clip has one label, are reckoned only
+            where it is this.
     Returns:
         f1_macro, f1_micro, f1_weighted, accuracy, balanced_accuracy, roc_auc_macro, roc_auc_micro and
         log_loss; where a clip has one label also map_at_3, where several map_macro and lwlrap.
@@ -116,6 +117,7 @@ def scores(probabilities: np.ndarray, truth: np.ndarray, metric: str = "") -> di
         "balanced_accuracy": float((right[true > 0] / true[true > 0]).mean()),
         "roc_auc_macro": _roc_auc_of_one(truth, probabilities, true),
         **({"roc_auc_micro": _roc_auc_micro(probabilities, truth)} if metric == "roc_auc_micro" else {}),
+        **({metric: _map_of_one(probabilities, truth)} if metric == "map_macro" else {}),
         "map_at_3": _map_at_3(truth, probabilities),
         "log_loss": float(-np.log(np.clip(picked, 1e-15, 1)).mean()),
     }
@@ -179,6 +181,13 @@ def _roc_auc_of_one(truth: np.ndarray, probabilities: np.ndarray, true: np.ndarr
     return _roc_auc(truth[:, None] == occurring, probabilities[:, occurring])
 
 
+def _map_of_one(probabilities: np.ndarray, truth: np.ndarray) -> float:
+    """The mean average precision of the classes that occur, each against the rest."""
+    return RANKED["map_macro"](
+        probabilities, (truth[:, None] == np.arange(probabilities.shape[1])).astype(int)
+    )
+
+
 def _roc_auc_micro(probabilities: np.ndarray, truth: np.ndarray) -> float:
     """`_roc_auc` of all (clip, class) pairs as if they were clips of one class."""
     yes = truth == 1 if truth.ndim == 2 else truth[:, None] == np.arange(probabilities.shape[1])
@@ -213,45 +222,6 @@ def _multilabel(probabilities: np.ndarray, truth: np.ndarray) -> dict[str, float
 
 def _balanced(truth: np.ndarray, predicted: np.ndarray) -> float:
     return float(np.mean([(predicted[truth == side] == side).mean() for side in np.unique(truth)]))
-
-
-def report(probabilities: np.ndarray, truth: np.ndarray, classes: list[str]) -> str:
-    """scikit-learn's classification report as text, and below it the confusion matrix; where multi-label, the
-    average precision of each class and its counts: right, overlooked, wrongly named."""
-    import sklearn.metrics
-
-    every = list(range(len(classes)))
-    name = max(map(len, classes))
-    if truth.ndim == 2:
-        predicted = (probabilities >= THRESHOLD).astype(np.int64)
-        table = sklearn.metrics.classification_report(
-            truth, predicted, target_names=classes, digits=4, zero_division=0
-        )
-        lines = [f"{'':>{name}} precision  right  overlooked  wrong"]
-        for index, label in enumerate(classes):
-            yes, said = truth[:, index] == 1, predicted[:, index] == 1
-            precision = (
-                f"{sklearn.metrics.average_precision_score(yes, probabilities[:, index]):.4f}"
-                if yes.any()
-                else "-"
-            )
-            right, overlooked, wrong = (yes & said).sum(), (yes & ~said).sum(), (~yes & said).sum()
-            lines.append(f"{label:>{name}} {precision:>9}  {right:>5}  {overlooked:>10}  {wrong:>5}")
-        return (
-            f"{table}\naverage precision, and clips at a threshold of {THRESHOLD}\n" + "\n".join(lines) + "\n"
-        )
-    predicted = probabilities.argmax(1)
-    table = sklearn.metrics.classification_report(
-        truth, predicted, labels=every, target_names=classes, digits=4, zero_division=0
-    )
-    matrix = sklearn.metrics.confusion_matrix(truth, predicted, labels=every)
-    width = max(len(str(matrix.max())), len(str(len(classes) - 1)))
-    lines = [" " * (name + 5) + " ".join(f"{index:>{width}}" for index in every)]
-    lines += [
-        f"{label:>{name}} {index:>3} " + " ".join(f"{count:>{width}}" for count in row)
-        for index, (label, row) in enumerate(zip(classes, matrix, strict=True))
-    ]
-    return f"{table}\nconfusion (rows: truth, columns: prediction)\n" + "\n".join(lines) + "\n"
 
 
 def is_counted(metric: str, truth: np.ndarray) -> bool:

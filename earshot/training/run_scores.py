@@ -9,7 +9,7 @@ import numpy as np
 from earshot.core import checksums
 from earshot.core.errors import UserError
 from earshot.core.files import write_text
-from earshot.training import metrics, parts
+from earshot.training import metrics, parts, text_report
 from earshot.training.dataset import Rows
 from earshot.training.parts import Part
 from earshot.training.run import Run
@@ -47,7 +47,7 @@ def summarise(run: Run, rows: Rows, numbers: np.ndarray) -> dict[str, dict]:
         write_text(
             run.folder / f"report_{kind}.txt",
             f"{run.folder.name}, out-of-fold, {kind} ({about})\n\n"
-            + metrics.report(probabilities[asked], truth[asked], run.classes),
+            + text_report.report(probabilities[asked], truth[asked], run.classes),
         )
         pooled = metrics.scores(probabilities[asked], truth[asked], metric)
         unknown = [name for name in metrics.undefined(truth[asked]) if name in pooled]
@@ -127,7 +127,7 @@ def score_test(
     write_text(
         run.folder / "test_report.txt",
         f"{run.folder.name}, hold-out, {of}\n\n"
-        + metrics.report(probabilities[known], truth[known], run.classes),
+        + text_report.report(probabilities[known], truth[known], run.classes),
     )
     checksums.write(path, found)
     return found
