@@ -75,11 +75,13 @@ def _folder_per_class(
 ) -> Layout | None:
     noise = [path for path in audio if noise_clips.is_noise(path)]
     if len({path.rpartition("/")[0] for path in audio}) > len({path.rpartition("/")[0] for path in noise}):
-        audio = [path for path in audio if path not in set(noise)]
+        left_out = set(noise)
+        audio = [path for path in audio if path not in left_out]
     else:
         noise = []
     double = copies.twice(files, audio)
-    audio = [path for path in audio if path not in set(double.left_out)]
+    left_out = set(double.left_out)
+    audio = [path for path in audio if path not in left_out]
 
     found = Layout("folder per class", table([], [], "train"), "fname", "label")
     found.renamed = mapper(reading.label_map) if reading.label_map else None

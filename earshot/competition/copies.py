@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
-import soundfile
-
 from earshot.competition import suspicious
+from earshot.competition.audio_header import seconds_and_rate
 from earshot.competition.file_index import Files
+from earshot.competition.inner_archives import length
 from earshot.competition.names import side
 from earshot.core.errors import UserError
 
+LOOKED_AT = 5  # files of each folder whose headers are compared
 LEAST = 3  # files of the same names that make two folders copies of each other
 
 
@@ -39,20 +40,23 @@ def choose_folder(files: Files, wanted: str | None) -> list[str]:
             raise UserError(
                 f"--audio-folder {wanted}: no audio in that folder of {files.root}; {files.audio_folders()}"
             )
-    notes = []
+    notes, chosen = [], False
     for twins in _twins(by_folder):
         mine = [f for f in twins if wanted and (f == wanted or f.startswith(f"{wanted}/"))]
-        rates = {folder: _rate(files, folder, sorted(by_folder[folder])[0]) for folder in twins}
-        kept = mine[0] if mine else max(twins, key=lambda folder: (rates[folder], -twins.index(folder)))
-        if not mine and len(set(rates.values())) == 1:
+        common = sorted(set.intersection(*(by_folder[folder] for folder in twins)))[:LOOKED_AT]
+        headers = {f: [seconds_and_rate(files.absolute(f"{f}/{name}")) for name in common] for f in twins}
+        rates = {folder: found[0][1] if found[0] else 0 for folder, found in headers.items()}
+        kept = max(mine or twins, key=lambda folder: (rates[folder], -twins.index(folder)))
+        if len(mine) != 1 and (len(set(rates.values())) == 1 or not _as_long(headers)):
             continue  # nothing to choose by: an id that may be either is refused
+        chosen |= len(mine) == 1
         left = [folder for folder in twins if folder != kept]
         files.leave_out(f"{folder}/{name}" for folder in left for name in by_folder[folder])
         notes.append(
             f"the same file names lie in {', '.join(twins)}: used is {kept} ({rates[kept]} Hz); "
             "--audio-folder chooses another"
         )
-    if wanted is not None and not notes:
+    if wanted is not None and not chosen:
         files.leave_out(
             [
                 p
@@ -73,7 +77,7 @@ class Doubles(NamedTuple):
 
 def twice(files: Files, audio: Sequence[str]) -> Doubles:
     """The files of a data set that is included a second time in a folder beside or above itself."""
-    sizes = [os.path.getsize(files.absolute(path)) for path in audio]
+    sizes = [length(Path(files.absolute(path))) for path in audio]
     gone, line = suspicious.twice(audio, sizes, files.root)
     return Doubles([audio[index] for index in gone], [line] if line else [])
 
@@ -93,8 +97,11 @@ def _twins(by_folder: dict[str, set[str]]) -> list[list[str]]:
     return found
 
 
-def _rate(files: Files, folder: str, name: str) -> int:
-    try:
-        return int(soundfile.info(files.absolute(f"{folder}/{name}")).samplerate)
-    except (OSError, RuntimeError):  # damaged, or of a kind that only ffmpeg reads
-        return 0
+def _as_long(headers: dict[str, list[tuple[float, int] | None]]) -> bool:
+    """Are files of one name as long in all folders, as a sound is at every rate? Class folders may count
+    their clips alike."""
+    for found in zip(*headers.values(), strict=True):
+        seconds = [header[0] for header in found if header]
+        if len(seconds) < len(found) or max(seconds) - min(seconds) > max(0.01, 0.01 * max(seconds)):
+            return False
+    return True

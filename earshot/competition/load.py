@@ -147,6 +147,10 @@ def load(
     heard = classes_of(clips["label"][clips["split"] == "train"])
     if len(heard) < 2 and not several:
         classes = sorted(heard)
+    if not classes:
+        raise UserError(
+            f"no training clip of {root} has a label left: does --label-map leave all of them out?"
+        )
     if len(classes) < 2:
         raise UserError(f"all training clips of {root} have the label {classes[0]}: nothing to tell apart")
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from statistics import median
 
 import pandas as pd
-import soundfile
 
+from earshot.competition.audio_header import seconds_and_rate
 from earshot.competition.file_index import Files
 from earshot.competition.layout import Layout, table
 from earshot.competition.names import strip_suffix
@@ -34,15 +34,16 @@ def cut(files: Files, noise: Sequence[str], like: pd.DataFrame, name: str, found
     if not noise:
         raise UserError(f"--noise-class {name}: no folder called _so_ with audio in {files.root}")
     step = max(1, len(like) // LOOKED_AT)
-    lengths = [length for path in list(like["path"])[::step] if (length := _seconds(path))]
-    seconds = round(median(lengths), 3) if lengths else 1.0
+    lengths = [header[0] for path in list(like["path"])[::step] if (header := seconds_and_rate(path))]
+    seconds = max(round(median(lengths), 3), 0.001) if lengths else 1.0
     rows: list[tuple[str, str, float, float]] = []
     groups: list[str] = []
+    twins = len({strip_suffix(path.rpartition("/")[2]) for path in noise}) < len(noise)  # in two folders
     for path in noise:
-        whole = _seconds(files.absolute(path)) or 0.0
+        whole, _ = seconds_and_rate(files.absolute(path)) or (0.0, 0)
         for number in range(int(whole / seconds + 1e-6)):
             start = round(number * seconds, 3)
-            id = f"{strip_suffix(path.rpartition('/')[2])}@{start:g}"
+            id = f"{strip_suffix(path if twins else path.rpartition('/')[2])}@{start:.10g}"
             rows.append((id, files.absolute(path), start, round(start + seconds, 3)))
             groups.append(path)
     if not rows:
@@ -54,11 +55,3 @@ def cut(files: Files, noise: Sequence[str], like: pd.DataFrame, name: str, found
     (label,) = found.settle([name]) if found.renamed is None else (name,)
     found.spelled.setdefault(name, name)
     return table(ids, paths, "train", [label] * len(ids), None, groups, list(starts), list(ends))
-
-
-def _seconds(path: str) -> float | None:
-    try:
-        about = soundfile.info(path)
-    except (OSError, RuntimeError):  # damaged: it is found out when it is decoded
-        return None
-    return about.frames / about.samplerate if about.samplerate else None

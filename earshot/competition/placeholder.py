@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from earshot.competition import segments
+from earshot.competition.audio_header import seconds_and_rate
 from earshot.competition.file_index import Files
 from earshot.competition.names import key, side, strip_suffix
 from earshot.competition.segments import NAMED, Stretches
 from earshot.core.csv_text import as_text
-from earshot.core.errors import unless_temporary
 from earshot.core.file_names import first_few, is_audio
 from earshot.core.files import write_text
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 STEP = 5  # seconds, where a sample submission of stretches has no row: as long as BirdCLEF's
-LONGEST = 1e6  # seconds: a header that says more does not know
 
 
 def loose(files: Files, used: set[str]) -> list[str]:
@@ -163,8 +162,8 @@ def _tails(text: str) -> list[str]:
 def _counts(files: Files, there: Sequence[str], step: int) -> tuple[list[int], list[str]]:
     """How many steps each recording has by its header, the commonest number for one that cannot be read; a
     warning then."""
-    lengths = [_seconds(files.absolute(path)) for path in there]
-    counts = [None if length is None else int(length / step + 0.5) for length in lengths]
+    headers = [seconds_and_rate(files.absolute(path)) for path in there]
+    counts = [None if header is None else int(header[0] / step + 0.5) for header in headers]
     known = [count for count in counts if count is not None]
     lost = [path for path, count in zip(there, counts, strict=True) if count is None]
     if not lost:
@@ -175,19 +174,6 @@ def _counts(files: Files, there: Sequence[str], step: int) -> tuple[list[int], l
         f"warning: the length of {len(lost)} recordings cannot be read ({first_few(lost)}): they get "
         f"{instead}"
     ]
-
-
-def _seconds(path: str) -> float | None:
-    """How long a recording is, by its header; None where that cannot be read."""
-    try:
-        import soundfile  # not at the top: --help needs no libsndfile
-
-        with open(path, "rb") as file:  # not by its name, which soundfile encodes as text
-            about = soundfile.info(file)
-    except (ImportError, OSError, RuntimeError, TypeError) as error:
-        unless_temporary(path, error)
-        return None
-    return about.duration if 0 < about.duration < LONGEST else None
 
 
 def write(

@@ -157,9 +157,11 @@ def twice(
     for top in order:
         met = Counter(other for key in places[top] for other in by_key.get(key, ()))
         for other, shared in met.most_common():
+            if shared < max(FEWEST, MOST * min(len(places[top]), len(places[other]))):
+                continue
             both = [key for key in places[top] if key in places[other]]
             one, two = [places[other][key] for key in both], [places[top][key] for key in both]
-            if shared >= max(FEWEST, MOST * min(len(places[top]), len(places[other]))) and _same(
+            if _same(
                 [(names[a], names[b]) for a, b in zip(one, two, strict=True)],
                 [key[2] for key in both],
                 (other, top, shared >= 0.9 * max(len(places[top]), len(places[other]))),

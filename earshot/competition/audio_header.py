@@ -1,0 +1,25 @@
+"""What a file's header says of its length and sampling rate, before anything is decoded."""
+
+from __future__ import annotations
+
+from earshot.core.errors import unless_temporary
+
+LONGEST = 1e6  # seconds: a header that says more does not know
+
+
+def seconds_and_rate(path: str) -> tuple[float, int] | None:
+    """A file's seconds and its samples a second; None where its header cannot be read, or says nothing
+    plausible.
+
+    Raises:
+        TemporaryError: the disk or the network fails.
+    """
+    try:
+        import soundfile  # not at the top: --help needs no libsndfile
+
+        with open(path, "rb") as file:  # not by its name, which soundfile encodes as text
+            about = soundfile.info(file)
+    except (ImportError, OSError, RuntimeError, TypeError) as error:
+        unless_temporary(path, error)
+        return None
+    return (about.duration, about.samplerate) if 0 < about.duration < LONGEST else None
