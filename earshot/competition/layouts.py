@@ -5,15 +5,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from earshot.competition import copies, file_lists, known_layouts, labels, name_parts
+from earshot.competition import copies, file_lists, folder_levels, known_layouts, labels, name_parts
 from earshot.competition.class_folders import folder_per_class
 from earshot.competition.file_index import Files
 from earshot.competition.from_names import from_names
 from earshot.competition.from_tables import from_tables
+from earshot.competition.id_columns import find_id_column
 from earshot.competition.layout import Layout
+from earshot.competition.names import strip_suffix
 from earshot.competition.reading import Reading, train_files
 from earshot.competition.tables import Table, Tables, role
+from earshot.core import shell
+from earshot.core.csv_table import some
 from earshot.core.errors import UserError
+from earshot.core.file_names import first_few
 
 ESC_COLUMNS = {"filename", "fold", "target", "category"}
 NOT_TRAIN_CSVS = ("solution.csv", "bad_audio.csv")
@@ -75,6 +80,13 @@ def _read(files: Files, tables: Tables, sample: str | None, reading: Reading) ->
                 f"--task multilabel: in {files.root} the folders are the labels, so that a clip has one: "
                 "give a csv of labels"
             )
+        by_folder.notes += [
+            f"warning: the folders are the labels; {path} names the clips and is not used ({what}): if it "
+            f"holds the labels, give --train-csv {shell.quoted(path)} --label-column NAME"
+            for path, what in unread(files, tables)
+            if path != sample
+        ][:1]
+        by_folder.notes += [f"warning: the folders are the labels{line}" for line in [beside(files)] if line]
         return by_folder
     raise UserError(_nothing(files, tables))
 
@@ -126,6 +138,7 @@ def _training(
     csvs = csvs or [p for p in rest if file_lists.FOLD.fullmatch(Path(p).stem) is None]
     named = [p for p in csvs if "train" in Path(p).name.lower() and role(p) != "test" and role(p) is not None]
     named = named or [p for p in csvs if role(p) == "train"]
+    named = [p for p in named if not _only_names(tables, p)]
     if named:
         chosen = [p for p in named if Path(p).name.lower() in ("train.csv", "train.tsv")] or named
         chosen = [p for p in chosen if p.count("/") == chosen[0].count("/")]
@@ -148,7 +161,7 @@ def _training(
     if len(esc) == 1:
         return [tables.read(esc[0])]
     clear = [p for p in readable if _clear(tables, p, reading)]
-    if _by_folders(files, tables, clear):
+    if _by_folders(files, tables, clear) and folder_per_class(files, tables, sample, reading) is not None:
         return []
     if len(clear) == 1:
         return [tables.read(clear[0])]
@@ -164,6 +177,15 @@ def _training(
     if broken and folder_per_class(files, tables, sample, reading) is None:
         raise broken
     return []
+
+
+def _only_names(tables: Tables, path: str) -> bool:
+    """Is a table a bare list of clips, without a header?"""
+    try:
+        table = tables.read(path)
+    except UserError:
+        return False
+    return not table.headed and len(table.frame.columns) == 1
 
 
 def _clear(tables: Tables, path: str, reading: Reading) -> bool:
@@ -225,14 +247,50 @@ def _several(files: Files, tables: Tables, paths: list[str], what: str) -> str:
     )
 
 
+def unread(files: Files, tables: Tables) -> list[tuple[str, str]]:
+    """The tables that name most clips, or should have been one, and what is in them or wrong with them."""
+    found = []
+    for path in tables.paths:
+        if labels_only_sample(path) or path.lower().endswith(".txt"):
+            continue
+        try:
+            frame = tables.read(path).frame
+        except UserError as error:
+            found.append((path, str(error).removeprefix(str(files.root / path)).lstrip(", :")))
+            continue
+        column = find_id_column(frame, files, numbers=False)
+        named = {p for id in frame[column] for p in files.candidates(id)[:1]} if column else set()
+        rest = frame[[c for c in frame.columns if c != column]]
+        may = (
+            any(labels.may_be_label(rest[c]) for c in rest)
+            or sum(map(labels.zero_or_one, map(rest.get, rest))) > 1
+        )
+        if 2 * len(named) > len(files.audio) and may and not _by_folders(files, tables, [path]):
+            found.append((path, f"it has {some(frame.columns, 6)}"))
+    return found
+
+
+def beside(files: Files) -> str:
+    """A line on files that are called like the clips, such as annotations; "" without any."""
+    stems = {strip_suffix(path.rpartition("/")[2]) for path in files.audio}
+    alike = [p for p in (*files.documents, *files.others) if p.rpartition("/")[2].rpartition(".")[0] in stems]
+    if not alike or 2 * len(alike) < len(files.audio):
+        return ""
+    return (
+        f"; {len(alike)} files are called like the clips ({first_few(alike)}): if they hold the labels, write "
+        "a csv with a row per clip, filename,label, and give it to --train-csv"
+    )
+
+
 def _nothing(files: Files, tables: Tables) -> str:
     """The error that nothing was recognised, with the nearest flags."""
     hints = name_parts.suggestions(files.audio) if files.audio else []
-    depth = {path.count("/") for path in files.audio}
-    if files.audio and min(depth) > 1:
-        first = len({path.split("/")[0] for path in files.audio})
-        hints += [f"--label-pattern '^([^/]+)/' ({first} labels, the first folder)"] if first > 1 else []
+    hints = [*folder_levels.suggestions(files.audio)[:2], *hints]
     ways = f"; the labels may be in the names: {' or '.join(hints[:2])}" if hints else ""
+    for path, _ in unread(files, tables)[:1]:
+        ways = f"; {path} names the clips: give --train-csv {shell.quoted(path)} --label-column NAME{ways}"
+    if not ways:
+        ways = beside(files)
     return (
         f"nothing that Earshot knows in {files.root}: looked for a train csv beside audio files, ESC's "
         f"meta/*.csv beside audio/, two or more class folders of audio; found {files.summary()}{ways}"

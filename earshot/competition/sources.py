@@ -42,7 +42,8 @@ def _column(
 ) -> str | None:
     if reading.group_column == NONE or reading.group_pattern:
         return None
-    if reading.group_column:
+    soft = reading.soft_groups and reading.group_column not in frame.columns
+    if reading.group_column and not soft:
         return need_column(frame, csv, reading.group_column, "--group-column")
     if esc:
         return "src_file"

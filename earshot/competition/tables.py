@@ -13,6 +13,7 @@ import pandas as pd
 from earshot.competition.file_index import Files
 from earshot.competition.id_columns import find_id_column
 from earshot.competition.names import number, side, words
+from earshot.competition.source_table import expanded
 from earshot.core import csv_table, spelling
 from earshot.core.errors import UserError
 from earshot.core.file_names import is_audio
@@ -77,6 +78,22 @@ class Tables:
             if bare is not None:
                 return Table(path, bare, headed=False)
         return Table(path, frame)
+
+    def by_source(self, path: str) -> tuple[Table, str] | None:
+        """A table with a row per source of the clips as one with a row per clip, and its column of sources;
+        None where it is none."""
+        table = self.read(path)
+        headers = [table.frame] if table.headed else []
+        if not table.headed or len(table.frame.columns) == 2:  # two columns: the header may be a row
+            try:
+                headers.append(csv_table.read(self.files.root / path, header_row=False))
+            except UserError:
+                pass
+        made = [found and (frame, *found) for frame in headers if (found := expanded(frame, self.files))]
+        if not made:
+            return None
+        frame, rows, column = max(made, key=lambda one: len(one[1]))  # a row that is no header has clips
+        return Table(path, rows, headed=frame is table.frame and table.headed), column
 
     def _bare(self, full: Path) -> pd.DataFrame | None:
         """The table read without a header, where a column of it names audio files."""
