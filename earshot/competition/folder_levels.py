@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from earshot.competition.name_parts import DATED, PERSON, SHORT
 from earshot.competition.names import side, words
 from earshot.competition.split_words import FILLER_WORDS, SPLIT_WORDS
+from earshot.competition.suspicious import PIECES
 from earshot.core import shell
 from earshot.core.csv_table import shown
 
@@ -38,15 +39,16 @@ def suggestions(names: Sequence[str]) -> list[str]:
             again = places > len(values) and 2 * places > len(values) * len(above)
             listed = ", ".join(map(shown, sorted(values)[:4])) + ", ..." * (len(values) > 4)
             flag = f"--label-pattern {shell.quoted(pattern)} ({len(values)} labels, the folders {listed})"
-            found.append((not again, level, flag))
-    return [flag for *_, flag in sorted(found)]
+            found.append((len({re.sub(r"[\d_]+", "", one) for one in values}) == 1, not again, level, flag))
+    sure = [one for one in found if not one[0]]  # id_00, id_02, ... only count
+    return [flag for *_, flag in sorted(sure or found)]
 
 
 def _may_be_labels(values: set[str]) -> bool:
     """Are these neither parts of the data set, nor people, days or numbers?"""
     parts = sum(bool(set(words(one)) & set(SPLIT_WORDS)) or side(one) is not None for one in values)
-    common = set.intersection(*(set(words(one)) - FILLER_WORDS for one in values))
-    numbered = all(len(set(words(one)) - common - FILLER_WORDS) == 0 for one in values)
+    common = set.intersection(*(set(words(one)) for one in values))
+    numbered = bool(common & PIECES) and all(set(words(one)) <= common | FILLER_WORDS for one in values)
     return (
         2 * parts < len(values)
         and not numbered

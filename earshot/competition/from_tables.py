@@ -87,7 +87,7 @@ def from_tables(
         named = next(c for c in frame.columns if c not in (id_column, "group", by_source[1]))
     how, said = labels.find(frame, csv, id_column, columns, wanted, reading.task, named)
     if how is None:
-        raise UserError(_unclear(files, csv, frame, id_column))
+        raise UserError(_unclear(files, csv, frame, id_column, by_source and by_source[1]))
     if not how.multilabel and not how.classes and several_rows(frame, id_column, how.name):
         mark = next((m for m in labels.MARKS if not frame[how.name].str.contains(m, regex=False).any()), None)
         if mark and reading.task == "auto":
@@ -106,7 +106,9 @@ def from_tables(
         renamed=_renamed(reading, frame, how, answers),
     )
     found.notes += [*first.notes, f"{csv.name}: id column {id_column}, {how.about}", *said]
-    if by_source is not None:
+    if by_source is not None and how.name == by_source[1]:
+        frame = frame.drop(columns="group")
+    elif by_source is not None:
         found.notes.append(
             f"{csv.name} has a row per source of clips (column {by_source[1]}): its label is that of all "
             "its clips, which folds keep together"
@@ -276,17 +278,17 @@ def _folder_column(files: Files, frame: pd.DataFrame, id_column: str) -> str | N
     return None
 
 
-def _unclear(files: Files, csv: Path, frame: pd.DataFrame, id_column: str) -> str:
+def _unclear(files: Files, csv: Path, frame: pd.DataFrame, id_column: str, source: str | None) -> str:
     """The error that the label is not clear, with the columns that can be it."""
     can = [
         c
         for c in frame.columns
-        if c != id_column
+        if c not in (id_column, "group", source)
         and groups.rank(str(c)) is None
         and labels.may_be_label(frame[c])
         and 1 < frame[c].nunique() <= len(frame) // 2
     ]
-    hint = f" (may be: {', '.join(f'--label-column {c}' for c in can[:4])})" if can else ""
+    hint = f" (may be: {', '.join(f'--label-column {c}' for c in can[:6])})" if can else ""
     return (
         f"which column of {csv} is the label is not clear: it has {some(frame.columns)}; "
         f"pass --label-column, or --task multilabel for columns of 0 and 1{hint}"

@@ -5,18 +5,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from earshot.competition import copies, file_lists, folder_levels, known_layouts, labels, name_parts
+from earshot.competition import copies, file_lists, folder_levels, groups, known_layouts, labels, name_parts
 from earshot.competition.class_folders import folder_per_class
 from earshot.competition.file_index import Files
 from earshot.competition.from_names import from_names
-from earshot.competition.from_tables import from_tables
+from earshot.competition.from_tables import SPLIT_COLUMNS, from_tables
 from earshot.competition.id_columns import find_id_column
 from earshot.competition.layout import Layout
 from earshot.competition.names import strip_suffix
 from earshot.competition.reading import Reading, train_files
 from earshot.competition.tables import Table, Tables, role
 from earshot.core import shell
-from earshot.core.csv_table import some
 from earshot.core.errors import UserError
 from earshot.core.file_names import first_few
 
@@ -81,8 +80,8 @@ def _read(files: Files, tables: Tables, sample: str | None, reading: Reading) ->
                 "give a csv of labels"
             )
         by_folder.notes += [
-            f"warning: the folders are the labels; {path} names the clips and is not used ({what}): if it "
-            f"holds the labels, give --train-csv {shell.quoted(path)} --label-column NAME"
+            f"warning: the folders are the labels; {path} names the clips and is not used: if it holds the "
+            f"labels, {what}"
             for path, what in unread(files, tables)
             if path != sample
         ][:1]
@@ -114,7 +113,7 @@ def _from_tables(
     unused = [p for p in unused if Path(p).name not in (reading.note or "")]
     if unused:
         found.notes.append(
-            f"not used: {', '.join(unused)} (--train-csv or --extra-csv {unused[0]}:0.3 takes it in)"
+            f"not used: {first_few(unused, 8)} (--train-csv or --extra-csv {unused[0]}:0.3 takes it in)"
         )
     return found
 
@@ -144,6 +143,11 @@ def _training(
         chosen = [p for p in chosen if p.count("/") == chosen[0].count("/")]
         if len(chosen) > 1:
             clear = [p for p in chosen if _clear(tables, p, reading)]
+            found = [tables.read(p) for p in clear]
+            one_name = len({Path(p).name for p in clear}) == 1  # training-a/REFERENCE.csv, training-b/...
+            headers = {tuple(table.frame.columns) for table in found}
+            if one_name and len(clear) == len(chosen) and len(headers) == 1 and _apart(files, tables, found):
+                return found
             if len(clear) != 1:
                 raise UserError(_several(files, tables, chosen, "train csv"))
             chosen = clear
@@ -248,7 +252,7 @@ def _several(files: Files, tables: Tables, paths: list[str], what: str) -> str:
 
 
 def unread(files: Files, tables: Tables) -> list[tuple[str, str]]:
-    """The tables that name most clips, or should have been one, and what is in them or wrong with them."""
+    """The tables that name most clips and may hold labels, or cannot be read, and what to do."""
     found = []
     for path in tables.paths:
         if labels_only_sample(path) or path.lower().endswith(".txt"):
@@ -256,17 +260,24 @@ def unread(files: Files, tables: Tables) -> list[tuple[str, str]]:
         try:
             frame = tables.read(path).frame
         except UserError as error:
-            found.append((path, str(error).removeprefix(str(files.root / path)).lstrip(", :")))
+            found.append(
+                (
+                    path,
+                    f"it has to be readable: {str(error).removeprefix(str(files.root / path)).lstrip(', :')}",
+                )
+            )
             continue
         column = find_id_column(frame, files, numbers=False)
         named = {p for id in frame[column] for p in files.candidates(id)[:1]} if column else set()
-        rest = frame[[c for c in frame.columns if c != column]]
-        may = (
-            any(labels.may_be_label(rest[c]) for c in rest)
-            or sum(map(labels.zero_or_one, map(rest.get, rest))) > 1
-        )
-        if 2 * len(named) > len(files.audio) and may and not _by_folders(files, tables, [path]):
-            found.append((path, f"it has {some(frame.columns, 6)}"))
+        if 2 * len(named) <= len(files.audio) or _by_folders(files, tables, [path]):
+            continue
+        rest = [c for c in frame.columns if c not in (column, "fold", "group")]
+        can = [c for c in rest if groups.rank(str(c)) is None and c.lower() not in SPLIT_COLUMNS]
+        can = [c for c in can if labels.may_be_label(frame[c]) and 1 < frame[c].nunique() <= len(frame) // 2]
+        flags = [f"--label-column {shell.quoted(c)}" for c in can[:4]]
+        flags = ["--task multilabel"] * (sum(labels.zero_or_one(frame[c]) for c in rest) > 1) + flags
+        if flags:
+            found.append((path, f"give --train-csv {shell.quoted(path)} {' or '.join(flags)}"))
     return found
 
 
@@ -277,8 +288,8 @@ def beside(files: Files) -> str:
     if not alike or 2 * len(alike) < len(files.audio):
         return ""
     return (
-        f"; {len(alike)} files are called like the clips ({first_few(alike)}): if they hold the labels, write "
-        "a csv with a row per clip, filename,label, and give it to --train-csv"
+        f"; {len(alike)} files are called like the clips ({first_few(alike)}): if they hold the labels, "
+        "write a csv with a row per clip, filename,label, and give it to --train-csv"
     )
 
 
@@ -287,8 +298,8 @@ def _nothing(files: Files, tables: Tables) -> str:
     hints = name_parts.suggestions(files.audio) if files.audio else []
     hints = [*folder_levels.suggestions(files.audio)[:2], *hints]
     ways = f"; the labels may be in the names: {' or '.join(hints[:2])}" if hints else ""
-    for path, _ in unread(files, tables)[:1]:
-        ways = f"; {path} names the clips: give --train-csv {shell.quoted(path)} --label-column NAME{ways}"
+    for path, what in unread(files, tables)[:1]:
+        ways = f"; {path} names the clips: {what}{ways}"
     if not ways:
         ways = beside(files)
     return (

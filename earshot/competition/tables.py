@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from earshot.competition import json_table
 from earshot.competition.file_index import Files
 from earshot.competition.id_columns import find_id_column
 from earshot.competition.names import number, side, words
@@ -47,6 +48,7 @@ class Tables:
     def __init__(self, files: Files):
         self.files = files
         self.paths = [*files.csvs, *(path for path in files.texts if looks_tabular(files.root / path))]
+        self.paths += json_table.tables(files.root, [*files.documents, *files.others])
         self._read: dict[str, Table] = {}
 
     def read(self, path: str) -> Table:
@@ -63,9 +65,14 @@ class Tables:
 
     def _opened(self, path: str) -> Table:
         full = self.files.root / path
+        if full.suffix.lower() in (".json", ".jsonl"):
+            return Table(path, json_table.read(full))
         try:
             frame = csv_table.read(full)
         except UserError:
+            stacked = _stacked(full)
+            if stacked is not None:
+                return Table(path, stacked)
             bare = self._bare(full)
             # such as two columns of one name in a matrix of numbers; else the error is the header's own
             if bare is None or pd.to_numeric(bare.iloc[0], errors="coerce").isna().any():
@@ -167,6 +174,33 @@ class Tables:
                     )
                     return str(column)
         return found
+
+
+def _stacked(path: Path) -> pd.DataFrame | None:
+    """A table with several header rows, as pandas writes them: the last one names the index alone. Its
+    columns are called by their lowest row where that is clear. None where it is none."""
+    try:
+        frame = csv_table.read(path, header_row=False)
+    except UserError:
+        return None
+    top = frame.iloc[:5]
+    last = next(
+        (n for n, row in enumerate(top.values) if row[0].strip() and not any(map(str.strip, row[1:]))), 0
+    )
+    if last < 2 or any(top.iloc[:last, 0].str.strip()):
+        return None
+    levels = [[cell.strip() for cell in row] for row in top.values[:last]]
+    lowest = levels[-1]
+    names = [
+        low if lowest.count(low) == 1 else " ".join(level[place] for level in levels)
+        for place, low in enumerate(lowest)
+    ]
+    names[0] = top.iloc[last, 0].strip()
+    if len(set(names)) < len(names) or not all(names):
+        return None
+    made = frame.iloc[last + 1 :].set_axis(pd.Index(names, dtype=object), axis=1)
+    made.attrs = {"stray": {}, "joined": []}
+    return made
 
 
 def _distinct(cells: pd.Series) -> bool:
