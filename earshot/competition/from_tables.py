@@ -25,9 +25,10 @@ from earshot.competition.file_index import Files
 from earshot.competition.id_columns import find_id_column, need_column
 from earshot.competition.labelled import labelled_rows, several_rows, together
 from earshot.competition.layout import Layout, table
+from earshot.competition.names import side
 from earshot.competition.reading import Reading, mapper
 from earshot.competition.split_words import SPLIT_WORDS
-from earshot.competition.tables import Table, Tables, join
+from earshot.competition.tables import Table, Tables, join, role
 from earshot.competition.with_sample import sample_table, with_sample
 from earshot.core import spelling
 from earshot.core.csv_table import some
@@ -130,12 +131,13 @@ def from_tables(
         found.notes += [files.tail_notes[part.path]] if part.path in files.tail_notes else []
         group = sources.column(here, found, how.read(here, more), id_column, reading, more, esc)
         here, held = _by_split_column(here, id_column, how)
+        by = "of its split column are"
+        if held is None and asked is None and role(part.path) is None:
+            here, held = _by_folders_of_tests(files, here, id_column)
+            by = "whose clips lie in a test folder are"
         clips = labelled_rows(files, here, more, "train", id_column, group, found)
         if held is not None:
-            found.notes.append(
-                f"{more.name}: {len(held)} rows of its split column are the hold-out; validation counts as "
-                "train"
-            )
+            found.notes.append(f"{more.name}: {len(held)} rows {by} the hold-out; validation counts as train")
             kept_out.append(labelled_rows(files, held, more, "test", id_column, group, found))
         known = set().union(*(set(done["path"]) for done in parts)) if parts else set()
         clips = clips[~clips["path"].isin(known)]  # the first table's word counts
@@ -229,6 +231,18 @@ def _by_split_column(
     return frame, None
 
 
+def _by_folders_of_tests(
+    files: Files, frame: pd.DataFrame, id_column: str
+) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """The rows to train on, and the labelled rows whose clips lie in a test folder; None without any."""
+    found = [files.candidates(id) for id in frame[id_column]]
+    there = pd.Series(
+        [bool(paths) and all(side(p.rpartition("/")[0]) == "subm" for p in paths) for paths in found],
+        index=frame.index,
+    )
+    return (frame[~there], frame[there]) if there.any() and not there.all() else (frame, None)
+
+
 def _matrix(frame: pd.DataFrame, id_column: str) -> pd.DataFrame:
     """A table without a header: columns of 0 and 1 are called by their number, 1 for the first behind the
     ids."""
@@ -253,7 +267,8 @@ def _first_label(files: Files, frame: pd.DataFrame, id_column: str) -> str | Non
         for column in can:
             if all(cell.strip() in path for cell, path in zip(rows[column], paths, strict=True)):
                 return column
-    return min(can, key=lambda c: frame[c].nunique(), default=rest[0] if len(rest) == 1 else None)
+    filled = [c for c in can if all(groups.cleaned(list(frame[c])))]  # none that has "-" in it
+    return min(filled or can, key=lambda c: frame[c].nunique(), default=rest[0] if len(rest) == 1 else None)
 
 
 def _folder_column(files: Files, frame: pd.DataFrame, id_column: str) -> str | None:

@@ -86,6 +86,11 @@ def _read(files: Files, tables: Tables, sample: str | None, reading: Reading) ->
             if path != sample
         ][:1]
         by_folder.notes += [f"warning: the folders are the labels{line}" for line in [beside(files)] if line]
+        if rest and all(one.isdecimal() for one in by_folder.clips["label"].dropna().unique()):
+            by_folder.notes.append(
+                f"warning: the class folders are only numbers, and {rest[0]} is not used: if it holds the "
+                "labels, give it a column with the names of the audio files"
+            )
         return by_folder
     raise UserError(_nothing(files, tables))
 
@@ -103,19 +108,29 @@ def _from_tables(
         trains.append((_outside(tables, train_files(tables.files.root, name, tables.paths)), weight))
     used = {table.path for table, _ in trains} | {sample}
     others = [p for p in tables.paths if p not in used and not labels_only_sample(p)]
-    csvs = [
-        p for p in others if not p.lower().endswith(".txt") and Path(p).name.lower() not in NOT_TRAIN_CSVS
-    ]
+    csvs = [p for p in others if Path(p).name.lower() not in NOT_TRAIN_CSVS]
+    csvs = [p for p in csvs if not p.lower().endswith(".txt") or _alike(tables, p, trains[0][0])]
     tests = [p for p in csvs if role(p) == "test"]
     valid = [p for p in csvs if role(p) == "valid" or role(p) == "train" and "dev" in Path(p).stem.lower()]
     found = from_tables(tables, trains, sample, tests, valid, others, reading)
     unused = [p for p in csvs if p not in (*tests, *valid) and role(p) == "train"]
+    unused = [p for p in unused if not p.lower().endswith(".txt")]
     unused = [p for p in unused if Path(p).name not in (reading.note or "")]
     if unused:
         found.notes.append(
             f"not used: {first_few(unused, 8)} (--train-csv or --extra-csv {unused[0]}:0.3 takes it in)"
         )
     return found
+
+
+def _alike(tables: Tables, path: str, train: Table) -> bool:
+    """Is a text file a table of the same columns as the training table, which is a text file?"""
+    if not train.path.lower().endswith(".txt") or file_lists.FOLD.fullmatch(Path(path).stem):
+        return False
+    try:
+        return list(tables.read(path).frame.columns) == list(train.frame.columns)
+    except UserError:
+        return False
 
 
 def _outside(tables: Tables, path: Path) -> Table:
@@ -260,12 +275,8 @@ def unread(files: Files, tables: Tables) -> list[tuple[str, str]]:
         try:
             frame = tables.read(path).frame
         except UserError as error:
-            found.append(
-                (
-                    path,
-                    f"it has to be readable: {str(error).removeprefix(str(files.root / path)).lstrip(', :')}",
-                )
-            )
+            why = str(error).removeprefix(str(files.root / path)).lstrip(", :")
+            found.append((path, f"it has to be readable: {why}"))
             continue
         column = find_id_column(frame, files, numbers=False)
         named = {p for id in frame[column] for p in files.candidates(id)[:1]} if column else set()

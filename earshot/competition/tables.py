@@ -47,7 +47,8 @@ class Tables:
 
     def __init__(self, files: Files):
         self.files = files
-        self.paths = [*files.csvs, *(path for path in files.texts if looks_tabular(files.root / path))]
+        texts = [p for p in files.texts if looks_tabular(files.root / p) or between_blanks(files, p)]
+        self.paths = [*files.csvs, *texts]
         self.paths += json_table.tables(files.root, [*files.documents, *files.others])
         self._read: dict[str, Table] = {}
 
@@ -74,8 +75,12 @@ class Tables:
             if stacked is not None:
                 return Table(path, stacked)
             bare = self._bare(full)
-            # such as two columns of one name in a matrix of numbers; else the error is the header's own
-            if bare is None or pd.to_numeric(bare.iloc[0], errors="coerce").isna().any():
+            # such as two columns of one name in a matrix of numbers, or beside the name of a clip; else the
+            # error is the header's own
+            if bare is None or (
+                pd.to_numeric(bare.iloc[0], errors="coerce").isna().any()
+                and not any(map(self.files.candidates, bare.iloc[0]))
+            ):
                 raise
             return Table(path, bare, headed=False)
         frame = frame.drop(columns=csv_table.nameless(frame))
@@ -229,6 +234,25 @@ def looks_tabular(path: Path) -> bool:
     return len(lines) > 1 and any(
         len({line.count(mark) for line in lines}) == 1 and mark in lines[0] for mark in "\t;,|"
     )
+
+
+def between_blanks(files: Files, text: str) -> bool:
+    """Has a text file lines of as many words each, one of which names a clip and one a label in letters, for
+    a good part of the clips?"""
+    try:
+        if os.path.getsize(files.root / text) > TEXT_BYTES:
+            return False
+        with open(files.root / text, encoding="utf-8") as file:
+            rows = [line.split(" ") for line in file.read().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError):
+        return False
+    width = len(rows[0]) if rows else 0
+    if not 1 < width <= 20 or any(len(row) != width for row in rows) or 10 * len(rows) < len(files.audio):
+        return False
+    columns = list(zip(*rows, strict=True))
+    named = [c for c in columns if all(map(files.candidates, c[:20]))]
+    rest = [c for c in columns if c not in named]
+    return bool(named) and any(len(set(c)) <= len(c) // 2 and all(x[:1].isalpha() for x in c) for c in rest)
 
 
 def role(path: str) -> str | None:

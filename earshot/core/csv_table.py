@@ -207,9 +207,10 @@ def _lines(file: IO[str], path: Path, done: int) -> Iterator[str]:
 
 def _separator(header: str, path: Path) -> str:
     """A comma where the header has one (outside quotes), else the first of the others that it has; of a .tsv
-    the tab."""
+    the tab; of a .txt without any the blank."""
     bare = re.sub(r'"[^"]*"', "", header)
     known = "\t" + SEPARATORS if path.suffix.lower() == ".tsv" else SEPARATORS
+    known += " " * (path.suffix.lower() == ".txt")
     return next((mark for mark in known if mark in bare), ",")
 
 
