@@ -60,7 +60,7 @@ def walk(root: Path, closed: list[str] | None = None, deep: int | None = None):
 class Files:
     """What lies below a folder, from one walk, relative to it: `audio`, `zips`, other archives (`packed`),
     `others` that may have been meant as clips and `documents` as text, sorted; `csvs` (.tsv too; at most two
-    folders deep) as they are opened.
+    folders deep below those that all lie in) as they are opened.
 
     Raises:
         UserError: two names that are one as text.
@@ -91,6 +91,14 @@ class Files:
                     self._one(self._disk.setdefault(path, real), real)
                 kind = self._kind(name, path)
                 kind.append(real if kind is self.csvs else path)
+        head = os.path.commonpath(
+            [os.path.dirname(f"/{p}") for p in (*self.audio, *self.csvs, *self.texts)] or ["/"]
+        )
+        deepest = 2 + head.rstrip("/").count("/")  # below the folders that all lie in
+        self.documents += [text_of(p) for p in self.csvs if p.count("/") > deepest and is_document(p)]
+        self.others += [text_of(p) for p in self.csvs if p.count("/") > deepest and not is_document(p)]
+        self.csvs = [p for p in self.csvs if p.count("/") <= deepest]
+        self.texts = [p for p in self.texts if p.count("/") <= deepest]
         self.audio.sort()
         self.csvs.sort(key=lambda p: (p.count("/"), p))
         self.paths = set(self.audio)
@@ -113,11 +121,11 @@ class Files:
     def _kind(self, name: str, path: str) -> list[str]:
         if is_audio(name):
             return self.audio
-        if name.lower().endswith((".csv", ".tsv")) and path.count("/") <= 2:
+        if name.lower().endswith((".csv", ".tsv")):
             return self.csvs
         if is_zip(name):
             return self.zips
-        if name.lower().endswith(".txt") and path.count("/") <= 2:
+        if name.lower().endswith(".txt"):
             self.texts.append(self._disk.get(path, path))
         if is_tar(name) or is_closed(name):
             return self.packed

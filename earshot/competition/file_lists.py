@@ -9,7 +9,7 @@ from earshot.competition.file_index import Files
 from earshot.core.errors import UserError, unless_temporary
 
 FOLD = re.compile(r"fold_?(\d{1,3})_(evaluate|test|valid(?:ation)?)", re.I)
-HELD_OUT = re.compile(r"(test|valid)[a-z]*_?(list|files)", re.I)
+HELD_OUT = re.compile(r"(test|valid)[a-z]*_?(list|files|filtered|split|set|clips|filenames)?", re.I)
 BYTES = 100_000_000
 
 

@@ -9,16 +9,26 @@ from pathlib import Path
 
 import pandas as pd
 
-from earshot.competition import file_lists, groups, labels, placeholder, sources
+from earshot.competition import (
+    file_lists,
+    folder_levels,
+    groups,
+    labels,
+    name_parts,
+    placeholder,
+    source_table,
+    sources,
+)
 from earshot.competition.asked import unlabelled_rows
 from earshot.competition.csv_checks import need_header, need_rows, stray_quotes
 from earshot.competition.file_index import Files
 from earshot.competition.id_columns import find_id_column, need_column
 from earshot.competition.labelled import labelled_rows, several_rows, together
 from earshot.competition.layout import Layout, table
+from earshot.competition.names import side
 from earshot.competition.reading import Reading, mapper
 from earshot.competition.split_words import SPLIT_WORDS
-from earshot.competition.tables import Table, Tables, join
+from earshot.competition.tables import Table, Tables, join, role
 from earshot.competition.with_sample import sample_table, with_sample
 from earshot.core import spelling
 from earshot.core.csv_table import some
@@ -50,9 +60,19 @@ def from_tables(
     """
     files = tables.files
     first = trains[0][0]
+    by_source = None
+    if not (reading.id_column or tables.id_column(first.path) or join(tables, first, others)):
+        by_source = tables.by_source(first.path)
+    if by_source is not None:
+        first = by_source[0]
+        trains = [(first, trains[0][1]), *trains[1:]]
     csv, frame = files.root / first.path, need_rows(first.frame, files.root / first.path)
     asked = sample_table(tables, sample, reading.id_column) if sample else None
-    id_column = _id_column(tables, first, others, reading, asked.columns[0] if asked else None)
+    id_column = (
+        source_table.FILE
+        if by_source is not None
+        else _id_column(tables, first, others, reading, asked.columns[0] if asked else None)
+    )
     if first.headed:
         need_header(files, csv, id_column, frame)
     answers = [c for c in asked.columns if c != asked.id_column] if asked else []
@@ -61,13 +81,15 @@ def from_tables(
     if not first.headed:
         frame = _matrix(frame, id_column)
     named = reading.label_column and need_column(frame, csv, reading.label_column, "--label-column")
-    if named is None and not set(columns) - {id_column} & set(frame.columns):
+    if named is None and by_source is None and not set(columns) - {id_column} & set(frame.columns):
         named = _folder_column(files, frame, id_column) or (
-            None if first.headed else _first_label(frame, id_column)
+            None if first.headed else _first_label(files, frame, id_column)
         )
+    if by_source is not None and named is None and len(frame.columns) == 4:
+        named = next(c for c in frame.columns if c not in (id_column, "group", by_source[1]))
     how, said = labels.find(frame, csv, id_column, columns, wanted, reading.task, named)
     if how is None:
-        raise UserError(_unclear(csv, frame, id_column, reading))
+        raise UserError(_unclear(csv, frame, id_column, reading, by_source and by_source[1]))
     if not how.multilabel and not how.classes and several_rows(frame, id_column, how.name):
         mark = next((m for m in labels.MARKS if not frame[how.name].str.contains(m, regex=False).any()), None)
         if mark and reading.task == "auto":
@@ -86,6 +108,13 @@ def from_tables(
         renamed=_renamed(reading, frame, how, answers),
     )
     found.notes += [*first.notes, f"{csv.name}: id column {id_column}, {how.about}", *said]
+    if by_source is not None and how.name == by_source[1]:
+        frame = frame.drop(columns="group")
+    elif by_source is not None:
+        found.notes.append(
+            f"{csv.name} has a row per source of clips (column {by_source[1]}): its label is that of all "
+            "its clips, which folds keep together"
+        )
     if "secondary_labels" in frame.columns and how.name != "secondary_labels":
         found.notes.append("column secondary_labels is not used: a clip gets its primary label alone")
     parts: list[pd.DataFrame] = []
@@ -103,12 +132,13 @@ def from_tables(
         found.notes += [files.tail_notes[part.path]] if part.path in files.tail_notes else []
         group = sources.column(here, found, how.read(here, more), id_column, reading, more, esc)
         here, held = _by_split_column(here, id_column, how)
+        by = "of its split column are"
+        if held is None and asked is None and role(part.path) is None:
+            here, held = _by_folders_of_tests(files, here, id_column)
+            by = "whose clips lie in a test folder are"
         clips = labelled_rows(files, here, more, "train", id_column, group, found)
         if held is not None:
-            found.notes.append(
-                f"{more.name}: {len(held)} rows of its split column are the hold-out; validation counts as "
-                "train"
-            )
+            found.notes.append(f"{more.name}: {len(held)} rows {by} the hold-out; validation counts as train")
             kept_out.append(labelled_rows(files, held, more, "test", id_column, group, found))
         known = set().union(*(set(done["path"]) for done in parts)) if parts else set()
         clips = clips[~clips["path"].isin(known)]  # the first table's word counts
@@ -130,6 +160,16 @@ def from_tables(
     for path in valid:
         parts += _more(tables, path, "train", id_column, found, parts[0])
     tests = [t for t in tests if Path(t).name.lower() in ("test.csv", "test.tsv")][:1] or tests
+    if not asked and not kept_out:
+        lists = [t for t in tests if not how.known_in(tables.read(t).frame)]
+        listed = _listed(tables, lists, parts[0])
+        if listed.any() and not listed.all():
+            names = ", ".join(Path(t).name for t in lists)
+            found.notes.append(f"{names}: its {listed.sum()} clips are the hold-out, labelled by {csv.name}")
+            kept_out = [parts[0][listed].assign(split="test")]
+            parts = [parts[0][~listed], *kept_out]
+        known_tests = [t for t in tests if t not in lists]
+        tests = [] if kept_out else known_tests or tests  # of fold1_evaluate and fold1_test the labelled one
     if asked:
         parts += with_sample(files, asked, parts[0], found, [tables.read(t) for t in tests])
     elif len(tests) > 1:
@@ -168,9 +208,14 @@ def _id_column(tables: Tables, first: Table, others: list[str], reading: Reading
         raise UserError(
             f"no column of {csv} names audio files: its columns are {some(frame.columns)}; "
             f"audio folders found in {files.root}: {files.audio_folders()}; "
-            "pass --id-column, or put the audio there"
+            f"pass --id-column, or put the audio there{_in_names(files)}"
         )
     return known or found or ""
+
+
+def _in_names(files: Files) -> str:
+    ways = [*folder_levels.suggestions(files.audio)[:1], *name_parts.suggestions(files.audio)]
+    return f"; if the labels are in the names, {ways[0]}" if files.audio and ways else ""
 
 
 def _by_split_column(
@@ -187,6 +232,18 @@ def _by_split_column(
     return frame, None
 
 
+def _by_folders_of_tests(
+    files: Files, frame: pd.DataFrame, id_column: str
+) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """The rows to train on, and the labelled rows whose clips lie in a test folder; None without any."""
+    found = [files.candidates(id) for id in frame[id_column]]
+    there = pd.Series(
+        [bool(paths) and all(side(p.rpartition("/")[0]) == "subm" for p in paths) for paths in found],
+        index=frame.index,
+    )
+    return (frame[~there], frame[there]) if there.any() and not there.all() else (frame, None)
+
+
 def _matrix(frame: pd.DataFrame, id_column: str) -> pd.DataFrame:
     """A table without a header: columns of 0 and 1 are called by their number, 1 for the first behind the
     ids."""
@@ -198,16 +255,26 @@ def _matrix(frame: pd.DataFrame, id_column: str) -> pd.DataFrame:
     return frame
 
 
-def _first_label(frame: pd.DataFrame, id_column: str) -> str | None:
-    """In a table without a header, the first column that can be the label."""
+def _first_label(files: Files, frame: pd.DataFrame, id_column: str) -> str | None:
+    """In a table without a header, the column that can be the label: one that repeats folders of the paths,
+    else the one of fewest values."""
     rest = [c for c in frame.columns if c != id_column]
     if all(labels.zero_or_one(frame[c]) for c in rest):
         return None
-    return next((c for c in rest if labels.may_be_label(frame[c])), rest[0] if len(rest) == 1 else None)
+    can = [c for c in rest if labels.may_be_label(frame[c]) and frame[c].nunique() > 1]
+    rows = frame.iloc[:: max(1, len(frame) // 2000)]
+    paths = [found[0].split("/")[:-1] for id in rows[id_column] if (found := files.candidates(id))]
+    if len(paths) == len(rows):
+        for column in can:
+            if all(cell.strip() in path for cell, path in zip(rows[column], paths, strict=True)):
+                return column
+    filled = [c for c in can if all(groups.cleaned(list(frame[c])))]  # none that has "-" in it
+    return min(filled or can, key=lambda c: frame[c].nunique(), default=rest[0] if len(rest) == 1 else None)
 
 
 def _folder_column(files: Files, frame: pd.DataFrame, id_column: str) -> str | None:
-    """The column whose values are the names of the audio's folders, where there are two or more."""
+    """The column whose values are the names of the audio's folders, where there are two or more; no source
+    (a site) or split, where another column may be the label."""
     rows = frame.iloc[:: max(1, len(frame) // 2000)]
     folders = [
         found[0].split("/")[-2] if (found := files.candidates(id)) and "/" in found[0] else None
@@ -215,7 +282,11 @@ def _folder_column(files: Files, frame: pd.DataFrame, id_column: str) -> str | N
     ]
     if len(set(folders) - {None}) < 2:
         return None
-    for column in (c for c in frame.columns if c not in (id_column, "fold", "group")):
+    left = [c for c in frame.columns if c not in (id_column, "fold", "group")]
+    left = [c for c in left if c.lower() not in SPLIT_COLUMNS]
+    if labels.find_label_column(frame, id_column) or sum(labels.zero_or_one(frame[c]) for c in left) > 1:
+        left = [c for c in left if groups.rank(str(c)) is None]
+    for column in left:
         cells = rows[column].str.strip()
         same = [cell == folder for cell, folder in zip(cells, folders, strict=True) if folder is not None]
         if cells.nunique() > 1 and sum(same) >= 0.95 * len(same):
@@ -223,17 +294,17 @@ def _folder_column(files: Files, frame: pd.DataFrame, id_column: str) -> str | N
     return None
 
 
-def _unclear(csv: Path, frame: pd.DataFrame, id_column: str, reading: Reading) -> str:
+def _unclear(csv: Path, frame: pd.DataFrame, id_column: str, reading: Reading, source: str | None) -> str:
     """The error that the label is not clear, with the columns that can be it."""
     can = [
         c
         for c in frame.columns
-        if c != id_column
+        if c not in (id_column, "group", source)
         and groups.rank(str(c)) is None
         and labels.may_be_label(frame[c])
         and 1 < frame[c].nunique() <= len(frame) // 2
     ]
-    flags = [f"--label-column {quoted(column)}" for column in can[:4]]
+    flags = [f"--label-column {quoted(column)}" for column in can[:6]]
     hint = f": {' or '.join([reading.command(flags[0]), *flags[1:]])}" if can else ""
     return (
         f"which column of {csv} is the label is not clear: it has {some(frame.columns)}; "
@@ -267,6 +338,10 @@ def _more(
     assert found.written is not None
     part = tables.read(path)
     if id_column not in part.frame.columns or not found.written.known_in(part.frame) or part.frame.empty:
+        if find_id_column(part.frame, tables.files):
+            found.notes.append(
+                f"not used: {path}: it lacks {id_column} or the labels in {found.written.name}"
+            )
         return []
     csv = tables.files.root / path
     stray_quotes(part.frame, csv, (id_column, *found.written.columns), found)
@@ -276,6 +351,18 @@ def _more(
         return []
     found.notes.append(f"{csv.name}: {len(clips)} clips of the validation table count as train")
     return [clips]
+
+
+def _listed(tables: Tables, tests: Sequence[str], clips: pd.DataFrame) -> pd.Series:
+    """Which training clips test tables without labels name, all of whose clips are training clips."""
+    known, named = set(clips["path"]), set()
+    for test in tests:
+        frame = tables.read(test).frame
+        column = find_id_column(frame, tables.files)
+        paths = [tables.files.candidates(id)[:1] for id in frame[column]] if column else []
+        here = {tables.files.absolute(p) for one in paths for p in one}
+        named |= here if here <= known else set()
+    return clips["path"].isin(named)
 
 
 def _test_rows(

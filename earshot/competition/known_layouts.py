@@ -11,7 +11,9 @@ from typing import Any
 
 import yaml
 
+from earshot.competition.names import side
 from earshot.competition.reading import Reading
+from earshot.core.file_names import is_audio
 
 FOLDER = Path(__file__).with_name("known")
 
@@ -19,6 +21,12 @@ FOLDER = Path(__file__).with_name("known")
 @cache
 def _all() -> list[dict[str, Any]]:
     return [yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.yaml"))]
+
+
+def _mostly(pattern: str, paths: Sequence[str]) -> bool:
+    """Does a label pattern match most of the audio that is not to be predicted?"""
+    clips = [p for p in paths if is_audio(p) and side(p.rpartition("/")[0]) != "subm"]
+    return 2 * sum(bool(re.search(pattern, path)) for path in clips) > len(clips)
 
 
 def match(paths: Sequence[str], headers: Callable[[str], list[list[str]]]) -> Reading:
@@ -44,5 +52,7 @@ def match(paths: Sequence[str], headers: Callable[[str], list[list[str]]]) -> Re
             read: dict[str, Any] = {
                 k: tuple(v) if isinstance(v, list) else v for k, v in known.get("read", {}).items()
             }
+            if "label_pattern" in read and not _mostly(read["label_pattern"], paths):
+                continue  # one of several data sets in one folder
             return Reading(layout=known["layout"], **read)
     return Reading()

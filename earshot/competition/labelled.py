@@ -16,6 +16,7 @@ from earshot.core.errors import UserError
 TIMES = re.compile(
     r"(t|time|start|end|begin|onset|offset|stop)([ _].*)?|.*[ _](onset|offset|start|end)", re.I
 )
+SURE = re.compile("relevance|confidence|probability|likelihood|presence|present|score|value", re.I)
 
 
 def labelled_rows(
@@ -54,6 +55,12 @@ def labelled_rows(
         found.notes.append(
             f"{csv.name}: {len(clash)} clips have several rows: each gets the labels of all of them"
         )
+        unsure = [c for c in frame.columns if SURE.fullmatch(c) and frame[c].nunique() > 1]
+        if unsure:
+            found.notes.append(
+                f"warning: column {unsure[0]} is not used: if a low one means that the label is absent, "
+                "leave those rows out in a copy of the csv"
+            )
         united = {
             id: tuple(sorted({one for value in part for one in labels.each(value)} - {labels.MISSING}))
             or labels.MISSING
@@ -69,7 +76,12 @@ def labelled_rows(
         two = [some(labels.each(v)) or "none" for v in one]
         raise UserError(
             f"{csv} gives {shown(clash[0])} two labels, {two[0]} and {two[1]} (lines {one.index[0]} and "
-            f"{one.index[1]}): keep one, or give --task multilabel if a clip may have both"
+            f"{one.index[1]}): "
+            + (
+                "write a copy with a row per clip, such as what most of its rows say"
+                if found.written.multilabel
+                else "keep one, or give --task multilabel if a clip may have both"
+            )
         )
     hidden = pd.Series(False, index=frame.index)
     if found.written.columns[0] in frame:

@@ -34,6 +34,9 @@ LABEL_NAMES = (
     "classid",
     "y",
 )
+LAST_WORD = re.compile(
+    r"(?!second|source|sub)[a-z]+[_ ](labels?|class|category|species|genre|emotion|tags)", re.I
+)
 LIST = "[]"  # stands for cells such as ['owl', 'jay']
 MARKS = (";", "|", ",")  # a comma last: labels between semicolons may hold one
 ITEM = re.compile(r"'([^']*)'|\"([^\"]*)\"|([^\s,'\"\[\]][^,\[\]]*)")
@@ -182,7 +185,7 @@ def find(
         return Labels((column,)), []
     if len(answers) > 1 and falls_apart(cells, separator, answers):
         return Labels((column,), True, separator), []
-    if column.lower() in PLURAL and recur(cells, separator):
+    if re.split("[_ ]", column.lower())[-1] in PLURAL and recur(cells, separator):
         return Labels((column,), True, separator), [
             f"the column is called {column} and its cells hold several: --task single reads each as one label"
         ]
@@ -236,7 +239,12 @@ def find_label_column(frame: pd.DataFrame, id_column: str, wanted: list[str] = (
     shared = [c for c in wanted if c in left]
     known = [c for name in LABEL_NAMES for c in left if c.lower() == name]
     spoken = [c for c in known if not frame[c].str.fullmatch(r"\s*\d*\s*").all()]
-    return (shared or spoken or known or (left if len(left) == 1 else [None]))[0]
+    ended = [
+        c for c in left if LAST_WORD.fullmatch(c) and frame[c].nunique() > 1
+    ]  # scene_label, event_labels
+    has = [c for c in left if c.lower().startswith("has") and zero_or_one(frame[c])]  # hasbird
+    lone = next((some for some in (ended, has, left) if len(some) == 1), [None])
+    return (shared or spoken or known or lone)[0]
 
 
 def zero_or_one(cells: pd.Series) -> bool:

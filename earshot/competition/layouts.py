@@ -5,15 +5,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from earshot.competition import copies, file_lists, known_layouts, labels, name_parts
+from earshot.competition import copies, file_lists, folder_levels, groups, known_layouts, labels, name_parts
 from earshot.competition.class_folders import folder_per_class
 from earshot.competition.file_index import Files
 from earshot.competition.from_names import from_names
-from earshot.competition.from_tables import from_tables
+from earshot.competition.from_tables import SPLIT_COLUMNS, from_tables
+from earshot.competition.id_columns import find_id_column
 from earshot.competition.layout import Layout
+from earshot.competition.names import strip_suffix
 from earshot.competition.reading import Reading, train_files
 from earshot.competition.tables import Table, Tables, role
 from earshot.core.errors import UserError
+from earshot.core.file_names import first_few
 from earshot.core.shell import quoted
 
 ESC_COLUMNS = {"filename", "fold", "target", "category"}
@@ -76,8 +79,20 @@ def _read(files: Files, tables: Tables, sample: str | None, reading: Reading) ->
                 f"--task multilabel: in {files.root} the folders are the labels, so that a clip has one: "
                 "give a csv of labels"
             )
+        by_folder.notes += [
+            f"warning: the folders are the labels; {path} names the clips and is not used: if it holds the "
+            f"labels, {what}"
+            for path, what in unread(files, tables)
+            if path != sample
+        ][:1]
+        by_folder.notes += [f"warning: the folders are the labels{line}" for line in [beside(files)] if line]
+        if rest and all(one.isdecimal() for one in by_folder.clips["label"].dropna().unique()):
+            by_folder.notes.append(
+                f"warning: the class folders are only numbers, and {rest[0]} is not used: if it holds the "
+                "labels, give it a column with the names of the audio files"
+            )
         return by_folder
-    raise UserError(_nothing(files, reading))
+    raise UserError(_nothing(files, tables, reading))
 
 
 def labels_only_sample(path: str) -> bool:
@@ -93,19 +108,29 @@ def _from_tables(
         trains.append((_outside(tables, train_files(tables.files.root, name, tables.paths)), weight))
     used = {table.path for table, _ in trains} | {sample}
     others = [p for p in tables.paths if p not in used and not labels_only_sample(p)]
-    csvs = [
-        p for p in others if not p.lower().endswith(".txt") and Path(p).name.lower() not in NOT_TRAIN_CSVS
-    ]
+    csvs = [p for p in others if Path(p).name.lower() not in NOT_TRAIN_CSVS]
+    csvs = [p for p in csvs if not p.lower().endswith(".txt") or _alike(tables, p, trains[0][0])]
     tests = [p for p in csvs if role(p) == "test"]
     valid = [p for p in csvs if role(p) == "valid" or role(p) == "train" and "dev" in Path(p).stem.lower()]
     found = from_tables(tables, trains, sample, tests, valid, others, reading)
     unused = [p for p in csvs if p not in (*tests, *valid) and role(p) == "train"]
+    unused = [p for p in unused if not p.lower().endswith(".txt")]
     unused = [p for p in unused if Path(p).name not in (reading.note or "")]
     if unused:
         found.notes.append(
-            f"not used: {', '.join(unused)} (--train-csv or --extra-csv {unused[0]}:0.3 takes it in)"
+            f"not used: {first_few(unused, 8)} (--train-csv or --extra-csv {unused[0]}:0.3 takes it in)"
         )
     return found
+
+
+def _alike(tables: Tables, path: str, train: Table) -> bool:
+    """Is a text file a table of the same columns as the training table, which is a text file?"""
+    if not train.path.lower().endswith(".txt") or file_lists.FOLD.fullmatch(Path(path).stem):
+        return False
+    try:
+        return list(tables.read(path).frame.columns) == list(train.frame.columns)
+    except UserError:
+        return False
 
 
 def _outside(tables: Tables, path: Path) -> Table:
@@ -127,11 +152,17 @@ def _training(
     csvs = csvs or [p for p in rest if file_lists.FOLD.fullmatch(Path(p).stem) is None]
     named = [p for p in csvs if "train" in Path(p).name.lower() and role(p) != "test" and role(p) is not None]
     named = named or [p for p in csvs if role(p) == "train"]
+    named = [p for p in named if not _only_names(tables, p)]
     if named:
         chosen = [p for p in named if Path(p).name.lower() in ("train.csv", "train.tsv")] or named
         chosen = [p for p in chosen if p.count("/") == chosen[0].count("/")]
         if len(chosen) > 1:
             clear = [p for p in chosen if _clear(tables, p, reading)]
+            found = [tables.read(p) for p in clear]
+            one_name = len({Path(p).name for p in clear}) == 1  # training-a/REFERENCE.csv, training-b/...
+            headers = {tuple(table.frame.columns) for table in found}
+            if one_name and len(clear) == len(chosen) and len(headers) == 1 and _apart(files, tables, found):
+                return found
             if len(clear) != 1:
                 raise UserError(_several(files, chosen, "train csv", reading))
             chosen = clear
@@ -149,7 +180,7 @@ def _training(
     if len(esc) == 1:
         return [tables.read(esc[0])]
     clear = [p for p in readable if _clear(tables, p, reading)]
-    if _by_folders(files, tables, clear):
+    if _by_folders(files, tables, clear) and folder_per_class(files, tables, sample, reading) is not None:
         return []
     if len(clear) == 1:
         return [tables.read(clear[0])]
@@ -165,6 +196,15 @@ def _training(
     if broken and folder_per_class(files, tables, sample, reading) is None:
         raise broken
     return []
+
+
+def _only_names(tables: Tables, path: str) -> bool:
+    """Is a table a bare list of clips, without a header?"""
+    try:
+        table = tables.read(path)
+    except UserError:
+        return False
+    return not table.headed and len(table.frame.columns) == 1
 
 
 def _clear(tables: Tables, path: str, reading: Reading) -> bool:
@@ -226,18 +266,57 @@ def _several(files: Files, paths: list[str], what: str, reading: Reading) -> str
     )
 
 
-def _nothing(files: Files, reading: Reading) -> str:
+def unread(files: Files, tables: Tables) -> list[tuple[str, str]]:
+    """The tables that name most clips and may hold labels, or cannot be read, and what to do."""
+    found = []
+    for path in tables.paths:
+        if labels_only_sample(path) or path.lower().endswith(".txt"):
+            continue
+        try:
+            frame = tables.read(path).frame
+        except UserError as error:
+            why = str(error).removeprefix(str(files.root / path)).lstrip(", :")
+            found.append((path, f"it has to be readable: {why}"))
+            continue
+        column = find_id_column(frame, files, numbers=False)
+        named = {p for id in frame[column] for p in files.candidates(id)[:1]} if column else set()
+        if 2 * len(named) <= len(files.audio) or _by_folders(files, tables, [path]):
+            continue
+        rest = [c for c in frame.columns if c not in (column, "fold", "group")]
+        can = [c for c in rest if groups.rank(str(c)) is None and c.lower() not in SPLIT_COLUMNS]
+        can = [c for c in can if labels.may_be_label(frame[c]) and 1 < frame[c].nunique() <= len(frame) // 2]
+        flags = [f"--label-column {quoted(c)}" for c in can[:4]]
+        flags = ["--task multilabel"] * (sum(labels.zero_or_one(frame[c]) for c in rest) > 1) + flags
+        if flags:
+            found.append((path, f"give --train-csv {quoted(path)} {' or '.join(flags)}"))
+    return found
+
+
+def beside(files: Files) -> str:
+    """A line on files that are called like the clips, such as annotations; "" without any."""
+    stems = {strip_suffix(path.rpartition("/")[2]) for path in files.audio}
+    alike = [p for p in (*files.documents, *files.others) if p.rpartition("/")[2].rpartition(".")[0] in stems]
+    if not alike or 2 * len(alike) < len(files.audio):
+        return ""
+    return (
+        f"; {len(alike)} files are called like the clips ({first_few(alike)}): if they hold the labels, "
+        "write a csv with a row per clip, filename,label, and give it to --train-csv"
+    )
+
+
+def _nothing(files: Files, tables: Tables, reading: Reading) -> str:
     """The error that nothing was recognised, with the nearest flags."""
     hints = name_parts.suggestions(files.audio) if files.audio else []
-    depth = {path.count("/") for path in files.audio}
-    if files.audio and min(depth) > 1:
-        first = len({path.split("/")[0] for path in files.audio})
-        hints += [f"--label-pattern '^([^/]+)/' ({first} labels, the first folder)"] if first > 1 else []
+    hints = [*folder_levels.suggestions(files.audio)[:2], *hints]
     ways = (
         f"; the labels may be in the names: {' or '.join([reading.command(hints[0]), *hints[1:2]])}"
         if hints
         else ""
     )
+    for path, what in unread(files, tables)[:1]:
+        ways = f"; {path} names the clips: {what}{ways}"
+    if not ways:
+        ways = beside(files)
     return (
         f"nothing that Earshot knows in {files.root}: looked for a train csv beside audio files, ESC's "
         f"meta/*.csv beside audio/, two or more class folders of audio; found {files.summary()}{ways}"

@@ -34,7 +34,7 @@ class Reading:
     metric: str | None = None
     layout: str | None = None  # what it is called
     note: str | None = None
-    soft_groups: bool = False  # the group pattern is a known layout's: too few groups do not count
+    soft_groups: bool = False  # a known layout's groups: too few, or a column that is not there, do not count
 
     def or_else(self, known: Reading) -> Reading:
         """These settings, and those of a known layout where nothing is set; `none` as a label map or a
@@ -59,7 +59,9 @@ class Reading:
             unset.pop("label_pattern", None)
         if self.label_pattern:
             unset.pop("train_csv", None)
-        unset["soft_groups"] = "group_pattern" in unset and bool(known.group_pattern)
+        unset["soft_groups"] = any(
+            name in unset and bool(getattr(known, name)) for name in ("group_pattern", "group_column")
+        )
         return replace(self, **{**unset, **off})
 
     def command(self, flags: str) -> str:

@@ -12,6 +12,7 @@ from earshot.competition.id_columns import need_column
 from earshot.competition.labels import each
 from earshot.competition.layout import Layout
 from earshot.competition.reading import Reading
+from earshot.core.csv_table import shown
 
 NONE = "none"
 
@@ -42,13 +43,17 @@ def _column(
 ) -> str | None:
     if reading.group_column == NONE or reading.group_pattern:
         return None
-    if reading.group_column:
+    soft = reading.soft_groups and reading.group_column not in frame.columns
+    if reading.group_column and not soft:
         return need_column(frame, csv, reading.group_column, "--group-column")
     if esc:
         return "src_file"
-    if "group" in frame.columns:
-        return "group"
     used = [id_column, *(found.written.columns if found.written else ())]
+    if "group" in frame.columns:
+        if frame["group"].str.strip().nunique() != 1 or len(frame) < 2:
+            return "group"
+        found.notes.append(f"column group is not used: all rows have {shown(frame['group'].iloc[0])}")
+        used.append("group")
     name, said = groups.from_columns(frame, labels, used)
     found.guessed_groups = name is not None
     found.notes += [line for line in said if line not in found.notes]

@@ -124,7 +124,7 @@ def alien_test_classes(train: set[str], test: set[str], left_out: bool = False) 
     return [
         f"warning: the hold-out has {len(alien)} class{'es' * (len(alien) > 1)} that training lacks: "
         f"{some(named, 5)}; training has {some(sorted(train), 5)}: the model cannot learn "
-        f"{'it' if len(alien) == 1 else 'them'}{', its clips are left out' * left_out}; if two mean the "
+        f"{'it' if len(alien) == 1 else 'them'}{', and the clips are left out' * left_out}; if two mean the "
         "same, give get_features.py "
         f"--label-map {quoted(f'{alien[0]}={next((other for _, other in near if other), spare[0])}')}"
     ]

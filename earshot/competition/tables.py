@@ -10,9 +10,11 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from earshot.competition import json_table
 from earshot.competition.file_index import Files
 from earshot.competition.id_columns import find_id_column
 from earshot.competition.names import number, side, words
+from earshot.competition.source_table import expanded
 from earshot.core import csv_table, spelling
 from earshot.core.errors import UserError
 from earshot.core.file_names import is_audio
@@ -45,7 +47,9 @@ class Tables:
 
     def __init__(self, files: Files):
         self.files = files
-        self.paths = [*files.csvs, *(path for path in files.texts if looks_tabular(files.root / path))]
+        texts = [p for p in files.texts if looks_tabular(files.root / p) or between_blanks(files, p)]
+        self.paths = [*files.csvs, *texts]
+        self.paths += json_table.tables(files.root, [*files.documents, *files.others])
         self._read: dict[str, Table] = {}
 
     def read(self, path: str) -> Table:
@@ -62,12 +66,21 @@ class Tables:
 
     def _opened(self, path: str) -> Table:
         full = self.files.root / path
+        if full.suffix.lower() in (".json", ".jsonl"):
+            return Table(path, json_table.read(full))
         try:
             frame = csv_table.read(full)
         except UserError:
+            stacked = _stacked(full)
+            if stacked is not None:
+                return Table(path, stacked)
             bare = self._bare(full)
-            # such as two columns of one name in a matrix of numbers; else the error is the header's own
-            if bare is None or pd.to_numeric(bare.iloc[0], errors="coerce").isna().any():
+            # such as two columns of one name in a matrix of numbers, or beside the name of a clip; else the
+            # error is the header's own
+            if bare is None or (
+                pd.to_numeric(bare.iloc[0], errors="coerce").isna().any()
+                and not any(map(self.files.candidates, bare.iloc[0]))
+            ):
                 raise
             return Table(path, bare, headed=False)
         frame = frame.drop(columns=csv_table.nameless(frame))
@@ -77,6 +90,22 @@ class Tables:
             if bare is not None:
                 return Table(path, bare, headed=False)
         return Table(path, frame)
+
+    def by_source(self, path: str) -> tuple[Table, str] | None:
+        """A table with a row per source of the clips as one with a row per clip, and its column of sources;
+        None where it is none."""
+        table = self.read(path)
+        headers = [table.frame] if table.headed else []
+        if not table.headed or len(table.frame.columns) == 2:  # two columns: the header may be a row
+            try:
+                headers.append(csv_table.read(self.files.root / path, header_row=False))
+            except UserError:
+                pass
+        made = [found and (frame, *found) for frame in headers if (found := expanded(frame, self.files))]
+        if not made:
+            return None
+        frame, rows, column = max(made, key=lambda one: len(one[1]))  # a row that is no header has clips
+        return Table(path, rows, headed=frame is table.frame and table.headed), column
 
     def _bare(self, full: Path) -> pd.DataFrame | None:
         """The table read without a header, where a column of it names audio files."""
@@ -152,6 +181,33 @@ class Tables:
         return found
 
 
+def _stacked(path: Path) -> pd.DataFrame | None:
+    """A table with several header rows, as pandas writes them: the last one names the index alone. Its
+    columns are called by their lowest row where that is clear. None where it is none."""
+    try:
+        frame = csv_table.read(path, header_row=False)
+    except UserError:
+        return None
+    top = frame.iloc[:5]
+    last = next(
+        (n for n, row in enumerate(top.values) if row[0].strip() and not any(map(str.strip, row[1:]))), 0
+    )
+    if last < 2 or any(top.iloc[:last, 0].str.strip()):
+        return None
+    levels = [[cell.strip() for cell in row] for row in top.values[:last]]
+    lowest = levels[-1]
+    names = [
+        low if lowest.count(low) == 1 else " ".join(level[place] for level in levels)
+        for place, low in enumerate(lowest)
+    ]
+    names[0] = top.iloc[last, 0].strip()
+    if len(set(names)) < len(names) or not all(names):
+        return None
+    made = frame.iloc[last + 1 :].set_axis(pd.Index(names, dtype=object), axis=1)
+    made.attrs = {"stray": {}, "joined": []}
+    return made
+
+
 def _distinct(cells: pd.Series) -> bool:
     return 2 * cells.nunique() > len(cells) > 1
 
@@ -178,6 +234,25 @@ def looks_tabular(path: Path) -> bool:
     return len(lines) > 1 and any(
         len({line.count(mark) for line in lines}) == 1 and mark in lines[0] for mark in "\t;,|"
     )
+
+
+def between_blanks(files: Files, text: str) -> bool:
+    """Has a text file lines of as many words each, one of which names a clip and one a label in letters, for
+    a good part of the clips?"""
+    try:
+        if os.path.getsize(files.root / text) > TEXT_BYTES:
+            return False
+        with open(files.root / text, encoding="utf-8") as file:
+            rows = [line.split(" ") for line in file.read().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError):
+        return False
+    width = len(rows[0]) if rows else 0
+    if not 1 < width <= 20 or any(len(row) != width for row in rows) or 10 * len(rows) < len(files.audio):
+        return False
+    columns = list(zip(*rows, strict=True))
+    named = [c for c in columns if all(map(files.candidates, c[:20]))]
+    rest = [c for c in columns if c not in named]
+    return bool(named) and any(len(set(c)) <= len(c) // 2 and all(x[:1].isalpha() for x in c) for c in rest)
 
 
 def role(path: str) -> str | None:

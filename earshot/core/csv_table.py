@@ -35,7 +35,7 @@ def read(path: Path, header_row: bool = True) -> pd.DataFrame:
     header has. Blank lines and columns without any content are left out; a row with too few fields ends in
     empty cells. A stray quote (in prose between tabs) is text, where each line by itself has the header's
     number of fields. Where the header's last column is called [so], it takes the rest of its row, however
-    many fields that is.
+    many fields that is; between tabs a last column `tags` or `labels` does, its fields joined by semicolons.
 
     Args:
         header_row: False where the first row is data: the columns are then called column 1, column 2, ...
@@ -66,7 +66,7 @@ def read(path: Path, header_row: bool = True) -> pd.DataFrame:
 
             records = _records(_lines(file, path, done), separator, regular)
             lines, cells, header, total, at = [], [], None, 0, done + 1
-            ragged = False
+            ragged = tagged = False
             stray: dict[str, list[int]] = {}
             joined: list[int] = []
             for row, taken, odd, doubtful in records:
@@ -82,10 +82,13 @@ def read(path: Path, header_row: bool = True) -> pd.DataFrame:
                 if header is None and header_row:
                     header = [name.strip() for name in row]
                     ragged = re.fullmatch(r"\[.+\]", header[-1]) is not None
+                    tagged = separator == "\t" and header[-1].lower() in ("tags", "labels")
                     continue
                 if header is None:
                     header = [f"column {number}" for number in range(1, len(row) + 1)]
-                if ragged and len(row) > len(header):
+                if tagged and len(row) > len(header):
+                    row = [*row[: len(header) - 1], ";".join(filter(None, row[len(header) - 1 :]))]
+                elif ragged and len(row) > len(header):
                     row = [*row[: len(header) - 1], separator.join(row[len(header) - 1 :])]
                 if len(row) > len(header) and any(map(str.strip, row[len(header) :])):
                     raise UserError(
@@ -204,9 +207,10 @@ def _lines(file: IO[str], path: Path, done: int) -> Iterator[str]:
 
 def _separator(header: str, path: Path) -> str:
     """A comma where the header has one (outside quotes), else the first of the others that it has; of a .tsv
-    the tab."""
+    the tab; of a .txt without any the blank."""
     bare = re.sub(r'"[^"]*"', "", header)
     known = "\t" + SEPARATORS if path.suffix.lower() == ".tsv" else SEPARATORS
+    known += " " * (path.suffix.lower() == ".txt")
     return next((mark for mark in known if mark in bare), ",")
 
 

@@ -1,0 +1,76 @@
+"""Tables that are written as JSON: a row per line (metadata.jsonl), a list of rows, rows by their ids."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from earshot.core.errors import UserError, unless_temporary
+
+MOST = 10  # .json files; where there are more, they are notes on single clips
+BYTES = 2**29
+ID = "id"
+
+
+def tables(root: Path, paths: Sequence[str]) -> list[str]:
+    """Those of some files that are tables, by their contents."""
+    found = [p for p in paths if p.lower().endswith(".jsonl")]
+    single = [p for p in paths if p.lower().endswith(".json")]
+    if len(single) <= MOST:
+        found += [p for p in single if _is_table(root / p)]
+    return sorted(found)
+
+
+def _is_table(path: Path) -> bool:
+    try:
+        return path.stat().st_size <= BYTES and len(_rows(path)) > 1
+    except (UserError, OSError):
+        return False
+
+
+def read(path: Path) -> pd.DataFrame:
+    """A JSON table as text; the index counts rows from 1 (of a .jsonl its lines), lists look like ['a', 'b'].
+
+    Raises:
+        UserError: it cannot be read, or is no table.
+    """
+    rows = _rows(path)
+    columns = list(dict.fromkeys(str(name) for row in rows.values() for name in row))
+    cells = [[_text(row.get(name)) for name in columns] for row in rows.values()]
+    frame = pd.DataFrame(cells, columns=pd.Index(columns, dtype=object), index=list(rows), dtype=object)
+    frame.attrs = {"stray": {}, "joined": []}
+    return frame
+
+
+def _rows(path: Path) -> dict[int, dict[str, Any]]:
+    """The rows by their numbers."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix.lower() == ".jsonl":
+            lines = {n: line for n, line in enumerate(text.split("\n"), 1) if line.strip()}
+            found = {number: json.loads(line) for number, line in lines.items()}
+        else:
+            whole = json.loads(text)
+            if isinstance(whole, dict) and all(isinstance(row, dict) for row in whole.values()):
+                whole = [row if ID in row else {ID: key, **row} for key, row in whole.items()]
+            found = dict(enumerate(whole if isinstance(whole, list) else [], 1))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"cannot read {path}: {str(error) or 'it is nested too deep'}") from None
+    except OSError as error:
+        unless_temporary(path, error)
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+    if not found or not all(isinstance(row, dict) for row in found.values()):
+        raise UserError(f"cannot read {path}: it is no table: one object per row with the same names")
+    return found
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return str(value) if value else ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,51 @@
+"""Tables with a row per source of clips, such as patients: their labels are those of all its clips."""
+
+from __future__ import annotations
+
+import re
+
+import pandas as pd
+
+from earshot.competition.file_index import Files
+from earshot.competition.labels import may_be_label
+from earshot.competition.names import strip_suffix
+
+MOST = 0.9  # of the audio files are of a source that the table has
+FILE = "file"
+
+
+def expanded(frame: pd.DataFrame, files: Files) -> tuple[pd.DataFrame, str] | None:
+    """The table with a row per audio file (column `file`, the source as `group`), and the column of sources.
+
+    A source is named by a folder of its clips, or by a part of their file names between marks.
+
+    Args:
+        frame: (sources,) as text; its index is each row's line.
+    Returns:
+        None unless a column plainly names the sources of nearly all clips, and another one may be a label.
+    """
+    if {FILE, "group"} & set(frame.columns) or len(frame) < 2:
+        return None
+    parts = {path: _parts(path) for path in files.audio}
+    for column in frame.columns:
+        sources = frame[column].str.strip()
+        if sources.duplicated().any() or not any(
+            may_be_label(frame[c]) for c in frame.columns if c != column
+        ):
+            continue
+        line = dict(zip(sources, frame.index, strict=True))
+        line.pop("", None)
+        own = {path: {one for one in found if one in line} for path, found in parts.items()}
+        clips = [(path, found.pop()) for path, found in own.items() if len(found) == 1]
+        used = {source for _, source in clips}
+        if len(clips) >= MOST * len(parts) and len(clips) >= 2 * len(used) > 2:
+            made = frame.loc[[line[source] for _, source in clips]].copy()
+            made[FILE], made["group"] = [p for p, _ in clips], [s for _, s in clips]
+            made.attrs = frame.attrs
+            return made, str(column)
+    return None
+
+
+def _parts(path: str) -> set[str]:
+    *folders, name = path.split("/")
+    return {*folders, *re.split(r"[_\-. ]+", strip_suffix(name))}
