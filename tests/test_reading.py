@@ -113,6 +113,15 @@ def test_noise_folders_are_left_out_or_become_a_class(tmp_path: Path) -> None:
     assert "no folder called" in refused(folders(tmp_path / "set"), noise_class="silence")
 
 
+def test_noise_beside_a_table(tmp_path: Path) -> None:
+    waves(tmp_path, *(f"clips/{k}.wav" for k in range(4)))
+    wave(tmp_path / "_noise_" / "hum.wav", seconds=0.25)
+    text(tmp_path / "train.csv", "fname,label", *(f"{k}.wav,{'xy'[k % 2]}" for k in range(4)))
+    assert load(tmp_path).classes == ["x", "y"]
+    comp = load(tmp_path, noise_class="none of them")
+    assert comp.classes == ["none of them", "x", "y"] and comp.clips["end"].notna().sum() == 2
+
+
 def test_official_lists_are_the_hold_out(tmp_path: Path) -> None:
     waves(tmp_path, *(f"{c}/{k}.wav" for c in ("go", "stop") for k in range(4)))
     text(tmp_path / "testing_list.txt", "go/3.wav", "stop/3.wav")

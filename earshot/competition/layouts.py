@@ -5,7 +5,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from earshot.competition import copies, file_lists, folder_levels, groups, known_layouts, labels, name_parts
+import pandas as pd
+
+from earshot.competition import (
+    copies,
+    file_lists,
+    folder_levels,
+    groups,
+    known_layouts,
+    labels,
+    name_parts,
+    noise_clips,
+)
 from earshot.competition.class_folders import folder_per_class
 from earshot.competition.file_index import Files
 from earshot.competition.from_names import from_names
@@ -46,6 +57,13 @@ def recognise(root: Path, reading: Reading) -> Layout:
     found = _read(files, tables, sample, reading)
     found.notes[:0] = notes
     found.metric = reading.metric
+    if reading.noise_class and found.written is not None:  # class folders have theirs already
+        train = found.clips["split"] == "train"
+        noise = [path for path in files.audio if noise_clips.is_noise(path)]
+        cut = noise_clips.cut(files, noise, found.clips[train], reading.noise_class, found)
+        if found.written.multilabel:
+            cut["label"] = [(label,) for label in cut["label"]]
+        found.clips = pd.concat([found.clips[train], cut, found.clips[~train]], ignore_index=True)
     return found
 
 

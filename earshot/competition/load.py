@@ -138,7 +138,7 @@ def load(
             "source were trained on and scored: give a fraction, which keeps groups whole"
         )
     own = found.written.classes if several and found.renamed is None else None
-    known = set(own or classes_of(clips["label"]))
+    known = set(own or ()) | classes_of(clips["label"])
     asked = [c for c in found.asked if c not in known]
     # A probability column per class, most of them known: a class without a clip gets a column as well, though
     # no model can learn it.
