@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from earshot.competition import file_lists, groups, labels, placeholder, sources
+from earshot.competition import codes, file_lists, groups, labels, placeholder, sources
 from earshot.competition.asked import unlabelled_rows
 from earshot.competition.csv_checks import need_header, need_rows, stray_quotes
 from earshot.competition.file_index import Files
@@ -72,6 +72,7 @@ def from_tables(
         if mark and reading.task == "auto":
             how = labels.Labels(how.columns, True, mark)
             said = [f"rows of {csv.name} are events with times: a clip has the labels of all its rows"]
+    said += labels.about_numbers(frame, csv, how)
     how = replace(how, empty_is_none=reading.empty == "none")
 
     esc = set(frame.columns) >= ESC_COLUMNS and asked is None
@@ -85,6 +86,10 @@ def from_tables(
         renamed=_renamed(reading, frame, how, answers),
     )
     found.notes += [*first.notes, f"{csv.name}: id column {id_column}, {how.about}", *said]
+    names = () if reading.label_map or how.classes or how.multilabel else frame[how.name]
+    if coded := codes.renamed(tables, asked, names, how.name):
+        found.renamed, line = coded
+        found.notes.append(line)
     if "secondary_labels" in frame.columns and how.name != "secondary_labels":
         found.notes.append("column secondary_labels is not used: a clip gets its primary label alone")
     parts: list[pd.DataFrame] = []

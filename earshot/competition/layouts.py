@@ -3,6 +3,7 @@ files' names, by the files themselves."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from earshot.competition import copies, file_lists, known_layouts, labels, name_parts
@@ -17,6 +18,7 @@ from earshot.core.errors import UserError
 
 ESC_COLUMNS = {"filename", "fold", "target", "category"}
 NOT_TRAIN_CSVS = ("solution.csv", "bad_audio.csv")
+UNREAD = re.compile(r"\.(xlsx|json|jsonl)$")
 AGREE = 0.95  # of a csv's labels with the folders: then the folders say it all
 
 
@@ -232,7 +234,18 @@ def _nothing(files: Files, tables: Tables) -> str:
     if files.audio and min(depth) > 1:
         first = len({path.split("/")[0] for path in files.audio})
         hints += [f"--label-pattern '^([^/]+)/' ({first} labels, the first folder)"] if first > 1 else []
-    ways = f"; the labels may be in the names: {' or '.join(hints[:2])}" if hints else ""
+    listed = [p for p in files.documents if UNREAD.search(p.lower()) and p.count("/") <= 2]
+    if listed and files.audio:
+        kind = "excel" if listed[0].lower().endswith("x") else "json"
+        lines = ", lines=True" if listed[0].lower().endswith("l") else ""
+        hints.insert(
+            0,
+            f"{listed[0]}: save it as train.csv (python -c \"import pandas; pandas.read_{kind}('{listed[0]}'"
+            f"{lines}).to_csv('train.csv', index=False)\")",
+        )
+    ways = (
+        f"; the labels may be in {'' if listed else 'the names: '}{' or '.join(hints[:2])}" if hints else ""
+    )
     return (
         f"nothing that Earshot knows in {files.root}: looked for a train csv beside audio files, ESC's "
         f"meta/*.csv beside audio/, two or more class folders of audio; found {files.summary()}{ways}"
