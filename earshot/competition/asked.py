@@ -50,6 +50,9 @@ def asked_rows(
     """
     ids = _single_ids(frame, csv, found)
     paths = files.resolve(ids, "subm")
+    if not any(paths) and (line := files.other_suffix(ids, "subm")):
+        found.notes.append(f"{csv.name}: {line}")
+        paths = files.resolve(ids, "subm")
     if any(paths):
         return _clips(ids, paths, files, found)
     classes = {one for label in train["label"].dropna().unique() for one in labels.each(label)}
@@ -106,6 +109,17 @@ def _single_ids(frame: pd.DataFrame, csv: Path, found: Layout) -> list[str]:
     _need_ids(ids, csv, found.id_column)
     if ids.duplicated().any():
         again = ids[ids.duplicated()]
+        rest = [c for c in frame.columns if c != found.id_column]
+        if (
+            2 * len(again) >= len(ids)
+            and len(rest) > 1
+            and not frame[[found.id_column, *rest[:-1]]].duplicated().any()
+        ):
+            raise UserError(
+                f"{csv} has {len(ids)} rows for {ids.nunique()} ids, each told apart by column {rest[0]}: "
+                f"Earshot fills rows by one column of ids; give it a copy with ids such as "
+                f"{ids.iloc[0]}_{frame[rest[0]].iloc[0]} and a single column {rest[-1]}"
+            )
         raise UserError(
             f"{csv} has the id {shown(again.iloc[0])} twice (again in line {again.index[0]}): keep one row "
             "per clip"

@@ -6,13 +6,13 @@ from collections import Counter
 
 import pandas as pd
 
-from earshot.competition import copies, file_lists, noise_clips, sources, suspicious
+from earshot.competition import codes, copies, file_lists, noise_clips, sources, suspicious
 from earshot.competition.file_index import Files
 from earshot.competition.layout import Layout, table
-from earshot.competition.names import words
+from earshot.competition.names import side, words
 from earshot.competition.reading import Reading, mapper
 from earshot.competition.split_words import FILLER_WORDS, SPLIT_WORDS
-from earshot.competition.tables import Tables
+from earshot.competition.tables import Tables, role
 from earshot.competition.with_sample import sample_table, with_sample
 from earshot.core.file_names import decodable, first_few, suffix_of
 
@@ -67,6 +67,13 @@ def _by_split(audio: list[str]) -> dict[str | None, Parts]:
     if train and plain and not any(train.values()):  # "train", the vehicle, among other classes
         plain.update({path: ("train",) for path in train})
         train.clear()
+    if len({parts[0] for parts in without_common_head(train).values() if parts}) > 1:
+        # test_a, private_test, unlabelled: what lies beside the folder of the classes is none of them
+        for path, parts in list(plain.items()):
+            if parts and side(parts[0]) == "subm":
+                by_split["test"][path] = plain.pop(path)[1:]
+            elif len(parts) == 1:
+                plain[path] = ()
     return by_split
 
 
@@ -112,6 +119,9 @@ def _folder_per_class(
         loose = [path for path in loose if path not in named]
     if len(set(rows["train"].values())) < 2:
         return None
+    if not reading.label_map and (coded := codes.renamed(tables, asked, map(str, rows["train"].values()))):
+        found.renamed, line = coded
+        found.notes.append(line)
     found.missing += [("train", path, "not in a class folder") for path in loose]
     for split in ("train", "test"):
         settled = dict(zip(rows[split], found.settle(list(rows[split].values())), strict=True))
@@ -158,6 +168,7 @@ def _folder_per_class(
         clips[1] = sources.named(files, clips[1], Layout("", clips[1], "", ""), reading)
     clips[0] = train
     if asked is not None:
-        clips[2:] = with_sample(files, asked, train, found)
+        tests = [tables.read(path) for path in tables.paths if path != sample and role(path) == "test"]
+        clips[2:] = with_sample(files, asked, train, found, tests)
     found.clips = pd.concat(clips, ignore_index=True)
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import filecmp
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable
 from functools import cached_property
@@ -215,6 +216,29 @@ class Files:
     @cached_property
     def _tails(self) -> dict[str, list[str]]:
         return name_tails.index(self.audio)
+
+    def other_suffix(self, ids: Iterable[str], own: str) -> str:
+        """A line where most ids are files but for another suffix (.npy, .png), which `alias` then knows; ""
+        where they are not.
+
+        Args:
+            own: the side whose files are meant, as `side` has it.
+        """
+        at: dict[str, str] = {}
+        ids = list(ids)
+        for id in ids:
+            stem, dot, suffix = id.strip().rpartition(".")
+            if not dot or not re.fullmatch("[A-Za-z][A-Za-z0-9]{1,4}", suffix, re.ASCII):
+                continue
+            sides = {p: side(p.rpartition("/")[0]) for p in self.candidates(stem)}
+            mine = [p for p in sides if sides[p] == own] or [p for p in sides if sides[p] is None]
+            if len(mine) == 1:
+                at[id.strip()] = mine[0]
+        if 2 * len(at) <= len(ids):
+            return ""
+        self.alias |= at
+        id, path = next(iter(at.items()))
+        return f"the ids match the files but for their suffix: first {id} is {path}"
 
     def leave_out(self, paths: Iterable[str]) -> None:
         """Forget audio files: no id finds them any more."""

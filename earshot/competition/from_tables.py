@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from earshot.competition import (
+    codes,
     file_lists,
     folder_levels,
     groups,
@@ -95,6 +96,7 @@ def from_tables(
         if mark and reading.task == "auto":
             how = labels.Labels(how.columns, True, mark)
             said = [f"rows of {csv.name} are events with times: a clip has the labels of all its rows"]
+    said += labels.about_numbers(frame, csv, how)
     how = replace(how, empty_is_none=reading.empty == "none")
 
     esc = set(frame.columns) >= ESC_COLUMNS and asked is None
@@ -115,6 +117,10 @@ def from_tables(
             f"{csv.name} has a row per source of clips (column {by_source[1]}): its label is that of all "
             "its clips, which folds keep together"
         )
+    names = () if reading.label_map or how.classes or how.multilabel else frame[how.name]
+    if coded := codes.renamed(tables, asked, names, how.name):
+        found.renamed, line = coded
+        found.notes.append(line)
     if "secondary_labels" in frame.columns and how.name != "secondary_labels":
         found.notes.append("column secondary_labels is not used: a clip gets its primary label alone")
     parts: list[pd.DataFrame] = []

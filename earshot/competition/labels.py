@@ -42,6 +42,8 @@ MARKS = (";", "|", ",")  # a comma last: labels between semicolons may hold one
 ITEM = re.compile(r"'([^']*)'|\"([^\"]*)\"|([^\s,'\"\[\]][^,\[\]]*)")
 MISSING = ""
 TO_PREDICT = "?"  # a label cell of a clip whose label is hidden
+NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.ASCII | re.IGNORECASE)
+MOST_GRADES = 20  # distinct numbers with a fraction: more are a quantity
 PLURAL = ("labels", "tags", "classes", "categories", "genres", "species_ids", "ebird_codes")
 
 
@@ -190,6 +192,28 @@ def find(
             f"the column is called {column} and its cells hold several: --task single reads each as one label"
         ]
     return Labels((column,)), hint(cells)
+
+
+def about_numbers(frame: pd.DataFrame, csv: Path, found: Labels) -> list[str]:
+    """A warning where the labels are numbers with a fraction.
+
+    Raises:
+        UserError: there are so many of them that they are a quantity, and no classes.
+    """
+    cells = [cell for cell in frame[found.columns[0]].str.strip() if cell not in (MISSING, TO_PREDICT)]
+    distinct = set(spelling.keys(cells))
+    if found.classes or found.multilabel or not all(map(NUMBER.fullmatch, distinct)):
+        return []
+    fraction = next((cell for cell in cells if not re.fullmatch(r"[-+]?\d+(\.0*)?", cell)), None)
+    if fraction is None:
+        return []
+    what = f"column {found.name} of {csv} holds numbers such as {fraction}"
+    if len(distinct) > MOST_GRADES or 2 * len(distinct) > len(cells) > 4:
+        raise UserError(
+            f"{what}: Earshot tells classes apart and predicts no quantities; make classes of them, or name "
+            "another column with --label-column"
+        )
+    return [f"warning: {what}: each is a class of its own, as Earshot predicts no quantities"]
 
 
 def recur(cells: list[str], separator: str) -> bool:

@@ -3,6 +3,7 @@ files' names, by the files themselves."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -32,6 +33,7 @@ from earshot.core.shell import quoted
 
 ESC_COLUMNS = {"filename", "fold", "target", "category"}
 NOT_TRAIN_CSVS = ("solution.csv", "bad_audio.csv")
+UNREAD = re.compile(r"\.(xlsx|json|jsonl)$")
 AGREE = 0.95  # of a csv's labels with the folders: then the folders say it all
 
 
@@ -333,6 +335,12 @@ def _nothing(files: Files, tables: Tables, reading: Reading) -> str:
     )
     for path, what in unread(files, tables)[:1]:
         ways = f"; {path} names the clips: {what}{ways}"
+    books = [p for p in files.documents if UNREAD.search(p.lower()) and p.count("/") <= 2]
+    for path in books[:1] if files.audio else ():
+        ways += (
+            f'; {path} may hold the labels: save it as train.csv (python -c "import pandas; '
+            f"pandas.read_excel('{path}').to_csv('train.csv', index=False)\")"
+        )
     if not ways:
         ways = beside(files)
     return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import unicodedata
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -60,6 +61,8 @@ def shape(sample: pd.DataFrame, id_column: str, classes: Sequence[str], several:
         UserError: a column per class, and one is no class.
     """
     columns = [column for column in sample.columns if column != id_column]
+    if ranked(sample, columns, classes):
+        return Shape("labels", several=min(len(columns), len(classes)))
     if not columns or by_class(columns, classes):
         return Shape("score", words=yes_no(cell for c in columns for cell in sample[c].unique()))
     cells = _cells(sample[columns[0]])
@@ -75,6 +78,15 @@ def shape(sample: pd.DataFrame, id_column: str, classes: Sequence[str], several:
         return Shape("labels", several=0)
     count, separator = _counted(cells, classes)
     return Shape("labels", several=count, separator=separator)
+
+
+def ranked(sample: pd.DataFrame, columns: Sequence[str], classes: Sequence[str]) -> bool:
+    """Does a sample submission have several columns of labels, the likeliest first (label1, label2, ...)?"""
+    known = set(spelling.keys(classes))
+    cells = {spelling.key(cell) for column in columns for cell in sample[column].unique()}
+    # numbers below several columns are of a class each
+    words = bool(cells) and cells <= known and not all(map(_is_float, cells))
+    return words and 1 < len(columns) <= len(classes) and not known & set(spelling.keys(columns))
 
 
 def long_words(column: str, cells: Iterable[str]) -> tuple[str, str] | None:
@@ -168,6 +180,7 @@ def by_class(columns: Sequence[str], classes: Sequence[str]) -> bool:
         return True
     if unknown:
         hint = meant(unknown[0], classes) or ": spell the classes alike in both files, or take the column out"
+        hint += _mapped(columns, classes)
         raise UserError(
             f"the sample submission's column {shown(unknown[0])} is no class of the training data "
             f"({', '.join(classes[:5])}{' ...' if len(classes) > 5 else ''}){hint}"
@@ -179,15 +192,33 @@ def by_class(columns: Sequence[str], classes: Sequence[str]) -> bool:
     return True
 
 
-def _around(columns: Sequence[str], classes: Sequence[str]) -> dict[str, str]:
-    """The class of each column, where all have one text before or behind it (s0, s1 for 0, 1); {} without."""
+def _mapped(columns: Sequence[str], classes: Sequence[str]) -> str:
+    """The flag that spells the classes as columns do that differ in case, blanks and what all have around;
+    "" where they differ by more."""
+    known = {spelling.loose(name): name for name in classes}
+    called = _around([spelling.loose(column) for column in columns], list(known), bare=True)
+    of = {column: known.get(called.get(spelling.loose(column), "")) for column in columns}
+    if len(known) < len(classes) or None in of.values() or len(set(of.values())) < len(columns):
+        return ""
+    pairs = {name: column for column, name in of.items() if name is not None}
+    return f" ({label_map(pairs)} spells them so)"
+
+
+def label_map(pairs: dict[str, str]) -> str:
+    """The flag that renames labels."""
+    return f"--label-map {' '.join(shlex.quote(f'{old}={new}') for old, new in pairs.items())}"
+
+
+def _around(columns: Sequence[str], classes: Sequence[str], bare: bool = False) -> dict[str, str]:
+    """The class of each column, where all have one text before or behind it (s0, s1 for 0, 1; `bare`: or
+    nothing); {} without."""
     known = {spelling.key(name): name for name in classes}
     before = commonprefix(list(columns))
     behind = commonprefix([column[::-1] for column in columns])[::-1]
     for i in range(min(len(before), 40) + 1):
         for j in range(min(len(behind), 40) + 1):
             names = [spelling.key(column[i : len(column) - j]) for column in columns]
-            if i + j and all(name in known for name in names) and len(set(names)) == len(columns):
+            if (bare or i + j) and all(name in known for name in names) and len(set(names)) == len(columns):
                 return {column: known[name] for column, name in zip(columns, names, strict=True)}
     return {}
 
@@ -242,14 +273,32 @@ def check(
     unknown = [label for label in named if spelling.key(label) not in known]
     unknown = [label for label in unknown if any(map(str.isalnum, label))]  # "?" stands for any label
     if not unknown:
-        return notes
+        return notes + _constant(name, column, cells, classes)
     parts = (word for label in unknown[:20] for word in (label, *labels.words(label)))
     hints = filter(None, (meant(word, sorted(learnt)) for word in parts if spelling.key(word) not in known))
     hint = next(hints, ": labels are submitted as the training data spells them")
+    if len(classes) > 2 and all(re.fullmatch(r"\d+", cell, re.ASCII) for cell in named):
+        counted = label_map({name: str(number) for number, name in enumerate(classes)})
+        if len(named) > 1 and not any(map(str.isdecimal, classes)):
+            raise UserError(
+                f"column {column} of {name} holds numbers ({some(unknown, 3)}), and the labels are words: if "
+                f"they are counted in order, give {counted}"
+            )
+        hint += f"; if numbers are wanted, {counted} writes them"
     return [
         *notes,
         f"warning: column {column} of {name} holds {some(unknown, 3)}, and no training clip has that "
         f"label ({some(sorted(learnt), 5)}){hint}",
+    ]
+
+
+def _constant(name: str, column: str, cells: list[str], classes: Sequence[str]) -> list[str]:
+    """A line where a single number stands below a header that may mean the label or its probability."""
+    if len(classes) != 2 or len(cells) != 1 or not _number(cells[0]) or column.lower() in LABELS:
+        return []
+    return [
+        f"{name}: column {column} holds {cells[0]} alone, so labels are submitted: if the contest wants "
+        "probabilities, write 0.5 there instead"
     ]
 
 
@@ -264,7 +313,8 @@ def spelled(classes: Sequence[str], sample: pd.DataFrame, id_column: str, severa
         UserError: a column per class, and one is no class.
     """
     columns = [column for column in sample.columns if column != id_column]
-    if not columns or by_class(columns, classes):
+    rank = ranked(sample, columns, classes)
+    if not columns or not rank and by_class(columns, classes):
         column_of = {label: column for column, label in _around(columns, classes).items()}
         return (
             [column_of.get(label, label) for label in classes]

@@ -21,6 +21,10 @@ from earshot.core.file_names import is_audio
 
 SAMPLE = re.compile("sample.*sub")
 SUBMISSION = re.compile("subm|predict")
+# as a sample submission may be called, too, if it says nothing of its clips
+TEMPLATE = re.compile(
+    "^subs?([^a-z]|$)|sample|baseline|template|example|upload|answer|dummy|random|format|test.?labels"
+)
 TEXT_BYTES = 100_000_000  # a larger .txt is no table of clips
 
 
@@ -139,9 +143,17 @@ class Tables:
         if found or called:
             return found
         alike = [c for c in csvs if SUBMISSION.search(Path(c).stem.lower()) and self._is_sample(c)]
+        alike = alike or [
+            c for c in csvs if TEMPLATE.search(Path(c).stem.lower()) and self._is_sample(c, sure=True)
+        ]
         return pick(self.files, alike, (), "sample submission", "keep one of them")
 
-    def _is_sample(self, path: str) -> bool:
+    def _is_sample(self, path: str, sure: bool = False) -> bool:
+        """Does a table name clips without labels?
+
+        Args:
+            sure: all cells of a column must be the same, and its clips lie in a test folder.
+        """
         try:
             frame = self.read(path).frame
         except UserError:
@@ -156,6 +168,8 @@ class Tables:
         plain = all(
             cells.nunique() <= 1 or pd.to_numeric(cells, errors="coerce").notna().all() for cells in rest
         )
+        if sure:
+            return sides == {"subm"} and len(frame) > 1 and all(cells.nunique() == 1 for cells in rest)
         return "train" not in sides and plain
 
     def id_column(self, path: str) -> str | None:

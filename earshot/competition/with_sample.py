@@ -9,13 +9,16 @@ from pathlib import Path
 
 import pandas as pd
 
+from earshot.competition import placeholder, segments
 from earshot.competition.asked import asked_rows
 from earshot.competition.csv_checks import need_header, stray_quotes
 from earshot.competition.file_index import Files
 from earshot.competition.id_columns import find_id_column
 from earshot.competition.layout import Layout
+from earshot.competition.names import side
 from earshot.competition.tables import Table, Tables
 from earshot.core import csv_table, spelling
+from earshot.core.csv_table import shown
 from earshot.core.errors import UserError
 
 
@@ -70,4 +73,29 @@ def with_sample(
     if len(answers) == 1:
         found.label_column = answers[0]
     pairs = [(files.root / test.path, test.frame) for test in tests]
-    return [asked_rows(files, asked.frame, asked.path, train, found, pairs)]
+    clips = asked_rows(files, asked.frame, asked.path, train, found, pairs)
+    if files.audio and len(clips) and not clips["path"].any():
+        _none_found(files, asked, train, found)
+    return [clips]
+
+
+def _none_found(files: Files, asked: Asked, train: pd.DataFrame, found: Layout) -> None:
+    """A sample submission without an audio file for any row: is said, and refused where the test folder holds
+    clips of other names."""
+    ids = asked.frame[asked.id_column]
+    # a folder of examples stands in for a test folder that is filled later
+    there = [
+        p for p in placeholder.loose(files, set(train["path"])) if not p.startswith(("example", "sample"))
+    ]
+    if there and not any(segments.NAMED.fullmatch(id.strip()) for id in ids):
+        raise UserError(
+            f"none of the {len(ids)} ids of {asked.path} is one of the {len(there)} audio files of the test "
+            f"folder: the first id is {shown(ids.iloc[0])}, the first file {there[0]}; put a test.csv beside "
+            f"it, with a column {asked.id_column} of these ids and a column filename of the files"
+        )
+    if there or not any(side(folder) == "subm" for folder in files.folders):
+        hint = "" if there else ": is a folder or archive of test clips still to be downloaded or unpacked?"
+        found.notes.append(
+            f"warning: no row of {asked.path.name} has an audio file, so that each gets the answer of the "
+            f"commonest class{hint}"
+        )

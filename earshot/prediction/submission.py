@@ -75,7 +75,8 @@ def build(
         classes: the labels in the columns' order, as the sample file spells them.
         columns: headers of id and label, for want of a sample file.
         sample: the sample submission; its header, ids and cells decide: one label column gets the likeliest
-            class (the k likeliest, where its cells are k labels), a score the probability of one of two
+            class (the k likeliest, where its cells are k labels; the k-th in the k-th of several columns of
+            labels), a score the probability of one of two
             classes, a column per class each class's, and a row per clip and class that row's (0 of a class
             that is not known); yes and no as words are written so, yes from the threshold on.
         multilabel: a label column gets every class that is likelier than not, and at least the likeliest.
@@ -124,6 +125,11 @@ def build(
         return table[list(sample.columns)]
     ordered = probabilities[rows]
     shape = sample_answers.shape(sample, id_column, classes, multilabel)
+    if shape.kind == "labels" and len(answers) > 1:
+        order = np.argsort(-ordered, 1, kind="stable")
+        for rank, column in enumerate(answers):
+            table[column] = [classes[i] for i in order[:, rank]]
+        return table[list(sample.columns)]
     if shape.kind == "labels":
         table[answers[0]] = (
             _several(ordered, classes, separator or ",")
