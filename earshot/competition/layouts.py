@@ -337,9 +337,11 @@ def _nothing(files: Files, tables: Tables, reading: Reading) -> str:
         ways = f"; {path} names the clips: {what}{ways}"
     books = [p for p in files.documents if UNREAD.search(p.lower()) and p.count("/") <= 2]
     for path in books[:1] if files.audio else ():
+        kind = "excel" if path.lower().endswith("x") else "json"
+        lines = ", lines=True" if path.lower().endswith("l") else ""
         ways += (
-            f'; {path} may hold the labels: save it as train.csv (python -c "import pandas; '
-            f"pandas.read_excel('{path}').to_csv('train.csv', index=False)\")"
+            f'; the labels may be in {path}: save it as train.csv (python -c "import pandas; '
+            f"pandas.read_{kind}('{path}'{lines}).to_csv('train.csv', index=False)\")"
         )
     if not ways:
         ways = beside(files)
