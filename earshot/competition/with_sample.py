@@ -14,6 +14,7 @@ from earshot.competition.csv_checks import need_header, stray_quotes
 from earshot.competition.file_index import Files
 from earshot.competition.id_columns import find_id_column
 from earshot.competition.layout import Layout
+from earshot.competition.names import side
 from earshot.competition.tables import Table, Tables
 from earshot.core import csv_table, spelling
 from earshot.core.errors import UserError
@@ -49,6 +50,20 @@ def sample_table(tables: Tables, path: str, id_column: str | None) -> Asked:
     found = id_column if id_column and id_column in columns else find_id_column(frame, files) or columns[0]
     need_header(files, files.root / path, found, frame)
     return Asked(files.root / path, frame, found)
+
+
+def asked_files(files: Files, asked: Asked) -> set[str]:
+    """The files that a sample submission's ids mean, relative to the root: those of a test folder where there
+    are several of a name, and none of a training folder unless the id is its path."""
+    found: set[str] = set()
+    for id in asked.frame[asked.id_column]:
+        paths = files.candidates(id)
+        sides = [side(path.rpartition("/")[0]) for path in paths]
+        own = [path for path, one in zip(paths, sides, strict=True) if one == "subm"]
+        found.update(
+            own or [path for path, one in zip(paths, sides, strict=True) if one is None or path == id][:1]
+        )
+    return found
 
 
 def with_sample(
