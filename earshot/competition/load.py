@@ -130,8 +130,8 @@ def load(
     clips = found.clips
     if holdout is not None:
         clips = hold_out(clips, str(holdout), seed)
-        if left := len(found.clips) - len(clips):
-            found.notes.append(f"{left} clips of --extra-csv share a group with the hold-out: not trained on")
+        if gone := len(found.clips) - len(clips):
+            found.notes.append(f"{gone} clips of --extra-csv share a group with the hold-out: not trained on")
     shared = straddling(clips)
     if shared and holdout is not None:
         raise UserError(
