@@ -166,3 +166,10 @@ def test_groups_by_names_of_clips_with_several_labels(tmp_path: Path) -> None:
     rows = (f'{name},"{one}"' for name, one in zip(names, sets, strict=True))
     text(tmp_path / "train.csv", "id,labels", *rows)
     assert groups_of(load(tmp_path), "train") == {f"speaker{n}" for n in range(8)}
+
+
+def test_sources_of_the_hold_out_alone_make_no_groups(tmp_path: Path) -> None:
+    for part, speakers in (("train", [0]), ("test", range(1, 8))):
+        for label in ("cat", "dog"):
+            waves(tmp_path, *(f"{part}/{label}/speaker{s}_{n}.wav" for s in speakers for n in range(4)))
+    assert groups_of(load(tmp_path), "train") == {""}

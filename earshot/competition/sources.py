@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import compress
 from pathlib import Path
 
 import pandas as pd
@@ -73,7 +74,10 @@ def named(files: Files, clips: pd.DataFrame, found: Layout, reading: Reading) ->
         )
     elif reading.group_column != NONE and not clips["group"].ne("").any():
         parts = name_parts.sources_in_names(names, list(clips["label"]))
-        if parts is not None:
+        train = clips["split"].eq("train").to_numpy()  # which the folds are made of
+        if parts is not None and not groups.unfit(
+            list(compress(parts[0], train)), list(clips["label"][train]), name_parts.FEWEST
+        ):
             clips = clips.assign(group=parts[0])
             found.notes.append(parts[1])
             found.guessed_groups = True
