@@ -13,7 +13,7 @@ from earshot.competition.names import side, words
 from earshot.competition.reading import Reading, mapper
 from earshot.competition.split_words import FILLER_WORDS, SPLIT_WORDS
 from earshot.competition.tables import Tables, role
-from earshot.competition.with_sample import sample_table, with_sample
+from earshot.competition.with_sample import asked_files, sample_table, with_sample
 from earshot.core.file_names import decodable, first_few, suffix_of
 
 
@@ -112,7 +112,7 @@ def _folder_per_class(
         rows["subm"], rows["test"] = dict.fromkeys(rows["test"]), {}
     asked = sample_table(tables, sample, reading.id_column) if sample else None
     if asked is not None:  # what it asks for is no hold-out, whatever folder it lies in
-        named = {p for id in asked.frame[asked.id_column] for p in files.candidates(id)[:1]}
+        named = asked_files(files, asked)
         rows = {
             split: {p: label for p, label in part.items() if p not in named} for split, part in rows.items()
         }
@@ -157,15 +157,14 @@ def _folder_per_class(
         names = Counter(p.rpartition("/")[2] for p in paths)
         ids = [p.rpartition("/")[2] if names[p.rpartition("/")[2]] == 1 else p for p in paths]
         clips.append(table(ids, [files.absolute(p) for p in paths], split, [part[p] for p in paths]))
-    train = sources.named(files, clips[0], found, reading)
+    both = sources.of_all(files, clips[:2], found, reading)
+    train, clips[1] = both[both["split"] == "train"], both[both["split"] == "test"]
     found.notes += suspicious.class_folder_warnings(
         [files.relative(path) for path in train["path"]], list(train["label"])
     )
     if reading.noise_class:
         silence = noise_clips.cut(files, noise, train, reading.noise_class, found)
         train = pd.concat([train, silence], ignore_index=True)
-    if train["group"].ne("").any() and len(clips[1]):
-        clips[1] = sources.named(files, clips[1], Layout("", clips[1], "", ""), reading)
     clips[0] = train
     if asked is not None:
         tests = [tables.read(path) for path in tables.paths if path != sample and role(path) == "test"]

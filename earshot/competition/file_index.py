@@ -197,6 +197,9 @@ class Files:
         """
         own = "train" if split == "train" else "subm"
         found = [self.candidates(i) for i in ids]
+        if self.tail_notes and (at := self.by_tails(ids, own)):  # as the training ids are
+            known = zip(map(str.strip, ids), found, strict=True)
+            found = [[at[i]] if i in at and (i in self.alias or not paths) else paths for i, paths in known]
         strict = []
         for clip_id, paths in zip(ids, found, strict=True):
             sides = {p: side(p.rpartition("/")[0]) for p in paths}

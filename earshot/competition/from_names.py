@@ -10,7 +10,7 @@ from earshot.competition.layout import Layout, table
 from earshot.competition.names import side
 from earshot.competition.reading import Reading, mapper
 from earshot.competition.tables import Tables
-from earshot.competition.with_sample import sample_table, with_sample
+from earshot.competition.with_sample import asked_files, sample_table, with_sample
 
 
 def from_names(files: Files, tables: Tables, sample: str | None, reading: Reading) -> Layout:
@@ -31,7 +31,7 @@ def from_names(files: Files, tables: Tables, sample: str | None, reading: Readin
         path for path in files.audio if side(path.rpartition("/")[0]) == "subm" or noise_clips.is_noise(path)
     }
     if asked is not None:
-        apart |= {p for id in asked.frame[asked.id_column] for p in files.candidates(id)[:1]}
+        apart |= asked_files(files, asked)
     names = [path for path in files.audio if path not in apart]
     labels = dict(zip(names, name_parts.labels_by_pattern(names, reading.label_pattern or ""), strict=True))
     left = [path for path in names if not labels[path]]

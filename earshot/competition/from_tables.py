@@ -25,21 +25,20 @@ from earshot.competition.csv_checks import need_header, need_rows, stray_quotes
 from earshot.competition.file_index import Files
 from earshot.competition.id_columns import find_id_column, need_column
 from earshot.competition.labelled import labelled_rows, several_rows, together
-from earshot.competition.layout import Layout, table
+from earshot.competition.layout import TRAIN_ONLY, Layout, table
 from earshot.competition.names import side
 from earshot.competition.reading import Reading, mapper
 from earshot.competition.split_words import SPLIT_WORDS
 from earshot.competition.tables import Table, Tables, join, role
 from earshot.competition.with_sample import sample_table, with_sample
 from earshot.core import spelling
-from earshot.core.csv_table import some
+from earshot.core.csv_table import shown, some
 from earshot.core.errors import UserError
 from earshot.core.file_names import first_few
 from earshot.core.shell import quoted
 
 ESC_COLUMNS = {"filename", "fold", "target", "category"}
 SPLIT_COLUMNS = ("split", "subset", "set", "partition", "usage")
-TRAIN_ONLY = -2  # the fold of clips that are always trained on and never validated
 
 
 def from_tables(
@@ -125,9 +124,15 @@ def from_tables(
         found.notes.append("column secondary_labels is not used: a clip gets its primary label alone")
     parts: list[pd.DataFrame] = []
     kept_out: list[pd.DataFrame] = []
-    for part, weight in trains:
+    open_rows: list[tuple[pd.DataFrame, Path]] = []
+    here_of = [
+        frame if part is first else need_rows(part.frame, files.root / part.path) for part, _ in trains
+    ]
+    group = _group_column(
+        [part for part, _ in trains], here_of, how, id_column, found, reading, files.root, esc
+    )
+    for number, ((part, weight), here) in enumerate(zip(trains, here_of, strict=True)):
         more = files.root / part.path
-        here = frame if part is first else need_rows(part.frame, more)
         lacking = [c for c in (id_column, *how.columns) if c not in here.columns]
         if lacking:
             raise UserError(
@@ -136,19 +141,22 @@ def from_tables(
             )
         stray_quotes(here, more, (id_column, *how.columns), found)
         found.notes += [files.tail_notes[part.path]] if part.path in files.tail_notes else []
-        group = sources.column(here, found, how.read(here, more), id_column, reading, more, esc)
-        here, held = _by_split_column(here, id_column, how)
+        if reading.group_column and part is not first:  # as this table spells it
+            group = sources.column(here, found, how.read(here, more), id_column, reading, more, esc)
+        here, held = _by_split_column(here, id_column, how, found, more)
         by = "of its split column are"
         if held is None and asked is None and role(part.path) is None:
             here, held = _by_folders_of_tests(files, here, id_column)
             by = "whose clips lie in a test folder are"
         clips = labelled_rows(files, here, more, "train", id_column, group, found)
-        if held is not None:
+        if held is not None and _hidden(held, how):
+            open_rows.append((held, more))
+        elif held is not None:
             found.notes.append(f"{more.name}: {len(held)} rows {by} the hold-out; validation counts as train")
             kept_out.append(labelled_rows(files, held, more, "test", id_column, group, found))
         known = set().union(*(set(done["path"]) for done in parts)) if parts else set()
         clips = clips[~clips["path"].isin(known)]  # the first table's word counts
-        if weight < 1:
+        if number >= len(trains) - len(reading.extras):
             clips = clips.assign(weight=weight, fold=TRAIN_ONLY)
             found.notes.append(f"{more.name}: {len(clips)} more training clips, each with weight {weight:g}")
         parts.append(clips)
@@ -162,9 +170,10 @@ def from_tables(
     if folds and not (clips["fold"] >= 0).any():
         clips["fold"] = [folds.get(files.relative(path), -1) for path in clips["path"]]
         found.notes.append(f"folds by the lists beside the audio: {len(set(folds.values()))} folds")
-    parts = [sources.named(files, clips, found, reading), *kept_out]
+    parts = [clips]
     for path in valid:
-        parts += _more(tables, path, "train", id_column, found, parts[0])
+        parts += _more(tables, path, "train", id_column, found, clips)
+    parts += kept_out
     tests = [t for t in tests if Path(t).name.lower() in ("test.csv", "test.tsv")][:1] or tests
     if not asked and not kept_out:
         lists = [t for t in tests if not how.known_in(tables.read(t).frame)]
@@ -173,7 +182,7 @@ def from_tables(
             names = ", ".join(Path(t).name for t in lists)
             found.notes.append(f"{names}: its {listed.sum()} clips are the hold-out, labelled by {csv.name}")
             kept_out = [parts[0][listed].assign(split="test")]
-            parts = [parts[0][~listed], *kept_out]
+            parts = [parts[0][~listed], *parts[1:], *kept_out]
         known_tests = [t for t in tests if t not in lists]
         tests = [] if kept_out else known_tests or tests  # of fold1_evaluate and fold1_test the labelled one
     if asked:
@@ -182,13 +191,15 @@ def from_tables(
         found.notes.append(f"not used, as several csv files may be the test csv: {', '.join(tests)}")
     elif tests:
         parts += _test_rows(tables, tests[0], id_column, frame, found)
+    elif open_rows:
+        parts += [unlabelled_rows(files, held, more, found) for held, more in open_rows]
     elif not kept_out:
         loose = placeholder.loose(files, set(parts[0]["path"]))
         parts.append(
             table(placeholder.ids_like(list(clips["id"]), loose), [files.absolute(p) for p in loose], "subm")
         )
     found.notes += files.about_numbers()
-    found.clips = together(files, pd.concat(parts, ignore_index=True), found)
+    found.clips = together(files, sources.of_all(files, parts, found, reading), found)
     unnamed = set(files.audio) - {files.relative(path) for path in found.clips["path"] if path}
     if unnamed:
         found.notes.append(
@@ -219,13 +230,42 @@ def _id_column(tables: Tables, first: Table, others: list[str], reading: Reading
     return known or found or ""
 
 
+<<<<<<< HEAD
 def _in_names(files: Files) -> str:
     ways = [*folder_levels.suggestions(files.audio)[:1], *name_parts.suggestions(files.audio)]
     return f"; if the labels are in the names, {ways[0]}" if files.audio and ways else ""
+=======
+def _group_column(
+    trains: Sequence[Table],
+    frames: Sequence[pd.DataFrame],
+    how: labels.Labels,
+    id_column: str,
+    found: Layout,
+    reading: Reading,
+    root: Path,
+    esc: bool,
+) -> str | None:
+    """The column of sources, by the rows of all tables that have the first one's header."""
+    alike = [
+        (frame, root / part.path)
+        for part, frame in zip(trains, frames, strict=True)
+        if list(frame.columns) == list(frames[0].columns)
+    ]
+    several = pd.concat([how.read(frame, csv) for frame, csv in alike])
+    every = pd.concat([frame for frame, _ in alike])
+    return sources.column(every, found, several, id_column, reading, alike[0][1], esc)
+
+
+def _hidden(frame: pd.DataFrame, how: labels.Labels) -> bool:
+    """Has no row of a table a label?"""
+    if not how.known_in(frame):
+        return True
+    return not how.classes and bool(frame[how.name].str.strip().isin(("", labels.TO_PREDICT)).all())
+>>>>>>> i18-r1
 
 
 def _by_split_column(
-    frame: pd.DataFrame, id_column: str, how: labels.Labels
+    frame: pd.DataFrame, id_column: str, how: labels.Labels, found: Layout, csv: Path
 ) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     """The rows of a table to train on, and those that its column of splits holds out; None without such a
     column."""
@@ -233,8 +273,14 @@ def _by_split_column(
         if column in (id_column, *how.columns) or column.lower() not in SPLIT_COLUMNS:
             continue
         splits = frame[column].str.strip().str.lower().map(SPLIT_WORDS)
-        if splits.notna().all() and {"train", "test"} <= set(splits):
-            return frame[splits != "test"], frame[splits == "test"]
+        if {"train", "test"} <= set(splits):
+            if splits.notna().all():
+                return frame[splits != "test"], frame[splits == "test"]
+            line = splits.isna().idxmax()
+            found.notes.append(
+                f"warning: {csv.name}: column {column} is not used, and all rows count as train: "
+                f"{shown(frame[column][line]) or 'nothing'} in line {line} is none of train, validation, test"
+            )
     return frame, None
 
 

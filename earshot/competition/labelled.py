@@ -9,7 +9,7 @@ import pandas as pd
 
 from earshot.competition import groups, labels
 from earshot.competition.file_index import Files
-from earshot.competition.layout import Layout, table
+from earshot.competition.layout import TRAIN_ONLY, Layout, table
 from earshot.core.csv_table import shown, some
 from earshot.core.errors import UserError
 
@@ -138,7 +138,18 @@ def several_rows(frame: pd.DataFrame, id_column: str, label: str) -> bool:
 
 def together(files: Files, clips: pd.DataFrame, found: Layout) -> pd.DataFrame:
     """Training clips that are one audio file under several ids get a group in common: no fold may tell the
-    other's answer."""
+    other's answer. Those of --extra-csv that are in the hold-out are left out."""
+    held = set(clips["path"][clips["split"].eq("test")]) - {""}
+    both = clips["split"].eq("train") & clips["path"].isin(held)
+    only = both & clips["fold"].eq(TRAIN_ONLY)
+    if only.any():
+        found.notes.append(f"{only.sum()} clips of --extra-csv are in the hold-out: not trained on")
+    if (both & ~only).any():
+        found.notes.append(
+            f"warning: {(both & ~only).sum()} audio files are in train and in the hold-out (first: "
+            f"{shown(clips['id'][both & ~only].iloc[0])}): the test scores are optimistic"
+        )
+    clips = clips[~only].reset_index(drop=True)
     paths = clips["path"].where(clips["split"].eq("train") & clips["path"].ne(""))
     several = paths.notna() & paths.duplicated(keep=False)
     if several.any():

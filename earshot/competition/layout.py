@@ -12,6 +12,8 @@ import pandas as pd
 from earshot.competition import labels
 from earshot.core import spelling
 
+TRAIN_ONLY = -2  # the fold of clips that are always trained on and never validated
+
 
 @dataclass
 class Layout:

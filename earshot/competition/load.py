@@ -21,8 +21,8 @@ from earshot.competition import (
     zip_file,
 )
 from earshot.competition.file_index import walk
-from earshot.competition.from_tables import TRAIN_ONLY
 from earshot.competition.labels import each
+from earshot.competition.layout import TRAIN_ONLY
 from earshot.competition.reading import Reading
 from earshot.core import csv_table, spelling
 from earshot.core.csv_table import shown, some
@@ -131,6 +131,8 @@ def load(
     clips = found.clips
     if holdout is not None:
         clips = hold_out(clips, str(holdout), seed)
+        if gone := len(found.clips) - len(clips):
+            found.notes.append(f"{gone} clips of --extra-csv share a group with the hold-out: not trained on")
     shared = straddling(clips)
     if shared and holdout is not None:
         raise UserError(
@@ -313,7 +315,8 @@ def counts(clips: pd.DataFrame, missing: list[tuple[str, str, str]]) -> list[str
 
 
 def hold_out(clips: pd.DataFrame, holdout: str, seed: int) -> pd.DataFrame:
-    """Move labelled clips to the split "test": a fraction, or one of the data's own folds.
+    """Move labelled clips to the split "test": a fraction, or one of the data's own folds. Clips of their
+    groups that are only to be trained on are left out.
 
     Raises:
         UserError: neither a fraction nor a fold of the data, or there is a labelled hold-out already.
@@ -349,6 +352,8 @@ def hold_out(clips: pd.DataFrame, holdout: str, seed: int) -> pd.DataFrame:
     split = clips["split"].to_numpy(dtype=object, copy=True)
     split[np.flatnonzero(train)[chosen]] = "test"
     clips["split"] = pd.Series(split, dtype=object)
+    held = set(clips["group"][clips["split"] == "test"]) - {""}
+    clips = clips[~(clips["fold"].eq(TRAIN_ONLY) & clips["group"].isin(held))].reset_index(drop=True)
     order = clips["split"].map({"train": 0, "test": 1, "subm": 2})
     return clips.iloc[np.argsort(order.to_numpy(), kind="stable")].reset_index(drop=True)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import compress
 from pathlib import Path
 
 import pandas as pd
@@ -9,7 +11,6 @@ import pandas as pd
 from earshot.competition import groups, name_parts
 from earshot.competition.file_index import Files
 from earshot.competition.id_columns import need_column
-from earshot.competition.labels import each
 from earshot.competition.layout import Layout
 from earshot.competition.reading import Reading
 from earshot.core.csv_table import shown
@@ -77,17 +78,30 @@ def named(files: Files, clips: pd.DataFrame, found: Layout, reading: Reading) ->
             else groups.pattern_notes(made)
         )
     elif reading.group_column != NONE and not clips["group"].ne("").any():
-        parts = name_parts.sources_in_names(names, ["\0".join(each(label)) for label in clips["label"]])
-        if parts is not None:
+        parts = name_parts.sources_in_names(names, list(clips["label"]))
+        train = clips["split"].eq("train").to_numpy()  # which the folds are made of
+        if parts is not None and not groups.unfit(
+            list(compress(parts[0], train)), list(clips["label"][train]), name_parts.FEWEST
+        ):
             clips = clips.assign(group=parts[0])
             found.notes.append(parts[1])
             found.guessed_groups = True
     return _within_folds(clips, found) if found.guessed_groups else clips
 
 
+def of_all(files: Files, parts: Sequence[pd.DataFrame], found: Layout, reading: Reading) -> pd.DataFrame:
+    """All clips, train before test before subm, with groups by their names as `named` has them: by one part
+    of the names for all labelled clips, so that train and hold-out can be compared."""
+    clips = pd.concat(parts, ignore_index=True)
+    order = clips["split"].map({"train": 0, "test": 1, "subm": 2})
+    clips = clips.iloc[order.argsort(kind="stable")].reset_index(drop=True)
+    labelled = clips["split"].ne("subm")
+    return pd.concat([named(files, clips[labelled], found, reading), clips[~labelled]], ignore_index=True)
+
+
 def _within_folds(clips: pd.DataFrame, found: Layout) -> pd.DataFrame:
     """The clips without the guessed groups that lie in several of the data's own folds, which count more."""
-    own = clips[(clips["fold"] >= 0) & clips["group"].ne("")]
+    own = clips[(clips["fold"] >= 0) & clips["group"].ne("") & clips["split"].eq("train")]
     parted = own.groupby("group")["fold"].nunique()
     if (parted > 1).any():
         found.notes += groups.straddling_folds(list(own["fold"]), list(own["group"]))

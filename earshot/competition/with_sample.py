@@ -54,6 +54,20 @@ def sample_table(tables: Tables, path: str, id_column: str | None) -> Asked:
     return Asked(files.root / path, frame, found)
 
 
+def asked_files(files: Files, asked: Asked) -> set[str]:
+    """The files that a sample submission's ids mean, relative to the root: those of a test folder where there
+    are several of a name, and none of a training folder unless the id is its path."""
+    found: set[str] = set()
+    for id in asked.frame[asked.id_column]:
+        paths = files.candidates(id)
+        sides = [side(path.rpartition("/")[0]) for path in paths]
+        own = [path for path, one in zip(paths, sides, strict=True) if one == "subm"]
+        found.update(
+            own or [path for path, one in zip(paths, sides, strict=True) if one is None or path == id][:1]
+        )
+    return found
+
+
 def with_sample(
     files: Files, asked: Asked, train: pd.DataFrame, found: Layout, tests: Sequence[Table] = ()
 ) -> list[pd.DataFrame]:
