@@ -217,3 +217,22 @@ def test_a_group_column_of_one_value_is_no_group(tmp_path: Path) -> None:
     comp = load(tmp_path)
     assert set(comp.clips["group"]) == {""}
     assert "column group is not used: all rows have birds" in comp.notes
+
+
+def test_folders_of_people_that_a_table_names_are_said(tmp_path: Path) -> None:
+    waves(tmp_path, *(f"audio/P0{p}/rec_{k}.wav" for p in range(6) for k in range(2)))
+    write(
+        tmp_path / "patients.csv",
+        "patient,diagnosis",
+        *(f"P0{p},{'sick' if p % 2 else 'well'}" for p in range(6)),
+    )
+    said = next(line for line in load(tmp_path).notes if "the class folders are the patient" in line)
+    assert "--train-csv patients.csv --label-column diagnosis" in said
+    assert load(tmp_path, train_csv="patients.csv", label_column="diagnosis").classes == ["sick", "well"]
+
+
+def test_a_flag_column_does_not_beat_class_folders(tmp_path: Path) -> None:
+    waves(tmp_path, *(f"{c}/{c}{k}.wav" for c in ("cat", "dog") for k in range(4)))
+    rows = [f"{c}{k}.wav,{k}.5,{k % 2}" for c in ("cat", "dog") for k in range(4)]
+    write(tmp_path / "info.csv", "file,seconds,has_noise", *rows)
+    assert load(tmp_path).classes == ["cat", "dog"]

@@ -266,7 +266,8 @@ def find_label_column(frame: pd.DataFrame, id_column: str, wanted: list[str] = (
     ended = [
         c for c in left if LAST_WORD.fullmatch(c) and frame[c].nunique() > 1
     ]  # scene_label, event_labels
-    has = [c for c in left if c.lower().startswith("has") and zero_or_one(frame[c])]  # hasbird
+    varied = [c for c in left if frame[c].nunique() > 1]
+    has = varied if [c.lower()[:3] for c in varied] == ["has"] and zero_or_one(frame[varied[0]]) else []
     lone = next((some for some in (ended, has, left) if len(some) == 1), [None])
     return (shared or spoken or known or lone)[0]
 

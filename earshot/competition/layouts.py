@@ -106,6 +106,7 @@ def _read(files: Files, tables: Tables, sample: str | None, reading: Reading) ->
             if path != sample
         ][:1]
         by_folder.notes += [f"warning: the folders are the labels{line}" for line in [beside(files)] if line]
+        by_folder.notes += _people(tables, rest, set(by_folder.clips["label"].dropna()))
         if rest and all(one.isdecimal() for one in by_folder.clips["label"].dropna().unique()):
             by_folder.notes.append(
                 f"warning: the class folders are only numbers, and {rest[0]} is not used: if it holds the "
@@ -284,6 +285,24 @@ def _several(files: Files, paths: list[str], what: str, reading: Reading) -> str
         f"several files in {files.root} may be the {what}: {', '.join(paths[:8])}; name one or several: "
         f"{reading.command(few)}; a noisier one as --extra-csv {quoted(paths[-1])}:0.3"
     )
+
+
+def _people(tables: Tables, paths: list[str], classes: set[str]) -> list[str]:
+    """A warning where a table has a row per class folder and calls them patients, speakers or the like."""
+    for path in paths:
+        try:
+            found = tables.by_source(path)
+        except UserError:
+            continue
+        if found is not None and groups.rank(found[1]) is not None:
+            frame, column = found[0].frame, found[1]
+            if classes <= set(frame["group"]):
+                can = [c for c in frame.columns[:-2] if c != column and labels.may_be_label(frame[c])]
+                return [
+                    f"warning: the class folders are the {column} of {path}: if the label is in that table, "
+                    f"give --train-csv {shell.quoted(path)} --label-column {shell.quoted(can[0])}"
+                ]
+    return []
 
 
 def unread(files: Files, tables: Tables) -> list[tuple[str, str]]:
