@@ -194,3 +194,14 @@ def test_labels_in_a_file_that_is_not_read_are_named(tmp_path: Path) -> None:
     files(tmp_path, *(f"train/{k}.wav" for k in range(3)))
     write(tmp_path / "train.json", json.dumps([{"file": "0.wav", "label": "jay"}]))
     assert "train.json: save it as train.csv (python -c" in refused(tmp_path, out=tmp_path / "out")
+
+
+def test_a_validation_table_that_counts_anew(tmp_path: Path) -> None:
+    files(tmp_path, *(f"{part}/{k:03}.wav" for part in ("train", "val", "test") for k in range(4)))
+    for part in ("train", "val"):
+        write(tmp_path / f"{part}.csv", "id,label", *(f"{k},{CLASSES[k % 2]}" for k in range(4)))
+    write(tmp_path / "sample_submission.csv", "id,label", *(f"{k},jay" for k in range(4)))
+    comp = load(tmp_path, out=tmp_path / "out")
+    train = comp.clips[comp.clips["split"] == "train"]
+    assert train["id"].is_unique and train["path"].is_unique and len(train) == 8
+    assert subm(comp) == [(f"{k}", f"{k:03}.wav") for k in range(4)]

@@ -401,6 +401,9 @@ def _more(
     clips = clips[~clips["path"].isin(set(known["path"]))]
     if clips.empty:
         return []
+    taken = set(known["id"])  # val/0.wav beside train/0.wav
+    ids = zip(clips["id"], clips["path"], strict=True)
+    clips = clips.assign(id=[tables.files.relative(path) if id in taken else id for id, path in ids])
     found.notes.append(f"{csv.name}: {len(clips)} clips of the validation table count as train")
     return [clips]
 
