@@ -12,33 +12,27 @@ import pandas as pd
 from earshot.competition import (
     codes,
     file_lists,
-    folder_levels,
-    groups,
+    label_choice,
     labels,
-    name_parts,
     placeholder,
     source_table,
     sources,
+    table_parts,
 )
 from earshot.competition.asked import unlabelled_rows
 from earshot.competition.csv_checks import need_header, need_rows, stray_quotes
-from earshot.competition.file_index import Files
 from earshot.competition.id_columns import find_id_column, need_column
 from earshot.competition.labelled import labelled_rows, several_rows, together
 from earshot.competition.layout import TRAIN_ONLY, Layout, table
-from earshot.competition.names import side
 from earshot.competition.reading import Reading, mapper
-from earshot.competition.split_words import SPLIT_WORDS
 from earshot.competition.tables import Table, Tables, join, role
 from earshot.competition.with_sample import sample_table, with_sample
 from earshot.core import spelling
-from earshot.core.csv_table import shown, some
+from earshot.core.csv_table import some
 from earshot.core.errors import UserError
 from earshot.core.file_names import first_few
-from earshot.core.shell import quoted
 
 ESC_COLUMNS = {"filename", "fold", "target", "category"}
-SPLIT_COLUMNS = ("split", "subset", "set", "partition", "usage")
 
 
 def from_tables(
@@ -79,17 +73,17 @@ def from_tables(
     columns = spelling.like(asked.columns if asked else [], frame.columns)
     wanted = spelling.like(answers, frame.columns)
     if not first.headed:
-        frame = _matrix(frame, id_column)
+        frame = label_choice.numbered_columns(frame, id_column)
     named = reading.label_column and need_column(frame, csv, reading.label_column, "--label-column")
     if named is None and by_source is None and not set(columns) - {id_column} & set(frame.columns):
-        named = _folder_column(files, frame, id_column) or (
-            None if first.headed else _first_label(files, frame, id_column)
+        named = label_choice.folder_column(files, frame, id_column) or (
+            None if first.headed else label_choice.first_label(files, frame, id_column)
         )
     if by_source is not None and named is None and len(frame.columns) == 4:
         named = next(c for c in frame.columns if c not in (id_column, "group", by_source[1]))
     how, said = labels.find(frame, csv, id_column, columns, wanted, reading.task, named)
     if how is None:
-        raise UserError(_unclear(csv, frame, id_column, reading, by_source and by_source[1]))
+        raise UserError(label_choice.unclear(csv, frame, id_column, reading, by_source and by_source[1]))
     if not how.multilabel and not how.classes and several_rows(frame, id_column, how.name):
         mark = next((m for m in labels.MARKS if not frame[how.name].str.contains(m, regex=False).any()), None)
         if mark and reading.task == "auto":
@@ -143,13 +137,13 @@ def from_tables(
         found.notes += [files.tail_notes[part.path]] if part.path in files.tail_notes else []
         if reading.group_column and part is not first:  # as this table spells it
             group = sources.column(here, found, how.read(here, more), id_column, reading, more, esc)
-        here, held = _by_split_column(here, id_column, how, found, more)
+        here, held = table_parts.by_split_column(here, id_column, how, found, more)
         by = "of its split column are"
         if held is None and asked is None and role(part.path) is None:
-            here, held = _by_folders_of_tests(files, here, id_column)
+            here, held = table_parts.by_test_folders(files, here, id_column)
             by = "whose clips lie in a test folder are"
         clips = labelled_rows(files, here, more, "train", id_column, group, found)
-        if held is not None and _hidden(held, how):
+        if held is not None and table_parts.hidden(held, how):
             open_rows.append((held, more))
         elif held is not None:
             found.notes.append(f"{more.name}: {len(held)} rows {by} the hold-out; validation counts as train")
@@ -177,7 +171,7 @@ def from_tables(
     tests = [t for t in tests if Path(t).name.lower() in ("test.csv", "test.tsv")][:1] or tests
     if not asked and not kept_out:
         lists = [t for t in tests if not how.known_in(tables.read(t).frame)]
-        listed = _listed(tables, lists, parts[0])
+        listed = table_parts.listed_in(tables, lists, parts[0])
         if listed.any() and not listed.all():
             names = ", ".join(Path(t).name for t in lists)
             found.notes.append(f"{names}: its {listed.sum()} clips are the hold-out, labelled by {csv.name}")
@@ -225,16 +219,11 @@ def _id_column(tables: Tables, first: Table, others: list[str], reading: Reading
         raise UserError(
             f"no column of {csv} names audio files: its columns are {some(frame.columns)}; "
             f"audio folders found in {files.root}: {files.audio_folders()}; "
-            f"pass --id-column, or put the audio there{_in_names(files)}"
+            f"pass --id-column, or put the audio there{label_choice.in_names(files)}"
         )
     return known or found or ""
 
 
-<<<<<<< HEAD
-def _in_names(files: Files) -> str:
-    ways = [*folder_levels.suggestions(files.audio)[:1], *name_parts.suggestions(files.audio)]
-    return f"; if the labels are in the names, {ways[0]}" if files.audio and ways else ""
-=======
 def _group_column(
     trains: Sequence[Table],
     frames: Sequence[pd.DataFrame],
@@ -254,114 +243,6 @@ def _group_column(
     several = pd.concat([how.read(frame, csv) for frame, csv in alike])
     every = pd.concat([frame for frame, _ in alike])
     return sources.column(every, found, several, id_column, reading, alike[0][1], esc)
-
-
-def _hidden(frame: pd.DataFrame, how: labels.Labels) -> bool:
-    """Has no row of a table a label?"""
-    if not how.known_in(frame):
-        return True
-    return not how.classes and bool(frame[how.name].str.strip().isin(("", labels.TO_PREDICT)).all())
->>>>>>> i18-r1
-
-
-def _by_split_column(
-    frame: pd.DataFrame, id_column: str, how: labels.Labels, found: Layout, csv: Path
-) -> tuple[pd.DataFrame, pd.DataFrame | None]:
-    """The rows of a table to train on, and those that its column of splits holds out; None without such a
-    column."""
-    for column in frame.columns:
-        if column in (id_column, *how.columns) or column.lower() not in SPLIT_COLUMNS:
-            continue
-        splits = frame[column].str.strip().str.lower().map(SPLIT_WORDS)
-        if {"train", "test"} <= set(splits):
-            if splits.notna().all():
-                return frame[splits != "test"], frame[splits == "test"]
-            line = splits.isna().idxmax()
-            found.notes.append(
-                f"warning: {csv.name}: column {column} is not used, and all rows count as train: "
-                f"{shown(frame[column][line]) or 'nothing'} in line {line} is none of train, validation, test"
-            )
-    return frame, None
-
-
-def _by_folders_of_tests(
-    files: Files, frame: pd.DataFrame, id_column: str
-) -> tuple[pd.DataFrame, pd.DataFrame | None]:
-    """The rows to train on, and the labelled rows whose clips lie in a test folder; None without any."""
-    found = [files.candidates(id) for id in frame[id_column]]
-    there = pd.Series(
-        [bool(paths) and all(side(p.rpartition("/")[0]) == "subm" for p in paths) for paths in found],
-        index=frame.index,
-    )
-    return (frame[~there], frame[there]) if there.any() and not there.all() else (frame, None)
-
-
-def _matrix(frame: pd.DataFrame, id_column: str) -> pd.DataFrame:
-    """A table without a header: columns of 0 and 1 are called by their number, 1 for the first behind the
-    ids."""
-    rest = [c for c in frame.columns if c != id_column]
-    if len(rest) > 1 and all(labels.zero_or_one(frame[c]) for c in rest):
-        made = frame.rename(columns={c: str(number) for number, c in enumerate(rest, 1)})
-        made.attrs = {"stray": {}, "joined": []}
-        return made
-    return frame
-
-
-def _first_label(files: Files, frame: pd.DataFrame, id_column: str) -> str | None:
-    """In a table without a header, the column that can be the label: one that repeats folders of the paths,
-    else the one of fewest values."""
-    rest = [c for c in frame.columns if c != id_column]
-    if all(labels.zero_or_one(frame[c]) for c in rest):
-        return None
-    can = [c for c in rest if labels.may_be_label(frame[c]) and frame[c].nunique() > 1]
-    rows = frame.iloc[:: max(1, len(frame) // 2000)]
-    paths = [found[0].split("/")[:-1] for id in rows[id_column] if (found := files.candidates(id))]
-    if len(paths) == len(rows):
-        for column in can:
-            if all(cell.strip() in path for cell, path in zip(rows[column], paths, strict=True)):
-                return column
-    filled = [c for c in can if all(groups.cleaned(list(frame[c])))]  # none that has "-" in it
-    return min(filled or can, key=lambda c: frame[c].nunique(), default=rest[0] if len(rest) == 1 else None)
-
-
-def _folder_column(files: Files, frame: pd.DataFrame, id_column: str) -> str | None:
-    """The column whose values are the names of the audio's folders, where there are two or more; no source
-    (a site) or split, where another column may be the label."""
-    rows = frame.iloc[:: max(1, len(frame) // 2000)]
-    folders = [
-        found[0].split("/")[-2] if (found := files.candidates(id)) and "/" in found[0] else None
-        for id in rows[id_column]
-    ]
-    if len(set(folders) - {None}) < 2:
-        return None
-    left = [c for c in frame.columns if c not in (id_column, "fold", "group")]
-    left = [c for c in left if c.lower() not in SPLIT_COLUMNS]
-    if labels.find_label_column(frame, id_column) or sum(labels.zero_or_one(frame[c]) for c in left) > 1:
-        left = [c for c in left if groups.rank(str(c)) is None]
-    for column in left:
-        cells = rows[column].str.strip()
-        same = [cell == folder for cell, folder in zip(cells, folders, strict=True) if folder is not None]
-        if cells.nunique() > 1 and sum(same) >= 0.95 * len(same):
-            return str(column)
-    return None
-
-
-def _unclear(csv: Path, frame: pd.DataFrame, id_column: str, reading: Reading, source: str | None) -> str:
-    """The error that the label is not clear, with the columns that can be it."""
-    can = [
-        c
-        for c in frame.columns
-        if c not in (id_column, "group", source)
-        and groups.rank(str(c)) is None
-        and labels.may_be_label(frame[c])
-        and 1 < frame[c].nunique() <= len(frame) // 2
-    ]
-    flags = [f"--label-column {quoted(column)}" for column in can[:6]]
-    hint = f": {' or '.join([reading.command(flags[0]), *flags[1:]])}" if can else ""
-    return (
-        f"which column of {csv} is the label is not clear: it has {some(frame.columns)}; "
-        f"pass --label-column, or --task multilabel for columns of 0 and 1{hint}"
-    )
 
 
 def _renamed(reading: Reading, frame: pd.DataFrame, how: labels.Labels, answers: list[str]):
@@ -406,18 +287,6 @@ def _more(
     clips = clips.assign(id=[tables.files.relative(path) if id in taken else id for id, path in ids])
     found.notes.append(f"{csv.name}: {len(clips)} clips of the validation table count as train")
     return [clips]
-
-
-def _listed(tables: Tables, tests: Sequence[str], clips: pd.DataFrame) -> pd.Series:
-    """Which training clips test tables without labels name, all of whose clips are training clips."""
-    known, named = set(clips["path"]), set()
-    for test in tests:
-        frame = tables.read(test).frame
-        column = find_id_column(frame, tables.files)
-        paths = [tables.files.candidates(id)[:1] for id in frame[column]] if column else []
-        here = {tables.files.absolute(p) for one in paths for p in one}
-        named |= here if here <= known else set()
-    return clips["path"].isin(named)
 
 
 def _test_rows(

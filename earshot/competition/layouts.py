@@ -21,11 +21,12 @@ from earshot.competition import (
 from earshot.competition.class_folders import folder_per_class
 from earshot.competition.file_index import Files
 from earshot.competition.from_names import from_names
-from earshot.competition.from_tables import SPLIT_COLUMNS, from_tables
+from earshot.competition.from_tables import from_tables
 from earshot.competition.id_columns import find_id_column
 from earshot.competition.layout import Layout
 from earshot.competition.names import strip_suffix
 from earshot.competition.reading import Reading, train_files
+from earshot.competition.table_parts import SPLIT_COLUMNS
 from earshot.competition.tables import Table, Tables, role
 from earshot.core.errors import UserError
 from earshot.core.file_names import first_few
@@ -300,7 +301,7 @@ def _people(tables: Tables, paths: list[str], classes: set[str]) -> list[str]:
                 can = [c for c in frame.columns[:-2] if c != column and labels.may_be_label(frame[c])]
                 return [
                     f"warning: the class folders are the {column} of {path}: if the label is in that table, "
-                    f"give --train-csv {shell.quoted(path)} --label-column {shell.quoted(can[0])}"
+                    f"give --train-csv {quoted(path)} --label-column {quoted(can[0])}"
                 ]
     return []
 
