@@ -92,9 +92,9 @@ class Files:
                     self._one(self._disk.setdefault(path, real), real)
                 kind = self._kind(name, path)
                 kind.append(real if kind is self.csvs else path)
-        head = os.path.commonpath(
-            [os.path.dirname(f"/{p}") for p in (*self.audio, *self.csvs, *self.texts)] or ["/"]
-        )
+        tables = (*self.csvs, *self.texts)
+        folders = {f"/{path.rpartition('/')[0]}" for paths in (self.audio, tables) for path in paths}
+        head = os.path.commonpath(folders or ["/"])
         deepest = 2 + head.rstrip("/").count("/")  # below the folders that all lie in
         self.documents += [text_of(p) for p in self.csvs if p.count("/") > deepest and is_document(p)]
         self.others += [text_of(p) for p in self.csvs if p.count("/") > deepest and not is_document(p)]
