@@ -53,13 +53,18 @@ def test_ids_with_another_suffix_than_the_files(tmp_path: Path) -> None:
 
 
 def test_ids_that_are_no_files_are_refused_or_mapped(tmp_path: Path) -> None:
-    root = folders(tmp_path, "test/a.wav", "test/b.wav")
-    write(root / "sample_submission.csv", "Id,Category", "1,jay", "2,jay")
+    root = folders(tmp_path, "test/a.wav", "test/b.wav", "test/c.wav")
+    write(root / "sample_submission.csv", "Id,Category", "1,jay", "2,jay", "3,jay")
     line = refused(root, out=tmp_path / "out")
-    assert "none of the 2 ids" in line and "put a test.csv beside it" in line
-    write(root / "test.csv", "Id,filename", "2,a.wav", "1,b.wav")
+    assert "none of the 3 ids" in line and "put a test.csv beside it" in line
+    write(root / "test.csv", "Id,filename", "2,a.wav", "1,b.wav", "3,c.wav")
     comp = load(root, out=tmp_path / "out")
-    assert dict(subm(comp)) == {"1": "b.wav", "2": "a.wav"}
+    assert dict(subm(comp)) == {"1": "b.wav", "2": "a.wav", "3": "c.wav"}
+    (root / "test.csv").unlink()  # of a folder that is filled later: not refused
+    write(root / "sample_submission.csv", "Id,Category", *(f"{k},jay" for k in range(9)))
+    assert said(
+        load(root, out=tmp_path / "out"), "warning: no row of sample_submission.csv has an audio file"
+    )
 
 
 def test_a_test_folder_that_is_not_there_is_warned_of(tmp_path: Path) -> None:

@@ -17,7 +17,9 @@ def index(audio: Iterable[str]) -> dict[str, list[str]]:
         stem = strip_suffix(path.rpartition("/")[2])
         ends = {key(stem[mark.end() :]) for mark in re.finditer(r"[_\-. ]", stem)}
         digits = re.search(r"\d{1,30}$", stem, re.ASCII)
-        for end in (ends | {str(int(digits[0]))} if digits else ends) - {""}:
+        if digits and digits[0] != stem:  # a name that is all number is found as one
+            ends.add(str(int(digits[0])))
+        for end in ends - {""}:
             tails.setdefault(end, []).append(path)
     return tails
 
