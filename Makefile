@@ -40,12 +40,12 @@ $(VENV)/.lint: $(VENV)/.installed requirements-dev.txt
 	@touch $@
 
 test:
-	@echo "test: sets up $(VENV) and runs the tests but the slow ones on all cores; 6 to 9 minutes on 2 cores after the setup"
+	@echo "test: sets up $(VENV) and runs the tests but the slow ones on all cores; 7 to 10 minutes on 2 cores after the setup"
 	@$(MAKE) --no-print-directory setup
 	OMP_NUM_THREADS=1 $(PY) -m pytest tests -q -m "not slow" -n auto --dist worksteal
 
 test-all:
-	@echo "test-all: sets up $(VENV) and runs all tests on all cores; about 15 minutes on 2 cores after the setup"
+	@echo "test-all: sets up $(VENV) and runs all tests on all cores; about 25 minutes on 2 cores after the setup"
 	@$(MAKE) --no-print-directory setup
 	OMP_NUM_THREADS=1 $(PY) -m pytest tests -q -n auto --dist worksteal
 
