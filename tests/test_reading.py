@@ -3,6 +3,7 @@ joined tables, labels in names, lists, splits, noise folders, and the flags that
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from conftest import script, tone
 from layout_files import refused
 
 from earshot.competition.load import Competition, load
+from earshot.core.errors import TemporaryError
 
 
 def wave(path: Path, kind: int = 0, number: int = 0, seconds: float = 0.1, rate: int = 8000) -> Path:
@@ -302,3 +304,25 @@ def test_long_names_of_folders_are_no_traceback(tmp_path: Path) -> None:
     line = refused(tmp_path)
     assert "--label-pattern" in line
     assert len(load(tmp_path, label_pattern="^([^/]+)/").classes) == 3
+
+
+def test_a_list_of_bare_names_that_several_classes_have_holds_nothing_out(tmp_path: Path) -> None:
+    waves(tmp_path, *(f"{c}/{k}.wav" for c in ("go", "stop") for k in range(3)))
+    text(tmp_path / "testing_list.txt", "0.wav", "1.wav")
+    assert split(load(tmp_path), "test") == []
+
+
+def test_a_text_that_fails_to_be_read_is_no_missing_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A drive that fails stops the reading; the table it holds would be left out otherwise."""
+    waves(tmp_path, *(f"{c}/{k}.wav" for c in ("go", "stop") for k in range(3)))
+    text(tmp_path / "meta.txt", "go/0.wav\tx", "stop/0.wav\ty")
+
+    def fails(path: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("earshot.competition.tables.os.path.getsize", fails)
+        with pytest.raises(TemporaryError, match="meta.txt: Input/output error"):
+            load(tmp_path)

@@ -165,12 +165,12 @@ def test_roc_auc_micro_is_of_all_pairs_together():
 
 def test_report_has_every_class():
     probabilities = np.eye(3)[[0, 1, 1, 0]]
-    text = text_report.report(probabilities, np.array([0, 1, 0, 0]), ["owl", "jay", "unheard"])
+    text = text_report.report(probabilities, np.array([0, 1, 0, 0]), ["owl", "jay", "never"])
     table = sk.classification_report(
         [0, 1, 0, 0],
         [0, 1, 1, 0],
         labels=[0, 1, 2],
-        target_names=["owl", "jay", "unheard"],
+        target_names=["owl", "jay", "never"],
         digits=4,
         zero_division=0,
     )
@@ -178,7 +178,7 @@ def test_report_has_every_class():
     assert [line.split() for line in text.splitlines()[-3:]] == [
         ["owl", "0", "2", "1", "0"],
         ["jay", "1", "0", "1", "0"],
-        ["unheard", "2", "0", "0", "0"],
+        ["never", "2", "0", "0", "0"],
     ]
 
 

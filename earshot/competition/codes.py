@@ -13,7 +13,7 @@ from earshot.competition.id_columns import find_id_column
 from earshot.competition.tables import Tables
 from earshot.competition.with_sample import Asked
 from earshot.core import spelling
-from earshot.core.errors import UserError
+from earshot.core.errors import UserError, unless_temporary
 
 WHOLE = re.compile(r"\d{1,9}", re.ASCII)
 LARGEST = 1_000_000  # bytes: what is larger is no list of classes
@@ -80,7 +80,10 @@ def _lists(tables: Tables) -> Iterator[tuple[str, dict[str, str], str]]:
         try:
             text = full.read_text(encoding="utf-8")
             found = json.loads(text) if path.lower().endswith(".json") else text.strip().splitlines()
-        except (OSError, ValueError):
+        except ValueError:
+            continue
+        except OSError as error:
+            unless_temporary(full, error)
             continue
         if isinstance(found, list):
             found = {str(name): number for number, name in enumerate(found)}

@@ -42,11 +42,16 @@ def stray_quotes(frame: pd.DataFrame, csv: Path, needed: Sequence[str], found: L
         )
 
 
+def header_is_data(files: Files, column: str, frame: pd.DataFrame) -> bool:
+    """Is the header of the column of ids a clip's row itself?"""
+    # pandas writes a header of 0, 1, ... too: that is no clip's where another row has the number
+    lost = files.numbered(column) and number(column) not in set(map(number, frame[column]))
+    return bool(is_audio(column) or files.candidates(column) or lost)
+
+
 def need_header(files: Files, csv: Path, id_column: str, frame: pd.DataFrame) -> None:
     """A UserError where the first row is a clip's, which would be lost as a header."""
-    # pandas writes a header of 0, 1, ... too: that is no clip's where another row has the number
-    lost = files.numbered(id_column) and number(id_column) not in set(map(number, frame[id_column]))
-    if is_audio(id_column) or files.candidates(id_column) or lost:
+    if header_is_data(files, id_column, frame):
         raise UserError(
             f"{csv}, line 1: no header, but a row that names the audio file {shown(id_column)}: add one, "
             "such as id,label (or rename that column)"

@@ -27,8 +27,8 @@ def named_in(files: Files, text: str) -> set[str]:
         unless_temporary(path, error)
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     first = [re.split(r"[\t,;]", line)[0].strip() for line in lines]
-    found = [files.candidates(name)[:1] for name in first if name]
-    hits = [paths[0] for paths in found if paths]
+    found = [files.candidates(name) for name in first if name]
+    hits = [paths[0] for paths in found if len(paths) == 1]  # a bare name may be in several class folders
     return set(hits) if found and len(hits) >= 0.9 * len(found) else set()
 
 

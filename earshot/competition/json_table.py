@@ -28,7 +28,10 @@ def tables(root: Path, paths: Sequence[str]) -> list[str]:
 def _is_table(path: Path) -> bool:
     try:
         return path.stat().st_size <= BYTES and len(_rows(path)) > 1
-    except (UserError, OSError):
+    except UserError:
+        return False
+    except OSError as error:
+        unless_temporary(path, error)
         return False
 
 

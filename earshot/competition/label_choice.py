@@ -20,6 +20,7 @@ from earshot.core.shell import quoted
 
 
 def in_names(files: Files) -> str:
+    """The end of an error: the flag where the files' names may hold the labels; "" where they do not."""
     ways = [*folder_levels.suggestions(files.audio)[:1], *name_parts.suggestions(files.audio)]
     return f"; if the labels are in the names, {ways[0]}" if files.audio and ways else ""
 

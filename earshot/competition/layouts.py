@@ -21,7 +21,7 @@ from earshot.competition import (
 from earshot.competition.class_folders import folder_per_class
 from earshot.competition.file_index import Files
 from earshot.competition.from_names import from_names
-from earshot.competition.from_tables import from_tables
+from earshot.competition.from_tables import ESC_COLUMNS, from_tables
 from earshot.competition.id_columns import find_id_column
 from earshot.competition.layout import Layout
 from earshot.competition.names import strip_suffix
@@ -32,7 +32,6 @@ from earshot.core.errors import UserError
 from earshot.core.file_names import first_few
 from earshot.core.shell import quoted
 
-ESC_COLUMNS = {"filename", "fold", "target", "category"}
 NOT_TRAIN_CSVS = ("solution.csv", "bad_audio.csv")
 UNREAD = re.compile(r"\.(xlsx|json|jsonl)$")
 AGREE = 0.95  # of a csv's labels with the folders: then the folders say it all
@@ -89,7 +88,7 @@ def _read(files: Files, tables: Tables, sample: str | None, reading: Reading) ->
     if reading.label_pattern:
         return from_names(files, tables, sample, reading)
     rest = [p for p in tables.paths if p != sample and Path(p).name.lower() not in NOT_TRAIN_CSVS]
-    rest = [p for p in rest if not labels_only_sample(p)]
+    rest = [p for p in rest if not called_sample(p)]
     trains = _training(files, tables, rest, sample, reading)
     if trains:
         return _from_tables(tables, [(table, 1.0) for table in trains], sample, reading)
@@ -117,7 +116,7 @@ def _read(files: Files, tables: Tables, sample: str | None, reading: Reading) ->
     raise UserError(_nothing(files, tables, reading))
 
 
-def labels_only_sample(path: str) -> bool:
+def called_sample(path: str) -> bool:
     """Is a file called like a sample submission?"""
     name = Path(path).name.lower()
     return "sample" in name and "sub" in name
@@ -129,7 +128,7 @@ def _from_tables(
     for name, weight in reading.extras:
         trains.append((_outside(tables, train_files(tables.files.root, name, tables.paths)), weight))
     used = {table.path for table, _ in trains} | {sample}
-    others = [p for p in tables.paths if p not in used and not labels_only_sample(p)]
+    others = [p for p in tables.paths if p not in used and not called_sample(p)]
     csvs = [p for p in others if Path(p).name.lower() not in NOT_TRAIN_CSVS]
     csvs = [p for p in csvs if not p.lower().endswith(".txt") or _alike(tables, p, trains[0][0])]
     tests = [p for p in csvs if role(p) == "test"]
@@ -310,7 +309,7 @@ def unread(files: Files, tables: Tables) -> list[tuple[str, str]]:
     """The tables that name most clips and may hold labels, or cannot be read, and what to do."""
     found = []
     for path in tables.paths:
-        if labels_only_sample(path) or path.lower().endswith(".txt"):
+        if called_sample(path) or path.lower().endswith(".txt"):
             continue
         try:
             frame = tables.read(path).frame

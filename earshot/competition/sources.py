@@ -29,36 +29,25 @@ def column(
 ) -> str | None:
     """The column of a table whose values are the clips' sources, which `found` takes as well; None without
     one."""
-    found.group_column = _column(frame, found, labels, id_column, reading, csv, esc)
-    return found.group_column
-
-
-def _column(
-    frame: pd.DataFrame,
-    found: Layout,
-    labels: pd.Series,
-    id_column: str,
-    reading: Reading,
-    csv: Path,
-    esc: bool,
-) -> str | None:
+    found.group_column = None
     if reading.group_column == NONE or reading.group_pattern:
         return None
-    soft = reading.soft_groups and reading.group_column not in frame.columns
-    if reading.group_column and not soft:
-        return need_column(frame, csv, reading.group_column, "--group-column")
-    if esc:
-        return "src_file"
     used = [id_column, *(found.written.columns if found.written else ())]
-    if "group" in frame.columns:
-        if frame["group"].str.strip().nunique() != 1 or len(frame) < 2:
-            return "group"
-        found.notes.append(f"column group is not used: all rows have {shown(frame['group'].iloc[0])}")
-        used.append("group")
-    name, said = groups.from_columns(frame, labels, used)
-    found.guessed_groups = name is not None
-    found.notes += [line for line in said if line not in found.notes]
-    return name
+    lone = "group" in frame.columns and len(frame) > 1 and frame["group"].str.strip().nunique() == 1
+    if reading.group_column and (reading.group_column in frame.columns or not reading.soft_groups):
+        found.group_column = need_column(frame, csv, reading.group_column, "--group-column")
+    elif esc:
+        found.group_column = "src_file"
+    elif "group" in frame.columns and not lone:
+        found.group_column = "group"
+    else:
+        if lone:
+            found.notes.append(f"column group is not used: all rows have {shown(frame['group'].iloc[0])}")
+            used.append("group")
+        found.group_column, said = groups.from_columns(frame, labels, used)
+        found.guessed_groups = found.group_column is not None
+        found.notes += [line for line in said if line not in found.notes]
+    return found.group_column
 
 
 def named(files: Files, clips: pd.DataFrame, found: Layout, reading: Reading) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from earshot.competition.names import strip_suffix, words
 from earshot.competition.split_words import FILLER_WORDS, SPLIT_WORDS
 from earshot.core import spelling
 from earshot.core.csv_table import shown, some
+from earshot.core.errors import unless_temporary
 from earshot.core.shell import quoted
 
 MOST = 0.8  # of the classes; of the files of one of two copies
@@ -188,7 +189,8 @@ def _same(pairs: list[tuple[str, str]], sizes: list[int], tops: tuple[str, str, 
         step = max(1, len(pairs) // LOOKED_AT)
         try:
             return all(filecmp.cmp(Path(root, a), Path(root, b), shallow=False) for a, b in pairs[::step])
-        except OSError:
+        except OSError as error:
+            unless_temporary(root, error)
             return False
     one, two = _apart(one, two)
     nested = one == "." or two.startswith(f"{one}/")

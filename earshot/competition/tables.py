@@ -11,13 +11,13 @@ from typing import NamedTuple
 import pandas as pd
 
 from earshot.competition import json_table
+from earshot.competition.csv_checks import header_is_data
 from earshot.competition.file_index import Files
 from earshot.competition.id_columns import find_id_column
-from earshot.competition.names import number, side, words
+from earshot.competition.names import side, words
 from earshot.competition.source_table import expanded
 from earshot.core import csv_table, spelling
-from earshot.core.errors import UserError
-from earshot.core.file_names import is_audio
+from earshot.core.errors import UserError, unless_temporary
 
 SAMPLE = re.compile("sample.*sub")
 SUBMISSION = re.compile("subm|predict")
@@ -226,13 +226,6 @@ def _distinct(cells: pd.Series) -> bool:
     return 2 * cells.nunique() > len(cells) > 1
 
 
-def header_is_data(files: Files, column: str, frame: pd.DataFrame) -> bool:
-    """Is the header of the column of ids a clip's row itself?"""
-    # pandas writes a header of 0, 1, ... too: that is no clip's where another row has the number
-    lost = files.numbered(column) and number(column) not in set(map(number, frame[column]))
-    return bool(is_audio(column) or files.candidates(column) or lost)
-
-
 def looks_tabular(path: Path) -> bool:
     """Does a text file begin with lines of as many fields each, or with a header that ends in [so]?"""
     try:
@@ -240,7 +233,10 @@ def looks_tabular(path: Path) -> bool:
             return False
         with open(path, encoding="utf-8", errors="strict") as file:
             lines = [line.rstrip("\r\n") for line, _ in zip(file, range(20), strict=False)]
-    except (OSError, UnicodeDecodeError):
+    except UnicodeDecodeError:
+        return False
+    except OSError as error:
+        unless_temporary(path, error)  # a table must not vanish with a drive
         return False
     lines = [line for line in lines if line.strip()]
     if len(lines) > 1 and re.search(r"[,;\t]\s*\[[^\]]+\]\s*$", lines[0]):
@@ -258,7 +254,10 @@ def between_blanks(files: Files, text: str) -> bool:
             return False
         with open(files.root / text, encoding="utf-8") as file:
             rows = [line.split(" ") for line in file.read().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError):
+    except UnicodeDecodeError:
+        return False
+    except OSError as error:
+        unless_temporary(files.root / text, error)
         return False
     width = len(rows[0]) if rows else 0
     if not 1 < width <= 20 or any(len(row) != width for row in rows) or 10 * len(rows) < len(files.audio):
