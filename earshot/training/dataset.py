@@ -41,8 +41,8 @@ class Rows:
     (clips,) the names, `labels` (clips,) the class index or -1, `targets` (clips, classes) 0/1 with a row of
     zeros where there is no label, `weights` (clips,) what each counts in the loss, None where all count 1.
     Row numbers from `len(self)` on are copies: training alone asks for them, by `of_epoch`. Those from
-    `labelled` on are of clips without labels: training draws them, by `drawn`, once `taught` has given them soft
-    labels.
+    `labelled` on are of clips without labels: training draws them, by `drawn`, once `taught` has
+    given them soft labels.
 
     Args:
         also: further views that batches bring in training, for heads with targets of their own.
