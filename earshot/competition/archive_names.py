@@ -35,18 +35,18 @@ def is_tar(name: str) -> bool:
     return name.lower().endswith(TARS)
 
 
-def is_closed(name: str) -> bool:
+def is_unreadable_archive(name: str) -> bool:
     """Whether a file name is that of an archive, or of a part of one, which Earshot cannot read."""
     return not is_tar(name) and (name.lower().endswith(tuple(COMMANDS)) or bool(PARTS.search(name)))
 
 
-def stem(name: str) -> str:
+def strip_archive_suffix(name: str) -> str:
     """The name of a zip or tar without its suffix."""
     suffix = next((s for s in sorted(TARS, key=len, reverse=True) if name.lower().endswith(s)), ".zip")
     return name[: -len(suffix)]
 
 
-def unpacking(names: Sequence[str]) -> str:
+def format_unpack_hint(names: Sequence[str]) -> str:
     """Names of archives that Earshot cannot read, and how the first one is unpacked."""
     first = sorted(names)[0]
     if part := PARTS.search(first):

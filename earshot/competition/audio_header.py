@@ -7,7 +7,7 @@ from earshot.core.errors import unless_temporary
 LONGEST = 1e6  # seconds: a header that says more does not know
 
 
-def seconds_and_rate(path: str) -> tuple[float, int] | None:
+def read_seconds_and_rate(path: str) -> tuple[float, int] | None:
     """A file's seconds and its samples a second; None where its header cannot be read, or says nothing
     plausible.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from earshot.competition.id_columns import find_id_column
 from earshot.competition.tables import Tables
-from earshot.competition.with_sample import Asked
+from earshot.competition.with_sample import SampleSubmission
 from earshot.core import spelling
 from earshot.core.errors import UserError, unless_temporary
 
@@ -19,8 +19,8 @@ WHOLE = re.compile(r"\d{1,9}", re.ASCII)
 LARGEST = 1_000_000  # bytes: what is larger is no list of classes
 
 
-def renamed(
-    tables: Tables, asked: Asked | None, names: Iterable[str], column: str = ""
+def find_label_codes(
+    tables: Tables, asked: SampleSubmission | None, names: Iterable[str], column: str = ""
 ) -> tuple[Callable[[str], str] | None, str] | None:
     """What the labels become where the sample submission has their numbers, with a line to say so; None where
     it has not, or no file says which is which. A single number may be a placeholder: then only a list of
@@ -38,7 +38,7 @@ def renamed(
         return None
     if len(cells) == 1 and spelling.key(answers[0]) == spelling.key(column):
         return None
-    for path, number_of, of_clips in _lists(tables):
+    for path, number_of, of_clips in _iterate_code_lists(tables):
         numbers = [number_of[name] for name in known if name in number_of]
         if len(set(numbers)) == len(known) and cells <= set(number_of.values()):
             if len(cells) == 1 and of_clips:
@@ -49,20 +49,20 @@ def renamed(
                 f"{asked.path.name} has numbers for labels: they are written as {path} counts them, {pairs}"
                 f"{' ...' if len(known) > 3 else ''}"
             )
-            return partial(_number, number_of), line
+            return partial(_look_up_number, number_of), line
     return None
 
 
-def _number(number_of: dict[str, str], label: str) -> str:
+def _look_up_number(number_of: dict[str, str], label: str) -> str:
     return number_of.get(spelling.key(label), label)
 
 
-def _lists(tables: Tables) -> Iterator[tuple[str, dict[str, str], str]]:
+def _iterate_code_lists(tables: Tables) -> Iterator[tuple[str, dict[str, str], str]]:
     """The number of each label, by every pair of columns, json file and list of lines that may say it; the
     numbers' column where the table has a row per clip."""
     for path in tables.paths:
         try:
-            frame = tables.read(path).frame
+            frame = tables.read_table(path).frame
         except UserError:
             continue
         clips = find_id_column(frame, tables.files, numbers=False)
@@ -74,7 +74,7 @@ def _lists(tables: Tables) -> Iterator[tuple[str, dict[str, str], str]]:
                 if len(made) == len(pairs):
                     yield path, made, number if clips or len(pairs) < len(frame) else ""
     for path in tables.files.documents:
-        full = Path(tables.files.absolute(path))
+        full = Path(tables.files.to_absolute(path))
         if not path.lower().endswith((".json", ".txt")) or os.path.getsize(full) > LARGEST:
             continue
         try:

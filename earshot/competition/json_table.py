@@ -16,7 +16,7 @@ BYTES = 2**29
 ID = "id"
 
 
-def tables(root: Path, paths: Sequence[str]) -> list[str]:
+def find_tables(root: Path, paths: Sequence[str]) -> list[str]:
     """Those of some files that are tables, by their contents."""
     found = [p for p in paths if p.lower().endswith(".jsonl")]
     single = [p for p in paths if p.lower().endswith(".json")]
@@ -27,7 +27,7 @@ def tables(root: Path, paths: Sequence[str]) -> list[str]:
 
 def _is_table(path: Path) -> bool:
     try:
-        return path.stat().st_size <= BYTES and len(_rows(path)) > 1
+        return path.stat().st_size <= BYTES and len(_read_rows(path)) > 1
     except UserError:
         return False
     except OSError as error:
@@ -35,21 +35,21 @@ def _is_table(path: Path) -> bool:
         return False
 
 
-def read(path: Path) -> pd.DataFrame:
+def read_table(path: Path) -> pd.DataFrame:
     """A JSON table as text; the index counts rows from 1 (of a .jsonl its lines), lists look like ['a', 'b'].
 
     Raises:
         UserError: it cannot be read, or is no table.
     """
-    rows = _rows(path)
+    rows = _read_rows(path)
     columns = list(dict.fromkeys(str(name) for row in rows.values() for name in row))
-    cells = [[_text(row.get(name)) for name in columns] for row in rows.values()]
+    cells = [[_format_value(row.get(name)) for name in columns] for row in rows.values()]
     frame = pd.DataFrame(cells, columns=pd.Index(columns, dtype=object), index=list(rows), dtype=object)
     frame.attrs = {"stray": {}, "joined": []}
     return frame
 
 
-def _rows(path: Path) -> dict[int, dict[str, Any]]:
+def _read_rows(path: Path) -> dict[int, dict[str, Any]]:
     """The rows by their numbers."""
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -71,7 +71,7 @@ def _rows(path: Path) -> dict[int, dict[str, Any]]:
     return found
 
 
-def _text(value: object) -> str:
+def _format_value(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, list) and all(isinstance(one, str) for one in value):

@@ -9,7 +9,7 @@ import pandas as pd
 
 from earshot.competition import groups, labels
 from earshot.competition.file_index import Files
-from earshot.competition.layout import TRAIN_ONLY, Layout, table
+from earshot.competition.layout import TRAIN_ONLY, Layout, build_table
 from earshot.core.csv_table import shown, some
 from earshot.core.errors import UserError
 
@@ -19,7 +19,7 @@ TIMES = re.compile(
 SURE = re.compile("relevance|confidence|probability|likelihood|presence|present|score|value", re.I)
 
 
-def labelled_rows(
+def build_labelled_rows(
     files: Files,
     frame: pd.DataFrame,
     csv: Path,
@@ -34,23 +34,24 @@ def labelled_rows(
     of the hold-out without a file stay all the same: they get, and so are scored by, the class prior.
     """
     assert found.written is not None
-    raw = found.written.read(frame, csv)
-    odd = raw[raw.map(lambda v: any(re.search(r"[\x00-\x1f\x7f]", one) for one in labels.each(v)))]
+    raw = found.written.read_column(frame, csv)
+    odd = raw[raw.map(lambda v: any(re.search(r"[\x00-\x1f\x7f]", one) for one in labels.as_tuple(v)))]
     if len(odd):
         raise UserError(
-            f"{csv}, line {odd.index[0]}: the label {shown(labels.each(odd.iloc[0])[0])} holds a line break "
+            f"{csv}, line {odd.index[0]}: the label {shown(labels.as_tuple(odd.iloc[0])[0])} holds a line "
+            "break "
             "or a control character: a quote is missing?"
         )
-    values = pd.Series(found.settle(list(raw)), index=raw.index, dtype=object)
+    values = pd.Series(found.unify_spellings(list(raw)), index=raw.index, dtype=object)
     clash = values.groupby(frame[id_column]).nunique()
     clash = [i for i in clash.index[clash > 1] if i.strip()]
     rows = frame[id_column].isin(clash)
-    single = bool((values[rows].map(lambda value: len(labels.each(value))) <= 1).all())
+    single = bool((values[rows].map(lambda value: len(labels.as_tuple(value))) <= 1).all())
     if (
         clash
         and found.written.multilabel
         and found.written.separator is not None
-        and (single or timed(frame))
+        and (single or has_time_columns(frame))
     ):
         found.notes.append(
             f"{csv.name}: {len(clash)} clips have several rows: each gets the labels of all of them"
@@ -62,7 +63,7 @@ def labelled_rows(
                 "leave those rows out in a copy of the csv"
             )
         united = {
-            id: tuple(sorted({one for value in part for one in labels.each(value)} - {labels.MISSING}))
+            id: tuple(sorted({one for value in part for one in labels.as_tuple(value)} - {labels.MISSING}))
             or labels.MISSING
             for id, part in values[rows].groupby(frame[id_column][rows])
         }
@@ -73,7 +74,7 @@ def labelled_rows(
         )
     elif clash:
         one = values[frame[id_column] == clash[0]].drop_duplicates()[:2]
-        two = [some(labels.each(v)) or "none" for v in one]
+        two = [some(labels.as_tuple(v)) or "none" for v in one]
         raise UserError(
             f"{csv} gives {shown(clash[0])} two labels, {two[0]} and {two[1]} (lines {one.index[0]} and "
             f"{one.index[1]}): "
@@ -99,14 +100,14 @@ def labelled_rows(
         )
         frame, values = frame[~repeated], values[~repeated]
 
-    paths = files.resolve(list(frame[id_column]), split)
+    paths = files.resolve_ids(list(frame[id_column]), split)
     keep = []
     for row, (clip_id, label, path) in enumerate(zip(frame[id_column], values, paths, strict=True)):
         known = label != labels.MISSING  # not `if label`: a row of zeros is known to have no label
         if known and (path or split == "test"):
             keep.append(row)
         if not (known and path):
-            found.missing.append((split, clip_id, files.absence(clip_id) if known else "empty label"))
+            found.missing.append((split, clip_id, files.explain_absence(clip_id) if known else "empty label"))
     frame, values = frame.iloc[keep], values.iloc[keep]
     folds = None
     if "fold" in frame:
@@ -122,21 +123,21 @@ def labelled_rows(
     sources = None
     if group_column is not None and group_column in frame:
         cells = frame[group_column].str.strip()
-        sources = groups.cleaned(list(cells)) if found.guessed_groups else list(cells)
-    return table(frame[id_column], [paths[i] for i in keep], split, values, folds, sources)
+        sources = groups.clean_sources(list(cells)) if found.guessed_groups else list(cells)
+    return build_table(frame[id_column], [paths[i] for i in keep], split, values, folds, sources)
 
 
-def timed(frame: pd.DataFrame) -> bool:
+def has_time_columns(frame: pd.DataFrame) -> bool:
     """Has a table columns of times?"""
     return any(TIMES.fullmatch(str(column)) for column in frame.columns)
 
 
-def several_rows(frame: pd.DataFrame, id_column: str, label: str) -> bool:
+def has_several_rows(frame: pd.DataFrame, id_column: str, label: str) -> bool:
     """Are the rows events: times, and clips that have several rows of different labels?"""
-    return timed(frame) and bool((frame.groupby(id_column)[label].nunique() > 1).any())
+    return has_time_columns(frame) and bool((frame.groupby(id_column)[label].nunique() > 1).any())
 
 
-def together(files: Files, clips: pd.DataFrame, found: Layout) -> pd.DataFrame:
+def group_shared_files(files: Files, clips: pd.DataFrame, found: Layout) -> pd.DataFrame:
     """Training clips that are one audio file under several ids get a group in common: no fold may tell the
     other's answer. Those of --extra-csv that are in the hold-out are left out."""
     held = set(clips["path"][clips["split"].eq("test")]) - {""}
@@ -159,5 +160,5 @@ def together(files: Files, clips: pd.DataFrame, found: Layout) -> pd.DataFrame:
             f"{some(ids, 3)}): all are kept, on one side of a fold"
         )
         alone = several & clips["group"].eq("")
-        clips.loc[alone, "group"] = [files.relative(path) for path in paths[alone]]
+        clips.loc[alone, "group"] = [files.to_relative(path) for path in paths[alone]]
     return clips

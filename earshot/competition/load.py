@@ -20,8 +20,8 @@ from earshot.competition import (
     tar_file,
     zip_file,
 )
-from earshot.competition.file_index import walk
-from earshot.competition.labels import each
+from earshot.competition.file_index import walk_folder
+from earshot.competition.labels import as_tuple
 from earshot.competition.layout import TRAIN_ONLY
 from earshot.competition.reading import Reading
 from earshot.core import csv_table, spelling
@@ -93,30 +93,30 @@ def load(
     unpacked: list[str] = []
     if str(path) == "sample":
         with locked(Path(out) / "sample", "the sample competition", wait=True):
-            root = sample.build(Path(out) / "sample")
+            root = sample.build_sample(Path(out) / "sample")
         name = "sample"
     else:
-        root, name = Path(os.path.abspath(path)), name_of(path)
+        root, name = Path(os.path.abspath(path)), get_name(path)
         if not root.exists():
-            if zip_file.mirrored(Path(out) / name / "unpacked") == root:
+            if zip_file.find_mirrored(Path(out) / name / "unpacked") == root:
                 raise TemporaryError(f"{path} is not there, and was when its archives were unpacked")
             raise UserError(
                 f"no competition at {path}: give its folder, its zip, or sample for the built-in one"
             )
         if root.is_file():
-            if archive_names.is_closed(root.name):
-                raise UserError(f"Earshot cannot read {archive_names.unpacking([str(path)])}")
+            if archive_names.is_unreadable_archive(root.name):
+                raise UserError(f"Earshot cannot read {archive_names.format_unpack_hint([str(path)])}")
             if not archive_names.is_zip(root.name) and not archive_names.is_tar(root.name):
                 raise UserError(f"{path} is a file but no zip: give the competition's folder or its zip")
             kind = zip_file if archive_names.is_zip(root.name) else tar_file
-            root = kind.unpack(root, Path(out) / name / "unpacked")
+            root = kind.unpack_archive(root, Path(out) / name / "unpacked")
         elif (root / "unpacked" / zip_file.MARKER).is_file():  # an earlier run unpacked a zip here
-            root = inner_archives.earlier(root / "unpacked")
-        root, unpacked = inner_archives.opened(root, Path(out) / name)
+            root = inner_archives.find_original_folder(root / "unpacked")
+        root, unpacked = inner_archives.open_folder(root, Path(out) / name)
     root = Path(os.path.abspath(root))
     more: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in reading.items()}
     csvs = (train_csv,) if isinstance(train_csv, (str, os.PathLike)) else tuple(train_csv or ())
-    found = layouts.recognise(
+    found = layouts.recognise_layout(
         root,
         Reading(
             tuple(map(str, csvs)),
@@ -133,20 +133,20 @@ def load(
         clips = hold_out(clips, str(holdout), seed)
         if gone := len(found.clips) - len(clips):
             found.notes.append(f"{gone} clips of --extra-csv share a group with the hold-out: not trained on")
-    shared = straddling(clips)
+    shared = find_straddling_groups(clips)
     if shared and holdout is not None:
         raise UserError(
             f"--holdout {holdout} would part {len(shared)} groups (first: {shared[0]}), so that clips of one "
             "source were trained on and scored: give a fraction, which keeps groups whole"
         )
     own = found.written.classes if several and found.renamed is None else None
-    known = set(own or ()) | classes_of(clips["label"])
+    known = set(own or ()) | collect_classes(clips["label"])
     asked = [c for c in found.asked if c not in known]
     # A probability column per class, most of them known: a class without a clip gets a column as well, though
     # no model can learn it.
     known |= set(asked) if 2 * len(asked) < len(found.asked) else set()
     classes = sort_classes(known)
-    heard = classes_of(clips["label"][clips["split"] == "train"])
+    heard = collect_classes(clips["label"][clips["split"] == "train"])
     if len(heard) < 2 and not several:
         classes = sorted(heard)
     if not classes:
@@ -163,7 +163,7 @@ def load(
         *unpacked,
         *found.notes,
         *(["task: multi-label"] if several else []),
-        *counts(clips, found.missing),
+        *format_counts(clips, found.missing),
     ]
     if (clips["split"] == "subm").sum() == 0:
         notes.append("nothing to submit: no sample submission, test csv or test folder")
@@ -172,7 +172,7 @@ def load(
         left = sorted(set(heard) - set(found.asked))
         notes.append(
             f"warning: no training clip has the label {some(untrained, 5)}: the model cannot learn it"
-            f"{sample_answers.meant(untrained[0], left)}"
+            f"{sample_answers.suggest_label(untrained[0], left)}"
         )
     unasked = [c for c in classes if c not in found.asked]
     if found.asked and unasked and len(unasked) < len(classes):
@@ -180,9 +180,9 @@ def load(
             f"warning: the sample submission has no column for the label {some(unasked, 5)}: it is trained, "
             "and not submitted"
         )
-    notes += odd_labels(classes) + several_spellings(found)
+    notes += warn_odd_labels(classes) + describe_spellings(found)
     if found.sample is not None and found.sample_submission:
-        notes += sample_answers.check(
+        notes += sample_answers.check_sample(
             found.sample, found.sample_submission.name, found.id_column, classes, heard, several
         )
     if shared:
@@ -192,7 +192,7 @@ def load(
         )
     if found.example is not None:
         asked = list(clips["id"][clips["split"] == "subm"])
-        found.sample_submission = placeholder.write(
+        found.sample_submission = placeholder.write_sample(
             Path(out) / name / ".sample_submission.csv",
             list(csv_table.read(found.sample_submission).columns),
             found.id_column,
@@ -219,14 +219,16 @@ def load(
     )
 
 
-def name_of(path: Path | str) -> str:
+def get_name(path: Path | str) -> str:
     """What the competition at a path is called: its folder's name, or its zip's without the suffix."""
     root = Path(os.path.abspath(path))
     packed = archive_names.is_zip(root.name) or archive_names.is_tar(root.name)
-    return text_of(archive_names.stem(root.name) if packed and not root.is_dir() else root.name)
+    return text_of(
+        archive_names.strip_archive_suffix(root.name) if packed and not root.is_dir() else root.name
+    )
 
 
-def odd_labels(classes: list[str]) -> list[str]:
+def warn_odd_labels(classes: list[str]) -> list[str]:
     """Warnings on labels that may not be meant so: the words for "missing" of other programs, and labels that
     look alike."""
     lines = [
@@ -247,7 +249,7 @@ def odd_labels(classes: list[str]) -> list[str]:
     ]
 
 
-def several_spellings(found: layouts.Layout) -> list[str]:
+def describe_spellings(found: layouts.Layout) -> list[str]:
     """A line on the labels that were found in more than one spelling."""
     pairs = [
         " as ".join(spelling.apart(other, found.spelled[spelling.key(other)]))
@@ -257,7 +259,7 @@ def several_spellings(found: layouts.Layout) -> list[str]:
     return [f"one label in several spellings, read as one: {'; '.join(pairs[:3])}{more}"] if pairs else []
 
 
-def find(out="data") -> list[Path]:
+def find_competitions(out="data") -> list[Path]:
     """The subfolders of `out`, sorted, that hold a competition's own audio (so not the sample, not caches
     alone)."""
     out = Path(out)
@@ -269,11 +271,12 @@ def find(out="data") -> list[Path]:
     return [
         p
         for p in folders
-        if zip_file.mirrored(p / "unpacked") or any(any(map(is_audio, names)) for _, names in walk(p))
+        if zip_file.find_mirrored(p / "unpacked")
+        or any(any(map(is_audio, names)) for _, names in walk_folder(p))
     ]
 
 
-def straddling(clips: pd.DataFrame) -> list[str]:
+def find_straddling_groups(clips: pd.DataFrame) -> list[str]:
     """The groups that have labelled clips on both sides, train and test."""
     named = clips[clips["group"] != ""]
     return sorted(
@@ -281,9 +284,9 @@ def straddling(clips: pd.DataFrame) -> list[str]:
     )
 
 
-def classes_of(column: pd.Series) -> set[str]:
+def collect_classes(column: pd.Series) -> set[str]:
     """The labels that occur in a column of the clips."""
-    return {label for value in column.dropna().unique() for label in each(value)}
+    return {label for value in column.dropna().unique() for label in as_tuple(value)}
 
 
 def sort_classes(labels) -> list[str]:
@@ -293,14 +296,14 @@ def sort_classes(labels) -> list[str]:
     return sorted(labels, key=lambda label: (int(label), label)) if whole else sorted(labels)
 
 
-def counts(clips: pd.DataFrame, missing: list[tuple[str, str, str]]) -> list[str]:
+def format_counts(clips: pd.DataFrame, missing: list[tuple[str, str, str]]) -> list[str]:
     """One line per split, and one on what is missing, for the user to see what was read."""
     lines = []
     for split in ("train", "test", "subm"):
         part = clips[clips["split"] == split]
         if len(part):
             facts = [f"{len(part)} clips"]
-            facts += [f"{len(classes_of(part['label']))} classes"] if part["label"].notna().any() else []
+            facts += [f"{len(collect_classes(part['label']))} classes"] if part["label"].notna().any() else []
             several = [len(label) for label in part["label"] if isinstance(label, tuple)]
             facts += [f"{np.mean(several):.2f} labels a clip"] if several else []
             folds = sorted(int(f) for f in part["fold"].unique() if f >= 0)
@@ -370,7 +373,7 @@ def draw_holdout(train: pd.DataFrame, fraction: float, seed: int) -> np.ndarray:
     alone = pd.Series([f"\1{i}" for i in train["id"]], index=train.index)
     groups, names = pd.factorize(train["group"].where(train["group"] != "", alone), sort=True)
     # clips without any label get their share, too
-    labels = [each(label) or ("",) for label in train["label"]]
+    labels = [as_tuple(label) or ("",) for label in train["label"]]
     classes = {
         label: index for index, label in enumerate(sorted({one for several in labels for one in several}))
     }

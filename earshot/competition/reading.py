@@ -36,7 +36,7 @@ class Reading:
     note: str | None = None
     soft_groups: bool = False  # a known layout's groups: too few, or a column that is not there, do not count
 
-    def or_else(self, known: Reading) -> Reading:
+    def merge_known(self, known: Reading) -> Reading:
         """These settings, and those of a known layout where nothing is set; `none` as a label map or a
         pattern turns the layout's off."""
         blank = Reading()
@@ -64,7 +64,7 @@ class Reading:
         )
         return replace(self, **{**unset, **off})
 
-    def command(self, flags: str) -> str:
+    def format_command(self, flags: str) -> str:
         """The command that reads the same files with more flags.
 
         Args:
@@ -95,7 +95,7 @@ class Reading:
         return found
 
 
-def mapper(pairs: Sequence[str], known: Sequence[str] = ()) -> Callable[[str], str] | None:
+def build_mapper(pairs: Sequence[str], known: Sequence[str] = ()) -> Callable[[str], str] | None:
     """What a label becomes by a label map; None without one.
 
     Args:
@@ -127,7 +127,7 @@ def mapper(pairs: Sequence[str], known: Sequence[str] = ()) -> Callable[[str], s
     return lambda label: names.get(spelling.key(label), label if rest is None else rest)
 
 
-def train_files(root: Path, named: str, csvs: Sequence[str]) -> Path:
+def find_train_file(root: Path, named: str, csvs: Sequence[str]) -> Path:
     """The csv that a flag names: a path from here, or one in the competition, in any case of its letters.
 
     Raises:

@@ -7,14 +7,14 @@ import re
 import pandas as pd
 
 from earshot.competition.file_index import Files
-from earshot.competition.labels import may_be_label
-from earshot.competition.names import side, strip_suffix
+from earshot.competition.labels import can_be_label
+from earshot.competition.names import find_side, strip_suffix
 
 MOST = 0.9  # of the audio files outside test folders are of a source that the table has
 FILE = "file"
 
 
-def expanded(frame: pd.DataFrame, files: Files) -> tuple[pd.DataFrame, str] | None:
+def expand_sources(frame: pd.DataFrame, files: Files) -> tuple[pd.DataFrame, str] | None:
     """The table with a row per audio file (column `file`, the source as `group`), and the column of sources.
 
     A source is named by a folder of its clips, or by a part of their file names between marks.
@@ -26,11 +26,13 @@ def expanded(frame: pd.DataFrame, files: Files) -> tuple[pd.DataFrame, str] | No
     """
     if {FILE, "group"} & set(frame.columns) or len(frame) < 2:
         return None
-    parts = {path: _parts(path) for path in files.audio if side(path.rpartition("/")[0]) != "subm"}
+    parts = {
+        path: _list_name_parts(path) for path in files.audio if find_side(path.rpartition("/")[0]) != "subm"
+    }
     for column in frame.columns:
         sources = frame[column].str.strip()
         if sources.duplicated().any() or not any(
-            may_be_label(frame[c]) for c in frame.columns if c != column
+            can_be_label(frame[c]) for c in frame.columns if c != column
         ):
             continue
         line = dict(zip(sources, frame.index, strict=True))
@@ -46,6 +48,6 @@ def expanded(frame: pd.DataFrame, files: Files) -> tuple[pd.DataFrame, str] | No
     return None
 
 
-def _parts(path: str) -> set[str]:
+def _list_name_parts(path: str) -> set[str]:
     *folders, name = path.split("/")
     return {*folders, *re.split(r"[_\-. ]+", strip_suffix(name))}

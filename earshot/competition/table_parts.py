@@ -14,7 +14,7 @@ from earshot.competition import (
 from earshot.competition.file_index import Files
 from earshot.competition.id_columns import find_id_column
 from earshot.competition.layout import Layout
-from earshot.competition.names import side
+from earshot.competition.names import find_side
 from earshot.competition.split_words import SPLIT_WORDS
 from earshot.competition.tables import Tables
 from earshot.core.csv_table import shown
@@ -22,14 +22,14 @@ from earshot.core.csv_table import shown
 SPLIT_COLUMNS = ("split", "subset", "set", "partition", "usage")
 
 
-def hidden(frame: pd.DataFrame, how: labels.Labels) -> bool:
+def has_no_labels(frame: pd.DataFrame, how: labels.Labels) -> bool:
     """Has no row of a table a label?"""
-    if not how.known_in(frame):
+    if not how.is_known_in(frame):
         return True
     return not how.classes and bool(frame[how.name].str.strip().isin(("", labels.TO_PREDICT)).all())
 
 
-def by_split_column(
+def split_by_column(
     frame: pd.DataFrame, id_column: str, how: labels.Labels, found: Layout, csv: Path
 ) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     """The rows of a table to train on, and those that its column of splits holds out; None without such a
@@ -49,25 +49,25 @@ def by_split_column(
     return frame, None
 
 
-def by_test_folders(
+def split_by_test_folders(
     files: Files, frame: pd.DataFrame, id_column: str
 ) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     """The rows to train on, and the labelled rows whose clips lie in a test folder; None without any."""
-    found = [files.candidates(id) for id in frame[id_column]]
+    found = [files.find_candidates(id) for id in frame[id_column]]
     there = pd.Series(
-        [bool(paths) and all(side(p.rpartition("/")[0]) == "subm" for p in paths) for paths in found],
+        [bool(paths) and all(find_side(p.rpartition("/")[0]) == "subm" for p in paths) for paths in found],
         index=frame.index,
     )
     return (frame[~there], frame[there]) if there.any() and not there.all() else (frame, None)
 
 
-def listed_in(tables: Tables, tests: Sequence[str], clips: pd.DataFrame) -> pd.Series:
+def find_listed(tables: Tables, tests: Sequence[str], clips: pd.DataFrame) -> pd.Series:
     """Which training clips test tables without labels name, all of whose clips are training clips."""
     known, named = set(clips["path"]), set()
     for test in tests:
-        frame = tables.read(test).frame
+        frame = tables.read_table(test).frame
         column = find_id_column(frame, tables.files)
-        paths = [tables.files.candidates(id)[:1] for id in frame[column]] if column else []
-        here = {tables.files.absolute(p) for one in paths for p in one}
+        paths = [tables.files.find_candidates(id)[:1] for id in frame[column]] if column else []
+        here = {tables.files.to_absolute(p) for one in paths for p in one}
         named |= here if here <= known else set()
     return clips["path"].isin(named)
