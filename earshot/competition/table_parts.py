@@ -8,15 +8,17 @@ from pathlib import Path
 
 import pandas as pd
 
-from earshot.competition import (
-    labels,
-)
+from earshot.competition import labels
+from earshot.competition.asked import build_unlabelled_rows
+from earshot.competition.csv_checks import check_has_rows, check_header, check_stray_quotes
 from earshot.competition.file_index import Files
 from earshot.competition.id_columns import find_id_column
+from earshot.competition.labelled import build_labelled_rows
 from earshot.competition.layout import Layout
 from earshot.competition.names import find_side
 from earshot.competition.split_words import SPLIT_WORDS
 from earshot.competition.tables import Tables
+from earshot.core import spelling
 from earshot.core.csv_table import shown
 
 SPLIT_COLUMNS = ("split", "subset", "set", "partition", "usage")
@@ -71,3 +73,26 @@ def find_listed(tables: Tables, tests: Sequence[str], clips: pd.DataFrame) -> pd
         here = {tables.files.to_absolute(p) for one in paths for p in one}
         named |= here if here <= known else set()
     return clips["path"].isin(named)
+
+
+def read_test_rows(
+    tables: Tables, test: str, train_id: str, train: pd.DataFrame, found: Layout
+) -> list[pd.DataFrame]:
+    """The clips of a test table without a sample submission: a labelled hold-out, or clips to submit."""
+    files, csv, how = tables.files, tables.files.root / test, found.written
+    assert how is not None
+    headed = tables.read_table(test)
+    frame = check_has_rows(headed.frame, csv)
+    test_id = train_id if train_id in frame.columns else (find_id_column(frame, files) or frame.columns[0])
+    if headed.headed:
+        check_header(files, csv, test_id, frame)
+    check_stray_quotes(frame, csv, (test_id, *how.columns), found)
+    there = list(frame.columns)
+    labels.check_duplicate_headers(there, how.columns, csv)
+    spelled = zip(there, spelling.like(there, how.columns), strict=True)
+    frame = frame.rename(columns={c: known for c, known in spelled if known not in there})
+    if how.is_known_in(frame):
+        return [build_labelled_rows(files, frame, csv, "test", test_id, found.group_column, found)]
+    found.notes += labels.warn_missing_labels(how, frame, train.columns, Path(test).name)
+    found.id_column = test_id
+    return [build_unlabelled_rows(files, frame, csv, found)]
