@@ -10,7 +10,8 @@ from layout_files import csv as write
 from layout_files import files, refused, rows
 
 from earshot.competition import labels
-from earshot.competition.load import find_straddling_groups, load
+from earshot.competition.holdout import find_straddling_groups
+from earshot.competition.load import load
 
 
 @pytest.fixture

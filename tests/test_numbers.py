@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 from layout_files import csv, files, refused, rows
 
-from earshot.competition.load import draw_holdout, load
+from earshot.competition.holdout import draw_holdout
+from earshot.competition.load import load
 from earshot.core import checksums
 from earshot.core.errors import UserError
 from earshot.features.cache import Cache

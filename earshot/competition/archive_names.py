@@ -54,7 +54,7 @@ def format_unpack_hint(names: Sequence[str]) -> str:
         whole = f"{first[: part.start()]}.zip" if part[1].lower().startswith("z") else first
         command = shell.command("7z", "x", whole if part[1][1:].isdigit() else first)
     else:
-        found = next(c for s, c in COMMANDS.items() if first.lower().endswith(s))
-        command = f"{found} {shell.quoted(first)}"
+        unpack_command = next(c for s, c in COMMANDS.items() if first.lower().endswith(s))
+        command = f"{unpack_command} {shell.quoted(first)}"
     python = f" (or {shell.command('python', '-m', 'py7zr', 'x', first)} after pip install py7zr)"
     return f"{first_few(names)}: {command}{python if command.startswith('7z x') and not part else ''}"

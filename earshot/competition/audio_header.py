@@ -18,8 +18,8 @@ def read_seconds_and_rate(path: str) -> tuple[float, int] | None:
         import soundfile  # not at the top: --help needs no libsndfile
 
         with open(path, "rb") as file:  # not by its name, which soundfile encodes as text
-            about = soundfile.info(file)
+            info = soundfile.info(file)
     except (ImportError, OSError, RuntimeError, TypeError) as error:
         unless_temporary(path, error)
         return None
-    return (about.duration, about.samplerate) if 0 < about.duration < LONGEST else None
+    return (info.duration, info.samplerate) if 0 < info.duration < LONGEST else None

@@ -19,11 +19,11 @@ from earshot.core.file_names import decodable, first_few, suffix_of
 
 def find_split(name: str) -> str | None:
     """The split that a folder is named after (test, audio_test, ...); None for a class such as train_horn."""
-    found = list_words(name)
-    splits = {SPLIT_WORDS[w] for w in found if w in SPLIT_WORDS}
+    name_words = list_words(name)
+    splits = {SPLIT_WORDS[w] for w in name_words if w in SPLIT_WORDS}
     return (
         splits.pop()
-        if len(splits) == 1 and all(w in SPLIT_WORDS or w in FILLER_WORDS for w in found)
+        if len(splits) == 1 and all(w in SPLIT_WORDS or w in FILLER_WORDS for w in name_words)
         else None
     )
 
@@ -46,17 +46,17 @@ def recognise_class_folders(
     The sample submission, where there is one, says which clips are to be submitted. Where films lie beside
     the sounds in folders of their own, the sounds alone may look so.
     """
-    found = _read_class_folders(files, files.audio, tables, sample, reading)
-    if found is None:
+    layout = _read_class_folders(files, files.audio, tables, sample, reading)
+    if layout is None:
         sounds = [path for path in files.audio if suffix_of(path) in decodable()]
         if len(sounds) < len(files.audio):
-            found = _read_class_folders(files, sounds, tables, sample, reading)
-        if found:
+            layout = _read_class_folders(files, sounds, tables, sample, reading)
+        if layout:
             films = set(files.audio) - set(sounds)
-            found.notes.append(f"not used: {len(films)} files beside the class folders: {first_few(films)}")
-    if found:
-        found.notes += files.describe_unused()
-    return found
+            layout.notes.append(f"not used: {len(films)} files beside the class folders: {first_few(films)}")
+    if layout:
+        layout.notes += files.describe_unused()
+    return layout
 
 
 def _group_by_split(audio: list[str]) -> dict[str | None, Parts]:
@@ -92,9 +92,9 @@ def _read_class_folders(
     left_out = set(double.left_out)
     audio = [path for path in audio if path not in left_out]
 
-    found = Layout("folder per class", build_table([], [], "train"), "fname", "label")
-    found.renamed = build_mapper(reading.label_map) if reading.label_map else None
-    found.notes += double.notes
+    layout = Layout("folder per class", build_table([], [], "train"), "fname", "label")
+    layout.renamed = build_mapper(reading.label_map) if reading.label_map else None
+    layout.notes += double.notes
     by_split = _group_by_split(audio)
     rows: dict[str, dict[str, str | None]] = {"train": {}, "test": {}, "subm": {}}
     loose: list[str] = []
@@ -112,9 +112,9 @@ def _read_class_folders(
     held = set(rows["test"].values())
     if len(held) == 1 and not held & classes and not rows["subm"]:  # test/audio/: a folder, no class
         rows["subm"], rows["test"] = dict.fromkeys(rows["test"]), {}
-    asked = read_sample(tables, sample, reading.id_column) if sample else None
-    if asked is not None:  # what it asks for is no hold-out, whatever folder it lies in
-        named = find_requested_files(files, asked)
+    requested = read_sample(tables, sample, reading.id_column) if sample else None
+    if requested is not None:  # what it asks for is no hold-out, whatever folder it lies in
+        named = find_requested_files(files, requested)
         rows = {
             split: {p: label for p, label in part.items() if p not in named} for split, part in rows.items()
         }
@@ -122,30 +122,30 @@ def _read_class_folders(
     if len(set(rows["train"].values())) < 2:
         return None
     if not reading.label_map and (
-        coded := codes.find_label_codes(tables, asked, map(str, rows["train"].values()))
+        coded := codes.find_label_codes(tables, requested, map(str, rows["train"].values()))
     ):
-        found.renamed, line = coded
-        found.notes.append(line)
-    found.missing += [("train", path, "not in a class folder") for path in loose]
+        layout.renamed, line = coded
+        layout.notes.append(line)
+    layout.missing += [("train", path, "not in a class folder") for path in loose]
     for split in ("train", "test"):
-        settled = dict(zip(rows[split], found.unify_spellings(list(rows[split].values())), strict=True))
+        settled = dict(zip(rows[split], layout.unify_spellings(list(rows[split].values())), strict=True))
         empty = [path for path, label in settled.items() if not label]  # zero width, or left out by a map
-        found.missing += [(split, path, "empty label") for path in empty]
+        layout.missing += [(split, path, "empty label") for path in empty]
         rows[split] = {path: label for path, label in settled.items() if label}
     if by_split["valid"]:
-        found.notes.append(f"{len(by_split['valid'])} files of the validation folder count as train")
+        layout.notes.append(f"{len(by_split['valid'])} files of the validation folder count as train")
     if noise:
         folders = sorted({path.rpartition("/")[0] for path in noise})
         hint = "" if reading.noise_class else " (--noise-class silence makes a class of it)"
-        found.notes.append(f"left out: {len(noise)} files in {first_few(folders)}{hint}")
+        layout.notes.append(f"left out: {len(noise)} files in {first_few(folders)}{hint}")
     lists, used = file_lists.find_held_out(files)
     if lists & set(rows["train"]):
-        if asked is None and not rows["subm"] and not rows["test"]:
+        if requested is None and not rows["subm"] and not rows["test"]:
             rows["test"] = {path: label for path, label in rows["train"].items() if path in lists}
             rows["train"] = {path: label for path, label in rows["train"].items() if path not in lists}
-            found.notes.append(f"hold-out by {file_lists.format_names(used)}: {len(rows['test'])} clips")
+            layout.notes.append(f"hold-out by {file_lists.format_names(used)}: {len(rows['test'])} clips")
         else:
-            found.notes.append(
+            layout.notes.append(
                 f"the clips of {file_lists.format_names(used)} count as train: there are others to submit"
             )
     strange = {label for label in rows["test"].values() if label not in set(rows["train"].values())}
@@ -153,8 +153,8 @@ def _read_class_folders(
         known = {str(label) for label in rows["train"].values()}
         odd = {path: label for path, label in rows["test"].items() if label in strange}
         rows["test"] = {path: label for path, label in rows["test"].items() if path not in odd}
-        found.missing += [("test", path, "its folder is no class of the training clips") for path in odd]
-        found.notes += suspicious.warn_unknown_test_classes(
+        layout.missing += [("test", path, "its folder is no class of the training clips") for path in odd]
+        layout.notes += suspicious.warn_unknown_test_classes(
             known, {str(label) for label in strange}, left_out=True
         )
     clips = []
@@ -163,19 +163,19 @@ def _read_class_folders(
         names = Counter(p.rpartition("/")[2] for p in paths)
         ids = [p.rpartition("/")[2] if names[p.rpartition("/")[2]] == 1 else p for p in paths]
         clips.append(build_table(ids, [files.to_absolute(p) for p in paths], split, [part[p] for p in paths]))
-    both = sources.group_all_clips(files, clips[:2], found, reading)
+    both = sources.group_all_clips(files, clips[:2], layout, reading)
     train, clips[1] = both[both["split"] == "train"], both[both["split"] == "test"]
-    found.notes += suspicious.warn_class_folders(
+    layout.notes += suspicious.warn_class_folders(
         [files.to_relative(path) for path in train["path"]], list(train["label"])
     )
     if reading.noise_class:
-        silence = noise_clips.cut_noise_clips(files, noise, train, reading.noise_class, found)
+        silence = noise_clips.cut_noise_clips(files, noise, train, reading.noise_class, layout)
         train = pd.concat([train, silence], ignore_index=True)
     clips[0] = train
-    if asked is not None:
+    if requested is not None:
         tests = [
             tables.read_table(path) for path in tables.paths if path != sample and get_role(path) == "test"
         ]
-        clips[2:] = build_requested_rows(files, asked, train, found, tests)
-    found.clips = pd.concat(clips, ignore_index=True)
-    return found
+        clips[2:] = build_requested_rows(files, requested, train, layout, tests)
+    layout.clips = pd.concat(clips, ignore_index=True)
+    return layout

@@ -43,16 +43,19 @@ def choose_folder(files: Files, wanted: str | None) -> list[str]:
             )
     notes, chosen = [], False
     for twins in _find_twin_folders(by_folder):
-        mine = [f for f in twins if wanted and (f == wanted or f.startswith(f"{wanted}/"))]
+        wanted_twins = [f for f in twins if wanted and (f == wanted or f.startswith(f"{wanted}/"))]
         common = sorted(set.intersection(*(by_folder[folder] for folder in twins)))[:LOOKED_AT]
         headers = {
             f: [read_seconds_and_rate(files.to_absolute(f"{f}/{name}")) for name in common] for f in twins
         }
-        rates = {folder: found[0][1] if found[0] else 0 for folder, found in headers.items()}
-        kept = max(mine or twins, key=lambda folder: (rates[folder], -twins.index(folder)))
-        if len(mine) != 1 and (len(set(rates.values())) == 1 or not _have_equal_durations(headers)):
+        rates = {
+            folder: folder_headers[0][1] if folder_headers[0] else 0
+            for folder, folder_headers in headers.items()
+        }
+        kept = max(wanted_twins or twins, key=lambda folder: (rates[folder], -twins.index(folder)))
+        if len(wanted_twins) != 1 and (len(set(rates.values())) == 1 or not _have_equal_durations(headers)):
             continue  # nothing to choose by: an id that may be either is refused
-        chosen |= len(mine) == 1
+        chosen |= len(wanted_twins) == 1
         left = [folder for folder in twins if folder != kept]
         files.leave_out(f"{folder}/{name}" for folder in left for name in by_folder[folder])
         notes.append(
@@ -91,20 +94,20 @@ def _find_twin_folders(by_folder: dict[str, set[str]]) -> list[list[str]]:
     for folder in sorted(by_folder):
         if folder:
             by_parent[folder.rpartition("/")[0]].append(folder)
-    found = []
+    twin_groups = []
     for folders in by_parent.values():
         first = by_folder[folders[0]]
         same = [f for f in folders if len(by_folder[f] & first) >= 0.9 * max(len(first), len(by_folder[f]))]
         if len(same) == len(folders) > 1 and len(first) >= LEAST and len({find_side(f) for f in same}) == 1:
-            found.append(same)
-    return found
+            twin_groups.append(same)
+    return twin_groups
 
 
 def _have_equal_durations(headers: dict[str, list[tuple[float, int] | None]]) -> bool:
     """Are files of one name as long in all folders, as a sound is at every rate? Class folders may count
     their clips alike."""
-    for found in zip(*headers.values(), strict=True):
-        seconds = [header[0] for header in found if header]
-        if len(seconds) < len(found) or max(seconds) - min(seconds) > max(0.01, 0.01 * max(seconds)):
+    for folder_headers in zip(*headers.values(), strict=True):
+        seconds = [header[0] for header in folder_headers if header]
+        if len(seconds) < len(folder_headers) or max(seconds) - min(seconds) > max(0.01, 0.01 * max(seconds)):
             return False
     return True

@@ -22,7 +22,7 @@ def check_has_rows(frame: pd.DataFrame, csv: Path) -> pd.DataFrame:
     return frame
 
 
-def check_stray_quotes(frame: pd.DataFrame, csv: Path, needed: Sequence[str], found: Layout) -> None:
+def check_stray_quotes(frame: pd.DataFrame, csv: Path, needed: Sequence[str], layout: Layout) -> None:
     """Say which cells begin with a quote that is text; a UserError where one is an id or a label."""
     for column, lines in frame.attrs.get("stray", {}).items():
         if column in needed:
@@ -30,13 +30,13 @@ def check_stray_quotes(frame: pd.DataFrame, csv: Path, needed: Sequence[str], fo
                 f"{csv}, line {lines[0]}: the quote that begins {shown(frame[column][lines[0]])} in column "
                 f"{column} does not end with it: remove it, or quote the whole field and double the quote"
             )
-        found.notes.append(
+        layout.notes.append(
             f"{csv.name}: {len(lines)} cells of column {column} begin with a stray quote (line "
             f"{some(map(str, lines), 5)}): read as text, each line as a row"
         )
     joined = frame.attrs.get("joined", [])
     if joined:
-        found.notes.append(
+        layout.notes.append(
             f"warning: {csv.name}: {len(joined)} rows take several lines, each of which could be a row (from "
             f"line {some(map(str, joined), 5)}): if a quote there is a stray one, remove it"
         )

@@ -90,8 +90,8 @@ class Files:
                 path = text_of(real)
                 if path != real:
                     self._describe_example(self._disk.setdefault(path, real), real)
-                kind = self._classify_file(name, path)
-                kind.append(real if kind is self.csvs else path)
+                index = self._classify_file(name, path)
+                index.append(real if index is self.csvs else path)
         tables = (*self.csvs, *self.texts)
         folders = {f"/{path.rpartition('/')[0]}" for paths in (self.audio, tables) for path in paths}
         head = os.path.commonpath(folders or ["/"])
@@ -166,7 +166,7 @@ class Files:
         name = wanted.rpartition("/")[2]
         if not name:
             return []
-        found = (
+        paths = (
             self.by_name.get(normalise_name(name))
             or self.by_stem.get(normalise_name(name))
             or self.by_stem.get(normalise_name(strip_suffix(name)), [])
@@ -177,15 +177,15 @@ class Files:
             root = normalise_name(text_of((find_mirrored(self.root) or self.root).as_posix()))
             heads = {
                 f: [normalise_name("/" + strip_suffix(reading)) for reading in readings(self._disk.get(f, f))]
-                for f in found
+                for f in paths
             }
-            found = [
+            paths = [
                 f
-                for f in found
+                for f in paths
                 if any((root + h).endswith(tail) or ("/" in f and tail.endswith(h)) for h in heads[f])
             ]
-        exact = [f for f in found if strip_suffix(f.rpartition("/")[2]) == strip_suffix(name)]
-        return exact or found
+        exact = [f for f in paths if strip_suffix(f.rpartition("/")[2]) == strip_suffix(name)]
+        return exact or paths
 
     def resolve_ids(self, ids: list[str], split: str) -> list[str]:
         """The audio file of each id as an absolute path, "" where there is none.
@@ -198,21 +198,23 @@ class Files:
             UserError: an id that may mean two different files, or two ids that may mean one.
         """
         own = "train" if split == "train" else "subm"
-        found = [self.find_candidates(i) for i in ids]
+        candidates = [self.find_candidates(i) for i in ids]
         if self.tail_notes and (at := self.match_tails(ids, own)):  # as the training ids are
-            known = zip(map(str.strip, ids), found, strict=True)
-            found = [[at[i]] if i in at and (i in self.alias or not paths) else paths for i, paths in known]
+            known = zip(map(str.strip, ids), candidates, strict=True)
+            candidates = [
+                [at[i]] if i in at and (i in self.alias or not paths) else paths for i, paths in known
+            ]
         strict = []
-        for clip_id, paths in zip(ids, found, strict=True):
+        for clip_id, paths in zip(ids, candidates, strict=True):
             sides = {p: find_side(p.rpartition("/")[0]) for p in paths}
-            mine = [p for p in paths if sides[p] == own] or [p for p in paths if sides[p] is None]
-            strict.append(paths if paths == [clip_id] else mine)
+            own_paths = [p for p in paths if sides[p] == own] or [p for p in paths if sides[p] is None]
+            strict.append(paths if paths == [clip_id] else own_paths)
         self.claimed |= {path for paths in strict for path in paths}
         strict = self.match_numbers(ids, strict, own)
         if any(strict):
-            found = strict
-        self.claimed |= {path for paths in found for path in paths}
-        return [self.pick_only(clip_id, paths) for clip_id, paths in zip(ids, found, strict=True)]
+            candidates = strict
+        self.claimed |= {path for paths in candidates for path in paths}
+        return [self.pick_only(clip_id, paths) for clip_id, paths in zip(ids, candidates, strict=True)]
 
     def match_tails(self, ids: Iterable[str], own: str = "train") -> dict[str, str]:
         """The file of each id by the ends of both, as `name_tails.match_tails` has it."""
@@ -236,9 +238,9 @@ class Files:
             if not dot or not re.fullmatch("[A-Za-z][A-Za-z0-9]{1,4}", suffix, re.ASCII):
                 continue
             sides = {p: find_side(p.rpartition("/")[0]) for p in self.find_candidates(stem)}
-            mine = [p for p in sides if sides[p] == own] or [p for p in sides if sides[p] is None]
-            if len(mine) == 1:
-                at[id.strip()] = mine[0]
+            own_paths = [p for p in sides if sides[p] == own] or [p for p in sides if sides[p] is None]
+            if len(own_paths) == 1:
+                at[id.strip()] = own_paths[0]
         if 2 * len(at) <= len(ids):
             return ""
         self.alias |= at
@@ -251,7 +253,7 @@ class Files:
         self.audio = [path for path in self.audio if path not in gone]
         self.paths -= gone
         for index in (self.by_name, self.by_stem, self.by_number):
-            for name in [name for name, found in index.items() if gone.intersection(found)]:
+            for name in [name for name, indexed in index.items() if gone.intersection(indexed)]:
                 index[name] = [path for path in index[name] if path not in gone]
                 if not index[name]:
                     del index[name]
@@ -261,11 +263,11 @@ class Files:
         """The audio files that are called by the same number as an id, whatever zeros stand before it."""
         return self.by_number.get(parse_number(clip_id), [])
 
-    def match_numbers(self, ids: list[str], found: list[list[str]], own: str) -> list[list[str]]:
+    def match_numbers(self, ids: list[str], candidates: list[list[str]], own: str) -> list[list[str]]:
         """The files of each id, where it has none those of its number that no id has claimed."""
-        made: list[list[str]] = []
+        matches: list[list[str]] = []
         owner: dict[str, str] = {}
-        for clip_id, paths in zip(ids, found, strict=True):
+        for clip_id, paths in zip(ids, candidates, strict=True):
             free = [] if paths else [p for p in self.find_by_number(clip_id) if p not in self.claimed]
             sides = {p: find_side(p.rpartition("/")[0]) for p in free}
             paths = paths or [p for p in free if sides[p] == own] or [p for p in free if sides[p] is None]
@@ -277,8 +279,8 @@ class Files:
                         "files are called"
                     )
                 self.renumbered[clip_id] = path
-            made.append(paths)
-        return made
+            matches.append(paths)
+        return matches
 
     def describe_number_matches(self) -> list[str]:
         """A line on the ids that were matched by their number alone."""
@@ -304,13 +306,13 @@ class Files:
     @cached_property
     def _index_other_files(self) -> dict[str, str]:
         """Name, and where it might be a clip's the stem, of what is no audio -> its path."""
-        found = {normalise_name(path.rpartition("/")[2]): path for path in (*self.documents, *self.csvs)}
+        names = {normalise_name(path.rpartition("/")[2]): path for path in (*self.documents, *self.csvs)}
         for path in (*self.others, *self.zips, *self.packed):
             name = path.rpartition("/")[2]
             stem = name.rpartition(".")[0] or name
-            for one in (name, stem, strip_suffix(stem)):
-                found.setdefault(normalise_name(one), path)
-        return found
+            for key in (name, stem, strip_suffix(stem)):
+                names.setdefault(normalise_name(key), path)
+        return names
 
     def explain_absence(self, clip_id: str) -> str:
         """Why no file was found for an id, in words that many ids can share."""

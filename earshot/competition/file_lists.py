@@ -27,9 +27,11 @@ def find_listed_files(files: Files, text: str) -> set[str]:
         unless_temporary(path, error)
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     first = [re.split(r"[\t,;]", line)[0].strip() for line in lines]
-    found = [files.find_candidates(name) for name in first if name]
-    hits = [paths[0] for paths in found if len(paths) == 1]  # a bare name may be in several class folders
-    return set(hits) if found and len(hits) >= 0.9 * len(found) else set()
+    candidates = [files.find_candidates(name) for name in first if name]
+    hits = [
+        paths[0] for paths in candidates if len(paths) == 1
+    ]  # a bare name may be in several class folders
+    return set(hits) if candidates and len(hits) >= 0.9 * len(candidates) else set()
 
 
 def read_folds(files: Files) -> dict[str, int]:
@@ -40,8 +42,8 @@ def read_folds(files: Files) -> dict[str, int]:
         match = FOLD.fullmatch(_get_stem(text))
         if match:
             kinds.setdefault(match[2].lower(), {})[int(match[1])] = text
-    for kind in sorted(kinds):  # evaluate before test: with labels, of the same clips
-        lists = {number: find_listed_files(files, text) for number, text in sorted(kinds[kind].items())}
+    for list_name in sorted(kinds):  # evaluate before test: with labels, of the same clips
+        lists = {number: find_listed_files(files, text) for number, text in sorted(kinds[list_name].items())}
         every = [path for paths in lists.values() for path in paths]
         if len(lists) > 1 and every and len(set(every)) == len(every):
             return {path: number for number, paths in lists.items() for path in paths}
@@ -50,14 +52,14 @@ def read_folds(files: Files) -> dict[str, int]:
 
 def find_held_out(files: Files) -> tuple[set[str], list[str]]:
     """The files that official validation and test lists name, and the lists."""
-    found: set[str] = set()
+    held_out: set[str] = set()
     used = []
     for text in files.texts:
         if HELD_OUT.fullmatch(_get_stem(text)):
             paths = find_listed_files(files, text)
-            found |= paths
+            held_out |= paths
             used += [text] if paths else []
-    return found, used
+    return held_out, used
 
 
 def _get_stem(path: str) -> str:

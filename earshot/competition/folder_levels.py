@@ -24,7 +24,7 @@ def suggest_flags(names: Sequence[str]) -> list[str]:
         names: relative paths with `/`.
     """
     paths = [name.split("/")[:-1] for name in names if find_side(name.rpartition("/")[0]) != "subm"]
-    found = []
+    suggestions = []
     for from_end in (False, True):
         for level in range(min(map(len, paths), default=0)):
             at = -1 - level if from_end else level
@@ -39,18 +39,29 @@ def suggest_flags(names: Sequence[str]) -> list[str]:
             again = places > len(values) and 2 * places > len(values) * len(above)
             listed = ", ".join(map(shown, sorted(values)[:4])) + ", ..." * (len(values) > 4)
             flag = f"--label-pattern {shell.quoted(pattern)} ({len(values)} labels, the folders {listed})"
-            found.append((len({re.sub(r"[\d_]+", "", one) for one in values}) == 1, not again, level, flag))
-    sure = [one for one in found if not one[0]]  # id_00, id_02, ... only count
-    return [flag for *_, flag in sorted(sure or found)]
+            suggestions.append(
+                (
+                    len({re.sub(r"[\d_]+", "", suggestion) for suggestion in values}) == 1,
+                    not again,
+                    level,
+                    flag,
+                )
+            )
+    sure = [suggestion for suggestion in suggestions if not suggestion[0]]  # id_00, id_02, ... only count
+    return [flag for *_, flag in sorted(sure or suggestions)]
 
 
 def _can_be_labels(values: set[str]) -> bool:
     """Are these neither parts of the data set, nor people, days or numbers?"""
-    parts = sum(bool(set(list_words(one)) & set(SPLIT_WORDS)) or find_side(one) is not None for one in values)
-    common = set.intersection(*(set(list_words(one)) for one in values))
-    numbered = bool(common & PIECES) and all(set(list_words(one)) <= common | FILLER_WORDS for one in values)
+    parts = sum(
+        bool(set(list_words(value)) & set(SPLIT_WORDS)) or find_side(value) is not None for value in values
+    )
+    common = set.intersection(*(set(list_words(value)) for value in values))
+    numbered = bool(common & PIECES) and all(
+        set(list_words(value)) <= common | FILLER_WORDS for value in values
+    )
     return (
         2 * parts < len(values)
         and not numbered
-        and not any(all(kind.fullmatch(one) for one in values) for kind in NO_LABELS)
+        and not any(all(pattern.fullmatch(value) for value in values) for pattern in NO_LABELS)
     )

@@ -21,25 +21,25 @@ def read_from_names(files: Files, tables: Tables, sample: str | None, reading: R
     Raises:
         UserError: no pattern, one that gives fewer than two labels.
     """
-    found = Layout("labels in names", build_table([], [], "train"), "fname", "label")
-    found.renamed = build_mapper(reading.label_map) if reading.label_map else None
-    asked = read_sample(tables, sample, reading.id_column) if sample else None
+    layout = Layout("labels in names", build_table([], [], "train"), "fname", "label")
+    layout.renamed = build_mapper(reading.label_map) if reading.label_map else None
+    requested = read_sample(tables, sample, reading.id_column) if sample else None
     double = copies.find_duplicates(files, files.audio)
     files.leave_out(double.left_out)
-    found.notes += double.notes
+    layout.notes += double.notes
     apart = {
         path
         for path in files.audio
         if find_side(path.rpartition("/")[0]) == "subm" or noise_clips.is_noise(path)
     }
-    if asked is not None:
-        apart |= find_requested_files(files, asked)
+    if requested is not None:
+        apart |= find_requested_files(files, requested)
     names = [path for path in files.audio if path not in apart]
     labels = dict(zip(names, name_parts.match_labels(names, reading.label_pattern or ""), strict=True))
     left = [path for path in names if not labels[path]]
-    found.missing += [("train", path, "the label pattern does not match its name") for path in left]
+    layout.missing += [("train", path, "the label pattern does not match its name") for path in left]
     kept = [path for path in names if labels[path]]
-    settled = found.unify_spellings([labels[path] for path in kept])
+    settled = layout.unify_spellings([labels[path] for path in kept])
     rows = [(path, label) for path, label in zip(kept, settled, strict=True) if label]
     names = [path.rpartition("/")[2] for path, _ in rows]
     clips = build_table(
@@ -48,10 +48,10 @@ def read_from_names(files: Files, tables: Tables, sample: str | None, reading: R
         "train",
         [label for _, label in rows],
     )
-    found.notes.append(f"labels by the pattern {reading.label_pattern} in the files' names")
-    parts = [sources.add_name_groups(files, clips, found, reading)]
-    if asked is not None:
-        parts += build_requested_rows(files, asked, parts[0], found)
+    layout.notes.append(f"labels by the pattern {reading.label_pattern} in the files' names")
+    parts = [sources.add_name_groups(files, clips, layout, reading)]
+    if requested is not None:
+        parts += build_requested_rows(files, requested, parts[0], layout)
     else:
         loose = placeholder.find_unlisted_audio(files, set(clips["path"]))
         parts.append(
@@ -61,6 +61,6 @@ def read_from_names(files: Files, tables: Tables, sample: str | None, reading: R
                 "subm",
             )
         )
-    found.clips = pd.concat(parts, ignore_index=True)
-    found.notes += files.describe_unused()
-    return found
+    layout.clips = pd.concat(parts, ignore_index=True)
+    layout.notes += files.describe_unused()
+    return layout

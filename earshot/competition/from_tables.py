@@ -166,7 +166,7 @@ class _TableReader:
     def _start_layout(self, notes: list[str]) -> Layout:
         how, csv = self.labels, self.csv
         self.esc = set(self.frame.columns) >= ESC_COLUMNS and self.sample is None
-        found = Layout(
+        layout = Layout(
             "ESC" if self.esc else "Kaggle csv",
             build_table([], [], "train"),
             self.id_column,
@@ -175,21 +175,21 @@ class _TableReader:
             how,
             renamed=build_renamer(self.reading, self.frame, how, self.answers),
         )
-        found.notes += [*self.first.notes, f"{csv.name}: id column {self.id_column}, {how.about}", *notes]
+        layout.notes += [*self.first.notes, f"{csv.name}: id column {self.id_column}, {how.about}", *notes]
         if self.source_column is not None and how.name == self.source_column:
             self.frame = self.frame.drop(columns="group")
         elif self.source_column is not None:
-            found.notes.append(
+            layout.notes.append(
                 f"{csv.name} has a row per source of clips (column {self.source_column}): its label is that "
                 "of all its clips, which folds keep together"
             )
         values = () if self.reading.label_map or how.classes or how.multilabel else self.frame[how.name]
         if coded := codes.find_label_codes(self.tables, self.sample, values, how.name):
-            found.renamed, line = coded
-            found.notes.append(line)
+            layout.renamed, line = coded
+            layout.notes.append(line)
         if "secondary_labels" in self.frame.columns and how.name != "secondary_labels":
-            found.notes.append("column secondary_labels is not used: a clip gets its primary label alone")
-        return found
+            layout.notes.append("column secondary_labels is not used: a clip gets its primary label alone")
+        return layout
 
     def read_training_rows(self) -> None:
         """Read the training tables; of a clip in several of them the first table's label counts."""
@@ -379,13 +379,13 @@ def _find_id_column(
         known = get_column(frame, csv, reading.id_column, "--id-column")
         if any(files.find_candidates(id) or files.find_by_number(id) for id in frame[known][:1000]):
             return known
-    found = find_id_column(frame, files, prefer=prefer) if known is None else None
-    if found is None:
-        found = join_through(tables, first, others) or tables.find_id_column(first.path)
-    if found is None and known is None:
+    column = find_id_column(frame, files, prefer=prefer) if known is None else None
+    if column is None:
+        column = join_through(tables, first, others) or tables.find_id_column(first.path)
+    if column is None and known is None:
         raise UserError(
             f"no column of {csv} names audio files: its columns are {some(frame.columns)}; "
             f"audio folders found in {files.root}: {files.describe_audio_folders()}; "
             f"pass --id-column, or put the audio there{label_choice.suggest_label_pattern(files)}"
         )
-    return known or found or ""
+    return known or column or ""

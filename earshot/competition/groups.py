@@ -40,7 +40,9 @@ UNKNOWN = {"", "unknown", "unk", "none", "nan", "na", "n/a", "null", "nil", "not
 
 def clean_sources(values: Sequence[object]) -> list[str]:
     """The cells of a column of sources as text, "" where one says that the source is not known."""
-    texts = ["" if one is None or one is pd.NA or one is pd.NaT else str(one).strip() for one in values]
+    texts = [
+        "" if value is None or value is pd.NA or value is pd.NaT else str(value).strip() for value in values
+    ]
     return ["" if text.casefold() in UNKNOWN else text for text in texts]
 
 
@@ -64,12 +66,12 @@ def explain_unfit(sources: Sequence[str], labels: Sequence[object], fewest: int 
     value, most = counts.most_common(1)[0]
     if most > LARGEST * len(sources):
         return f"{shown(value)} is in {most} of {len(sources)} rows"
-    found: dict[str, set[str]] = {}
+    labels_of: dict[str, set[str]] = {}
     for source, label in zip(sources, labels, strict=True):
-        for one in as_tuple(label) if source and isinstance(label, str | tuple) else ():
-            found.setdefault(one, set()).add(source)
-    found.pop("", None)
-    if 2 * sum(len(several) > 1 for several in found.values()) <= len(found):
+        for label_part in as_tuple(label) if source and isinstance(label, str | tuple) else ():
+            labels_of.setdefault(label_part, set()).add(source)
+    labels_of.pop("", None)
+    if 2 * sum(len(source_labels) > 1 for source_labels in labels_of.values()) <= len(labels_of):
         return "most labels have one value each"
     return ""
 
@@ -94,7 +96,7 @@ def find_source_column(
         return "group", []
     ranked = [(rank_header(column), place, column) for place, column in enumerate(once) if column not in used]
     notes: list[str] = []
-    for known, _, column in sorted(one for one in ranked if one[0] is not None):
+    for known, _, column in sorted(header for header in ranked if header[0] is not None):
         sources = clean_sources(list(frame[column]))
         reason = explain_unfit(sources, list(labels), FEWEST_PLACES if known == PLACES else FEWEST)
         if not reason:
@@ -109,8 +111,8 @@ def find_source_column(
 
 def rank_header(header: str) -> int | None:
     """How sure a header is a source's, 0 the surest; None where it is none's."""
-    found = HEADER.fullmatch(re.sub(r"[\W_]", "", header.casefold()))
-    return RANKS[found[1]] if found else None
+    match = HEADER.fullmatch(re.sub(r"[\W_]", "", header.casefold()))
+    return RANKS[match[1]] if match else None
 
 
 def describe_sources(sources: Sequence[str]) -> str:
@@ -168,19 +170,19 @@ def match_pattern(names: Sequence[str], pattern: str, flag: str) -> list[str]:
         raise UserError(f"{flag} {shown(pattern)} is no regular expression: {error.msg}{where}") from None
     except (OverflowError, RecursionError) as error:
         raise UserError(f"{flag} {shown(pattern)} is no regular expression: {error}") from None
-    found = []
+    matches = []
     for name in names:
         match = expression.search(name)
         parts = match.groups() or (match[0],) if match else ()
-        found.append("_".join(part for part in parts if part).strip())
-    if not any(found):
+        matches.append("_".join(part for part in parts if part).strip())
+    if not any(matches):
         if not names:
             raise UserError(f"{flag} {shown(pattern)}: there is no clip to match")
         raise UserError(
             f"{flag} {shown(pattern)} matches no clip; their paths are like "
             f"{some(map(shown, dict.fromkeys((names[0], names[-1]))))}"
         )
-    return found
+    return matches
 
 
 def warn_straddling_folds(folds: Sequence[Hashable], groups: Sequence[str]) -> list[str]:
@@ -194,11 +196,11 @@ def warn_straddling_folds(folds: Sequence[Hashable], groups: Sequence[str]) -> l
     for fold, group in zip(folds, groups, strict=True):
         if group and fold is not None and fold != "" and fold != -1:
             places.setdefault(group, {})[fold] = None
-    parted = {group: list(found) for group, found in places.items() if len(found) > 1}
+    parted = {group: list(example) for group, example in places.items() if len(example) > 1}
     if not parted:
         return []
-    first, found = next(iter(parted.items()))
-    where = ", ".join(map(str, sorted(found, key=str)[:4]))
+    first, example = next(iter(parted.items()))
+    where = ", ".join(map(str, sorted(example, key=str)[:4]))
     return [
         f"warning: the data's own folds part {len(parted)} of {len(places)} sources (first: {shown(first)}, "
         f"in {where}): the folds are kept, and their scores may be optimistic"

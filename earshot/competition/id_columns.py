@@ -47,9 +47,9 @@ def find_id_column(
 
 def get_column(frame: pd.DataFrame, csv: Path, column: str, flag: str) -> str:
     """The column that an option names, as the csv spells it; a UserError if it lacks it."""
-    found = column if column in frame.columns else spelling.like([column], frame.columns)[0]
-    if found not in frame.columns:
+    spelled = column if column in frame.columns else spelling.like([column], frame.columns)[0]
+    if spelled not in frame.columns:
         raise UserError(
             f"{csv} has no column {column}; it has {some(frame.columns)}: give one of them to {flag}"
         )
-    return found
+    return spelled

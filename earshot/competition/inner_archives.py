@@ -75,17 +75,17 @@ class Archive:
         """Bytes that come out of it, at least some for each file."""
         if self.members is not None:
             return sum(self.get_member_size(info) + OVERHEAD for info, _ in self.members)
-        found = (Path(folder, name) for folder, _, names in os.walk(self.into) for name in names)
-        return sum(max(get_size(path), 0) + OVERHEAD for path in found)
+        paths = (Path(folder, name) for folder, _, names in os.walk(self.into) for name in names)
+        return sum(max(get_size(path), 0) + OVERHEAD for path in paths)
 
     def unpack(self) -> None:
         """Unpack it, if that has not been done."""
         assert self.kind is not None
-        kind, members = self.kind, self.members
+        module, members = self.kind, self.members
         if members is not None:
-            with zip_file.report_errors(self.path, self.into), kind.open_archive(self.path) as archive:
+            with zip_file.report_errors(self.path, self.into), module.open_archive(self.path) as archive:
                 zip_file.fill_folder(
-                    self.into, self.state, lambda to: kind.extract_members(archive, members, to, self.path)
+                    self.into, self.state, lambda to: module.extract_members(archive, members, to, self.path)
                 )
 
     def get_visible_path(self) -> str:
@@ -96,10 +96,10 @@ class Archive:
             archive_names.strip_archive_suffix(posixpath.basename(self.place)),
         )
         parent = posixpath.dirname(self.place)
-        one = len(tops) == 1 and (
+        is_single = len(tops) == 1 and (
             normalise_name(tops[0]) == normalise_name(stem) or tops[0].lower().endswith((".csv", ".tsv"))
         )
-        return parent if one else posixpath.join(parent, stem)
+        return parent if is_single else posixpath.join(parent, stem)
 
     def list_hidden_paths(self) -> list[str]:
         """The paths that need not be seen any more."""
@@ -161,7 +161,7 @@ def find_archives(folder: Path, place: str, store: Path) -> tuple[list[Archive],
     Args:
         place: where the folder is seen in the competition, "" for its top. store: where things are unpacked.
     """
-    found: list[Archive] = []
+    archives: list[Archive] = []
     closed: list[str] = []
     for below, names in walk_folder(folder, deep=DEEP):
         tables: dict[str, list[str]] = {}
@@ -172,17 +172,17 @@ def find_archives(folder: Path, place: str, store: Path) -> tuple[list[Archive],
             if archive_names.is_unreadable_archive(name) or archive_names.is_zip(name) and name[:-4] in parts:
                 closed.append(at)
             elif archive_names.is_zip(name):
-                found.append(Archive(folder / below / name, at, into, zip_file))
+                archives.append(Archive(folder / below / name, at, into, zip_file))
             elif archive_names.is_tar(name):
-                found.append(Archive(folder / below / name, at, into, tar_file))
+                archives.append(Archive(folder / below / name, at, into, tar_file))
             elif parquet.is_parquet(name):
                 tables.setdefault(parquet.get_split(name), []).append(name)
-        for split, several in tables.items():
-            path = folder / below / several[0]
-            at = posixpath.join(place, below, several[0])
+        for split, split_files in tables.items():
+            path = folder / below / split_files[0]
+            at = posixpath.join(place, below, split_files[0])
             into = store / digest_of([posixpath.join(place, below), split])[:16]
-            found.append(ParquetSplit(path, at, into, names=tuple(several), split=split))
-    return found, closed
+            archives.append(ParquetSplit(path, at, into, names=tuple(split_files), split=split))
+    return archives, closed
 
 
 def find_original_folder(folder: Path) -> Path:
@@ -213,13 +213,13 @@ def open_folder(root: Path, beside: Path) -> tuple[Path, list[str]]:
     root, beside = Path(os.path.abspath(root)), Path(os.path.abspath(beside))
     in_zip = root.is_relative_to(beside / LINKS)
     store, links = beside / STORE, beside / (INNER_LINKS if in_zip else LINKS)
-    found, closed = find_archives(root, "", store)
-    if not found and not closed:
+    archives, closed = find_archives(root, "", store)
+    if not archives and not closed:
         return root, []
-    done, there, wrong = unpack_all(found, closed, store, LEVELS - in_zip)
+    done, unpacked, wrong = unpack_all(archives, closed, store, LEVELS - in_zip)
     notes = [f"warning: not used: {line}" for line in wrong]
-    if there:
-        notes.append(f"not unpacked again: {first_few(there)}: the files lie beside it already")
+    if unpacked:
+        notes.append(f"not unpacked again: {first_few(unpacked)}: the files lie beside it already")
     shown = root
     if done:
         more = [(archive.get_visible_path(), archive.into) for archive in done]
@@ -245,7 +245,7 @@ def open_folder(root: Path, beside: Path) -> tuple[Path, list[str]]:
 
 
 def unpack_all(
-    found: list[Archive], closed: list[str], store: Path, levels: int
+    archives: list[Archive], closed: list[str], store: Path, levels: int
 ) -> tuple[list[Archive], list[str], list[str]]:
     """Unpack archives and those in them.
 
@@ -259,15 +259,18 @@ def unpack_all(
         cannot be.
     """
     done: list[Archive] = []
-    there: list[str] = []
+    unpacked: list[str] = []
     wrong: list[str] = []
-    left = max(zip_file.MAX_SMALL, zip_file.MAX_RATIO * sum(max(get_size(one.path), 0) for one in found))
+    left = max(
+        zip_file.MAX_SMALL,
+        zip_file.MAX_RATIO * sum(max(get_size(inner_archive.path), 0) for inner_archive in archives),
+    )
     for _ in range(levels):
         wanted = []
-        for archive in found:
+        for archive in archives:
             try:
                 if not archive.inspect():
-                    there += [text_of(archive.place)] * (not isinstance(archive, ParquetSplit))
+                    unpacked += [text_of(archive.place)] * (not isinstance(archive, ParquetSplit))
                     continue
                 total = archive.count_bytes()
                 if total > left:
@@ -284,7 +287,7 @@ def unpack_all(
         needed = sum(archive.count_bytes() for archive in wanted if archive.members)
         if needed:
             disk_space.check(store, needed, needed)
-        found = []
+        archives = []
         for archive in wanted:
             try:
                 archive.unpack()
@@ -296,6 +299,6 @@ def unpack_all(
             if link_folder.list_visible(archive.into):
                 done.append(archive)
                 inner, unread = find_archives(archive.into, archive.get_visible_path(), store)
-                found += [] if isinstance(archive, ParquetSplit) else inner
+                archives += [] if isinstance(archive, ParquetSplit) else inner
                 closed += unread
-    return done, there, wrong
+    return done, unpacked, wrong

@@ -30,9 +30,9 @@ def number_columns(frame: pd.DataFrame, id_column: str) -> pd.DataFrame:
     ids."""
     rest = [c for c in frame.columns if c != id_column]
     if len(rest) > 1 and all(labels.is_binary_column(frame[c]) for c in rest):
-        made = frame.rename(columns={c: str(number) for number, c in enumerate(rest, 1)})
-        made.attrs = {"stray": {}, "joined": []}
-        return made
+        numbered = frame.rename(columns={c: str(number) for number, c in enumerate(rest, 1)})
+        numbered.attrs = {"stray": {}, "joined": []}
+        return numbered
     return frame
 
 
@@ -44,7 +44,9 @@ def choose_label_column(files: Files, frame: pd.DataFrame, id_column: str) -> st
         return None
     can = [c for c in rest if labels.can_be_label(frame[c]) and frame[c].nunique() > 1]
     rows = frame.iloc[:: max(1, len(frame) // 2000)]
-    paths = [found[0].split("/")[:-1] for id in rows[id_column] if (found := files.find_candidates(id))]
+    paths = [
+        paths_of_id[0].split("/")[:-1] for id in rows[id_column] if (paths_of_id := files.find_candidates(id))
+    ]
     if len(paths) == len(rows):
         for column in can:
             if all(cell.strip() in path for cell, path in zip(rows[column], paths, strict=True)):
@@ -58,7 +60,9 @@ def find_folder_column(files: Files, frame: pd.DataFrame, id_column: str) -> str
     (a site) or split, where another column may be the label."""
     rows = frame.iloc[:: max(1, len(frame) // 2000)]
     folders = [
-        found[0].split("/")[-2] if (found := files.find_candidates(id)) and "/" in found[0] else None
+        paths_of_id[0].split("/")[-2]
+        if (paths_of_id := files.find_candidates(id)) and "/" in paths_of_id[0]
+        else None
         for id in rows[id_column]
     ]
     if len(set(folders) - {None}) < 2:

@@ -100,7 +100,7 @@ class Labels:
         """
         if self.separator is not None:
             empty = () if self.empty_is_none else MISSING
-            found = [
+            values = [
                 MISSING
                 if cell.strip() == TO_PREDICT
                 else tuple(sorted(set(split_cell(cell, self.separator)))) or empty
@@ -120,8 +120,8 @@ class Labels:
                     f"{csv}, line {frame.index[odd]}: {len(set_here[odd])} of the label columns are 1: "
                     "--task multilabel reads them"
                 )
-            found = [tuple(sorted(row)) if self.multilabel else row[0] for row in set_here]
-        return pd.Series(found, index=frame.index, dtype=object)
+            values = [tuple(sorted(row)) if self.multilabel else row[0] for row in set_here]
+        return pd.Series(values, index=frame.index, dtype=object)
 
 
 def detect_format(
@@ -148,8 +148,8 @@ def detect_format(
     left = [c for c in frame.columns if c not in (id_column, "fold", "group")]
     column = named or find_label_column(frame, id_column, sample_columns)
     binary = [] if named else [c for c in left if is_binary_column(frame[c])]
-    asked = len(answers) > 1 and set(answers) <= set(binary)
-    if not named and not asked and len(answers) > 1 and set(answers) <= set(left):
+    answers_are_binary = len(answers) > 1 and set(answers) <= set(binary)
+    if not named and not answers_are_binary and len(answers) > 1 and set(answers) <= set(left):
         odd = next(c for c in answers if c not in binary)
         cell = next(cell for cell in frame[odd] if not is_binary_column(pd.Series([cell])))
         raise UserError(
@@ -162,26 +162,28 @@ def detect_format(
         or 2 * len(binary) > len(left)
         and not any(can_be_label(frame[c]) for c in left if c not in binary)
     )
-    if asked or len(binary) > 1 and (mostly or task == "multilabel" and column in binary):
-        found = Labels(tuple(answers if asked else binary), task != "single")
-        check_duplicate_headers(left, found.columns, csv)
-        if not found.multilabel or any(len(labels) != 1 for labels in found.read_column(frame, csv)):
-            return found, []
+    if answers_are_binary or len(binary) > 1 and (mostly or task == "multilabel" and column in binary):
+        label_format = Labels(tuple(answers if answers_are_binary else binary), task != "single")
+        check_duplicate_headers(left, label_format.columns, csv)
+        if not label_format.multilabel or any(
+            len(labels) != 1 for labels in label_format.read_column(frame, csv)
+        ):
+            return label_format, []
         if task == "auto":  # one label a clip, written as columns: its probabilities have to add up to one
-            return Labels(found.columns, False), [
+            return Labels(label_format.columns, False), [
                 "every row has one 1, so one label a clip: --task multilabel if clips may have more"
             ]
-        return found, ["every row has one 1: --task single trains for one label a clip"]
+        return label_format, ["every row has one 1: --task single trains for one label a clip"]
     if column is None or task == "single":
         return column and Labels((column,)), []
     cells = [cell for cell in frame[column].str.strip().unique() if cell]
     separator = find_separator(cells, answers if len(answers) > 1 else [])
     if task == "multilabel":
-        several = (
+        is_multilabel = (
             any(len(split_cell(cell, separator)) > 1 for cell in cells) or frame[id_column].duplicated().any()
         )
-        said = [] if several else [f"--task multilabel, but no row of {csv.name} has several labels"]
-        return Labels((column,), True, separator), said
+        notes = [] if is_multilabel else [f"--task multilabel, but no row of {csv.name} has several labels"]
+        return Labels((column,), True, separator), notes
     # "bass guitar" is one label beside "bass" and "guitar"
     if len(answers) > 1 and set(spelling.keys(cells)) <= set(spelling.keys(answers)):
         return Labels((column,)), []
@@ -194,20 +196,20 @@ def detect_format(
     return Labels((column,)), suggest_multilabel(cells)
 
 
-def warn_fractional_labels(frame: pd.DataFrame, csv: Path, found: Labels) -> list[str]:
+def warn_fractional_labels(frame: pd.DataFrame, csv: Path, label_format: Labels) -> list[str]:
     """A warning where the labels are numbers with a fraction.
 
     Raises:
         UserError: there are so many of them that they are a quantity, and no classes.
     """
-    cells = [cell for cell in frame[found.columns[0]].str.strip() if cell not in (MISSING, TO_PREDICT)]
+    cells = [cell for cell in frame[label_format.columns[0]].str.strip() if cell not in (MISSING, TO_PREDICT)]
     distinct = set(spelling.keys(cells))
-    if found.classes or found.multilabel or not all(map(NUMBER.fullmatch, distinct)):
+    if label_format.classes or label_format.multilabel or not all(map(NUMBER.fullmatch, distinct)):
         return []
     fraction = next((cell for cell in cells if not re.fullmatch(r"[-+]?\d+(\.0*)?", cell)), None)
     if fraction is None:
         return []
-    what = f"column {found.name} of {csv} holds numbers such as {fraction}"
+    what = f"column {label_format.name} of {csv} holds numbers such as {fraction}"
     if len(distinct) > MOST_GRADES or 2 * len(distinct) > len(cells) > 4:
         raise UserError(
             f"{what}: Earshot tells classes apart and predicts no quantities; make classes of them, or name "
@@ -238,16 +240,18 @@ def check_duplicate_headers(headers: Iterable[str], columns: Sequence[str], csv:
         )
 
 
-def warn_missing_labels(found: Labels, frame: pd.DataFrame, known: Iterable[str], name: str) -> list[str]:
+def warn_missing_labels(
+    label_format: Labels, frame: pd.DataFrame, known: Iterable[str], name: str
+) -> list[str]:
     """A warning where a csv without the labels seems to have some of them, or all in another spelling.
 
     Args:
         known: the train csv's headers. name: of the csv without the labels.
     """
-    absent = [column for column in found.columns if column not in frame.columns]
+    absent = [column for column in label_format.columns if column not in frame.columns]
     other = [column for column in frame.columns if column not in set(known)]
     pairs = [(column, near) for column in absent if (near := spelling.near(column, other))]
-    if not pairs and len(absent) in (0, len(found.columns)):
+    if not pairs and len(absent) in (0, len(label_format.columns)):
         return []
     lacks = spelling.apart(*pairs[0]) if pairs else [repr(absent[0])]
     return [
@@ -285,8 +289,8 @@ def is_one(cell: str) -> bool:
 def can_be_label(cells: pd.Series) -> bool:
     """Could a column of unknown name be the label? Words that recur could; numbers and names of their own
     could not."""
-    found = cells.str.strip()
-    return bool(found.duplicated().any()) and not found.str.fullmatch(r"[-+\d.:/\s]*").all()
+    filled = cells.str.strip()
+    return bool(filled.duplicated().any()) and not filled.str.fullmatch(r"[-+\d.:/\s]*").all()
 
 
 def find_separator(cells: list[str], classes: list[str]) -> str:
@@ -299,10 +303,10 @@ def find_separator(cells: list[str], classes: list[str]) -> str:
     """
     if cells and all(re.fullmatch(r"\[.*\]", cell, re.DOTALL) for cell in cells):
         return LIST
-    there = [mark for mark in MARKS if any(mark in cell for cell in cells)]
-    there += [" "] if any(len(cell.split()) > 1 for cell in cells) else []
+    present = [mark for mark in MARKS if any(mark in cell for cell in cells)]
+    present += [" "] if any(len(cell.split()) > 1 for cell in cells) else []
     chosen = next(
-        (mark for mark in there if is_fully_separable(cells, mark, classes)), there[0] if there else ","
+        (mark for mark in present if is_fully_separable(cells, mark, classes)), present[0] if present else ","
     )
     followed = {text[:1] for cell in cells for text in cell.split(chosen)[1:]}
     spaced = chosen != " " and followed == {" "}
@@ -312,20 +316,21 @@ def find_separator(cells: list[str], classes: list[str]) -> str:
 def is_fully_separable(cells: list[str], separator: str, classes: list[str]) -> bool:
     """Are there several labels in a cell, and are all labels of all cells among the classes?"""
     parts = [split_cell(cell, separator) for cell in cells]
-    found = {spelling.key(label) for labels in parts for label in labels}
-    return any(len(labels) > 1 for labels in parts) and found <= set(spelling.keys(classes))
+    keys = {spelling.key(label) for labels in parts for label in labels}
+    return any(len(labels) > 1 for labels in parts) and keys <= set(spelling.keys(classes))
 
 
 def suggest_multilabel(cells: list[str]) -> list[str]:
     """A line for the user where single labels look like several in a cell: their parts mostly occur alone as
     well."""
     separator, alone = find_separator(cells, []), set(cells)
-    several = [cell for cell in cells if len(split_cell(cell, separator)) > 1]
-    parts = {part for cell in several for part in split_cell(cell, separator)}
-    if not several or separator != LIST and 2 * len(parts & alone) <= len(parts):
+    separable = [cell for cell in cells if len(split_cell(cell, separator)) > 1]
+    parts = {part for cell in separable for part in split_cell(cell, separator)}
+    if not separable or separator != LIST and 2 * len(parts & alone) <= len(parts):
         return []
     return [
-        f"warning: {several[0]} is read as one label: if it means {len(split_cell(several[0], separator))}, "
+        f"warning: {separable[0]} is read as one label: if it means "
+        f"{len(split_cell(separable[0], separator))}, "
         "give "
         "--task multilabel"
     ]
@@ -341,8 +346,8 @@ def split_cell(cell: str, separator: str) -> list[str]:
 
 def list_words(cell: str) -> list[str]:
     """What stands between the marks and blanks of a cell, where it has some."""
-    found = re.split(r"[\s;|,]+", cell.strip())
-    return found if len(found) > 1 else []
+    words = re.split(r"[\s;|,]+", cell.strip())
+    return words if len(words) > 1 else []
 
 
 def join_labels(labels: list[str], separator: str) -> str:

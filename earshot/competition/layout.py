@@ -46,21 +46,21 @@ class Layout:
         """The labels of clips (text, or tuples of several) in one spelling each: what was read first keeps
         its own; the commonest otherwise."""
         values = [self._apply_renames(value) for value in values]
-        spelling.settle((one for value in values for one in labels.as_tuple(value)), self.spelled)
+        spelling.settle((label for value in values for label in labels.as_tuple(value)), self.spelled)
         return [self._unify_spelling(value) for value in values]
 
     def _apply_renames(self, value):
         if self.renamed is None or value == labels.MISSING:
             return value
         if isinstance(value, tuple):
-            found = tuple(filter(None, map(self.renamed, value)))
-            return found if found or not value else labels.MISSING
+            renamed = tuple(filter(None, map(self.renamed, value)))
+            return renamed if renamed or not value else labels.MISSING
         return self.renamed(value)
 
     def _unify_spelling(self, value):
         if isinstance(value, tuple):
-            found = tuple(sorted({self._unify_spelling(one) for one in value} - {""}))
-            return found if found or not value else labels.MISSING
+            unified = tuple(sorted({self._unify_spelling(label) for label in value} - {""}))
+            return unified if unified or not value else labels.MISSING
         chosen = self.spelled[spelling.key(value)]
         if value != chosen:
             self.other_spellings.add(value)

@@ -56,29 +56,29 @@ def recognise_layout(root: Path, reading: Reading) -> Layout:
     if known.layout:
         notes.append(f"known layout: {known.layout}{f' ({known.note})' if known.note else ''}")
     reading = reading.merge_known(known)
-    found = _choose_layout(files, tables, sample, reading)
-    found.notes[:0] = notes
-    found.metric = reading.metric
-    if reading.noise_class and found.written is not None:  # class folders have theirs already
-        train = found.clips["split"] == "train"
+    layout = _choose_layout(files, tables, sample, reading)
+    layout.notes[:0] = notes
+    layout.metric = reading.metric
+    if reading.noise_class and layout.written is not None:  # class folders have theirs already
+        train = layout.clips["split"] == "train"
         noise = [path for path in files.audio if noise_clips.is_noise(path)]
-        cut = noise_clips.cut_noise_clips(files, noise, found.clips[train], reading.noise_class, found)
-        if found.written.multilabel:
+        cut = noise_clips.cut_noise_clips(files, noise, layout.clips[train], reading.noise_class, layout)
+        if layout.written.multilabel:
             cut["label"] = [(label,) for label in cut["label"]]
-        found.clips = pd.concat([found.clips[train], cut, found.clips[~train]], ignore_index=True)
-    return found
+        layout.clips = pd.concat([layout.clips[train], cut, layout.clips[~train]], ignore_index=True)
+    return layout
 
 
 def _read_headers(tables: Tables, sample: str | None, name: str) -> list[list[str]]:
     """The headers of the files of this name ("sample": of the sample submission)."""
     paths = [sample] if name == "sample" else [p for p in tables.paths if p.rpartition("/")[2] == name]
-    found = []
+    headers = []
     for path in filter(None, paths):
         try:
-            found.append(list(tables.read_table(path).frame.columns))
+            headers.append(list(tables.read_table(path).frame.columns))
         except UserError:  # reported where the table is needed
             continue
-    return found
+    return headers
 
 
 def _choose_layout(files: Files, tables: Tables, sample: str | None, reading: Reading) -> Layout:
@@ -112,7 +112,7 @@ def _choose_layout(files: Files, tables: Tables, sample: str | None, reading: Re
             f"warning: the folders are the labels{line}" for line in [describe_side_files(files)] if line
         ]
         by_folder.notes += _warn_people_tables(tables, rest, set(by_folder.clips["label"].dropna()))
-        if rest and all(one.isdecimal() for one in by_folder.clips["label"].dropna().unique()):
+        if rest and all(label.isdecimal() for label in by_folder.clips["label"].dropna().unique()):
             by_folder.notes.append(
                 f"warning: the class folders are only numbers, and {rest[0]} is not used: if it holds the "
                 "labels, give it a column with the names of the audio files"
@@ -140,15 +140,15 @@ def _read_tables_layout(
     valid = [
         p for p in csvs if get_role(p) == "valid" or get_role(p) == "train" and "dev" in Path(p).stem.lower()
     ]
-    found = read_from_tables(tables, trains, sample, tests, valid, others, reading)
+    layout = read_from_tables(tables, trains, sample, tests, valid, others, reading)
     unused = [p for p in csvs if p not in (*tests, *valid) and get_role(p) == "train"]
     unused = [p for p in unused if not p.lower().endswith(".txt")]
     unused = [p for p in unused if Path(p).name not in (reading.note or "")]
     if unused:
-        found.notes.append(
+        layout.notes.append(
             f"not used: {first_few(unused, 8)} (--train-csv or --extra-csv {unused[0]}:0.3 takes it in)"
         )
-    return found
+    return layout
 
 
 def _has_same_columns(tables: Tables, path: str, train: Table) -> bool:
@@ -190,16 +190,16 @@ def _find_training_tables(
         chosen = [p for p in chosen if p.count("/") == chosen[0].count("/")]
         if len(chosen) > 1:
             clear = [p for p in chosen if _is_clear_table(tables, p, reading)]
-            found = [tables.read_table(p) for p in clear]
+            candidates = [tables.read_table(p) for p in clear]
             one_name = len({Path(p).name for p in clear}) == 1  # training-a/REFERENCE.csv, training-b/...
-            headers = {tuple(table.frame.columns) for table in found}
+            headers = {tuple(table.frame.columns) for table in candidates}
             if (
                 one_name
                 and len(clear) == len(chosen)
                 and len(headers) == 1
-                and _name_different_files(files, tables, found)
+                and _name_different_files(files, tables, candidates)
             ):
-                return found
+                return candidates
             if len(clear) != 1:
                 raise UserError(_explain_several_tables(files, chosen, "train csv", reading))
             chosen = clear
@@ -225,10 +225,10 @@ def _find_training_tables(
     if len(clear) == 1:
         return [tables.read_table(clear[0])]
     if len(clear) > 1:
-        found = [tables.read_table(p) for p in clear]
-        headers = {tuple(table.frame.columns) for table in found}
-        if len(headers) == 1 and _name_different_files(files, tables, found):
-            return found
+        candidates = [tables.read_table(p) for p in clear]
+        headers = {tuple(table.frame.columns) for table in candidates}
+        if len(headers) == 1 and _name_different_files(files, tables, candidates):
+            return candidates
         raise UserError(_explain_several_tables(files, clear, "train csv", reading))
     lone = readable if len(readable) == 1 and files.audio else []
     if lone and recognise_class_folders(files, tables, sample, reading) is None:
@@ -254,15 +254,15 @@ def _is_clear_table(tables: Tables, path: str, reading: Reading) -> bool:
     except UserError:
         return False
     frame = table.frame
-    found = tables.find_id_column(path)
-    if found is None:
+    id_column = tables.find_id_column(path)
+    if id_column is None:
         return False
     if reading.label_column:
         return reading.label_column in frame.columns
-    column = labels.find_label_column(frame, found)
+    column = labels.find_label_column(frame, id_column)
     if column is not None:
         return column.lower() in labels.LABEL_NAMES or bool(frame[column].str.strip().duplicated().any())
-    left = [c for c in frame.columns if c not in (found, "fold", "group")]
+    left = [c for c in frame.columns if c not in (id_column, "fold", "group")]
     return 2 * sum(labels.is_binary_column(frame[c]) for c in left) > len(left) > 1 or (
         not table.headed and any(labels.can_be_label(frame[c]) for c in left)
     )
@@ -278,23 +278,23 @@ def _only_repeats_folders(files: Files, tables: Tables, clear: list[str]) -> boo
         if column is None or label is None:
             return False
         pairs = [
-            (found[0].split("/")[-2:-1], cell.strip())
-            for found, cell in zip(map(files.find_candidates, frame[column]), frame[label], strict=True)
-            if found
+            (rows[0].split("/")[-2:-1], cell.strip())
+            for rows, cell in zip(map(files.find_candidates, frame[column]), frame[label], strict=True)
+            if rows
         ]
         agreed.append(sum(folder == [cell] for folder, cell in pairs) >= AGREE * len(pairs))
     return bool(agreed) and all(agreed)
 
 
-def _name_different_files(files: Files, tables: Tables, found: list[Table]) -> bool:
+def _name_different_files(files: Files, tables: Tables, candidates: list[Table]) -> bool:
     """Do tables name different files?"""
     seen: set[str] = set()
-    for table in found:
+    for table in candidates:
         column = tables.find_id_column(table.path)
-        mine = {paths[0] for id in table.frame[column] if (paths := files.find_candidates(id))}
-        if seen & mine:
+        own_files = {paths[0] for id in table.frame[column] if (paths := files.find_candidates(id))}
+        if seen & own_files:
             return False
-        seen |= mine
+        seen |= own_files
     return True
 
 
@@ -310,11 +310,11 @@ def _warn_people_tables(tables: Tables, paths: list[str], classes: set[str]) -> 
     """A warning where a table has a row per class folder and calls them patients, speakers or the like."""
     for path in paths:
         try:
-            found = tables.expand_by_source(path)
+            expanded = tables.expand_by_source(path)
         except UserError:
             continue
-        if found is not None and groups.rank_header(found[1]) is not None:
-            frame, column = found[0].frame, found[1]
+        if expanded is not None and groups.rank_header(expanded[1]) is not None:
+            frame, column = expanded[0].frame, expanded[1]
             if classes <= set(frame["group"]):
                 can = [c for c in frame.columns[:-2] if c != column and labels.can_be_label(frame[c])]
                 return [
@@ -326,7 +326,7 @@ def _warn_people_tables(tables: Tables, paths: list[str], classes: set[str]) -> 
 
 def list_unread_tables(files: Files, tables: Tables) -> list[tuple[str, str]]:
     """The tables that name most clips and may hold labels, or cannot be read, and what to do."""
-    found = []
+    unread = []
     for path in tables.paths:
         if is_sample_name(path) or path.lower().endswith(".txt"):
             continue
@@ -334,7 +334,7 @@ def list_unread_tables(files: Files, tables: Tables) -> list[tuple[str, str]]:
             frame = tables.read_table(path).frame
         except UserError as error:
             why = str(error).removeprefix(str(files.root / path)).lstrip(", :")
-            found.append((path, f"it has to be readable: {why}"))
+            unread.append((path, f"it has to be readable: {why}"))
             continue
         column = find_id_column(frame, files, numbers=False)
         named = {p for id in frame[column] for p in files.find_candidates(id)[:1]} if column else set()
@@ -346,8 +346,8 @@ def list_unread_tables(files: Files, tables: Tables) -> list[tuple[str, str]]:
         flags = [f"--label-column {quoted(c)}" for c in can[:4]]
         flags = ["--task multilabel"] * (sum(labels.is_binary_column(frame[c]) for c in rest) > 1) + flags
         if flags:
-            found.append((path, f"give --train-csv {quoted(path)} {' or '.join(flags)}"))
-    return found
+            unread.append((path, f"give --train-csv {quoted(path)} {' or '.join(flags)}"))
+    return unread
 
 
 def describe_side_files(files: Files) -> str:
@@ -375,11 +375,11 @@ def _explain_nothing_found(files: Files, tables: Tables, reading: Reading) -> st
         ways = f"; {path} names the clips: {what}{ways}"
     books = [p for p in files.documents if UNREAD.search(p.lower()) and p.count("/") <= 2]
     for path in books[:1] if files.audio else ():
-        kind = "excel" if path.lower().endswith("x") else "json"
+        format_name = "excel" if path.lower().endswith("x") else "json"
         lines = ", lines=True" if path.lower().endswith("l") else ""
         ways += (
             f'; the labels may be in {path}: save it as train.csv (python -c "import pandas; '
-            f"pandas.read_{kind}('{path}'{lines}).to_csv('train.csv', index=False)\")"
+            f"pandas.read_{format_name}('{path}'{lines}).to_csv('train.csv', index=False)\")"
         )
     if not ways:
         ways = describe_side_files(files)

@@ -46,19 +46,19 @@ def plan_links(sources: list[tuple[str, Path]], hidden: set[str]) -> tuple[dict[
     opened = {up for path in (*(at for at, _ in sources), *hidden) for up in list_parents(path)}
 
     def show(path: str) -> None:
-        found = [one for at, folder in sources if (one := find_target(path, at, folder)) is not None]
-        found = [
-            one for one in found if zip_file.find_mirrored(one) is None
+        targets = [target for at, folder in sources if (target := find_target(path, at, folder)) is not None]
+        targets = [
+            target for target in targets if zip_file.find_mirrored(target) is None
         ]  # what was made of other folders
-        first = found[0] if found else None
+        first = targets[0] if targets else None
         if first is not None and not os.path.isdir(first):
             links[path] = first
-            others = [os.path.getsize(one) for one in found if os.path.isfile(one)]
+            others = [os.path.getsize(target) for target in targets if os.path.isfile(target)]
             shadowed.extend([path] * (len(set(others)) > 1))
-        elif first is not None and len(found) == 1 and path not in opened:
+        elif first is not None and len(targets) == 1 and path not in opened:
             links[path] = first
         else:
-            names = {name for one in found for name in list_visible(one)}
+            names = {name for target in targets for name in list_visible(target)}
             head = f"{path}/" if path else ""
             names |= {
                 at[len(head) :].split("/")[0] for at, _ in sources if at.startswith(head) and at != path
@@ -74,8 +74,8 @@ def plan_links(sources: list[tuple[str, Path]], hidden: set[str]) -> tuple[dict[
 def find_target(path: str, at: str, folder: Path) -> Path | None:
     """What a folder that is shown at a place has at a path; None without anything."""
     inside = path[len(at) :].lstrip("/") if not at or path == at or path.startswith(f"{at}/") else None
-    found = None if inside is None else folder / inside if inside else folder
-    return found if found is not None and os.path.lexists(found) else None
+    target = None if inside is None else folder / inside if inside else folder
+    return target if target is not None and os.path.lexists(target) else None
 
 
 def list_visible(folder: Path) -> list[str]:

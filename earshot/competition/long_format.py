@@ -90,8 +90,8 @@ def looks_like_long_format(row_ids: Sequence[str], classes: Sequence[str]) -> bo
     not be known.)"""
     if len(row_ids) < 2 or len(classes) < 2:
         return False
-    found = _detect_template([id.strip() for id in row_ids], _ClassNames(classes), set, False)
-    return found is not None and len(row_ids) == len(set(found.clips)) * len(set(found.classes))
+    template = _detect_template([id.strip() for id in row_ids], _ClassNames(classes), set, False)
+    return template is not None and len(row_ids) == len(set(template.clips)) * len(set(template.classes))
 
 
 class _ClassNames:
@@ -119,8 +119,8 @@ class _ClassNames:
     def _add_name(self, text: str, name: str) -> None:
         tokens = TOKEN.findall(text)
         if tokens and self._named.setdefault(text, name) == name:
-            there = self._lengths.setdefault(tokens[0], [])
-            there[:] = sorted({*there, len(tokens)}, reverse=True)
+            lengths = self._lengths.setdefault(tokens[0], [])
+            lengths[:] = sorted({*lengths, len(tokens)}, reverse=True)
             self._longest = max(self._longest, len(tokens))
 
     def get_class(self, number: str) -> str | None:
@@ -192,18 +192,18 @@ def _detect_template(ids: list[str], names: _ClassNames, known: Known, strict: b
             f"the training data ({some(names.classes, 5)})"
             + (hint or ": spell the classes alike in both files, or take the rows out")
         )
-    found = [row for row in rows if row]
-    return LongFormat([clip for clip, _ in found], [name for _, name in found])
+    matched = [row for row in rows if row]
+    return LongFormat([clip for clip, _ in matched], [name for _, name in matched])
 
 
 def _is_consistent(rows: list[tuple[str, str] | None]) -> bool:
     """Are nearly all rows clear, each about another pair, most of them of clips with several classes?"""
-    found = [row for row in rows if row]
-    if len(rows) - len(found) > FEW * len(rows) or len(set(found)) < len(found):
+    matched = [row for row in rows if row]
+    if len(rows) - len(matched) > FEW * len(rows) or len(set(matched)) < len(matched):
         return False
-    counts = Counter(clip for clip, _ in found)
-    several = sum(n for n in counts.values() if n > 1)
-    return 2 * several >= len(rows)
+    counts = Counter(clip for clip, _ in matched)
+    shared = sum(n for n in counts.values() if n > 1)
+    return 2 * shared >= len(rows)
 
 
 def _split_numeric_ids(
@@ -218,20 +218,20 @@ def _split_numeric_ids(
 
     best, chosen, probe = 0, 0, _sample_rows(ids)
     for k in range(digits, min(max(map(len, ids)), 18) + 1):
-        there = known(list(dict.fromkeys(form for id in probe for form in forms(id, k))))
+        known_forms = known(list(dict.fromkeys(form for id in probe for form in forms(id, k))))
         named = sum(names.get_class(id[-k:]) is not None for id in probe)
-        clear = sum(any(form in there for form in forms(id, k)) for id in probe)
+        clear = sum(any(form in known_forms for form in forms(id, k)) for id in probe)
         if 2 * min(named, clear) >= len(probe) and clear > best:
             best, chosen = clear, k
     if not chosen:
         return None
-    there = known(list(dict.fromkeys(form for id in ids for form in forms(id, chosen))))
+    known_forms = known(list(dict.fromkeys(form for id in ids for form in forms(id, chosen))))
     rows: list[tuple[str, str] | None] = []
     for id in ids:
         head, value = forms(id, chosen)
         name = names.get_class(id[-chosen:])
-        clip = head if head in there else value
-        if name is None and clip not in there:
+        clip = head if head in known_forms else value
+        if name is None and clip not in known_forms:
             rows.append(None)
         else:
             rows.append(
@@ -293,25 +293,27 @@ def _find_best_cut(sides: list[tuple[str, list[str], list[str]]], known: Known) 
     at = [(id, len("".join(left)), len(id) - len("".join(right))) for id, left, right in sides]
     tried = at[:: max(1, len(at) // TRIED)][:TRIED]
     first = {cut: [clip for row in tried if (clip := cut.extract_clip(*row))] for cut in cuts}
-    there = known(list(dict.fromkeys(clip for clips in first.values() for clip in clips)))
-    left_over = [cut for cut, clips in first.items() if any(clip in there for clip in clips)][:TRIED_ON_ALL]
+    known_clips = known(list(dict.fromkeys(clip for clips in first.values() for clip in clips)))
+    left_over = [cut for cut, clips in first.items() if any(clip in known_clips for clip in clips)][
+        :TRIED_ON_ALL
+    ]
     clips_of = {cut: [cut.extract_clip(*row) for row in at] for cut in left_over}
-    there = known(list(dict.fromkeys(clip for clips in clips_of.values() for clip in clips if clip)))
-    clear = {cut: sum(clip in there for clip in clips) for cut, clips in clips_of.items()}
+    known_clips = known(list(dict.fromkeys(clip for clips in clips_of.values() for clip in clips if clip)))
+    clear = {cut: sum(clip in known_clips for clip in clips) for cut, clips in clips_of.items()}
     # the first of equals: the shortest
     return max(clear.items(), key=lambda item: item[1], default=(cuts[0], 0))
 
 
 def _find_constant_texts(parts: list[list[str]], end: bool) -> list[str]:
     """The texts that nearly all parts begin (or end) with, at their tokens, "" first."""
-    found = [""]
+    constants = [""]
     for n in range(1, DEEP + 1):
         texts = Counter("".join(part[-n:] if end else part[:n]) for part in parts if len(part) >= n)
         text, count = texts.most_common(1)[0] if texts else ("", 0)
         if count < CONSTANT * len(parts):
             break
-        found.append(text)
-    return found
+        constants.append(text)
+    return constants
 
 
 def _split_by_template(
@@ -323,17 +325,17 @@ def _split_by_template(
 
     def within(id: str, place: ClassPosition | None = None) -> list[tuple[str, str]]:
         tokens = TOKEN.findall(id)
-        found = []
+        pairs = []
         for i, j, name in names.find_classes(tokens, place):
             start = sum(map(len, tokens[:i]))
             clip = cut.extract_clip(id, start, start + sum(map(len, tokens[i:j])))
             if clip:
-                found.append((same.setdefault(clip, clip), name))
-        return found
+                pairs.append((same.setdefault(clip, clip), name))
+        return pairs
 
     options = [within(id, place) for id in ids]
-    there = known(list(same))
-    rows = [next((one for one in found if one[0] in there), None) for found in options]
+    known_clips = known(list(same))
+    rows = [next((one for one in found if one[0] in known_clips), None) for found in options]
     open_rows = [number for number, row in enumerate(rows) if row is None]
     if 2 * len(open_rows) > len(ids):
         return None

@@ -38,15 +38,15 @@ def match_labels(names: Sequence[str], pattern: str) -> list[str]:
     Raises:
         UserError: no valid pattern, one that matches no clip, or that gives fewer than two labels.
     """
-    found = groups.match_pattern(names, pattern, "--label-pattern")
-    different = set(filter(None, found))
+    labels = groups.match_pattern(names, pattern, "--label-pattern")
+    different = set(filter(None, labels))
     if len(different) < 2:
-        example = names[next(index for index, label in enumerate(found) if label)]
+        example = names[next(index for index, label in enumerate(labels) if label)]
         raise UserError(
             f"--label-pattern {shown(pattern)} gives one label, {shown(different.pop())}, as in "
             f"{shown(example)}: two or more are needed"
         )
-    return found
+    return labels
 
 
 def find_sources(names: Sequence[str], labels: Sequence[object]) -> tuple[list[str], str] | None:
@@ -61,18 +61,18 @@ def find_sources(names: Sequence[str], labels: Sequence[object]) -> tuple[list[s
     """
     columns = list(_iterate_columns(names)) if names else []
     sure, unsure = (_read_people, _read_hashes), (_read_codes, _read_days, _read_start_times)
-    for kind in (*sure, *unsure):
+    for read_sources in (*sure, *unsure):
         for column in columns:
-            found = kind(column)
-            if found is None or groups.explain_unfit(
-                found, labels, FEWEST if kind in sure else groups.FEWEST
+            sources = read_sources(column)
+            if sources is None or groups.explain_unfit(
+                sources, labels, FEWEST if read_sources in sure else groups.FEWEST
             ):
                 continue
-            source = Counter(filter(None, found)).most_common(1)[0][0]
-            name = names[found.index(source)]
+            source = Counter(filter(None, sources)).most_common(1)[0][0]
+            name = names[sources.index(source)]
             file = name.rpartition("/")[2]
             where = column.called or f"as {shown(source)} in {shown(file if source in file else name)}"
-            return found, f"groups: {where} ({groups.describe_sources(found)}): folds keep each together"
+            return sources, f"groups: {where} ({groups.describe_sources(sources)}): folds keep each together"
     return None
 
 
@@ -90,9 +90,9 @@ def _split_name(name: str, dates: bool = False) -> tuple[list[str], list[str]]:
     """The parts of a file name less its suffix, and the marks between them; a date and a time are one part
     where `dates`."""
     stem = strip_suffix(name.rpartition("/")[2])
-    if dates and (found := re.search(rf"(?<![^_\-. ])(?:{DATED.pattern})(?![^_\-. ])", stem)):
-        day = found[1] + found[3] + found[4]
-        stem = f"{stem[: found.start()]}{day}{found[5] and 'T' + found[5] or ''}{stem[found.end() :]}"
+    if dates and (match := re.search(rf"(?<![^_\-. ])(?:{DATED.pattern})(?![^_\-. ])", stem)):
+        day = match[1] + match[3] + match[4]
+        stem = f"{stem[: match.start()]}{day}{match[5] and 'T' + match[5] or ''}{stem[match.end() :]}"
     pieces = re.split(r"([_\-. ]+)", stem)
     return pieces[::2], pieces[1::2]
 
@@ -134,9 +134,9 @@ def _all_fit(values: Sequence[Any], fits: Callable[[Any], object]) -> bool:
 
 
 def _read_people(column: _Column) -> list[str] | None:
-    for kind in (PERSON,) if column.alone else (PERSON, SHORT):
-        if _all_fit(column.values, kind.fullmatch):
-            return [value if kind.fullmatch(value) else "" for value in column.values]
+    for patterns in (PERSON,) if column.alone else (PERSON, SHORT):
+        if _all_fit(column.values, patterns.fullmatch):
+            return [value if patterns.fullmatch(value) else "" for value in column.values]
     return None
 
 
@@ -155,19 +155,19 @@ def _read_hashes(column: _Column) -> list[str] | None:
 
 def _looks_like_counter(values: Sequence[str]) -> bool:
     """Do the values count from near zero, by any step, with zeros before them or not?"""
-    found = [re.fullmatch(r"[A-Za-z]{0,2}(\d+)", value, re.ASCII) for value in set(values)]
-    if not _all_fit(found, bool):
+    matches = [re.fullmatch(r"[A-Za-z]{0,2}(\d+)", value, re.ASCII) for value in set(values)]
+    if not _all_fit(matches, bool):
         return False
-    numbers = {int(match[1]): match[1] for match in found if match}
+    numbers = {int(match[1]): match[1] for match in matches if match}
     zeros = max(map(len, numbers.values())) - len(str(max(numbers)))
     return max(numbers) // (math.gcd(*numbers) or 1) < 4 * len(numbers) + 10 or zeros >= 2
 
 
 def _read_days(column: _Column) -> list[str] | None:
-    found = [DATED.fullmatch(value) for value in column.values]
+    matches = [DATED.fullmatch(value) for value in column.values]
     return (
-        [match[1] + match[3] + match[4] if match else "" for match in found]
-        if _all_fit(found, bool)
+        [match[1] + match[3] + match[4] if match else "" for match in matches]
+        if _all_fit(matches, bool)
         else None
     )
 
@@ -227,7 +227,7 @@ def _find_parts(names: Sequence[str], labelled: Sequence[bool]) -> list[_Part]:
     alike = [known and len(parts) == common for (parts, _), known in zip(split, labelled, strict=True)]
     marks = {mark for (_, between), like in zip(split, alike, strict=True) if like for mark in between}
     ends = {name[len(strip_suffix(name)) :] for name, like in zip(names, alike, strict=True) if like}
-    found = []
+    label_parts = []
     for place in range(common):
         values = [parts[place] if like else "" for (parts, _), like in zip(split, alike, strict=True)]
         lettered = [match[1] if (match := LETTERED.fullmatch(value)) else "" for value in values]
@@ -238,9 +238,9 @@ def _find_parts(names: Sequence[str], labelled: Sequence[bool]) -> list[_Part]:
             for pattern in _build_patterns(place, common, marks, ends, values, counter):
                 by = re.compile(pattern)
                 if [match[1] if (match := by.search(name)) else "" for name in names] == values:
-                    found.append(_Part(values, pattern, place, place == common - 1))
+                    label_parts.append(_Part(values, pattern, place, place == common - 1))
                     break
-    return found
+    return label_parts
 
 
 def _build_patterns(
@@ -254,8 +254,8 @@ def _build_patterns(
     inside = f"[^/{mark}]+" if mark else "[^/_. -]+"
     end = f"{re.escape(next(iter(ends)))}$" if len(ends) == 1 else r"\.[^/.]+$"
     digits = all(value.isdecimal() and value.isascii() for value in values if value)
-    kind = "[^/0-9_. -]+" if counter else r"\d+" if digits else inside
-    wanted = f"({kind}){counter}"
+    part_pattern = "[^/0-9_. -]+" if counter else r"\d+" if digits else inside
+    wanted = f"({part_pattern}){counter}"
 
     def times(text: str, count: int) -> str:
         return text if count == 1 else f"(?:{text}){{{count}}}" if count else ""
@@ -297,10 +297,10 @@ def _score_label_part(part: _Part, parts: Sequence[_Part], folder: Sequence[str]
 
 def _restarts_counting(part: _Part, parts: Sequence[_Part], folder: Sequence[str]) -> bool:
     """Is the last part a number that comes once below each of the other parts: a counter?"""
-    others = [one.values for one in parts if one is not part]
+    others = [other.values for other in parts if other is not part]
     context = [(*rest, below) for *rest, below in zip(*others, folder, strict=True)]
-    seen = {(one, value) for one, value in zip(context, part.values, strict=True) if value}
-    clips, below = part.counts.total(), len({one for one, _ in seen})
+    seen = {(other, value) for other, value in zip(context, part.values, strict=True) if value}
+    clips, below = part.counts.total(), len({other for other, _ in seen})
     return len(seen) == clips >= 3 * below and all(value.isdecimal() for value in part.counts)
 
 
@@ -309,7 +309,7 @@ def _find_source_part(parts: list[_Part], label: _Part, folder: Sequence[str]) -
     before them, in this order."""
     known = [bool(value) for value in label.values]
     below = _Part(
-        [one if like else "" for one, like in zip(folder, known, strict=True)], r"([^/]+)/[^/]+$", -1
+        [pair if like else "" for pair, like in zip(folder, known, strict=True)], r"([^/]+)/[^/]+$", -1
     )
     kinds: tuple[Callable[[str], object], ...] = (
         PERSON.fullmatch,
@@ -321,10 +321,10 @@ def _find_source_part(parts: list[_Part], label: _Part, folder: Sequence[str]) -
         re.compile(r"0\d|[1-9]\d").fullmatch,
     )
     labels = list(filter(None, label.values))
-    for kind in kinds:
+    for pattern in kinds:
         for part in (below, *parts):
-            values = [one for one, known in zip(part.values, label.values, strict=True) if known]
-            if not _all_fit(values, kind) or kind == CODE.fullmatch and _looks_like_counter(values):
+            values = [pair for pair, known in zip(part.values, label.values, strict=True) if known]
+            if not _all_fit(values, pattern) or pattern == CODE.fullmatch and _looks_like_counter(values):
                 continue
             if not groups.explain_unfit(values, labels, FEWEST):
                 return part

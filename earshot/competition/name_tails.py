@@ -34,9 +34,9 @@ def match_tails(tails: dict[str, list[str]], ids: Iterable[str], own: str) -> di
         {} unless nearly all ids have a file, each its own.
     """
     wanted = {id for id in map(str.strip, ids) if id}
-    found = {id: path for id in wanted if (path := _match_one(tails, id, own))}
-    enough = len(found) >= 0.9 * len(wanted) and len(set(found.values())) == len(found) > 1
-    return found if enough else {}
+    path_of_id = {id: path for id in wanted if (path := _match_one(tails, id, own))}
+    enough = len(path_of_id) >= 0.9 * len(wanted) and len(set(path_of_id.values())) == len(path_of_id) > 1
+    return path_of_id if enough else {}
 
 
 def _match_one(tails: dict[str, list[str]], id: str, own: str) -> str | None:
@@ -50,7 +50,7 @@ def _match_one(tails: dict[str, list[str]], id: str, own: str) -> str | None:
             *(normalise_name(end) for end in longer if len(end) >= LONG and re.search(r"\d", end)),
         ]
     for end in ends:
-        there = [p for p in tails.get(end, ()) if find_side(p.rpartition("/")[0]) in (own, None)]
-        if there:
-            return there[0] if len(there) == 1 else None
+        paths = [p for p in tails.get(end, ()) if find_side(p.rpartition("/")[0]) in (own, None)]
+        if paths:
+            return paths[0] if len(paths) == 1 else None
     return None

@@ -22,7 +22,7 @@ def is_noise(path: str) -> bool:
 
 
 def cut_noise_clips(
-    files: Files, noise: Sequence[str], like: pd.DataFrame, name: str, found: Layout
+    files: Files, noise: Sequence[str], like: pd.DataFrame, name: str, layout: Layout
 ) -> pd.DataFrame:
     """Clips of the class `name`: stretches of the noise recordings, as long as the median clip, one after the
     other.
@@ -51,9 +51,9 @@ def cut_noise_clips(
     if not rows:
         raise UserError(f"--noise-class {name}: no recording there is as long as a clip ({seconds:g} s)")
     ids, paths, starts, ends = zip(*rows, strict=True)
-    found.notes.append(
+    layout.notes.append(
         f"class {name}: {len(rows)} clips of {seconds:g} s, cut from {len(set(groups))} noise recordings"
     )
-    (label,) = found.unify_spellings([name]) if found.renamed is None else (name,)
-    found.spelled.setdefault(name, name)
+    (label,) = layout.unify_spellings([name]) if layout.renamed is None else (name,)
+    layout.spelled.setdefault(name, name)
     return build_table(ids, paths, "train", [label] * len(ids), None, groups, list(starts), list(ends))

@@ -41,8 +41,8 @@ def is_parquet(name: str) -> bool:
 def get_split(name: str) -> str:
     """The split that a file is a part of: `train` of train-00000-of-00002.parquet."""
     stem = name[: -len(".parquet")]
-    found = SHARD.fullmatch(stem)
-    return re.sub(r"[^\w.-]", "_", found[1] if found else stem).lstrip(".") or "data"
+    match = SHARD.fullmatch(stem)
+    return re.sub(r"[^\w.-]", "_", match[1] if match else stem).lstrip(".") or "data"
 
 
 def read_footer(path: Path) -> bytes:
@@ -118,8 +118,8 @@ def read_features(schema: Any) -> dict[str, Any]:
     """What Hugging Face's `datasets` says of the columns, by name."""
     try:
         text = (schema.metadata or {}).get(b"huggingface", b"{}")
-        found = json.loads(text)["info"]["features"]
-        return found if isinstance(found, dict) else {}
+        features = json.loads(text)["info"]["features"]
+        return features if isinstance(features, dict) else {}
     except (ValueError, KeyError, TypeError, RecursionError):
         return {}
 
@@ -129,16 +129,16 @@ def find_audio_column(schema: Any) -> str | None:
     from pyarrow import types
 
     known = read_features(schema)
-    found = []
+    columns = []
     for column in schema:
         kinds = {f.name: f.type for f in column.type} if types.is_struct(column.type) else {}
-        kind = kinds.get("bytes")
-        if kind is not None and (types.is_binary(kind) or types.is_large_binary(kind)):
-            said = known.get(column.name)
-            said = said.get("_type") if isinstance(said, dict) else None
-            if said in (None, "Audio"):
-                found.append((said != "Audio", column.name != "audio", column.name))
-    return min(found)[2] if found else None
+        bytes_field = kinds.get("bytes")
+        if bytes_field is not None and (types.is_binary(bytes_field) or types.is_large_binary(bytes_field)):
+            feature = known.get(column.name)
+            feature = feature.get("_type") if isinstance(feature, dict) else None
+            if feature in (None, "Audio"):
+                columns.append((feature != "Audio", column.name != "audio", column.name))
+    return min(columns)[2] if columns else None
 
 
 def check_files(files: Sequence[Path]) -> tuple[int, int]:
@@ -155,11 +155,11 @@ def check_files(files: Sequence[Path]) -> tuple[int, int]:
                 raise UserError(f"{path} has no column of audio as bytes")
             bytes_there = 0
             for group in range(file.metadata.num_row_groups):
-                about = file.metadata.row_group(group)
-                chunk = _count_audio_bytes(about, column)
-                if chunk < 0 or about.num_rows < 0 or chunk > LARGEST_CELL * max(about.num_rows, 1):
+                row_group = file.metadata.row_group(group)
+                chunk = _count_audio_bytes(row_group, column)
+                if chunk < 0 or row_group.num_rows < 0 or chunk > LARGEST_CELL * max(row_group.num_rows, 1):
                     raise UserError(f"{path} has a cell of more than {LARGEST_CELL >> 20} MB: left out")
-                bytes_there += _count_column_bytes(about, {column, *list_columns(file.schema_arrow)})
+                bytes_there += _count_column_bytes(row_group, {column, *list_columns(file.schema_arrow)})
             zip_file.check_size(path, bytes_there)
             rows, size = rows + file.metadata.num_rows, size + bytes_there
     zip_file.check_count(files[0], rows)
@@ -244,14 +244,16 @@ def list_columns(schema: Any) -> dict[str, list[str] | None]:
         types.is_decimal,
         types.is_dictionary,
     )
-    known, found = read_features(schema), {}
+    known, known_features = read_features(schema), {}
     for column in schema:
-        names, kind = get_class_names(known.get(column.name)), column.type
-        inner = kind.value_type if types.is_list(kind) or types.is_large_list(kind) else None
+        names, column_type = get_class_names(known.get(column.name)), column.type
+        inner = (
+            column_type.value_type if types.is_list(column_type) or types.is_large_list(column_type) else None
+        )
         listed = inner is not None and (names or types.is_string(inner) or types.is_large_string(inner))
-        if listed or any(is_plain(kind) for is_plain in plain):
-            found[column.name] = names
-    return found
+        if listed or any(is_plain(column_type) for is_plain in plain):
+            known_features[column.name] = names
+    return known_features
 
 
 def get_class_names(feature: Any) -> list[str] | None:
@@ -269,7 +271,7 @@ def get_class_names(feature: Any) -> list[str] | None:
 def format_value(value: Any, names: list[str] | None) -> str:
     """A value as a csv's cell, long text cut; a list as Python writes it, which labels are read from."""
     if isinstance(value, list):
-        return str([format_value(one, names) for one in value])[:LARGEST_TEXT] if value else ""
+        return str([format_value(item, names) for item in value])[:LARGEST_TEXT] if value else ""
     if value is None or value != value:
         return ""
     if names is not None and type(value) is int:
@@ -283,8 +285,8 @@ def choose_file_name(path: str, data: bytes, number: int, used: set[str]) -> str
     name = re.sub(r'[\x00-\x1f\x7f:*?"<>|]', "_", re.split(r"[\\/]", path)[-1]).lstrip(". ")
     name = name.encode("utf-8", "backslashreplace")[-150:].decode("utf-8", "ignore").lstrip(". ")
     if not is_audio(name):
-        found = (suffix for magic, suffix in SUFFIXES if re.match(magic, data, re.DOTALL))
-        name = (name or f"{number:06d}") + next(found, ".wav")
+        suffixes = (suffix for magic, suffix in SUFFIXES if re.match(magic, data, re.DOTALL))
+        name = (name or f"{number:06d}") + next(suffixes, ".wav")
     while name.casefold() in used:
         name = f"{number:06d}_{name}"
     used.add(name.casefold())

@@ -44,7 +44,7 @@ def make_ids_like(examples: list[str], paths: list[str]) -> list[str]:
 
 
 def find_placeholder_rows(
-    files: Files, asked: Sequence[str], found: Sequence[str], train: pd.DataFrame
+    files: Files, sample_ids: Sequence[str], sample_paths: Sequence[str], train: pd.DataFrame
 ) -> tuple[list[str], list[str]] | None:
     """The ids and files that a sample submission would have listed, were it no placeholder; None where it is
     none.
@@ -56,15 +56,21 @@ def find_placeholder_rows(
         train: the training clips, whose files are not meant, and whose ids are written as its own are where
             it has no row.
     """
-    if any(found):
+    if any(sample_paths):
         return None
-    there = find_unlisted_audio(files, set(train["path"]))
-    shapes = {_strip_numbers(strip_suffix(path.rpartition("/")[2])) for path in there}
-    counted = all(_strip_numbers(strip_suffix(id.strip())) in shapes for id in asked)
+    unlisted = find_unlisted_audio(files, set(train["path"]))
+    shapes = {_strip_numbers(strip_suffix(path.rpartition("/")[2])) for path in unlisted}
+    counted = all(_strip_numbers(strip_suffix(id.strip())) in shapes for id in sample_ids)
     # else these name parts of recordings
-    if len(asked) >= len(there) or not counted and all(NAMED.fullmatch(id.strip()) for id in asked):
+    if (
+        len(sample_ids) >= len(unlisted)
+        or not counted
+        and all(NAMED.fullmatch(id.strip()) for id in sample_ids)
+    ):
         return None
-    return make_ids_like(list(asked) or list(train["id"]), there), [files.to_absolute(path) for path in there]
+    return make_ids_like(list(sample_ids) or list(train["id"]), unlisted), [
+        files.to_absolute(path) for path in unlisted
+    ]
 
 
 def find_placeholder_segments(
@@ -88,21 +94,21 @@ def find_placeholder_segments(
     stems = list(dict.fromkeys(match[1] for match in named))
     parts = {normalise_name(part) for stem in stems for part in stem.split("_")}
     # folders of examples lie beside Cornell Birdcall's test folder
-    there = [
+    unlisted = [
         path
         for path in find_unlisted_audio(files, set(train["path"]))
         if not re.match("example|sample", path.rpartition("/")[0].lower())
     ]
-    there.sort(key=lambda path: (path.rpartition("/")[2], path))
+    unlisted.sort(key=lambda path: (path.rpartition("/")[2], path))
     step = _find_step(named)
     if (
-        not there
-        or len(stems) > len(there)
+        not unlisted
+        or len(stems) > len(unlisted)
         or parts & {normalise_name(label) for label in classes if not label.isdecimal()}
-        or not _looks_like_segments(named, step, id_column, there)
+        or not _looks_like_segments(named, step, id_column, unlisted)
     ):
         return None, []
-    counts, lines = _count_steps(files, there, step)
+    counts, lines = _count_steps(files, unlisted, step)
     if not any(counts):  # clips, no recordings
         return None, lines
     if not ids:
@@ -114,11 +120,11 @@ def find_placeholder_segments(
     width = max(digits) if len(digits) == 1 and any(match[2].startswith("0") for match in named) else 0
     rows = [
         (f"{name}_{end:0{width}}", files.to_absolute(path), float(end - step), float(end), name)
-        for path, name, count in zip(there, make_ids_like(stems, there), counts, strict=True)
+        for path, name, count in zip(unlisted, make_ids_like(stems, unlisted), counts, strict=True)
         for end in range(step, step * max(1, count) + 1, step)
     ]
-    made, paths, starts, ends, names = map(list, zip(*rows, strict=True))
-    return Segments(made, paths, starts, ends, step, names), lines
+    columns, paths, starts, ends, names = map(list, zip(*rows, strict=True))
+    return Segments(columns, paths, starts, ends, step, names), lines
 
 
 def _find_step(named: Sequence[re.Match[str]]) -> int:
@@ -129,7 +135,7 @@ def _find_step(named: Sequence[re.Match[str]]) -> int:
     return int(segments.find_step(sorted(of_one) for of_one in ends.values())) if ends else STEP
 
 
-def _looks_like_segments(named: Sequence[re.Match[str]], step: int, id_column: str, there: list[str]) -> bool:
+def _looks_like_segments(named: Sequence[re.Match[str]], step: int, id_column: str, paths: list[str]) -> bool:
     """Do ids name stretches of recordings, and not clips that are counted, such as clip_1?
 
     The names of the files tell: those of recordings are ids without the second. Where they do not, the ids
@@ -138,7 +144,7 @@ def _looks_like_segments(named: Sequence[re.Match[str]], step: int, id_column: s
     ends = [int(match[2]) for match in named]
     if 0 in ends:
         return False
-    names = {normalise_name(strip_suffix(path.rpartition("/")[2])) for path in there}
+    names = {normalise_name(strip_suffix(path.rpartition("/")[2])) for path in paths}
     if any(
         tail in names for match in named for tail in _list_tails(normalise_name(match[1]))
     ):  # site_1_<recording>_5
@@ -161,13 +167,13 @@ def _list_tails(text: str) -> list[str]:
     return ["_".join(parts[first:]) for first in range(len(parts))]
 
 
-def _count_steps(files: Files, there: Sequence[str], step: int) -> tuple[list[int], list[str]]:
+def _count_steps(files: Files, paths: Sequence[str], step: int) -> tuple[list[int], list[str]]:
     """How many steps each recording has by its header, the commonest number for one that cannot be read; a
     warning then."""
-    headers = [read_seconds_and_rate(files.to_absolute(path)) for path in there]
+    headers = [read_seconds_and_rate(files.to_absolute(path)) for path in paths]
     counts = [None if header is None else int(header[0] / step + 0.5) for header in headers]
     known = [count for count in counts if count is not None]
-    lost = [path for path, count in zip(there, counts, strict=True) if count is None]
+    lost = [path for path, count in zip(paths, counts, strict=True) if count is None]
     if not lost:
         return known, []
     usual = Counter(known).most_common(1)[0][0] if known else 0

@@ -79,7 +79,7 @@ class Reading:
         Raises:
             UserError: one without a weight between 0 and 1.
         """
-        found = []
+        extras = []
         for text in self.extra_csv:
             name, _, weight = text.rpartition(":")
             try:
@@ -91,8 +91,8 @@ class Reading:
                     f"--extra-csv {text}: give FILE:WEIGHT with a weight above 0 and up to 1, such as "
                     f"{name or text}:0.3"
                 )
-            found.append((name, value))
-        return found
+            extras.append((name, value))
+        return extras
 
 
 def build_mapper(pairs: Sequence[str], known: Sequence[str] = ()) -> Callable[[str], str] | None:
@@ -123,7 +123,7 @@ def build_mapper(pairs: Sequence[str], known: Sequence[str] = ()) -> Callable[[s
             f"others={rest}"
         )
     if rest is not None:
-        names = {spelling.key(one): one for one in (*known, rest)} | names
+        names = {spelling.key(name): name for name in (*known, rest)} | names
     return lambda label: names.get(spelling.key(label), label if rest is None else rest)
 
 
@@ -135,9 +135,9 @@ def find_train_file(root: Path, named: str, csvs: Sequence[str]) -> Path:
     """
     alike = [c for c in csvs if spelling.key(c) == spelling.key(named)]
     alike += [c for c in csvs if c.rpartition("/")[2] == named]
-    found = next((p for p in (Path(named), *(root / c for c in (named, *alike))) if p.is_file()), None)
-    if found is None:
+    path = next((p for p in (Path(named), *(root / c for c in (named, *alike))) if p.is_file()), None)
+    if path is None:
         raise UserError(
             f"no train csv {named}, neither here nor in {root}; csv files there: {', '.join(csvs) or 'none'}"
         )
-    return found
+    return path

@@ -47,23 +47,23 @@ def find_row_table(
         for column in sorted(frame.columns, key=lambda name: name != id_column):
             share = len(wanted & set(frame[column].str.strip())) / len(wanted) if wanted else 0
             if share > (0.5 if column == id_column else 0.999):
-                if made := read_rows(files, csv, frame, column, classes):
-                    return csv, _select_ids(made, ids)
+                if segments_read := read_rows(files, csv, frame, column, classes):
+                    return csv, _select_ids(segments_read, ids)
     return None
 
 
-def _select_ids(made: Segments, ids: Sequence[str]) -> Segments:
+def _select_ids(segments: Segments, ids: Sequence[str]) -> Segments:
     """The rows of the ids, in the table's order; those that it lacks last."""
-    at = {id.strip(): row for row, id in enumerate(made.ids)}
+    at = {id.strip(): row for row, id in enumerate(segments.ids)}
     own = sorted(ids, key=lambda id: at.get(id.strip(), len(at)))
     rows = [at.get(id.strip()) for id in own]
     return Segments(
         own,
-        ["" if row is None else made.paths[row] for row in rows],
-        [math.nan if row is None else made.starts[row] for row in rows],
-        [math.nan if row is None else made.ends[row] for row in rows],
-        made.seconds,
-        [id if row is None else made.names[row] for id, row in zip(own, rows, strict=True)],
+        ["" if row is None else segments.paths[row] for row in rows],
+        [math.nan if row is None else segments.starts[row] for row in rows],
+        [math.nan if row is None else segments.ends[row] for row in rows],
+        segments.seconds,
+        [id if row is None else segments.names[row] for id, row in zip(own, rows, strict=True)],
     )
 
 
@@ -77,9 +77,9 @@ def find_longer_table(
             continue
         if {id.strip() for id in ids} & set(frame[id_column].str.strip()):
             continue
-        made = read_rows(files, csv, frame, id_column, classes)
-        if made and any(made.paths):
-            return csv, made
+        segments_read = read_rows(files, csv, frame, id_column, classes)
+        if segments_read and any(segments_read.paths):
+            return csv, segments_read
     return None
 
 
@@ -89,8 +89,8 @@ def read_row_ids(files: Files, csv: Path, frame: pd.DataFrame, id_column: str) -
     timed = [c for c in frame.columns if _classify_time_column(frame, c)]
     others = [c for c in frame.columns if c not in (id_column, *timed) and frame[c].str.strip().is_unique]
     for column in sorted(others, key=lambda c: c.lower() not in ("row_id", "id")) if timed else []:
-        if made := read_rows(files, csv, frame, column, set()):
-            return column, made
+        if segments_read := read_rows(files, csv, frame, column, set()):
+            return column, segments_read
     return None
 
 
@@ -102,7 +102,7 @@ def read_rows(
     if frame.empty or ids.duplicated().any() or (ids == "").any():
         return None
     seconds = {
-        kind: column for column in reversed(frame.columns) if (kind := _classify_time_column(frame, column))
+        edge: column for column in reversed(frame.columns) if (edge := _classify_time_column(frame, column))
     }
     only = seconds.get("end", "") if len(seconds) == 1 else ""
     if only.lower() in ("second", "seconds") and frame[only].map(_parse_seconds).eq(0).any():
@@ -136,13 +136,13 @@ def _classify_time_column(frame: pd.DataFrame, column: str) -> str | None:
     """Does a column hold the seconds at which rows start, or end?"""
     name = re.sub("[^a-z]", "", column.lower())
     others = {re.sub("[^a-z]", "", other.lower()) for other in frame.columns}
-    kind = "end" if name in ENDS or name == "offset" and "onset" in others else "start"
-    if kind == "start" and name not in STARTS:
+    edge = "end" if name in ENDS or name == "offset" and "onset" in others else "start"
+    if edge == "start" and name not in STARTS:
         return None
     cells = [cell for cell in frame[column].str.strip().str.lower().unique() if cell not in EMPTY]
     # a start alone such as 06:30:00 is the time of day at which the recording starts
-    clock = kind == "end" or bool(others & ENDS)
-    return kind if not cells or any(_parse_seconds(cell, clock) is not None for cell in cells) else None
+    clock = edge == "end" or bool(others & ENDS)
+    return edge if not cells or any(_parse_seconds(cell, clock) is not None for cell in cells) else None
 
 
 def _parse_seconds(cell: str, clock: bool = True) -> float | None:
@@ -150,10 +150,10 @@ def _parse_seconds(cell: str, clock: bool = True) -> float | None:
     if (match := CLOCK.fullmatch(cell)) and clock:
         return 3600 * int(match[1] or 0) + 60 * int(match[2]) + float(match[3])
     try:
-        found = float(cell.replace(",", "."))  # Excel in Europe writes 2,5
+        seconds = float(cell.replace(",", "."))  # Excel in Europe writes 2,5
     except ValueError:
         return None
-    return found if math.isfinite(found) else None
+    return seconds if math.isfinite(seconds) else None
 
 
 def _read_times(
@@ -161,24 +161,24 @@ def _read_times(
 ) -> tuple[list[float], list[float], float]:
     """The seconds at which rows start and end, NaN for whole files; how long most rows are."""
 
-    def of(kind: str) -> list[float]:
-        if kind not in columns:
+    def of(edge: str) -> list[float]:
+        if edge not in columns:
             return [math.nan] * len(frame)
-        made = []
-        for line, cell in zip(frame.index, frame[columns[kind]].str.strip(), strict=True):
-            found = math.nan if cell.lower() in EMPTY else _parse_seconds(cell)
-            if found is None or found < 0 or found > LONGEST:
+        times = []
+        for line, cell in zip(frame.index, frame[columns[edge]].str.strip(), strict=True):
+            seconds = math.nan if cell.lower() in EMPTY else _parse_seconds(cell)
+            if seconds is None or seconds < 0 or seconds > LONGEST:
                 raise UserError(
-                    f"{csv}, line {line}: {shown(cell)} in column {columns[kind]} is not the second of a "
+                    f"{csv}, line {line}: {shown(cell)} in column {columns[edge]} is not the second of a "
                     "recording: correct it"
                 )
-            made.append(found)
-        return made
+            times.append(seconds)
+        return times
 
     start, end = of("start"), of("end")
-    given = end if "end" in columns else start
+    known_times = end if "end" in columns else start
     by_file: dict[str, set[float]] = {}
-    for name, at in zip(names, given, strict=True):
+    for name, at in zip(names, known_times, strict=True):
         if not math.isnan(at):
             by_file.setdefault(name, set()).add(at)
     length = segments.find_step(sorted(of_one) for of_one in by_file.values())
@@ -223,11 +223,11 @@ def _find_files(
             for cell in frame[column].str.strip().unique()
         )
 
-    found = {column: hits(column) for column in columns}
-    named = [c for c in columns if found[c]] or [c for c in columns if c.lower() in FILES]
+    file_counts = {column: hits(column) for column in columns}
+    named = [c for c in columns if file_counts[c]] or [c for c in columns if c.lower() in FILES]
     if not named:
         return {}, None
-    column = max(named, key=lambda c: (found[c], c.lower() in FILES))
+    column = max(named, key=lambda c: (file_counts[c], c.lower() in FILES))
     names = list(frame[column].str.strip())
     where = segments.find_recordings(files, names)
     stems = {name: segments.NAMED.sub(r"\1", id) for name, id in zip(names, ids, strict=True)}

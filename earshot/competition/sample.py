@@ -194,9 +194,9 @@ def make_clip(label: int, recording: int, take: int) -> np.ndarray:
     room, wetness = place_rng.uniform(0.05, 0.3), place_rng.uniform(0, 0.6)
     snr, tilt = place_rng.uniform(2, 20), place_rng.uniform(0, 0.9)
     other = (label + int(place_rng.integers(1, len(sounds)))) % len(sounds)
-    kind = place_rng.uniform()
+    placement = place_rng.uniform()
     # dB below the own sound
-    distance = 0.0 if kind < 0.05 else place_rng.uniform(4, 12) if kind < 0.4 else None
+    distance = 0.0 if placement < 0.05 else place_rng.uniform(4, 12) if placement < 0.4 else None
 
     n = int(rng.uniform(1.2, 2.4) * RATE)
     wave = normalise_level(sounds[label](n, p, rng))

@@ -52,7 +52,9 @@ class AnswerShape(NamedTuple):
     separator: str = " "
 
 
-def detect_shape(sample: pd.DataFrame, id_column: str, classes: Sequence[str], several: bool) -> AnswerShape:
+def detect_shape(
+    sample: pd.DataFrame, id_column: str, classes: Sequence[str], multilabel: bool
+) -> AnswerShape:
     """What the cells of a sample submission are, where its rows are clips: header and values decide together.
 
     Args:
@@ -68,13 +70,13 @@ def detect_shape(sample: pd.DataFrame, id_column: str, classes: Sequence[str], s
     cells = _list_cells(sample[columns[0]])
     known = set(spelling.keys(classes))
     none_known = not known & set(spelling.keys(cells))
-    if not several and len(classes) == 2:
+    if not multilabel and len(classes) == 2:
         words = find_yes_no(cells) if none_known else None
         numbers = all(_is_probability(cell) for cell in cells)
         fractions = numbers and any(map(is_fraction, cells)) and not set(spelling.keys(cells)) <= known
         if words or fractions or is_score(columns[0]) and (numbers or none_known):
             return AnswerShape("score", find_positive_class(columns[0], classes), words)
-    if several:
+    if multilabel:
         return AnswerShape("labels", several=0)
     count, separator = _count_labels(cells, classes)
     return AnswerShape("labels", several=count, separator=separator)
@@ -91,18 +93,18 @@ def has_ranked_columns(sample: pd.DataFrame, columns: Sequence[str], classes: Se
 
 def find_long_words(column: str, cells: Iterable[str]) -> tuple[str, str] | None:
     """How a sample with a row per clip and class writes yes and no; None where it holds numbers."""
-    found = {cell.strip() for cell in cells} - {""}
-    return ("1", "0") if found == {"0", "1"} and not is_score(column) else find_yes_no(found)
+    words = {cell.strip() for cell in cells} - {""}
+    return ("1", "0") if words == {"0", "1"} and not is_score(column) else find_yes_no(words)
 
 
 def find_yes_no(cells: Iterable[str]) -> tuple[str, str] | None:
     """How cells that are nothing but yes and no write them; None for others."""
-    found = {cell.strip().lower(): cell.strip() for cell in cells if cell.strip()}
+    words = {cell.strip().lower(): cell.strip() for cell in cells if cell.strip()}
     for yes, no in YES_NO.items():
-        if found and found.keys() <= {yes, no}:
-            like = next(iter(found.values()))
+        if words and words.keys() <= {yes, no}:
+            like = next(iter(words.values()))
             case = str.upper if like.isupper() else str.capitalize if like[0].isupper() else str
-            return found.get(yes, case(yes)), found.get(no, case(no))
+            return words.get(yes, case(yes)), words.get(no, case(no))
     return None
 
 
@@ -228,12 +230,17 @@ def _match_affixes(columns: Sequence[str], classes: Sequence[str], bare: bool = 
 
 def suggest_label(text: str, classes: Sequence[str]) -> str:
     """ ": did you mean ...?" where a label of another spelling comes close, else nothing."""
-    found = spelling.near(text, classes)
-    return f": did you mean {' for '.join(reversed(spelling.apart(text, found)))}?" if found else ""
+    near_label = spelling.near(text, classes)
+    return f": did you mean {' for '.join(reversed(spelling.apart(text, near_label)))}?" if near_label else ""
 
 
 def check_sample(
-    sample: pd.DataFrame, name: str, id_column: str, classes: Sequence[str], learnt: set[str], several: bool
+    sample: pd.DataFrame,
+    name: str,
+    id_column: str,
+    classes: Sequence[str],
+    learnt: set[str],
+    multilabel: bool,
 ) -> list[str]:
     """Notes on what a sample submission wants, and warnings where its cells name what no training clip has as
     its label.
@@ -247,24 +254,24 @@ def check_sample(
     columns = [column for column in sample.columns if column != id_column]
     if not columns:
         return []
-    asked, column = detect_shape(sample, id_column, classes, several), columns[0]
-    if asked.kind == "score" and asked.of is None:
-        return [_describe_threshold(name, "its columns hold", *asked.words)] if asked.words else []
+    shape, column = detect_shape(sample, id_column, classes, multilabel), columns[0]
+    if shape.kind == "score" and shape.of is None:
+        return [_describe_threshold(name, "its columns hold", *shape.words)] if shape.words else []
     cells = _list_cells(sample[column])
     words, scores = find_long_words(column, cells), is_score(column)
     numbers = column.lower() not in LABELS and all(map(_is_probability, cells))
     if (words or scores or numbers) and long_format.looks_like_long_format(list(sample[id_column]), classes):
         return [_describe_threshold(name, f"column {column} holds", *words)] if words else []
-    if asked.of is not None:
-        what = f"{asked.words[0]} where it is the likelier" if asked.words else "its probability is submitted"
-        return [f"{name}: column {column} is about the class {shown(asked.of)}: {what}"]
-    named = _list_labels(sample, column, classes, several)
-    blank = [label for label in classes if len(labels.split_cell(label, asked.separator)) > 1]
+    if shape.of is not None:
+        what = f"{shape.words[0]} where it is the likelier" if shape.words else "its probability is submitted"
+        return [f"{name}: column {column} is about the class {shown(shape.of)}: {what}"]
+    named = _list_labels(sample, column, classes, multilabel)
+    blank = [label for label in classes if len(labels.split_cell(label, shape.separator)) > 1]
     notes = [
-        f"warning: the cells of {name} have {asked.several} labels each, and the label {shown(label)} holds "
+        f"warning: the cells of {name} have {shape.several} labels each, and the label {shown(label)} holds "
         "what stands between them: the leaderboard may take it for several"
         for label in blank[:1]
-        if asked.several > 1
+        if shape.several > 1
     ]
     if scores and all(map(_is_probability, named)):
         return [
@@ -311,7 +318,9 @@ def _describe_threshold(name: str, where: str, yes: str, no: str) -> str:
     return f"{name}: {where} {yes} and {no}: {yes} is submitted where a class is likelier than not"
 
 
-def adopt_spelling(classes: Sequence[str], sample: pd.DataFrame, id_column: str, several: bool) -> list[str]:
+def adopt_spelling(
+    classes: Sequence[str], sample: pd.DataFrame, id_column: str, multilabel: bool
+) -> list[str]:
     """The classes, each as the sample submission spells it in its header or its cells.
 
     Raises:
@@ -326,11 +335,13 @@ def adopt_spelling(classes: Sequence[str], sample: pd.DataFrame, id_column: str,
             if column_of
             else spelling.like(classes, columns)
         )
-    found: dict[str, str] = {}
-    spelling.settle(_list_labels(sample, columns[0], classes, several), found)
-    shown_there = [(label, found[spelling.key(label)]) for label in classes if spelling.key(label) in found]
+    spelled: dict[str, str] = {}
+    spelling.settle(_list_labels(sample, columns[0], classes, multilabel), spelled)
+    shown_there = [
+        (label, spelled[spelling.key(label)]) for label in classes if spelling.key(label) in spelled
+    ]
     style = next((s for s in STYLES if all(s(label) == text for label, text in shown_there)), str)
-    return [found.get(spelling.key(label), style(label)) for label in classes]
+    return [spelled.get(spelling.key(label), style(label)) for label in classes]
 
 
 def is_fraction(text: str) -> bool:
@@ -341,14 +352,16 @@ def is_fraction(text: str) -> bool:
         return False
 
 
-def _list_labels(sample: pd.DataFrame, column: str, classes: Sequence[str], several: bool) -> list[str]:
+def _list_labels(sample: pd.DataFrame, column: str, classes: Sequence[str], multilabel: bool) -> list[str]:
     """The distinct labels that a column's cells name: a cell, or its parts where one of them is a label."""
     known = set(spelling.keys(classes))
     cells = _list_cells(sample[column])
-    separator = labels.find_separator(cells, list(classes)) if several else _count_labels(cells, classes)[1]
-    found: dict[str, None] = {}
+    separator = (
+        labels.find_separator(cells, list(classes)) if multilabel else _count_labels(cells, classes)[1]
+    )
+    labels_found: dict[str, None] = {}
     for cell in cells:
         parts = [] if spelling.key(cell) in known else labels.split_cell(cell, separator)
         apart = any(spelling.key(part) in known for part in parts)
-        found |= dict.fromkeys(parts if apart else [cell])
-    return list(found)
+        labels_found |= dict.fromkeys(parts if apart else [cell])
+    return list(labels_found)

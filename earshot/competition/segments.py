@@ -53,8 +53,8 @@ def find_segments(ids: Sequence[str], files: Files) -> Segments | None:
         for stem, rows in zip(of_recording, every, strict=True)
         for end, id in rows
     ]
-    found, paths, starts, ends, names = map(list, zip(*rows, strict=True))
-    return Segments(found, paths, starts, ends, seconds, names)
+    columns, paths, starts, ends, names = map(list, zip(*rows, strict=True))
+    return Segments(columns, paths, starts, ends, seconds, names)
 
 
 def find_step(ends: Iterable[Sequence[float]]) -> float:
@@ -88,12 +88,12 @@ def find_recordings(files: Files, names: Iterable[str]) -> dict[str, str]:
 
 def index_by_date(files: Files) -> dict[str, list[str]]:
     """The files of no training folder whose name ends in a date, by the name before it."""
-    found: dict[str, list[str]] = {}
+    dated: dict[str, list[str]] = {}
     for path in files.audio:
         match = DATED.fullmatch(strip_suffix(path.rpartition("/")[2]))
         if match and not is_training_file(path):
-            found.setdefault(match[1], []).append(path)
-    return found
+            dated.setdefault(match[1], []).append(path)
+    return dated
 
 
 def is_training_file(path: str) -> bool:

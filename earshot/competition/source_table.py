@@ -37,14 +37,14 @@ def expand_sources(frame: pd.DataFrame, files: Files) -> tuple[pd.DataFrame, str
             continue
         line = dict(zip(sources, frame.index, strict=True))
         line.pop("", None)
-        own = {path: {one for one in found if one in line} for path, found in parts.items()}
-        clips = [(path, found.pop()) for path, found in own.items() if len(found) == 1]
+        own = {path: {pair for pair in clips_of if pair in line} for path, clips_of in parts.items()}
+        clips = [(path, clips_of.pop()) for path, clips_of in own.items() if len(clips_of) == 1]
         used = {source for _, source in clips}
         if len(clips) >= MOST * len(parts) and len(clips) >= 2 * len(used) > 2:
-            made = frame.loc[[line[source] for _, source in clips]].copy()
-            made[FILE], made["group"] = [p for p, _ in clips], [s for _, s in clips]
-            made.attrs = frame.attrs
-            return made, str(column)
+            expanded = frame.loc[[line[source] for _, source in clips]].copy()
+            expanded[FILE], expanded["group"] = [p for p, _ in clips], [s for _, s in clips]
+            expanded.attrs = frame.attrs
+            return expanded, str(column)
     return None
 
 

@@ -59,48 +59,49 @@ def warn_class_folders(
             "labels: "
             f"name the csv that has the labels with --train-csv{_join_flags(suggest_flags(names))}"
         ]
-    found = []
-    if sum(bool(PEOPLE.fullmatch(one)) for one in classes) >= MOST * len(classes):
+    warnings = []
+    if sum(bool(PEOPLE.fullmatch(name)) for name in classes) >= MOST * len(classes):
         if (flags := suggest_flags(names)) or _has_coded_names(names):
-            found.append(
+            warnings.append(
                 f"warning: the {what} look like people or recordings ({_format_classes(classes)}), and the "
                 "file "
                 f"names carry codes: if the label is in the names, give "
                 f"{flags[0] if flags else '--label-pattern REGEX'}"
             )
-    odd = [one for one in classes if list_words(one) and set(list_words(one)) <= SPLITS - {"train"}]
+    odd = [name for name in classes if list_words(name) and set(list_words(name)) <= SPLITS - {"train"}]
     if odd:
-        found.append(
+        warnings.append(
             f"warning: {_format_classes(odd)} {'is' if len(odd) == 1 else 'are'} read as a class beside "
-            f"{_format_classes([one for one in classes if one not in odd])}: if it is a part of the data "
+            f"{_format_classes([name for name in classes if name not in odd])}: if it is a part of the data "
             "set, move it "
             f"out of the {what}"
         )
-    return found
+    return warnings
 
 
 def _find_split_names(classes: Sequence[str]) -> list[str]:
     """The classes that are named like splits or numbered parts of one thing: test, set_a, fold1,
     FSD50K.eval_audio."""
-    of_each = [set(list_words(one)) for one in classes]
+    of_each = [set(list_words(name)) for name in classes]
     if all(here & SPLITS for here in of_each) and len({w for here in of_each for w in here & SPLITS}) > 1:
         return list(classes)
     common = set.intersection(*of_each)
-    found = []
-    for one, here in zip(classes, of_each, strict=True):
+    split_names = []
+    for name, here in zip(classes, of_each, strict=True):
         rest = here - common - FILLER_WORDS
         numbered = common & (PIECES | SPLITS) or here & PIECES
         if here & SPLITS and rest <= SPLITS | PIECES or numbered and all(len(w) == 1 for w in rest - PIECES):
-            found.append(one)
+            split_names.append(name)
     # the vehicle among other classes, and nothing that says split
-    return [] if found == ["train"] else found
+    return [] if split_names == ["train"] else split_names
 
 
 def _has_coded_names(names: Sequence[str]) -> bool:
     """Do nearly all file names have three parts and more, most of them with digits?"""
     parts = [re.split(r"[_\-. ]+", strip_suffix(name.rpartition("/")[2])) for name in names]
     coded = [
-        len(one) > 2 and 2 * sum(map(bool, map(re.compile(r"\d").search, one))) > len(one) for one in parts
+        len(name_part) > 2 and 2 * sum(map(bool, map(re.compile(r"\d").search, name_part))) > len(name_part)
+        for name_part in parts
     ]
     return sum(coded) >= 0.9 * len(parts)
 
@@ -123,8 +124,8 @@ def warn_unknown_test_classes(train: set[str], test: set[str], left_out: bool = 
     if not alien or not train:
         return []
     spare = sorted(set(train) - set(test)) or sorted(train)
-    near = [(one, spelling.near(one, spare)) for one in alien]
-    named = [shown(one) + (f" ({shown(other)}?)" if other else "") for one, other in near]
+    near = [(name, spelling.near(name, spare)) for name in alien]
+    named = [shown(name) + (f" ({shown(other)}?)" if other else "") for name, other in near]
     return [
         f"warning: the hold-out has {len(alien)} class{'es' * (len(alien) > 1)} that training lacks: "
         f"{some(named, 5)}; training has {some(sorted(train), 5)}: the model cannot learn "
@@ -185,8 +186,8 @@ def find_duplicate_files(
 
 def _are_copies(pairs: list[tuple[str, str]], sizes: list[int], tops: tuple[str, str, bool], root) -> bool:
     """Are the pairs copies: by their contents where they can be read, else by their sizes?"""
-    one, two, whole = tops
-    if {w for w in list_words(one) if w in SPLITS} != {w for w in list_words(two) if w in SPLITS}:
+    path, two, whole = tops
+    if {w for w in list_words(path) if w in SPLITS} != {w for w in list_words(two) if w in SPLITS}:
         return False  # files of a split may have another's names
     if root is not None:
         step = max(1, len(pairs) // LOOKED_AT)
@@ -195,8 +196,8 @@ def _are_copies(pairs: list[tuple[str, str]], sizes: list[int], tops: tuple[str,
         except OSError as error:
             unless_temporary(root, error)
             return False
-    one, two = _find_differing_folders(one, two)
-    nested = one == "." or two.startswith(f"{one}/")
+    path, two = _find_differing_folders(path, two)
+    nested = path == "." or two.startswith(f"{path}/")
     return 2 * len(set(sizes)) > len(sizes) or nested and whole
 
 

@@ -32,7 +32,7 @@ def has_no_labels(frame: pd.DataFrame, how: labels.Labels) -> bool:
 
 
 def split_by_column(
-    frame: pd.DataFrame, id_column: str, how: labels.Labels, found: Layout, csv: Path
+    frame: pd.DataFrame, id_column: str, how: labels.Labels, layout: Layout, csv: Path
 ) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     """The rows of a table to train on, and those that its column of splits holds out; None without such a
     column."""
@@ -44,7 +44,7 @@ def split_by_column(
             if splits.notna().all():
                 return frame[splits != "test"], frame[splits == "test"]
             line = splits.isna().idxmax()
-            found.notes.append(
+            layout.notes.append(
                 f"warning: {csv.name}: column {column} is not used, and all rows count as train: "
                 f"{shown(frame[column][line]) or 'nothing'} in line {line} is none of train, validation, test"
             )
@@ -55,12 +55,19 @@ def split_by_test_folders(
     files: Files, frame: pd.DataFrame, id_column: str
 ) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     """The rows to train on, and the labelled rows whose clips lie in a test folder; None without any."""
-    found = [files.find_candidates(id) for id in frame[id_column]]
-    there = pd.Series(
-        [bool(paths) and all(find_side(p.rpartition("/")[0]) == "subm" for p in paths) for paths in found],
+    candidates = [files.find_candidates(id) for id in frame[id_column]]
+    in_test_folder = pd.Series(
+        [
+            bool(paths) and all(find_side(p.rpartition("/")[0]) == "subm" for p in paths)
+            for paths in candidates
+        ],
         index=frame.index,
     )
-    return (frame[~there], frame[there]) if there.any() and not there.all() else (frame, None)
+    return (
+        (frame[~in_test_folder], frame[in_test_folder])
+        if in_test_folder.any() and not in_test_folder.all()
+        else (frame, None)
+    )
 
 
 def find_listed(tables: Tables, tests: Sequence[str], clips: pd.DataFrame) -> pd.Series:
@@ -70,29 +77,29 @@ def find_listed(tables: Tables, tests: Sequence[str], clips: pd.DataFrame) -> pd
         frame = tables.read_table(test).frame
         column = find_id_column(frame, tables.files)
         paths = [tables.files.find_candidates(id)[:1] for id in frame[column]] if column else []
-        here = {tables.files.to_absolute(p) for one in paths for p in one}
+        here = {tables.files.to_absolute(p) for path in paths for p in path}
         named |= here if here <= known else set()
     return clips["path"].isin(named)
 
 
 def read_test_rows(
-    tables: Tables, test: str, train_id: str, train: pd.DataFrame, found: Layout
+    tables: Tables, test: str, train_id: str, train: pd.DataFrame, layout: Layout
 ) -> list[pd.DataFrame]:
     """The clips of a test table without a sample submission: a labelled hold-out, or clips to submit."""
-    files, csv, how = tables.files, tables.files.root / test, found.written
+    files, csv, how = tables.files, tables.files.root / test, layout.written
     assert how is not None
     headed = tables.read_table(test)
     frame = check_has_rows(headed.frame, csv)
     test_id = train_id if train_id in frame.columns else (find_id_column(frame, files) or frame.columns[0])
     if headed.headed:
         check_header(files, csv, test_id, frame)
-    check_stray_quotes(frame, csv, (test_id, *how.columns), found)
-    there = list(frame.columns)
-    labels.check_duplicate_headers(there, how.columns, csv)
-    spelled = zip(there, spelling.like(there, how.columns), strict=True)
-    frame = frame.rename(columns={c: known for c, known in spelled if known not in there})
+    check_stray_quotes(frame, csv, (test_id, *how.columns), layout)
+    columns = list(frame.columns)
+    labels.check_duplicate_headers(columns, how.columns, csv)
+    spelled = zip(columns, spelling.like(columns, how.columns), strict=True)
+    frame = frame.rename(columns={c: known for c, known in spelled if known not in columns})
     if how.is_known_in(frame):
-        return [build_labelled_rows(files, frame, csv, "test", test_id, found.group_column, found)]
-    found.notes += labels.warn_missing_labels(how, frame, train.columns, Path(test).name)
-    found.id_column = test_id
-    return [build_unlabelled_rows(files, frame, csv, found)]
+        return [build_labelled_rows(files, frame, csv, "test", test_id, layout.group_column, layout)]
+    layout.notes += labels.warn_missing_labels(how, frame, train.columns, Path(test).name)
+    layout.id_column = test_id
+    return [build_unlabelled_rows(files, frame, csv, layout)]

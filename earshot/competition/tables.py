@@ -105,12 +105,14 @@ class Tables:
                 headers.append(csv_table.read(self.files.root / path, header_row=False))
             except UserError:
                 pass
-        made = [
-            found and (frame, *found) for frame in headers if (found := expand_sources(frame, self.files))
+        readings = [
+            expanded and (frame, *expanded)
+            for frame in headers
+            if (expanded := expand_sources(frame, self.files))
         ]
-        if not made:
+        if not readings:
             return None
-        frame, rows, column = max(made, key=lambda one: len(one[1]))  # a row that is no header has clips
+        frame, rows, column = max(readings, key=lambda one: len(one[1]))  # a row that is no header has clips
         return Table(path, rows, headed=frame is table.frame and table.headed), column
 
     def _read_without_header(self, full: Path) -> pd.DataFrame | None:
@@ -136,15 +138,15 @@ class Tables:
         """
         csvs = [c for c in self.paths if c.lower().endswith((".csv", ".tsv"))]
         called = [c for c in csvs if SAMPLE.search(Path(c).name.lower())]
-        found = choose_table(
+        path = choose_table(
             self.files,
             called,
             ("sample_submission.csv", "samplesubmission.csv"),
             "sample submission",
             "keep one of them",
         )
-        if found or called:
-            return found
+        if path or called:
+            return path
         alike = [c for c in csvs if SUBMISSION.search(Path(c).stem.lower()) and self._is_sample(c)]
         alike = alike or [
             c for c in csvs if TEMPLATE.search(Path(c).stem.lower()) and self._is_sample(c, sure=True)
@@ -165,9 +167,9 @@ class Tables:
             return False
         column = find_id_column(frame, self.files) or str(frame.columns[0])
         sides = {
-            find_side(found.rpartition("/")[0])
+            find_side(candidates.rpartition("/")[0])
             for id in frame[column]
-            for found in self.files.find_candidates(id)[:1]
+            for candidates in self.files.find_candidates(id)[:1]
         }
         rest = [frame[c].str.strip() for c in frame.columns if c != column]
         plain = all(
@@ -185,8 +187,8 @@ class Tables:
             UserError: the table cannot be read.
         """
         frame = self.read_table(path).frame
-        found = find_id_column(frame, self.files, numbers=False)
-        if found is None and self.files.audio:
+        id_column = find_id_column(frame, self.files, numbers=False)
+        if id_column is None and self.files.audio:
             for column in (c for c in frame.columns if _are_distinct(frame[c])):
                 at = self.files.match_tails(frame[column])
                 if at:
@@ -197,7 +199,7 @@ class Tables:
                         f"files' names: first {id} is {file}"
                     )
                     return str(column)
-        return found
+        return id_column
 
 
 def _read_stacked_header(path: Path) -> pd.DataFrame | None:
@@ -222,9 +224,9 @@ def _read_stacked_header(path: Path) -> pd.DataFrame | None:
     names[0] = top.iloc[last, 0].strip()
     if len(set(names)) < len(names) or not all(names):
         return None
-    made = frame.iloc[last + 1 :].set_axis(pd.Index(names, dtype=object), axis=1)
-    made.attrs = {"stray": {}, "joined": []}
-    return made
+    table = frame.iloc[last + 1 :].set_axis(pd.Index(names, dtype=object), axis=1)
+    table.attrs = {"stray": {}, "joined": []}
+    return table
 
 
 def _are_distinct(cells: pd.Series) -> bool:
@@ -276,16 +278,16 @@ def is_blank_separated(files: Files, text: str) -> bool:
 def get_role(path: str) -> str | None:
     """What a table is for by its name, else by its folders': "train", "test" or "valid"; None for neither."""
     for text in (Path(path).stem, *reversed(Path(path).parts[:-1])):
-        found = set()
+        roles = set()
         for word in list_words(text):
             if word.startswith("train") or word.endswith("train") or word in ("dev", "development"):
-                found.add("train")
+                roles.add("train")
             elif word.startswith("test") or word in ("eval", "evaluation", "holdout"):
-                found.add("test")
+                roles.add("test")
             elif word in ("val", "valid", "validation"):
-                found.add("valid")
-        if found:
-            return found.pop() if len(found) == 1 else None
+                roles.add("valid")
+        if roles:
+            return roles.pop() if len(roles) == 1 else None
     return None
 
 
@@ -323,7 +325,7 @@ def join_through(tables: Tables, table: Table, others: Sequence[str]) -> str | N
             for column in near:
                 wanted = set(table.frame[column].str.strip())
                 if len(wanted & set(at)) >= 0.9 * len(wanted):
-                    found = {id: files.find_candidates(at[id]) for id in wanted & set(at)}
-                    files.alias |= {id: paths[0] for id, paths in found.items() if len(paths) == 1}
+                    paths_of_id = {id: files.find_candidates(at[id]) for id in wanted & set(at)}
+                    files.alias |= {id: paths[0] for id, paths in paths_of_id.items() if len(paths) == 1}
                     return column
     return None

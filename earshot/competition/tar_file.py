@@ -92,11 +92,11 @@ def check_members(archive: tarfile.TarFile, path: Path) -> list[tuple[tarfile.Ta
 def compute_signature(archive: tarfile.TarFile, path: Path) -> str:
     """What a tar holds, from its size, time and both ends (that of a compressed one has a checksum): to list
     the members, all of it must be unpacked."""
-    found = os.stat(path)
-    digest = hashlib.sha256(f"tar {found.st_size} {found.st_mtime_ns}".encode())
+    status = os.stat(path)
+    digest = hashlib.sha256(f"tar {status.st_size} {status.st_mtime_ns}".encode())
     with open(path, "rb") as file:
         digest.update(file.read(ENDS))
-        file.seek(max(found.st_size - ENDS, 0))
+        file.seek(max(status.st_size - ENDS, 0))
         digest.update(file.read(ENDS))
     return digest.hexdigest()
 

@@ -77,18 +77,20 @@ def report_errors(path: Path, into: Path) -> Iterator[None]:
     except zipfile.BadZipFile as error:
         raise DamagedArchive(f"{path} is not a whole zip file ({error}): download it again") from None
     except DAMAGED as error:  # encrypted, unknown compression, damaged
-        kind = DamagedArchive if isinstance(error, (zlib.error, lzma.LZMAError, EOFError)) else UserError
-        raise kind(f"cannot unpack {path}: {error or type(error).__name__}") from None
+        error_class = (
+            DamagedArchive if isinstance(error, (zlib.error, lzma.LZMAError, EOFError)) else UserError
+        )
+        raise error_class(f"cannot unpack {path}: {error or type(error).__name__}") from None
     except OSError as error:
         unless_temporary(path, error)
         line = f"cannot unpack {path} into {into}: {error.strerror or error}"
         # without a number it is a decoder's; and a name may be one that no folder can hold
-        kind = (
+        error_class = (
             UnpackError
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
             else UserError
         )
-        raise kind(line) from None
+        raise error_class(line) from None
 
 
 def fill_folder(into: Path, state: str, write: Callable[[Path], None]) -> None:
@@ -146,8 +148,10 @@ def check_members(archive: zipfile.ZipFile, path: Path) -> list[tuple[zipfile.Zi
     check_count(path, len(infos))
     members = []
     for info in infos:
-        kind = stat.S_IFMT(info.external_attr >> 16)
-        name = check_name(path, get_member_name(info), info.filename, kind in (0, stat.S_IFREG, stat.S_IFDIR))
+        file_type = stat.S_IFMT(info.external_attr >> 16)
+        name = check_name(
+            path, get_member_name(info), info.filename, file_type in (0, stat.S_IFREG, stat.S_IFDIR)
+        )
         if not name.endswith("/") and not any(map(is_mac_file, name.split("/"))):
             members.append((info, name))
     check_size(path, sum(info.file_size for info, _ in members))
