@@ -345,7 +345,7 @@ def test_a_great_folder_takes_no_time(tmp_path: Path, monkeypatch: pytest.Monkey
     sys.setprofile(count)
     found = file_index.Files(tmp_path)
     reasons = {found.explain_absence(f"{number:06d}x") for number in range(1000)}
-    unused = found.describe_unused()
+    unused = found.describe_unused_files()
     sys.setprofile(None)
     assert reasons == {"no such file"} and unused[0].endswith("and 49997 more")
     assert calls < 100 * len(names)

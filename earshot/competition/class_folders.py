@@ -55,7 +55,7 @@ def recognise_class_folders(
             films = set(files.audio) - set(sounds)
             layout.notes.append(f"not used: {len(films)} files beside the class folders: {first_few(films)}")
     if layout:
-        layout.notes += files.describe_unused()
+        layout.notes += files.describe_unused_files()
     return layout
 
 

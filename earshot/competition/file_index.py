@@ -13,7 +13,7 @@ from pathlib import Path
 from earshot.competition import name_tails
 from earshot.competition.archive_names import is_tar, is_unreadable_archive, is_zip
 from earshot.competition.names import find_side, normalise_name, parse_number, strip_suffix
-from earshot.competition.zip_file import MARKER, find_mirrored
+from earshot.competition.zip_file import MARKER, find_mirror_source
 from earshot.core.errors import UserError, temporary
 from earshot.core.file_names import (
     decodable,
@@ -35,17 +35,17 @@ def walk_folder(root: Path, closed: list[str] | None = None, deep: int | None = 
         deep: at most so many folders deep.
     """
 
-    def failed(error: OSError) -> None:
+    def raise_error(error: OSError) -> None:
         if not isinstance(error, PermissionError):  # without what it holds clips would have no file
             raise temporary(error.filename, error) from None
         if closed is not None:
             closed.append(os.path.relpath(error.filename, root))
 
     seen = set()
-    for folder, folders, names in os.walk(root, onerror=failed, followlinks=True):
+    for folder, folders, names in os.walk(root, onerror=raise_error, followlinks=True):
         real = os.path.realpath(folder)
         relative = Path(os.path.relpath(folder, root)).as_posix()
-        links = relative != "." and MARKER in names and find_mirrored(Path(folder))
+        links = relative != "." and MARKER in names and find_mirror_source(Path(folder))
         names = sorted(n for n in names if not n.startswith("."))
         cache = relative != "." and "manifest.json" in names and not any(map(is_audio, names))
         if real in seen or cache or links:  # seen: a link that leads back up
@@ -174,7 +174,7 @@ class Files:
         # part of a path, or a path on another machine: the folders must agree as far as both go
         if "/" in wanted:
             tail = normalise_name("/" + strip_suffix(wanted.lstrip("/")))
-            root = normalise_name(text_of((find_mirrored(self.root) or self.root).as_posix()))
+            root = normalise_name(text_of((find_mirror_source(self.root) or self.root).as_posix()))
             heads = {
                 f: [normalise_name("/" + strip_suffix(reading)) for reading in readings(self._disk.get(f, f))]
                 for f in paths
@@ -331,7 +331,7 @@ class Files:
         suffix = suffix_of(other)
         return f"only a .{suffix} file, not audio" if suffix else "only a file without suffix"
 
-    def describe_unused(self) -> list[str]:
+    def describe_unused_files(self) -> list[str]:
         """Lines on the files that are neither audio nor documents, and on folders that may not be listed."""
         lines = []
         if self.others:

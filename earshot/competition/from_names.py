@@ -62,5 +62,5 @@ def read_from_names(files: Files, tables: Tables, sample: str | None, reading: R
             )
         )
     layout.clips = pd.concat(parts, ignore_index=True)
-    layout.notes += files.describe_unused()
+    layout.notes += files.describe_unused_files()
     return layout

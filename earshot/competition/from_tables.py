@@ -289,7 +289,7 @@ class _TableReader:
         """Add the clips of a validation table, which count as training clips; none where it has other
         columns."""
         table, notes = self.tables.read_table(path), self.found.notes
-        if self.id_column not in table.frame.columns or not self._is_labelled(table.frame):
+        if self.id_column not in table.frame.columns or not self._has_labels(table.frame):
             if find_id_column(table.frame, self.files):
                 lacking = f"{self.id_column} or the labels in {self.labels.name}"
                 notes.append(f"not used: {path}: it lacks {lacking}")
@@ -309,7 +309,7 @@ class _TableReader:
         notes.append(f"{csv.name}: {len(clips)} clips of the validation table count as train")
         self.parts.append(clips)
 
-    def _is_labelled(self, frame: pd.DataFrame) -> bool:
+    def _has_labels(self, frame: pd.DataFrame) -> bool:
         return self.labels.is_known_in(frame) and not frame.empty
 
     def read_rows_to_predict(self, tests: list[str]) -> None:
@@ -318,7 +318,7 @@ class _TableReader:
         a test folder; a labelled test table is a hold-out."""
         tests = [t for t in tests if Path(t).name.lower() in ("test.csv", "test.tsv")][:1] or tests
         if not self.sample and not self.held_out:
-            tests = self._hold_out_listed(tests)
+            tests = self._hold_out_test_list(tests)
         if self.sample:
             test_tables = [self.tables.read_table(t) for t in tests]
             self.parts += build_requested_rows(
@@ -338,10 +338,10 @@ class _TableReader:
             ids = placeholder.make_ids_like(list(self.parts[0]["id"]), unlisted)
             self.parts.append(build_table(ids, [self.files.to_absolute(p) for p in unlisted], "subm"))
 
-    def _hold_out_listed(self, tests: list[str]) -> list[str]:
+    def _hold_out_test_list(self, tests: list[str]) -> list[str]:
         """Hold out the training clips that test tables without labels name; the test tables that are left."""
         lists = [t for t in tests if not self.labels.is_known_in(self.tables.read_table(t).frame)]
-        listed = table_parts.find_listed(self.tables, lists, self.parts[0])
+        listed = table_parts.find_listed_clips(self.tables, lists, self.parts[0])
         if listed.any() and not listed.all():
             names = ", ".join(Path(t).name for t in lists)
             self.found.notes.append(
@@ -364,7 +364,7 @@ class _TableReader:
             self.found.notes.append(
                 f"{len(unnamed)} audio files are named by no csv and left out: {first_few(unnamed)}"
             )
-        self.found.notes += self.files.describe_unused()
+        self.found.notes += self.files.describe_unused_files()
         return self.found
 
 

@@ -46,7 +46,7 @@ class Archive:
         assert self.kind is not None
         with zip_file.report_errors(self.path, self.into), self.kind.open_archive(self.path) as archive:
             self.state = self.kind.compute_signature(archive, self.path)
-            if zip_file.is_filled(self.into, self.state):
+            if zip_file.has_content(self.into, self.state):
                 return True
             self.members = self.kind.check_members(archive, self.path)
         names = [name for _, name in self.members]
@@ -119,7 +119,7 @@ class ParquetSplit(Archive):
         if not any(map(parquet.can_hold_audio, files)):
             return False
         self.state = parquet.compute_signature(files)
-        if not zip_file.is_filled(self.into, self.state):
+        if not zip_file.has_content(self.into, self.state):
             self.rows, size = parquet.check_files(files)
             self.members = [(size, "")]
         return True
@@ -191,9 +191,9 @@ def find_original_folder(folder: Path) -> Path:
     Raises:
         TemporaryError: the linked folder is not there: its drive may be away.
     """
-    source = zip_file.find_mirrored(folder)
+    source = zip_file.find_mirror_source(folder)
     if source is None:
-        return zip_file.find_unpacked(folder)
+        return zip_file.find_content_root(folder)
     if not source.is_dir():
         raise TemporaryError(f"{folder} links to the files of {source}, which is not there: bring it back")
     return source

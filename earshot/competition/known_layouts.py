@@ -19,7 +19,7 @@ FOLDER = Path(__file__).with_name("known")
 
 
 @cache
-def _load_known() -> list[dict[str, Any]]:
+def _load_layouts() -> list[dict[str, Any]]:
     return [yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.yaml"))]
 
 
@@ -37,13 +37,13 @@ def match_layout(paths: Sequence[str], headers: Callable[[str], list[list[str]]]
         headers: gives the headers of the csv files of a name, or of the sample submission by "sample".
     """
 
-    def there(pattern: str) -> bool:
+    def is_present(pattern: str) -> bool:
         return any(map(re.compile(fnmatch.translate(pattern)).match, paths))
 
-    for known in _load_known():
+    for known in _load_layouts():
         if (
-            all(map(there, known["files"]))
-            and not any(map(there, known.get("absent", ())))
+            all(map(is_present, known["files"]))
+            and not any(map(is_present, known.get("absent", ())))
             and all(
                 any(set(wanted) <= set(header) for header in headers(name))
                 for name, wanted in known.get("columns", {}).items()

@@ -55,7 +55,7 @@ def recognise_layout(root: Path, reading: Reading) -> Layout:
     )
     if known.layout:
         notes.append(f"known layout: {known.layout}{f' ({known.note})' if known.note else ''}")
-    reading = reading.merge_known(known)
+    reading = reading.merge_layout(known)
     layout = _choose_layout(files, tables, sample, reading)
     layout.notes[:0] = notes
     layout.metric = reading.metric
@@ -118,7 +118,7 @@ def _choose_layout(files: Files, tables: Tables, sample: str | None, reading: Re
                 "labels, give it a column with the names of the audio files"
             )
         return by_folder
-    raise UserError(_explain_nothing_found(files, tables, reading))
+    raise UserError(_explain_no_layout(files, tables, reading))
 
 
 def is_sample_name(path: str) -> bool:
@@ -362,7 +362,7 @@ def describe_side_files(files: Files) -> str:
     )
 
 
-def _explain_nothing_found(files: Files, tables: Tables, reading: Reading) -> str:
+def _explain_no_layout(files: Files, tables: Tables, reading: Reading) -> str:
     """The error that nothing was recognised, with the nearest flags."""
     hints = name_parts.suggest_flags(files.audio) if files.audio else []
     hints = [*folder_levels.suggest_flags(files.audio)[:2], *hints]

@@ -48,7 +48,7 @@ def plan_links(sources: list[tuple[str, Path]], hidden: set[str]) -> tuple[dict[
     def show(path: str) -> None:
         targets = [target for at, folder in sources if (target := find_target(path, at, folder)) is not None]
         targets = [
-            target for target in targets if zip_file.find_mirrored(target) is None
+            target for target in targets if zip_file.find_mirror_source(target) is None
         ]  # what was made of other folders
         first = targets[0] if targets else None
         if first is not None and not os.path.isdir(first):

@@ -153,7 +153,7 @@ def _open_root(path: Any, out: Path) -> tuple[Path, str, list[str]]:
             return Path(os.path.abspath(sample.build_sample(out / "sample"))), "sample", []
     root, name = Path(os.path.abspath(path)), get_name(path)
     if not root.exists():
-        if zip_file.find_mirrored(out / name / "unpacked") == root:
+        if zip_file.find_mirror_source(out / name / "unpacked") == root:
             raise TemporaryError(f"{path} is not there, and was when its archives were unpacked")
         raise UserError(f"no competition at {path}: give its folder, its zip, or sample for the built-in one")
     if root.is_file():
@@ -306,7 +306,7 @@ def find_competitions(out="data") -> list[Path]:
     return [
         p
         for p in folders
-        if zip_file.find_mirrored(p / "unpacked")
+        if zip_file.find_mirror_source(p / "unpacked")
         or any(any(map(is_audio, names)) for _, names in walk_folder(p))
     ]
 

@@ -212,23 +212,23 @@ def _split_numeric_ids(
     """The rows as clip * 10**digits + class; of several K the one by which most clips are known."""
     digits = max(len(_normalise_number(spelling.key(name))) for name in names.classes)
 
-    def forms(id: str, k: int) -> tuple[str, str]:
+    def split_id(id: str, k: int) -> tuple[str, str]:
         head = id.zfill(k + 1)[:-k]
         return head, _normalise_number(head)
 
     best, chosen, probe = 0, 0, _sample_rows(ids)
     for k in range(digits, min(max(map(len, ids)), 18) + 1):
-        known_forms = known(list(dict.fromkeys(form for id in probe for form in forms(id, k))))
+        known_forms = known(list(dict.fromkeys(form for id in probe for form in split_id(id, k))))
         named = sum(names.get_class(id[-k:]) is not None for id in probe)
-        clear = sum(any(form in known_forms for form in forms(id, k)) for id in probe)
+        clear = sum(any(form in known_forms for form in split_id(id, k)) for id in probe)
         if 2 * min(named, clear) >= len(probe) and clear > best:
             best, chosen = clear, k
     if not chosen:
         return None
-    known_forms = known(list(dict.fromkeys(form for id in ids for form in forms(id, chosen))))
+    known_forms = known(list(dict.fromkeys(form for id in ids for form in split_id(id, chosen))))
     rows: list[tuple[str, str] | None] = []
     for id in ids:
-        head, value = forms(id, chosen)
+        head, value = split_id(id, chosen)
         name = names.get_class(id[-chosen:])
         clip = head if head in known_forms else value
         if name is None and clip not in known_forms:
@@ -323,7 +323,7 @@ def _split_by_template(
     known, or too many rows are odd."""
     same: dict[str, str] = {}  # one object for a clip's id, however many rows it has
 
-    def within(id: str, place: ClassPosition | None = None) -> list[tuple[str, str]]:
+    def list_pairs(id: str, place: ClassPosition | None = None) -> list[tuple[str, str]]:
         tokens = TOKEN.findall(id)
         pairs = []
         for i, j, name in names.find_classes(tokens, place):
@@ -333,7 +333,7 @@ def _split_by_template(
                 pairs.append((same.setdefault(clip, clip), name))
         return pairs
 
-    options = [within(id, place) for id in ids]
+    options = [list_pairs(id, place) for id in ids]
     known_clips = known(list(same))
     rows = [next((one for one in found if one[0] in known_clips), None) for found in options]
     open_rows = [number for number, row in enumerate(rows) if row is None]
@@ -349,11 +349,11 @@ def _split_by_template(
             names.learn_class(text, ids[number])
     odd = 0
     for number in open_rows:
-        again = (one for one in within(ids[number]) if one[0] in clips)
+        again = (one for one in list_pairs(ids[number]) if one[0] in clips)
         rows[number] = next(again, None) or next(iter(options[number]), None)
         if rows[number] is None and (text := _find_unknown_class(ids[number], clips, cut)):
             names.learn_class(text, ids[number])
-            rows[number] = next((one for one in within(ids[number]) if one[0] in clips), None)
+            rows[number] = next((one for one in list_pairs(ids[number]) if one[0] in clips), None)
         odd += rows[number] is None
         if odd > FEW * len(ids):
             return None

@@ -257,10 +257,10 @@ def _build_patterns(
     part_pattern = "[^/0-9_. -]+" if counter else r"\d+" if digits else inside
     wanted = f"({part_pattern}){counter}"
 
-    def times(text: str, count: int) -> str:
+    def repeat(text: str, count: int) -> str:
         return text if count == 1 else f"(?:{text}){{{count}}}" if count else ""
 
-    before, after = times(inside + between, place), times(between + inside, common - 1 - place)
+    before, after = repeat(inside + between, place), repeat(between + inside, common - 1 - place)
     start = f"(?:^|/){before}{wanted}"
     whole = f"{start}{after}{end}"
     if place < common - 1 - place:
@@ -288,14 +288,14 @@ def _score_label_part(part: _Part, parts: Sequence[_Part], folder: Sequence[str]
         or any(_all_fit(values, fits) for fits in odd)
         or len(pairs) == len(counts) == len({place for _, place in pairs})
         or part.last
-        and _restarts_counting(part, parts, folder)
+        and _is_counter(part, parts, folder)
     ):
         return 0.0
     even = -sum(n / total * math.log(n / total) for n in counts.values()) / math.log(len(counts))
     return round(even * (0.8 if len(counts) == 2 else 0.95 if len(counts) > MANY else 1.0), 2)
 
 
-def _restarts_counting(part: _Part, parts: Sequence[_Part], folder: Sequence[str]) -> bool:
+def _is_counter(part: _Part, parts: Sequence[_Part], folder: Sequence[str]) -> bool:
     """Is the last part a number that comes once below each of the other parts: a counter?"""
     others = [other.values for other in parts if other is not part]
     context = [(*rest, below) for *rest, below in zip(*others, folder, strict=True)]

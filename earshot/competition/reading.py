@@ -36,7 +36,7 @@ class Reading:
     note: str | None = None
     soft_groups: bool = False  # a known layout's groups: too few, or a column that is not there, do not count
 
-    def merge_known(self, known: Reading) -> Reading:
+    def merge_layout(self, known: Reading) -> Reading:
         """These settings, and those of a known layout where nothing is set; `none` as a label map or a
         pattern turns the layout's off."""
         blank = Reading()

@@ -161,7 +161,7 @@ def _read_times(
 ) -> tuple[list[float], list[float], float]:
     """The seconds at which rows start and end, NaN for whole files; how long most rows are."""
 
-    def of(edge: str) -> list[float]:
+    def read_edge(edge: str) -> list[float]:
         if edge not in columns:
             return [math.nan] * len(frame)
         times = []
@@ -175,7 +175,7 @@ def _read_times(
             times.append(seconds)
         return times
 
-    start, end = of("start"), of("end")
+    start, end = read_edge("start"), read_edge("end")
     known_times = end if "end" in columns else start
     by_file: dict[str, set[float]] = {}
     for name, at in zip(names, known_times, strict=True):
@@ -216,14 +216,14 @@ def _find_files(
             for end in range(1, len(parts)):
                 begun.setdefault("_".join(parts[:end]), []).append(path)
 
-    def hits(column: str) -> int:
+    def count_files(column: str) -> int:
         return sum(
             any(not segments.is_training_file(p) for p in files.find_candidates(cell))
             or len(begun.get(cell, [])) == 1
             for cell in frame[column].str.strip().unique()
         )
 
-    file_counts = {column: hits(column) for column in columns}
+    file_counts = {column: count_files(column) for column in columns}
     named = [c for c in columns if file_counts[c]] or [c for c in columns if c.lower() in FILES]
     if not named:
         return {}, None

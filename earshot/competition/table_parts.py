@@ -70,7 +70,7 @@ def split_by_test_folders(
     )
 
 
-def find_listed(tables: Tables, tests: Sequence[str], clips: pd.DataFrame) -> pd.Series:
+def find_listed_clips(tables: Tables, tests: Sequence[str], clips: pd.DataFrame) -> pd.Series:
     """Which training clips test tables without labels name, all of whose clips are training clips."""
     known, named = set(clips["path"]), set()
     for test in tests:

@@ -51,7 +51,7 @@ class Tables:
 
     def __init__(self, files: Files):
         self.files = files
-        texts = [p for p in files.texts if looks_tabular(files.root / p) or is_blank_separated(files, p)]
+        texts = [p for p in files.texts if looks_tabular(files.root / p) or has_blank_columns(files, p)]
         self.paths = [*files.csvs, *texts]
         self.paths += json_table.find_tables(files.root, [*files.documents, *files.others])
         self._read: dict[str, Table] = {}
@@ -253,7 +253,7 @@ def looks_tabular(path: Path) -> bool:
     )
 
 
-def is_blank_separated(files: Files, text: str) -> bool:
+def has_blank_columns(files: Files, text: str) -> bool:
     """Has a text file lines of as many words each, one of which names a clip and one a label in letters, for
     a good part of the clips?"""
     try:

@@ -55,12 +55,12 @@ def unpack_archive(path: Path, into: Path) -> Path:
     into = Path(into)
     with zip_file.report_errors(path, into), open_archive(path) as archive:
         state = compute_signature(archive, path)
-        if not zip_file.is_filled(into, state):
+        if not zip_file.has_content(into, state):
             members = check_members(archive, path)
             zip_file.fill_folder(
                 into, state, lambda partial: extract_members(archive, members, partial, path)
             )
-    return zip_file.find_unpacked(into)
+    return zip_file.find_content_root(into)
 
 
 @contextlib.contextmanager

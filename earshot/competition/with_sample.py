@@ -89,11 +89,11 @@ def build_requested_rows(
     pairs = [(files.root / test.path, test.frame) for test in tests]
     clips = build_submission_rows(files, sample.frame, sample.path, train, layout, pairs)
     if files.audio and len(clips) and not clips["path"].any():
-        _check_any_found(files, sample, train, layout)
+        _check_files_exist(files, sample, train, layout)
     return [clips]
 
 
-def _check_any_found(files: Files, sample: SampleSubmission, train: pd.DataFrame, layout: Layout) -> None:
+def _check_files_exist(files: Files, sample: SampleSubmission, train: pd.DataFrame, layout: Layout) -> None:
     """A sample submission without an audio file for any row: is said, and refused where the test folder holds
     clips of other names."""
     ids = sample.frame[sample.id_column]

@@ -61,7 +61,7 @@ def unpack_archive(path: Path, into: Path) -> Path:
             compute_signature(archive, path),
             lambda partial: extract_members(archive, members, partial, path),
         )
-    return find_unpacked(into)
+    return find_content_root(into)
 
 
 def open_archive(path: Path) -> zipfile.ZipFile:
@@ -99,13 +99,13 @@ def fill_folder(into: Path, state: str, write: Callable[[Path], None]) -> None:
     Args:
         state: what it is made of, as `compute_signature` says it.
     """
-    if not is_filled(into, state):
+    if not has_content(into, state):
         with locked(into.parent, "the unpacked zip in", wait=True):
-            if not is_filled(into, state):  # another process may have unpacked it while this one waited
+            if not has_content(into, state):  # another process may have unpacked it while this one waited
                 replace_folder(into, state, write)
 
 
-def is_filled(into: Path, state: str) -> bool:
+def has_content(into: Path, state: str) -> bool:
     """Has the folder been unpacked from a zip of this signature?"""
     return (into / MARKER).is_file() and (into / MARKER).read_text() == state
 
@@ -126,7 +126,7 @@ def replace_folder(into: Path, state: str, write: Callable[[Path], None]) -> Non
     partial.rename(into)
 
 
-def find_mirrored(folder: Path) -> Path | None:
+def find_mirror_source(folder: Path) -> Path | None:
     """The folder whose files a folder of links stands for (inner_archives makes them); None for any other."""
     try:
         with open(folder / MARKER, encoding="utf-8") as file:
@@ -136,7 +136,7 @@ def find_mirrored(folder: Path) -> Path | None:
         return None
 
 
-def find_unpacked(into: Path) -> Path:
+def find_content_root(into: Path) -> Path:
     """Where the files of an unpacked zip begin: its single top folder, else `into`."""
     top = [p for p in into.iterdir() if not p.name.startswith(".")]
     return top[0] if len(top) == 1 and top[0].is_dir() else into

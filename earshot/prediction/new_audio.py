@@ -40,7 +40,7 @@ def listed(paths: list[str]) -> tuple[list[str], list[Path], list[str]]:
             names = [path.rpartition("/")[2] for path in inside]
             ids += names if len(set(names)) == len(names) else inside
             files += [Path(found.to_absolute(path)) for path in inside]
-            notes += found.describe_unused()
+            notes += found.describe_unused_files()
         elif given.is_file():
             ids.append(text_of(str(given)))
             files.append(given)
