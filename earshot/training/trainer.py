@@ -62,7 +62,7 @@ class Fitter:
             self.head, rows, self.valid_rows if len(self.valid_rows) else self.train_rows
         )
         self.tiny = work * settings.batch_size * precision.BACKWARD < precision.TINY
-        self.average = optim.average(self.head, settings)
+        self.average = optim.Average(self.head, settings) if settings.ema or settings.snapshots else None
         drawn = self._drawn(self.train_rows, 1)  # in every epoch as many
         self.taken = len(drawn) + len(self._taught(1))
         self.steps = max(1, -(-self.taken // settings.batch_size))
@@ -122,7 +122,7 @@ class Fitter:
                 }
                 self.head.load_state_dict(raw)
             optim.unpack(self.optimizer, optimizer, state["optimizer"])
-            self.schedule.load_state_dict(state["schedule"])
+            self.schedule.last_epoch = state["schedule"]["last_epoch"]
             self.scaler.load_state_dict(state["scaler"])
         self.progress = Progress(**state["progress"])
         return True
@@ -388,7 +388,7 @@ class Fitter:
         if not finished:  # a finished fold is never resumed: its optimiser's state would only fill the disk
             state |= {
                 "optimizer": rest,
-                "schedule": self.schedule.state_dict(),
+                "schedule": {"last_epoch": self.schedule.last_epoch},
                 "scaler": self.scaler.state_dict(),
             }
             if self.average:
