@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from earshot.core.device import out_of_memory
+from earshot.core.errors import UserError
 
 if TYPE_CHECKING:
     from earshot.core.config import TrainingFlags
@@ -69,6 +72,22 @@ def warp_time(
     if mask is not None:
         mask = torch.take_along_dim(mask, torch.from_numpy(lower % frames).to(mask.device), 1)
     return x, mask
+
+
+def check_crop(head: nn.Module, x: Tensor, mask: Tensor | None, share: float, autocast: Any) -> None:
+    """Raise UserError where a head takes windows of one length only; x and mask as of `warp_time`."""
+    x, mask = warp_time(x, mask, 0.0, share, np.random.default_rng(0))
+    try:
+        with torch.inference_mode(), autocast:
+            head.eval()(x, mask)
+    except (RuntimeError, ValueError, AssertionError) as error:  # timm asserts
+        if out_of_memory(error):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"--crop {share:g}: this head takes windows of one length only ({reason}): leave --crop out, or "
+            "choose another head"
+        ) from None
 
 
 def shift_frequency(x: Tensor, reach: float, rng: np.random.Generator) -> Tensor:

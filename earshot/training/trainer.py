@@ -18,7 +18,7 @@ from earshot.core.deadline import clock
 from earshot.core.device import Device, autocast, laid_out, one_thread, out_of_memory
 from earshot.core.errors import UserError
 from earshot.core.seeding import reseed, seed_of
-from earshot.training import augment, crops, metrics, optim, precision, pretrain, window_pooling
+from earshot.training import augment, metrics, optim, precision, pretrain, window_pooling
 from earshot.training.dataset import Rows
 from earshot.training.loss import Criterion, accumulate, own_loss
 from earshot.training.pending_losses import LOOK, WAY_OUT, PendingLosses
@@ -93,7 +93,8 @@ class Fitter:
         if self.average:
             self.average.head.load_state_dict(self.head.state_dict())
         if self.settings.crop < 1:
-            crops.check(self.head, *self.rows.batch(self.train_rows[:1]), self.settings.crop, self.autocast)
+            x, mask = self.rows.batch(self.train_rows[:1])
+            augment.check_crop(self.head, x, mask, self.settings.crop, self.autocast)
 
     def _drawn(self, rows: np.ndarray, epoch: int) -> np.ndarray:
         seed = seed_of(self.settings.seed, self.fold.number, epoch, 2)
