@@ -190,7 +190,7 @@ def test_average_precision_is_scikit_learns():
         truth = random.integers(0, 2, 50)
         truth[0] = 1
         scores = random.random(50).round(1 if seed % 2 else 6)  # with ties, and without
-        assert metrics.average_precision(truth, scores) == pytest.approx(
+        assert metrics.one("map_macro", scores[:, None], truth[:, None]) == pytest.approx(
             sk.average_precision_score(truth, scores), rel=1e-12
         )
 
