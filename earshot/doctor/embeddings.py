@@ -57,6 +57,13 @@ class Clips:
         return np.isfinite(self.embeddings).all(1)
 
     @property
+    def targets(self) -> np.ndarray:
+        """(training clips, classes) of 0 and 1."""
+        if self.labels.ndim == 2:
+            return self.labels
+        return np.eye(len(self.cache.classes), dtype=np.int64)[self.labels]
+
+    @property
     def folds(self) -> np.ndarray:
         """(training clips,) fold numbers, all -1 where there are none."""
         return np.array([int(place) if place else -1 for place in self.place[self.train]])
@@ -64,10 +71,10 @@ class Clips:
     def parts(self) -> np.ndarray:
         """(clips,) numbers of what is known to belong together: a group, else the clip; hold-out and
         submission are one each."""
-        keys = [
-            f"g{group}" if group and split == "train" else f"i{index}" if split == "train" else split
-            for index, (split, group) in enumerate(zip(self.splits, self.groups, strict=True))
-        ]
+        keys = []
+        for index, (split, group) in enumerate(zip(self.splits, self.groups, strict=True)):
+            own = f"g{group}" if group else f"i{index}"
+            keys.append(own if split == "train" else split)
         return np.unique(keys, return_inverse=True)[1]
 
 
@@ -85,33 +92,32 @@ def load(folder: Path, run_folds: dict[str, int] | None = None) -> Clips:
     parts = [(name, cache.split(name)) for name in ("train", "test", "subm") if cache.has(name)]
     view = next((v for v in VIEWS if v in cache.shapes), None)
     train = parts[0][1]
-    labels = (
-        train["labels"]
-        if cache.multilabel
-        else np.searchsorted(cache.classes, train["labels"])
-        if _sorted(cache)
-        else np.array([cache.classes.index(label) for label in train["labels"].tolist()])
-    )
+    labels = train["labels"]
+    if not cache.multilabel:
+        number_of = {name: number for number, name in enumerate(cache.classes)}
+        labels = np.array([number_of[label] for label in labels.tolist()], dtype=np.int64)
     place, whose, foldless = _places(train, labels, run_folds)
-    place = np.concatenate([place, *(np.full(len(content["ids"]), name) for name, content in parts[1:])])
-    ids = np.concatenate([content["ids"] for _, content in parts])
-    span = cache.manifest["span"]
+    sizes = [len(content["ids"]) for _, content in parts]
+    splits = np.repeat([name for name, _ in parts], sizes)
+    ids, span = np.concatenate([content["ids"] for _, content in parts]), cache.manifest["span"]
     seconds, digests = _files(folder, ids)
     covered = np.concatenate([_covered(content) for _, content in parts])
-    embeddings = (
-        None if view is None else np.concatenate([embed(content, view, span) for _, content in parts])
-    )
+    # a clip that does not fill its window is as long as what the window holds of it
+    padded = np.where(covered < span - 1e-3, covered, np.nan)
+    embeddings = None
+    if view is not None:
+        embeddings = np.concatenate([embed(content, view, span) for _, content in parts])
     return Clips(
         cache,
         view,
         ids,
-        np.repeat([name for name, _ in parts], [len(content["ids"]) for _, content in parts]),
-        place,
+        splits,
+        np.concatenate([place, splits[sizes[0] :]]),
         np.concatenate([content["groups"] for _, content in parts]),
         labels,
         _names(parts, cache),
         embeddings,
-        np.where(np.isnan(seconds), _padded(covered, span), seconds),
+        np.where(np.isnan(seconds), padded, seconds),
         covered,
         digests,
         whose,
@@ -119,21 +125,16 @@ def load(folder: Path, run_folds: dict[str, int] | None = None) -> Clips:
     )
 
 
-def _sorted(cache: Cache) -> bool:
-    return cache.classes == sorted(cache.classes)
-
-
 def _places(
     train: dict, labels: np.ndarray, run_folds: dict[str, int] | None
 ) -> tuple[np.ndarray, str, str | None]:
-    none = np.full(len(train["ids"]), "", dtype="U12")
     if run_folds is not None:
         found = np.array([str(run_folds.get(str(id), "")) for id in train["ids"]], dtype="U12")
         return found, f"the run's {len(set(found) - {''})} folds", None
     try:
         numbers, whose = folds.assign(labels, train["folds"], train["groups"], None, 0)
     except UserError as error:
-        return none, "no folds", str(error)
+        return np.full(len(train["ids"]), "", dtype="U12"), "no folds", str(error)
     return np.where(numbers < 0, "", numbers.astype("U12")), whose, None
 
 
@@ -155,12 +156,6 @@ def _covered(content: dict) -> np.ndarray:
     found = np.full(len(content["ids"]), -np.inf)
     np.maximum.at(found, content["clip"], (content["start"] + content["length"]).astype(np.float64))
     return np.where(np.isfinite(found), found, np.nan)
-
-
-def _padded(covered: np.ndarray, span: float) -> np.ndarray:
-    """A clip that does not fill its window is as long as what the window holds of it; of others nothing is
-    known."""
-    return np.where(covered < span - 1e-3, covered, np.nan)
 
 
 def _files(folder: Path, ids: np.ndarray) -> tuple[np.ndarray, list[str]]:
@@ -204,14 +199,13 @@ def embed(content: dict, view: str, span: float) -> np.ndarray:
     for first in range(0, len(clip), ROWS):
         rows = slice(first, first + ROWS)
         piece = np.asarray(array[rows], dtype=np.float32)
-        found = (
-            piece.reshape(len(piece), -1)
-            if view == "pooled"
-            else _statistics(piece, content["length"][rows] / span, view)
-        )
+        if view == "pooled":
+            values = piece.reshape(len(piece), -1)
+        else:
+            values = _statistics(piece, content["length"][rows] / span, view)
         if total is None:
-            total = np.zeros((len(counts), found.shape[1]), dtype=np.float32)
-        np.add.at(total, clip[rows], found)
+            total = np.zeros((len(counts), values.shape[1]), dtype=np.float32)
+        np.add.at(total, clip[rows], values)
     if total is None:
         return np.full((len(counts), 1), np.nan, dtype=np.float32)
     with np.errstate(invalid="ignore", divide="ignore"):
