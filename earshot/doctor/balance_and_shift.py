@@ -144,7 +144,7 @@ def shift(clips: Clips, out: Path) -> Iterator[Finding]:
 
     x = components(centred(clips.embeddings[both]), COMPONENTS)
     # clips to submit have no groups: each is one of its own
-    groups = np.where(target == 1, len(clips.ids) + np.arange(len(both)), clips.parts()[both])
+    groups = np.where(target == 1, len(clips.ids) + np.arange(len(both)), clips.number_parts()[both])
     split = StratifiedGroupKFold(5, shuffle=True, random_state=0)
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=500, class_weight="balanced"))
     likeness = np.full(len(clips.ids), np.nan)

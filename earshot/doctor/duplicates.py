@@ -38,7 +38,7 @@ class Duplicates:
         plain = f", plain cosine {ALIKE} and more (fewer than {FEW} clips)" if self.few else ""
         return f"whitened cosine {self.threshold:.3f} and more{plain}"
 
-    def score(self, a: int, b: int, cosine: float) -> str:
+    def format_score(self, a: int, b: int, cosine: float) -> str:
         """By what a pair was found."""
         plain = f", plain cosine {self.plain[a, b]:.3f}" if (a, b) in self.plain else ""
         return f"whitened cosine {cosine:.3f}{plain}"
@@ -60,7 +60,7 @@ def usual(closest: np.ndarray) -> float:
 
 def find(clips: Clips, threshold: float | None) -> Duplicates:
     """Pairs of clips that are too alike to be two recordings, among those not known to belong together."""
-    heard, parts = np.flatnonzero(clips.heard), clips.parts()
+    heard, parts = np.flatnonzero(clips.heard), clips.number_parts()
     embedded = clips.embeddings[heard]
     cosines, indices = nearest(whitened(embedded), parts[heard], NEIGHBOURS)
     indices = heard[indices]
@@ -150,7 +150,7 @@ def _between(pairs: list, clips: Clips, cluster: np.ndarray, out: Path, found: D
     a, b, cosine, _ = over[0]
     return warning(
         f"{len(over)} pairs of near-duplicates in {count} clusters straddle folds (first: {clips.ids[a]}, "
-        f"{clips.ids[b]}, {found.score(a, b, cosine)}): scores are flattered; give each cluster one group: "
+        f"{clips.ids[b]}, {found.format_score(a, b, cosine)}): scores are flattered; give each cluster one group: "
         f"add {out / 'groups.csv'} to the training csv as its column `group`, extract again, and train with "
         "--folds K"
     )

@@ -68,7 +68,7 @@ class Clips:
         """(training clips,) fold numbers, all -1 where there are none."""
         return np.array([int(place) if place else -1 for place in self.place[self.train]])
 
-    def parts(self) -> np.ndarray:
+    def number_parts(self) -> np.ndarray:
         """(clips,) numbers of what is known to belong together: a group, else the clip; hold-out and
         submission are one each."""
         keys = []

@@ -104,7 +104,7 @@ def weights(internet: Internet) -> Iterator[Finding]:
         yield ok(f"weights: {'; '.join(here)}")
     if absent[:2] != ["ast", "efficientat"]:
         return
-    if internet.yes():
+    if internet.is_online():
         yield ok("weights: neither ast's nor efficientat's are here yet: they are downloaded")
         return
     level = stop if defaults.found("data")[0] else warning
@@ -196,12 +196,12 @@ class Internet(threading.Thread):
         except (OSError, ValueError):
             pass
 
-    def yes(self) -> bool:
+    def is_online(self) -> bool:
         """Did it answer? Looking up the name may take longer than `PATIENCE`, which is then no."""
         self.join(PATIENCE)
         return self.answered
 
     def finding(self) -> list[Finding]:
         """A line that says so."""
-        text = "yes" if self.yes() else "no; what is not here has to be attached (weights, wheels)"
+        text = "yes" if self.is_online() else "no; what is not here has to be attached (weights, wheels)"
         return [ok(f"internet: {text}")]

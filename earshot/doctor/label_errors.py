@@ -69,7 +69,7 @@ def neighbours(clips: Clips, k: int = NEIGHBOURS) -> np.ndarray:
     targets = clips.targets
     heard = np.flatnonzero(clips.heard[:count])
     shares = np.full((count, targets.shape[1]), np.nan)
-    cosines, indices = nearest(centred(clips.embeddings[heard]), clips.parts()[heard], k)
+    cosines, indices = nearest(centred(clips.embeddings[heard]), clips.number_parts()[heard], k)
     weights = np.where(np.isfinite(cosines), np.maximum(cosines, 1e-3), 0).astype(np.float64)
     with np.errstate(invalid="ignore"):
         shares[heard] = (weights[:, :, None] * targets[heard[indices]]).sum(1) / weights.sum(1, keepdims=True)

@@ -155,16 +155,16 @@ class Average:
     def update(self, head: torch.nn.Module, step: int) -> None:
         """Take in the weights after a step (from 0)."""
         if not self.settings.snapshots:
-            self._take(head, 1 - min(self.settings.ema, (1 + step) / (10 + step)))
+            self._average_in(head, 1 - min(self.settings.ema, (1 + step) / (10 + step)))
 
     def end(self, head: torch.nn.Module, epoch: int) -> None:
         """Take in the weights after an epoch (from 1)."""
         if self.settings.snapshots:
             epochs_before = max(0, self.settings.epochs - self.settings.snapshots)
-            self._take(head, 1 / max(1, epoch - epochs_before))
+            self._average_in(head, 1 / max(1, epoch - epochs_before))
 
     @torch.no_grad()
-    def _take(self, head: torch.nn.Module, share: float) -> None:
+    def _average_in(self, head: torch.nn.Module, share: float) -> None:
         if not self._floats:
             for pair in zip(self.head.state_dict().values(), head.state_dict().values(), strict=True):
                 (self._floats if pair[0].is_floating_point() else self._counts).append(pair)

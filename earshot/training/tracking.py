@@ -119,7 +119,7 @@ class TensorBoard:
             return
         for part, epochs in by_part(rows).items():
             if part not in self.written or self.written[part] > len(epochs):  # or the fold was begun anew
-                self._begin(part)
+                self._begin_file(part)
             writer = self.writers[part]
             for row in epochs[self.written[part] :]:
                 for tag, value in scalars(row).items():
@@ -133,7 +133,7 @@ class TensorBoard:
         import yaml
 
         self.see(rows, now=True)
-        self._begin("run")
+        self._begin_file("run")
         settings = yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True)
         self.writers["run"].add_text("config", f"```\n{settings}\n```")
         for name, path in pictures.items():
@@ -141,7 +141,7 @@ class TensorBoard:
         for writer in self.writers.values():
             writer.close()
 
-    def _begin(self, part: str) -> None:
+    def _begin_file(self, part: str) -> None:
         """Open the file of a part in place of those that it has."""
         # it opens files by tensorflow where Kaggle has it, whose import takes seconds, but for this marker
         sys.modules.setdefault("tensorboard.compat.notf", ModuleType("notf"))
