@@ -103,10 +103,10 @@ def look(flags: DataFlags, say: Callable[[str], None]) -> list[Finding]:
                 findings.append(finding)
                 say(str(finding))
 
-        about = (
+        summary = (
             f"data: {folder}, {len(clips.ids)} clips, {clips.whose}, compared by {clips.view or 'nothing'}"
         )
-        say(about)
+        say(summary)
         tell(_classes(cache))
         tell(balance_and_shift.balance(clips, out))
         tell(balance_and_shift.durations(clips))
@@ -122,7 +122,7 @@ def look(flags: DataFlags, say: Callable[[str], None]) -> list[Finding]:
         if clips.view is not None:
             tell(balance_and_shift.shift(clips, out))
         tell(_pictures(clips, near, out))
-        _report(about, findings, out, clips.cache.classes)
+        _report(summary, findings, out, clips.cache.classes)
         say(f"report: {out / 'data_report.md'}")
     return findings
 
@@ -147,16 +147,16 @@ def _duplicates(
     if by.heard.sum() < 3:
         tell([ok("fewer than 3 clips can be heard: no duplicates to look for")])
         return None
-    found = duplicates.find(by, threshold)
-    tell(duplicates.write(by, found, out))
-    text = f"copies looked for {f'in the log-mel of {other}' if other else f'by {by.view}'}, {found.least}"
+    pairs = duplicates.find(by, threshold)
+    tell(duplicates.write(by, pairs, out))
+    text = f"copies looked for {f'in the log-mel of {other}' if other else f'by {by.view}'}, {pairs.least}"
     if not other and by.view not in LEVELS:
         text += (
             "; cropped ones are found more surely once get_features.py --extractor logmel has been run for "
             "this competition"
         )
     tell([ok(text)])
-    return found
+    return pairs
 
 
 def _pictures(clips: Clips, near: duplicates.Duplicates | None, out: Path) -> Iterator[Finding]:
@@ -170,17 +170,18 @@ def _pictures(clips: Clips, near: duplicates.Duplicates | None, out: Path) -> It
         yield warning(unnamed.removeprefix("warning: "))
 
 
-def _report(about: str, findings: list[Finding], out: Path, classes: list[str]) -> None:
-    lines = ["# Data report", "", about, ""]
+def _report(summary: str, findings: list[Finding], out: Path, classes: list[str]) -> None:
+    lines = ["# Data report", "", summary, ""]
     for level in ("stop", "warning", "ok"):
         lines += [f"- **{level}** {finding.text}" for finding in findings if finding.level == level]
-    made = [name for name in FILES[:-1] if (out / name).exists()]
-    tables, shown = ([name for name in made if name.endswith(end)] for end in (".csv", ".png"))
+    files = [name for name in FILES[:-1] if (out / name).exists()]
+    tables, pictures = ([name for name in files if name.endswith(end)] for end in (".csv", ".png"))
     lines += [
         "",
         f"Tables: {', '.join(f'[{name}]({name})' for name in tables)}",
         "",
-        *(f"![{name}]({name})\n" for name in shown),
-        *(f"- {number} in the pictures: {name}" for number, name in (fonts.legend(classes) if shown else [])),
+        *(f"![{name}]({name})\n" for name in pictures),
     ]
+    for number, name in fonts.legend(classes) if pictures else []:
+        lines.append(f"- {number} in the pictures: {name}")
     write_text(out / "data_report.md", "\n".join(lines).rstrip("\n") + "\n")

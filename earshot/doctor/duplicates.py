@@ -60,25 +60,26 @@ def usual(closest: np.ndarray) -> float:
 
 def find(clips: Clips, threshold: float | None) -> Duplicates:
     """Pairs of clips that are too alike to be two recordings, among those not known to belong together."""
-    heard, parts = np.flatnonzero(clips.heard), clips.number_parts()
-    embedded = clips.embeddings[heard]
-    cosines, indices = nearest(whitened(embedded), parts[heard], NEIGHBOURS)
-    indices = heard[indices]
+    embedded_rows, parts = np.flatnonzero(clips.heard), clips.number_parts()
+    embedded = clips.embeddings[embedded_rows]
+    cosines, indices = nearest(whitened(embedded), parts[embedded_rows], NEIGHBOURS)
+    indices = embedded_rows[indices]
     # Clips of one source often lie in one fold without being called a group: what is usual is seen
     # between folds.
-    elsewhere = (clips.place[heard][:, None] != clips.place[indices]) | (clips.place[heard] == "")[:, None]
+    own_place = clips.place[embedded_rows][:, None]
+    elsewhere = (own_place != clips.place[indices]) | (own_place == "")
     best = np.where(elsewhere, cosines, -np.inf).max(1)
     best = np.where(np.isfinite(best), best, cosines[:, -1])
     best = best[np.isfinite(best)]
     limit = threshold if threshold is not None else usual(best) if len(best) else 1.0
     pairs = {}
     for row, column in np.argwhere(cosines >= limit).tolist():
-        a, b = sorted((int(heard[row]), int(indices[row, column])))
+        a, b = sorted((int(embedded_rows[row]), int(indices[row, column])))
         pairs[a, b] = float(cosines[row, column])
-    few = threshold is None and len(heard) < FEW
+    few = threshold is None and len(embedded_rows) < FEW
     plain: dict[tuple[int, int], float] = {}
     if few:
-        rows = dict(zip(heard.tolist(), centred(embedded), strict=True))
+        rows = dict(zip(embedded_rows.tolist(), centred(embedded), strict=True))
         plain = {(a, b): float(rows[a] @ rows[b]) for a, b in pairs}
         pairs = {pair: c for pair, c in pairs.items() if plain[pair] >= ALIKE}
     by_content: dict[str, int] = {}
@@ -111,7 +112,7 @@ def write(clips: Clips, found: Duplicates, out: Path) -> Iterator[Finding]:
     rank = {number: rank for rank, number in enumerate(dict.fromkeys(cluster[a] for a, *_ in pairs), 1)}
     rows = []
     for a, b, cosine, straddles in pairs:
-        row = [rank[cluster[a]]]
+        row: list[int | str] = [rank[cluster[a]]]
         for column in (clips.ids, place, clips.names):
             row += [column[a], column[b]]
         same_file = clips.digests[a] and clips.digests[a] == clips.digests[b]
@@ -150,9 +151,9 @@ def _between(pairs: list, clips: Clips, cluster: np.ndarray, out: Path, found: D
     a, b, cosine, _ = over[0]
     return warning(
         f"{len(over)} pairs of near-duplicates in {count} clusters straddle folds (first: {clips.ids[a]}, "
-        f"{clips.ids[b]}, {found.format_score(a, b, cosine)}): scores are flattered; give each cluster one group: "
-        f"add {out / 'groups.csv'} to the training csv as its column `group`, extract again, and train with "
-        "--folds K"
+        f"{clips.ids[b]}, {found.format_score(a, b, cosine)}): scores are flattered; give each cluster one "
+        f"group: add {out / 'groups.csv'} to the training csv as its column `group`, extract again, and "
+        "train with --folds K"
     )
 
 

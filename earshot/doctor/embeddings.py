@@ -96,7 +96,7 @@ def load(folder: Path, run_folds: dict[str, int] | None = None) -> Clips:
     if not cache.multilabel:
         number_of = {name: number for number, name in enumerate(cache.classes)}
         labels = np.array([number_of[label] for label in labels.tolist()], dtype=np.int64)
-    place, whose, foldless = _places(train, labels, run_folds)
+    place, folds_text, foldless = _places(train, labels, run_folds)
     sizes = [len(content["ids"]) for _, content in parts]
     splits = np.repeat([name for name, _ in parts], sizes)
     ids, span = np.concatenate([content["ids"] for _, content in parts]), cache.manifest["span"]
@@ -120,7 +120,7 @@ def load(folder: Path, run_folds: dict[str, int] | None = None) -> Clips:
         np.where(np.isnan(seconds), padded, seconds),
         covered,
         digests,
-        whose,
+        folds_text,
         foldless,
     )
 
@@ -129,33 +129,33 @@ def _places(
     train: dict, labels: np.ndarray, run_folds: dict[str, int] | None
 ) -> tuple[np.ndarray, str, str | None]:
     if run_folds is not None:
-        found = np.array([str(run_folds.get(str(id), "")) for id in train["ids"]], dtype="U12")
-        return found, f"the run's {len(set(found) - {''})} folds", None
+        places = np.array([str(run_folds.get(str(id), "")) for id in train["ids"]], dtype="U12")
+        return places, f"the run's {len(set(places) - {''})} folds", None
     try:
-        numbers, whose = folds.assign(labels, train["folds"], train["groups"], None, 0)
+        numbers, folds_text = folds.assign(labels, train["folds"], train["groups"], None, 0)
     except UserError as error:
         return np.full(len(train["ids"]), "", dtype="U12"), "no folds", str(error)
-    return np.where(numbers < 0, "", numbers.astype("U12")), whose, None
+    return np.where(numbers < 0, "", numbers.astype("U12")), folds_text, None
 
 
 def _names(parts: list, cache: Cache) -> list[str]:
     """A label per clip as text; "" where it is to be found."""
-    found = []
+    names = []
     for name, content in parts:
         if name == "subm":
-            found += [""] * len(content["ids"])
+            names += [""] * len(content["ids"])
         elif content["labels"].ndim == 2:
-            found += ["|".join(cache.classes[c] for c in np.flatnonzero(row)) for row in content["labels"]]
+            names += ["|".join(cache.classes[c] for c in np.flatnonzero(row)) for row in content["labels"]]
         else:
-            found += content["labels"].tolist()
-    return found
+            names += content["labels"].tolist()
+    return names
 
 
 def _covered(content: dict) -> np.ndarray:
     """(clips,) seconds of the clip that its windows hold, NaN without windows."""
-    found = np.full(len(content["ids"]), -np.inf)
-    np.maximum.at(found, content["clip"], (content["start"] + content["length"]).astype(np.float64))
-    return np.where(np.isfinite(found), found, np.nan)
+    covered = np.full(len(content["ids"]), -np.inf)
+    np.maximum.at(covered, content["clip"], (content["start"] + content["length"]).astype(np.float64))
+    return np.where(np.isfinite(covered), covered, np.nan)
 
 
 def _files(folder: Path, ids: np.ndarray) -> tuple[np.ndarray, list[str]]:
@@ -173,12 +173,13 @@ def _files(folder: Path, ids: np.ndarray) -> tuple[np.ndarray, list[str]]:
                 by_name.setdefault(name, []).append((text, entry))
     seconds, digests = np.full(len(ids), np.nan), []
     for index, id in enumerate(map(str, ids)):
-        found = by_name.get(PurePosixPath(id).name, [])
-        exact = [entry for path, entry in found if path.endswith("/" + id)] or [entry for _, entry in found]
-        contents = {entry.get("sha256", "") for entry in exact}
+        matches = by_name.get(PurePosixPath(id).name, [])
+        exact = [entry for path, entry in matches if path.endswith("/" + id)]
+        entries = exact or [entry for _, entry in matches]
+        contents = {entry.get("sha256", "") for entry in entries}
         digests.append(contents.pop() if len(contents) == 1 else "")
-        if digests[-1] and "seconds" in exact[0]:
-            seconds[index] = exact[0]["seconds"]
+        if digests[-1] and "seconds" in entries[0]:
+            seconds[index] = entries[0]["seconds"]
     return seconds, digests
 
 

@@ -62,26 +62,26 @@ def competition(out: str = "data") -> Iterator[Finding]:
 
 
 def _examples(folders: list[kaggle_paths.Folder]) -> dict[str, list[Path]]:
-    found: dict[str, list[Path]] = {}
+    examples: dict[str, list[Path]] = {}
     for folder in folders:
         for suffix, files in folder.examples.items():
-            found[suffix] = [*found.get(suffix, []), *files][:EXAMPLES]
-    return dict(sorted(found.items()))
+            examples[suffix] = [*examples.get(suffix, []), *files][:EXAMPLES]
+    return dict(sorted(examples.items()))
 
 
 def decoded(suffix: str, files: list[Path]) -> Finding:
     """Does a file of this suffix decode? The smallest is tried first; one damaged file proves nothing."""
-    said = ""
+    first_error = ""
     for path in sorted(files, key=lambda path: (path.stat().st_size, path)):
         try:
             wave, rate, *_ = audio_load.read(path, None, audio_load.AudioSettings())
         except audio_load.BadAudio as error:
-            said = said or f"{path.name}: {error}"
+            first_error = first_error or f"{path.name}: {error}"
             continue
         return ok(f"audio: {suffix} decodes ({path.name}, {len(wave) / rate:.1f} s, {rate} Hz)")
     return stop(
-        f"audio: none of {len(files)} {suffix} files decodes ({said}): install ffmpeg, or convert them to "
-        "flac"
+        f"audio: none of {len(files)} {suffix} files decodes ({first_error}): install ffmpeg, or convert "
+        "them to flac"
     )
 
 

@@ -55,27 +55,27 @@ def _without(torch: Any) -> Finding:
 
 def _gpu(torch: Any, index: int) -> Finding:
     try:
-        found = device.choose(f"cuda:{index}")
+        chosen = device.choose(f"cuda:{index}")
     except UserError as error:
         return stop(f"GPU {index}: {error}")
     major, minor = torch.cuda.get_device_capability(index)
     free, total = torch.cuda.mem_get_info(index)
-    about = f"GPU {index}: {found.about}, a kernel ran, {human(free)} of {human(total)} free"
+    text = f"GPU {index}: {chosen.about}, a kernel ran, {human(free)} of {human(total)} free"
     if not built_for((major, minor), torch.cuda.get_arch_list()):
         return warning(
-            f"{about}; this torch is not built for sm_{major}{minor} "
+            f"{text}; this torch is not built for sm_{major}{minor} "
             f"({' '.join(torch.cuda.get_arch_list())}), so that each kernel is compiled when first used: "
             "install a torch that is"
         )
     if free < BUSY * total:
-        return warning(f"{about}: another process holds the rest: stop it, or restart the session")
-    return ok(about)
+        return warning(f"{text}: another process holds the rest: stop it, or restart the session")
+    return ok(text)
 
 
 def built_for(capability: tuple[int, int], architectures: Sequence[str]) -> bool:
     """Has a build kernels for a GPU: of its own capability, or of the same major and a lower minor number?"""
-    known = [re.fullmatch(r"sm_(\d+)(\d)[af]?", name) for name in architectures]
-    return any(int(one[1]) == capability[0] and int(one[2]) <= capability[1] for one in known if one)
+    builds = [re.fullmatch(r"sm_(\d+)(\d)[af]?", name) for name in architectures]
+    return any(int(build[1]) == capability[0] and int(build[2]) <= capability[1] for build in builds if build)
 
 
 def libraries() -> Iterator[Finding]:

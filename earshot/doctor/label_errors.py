@@ -67,31 +67,32 @@ def neighbours(clips: Clips, k: int = NEIGHBOURS) -> np.ndarray:
     clips, classes)."""
     count = len(clips.labels)
     targets = clips.targets
-    heard = np.flatnonzero(clips.heard[:count])
+    embedded = np.flatnonzero(clips.heard[:count])
     shares = np.full((count, targets.shape[1]), np.nan)
-    cosines, indices = nearest(centred(clips.embeddings[heard]), clips.number_parts()[heard], k)
+    cosines, indices = nearest(centred(clips.embeddings[embedded]), clips.number_parts()[embedded], k)
     weights = np.where(np.isfinite(cosines), np.maximum(cosines, 1e-3), 0).astype(np.float64)
     with np.errstate(invalid="ignore"):
-        shares[heard] = (weights[:, :, None] * targets[heard[indices]]).sum(1) / weights.sum(1, keepdims=True)
+        total = (weights[:, :, None] * targets[embedded[indices]]).sum(1)
+        shares[embedded] = total / weights.sum(1, keepdims=True)
     return shares
 
 
-def doubts(found: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def doubts(probabilities: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where probabilities contradict a label, by each class's own standard (confident learning, Northcutt,
     Jiang & Chuang 2021).
 
     A class's standard is the mean probability that its clips get for it: hard classes are not all suspected.
 
     Args:
-        found: (clips, classes) probabilities or shares, NaN rows unknown.
+        probabilities: (clips, classes) probabilities or shares, NaN rows unknown.
         truth: (clips,) class indices, or (clips, classes) of 0 and 1.
     Returns:
         doubted (clips, classes) bool: single label: the likeliest other class that reaches its standard,
         where the clip's own is less likely; multi-label: the label (given or missing) whose opposite reaches
         the standard. margin (clips, classes): by how much the contrary is likelier, -1 to 1.
     """
-    known = np.isfinite(found).all(1)
-    p = np.where(known[:, None], found, 0)
+    known = np.isfinite(probabilities).all(1)
+    p = np.where(known[:, None], probabilities, 0)
     if truth.ndim == 2:
         yes = (truth == 1) & known[:, None]
         no = (truth == 0) & known[:, None]
@@ -134,14 +135,14 @@ def write(clips: Clips, oof: np.ndarray | None, out: Path) -> Iterator[Finding]:
     )
     # where one side finds the given label the likelier, the other's doubt is not enough
     votes = np.where(((margins > 0) | np.isnan(margins)).all(0), votes, 0)
-    classes, several = clips.cache.classes, clips.labels.ndim == 2
-    pairs = _ranked(votes, suspicion, several)
+    classes, multilabel = clips.cache.classes, clips.labels.ndim == 2
+    pairs = _ranked(votes, suspicion, multilabel)
     names, rows = [], []
     for rank, (i, k) in enumerate(pairs, 1):
-        sign = ("-" if clips.labels[i, k] else "+") if several else ""
+        sign = ("-" if clips.labels[i, k] else "+") if multilabel else ""
         names.append(sign + classes[k])
-        given = k if several else clips.labels[i]
-        numbers = [float(p[i, c]) for p in sources.values() for c in (given, k)]
+        given_class = k if multilabel else clips.labels[i]
+        numbers = [float(p[i, c]) for p in sources.values() for c in (given_class, k)]
         reasons = "+".join(source for source, (doubted, _) in judged.items() if doubted[i, k])
         clip = (clips.ids[i], clips.place[i], clips.names[i])
         rows.append((rank, *clip, names[-1], float(suspicion[i, k]), *numbers, reasons))
@@ -162,11 +163,11 @@ def write(clips: Clips, oof: np.ndarray | None, out: Path) -> Iterator[Finding]:
     )
 
 
-def _ranked(votes: np.ndarray, suspicion: np.ndarray, several: bool) -> list[tuple[int, int]]:
+def _ranked(votes: np.ndarray, suspicion: np.ndarray, multilabel: bool) -> list[tuple[int, int]]:
     """(clip, class) of what is doubted; where a clip has one label, only its likeliest other class."""
     pairs = map(tuple, np.argwhere(votes > 0).tolist())
     ranked = sorted(pairs, key=lambda pair: (-votes[pair], -suspicion[pair], pair))
-    if several:
+    if multilabel:
         return ranked
     likeliest: dict[int, tuple[int, int]] = {}
     for pair in ranked:

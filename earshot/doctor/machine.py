@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -68,9 +69,7 @@ def look(say: Callable[[str], None]) -> list[Finding]:
         findings += lines
         for line in lines:
             say(" ".join(str(line).split()))
-    counts = {level: sum(one.level == level for one in findings) for level in ("stop", "warning", "ok")}
-    say(
-        f"{counts['stop']} stops, {counts['warning']} warnings, {counts['ok']} ok, in "
-        f"{time.monotonic() - began:.1f} s"
-    )
+    counts = Counter(finding.level for finding in findings)
+    seconds = time.monotonic() - began
+    say(f"{counts['stop']} stops, {counts['warning']} warnings, {counts['ok']} ok, in {seconds:.1f} s")
     return findings

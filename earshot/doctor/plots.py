@@ -24,12 +24,12 @@ SIDES = (("train", "training", BLUE), ("test", "hold-out", GREEN), ("subm", "to 
 NAMED = 15  # classes with a marker and colour each; more are numbered where they lie
 
 
-def draw(clips: Clips, found: Duplicates | None, out: Path) -> list[str]:
+def draw(clips: Clips, pairs: Duplicates | None, out: Path) -> list[str]:
     """Write the pictures that the data allows; their names. Raises ImportError without matplotlib."""
     with style.style():
         figures = {"class_balance.png": _balance(clips), "durations.png": _durations(clips)}
-        if found is not None:
-            figures |= {"neighbours.png": _neighbours(found), "map.png": _map(clips)}
+        if pairs is not None:
+            figures |= {"neighbours.png": _neighbours(pairs), "map.png": _map(clips)}
         drawn = {name: figure for name, figure in figures.items() if figure is not None}
         for name, figure in drawn.items():
             write_bytes(out / name, style.png(figure))
@@ -75,8 +75,8 @@ def _durations(clips: Clips) -> Figure | None:
     return figure
 
 
-def _neighbours(found: Duplicates) -> Figure | None:
-    if not len(found.closest):
+def _neighbours(pairs: Duplicates) -> Figure | None:
+    if not len(pairs.closest):
         return None
     figure, at = axes(
         6.5,
@@ -85,13 +85,13 @@ def _neighbours(found: Duplicates) -> Figure | None:
         ylabel="clips (log)",
         title="How alike are the nearest clips?",
     )
-    low = min(float(found.closest.min()), found.threshold) - 0.02
-    at.hist(found.closest, np.linspace(low, max(1.0, found.threshold), 61), color=BLUE)
+    low = min(float(pairs.closest.min()), pairs.threshold) - 0.02
+    at.hist(pairs.closest, np.linspace(low, max(1.0, pairs.threshold), 61), color=BLUE)
     at.set_yscale("log")
-    at.axvline(found.threshold, color=VERMILION, linewidth=1.5)
+    at.axvline(pairs.threshold, color=VERMILION, linewidth=1.5)
     at.annotate(
-        f"near-duplicates\nfrom {found.threshold:.3f}",
-        (found.threshold, 0.97),
+        f"near-duplicates\nfrom {pairs.threshold:.3f}",
+        (pairs.threshold, 0.97),
         (4, 0),
         xycoords=("data", "axes fraction"),
         textcoords="offset points",
@@ -103,12 +103,12 @@ def _neighbours(found: Duplicates) -> Figure | None:
 
 
 def _map(clips: Clips) -> Figure:
-    heard = np.flatnonzero(clips.heard)
-    x = components(centred(clips.embeddings[heard]), 2)
+    embedded = np.flatnonzero(clips.heard)
+    x = components(centred(clips.embeddings[embedded]), 2)
     x = np.column_stack([x, np.zeros(len(x))])[:, :2]
-    train, subm = clips.train[heard], clips.splits[heard] == "subm"
-    labels = np.full(len(heard), -1)  # the first where there are several
-    targets = clips.targets[heard[train]]
+    train, subm = clips.train[embedded], clips.splits[embedded] == "subm"
+    labels = np.full(len(embedded), -1)  # the first where there are several
+    targets = clips.targets[embedded[train]]
     labels[train] = np.where(targets.any(1), targets.argmax(1), -1)
     classes = style.names(clips.cache.classes)
     named = len(classes) <= NAMED

@@ -52,10 +52,10 @@ def nearest(x: np.ndarray, parts: np.ndarray, k: int) -> tuple[np.ndarray, np.nd
     cosines, indices = np.empty((len(x), k), np.float32), np.empty((len(x), k), np.int64)
     for first in range(0, len(x), BLOCK):
         rows = slice(first, first + BLOCK)
-        found = x[rows] @ x.T
-        found[parts[rows, None] == parts[None]] = -np.inf
-        top = np.argpartition(-found, k - 1, axis=1)[:, :k]
-        value = np.take_along_axis(found, top, 1)
+        block = x[rows] @ x.T
+        block[parts[rows, None] == parts[None]] = -np.inf
+        top = np.argpartition(-block, k - 1, axis=1)[:, :k]
+        value = np.take_along_axis(block, top, 1)
         order = np.lexsort((top, -value), axis=1)
         cosines[rows], indices[rows] = np.take_along_axis(value, order, 1), np.take_along_axis(top, order, 1)
     return cosines, indices

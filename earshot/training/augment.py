@@ -103,10 +103,10 @@ def _between(x: Tensor, lower: np.ndarray, upper: np.ndarray, share: np.ndarray,
     """Linear interpolation along an axis; lower, upper (indices) and share are (B, new length)."""
     shape = [len(x), 1, 1, 1]
     shape[axis] = lower.shape[1]
-    one, other = (
+    below, above = (
         torch.take_along_dim(x, torch.from_numpy(i).to(x.device).view(shape), axis) for i in (lower, upper)
     )
-    return one.lerp(other, torch.from_numpy(share.astype(np.float32)).to(x.device).view(shape))
+    return below.lerp(above, torch.from_numpy(share.astype(np.float32)).to(x.device).view(shape))
 
 
 def asked(settings: TrainingFlags) -> bool:

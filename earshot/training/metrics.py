@@ -47,14 +47,14 @@ def gain(metric: str, value: float) -> float:
     return -value if metric in MINIMISED else value
 
 
-def summary(found: dict[str, float], metric: str = "f1_macro") -> str:
+def summary(scored: dict[str, float], metric: str = "f1_macro") -> str:
     """The scores that a line has room for, the one that was aimed at among them."""
-    several = (*RANKING, "roc_auc_macro") if RANKING[0] in found else ()
-    more = dict.fromkeys(("f1_macro", *several, metric))
-    shown = dict.fromkeys((*(name for name in more if name in found), "accuracy", "log_loss"))
+    multilabel_names = (*RANKING, "roc_auc_macro") if RANKING[0] in scored else ()
+    wanted = dict.fromkeys(("f1_macro", *multilabel_names, metric))
+    names = dict.fromkeys((*(name for name in wanted if name in scored), "accuracy", "log_loss"))
     return "  ".join(
-        f"{name} undefined" if name in found.get("undefined", ()) else f"{name} {found[name]:.4f}"
-        for name in shown
+        f"{name} undefined" if name in scored.get("undefined", ()) else f"{name} {scored[name]:.4f}"
+        for name in names
     )
 
 
@@ -97,38 +97,38 @@ def scores(probabilities: np.ndarray, truth: np.ndarray, metric: str = "") -> di
     """
     if not len(truth):
         raise UserError("there are no clips to score: the fold or hold-out is empty")
-    odd = ~np.isfinite(probabilities).all(1)
-    if odd.any():
+    not_finite = ~np.isfinite(probabilities).all(1)
+    if not_finite.any():
         raise UserError(
-            f"{int(odd.sum())} of {len(truth)} predictions are not numbers, so that there is no score: train "
-            "again with a lower --lr, or --clip-grad 1"
+            f"{int(not_finite.sum())} of {len(truth)} predictions are not numbers, so that there is no "
+            "score: train again with a lower --lr, or --clip-grad 1"
         )
-    several, classes = truth.ndim == 2, probabilities.shape[1]
-    counted = counts(probabilities, truth)[:, 0]
-    found = {
-        name: float(from_counts(name, *counted, len(truth), several))
+    multilabel, classes = truth.ndim == 2, probabilities.shape[1]
+    right, true, predicted = counts(probabilities, truth)[:, 0]
+    scored = {
+        name: float(from_counts(name, right, true, predicted, len(truth), multilabel))
         for name in COUNTED
         if is_counted(name, truth)
     }
-    if several:
+    if multilabel:
         exact = ((probabilities >= THRESHOLD) == truth).all(1)
-        balanced = found.pop("balanced_accuracy")
-        found |= {"accuracy": float(exact.mean()), "balanced_accuracy": balanced}
-        found |= {name: rank(probabilities, truth) for name, rank in RANKED.items()}
+        balanced = scored.pop("balanced_accuracy")
+        scored |= {"accuracy": float(exact.mean()), "balanced_accuracy": balanced}
+        scored |= {name: rank(probabilities, truth) for name, rank in RANKED.items()}
     else:
         yes = truth[:, None] == np.arange(classes)
         # of two classes the second alone: close to 1 probabilities round sooner than near 0
         first = 1 if classes == 2 and yes.any(0).all() else 0
-        found["roc_auc_macro"] = RANKED["roc_auc_macro"](probabilities[:, first:], yes[:, first:])
+        scored["roc_auc_macro"] = RANKED["roc_auc_macro"](probabilities[:, first:], yes[:, first:])
         if metric == "roc_auc_micro":
-            found[metric] = _roc_auc_micro(probabilities, truth)
+            scored[metric] = _roc_auc_micro(probabilities, truth)
         if metric == "map_macro":
-            found[metric] = RANKED[metric](probabilities, yes)
-        found["map_at_3"] = _map_at_3(truth, probabilities)
-    found["log_loss"] = float(losses(probabilities, truth).mean())
-    if several and metric == "roc_auc_micro":
-        found[metric] = _roc_auc_micro(probabilities, truth)
-    return found
+            scored[metric] = RANKED[metric](probabilities, yes)
+        scored["map_at_3"] = _map_at_3(truth, probabilities)
+    scored["log_loss"] = float(losses(probabilities, truth).mean())
+    if multilabel and metric == "roc_auc_micro":
+        scored[metric] = _roc_auc_micro(probabilities, truth)
+    return scored
 
 
 def _map_at_3(truth: np.ndarray, probabilities: np.ndarray) -> float:
@@ -159,18 +159,22 @@ def counts(probabilities: np.ndarray, truth: np.ndarray, blocks: np.ndarray | No
     """
     classes = probabilities.shape[1]
     blocks = np.zeros(len(truth), dtype=np.int64) if blocks is None else blocks
-    number = int(blocks.max()) + 1
+    block_count = int(blocks.max()) + 1
     if truth.ndim == 2:
-        said, true = probabilities >= THRESHOLD, truth == 1
-        found = [
-            np.stack([part[blocks == b].sum(0) for b in range(number)]) for part in (said & true, true, said)
+        predicted, true = probabilities >= THRESHOLD, truth == 1
+        totals = [
+            np.stack([part[blocks == b].sum(0) for b in range(block_count)])
+            for part in (predicted & true, true, predicted)
         ]
-        return np.stack(found)
-    said = probabilities.argmax(1)
-    right = said == truth
-    table = [(blocks[right], truth[right]), (blocks, truth), (blocks, said)]
+        return np.stack(totals)
+    predicted = probabilities.argmax(1)
+    right = predicted == truth
+    table = [(blocks[right], truth[right]), (blocks, truth), (blocks, predicted)]
     return np.stack(
-        [np.bincount(b * classes + c, minlength=number * classes).reshape(number, classes) for b, c in table]
+        [
+            np.bincount(b * classes + c, minlength=block_count * classes).reshape(block_count, classes)
+            for b, c in table
+        ]
     )
 
 
@@ -178,38 +182,40 @@ def each_class(
     metric: str,
     right: np.ndarray,
     true: np.ndarray,
-    said: np.ndarray,
+    predicted: np.ndarray,
     clips: np.ndarray | int,
     multilabel: bool,
 ) -> np.ndarray:
     """F1 of each class, or its recall (multi-label: yes against no) for the balanced accuracy; counts of any
     equal shapes."""
     if metric != "balanced_accuracy":
-        return 2 * right / np.maximum(true + said, 1)
+        return 2 * right / np.maximum(true + predicted, 1)
     recall = right / np.maximum(true, 1)
     if not multilabel:
         return recall
     others = clips - true
-    return np.where(others > 0, (recall + (others - said + right) / np.maximum(others, 1)) / 2, recall)
+    return np.where(others > 0, (recall + (others - predicted + right) / np.maximum(others, 1)) / 2, recall)
 
 
 def from_counts(
     metric: str,
     right: np.ndarray,
     true: np.ndarray,
-    said: np.ndarray,
+    predicted: np.ndarray,
     clips: np.ndarray | int,
     multilabel: bool,
 ) -> np.ndarray:
     """A counted metric from (..., classes) counts, as `scores` has it; `clips` is a number, or (...,
     1)."""
     if metric == "f1_micro":
-        return 2 * right.sum(-1) / np.maximum((true + said).sum(-1), 1)
+        return 2 * right.sum(-1) / np.maximum((true + predicted).sum(-1), 1)
     if metric == "accuracy":
         return right.sum(-1) / np.maximum(true.sum(-1), 1)
-    each = each_class(metric, right, true, said, clips, multilabel)
+    each = each_class(metric, right, true, predicted, clips, multilabel)
     weight = (
-        true if metric == "f1_weighted" else (true > 0 if metric == "balanced_accuracy" else true + said > 0)
+        true
+        if metric == "f1_weighted"
+        else (true > 0 if metric == "balanced_accuracy" else true + predicted > 0)
     )
     return (each * weight).sum(-1) / np.maximum(weight.sum(-1), 1)
 
@@ -223,8 +229,8 @@ def likelihood(probabilities: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 def losses(probabilities: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """(clips,) log loss, or mean binary cross-entropy, of each clip."""
-    found = -np.log(np.clip(likelihood(probabilities.astype(np.float64), truth), 1e-15, 1))
-    return found.mean(1) if truth.ndim == 2 else found
+    values = -np.log(np.clip(likelihood(probabilities.astype(np.float64), truth), 1e-15, 1))
+    return values.mean(1) if truth.ndim == 2 else values
 
 
 def one(metric: str, probabilities: np.ndarray, truth: np.ndarray) -> float:
@@ -232,7 +238,8 @@ def one(metric: str, probabilities: np.ndarray, truth: np.ndarray) -> float:
     if metric == "log_loss":
         return -float(losses(probabilities, truth).mean())
     if is_counted(metric, truth):
-        return float(from_counts(metric, *counts(probabilities, truth)[:, 0], len(truth), truth.ndim == 2))
+        right, true, predicted = counts(probabilities, truth)[:, 0]
+        return float(from_counts(metric, right, true, predicted, len(truth), truth.ndim == 2))
     if metric == "roc_auc_micro":
         return _roc_auc_micro(probabilities, truth)
     if truth.ndim == 2 and metric in RANKED:
@@ -249,13 +256,13 @@ def _mean_of_classes(
         score: is given, for the clips of a class in the order of its probabilities, how many clips have a
             lower one, and how many none higher; the same among the class's own; how many clips there are.
     """
-    ordered, found = np.sort(probabilities, 0), []
+    ordered, values = np.sort(probabilities, 0), []
     for c in np.flatnonzero(truth.any(0)):
         own = np.sort(probabilities[truth[:, c] == 1, c])
         below, up_to = (np.searchsorted(ordered[:, c], own, side) for side in ("left", "right"))
         own_below, own_up_to = (np.searchsorted(own, own, side) for side in ("left", "right"))
-        found.append(score(below, up_to, own_below, own_up_to, len(truth)))
-    defined = [value for value in found if value is not None]
+        values.append(score(below, up_to, own_below, own_up_to, len(truth)))
+    defined = [value for value in values if value is not None]
     return float(np.mean(defined)) if defined else 0.0
 
 

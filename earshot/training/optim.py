@@ -29,8 +29,8 @@ def optimizer(head: torch.nn.Module, settings: TrainingFlags) -> torch.optim.Opt
             fused=True,
             weight_decay=settings.weight_decay,
         )
-    kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
-    return kind(parameters, settings.lr, weight_decay=settings.weight_decay, fused=True)
+    adam_class = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
+    return adam_class(parameters, settings.lr, weight_decay=settings.weight_decay, fused=True)
 
 
 def schedule(optim: torch.optim.Optimizer, settings: TrainingFlags, steps_per_epoch: int) -> LRScheduler:
@@ -103,12 +103,12 @@ def climb(head: torch.nn.Module, rho: float) -> list[tuple[torch.Tensor, torch.T
     Returns:
         (parameter, its value before) of all that moved; none where the gradient is zero or not finite.
     """
-    moved = [p for p in head.parameters() if p.grad is not None]
-    norm = torch.stack([p.grad.float().norm() for p in moved]).norm() if moved else torch.zeros(())
+    trained = [p for p in head.parameters() if p.grad is not None]
+    norm = torch.stack([p.grad.float().norm() for p in trained]).norm() if trained else torch.zeros(())
     if not (norm.isfinite() and norm > 0):
         return []
-    before = [(p, p.clone()) for p in moved]
-    for parameter in moved:
+    before = [(p, p.clone()) for p in trained]
+    for parameter in trained:
         parameter.add_(parameter.grad * (rho / norm).to(parameter.grad.dtype))
     return before
 

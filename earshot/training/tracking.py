@@ -29,11 +29,12 @@ EVENTS = "events.out.tfevents."  # what the names of its files begin with
 
 def by_part(history: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """The epochs of each fold (and seed, where there are several), under a name for it."""
-    several, found = len({row.get("seed") for row in history}) > 1, {}
+    epochs_of: dict[str, list[dict[str, Any]]] = {}
+    has_seeds = len({row.get("seed") for row in history}) > 1
     for row in history:
         name = str(row["fold"]) if row["fold"] == "refit" else f"fold_{row['fold']}"
-        found.setdefault(name + (f"_seed{row['seed']}" if several else ""), []).append(row)
-    return found
+        epochs_of.setdefault(name + (f"_seed{row['seed']}" if has_seeds else ""), []).append(row)
+    return epochs_of
 
 
 def scalars(row: dict[str, Any]) -> dict[str, float]:
@@ -69,8 +70,8 @@ def safely(name: str, say: Callable[[str], None], act: Callable, *args: Any) -> 
     try:
         act(*args)
     except Exception as error:  # whatever it is: the run is worth more than its pictures
-        said = " ".join(str(error).split())[:200] or type(error).__name__
-        say(f"{name} failed and is left out, the run is whole: {said}")
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        say(f"{name} failed and is left out, the run is whole: {reason}")
         return False
     return True
 
@@ -95,7 +96,9 @@ class Tracker:
         self._each(lambda watcher: watcher.finish(self.run, self.rows, pictures))
 
     def _each(self, tell: Callable[[Any], None]) -> None:
-        self.watchers = [one for one in self.watchers if safely(one.name, self.run.log, tell, one)]
+        self.watchers = [
+            watcher for watcher in self.watchers if safely(watcher.name, self.run.log, tell, watcher)
+        ]
 
 
 class TensorBoard:
