@@ -135,7 +135,8 @@ def contents(folder: Path, made: tuple[str, ...]) -> dict[str, bytes]:
     """Relative name -> bytes of all that a stage made, less the times in it."""
     found = {}
     for path in sorted(p for name in made for p in (folder / name).rglob("*")):
-        if path.is_file() and path.name not in TIMES and "unpacked" not in path.parts:
+        timed = path.name in TIMES or path.name.startswith("events.out.tfevents.")
+        if path.is_file() and not timed and "unpacked" not in path.parts:
             found[path.relative_to(folder).as_posix()] = _timeless(path)
     return found
 

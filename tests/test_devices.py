@@ -25,7 +25,7 @@ from earshot.core.device import Device
 from earshot.core.errors import UserError
 from earshot.core.files import locked
 from earshot.features import extract
-from earshot.training import eta
+from earshot.training import progress
 
 EXTRACT = ("--extractor", "logmel", "--n-mels", "96", "--hop-length", "64", "--workers", "2")
 TRAIN = (
@@ -329,9 +329,9 @@ def test_what_the_rest_will_take_is_said_once(data, tmp_path, capsys, monkeypatc
     import get_features
     import train
 
-    for module in (eta, extract):
+    for module in (progress, extract):
         monkeypatch.setattr(module, "LONG", 0.0)
-    monkeypatch.setattr(eta, "MEASURED", 0.0)
+    monkeypatch.setattr(progress, "MEASURED", 0.0)
     get_features.main(
         ["--competition", str(data), *EXTRACT, "--device", "cpu", "--out", str(tmp_path / "data")]
     )

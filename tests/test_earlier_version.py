@@ -49,9 +49,11 @@ def earlier(home: Path, name: str, *args: object) -> str:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """All but the remembered checksums (with the times at which they were seen) and the logs."""
+    """All but the remembered checksums (with the times at which they were seen), the logs and TensorBoard's
+    files."""
     skipped = (".verified.json", ".index.json", "training_log.txt")
     paths = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name not in skipped]
+    paths = [p for p in paths if not p.name.startswith("events.out.tfevents.")]
     return {str(p.relative_to(folder)): p.read_bytes() for p in paths}
 
 

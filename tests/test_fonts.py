@@ -185,7 +185,7 @@ def test_the_map_names_every_class() -> None:
         embeddings=np.random.default_rng(0).standard_normal((8, 3)),
         train=np.ones(8, bool),
         splits=np.array(["train"] * 8),
-        labels=np.arange(8) % 2,
+        targets=np.eye(2, dtype=int)[np.arange(8) % 2],
         cache=SimpleNamespace(classes=["_silence_", "$x$"]),
     )
     with style.style():

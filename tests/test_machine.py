@@ -184,13 +184,13 @@ def test_room_on_kaggle(monkeypatch, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Kaggle keeps"):
         disk_space.check(tmp_path / "runs" / "a", 200_000, 200_000)
     assert "0 MB free" in disk_space.check(tmp_path / "runs" / "a", 50_000, 50_000)
-    assert "warning: disk: 1 MB of the 1 MB" in str(environment.disk(tmp_path)[0])
+    assert "warning: disk: 1 MB of the 1 MB" in str(next(environment.disk(tmp_path)))
     assert kaggle_paths.left(tmp_path.parent) is None
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
     monkeypatch.setattr(environment, "age", lambda: 11.5 * 3600)
-    assert str(environment.session()[0]).startswith("warning: session: 0.5 of 12 hours")
+    assert str(next(environment.session())).startswith("warning: session: 0.5 of 12 hours")
     monkeypatch.setattr(environment, "age", lambda: 3600.0)
-    assert "--max-hours 10.5" in str(environment.session()[0])
+    assert "--max-hours 10.5" in str(next(environment.session()))
 
 
 def test_the_doctor_as_a_user_runs_it(tmp_path: Path, monkeypatch) -> None:

@@ -6,13 +6,14 @@ from __future__ import annotations
 import csv
 import math
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from earshot.doctor.embeddings import Clips, constant
 from earshot.doctor.findings import Finding, ok, stop, warning, write_csv
-from earshot.doctor.similarity import centred
+from earshot.doctor.similarity import centred, principal
 
 UNEVEN = 10  # times as many clips in the commonest class as in the rarest
 COMPONENTS = 50  # of the PCA before the logistic regression
@@ -21,86 +22,64 @@ ALIKE, APART = 0.6, 0.75  # adversarial AUC
 
 def counts(clips: Clips) -> np.ndarray:
     """(folds + 1, classes) clips per class: in all, then per fold in order."""
-    targets = (
-        clips.labels
-        if clips.labels.ndim == 2
-        else np.eye(len(clips.cache.classes), dtype=np.int64)[clips.labels]
-    )
-    numbers = clips.folds
-    return np.array(
-        [targets.sum(0), *(targets[numbers == n].sum(0) for n in np.unique(numbers[numbers >= 0]))]
-    )
+    targets, numbers = clips.targets, clips.folds
+    folds = np.unique(numbers[numbers >= 0])
+    return np.array([targets.sum(0), *(targets[numbers == fold].sum(0) for fold in folds)])
 
 
-def balance(clips: Clips, out: Path) -> list[Finding]:
+def balance(clips: Clips, out: Path) -> Iterator[Finding]:
     """class_balance.csv: clips per class and fold; what is uneven or missing."""
     classes, table = clips.cache.classes, counts(clips)
     numbers = [int(n) for n in np.unique(clips.folds) if n >= 0]
-    write_csv(
-        out / "class_balance.csv",
-        ("label", "clips", *(f"fold_{n}" for n in numbers)),
-        ([name, *column] for name, column in zip(classes, table.T.tolist(), strict=True)),
-    )
+    rows = ([name, *column] for name, column in zip(classes, table.T.tolist(), strict=True))
+    write_csv(out / "class_balance.csv", ("label", "clips", *(f"fold_{n}" for n in numbers)), rows)
     if len(classes) < 2:
-        return [
-            stop(
-                f"one class only ({classes[0] if classes else 'none'}): nothing can be told apart; check "
-                "--label-column"
-            )
-        ]
-    lines = []
+        only = classes[0] if classes else "none"
+        yield stop(f"one class only ({only}): nothing can be told apart; check --label-column")
+        return
     if clips.foldless:
-        lines.append(stop(f"folds: {clips.foldless}"))
+        yield stop(f"folds: {clips.foldless}")
     total, least, most = table[0], int(table[0].argmin()), int(table[0].argmax())
-    about = (
+    text = (
         f"{len(classes)} classes, {total[least]} ({classes[least]}) to {total[most]} ({classes[most]}) "
         "clips each"
     )
     if total[most] >= UNEVEN * max(total[least], 1):
-        lines.append(warning(f"uneven classes: {about}: judge by f1_macro, try --class-weights balanced"))
+        yield warning(f"uneven classes: {text}: judge by f1_macro, try --class-weights balanced")
     else:
-        lines.append(ok(f"{about}; {clips.whose}"))
-    rare = [classes[c] for c in np.flatnonzero(total < len(numbers))]
-    if rare:
-        lines.append(
-            warning(
-                f"{len(rare)} classes have fewer clips than folds ({', '.join(rare[:5])}): they are missing "
-                "from some: give a lower --folds, or judge them by hand"
-            )
+        yield ok(f"{text}; {clips.whose}")
+    rare = total < len(numbers)
+    if rare.any():
+        names = [classes[c] for c in np.flatnonzero(rare)]
+        yield warning(
+            f"{len(names)} classes have fewer clips than folds ({', '.join(names[:5])}): they are missing "
+            "from some: give a lower --folds, or judge them by hand"
         )
-    lacking = [
-        (n, classes[c])
-        for n, row in zip(numbers, table[1:], strict=True)
-        for c in np.flatnonzero(row == 0)
-        if classes[c] not in rare
-    ]
-    if lacking:
-        lines.append(
-            warning(
-                f"{len(lacking)} times a fold has no clip of a class (first: fold {lacking[0][0]}, "
-                f"{lacking[0][1]}): folds' scores differ by that; pooled out-of-fold scores do not suffer, "
-                "else give --folds K"
-            )
+    lacking = np.argwhere((table[1:] == 0) & ~rare)
+    if len(lacking):
+        fold, label = lacking[0]
+        yield warning(
+            f"{len(lacking)} times a fold has no clip of a class (first: fold {numbers[fold]}, "
+            f"{classes[label]}): folds' scores differ by that; pooled out-of-fold scores do not suffer, "
+            "else give --folds K"
         )
     sizes = [int((clips.folds == n).sum()) for n in numbers]
     if sizes and max(sizes) > 2 * min(sizes):
-        lines.append(
-            warning(
-                f"folds of {min(sizes)} to {max(sizes)} clips: trust the pooled score, not the folds' mean; "
-                "or --folds K"
-            )
+        yield warning(
+            f"folds of {min(sizes)} to {max(sizes)} clips: trust the pooled score, not the folds' mean; "
+            "or --folds K"
         )
-    return lines
 
 
-def durations(clips: Clips) -> list[Finding]:
+def durations(clips: Clips) -> Iterator[Finding]:
     """Minimum, median and maximum; how many clips are padded, how many are cut."""
     span = clips.cache.manifest["span"]
     known = clips.seconds[np.isfinite(clips.seconds)]
     covered = clips.covered[np.isfinite(clips.covered)]
     padded = float((covered < span - 1e-3).mean()) if len(covered) else 0.0
     if not len(known):
-        return [ok(f"durations: at least the window's {span:g} s, all of them; their files are not at hand")]
+        yield ok(f"durations: at least the window's {span:g} s, all of them; their files are not at hand")
+        return
     both = np.isfinite(clips.seconds) & np.isfinite(clips.covered)
     cut = both & (clips.seconds > clips.covered + 0.05)
     text = (
@@ -111,44 +90,36 @@ def durations(clips: Clips) -> list[Finding]:
         text += f" ({len(clips.ids) - len(known)} of unknown length)"
     if cut.mean() > 0.05:
         lost = float((clips.seconds[cut] - clips.covered[cut]).sum() / clips.seconds[both].sum())
-        return [
-            warning(
-                f"{text}, {lost:.0%} of the audio is not heard: give get_features.py --hop {span / 2:g}, or "
-                "a longer --seconds"
-            )
-        ]
-    if padded > 0.5 and np.median(known) < span / 2:
-        return [
-            warning(f"{text}: most of a window is padding; a shorter --seconds is faster and often better")
-        ]
-    return [ok(text)]
+        yield warning(
+            f"{text}, {lost:.0%} of the audio is not heard: give get_features.py --hop {span / 2:g}, or "
+            "a longer --seconds"
+        )
+    elif padded > 0.5 and np.median(known) < span / 2:
+        yield warning(f"{text}: most of a window is padding; a shorter --seconds is faster and often better")
+    else:
+        yield ok(text)
 
 
-def audio(clips: Clips) -> list[Finding]:
+def audio(clips: Clips) -> Iterator[Finding]:
     """What the cache's ledger of bad audio says, and embeddings that are one number."""
-    path, lines = clips.cache.folder / "bad_audio.csv", []
-    if clips.cache.manifest["bad"] and path.is_file():
+    path, bad = clips.cache.folder / "bad_audio.csv", clips.cache.manifest["bad"]
+    bad = bad if path.is_file() else 0
+    if bad:
         with open(path, newline="", encoding="utf-8") as file:
             reasons = Counter((row.get("reason") or "").split(":")[0][:60] for row in csv.DictReader(file))
-        said = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(4))
-        lines.append(
-            warning(
-                f"{clips.cache.manifest['bad']} clips of bad audio ({said}): {path} names them; download "
-                "them again"
-            )
-        )
+        listed = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(4))
+        yield warning(f"{bad} clips of bad audio ({listed}): {path} names them; download them again")
     flat = constant(clips) if clips.embeddings is not None else []
     if len(flat):
-        lines.append(
-            warning(
-                f"{len(flat)} clips have a constant embedding (first: {clips.ids[flat[0]]}): silence, or a "
-                "damaged file: hear it"
-            )
+        yield warning(
+            f"{len(flat)} clips have a constant embedding (first: {clips.ids[flat[0]]}): silence, or a "
+            "damaged file: hear it"
         )
-    return lines or [ok("no bad audio: every clip could be decoded, none is silent")]
+    if not bad and not len(flat):
+        yield ok("no bad audio: every clip could be decoded, none is silent")
 
 
-def shift(clips: Clips, out: Path) -> list[Finding]:
+def shift(clips: Clips, out: Path) -> Iterator[Finding]:
     """Adversarial validation: can a logistic regression tell training clips from those to submit?
     submission_like.csv.
 
@@ -158,9 +129,11 @@ def shift(clips: Clips, out: Path) -> list[Finding]:
     target = (clips.splits[both] == "subm").astype(int)
     few = int(np.bincount(target, minlength=2).min())
     if "subm" not in clips.splits:
-        return [ok("no clips to submit: no shift to measure")]
+        yield ok("no clips to submit: no shift to measure")
+        return
     if few < 10:
-        return [ok(f"{few} clips on one side: too few to measure a shift between training and submission")]
+        yield ok(f"{few} clips on one side: too few to measure a shift between training and submission")
+        return
     import warnings
 
     from sklearn.linear_model import LogisticRegression
@@ -169,48 +142,44 @@ def shift(clips: Clips, out: Path) -> list[Finding]:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    found = np.full(len(clips.ids), np.nan)
     x = components(centred(clips.embeddings[both]), COMPONENTS)
-    # Clips to submit have no groups: each is one of its own.
-    groups = np.where(target == 1, len(clips.ids) + np.arange(len(both)), clips.parts()[both])
+    # clips to submit have no groups: each is one of its own
+    groups = np.where(target == 1, len(clips.ids) + np.arange(len(both)), clips.number_parts()[both])
+    split = StratifiedGroupKFold(5, shuffle=True, random_state=0)
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=500, class_weight="balanced"))
+    likeness = np.full(len(clips.ids), np.nan)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        split = StratifiedGroupKFold(5, shuffle=True, random_state=0)
-        model = make_pipeline(
-            StandardScaler(), LogisticRegression(C=0.1, max_iter=500, class_weight="balanced")
-        )
-        found[both] = cross_val_predict(model, x, target, groups=groups, cv=split, method="predict_proba")[
-            :, 1
-        ]
-    auc = float(roc_auc_score(target, found[both]))
-    ones = int(target.sum())
+        guess = cross_val_predict(model, x, target, groups=groups, cv=split, method="predict_proba")
+    likeness[both] = guess[:, 1]
+    auc, ones = float(roc_auc_score(target, guess[:, 1])), int(target.sum())
     # of the AUC of clips that are alike (Mann-Whitney)
     error = math.sqrt((len(target) + 1) / (12 * ones * (len(target) - ones)))
-    rows = sorted(np.flatnonzero(clips.train & np.isfinite(found)).tolist(), key=lambda i: (-found[i], i))
+    rows = np.flatnonzero(clips.train & np.isfinite(likeness))
+    rows = rows[np.argsort(-likeness[rows], kind="stable")].tolist()
     write_csv(
         out / "submission_like.csv",
         ("id", "label", "fold", "probability_of_submission"),
-        ((clips.ids[i], clips.names[i], clips.place[i], float(found[i])) for i in rows),
+        ((clips.ids[i], clips.names[i], clips.place[i], float(likeness[i])) for i in rows),
     )
     text = (
         f"adversarial AUC {auc:.3f} ± {error:.3f} (0.5: training and submission cannot be told apart, 1: "
         "always)"
     )
     if auc < max(ALIKE, 0.5 + 3 * error):
-        return [ok(f"{text}: the out-of-fold score should hold on the leaderboard")]
+        yield ok(f"{text}: the out-of-fold score should hold on the leaderboard")
+        return
     how = "the submission is recorded otherwise" if auc >= APART else "a shift, though a small one"
-    return [
-        warning(
-            f"{text}: {how}: expect a lower leaderboard score, validate on the top of "
-            f"{out / 'submission_like.csv'}, try augmentation (--augment, --gain, --frequency-mask)"
-        )
-    ]
+    yield warning(
+        f"{text}: {how}: expect a lower leaderboard score, validate on the top of "
+        f"{out / 'submission_like.csv'}, try augmentation (--augment, --gain, --frequency-mask)"
+    )
 
 
 def components(x: np.ndarray, count: int) -> np.ndarray:
     """(clips, at most count) principal components, of fixed signs, so that a picture is the same every
     time."""
-    x = (x - x.mean(0)).astype(np.float64)
-    values, vectors = np.linalg.eigh(x.T @ x / len(x))
-    vectors = vectors[:, ::-1][:, : min(count, int((values > 1e-10 * max(values[-1], 1e-30)).sum()) or 1)]
+    x, values, vectors = principal(x)
+    real = int((values > 1e-10 * max(values[-1], 1e-30)).sum()) or 1
+    vectors = vectors[:, ::-1][:, : min(count, real)]
     return x @ (vectors * np.sign(vectors[np.abs(vectors).argmax(0), np.arange(vectors.shape[1])]))

@@ -3,7 +3,7 @@ pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from earshot.competition import suspicious
@@ -96,52 +96,47 @@ def look(flags: DataFlags, say: Callable[[str], None]) -> list[Finding]:
     with locked(out, "the report"):
         for name in FILES:  # of an earlier look: what is not found again must not be read again
             (out / name).unlink(missing_ok=True)
-        findings = []
+        findings: list[Finding] = []
 
-        def tell(found: list[Finding]) -> None:
-            findings.extend(found)
-            for finding in found:
+        def tell(lines: Iterable[Finding]) -> None:
+            for finding in lines:
+                findings.append(finding)
                 say(str(finding))
 
-        about = (
+        summary = (
             f"data: {folder}, {len(clips.ids)} clips, {clips.whose}, compared by {clips.view or 'nothing'}"
         )
-        say(about)
+        say(summary)
         tell(_classes(cache))
         tell(balance_and_shift.balance(clips, out))
         tell(balance_and_shift.durations(clips))
         tell(balance_and_shift.audio(clips))
         near = None
         if clips.view is None:
-            tell(
-                [
-                    warning(
-                        "no view to compare clips by (waveforms and codes say nothing of likeness): no "
-                        "duplicates, neighbours or shift; get_features.py --extractor logmel makes one in "
-                        "minutes"
-                    )
-                ]
-            )
+            lacking = "no view to compare clips by (waveforms and codes say nothing of likeness)"
+            hint = "get_features.py --extractor logmel makes one in minutes"
+            tell([warning(f"{lacking}: no duplicates, neighbours or shift; {hint}")])
         else:
             near = _duplicates(clips, flags.threshold, folds, out, tell)
         tell(label_errors.write(clips, oof, out))
         if clips.view is not None:
             tell(balance_and_shift.shift(clips, out))
         tell(_pictures(clips, near, out))
-        _report(about, findings, out, clips.cache.classes)
+        _report(summary, findings, out, clips.cache.classes)
         say(f"report: {out / 'data_report.md'}")
     return findings
 
 
-def _classes(cache: Cache) -> list[Finding]:
+def _classes(cache: Cache) -> Iterator[Finding]:
     """Warnings on classes that may be none, by their names and the clips' ids."""
     if cache.multilabel:
-        return []
+        return
     parts = {name: cache.split(name) for name in ("train", "test") if cache.has(name)}
     labels = {name: content["labels"].tolist() for name, content in parts.items()}
     lines = suspicious.warn_class_folders(parts["train"]["ids"].tolist(), labels["train"], "classes")
     lines += suspicious.warn_unknown_test_classes(set(labels["train"]), set(labels.get("test", ())))
-    return [warning(line.removeprefix("warning: ")) for line in lines]
+    for line in lines:
+        yield warning(line.removeprefix("warning: "))
 
 
 def _duplicates(
@@ -152,45 +147,41 @@ def _duplicates(
     if by.heard.sum() < 3:
         tell([ok("fewer than 3 clips can be heard: no duplicates to look for")])
         return None
-    found = duplicates.find(by, threshold)
-    tell(duplicates.write(by, found, out))
-    if other:
-        tell([ok(f"copies looked for in the log-mel of {other}, {found.least}")])
-    elif by.view in LEVELS:
-        tell([ok(f"copies looked for by {by.view}, {found.least}")])
-    else:
-        tell(
-            [
-                ok(
-                    f"copies looked for by {by.view}, {found.least}; cropped ones "
-                    "are found more surely once get_features.py --extractor logmel has been run for this "
-                    "competition"
-                )
-            ]
+    pairs = duplicates.find(by, threshold)
+    tell(duplicates.write(by, pairs, out))
+    text = f"copies looked for {f'in the log-mel of {other}' if other else f'by {by.view}'}, {pairs.least}"
+    if not other and by.view not in LEVELS:
+        text += (
+            "; cropped ones are found more surely once get_features.py --extractor logmel has been run for "
+            "this competition"
         )
-    return found
+    tell([ok(text)])
+    return pairs
 
 
-def _pictures(clips: Clips, near: duplicates.Duplicates | None, out: Path) -> list[Finding]:
+def _pictures(clips: Clips, near: duplicates.Duplicates | None, out: Path) -> Iterator[Finding]:
     try:
-        drawn = ok(f"pictures: {', '.join(plots.draw(clips, near, out))} in {out}")
+        yield ok(f"pictures: {', '.join(plots.draw(clips, near, out))} in {out}")
     except ImportError:
-        return [warning("no pictures: pip install matplotlib")]
+        yield warning("no pictures: pip install matplotlib")
+        return
     unnamed = fonts.warning(clips.cache.classes, "data_report.md has the names")
-    return [drawn, *([warning(unnamed.removeprefix("warning: "))] if unnamed else [])]
+    if unnamed:
+        yield warning(unnamed.removeprefix("warning: "))
 
 
-def _report(about: str, findings: list[Finding], out: Path, classes: list[str]) -> None:
-    lines = ["# Data report", "", about, ""]
+def _report(summary: str, findings: list[Finding], out: Path, classes: list[str]) -> None:
+    lines = ["# Data report", "", summary, ""]
     for level in ("stop", "warning", "ok"):
         lines += [f"- **{level}** {finding.text}" for finding in findings if finding.level == level]
-    made = [name for name in FILES[:-1] if (out / name).exists()]
-    tables, shown = ([name for name in made if name.endswith(end)] for end in (".csv", ".png"))
+    files = [name for name in FILES[:-1] if (out / name).exists()]
+    tables, pictures = ([name for name in files if name.endswith(end)] for end in (".csv", ".png"))
     lines += [
         "",
         f"Tables: {', '.join(f'[{name}]({name})' for name in tables)}",
         "",
-        *(f"![{name}]({name})\n" for name in shown),
-        *(f"- {number} in the pictures: {name}" for number, name in (fonts.legend(classes) if shown else [])),
+        *(f"![{name}]({name})\n" for name in pictures),
     ]
+    for number, name in fonts.legend(classes) if pictures else []:
+        lines.append(f"- {number} in the pictures: {name}")
     write_text(out / "data_report.md", "\n".join(lines).rstrip("\n") + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,7 +38,7 @@ class Duplicates:
         plain = f", plain cosine {ALIKE} and more (fewer than {FEW} clips)" if self.few else ""
         return f"whitened cosine {self.threshold:.3f} and more{plain}"
 
-    def score(self, a: int, b: int, cosine: float) -> str:
+    def format_score(self, a: int, b: int, cosine: float) -> str:
         """By what a pair was found."""
         plain = f", plain cosine {self.plain[a, b]:.3f}" if (a, b) in self.plain else ""
         return f"whitened cosine {cosine:.3f}{plain}"
@@ -59,37 +60,33 @@ def usual(closest: np.ndarray) -> float:
 
 def find(clips: Clips, threshold: float | None) -> Duplicates:
     """Pairs of clips that are too alike to be two recordings, among those not known to belong together."""
-    heard, parts = np.flatnonzero(clips.heard), clips.parts()
-    embedded = clips.embeddings[heard]
-    cosines, indices = nearest(whitened(embedded), parts[heard], NEIGHBOURS)
-    indices = heard[indices]
+    embedded_rows, parts = np.flatnonzero(clips.heard), clips.number_parts()
+    embedded = clips.embeddings[embedded_rows]
+    cosines, indices = nearest(whitened(embedded), parts[embedded_rows], NEIGHBOURS)
+    indices = embedded_rows[indices]
     # Clips of one source often lie in one fold without being called a group: what is usual is seen
     # between folds.
-    elsewhere = (clips.place[heard][:, None] != clips.place[indices]) | (clips.place[heard] == "")[:, None]
+    own_place = clips.place[embedded_rows][:, None]
+    elsewhere = (own_place != clips.place[indices]) | (own_place == "")
     best = np.where(elsewhere, cosines, -np.inf).max(1)
     best = np.where(np.isfinite(best), best, cosines[:, -1])
     best = best[np.isfinite(best)]
     limit = threshold if threshold is not None else usual(best) if len(best) else 1.0
-    pairs = {
-        (min(a, b), max(a, b)): float(c)
-        for a, row, near in zip(heard.tolist(), cosines, indices.tolist(), strict=True)
-        for b, c in zip(near, row, strict=True)
-        if c >= limit
-    }
-    few = threshold is None and len(heard) < FEW
+    pairs = {}
+    for row, column in np.argwhere(cosines >= limit).tolist():
+        a, b = sorted((int(embedded_rows[row]), int(indices[row, column])))
+        pairs[a, b] = float(cosines[row, column])
+    few = threshold is None and len(embedded_rows) < FEW
     plain: dict[tuple[int, int], float] = {}
     if few:
-        rows = dict(zip(heard.tolist(), centred(embedded), strict=True))
+        rows = dict(zip(embedded_rows.tolist(), centred(embedded), strict=True))
         plain = {(a, b): float(rows[a] @ rows[b]) for a, b in pairs}
         pairs = {pair: c for pair, c in pairs.items() if plain[pair] >= ALIKE}
     by_content: dict[str, int] = {}
     for index, digest in enumerate(clips.digests):
-        if (
-            digest
-            and by_content.setdefault(digest, index) != index
-            and parts[by_content[digest]] != parts[index]
-        ):
-            pairs[by_content[digest], index] = 1.0
+        first = by_content.setdefault(digest, index)
+        if digest and parts[first] != parts[index]:
+            pairs[first, index] = 1.0
     ordered = sorted(((a, b, c) for (a, b), c in pairs.items()), key=lambda pair: (-pair[2], pair[:2]))
     return Duplicates(ordered, limit, best, plain, few)
 
@@ -99,111 +96,75 @@ def clusters(clips: Clips, pairs: list[tuple[int, int, float]]) -> np.ndarray:
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
-    grouped = np.flatnonzero(clips.train & (clips.groups != ""))
-    first = {
-        group: index
-        for index, group in reversed(list(zip(grouped.tolist(), clips.groups[grouped].tolist(), strict=True)))
-    }
-    edges = [(a, b) for a, b, _ in pairs] + [
-        (first[clips.groups[index]], index) for index in grouped.tolist()
-    ]
+    first: dict[str, int] = {}
+    edges = [(a, b) for a, b, _ in pairs]
+    for index in np.flatnonzero(clips.train & (clips.groups != "")).tolist():
+        edges.append((first.setdefault(clips.groups[index], index), index))
     a, b = np.array(edges, dtype=np.int64).reshape(-1, 2).T
     links = coo_matrix((np.ones(len(a)), (a, b)), shape=(len(clips.ids),) * 2)
     return connected_components(links, directed=False)[1]
 
 
-def write(clips: Clips, found: Duplicates, out: Path) -> list[Finding]:
+def write(clips: Clips, found: Duplicates, out: Path) -> Iterator[Finding]:
     """duplicates.csv, and groups.csv where there is something to group; what to say."""
-    whole, train, place = clusters(clips, found.pairs), clips.train, clips.place
-    label, digests = clips.names, clips.digests
-    said = [(a, b, c, place[a] != place[b] and train[a] and train[b]) for a, b, c in found.pairs]
-    rank = {number: place for place, number in enumerate(dict.fromkeys(whole[a] for a, *_ in said), 1)}
-    write_csv(
-        out / "duplicates.csv",
-        (
-            "cluster",
-            "clip_a",
-            "clip_b",
-            "fold_a",
-            "fold_b",
-            "label_a",
-            "label_b",
-            "cosine",
-            "same_file",
-            "straddles",
-        ),
-        (
-            (
-                rank[whole[a]],
-                clips.ids[a],
-                clips.ids[b],
-                place[a],
-                place[b],
-                label[a],
-                label[b],
-                c,
-                "yes" if digests[a] and digests[a] == digests[b] else "",
-                "yes" if over else "",
-            )
-            for a, b, c, over in sorted(said, key=lambda row: (rank[whole[row[0]]], -row[2], row[:2]))
-        ),
-    )
-    lines = [_between(said, clips, rank, whole, out, found)]
-    inside = [row for row in said if train[row[0]] and train[row[1]]]
+    cluster, train, place = clusters(clips, found.pairs), clips.train, clips.place
+    pairs = [(a, b, c, place[a] != place[b] and train[a] and train[b]) for a, b, c in found.pairs]
+    rank = {number: rank for rank, number in enumerate(dict.fromkeys(cluster[a] for a, *_ in pairs), 1)}
+    rows = []
+    for a, b, cosine, straddles in pairs:
+        row: list[int | str] = [rank[cluster[a]]]
+        for column in (clips.ids, place, clips.names):
+            row += [column[a], column[b]]
+        same_file = clips.digests[a] and clips.digests[a] == clips.digests[b]
+        rows.append([*row, cosine, "yes" if same_file else "", "yes" if straddles else ""])
+    rows.sort(key=lambda row: row[0])  # within a cluster they are in order already
+    columns = [f"{name}_{side}" for name in ("clip", "fold", "label") for side in "ab"]
+    write_csv(out / "duplicates.csv", ("cluster", *columns, "cosine", "same_file", "straddles"), rows)
+    yield _between(pairs, clips, cluster, out, found)
+    inside = [row for row in pairs if train[row[0]] and train[row[1]]]
     if inside:
-        _write_groups(clips, whole, {whole[a] for a, *_ in inside}, out / "groups.csv")
-    for split, name in (
-        ("test", "the hold-out: its score is flattered; leave those clips out of training"),
-        (
-            "subm",
-            "the submission: their labels are likely known; compare duplicates.csv with the predictions",
-        ),
-    ):
-        across = [(a, b) for a, b, *_ in said if train[a] and clips.splits[b] == split]
+        _write_groups(clips, cluster, {cluster[a] for a, *_ in inside}, out / "groups.csv")
+    sides = {
+        "test": "the hold-out: its score is flattered; leave those clips out of training",
+        "subm": "the submission: their labels are likely known; compare duplicates.csv with the predictions",
+    }
+    for split, text in sides.items():
+        across = sum(bool(train[a]) and clips.splits[b] == split for a, b, *_ in pairs)
         if across:
-            lines.append(warning(f"{len(across)} pairs, near-duplicates in training and {name}"))
-    other = [(a, b) for a, b, *_ in inside if label[a] != label[b]]
+            yield warning(f"{across} pairs, near-duplicates in training and {text}")
+    other = [(a, b) for a, b, *_ in inside if clips.names[a] != clips.names[b]]
     if other:
-        a, b = other[0]
-        lines.append(
-            warning(
-                f"{len(other)} pairs of near-duplicates have different labels (first: {clips.ids[a]} "
-                f"{label[a]}, {clips.ids[b]} {label[b]}): hear them, and mend one"
-            )
+        first, second = (f"{clips.ids[index]} {clips.names[index]}" for index in other[0])
+        yield warning(
+            f"{len(other)} pairs of near-duplicates have different labels (first: {first}, {second}): hear "
+            "them, and mend one"
         )
-    return lines
 
 
-def _between(
-    said: list, clips: Clips, rank: dict, whole: np.ndarray, out: Path, found: Duplicates
-) -> Finding:
-    over = [row for row in said if row[3]]
+def _between(pairs: list, clips: Clips, cluster: np.ndarray, out: Path, found: Duplicates) -> Finding:
+    over = [row for row in pairs if row[3]]
     if not over:
-        alike = [row for row in said if clips.train[row[0]] and clips.train[row[1]]]
-        within = (
-            f"; {len(alike)} pairs lie within one fold: {out / 'groups.csv'} keeps them together"
-            if alike
-            else ""
-        )
-        return ok(f"no near-duplicates straddle folds ({clips.whose}){within}")
-    count = len({whole[a] for a, *_ in over})
-    a, b, c, _ = over[0]
+        within = sum(bool(clips.train[a] and clips.train[b]) for a, b, *_ in pairs)
+        hint = f"; {within} pairs lie within one fold: {out / 'groups.csv'} keeps them together"
+        return ok(f"no near-duplicates straddle folds ({clips.whose}){hint if within else ''}")
+    count = len({cluster[a] for a, *_ in over})
+    a, b, cosine, _ = over[0]
     return warning(
         f"{len(over)} pairs of near-duplicates in {count} clusters straddle folds (first: {clips.ids[a]}, "
-        f"{clips.ids[b]}, {found.score(a, b, c)}): scores are flattered; give each cluster one group: add "
-        f"{out / 'groups.csv'} to the training csv as its column `group`, extract again, and train with "
-        "--folds K"
+        f"{clips.ids[b]}, {found.format_score(a, b, cosine)}): scores are flattered; give each cluster one "
+        f"group: add {out / 'groups.csv'} to the training csv as its column `group`, extract again, and "
+        "train with --folds K"
     )
 
 
-def _write_groups(clips: Clips, whole: np.ndarray, which: set, path: Path) -> None:
+def _write_groups(clips: Clips, cluster: np.ndarray, grouped: set, path: Path) -> None:
     """id and group of every training clip: its own group, or that of its cluster, named by the first clip of
     it."""
-    train = np.flatnonzero(clips.train)
     names: dict[int, str] = {}
-    for index in train.tolist():
-        if whole[index] in which:
-            names.setdefault(whole[index], clips.groups[index] or f"like {clips.ids[index]}")
-    write_csv(
-        path, ("id", "group"), ((clips.ids[i], names.get(whole[i], clips.groups[i])) for i in train.tolist())
-    )
+    rows = []
+    for index in np.flatnonzero(clips.train).tolist():
+        group = clips.groups[index]
+        if cluster[index] in grouped:
+            group = names.setdefault(cluster[index], group or f"like {clips.ids[index]}")
+        rows.append((clips.ids[index], group))
+    write_csv(path, ("id", "group"), rows)

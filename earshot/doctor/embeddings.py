@@ -57,17 +57,24 @@ class Clips:
         return np.isfinite(self.embeddings).all(1)
 
     @property
+    def targets(self) -> np.ndarray:
+        """(training clips, classes) of 0 and 1."""
+        if self.labels.ndim == 2:
+            return self.labels
+        return np.eye(len(self.cache.classes), dtype=np.int64)[self.labels]
+
+    @property
     def folds(self) -> np.ndarray:
         """(training clips,) fold numbers, all -1 where there are none."""
         return np.array([int(place) if place else -1 for place in self.place[self.train]])
 
-    def parts(self) -> np.ndarray:
+    def number_parts(self) -> np.ndarray:
         """(clips,) numbers of what is known to belong together: a group, else the clip; hold-out and
         submission are one each."""
-        keys = [
-            f"g{group}" if group and split == "train" else f"i{index}" if split == "train" else split
-            for index, (split, group) in enumerate(zip(self.splits, self.groups, strict=True))
-        ]
+        keys = []
+        for index, (split, group) in enumerate(zip(self.splits, self.groups, strict=True)):
+            own = f"g{group}" if group else f"i{index}"
+            keys.append(own if split == "train" else split)
         return np.unique(keys, return_inverse=True)[1]
 
 
@@ -85,82 +92,70 @@ def load(folder: Path, run_folds: dict[str, int] | None = None) -> Clips:
     parts = [(name, cache.split(name)) for name in ("train", "test", "subm") if cache.has(name)]
     view = next((v for v in VIEWS if v in cache.shapes), None)
     train = parts[0][1]
-    labels = (
-        train["labels"]
-        if cache.multilabel
-        else np.searchsorted(cache.classes, train["labels"])
-        if _sorted(cache)
-        else np.array([cache.classes.index(label) for label in train["labels"].tolist()])
-    )
-    place, whose, foldless = _places(train, labels, run_folds)
-    place = np.concatenate([place, *(np.full(len(content["ids"]), name) for name, content in parts[1:])])
-    ids = np.concatenate([content["ids"] for _, content in parts])
-    span = cache.manifest["span"]
+    labels = train["labels"]
+    if not cache.multilabel:
+        number_of = {name: number for number, name in enumerate(cache.classes)}
+        labels = np.array([number_of[label] for label in labels.tolist()], dtype=np.int64)
+    place, folds_text, foldless = _places(train, labels, run_folds)
+    sizes = [len(content["ids"]) for _, content in parts]
+    splits = np.repeat([name for name, _ in parts], sizes)
+    ids, span = np.concatenate([content["ids"] for _, content in parts]), cache.manifest["span"]
     seconds, digests = _files(folder, ids)
     covered = np.concatenate([_covered(content) for _, content in parts])
-    embeddings = (
-        None if view is None else np.concatenate([embed(content, view, span) for _, content in parts])
-    )
+    # a clip that does not fill its window is as long as what the window holds of it
+    padded = np.where(covered < span - 1e-3, covered, np.nan)
+    embeddings = None
+    if view is not None:
+        embeddings = np.concatenate([embed(content, view, span) for _, content in parts])
     return Clips(
         cache,
         view,
         ids,
-        np.repeat([name for name, _ in parts], [len(content["ids"]) for _, content in parts]),
-        place,
+        splits,
+        np.concatenate([place, splits[sizes[0] :]]),
         np.concatenate([content["groups"] for _, content in parts]),
         labels,
         _names(parts, cache),
         embeddings,
-        np.where(np.isnan(seconds), _padded(covered, span), seconds),
+        np.where(np.isnan(seconds), padded, seconds),
         covered,
         digests,
-        whose,
+        folds_text,
         foldless,
     )
-
-
-def _sorted(cache: Cache) -> bool:
-    return cache.classes == sorted(cache.classes)
 
 
 def _places(
     train: dict, labels: np.ndarray, run_folds: dict[str, int] | None
 ) -> tuple[np.ndarray, str, str | None]:
-    none = np.full(len(train["ids"]), "", dtype="U12")
     if run_folds is not None:
-        found = np.array([str(run_folds.get(str(id), "")) for id in train["ids"]], dtype="U12")
-        return found, f"the run's {len(set(found) - {''})} folds", None
+        places = np.array([str(run_folds.get(str(id), "")) for id in train["ids"]], dtype="U12")
+        return places, f"the run's {len(set(places) - {''})} folds", None
     try:
-        numbers, whose = folds.assign(labels, train["folds"], train["groups"], None, 0)
+        numbers, folds_text = folds.assign(labels, train["folds"], train["groups"], None, 0)
     except UserError as error:
-        return none, "no folds", str(error)
-    return np.where(numbers < 0, "", numbers.astype("U12")), whose, None
+        return np.full(len(train["ids"]), "", dtype="U12"), "no folds", str(error)
+    return np.where(numbers < 0, "", numbers.astype("U12")), folds_text, None
 
 
 def _names(parts: list, cache: Cache) -> list[str]:
     """A label per clip as text; "" where it is to be found."""
-    found = []
+    names = []
     for name, content in parts:
         if name == "subm":
-            found += [""] * len(content["ids"])
+            names += [""] * len(content["ids"])
         elif content["labels"].ndim == 2:
-            found += ["|".join(cache.classes[c] for c in np.flatnonzero(row)) for row in content["labels"]]
+            names += ["|".join(cache.classes[c] for c in np.flatnonzero(row)) for row in content["labels"]]
         else:
-            found += content["labels"].tolist()
-    return found
+            names += content["labels"].tolist()
+    return names
 
 
 def _covered(content: dict) -> np.ndarray:
     """(clips,) seconds of the clip that its windows hold, NaN without windows."""
-    found = np.full(len(content["ids"]), -np.inf)
-    np.maximum.at(found, content["clip"], (content["start"] + content["length"]).astype(np.float64))
-    return np.where(np.isfinite(found), found, np.nan)
-
-
-def _padded(covered: np.ndarray, span: float) -> np.ndarray:
-    """A clip that does not fill its window is as long as what the window holds of it; of others nothing is
-    known."""
-    return np.where(covered < span - 1e-3, covered, np.nan)
+    covered = np.full(len(content["ids"]), -np.inf)
+    np.maximum.at(covered, content["clip"], (content["start"] + content["length"]).astype(np.float64))
+    return np.where(np.isfinite(covered), covered, np.nan)
 
 
 def _files(folder: Path, ids: np.ndarray) -> tuple[np.ndarray, list[str]]:
@@ -178,12 +173,13 @@ def _files(folder: Path, ids: np.ndarray) -> tuple[np.ndarray, list[str]]:
                 by_name.setdefault(name, []).append((text, entry))
     seconds, digests = np.full(len(ids), np.nan), []
     for index, id in enumerate(map(str, ids)):
-        found = by_name.get(PurePosixPath(id).name, [])
-        exact = [entry for path, entry in found if path.endswith("/" + id)] or [entry for _, entry in found]
-        contents = {entry.get("sha256", "") for entry in exact}
+        matches = by_name.get(PurePosixPath(id).name, [])
+        exact = [entry for path, entry in matches if path.endswith("/" + id)]
+        entries = exact or [entry for _, entry in matches]
+        contents = {entry.get("sha256", "") for entry in entries}
         digests.append(contents.pop() if len(contents) == 1 else "")
-        if digests[-1] and "seconds" in exact[0]:
-            seconds[index] = exact[0]["seconds"]
+        if digests[-1] and "seconds" in entries[0]:
+            seconds[index] = entries[0]["seconds"]
     return seconds, digests
 
 
@@ -204,14 +200,13 @@ def embed(content: dict, view: str, span: float) -> np.ndarray:
     for first in range(0, len(clip), ROWS):
         rows = slice(first, first + ROWS)
         piece = np.asarray(array[rows], dtype=np.float32)
-        found = (
-            piece.reshape(len(piece), -1)
-            if view == "pooled"
-            else _statistics(piece, content["length"][rows] / span, view)
-        )
+        if view == "pooled":
+            values = piece.reshape(len(piece), -1)
+        else:
+            values = _statistics(piece, content["length"][rows] / span, view)
         if total is None:
-            total = np.zeros((len(counts), found.shape[1]), dtype=np.float32)
-        np.add.at(total, clip[rows], found)
+            total = np.zeros((len(counts), values.shape[1]), dtype=np.float32)
+        np.add.at(total, clip[rows], values)
     if total is None:
         return np.full((len(counts), 1), np.nan, dtype=np.float32)
     with np.errstate(invalid="ignore", divide="ignore"):

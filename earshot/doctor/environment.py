@@ -8,6 +8,7 @@ import shutil
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 from earshot import extractors
@@ -30,60 +31,61 @@ ROOM, KEPT_LOW = 5e9, 4e9  # bytes on the disk, and of what Kaggle keeps, below 
 MEMORY_LOW = 4e9
 
 
-def competition(out: str = "data") -> list[Finding]:
+def competition(out: str = "data") -> Iterator[Finding]:
     """Which competition get_features.py would take, as what it is read, and whether its audio decodes."""
     try:
         path, where = defaults.found(out)
         if path is None:
-            return [ok(f"competition: none {where}, so the built-in sample; give yours with --competition")]
+            yield ok(f"competition: none {where}, so the built-in sample; give yours with --competition")
+            return
         folders = kaggle_paths.walk(path)
         lines = [decoded(suffix, files) for suffix, files in _examples(folders).items()]
         if not lines:
-            return [
-                stop(
-                    f"competition: {path} ({where}) holds no audio: attach the competition's data, or give "
-                    "its folder to --competition"
-                )
-            ]
-        if sum(one.audio for one in folders) > MANY:
-            return [ok(f"competition: {path} ({where})"), *lines]
-        from earshot.competition.load import load
+            yield stop(
+                f"competition: {path} ({where}) holds no audio: attach the competition's data, or give "
+                "its folder to --competition"
+            )
+            return
+        notes: list[str] = []
+        if sum(folder.audio for folder in folders) <= MANY:
+            from earshot.competition.load import load
 
-        notes = load(path, out=out).notes
-        return [
-            ok(f"competition: {path} ({where}), {'; '.join(notes[:4])}"),
-            *(warning(f"competition: {n.partition(': ')[2]}") for n in notes if n.startswith("warning:")),
-            *lines,
-        ]
+            notes = load(path, out=out).notes
+        layout = f", {'; '.join(notes[:4])}" if notes else ""
+        yield ok(f"competition: {path} ({where}){layout}")
+        for note in notes:
+            if note.startswith("warning:"):
+                yield warning(f"competition: {note.partition(': ')[2]}")
+        yield from lines
     except UserError as error:
-        return [stop(f"competition: {error}")]
+        yield stop(f"competition: {error}")
 
 
 def _examples(folders: list[kaggle_paths.Folder]) -> dict[str, list[Path]]:
-    found: dict[str, list[Path]] = {}
+    examples: dict[str, list[Path]] = {}
     for folder in folders:
         for suffix, files in folder.examples.items():
-            found.setdefault(suffix, []).extend(files[: max(0, EXAMPLES - len(found.get(suffix, [])))])
-    return dict(sorted(found.items()))
+            examples[suffix] = [*examples.get(suffix, []), *files][:EXAMPLES]
+    return dict(sorted(examples.items()))
 
 
 def decoded(suffix: str, files: list[Path]) -> Finding:
     """Does a file of this suffix decode? The smallest is tried first; one damaged file proves nothing."""
-    said = ""
+    first_error = ""
     for path in sorted(files, key=lambda path: (path.stat().st_size, path)):
         try:
             wave, rate, *_ = audio_load.read(path, None, audio_load.AudioSettings())
         except audio_load.BadAudio as error:
-            said = said or f"{path.name}: {error}"
+            first_error = first_error or f"{path.name}: {error}"
             continue
         return ok(f"audio: {suffix} decodes ({path.name}, {len(wave) / rate:.1f} s, {rate} Hz)")
     return stop(
-        f"audio: none of {len(files)} {suffix} files decodes ({said}): install ffmpeg, or convert them to "
-        "flac"
+        f"audio: none of {len(files)} {suffix} files decodes ({first_error}): install ffmpeg, or convert "
+        "them to flac"
     )
 
 
-def weights(internet: Internet) -> list[Finding]:
+def weights(internet: Internet) -> Iterator[Finding]:
     """Where the pretrained networks are; AST's are the default's, and without a network they have to be here
     for a competition."""
     here, absent = [], []
@@ -92,101 +94,83 @@ def weights(internet: Internet) -> list[Finding]:
         try:
             files = module.weights_files(module.Settings(), None)
         except UserError as error:
-            return [stop(f"weights: {error}")]
-        here += [f"{name} in {files[0].parent}"] if files else []
-        absent += [] if files else [name]
-    lines = [ok(f"weights: {'; '.join(here)}")] if here else []
-    if absent[:2] == ["ast", "efficientat"]:
-        mend = (
-            "attach them (config.json and model.safetensors; mn04_as_mAP_432.pt), or take --recipe "
-            "from_scratch, which needs none"
-        )
-        if internet.yes():
-            lines.append(ok("weights: neither ast's nor efficientat's are here yet: they are downloaded"))
+            yield stop(f"weights: {error}")
+            return
+        if files:
+            here.append(f"{name} in {files[0].parent}")
         else:
-            level = stop if defaults.found("data")[0] else warning
-            lines.append(
-                level(f"weights: neither ast's nor efficientat's are here, and there is no internet: {mend}")
-            )
-    return lines
+            absent.append(name)
+    if here:
+        yield ok(f"weights: {'; '.join(here)}")
+    if absent[:2] != ["ast", "efficientat"]:
+        return
+    if internet.is_online():
+        yield ok("weights: neither ast's nor efficientat's are here yet: they are downloaded")
+        return
+    level = stop if defaults.found("data")[0] else warning
+    yield level(
+        "weights: neither ast's nor efficientat's are here, and there is no internet: attach them "
+        "(config.json and model.safetensors; mn04_as_mAP_432.pt), or take --recipe from_scratch, which needs "
+        "none"
+    )
 
 
-def outputs(data: str = "data", runs: str = "runs") -> list[Finding]:
+def outputs(data: str = "data", runs: str = "runs") -> Iterator[Finding]:
     """Caches and runs, of this session and attached ones."""
-    lines = []
+    own_runs = [path.parent for path in sorted(Path(runs).glob(f"*/{CONFIG}"))]
     for what, mine, theirs in (
         ("caches", cache.find(data), resume.caches(None)),
-        ("runs", [path.parent for path in sorted(Path(runs).glob(f"*/{CONFIG}"))], training_resume.runs()),
+        ("runs", own_runs, training_resume.runs()),
     ):
         there = [*map(str, mine), *(f"{path} (attached)" for path in theirs)]
-        lines.append(
-            ok(
-                f"{what}: {len(there)} ({', '.join(there[:4])}{', ...' if len(there) > 4 else ''})"
-                if there
-                else f"{what}: none yet"
-            )
-        )
-    return lines
+        names = f" ({', '.join(there[:4])}{', ...' if len(there) > 4 else ''})"
+        yield ok(f"{what}: {len(there)}{names}" if there else f"{what}: none yet")
 
 
-def disk(folder: Path = Path(".")) -> list[Finding]:
+def disk(folder: Path = Path(".")) -> Iterator[Finding]:
     """Can outputs be written here, and how much?"""
     place = folder.absolute()
     if not os.access(place, os.W_OK):
-        return [
-            stop(
-                f"disk: {place} cannot be written: change to a folder that can, on Kaggle: %cd "
-                f"{kaggle_paths.WORKING}"
-            )
-        ]
+        yield stop(
+            f"disk: {place} cannot be written: change to a folder that can, on Kaggle: %cd "
+            f"{kaggle_paths.WORKING}"
+        )
+        return
     free, kept = shutil.disk_usage(place).free, kaggle_paths.left(place)
     if kept is not None:
-        about = (
-            f"disk: {human(kaggle_paths.KEPT - kept)} of the {human(kaggle_paths.KEPT)} that Kaggle keeps of "
-            f"{kaggle_paths.working()} are taken"
-        )
-        return [
-            warning(f"{about}: remove old caches and runs, or write features below /tmp (--out)")
-            if kept < KEPT_LOW
-            else ok(about)
-        ]
-    if free < ROOM:
-        return [
-            warning(
-                f"disk: {human(free)} free in {place}: make space; both long stages say what they need "
-                "before they begin"
-            )
-        ]
-    return [ok(f"disk: {human(free)} free in {place}")]
+        taken, whole = human(kaggle_paths.KEPT - kept), human(kaggle_paths.KEPT)
+        text = f"disk: {taken} of the {whole} that Kaggle keeps of {kaggle_paths.working()} are taken"
+        tight = kept < KEPT_LOW
+        hint = "remove old caches and runs, or write features below /tmp (--out)"
+    else:
+        text, tight = f"disk: {human(free)} free in {place}", free < ROOM
+        hint = "make space; both long stages say what they need before they begin"
+    yield warning(f"{text}: {hint}") if tight else ok(text)
 
 
-def memory() -> list[Finding]:
+def memory() -> Iterator[Finding]:
     """How much memory is there to have, and how many cores."""
     import torch
 
     from earshot.core.memory import free
 
     have, cores = free(torch.device("cpu")), len(os.sched_getaffinity(0))
-    about = f"memory: {human(have)} to be had, {cores} cores"
-    return [
-        warning(f"{about}: stop other processes, or give --memory 1 and a small --batch-size")
-        if have < MEMORY_LOW
-        else ok(about)
-    ]
+    text = f"memory: {human(have)} to be had, {cores} cores"
+    hint = "stop other processes, or give --memory 1 and a small --batch-size"
+    yield warning(f"{text}: {hint}") if have < MEMORY_LOW else ok(text)
 
 
-def session() -> list[Finding]:
+def session() -> Iterator[Finding]:
     """How much of a session on Kaggle is left; nothing elsewhere, where nobody knows."""
     if "KAGGLE_KERNEL_RUN_TYPE" not in os.environ:
-        return []
+        return
     whole = TPU_SESSION if "TPU_NAME" in os.environ or "TPU_ACCELERATOR_TYPE" in os.environ else SESSION
     left = (whole - age()) / 3600
-    about = f"session: {left:.1f} of {whole // 3600} hours left, if it began with this machine"
-    return [
-        warning(f"{about}: save now (Save Version), a new session continues from what it left")
-        if left < 1
-        else ok(f"{about}; --max-hours {max(left - 0.5, 0.5):.1f} stops in time")
-    ]
+    text = f"session: {left:.1f} of {whole // 3600} hours left, if it began with this machine"
+    if left < 1:
+        yield warning(f"{text}: save now (Save Version), a new session continues from what it left")
+    else:
+        yield ok(f"{text}; --max-hours {max(left - 0.5, 0.5):.1f} stops in time")
 
 
 def age() -> float:
@@ -212,13 +196,12 @@ class Internet(threading.Thread):
         except (OSError, ValueError):
             pass
 
-    def yes(self) -> bool:
+    def is_online(self) -> bool:
         """Did it answer? Looking up the name may take longer than `PATIENCE`, which is then no."""
         self.join(PATIENCE)
         return self.answered
 
     def finding(self) -> list[Finding]:
         """A line that says so."""
-        if self.yes():
-            return [ok("internet: yes")]
-        return [ok("internet: no; what is not here has to be attached (weights, wheels)")]
+        text = "yes" if self.is_online() else "no; what is not here has to be attached (weights, wheels)"
+        return [ok(f"internet: {text}")]

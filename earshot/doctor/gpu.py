@@ -6,7 +6,8 @@ from __future__ import annotations
 import importlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from earshot.core import device, kaggle_paths, worker_pool
 from earshot.core.disk_space import human
@@ -18,29 +19,24 @@ DRIVER = "/proc/driver/nvidia/version"
 BUSY = 0.8  # of a GPU's memory should be free
 
 
-def look() -> list[Finding]:
+def look() -> Iterator[Finding]:
     """A line a GPU, and one that says what the stages will compute on."""
     import torch
 
     if not torch.cuda.is_available():
-        return [_without(torch)]
-    found = [_gpu(torch, index) for index in range(torch.cuda.device_count())]
+        yield _without(torch)
+        return
+    for index in range(torch.cuda.device_count()):
+        yield _gpu(torch, index)
     try:
         chosen = worker_pool.choose()
     except UserError:
-        return found  # said already
-    used = ", ".join(one.name for one in chosen)
-    return [
-        *found,
-        ok(
-            f"device: {used}, a process each, precision {chosen[0].precision}"
-            if len(chosen) > 1
-            else f"device: {used}, precision {chosen[0].precision}"
-        ),
-    ]
+        return  # said already
+    names = ", ".join(device.name for device in chosen) + (", a process each" if len(chosen) > 1 else "")
+    yield ok(f"device: {names}, precision {chosen[0].precision}")
 
 
-def _without(torch) -> Finding:
+def _without(torch: Any) -> Finding:
     cpu = f"all is computed on the CPU, {torch.get_num_threads()} threads"
     if os.path.exists(DRIVER) and torch.version.cuda is None:
         return warning(
@@ -57,70 +53,71 @@ def _without(torch) -> Finding:
     return ok(f"no GPU, {cpu}, fp32 or what a trial finds faster")
 
 
-def _gpu(torch, index: int) -> Finding:
+def _gpu(torch: Any, index: int) -> Finding:
     try:
-        found = device.choose(f"cuda:{index}")
+        chosen = device.choose(f"cuda:{index}")
     except UserError as error:
         return stop(f"GPU {index}: {error}")
     major, minor = torch.cuda.get_device_capability(index)
     free, total = torch.cuda.mem_get_info(index)
-    about = f"GPU {index}: {found.about}, a kernel ran, {human(free)} of {human(total)} free"
+    text = f"GPU {index}: {chosen.about}, a kernel ran, {human(free)} of {human(total)} free"
     if not built_for((major, minor), torch.cuda.get_arch_list()):
         return warning(
-            f"{about}; this torch is not built for sm_{major}{minor} "
+            f"{text}; this torch is not built for sm_{major}{minor} "
             f"({' '.join(torch.cuda.get_arch_list())}), so that each kernel is compiled when first used: "
             "install a torch that is"
         )
     if free < BUSY * total:
-        return warning(f"{about}: another process holds the rest: stop it, or restart the session")
-    return ok(about)
+        return warning(f"{text}: another process holds the rest: stop it, or restart the session")
+    return ok(text)
 
 
 def built_for(capability: tuple[int, int], architectures: Sequence[str]) -> bool:
     """Has a build kernels for a GPU: of its own capability, or of the same major and a lower minor number?"""
-    known = [re.fullmatch(r"sm_(\d+)(\d)[af]?", name) for name in architectures]
-    return any(int(one[1]) == capability[0] and int(one[2]) <= capability[1] for one in known if one)
+    builds = [re.fullmatch(r"sm_(\d+)(\d)[af]?", name) for name in architectures]
+    return any(int(build[1]) == capability[0] and int(build[2]) <= capability[1] for build in builds if build)
 
 
-def libraries() -> list[Finding]:
+def libraries() -> Iterator[Finding]:
     """Are torchvision and torchaudio of torch's release and CUDA? Both are imported: nothing else proves
     it."""
     import torch
 
     major, minor = map(int, torch.__version__.split(".")[:2])
-    lines, versions = [], [f"torch {torch.__version__} (CUDA {torch.version.cuda or 'none'})"]
+    cuda = torch.version.cuda or "none"
+    fit, versions = True, [f"torch {torch.__version__} (CUDA {cuda})"]
     for name, release, needed in (
         ("torchvision", f"0.{minor + 15}", True),
         ("torchaudio", f"{major}.{minor}", False),
     ):
         have = version(name)
         if have is None:
-            lines += (
-                [stop(f"torchvision is missing, which efficientat and timm need: install {release}")]
-                if needed
-                else []
-            )
+            if needed:
+                yield stop(f"torchvision is missing, which efficientat and timm need: install {release}")
+                fit = False
             continue
         versions.append(f"{name} {have}")
-        level = stop if needed else warning
-        mend = f"install {name} {release} of CUDA {torch.version.cuda or 'none'}" + (
-            "" if needed else ", or pip uninstall torchaudio: it is not needed for features or training"
-        )
-        tags = [one.partition("+")[2] for one in (torch.__version__, have)]
-        try:
-            importlib.import_module(name)
-        except Exception as error:  # RuntimeError, OSError, ImportError: whatever a mismatch breaks first
-            said = " ".join((str(error) or type(error).__name__).split())[:120]
-            lines.append(
-                level(f"{name} {have} cannot be imported beside torch {torch.__version__} ({said}): {mend}")
-            )
-            continue
-        if not have.startswith(f"{release}."):
-            lines.append(
-                warning(f"{name} {have} belongs to another release than torch {torch.__version__}: {mend}")
-            )
-        elif all(tags) and tags[0] != tags[1]:
-            lines.append(
-                warning(f"{name} {have} is built for another CUDA than torch {torch.__version__}: {mend}")
-            )
-    return lines or [ok(", ".join(versions) + ", imported together")]
+        finding = _library(torch, name, have, release, needed)
+        if finding:
+            yield finding
+            fit = False
+    if fit:
+        yield ok(", ".join(versions) + ", imported together")
+
+
+def _library(torch: Any, name: str, have: str, release: str, needed: bool) -> Finding | None:
+    mend = f"install {name} {release} of CUDA {torch.version.cuda or 'none'}"
+    if not needed:
+        mend += ", or pip uninstall torchaudio: it is not needed for features or training"
+    try:
+        importlib.import_module(name)
+    except Exception as error:  # RuntimeError, OSError, ImportError: whatever a mismatch breaks first
+        reason = " ".join((str(error) or type(error).__name__).split())[:120]
+        text = f"{name} {have} cannot be imported beside torch {torch.__version__} ({reason}): {mend}"
+        return stop(text) if needed else warning(text)
+    if not have.startswith(f"{release}."):
+        return warning(f"{name} {have} belongs to another release than torch {torch.__version__}: {mend}")
+    tags = [text.partition("+")[2] for text in (torch.__version__, have)]
+    if all(tags) and tags[0] != tags[1]:
+        return warning(f"{name} {have} is built for another CUDA than torch {torch.__version__}: {mend}")
+    return None

@@ -3,6 +3,7 @@ neighbours are called."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from earshot.doctor.findings import Finding, ok, warning, write_csv
 from earshot.doctor.similarity import centred, nearest
 
 NEIGHBOURS = 10
+OOF_FILES = ("oof_last.csv", "oof.csv")  # of a run, of a blend
 
 
 def out_of_fold(
@@ -30,15 +32,8 @@ def out_of_fold(
     """
     total, folds = np.zeros((len(cache_ids), len(classes))), None
     for name in runs:
-        path = next(
-            (
-                found
-                for base in (Path(name), Path(folder) / name)
-                for found in (base / "oof_last.csv", base / "oof.csv")
-                if found.is_file()
-            ),
-            None,
-        )
+        places = [base / file for base in (Path(name), Path(folder) / name) for file in OOF_FILES]
+        path = next(filter(Path.is_file, places), None)
         if path is None:
             raise UserError(
                 f"--runs {name}: neither {name} nor {Path(folder) / name} has an oof_last.csv: name a run "
@@ -71,32 +66,33 @@ def neighbours(clips: Clips, k: int = NEIGHBOURS) -> np.ndarray:
     """What share of its k nearest neighbours of other groups has each label, weighted by cosine: (training
     clips, classes)."""
     count = len(clips.labels)
-    targets = clips.labels if clips.labels.ndim == 2 else np.eye(len(clips.cache.classes))[clips.labels]
-    heard = np.flatnonzero(clips.heard[:count])
+    targets = clips.targets
+    embedded = np.flatnonzero(clips.heard[:count])
     shares = np.full((count, targets.shape[1]), np.nan)
-    cosines, indices = nearest(centred(clips.embeddings[heard]), clips.parts()[heard], k)
+    cosines, indices = nearest(centred(clips.embeddings[embedded]), clips.number_parts()[embedded], k)
     weights = np.where(np.isfinite(cosines), np.maximum(cosines, 1e-3), 0).astype(np.float64)
     with np.errstate(invalid="ignore"):
-        shares[heard] = (weights[:, :, None] * targets[heard[indices]]).sum(1) / weights.sum(1, keepdims=True)
+        total = (weights[:, :, None] * targets[embedded[indices]]).sum(1)
+        shares[embedded] = total / weights.sum(1, keepdims=True)
     return shares
 
 
-def doubts(found: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def doubts(probabilities: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where probabilities contradict a label, by each class's own standard (confident learning, Northcutt,
     Jiang & Chuang 2021).
 
     A class's standard is the mean probability that its clips get for it: hard classes are not all suspected.
 
     Args:
-        found: (clips, classes) probabilities or shares, NaN rows unknown.
+        probabilities: (clips, classes) probabilities or shares, NaN rows unknown.
         truth: (clips,) class indices, or (clips, classes) of 0 and 1.
     Returns:
         doubted (clips, classes) bool: single label: the likeliest other class that reaches its standard,
         where the clip's own is less likely; multi-label: the label (given or missing) whose opposite reaches
         the standard. margin (clips, classes): by how much the contrary is likelier, -1 to 1.
     """
-    known = np.isfinite(found).all(1)
-    p = np.where(known[:, None], found, 0)
+    known = np.isfinite(probabilities).all(1)
+    p = np.where(known[:, None], probabilities, 0)
     if truth.ndim == 2:
         yes = (truth == 1) & known[:, None]
         no = (truth == 0) & known[:, None]
@@ -111,12 +107,9 @@ def doubts(found: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray
         )
         return doubted, np.where(known[:, None], margin, np.nan)
     own, rows = p[np.arange(len(p)), truth], np.arange(len(p))
-    standard = np.array(
-        [
-            p[known & (truth == c), c].mean() if (known & (truth == c)).any() else np.inf
-            for c in range(p.shape[1])
-        ]
-    )
+    standard = np.full(p.shape[1], np.inf)
+    for c in np.unique(truth[known]):
+        standard[c] = p[known & (truth == c), c].mean()
     rival = np.where(p >= standard, p, -1)
     rival[rows, truth] = -1
     best = rival.argmax(1)
@@ -125,79 +118,58 @@ def doubts(found: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return doubted, np.where(known[:, None], p - own[:, None], np.nan)
 
 
-def write(clips: Clips, oof: np.ndarray | None, out: Path) -> list[Finding]:
+def write(clips: Clips, oof: np.ndarray | None, out: Path) -> Iterator[Finding]:
     """suspicious_labels.csv, the likeliest errors first: those that both reasons name, then by the mean
     margin."""
     sources = {} if oof is None else {"oof": oof}
     if clips.embeddings is not None:
         sources["neighbours"] = neighbours(clips)
     if not sources:
-        return [warning("labels not judged: no run (--runs A) and no view to compare clips by")]
-    found = {name: doubts(p, clips.labels) for name, p in sources.items()}
-    margins = np.array([np.nan_to_num(margin, nan=0.0) for _, margin in found.values()])
-    votes, suspicion = sum(doubted.astype(int) for doubted, _ in found.values()), margins.mean(0)
-    # Where one side finds the given label the likelier, the other's doubt is not enough.
-    unknown = np.array([np.isnan(margin) for _, margin in found.values()])
-    votes = np.where(((margins > 0) | unknown).all(0), votes, 0)
-    rows = _ranked(votes, suspicion, clips.labels.ndim == 2)
-    classes, several = clips.cache.classes, clips.labels.ndim == 2
-
-    def numbers(i: int, k: int) -> list:
-        given = [p[i] for p in (sources.get("oof"), sources.get("neighbours")) if p is not None]
-        shown = [(row[k], row[k]) if several else (row[clips.labels[i]], row[k]) for row in given]
-        return [float(value) for pair in shown for value in pair]
-
-    header = (
-        "rank",
-        "id",
-        "fold",
-        "label",
-        "suggested",
-        "suspicion",
-        *(f"{name}_{what}" for name in sources for what in ("given", "suggested")),
-        "reasons",
+        yield warning("labels not judged: no run (--runs A) and no view to compare clips by")
+        return
+    judged = {name: doubts(p, clips.labels) for name, p in sources.items()}
+    margins = np.array([margin for _, margin in judged.values()])
+    votes, suspicion = (
+        sum(doubted.astype(int) for doubted, _ in judged.values()),
+        np.nan_to_num(margins).mean(0),
     )
-    names = [("-" if clips.labels[i, k] else "+") + classes[k] if several else classes[k] for i, k in rows]
-    write_csv(
-        out / "suspicious_labels.csv",
-        header,
-        (
-            (
-                rank,
-                clips.ids[i],
-                clips.place[i],
-                clips.names[i],
-                name,
-                float(suspicion[i, k]),
-                *numbers(i, k),
-                "+".join(source for source, (doubted, _) in found.items() if doubted[i, k]),
-            )
-            for rank, ((i, k), name) in enumerate(zip(rows, names, strict=True), 1)
-        ),
-    )
+    # where one side finds the given label the likelier, the other's doubt is not enough
+    votes = np.where(((margins > 0) | np.isnan(margins)).all(0), votes, 0)
+    classes, multilabel = clips.cache.classes, clips.labels.ndim == 2
+    pairs = _ranked(votes, suspicion, multilabel)
+    names, rows = [], []
+    for rank, (i, k) in enumerate(pairs, 1):
+        sign = ("-" if clips.labels[i, k] else "+") if multilabel else ""
+        names.append(sign + classes[k])
+        given_class = k if multilabel else clips.labels[i]
+        numbers = [float(p[i, c]) for p in sources.values() for c in (given_class, k)]
+        reasons = "+".join(source for source, (doubted, _) in judged.items() if doubted[i, k])
+        clip = (clips.ids[i], clips.place[i], clips.names[i])
+        rows.append((rank, *clip, names[-1], float(suspicion[i, k]), *numbers, reasons))
+    columns = [f"{name}_{which}" for name in sources for which in ("given", "suggested")]
+    header = ("rank", "id", "fold", "label", "suggested", "suspicion", *columns, "reasons")
+    write_csv(out / "suspicious_labels.csv", header, rows)
     alone = "the run" if oof is not None else "the neighbours (--runs A asks a run, too)"
     by = "the run and the neighbours" if len(sources) == 2 else alone
-    if not rows:
-        return [ok(f"no label is doubted by {by}")]
-    both = f", {sum(votes[i, k] == 2 for i, k in rows)} by both" if len(sources) == 2 else ""
-    i, k = rows[0]
-    return [
-        warning(
-            f"{len(rows)} labels ({len(rows) / len(clips.labels):.1%} of the clips) are doubted by "
-            f"{by}{both} (first: {clips.ids[i]}, {clips.names[i] or 'no label'}, {names[0]} instead?): hear "
-            f"them from the top of {out / 'suspicious_labels.csv'}, mend what is wrong, leave the merely hard"
-        )
-    ]
-
-
-def _ranked(votes: np.ndarray, suspicion: np.ndarray, several: bool) -> list[tuple[int, int]]:
-    """(clip, class) of what is doubted; where a clip has one label, only its likeliest other class."""
-    rows = sorted(
-        map(tuple, np.argwhere(votes > 0).tolist()), key=lambda at: (-votes[at], -suspicion[at], at)
+    if not pairs:
+        yield ok(f"no label is doubted by {by}")
+        return
+    both = f", {sum(votes[pair] == 2 for pair in pairs)} by both" if len(sources) == 2 else ""
+    first = pairs[0][0]
+    yield warning(
+        f"{len(pairs)} labels ({len(pairs) / len(clips.labels):.1%} of the clips) are doubted by {by}{both} "
+        f"(first: {clips.ids[first]}, {clips.names[first] or 'no label'}, {names[0]} instead?): hear them "
+        f"from the top of {out / 'suspicious_labels.csv'}, mend what is wrong, leave the merely hard"
     )
-    if several:
-        return rows
-    first: dict[int, tuple[int, int]] = {}
-    for row in rows:
-        first.setdefault(row[0], row)
-    return list(first.values())
+
+
+def _ranked(votes: np.ndarray, suspicion: np.ndarray, multilabel: bool) -> list[tuple[int, int]]:
+    """(clip, class) of what is doubted; where a clip has one label, only its likeliest other class."""
+    pairs = map(tuple, np.argwhere(votes > 0).tolist())
+    ranked = sorted(pairs, key=lambda pair: (-votes[pair], -suspicion[pair], pair))
+    if multilabel:
+        return ranked
+    likeliest: dict[int, tuple[int, int]] = {}
+    for pair in ranked:
+        likeliest.setdefault(pair[0], pair)
+    return list(likeliest.values())

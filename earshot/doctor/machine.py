@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from earshot.doctor import environment, gpu
@@ -15,28 +16,24 @@ OLDEST = (3, 11)
 CODE = Path(__file__).resolve().parents[2]
 
 
-def code() -> list[Finding]:
+def code() -> Iterator[Finding]:
     """Where the kit itself lies, its Python and packages."""
-    found = [ok(f"earshot: {CODE}, Python {sys.version.split()[0]}")]
+    python = sys.version.split()[0]
+    yield ok(f"earshot: {CODE}, Python {python}")
     if sys.version_info < OLDEST:
-        found.append(stop(f"Python {sys.version.split()[0]} is too old: 3.11 or newer is needed"))
+        yield stop(f"Python {python} is too old: 3.11 or newer is needed")
     lacking, others = packages.missing(), packages.unfit()
     if lacking:
-        level = warning if all(one.name in packages.OPTIONAL for one in lacking) else stop
-        found.append(
-            level(
-                f"packages: {', '.join(one.name for one in lacking)} missing: python -m "
-                f"earshot.kaggle.packages, or pip install -r {packages.REQUIREMENTS}"
-            )
+        level = warning if all(package.name in packages.OPTIONAL for package in lacking) else stop
+        yield level(
+            f"packages: {', '.join(package.name for package in lacking)} missing: python -m "
+            f"earshot.kaggle.packages, or pip install -r {packages.REQUIREMENTS}"
         )
     if others:
-        said = ", ".join(f"{one.name} {have} (wanted: {one.specifier})" for one, have in others)
-        found.append(warning(f"packages: {said}: untested; pip install -r {packages.REQUIREMENTS}"))
-    return (
-        found
-        if lacking or others
-        else [*found, ok(f"packages: all {len(packages.wanted())} of requirements.txt")]
-    )
+        listed = ", ".join(f"{one.name} {have} (wanted: {one.specifier})" for one, have in others)
+        yield warning(f"packages: {listed}: untested; pip install -r {packages.REQUIREMENTS}")
+    if not lacking and not others:
+        yield ok(f"packages: all {len(packages.wanted())} of requirements.txt")
 
 
 def look(say: Callable[[str], None]) -> list[Finding]:
@@ -44,7 +41,7 @@ def look(say: Callable[[str], None]) -> list[Finding]:
     began, internet = time.monotonic(), environment.Internet()
     findings: list[Finding] = []
 
-    def weights() -> list[Finding]:
+    def weights() -> Iterable[Finding]:
         return environment.weights(internet)
 
     for check in (
@@ -60,7 +57,7 @@ def look(say: Callable[[str], None]) -> list[Finding]:
         environment.session,
     ):
         try:
-            lines = check()
+            lines = list(check())
         except Exception as error:  # a check that fails must not keep the others from being made
             where = f"{check.__module__.rpartition('.')[2]}.{check.__name__}"
             lines = [
@@ -72,9 +69,7 @@ def look(say: Callable[[str], None]) -> list[Finding]:
         findings += lines
         for line in lines:
             say(" ".join(str(line).split()))
-    counts = {level: sum(one.level == level for one in findings) for level in ("stop", "warning", "ok")}
-    say(
-        f"{counts['stop']} stops, {counts['warning']} warnings, {counts['ok']} ok, in "
-        f"{time.monotonic() - began:.1f} s"
-    )
+    counts = Counter(finding.level for finding in findings)
+    seconds = time.monotonic() - began
+    say(f"{counts['stop']} stops, {counts['warning']} warnings, {counts['ok']} ok, in {seconds:.1f} s")
     return findings

@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
 COLOURS = (BLUE, ORANGE, GREEN, VERMILION, PINK)
 MARKERS = "os^Dv"
+SIDES = (("train", "training", BLUE), ("test", "hold-out", GREEN), ("subm", "to submit", ORANGE))
 NAMED = 15  # classes with a marker and colour each; more are numbered where they lie
 
 
-def draw(clips: Clips, found: Duplicates | None, out: Path) -> list[str]:
+def draw(clips: Clips, pairs: Duplicates | None, out: Path) -> list[str]:
     """Write the pictures that the data allows; their names. Raises ImportError without matplotlib."""
     with style.style():
-        made = {"class_balance.png": _balance(clips), "durations.png": _durations(clips)}
-        if found is not None:
-            made["neighbours.png"] = _neighbours(found)
-            made["map.png"] = _map(clips)
-        for name, figure in made.items():
-            if figure is not None:
-                write_bytes(out / name, style.png(figure))
-    return [name for name, figure in made.items() if figure is not None]
+        figures = {"class_balance.png": _balance(clips), "durations.png": _durations(clips)}
+        if pairs is not None:
+            figures |= {"neighbours.png": _neighbours(pairs), "map.png": _map(clips)}
+        drawn = {name: figure for name, figure in figures.items() if figure is not None}
+        for name, figure in drawn.items():
+            write_bytes(out / name, style.png(figure))
+    return list(drawn)
 
 
 def _balance(clips: Clips) -> Figure:
@@ -56,29 +56,16 @@ def _durations(clips: Clips) -> Figure | None:
         return None
     figure, at = axes(6.5, 3.6, xlabel="seconds", ylabel="clips", title="Durations")
     low, high = float(clips.seconds[known].min()), float(clips.seconds[known].max())
-    wide = high > 20 * max(low, 0.01)
-    low = max(low, 0.01) if wide else 0 if high - low > 0.1 * high else low - 0.5
-    edges = (
-        np.geomspace(low, high, 41)
-        if wide
-        else np.linspace(low, high if high - low > 0.1 * high else high + 0.5, 41)
-    )
-    sides = [
-        (name, colour)
-        for name, colour in (("train", BLUE), ("test", GREEN), ("subm", ORANGE))
-        if (clips.splits == name).any()
-    ]
-    for name, colour in sides:
-        said = {"train": "training", "test": "hold-out", "subm": "to submit"}[name]
-        at.hist(
-            clips.seconds[known & (clips.splits == name)],
-            edges,
-            color=colour,
-            label=said,
-            histtype="stepfilled",
-            alpha=0.55,
-            edgecolor=colour,
-        )
+    wide, alike = high > 20 * max(low, 0.01), high - low <= 0.1 * high
+    if wide:
+        edges = np.geomspace(max(low, 0.01), high, 41)
+    else:
+        edges = np.linspace(low - 0.5 if alike else 0, high + 0.5 if alike else high, 41)
+    for split, name, colour in SIDES:
+        seconds = clips.seconds[known & (clips.splits == split)]
+        if (clips.splits == split).any():
+            look = {"color": colour, "edgecolor": colour, "histtype": "stepfilled", "alpha": 0.55}
+            at.hist(seconds, edges, label=name, **look)
     span = clips.cache.manifest["span"]
     at.axvline(span, color="black", linewidth=1, linestyle="--", label=f"window, {span:g} s")
     if wide:
@@ -88,8 +75,8 @@ def _durations(clips: Clips) -> Figure | None:
     return figure
 
 
-def _neighbours(found: Duplicates) -> Figure | None:
-    if not len(found.closest):
+def _neighbours(pairs: Duplicates) -> Figure | None:
+    if not len(pairs.closest):
         return None
     figure, at = axes(
         6.5,
@@ -98,13 +85,13 @@ def _neighbours(found: Duplicates) -> Figure | None:
         ylabel="clips (log)",
         title="How alike are the nearest clips?",
     )
-    low = min(float(found.closest.min()), found.threshold) - 0.02
-    at.hist(found.closest, np.linspace(low, max(1.0, found.threshold), 61), color=BLUE)
+    low = min(float(pairs.closest.min()), pairs.threshold) - 0.02
+    at.hist(pairs.closest, np.linspace(low, max(1.0, pairs.threshold), 61), color=BLUE)
     at.set_yscale("log")
-    at.axvline(found.threshold, color=VERMILION, linewidth=1.5)
+    at.axvline(pairs.threshold, color=VERMILION, linewidth=1.5)
     at.annotate(
-        f"near-duplicates\nfrom {found.threshold:.3f}",
-        (found.threshold, 0.97),
+        f"near-duplicates\nfrom {pairs.threshold:.3f}",
+        (pairs.threshold, 0.97),
         (4, 0),
         xycoords=("data", "axes fraction"),
         textcoords="offset points",
@@ -116,11 +103,13 @@ def _neighbours(found: Duplicates) -> Figure | None:
 
 
 def _map(clips: Clips) -> Figure:
-    heard = np.flatnonzero(clips.heard)
-    x = components(centred(clips.embeddings[heard]), 2)
+    embedded = np.flatnonzero(clips.heard)
+    x = components(centred(clips.embeddings[embedded]), 2)
     x = np.column_stack([x, np.zeros(len(x))])[:, :2]
-    train, subm = clips.train[heard], clips.splits[heard] == "subm"
-    labels = np.array([_first(clips.labels[i]) if here else -1 for i, here in zip(heard, train, strict=True)])
+    train, subm = clips.train[embedded], clips.splits[embedded] == "subm"
+    labels = np.full(len(embedded), -1)  # the first where there are several
+    targets = clips.targets[embedded[train]]
+    labels[train] = np.where(targets.any(1), targets.argmax(1), -1)
     classes = style.names(clips.cache.classes)
     named = len(classes) <= NAMED
     figure, at = axes(
@@ -128,42 +117,23 @@ def _map(clips: Clips) -> Figure:
     )
     at.set(xticks=[], yticks=[], xlabel="first component", ylabel="second component")
     size = float(np.clip(12000 / max(len(x), 1), 3, 22))
-    handles = []
     if subm.any():
-        handles.append(
-            at.scatter(
-                *x[subm].T,
-                s=size * 1.4,
-                marker="x",
-                linewidths=0.7,
-                color="black",
-                alpha=0.6,
-                label="to submit",
-            )
+        at.scatter(
+            *x[subm].T, s=size * 1.4, marker="x", linewidths=0.7, color="black", alpha=0.6, label="to submit"
         )
     for c, name in enumerate(classes):
-        mine = x[labels == c]
-        if not len(mine):
-            continue
+        look: dict[str, Any] = {"color": GREY, "alpha": 0.35}
         if named:
-            at.scatter(
-                *mine.T,
-                s=size,
-                marker=MARKERS[(c // len(COLOURS) * 2 + c) % len(MARKERS)],
-                color=COLOURS[c % len(COLOURS)],
-                alpha=0.75,
-                linewidths=0,
-                label=name if name[:1] != "_" else f" {name}",  # matplotlib leaves out what begins with it
-            )
-        else:
-            at.scatter(*mine.T, s=size, color=GREY, alpha=0.35, linewidths=0)
+            look = {"color": COLOURS[c % len(COLOURS)], "alpha": 0.75}
+            look["marker"] = MARKERS[(c // len(COLOURS) * 2 + c) % len(MARKERS)]
+            look["label"] = (
+                name if name[:1] != "_" else f" {name}"
+            )  # matplotlib leaves out what begins with it
+        if (labels == c).any():
+            at.scatter(*x[labels == c].T, s=size, linewidths=0, **look)
     if named:
-        at.legend(
-            fontsize=8,
-            loc="center left",
-            bbox_to_anchor=(1, 0.5),
-            markerscale=1.6 if size < 12 else 1.2,
-        )
+        scale = 1.6 if size < 12 else 1.2
+        at.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), markerscale=scale)
         return figure
     _number(at, x, labels, len(classes))
     rows = [f"{c + 1:>3} {style.short(name, 18)}" for c, name in enumerate(classes)]
@@ -178,7 +148,7 @@ def _map(clips: Clips) -> Figure:
             fontsize=6.5,
             family="monospace",
         )
-    if handles:
+    if subm.any():
         at.legend(fontsize=8, loc="lower left")
     return figure
 
@@ -186,34 +156,19 @@ def _map(clips: Clips) -> Figure:
 def _number(at: Any, x: np.ndarray, labels: np.ndarray, count: int) -> None:
     """Each class's number at the median of its clips, moved apart where two would cover each other."""
     scale = np.ptp(x, axis=0) + 1e-12
-    spots = np.array(
-        [np.median(x[labels == c], 0) / scale if (labels == c).any() else [np.nan] * 2 for c in range(count)]
-    )
-    here = np.flatnonzero(np.isfinite(spots[:, 0]))
+    spots, here = np.full((count, 2), np.nan), np.unique(labels[labels >= 0])
+    for c in here:
+        spots[c] = np.median(x[labels == c], 0) / scale
     least = np.array([0.04, 0.042])
     for _ in range(300):
         gap = (spots[here, None] - spots[None, here]) / least
         near = np.linalg.norm(gap, axis=2) + 9 * np.eye(len(here))
         if near.min() >= 1:
             break
-        apart = (
-            gap / np.maximum(near, 1e-6)[:, :, None]
-            + 1e-3 * np.sign(np.subtract.outer(here, here))[:, :, None]
-        )
+        aside = 1e-3 * np.sign(np.subtract.outer(here, here))[:, :, None]
+        apart = gap / np.maximum(near, 1e-6)[:, :, None] + aside
         push = np.where((near < 1)[:, :, None], apart, 0)
         spots[here] += 0.2 * least * push.sum(1)
     for c in here:
-        at.annotate(
-            str(c + 1),
-            spots[c] * scale,
-            ha="center",
-            va="center",
-            fontsize=7.5,
-            fontweight="bold",
-            color=BLUE,
-        )
-
-
-def _first(label: Any) -> int:
-    found = np.flatnonzero(label) if np.ndim(label) else [label]
-    return int(found[0]) if len(found) else -1
+        look = {"fontsize": 7.5, "fontweight": "bold", "color": BLUE}
+        at.annotate(str(c + 1), spots[c] * scale, ha="center", va="center", **look)

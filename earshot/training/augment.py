@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from earshot.core.device import out_of_memory
+from earshot.core.errors import UserError
 
 if TYPE_CHECKING:
     from earshot.core.config import TrainingFlags
@@ -71,6 +74,22 @@ def warp_time(
     return x, mask
 
 
+def check_crop(head: nn.Module, x: Tensor, mask: Tensor | None, share: float, autocast: Any) -> None:
+    """Raise UserError where a head takes windows of one length only; x and mask as of `warp_time`."""
+    x, mask = warp_time(x, mask, 0.0, share, np.random.default_rng(0))
+    try:
+        with torch.inference_mode(), autocast:
+            head.eval()(x, mask)
+    except (RuntimeError, ValueError, AssertionError) as error:  # timm asserts
+        if out_of_memory(error):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"--crop {share:g}: this head takes windows of one length only ({reason}): leave --crop out, or "
+            "choose another head"
+        ) from None
+
+
 def shift_frequency(x: Tensor, reach: float, rng: np.random.Generator) -> Tensor:
     """Move every row's spectrum by up to `reach` bins either way; the edge bins fill what opens; (B, D, F,
     T)."""
@@ -84,10 +103,10 @@ def _between(x: Tensor, lower: np.ndarray, upper: np.ndarray, share: np.ndarray,
     """Linear interpolation along an axis; lower, upper (indices) and share are (B, new length)."""
     shape = [len(x), 1, 1, 1]
     shape[axis] = lower.shape[1]
-    one, other = (
+    below, above = (
         torch.take_along_dim(x, torch.from_numpy(i).to(x.device).view(shape), axis) for i in (lower, upper)
     )
-    return one.lerp(other, torch.from_numpy(share.astype(np.float32)).to(x.device).view(shape))
+    return below.lerp(above, torch.from_numpy(share.astype(np.float32)).to(x.device).view(shape))
 
 
 def asked(settings: TrainingFlags) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 
 def of_rows(
     weights: np.ndarray,
-    whose: np.ndarray,
+    clip_of_row: np.ndarray,
     first: int,
     partner: np.ndarray | None,
     share: np.ndarray | None,
@@ -20,22 +20,22 @@ def of_rows(
 
     Args:
         weights: (clips,) of the training clips; clips beyond, which have no label, count 1.
-        whose: (rows,) each row's clip.
+        clip_of_row: (rows,) each row's clip.
         first: the row of the first augmented copy.
         partner, share: (copies,) the other clip of each, -1 where it is not mixed, and its own clip's share.
     """
-    beyond = int(whose.max(initial=-1)) + 1 - len(weights)
-    each = np.concatenate([weights, np.ones(max(0, beyond))]).astype(np.float32)
-    found = each[whose]
+    beyond = int(clip_of_row.max(initial=-1)) + 1 - len(weights)
+    clip_weights = np.concatenate([weights, np.ones(max(0, beyond))]).astype(np.float32)
+    row_weights = clip_weights[clip_of_row]
     if partner is not None and share is not None:
         copies = slice(first, first + len(partner))
-        mixed = share * found[copies] + (1 - share) * each[partner]
-        found[copies] = np.where(partner >= 0, mixed, found[copies])
-    return found
+        mixed = share * row_weights[copies] + (1 - share) * clip_weights[partner]
+        row_weights[copies] = np.where(partner >= 0, mixed, row_weights[copies])
+    return row_weights
 
 
 def about(weights: np.ndarray) -> str:
     """The line of the log about the weights of the training clips, (clips,), some of which are not 1."""
-    other = weights[weights != 1]
-    said = " to ".join(dict.fromkeys(f"{value:g}" for value in (other.min(), other.max())))
-    return f"weights: {len(other)} of {len(weights)} clips count {said} in the loss; scores count all alike"
+    changed = weights[weights != 1]
+    span = " to ".join(dict.fromkeys(f"{value:g}" for value in (changed.min(), changed.max())))
+    return f"weights: {len(changed)} of {len(weights)} clips count {span} in the loss; scores count all alike"

@@ -19,16 +19,16 @@ def default(caches: Sequence[Cache], argv: Sequence[str]) -> tuple[str, str | No
         caches: of one competition; the first that knows its metric decides.
         argv: the command's arguments.
     """
-    usual = TrainingFlags().metric
-    own = next((one.record["metric"] for one in caches if one.record.get("metric")), None)
-    if own is None or cli.peek(list(argv), "metric")["metric"] is not None:
-        return usual, None
+    default_metric = TrainingFlags().metric
+    contest_metric = next((cache.record["metric"] for cache in caches if cache.record.get("metric")), None)
+    if contest_metric is None or cli.peek(list(argv), "metric")["metric"] is not None:
+        return default_metric, None
     from earshot.training import metrics  # with numpy, which nobody waits for before
 
-    if own not in metrics.of_task(caches[0].multilabel):
+    if contest_metric not in metrics.of_task(caches[0].multilabel):
         labels = "several labels" if caches[0].multilabel else "one label each"
-        return usual, (
-            f"warning: the contest's metric {own} is none that clips with {labels} are scored by here: "
-            f"{usual} takes its place (--metric overrules)"
+        return default_metric, (
+            f"warning: the contest's metric {contest_metric} is none that clips with {labels} are scored by "
+            f"here: {default_metric} takes its place (--metric overrules)"
         )
-    return own, f"metric: {own}, the contest's own (--metric overrules)"
+    return contest_metric, f"metric: {contest_metric}, the contest's own (--metric overrules)"

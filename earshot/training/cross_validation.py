@@ -18,10 +18,10 @@ from earshot.core.errors import UserError
 from earshot.core.worker_pool import Team
 from earshot.training import estimators, parts, pretrain
 from earshot.training.dataset import Rows
-from earshot.training.eta import Paced
 from earshot.training.folds import trained_on
 from earshot.training.parts import Part
 from earshot.training.predict import predict
+from earshot.training.progress import Paced
 from earshot.training.run import Run
 from earshot.training.run_scores import KINDS
 from earshot.training.trainer import Fitter, Fold

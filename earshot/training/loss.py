@@ -25,15 +25,15 @@ def class_weights(rows: Rows, which: np.ndarray) -> np.ndarray:
     # Rows, not clips: it is rows that the loss adds up.
     targets, total = rows.targets[rows.clip[which]], float(len(which))
     if rows.weights is not None:
-        each = rows.weights[rows.clip[which]]
-        targets, total = targets * each[:, None], float(each.sum())
+        row_weights = rows.weights[rows.clip[which]]
+        targets, total = targets * row_weights[:, None], float(row_weights.sum())
     counts = targets.sum(0)
-    some = np.where(counts > 0, counts, 1)
+    at_least_one = np.where(counts > 0, counts, 1)
     if rows.multilabel:  # so that a class's yeses weigh as much as its noes
-        return (total - counts) / some
+        return (total - counts) / at_least_one
     # A class that is not there weighs nothing: by the share that smoothing gives it, it would outweigh
     # all others.
-    return (counts > 0) * counts.sum() / (np.count_nonzero(counts) * some)
+    return (counts > 0) * counts.sum() / (np.count_nonzero(counts) * at_least_one)
 
 
 @dataclass
@@ -106,8 +106,8 @@ class Criterion:
     def row_weights(self, targets: Tensor, clips: Tensor | None = None) -> Tensor:
         """(B,) how much each row counts: by its classes, times `clips`, the weight of its clip."""
         plain = self.weights is None or self.multilabel
-        found = targets.new_ones(len(targets)) if plain else targets @ self.weights
-        return found if clips is None else found * clips
+        weights = targets.new_ones(len(targets)) if plain else targets @ self.weights
+        return weights if clips is None else weights * clips
 
     def smooth(self, targets: Tensor) -> Tensor:
         """The targets with their smoothing share spread."""
@@ -166,27 +166,27 @@ def accumulate(
     criterion: Criterion,
     batch: dict[str, Any],
     targets: Tensor,
-    most: int,
+    max_rows: int,
     autocast: Any,
     scaler: torch.amp.GradScaler,
 ) -> Tensor:
     """Add a batch's gradients to the head's, at most so many rows a pass; the whole batch's loss."""
-    pieces = -(-len(targets) // most)
-    if pieces == 1:
+    passes = -(-len(targets) // max_rows)
+    if passes == 1:
         with autocast:
             loss = loss_of(head, criterion, batch, targets)
         scaler.scale(loss).backward()
         return loss.detach()
     total, plain = torch.zeros((), device=targets.device), batch.get("plain_targets")
-    whole = Whole(
+    whole_batch = Whole(
         len(targets),
         criterion.row_weights(targets, batch.get("weights")).sum(),
         None if plain is None else criterion.row_weights(plain, batch.get("plain_weights")).sum(),
     )
-    for part in torch.tensor_split(torch.arange(len(targets), device=targets.device), pieces):
-        some = {name: v if v is None else v[part] for name, v in batch.items()}
+    for part in torch.tensor_split(torch.arange(len(targets), device=targets.device), passes):
+        pass_batch = {name: v if v is None else v[part] for name, v in batch.items()}
         with autocast:
-            loss = loss_of(head, criterion, some, targets[part], whole)
+            loss = loss_of(head, criterion, pass_batch, targets[part], whole_batch)
         scaler.scale(loss).backward()
         total += loss.detach()
     return total

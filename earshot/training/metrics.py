@@ -47,14 +47,14 @@ def gain(metric: str, value: float) -> float:
     return -value if metric in MINIMISED else value
 
 
-def summary(found: dict[str, float], metric: str = "f1_macro") -> str:
+def summary(scored: dict[str, float], metric: str = "f1_macro") -> str:
     """The scores that a line has room for, the one that was aimed at among them."""
-    several = (*RANKING, "roc_auc_macro") if RANKING[0] in found else ()
-    more = dict.fromkeys(("f1_macro", *several, metric))
-    shown = dict.fromkeys((*(name for name in more if name in found), "accuracy", "log_loss"))
+    multilabel_names = (*RANKING, "roc_auc_macro") if RANKING[0] in scored else ()
+    wanted = dict.fromkeys(("f1_macro", *multilabel_names, metric))
+    names = dict.fromkeys((*(name for name in wanted if name in scored), "accuracy", "log_loss"))
     return "  ".join(
-        f"{name} undefined" if name in found.get("undefined", ()) else f"{name} {found[name]:.4f}"
-        for name in shown
+        f"{name} undefined" if name in scored.get("undefined", ()) else f"{name} {scored[name]:.4f}"
+        for name in names
     )
 
 
@@ -97,61 +97,38 @@ def scores(probabilities: np.ndarray, truth: np.ndarray, metric: str = "") -> di
     """
     if not len(truth):
         raise UserError("there are no clips to score: the fold or hold-out is empty")
-    odd = ~np.isfinite(probabilities).all(1)
-    if odd.any():
+    not_finite = ~np.isfinite(probabilities).all(1)
+    if not_finite.any():
         raise UserError(
-            f"{int(odd.sum())} of {len(truth)} predictions are not numbers, so that there is no score: train "
-            "again with a lower --lr, or --clip-grad 1"
+            f"{int(not_finite.sum())} of {len(truth)} predictions are not numbers, so that there is no "
+            "score: train again with a lower --lr, or --clip-grad 1"
         )
-    if truth.ndim == 2:
-        found = _multilabel(probabilities, truth)
+    multilabel, classes = truth.ndim == 2, probabilities.shape[1]
+    right, true, predicted = counts(probabilities, truth)[:, 0]
+    scored = {
+        name: float(from_counts(name, right, true, predicted, len(truth), multilabel))
+        for name in COUNTED
+        if is_counted(name, truth)
+    }
+    if multilabel:
+        exact = ((probabilities >= THRESHOLD) == truth).all(1)
+        balanced = scored.pop("balanced_accuracy")
+        scored |= {"accuracy": float(exact.mean()), "balanced_accuracy": balanced}
+        scored |= {name: rank(probabilities, truth) for name, rank in RANKED.items()}
+    else:
+        yes = truth[:, None] == np.arange(classes)
+        # of two classes the second alone: close to 1 probabilities round sooner than near 0
+        first = 1 if classes == 2 and yes.any(0).all() else 0
+        scored["roc_auc_macro"] = RANKED["roc_auc_macro"](probabilities[:, first:], yes[:, first:])
         if metric == "roc_auc_micro":
-            found[metric] = _roc_auc_micro(probabilities, truth)
-        return found
-    predicted = probabilities.argmax(1)
-    picked = probabilities[np.arange(len(truth)), truth].astype(np.float64)
-    right, true, said = _counts(truth, predicted, probabilities.shape[1])
-    return {
-        **_f1(right, true, said),
-        "accuracy": float((predicted == truth).mean()),
-        "balanced_accuracy": float((right[true > 0] / true[true > 0]).mean()),
-        "roc_auc_macro": _roc_auc_of_one(truth, probabilities, true),
-        **({"roc_auc_micro": _roc_auc_micro(probabilities, truth)} if metric == "roc_auc_micro" else {}),
-        **({metric: _map_of_one(probabilities, truth)} if metric == "map_macro" else {}),
-        "map_at_3": _map_at_3(truth, probabilities),
-        "log_loss": float(-np.log(np.clip(picked, 1e-15, 1)).mean()),
-    }
-
-
-def _counts(
-    truth: np.ndarray, predicted: np.ndarray, classes: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    right = np.bincount(truth[predicted == truth], minlength=classes)
-    return right, np.bincount(truth, minlength=classes), np.bincount(predicted, minlength=classes)
-
-
-def _f1(right: np.ndarray, true: np.ndarray, said: np.ndarray) -> dict[str, float]:
-    """F1 = 2 right / (true + said) from counts per class, over those that occur in either: mean, pooled,
-    weighted by the truth."""
-    either = true + said > 0
-    right, true, said = right[either], true[either], said[either]
-    if not len(right):
-        return {"f1_macro": 0.0, "f1_micro": 0.0, "f1_weighted": 0.0}
-    each = 2 * right / (true + said)
-    return {
-        "f1_macro": float(each.mean()),
-        "f1_micro": float(2 * right.sum() / (true.sum() + said.sum())),
-        "f1_weighted": float((each * true).sum() / true.sum()) if true.any() else 0.0,
-    }
-
-
-def average_precision(truth: np.ndarray, scores: np.ndarray) -> float:
-    """The sum of precisions weighted by the rise of recall, equal scores taken together; truth (clips,) of 0
-    and 1, not all 0."""
-    order = np.argsort(-scores, kind="stable")
-    last = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
-    found = np.cumsum(truth[order])[last]
-    return float((np.diff(found, prepend=0) * found / (last + 1)).sum() / found[-1])
+            scored[metric] = _roc_auc_micro(probabilities, truth)
+        if metric == "map_macro":
+            scored[metric] = RANKED[metric](probabilities, yes)
+        scored["map_at_3"] = _map_at_3(truth, probabilities)
+    scored["log_loss"] = float(losses(probabilities, truth).mean())
+    if multilabel and metric == "roc_auc_micro":
+        scored[metric] = _roc_auc_micro(probabilities, truth)
+    return scored
 
 
 def _map_at_3(truth: np.ndarray, probabilities: np.ndarray) -> float:
@@ -159,69 +136,10 @@ def _map_at_3(truth: np.ndarray, probabilities: np.ndarray) -> float:
     return float(((best == truth[:, None]) / np.arange(1, best.shape[1] + 1)).sum(1).mean())
 
 
-def _roc_auc(truth: np.ndarray, scores: np.ndarray) -> float:
-    """The mean area under the ROC curve of the classes that have both kinds of clips; (clips, classes)
-    each."""
-    yes, areas = truth.sum(0), []
-    for c in np.flatnonzero((yes > 0) & (yes < len(truth))):
-        ordered, no = np.sort(scores[truth[:, c] == 0, c]), len(truth) - yes[c]
-        mine = scores[truth[:, c] == 1, c]
-        # How many clips without the class lie below each with it, those at the same height counted half.
-        areas.append(
-            (np.searchsorted(ordered, mine, "left") + np.searchsorted(ordered, mine, "right")).sum()
-            / (2 * yes[c] * no)
-        )
-    return float(np.mean(areas)) if areas else 0.0
-
-
-def _roc_auc_of_one(truth: np.ndarray, probabilities: np.ndarray, true: np.ndarray) -> float:
-    """`_roc_auc` of clips with one label each, from (classes,) counts of the true ones."""
-    # The first of two classes says the same, but for ties: close to 1 probabilities round sooner than near 0.
-    occurring = np.array([1]) if len(true) == 2 and true.all() else np.flatnonzero(true)
-    return _roc_auc(truth[:, None] == occurring, probabilities[:, occurring])
-
-
-def _map_of_one(probabilities: np.ndarray, truth: np.ndarray) -> float:
-    """The mean average precision of the classes that occur, each against the rest."""
-    return RANKED["map_macro"](
-        probabilities, (truth[:, None] == np.arange(probabilities.shape[1])).astype(int)
-    )
-
-
 def _roc_auc_micro(probabilities: np.ndarray, truth: np.ndarray) -> float:
-    """`_roc_auc` of all (clip, class) pairs as if they were clips of one class."""
-    yes = truth == 1 if truth.ndim == 2 else truth[:, None] == np.arange(probabilities.shape[1])
-    return _roc_auc(yes.reshape(-1, 1), probabilities.reshape(-1, 1))
-
-
-def _multilabel(probabilities: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    from scipy.stats import rankdata
-
-    predicted = (probabilities >= THRESHOLD).astype(np.int64)
-    occurring = np.flatnonzero(truth.any(0))
-    p = np.clip(probabilities.astype(np.float64), 1e-15, 1 - 1e-15)
-    found = _f1((predicted & truth).sum(0), truth.sum(0), predicted.sum(0))
-    found |= {
-        "accuracy": float((predicted == truth).all(1).mean()),
-        "balanced_accuracy": 0.0,
-        "map_macro": 0.0,
-        "lwlrap": 0.0,
-    }
-    found["roc_auc_macro"] = _roc_auc(truth, probabilities)
-    if len(occurring):
-        found["balanced_accuracy"] = float(
-            np.mean([_balanced(truth[:, c], predicted[:, c]) for c in occurring])
-        )
-        found["map_macro"] = float(np.mean([average_precision(truth[:, c], p[:, c]) for c in occurring]))
-        # scikit-learn's label_ranking_average_precision_score weighted by the labels of each clip,
-        # which takes seconds per epoch.
-        yes, rank = truth == 1, partial(rankdata, method="max", axis=1)
-        found["lwlrap"] = float((rank(np.where(yes, -p, 1)) / rank(-p))[yes].mean())
-    return {**found, "log_loss": float(-np.where(truth == 1, np.log(p), np.log1p(-p)).mean())}
-
-
-def _balanced(truth: np.ndarray, predicted: np.ndarray) -> float:
-    return float(np.mean([(predicted[truth == side] == side).mean() for side in np.unique(truth)]))
+    """The area of all (clip, class) pairs as if they were clips of one class."""
+    yes = truth if truth.ndim == 2 else truth[:, None] == np.arange(probabilities.shape[1])
+    return RANKED["roc_auc_macro"](probabilities.reshape(-1, 1), yes.reshape(-1, 1))
 
 
 def is_counted(metric: str, truth: np.ndarray) -> bool:
@@ -241,18 +159,22 @@ def counts(probabilities: np.ndarray, truth: np.ndarray, blocks: np.ndarray | No
     """
     classes = probabilities.shape[1]
     blocks = np.zeros(len(truth), dtype=np.int64) if blocks is None else blocks
-    number = int(blocks.max()) + 1
+    block_count = int(blocks.max()) + 1
     if truth.ndim == 2:
-        said, true = probabilities >= THRESHOLD, truth == 1
-        found = [
-            np.stack([part[blocks == b].sum(0) for b in range(number)]) for part in (said & true, true, said)
+        predicted, true = probabilities >= THRESHOLD, truth == 1
+        totals = [
+            np.stack([part[blocks == b].sum(0) for b in range(block_count)])
+            for part in (predicted & true, true, predicted)
         ]
-        return np.stack(found)
-    said = probabilities.argmax(1)
-    right = said == truth
-    table = [(blocks[right], truth[right]), (blocks, truth), (blocks, said)]
+        return np.stack(totals)
+    predicted = probabilities.argmax(1)
+    right = predicted == truth
+    table = [(blocks[right], truth[right]), (blocks, truth), (blocks, predicted)]
     return np.stack(
-        [np.bincount(b * classes + c, minlength=number * classes).reshape(number, classes) for b, c in table]
+        [
+            np.bincount(b * classes + c, minlength=block_count * classes).reshape(block_count, classes)
+            for b, c in table
+        ]
     )
 
 
@@ -260,38 +182,40 @@ def each_class(
     metric: str,
     right: np.ndarray,
     true: np.ndarray,
-    said: np.ndarray,
+    predicted: np.ndarray,
     clips: np.ndarray | int,
     multilabel: bool,
 ) -> np.ndarray:
     """F1 of each class, or its recall (multi-label: yes against no) for the balanced accuracy; counts of any
     equal shapes."""
     if metric != "balanced_accuracy":
-        return 2 * right / np.maximum(true + said, 1)
+        return 2 * right / np.maximum(true + predicted, 1)
     recall = right / np.maximum(true, 1)
     if not multilabel:
         return recall
     others = clips - true
-    return np.where(others > 0, (recall + (others - said + right) / np.maximum(others, 1)) / 2, recall)
+    return np.where(others > 0, (recall + (others - predicted + right) / np.maximum(others, 1)) / 2, recall)
 
 
 def from_counts(
     metric: str,
     right: np.ndarray,
     true: np.ndarray,
-    said: np.ndarray,
+    predicted: np.ndarray,
     clips: np.ndarray | int,
     multilabel: bool,
 ) -> np.ndarray:
     """A counted metric from (..., classes) counts, as `scores` has it; `clips` is a number, or (...,
     1)."""
     if metric == "f1_micro":
-        return 2 * right.sum(-1) / np.maximum((true + said).sum(-1), 1)
+        return 2 * right.sum(-1) / np.maximum((true + predicted).sum(-1), 1)
     if metric == "accuracy":
         return right.sum(-1) / np.maximum(true.sum(-1), 1)
-    each = each_class(metric, right, true, said, clips, multilabel)
+    each = each_class(metric, right, true, predicted, clips, multilabel)
     weight = (
-        true if metric == "f1_weighted" else (true > 0 if metric == "balanced_accuracy" else true + said > 0)
+        true
+        if metric == "f1_weighted"
+        else (true > 0 if metric == "balanced_accuracy" else true + predicted > 0)
     )
     return (each * weight).sum(-1) / np.maximum(weight.sum(-1), 1)
 
@@ -305,8 +229,8 @@ def likelihood(probabilities: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 def losses(probabilities: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """(clips,) log loss, or mean binary cross-entropy, of each clip."""
-    found = -np.log(np.clip(likelihood(probabilities, truth).astype(np.float64), 1e-15, 1))
-    return found.mean(1) if truth.ndim == 2 else found
+    values = -np.log(np.clip(likelihood(probabilities.astype(np.float64), truth), 1e-15, 1))
+    return values.mean(1) if truth.ndim == 2 else values
 
 
 def one(metric: str, probabilities: np.ndarray, truth: np.ndarray) -> float:
@@ -314,7 +238,8 @@ def one(metric: str, probabilities: np.ndarray, truth: np.ndarray) -> float:
     if metric == "log_loss":
         return -float(losses(probabilities, truth).mean())
     if is_counted(metric, truth):
-        return float(from_counts(metric, *counts(probabilities, truth)[:, 0], len(truth), truth.ndim == 2))
+        right, true, predicted = counts(probabilities, truth)[:, 0]
+        return float(from_counts(metric, right, true, predicted, len(truth), truth.ndim == 2))
     if metric == "roc_auc_micro":
         return _roc_auc_micro(probabilities, truth)
     if truth.ndim == 2 and metric in RANKED:
@@ -322,37 +247,38 @@ def one(metric: str, probabilities: np.ndarray, truth: np.ndarray) -> float:
     return float(scores(probabilities, truth, metric)[metric])
 
 
-def _by_class(area: Callable[..., np.ndarray]) -> Callable[[np.ndarray, np.ndarray], float]:
-    """The mean over classes of the mean of `area` over the clips that have the class; for clips with several
-    labels."""
+def _mean_of_classes(
+    score: Callable[..., float | None], probabilities: np.ndarray, truth: np.ndarray
+) -> float:
+    """The mean of a score over the classes that some clips have; (clips, classes) each, truth of 0 and 1.
 
-    def score(probabilities: np.ndarray, truth: np.ndarray) -> float:
-        ordered, found = np.sort(probabilities, 0), []
-        for c in np.flatnonzero(truth.any(0)):
-            mine = np.sort(probabilities[truth[:, c] == 1, c])
-            # How many clips lie below each, or no higher; of all, and of those that have the class.
-            places = [
-                np.searchsorted(those, mine, side)
-                for those in (ordered[:, c], mine)
-                for side in ("left", "right")
-            ]
-            if area is _precision or len(mine) < len(truth):
-                found.append(area(*places, len(truth), len(mine)).mean())
-        return float(np.mean(found)) if found else 0.0
-
-    return score
+    Args:
+        score: is given, for the clips of a class in the order of its probabilities, how many clips have a
+            lower one, and how many none higher; the same among the class's own; how many clips there are.
+    """
+    ordered, values = np.sort(probabilities, 0), []
+    for c in np.flatnonzero(truth.any(0)):
+        own = np.sort(probabilities[truth[:, c] == 1, c])
+        below, up_to = (np.searchsorted(ordered[:, c], own, side) for side in ("left", "right"))
+        own_below, own_up_to = (np.searchsorted(own, own, side) for side in ("left", "right"))
+        values.append(score(below, up_to, own_below, own_up_to, len(truth)))
+    defined = [value for value in values if value is not None]
+    return float(np.mean(defined)) if defined else 0.0
 
 
-def _precision(
-    below: np.ndarray, upto: np.ndarray, own_below: np.ndarray, own_upto: np.ndarray, clips: int, own: int
-) -> np.ndarray:
-    return (own - own_below) / (clips - below)
+def _average_precision(
+    below: np.ndarray, up_to: np.ndarray, own_below: np.ndarray, own_up_to: np.ndarray, clips: int
+) -> float:
+    return ((len(below) - own_below) / (clips - below)).mean()
 
 
-def _area(
-    below: np.ndarray, upto: np.ndarray, own_below: np.ndarray, own_upto: np.ndarray, clips: int, own: int
-) -> np.ndarray:
-    return (below + upto - own_below - own_upto) / (2 * (clips - own))
+def _roc_auc(
+    below: np.ndarray, up_to: np.ndarray, own_below: np.ndarray, own_up_to: np.ndarray, clips: int
+) -> float | None:
+    """The share of pairs with a clip of another class in which that one is lower; equal ones count half."""
+    others = clips - len(below)
+    twice = (below + up_to - own_below - own_up_to).sum()
+    return twice / (2 * len(below) * others) if others else None
 
 
 def _lwlrap(probabilities: np.ndarray, truth: np.ndarray) -> float:
@@ -361,5 +287,9 @@ def _lwlrap(probabilities: np.ndarray, truth: np.ndarray) -> float:
     return float(((above & (truth[rows] == 1)).sum(1) / above.sum(1)).mean()) if len(rows) else 0.0
 
 
-# The values of `scores` without its other metrics.
-RANKED = {"map_macro": _by_class(_precision), "roc_auc_macro": _by_class(_area), "lwlrap": _lwlrap}
+# Of clips with several labels; of a class a clip where `truth` says 0 and 1 for each.
+RANKED: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "map_macro": partial(_mean_of_classes, _average_precision),
+    "lwlrap": _lwlrap,
+    "roc_auc_macro": partial(_mean_of_classes, _roc_auc),
+}

@@ -3,6 +3,7 @@ once."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -33,6 +34,8 @@ BACKWARD = 3  # a training step is about three forward passes
 # memory there.
 CANDIDATES = (("fp32", False), ("bf16", False), ("bf16", True))
 
+Step = Callable[[nn.Module, Device, np.ndarray], float]  # forward and backward of a head on rows; the loss
+
 
 def operations(head: nn.Module, rows: Rows, which: np.ndarray) -> float:
     """Floating-point operations of a forward pass, a row: of matrix products, convolutions and attention; 0
@@ -43,7 +46,7 @@ def operations(head: nn.Module, rows: Rows, which: np.ndarray) -> float:
     """
     from torch.utils.flop_counter import FlopCounterMode
 
-    which, was = which[:2], head.training
+    which, was_training = which[:2], head.training
     if not len(which):
         return 0.0
     x, mask = rows.batch(which)
@@ -55,7 +58,7 @@ def operations(head: nn.Module, rows: Rows, which: np.ndarray) -> float:
             head.eval()(x, mask)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-    head.train(was)
+    head.train(was_training)
     return counter.get_total_flops() / len(which)
 
 
@@ -73,27 +76,22 @@ def decide(head: nn.Module, rows: Rows, settings: TrainingFlags, device: Device)
         return device
     if BACKWARD * settings.batch_size * operations(head, rows, which) < SMALL:
         return device
-    step, began = _stepper(rows, settings), time.perf_counter()
-    step(head, device, which[:2])
+    step = _stepper(rows, settings)
     # with what a first call costs, so that the trial is rather too short
-    row = (time.perf_counter() - began) / 2
-    which = which[: max(2, min(len(which), int(ENOUGH / row)))]
+    row_seconds = _time_step(step, head, device, which[:2])[0] / 2
+    which = which[: max(2, min(len(which), int(ENOUGH / row_seconds)))]
     candidates = [replace(device, precision=precision, channels_last=last) for precision, last in CANDIDATES]
     times = measure(head, candidates, which, step)
-    plain = times[0]
-    if plain * settings.batch_size / len(which) < WORTH or BETTER * min(times) > plain:
+    plain, best = times[0], min(times)
+    if plain * settings.batch_size / len(which) < WORTH or BETTER * best > plain:
         return device
-    found = candidates[times.index(min(times))]
-    layout = " channels-last" if found.channels_last else ""
-    return replace(
-        found,
-        about=f"{device.about}, {found.precision}{layout} ({plain / min(times):.1f} times as fast as fp32)",
-    )
+    fastest = candidates[times.index(best)]
+    layout = " channels-last" if fastest.channels_last else ""
+    about = f"{device.about}, {fastest.precision}{layout} ({plain / best:.1f} times as fast as fp32)"
+    return replace(fastest, about=about)
 
 
-def measure(
-    head: nn.Module, candidates: list[Device], which: np.ndarray, step: Callable[..., float]
-) -> list[float]:
+def measure(head: nn.Module, candidates: list[Device], which: np.ndarray, step: Step) -> list[float]:
     """Seconds of a step with each candidate, the best of several; infinity where it does not work, or gives
     another loss.
 
@@ -101,26 +99,24 @@ def measure(
         candidates: the first is what the others are compared with; one that takes three times as long is
             given up.
     """
-    times, losses = [float("inf")] * len(candidates), [float("nan")] * len(candidates)
+    times, losses = [math.inf] * len(candidates), [math.nan] * len(candidates)
     for number in range(ROUNDS):
         for at, candidate in enumerate(candidates):
-            if number and (times[at] == float("inf") or number > 1 and times[at] > 3 * times[0]):
+            too_slow = number > 1 and times[at] > 3 * times[0]
+            if number and (too_slow or times[at] == math.inf):
                 continue
-            head = laid_out(head, candidate)
-            began = time.perf_counter()
             try:
-                losses[at] = step(head, candidate, which)
+                seconds, losses[at] = _time_step(step, laid_out(head, candidate), candidate, which)
             except (RuntimeError, NotImplementedError):  # an operation that bf16 lacks
                 if not at:
                     raise
-                times[at] = float("inf")
+                times[at] = math.inf
                 continue
-            seconds = time.perf_counter() - began
             times[at] = seconds if number < 2 else min(times[at], seconds)
-    return [
-        t if abs(loss - losses[0]) <= LOSS * abs(losses[0]) else float("inf")
-        for t, loss in zip(times, losses, strict=True)
-    ]
+    for at, loss in enumerate(losses):
+        if not abs(loss - losses[0]) <= LOSS * abs(losses[0]):
+            times[at] = math.inf
+    return times
 
 
 def seconds_a_row(head: nn.Module, rows: Rows, settings: TrainingFlags, device: Device) -> float:
@@ -128,29 +124,27 @@ def seconds_a_row(head: nn.Module, rows: Rows, settings: TrainingFlags, device: 
     spoilt."""
     which = np.arange(min(len(rows), settings.batch_size))
     step, head, times = _stepper(rows, settings), laid_out(head, device), []
-    passes = 2 if settings.optimizer == "sam" else 1
     while len(times) < 3 and sum(times) < TRIAL:  # the first warms up
-        began = time.perf_counter()
-        step(head, device, which)
-        times.append(time.perf_counter() - began)
+        times.append(_time_step(step, head, device, which)[0])
+    passes = 2 if settings.optimizer == "sam" else 1
     return passes * min(times) / len(which)
 
 
-def _stepper(rows: Rows, settings: TrainingFlags) -> Callable[[nn.Module, Device, np.ndarray], float]:
+def _time_step(step: Step, head: nn.Module, device: Device, which: np.ndarray) -> tuple[float, float]:
+    began = time.perf_counter()
+    loss = step(head, device, which)
+    return time.perf_counter() - began, loss
+
+
+def _stepper(rows: Rows, settings: TrainingFlags) -> Step:
     """Forward and backward of a head on rows; the loss."""
     criterion = Criterion.of(rows, np.arange(len(rows)), settings)
 
     def step(head: nn.Module, device: Device, which: np.ndarray) -> float:
         x, mask = rows.batch(which)
         targets = criterion.smooth(rows.targets_of(which))
-        batch = {
-            "x": x,
-            "mask": mask,
-            "plain": x,
-            "plain_mask": mask,
-            "plain_targets": targets,
-            **rows.extras(which),
-        }
+        batch = {"x": x, "mask": mask, "plain": x, "plain_mask": mask, "plain_targets": targets}
+        batch |= rows.extras(which)
         head.train().zero_grad()
         torch.manual_seed(0)  # dropout: the losses are compared
         with autocast(device):

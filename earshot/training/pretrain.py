@@ -95,7 +95,7 @@ def fit(
         weights, tensors, state = saved
         model.load_state_dict(weights)
         optim.unpack(optimizer, tensors, state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
+        schedule.last_epoch = state["schedule"]["last_epoch"]
         scaler.load_state_dict(state["scaler"])
         done, total = state["progress"]["step"], state["progress"]["total"]
         log(f"pretraining seed {settings.seed}  continues after step {done}/{steps * settings.epochs}")
@@ -114,7 +114,12 @@ def fit(
         folder.save_last(
             weights,
             tensors,
-            {**state, "optimizer": rest, "schedule": schedule.state_dict(), "scaler": scaler.state_dict()},
+            {
+                **state,
+                "optimizer": rest,
+                "schedule": {"last_epoch": schedule.last_epoch},
+                "scaler": scaler.state_dict(),
+            },
         )
 
     began, first, written = time.perf_counter(), done, time.perf_counter()

@@ -1,17 +1,23 @@
-"""Where a fold's training stands, and the lines that say so."""
+"""Where a fold's training stands, the lines that say so, and what the rest will take."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from earshot.core.deadline import clock
+from earshot.core.deadline import LONG, clock
+from earshot.core.disk_space import human
 
 if TYPE_CHECKING:
     from earshot.core.config import TrainingFlags
+    from earshot.core.deadline import Deadline
     from earshot.training.parts import Part
+
+MEASURED = 2.0  # seconds of training before an estimate is worth something
 
 
 @dataclass
@@ -38,13 +44,10 @@ class Fold:
     @property
     def title(self) -> str:
         """What the lines of the log begin with."""
-        if self.part is None or self.part.first and self.part.fold is not None:
-            return f"fold {self.place}/{self.count}"
-        return (
-            self.part.name
-            if self.part.fold is None
-            else f"fold {self.place}/{self.count} seed {self.part.seed}"
-        )
+        if self.part is not None and self.part.fold is None:
+            return self.part.name
+        seed = "" if self.part is None or self.part.first else f" seed {self.part.seed}"
+        return f"fold {self.place}/{self.count}{seed}"
 
 
 @dataclass
@@ -79,13 +82,42 @@ def value_of(row: dict[str, float], metric: str) -> float:
 
 def line(row: dict[str, float], fold: Fold, settings: TrainingFlags, better: bool, left: float) -> str:
     """The one line per evaluation."""
-    name, asked = settings.metric.replace("f1_macro", "f1"), ""
+    text = f"{place(fold, row['epoch'], settings)}  lr {row['lr']:.1e}  train {row['train_loss']:.3f}  "
     if "valid_loss" in row:
-        asked = (
-            f"valid {row['valid_loss']:.3f}  {name} {value_of(row, settings.metric):.4f} "
-            f"{'*' if better else ' '} "
+        name, score = settings.metric.replace("f1_macro", "f1"), value_of(row, settings.metric)
+        text += f"valid {row['valid_loss']:.3f}  {name} {score:.4f} {'*' if better else ' '} "
+    return f"{text}{row['seconds']:5.1f} s  eta {clock(left)}"
+
+
+class Paced:
+    """A deadline that watches a fold's first steps go by and then says once what the rest will take."""
+
+    def __init__(self, deadline: Deadline, fitter: Any, folds_left: int, log: Callable[[str], None]):
+        self.deadline, self.fitter, self.folds_left, self.log = deadline, fitter, folds_left, log
+        self.began: tuple[float, int] | None = None  # when the first step was done, and how many were
+        self.estimated = False
+
+    def passed(self) -> bool:
+        """Is the time used up? Asked after every step."""
+        if not self.estimated:
+            now, progress = time.perf_counter(), self.fitter.progress
+            done = progress.epoch * self.fitter.steps + progress.step
+            self.began = self.began or (now, done)  # the first step warms up
+            seconds, steps = now - self.began[0], done - self.began[1]
+            if seconds >= MEASURED and steps:
+                self.estimated = True
+                self._estimate(seconds / steps, done)
+        return self.deadline.passed()
+
+    def _estimate(self, step_seconds: float, done: int) -> None:
+        fitter, epochs = self.fitter, self.fitter.settings.epochs
+        left = ((1 + self.folds_left) * epochs * fitter.steps - done) * step_seconds
+        if left < LONG:
+            return
+        weight_bytes = 4 * sum(p.numel() for p in fitter.head.parameters())
+        more = f" and {self.folds_left} more folds" if self.folds_left else ""
+        self.log(
+            f"{fitter.fold.title}  estimate, from the first steps: about {clock(left)} for it{more} "
+            f"({epochs} epochs of {fitter.steps} steps, {1000 * step_seconds:.0f} ms each); a fold leaves "
+            f"{human(2 * weight_bytes)} on the disk"
         )
-    return (
-        f"{place(fold, row['epoch'], settings)}  lr {row['lr']:.1e}  "
-        f"train {row['train_loss']:.3f}  {asked}{row['seconds']:5.1f} s  eta {clock(left)}"
-    )

@@ -21,13 +21,17 @@ def report(probabilities: np.ndarray, truth: np.ndarray, classes: list[str]) -> 
         )
         lines = [f"{'':>{name}} precision  right  overlooked  wrong"]
         for index, label in enumerate(classes):
-            yes, said = truth[:, index] == 1, predicted[:, index] == 1
+            yes, predicted_yes = truth[:, index] == 1, predicted[:, index] == 1
             precision = (
                 f"{sklearn.metrics.average_precision_score(yes, probabilities[:, index]):.4f}"
                 if yes.any()
                 else "-"
             )
-            right, overlooked, wrong = (yes & said).sum(), (yes & ~said).sum(), (~yes & said).sum()
+            right, overlooked, wrong = (
+                (yes & predicted_yes).sum(),
+                (yes & ~predicted_yes).sum(),
+                (~yes & predicted_yes).sum(),
+            )
             lines.append(f"{label:>{name}} {precision:>9}  {right:>5}  {overlooked:>10}  {wrong:>5}")
         return (
             f"{table}\naverage precision, and clips at a threshold of {metrics.THRESHOLD}\n"

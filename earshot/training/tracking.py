@@ -5,32 +5,36 @@ Nothing of it may cost a run: what fails says so in a line, and training goes on
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from earshot.core import checksums
 from earshot.core.errors import UserError
-from earshot.core.files import write_bytes
+from earshot.core.files import read_json
 
 if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
     from earshot.training.run import Run
 
 # seconds before TensorBoard's files are begun: the import would be a tenth of a small head's training
 PATIENCE = 20.0
-# one name, so that a run that is continued has no second file with the same epochs
-EVENTS = "events.out.tfevents.0.earshot"
+EVENTS = "events.out.tfevents."  # what the names of its files begin with
 
 
 def by_part(history: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """The epochs of each fold (and seed, where there are several), under a name for it."""
-    several, found = len({row.get("seed") for row in history}) > 1, {}
+    epochs_of: dict[str, list[dict[str, Any]]] = {}
+    has_seeds = len({row.get("seed") for row in history}) > 1
     for row in history:
         name = str(row["fold"]) if row["fold"] == "refit" else f"fold_{row['fold']}"
-        found.setdefault(name + (f"_seed{row['seed']}" if several else ""), []).append(row)
-    return found
+        epochs_of.setdefault(name + (f"_seed{row['seed']}" if has_seeds else ""), []).append(row)
+    return epochs_of
 
 
 def scalars(row: dict[str, Any]) -> dict[str, float]:
@@ -66,8 +70,8 @@ def safely(name: str, say: Callable[[str], None], act: Callable, *args: Any) -> 
     try:
         act(*args)
     except Exception as error:  # whatever it is: the run is worth more than its pictures
-        said = " ".join(str(error).split())[:200] or type(error).__name__
-        say(f"{name} failed and is left out, the run is whole: {said}")
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        say(f"{name} failed and is left out, the run is whole: {reason}")
         return False
     return True
 
@@ -92,10 +96,9 @@ class Tracker:
         self._each(lambda watcher: watcher.finish(self.run, self.rows, pictures))
 
     def _each(self, tell: Callable[[Any], None]) -> None:
-        self.watchers = [watcher for watcher in self.watchers if self._safely(watcher.name, tell, watcher)]
-
-    def _safely(self, name: str, act: Callable, *args: Any) -> bool:
-        return safely(name, self.run.log, act, *args)
+        self.watchers = [
+            watcher for watcher in self.watchers if safely(watcher.name, self.run.log, tell, watcher)
+        ]
 
 
 class TensorBoard:
@@ -103,13 +106,14 @@ class TensorBoard:
     added to.
 
     Only epochs that a checkpoint holds come here, so a run that was killed has each of them once. An event's
-    time is its epoch, so that equal work gives equal bytes.
+    time is its epoch: a process that goes on writes those of earlier ones all at once.
     """
 
     name = "TensorBoard"
 
     def __init__(self, folder: Path):
         self.folder, self.began = folder, time.monotonic()
+        self.writers: dict[str, SummaryWriter] = {}
         self.written: dict[str, int] = {}
 
     def see(self, rows: list[dict[str, Any]], now: bool = False) -> None:
@@ -117,57 +121,40 @@ class TensorBoard:
         if not now and time.monotonic() - self.began < PATIENCE:
             return
         for part, epochs in by_part(rows).items():
-            known = self.written.get(part)
-            # this process has not been here, or the fold was begun anew
-            if known is None or known > len(epochs):
-                write_bytes(self.folder / part / EVENTS, _records([_version(), *map(_event, epochs)]))
-            elif known < len(epochs):
-                with open(self.folder / part / EVENTS, "ab") as file:
-                    file.write(_records(map(_event, epochs[known:])))
+            if part not in self.written or self.written[part] > len(epochs):  # or the fold was begun anew
+                self._begin_file(part)
+            writer = self.writers[part]
+            for row in epochs[self.written[part] :]:
+                for tag, value in scalars(row).items():
+                    writer.add_scalar(tag, value, row["epoch"], walltime=row["epoch"])
+            writer.flush()
             self.written[part] = len(epochs)
 
     def finish(self, run: Run, rows: list[dict[str, Any]], pictures: dict[str, Path]) -> None:
         """All epochs, the settings and the pictures."""
+        import matplotlib.image
         import yaml
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
-        from torch.utils.tensorboard.summary import text
 
         self.see(rows, now=True)
+        self._begin_file("run")
         settings = yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True)
-        events = [_version(), Event(summary=text("config", f"```\n{settings}\n```"))]
+        self.writers["run"].add_text("config", f"```\n{settings}\n```")
         for name, path in pictures.items():
-            data = path.read_bytes()
-            width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
-            image = Summary.Image(encoded_image_string=data, width=width, height=height, colorspace=3)
-            events.append(Event(summary=Summary(value=[Summary.Value(tag=name, image=image)])))
-        write_bytes(self.folder / "run" / EVENTS, _records(events))
+            self.writers["run"].add_image(name, matplotlib.image.imread(path), dataformats="HWC")
+        for writer in self.writers.values():
+            writer.close()
 
+    def _begin_file(self, part: str) -> None:
+        """Open the file of a part in place of those that it has."""
+        # it opens files by tensorflow where Kaggle has it, whose import takes seconds, but for this marker
+        sys.modules.setdefault("tensorboard.compat.notf", ModuleType("notf"))
+        from torch.utils.tensorboard import SummaryWriter
 
-def _version() -> Any:
-    from tensorboard.compat.proto.event_pb2 import Event
-
-    return Event(file_version="brain.Event:2")
-
-
-def _event(row: dict[str, Any]) -> Any:
-    from tensorboard.compat.proto.event_pb2 import Event
-    from tensorboard.compat.proto.summary_pb2 import Summary
-
-    values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars(row).items()]
-    return Event(wall_time=row["epoch"], step=row["epoch"], summary=Summary(value=values))
-
-
-def _records(events: Any) -> bytes:
-    import io
-
-    from tensorboard.summary.writer.record_writer import RecordWriter
-
-    data = io.BytesIO()
-    writer = RecordWriter(data)
-    for event in events:
-        writer.write(event.SerializeToString(deterministic=True))
-    return data.getvalue()
+        if part in self.writers:
+            self.writers[part].close()
+        for path in (self.folder / part).glob(f"{EVENTS}*"):
+            path.unlink()
+        self.writers[part], self.written[part] = SummaryWriter(str(self.folder / part)), 0
 
 
 class WeightsAndBiases:
@@ -231,8 +218,6 @@ class WeightsAndBiases:
                 return
             self._ready()
         import wandb
-
-        from earshot.core.files import read_json
 
         for kind, found in read_json(run.folder / "scores.json").items():
             self.open.summary.update(

@@ -18,7 +18,7 @@ from earshot.core.deadline import clock
 from earshot.core.device import Device, autocast, laid_out, one_thread, out_of_memory
 from earshot.core.errors import UserError
 from earshot.core.seeding import reseed, seed_of
-from earshot.training import augment, crops, metrics, optim, precision, pretrain, window_pooling
+from earshot.training import augment, metrics, optim, precision, pretrain, window_pooling
 from earshot.training.dataset import Rows
 from earshot.training.loss import Criterion, accumulate, own_loss
 from earshot.training.pending_losses import LOOK, WAY_OUT, PendingLosses
@@ -62,7 +62,7 @@ class Fitter:
             self.head, rows, self.valid_rows if len(self.valid_rows) else self.train_rows
         )
         self.tiny = work * settings.batch_size * precision.BACKWARD < precision.TINY
-        self.average = optim.average(self.head, settings)
+        self.average = optim.Average(self.head, settings) if settings.ema or settings.snapshots else None
         drawn = self._drawn(self.train_rows, 1)  # in every epoch as many
         self.taken = len(drawn) + len(self._taught(1))
         self.steps = max(1, -(-self.taken // settings.batch_size))
@@ -93,7 +93,8 @@ class Fitter:
         if self.average:
             self.average.head.load_state_dict(self.head.state_dict())
         if self.settings.crop < 1:
-            crops.check(self.head, *self.rows.batch(self.train_rows[:1]), self.settings.crop, self.autocast)
+            x, mask = self.rows.batch(self.train_rows[:1])
+            augment.check_crop(self.head, x, mask, self.settings.crop, self.autocast)
 
     def _drawn(self, rows: np.ndarray, epoch: int) -> np.ndarray:
         seed = seed_of(self.settings.seed, self.fold.number, epoch, 2)
@@ -122,7 +123,7 @@ class Fitter:
                 }
                 self.head.load_state_dict(raw)
             optim.unpack(self.optimizer, optimizer, state["optimizer"])
-            self.schedule.load_state_dict(state["schedule"])
+            self.schedule.last_epoch = state["schedule"]["last_epoch"]
             self.scaler.load_state_dict(state["scaler"])
         self.progress = Progress(**state["progress"])
         return True
@@ -388,7 +389,7 @@ class Fitter:
         if not finished:  # a finished fold is never resumed: its optimiser's state would only fill the disk
             state |= {
                 "optimizer": rest,
-                "schedule": self.schedule.state_dict(),
+                "schedule": {"last_epoch": self.schedule.last_epoch},
                 "scaler": self.scaler.state_dict(),
             }
             if self.average:

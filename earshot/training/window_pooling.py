@@ -10,24 +10,24 @@ from torch import Tensor
 HIGHEST = {"max": 1, "top3": 3}  # of a class's logits over a clip's windows: the mean of so many
 
 
-def drawn(rows: np.ndarray, clip: np.ndarray, most: int | None, seed: int) -> np.ndarray:
+def drawn(rows: np.ndarray, clip: np.ndarray, max_per_clip: int | None, seed: int) -> np.ndarray:
     """Some windows of every clip: at most so many, each as likely as any other of its clip.
 
     Args:
         rows: the rows to draw from.
         clip: (all rows,) each row's clip.
-        most: windows of a clip; None: all.
+        max_per_clip: windows of a clip; None: all.
         seed: the same one, the same windows.
     Returns:
         the chosen of `rows`, in their order.
     """
-    if most is None or not len(rows):
+    if max_per_clip is None or not len(rows):
         return rows
     # by clip, at random within
     order = np.lexsort((np.random.default_rng(seed).random(len(rows)), clip[rows]))
     new = np.flatnonzero(np.diff(clip[rows][order], prepend=-1))
     rank = np.arange(len(rows)) - np.repeat(new, np.diff(new, append=len(rows)))
-    return rows[np.sort(order[rank < most])]
+    return rows[np.sort(order[rank < max_per_clip])]
 
 
 def pool(logits: Tensor, clip: Tensor, clips: int, how: str = "mean", multilabel: bool = False) -> Tensor:
