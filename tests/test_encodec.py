@@ -145,7 +145,9 @@ def test_refusals(tmp_path, monkeypatch):
 
     folder = tmp_path / "dataset" / "encodec"
     tiny(folder)
-    found = {path.name for path in encodec.weights_files(encodec.Settings(), str(tmp_path / "dataset"))}
+    found = {
+        path.name for path in encodec.Extractor.weights_files(encodec.Settings(), str(tmp_path / "dataset"))
+    }
     assert found == {"config.json", "model.safetensors"}
 
     def refused(match: str, where: Path = folder, **settings) -> None:
@@ -178,7 +180,7 @@ def test_refusals(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *args, **kwargs: None)
     with pytest.raises(UserError, match="online once.*--weights FOLDER.*another extractor"):
-        encodec.fetch(encodec.Settings(), None)
+        encodec.Extractor.fetch(encodec.Settings(), None)
 
 
 def test_by_the_commands_with_a_shard_of_bad_clips_and_loose_files(tmp_path, monkeypatch, capsys):
