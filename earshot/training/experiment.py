@@ -72,7 +72,7 @@ def describe_head(
         raise UserError(f"{cache.folder} has no view {view}: it has {', '.join(cache.shapes)}")
     found = view or find_view(heads, name, wanted, cache)
     if found is None:
-        raise UserError(_no_view(heads, name, cache))
+        raise UserError(_no_view(heads, name, chosen, cache))
     if wanted and not view and found != wanted:
         print(f"view: {found}, because {cache.folder} has no {wanted}")
     view = found
@@ -96,6 +96,8 @@ def find_misfit(heads: Any, name: str, options: dict[str, Any], cache: Cache, vi
     """Why a view cannot feed the weights that a head's options name, with what to do; None where it can, or
     where there are none."""
     needs = heads.needs(name, options)
+    if not needs:
+        return None
     has = extractors.described(cache.record, cache.shapes[view])
     differ = [key for key, value in needs.items() if has.get(key) != value]
     if not differ:
@@ -108,11 +110,11 @@ def find_misfit(heads: Any, name: str, options: dict[str, Any], cache: Cache, vi
     )
 
 
-def _no_view(heads: Any, name: str, cache: Cache) -> str:
+def _no_view(heads: Any, name: str, options: dict[str, Any], cache: Cache) -> str:
     """The line where a cache has no view of a kind that a head takes."""
     return (
         f"{cache.folder} has no {' or '.join(heads.kinds(name))}, which {name} needs (it has "
-        f"{', '.join(cache.shapes)}): {_ways_out(heads, name, {})}"
+        f"{', '.join(cache.shapes)}): {_ways_out(heads, name, heads.needs(name, options))}"
     )
 
 
