@@ -119,7 +119,7 @@ def test_ast_weights_files_and_refusals(tmp_path, monkeypatch):
     nested = tmp_path / "dataset" / "ast"
     tiny_ast(nested)
     plain = ast.Settings()
-    found = {path.name for path in ast.Extractor.weights_files(plain, str(tmp_path / "dataset"))}
+    found = {path.name for path in ast.Extractor.find_weights(plain, str(tmp_path / "dataset"))}
     assert found == {"config.json", "preprocessor_config.json", "model.safetensors"}
 
     def refused(match: str, folder: Path, seconds: float = 1.28, settings=plain) -> None:
@@ -151,7 +151,7 @@ def test_ast_weights_files_and_refusals(tmp_path, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *args, **kwargs: None)
-    assert ast.Extractor.weights_files(ast.Settings(), None) == []
+    assert ast.Extractor.find_weights(ast.Settings(), None) == []
     with pytest.raises(UserError, match="online once.*--weights FOLDER.*another extractor") as caught:
         ast.Extractor.fetch(ast.Settings(), None)
     assert "\n" not in str(caught.value)

@@ -100,6 +100,6 @@ def test_records_without_short_clips_stay_what_they_were():
         "short_clips": True,
     }
     assert (
-        ast.Extractor.default_seconds(ast.Settings()) == 10.24
-        and ast.Extractor.default_seconds(ast.Settings(short_clips=True)) is None
+        ast.Extractor.get_default_seconds(ast.Settings()) == 10.24
+        and ast.Extractor.get_default_seconds(ast.Settings(short_clips=True)) is None
     )

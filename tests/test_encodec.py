@@ -146,7 +146,7 @@ def test_refusals(tmp_path, monkeypatch):
     folder = tmp_path / "dataset" / "encodec"
     tiny(folder)
     found = {
-        path.name for path in encodec.Extractor.weights_files(encodec.Settings(), str(tmp_path / "dataset"))
+        path.name for path in encodec.Extractor.find_weights(encodec.Settings(), str(tmp_path / "dataset"))
     }
     assert found == {"config.json", "model.safetensors"}
 

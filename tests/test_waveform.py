@@ -36,7 +36,7 @@ def test_silence_fills_where_asked():
 
 
 def test_no_weights():
-    assert waveform.Extractor.weights_files(waveform.Settings(), None) == []
+    assert waveform.Extractor.find_weights(waveform.Settings(), None) == []
     with pytest.raises(UserError, match="has no weights"):
         waveform.Extractor.fetch(waveform.Settings(), "somewhere")
 

@@ -51,7 +51,7 @@ def explain(hearing: Hearing, run: Run, answer: Answer, window: int, target: int
     heard = answer.heard[ears.key]
     window = min(window, len(heard.features.start) - 1)
     rate = ears.extractor.rate
-    low, high = ears.extractor.band()
+    low, high = ears.extractor.band
     kind = ears.extractor.views[run.config["record"]["view"]]
     with hearing.lock:
         rows = hearing.rows(run, heard.features, pooled=False)

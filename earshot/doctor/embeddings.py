@@ -86,7 +86,7 @@ def load(folder: Path, run_folds: dict[str, int] | None = None) -> Clips:
     cache = Cache(folder)
     parts = [(name, cache.split(name)) for name in ("train", "test", "subm") if cache.has(name)]
     view = kinds.choose(KINDS, cache.kinds)
-    kind = None if view is None else cache.kinds[view]
+    kind = cache.kinds.get(view or "")
     train = parts[0][1]
     labels = (
         train["labels"]
@@ -102,7 +102,7 @@ def load(folder: Path, run_folds: dict[str, int] | None = None) -> Clips:
     seconds, digests = _files(folder, ids)
     covered = np.concatenate([_covered(content) for _, content in parts])
     embeddings = (
-        None if view is None else np.concatenate([embed(content, view, kind, span) for _, content in parts])
+        np.concatenate([embed(content, view, kind, span) for _, content in parts]) if view and kind else None
     )
     return Clips(
         cache,

@@ -90,7 +90,7 @@ def weights(internet: Internet) -> list[Finding]:
     for name in ("ast", "efficientat", "encodec"):
         module = extractors.module(name)
         try:
-            files = module.Extractor.weights_files(module.Settings(), None)
+            files = module.Extractor.find_weights(module.Settings(), None)
         except UserError as error:
             return [stop(f"weights: {error}")]
         here += [f"{name} in {files[0].parent}"] if files else []

@@ -21,8 +21,8 @@ _HELPERS = {"ast_fast", "base", "hub", "mel", "torch_weights"}
 
 def names() -> list[str]:
     """The extractors' names, sorted, from the files of this folder and without importing them."""
-    found = (entry.name for entry in pkgutil.iter_modules(__path__))
-    return sorted(name for name in found if name not in _HELPERS and not name.startswith("_"))
+    files = (entry.name for entry in pkgutil.iter_modules(__path__))
+    return sorted(name for name in files if name not in _HELPERS and not name.startswith("_"))
 
 
 def module(name: str) -> ModuleType:
@@ -36,21 +36,21 @@ def module(name: str) -> ModuleType:
     return importlib.import_module(f"{__name__}.{name}")
 
 
-def makers(kinds: Iterable[str], needs: Mapping[str, Any]) -> list[str]:
+def find_makers(kinds: Iterable[str], needs: Mapping[str, Any]) -> list[str]:
     """The extractors that, by their defaults, make a view of one of these kinds with the settings that a head
     needs; the usual one first."""
     found = []
     for name in sorted(names(), key=lambda name: (name != USUAL, name)):
         its = module(name)
         settings = its.Settings()
-        says = its.Extractor.describe(settings, getattr(settings, "rate", its.Extractor.rate))
+        says = its.Extractor.describe(settings, getattr(settings, "rate", its.Extractor.rate) or 0)
         made = its.Extractor.choose_views(settings).values()
         if set(kinds) & set(made) and all(says.get(key) == value for key, value in needs.items()):
             found.append(name)
     return found
 
 
-def described(record: Mapping[str, Any], shape: Sequence[int]) -> dict[str, Any]:
+def describe_view(record: Mapping[str, Any], shape: Sequence[int]) -> dict[str, Any]:
     """Rate and bands of a cache's view (D, F, T), and what else its extractor says of it."""
     says = {"rate": record["window"].get("rate"), "bands": shape[1]}
     if record["extractor"] not in names():  # made by one that is not in this folder any more

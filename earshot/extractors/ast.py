@@ -58,10 +58,11 @@ class Extractor(hub.Extractor):
     at_once = 2
 
     @classmethod
-    def default_seconds(cls, settings: Settings) -> float | None:
+    def get_default_seconds(cls, settings: Settings) -> float | None:
         """The network's own window, unless short clips are to be cheap."""
         return None if settings.short_clips else cls.seconds
 
+    @property
     def band(self) -> tuple[float, float]:
         """See `base.Extractor.band`."""
         return KALDI_LOW, self.rate / 2
@@ -128,6 +129,6 @@ class Extractor(hub.Extractor):
 
         if self.network is None:
             return self.model(mel).last_hidden_state.float()
-        kind = mel.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+        device = mel.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
         return self.network(mel, dtype, patches=set(self.settings.views) != {"pooled"})

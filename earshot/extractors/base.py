@@ -69,8 +69,8 @@ class Extractor:
 
     views: dict[str, Kind]
     """Every view that it can make, and its kind; an instance keeps those that were chosen."""
-    rate: int | None = None
-    """Samples per second of the waves; None: `Settings.rate`, or the data's own where that is None, too."""
+    rate = 0
+    """Samples per second of the waves; 0: `Settings.rate`, or the data's own where that is None, too."""
     pad = "wrap"
     """What fills a short clip, see `Window`."""
     seconds: float | None = None
@@ -105,13 +105,13 @@ class Extractor:
         self.settings, self.window, self.weights = settings, window, weights
         self.precision = precision if self.half else "fp32"
         self.device = str(device)
-        self.rate: int = window.rate
+        self.rate = window.rate
         self.samples = max(1, round(window.seconds * window.rate))
         self.span = window.seconds  # of the time axis; longer where a network always hears more
         self._lanes: ThreadPoolExecutor | None = None
         self.views = self.choose_views(settings)
         self.shapes = {}
-        self.weights_files(settings, weights)
+        self.find_weights(settings, weights)
         self.prepare()
         if not self.shapes:
             self.shapes = self._try_shapes()
@@ -132,25 +132,25 @@ class Extractor:
         raise NotImplementedError
 
     @classmethod
-    def default_seconds(cls, settings: Any) -> float | None:
+    def get_default_seconds(cls, settings: Any) -> float | None:
         """The window where no flag gives it; None: chosen from the data, at most `limit`."""
         return cls.seconds
 
     @classmethod
-    def weights_files(cls, settings: Any, weights: str | None) -> list[Path]:
+    def find_weights(cls, settings: Any, weights: str | None) -> list[Path]:
         """The local files that define the network, without importing torch; [] where there are none yet.
 
         Raises:
             UserError: `weights` are given where there is no network, do not exist, or hold no usable model.
         """
         if weights is not None:
-            raise UserError(f"--weights: the extractor {cls.name()} has no weights; {cls.weights_hint}")
+            raise UserError(f"--weights: the extractor {cls.get_name()} has no weights; {cls.weights_hint}")
         return []
 
     @classmethod
     def fetch(cls, settings: Any, weights: str | None) -> None:
         """Make the weights available locally, downloaded if need be; UserError where they cannot be had."""
-        cls.weights_files(settings, weights)
+        cls.find_weights(settings, weights)
 
     @classmethod
     def describe(cls, settings: Any, rate: int) -> dict[str, Any]:
@@ -159,10 +159,11 @@ class Extractor:
         return {"rate": rate}
 
     @classmethod
-    def name(cls) -> str:
+    def get_name(cls) -> str:
         """The extractor's name, which is its file's."""
         return cls.__module__.rpartition(".")[2]
 
+    @property
     def band(self) -> tuple[float, float]:
         """The lowest and the highest frequency in Hz that the views show."""
         return 0.0, self.rate / 2
@@ -178,7 +179,7 @@ class Extractor:
         wrong = [view for view in chosen if view not in cls.views]
         if wrong or not chosen:
             known = ", ".join(cls.views)
-            raise UserError(f"{cls.name()}: --views {' '.join(wrong) or '(none)'}: choose from {known}")
+            raise UserError(f"{cls.get_name()}: --views {' '.join(wrong) or '(none)'}: choose from {known}")
         return {view: cls.views[view] for view in chosen}
 
     def _try_shapes(self) -> dict[str, tuple[int, int, int]]:
@@ -195,8 +196,8 @@ class Extractor:
             whole = tensor is not None and not tensor.dtype.is_floating_point
             if shape is None or len(shape) != 3 or not kinds.fits(kind, shape, whole):
                 raise UserError(
-                    f"{self.name()}: the view {view} is declared a {kind}, {kinds.LAYOUT[kind]} a window, "
-                    f"but forward gives {shape or 'nothing'}"
+                    f"{self.get_name()}: the view {view} is declared a {kind}, {kinds.LAYOUT[kind]} a "
+                    f"window, but forward gives {shape or 'nothing'}"
                 )
             shapes[view] = shape
         return shapes
@@ -218,13 +219,13 @@ class Extractor:
         parts: dict[str, list[np.ndarray]] = {}
         size = min(batch_size, self.at_once) if self.at_once and self.device == "cpu" else batch_size
 
-        def passed(first: int) -> dict[str, np.ndarray]:
+        def compute_batch(first: int) -> dict[str, np.ndarray]:
             batch = jobs[first : first + size]
             pieces = [self.piece(wave, start, length) for wave, start, length in batch]
             return self.run(np.stack(pieces), [length for _, _, length in batch])
 
-        for found in self.passes(passed, range(0, len(jobs), size)):
-            for name, values in found.items():
+        for batch_views in self.passes(compute_batch, range(0, len(jobs), size)):
+            for name, values in batch_views.items():
                 parts.setdefault(name, []).append(values)
         views = {name: np.concatenate(values) for name, values in parts.items()}
         clips, row = [], 0
@@ -276,12 +277,14 @@ class Extractor:
         """Autocast as `precision` says; fp16 on a CPU stays fp32, for it is no faster there."""
         import torch
 
-        kind = torch.device(self.device).type
-        half = {"bf16": torch.bfloat16, "fp16": torch.float16 if kind == "cuda" else None}.get(self.precision)
+        device_type = torch.device(self.device).type
+        half = {"bf16": torch.bfloat16, "fp16": torch.float16 if device_type == "cuda" else None}.get(
+            self.precision
+        )
         if half is None:
             yield
             return
-        with torch.autocast(kind, dtype=half):
+        with torch.autocast(device_type, dtype=half):
             yield
 
 
@@ -340,7 +343,7 @@ def local(weights: str) -> Path | None:
         UserError: a file that only stands for the weights, such as a pointer of Git LFS.
     """
     path = Path(weights).expanduser()
-    found = path if path.exists() else kaggle_paths.named(path.name)
-    if found is not None and found.is_file():
-        file_content.check(found)
-    return found
+    place = path if path.exists() else kaggle_paths.named(path.name)
+    if place is not None and place.is_file():
+        file_content.check(place)
+    return place

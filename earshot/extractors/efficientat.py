@@ -64,7 +64,7 @@ class Extractor(base.Extractor):
     at_once = 8
 
     @classmethod
-    def weights_files(cls, settings: Settings, weights: str | None) -> list[Path]:
+    def find_weights(cls, settings: Settings, weights: str | None) -> list[Path]:
         """The weights' file: the one given, the one of that name in the folder given, the cached download, or
         what is attached.
 
@@ -97,7 +97,7 @@ class Extractor(base.Extractor):
         Raises:
             UserError: they cannot be had, or are not the published ones.
         """
-        if cls.weights_files(settings, weights):
+        if cls.find_weights(settings, weights):
             return
         name = _name(settings)
         target = _cache() / name
@@ -146,7 +146,7 @@ class Extractor(base.Extractor):
                 f"efficientat: a window of {window.seconds:g} s is too short: set --seconds 0.1 or more"
             )
         self.fetch(settings, self.weights)
-        network = load(self.weights_files(settings, self.weights)[0], settings.network)
+        network = load(self.find_weights(settings, self.weights)[0], settings.network)
         # depthwise convolutions run faster with the channels last: 0.20 s against 0.28 s a batch of
         # 32 on 2 CPU cores
         self.features = fused(network.features).to(self.device, memory_format=torch.channels_last)
@@ -159,6 +159,7 @@ class Extractor(base.Extractor):
         bank = mel.mel_bank(BINS, self.rate, N_FFT, 0.0, FMAX, "kaldi")
         self.bank = torch.from_numpy(bank.T.copy()).to(self.device)
 
+    @property
     def band(self) -> tuple[float, float]:
         """See `base.Extractor.band`."""
         return 0.0, FMAX

@@ -63,6 +63,7 @@ class Extractor(base.Extractor):
             )
         self.shapes = {"fbank": (1, BINS, settings.max_length)}
 
+    @property
     def band(self) -> tuple[float, float]:
         """See `base.Extractor.band`."""
         return mel.KALDI_LOW, self.rate / 2

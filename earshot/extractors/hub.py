@@ -189,7 +189,7 @@ class Extractor(base.Extractor):
     pretrained: Pretrained
 
     @classmethod
-    def weights_files(cls, settings: Any, weights: str | None) -> list[Path]:
+    def find_weights(cls, settings: Any, weights: str | None) -> list[Path]:
         """See `Pretrained.files`."""
         return cls.pretrained.files(weights or cls.pretrained.default)
 

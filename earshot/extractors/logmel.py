@@ -113,6 +113,7 @@ class Extractor(base.Extractor):
         self.shapes = {"mel": (1, s.n_mels, self.frames)}
         self.edges = (float(s.fmin), float(fmax))
 
+    @property
     def band(self) -> tuple[float, float]:
         """See `base.Extractor.band`."""
         return self.edges
@@ -149,13 +150,13 @@ class Extractor(base.Extractor):
             rows = min(rows, self.at_once) if self.device == "cpu" else rows
             batches += [same[first : first + rows] for first in range(0, len(same), rows)]
 
-        def made(batch: list[int]) -> torch.Tensor:
+        def compute_batch(batch: list[int]) -> torch.Tensor:
             with torch.inference_mode():
                 return self._together(
                     np.stack([waves[place] for place in batch]) if len(batch) > 1 else waves[batch[0]][None]
                 )
 
-        for batch, mels in zip(batches, self.passes(made, batches), strict=True):
+        for batch, mels in zip(batches, self.passes(compute_batch, batches), strict=True):
             yield from zip(batch, mels, strict=True)
 
     def _together(self, waves: np.ndarray) -> torch.Tensor:
@@ -223,8 +224,8 @@ class Extractor(base.Extractor):
             wave[: max(1, round(length * self.rate))]
             for wave, length in zip(waves.cpu().numpy(), lengths, strict=True)
         ]
-        found = dict(self.spectrograms([self._filled(wave) for wave in real], len(real)))
-        return {"mel": torch.stack([self._take(found[place], 0) for place in range(len(real))])}
+        mels = dict(self.spectrograms([self._filled(wave) for wave in real], len(real)))
+        return {"mel": torch.stack([self._take(mels[place], 0) for place in range(len(real))])}
 
     def extract(
         self, waves: Sequence[np.ndarray], offsets: Sequence[float], batch_size: int

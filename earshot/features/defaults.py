@@ -62,7 +62,7 @@ def only_attached(name: str, other: str) -> bool:
     if place is None:
         return False
     first, second = (
-        module.Extractor.weights_files(module.Settings(), None)
+        module.Extractor.find_weights(module.Settings(), None)
         for module in map(extractors.module, (name, other))
     )
     return bool(first) and first[0].is_relative_to(place) and not second

@@ -49,7 +49,7 @@ def weights(run: SavedRun) -> str | None:
     settings = with_defaults(module.Settings(), made["settings"], f"{run.folder}/config.yaml")
     for name in (run.config.get("weights"), module.Extractor.default_weights):
         try:
-            if module.Extractor.weights_files(settings, name):
+            if module.Extractor.find_weights(settings, name):
                 return name
         except UserError:
             continue

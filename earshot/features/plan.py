@@ -103,7 +103,7 @@ def make(
             f"none of the {len(paths)} clips in {competition.root} can be opened: "
             f"{reasons.commonest(reasons.of_headers(paths))}"
         )
-    seconds = window.seconds or made_by.default_seconds(settings)
+    seconds = window.seconds or made_by.get_default_seconds(settings)
     if seconds is None:
         from earshot.audio.windows import choose_seconds
 
@@ -127,7 +127,7 @@ def make(
         and window.max_windows < 1
     ):
         raise UserError("--hop and --max-windows must be above 0")
-    rate = getattr(settings, "rate", made_by.rate)
+    rate = getattr(settings, "rate", made_by.rate or None)
     if like is not None:
         rate = like["window"].get("rate")
     elif rate is None:
@@ -140,10 +140,10 @@ def make(
     )
 
     weights = weights or made_by.default_weights
-    files = made_by.weights_files(settings, weights)
+    files = made_by.find_weights(settings, weights)
     if not files:
         made_by.fetch(settings, weights)
-        files = made_by.weights_files(settings, weights)
+        files = made_by.find_weights(settings, weights)
     place = kaggle_paths.root()
     if files and place is not None and files[0].is_relative_to(place):
         notes.append(f"weights: {files[0] if len(files) == 1 else files[0].parent}, attached")

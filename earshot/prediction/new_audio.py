@@ -65,10 +65,10 @@ def extractor_of(run: Run, weights: str | None, device: Device) -> tuple[Any, Au
     where = f"{run.folder}/config.yaml"
     settings = with_defaults(module.Settings(), made["settings"], where)
     weights = weights or run.config.get("weights") or module.Extractor.default_weights
-    files = module.Extractor.weights_files(settings, weights)
+    files = module.Extractor.find_weights(settings, weights)
     if not files:
         module.Extractor.fetch(settings, weights)
-        files = module.Extractor.weights_files(settings, weights)
+        files = module.Extractor.find_weights(settings, weights)
     found = digest_of([digest(file) for file in files])[:16] if files else None
     if found != made["weights"]:
         raise UserError(

@@ -100,7 +100,7 @@ def _cached(folder: Path, titles: dict[str, str]) -> dict[str, Image.Image]:
         split = cache.split("train") if unit else {}
     except UserError:  # gone, or another by now: the report is not about the cache
         return {}
-    if not unit:
+    if not unit or not view:
         return {}
     settings, drawn = cache.record["settings"], {}
     high = settings.get("fmax") or settings["rate"] / 2

@@ -100,10 +100,11 @@ def candidates(opened: list[Cache], recipes: tuple[str, ...], heads: Any) -> lis
     else:
         for one in opened:
             for rank, view in enumerate(_ranked(one)):
-                names = LADDER[one.kinds[view]]
+                fitting_names = LADDER[one.kinds[view]]
                 if rank:
-                    names = tuple(name for name in FURTHER[min(rank, len(FURTHER)) - 1] if name in names)
-                for place, name in enumerate(names):
+                    short = FURTHER[min(rank, len(FURTHER)) - 1]
+                    fitting_names = tuple(name for name in short if name in fitting_names)
+                for place, name in enumerate(fitting_names):
                     add(place, one, name, view)
         if not found:
             views = ", ".join(view for one in opened for view in one.shapes)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from earshot.core import kinds, memory
+from earshot.core import memory
 from earshot.core.config import TrainingFlags
 from earshot.core.device import Device
 from earshot.core.errors import UserError
@@ -61,7 +61,7 @@ class Rows:
         classes: list[str],
         span: float,
         device: str,
-        also: Mapping[str, str] = MappingProxyType({}),
+        also: Mapping[Any, str] = MappingProxyType({}),
         augmented: dict[str, Any] | None = None,
         gigabytes: float | None = None,
         unlabelled: dict[str, Any] | None = None,
@@ -381,7 +381,7 @@ def training_rows(
         UserError: a further view is missing, or the settings would move the features away from it.
     """
     check_further(also, cache.kinds, settings)
-    further = {kind: kinds.choose([kind], cache.kinds) for kind in also}
+    further = {kind: view for view, kind in reversed(cache.kinds.items()) if kind in also}
     more = cache.split("subm") if unlabelled else None
     return Rows(
         cache.split("train"),

@@ -98,7 +98,7 @@ def find_misfit(heads: Any, name: str, options: dict[str, Any], cache: Cache, vi
     needs = heads.needs(name, options)
     if not needs:
         return None
-    has = extractors.described(cache.record, cache.shapes[view])
+    has = extractors.describe_view(cache.record, cache.shapes[view])
     differ = [key for key, value in needs.items() if has.get(key) != value]
     if not differ:
         return None
@@ -119,7 +119,7 @@ def _no_view(heads: Any, name: str, options: dict[str, Any], cache: Cache) -> st
 
 
 def _ways_out(heads: Any, name: str, needs: dict[str, Any]) -> str:
-    makers = extractors.makers(heads.kinds(name), needs)
+    makers = extractors.find_makers(heads.kinds(name), needs)
     extract = f"extract with --extractor {makers[0]}, or " if makers else ""
     return f"{extract}choose another head"
 
