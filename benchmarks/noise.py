@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT))
 
 import models
 from earshot import extractors
-from earshot.core import config
+from earshot.core import config, kinds
 from earshot.extractors.base import Window
 from earshot.training import estimators
 
@@ -50,7 +50,8 @@ def case(name: str, **changes: Any) -> Case:
     options = dict(recipe.head)
     head, view = options.pop("name"), options.pop("view", None)
     shapes = shapes_of(recipe.features or {"extractor": "ast"})
-    view = view or next(v for v in models.views(head) if v in shapes)
+    by_view = {name: kinds.derive(name, shape) for name, shape in shapes.items()}
+    view = view or kinds.choose(models.kinds(head), by_view)
     if "weights" in options:
         options["weights"] = None
     training = config.with_defaults(config.TrainingFlags(), recipe.training, name)
@@ -66,11 +67,11 @@ def shapes_of(features: dict[str, Any]) -> dict[str, tuple[int, int, int]]:
     settings = config.with_defaults(
         module.Settings(), {k: v for k, v in features.items() if k in known}, "features"
     )
-    seconds = features.get("seconds") or module.SECONDS or SECONDS
+    seconds = features.get("seconds") or module.Extractor.seconds or SECONDS
     if features["extractor"] == "encodec":
         return {view: (d, f, round(seconds * t)) for view, (d, f, t) in ENCODEC.items()}
-    rate = getattr(settings, "rate", module.RATE) or RATE
-    window = Window(float(seconds), None, features.get("pad") or module.PAD, 1, int(rate))
+    rate = getattr(settings, "rate", module.Extractor.rate) or RATE
+    window = Window(float(seconds), None, features.get("pad") or module.Extractor.pad, 1, int(rate))
     return module.Extractor(settings, window).shapes
 
 
@@ -107,7 +108,7 @@ def rows(case: Case, clips: int, device: str = "cpu"):
         [f"class {i:02d}" for i in range(CLASSES)],
         SECONDS,
         device,
-        getattr(head, "also", ()),
+        {name: name for name in getattr(head, "also", ())},
     )
 
 

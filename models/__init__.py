@@ -2,7 +2,7 @@
 
 A new head is one new file in this folder; nothing else needs to know about it:
 
-    @register("my_head", views=("mel",), about="what it is, in one line")
+    @register("my_head", kinds=("spectrogram",), about="what it is, in one line")
     class MyHead(nn.Module):
         def __init__(self, input_shape: tuple[int, int, int], num_classes: int, *, dropout: float = 0.1): ...
         def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor: ...
@@ -15,9 +15,9 @@ A new head is one new file in this folder; nothing else needs to know about it:
     load_pretrained()    loads what its option `weights` names, once, before training; not when rebuilt
     pretraining()        a module around the head whose forward(x, mask) is a loss without labels, for
                          --pretrain; its `kept()` is the part of the head's state that fresh heads start from
-    also = ("codes",)    further views of the cache that training batches bring
+    also = ("codes",)    kinds of further views that training batches bring
     loss(batch, criterion)
-                         a loss of its own, a scalar; in `batch` are "x", "mask" and the views of `also`, each
+                         a loss of its own, a scalar; in `batch` are "x", "mask" and the kinds of `also`, each
                          (B, D, F, T), and "plain", "plain_mask": the clips before augmentation.
                          criterion(logits) is the task's loss, criterion(logits, plain=True) the one against
                          the labels before mixing
@@ -35,14 +35,17 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatch
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["HeadError", "about", "build", "list_heads", "options", "rebuild", "register", "views"]
+__all__ = ["HeadError", "about", "build", "kinds", "list_heads", "needs", "options", "rebuild", "register"]
+
+# What a view can be, (D, F, T) a clip: a test compares them with earshot's.
+Kind = Literal["vector", "sequence", "grid", "spectrogram", "waveform", "codes"]
 
 
 class HeadError(ValueError):
@@ -51,31 +54,40 @@ class HeadError(ValueError):
 
 class _Entry(NamedTuple):
     cls: type
-    views: tuple[str, ...]
+    kinds: tuple[Kind, ...]
     about: str
+    needs: dict[str, Any]
 
 
 _HEADS: dict[str, _Entry] = {}
 _complete = False
 
 
-def register(name: str, *, views: Sequence[str], about: str) -> Callable[[type], type]:
+def register(
+    name: str, *, kinds: Sequence[Kind], about: str, needs: Mapping[str, Any] | None = None
+) -> Callable[[type], type]:
     """Class decorator that puts a head into the registry.
 
     Args:
         name: what recipes call it.
-        views: names of the views it prefers, in order.
+        kinds: the kinds of views it takes, best first.
         about: one line for the list of heads.
+        needs: settings of the view without which its published weights (its option `weights`) are worth
+            nothing: rate, bands, hop in seconds, filter bank.
     Returns:
         the decorator, which returns the class unchanged.
     """
+
+    unknown = [kind for kind in kinds if kind not in get_args(Kind)]
+    if unknown:
+        raise HeadError(f"{name}: no kind {unknown[0]}: choose from {', '.join(get_args(Kind))}")
 
     def add(cls: type) -> type:
         known = _HEADS.get(name)
         # Reloading a module (notebooks do) gives a new class of the same origin: that is no clash.
         if known and (known.cls.__module__, known.cls.__qualname__) != (cls.__module__, cls.__qualname__):
             raise HeadError(f"two heads are called {name}: {known.cls.__module__} and {cls.__module__}")
-        _HEADS[name] = _Entry(cls, tuple(views), about)
+        _HEADS[name] = _Entry(cls, tuple(kinds), about, dict(needs or {}))
         return cls
 
     return add
@@ -112,9 +124,14 @@ def list_heads(filter: str = "*") -> list[str]:
     return sorted(name for name in _HEADS if fnmatch(name, filter))
 
 
-def views(name: str) -> tuple[str, ...]:
-    """The views that a head prefers, best first."""
-    return _entry(name).views
+def kinds(name: str) -> tuple[Kind, ...]:
+    """The kinds of views that a head takes, best first."""
+    return _entry(name).kinds
+
+
+def needs(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that a view must have for a head with these options: those of its weights, {} without."""
+    return _entry(name).needs if options.get("weights") else {}
 
 
 def about(name: str) -> str:

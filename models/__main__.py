@@ -15,8 +15,13 @@ if TYPE_CHECKING:
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
-# What a layer table assumes where --input is not given, by the head's view.
+# What a layer table assumes where --input is not given, by the head's first kind or the recipe's view.
 SHAPES = {
+    "vector": (768, 1, 1),
+    "sequence": (768, 1, 101),
+    "grid": (768, 12, 101),
+    "spectrogram": (1, 128, 431),
+    "waveform": (1, 1, 220500),
     "mel": (1, 128, 431),
     "pooled": (768, 1, 1),
     "frames": (768, 1, 101),
@@ -84,7 +89,7 @@ def parse_options(pairs: list[str]) -> dict[str, Any]:
 
 def list_all() -> list[str]:
     """Lines that list every head and every recipe."""
-    heads = [(name, ", ".join(models.views(name)), models.about(name)) for name in models.list_heads()]
+    heads = [(name, ", ".join(models.kinds(name)), models.about(name)) for name in models.list_heads()]
     recipes = []
     for path in sorted(RECIPES.glob("*.yaml")):
         # A broken recipe must not hide the others.
@@ -93,7 +98,7 @@ def list_all() -> list[str]:
             recipes.append((path.stem, str(recipe["head"]["name"]), str(recipe.get("about", ""))))
         except models.HeadError as error:
             recipes.append((path.stem, "-", str(error)))
-    lines = _table([("head", "views, best first", "about"), *heads])
+    lines = _table([("head", "kinds, best first", "about"), *heads])
     lines += (
         ["", *_table([("recipe", "head", "about"), *recipes])]
         if recipes
@@ -168,7 +173,7 @@ def run(args: argparse.Namespace) -> list[str]:
             raise models.HeadError(
                 f"{key!r} is no option of a head: the shape comes from --input, N from --classes"
             )
-    view = view or models.views(name)[0]
+    view = view or models.kinds(name)[0]
     if args.input:
         shape = parse_shape(args.input)
         title = f"{name} on {args.input}, {args.classes} classes"

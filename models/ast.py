@@ -33,6 +33,10 @@ SIZES = {
 }
 
 
+# Of the published weights: the extractor `fbank` has them.
+NEEDS = {"rate": 16000, "bands": 128, "hop": 0.01, "bank": "kaldi"}
+
+
 def build_ast(
     head: str,
     input_shape: tuple[int, int, int],
@@ -186,7 +190,12 @@ def _load(head: str, folder: Path) -> ASTModel:
     return network
 
 
-@register("ast", views=("fbank",), about="AST itself, fine-tuned end to end from its AudioSet weights")
+@register(
+    "ast",
+    kinds=("spectrogram",),
+    about="AST itself, fine-tuned end to end from its AudioSet weights",
+    needs=NEEDS,
+)
 class AST(nn.Module):
     """AST, then LayerNorm and one linear layer on its embedding, as transformers' ASTForAudioClassification
     has it.

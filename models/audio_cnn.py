@@ -55,7 +55,7 @@ class BasicBlock(nn.Module):
 
 @register(
     "audio_cnn",
-    views=("mel", "fbank", "frames", "tokens", "latents", "pooled", "wave"),
+    kinds=("spectrogram", "sequence", "grid", "vector", "waveform"),
     about="ResNet-34 layout on spectrograms (AudioCNN); smaller channels and blocks to train from scratch",
 )
 class AudioCNN(nn.Module):

@@ -16,7 +16,7 @@ SMOOTHING = 0.1  # of the codes' targets, as published
 
 @register(
     "causal_lm",
-    views=("latents", "frames", "mel", "fbank", "tokens", "pooled", "wave"),
+    kinds=("sequence", "grid", "spectrogram", "vector", "waveform"),
     about="causal 1-D ConvNeXt on EnCodec latents that also predicts the coming codes (ESC-50 study)",
 )
 class CausalLM(nn.Module):

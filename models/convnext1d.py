@@ -97,7 +97,7 @@ class Patch(nn.Module):
 
 @register(
     "convnext1d",
-    views=("wave", "latents", "frames", "mel", "fbank", "tokens", "pooled"),
+    kinds=("waveform", "sequence", "grid", "spectrogram", "vector"),
     about="1-D ConvNeXt over time on raw audio, EnCodec latents or any view (ESC-50 study)",
 )
 class ConvNeXt1d(nn.Module):

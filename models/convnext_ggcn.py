@@ -68,7 +68,7 @@ class TokenAttention(nn.Module):
 
 @register(
     "convnext_ggcn",
-    views=("mel", "fbank", "frames", "tokens", "latents", "pooled", "wave"),
+    kinds=("spectrogram", "sequence", "grid", "vector", "waveform"),
     about="2-D ConvNeXt, self-attention and graph convolutions over a clip's own tokens, MLP",
 )
 class ConvNeXtGGCN(nn.Module):

@@ -29,7 +29,7 @@ class AttentionPool(nn.Module):
 
 @register(
     "crnn",
-    views=("mel", "fbank", "frames", "tokens", "latents", "pooled", "wave"),
+    kinds=("spectrogram", "sequence", "grid", "vector", "waveform"),
     about="convolutions, a bidirectional GRU over time, attention pooling over the real frames",
 )
 class CRNN(nn.Module):

@@ -14,7 +14,7 @@ from . import HeadError, build, register
 
 @register(
     "ensemble",
-    views=("mel", "frames", "pooled", "tokens", "latents", "fbank", "wave"),
+    kinds=("spectrogram", "sequence", "grid", "vector", "waveform"),
     about="several heads trained side by side, their logits averaged (deep ensemble)",
 )
 class Ensemble(nn.Module):

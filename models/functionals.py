@@ -18,7 +18,7 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 @register(
     "functionals",
-    views=("mel", "fbank", "frames", "latents", "tokens", "pooled", "wave"),
+    kinds=("spectrogram", "sequence", "grid", "vector", "waveform"),
     about="statistics of each band over time, modulation spectrum, correlations of bands; one layer on top",
 )
 class Functionals(nn.Module):

@@ -15,7 +15,7 @@ from .maps import Input, halve, map_mask, to_grid
 
 @register(
     "genre_cnn",
-    views=("mel", "fbank", "frames", "tokens", "latents", "pooled", "wave"),
+    kinds=("spectrogram", "sequence", "grid", "vector", "waveform"),
     about="three convolutions, the whole map flattened into two wide layers (GTZAN CNN); or its average",
 )
 class GenreCNN(nn.Module):

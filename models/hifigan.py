@@ -14,7 +14,7 @@ from .common import fit_window, pool_map, pool_mask
 
 @register(
     "hifigan",
-    views=("wave", "latents", "frames", "mel", "fbank", "tokens", "pooled"),
+    kinds=("waveform", "sequence", "grid", "spectrogram", "vector"),
     about="HiFi-GAN's scale discriminator on raw audio (ESC-50 study): strided grouped convolutions, mean "
     "over time",
 )

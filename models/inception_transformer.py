@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from . import HeadError, register
-from .ast import build_ast, load_ast, pooled
+from .ast import NEEDS, build_ast, load_ast, pooled
 from .common import fit_window, pool_map
 from .maps import to_grid
 
@@ -80,9 +80,10 @@ def alone(layer: nn.TransformerEncoderLayer, x: Tensor) -> Tensor:
 
 @register(
     "inception_transformer",
-    views=("pooled", "frames", "tokens", "mel", "latents", "fbank", "wave"),
+    kinds=("vector", "sequence", "grid", "spectrogram", "waveform"),
     about="inception blocks on the embedding as a 24x32 image, then a transformer (ITMO 2025); ast: true "
     "fine-tunes AST below",
+    needs=NEEDS,
 )
 class InceptionTransformer(nn.Module):
     """Four inception blocks, 1x1 convolution, LayerNorm and linear layer on the flat map, transformer, linear

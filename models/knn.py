@@ -14,7 +14,7 @@ from .closed import Closed
 
 @register(
     "knn",
-    views=("pooled", "frames", "mel", "tokens", "latents", "fbank", "wave"),
+    kinds=("vector", "sequence", "grid", "spectrogram", "waveform"),
     about="the labels of the nearest training clips by cosine, on the embedding or on statistics over time",
 )
 class KNN(Closed):

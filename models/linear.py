@@ -12,7 +12,7 @@ from .common import Standardise, num_stats, pool_stats
 
 @register(
     "linear",
-    views=("pooled", "frames", "mel", "tokens", "latents", "fbank", "wave"),
+    kinds=("vector", "sequence", "grid", "spectrogram", "waveform"),
     about="logistic regression on the embedding, or on mean and maximum over time",
 )
 class Linear(nn.Module):

@@ -14,7 +14,7 @@ from .closed import Closed, constant, tasks
 
 @register(
     "logistic",
-    views=("pooled", "frames", "mel", "tokens", "latents", "fbank", "wave"),
+    kinds=("vector", "sequence", "grid", "spectrogram", "waveform"),
     about="scikit-learn's logistic regression on the embedding or on statistics over time, fitted at once",
 )
 class Logistic(Closed):

@@ -13,7 +13,7 @@ from .common import Standardise, num_stats, pool_stats
 
 @register(
     "mlp",
-    views=("pooled", "frames", "mel", "tokens", "latents", "fbank", "wave"),
+    kinds=("vector", "sequence", "grid", "spectrogram", "waveform"),
     about="hidden layers on the embedding, or on mean and maximum over time",
 )
 class MLP(nn.Module):

@@ -27,7 +27,7 @@ HEARD = (0, 1, 2, 5, 6)  # the copies by whose mean a clip is answered
 
 @register(
     "patches",
-    views=("mel", "fbank"),
+    kinds=("spectrogram",),
     about="a dictionary of patches learnt from the training clips, statistics over time, and a support "
     "vector machine; a minute",
 )

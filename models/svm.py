@@ -25,7 +25,7 @@ def gaussian(x: Tensor, y: Tensor, gamma: float) -> Tensor:
 
 @register(
     "svm",
-    views=("pooled", "frames", "mel", "tokens", "latents", "fbank", "wave"),
+    kinds=("vector", "sequence", "grid", "spectrogram", "waveform"),
     about="scikit-learn's support vector machine (Gaussian kernel, one against the rest), fitted at once",
 )
 class SVM(Closed):

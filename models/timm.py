@@ -22,7 +22,7 @@ PIXELS = 2**21
 
 @register(
     "timm",
-    views=("mel", "fbank", "frames", "tokens", "latents", "pooled", "wave"),
+    kinds=("spectrogram", "sequence", "grid", "vector", "waveform"),
     about="any image network of timm (option backbone) on the spectrogram as an image, pretrained or not",
 )
 class Timm(nn.Module):

@@ -31,7 +31,7 @@ def choose_patch(input_shape: tuple[int, int, int]) -> tuple[int, int]:
 
 @register(
     "token_transformer",
-    views=("pooled", "frames", "tokens", "mel", "latents", "fbank", "wave"),
+    kinds=("vector", "sequence", "grid", "spectrogram", "waveform"),
     about="a small pre-norm transformer whose tokens are patches, frames or pieces of an embedding",
 )
 class TokenTransformer(nn.Module):

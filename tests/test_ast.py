@@ -11,7 +11,7 @@ from waves import clips, synthetic, window
 
 from earshot.audio import windows
 from earshot.core.errors import UserError
-from earshot.extractors import ast, base, mel
+from earshot.extractors import ast, hub, mel
 
 
 def tiny_ast(folder: Path, mean: float = -4.0, std: float = 4.2):
@@ -90,7 +90,7 @@ def test_ast_wrap_leaves_no_padding(tmp_path):
     assert np.abs(made["wrap"] - made["silence"]).max() > 1e-2
 
 
-def test_ast_full_size_by_default():
+def test_ast_full_size_by_default(tmp_path, monkeypatch):
     import torch
     from transformers import ASTConfig, ASTModel
 
@@ -101,10 +101,9 @@ def test_ast_full_size_by_default():
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.fill_(0.01)
-    extractor = ast.Extractor.__new__(ast.Extractor)
-    base.Extractor.__init__(extractor, ast.Settings(ast.VIEWS), window(10.24, 16000))
-    extractor.mean, extractor.std = -4.2677393, 4.5689974
-    extractor._build(network)
+    monkeypatch.setattr(hub.Pretrained, "folder", lambda self, weights: tmp_path)
+    monkeypatch.setattr(hub.Pretrained, "load", lambda self, folder: network)
+    extractor = ast.Extractor(ast.Settings(tuple(ast.Extractor.views)), window(10.24, 16000))
     want = {"pooled": (768, 1, 1), "frames": (768, 1, 101), "tokens": (768, 12, 101)}
     assert extractor.shapes == want
     views = extractor.extract([synthetic(5.0, 16000)], [0], 1)[0].views
@@ -120,7 +119,7 @@ def test_ast_weights_files_and_refusals(tmp_path, monkeypatch):
     nested = tmp_path / "dataset" / "ast"
     tiny_ast(nested)
     plain = ast.Settings()
-    found = {path.name for path in ast.weights_files(plain, str(tmp_path / "dataset"))}
+    found = {path.name for path in ast.Extractor.find_weights(plain, str(tmp_path / "dataset"))}
     assert found == {"config.json", "preprocessor_config.json", "model.safetensors"}
 
     def refused(match: str, folder: Path, seconds: float = 1.28, settings=plain) -> None:
@@ -152,7 +151,7 @@ def test_ast_weights_files_and_refusals(tmp_path, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *args, **kwargs: None)
-    assert ast.weights_files(ast.Settings(), None) == []
+    assert ast.Extractor.find_weights(ast.Settings(), None) == []
     with pytest.raises(UserError, match="online once.*--weights FOLDER.*another extractor") as caught:
-        ast.fetch(ast.Settings(), None)
+        ast.Extractor.fetch(ast.Settings(), None)
     assert "\n" not in str(caught.value)

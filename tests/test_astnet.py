@@ -99,4 +99,7 @@ def test_records_without_short_clips_stay_what_they_were():
         "views": ("pooled", "frames"),
         "short_clips": True,
     }
-    assert ast.seconds(ast.Settings()) == 10.24 and ast.seconds(ast.Settings(short_clips=True)) is None
+    assert (
+        ast.Extractor.get_default_seconds(ast.Settings()) == 10.24
+        and ast.Extractor.get_default_seconds(ast.Settings(short_clips=True)) is None
+    )

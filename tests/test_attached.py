@@ -89,11 +89,13 @@ def test_a_competition_wherever_it_is_mounted(place: Path, where: str) -> None:
 
 
 def test_weights_by_what_they_are(place: Path) -> None:
-    assert ast.weights_files(ast.Settings(), None) == [] and not defaults.only_attached("efficientat", "ast")
+    assert ast.Extractor.find_weights(ast.Settings(), None) == [] and not defaults.only_attached(
+        "efficientat", "ast"
+    )
     touch(place / "datasets/me/light", "mn04_as_mAP_432.pt")
     kaggle_paths._walked.cache_clear()
     efficientat = extractors.module("efficientat")
-    assert efficientat.weights_files(efficientat.Settings(), None) == [
+    assert efficientat.Extractor.find_weights(efficientat.Settings(), None) == [
         place / "datasets/me/light/mn04_as_mAP_432.pt"
     ]
     assert (
@@ -107,12 +109,12 @@ def test_weights_by_what_they_are(place: Path) -> None:
     network(place / "datasets/me/codec", "encodec")
     folder = network(place / "datasets/me/my-ast/model")
     kaggle_paths._walked.cache_clear()
-    assert {file.parent for file in ast.weights_files(ast.Settings(), None)} == {folder}
+    assert {file.parent for file in ast.Extractor.find_weights(ast.Settings(), None)} == {folder}
     assert defaults.features("birds", False) == (defaults.RECIPE, None), "ast, the usual one, is there"
     assert ast.WEIGHTS.local("MIT/ast-finetuned-audioset-14-14-0.443") is None, (
         "another network than the one that was named"
     )
-    assert experiment.located({"weights": ast.DEFAULT_WEIGHTS, "ast": True}) == {
+    assert experiment.located({"weights": ast.WEIGHTS.default, "ast": True}) == {
         "weights": str(folder),
         "ast": True,
     }
@@ -120,10 +122,12 @@ def test_weights_by_what_they_are(place: Path) -> None:
     network(place / "datasets/you/second")
     kaggle_paths._walked.cache_clear()
     with pytest.raises(UserError, match="2 attached folders may be MIT/ast.*--weights.*my-ast.*second"):
-        ast.weights_files(ast.Settings(), None)
+        ast.Extractor.find_weights(ast.Settings(), None)
     named = network(place / "models/mit/ast-finetuned-audioset-10-10-0-4593")
     kaggle_paths._walked.cache_clear()
-    assert {file.parent for file in ast.weights_files(ast.Settings(), None)} == {named}, "its name settles it"
+    assert {file.parent for file in ast.Extractor.find_weights(ast.Settings(), None)} == {named}, (
+        "its name settles it"
+    )
 
 
 def hidden(root: Path, sample: str, *files: str):

@@ -189,15 +189,17 @@ def test_further_views_come_along_as_integers(monkeypatch):
         "mel": np.zeros((2, 1, 2, 5), np.float16),
         "codes": np.arange(20, dtype=np.int16).reshape(2, 2, 1, 5),
     }
-    rows = Rows(split, "mel", CLASSES, 1.0, "cpu", also=("codes",))
+    rows = Rows(split, "mel", CLASSES, 1.0, "cpu", also={"codes": "codes"})
     found = rows.extras(np.array([1, 0]))["codes"]
     assert found.dtype == torch.int64 and found[0].flatten().tolist() == list(range(10, 20))
     with pytest.raises(UserError, match="codes too, which the cache lacks .it has mel, other"):
-        dataset.check_further(("codes",), ["mel", "other"], TrainingFlags())
+        dataset.check_further(("codes",), {"mel": "spectrogram", "other": "sequence"}, TrainingFlags())
     for changed in (dict(mixup=0.2), dict(time_shift=0.1), dict(crop=0.5), dict(time_stretch=0.1)):
         with pytest.raises(UserError, match=f"--{list(changed)[0].replace('_', '-')}: .*codes"):
-            dataset.check_further(("codes",), ["mel", "codes"], TrainingFlags(**changed))
-        dataset.check_further((), ["mel"], TrainingFlags(**changed))
+            dataset.check_further(
+                ("codes",), {"mel": "spectrogram", "units": "codes"}, TrainingFlags(**changed)
+            )
+        dataset.check_further((), {"mel": "spectrogram"}, TrainingFlags(**changed))
 
 
 def test_several_labels_are_shares_of_their_own():

@@ -158,7 +158,9 @@ def test_other_widths_load_and_mismatches_are_named(tmp_path, network, channels)
     settings = efficientat.Settings(network)
     extractor = efficientat.Extractor(settings, window(0.5, 32000), weights=str(tmp_path))
     assert extractor.extract([synthetic(0.5, 32000)], [0], 1)[0].views["pooled"].shape == (1, channels, 1, 1)
-    assert efficientat.weights_files(settings, str(tmp_path.parent)) == [file], "a folder within the folder"
+    assert efficientat.Extractor.find_weights(settings, str(tmp_path.parent)) == [file], (
+        "a folder within the folder"
+    )
     with pytest.raises(UserError, match=f"{channels} channels, mn04 has 384: add --network {network}"):
         efficientat.Extractor(efficientat.Settings(), window(0.5, 32000), weights=str(file))
     state.pop("classifier.5.bias")
@@ -174,16 +176,18 @@ def test_efficientat_download(tmp_path, monkeypatch):
     monkeypatch.setattr(efficientat, "URL", source.as_uri() + "/")
     settings = efficientat.Settings("mn04")
     cached = tmp_path / "home" / "hub" / "checkpoints" / "mn04_as_mAP_432.pt"
-    assert efficientat.weights_files(settings, None) == []
+    assert efficientat.Extractor.find_weights(settings, None) == []
     with pytest.raises(UserError, match="online once.*--weights FOLDER.*another extractor"):
-        efficientat.fetch(settings, None)
+        efficientat.Extractor.fetch(settings, None)
     (source / cached.name).write_bytes(b"tampered")
     with pytest.raises(UserError, match="SHA-256"):
-        efficientat.fetch(settings, None)
+        efficientat.Extractor.fetch(settings, None)
     assert list(cached.parent.iterdir()) == [], "nothing half or wrong is left"
     monkeypatch.setitem(efficientat.SHA256, cached.name, efficientat._sha256(source / cached.name))
-    efficientat.fetch(settings, None)
-    assert efficientat.weights_files(settings, None) == [cached] and cached.read_bytes() == b"tampered"
+    efficientat.Extractor.fetch(settings, None)
+    assert (
+        efficientat.Extractor.find_weights(settings, None) == [cached] and cached.read_bytes() == b"tampered"
+    )
 
 
 def test_efficientat_refuses_what_is_no_weights(tmp_path):
@@ -199,9 +203,9 @@ def test_efficientat_refuses_what_is_no_weights(tmp_path):
             efficientat.load(tmp_path / name, "mn04")
         assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="no such file or folder"):
-        efficientat.weights_files(efficientat.Settings(), str(tmp_path / "absent.pt"))
+        efficientat.Extractor.find_weights(efficientat.Settings(), str(tmp_path / "absent.pt"))
     with pytest.raises(UserError, match="is not in"):
-        efficientat.weights_files(efficientat.Settings(), str(tmp_path))
+        efficientat.Extractor.find_weights(efficientat.Settings(), str(tmp_path))
 
 
 def test_efficientat_tells_real_classes_apart(mn04, esc10):

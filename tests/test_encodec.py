@@ -16,7 +16,7 @@ import predict
 import train
 from earshot.core.device import Device
 from earshot.core.errors import UserError
-from earshot.extractors import base, encodec
+from earshot.extractors import encodec, hub
 from earshot.features.cache import Cache
 from earshot.prediction import new_audio
 from earshot.training.run import Run
@@ -100,15 +100,15 @@ def test_a_window_that_is_no_whole_number_of_frames(tmp_path):
     assert views["codes"].shape == (1, 2, 1, 38) and views["latents"].shape == (1, 16, 1, 38)
 
 
-def test_full_size_by_default():
+def test_full_size_by_default(tmp_path, monkeypatch):
     import torch
     from transformers import EncodecConfig, EncodecModel
 
     network = EncodecModel(EncodecConfig())
     assert round(sum(p.numel() for p in network.parameters()) / 1e6, 2) == 14.85
-    extractor = encodec.Extractor.__new__(encodec.Extractor)
-    base.Extractor.__init__(extractor, encodec.Settings(), window(5.0, 24000))
-    extractor._build(network)
+    monkeypatch.setattr(hub.Pretrained, "folder", lambda self, weights: tmp_path)
+    monkeypatch.setattr(hub.Pretrained, "load", lambda self, folder: network)
+    extractor = encodec.Extractor(encodec.Settings(), window(5.0, 24000))
     assert extractor.shapes == {"latents": (128, 1, 375), "codes": (2, 1, 375)} and extractor.span == 5.0
     views = extractor.extract([synthetic(5.0, 24000)], [0], 1)[0].views
     assert {name: view.shape for name, view in views.items()} == {
@@ -145,7 +145,9 @@ def test_refusals(tmp_path, monkeypatch):
 
     folder = tmp_path / "dataset" / "encodec"
     tiny(folder)
-    found = {path.name for path in encodec.weights_files(encodec.Settings(), str(tmp_path / "dataset"))}
+    found = {
+        path.name for path in encodec.Extractor.find_weights(encodec.Settings(), str(tmp_path / "dataset"))
+    }
     assert found == {"config.json", "model.safetensors"}
 
     def refused(match: str, where: Path = folder, **settings) -> None:
@@ -178,7 +180,7 @@ def test_refusals(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *args, **kwargs: None)
     with pytest.raises(UserError, match="online once.*--weights FOLDER.*another extractor"):
-        encodec.fetch(encodec.Settings(), None)
+        encodec.Extractor.fetch(encodec.Settings(), None)
 
 
 def test_by_the_commands_with_a_shard_of_bad_clips_and_loose_files(tmp_path, monkeypatch, capsys):

@@ -13,6 +13,7 @@ from conftest import ROOT
 from waves import window
 
 from earshot import extractors
+from earshot.core import kinds
 from earshot.core.errors import UserError
 from earshot.extractors import base
 
@@ -20,8 +21,10 @@ from earshot.extractors import base
 class Sums(base.Extractor):
     """An extractor whose features say what it was given."""
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
+    views = {"sum": "sequence"}
+    half = True
+
+    def prepare(self):
         self.shapes, self.batches = {"sum": (1, 1, 2)}, []
 
     def forward(self, waves, lengths):
@@ -34,11 +37,11 @@ class Sums(base.Extractor):
 def test_registry(tmp_path, monkeypatch):
     assert {"ast", "efficientat", "encodec", "logmel", "waveform"} <= set(extractors.names())
     assert not {"ast_fast", "base", "hub", "mel", "torch_weights"} & set(extractors.names())
-    (tmp_path / "mine.py").write_text("RATE = 123\n")
+    (tmp_path / "mine.py").write_text("class Extractor:\n    rate = 123\n")
     (tmp_path / "_helper.py").write_text("")
     monkeypatch.setattr(extractors, "__path__", [*extractors.__path__, str(tmp_path)])
     assert "mine" in extractors.names() and "_helper" not in extractors.names()
-    assert extractors.module("mine").RATE == 123
+    assert extractors.module("mine").Extractor.rate == 123
     with pytest.raises(UserError, match="efficientat, .*logmel"):
         extractors.module("base")
 
@@ -46,10 +49,10 @@ def test_registry(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", extractors.names())
 def test_module_has_what_the_stages_ask_for(name):
     module = extractors.module(name)
-    assert module.PAD in ("wrap", "silence") and module.LIMIT > 0 and module.__doc__
-    for constant in ("RATE", "SECONDS", "DEFAULT_WEIGHTS", "weights_files", "fetch", "Settings"):
-        assert hasattr(module, constant)
-    assert issubclass(module.Extractor, base.Extractor)
+    assert issubclass(module.Extractor, base.Extractor) and module.__doc__
+    assert module.Extractor.pad in ("wrap", "silence") and module.Extractor.limit > 0
+    assert module.Extractor.choose_views(module.Settings()).items() <= module.Extractor.views.items()
+    assert set(module.Extractor.views.values()) <= set(kinds.KINDS)
     json.dumps(vars(module.Settings()))
 
 

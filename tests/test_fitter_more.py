@@ -122,7 +122,7 @@ class Own(Tiny):
 
 def rows_with_codes():
     rows = made_rows()
-    rows.also = ("codes",)
+    rows.also = {"codes": "codes"}
     rows.views["codes"] = torch.arange(len(rows) * 5, dtype=torch.int16).reshape(len(rows), 1, 1, 5) % 7
     return rows
 

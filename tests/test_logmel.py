@@ -163,4 +163,4 @@ def test_logmel_names_contradictions():
             logmel.Extractor(settings, where)
         assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="no weights"):
-        logmel.fetch(logmel.Settings(), "somewhere")
+        logmel.Extractor.fetch(logmel.Settings(), "somewhere")

@@ -21,14 +21,14 @@ def test_registry():
     names = models.list_heads()
     assert names == sorted(names) and {"audio_cnn", "linear", "mlp"} <= set(names)
     assert models.list_heads("audio_c*") == ["audio_cnn"] and models.list_heads("zzz*") == []
-    assert models.views("linear")[0] == "pooled" and models.views("audio_cnn")[0] == "mel"
+    assert models.kinds("linear")[0] == "vector" and models.kinds("audio_cnn")[0] == "spectrogram"
     assert models.options("mlp") == {"hidden": (512,), "dropout": 0.3}
     assert all(models.about(name) and "\n" not in models.about(name) for name in names)
 
 
 def test_two_heads_of_one_name_are_refused():
     with pytest.raises(models.HeadError, match="two heads are called linear"):
-        models.register("linear", views=("pooled",), about="another")(type("Other", (), {}))
+        models.register("linear", kinds=("vector",), about="another")(type("Other", (), {}))
     assert models.build("linear", (3, 1, 1), 2).config["name"] == "linear"
 
 

@@ -52,7 +52,7 @@ def rows_on_disk(
         ):
             np.save(folder / f"{name}-{view}.npy", values)
             part[view] = np.load(folder / f"{name}-{view}.npy", mmap_mode="r")
-    return Rows(own, "mel", CLASSES, 1.0, "cpu", ("codes",), made, gigabytes)
+    return Rows(own, "mel", CLASSES, 1.0, "cpu", {"codes": "codes"}, made, gigabytes)
 
 
 def placed(rows: Rows) -> list[str]:

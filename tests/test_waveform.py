@@ -36,9 +36,9 @@ def test_silence_fills_where_asked():
 
 
 def test_no_weights():
-    assert waveform.weights_files(waveform.Settings(), None) == []
+    assert waveform.Extractor.find_weights(waveform.Settings(), None) == []
     with pytest.raises(UserError, match="has no weights"):
-        waveform.fetch(waveform.Settings(), "somewhere")
+        waveform.Extractor.fetch(waveform.Settings(), "somewhere")
 
 
 def test_by_the_command_at_the_datas_own_rate(tones: Path, tmp_path: Path):

@@ -18,7 +18,6 @@ SMOOTH = (1.0, 1.5)  # bands and frames: strides of convolutions leave a grid in
 PIECES = 20  # of a window that are silenced, two neighbours at a time
 GRADIENTS = "integrated gradients on the head's view"
 OCCLUSION = "occlusion: what is lost where a part is silenced"
-NETWORK_BANDS = {"efficientat": (0.0, 15000.0), "ast": (20.0, 8000.0), "fbank": (20.0, 8000.0)}  # Hz
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,8 @@ def explain(hearing: Hearing, run: Run, answer: Answer, window: int, target: int
     heard = answer.heard[ears.key]
     window = min(window, len(heard.features.start) - 1)
     rate = ears.extractor.rate
-    low, high = _band(run, rate)
+    low, high = ears.extractor.band
+    kind = ears.extractor.views[run.config["record"]["view"]]
     with hearing.lock:
         rows = hearing.rows(run, heard.features, pooled=False)
         x, mask = rows.batch(np.array([window]))
@@ -60,9 +60,7 @@ def explain(hearing: Hearing, run: Run, answer: Answer, window: int, target: int
         # Time that is one long axis of samples has no frames to be looked at.
         if 1 < x.shape[3] < rate * ears.extractor.span / 2:
             heads = [head for _, head in hearing.heads(run, hearing.kind(run))]
-            found = gradients(
-                heads, x, mask, target, run.multilabel, run.config["record"]["view"] in ("mel", "fbank")
-            )
+            found = gradients(heads, x, mask, target, run.multilabel, kind == "spectrogram")
         if found is not None:
             return Saliency(found, ears.extractor.span, low, high, GRADIENTS)
         length = float(heard.features.length[window])
@@ -151,11 +149,3 @@ def occlusion(hearing: Hearing, run: Run, piece: np.ndarray, target: int) -> np.
     # the two is its own.
     left, right = np.concatenate([lost[:1], lost]), np.concatenate([lost, lost[-1:]])
     return np.where(np.abs(left) < np.abs(right), left, right)
-
-
-def _band(run: Run, rate: int) -> tuple[float, float]:
-    """The lowest and highest Hz that a run's features show."""
-    made = run.config["record"]["features"]
-    if made["extractor"] == "logmel":
-        return float(made["settings"]["fmin"]), float(made["settings"]["fmax"] or rate / 2)
-    return NETWORK_BANDS.get(made["extractor"], (0.0, rate / 2))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from inspect import formatannotation
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +63,16 @@ def with_defaults(settings: Any, values: dict[str, Any], where: str) -> Any:
     Raises:
         UserError: unknown key, value of the wrong type.
     """
-    fields = {f.name: f for f in dataclasses.fields(settings)}
+    fields = {field.name: field.type for field in dataclasses.fields(settings)}
     for key in values:
         if key not in fields:
             raise UserError(f"{where}: unknown key {key}: choose among {', '.join(fields)}")
-    return dataclasses.replace(
-        settings, **{k: _typed(k, v, str(fields[k].type), where) for k, v in values.items()}
-    )
+    typed = {}
+    for key, value in values.items():
+        kind = fields[key]
+        # text where the module has `from __future__ import annotations`
+        typed[key] = _typed(key, value, kind if isinstance(kind, str) else formatannotation(kind), where)
+    return dataclasses.replace(settings, **typed)
 
 
 def _typed(key: str, value: Any, kind: str, where: str) -> Any:

@@ -4,19 +4,21 @@ pictures."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from math import prod
 from pathlib import Path
 
 from earshot.competition import suspicious
-from earshot.core import fonts
+from earshot.core import fonts, kinds
 from earshot.core.errors import UserError
 from earshot.core.files import check_output, locked, write_text
 from earshot.doctor import balance_and_shift, duplicates, label_errors, plots
 from earshot.doctor import embeddings as clips_of
-from earshot.doctor.embeddings import LEVELS, VIEWS, Clips
+from earshot.doctor.embeddings import KINDS, Clips
 from earshot.doctor.findings import Finding, ok, warning
 from earshot.doctor.flags import DataFlags
 from earshot.features import cache as caches
 from earshot.features.cache import Cache
+from earshot.features.manifest import fault
 
 FILES = (
     "duplicates.csv",
@@ -47,13 +49,16 @@ def pick(folder: Path) -> Path:
         raise UserError(
             f"--data {folder}: no cache there: make one with get_features.py, then name data/<competition>"
         )
-    order = {view: index for index, view in enumerate(VIEWS)}
 
-    def rank(path: Path) -> int:
-        shapes = caches.peek(path / caches.MANIFEST).get("shapes")
-        return min(
-            (order.get(view, len(VIEWS)) for view in (shapes if isinstance(shapes, dict) else ())),
-            default=len(VIEWS),
+    def rank(path: Path) -> tuple[int, int]:
+        manifest = caches.peek(path / caches.MANIFEST)
+        if not manifest.get("complete") or fault(manifest):
+            return len(KINDS), 0
+        by_view = caches.kinds_of(manifest)
+        view = kinds.choose(KINDS, by_view)
+        # of two of a kind the smaller one
+        return (
+            (len(KINDS), 0) if view is None else (KINDS.index(by_view[view]), prod(manifest["shapes"][view]))
         )
 
     return min(below, key=rank)
@@ -62,15 +67,19 @@ def pick(folder: Path) -> Path:
 def comparable(clips: Clips) -> Path | None:
     """Another cache of the same clips with a log-mel view, by which copies are found more surely; None where
     there is none."""
-    if clips.view in LEVELS:
+    if clips.kind == "spectrogram":
         return None
     for path in sorted(clips.cache.folder.parent.glob(f"*/{caches.MANIFEST}")):
         try:
             other = Cache(path.parent)
         except UserError:
             continue  # half-made, or of another version
-        view = next((v for v in VIEWS if v in other.shapes), None)
-        if view in LEVELS and other.record["clips"] == clips.cache.record["clips"]:
+        view = kinds.choose(KINDS, other.kinds)
+        if (
+            view
+            and other.kinds[view] == "spectrogram"
+            and other.record["clips"] == clips.cache.record["clips"]
+        ):
             return path.parent
     return None
 
@@ -150,7 +159,7 @@ def _duplicates(
     pairs = duplicates.find(by, threshold)
     tell(duplicates.write(by, pairs, out))
     text = f"copies looked for {f'in the log-mel of {other}' if other else f'by {by.view}'}, {pairs.least}"
-    if not other and by.view not in LEVELS:
+    if not other and by.kind != "spectrogram":
         text += (
             "; cropped ones are found more surely once get_features.py --extractor logmel has been run for "
             "this competition"

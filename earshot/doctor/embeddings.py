@@ -9,14 +9,15 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from earshot.core import kinds
 from earshot.core.errors import UserError
 from earshot.core.file_names import readings
+from earshot.core.kinds import Kind
 from earshot.features.cache import Cache
 from earshot.features.source_files import INDEX, Sources
 from earshot.training import folds
 
-VIEWS = ("pooled", "frames", "latents", "mel", "fbank", "tokens")  # what clips can be compared by, best first
-LEVELS = ("mel", "fbank")  # logarithmic: a louder copy is moved by a constant
+KINDS = ("vector", "sequence", "spectrogram", "grid")  # what clips can be compared by, best first
 WIDEST = 1024  # channels x bands; wider views are first averaged over the bands
 ROWS = 256  # read at a time
 
@@ -33,6 +34,7 @@ class Clips:
 
     cache: Cache
     view: str | None
+    kind: Kind | None
     ids: np.ndarray
     splits: np.ndarray
     place: np.ndarray
@@ -90,7 +92,8 @@ def load(folder: Path, run_folds: dict[str, int] | None = None) -> Clips:
     """
     cache = Cache(folder)
     parts = [(name, cache.split(name)) for name in ("train", "test", "subm") if cache.has(name)]
-    view = next((v for v in VIEWS if v in cache.shapes), None)
+    view = kinds.choose(KINDS, cache.kinds)
+    kind = cache.kinds.get(view or "")
     train = parts[0][1]
     labels = train["labels"]
     if not cache.multilabel:
@@ -105,11 +108,12 @@ def load(folder: Path, run_folds: dict[str, int] | None = None) -> Clips:
     # a clip that does not fill its window is as long as what the window holds of it
     padded = np.where(covered < span - 1e-3, covered, np.nan)
     embeddings = None
-    if view is not None:
-        embeddings = np.concatenate([embed(content, view, span) for _, content in parts])
+    if view is not None and kind is not None:
+        embeddings = np.concatenate([embed(content, view, kind, span) for _, content in parts])
     return Clips(
         cache,
         view,
+        kind,
         ids,
         splits,
         np.concatenate([place, splits[sizes[0] :]]),
@@ -183,14 +187,15 @@ def _files(folder: Path, ids: np.ndarray) -> tuple[np.ndarray, list[str]]:
     return seconds, digests
 
 
-def embed(content: dict, view: str, span: float) -> np.ndarray:
+def embed(content: dict, view: str, kind: Kind, span: float) -> np.ndarray:
     """An embedding per clip: the mean over its windows; of a view in time, mean and standard deviation over
     the real frames.
 
     Args:
         content: a split's arrays.
-        view: `pooled` is taken as it is; of others (rows, D, F, T) every channel and band gives a mean and a
-            deviation, and the clip's mean level is taken off those in dB, because copies differ in loudness.
+        view: its name. kind: a vector is taken as it is; of others (rows, D, F, T) every channel and band
+            gives a mean and a deviation, and the clip's mean level is taken off a spectrogram's, whose values
+            are logarithms, because copies differ in loudness.
         span: seconds of a window, padding included.
     Returns:
         (clips, dims) float32, NaN for clips without rows or with values that are no numbers.
@@ -200,10 +205,10 @@ def embed(content: dict, view: str, span: float) -> np.ndarray:
     for first in range(0, len(clip), ROWS):
         rows = slice(first, first + ROWS)
         piece = np.asarray(array[rows], dtype=np.float32)
-        if view == "pooled":
+        if kind == "vector":
             values = piece.reshape(len(piece), -1)
         else:
-            values = _statistics(piece, content["length"][rows] / span, view)
+            values = _statistics(piece, content["length"][rows] / span, kind)
         if total is None:
             total = np.zeros((len(counts), values.shape[1]), dtype=np.float32)
         np.add.at(total, clip[rows], values)
@@ -214,14 +219,14 @@ def embed(content: dict, view: str, span: float) -> np.ndarray:
     return np.where(np.isfinite(total).all(1)[:, None], total, np.float32(np.nan))
 
 
-def _statistics(piece: np.ndarray, share: np.ndarray, view: str) -> np.ndarray:
+def _statistics(piece: np.ndarray, share: np.ndarray, kind: Kind) -> np.ndarray:
     rows, channels, bands, frames = piece.shape
     piece = piece.mean(2) if channels * bands > WIDEST else piece.reshape(rows, channels * bands, frames)
     real = np.clip(np.ceil(share * frames - 1e-6), 1, frames)[:, None]
     mask = (np.arange(frames) < real)[:, None]
     mean = (piece * mask).sum(2) / real
     deviation = np.sqrt((((piece - mean[:, :, None]) * mask) ** 2).sum(2) / real)
-    if view in LEVELS:
+    if kind == "spectrogram":
         mean = mean - mean.mean(1, keepdims=True)
     return np.concatenate([mean, deviation], 1)
 

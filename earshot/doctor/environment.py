@@ -92,7 +92,7 @@ def weights(internet: Internet) -> Iterator[Finding]:
     for name in ("ast", "efficientat", "encodec"):
         module = extractors.module(name)
         try:
-            files = module.weights_files(module.Settings(), None)
+            files = module.Extractor.find_weights(module.Settings(), None)
         except UserError as error:
             yield stop(f"weights: {error}")
             return

@@ -1,7 +1,6 @@
 """The registry of extractors: every module of this folder that is not a helper is one, under its file's name.
 
-An extractor is one file with `Settings`, `RATE`, `PAD`, `SECONDS`, `LIMIT`, `DEFAULT_WEIGHTS`,
-`weights_files`, `fetch` and `Extractor` (see `base`); `HALF_ON_CPU` and `seconds` where they apply. Nothing
+An extractor is one file with `Settings` and `Extractor` (see `base`, and docs/add-an-extractor.md). Nothing
 heavy is imported here or at the top of such a file: `--help` needs them all.
 """
 
@@ -9,17 +8,21 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
+from typing import Any
 
+from earshot.core.config import with_defaults
 from earshot.core.errors import UserError
 
+USUAL = "logmel"  # needs no weights: what error lines propose first
 _HELPERS = {"ast_fast", "base", "hub", "mel", "torch_weights"}
 
 
 def names() -> list[str]:
     """The extractors' names, sorted, from the files of this folder and without importing them."""
-    found = (entry.name for entry in pkgutil.iter_modules(__path__))
-    return sorted(name for name in found if name not in _HELPERS and not name.startswith("_"))
+    files = (entry.name for entry in pkgutil.iter_modules(__path__))
+    return sorted(name for name in files if name not in _HELPERS and not name.startswith("_"))
 
 
 def module(name: str) -> ModuleType:
@@ -31,3 +34,27 @@ def module(name: str) -> ModuleType:
     if name not in names():
         raise UserError(f"no extractor is called {name!r}: choose one of {', '.join(names())} (--extractor)")
     return importlib.import_module(f"{__name__}.{name}")
+
+
+def find_makers(kinds: Iterable[str], needs: Mapping[str, Any]) -> list[str]:
+    """The extractors that, by their defaults, make a view of one of these kinds with the settings that a head
+    needs; the usual one first."""
+    found = []
+    for name in sorted(names(), key=lambda name: (name != USUAL, name)):
+        its = module(name)
+        settings = its.Settings()
+        says = its.Extractor.describe(settings, getattr(settings, "rate", its.Extractor.rate) or 0)
+        made = its.Extractor.choose_views(settings).values()
+        if set(kinds) & set(made) and all(says.get(key) == value for key, value in needs.items()):
+            found.append(name)
+    return found
+
+
+def describe_view(record: Mapping[str, Any], shape: Sequence[int]) -> dict[str, Any]:
+    """Rate and bands of a cache's view (D, F, T), and what else its extractor says of it."""
+    says = {"rate": record["window"].get("rate"), "bands": shape[1]}
+    if record["extractor"] not in names():  # made by one that is not in this folder any more
+        return says
+    its = module(record["extractor"])
+    settings = with_defaults(its.Settings(), record["settings"], "the cache's settings")
+    return says | its.Extractor.describe(settings, says["rate"])

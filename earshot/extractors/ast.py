@@ -18,21 +18,17 @@ from typing import TYPE_CHECKING
 
 from earshot.core.errors import UserError
 from earshot.extractors import ast_fast, base, hub
-from earshot.extractors.mel import ast_input, kaldi_frames
+from earshot.extractors.mel import KALDI_LOW, ast_input, kaldi_frames
 
 if TYPE_CHECKING:
     import torch
 
-RATE: int | None = 16000
-PAD = "silence"  # the network was trained on zero-padded clips
-SECONDS: float | None = 10.24  # 1024 frames of 10 ms
-LIMIT = 10.24
-HALF_ON_CPU = True  # bf16 where the processor is faster at it: products are nearly all that this network does
-DEFAULT_WEIGHTS: str | None = "MIT/ast-finetuned-audioset-10-10-0.4593"
-
-VIEWS = ("pooled", "frames", "tokens")
 WEIGHTS = hub.Pretrained(
-    "ast", "audio-spectrogram-transformer", "ASTModel", "efficientat or logmel", DEFAULT_WEIGHTS
+    "ast",
+    "audio-spectrogram-transformer",
+    "ASTModel",
+    "efficientat or logmel",
+    "MIT/ast-finetuned-audioset-10-10-0.4593",
 )
 
 
@@ -47,58 +43,43 @@ class Settings:
     the time."""
 
 
-def seconds(settings: Settings) -> float | None:
-    """The window where no flag says it: the network's own; None = chosen from the data, at most `LIMIT`."""
-    return None if settings.short_clips else SECONDS
-
-
-def weights_files(settings: Settings, weights: str | None) -> list[Path]:
-    """The local files that define the network, without importing torch.
-
-    Returns:
-        config, preprocessor config and safetensors of a folder or of the hub's cache; [] if not cached yet.
-    Raises:
-        UserError: `weights` looks like a path and does not exist, or holds no usable model.
-    """
-    return WEIGHTS.files(weights or DEFAULT_WEIGHTS)
-
-
-def fetch(settings: Settings, weights: str | None) -> None:
-    """Make the weights available locally, from the hub if need be; UserError where they cannot be had."""
-    WEIGHTS.folder(weights or DEFAULT_WEIGHTS)
-
-
-class Extractor(base.Extractor):
+class Extractor(hub.Extractor):
     """See `base.Extractor`; UserError for weights that are missing or do not fit."""
 
+    views = {"pooled": "vector", "frames": "sequence", "tokens": "grid"}
+    rate = 16000
+    pad = "silence"  # the network was trained on zero-padded clips
+    seconds = 10.24  # 1024 frames of 10 ms
+    limit = 10.24
+    pretrained = WEIGHTS
+    default_weights = WEIGHTS.default
+    half = True
+    half_on_cpu = True  # bf16 where the processor is faster at it: products are nearly all that it does
     at_once = 2
 
-    def __init__(
-        self,
-        settings: Settings,
-        window: base.Window,
-        device: str = "cpu",
-        weights: str | None = None,
-        precision: str = "fp32",
-    ) -> None:
-        super().__init__(settings, window, device, weights, precision)
-        wrong = [view for view in settings.views if view not in VIEWS]
-        if wrong or not settings.views:
-            raise UserError(f"ast: --views {' '.join(wrong) or '(none)'}: choose from {', '.join(VIEWS)}")
-        folder = WEIGHTS.folder(weights or DEFAULT_WEIGHTS)
+    @classmethod
+    def get_default_seconds(cls, settings: Settings) -> float | None:
+        """The network's own window, unless short clips are to be cheap."""
+        return None if settings.short_clips else cls.seconds
+
+    @property
+    def band(self) -> tuple[float, float]:
+        """See `base.Extractor.band`."""
+        return KALDI_LOW, self.rate / 2
+
+    def read_front_end(self, folder: Path) -> None:
+        """Mean and deviation of the network's input; UserError where it takes another rate."""
         saved = folder / "preprocessor_config.json"
         front = WEIGHTS.json(saved) if saved.exists() else {}
         normalised = front.get("do_normalize", True)
         self.mean = float(front.get("mean", -4.2677393)) if normalised else 0.0
         self.std = float(front.get("std", 4.5689974)) if normalised else 0.5
-        if self.rate != front.get("sampling_rate", RATE):
-            raise UserError(
-                f"ast: hears {front.get('sampling_rate', RATE)} Hz, not {self.rate} Hz: leave out --rate"
-            )
-        self._build(WEIGHTS.load(folder))
+        rate = front.get("sampling_rate", type(self).rate)
+        if self.rate != rate:
+            raise UserError(f"ast: hears {rate} Hz, not {self.rate} Hz: leave out --rate")
 
-    def _build(self, network: torch.nn.Module) -> None:
-        """Adopt a network: window, grid of patches and shapes follow from its config."""
+    def adopt(self, network: torch.nn.Module) -> None:
+        """Take a network: window, grid of patches and shapes follow from its config."""
         config = network.config
         network = network.eval().requires_grad_(False).to(self.device)
         self.bins, self.max_length = config.num_mel_bins, config.max_length
@@ -140,7 +121,7 @@ class Extractor(base.Extractor):
             # two special tokens, then the patches with frequency as the slow index
             grid = tokens[:, 2:].unflatten(1, self.grid).permute(0, 3, 1, 2)
             views |= {"frames": grid.mean(dim=2, keepdim=True), "tokens": grid}
-        return {view: views[view] for view in self.settings.views}
+        return views
 
     def _tokens(self, mel: torch.Tensor) -> torch.Tensor:
         """(B, tokens, hidden) float32; only the special tokens where nobody asked for the others."""
@@ -148,6 +129,6 @@ class Extractor(base.Extractor):
 
         if self.network is None:
             return self.model(mel).last_hidden_state.float()
-        kind = mel.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+        device = mel.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
         return self.network(mel, dtype, patches=set(self.settings.views) != {"pooled"})

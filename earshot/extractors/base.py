@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from earshot.audio import windows
-from earshot.core import file_content, kaggle_paths
+from earshot.core import file_content, kaggle_paths, kinds
 from earshot.core.errors import UserError
 from earshot.core.fingerprint import RECORDED_WHERE_CHANGED, recorded  # noqa: F401 -- for the extractors
+from earshot.core.kinds import Kind
 
 if TYPE_CHECKING:
     import torch
@@ -53,24 +54,41 @@ class ClipFeatures:
 
 
 class Extractor:
-    """Base of all extractors: subclasses set `shapes` and write `forward`, or override `extract`.
+    """Base of all extractors: a subclass declares `views`, its rate where `Settings` has none, and `forward`.
 
-    `span` is how many seconds the time axis of the views stands for: the window, unless a network always
-    hears more. `at_once` is how many windows a pass takes on a CPU, by its caches, where passes then run side
-    by side on a thread each: threads that share a pass would wait for each other at every layer, the longer
-    the busier the decoders keep the cores.
+    What its module has besides is `Settings`, a frozen dataclass: its fields become flags and enter the
+    fingerprint. A field `views`, where there is one, picks some of the views.
 
     Args:
         settings: the extractor module's own `Settings`.
         window: length, hop, padding and rate of the windows.
         device: torch device of the computation.
         weights: a file, a folder or a hub id in place of the default weights.
-        precision: "fp32", "bf16" or "fp16" (autocast; fp16 only on a GPU).
+        precision: "fp32", "bf16" or "fp16" (autocast; fp16 only on a GPU); ignored unless `half`.
     """
 
+    views: dict[str, Kind]
+    """Every view that it can make, and its kind; an instance keeps those that were chosen."""
+    rate = 0
+    """Samples per second of the waves; 0: `Settings.rate`, or the data's own where that is None, too."""
+    pad = "wrap"
+    """What fills a short clip, see `Window`."""
+    seconds: float | None = None
+    """The longest window that it takes, and the default; None: the window is chosen from the data."""
+    limit = 10.0
+    """The longest window that is chosen from the data."""
+    default_weights: str | None = None
+    weights_hint = "leave the flag out"
+    """What to do instead where weights are given to an extractor that has none."""
+    half = False
+    """Does it compute in half precision where that is asked for?"""
+    half_on_cpu = False
+    """And on a CPU, where that is faster there?"""
+    at_once: int | None = None
+    """Windows of a pass on a CPU, by its caches, where passes run side by side on a thread each: threads that
+    share a pass wait for each other at every layer. None: passes of the batch size, one after the other."""
     shapes: dict[str, tuple[int, int, int]]
-    integers: tuple[str, ...] = ()  # views that are numbers of something, int16
-    at_once: int | None = None  # None: passes of the batch size, one after the other, on all threads
+    """(D, F, T) of each chosen view; set by `prepare`, else found by a trial pass."""
 
     def __init__(
         self,
@@ -84,16 +102,23 @@ class Extractor:
             raise UserError(f"precision {precision!r}: has to be fp32, bf16 or fp16")
         if window.pad not in ("wrap", "silence"):
             raise UserError(f"--pad {window.pad}: has to be wrap or silence")
-        self.settings, self.window, self.weights, self.precision = settings, window, weights, precision
+        self.settings, self.window, self.weights = settings, window, weights
+        self.precision = precision if self.half else "fp32"
         self.device = str(device)
         self.rate = window.rate
         self.samples = max(1, round(window.seconds * window.rate))
-        self.span = window.seconds
+        self.span = window.seconds  # of the time axis; longer where a network always hears more
         self._lanes: ThreadPoolExecutor | None = None
+        self.views = self.choose_views(settings)
+        self.shapes = {}
+        self.find_weights(settings, weights)
+        self.prepare()
+        if not self.shapes:
+            self.shapes = self._try_shapes()
 
-    def none(self, view: str) -> np.ndarray:
-        """A view of no windows, (0, D, F, T) in its own type."""
-        return np.zeros((0, *self.shapes[view]), np.int16 if view in self.integers else np.float16)
+    def prepare(self) -> None:
+        """Check the settings and load the network; may set `shapes`, where a trial pass would cost, and
+        `span`."""
 
     def forward(self, waves: torch.Tensor, lengths: list[float]) -> dict[str, torch.Tensor]:
         """Features of a batch of windows.
@@ -102,9 +127,80 @@ class Extractor:
             waves: (B, samples) float32 on the device, filled already.
             lengths: seconds of real audio in each.
         Returns:
-            Per view (B, D, F, T).
+            Per view (B, D, F, T), at least the chosen ones.
         """
         raise NotImplementedError
+
+    @classmethod
+    def get_default_seconds(cls, settings: Any) -> float | None:
+        """The window where no flag gives it; None: chosen from the data, at most `limit`."""
+        return cls.seconds
+
+    @classmethod
+    def find_weights(cls, settings: Any, weights: str | None) -> list[Path]:
+        """The local files that define the network, without importing torch; [] where there are none yet.
+
+        Raises:
+            UserError: `weights` are given where there is no network, do not exist, or hold no usable model.
+        """
+        if weights is not None:
+            raise UserError(f"--weights: the extractor {cls.get_name()} has no weights; {cls.weights_hint}")
+        return []
+
+    @classmethod
+    def fetch(cls, settings: Any, weights: str | None) -> None:
+        """Make the weights available locally, downloaded if need be; UserError where they cannot be had."""
+        cls.find_weights(settings, weights)
+
+    @classmethod
+    def describe(cls, settings: Any, rate: int) -> dict[str, Any]:
+        """What a head with published weights compares: rate, and bands, hop in seconds and filter bank of a
+        spectrogram."""
+        return {"rate": rate}
+
+    @classmethod
+    def get_name(cls) -> str:
+        """The extractor's name, which is its file's."""
+        return cls.__module__.rpartition(".")[2]
+
+    @property
+    def band(self) -> tuple[float, float]:
+        """The lowest and the highest frequency in Hz that the views show."""
+        return 0.0, self.rate / 2
+
+    def none(self, view: str) -> np.ndarray:
+        """A view of no windows, (0, D, F, T) in its own type."""
+        return np.zeros((0, *self.shapes[view]), np.int16 if self.views[view] == "codes" else np.float16)
+
+    @classmethod
+    def choose_views(cls, settings: Any) -> dict[str, Kind]:
+        """The views that the settings pick, in that order, and their kinds; UserError for an unknown one."""
+        chosen = getattr(settings, "views", tuple(cls.views))
+        wrong = [view for view in chosen if view not in cls.views]
+        if wrong or not chosen:
+            known = ", ".join(cls.views)
+            raise UserError(f"{cls.get_name()}: --views {' '.join(wrong) or '(none)'}: choose from {known}")
+        return {view: cls.views[view] for view in chosen}
+
+    def _try_shapes(self) -> dict[str, tuple[int, int, int]]:
+        """(D, F, T) of each view, from a pass over one window of silence; UserError where one is not of its
+        kind."""
+        import torch
+
+        with torch.inference_mode():
+            made = self.forward(torch.zeros(1, self.samples, device=self.device), [self.window.seconds])
+        shapes = {}
+        for view, kind in self.views.items():
+            tensor = made.get(view)
+            shape = None if tensor is None else tuple(tensor.shape[1:])
+            whole = tensor is not None and not tensor.dtype.is_floating_point
+            if shape is None or len(shape) != 3 or not kinds.fits(kind, shape, whole):
+                raise UserError(
+                    f"{self.get_name()}: the view {view} is declared a {kind}, {kinds.LAYOUT[kind]} a "
+                    f"window, but forward gives {shape or 'nothing'}"
+                )
+            shapes[view] = shape
+        return shapes
 
     def extract(
         self, waves: Sequence[np.ndarray], offsets: Sequence[float], batch_size: int
@@ -123,13 +219,13 @@ class Extractor:
         parts: dict[str, list[np.ndarray]] = {}
         size = min(batch_size, self.at_once) if self.at_once and self.device == "cpu" else batch_size
 
-        def passed(first: int) -> dict[str, np.ndarray]:
+        def compute_batch(first: int) -> dict[str, np.ndarray]:
             batch = jobs[first : first + size]
             pieces = [self.piece(wave, start, length) for wave, start, length in batch]
             return self.run(np.stack(pieces), [length for _, _, length in batch])
 
-        for found in self.passes(passed, range(0, len(jobs), size)):
-            for name, values in found.items():
+        for batch_views in self.passes(compute_batch, range(0, len(jobs), size)):
+            for name, values in batch_views.items():
                 parts.setdefault(name, []).append(values)
         views = {name: np.concatenate(values) for name, values in parts.items()}
         clips, row = [], 0
@@ -174,19 +270,21 @@ class Extractor:
                 views = self.forward(batch, lengths)
             if self.precision != "fp32" and not all(bool(view.isfinite().all()) for view in views.values()):
                 views = self.forward(batch, lengths)
-        return {name: to_numpy(view) for name, view in views.items()}
+        return {name: to_numpy(views[name]) for name in self.views}
 
     @contextlib.contextmanager
     def autocast(self) -> Iterator[None]:
         """Autocast as `precision` says; fp16 on a CPU stays fp32, for it is no faster there."""
         import torch
 
-        kind = torch.device(self.device).type
-        half = {"bf16": torch.bfloat16, "fp16": torch.float16 if kind == "cuda" else None}.get(self.precision)
+        device_type = torch.device(self.device).type
+        half = {"bf16": torch.bfloat16, "fp16": torch.float16 if device_type == "cuda" else None}.get(
+            self.precision
+        )
         if half is None:
             yield
             return
-        with torch.autocast(kind, dtype=half):
+        with torch.autocast(device_type, dtype=half):
             yield
 
 
@@ -238,14 +336,6 @@ def to_numpy(view: torch.Tensor) -> np.ndarray:
     return np.ascontiguousarray(finite.clamp(-FLOAT16_MAX, FLOAT16_MAX).half().cpu().numpy())
 
 
-def no_weights(extractor: str, weights: str | None, instead: str = "leave the flag out") -> list[Path]:
-    """The files of an extractor that has no weights: none; UserError, saying what to do instead, if some are
-    given."""
-    if weights is not None:
-        raise UserError(f"--weights: the extractor {extractor} has no weights; {instead}")
-    return []
-
-
 def local(weights: str) -> Path | None:
     """The path of `weights` if it names a file or folder here, or one of that name is attached; else None.
 
@@ -253,7 +343,7 @@ def local(weights: str) -> Path | None:
         UserError: a file that only stands for the weights, such as a pointer of Git LFS.
     """
     path = Path(weights).expanduser()
-    found = path if path.exists() else kaggle_paths.named(path.name)
-    if found is not None and found.is_file():
-        file_content.check(found)
-    return found
+    place = path if path.exists() else kaggle_paths.named(path.name)
+    if place is not None and place.is_file():
+        file_content.check(place)
+    return place

@@ -27,12 +27,6 @@ from earshot.extractors import base, mel
 if TYPE_CHECKING:
     import torch
 
-RATE: int | None = 32000
-PAD = "wrap"
-SECONDS: float | None = None
-LIMIT = 10.0
-DEFAULT_WEIGHTS: str | None = None  # the release file of `Settings.network`
-
 URL = "https://github.com/fschmid56/EfficientAT/releases/download/v0.0.1/"
 FILES = {
     "mn04": "mn04_as_mAP_432.pt",
@@ -61,97 +55,98 @@ class Settings:
     .487."""
 
 
-def weights_files(settings: Settings, weights: str | None) -> list[Path]:
-    """The weights' file: the one given, the one of that name in the folder given, the cached download, or
-    what is attached.
-
-    Returns:
-        [file], or [] if it is not downloaded yet.
-    Raises:
-        UserError: `weights` does not exist or has no such file.
-    """
-    if weights is None:
-        cached = _cache() / _name(settings)
-        there = cached if cached.is_file() else kaggle_paths.named(cached.name)
-        return [there] if there else []
-    path = base.local(weights)
-    if path is None:
-        raise UserError(f"efficientat: --weights {weights}: no such file or folder")
-    if path.is_file():
-        return [path]
-    name = _name(settings)
-    found = [file for file in (path / name, *sorted(path.glob(f"*/{name}"))) if file.is_file()]
-    if not found:
-        raise UserError(
-            f"efficientat: {name} is not in {weights}: put it there, or give the file itself by --weights"
-        )
-    return found[:1]
-
-
-def fetch(settings: Settings, weights: str | None) -> None:
-    """Make the weights available locally, from the release page if need be; UserError where they cannot be
-    had."""
-    if weights_files(settings, weights):
-        return
-    name = _name(settings)
-    target = _cache() / name
-    partial = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(URL + name, timeout=TIMEOUT) as reply:
-            with tempfile.NamedTemporaryFile(
-                dir=target.parent, prefix=name, suffix=".part", delete=False
-            ) as file:
-                partial = Path(file.name)
-                shutil.copyfileobj(reply, file)
-                file.flush()
-                os.fsync(file.fileno())
-        if name not in SHA256:
-            print(
-                f"efficientat: no checksum of {name} is known here: its names and shapes are checked, and "
-                "its content enters the cache's fingerprint"
-            )
-        if name in SHA256 and _sha256(partial) != SHA256[name]:
-            raise UserError(
-                f"efficientat: {URL}{name} is not the published file (other SHA-256): try again later"
-            )
-        os.replace(partial, target)
-    except OSError as error:
-        reason = " ".join(str(error).split())[:80]
-        raise UserError(
-            f"efficientat: {name} is neither in {target.parent} nor to be had from github.com ({reason}): go "
-            "online once, or give --weights FOLDER that has it (for example an attached Kaggle dataset), or "
-            f"take another extractor"
-        ) from None
-    finally:
-        if partial is not None:
-            partial.unlink(missing_ok=True)
-
-
 class Extractor(base.Extractor):
     """See `base.Extractor`; UserError for weights that are missing or do not fit."""
 
+    views = {"pooled": "vector", "frames": "grid"}
+    rate = 32000
+    half = True
     at_once = 8
 
-    def __init__(
-        self,
-        settings: Settings,
-        window: base.Window,
-        device: str = "cpu",
-        weights: str | None = None,
-        precision: str = "fp32",
-    ) -> None:
+    @classmethod
+    def find_weights(cls, settings: Settings, weights: str | None) -> list[Path]:
+        """The weights' file: the one given, the one of that name in the folder given, the cached download, or
+        what is attached.
+
+        Returns:
+            [file], or [] if it is not downloaded yet.
+        Raises:
+            UserError: `weights` does not exist or has no such file.
+        """
+        if weights is None:
+            cached = _cache() / _name(settings)
+            there = cached if cached.is_file() else kaggle_paths.named(cached.name)
+            return [there] if there else []
+        path = base.local(weights)
+        if path is None:
+            raise UserError(f"efficientat: --weights {weights}: no such file or folder")
+        if path.is_file():
+            return [path]
+        name = _name(settings)
+        found = [file for file in (path / name, *sorted(path.glob(f"*/{name}"))) if file.is_file()]
+        if not found:
+            raise UserError(
+                f"efficientat: {name} is not in {weights}: put it there, or give the file itself by --weights"
+            )
+        return found[:1]
+
+    @classmethod
+    def fetch(cls, settings: Settings, weights: str | None) -> None:
+        """Make the weights available locally, from the release page if need be.
+
+        Raises:
+            UserError: they cannot be had, or are not the published ones.
+        """
+        if cls.find_weights(settings, weights):
+            return
+        name = _name(settings)
+        target = _cache() / name
+        partial = None
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with urllib.request.urlopen(URL + name, timeout=TIMEOUT) as reply:
+                with tempfile.NamedTemporaryFile(
+                    dir=target.parent, prefix=name, suffix=".part", delete=False
+                ) as file:
+                    partial = Path(file.name)
+                    shutil.copyfileobj(reply, file)
+                    file.flush()
+                    os.fsync(file.fileno())
+            if name not in SHA256:
+                print(
+                    f"efficientat: no checksum of {name} is known here: its names and shapes are checked, "
+                    "and its content enters the cache's fingerprint"
+                )
+            if name in SHA256 and _sha256(partial) != SHA256[name]:
+                raise UserError(
+                    f"efficientat: {URL}{name} is not the published file (other SHA-256): try again later"
+                )
+            os.replace(partial, target)
+        except OSError as error:
+            reason = " ".join(str(error).split())[:80]
+            raise UserError(
+                f"efficientat: {name} is neither in {target.parent} nor to be had from github.com "
+                f"({reason}): go online once, or give --weights FOLDER that has it (for example an attached "
+                "Kaggle dataset), or take another extractor"
+            ) from None
+        finally:
+            if partial is not None:
+                partial.unlink(missing_ok=True)
+
+    def prepare(self) -> None:
+        """Load the network; its shapes follow from its width."""
         import torch
 
-        super().__init__(settings, window, device, weights, precision)
-        if self.rate != RATE:
-            raise UserError(f"efficientat: hears {RATE} Hz, not {self.rate} Hz: leave out --rate")
+        settings, window = self.settings, self.window
+        wanted = type(self).rate
+        if self.rate != wanted:
+            raise UserError(f"efficientat: hears {wanted} Hz, not {self.rate} Hz: leave out --rate")
         if self.samples <= N_FFT:
             raise UserError(
                 f"efficientat: a window of {window.seconds:g} s is too short: set --seconds 0.1 or more"
             )
-        fetch(settings, weights)
-        network = load(weights_files(settings, weights)[0], settings.network)
+        self.fetch(settings, self.weights)
+        network = load(self.find_weights(settings, self.weights)[0], settings.network)
         # depthwise convolutions run faster with the channels last: 0.20 s against 0.28 s a batch of
         # 32 on 2 CPU cores
         self.features = fused(network.features).to(self.device, memory_format=torch.channels_last)
@@ -163,6 +158,11 @@ class Extractor(base.Extractor):
         self.taper = mel.hann(WIN, False, self.device)
         bank = mel.mel_bank(BINS, self.rate, N_FFT, 0.0, FMAX, "kaldi")
         self.bank = torch.from_numpy(bank.T.copy()).to(self.device)
+
+    @property
+    def band(self) -> tuple[float, float]:
+        """See `base.Extractor.band`."""
+        return 0.0, FMAX
 
     def spectrogram(self, waves: torch.Tensor) -> torch.Tensor:
         """The network's input, as published for evaluation.

@@ -8,21 +8,13 @@ trained on.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from earshot.core.errors import UserError
-from earshot.extractors import base
-from earshot.extractors.mel import ast_input
+from earshot.extractors import base, mel
 
 if TYPE_CHECKING:
     import torch
-
-RATE: int | None = 16000
-PAD = "silence"
-SECONDS: float | None = 10.24  # 1024 frames of 10 ms
-LIMIT = 10.24
-DEFAULT_WEIGHTS: str | None = None
 
 BINS = 128
 
@@ -39,47 +31,46 @@ class Settings:
     """Deviation of the log-mel; it is divided by twice as much."""
 
 
-def weights_files(settings: Settings, weights: str | None) -> list[Path]:
-    """No files: a filter bank has no weights, and UserError if some are given."""
-    return base.no_weights("fbank", weights, "give them to the head (train.py --head.weights)")
-
-
-def fetch(settings: Settings, weights: str | None) -> None:
-    """Nothing to fetch."""
-    weights_files(settings, weights)
-
-
 class Extractor(base.Extractor):
     """See `base.Extractor`; UserError for a window that is longer than its frames."""
 
+    views = {"fbank": "spectrogram"}
+    rate = 16000
+    pad = "silence"
+    seconds = 10.24  # 1024 frames of 10 ms
+    limit = 10.24
+    weights_hint = "give them to the head (train.py --head.weights)"
     at_once = 4
 
-    def __init__(
-        self,
-        settings: Settings,
-        window: base.Window,
-        device: str = "cpu",
-        weights: str | None = None,
-        precision: str = "fp32",
-    ) -> None:
-        super().__init__(settings, window, device, weights, "fp32")
-        weights_files(settings, weights)
+    @classmethod
+    def describe(cls, settings: Settings, rate: int) -> dict[str, Any]:
+        """Its rate, bands, hop and filter bank."""
+        return {"rate": rate, "bands": BINS, "hop": 0.01, "bank": "kaldi"}
+
+    def prepare(self) -> None:
+        """Check the window against the frames."""
+        settings, seconds = self.settings, self.window.seconds
         if settings.max_length < 16 or not settings.std > 0:
             raise UserError(
                 f"fbank: --max-length {settings.max_length} and --std {settings.std:g}: at least 16 frames, "
                 "AST's patch, and a deviation above 0"
             )
         self.span = settings.max_length / 100  # shorter windows are padded to it
-        if window.seconds > self.span + 0.005:
+        if seconds > self.span + 0.005:
             raise UserError(
-                f"fbank: a window of {window.seconds:g} s is more than {settings.max_length} frames of 10 ms "
+                f"fbank: a window of {seconds:g} s is more than {settings.max_length} frames of 10 ms "
                 f"hold: add --seconds {self.span:g}"
             )
         self.shapes = {"fbank": (1, BINS, settings.max_length)}
+
+    @property
+    def band(self) -> tuple[float, float]:
+        """See `base.Extractor.band`."""
+        return mel.KALDI_LOW, self.rate / 2
 
     def forward(self, waves: torch.Tensor, lengths: list[float]) -> dict[str, torch.Tensor]:
         """{"fbank": (B, 1, 128, max_length)}; see `base.Extractor.forward`."""
         s = self.settings
         real = lengths if self.window.pad == "silence" else None  # a repeated clip is real to its end
-        mel = ast_input(waves, real, s.max_length, BINS, s.mean, s.std, self.rate)
-        return {"fbank": mel.transpose(1, 2)[:, None]}
+        fbank = mel.ast_input(waves, real, s.max_length, BINS, s.mean, s.std, self.rate)
+        return {"fbank": fbank.transpose(1, 2)[:, None]}

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from earshot.core import file_content, kaggle_paths
 from earshot.core.errors import UserError, unless_temporary
@@ -181,3 +181,32 @@ def quiet_transformers() -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
+
+
+class Extractor(base.Extractor):
+    """An extractor whose network comes from the hub, or from a folder that save_pretrained made."""
+
+    pretrained: Pretrained
+
+    @classmethod
+    def find_weights(cls, settings: Any, weights: str | None) -> list[Path]:
+        """See `Pretrained.files`."""
+        return cls.pretrained.files(weights or cls.pretrained.default)
+
+    @classmethod
+    def fetch(cls, settings: Any, weights: str | None) -> None:
+        """See `Pretrained.folder`."""
+        cls.pretrained.folder(weights or cls.pretrained.default)
+
+    def prepare(self) -> None:
+        """Load the network and hand it to `adopt`."""
+        folder = self.pretrained.folder(self.weights or self.pretrained.default)
+        self.read_front_end(folder)
+        self.adopt(self.pretrained.load(folder))
+
+    def read_front_end(self, folder: Path) -> None:
+        """What a folder says of the network's input, where that is needed."""
+
+    def adopt(self, network: torch.nn.Module) -> None:
+        """Take a network: its size, and `shapes`, follow from its config."""
+        raise NotImplementedError

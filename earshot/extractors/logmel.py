@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -20,12 +19,6 @@ from earshot.extractors.mel import hann, mel_bank
 
 if TYPE_CHECKING:
     import torch
-
-RATE: int | None = None  # `Settings.rate`, or the data's own where that is None
-PAD = "wrap"
-SECONDS: float | None = None
-LIMIT = 10.0
-DEFAULT_WEIGHTS: str | None = None
 
 LONG = 30_000  # frames of the spectrum at a time: 10 minutes at 50 a second
 
@@ -75,34 +68,23 @@ class Settings:
     """Frames of a window; None = 1 + samples // hop_length."""
 
 
-def weights_files(settings: Settings, weights: str | None) -> list[Path]:
-    """No files: a spectrogram has no weights, and UserError if some are given."""
-    return base.no_weights("logmel", weights)
-
-
-def fetch(settings: Settings, weights: str | None) -> None:
-    """Nothing to fetch."""
-    weights_files(settings, weights)
-
-
 class Extractor(base.Extractor):
     """See `base.Extractor`; UserError for settings that contradict each other or the window."""
 
+    views = {"mel": "spectrogram"}
     at_once = 4
 
-    def __init__(
-        self,
-        settings: Settings,
-        window: base.Window,
-        device: str = "cpu",
-        weights: str | None = None,
-        precision: str = "fp32",
-    ) -> None:
+    @classmethod
+    def describe(cls, settings: Settings, rate: int) -> dict[str, Any]:
+        """Its rate, bands, hop and filter bank."""
+        hop = settings.hop_length / rate
+        return {"rate": rate, "bands": settings.n_mels, "hop": hop, "bank": settings.scale}
+
+    def prepare(self) -> None:
+        """Check the settings and make the filter bank."""
         import torch
 
-        super().__init__(settings, window, device, weights, "fp32")
-        weights_files(settings, weights)
-        s = settings
+        s, window = self.settings, self.window
         fmax = self.rate / 2 if s.fmax is None else s.fmax
         if not 0 <= s.fmin < fmax <= self.rate / 2:
             raise UserError(
@@ -129,6 +111,12 @@ class Extractor(base.Extractor):
         bank = mel_bank(s.n_mels, self.rate, s.n_fft, float(s.fmin), float(fmax), s.scale, s.norm)
         self.bank = torch.from_numpy(bank.T.copy()).to(self.device)
         self.shapes = {"mel": (1, s.n_mels, self.frames)}
+        self.edges = (float(s.fmin), float(fmax))
+
+    @property
+    def band(self) -> tuple[float, float]:
+        """See `base.Extractor.band`."""
+        return self.edges
 
     def spectrogram(self, wave: np.ndarray) -> torch.Tensor:
         """Log-mel of a whole wave, level and standardising over all of it.
@@ -162,13 +150,13 @@ class Extractor(base.Extractor):
             rows = min(rows, self.at_once) if self.device == "cpu" else rows
             batches += [same[first : first + rows] for first in range(0, len(same), rows)]
 
-        def made(batch: list[int]) -> torch.Tensor:
+        def compute_batch(batch: list[int]) -> torch.Tensor:
             with torch.inference_mode():
                 return self._together(
                     np.stack([waves[place] for place in batch]) if len(batch) > 1 else waves[batch[0]][None]
                 )
 
-        for batch, mels in zip(batches, self.passes(made, batches), strict=True):
+        for batch, mels in zip(batches, self.passes(compute_batch, batches), strict=True):
             yield from zip(batch, mels, strict=True)
 
     def _together(self, waves: np.ndarray) -> torch.Tensor:
@@ -236,8 +224,8 @@ class Extractor(base.Extractor):
             wave[: max(1, round(length * self.rate))]
             for wave, length in zip(waves.cpu().numpy(), lengths, strict=True)
         ]
-        found = dict(self.spectrograms([self._filled(wave) for wave in real], len(real)))
-        return {"mel": torch.stack([self._take(found[place], 0) for place in range(len(real))])}
+        mels = dict(self.spectrograms([self._filled(wave) for wave in real], len(real)))
+        return {"mel": torch.stack([self._take(mels[place], 0) for place in range(len(real))])}
 
     def extract(
         self, waves: Sequence[np.ndarray], offsets: Sequence[float], batch_size: int

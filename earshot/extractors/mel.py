@@ -13,6 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
+KALDI_LOW = 20.0  # Hz, where Kaldi's lowest band begins
 FLOOR = 1.1920928955078125e-07  # float32's epsilon, Kaldi's floor before the logarithm
 
 
@@ -95,7 +96,7 @@ def kaldi_fbank(waves: torch.Tensor, bins: int = 128, rate: int = 16000) -> torc
         frames = frames - 0.97 * torch.cat([frames[..., :1], frames[..., :-1]], dim=-1)
         spectrum = torch.fft.rfft(frames * hann(frame, False, waves.device), n=n_fft)
         power = spectrum.real.square() + spectrum.imag.square()
-        bank = torch.from_numpy(mel_bank(bins, rate, n_fft, 20.0, None, "kaldi")).to(waves.device)
+        bank = torch.from_numpy(mel_bank(bins, rate, n_fft, KALDI_LOW, None, "kaldi")).to(waves.device)
         return (power @ bank).clamp(min=FLOOR).log()
 
 

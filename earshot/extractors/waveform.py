@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from earshot.extractors import base
 
 if TYPE_CHECKING:
     import torch
-
-RATE: int | None = None  # `Settings.rate`, or the data's own where that is None
-PAD = "wrap"
-SECONDS: float | None = None
-LIMIT = 10.0
-DEFAULT_WEIGHTS: str | None = None
 
 
 @dataclass(frozen=True)
@@ -27,30 +20,14 @@ class Settings:
     the data."""
 
 
-def weights_files(settings: Settings, weights: str | None) -> list[Path]:
-    """No files: a wave has no weights, and UserError if some are given."""
-    return base.no_weights("waveform", weights)
-
-
-def fetch(settings: Settings, weights: str | None) -> None:
-    """Nothing to fetch."""
-    weights_files(settings, weights)
-
-
 class Extractor(base.Extractor):
     """See `base.Extractor`."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        window: base.Window,
-        device: str = "cpu",
-        weights: str | None = None,
-        precision: str = "fp32",
-    ) -> None:
-        super().__init__(settings, window, "cpu", weights, "fp32")  # there is nothing to compute
-        weights_files(settings, weights)
-        self.shapes = {"wave": (1, 1, self.samples)}
+    views = {"wave": "waveform"}
+
+    def prepare(self) -> None:
+        """Everything stays on the CPU: there is nothing to compute."""
+        self.device = "cpu"
 
     def forward(self, waves: torch.Tensor, lengths: list[float]) -> dict[str, torch.Tensor]:
         """{"wave": (B, 1, 1, samples)}; see `base.Extractor.forward`."""

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from earshot.core import checksums, digest_cache
+from earshot.core import checksums, digest_cache, kinds
 from earshot.core.errors import UserError
 from earshot.core.files import digest, digest_of, read_json, replacing
 from earshot.core.fingerprint import fingerprint, plain
+from earshot.core.kinds import Kind
 from earshot.core.plain_pickle import load
 from earshot.features import manifest
 
@@ -219,6 +220,11 @@ class Cache:
         return {view: tuple(shape) for view, shape in self.manifest["shapes"].items()}
 
     @property
+    def kinds(self) -> dict[str, Kind]:
+        """See `kinds_of`."""
+        return kinds_of(self.manifest)
+
+    @property
     def multilabel(self) -> bool:
         """May a clip have several labels? Then a split's labels are (clips, classes) of 0 and 1."""
         return self.record.get("task") == "multilabel"
@@ -237,6 +243,14 @@ class Cache:
             return weights @ labels / weights.sum()
         counts = np.array([weights @ (labels == label) for label in self.classes])
         return counts / counts.sum()
+
+
+def kinds_of(manifest: dict[str, Any]) -> dict[str, Kind]:
+    """The kind of each view, in the order of the views; derived where an older cache declares none."""
+    declared = manifest.get("kinds", {})
+    return {
+        view: declared.get(view) or kinds.derive(view, shape) for view, shape in manifest["shapes"].items()
+    }
 
 
 def find(data: Path | str) -> list[Path]:

@@ -62,6 +62,7 @@ def only_attached(name: str, other: str) -> bool:
     if place is None:
         return False
     first, second = (
-        module.weights_files(module.Settings(), None) for module in map(extractors.module, (name, other))
+        module.Extractor.find_weights(module.Settings(), None)
+        for module in map(extractors.module, (name, other))
     )
     return bool(first) and first[0].is_relative_to(place) and not second

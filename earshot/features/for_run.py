@@ -47,9 +47,9 @@ def weights(run: SavedRun) -> str | None:
     made = run.config["record"]["features"]
     module = extractors.module(made["extractor"])
     settings = with_defaults(module.Settings(), made["settings"], f"{run.folder}/config.yaml")
-    for name in (run.config.get("weights"), module.DEFAULT_WEIGHTS):
+    for name in (run.config.get("weights"), module.Extractor.default_weights):
         try:
-            if module.weights_files(settings, name):
+            if module.Extractor.find_weights(settings, name):
                 return name
         except UserError:
             continue

@@ -7,6 +7,7 @@ import math
 import re
 from typing import Any
 
+from earshot.core.kinds import KINDS
 from earshot.features.reasons import NOTES
 
 SPLITS = ("train", "test", "subm")
@@ -79,6 +80,9 @@ def _finished(manifest: dict[str, Any]) -> str | None:
         )
     ):
         return "has no view of a shape (D, F, T)"
+    kinds = manifest.get("kinds", {})
+    if not isinstance(kinds, dict) or not all(kind in KINDS for kind in kinds.values()):
+        return "has a view of an unknown kind"
     for note in NOTES:
         noted = manifest.get(note, {"clips": 0, "first": ""})
         whole = isinstance(noted, dict) and _whole(noted.get("clips"), 0)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from earshot import __version__
+from earshot import __version__, extractors
 from earshot.core import checksums
 from earshot.core.errors import UserError
 from earshot.core.files import digest, write_bytes
@@ -33,7 +33,9 @@ def join(plan: Plan, parts: list[Part]) -> None:
     """
     clips, folder = plan.competition.clips, plan.folder
     ledger = [list(row) for row in plan.competition.missing]
+    kinds = extractors.module(plan.extractor).Extractor.choose_views(plan.settings)
     meta = {"fingerprint": plan.fingerprint, "record": plan.record, "versions": _versions(plan)}
+    meta["kinds"] = kinds
     splits, shapes, span, augmented = {}, {}, None, {}
     noted: dict[str, list[str]] = {note: [] for note in NOTES}
     for split in manifest.SPLITS:
@@ -95,6 +97,7 @@ def join(plan: Plan, parts: list[Part]) -> None:
             "splits": splits,
             **augmented,
             "shapes": shapes,
+            "kinds": kinds,
             "span": span,
             "bad": len(ledger),
             # beside the other checksums, which version 0.1 reads and knows the names of

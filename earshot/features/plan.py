@@ -83,7 +83,7 @@ def make(
     from earshot.extractors.base import Window, recorded
 
     augment = augment or AugmentFlags()
-    module = extractors.module(extractor)
+    made_by = extractors.module(extractor).Extractor
     notes = []
     sources = Sources(out / competition.name / INDEX)
     clips = competition.clips
@@ -103,21 +103,21 @@ def make(
             f"none of the {len(paths)} clips in {competition.root} can be opened: "
             f"{reasons.commonest(reasons.of_headers(paths))}"
         )
-    seconds = window.seconds or (module.seconds(settings) if hasattr(module, "seconds") else module.SECONDS)
+    seconds = window.seconds or made_by.get_default_seconds(settings)
     if seconds is None:
         from earshot.audio.windows import choose_seconds
 
         longest = max(h[0] for h in headers)
-        seconds = choose_seconds([h[0] for h in headers], module.LIMIT)
+        seconds = choose_seconds([h[0] for h in headers], made_by.limit)
         notes.append(
             f"window: {seconds:g} s, chosen from {len(headers)} training clips of "
             f"{min(h[0] for h in headers):.2f} to {longest:.2f} s (--seconds overrides)"
         )
     if seconds <= 0:
         raise UserError(f"--seconds {seconds:g}: a window must be longer than nothing")
-    if module.SECONDS and seconds > module.SECONDS + 1e-6:
+    if made_by.seconds and seconds > made_by.seconds + 1e-6:
         raise UserError(
-            f"--seconds {seconds:g}: {extractor} takes windows of at most {module.SECONDS:g} s; "
+            f"--seconds {seconds:g}: {extractor} takes windows of at most {made_by.seconds:g} s; "
             "longer clips become several windows by themselves"
         )
     if (
@@ -127,23 +127,23 @@ def make(
         and window.max_windows < 1
     ):
         raise UserError("--hop and --max-windows must be above 0")
-    rate = getattr(settings, "rate", module.RATE)
+    rate = getattr(settings, "rate", made_by.rate or None)
     if like is not None:
         rate = like["window"].get("rate")
     elif rate is None:
         rate = Counter(h[1] for h in headers).most_common(1)[0][0]
         notes.append(f"rate: {rate} Hz, the training clips' commonest")
-    filled = Window(float(seconds), window.hop, window.pad or module.PAD, window.max_windows, int(rate))
+    filled = Window(float(seconds), window.hop, window.pad or made_by.pad, window.max_windows, int(rate))
     # Copies that play slower are a little longer; an estimate of what the disk must hold can do without.
     windows = (
         _windows([header[0] for header in headers], [size for _, size in known], filled) if known else 1.0
     )
 
-    weights = weights or getattr(module, "DEFAULT_WEIGHTS", None)
-    files = module.weights_files(settings, weights)
+    weights = weights or made_by.default_weights
+    files = made_by.find_weights(settings, weights)
     if not files:
-        module.fetch(settings, weights)
-        files = module.weights_files(settings, weights)
+        made_by.fetch(settings, weights)
+        files = made_by.find_weights(settings, weights)
     place = kaggle_paths.root()
     if files and place is not None and files[0].is_relative_to(place):
         notes.append(f"weights: {files[0] if len(files) == 1 else files[0].parent}, attached")

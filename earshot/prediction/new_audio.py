@@ -64,11 +64,11 @@ def extractor_of(run: Run, weights: str | None, device: Device) -> tuple[Any, Au
     module = extractors.module(made["extractor"])
     where = f"{run.folder}/config.yaml"
     settings = with_defaults(module.Settings(), made["settings"], where)
-    weights = weights or run.config.get("weights") or module.DEFAULT_WEIGHTS
-    files = module.weights_files(settings, weights)
+    weights = weights or run.config.get("weights") or module.Extractor.default_weights
+    files = module.Extractor.find_weights(settings, weights)
     if not files:
-        module.fetch(settings, weights)
-        files = module.weights_files(settings, weights)
+        module.Extractor.fetch(settings, weights)
+        files = module.Extractor.find_weights(settings, weights)
     found = digest_of([digest(file) for file in files])[:16] if files else None
     if found != made["weights"]:
         raise UserError(

@@ -10,7 +10,7 @@ import numpy as np
 
 from earshot.audio import spectrogram
 from earshot.audio.decode import BadAudio
-from earshot.core import fonts
+from earshot.core import fonts, kinds
 from earshot.core.errors import UserError
 from earshot.features import clip_files
 from earshot.report.results import Results
@@ -65,8 +65,8 @@ def _words(results: Results, clip: int) -> tuple[str, str]:
 
 
 def pictures(results: Results, clips: list[Hard]) -> dict[str, Image.Image]:
-    """Spectrograms of clips by their id: from the cache's view `mel`, else from the audio; without those that
-    are nowhere. What an id that no font can draw is called is `titles`'."""
+    """Spectrograms of clips by their id: from the cache's own where it has some, else from the audio; without
+    those that are nowhere. What an id that no font can draw is called is `titles`'."""
     named = titles(clips)
     folders = results.caches() if clips else []
     drawn: dict[str, Image.Image] = {}
@@ -95,11 +95,12 @@ def _cached(folder: Path, titles: dict[str, str]) -> dict[str, Image.Image]:
 
     try:
         cache = Cache(folder)
-        unit = _decibels(cache.record["settings"]) if "mel" in cache.shapes else None
+        view = kinds.choose(["spectrogram"], cache.kinds)
+        unit = _decibels(cache.record["settings"]) if view else None
         split = cache.split("train") if unit else {}
     except UserError:  # gone, or another by now: the report is not about the cache
         return {}
-    if not unit:
+    if not unit or not view:
         return {}
     settings, drawn = cache.record["settings"], {}
     high = settings.get("fmax") or settings["rate"] / 2
@@ -109,7 +110,7 @@ def _cached(folder: Path, titles: dict[str, str]) -> dict[str, Image.Image]:
         if not len(rows):
             continue
         levels, (start, length) = (
-            np.asarray(split["mel"][rows[0], 0], dtype=np.float32),
+            np.asarray(split[view][rows[0], 0], dtype=np.float32),
             (split[k][rows[0]] for k in ("start", "length")),
         )
         span = float(cache.manifest["span"])
@@ -131,7 +132,7 @@ def _cached(folder: Path, titles: dict[str, str]) -> dict[str, Image.Image]:
 
 
 def _decibels(settings: dict[str, Any]) -> float | None:
-    """What turns a unit of the view `mel` into dB; None where its settings do not say, or standardising hides
+    """What turns a unit of a spectrogram into dB; None where its settings do not say, or standardising hides
     it."""
     known = settings.get("level") in ("db", "log") and settings.get("scale") in ("htk", "slaney")
     if not known or settings.get("standardise") or not (settings.get("fmax") or settings.get("rate")):

@@ -1,4 +1,5 @@
-"""What the bake-off tries: recipes for the views that the caches have, the most gain for the time first."""
+"""What the bake-off tries: recipes for each kind of view that the caches have, the most gain for the time
+first."""
 
 from __future__ import annotations
 
@@ -9,21 +10,30 @@ from typing import Any
 
 from earshot.core import config
 from earshot.core.errors import UserError
+from earshot.core.kinds import Kind
 from earshot.features.cache import Cache
 from earshot.training import estimators, experiment, precision
 
 BASELINES = ("logistic", "svm", "knn")
 # Baselines take seconds. On log-mel, statistics over time and a support vector machine reach more than most
 # small networks.
-LADDER: dict[str, tuple[str, ...]] = {
-    "pooled": (*BASELINES, "linear", "mlp", "itmo2025_tokens", "itmo2025"),
-    "frames": ("logistic", "svm", "mlp", "itmo2025_tokens"),
-    "mel": (*BASELINES, "patches", "from_scratch", "small_cnn", "crnn", "convnext_ggcn_scratch", "audio_cnn"),
-    "tokens": ("itmo2025_tokens",),
-    "latents": (*BASELINES, "mlp", "itmo2025_tokens", "esc50_encodec"),
-    "fbank": (*BASELINES, "patches", "itmo2025_tokens"),
-    "wave": ("esc50_convnext1d", "esc50_hifigan"),
+LADDER: dict[Kind, tuple[str, ...]] = {
+    "vector": (*BASELINES, "linear", "mlp", "itmo2025_tokens", "itmo2025"),
+    "sequence": (*BASELINES, "mlp", "itmo2025_tokens", "esc50_encodec"),
+    "grid": (*BASELINES, "mlp", "itmo2025_tokens"),
+    "spectrogram": (
+        *BASELINES,
+        "patches",
+        "from_scratch",
+        "small_cnn",
+        "crnn",
+        "convnext_ggcn_scratch",
+        "audio_cnn",
+    ),
+    "waveform": ("esc50_convnext1d", "esc50_hifigan"),
 }
+# The second and the further views of a cache mostly say again what the first one says.
+FURTHER = (("logistic", "svm", "mlp", "itmo2025_tokens"), ("itmo2025_tokens",))
 SEEDS = (1, 2)  # once the others are done: the same again, begun and mixed differently
 SEEDED = ("mlp", "itmo2025_tokens", "from_scratch", "small_cnn")
 # all further seeds of these come before those of others, which are weaker on the same view
@@ -73,20 +83,29 @@ def candidates(opened: list[Cache], recipes: tuple[str, ...], heads: Any) -> lis
     if recipes:
         for place, name in enumerate(recipes):
             recipe = config.load_recipe(name)
-            fitting = [(one, experiment.view_of(heads, recipe, one)) for one in opened]
-            if not any(view for _, view in fitting):
+            head, wanted = recipe.head.get("name", "linear"), recipe.head.get("view")
+            fitting = 0
+            for one in opened:
+                view = experiment.find_view(heads, head, wanted, one)
+                unfit = experiment.find_misfit(heads, head, recipe.head, one, view) if view else None
+                if unfit:
+                    print(f"--candidates {name}, left out: {unfit}")
+                elif view:
+                    add(place, one, name, view)
+                    fitting += 1
+            if not fitting:
                 raise UserError(
                     f"--candidates {name}: no cache has a view that it takes: extract one, or leave it out"
                 )
-            for one, view in fitting:
-                if view:
-                    add(place, one, name, view)
     else:
         for one in opened:
-            for view in LADDER:
-                if view in one.shapes:
-                    for place, name in enumerate(LADDER[view]):
-                        add(place, one, name, view)
+            for rank, view in enumerate(_ranked(one)):
+                fitting_names = LADDER[one.kinds[view]]
+                if rank:
+                    short = FURTHER[min(rank, len(FURTHER)) - 1]
+                    fitting_names = tuple(name for name in short if name in fitting_names)
+                for place, name in enumerate(fitting_names):
+                    add(place, one, name, view)
         if not found:
             views = ", ".join(view for one in opened for view in one.shapes)
             raise UserError(f"the ladder has no head for {views}: name recipes with --candidates")
@@ -102,6 +121,11 @@ def candidates(opened: list[Cache], recipes: tuple[str, ...], heads: Any) -> lis
     return (
         first if recipes else first + sorted(seeds, key=lambda candidate: candidate.recipe.name not in STRONG)
     )
+
+
+def _ranked(cache: Cache) -> list[str]:
+    """A cache's views that the ladder has recipes for, in the order of its kinds."""
+    return [view for kind in LADDER for view, its in cache.kinds.items() if its == kind]
 
 
 def _labels(opened: list[Cache]) -> dict[Path, str]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,7 +46,7 @@ class Rows:
     given them soft labels.
 
     Args:
-        also: further views that batches bring in training, for heads with targets of their own.
+        also: kind -> view, what batches bring besides in training, for heads with targets of their own.
         augmented: `Cache.augmented()` of the training split.
         gigabytes: of memory that the views may take (10^9 bytes); default: a quarter of what is free. Views
             that fit are kept on the device, as float32 if that fits, too; larger ones stay on the disk, and
@@ -60,7 +61,7 @@ class Rows:
         classes: list[str],
         span: float,
         device: str,
-        also: Sequence[str] = (),
+        also: Mapping[Any, str] = MappingProxyType({}),
         augmented: dict[str, Any] | None = None,
         gigabytes: float | None = None,
         unlabelled: dict[str, Any] | None = None,
@@ -78,7 +79,7 @@ class Rows:
             self.labels = np.array([index.get(str(label), -1) for label in given], dtype=np.int64)
             self.targets = (self.labels[:, None] == np.arange(len(classes))).astype(np.float32)
         self.device = torch.device(device)
-        self.also = tuple(also)
+        self.also = dict(also)
         self.parts = [part for part in (split, augmented, unlabelled) if part is not None]
         self.shape: tuple[int, int, int] = tuple(split[view].shape[1:])
         owners = [
@@ -100,7 +101,9 @@ class Rows:
         # Decided for the split, not the batch: a clip's logits must not depend on its batch mates.
         self.masked = bool((self.frames < frames).any())
         self._left = RESIDENT * memory.free(self.device) if gigabytes is None else gigabytes * 1e9
-        self.views = {name: self._place([part[name] for part in self.parts]) for name in (view, *self.also)}
+        self.views = {
+            name: self._place([part[name] for part in self.parts]) for name in (view, *self.also.values())
+        }
         self.view = view
         self._batch: Batch | None = None
         self._columns = {"whose": self._on(self.whose.astype(np.int64))}
@@ -234,8 +237,8 @@ class Rows:
         return self._take(self.view, rows).float(), mask
 
     def extras(self, rows: np.ndarray) -> dict[str, Tensor]:
-        """The further views of the same rows: (B, D, F, T), float32 or int64."""
-        return {name: self._take(name, rows) for name in self.also}
+        """The further views of the same rows by their kind: (B, D, F, T), float32 or int64."""
+        return {kind: self._take(name, rows) for kind, name in self.also.items()}
 
     def targets_of(self, rows: np.ndarray) -> Tensor:
         """(B, classes) shares of the classes; a copy that is mixed of two clips has both clips' labels."""
@@ -326,16 +329,15 @@ class Rows:
         return np.flatnonzero(clips[self.clip])
 
 
-def check_further(also: Sequence[str], views: Iterable[str], settings: TrainingFlags) -> None:
-    """Raise UserError where a head's further views are not there, or the settings would move its own view
-    beneath them."""
-    views = list(views)
-    for name in also:
-        if name not in views:
+def check_further(also: Sequence[str], views: Mapping[str, str], settings: TrainingFlags) -> None:
+    """Raise UserError where the kinds of a head's further views are not there, or the settings would move its
+    own view beneath them; `views`: view -> kind."""
+    for kind in also:
+        if kind not in views.values():
             raise UserError(
-                f"this head learns from the view {name} too, which the cache lacks (it has "
+                f"this head learns from the kind {kind} too, which the cache lacks (it has "
                 f"{', '.join(views)}): extract it, for example with --extractor encodec --views "
-                f"{' '.join([*views, name])}"
+                f"{' '.join([*views, kind])}"
             )
     moved = {
         "mixup": settings.mixup,
@@ -378,7 +380,8 @@ def training_rows(
     Raises:
         UserError: a further view is missing, or the settings would move the features away from it.
     """
-    check_further(also, cache.shapes, settings)
+    check_further(also, cache.kinds, settings)
+    further = {kind: view for view, kind in reversed(cache.kinds.items()) if kind in also}
     more = cache.split("subm") if unlabelled else None
     return Rows(
         cache.split("train"),
@@ -386,7 +389,7 @@ def training_rows(
         cache.classes,
         cache.manifest["span"],
         device.name,
-        also,
+        further,
         cache.augmented(),
         gigabytes,
         more,

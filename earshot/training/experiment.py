@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from earshot.core import disk_space, worker_pool
+from earshot import extractors
+from earshot.core import disk_space, kinds, worker_pool
 from earshot.core.config import Recipe, RunFlags, TrainingFlags, TrainMachineFlags
 from earshot.core.deadline import Deadline
 from earshot.core.device import Device
@@ -69,24 +70,58 @@ def describe_head(
     chosen = located(chosen | {key: heads.parse_option(key, value) for key, value in (options or {}).items()})
     if view and view not in cache.shapes:
         raise UserError(f"{cache.folder} has no view {view}: it has {', '.join(cache.shapes)}")
-    preferred = [v for v in (wanted, *heads.views(name)) if v in cache.shapes]
-    if not view and not preferred:
-        raise UserError(
-            f"{cache.folder} has no view that {name} takes (it has {', '.join(cache.shapes)}; {name} takes "
-            f"{', '.join(heads.views(name))}): extract another, force one with --view, or choose another head"
-        )
-    if wanted and not view and preferred[0] != wanted:
-        print(f"view: {preferred[0]}, because {cache.folder} has no {wanted}")
-    view = view or preferred[0]
+    found = view or find_view(heads, name, wanted, cache)
+    if found is None:
+        raise UserError(_no_view(heads, name, chosen, cache))
+    if wanted and not view and found != wanted:
+        print(f"view: {found}, because {cache.folder} has no {wanted}")
+    view = found
+    unfit = find_misfit(heads, name, chosen, cache, view)
+    if unfit:
+        raise UserError(unfit)
     return Head(
         name, view, chosen, partial(heads.build, name, cache.shapes[view], len(cache.classes), **chosen)
     )
 
 
-def view_of(heads: Any, recipe: Recipe, cache: Cache) -> str | None:
-    """The view that a recipe's head gets of a cache, None where it has none."""
-    wanted = (recipe.head.get("view"), *heads.views(recipe.head.get("name", "linear")))
-    return next((view for view in wanted if view in cache.shapes), None)
+def find_view(heads: Any, name: str, wanted: str | None, cache: Cache) -> str | None:
+    """The view that a head gets of a cache: the wanted one, else the first of the kind that suits it best;
+    None where the cache has none."""
+    if wanted in cache.shapes:
+        return wanted
+    return kinds.choose(heads.kinds(name), cache.kinds)
+
+
+def find_misfit(heads: Any, name: str, options: dict[str, Any], cache: Cache, view: str) -> str | None:
+    """Why a view cannot feed the weights that a head's options name, with what to do; None where it can, or
+    where there are none."""
+    needs = heads.needs(name, options)
+    if not needs:
+        return None
+    has = extractors.describe_view(cache.record, cache.shapes[view])
+    differ = [key for key, value in needs.items() if has.get(key) != value]
+    if not differ:
+        return None
+    wanted = ", ".join(f"{key} {needs[key]}" for key in differ)
+    there = ", ".join(f"{key} {has.get(key, 'unknown')}" for key in differ)
+    return (
+        f"{cache.folder} has a {cache.kinds[view]} of other settings than the weights of {name} need "
+        f"({wanted}; {view} has {there}): {_ways_out(heads, name, needs)}"
+    )
+
+
+def _no_view(heads: Any, name: str, options: dict[str, Any], cache: Cache) -> str:
+    """The line where a cache has no view of a kind that a head takes."""
+    return (
+        f"{cache.folder} has no {' or '.join(heads.kinds(name))}, which {name} needs (it has "
+        f"{', '.join(cache.shapes)}): {_ways_out(heads, name, heads.needs(name, options))}"
+    )
+
+
+def _ways_out(heads: Any, name: str, needs: dict[str, Any]) -> str:
+    makers = extractors.find_makers(heads.kinds(name), needs)
+    extract = f"extract with --extractor {makers[0]}, or " if makers else ""
+    return f"{extract}choose another head"
 
 
 class Job:
@@ -277,7 +312,7 @@ def located(options: dict[str, Any]) -> dict[str, Any]:
         return options
     from earshot.extractors import ast
 
-    found = pretrained(ast.WEIGHTS.kind, weights, weights == ast.DEFAULT_WEIGHTS)
+    found = pretrained(ast.WEIGHTS.kind, weights, weights == ast.WEIGHTS.default)
     return {**options, "weights": str(found)} if found else options
 
 
