@@ -5,10 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-if TYPE_CHECKING:
-    pass
+from typing import Any, NamedTuple
 
 # stands for a fold's number where random numbers are drawn for all clips: no fold is called so
 EVERYTHING = 1 << 31
@@ -66,4 +63,4 @@ def listed(parts: Sequence[Part]) -> str:
 
 def folders(run: Path) -> list[Path]:
     """The folders of a run's parts, those that are there."""
-    return [folder for kind in ("pretrain_*", "fold_*", "refit_*") for folder in sorted(run.glob(kind))]
+    return [folder for pattern in ("fold_*", "refit_*") for folder in sorted(run.glob(pattern))]
