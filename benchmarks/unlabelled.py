@@ -22,12 +22,11 @@ import numpy as np
 from common import RESULTS, keep_rows, machine, timed
 from synthetic import write_cache  # puts the kit on the path
 
-import models
 import train
 from earshot.core.device import Device
 from earshot.features.cache import Cache
-from earshot.training import dataset, parts, predict
-from earshot.training.run import Run
+from earshot.training import dataset, predict
+from earshot.training.run import Run, list_fold_slots, list_refit_slots
 
 HEADER = (
     "| labelled folds, head on view, learns from | seeds | hidden clips | one seed, folds | all seeds, folds "
@@ -87,17 +86,15 @@ def right(run: Run, cache: Path) -> list[int]:
     rows = dataset.rows_of(Cache(cache), "subm", run.config["record"]["view"], CPU)
     truth = [line.split(",")[1] for line in (cache / "solution.csv").read_text().splitlines()[1:]]
     training, found = run.config["record"]["training"], []
-    by_fold = [parts.of_fold(training, number) for number in run.finished_folds()]
-    refits = parts.refits(training)
+    by_fold = [list_fold_slots(training, number) for number in run.finished_folds()]
+    refits = list_refit_slots(training)
     for some in (
         [seeds[0] for seeds in by_fold],
         [part for seeds in by_fold for part in seeds],
         refits[:1],
         refits,
     ):
-        mean = np.mean(
-            [predict.predict_part(run, part, "last", rows, models.rebuild, CPU) for part in some], 0
-        )
+        mean = np.mean([predict.predict_part(run, part, "last", rows, CPU) for part in some], 0)
         said = [run.classes[c] for c in mean.argmax(1)]
         found.append(sum(name == label for name, label in zip(said, truth, strict=True)))
     return found

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from earshot.core import config
 from earshot.core.errors import UserError
@@ -53,12 +52,11 @@ class Candidate:
         return replace(made, folds=folds, metric=metric, seed=self.seed, seeds=1, refit=False)
 
 
-def candidates(opened: list[Cache], recipes: tuple[str, ...], heads: Any) -> list[Candidate]:
+def candidates(opened: list[Cache], recipes: tuple[str, ...]) -> list[Candidate]:
     """All of them in order, further seeds last.
 
     Args:
         recipes: the user's choice, each on every cache that has a view for it; empty: the ladder.
-        heads: the package `models`.
     Raises:
         UserError: a recipe that no cache has a view for.
     """
@@ -73,7 +71,7 @@ def candidates(opened: list[Cache], recipes: tuple[str, ...], heads: Any) -> lis
     if recipes:
         for place, name in enumerate(recipes):
             recipe = config.load_recipe(name)
-            fitting = [(one, experiment.view_of(heads, recipe, one)) for one in opened]
+            fitting = [(one, experiment.view_of(recipe, one)) for one in opened]
             if not any(view for _, view in fitting):
                 raise UserError(
                     f"--candidates {name}: no cache has a view that it takes: extract one, or leave it out"

@@ -11,7 +11,7 @@ from earshot.core.deadline import clock
 
 if TYPE_CHECKING:
     from earshot.core.config import TrainingFlags
-    from earshot.training.parts import Part
+    from earshot.training.run import ModelSlot
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Fold:
     count: int
     train: np.ndarray
     valid: np.ndarray
-    part: Part | None = None
+    part: ModelSlot | None = None
 
     @property
     def name(self) -> str:
