@@ -63,14 +63,13 @@ def serve(whole: members.Member, flags: PageFlags, bound: socket.socket, address
         import uvicorn
     except ImportError as error:
         raise UserError(f"the page needs {error.name}: pip install gradio") from None
-    import models
     from earshot.app import api, ui
     from earshot.app.session import Desk
     from earshot.app.upload_limits import Limits
     from earshot.core import device
     from earshot.prediction.predictor import Hearing
 
-    hearing = Hearing(whole, device.choose(flags.device), models.rebuild, flags.weights)
+    hearing = Hearing(whole, device.choose(flags.device), flags.weights)
     desk = Desk(hearing, Limits(flags.longest, round(flags.largest * 1e6)), whole.folder.name)
     if desk.seen.warning:
         print(desk.seen.warning, flush=True)

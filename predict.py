@@ -54,11 +54,10 @@ def live(whole: Member, flags: config.PredictFlags, files: list[str]) -> None:
     if files or flags.audio:
         raise UserError("files and --microphone at once: give one or the other")
     recorder, rate = microphone.device()
-    import models
     from earshot.core import device
     from earshot.prediction.predictor import Hearing
 
-    hearing = Hearing(whole, device.choose(flags.device), models.rebuild, flags.weights)
+    hearing = Hearing(whole, device.choose(flags.device), flags.weights)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # there is nothing to continue
     print("listening (Ctrl-C ends it)", flush=True)
     microphone.listen(hearing, recorder, rate, flags.top)
@@ -93,19 +92,14 @@ def main(argv: list[str]) -> None:
     out = flags.out or ("submissions/predictions.csv" if flags.audio else "submissions/submission.csv")
     check_output(out)
     send = submit.prepared(sending, inside[0].runs(), flags.features, bool(files or flags.audio))
-    import models
     from earshot.prediction import predict_runs
 
     at = device.choose(flags.device)
     if files and flags.audio:
         raise UserError("loose files and --audio at once: give one or the other")
     if files or flags.audio:
-        predict_runs.audio(
-            blended(inside, flags), flags, files or [flags.audio], bool(files), Path(out), at, models.rebuild
-        )
-    elif predict_runs.cached(
-        blended(inside, flags), flags.features, Path(out), at, models.rebuild, sending.message
-    ):
+        predict_runs.audio(blended(inside, flags), flags, files or [flags.audio], bool(files), Path(out), at)
+    elif predict_runs.cached(blended(inside, flags), flags.features, Path(out), at, sending.message):
         send(Path(out))
     if flags.name is not None and flags.report and not files:
         from earshot.report.make import report_on

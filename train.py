@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import time
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
+import models
 from earshot.core import cli, config
 from earshot.core.deadline import Deadline
 from earshot.core.errors import UserError
@@ -67,7 +66,7 @@ def auto(argv: list[str]) -> None:
     if line:
         print(line)
         flags = replace(flags, metric=metric)
-    search_auto.run(partial(importlib.import_module, "models"), opened, flags, machine, began)
+    search_auto.run(opened, flags, machine, began)
 
 
 def main(argv: list[str]) -> None:
@@ -83,21 +82,18 @@ def main(argv: list[str]) -> None:
         print(line)
     for difference in mismatches(cache.record, recipe):
         print(f"the cache differs from the recipe: {difference}")
-    import models
     from earshot.prediction import submit
     from earshot.report.make import report_on
     from earshot.search import tune
-    from earshot.training import run_scores, tracking
+    from earshot.training import cross_validation, run_scores, tracking
     from earshot.training.experiment import Job, describe_head
 
     out = Path(what.out)
     try:
-        head = describe_head(models, recipe, cache, what.head, what.view, options)
-        fresh = head.build()
+        head_spec = describe_head(recipe, cache, what.head, what.view, options)
         plain_name("--name", what.name)
         submit.rehearse(cache, out, settings.metric)
-        job = Job(models, cache, recipe.name, head, fresh, settings, machine, flags=what)
-        del fresh  # up to a gigabyte, which the job lets go in time
+        job = Job(cache, recipe.name, head_spec, settings, machine, flags=what)
         wanted, folder = (
             job.wanted(what.fold),
             Path(what.runs_folder) / (what.name or f"{job.name()}{'-tuned' if what.tune else ''}"),
@@ -107,12 +103,12 @@ def main(argv: list[str]) -> None:
                 job = tune.tune(what.tune, job, folder, wanted, deadline) or deadline.leave()
             run = job.begin(folder, what.name is not None)
             tracker = tracking.start(run, machine.wandb)
-            if not job.train(run, wanted, deadline):
+            if not cross_validation.train(job, run, wanted, deadline):
                 deadline.leave()
             run_scores.summarise(run, job.rows, job.numbers)
             if what.tune:
                 tune.mark(run, wanted)
-            submit.finish(run, cache, out, models.rebuild, job.at, machine.memory)
+            submit.finish(run, cache, out, job.device, machine.memory)
             if machine.report:
                 report_on(run.folder, run.log)
             tracker.finish()

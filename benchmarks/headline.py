@@ -79,7 +79,9 @@ def training(recipe: str, scratch: Path, precision: str, **changes: Any) -> tupl
         print(f"{recipe}: {device.precision}")
     fitter = noise.fitter(case, scratch / recipe, device, 2 * BATCH, epochs=STEPS + 1)
     step = seconds_of(
-        lambda number: float(fitter.step(1 + number // fitter.steps, number % fitter.steps, rows))
+        lambda number: float(
+            fitter.step(1 + number // fitter.steps, number % fitter.steps, fitter.rows.training_batch(rows))
+        )
     )
     valid = seconds_of(lambda number: predict(fitter.head, fitter.rows, rows, BATCH, autocast(fitter.device)))
     return step, valid / BATCH, fitter.head

@@ -129,7 +129,9 @@ def measured_peaks(case: noise.Case, precision: str, device: str = "cuda") -> tu
             case, Path(folder), choose(device, precision), max(2 * batch, evaluated(case)), epochs=1
         )
         for work in (
-            lambda: [fitter.step(1, number, np.arange(batch)) for number in range(2)],
+            lambda: [
+                fitter.step(1, number, fitter.rows.training_batch(np.arange(batch))) for number in range(2)
+            ],
             lambda: predict(
                 fitter.predictor,
                 fitter.rows,

@@ -203,7 +203,7 @@ class Bench:
                 np.flatnonzero(self.learnt), -(-int(self.learnt.sum()) // self.settings.batch_size)
             )
         ]
-        targets = [self.rows.targets_of(np.arange(len(x))) for x in learn]
+        targets = [self.rows.training_batch(np.arange(len(x))).targets for x in learn]
         ask, found = self.rows.batch(np.flatnonzero(self.valid))[0].split(2 * self.settings.batch_size), []
         work = (
             precision.operations(head, self.rows, np.arange(2))

@@ -221,15 +221,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def opened(home: Path) -> dict:
     """The run cnn and the blend both, opened: name -> `Hearing`."""
-    import models
     from earshot.core import device
     from earshot.prediction import members, predictor
 
     with contextlib.chdir(home):
         return {
-            name: predictor.Hearing(
-                members.open_all((name,), "runs")[0], device.choose("cpu"), models.rebuild
-            )
+            name: predictor.Hearing(members.open_all((name,), "runs")[0], device.choose("cpu"))
             for name in ("cnn", "both")
         }
 

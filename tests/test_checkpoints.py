@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -28,18 +30,19 @@ NAMES = ("fold_*/best/*", "fold_*/last/*", "fold_*/valid_*", "oof*.csv")
 def train(folder: Path, deadline=NEVER, save_every: float = 10.0) -> Run:
     """A run of two folds, or as much of it as the deadline allows."""
     rows, run = made_rows(), Run.begin(folder, RECORD, {})
-    if cross_validation.train(
-        run,
-        rows,
-        NUMBERS,
-        [0, 1],
-        SETTINGS,
-        lambda: Tiny(dropout=0.5),
-        lambda config: Tiny(),
-        CPU,
-        deadline,
-        save_every,
-    ):
+    job = SimpleNamespace(
+        rows=rows,
+        numbers=NUMBERS,
+        settings=SETTINGS,
+        head_spec=SimpleNamespace(build=lambda: Tiny(dropout=0.5)),
+        device=CPU,
+        devices=[CPU],
+        machine=SimpleNamespace(save_every=save_every),
+        check_disk_space=lambda *counts: "",
+    )
+    with mock.patch("models.rebuild", lambda config: Tiny()):
+        done = cross_validation.train(job, run, [0, 1], deadline)
+    if done:
         run_scores.summarise(run, rows, NUMBERS)
     return run
 
@@ -117,9 +120,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_trained_again(
     harm(run / fold / name, how)
     if stage == "finished":  # who only reads refuses, and says how to mend it
         with pytest.raises(UserError, match="run train.py again") as error:
-            Run.open(run).fold(1).load_head(
-                "best" if "best" in name else "last", lambda config: Tiny(), "cpu"
-            )
+            Run.open(run).fold(1).load_head("best" if "best" in name else "last", "cpu")
         assert name.rpartition("/")[2] in str(error.value) and "\n" not in str(error.value)
     train(run)
     said = [line for line in capsys.readouterr().out.splitlines() if "set aside" in line]
@@ -226,8 +227,8 @@ def test_weights_that_are_no_numbers_are_never_saved(tmp_path):
     made = fitter(tmp_path, Tiny)
     step = Fitter.step
 
-    def poisoned(self, epoch, number, rows):
-        found = step(self, epoch, number, rows)
+    def poisoned(self, epoch, number, batch):
+        found = step(self, epoch, number, batch)
         if (epoch, number) == (1, 2):
             with torch.no_grad():
                 self.head.outer.bias[0] = float("inf")

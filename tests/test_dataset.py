@@ -153,14 +153,17 @@ def test_copies_take_their_turns(tmp_path, monkeypatch, mapped):
         and seen[3] == seen[0]
     )
     assert rows.of_epoch(np.array([1]), 3).tolist() == [1]
-    assert torch.equal(rows.targets_of(np.array([3, 4 + 4 + 1])), torch.tensor([[1.0, 0, 0], [0, 1, 0]]))
+    assert torch.equal(
+        rows.training_batch(np.array([3, 4 + 4 + 1])).targets, torch.tensor([[1.0, 0, 0], [0, 1, 0]])
+    )
 
 
 def test_a_copy_mixed_with_a_clip_outside_is_passed_over():
     partner, share = [1, -1, 3, -1, -1, -1, -1, -1], [0.25, 1, 0.5, 1, 1, 1, 1, 1]
     rows = with_copies(partner, share)
     assert torch.equal(
-        rows.targets_of(np.array([4, 6, 0])), torch.tensor([[0.25, 0.75, 0], [0.5, 0, 0.5], [1, 0, 0]])
+        rows.training_batch(np.array([4, 6, 0])).targets,
+        torch.tensor([[0.25, 0.75, 0], [0.5, 0, 0.5], [1, 0, 0]]),
     )
     both, apart = np.array([0, 1]), np.array([0, 2])
     assert values(rows, rows.of_epoch(both, 2)) == [10, 21]
@@ -190,7 +193,7 @@ def test_further_views_come_along_as_integers(monkeypatch):
         "codes": np.arange(20, dtype=np.int16).reshape(2, 2, 1, 5),
     }
     rows = Rows(split, "mel", CLASSES, 1.0, "cpu", also={"codes": "codes"})
-    found = rows.extras(np.array([1, 0]))["codes"]
+    found = rows.training_batch(np.array([1, 0])).extra_views["codes"]
     assert found.dtype == torch.int64 and found[0].flatten().tolist() == list(range(10, 20))
     with pytest.raises(UserError, match="codes too, which the cache lacks .it has mel, other"):
         dataset.check_further(("codes",), {"mel": "spectrogram", "other": "sequence"}, TrainingFlags())

@@ -14,7 +14,7 @@ import models
 import predict
 from earshot.core import checksums
 from earshot.core.errors import UserError
-from earshot.training import run_schema
+from earshot.training import checkpoint, run_schema
 
 PREDICT = ["--runs", "runs/r", "--device", "cpu"]
 
@@ -108,12 +108,12 @@ def test_headers_of_safetensors(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(data)
     with pytest.raises(UserError, match="is damaged"):
-        run_schema.shapes(path)
+        checkpoint.read_shapes(path)
 
 
 def test_shapes_are_those_of_the_file(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(2, 3), "b": torch.tensor(1.0)}, tmp_path / "a.safetensors", {"note": "x"})
-    assert run_schema.shapes(tmp_path / "a.safetensors") == {"a": [2, 3], "b": []}
+    assert checkpoint.read_shapes(tmp_path / "a.safetensors") == {"a": [2, 3], "b": []}
 
 
 @pytest.mark.parametrize("name", models.list_heads())

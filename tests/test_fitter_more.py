@@ -83,7 +83,7 @@ def test_sams_second_pass_leaves_statistics_and_drops_the_same_units(tmp_path):
     torch.manual_seed(0)
     head = Normed()
     made = fit(tmp_path, head, TrainingFlags(optimizer="sam", batch_size=8))
-    made.step(1, 0, made.train_rows[:8])
+    made.step(1, 0, made.rows.training_batch(made.train_rows[:8]))
     assert int(head.norm.num_batches_tracked) == 2 and len(head.masks) == 2 and torch.equal(*head.masks)
     x = made.rows.batch(made.train_rows[:8])[0].mean(3).flatten(1)
     torch.testing.assert_close(head.norm.running_mean, 0.1 * x.mean(0), atol=1e-5, rtol=1e-4)
@@ -103,7 +103,7 @@ def test_the_average_is_what_predicts(tmp_path):
     torch.testing.assert_close(saved, want, atol=1e-6, rtol=1e-5)
     assert not torch.allclose(saved, seen[-1], atol=1e-4)
     made.head.inner.weight.data.zero_()
-    assert made.valid()[made.heard].std() > 1e-3, "the weights in training do not predict"
+    assert made.valid()[made.has_audio].std() > 1e-3, "the weights in training do not predict"
 
 
 class Own(Tiny):
@@ -192,9 +192,9 @@ def test_a_batch_of_one_row_is_refused_in_one_line_where_it_cannot_be_normalised
     made = fit(tmp_path, head, TrainingFlags(batch_size=2))
     made.head.train()
     with pytest.raises(UserError, match="a batch of 1 rows.*--batch-size") as error:
-        made.step(1, 0, made.train_rows[:1])
+        made.step(1, 0, made.rows.training_batch(made.train_rows[:1]))
     assert "\n" not in str(error.value)
-    assert np.isfinite(made.step(1, 0, made.train_rows[:2]))
+    assert np.isfinite(made.step(1, 0, made.rows.training_batch(made.train_rows[:2])))
 
 
 def test_several_labels_are_binary_cross_entropy(tmp_path):

@@ -18,7 +18,7 @@ from earshot.core import checksums
 from earshot.core.errors import UserError
 from earshot.features.cache import Cache
 from earshot.prediction import submission
-from earshot.training import cross_validation, folds, metrics, predict, run_scores, text_report
+from earshot.training import folds, metrics, predict, run_scores, text_report
 
 ALONE = np.array([""] * 12)
 CLASSES = ["emu", "jay", "owl"]
@@ -170,9 +170,9 @@ def test_folds_of_the_data_that_are_odd() -> None:
     # all
     own[4:6] = 9
     found, about = folds.assign(labels, own, ALONE, None, 0)
-    assert about == "the data's own 2 folds" and cross_validation.chosen_folds(found, ()) == [7, 9]
+    assert about == "the data's own 2 folds" and folds.chosen_folds(found, ()) == [7, 9]
     with pytest.raises(UserError, match="no fold 8: the folds are 7, 9"):
-        cross_validation.chosen_folds(found, (8,))
+        folds.chosen_folds(found, (8,))
     with pytest.raises(UserError, match="too few|cannot make"):
         folds.assign(np.array([0]), np.array([-1]), np.array([""]), None, 0)
 

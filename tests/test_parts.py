@@ -11,23 +11,22 @@ import pytest
 import torch
 from conftest import read_csv
 from test_dataset import CLASSES
-from test_fitter import CPU
+from test_fitter import CPU, NEVER
 from test_seeds import MLP, made_up, names, predict_alone
 from test_windows import One
 
-import models
 import predict
 import train
 from earshot.core import checksums
 from earshot.core.config import TrainingFlags
 from earshot.core.errors import UserError
 from earshot.features.cache import Cache
-from earshot.training import dataset, oof, parts
+from earshot.training import dataset, oof
 from earshot.training.checkpoint import FoldFolder
 from earshot.training.dataset import Rows
 from earshot.training.predict import predict_run
 from earshot.training.progress import Fold
-from earshot.training.run import Run
+from earshot.training.run import Run, list_refit_slots
 from earshot.training.trainer import Fitter
 
 ALL = ("--seeds", "2", "--refit")
@@ -57,7 +56,7 @@ def test_a_blend_of_runs_of_several_seeds(work, capsys):
     rows = dataset.rows_of(Cache("data/syn/one"), "subm", "pooled", CPU)
     refit = np.mean([predict_alone(run, f"refit_{seed}", rows) for seed in (0, 1)], 0)
     folds = np.mean([predict_alone(Run.open(work / "one"), f"fold_{n}", rows) for n in (1, 2, 3)], 0)
-    np.testing.assert_allclose(predict_run(run, rows, models.rebuild, CPU, kind="last"), refit, atol=1e-6)
+    np.testing.assert_allclose(predict_run(run, rows, CPU, kind="last"), refit, atol=1e-6)
     assert (
         "several: all labelled clips x 2 seeds" in said
         and checksums.read(work / "both" / "blend.json")["kind"] == "last"
@@ -87,15 +86,14 @@ def test_a_head_that_is_fitted_at_once(work, name, capsys):
     rows = read_csv(work / "r" / "metrics.csv")
     assert len(rows) == 4 and [r["valid_loss"] != "" for r in rows] == [r["fold"] != "refit" for r in rows]
     best = [
-        run.part(part).load_head("best", models.rebuild, "cpu").state_dict()
-        for part in parts.refits({"refit": True})
+        run.part(part).load_head("best", "cpu").state_dict() for part in list_refit_slots({"refit": True})
     ]
-    fold = run.fold(1).load_head("best", models.rebuild, "cpu").state_dict()
+    fold = run.fold(1).load_head("best", "cpu").state_dict()
     pairs = zip(best[0].values(), fold.values(), strict=True)
     assert any(a.shape != b.shape or not torch.equal(a, b) for a, b in pairs)
     subm = dataset.rows_of(Cache("data/syn/one"), "subm", "pooled", CPU)
     wanted = predict_alone(run, "refit_0", subm)
-    np.testing.assert_allclose(predict_run(run, subm, models.rebuild, CPU), wanted, atol=1e-6)
+    np.testing.assert_allclose(predict_run(run, subm, CPU), wanted, atol=1e-6)
     with pytest.raises(UserError, match=f"--pseudo: {name} is fitted at once"):
         train.main(["--recipe", name, "--features", "data/syn/one", "--pseudo", "r", "--name", "p"])
     train.main([*MLP, "--pseudo", "r", "--name", "p"])
@@ -131,24 +129,23 @@ def test_windows_are_drawn_of_clips_without_labels_too(tmp_path):
             One,
             rows,
             Fold(1, 1, 2, ~valid, valid),
-            TrainingFlags(windows=windows, batch_size=2),
+            TrainingFlags(windows=windows, batch_size=2, epochs=5),
             3,
             FoldFolder(tmp_path / str(windows)),
             CPU,
         )
         seen: list[np.ndarray] = []
 
-        def watched(epoch, number, rows, seen=seen, step=made.step):
-            seen.append(rows)
-            return step(epoch, number, rows)
+        def watched(epoch, number, batch, seen=seen, step=made.step):
+            seen.append(batch.rows)
+            return step(epoch, number, batch)
 
         made.step = watched
+        assert made.fit(str, NEVER, 0) and made.steps == steps and len(seen) == 5 * steps
         orders = []
-        for epoch in range(1, 6):
-            made.epoch(epoch)
-            orders.append(tuple(sorted(np.concatenate(seen))))
-            assert sorted(rows.whose[list(orders[-1])]) == clips and len(seen) == made.steps == steps
-            seen.clear()
+        for first in range(0, len(seen), steps):
+            orders.append(tuple(sorted(np.concatenate(seen[first : first + steps]))))
+            assert sorted(rows.whose[list(orders[-1])]) == clips
         assert (len(set(orders)) > 1) == (windows == 1)
 
 

@@ -18,7 +18,7 @@ from earshot.core.config import TrainingFlags
 from earshot.training import augment, metrics
 from earshot.training import precision as training_precision
 from earshot.training.checkpoint import FoldFolder
-from earshot.training.run import Run, about, decided
+from earshot.training.run import Run, about
 from earshot.training.trainer import Fitter, Fold
 
 LAST = replace(CPU, precision="bf16", channels_last=True)
@@ -153,11 +153,11 @@ def test_the_decision_is_stored_and_used_again(tmp_path):
     cache = SimpleNamespace(folder=tmp_path, manifest={"columns": ["a", "b"]}, prior=lambda: np.ones(3) / 3)
     run = Run.begin(tmp_path / "run", {"classes": ["a"]}, about(cache, "r", LAST))
     for opened in (run, Run.open(tmp_path / "run")):
-        assert decided(opened, CPU) == LAST
+        assert opened.adapt_device(CPU) == LAST
         gpu = replace(CPU, name="cuda:0", precision="fp16")
-        assert decided(opened, gpu) == gpu, "another kind of device has a decision of its own"
+        assert opened.adapt_device(gpu) == gpu, "another kind of device has a decision of its own"
     del run.config["channels_last"]  # as an earlier version left it
-    assert decided(run, CPU) == replace(LAST, channels_last=False)
+    assert run.adapt_device(CPU) == replace(LAST, channels_last=False)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])

@@ -190,7 +190,9 @@ def test_rows_without_labels(monkeypatch, copies, mapped):
     taught = rows.taught(soft, 1.0)
     drawn = np.sort(taught.drawn(0))  # w has no row, t no answer
     assert taught.batch(drawn)[0].flatten().tolist() == [20, 21, 22] and not len(rows.drawn(0))
-    assert torch.equal(taught.targets_of(drawn), torch.tensor([[0.5, 0.25, 0.25], [0, 1, 0], [0, 1, 0]]))
+    assert torch.equal(
+        taught.training_batch(drawn).targets, torch.tensor([[0.5, 0.25, 0.25], [0, 1, 0], [0, 1, 0]])
+    )
     assert taught.everyone[taught.whose[drawn]].tolist() == ["u", "v", "v"]
     half = rows.taught(soft, 0.5)
     assert {len(half.drawn(seed)) for seed in range(5)} == {2} and len(
@@ -204,9 +206,9 @@ def test_rows_without_labels(monkeypatch, copies, mapped):
     for epoch in (1, 2, 3):  # clips with labels and their copies are what they were
         mine = taught.of_epoch(everyone, epoch)
         assert np.array_equal(mine, plain.of_epoch(everyone, epoch)) and torch.equal(
-            taught.targets_of(mine), plain.targets_of(mine)
+            taught.training_batch(mine).targets, plain.training_batch(mine).targets
         )
     mixed = np.concatenate([drawn[:1], everyone])
-    for batch in taught.ahead([mixed]):
-        assert taught.batch(batch)[0].flatten().tolist() == [20, 0, 1, 2]
-        assert taught.targets_of(batch)[1:].argmax(1).tolist() == [0, 1, 2]
+    for batch in taught.prefetch([mixed]):
+        assert batch.x.flatten().tolist() == [20, 0, 1, 2]
+        assert batch.targets[1:].argmax(1).tolist() == [0, 1, 2]

@@ -16,15 +16,14 @@ from test_checkpoints import contents
 from test_fitter import BUSY, CPU, NEVER, StopsAt, fitter, outcome
 from test_restart import kill_when
 
-import models
 import predict
 import train
 from earshot.core import deadline
 from earshot.core.errors import UserError
 from earshot.features.cache import Cache
-from earshot.training import dataset, parts
+from earshot.training import dataset
 from earshot.training.predict import predict_run
-from earshot.training.run import Run
+from earshot.training.run import Run, format_slots, list_fold_slots, list_slots
 
 MLP = ("--recipe", "mlp", "--epochs", "4", "--batch-size", "16", "--features", "data/syn/one")
 
@@ -134,11 +133,11 @@ def test_the_submission_is_of_the_models_on_all_clips(three, capsys):
         [
             predict_alone(run, part.folder, rows)
             for n in (1, 2, 3)
-            for part in parts.of_fold({"seed": 4, "seeds": 2}, n)
+            for part in list_fold_slots({"seed": 4, "seeds": 2}, n)
         ],
         0,
     )
-    found = predict_run(run, rows, models.rebuild, CPU)
+    found = predict_run(run, rows, CPU)
     np.testing.assert_allclose(found, wanted, atol=1e-6)
     assert np.abs(found - folds).max() > 1e-3
     answers = [row["category"] for row in read_csv(Path("submissions/submission.csv"))]
@@ -168,7 +167,7 @@ def predict_alone(run: Run, folder: str, rows) -> np.ndarray:
     from earshot.training.checkpoint import FoldFolder
     from earshot.training.predict import predict as answers
 
-    head = FoldFolder(run.folder / folder).load_head("last", models.rebuild, "cpu")
+    head = FoldFolder(run.folder / folder).load_head("last", "cpu")
     return answers(head, rows, np.arange(len(rows)), 7, torch.no_grad())
 
 
@@ -280,7 +279,7 @@ def test_a_hold_out_score_of_the_folds_is_not_that_of_the_refit(tmp_path):
 
 
 def test_parts_in_order_and_in_words():
-    found = parts.of_run({"seed": 3, "seeds": 2, "refit": True}, [1, 4])
+    found = list_slots({"seed": 3, "seeds": 2, "refit": True}, [1, 4])
     assert [part.folder for part in found] == [
         "fold_1",
         "fold_4",
@@ -289,7 +288,5 @@ def test_parts_in_order_and_in_words():
         "refit_3",
         "refit_4",
     ]
-    assert parts.listed(found) == "fold 1, 4, fold 1 seed 4, fold 4 seed 4, refit seed 3, refit seed 4"
-    assert [part.folder for part in parts.of_run({}, [0, 1])] == ["fold_0", "fold_1"] and parts.listed(
-        []
-    ) == ""
+    assert format_slots(found) == "fold 1, 4, fold 1 seed 4, fold 4 seed 4, refit seed 3, refit seed 4"
+    assert [part.folder for part in list_slots({}, [0, 1])] == ["fold_0", "fold_1"] and format_slots([]) == ""

@@ -114,15 +114,16 @@ def test_a_batch_is_read_while_the_one_before_is_worked_on(tmp_path):
     rows = rows_on_disk(tmp_path, 0.0)
     fetch, seen, batches = rows._fetch, [], [np.array([5, 100]), np.array([7]), np.array([130, 2])]
     rows._fetch = lambda name, which: (seen.append((name, which.tolist())), fetch(name, which))[1]
-    coming = rows.ahead(batches)
+    coming = rows.prefetch(batches)
     first = next(coming)
-    assert first is batches[0] and seen[:2] == [("mel", [5, 100]), ("codes", [5, 100])]
-    x, _ = rows.batch(first)
-    np.testing.assert_array_equal(x[1].numpy(), np.load(tmp_path / "made-mel.npy")[55].astype(np.float32))
-    assert [batch.tolist() for batch in coming] == [[7], [130, 2]] and len(seen) == 6, "nothing is read twice"
-    rows.batch(first)
+    assert first.rows is batches[0] and seen[:2] == [("mel", [5, 100]), ("codes", [5, 100])]
+    np.testing.assert_array_equal(
+        first.x[1].numpy(), np.load(tmp_path / "made-mel.npy")[55].astype(np.float32)
+    )
+    assert [batch.rows.tolist() for batch in coming] == [[7], [130, 2]] and len(seen) == 6, "read once"
+    rows.batch(first.rows)
     assert len(seen) == 7, "later it has to be read again"
-    broken = rows.ahead(batches)
+    broken = rows.prefetch(batches)
     rows._fetch = lambda name, which: (_ for _ in ()).throw(OSError("the disk is gone"))
     with pytest.raises(OSError, match="the disk is gone"):
         next(broken)
@@ -139,8 +140,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path):
     rows = rows_on_disk(tmp_path, 0.0, 1500, (1, 64, 251))  # 145 MB, 289 as float32
     before, most = anonymous(), 0
     batches = np.array_split(rng().permutation(4500), 140)
-    for which in rows.ahead(batches):
-        rows.batch(which)
+    for _ in rows.prefetch(batches):
         most = max(most, anonymous())
     assert most - before < 40_000, f"{most - before} kB more"
     kept = rows_on_disk(tmp_path, 1.0, 1500, (1, 64, 251))

@@ -17,7 +17,6 @@ from test_fitter import BUSY, CPU, NEVER, StopsAt, fitter, outcome
 from torch import nn
 
 import get_features
-import models
 import train
 from earshot.core.config import TrainingFlags
 from earshot.core.device import autocast, choose
@@ -110,21 +109,20 @@ def test_at_most_so_many_windows_of_a_clip_each_as_likely() -> None:
 
 def test_an_epoch_trains_on_the_windows_that_it_draws(tmp_path: Path) -> None:
     """One window of every clip an epoch, steps and class weights by them, all windows in the validation."""
-    made = fitter(tmp_path, TrainingFlags(windows=1, batch_size=8, class_weights="balanced"))
+    made = fitter(tmp_path, TrainingFlags(windows=1, batch_size=8, epochs=2, class_weights="balanced"))
     clips = int((np.arange(45) % 5 != 1).sum())
     assert len(made.train_rows) > clips and made.steps == -(-clips // 8)
     seen, step = [], made.step
-    made.step = lambda epoch, number, rows: (seen.append(rows), step(epoch, number, rows))[1]
+    made.step = lambda epoch, number, batch: (seen.append(batch.rows), step(epoch, number, batch))[1]
     epochs = []
+    assert made.fit(str, NEVER, 0) and len(seen) == 2 * made.steps
     for epoch in (1, 2):
-        made.epoch(epoch)
-        rows = np.concatenate(seen)
+        rows = np.concatenate(seen[(epoch - 1) * made.steps : epoch * made.steps])
         assert sorted(made.rows.clip[rows]) == np.flatnonzero(np.arange(45) % 5 != 1).tolist()
         epochs.append(sorted(rows))
-        seen.clear()
     assert epochs[0] != epochs[1]
     np.testing.assert_allclose(made.criterion.weights, class_weights(made.rows, np.array(epochs[0])))
-    assert made.taken == clips
+    assert made.rows_per_epoch == clips
 
 
 def test_copies_are_drawn_from_as_well(tmp_path: Path) -> None:
@@ -137,7 +135,7 @@ def test_copies_are_drawn_from_as_well(tmp_path: Path) -> None:
         One, rows, Fold(1, 1, 2, ~valid, valid), TrainingFlags(windows=1), 3, FoldFolder(tmp_path), CPU
     )
     for epoch in (1, 2, 3):
-        found = made._drawn(made.rows.of_epoch(made.train_rows, epoch), epoch)
+        found = made._sample_windows(made.rows.of_epoch(made.train_rows, epoch), epoch)
         assert sorted(rows.whose[found]) == [0, 1, 2, 3] and (found >= 4).any()
 
 
@@ -209,7 +207,8 @@ def test_the_least_log_loss_is_the_best_epoch(tmp_path: Path, monkeypatch: pytes
         }
         for n, (loss, f1) in enumerate([(0.5, 0.7), (0.3, 0.6), (0.4, 0.9)])
     ]
-    monkeypatch.setattr(Fitter, "epoch", lambda self, number, pause=None: rows[number - 1])
+    monkeypatch.setattr(Fitter, "_shuffle_epoch", lambda self, number: [])
+    monkeypatch.setattr(Fitter, "_end_epoch", lambda self, number, batches, began: rows[number - 1])
     lines: list[str] = []
     assert fitter(tmp_path, TrainingFlags(epochs=3, metric="log_loss")).fit(lines.append, NEVER, 0)
     assert [("*" in line, "log_loss 0.3000" in line) for line in lines] == [
@@ -286,9 +285,7 @@ def test_the_pool_of_a_run_is_that_of_its_epochs_folds_and_submission(
     device = choose("cpu")
     rows = dataset.rows_of(cache, "subm", "mel", device)
     whose, rows.clip, rows.ids = rows.clip, np.arange(len(rows)), np.arange(len(rows))
-    alone = predict(
-        run.fold(1).load_head("best", models.rebuild, "cpu"), rows, np.arange(len(rows)), 64, autocast(device)
-    )
+    alone = predict(run.fold(1).load_head("best", "cpu"), rows, np.arange(len(rows)), 64, autocast(device))
     submitted = read_csv(tmp_path / "submissions" / "submission.csv")
     made = {row["fname"]: [float(row[f"tone{kind}"]) for kind in range(3)] for row in submitted}
     for index, id in enumerate(cache.split("subm")["ids"]):

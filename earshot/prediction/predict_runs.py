@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,7 +16,7 @@ from earshot.prediction.seen_clips import SeenClips
 from earshot.training import dataset, predict, run_cache
 from earshot.training.dataset import Rows
 from earshot.training.predict import predicting
-from earshot.training.run import Run, decided
+from earshot.training.run import Run
 
 
 def cached(
@@ -26,7 +24,6 @@ def cached(
     features: str | None,
     out: Path,
     device: Device,
-    rebuild: Callable[[dict], Any],
     message: str = "",
 ) -> bool:
     """The submission for the clips that the caches hold, `message` for the ledger; False where there is
@@ -43,10 +40,9 @@ def cached(
 
     def ask(run: Run, kind: str) -> np.ndarray:
         rows = dataset.rows_of(caches[run.folder.resolve()], "subm", run.config["record"]["view"], device)
-        place = {str(id): index for index, id in enumerate(rows.ids)}
-        found = predict.predict_run(run, rows, rebuild, decided(run, device), kind=kind)
+        found = predict.predict_run(run, rows, device, kind, ids)
         print(f"{run.folder}: {predicting(run)}, {len(ids)} clips")
-        return found[[place[str(id)] for id in ids]]
+        return found
 
     how = whole.fitted.method if whole.fitted else ""
     oof = None if whole.score is None else (whole.metric, whole.score)
@@ -73,7 +69,6 @@ def audio(
     show: bool,
     out: Path,
     device: Device,
-    rebuild: Callable[[dict], Any],
 ) -> None:
     """Predictions for new audio: as a csv, or shown."""
     classes, first, reasons = whole.classes, whole.runs()[0], {}
@@ -91,7 +86,7 @@ def audio(
         for note, found in clips.noted.items():
             noted[note] = list(dict.fromkeys([*noted.get(note, []), *found]))
         rows = Rows(clips.split, run.config["record"]["view"], classes, clips.span, device.name)
-        return predict.predict_run(run, rows, rebuild, decided(run, device), kind=kind)
+        return predict.predict_run(run, rows, device, kind)
 
     for line in seen.lines(dict(zip(ids, files, strict=True))):
         print(line, file=aside)

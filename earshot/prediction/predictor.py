@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,15 +10,15 @@ from typing import Any
 import numpy as np
 
 from earshot.audio.load import BadAudio
-from earshot.core.device import Device, autocast
+from earshot.core.device import Device
 from earshot.core.files import digest_of
 from earshot.extractors.base import ClipFeatures
 from earshot.features.decode_ahead import decode
 from earshot.prediction import new_audio
 from earshot.prediction.members import Member
 from earshot.training.dataset import Rows
-from earshot.training.predict import load_part, mean, predict, predictors
-from earshot.training.run import Run, decided
+from earshot.training.predict import load_part, mean, predict_rows, predictors
+from earshot.training.run import Run
 
 
 @dataclass(frozen=True)
@@ -69,15 +68,12 @@ class Hearing:
     Args:
         whole: what answers.
         device: where. weights: the extractor's, where they moved.
-        rebuild: makes a head out of its description (`models.rebuild`).
     Raises:
         UserError: a run is not finished, or damaged; weights are missing or are others.
     """
 
-    def __init__(
-        self, whole: Member, device: Device, rebuild: Callable[[dict], Any], weights: str | None = None
-    ):
-        self.whole, self.device, self.rebuild = whole, device, rebuild
+    def __init__(self, whole: Member, device: Device, weights: str | None = None):
+        self.whole, self.device = whole, device
         self.runs, self.classes = whole.runs(), whole.classes
         self._from = Path.cwd()
         self._ears: dict[str, Ears] = {}
@@ -108,9 +104,8 @@ class Hearing:
         """(name, head) of all models of a run, each by its "best" or "last" checkpoint."""
         key = (self._key(run), kind)
         if key not in self._heads:
-            at = decided(run, self.device)
             self._heads[key] = [
-                (part.name, load_part(run, part, kind, self.rebuild, at)) for part in predictors(run)
+                (slot.name, load_part(run, slot, kind, self.device)) for slot in predictors(run)
             ]
         return self._heads[key]
 
@@ -169,13 +164,6 @@ class Hearing:
 
     def predict(self, run: Run, kind: str, features: ClipFeatures, pooled: bool) -> np.ndarray:
         """(1, classes) of the clip, or (windows, classes), by the mean of a run's models."""
-        rows, at = self.rows(run, features, pooled), decided(run, self.device)
-        which = np.arange(len(rows))
-        return mean(
-            run,
-            rows,
-            [
-                predict(head, rows, which, run.at_once, autocast(at), run.shifts, run.pool)
-                for _, head in self.heads(run, kind)
-            ],
-        )
+        rows = self.rows(run, features, pooled)
+        which, heads = np.arange(len(rows)), [head for _, head in self.heads(run, kind)]
+        return mean(run, rows, [predict_rows(run, head, rows, which, self.device) for head in heads])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ def finish(
     run: Run,
     cache: Cache,
     out: Path,
-    rebuild: Callable[[dict], Any],
     device: Device,
     gigabytes: float | None = None,
 ) -> None:
@@ -33,7 +32,7 @@ def finish(
         found = run_scores.score_test(
             run,
             rows,
-            lambda: predict.fill(predict.predict_run(run, rows, rebuild, device), prior)[0],
+            lambda: predict.fill(predict.predict_run(run, rows, device), prior)[0],
             bool(training.get("refit")),
             training["metric"],
         )
@@ -48,7 +47,7 @@ def finish(
             f"the submission is by models trained on {predicting(run)}, final epoch; the scores above "
             "are the folds'"
         )
-    probabilities = predict.predict_run(run, rows, rebuild, device)
+    probabilities = predict.predict_run(run, rows, device)
     for text in submit(cache, rows.ids, probabilities, prior, run.classes, out, runs=[run]):
         run.log(text)
 

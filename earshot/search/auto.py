@@ -86,13 +86,10 @@ def read_state(folder: Path, inputs: dict[str, Any], hours: float) -> dict[str, 
     return state
 
 
-def run(
-    heads: Any, opened: list[Cache], flags: AutoFlags, machine: config.TrainMachineFlags, began: float
-) -> None:
+def run(opened: list[Cache], flags: AutoFlags, machine: config.TrainMachineFlags, began: float) -> None:
     """The whole bake-off, from its folder to the submission.
 
     Args:
-        heads: makes the package `models`, once it is needed.
         began: when the command did, on the monotonic clock.
     """
     inputs, hours = inputs_of(opened, flags), HOURS if machine.max_hours is None else machine.max_hours
@@ -119,10 +116,9 @@ def run(
         from earshot.search import candidate_training
         from earshot.search import candidates as search_candidates
 
-        models = heads()
         submit.rehearse(opened[0], out, flags.metric)
-        candidates = search_candidates.candidates(opened, flags.candidates, models)
-        made = candidate_training.Contest(models, candidates, flags, machine, folder, state, began)
+        candidates = search_candidates.candidates(opened, flags.candidates)
+        made = candidate_training.Contest(candidates, flags, machine, folder, state, began)
         made.say(f"bake-off: {folder}, {len(candidates)} candidates")
         made.run()
         _end(made, opened, out)
@@ -235,7 +231,6 @@ def _submit(made: Contest, whole: Any, first: Cache, out: Path) -> None:
     from earshot.core import worker_pool
     from earshot.prediction import submit
     from earshot.training import dataset, predict, run_scores
-    from earshot.training.run import decided
 
     at = worker_pool.choose(made.machine.device)[0]
     prior = first.prior()
@@ -249,10 +244,7 @@ def _submit(made: Contest, whole: Any, first: Cache, out: Path) -> None:
             if key not in rows:
                 rows.clear()  # one at a time: they may be large
                 rows[key] = dataset.rows_of(candidate.cache, split, candidate.view, at, made.machine.memory)
-            found = predict.predict_run(run, rows[key], made.heads.rebuild, decided(run, at), kind=kind)
-            place = {str(id): index for index, id in enumerate(rows[key].ids)}
-            missing = np.full(found.shape[1], np.nan)
-            return np.stack([found[place[str(id)]] if str(id) in place else missing for id in ids])
+            return predict.predict_run(run, rows[key], at, kind, ids)
 
         return whole.predict(ask)
 

@@ -12,16 +12,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import models
 from earshot.core import checksums, config, worker_pool
 from earshot.core.deadline import SIGNALS, Deadline, clock
 from earshot.core.errors import UserError
 from earshot.core.files import append_text, digest_of, locked, read_json
 from earshot.prediction import saved_blend, significance
 from earshot.search.candidates import CPU_PARAMETERS, CPU_SPEED, Candidate, at_once, size
-from earshot.training import experiment, metrics, parts, precision
+from earshot.training import cross_validation, experiment, metrics, precision
 from earshot.training.checkpoint import FoldFolder
 from earshot.training.oof import Oof, read_oof
-from earshot.training.run import CONFIG, Run
+from earshot.training.run import CONFIG, Run, list_slot_folders
 from earshot.training.run_scores import summarise
 
 if TYPE_CHECKING:
@@ -43,7 +44,6 @@ class Contest:
     """Trains candidates, and keeps account of them.
 
     Args:
-        heads: the package `models`.
         folder: the bake-off's own, which this process holds.
         state: what auto.json says; `of` has an entry a candidate: its status, its finished folds, the seconds
             of `each` fold and of a `row` in a training step, and a note.
@@ -52,7 +52,6 @@ class Contest:
 
     def __init__(
         self,
-        heads: Any,
         candidates: list[Candidate],
         flags: AutoFlags,
         machine: config.TrainMachineFlags,
@@ -60,8 +59,7 @@ class Contest:
         state: dict[str, Any],
         began: float,
     ):
-        self.heads, self.flags, self.machine, self.folder, self.state = (
-            heads,
+        self.flags, self.machine, self.folder, self.state = (
             flags,
             replace(machine, fresh=False),
             folder,
@@ -135,15 +133,11 @@ class Contest:
         """A candidate's job and its run; the last one is kept at hand."""
         if self.current is None or self.current[0] != name:
             candidate, self.current = self.candidates[name], None  # the features of the one before go first
-            head = experiment.describe_head(
-                self.heads, candidate.recipe, candidate.cache, view=candidate.view
-            )
+            head = experiment.describe_head(candidate.recipe, candidate.cache, view=candidate.view)
             made = experiment.Job(
-                self.heads,
                 candidate.cache,
                 candidate.recipe.name,
                 head,
-                head.build(),
                 self.settings(name),
                 self.machine,
                 0,
@@ -165,7 +159,7 @@ class Contest:
         if one["each"] is not None:
             return
         rows, share = candidate.cache.manifest["splits"]["train"]["rows"], 1 - 1 / len(self.state["folds"])
-        head = experiment.describe_head(self.heads, candidate.recipe, candidate.cache, view=candidate.view)
+        head = experiment.describe_head(candidate.recipe, candidate.cache, view=candidate.view)
         told = at_once(head, candidate.cache)
         if told is not None:
             one["each"], one["row"] = told[0], precision.BACKWARD * told[1]
@@ -178,14 +172,14 @@ class Contest:
             self.note(name, NO_TIME, f"{work:.1e} operations a fold are too many for a CPU in this time")
             return
         made, _ = self.prepared(name)
-        one["row"] = precision.seconds_a_row(head.build(), made.rows, settings, made.at)
-        one["each"] = WITH_THE_REST * one["row"] * rows * share * settings.epochs / len(made.several)
+        one["row"] = precision.seconds_a_row(head.build(), made.rows, settings, made.device)
+        one["each"] = WITH_THE_REST * one["row"] * rows * share * settings.epochs / len(made.devices)
 
     def attempt(self, name: str, what: Any, *args: Any) -> Any:
         """Do something with a candidate; if it cannot be done it is out, and the others go on. None then."""
         try:
             return what(name, *args)
-        except (UserError, self.heads.HeadError) as error:
+        except (UserError, models.HeadError) as error:
             self.current = None
             self.note(name, "failed", " ".join(str(error).split()))
             return None
@@ -200,7 +194,7 @@ class Contest:
         made, run = self.prepared(name)
         deadline = Deadline(None if anyhow else max(0.0, self.left()) / 3600)
         with locked(run.folder, "the run"):
-            done = made.train(run, wanted, deadline)
+            done = cross_validation.train(made, run, wanted, deadline)
             if any(run.fold(n).predictions("last") is not None for n in run.finished_folds()):
                 summarise(run, made.rows, made.numbers)
         if SIGNALS.waiting is not None:
@@ -352,7 +346,9 @@ class Contest:
 def seconds(run: Run) -> float:
     """What a run's training took so far."""
     return float(
-        sum(row["seconds"] for folder in parts.folders(run.folder) for row in FoldFolder(folder).history())
+        sum(
+            row["seconds"] for folder in list_slot_folders(run.folder) for row in FoldFolder(folder).history()
+        )
     )
 
 

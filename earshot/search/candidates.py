@@ -6,7 +6,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from earshot.core import config
 from earshot.core.errors import UserError
@@ -63,12 +62,11 @@ class Candidate:
         return replace(made, folds=folds, metric=metric, seed=self.seed, seeds=1, refit=False)
 
 
-def candidates(opened: list[Cache], recipes: tuple[str, ...], heads: Any) -> list[Candidate]:
+def candidates(opened: list[Cache], recipes: tuple[str, ...]) -> list[Candidate]:
     """All of them in order, further seeds last.
 
     Args:
         recipes: the user's choice, each on every cache that has a view for it; empty: the ladder.
-        heads: the package `models`.
     Raises:
         UserError: a recipe that no cache has a view for.
     """
@@ -86,8 +84,8 @@ def candidates(opened: list[Cache], recipes: tuple[str, ...], heads: Any) -> lis
             head, wanted = recipe.head.get("name", "linear"), recipe.head.get("view")
             fitting = 0
             for one in opened:
-                view = experiment.find_view(heads, head, wanted, one)
-                unfit = experiment.find_misfit(heads, head, recipe.head, one, view) if view else None
+                view = experiment.find_view(head, wanted, one)
+                unfit = experiment.find_misfit(head, recipe.head, one, view) if view else None
                 if unfit:
                     print(f"--candidates {name}, left out: {unfit}")
                 elif view:

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import models
 from earshot.core.config import TrainingFlags
 from earshot.core.errors import UserError
 from earshot.core.files import append_text, empty, read_json
 from earshot.core.fingerprint import fingerprint
-from earshot.training import estimators, metrics
+from earshot.training import cross_validation, estimators, metrics
 from earshot.training.experiment import Head, Job
 from earshot.training.run import Run
 
@@ -107,10 +108,10 @@ def tune(trials: int, job: Job, folder: Path, wanted: list[int], deadline: Deadl
     if job.machine.fresh:
         empty(folder)
         job.machine = replace(job.machine, fresh=False)
-    base, head = job.settings, job.what
-    options, at_once = job.heads.options(head.name), estimators.is_closed(head.build)
-    further = bool(getattr(job.fresh, "also", ()))
-    job.fresh = None
+    base, head = job.settings, job.head_spec
+    options, at_once = models.options(head.name), estimators.is_closed(head.build)
+    further = bool(getattr(job.head, "also", ()))
+    job.head = None
     study = open_study(folder)
     import optuna
     from optuna.trial import TrialState
@@ -144,7 +145,7 @@ def tune(trials: int, job: Job, folder: Path, wanted: list[int], deadline: Deadl
         at = folder / f"trial_{fingerprint(trial.params)[:8]}"
         try:
             value, pruned = _try(trial, one, at, wanted, deadline)
-        except (UserError, job.heads.HeadError) as error:  # such as a loss that is no number
+        except (UserError, models.HeadError) as error:  # such as a loss that is no number
             say(f"trial {len(done) + 1}/{trials} cannot be trained: {' '.join(str(error).split())}")
             value, pruned = float("-inf"), True
         if value is None:
@@ -193,7 +194,7 @@ def _try(
     seen: list[int] = []
     value = float("-inf")
     for step, number in enumerate(wanted):
-        if not job.train(run, [number], deadline):
+        if not cross_validation.train(job, run, [number], deadline):
             return None, False
         seen.append(number)
         truth = np.concatenate([job.rows.truth[job.numbers == n] for n in seen])

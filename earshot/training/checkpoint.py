@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-from collections.abc import Callable
+import struct
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import models
 from earshot.core import checksums
 from earshot.core.errors import UserError, unless_temporary
 from earshot.core.files import recover_folder, replacing_folder, standing, write_bytes
-from earshot.training import run_schema
 
 if TYPE_CHECKING:
-    import torch
+    from torch import nn
+
+HEADER = 100 << 20  # bytes: safetensors' own limit
 
 
 class FoldFolder:
@@ -109,21 +112,18 @@ class FoldFolder:
             _save_tensors(new / self.WEIGHTS, weights)
             checksums.write(new / self.HEAD, about, self.WEIGHTS)
 
-    def load_head(
-        self, which: str, rebuild: Callable[[dict], torch.nn.Module], device: str
-    ) -> torch.nn.Module:
+    def load_head(self, which: str, device: str) -> nn.Module:
         """The best or last head, rebuilt from its own description.
 
         Args:
             which: "best" or "last" (described by `best/head.json`, which every fold has).
-            rebuild: makes a head out of its description; handed in because nothing here imports the heads.
         """
         if standing(self.folder / which) is None or standing(self.folder / "best") is None:
             raise UserError(f"{self.folder} has no {which} checkpoint yet: run train.py on")
         about, weights = self._sealed("best"), self._at(which) / self.WEIGHTS
         if which == "last":
             self._sealed("last")
-        head = run_schema.build(about.get("head"), weights, rebuild, self._at("best") / self.HEAD)
+        head = build_head(about.get("head"), weights, self._at("best") / self.HEAD)
         head.load_state_dict(_load_tensors(weights, "cpu"))
         return head.to(device)
 
@@ -160,6 +160,68 @@ class FoldFolder:
         """Remove the fold's predictions: its head will be another."""
         for path in self.folder.glob("valid_*"):
             path.unlink()
+
+
+def build_head(described: Any, weights: Path, where: Path) -> nn.Module:
+    """The head that a checkpoint describes, its size compared with that of the weights before memory is taken
+    for it.
+
+    Args:
+        described: the head's config.
+        weights: the safetensors that will be loaded into it.
+        where: the description's file, for the message.
+    Raises:
+        UserError: nothing here can be built of it, or the weights are those of something else.
+    """
+    import torch
+
+    there = read_shapes(weights)
+    try:
+        with torch.device("meta"):
+            here = {
+                name: list(tensor.shape) for name, tensor in models.rebuild(described).state_dict().items()
+            }
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        RuntimeError,
+        NotImplementedError,
+        MemoryError,
+        OverflowError,
+    ) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{where} describes no head that can be built here: {reason}") from None
+    if here != there:
+        odd = next(name for name in (*here, *there) if here.get(name) != there.get(name))
+        raise UserError(
+            f"{weights} does not fit the head that {where} describes: {odd} is {there.get(odd, 'missing')} "
+            f"there, {here.get(odd, 'missing')} in the head: it is another run's"
+        )
+    return models.rebuild(described)
+
+
+def read_shapes(path: Path) -> dict[str, list[int]]:
+    """The tensors' shapes by name, out of a safetensors header.
+
+    Raises:
+        UserError: no such header.
+    """
+    try:
+        with open(path, "rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > min(HEADER, path.stat().st_size):
+                raise ValueError("its header is longer than the file")
+            header = json.loads(file.read(length))
+        return {
+            name: [int(n) for n in about["shape"]] for name, about in header.items() if name != "__metadata__"
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
+        unless_temporary(path, error)
+        raise UserError(
+            f"{path} is damaged ({' '.join(str(error).split())[:100]}): train this fold again from its start"
+        ) from None
 
 
 def _save_tensors(path: Path, tensors: dict) -> None:

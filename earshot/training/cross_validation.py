@@ -1,47 +1,95 @@
-"""Cross-validation: every fold trained, the out-of-fold predictions pooled and scored, the hold-out scored
-once."""
+"""Cross-validation: every fold trained with every seed, then a model on all clips; each fold's own clips
+predicted by a model that has not seen them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from earshot.core import checksums
 from earshot.core.config import TrainingFlags
 from earshot.core.deadline import Deadline, patiently
-from earshot.core.device import Device, autocast, laid_out
+from earshot.core.device import Device
 from earshot.core.errors import UserError
-from earshot.core.worker_pool import Team
-from earshot.training import estimators, parts, pretrain
+from earshot.core.worker_pool import Orders, Team
+from earshot.training import estimators, pseudo_labels
 from earshot.training.dataset import Rows
-from earshot.training.folds import trained_on
-from earshot.training.parts import Part
-from earshot.training.predict import predict
+from earshot.training.folds import every_fold, trained_on
+from earshot.training.predict import load_part, predict_rows
 from earshot.training.progress import Paced
-from earshot.training.run import Run
+from earshot.training.run import ALL_CLIPS, ModelSlot, Run, format_slots, list_slots
 from earshot.training.run_scores import KINDS
 from earshot.training.trainer import Fitter, Fold
 
-# of a run with a teacher: (folds + 1, clips without labels, classes), the last the mean over the folds
-ANSWERS = "pseudo.npy"
+if TYPE_CHECKING:
+    from torch import nn
+
+    from earshot.training.experiment import Job
+
+Report = Callable[[str | None], None]  # takes a line for the log, and None after every checkpoint
 
 
-def chosen_folds(numbers: np.ndarray, wanted: tuple[int, ...]) -> list[int]:
-    """The folds to train, in order; UserError for one that does not exist."""
-    every = sorted(int(n) for n in np.unique(numbers) if n >= 0)
-    for number in wanted:
-        if number not in every:
-            raise UserError(f"there is no fold {number}: the folds are {', '.join(map(str, every))}")
-    return [number for number in every if not wanted or number in wanted]
+def train(job: Job, run: Run, wanted: list[int], deadline: Deadline) -> bool:
+    """Train what is not finished of the wanted folds with every seed, and of the models on all clips; False
+    if the time ran out, at a safe point.
+
+    With several devices each has a process, which takes one model after the other. The results are those of
+    one such device with as many threads.
+    """
+    training = asdict(job.settings)
+    slots, all_slots = list_slots(training, wanted), list_slots(training, every_fold(job.numbers))
+    unfinished = run.missing(slots)
+    run.log(job.check_disk_space(run, len(slots), len(unfinished)))
+    if len(unfinished) < len(slots):
+        run.log(f"finished already: {format_slots([slot for slot in slots if slot not in unfinished])}")
+    # A kill may have come between a fold's last checkpoint and its predictions.
+    unpredicted = [slot for slot in slots if slot not in unfinished and missing_predictions(run, slot)]
+    tasks = [*unfinished, *unpredicted]
+
+    def report(line: str | None) -> None:
+        if line is not None:
+            run.log(line)
+            return
+        try:
+            run.write_metrics(all_slots)
+        except UserError:
+            # Another process is just replacing its checkpoint; there is a next time, and the last is below.
+            pass
+
+    # The devices are alike in precision and layout, which were decided once for the run.
+    devices = [replace(job.device, name=device.name) for device in job.devices][: max(1, len(tasks))]
+    # An estimate of the time left counts the models that will follow on the same device.
+    queue = [(slot, (len(tasks) - index - 1) // len(devices)) for index, slot in enumerate(tasks)]
+    rows = job.rows if len(job.devices) == 1 else job.load
+    arguments = (run, rows, job.numbers, job.settings, job.head_spec.build, job.machine.save_every)
+    done = True
+    with patiently():
+        if len(job.devices) == 1:
+            worker = FoldWorker(devices[0], *arguments)
+            for index, task in enumerate(queue):
+                # The first in any case: else a short --max-hours would never come to an end.
+                done = not (index and deadline.passed()) and worker(task, report, deadline)
+                if not done:
+                    break
+        elif tasks:
+            with Team(devices, FoldWorker, arguments, run.folder) as team:
+                team.ready()
+                done = team.run(queue, report, deadline)
+    run.write_metrics(all_slots)  # again: a kill may have come before the last time
+    return done
 
 
-class Folds:
-    """Trains folds, and models on all clips, on one device, in this process or, called with a part, in one of
-    its own."""
+class FoldWorker:
+    """Trains models and predicts their folds on one device: in this process, or in one of its own.
+
+    Args:
+        rows: the training split, or what loads it on the device, where a process has to do that on its own.
+        numbers: (clips,) each clip's fold.
+        build: makes a fresh head.
+        save_every: minutes between checkpoints inside an epoch.
+    """
 
     def __init__(
         self,
@@ -50,232 +98,67 @@ class Folds:
         rows: Rows | Callable[[Device], Rows],
         numbers: np.ndarray,
         settings: TrainingFlags,
-        build: Callable[[], Any],
-        rebuild: Callable[[dict], Any],
+        build: Callable[[], nn.Module],
         save_every: float,
     ):
         self.device, self.run, self.numbers, self.settings = device, run, numbers, settings
-        self.build, self.rebuild, self.save_every = build, rebuild, save_every
-        self.rows = rows(device) if callable(rows) else rows
-        self.every = every_fold(numbers)
+        self.build, self.save_every = build, save_every
+        self.rows = rows if isinstance(rows, Rows) else rows(device)
+        self.fold_numbers = every_fold(numbers)
 
-    def __call__(self, task: tuple[Part, int], say: Callable[[str | None], None], deadline: Any) -> bool:
-        """Train a part and predict with it; False if it is to be continued.
+    def __call__(self, task: tuple[ModelSlot, int], report: Report, deadline: Deadline | Orders) -> bool:
+        """Train a model to its end and predict its fold; False if the time ran out, at a safe point.
 
         Args:
-            task: the part, and how many follow on this device, for the ETA.
-            say: takes the lines for the log, and None after every checkpoint.
+            task: the model, and how many follow on this device.
         """
-        part, left = task
-        if not self.run.part(part).finished():
-            if not self.fit(part, left, say, deadline, lambda: say(None)) or deadline.passed():
+        slot, models_left = task
+        folder = self.run.part(slot)
+        if folder.finished():
+            self.predict(slot)
+            return True
+        fold, rows = self.split(slot), self.rows
+        absent = np.flatnonzero(rows.targets[fold.valid].any(0) & ~rows.targets[fold.train].any(0))
+        if len(absent):
+            names = ", ".join(self.run.classes[index] for index in absent)
+            report(f"{slot.name}: no clip outside it has the label {names}")
+        if estimators.is_closed(self.build):
+            estimators.fit(self.build, rows, fold, self.settings, folder, self.device, report)
+            report(None)
+        else:
+            rows = pseudo_labels.with_answers(self.run, rows, self.fold_numbers, slot)
+            settings = replace(self.settings, seed=slot.seed)
+            fitter = Fitter(self.build, rows, fold, settings, len(self.run.classes), folder, self.device)
+            progress = fitter.progress
+            if progress.epoch or progress.step:
+                step = f", step {progress.step}" if progress.step else ""
+                report(f"{fold.title}  continues after epoch {progress.epoch}{step}")
+            paced = Paced(deadline, fitter, models_left, report)
+            if not fitter.fit(report, paced, models_left, lambda: report(None), self.save_every):
                 return False
-        self.predict(part)
+        self.predict(slot)
         return True
 
-    def fit(
-        self, part: Part, left: int, log: Callable[[str], None], deadline: Any, saved: Callable[[], None]
-    ) -> bool:
-        """Train a part to its end; False if the time ran out, at a safe point before it."""
-        numbers, rows, classes = self.numbers, self.rows, self.run.classes
-        if part.fold is None:
-            everyone = np.ones(len(numbers), dtype=bool)
-            fold = Fold(parts.EVERYTHING, 1, 1, everyone, ~everyone, part)
-        else:
-            number = part.fold
-            fold = Fold(
-                number,
-                self.every.index(number) + 1,
-                len(self.every),
-                trained_on(numbers, rows.groups, number),
-                numbers == number,
-                part,
-            )
-        unseen = np.flatnonzero(rows.targets[fold.valid].any(0) & ~rows.targets[fold.train].any(0))
-        if len(unseen):
-            log(f"{part.name}: no clip outside it has the label {', '.join(classes[c] for c in unseen)}")
-        if estimators.is_closed(self.build):
-            estimators.fit(self.build, rows, fold, self.settings, self.run.part(part), self.device, log)
-            saved()
-            return True
-        settings = replace(self.settings, seed=part.seed)
-        rows = _taught(self.run, rows, self.every, part)
-        fitter = Fitter(self.build, rows, fold, settings, len(classes), self.run.part(part), self.device)
-        if fitter.progress.epoch or fitter.progress.step:
-            log(
-                f"{fold.title}  continues after epoch {fitter.progress.epoch}"
-                f"{f', step {fitter.progress.step}' if fitter.progress.step else ''}"
-            )
-        return fitter.fit(log, Paced(deadline, fitter, left, log), left, saved, self.save_every)
+    def split(self, slot: ModelSlot) -> Fold:
+        """Which clips a model is trained on, and which validate it: none where it is trained on all."""
+        if slot.fold is None:
+            everyone = np.ones(len(self.numbers), dtype=bool)
+            return Fold(ALL_CLIPS, 1, 1, everyone, ~everyone, slot)
+        place, count = self.fold_numbers.index(slot.fold) + 1, len(self.fold_numbers)
+        train = trained_on(self.numbers, self.rows.groups, slot.fold)
+        return Fold(slot.fold, place, count, train, self.numbers == slot.fold, slot)
 
-    def predict(self, part: Part) -> bool:
-        """A finished fold's predictions; False if they are there, or no clip was left to ask."""
-        valid = self.numbers == part.fold
-        return part.fold is not None and _fold_predictions(
-            self.run, self.rows, part, valid, self.rebuild, self.device
-        )
+    def predict(self, slot: ModelSlot) -> None:
+        """Write valid_best.npy and valid_last.npy, (clips of the fold, classes), those that are missing."""
+        valid = self.numbers == slot.fold
+        for kind in missing_predictions(self.run, slot):
+            head, which = load_part(self.run, slot, kind, self.device), self.rows.of_clips(valid)
+            predictions = predict_rows(self.run, head, self.rows, which, self.device)[valid]
+            self.run.part(slot).save_predictions(kind, predictions)
 
 
-def _taught(run: Run, rows: Rows, every: list[int], part: Part) -> Rows:
-    """The rows that a part learns from; where the run has a teacher, with that teacher's answers that have
-    not seen the part's fold."""
-    about = run.config["record"].get("pseudo")
-    if not about:
-        return rows
-    answers = checksums.read_array(run.folder / ANSWERS)
-    if answers is None:
-        raise UserError(f"{run.folder / ANSWERS} is missing or damaged: run the same command again")
-    return rows.taught(answers[len(every) if part.fold is None else every.index(part.fold)], about["weight"])
-
-
-def every_fold(numbers: np.ndarray) -> list[int]:
-    """The folds that there are, in order; clips of none (-1, -2) aside."""
-    return sorted(int(n) for n in np.unique(numbers) if n >= 0)
-
-
-def train(
-    run: Run,
-    rows: Rows,
-    numbers: np.ndarray,
-    wanted: list[int],
-    settings: TrainingFlags,
-    build: Callable[[], Any],
-    rebuild: Callable[[dict], Any],
-    device: Device,
-    deadline: Deadline,
-    save_every: float = 10.0,
-    several: Sequence[Device] = (),
-    load: Callable[[Device], Rows] | None = None,
-) -> bool:
-    """Train what is not finished of the wanted folds with every seed, and of the models on all clips; False
-    if the time ran out.
-
-    Args:
-        rows: the training split.
-        numbers: (clips,) each clip's fold.
-        build: makes a fresh head. rebuild: makes one out of its description.
-        save_every: minutes between checkpoints inside an epoch.
-        several: devices to train folds on side by side, a process for each; `load`, which makes a device's
-            `rows`, `build` and `rebuild` are then pickled. The results are those of one such device with as
-            many threads.
-    """
-    every, asked = (parts.of_run(asdict(settings), some) for some in (every_fold(numbers), wanted))
-    todo = run.missing(asked)
-    if len(todo) < len(asked):
-        run.log(f"finished already: {parts.listed([part for part in asked if part not in todo])}")
-    if settings.pretrain and not _pretrained(
-        run, rows, todo, settings, build, several[0] if len(several) > 1 else device, deadline, load
-    ):
-        return False
-    if len(several) > 1 and load:
-        return _side_by_side(
-            run, load, numbers, every, asked, settings, build, rebuild, several, deadline, save_every
-        )
-    folds = Folds(device, run, rows, numbers, settings, build, rebuild, save_every)
-    for index, part in enumerate(todo):
-        if index and deadline.passed():
-            return False
-        with patiently():
-            done = folds.fit(part, len(todo) - index - 1, run.log, deadline, lambda: run.write_metrics(every))
-        if not done:
-            return False
-    run.write_metrics(every)  # again: a kill may have come before the last time
-    made = False
-    for part in asked:
-        if made and deadline.passed():
-            return False
-        made = folds.predict(part)
-    return True
-
-
-def _pretrained(
-    run: Run,
-    rows: Rows,
-    todo: list[Part],
-    settings: TrainingFlags,
-    build: Callable,
-    device: Device,
-    deadline: Deadline,
-    load: Callable[[Device], Rows] | None,
-) -> bool:
-    """What the parts that are still to be trained start from; False if the time ran out."""
-    seeds = sorted({part.seed for part in todo if not pretrain.folder_of(run.folder, part.seed).finished()})
-    if seeds and rows.device.type != torch.device(device.name).type and load:
-        rows = load(device)
-    with patiently():
-        return all(
-            pretrain.fit(
-                pretrain.folder_of(run.folder, seed),
-                build,
-                rows,
-                replace(settings, seed=seed),
-                device,
-                run.log,
-                deadline,
-            )
-            for seed in seeds
-        )
-
-
-def _side_by_side(
-    run: Run,
-    load: Callable[[Device], Rows],
-    numbers: np.ndarray,
-    every: list[Part],
-    asked: list[Part],
-    settings: TrainingFlags,
-    build: Callable,
-    rebuild: Callable,
-    several: Sequence[Device],
-    deadline: Deadline,
-    save_every: float,
-) -> bool:
-    """The same with a process for each device; the log and metrics.csv are written by this one alone."""
-    todo = run.missing(asked)
-    todo += [
-        part
-        for part in asked
-        if part not in todo
-        and part.fold is not None
-        and any(run.part(part).predictions(kind) is None for kind in KINDS)
-    ]
-    several = several[: len(todo)]
-
-    def heard(line: str | None) -> None:
-        if line is not None:
-            run.log(line)
-            return
-        try:
-            run.write_metrics(every)
-        except UserError:
-            # another fold's checkpoint is just being replaced; there is a next time, and the
-            # last is below
-            pass
-
-    done = True
-    if todo:
-        arguments = (run, load, numbers, settings, build, rebuild, save_every)
-        with patiently(), Team(several, Folds, arguments, run.folder) as team:
-            team.ready()
-            tasks = [(part, (len(todo) - index - 1) // len(several)) for index, part in enumerate(todo)]
-            done = team.run(tasks, heard, deadline)
-    run.write_metrics(every)
-    return done
-
-
-def _fold_predictions(
-    run: Run, rows: Rows, part: Part, valid: np.ndarray, rebuild: Callable, device: Device
-) -> bool:
-    """fold_<n>/valid_best.npy and valid_last.npy: (clips of the fold, classes), once the fold is finished;
-    False if both are there."""
-    made = False
-    for kind in KINDS:
-        if run.part(part).predictions(kind) is not None:
-            continue
-        head = laid_out(run.part(part).load_head(kind, rebuild, device.name), device)
-        found = predict(
-            head, rows, rows.of_clips(valid), run.at_once, autocast(device), run.shifts, run.pool
-        )[valid]
-        run.part(part).save_predictions(kind, found)
-        made = True
-    return made
+def missing_predictions(run: Run, slot: ModelSlot) -> list[str]:
+    """Which of a fold's two checkpoints have not predicted its clips; none for a model on all clips."""
+    if slot.fold is None:
+        return []
+    return [kind for kind in KINDS if run.part(slot).predictions(kind) is None]

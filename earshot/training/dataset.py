@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ from earshot.core.device import Device
 from earshot.core.errors import UserError
 from earshot.features.cache import Cache
 from earshot.training import clip_weights, window_pooling
-from earshot.training.prefetch import loader
+from earshot.training.prefetch import loader, read_ahead
 
 RESIDENT = 0.25  # share of the device's free memory that a split may take to be kept there
 BLOCK = 1 << 24  # bytes of a cache that are copied at a time
@@ -27,11 +26,18 @@ AT_ONCE = 1 << 25
 
 
 class Batch(NamedTuple):
-    """A batch on its way: its row numbers, the same on the device, the views that were fetched for it."""
+    """What a training step takes, all of it on the device but `rows`, the row numbers.
+
+    `x` (B, D, F, T), `mask` (B, T) or None, `targets` (B, classes), `weights` (B,) or None, and under their
+    names the further views that the head learns from.
+    """
 
     rows: np.ndarray
-    index: Tensor
-    views: dict[str, Tensor]
+    x: Tensor
+    mask: Tensor | None
+    targets: Tensor
+    weights: Tensor | None
+    extra_views: dict[str, Tensor]
 
 
 class Rows:
@@ -50,7 +56,7 @@ class Rows:
         augmented: `Cache.augmented()` of the training split.
         gigabytes: of memory that the views may take (10^9 bytes); default: a quarter of what is free. Views
             that fit are kept on the device, as float32 if that fits, too; larger ones stay on the disk, and
-            `ahead` reads them batch by batch.
+            `prefetch` reads them batch by batch.
         unlabelled: another split, whose clips come after those of this one.
     """
 
@@ -105,7 +111,6 @@ class Rows:
             name: self._place([part[name] for part in self.parts]) for name in (view, *self.also.values())
         }
         self.view = view
-        self._batch: Batch | None = None
         self._columns = {"whose": self._on(self.whose.astype(np.int64))}
         if self.masked:
             self._columns |= {
@@ -183,66 +188,69 @@ class Rows:
             first += len(array)
         return torch.from_numpy(values)
 
-    def _take(self, name: str, rows: np.ndarray) -> Tensor:
-        found = self.views[name]
-        if self._batch is not None and self._batch.rows is rows and name in self._batch.views:
-            x = self._batch.views[name]
-        elif isinstance(found, Tensor):
-            x = found[self._index(rows)]
-        else:
-            x = self._fetch(name, rows).to(self.device)
-        return x.float() if x.is_floating_point() else x.long()
+    def _take(self, name: str, rows: np.ndarray, index: Tensor) -> Tensor:
+        """A view's rows on the device: out of what lies there, else from the disk."""
+        resident = self.views[name]
+        return resident[index] if isinstance(resident, Tensor) else self._fetch(name, rows).to(self.device)
 
-    def _index(self, rows: np.ndarray) -> Tensor:
-        return self._batch.index if self._batch is not None and self._batch.rows is rows else self._on(rows)
-
-    def ahead(self, batches: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
-        """The row numbers of batches, one after the other; while one is worked on, a thread reads the next
-        from the disk.
-
-        What is asked of the batch that was yielded last (`batch`, `targets_of`, `extras`) is on the device,
-        or on its way.
-        """
+    def _load_ahead(self, batches: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, Tensor, dict]]:
+        """Row numbers, the same on the device, and the views that were loaded for them, batch by batch; while
+        one is worked on, a thread reads the next from the disk."""
         if not batches:
             return
-        sizes, every = [len(rows) for rows in batches], self._on(np.concatenate(batches))
-        parts = every.split(sizes)
-        try:
-            if not self.streams:
-                own = self.views[self.view]
-                whole = own[every].split(sizes) if len(every) * own[:1].nbytes <= AT_ONCE else None
-                for number, (rows, part) in enumerate(zip(batches, parts, strict=True)):
-                    self._batch = Batch(rows, part, {} if whole is None else {self.view: whole[number]})
-                    yield rows
-                return
-            absent = [name for name, found in self.views.items() if not isinstance(found, Tensor)]
-            load = loader(absent, self._fetch, self.device)
-            with ThreadPoolExecutor(1) as pool:
-                coming = pool.submit(load, batches[0])
-                for number, (rows, part) in enumerate(zip(batches, parts, strict=True)):
-                    arrived = coming.result()
-                    if number + 1 < len(batches):
-                        coming = pool.submit(load, batches[number + 1])
-                    self._batch = Batch(rows, part, arrived())
-                    yield rows
-        finally:
-            self._batch = None
+        every = self._on(np.concatenate(batches))
+        indices = every.split([len(rows) for rows in batches])
+        if self.streams:
+            on_disk = [name for name, view in self.views.items() if not isinstance(view, Tensor)]
+            loaded = read_ahead(batches, loader(on_disk, self._fetch, self.device))
+            for rows, index, views in zip(batches, indices, loaded, strict=True):
+                yield rows, index, views
+            return
+        own = self.views[self.view]
+        pieces_of_view: Sequence[Tensor] = ()
+        if len(every) * own[:1].nbytes <= AT_ONCE:
+            pieces_of_view = own[every].split([len(rows) for rows in batches])
+        for number, (rows, index) in enumerate(zip(batches, indices, strict=True)):
+            yield rows, index, {self.view: pieces_of_view[number]} if pieces_of_view else {}
+
+    def _input(
+        self, rows: np.ndarray, index: Tensor, views: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor | None]:
+        x = views[self.view] if self.view in views else self._take(self.view, rows, index)
+        if not self.masked:
+            return x.float(), None
+        return x.float(), self._columns["time"] < self._columns["frames"][index][:, None]
+
+    def _training_batch(self, rows: np.ndarray, index: Tensor, views: dict[str, Tensor]) -> Batch:
+        x, mask = self._input(rows, index, views)
+        extra_views = {}
+        for kind, name in self.also.items():
+            values = views[name] if name in views else self._take(name, rows, index)
+            extra_views[kind] = values.float() if values.is_floating_point() else values.long()
+        weights = None if self.weights is None else self._columns["weight"][index]
+        return Batch(rows, x, mask, self._targets_of(index), weights, extra_views)
+
+    def prefetch(self, batches: Sequence[np.ndarray]) -> Iterator[Batch]:
+        """Training batches of the given row numbers, the next one loaded while one is worked on."""
+        for rows, index, views in self._load_ahead(batches):
+            yield self._training_batch(rows, index, views)
+
+    def training_batch(self, rows: np.ndarray) -> Batch:
+        """One training batch."""
+        return self._training_batch(rows, self._on(rows), {})
+
+    def batches(self, rows: np.ndarray, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """`batch` for the given rows in order, so many at a time."""
+        for part, index, views in self._load_ahead(pieces(rows, size)):
+            yield self._input(part, index, views)
 
     def batch(self, rows: np.ndarray) -> tuple[Tensor, Tensor | None]:
         """(B, D, F, T) float32 and its (B, T) mask of real frames, None where every row of the split is
         full."""
-        mask = None
-        if self.masked:
-            mask = self._columns["time"] < self._columns["frames"][self._index(rows)][:, None]
-        return self._take(self.view, rows).float(), mask
+        return self._input(rows, self._on(rows), {})
 
-    def extras(self, rows: np.ndarray) -> dict[str, Tensor]:
-        """The further views of the same rows by their kind: (B, D, F, T), float32 or int64."""
-        return {kind: self._take(name, rows) for kind, name in self.also.items()}
-
-    def targets_of(self, rows: np.ndarray) -> Tensor:
+    def _targets_of(self, index: Tensor) -> Tensor:
         """(B, classes) shares of the classes; a copy that is mixed of two clips has both clips' labels."""
-        index = self._index(rows)
         if self.partner is None:
             if self._wanted is None:
                 self._wanted = self._on(np.concatenate([self.targets, self.soft])[self.whose])
@@ -254,10 +262,6 @@ class Rows:
         other = self._wanted[partner.clamp(min=0)]
         both = torch.maximum(found, other) if self.multilabel else share * found + (1 - share) * other
         return torch.where((partner >= 0)[:, None], both, found)
-
-    def weights_of(self, rows: np.ndarray) -> Tensor | None:
-        """(B,) float32 what each row counts in the loss; None where all rows of the split count 1."""
-        return None if self.weights is None else self._columns["weight"][self._index(rows)]
 
     def _usable(self, rows: np.ndarray) -> np.ndarray:
         """(copies,) which copies hold nothing but clips of the given rows."""
@@ -319,11 +323,6 @@ class Rows:
         pool = window_pooling.drawn(self.pool, self.whose, most, seed)
         return np.random.default_rng((seed, 1)).choice(pool, round(self.weight * len(pool)), replace=False)
 
-    def batches(self, rows: np.ndarray, size: int):
-        """Batches over the given rows in order."""
-        for part in self.ahead(pieces(rows, size)):
-            yield self.batch(part)
-
     def of_clips(self, clips: np.ndarray) -> np.ndarray:
         """The rows of the clips that a boolean (clips,) array picks."""
         return np.flatnonzero(clips[self.clip])
@@ -353,6 +352,7 @@ def check_further(also: Sequence[str], views: Mapping[str, str], settings: Train
 
 
 def pieces(rows: np.ndarray, size: int) -> list[np.ndarray]:
+    """Row numbers in batches of one size, the last one smaller."""
     return [rows[first : first + size] for first in range(0, len(rows), size)]
 
 

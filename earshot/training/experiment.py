@@ -3,19 +3,17 @@ candidate."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import models
 from earshot import extractors
 from earshot.core import disk_space, kinds, worker_pool
 from earshot.core.config import Recipe, RunFlags, TrainingFlags, TrainMachineFlags
-from earshot.core.deadline import Deadline
-from earshot.core.device import Device
 from earshot.core.disk_space import SLACK
 from earshot.core.errors import UserError
 from earshot.core.files import by_content, digest_of, empty
@@ -24,31 +22,36 @@ from earshot.core.kaggle_paths import pretrained, root
 from earshot.features.cache import Cache
 from earshot.training import (
     clip_weights,
-    cross_validation,
     dataset,
     folds,
-    parts,
     precision,
     pseudo_labels,
     resume,
     training_clips,
 )
 from earshot.training.dataset import Rows
-from earshot.training.run import CONFIG, Run, about, decided
+from earshot.training.run import CONFIG, Run, about
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
 class Head:
-    """Which head, on which view, with which options; `build` makes a fresh one."""
+    """Which head, on which view and of which shape, with which options."""
 
     name: str
     view: str
+    input_shape: tuple[int, int, int]
+    num_classes: int
     options: dict[str, Any]
-    build: Callable[[], Any]
+
+    def build(self) -> nn.Module:
+        """A fresh one."""
+        return models.build(self.name, self.input_shape, self.num_classes, **self.options)
 
 
 def describe_head(
-    heads: Any,
     recipe: Recipe,
     cache: Cache,
     head: str | None = None,
@@ -58,7 +61,6 @@ def describe_head(
     """The head that a recipe and the flags over it mean on this cache.
 
     Args:
-        heads: the package `models`, handed in because nothing here imports it.
         head, view: flags, over the recipe. options: of the head, as text.
     Raises:
         UserError: the cache has no view that the head takes. HeadError: an option that it does not have.
@@ -67,35 +69,35 @@ def describe_head(
     name, wanted = chosen.pop("name", "linear"), chosen.pop("view", None)
     if head and head != name:
         name, wanted, chosen = head, None, {}
-    chosen = located(chosen | {key: heads.parse_option(key, value) for key, value in (options or {}).items()})
+    chosen = located(
+        chosen | {key: models.parse_option(key, value) for key, value in (options or {}).items()}
+    )
     if view and view not in cache.shapes:
         raise UserError(f"{cache.folder} has no view {view}: it has {', '.join(cache.shapes)}")
-    found = view or find_view(heads, name, wanted, cache)
+    found = view or find_view(name, wanted, cache)
     if found is None:
-        raise UserError(_no_view(heads, name, chosen, cache))
+        raise UserError(_no_view(name, chosen, cache))
     if wanted and not view and found != wanted:
         print(f"view: {found}, because {cache.folder} has no {wanted}")
     view = found
-    unfit = find_misfit(heads, name, chosen, cache, view)
+    unfit = find_misfit(name, chosen, cache, view)
     if unfit:
         raise UserError(unfit)
-    return Head(
-        name, view, chosen, partial(heads.build, name, cache.shapes[view], len(cache.classes), **chosen)
-    )
+    return Head(name, view, cache.shapes[view], len(cache.classes), chosen)
 
 
-def find_view(heads: Any, name: str, wanted: str | None, cache: Cache) -> str | None:
+def find_view(name: str, wanted: str | None, cache: Cache) -> str | None:
     """The view that a head gets of a cache: the wanted one, else the first of the kind that suits it best;
     None where the cache has none."""
     if wanted in cache.shapes:
         return wanted
-    return kinds.choose(heads.kinds(name), cache.kinds)
+    return kinds.choose(models.kinds(name), cache.kinds)
 
 
-def find_misfit(heads: Any, name: str, options: dict[str, Any], cache: Cache, view: str) -> str | None:
+def find_misfit(name: str, options: dict[str, Any], cache: Cache, view: str) -> str | None:
     """Why a view cannot feed the weights that a head's options name, with what to do; None where it can, or
     where there are none."""
-    needs = heads.needs(name, options)
+    needs = models.needs(name, options)
     if not needs:
         return None
     has = extractors.describe_view(cache.record, cache.shapes[view])
@@ -106,20 +108,20 @@ def find_misfit(heads: Any, name: str, options: dict[str, Any], cache: Cache, vi
     there = ", ".join(f"{key} {has.get(key, 'unknown')}" for key in differ)
     return (
         f"{cache.folder} has a {cache.kinds[view]} of other settings than the weights of {name} need "
-        f"({wanted}; {view} has {there}): {_ways_out(heads, name, needs)}"
+        f"({wanted}; {view} has {there}): {_ways_out(name, needs)}"
     )
 
 
-def _no_view(heads: Any, name: str, options: dict[str, Any], cache: Cache) -> str:
+def _no_view(name: str, options: dict[str, Any], cache: Cache) -> str:
     """The line where a cache has no view of a kind that a head takes."""
     return (
-        f"{cache.folder} has no {' or '.join(heads.kinds(name))}, which {name} needs (it has "
-        f"{', '.join(cache.shapes)}): {_ways_out(heads, name, heads.needs(name, options))}"
+        f"{cache.folder} has no {' or '.join(models.kinds(name))}, which {name} needs (it has "
+        f"{', '.join(cache.shapes)}): {_ways_out(name, models.needs(name, options))}"
     )
 
 
-def _ways_out(heads: Any, name: str, needs: dict[str, Any]) -> str:
-    makers = extractors.find_makers(heads.kinds(name), needs)
+def _ways_out(name: str, needs: dict[str, Any]) -> str:
+    makers = extractors.find_makers(models.kinds(name), needs)
     extract = f"extract with --extractor {makers[0]}, or " if makers else ""
     return f"{extract}choose another head"
 
@@ -128,8 +130,6 @@ class Job:
     """A run's parts, made from its settings; nothing is written before `begin`.
 
     Args:
-        heads: the package `models`.
-        what: the head. fresh: one that was built of it, to count and to try.
         fold_seed: of folds that are made, where it is not the training's.
         flags: of which --pseudo may name a run that teaches this one.
     Raises:
@@ -138,56 +138,57 @@ class Job:
 
     def __init__(
         self,
-        heads: Any,
         cache: Cache,
         recipe: str,
-        what: Head,
-        fresh: Any,
+        head_spec: Head,
         settings: TrainingFlags,
         machine: TrainMachineFlags,
         fold_seed: int | None = None,
         flags: RunFlags | None = None,
     ):
         flags = flags or RunFlags()
-        self.heads, self.cache, self.recipe, self.what, self.fresh = heads, cache, recipe, what, fresh
-        self.settings, self.machine, self.flags = settings, machine, flags
-        if flags.pseudo and hasattr(fresh, "solve"):
+        self.cache, self.recipe, self.head_spec, self.flags = cache, recipe, head_spec, flags
+        self.settings, self.machine = settings, machine
+        # One head, to count its parameters and to try precisions on: up to a gigabyte, so `begin` lets it go.
+        head = head_spec.build()
+        self.head: nn.Module | None = head
+        if flags.pseudo and hasattr(head, "solve"):
             raise UserError(
-                f"--pseudo: {what.name} is fitted at once, to labels alone: choose another head, or leave it "
-                "out"
+                f"--pseudo: {head_spec.name} is fitted at once, to labels alone: choose another head, or "
+                "leave it out"
             )
         self.notes: list[str] = []
-        if settings.seeds > 1 and hasattr(fresh, "solve"):
+        if settings.seeds > 1 and hasattr(head, "solve"):
             self.settings = settings = replace(settings, seeds=1)
-            self.notes.append(f"seeds: one, {what.name} is fitted at once and the same with all of them")
-        self.several = worker_pool.choose(machine.device, settings.precision)
-        self.at = self.several[0]
+            self.notes.append(f"seeds: one, {head_spec.name} is fitted at once and the same with all of them")
+        self.devices = worker_pool.choose(machine.device, settings.precision)
+        self.device = self.devices[0]
         self.load = partial(
             dataset.training_rows,
             cache,
-            what.view,
-            getattr(fresh, "also", ()),
+            head_spec.view,
+            getattr(head, "also", ()),
             settings,
             gigabytes=machine.memory,
-            unlabelled=bool(flags.pseudo or settings.pretrain) and cache.has("subm"),
+            unlabelled=flags.pseudo is not None and cache.has("subm"),
         )
         # Several devices: each process has the features on its own.
         self.rows: Rows = (
-            self.load(self.at)
-            if len(self.several) == 1
-            else self.load(replace(self.at, name="cpu"), gigabytes=0)
+            self.load(self.device)
+            if len(self.devices) == 1
+            else self.load(replace(self.device, name="cpu"), gigabytes=0)
         )
         if self.rows.weights is not None:
-            ignored = hasattr(fresh, "solve") and not fresh.weighted
+            ignored = hasattr(head, "solve") and not head.weighted
             self.notes.append(
-                f"weights: ignored, {what.name} counts all training clips alike"
+                f"weights: ignored, {head_spec.name} counts all training clips alike"
                 if ignored
                 else clip_weights.about(self.rows.weights)
             )
-        self.parameters = sum(p.numel() for p in fresh.parameters())
+        self.parameters = sum(p.numel() for p in head.parameters())
         # support vectors are no parameters
-        self.stored = fresh.keeps(len(self.rows)) if hasattr(fresh, "keeps") else self.parameters
-        self.numbers, self.whose = folds.assign(
+        self.stored = head.keeps(len(self.rows)) if hasattr(head, "keeps") else self.parameters
+        self.numbers, self.fold_note = folds.assign(
             self.rows.truth,
             self.rows.folds,
             self.rows.groups,
@@ -199,8 +200,8 @@ class Job:
             "clips": cache.record["clips"]["train"],
             "classes": cache.classes,
             "folds": digest_of(self.numbers.tolist())[:12],
-            "view": what.view,
-            "head": {"name": what.name, **by_content(what.options)},
+            "view": head_spec.view,
+            "head": {"name": head_spec.name, **by_content(head_spec.options)},
             "training": recorded(settings),
         }
         record |= {key: cache.record[key] for key in ("augment", "task") if key in cache.record}
@@ -208,21 +209,8 @@ class Job:
 
     def other(self, settings: TrainingFlags, options: dict[str, Any]) -> Job:
         """The same with other training settings and head options."""
-        what = Head(
-            self.what.name,
-            self.what.view,
-            options,
-            partial(
-                self.heads.build,
-                self.what.name,
-                self.cache.shapes[self.what.view],
-                len(self.cache.classes),
-                **options,
-            ),
-        )
-        return Job(
-            self.heads, self.cache, self.recipe, what, what.build(), settings, self.machine, flags=self.flags
-        )
+        head_spec = replace(self.head_spec, options=options)
+        return Job(self.cache, self.recipe, head_spec, settings, self.machine, flags=self.flags)
 
     def name(self) -> str:
         """The run's name where the user gives none: the recipe's and 8 hex digits of the settings."""
@@ -244,64 +232,43 @@ class Job:
             for note in resume.adopt_run(folder, self.record, self.machine.continue_from, named):
                 print(note)
         new = not (folder / CONFIG).exists()
-        if new and not hasattr(self.fresh, "solve"):
-            self.at = precision.decide(self.fresh, self.rows, self.settings, self.at)
-        self.fresh = None  # up to a gigabyte
-        run = Run.begin(folder, self.record, about(self.cache, self.recipe, self.at)).whole()
+        if new and not hasattr(self.head, "solve"):
+            self.device = precision.decide(self.head, self.rows, self.settings, self.device)
+        self.head = None
+        run = Run.begin(folder, self.record, about(self.cache, self.recipe, self.device)).whole()
         training_clips.keep(run.folder, self.cache, self.numbers)
         run.quiet = quiet
-        self.at = decided(run, self.at)
+        self.device = run.adapt_device(self.device)
         rows, several_labels = self.rows, ", any number of them a clip" if self.rows.multilabel else ""
         run.log(f"run: {folder}{'' if new else ' (continued)'}")
         pseudo_labels.teach(
             run,
             self.flags,
             self.cache,
-            cross_validation.every_fold(self.numbers),
-            self.heads.rebuild,
-            self.at,
+            folds.every_fold(self.numbers),
+            self.device,
             self.machine.continue_from,
         )
         run.log(
-            f"head: {self.what.name} on {self.what.view} {rows.shape}, {self.parameters:,} parameters, "
-            f"{len(run.classes)} classes{several_labels}"
+            f"head: {self.head_spec.name} on {self.head_spec.view} {rows.shape}, {self.parameters:,} "
+            f"parameters, {len(run.classes)} classes{several_labels}"
         )
         for note in self.notes:
             run.log(note)
         run.log(
-            f"folds: {self.whose}; {len(rows.ids)} clips, {len(rows)} windows; device: "
-            f"{worker_pool.about(self.several)}"
+            f"folds: {self.fold_note}; {len(rows.ids)} clips, {len(rows)} windows; device: "
+            f"{worker_pool.about(self.devices)}"
         )
         return run
 
-    def train(self, run: Run, wanted: list[int], deadline: Deadline) -> bool:
-        """Train what is not finished of the wanted folds, and of the models on all clips; False if the time
-        ran out, at a safe point."""
-        every = parts.of_run(self.record["training"], wanted)
-        run.log(
-            disk_space.check(
-                run.folder, *of_run(self.stored, len(every), len(run.missing(every)), self.settings)
-            )
-        )
-        several: list[Device] = [replace(self.at, name=one.name) for one in self.several]
-        return cross_validation.train(
-            run,
-            self.rows,
-            self.numbers,
-            wanted,
-            self.settings,
-            self.what.build,
-            self.heads.rebuild,
-            self.at,
-            deadline,
-            self.machine.save_every,
-            several,
-            self.load,
-        )
+    def check_disk_space(self, run: Run, models_wanted: int, models_missing: int) -> str:
+        """The line about what the run takes on the disk; an error where that is more than is free."""
+        whole, missing = of_run(self.stored, models_wanted, models_missing, self.settings)
+        return disk_space.check(run.folder, whole, missing)
 
     def wanted(self, fold: tuple[int, ...] = ()) -> list[int]:
         """The folds to train, in order, all of them by default."""
-        return cross_validation.chosen_folds(np.asarray(self.numbers), fold)
+        return folds.chosen_folds(np.asarray(self.numbers), fold)
 
 
 def located(options: dict[str, Any]) -> dict[str, Any]:

@@ -54,6 +54,20 @@ def trained_on(numbers: np.ndarray, groups: np.ndarray, fold: int) -> np.ndarray
     return ~held & ~np.isin(groups, np.setdiff1d(groups[held], [""]))
 
 
+def every_fold(numbers: np.ndarray) -> list[int]:
+    """The folds that there are, in order; clips of none (-1, -2) aside."""
+    return sorted(int(n) for n in np.unique(numbers) if n >= 0)
+
+
+def chosen_folds(numbers: np.ndarray, wanted: tuple[int, ...]) -> list[int]:
+    """The folds to train, in order, all of them by default; UserError for one that does not exist."""
+    every = every_fold(numbers)
+    for number in wanted:
+        if number not in every:
+            raise UserError(f"there is no fold {number}: the folds are {', '.join(map(str, every))}")
+    return [number for number in every if not wanted or number in wanted]
+
+
 def _assign(
     labels: np.ndarray, folds: np.ndarray, groups: np.ndarray, k: int | None, seed: int
 ) -> tuple[np.ndarray, str]:

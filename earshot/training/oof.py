@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from earshot.core.errors import UserError
-from earshot.training import parts
-from earshot.training.run import Run
+from earshot.training.run import Run, list_fold_slots
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ def of_run(run: Run) -> Oof:
     for number in finished:
         each = [
             run.part(part).predictions("last")
-            for part in parts.of_fold(run.config["record"]["training"], number)
+            for part in list_fold_slots(run.config["record"]["training"], number)
         ]
         whole = all(one is not None and one.shape == each[0].shape for one in each)
         exact, rows = np.mean(each, 0) if whole else None, found.folds == number

@@ -141,10 +141,16 @@ def _stepper(rows: Rows, settings: TrainingFlags) -> Step:
     criterion = Criterion.of(rows, np.arange(len(rows)), settings)
 
     def step(head: nn.Module, device: Device, which: np.ndarray) -> float:
-        x, mask = rows.batch(which)
-        targets = criterion.smooth(rows.targets_of(which))
-        batch = {"x": x, "mask": mask, "plain": x, "plain_mask": mask, "plain_targets": targets}
-        batch |= rows.extras(which)
+        loaded = rows.training_batch(which)
+        targets = criterion.smooth(loaded.targets)
+        batch = {
+            "x": loaded.x,
+            "mask": loaded.mask,
+            "plain": loaded.x,
+            "plain_mask": loaded.mask,
+            "plain_targets": targets,
+            **loaded.extra_views,
+        }
         head.train().zero_grad()
         torch.manual_seed(0)  # dropout: the losses are compared
         with autocast(device):

@@ -2,47 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
-from earshot.core import device as device_module
-from earshot.core.device import Device
+from earshot.core.device import Device, autocast, laid_out, out_of_memory
 from earshot.core.errors import UserError
 from earshot.training import window_pooling
-from earshot.training.dataset import Rows, pieces
-from earshot.training.parts import Part, listed, of_fold, refits
+from earshot.training.dataset import Rows
 from earshot.training.progress import some
-from earshot.training.run import Run
+from earshot.training.run import ModelSlot, Run, format_slots, list_fold_slots, list_refit_slots
 
 
 def predict_run(
-    run: Run,
-    rows: Rows,
-    rebuild: Callable[[dict], Any],
-    device: Device,
-    batch_size: int | None = None,
-    kind: str = "best",
+    run: Run, rows: Rows, device: Device, kind: str = "best", ids: Sequence[Any] | None = None
 ) -> np.ndarray:
     """The mean of a run's folds and seeds, each by its best checkpoint, or its last; of its models on all
     clips where it has some.
 
     Args:
         rows: of the view that the run was trained on.
-        rebuild: makes a head out of its description (`models.rebuild`).
+        device: where, in the precision that the run was trained in.
         kind: "best", or "last" for the final epoch's.
+        ids: the clips in the order that is wanted, where it is not that of `rows`.
     Returns:
         (clips, classes) probabilities, NaN for clips without rows.
     Raises:
         UserError: no fold of the run is finished.
     """
-    return mean(
-        run,
-        rows,
-        [predict_part(run, part, kind, rows, rebuild, device, batch_size) for part in predictors(run)],
-    )
+    found = mean(run, rows, [predict_part(run, slot, kind, rows, device) for slot in predictors(run)])
+    return found if ids is None else in_order(found, rows.ids, ids)
+
+
+def in_order(values: np.ndarray, have: Sequence[Any], wanted: Sequence[Any]) -> np.ndarray:
+    """Rows of `values`, which belong to the clips `have`, for the wanted clips; NaN where there is none."""
+    place = {str(id): index for index, id in enumerate(have)}
+    index = np.array([place.get(str(id), -1) for id in wanted], dtype=np.int64)
+    found = values[index]
+    found[index < 0] = np.nan
+    return found
 
 
 def mean(run: Run, rows: Rows, found: list[np.ndarray]) -> np.ndarray:
@@ -61,42 +62,31 @@ def mean(run: Run, rows: Rows, found: list[np.ndarray]) -> np.ndarray:
     return blended
 
 
-def predict_part(
-    run: Run,
-    part: Part,
-    kind: str,
-    rows: Rows,
-    rebuild: Callable[[dict], Any],
-    device: Device,
-    batch_size: int | None = None,
-) -> np.ndarray:
-    """One model's (clips, classes) probabilities, by its "best" or "last" checkpoint; the rest as in
-    `predict_run`."""
-    head = load_part(run, part, kind, rebuild, device)
-    return predict(
-        head,
-        rows,
-        np.arange(len(rows)),
-        batch_size or run.at_once,
-        device_module.autocast(device),
-        run.shifts,
-        run.pool,
-    )
+def predict_part(run: Run, slot: ModelSlot, kind: str, rows: Rows, device: Device) -> np.ndarray:
+    """One model's (clips, classes) probabilities, by its "best" or "last" checkpoint."""
+    head, which = load_part(run, slot, kind, device), np.arange(len(rows))
+    return predict_rows(run, head, rows, which, device)
 
 
-def load_part(run: Run, part: Part, kind: str, rebuild: Callable[[dict], Any], device: Device) -> Any:
-    """One model's head on the device, as `predict_part` takes it."""
-    head = device_module.laid_out(run.part(part).load_head(kind, rebuild, device.name), device)
-    check_head(run, part, head)
+def predict_rows(run: Run, head: nn.Module, rows: Rows, which: np.ndarray, device: Device) -> np.ndarray:
+    """`predict` with a run's own precision, batch size, shifts and pooling."""
+    precision = autocast(run.adapt_device(device))
+    return predict(head, rows, which, run.at_once, precision, run.shifts, run.pool)
+
+
+def load_part(run: Run, slot: ModelSlot, kind: str, device: Device) -> nn.Module:
+    """One model's head on the device, its number of classes checked."""
+    head = laid_out(run.part(slot).load_head(kind, device.name), run.adapt_device(device))
+    check_head(run, slot, head)
     return head
 
 
-def check_head(run: Run, part: Part, head: Any) -> None:
+def check_head(run: Run, slot: ModelSlot, head: nn.Module) -> None:
     """UserError where a fold's head answers another number of labels than its run has."""
     answers = head.config["num_classes"] if hasattr(head, "config") else len(run.classes)
     if answers != len(run.classes):
         raise UserError(
-            f"{run.part(part).folder} holds a head of {answers} labels, and {run.folder} has "
+            f"{run.part(slot).folder} holds a head of {answers} labels, and {run.folder} has "
             f"{len(run.classes)}: it belongs to another run; delete the fold to train it again"
         )
 
@@ -109,7 +99,7 @@ def fill(probabilities: np.ndarray, prior: np.ndarray) -> tuple[np.ndarray, np.n
 
 @torch.inference_mode()
 def predict(
-    head: torch.nn.Module,
+    head: nn.Module,
     rows: Rows,
     which: np.ndarray,
     batch_size: int,
@@ -125,8 +115,6 @@ def predict(
     Returns:
         (clips, classes) float32: softmax, or a sigmoid of each class where clips have several labels.
     """
-    from earshot.core.device import out_of_memory
-
     head.eval()
     found, at = [], 0
     frames = rows.shape[2]
@@ -135,14 +123,13 @@ def predict(
     with autocast:
         while at < len(which):
             try:
-                for part in rows.ahead(pieces(which[at:], batch_size)):
-                    x, mask = rows.batch(part)
+                for x, mask in rows.batches(which[at:], batch_size):
                     logits = sum(
                         head(x.roll(by, 3) if by else x, mask if mask is None else mask.roll(by, 1)).float()
                         for by in offsets
                     ) / len(offsets)
                     found.append(logits)
-                    at += len(part)
+                    at += len(x)
             except RuntimeError as error:
                 if not out_of_memory(error) or batch_size == 1:
                     raise
@@ -155,7 +142,7 @@ def predict(
     ).numpy()
 
 
-def predictors(run: Run) -> list[Part]:
+def predictors(run: Run) -> list[ModelSlot]:
     """The parts whose mean answers new clips: the models on all clips where the run has them, else all
     finished folds.
 
@@ -163,14 +150,14 @@ def predictors(run: Run) -> list[Part]:
         UserError: they are not trained yet.
     """
     training = run.config["record"]["training"]
-    found = refits(training) or [
-        part for number in run.finished_folds() for part in of_fold(training, number)
+    found = list_refit_slots(training) or [
+        slot for number in run.finished_folds() for slot in list_fold_slots(training, number)
     ]
     if not found:
         raise UserError(f"no fold of {run.folder} is finished: run train.py on")
     missing = run.missing(found)
     if missing:
-        raise UserError(f"{run.folder} is not finished ({listed(missing)}): run train.py on")
+        raise UserError(f"{run.folder} is not finished ({format_slots(missing)}): run train.py on")
     return found
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -47,3 +48,20 @@ def loader(
         return arrived
 
     return send
+
+
+def read_ahead(
+    batches: Sequence[np.ndarray], load: Callable[[np.ndarray], Callable[[], dict[str, Tensor]]]
+) -> Iterator[dict[str, Tensor]]:
+    """The views of one batch after the other; a thread reads the next one while one is worked on.
+
+    Args:
+        batches: row numbers. load: what `loader` made.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(load, batches[0])
+        for number in range(len(batches)):
+            arrived = coming.result()
+            if number + 1 < len(batches):
+                coming = pool.submit(load, batches[number + 1])
+            yield arrived()

@@ -15,7 +15,8 @@ from earshot.core.disk_space import human
 if TYPE_CHECKING:
     from earshot.core.config import TrainingFlags
     from earshot.core.deadline import Deadline
-    from earshot.training.parts import Part
+    from earshot.core.worker_pool import Orders
+    from earshot.training.run import ModelSlot
 
 MEASURED = 2.0  # seconds of training before an estimate is worth something
 
@@ -34,7 +35,7 @@ class Fold:
     count: int
     train: np.ndarray
     valid: np.ndarray
-    part: Part | None = None
+    part: ModelSlot | None = None
 
     @property
     def name(self) -> str:
@@ -92,7 +93,7 @@ def line(row: dict[str, float], fold: Fold, settings: TrainingFlags, better: boo
 class Paced:
     """A deadline that watches a fold's first steps go by and then says once what the rest will take."""
 
-    def __init__(self, deadline: Deadline, fitter: Any, folds_left: int, log: Callable[[str], None]):
+    def __init__(self, deadline: Deadline | Orders, fitter: Any, folds_left: int, log: Callable[[str], None]):
         self.deadline, self.fitter, self.folds_left, self.log = deadline, fitter, folds_left, log
         self.began: tuple[float, int] | None = None  # when the first step was done, and how many were
         self.estimated = False

@@ -7,7 +7,6 @@ clip's own label back to it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,12 @@ from earshot.core.config import RunFlags
 from earshot.core.device import Device
 from earshot.core.errors import UserError
 from earshot.features.cache import Cache
-from earshot.training import dataset, parts, predict, run_cache
-from earshot.training.cross_validation import ANSWERS
-from earshot.training.run import CONFIG, Run, decided
+from earshot.training import dataset, predict, run_cache
+from earshot.training.dataset import Rows
+from earshot.training.run import CONFIG, ModelSlot, Run, format_slots, list_fold_slots
+
+# of a run with a teacher: (folds + 1, clips without labels, classes), the last the mean over the folds
+PSEUDO_LABELS = "pseudo.npy"
 
 
 def record(flags: RunFlags, made: dict[str, Any], cache: Cache, continue_from: str | None) -> dict[str, Any]:
@@ -65,7 +67,6 @@ def teach(
     flags: RunFlags,
     cache: Cache,
     numbers: list[int],
-    rebuild: Callable[[dict], Any],
     device: Device,
     continue_from: str | None = None,
 ) -> None:
@@ -76,14 +77,14 @@ def teach(
     Raises:
         UserError: the other run is not finished, or its cache holds other clips.
     """
-    if not flags.pseudo or checksums.read_array(run.folder / ANSWERS) is not None:
+    if not flags.pseudo or checksums.read_array(run.folder / PSEUDO_LABELS) is not None:
         return
     other = teacher(flags, continue_from)
     training = other.config["record"]["training"]
-    missing = other.missing([part for number in numbers for part in parts.of_fold(training, number)])
+    missing = other.missing([part for number in numbers for part in list_fold_slots(training, number)])
     if missing:
         raise UserError(
-            f"--pseudo: {other.folder} is not finished ({parts.listed(missing)}): run train.py on for it "
+            f"--pseudo: {other.folder} is not finished ({format_slots(missing)}): run train.py on for it "
             "first"
         )
     same = {k: cache.record[k] for k in other.config["record"]["features"]} == other.config["record"][
@@ -98,22 +99,30 @@ def teach(
             "the same data"
         )
     rows = dataset.rows_of(its, "subm", other.config["record"]["view"], device)
-    place = {str(id): index for index, id in enumerate(rows.ids)}
-    order, at = [place[str(id)] for id in cache.split("subm")["ids"]], decided(other, device)
-    found = [
-        np.mean(
-            [
-                predict.predict_part(other, part, "last", rows, rebuild, at)
-                for part in parts.of_fold(training, number)
-            ],
-            0,
-        )
-        for number in numbers
-    ]
-    answers = np.stack([*found, np.mean(found, 0)]).astype(np.float32)[:, order]
-    checksums.write_array(run.folder / ANSWERS, answers)
+    ids, by_fold = cache.split("subm")["ids"], []
+    for number in numbers:
+        slots = list_fold_slots(training, number)
+        by_seed = [predict.predict_part(other, slot, "last", rows, device) for slot in slots]
+        by_fold.append(predict.in_order(np.mean(by_seed, 0), rows.ids, ids))
+    answers = np.stack([*by_fold, np.mean(by_fold, 0)]).astype(np.float32)
+    checksums.write_array(run.folder / PSEUDO_LABELS, answers)
     sure = float(np.nanmean(answers[-1].max(1)))
     run.log(
-        f"pseudo-labels: {other.folder} answers {len(order)} clips, each fold's by that fold's model alone; "
+        f"pseudo-labels: {other.folder} answers {len(ids)} clips, each fold's by that fold's model alone; "
         f"mean largest probability {sure:.2f}; an epoch draws {flags.pseudo_weight:.0%} of them"
     )
+
+
+def with_answers(run: Run, rows: Rows, fold_numbers: list[int], slot: ModelSlot) -> Rows:
+    """The rows that a model learns from: where the run has a teacher, with the answers of the teacher's model
+    that has not seen the slot's fold."""
+    about = run.config["record"].get("pseudo")
+    if not about:
+        return rows
+    path = run.folder / PSEUDO_LABELS
+    answers = checksums.read_array(path)
+    if answers is None:
+        raise UserError(f"{path} is missing or damaged: run the same command again")
+    mean_of_folds = len(fold_numbers)
+    index = mean_of_folds if slot.fold is None else fold_numbers.index(slot.fold)
+    return rows.taught(answers[index], about["weight"])

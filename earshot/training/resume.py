@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from earshot.core import disk_space
 from earshot.core.earlier_outputs import copy_file, folders
@@ -12,11 +12,7 @@ from earshot.core.files import digest_of, standing
 from earshot.core.fingerprint import differences, plain
 from earshot.features import cache
 from earshot.features.resume import caches
-from earshot.training import parts
-from earshot.training.run import CONFIG, Run
-
-if TYPE_CHECKING:
-    from earshot.training.run import Run
+from earshot.training.run import CONFIG, Run, list_slot_folders
 
 NOT_COPIED = (".tmp", ".new", ".old", ".damaged", ".lock")
 
@@ -27,9 +23,6 @@ def opened(name: str, runs_folder: str = "runs") -> Run:
     Raises:
         UserError: no such run.
     """
-
-    from earshot.training.run import CONFIG, Run
-
     here = [path for path in (Path(name), Path(runs_folder) / name) if (path / CONFIG).is_file()]
     here = here or [path for path in runs() if path.name == name]
     return Run.open(here[0] if here else Path(name)).whole()
@@ -90,7 +83,7 @@ def adopt_run(folder: Path, record: dict[str, Any], given: str | None, named: bo
             and not any(part.endswith(NOT_COPIED) for part in path.relative_to(source).parts)
         ]
         pairs = [(path, folder / path.relative_to(source)) for path in files]
-        folds = [fold for fold in parts.folders(source) if not fold.is_symlink()]
+        folds = [fold for fold in list_slot_folders(source) if not fold.is_symlink()]
         for checkpoint in [fold / which for fold in folds for which in ("last", "best")]:
             at = standing(checkpoint)  # the session may have died between two renames
             if at not in (None, checkpoint) and at.is_dir() and not at.is_symlink():

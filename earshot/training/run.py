@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,15 +18,36 @@ from earshot.core.device import Device
 from earshot.core.errors import UserError
 from earshot.core.files import append_text, clear_temporary, digest_of, write_json, write_text
 from earshot.core.fingerprint import differences, fingerprint, plain
+from earshot.core.recipes import REMOVED
 from earshot.features.cache import Cache
-from earshot.training import parts, run_schema
+from earshot.training import run_schema
 from earshot.training.checkpoint import FoldFolder
-from earshot.training.parts import Part
-
-if TYPE_CHECKING:
-    pass
 
 CONFIG = "config.yaml"
+# stands for a fold's number where random numbers are drawn for all clips: no fold is called so
+ALL_CLIPS = 1 << 31
+
+
+class ModelSlot(NamedTuple):
+    """One model that a run trains: its fold (None: on all clips), its seed, and is that the run's first?"""
+
+    fold: int | None
+    seed: int = 0
+    first: bool = True
+
+    @property
+    def folder(self) -> str:
+        """Its folder's name in the run; that of the first seed is as if there were no other."""
+        if self.fold is None:
+            return f"refit_{self.seed}"
+        return f"fold_{self.fold}" if self.first else f"fold_{self.fold}_seed{self.seed}"
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        if self.fold is None:
+            return f"refit seed {self.seed}"
+        return f"fold {self.fold}" if self.first else f"fold {self.fold} seed {self.seed}"
 
 
 class Run:
@@ -52,6 +73,8 @@ class Run:
         run, record = cls(folder), plain(record)
         if (folder / CONFIG).exists():
             run._read()
+            for key in REMOVED.keys() & run.config["record"].get("training", {}):
+                raise UserError(f"{folder} was trained with --{key}, which {REMOVED[key]}, in another --name")
             found = differences(run.config["record"], record)
             # digests: what a person set says more
             found.sort(key=lambda text: text.startswith(("clips", "folds")))
@@ -138,11 +161,19 @@ class Run:
         """How the windows of a clip become its prediction."""
         return self.config["record"]["training"].get("pool", "mean")
 
+    def adapt_device(self, device: Device) -> Device:
+        """The device with the precision and layout that this run began with on this kind of device: another
+        GPU changes neither."""
+        device_type = device.name.split(":")[0]
+        precision = self.config.get("precision", {}).get(device_type)
+        channels_last = self.config.get("channels_last", {}).get(device_type, False)
+        return replace(device, precision=precision, channels_last=channels_last) if precision else device
+
     def fold(self, number: int) -> FoldFolder:
         """One fold's folder, of the first seed."""
         return FoldFolder(self.folder / f"fold_{number}")
 
-    def part(self, part: Part) -> FoldFolder:
+    def part(self, part: ModelSlot) -> FoldFolder:
         """The folder of a fold with a seed, or of a model on all clips."""
         return FoldFolder(self.folder / part.folder)
 
@@ -154,10 +185,10 @@ class Run:
         return [
             number
             for number in numbers
-            if not self.missing(parts.of_fold(self.config["record"]["training"], number))
+            if not self.missing(list_fold_slots(self.config["record"]["training"], number))
         ]
 
-    def missing(self, wanted: list[Part]) -> list[Part]:
+    def missing(self, wanted: list[ModelSlot]) -> list[ModelSlot]:
         """Those of the parts that are not trained to their end."""
         return [part for part in wanted if not self.part(part).finished()]
 
@@ -167,7 +198,7 @@ class Run:
         log = self.folder / "training_log.txt"
         if log.exists() and not log.read_bytes().endswith(b"\n"):  # a kill can leave half a line
             append_text(log, "\n")
-        for folder in parts.folders(self.folder):
+        for folder in list_slot_folders(self.folder):
             said = FoldFolder(folder).mend()
             if said:
                 self.log(said)
@@ -180,7 +211,7 @@ class Run:
             tqdm.write(text)
         append_text(self.folder / "training_log.txt", text + "\n")
 
-    def write_metrics(self, wanted: list[Part]) -> None:
+    def write_metrics(self, wanted: list[ModelSlot]) -> None:
         """metrics.csv: a row per fold (and seed, where there are several) and epoch, of all that have
         begun."""
         several, rows = any(not part.first for part in wanted), []
@@ -249,9 +280,36 @@ def about(cache: Cache, recipe: str, device: Device) -> dict[str, Any]:
     }
 
 
-def decided(run: Run, device: Device) -> Device:
-    """The device with the precision and layout that this run began with on this kind of device: another GPU
-    changes neither."""
-    kind = device.name.split(":")[0]
-    precision, last = run.config["precision"].get(kind), run.config.get("channels_last", {}).get(kind, False)
-    return replace(device, precision=precision, channels_last=last) if precision else device
+def list_fold_slots(training: dict[str, Any], number: int) -> list[ModelSlot]:
+    """A fold with each seed.
+
+    Args:
+        training: a run's settings of training; older ones know of one seed.
+    """
+    seed = training.get("seed", 0)
+    return [ModelSlot(number, seed + index, not index) for index in range(training.get("seeds", 1))]
+
+
+def list_refit_slots(training: dict[str, Any]) -> list[ModelSlot]:
+    """The models on all clips, none without --refit."""
+    return (
+        [slot._replace(fold=None) for slot in list_fold_slots(training, 0)] if training.get("refit") else []
+    )
+
+
+def list_slots(training: dict[str, Any], folds: Sequence[int]) -> list[ModelSlot]:
+    """All that is to be trained, in order: all folds with a seed before the next seed, all clips last."""
+    by_fold = [list_fold_slots(training, number) for number in folds]
+    return [slot for one in zip(*by_fold, strict=True) for slot in one] + list_refit_slots(training)
+
+
+def format_slots(slots: Sequence[ModelSlot]) -> str:
+    """Models in words, such as "fold 0, 1, fold 0 seed 8, refit seed 7"."""
+    plain = [str(slot.fold) for slot in slots if slot.first and slot.fold is not None]
+    others = [slot.name for slot in slots if not slot.first or slot.fold is None]
+    return ", ".join([*(["fold " + ", ".join(plain)] if plain else []), *others])
+
+
+def list_slot_folders(run: Path) -> list[Path]:
+    """The list_slot_folders of a run's parts, those that are there."""
+    return [folder for pattern in ("fold_*", "refit_*") for folder in sorted(run.glob(pattern))]

@@ -9,10 +9,9 @@ import numpy as np
 from earshot.core import checksums
 from earshot.core.errors import UserError
 from earshot.core.files import write_text
-from earshot.training import metrics, parts, text_report
+from earshot.training import metrics, text_report
 from earshot.training.dataset import Rows
-from earshot.training.parts import Part
-from earshot.training.run import Run
+from earshot.training.run import ModelSlot, Run, list_fold_slots
 
 KINDS = {"last": "final epoch: honest", "best": "epoch chosen on the fold it scores: flatters"}
 
@@ -29,8 +28,8 @@ def summarise(run: Run, rows: Rows, numbers: np.ndarray) -> dict[str, dict]:
         n
         for n in run.finished_folds()
         if all(
-            run.part(part).predictions(kind) is not None
-            for part in parts.of_fold(training, n)
+            run.part(slot).predictions(kind) is not None
+            for slot in list_fold_slots(training, n)
             for kind in KINDS
         )
     ]
@@ -40,7 +39,7 @@ def summarise(run: Run, rows: Rows, numbers: np.ndarray) -> dict[str, dict]:
         probabilities = np.zeros((len(numbers), len(run.classes)), dtype=np.float32)
         for number in finished:
             clips = int((numbers == number).sum())
-            each = [_fitting(run, part, kind, clips) for part in parts.of_fold(training, number)]
+            each = [_fitting(run, slot, kind, clips) for slot in list_fold_slots(training, number)]
             probabilities[numbers == number] = each[0] if len(each) == 1 else np.mean(each, 0)
         name = "oof" if kind == "best" else "oof_last"
         run.write_oof(name, rows.ids[asked], numbers[asked], truth[asked], probabilities[asked])
@@ -73,12 +72,12 @@ def summarise(run: Run, rows: Rows, numbers: np.ndarray) -> dict[str, dict]:
     return found
 
 
-def _fitting(run: Run, part: Part, kind: str, clips: int) -> np.ndarray:
+def _fitting(run: Run, slot: ModelSlot, kind: str, clips: int) -> np.ndarray:
     """A fold's saved predictions; UserError where they are of another number of clips or labels."""
-    found = run.part(part).predictions(kind)
+    found = run.part(slot).predictions(kind)
     if found.shape != (clips, len(run.classes)):
         raise UserError(
-            f"{run.part(part).folder}/valid_{kind}.npy holds predictions of "
+            f"{run.part(slot).folder}/valid_{kind}.npy holds predictions of "
             f"{' x '.join(map(str, found.shape))}, and the fold has {clips} clips x {len(run.classes)} "
             "labels: it is another run's; delete it to have it made again"
         )

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from earshot.core.deadline import clock
 from earshot.core.device import Device, autocast, laid_out, one_thread, out_of_memory
 from earshot.core.errors import UserError
 from earshot.core.seeding import reseed, seed_of
-from earshot.training import augment, metrics, optim, precision, pretrain, window_pooling
-from earshot.training.dataset import Rows
+from earshot.training import augment, metrics, optim, precision, window_pooling
+from earshot.training.dataset import Batch, Rows
 from earshot.training.loss import Criterion, accumulate, own_loss
 from earshot.training.pending_losses import LOOK, WAY_OUT, PendingLosses
 from earshot.training.predict import predict
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
 RAW = "raw."
 SAVE_SHARE = 20  # a checkpoint that took a second to write is written at most every 20 seconds,
 SAVE_SECONDS = 2.0  # and none more often than this: what a kill may cost
-SAY_SECONDS = 60.0  # a long epoch says where it is
-WHOLE = 1 << 24  # bytes of a batch in which a tiny head evaluates
+LOG_SECONDS = 60.0  # a long epoch says where it is
+TINY_BATCH = 1 << 24  # bytes of a batch in which a tiny head evaluates
 
 
 class Fitter:
@@ -53,31 +54,31 @@ class Fitter:
     ):
         self.rows, self.fold, self.settings, self.folder, self.device = rows, fold, settings, folder, device
         self.train_rows, self.valid_rows = rows.of_clips(fold.train), rows.of_clips(fold.valid)
-        self.asked = bool(fold.valid.any())  # a model on all clips has nobody to ask
-        self.heard = np.zeros(len(rows.ids), dtype=bool)
-        self.heard[rows.clip[self.valid_rows]] = True
+        self.has_validation = bool(fold.valid.any())  # a model on all clips has none
+        self.has_audio = np.zeros(len(rows.ids), dtype=bool)  # clips of the fold that have windows to score
+        self.has_audio[rows.clip[self.valid_rows]] = True
         torch.manual_seed(seed_of(settings.seed, fold.number))
         self.head = laid_out(build(), device)
-        work = precision.operations(
-            self.head, rows, self.valid_rows if len(self.valid_rows) else self.train_rows
-        )
-        self.tiny = work * settings.batch_size * precision.BACKWARD < precision.TINY
+        sample = self.valid_rows if len(self.valid_rows) else self.train_rows
+        work = precision.operations(self.head, rows, sample) * settings.batch_size * precision.BACKWARD
+        self.is_tiny = work < precision.TINY
         self.average = optim.Average(self.head, settings) if settings.ema or settings.snapshots else None
-        drawn = self._drawn(self.train_rows, 1)  # in every epoch as many
-        self.taken = len(drawn) + len(self._taught(1))
-        self.steps = max(1, -(-self.taken // settings.batch_size))
+        labelled = self._sample_windows(self.train_rows, 1)
+        # Every epoch has as many rows as the first, so the schedule can be laid out beforehand.
+        self.rows_per_epoch = len(labelled) + len(self._sample_unlabelled(1))
+        self.steps = max(1, -(-self.rows_per_epoch // settings.batch_size))
         self.optimizer = optim.optimizer(self.head, settings)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.schedule = optim.schedule(self.optimizer, settings, self.steps)
         self.scaler = torch.amp.GradScaler(device.name.split(":")[0], enabled=device.precision == "fp16")
         self.autocast, self.augmented = autocast(device), augment.asked(settings)
         self.micro = settings.batch_size  # rows per forward pass; smaller once memory ran out
-        self.criterion = Criterion.of(rows, drawn, settings)
+        self.criterion = Criterion.of(rows, labelled, settings)
         self.progress = Progress()
         self.unsaved_best: dict[str, Tensor] | None = None
-        self._memory: dict[str, Tensor] | None = None
-        self.seeds: tuple[int, np.ndarray] = (0, np.zeros(0, np.uint64))  # of an epoch's steps
-        self.unseen = PendingLosses(rows, fold)
+        self._best_buffer: dict[str, Tensor] | None = None
+        self._step_seeds: tuple[int, np.ndarray] = (0, np.zeros(0, np.uint64))  # the epoch, a seed per step
+        self.pending_losses = PendingLosses(rows, fold)
         if not self._resume():
             self._begin()
 
@@ -88,20 +89,31 @@ class Fitter:
             self.head.load_pretrained()
         if hasattr(self.head, "adapt"):
             self.head.adapt(self.rows.batches(self.rows.with_copies(self.train_rows), 256))
-        if self.settings.pretrain:
-            pretrain.load(self.head, self.folder, self.settings.seed)
         if self.average:
             self.average.head.load_state_dict(self.head.state_dict())
         if self.settings.crop < 1:
             x, mask = self.rows.batch(self.train_rows[:1])
             augment.check_crop(self.head, x, mask, self.settings.crop, self.autocast)
 
-    def _drawn(self, rows: np.ndarray, epoch: int) -> np.ndarray:
+    def _sample_windows(self, rows: np.ndarray, epoch: int) -> np.ndarray:
+        """At most --windows of each clip, others in every epoch."""
         seed = seed_of(self.settings.seed, self.fold.number, epoch, 2)
         return window_pooling.drawn(rows, self.rows.whose, self.settings.windows, seed)
 
-    def _taught(self, epoch: int) -> np.ndarray:
+    def _sample_unlabelled(self, epoch: int) -> np.ndarray:
+        """An epoch's rows with pseudo-labels; none without --pseudo."""
         return self.rows.drawn(seed_of(self.settings.seed, self.fold.number, epoch, 3), self.settings.windows)
+
+    def _shuffle_epoch(self, epoch: int) -> list[np.ndarray]:
+        """The row numbers of an epoch's batches; of the epoch alone, so that resuming repeats them."""
+        labelled = self._sample_windows(self.rows.of_epoch(self.train_rows, epoch), epoch)
+        rows = np.concatenate([labelled, self._sample_unlabelled(epoch)])
+        shuffled = np.random.default_rng(seed_of(self.settings.seed, self.fold.number, epoch)).permutation(
+            rows
+        )
+        # Nearly equal batches: a last batch of one row would break batch normalisation. None is
+        # empty: a copy that was played faster may have fewer windows than its clip.
+        return np.array_split(shuffled, min(self.steps, len(shuffled)))
 
     @property
     def predictor(self) -> nn.Module:
@@ -128,49 +140,48 @@ class Fitter:
         self.progress = Progress(**state["progress"])
         return True
 
-    def _seed(self, epoch: int, number: int) -> int:
-        if self.seeds[0] != epoch:
-            drawn = np.random.SeedSequence(seed_of(self.settings.seed, self.fold.number, epoch, 1))
-            self.seeds = epoch, drawn.generate_state(self.steps, np.uint64) >> np.uint64(1)
-        return int(self.seeds[1][number])
+    def _step_seed(self, epoch: int, number: int) -> int:
+        if self._step_seeds[0] != epoch:
+            sequence = np.random.SeedSequence(seed_of(self.settings.seed, self.fold.number, epoch, 1))
+            self._step_seeds = epoch, sequence.generate_state(self.steps, np.uint64) >> np.uint64(1)
+        return int(self._step_seeds[1][number])
 
-    def step(self, epoch: int, number: int, rows: np.ndarray) -> Tensor:
-        """One optimiser step on the given rows; its loss, which nobody has waited for yet."""
-        settings, seed = self.settings, self._seed(epoch, number)
-        x, mask = self.rows.batch(rows)
-        targets, weights = self.rows.targets_of(rows), self.rows.weights_of(rows)
-        batch = {}
+    def step(self, epoch: int, number: int, batch: Batch) -> Tensor:
+        """One optimiser step on a batch; its loss, which nobody has waited for yet."""
+        settings, seed = self.settings, self._step_seed(epoch, number)
+        x, mask, targets, weights = batch.x, batch.mask, batch.targets, batch.weights
+        inputs: dict[str, Any] = {}
         if own_loss(self.head):  # for the others the clips as they were would only fill memory
-            batch = {
+            inputs = {
                 "plain": x,
                 "plain_mask": mask,
                 "plain_targets": self.criterion.smooth(targets),
                 "plain_weights": weights,
-                **self.rows.extras(rows),
+                **batch.extra_views,
             }
         if self.augmented:
             random = np.random.default_rng(seed)
             x, mask, targets, weights = augment.apply(x, mask, targets, settings, random, weights)
-        batch |= {"x": x, "mask": mask, "weights": weights}
+        inputs |= {"x": x, "mask": mask, "weights": weights}
         targets = self.criterion.smooth(targets)
-        total = self._gradients(batch, targets, seed)
+        loss = self._gradients(inputs, targets, seed)
         if settings.optimizer == "sam":
             before = optim.climb(self.head, settings.rho)
             with optim.still_statistics(self.head):
                 # The same seed, so the same units drop out: the two passes differ in the weights alone.
-                self._gradients(batch, targets, seed)
+                self._gradients(inputs, targets, seed)
             optim.descend(before)
         if settings.clip_grad:
-            self.scaler.unscale_(self.optimizer)
+            self.scaler.unscale_(self.optimizer)  # the limit is meant for gradients at their true size
             nn.utils.clip_grad_norm_(self.head.parameters(), settings.clip_grad)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.schedule.step()
         if self.average:
             self.average.update(self.head, (epoch - 1) * self.steps + number)
-        return total
+        return loss
 
-    def _gradients(self, batch: dict[str, Any], targets: Tensor, seed: int) -> Tensor:
+    def _gradients(self, inputs: dict[str, Any], targets: Tensor, seed: int) -> Tensor:
         """Gradients of a batch in place of the old ones, in as many passes as memory asks for; the loss."""
         size = len(targets)
         while True:
@@ -179,7 +190,7 @@ class Fitter:
                 parameter.grad = None
             try:
                 return accumulate(
-                    self.head, self.criterion, batch, targets, self.micro, self.autocast, self.scaler
+                    self.head, self.criterion, inputs, targets, self.micro, self.autocast, self.scaler
                 )
             except ValueError as error:
                 if "more than 1 value per channel" not in str(error):
@@ -197,81 +208,23 @@ class Fitter:
                     flush=True,
                 )
 
-    def epoch(
-        self, epoch: int, pause: Callable[[int, int], bool] = lambda step, steps: False
-    ) -> dict[str, float] | None:
-        """Train what is left of an epoch and evaluate; the row for metrics.csv, None if it was paused.
-
-        Args:
-            pause: asked after every step, with the steps done and those of the epoch: stop here?
-        """
-        from tqdm import tqdm
-
-        progress, before = self.progress, time.perf_counter() - self.progress.seconds
-        if not progress.step:
-            progress.lr = self.optimizer.param_groups[0]["lr"]
-        order = np.random.default_rng(seed_of(self.settings.seed, self.fold.number, epoch)).permutation(
-            np.concatenate(
-                [self._drawn(self.rows.of_epoch(self.train_rows, epoch), epoch), self._taught(epoch)]
-            )
-        )
-        self.head.train()
-        # Nearly equal batches: a last batch of one row would break batch normalisation. None is
-        # empty: a copy that was played faster may have fewer windows than its clip.
-        batches = np.array_split(order, min(self.steps, len(order)))
-        coming = self.rows.ahead(batches[progress.step :])
-        bar = tqdm(
-            coming,
-            desc=f"{self.fold.name} epoch {epoch}",
-            leave=False,
-            unit="step",
-            initial=progress.step,
-            total=len(batches),
-            disable=None,
-            dynamic_ncols=True,
-        )
-        for rows in bar:
-            loss = self.step(epoch, progress.step, rows)
-            self.unseen.append((epoch, progress.step, len(batches), rows, loss))
-            progress.step += 1
-            if len(self.unseen) >= LOOK:
-                progress.total = self.unseen.add_to(progress.total)
-            progress.seconds = time.perf_counter() - before
-            if pause(progress.step, len(batches)):
-                bar.close()
-                coming.close()
-                return None
-        progress.total = self.unseen.add_to(progress.total)
-        if self.average:
-            self.average.end(self.head, epoch)
-        row = {
-            "fold": self.fold.number,
-            "epoch": epoch,
-            "lr": progress.lr,
-            "train_loss": progress.total / len(order),
-            **(self._scores(epoch) if self.asked else {}),
-            "seconds": time.perf_counter() - before,
-        }
-        progress.step, progress.total, progress.seconds = 0, 0.0, 0.0
-        return row
-
-    def _scores(self, epoch: int) -> dict[str, float]:
+    def _evaluate(self, epoch: int) -> dict[str, float]:
         """The scores on the fold's own clips, all of which count alike whatever their weights."""
-        asked = self.valid()[self.heard]
-        if not np.isfinite(asked).all():
-            ids = self.rows.ids[self.heard][~np.isfinite(asked).all(1)]
+        probabilities = self.valid()[self.has_audio]
+        if not np.isfinite(probabilities).all():
+            ids = self.rows.ids[self.has_audio][~np.isfinite(probabilities).all(1)]
             raise UserError(
                 f"{self.fold.name}, epoch {epoch}: the prediction is not a number for {some(ids)}: {WAY_OUT}"
             )
-        found = metrics.scores(asked, self.rows.truth[self.heard], self.settings.metric)
-        return {"valid_loss": found.pop("log_loss"), **found}
+        scores = metrics.scores(probabilities, self.rows.truth[self.has_audio], self.settings.metric)
+        return {"valid_loss": scores.pop("log_loss"), **scores}
 
     def valid(self) -> np.ndarray:
         """(clips, classes) probabilities, NaN for clips outside the validation fold; without --tta, which
         would cost every epoch."""
-        size = (
-            max(self.micro * 2, WHOLE // (4 * int(np.prod(self.rows.shape)))) if self.tiny else self.micro * 2
-        )
+        size = 2 * self.micro
+        if self.is_tiny:
+            size = max(size, TINY_BATCH // (4 * int(np.prod(self.rows.shape))))
         return predict(
             self.predictor, self.rows, self.valid_rows, size, self.autocast, pool=self.settings.pool
         )
@@ -295,74 +248,114 @@ class Fitter:
         """
         settings, progress = self.settings, self.progress
         durations: list[float] = []
-        written = said = time.perf_counter()
-        cost = 0.0
+        saved_at = logged_at = time.perf_counter()
+        save_cost = 0.0
 
         def save(finished: bool = False) -> None:
-            nonlocal written, cost
+            nonlocal saved_at, save_cost
             began = time.perf_counter()
             self._save(finished)
             saved()
-            written = time.perf_counter()
-            cost = written - began
+            saved_at = time.perf_counter()
+            save_cost = saved_at - began
 
-        def pause(step: int, steps: int) -> bool:
-            nonlocal said
-            now, stop = time.perf_counter(), deadline.passed()
-            if stop or now - written >= 60 * save_every:
-                save()
-            if now - said >= SAY_SECONDS:
-                said = now
-                progress.total = self.unseen.add_to(progress.total)
-                left = remaining(progress.seconds * steps / step, step / steps)
-                loss = progress.total * steps / (step * self.taken)
-                log(
-                    f"{place(self.fold, progress.epoch + 1, settings)}  step {step}/{steps}  train "
-                    f"{loss:.3f}  eta {clock(left)}"
-                )
-            return stop
-
-        def remaining(one: float, done: float) -> float:
-            return (settings.epochs * (1 + folds_left) - progress.epoch - done) * (
-                float(np.mean(durations)) if durations else one
-            )
+        def estimate_left(epoch_seconds: float, done: float) -> float:
+            epochs = settings.epochs * (1 + folds_left) - progress.epoch - done
+            return epochs * (float(np.mean(durations)) if durations else epoch_seconds)
 
         while progress.epoch < settings.epochs:
-            with one_thread(self.tiny and self.device.name == "cpu"):
-                row = self.epoch(progress.epoch + 1, pause)
-            if row is None:
-                return False
-            value, better = [], progress.epoch + 1 == settings.epochs
-            if self.asked:
+            epoch, batches = progress.epoch + 1, self._shuffle_epoch(progress.epoch + 1)
+            began = time.perf_counter() - progress.seconds  # a resumed epoch counts what it took before
+            if not progress.step:
+                progress.lr = self.optimizer.param_groups[0]["lr"]
+            self.head.train()
+            single_thread = self.is_tiny and self.device.name == "cpu"
+            with one_thread(single_thread), self._open_bar(epoch, batches) as bar:
+                for batch in bar:
+                    loss = self.step(epoch, progress.step, batch)
+                    self.pending_losses.append((epoch, progress.step, len(batches), batch.rows, loss))
+                    progress.step += 1
+                    if len(self.pending_losses) >= LOOK:
+                        progress.total = self.pending_losses.add_to(progress.total)
+                    now, stop = time.perf_counter(), deadline.passed()
+                    progress.seconds = now - began
+                    if stop or now - saved_at >= 60 * save_every:
+                        save()
+                    if now - logged_at >= LOG_SECONDS:
+                        logged_at = now
+                        done = progress.step / len(batches)
+                        progress.total = self.pending_losses.add_to(progress.total)
+                        log(
+                            f"{place(self.fold, epoch, settings)}  step {progress.step}/{len(batches)}  "
+                            f"train {progress.total / done / self.rows_per_epoch:.3f}  "
+                            f"eta {clock(estimate_left(progress.seconds / done, done))}"
+                        )
+                    if stop:
+                        return False
+                row = self._end_epoch(epoch, batches, began)
+            value, better = [], epoch == settings.epochs
+            if self.has_validation:
+                # Where epochs tie, the smaller validation loss decides.
                 value = [metrics.gain(settings.metric, value_of(row, settings.metric)), -row["valid_loss"]]
                 better = progress.best is None or value > progress.best
-            progress.epoch += 1
+            progress.epoch = epoch
             progress.history.append(row)
             if better:
-                progress.best, progress.best_epoch = value, progress.epoch
-                self._remember()
+                progress.best, progress.best_epoch = value, epoch
+                self._keep_best()
             durations.append(row["seconds"])
-            log(line(row, self.fold, settings, better, remaining(row["seconds"], 0)))
-            said = time.perf_counter()
-            last, stop = progress.epoch == settings.epochs, deadline.passed()
-            if last or stop or said - written > max(SAVE_SECONDS, SAVE_SHARE * cost):
+            log(line(row, self.fold, settings, better, estimate_left(row["seconds"], 0)))
+            logged_at = time.perf_counter()
+            last, stop = epoch == settings.epochs, deadline.passed()
+            # Rarely enough that saving does not slow training down, often enough that a kill costs little.
+            if last or stop or logged_at - saved_at > max(SAVE_SECONDS, SAVE_SHARE * save_cost):
                 save(finished=last)
             if stop and not last:
                 return False
         return True
 
-    def _remember(self) -> None:
+    def _open_bar(self, epoch: int, batches: list[np.ndarray]) -> tqdm:
+        """What is left of an epoch, batch by batch, below a progress bar."""
+        return tqdm(
+            self.rows.prefetch(batches[self.progress.step :]),
+            desc=f"{self.fold.name} epoch {epoch}",
+            leave=False,
+            unit="step",
+            initial=self.progress.step,
+            total=len(batches),
+            disable=None,
+            dynamic_ncols=True,
+        )
+
+    def _end_epoch(self, epoch: int, batches: list[np.ndarray], began: float) -> dict[str, float]:
+        """Evaluate, and start the next epoch's account; the row for metrics.csv."""
+        progress = self.progress
+        progress.total = self.pending_losses.add_to(progress.total)
+        if self.average:
+            self.average.end(self.head, epoch)
+        row = {
+            "fold": self.fold.number,
+            "epoch": epoch,
+            "lr": progress.lr,
+            "train_loss": progress.total / sum(map(len, batches)),
+            **(self._evaluate(epoch) if self.has_validation else {}),
+            "seconds": time.perf_counter() - began,
+        }
+        progress.step, progress.total, progress.seconds = 0, 0.0, 0.0
+        return row
+
+    def _keep_best(self) -> None:
         """Keep the best weights until they are saved, in the same memory every time: new pages take longer
         than the copy."""
         weights = self.predictor.state_dict()
-        self._memory = self._memory or {
+        self._best_buffer = self._best_buffer or {
             name: torch.empty_like(tensor, device="cpu") for name, tensor in weights.items()
         }
-        self.unsaved_best = {name: self._memory[name].copy_(tensor) for name, tensor in weights.items()}
+        self.unsaved_best = {name: self._best_buffer[name].copy_(tensor) for name, tensor in weights.items()}
 
     def _save(self, finished: bool) -> None:
         progress, metric = self.progress, self.settings.metric
-        progress.total = self.unseen.add_to(progress.total)
+        progress.total = self.pending_losses.add_to(progress.total)
         if not all(
             bool(tensor.isfinite().all())
             for tensor in self.head.state_dict().values()
@@ -377,7 +370,7 @@ class Fitter:
             # epochs, and loses none.
             chosen = (
                 {metric: metrics.gain(metric, progress.best[0]), "chosen": "on this fold's own clips"}
-                if self.asked
+                if self.has_validation
                 else {}
             )
             self.folder.save_best(
