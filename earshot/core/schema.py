@@ -49,27 +49,27 @@ def find_fault(schema: type, value: Any, path: str = "") -> str | None:
             fault = find_fault(hint, value[key], f"{path}{key}.")
             if fault:
                 return fault
-        elif not fits(hint, value[key]):
+        elif not is_valid(hint, value[key]):
             return f"has an invalid {path}{key}"
     return None
 
 
-def fits(hint: Any, value: Any) -> bool:
+def is_valid(hint: Any, value: Any) -> bool:
     """Is a value of this type? A whole number is a float, too; NaN, infinity and booleans are no numbers."""
     origin, arguments = get_origin(hint), get_args(hint)
     if hint is Any:
         return True
     if origin is Annotated:
-        return fits(arguments[0], value) and all(_obeys(rule, value) for rule in arguments[1:])
+        return is_valid(arguments[0], value) and all(_is_within_rule(rule, value) for rule in arguments[1:])
     if origin is UnionType:
-        return any(fits(argument, value) for argument in arguments)
+        return any(is_valid(argument, value) for argument in arguments)
     if origin is Literal:
         return value in arguments
     if origin is list:
-        return isinstance(value, list) and all(fits(arguments[0], item) for item in value)
+        return isinstance(value, list) and all(is_valid(arguments[0], item) for item in value)
     if origin is dict:
         items = value.items() if isinstance(value, dict) else [(None, None)]
-        return all(fits(arguments[0], key) and fits(arguments[1], item) for key, item in items)
+        return all(is_valid(arguments[0], key) and is_valid(arguments[1], item) for key, item in items)
     if is_typeddict(hint):
         return find_fault(hint, value) is None
     if hint is float:
@@ -77,7 +77,7 @@ def fits(hint: Any, value: Any) -> bool:
     return type(value) is int if hint is int else isinstance(value, hint)
 
 
-def _obeys(rule: Bounds | re.Pattern, value: Any) -> bool:
+def _is_within_rule(rule: Bounds | re.Pattern, value: Any) -> bool:
     if isinstance(rule, re.Pattern):
         return rule.fullmatch(value) is not None
     return rule.low <= (value if isinstance(value, int | float) else len(value)) <= rule.high

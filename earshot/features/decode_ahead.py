@@ -49,7 +49,7 @@ def jobs(
     """
     clips = plan.competition.clips
 
-    def decoding(path: str) -> Decoded | str:
+    def decode_clip(path: str) -> Decoded | str:
         return decode(path, rate, plan.audio, path not in plan.unreadable)
 
     untrimmed = replace(plan.audio, trim=None)  # the times of stretches are the file's
@@ -61,7 +61,7 @@ def jobs(
         rows = clips[clips.split == shard.split].iloc[shard.first : shard.last]
         for path, start, end in zip(rows.path, rows.start, rows.end, strict=True):
             if np.isnan(start):  # the whole file
-                yield shard, [pool.submit(decoding, path)]
+                yield shard, [pool.submit(decode_clip, path)]
                 continue
             if recording is None or recording[0] != path:
                 # submitted before its stretches, so that even a single thread comes to an end
@@ -74,7 +74,7 @@ def jobs(
     for shard in copied:
         for first in range(shard.first, shard.last, COPIES):
             last = min(first + COPIES, shard.last)
-            yield shard, copies.submit(first, last, pool, decoding, rate)
+            yield shard, copies.submit(first, last, pool, decode_clip, rate)
 
 
 def ahead(started: Iterator[Job]) -> Iterator[tuple[Shard, list]]:
@@ -87,12 +87,12 @@ def ahead(started: Iterator[Job]) -> Iterator[tuple[Shard, list]]:
     waiting: deque[Job] = deque()
     largest = 0
 
-    def more() -> bool:
+    def has_room() -> bool:
         count = sum(len(futures) for _, futures in waiting)
         return count < 1 + (not largest) or 0 < largest * (count + 1) <= HELD and count < SHARD
 
     while True:
-        while more() and (job := next(started, None)) is not None:
+        while has_room() and (job := next(started, None)) is not None:
             waiting.append(job)
         if not waiting:
             return

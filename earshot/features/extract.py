@@ -52,7 +52,7 @@ class Worker:
         self.extractor = build(plan, device)
         self.precision = f"{device.name.partition(':')[0]} {device.precision}"
         empty_views = {view: self.extractor.none(view) for view in self.extractor.shapes}
-        self.about = Form.of(empty_views, self.extractor.span)
+        self.about = Form.from_views(empty_views, self.extractor.span)
         self.pool = ThreadPoolExecutor(workers)
 
     def __call__(self, task: Task, report: Callable[[tuple[int, float, int]], None], deadline: Any) -> bool:
@@ -87,7 +87,7 @@ class Worker:
         if shard.has_copies:
             arrays = augmented_copies.shard_columns(items, windows)
         else:
-            arrays = _clip_columns(shard, items, windows)
+            arrays = _build_clip_columns(shard, items, windows)
         arrays["start"] = np.concatenate([clip.start for clip in features] or [np.zeros(0, np.float32)])
         arrays["length"] = np.concatenate([clip.length for clip in features] or [np.zeros(0, np.float32)])
         for view in self.extractor.shapes:
@@ -111,7 +111,7 @@ class Worker:
         self.pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _clip_columns(shard: Shard, items: list[Any], windows: list[int]) -> dict[str, np.ndarray]:
+def _build_clip_columns(shard: Shard, items: list[Any], windows: list[int]) -> dict[str, np.ndarray]:
     """The clip of each row, the clips without features and why, the clips with a note."""
     good = [number for number, item in enumerate(items, shard.first) if not isinstance(item, str)]
     bad = [number for number, item in enumerate(items, shard.first) if isinstance(item, str)]
@@ -176,7 +176,9 @@ def run(
         in_time = not clips or work(_deal(clips, len(devices)), bar.made, deadline)
         if copies:  # last: which clips can be mixed is known now
             in_time = in_time and not (clips and deadline.passed())
-            in_time = in_time and work(_deal(copies, len(devices), _unreadable(shards)), bar.made, deadline)
+            in_time = in_time and work(
+                _deal(copies, len(devices), _find_unreadable(shards)), bar.made, deadline
+            )
         if not in_time:
             bar.bar.close()
             if not answered or not deadline.late():
@@ -209,7 +211,7 @@ def _deal(shards: list[Shard], workers: int, unreadable: np.ndarray = NOBODY) ->
     return [Task(shards[number::workers], unreadable) for number in range(min(workers, len(shards)))]
 
 
-def _unreadable(shards: list[Shard]) -> np.ndarray:
+def _find_unreadable(shards: list[Shard]) -> np.ndarray:
     """Indices of the training clips without features, from the finished shards."""
     return concatenate([shard for shard in shards if shard.split == "train"], "bad")
 

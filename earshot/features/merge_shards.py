@@ -62,7 +62,7 @@ def join(plan: Plan, shards: list[Shard]) -> None:
             # identifies a clip whatever its name
             digests = _digests([plan.digests[i] for i in kept])
             cache.dump(folder / "digests.pkl", {"digests": digests, "meta": meta})
-        arrays = _clip_arrays(competition, rows.iloc[kept], split)
+        arrays = _build_clip_arrays(competition, rows.iloc[kept], split)
         arrays["clip"] = np.searchsorted(kept, concatenate(of_split, "clip")).astype(np.int32)
         arrays["start"], arrays["length"] = concatenate(of_split, "start"), concatenate(of_split, "length")
         _write(folder / f"{split}.pkl", arrays, of_split, meta)
@@ -95,7 +95,7 @@ def join(plan: Plan, shards: list[Shard]) -> None:
     cache.tidy(folder)
 
 
-def _clip_arrays(competition: Competition, rows: pd.DataFrame, split: str) -> dict[str, np.ndarray]:
+def _build_clip_arrays(competition: Competition, rows: pd.DataFrame, split: str) -> dict[str, np.ndarray]:
     """The arrays of a split that have an item for each clip."""
     arrays = {
         "ids": np.array(rows.id.tolist(), dtype=np.str_),

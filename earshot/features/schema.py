@@ -163,7 +163,7 @@ def validate_arrays(
     if fault:
         return fault
     clip = content["clip"]
-    if not _within(clip, 0, clips):
+    if not _is_within(clip, 0, clips):
         return f"has rows of clip {int(clip.min())} to {int(clip.max())}, of {clips}"
     if not (np.isfinite(content["start"]).all() and np.isfinite(content["length"]).all()):
         return "has times that are not finite"
@@ -193,13 +193,13 @@ def validate_shard(content: dict[str, Any], first: int, last: int, clips: int, c
         return "has invalid times"
     clip = content["clip"]
     if copies:
-        fault = None if _within(clip, 0, clips) else "has copies of clips that are not there"
+        fault = None if _is_within(clip, 0, clips) else "has copies of clips that are not there"
         return fault or _find_copies_fault(content, clips)
     if (np.diff(clip) < 0).any() or sorted([*np.unique(clip).tolist(), *content["bad"].tolist()]) != list(
         range(first, last)
     ):
         return "does not have each of its clips once, in order, as rows or as bad"
-    if not all(_within(content[note], first, last) for note in notes):
+    if not all(_is_within(content[note], first, last) for note in notes):
         return "has notes on clips of other shards"
     return None
 
@@ -209,12 +209,12 @@ def list_views(content: dict[str, Any]) -> dict[str, np.ndarray]:
     return {key: array for key, array in content.items() if getattr(array, "ndim", 0) == 4}
 
 
-def _within(indices: np.ndarray, low: int, high: int) -> bool:
+def _is_within(indices: np.ndarray, low: int, high: int) -> bool:
     return not len(indices) or low <= int(indices.min()) <= int(indices.max()) < high
 
 
 def _find_copies_fault(content: dict[str, Any], clips: int) -> str | None:
-    if not _within(content["partner"], -1, clips) or (content["copy"] < 0).any():
+    if not _is_within(content["partner"], -1, clips) or (content["copy"] < 0).any():
         return "has copies of clips that are not there"
     share = content["share"]
     return None if ((share >= 0) & (share <= 1)).all() else "has shares outside 0 and 1"

@@ -36,7 +36,7 @@ class Form(NamedTuple):
     """Seconds that their time axis stands for."""
 
     @classmethod
-    def of(cls, views: dict[str, Any], span: float) -> Form:
+    def from_views(cls, views: dict[str, Any], span: float) -> Form:
         """The form of arrays, or of stored views."""
         forms = [(name, tuple(view.shape[1:]), view.dtype.name) for name, view in views.items()]
         return cls(tuple(sorted(forms)), span)
@@ -76,7 +76,7 @@ class Shard:
     @property
     def form(self) -> Form:
         """That of a shard that was read."""
-        return Form.of(self.views, self.meta["span"])
+        return Form.from_views(self.views, self.meta["span"])
 
     def write(self, fingerprint: str, span: float, precision: str, arrays: dict[str, np.ndarray]) -> None:
         """Write the features, and then the checksum that makes the shard done.
