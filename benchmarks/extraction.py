@@ -102,7 +102,7 @@ class Ours:
 
     def features(self) -> Features:
         """Make every shard and write it."""
-        self.worker(parts(self.plan), lambda shard: None, NEVER)
+        self.worker(extract.Task(parts(self.plan), extract.NOBODY), lambda shard: None, NEVER)
         return {}
 
     def made(self) -> Features:

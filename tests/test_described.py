@@ -21,7 +21,13 @@ PREDICT = ["--runs", "runs/r", "--device", "cpu"]
 
 @pytest.mark.parametrize(
     "key",
-    ["prior", "columns", "precision", "features_folder", *(f"record.{key}" for key in run_schema.OF_RECORD)],
+    [
+        "prior",
+        "columns",
+        "precision",
+        "features_folder",
+        *(f"record.{key}" for key in run_schema.RunRecord.__annotations__),
+    ],
 )
 @pytest.mark.parametrize("value", [None, 5])
 def test_settings_that_lack_something(work: Path, key: str, value: object) -> None:  # noqa: F811
@@ -40,9 +46,9 @@ def test_settings_that_lack_something(work: Path, key: str, value: object) -> No
     "change, words",
     [
         (lambda c: c["prior"].pop(), "a prior that is not 3 shares"),
-        (lambda c: c.update(prior=[2.0, 0, 0]), "a prior that is not 3 shares"),
+        (lambda c: c.update(prior=[2.0, 0, 0]), "an invalid prior"),
         (lambda c: c["record"].update(classes=["a", "a", "b"]), "twice"),
-        (lambda c: c.update(columns=["id"]), "two columns"),
+        (lambda c: c.update(columns=["id"]), "an invalid columns"),
         (lambda c: c["record"]["features"].pop("extractor"), "extractor"),
         (lambda c: c.update(precision={"cpu": 3}), "precision"),
         *(

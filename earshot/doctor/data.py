@@ -18,7 +18,7 @@ from earshot.doctor.findings import Finding, ok, warning
 from earshot.doctor.flags import DataFlags
 from earshot.features import cache as caches
 from earshot.features.cache import Cache
-from earshot.features.manifest import fault
+from earshot.features.schema import validate_manifest
 
 FILES = (
     "duplicates.csv",
@@ -52,7 +52,7 @@ def pick(folder: Path) -> Path:
 
     def rank(path: Path) -> tuple[int, int]:
         manifest = caches.peek(path / caches.MANIFEST)
-        if not manifest.get("complete") or fault(manifest):
+        if not manifest.get("complete") or validate_manifest(manifest):
             return len(KINDS), 0
         by_view = caches.kinds_of(manifest)
         view = kinds.choose(KINDS, by_view)

@@ -15,7 +15,7 @@ from earshot.core.files import digest, digest_of, read_json, replacing
 from earshot.core.fingerprint import fingerprint, plain
 from earshot.core.kinds import Kind
 from earshot.core.plain_pickle import load
-from earshot.features import manifest
+from earshot.features import schema
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,7 +103,7 @@ class Cache:
             checksums.read(self.folder / MANIFEST)
         except checksums.Damaged as error:
             raise UserError(f"{error}: {MAKE_ANEW}") from None
-        wrong = manifest.fault(self.manifest)
+        wrong = schema.validate_manifest(self.manifest)
         if wrong:
             raise UserError(f"{self.folder / MANIFEST} {wrong}: extract anew with --fresh")
         self._sound: set[str] = set()
@@ -206,10 +206,8 @@ class Cache:
                 f"{self.folder}/{name}.pkl was made from something else (fingerprint {found} there, "
                 f"{self.fingerprint} in {MANIFEST}): extract anew with --fresh"
             )
-        from earshot.features import schema
-
         clips = self.manifest["splits"].get("train" if name == "augmented" else name, {}).get("clips")
-        wrong = schema.fault(content, clips, self.shapes, self.classes, name == "augmented")
+        wrong = schema.validate_arrays(content, clips, self.shapes, self.classes, name == "augmented")
         if wrong:
             raise UserError(f"{self.folder}/{name}.pkl {wrong}: extract anew with --fresh")
         return content
@@ -278,7 +276,7 @@ def is_cache(folder: Path) -> bool:
 def ours(name: str) -> bool:
     """May a file or folder of this name lie in a cache's folder?"""
     return (
-        name in (*manifest.FILES, MANIFEST, "shards", "Spectrogram")
+        name in (*schema.FILES, MANIFEST, "shards", "Spectrogram")
         or name.startswith(".")
         or name.endswith((".tmp", ".damaged"))
     )

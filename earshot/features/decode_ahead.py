@@ -13,8 +13,8 @@ import numpy as np
 from earshot.audio.load import BadAudio, read, stretch
 from earshot.audio.source import Unreadable
 from earshot.core.errors import TemporaryError
-from earshot.features import augmented_copies, cache
-from earshot.features.shards import SHARD, Part, parts
+from earshot.features import augmented_copies
+from earshot.features.shards import SHARD, Shard
 
 if TYPE_CHECKING:
     from earshot.features.plan import Plan
@@ -36,44 +36,48 @@ class Decoded(NamedTuple):
     """Something of its file could not be decoded."""
 
 
-Job = tuple[Part, list[Future]]
+Job = tuple[Shard, list[Future]]
 
 
-def jobs(plan: Plan, todo: list[Part], rate: int, pool: ThreadPoolExecutor) -> Iterator[Job]:
-    """What to decode for each shard, in order, each started when it is asked for: clips, then augmented
-    copies."""
+def jobs(
+    plan: Plan, todo: list[Shard], unreadable: np.ndarray, rate: int, pool: ThreadPoolExecutor
+) -> Iterator[Job]:
+    """What to decode for each shard, in order, each started when it is wanted: clips, then augmented copies.
+
+    Args:
+        unreadable: indices of training clips; no copies are made of them.
+    """
     clips = plan.competition.clips
 
-    def decoding(path: str) -> Decoded | str:
+    def decode_clip(path: str) -> Decoded | str:
         return decode(path, rate, plan.audio, path not in plan.unreadable)
 
     untrimmed = replace(plan.audio, trim=None)  # the times of stretches are the file's
     # Path and wave of what clips are stretches of. The next shard may go on with it.
     recording: tuple[str, Future] | None = None
-    copied = [part for part in todo if part.split == augmented_copies.NAME]
-    for part in todo:
-        if part.split == augmented_copies.NAME:
+    for shard in todo:
+        if shard.has_copies:
             continue
-        rows = clips[clips.split == part.split].iloc[part.first : part.last]
+        rows = clips[clips.split == shard.split].iloc[shard.first : shard.last]
         for path, start, end in zip(rows.path, rows.start, rows.end, strict=True):
             if np.isnan(start):  # the whole file
-                yield part, [pool.submit(decoding, path)]
+                yield shard, [pool.submit(decode_clip, path)]
                 continue
             if recording is None or recording[0] != path:
                 # submitted before its stretches, so that even a single thread comes to an end
                 listed = path not in plan.unreadable
                 recording = path, pool.submit(decode, path, rate, untrimmed, listed)
-            yield part, [pool.submit(_stretch, recording[1], rate, start, end)]
+            yield shard, [pool.submit(_stretch, recording[1], rate, start, end)]
+    copied = [shard for shard in todo if shard.has_copies]
     if copied:
-        bad = np.concatenate([cache.load(part.path)["bad"] for part in parts(plan) if part.split == "train"])
-        made = augmented_copies.Copies(clips[clips.split == "train"], plan.augment, bad)
-        for part in copied:
-            for first in range(part.first, part.last, COPIES):
-                last = min(first + COPIES, part.last)
-                yield part, made.submit(first, last, pool, decoding, rate)
+        copies = augmented_copies.Copies(clips[clips.split == "train"], plan.augment, unreadable)
+    for shard in copied:
+        for first in range(shard.first, shard.last, COPIES):
+            last = min(first + COPIES, shard.last)
+            yield shard, copies.submit(first, last, pool, decode_clip, rate)
 
 
-def ahead(started: Iterator[Job]) -> Iterator[tuple[Part, list]]:
+def ahead(started: Iterator[Job]) -> Iterator[tuple[Shard, list]]:
     """The results of each job, in order, while the next ones are being decoded: as many as a shard has, fewer
     where clips are long.
 
@@ -83,19 +87,19 @@ def ahead(started: Iterator[Job]) -> Iterator[tuple[Part, list]]:
     waiting: deque[Job] = deque()
     largest = 0
 
-    def more() -> bool:
+    def has_room() -> bool:
         count = sum(len(futures) for _, futures in waiting)
         return count < 1 + (not largest) or 0 < largest * (count + 1) <= HELD and count < SHARD
 
     while True:
-        while more() and (job := next(started, None)) is not None:
+        while has_room() and (job := next(started, None)) is not None:
             waiting.append(job)
         if not waiting:
             return
-        part, futures = waiting.popleft()
+        shard, futures = waiting.popleft()
         results = [future.result() for future in futures]
         largest = max([largest, *map(samples, results)])
-        yield part, results
+        yield shard, results
 
 
 def samples(item: Any) -> int:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
+import operator
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,14 +18,16 @@ from earshot.core import checksums, disk_space, worker_pool
 from earshot.core.deadline import LONG, Deadline, clock, patiently
 from earshot.core.device import Device, out_of_memory
 from earshot.core.disk_space import human
-from earshot.core.errors import UserError
 from earshot.core.files import clear_temporary, empty
-from earshot.features import augmented_copies, cache, decode_ahead, for_run, merge_shards, schema
+from earshot.features import augmented_copies, cache, decode_ahead, for_run, merge_shards
+from earshot.features.augmented_copies import Copy
+from earshot.features.decode_ahead import Decoded
 from earshot.features.plan import Plan, check_unchanged, of_cache
 from earshot.features.reasons import NOTES
-from earshot.features.shards import Part, parts
+from earshot.features.shards import Form, Shard, concatenate, parts
 
 SAY_SECONDS = 20.0  # between two lines where there is no terminal
+NOBODY = np.zeros(0, np.int32)
 
 
 def build(plan: Plan, device: Device) -> Any:
@@ -34,46 +36,94 @@ def build(plan: Plan, device: Device) -> Any:
     return module.Extractor(plan.settings, plan.window, device.name, plan.weights, device.precision)
 
 
+class Task(NamedTuple):
+    """Shards to make, in order."""
+
+    shards: list[Shard]
+    unreadable: np.ndarray
+    """Indices of the training clips that have no features, where the shards are of copies."""
+
+
 class Worker:
-    """Makes shards on one device, in this process or in one of its own; `about` is the form of its shards
-    (`schema.form`)."""
+    """Makes shards on one device, in this process or in one of its own; `about` is their form."""
 
     def __init__(self, device: Device, plan: Plan, batch_size: int, workers: int):
         self.plan, self.batch_size = plan, batch_size
         self.extractor = build(plan, device)
         self.precision = f"{device.name.partition(':')[0]} {device.precision}"
         empty_views = {view: self.extractor.none(view) for view in self.extractor.shapes}
-        self.about = schema.form({**empty_views, "meta": {"span": self.extractor.span}})
+        self.about = Form.from_views(empty_views, self.extractor.span)
         self.pool = ThreadPoolExecutor(workers)
 
-    def __call__(
-        self, todo: list[Part], say: Callable[[tuple[int, float, int]], None], deadline: Any
-    ) -> bool:
+    def __call__(self, task: Task, report: Callable[[tuple[int, float, int]], None], deadline: Any) -> bool:
         """Make shards; False if the time ran out before the last.
 
         Args:
-            say: called after each shard with its clips, the seconds that it took and its bytes.
+            report: called after each shard with its clips, the seconds that it took and its bytes.
         """
         began = time.perf_counter()
-        jobs = decode_ahead.jobs(self.plan, todo, self.extractor.rate, self.pool)
-        ahead = decode_ahead.ahead(jobs)
-        for part, found in itertools.groupby(ahead, key=lambda one: one[0]):
-            prepared = itertools.chain.from_iterable(results for _, results in found)
-            content, self.batch_size = _features(self.plan, part, prepared, self.extractor, self.batch_size)
-            cache.dump(part.path, content)
-            checksums.write(
-                part.seal, {"fingerprint": self.plan.fingerprint, "precision": self.precision}, part.path.name
-            )
+        jobs = decode_ahead.jobs(self.plan, task.shards, task.unreadable, self.extractor.rate, self.pool)
+        decoded = decode_ahead.ahead(jobs)
+        for shard, results in itertools.groupby(decoded, key=operator.itemgetter(0)):
+            clips = itertools.chain.from_iterable(items for _, items in results)
+            arrays = self.extract(shard, clips)
+            shard.write(self.plan.fingerprint, self.extractor.span, self.precision, arrays)
             now = time.perf_counter()
-            say((part.last - part.first, now - began, part.path.stat().st_size))
+            report((shard.clips, now - began, shard.path.stat().st_size))
             began = now
-            if deadline.passed() and part is not todo[-1]:
+            if deadline.passed() and shard is not task.shards[-1]:
                 return False
         return True
+
+    def extract(self, shard: Shard, clips: Iterable[Decoded | Copy | str]) -> dict[str, np.ndarray]:
+        """A shard's arrays, from its decoded clips or copies; text is the reason why a clip has none."""
+        features: list[Any] = []
+        items: list[Any] = []  # the clips without their waves
+        for bite in decode_ahead.bites(clips):
+            features += self._extract_bite([item for item in bite if not isinstance(item, str)])
+            items += [item if isinstance(item, str) else item._replace(wave=None) for item in bite]
+            del bite  # before the next ones are decoded
+        windows = [len(clip.start) for clip in features]
+        if shard.has_copies:
+            arrays = augmented_copies.shard_columns(items, windows)
+        else:
+            arrays = _build_clip_columns(shard, items, windows)
+        arrays["start"] = np.concatenate([clip.start for clip in features] or [np.zeros(0, np.float32)])
+        arrays["length"] = np.concatenate([clip.length for clip in features] or [np.zeros(0, np.float32)])
+        for view in self.extractor.shapes:
+            rows = [clip.views[view] for clip in features]
+            arrays[view] = np.concatenate(rows or [self.extractor.none(view)])
+        return arrays
+
+    def _extract_bite(self, clips: list[Any]) -> list[Any]:
+        while True:
+            waves, offsets = [clip.wave for clip in clips], [clip.offset for clip in clips]
+            try:
+                return self.extractor.extract(waves, offsets, self.batch_size)
+            except RuntimeError as error:
+                if not out_of_memory(error) or self.batch_size == 1:
+                    raise
+            self.batch_size //= 2
+            print(f"out of memory: batch size {self.batch_size} from here on", flush=True)
 
     def close(self) -> None:
         """Drop what is being decoded ahead: who stops does not want to wait for it."""
         self.pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _build_clip_columns(shard: Shard, items: list[Any], windows: list[int]) -> dict[str, np.ndarray]:
+    """The clip of each row, the clips without features and why, the clips with a note."""
+    good = [number for number, item in enumerate(items, shard.first) if not isinstance(item, str)]
+    bad = [number for number, item in enumerate(items, shard.first) if isinstance(item, str)]
+    columns = {
+        "clip": np.repeat(np.array(good, dtype=np.int32), windows),
+        "bad": np.array(bad, dtype=np.int32),
+        "reason": np.array([item for item in items if isinstance(item, str)], dtype=np.str_),
+    }
+    for note in NOTES:
+        noted = [number for number in good if getattr(items[number - shard.first], note)]
+        columns[note] = np.array(noted, dtype=np.int32)
+    return columns
 
 
 def run(
@@ -97,64 +147,73 @@ def run(
     Raises:
         UserError: not one training clip is usable.
     """
-    todo = parts(plan) if fresh else missing_parts(plan)
-    everything = sum(part.last - part.first for part in parts(plan))
-    missing = sum(part.last - part.first for part in todo)
-    if missing < everything:
-        print(f"continuing: {everything - missing} of {everything} clips are done", flush=True)
-    on = [device] if isinstance(device, Device) else list(device)[: max(1, len(todo))]
-    arguments = (plan, batch_size, max(1, workers // len(on)))
+    shards = parts(plan)
+    todo = shards if fresh else missing_parts(plan, shards)
+    total, missing = sum(shard.clips for shard in shards), sum(shard.clips for shard in todo)
+    if missing < total:
+        print(f"continuing: {total - missing} of {total} clips are done", flush=True)
+    devices = [device] if isinstance(device, Device) else list(device)[: max(1, len(todo))]
+    arguments = (plan, batch_size, max(1, workers // len(devices)))
     with contextlib.ExitStack() as stack:
         # Before anything is written: settings that the extractor refuses must not claim the cache's name.
-        if not todo:
-            pass
-        elif len(on) > 1:
-            stack.enter_context(patiently())
-            team = stack.enter_context(worker_pool.Team(on, Worker, arguments, plan.folder))
-            form, work = team.ready()[0], team.run
-        else:
-            worker = stack.enter_context(contextlib.closing(Worker(on[0], *arguments)))
-            form = worker.about
-
-            def work(tasks: list[list[Part]], heard: Callable, deadline: Deadline) -> bool:
-                return worker(tasks[0], heard, deadline)
-
+        if todo:
+            form, work = _start_workers(stack, devices, arguments)
         if fresh:
             empty(plan.folder, first=cache.MANIFEST)  # what a kill leaves then belongs to nobody
         clear_temporary(plan.folder)
         checksums.write(plan.folder / cache.MANIFEST, {**merge_shards.head(plan), "complete": False})
         (plan.folder / "shards").mkdir(exist_ok=True)
         if todo and not fresh:  # only now is it known for sure what shards look like
-            waiting = {part.path for part in todo}
-            for part in parts(plan):
-                if part.path not in waiting and _form(part) != form:
-                    _set_aside(
-                        part, f"{part.path} has other views, or another span, than this extractor gives"
-                    )
-                    waiting.add(part.path)
-            todo = [part for part in parts(plan) if part.path in waiting]
-            missing = sum(part.last - part.first for part in todo)
+            _set_other_forms_aside(shards, form, "this extractor gives")
+            todo = [shard for shard in shards if not shard.seal.exists()]
+            missing = sum(shard.clips for shard in todo)
         if todo:
-            shapes = {view: shape for view, shape, _ in form[0]}
-            print(disk_space.check(plan.folder, *of_cache(plan, shapes, everything, missing)), flush=True)
-        bar = stack.enter_context(_Bar(everything, missing, len(on)))
-        # last: which clips can be heard is known then
-        copied = [part for part in todo if part.split == augmented_copies.NAME]
-        stages = [stage for stage in (todo[: len(todo) - len(copied)], copied) if stage]
-        for stage in stages:
-            tasks = [stage[number :: len(on)] for number in range(min(len(on), len(stage)))]
-            if not work(tasks, bar.made, deadline) or stage is not stages[-1] and deadline.passed():
-                bar.bar.close()
-                if not answered or not deadline.late():
-                    deadline.leave()
-                count = for_run.give_up(plan, missing_parts(plan), form)
-                print(
-                    f"beware: the time was up: {count} of {everything} clips are not heard and get the class "
-                    "prior's answer",
-                    flush=True,
-                )
+            shapes = {view: shape for view, shape, _ in form.views}
+            print(disk_space.check(plan.folder, *of_cache(plan, shapes, total, missing)), flush=True)
+        bar = stack.enter_context(_Bar(total, missing, len(devices)))
+        clips = [shard for shard in todo if not shard.has_copies]
+        copies = [shard for shard in todo if shard.has_copies]
+        in_time = not clips or work(_deal(clips, len(devices)), bar.made, deadline)
+        if copies:  # last: which clips can be mixed is known now
+            in_time = in_time and not (clips and deadline.passed())
+            in_time = in_time and work(
+                _deal(copies, len(devices), _find_unreadable(shards)), bar.made, deadline
+            )
+        if not in_time:
+            bar.bar.close()
+            if not answered or not deadline.late():
+                deadline.leave()
+            count = for_run.give_up(plan, [shard for shard in shards if not shard.seal.exists()], form)
+            print(
+                f"beware: the time was up: {count} of {total} clips are not heard and get the class "
+                "prior's answer",
+                flush=True,
+            )
     check_unchanged(plan)
-    merge_shards.join(plan, parts(plan))
+    merge_shards.join(plan, shards)
+
+
+def _start_workers(
+    stack: contextlib.ExitStack, devices: list[Device], arguments: tuple
+) -> tuple[Form, Callable]:
+    """The form of the shards that will be made, and what hands tasks out: one task to each worker."""
+    if len(devices) > 1:
+        stack.enter_context(patiently())
+        folder = arguments[0].folder
+        team = stack.enter_context(worker_pool.Team(devices, Worker, arguments, folder))
+        return team.ready()[0], team.run
+    worker = stack.enter_context(contextlib.closing(Worker(devices[0], *arguments)))
+    return worker.about, lambda tasks, report, deadline: worker(tasks[0], report, deadline)
+
+
+def _deal(shards: list[Shard], workers: int, unreadable: np.ndarray = NOBODY) -> list[Task]:
+    """A task for each worker, as long as there is a shard for it."""
+    return [Task(shards[number::workers], unreadable) for number in range(min(workers, len(shards)))]
+
+
+def _find_unreadable(shards: list[Shard]) -> np.ndarray:
+    """Indices of the training clips without features, from the finished shards."""
+    return concatenate([shard for shard in shards if shard.split == "train"], "bad")
 
 
 class _Bar:
@@ -200,103 +259,29 @@ class _Bar:
             )
 
 
-def missing_parts(plan: Plan) -> list[Part]:
+def missing_parts(plan: Plan, shards: list[Shard]) -> list[Shard]:
     """The shards that are still to be made; one that is damaged, or of another cache, is named and set
     aside."""
-    todo, clips = [], int((plan.competition.clips.split == "train").sum())
-    every, forms = parts(plan), {}
-    for part in every:
-        reason = None
-        if part.seal.exists():
-            try:
-                found = checksums.read(part.seal, part.path.name).get("fingerprint")
-                content = cache.load(part.path)
-                wrong = schema.shard_fault(
-                    content, part.first, part.last, clips, part.split == augmented_copies.NAME
-                )
-                if wrong:
-                    reason = f"{part.path} {wrong}"
-                else:
-                    forms[part.path] = schema.form(content)
-                if not wrong and found == plan.fingerprint:
-                    found = content["meta"].get("fingerprint")
-                if found != plan.fingerprint:
-                    reason = (
-                        f"{part.path} belongs to another cache (fingerprint {found} there, "
-                        f"{plan.fingerprint} here)"
-                    )
-            except UserError as error:
-                reason = str(error)
-        elif part.path.exists():
-            part.path.unlink()  # a kill came before its checksum was written
-        if reason:
-            _set_aside(part, reason)
-        if not part.seal.exists():
-            todo.append(part)
-    if todo:
+    train_clips = int((plan.competition.clips.split == "train").sum())
+    for shard in shards:
+        if shard.seal.exists():
+            fault = shard.find_fault(plan.fingerprint, train_clips)
+            if fault:
+                shard.set_aside(fault)
+        elif shard.path.exists():
+            shard.path.unlink()  # a kill came before its checksum was written
+    todo = [shard for shard in shards if not shard.seal.exists()]
+    if todo or not shards:
         return todo  # the extractor will tell which of the others are its own
-    common = Counter(forms.values()).most_common(1)[0][0] if forms else None
-    todo = [part for part in every if forms[part.path] != common]
-    for part in todo:
-        _set_aside(part, f"{part.path} has other views, or another span, than most shards")
-    return todo
+    common = Counter(shard.form for shard in shards).most_common(1)[0][0]
+    _set_other_forms_aside(shards, common, "most shards")
+    return [shard for shard in shards if not shard.seal.exists()]
 
 
-def _form(part: Part) -> tuple:
-    return schema.form(cache.load(part.path))
-
-
-def _set_aside(part: Part, reason: str) -> None:
-    aside = part.path.with_name(part.path.name + ".damaged")
-    if part.path.exists():
-        os.replace(part.path, aside)
-    part.seal.unlink()
-    print(f"{reason}: set aside as {aside.name}, made again", flush=True)
-
-
-def _features(
-    plan: Plan, part: Part, prepared: Iterable[Any], extractor: Any, batch_size: int
-) -> tuple[dict[str, Any], int]:
-    """A shard's content, and the batch size that memory allowed; an item is a wave with its offset, or why
-    there is none."""
-    features: list[Any] = []
-    items: list[Any] = []  # without their waves
-    for bite in decode_ahead.bites(prepared):
-        waves = [item for item in bite if not isinstance(item, str)]
-        while True:
-            try:
-                features += extractor.extract(
-                    [item.wave for item in waves], [item.offset for item in waves], batch_size
-                )
-                break
-            except RuntimeError as error:
-                if not out_of_memory(error) or batch_size == 1:
-                    raise
-                batch_size //= 2
-                print(f"out of memory: batch size {batch_size} from here on", flush=True)
-        items += [item if isinstance(item, str) else item._replace(wave=None) for item in bite]
-        del waves, bite  # before the next ones are decoded
-    good = [index for index, item in enumerate(items) if not isinstance(item, str)]
-    windows = [len(f.start) for f in features]
-    if part.split == augmented_copies.NAME:
-        content = augmented_copies.shard_columns(items, windows)
-    else:
-        content = {
-            "clip": np.repeat(np.array([part.first + i for i in good], dtype=np.int32), windows),
-            "bad": np.array([part.first + i for i in range(len(items)) if i not in good], dtype=np.int32),
-            "reason": np.array([item for item in items if isinstance(item, str)], dtype=np.str_),
-        }
-        for note in NOTES:
-            noted = [part.first + i for i in good if getattr(items[i], note)]
-            content[note] = np.array(noted, dtype=np.int32)
-    content |= {
-        "start": np.concatenate([f.start for f in features] or [np.zeros(0, np.float32)]),
-        "length": np.concatenate([f.length for f in features] or [np.zeros(0, np.float32)]),
-        "meta": {"fingerprint": plan.fingerprint, "span": extractor.span},
-    }
-    for view in extractor.shapes:
-        content[view] = np.concatenate([f.views[view] for f in features] or [extractor.none(view)])
-    return content, batch_size
+def _set_other_forms_aside(shards: list[Shard], form: Form, whose: str) -> None:
+    for shard in shards:
+        if shard.seal.exists() and shard.form != form:
+            shard.set_aside(f"{shard.path} has other views, or another span, than {whose}")
 
 
 def of_extraction(clips: int, seconds: float, size: int) -> str:

@@ -11,7 +11,7 @@ from earshot.core.errors import UserError
 from earshot.core.shell import quoted
 from earshot.core.spelling import keys
 from earshot.features import cache
-from earshot.features.manifest import settings_fault
+from earshot.features.schema import validate_record
 
 # They say where from, or how fast, not how.
 NOT_SETTINGS = {f.name for group in (CompetitionFlags, ExtractionFlags) for f in fields(group)} - {
@@ -79,14 +79,14 @@ def pick(data: str, recipe: Recipe | None, continue_from: str | None = None) -> 
         )
     manifests = {folder: cache.peek(folder / cache.MANIFEST) for folder in found}
     # else the reader says why
-    found = [folder for folder in found if not settings_fault(manifests[folder])] or found
+    found = [folder for folder in found if not validate_record(manifests[folder])] or found
     # not --for-run's
     found = [folder for folder in found if "train" in (manifests[folder].get("splits") or {"train"})] or found
     if recipe is not None and recipe.features:
         fitting = [
             f
             for f in found
-            if not settings_fault(manifests[f]) and not mismatches(manifests[f]["record"], recipe)
+            if not validate_record(manifests[f]) and not mismatches(manifests[f]["record"], recipe)
         ]
         named = [f for f in fitting if f.name == recipe.features.get("cache")]
         fitting = named or fitting

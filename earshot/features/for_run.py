@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from earshot import extractors
-from earshot.core import checksums
 from earshot.core.config import with_defaults
 from earshot.core.errors import UserError
-from earshot.features import cache
 
 if TYPE_CHECKING:
     from earshot.competition.load import Competition
     from earshot.features.plan import Plan
-    from earshot.features.shards import Part
+    from earshot.features.shards import Form, Shard
 
 TIME_UP = "the time was up"
 
@@ -64,28 +62,20 @@ def only(clips: Competition) -> Competition:
     return clips
 
 
-def give_up(plan: Plan, todo: list[Part], form: tuple) -> int:
-    """Shards without features for the clips that the time left unheard; how many clips they are.
+def give_up(plan: Plan, todo: list[Shard], form: Form) -> int:
+    """Write shards without features for the clips that the time did not suffice for; how many clips they are.
 
     Args:
-        todo: the shards that are still missing.
-        form: of the shards that are there (`schema.form`).
+        todo: the shards that are still missing. form: of the shards that are there.
     """
-    views, span = form
-    for part in todo:
-        count = part.last - part.first
-        none = {view: np.zeros((0, *shape), dtype=kind) for view, shape, kind in views}
-        cache.dump(
-            part.path,
-            {
-                "clip": np.zeros(0, np.int32),
-                "bad": np.arange(part.first, part.last, dtype=np.int32),
-                "reason": np.array([TIME_UP] * count),
-                "start": np.zeros(0, np.float32),
-                "length": np.zeros(0, np.float32),
-                **none,
-                "meta": {"fingerprint": plan.fingerprint, "span": span},
-            },
-        )
-        checksums.write(part.seal, {"fingerprint": plan.fingerprint, "precision": "none"}, part.path.name)
-    return sum(part.last - part.first for part in todo)
+    nothing = {view: np.zeros((0, *shape), dtype=kind) for view, shape, kind in form.views}
+    for shard in todo:
+        arrays = {
+            "clip": np.zeros(0, np.int32),
+            "bad": np.arange(shard.first, shard.last, dtype=np.int32),
+            "reason": np.array([TIME_UP] * shard.clips),
+            "start": np.zeros(0, np.float32),
+            "length": np.zeros(0, np.float32),
+        }
+        shard.write(plan.fingerprint, form.span, "none", arrays | nothing)
+    return sum(shard.clips for shard in todo)

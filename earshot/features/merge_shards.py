@@ -13,103 +13,117 @@ from earshot import __version__, extractors
 from earshot.core import checksums
 from earshot.core.errors import UserError
 from earshot.core.files import digest, write_bytes
-from earshot.features import augmented_copies, cache, clip_weights, manifest, reasons
+from earshot.features import augmented_copies, cache, clip_weights, reasons, schema
 from earshot.features.reasons import NOTES
-from earshot.features.shards import Shards
+from earshot.features.shards import Shard, concatenate
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from earshot.competition.load import Competition
     from earshot.features.plan import Plan
-    from earshot.features.shards import Part
 
 
-def join(plan: Plan, parts: list[Part]) -> None:
+def join(plan: Plan, shards: list[Shard]) -> None:
     """Shards into train.pkl, test.pkl, subm.pkl, augmented.pkl; unique_labels.pkl, bad_audio.csv and the
     manifest beside them.
 
     Args:
-        parts: all shards of the plan, in order.
+        shards: all of the plan, in order, sound ones.
     Raises:
-        UserError: not one training clip is usable; a shard of another cache.
+        UserError: not one training clip is usable.
     """
-    clips, folder = plan.competition.clips, plan.folder
-    ledger = [list(row) for row in plan.competition.missing]
-    kinds = extractors.module(plan.extractor).Extractor.choose_views(plan.settings)
+    competition, folder = plan.competition, plan.folder
+    bad_audio = [list(row) for row in competition.missing]
     meta = {"fingerprint": plan.fingerprint, "record": plan.record, "versions": _versions(plan)}
+    kinds = extractors.module(plan.extractor).Extractor.choose_views(plan.settings)
     meta["kinds"] = kinds
-    splits, shapes, span, augmented = {}, {}, None, {}
+    splits: dict[str, dict[str, int]] = {}
+    augmented: dict[str, dict[str, int]] = {}
     noted: dict[str, list[str]] = {note: [] for note in NOTES}
-    for split in manifest.SPLITS:
-        rows = clips[clips.split == split]
+    for split in schema.SPLITS:
+        rows = competition.clips[competition.clips.split == split]
         if not len(rows):
             continue
-        shards = Shards(plan, split, [part for part in parts if part.split == split])
-        ids, paths, bad = rows.id.tolist(), rows.path.tolist(), shards.column("bad")
-        ledger += [
-            [split, str(ids[i]), str(reason)]
-            for i, reason in zip(bad, shards.column("reason"), strict=True)
-            if paths[i]
-        ]  # rows without a file are in the competition's own list
+        of_split = [shard.read() for shard in shards if shard.split == split]
+        ids, paths = rows.id.tolist(), rows.path.tolist()
+        bad, why = concatenate(of_split, "bad"), concatenate(of_split, "reason")
+        # rows without a file are in the competition's own list
+        bad_audio += [
+            [split, str(ids[i]), str(reason)] for i, reason in zip(bad, why, strict=True) if paths[i]
+        ]
         for note in NOTES:
-            noted[note] += [str(ids[i]) for i in shards.column(note)]
-        span = shards.span
-        # Training clips that cannot be heard are left out; clips to be answered keep their place,
-        # without rows.
-        kept = np.setdiff1d(np.arange(len(rows)), bad) if split == "train" else np.arange(len(rows))
-        if split == "train" and not len(kept):
-            why = reasons.commonest(map(str, shards.column("reason")))
-            raise UserError(f"none of the {len(rows)} training clips can be used: {why}")
-        rows = rows.iloc[kept]
-        content = {
-            "ids": np.array(rows.id.tolist(), dtype=np.str_),
-            "labels": _labels(plan.competition, rows.label),
-            "folds": np.array(rows.fold.tolist(), dtype=np.int32),
-            "groups": np.array(rows.group.tolist(), dtype=np.str_),
-            "clip": np.searchsorted(kept, shards.column("clip")).astype(np.int32),
-            "start": shards.column("start"),
-            "length": shards.column("length"),
-        }
-        weights = clip_weights.of(rows) if split == "train" else None
-        if weights is not None:
-            content["weights"] = weights
-        if split == "train":  # identifies a clip whatever its name
+            noted[note] += [str(ids[i]) for i in concatenate(of_split, note)]
+        # Training clips without features are left out; clips to predict keep their place, without rows.
+        kept = np.arange(len(rows))
+        if split == "train":
+            kept = np.setdiff1d(kept, bad)
+            if not len(kept):
+                commonest = reasons.commonest(map(str, why))
+                raise UserError(f"none of the {len(rows)} training clips can be used: {commonest}")
+            # identifies a clip whatever its name
             digests = _digests([plan.digests[i] for i in kept])
             cache.dump(folder / "digests.pkl", {"digests": digests, "meta": meta})
-        shapes = shards.write(folder / f"{split}.pkl", content, meta)
-        splits[split] = {"clips": len(kept), "rows": len(content["clip"])}
+        arrays = _build_clip_arrays(competition, rows.iloc[kept], split)
+        arrays["clip"] = np.searchsorted(kept, concatenate(of_split, "clip")).astype(np.int32)
+        arrays["start"], arrays["length"] = concatenate(of_split, "start"), concatenate(of_split, "length")
+        _write(folder / f"{split}.pkl", arrays, of_split, meta)
+        splits[split] = {"clips": len(kept), "rows": len(arrays["clip"])}
         if split == "train" and plan.augment.augment:
-            augmented = _join_copies(plan, parts, kept, meta)
-    cache.dump(
-        folder / "unique_labels.pkl",
-        {"unique_labels": np.array(plan.competition.classes, dtype=np.str_), "meta": meta},
-    )
-    _write_ledger(folder / "bad_audio.csv", ledger)
+            augmented = _join_copies(plan, shards, kept, meta)
+    labels = np.array(competition.classes, dtype=np.str_)
+    cache.dump(folder / "unique_labels.pkl", {"unique_labels": labels, "meta": meta})
+    _write_bad_audio(folder / "bad_audio.csv", bad_audio)
+    names = [f"{name}.pkl" for name in [*splits, *augmented]] + ["unique_labels.pkl", "bad_audio.csv"]
     for name in ("sample_submission", "solution"):
-        source = getattr(plan.competition, name)
+        source = getattr(competition, name)
         if source:  # beside the cache, so that training needs nothing but the cache
             write_bytes(folder / f"{name}.csv", Path(source).read_bytes())
-    names = [f"{name}.pkl" for name in [*splits, *augmented]] + ["unique_labels.pkl", "bad_audio.csv"]
-    names += [f"{name}.csv" for name in ("sample_submission", "solution") if getattr(plan.competition, name)]
-    checksums.write(
-        folder / cache.MANIFEST,
-        {
-            **head(plan),
-            "complete": True,
-            "splits": splits,
-            **augmented,
-            "shapes": shapes,
-            "kinds": kinds,
-            "span": span,
-            "bad": len(ledger),
-            # beside the other checksums, which version 0.1 reads and knows the names of
-            **({"digests": digest(folder / "digests.pkl")} if "train" in splits else {}),
-            **{note: {"clips": len(found), "first": found[0]} for note, found in noted.items() if found},
-            "columns": [plan.competition.id_column, plan.competition.label_column],
-            **({"separator": plan.competition.separator} if plan.competition.multilabel else {}),
-            "bytes": {name: (folder / name).stat().st_size for name in names},
-        },
-        *names,
-    )
+            names.append(f"{name}.csv")
+    manifest = {**head(plan), "complete": True, "splits": splits, **augmented}
+    manifest["shapes"] = {name: list(view.shape[1:]) for name, view in of_split[0].views.items()}
+    manifest["kinds"] = kinds
+    manifest["span"] = of_split[0].form.span
+    manifest["bad"] = len(bad_audio)
+    if "train" in splits:  # not beside the other checksums: version 0.1 knows the names of those
+        manifest["digests"] = digest(folder / "digests.pkl")
+    for note, clips in noted.items():
+        if clips:
+            manifest[note] = {"clips": len(clips), "first": clips[0]}
+    manifest["columns"] = [competition.id_column, competition.label_column]
+    if competition.multilabel:
+        manifest["separator"] = competition.separator
+    manifest["bytes"] = {name: (folder / name).stat().st_size for name in names}
+    checksums.write(folder / cache.MANIFEST, manifest, *names)
     cache.tidy(folder)
+
+
+def _build_clip_arrays(competition: Competition, rows: pd.DataFrame, split: str) -> dict[str, np.ndarray]:
+    """The arrays of a split that have an item for each clip."""
+    arrays = {
+        "ids": np.array(rows.id.tolist(), dtype=np.str_),
+        "labels": _labels(competition, rows.label),
+        "folds": np.array(rows.fold.tolist(), dtype=np.int32),
+        "groups": np.array(rows.group.tolist(), dtype=np.str_),
+    }
+    weights = clip_weights.of(rows) if split == "train" else None
+    return arrays if weights is None else arrays | {"weights": weights}
+
+
+def _write(path: Path, arrays: dict[str, np.ndarray], shards: list[Shard], meta: dict[str, Any]) -> None:
+    """The given arrays and the shards' views as one file."""
+    for shard in shards:
+        if shard.form != shards[0].form:
+            raise UserError(
+                f"{shard.path} has other views than the shards before it: start over with --fresh"
+            )
+
+    def stream(view: str) -> cache.Joined:
+        stored = shards[0].views[view]
+        shape = (len(arrays["clip"]), *stored.shape[1:])
+        return cache.Joined(shape, stored.dtype, lambda: (shard.read_view(view) for shard in shards))
+
+    cache.dump(path, {**arrays, **{view: stream(view) for view in shards[0].views}, "meta": meta})
 
 
 def _digests(found: list[str]) -> np.ndarray:
@@ -130,22 +144,20 @@ def _labels(competition: Any, column: Any) -> np.ndarray:
 
 
 def _join_copies(
-    plan: Plan, parts: list[Part], kept: np.ndarray, meta: dict[str, Any]
+    plan: Plan, shards: list[Shard], kept: np.ndarray, meta: dict[str, Any]
 ) -> dict[str, dict[str, int]]:
     """The copies' shards into augmented.pkl, clips counted among those that are kept; what the manifest says
     of it."""
-    shards = Shards(
-        plan, augmented_copies.NAME, [part for part in parts if part.split == augmented_copies.NAME]
-    )
-    content = {key: shards.column(key) for key in (*augmented_copies.COLUMNS, "start", "length")}
-    mixed = content["partner"] >= 0
-    content["clip"] = np.searchsorted(kept, content["clip"]).astype(np.int32)
-    content["partner"] = np.where(mixed, np.searchsorted(kept, content["partner"]), -1).astype(np.int32)
-    shards.write(plan.folder / f"{augmented_copies.NAME}.pkl", content, meta)
-    return {augmented_copies.NAME: {"copies": plan.augment.augment, "rows": len(content["clip"])}}
+    copies = [shard.read() for shard in shards if shard.has_copies]
+    arrays = {name: concatenate(copies, name) for name in (*augmented_copies.COLUMNS, "start", "length")}
+    mixed = arrays["partner"] >= 0
+    arrays["clip"] = np.searchsorted(kept, arrays["clip"]).astype(np.int32)
+    arrays["partner"] = np.where(mixed, np.searchsorted(kept, arrays["partner"]), -1).astype(np.int32)
+    _write(plan.folder / f"{augmented_copies.NAME}.pkl", arrays, copies, meta)
+    return {augmented_copies.NAME: {"copies": plan.augment.augment, "rows": len(arrays["clip"])}}
 
 
-def _write_ledger(path: Path, rows: list[list[str]]) -> None:
+def _write_bad_audio(path: Path, rows: list[list[str]]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["split", "id", "reason"])

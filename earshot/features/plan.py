@@ -20,7 +20,7 @@ from earshot.core.file_names import text_of
 from earshot.core.files import digest_of
 from earshot.core.fingerprint import differences, fingerprint
 from earshot.features import augmented_copies, cache, clip_weights, reasons
-from earshot.features.manifest import fault
+from earshot.features.schema import validate_manifest
 from earshot.features.source_files import INDEX, Sources, check_gone, unreadable
 
 if TYPE_CHECKING:
@@ -327,7 +327,7 @@ def state(plan: Plan) -> str:
         if manifest["record"].get("clips") != plan.record["clips"]:
             check_gone(plan.folder.parent, plan.competition.root, other)
         raise other
-    wrong = fault(manifest)
+    wrong = validate_manifest(manifest)
     if wrong:
         return _set_aside(path, f"{path} {wrong}")
     if not manifest.get("complete"):

@@ -10,7 +10,7 @@ from earshot.core import checksums, disk_space
 from earshot.core.earlier_outputs import copy_file, folders
 from earshot.core.fingerprint import fingerprint
 from earshot.features import cache, shards
-from earshot.features.manifest import fault
+from earshot.features.schema import validate_manifest
 
 if TYPE_CHECKING:
     from earshot.features.plan import Plan
@@ -53,7 +53,7 @@ def adopt_cache(plan: Plan, given: str | None) -> list[str]:
 def _whole(plan: Plan, folder: Path) -> list[str]:
     try:
         manifest = checksums.read(folder / cache.MANIFEST)
-        wrong = fault(manifest) or (
+        wrong = validate_manifest(manifest) or (
             "was made from something else" if fingerprint(manifest["record"]) != plan.fingerprint else None
         )
         if wrong:

@@ -1,56 +1,183 @@
-"""Do a cache's arrays hold together? Whoever made them: what does not is refused before it can be indexed
-with."""
+"""The schemas of a cache's files, whoever made them: an array that does not fit is never indexed with, and a
+name in the manifest that leads elsewhere is never joined to a path."""
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NotRequired, TypedDict, get_args
 
 import numpy as np
 
-PER_CLIP = {"ids": "U", "labels": "Ui", "folds": "i", "groups": "U"}
-WEIGHTS = {"weights": "f"}  # per clip, too, where some count more than others
-PER_ROW = {"clip": "i", "start": "f", "length": "f"}
-PER_COPY = {"copy": "i", "partner": "i", "share": "f"}
+from earshot.core.kinds import Kind
+from earshot.core.schema import Bounds, Column, Count, Digest, Size, TwoNames, find_array_fault, find_fault
+from earshot.features.reasons import NOTES
+
+Split = Literal["train", "test", "subm"]
+CacheFile = Literal[
+    "train.pkl",
+    "test.pkl",
+    "subm.pkl",
+    "augmented.pkl",
+    "unique_labels.pkl",
+    "digests.pkl",
+    "bad_audio.csv",
+    "sample_submission.csv",
+    "solution.csv",
+]
+SPLITS: tuple[str, ...] = get_args(Split)
+FILES: tuple[str, ...] = get_args(CacheFile)
 
 
-def fault(
-    content: dict[str, Any], clips: int, shapes: dict[str, tuple[int, ...]], classes: list[str], copies: bool
+class FeaturesRecord(TypedDict):
+    """What a recipe's features are compared with."""
+
+    extractor: str
+    settings: dict
+    audio: dict
+    window: dict
+    augment: NotRequired[dict]
+
+
+class CacheRecord(FeaturesRecord):
+    """What the fingerprint is taken of."""
+
+    clips: dict[str, str]
+    weights: Any
+
+
+class SplitCounts(TypedDict):
+    """Of one split."""
+
+    clips: Count
+    rows: Count
+
+
+class CopyCounts(TypedDict):
+    """Of the augmented copies: copies of each clip, rows in all."""
+
+    copies: Count
+    rows: Count
+
+
+class NotedClips(TypedDict):
+    """How many clips have a note (`reasons.NOTES`), and the id of the first."""
+
+    clips: Count
+    first: str
+
+
+class AnyManifest(TypedDict):
+    """The manifest of a cache of any version."""
+
+    record: FeaturesRecord
+
+
+class BegunManifest(TypedDict):
+    """The manifest of a cache that is not complete."""
+
+    fingerprint: str
+    record: CacheRecord
+    recipe: NotRequired[str | None]
+    weights: NotRequired[str | None]
+    separator: NotRequired[str | None]
+
+
+class Manifest(BegunManifest):
+    """The manifest of a finished cache."""
+
+    splits: Annotated[dict[Split, SplitCounts], Bounds(1)]
+    augmented: NotRequired[CopyCounts]
+    shapes: Annotated[dict[str, Annotated[list[Size], Bounds(3, 3)]], Bounds(1)]
+    kinds: NotRequired[dict[str, Kind]]
+    span: Annotated[float, Bounds(sys.float_info.min)]
+    bad: Count
+    cancelled: NotRequired[NotedClips]
+    partial: NotRequired[NotedClips]
+    columns: TwoNames
+    sha256: dict[CacheFile, Digest]
+
+
+class ShardMeta(TypedDict):
+    """The seconds that the time axis of a shard's views stands for."""
+
+    span: Annotated[float, Bounds(sys.float_info.min)]
+
+
+class AnyShard(TypedDict):
+    """A shard, besides its arrays."""
+
+    meta: ShardMeta
+
+
+PER_ROW = {"clip": Column("i", "rows"), "start": Column("f", "rows"), "length": Column("f", "rows")}
+PER_COPY = {"copy": Column("i", "rows"), "partner": Column("i", "rows"), "share": Column("f", "rows")}
+PER_CLIP = {"ids": Column("U", "clips"), "folds": Column("i", "clips"), "groups": Column("U", "clips")}
+UNREADABLE = {"bad": Column("i", "unreadable clips"), "reason": Column("U", "unreadable clips")}
+
+
+def validate_record(manifest: Any) -> str | None:
+    """What a manifest of any version lacks to be compared with a recipe's features; None where it can be."""
+    return find_fault(AnyManifest, manifest)
+
+
+def validate_manifest(manifest: Any) -> str | None:
+    """What a manifest of this version lacks, or has of another type; None where it can be used.
+
+    Args:
+        manifest: the JSON's value. One that is not complete names no files yet.
+    """
+    complete = isinstance(manifest, dict) and manifest.get("complete")
+    fault = find_fault(Manifest if complete else BegunManifest, manifest)
+    if fault or not complete:
+        return fault
+    splits = manifest["splits"]
+    if not {"train", "subm"} & set(splits):
+        return "has neither training clips nor clips to submit"
+    if not set(splits) <= set(manifest["record"]["clips"]):
+        return "has no record of the clips of each split"
+    augmented = ["augmented"] if "augmented" in manifest else []
+    for name in ("unique_labels", *splits, *augmented):
+        if f"{name}.pkl" not in manifest["sha256"]:
+            return f"has no sha256 of {name}.pkl"
+    return None
+
+
+def validate_arrays(
+    content: dict[str, Any],
+    clips: int,
+    shapes: Mapping[str, tuple[int, ...]],
+    classes: list[str],
+    copies: bool,
 ) -> str | None:
     """What is wrong with the arrays of a split, or of the augmented copies; None where they hold together.
 
     Args:
-        clips: how many the manifest speaks of; of the copies, how many training clips there are.
-        shapes: (D, F, T) per view, as the manifest has them.
-        classes: the labels.
+        clips: how many the manifest has; of the copies, how many training clips there are.
+        shapes: (D, F, T) per view, from the manifest.
         copies: are these the copies?
     """
-    per_clip = PER_CLIP | (WEIGHTS if "weights" in content else {})
-    kinds = {**PER_ROW, **(PER_COPY if copies else per_clip)}
-    for key in (*kinds, *shapes):
-        if key not in content:
-            return f"lacks {key}"
-        if not isinstance(content[key], np.ndarray):
-            return f"has no array {key}"
-    for key, kind in kinds.items():
-        array = content[key]
-        if array.dtype.kind not in kind or array.ndim != 1 + (key == "labels" and array.dtype.kind == "i"):
-            return f"has {key} of kind {array.dtype}, {array.ndim} axes"
-        expected = clips if key in per_clip else len(content["clip"])
-        if len(array) != expected:
-            return f"has {len(array)} {key} for {expected} {'clips' if key in per_clip else 'rows'}"
-    for view, shape in shapes.items():
-        array = content[view]
-        if array.dtype.kind not in "fi" or tuple(array.shape) != (len(content["clip"]), *shape):
-            return f"has {view} of shape {tuple(array.shape)}, expected {(len(content['clip']), *shape)}"
+    columns = {view: Column("fi", "rows", shape) for view, shape in shapes.items()} | PER_ROW
+    if copies:
+        columns |= PER_COPY
+    else:
+        has_columns = getattr(content.get("labels"), "ndim", 1) == 2
+        labels = Column("i", "clips", (len(classes),)) if has_columns else Column("U", "clips")
+        columns |= PER_CLIP | {"labels": labels}
+        if "weights" in content:
+            columns["weights"] = Column("f", "clips")
+    fault = find_array_fault(content, columns, {"clips": clips})
+    if fault:
+        return fault
     clip = content["clip"]
-    if len(clip) and not 0 <= int(clip.min()) <= int(clip.max()) < clips:
+    if not _is_within(clip, 0, clips):
         return f"has rows of clip {int(clip.min())} to {int(clip.max())}, of {clips}"
     if not (np.isfinite(content["start"]).all() and np.isfinite(content["length"]).all()):
         return "has times that are not finite"
-    return _copies(content, clips) if copies else _clips(content, classes)
+    return _find_copies_fault(content, clips) if copies else _find_clips_fault(content, classes)
 
 
-def shard_fault(content: dict[str, Any], first: int, last: int, clips: int, copies: bool) -> str | None:
+def validate_shard(content: dict[str, Any], first: int, last: int, clips: int, copies: bool) -> str | None:
     """What is wrong with the arrays of a shard; None where they hold together.
 
     Args:
@@ -58,74 +185,60 @@ def shard_fault(content: dict[str, Any], first: int, last: int, clips: int, copi
         clips: how many training clips there are.
         copies: is it a shard of copies?
     """
-    kinds = {**PER_ROW, **(PER_COPY if copies else {"bad": "i", "reason": "U"})}
-    for key, kind in kinds.items():
-        array = content.get(key)
-        if not isinstance(array, np.ndarray) or array.dtype.kind not in kind or array.ndim != 1:
-            return f"has no array {key}"
-    meta, rows = content.get("meta"), len(content["clip"])
-    views = {key: array for key, array in content.items() if getattr(array, "ndim", 0) == 4}
-    if (
-        not isinstance(meta, dict)
-        or type(meta.get("span")) not in (int, float)
-        or not 0 < meta["span"] < float("inf")
-        or not views
-    ):
-        return "has no views, or no span"
-    if any(array.dtype not in (np.float16, np.int16) for array in views.values()):
-        return "has a view that is neither float16 nor int16"
-    wrong = [key for key in (*kinds, *views) if key not in ("bad", "reason") and len(content[key]) != rows]
-    if wrong or not copies and len(content["bad"]) != len(content["reason"]):
-        return f"has another number of {(wrong or ['reason'])[0]} than of the rest"
-    for key in ("clip",) if copies else ("clip", "bad"):
-        low, high = (0, clips) if copies else (first, last)
-        if len(content[key]) and not low <= int(content[key].min()) <= int(content[key].max()) < high:
-            return f"speaks of clips that it does not hold ({key})"
+    views = list_views(content)
+    notes = [note for note in NOTES if note in content]
+    columns = {view: Column("fi", "rows", array.shape[1:]) for view, array in views.items()}
+    columns |= PER_ROW | (PER_COPY if copies else UNREADABLE) | {note: Column("i", note) for note in notes}
+    fault = find_fault(AnyShard, content) or find_array_fault(content, columns, {})
+    if fault:
+        return fault
+    if not views or any(array.dtype not in (np.float16, np.int16) for array in views.values()):
+        return "has no views, or one that is neither float16 nor int16"
+    if not all(array.flags.c_contiguous for array in views.values()):
+        return "has a view in another order of its axes"  # its bytes are read as they lie in the file
     if not all(np.isfinite(content[key]).all() and (content[key] >= 0).all() for key in ("start", "length")):
-        return "has times that are none"
-    if copies:
-        return _copies(content, clips)
+        return "has invalid times"
     clip = content["clip"]
+    if copies:
+        fault = None if _is_within(clip, 0, clips) else "has copies of clips that are not there"
+        return fault or _find_copies_fault(content, clips)
     if (np.diff(clip) < 0).any() or sorted([*np.unique(clip).tolist(), *content["bad"].tolist()]) != list(
         range(first, last)
     ):
-        return "does not have each of its clips once, in order, heard or bad"
+        return "does not have each of its clips once, in order, as rows or as bad"
+    if not all(_is_within(content[note], first, last) for note in notes):
+        return "has notes on clips of other shards"
     return None
 
 
-def form(content: dict[str, Any]) -> tuple[tuple[tuple[str, tuple[int, ...], str], ...], float]:
-    """Name, (D, F, T) and kind of number of each view of a sound shard, and the seconds that their time axis
-    stands for."""
-    views = {key: array for key, array in content.items() if getattr(array, "ndim", 0) == 4}
-    return tuple(
-        sorted((key, tuple(array.shape[1:]), array.dtype.name) for key, array in views.items())
-    ), content["meta"]["span"]
+def list_views(content: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The views among the arrays of a shard: those of four axes."""
+    return {key: array for key, array in content.items() if getattr(array, "ndim", 0) == 4}
 
 
-def _copies(content: dict[str, Any], clips: int) -> str | None:
-    partner, copy, share = content["partner"], content["copy"], content["share"]
-    if len(partner) and not (
-        -1 <= int(partner.min()) and int(partner.max()) < clips and int(copy.min()) >= 0
-    ):
+def _is_within(indices: np.ndarray, low: int, high: int) -> bool:
+    return not len(indices) or low <= int(indices.min()) <= int(indices.max()) < high
+
+
+def _find_copies_fault(content: dict[str, Any], clips: int) -> str | None:
+    if not _is_within(content["partner"], -1, clips) or (content["copy"] < 0).any():
         return "has copies of clips that are not there"
+    share = content["share"]
     return None if ((share >= 0) & (share <= 1)).all() else "has shares outside 0 and 1"
 
 
-def _clips(content: dict[str, Any], classes: list[str]) -> str | None:
+def _find_clips_fault(content: dict[str, Any], classes: list[str]) -> str | None:
     if len(np.unique(content["ids"])) != len(content["ids"]):
         return "has an id twice"
     weights = content.get("weights", np.ones(1))
     if not (np.isfinite(weights) & (weights > 0)).all():
         return "has a weight that is no number above 0"
     labels = content["labels"]
-    known = f"{', '.join(classes[:5])}{' ...' if len(classes) > 5 else ''} ({len(classes)})"
     if labels.ndim == 2:
-        wrong = labels.shape[1] != len(classes) or not np.isin(labels, (0, 1)).all()
-        return (
-            f"has {labels.shape[1]} columns of labels, or others than 0 and 1, and unique_labels.pkl has "
-            f"{known}"
-            if wrong
-            else None
-        )
+        return None if np.isin(labels, (0, 1)).all() else "has labels other than 0 and 1"
     unknown = np.setdiff1d(labels, [*classes, ""])
-    return f"has the label {unknown[0]}, and unique_labels.pkl has {known}" if len(unknown) else None
+    if not len(unknown):
+        return None
+    more = " ..." if len(classes) > 5 else ""
+    known = f"{', '.join(classes[:5])}{more} ({len(classes)})"
+    return f"has the label {unknown[0]}, and unique_labels.pkl has {known}"

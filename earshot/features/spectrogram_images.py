@@ -88,7 +88,7 @@ def draw(competition: Competition, out: Path, most: int, workers: int, deadline:
     folder, every = out / FOLDER, wanted(competition, most)
     if folder.is_dir():
         clear_temporary(folder)
-    todo = [one for one in every if not (folder / one[2]).exists()]
+    todo = [picture for picture in every if not (folder / picture[2]).exists()]
     for parent in sorted({(folder / name).parent for _, _, name in todo}):
         parent.mkdir(parents=True, exist_ok=True)
     began, bad, done = time.monotonic(), 0, 0
@@ -99,7 +99,7 @@ def draw(competition: Competition, out: Path, most: int, workers: int, deadline:
         lines = "".join(f"{number}\t{label}\n" for number, label in hidden)
         write_bytes(folder / NUMBERS, f"number\tclass\n{lines}".encode())
 
-    def one(path: str, label: str, name: str) -> bool:
+    def draw_picture(path: str, label: str, name: str) -> bool:
         try:
             title = f"{shown.get(label, label)}  ·  {text_of(Path(path).name)}"
             image = clip_files.picture(Path(path), title)
@@ -116,7 +116,7 @@ def draw(competition: Competition, out: Path, most: int, workers: int, deadline:
         for job in todo:
             if deadline.passed():
                 break
-            waiting.append(pool.submit(one, *job))
+            waiting.append(pool.submit(draw_picture, *job))
             if len(waiting) > 4 * workers:  # so that a deadline is not behind thousands of them
                 bad += not waiting.popleft().result()
                 done += 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from earshot.core import checksums
 from earshot.core.errors import UserError
 from earshot.core.files import digest_of, empty, locked, plain_name
 from earshot.core.shell import command
+from earshot.prediction.blend_schema import validate_blend
 from earshot.training.oof import Oof
 from earshot.training.run import CONFIG, Run
 
@@ -22,15 +22,6 @@ if TYPE_CHECKING:
 
 NAME, OOF = "blend.json", "oof.csv"
 AUTO = "auto.json"  # a bake-off's folder has it: the blend, and in it the members' runs
-KINDS = {
-    "members": list,
-    "fingerprints": list,
-    "kind": str,
-    "method": str,
-    "weights": list,
-    "metric": str,
-    "classes": int,
-}
 
 
 def fingerprint_of(folder: Path) -> str | None:
@@ -137,34 +128,9 @@ def read(folder: Path) -> dict[str, Any]:
         found = checksums.read(folder / NAME, OOF)
     except checksums.Damaged as error:
         raise UserError(f"{error}: {anew(folder)}") from None
-    count = len(found["members"]) if isinstance(found.get("members"), list) else 0
-    whole = (
-        all(isinstance(found.get(key), kind) for key, kind in KINDS.items())
-        and count > 0
-        and all(isinstance(text, str) for text in found["members"] + found["fingerprints"])
-        and len(found["fingerprints"]) == count
-        and found["kind"] in ("best", "last")
-        and _numbers(found["weights"], count, 0, 1)
-        and sum(found["weights"]) > 0
-        and (found.get("scale") is None or _numbers(found["scale"], found["classes"], 1e-12, 1e12))
-        and (
-            found.get("thresholds") is None
-            or _numbers(found["thresholds"], found["classes"], 1e-12, 1 - 1e-12)
-        )
-    )
-    if not whole:
+    if validate_blend(found):
         raise UserError(f"{folder / NAME} is no blend that can be applied: {anew(folder)}")
     return found
-
-
-def _numbers(values: Any, count: int, low: float, high: float) -> bool:
-    return (
-        isinstance(values, list)
-        and len(values) == count
-        and all(
-            type(value) in (int, float) and math.isfinite(value) and low <= value <= high for value in values
-        )
-    )
 
 
 def fitted(said: dict[str, Any]) -> Fitted:

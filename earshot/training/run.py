@@ -127,7 +127,7 @@ class Run:
 
     def whole(self) -> Run:
         """This run, where its settings say all that predicting needs; UserError where a stranger's do not."""
-        wrong = run_schema.fault(self.config)
+        wrong = run_schema.validate_run(self.config)
         if wrong:
             raise UserError(
                 f"{self.folder / CONFIG} {wrong}: it is no whole run's; train it anew with train.py --fresh"

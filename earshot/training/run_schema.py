@@ -3,40 +3,53 @@ is built or read."""
 
 from __future__ import annotations
 
-from typing import Any, get_args, get_type_hints
+from typing import Annotated, Any, TypedDict, get_args, get_type_hints
 
 from earshot.core.config import TrainingFlags
-
-KINDS = {"record": dict, "prior": list, "columns": list, "precision": dict, "features_folder": str}
-OF_RECORD = {"classes": list, "view": str, "head": dict, "training": dict, "features": dict}
+from earshot.core.schema import Bounds, Share, TwoNames, find_fault, is_valid
 
 
-def fault(config: dict[str, Any]) -> str | None:
+class RunFeatures(TypedDict):
+    """Of the record of the cache that a run was trained on."""
+
+    extractor: str
+
+
+class RunRecord(TypedDict):
+    """What a run's fingerprint is taken of."""
+
+    classes: Annotated[list[str], Bounds(2)]
+    view: str
+    head: dict
+    training: dict
+    features: RunFeatures
+
+
+class RunConfig(TypedDict):
+    """The content of config.yaml, as far as predicting needs it."""
+
+    record: RunRecord
+    prior: list[Share]
+    columns: TwoNames
+    precision: dict[str, str]
+    features_folder: str
+
+
+def validate_run(config: dict[str, Any]) -> str | None:
     """What a run's settings lack; None where predicting needs nothing more.
 
     Args:
         config: the content of config.yaml, its checksum verified.
     """
-    for found, kinds in ((config, KINDS), (config.get("record"), OF_RECORD)):
-        for key, kind in kinds.items():
-            if not isinstance(found.get(key), kind):
-                return f"has no {key}, or one of another kind"
-    classes, prior, features = config["record"]["classes"], config["prior"], config["record"]["features"]
-    if (
-        len(classes) < 2
-        or len(set(map(str, classes))) < len(classes)
-        or not all(isinstance(name, str) for name in classes)
-    ):
-        return "has no two labels, or one of them twice"
-    if len(prior) != len(classes) or not all(type(p) in (int, float) and 0 <= p <= 1 for p in prior):
-        return f"has a prior that is not {len(classes)} shares"
-    if len(config["columns"]) != 2 or not all(isinstance(name, str) for name in config["columns"]):
-        return "does not name the submission's two columns"
-    if not all(isinstance(value, str) for value in config["precision"].values()):
-        return "names a precision that is no text"
-    pools = get_args(get_type_hints(TrainingFlags)["pool"])
-    if config["record"]["training"].get("pool", pools[0]) not in pools:
-        return f"pools windows by none of {', '.join(pools)}"
-    if not isinstance(features.get("extractor"), str):
-        return "does not name the extractor"
+    fault = find_fault(RunConfig, config)
+    if fault:
+        return fault
+    record = config["record"]
+    if len(set(record["classes"])) < len(record["classes"]):
+        return "has one of its labels twice"
+    if len(config["prior"]) != len(record["classes"]):
+        return f"has a prior that is not {len(record['classes'])} shares"
+    pools = get_type_hints(TrainingFlags)["pool"]
+    if "pool" in record["training"] and not is_valid(pools, record["training"]["pool"]):
+        return f"pools windows by none of {', '.join(get_args(pools))}"
     return None
