@@ -39,9 +39,7 @@ def blended(inside: list[Member], flags: config.PredictFlags) -> Member:
         print(line)
     if flags.name is not None:
         folder = Path(flags.runs_folder) / flags.name
-        saved_blend.keep(
-            folder, [m.folder for m in inside], whole.classes, whole.multilabel, whole.metric, found, oof
-        )
+        saved_blend.keep(folder, [member.folder for member in inside], whole.metric, found, oof)
         again = command("python", "predict.py", "--runs", saved_blend.named(folder))
         print(f"kept: {folder}, which {again} opens")
     return whole

@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from earshot.core import checksums, config, worker_pool
 from earshot.core.deadline import SIGNALS, Deadline, clock
 from earshot.core.errors import UserError
@@ -20,7 +22,7 @@ from earshot.prediction import saved_blend, significance
 from earshot.search.candidates import CPU_PARAMETERS, CPU_SPEED, Candidate, at_once, size
 from earshot.training import experiment, metrics, parts, precision
 from earshot.training.checkpoint import FoldFolder
-from earshot.training.oof import Oof, read_oof
+from earshot.training.oof import Oof
 from earshot.training.run import CONFIG, Run
 from earshot.training.run_scores import summarise
 
@@ -302,10 +304,8 @@ class Contest:
     def oof(self, name: str, upto: int) -> Oof:
         """A candidate's out-of-fold predictions, of the final epoch, in the first folds."""
         cache = self.candidates[name].cache
-        found = read_oof(self.folder / name, "oof_last", cache.classes, cache.multilabel)
-        return found.rows(
-            [place for place, fold in enumerate(found.folds) if fold in self.state["folds"][:upto]]
-        )
+        found = Oof.read(self.folder / name / "oof_last.csv", cache.classes, cache.multilabel)
+        return found.take(np.isin(found.folds, self.state["folds"][:upto]))
 
     def ranked(self, names: list[str]) -> list[str]:
         """The best first, over the folds that all of them have."""
