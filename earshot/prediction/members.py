@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from earshot.core.errors import UserError
 from earshot.prediction import blend_weights, saved_blend
@@ -195,6 +194,8 @@ def aligned(members: list[Member]) -> tuple[Oof, np.ndarray, list[str]]:
         UserError: other labels; other clips in a fold; folds that cut the clips in another way, so that no
             clip's prediction is from models that have seen none of its fold.
     """
+    import pandas as pd
+
     same_classes(members)
     names = [str(member.folder) for member in members]
     complete = [member.oof() for member in members]
@@ -247,6 +248,8 @@ def aligned(members: list[Member]) -> tuple[Oof, np.ndarray, list[str]]:
 def merge_folds(folds: list[np.ndarray]) -> np.ndarray:
     """(clips,) the finest folds that cut none of the given ones, each called by the least number that the
     first gives it."""
+    import pandas as pd
+
     merged = folds[0]
     while True:
         before = merged
