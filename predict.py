@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 
 from earshot.core import cli, config
@@ -19,8 +18,7 @@ ABOUT = (
     "blend as runs/C\n"
     '  python predict.py --submit -m "message"      the same, sent to Kaggle and scored\n'
     "  python predict.py --runs A --audio FOLDER    a folder of new audio -> submissions/predictions.csv\n"
-    "  python predict.py --runs A FILE ...          the likeliest classes of loose files, on the terminal\n"
-    "  python predict.py --runs A --microphone      the same of what the microphone hears, until Ctrl-C"
+    "  python predict.py --runs A FILE ...          the likeliest classes of loose files, on the terminal"
 )
 
 
@@ -39,34 +37,18 @@ def blended(inside: list[Member], flags: config.PredictFlags) -> Member:
         print(line)
     if flags.name is not None:
         folder = Path(flags.runs_folder) / flags.name
-        saved_blend.keep(
-            folder, [m.folder for m in inside], whole.classes, whole.multilabel, whole.metric, found, oof
-        )
+        saved_blend.keep(folder, [member.folder for member in inside], whole.metric, found, oof)
         again = command("python", "predict.py", "--runs", saved_blend.named(folder))
         print(f"kept: {folder}, which {again} opens")
     return whole
-
-
-def live(whole: Member, flags: config.PredictFlags, files: list[str]) -> None:
-    """What the microphone hears."""
-    from earshot.prediction import microphone
-
-    if files or flags.audio:
-        raise UserError("files and --microphone at once: give one or the other")
-    recorder, rate = microphone.device()
-    from earshot.core import device
-    from earshot.prediction.predictor import Hearing
-
-    hearing = Hearing(whole, device.choose(flags.device), flags.weights)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # there is nothing to continue
-    print("listening (Ctrl-C ends it)", flush=True)
-    microphone.listen(hearing, recorder, rate, flags.top)
 
 
 def main(argv: list[str]) -> None:
     """Parse, open the runs, predict."""
     from earshot.kaggle import submit
 
+    if "--microphone" in argv:
+        raise UserError("--microphone is no flag any more: python app.py opens a page with a microphone")
     filled, _ = cli.parse(
         {"predict": config.PredictFlags(), "submit": submit.SubmitFlags()}, argv, ABOUT, positional="files"
     )
@@ -86,9 +68,6 @@ def main(argv: list[str]) -> None:
     from earshot.core import device
     from earshot.core.files import check_output
 
-    if flags.microphone:
-        live(blended(inside, flags), flags, files)
-        return
     out = flags.out or ("submissions/predictions.csv" if flags.audio else "submissions/submission.csv")
     check_output(out)
     send = submit.prepared(sending, inside[0].runs(), flags.features, bool(files or flags.audio))

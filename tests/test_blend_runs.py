@@ -20,7 +20,7 @@ from earshot.core.errors import UserError
 from earshot.features.cache import Cache
 from earshot.prediction import blend_weights, members, saved_blend, submission
 from earshot.training import metrics
-from earshot.training.oof import read_oof
+from earshot.training.oof import Oof
 from earshot.training.run import Run
 
 BOTH = ["--runs", "lin", "mlp", "--device", "cpu"]
@@ -172,9 +172,7 @@ def test_blends_of_blends_and_runs_with_fewer_folds(work: Path, capsys: pytest.C
     assert len(common.ids) == len(one[1]) and set(common.folds) == {1} and len(lines) == 2
     assert lines[0] == "runs/m: only the folds that all have are used, 1"
     assert [row["name"] for row in found.table][:3] == ["m", "part", "lin"]
-    saved_blend.keep(
-        work / "n", [m.folder for m in whole.of], whole.classes, False, "f1_macro", found, common
-    )
+    saved_blend.keep(work / "n", [m.folder for m in whole.of], "f1_macro", found, common)
     assert members.open_one(work / "n").fitted.weights.sum() == pytest.approx(1)
     predict.main(["--runs", "m", "mlp", "--device", "cpu", "--blend", "greedy", "--name", "g"])
     assert "runs/g (greedy of runs/" in str(members.open_one(work / "g"))
@@ -265,10 +263,10 @@ def test_a_kept_blend_whose_members_went_or_changed(work: Path) -> None:
 def test_folds_that_share_clips() -> None:
     """Renumbered or coarser folds can be blended; the coarsest count."""
     fine = np.array([0, 0, 1, 1, 2, 2, 3, 3])
-    assert members._common([fine, fine]) is fine
-    assert members._common([fine, 10 - fine]).tolist() == fine.tolist()
-    assert members._common([fine, fine // 2, 5 - fine]).tolist() == [0, 0, 0, 0, 2, 2, 2, 2]
-    assert members._common([fine, np.array([0, 1, 1, 2, 2, 3, 3, 0])]).tolist() == [0] * 8
+    assert members.merge_folds([fine, fine]).tolist() == fine.tolist()
+    assert members.merge_folds([fine, 10 - fine]).tolist() == fine.tolist()
+    assert members.merge_folds([fine, fine // 2, 5 - fine]).tolist() == [0, 0, 0, 0, 2, 2, 2, 2]
+    assert members.merge_folds([fine, np.array([0, 1, 1, 2, 2, 3, 3, 0])]).tolist() == [0] * 8
 
 
 def test_out_of_fold_files_with_several_labels(tmp_path: Path) -> None:
@@ -276,18 +274,17 @@ def test_out_of_fold_files_with_several_labels(tmp_path: Path) -> None:
     classes, rng = ["a", "label", "c d"], np.random.default_rng(0)
     truth = (rng.random((40, 3)) < 0.4).astype(np.int8)
     p, folds = rng.random((40, 3)), np.arange(40) % 4
-    run = Run(tmp_path / "r")
-    run.config = {"record": {"classes": classes, "task": "multilabel"}}
-    run.folder.mkdir()
-    run.write_oof("oof", np.array([f"{i}, x" for i in range(40)]), folds, truth, p)
-    found = read_oof(run.folder, "oof", classes, True)
+    (tmp_path / "r").mkdir()
+    path = tmp_path / "r" / "oof.csv"
+    Oof(np.array([f"{i}, x" for i in range(40)]), folds, truth, p, classes).write(path)
+    found = Oof.read(path, classes, True)
     assert (
         (found.labels == truth).all()
         and (found.folds == folds).all()
         and np.allclose(found.probabilities, p, atol=1e-8)
     )
     assert found.ids[7] == "7, x"
-    assert "not the out-of-fold predictions of" in said(read_oof, run.folder, "oof", classes[:2], True)
+    assert "is not what train.py or predict.py writes" in said(Oof.read, path, classes[:2], True)
     fitted = blend_weights.Fitted("greedy", np.array([0.3, 0.0, 0.7]), thresholds=np.array([0.1, 0.5, 0.9]))
     for name in "xyz":
         shutil.copytree(tmp_path / "r", tmp_path / name)
@@ -295,9 +292,7 @@ def test_out_of_fold_files_with_several_labels(tmp_path: Path) -> None:
     blended = blend_weights.Blended(fitted, p, 0.5, 0.1, [])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(saved_blend, "fingerprint_of", lambda folder: folder.name)
-        saved_blend.keep(
-            tmp_path / "b", [tmp_path / name for name in "xyz"], classes, True, "f1_macro", blended, found
-        )
+        saved_blend.keep(tmp_path / "b", [tmp_path / name for name in "xyz"], "f1_macro", blended, found)
     value = json.loads((tmp_path / "b" / "blend.json").read_text())
     assert value["members"] == ["../x", "../z"] and value["fingerprints"] == ["x", "z"]
     again = saved_blend.fitted(saved_blend.read(tmp_path / "b"))

@@ -116,7 +116,6 @@ def test_a_damaged_ledger_costs_no_submission(tmp_path: Path) -> None:
         (["--score", "nothing.csv", "0.5"], "no such file"),
         (["--score", "abcd", "0.5"], "no rows"),
         (["--score", "abcd", "nan"], "a number"),
-        (["--plot"], "nothing to plot"),
         (["--score", "abcd", "high"], "high"),
     ],
 )
@@ -128,29 +127,3 @@ def test_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: list[str
     with pytest.raises(UserError, match=words):
         ledger_page.main(args)
     assert Path("submissions/ledger.csv").read_bytes() == before
-
-
-def test_cv_against_lb(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    for name, oof, score in (("a", 0.8, 0.7), ("b", 0.9, 0.85), ("c", 0.85, 0.72), ("d", 0.7, None)):
-        entered(tmp_path, name, oof=("f1_macro", oof), message=f"try {name}")
-        if score:
-            ledger_page.main(
-                [
-                    "--ledger",
-                    str(tmp_path / "ledger.csv"),
-                    "--score",
-                    str(tmp_path / f"{name}.csv"),
-                    str(score),
-                ]
-            )
-    pytest.importorskip("matplotlib")
-    ledger_page.main(["--ledger", str(tmp_path / "ledger.csv"), "--plot"])
-    assert "birds: public 3 scores, Spearman +1.00" in capsys.readouterr().out
-    assert (tmp_path / "cv_vs_lb.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_spearman() -> None:
-    assert ledger_page.spearman([1, 2, 3, 4], [1, 3, 2, 4]) == pytest.approx(0.8)
-    assert (
-        str(ledger_page.spearman([1, 2], [1, 2])) == "nan" == str(ledger_page.spearman([1, 2, 3], [1, 1, 1]))
-    )

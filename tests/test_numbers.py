@@ -122,9 +122,6 @@ class Quiet:
     def keep(self, name: str, value: dict) -> None:
         self.files[name] = value
 
-    def write_oof(self, *what) -> None:
-        self.files["oof"] = what
-
     def log(self, text: str) -> None:
         self.said.append(text)
 

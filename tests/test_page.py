@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import re
-import signal
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +16,7 @@ from earshot.app import feature_maps, mistakes, plots, saliency
 from earshot.app.upload_limits import Limits
 from earshot.audio.load import BadAudio
 from earshot.core.errors import UserError
-from earshot.prediction import members, microphone
+from earshot.prediction import members
 
 
 @pytest.mark.parametrize("name", ["cnn", "both"])
@@ -196,54 +192,6 @@ def test_mistakes_are_the_honest_ones(opened: dict, home: Path) -> None:
     assert [one.sure for one in found] == sorted((one.sure for one in found), reverse=True)
 
 
-class FakeStream:
-    """A microphone that hears a tone in blocks, then is stopped by Ctrl-C."""
-
-    def __init__(self, **asked: object) -> None:
-        self.asked, self.blocks, self.read_available = asked, [tone(2, 9, 8000), tone(2, 10, 8000)], 0
-
-    def __enter__(self) -> FakeStream:
-        return self
-
-    def __exit__(self, *reason: object) -> None:
-        pass
-
-    def read(self, samples: int) -> tuple[np.ndarray, bool]:
-        if not self.blocks:
-            raise KeyboardInterrupt
-        assert samples == 8000 and self.asked["channels"] == 1
-        return self.blocks.pop()[:, None], False
-
-
-def test_the_microphone_is_answered_every_second(
-    opened: dict, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    fake = SimpleNamespace(
-        InputStream=FakeStream,
-        PortAudioError=OSError,
-        query_devices=lambda kind: {"default_samplerate": 8000.0},
-    )
-    monkeypatch.setitem(sys.modules, "sounddevice", fake)
-    before = signal.getsignal(signal.SIGINT)
-    with contextlib.chdir(home):
-        predict.main(["--runs", "cnn", "--microphone", "--top", "1"])
-    signal.signal(signal.SIGINT, before)
-    lines = capsys.readouterr().out.splitlines()[-2:]
-    assert all(re.fullmatch(r" *\d+\.\d s  tone\d [01]\.\d{3}", line) for line in lines), lines
-    with contextlib.chdir(home), pytest.raises(UserError, match="one or the other"):
-        predict.main(["--runs", "cnn", "--microphone", "tone.wav"])
-
-
-def test_no_microphone_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "sounddevice", None)
-    with pytest.raises(UserError, match="pip install sounddevice"):
-        microphone.device()
-
-    def none(kind: str) -> dict:
-        raise OSError("Error querying device -1")
-
-    monkeypatch.setitem(
-        sys.modules, "sounddevice", SimpleNamespace(PortAudioError=OSError, query_devices=none)
-    )
-    with pytest.raises(UserError, match="no audio device"):
-        microphone.device()
+def test_the_microphone_is_the_page_s() -> None:
+    with pytest.raises(UserError, match="app.py opens a page with a microphone"):
+        predict.main(["--runs", "cnn", "--microphone"])

@@ -18,6 +18,7 @@ from earshot.core.errors import UserError
 from earshot.report import __main__ as command
 from earshot.report import compare_runs, confusion, curves, hardest_clips, per_class, results
 from earshot.report.make import make as make_report
+from earshot.training.oof import Oof
 from earshot.training.run import Run
 
 NAMES = ["$x^2$", "<b>owl</b>", "jay|wren", "日本", "a name that is far too long to be written out"]
@@ -57,7 +58,7 @@ def made_up(
     shares = shares / 2 if several else shares / shares.sum(1, keepdims=True)
     ids, folds = np.array([f"{i:03d}.wav" for i in range(clips)]), np.arange(clips) % 3
     for name in ("oof", "oof_last"):
-        run.write_oof(name, ids, folds, truth, shares)
+        Oof(ids, folds, truth, shares, names).write(folder / f"{name}.csv")
     lines = [
         f"{fold},{epoch},0.01,{1 / epoch:.6g},{0.5 + fold / 10 + abs(epoch - 2) / 5:.6g},"
         f"0.{7 + fold // 2},0.7{epoch},1.5"
@@ -76,30 +77,30 @@ def test_figures_are_scikit_learns(tmp_path: Path, several: bool) -> None:
     found = results.load(tmp_path / "r")
     assert found.classes == NAMES and len(found.ids) == 60 and found.multilabel == several
     said = (found.probabilities >= 0.5).astype(int) if several else found.probabilities.argmax(1)
-    want = reference.precision_recall_fscore_support(found.truth, said, labels=range(5), zero_division=0)
+    want = reference.precision_recall_fscore_support(found.labels, said, labels=range(5), zero_division=0)
     rows = per_class.table(found)
     assert [row["class"] for row in rows] == NAMES
     for key, values in zip(("precision", "recall", "f1", "support"), want, strict=True):
         assert np.allclose([row[key] for row in rows], values)
     if not several:
         assert np.array_equal(
-            confusion.matrix(found), reference.confusion_matrix(found.truth, said, labels=range(5))
+            confusion.matrix(found), reference.confusion_matrix(found.labels, said, labels=range(5))
         )
         truth, predicted, clips, share = confusion.pairs(found)[0]
         off = confusion.matrix(found) * (1 - np.eye(5, dtype=int))
         assert clips == off.max() == off[NAMES.index(truth), NAMES.index(predicted)] and share == clips / 12
-        assert found.truth.tolist() == (np.arange(60) % 5).tolist()  # jay|wren is one class here
+        assert found.labels.tolist() == (np.arange(60) % 5).tolist()  # jay|wren is one class here
         hard = hardest_clips.find(found, 60)
-        assert len(hard) == (said != found.truth).sum() and hard == sorted(hard, key=lambda clip: -clip.loss)
-        losses = -np.log(found.probabilities[np.arange(60), found.truth])
-        assert hard[0].loss == pytest.approx(losses[said != found.truth].max())
+        assert len(hard) == (said != found.labels).sum() and hard == sorted(hard, key=lambda clip: -clip.loss)
+        losses = -np.log(found.probabilities[np.arange(60), found.labels])
+        assert hard[0].loss == pytest.approx(losses[said != found.labels].max())
 
 
 def test_calibration_by_hand(tmp_path: Path) -> None:
     made_up(tmp_path / "r", ["a", "b"], 4)
     found = results.load(tmp_path / "r")
     shares = np.array([[0.95, 0.05], [0.91, 0.09], [0.6, 0.4], [0.3, 0.7]])
-    found = results.Results(**{**vars(found), "probabilities": shares, "truth": np.array([0, 1, 0, 0])})
+    found = results.Results(**{**vars(found), "probabilities": shares, "labels": np.array([0, 1, 0, 0])})
     counts, mean, share, error = per_class.reliability(found)
     assert (
         counts.tolist() == [0, 0, 0, 0, 0, 0, 1, 1, 0, 2]
@@ -194,10 +195,12 @@ def test_a_kept_blend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, several: 
     found, run = results.load(tmp_path / "both"), results.load(tmp_path / "r")
     assert (
         found.classes == ["owl", "fold", "jay"]
-        and np.array_equal(found.truth, run.truth)
+        and np.array_equal(found.labels, run.labels)
         and not found.history
     )
-    assert np.array_equal(found.said, run.said)  # a blend's thresholds are in its predictions already
+    assert np.array_equal(
+        found.predicted, run.predicted
+    )  # a blend's thresholds are in its predictions already
     assert found.caches() == []
     cache = tmp_path / "nowhere"  # where the member's features are, as seen from here
     monkeypatch.chdir(tmp_path)

@@ -298,8 +298,6 @@ class PredictFlags:
     """cache with the clips to submit (default: the one each run was trained on)"""
     audio: str | None = None
     """a file or folder of new audio to predict instead of the competition's clips"""
-    microphone: bool = False
-    """answer what the microphone hears, until Ctrl-C (pip install sounddevice)"""
     weights: str | None = None
     """the extractor's weights, for --audio, where they moved"""
     runs_folder: str = "runs"

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
-from earshot.core import csv_table
 from earshot.core.errors import UserError
 from earshot.core.spelling import keys
 from earshot.doctor.embeddings import Clips
 from earshot.doctor.findings import Finding, ok, warning, write_csv
 from earshot.doctor.similarity import centred, nearest
+from earshot.training.oof import Oof
 
 NEIGHBOURS = 10
 OOF_FILES = ("oof_last.csv", "oof.csv")  # of a run, of a blend
@@ -39,26 +40,17 @@ def out_of_fold(
                 f"--runs {name}: neither {name} nor {Path(folder) / name} has an oof_last.csv: name a run "
                 "that train.py has finished a fold of"
             )
-        table = csv_table.read(path)
-        columns = [f"class {c}" if c in ("id", "fold", "label") else c for c in classes]
-        if keys(table.columns) != keys(["id", "fold", "label", *columns]):
+        oof = Oof.read(path)
+        if keys(oof.classes) != keys(classes):
             raise UserError(
-                f"{path} has other labels than the cache ({len(table.columns) - 3} there, {len(classes)} "
+                f"{path} has other labels than the cache ({len(oof.classes)} there, {len(classes)} "
                 "here): name a run of this competition"
             )
-        table.columns = ["id", "fold", "label", *columns]
-        at = {id: index for index, id in enumerate(table["id"])}
-        rows = np.array([at.get(str(id), -1) for id in cache_ids])
+        rows = pd.Index(oof.ids).get_indexer(cache_ids.astype(object))
         if (rows < 0).all():
             raise UserError(f"{path} has none of the cache's clips: name a run of this competition")
-        try:
-            values, numbers = table[columns].to_numpy(dtype=np.float64), table["fold"].astype(int).tolist()
-        except ValueError:
-            raise UserError(
-                f"{path} holds a probability or a fold that is no number: train.py writes it anew"
-            ) from None
-        total += np.where((rows < 0)[:, None], np.nan, values[rows])
-        folds = folds or dict(zip(table["id"], numbers, strict=True))
+        total += np.where((rows < 0)[:, None], np.nan, oof.probabilities[rows])
+        folds = folds or dict(zip(oof.ids, oof.folds.tolist(), strict=True))
     return total / max(len(runs), 1), folds or {}
 
 

@@ -17,8 +17,8 @@ import numpy as np
 from earshot.core.errors import UserError
 from earshot.prediction import significance
 from earshot.prediction import thresholds as cut
-from earshot.training import metrics
 from earshot.training.metrics import likelihood, losses, one
+from earshot.training.oof import Oof
 
 # the first is fallen back on: a weak member spoils a mean, and hardly these weights
 METHODS = ("simplex", "mean", "greedy")
@@ -221,18 +221,6 @@ def _decide(
     )
 
 
-def scored(probabilities: np.ndarray, truth: np.ndarray, folds: np.ndarray, metric: str) -> dict[str, float]:
-    """score: the pooled metric; log_loss; spread: the metric's standard deviation over folds in which it is
-    defined."""
-    found = metrics.scores(probabilities, truth, metric)
-    numbers = np.unique(folds)
-    told = [n for n in numbers if metric not in metrics.undefined(truth[folds == n])] or numbers
-    spread = np.std(
-        [metrics.scores(probabilities[folds == n], truth[folds == n], metric)[metric] for n in told]
-    )
-    return {"score": found[metric], "log_loss": found["log_loss"], "spread": float(spread)}
-
-
 def auto(
     members: np.ndarray,
     truth: np.ndarray,
@@ -290,7 +278,14 @@ def auto(
         label: found for label, found in tried.items() if label.split(" + ")[0] in (label, fitted.method)
     }
     rows = [*zip(names, inside, strict=True), *shown.items(), (f"chosen: {name}", oof)]
-    table = [{"name": name, **scored(found, task.truth, numbers, metric)} for name, found in rows]
+    table = []
+    for label, probabilities in rows:
+        out_of_fold = Oof(kept, numbers, task.truth, probabilities, [])
+        scores, by_fold = out_of_fold.score(metric), out_of_fold.score_folds(metric)
+        spread = float(np.std(list(by_fold.values())))
+        table.append(
+            {"name": label, "score": scores[metric], "log_loss": scores["log_loss"], "spread": spread}
+        )
     whole = np.full(members.shape[1:], np.nan)
     whole[kept] = oof
     return Blended(fitted, whole, table[-1]["score"], table[-1]["spread"], table)

@@ -1,11 +1,8 @@
 """The ledger: a row per submission, what it was made from, its out-of-fold score, and what the leaderboard
-said. `earshot.report.ledger` shows it, takes scores, and draws it."""
+said. `earshot.report.ledger` shows it and takes scores."""
 
 from __future__ import annotations
 
-import csv
-import io
-import math
 import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -59,17 +56,16 @@ def read(path: Path) -> list[dict[str, str]]:
 def change(path: Path, by: Callable[[list[dict[str, str]]], None]) -> None:
     """Read the ledger, let `by` change its rows, write it; of two processes at once, one waits for the
     other."""
+    import pandas as pd
+
     # holds the lock of the file beside it from before the reading to after the rename
     with replacing(path) as file:
         rows = read(path)
         by(rows)
-        text = io.StringIO()
-        # columns of the user's own
-        more = dict.fromkeys(key for row in rows for key in row if key not in COLUMNS)
-        writer = csv.DictWriter(text, (*COLUMNS, *more), lineterminator="\n", restval="")
-        writer.writeheader()
-        writer.writerows(rows)
-        file.write(text.getvalue().encode("utf-8"))
+        # the user may have added columns
+        columns = dict.fromkeys((*COLUMNS, *(key for row in rows for key in row)))
+        table = pd.DataFrame(rows, columns=list(columns)).fillna("")
+        file.write(table.to_csv(index=False, lineterminator="\n").encode("utf-8"))
 
 
 def known_oof(runs: Sequence[Run]) -> tuple[str, float] | None:
@@ -154,11 +150,3 @@ def find(rows: list[dict[str, str]], what: str, path: Path) -> int:
             "earshot.report.ledger` lists them"
         )
     return found[0]
-
-
-def number(cell: str) -> float:
-    """A cell as a number; NaN where it is empty or none."""
-    try:
-        return float(cell)
-    except ValueError:
-        return math.nan

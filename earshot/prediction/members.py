@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from earshot.core.errors import UserError
 from earshot.prediction import blend_weights, saved_blend
 from earshot.prediction.blend_weights import Blended, Fitted
 from earshot.training import resume
-from earshot.training.oof import Oof, of_run, read_oof
+from earshot.training.oof import Oof, of_run
 from earshot.training.run import CONFIG, Run
 
 
@@ -64,20 +64,19 @@ class Member:
         if self.run is not None:
             return ask(self.run, kind or self.kind)
         used = self.fitted.weights > 0
-        found = [
+        predictions = [
             member.predict(ask, self.kind) if weight else None
             for member, weight in zip(self.of, used, strict=True)
         ]
-        blank = np.full_like(next(p for p in found if p is not None), np.nan)
-        return self.fitted.apply(np.stack([blank if p is None else p for p in found]))
+        known = next(p for p in predictions if p is not None)
+        blank = np.full_like(known, np.nan)
+        return self.fitted.apply(np.stack([blank if p is None else p for p in predictions]))
 
     def oof(self) -> Oof:
         """Its honest out-of-fold predictions: a run's of the final epoch, a blend's cross-fitted."""
-        return (
-            of_run(self.run)
-            if self.run is not None
-            else read_oof(self.folder, "oof", self.classes, self.multilabel)
-        )
+        if self.run is not None:
+            return of_run(self.run)
+        return Oof.read(self.folder / saved_blend.OOF, self.classes, self.multilabel)
 
     @property
     def classes(self) -> list[str]:
@@ -189,50 +188,50 @@ def aligned(members: list[Member]) -> tuple[Oof, np.ndarray, list[str]]:
     """Out-of-fold predictions of the clips that all members have, row for row.
 
     Returns:
-        ids, folds and labels of those clips, as the first member has them; (members, clips, classes); lines
-        to say.
+        ids, folds and labels of those clips, as the first member has them; (members, clips, classes)
+        probabilities; lines to print.
     Raises:
         UserError: other labels; other clips in a fold; folds that cut the clips in another way, so that no
             clip's prediction is from models that have seen none of its fold.
     """
+    import pandas as pd
+
     same_classes(members)
-    found = [member.oof() for member in members]
-    place = [{id: row for row, id in enumerate(oof.ids)} for oof in found]
-    ids = [id for id in found[0].ids if all(id in at for at in place)]
     names = [str(member.folder) for member in members]
-    if not ids:
+    complete = [member.oof() for member in members]
+    indexes = [pd.Index(oof.ids) for oof in complete]
+    ids = indexes[0]
+    for index in indexes[1:]:
+        ids = ids[ids.isin(index)]
+    if not len(ids):
         raise UserError(
             f"{' and '.join(names)} have no out-of-fold clip in common: train the same --fold of each"
         )
-    rows = [np.array([at[id] for id in ids]) for at in place]
-    first, lines = found[0].rows(rows[0]), []
-    for name, oof, which in zip(names, found, rows, strict=True):
-        mine = oof.rows(which)
-        odd = (mine.labels != first.labels).reshape(len(ids), -1).any(1)
-        if odd.any():
+    oofs = [oof.take(index.get_indexer(ids)) for oof, index in zip(complete, indexes, strict=True)]
+    first, lines = oofs[0], []
+    for name, oof, whole, index in zip(names, oofs, complete, indexes, strict=True):
+        differ = (oof.labels != first.labels).reshape(len(ids), -1).any(1)
+        if differ.any():
             raise UserError(
-                f"{names[0]} and {name} have different labels for {ids[int(odd.argmax())]} ({int(odd.sum())} "
+                f"{names[0]} and {name} have different labels for {ids[differ][0]} ({int(differ.sum())} "
                 "clips in all): train both on the same data"
             )
         # A fold is there or is not: half of one means that the clips are others.
-        half = np.setdiff1d(np.flatnonzero(np.isin(oof.folds, mine.folds)), which)
-        if len(half):
-            lacks = next(one for one, at in zip(names, place, strict=True) if oof.ids[half[0]] not in at)
+        lost = whole.ids[np.isin(whole.folds, oof.folds) & ~index.isin(ids)]
+        if len(lost):
+            other = next(n for n, theirs in zip(names, indexes, strict=True) if lost[0] not in theirs)
             raise UserError(
-                f"{name} and {lacks} have different clips: {oof.ids[half[0]]} is not in {lacks} ({len(half)} "
+                f"{name} and {other} have different clips: {lost[0]} is not in {other} ({len(lost)} "
                 "such clips): extract and train both on the same data"
             )
-        if len(which) < len(oof.ids):
-            lines.append(
-                f"{name}: only the folds that all have are used, {', '.join(map(str, np.unique(mine.folds)))}"
-            )
-    folds = _common([oof.folds[which] for oof, which in zip(found, rows, strict=True)])
-    most = max(len(np.unique(oof.folds[which])) for oof, which in zip(found, rows, strict=True))
+        if len(ids) < len(whole.ids):
+            shared = ", ".join(map(str, np.unique(oof.folds)))
+            lines.append(f"{name}: only the folds that all have are used, {shared}")
+    folds = merge_folds([oof.folds for oof in oofs])
+    most = max(len(np.unique(oof.folds)) for oof in oofs)
     if len(np.unique(folds)) == 1 < most:
         other = next(
-            name
-            for name, oof, which in zip(names, found, rows, strict=True)
-            if not np.array_equal(oof.folds[which], first.folds)
+            name for name, oof in zip(names, oofs, strict=True) if not np.array_equal(oof.folds, first.folds)
         )
         raise UserError(
             f"{names[0]} and {other} have different folds for the same clips: a weight fitted over such "
@@ -243,30 +242,21 @@ def aligned(members: list[Member]) -> tuple[Oof, np.ndarray, list[str]]:
         lines.append(
             f"folds differ: those that share clips are taken together, {len(np.unique(folds))} are left"
         )
-    return (
-        Oof(first.ids, folds, first.labels, first.probabilities),
-        np.stack([oof.probabilities[which] for oof, which in zip(found, rows, strict=True)]),
-        lines,
-    )
+    return replace(first, folds=folds), np.stack([oof.probabilities for oof in oofs]), lines
 
 
-def _common(folds: list[np.ndarray]) -> np.ndarray:
+def merge_folds(folds: list[np.ndarray]) -> np.ndarray:
     """(clips,) the finest folds that cut none of the given ones, each called by the least number that the
     first gives it."""
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
+    import pandas as pd
 
-    if all(np.array_equal(folds[0], other) for other in folds[1:]):
-        return folds[0]
-    numbers = [np.unique(each, return_inverse=True)[1] for each in folds]
-    starts = np.cumsum([0] + [int(each.max()) + 1 for each in numbers])
-    pairs = [(numbers[0], each + start) for each, start in zip(numbers[1:], starts[1:-1], strict=True)]
-    here, there = (np.concatenate(part) for part in zip(*pairs, strict=True))
-    part = connected_components(
-        coo_matrix((np.ones(len(here)), (here, there)), shape=(starts[-1],) * 2), directed=False
-    )[1][numbers[0]]
-    least = {p: int(folds[0][part == p].min()) for p in np.unique(part)}
-    return np.array([least[p] for p in part])
+    merged = folds[0]
+    while True:
+        before = merged
+        for numbers in folds:
+            merged = pd.Series(merged).groupby(numbers).transform("min").to_numpy()
+        if np.array_equal(before, merged):
+            return merged
 
 
 def fit(members: list[Member], how: str) -> tuple[Member, Blended, Oof, list[str]]:
@@ -275,9 +265,9 @@ def fit(members: list[Member], how: str) -> tuple[Member, Blended, Oof, list[str
     Args:
         how: "auto", or one of `blend_weights.METHODS`.
     Returns:
-        the blend, what was found, its clips, and lines to say.
+        the blend, what was found, its own out-of-fold predictions, and lines to print.
     """
-    common, probabilities, lines = aligned(members)
+    oof, probabilities, lines = aligned(members)
     metric = members[0].metric
     others = [f"{member.folder} ({member.metric})" for member in members if member.metric != metric]
     if others:
@@ -285,13 +275,13 @@ def fit(members: list[Member], how: str) -> tuple[Member, Blended, Oof, list[str
             f"the blend is chosen by {metric}, as {members[0].folder} was; otherwise {', '.join(others)}"
         )
     names = [member.folder.name for member in members]
-    names = names if len(set(names)) == len(names) else [str(member.folder) for member in members]
+    if len(set(names)) < len(names):
+        names = [str(member.folder) for member in members]
     methods = blend_weights.METHODS if how == "auto" else (how,)
-    found = blend_weights.auto(
-        probabilities, common.labels, common.folds, metric, names, methods, offsets=how != "mean"
-    )
-    blended = Member(None, None, tuple(members), found.fitted, "last", metric, found.score)
-    return blended, found, Oof(common.ids, common.folds, common.labels, found.oof), lines
+    offsets = how != "mean"
+    found = blend_weights.auto(probabilities, oof.labels, oof.folds, metric, names, methods, offsets=offsets)
+    blend = Member(None, None, tuple(members), found.fitted, "last", metric, found.score)
+    return blend, found, replace(oof, probabilities=found.oof), lines
 
 
 def table(found: Blended, metric: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Runs and blends that are opened once and then answer clip after clip: for the page and the microphone."""
+"""Runs and blends that are loaded once and then predict clip after clip, for the page."""
 
 from __future__ import annotations
 

@@ -45,30 +45,14 @@ def claim(name: str | None, folder: Path, members: list[Path]) -> None:
         raise UserError(f"--name {name}: {folder} is itself one of the --runs: choose another name")
 
 
-def keep(
-    folder: Path,
-    members: list[Path],
-    classes: list[str],
-    multilabel: bool,
-    metric: str,
-    found: Blended,
-    oof: Oof,
-) -> None:
+def keep(folder: Path, members: list[Path], metric: str, found: Blended, oof: Oof) -> None:
     """Write a blend into its folder, in place of what was there; arguments as `write` takes them."""
     with locked(folder, "the blend"):
         empty(folder, NAME)
-        write(folder, members, classes, multilabel, metric, found, oof)
+        write(folder, members, metric, found, oof)
 
 
-def write(
-    folder: Path,
-    members: list[Path],
-    classes: list[str],
-    multilabel: bool,
-    metric: str,
-    found: Blended,
-    oof: Oof,
-) -> None:
+def write(folder: Path, members: list[Path], metric: str, found: Blended, oof: Oof) -> None:
     """Write blend.json and oof.csv into a folder that this process holds.
 
     Args:
@@ -77,10 +61,7 @@ def write(
     """
     fitted = found.fitted
     used = [member for member, weight in zip(members, fitted.weights, strict=True) if weight > 0]
-    run = Run(folder)
-    run.config = {"record": {"classes": classes, "task": "multilabel" if multilabel else "single"}}
-    known = oof.folds >= 0
-    run.write_oof("oof", oof.ids[known], oof.folds[known], oof.labels[known], oof.probabilities[known])
+    oof.take(oof.folds >= 0).write(folder / OOF)
     checksums.write(
         folder / NAME,
         {
@@ -92,8 +73,8 @@ def write(
             "scale": None if fitted.scale is None else fitted.scale.tolist(),
             "thresholds": None if fitted.thresholds is None else fitted.thresholds.tolist(),
             "metric": metric,
-            "classes": len(classes),
-            "multilabel": multilabel,
+            "classes": len(oof.classes),
+            "multilabel": oof.multilabel,
             "score": found.score,
             "spread": found.spread,
             "table": found.table,

@@ -92,14 +92,14 @@ def make(folders: list[Path], out: Path) -> list[str]:
 
 def _row(one: Results, metric: str, digest: str) -> dict[str, Any]:
     record = one.config.get("record", {})
-    spread = list(one.by_fold(metric).values())
+    spread = list(one.score_folds(metric).values())
     best = one.extra.get("scores", {}).get("best")
     test = one.extra.get("test", {})
     names = list(dict.fromkeys([metric, "f1_macro", "accuracy", "log_loss"]))
     return {
         "run": one.name,
         **{name: one.scores[name] for name in names},
-        "fold std": float(np.std(spread)) if spread else 0.0,
+        "fold std": float(np.std(spread)),
         "best epoch": best.get(metric, "") if isinstance(best, dict) else "",
         "hold-out": test.get(metric, ""),
         "head": record.get("head", {}).get("name", f"blend of {len(one.extra.get('members', []))}"),
@@ -116,7 +116,7 @@ def _figure(found: list[Results], metric: str) -> Figure:
     at.set_title("Out-of-fold scores", fontsize=10)
     best = []
     for y, one in enumerate(found):
-        folds = list(one.by_fold(metric).values())
+        folds = list(one.score_folds(metric).values())
         at.plot(
             folds,
             [y] * len(folds),

@@ -18,7 +18,9 @@ NUMBERED = 20  # classes up to which a cell has room for its number
 def matrix(results: Results) -> np.ndarray:
     """(classes, classes) counts: rows are the truth, columns what was said; of clips with one label each."""
     count = len(results.classes)
-    return np.bincount(results.truth * count + results.said, minlength=count * count).reshape(count, count)
+    return np.bincount(results.labels * count + results.predicted, minlength=count * count).reshape(
+        count, count
+    )
 
 
 def pairs(results: Results, most: int = 15) -> list[tuple[str, str, int, float]]:

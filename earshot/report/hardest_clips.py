@@ -38,11 +38,11 @@ def find(results: Results, most: int = MOST) -> list[Hard]:
     labels."""
     p = np.clip(results.probabilities, 1e-15, 1 - 1e-15)
     if results.multilabel:
-        loss = -np.where(results.truth == 1, np.log(p), np.log1p(-p)).mean(1)
-        wrong = (results.said != results.truth).any(1)
+        loss = -np.where(results.labels == 1, np.log(p), np.log1p(-p)).mean(1)
+        wrong = (results.predicted != results.labels).any(1)
     else:
-        loss = -np.log(p[np.arange(len(p)), results.truth])
-        wrong = results.said != results.truth
+        loss = -np.log(p[np.arange(len(p)), results.labels])
+        wrong = results.predicted != results.labels
     order = np.argsort(-np.where(wrong, loss, -1), kind="stable")[:most]
     return [
         Hard(str(results.ids[i]), int(results.folds[i]), *_words(results, i), float(loss[i]))
@@ -60,8 +60,8 @@ def _words(results: Results, clip: int) -> tuple[str, str]:
         )
 
     if results.multilabel:
-        return named(np.flatnonzero(results.truth[clip])), named(np.flatnonzero(results.said[clip]))
-    return named(results.truth[[clip]]), named(results.said[[clip]])
+        return named(np.flatnonzero(results.labels[clip])), named(np.flatnonzero(results.predicted[clip]))
+    return named(results.labels[[clip]]), named(results.predicted[[clip]])
 
 
 def pictures(results: Results, clips: list[Hard]) -> dict[str, Image.Image]:

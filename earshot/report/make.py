@@ -189,7 +189,7 @@ def _scores(found: Results) -> list[str]:
     rows += [("best epoch of each fold (flatters)", best)] if isinstance(best, dict) else []
     rows += [("hold-out", test)] if isinstance(test, dict) else []
     rows += [
-        (f"fold {n}", metrics.scores(found.probabilities[mine], found.truth[mine], found.metric))
+        (f"fold {n}", metrics.scores(found.probabilities[mine], found.labels[mine], found.metric))
         for n in sorted({int(n) for n in found.folds})
         for mine in [found.folds == n]
     ]
@@ -204,7 +204,7 @@ def _report(found: Results) -> str:
     path = found.folder / "report_last.txt"
     if found.config and path.is_file():
         return path.read_text(encoding="utf-8", errors="replace")
-    return text_report.report(found.probabilities, found.truth, found.classes)
+    return text_report.report(found.probabilities, found.labels, found.classes)
 
 
 def report_on(folder: Path, say: Callable[[str], None]) -> None:

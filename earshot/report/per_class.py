@@ -96,9 +96,9 @@ def reliability(results: Results) -> tuple[np.ndarray, np.ndarray, np.ndarray, f
         answers.
     """
     if results.multilabel:
-        sure, right = results.probabilities.ravel(), results.truth.ravel() == 1
+        sure, right = results.probabilities.ravel(), results.labels.ravel() == 1
     else:
-        sure, right = results.probabilities.max(1), results.said == results.truth
+        sure, right = results.probabilities.max(1), results.predicted == results.labels
     bins = np.minimum((sure * BINS).astype(int), BINS - 1)
     counts = np.bincount(bins, minlength=BINS)
     with np.errstate(invalid="ignore"):

@@ -15,6 +15,7 @@ from earshot.core.errors import UserError
 from earshot.core.files import digest_of
 from earshot.prediction import saved_blend
 from earshot.training import metrics
+from earshot.training.oof import Oof
 from earshot.training.run import CONFIG, Run
 
 BLEND = "blend.json"
@@ -22,42 +23,33 @@ DEEPEST = 8  # blends of blends
 
 
 @dataclass(frozen=True)
-class Results:
-    """A run's results.
+class Results(Oof):
+    """A run's or a blend's out-of-fold predictions of the final epoch with what a report shows beside them.
 
-    about: whose predictions these are, for the reader. metric: what chose the best epoch, or the blend.
-    config: config.yaml's content, empty for a blend. extra: scores.json and test.json, or blend.json.
-    history: metrics.csv, a dict an epoch, numbers where they are numbers.
-    ids, folds: (clips,). truth: (clips,) class indices, or (clips, classes) of 0 and 1. probabilities:
-    (clips, classes); of several labels, those that have 0.5 are given: a blend's thresholds are in them
-    already.
+    Of several labels a clip, those that have 0.5 are predicted: a blend's thresholds are in its
+    probabilities already.
+
+    Args:
+        about: whose predictions these are, for the reader. metric: what chose the best epoch, or the blend.
+        config: config.yaml's content, empty for a blend. extra: scores.json and test.json, or blend.json.
+        history: metrics.csv, a dict an epoch, numbers where they are numbers.
     """
 
     folder: Path
     about: str
     metric: str
-    classes: list[str]
     config: dict[str, Any]
     extra: dict[str, Any]
     history: list[dict[str, Any]]
-    ids: np.ndarray
-    folds: np.ndarray
-    truth: np.ndarray
-    probabilities: np.ndarray
 
     @property
     def name(self) -> str:
         """The folder's name."""
         return self.folder.resolve().name
 
-    @property
-    def multilabel(self) -> bool:
-        """May a clip have several labels?"""
-        return self.truth.ndim == 2
-
     @cached_property
-    def said(self) -> np.ndarray:
-        """(clips,) the likeliest class, or (clips, classes) 0 and 1, in the form of `truth`."""
+    def predicted(self) -> np.ndarray:
+        """(clips,) the likeliest class, or (clips, classes) 0 and 1, in the form of `labels`."""
         if self.multilabel:
             return (self.probabilities >= metrics.THRESHOLD).astype(np.int64)
         return self.probabilities.argmax(1)
@@ -65,22 +57,15 @@ class Results:
     @cached_property
     def scores(self) -> dict[str, float]:
         """Every metric, pooled."""
-        return metrics.scores(self.probabilities, self.truth, self.metric)
-
-    def by_fold(self, metric: str) -> dict[int, float]:
-        """A metric of each fold that defines it."""
-        parts = {int(n): self.folds == n for n in np.unique(self.folds)}
-        return {
-            n: metrics.scores(self.probabilities[mine], self.truth[mine], metric)[metric]
-            for n, mine in parts.items()
-            if metric not in metrics.undefined(self.truth[mine])
-        }
+        return self.score(self.metric)
 
     def counts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(classes,) each: clips that have the class and were given it, that have it, that were given it."""
-        every = np.eye(len(self.classes), dtype=np.int64)
-        truth, said = (self.truth, self.said) if self.multilabel else (every[self.truth], every[self.said])
-        return (truth * said).sum(0), truth.sum(0), said.sum(0)
+        true, predicted = self.labels, self.predicted
+        if not self.multilabel:
+            every = np.eye(len(self.classes), dtype=np.int64)
+            true, predicted = every[true], every[predicted]
+        return (true * predicted).sum(0), true.sum(0), predicted.sum(0)
 
     def caches(self) -> list[Path]:
         """The folders of features that the run, or the blend's members, were trained on; those that are still
@@ -109,7 +94,7 @@ class Results:
             self.probabilities.tobytes().hex(),
             self.ids.tolist(),
             self.folds.tolist(),
-            self.truth.tolist(),
+            self.labels.tolist(),
         ]
         return digest_of([self.config, self.extra, history, digest_of(data)])[:16]
 
@@ -127,43 +112,44 @@ def load(folder: Path) -> Results:
     """
     if (folder / CONFIG).is_file():
         run = Run.open(folder).whole()
-        extra = {
-            name: sealed_or_plain(folder / f"{name}.json")
-            for name in ("scores", "test")
-            if (folder / f"{name}.json").is_file()
-        }
-        path, config, classes = folder / "oof_last.csv", run.config, run.classes
-        several, metric, about = (
-            run.multilabel,
-            run.config["record"]["training"]["metric"],
-            "final epoch, out-of-fold",
-        )
+        path, classes, multilabel = folder / "oof_last.csv", run.classes, run.multilabel
+        config, metric = run.config, run.config["record"]["training"]["metric"]
+        extra, about = {}, "final epoch, out-of-fold"
+        shown = ("scores", "test")
     elif (folder / BLEND).is_file():
         try:
-            extra = dict(checksums.read(folder / BLEND, "oof.csv"))
+            extra = dict(checksums.read(folder / BLEND, saved_blend.OOF))
         except checksums.Damaged as error:
             raise UserError(f"{error}: {saved_blend.anew(folder)}") from None
-        path, config, classes, metric = folder / "oof.csv", {}, None, str(extra.get("metric", "f1_macro"))
-        several = extra.get("multilabel")  # blends of earlier releases do not say
-        about = "blend of runs, out-of-fold"
-        extra |= {"test": sealed_or_plain(folder / "test.json")} if (folder / "test.json").is_file() else {}
+        path, classes = folder / saved_blend.OOF, None
+        config, metric = {}, str(extra.get("metric", "f1_macro"))
+        multilabel, about = extra.get("multilabel"), "blend of runs, out-of-fold"
+        # Blends of earlier releases do not say whether a clip may have several labels.
+        only_multilabel = set(metrics.of_task(True)) - set(metrics.of_task(False))
+        if multilabel is None and (extra.get("thresholds") is not None or metric in only_multilabel):
+            multilabel = True
+        shown = ("test",)
     else:
         raise UserError(f"{folder} is no run (it has no {CONFIG}, and no {BLEND}): train.py makes runs")
+    for name in shown:
+        if (folder / f"{name}.json").is_file():
+            extra[name] = sealed_or_plain(folder / f"{name}.json")
     if not path.is_file():
         raise UserError(f"{path} is missing: no fold is finished yet; run train.py again, it continues")
-    ids, folds, truth, probabilities, classes = _predictions(path, classes, several, extra)
+    oof = Oof.read(path, classes, multilabel)
+    if not len(oof.ids) or not np.isfinite(oof.probabilities).all():
+        raise UserError(
+            f"{path} is not what train.py or predict.py writes (no clips, or a probability that is no "
+            "number): run again what made it"
+        )
     return Results(
-        folder,
-        about,
-        metric,
-        classes,
-        config,
-        extra,
-        _history(folder / "metrics.csv"),
-        ids,
-        folds,
-        truth,
-        probabilities,
+        **vars(oof),
+        folder=folder,
+        about=about,
+        metric=metric,
+        config=config,
+        extra=extra,
+        history=_history(folder / "metrics.csv"),
     )
 
 
@@ -173,58 +159,6 @@ def sealed_or_plain(path: Path) -> dict[str, Any]:
 
     found = read_json(path)
     return {k: v for k, v in found.items() if k != "checksum"} if isinstance(found, dict) else {}
-
-
-def _predictions(path: Path, classes: list[str] | None, several: bool | None, blend: dict[str, Any]) -> tuple:
-    """ids, folds, truth, probabilities and classes of an oof csv; what is None is taken from the csv
-    itself."""
-    import pandas as pd
-
-    wrong = UserError(f"{path} is not what train.py or predict.py writes: run again what made it")
-    try:
-        frame = pd.read_csv(path, dtype={"id": str, "label": str}, keep_default_na=False, na_values={})
-        ids, folds = frame["id"].to_numpy(dtype=str), frame["fold"].to_numpy(dtype=np.int64)
-        probabilities = frame.iloc[:, 3:].to_numpy(dtype=np.float64)
-    except (ValueError, KeyError, pd.errors.ParserError):
-        raise wrong from None
-    if classes is None:
-        with open(path, newline="", encoding="utf-8") as file:
-            classes = [
-                c.removeprefix("class ") if c in ("class id", "class fold", "class label") else c
-                for c in next(csv.reader(file))[3:]
-            ]
-    if probabilities.shape[1] != len(classes) or not len(ids) or not np.isfinite(probabilities).all():
-        raise wrong
-    place, cells = {c: index for index, c in enumerate(classes)}, frame["label"].tolist()
-    if several is None:
-        several = (
-            blend.get("thresholds") is not None
-            or blend.get("metric") in set(metrics.RANKING) - set(metrics.of_task(False))
-            or any(cell not in place for cell in cells)
-        )
-    if not several:
-        if any(cell not in place for cell in cells):
-            raise wrong
-        return ids, folds, np.array([place[cell] for cell in cells]), probabilities, classes
-    truth = np.zeros((len(ids), len(classes)), dtype=np.int64)
-    for row, cell in enumerate(cells):
-        found = _labels(cell, place)
-        if found is None:
-            raise wrong
-        truth[row, found] = 1
-    return ids, folds, truth, probabilities, classes
-
-
-def _labels(cell: str, place: dict[str, int]) -> list[int] | None:
-    """The classes of a cell such as owl|jay, or of a class that has the mark in its own name; None where one
-    is unknown."""
-    if cell in place or not cell:
-        return [place[cell]] if cell else []
-    for at in (index for index, mark in enumerate(cell) if mark == "|"):
-        rest = _labels(cell[at + 1 :], place) if cell[:at] in place else None
-        if rest is not None:
-            return [place[cell[:at]], *rest]
-    return None
 
 
 def _history(path: Path) -> list[dict[str, Any]]:

@@ -145,15 +145,7 @@ def _end(made: Contest, opened: list[Cache], out: Path) -> None:
     inside = [members.open_one(made.folder / name) for name in finished]
     whole, found, oof, lines = members.fit(inside, "auto")
     before = digest(made.folder / saved_blend.NAME) if (made.folder / saved_blend.NAME).exists() else None
-    saved_blend.write(
-        made.folder,
-        [member.folder for member in inside],
-        first.classes,
-        first.multilabel,
-        whole.metric,
-        found,
-        oof,
-    )
+    saved_blend.write(made.folder, [member.folder for member in inside], whole.metric, found, oof)
     if digest(made.folder / saved_blend.NAME) != before:
         (made.folder / "test.json").unlink(missing_ok=True)
     for line in [

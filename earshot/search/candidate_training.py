@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 import models
 from earshot.core import checksums, config, worker_pool
 from earshot.core.deadline import SIGNALS, Deadline, clock
@@ -21,7 +23,7 @@ from earshot.prediction import saved_blend, significance
 from earshot.search.candidates import CPU_PARAMETERS, CPU_SPEED, Candidate, at_once, size
 from earshot.training import cross_validation, experiment, metrics, precision
 from earshot.training.checkpoint import FoldFolder
-from earshot.training.oof import Oof, read_oof
+from earshot.training.oof import Oof
 from earshot.training.run import CONFIG, Run, list_slot_folders
 from earshot.training.run_scores import summarise
 
@@ -296,10 +298,8 @@ class Contest:
     def oof(self, name: str, upto: int) -> Oof:
         """A candidate's out-of-fold predictions, of the final epoch, in the first folds."""
         cache = self.candidates[name].cache
-        found = read_oof(self.folder / name, "oof_last", cache.classes, cache.multilabel)
-        return found.rows(
-            [place for place, fold in enumerate(found.folds) if fold in self.state["folds"][:upto]]
-        )
+        found = Oof.read(self.folder / name / "oof_last.csv", cache.classes, cache.multilabel)
+        return found.take(np.isin(found.folds, self.state["folds"][:upto]))
 
     def ranked(self, names: list[str]) -> list[str]:
         """The best first, over the folds that all of them have."""

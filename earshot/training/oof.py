@@ -1,14 +1,21 @@
-"""Out-of-fold predictions of a run."""
+"""Out-of-fold predictions of a run, a blend or a bake-off: one class, which reads and writes their csv."""
 
 from __future__ import annotations
 
+import csv
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from earshot.core.errors import UserError
+from earshot.core.csv_text import as_text
+from earshot.core.errors import UserError, unless_temporary
+from earshot.core.files import write_text
+from earshot.training import metrics
 from earshot.training.run import Run, list_fold_slots
+
+HEADER = ["id", "fold", "label"]
 
 
 @dataclass(frozen=True)
@@ -17,44 +24,151 @@ class Oof:
 
     Args:
         ids, folds: (clips,). labels: (clips,) class indices, or (clips, classes) of 0 and 1.
-        probabilities: (clips, classes).
+        probabilities: (clips, classes). classes: the names of its columns.
     """
 
     ids: np.ndarray
     folds: np.ndarray
     labels: np.ndarray
     probabilities: np.ndarray
+    classes: list[str]
 
-    def rows(self, which: np.ndarray) -> Oof:
+    @classmethod
+    def read(cls, path: Path, classes: list[str] | None = None, multilabel: bool | None = None) -> Oof:
+        """What `write` wrote.
+
+        Args:
+            classes, multilabel: None: as the file has them.
+        Raises:
+            UserError: the file is missing or damaged, or has another number of classes or unknown labels.
+        """
+        wrong = UserError(f"{path} is not what train.py or predict.py writes: run again what made it")
+        ids, folds, cells, rows = [], [], [], []
+        try:
+            with open(path, newline="", encoding="utf-8") as file:
+                reader = csv.reader(file, strict=True)
+                header = next(reader, [])
+                for id, fold, cell, *values in reader:
+                    ids.append(id)
+                    folds.append(int(fold))
+                    cells.append(cell)
+                    rows.append(np.array(values, dtype=np.float64))
+            if classes is None:
+                classes = [name.removeprefix("class ") if name[6:] in HEADER else name for name in header[3:]]
+            probabilities = np.stack(rows) if rows else np.zeros((0, len(classes)))
+        except (OSError, ValueError, csv.Error) as error:
+            unless_temporary(path, error)
+            raise wrong from None
+        same_width = len(header) - len(HEADER) == len(classes) == probabilities.shape[1]
+        if not same_width or header[:3] != HEADER or len(set(ids)) < len(ids):
+            raise wrong
+        numbers = {name: number for number, name in enumerate(classes)}
+        if multilabel is None:
+            multilabel = any(cell not in numbers for cell in cells)
+        truth = np.zeros(probabilities.shape, dtype=np.int8)
+        for row, cell in zip(truth, cells, strict=True):
+            true = split_labels(cell, numbers) if multilabel else [numbers[cell]] if cell in numbers else None
+            if true is None:
+                raise wrong
+            row[true] = 1
+        labels = truth if multilabel else truth.argmax(1)
+        return cls(
+            np.array(ids, dtype=object), np.array(folds, dtype=np.int64), labels, probabilities, classes
+        )
+
+    def write(self, path: Path) -> None:
+        """A csv: id, fold, label, a probability column per class.
+
+        Several labels of a clip stand as owl|jay in the one column, none at all as nothing.
+        """
+        # Two columns of one name would be read wrongly, so a class "id" gets the column "class id".
+        names = [f"class {name}" if name in HEADER else name for name in self.classes]
+        numbers = {name: number for number, name in enumerate(self.classes)}
+        rows: list[list[object]] = [[*HEADER, *names]]
+        for id, fold, label, values in zip(
+            self.ids, self.folds, self.labels, self.probabilities, strict=True
+        ):
+            if self.multilabel:
+                cell = join_labels(np.flatnonzero(label).tolist(), self.classes, numbers)
+            else:
+                cell = self.classes[label]
+            rows.append([id, int(fold), cell, *(f"{value:.8f}" for value in values)])
+        write_text(path, as_text(rows))
+
+    @property
+    def multilabel(self) -> bool:
+        """May a clip have several labels?"""
+        return self.labels.ndim == 2
+
+    def take(self, rows: np.ndarray) -> Oof:
         """Some of the clips, in the order given."""
-        return Oof(self.ids[which], self.folds[which], self.labels[which], self.probabilities[which])
+        return Oof(
+            self.ids[rows], self.folds[rows], self.labels[rows], self.probabilities[rows], self.classes
+        )
+
+    def score(self, metric: str = "") -> dict[str, float]:
+        """Every metric, pooled over the folds."""
+        return metrics.scores(self.probabilities, self.labels, metric)
+
+    def score_folds(self, metric: str) -> dict[int, float]:
+        """A metric of each fold that defines it; of all folds where none does."""
+        folds = {int(number): self.folds == number for number in np.unique(self.folds)}
+        defined = {
+            number: rows
+            for number, rows in folds.items()
+            if metric not in metrics.undefined(self.labels[rows])
+        }
+        return {
+            number: metrics.scores(self.probabilities[rows], self.labels[rows], metric)[metric]
+            for number, rows in (defined or folds).items()
+        }
 
 
-def read_oof(folder: Path, name: str, classes: list[str], multilabel: bool) -> Oof:
-    """What `Run.write_oof` wrote; UserError where it is something else."""
-    from earshot.core import csv_table
+def join_labels(labels: list[int], classes: list[str], numbers: dict[str, int]) -> str:
+    """The labels of a clip in one cell: owl|jay, or JSON where names that hold a bar would be read
+    otherwise."""
+    names = [classes[label] for label in labels]
+    cell = "|".join(names)
+    return cell if split_labels(cell, numbers) == labels else json.dumps(names, ensure_ascii=False)
 
-    path = folder / f"{name}.csv"
-    frame = csv_table.read(path)
-    wrong = UserError(f"{path} is not the out-of-fold predictions of {folder}: run again what made it")
-    number = {label: index for index, label in enumerate(classes)}
-    if len(frame.columns) != 3 + len(classes) or not frame["id"].is_unique:
-        raise wrong
-    several = (
-        [cell.split("|") if cell else [] for cell in frame["label"]]
-        if multilabel
-        else [[cell] for cell in frame["label"]]
-    )
-    try:
-        found = [[number[label] for label in one] for one in several]
-        folds = frame["fold"].to_numpy().astype(np.int64)
-        probabilities = frame.iloc[:, 3:].to_numpy().astype(np.float64)
-    except (KeyError, ValueError):
-        raise wrong from None
-    labels = np.zeros((len(frame), len(classes)), dtype=np.int8)
-    for row, one in enumerate(found):
-        labels[row, one] = 1
-    return Oof(frame["id"].to_numpy(), folds, labels if multilabel else labels.argmax(1), probabilities)
+
+def split_labels(cell: str, numbers: dict[str, int]) -> list[int] | None:
+    """The classes of a cell that `join_labels` wrote; None where one is unknown.
+
+    A name may hold the bar itself, so every way to join neighbouring pieces is tried, the longest names
+    first.
+    """
+    pieces = cell.split("|") if cell else []
+    longest = max(name.count("|") for name in numbers) + 1
+    if len(pieces) > longest * len(numbers):
+        return None
+    found: list[list[int] | None] = [[]]  # by how many pieces are read
+    for end in range(1, len(pieces) + 1):
+        found.append(None)
+        for start in range(max(0, end - longest), end):
+            name, before = "|".join(pieces[start:end]), found[start]
+            if before is not None and name in numbers:
+                found[end] = [*before, numbers[name]]
+                break
+    if found[-1] is None and cell.startswith("["):
+        try:
+            return [numbers[name] for name in json.loads(cell)]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return None
+    return found[-1]
+
+
+def fold_predictions(run: Run, fold: int, kind: str) -> np.ndarray | None:
+    """(clips, classes) mean over the seeds of what a fold's models predict for its clips; None where that is
+    not complete.
+
+    Args:
+        kind: "best" or "last".
+    """
+    seeds = list_fold_slots(run.config["record"]["training"], fold)
+    predictions = [run.part(part).predictions(kind) for part in seeds]
+    shapes = {None if one is None else one.shape for one in predictions}
+    return np.mean(predictions, 0) if len(shapes) == 1 and None not in shapes else None
 
 
 def of_run(run: Run) -> Oof:
@@ -65,31 +179,25 @@ def of_run(run: Run) -> Oof:
         UserError: a fold that is not finished, or files that do not belong together.
     """
     again = "run its train.py again, it finishes what is missing"
-    finished = run.finished_folds()
-    begun = [int(path.name[5:]) for path in run.folder.glob("fold_*") if path.name[5:].isdigit()]
-    left = sorted(set(begun) - set(finished))
-    if left or not finished or not (run.folder / "oof_last.csv").is_file():
-        which = (
-            f"fold {', '.join(map(str, left))} is not finished"
-            if left
-            else "no finished fold"
-            if not finished
-            else "no oof_last.csv"
-        )
-        raise UserError(f"{run.folder} cannot be blended by its out-of-fold predictions ({which}): {again}")
-    found = read_oof(run.folder, "oof_last", run.classes, run.multilabel)
-    for number in finished:
-        each = [
-            run.part(part).predictions("last")
-            for part in list_fold_slots(run.config["record"]["training"], number)
-        ]
-        whole = all(one is not None and one.shape == each[0].shape for one in each)
-        exact, rows = np.mean(each, 0) if whole else None, found.folds == number
-        if (
-            exact is None
-            or exact.shape != found.probabilities[rows].shape
-            or not np.allclose(exact, found.probabilities[rows], atol=1e-6, equal_nan=True)
-        ):
-            raise UserError(f"{run.folder}/oof_last.csv is not what fold {number} predicted: {again}")
-        found.probabilities[rows] = exact
-    return found
+    path, finished = run.folder / "oof_last.csv", run.finished_folds()
+    begun = [int(folder.name[5:]) for folder in run.folder.glob("fold_*") if folder.name[5:].isdigit()]
+    unfinished = sorted(set(begun) - set(finished))
+    missing = ""
+    if unfinished:
+        missing = f"fold {', '.join(map(str, unfinished))} is not finished"
+    elif not finished:
+        missing = "no finished fold"
+    elif not path.is_file():
+        missing = "no oof_last.csv"
+    if missing:
+        raise UserError(f"{run.folder} cannot be blended by its out-of-fold predictions ({missing}): {again}")
+    oof = Oof.read(path, run.classes, run.multilabel)
+    for fold in finished:
+        # The csv has eight digits: a blend is fitted to what the models predicted exactly.
+        exact, rows = fold_predictions(run, fold, "last"), oof.folds == fold
+        shown = oof.probabilities[rows]
+        same = exact is not None and exact.shape == shown.shape
+        if not same or not np.allclose(exact, shown, atol=1e-6, equal_nan=True):
+            raise UserError(f"{path} is not what fold {fold} predicted: {again}")
+        oof.probabilities[rows] = exact
+    return oof

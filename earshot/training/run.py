@@ -10,10 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from earshot.core import plain_yaml
-from earshot.core.csv_text import as_text
 from earshot.core.device import Device
 from earshot.core.errors import UserError
 from earshot.core.files import append_text, clear_temporary, digest_of, write_json, write_text
@@ -233,31 +230,6 @@ class Run:
             write_text(self.folder / "metrics.csv", text.getvalue())
             for watch in self.watching:
                 watch(rows)
-
-    def write_oof(
-        self, name: str, ids: np.ndarray, folds: np.ndarray, labels: np.ndarray, probabilities: np.ndarray
-    ) -> None:
-        """A csv of out-of-fold predictions: id, fold, label, a probability column per class.
-
-        Several labels of a clip stand as owl|jay in the one column, none at all as nothing.
-
-        Args:
-            name: "oof" or "oof_last".
-            ids, folds: (clips,).
-            labels: (clips,) class indices, or (clips, classes) of 0 and 1.
-            probabilities: (clips, classes).
-        """
-        # A class may be called as one of the first columns is; two columns of one name would be read wrongly.
-        names = [f"class {c}" if c in ("id", "fold", "label") else c for c in self.classes]
-        rows: list[list[object]] = [["id", "fold", "label", *names]]
-        for id, fold, label, row in zip(ids, folds, labels, probabilities, strict=True):
-            true = (
-                "|".join(self.classes[c] for c in np.flatnonzero(label))
-                if labels.ndim == 2
-                else self.classes[label]
-            )
-            rows.append([id, int(fold), true, *(f"{p:.8f}" for p in row)])
-        write_text(self.folder / f"{name}.csv", as_text(rows))
 
     def keep(self, name: str, value: dict) -> None:
         """Write <name>.json into the run."""

@@ -11,6 +11,7 @@ from earshot.core.errors import UserError
 from earshot.core.files import write_text
 from earshot.training import metrics, text_report
 from earshot.training.dataset import Rows
+from earshot.training.oof import Oof
 from earshot.training.run import ModelSlot, Run, list_fold_slots
 
 KINDS = {"last": "final epoch: honest", "best": "epoch chosen on the fold it scores: flatters"}
@@ -24,55 +25,50 @@ def summarise(run: Run, rows: Rows, numbers: np.ndarray) -> dict[str, dict]:
         "best" and "last" -> the pooled scores, with the spread of the metric over folds.
     """
     training = run.config["record"]["training"]
+    metric = training["metric"]
     finished = [
-        n
-        for n in run.finished_folds()
-        if all(
-            run.part(slot).predictions(kind) is not None
-            for slot in list_fold_slots(training, n)
-            for kind in KINDS
-        )
+        fold
+        for fold in run.finished_folds()
+        if all(_has_predictions(run, slot) for slot in list_fold_slots(training, fold))
     ]
-    asked, truth, metric = np.isin(numbers, finished), rows.truth, training["metric"]
-    found, lines = {}, []
+    pooled = np.isin(numbers, finished)
+    results, lines = {}, []
     for kind, about in KINDS.items():
         probabilities = np.zeros((len(numbers), len(run.classes)), dtype=np.float32)
-        for number in finished:
-            clips = int((numbers == number).sum())
-            each = [_fitting(run, slot, kind, clips) for slot in list_fold_slots(training, number)]
-            probabilities[numbers == number] = each[0] if len(each) == 1 else np.mean(each, 0)
-        name = "oof" if kind == "best" else "oof_last"
-        run.write_oof(name, rows.ids[asked], numbers[asked], truth[asked], probabilities[asked])
+        for fold in finished:
+            rows_of_fold = numbers == fold
+            slots = list_fold_slots(training, fold)
+            each = [_load_predictions(run, slot, kind, int(rows_of_fold.sum())) for slot in slots]
+            probabilities[rows_of_fold] = np.mean(each, 0)
+        oof = Oof(rows.ids, numbers, rows.truth, probabilities, run.classes).take(pooled)
+        oof.write(run.folder / ("oof.csv" if kind == "best" else "oof_last.csv"))
         write_text(
             run.folder / f"report_{kind}.txt",
             f"{run.folder.name}, out-of-fold, {kind} ({about})\n\n"
-            + text_report.report(probabilities[asked], truth[asked], run.classes),
+            + text_report.report(oof.probabilities, oof.labels, run.classes),
         )
-        pooled = metrics.scores(probabilities[asked], truth[asked], metric)
-        unknown = [name for name in metrics.undefined(truth[asked]) if name in pooled]
-        pooled |= {"undefined": unknown} if unknown else {}
-        # A fold in which no clip has any label has no say in the mean, unless all are so.
-        told = [n for n in finished if metric not in metrics.undefined(truth[numbers == n])] or finished
-        spread = [
-            metrics.scores(probabilities[numbers == n], truth[numbers == n], metric)[metric] for n in told
-        ]
-        found[kind] = {
-            **pooled,
-            "fold_mean": float(np.mean(spread)),
-            "fold_std": float(np.std(spread)),
-            "folds": finished,
-        }
-        by_fold = "undefined" if metric in unknown else f"{np.mean(spread):.4f} ± {np.std(spread):.4f}"
-        lines.append(f"  {kind}  {metrics.summary(pooled, metric)}  {metric} by fold {by_fold}  ({about})")
-    run.keep("scores", found)
-    seeds = f", the mean of {training['seeds']} seeds" if training.get("seeds", 1) > 1 else ""
-    run.log(f"out-of-fold, {int(asked.sum())} clips pooled over {len(finished)} folds{seeds}:")
-    for text in lines:
-        run.log(text)
-    return found
+        scores = oof.score(metric)
+        undefined = [name for name in metrics.undefined(oof.labels) if name in scores]
+        if undefined:
+            scores["undefined"] = undefined
+        by_fold = list(oof.score_folds(metric).values())
+        mean, spread = float(np.mean(by_fold)), float(np.std(by_fold))
+        results[kind] = {**scores, "fold_mean": mean, "fold_std": spread, "folds": finished}
+        shown = "undefined" if metric in undefined else f"{mean:.4f} ± {spread:.4f}"
+        lines.append(f"  {kind}  {metrics.summary(scores, metric)}  {metric} by fold {shown}  ({about})")
+    run.keep("scores", results)
+    seeds_text = f", the mean of {training['seeds']} seeds" if training.get("seeds", 1) > 1 else ""
+    run.log(f"out-of-fold, {int(pooled.sum())} clips pooled over {len(finished)} folds{seeds_text}:")
+    for line in lines:
+        run.log(line)
+    return results
 
 
-def _fitting(run: Run, slot: ModelSlot, kind: str, clips: int) -> np.ndarray:
+def _has_predictions(run: Run, slot: ModelSlot) -> bool:
+    return all(run.part(slot).predictions(kind) is not None for kind in KINDS)
+
+
+def _load_predictions(run: Run, slot: ModelSlot, kind: str, clips: int) -> np.ndarray:
     """A fold's saved predictions; UserError where they are of another number of clips or labels."""
     found = run.part(slot).predictions(kind)
     if found.shape != (clips, len(run.classes)):
