@@ -283,8 +283,7 @@ def main(folder: Path) -> None:
     import resource
 
     sys.path.insert(0, str(ROOT))
-    from earshot.core.errors import UserError
-    from earshot.core.pickle_interpreter import Refused
+    from earshot.core.errors import Refused, UserError
     from earshot.extractors import torch_weights
     from earshot.features import cache
 

@@ -17,8 +17,7 @@ from layout_files import files
 
 from earshot.competition.load import load as load_competition
 from earshot.core import checksums
-from earshot.core.errors import UserError
-from earshot.core.pickle_interpreter import Refused
+from earshot.core.errors import Refused, UserError
 from earshot.extractors import torch_weights
 from earshot.features import cache
 

@@ -16,9 +16,8 @@ import torch
 from conftest import ROOT
 
 from earshot.core import config
-from earshot.core.errors import UserError
+from earshot.core.errors import Refused, UserError
 from earshot.core.files import digest
-from earshot.core.pickle_interpreter import Refused
 from earshot.extractors import torch_weights
 from earshot.features import cache
 from earshot.features.cache import Cache

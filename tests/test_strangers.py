@@ -21,9 +21,8 @@ from test_damage import TRAIN, files
 from earshot.audio import load
 from earshot.competition import zip_file
 from earshot.core import checksums, plain_pickle
-from earshot.core.errors import UserError
+from earshot.core.errors import Refused, UserError
 from earshot.core.files import digest
-from earshot.core.pickle_interpreter import Refused
 from earshot.extractors import torch_weights
 from earshot.features import cache, schema
 from earshot.features.cache import Cache

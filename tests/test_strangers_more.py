@@ -13,7 +13,7 @@ from conftest import FLAGS
 from test_damage import TRAIN, files
 from test_strangers import reseal
 
-from earshot.core import checksums, config, digest_cache, plain_pickle
+from earshot.core import checksums, config, plain_pickle
 from earshot.core.errors import UserError
 from earshot.core.fingerprint import fingerprint
 from earshot.features import cache, find_cache, merge_shards
@@ -24,10 +24,10 @@ from earshot.training import resume
 def test_a_flipped_digit_remembered_condemns_no_cache(scripts, data, calm, tmp_path, capsys, monkeypatch):
     folder = tmp_path / "tones" / "logmel"
     shutil.copytree(calm, folder)
-    monkeypatch.setattr(digest_cache, "SETTLED", -1e9)  # remembered at once
+    monkeypatch.setattr(checksums, "SETTLED", -1e9)  # remembered at once
     flags = ["--competition", str(data), *FLAGS, "--out", str(tmp_path)]
     scripts[0](flags)
-    index = tmp_path / "tones" / digest_cache.INDEX
+    index = tmp_path / "tones" / checksums.VERIFIED
     text = index.read_text()
     wrong = text.replace(checksums.read(folder / cache.MANIFEST)["sha256"]["train.pkl"], "0" * 64)
     assert wrong != text

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import stat
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +16,9 @@ from earshot.core.files import LARGEST_JSON, digest, digest_of, write_bytes, wri
 
 if TYPE_CHECKING:
     import numpy as np
+
+VERIFIED = ".verified.json"  # beside the folder, whose own files hold no times
+SETTLED = 2.0  # seconds: a file that was changed within the clock's step could be changed again unnoticed
 
 
 class Damaged(UserError):
@@ -82,3 +89,69 @@ def read_array(path: Path) -> np.ndarray | None:
     except Damaged:
         return None
     return np.load(path, allow_pickle=False)
+
+
+def find_digests(folder: Path, names: list[str]) -> dict[str, str | None]:
+    """Name -> SHA-256 of each named file of a folder, None for one that is not there.
+
+    A file is read only if its state is not what it was when it was read last. So every write is noticed; what
+    is not is a bit that turns over on the disk by itself, after the file was read once.
+    """
+    index = folder.absolute().parent / VERIFIED
+    known, fresh = read_index(index), {}
+
+    def find(name: str) -> str | None:
+        path, key = folder / name, f"{folder.name}/{name}"
+        try:
+            before = find_state(path)
+        except OSError as error:
+            unless_temporary(path, error)
+            return None
+        if before is None:
+            return None
+        entry = known.get(key)
+        if isinstance(entry, dict) and entry.get("state") == before and isinstance(entry.get("sha256"), str):
+            return entry["sha256"]
+        content = digest(path)
+        if is_settled(before, time.time_ns()) and find_state(path) == before:
+            fresh[key] = {"state": before, "sha256": content}
+        return content
+
+    with ThreadPoolExecutor() as pool:
+        digests = dict(zip(names, pool.map(find, names), strict=True))
+    if fresh:
+        try:
+            write(index, {"files": {**read_index(index), **fresh}})
+        except OSError:
+            pass  # a cache that lies where nothing can be written is read each time
+    return digests
+
+
+def read_index(index: Path) -> dict[str, Any]:
+    """What an index remembers of files. It is only a shortcut: a damaged one is made anew, as one flipped
+    digit would condemn a sound file."""
+    try:
+        known = read(index).get("files")
+    except Damaged:
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def find_state(path: Path | str) -> list[int] | None:
+    """What changes with a file: size, inode, times of content and of status in nanoseconds; None of what is
+    no regular file.
+
+    A program may set the time of content, and copies keep it. It cannot set the time of status.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    return [status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def is_settled(state: list[int], now: int) -> bool:
+    """Was the last change long enough before `now` (nanoseconds) that a later one must change the state?"""
+    return now - max(state[2:]) > SETTLED * 1e9

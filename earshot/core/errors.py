@@ -37,6 +37,10 @@ class UserError(Exception):
     """
 
 
+class Refused(Exception):
+    """Why a stranger's file is not read, in a few words; who asked for the file names it."""
+
+
 class TemporaryError(OSError):
     """A drive or the network failed, or descriptors or memory ran out; neither the user nor a file is at
     fault.

@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from earshot.core import kaggle_paths
-from earshot.core.errors import UserError, unless_temporary
-from earshot.core.pickle_interpreter import Refused
+from earshot.core.errors import Refused, UserError, unless_temporary
 from earshot.extractors import base, mel
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from earshot.core import checksums, digest_cache, kinds
+from earshot.core import checksums, kinds
 from earshot.core.errors import UserError
 from earshot.core.files import digest, digest_of, read_json, replacing
 from earshot.core.fingerprint import fingerprint, plain
@@ -144,7 +144,7 @@ class Cache:
         process."""
         if name not in self._sound:  # gigabytes need not be read twice
             path = self.folder / name
-            if digest_cache.digests(self.folder, [name])[name] != self.manifest["sha256"].get(name, ""):
+            if checksums.find_digests(self.folder, [name])[name] != self.manifest["sha256"].get(name, ""):
                 raise UserError(f"{path} is missing or damaged (its checksum differs): {MAKE_ANEW}")
             self._sound.add(name)
 

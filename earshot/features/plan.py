@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from earshot import extractors
-from earshot.core import checksums, digest_cache, kaggle_paths
+from earshot.core import checksums, kaggle_paths
 from earshot.core.config import AugmentFlags
 from earshot.core.disk_space import SLACK
 from earshot.core.errors import UserError
@@ -332,7 +332,7 @@ def state(plan: Plan) -> str:
         return _set_aside(path, f"{path} {wrong}")
     if not manifest.get("complete"):
         return "started"
-    digests = digest_cache.digests(plan.folder, list(manifest["sha256"]))
+    digests = checksums.find_digests(plan.folder, list(manifest["sha256"]))
     broken = [name for name, wanted in manifest["sha256"].items() if digests[name] != wanted]
     for name in broken:
         _set_aside(

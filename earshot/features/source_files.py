@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from earshot.core import checksums, digest_cache
+from earshot.core import checksums
 from earshot.core.errors import OF_THE_FILE, TemporaryError, UserError, temporary
 from earshot.core.file_names import is_audio, text_of
 from earshot.core.files import digest
@@ -35,27 +35,18 @@ class Sources:
 
     def __init__(self, index: Path | str):
         self.index = Path(index)
-        try:
-            found = checksums.read(self.index).get("files")
-        except checksums.Damaged:
-            found = None  # an index is only a shortcut: a damaged one is made anew
-        self.known: dict[str, dict] = (
-            {path: entry for path, entry in found.items() if _sound(entry)} if isinstance(found, dict) else {}
-        )
+        remembered = checksums.read_index(self.index)
+        self.known: dict[str, dict] = {path: entry for path, entry in remembered.items() if _sound(entry)}
         self.changed = False
 
     def _entry(self, path: str) -> dict:
         try:
-            state = digest_cache.state(path)
+            state = checksums.find_state(path)
         except OSError as error:
+            is_missing = bool(path) and error.errno in (errno.ENOENT, errno.ENOTDIR)
             # A link may lead nowhere, and the folder's list has it all the same.
-            gone = error.errno in (errno.ENOENT, errno.ENOTDIR)
-            if (
-                error.errno not in OF_THE_FILE
-                or gone
-                and path
-                and not (os.path.islink(path) and "sha256" not in self.known.get(path, {}))
-            ):
+            leads_nowhere = os.path.islink(path) and "sha256" not in self.known.get(path, {})
+            if error.errno not in OF_THE_FILE or is_missing and not leads_nowhere:
                 raise temporary(path, error) from None
             return {}
         if state is None:  # a pipe would keep us waiting for ever
@@ -69,34 +60,26 @@ class Sources:
 
     def digests(self, paths: Iterable[Path | str], workers: int = 4) -> list[str]:
         """SHA-256 per file, "" for one that cannot be read."""
-        with self._kept():
-            return self._digests([str(path) for path in paths], workers)
 
-    def _digests(self, paths: list[str], workers: int) -> list[str]:
-        entries = [self._entry(path) for path in paths]
-        todo = [
-            (entry, path)
-            for entry, path in zip(entries, paths, strict=True)
-            if entry and "sha256" not in entry
-        ]
-
-        def fill(job: tuple[dict, str]) -> None:
-            entry, path = job
+        def fill(path: str, entry: dict) -> None:
+            if not entry or "sha256" in entry:
+                return
+            self.changed = True
             try:
                 entry["sha256"] = digest(path)
             except OSError as error:
                 if error.errno not in (errno.EACCES, errno.EPERM):
                     raise temporary(path, error) from None
 
-        if todo:
-            self.changed = True
-            with ThreadPoolExecutor(workers) as pool:
-                list(pool.map(fill, todo))
-        return [entry.get("sha256", "") for entry in entries]
+        with self._saving(), ThreadPoolExecutor(workers) as pool:
+            names = [str(path) for path in paths]
+            entries = [self._entry(name) for name in names]
+            list(pool.map(fill, names, entries))
+            return [entry.get("sha256", "") for entry in entries]
 
     def headers(self, paths: Iterable[Path | str]) -> list[tuple[float, int] | None]:
         """(seconds, rate) per audio file, None for one whose header cannot be read."""
-        with self._kept():
+        with self._saving():
             return [self._header(path) for path in map(str, paths)]
 
     def _header(self, path: str) -> tuple[float, int] | None:
@@ -113,7 +96,7 @@ class Sources:
         return (entry["seconds"], entry["rate"]) if entry.get("seconds") else None
 
     @contextlib.contextmanager
-    def _kept(self) -> Iterator[None]:
+    def _saving(self) -> Iterator[None]:
         """What was read until the disk or the network failed is not read again."""
         try:
             yield
@@ -126,9 +109,10 @@ class Sources:
         if self.changed:
             now, files = time.time_ns(), {}
             for path, entry in self.known.items():
+                files[path] = dict(entry)
                 state = [int(part) for part in entry.get("state", "").split()]
-                fresh = state and not digest_cache.settled(state, now)
-                files[path] = {k: v for k, v in entry.items() if k != "state"} if fresh else entry
+                if state and not checksums.is_settled(state, now):
+                    del files[path]["state"]
             checksums.write(self.index, {"files": files})
             self.changed = False
 
@@ -141,17 +125,15 @@ def unreadable(contents: dict[str, str]) -> frozenset[str]:
     Raises:
         TemporaryError: there are many in a row.
     """
-    row, found = 0, set()
+    in_a_row = 0
     for path, content in contents.items():
-        row = 0 if content else row + 1
-        if not content:
-            found.add(path)
-        if row == IN_A_ROW:
+        in_a_row = 0 if content else in_a_row + 1
+        if in_a_row == IN_A_ROW:
             raise TemporaryError(
                 f"{path}: cannot be opened, nor can the {IN_A_ROW - 1} files before it: check the drive or "
                 "network, the links and the permissions"
             )
-    return frozenset(found)
+    return frozenset(path for path, content in contents.items() if not content)
 
 
 def gone(folder: Path | str, root: Path | str) -> list[str]:
@@ -172,11 +154,11 @@ def gone(folder: Path | str, root: Path | str) -> list[str]:
 def check_gone(folder: Path | str, root: Path | str, error: UserError) -> None:
     """Raise TemporaryError with an error's text where a folder of audio is gone that an earlier run has read:
     the error may come from that."""
-    found = gone(folder, root)
-    if found:
+    paths = gone(folder, root)
+    if paths:
         raise TemporaryError(
-            f"{error}; but {len(found)} audio files that were read before are gone with their folders "
-            f"(first: {text_of(found[0])}): bring the drive or folder back, or start over with --fresh if "
+            f"{error}; but {len(paths)} audio files that were read before are gone with their folders "
+            f"(first: {text_of(paths[0])}): bring the drive or folder back, or start over with --fresh if "
             "that was meant"
         )
 
