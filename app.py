@@ -71,7 +71,7 @@ def serve(whole: members.Member, flags: PageFlags, bound: socket.socket, address
     from earshot.prediction.predictor import Hearing
 
     hearing = Hearing(whole, device.choose(flags.device), models.rebuild, flags.weights)
-    desk = Desk(hearing, Limits(flags.longest, round(flags.largest * 1e6)), whole.folder.name)
+    desk = Desk(hearing, Limits(flags.max_seconds, round(flags.max_upload_mb * 1e6)), whole.folder.name)
     if desk.seen.warning:
         print(desk.seen.warning, flush=True)
     report = Path(whole.folder) / "report.html"

@@ -21,7 +21,7 @@ def default(caches: Sequence[Cache], argv: Sequence[str]) -> tuple[str, str | No
     """
     usual = TrainingFlags().metric
     own = next((one.record["metric"] for one in caches if one.record.get("metric")), None)
-    if own is None or cli.peek(list(argv), "metric")["metric"] is not None:
+    if own is None or cli.parse_early(list(argv), ["metric"])[0]["metric"] is not None:
         return usual, None
     from earshot.training import metrics  # with numpy, which nobody waits for before
 

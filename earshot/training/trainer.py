@@ -92,8 +92,10 @@ class Fitter:
             pretrain.load(self.head, self.folder, self.settings.seed)
         if self.average:
             self.average.head.load_state_dict(self.head.state_dict())
-        if self.settings.crop < 1:
-            crops.check(self.head, *self.rows.batch(self.train_rows[:1]), self.settings.crop, self.autocast)
+        if self.settings.crop_share < 1:
+            crops.check(
+                self.head, *self.rows.batch(self.train_rows[:1]), self.settings.crop_share, self.autocast
+            )
 
     def _drawn(self, rows: np.ndarray, epoch: int) -> np.ndarray:
         seed = seed_of(self.settings.seed, self.fold.number, epoch, 2)
