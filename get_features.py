@@ -24,7 +24,8 @@ ABOUT = (
 
 
 def parse(argv: list[str]) -> tuple:
-    """The flags' groups, parsed twice: recipe and extractor decide which flags there are, and their defaults."""
+    """The flags' groups. Parsed twice: recipe and extractor decide which flags there are, and their
+    defaults."""
     early, argv = cli.parse_early(
         argv,
         ("recipe", "extractor", "competition", "weights", "out", "for-run"),

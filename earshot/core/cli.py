@@ -13,7 +13,7 @@ import re
 import signal
 import sys
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from earshot.core import process
@@ -93,7 +93,7 @@ def parse_early(
     argv: list[str],
     single: Sequence[str] = (),
     repeated: Sequence[str] = (),
-    bare: dict[str, str] | None = None,
+    bare: Mapping[str, str] = types.MappingProxyType({}),
 ) -> tuple[dict[str, str | None], list[str]]:
     """The flags that decide which others there are, and all arguments as `parse` takes them.
 
@@ -103,7 +103,6 @@ def parse_early(
         repeated: flags that may be given several times: all their values are put behind one.
         bare: flags that may be given without a value, and the value that they then get.
     """
-    bare = bare or {}
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     for flag in (*single, *bare):
         parser.add_argument(f"--{flag}", dest=flag, nargs="*")

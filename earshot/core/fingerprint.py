@@ -13,8 +13,8 @@ RECORDED_WHERE_CHANGED = {"recorded": "where changed"}
 
 
 def formerly(name: str) -> dict[str, str]:
-    """Metadata of a setting that had another name: records keep that, so that what was made before goes on; the
-    command line and recipes still take it, with a warning."""
+    """Metadata of a setting that had another name. Records keep that name, so that earlier caches and runs
+    continue; recipes and the command line still take it."""
     return {"formerly": name}
 
 

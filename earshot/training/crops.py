@@ -29,6 +29,6 @@ def check(head: nn.Module, x: Tensor, mask: Tensor | None, share: float, autocas
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"--crop-share {share:g}: this head takes windows of one length only ({reason}): leave --crop-share out, or "
-            "choose another head"
+            f"--crop-share {share:g}: this head takes windows of one length only ({reason}): leave "
+            "--crop-share out, or choose another head"
         ) from None

@@ -93,9 +93,8 @@ class Fitter:
         if self.average:
             self.average.head.load_state_dict(self.head.state_dict())
         if self.settings.crop_share < 1:
-            crops.check(
-                self.head, *self.rows.batch(self.train_rows[:1]), self.settings.crop_share, self.autocast
-            )
+            batch = self.rows.batch(self.train_rows[:1])
+            crops.check(self.head, *batch, self.settings.crop_share, self.autocast)
 
     def _drawn(self, rows: np.ndarray, epoch: int) -> np.ndarray:
         seed = seed_of(self.settings.seed, self.fold.number, epoch, 2)
