@@ -14,9 +14,8 @@ from earshot.core.files import read_json, write_text
 from earshot.kaggle import bundle
 
 ROOT = Path(__file__).resolve().parents[2]
-CODE = tuple(
-    "get_features.py train.py predict.py doctor.py requirements.txt earshot/ models/ recipes/".split()
-)
+SCRIPTS = ("get_features.py", "train.py", "predict.py", "doctor.py", "requirements.txt")
+CODE = (*SCRIPTS, "earshot/", "models/", "recipes/")
 KINDS = {".py", ".yaml", ".txt"}
 EMPTY = 'CODE = ""'  # the line of a notebook that takes the archive
 METADATA = "kernel-metadata.json"
@@ -24,7 +23,7 @@ LARGEST = 1 << 20  # bytes: what Kaggle takes of a notebook's source
 ABOUT = (
     "Put the kit's code into each notebook of notebooks/, for the kaggle client to push.\n"
     "\n"
-    "  python -m earshot.kaggle.notebook [FOLDER]     FOLDER/<name>/ with its metadata (default: notebooks/built)"
+    "  python -m earshot.kaggle.notebook [FOLDER]   into FOLDER (default: notebooks/built)"
 )
 
 
