@@ -70,11 +70,11 @@ def serve(whole: members.Member, flags: PageFlags, bound: socket.socket, address
     from earshot.prediction.predictor import Hearing
 
     hearing = Hearing(whole, device.choose(flags.device), flags.weights)
-    desk = Desk(hearing, Limits(flags.longest, round(flags.largest * 1e6)), whole.folder.name)
-    if desk.seen.warning:
-        print(desk.seen.warning, flush=True)
+    session = Desk(hearing, Limits(flags.max_seconds, round(flags.max_upload_mb * 1e6)), whole.folder.name)
+    if session.seen.warning:
+        print(session.seen.warning, flush=True)
     report = Path(whole.folder) / "report.html"
-    app = api.build(desk, flags.host, report if report.is_file() else None, address)
+    app = api.build(session, flags.host, report if report.is_file() else None, address)
     off = {
         name: False
         for name in ("show_error", "ssr_mode", "run_history", "pwa", "mcp_server")
@@ -82,10 +82,10 @@ def serve(whole: members.Member, flags: PageFlags, bound: socket.socket, address
     }  # releases differ in what there is to switch off
     gradio.mount_gradio_app(
         app,
-        ui.build(desk, report.is_file()),
+        ui.build(session, report.is_file()),
         path="/",
         footer_links=[],
-        max_file_size=desk.limits.size,
+        max_file_size=session.limits.size,
         theme=ui.theme(),
         css=ui.CSS,
         **off,

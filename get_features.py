@@ -11,6 +11,7 @@ from earshot.audio.load import AudioSettings
 from earshot.core import cli, config, kaggle_paths
 from earshot.core.deadline import Deadline
 from earshot.core.errors import UserError
+from earshot.core.settings import former_names
 from earshot.features import defaults, for_run
 
 ABOUT = (
@@ -23,11 +24,14 @@ ABOUT = (
 
 
 def parse(argv: list[str]) -> tuple:
-    """The flags' groups; defaults from the recipe, which is known before the rest because it decides them."""
-    argv = cli.bare(argv, "--pictures", "0")
-    for flag in ("train-csv", "extra-csv", "label-map"):
-        argv = cli.gather(argv, flag)
-    early = cli.peek(argv, "recipe", "extractor", "competition", "weights", "out", "for-run")
+    """The flags' groups. Parsed twice: recipe and extractor decide which flags there are, and their
+    defaults."""
+    early, argv = cli.parse_early(
+        argv,
+        ("recipe", "extractor", "competition", "weights", "out", "for-run"),
+        repeated=("train-csv", "extra-csv", "label-map"),
+        bare={"pictures": "0"},
+    )
     helping = bool({"-h", "--help"} & set(argv))
     competition = early["competition"]
     if not helping:
@@ -58,14 +62,14 @@ def parse(argv: list[str]) -> tuple:
     if values.get("extractor") not in (None, chosen):
         name, values = None, {}  # another extractor than the recipe's: its settings mean nothing here
     where = f"{run.folder}/config.yaml" if run else f"recipe {name}, features"
-    known = {f.name: title for title, group in groups.items() for f in fields(group)}
-    for key in values:
-        if key not in known:
-            raise UserError(f"{where}: unknown key {key}: choose among {', '.join(known)}")
-    groups = {
-        title: config.with_defaults(group, {k: v for k, v in values.items() if known[k] == title}, where)
-        for title, group in groups.items()
-    }
+    known = [f.name for group in groups.values() for f in fields(group)]
+    left = dict(values)
+    for title, group in groups.items():
+        keys = {*(f.name for f in fields(group)), *former_names(group)}
+        own = {key: left.pop(key) for key in values if key in keys}
+        groups[title] = config.with_defaults(group, own, where)
+    if left:
+        raise UserError(f"{where}: unknown key {next(iter(left))}: choose among {', '.join(known)}")
     filled, _ = cli.parse(groups, argv, ABOUT)
     return competition, name, chosen, run, filled
 

@@ -27,7 +27,7 @@ ABOUT = (
 def parse(argv: list[str]) -> tuple:
     """The cache and the recipe (each may decide the other), then all flags with the recipe's values as
     defaults."""
-    early = cli.peek(argv, "recipe", "features", "data", "continue-from")
+    early, _ = cli.parse_early(argv, ("recipe", "features", "data", "continue-from"))
     if sum(a.split("=")[0] == "--features" for a in argv) > 1:
         raise UserError(
             "--features twice: a run is trained on one cache; train two runs, then predict.py --runs A B "
@@ -59,7 +59,7 @@ def auto(argv: list[str]) -> None:
 
     began = time.monotonic()
     groups = {"auto": AutoFlags(), "machine": config.TrainMachineFlags()}
-    filled, _ = cli.parse(groups, cli.gather(argv, "features"), ABOUT)
+    filled, _ = cli.parse(groups, cli.parse_early(argv, repeated=["features"])[1], ABOUT)
     flags, machine = filled.values()
     opened = search_auto.announce(flags, machine)
     metric, line = contest_metric.default(opened, argv)
@@ -71,7 +71,7 @@ def auto(argv: list[str]) -> None:
 
 def main(argv: list[str]) -> None:
     """Parse, train what is missing, score, submit."""
-    if cli.peek(argv, "recipe")["recipe"] == "auto":
+    if cli.parse_early(argv, ["recipe"])[0]["recipe"] == "auto":
         return auto(argv)
     cache, recipe, flags, options = parse(argv)
     what, settings, machine = flags.values()

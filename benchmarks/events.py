@@ -50,7 +50,7 @@ LINEAR = ["--recipe", "linear", "--lr", "0.1"]
 CUT = ["--seconds", "5", "--hop", "2.5"]
 SEVERAL = ["--task", "multilabel"]
 # in noise, and two at once, as out there
-MIXED = [*SEVERAL, "--augment", "4", "--noise", "0", "--between", "0.5"]
+MIXED = [*SEVERAL, "--augment", "4", "--noise", "0", "--bc-mix", "0.5"]
 ROWS = {  # competition -> flags of get_features.py and of train.py
     "events": [
         (CUT, LINEAR),

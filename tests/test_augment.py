@@ -114,12 +114,12 @@ def test_power_domain_adds_powers():
 EVERYTHING = TrainingFlags(
     time_shift=0.4,
     gain=6,
-    masks=2,
+    num_masks=2,
     time_mask=4,
     frequency_mask=3,
     time_stretch=0.3,
     frequency_shift=1.5,
-    crop=0.8,
+    crop_share=0.8,
     mixup=0.4,
 )
 ROWS = torch.eye(4)[torch.arange(8) % 4]
@@ -166,7 +166,7 @@ def test_masks_cover_a_mix_of_two_sounds_and_lie_under_a_mixup():
     """Where a mask covers everything, a mix of two sounds is flat; a mixup of two covered rows keeps both
     floors."""
     x = torch.arange(8.0)[:, None, None, None] + batch().abs()
-    settings = TrainingFlags(mixup=1.0, frequency_mask=99, masks=40)
+    settings = TrainingFlags(mixup=1.0, frequency_mask=99, num_masks=40)
     over = augment.apply(x, None, ROWS, replace(settings, mixup_pairs="different"), rng(1))
     assert (over[0].flatten(1).std(1) == 0).all()
     floors = x.amin((1, 2, 3))

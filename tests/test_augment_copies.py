@@ -127,18 +127,18 @@ def table(folds: list[int], labels: list) -> pd.DataFrame:
 
 def test_partners_are_of_another_class_and_the_same_fold():
     clips = table([1, 1, 1, 2, 2, 2, 3, 3, -1], list("aabaabaaa"))
-    made = augmented_copies.Copies(clips, AugmentFlags(augment=1, between=1.0), np.array([2]))
+    made = augmented_copies.Copies(clips, AugmentFlags(augment=1, bc_mix=1.0), np.array([2]))
     assert made.alone() == 5  # fold 1 without its bad clip, fold 3, and the one without a fold
     for clip in range(len(clips)):
         found = {made.partner(clip, made.random(clip, copy))[0] for copy in range(40)}
         assert found == {3: {5}, 4: {5}, 5: {3, 4}}.get(clip, {-1})
     several = [("a",), ("a", "b"), (), ("a",), ("b",), ("a", "b")]
-    free = augmented_copies.Copies(table([-1] * 6, several), AugmentFlags(between=1.0), np.array([4]))
+    free = augmented_copies.Copies(table([-1] * 6, several), AugmentFlags(bc_mix=1.0), np.array([4]))
     assert {free.partner(1, free.random(1, copy))[0] for copy in range(60)} == {0, 2, 3}
 
 
 def test_a_copy_is_a_function_of_seed_clip_and_number():
-    flags = AugmentFlags(augment=3, between=0.5)
+    flags = AugmentFlags(augment=3, bc_mix=0.5)
     made = augmented_copies.Copies(table([-1] * 4, list("abab")), flags, np.zeros(0, dtype=int))
     moved = augmented_copies.Copies(table([-1] * 4, list("abab")).iloc[::-1], flags, np.zeros(0, dtype=int))
     drawn = [made.random(clip, copy).random() for clip in range(4) for copy in range(3)]
@@ -168,7 +168,7 @@ def folded(tmp_path: Path) -> Path:
 
 
 def test_a_real_run(folded: Path, tmp_path: Path, capsys):
-    args = ("--augment", "4", "--between", "0.5", "--noise", "20")
+    args = ("--augment", "4", "--bc-mix", "0.5", "--noise", "20")
     made = features(tmp_path, folded, *args, "--workers", "3", extractor="waveform")
     assert "train: 23 clips, 23 windows; augmented: 4 copies, 92 windows" in capsys.readouterr().out
     assert made.manifest["augmented"] == {"copies": 4, "rows": 92}
@@ -189,7 +189,7 @@ def test_a_real_run(folded: Path, tmp_path: Path, capsys):
     # a row is the wave that the effects make of the clip and its partner, cut and filled as any clip is
     clips = load(folded).clips
     drawn = augmented_copies.Copies(
-        clips[clips.split == "train"], AugmentFlags(augment=4, between=0.5, noise=20.0), np.array([3])
+        clips[clips.split == "train"], AugmentFlags(augment=4, bc_mix=0.5, noise=20.0), np.array([3])
     )
     with ThreadPoolExecutor(1) as pool:
         futures = drawn.submit(
@@ -233,7 +233,7 @@ def test_a_long_clip_has_copies_of_all_its_windows(tmp_path: Path):
 def test_killed_among_the_copies(tmp_path: Path):
     data = make_competition(tmp_path / "tones", train=12, subm=4, seconds=0.5)
     soundfile.write(data / "audio_train" / "003.wav", np.zeros(8000), RATE)
-    args = ("--augment", "14", "--between", "0.3", "--n-mels", "96", "--hop-length", "64")
+    args = ("--augment", "14", "--bc-mix", "0.3", "--n-mels", "96", "--hop-length", "64")
     calm = features(tmp_path, data, *args, out="calm")
     shards = tmp_path / "data" / "tones" / "logmel" / "shards"
     kill_when(
@@ -256,12 +256,12 @@ def test_killed_among_the_copies(tmp_path: Path):
 
 def test_shards_of_copies_are_not_made_twice(tones: Path, tmp_path: Path, monkeypatch):
     """Stopped at the first safe point and continued until it is done."""
-    calm = features(tmp_path, tones, "--augment", "4", "--between", "1", out="calm")
+    calm = features(tmp_path, tones, "--augment", "4", "--bc-mix", "1", out="calm")
     shards = tmp_path / "data" / "tones" / "logmel" / "shards"
     for number in range(6):
         before = {path: path.stat().st_mtime_ns for path in shards.glob("*.pkl")}
         try:
-            features(tmp_path, tones, "--augment", "4", "--between", "1", "--max-hours", "0")
+            features(tmp_path, tones, "--augment", "4", "--bc-mix", "1", "--max-hours", "0")
             break
         except SystemExit as stopped:
             assert stopped.code == 0 and len(list(shards.glob("*.pkl"))) == number + 1
@@ -272,7 +272,7 @@ def test_shards_of_copies_are_not_made_twice(tones: Path, tmp_path: Path, monkey
 
 def test_a_partner_that_vanishes_is_refused(tmp_path: Path):
     made = augmented_copies.Copies(
-        table([-1] * 2, list("ab")), AugmentFlags(augment=2, between=1.0), np.zeros(0, dtype=int)
+        table([-1] * 2, list("ab")), AugmentFlags(augment=2, bc_mix=1.0), np.zeros(0, dtype=int)
     )
     with ThreadPoolExecutor(1) as pool:
         futures = made.submit(0, 4, pool, lambda path: decode_ahead.decode(path, RATE, AudioSettings()), RATE)
@@ -302,7 +302,7 @@ def test_damage_and_other_settings_are_refused(tones: Path, tmp_path: Path):
     [
         (("--augment", "-1"), "--augment -1: has to be 0 to 1000"),
         (("--augment", "2", "--speed", "0.8"), "--speed 0.8: has to be 1 to 4"),
-        (("--augment", "2", "--between", "1.5"), "--between 1.5: has to be 0 to 1"),
+        (("--augment", "2", "--bc-mix", "1.5"), "--bc-mix 1.5: has to be 0 to 1"),
         (
             ("--augment", "2", "--speed", "1", "--shift", "0", "--augment-gain", "0"),
             "nothing is to be changed",
@@ -317,11 +317,11 @@ def test_refusals(args: tuple, words: str, tones: Path, tmp_path: Path):
 
 def test_between_needs_another_class_in_the_fold():
     with pytest.raises(UserError, match="no clip has a clip of another class in its own fold"):
-        augmented_copies.check(table([1, 1, 2, 2], list("aabb")), AugmentFlags(augment=1, between=0.5))
-    said = augmented_copies.check(table([1, 1, 2, 2], list("abcc")), AugmentFlags(augment=1, between=1))
+        augmented_copies.check(table([1, 1, 2, 2], list("aabb")), AugmentFlags(augment=1, bc_mix=0.5))
+    said = augmented_copies.check(table([1, 1, 2, 2], list("abcc")), AugmentFlags(augment=1, bc_mix=1))
     assert len(said) == 1 and "2 clips have no clip of another class" in said[0]
     assert augmented_copies.check(table([1, 1, 2, 2], list("aabb")), AugmentFlags(augment=1)) == []
-    assert augmented_copies.check(table([1, 1, 2, 2], list("aabb")), AugmentFlags(between=0.5)) == []
+    assert augmented_copies.check(table([1, 1, 2, 2], list("aabb")), AugmentFlags(bc_mix=0.5)) == []
 
 
 def test_a_recipe_knows_its_copies():

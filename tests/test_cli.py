@@ -77,14 +77,30 @@ def test_wrong_flags_get_one_line(argv, parts):
     ), line
 
 
-def test_peek():
+def test_early_flags():
     argv = ["x", "--recipe", "a", "--features=b=c", "--recipe", "d", "--recipes", "e", "--data"]
-    assert cli.peek(argv, "recipe", "features", "data", "name") == {
-        "recipe": "d",
-        "features": "b=c",
-        "data": None,
-        "name": None,
-    }
+    early, rest = cli.parse_early(argv, ("recipe", "features", "data", "name"))
+    assert early == {"recipe": "d", "features": "b=c", "data": None, "name": None}
+    assert rest == ["x", "--recipes", "e", "--recipe", "d", "--features", "b=c", "--data"]
+
+
+def test_flags_that_are_repeated_or_have_no_value():
+    argv = ["--train-csv", "a", "b", "--pictures", "--lr", "1", "--train-csv=c"]
+    _, rest = cli.parse_early(argv, repeated=["train-csv"], bare={"pictures": "0"})
+    assert sorted(rest) == sorted(["--lr", "1", "--train-csv", "a", "b", "c", "--pictures", "0"])
+    assert rest[rest.index("--train-csv") + 1 :][:3] == ["a", "b", "c"]
+    assert cli.parse_early(["--pictures", "7"], bare={"pictures": "0"})[1] == ["--pictures", "7"]
+
+
+def test_former_flags_warn(capsys):
+    training, *_ = parsed("--masks", "3", "--crop=0.5")
+    assert (training.num_masks, training.crop_share) == (3, 0.5)
+    assert capsys.readouterr().out.splitlines() == [
+        "warning: --masks is now --num-masks; the next release drops the old name",
+        "warning: --crop is now --crop-share; the next release drops the old name",
+    ]
+    with pytest.raises(UserError, match="--crop-share 2.0: has to be 0.01 to 1"):
+        parsed("--crop", "2")
 
 
 def test_deadline(monkeypatch, capsys):

@@ -26,7 +26,7 @@ def fit(folder, head, settings, rows=None) -> Fitter:
 
 
 @pytest.mark.parametrize(
-    "changes", [dict(optimizer="sam", rho=0.1), dict(ema=0.8), dict(optimizer="sam", ema=0.9, crop=0.6)]
+    "changes", [dict(optimizer="sam", rho=0.1), dict(ema=0.8), dict(optimizer="sam", ema=0.9, crop_share=0.6)]
 )
 def test_a_stopped_fold_ends_as_if_never_stopped(tmp_path, changes):
     settings = replace(BUSY, **changes)
@@ -179,10 +179,10 @@ def test_a_head_of_whole_windows_refuses_a_crop(tmp_path):
         def forward(self, x, mask=None):
             return self.outer(self.inner(x.flatten(1)[:, :60].view(-1, 5, 12).mean(1)))
 
-    with pytest.raises(UserError, match="--crop 0.5: .*one length only") as error:
-        fit(tmp_path, Whole(), TrainingFlags(crop=0.5))
+    with pytest.raises(UserError, match="--crop-share 0.5: .*one length only") as error:
+        fit(tmp_path, Whole(), TrainingFlags(crop_share=0.5))
     assert "\n" not in str(error.value)
-    fit(tmp_path / "tiny", Tiny(), TrainingFlags(crop=0.5, epochs=1)).fit(str, NEVER, 0)
+    fit(tmp_path / "tiny", Tiny(), TrainingFlags(crop_share=0.5, epochs=1)).fit(str, NEVER, 0)
 
 
 def test_a_batch_of_one_row_is_refused_in_one_line_where_it_cannot_be_normalised(tmp_path):

@@ -28,9 +28,9 @@ def server(home: Path) -> Iterator[str]:
         "cnn",
         "--port",
         "0",
-        "--longest",
+        "--max-seconds",
         "20",
-        "--largest",
+        "--max-upload-mb",
         "0.3",
     ]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(home)}
@@ -140,7 +140,8 @@ def test_what_cannot_be_served_is_one_line(server: str, home: Path) -> None:
     assert "choose another --port" in refused(
         script("app.py", "--run", "cnn", "--port", port, cwd=home, ok=None)
     )
-    assert "--longest" in refused(script("app.py", "--run", "cnn", "--longest", "0", cwd=home, ok=None))
+    done = script("app.py", "--run", "cnn", "--longest", "0", cwd=home, ok=None)
+    assert "--max-seconds 0" in refused(done), "the former name still works"
 
 
 @pytest.mark.slow

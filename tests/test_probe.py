@@ -204,10 +204,10 @@ def test_average_precision_is_scikit_learns():
         ("time_shift", 0.1),
         ("gain", 1.0),
         ("time_stretch", 0.1),
-        ("crop", 0.9),
+        ("crop_share", 0.9),
         ("frequency_shift", 1.0),
     ],
 )
 def test_whatever_changes_a_batch_is_asked_for(key, value):
     assert augment.asked(TrainingFlags(**{key: value})) and not augment.asked(TrainingFlags())
-    assert not augment.asked(TrainingFlags(time_mask=3, masks=0))
+    assert not augment.asked(TrainingFlags(time_mask=3, num_masks=0))

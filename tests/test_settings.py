@@ -16,7 +16,7 @@ from earshot.audio.load import AudioSettings
 from earshot.core import cli, config, kinds
 from earshot.core.config import Recipe, TrainingFlags, WindowFlags, load_recipe, recipe_names, with_defaults
 from earshot.core.errors import TemporaryError, UserError
-from earshot.core.fingerprint import differences, fingerprint
+from earshot.core.fingerprint import differences, fingerprint, recorded
 from earshot.features import find_cache, source_files
 from earshot.features.source_files import Sources
 from earshot.training.run import Run
@@ -92,6 +92,21 @@ def test_a_setting_that_is_gone_is_said_to_be(tmp_path):
         Run.begin(tmp_path, {"training": {"epochs": 2}}, {})
 
 
+def test_renamed_settings_keep_their_place_in_records():
+    """Recipes take either name, and a run or a cache made before the renaming has the same fingerprint."""
+    new, old = {"num_masks": 2, "crop_share": 0.5}, {"masks": 2, "crop": 0.5}
+    training = with_defaults(TrainingFlags(), new, "")
+    assert training == with_defaults(TrainingFlags(), old, "")
+    record = recorded(training)
+    assert {key: record[key] for key in old} == old and not record.keys() & new.keys()
+    assert recorded(config.AugmentFlags(bc_mix=0.5))["between"] == 0.5
+    made = {**RECORD, "augment": recorded(config.AugmentFlags(augment=2, bc_mix=0.5))}
+    for key in ("between", "bc_mix"):
+        assert find_cache.mismatches(made, Recipe("r", features={"augment": 2, key: 0.5})) == []
+        found = find_cache.mismatches(made, Recipe("r", features={"augment": 2, key: 1}))
+        assert found == [f"{key}: 0.5, recipe 1"]
+
+
 # --- recipes
 
 
@@ -100,6 +115,9 @@ def test_a_setting_that_is_gone_is_said_to_be(tmp_path):
     [
         ("training: [1", "no valid YAML"),
         (b"about: K\xe4uzchen", "no valid YAML"),
+        ("training: &a [*a]", "refers to itself"),
+        ("training: &a {lr: 1}\nhead: *a", "refers to itself"),
+        ("training: " + "[" * 5000, "no valid YAML"),
         ("- a\n- b", "has the sections about, features"),
         ("training: 3", "has the sections about, features, head, training"),
         ("trainig: {lr: 1}", "unknown section trainig"),

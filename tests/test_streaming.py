@@ -73,7 +73,7 @@ def test_memory_decides_what_is_kept(tmp_path):
 
 
 @pytest.mark.parametrize("gigabytes", [0.0, 135 * 60 * 2 / 1e9, 2000 / 1e9])
-@pytest.mark.parametrize("changes", [{}, {"optimizer": "sam", "ema": 0.9, "crop": 0.6}])
+@pytest.mark.parametrize("changes", [{}, {"optimizer": "sam", "ema": 0.9, "crop_share": 0.6}])
 def test_the_same_bits_from_memory_and_from_disk_resumed_or_not(tmp_path, gigabytes, changes):
     class Sums(Tiny):
         def loss(self, batch, criterion):

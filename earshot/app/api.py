@@ -74,7 +74,7 @@ class Policy:
         await self.app(scope, receive, adding if scope["type"] == "http" else send)
 
 
-def build(desk: Desk, host: str, report: Path | None, address: Address | None = None) -> FastAPI:
+def build(session: Desk, host: str, report: Path | None, address: Address | None = None) -> FastAPI:
     """The server without the page.
 
     Args:
@@ -95,10 +95,10 @@ def build(desk: Desk, host: str, report: Path | None, address: Address | None = 
         handle, name = tempfile.mkstemp(prefix="earshot-")
         try:
             with os.fdopen(handle, "wb") as file:
-                sent = await _receive(request, desk.limits.size, file)
-            return JSONResponse(await run_in_threadpool(desk.as_json, name, top, sent))
+                sent = await _receive(request, session.limits.size, file)
+            return JSONResponse(await run_in_threadpool(session.as_json, name, top, sent))
         except _TooLarge:
-            return _refused(413, desk.limits.too_large())
+            return _refused(413, session.limits.too_large())
         except BadAudio as error:
             return _refused(422, str(error))
         except TemporaryError as error:
@@ -108,7 +108,7 @@ def build(desk: Desk, host: str, report: Path | None, address: Address | None = 
 
     @app.get("/docs", response_class=HTMLResponse, include_in_schema=False)
     def docs(request: Request) -> str:
-        return _docs(desk, str(request.base_url).rstrip("/"))
+        return _docs(session, str(request.base_url).rstrip("/"))
 
     if report is not None:
 
@@ -167,9 +167,9 @@ async def _receive(request: Request, most: int, file: Any) -> str:
         ) from None
 
 
-def _docs(desk: Desk, base: str) -> str:
+def _docs(session: Desk, base: str) -> str:
     """The API's description: one page, nothing fetched."""
-    classes = desk.hearing.classes
+    classes = session.hearing.classes
     first, named = (
         escape(classes[0]),
         escape(", ".join(classes[:NAMED])) + ("" if len(classes) <= NAMED else ", …"),
@@ -182,21 +182,21 @@ pre{{background:#f5f5f5;padding:.8rem;overflow-x:auto;font-size:.85rem}}
 td,th{{text-align:left;padding:.2rem 1rem .2rem 0;vertical-align:top}}
 code{{background:#f5f5f5}}</style></head><body>
 <h1>Earshot: API</h1>
-<p>The run is <b>{escape(desk.name)}</b>, its {len(classes)} classes are {named}.
-Audio is {escape(str(desk.limits))}: WAV, FLAC, OGG, MP3, M4A and others.</p>
+<p>The run is <b>{escape(session.name)}</b>, its {len(classes)} classes are {named}.
+Audio is {escape(str(session.limits))}: WAV, FLAC, OGG, MP3, M4A and others.</p>
 <h2>POST /api/predict?top=3</h2>
 <p>The body is the audio file itself, or a form with a file named <code>audio</code>.
 <code>top</code> says how many classes to name.</p>
 <pre>curl --data-binary @clip.wav {escape(base)}/api/predict
 curl -F audio=@clip.wav "{escape(base)}/api/predict?top=5"</pre>
 <p>The reply, status 200:</p>
-<pre>{{"run": "{escape(desk.name)}", "seconds": 5.0,
+<pre>{{"run": "{escape(session.name)}", "seconds": 5.0,
  "classes": [{{"class": "{first}", "probability": 0.98}}, …],
  "windows": [{{"start": 0.0, "length": 5.0, "classes": […]}}],
  "milliseconds": 21.4}}</pre>
 <p>Where the audio is a training clip, <code>"warning"</code> says so.</p>
 <table><tr><th>status</th><th>body</th></tr>
-<tr><td>413</td><td><code>{{"error": "{escape(desk.limits.too_large())}"}}</code></td></tr>
+<tr><td>413</td><td><code>{{"error": "{escape(session.limits.too_large())}"}}</code></td></tr>
 <tr><td>422</td><td><code>{{"error": "why the audio cannot be heard, in one line"}}</code></td></tr></table>
 <p>The same for programs: <a href="openapi.json">openapi.json</a>. The page: <a href="./">/</a>.</p>
 </body></html>"""

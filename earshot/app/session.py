@@ -25,7 +25,7 @@ class Desk:
         self.seen = SeenClips(hearing.whole)
         self._recent: OrderedDict[str, Answer] = OrderedDict()
 
-    def answer(self, path: Path | str) -> Answer:
+    def predict(self, path: Path | str) -> Answer:
         """What a file is; BadAudio, in a line, where it is refused or cannot be heard."""
         key = str(path)
         with self.hearing.lock:
@@ -50,7 +50,7 @@ class Desk:
         """
         began = time.perf_counter()
         try:
-            found = self.answer(path)
+            found = self.predict(path)
         finally:
             self.forget(path)
         windows = [

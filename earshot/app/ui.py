@@ -52,19 +52,21 @@ def theme() -> gr.Theme:
     return gr.themes.Base(primary_hue="blue", neutral_hue="slate", font=FONT, font_mono=MONO)
 
 
-def build(desk: Desk, report: bool) -> gr.Blocks:
-    """The page over a desk; `report`: is there a run's report at /report?"""
-    hearing = desk.hearing
+def build(session: Desk, report: bool) -> gr.Blocks:
+    """The page over a session; `report`: is there a run's report at /report?"""
+    hearing = session.hearing
     found, summary = mistakes.find(hearing.whole)
-    with gr.Blocks(title=f"Earshot: {desk.name}", analytics_enabled=False, delete_cache=(600, 3600)) as page:
+    with gr.Blocks(
+        title=f"Earshot: {session.name}", analytics_enabled=False, delete_cache=(600, 3600)
+    ) as page:
         gr.HTML(
             f"<h1>Earshot</h1><p class='quiet'>{escape(str(hearing.whole))}, {len(hearing.classes)} "
             "classes</p>"
         )
         with gr.Tab("Listen"):
-            _listen(desk)
+            _listen(session)
         with gr.Tab("Mistakes"):
-            _mistakes(desk, found, summary)
+            _mistakes(session, found, summary)
         if report:
             with gr.Tab("Report"):
                 gr.HTML(
@@ -91,9 +93,9 @@ def _refused(reason: object) -> str:
     return f'<p class="refused" role="alert">Cannot be heard: {escape(str(reason))}</p>'
 
 
-def _classes(desk: Desk, row: np.ndarray) -> str:
+def _classes(session: Desk, row: np.ndarray) -> str:
     """The likeliest classes with bars."""
-    best = desk.likeliest(row, TOP)
+    best = session.likeliest(row, TOP)
     rows = "".join(
         f'<span>{escape(one["class"])}</span><i style="width:{100 * one["probability"]:.2f}%"></i>'
         f'<span class="number">{one["probability"]:.3f}</span>'
@@ -102,15 +104,15 @@ def _classes(desk: Desk, row: np.ndarray) -> str:
     return f'<div class="classes"><div class="first">{escape(best[0]["class"])}</div>{rows}</div>'
 
 
-def _learnt(desk: Desk, path: str) -> str:
+def _learnt(session: Desk, path: str) -> str:
     """A warning where the upload is a training clip, with what the models predict that were trained without
     it."""
-    seen = desk.seen.find(path)
+    seen = session.seen.find(path)
     if seen is None:
         return ""
     text = f"{str(seen)[0].upper()}{str(seen)[1:]}."
     if seen.probabilities is not None:
-        best = desk.likeliest(seen.probabilities, 1)[0]
+        best = session.likeliest(seen.probabilities, 1)[0]
         text += (
             f" Models that were trained without it (fold {seen.fold}) predict "
             f"{best['class']} {best['probability']:.3f}."
@@ -118,9 +120,9 @@ def _learnt(desk: Desk, path: str) -> str:
     return f'<p class="learnt">{escape(text)}</p>'
 
 
-def _listen(desk: Desk) -> None:
+def _listen(session: Desk) -> None:
     """The tab that takes a clip."""
-    hearing = desk.hearing
+    hearing = session.hearing
     runs = {run.folder.name: run for run in hearing.runs}
     models = {
         name: [model for model, _ in hearing.heads(run, hearing.kind(run))] for name, run in runs.items()
@@ -137,7 +139,7 @@ def _listen(desk: Desk) -> None:
                 elem_id="clip",
             )
             said = gr.HTML(
-                f"<p class='quiet'>Drop a file or record: {escape(str(desk.limits))}.</p>", elem_id="said"
+                f"<p class='quiet'>Drop a file or record: {escape(str(session.limits))}.</p>", elem_id="said"
             )
             label = gr.HTML(elem_id="classes")
         with gr.Column(scale=3, min_width=280):
@@ -159,7 +161,7 @@ def _listen(desk: Desk) -> None:
             yield blank
             return
         try:
-            answer, learnt = desk.answer(path), _learnt(desk, path)
+            answer, learnt = session.predict(path), _learnt(session, path)
         except (BadAudio, UserError, OSError) as error:
             lost = isinstance(error, OSError) and not isinstance(error, TemporaryError)
             reason = "the upload is gone: drop the file again" if lost else error
@@ -171,7 +173,7 @@ def _listen(desk: Desk) -> None:
         length = f"{answer.seconds:.1f} s" + (f", {count} windows" if count > 1 else "")
         yield {
             said: f"<p class='quiet'>{length}</p>" + learnt,
-            label: _classes(desk, answer.probabilities),
+            label: _classes(session, answer.probabilities),
             shown: "",
             picture: "",
             why: gr.update(visible=True),
@@ -199,7 +201,7 @@ def _listen(desk: Desk) -> None:
 
     def explain(path: str | None, name: str, number: float, wanted: str) -> str:
         try:
-            answer, number = desk.answer(path), int(number) - 1
+            answer, number = session.predict(path), int(number) - 1
             which = runs[name]
             ears = hearing.ears(which)
             heard = answer.heard[ears.key]
@@ -221,7 +223,7 @@ def _listen(desk: Desk) -> None:
 
     def look(path: str | None, name: str, number: float, which: str) -> str:
         try:
-            answer = desk.answer(path)
+            answer = session.predict(path)
             with hearing.lock:
                 return plots.maps(feature_maps.of_window(hearing, runs[name], which, answer, int(number) - 1))
         except (BadAudio, UserError, OSError, TypeError) as error:
@@ -233,12 +235,12 @@ def _listen(desk: Desk) -> None:
     layers.click(look, [clip, run, window, model], shown, **HIDDEN)
 
 
-def _mistakes(desk: Desk, found: list[mistakes.Mistake], summary: str) -> None:
+def _mistakes(session: Desk, found: list[mistakes.Mistake], summary: str) -> None:
     """The tab that plays what was wrong out of fold."""
     gr.HTML(f"<p class='quiet'>{escape(summary)}</p>")
     if not found:
         return
-    files = mistakes.files(desk.hearing.whole, found)
+    files = mistakes.files(session.hearing.whole, found)
     if not files:
         gr.HTML(
             "<p class='quiet'>The competition's audio is not where get_features.py found it: there is "
@@ -267,15 +269,17 @@ def _mistakes(desk: Desk, found: list[mistakes.Mistake], summary: str) -> None:
             f"<p class='quiet'>{escape(one.id)} is <b>{escape(one.truth)}</b>; "
             f"fold {one.fold} said {escape(one.said)} {one.sure:.3f}.</p>"
         )
-        blank = {label: _classes(desk, one.probabilities), player: None}
+        blank = {label: _classes(session, one.probabilities), player: None}
         if one.id not in files:
             return {**blank, about: line + "<p class='quiet'>Its file is not there.</p>"}
         try:
-            wave, rate = _playable(desk, files[one.id])
+            wave, rate = _playable(session, files[one.id])
         except BadAudio as error:
             return {**blank, about: line + _refused(error)}
         none = np.zeros((1, len(one.probabilities)))
-        png = plots.clip(wave, rate, none, np.zeros(1), np.ones(1), desk.hearing.classes, one.probabilities)
+        png = plots.clip(
+            wave, rate, none, np.zeros(1), np.ones(1), session.hearing.classes, one.probabilities
+        )
         sound = np.clip(wave * 32767, -32768, 32767).astype(np.int16)
         return {**blank, player: (rate, sound), about: line + _picture(png, f"spectrogram of {one.id}", [])}
 
@@ -285,8 +289,8 @@ def _mistakes(desk: Desk, found: list[mistakes.Mistake], summary: str) -> None:
     )
 
 
-def _playable(desk: Desk, path: Path) -> tuple[np.ndarray, int]:
+def _playable(session: Desk, path: Path) -> tuple[np.ndarray, int]:
     """A competition's file as browsers play it, whatever its format."""
-    desk.limits.check(path)
+    session.limits.check(path)
     wave, rate, *_ = load.read(path, None, load.AudioSettings())
     return np.array(wave), rate

@@ -6,12 +6,13 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 
 from earshot.audio import decode
 from earshot.audio.decode import BadAudio
+from earshot.core.settings import Bounds
 
 SILENCE = 1e-5  # below one step of 16 bits (3.1e-5), so a clip with a single set bit still counts as sound
 SHORTEST = 0.01  # seconds: less than half an analysis frame of any extractor
@@ -33,7 +34,7 @@ class AudioSettings:
     mono: Literal["mean", "first"] = "mean"
     """Many channels to one: their mean (of a clip whose channels cancel out, the first), or the first
     channel."""
-    trim: float | None = None
+    trim: Annotated[float | None, Bounds(0.1, 200)] = None
     """Cut silence at both ends that lies this many dB below the loudest part (60 is usual); None leaves
     it."""
     peak: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
 import difflib
@@ -12,7 +13,7 @@ import re
 import signal
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from earshot.core import process
@@ -20,7 +21,7 @@ from earshot.core.config import check
 from earshot.core.deadline import SIGNALS, command
 from earshot.core.device import out_of_memory
 from earshot.core.errors import OF_THE_MACHINE, TemporaryError, UserError, temporary
-from earshot.core.recipes import REMOVED
+from earshot.core.settings import REMOVED, flag_of, former_names
 
 TEMPORARY = 75  # sysexits.h: EX_TEMPFAIL
 
@@ -88,42 +89,30 @@ def _failed(error: OSError | MemoryError | RuntimeError) -> int:
     os._exit(TEMPORARY)
 
 
-def peek(argv: list[str], *flags: str) -> dict[str, str | None]:
-    """The values of a few flags before the real parsing, which depends on them (which recipe, which
-    extractor)."""
-    found: dict[str, str | None] = dict.fromkeys(flags)
-    for index, argument in enumerate(argv):
-        for flag in flags:
-            name = "--" + flag
-            if argument == name and index + 1 < len(argv):
-                found[flag] = argv[index + 1]
-            elif argument.startswith(name + "="):
-                found[flag] = argument.split("=", 1)[1]
-    return found
+def parse_early(
+    argv: list[str],
+    single: Sequence[str] = (),
+    repeated: Sequence[str] = (),
+    bare: Mapping[str, str] = types.MappingProxyType({}),
+) -> tuple[dict[str, str | None], list[str]]:
+    """The flags that decide which others there are, and all arguments as `parse` takes them.
 
-
-def gather(argv: list[str], flag: str) -> list[str]:
-    """The arguments with a flag that may be repeated written once, all its values behind it."""
-    name, values, rest, mine = "--" + flag, [], [], False
-    for argument in argv:
-        if argument == name or argument.startswith(name + "="):
-            values += [argument.split("=", 1)[1]] if "=" in argument else []
-            mine = "=" not in argument
-        elif mine and not argument.startswith("--"):
-            values.append(argument)
-        else:
-            rest.append(argument)
-            mine = False
-    return rest + ([name, *values] if values else [])
-
-
-def bare(argv: list[str], flag: str, value: str) -> list[str]:
-    """The arguments with a value for a flag that was given without one."""
-    found = list(argv)
-    for index in reversed([index for index, argument in enumerate(argv) if argument == flag]):
-        if index + 1 == len(found) or found[index + 1].startswith("--"):
-            found.insert(index + 1, value)
-    return found
+    Args:
+        argv: the arguments.
+        single: flags whose values are wanted, None where one is absent.
+        repeated: flags that may be given several times: all their values are put behind one.
+        bare: flags that may be given without a value, and the value that they then get.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    for flag in (*single, *bare):
+        parser.add_argument(f"--{flag}", dest=flag, nargs="*")
+    for flag in repeated:
+        parser.add_argument(f"--{flag}", dest=flag, nargs="*", action="extend")
+    known, arguments = parser.parse_known_args(argv)
+    values = vars(known)
+    for flag, given in values.items():
+        arguments += [f"--{flag}", *(given or ([bare[flag]] if flag in bare else []))]
+    return {flag: next(iter(values.get(flag, [])), None) for flag in single}, arguments
 
 
 def parse(
@@ -144,6 +133,7 @@ def parse(
     """
     import tyro
 
+    argv = _replace_former_flags(groups, argv)
     if {"-h", "--help"} & set(argv):
         _unwrap_help(groups)
     fields = [
@@ -162,7 +152,7 @@ def parse(
         if leaving.code:
             raise UserError(_one_line(said.getvalue())) from None
         raise
-    known = ["--" + f.name.replace("_", "-") for value in groups.values() for f in dataclasses.fields(value)]
+    known = [flag_of(f.name) for value in groups.values() for f in dataclasses.fields(value)]
     collected: dict[str, str] = {}
     rest = [part for argument in unknown for part in _split_equals(argument)]
     while rest:
@@ -179,6 +169,20 @@ def parse(
     for title in groups:
         check(filled[title])
     return filled, collected
+
+
+def _replace_former_flags(groups: dict[str, Any], argv: list[str]) -> list[str]:
+    """The arguments with flags that were renamed under their new names; a warning for each."""
+    renamed = {}
+    for settings in groups.values():
+        renamed |= {flag_of(old): flag_of(new) for old, new in former_names(settings).items()}
+    arguments = []
+    for argument in argv:
+        flag, equals, value = argument.partition("=")
+        if flag in renamed:
+            print(f"warning: {flag} is now {renamed[flag]}; the next release drops the old name", flush=True)
+        arguments.append(renamed.get(flag, flag) + equals + value)
+    return arguments
 
 
 def _unwrap_help(groups: dict[str, Any]) -> None:

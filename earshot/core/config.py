@@ -3,13 +3,13 @@ defaults."""
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from earshot.core.errors import UserError
-from earshot.core.fingerprint import RECORDED_WHERE_CHANGED
-from earshot.core.recipes import Recipe, load_recipe, recipe_names, with_defaults  # noqa: F401 -- as config.load_recipe
+from earshot.core.fingerprint import RECORDED_WHERE_CHANGED, formerly
+from earshot.core.recipes import Recipe, load_recipe, recipe_names  # noqa: F401 -- as config.load_recipe
+from earshot.core.settings import Bounds, check_bounds, with_defaults  # noqa: F401 -- as config.with_defaults
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,13 @@ class CompetitionFlags:
 class WindowFlags:
     """windows: how clips are cut and filled"""
 
-    seconds: float | None = None
+    seconds: Annotated[float | None, Bounds(0.01, 3600)] = None
     """length of a window (default: the network's own, else chosen from the training clips)"""
-    hop: float | None = None
+    hop: Annotated[float | None, Bounds(0.01, 3600)] = None
     """seconds from one window to the next in long clips (default: one window)"""
     pad: Literal["wrap", "silence"] | None = None
     """short clips are filled by repeating them, or with silence (default: the network's habit, else wrap)"""
-    max_windows: int | None = None
+    max_windows: Annotated[int | None, Bounds(1)] = None
     """keep only the first N windows of a long clip (default: all)"""
 
 
@@ -78,23 +78,23 @@ class WindowFlags:
 class AugmentFlags:
     """augmented copies of the training clips, made once and cached beside them; the other splits have none"""
 
-    augment: int = 0
+    augment: Annotated[int, Bounds(0, 1000)] = 0
     """copies of every training clip, each changed by all that follows, drawn anew; 0: none"""
-    speed: float = 1.25
+    speed: Annotated[float, Bounds(1, 4)] = 1.25
     """play it slower or faster by up to this factor, the pitch follows; 1 is off"""
-    stretch: float = 1.0
+    stretch: Annotated[float, Bounds(1, 4)] = 1.0
     """the same with the pitch kept, some 30 times the work of --speed; 1 is off"""
-    pitch: float = 0.0
+    pitch: Annotated[float, Bounds(0, 24)] = 0.0
     """move the pitch by up to so many semitones, the tempo kept, as much work as --stretch; 0 is off"""
-    shift: float = 0.5
+    shift: Annotated[float, Bounds(0, 1)] = 0.5
     """roll it by up to this share of its length either way"""
-    noise: float | None = None
+    noise: Annotated[float | None, Bounds(-60, 120)] = None
     """add white noise at a signal-to-noise ratio between this many dB and 20 dB more (default: none)"""
-    between: float = 0.0
+    bc_mix: Annotated[float, Bounds(0, 1)] = field(default=0.0, metadata=formerly("between"))
     """probability that a clip of another class is mixed in, and its label (between-class learning)"""
-    augment_gain: float = 6.0
+    augment_gain: Annotated[float, Bounds(0, 60)] = 6.0
     """make it louder or softer by up to so many dB"""
-    augment_seed: int = 0
+    augment_seed: Annotated[int, Bounds(0)] = 0
     """of everything random in the copies"""
 
 
@@ -106,16 +106,16 @@ class ExtractionFlags:
     """auto (all GPUs, else the CPU), cpu, cuda:1, or several with a process each: cuda:0,cuda:1 or cpu,cpu"""
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
     """auto: bf16 from capability 8.0, fp16 on 7.x; for ast on a CPU bf16 where it is faster; else fp32"""
-    batch_size: int = 16
+    batch_size: Annotated[int, Bounds(1)] = 16
     """windows per forward pass; halved by itself when memory runs out"""
-    workers: int = 0
+    workers: Annotated[int, Bounds(0)] = 0
     """threads that decode (default: the cores)"""
-    pictures: int | None = None
+    pictures: Annotated[int | None, Bounds(0)] = None
     """draw mel spectrograms, Spectrogram/<class>/<clip>.png: of so many clips of each class, without a number
     of all"""
     pictures_out: str | None = None
     """where Spectrogram/ goes (default: the cache's folder)"""
-    max_hours: float | None = None
+    max_hours: Annotated[float | None, Bounds(0)] = None
     """stop cleanly at a safe point after so many hours; the same command continues"""
     fresh: bool = False
     """throw this cache away and start over"""
@@ -139,12 +139,12 @@ class RunFlags:
     """which of the cache's views it gets (default: the first that the head prefers)"""
     fold: tuple[int, ...] = ()
     """train only these folds (the data's own numbers, else 0 ... K-1); default: all"""
-    tune: int = 0
+    tune: Annotated[int, Bounds(0, 100000)] = 0
     """search the settings first, by so many trials (Optuna); what it finds is then trained as usual"""
     pseudo: str | None = None
     """learn also from the clips to submit: a finished run on the same folds, whose answers (each fold's
     model's own) are soft labels"""
-    pseudo_weight: float = 0.5
+    pseudo_weight: Annotated[float, Bounds(0, 1)] = 0.5
     """how much such a clip counts beside a labelled one: an epoch draws this share of them"""
     out: str = "submissions/submission.csv"
     """where the submission goes"""
@@ -158,61 +158,61 @@ class RunFlags:
 class TrainingFlags:
     """training (every one is a key of a recipe's `training` section)"""
 
-    epochs: int = 30
+    epochs: Annotated[int, Bounds(1)] = 30
     """passes over the training rows"""
-    batch_size: int = 32
+    batch_size: Annotated[int, Bounds(1)] = 32
     """rows per optimiser step; memory running out splits it, the effective size stays"""
-    lr: float = 1e-3
+    lr: Annotated[float, Bounds(0)] = 1e-3
     """learning rate (the peak, for onecycle and cosine)"""
     optimizer: Literal["adamw", "adam", "sgd", "sam"] = "adamw"
     """sgd is Nesterov's, momentum 0.9; sam is sharpness-aware AdamW: two passes a step"""
-    rho: float = 0.05
+    rho: Annotated[float, Bounds(0)] = 0.05
     """radius of sam"""
-    weight_decay: float = 0.01
+    weight_decay: Annotated[float, Bounds(0)] = 0.01
     """decoupled in adamw, an L2 term in adam and sgd"""
     schedule: Literal["onecycle", "cosine", "step", "constant"] = "cosine"
     """how the learning rate moves: onecycle and cosine by step, step by epoch"""
-    warmup: float = 0.1
+    warmup: Annotated[float, Bounds(0, 1)] = 0.1
     """share of the steps that rises (onecycle, cosine)"""
-    step_epochs: int = 5
+    step_epochs: Annotated[int, Bounds(1)] = 5
     """epochs between two drops (step)"""
-    step_gamma: float = 0.1
+    step_gamma: Annotated[float, Bounds(0)] = 0.1
     """factor of a drop (step)"""
-    label_smoothing: float = 0.0
+    label_smoothing: Annotated[float, Bounds(0, 1)] = 0.0
     """share of the target that is spread over all classes"""
     class_weights: Literal["none", "balanced"] = "none"
     """balanced: a class counts by the inverse of its frequency in the training folds"""
-    mixup: float = 0.0
+    mixup: Annotated[float, Bounds(0)] = 0.0
     """alpha of the Beta distribution that mixes two rows; 0 is off"""
-    mixup_probability: float = 1.0
+    mixup_probability: Annotated[float, Bounds(0, 1)] = 1.0
     """share of the batches (pairs different: of the rows) that are mixed"""
     mixup_pairs: Literal["any", "different"] = "any"
     """any two rows, one weight a batch (mixup); or two of different classes, a weight a pair (between-class,
     alpha 1)"""
     mixup_domain: Literal["linear", "power"] = "linear"
     """mix the features as they are, or the powers under a log-mel in dB: two sounds at once"""
-    time_mask: int = 0
+    time_mask: Annotated[int, Bounds(0)] = 0
     """longest time mask in frames; 0 is off"""
-    frequency_mask: int = 0
+    frequency_mask: Annotated[int, Bounds(0)] = 0
     """longest frequency mask in bins; 0 is off"""
-    masks: int = 1
+    num_masks: Annotated[int, Bounds(0)] = field(default=1, metadata=formerly("masks"))
     """masks of either kind per row"""
-    time_shift: float = 0.0
+    time_shift: Annotated[float, Bounds(0, 1)] = 0.0
     """roll a row in time by up to this share of the window, either way"""
-    time_stretch: float = 0.0
+    time_stretch: Annotated[float, Bounds(0, 4)] = 0.0
     """read a row slower or faster by a factor of up to 1 + this"""
-    crop: float = 1.0
+    crop_share: Annotated[float, Bounds(0.01, 1)] = field(default=1.0, metadata=formerly("crop"))
     """train on a random part of this share of the window; the whole window is predicted"""
-    frequency_shift: float = 0.0
+    frequency_shift: Annotated[float, Bounds(0)] = 0.0
     """move the spectrum by up to so many bins either way"""
-    gain: float = 0.0
+    gain: Annotated[float, Bounds(0)] = 0.0
     """add up to so many units (dB on a dB log-mel) either way"""
-    clip_grad: float = 0.0
+    clip_grad: Annotated[float, Bounds(0)] = 0.0
     """largest gradient norm; 0 is off"""
-    ema: float = 0.0
+    ema: Annotated[float, Bounds(0, 0.999999)] = 0.0
     """decay a step of the weights' moving average, which is what predicts; 0 is off, 0.99 to 0.9999 is
     usual"""
-    windows: int | None = field(default=None, metadata=RECORDED_WHERE_CHANGED)
+    windows: Annotated[int | None, Bounds(1)] = field(default=None, metadata=RECORDED_WHERE_CHANGED)
     """windows of a clip that an epoch trains on, drawn anew each time, so that long clips do not outweigh
     short ones (default: all)"""
     pool: Literal["mean", "probability", "max", "top3"] = field(
@@ -224,9 +224,9 @@ class TrainingFlags:
     loss: Literal["entropy", "focal"] = field(default="entropy", metadata=RECORDED_WHERE_CHANGED)
     """cross-entropy (binary where clips have several labels), or focal: the same, times (1 - p)^2 of the
     right answer's probability p"""
-    snapshots: int = field(default=0, metadata=RECORDED_WHERE_CHANGED)
+    snapshots: Annotated[int, Bounds(0)] = field(default=0, metadata=RECORDED_WHERE_CHANGED)
     """predict by the mean of the weights after each of the last so many epochs; 0 is off"""
-    tta: int = 1
+    tta: Annotated[int, Bounds(1, 100)] = 1
     """predict by the mean over so many circular shifts in time (the scores of single epochs do without)"""
     metric: Literal[
         "f1_macro",
@@ -243,11 +243,11 @@ class TrainingFlags:
     ] = "f1_macro"
     """chooses the best checkpoint (default: the contest's own where the cache knows it); map_at_3 is for one
     label a clip, map_macro and lwlrap are for several"""
-    folds: int | None = None
+    folds: Annotated[int | None, Bounds(2)] = None
     """make K grouped stratified folds (default: the data's own, else 5)"""
-    seed: int = 0
+    seed: Annotated[int, Bounds(0)] = 0
     """of everything random"""
-    seeds: int = field(default=1, metadata=RECORDED_WHERE_CHANGED)
+    seeds: Annotated[int, Bounds(1, 100)] = field(default=1, metadata=RECORDED_WHERE_CHANGED)
     """train every fold with so many seeds, from --seed on, and predict by their mean"""
     refit: bool = field(default=False, metadata=RECORDED_WHERE_CHANGED)
     """after the folds train on all labelled clips, a model a seed: they predict the submission, by their
@@ -263,12 +263,12 @@ class TrainMachineFlags:
 
     device: str = "auto"
     """auto (all GPUs, else the CPU), cpu, cuda:1, or several with a process each: cuda:0,cuda:1 or cpu,cpu"""
-    max_hours: float | None = None
+    max_hours: Annotated[float | None, Bounds(0)] = None
     """stop cleanly at a safe point after so many hours; the same command continues"""
-    memory: float | None = None
+    memory: Annotated[float | None, Bounds(0)] = None
     """GB that a split's features may take to be kept at hand, on the GPU or here; larger ones are read from
     the disk as they are needed, with the same result (default: a quarter of what is free)"""
-    save_every: float = 10.0
+    save_every: Annotated[float, Bounds(0)] = 10.0
     """minutes between checkpoints inside a long epoch; 0: after every step"""
     report: bool = True
     """draw the pictures and report.html at the end; --no-report leaves them to python -m earshot.report"""
@@ -305,72 +305,10 @@ class PredictFlags:
     out: str | None = None
     """where the predictions go (default: submissions/submission.csv, with --audio
     submissions/predictions.csv)"""
-    top: int = 3
+    top: Annotated[int, Bounds(1)] = 3
     """classes shown per loose file"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..."""
-
-
-# Smallest and largest sensible value; a float's own bounds are allowed.
-BOUNDS = {
-    "epochs": (1, None),
-    "batch_size": (1, None),
-    "workers": (0, None),
-    "lr": (0, None),
-    "weight_decay": (0, None),
-    "warmup": (0, 1),
-    "step_epochs": (1, None),
-    "step_gamma": (0, None),
-    "label_smoothing": (0, 1),
-    "mixup": (0, None),
-    "mixup_probability": (0, 1),
-    "rho": (0, None),
-    "time_stretch": (0, 4),
-    "crop": (0.01, 1),
-    "frequency_shift": (0, None),
-    "ema": (0, 0.999999),
-    "tta": (1, 100),
-    "time_mask": (0, None),
-    "frequency_mask": (0, None),
-    "masks": (0, None),
-    "time_shift": (0, 1),
-    "gain": (0, None),
-    "clip_grad": (0, None),
-    "folds": (2, None),
-    "seed": (0, None),
-    "max_hours": (0, None),
-    "save_every": (0, None),
-    "seeds": (1, 100),
-    "snapshots": (0, None),
-    "pseudo_weight": (0, 1),
-    "memory": (0, None),
-    "threshold": (-1, 1),
-    "tune": (0, 100000),
-    "pictures": (0, None),
-    "seconds": (0.01, 3600),
-    "hop": (0.01, 3600),
-    "max_windows": (1, None),
-    "windows": (1, None),
-    "top": (1, None),
-    "augment": (0, 1000),
-    "speed": (1, 4),
-    "stretch": (1, 4),
-    "pitch": (0, 24),
-    "shift": (0, 1),
-    "noise": (-60, 120),
-    "between": (0, 1),
-    "augment_gain": (0, 60),
-    "augment_seed": (0, None),
-    "port": (0, 65535),
-    "longest": (1, 43200),
-    "largest": (0.001, 10000),
-    "rate": (100, 768000),
-    "power": (0.1, 10),
-    "amin": (1e-30, 1),
-    "trim": (0.1, 200),
-    "top_db": (0.1, 200),
-    "wait": (0, None),
-}
 
 
 def check(settings: Any) -> None:
@@ -379,10 +317,4 @@ def check(settings: Any) -> None:
         raise UserError("--mixup-pairs different mixes nothing without --mixup: add --mixup 1")
     if isinstance(settings, TrainingFlags) and settings.snapshots and settings.ema:
         raise UserError("--snapshots and --ema are two ways to average the weights: leave one out")
-    for f in dataclasses.fields(settings):
-        value, (low, high) = getattr(settings, f.name), BOUNDS.get(f.name, (None, None))
-        if low is None or value is None:
-            continue
-        if not value >= low or high is not None and not value <= high or value == float("inf"):
-            limits = f"at least {low}" if high is None else f"{low} to {high}"
-            raise UserError(f"--{f.name.replace('_', '-')} {value}: has to be {limits}")
+    check_bounds(settings)

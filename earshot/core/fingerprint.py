@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, fields
+from dataclasses import Field, asdict, fields
 from typing import Any
 
 from earshot.core.files import digest_of
 
 # of a setting that came later: what was made before keeps its record
 RECORDED_WHERE_CHANGED = {"recorded": "where changed"}
+
+
+def formerly(name: str) -> dict[str, str]:
+    """Metadata of a setting that had another name. Records keep that name, so that earlier caches and runs
+    continue; recipes and the command line still take it."""
+    return {"formerly": name}
 
 
 def plain(value: Any) -> Any:
@@ -20,12 +26,16 @@ def plain(value: Any) -> Any:
 
 def recorded(settings: Any) -> dict[str, Any]:
     """A dataclass of settings as a record has them."""
-    later = {
-        f.name
-        for f in fields(settings)
-        if f.metadata.get("recorded") and getattr(settings, f.name) == f.default
-    }
-    return {name: value for name, value in asdict(settings).items() if name not in later}
+    record, values = {}, asdict(settings)
+    for field in fields(settings):
+        if not field.metadata.get("recorded") or values[field.name] != field.default:
+            record[record_name(field)] = values[field.name]
+    return record
+
+
+def record_name(field: Field) -> str:
+    """The name under which records have a setting."""
+    return field.metadata.get("formerly", field.name)
 
 
 def flatten(record: dict, prefix: str = "") -> dict[str, Any]:

@@ -19,19 +19,14 @@ def read(path: Path | str) -> Any:
     """
     import yaml
 
-    class Loader(yaml.SafeLoader):
-        def compose_node(self, parent: Any, index: Any) -> Any:
-            if self.check_event(yaml.events.AliasEvent):
-                raise yaml.composer.ComposerError(
-                    None, None, "it refers to itself (*alias): write it out", self.peek_event().start_mark
-                )
-            return super().compose_node(parent, index)
-
     path = Path(path)
     try:
         if path.stat().st_size > LARGEST:
             raise UserError(f"{path} is larger than {LARGEST >> 20} MB: that is no settings file")
-        return Loader(path.read_text(encoding="utf-8")).get_single_data()
+        text = path.read_text(encoding="utf-8")
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            raise ValueError("it refers to itself (*alias): write it out")
+        return yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, TypeError) as error:
         raise UserError(f"{path} is no valid YAML: {' '.join(str(error).split())[:200]}") from None
     except RecursionError:

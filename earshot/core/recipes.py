@@ -1,11 +1,8 @@
-"""Recipes: YAML files that set the defaults of the flags, section by section, every value checked against its
-field."""
+"""Recipes: YAML files that set the defaults of the flags, section by section."""
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
-from inspect import formatannotation
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +11,6 @@ from earshot.core.errors import UserError
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 SECTIONS = ("about", "features", "head", "training")
 # settings that are gone, and why
-REMOVED = {
-    "pretrain": "was removed in 0.2, because training without labels first gained nothing: leave it out"
-}
 
 
 @dataclass
@@ -55,60 +49,3 @@ def load_recipe(name: str) -> Recipe:
     return Recipe(
         path.stem, str(content.get("about") or ""), *(dict(content.get(s) or {}) for s in SECTIONS[1:])
     )
-
-
-def with_defaults(settings: Any, values: dict[str, Any], where: str) -> Any:
-    """A dataclass instance with the given fields replaced, types checked.
-
-    Args:
-        settings: an instance.
-        values: key -> value out of a recipe or a saved configuration.
-        where: for the message, e.g. "recipes/audio_cnn.yaml, features".
-    Raises:
-        UserError: unknown key, value of the wrong type.
-    """
-    fields = {field.name: field.type for field in dataclasses.fields(settings)}
-    for key in values:
-        if key in REMOVED:
-            raise UserError(f"{where}: {key} {REMOVED[key]}")
-        if key not in fields:
-            raise UserError(f"{where}: unknown key {key}: choose among {', '.join(fields)}")
-    typed = {}
-    for key, value in values.items():
-        kind = fields[key]
-        # text where the module has `from __future__ import annotations`
-        typed[key] = _typed(key, value, kind if isinstance(kind, str) else formatannotation(kind), where)
-    return dataclasses.replace(settings, **typed)
-
-
-def _typed(key: str, value: Any, kind: str, where: str) -> Any:
-    """YAML writes 1e-3 as a string and 5 for 5.0; anything else must be of the field's own type."""
-    options = [part.strip() for part in kind.split("|")]
-    wrong = UserError(f"{where}: {key} is {value!r}, but must be {kind}")
-    if value is None:
-        if "None" in options:
-            return None
-        raise wrong
-    if kind.startswith("tuple"):
-        inner = kind.removeprefix("tuple[").split(",")[0]
-        return tuple(
-            _typed(key, v, inner, where) for v in (value if isinstance(value, (list, tuple)) else (value,))
-        )
-    if kind.startswith("Literal"):
-        if f'"{value}"' not in kind and f"'{value}'" not in kind:
-            raise wrong
-        return str(value)
-    if isinstance(value, bool):
-        if "bool" in options:
-            return value
-        raise wrong
-    if "float" in options:
-        try:
-            return float(value)
-        except (TypeError, ValueError):
-            raise wrong from None
-    if "int" in options and isinstance(value, int):
-        return value
-    if "str" in options and isinstance(value, (str, int, float)):
-        return str(value)
-    raise wrong

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from earshot.core.settings import Bounds
 
 
 @dataclass(frozen=True)
@@ -13,7 +16,7 @@ class DataFlags:
     """a cache, data/<competition>/<cache>, or data/<competition>: then the cache whose clips compare best"""
     runs: tuple[str, ...] = ()
     """run folders (or names in --runs-folder) whose out-of-fold predictions judge the labels"""
-    threshold: float | None = None
+    threshold: Annotated[float | None, Bounds(-1, 1)] = None
     """whitened cosine from which two clips are near-duplicates (default: far above the usual in this data)"""
     out: str | None = None
     """folder of the report (default: reports/<competition>-<cache>)"""

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
 from earshot.audio import windows
 from earshot.core.errors import UserError
+from earshot.core.settings import Bounds
 from earshot.extractors import base
 from earshot.extractors.mel import hann, mel_bank
 
@@ -27,7 +28,7 @@ LONG = 30_000  # frames of the spectrum at a time: 10 minutes at 50 a second
 class Settings:
     """A log-mel spectrogram; the defaults are light and general: 16 kHz, 50 frames a second, 64 bands, dB."""
 
-    rate: int | None = 16000
+    rate: Annotated[int | None, Bounds(100, 768000)] = 16000
     """Samples per second to resample to; None = the commonest rate in the data."""
     n_fft: int = 1024
     """Points of the Fourier transform."""
@@ -45,7 +46,7 @@ class Settings:
     """Lowest frequency in Hz."""
     fmax: float | None = None
     """Highest frequency in Hz; None = half the rate."""
-    power: float = 2.0
+    power: Annotated[float, Bounds(0.1, 10)] = 2.0
     """Exponent of the magnitude: 2 = power, 1 = amplitude."""
     edges: Literal["reflect", "zeros"] = "reflect"
     """What lies beyond a clip's ends for the first and last frames: torchaudio reflects, librosa has
@@ -54,9 +55,9 @@ class Settings:
     """Decibels, or the natural logarithm."""
     ref: Literal["1", "max"] = "1"
     """0 dB is at 1, or at the clip's own maximum (db only)."""
-    top_db: float | None = 80.0
+    top_db: Annotated[float | None, Bounds(0.1, 200)] = 80.0
     """Lift everything to at least this many dB below the maximum; None leaves it (db only)."""
-    amin: float = 1e-10
+    amin: Annotated[float, Bounds(1e-30, 1)] = 1e-10
     """Floor below which db does not go, or what log adds before the logarithm."""
     standardise: bool = False
     """Subtract the mean of the log-mel and divide by its standard deviation + 1e-6; silence is then added as

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from earshot.core.settings import Bounds
 from earshot.extractors import base
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 class Settings:
     """The rate decides: a head's work and a cache's size grow with it, what lies above half of it is lost."""
 
-    rate: int | None = 16000
+    rate: Annotated[int | None, Bounds(100, 768000)] = 16000
     """Samples per second to resample to (EnvNet-v2 hears 44100, ACDNet 20000); None = the commonest rate in
     the data."""
 

@@ -74,7 +74,7 @@ class Copies:
         """Whom a copy is mixed with and the clip's own share of the label: (-1, 1.0) where it is not
         mixed."""
         fold = int(self.folds[clip])
-        if not rng.random() < self.flags.between or not self.mixable[fold]:
+        if not rng.random() < self.flags.bc_mix or not self.mixable[fold]:
             return -1, 1.0
         share = float(np.float32(1 - rng.random()))  # in (0, 1]
         while True:
@@ -137,15 +137,15 @@ def check(clips: pd.DataFrame, flags: AugmentFlags) -> list[str]:
     if not flags.augment:
         return []
     moved = (flags.speed > 1, flags.stretch > 1, flags.pitch, flags.shift)
-    if not any((*moved, flags.noise is not None, flags.between, flags.augment_gain)):
+    if not any((*moved, flags.noise is not None, flags.bc_mix, flags.augment_gain)):
         raise UserError(
             f"--augment {flags.augment}: nothing is to be changed, so the copies would all be the clip "
-            "itself: give --speed, --stretch, --pitch, --shift, --noise, --between or --augment-gain"
+            "itself: give --speed, --stretch, --pitch, --shift, --noise, --bc-mix or --augment-gain"
         )
-    alone = Copies(clips, flags, np.zeros(0, dtype=np.int64)).alone() if flags.between else 0
+    alone = Copies(clips, flags, np.zeros(0, dtype=np.int64)).alone() if flags.bc_mix else 0
     if alone == len(clips):
         raise UserError(
-            f"--between {flags.between:g}: no clip has a clip of another class in its own fold to be mixed "
+            f"--bc-mix {flags.bc_mix:g}: no clip has a clip of another class in its own fold to be mixed "
             "with: leave it out"
         )
     return (

@@ -6,8 +6,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from earshot.core.config import CompetitionFlags, ExtractionFlags, Recipe
+from earshot.core.config import AugmentFlags, CompetitionFlags, ExtractionFlags, Recipe
 from earshot.core.errors import UserError
+from earshot.core.fingerprint import record_name
 from earshot.core.shell import quoted
 from earshot.core.spelling import keys
 from earshot.features import cache
@@ -17,6 +18,7 @@ from earshot.features.schema import validate_record
 NOT_SETTINGS = {f.name for group in (CompetitionFlags, ExtractionFlags) for f in fields(group)} - {
     "extractor"
 }
+RECORD_NAMES = {f.name: record_name(f) for f in fields(AugmentFlags)}
 
 
 LATEST = ".latest"  # in data/: the competition that get_features.py worked on last
@@ -40,13 +42,13 @@ def mismatches(record: dict[str, Any], recipe: Recipe) -> list[str]:
     for key, value in recipe.features.items():
         if key in NOT_SETTINGS or value is None:
             continue
-        mine = list(value) if isinstance(value, tuple) else value
-        if isinstance(here.get(key), list) and not isinstance(mine, list):
+        name, mine = RECORD_NAMES.get(key, key), list(value) if isinstance(value, tuple) else value
+        if isinstance(here.get(name), list) and not isinstance(mine, list):
             mine = [mine]  # a recipe may write a single value plainly
-        if key not in here:
+        if name not in here:
             found.append(f"{key}: none, recipe {mine}")
-        elif not _same(here[key], mine):
-            found.append(f"{key}: {here[key]}, recipe {mine}")
+        elif not _same(here[name], mine):
+            found.append(f"{key}: {here[name]}, recipe {mine}")
     return found
 
 

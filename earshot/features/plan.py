@@ -157,7 +157,7 @@ def make(
         "audio": asdict(audio),
         "window": asdict(filled),
         **(
-            {"augment": asdict(augment)} if augment.augment else {}
+            {"augment": recorded(augment)} if augment.augment else {}
         ),  # records without copies stay what they were
         "weights": digest_of(sources.digests(files, workers))[:16] if files else None,
         "labels": digest_of(competition.classes)[:16],

@@ -19,21 +19,9 @@ from earshot.kaggle.flags import BundleFlags
 ROOT = Path(__file__).resolve().parents[2]
 # What runs on Kaggle, below ROOT: not the tests, not the benchmarks, nothing of data/, runs/ or submissions/.
 CODE = (
-    "get_features.py",
-    "train.py",
-    "predict.py",
-    "doctor.py",
-    "app.py",
-    "earshot",
-    "models",
-    "recipes",
-    "notebooks",
-    "requirements.txt",
-    "constraints-kaggle.txt",
-    "constraints-p100.txt",
-    "README.md",
-    "LICENSE",
-)
+    "get_features.py train.py predict.py doctor.py app.py earshot models recipes notebooks requirements.txt "
+    "constraints-kaggle.txt constraints-p100.txt README.md LICENSE"
+).split()
 KINDS = (".py", ".yaml", ".md", ".txt", ".ipynb", ".json", ".html", ".css", ".js", "")
 METADATA, SUMS = "dataset-metadata.json", "SHA256SUMS"
 SECRETS = ("kaggle.json", "access_token", "access_token.txt", "credentials.json", "token")
@@ -41,20 +29,14 @@ LACKING = ("tyro",)  # of requirements.txt, what Kaggle's image has not
 NEVER = ("torch", "torchaudio", "torchvision", "torchcodec", "triton")  # the image's are built for its driver
 # What torch and transformers need is there as well, in versions that do.
 THERE = (
-    "filelock",
-    "fsspec",
-    "jinja2",
-    "markupsafe",
-    "mpmath",
-    "networkx",
-    "packaging",
-    "pillow",
-    "regex",
-    "safetensors",
-    "setuptools",
-    "sympy",
-    "typing-extensions",
-)
+    "filelock fsspec jinja2 markupsafe mpmath networkx packaging pillow regex safetensors setuptools sympy "
+    "typing-extensions"
+).split()
+# Kaggle's Python and the wheels that run on it
+TARGET = (
+    "--only-binary=:all: --python-version 3.12 --implementation cp --platform manylinux_2_28_x86_64 "
+    "--platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64"
+).split()
 OWNER = "INSERT_YOUR_NAME"
 
 
@@ -84,18 +66,13 @@ def make(flags: BundleFlags) -> Path:
             target = new / part / name if name else new / part
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
-        print(
-            f"bundle: {part}, {len(files)} files, "
-            f"{disk_space.human(sum(path.stat().st_size for path, _ in files))}",
-            flush=True,
-        )
+        size = disk_space.human(sum(path.stat().st_size for path, _ in files))
+        print(f"bundle: {part}, {len(files)} files, {size}", flush=True)
     if flags.wheels or flags.packages:
         wheels(new / "wheels", (*LACKING, *flags.packages))
     seal(new)
-    write_json(
-        new / METADATA,
-        {"title": title(flags.slug), "id": f"{owner(out)}/{flags.slug}", "licenses": [{"name": "other"}]},
-    )
+    ref = f"{owner(out)}/{flags.slug}"
+    write_json(new / METADATA, {"title": title(flags.slug), "id": ref, "licenses": [{"name": "other"}]})
     shutil.rmtree(out, ignore_errors=True)
     os.replace(new, out)
     return out
@@ -104,29 +81,16 @@ def make(flags: BundleFlags) -> Path:
 def tracked() -> list[str]:
     """The product's files, relative to ROOT: those that git tracks, or, in an unpacked copy, all of the
     product's kinds."""
-    done = (
-        subprocess.run(
-            ["git", "-C", str(ROOT), "ls-files", "-z", "--", *CODE], capture_output=True, text=True
-        )
-        if (ROOT / ".git").exists() and shutil.which("git")
-        else None
-    )
-    if done is not None and done.returncode == 0 and done.stdout:
-        names = done.stdout.rstrip("\0").split("\0")
-    else:
-        names = [
-            name
-            for top in CODE
-            for name in (
-                [top]
-                if (ROOT / top).is_file()
-                else [f"{top}/{name}" for _, name in below(ROOT / top)]
-                if (ROOT / top).is_dir()
-                else []
-            )
-        ]
-    whole = [name for name in names if (ROOT / name).is_file() and not (ROOT / name).is_symlink()]
-    return sorted(name for name in whole if Path(name).suffix in KINDS and "__pycache__" not in name)
+    names: list[str] = []
+    if (ROOT / ".git").exists() and shutil.which("git"):
+        command = ["git", "-C", str(ROOT), "ls-files", "-z", "--", *CODE]
+        listing = subprocess.run(command, capture_output=True, text=True).stdout
+        names = [name for name in listing.split("\0") if name]
+    if not names:
+        for top in CODE:
+            names += [f"{top}/{name}" if name else top for _, name in below(ROOT / top)]
+    names = [name for name in names if (ROOT / name).is_file() and not (ROOT / name).is_symlink()]
+    return sorted(name for name in names if Path(name).suffix in KINDS and "__pycache__" not in name)
 
 
 def below(path: Path) -> Iterator[tuple[Path, str]]:
@@ -165,10 +129,10 @@ def run_folders(flags: BundleFlags) -> list[Path]:
     """The folders of the runs asked for, each one a run with all its settings."""
     from earshot.training.run import CONFIG, Run
 
-    folders = [
-        name if (Path(name) / CONFIG).is_file() else str(Path(flags.runs_folder) / name)
-        for name in flags.runs
-    ]
+    folders = []
+    for name in flags.runs:
+        is_path = (Path(name) / CONFIG).is_file()
+        folders.append(name if is_path else str(Path(flags.runs_folder) / name))
     return [Run.open(path).whole().folder for path in there("--runs", tuple(folders))]
 
 
@@ -181,11 +145,7 @@ def wheels(folder: Path, packages: tuple[str, ...]) -> None:
             network.
     """
     pinned = ROOT / "constraints-kaggle.txt"
-    image = {
-        plain(line.split("==")[0])
-        for line in pinned.read_text().splitlines()
-        if "==" in line and not line.startswith("#")
-    }
+    image = {plain(name) for name in re.findall(r"^([^#\s]+?)\s*==", pinned.read_text(), re.MULTILINE)}
     asked = {plain(re.split(r"[\s<>=!~\[;@]", package)[0]) for package in packages}
     if asked & set(NEVER):
         raise UserError(
@@ -193,44 +153,18 @@ def wheels(folder: Path, packages: tuple[str, ...]) -> None:
             "stays"
         )
     folder.mkdir(parents=True)
-    target = [
-        "--only-binary=:all:",
-        "--python-version",
-        "3.12",
-        "--implementation",
-        "cp",
-        "--platform",
-        "manylinux_2_28_x86_64",
-        "--platform",
-        "manylinux_2_17_x86_64",
-        "--platform",
-        "manylinux2014_x86_64",
-    ]
     print(f"bundle: wheels of {', '.join(packages)} (pip)", flush=True)
     # First only which versions: what the image has already is not worth its gigabytes.
-    report = pip(
-        "install",
-        "--dry-run",
-        "--quiet",
-        "--report",
-        "-",
-        "--target",
-        str(folder),
-        "--ignore-installed",
-        "-c",
-        str(pinned),
-        *target,
-        *packages,
-    )
-    chosen = {
-        plain(item["metadata"]["name"]): item["metadata"]["version"] for item in json.loads(report)["install"]
-    }
+    dry_run = "--dry-run --quiet --ignore-installed --report -".split()
+    limits = ["--target", str(folder), "-c", str(pinned), *TARGET]
+    report = json.loads(pip("install", *dry_run, *limits, *packages))
+    chosen = {plain(item["metadata"]["name"]): item["metadata"]["version"] for item in report["install"]}
     lacking = [
         f"{name}=={version}"
         for name, version in chosen.items()
         if name in asked or name not in image | {*NEVER, *THERE} and not name.startswith(("nvidia-", "cuda-"))
     ]
-    pip("download", "--quiet", "--no-deps", "--dest", str(folder), *target, *lacking)
+    pip("download", "--quiet", "--no-deps", "--dest", str(folder), *TARGET, *lacking)
     write_text(folder / "requirements.txt", "".join(f"{line}\n" for line in sorted(lacking)))
     print(f"bundle: wheels, {', '.join(sorted(lacking))}")
 
@@ -240,12 +174,9 @@ def pip(*arguments: str) -> str:
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        said = (
-            [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-            or done.stderr.splitlines()
-            or ["no word"]
-        )
-        reason = said[-1].removeprefix("ERROR: ")[:240]
+        lines = done.stderr.splitlines() or ["no word"]
+        errors = [line for line in lines if line.startswith("ERROR")] or lines
+        reason = errors[-1].removeprefix("ERROR: ")[:240]
         raise UserError(
             f"--wheels: pip {arguments[0]} fails: {reason}; without a network, leave --wheels away"
         )
@@ -259,12 +190,8 @@ def plain(name: str) -> str:
 
 def seal(folder: Path) -> None:
     """Write the checksums of all files: `sha256sum -c SHA256SUMS` compares them."""
-    files = [
-        path
-        for path in folder.rglob("*")
-        if path.is_file() and path not in (folder / METADATA, folder / SUMS)
-    ]
-    names = sorted(path.relative_to(folder).as_posix() for path in files)
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    names = [name for name in names if name not in (METADATA, SUMS)]
     write_text(folder / SUMS, "".join(f"{digest(folder / name)}  {name}\n" for name in names))
 
 

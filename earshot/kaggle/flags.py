@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from earshot.core.settings import Bounds
+
 
 @dataclass(frozen=True)
 class SubmitFlags:
@@ -22,7 +24,7 @@ class SubmitFlags:
     kernel: str | None = None
     """for a code competition: OWNER/NOTEBOOK/VERSION whose submission.csv is scored, instead of a file from
     here"""
-    wait: float = 30.0
+    wait: Annotated[float, Bounds(0)] = 30.0
     """minutes to wait for the score; `python -m earshot.kaggle scores` fills in what came later"""
     yes: bool = False
     """do not ask before the day's last submission, nor before one that was sent already"""
@@ -48,7 +50,7 @@ class BundleFlags:
     """upload it: a new private dataset, or a new version of it"""
     message: Annotated[str, tyro.conf.arg(aliases=["-m"])] = ""
     """note of the new version (default: its checksum)"""
-    wait: float = 30.0
+    wait: Annotated[float, Bounds(0)] = 30.0
     """minutes to wait until Kaggle has the dataset ready"""
     runs_folder: str = "runs"
     """where runs are looked for by name"""
@@ -73,7 +75,7 @@ class PushFlags:
     name)"""
     out: str = "outputs"
     """where its log and its output go: OUT/<notebook>/"""
-    wait: float = 720.0
+    wait: Annotated[float, Bounds(0)] = 720.0
     """minutes to wait for its end; 0: only push. The notebook goes on when the waiting ends"""
 
 

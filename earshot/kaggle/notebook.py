@@ -1,45 +1,37 @@
-"""A notebook with the kit's code inside: what is pushed to Kaggle is one file.
-
-python -m earshot.kaggle.notebook      notebooks/*.ipynb, each with the code in it and its metadata ->
-    notebooks/built/<name>/
-"""
+"""A notebook with the kit's code inside: what is pushed to Kaggle is one file."""
 
 from __future__ import annotations
 
 import base64
 import io
 import json
-import sys
 import tarfile
 from pathlib import Path
 
+from earshot.core import cli
 from earshot.core.errors import UserError
 from earshot.core.files import read_json, write_text
 from earshot.kaggle import bundle
 
 ROOT = Path(__file__).resolve().parents[2]
-CODE = (
-    "get_features.py",
-    "train.py",
-    "predict.py",
-    "doctor.py",
-    "requirements.txt",
-    "earshot/",
-    "models/",
-    "recipes/",
-)
+SCRIPTS = ("get_features.py", "train.py", "predict.py", "doctor.py", "requirements.txt")
+CODE = (*SCRIPTS, "earshot/", "models/", "recipes/")
 KINDS = {".py", ".yaml", ".txt"}
 EMPTY = 'CODE = ""'  # the line of a notebook that takes the archive
 METADATA = "kernel-metadata.json"
 LARGEST = 1 << 20  # bytes: what Kaggle takes of a notebook's source
+ABOUT = (
+    "Put the kit's code into each notebook of notebooks/, for the kaggle client to push.\n"
+    "\n"
+    "  python -m earshot.kaggle.notebook [FOLDER]   into FOLDER (default: notebooks/built)"
+)
 
 
 def files() -> list[Path]:
     """The product's files below ROOT, sorted: what the scripts need, neither tests nor outputs, nor what git
     does not track."""
-    return sorted(
-        ROOT / name for name in bundle.tracked() if name.startswith(CODE) and Path(name).suffix in KINDS
-    )
+    names = [name for name in bundle.tracked() if name.startswith(CODE)]
+    return [ROOT / name for name in names if Path(name).suffix in KINDS]
 
 
 def archive() -> str:
@@ -80,19 +72,26 @@ def filled(path: Path) -> str:
 def build(out: Path) -> list[Path]:
     """Every notebook of notebooks/ as a folder that the kaggle client pushes: OUT/<name>/<name>.ipynb and its
     metadata."""
-    made = []
+    built = []
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         folder = out / path.stem
-        own = path.with_name(f"{path.stem}.{METADATA}")
         write_text(folder / path.name, filled(path))
-        write_text(
-            folder / METADATA,
-            (own if own.is_file() else path.with_name(METADATA)).read_text(encoding="utf-8"),
-        )
-        made.append(folder / path.name)
-    return made
+        metadata = path.with_name(f"{path.stem}.{METADATA}")
+        if not metadata.is_file():
+            metadata = path.with_name(METADATA)
+        write_text(folder / METADATA, metadata.read_text(encoding="utf-8"))
+        built.append(folder / path.name)
+    return built
+
+
+def main(argv: list[str]) -> None:
+    """Build every notebook, in the folder that is named or in notebooks/built."""
+    folders = cli.parse({}, argv, ABOUT, positional="folder")[0]["folder"]
+    if len(folders) > 1:
+        raise UserError("one folder is enough: python -m earshot.kaggle.notebook FOLDER")
+    for path in build(Path(folders[0]) if folders else ROOT / "notebooks" / "built"):
+        print(f"notebook: {path}, {path.stat().st_size >> 10} KB")
 
 
 if __name__ == "__main__":
-    for path in build(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "notebooks" / "built"):
-        print(f"notebook: {path}, {path.stat().st_size >> 10} KB")
+    cli.run(main)

@@ -17,25 +17,10 @@ from earshot.kaggle.notebook import filled
 
 KERNEL = "kernel-metadata.json"
 KEYS = (
-    "id",
-    "id_no",
-    "title",
-    "code_file",
-    "language",
-    "kernel_type",
-    "is_private",
-    "enable_gpu",
-    "enable_tpu",
-    "enable_internet",
-    "machine_shape",
-    "dataset_sources",
-    "competition_sources",
-    "kernel_sources",
-    "model_sources",
-    "keywords",
-    "docker_image",
-    "docker_image_pinning_type",
-)
+    "id id_no title code_file language kernel_type is_private enable_gpu enable_tpu enable_internet "
+    "machine_shape dataset_sources competition_sources kernel_sources model_sources keywords "
+    "docker_image docker_image_pinning_type"
+).split()
 RETIRED = ("nvidiateslap100", "tpu1vmv38", "tpuv38")
 ENDS = ("complete", "error", "cancel_acknowledged")
 

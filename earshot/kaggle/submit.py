@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +43,8 @@ def code(flags: SubmitFlags) -> bool:
         "file": flags.kernel,
         "sha256": digest_of(flags.kernel)[:16],
     }
-    allowed(api, flags, row["sha256"], LEDGER)
+    remaining(api, flags)
+    asked(flags, row["sha256"], LEDGER)
     with client.calling("the submission", api=api, **hints(flags.competition)):
         reply = api.competition_submit_code(
             "submission.csv",
@@ -82,7 +84,7 @@ def prepared(
         raise UserError(
             f"--submit: {name or 'the data'} is no competition on Kaggle: name it with --competition SLUG"
         )
-    flags = SubmitFlags(**{**vars(flags), "competition": name})
+    flags = replace(flags, competition=name)
     api = client.connect()
     remaining(api, flags)
 
@@ -93,19 +95,10 @@ def prepared(
             reply = api.competition_submit(str(out), flags.message, name, quiet=True)
         # it returns this where others raise
         if reply.message == api.COMPETITION_SUBMIT_UPLOAD_FAILED_MESSAGE:
-            why = said.getvalue().strip()[-160:]
-            raise UserError(
-                client.hide(
-                    f"the upload of {out} failed {why}: nothing was submitted; repeat the command", api
-                )
-            )
-        sent(
-            api,
-            flags,
-            reply,
-            {"time": now(), "competition": name, "file": out.name, "sha256": content[:16]},
-            path,
-        )
+            reason = f"the upload of {out} failed {said.getvalue().strip()[-160:]}"
+            raise UserError(client.hide(f"{reason}: nothing was submitted; repeat the command", api))
+        row = {"time": now(), "competition": name, "file": out.name, "sha256": content[:16]}
+        sent(api, flags, reply, row, path)
 
     return send
 
@@ -123,12 +116,6 @@ def hints(competition: str) -> dict[str, str]:
         "absent": f"there is no competition {competition} that takes submissions: its SLUG is the last part "
         "of its address (--competition SLUG)",
     }
-
-
-def allowed(api: Any, flags: SubmitFlags, content: str, path: Path) -> None:
-    """Raise UserError where nothing is left today, or where the user takes it back."""
-    remaining(api, flags)
-    asked(flags, content, path)
 
 
 def remaining(api: Any, flags: SubmitFlags) -> None:
@@ -159,93 +146,73 @@ def remaining(api: Any, flags: SubmitFlags) -> None:
 def asked(flags: SubmitFlags, content: str, path: Path) -> None:
     """Ask before what was submitted already."""
     for row in ledger.read(path):
-        if (
-            row.get("ref")
-            and row["sha256"]
-            and content.startswith(row["sha256"])
-            and row["competition"] == flags.competition
-        ):
+        same = bool(row["sha256"]) and content.startswith(row["sha256"])
+        if same and row.get("ref") and row["competition"] == flags.competition:
             score = f", public {row['public']}" if row["public"] else ""
-            client.ask(
-                f"this very content was submitted at {row['time']} (ref {row['ref']}{score})", flags.yes
-            )
+            when = f"at {row['time']} (ref {row['ref']}{score})"
+            client.ask(f"this very content was submitted {when}", flags.yes)
             return
 
 
 def sent(api: Any, flags: SubmitFlags, reply: Any, row: dict[str, str], path: Path) -> None:
     """Enter a submission that Kaggle took in the ledger, and wait for its score."""
+    page = f"https://www.kaggle.com/competitions/{flags.competition}/submissions"
     if not reply.ref:
-        raise UserError(
-            client.hide(
-                f"Kaggle gave the submission no number ({reply.message or 'no word'}): look at "
-                f"https://www.kaggle.com/competitions/{flags.competition}/submissions before sending it "
-                "again",
-                api,
-            )
-        )
+        reason = f"Kaggle gave the submission no number ({reply.message or 'no word'})"
+        raise UserError(client.hide(f"{reason}: look at {page} before sending it again", api))
     row |= {"message": flags.message, "ref": str(reply.ref)}
 
     def enter(rows: list[dict[str, str]]) -> None:
-        same = [
-            old
-            for old in rows
-            if old["sha256"] and row["sha256"].startswith(old["sha256"]) and not old.get("ref")
-        ]
-        if same:  # predict.py entered it when it wrote it
-            same[-1].update({key: row[key] for key in ("message", "ref", "competition")})
-        else:
-            rows.append({**dict.fromkeys(ledger.COLUMNS, ""), **row})
+        for old in reversed(rows):
+            # predict.py entered it when it wrote it
+            if old["sha256"] and row["sha256"].startswith(old["sha256"]) and not old.get("ref"):
+                old.update({key: row[key] for key in ("message", "ref", "competition")})
+                return
+        rows.append({**dict.fromkeys(ledger.COLUMNS, ""), **row})
 
     ledger.change(path, enter)
     print(f"submitted to {flags.competition}, ref {reply.ref}: {reply.message}", flush=True)
-    found: dict[str, Any] = {}
+    by_ref: dict[str, Any] = {}
 
     def ask() -> tuple[str, bool]:
-        found.update({str(one.ref): one for one in submissions(api, str(flags.competition))})
-        state = found[row["ref"]].status.name.lower() if row["ref"] in found else "pending"
+        by_ref.update({str(entry.ref): entry for entry in submissions(api, str(flags.competition))})
+        state = by_ref[row["ref"]].status.name.lower() if row["ref"] in by_ref else "pending"
         words = {"complete": "scored", "error": "not scored", "pending": "waits for its score"}
         return words.get(state, state), state in ("complete", "error")
 
     if not client.wait(ask, flags.wait):
         print(f"no score after {flags.wait:g} minutes: `python -m earshot.kaggle scores` enters it later")
         return
-    one = found[row["ref"]]
-    if one.status.name == "ERROR":
-        raise UserError(
-            f"Kaggle could not score submission {one.ref}: {one.error_description or 'it does not say why'}; "
-            f"see https://www.kaggle.com/competitions/{flags.competition}/submissions"
-        )
-    fill(path, [one])
-    private = f", private {one.private_score}" if one.private_score else ""
-    print(f"score: public {one.public_score or 'hidden'}{private}; {path}")
+    submission = by_ref[row["ref"]]
+    if submission.status.name == "ERROR":
+        reason = submission.error_description or "it does not say why"
+        raise UserError(f"Kaggle could not score submission {submission.ref}: {reason}; see {page}")
+    fill(path, [submission])
+    private = f", private {submission.private_score}" if submission.private_score else ""
+    print(f"score: public {submission.public_score or 'hidden'}{private}; {path}")
 
 
 def submissions(api: Any, competition: str) -> list[Any]:
     """The newest submissions to a competition."""
     with client.calling("the list of submissions", api=api, **hints(competition)):
-        return [one for one in api.competition_submissions(competition, page_size=100) or [] if one]
+        return [entry for entry in api.competition_submissions(competition, page_size=100) or [] if entry]
 
 
 def fill(path: Path, found: Sequence[Any]) -> int:
     """Enter the scores of submissions that the ledger knows by their number; how many rows that changed."""
-    scores = {
-        str(one.ref): {"public": one.public_score or "", "private": one.private_score or ""} for one in found
-    }
-    changed = []
+    scores = {str(entry.ref): (entry.public_score, entry.private_score) for entry in found}
+    changed = 0
 
     def enter(rows: list[dict[str, str]]) -> None:
+        nonlocal changed
         for row in rows:
-            new = {
-                key: value
-                for key, value in scores.get(row.get("ref") or "", {}).items()
-                if value and value != row[key]
-            }
-            if new:
-                row.update(new)
-                changed.append(row)
+            known = zip(("public", "private"), scores.get(row.get("ref") or "", ()), strict=False)
+            new = {key: value for key, value in known if value and value != row[key]}
+            row.update(new)
+            changed += bool(new)
 
     ledger.change(path, enter)
-    return len(changed)
+    return changed
 
 
 def scores(competition: str | None, path: Path) -> None:
@@ -260,15 +227,15 @@ def scores(competition: str | None, path: Path) -> None:
     for name in names:
         found = submissions(api, name)
         print(f"{name}: {len(found)} submissions")
-        for one in found:
+        for entry in found:
             words = [
-                f"{one.date:%Y-%m-%d %H:%M}" if one.date else "",
-                f"public {one.public_score or '-'}",
-                f"private {one.private_score or '-'}",
-                one.status.name.lower(),
-                one.file_name or "",
-                one.description or "",
+                f"{entry.date:%Y-%m-%d %H:%M}" if entry.date else "",
+                f"public {entry.public_score or '-'}",
+                f"private {entry.private_score or '-'}",
+                entry.status.name.lower(),
+                entry.file_name or "",
+                entry.description or "",
             ]
-            print(f"  {one.ref}  " + "  ".join(word for word in words if word))
+            print(f"  {entry.ref}  " + "  ".join(word for word in words if word))
         if path.exists():
             print(f"{path}: {fill(path, found)} rows changed")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import get_type_hints
+from typing import Annotated, get_type_hints
 
 from earshot.core import config
+from earshot.core.settings import Bounds
 
 # not the other way round: recipes read the annotation's text
 Metric = get_type_hints(config.TrainingFlags)["metric"]
@@ -28,7 +29,7 @@ class AutoFlags:
     metric: Metric = "f1_macro"
     """what candidates and blends are compared by (default: the contest's own where a cache knows it);
     map_at_3 is for one label a clip, map_macro and lwlrap are for several"""
-    folds: int | None = None
+    folds: Annotated[int | None, Bounds(2)] = None
     """make K grouped stratified folds (default: the data's own, else 5)"""
     out: str = "submissions/submission.csv"
     """where the submission goes"""

@@ -111,11 +111,11 @@ def _between(x: Tensor, lower: np.ndarray, upper: np.ndarray, share: np.ndarray,
 
 def asked(settings: TrainingFlags) -> bool:
     """Do the settings ask for anything at all?"""
-    spans = settings.masks and (settings.time_mask or settings.frequency_mask)
+    spans = settings.num_masks and (settings.time_mask or settings.frequency_mask)
     return bool(
         settings.time_shift
         or settings.time_stretch
-        or settings.crop < 1
+        or settings.crop_share < 1
         or settings.frequency_shift
         or settings.gain
         or settings.mixup
@@ -141,8 +141,8 @@ def apply(
     """
     if settings.time_shift and x.shape[3] > 1:
         x, mask = shift_time(x, mask, settings.time_shift, rng)
-    if (settings.time_stretch or settings.crop < 1) and x.shape[3] > 1:
-        x, mask = warp_time(x, mask, settings.time_stretch, settings.crop, rng)
+    if (settings.time_stretch or settings.crop_share < 1) and x.shape[3] > 1:
+        x, mask = warp_time(x, mask, settings.time_stretch, settings.crop_share, rng)
     if settings.frequency_shift and x.shape[2] > 1:
         x = shift_frequency(x, settings.frequency_shift, rng)
     if settings.gain:
@@ -159,7 +159,7 @@ def apply(
 
 def cover(x: Tensor, settings: TrainingFlags, rng: np.random.Generator) -> Tensor:
     """Frequency and time masks as the settings say; (B, D, F, T)."""
-    for _ in range(settings.masks):
+    for _ in range(settings.num_masks):
         if settings.frequency_mask and x.shape[2] > 1:
             x = mask_spans(x, 2, settings.frequency_mask, rng)
         if settings.time_mask and x.shape[3] > 1:

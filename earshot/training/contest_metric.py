@@ -21,7 +21,7 @@ def default(caches: Sequence[Cache], argv: Sequence[str]) -> tuple[str, str | No
     """
     default_metric = TrainingFlags().metric
     contest_metric = next((cache.record["metric"] for cache in caches if cache.record.get("metric")), None)
-    if contest_metric is None or cli.peek(list(argv), "metric")["metric"] is not None:
+    if contest_metric is None or cli.parse_early(list(argv), ["metric"])[0]["metric"] is not None:
         return default_metric, None
     from earshot.training import metrics  # with numpy, which nobody waits for before
 

@@ -342,7 +342,7 @@ def check_further(also: Sequence[str], views: Mapping[str, str], settings: Train
         "mixup": settings.mixup,
         "time_shift": settings.time_shift,
         "time_stretch": settings.time_stretch,
-        "crop": settings.crop < 1,
+        "crop": settings.crop_share < 1,
     }
     for key in [key for key, on in moved.items() if on and also]:
         raise UserError(

@@ -15,7 +15,7 @@ from earshot.core.device import Device
 from earshot.core.errors import UserError
 from earshot.core.files import append_text, clear_temporary, digest_of, write_json, write_text
 from earshot.core.fingerprint import differences, fingerprint, plain
-from earshot.core.recipes import REMOVED
+from earshot.core.settings import REMOVED
 from earshot.features.cache import Cache
 from earshot.training import run_schema
 from earshot.training.checkpoint import FoldFolder

@@ -91,9 +91,9 @@ class Fitter:
             self.head.adapt(self.rows.batches(self.rows.with_copies(self.train_rows), 256))
         if self.average:
             self.average.head.load_state_dict(self.head.state_dict())
-        if self.settings.crop < 1:
+        if self.settings.crop_share < 1:
             x, mask = self.rows.batch(self.train_rows[:1])
-            augment.check_crop(self.head, x, mask, self.settings.crop, self.autocast)
+            augment.check_crop(self.head, x, mask, self.settings.crop_share, self.autocast)
 
     def _sample_windows(self, rows: np.ndarray, epoch: int) -> np.ndarray:
         """At most --windows of each clip, others in every epoch."""
