@@ -11,7 +11,6 @@ from . import HeadError, register
 from .common import pool_mask
 from .inception_transformer import square_grid
 from .maps import Input
-from .masked import MaskedPatches
 
 TOKENS = 256  # attention's cost grows with their square: patches grow until there are no more
 
@@ -123,13 +122,3 @@ class TokenTransformer(nn.Module):
         if mask is None:
             return tokens, None
         return tokens, pool_mask(mask, self.patch[1]).repeat(1, self.grid[0])
-
-    def pretraining(self) -> MaskedPatches:
-        """What teaches the transformer the view itself, without labels; HeadError where the view has no
-        patches to hide."""
-        if self.patch is None:
-            raise HeadError(
-                "token_transformer: a pooled embedding has no patches to hide: pretrain on a view such as "
-                "frames or mel"
-            )
-        return MaskedPatches(self)

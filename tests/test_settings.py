@@ -13,12 +13,13 @@ import torch
 
 from earshot import extractors
 from earshot.audio.load import AudioSettings
-from earshot.core import config
+from earshot.core import cli, config
 from earshot.core.config import Recipe, TrainingFlags, WindowFlags, load_recipe, recipe_names, with_defaults
 from earshot.core.errors import TemporaryError, UserError
 from earshot.core.fingerprint import differences, fingerprint
 from earshot.features import find_cache, source_files
 from earshot.features.source_files import Sources
+from earshot.training.run import Run
 
 # --- values out of YAML
 
@@ -76,6 +77,19 @@ def test_other_kinds_of_fields():
     ):
         with_defaults(WindowFlags(), {"hopp": 1}, "here")
     assert dataclasses.asdict(with_defaults(TrainingFlags(), {}, "")) == dataclasses.asdict(TrainingFlags())
+
+
+def test_a_setting_that_is_gone_is_said_to_be(tmp_path):
+    """In a recipe, as a flag, and by a run that was made with it."""
+    gone = "was removed in 0.2"
+    with pytest.raises(UserError, match=f"recipe x, training: pretrain {gone}"):
+        with_defaults(TrainingFlags(), {"pretrain": 60}, "recipe x, training")
+    for argv in (["--pretrain", "60"], ["--pretrain=60"]):
+        with pytest.raises(UserError, match=f"--pretrain {gone}"):
+            cli.parse({"training": TrainingFlags()}, argv, "")
+    Run.begin(tmp_path, {"training": {"epochs": 2, "pretrain": 60}}, {})
+    with pytest.raises(UserError, match=f"was trained with --pretrain, which {gone}"):
+        Run.begin(tmp_path, {"training": {"epochs": 2}}, {})
 
 
 # --- recipes

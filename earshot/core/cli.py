@@ -20,6 +20,7 @@ from earshot.core.config import check
 from earshot.core.deadline import SIGNALS, command
 from earshot.core.device import out_of_memory
 from earshot.core.errors import OF_THE_MACHINE, TemporaryError, UserError, temporary
+from earshot.core.recipes import REMOVED
 
 TEMPORARY = 75  # sysexits.h: EX_TEMPFAIL
 
@@ -169,6 +170,8 @@ def parse(
         if free and flag.startswith(f"--{free}.") and rest:
             collected[flag.removeprefix(f"--{free}.").replace("-", "_")] = rest.pop(0)
             continue
+        if flag.removeprefix("--") in REMOVED:
+            raise UserError(f"{flag} {REMOVED[flag.removeprefix('--')]}")
         near = difflib.get_close_matches(flag, known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"see python {os.path.basename(sys.argv[0])} --help"
         raise UserError(f"unknown flag {flag}: {hint}")

@@ -224,9 +224,6 @@ class TrainingFlags:
     loss: Literal["entropy", "focal"] = field(default="entropy", metadata=RECORDED_WHERE_CHANGED)
     """cross-entropy (binary where clips have several labels), or focal: the same, times (1 - p)^2 of the
     right answer's probability p"""
-    pretrain: int = field(default=0, metadata=RECORDED_WHERE_CHANGED)
-    """epochs of masked prediction before the folds, on all training clips and those to submit, without labels
-    (token_transformer)"""
     snapshots: int = field(default=0, metadata=RECORDED_WHERE_CHANGED)
     """predict by the mean of the weights after each of the last so many epochs; 0 is off"""
     tta: int = 1
@@ -347,7 +344,6 @@ BOUNDS = {
     "save_every": (0, None),
     "seeds": (1, 100),
     "snapshots": (0, None),
-    "pretrain": (0, None),
     "pseudo_weight": (0, 1),
     "memory": (0, None),
     "threshold": (-1, 1),

@@ -12,6 +12,10 @@ from earshot.core.errors import UserError
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 SECTIONS = ("about", "features", "head", "training")
+# settings that are gone, and why
+REMOVED = {
+    "pretrain": "was removed in 0.2, because training without labels first gained nothing: leave it out"
+}
 
 
 @dataclass
@@ -64,6 +68,8 @@ def with_defaults(settings: Any, values: dict[str, Any], where: str) -> Any:
     """
     fields = {f.name: f for f in dataclasses.fields(settings)}
     for key in values:
+        if key in REMOVED:
+            raise UserError(f"{where}: {key} {REMOVED[key]}")
         if key not in fields:
             raise UserError(f"{where}: unknown key {key}: choose among {', '.join(fields)}")
     return dataclasses.replace(

@@ -8,7 +8,6 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from earshot.core import checksums
 from earshot.core.config import TrainingFlags
@@ -16,7 +15,7 @@ from earshot.core.deadline import Deadline, patiently
 from earshot.core.device import Device, autocast, laid_out
 from earshot.core.errors import UserError
 from earshot.core.worker_pool import Team
-from earshot.training import estimators, parts, pretrain
+from earshot.training import estimators, parts
 from earshot.training.dataset import Rows
 from earshot.training.eta import Paced
 from earshot.training.folds import trained_on
@@ -163,10 +162,6 @@ def train(
     todo = run.missing(asked)
     if len(todo) < len(asked):
         run.log(f"finished already: {parts.listed([part for part in asked if part not in todo])}")
-    if settings.pretrain and not _pretrained(
-        run, rows, todo, settings, build, several[0] if len(several) > 1 else device, deadline, load
-    ):
-        return False
     if len(several) > 1 and load:
         return _side_by_side(
             run, load, numbers, every, asked, settings, build, rebuild, several, deadline, save_every
@@ -186,35 +181,6 @@ def train(
             return False
         made = folds.predict(part)
     return True
-
-
-def _pretrained(
-    run: Run,
-    rows: Rows,
-    todo: list[Part],
-    settings: TrainingFlags,
-    build: Callable,
-    device: Device,
-    deadline: Deadline,
-    load: Callable[[Device], Rows] | None,
-) -> bool:
-    """What the parts that are still to be trained start from; False if the time ran out."""
-    seeds = sorted({part.seed for part in todo if not pretrain.folder_of(run.folder, part.seed).finished()})
-    if seeds and rows.device.type != torch.device(device.name).type and load:
-        rows = load(device)
-    with patiently():
-        return all(
-            pretrain.fit(
-                pretrain.folder_of(run.folder, seed),
-                build,
-                rows,
-                replace(settings, seed=seed),
-                device,
-                run.log,
-                deadline,
-            )
-            for seed in seeds
-        )
 
 
 def _side_by_side(

@@ -134,7 +134,7 @@ class Job:
             getattr(fresh, "also", ()),
             settings,
             gigabytes=machine.memory,
-            unlabelled=bool(flags.pseudo or settings.pretrain) and cache.has("subm"),
+            unlabelled=flags.pseudo is not None and cache.has("subm"),
         )
         # Several devices: each process has the features on its own.
         self.rows: Rows = (

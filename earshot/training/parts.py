@@ -66,4 +66,4 @@ def listed(parts: Sequence[Part]) -> str:
 
 def folders(run: Path) -> list[Path]:
     """The folders of a run's parts, those that are there."""
-    return [folder for kind in ("pretrain_*", "fold_*", "refit_*") for folder in sorted(run.glob(kind))]
+    return [folder for kind in ("fold_*", "refit_*") for folder in sorted(run.glob(kind))]

@@ -18,6 +18,7 @@ from earshot.core.device import Device
 from earshot.core.errors import UserError
 from earshot.core.files import append_text, clear_temporary, digest_of, write_json, write_text
 from earshot.core.fingerprint import differences, fingerprint, plain
+from earshot.core.recipes import REMOVED
 from earshot.features.cache import Cache
 from earshot.training import parts, run_schema
 from earshot.training.checkpoint import FoldFolder
@@ -52,6 +53,8 @@ class Run:
         run, record = cls(folder), plain(record)
         if (folder / CONFIG).exists():
             run._read()
+            for key in REMOVED.keys() & run.config["record"].get("training", {}):
+                raise UserError(f"{folder} was trained with --{key}, which {REMOVED[key]}, in another --name")
             found = differences(run.config["record"], record)
             # digests: what a person set says more
             found.sort(key=lambda text: text.startswith(("clips", "folds")))

@@ -18,7 +18,7 @@ from earshot.core.deadline import clock
 from earshot.core.device import Device, autocast, laid_out, one_thread, out_of_memory
 from earshot.core.errors import UserError
 from earshot.core.seeding import reseed, seed_of
-from earshot.training import augment, crops, metrics, optim, precision, pretrain, window_pooling
+from earshot.training import augment, crops, metrics, optim, precision, window_pooling
 from earshot.training.dataset import Rows
 from earshot.training.loss import Criterion, accumulate, own_loss
 from earshot.training.pending_losses import LOOK, WAY_OUT, PendingLosses
@@ -88,8 +88,6 @@ class Fitter:
             self.head.load_pretrained()
         if hasattr(self.head, "adapt"):
             self.head.adapt(self.rows.batches(self.rows.with_copies(self.train_rows), 256))
-        if self.settings.pretrain:
-            pretrain.load(self.head, self.folder, self.settings.seed)
         if self.average:
             self.average.head.load_state_dict(self.head.state_dict())
         if self.settings.crop < 1:
