@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from . import HeadError, register
 from .convnext1d import Block, silence
+from .head import Head
 
 SMOOTHING = 0.1  # of the codes' targets, as published
 
@@ -19,7 +20,7 @@ SMOOTHING = 0.1  # of the codes' targets, as published
     views=("latents", "frames", "mel", "fbank", "tokens", "pooled", "wave"),
     about="causal 1-D ConvNeXt on EnCodec latents that also predicts the coming codes (ESC-50 study)",
 )
-class CausalLM(nn.Module):
+class CausalLM(Head):
     """Causal ConvNeXt blocks; every output predicts its frame's codes from the frames before, the last one
     the class.
 

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from .common import Standardise, num_stats, pool_stats
 from .functionals import Functionals
+from .head import Head
 
 NEVER = -12.0  # logit of a class that no training clip has
 
 
-class Closed(nn.Module):
+class Closed(Head):
     """Vectors of a view, standardised: the embedding, mean and maximum over time, or a spectrogram's
     functionals.
 

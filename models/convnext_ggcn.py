@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from . import HeadError, register
 from .graph import TokenGraph
+from .head import Head
 from .maps import Input, halve, map_mask, to_grid
 
 
@@ -71,7 +72,7 @@ class TokenAttention(nn.Module):
     views=("mel", "fbank", "frames", "tokens", "latents", "pooled", "wave"),
     about="2-D ConvNeXt, self-attention and graph convolutions over a clip's own tokens, MLP",
 )
-class ConvNeXtGGCN(nn.Module):
+class ConvNeXtGGCN(Head):
     """Stem, ConvNeXt stages, self-attention over the map's cells, graph convolutions over them, their mean,
     an MLP.
 

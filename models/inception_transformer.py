@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from . import HeadError, register
 from .ast import build_ast, load_ast, pooled
 from .common import fit_window, pool_map
+from .head import Head
 from .maps import to_grid
 
 
@@ -84,7 +85,7 @@ def alone(layer: nn.TransformerEncoderLayer, x: Tensor) -> Tensor:
     about="inception blocks on the embedding as a 24x32 image, then a transformer (ITMO 2025); ast: true "
     "fine-tunes AST below",
 )
-class InceptionTransformer(nn.Module):
+class InceptionTransformer(Head):
     """Four inception blocks, 1x1 convolution, LayerNorm and linear layer on the flat map, transformer, linear
     layer.
 

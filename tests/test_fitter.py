@@ -13,6 +13,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from test_dataset import made_rows
 from torch import nn
 
+import models
 from earshot.core.config import TrainingFlags
 from earshot.core.device import Device
 from earshot.training.checkpoint import FoldFolder
@@ -24,7 +25,7 @@ CPU = Device("cpu", "fp32", "CPU")
 NEVER = type("Never", (), {"passed": lambda self: False})()
 
 
-class Tiny(nn.Module):
+class Tiny(models.Head):
     """A head with dropout, and with a buffer of training statistics that must survive resuming."""
 
     def __init__(

@@ -31,7 +31,7 @@ from earshot.training.run import Run
 from earshot.training.trainer import Fitter, Fold
 
 
-class One(nn.Module):
+class One(models.Head):
     """A linear layer on the one value of a row."""
 
     def __init__(self):
