@@ -73,8 +73,8 @@ def default_recipe(made_with: str | None, head: str | None) -> Recipe:
         made_with: the recipe of the cache, None where it has none.
         head: the head that the user names, None where there is none.
     Returns:
-        the cache's recipe, else `linear`. For a head that is not that recipe's: the recipe that has the head's
-        name, if it suits any features, else `NEUTRAL` settings under the head's name.
+        the cache's recipe, else `linear`. For a head that is not that recipe's: the recipe that has its
+        name, if that suits any features, else `NEUTRAL` settings under the head's name.
     """
     recipe = load_recipe(made_with or "linear")
     if head is None or head == recipe.head.get("name"):
