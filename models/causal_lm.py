@@ -113,7 +113,7 @@ class CausalLM(Head):
         total = criterion(self._classify(hidden, mask))
         if not self.lm_weight:
             return total
-        targets = self._targets(batch["codes"], x)
+        targets = self._get_targets(batch["codes"], x)
         if mask is not None:
             targets = targets.masked_fill(~mask.bool()[:, None, :], -100)  # what cross_entropy leaves out
         # Every codebook has the same frames, so the sum of the codebooks' means is their number
@@ -139,7 +139,7 @@ class CausalLM(Head):
     def _expect(self, hidden: Tensor) -> Tensor:
         return self.lm(hidden[:, :, :-1]).unflatten(1, (self.codebooks, self.vocabulary)).transpose(1, 2)
 
-    def _targets(self, codes: Tensor, x: Tensor) -> Tensor:
+    def _get_targets(self, codes: Tensor, x: Tensor) -> Tensor:
         """(B, codebooks, T) of the view (B, n_q, 1, T)."""
         if codes.is_floating_point() or codes.shape[2] != 1 or codes.shape[3] != x.shape[3]:
             raise HeadError(
