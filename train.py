@@ -27,7 +27,7 @@ ABOUT = (
 def parse(argv: list[str]) -> tuple:
     """The cache and the recipe (each may decide the other), then all flags with the recipe's values as
     defaults."""
-    early, _ = cli.parse_early(argv, ("recipe", "features", "data", "continue-from"))
+    early, _ = cli.parse_early(argv, ("recipe", "head", "features", "data", "continue-from"))
     if sum(a.split("=")[0] == "--features" for a in argv) > 1:
         raise UserError(
             "--features twice: a run is trained on one cache; train two runs, then predict.py --runs A B "
@@ -42,7 +42,7 @@ def parse(argv: list[str]) -> tuple:
         else Cache(early["features"] or pick(early["data"] or "data", recipe, early["continue-from"]))
     )
     if recipe is None:
-        recipe = config.load_recipe(cache.manifest.get("recipe") or "linear" if cache else "linear")
+        recipe = config.default_recipe(cache.manifest.get("recipe") if cache else None, early["head"])
     metric = {} if cache is None else {"metric": contest_metric.default([cache], argv)[0]}
     training = config.with_defaults(
         config.TrainingFlags(), {**metric, **recipe.training}, f"recipe {recipe.name}, training"

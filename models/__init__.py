@@ -3,29 +3,14 @@
 A new head is one new file in this folder; nothing else needs to know about it:
 
     @register("my_head", kinds=("spectrogram",), about="what it is, in one line")
-    class MyHead(nn.Module):
+    class MyHead(Head):
         def __init__(self, input_shape: tuple[int, int, int], num_classes: int, *, dropout: float = 0.1): ...
         def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor: ...
 
 `x` is (B, D, F, T); `mask` is (B, T), True where a frame is real audio, or None where all are; the logits are
-(B, num_classes). The keyword-only arguments are the head's options. What a head may have besides:
-
-    adapt(batches)       takes statistics of the training set, an iterable of (x, mask), into buffers, once,
-                         before training
-    load_pretrained()    loads what its option `weights` names, once, before training; not when rebuilt
-    pretraining()        a module around the head whose forward(x, mask) is a loss without labels, for
-                         --pretrain; its `kept()` is the part of the head's state that fresh heads start from
-    also = ("codes",)    kinds of further views that training batches bring
-    loss(batch, criterion)
-                         a loss of its own, a scalar; in `batch` are "x", "mask" and the kinds of `also`, each
-                         (B, D, F, T), and "plain", "plain_mask": the clips before augmentation.
-                         criterion(logits) is the task's loss, criterion(logits, plain=True) the one against
-                         the labels before mixing
-    solve(batches, targets, groups, multilabel)
-                         fits it without epochs (see `closed`); with `seconds(rows)`, about what that and
-                         answering a row take, and `keeps(rows)`, the values stored besides parameters
-    forward_features(x, mask)
-                         the maps that `forward` computes, by name, for whoever draws them
+(B, num_classes). The keyword-only arguments are the head's options. What else a head may have is in `Head`
+(models/head.py), with its default; what scikit-learn's heads have is in `closed`. docs/add-a-head.md is a
+guide.
 """
 
 # No torch here: `python -m models --help` and `from models import HeadError` stay instant.
@@ -40,9 +25,20 @@ from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 if TYPE_CHECKING:
-    from torch import nn
+    from .head import Head
 
-__all__ = ["HeadError", "about", "build", "kinds", "list_heads", "needs", "options", "rebuild", "register"]
+__all__ = [
+    "Head",
+    "HeadError",
+    "about",
+    "build",
+    "kinds",
+    "list_heads",
+    "needs",
+    "options",
+    "rebuild",
+    "register",
+]
 
 # What a view can be, (D, F, T) a clip: a test compares them with earshot's.
 Kind = Literal["vector", "sequence", "grid", "spectrogram", "waveform", "codes"]
@@ -91,6 +87,14 @@ def register(
         return cls
 
     return add
+
+
+def __getattr__(name: str) -> Any:
+    if name != "Head":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .head import Head  # with torch, which is why it waits until it is needed
+
+    return Head
 
 
 def _discover() -> None:
@@ -167,7 +171,7 @@ def parse_option(key: str, text: str) -> Any:
         raise HeadError(f"the option {key}={text} is no YAML") from None
 
 
-def build(name: str, input_shape: Sequence[int], num_classes: int, **options: Any) -> nn.Module:
+def build(name: str, input_shape: Sequence[int], num_classes: int, **options: Any) -> Head:
     """Build a head and note in `head.config` all that is needed to build it again.
 
     Args:
@@ -209,7 +213,7 @@ def build(name: str, input_shape: Sequence[int], num_classes: int, **options: An
     return head
 
 
-def rebuild(config: dict[str, Any]) -> nn.Module:
+def rebuild(config: dict[str, Any]) -> Head:
     """Build a head from another head's `config` (weights are loaded by the caller).
 
     Args:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from . import HeadError, register
+from .head import Head
 
 if TYPE_CHECKING:
     from transformers import ASTModel
@@ -196,7 +197,7 @@ def _load(head: str, folder: Path) -> ASTModel:
     about="AST itself, fine-tuned end to end from its AudioSet weights",
     needs=NEEDS,
 )
-class AST(nn.Module):
+class AST(Head):
     """AST, then LayerNorm and one linear layer on its embedding, as transformers' ASTForAudioClassification
     has it.
 

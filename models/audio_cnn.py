@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from . import HeadError, register
 from .common import Standardise, fit_window, pool_map, pool_mask, real_frames
+from .head import Head
 
 
 def _drop_path(rate: float) -> nn.Module:
@@ -58,7 +59,7 @@ class BasicBlock(nn.Module):
     kinds=("spectrogram", "sequence", "grid", "vector", "waveform"),
     about="ResNet-34 layout on spectrograms (AudioCNN); smaller channels and blocks to train from scratch",
 )
-class AudioCNN(nn.Module):
+class AudioCNN(Head):
     """Stem, stages of basic blocks, global average pool, dropout, one linear layer.
 
     By default the published network: 21,304,050 parameters for (1, 128, 431) and 50 classes. The published

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from . import HeadError, register
 from .convnext1d import Block, silence
+from .head import Head
 
 SMOOTHING = 0.1  # of the codes' targets, as published
 
@@ -19,7 +20,7 @@ SMOOTHING = 0.1  # of the codes' targets, as published
     kinds=("sequence", "grid", "spectrogram", "vector", "waveform"),
     about="causal 1-D ConvNeXt on EnCodec latents that also predicts the coming codes (ESC-50 study)",
 )
-class CausalLM(nn.Module):
+class CausalLM(Head):
     """Causal ConvNeXt blocks; every output predicts its frame's codes from the frames before, the last one
     the class.
 
@@ -112,7 +113,7 @@ class CausalLM(nn.Module):
         total = criterion(self._classify(hidden, mask))
         if not self.lm_weight:
             return total
-        targets = self._targets(batch["codes"], x)
+        targets = self._get_targets(batch["codes"], x)
         if mask is not None:
             targets = targets.masked_fill(~mask.bool()[:, None, :], -100)  # what cross_entropy leaves out
         # Every codebook has the same frames, so the sum of the codebooks' means is their number
@@ -138,7 +139,7 @@ class CausalLM(nn.Module):
     def _expect(self, hidden: Tensor) -> Tensor:
         return self.lm(hidden[:, :, :-1]).unflatten(1, (self.codebooks, self.vocabulary)).transpose(1, 2)
 
-    def _targets(self, codes: Tensor, x: Tensor) -> Tensor:
+    def _get_targets(self, codes: Tensor, x: Tensor) -> Tensor:
         """(B, codebooks, T) of the view (B, n_q, 1, T)."""
         if codes.is_floating_point() or codes.shape[2] != 1 or codes.shape[3] != x.shape[3]:
             raise HeadError(

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from .common import Standardise, num_stats, pool_stats
 from .functionals import Functionals
+from .head import Head
 
 NEVER = -12.0  # logit of a class that no training clip has
 
 
-class Closed(nn.Module):
+class Closed(Head):
     """Vectors of a view, standardised: the embedding, mean and maximum over time, or a spectrogram's
     functionals.
 
@@ -56,7 +57,7 @@ class Closed(nn.Module):
         """(B, width) with mean 0 and deviation 1 in training, cut at eight deviations."""
         return self.standardise(self.vectors(x, mask)).clamp(-8, 8)
 
-    def take(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> np.ndarray:
+    def fit_standardisation(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> np.ndarray:
         """Fit the standardisation to the training rows; they, standardised: (rows, width) float32."""
         with torch.inference_mode():
             found = torch.cat([self.vectors(x, mask).float().cpu() for x, mask in batches])
@@ -71,7 +72,7 @@ class Closed(nn.Module):
         for name, value in tensors.items():
             setattr(self, name, value.clone(memory_format=torch.contiguous_format))
 
-    def note(self, **options: Any) -> None:
+    def update_options(self, **options: Any) -> None:
         """Write into `config` what only fitting tells, such as the number of rows kept: rebuilding needs
         it."""
         self.config["options"].update(options)

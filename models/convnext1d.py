@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from . import HeadError, register
 from .common import pool_map, pool_mask
+from .head import Head
 
 
 class TimeNorm(nn.GroupNorm):
@@ -100,7 +101,7 @@ class Patch(nn.Module):
     kinds=("waveform", "sequence", "grid", "spectrogram", "vector"),
     about="1-D ConvNeXt over time on raw audio, EnCodec latents or any view (ESC-50 study)",
 )
-class ConvNeXt1d(nn.Module):
+class ConvNeXt1d(Head):
     """Stem, stages of a patch convolution and ConvNeXt blocks, a 1x1 convolution to the classes, mean over
     time.
 

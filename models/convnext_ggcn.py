@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from . import HeadError, register
 from .graph import TokenGraph
+from .head import Head
 from .maps import Input, halve, map_mask, to_grid
 
 
@@ -71,7 +72,7 @@ class TokenAttention(nn.Module):
     kinds=("spectrogram", "sequence", "grid", "vector", "waveform"),
     about="2-D ConvNeXt, self-attention and graph convolutions over a clip's own tokens, MLP",
 )
-class ConvNeXtGGCN(nn.Module):
+class ConvNeXtGGCN(Head):
     """Stem, ConvNeXt stages, self-attention over the map's cells, graph convolutions over them, their mean,
     an MLP.
 
@@ -183,14 +184,14 @@ class ConvNeXtGGCN(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits (B, num_classes) of x (B, D, F, T); mask (B, T) True where real."""
-        tokens, real = self.tokens(x, mask)
+        tokens, real = self.compute_tokens(x, mask)
         found = self.graph(self.attention(tokens, real), real)
         if real is None:
             return self.mlp(found.mean(1))
         total = found.masked_fill(~real[:, :, None], 0.0).sum(1)
         return self.mlp(total / real.sum(1, keepdim=True))
 
-    def tokens(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    def compute_tokens(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """The cells of the backbone's map as tokens, frequency by frequency.
 
         Args:

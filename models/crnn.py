@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from . import HeadError, register
 from .common import fit_window
+from .head import Head
 from .maps import Input, halve, map_mask, to_grid
 
 
@@ -32,7 +33,7 @@ class AttentionPool(nn.Module):
     kinds=("spectrogram", "sequence", "grid", "vector", "waveform"),
     about="convolutions, a bidirectional GRU over time, attention pooling over the real frames",
 )
-class CRNN(nn.Module):
+class CRNN(Head):
     """Convolution blocks, a bidirectional GRU over the frames, attention pooling, dropout, one linear layer.
 
     The layout of Cakir et al. (2017), with attention in place of their output per frame. The GRU hears

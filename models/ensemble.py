@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from . import HeadError, build, register
+from .head import Head
 
 
 @register(
@@ -17,7 +18,7 @@ from . import HeadError, build, register
     kinds=("spectrogram", "sequence", "grid", "vector", "waveform"),
     about="several heads trained side by side, their logits averaged (deep ensemble)",
 )
-class Ensemble(nn.Module):
+class Ensemble(Head):
     """Members learn from the same batches, each by its own loss; the answer is the mean of their logits.
 
     A loss on the mean would let the members lean on each other; apart, they err differently (Lakshminarayanan
@@ -54,7 +55,7 @@ class Ensemble(nn.Module):
                     f"not {member!r}"
                 )
             heads.append(build(member["name"], input_shape, num_classes, **options))
-            if getattr(heads[-1], "also", ()) or hasattr(heads[-1], "loss"):
+            if heads[-1].also or heads[-1].has_own_loss():
                 raise HeadError(f"ensemble: {member['name']} has a loss of its own, so it cannot be a member")
         if not heads:
             raise HeadError("ensemble: there are no members")
@@ -78,12 +79,10 @@ class Ensemble(nn.Module):
     def load_pretrained(self) -> None:
         """Pretrained weights of the members that have some."""
         for head in self.heads:
-            if hasattr(head, "load_pretrained"):
-                head.load_pretrained()
+            head.load_pretrained()
 
     def adapt(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
         """Statistics of the training set for the members that take them."""
         batches = list(batches)
         for head in self.heads:
-            if hasattr(head, "adapt"):
-                head.adapt(batches)
+            head.adapt(batches)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from . import HeadError, register
 from .common import Standardise
+from .head import Head
 
 FLOOR = 80.0  # dB below a clip's loudest cell that still count
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -21,7 +22,7 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
     kinds=("spectrogram", "sequence", "grid", "vector", "waveform"),
     about="statistics of each band over time, modulation spectrum, correlations of bands; one layer on top",
 )
-class Functionals(nn.Module):
+class Functionals(Head):
     """What openSMILE calls functionals of low-level descriptors: standardise them, drop some, one linear
     layer.
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from . import HeadError, register
 from .common import fit_window, pool_map
+from .head import Head
 from .maps import Input, halve, map_mask, to_grid
 
 
@@ -18,7 +19,7 @@ from .maps import Input, halve, map_mask, to_grid
     kinds=("spectrogram", "sequence", "grid", "vector", "waveform"),
     about="three convolutions, the whole map flattened into two wide layers (GTZAN CNN); or its average",
 )
-class GenreCNN(nn.Module):
+class GenreCNN(Head):
     """Blocks of convolution, BatchNorm, ReLU and max pool; the flattened map; hidden layers with BatchNorm
     and dropout.
 

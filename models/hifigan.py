@@ -10,6 +10,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from . import HeadError, register
 from .common import fit_window, pool_map, pool_mask
+from .head import Head
 
 
 @register(
@@ -18,7 +19,7 @@ from .common import fit_window, pool_map, pool_mask
     about="HiFi-GAN's scale discriminator on raw audio (ESC-50 study): strided grouped convolutions, mean "
     "over time",
 )
-class HiFiGAN(nn.Module):
+class HiFiGAN(Head):
     """Weight-normalised convolutions along time, LeakyReLU between them, logits frame by frame, their mean.
 
     By default the published network: 10,024,932 parameters (4,146 of them the gains of the weight norm) for

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from . import HeadError, register
 from .ast import NEEDS, build_ast, load_ast, pooled
 from .common import fit_window, pool_map
+from .head import Head
 from .maps import to_grid
 
 
@@ -85,7 +86,7 @@ def alone(layer: nn.TransformerEncoderLayer, x: Tensor) -> Tensor:
     "fine-tunes AST below",
     needs=NEEDS,
 )
-class InceptionTransformer(nn.Module):
+class InceptionTransformer(Head):
     """Four inception blocks, 1x1 convolution, LayerNorm and linear layer on the flat map, transformer, linear
     layer.
 

@@ -66,7 +66,7 @@ class KNN(Closed):
             return torch.logit(shares.clamp(1e-6, 1 - 1e-6))
         return (votes * (1 - spread) + spread / self.classes).log()
 
-    def seconds(self, rows: int) -> tuple[float, float]:
+    def estimate_seconds(self, rows: int) -> tuple[float, float]:
         """About what fitting to so many rows takes on two cores, and answering one."""
         each = 1 + 2e-10 * rows**2 * self.width
         return each, each / rows / 30
@@ -88,8 +88,8 @@ class KNN(Closed):
             batches: (x, mask) of all of them in order. targets: (rows, classes) 0/1. groups: (rows,), not
                 needed here.
         """
-        x = torch.from_numpy(self.take(batches))
+        x = torch.from_numpy(self.fit_standardisation(batches))
         labels = torch.from_numpy(np.asarray(targets, dtype=np.float32))
         self.store(vectors_kept=nn.functional.normalize(x, dim=1), labels_kept=labels)
         self.multilabel = multilabel
-        self.note(rows=len(x), multilabel=multilabel)
+        self.update_options(rows=len(x), multilabel=multilabel)

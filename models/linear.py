@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from . import register
 from .common import Standardise, num_stats, pool_stats
+from .head import Head
 
 
 @register(
@@ -15,7 +16,7 @@ from .common import Standardise, num_stats, pool_stats
     kinds=("vector", "sequence", "grid", "spectrogram", "waveform"),
     about="logistic regression on the embedding, or on mean and maximum over time",
 )
-class Linear(nn.Module):
+class Linear(Head):
     """Pool, standardise, one linear layer.
 
     SGD with momentum (lr 0.1, 0.9) reaches scikit-learn's logistic regression; AdamW settles elsewhere, and

@@ -56,7 +56,7 @@ class Logistic(Closed):
         """
         from sklearn.linear_model import LogisticRegression
 
-        x = self.take(batches).astype(np.float64)
+        x = self.fit_standardisation(batches).astype(np.float64)
         weight, bias = np.zeros((self.classes, self.width)), constant(targets)
         found = list(tasks(targets))
         if multilabel:
@@ -72,7 +72,7 @@ class Logistic(Closed):
             self.fc.weight.copy_(torch.from_numpy(weight))
             self.fc.bias.copy_(torch.from_numpy(bias))
 
-    def seconds(self, rows: int) -> tuple[float, float]:
+    def estimate_seconds(self, rows: int) -> tuple[float, float]:
         """About what fitting to so many rows takes on two cores, and answering one."""
         each = 1 + 8e-8 * rows * self.width * self.classes
         return each, each / rows / 30

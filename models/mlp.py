@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from . import HeadError, register
 from .common import Standardise, num_stats, pool_stats
+from .head import Head
 
 
 @register(
@@ -16,7 +17,7 @@ from .common import Standardise, num_stats, pool_stats
     kinds=("vector", "sequence", "grid", "spectrogram", "waveform"),
     about="hidden layers on the embedding, or on mean and maximum over time",
 )
-class MLP(nn.Module):
+class MLP(Head):
     """Pool, standardise, hidden layers (Linear, LayerNorm, GELU, Dropout), one linear layer.
 
     LayerNorm rather than BatchNorm: a last batch of one clip is harmless, and small data sets have such

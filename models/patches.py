@@ -181,14 +181,14 @@ class Patches(SVM):
         order = [*HEARD, *(number for number in range(len(self.copies)) if number not in HEARD)][
             : max(1, MOST_ROWS // len(targets))
         ]
-        every = [torch.from_numpy(self.take(batches))]
+        every = [torch.from_numpy(self.fit_standardisation(batches))]
         with torch.no_grad():
             every += [
                 torch.cat([self.standardised(*self._copy(x, mask, number)) for x, mask in batches])
                 for number in order[1:]
             ]
         answering = list(range(min(len(order), len(HEARD))))
-        self._fit(torch.cat(every), targets, groups, multilabel, weights, answering)
+        self._fit_machine(torch.cat(every), targets, groups, multilabel, weights, answering)
 
     def keeps(self, rows: int) -> int:
         """Values of four bytes that are stored, at most, after fitting to so many rows: vectors are of two
@@ -200,7 +200,7 @@ class Patches(SVM):
     def _most(self, rows: int) -> int:
         return max(rows, min(len(self.copies) * rows, MOST_ROWS))
 
-    def seconds(self, rows: int) -> tuple[float, float]:
+    def estimate_seconds(self, rows: int) -> tuple[float, float]:
         """About what fitting to so many rows takes on two cores, and answering one."""
         copies = self._most(rows)
         one = sum(2 * self.words * h * w * self.places for h, w in self.sizes) / 2e10

@@ -80,7 +80,9 @@ class SVM(Closed):
             weights: (rows,) what each counts; None: all count 1.
         """
         self._refuse(len(targets))
-        self._fit(torch.from_numpy(self.take(batches)), targets, groups, multilabel, weights, [0])
+        self._fit_machine(
+            torch.from_numpy(self.fit_standardisation(batches)), targets, groups, multilabel, weights, [0]
+        )
 
     @staticmethod
     def _refuse(rows: int) -> None:
@@ -90,7 +92,7 @@ class SVM(Closed):
                 "mlp or a network"
             )
 
-    def _fit(
+    def _fit_machine(
         self,
         x: Tensor,
         targets: np.ndarray,
@@ -118,9 +120,9 @@ class SVM(Closed):
             coefficients=torch.from_numpy((scale * coefficients).astype(np.float32)),
             bias=torch.from_numpy(bias.astype(np.float32)),
         )
-        self.note(rows=len(x))
+        self.update_options(rows=len(x))
 
-    def seconds(self, rows: int) -> tuple[float, float]:
+    def estimate_seconds(self, rows: int) -> tuple[float, float]:
         """About what fitting to so many rows takes on two cores, and answering one."""
         each = 1 + 1e-9 * rows**2 * self.width + 2e-6 * self.classes * rows**2
         return each, each / rows / 30

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import HeadError, register
+from .head import Head
 from .maps import Input
 
 SHORTEST = 32  # pixels: what the usual networks' strides come to; a shorter axis is enlarged to it
@@ -25,7 +26,7 @@ PIXELS = 2**21
     kinds=("spectrogram", "sequence", "grid", "vector", "waveform"),
     about="any image network of timm (option backbone) on the spectrogram as an image, pretrained or not",
 )
-class Timm(nn.Module):
+class Timm(Head):
     """Standardise, enlarge what is too small for an image network, a timm network with its own pooling and
     classifier.
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from . import HeadError, register
 from .common import pool_mask
+from .head import Head
 from .inception_transformer import square_grid
 from .maps import Input
 
@@ -33,7 +34,7 @@ def choose_patch(input_shape: tuple[int, int, int]) -> tuple[int, int]:
     kinds=("vector", "sequence", "grid", "spectrogram", "waveform"),
     about="a small pre-norm transformer whose tokens are patches, frames or pieces of an embedding",
 )
-class TokenTransformer(nn.Module):
+class TokenTransformer(Head):
     """Standardise, tokens with learned positions, pre-norm transformer, mean over real tokens, linear layer.
 
     What ITMO's network (`inception_transformer`) should have been: the cells are the tokens, instead of one

@@ -25,7 +25,7 @@ CPU = Device("cpu", "fp32", "CPU")
 NEVER = type("Never", (), {"passed": lambda self: False})()
 
 
-class Tiny(nn.Module):
+class Tiny(models.Head):
     """A head with dropout, and with a buffer of training statistics that must survive resuming."""
 
     def __init__(

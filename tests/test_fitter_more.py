@@ -12,6 +12,7 @@ from test_dataset import made_rows, with_copies
 from test_fitter import BUSY, CPU, NEVER, StopsAt, Tiny, fitter, outcome
 from torch import nn
 
+import models
 from earshot.core.config import TrainingFlags
 from earshot.core.errors import UserError
 from earshot.training import optim
@@ -186,10 +187,17 @@ def test_a_head_of_whole_windows_refuses_a_crop(tmp_path):
 
 
 def test_a_batch_of_one_row_is_refused_in_one_line_where_it_cannot_be_normalised(tmp_path):
-    head = nn.Sequential(nn.Flatten(), nn.LazyLinear(4), nn.BatchNorm1d(4), nn.Linear(4, 3))
-    head[1](torch.zeros(2, 60))
-    head.config, head.forward = {"name": "normed"}, lambda x, mask=None: nn.Sequential.forward(head, x)
-    made = fit(tmp_path, head, TrainingFlags(batch_size=2))
+    class Normed(models.Head):
+        def __init__(self):
+            super().__init__()
+            self.config = {"name": "normed"}
+            self.net = nn.Sequential(nn.Flatten(), nn.LazyLinear(4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+            self.net[1](torch.zeros(2, 60))
+
+        def forward(self, x, mask=None):
+            return self.net(x)
+
+    made = fit(tmp_path, Normed(), TrainingFlags(batch_size=2))
     made.head.train()
     with pytest.raises(UserError, match="a batch of 1 rows.*--batch-size") as error:
         made.step(1, 0, made.rows.training_batch(made.train_rows[:1]))
@@ -231,7 +239,7 @@ def test_an_epoch_of_fewer_windows_than_steps(tmp_path):
 
 
 def test_copies_are_trained_on_and_never_validated(tmp_path):
-    class Sees(nn.Module):
+    class Sees(models.Head):
         def __init__(self):
             super().__init__()
             self.config, self.fc, self.trained, self.asked = {"name": "sees"}, nn.Linear(1, 3), set(), set()

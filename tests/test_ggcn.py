@@ -43,7 +43,7 @@ def count(module: torch.nn.Module) -> int:
 def test_the_published_size(classes, parameters):
     with torch.device("meta"):
         head = models.build("convnext_ggcn", (1, 64, 250), classes)
-        tokens, real = head.eval().tokens(torch.zeros(1, 1, 64, 250))
+        tokens, real = head.eval().compute_tokens(torch.zeros(1, 1, 64, 250))
     assert count(head) == parameters
     assert [count(part) for part in (head.backbone, head.attention, head.graph)] == [
         28_437_726,
@@ -201,7 +201,7 @@ def test_any_shape_and_one_token(shape):
     assert logits.shape == (2, 4) and all(
         p.grad is not None and p.grad.isfinite().all() for p in head.parameters()
     )
-    assert head.tokens(x)[0].shape[1] <= 20
+    assert head.compute_tokens(x)[0].shape[1] <= 20
 
 
 def test_a_clip_that_lies_in_the_dropped_frames_has_logits():

@@ -234,8 +234,7 @@ def test_padding_never_reaches_the_logits(case, view):
 def test_save_and_rebuild(case, tmp_path):
     head = make(case, (2, 8, 20))
     x, mask = clips((2, 8, 20))
-    if hasattr(head, "adapt"):
-        head.adapt([(3 * x + 1, mask)])
+    head.adapt([(3 * x + 1, mask)])
     head.train()(x, mask)
     head.eval()
     torch.save(head.state_dict(), tmp_path / "head.pt")

@@ -74,7 +74,7 @@ def test_a_copys_weight_is_that_of_its_clips_by_their_shares():
     assert found == pytest.approx([1, 0.5, 0.5, 0.2, 0.75 + 0.05, 0.5, 1]) and found.dtype == np.float32
 
 
-class Own(nn.Module):
+class Own(models.Head):
     """A head with a loss of its own: of mixed rows, of plain ones, and of something without labels."""
 
     def __init__(self):
@@ -89,14 +89,15 @@ class Own(nn.Module):
         return criterion(logits) + criterion(self(batch["plain"]), plain=True) + logits.square().mean()
 
 
-class Usual(nn.Sequential):
+class Usual(models.Head):
     """A head without one."""
 
     def __init__(self):
-        super().__init__(nn.Flatten(), nn.Linear(6, 3))
+        super().__init__()
+        self.fc = nn.Linear(6, 3)
 
     def forward(self, x, mask=None):
-        return super().forward(x)
+        return self.fc(x.flatten(1))
 
 
 def batch(multilabel: bool) -> tuple[dict, torch.Tensor]:

@@ -17,6 +17,7 @@ from test_fitter import BUSY, CPU, NEVER, StopsAt, fitter, outcome
 from torch import nn
 
 import get_features
+import models
 import train
 from earshot.core.config import TrainingFlags
 from earshot.core.device import autocast, choose
@@ -30,7 +31,7 @@ from earshot.training.run import Run
 from earshot.training.trainer import Fitter, Fold
 
 
-class One(nn.Module):
+class One(models.Head):
     """A linear layer on the one value of a row."""
 
     def __init__(self):

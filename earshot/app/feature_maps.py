@@ -72,8 +72,9 @@ def cut(wave: np.ndarray, start: float, length: float, rate: int) -> np.ndarray:
 def of_head(head: nn.Module, x: Tensor, mask: Tensor | None) -> list[Map]:
     """A head's maps of x (1, D, F, T): those that it names itself (`forward_features`), else every
     layer's."""
-    if hasattr(head, "forward_features"):
-        found = [_map(name, value, False) for name, value in head.forward_features(x, mask).items()]
+    named = head.forward_features(x, mask)
+    if named:
+        found = [_map(name, value, False) for name, value in named.items()]
         return [one for one in found if one is not None]
     return hooked(head, lambda: head(x, mask))
 

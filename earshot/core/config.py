@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from earshot.core.errors import UserError
 from earshot.core.fingerprint import RECORDED_WHERE_CHANGED, formerly
-from earshot.core.recipes import Recipe, load_recipe, recipe_names  # noqa: F401 -- as config.load_recipe
+from earshot.core.recipes import Recipe, default_recipe, load_recipe, recipe_names  # noqa: F401 -- as config.load_recipe
 from earshot.core.settings import Bounds, check_bounds, with_defaults  # noqa: F401 -- as config.with_defaults
 
 
@@ -128,7 +128,8 @@ class RunFlags:
     """which features, which head"""
 
     recipe: str | None = None
-    """recipes/NAME.yaml or a YAML file (default: the one that the cache was made with, else linear)"""
+    """recipes/NAME.yaml or a YAML file (default: the one that the cache was made with, else linear; for
+    another --head neutral settings)"""
     features: str | None = None
     """the cache folder to train on (default: the one that matches the recipe, else the only one)"""
     name: str | None = None

@@ -12,6 +12,17 @@ RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 SECTIONS = ("about", "features", "head", "training")
 # settings that are gone, and why
 
+# How a head is trained that has no recipe. AdamW and one cycle suit most networks.
+NEUTRAL = {
+    "epochs": 60,
+    "batch_size": 32,
+    "optimizer": "adamw",
+    "lr": 2e-3,
+    "schedule": "onecycle",
+    "weight_decay": 0.02,
+    "label_smoothing": 0.1,
+}
+
 
 @dataclass
 class Recipe:
@@ -49,3 +60,23 @@ def load_recipe(name: str) -> Recipe:
     return Recipe(
         path.stem, str(content.get("about") or ""), *(dict(content.get(s) or {}) for s in SECTIONS[1:])
     )
+
+
+def default_recipe(made_with: str | None, head: str | None) -> Recipe:
+    """The recipe where the user names none.
+
+    Args:
+        made_with: the recipe of the cache, None where it has none.
+        head: the head that the user names, None where there is none.
+    Returns:
+        the cache's recipe, else `linear`. For a head that is not that recipe's: the recipe that has its
+        name, if that suits any features, else `NEUTRAL` settings under the head's name.
+    """
+    recipe = load_recipe(made_with or "linear")
+    if head is None or head == recipe.head.get("name"):
+        return recipe
+    if head in recipe_names():
+        own = load_recipe(head)
+        if own.head.get("name") == head and not own.features:
+            return own
+    return Recipe(head, head={"name": head}, training=dict(NEUTRAL))

@@ -85,7 +85,7 @@ class Contest:
         print(text, flush=True)
         append_text(self.folder / "training_log.txt", text + "\n")
 
-    def left(self) -> float:
+    def compute_seconds_left(self) -> float:
         """Seconds until training has to end, so that the blend and the submission are made in time."""
         reserve = max(LEAST, RESERVE * self.budget) + sum(self.asking(name) for name in self.having(FINISHED))
         return self.budget - self.before - (time.monotonic() - self.began) - reserve
@@ -98,7 +98,7 @@ class Contest:
         return (
             len(self.state["folds"])
             * rows
-            * self.settings(name).tta
+            * self.get_settings(name).tta
             * self.state["of"][name]["row"]
             / precision.BACKWARD
         )
@@ -110,9 +110,9 @@ class Contest:
         missing = set(self.state["folds"][:upto]) - set(one["folds"])
         return len(missing) * one["each"] + (self.asking(name) if upto is None else 0.0)
 
-    def settings(self, name: str) -> config.TrainingFlags:
+    def get_settings(self, name: str) -> config.TrainingFlags:
         """A candidate's training settings."""
-        return self.candidates[name].settings(self.flags.folds, self.flags.metric)
+        return self.candidates[name].get_training_settings(self.flags.folds, self.flags.metric)
 
     def having(self, status: str, names: list[str] | None = None) -> list[str]:
         """The candidates of that status, in the ladder's order."""
@@ -122,12 +122,17 @@ class Contest:
             if self.state["of"][name]["status"] == status
         ]
 
-    def note(self, name: str, status: str, note: str = "") -> None:
+    def set_status(self, name: str, status: str, note: str = "") -> None:
         """Say what became of a candidate, and keep it."""
         self.state["of"][name] |= {"status": status, "note": note}
         if status != FINISHED:
             self.say(f"{name}: {status}{f': {note}' if note else ''}")
         self.save()
+
+    def skip_for_time(self, name: str) -> None:
+        """Note that the time left is too short for a candidate."""
+        left = max(0.0, self.compute_seconds_left())
+        self.set_status(name, NO_TIME, f"would take {clock(self.cost(name))}, {clock(left)} left")
 
     # --- one candidate
 
@@ -140,7 +145,7 @@ class Contest:
                 candidate.cache,
                 candidate.recipe.name,
                 head,
-                self.settings(name),
+                self.get_settings(name),
                 self.machine,
                 0,
             )
@@ -157,7 +162,7 @@ class Contest:
     def estimate(self, name: str, gpu: bool) -> None:
         """What a fold takes, from the size or from a step that is timed; decided once. Too much for this
         machine is left out."""
-        one, candidate, settings = self.state["of"][name], self.candidates[name], self.settings(name)
+        one, candidate, settings = self.state["of"][name], self.candidates[name], self.get_settings(name)
         if one["each"] is not None:
             return
         rows, share = candidate.cache.manifest["splits"]["train"]["rows"], 1 - 1 / len(self.state["folds"])
@@ -168,10 +173,12 @@ class Contest:
             return
         parameters, work = size(head, candidate.cache, settings.epochs)
         if not gpu and parameters > CPU_PARAMETERS:
-            self.note(name, LEFT_OUT, f"{parameters:,} parameters are a GPU's work")
+            self.set_status(name, LEFT_OUT, f"{parameters:,} parameters are a GPU's work")
             return
-        if not gpu and work * len(self.state["folds"]) / CPU_SPEED > self.left():
-            self.note(name, NO_TIME, f"{work:.1e} operations a fold are too many for a CPU in this time")
+        if not gpu and work * len(self.state["folds"]) / CPU_SPEED > self.compute_seconds_left():
+            self.set_status(
+                name, NO_TIME, f"{work:.1e} operations a fold are too many for a CPU in this time"
+            )
             return
         made, _ = self.prepared(name)
         one["row"] = precision.seconds_a_row(head.build(), made.rows, settings, made.device)
@@ -183,7 +190,7 @@ class Contest:
             return what(name, *args)
         except (UserError, models.HeadError) as error:
             self.current = None
-            self.note(name, "failed", " ".join(str(error).split()))
+            self.set_status(name, "failed", " ".join(str(error).split()))
             return None
 
     def train(self, name: str, upto: int | None = None, anyhow: bool = False) -> None:
@@ -191,10 +198,10 @@ class Contest:
         wanted, one = self.state["folds"][:upto], self.state["of"][name]
         if set(wanted) <= set(one["folds"]):
             if upto is None:
-                self.note(name, FINISHED)
+                self.set_status(name, FINISHED)
             return
         made, run = self.prepared(name)
-        deadline = Deadline(None if anyhow else max(0.0, self.left()) / 3600)
+        deadline = Deadline(None if anyhow else max(0.0, self.compute_seconds_left()) / 3600)
         with locked(run.folder, "the run"):
             done = cross_validation.train(made, run, wanted, deadline)
             if any(run.fold(n).predictions("last") is not None for n in run.finished_folds()):
@@ -209,12 +216,12 @@ class Contest:
             self.say(
                 f"{name}: {len(found['folds'])}/{len(self.state['folds'])} folds, out-of-fold "
                 f"{self.flags.metric} {found[self.flags.metric]:.4f}  log_loss {found['log_loss']:.4f}  "
-                f"{clock(seconds(run))}, {clock(max(0.0, self.left()))} left"
+                f"{clock(seconds(run))}, {clock(max(0.0, self.compute_seconds_left()))} left"
             )
         if done and upto is None:
-            self.note(name, FINISHED)
+            self.set_status(name, FINISHED)
         elif not done:
-            self.note(
+            self.set_status(
                 name,
                 NO_TIME,
                 f"stopped after {len(run.finished_folds())} of {len(self.state['folds'])} folds",
@@ -244,16 +251,12 @@ class Contest:
                 self.state["of"][name] |= {"status": status, "note": f"as {self.candidates[name].after}"}
                 continue
             self.state["of"][name] |= {key: before[key] for key in ("each", "row")}
-            self.whole(name)
+            self.train_all_folds(name)
 
-    def whole(self, name: str) -> None:
+    def train_all_folds(self, name: str) -> None:
         """Train all folds of a candidate, if there is time for all."""
-        if self.cost(name) > self.left():
-            self.note(
-                name,
-                NO_TIME,
-                f"would take {clock(self.cost(name))}, {clock(max(0.0, self.left()))} left",
-            )
+        if self.cost(name) > self.compute_seconds_left():
+            self.skip_for_time(name)
         else:
             self.attempt(name, self.train)
 
@@ -261,7 +264,7 @@ class Contest:
         """Successive halving with folds as the resource: dropped is what is clearly worse, and only if the
         time asks for it."""
         for name in self.having(OPEN, names):
-            if self.cost(name) <= min(SMALL * self.budget, self.left()):
+            if self.cost(name) <= min(SMALL * self.budget, self.compute_seconds_left()):
                 self.attempt(name, self.train)
         count = len(self.state["folds"])
         for upto in dict.fromkeys((1, math.ceil(count / 2))):
@@ -269,33 +272,31 @@ class Contest:
                 break
             for name in self.having(OPEN, names):
                 # The ladder's first that still fits is sure to be finished whatever the others take.
-                anchor = next((n for n in self.having(OPEN, names) if self.cost(n) <= self.left()), None)
+                anchor = next(
+                    (n for n in self.having(OPEN, names) if self.cost(n) <= self.compute_seconds_left()), None
+                )
                 if (
-                    self.cost(name) > self.left()
+                    self.cost(name) > self.compute_seconds_left()
                     or name != anchor
-                    and self.cost(name, upto) + self.cost(anchor) > self.left()
+                    and self.cost(name, upto) + self.cost(anchor) > self.compute_seconds_left()
                 ):
-                    self.note(
-                        name,
-                        NO_TIME,
-                        f"would take {clock(self.cost(name))}, {clock(max(0.0, self.left()))} left",
-                    )
+                    self.skip_for_time(name)
                 else:
                     self.attempt(name, self.train, upto)
-            self.drop(names, upto)
+            self.drop_worse(names, upto)
         order = self.having(OPEN, names) if self.fits(names) else self.ranked(self.having(OPEN, names))
         for name in order:
-            self.whole(name)
+            self.train_all_folds(name)
         # what was taken for too long, where the others were quicker than thought
         for name in self.having(NO_TIME, names):
-            if self.state["of"][name]["each"] is not None and self.cost(name) <= self.left():
+            if self.state["of"][name]["each"] is not None and self.cost(name) <= self.compute_seconds_left():
                 self.attempt(name, self.train)
 
     def fits(self, names: list[str]) -> bool:
         """Is there time for all that are open?"""
-        return sum(self.cost(name) for name in self.having(OPEN, names)) <= self.left()
+        return sum(self.cost(name) for name in self.having(OPEN, names)) <= self.compute_seconds_left()
 
-    def oof(self, name: str, upto: int) -> Oof:
+    def read_oof_of_folds(self, name: str, upto: int) -> Oof:
         """A candidate's out-of-fold predictions, of the final epoch, in the first folds."""
         cache = self.candidates[name].cache
         found = Oof.read(self.folder / name / "oof_last.csv", cache.classes, cache.multilabel)
@@ -306,7 +307,7 @@ class Contest:
         upto = min((len(self.state["of"][name]["folds"]) for name in names), default=0)
         if not upto:
             return names
-        found = {name: self.oof(name, upto) for name in names}
+        found = {name: self.read_oof_of_folds(name, upto) for name in names}
         return sorted(
             names,
             reverse=True,
@@ -316,17 +317,17 @@ class Contest:
             ),
         )
 
-    def drop(self, names: list[str], upto: int) -> None:
+    def drop_worse(self, names: list[str], upto: int) -> None:
         """Drop what is clearly worse than the best, the worst first, until there is time for the rest."""
         names = [name for name in self.having(OPEN, names) if len(self.state["of"][name]["folds"]) >= upto]
         if len(names) < 2:
             return
         order = self.ranked(names)
-        best = self.oof(order[0], upto)
+        best = self.read_oof_of_folds(order[0], upto)
         for name in reversed(order[1:]):
             if self.fits(names):
                 return
-            mine = self.oof(name, upto)
+            mine = self.read_oof_of_folds(name, upto)
             rises, error = significance.gain(
                 self.flags.metric,
                 mine.probabilities,
@@ -335,7 +336,7 @@ class Contest:
                 significance.blocks_of(len(best.ids)),
             )
             if rises > max(FAR, CLEAR * error):
-                self.note(
+                self.set_status(
                     name,
                     DROPPED,
                     f"after fold {', '.join(map(str, self.state['folds'][:upto]))}: {self.flags.metric} "

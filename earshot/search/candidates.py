@@ -53,7 +53,7 @@ class Candidate:
     seed: int
     after: str | None = None
 
-    def settings(self, folds: int | None, metric: str) -> config.TrainingFlags:
+    def get_training_settings(self, folds: int | None, metric: str) -> config.TrainingFlags:
         """The recipe's training settings, with what is the same for all candidates."""
         made = config.with_defaults(
             config.TrainingFlags(), self.recipe.training, f"recipe {self.recipe.name}, training"
@@ -159,7 +159,7 @@ def at_once(what: experiment.Head, cache: Cache) -> tuple[float, float] | None:
     So that none is begun that is not worth it.
     """
     return (
-        what.build().seconds(cache.manifest["splits"]["train"]["rows"])
+        what.build().estimate_seconds(cache.manifest["splits"]["train"]["rows"])
         if estimators.is_closed(what.build)
         else None
     )

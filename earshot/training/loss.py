@@ -14,6 +14,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from earshot.core.config import TrainingFlags
     from earshot.training.dataset import Rows
+    from models import Head
 
 
 FOCAL = 2  # Lin et al.'s gamma
@@ -116,11 +117,6 @@ class Criterion:
         return targets * (1 - self.smoothing) + self.smoothing / (2 if self.multilabel else targets.shape[1])
 
 
-def own_loss(head: nn.Module) -> bool:
-    """Has a head a loss of its own? Asked of its class: an instance takes microseconds to say no."""
-    return hasattr(type(head), "loss")
-
-
 class Whole(NamedTuple):
     """A batch of which parts are computed one by one: its rows, and what the weights of its rows sum to, and
     those of its plain rows, which are neither masked nor mixed."""
@@ -131,7 +127,7 @@ class Whole(NamedTuple):
 
 
 def loss_of(
-    head: nn.Module,
+    head: Head,
     criterion: Criterion,
     batch: dict[str, Any],
     targets: Tensor,
@@ -146,7 +142,7 @@ def loss_of(
         whole: the batch that this is a part of.
     """
     clips = batch.get("weights")
-    if not own_loss(head):
+    if not head.has_own_loss():
         return criterion(head(batch["x"], batch["mask"]), targets, whole and whole.weight, clips)
     share = 1.0 if whole is None else len(targets) / whole.rows
 
@@ -162,7 +158,7 @@ def loss_of(
 
 
 def accumulate(
-    head: nn.Module,
+    head: Head,
     criterion: Criterion,
     batch: dict[str, Any],
     targets: Tensor,

@@ -21,7 +21,7 @@ from earshot.core.errors import UserError
 from earshot.core.seeding import reseed, seed_of
 from earshot.training import augment, metrics, optim, precision, window_pooling
 from earshot.training.dataset import Batch, Rows
-from earshot.training.loss import Criterion, accumulate, own_loss
+from earshot.training.loss import Criterion, accumulate
 from earshot.training.pending_losses import LOOK, WAY_OUT, PendingLosses
 from earshot.training.predict import predict
 from earshot.training.progress import Fold, Progress, line, place, some, value_of
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from earshot.core.config import TrainingFlags
     from earshot.core.deadline import Deadline
     from earshot.training.checkpoint import FoldFolder
+    from models import Head
 
 # beside the optimiser's tensors: the weights that are trained, where it is their average that predicts
 RAW = "raw."
@@ -44,7 +45,7 @@ class Fitter:
 
     def __init__(
         self,
-        build: Callable[[], nn.Module],
+        build: Callable[[], Head],
         rows: Rows,
         fold: Fold,
         settings: TrainingFlags,
@@ -85,10 +86,8 @@ class Fitter:
     def _begin(self) -> None:
         """What a fresh fold's head gets before its first step: pretrained weights, the training set's
         statistics."""
-        if hasattr(self.head, "load_pretrained"):
-            self.head.load_pretrained()
-        if hasattr(self.head, "adapt"):
-            self.head.adapt(self.rows.batches(self.rows.with_copies(self.train_rows), 256))
+        self.head.load_pretrained()
+        self.head.adapt(self.rows.batches(self.rows.with_copies(self.train_rows), 256))
         if self.average:
             self.average.head.load_state_dict(self.head.state_dict())
         if self.settings.crop_share < 1:
@@ -151,7 +150,7 @@ class Fitter:
         settings, seed = self.settings, self._step_seed(epoch, number)
         x, mask, targets, weights = batch.x, batch.mask, batch.targets, batch.weights
         inputs: dict[str, Any] = {}
-        if own_loss(self.head):  # for the others the clips as they were would only fill memory
+        if self.head.has_own_loss():  # for the others the clips as they were would only fill memory
             inputs = {
                 "plain": x,
                 "plain_mask": mask,

@@ -1,0 +1,62 @@
+"""What a head is: a module from (B, D, F, T) to logits, and the hooks that training calls, with their
+defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class Head(nn.Module):
+    """Base class of the heads: `forward` is all that a head has to write.
+
+    Its `__init__` takes `input_shape`, (D, F, T), and `num_classes`, then its options as keyword-only
+    arguments. `models.build` notes all of them in `config`.
+    """
+
+    config: dict[str, Any]
+    also: tuple[str, ...] = ()
+    """further views that training batches bring"""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Logits (B, num_classes) of x (B, D, F, T).
+
+        Args:
+            mask: (B, T), True where a frame is real audio; None: all are.
+        """
+        raise NotImplementedError
+
+    def load_pretrained(self) -> None:
+        """Load what the option `weights` names: called once before training, never when a head is rebuilt.
+        Default: nothing to load."""
+
+    def adapt(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
+        """Take statistics of the training set's (x, mask) into buffers: called once before training. Default:
+        none are taken."""
+
+    def loss(self, batch: dict[str, Any], criterion: Callable[..., Tensor]) -> Tensor:
+        """The loss of a batch, a scalar. Default: the criterion of the logits.
+
+        Args:
+            batch: "x", "mask" and the views of `also`, (B, D, F, T) each; "plain" and "plain_mask" are the
+                clips before augmentation.
+            criterion: criterion(logits) is the task's loss, criterion(logits, plain=True) the one against the
+                labels before mixing.
+        """
+        return criterion(self(batch["x"], batch["mask"]))
+
+    @classmethod
+    def has_own_loss(cls) -> bool:
+        """Is there more to the loss than the criterion of the logits?"""
+        return cls.loss is not Head.loss
+
+    def forward_features(self, x: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
+        """The maps that `forward` computes, by name, to be drawn. Default: none, every layer's output is
+        drawn."""
+        return {}
+
+    def keeps(self, rows: int) -> int:
+        """Values of four bytes that are stored after training on so many rows. Default: the parameters."""
+        return sum(parameter.numel() for parameter in self.parameters())
