@@ -118,43 +118,42 @@ def read(folder: Path) -> dict[str, Any]:
         found = checksums.read(folder / NAME, OOF)
     except checksums.Damaged as error:
         raise UserError(f"{error}: {anew(folder)}") from None
-    count = len(found["members"]) if isinstance(found.get("members"), list) else 0
-    whole = (
-        all(isinstance(found.get(key), kind) for key, kind in KINDS.items())
-        and count > 0
-        and all(isinstance(text, str) for text in found["members"] + found["fingerprints"])
-        and len(found["fingerprints"]) == count
-        and found["kind"] in ("best", "last")
-        and _numbers(found["weights"], count, 0, 1)
-        and sum(found["weights"]) > 0
-        and (found.get("scale") is None or _numbers(found["scale"], found["classes"], 1e-12, 1e12))
-        and (
-            found.get("thresholds") is None
-            or _numbers(found["thresholds"], found["classes"], 1e-12, 1 - 1e-12)
-        )
-    )
-    if not whole:
+    if not _is_whole(found):
         raise UserError(f"{folder / NAME} is no blend that can be applied: {anew(folder)}")
     return found
 
 
+def _is_whole(content: dict[str, Any]) -> bool:
+    """Has blend.json all that blending needs?"""
+    if not all(isinstance(content.get(key), kind) for key, kind in KINDS.items()):
+        return False
+    members, fingerprints, classes = content["members"], content["fingerprints"], content["classes"]
+    if not members or not all(isinstance(text, str) for text in members + fingerprints):
+        return False
+    if len(fingerprints) != len(members) or content["kind"] not in ("best", "last"):
+        return False
+    if not _numbers(content["weights"], len(members), 0, 1) or sum(content["weights"]) <= 0:
+        return False
+    scale, thresholds = content.get("scale"), content.get("thresholds")
+    if scale is not None and not _numbers(scale, classes, 1e-12, 1e12):
+        return False
+    return thresholds is None or _numbers(thresholds, classes, 1e-12, 1 - 1e-12)
+
+
 def _numbers(values: Any, count: int, low: float, high: float) -> bool:
-    return (
-        isinstance(values, list)
-        and len(values) == count
-        and all(
-            type(value) in (int, float) and math.isfinite(value) and low <= value <= high for value in values
-        )
-    )
+    if not isinstance(values, list) or len(values) != count:
+        return False
+    if not all(type(value) in (int, float) for value in values):
+        return False
+    return all(math.isfinite(value) and low <= value <= high for value in values)
 
 
-def fitted(said: dict[str, Any]) -> Fitted:
-    """How a kept blend is applied."""
+def fitted(content: dict[str, Any]) -> Fitted:
+    """How a kept blend is applied, from the content of its blend.json."""
     from earshot.prediction.blend_weights import Fitted
 
-    weights = np.array(said["weights"], dtype=np.float64)
-    several = [
-        None if said.get(key) is None else np.array(said[key], dtype=np.float64)
-        for key in ("scale", "thresholds")
-    ]
-    return Fitted(said["method"], weights / weights.sum(), *several)
+    def as_array(key: str) -> np.ndarray | None:
+        return None if content.get(key) is None else np.array(content[key], dtype=np.float64)
+
+    weights = np.array(content["weights"], dtype=np.float64)
+    return Fitted(content["method"], weights / weights.sum(), as_array("scale"), as_array("thresholds"))
