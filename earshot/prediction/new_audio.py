@@ -40,7 +40,7 @@ def listed(paths: list[str]) -> tuple[list[str], list[Path], list[str]]:
             names = [name.rpartition("/")[2] for name in inside]
             ids += names if len(set(names)) == len(names) else inside
             files += [Path(folder.absolute(name)) for name in inside]
-            notes += folder.unused()
+            notes += folder.describe_unused_files()
         elif path.is_file():
             ids.append(text_of(str(path)))
             files.append(path)
