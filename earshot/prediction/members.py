@@ -17,6 +17,8 @@ from earshot.training import resume
 from earshot.training.oof import Oof, of_run
 from earshot.training.run import CONFIG, Run
 
+FILES = (CONFIG, saved_blend.NAME)  # a run has the first, a kept blend the second
+
 
 @dataclass(frozen=True)
 class Member:
@@ -50,13 +52,12 @@ class Member:
         """The runs that it predicts with, each once."""
         if self.run is not None:
             return [self.run]
-        inside = [
-            run
-            for member, weight in zip(self.of, self.fitted.weights, strict=True)
-            if weight > 0
-            for run in member.runs()
-        ]
-        return list({run.folder.resolve(): run for run in inside}.values())
+        by_folder = {}
+        for member, weight in zip(self.of, self.fitted.weights, strict=True):
+            if weight > 0:
+                for run in member.runs():
+                    by_folder[run.folder.resolve()] = run
+        return list(by_folder.values())
 
     def predict(self, ask: Callable[[Run, str], np.ndarray], kind: str | None = None) -> np.ndarray:
         """Probabilities (clips, classes) of whatever clips `ask(run, kind)` predicts a run's for; NaN for
@@ -96,33 +97,23 @@ def open_all(names: tuple[str, ...], folder: str) -> list[Member]:
         UserError: none there, or several and none named; one named twice.
     """
     if not names:
-        found = (
-            sorted(
-                {
-                    path.parent
-                    for name in (CONFIG, saved_blend.NAME)
-                    for path in Path(folder).glob(f"*/{name}")
-                }
-            )
-            or resume.runs()
-        )
-        if len(found) != 1:
+        files = [path for name in FILES for path in Path(folder).glob(f"*/{name}")]
+        found = sorted({path.parent for path in files}) or resume.runs()
+        if not found:
             raise UserError(
-                f"which run? there are {', '.join(map(str, found))}: choose with --runs"
-                if found
-                else f"no run in {folder}/ and none attached: train one with train.py, or name its folder "
+                f"no run in {folder}/ and none attached: train one with train.py, or name its folder "
                 "with --runs"
             )
+        if len(found) > 1:
+            raise UserError(f"which run? there are {', '.join(map(str, found))}: choose with --runs")
         names = (str(found[0]),)
-    # A name may also be that of another folder here, its competition's for example.
-    return [
-        open_one(
-            Path(n)
-            if any((Path(n) / name).is_file() for name in (CONFIG, saved_blend.NAME))
-            else Path(folder) / n
-        )
-        for n in names
-    ]
+    members = []
+    for name in names:
+        here = Path(name)
+        # A name may also be that of another folder here, its competition's for example.
+        is_here = any((here / file).is_file() for file in FILES)
+        members.append(open_one(here if is_here else Path(folder) / name))
+    return members
 
 
 def open_one(folder: Path) -> Member:
@@ -133,33 +124,33 @@ def open_one(folder: Path) -> Member:
     """
     if (folder / CONFIG).is_file() or not (folder / saved_blend.NAME).is_file():
         run = Run.open(folder).whole()
-        return Member(
-            folder, run, (), None, "best", run.config["record"]["training"].get("metric", "f1_macro")
-        )
-    said = saved_blend.read(folder)
-    inside = []
-    places = [Path(os.path.relpath((folder / path).resolve())) for path in said["members"]]
-    for where, fingerprint in zip(places, said["fingerprints"], strict=True):
+        metric = run.config["record"]["training"].get("metric", "f1_macro")
+        return Member(folder, run, (), None, "best", metric)
+    content = saved_blend.read(folder)
+    method, members = content["method"], []
+    places = [Path(os.path.relpath((folder / path).resolve())) for path in content["members"]]
+    for place, there in zip(places, content["fingerprints"], strict=True):
         # Before it is opened: a blend that came to hold itself ends here.
-        here = saved_blend.fingerprint_of(where)
-        if here != fingerprint:
+        here = saved_blend.fingerprint_of(place)
+        if here != there:
+            changed = "missing" if here is None else "another one by now"
+            again = saved_blend.anew(folder, method, [path for path in places if path.is_dir()])
             raise UserError(
-                f"{folder} is a blend of {where}, which is "
-                f"{'missing' if here is None else 'another one by now'} ({fingerprint} there, "
-                f"{here or 'nothing'} here): put it back, or "
-                f"{saved_blend.anew(folder, said['method'], list(filter(Path.is_dir, places)))}"
+                f"{folder} is a blend of {place}, which is {changed} ({there} there, {here or 'nothing'} "
+                f"here): put it back, or {again}"
             )
-        inside.append(open_one(where))
-    found = Member(
-        folder, None, tuple(inside), saved_blend.fitted(said), said["kind"], said["metric"], said.get("score")
+        members.append(open_one(place))
+    fitted = saved_blend.fitted(content)
+    blend = Member(
+        folder, None, tuple(members), fitted, content["kind"], content["metric"], content.get("score")
     )
-    same_classes([found, *inside])
-    if len(found.classes) != said["classes"]:
+    same_classes([blend, *members])
+    if len(blend.classes) != content["classes"]:
         raise UserError(
-            f"{folder / saved_blend.NAME} speaks of {said['classes']} labels, and its members have "
-            f"{len(found.classes)}: {saved_blend.anew(folder, said['method'], places)}"
+            f"{folder / saved_blend.NAME} speaks of {content['classes']} labels, and its members have "
+            f"{len(blend.classes)}: {saved_blend.anew(folder, method, places)}"
         )
-    return found
+    return blend
 
 
 def same_classes(members: list[Member]) -> list[str]:
@@ -174,14 +165,8 @@ def plain_mean(members: list[Member]) -> Member:
     needed."""
     if len(members) == 1:
         return members[0]
-    return Member(
-        None,
-        None,
-        tuple(members),
-        Fitted("mean", np.full(len(members), 1 / len(members))),
-        "best",
-        members[0].metric,
-    )
+    fitted = Fitted("mean", np.full(len(members), 1 / len(members)))
+    return Member(None, None, tuple(members), fitted, "best", members[0].metric)
 
 
 def aligned(members: list[Member]) -> tuple[Oof, np.ndarray, list[str]]:
@@ -296,10 +281,10 @@ def table(found: Blended, metric: str) -> list[str]:
 
 
 def weights(members: list[Member], fitted: Fitted) -> str:
-    """A blend's weights, and what it moves, on a line."""
-    said = "  ".join(
-        f"{member.folder.name} {weight:.3f}" for member, weight in zip(members, fitted.weights, strict=True)
-    )
-    moved = fitted.scale if fitted.scale is not None else fitted.thresholds
-    about = "factors" if fitted.scale is not None else "thresholds"
-    return f"weights: {said}" + ("" if moved is None else f"; {about} {moved.min():.3g} to {moved.max():.3g}")
+    """A blend's weights, and the range of its factors or thresholds, on a line."""
+    shares = [f"{m.folder.name} {weight:.3f}" for m, weight in zip(members, fitted.weights, strict=True)]
+    line = f"weights: {'  '.join(shares)}"
+    for name, values in (("factors", fitted.scale), ("thresholds", fitted.thresholds)):
+        if values is not None:
+            line += f"; {name} {values.min():.3g} to {values.max():.3g}"
+    return line

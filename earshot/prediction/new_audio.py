@@ -33,19 +33,19 @@ def listed(paths: list[str]) -> tuple[list[str], list[Path], list[str]]:
         UserError: nothing there.
     """
     ids, files, notes = [], [], []
-    for given in map(Path, paths):
-        if given.is_dir():
-            found = Files(given)
-            inside = sorted(found.audio, key=lambda path: path.split("/"))
-            names = [path.rpartition("/")[2] for path in inside]
+    for path in map(Path, paths):
+        if path.is_dir():
+            folder = Files(path)
+            inside = sorted(folder.audio, key=lambda name: name.split("/"))
+            names = [name.rpartition("/")[2] for name in inside]
             ids += names if len(set(names)) == len(names) else inside
-            files += [Path(found.to_absolute(path)) for path in inside]
-            notes += found.describe_unused_files()
-        elif given.is_file():
-            ids.append(text_of(str(given)))
-            files.append(given)
+            files += [Path(folder.to_absolute(name)) for name in inside]
+            notes += folder.describe_unused_files()
+        elif path.is_file():
+            ids.append(text_of(str(path)))
+            files.append(path)
         else:
-            raise UserError(f"no audio file or folder {given}")
+            raise UserError(f"no audio file or folder {path}")
     if not files:
         seen = f" ({'; '.join(notes)})" if notes else ""
         raise UserError(f"no audio in {', '.join(paths)}{seen}: looked for {' '.join(audio_suffixes())}")
@@ -112,28 +112,33 @@ def features(
     from tqdm import tqdm
 
     extractor, audio = extractor_of(run, weights, device)
-    clip, found, number = [], [], 0
+    clip, made, done = [], [], 0
     bad: dict[str, str] = {}
     noted: dict[str, list[str]] = {note: [] for note in NOTES}
     with tqdm(total=len(files), desc="features", disable=None, leave=False) as bar:
         for bite in bites(decode(str(path), extractor.rate, audio, path in listed) for path in files):
-            numbered = list(enumerate(bite, number))
-            bad |= {ids[i]: item for i, item in numbered if isinstance(item, str)}
-            good = [(i, item) for i, item in numbered if not isinstance(item, str)]
-            for note in NOTES:
-                noted[note] += [ids[i] for i, item in good if getattr(item, note)]
-            made = extractor.extract(
-                [item.wave for _, item in good], [item.offset for _, item in good], batch_size
-            )
-            clip += [i for (i, _), one in zip(good, made, strict=True) for _ in one.start]
-            found += made
-            number += len(bite)
+            good = []
+            for index, decoded in enumerate(bite, done):
+                if isinstance(decoded, str):
+                    bad[ids[index]] = decoded
+                    continue
+                good.append((index, decoded))
+                for note in NOTES:
+                    if getattr(decoded, note):
+                        noted[note].append(ids[index])
+            waves = [decoded.wave for _, decoded in good]
+            offsets = [decoded.offset for _, decoded in good]
+            extracted = extractor.extract(waves, offsets, batch_size)
+            for (index, _), windows in zip(good, extracted, strict=True):
+                clip += [index] * len(windows.start)
+            made += extracted
+            done += len(bite)
             bar.update(len(bite))
-    return NewClips(split(run, ids, clip, found, extractor), extractor.span, bad, noted)
+    return NewClips(split(run, ids, clip, made, extractor), extractor.span, bad, noted)
 
 
 def split(
-    run: Run, ids: list[str], clip: list[int], found: list[ClipFeatures], extractor: Any
+    run: Run, ids: list[str], clip: list[int], made: list[ClipFeatures], extractor: Any
 ) -> dict[str, Any]:
     """New clips as a cache would hold them, with the run's view alone; `clip` is each window's clip, in the
     windows' order."""
@@ -145,7 +150,7 @@ def split(
         "folds": np.full(len(ids), -1),
         "groups": np.array([""] * len(ids)),
         "clip": np.array(clip, dtype=np.int32),
-        "start": np.concatenate([np.zeros(0, np.float32), *(one.start for one in found)]),
-        "length": np.concatenate([np.zeros(0, np.float32), *(one.length for one in found)]),
-        view: np.concatenate([extractor.none(view), *(one.views[view] for one in found)]),
+        "start": np.concatenate([np.zeros(0, np.float32), *(features.start for features in made)]),
+        "length": np.concatenate([np.zeros(0, np.float32), *(features.length for features in made)]),
+        view: np.concatenate([extractor.none(view), *(features.views[view] for features in made)]),
     }

@@ -38,27 +38,25 @@ def cached(
             return False
     ids = cache.split("subm")["ids"]
 
-    def ask(run: Run, kind: str) -> np.ndarray:
+    def predict_clips(run: Run, kind: str) -> np.ndarray:
         rows = dataset.rows_of(caches[run.folder.resolve()], "subm", run.config["record"]["view"], device)
-        found = predict.predict_run(run, rows, device, kind, ids)
+        probabilities = predict.predict_run(run, rows, device, kind, ids)
         print(f"{run.folder}: {predicting(run)}, {len(ids)} clips")
-        return found
+        return probabilities
 
-    how = whole.fitted.method if whole.fitted else ""
-    oof = None if whole.score is None else (whole.metric, whole.score)
-    for line in submit.submit(
+    lines = submit.submit(
         cache,
         ids,
-        whole.predict(ask),
+        whole.predict(predict_clips),
         np.array(runs[0].config["prior"]),
         whole.classes,
         out,
         runs=runs,
-        how=how,
-        oof=oof,
+        how=whole.fitted.method if whole.fitted else "",
+        oof=None if whole.score is None else (whole.metric, whole.score),
         message=message,
-    ):
-        print(line)
+    )
+    print("\n".join(lines))
     return True
 
 
@@ -71,41 +69,38 @@ def audio(
     device: Device,
 ) -> None:
     """Predictions for new audio: as a csv, or shown."""
-    classes, first, reasons = whole.classes, whole.runs()[0], {}
-    ids, files, notes = new_audio.listed(paths)
+    first, reasons = whole.runs()[0], {}
+    ids, files, lines = new_audio.listed(paths)
     listed = frozenset(path for path in files if path.exists())
-    noted: dict[str, list[str]] = {}
-    aside = sys.stderr if show else sys.stdout  # shown answers are a line a file, which scripts read
-    for line in notes:
-        print(line, file=aside)
-    seen = SeenClips(whole)
+    notes: dict[str, list[str]] = {}
+    lines += SeenClips(whole).lines(dict(zip(ids, files, strict=True)))
+    # shown predictions are a line a file, which scripts read
+    stream = sys.stderr if show else sys.stdout
+    for line in lines:
+        print(line, file=stream)
 
-    def ask(run: Run, kind: str) -> np.ndarray:
+    def predict_clips(run: Run, kind: str) -> np.ndarray:
         clips = new_audio.features(run, ids, files, flags.weights, device, listed=listed)
         reasons.update(clips.bad)
-        for note, found in clips.noted.items():
-            noted[note] = list(dict.fromkeys([*noted.get(note, []), *found]))
-        rows = Rows(clips.split, run.config["record"]["view"], classes, clips.span, device.name)
+        for note, noted_ids in clips.noted.items():
+            notes[note] = list(dict.fromkeys([*notes.get(note, []), *noted_ids]))
+        rows = Rows(clips.split, run.config["record"]["view"], whole.classes, clips.span, device.name)
         return predict.predict_run(run, rows, device, kind)
 
-    for line in seen.lines(dict(zip(ids, files, strict=True))):
-        print(line, file=aside)
-    probabilities, unheard = predict.fill(whole.predict(ask), np.array(first.config["prior"]))
-    for line in warnings(noted):
-        print(line, file=aside)
+    prior = np.array(first.config["prior"])
+    probabilities, filled = predict.fill(whole.predict(predict_clips), prior)
+    for line in warnings(notes):
+        print(line, file=stream)
     if show:
         for id, row in zip(ids, probabilities, strict=True):
-            best = np.argsort(-row)[: flags.top]
-            said = (
-                f"cannot be heard: {reasons[id]}"
-                if id in reasons
-                else "  ".join(f"{classes[i]} {row[i]:.3f}" for i in best)
-            )
-            print(f"{id}: {said}")
+            if id in reasons:
+                print(f"{id}: cannot be heard: {reasons[id]}")
+                continue
+            likeliest = np.argsort(-row)[: flags.top]
+            print(f"{id}: " + "  ".join(f"{whole.classes[i]} {row[i]:.3f}" for i in likeliest))
         return
     for id, reason in reasons.items():
         print(f"{id}: {reason}; answered with the class prior")
-    submission.write(
-        out, np.array(ids), probabilities, classes, tuple(first.config["columns"]), None, first.multilabel
-    )
-    print(f"predictions: {out}, {len(ids)} rows, {int(unheard.sum())} of them by the prior")
+    columns = tuple(first.config["columns"])
+    submission.write(out, np.array(ids), probabilities, whole.classes, columns, None, first.multilabel)
+    print(f"predictions: {out}, {len(ids)} rows, {int(filled.sum())} of them by the prior")

@@ -76,21 +76,22 @@ class Hearing:
         self.whole, self.device = whole, device
         self.runs, self.classes = whole.runs(), whole.classes
         self._from = Path.cwd()
-        self._ears: dict[str, Ears] = {}
-        self._of: dict[Path, str] = {}
+        self._ears: dict[Path, Ears] = {}  # by run
         self._heads: dict[tuple[Path, str], list[tuple[str, Any]]] = {}
         self.lock = threading.RLock()
+        by_key: dict[str, Ears] = {}
         for run in self.runs:
             key = digest_of(run.config["record"]["features"])[:16]
-            self._of[self._key(run)] = key
-            if key not in self._ears:
-                self._ears[key] = Ears(key, *new_audio.extractor_of(run, weights, device))
+            if key not in by_key:
+                by_key[key] = Ears(key, *new_audio.extractor_of(run, weights, device))
+            self._ears[self._key(run)] = by_key[key]
         # Loads the heads and wakes the kernels: the first clip is then as quick as the second.
         noise = np.random.default_rng(0).standard_normal
-        waves = {
-            key: 0.1 * noise(ears.extractor.samples, dtype=np.float32) for key, ears in self._ears.items()
-        }
-        self.answer({key: self._listen(self._ears[key], wave, 0.0) for key, wave in waves.items()})
+        warm_up = {}
+        for key, ears in by_key.items():
+            wave = 0.1 * noise(ears.extractor.samples, dtype=np.float32)
+            warm_up[key] = self._listen(ears, wave, 0.0)
+        self.answer(warm_up)
 
     def _key(self, run: Run) -> Path:
         # A blend may hold a run under another path.
@@ -98,7 +99,7 @@ class Hearing:
 
     def ears(self, run: Run) -> Ears:
         """What a run hears with."""
-        return self._ears[self._of[self._key(run)]]
+        return self._ears[self._key(run)]
 
     def heads(self, run: Run, kind: str) -> list[tuple[str, Any]]:
         """(name, head) of all models of a run, each by its "best" or "last" checkpoint."""
@@ -117,11 +118,13 @@ class Hearing:
         """What a file is; BadAudio, with the reason in a line, where it cannot be heard."""
         with self.lock:
             heard = {}
-            for key, ears in self._ears.items():
-                found = decode(str(path), ears.extractor.rate, ears.audio)
-                if isinstance(found, str):
-                    raise BadAudio(found)
-                heard[key] = self._listen(ears, found.wave, found.offset)
+            for ears in self._ears.values():
+                if ears.key in heard:
+                    continue
+                decoded = decode(str(path), ears.extractor.rate, ears.audio)
+                if isinstance(decoded, str):
+                    raise BadAudio(decoded)
+                heard[ears.key] = self._listen(ears, decoded.wave, decoded.offset)
             return self.answer(heard)
 
     def _listen(self, ears: Ears, wave: np.ndarray, offset: float) -> Heard:
@@ -129,38 +132,33 @@ class Hearing:
 
     def answer(self, heard: dict[str, Heard]) -> Answer:
         """What a clip is, and each of its windows, from what the extractors heard (by `Ears.key`)."""
-        first = heard[self._of[self._key(self.runs[0])]]
-        middle = first.features.start + first.features.length / 2
+        ears = self.ears(self.runs[0])
+        first = heard[ears.key]
+        windows = first.features
+        middle = windows.start + windows.length / 2
 
-        def clip(run: Run, kind: str) -> np.ndarray:
-            return self.predict(run, kind, heard[self._of[self._key(run)]].features, pooled=True)
+        def predict_clip(run: Run, kind: str) -> np.ndarray:
+            return self.predict(run, kind, heard[self.ears(run).key].features, pooled=True)
 
-        def each(run: Run, kind: str) -> np.ndarray:
-            features = heard[self._of[self._key(run)]].features
+        def predict_windows(run: Run, kind: str) -> np.ndarray:
+            features = heard[self.ears(run).key].features
             # Other features may have other windows: the one that lies nearest speaks for each
             # of the first run's.
-            near = np.abs(features.start + features.length / 2 - middle[:, None]).argmin(1)
-            return self.predict(run, kind, features, pooled=False)[near]
+            nearest = np.abs(features.start + features.length / 2 - middle[:, None]).argmin(1)
+            return self.predict(run, kind, features, pooled=False)[nearest]
 
-        whole = self.whole.predict(clip)[0]
-        windows = self.whole.predict(each) if len(middle) > 1 else whole[None]
-        seconds = len(first.wave) / self._ears[self._of[self._key(self.runs[0])]].extractor.rate
-        return Answer(whole, windows, first.features.start, first.features.length, seconds, heard)
+        clip = self.whole.predict(predict_clip)[0]
+        each = self.whole.predict(predict_windows) if len(middle) > 1 else clip[None]
+        seconds = len(first.wave) / ears.extractor.rate
+        return Answer(clip, each, windows.start, windows.length, seconds, heard)
 
     def rows(self, run: Run, features: ClipFeatures, pooled: bool) -> Rows:
         """Windows ready for the run's heads: of one clip, or each as a clip of its own."""
-        count = len(features.start)
-        ids, clip = (
-            (["clip"], [0] * count) if pooled else ([str(i) for i in range(count)], list(range(count)))
-        )
-        extractor = self.ears(run).extractor
-        return Rows(
-            new_audio.split(run, ids, clip, [features], extractor),
-            run.config["record"]["view"],
-            run.classes,
-            extractor.span,
-            self.device.name,
-        )
+        count, extractor = len(features.start), self.ears(run).extractor
+        ids = ["clip"] if pooled else [str(index) for index in range(count)]
+        clip = [0] * count if pooled else list(range(count))
+        split = new_audio.split(run, ids, clip, [features], extractor)
+        return Rows(split, run.config["record"]["view"], run.classes, extractor.span, self.device.name)
 
     def predict(self, run: Run, kind: str, features: ClipFeatures, pooled: bool) -> np.ndarray:
         """(1, classes) of the clip, or (windows, classes), by the mean of a run's models."""

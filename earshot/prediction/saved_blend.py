@@ -114,13 +114,12 @@ def read(folder: Path) -> dict[str, Any]:
     return found
 
 
-def fitted(said: dict[str, Any]) -> Fitted:
-    """How a kept blend is applied."""
+def fitted(content: dict[str, Any]) -> Fitted:
+    """How a kept blend is applied, from the content of its blend.json."""
     from earshot.prediction.blend_weights import Fitted
 
-    weights = np.array(said["weights"], dtype=np.float64)
-    several = [
-        None if said.get(key) is None else np.array(said[key], dtype=np.float64)
-        for key in ("scale", "thresholds")
-    ]
-    return Fitted(said["method"], weights / weights.sum(), *several)
+    def as_array(key: str) -> np.ndarray | None:
+        return None if content.get(key) is None else np.array(content[key], dtype=np.float64)
+
+    weights = np.array(content["weights"], dtype=np.float64)
+    return Fitted(content["method"], weights / weights.sum(), as_array("scale"), as_array("thresholds"))
