@@ -109,7 +109,7 @@ def walk(top: Path) -> list[Folder]:
 def mounts() -> list[Path]:
     """The attached things themselves, those of competitions/ first."""
     top = root()
-    places = []
+    places: list[Path] = []
     for entry in _inside(top) if top else []:
         if entry.name == "competitions":
             places = _inside(entry) + places
