@@ -337,10 +337,10 @@ def test_sources_notice_content_and_nothing_else(tmp_path, monkeypatch):
     file.write_bytes(b"one")
     first = Sources(index)
     (tmp_path / "nowhere.wav").symlink_to(tmp_path / "gone.wav")
-    (digest, nothing, gone) = first.digests([file, "", tmp_path / "nowhere.wav"])
+    (digest, nothing, gone) = first.compute_digests([file, "", tmp_path / "nowhere.wav"])
     assert (digest, nothing, gone) == (hashlib.sha256(b"one").hexdigest(), "", "")
     with pytest.raises(TemporaryError, match="gone.wav"):
-        first.digests([file, tmp_path / "gone.wav"])
+        first.compute_digests([file, tmp_path / "gone.wav"])
     first.save()
     assert Sources(index).known[str(file)] == {"size": 3, "sha256": digest}, "it might change again at once"
     # a moment later
@@ -349,19 +349,21 @@ def test_sources_notice_content_and_nothing_else(tmp_path, monkeypatch):
     first.save()
     reads, real = [], source_files.digest
     monkeypatch.setattr(source_files, "digest", lambda path: (reads.append(path), real(path))[1])
-    assert Sources(index).digests([file]) == [digest] and reads == [], "remembered"
+    assert Sources(index).compute_digests([file]) == [digest] and reads == [], "remembered"
     os.utime(file, ns=(1, 1))
     again = Sources(index)
-    assert again.digests([file]) == [digest] and reads == [str(file)], "another time: read again, found equal"
+    assert again.compute_digests([file]) == [digest] and reads == [str(file)], (
+        "another time: read again, found equal"
+    )
     again.save()
     file.write_bytes(b"two")
     os.utime(file, ns=(1, 1))
-    assert Sources(index).digests([file]) == [hashlib.sha256(b"two").hexdigest()], (
+    assert Sources(index).compute_digests([file]) == [hashlib.sha256(b"two").hexdigest()], (
         "the same size and time, other content"
     )
     file.write_bytes(b"longer")
     os.utime(file, ns=(1, 1))
-    assert Sources(index).digests([file]) == [hashlib.sha256(b"longer").hexdigest()], (
+    assert Sources(index).compute_digests([file]) == [hashlib.sha256(b"longer").hexdigest()], (
         "the same time, another size"
     )
 
@@ -374,10 +376,10 @@ def test_a_damaged_index_is_made_anew(tmp_path, damage):
     file.write_bytes(b"one")
     index.write_bytes(damage.replace(b"PATH", str(file).encode()))
     made = Sources(index)
-    want = made.digests([file])
+    want = made.compute_digests([file])
     made.save()
     assert len(want[0]) == 64 and json.loads(index.read_text())["files"][str(file)]["sha256"] == want[0]
-    assert Sources(index).digests([file]) == want
+    assert Sources(index).compute_digests([file]) == want
 
 
 def test_headers_are_remembered(tmp_path, monkeypatch):
@@ -389,10 +391,10 @@ def test_headers_are_remembered(tmp_path, monkeypatch):
     paths = [tmp_path / "a.wav", tmp_path / "b.wav", tmp_path / "nowhere.wav"]
     monkeypatch.setattr(source_files.time, "time_ns", lambda now=time.time_ns: now() + 10**10)
     first = Sources(tmp_path / "index.json")
-    assert first.headers(paths) == [(0.5, 8000), None, None]
+    assert first.read_headers(paths) == [(0.5, 8000), None, None]
     first.save()
     asked = []
     monkeypatch.setattr("earshot.audio.load.info", lambda path: asked.append(path) or (2.0, 16000))
-    assert Sources(tmp_path / "index.json").headers(paths) == [(0.5, 8000), (2.0, 16000), None]
+    assert Sources(tmp_path / "index.json").read_headers(paths) == [(0.5, 8000), (2.0, 16000), None]
     # a failure is not remembered: the file may have become readable
     assert asked == [str(tmp_path / "b.wav")]

@@ -176,13 +176,16 @@ def test_an_earlier_run_that_died_between_two_renames(scripts, calm, attached, t
 def test_an_index_that_holds_nonsense_is_made_anew(data, tmp_path, change):
     path = next((data / "audio_train").glob("*.wav"))
     sources = Sources(tmp_path / ".index.json")
-    digests, headers = sources.digests([path]), sources.headers([path])
+    digests, headers = sources.compute_digests([path]), sources.read_headers([path])
     sources.save()
     content = checksums.read(tmp_path / ".index.json")
     change(content["files"][str(path)])
     checksums.write(tmp_path / ".index.json", content)
     again = Sources(tmp_path / ".index.json")
-    assert again.known == {} and (again.digests([path]), again.headers([path])) == (digests, headers)
+    assert again.known == {} and (again.compute_digests([path]), again.read_headers([path])) == (
+        digests,
+        headers,
+    )
 
 
 def test_a_flipped_digit_of_the_index_changes_nothing(scripts, data, tmp_path, capsys):

@@ -70,12 +70,12 @@ def read(path: Path | str, *files: str) -> dict[str, Any]:
     return value
 
 
-def write_array(path: Path, found: np.ndarray) -> None:
+def write_array(path: Path, array: np.ndarray) -> None:
     """Write an array as <name>.npy, and its checksum beside it in <name>.json."""
     import numpy as np
 
     data = io.BytesIO()
-    np.save(data, found, allow_pickle=False)
+    np.save(data, array, allow_pickle=False)
     write_bytes(path, data.getvalue())
     write(path.with_suffix(".json"), {}, path.name)
 

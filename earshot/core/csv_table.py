@@ -166,8 +166,8 @@ def _records(
                 del taken[1:]
                 whole = [QUOTED.fullmatch(field) for field in bare]
                 row = [
-                    found[1].replace('""', '"') if found else field
-                    for field, found in zip(bare, whole, strict=True)
+                    match[1].replace('""', '"') if match else field
+                    for field, match in zip(bare, whole, strict=True)
                 ]
                 odd = [i for i, field in enumerate(bare) if field.startswith('"') and not whole[i]]
             elif fault:
@@ -182,13 +182,13 @@ def _bare(line: str, mark: str) -> list[str]:
 
 
 def _encoding(path: Path) -> str:
-    about = path.stat()
-    if not stat.S_ISREG(about.st_mode):
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
         raise UserError(f"cannot read {path}: it is no regular file")
-    if about.st_size > MAX_BYTES:
+    if status.st_size > MAX_BYTES:
         raise UserError(
-            f"{path} has {about.st_size / 1e9:.1f} GB, more than the {MAX_BYTES / 1e9:.1f} GB that a csv may "
-            "have: leave out what is not needed"
+            f"{path} has {status.st_size / 1e9:.1f} GB, more than the {MAX_BYTES / 1e9:.1f} GB that a csv "
+            "may have: leave out what is not needed"
         )
     with open(path, "rb") as file:
         head = file.read(4)
@@ -220,8 +220,8 @@ def _where(path: Path, error: UnicodeDecodeError) -> str:
     data = path.read_bytes()  # the error counts from somewhere in the middle
     try:
         data.decode("utf-8")
-    except UnicodeDecodeError as found:
-        before = re.split(rb"\n|\r(?!\n)", data[: found.start])
+    except UnicodeDecodeError as of_whole:
+        before = re.split(rb"\n|\r(?!\n)", data[: of_whole.start])
         return f", line {len(before)},"
     return ""
 

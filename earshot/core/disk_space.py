@@ -21,8 +21,8 @@ def check(folder: Path, total: int, needed: int) -> str:
     Raises:
         UserError: less than what is still needed is free.
     """
-    there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
-    free, kept = shutil.disk_usage(there).free, kaggle_paths.left(folder)
+    existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    free, kept = shutil.disk_usage(existing).free, kaggle_paths.left(folder)
     if kept is not None and needed > kept:
         raise UserError(
             f"{folder} needs about {human(needed)} more and {human(kept)} is left of the "

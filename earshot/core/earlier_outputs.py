@@ -12,27 +12,27 @@ from earshot.core.errors import UserError
 from earshot.core.files import digest, replacing
 
 
-def roots(given: str | None) -> list[Path]:
+def roots(named: str | None) -> list[Path]:
     """Where to look: the folder that the user names, else what Kaggle has attached (EARSHOT_ATTACHED names
     another place).
 
     Raises:
         UserError: the named folder does not exist.
     """
-    if given is not None:
-        if not Path(given).is_dir():
+    if named is not None:
+        if not Path(named).is_dir():
             raise UserError(
-                f"--continue-from {given}: no such folder: name one that holds earlier outputs, such as "
+                f"--continue-from {named}: no such folder: name one that holds earlier outputs, such as "
                 "data/ and runs/"
             )
-        return [Path(given)]
+        return [Path(named)]
     top = kaggle_paths.root()
     return [top] if top else []
 
 
-def folders(given: str | None, name: str) -> Iterator[Path]:
+def folders(named: str | None, name: str) -> Iterator[Path]:
     """The folders below the earlier outputs that hold a file of this name; links are not followed."""
-    for root in roots(given):
+    for root in roots(named):
         for folder, below, names in os.walk(root):
             below[:] = sorted(below) if len(Path(folder).relative_to(root).parts) < kaggle_paths.DEPTH else []
             if name in names and not os.path.islink(os.path.join(folder, name)):
@@ -46,9 +46,9 @@ def copy_file(source: Path, target: Path, wanted: str | None = None) -> None:
     if wanted and target.is_file() and digest(target) == wanted:
         return
     with open(source, "rb") as old, replacing(target) as new:
-        found = hashlib.sha256()
+        checksum = hashlib.sha256()
         while data := old.read(1 << 20):
-            found.update(data)
+            checksum.update(data)
             new.write(data)
-        if wanted and found.hexdigest() != wanted:
+        if wanted and checksum.hexdigest() != wanted:
             raise checksums.Damaged(f"{source} is damaged (its checksum differs)")

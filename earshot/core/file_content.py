@@ -28,6 +28,6 @@ def mistaken(head: bytes) -> str | None:
 def check(path: Path) -> None:
     """Raise UserError for a file that only stands for its content: a pointer, or a page with an error."""
     with open(path, "rb") as file:
-        found = mistaken(file.read(HEAD))
-    if found:
-        raise UserError(f"{path} holds no weights: {found}")
+        stand_in = mistaken(file.read(HEAD))
+    if stand_in:
+        raise UserError(f"{path} holds no weights: {stand_in}")

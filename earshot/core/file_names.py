@@ -77,11 +77,11 @@ def readings(name: str) -> list[str]:
         data = name.encode("utf-8", "surrogateescape") if text != name else name.encode("cp437")
     except UnicodeEncodeError:
         return [text]
-    found = [text]
+    spellings = [text]
     for encoding in CODE_PAGES:
         with contextlib.suppress(UnicodeDecodeError):
-            found.append(data.decode(encoding))
-    return list(dict.fromkeys(found))
+            spellings.append(data.decode(encoding))
+    return list(dict.fromkeys(spellings))
 
 
 @cache

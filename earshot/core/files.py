@@ -256,8 +256,8 @@ def by_content(options: dict) -> dict:
     path = Path(str(options.get("weights") or "")).expanduser()
     if not options.get("weights") or not path.exists():
         return options
-    found = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    for file in found:
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    for file in files:
         if file == path or file.suffix == ".safetensors":  # what else lies in the folder is not read
             file_content.check(file)
-    return {**options, "weights": digest_of([digest(p) for p in found])[:16]}
+    return {**options, "weights": digest_of([digest(p) for p in files])[:16]}

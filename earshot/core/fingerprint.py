@@ -56,7 +56,7 @@ def differences(before: dict, now: dict) -> list[str]:
     Of two lists the first entry that differs is said, such as `classes[2]: owl there, jay here`.
     """
     old, new = flatten(plain(before)), flatten(plain(now))
-    missing, found = "nothing", []
+    missing, lines = "nothing", []
     for key in sorted(old.keys() | new.keys()):
         there, here = old.get(key, missing), new.get(key, missing)
         if isinstance(there, list) and isinstance(here, list) and there != here:
@@ -66,11 +66,11 @@ def differences(before: dict, now: dict) -> list[str]:
             )
             key, there, here = (
                 f"{key}[{at}]",
-                *(one[at] if at < len(one) else missing for one in (there, here)),
+                *(items[at] if at < len(items) else missing for items in (there, here)),
             )
         if there != here:
-            found.append(f"{key}: {there} there, {here} here")
-    return found
+            lines.append(f"{key}: {there} there, {here} here")
+    return lines
 
 
 def fingerprint(record: dict) -> str:

@@ -62,8 +62,8 @@ def families(texts: Iterable[str]) -> list[str]:
 
     The order depends on the fonts alone, so that equal texts give equal pictures.
     """
-    found = {font for font in of("".join(texts)) if font is not None and font.family != OWN}
-    return [OWN, *(font.family for font in sorted(found, key=lambda font: font.rank))]
+    fonts = {font for font in of("".join(texts)) if font is not None and font.family != OWN}
+    return [OWN, *(font.family for font in sorted(fonts, key=lambda font: font.rank))]
 
 
 def plain(text: str) -> str:
@@ -83,34 +83,34 @@ def readable(text: str) -> str:
     return "".join(c if font else "?" for c, font in zip(text, of(text), strict=True))
 
 
-def names(given: Sequence[str]) -> list[str]:
+def names(wanted: Sequence[str]) -> list[str]:
     """What pictures show for names: the name, or its number (#1 is the first) where no font can draw it."""
-    numbers = [f"#{number}" for number in range(1, len(given) + 1)]
-    shown = [plain(name) if drawable(name) else number for name, number in zip(given, numbers, strict=True)]
+    numbers = [f"#{number}" for number in range(1, len(wanted) + 1)]
+    shown = [plain(name) if drawable(name) else number for name, number in zip(wanted, numbers, strict=True)]
     # a class may be called #3: then numbers stand for all
-    return numbers if len(set(shown)) < len(set(map(plain, given))) else shown
+    return numbers if len(set(shown)) < len(set(map(plain, wanted))) else shown
 
 
-def legend(given: Sequence[str]) -> list[tuple[str, str]]:
+def legend(wanted: Sequence[str]) -> list[tuple[str, str]]:
     """(number, name) of the names that `names` shows as numbers."""
-    shown = names(given)
-    return [(s, name) for s, name in zip(shown, given, strict=True) if s != plain(name)]
+    shown = names(wanted)
+    return [(label, name) for label, name in zip(shown, wanted, strict=True) if label != plain(name)]
 
 
-def warning(given: Sequence[str], where: str) -> str | None:
+def warning(wanted: Sequence[str], where: str) -> str | None:
     """The line about names that no installed font can draw, None where all can be drawn.
 
     Args:
         where: a clause that says where the names are.
     """
-    hidden = legend(given)
+    hidden = legend(wanted)
     if not hidden:
         return None
-    some = ", ".join(f"{number} is {name}" for number, name in hidden[:SHOWN])
+    examples = ", ".join(f"{number} is {name}" for number, name in hidden[:SHOWN])
     more = f", ... ({len(hidden)} in all)" if len(hidden) > SHOWN else ""
     return (
-        f"warning: no installed font has all characters of {len(hidden)} of {len(given)} names: pictures "
-        f"show numbers for them ({some}{more}); {where}"
+        f"warning: no installed font has all characters of {len(hidden)} of {len(wanted)} names: pictures "
+        f"show numbers for them ({examples}{more}); {where}"
     )
 
 
@@ -123,17 +123,17 @@ def _steers(character: str) -> bool:
 def _look_up(characters: set[str]) -> dict[str, Font | None]:
     from matplotlib import font_manager
 
-    found: dict[str, Font | None] = dict.fromkeys(characters)
+    fonts: dict[str, Font | None] = dict.fromkeys(characters)
     own = font_manager.findfont(font_manager.FontProperties(family=[OWN]))
-    rest = _take(found, characters, Font(0, OWN, str(own)))
+    rest = _take(fonts, characters, Font(0, OWN, str(own)))
     for font in _installed() if rest else ():
-        rest = _take(found, rest, font)
+        rest = _take(fonts, rest, font)
         if not rest:
             break
-    return found
+    return fonts
 
 
-def _take(found: dict[str, Font | None], wanted: set[str], font: Font) -> set[str]:
+def _take(fonts: dict[str, Font | None], wanted: set[str], font: Font) -> set[str]:
     """Note the font for those of the wanted characters that it draws; the rest."""
     from matplotlib.ft2font import FT2Font
 
@@ -143,7 +143,7 @@ def _take(found: dict[str, Font | None], wanted: set[str], font: Font) -> set[st
         has = {c for c in wanted if face.get_char_index(ord(c)) and (c == " " or _outlined(face, c))}
     except (OSError, RuntimeError):
         return wanted  # a damaged file, or pixels of one size only
-    found.update(dict.fromkeys(has, font))
+    fonts.update(dict.fromkeys(has, font))
     return wanted - has
 
 

@@ -74,7 +74,7 @@ def folders(below: Path | None = None) -> list[Folder]:
     top = root()
     if top is None:
         return []
-    return [one for one in _walked(str(top)) if below is None or one.path.is_relative_to(below)]
+    return [folder for folder in _walked(str(top)) if below is None or folder.path.is_relative_to(below)]
 
 
 @lru_cache(maxsize=4)
@@ -84,7 +84,7 @@ def _walked(top: str) -> tuple[Folder, ...]:
 
 def walk(top: Path) -> list[Folder]:
     """A folder and those below it, sorted; links are not followed."""
-    found = []
+    folders_below = []
     for path, below, names in os.walk(top):
         below[:] = (
             sorted(n for n in below if not n.startswith(".") and n != "__MACOSX")
@@ -102,22 +102,22 @@ def walk(top: Path) -> list[Folder]:
             first = folder.examples.setdefault(os.path.splitext(name)[1].lower(), [])
             if len(first) < EXAMPLES:
                 first.append(Path(path, name))
-        found.append(folder)
-    return found
+        folders_below.append(folder)
+    return folders_below
 
 
 def mounts() -> list[Path]:
     """The attached things themselves, those of competitions/ first."""
     top = root()
-    found = []
-    for one in _inside(top) if top else []:
-        if one.name == "competitions":
-            found = _inside(one) + found
-        elif one.name in OWNED:
-            found += [slug for owner in _inside(one) for slug in _inside(owner)]
+    places: list[Path] = []
+    for entry in _inside(top) if top else []:
+        if entry.name == "competitions":
+            places = _inside(entry) + places
+        elif entry.name in OWNED:
+            places += [slug for owner in _inside(entry) for slug in _inside(owner)]
         else:
-            found.append(one)
-    return found
+            places.append(entry)
+    return places
 
 
 def _inside(folder: Path) -> list[Path]:
@@ -127,11 +127,11 @@ def _inside(folder: Path) -> list[Path]:
 def competitions() -> list[Path]:
     """The attached competitions: those that Kaggle calls so, else what looks like one."""
     named = [path for path in mounts() if path.parent.name == "competitions" and path.parent.parent == root()]
-    audible = [path for path in named if any(one.audio for one in folders(path))]
+    audible = [path for path in named if any(folder.audio for folder in folders(path))]
     if named:
         return audible or named
     likely = [path for path in mounts() if looks_like_one(path)]
-    return [path for path in likely if any(sample_in(one.names) for one in folders(path))] or likely
+    return [path for path in likely if any(sample_in(folder.names) for folder in folders(path))] or likely
 
 
 def sample_in(names: set[str]) -> bool:
@@ -142,12 +142,12 @@ def sample_in(names: set[str]) -> bool:
 def looks_like_one(path: Path) -> bool:
     """Audio beside a csv, or in two folders and more; and nothing of an earlier session of this kit."""
     inside = folders(path)
-    audible = [one for one in inside if one.audio]
-    earlier = any({"unique_labels.pkl", "config.yaml"} & one.names for one in inside)
+    audible = [folder for folder in inside if folder.audio]
+    earlier = any({"unique_labels.pkl", "config.yaml"} & folder.names for folder in inside)
     return (
         bool(audible)
         and not earlier
-        and (len(audible) > 1 or any(n.endswith(".csv") for one in inside for n in one.names))
+        and (len(audible) > 1 or any(n.endswith(".csv") for folder in inside for n in folder.names))
     )
 
 
@@ -157,33 +157,33 @@ def competition() -> Path | None:
     Raises:
         UserError: there are several.
     """
-    found = competitions()
-    if len(found) > 1:
+    paths = competitions()
+    if len(paths) > 1:
         raise UserError(
-            f"several competitions are attached: choose one with --competition: {', '.join(map(str, found))}"
+            f"several competitions are attached: choose one with --competition: {', '.join(map(str, paths))}"
         )
-    return found[0] if found else None
+    return paths[0] if paths else None
 
 
 def called(slug: str) -> str:
     """The attached competition or data set of that slug, where there is no file or folder of that name here;
     else the name itself."""
     here = slug == "sample" or Path(slug).exists()
-    found = (
+    places = (
         []
         if here
         else [path for path in mounts() if path.name == slug.removeprefix("competitions/").rpartition("/")[2]]
     )
-    return str(found[0]) if found else slug
+    return str(places[0]) if places else slug
 
 
 def named(name: str) -> Path | None:
     """The attached file or folder of that name, the first of several."""
-    for one in folders():
-        if name in one.names:
-            return one.path / name
-        if one.path.name == name and (one.names or one.audio):
-            return one.path
+    for folder in folders():
+        if name in folder.names:
+            return folder.path / name
+        if folder.path.name == name and (folder.names or folder.audio):
+            return folder.path
     return None
 
 
@@ -198,23 +198,25 @@ def pretrained(kind: str, weights: str, default: bool) -> Path | None:
     Raises:
         UserError: several would do.
     """
-    found = []
-    for one in folders():
-        if "config.json" not in one.names or not any(name.endswith(".safetensors") for name in one.names):
+    candidates = []
+    for folder in folders():
+        if "config.json" not in folder.names or not any(
+            name.endswith(".safetensors") for name in folder.names
+        ):
             continue
         try:
-            about = read_json(one.path / "config.json")
+            settings = read_json(folder.path / "config.json")
         except UserError:
             continue
-        if isinstance(about, dict) and about.get("model_type") == kind:
-            found.append(one.path)
+        if isinstance(settings, dict) and settings.get("model_type") == kind:
+            candidates.append(folder.path)
     wanted = _letters(weights.rpartition("/")[2])
     fitting = [
         path
-        for path in found
+        for path in candidates
         if any(_letters(part) == wanted for part in path.relative_to(root() or path).parts)
     ]
-    fitting = fitting or (found if default else [])
+    fitting = fitting or (candidates if default else [])
     if len(fitting) > 1:
         raise UserError(
             f"{len(fitting)} attached folders may be {weights}: choose one with --weights: "

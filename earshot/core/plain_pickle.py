@@ -30,9 +30,10 @@ NATIVE = ("|", "=", "<" if sys.byteorder == "little" else ">")
 NDARRAY = object()
 ALIGNMENT = 16  # joblib's: a byte with the length of the padding, the padding, the array
 IMPOSSIBLE = 2**47  # bytes that an array would span if its axes of length 0 had length 1
+PythonUnpickler: Any = pickle._Unpickler  # the one in C reads ahead, and has no table of opcodes
 
 
-class Reader(pickle._Unpickler):
+class Reader(PythonUnpickler):
     """Reads a pickle of text, numbers, lists, tuples, dicts and `leaves`; Refused, or nearly any Exception,
     for everything else.
 
@@ -99,7 +100,7 @@ class Reader(pickle._Unpickler):
         raise Refused("it holds more than arrays, text and numbers")
 
     dispatch = dict.fromkeys(range(256), _refuse_opcode)
-    dispatch |= {code: pickle._Unpickler.dispatch[code] for name in OPCODES for code in getattr(pickle, name)}
+    dispatch |= {code: PythonUnpickler.dispatch[code] for name in OPCODES for code in getattr(pickle, name)}
     dispatch |= {
         pickle.BUILD[0]: load_build,
         pickle.SETITEM[0]: load_setitem,

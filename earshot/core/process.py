@@ -103,7 +103,7 @@ def _private() -> Path:
     folder = Path(tempfile.gettempdir()) / f"earshot-{os.getuid()}"
     with contextlib.suppress(OSError):
         folder.mkdir(mode=0o700, exist_ok=True)
-        about = os.lstat(folder)
-        if stat.S_ISDIR(about.st_mode) and about.st_uid == os.getuid() and not about.st_mode & 0o022:
+        status = os.lstat(folder)
+        if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022:
             return folder
     return Path(tempfile.mkdtemp(prefix="earshot-"))

@@ -62,8 +62,8 @@ def settle(texts: Iterable[str], settled: dict[str, str]) -> None:
 def unseen(text: str) -> list[str]:
     """The code points of zero width in a text, but for those that join the letters of some scripts and the
     parts of emoji."""
-    found = ZERO_WIDTH.findall(re.sub("(?<=[^\x00-\x7f])[\u200c\u200d\ufe00-\ufe0f]", "", text))
-    return sorted({f"U+{ord(letter):04X}" for letter in found})
+    letters = ZERO_WIDTH.findall(re.sub("(?<=[^\x00-\x7f])[\u200c\u200d\ufe00-\ufe0f]", "", text))
+    return sorted({f"U+{ord(letter):04X}" for letter in letters})
 
 
 @cache
@@ -76,16 +76,16 @@ def loose(text: str) -> str:
 
 def alike(texts: Iterable[str], by: Callable[[str], str]) -> list[list[str]]:
     """The texts that share what `by` makes of them, where several do."""
-    found: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = {}
     for text in dict.fromkeys(texts):
-        found.setdefault(by(text), []).append(text)
-    return [group for group in found.values() if len(group) > 1]
+        groups.setdefault(by(text), []).append(text)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def near(text: str, known: Iterable[str]) -> str | None:
     """The one among `known` that the text may mean, though it is spelled otherwise; None without any."""
     known = list(known)
-    same = [one for one in known if loose(one) == loose(text)]
+    same = [other for other in known if loose(other) == loose(text)]
     return next(iter(same or difflib.get_close_matches(text, known, 1)), None)
 
 

@@ -50,22 +50,22 @@ def choose(name: str = "auto", precision: str = "auto") -> list[Device]:
 
     if name == "auto":
         first = device.choose(name, precision)
-        found = [first]
+        devices = [first]
         for index in range(1, torch.cuda.device_count() if first.name.startswith("cuda") else 0):
             # one that cannot be used is no reason to stop: nobody named it
             with contextlib.suppress(UserError):
-                found.append(device.choose(f"cuda:{index}", precision))
-        return [one for one in found if one.precision == first.precision]
-    found = [device.choose(one.strip(), precision) for one in name.split(",")]
-    names = [one.name for one in found]
-    if len({one.partition(":")[0] for one in names}) > 1:
+                devices.append(device.choose(f"cuda:{index}", precision))
+        return [item for item in devices if item.precision == first.precision]
+    devices = [device.choose(item.strip(), precision) for item in name.split(",")]
+    names = [item.name for item in devices]
+    if len({item.partition(":")[0] for item in names}) > 1:
         raise UserError(
             f"--device {name}: name GPUs or the CPU, not both: what they compute differs in the last digits"
         )
-    twice = [one for one in names if one != "cpu" and names.count(one) > 1]
+    twice = [item for item in names if item != "cpu" and names.count(item) > 1]
     if twice:
         raise UserError(f"--device {name}: {twice[0]} twice: a GPU is one process's")
-    return [replace(one, precision=found[0].precision) for one in found]
+    return [replace(item, precision=devices[0].precision) for item in devices]
 
 
 def threads(count: int) -> int:
@@ -76,19 +76,21 @@ def threads(count: int) -> int:
     return max(1, torch.get_num_threads() // count)
 
 
-def about(found: Sequence[Device]) -> str:
+def about(devices: Sequence[Device]) -> str:
     """The devices in words."""
-    if len(found) == 1:
-        return found[0].about
-    if found[0].name == "cpu":
-        return f"CPU, {len(found)} processes of {threads(len(found))} threads"
-    return f"{len(found)} devices, a process each: " + "; ".join(f"{one.name} {one.about}" for one in found)
+    if len(devices) == 1:
+        return devices[0].about
+    if devices[0].name == "cpu":
+        return f"CPU, {len(devices)} processes of {threads(len(devices))} threads"
+    return f"{len(devices)} devices, a process each: " + "; ".join(
+        f"{each.name} {each.about}" for each in devices
+    )
 
 
 class Team:
     """A process a device, each with one `work(device, *arguments)`, which is then called with tasks.
 
-    A worker is called as worker(task, say, orders): `say` sends any value to the parent, `orders.passed()` is
+    A worker is called as worker(task, say, inbox): `say` sends any value to the parent, `inbox.passed()` is
     a Deadline's; it answers whether the task is done, False where it stopped before. What a worker prints is
     printed here, line by line, behind its device's name. The processes end with the block, however that ends,
     and by themselves once this process is gone; until then they hold a share in the lock of `folder`, so that
@@ -99,23 +101,26 @@ class Team:
         folder: what this process holds by `files.locked`.
     """
 
-    def __init__(self, found: Sequence[Device], work: Callable[..., Any], arguments: tuple, folder: Path):
+    def __init__(self, devices: Sequence[Device], work: Callable[..., Any], arguments: tuple, folder: Path):
         # A fork would take CUDA, threads and locks along in a state that nobody knows.
         context = multiprocessing.get_context("spawn")
         self.names = [
-            f"{one.name} ({index + 1})" if one.name == "cpu" else one.name for index, one in enumerate(found)
+            f"{each.name} ({index + 1})" if each.name == "cpu" else each.name
+            for index, each in enumerate(devices)
         ]
         self.pipes: list[Connection] = []
         self.processes: list[Any] = []
-        each = threads(len(found))
+        share_of_threads = threads(len(devices))
         # Blocked for them for good: a Ctrl-C reaches the whole terminal, and it is this process
         # that tells them to stop.
         signals = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         try:
-            for one in found:
+            for each in devices:
                 mine, its = context.Pipe()
                 process = context.Process(
-                    target=_serve, args=(its, work, one, arguments, each, folder / LOCK), daemon=True
+                    target=_serve,
+                    args=(its, work, each, arguments, share_of_threads, folder / LOCK),
+                    daemon=True,
                 )
                 self.pipes.append(mine)
                 self.processes.append(process)
@@ -144,48 +149,48 @@ class Team:
         """Wait until every worker is made; the attribute `about` of each, None where it has none."""
         return [self._hear(index)[1] for index in range(len(self.pipes))]
 
-    def run(self, tasks: Sequence[Any], heard: Callable[[Any], None], deadline: Deadline) -> bool:
+    def run(self, tasks: Sequence[Any], on_message: Callable[[Any], None], deadline: Deadline) -> bool:
         """Hand out the tasks in order, each to whoever is free; False if the time ran out before all were
         done.
 
         Args:
-            heard: called with what the workers say.
+            on_message: called with what the workers say.
             deadline: once it has passed the workers stop at their next safe point; each begins one task in
                 any case.
         Raises:
             what a worker raised, once the others have stopped at a safe point; TemporaryError where one was
             killed.
         """
-        waiting, busy, done, told = deque(tasks), set(), True, False
+        waiting, busy, all_done, is_stopping = deque(tasks), set(), True, False
         failed: BaseException | None = None
         for index in range(min(len(self.pipes), len(waiting))):
             self._hand(index, waiting.popleft())
             busy.add(index)
         while busy:
-            if not told and (failed or deadline.passed()):
-                told = True
+            if not is_stopping and (failed or deadline.passed()):
+                is_stopping = True
                 for index in busy:
                     self._hand(index, STOP)
             for pipe in wait([self.pipes[index] for index in busy], POLL):
                 index = self.pipes.index(pipe)
                 try:
-                    kind, value = self._hear(index)
+                    message, value = self._hear(index)
                 except BaseException as error:
                     if isinstance(error, (SystemExit, KeyboardInterrupt)):
                         raise
                     failed = failed or error
                     busy.discard(index)
                     continue
-                if kind == "say":
-                    heard(value)
-                elif waiting and not told and not deadline.passed() and value:
+                if message == "say":
+                    on_message(value)
+                elif waiting and not is_stopping and not deadline.passed() and value:
                     self._hand(index, waiting.popleft())
                 else:
-                    done = done and value
+                    all_done = all_done and value
                     busy.discard(index)
         if failed:
             raise failed
-        return done and not waiting
+        return all_done and not waiting
 
     def _hand(self, index: int, order: Any) -> None:
         with contextlib.suppress(OSError):  # it is gone, which is heard next
@@ -195,7 +200,7 @@ class Team:
         """The next message of a worker that is more than a printed line."""
         while True:
             try:
-                kind, value = self.pipes[index].recv()
+                message, value = self.pipes[index].recv()
             except (EOFError, OSError):
                 self.processes[index].join()
                 code = self.processes[index].exitcode
@@ -207,10 +212,10 @@ class Team:
                 raise UserError(
                     f"{text}: what was finished is kept; run the same command again, or leave that device out"
                 ) from None
-            if kind == "failed":
+            if message == "failed":
                 raise value
-            if kind != "text":
-                return kind, value
+            if message != "text":
+                return message, value
             print(f"{self.names[index]}: {value}", flush=True)
 
 
@@ -266,10 +271,10 @@ def _serve(
     import torch
     from tqdm import tqdm
 
-    orders, alone = Orders(pipe), threading.Lock()
+    inbox, sending = Orders(pipe), threading.Lock()
 
     def send(kind: str, value: Any) -> None:
-        with alone:
+        with sending:
             pipe.send((kind, value))
 
     sys.stdout = _Lines(send)
@@ -281,11 +286,11 @@ def _serve(
         try:
             worker = work(on, *arguments)
             send("ready", getattr(worker, "about", None))
-            for task in orders.tasks():
-                send("done", worker(task, lambda value: send("say", value), orders))
+            for task in inbox.tasks():
+                send("done", worker(task, lambda value: send("say", value), inbox))
         except BaseException as error:
             send("failed", _portable(error))
-            orders.waiting.get()  # it is the parent that ends this process
+            inbox.waiting.get()  # it is the parent that ends this process
 
 
 def _portable(error: BaseException) -> BaseException:

@@ -93,7 +93,7 @@ def make(
     paths = [path for path in paths if path] if like is None else []
     known = [
         (header, sources.known[path]["size"])
-        for path, header in zip(paths, sources.headers(paths), strict=True)
+        for path, header in zip(paths, sources.read_headers(paths), strict=True)
         if header
     ]
     headers = [header for header, _ in known]
@@ -159,7 +159,7 @@ def make(
         **(
             {"augment": recorded(augment)} if augment.augment else {}
         ),  # records without copies stay what they were
-        "weights": digest_of(sources.digests(files, workers))[:16] if files else None,
+        "weights": digest_of(sources.compute_digests(files, workers))[:16] if files else None,
         "labels": digest_of(competition.classes)[:16],
         "sample_submission": _sample(competition, sources, workers),
         "clips": _splits(competition, contents),
@@ -218,7 +218,7 @@ def _sample(competition: Competition, sources: Sources, workers: int) -> str | N
     """The content of the sample submission: the submission is built on the copy beside the cache."""
     if competition.sample_submission is None:
         return None
-    return sources.digests([competition.sample_submission], workers)[0][:12]
+    return sources.compute_digests([competition.sample_submission], workers)[0][:12]
 
 
 def check_unchanged(plan: Plan) -> None:
@@ -235,7 +235,7 @@ def check_unchanged(plan: Plan) -> None:
 def _contents(competition: Competition, sources: Sources, workers: int) -> dict[str, str]:
     """SHA-256 of each clip's file, by its path, "" for one that cannot be read."""
     paths = [path for path in dict.fromkeys(competition.clips.path) if path]
-    return dict(zip(paths, sources.digests(paths, workers), strict=True))
+    return dict(zip(paths, sources.compute_digests(paths, workers), strict=True))
 
 
 def _splits(competition: Competition, contents: dict[str, str]) -> dict[str, str]:

@@ -58,7 +58,7 @@ class Sources:
             self.changed = True
         return known
 
-    def digests(self, paths: Iterable[Path | str], workers: int = 4) -> list[str]:
+    def compute_digests(self, paths: Iterable[Path | str], workers: int = 4) -> list[str]:
         """SHA-256 per file, "" for one that cannot be read."""
 
         def fill(path: str, entry: dict) -> None:
@@ -77,7 +77,7 @@ class Sources:
             list(pool.map(fill, names, entries))
             return [entry.get("sha256", "") for entry in entries]
 
-    def headers(self, paths: Iterable[Path | str]) -> list[tuple[float, int] | None]:
+    def read_headers(self, paths: Iterable[Path | str]) -> list[tuple[float, int] | None]:
         """(seconds, rate) per audio file, None for one whose header cannot be read."""
         with self._saving():
             return [self._header(path) for path in map(str, paths)]
@@ -163,14 +163,14 @@ def check_gone(folder: Path | str, root: Path | str, error: UserError) -> None:
         )
 
 
-def forget(folder: Path | str, kept: Iterable[str]) -> None:
+def forget(folder: Path | str, clip_files: Iterable[str]) -> None:
     """Leave files out of the index that are gone, now that a cache was finished without them.
 
     Args:
-        folder: the competition's. kept: its clips' files, which are not looked at.
+        folder: the competition's. clip_files: its clips' files, which are not looked at.
     """
     sources = Sources(Path(folder) / INDEX)
-    vanished = [path for path in sources.known.keys() - set(kept) if not os.path.lexists(path)]
+    vanished = [path for path in sources.known.keys() - set(clip_files) if not os.path.lexists(path)]
     for path in vanished:
         del sources.known[path]
     sources.changed |= bool(vanished)
