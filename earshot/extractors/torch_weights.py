@@ -101,7 +101,7 @@ class _Tensors(Interpreter):
         if function == Global("collections", "OrderedDict") and not arguments:
             return {}
         if function == Global("torch._utils", "_rebuild_tensor_v2") and len(arguments) in (6, 7):
-            return self._tensor(*arguments[:4])
+            return self._build_tensor(*arguments[:4])
         if (
             function == Global("torch._utils", "_rebuild_parameter")
             and arguments
@@ -147,7 +147,7 @@ class _Tensors(Interpreter):
             raise Refused("it reads the same numbers as two kinds")
         return (self.storages[key],)
 
-    def _tensor(self, storage: Any, offset: Any, size: Any, stride: Any) -> torch.Tensor:
+    def _build_tensor(self, storage: Any, offset: Any, size: Any, stride: Any) -> torch.Tensor:
         if type(storage) is not tuple or len(storage) != 1 or type(storage[0]) is not torch.Tensor:
             raise Refused("a tensor without numbers")
         numbers = storage[0]

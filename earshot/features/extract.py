@@ -42,7 +42,7 @@ class Worker:
         self.plan, self.batch_size = plan, batch_size
         self.extractor = build(plan, device)
         self.precision = f"{device.name.partition(':')[0]} {device.precision}"
-        empty_views = {view: self.extractor.none(view) for view in self.extractor.shapes}
+        empty_views = {view: self.extractor.make_empty(view) for view in self.extractor.shapes}
         self.about = schema.form({**empty_views, "meta": {"span": self.extractor.span}})
         self.pool = ThreadPoolExecutor(workers)
 
@@ -295,7 +295,7 @@ def _features(
         "meta": {"fingerprint": plan.fingerprint, "span": extractor.span},
     }
     for view in extractor.shapes:
-        content[view] = np.concatenate([f.views[view] for f in features] or [extractor.none(view)])
+        content[view] = np.concatenate([f.views[view] for f in features] or [extractor.make_empty(view)])
     return content, batch_size
 
 

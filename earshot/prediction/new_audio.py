@@ -147,5 +147,5 @@ def split(
         "clip": np.array(clip, dtype=np.int32),
         "start": np.concatenate([np.zeros(0, np.float32), *(one.start for one in found)]),
         "length": np.concatenate([np.zeros(0, np.float32), *(one.length for one in found)]),
-        view: np.concatenate([extractor.none(view), *(one.views[view] for one in found)]),
+        view: np.concatenate([extractor.make_empty(view), *(one.views[view] for one in found)]),
     }
