@@ -271,7 +271,7 @@ def light_row(
                 )
                 librosa.power_to_db(mel)
                 continue
-            piece = torch.from_numpy(extractor.piece(wave, *extractor.cut(wave)[0]))[None]
+            piece = torch.from_numpy(extractor.fill_window(wave, *extractor.cut_windows(wave)[0]))[None]
             features = network(extractor.spectrogram(piece))
             found["pooled"].append(features.mean((2, 3))[0].numpy())
             found["frames"].append(features[0].numpy())

@@ -126,7 +126,7 @@ def extraction(
         ready = torch.from_numpy(windows).to(device.name)
 
         def network() -> None:
-            with extractor.autocast():
+            with extractor.use_precision():
                 extractor.forward(ready, [extractor.window.seconds] * batch)
 
         alone = batch * rate(network, device, least)

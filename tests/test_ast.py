@@ -101,7 +101,7 @@ def test_ast_full_size_by_default(tmp_path, monkeypatch):
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.fill_(0.01)
-    monkeypatch.setattr(hub.Pretrained, "folder", lambda self, weights: tmp_path)
+    monkeypatch.setattr(hub.Pretrained, "get_folder", lambda self, weights: tmp_path)
     monkeypatch.setattr(hub.Pretrained, "load", lambda self, folder: network)
     extractor = ast.Extractor(ast.Settings(tuple(ast.Extractor.views)), window(10.24, 16000))
     want = {"pooled": (768, 1, 1), "frames": (768, 1, 101), "tokens": (768, 12, 101)}

@@ -106,7 +106,7 @@ def test_full_size_by_default(tmp_path, monkeypatch):
 
     network = EncodecModel(EncodecConfig())
     assert round(sum(p.numel() for p in network.parameters()) / 1e6, 2) == 14.85
-    monkeypatch.setattr(hub.Pretrained, "folder", lambda self, weights: tmp_path)
+    monkeypatch.setattr(hub.Pretrained, "get_folder", lambda self, weights: tmp_path)
     monkeypatch.setattr(hub.Pretrained, "load", lambda self, folder: network)
     extractor = encodec.Extractor(encodec.Settings(), window(5.0, 24000))
     assert extractor.shapes == {"latents": (128, 1, 375), "codes": (2, 1, 375)} and extractor.span == 5.0

@@ -73,16 +73,18 @@ def streams(source: Source) -> list[Source]:
     if mpeg.frame(head):
         return mpeg.streams(source, first)
     if head[:4] not in CONTAINERS and (start := mpeg.first_frame(source, first)) is not None:
-        source = source.part(start, source.size)  # the file begins in the middle of a frame, or with zeros
+        source = source.open_part(
+            start, source.size
+        )  # the file begins in the middle of a frame, or with zeros
         return mpeg.streams(source, 0)
     if 0 < first < source.size:  # libsndfile takes the tag's length off the end of the samples
-        source = source.part(first, source.size)
+        source = source.open_part(first, source.size)
     if head[:4] in riff.KINDS and head[8:] == b"WAVE":
         return list(itertools.islice(riff.files(source), mpeg.MOST)) or [source]
     found = _ogg(source) if head[:4] == b"OggS" else _flac(source) if head[:4] == b"fLaC" else iter(())
     cuts = list(itertools.islice(found, mpeg.MOST))
     edges = [0, *cuts, source.size]
-    return [source.part(start, end) for start, end in itertools.pairwise(edges)] if cuts else [source]
+    return [source.open_part(start, end) for start, end in itertools.pairwise(edges)] if cuts else [source]
 
 
 def _ogg(source: Source) -> Iterator[int]:

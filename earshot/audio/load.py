@@ -89,7 +89,7 @@ def read(path: str | Path, rate: int | None, settings: AudioSettings) -> Clip:
     """
     mixing = _Mixer(0 if settings.mono == "first" else None)
     wave, rate = _mono(Path(path), rate, mixing, settings.peak)
-    cancelled = mixing.cancelled()
+    cancelled = mixing.find_cancelled_channel()
     if cancelled is not None:
         mixing = _Mixer(cancelled)
         wave, rate = _mono(Path(path), rate, mixing, settings.peak)
@@ -176,7 +176,7 @@ class _Mixer:
         self.sums += columns.sum(0)
         self.products += columns.T @ columns
 
-    def cancelled(self) -> int | None:
+    def find_cancelled_channel(self) -> int | None:
         """The first channel with sound, if the channels cancel in the mean; else None. A constant offset does
         not count as sound."""
         if len(self.sums) < 2 or not self.samples:

@@ -63,7 +63,9 @@ def streams(source: Source, first: int) -> list[Source]:
     edges = [0, *_cuts(source, first), source.size]
     if len(edges) == 2:
         return [_with_length(source, first)]
-    return [_with_length(source.part(start, end), 0 if start else first) for start, end in pairwise(edges)]
+    return [
+        _with_length(source.open_part(start, end), 0 if start else first) for start, end in pairwise(edges)
+    ]
 
 
 def first_frame(source: Source, at: int) -> int | None:
@@ -157,7 +159,7 @@ def _with_length(source: Source, first: int) -> Source:
         return source
     text = b"Xing" + struct.pack(">III", 3, count, made.size + source.size - first)
     new = bytes(header) + b"\0" * (mark - 4) + text
-    return source.part(first, source.size, new.ljust(made.size, b"\0"))
+    return source.open_part(first, source.size, new.ljust(made.size, b"\0"))
 
 
 def _frames(source: Source, at: int) -> Iterator[Frame]:

@@ -26,14 +26,14 @@ def files(source: Source) -> Iterator[Source]:
             following = end if source.read_at(end, 4) in KINDS else source.size
         last = following >= source.size
         if sound or form is None:
-            yield source if at == 0 and last else source.part(at, following)
+            yield source if at == 0 and last else source.open_part(at, following)
         else:
             size = min(end - body, 0xFFFFFFFF)
             whole = min(4 + 8 + len(form) + (len(form) & 1) + 8 + size, 0xFFFFFFFF)
             kind = b"RIFX" if order == ">" else b"RIFF"
             new = struct.pack(f"{order}4sI8sI", kind, whole, b"WAVEfmt ", len(form))
             new += form + b"\0" * (len(form) & 1) + struct.pack(f"{order}4sI", b"data", size)
-            yield source.part(body, end, new)
+            yield source.open_part(body, end, new)
         if last:
             return
         at = following

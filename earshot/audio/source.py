@@ -64,7 +64,7 @@ class Source(io.RawIOBase):
         """Bytes in all."""
         return len(self.head) + self.end - self.start
 
-    def part(self, start: int, end: int, head: bytes = b"") -> Source:
+    def open_part(self, start: int, end: int, head: bytes = b"") -> Source:
         """The bytes [start, end) of this one, which has no head, as another file object."""
         found = Source(self.path, self.file, self.start + start, self.start + end, head)
         found.whole = self

@@ -90,7 +90,7 @@ class Network:
             raise Unknown(f"parts that are new: {sorted(known)}")
         self._layers: dict[Any, list[Layer]] = {}
 
-    def layers(self, dtype: torch.dtype) -> list[Layer]:
+    def cast_layers(self, dtype: torch.dtype) -> list[Layer]:
         """The blocks with their products' weights in a type, cast when it is first asked for."""
         import torch
 
@@ -131,7 +131,7 @@ class Network:
 
         with torch.autocast(mel.device.type, enabled=False):
             x = self._embedded(mel, dtype)
-            layers = self.layers(dtype)
+            layers = self.cast_layers(dtype)
             for index, layer in enumerate(layers):
                 x = self._block(x, layer, dtype, x.shape[1] if patches or index + 1 < len(layers) else 2)
             return self.norm(x)

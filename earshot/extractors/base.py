@@ -168,7 +168,7 @@ class Extractor:
         """The lowest and the highest frequency in Hz that the views show."""
         return 0.0, self.rate / 2
 
-    def none(self, view: str) -> np.ndarray:
+    def make_empty(self, view: str) -> np.ndarray:
         """A view of no windows, (0, D, F, T) in its own type."""
         return np.zeros((0, *self.shapes[view]), np.int16 if self.views[view] == "codes" else np.float16)
 
@@ -214,15 +214,15 @@ class Extractor:
         Returns:
             One ClipFeatures a clip.
         """
-        cuts = [self.cut(wave) for wave in waves]
+        cuts = [self.cut_windows(wave) for wave in waves]
         jobs = [(wave, *piece) for wave, pieces in zip(waves, cuts, strict=True) for piece in pieces]
         parts: dict[str, list[np.ndarray]] = {}
         size = min(batch_size, self.at_once) if self.at_once and self.device == "cpu" else batch_size
 
         def compute_batch(first: int) -> dict[str, np.ndarray]:
             batch = jobs[first : first + size]
-            pieces = [self.piece(wave, start, length) for wave, start, length in batch]
-            return self.run(np.stack(pieces), [length for _, _, length in batch])
+            pieces = [self.fill_window(wave, start, length) for wave, start, length in batch]
+            return self.run_pass(np.stack(pieces), [length for _, _, length in batch])
 
         for batch_views in self.passes(compute_batch, range(0, len(jobs), size)):
             for name, values in batch_views.items():
@@ -247,33 +247,33 @@ class Extractor:
             self._lanes = ThreadPoolExecutor(torch.get_num_threads(), "pass", _enter)
         return _bounded(self._lanes, work, batches, torch.get_num_threads() + 1)
 
-    def cut(self, wave: np.ndarray) -> list[tuple[float, float]]:
+    def cut_windows(self, wave: np.ndarray) -> list[tuple[float, float]]:
         """(start, length of real audio) in seconds of each window of a wave."""
         return windows.cut(
             len(wave) / self.rate, self.window.seconds, self.window.hop, self.window.max_windows
         )
 
-    def piece(self, wave: np.ndarray, start: float, length: float) -> np.ndarray:
+    def fill_window(self, wave: np.ndarray, start: float, length: float) -> np.ndarray:
         """The samples of one window, filled to (samples,)."""
         first = round(start * self.rate)
         real = max(1, round(length * self.rate))
         return windows.fill(wave[first : first + real], self.samples, self.window.pad)
 
-    def run(self, waves: np.ndarray, lengths: list[float]) -> dict[str, np.ndarray]:
+    def run_pass(self, waves: np.ndarray, lengths: list[float]) -> dict[str, np.ndarray]:
         """One forward pass from (B, samples) to numpy views, repeated in fp32 where half precision
         overflowed."""
         import torch
 
         with torch.inference_mode():
             batch = torch.from_numpy(waves).to(self.device)
-            with self.autocast():
+            with self.use_precision():
                 views = self.forward(batch, lengths)
             if self.precision != "fp32" and not all(bool(view.isfinite().all()) for view in views.values()):
                 views = self.forward(batch, lengths)
         return {name: to_numpy(views[name]) for name in self.views}
 
     @contextlib.contextmanager
-    def autocast(self) -> Iterator[None]:
+    def use_precision(self) -> Iterator[None]:
         """Autocast as `precision` says; fp16 on a CPU stays fp32, for it is no faster there."""
         import torch
 

@@ -45,7 +45,7 @@ class Pretrained:
             f"attached Kaggle dataset), or take another extractor (--extractor {self.others})"
         )
 
-    def files(self, weights: str) -> list[Path]:
+    def find_files(self, weights: str) -> list[Path]:
         """The local files that define the network, without importing torch.
 
         Returns:
@@ -59,7 +59,7 @@ class Pretrained:
             return []
         return sorted({path for pattern in FILES for path in folder.glob(pattern)})
 
-    def folder(self, weights: str) -> Path:
+    def get_folder(self, weights: str) -> Path:
         """The local folder of the weights, downloaded from the hub where it is not here yet."""
         folder = self.local(weights)
         if folder is not None:
@@ -190,17 +190,17 @@ class Extractor(base.Extractor):
 
     @classmethod
     def find_weights(cls, settings: Any, weights: str | None) -> list[Path]:
-        """See `Pretrained.files`."""
-        return cls.pretrained.files(weights or cls.pretrained.default)
+        """See `Pretrained.find_files`."""
+        return cls.pretrained.find_files(weights or cls.pretrained.default)
 
     @classmethod
     def fetch(cls, settings: Any, weights: str | None) -> None:
-        """See `Pretrained.folder`."""
-        cls.pretrained.folder(weights or cls.pretrained.default)
+        """See `Pretrained.get_folder`."""
+        cls.pretrained.get_folder(weights or cls.pretrained.default)
 
     def prepare(self) -> None:
         """Load the network and hand it to `adopt`."""
-        folder = self.pretrained.folder(self.weights or self.pretrained.default)
+        folder = self.pretrained.get_folder(self.weights or self.pretrained.default)
         self.read_front_end(folder)
         self.adopt(self.pretrained.load(folder))
 

@@ -240,7 +240,7 @@ class Extractor(base.Extractor):
         clips: dict[int, base.ClipFeatures] = {}
         with torch.inference_mode():
             for place, mel in self.spectrograms([self._filled(wave) for wave in waves], batch_size):
-                pieces = self.cut(waves[place])
+                pieces = self.cut_windows(waves[place])
                 firsts = [round(start * self.rate / self.settings.hop_length) for start, _ in pieces]
                 rows = torch.stack([self._take(mel, first) for first in firsts])
                 clips[place] = base.clip_features(pieces, offsets[place], {"mel": base.to_numpy(rows)})

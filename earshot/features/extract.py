@@ -51,7 +51,7 @@ class Worker:
         self.plan, self.batch_size = plan, batch_size
         self.extractor = build(plan, device)
         self.precision = f"{device.name.partition(':')[0]} {device.precision}"
-        empty_views = {view: self.extractor.none(view) for view in self.extractor.shapes}
+        empty_views = {view: self.extractor.make_empty(view) for view in self.extractor.shapes}
         self.about = Form.from_views(empty_views, self.extractor.span)
         self.pool = ThreadPoolExecutor(workers)
 
@@ -92,7 +92,7 @@ class Worker:
         arrays["length"] = np.concatenate([clip.length for clip in features] or [np.zeros(0, np.float32)])
         for view in self.extractor.shapes:
             rows = [clip.views[view] for clip in features]
-            arrays[view] = np.concatenate(rows or [self.extractor.none(view)])
+            arrays[view] = np.concatenate(rows or [self.extractor.make_empty(view)])
         return arrays
 
     def _extract_bite(self, clips: list[Any]) -> list[Any]:

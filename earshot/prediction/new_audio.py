@@ -152,5 +152,5 @@ def split(
         "clip": np.array(clip, dtype=np.int32),
         "start": np.concatenate([np.zeros(0, np.float32), *(features.start for features in made)]),
         "length": np.concatenate([np.zeros(0, np.float32), *(features.length for features in made)]),
-        view: np.concatenate([extractor.none(view), *(features.views[view] for features in made)]),
+        view: np.concatenate([extractor.make_empty(view), *(features.views[view] for features in made)]),
     }
