@@ -36,7 +36,7 @@ YES_NO = {"true": "false", "yes": "no", "t": "f", "y": "n", "present": "absent",
 NO = frozenset("0 none nothing background noise silence silent normal neg".split()) | {*YES_NO.values()}
 
 
-class Shape(NamedTuple):
+class AnswerShape(NamedTuple):
     """What the cells of a sample submission are: "labels", or a "score" (a number, or yes and no) of a class.
 
     of: the class that a single column's score is of; None where columns or rows say it.
@@ -52,7 +52,9 @@ class Shape(NamedTuple):
     separator: str = " "
 
 
-def shape(sample: pd.DataFrame, id_column: str, classes: Sequence[str], several: bool) -> Shape:
+def detect_shape(
+    sample: pd.DataFrame, id_column: str, classes: Sequence[str], multilabel: bool
+) -> AnswerShape:
     """What the cells of a sample submission are, where its rows are clips: header and values decide together.
 
     Args:
@@ -61,26 +63,26 @@ def shape(sample: pd.DataFrame, id_column: str, classes: Sequence[str], several:
         UserError: a column per class, and one is no class.
     """
     columns = [column for column in sample.columns if column != id_column]
-    if ranked(sample, columns, classes):
-        return Shape("labels", several=min(len(columns), len(classes)))
-    if not columns or by_class(columns, classes):
-        return Shape("score", words=yes_no(cell for c in columns for cell in sample[c].unique()))
-    cells = _cells(sample[columns[0]])
+    if has_ranked_columns(sample, columns, classes):
+        return AnswerShape("labels", several=min(len(columns), len(classes)))
+    if not columns or has_class_columns(columns, classes):
+        return AnswerShape("score", words=find_yes_no(cell for c in columns for cell in sample[c].unique()))
+    cells = _list_cells(sample[columns[0]])
     known = set(spelling.keys(classes))
     none_known = not known & set(spelling.keys(cells))
-    if not several and len(classes) == 2:
-        words = yes_no(cells) if none_known else None
-        numbers = all(_number(cell) for cell in cells)
-        fractions = numbers and any(map(fraction, cells)) and not set(spelling.keys(cells)) <= known
+    if not multilabel and len(classes) == 2:
+        words = find_yes_no(cells) if none_known else None
+        numbers = all(_is_probability(cell) for cell in cells)
+        fractions = numbers and any(map(is_fraction, cells)) and not set(spelling.keys(cells)) <= known
         if words or fractions or is_score(columns[0]) and (numbers or none_known):
-            return Shape("score", positive(columns[0], classes), words)
-    if several:
-        return Shape("labels", several=0)
-    count, separator = _counted(cells, classes)
-    return Shape("labels", several=count, separator=separator)
+            return AnswerShape("score", find_positive_class(columns[0], classes), words)
+    if multilabel:
+        return AnswerShape("labels", several=0)
+    count, separator = _count_labels(cells, classes)
+    return AnswerShape("labels", several=count, separator=separator)
 
 
-def ranked(sample: pd.DataFrame, columns: Sequence[str], classes: Sequence[str]) -> bool:
+def has_ranked_columns(sample: pd.DataFrame, columns: Sequence[str], classes: Sequence[str]) -> bool:
     """Does a sample submission have several columns of labels, the likeliest first (label1, label2, ...)?"""
     known = set(spelling.keys(classes))
     cells = {spelling.key(cell) for column in columns for cell in sample[column].unique()}
@@ -89,49 +91,49 @@ def ranked(sample: pd.DataFrame, columns: Sequence[str], classes: Sequence[str])
     return words and 1 < len(columns) <= len(classes) and not known & set(spelling.keys(columns))
 
 
-def long_words(column: str, cells: Iterable[str]) -> tuple[str, str] | None:
+def find_long_words(column: str, cells: Iterable[str]) -> tuple[str, str] | None:
     """How a sample with a row per clip and class writes yes and no; None where it holds numbers."""
-    found = {cell.strip() for cell in cells} - {""}
-    return ("1", "0") if found == {"0", "1"} and not is_score(column) else yes_no(found)
+    words = {cell.strip() for cell in cells} - {""}
+    return ("1", "0") if words == {"0", "1"} and not is_score(column) else find_yes_no(words)
 
 
-def yes_no(cells: Iterable[str]) -> tuple[str, str] | None:
+def find_yes_no(cells: Iterable[str]) -> tuple[str, str] | None:
     """How cells that are nothing but yes and no write them; None for others."""
-    found = {cell.strip().lower(): cell.strip() for cell in cells if cell.strip()}
+    words = {cell.strip().lower(): cell.strip() for cell in cells if cell.strip()}
     for yes, no in YES_NO.items():
-        if found and found.keys() <= {yes, no}:
-            like = next(iter(found.values()))
+        if words and words.keys() <= {yes, no}:
+            like = next(iter(words.values()))
             case = str.upper if like.isupper() else str.capitalize if like[0].isupper() else str
-            return found.get(yes, case(yes)), found.get(no, case(no))
+            return words.get(yes, case(yes)), words.get(no, case(no))
     return None
 
 
 def is_score(header: str) -> bool:
     """Does a header mean a number, not a label?"""
-    return not SCORES.isdisjoint(_words(header))
+    return not SCORES.isdisjoint(_split_words(header))
 
 
-def positive(header: str, classes: Sequence[str]) -> str:
+def find_positive_class(header: str, classes: Sequence[str]) -> str:
     """Which of two classes a score is of: the one that the header names, the larger number, the one that says
     yes or whose opposite says no; else the second."""
-    named = [name for name in classes if set(_words(name)) <= set(_words(header))]
+    named = [name for name in classes if set(_split_words(name)) <= set(_split_words(header))]
     if len(named) == 1:
         return named[0]
     if all(map(_is_float, classes)):
         return max(classes, key=float)
-    words = [_words(spelling.loose(name)) for name in classes]  # true is 1 there, false 0
+    words = [_split_words(spelling.loose(name)) for name in classes]  # true is 1 there, false 0
     yes = [i for i in (0, 1) if words[i][:1] == words[i] and {*words[i]} & {*YES_NO, "1"}]
     no = [i for i in (0, 1) if {*words[i][:1]} & {"not", "non", *(NO if words[i][1:] == [] else ["no"])}]
     return classes[yes[0] if len(yes) == 1 else 1 - no[0] if len(no) == 1 else 1]
 
 
-def _words(text: str) -> list[str]:
+def _split_words(text: str) -> list[str]:
     """The words of a header, also of predProba."""
     apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text)
     return re.findall(r"[^\W_]+", apart.casefold())
 
 
-def _cells(column: pd.Series) -> list[str]:
+def _list_cells(column: pd.Series) -> list[str]:
     """What the cells of a column hold, each once."""
     return [cell for cell in column.str.strip().unique() if cell]
 
@@ -140,12 +142,12 @@ def _is_float(text: str) -> bool:
     return re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", text, re.ASCII | re.IGNORECASE) is not None
 
 
-def _number(text: str) -> bool:
+def _is_probability(text: str) -> bool:
     """Is a cell a number from 0 to 1?"""
     return _is_float(text.replace(",", ".")) and 0 <= float(text.replace(",", ".")) <= 1
 
 
-def _counted(cells: list[str], classes: Sequence[str]) -> tuple[int, str]:
+def _count_labels(cells: list[str], classes: Sequence[str]) -> tuple[int, str]:
     """How many labels every cell has, of clips that have one: several where all fall apart into so many words
     that mostly are classes, whatever their case; and what stands between."""
     known = {*spelling.keys(classes), *map(spelling.loose, classes)}
@@ -156,7 +158,7 @@ def _counted(cells: list[str], classes: Sequence[str]) -> tuple[int, str]:
     if not cells or any(map(is_class, cells)):
         return 1, " "
     separator = labels.find_separator(cells, list(classes))
-    parts = [labels.split(cell, separator) for cell in cells]
+    parts = [labels.split_cell(cell, separator) for cell in cells]
     words = dict.fromkeys(word for part in parts for word in part)
     count = len(parts[0])
     if {len(part) for part in parts} != {count} or 2 * sum(map(is_class, words)) <= len(words):
@@ -164,7 +166,7 @@ def _counted(cells: list[str], classes: Sequence[str]) -> tuple[int, str]:
     return min(count, len(classes)), separator
 
 
-def by_class(columns: Sequence[str], classes: Sequence[str]) -> bool:
+def has_class_columns(columns: Sequence[str], classes: Sequence[str]) -> bool:
     """Does a sample submission have a column per class (True), or one that holds labels (False)?
 
     Args:
@@ -176,11 +178,14 @@ def by_class(columns: Sequence[str], classes: Sequence[str]) -> bool:
     unknown = [column for column in columns if spelling.key(column) not in known]
     if len(columns) == 1 and unknown:
         return False
-    if unknown and _around(columns, classes):
+    if unknown and _match_affixes(columns, classes):
         return True
     if unknown:
-        hint = meant(unknown[0], classes) or ": spell the classes alike in both files, or take the column out"
-        hint += _mapped(columns, classes)
+        hint = (
+            suggest_label(unknown[0], classes)
+            or ": spell the classes alike in both files, or take the column out"
+        )
+        hint += _suggest_label_map(columns, classes)
         raise UserError(
             f"the sample submission's column {shown(unknown[0])} is no class of the training data "
             f"({', '.join(classes[:5])}{' ...' if len(classes) > 5 else ''}){hint}"
@@ -192,24 +197,24 @@ def by_class(columns: Sequence[str], classes: Sequence[str]) -> bool:
     return True
 
 
-def _mapped(columns: Sequence[str], classes: Sequence[str]) -> str:
+def _suggest_label_map(columns: Sequence[str], classes: Sequence[str]) -> str:
     """The flag that spells the classes as columns do that differ in case, blanks and what all have around;
     "" where they differ by more."""
     known = {spelling.loose(name): name for name in classes}
-    called = _around([spelling.loose(column) for column in columns], list(known), bare=True)
+    called = _match_affixes([spelling.loose(column) for column in columns], list(known), bare=True)
     of = {column: known.get(called.get(spelling.loose(column), "")) for column in columns}
     if len(known) < len(classes) or None in of.values() or len(set(of.values())) < len(columns):
         return ""
     pairs = {name: column for column, name in of.items() if name is not None}
-    return f" ({label_map(pairs)} spells them so)"
+    return f" ({format_label_map(pairs)} spells them so)"
 
 
-def label_map(pairs: dict[str, str]) -> str:
+def format_label_map(pairs: dict[str, str]) -> str:
     """The flag that renames labels."""
     return f"--label-map {' '.join(shlex.quote(f'{old}={new}') for old, new in pairs.items())}"
 
 
-def _around(columns: Sequence[str], classes: Sequence[str], bare: bool = False) -> dict[str, str]:
+def _match_affixes(columns: Sequence[str], classes: Sequence[str], bare: bool = False) -> dict[str, str]:
     """The class of each column, where all have one text before or behind it (s0, s1 for 0, 1; `bare`: or
     nothing); {} without."""
     known = {spelling.key(name): name for name in classes}
@@ -223,14 +228,19 @@ def _around(columns: Sequence[str], classes: Sequence[str], bare: bool = False) 
     return {}
 
 
-def meant(text: str, classes: Sequence[str]) -> str:
+def suggest_label(text: str, classes: Sequence[str]) -> str:
     """ ": did you mean ...?" where a label of another spelling comes close, else nothing."""
-    found = spelling.near(text, classes)
-    return f": did you mean {' for '.join(reversed(spelling.apart(text, found)))}?" if found else ""
+    near_label = spelling.near(text, classes)
+    return f": did you mean {' for '.join(reversed(spelling.apart(text, near_label)))}?" if near_label else ""
 
 
-def check(
-    sample: pd.DataFrame, name: str, id_column: str, classes: Sequence[str], learnt: set[str], several: bool
+def check_sample(
+    sample: pd.DataFrame,
+    name: str,
+    id_column: str,
+    classes: Sequence[str],
+    learnt: set[str],
+    multilabel: bool,
 ) -> list[str]:
     """Notes on what a sample submission wants, and warnings where its cells name what no training clip has as
     its label.
@@ -244,26 +254,26 @@ def check(
     columns = [column for column in sample.columns if column != id_column]
     if not columns:
         return []
-    asked, column = shape(sample, id_column, classes, several), columns[0]
-    if asked.kind == "score" and asked.of is None:
-        return [_threshold(name, "its columns hold", *asked.words)] if asked.words else []
-    cells = _cells(sample[column])
-    words, scores = long_words(column, cells), is_score(column)
-    numbers = column.lower() not in LABELS and all(map(_number, cells))
-    if (words or scores or numbers) and long_format.likely(list(sample[id_column]), classes):
-        return [_threshold(name, f"column {column} holds", *words)] if words else []
-    if asked.of is not None:
-        what = f"{asked.words[0]} where it is the likelier" if asked.words else "its probability is submitted"
-        return [f"{name}: column {column} is about the class {shown(asked.of)}: {what}"]
-    named = _named(sample, column, classes, several)
-    blank = [label for label in classes if len(labels.split(label, asked.separator)) > 1]
+    shape, column = detect_shape(sample, id_column, classes, multilabel), columns[0]
+    if shape.kind == "score" and shape.of is None:
+        return [_describe_threshold(name, "its columns hold", *shape.words)] if shape.words else []
+    cells = _list_cells(sample[column])
+    words, scores = find_long_words(column, cells), is_score(column)
+    numbers = column.lower() not in LABELS and all(map(_is_probability, cells))
+    if (words or scores or numbers) and long_format.looks_like_long_format(list(sample[id_column]), classes):
+        return [_describe_threshold(name, f"column {column} holds", *words)] if words else []
+    if shape.of is not None:
+        what = f"{shape.words[0]} where it is the likelier" if shape.words else "its probability is submitted"
+        return [f"{name}: column {column} is about the class {shown(shape.of)}: {what}"]
+    named = _list_labels(sample, column, classes, multilabel)
+    blank = [label for label in classes if len(labels.split_cell(label, shape.separator)) > 1]
     notes = [
-        f"warning: the cells of {name} have {asked.several} labels each, and the label {shown(label)} holds "
+        f"warning: the cells of {name} have {shape.several} labels each, and the label {shown(label)} holds "
         "what stands between them: the leaderboard may take it for several"
         for label in blank[:1]
-        if asked.several > 1
+        if shape.several > 1
     ]
-    if scores and all(map(_number, named)):
+    if scores and all(map(_is_probability, named)):
         return [
             f"warning: column {column} of {name} asks for a score, and there are {len(classes)} classes "
             f"({some(classes, 5)}): of which it does not say, so labels are submitted; if another column of "
@@ -273,12 +283,14 @@ def check(
     unknown = [label for label in named if spelling.key(label) not in known]
     unknown = [label for label in unknown if any(map(str.isalnum, label))]  # "?" stands for any label
     if not unknown:
-        return notes + _constant(name, column, cells, classes)
-    parts = (word for label in unknown[:20] for word in (label, *labels.words(label)))
-    hints = filter(None, (meant(word, sorted(learnt)) for word in parts if spelling.key(word) not in known))
+        return notes + _describe_constant(name, column, cells, classes)
+    parts = (word for label in unknown[:20] for word in (label, *labels.list_words(label)))
+    hints = filter(
+        None, (suggest_label(word, sorted(learnt)) for word in parts if spelling.key(word) not in known)
+    )
     hint = next(hints, ": labels are submitted as the training data spells them")
     if len(classes) > 2 and all(re.fullmatch(r"\d+", cell, re.ASCII) for cell in named):
-        counted = label_map({name: str(number) for number, name in enumerate(classes)})
+        counted = format_label_map({name: str(number) for number, name in enumerate(classes)})
         if len(named) > 1 and not any(map(str.isdecimal, classes)):
             raise UserError(
                 f"column {column} of {name} holds numbers ({some(unknown, 3)}), and the labels are words: if "
@@ -292,9 +304,9 @@ def check(
     ]
 
 
-def _constant(name: str, column: str, cells: list[str], classes: Sequence[str]) -> list[str]:
+def _describe_constant(name: str, column: str, cells: list[str], classes: Sequence[str]) -> list[str]:
     """A line where a single number stands below a header that may mean the label or its probability."""
-    if len(classes) != 2 or len(cells) != 1 or not _number(cells[0]) or column.lower() in LABELS:
+    if len(classes) != 2 or len(cells) != 1 or not _is_probability(cells[0]) or column.lower() in LABELS:
         return []
     return [
         f"{name}: column {column} holds {cells[0]} alone, so labels are submitted: if the contest wants "
@@ -302,33 +314,37 @@ def _constant(name: str, column: str, cells: list[str], classes: Sequence[str]) 
     ]
 
 
-def _threshold(name: str, where: str, yes: str, no: str) -> str:
+def _describe_threshold(name: str, where: str, yes: str, no: str) -> str:
     return f"{name}: {where} {yes} and {no}: {yes} is submitted where a class is likelier than not"
 
 
-def spelled(classes: Sequence[str], sample: pd.DataFrame, id_column: str, several: bool) -> list[str]:
+def adopt_spelling(
+    classes: Sequence[str], sample: pd.DataFrame, id_column: str, multilabel: bool
+) -> list[str]:
     """The classes, each as the sample submission spells it in its header or its cells.
 
     Raises:
         UserError: a column per class, and one is no class.
     """
     columns = [column for column in sample.columns if column != id_column]
-    rank = ranked(sample, columns, classes)
-    if not columns or not rank and by_class(columns, classes):
-        column_of = {label: column for column, label in _around(columns, classes).items()}
+    rank = has_ranked_columns(sample, columns, classes)
+    if not columns or not rank and has_class_columns(columns, classes):
+        column_of = {label: column for column, label in _match_affixes(columns, classes).items()}
         return (
             [column_of.get(label, label) for label in classes]
             if column_of
             else spelling.like(classes, columns)
         )
-    found: dict[str, str] = {}
-    spelling.settle(_named(sample, columns[0], classes, several), found)
-    shown_there = [(label, found[spelling.key(label)]) for label in classes if spelling.key(label) in found]
+    spelled: dict[str, str] = {}
+    spelling.settle(_list_labels(sample, columns[0], classes, multilabel), spelled)
+    shown_there = [
+        (label, spelled[spelling.key(label)]) for label in classes if spelling.key(label) in spelled
+    ]
     style = next((s for s in STYLES if all(s(label) == text for label, text in shown_there)), str)
-    return [found.get(spelling.key(label), style(label)) for label in classes]
+    return [spelled.get(spelling.key(label), style(label)) for label in classes]
 
 
-def fraction(text: str) -> bool:
+def is_fraction(text: str) -> bool:
     """Is a cell a number between 0 and 1?"""
     try:
         return 0 < float(text.replace(",", ".")) < 1  # Excel in Europe writes 0,5
@@ -336,14 +352,16 @@ def fraction(text: str) -> bool:
         return False
 
 
-def _named(sample: pd.DataFrame, column: str, classes: Sequence[str], several: bool) -> list[str]:
+def _list_labels(sample: pd.DataFrame, column: str, classes: Sequence[str], multilabel: bool) -> list[str]:
     """The distinct labels that a column's cells name: a cell, or its parts where one of them is a label."""
     known = set(spelling.keys(classes))
-    cells = _cells(sample[column])
-    separator = labels.find_separator(cells, list(classes)) if several else _counted(cells, classes)[1]
-    found: dict[str, None] = {}
+    cells = _list_cells(sample[column])
+    separator = (
+        labels.find_separator(cells, list(classes)) if multilabel else _count_labels(cells, classes)[1]
+    )
+    labels_found: dict[str, None] = {}
     for cell in cells:
-        parts = [] if spelling.key(cell) in known else labels.split(cell, separator)
+        parts = [] if spelling.key(cell) in known else labels.split_cell(cell, separator)
         apart = any(spelling.key(part) in known for part in parts)
-        found |= dict.fromkeys(parts if apart else [cell])
-    return list(found)
+        labels_found |= dict.fromkeys(parts if apart else [cell])
+    return list(labels_found)

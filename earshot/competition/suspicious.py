@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from earshot.competition.name_parts import PERSON, suggestions
-from earshot.competition.names import strip_suffix, words
+from earshot.competition.name_parts import PERSON, suggest_flags
+from earshot.competition.names import list_words, strip_suffix
 from earshot.competition.split_words import FILLER_WORDS, SPLIT_WORDS
 from earshot.core import spelling
 from earshot.core.csv_table import shown, some
@@ -39,7 +39,7 @@ COPIES = 8  # of one name and size that are looked at: what recurs in more folde
 FEWEST = 3  # files that lie there twice: fewer are no folder's copy
 
 
-def class_folder_warnings(
+def warn_class_folders(
     names: Sequence[str], labels: Sequence[object], what: str = "class folders"
 ) -> list[str]:
     """Warnings, before a training, on classes that look like people or like parts of the data set.
@@ -52,65 +52,69 @@ def class_folder_warnings(
     classes = sorted({label.strip() for label in labels if isinstance(label, str) and label.strip()})
     if len(classes) < 2:
         return []
-    pieces = _pieces(classes)
+    pieces = _find_split_names(classes)
     if len(pieces) >= MOST * len(classes):
         return [
-            f"warning: the {what} look like parts of the data set ({_list(pieces)}), not like labels: "
-            f"name the csv that has the labels with --train-csv{_or(suggestions(names))}"
+            f"warning: the {what} look like parts of the data set ({_format_classes(pieces)}), not like "
+            "labels: "
+            f"name the csv that has the labels with --train-csv{_join_flags(suggest_flags(names))}"
         ]
-    found = []
-    if sum(bool(PEOPLE.fullmatch(one)) for one in classes) >= MOST * len(classes):
-        if (flags := suggestions(names)) or _coded(names):
-            found.append(
-                f"warning: the {what} look like people or recordings ({_list(classes)}), and the file "
+    warnings = []
+    if sum(bool(PEOPLE.fullmatch(name)) for name in classes) >= MOST * len(classes):
+        if (flags := suggest_flags(names)) or _has_coded_names(names):
+            warnings.append(
+                f"warning: the {what} look like people or recordings ({_format_classes(classes)}), and the "
+                "file "
                 f"names carry codes: if the label is in the names, give "
                 f"{flags[0] if flags else '--label-pattern REGEX'}"
             )
-    odd = [one for one in classes if words(one) and set(words(one)) <= SPLITS - {"train"}]
+    odd = [name for name in classes if list_words(name) and set(list_words(name)) <= SPLITS - {"train"}]
     if odd:
-        found.append(
-            f"warning: {_list(odd)} {'is' if len(odd) == 1 else 'are'} read as a class beside "
-            f"{_list([one for one in classes if one not in odd])}: if it is a part of the data set, move it "
+        warnings.append(
+            f"warning: {_format_classes(odd)} {'is' if len(odd) == 1 else 'are'} read as a class beside "
+            f"{_format_classes([name for name in classes if name not in odd])}: if it is a part of the data "
+            "set, move it "
             f"out of the {what}"
         )
-    return found
+    return warnings
 
 
-def _pieces(classes: Sequence[str]) -> list[str]:
+def _find_split_names(classes: Sequence[str]) -> list[str]:
     """The classes that are named like splits or numbered parts of one thing: test, set_a, fold1,
     FSD50K.eval_audio."""
-    of_each = [set(words(one)) for one in classes]
+    of_each = [set(list_words(name)) for name in classes]
     if all(here & SPLITS for here in of_each) and len({w for here in of_each for w in here & SPLITS}) > 1:
         return list(classes)
     common = set.intersection(*of_each)
-    found = []
-    for one, here in zip(classes, of_each, strict=True):
+    split_names = []
+    for name, here in zip(classes, of_each, strict=True):
         rest = here - common - FILLER_WORDS
         numbered = common & (PIECES | SPLITS) or here & PIECES
         if here & SPLITS and rest <= SPLITS | PIECES or numbered and all(len(w) == 1 for w in rest - PIECES):
-            found.append(one)
+            split_names.append(name)
     # the vehicle among other classes, and nothing that says split
-    return [] if found == ["train"] else found
+    return [] if split_names == ["train"] else split_names
 
 
-def _coded(names: Sequence[str]) -> bool:
+def _has_coded_names(names: Sequence[str]) -> bool:
     """Do nearly all file names have three parts and more, most of them with digits?"""
     parts = [re.split(r"[_\-. ]+", strip_suffix(name.rpartition("/")[2])) for name in names]
     coded = [
-        len(one) > 2 and 2 * sum(map(bool, map(re.compile(r"\d").search, one))) > len(one) for one in parts
+        len(name_part) > 2 and 2 * sum(map(bool, map(re.compile(r"\d").search, name_part))) > len(name_part)
+        for name_part in parts
     ]
     return sum(coded) >= 0.9 * len(parts)
 
 
-def _list(classes: Sequence[str]) -> str:
+def _format_classes(classes: Sequence[str]) -> str:
     return ", ".join(map(shown, classes[:3])) + ", ..." * (len(classes) > 3)
 
 
-def _or(flags: Sequence[str]) -> str:
+def _join_flags(flags: Sequence[str]) -> str:
     return f"; if the labels are in the file names, give {flags[0]}" if flags else ""
 
 
-def alien_test_classes(train: set[str], test: set[str], left_out: bool = False) -> list[str]:
+def warn_unknown_test_classes(train: set[str], test: set[str], left_out: bool = False) -> list[str]:
     """A warning on the hold-out's classes that training lacks, each with the one it may mean.
 
     Args:
@@ -120,8 +124,8 @@ def alien_test_classes(train: set[str], test: set[str], left_out: bool = False) 
     if not alien or not train:
         return []
     spare = sorted(set(train) - set(test)) or sorted(train)
-    near = [(one, spelling.near(one, spare)) for one in alien]
-    named = [shown(one) + (f" ({shown(other)}?)" if other else "") for one, other in near]
+    near = [(name, spelling.near(name, spare)) for name in alien]
+    named = [shown(name) + (f" ({shown(other)}?)" if other else "") for name, other in near]
     return [
         f"warning: the hold-out has {len(alien)} class{'es' * (len(alien) > 1)} that training lacks: "
         f"{some(named, 5)}; training has {some(sorted(train), 5)}: the model cannot learn "
@@ -131,7 +135,7 @@ def alien_test_classes(train: set[str], test: set[str], left_out: bool = False) 
     ]
 
 
-def twice(
+def find_duplicate_files(
     names: Sequence[str], sizes: Sequence[int], root: str | os.PathLike | None = None
 ) -> tuple[list[int], str]:
     """The files that lie there once more below another folder, with the same parent folder, name and size.
@@ -162,14 +166,14 @@ def twice(
                 continue
             both = [key for key in places[top] if key in places[other]]
             one, two = [places[other][key] for key in both], [places[top][key] for key in both]
-            if _same(
+            if _are_copies(
                 [(names[a], names[b]) for a, b in zip(one, two, strict=True)],
                 [key[2] for key in both],
                 (other, top, shared >= 0.9 * max(len(places[top]), len(places[other]))),
                 root,
             ):
                 left.update(two)
-                pairs[_apart(other, top)] = None
+                pairs[_find_differing_folders(other, top)] = None
                 break
         for key in places[top]:
             if len(known := by_key.setdefault(key, [])) < COPIES:
@@ -180,10 +184,10 @@ def twice(
     return sorted(left), f"{len(left)} audio files lie there twice ({where}): one copy is used"
 
 
-def _same(pairs: list[tuple[str, str]], sizes: list[int], tops: tuple[str, str, bool], root) -> bool:
+def _are_copies(pairs: list[tuple[str, str]], sizes: list[int], tops: tuple[str, str, bool], root) -> bool:
     """Are the pairs copies: by their contents where they can be read, else by their sizes?"""
-    one, two, whole = tops
-    if {w for w in words(one) if w in SPLITS} != {w for w in words(two) if w in SPLITS}:
+    path, two, whole = tops
+    if {w for w in list_words(path) if w in SPLITS} != {w for w in list_words(two) if w in SPLITS}:
         return False  # files of a split may have another's names
     if root is not None:
         step = max(1, len(pairs) // LOOKED_AT)
@@ -192,12 +196,12 @@ def _same(pairs: list[tuple[str, str]], sizes: list[int], tops: tuple[str, str, 
         except OSError as error:
             unless_temporary(root, error)
             return False
-    one, two = _apart(one, two)
-    nested = one == "." or two.startswith(f"{one}/")
+    path, two = _find_differing_folders(path, two)
+    nested = path == "." or two.startswith(f"{path}/")
     return 2 * len(set(sizes)) > len(sizes) or nested and whole
 
 
-def _apart(one: str, two: str) -> tuple[str, str]:
+def _find_differing_folders(one: str, two: str) -> tuple[str, str]:
     """Two folders without the folders at their end that have the same name."""
     first, second = one.split("/") if one else [], two.split("/") if two else []
     while first and second and first[-1] == second[-1] and len(second) > 1:

@@ -11,11 +11,11 @@ from typing import NamedTuple
 import pandas as pd
 
 from earshot.competition import json_table
-from earshot.competition.csv_checks import header_is_data
+from earshot.competition.csv_checks import is_header_data
 from earshot.competition.file_index import Files
 from earshot.competition.id_columns import find_id_column
-from earshot.competition.names import side, words
-from earshot.competition.source_table import expanded
+from earshot.competition.names import find_side, list_words
+from earshot.competition.source_table import expand_sources
 from earshot.core import csv_table, spelling
 from earshot.core.errors import UserError, unless_temporary
 
@@ -51,12 +51,12 @@ class Tables:
 
     def __init__(self, files: Files):
         self.files = files
-        texts = [p for p in files.texts if looks_tabular(files.root / p) or between_blanks(files, p)]
+        texts = [p for p in files.texts if looks_tabular(files.root / p) or has_blank_columns(files, p)]
         self.paths = [*files.csvs, *texts]
-        self.paths += json_table.tables(files.root, [*files.documents, *files.others])
+        self.paths += json_table.find_tables(files.root, [*files.documents, *files.others])
         self._read: dict[str, Table] = {}
 
-    def read(self, path: str) -> Table:
+    def read_table(self, path: str) -> Table:
         """A table by its path.
 
         A first row that is data, as it names an audio file or repeats a cell in a matrix, is no header.
@@ -65,53 +65,57 @@ class Tables:
             UserError: not readable as a table.
         """
         if path not in self._read:
-            self._read[path] = self._opened(path)
+            self._read[path] = self._read_file(path)
         return self._read[path]
 
-    def _opened(self, path: str) -> Table:
+    def _read_file(self, path: str) -> Table:
         full = self.files.root / path
         if full.suffix.lower() in (".json", ".jsonl"):
-            return Table(path, json_table.read(full))
+            return Table(path, json_table.read_table(full))
         try:
             frame = csv_table.read(full)
         except UserError:
-            stacked = _stacked(full)
+            stacked = _read_stacked_header(full)
             if stacked is not None:
                 return Table(path, stacked)
-            bare = self._bare(full)
+            bare = self._read_without_header(full)
             # such as two columns of one name in a matrix of numbers, or beside the name of a clip; else the
             # error is the header's own
             if bare is None or (
                 pd.to_numeric(bare.iloc[0], errors="coerce").isna().any()
-                and not any(map(self.files.candidates, bare.iloc[0]))
+                and not any(map(self.files.find_candidates, bare.iloc[0]))
             ):
                 raise
             return Table(path, bare, headed=False)
         frame = frame.drop(columns=csv_table.nameless(frame))
         named = find_id_column(frame, self.files)
-        if named is not None and header_is_data(self.files, named, frame):
-            bare = self._bare(full)
+        if named is not None and is_header_data(self.files, named, frame):
+            bare = self._read_without_header(full)
             if bare is not None:
                 return Table(path, bare, headed=False)
         return Table(path, frame)
 
-    def by_source(self, path: str) -> tuple[Table, str] | None:
+    def expand_by_source(self, path: str) -> tuple[Table, str] | None:
         """A table with a row per source of the clips as one with a row per clip, and its column of sources;
         None where it is none."""
-        table = self.read(path)
+        table = self.read_table(path)
         headers = [table.frame] if table.headed else []
         if not table.headed or len(table.frame.columns) == 2:  # two columns: the header may be a row
             try:
                 headers.append(csv_table.read(self.files.root / path, header_row=False))
             except UserError:
                 pass
-        made = [found and (frame, *found) for frame in headers if (found := expanded(frame, self.files))]
-        if not made:
+        readings = [
+            expanded and (frame, *expanded)
+            for frame in headers
+            if (expanded := expand_sources(frame, self.files))
+        ]
+        if not readings:
             return None
-        frame, rows, column = max(made, key=lambda one: len(one[1]))  # a row that is no header has clips
+        frame, rows, column = max(readings, key=lambda one: len(one[1]))  # a row that is no header has clips
         return Table(path, rows, headed=frame is table.frame and table.headed), column
 
-    def _bare(self, full: Path) -> pd.DataFrame | None:
+    def _read_without_header(self, full: Path) -> pd.DataFrame | None:
         """The table read without a header, where a column of it names audio files."""
         try:
             frame = csv_table.read(full, header_row=False)
@@ -120,11 +124,12 @@ class Tables:
         column = find_id_column(frame, self.files)
         if column is None:
             column = next(
-                (c for c in frame.columns if _distinct(frame[c]) and self.files.by_tails(frame[c])), None
+                (c for c in frame.columns if _are_distinct(frame[c]) and self.files.match_tails(frame[c])),
+                None,
             )
         return None if column is None else frame
 
-    def sample(self) -> str | None:
+    def find_sample(self) -> str | None:
         """The sample submission: a csv that is called so, or like a submission and names clips without
         labels, every cell of each other column the same or a number.
 
@@ -133,20 +138,20 @@ class Tables:
         """
         csvs = [c for c in self.paths if c.lower().endswith((".csv", ".tsv"))]
         called = [c for c in csvs if SAMPLE.search(Path(c).name.lower())]
-        found = pick(
+        path = choose_table(
             self.files,
             called,
             ("sample_submission.csv", "samplesubmission.csv"),
             "sample submission",
             "keep one of them",
         )
-        if found or called:
-            return found
+        if path or called:
+            return path
         alike = [c for c in csvs if SUBMISSION.search(Path(c).stem.lower()) and self._is_sample(c)]
         alike = alike or [
             c for c in csvs if TEMPLATE.search(Path(c).stem.lower()) and self._is_sample(c, sure=True)
         ]
-        return pick(self.files, alike, (), "sample submission", "keep one of them")
+        return choose_table(self.files, alike, (), "sample submission", "keep one of them")
 
     def _is_sample(self, path: str, sure: bool = False) -> bool:
         """Does a table name clips without labels?
@@ -155,14 +160,16 @@ class Tables:
             sure: all cells of a column must be the same, and its clips lie in a test folder.
         """
         try:
-            frame = self.read(path).frame
+            frame = self.read_table(path).frame
         except UserError:
             return False
         if len(frame.columns) < 2 or frame.empty:
             return False
         column = find_id_column(frame, self.files) or str(frame.columns[0])
         sides = {
-            side(found.rpartition("/")[0]) for id in frame[column] for found in self.files.candidates(id)[:1]
+            find_side(candidates.rpartition("/")[0])
+            for id in frame[column]
+            for candidates in self.files.find_candidates(id)[:1]
         }
         rest = [frame[c].str.strip() for c in frame.columns if c != column]
         plain = all(
@@ -172,18 +179,18 @@ class Tables:
             return sides == {"subm"} and len(frame) > 1 and all(cells.nunique() == 1 for cells in rest)
         return "train" not in sides and plain
 
-    def id_column(self, path: str) -> str | None:
+    def find_id_column(self, path: str) -> str | None:
         """The column of a table that names audio files, also by the ends of their names, which
         `Files.alias` then knows; None without one.
 
         Raises:
             UserError: the table cannot be read.
         """
-        frame = self.read(path).frame
-        found = find_id_column(frame, self.files, numbers=False)
-        if found is None and self.files.audio:
-            for column in (c for c in frame.columns if _distinct(frame[c])):
-                at = self.files.by_tails(frame[column])
+        frame = self.read_table(path).frame
+        id_column = find_id_column(frame, self.files, numbers=False)
+        if id_column is None and self.files.audio:
+            for column in (c for c in frame.columns if _are_distinct(frame[c])):
+                at = self.files.match_tails(frame[column])
                 if at:
                     self.files.alias |= at
                     id, file = next(iter(sorted(at.items())))
@@ -192,10 +199,10 @@ class Tables:
                         f"files' names: first {id} is {file}"
                     )
                     return str(column)
-        return found
+        return id_column
 
 
-def _stacked(path: Path) -> pd.DataFrame | None:
+def _read_stacked_header(path: Path) -> pd.DataFrame | None:
     """A table with several header rows, as pandas writes them: the last one names the index alone. Its
     columns are called by their lowest row where that is clear. None where it is none."""
     try:
@@ -217,12 +224,12 @@ def _stacked(path: Path) -> pd.DataFrame | None:
     names[0] = top.iloc[last, 0].strip()
     if len(set(names)) < len(names) or not all(names):
         return None
-    made = frame.iloc[last + 1 :].set_axis(pd.Index(names, dtype=object), axis=1)
-    made.attrs = {"stray": {}, "joined": []}
-    return made
+    table = frame.iloc[last + 1 :].set_axis(pd.Index(names, dtype=object), axis=1)
+    table.attrs = {"stray": {}, "joined": []}
+    return table
 
 
-def _distinct(cells: pd.Series) -> bool:
+def _are_distinct(cells: pd.Series) -> bool:
     return 2 * cells.nunique() > len(cells) > 1
 
 
@@ -246,7 +253,7 @@ def looks_tabular(path: Path) -> bool:
     )
 
 
-def between_blanks(files: Files, text: str) -> bool:
+def has_blank_columns(files: Files, text: str) -> bool:
     """Has a text file lines of as many words each, one of which names a clip and one a label in letters, for
     a good part of the clips?"""
     try:
@@ -263,28 +270,28 @@ def between_blanks(files: Files, text: str) -> bool:
     if not 1 < width <= 20 or any(len(row) != width for row in rows) or 10 * len(rows) < len(files.audio):
         return False
     columns = list(zip(*rows, strict=True))
-    named = [c for c in columns if all(map(files.candidates, c[:20]))]
+    named = [c for c in columns if all(map(files.find_candidates, c[:20]))]
     rest = [c for c in columns if c not in named]
     return bool(named) and any(len(set(c)) <= len(c) // 2 and all(x[:1].isalpha() for x in c) for c in rest)
 
 
-def role(path: str) -> str | None:
+def get_role(path: str) -> str | None:
     """What a table is for by its name, else by its folders': "train", "test" or "valid"; None for neither."""
     for text in (Path(path).stem, *reversed(Path(path).parts[:-1])):
-        found = set()
-        for word in words(text):
+        roles = set()
+        for word in list_words(text):
             if word.startswith("train") or word.endswith("train") or word in ("dev", "development"):
-                found.add("train")
+                roles.add("train")
             elif word.startswith("test") or word in ("eval", "evaluation", "holdout"):
-                found.add("test")
+                roles.add("test")
             elif word in ("val", "valid", "validation"):
-                found.add("valid")
-        if found:
-            return found.pop() if len(found) == 1 else None
+                roles.add("valid")
+        if roles:
+            return roles.pop() if len(roles) == 1 else None
     return None
 
 
-def pick(files: Files, paths: Sequence[str], names: Sequence[str], what: str, fix: str) -> str | None:
+def choose_table(files: Files, paths: Sequence[str], names: Sequence[str], what: str, fix: str) -> str | None:
     """The path with a preferred file name, the least deep one; else the only path; None without any."""
     chosen = [p for p in paths if Path(p).name.lower() in names] or list(paths)
     chosen = [p for p in chosen if p.count("/") == chosen[0].count("/")]
@@ -293,7 +300,7 @@ def pick(files: Files, paths: Sequence[str], names: Sequence[str], what: str, fi
     return chosen[0] if chosen else None
 
 
-def join(tables: Tables, table: Table, others: Sequence[str]) -> str | None:
+def join_through(tables: Tables, table: Table, others: Sequence[str]) -> str | None:
     """Find the files of a table that names none, through another one that has a column of its ids and one of
     files; `Files.alias` then knows them.
 
@@ -303,7 +310,7 @@ def join(tables: Tables, table: Table, others: Sequence[str]) -> str | None:
     files = tables.files
     for path in others:
         try:
-            other = tables.read(path).frame
+            other = tables.read_table(path).frame
         except UserError:
             continue
         named = find_id_column(other, files, numbers=False) if path != table.path else None
@@ -318,7 +325,7 @@ def join(tables: Tables, table: Table, others: Sequence[str]) -> str | None:
             for column in near:
                 wanted = set(table.frame[column].str.strip())
                 if len(wanted & set(at)) >= 0.9 * len(wanted):
-                    found = {id: files.candidates(at[id]) for id in wanted & set(at)}
-                    files.alias |= {id: paths[0] for id, paths in found.items() if len(paths) == 1}
+                    paths_of_id = {id: files.find_candidates(at[id]) for id in wanted & set(at)}
+                    files.alias |= {id: paths[0] for id, paths in paths_of_id.items() if len(paths) == 1}
                     return column
     return None
