@@ -31,6 +31,7 @@ class Closed(Head):
         num_classes: width of the logits.
     """
 
+    is_sklearn = True
     weighted = True  # does `solve` take weights of the rows?
 
     def __init__(self, input_shape: tuple[int, int, int], num_classes: int) -> None:
@@ -60,9 +61,9 @@ class Closed(Head):
     def fit_standardisation(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> np.ndarray:
         """Fit the standardisation to the training rows; they, standardised: (rows, width) float32."""
         with torch.inference_mode():
-            found = torch.cat([self.vectors(x, mask).float().cpu() for x, mask in batches])
-        self.standardise.fit([found])
-        return self.standardise.cpu()(found).clamp(-8, 8).numpy()
+            vectors = torch.cat([self.vectors(x, mask).float().cpu() for x, mask in batches])
+        self.standardise.fit([vectors])
+        return self.standardise.cpu()(vectors).clamp(-8, 8).numpy()
 
     def store(self, **tensors: Tensor) -> None:
         """Set buffers to copies that lie in memory as those of a loaded checkpoint do.

@@ -56,15 +56,15 @@ class TokenAttention(nn.Module):
             layer(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
             for layer in (self.query, self.key, self.value)
         )
-        found = F.scaled_dot_product_attention(
+        features = F.scaled_dot_product_attention(
             query,
             key,
             value,
             None if real is None else real[:, None, None, :],
             dropout_p=self.dropout if self.training else 0.0,
         )
-        found = F.dropout(self.out(found.transpose(1, 2).flatten(2)), self.dropout, self.training)
-        return self.norm(found + self.residual(x))
+        features = F.dropout(self.out(features.transpose(1, 2).flatten(2)), self.dropout, self.training)
+        return self.norm(features + self.residual(x))
 
 
 @register(
@@ -185,10 +185,10 @@ class ConvNeXtGGCN(Head):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits (B, num_classes) of x (B, D, F, T); mask (B, T) True where real."""
         tokens, real = self.compute_tokens(x, mask)
-        found = self.graph(self.attention(tokens, real), real)
+        features = self.graph(self.attention(tokens, real), real)
         if real is None:
-            return self.mlp(found.mean(1))
-        total = found.masked_fill(~real[:, :, None], 0.0).sum(1)
+            return self.mlp(features.mean(1))
+        total = features.masked_fill(~real[:, :, None], 0.0).sum(1)
         return self.mlp(total / real.sum(1, keepdim=True))
 
     def compute_tokens(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:

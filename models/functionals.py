@@ -104,26 +104,26 @@ class Functionals(Head):
         pairs = real[:, :, 1:] & real[:, :, :-1]
         change = x.diff(dim=2).abs().masked_fill(~pairs, 0.0)
         steps = pairs.sum(2, keepdim=True).clamp(min=1)
-        found = [mean, deviation, *self._quantiles(x, real, count), *_moments(change, pairs, steps)]
-        found = [torch.cat([part.flatten(1) for part in found], 1)]
+        statistics = [mean, deviation, *self._quantiles(x, real, count), *_moments(change, pairs, steps)]
+        statistics = [torch.cat([part.flatten(1) for part in statistics], 1)]
         centred = (x - mean).masked_fill(~real, 0.0).transpose(1, 2)
         envelope = nn.functional.adaptive_avg_pool1d(centred, self.groups).transpose(1, 2)
         if len(self.edges) > 1:
-            found.append(self._modulation(envelope, count).flatten(1))
+            statistics.append(self._modulation(envelope, count).flatten(1))
         if self.groups > 1:
             unit = nn.functional.normalize(envelope, dim=2)
             upper = torch.triu_indices(self.groups, self.groups, 1, device=x.device)
-            found.append((unit @ unit.transpose(1, 2))[:, upper[0], upper[1]])
-        return torch.cat(found, 1)
+            statistics.append((unit @ unit.transpose(1, 2))[:, upper[0], upper[1]])
+        return torch.cat(statistics, 1)
 
     @staticmethod
     def _quantiles(x: Tensor, real: Tensor, count: Tensor) -> list[Tensor]:
         ordered = x.masked_fill(~real, float("inf")).sort(2).values
-        found = []
+        quantiles = []
         for share in QUANTILES:
             at = (share * (count - 1)).round().long().expand(-1, x.shape[1], -1)
-            found.append(ordered.gather(2, at))
-        return found
+            quantiles.append(ordered.gather(2, at))
+        return quantiles
 
     def _modulation(self, envelope: Tensor, count: Tensor) -> Tensor:
         """(B, groups, steps) logarithm of the envelope's power spectrum; steps are at fixed modulation

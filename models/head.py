@@ -19,6 +19,8 @@ class Head(nn.Module):
     config: dict[str, Any]
     also: tuple[str, ...] = ()
     """further views that training batches bring"""
+    is_sklearn = False
+    """is it fitted by scikit-learn, without epochs? (`closed.Closed`)"""
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits (B, num_classes) of x (B, D, F, T).

@@ -52,10 +52,10 @@ class KNN(Closed):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits (B, num_classes) of x (B, D, F, T); mask (B, T) True where real."""
-        found = nn.functional.normalize(self.standardised(x, mask).float(), dim=1)
+        unit = nn.functional.normalize(self.standardised(x, mask).float(), dim=1)
         if not len(self.vectors_kept):
-            return found.new_zeros(len(found), self.classes)
-        near = (found @ self.vectors_kept.T).topk(min(self.k, len(self.vectors_kept)), dim=1)
+            return unit.new_zeros(len(unit), self.classes)
+        near = (unit @ self.vectors_kept.T).topk(min(self.k, len(self.vectors_kept)), dim=1)
         weights = ((near.values - near.values[:, :1]) / self.temperature).exp()
         weights = weights / weights.sum(1, keepdim=True)
         # Half a vote of the k stands for what was not asked.

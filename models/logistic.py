@@ -58,12 +58,12 @@ class Logistic(Closed):
 
         x = self.fit_standardisation(batches).astype(np.float64)
         weight, bias = np.zeros((self.classes, self.width)), constant(targets)
-        found = list(tasks(targets))
+        separable = list(tasks(targets))
         if multilabel:
-            for number, yes in found:
+            for number, yes in separable:
                 fitted = LogisticRegression(C=self.c, max_iter=2000).fit(x, yes, weights)
                 weight[number], bias[number] = fitted.coef_[0], fitted.intercept_[0]
-        elif found:
+        elif separable:
             fitted = LogisticRegression(C=self.c, max_iter=2000).fit(x, targets.argmax(1), weights)
             # of two classes one row is kept
             rows = fitted.classes_ if len(fitted.coef_) > 1 else fitted.classes_[1:]

@@ -65,8 +65,8 @@ def map_mask(mask: Tensor | None, stride: int, cells: int) -> Tensor | None:
     """
     if mask is None:
         return None
-    found = pool_mask(mask, stride)
-    return torch.cat([found[:, : cells - 1], found[:, cells - 1 :].any(1, keepdim=True)], dim=1)
+    cells_real = pool_mask(mask, stride)
+    return torch.cat([cells_real[:, : cells - 1], cells_real[:, cells - 1 :].any(1, keepdim=True)], dim=1)
 
 
 def to_grid(x: Tensor, mask: Tensor | None, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:

@@ -92,11 +92,11 @@ class Patches(SVM):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits (B, num_classes) of x (B, 1, F, T); mask (B, T) True where real."""
-        found = [
+        kernels = [
             self._kernel(self.standardised(*self._copy(x, mask, number)).float(), self.vectors_kept)
             for number in HEARD
         ]
-        return torch.stack(found).mean(0) @ self.coefficients.T + self.bias
+        return torch.stack(kernels).mean(0) @ self.coefficients.T + self.bias
 
     def vectors(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(B, width): the statistics, then each dictionary's."""
@@ -123,15 +123,15 @@ class Patches(SVM):
         size = words.shape[2:]
         mean, square = (nn.functional.avg_pool2d(one, size, self.stride) for one in (x, x.square()))
         deviation = _root(square - mean.square())
-        found = (
+        matches = (
             nn.functional.conv2d(x, words, stride=self.stride) / (deviation + soft) - against[:, None, None]
         )
-        found = (found - found.mean(1, keepdim=True) - found.std(1, keepdim=True)).relu()
+        matches = (matches - matches.mean(1, keepdim=True) - matches.std(1, keepdim=True)).relu()
         # A patch counts where all of it is real; the first one always does.
-        last = torch.arange(found.shape[3], device=x.device) * self.stride[1] + size[1]
-        inside = ((last <= real[:, None]) | (last == size[1]))[:, None, None].to(found.dtype)
+        last = torch.arange(matches.shape[3], device=x.device) * self.stride[1] + size[1]
+        inside = ((last <= real[:, None]) | (last == size[1]))[:, None, None].to(matches.dtype)
         count, areas = inside.sum((2, 3)), []
-        for area in found.tensor_split(min(AREAS, found.shape[2]), 2):
+        for area in matches.tensor_split(min(AREAS, matches.shape[2]), 2):
             loudest = area.amax(2, keepdim=True)
             mean = (loudest * inside).sum((2, 3)) / count
             spread = ((loudest - mean[:, :, None, None]).square() * inside).sum((2, 3)) / count
@@ -158,10 +158,10 @@ class Patches(SVM):
 
     def _kernel(self, x: Tensor, y: Tensor) -> Tensor:
         # not a stack of all: each is a fitting's largest piece of memory
-        found = torch.zeros(len(x), len(y), device=x.device)
+        kernel = torch.zeros(len(x), len(y), device=x.device)
         for a, b in zip(x.split(self.parts, 1), y.split(self.parts, 1), strict=True):
-            found = found + gaussian(a, b, self.gamma)
-        return found / len(self.parts)
+            kernel = kernel + gaussian(a, b, self.gamma)
+        return kernel / len(self.parts)
 
     def solve(
         self,
@@ -203,11 +203,11 @@ class Patches(SVM):
     def estimate_seconds(self, rows: int) -> tuple[float, float]:
         """About what fitting to so many rows takes on two cores, and answering one."""
         copies = self._most(rows)
-        one = sum(2 * self.words * h * w * self.places for h, w in self.sizes) / 2e10
-        fitting = rows * (len(self.copies) + len(HEARD)) * one + copies**2 * (
+        seconds_per_copy = sum(2 * self.words * h * w * self.places for h, w in self.sizes) / 2e10
+        fitting = rows * (len(self.copies) + len(HEARD)) * seconds_per_copy + copies**2 * (
             1e-7 * self.classes + 4e-11 * self.width
         )
-        return 2 + fitting, len(HEARD) * one
+        return 2 + fitting, len(HEARD) * seconds_per_copy
 
     def _learn(self, number: int, batches: list[tuple[Tensor, Tensor | None]]) -> None:
         """A dictionary of patches of one size: whitened, clustered; whitening and words are kept as one set
@@ -226,12 +226,12 @@ class Patches(SVM):
         points = nn.functional.normalize((patches - centre) @ whiten, dim=1).numpy()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different patches than words
-            found = (
+            centres = (
                 MiniBatchKMeans(self.words, n_init=1, batch_size=4096, max_iter=20, random_state=0)
                 .fit(points)
                 .cluster_centers_
             )
-        filters = nn.functional.normalize(torch.from_numpy(found).float(), dim=1) @ whiten
+        filters = nn.functional.normalize(torch.from_numpy(centres).float(), dim=1) @ whiten
         # A patch's mean is taken off by filters that sum to nothing.
         words = (filters - filters.mean(1, keepdim=True)).unflatten(1, (1, *size))
         self.store(**{f"against{number}": filters @ centre, f"words{number}": words, f"soft{number}": soft})
@@ -257,10 +257,10 @@ def _sample(
 ) -> Tensor:
     """(patches, bands * frames) drawn evenly from all clips."""
     draw = np.random.default_rng(0)
-    each, found = -(-SAMPLED // sum(len(x) for x, _ in batches)), []
+    each, patches = -(-SAMPLED // sum(len(x) for x, _ in batches)), []
     for x, mask in batches:
         for clip, frames in zip(*_levels(x.float(), mask), strict=True):
             there = clip[0].unfold(0, size[0], stride[0]).unfold(1, size[1], stride[1])
             last = max(1, (int(frames) - size[1]) // stride[1] + 1)
-            found.append(there[draw.integers(0, len(there), each), draw.integers(0, last, each)].flatten(1))
-    return torch.cat(found)
+            patches.append(there[draw.integers(0, len(there), each), draw.integers(0, last, each)].flatten(1))
+    return torch.cat(patches)

@@ -99,7 +99,7 @@ class SVM(Closed):
         groups: np.ndarray,
         multilabel: bool,
         weights: np.ndarray | None,
-        heard: list[int],
+        predicted: list[int],
     ) -> None:
         """Fit to standardised vectors: of all rows, and after them of copies of all rows; `heard`: the copies
         that answer."""
@@ -108,9 +108,9 @@ class SVM(Closed):
         weights = np.tile(np.ones(len(targets)) if weights is None else weights, copies)
         targets, groups = np.tile(targets, (copies, 1)), np.tile(groups, copies)
         coefficients, bias = self._machines(kernel, targets, weights, np.arange(len(x)))
-        scale = self._scale(kernel, targets, groups, weights, multilabel, copies, heard)
-        told = {number for number, _ in tasks(targets)}
-        left = [number for number in range(self.classes) if number not in told]
+        scale = self._scale(kernel, targets, groups, weights, multilabel, copies, predicted)
+        separable = {number for number, _ in tasks(targets)}
+        left = [number for number in range(self.classes) if number not in separable]
         bias = scale * bias
         bias[left] = constant(targets)[left]
         used = np.flatnonzero(coefficients.any(0))
@@ -154,7 +154,7 @@ class SVM(Closed):
         weights: np.ndarray,
         multilabel: bool,
         copies: int,
-        heard: list[int],
+        predicted: list[int],
     ) -> float:
         """The factor that turns decisions into the logits of least log loss, on rows that the machines did
         not see."""
@@ -165,10 +165,10 @@ class SVM(Closed):
         if len(np.unique(groups)) < INNER:
             return 3.0
         decisions = np.zeros(targets.shape)
-        for seen, asked in GroupKFold(INNER, shuffle=True, random_state=0).split(kernel, groups=groups):
-            coefficients, bias = self._machines(kernel, targets, weights, seen)
-            decisions[asked] = kernel[asked] @ coefficients.T + bias
-        decisions = decisions.reshape(copies, -1, self.classes)[heard].mean(0)
+        for train, valid in GroupKFold(INNER, shuffle=True, random_state=0).split(kernel, groups=groups):
+            coefficients, bias = self._machines(kernel, targets, weights, train)
+            decisions[valid] = kernel[valid] @ coefficients.T + bias
+        decisions = decisions.reshape(copies, -1, self.classes)[predicted].mean(0)
         targets, weights = targets[: len(decisions)], weights[: len(decisions), None]
 
         def loss(power: float) -> float:

@@ -110,11 +110,11 @@ class Timm(Head):
         for size in sizes:
             try:
                 with torch.no_grad():
-                    found = self.net(torch.zeros(1, input_shape[0], *size))
+                    logits = self.net(torch.zeros(1, input_shape[0], *size))
             except (RuntimeError, ValueError, AssertionError, IndexError) as error:
                 reason = _line(error)
                 continue
-            if tuple(found.shape) != (1, num_classes):
+            if tuple(logits.shape) != (1, num_classes):
                 raise HeadError(f"timm: {self.backbone} does not classify images: choose another backbone")
             self.train()
             return size

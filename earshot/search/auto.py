@@ -31,18 +31,18 @@ if TYPE_CHECKING:
 
 def announce(flags: AutoFlags, machine: config.TrainMachineFlags) -> list[Cache]:
     """The caches to use; says which, before torch is imported."""
-    opened, lines = find_cache.all_of(flags.data, flags.features, machine.continue_from)
-    metrics.check(flags.metric, opened[0].multilabel)
+    caches, lines = find_cache.all_of(flags.data, flags.features, machine.continue_from)
+    metrics.check(flags.metric, caches[0].multilabel)
     plain_name("--name", flags.name)
     check_output(flags.out)
-    print(f"bake-off: {', '.join(str(one.folder) for one in opened)}; {machine.max_hours or HOURS:g} h")
+    print(f"bake-off: {', '.join(str(one.folder) for one in caches)}; {machine.max_hours or HOURS:g} h")
     for line in lines:
         print(line)
-    return opened
+    return caches
 
 
 def inputs_of(opened: list[Cache], flags: AutoFlags) -> dict[str, Any]:
-    """What a bake-off is made from; the time is not part of it."""
+    """What a bake-off is trainer from; the time is not part of it."""
     recipes = [config.load_recipe(name) for name in flags.candidates]
     names = [one.folder.name for one in opened]
     named = {
@@ -73,15 +73,15 @@ def read_state(folder: Path, inputs: dict[str, Any], hours: float) -> dict[str, 
     except checksums.Damaged as error:
         print(f"{error}: its runs are taken up again, what was decided is decided anew")
         return fresh
-    found = differences(state["inputs"], inputs)
-    if found:
+    changes = differences(state["inputs"], inputs)
+    if changes:
         raise UserError(
-            f"{folder} is a bake-off of something else: {'; '.join(found[:3])}: give the new one another "
+            f"{folder} is a bake-off of something else: {'; '.join(changes[:3])}: give the new one another "
             "--name, or start over with --fresh"
         )
     if hours > state["hours"]:
-        for one in state["of"].values():
-            one |= {"status": "open"} if one["status"] == "no time" else {}
+        for entry in state["of"].values():
+            entry |= {"status": "open"} if entry["status"] == "no time" else {}
         state |= {"hours": hours, "done": False}
     return state
 
@@ -118,86 +118,88 @@ def run(opened: list[Cache], flags: AutoFlags, machine: config.TrainMachineFlags
 
         submit.rehearse(opened[0], out, flags.metric)
         candidates = search_candidates.candidates(opened, flags.candidates)
-        made = candidate_training.Contest(candidates, flags, machine, folder, state, began)
-        made.say(f"bake-off: {folder}, {len(candidates)} candidates")
-        made.run()
-        _end(made, opened, out)
+        trainer = candidate_training.Contest(candidates, flags, machine, folder, state, began)
+        trainer.say(f"bake-off: {folder}, {len(candidates)} candidates")
+        trainer.run()
+        _end(trainer, opened, out)
         if machine.report:
-            report_on(folder, made.say)
+            report_on(folder, trainer.say)
         state["done"] = True
-        made.save()
+        trainer.save()
 
 
-def _end(made: Contest, opened: list[Cache], out: Path) -> None:
+def _end(trainer: Contest, opened: list[Cache], out: Path) -> None:
     """Blend the finished candidates, score the hold-out, write the leaderboard and the submission."""
     from earshot.prediction import members
 
-    finished, first = made.having("finished"), opened[0]
+    finished, first = trainer.having("finished"), opened[0]
     if not finished:
-        failed = [one["note"] for one in made.state["of"].values() if one["status"] == "failed"]
-        made.save()
+        failed = [one["note"] for one in trainer.state["of"].values() if one["status"] == "failed"]
+        trainer.save()
         raise UserError(
             f"no candidate was finished: {failed[0]}"
             if failed
-            else f"no candidate was finished within --max-hours {made.state['hours']:g}: the same command "
+            else f"no candidate was finished within --max-hours {trainer.state['hours']:g}: the same command "
             "with more goes on"
         )
-    inside = [members.open_one(made.folder / name) for name in finished]
-    whole, found, oof, lines = members.fit(inside, "auto")
-    before = digest(made.folder / saved_blend.NAME) if (made.folder / saved_blend.NAME).exists() else None
-    saved_blend.write(made.folder, [member.folder for member in inside], whole.metric, found, oof)
-    if digest(made.folder / saved_blend.NAME) != before:
-        (made.folder / "test.json").unlink(missing_ok=True)
+    chosen = [members.open_one(trainer.folder / name) for name in finished]
+    whole, blended, oof, lines = members.fit(chosen, "auto")
+    before = (
+        digest(trainer.folder / saved_blend.NAME) if (trainer.folder / saved_blend.NAME).exists() else None
+    )
+    saved_blend.write(trainer.folder, [member.folder for member in chosen], whole.metric, blended, oof)
+    if digest(trainer.folder / saved_blend.NAME) != before:
+        (trainer.folder / "test.json").unlink(missing_ok=True)
     for line in [
         f"out-of-fold, final epochs, {len(oof.ids)} clips",
         *lines,
-        *members.table(found, whole.metric),
+        *members.table(blended, whole.metric),
         "weights: "
         + "  ".join(
-            f"{m.folder.name} {w:.3f}" for m, w in zip(inside, found.fitted.weights, strict=True) if w > 0
+            f"{m.folder.name} {w:.3f}" for m, w in zip(chosen, blended.fitted.weights, strict=True) if w > 0
         ),
     ]:
-        made.say(line)
+        trainer.say(line)
     # A further seed that never began is no news.
     rows = [
-        _row(made, name)
-        for name, candidate in made.candidates.items()
-        if candidate.after is None or made.state["of"][name]["folds"]
+        _row(trainer, name)
+        for name, candidate in trainer.candidates.items()
+        if candidate.after is None or trainer.state["of"][name]["folds"]
     ]
-    told = metrics.scores(oof.probabilities, oof.labels, made.flags.metric)
+    blend_scores = metrics.scores(oof.probabilities, oof.labels, trainer.flags.metric)
     rows.append(
         {
-            "run": str(made.folder),
+            "run": str(trainer.folder),
             "recipe": "auto",
             "features": " ".join(str(one.folder) for one in opened),
             "view": "",
             "folds": " ".join(map(str, sorted(set(oof.folds.tolist())))),
-            **leaderboard.scores(told, made.flags.metric),
-            "fold_std": found.spread,
-            "seconds": made.before + time.monotonic() - made.began,
-            "status": f"blend: {found.fitted.method} of {int((found.fitted.weights > 0).sum())}, "
+            **leaderboard.scores(blend_scores, trainer.flags.metric),
+            "fold_std": blended.spread,
+            "seconds": trainer.before + time.monotonic() - trainer.began,
+            "status": f"blend: {blended.fitted.method} of {int((blended.fitted.weights > 0).sum())}, "
             "cross-fitted",
         }
     )
-    rows = leaderboard.ordered(rows, made.flags.metric)
-    leaderboard.write(made.folder, rows)
-    leaderboard.write(made.folder.parent, rows)
+    rows = leaderboard.ordered(rows, trainer.flags.metric)
+    leaderboard.write(trainer.folder, rows)
+    leaderboard.write(trainer.folder.parent, rows)
     for line in leaderboard.table(rows):
-        made.say(line)
-    if any(one["status"] == "dropped" for one in made.state["of"].values()):
-        made.say(
+        trainer.say(line)
+    if any(one["status"] == "dropped" for one in trainer.state["of"].values()):
+        trainer.say(
             "dropped candidates were dropped by the labels of the folds named: that choice, unlike the "
             "blend's, is not cross-fitted"
         )
-    _submit(made, whole, first, out)
+    _submit(trainer, whole, first, out)
 
 
-def _row(made: Contest, name: str) -> dict[str, Any]:
+def _row(trainer: Contest, name: str) -> dict[str, Any]:
     """A candidate's row of the leaderboard."""
     from earshot.search import candidate_training
 
-    one, candidate = made.state["of"][name], made.candidates[name]
-    folder = made.folder / name
+    entry, candidate = trainer.state["of"][name], trainer.candidates[name]
+    folder = trainer.folder / name
     row = {
         "run": str(folder),
         "recipe": candidate.recipe.name,
@@ -205,51 +207,55 @@ def _row(made: Contest, name: str) -> dict[str, Any]:
         "view": candidate.view,
         "folds": "",
         "seconds": 0.0,
-        "status": one["status"] + (f" {one['note']}" if one["note"] else ""),
+        "status": entry["status"] + (f" {entry['note']}" if entry["note"] else ""),
     }
     if not candidate_training.begun(folder) or not (folder / "scores.json").exists():
         return row
-    told = read_json(folder / "scores.json")["last"]
+    last_scores = read_json(folder / "scores.json")["last"]
     return row | {
-        "folds": " ".join(map(str, told["folds"])),
-        **leaderboard.scores(told, made.flags.metric),
-        "fold_std": told["fold_std"],
+        "folds": " ".join(map(str, last_scores["folds"])),
+        **leaderboard.scores(last_scores, trainer.flags.metric),
+        "fold_std": last_scores["fold_std"],
         "seconds": candidate_training.seconds(Run.open(folder)),
     }
 
 
-def _submit(made: Contest, whole: Any, first: Cache, out: Path) -> None:
+def _submit(trainer: Contest, whole: Any, first: Cache, out: Path) -> None:
     """The hold-out's score and the submission, by the members' final epochs."""
     from earshot.core import worker_pool
     from earshot.prediction import submit
     from earshot.training import dataset, predict, run_scores
 
-    at = worker_pool.choose(made.machine.device)[0]
+    device = worker_pool.choose(trainer.machine.device)[0]
     prior = first.prior()
 
     def answers(split: str) -> np.ndarray:
         rows, ids = {}, first.split(split)["ids"]
 
         def ask(run: Run, kind: str) -> np.ndarray:
-            candidate = made.candidates[run.folder.name]
+            candidate = trainer.candidates[run.folder.name]
             key = (candidate.cache.folder, candidate.view)
             if key not in rows:
                 rows.clear()  # one at a time: they may be large
-                rows[key] = dataset.rows_of(candidate.cache, split, candidate.view, at, made.machine.memory)
-            return predict.predict_run(run, rows[key], at, kind, ids)
+                rows[key] = dataset.rows_of(
+                    candidate.cache, split, candidate.view, device, trainer.machine.memory
+                )
+            return predict.predict_run(run, rows[key], device, kind, ids)
 
         return whole.predict(ask)
 
     if first.has("test"):
-        scored = Run(made.folder)
+        scored = Run(trainer.folder)
         scored.config = {"record": {"classes": first.classes}}
-        rows = dataset.rows_of(first, "test", next(iter(first.shapes)), at, made.machine.memory)
-        found = run_scores.score_test(
-            scored, rows, lambda: predict.fill(answers("test"), prior)[0], metric=made.flags.metric
+        rows = dataset.rows_of(first, "test", next(iter(first.shapes)), device, trainer.machine.memory)
+        predicted = run_scores.score_test(
+            scored, rows, lambda: predict.fill(answers("test"), prior)[0], metric=trainer.flags.metric
         )
-        made.say(f"hold-out, {found['clips']} clips: {metrics.summary(found, made.flags.metric)}")
+        trainer.say(
+            f"hold-out, {predicted['clips']} clips: {metrics.summary(predicted, trainer.flags.metric)}"
+        )
     if not first.has("subm"):
-        made.say("nothing to submit: the data set has no clips without labels")
+        trainer.say("nothing to submit: the data set has no clips without labels")
         return
     for line in submit.submit(first, first.split("subm")["ids"], answers("subm"), prior, first.classes, out):
-        made.say(line)
+        trainer.say(line)

@@ -106,9 +106,9 @@ class Contest:
     def cost(self, name: str, upto: int | None = None) -> float:
         """Seconds that a candidate's first folds take, of those that are missing; for all of them, with the
         answers that follow."""
-        one = self.state["of"][name]
-        missing = set(self.state["folds"][:upto]) - set(one["folds"])
-        return len(missing) * one["each"] + (self.asking(name) if upto is None else 0.0)
+        entry = self.state["of"][name]
+        missing = set(self.state["folds"][:upto]) - set(entry["folds"])
+        return len(missing) * entry["each"] + (self.asking(name) if upto is None else 0.0)
 
     def get_settings(self, name: str) -> config.TrainingFlags:
         """A candidate's training settings."""
@@ -141,7 +141,7 @@ class Contest:
         if self.current is None or self.current[0] != name:
             candidate, self.current = self.candidates[name], None  # the features of the one before go first
             head = experiment.describe_head(candidate.recipe, candidate.cache, view=candidate.view)
-            made = experiment.Job(
+            job = experiment.Job(
                 candidate.cache,
                 candidate.recipe.name,
                 head,
@@ -149,27 +149,27 @@ class Contest:
                 self.machine,
                 0,
             )
-            pairs = sorted((str(id), int(fold)) for id, fold in zip(made.rows.ids, made.numbers, strict=True))
+            pairs = sorted((str(id), int(fold)) for id, fold in zip(job.rows.ids, job.numbers, strict=True))
             if self.state.setdefault("clips", digest_of(pairs)[:12]) != digest_of(pairs)[:12]:
                 raise UserError(
                     f"{candidate.cache.folder} has other training clips or folds than the cache before it"
                 )
-            self.state["folds"] = made.wanted()
+            self.state["folds"] = job.wanted()
             with locked(self.folder / name, "the run"):
-                self.current = (name, made, made.begin(self.folder / name, False, quiet=True))
+                self.current = (name, job, job.begin(self.folder / name, False, quiet=True))
         return self.current[1:]
 
     def estimate(self, name: str, gpu: bool) -> None:
         """What a fold takes, from the size or from a step that is timed; decided once. Too much for this
         machine is left out."""
-        one, candidate, settings = self.state["of"][name], self.candidates[name], self.get_settings(name)
-        if one["each"] is not None:
+        entry, candidate, settings = self.state["of"][name], self.candidates[name], self.get_settings(name)
+        if entry["each"] is not None:
             return
         rows, share = candidate.cache.manifest["splits"]["train"]["rows"], 1 - 1 / len(self.state["folds"])
         head = experiment.describe_head(candidate.recipe, candidate.cache, view=candidate.view)
-        told = at_once(head, candidate.cache)
-        if told is not None:
-            one["each"], one["row"] = told[0], precision.BACKWARD * told[1]
+        fit_seconds = at_once(head, candidate.cache)
+        if fit_seconds is not None:
+            entry["each"], entry["row"] = fit_seconds[0], precision.BACKWARD * fit_seconds[1]
             return
         parameters, work = size(head, candidate.cache, settings.epochs)
         if not gpu and parameters > CPU_PARAMETERS:
@@ -180,9 +180,9 @@ class Contest:
                 name, NO_TIME, f"{work:.1e} operations a fold are too many for a CPU in this time"
             )
             return
-        made, _ = self.prepared(name)
-        one["row"] = precision.seconds_a_row(head.build(), made.rows, settings, made.device)
-        one["each"] = WITH_THE_REST * one["row"] * rows * share * settings.epochs / len(made.devices)
+        job, _ = self.prepared(name)
+        entry["row"] = precision.seconds_a_row(head.build(), job.rows, settings, job.device)
+        entry["each"] = WITH_THE_REST * entry["row"] * rows * share * settings.epochs / len(job.devices)
 
     def attempt(self, name: str, what: Any, *args: Any) -> Any:
         """Do something with a candidate; if it cannot be done it is out, and the others go on. None then."""
@@ -195,28 +195,29 @@ class Contest:
 
     def train(self, name: str, upto: int | None = None, anyhow: bool = False) -> None:
         """Train a candidate's first folds, all by default, as far as the time goes."""
-        wanted, one = self.state["folds"][:upto], self.state["of"][name]
-        if set(wanted) <= set(one["folds"]):
+        wanted, entry = self.state["folds"][:upto], self.state["of"][name]
+        if set(wanted) <= set(entry["folds"]):
             if upto is None:
                 self.set_status(name, FINISHED)
             return
-        made, run = self.prepared(name)
+        job, run = self.prepared(name)
         deadline = Deadline(None if anyhow else max(0.0, self.compute_seconds_left()) / 3600)
         with locked(run.folder, "the run"):
-            done = cross_validation.train(made, run, wanted, deadline)
+            done = cross_validation.train(job, run, wanted, deadline)
             if any(run.fold(n).predictions("last") is not None for n in run.finished_folds()):
-                summarise(run, made.rows, made.numbers)
+                summarise(run, job.rows, job.numbers)
         if SIGNALS.waiting is not None:
             self.save()
             deadline.leave()
-        one["folds"] = run.finished_folds() if done else [n for n in one["folds"]]
-        if one["folds"]:
-            one["each"] = 1.05 * seconds(run) / len(run.finished_folds())
-            found = read_json(run.folder / "scores.json")["last"]
+        entry["folds"] = run.finished_folds() if done else [n for n in entry["folds"]]
+        if entry["folds"]:
+            entry["each"] = 1.05 * seconds(run) / len(run.finished_folds())
+            last_scores = read_json(run.folder / "scores.json")["last"]
             self.say(
-                f"{name}: {len(found['folds'])}/{len(self.state['folds'])} folds, out-of-fold "
-                f"{self.flags.metric} {found[self.flags.metric]:.4f}  log_loss {found['log_loss']:.4f}  "
-                f"{clock(seconds(run))}, {clock(max(0.0, self.compute_seconds_left()))} left"
+                f"{name}: {len(last_scores['folds'])}/{len(self.state['folds'])} folds, out-of-fold "
+                f"{self.flags.metric} {last_scores[self.flags.metric]:.4f}  "
+                f"log_loss {last_scores['log_loss']:.4f}  {clock(seconds(run))}, "
+                f"{clock(max(0.0, self.compute_seconds_left()))} left"
             )
         if done and upto is None:
             self.set_status(name, FINISHED)
@@ -307,13 +308,13 @@ class Contest:
         upto = min((len(self.state["of"][name]["folds"]) for name in names), default=0)
         if not upto:
             return names
-        found = {name: self.read_oof_of_folds(name, upto) for name in names}
+        oofs = {name: self.read_oof_of_folds(name, upto) for name in names}
         return sorted(
             names,
             reverse=True,
             key=lambda name: (
-                metrics.one(self.flags.metric, found[name].probabilities, found[name].labels),
-                metrics.one("log_loss", found[name].probabilities, found[name].labels),
+                metrics.one(self.flags.metric, oofs[name].probabilities, oofs[name].labels),
+                metrics.one("log_loss", oofs[name].probabilities, oofs[name].labels),
             ),
         )
 

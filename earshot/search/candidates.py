@@ -55,11 +55,11 @@ class Candidate:
 
     def get_training_settings(self, folds: int | None, metric: str) -> config.TrainingFlags:
         """The recipe's training settings, with what is the same for all candidates."""
-        made = config.with_defaults(
+        settings = config.with_defaults(
             config.TrainingFlags(), self.recipe.training, f"recipe {self.recipe.name}, training"
         )
         # a further seed is a candidate of its own
-        return replace(made, folds=folds, metric=metric, seed=self.seed, seeds=1, refit=False)
+        return replace(settings, folds=folds, metric=metric, seed=self.seed, seeds=1, refit=False)
 
 
 def candidates(opened: list[Cache], recipes: tuple[str, ...]) -> list[Candidate]:
@@ -70,44 +70,44 @@ def candidates(opened: list[Cache], recipes: tuple[str, ...]) -> list[Candidate]
     Raises:
         UserError: a recipe that no cache has a view for.
     """
-    found: list[tuple[int, Candidate]] = []
+    ladder: list[tuple[int, Candidate]] = []
     labels = _labels(opened)
 
-    def add(place: int, one: Cache, name: str, view: str) -> None:
+    def add(place: int, cache: Cache, name: str, view: str) -> None:
         recipe = config.load_recipe(name)
-        plain = re.sub(r"[^\w.-]+", "_", f"{recipe.name}-{view}-{labels[one.folder]}")
-        found.append((place, Candidate(plain, one, recipe, view, 0)))
+        plain = re.sub(r"[^\w.-]+", "_", f"{recipe.name}-{view}-{labels[cache.folder]}")
+        ladder.append((place, Candidate(plain, cache, recipe, view, 0)))
 
     if recipes:
         for place, name in enumerate(recipes):
             recipe = config.load_recipe(name)
             head, wanted = recipe.head.get("name", "linear"), recipe.head.get("view")
             fitting = 0
-            for one in opened:
-                view = experiment.find_view(head, wanted, one)
-                unfit = experiment.find_misfit(head, recipe.head, one, view) if view else None
+            for cache in opened:
+                view = experiment.find_view(head, wanted, cache)
+                unfit = experiment.find_misfit(head, recipe.head, cache, view) if view else None
                 if unfit:
                     print(f"--candidates {name}, left out: {unfit}")
                 elif view:
-                    add(place, one, name, view)
+                    add(place, cache, name, view)
                     fitting += 1
             if not fitting:
                 raise UserError(
                     f"--candidates {name}: no cache has a view that it takes: extract one, or leave it out"
                 )
     else:
-        for one in opened:
-            for rank, view in enumerate(_ranked(one)):
-                fitting_names = LADDER[one.kinds[view]]
+        for cache in opened:
+            for rank, view in enumerate(_ranked(cache)):
+                fitting_names = LADDER[cache.kinds[view]]
                 if rank:
                     short = FURTHER[min(rank, len(FURTHER)) - 1]
                     fitting_names = tuple(name for name in short if name in fitting_names)
                 for place, name in enumerate(fitting_names):
-                    add(place, one, name, view)
-        if not found:
-            views = ", ".join(view for one in opened for view in one.shapes)
+                    add(place, cache, name, view)
+        if not ladder:
+            views = ", ".join(view for cache in opened for view in cache.shapes)
             raise UserError(f"the ladder has no head for {views}: name recipes with --candidates")
-    first = [candidate for _, candidate in sorted(found, key=lambda pair: pair[0])]
+    first = [candidate for _, candidate in sorted(ladder, key=lambda pair: pair[0])]
     names = [candidate.name for candidate in first]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
@@ -127,10 +127,10 @@ def _ranked(cache: Cache) -> list[str]:
 
 
 def _labels(opened: list[Cache]) -> dict[Path, str]:
-    names = [one.folder.name for one in opened]
+    names = [cache.folder.name for cache in opened]
     return {
-        one.folder: name if names.count(name) == 1 else f"{one.folder.parent.name}-{name}"
-        for one, name in zip(opened, names, strict=True)
+        cache.folder: name if names.count(name) == 1 else f"{cache.folder.parent.name}-{name}"
+        for cache, name in zip(opened, names, strict=True)
     }
 
 

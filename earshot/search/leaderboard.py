@@ -22,9 +22,9 @@ def key(metric: str) -> str:
     return metric if metric in SCORES else f"oof_{metric}"
 
 
-def scores(told: dict[str, Any], metric: str) -> dict[str, float]:
+def scores(all_scores: dict[str, Any], metric: str) -> dict[str, float]:
     """The columns of numbers out of all scores; that of another metric than the usual ones comes first."""
-    return {name: told[name.removeprefix("oof_")] for name in dict.fromkeys((key(metric), *SCORES[:3]))}
+    return {name: all_scores[name.removeprefix("oof_")] for name in dict.fromkeys((key(metric), *SCORES[:3]))}
 
 
 def ordered(rows: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]:
@@ -45,7 +45,7 @@ def write(folder: Path, rows: list[dict[str, Any]]) -> None:
     columns = (*BEFORE, *_scored(rows), *AFTER)
     writer.writerow(columns)
     for row in rows:
-        found = [row.get(name) for name in columns]
+        values = [row.get(name) for name in columns]
         writer.writerow(
             [
                 ""
@@ -55,7 +55,7 @@ def write(folder: Path, rows: list[dict[str, Any]]) -> None:
                 else f"{v:.1f}"
                 if isinstance(v, float)
                 else v
-                for name, v in zip(columns, found, strict=True)
+                for name, v in zip(columns, values, strict=True)
             ]
         )
     write_text(folder / NAME, text.getvalue())

@@ -73,7 +73,7 @@ def suggest(
     }
     if at_once:
         return {}, chosen
-    found = {
+    training = {
         "lr": trial.suggest_float("lr", base.lr / 8, base.lr * 8, log=True),
         "weight_decay": trial.suggest_float("weight_decay", 1e-4, 0.5, log=True),
         "label_smoothing": trial.suggest_float("label_smoothing", 0.0, 0.2),
@@ -81,8 +81,8 @@ def suggest(
         "epochs": trial.suggest_int("epochs", max(1, base.epochs // 2), 2 * base.epochs),
     }
     if not further and base.mixup_pairs == "any":
-        found["mixup"] = trial.suggest_float("mixup", 0.0, 1.0)
-    return found, chosen
+        training["mixup"] = trial.suggest_float("mixup", 0.0, 1.0)
+    return training, chosen
 
 
 def own(base: TrainingFlags, head: Head, options: dict[str, Any]) -> dict[str, Any]:
@@ -141,10 +141,10 @@ def tune(trials: int, job: Job, folder: Path, wanted: list[int], deadline: Deadl
         trial = study.ask()
         training, chosen = suggest(trial, base, options, at_once, further)
         # A trial is of one seed, and of the folds alone: what they score is all that it is for.
-        one = job.other(replace(base, **training, seeds=1, refit=False), {**head.options, **chosen})
-        at = folder / f"trial_{fingerprint(trial.params)[:8]}"
+        trial_job = job.other(replace(base, **training, seeds=1, refit=False), {**head.options, **chosen})
+        trial_folder = folder / f"trial_{fingerprint(trial.params)[:8]}"
         try:
-            value, pruned = _try(trial, one, at, wanted, deadline)
+            value, pruned = _try(trial, trial_job, trial_folder, wanted, deadline)
         except (UserError, models.HeadError) as error:  # such as a loss that is no number
             say(f"trial {len(done) + 1}/{trials} cannot be trained: {' '.join(str(error).split())}")
             value, pruned = float("-inf"), True
@@ -153,7 +153,7 @@ def tune(trials: int, job: Job, folder: Path, wanted: list[int], deadline: Deadl
         study.tell(
             trial, None if pruned else value, state=TrialState.PRUNED if pruned else TrialState.COMPLETE
         )
-        shutil.rmtree(at, ignore_errors=True)
+        shutil.rmtree(trial_folder, ignore_errors=True)
         words = "  ".join(
             f"{key} {v:.3g}" if isinstance(v, float) else f"{key} {v}" for key, v in trial.params.items()
         )
@@ -177,12 +177,12 @@ def tune(trials: int, job: Job, folder: Path, wanted: list[int], deadline: Deadl
 
 def mark(run: Run, wanted: list[int]) -> None:
     """Say in the scores and in the log that the settings were chosen on the folds that are scored."""
-    said = (
+    warning = (
         f"settings chosen by --tune on fold {', '.join(map(str, wanted))}: the scores of these folds "
         "flatter, the final epoch's too"
     )
-    run.keep("scores", {**read_json(run.folder / "scores.json"), "tuned": said})
-    run.log(said)
+    run.keep("scores", {**read_json(run.folder / "scores.json"), "tuned": warning})
+    run.log(warning)
 
 
 def _try(
@@ -198,8 +198,10 @@ def _try(
             return None, False
         seen.append(number)
         truth = np.concatenate([job.rows.truth[job.numbers == n] for n in seen])
-        found = np.concatenate([run.fold(n).predictions("last") for n in seen])
-        value = metrics.one(job.settings.metric, found, truth) + TIE * metrics.one("log_loss", found, truth)
+        predicted = np.concatenate([run.fold(n).predictions("last") for n in seen])
+        value = metrics.one(job.settings.metric, predicted, truth) + TIE * metrics.one(
+            "log_loss", predicted, truth
+        )
         trial.report(value, step)
         if step + 1 < len(wanted) and trial.should_prune():
             return value, True
