@@ -230,7 +230,7 @@ def _split_numeric_ids(
 
     best, chosen, probe = 0, 0, _sample_rows(ids)
     fewest = max(len(_normalise_number(spelling.key(name))) for name in names.classes)
-    most = min(max(map(len, ids)), 18)  # longer ids are no product: they would not fit into 64 bits
+    most = min(max(map(len, ids)), 18)  # as many as a 64-bit integer surely holds
     for digits in range(fewest, most + 1):
         forms = split_ids(probe, digits)
         known_forms = find_known(forms)
