@@ -82,7 +82,7 @@ def _group_by_split(audio: list[str]) -> dict[str | None, Parts]:
 
 
 def _label_by_folder(by_split: dict[str | None, Parts]) -> tuple[Rows, list[str]] | None:
-    """The label of each file, and the files beside the class folders; None if folders lie in class folders."""
+    """The label of each file, and the files beside the class folders; None if folders lie in those."""
     rows: Rows = {"train": {}, "test": {}, "subm": {}}
     loose: list[str] = []
     for split, parts in by_split.items():
