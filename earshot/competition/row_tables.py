@@ -228,39 +228,40 @@ def _read_times(
 
 
 def _find_files(
-    files: Files, frame: pd.DataFrame, columns: list[str], ids: pd.Series, begun_by: bool
+    files: Files, frame: pd.DataFrame, columns: list[str], ids: pd.Series, can_be_prefix: bool
 ) -> tuple[dict[str, str], list[str] | None]:
     """The file of each recording that the rows name, and each row's name for it; None for names without a
     column of them.
 
     Args:
-        begun_by: may a name be what a single file's begins with?
+        can_be_prefix: may a name be what a single file's begins with?
     """
-    begun: dict[str, list[str]] = {}
-    for path in files.audio if begun_by else ():
+    starting_with: dict[str, list[str]] = {}
+    for path in files.audio if can_be_prefix else ():
         if not segments.is_training_file(path):
             parts = strip_suffix(path.rpartition("/")[2]).split("_")
             for end in range(1, len(parts)):
-                begun.setdefault("_".join(parts[:end]), []).append(path)
+                starting_with.setdefault("_".join(parts[:end]), []).append(path)
 
-    def count_files(column: str) -> int:
-        return sum(
-            any(not segments.is_training_file(p) for p in files.find_candidates(cell))
-            or len(begun.get(cell, [])) == 1
-            for cell in frame[column].str.strip().unique()
-        )
+    def is_recording(name: str) -> bool:
+        candidates = files.find_candidates(name)
+        return not all(map(segments.is_training_file, candidates)) or len(starting_with.get(name, [])) == 1
 
-    file_counts = {column: count_files(column) for column in columns}
-    named = [c for c in columns if file_counts[c]] or [c for c in columns if c.lower() in FILES]
+    counts = {column: sum(map(is_recording, frame[column].str.strip().unique())) for column in columns}
+    named = [column for column in columns if counts[column]]
+    if not named:
+        named = [column for column in columns if column.lower() in FILES]
     if not named:
         return {}, None
-    column = max(named, key=lambda c: (file_counts[c], c.lower() in FILES))
+    column = max(named, key=lambda name: (counts[name], name.lower() in FILES))
     names = list(frame[column].str.strip())
-    where = segments.find_recordings(files, names)
+    path_of = segments.find_recordings(files, names)
     stems = {name: segments.NAMED.sub(r"\1", id) for name, id in zip(names, ids, strict=True)}
-    by_id = segments.find_recordings(files, [stems[name] for name, path in where.items() if not path])
-    for name, path in where.items():
-        alike = begun.get(name, [])
-        # 2782_SSW_20170701.ogg is recording 2782
-        where[name] = path or by_id[stems[name]] or (files.to_absolute(alike[0]) if len(alike) == 1 else "")
-    return where, names
+    by_id = segments.find_recordings(files, [stems[name] for name, path in path_of.items() if not path])
+    for name, path in path_of.items():
+        if not path:
+            path_of[name] = by_id[stems[name]]
+        paths = starting_with.get(name, [])
+        if not path_of[name] and len(paths) == 1:
+            path_of[name] = files.to_absolute(paths[0])  # 2782_SSW_20170701.ogg is recording 2782
+    return path_of, names
