@@ -344,7 +344,7 @@ def list_unread_tables(files: Files, tables: Tables) -> list[tuple[str, str]]:
             unread.append((path, f"it has to be readable: {why}"))
             continue
         column = find_id_column(frame, files, numbers=False)
-        named = set()
+        named: set[str] = set()
         if column:
             named = {path for id in frame[column] for path in files.find_candidates(id)[:1]}
         if 2 * len(named) <= len(files.audio) or _only_repeats_folders(files, tables, [path]):
