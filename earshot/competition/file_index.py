@@ -259,7 +259,7 @@ class Files:
                 index[name] = [path for path in index[name] if path not in gone]
                 if not index[name]:
                     del index[name]
-        self.__dict__.pop("_tails", None)
+        self.__dict__.pop("_index_tails", None)  # to be made anew
 
     def find_by_number(self, clip_id: str) -> list[str]:
         """The audio files that are called by the same number as an id, whatever zeros stand before it."""
