@@ -239,8 +239,9 @@ def open_folder(root: Path, beside: Path) -> tuple[Path, list[str]]:
         if not closed:
             raise UserError(f"no audio in {root}: {wrong[0]}")
         raise UserError(
-            f"no audio in {root} but in what Earshot cannot read: {archive_names.format_unpack_hint(closed)}; "
-            "unpack all of them, and give the folder that they are unpacked to"
+            f"no audio in {root} but in what Earshot cannot read: "
+            f"{archive_names.format_unpack_hint(closed)}; unpack all of them, and give the folder that they "
+            "are unpacked to"
         )
     return shown, notes
 
