@@ -6,7 +6,7 @@ import filecmp
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -46,13 +46,13 @@ def walk_folder(root: Path, closed: list[str] | None = None, deep: int | None = 
         real = os.path.realpath(folder)
         relative = Path(os.path.relpath(folder, root)).as_posix()
         links = relative != "." and MARKER in names and find_mirror_source(Path(folder))
-        names = sorted(n for n in names if not n.startswith("."))
+        names = sorted(name for name in names if not name.startswith("."))
         cache = relative != "." and "manifest.json" in names and not any(map(is_audio, names))
         if real in seen or cache or links:  # seen: a link that leads back up
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(f for f in folders if not f.startswith(".") and f != "__MACOSX")
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
         if deep is not None and relative.count("/") + (relative != ".") >= deep:
             folders.clear()
         yield ("" if relative == "." else relative), names
@@ -92,16 +92,17 @@ class Files:
                     self._describe_example(self._disk.setdefault(path, real), real)
                 index = self._classify_file(name, path)
                 index.append(real if index is self.csvs else path)
-        tables = (*self.csvs, *self.texts)
-        folders = {f"/{path.rpartition('/')[0]}" for paths in (self.audio, tables) for path in paths}
+        folders = {f"/{path.rpartition('/')[0]}" for path in (*self.audio, *self.csvs, *self.texts)}
         head = os.path.commonpath(folders or ["/"])
         deepest = 2 + head.rstrip("/").count("/")  # below the folders that all lie in
-        self.documents += [text_of(p) for p in self.csvs if p.count("/") > deepest and is_document(p)]
-        self.others += [text_of(p) for p in self.csvs if p.count("/") > deepest and not is_document(p)]
-        self.csvs = [p for p in self.csvs if p.count("/") <= deepest]
-        self.texts = [p for p in self.texts if p.count("/") <= deepest]
+        for path in self.csvs:  # a csv further down is of one clip, such as its annotations
+            if path.count("/") > deepest:
+                index = self.documents if is_document(path) else self.others
+                index.append(text_of(path))
+        self.csvs = [path for path in self.csvs if path.count("/") <= deepest]
+        self.texts = [path for path in self.texts if path.count("/") <= deepest]
         self.audio.sort()
-        self.csvs.sort(key=lambda p: (p.count("/"), p))
+        self.csvs.sort(key=lambda path: (path.count("/"), path))
         self.paths = set(self.audio)
         for path, real in self._disk.items():
             if os.path.lexists(self.root / path):
@@ -152,13 +153,16 @@ class Files:
         wanted = clip_id.strip()
         if wanted in self.alias:
             return [self.alias[wanted]]
-        if wanted != clip_id and (
-            exact := self.by_name.get(normalise_name(clip_id))
-        ):  # the blank is the file's own
-            return exact
+        if wanted != clip_id:
+            exact = self.by_name.get(normalise_name(clip_id))
+            if exact:  # the blank is the file's own
+                return exact
         # A backslash is Windows' separator, or the escape of a byte in a name that is no UTF-8.
-        escaped = self._look_up_candidates(wanted) if self._disk and "\\" in wanted else []
-        return escaped or self._look_up_candidates(wanted.replace("\\", "/").removeprefix("./"))
+        if self._disk and "\\" in wanted:
+            escaped = self._look_up_candidates(wanted)
+            if escaped:
+                return escaped
+        return self._look_up_candidates(wanted.replace("\\", "/").removeprefix("./"))
 
     def _look_up_candidates(self, wanted: str) -> list[str]:
         if wanted in self.paths:
@@ -175,16 +179,16 @@ class Files:
         if "/" in wanted:
             tail = normalise_name("/" + strip_suffix(wanted.lstrip("/")))
             root = normalise_name(text_of((find_mirror_source(self.root) or self.root).as_posix()))
-            heads = {
-                f: [normalise_name("/" + strip_suffix(reading)) for reading in readings(self._disk.get(f, f))]
-                for f in paths
-            }
-            paths = [
-                f
-                for f in paths
-                if any((root + h).endswith(tail) or ("/" in f and tail.endswith(h)) for h in heads[f])
-            ]
-        exact = [f for f in paths if strip_suffix(f.rpartition("/")[2]) == strip_suffix(name)]
+
+            def agrees(path: str) -> bool:
+                for reading in readings(self._disk.get(path, path)):
+                    whole = normalise_name("/" + strip_suffix(reading))
+                    if (root + whole).endswith(tail) or "/" in path and tail.endswith(whole):
+                        return True
+                return False
+
+            paths = [path for path in paths if agrees(path)]
+        exact = [path for path in paths if strip_suffix(path.rpartition("/")[2]) == strip_suffix(name)]
         return exact or paths
 
     def resolve_ids(self, ids: list[str], split: str) -> list[str]:
@@ -198,17 +202,16 @@ class Files:
             UserError: an id that may mean two different files, or two ids that may mean one.
         """
         own = "train" if split == "train" else "subm"
-        candidates = [self.find_candidates(i) for i in ids]
-        if self.tail_notes and (at := self.match_tails(ids, own)):  # as the training ids are
-            known = zip(map(str.strip, ids), candidates, strict=True)
-            candidates = [
-                [at[i]] if i in at and (i in self.alias or not paths) else paths for i, paths in known
-            ]
-        strict = []
-        for clip_id, paths in zip(ids, candidates, strict=True):
-            sides = {p: find_side(p.rpartition("/")[0]) for p in paths}
-            own_paths = [p for p in paths if sides[p] == own] or [p for p in paths if sides[p] is None]
-            strict.append(paths if paths == [clip_id] else own_paths)
+        candidates = [self.find_candidates(clip_id) for clip_id in ids]
+        if self.tail_notes:  # as the training ids are
+            path_of = self.match_tails(ids, own)
+            for row, clip_id in enumerate(map(str.strip, ids)):
+                if clip_id in path_of and (clip_id in self.alias or not candidates[row]):
+                    candidates[row] = [path_of[clip_id]]
+        strict = [
+            paths if paths == [clip_id] else _select_side(paths, own)
+            for clip_id, paths in zip(ids, candidates, strict=True)
+        ]
         self.claimed |= {path for paths in strict for path in paths}
         strict = self.match_numbers(ids, strict, own)
         if any(strict):
@@ -231,20 +234,19 @@ class Files:
         Args:
             own: the side whose files are meant, as `side` has it.
         """
-        at: dict[str, str] = {}
+        path_of: dict[str, str] = {}
         ids = list(ids)
         for id in ids:
             stem, dot, suffix = id.strip().rpartition(".")
             if not dot or not re.fullmatch("[A-Za-z][A-Za-z0-9]{1,4}", suffix, re.ASCII):
                 continue
-            sides = {p: find_side(p.rpartition("/")[0]) for p in self.find_candidates(stem)}
-            own_paths = [p for p in sides if sides[p] == own] or [p for p in sides if sides[p] is None]
-            if len(own_paths) == 1:
-                at[id.strip()] = own_paths[0]
-        if 2 * len(at) <= len(ids):
+            own_paths = _select_side(self.find_candidates(stem), own)
+            if len(set(own_paths)) == 1:
+                path_of[id.strip()] = own_paths[0]
+        if 2 * len(path_of) <= len(ids):
             return ""
-        self.alias |= at
-        id, path = next(iter(at.items()))
+        self.alias |= path_of
+        id, path = next(iter(path_of.items()))
         return f"the ids match the files but for their suffix: first {id} is {path}"
 
     def leave_out(self, paths: Iterable[str]) -> None:
@@ -257,7 +259,7 @@ class Files:
                 index[name] = [path for path in index[name] if path not in gone]
                 if not index[name]:
                     del index[name]
-        self.__dict__.pop("_tails", None)
+        self.__dict__.pop("_index_tails", None)  # to be made anew
 
     def find_by_number(self, clip_id: str) -> list[str]:
         """The audio files that are called by the same number as an id, whatever zeros stand before it."""
@@ -268,10 +270,12 @@ class Files:
         matches: list[list[str]] = []
         owner: dict[str, str] = {}
         for clip_id, paths in zip(ids, candidates, strict=True):
-            free = [] if paths else [p for p in self.find_by_number(clip_id) if p not in self.claimed]
-            sides = {p: find_side(p.rpartition("/")[0]) for p in free}
-            paths = paths or [p for p in free if sides[p] == own] or [p for p in free if sides[p] is None]
-            for path in paths if free else ():
+            if paths:
+                matches.append(paths)
+                continue
+            free = [path for path in self.find_by_number(clip_id) if path not in self.claimed]
+            paths = _select_side(free, own)
+            for path in paths:
                 other = owner.setdefault(path, clip_id)
                 if other != clip_id:
                     raise UserError(
@@ -323,9 +327,8 @@ class Files:
             return "no such file in its own split's folders"
         if name.startswith("._"):
             return "a Mac's companion file, not audio"
-        other = self._index_other_files.get(normalise_name(name)) or self._index_other_files.get(
-            normalise_name(strip_suffix(name))
-        )
+        others = self._index_other_files
+        other = others.get(normalise_name(name)) or others.get(normalise_name(strip_suffix(name)))
         if other is None:
             return "no such file"
         suffix = suffix_of(other)
@@ -356,13 +359,21 @@ class Files:
         text += f", {len(self.folders)} subfolders" + (f" ({names})" if names else "")
         text += f", {len(self.others)} other files ({first_few(self.others)})" if self.others else ""
         text += f", archives to unpack: {first_few(self.packed, 4)}" if self.packed else ""
-        return text + (
-            f", zip files to unpack or to pass themselves: {', '.join(self.zips[:4])}" if self.zips else ""
-        )
+        if self.zips:
+            text += f", zip files to unpack or to pass themselves: {', '.join(self.zips[:4])}"
+        return text
 
     def describe_audio_folders(self) -> str:
         """The folders that hold audio, with their counts, in one line."""
         counts = Counter(p.rpartition("/")[0] or "." for p in self.audio)
         listed = [f"{folder} ({n} files)" for folder, n in sorted(counts.items())]
-        others = f", only {first_few(self.others)}" if self.others else ""
-        return ", ".join(listed[:8]) + (", ..." if len(listed) > 8 else "") if listed else f"none{others}"
+        if not listed:
+            return "none" + (f", only {first_few(self.others)}" if self.others else "")
+        return ", ".join(listed[:8]) + (", ..." if len(listed) > 8 else "")
+
+
+def _select_side(paths: Sequence[str], own: str) -> list[str]:
+    """The files of a side, else those of none."""
+    sides = [(path, find_side(path.rpartition("/")[0])) for path in paths]
+    of_own = [path for path, side in sides if side == own]
+    return of_own or [path for path, side in sides if side is None]

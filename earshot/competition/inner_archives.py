@@ -56,16 +56,20 @@ class Archive:
 
     def _is_unpacked_beside(self) -> bool:
         """Do files of the same names and sizes lie where someone would have unpacked it?"""
-        sizes = {posixpath.normpath(n): self.get_member_size(info) for info, n in self.members or ()}
-        stem, tops = archive_names.strip_archive_suffix(self.path.name), {n.split("/")[0] for n in sizes}
-        heads = [("", 0), (f"{stem}/", 0), *([(f"{stem}/", 1)] if len(tops) == 1 else [])]
-        return any(
-            all(
-                get_size(self.path.parent / head / "/".join(n.split("/")[cut:])) == size
-                for n, size in sizes.items()
-            )
-            for head, cut in heads
+        sizes = {posixpath.normpath(name): self.get_member_size(info) for info, name in self.members or ()}
+        beside, below = (
+            self.path.parent,
+            self.path.parent / archive_names.strip_archive_suffix(self.path.name),
         )
+
+        def has_all(folder: Path, cut: int) -> bool:
+            paths = {folder / "/".join(name.split("/")[cut:]): size for name, size in sizes.items()}
+            return all(get_size(path) == size for path, size in paths.items())
+
+        if has_all(beside, 0) or has_all(below, 0):
+            return True
+        # in a folder of the archive's name, less the single one in it
+        return len({name.split("/")[0] for name in sizes}) == 1 and has_all(below, 1)
 
     def get_member_size(self, info: Any) -> int:
         """Bytes of a member."""
@@ -91,15 +95,13 @@ class Archive:
     def get_visible_path(self) -> str:
         """Where its files are seen: beside it if all lie in a folder of its name, or are one table, else in
         such a folder."""
-        tops, stem = (
-            link_folder.list_visible(self.into),
-            archive_names.strip_archive_suffix(posixpath.basename(self.place)),
-        )
-        parent = posixpath.dirname(self.place)
-        is_single = len(tops) == 1 and (
-            normalise_name(tops[0]) == normalise_name(stem) or tops[0].lower().endswith((".csv", ".tsv"))
-        )
-        return parent if is_single else posixpath.join(parent, stem)
+        tops = link_folder.list_visible(self.into)
+        parent, name = posixpath.split(self.place)
+        stem = archive_names.strip_archive_suffix(name)
+        if len(tops) == 1:
+            if normalise_name(tops[0]) == normalise_name(stem) or tops[0].lower().endswith((".csv", ".tsv")):
+                return parent
+        return posixpath.join(parent, stem)
 
     def list_hidden_paths(self) -> list[str]:
         """The paths that need not be seen any more."""
@@ -234,12 +236,12 @@ def open_folder(root: Path, beside: Path) -> tuple[Path, list[str]]:
                 "archive: the file beside it is used"
             )
     if (closed or wrong) and not any(any(map(is_audio, names)) for _, names in walk_folder(shown)):
+        if not closed:
+            raise UserError(f"no audio in {root}: {wrong[0]}")
         raise UserError(
             f"no audio in {root} but in what Earshot cannot read: "
-            f"{archive_names.format_unpack_hint(closed)}; unpack "
-            "all of them, and give the folder that they are unpacked to"
-            if closed
-            else f"no audio in {root}: {wrong[0]}"
+            f"{archive_names.format_unpack_hint(closed)}; unpack all of them, and give the folder that they "
+            "are unpacked to"
         )
     return shown, notes
 
@@ -261,16 +263,15 @@ def unpack_all(
     done: list[Archive] = []
     unpacked: list[str] = []
     wrong: list[str] = []
-    left = max(
-        zip_file.MAX_SMALL,
-        zip_file.MAX_RATIO * sum(max(get_size(inner_archive.path), 0) for inner_archive in archives),
-    )
+    packed_bytes = sum(max(get_size(archive.path), 0) for archive in archives)
+    left = max(zip_file.MAX_SMALL, zip_file.MAX_RATIO * packed_bytes)
     for _ in range(levels):
         wanted = []
         for archive in archives:
             try:
                 if not archive.inspect():
-                    unpacked += [text_of(archive.place)] * (not isinstance(archive, ParquetSplit))
+                    if not isinstance(archive, ParquetSplit):
+                        unpacked.append(text_of(archive.place))
                     continue
                 total = archive.count_bytes()
                 if total > left:

@@ -88,9 +88,8 @@ class Labels:
             return False
         if not self.classes:
             return bool(frame[self.name].str.strip().any())
-        return all(is_binary_column(frame[c]) for c in self.columns) and any(
-            frame[c].map(is_one).any() for c in self.columns
-        )
+        columns = [frame[column] for column in self.columns]
+        return all(map(is_binary_column, columns)) and any(cells.map(is_one).any() for cells in columns)
 
     def read_column(self, frame: pd.DataFrame, csv: Path) -> pd.Series:
         """A label per row: text, or a tuple of several; MISSING where a cell is empty.
@@ -98,29 +97,24 @@ class Labels:
         Raises:
             UserError: several labels of a clip where there can be one.
         """
+        values: list[str | tuple[str, ...]] = []
         if self.separator is not None:
             empty = () if self.empty_is_none else MISSING
-            values = [
-                MISSING
-                if cell.strip() == TO_PREDICT
-                else tuple(sorted(set(split_cell(cell, self.separator)))) or empty
-                for cell in frame[self.name]
-            ]
+            for cell in frame[self.name]:
+                labels = tuple(sorted(set(split_cell(cell, self.separator))))
+                values.append(MISSING if cell.strip() == TO_PREDICT else labels or empty)
         elif not self.classes:
             cells = frame[self.name].str.strip()
             return cells.where(cells != TO_PREDICT, MISSING)
         else:
-            set_here = [
-                tuple(c for c, cell in zip(self.columns, row, strict=True) if is_one(cell))
-                for row in frame[list(self.columns)].values
-            ]
-            odd = next((index for index, row in enumerate(set_here) if len(row) != 1), None)
-            if not self.multilabel and odd is not None:
-                raise UserError(
-                    f"{csv}, line {frame.index[odd]}: {len(set_here[odd])} of the label columns are 1: "
-                    "--task multilabel reads them"
-                )
-            values = [tuple(sorted(row)) if self.multilabel else row[0] for row in set_here]
+            for line, row in zip(frame.index, frame[list(self.columns)].values, strict=True):
+                ones = [column for column, cell in zip(self.columns, row, strict=True) if is_one(cell)]
+                if not self.multilabel and len(ones) != 1:
+                    raise UserError(
+                        f"{csv}, line {line}: {len(ones)} of the label columns are 1: "
+                        "--task multilabel reads them"
+                    )
+                values.append(tuple(sorted(ones)) if self.multilabel else ones[0])
         return pd.Series(values, index=frame.index, dtype=object)
 
 
@@ -145,29 +139,31 @@ def detect_format(
     Returns:
         the labels, and lines to say about them.
     """
-    left = [c for c in frame.columns if c not in (id_column, "fold", "group")]
+    left = [name for name in frame.columns if name not in (id_column, "fold", "group")]
     column = named or find_label_column(frame, id_column, sample_columns)
-    binary = [] if named else [c for c in left if is_binary_column(frame[c])]
+    binary = [] if named else [name for name in left if is_binary_column(frame[name])]
     answers_are_binary = len(answers) > 1 and set(answers) <= set(binary)
     if not named and not answers_are_binary and len(answers) > 1 and set(answers) <= set(left):
-        odd = next(c for c in answers if c not in binary)
+        odd = next(name for name in answers if name not in binary)
         cell = next(cell for cell in frame[odd] if not is_binary_column(pd.Series([cell])))
         raise UserError(
             f"{csv}: column {odd}, which the sample submission has too, holds {cell[:60]!r}, and not 0 and 1 "
             "alone: correct that, or name the column of labels with --label-column"
         )
     # Flags such as "verified" are 0 and 1, too: unless told, they are labels only where little else is there.
-    mostly = column is None and (
-        task == "multilabel"
-        or 2 * len(binary) > len(left)
-        and not any(can_be_label(frame[c]) for c in left if c not in binary)
-    )
-    if answers_are_binary or len(binary) > 1 and (mostly or task == "multilabel" and column in binary):
+    if column is not None:
+        mostly = task == "multilabel" and column in binary
+    elif task == "multilabel":
+        mostly = True
+    else:
+        words = any(can_be_label(frame[name]) for name in left if name not in binary)
+        mostly = 2 * len(binary) > len(left) and not words
+    if answers_are_binary or len(binary) > 1 and mostly:
         label_format = Labels(tuple(answers if answers_are_binary else binary), task != "single")
         check_duplicate_headers(left, label_format.columns, csv)
-        if not label_format.multilabel or any(
-            len(labels) != 1 for labels in label_format.read_column(frame, csv)
-        ):
+        if not label_format.multilabel:
+            return label_format, []
+        if any(len(labels) != 1 for labels in label_format.read_column(frame, csv)):
             return label_format, []
         if task == "auto":  # one label a clip, written as columns: its probabilities have to add up to one
             return Labels(label_format.columns, False), [
@@ -179,10 +175,10 @@ def detect_format(
     cells = [cell for cell in frame[column].str.strip().unique() if cell]
     separator = find_separator(cells, answers if len(answers) > 1 else [])
     if task == "multilabel":
-        is_multilabel = (
-            any(len(split_cell(cell, separator)) > 1 for cell in cells) or frame[id_column].duplicated().any()
-        )
-        notes = [] if is_multilabel else [f"--task multilabel, but no row of {csv.name} has several labels"]
+        notes = []
+        several = any(len(split_cell(cell, separator)) > 1 for cell in cells)
+        if not several and not frame[id_column].duplicated().any():
+            notes = [f"--task multilabel, but no row of {csv.name} has several labels"]
         return Labels((column,), True, separator), notes
     # "bass guitar" is one label beside "bass" and "guitar"
     if len(answers) > 1 and set(spelling.keys(cells)) <= set(spelling.keys(answers)):
@@ -222,19 +218,18 @@ def is_separable(cells: list[str], separator: str) -> bool:
     """Do distinct cells fall apart into labels that recur in others, so that there are fewer labels than
     cells, or most occur in two?"""
     parts = [set(split_cell(cell, separator)) for cell in cells]
-    counted = Counter(label for labels in parts for label in labels)
-    again = sum(number > 1 for number in counted.values())
-    return any(len(labels) > 1 for labels in parts) and (
-        len(counted) <= len(cells) or 2 * again >= len(counted) and again > 0
-    )
+    if all(len(labels) < 2 for labels in parts):
+        return False
+    counts = Counter(label for labels in parts for label in labels)
+    again = sum(number > 1 for number in counts.values())
+    return len(counts) <= len(cells) or again > 0 and 2 * again >= len(counts)
 
 
 def check_duplicate_headers(headers: Iterable[str], columns: Sequence[str], csv: Path) -> None:
     """A UserError where two headers of a csv are one of the label columns."""
     known = set(spelling.keys(columns))
-    for twins in spelling.alike(
-        (header for header in headers if spelling.key(header) in known), spelling.key
-    ):
+    own_headers = [header for header in headers if spelling.key(header) in known]
+    for twins in spelling.alike(own_headers, spelling.key):
         raise UserError(
             f"{csv} has several columns for one label, {', '.join(spelling.apart(*twins))}: keep one"
         )
@@ -263,17 +258,23 @@ def warn_missing_labels(
 def find_label_column(frame: pd.DataFrame, id_column: str, wanted: list[str] = ()) -> str | None:
     """The label column: one that the sample submission has too, else a known name (words before numbers),
     else the only column left; None if that is not clear."""
-    left = [c for c in frame.columns if c not in (id_column, "fold", "group")]
-    shared = [c for c in wanted if c in left]
-    known = [c for name in LABEL_NAMES for c in left if c.lower() == name]
-    spoken = [c for c in known if not frame[c].str.fullmatch(r"\s*\d*\s*").all()]
-    ended = [
-        c for c in left if LAST_WORD.fullmatch(c) and frame[c].nunique() > 1
-    ]  # scene_label, event_labels
-    varied = [c for c in left if frame[c].nunique() > 1]
-    has = varied if [c.lower()[:3] for c in varied] == ["has"] and is_binary_column(frame[varied[0]]) else []
-    lone = next((some for some in (ended, has, left) if len(some) == 1), [None])
-    return (shared or spoken or known or lone)[0]
+    left = [column for column in frame.columns if column not in (id_column, "fold", "group")]
+    shared = [column for column in wanted if column in left]
+    if shared:
+        return shared[0]
+    known = [column for name in LABEL_NAMES for column in left if column.lower() == name]
+    for column in known:
+        if not frame[column].str.fullmatch(r"\s*\d*\s*").all():
+            return column
+    if known:
+        return known[0]
+    varied = [column for column in left if frame[column].nunique() > 1]
+    ended = [column for column in varied if LAST_WORD.fullmatch(column)]  # scene_label, event_labels
+    if len(ended) == 1:
+        return ended[0]
+    if len(varied) == 1 and varied[0].lower().startswith("has") and is_binary_column(frame[varied[0]]):
+        return varied[0]
+    return left[0] if len(left) == 1 else None
 
 
 def is_binary_column(cells: pd.Series) -> bool:
@@ -304,10 +305,10 @@ def find_separator(cells: list[str], classes: list[str]) -> str:
     if cells and all(re.fullmatch(r"\[.*\]", cell, re.DOTALL) for cell in cells):
         return LIST
     present = [mark for mark in MARKS if any(mark in cell for cell in cells)]
-    present += [" "] if any(len(cell.split()) > 1 for cell in cells) else []
-    chosen = next(
-        (mark for mark in present if is_fully_separable(cells, mark, classes)), present[0] if present else ","
-    )
+    if any(len(cell.split()) > 1 for cell in cells):
+        present.append(" ")
+    separable = [mark for mark in present if is_fully_separable(cells, mark, classes)]
+    chosen = (*separable, *present, ",")[0]
     followed = {text[:1] for cell in cells for text in cell.split(chosen)[1:]}
     spaced = chosen != " " and followed == {" "}
     return f"{chosen} " if spaced else chosen
@@ -328,12 +329,8 @@ def suggest_multilabel(cells: list[str]) -> list[str]:
     parts = {part for cell in separable for part in split_cell(cell, separator)}
     if not separable or separator != LIST and 2 * len(parts & alone) <= len(parts):
         return []
-    return [
-        f"warning: {separable[0]} is read as one label: if it means "
-        f"{len(split_cell(separable[0], separator))}, "
-        "give "
-        "--task multilabel"
-    ]
+    number = len(split_cell(separable[0], separator))
+    return [f"warning: {separable[0]} is read as one label: if it means {number}, give --task multilabel"]
 
 
 def split_cell(cell: str, separator: str) -> list[str]:

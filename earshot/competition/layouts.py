@@ -34,7 +34,7 @@ from earshot.core.shell import quoted
 
 NOT_TRAIN_CSVS = ("solution.csv", "bad_audio.csv")
 UNREAD = re.compile(r"\.(xlsx|json|jsonl)$")
-AGREE = 0.95  # of a csv's labels with the folders: then the folders say it all
+AGREE = 0.95  # of a csv's labels with the folders: then the folders say it all, but for a few odd rows
 
 
 def recognise_layout(root: Path, reading: Reading) -> Layout:
@@ -175,67 +175,71 @@ def _find_training_tables(
     Raises:
         UserError: several may be it, and they differ.
     """
-    csvs = [p for p in rest if p.lower().endswith(".csv")]
-    csvs = csvs or [p for p in rest if p.lower().endswith(".tsv")]  # a .tsv beside a csv is a side matter
-    csvs = csvs or [p for p in rest if file_lists.FOLD.fullmatch(Path(p).stem) is None]
-    named = [
-        p
-        for p in csvs
-        if "train" in Path(p).name.lower() and get_role(p) != "test" and get_role(p) is not None
-    ]
-    named = named or [p for p in csvs if get_role(p) == "train"]
-    named = [p for p in named if not _is_bare_list(tables, p)]
+    csvs = [path for path in rest if path.lower().endswith(".csv")]
+    if not csvs:  # a .tsv beside a csv is a side matter
+        csvs = [path for path in rest if path.lower().endswith(".tsv")]
+    if not csvs:
+        csvs = [path for path in rest if file_lists.FOLD.fullmatch(Path(path).stem) is None]
+    roles = {path: get_role(path) for path in csvs}
+    named = [p for p in csvs if "train" in Path(p).name.lower() and roles[p] in ("train", "valid")]
+    if not named:
+        named = [path for path in csvs if roles[path] == "train"]
+    named = [path for path in named if not _is_bare_list(tables, path)]
     if named:
-        chosen = [p for p in named if Path(p).name.lower() in ("train.csv", "train.tsv")] or named
-        chosen = [p for p in chosen if p.count("/") == chosen[0].count("/")]
-        if len(chosen) > 1:
-            clear = [p for p in chosen if _is_clear_table(tables, p, reading)]
-            candidates = [tables.read_table(p) for p in clear]
-            one_name = len({Path(p).name for p in clear}) == 1  # training-a/REFERENCE.csv, training-b/...
-            headers = {tuple(table.frame.columns) for table in candidates}
-            if (
-                one_name
-                and len(clear) == len(chosen)
-                and len(headers) == 1
-                and _name_different_files(files, tables, candidates)
-            ):
-                return candidates
-            if len(clear) != 1:
-                raise UserError(_explain_several_tables(files, chosen, "train csv", reading))
-            chosen = clear
-        return [tables.read_table(chosen[0])]
-    others = [p for p in csvs if get_role(p) not in ("test", "valid")]
+        return _choose_named_tables(files, tables, named, reading)
     broken: UserError | None = None
     readable = []
-    for path in others:
+    for path in csvs:
+        if roles[path] in ("test", "valid"):
+            continue
         try:
             tables.read_table(path)
             readable.append(path)
         except UserError as error:  # of a csv that may have nothing to do with the clips
             broken = broken or error
-    esc = [p for p in readable if set(tables.read_table(p).frame.columns) >= ESC_COLUMNS]
+    esc = [path for path in readable if set(tables.read_table(path).frame.columns) >= ESC_COLUMNS]
     if len(esc) == 1:
         return [tables.read_table(esc[0])]
-    clear = [p for p in readable if _is_clear_table(tables, p, reading)]
-    if (
-        _only_repeats_folders(files, tables, clear)
-        and recognise_class_folders(files, tables, sample, reading) is not None
-    ):
+
+    def has_class_folders() -> bool:
+        return recognise_class_folders(files, tables, sample, reading) is not None
+
+    clear = [path for path in readable if _is_clear_table(tables, path, reading)]
+    if _only_repeats_folders(files, tables, clear) and has_class_folders():
         return []
-    if len(clear) == 1:
-        return [tables.read_table(clear[0])]
-    if len(clear) > 1:
-        candidates = [tables.read_table(p) for p in clear]
-        headers = {tuple(table.frame.columns) for table in candidates}
-        if len(headers) == 1 and _name_different_files(files, tables, candidates):
-            return candidates
+    candidates = [tables.read_table(path) for path in clear]
+    if len(clear) == 1 or len(clear) > 1 and _belong_together(files, tables, candidates):
+        return candidates
+    if clear:
         raise UserError(_explain_several_tables(files, clear, "train csv", reading))
-    lone = readable if len(readable) == 1 and files.audio else []
-    if lone and recognise_class_folders(files, tables, sample, reading) is None:
-        return [tables.read_table(lone[0])]
-    if broken and recognise_class_folders(files, tables, sample, reading) is None:
+    # a lone table may hold the labels in a way of its own; a broken one may be what was meant
+    if len(readable) == 1 and files.audio and not has_class_folders():
+        return [tables.read_table(readable[0])]
+    if broken and not has_class_folders():
         raise broken
     return []
+
+
+def _choose_named_tables(files: Files, tables: Tables, named: list[str], reading: Reading) -> list[Table]:
+    """Of the tables that are called after training the one that is meant, or those that are one in parts.
+
+    Raises:
+        UserError: several may be it, and they differ.
+    """
+    chosen = [path for path in named if Path(path).name.lower() in ("train.csv", "train.tsv")]
+    if not chosen:
+        chosen = named
+    chosen = [path for path in chosen if path.count("/") == chosen[0].count("/")]
+    if len(chosen) == 1:
+        return [tables.read_table(chosen[0])]
+    clear = [path for path in chosen if _is_clear_table(tables, path, reading)]
+    candidates = [tables.read_table(path) for path in clear]
+    if len(clear) == 1:
+        return candidates
+    same_name = len({Path(path).name for path in clear}) == 1  # training-a/REFERENCE.csv, training-b/...
+    if same_name and len(clear) == len(chosen) and _belong_together(files, tables, candidates):
+        return candidates
+    raise UserError(_explain_several_tables(files, chosen, "train csv", reading))
 
 
 def _is_bare_list(tables: Tables, path: str) -> bool:
@@ -262,10 +266,10 @@ def _is_clear_table(tables: Tables, path: str, reading: Reading) -> bool:
     column = labels.find_label_column(frame, id_column)
     if column is not None:
         return column.lower() in labels.LABEL_NAMES or bool(frame[column].str.strip().duplicated().any())
-    left = [c for c in frame.columns if c not in (id_column, "fold", "group")]
-    return 2 * sum(labels.is_binary_column(frame[c]) for c in left) > len(left) > 1 or (
-        not table.headed and any(labels.can_be_label(frame[c]) for c in left)
-    )
+    left = [frame[name] for name in frame.columns if name not in (id_column, "fold", "group")]
+    if len(left) > 1 and 2 * sum(map(labels.is_binary_column, left)) > len(left):
+        return True
+    return not table.headed and any(map(labels.can_be_label, left))
 
 
 def _only_repeats_folders(files: Files, tables: Tables, clear: list[str]) -> bool:
@@ -277,21 +281,24 @@ def _only_repeats_folders(files: Files, tables: Tables, clear: list[str]) -> boo
         label = labels.find_label_column(frame, column) if column else None
         if column is None or label is None:
             return False
-        pairs = [
-            (rows[0].split("/")[-2:-1], cell.strip())
-            for rows, cell in zip(map(files.find_candidates, frame[column]), frame[label], strict=True)
-            if rows
-        ]
-        agreed.append(sum(folder == [cell] for folder, cell in pairs) >= AGREE * len(pairs))
+        known = same = 0
+        for id, cell in zip(frame[column], frame[label], strict=True):
+            paths = files.find_candidates(id)
+            if paths:
+                known += 1
+                same += paths[0].split("/")[-2:-1] == [cell.strip()]
+        agreed.append(same >= AGREE * known)
     return bool(agreed) and all(agreed)
 
 
-def _name_different_files(files: Files, tables: Tables, candidates: list[Table]) -> bool:
-    """Do tables name different files?"""
+def _belong_together(files: Files, tables: Tables, candidates: list[Table]) -> bool:
+    """Have tables the same columns, and do they name different files?"""
+    if len({tuple(table.frame.columns) for table in candidates}) != 1:
+        return False
     seen: set[str] = set()
     for table in candidates:
         column = tables.find_id_column(table.path)
-        own_files = {paths[0] for id in table.frame[column] if (paths := files.find_candidates(id))}
+        own_files = {path for id in table.frame[column] for path in files.find_candidates(id)[:1]}
         if seen & own_files:
             return False
         seen |= own_files
@@ -337,7 +344,9 @@ def list_unread_tables(files: Files, tables: Tables) -> list[tuple[str, str]]:
             unread.append((path, f"it has to be readable: {why}"))
             continue
         column = find_id_column(frame, files, numbers=False)
-        named = {p for id in frame[column] for p in files.find_candidates(id)[:1]} if column else set()
+        named: set[str] = set()
+        if column:
+            named = {path for id in frame[column] for path in files.find_candidates(id)[:1]}
         if 2 * len(named) <= len(files.audio) or _only_repeats_folders(files, tables, [path]):
             continue
         rest = [c for c in frame.columns if c not in (column, "fold", "group")]
@@ -366,11 +375,10 @@ def _explain_no_layout(files: Files, tables: Tables, reading: Reading) -> str:
     """The error that nothing was recognised, with the nearest flags."""
     hints = name_parts.suggest_flags(files.audio) if files.audio else []
     hints = [*folder_levels.suggest_flags(files.audio)[:2], *hints]
-    ways = (
-        f"; the labels may be in the names: {' or '.join([reading.format_command(hints[0]), *hints[1:2]])}"
-        if hints
-        else ""
-    )
+    ways = ""
+    if hints:
+        ways = f"; the labels may be in the names: {reading.format_command(hints[0])}"
+        ways += "".join(f" or {hint}" for hint in hints[1:2])
     for path, what in list_unread_tables(files, tables)[:1]:
         ways = f"; {path} names the clips: {what}{ways}"
     books = [p for p in files.documents if UNREAD.search(p.lower()) and p.count("/") <= 2]

@@ -27,7 +27,8 @@ def link_files(
         The paths of files that hide others of another size.
     """
     links, shadowed = plan_links([("", root), *more], set(hidden))
-    state = json.dumps({"of": str(root), "links": digest_of({path: str(to) for path, to in links.items()})})
+    targets = {path: str(target) for path, target in links.items()}
+    state = json.dumps({"of": str(root), "links": digest_of(targets)})
 
     def write(partial: Path) -> None:
         partial.mkdir(parents=True)
@@ -43,26 +44,25 @@ def plan_links(sources: list[tuple[str, Path]], hidden: set[str]) -> tuple[dict[
     """The links, a target for each path, and the paths of files that hide others of another size."""
     links: dict[str, Path] = {}
     shadowed: list[str] = []
-    opened = {up for path in (*(at for at, _ in sources), *hidden) for up in list_parents(path)}
+    places = [place for place, _ in sources]
+    opened = {parent for path in (*places, *hidden) for parent in list_parents(path)}
 
     def show(path: str) -> None:
-        targets = [target for at, folder in sources if (target := find_target(path, at, folder)) is not None]
-        targets = [
-            target for target in targets if zip_file.find_mirror_source(target) is None
-        ]  # what was made of other folders
-        first = targets[0] if targets else None
-        if first is not None and not os.path.isdir(first):
-            links[path] = first
-            others = [os.path.getsize(target) for target in targets if os.path.isfile(target)]
-            shadowed.extend([path] * (len(set(others)) > 1))
-        elif first is not None and len(targets) == 1 and path not in opened:
-            links[path] = first
+        candidates = [find_target(path, place, folder) for place, folder in sources]
+        # folders of links were made of other folders, and are not shown
+        targets = [target for target in candidates if target and zip_file.find_mirror_source(target) is None]
+        if targets and not os.path.isdir(targets[0]):
+            links[path] = targets[0]
+            sizes = {os.path.getsize(target) for target in targets if os.path.isfile(target)}
+            if len(sizes) > 1:
+                shadowed.append(path)
+        elif len(targets) == 1 and path not in opened:
+            links[path] = targets[0]  # a whole folder by one link
         else:
-            names = {name for target in targets for name in list_visible(target)}
             head = f"{path}/" if path else ""
-            names |= {
-                at[len(head) :].split("/")[0] for at, _ in sources if at.startswith(head) and at != path
-            }
+            names = {name for target in targets for name in list_visible(target)}
+            below = [place for place in places if place.startswith(head) and place != path]
+            names |= {place[len(head) :].split("/")[0] for place in below}
             for name in sorted(names):
                 if head + name not in hidden:
                     show(head + name)
@@ -71,16 +71,19 @@ def plan_links(sources: list[tuple[str, Path]], hidden: set[str]) -> tuple[dict[
     return links, shadowed
 
 
-def find_target(path: str, at: str, folder: Path) -> Path | None:
+def find_target(path: str, place: str, folder: Path) -> Path | None:
     """What a folder that is shown at a place has at a path; None without anything."""
-    inside = path[len(at) :].lstrip("/") if not at or path == at or path.startswith(f"{at}/") else None
-    target = None if inside is None else folder / inside if inside else folder
-    return target if target is not None and os.path.lexists(target) else None
+    if place and path != place and not path.startswith(f"{place}/"):
+        return None
+    target = folder / path[len(place) :].lstrip("/")
+    return target if os.path.lexists(target) else None
 
 
 def list_visible(folder: Path) -> list[str]:
     """The names in a folder that are not hidden; none of what is no folder."""
-    return [n for n in os.listdir(folder) if not n.startswith(".")] if os.path.isdir(folder) else []
+    if not os.path.isdir(folder):
+        return []
+    return [name for name in os.listdir(folder) if not name.startswith(".")]
 
 
 def list_parents(path: str) -> list[str]:

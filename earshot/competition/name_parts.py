@@ -24,7 +24,12 @@ TIME = r"(?:[01]\d|2[0-3])[0-5]\d(?:[0-5]\d)?"
 DATED = re.compile(
     rf"((?:19|20)\d\d)([-_.]?)(0[1-9]|1[0-2])\2(0[1-9]|[12]\d|3[01])(?:[-_T ]?({TIME})(?!\d)|(?!\d))"
 )
+DATE_BETWEEN_MARKS = re.compile(rf"(?<![^_\-. ])(?:{DATED.pattern})(?![^_\-. ])")
 LETTERED = re.compile(r"([^\W\d_]+)\d+")  # a word and a counter
+LONG_NUMBER = re.compile(r"\d{4,}")
+NO_LABELS = (DATED, CODE, PERSON, SHORT, LONG_NUMBER, re.compile(r"\d+[^\W\d_]\w*"))  # last: as 007s3ms
+WORD, TWO_DIGITS = re.compile(r"[^\W\d_]{2,}"), re.compile(r"0\d|[1-9]\d")
+SOURCES = (PERSON, SHORT, CODE, LONG_NUMBER, DATED, WORD, TWO_DIGITS)  # the surest first
 LABELS = range(2, 51)  # different values, of those that may be labels
 MANY = 20  # values: rather takes or people than labels
 FEWEST = 3  # sources, where the kind of their part leaves no doubt, or a suggestion is made
@@ -62,17 +67,18 @@ def find_sources(names: Sequence[str], labels: Sequence[object]) -> tuple[list[s
     columns = list(_iterate_columns(names)) if names else []
     sure, unsure = (_read_people, _read_hashes), (_read_codes, _read_days, _read_start_times)
     for read_sources in (*sure, *unsure):
+        fewest = FEWEST if read_sources in sure else groups.FEWEST
         for column in columns:
             sources = read_sources(column)
-            if sources is None or groups.explain_unfit(
-                sources, labels, FEWEST if read_sources in sure else groups.FEWEST
-            ):
+            if sources is None or groups.explain_unfit(sources, labels, fewest):
                 continue
-            source = Counter(filter(None, sources)).most_common(1)[0][0]
-            name = names[sources.index(source)]
-            file = name.rpartition("/")[2]
-            where = column.called or f"as {shown(source)} in {shown(file if source in file else name)}"
-            return sources, f"groups: {where} ({groups.describe_sources(sources)}): folds keep each together"
+            place = column.called
+            if not place:
+                source = Counter(filter(None, sources)).most_common(1)[0][0]
+                name = names[sources.index(source)]
+                file = name.rpartition("/")[2]
+                place = f"as {shown(source)} in {shown(file if source in file else name)}"
+            return sources, f"groups: {place} ({groups.describe_sources(sources)}): folds keep each together"
     return None
 
 
@@ -90,9 +96,10 @@ def _split_name(name: str, dates: bool = False) -> tuple[list[str], list[str]]:
     """The parts of a file name less its suffix, and the marks between them; a date and a time are one part
     where `dates`."""
     stem = strip_suffix(name.rpartition("/")[2])
-    if dates and (match := re.search(rf"(?<![^_\-. ])(?:{DATED.pattern})(?![^_\-. ])", stem)):
-        day = match[1] + match[3] + match[4]
-        stem = f"{stem[: match.start()]}{day}{match[5] and 'T' + match[5] or ''}{stem[match.end() :]}"
+    match = DATE_BETWEEN_MARKS.search(stem) if dates else None
+    if match:
+        time = f"T{match[5]}" if match[5] else ""
+        stem = f"{stem[: match.start()]}{match[1]}{match[3]}{match[4]}{time}{stem[match.end() :]}"
     pieces = re.split(r"([_\-. ]+)", stem)
     return pieces[::2], pieces[1::2]
 
@@ -100,33 +107,34 @@ def _split_name(name: str, dates: bool = False) -> tuple[list[str], list[str]]:
 def _iterate_columns(names: Sequence[str]) -> Iterable[_Column]:
     """The parts that may name a source: two levels of folders, then the places in the file name, each alone
     and with the next. Where the number of parts varies only the first one that differs is sure."""
-    for up in (-2, -3):
-        values = ["" if len(path := name.split("/")) < -up else path[up] for name in names]
-        yield _Column(values)
+    paths = [name.split("/") for name in names]
+    for up in (2, 3):
+        yield _Column([path[-up] if len(path) >= up else "" for path in paths])
     split = [_split_name(name, dates=True) for name in names]
     common, most = Counter(len(parts) for parts, _ in split).most_common(1)[0]
     even = most >= NEARLY_ALL * len(names)
     for place in range(common):
-        called = _find_prefix(split, place, common) if even else ""
-        for end in (place + 1, place + 2):
-            values = [
-                "".join(map(str.__add__, parts[place:end], [*marks[place : end - 1], ""]))
-                if len(parts) >= end
-                else ""
-                for parts, marks in split
-            ]
-            yield _Column(values, called, common == 1)
+        called = _find_prefix(split, common) if even and place == 0 else ""
+        alone = [parts[place] if len(parts) > place else "" for parts, _ in split]
+        yield _Column(alone, called, common == 1)
+        with_next = [
+            f"{parts[place]}{marks[place]}{parts[place + 1]}" if len(parts) > place + 1 else ""
+            for parts, marks in split
+        ]
+        yield _Column(with_next, called, common == 1)
         if not even and len({parts[place] for parts, _ in split if len(parts) > place}) > 1:
             return
 
 
-def _find_prefix(split: list[tuple[list[str], list[str]]], place: int, common: int) -> str:
-    """The first part by what nearly always follows it; "" for others."""
-    after = Counter(
-        f"{marks[0]}{parts[1]}{(*marks, '', '')[1]}" for parts, marks in split if len(parts) == common > 1
-    )
-    what, times = after.most_common(1)[0] if place == 0 and after else ("", 0)
-    return f"the part before {shown(what)} of the names" if times >= NEARLY_ALL * len(split) else ""
+def _find_prefix(split: list[tuple[list[str], list[str]]], common: int) -> str:
+    """What to call the first part: by the second with its marks, where nearly all names share that; else
+    ""."""
+    after: Counter[str] = Counter()
+    for parts, marks in split:
+        if len(parts) == common > 1:
+            after[f"{marks[0]}{parts[1]}{''.join(marks[1:2])}"] += 1
+    second, times = after.most_common(1)[0] if after else ("", 0)
+    return f"the part before {shown(second)} of the names" if times >= NEARLY_ALL * len(split) else ""
 
 
 def _all_fit(values: Sequence[Any], fits: Callable[[Any], object]) -> bool:
@@ -134,9 +142,9 @@ def _all_fit(values: Sequence[Any], fits: Callable[[Any], object]) -> bool:
 
 
 def _read_people(column: _Column) -> list[str] | None:
-    for patterns in (PERSON,) if column.alone else (PERSON, SHORT):
-        if _all_fit(column.values, patterns.fullmatch):
-            return [value if patterns.fullmatch(value) else "" for value in column.values]
+    for pattern in (PERSON,) if column.alone else (PERSON, SHORT):
+        if _all_fit(column.values, pattern.fullmatch):
+            return [value if pattern.fullmatch(value) else "" for value in column.values]
     return None
 
 
@@ -165,11 +173,9 @@ def _looks_like_counter(values: Sequence[str]) -> bool:
 
 def _read_days(column: _Column) -> list[str] | None:
     matches = [DATED.fullmatch(value) for value in column.values]
-    return (
-        [match[1] + match[3] + match[4] if match else "" for match in matches]
-        if _all_fit(matches, bool)
-        else None
-    )
+    if not _all_fit(matches, bool):
+        return None
+    return [match[1] + match[3] + match[4] if match else "" for match in matches]
 
 
 def _read_start_times(column: _Column) -> list[str] | None:
@@ -200,16 +206,22 @@ def suggest_flags(names: Sequence[str]) -> list[str]:
     differently, or no part of them recurs evenly.
     """
     labelled = [find_side(name.rpartition("/")[0]) != "subm" for name in names]
-    parts = _find_parts(names, labelled if any(labelled) else [True] * len(names))
+    if not any(labelled):
+        labelled = [True] * len(names)
+    parts = _find_parts(names, labelled)
     folders = [name.rpartition("/")[0].rpartition("/")[2] for name in names]
-    likely = [(-_score_label_part(part, parts, folders), part.place, part) for part in parts]
+    scored = [(_score_label_part(part, parts, folders), part) for part in parts]
+    likely = [(score, part) for score, part in scored if score]
+    likely.sort(key=lambda scored_part: (-scored_part[0], scored_part[1].place))
     lines = []
-    for _, place, label in sorted((one for one in likely if one[0]), key=lambda one: one[:2])[:LISTED]:
-        source = _find_source_part([part for part in parts if part.place != place], label, folders)
+    for _, label in likely[:LISTED]:
+        counts = label.counts
+        low, high = min(counts.values()), max(counts.values())
+        size = low if low == high else f"{low} to {high}"
+        listed = ", ".join(map(shown, sorted(counts)[:4])) + ", ..." * (len(counts) > 4)
         flags = f"--label-pattern {shell.quoted(label.pattern)}"
-        listed = ", ".join(map(shown, sorted(label.counts)[:4])) + ", ..." * (len(label.counts) > 4)
-        low, high = min(label.counts.values()), max(label.counts.values())
-        gives = f"{len(label.counts)} labels: {listed} of {low if low == high else f'{low} to {high}'} clips"
+        gives = f"{len(counts)} labels: {listed} of {size} clips"
+        source = _find_source_part([part for part in parts if part.place != label.place], label, folders)
         if source:
             flags += f" --group-pattern {shell.quoted(source.pattern)}"
             gives += f"; {len(source.counts)} groups, as {shown(next(filter(None, source.values)))}"
@@ -225,37 +237,50 @@ def _find_parts(names: Sequence[str], labelled: Sequence[bool]) -> list[_Part]:
     if most < NEARLY_ALL * sum(labelled):
         return []
     alike = [known and len(parts) == common for (parts, _), known in zip(split, labelled, strict=True)]
-    marks = {mark for (_, between), like in zip(split, alike, strict=True) if like for mark in between}
-    ends = {name[len(strip_suffix(name)) :] for name, like in zip(names, alike, strict=True) if like}
-    label_parts = []
+    marks: set[str] = set()
+    suffixes = set()
+    for name, (_, between), like in zip(names, split, alike, strict=True):
+        if like:
+            marks.update(between)
+            suffixes.add(name[len(strip_suffix(name)) :])
+    found_parts = []
     for place in range(common):
         values = [parts[place] if like else "" for (parts, _), like in zip(split, alike, strict=True)]
-        lettered = [match[1] if (match := LETTERED.fullmatch(value)) else "" for value in values]
+        lettered = _match_first_groups(LETTERED.fullmatch, values)
         counter = ""
-        if sum(map(bool, lettered)) == sum(map(bool, values)) and len(set(filter(None, lettered))) > 1:
+        if values.count("") == lettered.count("") and len(set(filter(None, lettered))) > 1:
             values, counter = lettered, r"\d+"
-        if len(set(filter(None, values))) > 1:
-            for pattern in _build_patterns(place, common, marks, ends, values, counter):
-                by = re.compile(pattern)
-                if [match[1] if (match := by.search(name)) else "" for name in names] == values:
-                    label_parts.append(_Part(values, pattern, place, place == common - 1))
-                    break
-    return label_parts
+        if len(set(filter(None, values))) < 2:
+            continue
+        for pattern in _build_patterns(place, common, marks, suffixes, values, counter):
+            if _match_first_groups(re.compile(pattern).search, names) == values:
+                found_parts.append(_Part(values, pattern, place, place == common - 1))
+                break
+    return found_parts
+
+
+def _match_first_groups(match: Callable[[str], re.Match[str] | None], texts: Iterable[str]) -> list[str]:
+    """What the pattern's first group finds in each text, "" where it does not match."""
+    return [matched[1] if matched else "" for matched in map(match, texts)]
 
 
 def _build_patterns(
-    place: int, common: int, marks: set, ends: set, values: list[str], counter: str
+    place: int, common: int, marks: set[str], suffixes: set[str], values: list[str], counter: str
 ) -> list[str]:
     """Regular expressions for a part, the shortest first; the last counts all parts."""
-    mark = next(iter(marks))[0] if len(set("".join(marks))) == 1 else ""
-    between = (
-        (r"\." if mark == "." else mark) + "+" * any(len(one) > 1 for one in marks) if mark else "[_. -]+"
-    )
-    inside = f"[^/{mark}]+" if mark else "[^/_. -]+"
-    end = f"{re.escape(next(iter(ends)))}$" if len(ends) == 1 else r"\.[^/.]+$"
-    digits = all(value.isdecimal() and value.isascii() for value in values if value)
-    part_pattern = "[^/0-9_. -]+" if counter else r"\d+" if digits else inside
-    wanted = f"({part_pattern}){counter}"
+    between, inside = "[_. -]+", "[^/_. -]+"
+    if len(set("".join(marks))) == 1:
+        mark = next(iter(marks))[0]
+        between = r"\." if mark == "." else mark
+        if any(len(repeated) > 1 for repeated in marks):
+            between += "+"
+        inside = f"[^/{mark}]+"
+    end = f"{re.escape(next(iter(suffixes)))}$" if len(suffixes) == 1 else r"\.[^/.]+$"
+    wanted = f"({inside})"
+    if counter:
+        wanted = f"([^/0-9_. -]+){counter}"
+    elif all(value.isdecimal() and value.isascii() for value in values if value):
+        wanted = r"(\d+)"
 
     def repeat(text: str, count: int) -> str:
         return text if count == 1 else f"(?:{text}){{{count}}}" if count else ""
@@ -272,59 +297,43 @@ def _score_label_part(part: _Part, parts: Sequence[_Part], folder: Sequence[str]
     """How much a part looks like a label, 0 for not at all: its values recur, evenly; it is no date, code,
     person, counter, and no more than the folder's name."""
     counts, values = part.counts, list(filter(None, part.values))
-    total = len(values)
-    pairs = {(value, place) for value, place in zip(part.values, folder, strict=True) if value}
-    odd = (
-        DATED.fullmatch,
-        CODE.fullmatch,
-        PERSON.fullmatch,
-        SHORT.fullmatch,
-        re.compile(r"\d{4,}").fullmatch,
-        re.compile(r"\d+[^\W\d_]\w*").fullmatch,  # such as 007s3ms
-    )
-    if (
-        len(counts) not in LABELS
-        or 10 * sum(n < 2 for n in counts.values()) > len(counts)
-        or any(_all_fit(values, fits) for fits in odd)
-        or len(pairs) == len(counts) == len({place for _, place in pairs})
-        or part.last
-        and _is_counter(part, parts, folder)
-    ):
+    single = sum(count == 1 for count in counts.values())
+    if len(counts) not in LABELS or 10 * single > len(counts):
         return 0.0
-    even = -sum(n / total * math.log(n / total) for n in counts.values()) / math.log(len(counts))
-    return round(even * (0.8 if len(counts) == 2 else 0.95 if len(counts) > MANY else 1.0), 2)
+    if any(_all_fit(values, pattern.fullmatch) for pattern in NO_LABELS):
+        return 0.0
+    pairs = {(value, below) for value, below in zip(part.values, folder, strict=True) if value}
+    if len(pairs) == len(counts) == len({below for _, below in pairs}):
+        return 0.0
+    if part.last and _is_counter(part, parts, folder):
+        return 0.0
+    shares = [count / len(values) for count in counts.values()]
+    evenness = -sum(share * math.log(share) for share in shares) / math.log(len(counts))  # entropy, 0 to 1
+    if len(counts) == 2:
+        evenness *= 0.8  # two values are often a channel, a sex, or a yes and no beside the label
+    elif len(counts) > MANY:
+        evenness *= 0.95
+    return round(evenness, 2)
 
 
 def _is_counter(part: _Part, parts: Sequence[_Part], folder: Sequence[str]) -> bool:
     """Is the last part a number that comes once below each of the other parts: a counter?"""
     others = [other.values for other in parts if other is not part]
-    context = [(*rest, below) for *rest, below in zip(*others, folder, strict=True)]
-    seen = {(other, value) for other, value in zip(context, part.values, strict=True) if value}
-    clips, below = part.counts.total(), len({other for other, _ in seen})
-    return len(seen) == clips >= 3 * below and all(value.isdecimal() for value in part.counts)
+    contexts = list(zip(*others, folder, strict=True))  # what a clip's name and folder say but for the part
+    seen = {(context, value) for context, value in zip(contexts, part.values, strict=True) if value}
+    clips, different = part.counts.total(), len({context for context, _ in seen})
+    return len(seen) == clips >= 3 * different and all(value.isdecimal() for value in part.counts)
 
 
 def _find_source_part(parts: list[_Part], label: _Part, folder: Sequence[str]) -> _Part | None:
     """The part, or the folder, that may be the clips' source: people, codes, days, words, numbers with zeros
     before them, in this order."""
-    known = [bool(value) for value in label.values]
-    below = _Part(
-        [pair if like else "" for pair, like in zip(folder, known, strict=True)], r"([^/]+)/[^/]+$", -1
-    )
-    kinds: tuple[Callable[[str], object], ...] = (
-        PERSON.fullmatch,
-        SHORT.fullmatch,
-        CODE.fullmatch,
-        re.compile(r"\d{4,}").fullmatch,
-        DATED.fullmatch,
-        re.compile(r"[^\W\d_]{2,}").fullmatch,
-        re.compile(r"0\d|[1-9]\d").fullmatch,
-    )
+    below = [name if known else "" for name, known in zip(folder, label.values, strict=True)]
     labels = list(filter(None, label.values))
-    for pattern in kinds:
-        for part in (below, *parts):
-            values = [pair for pair, known in zip(part.values, label.values, strict=True) if known]
-            if not _all_fit(values, pattern) or pattern == CODE.fullmatch and _looks_like_counter(values):
+    for pattern in SOURCES:
+        for part in (_Part(below, r"([^/]+)/[^/]+$", -1), *parts):
+            values = [value for value, known in zip(part.values, label.values, strict=True) if known]
+            if not _all_fit(values, pattern.fullmatch) or pattern is CODE and _looks_like_counter(values):
                 continue
             if not groups.explain_unfit(values, labels, FEWEST):
                 return part

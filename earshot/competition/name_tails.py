@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from earshot.competition.names import find_side, normalise_name, parse_number, strip_suffix
 
 LONG = 8  # characters of an id's end that may stand for all of it
+NEARLY_ALL = 0.9  # of the ids have a file: fewer may be found so by chance
 
 
 def index_tails(audio: Iterable[str]) -> dict[str, list[str]]:
@@ -33,24 +34,26 @@ def match_tails(tails: dict[str, list[str]], ids: Iterable[str], own: str) -> di
     Returns:
         {} unless nearly all ids have a file, each its own.
     """
-    wanted = {id for id in map(str.strip, ids) if id}
-    path_of_id = {id: path for id in wanted if (path := _match_one(tails, id, own))}
-    enough = len(path_of_id) >= 0.9 * len(wanted) and len(set(path_of_id.values())) == len(path_of_id) > 1
-    return path_of_id if enough else {}
+    wanted = {id.strip() for id in ids} - {""}
+    matches = {id: _match_one(tails, id, own) for id in wanted}
+    path_of_id = {id: path for id, path in matches.items() if path is not None}
+    if len(path_of_id) < 2 or len(path_of_id) < NEARLY_ALL * len(wanted):
+        return {}
+    return path_of_id if len(set(path_of_id.values())) == len(path_of_id) else {}
 
 
 def _match_one(tails: dict[str, list[str]], id: str, own: str) -> str | None:
-    if parse_number(id) is not None:
-        ends = [str(parse_number(id))]
+    number = parse_number(id)
+    if number is not None:
+        ends = [str(number)]
     else:
         stem = strip_suffix(id.replace("\\", "/").rpartition("/")[2])
-        longer = [stem[mark.end() :] for mark in re.finditer(r"[_\-. ]", stem)]
-        ends = [
-            normalise_name(stem),
-            *(normalise_name(end) for end in longer if len(end) >= LONG and re.search(r"\d", end)),
-        ]
+        shorter = [stem[mark.end() :] for mark in re.finditer(r"[_\-. ]", stem)]
+        # a short end, or one without a digit, is a common word
+        distinctive = [end for end in shorter if len(end) >= LONG and re.search(r"\d", end)]
+        ends = [normalise_name(end) for end in (stem, *distinctive)]
     for end in ends:
-        paths = [p for p in tails.get(end, ()) if find_side(p.rpartition("/")[0]) in (own, None)]
+        paths = [path for path in tails.get(end, ()) if find_side(path.rpartition("/")[0]) in (own, None)]
         if paths:
             return paths[0] if len(paths) == 1 else None
     return None

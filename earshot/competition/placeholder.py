@@ -36,10 +36,10 @@ def find_unlisted_audio(files: Files, used: set[str]) -> list[str]:
 def make_ids_like(examples: list[str], paths: list[str]) -> list[str]:
     """Ids for files that no csv names, in the examples' style: with or without suffix, with or without
     folder."""
-    names = [p.rpartition("/")[2] for p in paths]
-    ids = paths if any("/" in i for i in examples) else names
-    if not any(is_audio(i) for i in examples):
-        ids = [strip_suffix(i) for i in ids]
+    with_folder = any("/" in example for example in examples)
+    ids = paths if with_folder else [path.rpartition("/")[2] for path in paths]
+    if not any(map(is_audio, examples)):
+        ids = [strip_suffix(id) for id in ids]
     return ids if len(set(ids)) == len(ids) else paths
 
 
@@ -52,25 +52,22 @@ def find_placeholder_rows(
     A placeholder has fewer rows than there are files in the test folder, and none of its ids is a file's.
 
     Args:
-        asked: its ids. found: the file of each, "" without one.
+        sample_ids: its ids. sample_paths: the file of each, "" without one.
         train: the training clips, whose files are not meant, and whose ids are written as its own are where
             it has no row.
     """
     if any(sample_paths):
         return None
     unlisted = find_unlisted_audio(files, set(train["path"]))
-    shapes = {_strip_numbers(strip_suffix(path.rpartition("/")[2])) for path in unlisted}
-    counted = all(_strip_numbers(strip_suffix(id.strip())) in shapes for id in sample_ids)
-    # else these name parts of recordings
-    if (
-        len(sample_ids) >= len(unlisted)
-        or not counted
-        and all(NAMED.fullmatch(id.strip()) for id in sample_ids)
-    ):
+    if len(sample_ids) >= len(unlisted):
         return None
-    return make_ids_like(list(sample_ids) or list(train["id"]), unlisted), [
-        files.to_absolute(path) for path in unlisted
-    ]
+    shapes = {_strip_numbers(strip_suffix(path.rpartition("/")[2])) for path in unlisted}
+    ids = [id.strip() for id in sample_ids]
+    like_files = all(_strip_numbers(strip_suffix(id)) in shapes for id in ids)
+    if not like_files and all(map(NAMED.fullmatch, ids)):
+        return None  # these name parts of recordings
+    new_ids = make_ids_like(list(sample_ids) or list(train["id"]), unlisted)
+    return new_ids, [files.to_absolute(path) for path in unlisted]
 
 
 def find_placeholder_segments(
@@ -100,13 +97,12 @@ def find_placeholder_segments(
         if not re.match("example|sample", path.rpartition("/")[0].lower())
     ]
     unlisted.sort(key=lambda path: (path.rpartition("/")[2], path))
+    if not unlisted or len(stems) > len(unlisted):
+        return None, []
+    if parts & {normalise_name(label) for label in classes if not label.isdecimal()}:
+        return None, []
     step = _find_step(named)
-    if (
-        not unlisted
-        or len(stems) > len(unlisted)
-        or parts & {normalise_name(label) for label in classes if not label.isdecimal()}
-        or not _looks_like_segments(named, step, id_column, unlisted)
-    ):
+    if not _looks_like_segments(named, step, id_column, unlisted):
         return None, []
     counts, lines = _count_steps(files, unlisted, step)
     if not any(counts):  # clips, no recordings
@@ -145,10 +141,9 @@ def _looks_like_segments(named: Sequence[re.Match[str]], step: int, id_column: s
     if 0 in ends:
         return False
     names = {normalise_name(strip_suffix(path.rpartition("/")[2])) for path in paths}
-    if any(
-        tail in names for match in named for tail in _list_tails(normalise_name(match[1]))
-    ):  # site_1_<recording>_5
-        return False
+    for match in named:
+        if not names.isdisjoint(_list_tails(normalise_name(match[1]))):  # site_1_<recording>_5
+            return False
     shapes = {_strip_numbers(name) for name in names}
     as_files = any(_strip_numbers(match[0]) in shapes for match in named)
     as_recordings = all(_strip_numbers(strip_suffix(match[1])) in shapes for match in named)

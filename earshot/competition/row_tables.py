@@ -28,6 +28,8 @@ STARTS = {"start", "starts", "starttime", "startsec", "startsecond", "startsecon
 STARTS |= {"tmin", "onset", "offset"}
 EMPTY = ("", "nan", "na", "none", "null")
 LONGEST = 1e6  # seconds; no recording lasts so long
+MOST_IDS = 0.5  # of the sample's, in a column of its ids' name: the table may lack some
+ALL_IDS = 0.999  # in a column of another name, where a few may be there by chance
 CLOCK = re.compile(r"(?:(\d{1,3}):)?(\d{1,2}):(\d{1,2}(?:\.\d*)?)", re.ASCII)
 
 
@@ -43,27 +45,30 @@ def find_row_table(
         UserError: a table's seconds are none, below zero, or end before they start.
     """
     wanted = {id.strip() for id in ids}
+    if not wanted:
+        return None
     for csv, frame in tables:
         for column in sorted(frame.columns, key=lambda name: name != id_column):
-            share = len(wanted & set(frame[column].str.strip())) / len(wanted) if wanted else 0
-            if share > (0.5 if column == id_column else 0.999):
-                if segments_read := read_rows(files, csv, frame, column, classes):
-                    return csv, _select_ids(segments_read, ids)
+            share = len(wanted & set(frame[column].str.strip())) / len(wanted)
+            if share > (MOST_IDS if column == id_column else ALL_IDS):
+                found_rows = read_rows(files, csv, frame, column, classes)
+                if found_rows:
+                    return csv, _select_ids(found_rows, ids)
     return None
 
 
 def _select_ids(segments: Segments, ids: Sequence[str]) -> Segments:
     """The rows of the ids, in the table's order; those that it lacks last."""
-    at = {id.strip(): row for row, id in enumerate(segments.ids)}
-    own = sorted(ids, key=lambda id: at.get(id.strip(), len(at)))
-    rows = [at.get(id.strip()) for id in own]
+    row_of = {id.strip(): row for row, id in enumerate(segments.ids)}
+    ordered = sorted(ids, key=lambda id: row_of.get(id.strip(), len(row_of)))
+    rows = [row_of.get(id.strip()) for id in ordered]
     return Segments(
-        own,
+        ordered,
         ["" if row is None else segments.paths[row] for row in rows],
         [math.nan if row is None else segments.starts[row] for row in rows],
         [math.nan if row is None else segments.ends[row] for row in rows],
         segments.seconds,
-        [id if row is None else segments.names[row] for id, row in zip(own, rows, strict=True)],
+        [id if row is None else segments.names[row] for id, row in zip(ordered, rows, strict=True)],
     )
 
 
@@ -77,20 +82,24 @@ def find_longer_table(
             continue
         if {id.strip() for id in ids} & set(frame[id_column].str.strip()):
             continue
-        segments_read = read_rows(files, csv, frame, id_column, classes)
-        if segments_read and any(segments_read.paths):
-            return csv, segments_read
+        found_rows = read_rows(files, csv, frame, id_column, classes)
+        if found_rows and any(found_rows.paths):
+            return csv, found_rows
     return None
 
 
 def read_row_ids(files: Files, csv: Path, frame: pd.DataFrame, id_column: str) -> tuple[str, Segments] | None:
     """The rows of a table whose column of ids repeats, as it names recordings: the column that tells rows
     apart, and what each row is; None without seconds or such a column."""
-    timed = [c for c in frame.columns if _classify_time_column(frame, c)]
-    others = [c for c in frame.columns if c not in (id_column, *timed) and frame[c].str.strip().is_unique]
-    for column in sorted(others, key=lambda c: c.lower() not in ("row_id", "id")) if timed else []:
-        if segments_read := read_rows(files, csv, frame, column, set()):
-            return column, segments_read
+    timed = [column for column in frame.columns if _classify_time_column(frame, column)]
+    if not timed:
+        return None
+    others = [column for column in frame.columns if column not in (id_column, *timed)]
+    unique = [column for column in others if frame[column].str.strip().is_unique]
+    for column in sorted(unique, key=lambda name: name.lower() not in ("row_id", "id")):
+        found_rows = read_rows(files, csv, frame, column, set())
+        if found_rows:
+            return column, found_rows
     return None
 
 
@@ -101,30 +110,27 @@ def read_rows(
     ids = frame[id_column].str.strip()
     if frame.empty or ids.duplicated().any() or (ids == "").any():
         return None
-    seconds = {
-        edge: column for column in reversed(frame.columns) if (edge := _classify_time_column(frame, column))
-    }
-    only = seconds.get("end", "") if len(seconds) == 1 else ""
-    if only.lower() in ("second", "seconds") and frame[only].map(_parse_seconds).eq(0).any():
-        seconds = {"start": only}  # nothing ends where it begins
-    left = [c for c in frame.columns if c != id_column and c not in seconds.values()]
-    keys = set(spelling.keys(classes))
-    if any(keys and set(spelling.keys(frame[c].str.strip().unique())) <= keys for c in left):
-        return None
-    where, names = _find_files(files, frame, left, ids, bool(seconds))
+    seconds = _find_time_columns(frame)
+    others = [column for column in frame.columns if column != id_column and column not in seconds.values()]
+    class_keys = set(spelling.keys(classes))
+    for column in others if class_keys else ():
+        if class_keys.issuperset(spelling.keys(frame[column].str.strip().unique())):
+            return None
+    path_of, names = _find_files(files, frame, others, ids, bool(seconds))
     if names is None:
         return None
     start, end, length = _read_times(csv, frame, seconds, names)
     if len(set(zip(names, start, end, strict=True))) < len(ids):
-        return None
-    first = {name: row for row, name in reversed(list(enumerate(names)))}
+        return None  # several rows are the same part of a file
+    first_row: dict[str, int] = {}
+    for row, name in enumerate(names):
+        first_row.setdefault(name, row)
     # recording by recording; what is whole is first
-    order = sorted(
-        range(len(ids)), key=lambda row: (first[names[row]], -1 if math.isnan(end[row]) else end[row])
-    )
+    sort_keys = [(first_row[name], -1 if math.isnan(at) else at) for name, at in zip(names, end, strict=True)]
+    order = sorted(range(len(ids)), key=sort_keys.__getitem__)
     return Segments(
         [frame[id_column].iloc[row] for row in order],
-        [where[names[row]] for row in order],
+        [path_of[names[row]] for row in order],
         [start[row] for row in order],
         [end[row] for row in order],
         length,
@@ -132,22 +138,43 @@ def read_rows(
     )
 
 
+def _find_time_columns(frame: pd.DataFrame) -> dict[str, str]:
+    """The first column of starts and the first of ends, by "start" and "end"."""
+    seconds: dict[str, str] = {}
+    for column in frame.columns:
+        edge = _classify_time_column(frame, column)
+        if edge:
+            seconds.setdefault(edge, column)
+    if list(seconds) == ["end"]:
+        only = seconds["end"]
+        # nothing ends where it begins
+        if only.lower() in ("second", "seconds") and frame[only].map(_parse_seconds).eq(0).any():
+            return {"start": only}
+    return seconds
+
+
 def _classify_time_column(frame: pd.DataFrame, column: str) -> str | None:
     """Does a column hold the seconds at which rows start, or end?"""
     name = re.sub("[^a-z]", "", column.lower())
-    others = {re.sub("[^a-z]", "", other.lower()) for other in frame.columns}
-    edge = "end" if name in ENDS or name == "offset" and "onset" in others else "start"
-    if edge == "start" and name not in STARTS:
+    all_names = {re.sub("[^a-z]", "", other.lower()) for other in frame.columns}
+    if name in ENDS or name == "offset" and "onset" in all_names:
+        edge = "end"
+    elif name in STARTS:
+        edge = "start"
+    else:
         return None
     cells = [cell for cell in frame[column].str.strip().str.lower().unique() if cell not in EMPTY]
     # a start alone such as 06:30:00 is the time of day at which the recording starts
-    clock = edge == "end" or bool(others & ENDS)
-    return edge if not cells or any(_parse_seconds(cell, clock) is not None for cell in cells) else None
+    clock = edge == "end" or bool(all_names & ENDS)
+    if cells and all(_parse_seconds(cell, clock) is None for cell in cells):
+        return None
+    return edge
 
 
 def _parse_seconds(cell: str, clock: bool = True) -> float | None:
     """A cell as seconds, also from 0:05 or 00:00:05; None if it is no time."""
-    if (match := CLOCK.fullmatch(cell)) and clock:
+    match = CLOCK.fullmatch(cell)
+    if match and clock:
         return 3600 * int(match[1] or 0) + 60 * int(match[2]) + float(match[3])
     try:
         seconds = float(cell.replace(",", "."))  # Excel in Europe writes 2,5
@@ -201,39 +228,40 @@ def _read_times(
 
 
 def _find_files(
-    files: Files, frame: pd.DataFrame, columns: list[str], ids: pd.Series, begun_by: bool
+    files: Files, frame: pd.DataFrame, columns: list[str], ids: pd.Series, can_be_prefix: bool
 ) -> tuple[dict[str, str], list[str] | None]:
     """The file of each recording that the rows name, and each row's name for it; None for names without a
     column of them.
 
     Args:
-        begun_by: may a name be what a single file's begins with?
+        can_be_prefix: may a name be what a single file's begins with?
     """
-    begun: dict[str, list[str]] = {}
-    for path in files.audio if begun_by else ():
+    starting_with: dict[str, list[str]] = {}
+    for path in files.audio if can_be_prefix else ():
         if not segments.is_training_file(path):
             parts = strip_suffix(path.rpartition("/")[2]).split("_")
             for end in range(1, len(parts)):
-                begun.setdefault("_".join(parts[:end]), []).append(path)
+                starting_with.setdefault("_".join(parts[:end]), []).append(path)
 
-    def count_files(column: str) -> int:
-        return sum(
-            any(not segments.is_training_file(p) for p in files.find_candidates(cell))
-            or len(begun.get(cell, [])) == 1
-            for cell in frame[column].str.strip().unique()
-        )
+    def is_recording(name: str) -> bool:
+        candidates = files.find_candidates(name)
+        return not all(map(segments.is_training_file, candidates)) or len(starting_with.get(name, [])) == 1
 
-    file_counts = {column: count_files(column) for column in columns}
-    named = [c for c in columns if file_counts[c]] or [c for c in columns if c.lower() in FILES]
+    counts = {column: sum(map(is_recording, frame[column].str.strip().unique())) for column in columns}
+    named = [column for column in columns if counts[column]]
+    if not named:
+        named = [column for column in columns if column.lower() in FILES]
     if not named:
         return {}, None
-    column = max(named, key=lambda c: (file_counts[c], c.lower() in FILES))
+    column = max(named, key=lambda name: (counts[name], name.lower() in FILES))
     names = list(frame[column].str.strip())
-    where = segments.find_recordings(files, names)
+    path_of = segments.find_recordings(files, names)
     stems = {name: segments.NAMED.sub(r"\1", id) for name, id in zip(names, ids, strict=True)}
-    by_id = segments.find_recordings(files, [stems[name] for name, path in where.items() if not path])
-    for name, path in where.items():
-        alike = begun.get(name, [])
-        # 2782_SSW_20170701.ogg is recording 2782
-        where[name] = path or by_id[stems[name]] or (files.to_absolute(alike[0]) if len(alike) == 1 else "")
-    return where, names
+    by_id = segments.find_recordings(files, [stems[name] for name, path in path_of.items() if not path])
+    for name, path in path_of.items():
+        if not path:
+            path_of[name] = by_id[stems[name]]
+        paths = starting_with.get(name, [])
+        if not path_of[name] and len(paths) == 1:
+            path_of[name] = files.to_absolute(paths[0])  # 2782_SSW_20170701.ogg is recording 2782
+    return path_of, names

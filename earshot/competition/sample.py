@@ -34,9 +34,10 @@ def make_noise(n: int, rng, low: float = 0.0, high: float = 8000.0, tilt: float 
     size = 2 ** int(np.ceil(np.log2(n)))  # an FFT of prime length is slow
     spectrum = np.fft.rfft(rng.standard_normal(size))
     hz = np.fft.rfftfreq(size, 1 / RATE)
-    gain = np.maximum(hz, 30.0) ** -tilt / (
-        (1 + np.square(np.square(low / np.maximum(hz, 1.0)))) * (1 + np.square(np.square(hz / high)))
-    )
+    # slopes of fourth order at both ends; two squares are the same bits everywhere, a power may not be
+    low_slope = 1 + np.square(np.square(low / np.maximum(hz, 1.0)))
+    high_slope = 1 + np.square(np.square(hz / high))
+    gain = np.maximum(hz, 30.0) ** -tilt / (low_slope * high_slope)
     wave = np.fft.irfft(spectrum * gain, size)[:n]
     return wave / np.sqrt(np.mean(wave**2))
 
@@ -140,18 +141,15 @@ def make_glass_break(n, p, rng):
     crash = rng.uniform(0.05, 0.5)
     add_event(wave, 2 * make_noise(4000, rng, 1500, 7500) * make_decay(4000, 0.05), crash)
     for _ in range(int(8 + 25 * p["a"])):
-        event = make_tone(rng.uniform(1800, 7000) * (0.7 + 0.5 * p["b"]), 0.3, rng)
-        add_event(
-            wave,
-            event * make_decay(len(event), rng.uniform(0.01, 0.07)) * rng.uniform(0.2, 1),
-            crash + rng.exponential(0.25),
-        )
+        shard = make_tone(rng.uniform(1800, 7000) * (0.7 + 0.5 * p["b"]), 0.3, rng)
+        shard = shard * make_decay(len(shard), rng.uniform(0.01, 0.07)) * rng.uniform(0.2, 1)
+        add_event(wave, shard, crash + rng.exponential(0.25))
     return wave
 
 
 SOUNDS = {
-    f.__name__: f
-    for f in (
+    make_sound.__name__: make_sound
+    for make_sound in (
         make_clock_tick,
         make_dog_growl,
         make_doorbell,
@@ -176,6 +174,19 @@ def normalise_level(wave: np.ndarray) -> np.ndarray:
     return wave / max(np.sqrt(np.mean(wave**2)), 1e-9)
 
 
+def add_echo(wave: np.ndarray, room: float, wetness: float, rng) -> np.ndarray:
+    """The wave and its echo in a room of decaying noise, at unit RMS.
+
+    Args:
+        room: seconds in which the echo falls to about a seventh. wetness: how loud it is beside the wave.
+    """
+    length = int(3 * room * RATE)
+    response = rng.standard_normal(length) * make_decay(length, room / 2)
+    size = 2 ** int(np.ceil(np.log2(len(wave) + length)))
+    echo = np.fft.irfft(np.fft.rfft(wave, size) * np.fft.rfft(response, size), size)[: len(wave)]
+    return normalise_level(wave + wetness * normalise_level(echo))
+
+
 def make_clip(label: int, recording: int, take: int) -> np.ndarray:
     """One clip of a recording: the recording fixes the source, the room and the background, the take the
     rest.
@@ -194,19 +205,19 @@ def make_clip(label: int, recording: int, take: int) -> np.ndarray:
     room, wetness = place_rng.uniform(0.05, 0.3), place_rng.uniform(0, 0.6)
     snr, tilt = place_rng.uniform(2, 20), place_rng.uniform(0, 0.9)
     other = (label + int(place_rng.integers(1, len(sounds)))) % len(sounds)
-    placement = place_rng.uniform()
-    # dB below the own sound
-    distance = 0.0 if placement < 0.05 else place_rng.uniform(4, 12) if placement < 0.4 else None
+    chance = place_rng.uniform()
+    distance = None  # dB that another sound in the background is below the own one
+    if chance < 0.05:
+        distance = 0.0  # as loud: no model can be sure of these clips
+    elif chance < 0.4:
+        distance = place_rng.uniform(4, 12)
 
     n = int(rng.uniform(1.2, 2.4) * RATE)
     wave = normalise_level(sounds[label](n, p, rng))
     if distance is not None:
-        q = {**p, "a": place_rng.uniform(), "b": place_rng.uniform()}
-        wave = wave + normalise_level(sounds[other](n, q, rng)) * 10 ** (-distance / 20)
-    echo = place_rng.standard_normal(int(3 * room * RATE)) * make_decay(int(3 * room * RATE), room / 2)
-    size = 2 ** int(np.ceil(np.log2(n + len(echo))))
-    echo = np.fft.irfft(np.fft.rfft(wave, size) * np.fft.rfft(echo, size), size)[:n]
-    wave = normalise_level(wave + wetness * normalise_level(echo))
+        other_traits = {**p, "a": place_rng.uniform(), "b": place_rng.uniform()}
+        wave = wave + normalise_level(sounds[other](n, other_traits, rng)) * 10 ** (-distance / 20)
+    wave = add_echo(wave, room, wetness, place_rng)
     wave = wave + make_noise(n, rng, 20, 8000, tilt) * 10 ** (-snr / 20)
     wave = wave / np.abs(wave).max() * rng.uniform(0.2, 0.9)
     return np.round(wave * 32767).astype(np.int16)
@@ -234,15 +245,10 @@ def write_sample(folder: Path) -> None:
     for label, name in enumerate(SOUNDS):
         for recording, takes in enumerate(TRAIN_RECORDINGS + TEST_RECORDINGS):
             part = "audio_train" if recording < len(TRAIN_RECORDINGS) else "audio_test"
+            group = make_name(label, recording)
             for take in range(takes):
-                rows[part].append(
-                    (
-                        f"{make_name(label, recording, take)}.wav",
-                        name,
-                        make_name(label, recording),
-                        (label, recording, take),
-                    )
-                )
+                fname = f"{make_name(label, recording, take)}.wav"
+                rows[part].append((fname, name, group, (label, recording, take)))
     for part, clips in rows.items():
         (folder / part).mkdir(parents=True)
         for fname, _, _, key in clips:
@@ -250,11 +256,9 @@ def write_sample(folder: Path) -> None:
     train = pd.DataFrame(sorted(r[:3] for r in rows["audio_train"]), columns=["fname", "label", "group"])
     solution = pd.DataFrame(sorted(r[:2] for r in rows["audio_test"]), columns=["fname", "label"])
     shuffled = solution.iloc[make_generator().permutation(len(solution))]
-    train.to_csv(folder / "train.csv", index=False, lineterminator="\n")
-    solution.to_csv(folder / "solution.csv", index=False, lineterminator="\n")
-    shuffled.assign(label=next(iter(SOUNDS))).to_csv(
-        folder / "sample_submission.csv", index=False, lineterminator="\n"
-    )
+    submission = shuffled.assign(label=next(iter(SOUNDS)))
+    for name, table in (("train", train), ("solution", solution), ("sample_submission", submission)):
+        table.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
 
 
 def build_sample(folder: Path) -> Path:

@@ -7,6 +7,7 @@ import shlex
 import unicodedata
 from collections.abc import Iterable, Sequence
 from functools import partial
+from itertools import product
 from os.path import commonprefix
 from typing import NamedTuple
 
@@ -31,6 +32,7 @@ SCORES = frozenset(
     "probability probabilities prob probs proba score scores confidence conf likelihood likelihoods p".split()
 )
 LABELS = frozenset(labels.LABEL_NAMES) - {"target", "y"}
+AFFIX = 40  # characters at most that all columns may have around the class: each pair of lengths is tried
 # A cell that means yes, and one that means no.
 YES_NO = {"true": "false", "yes": "no", "t": "f", "y": "n", "present": "absent", "positive": "negative"}
 NO = frozenset("0 none nothing background noise silence silent normal neg".split()) | {*YES_NO.values()}
@@ -58,7 +60,7 @@ def detect_shape(
     """What the cells of a sample submission are, where its rows are clips: header and values decide together.
 
     Args:
-        classes: in order, in any spelling. several: may a clip have several labels?
+        classes: in order, in any spelling. multilabel: may a clip have several labels?
     Raises:
         UserError: a column per class, and one is no class.
     """
@@ -66,18 +68,20 @@ def detect_shape(
     if has_ranked_columns(sample, columns, classes):
         return AnswerShape("labels", several=min(len(columns), len(classes)))
     if not columns or has_class_columns(columns, classes):
-        return AnswerShape("score", words=find_yes_no(cell for c in columns for cell in sample[c].unique()))
-    cells = _list_cells(sample[columns[0]])
-    known = set(spelling.keys(classes))
-    none_known = not known & set(spelling.keys(cells))
-    if not multilabel and len(classes) == 2:
-        words = find_yes_no(cells) if none_known else None
-        numbers = all(_is_probability(cell) for cell in cells)
-        fractions = numbers and any(map(is_fraction, cells)) and not set(spelling.keys(cells)) <= known
-        if words or fractions or is_score(columns[0]) and (numbers or none_known):
-            return AnswerShape("score", find_positive_class(columns[0], classes), words)
+        cells_of_all = (cell for column in columns for cell in sample[column].unique())
+        return AnswerShape("score", words=find_yes_no(cells_of_all))
     if multilabel:
         return AnswerShape("labels", several=0)
+    cells = _list_cells(sample[columns[0]])
+    if len(classes) == 2:
+        known, cell_keys = set(spelling.keys(classes)), set(spelling.keys(cells))
+        none_known = known.isdisjoint(cell_keys)
+        words = find_yes_no(cells) if none_known else None
+        numbers = all(map(_is_probability, cells))
+        fractions = numbers and any(map(is_fraction, cells)) and not cell_keys <= known
+        named_score = is_score(columns[0]) and (numbers or none_known)
+        if words or fractions or named_score:
+            return AnswerShape("score", find_positive_class(columns[0], classes), words)
     count, separator = _count_labels(cells, classes)
     return AnswerShape("labels", several=count, separator=separator)
 
@@ -85,16 +89,19 @@ def detect_shape(
 def has_ranked_columns(sample: pd.DataFrame, columns: Sequence[str], classes: Sequence[str]) -> bool:
     """Does a sample submission have several columns of labels, the likeliest first (label1, label2, ...)?"""
     known = set(spelling.keys(classes))
+    if not 1 < len(columns) <= len(classes) or not known.isdisjoint(spelling.keys(columns)):
+        return False
     cells = {spelling.key(cell) for column in columns for cell in sample[column].unique()}
     # numbers below several columns are of a class each
-    words = bool(cells) and cells <= known and not all(map(_is_float, cells))
-    return words and 1 < len(columns) <= len(classes) and not known & set(spelling.keys(columns))
+    return bool(cells) and cells <= known and not all(map(_is_float, cells))
 
 
 def find_long_words(column: str, cells: Iterable[str]) -> tuple[str, str] | None:
     """How a sample with a row per clip and class writes yes and no; None where it holds numbers."""
     words = {cell.strip() for cell in cells} - {""}
-    return ("1", "0") if words == {"0", "1"} and not is_score(column) else find_yes_no(words)
+    if words == {"0", "1"} and not is_score(column):
+        return "1", "0"
+    return find_yes_no(words)
 
 
 def find_yes_no(cells: Iterable[str]) -> tuple[str, str] | None:
@@ -102,9 +109,11 @@ def find_yes_no(cells: Iterable[str]) -> tuple[str, str] | None:
     words = {cell.strip().lower(): cell.strip() for cell in cells if cell.strip()}
     for yes, no in YES_NO.items():
         if words and words.keys() <= {yes, no}:
-            like = next(iter(words.values()))
-            case = str.upper if like.isupper() else str.capitalize if like[0].isupper() else str
-            return words.get(yes, case(yes)), words.get(no, case(no))
+            example = next(iter(words.values()))
+            in_case = str.capitalize if example[0].isupper() else str
+            if example.isupper():
+                in_case = str.upper
+            return words.get(yes, in_case(yes)), words.get(no, in_case(no))
     return None
 
 
@@ -116,15 +125,24 @@ def is_score(header: str) -> bool:
 def find_positive_class(header: str, classes: Sequence[str]) -> str:
     """Which of two classes a score is of: the one that the header names, the larger number, the one that says
     yes or whose opposite says no; else the second."""
-    named = [name for name in classes if set(_split_words(name)) <= set(_split_words(header))]
+    header_words = set(_split_words(header))
+    named = [name for name in classes if header_words.issuperset(_split_words(name))]
     if len(named) == 1:
         return named[0]
     if all(map(_is_float, classes)):
         return max(classes, key=float)
-    words = [_split_words(spelling.loose(name)) for name in classes]  # true is 1 there, false 0
-    yes = [i for i in (0, 1) if words[i][:1] == words[i] and {*words[i]} & {*YES_NO, "1"}]
-    no = [i for i in (0, 1) if {*words[i][:1]} & {"not", "non", *(NO if words[i][1:] == [] else ["no"])}]
-    return classes[yes[0] if len(yes) == 1 else 1 - no[0] if len(no) == 1 else 1]
+    positive, negative = [], []
+    for index in (0, 1):
+        words = _split_words(spelling.loose(classes[index]))  # true is 1 there, false 0
+        first = words[0] if words else ""
+        if len(words) == 1 and (first in YES_NO or first == "1"):
+            positive.append(index)
+        # "normal" alone means no, but not before another word: normal_heart
+        if first in ("not", "non") or first in NO and len(words) == 1 or first == "no":
+            negative.append(index)
+    if len(positive) == 1:
+        return classes[positive[0]]
+    return classes[1 - negative[0] if len(negative) == 1 else 1]
 
 
 def _split_words(text: str) -> list[str]:
@@ -134,7 +152,7 @@ def _split_words(text: str) -> list[str]:
 
 
 def _list_cells(column: pd.Series) -> list[str]:
-    """What the cells of a column hold, each once."""
+
     return [cell for cell in column.str.strip().unique() if cell]
 
 
@@ -144,7 +162,8 @@ def _is_float(text: str) -> bool:
 
 def _is_probability(text: str) -> bool:
     """Is a cell a number from 0 to 1?"""
-    return _is_float(text.replace(",", ".")) and 0 <= float(text.replace(",", ".")) <= 1
+    number = text.replace(",", ".")
+    return _is_float(number) and 0 <= float(number) <= 1
 
 
 def _count_labels(cells: list[str], classes: Sequence[str]) -> tuple[int, str]:
@@ -159,9 +178,9 @@ def _count_labels(cells: list[str], classes: Sequence[str]) -> tuple[int, str]:
         return 1, " "
     separator = labels.find_separator(cells, list(classes))
     parts = [labels.split_cell(cell, separator) for cell in cells]
-    words = dict.fromkeys(word for part in parts for word in part)
+    words = {word for part in parts for word in part}
     count = len(parts[0])
-    if {len(part) for part in parts} != {count} or 2 * sum(map(is_class, words)) <= len(words):
+    if any(len(part) != count for part in parts) or 2 * sum(map(is_class, words)) <= len(words):
         return 1, " "
     return min(count, len(classes)), separator
 
@@ -181,10 +200,9 @@ def has_class_columns(columns: Sequence[str], classes: Sequence[str]) -> bool:
     if unknown and _match_affixes(columns, classes):
         return True
     if unknown:
-        hint = (
-            suggest_label(unknown[0], classes)
-            or ": spell the classes alike in both files, or take the column out"
-        )
+        hint = suggest_label(unknown[0], classes)
+        if not hint:
+            hint = ": spell the classes alike in both files, or take the column out"
         hint += _suggest_label_map(columns, classes)
         raise UserError(
             f"the sample submission's column {shown(unknown[0])} is no class of the training data "
@@ -201,11 +219,15 @@ def _suggest_label_map(columns: Sequence[str], classes: Sequence[str]) -> str:
     """The flag that spells the classes as columns do that differ in case, blanks and what all have around;
     "" where they differ by more."""
     known = {spelling.loose(name): name for name in classes}
-    called = _match_affixes([spelling.loose(column) for column in columns], list(known), bare=True)
-    of = {column: known.get(called.get(spelling.loose(column), "")) for column in columns}
-    if len(known) < len(classes) or None in of.values() or len(set(of.values())) < len(columns):
+    loose_columns = [spelling.loose(column) for column in columns]
+    matches = _match_affixes(loose_columns, list(known), bare=True)
+    pairs = {
+        known[matches[loose]]: column
+        for column, loose in zip(columns, loose_columns, strict=True)
+        if loose in matches
+    }
+    if len(known) < len(classes) or len(pairs) < len(columns):
         return ""
-    pairs = {name: column for column, name in of.items() if name is not None}
     return f" ({format_label_map(pairs)} spells them so)"
 
 
@@ -220,11 +242,12 @@ def _match_affixes(columns: Sequence[str], classes: Sequence[str], bare: bool = 
     known = {spelling.key(name): name for name in classes}
     before = commonprefix(list(columns))
     behind = commonprefix([column[::-1] for column in columns])[::-1]
-    for i in range(min(len(before), 40) + 1):
-        for j in range(min(len(behind), 40) + 1):
-            names = [spelling.key(column[i : len(column) - j]) for column in columns]
-            if (bare or i + j) and all(name in known for name in names) and len(set(names)) == len(columns):
-                return {column: known[name] for column, name in zip(columns, names, strict=True)}
+    for start, cut in product(range(min(len(before), AFFIX) + 1), range(min(len(behind), AFFIX) + 1)):
+        names = [spelling.key(column[start : len(column) - cut]) for column in columns]
+        if not bare and start == cut == 0 or not known.keys() >= set(names):
+            continue
+        if len(set(names)) == len(columns):
+            return {column: known[name] for column, name in zip(columns, names, strict=True)}
     return {}
 
 
@@ -247,7 +270,7 @@ def check_sample(
 
     Args:
         name: the file's. classes: all labels. learnt: those of training clips.
-        several: may a clip have several?
+        multilabel: may a clip have several?
     Raises:
         UserError: a column per class, and one is no class.
     """
@@ -263,16 +286,18 @@ def check_sample(
     if (words or scores or numbers) and long_format.looks_like_long_format(list(sample[id_column]), classes):
         return [_describe_threshold(name, f"column {column} holds", *words)] if words else []
     if shape.of is not None:
-        what = f"{shape.words[0]} where it is the likelier" if shape.words else "its probability is submitted"
-        return [f"{name}: column {column} is about the class {shown(shape.of)}: {what}"]
+        answer = "its probability is submitted"
+        if shape.words:
+            answer = f"{shape.words[0]} where it is the likelier"
+        return [f"{name}: column {column} is about the class {shown(shape.of)}: {answer}"]
     named = _list_labels(sample, column, classes, multilabel)
-    blank = [label for label in classes if len(labels.split_cell(label, shape.separator)) > 1]
-    notes = [
-        f"warning: the cells of {name} have {shape.several} labels each, and the label {shown(label)} holds "
-        "what stands between them: the leaderboard may take it for several"
-        for label in blank[:1]
-        if shape.several > 1
-    ]
+    notes = []
+    torn = [label for label in classes if len(labels.split_cell(label, shape.separator)) > 1]
+    if torn and shape.several > 1:
+        notes.append(
+            f"warning: the cells of {name} have {shape.several} labels each, and the label {shown(torn[0])} "
+            "holds what stands between them: the leaderboard may take it for several"
+        )
     if scores and all(map(_is_probability, named)):
         return [
             f"warning: column {column} of {name} asks for a score, and there are {len(classes)} classes "
@@ -284,11 +309,7 @@ def check_sample(
     unknown = [label for label in unknown if any(map(str.isalnum, label))]  # "?" stands for any label
     if not unknown:
         return notes + _describe_constant(name, column, cells, classes)
-    parts = (word for label in unknown[:20] for word in (label, *labels.list_words(label)))
-    hints = filter(
-        None, (suggest_label(word, sorted(learnt)) for word in parts if spelling.key(word) not in known)
-    )
-    hint = next(hints, ": labels are submitted as the training data spells them")
+    hint = _suggest_near(unknown[:20], sorted(learnt), known)
     if len(classes) > 2 and all(re.fullmatch(r"\d+", cell, re.ASCII) for cell in named):
         counted = format_label_map({name: str(number) for number, name in enumerate(classes)})
         if len(named) > 1 and not any(map(str.isdecimal, classes)):
@@ -302,6 +323,16 @@ def check_sample(
         f"warning: column {column} of {name} holds {some(unknown, 3)}, and no training clip has that "
         f"label ({some(sorted(learnt), 5)}){hint}",
     ]
+
+
+def _suggest_near(unknown: Sequence[str], learnt: Sequence[str], known: set[str]) -> str:
+    """What a label, or a word of it, may mean that no training clip has."""
+    for label in unknown:
+        for word in (label, *labels.list_words(label)):
+            hint = suggest_label(word, learnt) if spelling.key(word) not in known else ""
+            if hint:
+                return hint
+    return ": labels are submitted as the training data spells them"
 
 
 def _describe_constant(name: str, column: str, cells: list[str], classes: Sequence[str]) -> list[str]:
@@ -327,21 +358,19 @@ def adopt_spelling(
         UserError: a column per class, and one is no class.
     """
     columns = [column for column in sample.columns if column != id_column]
-    rank = has_ranked_columns(sample, columns, classes)
-    if not columns or not rank and has_class_columns(columns, classes):
+    ranked = has_ranked_columns(sample, columns, classes)
+    if not columns or not ranked and has_class_columns(columns, classes):
         column_of = {label: column for column, label in _match_affixes(columns, classes).items()}
-        return (
-            [column_of.get(label, label) for label in classes]
-            if column_of
-            else spelling.like(classes, columns)
-        )
+        if not column_of:
+            return spelling.like(classes, columns)
+        return [column_of.get(label, label) for label in classes]
     spelled: dict[str, str] = {}
     spelling.settle(_list_labels(sample, columns[0], classes, multilabel), spelled)
-    shown_there = [
-        (label, spelled[spelling.key(label)]) for label in classes if spelling.key(label) in spelled
-    ]
-    style = next((s for s in STYLES if all(s(label) == text for label, text in shown_there)), str)
-    return [spelled.get(spelling.key(label), style(label)) for label in classes]
+    keys = [spelling.key(label) for label in classes]
+    pairs = [(label, spelled[key]) for label, key in zip(classes, keys, strict=True) if key in spelled]
+    fitting = (style for style in STYLES if all(style(label) == text for label, text in pairs))
+    style = next(fitting, str)
+    return [spelled.get(key, style(label)) for label, key in zip(classes, keys, strict=True)]
 
 
 def is_fraction(text: str) -> bool:
@@ -356,12 +385,16 @@ def _list_labels(sample: pd.DataFrame, column: str, classes: Sequence[str], mult
     """The distinct labels that a column's cells name: a cell, or its parts where one of them is a label."""
     known = set(spelling.keys(classes))
     cells = _list_cells(sample[column])
-    separator = (
-        labels.find_separator(cells, list(classes)) if multilabel else _count_labels(cells, classes)[1]
-    )
-    labels_found: dict[str, None] = {}
+    if multilabel:
+        separator = labels.find_separator(cells, list(classes))
+    else:
+        _, separator = _count_labels(cells, classes)
+    distinct: dict[str, None] = {}
     for cell in cells:
-        parts = [] if spelling.key(cell) in known else labels.split_cell(cell, separator)
-        apart = any(spelling.key(part) in known for part in parts)
-        labels_found |= dict.fromkeys(parts if apart else [cell])
-    return list(labels_found)
+        parts = [cell]
+        if spelling.key(cell) not in known:
+            words = labels.split_cell(cell, separator)
+            if any(spelling.key(word) in known for word in words):
+                parts = words
+        distinct |= dict.fromkeys(parts)
+    return list(distinct)

@@ -26,23 +26,24 @@ def expand_sources(frame: pd.DataFrame, files: Files) -> tuple[pd.DataFrame, str
     """
     if {FILE, "group"} & set(frame.columns) or len(frame) < 2:
         return None
-    parts = {
-        path: _list_name_parts(path) for path in files.audio if find_side(path.rpartition("/")[0]) != "subm"
-    }
+    paths = [path for path in files.audio if find_side(path.rpartition("/")[0]) != "subm"]
+    parts = {path: _list_name_parts(path) for path in paths}
+    possible = {column for column in frame.columns if can_be_label(frame[column])}
     for column in frame.columns:
         sources = frame[column].str.strip()
-        if sources.duplicated().any() or not any(
-            can_be_label(frame[c]) for c in frame.columns if c != column
-        ):
+        if sources.duplicated().any() or not possible - {column}:
             continue
-        line = dict(zip(sources, frame.index, strict=True))
-        line.pop("", None)
-        own = {path: {pair for pair in clips_of if pair in line} for path, clips_of in parts.items()}
-        clips = [(path, clips_of.pop()) for path, clips_of in own.items() if len(clips_of) == 1]
-        used = {source for _, source in clips}
-        if len(clips) >= MOST * len(parts) and len(clips) >= 2 * len(used) > 2:
-            expanded = frame.loc[[line[source] for _, source in clips]].copy()
-            expanded[FILE], expanded["group"] = [p for p, _ in clips], [s for _, s in clips]
+        line_of = dict(zip(sources, frame.index, strict=True))
+        line_of.pop("", None)
+        source_of: dict[str, str] = {}
+        for path, words in parts.items():
+            named = words & line_of.keys()
+            if len(named) == 1:  # else the name tells no source, or several
+                source_of[path] = named.pop()
+        # a source has two clips and more, else the table is one of clips
+        if len(source_of) >= MOST * len(parts) and len(source_of) >= 2 * len(set(source_of.values())) > 2:
+            expanded = frame.loc[[line_of[source] for source in source_of.values()]].copy()
+            expanded[FILE], expanded["group"] = list(source_of), list(source_of.values())
             expanded.attrs = frame.attrs
             return expanded, str(column)
     return None

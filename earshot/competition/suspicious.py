@@ -20,20 +20,10 @@ from earshot.core.shell import quoted
 MOST = 0.8  # of the classes; of the files of one of two copies
 PEOPLE = re.compile(rf"{PERSON.pattern}|(user|individual|recording|session|p|s|f|m)[ _-]?\d+", re.IGNORECASE)
 SPLITS = {*SPLIT_WORDS, "dev", "development", "holdout", "unlabelled", "unlabeled"}
-PIECES = {
-    "set",
-    "part",
-    "fold",
-    "batch",
-    "chunk",
-    "disc",
-    "cd",
-    "split",
-    "subset",
-    "section",
-    "volume",
-    "vol",
-}
+PIECES = set("set part fold batch chunk disc cd split subset section volume vol".split())
+NEARLY_ALL = (
+    0.9  # of the files: have coded names; lie in both of two folders, so that one is all of the other
+)
 LOOKED_AT = 20  # pairs of files whose content is compared
 COPIES = 8  # of one name and size that are looked at: what recurs in more folders is a common name
 FEWEST = 3  # files that lie there twice: fewer are no folder's copy
@@ -56,25 +46,23 @@ def warn_class_folders(
     if len(pieces) >= MOST * len(classes):
         return [
             f"warning: the {what} look like parts of the data set ({_format_classes(pieces)}), not like "
-            "labels: "
-            f"name the csv that has the labels with --train-csv{_join_flags(suggest_flags(names))}"
+            f"labels: name the csv that has the labels with --train-csv{_join_flags(suggest_flags(names))}"
         ]
     warnings = []
     if sum(bool(PEOPLE.fullmatch(name)) for name in classes) >= MOST * len(classes):
-        if (flags := suggest_flags(names)) or _has_coded_names(names):
+        flags = suggest_flags(names)
+        if flags or _has_coded_names(names):
             warnings.append(
                 f"warning: the {what} look like people or recordings ({_format_classes(classes)}), and the "
-                "file "
-                f"names carry codes: if the label is in the names, give "
+                "file names carry codes: if the label is in the names, give "
                 f"{flags[0] if flags else '--label-pattern REGEX'}"
             )
     odd = [name for name in classes if list_words(name) and set(list_words(name)) <= SPLITS - {"train"}]
     if odd:
+        others = [name for name in classes if name not in odd]
         warnings.append(
             f"warning: {_format_classes(odd)} {'is' if len(odd) == 1 else 'are'} read as a class beside "
-            f"{_format_classes([name for name in classes if name not in odd])}: if it is a part of the data "
-            "set, move it "
-            f"out of the {what}"
+            f"{_format_classes(others)}: if it is a part of the data set, move it out of the {what}"
         )
     return warnings
 
@@ -82,15 +70,17 @@ def warn_class_folders(
 def _find_split_names(classes: Sequence[str]) -> list[str]:
     """The classes that are named like splits or numbered parts of one thing: test, set_a, fold1,
     FSD50K.eval_audio."""
-    of_each = [set(list_words(name)) for name in classes]
-    if all(here & SPLITS for here in of_each) and len({w for here in of_each for w in here & SPLITS}) > 1:
+    words_of_each = [set(list_words(name)) for name in classes]
+    splits_of_each = [words & SPLITS for words in words_of_each]
+    if all(splits_of_each) and len(set.union(*splits_of_each)) > 1:
         return list(classes)
-    common = set.intersection(*of_each)
+    common = set.intersection(*words_of_each)
     split_names = []
-    for name, here in zip(classes, of_each, strict=True):
-        rest = here - common - FILLER_WORDS
-        numbered = common & (PIECES | SPLITS) or here & PIECES
-        if here & SPLITS and rest <= SPLITS | PIECES or numbered and all(len(w) == 1 for w in rest - PIECES):
+    for name, words in zip(classes, words_of_each, strict=True):
+        rest = words - common - FILLER_WORDS
+        is_split = words & SPLITS and rest <= SPLITS | PIECES
+        numbered = common & (PIECES | SPLITS) or words & PIECES
+        if is_split or numbered and all(len(word) == 1 for word in rest - PIECES):
             split_names.append(name)
     # the vehicle among other classes, and nothing that says split
     return [] if split_names == ["train"] else split_names
@@ -99,11 +89,11 @@ def _find_split_names(classes: Sequence[str]) -> list[str]:
 def _has_coded_names(names: Sequence[str]) -> bool:
     """Do nearly all file names have three parts and more, most of them with digits?"""
     parts = [re.split(r"[_\-. ]+", strip_suffix(name.rpartition("/")[2])) for name in names]
-    coded = [
-        len(name_part) > 2 and 2 * sum(map(bool, map(re.compile(r"\d").search, name_part))) > len(name_part)
-        for name_part in parts
-    ]
-    return sum(coded) >= 0.9 * len(parts)
+    coded = 0
+    for pieces in parts:
+        with_digits = [piece for piece in pieces if re.search(r"\d", piece)]
+        coded += len(pieces) > 2 and 2 * len(with_digits) > len(pieces)
+    return coded >= NEARLY_ALL * len(parts)
 
 
 def _format_classes(classes: Sequence[str]) -> str:
@@ -126,12 +116,12 @@ def warn_unknown_test_classes(train: set[str], test: set[str], left_out: bool = 
     spare = sorted(set(train) - set(test)) or sorted(train)
     near = [(name, spelling.near(name, spare)) for name in alien]
     named = [shown(name) + (f" ({shown(other)}?)" if other else "") for name, other in near]
+    meant = next((other for _, other in near if other), spare[0])
     return [
         f"warning: the hold-out has {len(alien)} class{'es' * (len(alien) > 1)} that training lacks: "
         f"{some(named, 5)}; training has {some(sorted(train), 5)}: the model cannot learn "
         f"{'it' if len(alien) == 1 else 'them'}{', and the clips are left out' * left_out}; if two mean the "
-        "same, give get_features.py "
-        f"--label-map {quoted(f'{alien[0]}={next((other for _, other in near if other), spare[0])}')}"
+        f"same, give get_features.py --label-map {quoted(f'{alien[0]}={meant}')}"
     ]
 
 
@@ -169,15 +159,16 @@ def find_duplicate_files(
             if _are_copies(
                 [(names[a], names[b]) for a, b in zip(one, two, strict=True)],
                 [key[2] for key in both],
-                (other, top, shared >= 0.9 * max(len(places[top]), len(places[other]))),
+                (other, top, shared >= NEARLY_ALL * max(len(places[top]), len(places[other]))),
                 root,
             ):
                 left.update(two)
                 pairs[_find_differing_folders(other, top)] = None
                 break
         for key in places[top]:
-            if len(known := by_key.setdefault(key, [])) < COPIES:
-                known.append(top)
+            tops = by_key.setdefault(key, [])
+            if len(tops) < COPIES:
+                tops.append(top)
     if not left:
         return [], ""
     where = "; ".join(f"{two}/ and {one if one == '.' else f'{one}/'}" for one, two in pairs)

@@ -25,6 +25,7 @@ SUBMISSION = re.compile("subm|predict")
 TEMPLATE = re.compile(
     "^subs?([^a-z]|$)|sample|baseline|template|example|upload|answer|dummy|random|format|test.?labels"
 )
+NEARLY_ALL = 0.9  # of a table's ids are in another one that has their files: a few clips may be lost
 TEXT_BYTES = 100_000_000  # a larger .txt is no table of clips
 
 
@@ -79,12 +80,12 @@ class Tables:
             if stacked is not None:
                 return Table(path, stacked)
             bare = self._read_without_header(full)
+            if bare is None:
+                raise
             # such as two columns of one name in a matrix of numbers, or beside the name of a clip; else the
             # error is the header's own
-            if bare is None or (
-                pd.to_numeric(bare.iloc[0], errors="coerce").isna().any()
-                and not any(map(self.files.find_candidates, bare.iloc[0]))
-            ):
+            numbers = pd.to_numeric(bare.iloc[0], errors="coerce").notna().all()
+            if not numbers and not any(map(self.files.find_candidates, bare.iloc[0])):
                 raise
             return Table(path, bare, headed=False)
         frame = frame.drop(columns=csv_table.nameless(frame))
@@ -105,15 +106,14 @@ class Tables:
                 headers.append(csv_table.read(self.files.root / path, header_row=False))
             except UserError:
                 pass
-        readings = [
-            expanded and (frame, *expanded)
-            for frame in headers
-            if (expanded := expand_sources(frame, self.files))
-        ]
-        if not readings:
-            return None
-        frame, rows, column = max(readings, key=lambda one: len(one[1]))  # a row that is no header has clips
-        return Table(path, rows, headed=frame is table.frame and table.headed), column
+        best: tuple[Table, str] | None = None
+        for frame in headers:
+            expanded = expand_sources(frame, self.files)
+            # a row that is no header has clips
+            if expanded and (best is None or len(expanded[0]) > len(best[0].frame)):
+                rows, column = expanded
+                best = Table(path, rows, headed=frame is table.frame and table.headed), column
+        return best
 
     def _read_without_header(self, full: Path) -> pd.DataFrame | None:
         """The table read without a header, where a column of it names audio files."""
@@ -121,13 +121,11 @@ class Tables:
             frame = csv_table.read(full, header_row=False)
         except UserError:
             return None
-        column = find_id_column(frame, self.files)
-        if column is None:
-            column = next(
-                (c for c in frame.columns if _are_distinct(frame[c]) and self.files.match_tails(frame[c])),
-                None,
-            )
-        return None if column is None else frame
+        if find_id_column(frame, self.files) is not None:
+            return frame
+        columns = [frame[column] for column in frame.columns]
+        found = any(_are_distinct(cells) and self.files.match_tails(cells) for cells in columns)
+        return frame if found else None
 
     def find_sample(self) -> str | None:
         """The sample submission: a csv that is called so, or like a submission and names clips without
@@ -166,17 +164,13 @@ class Tables:
         if len(frame.columns) < 2 or frame.empty:
             return False
         column = find_id_column(frame, self.files) or str(frame.columns[0])
-        sides = {
-            find_side(candidates.rpartition("/")[0])
-            for id in frame[column]
-            for candidates in self.files.find_candidates(id)[:1]
-        }
-        rest = [frame[c].str.strip() for c in frame.columns if c != column]
-        plain = all(
-            cells.nunique() <= 1 or pd.to_numeric(cells, errors="coerce").notna().all() for cells in rest
-        )
+        first_paths = [path for id in frame[column] for path in self.files.find_candidates(id)[:1]]
+        sides = {find_side(path.rpartition("/")[0]) for path in first_paths}
+        rest = [frame[name].str.strip() for name in frame.columns if name != column]
         if sure:
             return sides == {"subm"} and len(frame) > 1 and all(cells.nunique() == 1 for cells in rest)
+        varied = [cells for cells in rest if cells.nunique() > 1]
+        plain = all(pd.to_numeric(cells, errors="coerce").notna().all() for cells in varied)
         return "train" not in sides and plain
 
     def find_id_column(self, path: str) -> str | None:
@@ -190,10 +184,10 @@ class Tables:
         id_column = find_id_column(frame, self.files, numbers=False)
         if id_column is None and self.files.audio:
             for column in (c for c in frame.columns if _are_distinct(frame[c])):
-                at = self.files.match_tails(frame[column])
-                if at:
-                    self.files.alias |= at
-                    id, file = next(iter(sorted(at.items())))
+                path_of = self.files.match_tails(frame[column])
+                if path_of:
+                    self.files.alias |= path_of
+                    id, file = min(path_of.items())
                     self.files.tail_notes[path] = (
                         f"{Path(path).name}: the ids in column {column} are matched by the ends of the "
                         f"files' names: first {id} is {file}"
@@ -210,17 +204,14 @@ def _read_stacked_header(path: Path) -> pd.DataFrame | None:
     except UserError:
         return None
     top = frame.iloc[:5]
-    last = next(
-        (n for n, row in enumerate(top.values) if row[0].strip() and not any(map(str.strip, row[1:]))), 0
-    )
+    alone = [n for n, row in enumerate(top.values) if row[0].strip() and not any(map(str.strip, row[1:]))]
+    last = alone[0] if alone else 0
     if last < 2 or any(top.iloc[:last, 0].str.strip()):
         return None
     levels = [[cell.strip() for cell in row] for row in top.values[:last]]
     lowest = levels[-1]
-    names = [
-        low if lowest.count(low) == 1 else " ".join(level[place] for level in levels)
-        for place, low in enumerate(lowest)
-    ]
+    whole = [" ".join(column) for column in zip(*levels, strict=True)]
+    names = [low if lowest.count(low) == 1 else full for low, full in zip(lowest, whole, strict=True)]
     names[0] = top.iloc[last, 0].strip()
     if len(set(names)) < len(names) or not all(names):
         return None
@@ -246,11 +237,12 @@ def looks_tabular(path: Path) -> bool:
         unless_temporary(path, error)  # a table must not vanish with a drive
         return False
     lines = [line for line in lines if line.strip()]
-    if len(lines) > 1 and re.search(r"[,;\t]\s*\[[^\]]+\]\s*$", lines[0]):
+    if len(lines) < 2:
+        return False
+    if re.search(r"[,;\t]\s*\[[^\]]+\]\s*$", lines[0]):
         return True
-    return len(lines) > 1 and any(
-        len({line.count(mark) for line in lines}) == 1 and mark in lines[0] for mark in "\t;,|"
-    )
+    counts = [{line.count(mark) for line in lines} for mark in "\t;,|"]
+    return any(len(count) == 1 and count != {0} for count in counts)
 
 
 def has_blank_columns(files: Files, text: str) -> bool:
@@ -270,9 +262,9 @@ def has_blank_columns(files: Files, text: str) -> bool:
     if not 1 < width <= 20 or any(len(row) != width for row in rows) or 10 * len(rows) < len(files.audio):
         return False
     columns = list(zip(*rows, strict=True))
-    named = [c for c in columns if all(map(files.find_candidates, c[:20]))]
-    rest = [c for c in columns if c not in named]
-    return bool(named) and any(len(set(c)) <= len(c) // 2 and all(x[:1].isalpha() for x in c) for c in rest)
+    named = [cells for cells in columns if all(map(files.find_candidates, cells[:20]))]
+    rest = [cells for cells in columns if cells not in named and len(set(cells)) <= len(cells) // 2]
+    return bool(named) and any(all(cell[:1].isalpha() for cell in cells) for cells in rest)
 
 
 def get_role(path: str) -> str | None:
@@ -320,12 +312,13 @@ def join_through(tables: Tables, table: Table, others: Sequence[str]) -> str | N
             ids = other[key].str.strip()
             if ids.duplicated().any():
                 continue
-            at = dict(zip(ids, other[named], strict=True))
-            near = [c for c in table.frame.columns if spelling.key(c) == spelling.key(key)]
+            name_of = dict(zip(ids, other[named], strict=True))
+            near = [column for column in table.frame.columns if spelling.key(column) == spelling.key(key)]
             for column in near:
                 wanted = set(table.frame[column].str.strip())
-                if len(wanted & set(at)) >= 0.9 * len(wanted):
-                    paths_of_id = {id: files.find_candidates(at[id]) for id in wanted & set(at)}
+                shared = wanted & name_of.keys()
+                if len(shared) >= NEARLY_ALL * len(wanted):
+                    paths_of_id = {id: files.find_candidates(name_of[id]) for id in shared}
                     files.alias |= {id: paths[0] for id, paths in paths_of_id.items() if len(paths) == 1}
                     return column
     return None
