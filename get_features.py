@@ -79,8 +79,8 @@ def main(argv: list[str]) -> None:
     name, recipe, extractor, run, flags = parse(argv)
     what, windows, audio, settings, copies, machine = flags.values()
     deadline = Deadline(machine.max_hours)
+    from earshot.competition.load import get_name
     from earshot.competition.load import load as load_competition
-    from earshot.competition.load import name_of
     from earshot.competition.reading import Reading
     from earshot.core.files import locked, plain_name, write_text
     from earshot.features import cache, plan, resume, source_files, spectrogram_images
@@ -101,7 +101,7 @@ def main(argv: list[str]) -> None:
         )
     except UserError as error:
         if not machine.fresh:
-            source_files.check_gone(Path(what.out) / name_of(place), place, error)
+            source_files.check_gone(Path(what.out) / get_name(place), place, error)
         raise
     if not machine.fresh and not all(clips.clips.path):
         lacking = UserError(f"{place}: {sum(not path for path in clips.clips.path)} clips have no file")

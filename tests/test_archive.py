@@ -9,7 +9,7 @@ import pytest
 from layout_files import audio, csv, files, refused, rows
 
 from earshot.competition import zip_file as competition_zip_file
-from earshot.competition.load import find, load
+from earshot.competition.load import find_competitions, load
 
 
 def zipped(path: Path, folder: Path, top: str = "") -> Path:
@@ -34,7 +34,7 @@ def test_zip(kaggle, tmp_path, top):
         "audio_train/c.wav",
     ]
     assert all(map(os.path.isfile, comp.clips["path"]))
-    assert find(tmp_path / "out") == [tmp_path / "out" / "owls"]
+    assert find_competitions(tmp_path / "out") == [tmp_path / "out" / "owls"]
     again = load(tmp_path / "out" / "owls")
     assert again.name == "owls" and again.clips["path"].tolist() == comp.clips["path"].tolist()
 
@@ -57,13 +57,15 @@ def test_zip_is_unpacked_once_until_it_changes(kaggle, tmp_path, monkeypatch):
     leftover.parent.mkdir(parents=True)
     leftover.write_bytes(b"half")
     calls = []
-    extract = competition_zip_file.extract
-    monkeypatch.setattr(competition_zip_file, "extract", lambda *args: (calls.append(1), extract(*args)))
-    competition_zip_file.unpack(path, into)
-    competition_zip_file.unpack(path, into)
+    extract = competition_zip_file.extract_members
+    monkeypatch.setattr(
+        competition_zip_file, "extract_members", lambda *args: (calls.append(1), extract(*args))
+    )
+    competition_zip_file.unpack_archive(path, into)
+    competition_zip_file.unpack_archive(path, into)
     assert len(calls) == 1 and not leftover.exists()
     audio(kaggle / "audio_train/d.wav")
-    competition_zip_file.unpack(zipped(path, kaggle), into)
+    competition_zip_file.unpack_archive(zipped(path, kaggle), into)
     assert len(calls) == 2 and (into / "audio_train/d.wav").exists()
 
     def die(*args):
@@ -71,12 +73,12 @@ def test_zip_is_unpacked_once_until_it_changes(kaggle, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     audio(kaggle / "audio_train/e.wav")
-    monkeypatch.setattr(competition_zip_file, "extract", die)
+    monkeypatch.setattr(competition_zip_file, "extract_members", die)
     with pytest.raises(KeyboardInterrupt):
-        competition_zip_file.unpack(zipped(path, kaggle), into)
+        competition_zip_file.unpack_archive(zipped(path, kaggle), into)
     assert not (into / "audio_train/e.wav").exists()
-    monkeypatch.setattr(competition_zip_file, "extract", extract)
-    competition_zip_file.unpack(path, into)
+    monkeypatch.setattr(competition_zip_file, "extract_members", extract)
+    competition_zip_file.unpack_archive(path, into)
     assert (into / "audio_train/e.wav").exists()
 
 
@@ -119,7 +121,9 @@ def test_zip_bomb(tmp_path, monkeypatch):
     path = hostile(tmp_path, "zeros.wav", data=bytes(1_000_000))
     assert "more than 100 times" in refused(path, out=tmp_path / "out") and not (tmp_path / "out").exists()
     monkeypatch.setattr(competition_zip_file, "MAX_SMALL", 2_000_000)  # small in all, so not a bomb
-    assert (competition_zip_file.unpack(path, tmp_path / "fine") / "zeros.wav").stat().st_size == 1_000_000
+    assert (
+        competition_zip_file.unpack_archive(path, tmp_path / "fine") / "zeros.wav"
+    ).stat().st_size == 1_000_000
     monkeypatch.setattr(competition_zip_file, "MAX_MEMBERS", 2)
     assert "3 members" in refused(hostile(tmp_path, "a", "b", "c"), out=tmp_path / "out")
 
@@ -132,7 +136,7 @@ def test_zip_whose_sizes_lie(tmp_path, monkeypatch):
         (info,) = zip_file.infolist()
         return [(type("Small", (), {"file_size": 5})(), info.filename)]
 
-    monkeypatch.setattr(competition_zip_file, "check", liars)
+    monkeypatch.setattr(competition_zip_file, "check_members", liars)
     real_open = zipfile.ZipFile.open
     monkeypatch.setattr(zipfile.ZipFile, "open", lambda self, info, *a, **k: real_open(self, "zeros.wav"))
     assert "more than it declares" in refused(path, out=tmp_path / "out")
@@ -179,7 +183,7 @@ def test_zip_with_odd_names_stays_inside(tmp_path):
     path = hostile(
         tmp_path, "a.wav", "a.wav", "n\0.wav", "line\nbreak.wav", ".unpacked", "./b//c.wav", "é😀.wav"
     )
-    into = competition_zip_file.unpack(path, tmp_path / "out" / "unpacked")
+    into = competition_zip_file.unpack_archive(path, tmp_path / "out" / "unpacked")
     assert into == tmp_path / "out" / "unpacked"
     found = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.wav"))
     assert found == [f"out/unpacked/{name}" for name in ("a.wav", "b/c.wav", "line\nbreak.wav", "é😀.wav")]

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from layout_files import audio, csv, files, refused, rows
 
-from earshot.competition.load import find, load
+from earshot.competition.load import find_competitions, load
 
 # --- hold-out
 
@@ -219,12 +219,12 @@ def test_train_csv_without_audio(kaggle):
 
 def test_find(kaggle, tmp_path):
     data = tmp_path / "data"
-    assert find(data) == []
+    assert find_competitions(data) == []
     files(data, "zebra/dog/1.wav", "apes/cat/2.wav", "sample/audio_train/3.wav", ".hidden/4.wav")
     (data / "cached/logmel").mkdir(parents=True)
     (data / "cached/logmel/manifest.json").write_text("{}")
     (data / "README.md").write_text("outputs")
-    assert find(data) == [data / "apes", data / "zebra"]
+    assert find_competitions(data) == [data / "apes", data / "zebra"]
 
 
 def test_a_large_folder_is_quick(tmp_path):

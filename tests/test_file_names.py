@@ -252,10 +252,10 @@ def test_a_zip_from_a_mac(tmp_path: Path) -> None:
 
 
 def test_a_dos_name_stays_what_it_is() -> None:
-    from earshot.competition.zip_file import name_of
+    from earshot.competition.zip_file import get_member_name
 
     for name in ("K\u00e4uz.wav", "\u2592\u2592.wav", "a.wav"):  # no UTF-8 in code page 437
-        assert name_of(zipfile.ZipInfo(name)) == name
+        assert get_member_name(zipfile.ZipInfo(name)) == name
 
 
 def test_none_can_be_used_says_why(tmp_path: Path) -> None:
@@ -335,7 +335,7 @@ def test_a_folder_that_may_not_be_listed_is_named(tmp_path: Path, monkeypatch: p
 def test_a_great_folder_takes_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Work for each file, none for each pair of files: counted in calls, as clocks depend on the machine."""
     names = [f"{number:06d}.{suffix}" for number in range(50_000) for suffix in ("wav", "jpg")]
-    monkeypatch.setattr(file_index, "walk", lambda root, closed: [("audio", names)])
+    monkeypatch.setattr(file_index, "walk_folder", lambda root, closed: [("audio", names)])
     calls = 0
 
     def count(*about: object) -> None:
@@ -344,8 +344,8 @@ def test_a_great_folder_takes_no_time(tmp_path: Path, monkeypatch: pytest.Monkey
 
     sys.setprofile(count)
     found = file_index.Files(tmp_path)
-    reasons = {found.absence(f"{number:06d}x") for number in range(1000)}
-    unused = found.unused()
+    reasons = {found.explain_absence(f"{number:06d}x") for number in range(1000)}
+    unused = found.describe_unused_files()
     sys.setprofile(None)
     assert reasons == {"no such file"} and unused[0].endswith("and 49997 more")
     assert calls < 100 * len(names)

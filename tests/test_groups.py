@@ -13,7 +13,7 @@ def column(header: str, values: list, labels: list | None = None, **others: list
     """What is found in a table of this column, an id and a label."""
     labels = labels or ["a" if index % 2 else "b" for index in range(len(values))]
     frame = pd.DataFrame({"fname": [f"{i}.wav" for i in range(len(values))], header: values, **others})
-    return groups.from_columns(frame, pd.Series(labels, dtype=object), ["fname", "label"])
+    return groups.find_source_column(frame, pd.Series(labels, dtype=object), ["fname", "label"])
 
 
 PEOPLE = [f"s{index // 4}" for index in range(40)]  # of 4 clips each, with both labels
@@ -60,19 +60,19 @@ def test_the_order_of_columns() -> None:
     assert found == "session" and "not used" in notes[0]
     assert column("group", ["one"] * 40, speaker=PEOPLE) == ("group", [])
     frame = pd.DataFrame({"fname": list("abcd"), "group": list("xxyy")})
-    assert groups.from_columns(frame, frame["group"], ["fname", "group"]) == (None, [])
+    assert groups.find_source_column(frame, frame["group"], ["fname", "group"]) == (None, [])
 
 
 def test_odd_tables() -> None:
     """No rows, labels of several, cells that are no text, columns of one name."""
     frame = pd.DataFrame({"fname": [], "speaker": []})
-    assert groups.from_columns(frame, pd.Series([], dtype=object), ["fname"]) == (None, [])
+    assert groups.find_source_column(frame, pd.Series([], dtype=object), ["fname"]) == (None, [])
     several = [("a", "b") if index % 2 else () for index in range(40)]
     assert column("speaker", PEOPLE, several)[0] == "speaker"
     assert column("location", [i // 6 for i in range(40)])[0] is None, "a place on the body has few values"
     assert column("speaker", [i // 4 for i in range(36)] + [None, float("nan")] * 2)[0] == "speaker"
     twins = pd.DataFrame([["0.wav", "x", "y"]] * 9, columns=["fname", "speaker", "speaker"])
-    assert groups.from_columns(twins, pd.Series(["a"] * 9), ["fname"]) == (None, [])
+    assert groups.find_source_column(twins, pd.Series(["a"] * 9), ["fname"]) == (None, [])
 
 
 NAMES = ["p1/a_7_x.wav", "p2/a_7_y.wav", "p1/b_8_x.wav", "odd.wav"]
@@ -88,7 +88,7 @@ NAMES = ["p1/a_7_x.wav", "p2/a_7_y.wav", "p1/b_8_x.wav", "odd.wav"]
     ],
 )
 def test_a_pattern(pattern: str, expected: list[str]) -> None:
-    assert groups.from_pattern(NAMES, pattern) == expected
+    assert groups.match_groups(NAMES, pattern) == expected
 
 
 @pytest.mark.parametrize(
@@ -103,23 +103,23 @@ def test_a_pattern(pattern: str, expected: list[str]) -> None:
 )
 def test_a_pattern_that_is_none(pattern: str, words: str) -> None:
     with pytest.raises(UserError, match=words) as caught:
-        groups.from_pattern(NAMES, pattern)
+        groups.match_groups(NAMES, pattern)
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="no clip"):
-        groups.from_pattern([], ".")
+        groups.match_groups([], ".")
 
 
 def test_what_a_pattern_gives_is_said() -> None:
-    assert groups.pattern_notes(["x", "x", "y", ""]) == [
+    assert groups.describe_pattern_groups(["x", "x", "y", ""]) == [
         "groups: --group-pattern (2 sources of 1 to 2 clips; 1 clips without one)"
     ]
-    assert "one group, x" in groups.pattern_notes(["x", "x", ""])[0]
-    assert "group of its own" in groups.pattern_notes(["x", "y", ""])[0]
+    assert "one group, x" in groups.describe_pattern_groups(["x", "x", ""])[0]
+    assert "group of its own" in groups.describe_pattern_groups(["x", "y", ""])[0]
 
 
 def test_folds_that_part_sources() -> None:
     """They are counted; clips without a fold or a source do not count."""
-    assert groups.straddling_folds([0, 0, 1, 1, -1], ["x", "x", "y", "", "x"]) == []
-    (line,) = groups.straddling_folds([0, 1, 1, 2], ["x", "x", "y", "y"])
+    assert groups.warn_straddling_folds([0, 0, 1, 1, -1], ["x", "x", "y", "", "x"]) == []
+    (line,) = groups.warn_straddling_folds([0, 1, 1, 2], ["x", "x", "y", "y"])
     assert line.startswith("warning: the data's own folds part 2 of 2 sources (first: x, in 0, 1)")
-    assert "in test, train" in groups.straddling_folds(["train", "test"], ["x", "x"])[0]
+    assert "in test, train" in groups.warn_straddling_folds(["train", "test"], ["x", "x"])[0]

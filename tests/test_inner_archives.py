@@ -14,7 +14,7 @@ from layout_files import audio, csv, files, refused
 from test_archive import zipped
 
 from earshot.competition import zip_file
-from earshot.competition.load import find, load
+from earshot.competition.load import find_competitions, load
 from earshot.core.errors import TemporaryError, UserError
 
 
@@ -57,7 +57,7 @@ def test_zips_are_shown_as_if_they_were_unpacked_in_place(owls, tmp_path):
     assert "test.zip, train.csv.zip, train.zip -> " in line and str(owls) in line
     assert not any("zip files" in n for n in comp.notes)
     assert sorted(owls.rglob("*")) == before and all(map(os.path.isfile, comp.clips["path"]))
-    assert find(tmp_path / "out") == [tmp_path / "out/owls"]
+    assert find_competitions(tmp_path / "out") == [tmp_path / "out/owls"]
     again = load(tmp_path / "out/owls", out=tmp_path / "out")  # as get_features.py does without flags
     assert (again.name, again.root, paths(again)) == (comp.name, comp.root, paths(comp))
 
@@ -83,16 +83,16 @@ def test_a_read_only_folder_a_second_run_and_a_folder_that_moved(owls, tmp_path)
 
 
 def test_a_kill_while_it_unpacks(owls, tmp_path, monkeypatch):
-    extract = zip_file.extract
+    extract = zip_file.extract_members
 
     def die(*args):
         extract(*args)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(zip_file, "extract", die)
+    monkeypatch.setattr(zip_file, "extract_members", die)
     with pytest.raises(KeyboardInterrupt):
         load(owls, out=tmp_path / "out")
-    monkeypatch.setattr(zip_file, "extract", extract)
+    monkeypatch.setattr(zip_file, "extract_members", extract)
     assert len(load(owls, out=tmp_path / "out").clips) == 5
     assert not list((tmp_path / "out").rglob("*.partial"))
 

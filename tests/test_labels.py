@@ -10,7 +10,7 @@ from layout_files import csv as write
 from layout_files import files, refused, rows
 
 from earshot.competition import labels
-from earshot.competition.load import load, straddling
+from earshot.competition.load import find_straddling_groups, load
 
 
 @pytest.fixture
@@ -200,7 +200,7 @@ def test_holdout_keeps_the_shares_of_the_labels(tmp_path: Path) -> None:
     write(root / "train.csv", " ".join(["id,group,owl,jay,emu", *body]))
     comp = load(root, holdout="0.25")
     held = comp.clips["split"] == "test"
-    assert 24 <= held.sum() <= 36 and not straddling(comp.clips)
+    assert 24 <= held.sum() <= 36 and not find_straddling_groups(comp.clips)
     for name in ("owl", "jay", "emu"):
         has = comp.clips["label"].map(lambda several, name=name: name in several)
         assert abs((has & held).sum() / has.sum() - 0.25) < 0.1
@@ -209,4 +209,4 @@ def test_holdout_keeps_the_shares_of_the_labels(tmp_path: Path) -> None:
 @pytest.mark.parametrize("separator", [",", ", ", ";", "|", " ", labels.LIST])
 def test_join_is_what_split_takes_apart(separator: str) -> None:
     for several in (["owl"], ["owl", "jay"], ["owl", "d'Or"]):
-        assert labels.split(labels.join(several, separator), separator) == several
+        assert labels.split_cell(labels.join_labels(several, separator), separator) == several

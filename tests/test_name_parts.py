@@ -14,7 +14,7 @@ import soundfile
 from conftest import script, tone
 
 from earshot.competition import groups, suspicious
-from earshot.competition.name_parts import labels_by_pattern, sources_in_names, suggestions
+from earshot.competition.name_parts import find_sources, match_labels, suggest_flags
 from earshot.core.errors import UserError
 
 RANDOM = random.Random(18)
@@ -84,7 +84,7 @@ def folder(names: list[str]) -> list[str]:
 )  # fmt: skip
 def test_a_source_in_the_names(names: list[str], labels, source, words: str) -> None:
     """Speakers by a hash, recordings by a number, people, days; the time of the day and offsets are none."""
-    found = sources_in_names(names, [labels(n) for n in names] if labels else folder(names))
+    found = find_sources(names, [labels(n) for n in names] if labels else folder(names))
     assert found is not None
     assert found[0] == [source(name) for name in names], Counter(found[0])
     assert found[1].startswith("groups: ") and words in found[1], found[1]
@@ -111,12 +111,12 @@ GENRES = [f"{genre}/{genre}.{i:05d}.wav" for genre in ("blues", "jazz", "rock") 
 )  # fmt: skip
 def test_no_source_is_claimed(names: list[str]) -> None:
     """Counters, whole or in part, offsets, ids of one clip each, words."""
-    assert sources_in_names(names, folder(names)) is None
+    assert find_sources(names, folder(names)) is None
 
 
 def test_a_few_other_names_do_not_matter() -> None:
     names = [*COMMANDS, "noise/doing_the_dishes.wav", "noise/pink_noise.wav"]
-    found = sources_in_names(names, folder(names))
+    found = find_sources(names, folder(names))
     assert found is not None and found[0][:-2] == [n[-21:-13] for n in COMMANDS] and found[0][-2:] == ["", ""]
 
 
@@ -144,15 +144,15 @@ def flags(line: str) -> dict[str, str]:
 )  # fmt: skip
 def test_flags_are_suggested(names: list[str], label, group) -> None:
     """The first suggestion, as a shell reads it, gives the labels and the sources."""
-    lines = suggestions(names)
+    lines = suggest_flags(names)
     assert lines
     first = flags(lines[0])
-    assert labels_by_pattern(names, first["--label-pattern"]) == [label(n) for n in names], lines[0]
+    assert match_labels(names, first["--label-pattern"]) == [label(n) for n in names], lines[0]
     assert f"({len({label(n) for n in names})} labels: " in lines[0]
     if group is None:
         assert "--group-pattern" not in first
     else:
-        assert groups.from_pattern(names, first["--group-pattern"]) == [group(n) for n in names], lines[0]
+        assert groups.match_groups(names, first["--group-pattern"]) == [group(n) for n in names], lines[0]
 
 
 def test_files_to_submit_get_no_label() -> None:
@@ -163,9 +163,9 @@ def test_files_to_submit_get_no_label() -> None:
         for m in range(24)
     ]
     names = [*train, *(f"test2/20090404_{m:02d}1500_{m:03d}s0ms_Test{m}.aif" for m in range(60))]
-    first = flags(suggestions(names)[0])
-    assert labels_by_pattern(names, first["--label-pattern"]) == [*(n[-5] for n in train), *[""] * 60]
-    assert groups.from_pattern(names, first["--group-pattern"])[:72] == [n[7:15] for n in train]
+    first = flags(suggest_flags(names)[0])
+    assert match_labels(names, first["--label-pattern"]) == [*(n[-5] for n in train), *[""] * 60]
+    assert groups.match_groups(names, first["--group-pattern"])[:72] == [n[7:15] for n in train]
 
 
 @pytest.mark.parametrize(
@@ -180,15 +180,15 @@ def test_files_to_submit_get_no_label() -> None:
     ],
 )
 def test_nothing_is_suggested(names: list[str]) -> None:
-    assert suggestions(names) == []
+    assert suggest_flags(names) == []
 
 
 def test_a_label_pattern_needs_two_labels() -> None:
-    assert labels_by_pattern(["a_1.wav", "b_1.wav", "c.wav"], "^(.)_") == ["a", "b", ""]
+    assert match_labels(["a_1.wav", "b_1.wav", "c.wav"], "^(.)_") == ["a", "b", ""]
     with pytest.raises(UserError, match="gives one label, 1, as in a_1.wav"):
-        labels_by_pattern(["a_1.wav", "b_1.wav"], r"_(\d)")
+        match_labels(["a_1.wav", "b_1.wav"], r"_(\d)")
     with pytest.raises(UserError, match="--label-pattern x matches no clip"):
-        labels_by_pattern(["a_1.wav", "b_1.wav"], "x")
+        match_labels(["a_1.wav", "b_1.wav"], "x")
 
 
 @pytest.mark.parametrize(
@@ -211,22 +211,22 @@ def test_a_label_pattern_needs_two_labels() -> None:
 )
 def test_classes_that_are_none(classes: tuple[str, ...], words: str) -> None:
     names = [f"{one}/{index}.wav" for one in classes for index in range(5)]
-    lines = suspicious.class_folder_warnings(names, folder(names))
+    lines = suspicious.warn_class_folders(names, folder(names))
     assert len(lines) == bool(words) and all(line.startswith("warning: ") for line in lines)
     assert words in "".join(lines)
 
 
 def test_people_as_classes() -> None:
     """With the flags that give the labels; names without codes are a task of speakers."""
-    (line,) = suspicious.class_folder_warnings(IN_FOLDERS, folder(IN_FOLDERS))
+    (line,) = suspicious.warn_class_folders(IN_FOLDERS, folder(IN_FOLDERS))
     assert "look like people or recordings (Actor_01, Actor_02, Actor_03, ...)" in line
     assert "give --label-pattern '(?:^|/)" in line and "--label-pattern, such as" not in line
 
 
 def test_classes_of_the_hold_out() -> None:
-    (line,) = suspicious.alien_test_classes({"cat", "dog"}, {"cats", "test"})
+    (line,) = suspicious.warn_unknown_test_classes({"cat", "dog"}, {"cats", "test"})
     assert "2 classes that training lacks: cats (cat?), test; training has cat, dog" in line
-    assert suspicious.alien_test_classes({"cat", "dog"}, {"cat"}) == []
+    assert suspicious.warn_unknown_test_classes({"cat", "dog"}, {"cat"}) == []
 
 
 def tree(*tops: str) -> list[str]:
@@ -247,7 +247,7 @@ def tree(*tops: str) -> list[str]:
 def test_a_folder_that_lies_there_twice(tops: tuple[str, str], alike: bool, where: str) -> None:
     names = tree(*tops)
     sizes = [32044 if alike else 1000 + 37 * (index % 10) for index in range(20)]
-    left, note = suspicious.twice(names, sizes)
+    left, note = suspicious.find_duplicate_files(names, sizes)
     assert left == (list(range(10, 20)) if where else [])
     assert note == (f"10 audio files lie there twice ({where}): one copy is used" if where else "")
 
@@ -258,10 +258,10 @@ def test_copies_by_their_contents(tmp_path: Path) -> None:
     for index, name in enumerate(names):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(bytes([index % 10] * 100))
-    assert suspicious.twice(names, [100] * 20, tmp_path)[0] == list(range(10, 20))
+    assert suspicious.find_duplicate_files(names, [100] * 20, tmp_path)[0] == list(range(10, 20))
     (tmp_path / names[13]).write_bytes(bytes(100))
-    assert suspicious.twice(names, [100] * 20, tmp_path) == ([], "")
-    assert suspicious.twice([], []) == ([], "")
+    assert suspicious.find_duplicate_files(names, [100] * 20, tmp_path) == ([], "")
+    assert suspicious.find_duplicate_files([], []) == ([], "")
 
 
 def test_the_doctor_says_so(tmp_path: Path) -> None:

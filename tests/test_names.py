@@ -215,7 +215,7 @@ def test_labels_the_sample_does_not_show_are_written_in_its_kind() -> None:
         (["owl", "B\u00e4r"], "owl", ["owl", "B\u00e4r"]),
     ):
         sample = pd.DataFrame({"id": ["a", "b"], "label": [cell, cell]})
-        assert sample_answers.spelled(classes, sample, "id", False) == want
+        assert sample_answers.adopt_spelling(classes, sample, "id", False) == want
 
 
 def test_runs_and_caches_of_two_spellings_go_together() -> None:

@@ -81,7 +81,7 @@ def test_every_kind_of_cell(tmp_path):
         vector=[[0.5], [], None, [1.0], [2.0]],
         kind=pyarrow.array(["u", "v", "u", None, "v"]).dictionary_encode(),
     )
-    parquet.write([path], "train", tmp_path / "out")
+    parquet.unpack_parquet([path], "train", tmp_path / "out")
     table = pd.read_csv(tmp_path / "out/train.csv", dtype=str, keep_default_na=False)
     assert list(table.columns) == ["file_name", "label", "text", "score", "flag", "tags", "kind"]
     assert list(table["file_name"]) == [
@@ -109,7 +109,7 @@ def test_paths_stay_inside(tmp_path):
         "ESCAPE.wav",
     ]
     path = written(tmp_path / "c/train.parquet", [(n, wave(300)) for n in names], label=[0, 1] * 4)
-    parquet.write([path], "train", tmp_path / "out" / "into")
+    parquet.unpack_parquet([path], "train", tmp_path / "out" / "into")
     found = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file())
     inside = [p for p in found if p.startswith("out/into/train/") and p.endswith(".wav")]
     assert len(inside) == 8 and len(found) == 10 and not any("/." in p for p in inside)
@@ -139,8 +139,8 @@ def test_damaged_files_end_in_one_line(tmp_path):
             spoilt[at] = random.integers(256)
         path.write_bytes(spoilt)
         try:
-            parquet.check([path])
-            parquet.write([path], "train", tmp_path / f"out{_}")
+            parquet.check_files([path])
+            parquet.unpack_parquet([path], "train", tmp_path / f"out{_}")
         except parquet.UserError as error:
             assert "\n" not in str(error)
 

@@ -72,9 +72,9 @@ def test_many_copies_take_no_quadratic_time(tmp_path: Path) -> None:
             for n in range(3000):
                 (tmp_path / top / label / f"{label}x{n}.wav").write_bytes(n.to_bytes(44, "little"))
     began = time.perf_counter()
-    assert len(layouts.recognise(tmp_path, Reading()).clips) == 6000
+    assert len(layouts.recognise_layout(tmp_path, Reading()).clips) == 6000
     names = [f"s{speaker}/d/{n}.wav" for speaker in range(400) for n in range(100)]
-    assert suspicious.twice(names, list(range(len(names)))) == ([], "")
+    assert suspicious.find_duplicate_files(names, list(range(len(names)))) == ([], "")
     assert time.perf_counter() - began < 20
 
 

@@ -17,7 +17,7 @@ from earshot.competition.load import load as load_competition
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> Path:
-    return sample.build(tmp_path_factory.mktemp("out") / "sample")
+    return sample.build_sample(tmp_path_factory.mktemp("out") / "sample")
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -148,11 +148,11 @@ def test_killed_build_is_redone_and_caches_stay(built, tmp_path, monkeypatch):
         return np.zeros(100, dtype=np.int16)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sample, "clip", die)
+        patch.setattr(sample, "make_clip", die)
         with pytest.raises(KeyboardInterrupt):
-            sample.build(folder)
+            sample.build_sample(folder)
     assert not sample.is_complete(folder)
-    sample.build(folder)
+    sample.build_sample(folder)
     assert sample.is_complete(folder)
     assert sorted(p.name for p in folder.iterdir()) == [
         ".complete",
@@ -168,9 +168,9 @@ def test_killed_build_is_redone_and_caches_stay(built, tmp_path, monkeypatch):
     )
     assert not (tmp_path / ".sample.partial").exists()
 
-    monkeypatch.setattr(sample, "clip", None)  # would fail if it built again
+    monkeypatch.setattr(sample, "make_clip", None)  # would fail if it built again
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
-    sample.build(folder)
+    sample.build_sample(folder)
     assert before == {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
-    monkeypatch.setattr(sample, "recipe", lambda: "another recipe")
+    monkeypatch.setattr(sample, "read_recipe", lambda: "another recipe")
     assert not sample.is_complete(folder)

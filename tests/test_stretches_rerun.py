@@ -14,10 +14,10 @@ from layout_files import csv as write
 from layout_files import files
 
 from earshot.competition import segments
-from earshot.competition.asked import asked_rows, unlabelled_rows
+from earshot.competition.asked import build_submission_rows, build_unlabelled_rows
 from earshot.competition.file_index import Files
 from earshot.competition.labels import Labels
-from earshot.competition.layout import Layout, table
+from earshot.competition.layout import Layout, build_table
 from earshot.competition.load import load
 from earshot.core import csv_table
 from earshot.core.errors import UserError
@@ -45,10 +45,10 @@ def rows(root: Path, *tables: str) -> tuple[list[tuple], Layout]:
     csv = root / "sample_submission.csv"
     frame = csv_table.read(csv)
     labelled = [str(root / "train_audio" / name) for name in ("owl/a.wav", "jay/b.wav")]
-    train = table(["a", "b"], labelled, "train", labels=["owl", "jay"])
+    train = build_table(["a", "b"], labelled, "train", labels=["owl", "jay"])
     found = Layout("Kaggle csv", train, frame.columns[0], "label", csv, Labels(("label",)))
     read = [(root / name, csv_table.read(root / name)) for name in tables]
-    return listed(asked_rows(Files(root), frame, csv, train, found, read)), found
+    return listed(build_submission_rows(Files(root), frame, csv, train, found, read)), found
 
 
 def listed(clips: pd.DataFrame) -> list[tuple]:
@@ -207,7 +207,7 @@ def test_rows_of_a_clip_and_a_class(root: Path) -> None:
 def test_what_is_known_of_ids(root: Path) -> None:
     recording(root / "test_soundscapes" / "night_1.wav", 10)
     recording(root / "test_soundscapes" / "n_20170701.wav", 10)
-    known = segments.Known(Files(root), {str(root / "train_audio/owl/a.wav")})
+    known = segments.KnownIds(Files(root), {str(root / "train_audio/owl/a.wav")})
     ids = ["night_1", "night_1.wav", "night_1_5", "night_1_0", "night_2_5", "n_5", "a", "a_5", "b", "", "_5"]
     assert known(ids) == {"night_1", "night_1.wav", "night_1_5", "n_5"}
 
@@ -242,9 +242,9 @@ def test_a_table_says_which_part_a_row_is(mapped: Path) -> None:
     made, found = rows(mapped, "test.csv")
     assert made == ROWS and found.missing == [("subm", "site_2_gone_5", "no such file")]
     # the table alone, whose first column to name files repeats
-    found = Layout("Kaggle csv", table([], [], "train"), "audio_id", "label", None, Labels(("label",)))
+    found = Layout("Kaggle csv", build_table([], [], "train"), "audio_id", "label", None, Labels(("label",)))
     frame = csv_table.read(mapped / "test.csv")
-    assert listed(unlabelled_rows(Files(mapped), frame, mapped / "test.csv", found)) == ROWS
+    assert listed(build_unlabelled_rows(Files(mapped), frame, mapped / "test.csv", found)) == ROWS
     assert found.id_column == "row_id"
 
 

@@ -19,7 +19,7 @@ from earshot.prediction import submission
 
 def found(ids, classes, clips, **more):
     there = set(clips)
-    return long_format.find(list(ids), classes, lambda some: set(some) & there, **more)
+    return long_format.detect_long_format(list(ids), classes, lambda some: set(some) & there, **more)
 
 
 def written(
@@ -39,7 +39,7 @@ def notes(sample: str, classes, several: bool = False) -> list[str]:
     """What is said of a sample submission before the extraction."""
     lines = [line.split(",") for line in sample.splitlines()]
     frame = pd.DataFrame(lines[1:], columns=lines[0], dtype=object)
-    return sample_answers.check(frame, "s.csv", lines[0][0], classes, set(classes), several)
+    return sample_answers.check_sample(frame, "s.csv", lines[0][0], classes, set(classes), several)
 
 
 # --- a row per clip and class
@@ -67,7 +67,9 @@ def test_ids_of_clip_and_class(form: str, clips: list[str], classes: list[str]) 
     for rows in (pairs, sorted(pairs, key=lambda pair: pair[1])):
         ids = [form.format(clip=clip, name=name) for clip, name in rows]
         assert found(ids, classes, clips) == tuple(map(list, zip(*rows, strict=True)))
-        assert long_format.likely(ids, classes) or "owl_1" in clips  # owl_1_owl: only known clips tell
+        assert (
+            long_format.looks_like_long_format(ids, classes) or "owl_1" in clips
+        )  # owl_1_owl: only known clips tell
 
 
 def test_a_class_in_the_middle() -> None:
@@ -144,7 +146,7 @@ def test_any_text_ends_well(ids: list[str], classes: list[str]) -> None:
             assert "\n" not in str(error)
             continue
         assert read is None or len(read.clips) == len(read.classes) == len(ids)
-    long_format.likely(ids, classes)
+    long_format.looks_like_long_format(ids, classes)
 
 
 def test_what_is_no_row_per_clip_and_class() -> None:
@@ -189,7 +191,9 @@ def test_half_a_million_rows() -> None:
     classes = [str(n) for n in range(1, 88)]
     ids = [f"{clip}_classnumber_{name}" for clip in clips for name in classes]
     start, asked = time.process_time(), []
-    read = long_format.find(ids, classes, lambda some: asked.append(len(some)) or set(some) & set(clips))
+    read = long_format.detect_long_format(
+        ids, classes, lambda some: asked.append(len(some)) or set(some) & set(clips)
+    )
     assert time.process_time() - start < 60 and sum(asked) < 20_000
     assert read.clips[::87] == clips and read.classes[:87] == classes
 

@@ -35,18 +35,18 @@ def is_tar(name: str) -> bool:
     return name.lower().endswith(TARS)
 
 
-def is_closed(name: str) -> bool:
+def is_unreadable_archive(name: str) -> bool:
     """Whether a file name is that of an archive, or of a part of one, which Earshot cannot read."""
     return not is_tar(name) and (name.lower().endswith(tuple(COMMANDS)) or bool(PARTS.search(name)))
 
 
-def stem(name: str) -> str:
+def strip_archive_suffix(name: str) -> str:
     """The name of a zip or tar without its suffix."""
     suffix = next((s for s in sorted(TARS, key=len, reverse=True) if name.lower().endswith(s)), ".zip")
     return name[: -len(suffix)]
 
 
-def unpacking(names: Sequence[str]) -> str:
+def format_unpack_hint(names: Sequence[str]) -> str:
     """Names of archives that Earshot cannot read, and how the first one is unpacked."""
     first = sorted(names)[0]
     if part := PARTS.search(first):
@@ -54,7 +54,7 @@ def unpacking(names: Sequence[str]) -> str:
         whole = f"{first[: part.start()]}.zip" if part[1].lower().startswith("z") else first
         command = shell.command("7z", "x", whole if part[1][1:].isdigit() else first)
     else:
-        found = next(c for s, c in COMMANDS.items() if first.lower().endswith(s))
-        command = f"{found} {shell.quoted(first)}"
+        unpack_command = next(c for s, c in COMMANDS.items() if first.lower().endswith(s))
+        command = f"{unpack_command} {shell.quoted(first)}"
     python = f" (or {shell.command('python', '-m', 'py7zr', 'x', first)} after pip install py7zr)"
     return f"{first_few(names)}: {command}{python if command.startswith('7z x') and not part else ''}"

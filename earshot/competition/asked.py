@@ -9,35 +9,39 @@ import pandas as pd
 
 from earshot.competition import labels, long_format, placeholder, row_tables, segments
 from earshot.competition.file_index import Files
-from earshot.competition.layout import Layout, table
+from earshot.competition.layout import Layout, build_table
 from earshot.competition.row_tables import Tables
-from earshot.competition.segments import Stretches
+from earshot.competition.segments import Segments
 from earshot.core.csv_table import shown, some
 from earshot.core.errors import UserError
 
 
-def unlabelled_rows(files: Files, frame: pd.DataFrame, csv: Path, found: Layout) -> pd.DataFrame:
+def build_unlabelled_rows(files: Files, frame: pd.DataFrame, csv: Path, layout: Layout) -> pd.DataFrame:
     """The clips to be submitted: every row of the csv, path "" (and an entry in `found.missing`) without a
     file."""
-    _need_ids(frame[found.id_column], csv, found.id_column)
-    if frame[found.id_column].duplicated().any() and (
-        rows := row_tables.own_ids(files, csv, frame, found.id_column)
+    _check_ids(frame[layout.id_column], csv, layout.id_column)
+    if frame[layout.id_column].duplicated().any() and (
+        rows := row_tables.read_row_ids(files, csv, frame, layout.id_column)
     ):
-        found.id_column = rows[0]
-        return _parts(rows[1], files, csv, csv, found)
-    ids = _single_ids(frame, csv, found)
-    paths = files.resolve(ids, "subm")
+        layout.id_column = rows[0]
+        return _build_segment_rows(rows[1], files, csv, csv, layout)
+    ids = _read_unique_ids(frame, csv, layout)
+    paths = files.resolve_ids(ids, "subm")
     if any(paths):
-        return _clips(ids, paths, files, found)
-    mapped = row_tables.find(files, [(csv, frame)], found.id_column, ids, set())
+        return _build_clip_rows(ids, paths, files, layout)
+    mapped = row_tables.find_row_table(files, [(csv, frame)], layout.id_column, ids, set())
     if mapped and any(mapped[1].paths):
-        return _parts(mapped[1], files, csv, csv, found)
-    parts = segments.find(ids, files)
-    return _parts(parts, files, csv, None, found) if parts else _clips(ids, paths, files, found)
+        return _build_segment_rows(mapped[1], files, csv, csv, layout)
+    parts = segments.find_segments(ids, files)
+    return (
+        _build_segment_rows(parts, files, csv, None, layout)
+        if parts
+        else _build_clip_rows(ids, paths, files, layout)
+    )
 
 
-def asked_rows(
-    files: Files, frame: pd.DataFrame, csv: Path, train: pd.DataFrame, found: Layout, tables: Tables = ()
+def build_submission_rows(
+    files: Files, frame: pd.DataFrame, csv: Path, train: pd.DataFrame, layout: Layout, tables: Tables = ()
 ) -> pd.DataFrame:
     """The clips that a sample submission lists; where it is a placeholder, those of the test folder.
 
@@ -48,72 +52,80 @@ def asked_rows(
         train: the labelled clips, which are not to be submitted.
         tables: the other csv files of the test side, as they are read, with their paths.
     """
-    ids = _single_ids(frame, csv, found)
-    paths = files.resolve(ids, "subm")
-    if not any(paths) and (line := files.other_suffix(ids, "subm")):
-        found.notes.append(f"{csv.name}: {line}")
-        paths = files.resolve(ids, "subm")
+    ids = _read_unique_ids(frame, csv, layout)
+    paths = files.resolve_ids(ids, "subm")
+    if not any(paths) and (line := files.match_other_suffix(ids, "subm")):
+        layout.notes.append(f"{csv.name}: {line}")
+        paths = files.resolve_ids(ids, "subm")
     if any(paths):
-        return _clips(ids, paths, files, found)
-    classes = {one for label in train["label"].dropna().unique() for one in labels.each(label)}
-    classes |= set(found.written.classes or ()) if found.written else set()
-    mapped = row_tables.find(files, tables, found.id_column, ids, classes)
+        return _build_clip_rows(ids, paths, files, layout)
+    classes = {name for label in train["label"].dropna().unique() for name in labels.as_tuple(label)}
+    classes |= set(layout.written.classes or ()) if layout.written else set()
+    mapped = row_tables.find_row_table(files, tables, layout.id_column, ids, classes)
     if mapped and any(mapped[1].paths):
-        return _parts(mapped[1], files, csv, mapped[0], found)
-    if parts := segments.find(ids, files):
-        return _parts(parts, files, csv, None, found)
-    if (pairs := _pairs(files, ids, classes, set(train["path"]), csv, found)) is not None:
-        found.notes.append(f"{csv.name}: {len(ids)} rows, each a class of one of {len(pairs)} clips")
-        paths = files.resolve(pairs, "subm")
-        parts = None if any(paths) else segments.find(pairs, files)
-        return _parts(parts, files, csv, None, found) if parts else _clips(pairs, paths, files, found)
+        return _build_segment_rows(mapped[1], files, csv, mapped[0], layout)
+    if parts := segments.find_segments(ids, files):
+        return _build_segment_rows(parts, files, csv, None, layout)
+    if (pairs := _split_pairs(files, ids, classes, set(train["path"]), csv, layout)) is not None:
+        layout.notes.append(f"{csv.name}: {len(ids)} rows, each a class of one of {len(pairs)} clips")
+        paths = files.resolve_ids(pairs, "subm")
+        parts = None if any(paths) else segments.find_segments(pairs, files)
+        return (
+            _build_segment_rows(parts, files, csv, None, layout)
+            if parts
+            else _build_clip_rows(pairs, paths, files, layout)
+        )
 
     example = [str(cell) for cell in frame.iloc[0]] if len(frame) else []
-    if listed := row_tables.instead(files, tables, found.id_column, ids, classes):
-        found.example = example
-        found.notes.append(
+    if listed := row_tables.find_longer_table(files, tables, layout.id_column, ids, classes):
+        layout.example = example
+        layout.notes.append(
             f"{csv.name} is a placeholder of {len(frame)} rows: its place takes the {len(listed[1].ids)} "
             f"rows of {listed[0].name}"
         )
-        return _parts(listed[1], files, csv, listed[0], found)
+        return _build_segment_rows(listed[1], files, csv, listed[0], layout)
     # Where a table knows the ids, they may hold more than its files' names.
     if mapped is None:
-        parts, lines = placeholder.stretches(files, ids, found.id_column, train, classes)
-        found.notes += lines
+        parts, lines = placeholder.find_placeholder_segments(files, ids, layout.id_column, train, classes)
+        layout.notes += lines
     if parts:
-        found.example = example
-        found.notes.append(
+        layout.example = example
+        layout.notes.append(
             f"{csv.name} is a placeholder of {len(frame)} rows: its place takes {len(parts.ids)} rows, one "
             f"for every {parts.seconds:g} s of the {len(set(parts.paths))} recordings of the test folder"
         )
-        return _clips(parts.ids, parts.paths, files, found, parts)
-    if instead := placeholder.stand_ins(files, ids, paths, train):
-        found.example = example
-        found.notes.append(
+        return _build_clip_rows(parts.ids, parts.paths, files, layout, parts)
+    if instead := placeholder.find_placeholder_rows(files, ids, paths, train):
+        layout.example = example
+        layout.notes.append(
             f"{csv.name} is a placeholder of {len(frame)} rows: its place takes a row for each of the "
             f"{len(instead[0])} files of the test folder"
         )
-        return table(*instead, "subm")
-    return _parts(mapped[1], files, csv, mapped[0], found) if mapped else _clips(ids, paths, files, found)
+        return build_table(*instead, "subm")
+    return (
+        _build_segment_rows(mapped[1], files, csv, mapped[0], layout)
+        if mapped
+        else _build_clip_rows(ids, paths, files, layout)
+    )
 
 
-def _need_ids(ids: pd.Series, csv: Path, column: str) -> None:
+def _check_ids(ids: pd.Series, csv: Path, column: str) -> None:
     empty = ids.index[ids.str.strip() == ""]
     if len(empty):
         raise UserError(f"{csv}, line {empty[0]}: no id in column {column}: give one, or take the line out")
 
 
-def _single_ids(frame: pd.DataFrame, csv: Path, found: Layout) -> list[str]:
+def _read_unique_ids(frame: pd.DataFrame, csv: Path, layout: Layout) -> list[str]:
     """The ids of a csv, each once; a UserError where one is empty or repeated."""
-    ids = frame[found.id_column]
-    _need_ids(ids, csv, found.id_column)
+    ids = frame[layout.id_column]
+    _check_ids(ids, csv, layout.id_column)
     if ids.duplicated().any():
         again = ids[ids.duplicated()]
-        rest = [c for c in frame.columns if c != found.id_column]
+        rest = [c for c in frame.columns if c != layout.id_column]
         if (
             2 * len(again) >= len(ids)
             and len(rest) > 1
-            and not frame[[found.id_column, *rest[:-1]]].duplicated().any()
+            and not frame[[layout.id_column, *rest[:-1]]].duplicated().any()
         ):
             raise UserError(
                 f"{csv} has {len(ids)} rows for {ids.nunique()} ids, each told apart by column {rest[0]}: "
@@ -127,41 +139,45 @@ def _single_ids(frame: pd.DataFrame, csv: Path, found: Layout) -> list[str]:
     return list(ids)
 
 
-def _pairs(
-    files: Files, ids: list[str], classes: set[str], labelled: set[str], csv: Path, found: Layout
+def _split_pairs(
+    files: Files, ids: list[str], classes: set[str], labelled: set[str], csv: Path, layout: Layout
 ) -> list[str] | None:
     """The clips of ids that name a clip and a class, each once; None where they name no such pairs."""
-    pairs = long_format.find(ids, sorted(classes), segments.Known(files, labelled), strict=False)
+    pairs = long_format.detect_long_format(
+        ids, sorted(classes), segments.KnownIds(files, labelled), strict=False
+    )
     if pairs is None:
         return None
     unknown = sorted(set(pairs.classes) - classes)
     if unknown:
-        found.notes.append(
+        layout.notes.append(
             f"warning: {csv.name} has rows for {some(unknown, 5)}, and no training clip has that "
             "label: they get 0"
         )
     return list(dict.fromkeys(pairs.clips))
 
 
-def _parts(parts: Stretches, files: Files, csv: Path, by: Path | None, found: Layout) -> pd.DataFrame:
+def _build_segment_rows(
+    parts: Segments, files: Files, csv: Path, by: Path | None, layout: Layout
+) -> pd.DataFrame:
     """Rows that are parts of recordings, by their ids or by a table, with a line on how they are read."""
     how = "the ids name" if by is None else f"the rows of {by.name} are" if by != csv else "the rows are"
     number = len(set(filter(None, parts.paths)))
     if parts.seconds:
-        found.notes.append(f"{csv.name}: {how} stretches of {parts.seconds:g} s, of {number} recordings")
+        layout.notes.append(f"{csv.name}: {how} stretches of {parts.seconds:g} s, of {number} recordings")
     elif number:
-        found.notes.append(f"{csv.name}: {how} {number} recordings")
-    return _clips(parts.ids, parts.paths, files, found, parts)
+        layout.notes.append(f"{csv.name}: {how} {number} recordings")
+    return _build_clip_rows(parts.ids, parts.paths, files, layout, parts)
 
 
-def _clips(
-    ids: list[str], paths: list[str], files: Files, found: Layout, parts: Stretches | None = None
+def _build_clip_rows(
+    ids: list[str], paths: list[str], files: Files, layout: Layout, parts: Segments | None = None
 ) -> pd.DataFrame:
     """The table of the rows; those without a file go to `found.missing`, too."""
     names: Sequence[str] = parts.names if parts else ids
-    found.missing += [
-        ("subm", id, files.absence(name))
+    layout.missing += [
+        ("subm", id, files.explain_absence(name))
         for id, path, name in zip(ids, paths, names, strict=True)
         if not path
     ]
-    return table(ids, paths, "subm", starts=parts and parts.starts, ends=parts and parts.ends)
+    return build_table(ids, paths, "subm", starts=parts and parts.starts, ends=parts and parts.ends)

@@ -7,7 +7,7 @@ from earshot.core.errors import unless_temporary
 LONGEST = 1e6  # seconds: a header that says more does not know
 
 
-def seconds_and_rate(path: str) -> tuple[float, int] | None:
+def read_seconds_and_rate(path: str) -> tuple[float, int] | None:
     """A file's seconds and its samples a second; None where its header cannot be read, or says nothing
     plausible.
 
@@ -18,8 +18,8 @@ def seconds_and_rate(path: str) -> tuple[float, int] | None:
         import soundfile  # not at the top: --help needs no libsndfile
 
         with open(path, "rb") as file:  # not by its name, which soundfile encodes as text
-            about = soundfile.info(file)
+            info = soundfile.info(file)
     except (ImportError, OSError, RuntimeError, TypeError) as error:
         unless_temporary(path, error)
         return None
-    return (about.duration, about.samplerate) if 0 < about.duration < LONGEST else None
+    return (info.duration, info.samplerate) if 0 < info.duration < LONGEST else None

@@ -8,166 +8,198 @@ import pandas as pd
 
 from earshot.competition import codes, copies, file_lists, noise_clips, sources, suspicious
 from earshot.competition.file_index import Files
-from earshot.competition.layout import Layout, table
-from earshot.competition.names import side, words
-from earshot.competition.reading import Reading, mapper
+from earshot.competition.layout import Layout, build_table
+from earshot.competition.names import find_side, list_words
+from earshot.competition.reading import Reading, build_mapper
 from earshot.competition.split_words import FILLER_WORDS, SPLIT_WORDS
-from earshot.competition.tables import Tables, role
-from earshot.competition.with_sample import asked_files, sample_table, with_sample
+from earshot.competition.tables import Tables, get_role
+from earshot.competition.with_sample import build_requested_rows, find_requested_files, read_sample
 from earshot.core.file_names import decodable, first_few, suffix_of
 
 
-def folder_split(name: str) -> str | None:
+def find_split(name: str) -> str | None:
     """The split that a folder is named after (test, audio_test, ...); None for a class such as train_horn."""
-    found = words(name)
-    splits = {SPLIT_WORDS[w] for w in found if w in SPLIT_WORDS}
-    return (
-        splits.pop()
-        if len(splits) == 1 and all(w in SPLIT_WORDS or w in FILLER_WORDS for w in found)
-        else None
-    )
+    words = list_words(name)
+    splits = {SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS}
+    if len(splits) != 1 or not all(word in SPLIT_WORDS or word in FILLER_WORDS for word in words):
+        return None
+    return splits.pop()
 
 
-Parts = dict[str, tuple[str, ...]]
+Parts = dict[str, tuple[str, ...]]  # the folders of each file
+Rows = dict[str, dict[str, str | None]]  # the label of each file, by split
 
 
-def without_common_head(parts: Parts) -> Parts:
+def strip_common_prefix(parts: Parts) -> Parts:
     """Folder parts of each file, less the leading folders that all (but loose files) share."""
-    while len({p[0] for p in parts.values() if p}) == 1 and any(len(p) > 1 for p in parts.values()):
-        parts = {path: p[1:] for path, p in parts.items()}
+    while len({folders[0] for folders in parts.values() if folders}) == 1:
+        if not any(len(folders) > 1 for folders in parts.values()):
+            break  # the last folder may be the label
+        parts = {path: folders[1:] for path, folders in parts.items()}
     return parts
 
 
-def folder_per_class(files: Files, tables: Tables, sample: str | None, reading: Reading) -> Layout | None:
+def recognise_class_folders(
+    files: Files, tables: Tables, sample: str | None, reading: Reading
+) -> Layout | None:
     """Two or more class folders, below train/, test/, valid/ or not; None if the folders do not look so.
 
     The sample submission, where there is one, says which clips are to be submitted. Where films lie beside
     the sounds in folders of their own, the sounds alone may look so.
     """
-    found = _folder_per_class(files, files.audio, tables, sample, reading)
-    if found is None:
+    layout = _read_class_folders(files, files.audio, tables, sample, reading)
+    if layout is None:
         sounds = [path for path in files.audio if suffix_of(path) in decodable()]
         if len(sounds) < len(files.audio):
-            found = _folder_per_class(files, sounds, tables, sample, reading)
-        if found:
+            layout = _read_class_folders(files, sounds, tables, sample, reading)
+        if layout:
             films = set(files.audio) - set(sounds)
-            found.notes.append(f"not used: {len(films)} files beside the class folders: {first_few(films)}")
-    if found:
-        found.notes += files.unused()
-    return found
+            layout.notes.append(f"not used: {len(films)} files beside the class folders: {first_few(films)}")
+    if layout:
+        layout.notes += files.describe_unused_files()
+    return layout
 
 
-def _by_split(audio: list[str]) -> dict[str | None, Parts]:
+def _group_by_split(audio: list[str]) -> dict[str | None, Parts]:
     """The folders of each file below its split's, by split."""
     by_split: dict[str | None, Parts] = {"train": {}, "test": {}, "valid": {}, None: {}}
-    for path, parts in without_common_head({p: tuple(p.split("/")[:-1]) for p in audio}).items():
-        split = folder_split(parts[0]) if parts else None
-        by_split[split][path] = parts[1:] if split else parts
+    all_folders = {path: tuple(path.split("/")[:-1]) for path in audio}
+    for path, folders in strip_common_prefix(all_folders).items():
+        split = find_split(folders[0]) if folders else None
+        by_split[split][path] = folders[1:] if split else folders
     plain, train = by_split[None], by_split["train"]
     if train and plain and not any(train.values()):  # "train", the vehicle, among other classes
         plain.update({path: ("train",) for path in train})
         train.clear()
-    if len({parts[0] for parts in without_common_head(train).values() if parts}) > 1:
+    if len({folders[0] for folders in strip_common_prefix(train).values() if folders}) > 1:
         # test_a, private_test, unlabelled: what lies beside the folder of the classes is none of them
-        for path, parts in list(plain.items()):
-            if parts and side(parts[0]) == "subm":
+        for path, folders in list(plain.items()):
+            if folders and find_side(folders[0]) == "subm":
                 by_split["test"][path] = plain.pop(path)[1:]
-            elif len(parts) == 1:
+            elif len(folders) == 1:
                 plain[path] = ()
     return by_split
 
 
-def _folder_per_class(
-    files: Files, audio: list[str], tables: Tables, sample: str | None, reading: Reading
-) -> Layout | None:
-    noise = [path for path in audio if noise_clips.is_noise(path)]
-    if len({path.rpartition("/")[0] for path in audio}) > len({path.rpartition("/")[0] for path in noise}):
-        left_out = set(noise)
-        audio = [path for path in audio if path not in left_out]
-    else:
-        noise = []
-    double = copies.twice(files, audio)
-    left_out = set(double.left_out)
-    audio = [path for path in audio if path not in left_out]
-
-    found = Layout("folder per class", table([], [], "train"), "fname", "label")
-    found.renamed = mapper(reading.label_map) if reading.label_map else None
-    found.notes += double.notes
-    by_split = _by_split(audio)
-    rows: dict[str, dict[str, str | None]] = {"train": {}, "test": {}, "subm": {}}
+def _label_by_folder(by_split: dict[str | None, Parts]) -> tuple[Rows, list[str]] | None:
+    """The label of each file, and the files beside the class folders; None if folders lie in those."""
+    rows: Rows = {"train": {}, "test": {}, "subm": {}}
     loose: list[str] = []
     for split, parts in by_split.items():
-        for path, below in without_common_head(parts).items():
-            if len(below) > 1:
+        for path, folders in strip_common_prefix(parts).items():
+            if len(folders) > 1:
                 return None
-            if below:
-                rows["test" if split == "test" else "train"][path] = below[0].strip()
+            if folders:
+                rows["test" if split == "test" else "train"][path] = folders[0].strip()
             elif split == "test":
                 rows["subm"][path] = None
             else:
                 loose.append(path)
-    classes = set(rows["train"].values())
-    held = set(rows["test"].values())
-    if len(held) == 1 and not held & classes and not rows["subm"]:  # test/audio/: a folder, no class
-        rows["subm"], rows["test"] = dict.fromkeys(rows["test"]), {}
-    asked = sample_table(tables, sample, reading.id_column) if sample else None
-    if asked is not None:  # what it asks for is no hold-out, whatever folder it lies in
-        named = asked_files(files, asked)
-        rows = {
-            split: {p: label for p, label in part.items() if p not in named} for split, part in rows.items()
-        }
+    held_out = set(rows["test"].values())
+    if len(held_out) == 1 and not held_out & set(rows["train"].values()) and not rows["subm"]:
+        rows["subm"], rows["test"] = dict.fromkeys(rows["test"]), {}  # test/audio/: a folder, no class
+    return rows, loose
+
+
+def _hold_out_listed(files: Files, rows: Rows, layout: Layout, asked: bool) -> None:
+    """Move the training clips that a list such as testing_list.txt names to the hold-out, unless there are
+    other clips to submit."""
+    listed, used = file_lists.find_held_out(files)
+    if not listed & set(rows["train"]):
+        return
+    names = file_lists.format_names(used)
+    if asked or rows["subm"] or rows["test"]:
+        layout.notes.append(f"the clips of {names} count as train: there are others to submit")
+        return
+    train = rows["train"]
+    rows["test"] = {path: label for path, label in train.items() if path in listed}
+    rows["train"] = {path: label for path, label in train.items() if path not in listed}
+    layout.notes.append(f"hold-out by {names}: {len(rows['test'])} clips")
+
+
+def _drop_unknown_classes(rows: Rows, layout: Layout) -> None:
+    """Leave out the hold-out's clips whose class no training clip has."""
+    known = {str(label) for label in rows["train"].values()}
+    odd = {path: str(label) for path, label in rows["test"].items() if label not in known}
+    if odd:
+        rows["test"] = {path: label for path, label in rows["test"].items() if path not in odd}
+        layout.missing += [("test", path, "its folder is no class of the training clips") for path in odd]
+        layout.notes += suspicious.warn_unknown_test_classes(known, set(odd.values()), left_out=True)
+
+
+def _build_split(files: Files, split: str, label_of: dict[str, str | None]) -> pd.DataFrame:
+    """The clips of a split, whose ids are their file names where these are unique, else their paths."""
+    paths = sorted(label_of)
+    names = [path.rpartition("/")[2] for path in paths]
+    counts = Counter(names)
+    ids = [name if counts[name] == 1 else path for path, name in zip(paths, names, strict=True)]
+    absolute = [files.to_absolute(path) for path in paths]
+    return build_table(ids, absolute, split, [label_of[path] for path in paths])
+
+
+def _read_class_folders(
+    files: Files, audio: list[str], tables: Tables, sample: str | None, reading: Reading
+) -> Layout | None:
+    noise = [path for path in audio if noise_clips.is_noise(path)]
+    folders = {path.rpartition("/")[0] for path in audio}
+    noise_folders = {path.rpartition("/")[0] for path in noise}
+    if len(folders) > len(noise_folders):
+        left_out = set(noise)
+        audio = [path for path in audio if path not in left_out]
+    else:
+        noise = []
+    double = copies.find_duplicates(files, audio)
+    left_out = set(double.left_out)
+    audio = [path for path in audio if path not in left_out]
+
+    layout = Layout("folder per class", build_table([], [], "train"), "fname", "label")
+    layout.renamed = build_mapper(reading.label_map) if reading.label_map else None
+    layout.notes += double.notes
+    by_split = _group_by_split(audio)
+    labelled = _label_by_folder(by_split)
+    if labelled is None:
+        return None
+    rows, loose = labelled
+    requested = read_sample(tables, sample, reading.id_column) if sample else None
+    if requested is not None:  # what it asks for is no hold-out, whatever folder it lies in
+        named = find_requested_files(files, requested)
+        for split, label_of in rows.items():
+            rows[split] = {path: label for path, label in label_of.items() if path not in named}
         loose = [path for path in loose if path not in named]
     if len(set(rows["train"].values())) < 2:
         return None
-    if not reading.label_map and (coded := codes.renamed(tables, asked, map(str, rows["train"].values()))):
-        found.renamed, line = coded
-        found.notes.append(line)
-    found.missing += [("train", path, "not in a class folder") for path in loose]
+    if not reading.label_map:
+        coded = codes.find_label_codes(tables, requested, map(str, rows["train"].values()))
+        if coded:
+            layout.renamed, line = coded
+            layout.notes.append(line)
+    layout.missing += [("train", path, "not in a class folder") for path in loose]
     for split in ("train", "test"):
-        settled = dict(zip(rows[split], found.settle(list(rows[split].values())), strict=True))
-        empty = [path for path, label in settled.items() if not label]  # zero width, or left out by a map
-        found.missing += [(split, path, "empty label") for path in empty]
-        rows[split] = {path: label for path, label in settled.items() if label}
+        labels = layout.unify_spellings(list(rows[split].values()))
+        settled = list(zip(rows[split], labels, strict=True))
+        # empty: of zero width, or left out by a map
+        layout.missing += [(split, path, "empty label") for path, label in settled if not label]
+        rows[split] = {path: label for path, label in settled if label}
     if by_split["valid"]:
-        found.notes.append(f"{len(by_split['valid'])} files of the validation folder count as train")
+        layout.notes.append(f"{len(by_split['valid'])} files of the validation folder count as train")
     if noise:
-        folders = sorted({path.rpartition("/")[0] for path in noise})
         hint = "" if reading.noise_class else " (--noise-class silence makes a class of it)"
-        found.notes.append(f"left out: {len(noise)} files in {first_few(folders)}{hint}")
-    lists, used = file_lists.held_out(files)
-    if lists & set(rows["train"]):
-        if asked is None and not rows["subm"] and not rows["test"]:
-            rows["test"] = {path: label for path, label in rows["train"].items() if path in lists}
-            rows["train"] = {path: label for path, label in rows["train"].items() if path not in lists}
-            found.notes.append(f"hold-out by {file_lists.names(used)}: {len(rows['test'])} clips")
-        else:
-            found.notes.append(
-                f"the clips of {file_lists.names(used)} count as train: there are others to submit"
-            )
-    strange = {label for label in rows["test"].values() if label not in set(rows["train"].values())}
-    if strange:
-        known = {str(label) for label in rows["train"].values()}
-        odd = {path: label for path, label in rows["test"].items() if label in strange}
-        rows["test"] = {path: label for path, label in rows["test"].items() if path not in odd}
-        found.missing += [("test", path, "its folder is no class of the training clips") for path in odd]
-        found.notes += suspicious.alien_test_classes(known, {str(label) for label in strange}, left_out=True)
-    clips = []
-    for split, part in rows.items():
-        paths = sorted(part)
-        names = Counter(p.rpartition("/")[2] for p in paths)
-        ids = [p.rpartition("/")[2] if names[p.rpartition("/")[2]] == 1 else p for p in paths]
-        clips.append(table(ids, [files.absolute(p) for p in paths], split, [part[p] for p in paths]))
-    both = sources.of_all(files, clips[:2], found, reading)
+        layout.notes.append(f"left out: {len(noise)} files in {first_few(sorted(noise_folders))}{hint}")
+    _hold_out_listed(files, rows, layout, asked=requested is not None)
+    _drop_unknown_classes(rows, layout)
+    clips = [_build_split(files, split, label_of) for split, label_of in rows.items()]
+    both = sources.group_all_clips(files, clips[:2], layout, reading)
     train, clips[1] = both[both["split"] == "train"], both[both["split"] == "test"]
-    found.notes += suspicious.class_folder_warnings(
-        [files.relative(path) for path in train["path"]], list(train["label"])
+    layout.notes += suspicious.warn_class_folders(
+        [files.to_relative(path) for path in train["path"]], list(train["label"])
     )
     if reading.noise_class:
-        silence = noise_clips.cut(files, noise, train, reading.noise_class, found)
+        silence = noise_clips.cut_noise_clips(files, noise, train, reading.noise_class, layout)
         train = pd.concat([train, silence], ignore_index=True)
     clips[0] = train
-    if asked is not None:
-        tests = [tables.read(path) for path in tables.paths if path != sample and role(path) == "test"]
-        clips[2:] = with_sample(files, asked, train, found, tests)
-    found.clips = pd.concat(clips, ignore_index=True)
-    return found
+    if requested is not None:
+        test_paths = [path for path in tables.paths if path != sample and get_role(path) == "test"]
+        tests = [tables.read_table(path) for path in test_paths]
+        clips[2:] = build_requested_rows(files, requested, train, layout, tests)
+    layout.clips = pd.concat(clips, ignore_index=True)
+    return layout

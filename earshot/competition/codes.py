@@ -11,7 +11,7 @@ from pathlib import Path
 
 from earshot.competition.id_columns import find_id_column
 from earshot.competition.tables import Tables
-from earshot.competition.with_sample import Asked
+from earshot.competition.with_sample import SampleSubmission
 from earshot.core import spelling
 from earshot.core.errors import UserError, unless_temporary
 
@@ -19,8 +19,8 @@ WHOLE = re.compile(r"\d{1,9}", re.ASCII)
 LARGEST = 1_000_000  # bytes: what is larger is no list of classes
 
 
-def renamed(
-    tables: Tables, asked: Asked | None, names: Iterable[str], column: str = ""
+def find_label_codes(
+    tables: Tables, sample: SampleSubmission | None, names: Iterable[str], column: str = ""
 ) -> tuple[Callable[[str], str] | None, str] | None:
     """What the labels become where the sample submission has their numbers, with a line to say so; None where
     it has not, or no file says which is which. A single number may be a placeholder: then only a list of
@@ -29,40 +29,40 @@ def renamed(
     Args:
         names: the labels of training. column: their column; zeros below its own header are a placeholder.
     """
-    answers = [c for c in asked.columns if c != asked.id_column] if asked else []
-    if asked is None or len(answers) != 1:
+    answers = [c for c in sample.columns if c != sample.id_column] if sample else []
+    if sample is None or len(answers) != 1:
         return None
-    cells = set(spelling.keys(asked.frame[answers[0]])) - {""}
+    cells = set(spelling.keys(sample.frame[answers[0]])) - {""}
     known = set(spelling.keys(names)) - {""}
     if not cells or not known or not all(map(WHOLE.fullmatch, cells)) or any(map(WHOLE.fullmatch, known)):
         return None
     if len(cells) == 1 and spelling.key(answers[0]) == spelling.key(column):
         return None
-    for path, number_of, of_clips in _lists(tables):
+    for path, number_of, of_clips in _iterate_code_lists(tables):
         numbers = [number_of[name] for name in known if name in number_of]
         if len(set(numbers)) == len(known) and cells <= set(number_of.values()):
             if len(cells) == 1 and of_clips:
                 hint = f"if numbers are wanted, --label-column {of_clips} trains on those of {path}"
-                return None, f"{asked.path.name} holds {min(cells)} alone: {hint}"
+                return None, f"{sample.path.name} holds {min(cells)} alone: {hint}"
             pairs = ", ".join(f"{name} is {number_of[name]}" for name in sorted(known)[:3])
             line = (
-                f"{asked.path.name} has numbers for labels: they are written as {path} counts them, {pairs}"
+                f"{sample.path.name} has numbers for labels: they are written as {path} counts them, {pairs}"
                 f"{' ...' if len(known) > 3 else ''}"
             )
-            return partial(_number, number_of), line
+            return partial(_look_up_number, number_of), line
     return None
 
 
-def _number(number_of: dict[str, str], label: str) -> str:
+def _look_up_number(number_of: dict[str, str], label: str) -> str:
     return number_of.get(spelling.key(label), label)
 
 
-def _lists(tables: Tables) -> Iterator[tuple[str, dict[str, str], str]]:
+def _iterate_code_lists(tables: Tables) -> Iterator[tuple[str, dict[str, str], str]]:
     """The number of each label, by every pair of columns, json file and list of lines that may say it; the
     numbers' column where the table has a row per clip."""
     for path in tables.paths:
         try:
-            frame = tables.read(path).frame
+            frame = tables.read_table(path).frame
         except UserError:
             continue
         clips = find_id_column(frame, tables.files, numbers=False)
@@ -70,25 +70,29 @@ def _lists(tables: Tables) -> Iterator[tuple[str, dict[str, str], str]]:
         for number in counted:
             for name in (c for c in frame.columns if c not in counted):
                 pairs = frame[[name, number]].drop_duplicates()
-                made = dict(zip(spelling.keys(pairs[name]), spelling.keys(pairs[number]), strict=True))
-                if len(made) == len(pairs):
-                    yield path, made, number if clips or len(pairs) < len(frame) else ""
+                number_of_name = dict(
+                    zip(spelling.keys(pairs[name]), spelling.keys(pairs[number]), strict=True)
+                )
+                if len(number_of_name) == len(pairs):
+                    yield path, number_of_name, number if clips or len(pairs) < len(frame) else ""
     for path in tables.files.documents:
-        full = Path(tables.files.absolute(path))
+        full = Path(tables.files.to_absolute(path))
         if not path.lower().endswith((".json", ".txt")) or os.path.getsize(full) > LARGEST:
             continue
         try:
             text = full.read_text(encoding="utf-8")
-            found = json.loads(text) if path.lower().endswith(".json") else text.strip().splitlines()
+            content = json.loads(text) if path.lower().endswith(".json") else text.strip().splitlines()
         except ValueError:
             continue
         except OSError as error:
             unless_temporary(full, error)
             continue
-        if isinstance(found, list):
-            found = {str(name): number for number, name in enumerate(found)}
-        if isinstance(found, dict):
-            made = {spelling.key(str(name)): spelling.key(str(number)) for name, number in found.items()}
-            if all(map(WHOLE.fullmatch, made)):
-                made = {name: number for number, name in made.items()}
-            yield path, made, ""
+        if isinstance(content, list):
+            content = {str(name): number for number, name in enumerate(content)}
+        if isinstance(content, dict):
+            number_of_name = {
+                spelling.key(str(name)): spelling.key(str(number)) for name, number in content.items()
+            }
+            if all(map(WHOLE.fullmatch, number_of_name)):
+                number_of_name = {name: number for number, name in number_of_name.items()}
+            yield path, number_of_name, ""

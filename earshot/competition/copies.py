@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from earshot.competition import suspicious
-from earshot.competition.audio_header import seconds_and_rate
+from earshot.competition.audio_header import read_seconds_and_rate
 from earshot.competition.file_index import Files
-from earshot.competition.inner_archives import length
-from earshot.competition.names import side
+from earshot.competition.inner_archives import get_size
+from earshot.competition.names import find_side
 from earshot.core.errors import UserError
 
 LOOKED_AT = 5  # files of each folder whose headers are compared
@@ -38,18 +38,24 @@ def choose_folder(files: Files, wanted: str | None) -> list[str]:
         inside = [f for f in by_folder if f == wanted or f.startswith(f"{wanted}/")]
         if not inside:
             raise UserError(
-                f"--audio-folder {wanted}: no audio in that folder of {files.root}; {files.audio_folders()}"
+                f"--audio-folder {wanted}: no audio in that folder of {files.root}; "
+                f"{files.describe_audio_folders()}"
             )
     notes, chosen = [], False
-    for twins in _twins(by_folder):
-        mine = [f for f in twins if wanted and (f == wanted or f.startswith(f"{wanted}/"))]
+    for twins in _find_twin_folders(by_folder):
+        wanted_twins = [f for f in twins if wanted and (f == wanted or f.startswith(f"{wanted}/"))]
         common = sorted(set.intersection(*(by_folder[folder] for folder in twins)))[:LOOKED_AT]
-        headers = {f: [seconds_and_rate(files.absolute(f"{f}/{name}")) for name in common] for f in twins}
-        rates = {folder: found[0][1] if found[0] else 0 for folder, found in headers.items()}
-        kept = max(mine or twins, key=lambda folder: (rates[folder], -twins.index(folder)))
-        if len(mine) != 1 and (len(set(rates.values())) == 1 or not _as_long(headers)):
+        headers = {
+            f: [read_seconds_and_rate(files.to_absolute(f"{f}/{name}")) for name in common] for f in twins
+        }
+        rates = {
+            folder: folder_headers[0][1] if folder_headers[0] else 0
+            for folder, folder_headers in headers.items()
+        }
+        kept = max(wanted_twins or twins, key=lambda folder: (rates[folder], -twins.index(folder)))
+        if len(wanted_twins) != 1 and (len(set(rates.values())) == 1 or not _have_equal_durations(headers)):
             continue  # nothing to choose by: an id that may be either is refused
-        chosen |= len(mine) == 1
+        chosen |= len(wanted_twins) == 1
         left = [folder for folder in twins if folder != kept]
         files.leave_out(f"{folder}/{name}" for folder in left for name in by_folder[folder])
         notes.append(
@@ -61,47 +67,47 @@ def choose_folder(files: Files, wanted: str | None) -> list[str]:
             [
                 p
                 for p in files.audio
-                if not p.startswith(f"{wanted}/") and side(p.rpartition("/")[0]) != "subm"
+                if not p.startswith(f"{wanted}/") and find_side(p.rpartition("/")[0]) != "subm"
             ]
         )
         notes.append(f"audio folder: {wanted}")
     return notes
 
 
-class Doubles(NamedTuple):
+class Duplicates(NamedTuple):
     """Files that lie there a second time, and lines about them."""
 
     left_out: list[str]
     notes: list[str]
 
 
-def twice(files: Files, audio: Sequence[str]) -> Doubles:
+def find_duplicates(files: Files, audio: Sequence[str]) -> Duplicates:
     """The files of a data set that is included a second time in a folder beside or above itself."""
-    sizes = [length(Path(files.absolute(path))) for path in audio]
-    gone, line = suspicious.twice(audio, sizes, files.root)
-    return Doubles([audio[index] for index in gone], [line] if line else [])
+    sizes = [get_size(Path(files.to_absolute(path))) for path in audio]
+    gone, line = suspicious.find_duplicate_files(audio, sizes, files.root)
+    return Duplicates([audio[index] for index in gone], [line] if line else [])
 
 
-def _twins(by_folder: dict[str, set[str]]) -> list[list[str]]:
+def _find_twin_folders(by_folder: dict[str, set[str]]) -> list[list[str]]:
     """Folders of one parent that hold nearly the same names, and neither are class folders nor splits."""
     by_parent: dict[str, list[str]] = defaultdict(list)
     for folder in sorted(by_folder):
         if folder:
             by_parent[folder.rpartition("/")[0]].append(folder)
-    found = []
+    twin_groups = []
     for folders in by_parent.values():
         first = by_folder[folders[0]]
         same = [f for f in folders if len(by_folder[f] & first) >= 0.9 * max(len(first), len(by_folder[f]))]
-        if len(same) == len(folders) > 1 and len(first) >= LEAST and len({side(f) for f in same}) == 1:
-            found.append(same)
-    return found
+        if len(same) == len(folders) > 1 and len(first) >= LEAST and len({find_side(f) for f in same}) == 1:
+            twin_groups.append(same)
+    return twin_groups
 
 
-def _as_long(headers: dict[str, list[tuple[float, int] | None]]) -> bool:
+def _have_equal_durations(headers: dict[str, list[tuple[float, int] | None]]) -> bool:
     """Are files of one name as long in all folders, as a sound is at every rate? Class folders may count
     their clips alike."""
-    for found in zip(*headers.values(), strict=True):
-        seconds = [header[0] for header in found if header]
-        if len(seconds) < len(found) or max(seconds) - min(seconds) > max(0.01, 0.01 * max(seconds)):
+    for folder_headers in zip(*headers.values(), strict=True):
+        seconds = [header[0] for header in folder_headers if header]
+        if len(seconds) < len(folder_headers) or max(seconds) - min(seconds) > max(0.01, 0.01 * max(seconds)):
             return False
     return True

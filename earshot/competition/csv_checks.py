@@ -9,20 +9,20 @@ import pandas as pd
 
 from earshot.competition.file_index import Files
 from earshot.competition.layout import Layout
-from earshot.competition.names import number
+from earshot.competition.names import parse_number
 from earshot.core.csv_table import shown, some
 from earshot.core.errors import UserError
 from earshot.core.file_names import is_audio
 
 
-def need_rows(frame: pd.DataFrame, csv: Path) -> pd.DataFrame:
+def check_has_rows(frame: pd.DataFrame, csv: Path) -> pd.DataFrame:
     """The frame; a UserError where it has nothing but a header."""
     if frame.empty:
         raise UserError(f"{csv} has a header and no row: download it again, or delete it")
     return frame
 
 
-def stray_quotes(frame: pd.DataFrame, csv: Path, needed: Sequence[str], found: Layout) -> None:
+def check_stray_quotes(frame: pd.DataFrame, csv: Path, needed: Sequence[str], layout: Layout) -> None:
     """Say which cells begin with a quote that is text; a UserError where one is an id or a label."""
     for column, lines in frame.attrs.get("stray", {}).items():
         if column in needed:
@@ -30,28 +30,28 @@ def stray_quotes(frame: pd.DataFrame, csv: Path, needed: Sequence[str], found: L
                 f"{csv}, line {lines[0]}: the quote that begins {shown(frame[column][lines[0]])} in column "
                 f"{column} does not end with it: remove it, or quote the whole field and double the quote"
             )
-        found.notes.append(
+        layout.notes.append(
             f"{csv.name}: {len(lines)} cells of column {column} begin with a stray quote (line "
             f"{some(map(str, lines), 5)}): read as text, each line as a row"
         )
     joined = frame.attrs.get("joined", [])
     if joined:
-        found.notes.append(
+        layout.notes.append(
             f"warning: {csv.name}: {len(joined)} rows take several lines, each of which could be a row (from "
             f"line {some(map(str, joined), 5)}): if a quote there is a stray one, remove it"
         )
 
 
-def header_is_data(files: Files, column: str, frame: pd.DataFrame) -> bool:
+def is_header_data(files: Files, column: str, frame: pd.DataFrame) -> bool:
     """Is the header of the column of ids a clip's row itself?"""
     # pandas writes a header of 0, 1, ... too: that is no clip's where another row has the number
-    lost = files.numbered(column) and number(column) not in set(map(number, frame[column]))
-    return bool(is_audio(column) or files.candidates(column) or lost)
+    lost = files.find_by_number(column) and parse_number(column) not in set(map(parse_number, frame[column]))
+    return bool(is_audio(column) or files.find_candidates(column) or lost)
 
 
-def need_header(files: Files, csv: Path, id_column: str, frame: pd.DataFrame) -> None:
+def check_header(files: Files, csv: Path, id_column: str, frame: pd.DataFrame) -> None:
     """A UserError where the first row is a clip's, which would be lost as a header."""
-    if header_is_data(files, id_column, frame):
+    if is_header_data(files, id_column, frame):
         raise UserError(
             f"{csv}, line 1: no header, but a row that names the audio file {shown(id_column)}: add one, "
             "such as id,label (or rename that column)"

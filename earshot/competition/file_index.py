@@ -6,14 +6,14 @@ import filecmp
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
 from earshot.competition import name_tails
-from earshot.competition.archive_names import is_closed, is_tar, is_zip
-from earshot.competition.names import key, number, side, strip_suffix
-from earshot.competition.zip_file import MARKER, mirrored
+from earshot.competition.archive_names import is_tar, is_unreadable_archive, is_zip
+from earshot.competition.names import find_side, normalise_name, parse_number, strip_suffix
+from earshot.competition.zip_file import MARKER, find_mirror_source
 from earshot.core.errors import UserError, temporary
 from earshot.core.file_names import (
     decodable,
@@ -26,7 +26,7 @@ from earshot.core.file_names import (
 )
 
 
-def walk(root: Path, closed: list[str] | None = None, deep: int | None = None):
+def walk_folder(root: Path, closed: list[str] | None = None, deep: int | None = None):
     """Yield (relative folder, file names), sorted, without hidden entries, __MACOSX, this kit's own caches
     and its folders of links to files elsewhere.
 
@@ -35,24 +35,24 @@ def walk(root: Path, closed: list[str] | None = None, deep: int | None = None):
         deep: at most so many folders deep.
     """
 
-    def failed(error: OSError) -> None:
+    def raise_error(error: OSError) -> None:
         if not isinstance(error, PermissionError):  # without what it holds clips would have no file
             raise temporary(error.filename, error) from None
         if closed is not None:
             closed.append(os.path.relpath(error.filename, root))
 
     seen = set()
-    for folder, folders, names in os.walk(root, onerror=failed, followlinks=True):
+    for folder, folders, names in os.walk(root, onerror=raise_error, followlinks=True):
         real = os.path.realpath(folder)
         relative = Path(os.path.relpath(folder, root)).as_posix()
-        links = relative != "." and MARKER in names and mirrored(Path(folder))
-        names = sorted(n for n in names if not n.startswith("."))
+        links = relative != "." and MARKER in names and find_mirror_source(Path(folder))
+        names = sorted(name for name in names if not name.startswith("."))
         cache = relative != "." and "manifest.json" in names and not any(map(is_audio, names))
         if real in seen or cache or links:  # seen: a link that leads back up
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(f for f in folders if not f.startswith(".") and f != "__MACOSX")
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
         if deep is not None and relative.count("/") + (relative != ".") >= deep:
             folders.clear()
         yield ("" if relative == "." else relative), names
@@ -81,31 +81,32 @@ class Files:
         self.closed: list[str] = []  # may not be listed
         self._disk: dict[str, str] = {}  # text -> name on the disk, of those that are no UTF-8
         parents: dict[str, str] = {}
-        for folder, names in walk(self.root, self.closed):
-            self._one(parents.setdefault(text_of(folder), folder), folder)
+        for folder, names in walk_folder(self.root, self.closed):
+            self._describe_example(parents.setdefault(text_of(folder), folder), folder)
             if folder and "/" not in folder:
                 self.folders.append(text_of(folder))
             for name in names:
                 real = f"{folder}/{name}" if folder else name
                 path = text_of(real)
                 if path != real:
-                    self._one(self._disk.setdefault(path, real), real)
-                kind = self._kind(name, path)
-                kind.append(real if kind is self.csvs else path)
-        tables = (*self.csvs, *self.texts)
-        folders = {f"/{path.rpartition('/')[0]}" for paths in (self.audio, tables) for path in paths}
+                    self._describe_example(self._disk.setdefault(path, real), real)
+                index = self._classify_file(name, path)
+                index.append(real if index is self.csvs else path)
+        folders = {f"/{path.rpartition('/')[0]}" for path in (*self.audio, *self.csvs, *self.texts)}
         head = os.path.commonpath(folders or ["/"])
         deepest = 2 + head.rstrip("/").count("/")  # below the folders that all lie in
-        self.documents += [text_of(p) for p in self.csvs if p.count("/") > deepest and is_document(p)]
-        self.others += [text_of(p) for p in self.csvs if p.count("/") > deepest and not is_document(p)]
-        self.csvs = [p for p in self.csvs if p.count("/") <= deepest]
-        self.texts = [p for p in self.texts if p.count("/") <= deepest]
+        for path in self.csvs:  # a csv further down is of one clip, such as its annotations
+            if path.count("/") > deepest:
+                index = self.documents if is_document(path) else self.others
+                index.append(text_of(path))
+        self.csvs = [path for path in self.csvs if path.count("/") <= deepest]
+        self.texts = [path for path in self.texts if path.count("/") <= deepest]
         self.audio.sort()
-        self.csvs.sort(key=lambda p: (p.count("/"), p))
+        self.csvs.sort(key=lambda path: (path.count("/"), path))
         self.paths = set(self.audio)
         for path, real in self._disk.items():
             if os.path.lexists(self.root / path):
-                self._one(path, real)
+                self._describe_example(path, real)
         self.by_name, self.by_stem = {}, {}
         self.by_number: dict[int | None, list[str]] = {}
         self.claimed: set[str] = set()  # by ids that were resolved
@@ -114,12 +115,12 @@ class Files:
         for path in self.audio:
             for reading in readings(self._disk.get(path, path)):
                 name = reading.rpartition("/")[2]
-                self.by_name.setdefault(key(name), []).append(path)
-                self.by_stem.setdefault(key(strip_suffix(name)), []).append(path)
-            self.by_number.setdefault(number(path.rpartition("/")[2]), []).append(path)
+                self.by_name.setdefault(normalise_name(name), []).append(path)
+                self.by_stem.setdefault(normalise_name(strip_suffix(name)), []).append(path)
+            self.by_number.setdefault(parse_number(path.rpartition("/")[2]), []).append(path)
         self.by_number.pop(None, None)
 
-    def _kind(self, name: str, path: str) -> list[str]:
+    def _classify_file(self, name: str, path: str) -> list[str]:
         if is_audio(name):
             return self.audio
         if name.lower().endswith((".csv", ".tsv")):
@@ -128,64 +129,69 @@ class Files:
             return self.zips
         if name.lower().endswith(".txt"):
             self.texts.append(self._disk.get(path, path))
-        if is_tar(name) or is_closed(name):
+        if is_tar(name) or is_unreadable_archive(name):
             return self.packed
         return self.documents if is_document(name) else self.others
 
-    def _one(self, name: str, other: str) -> None:
+    def _describe_example(self, name: str, other: str) -> None:
         if name != other:
             raise UserError(
                 f"{self.root} has two names that are {text_of(name)} as text, one of which is no UTF-8: "
                 "rename one"
             )
 
-    def absolute(self, path: str) -> str:
+    def to_absolute(self, path: str) -> str:
         """A file's absolute path, which opens it: bytes that are no UTF-8 are surrogates in it."""
         return os.path.join(self.root, self._disk.get(path, path))
 
-    def relative(self, path: str) -> str:
+    def to_relative(self, path: str) -> str:
         """The text of a path that `absolute` gave."""
         return text_of(path.removeprefix(os.path.join(self.root, "")))
 
-    def candidates(self, clip_id: str) -> list[str]:
+    def find_candidates(self, clip_id: str) -> list[str]:
         """The audio files that a csv's id may mean: by relative path, file name or stem, in any case."""
         wanted = clip_id.strip()
         if wanted in self.alias:
             return [self.alias[wanted]]
-        if wanted != clip_id and (exact := self.by_name.get(key(clip_id))):  # the blank is the file's own
-            return exact
+        if wanted != clip_id:
+            exact = self.by_name.get(normalise_name(clip_id))
+            if exact:  # the blank is the file's own
+                return exact
         # A backslash is Windows' separator, or the escape of a byte in a name that is no UTF-8.
-        escaped = self._candidates(wanted) if self._disk and "\\" in wanted else []
-        return escaped or self._candidates(wanted.replace("\\", "/").removeprefix("./"))
+        if self._disk and "\\" in wanted:
+            escaped = self._look_up_candidates(wanted)
+            if escaped:
+                return escaped
+        return self._look_up_candidates(wanted.replace("\\", "/").removeprefix("./"))
 
-    def _candidates(self, wanted: str) -> list[str]:
+    def _look_up_candidates(self, wanted: str) -> list[str]:
         if wanted in self.paths:
             return [wanted]
         name = wanted.rpartition("/")[2]
         if not name:
             return []
-        found = (
-            self.by_name.get(key(name))
-            or self.by_stem.get(key(name))
-            or self.by_stem.get(key(strip_suffix(name)), [])
+        paths = (
+            self.by_name.get(normalise_name(name))
+            or self.by_stem.get(normalise_name(name))
+            or self.by_stem.get(normalise_name(strip_suffix(name)), [])
         )
         # part of a path, or a path on another machine: the folders must agree as far as both go
         if "/" in wanted:
-            tail = key("/" + strip_suffix(wanted.lstrip("/")))
-            root = key(text_of((mirrored(self.root) or self.root).as_posix()))
-            heads = {
-                f: [key("/" + strip_suffix(reading)) for reading in readings(self._disk.get(f, f))]
-                for f in found
-            }
-            found = [
-                f
-                for f in found
-                if any((root + h).endswith(tail) or ("/" in f and tail.endswith(h)) for h in heads[f])
-            ]
-        exact = [f for f in found if strip_suffix(f.rpartition("/")[2]) == strip_suffix(name)]
-        return exact or found
+            tail = normalise_name("/" + strip_suffix(wanted.lstrip("/")))
+            root = normalise_name(text_of((find_mirror_source(self.root) or self.root).as_posix()))
 
-    def resolve(self, ids: list[str], split: str) -> list[str]:
+            def agrees(path: str) -> bool:
+                for reading in readings(self._disk.get(path, path)):
+                    whole = normalise_name("/" + strip_suffix(reading))
+                    if (root + whole).endswith(tail) or "/" in path and tail.endswith(whole):
+                        return True
+                return False
+
+            paths = [path for path in paths if agrees(path)]
+        exact = [path for path in paths if strip_suffix(path.rpartition("/")[2]) == strip_suffix(name)]
+        return exact or paths
+
+    def resolve_ids(self, ids: list[str], split: str) -> list[str]:
         """The audio file of each id as an absolute path, "" where there is none.
 
         Where train/ and test/ hold the same file name, an id takes the file of its own side; it never takes
@@ -196,51 +202,51 @@ class Files:
             UserError: an id that may mean two different files, or two ids that may mean one.
         """
         own = "train" if split == "train" else "subm"
-        found = [self.candidates(i) for i in ids]
-        if self.tail_notes and (at := self.by_tails(ids, own)):  # as the training ids are
-            known = zip(map(str.strip, ids), found, strict=True)
-            found = [[at[i]] if i in at and (i in self.alias or not paths) else paths for i, paths in known]
-        strict = []
-        for clip_id, paths in zip(ids, found, strict=True):
-            sides = {p: side(p.rpartition("/")[0]) for p in paths}
-            mine = [p for p in paths if sides[p] == own] or [p for p in paths if sides[p] is None]
-            strict.append(paths if paths == [clip_id] else mine)
+        candidates = [self.find_candidates(clip_id) for clip_id in ids]
+        if self.tail_notes:  # as the training ids are
+            path_of = self.match_tails(ids, own)
+            for row, clip_id in enumerate(map(str.strip, ids)):
+                if clip_id in path_of and (clip_id in self.alias or not candidates[row]):
+                    candidates[row] = [path_of[clip_id]]
+        strict = [
+            paths if paths == [clip_id] else _select_side(paths, own)
+            for clip_id, paths in zip(ids, candidates, strict=True)
+        ]
         self.claimed |= {path for paths in strict for path in paths}
-        strict = self.by_numbers(ids, strict, own)
+        strict = self.match_numbers(ids, strict, own)
         if any(strict):
-            found = strict
-        self.claimed |= {path for paths in found for path in paths}
-        return [self.only(clip_id, paths) for clip_id, paths in zip(ids, found, strict=True)]
+            candidates = strict
+        self.claimed |= {path for paths in candidates for path in paths}
+        return [self.pick_only(clip_id, paths) for clip_id, paths in zip(ids, candidates, strict=True)]
 
-    def by_tails(self, ids: Iterable[str], own: str = "train") -> dict[str, str]:
-        """The file of each id by the ends of both, as `name_tails.match` has it."""
-        return name_tails.match(self._tails, ids, own)
+    def match_tails(self, ids: Iterable[str], own: str = "train") -> dict[str, str]:
+        """The file of each id by the ends of both, as `name_tails.match_tails` has it."""
+        return name_tails.match_tails(self._index_tails, ids, own)
 
     @cached_property
-    def _tails(self) -> dict[str, list[str]]:
-        return name_tails.index(self.audio)
+    def _index_tails(self) -> dict[str, list[str]]:
+        return name_tails.index_tails(self.audio)
 
-    def other_suffix(self, ids: Iterable[str], own: str) -> str:
+    def match_other_suffix(self, ids: Iterable[str], own: str) -> str:
         """A line where most ids are files but for another suffix (.npy, .png), which `alias` then knows; ""
         where they are not.
 
         Args:
             own: the side whose files are meant, as `side` has it.
         """
-        at: dict[str, str] = {}
+        path_of: dict[str, str] = {}
         ids = list(ids)
         for id in ids:
             stem, dot, suffix = id.strip().rpartition(".")
             if not dot or not re.fullmatch("[A-Za-z][A-Za-z0-9]{1,4}", suffix, re.ASCII):
                 continue
-            sides = {p: side(p.rpartition("/")[0]) for p in self.candidates(stem)}
-            mine = [p for p in sides if sides[p] == own] or [p for p in sides if sides[p] is None]
-            if len(mine) == 1:
-                at[id.strip()] = mine[0]
-        if 2 * len(at) <= len(ids):
+            own_paths = _select_side(self.find_candidates(stem), own)
+            if len(set(own_paths)) == 1:
+                path_of[id.strip()] = own_paths[0]
+        if 2 * len(path_of) <= len(ids):
             return ""
-        self.alias |= at
-        id, path = next(iter(at.items()))
+        self.alias |= path_of
+        id, path = next(iter(path_of.items()))
         return f"the ids match the files but for their suffix: first {id} is {path}"
 
     def leave_out(self, paths: Iterable[str]) -> None:
@@ -249,25 +255,27 @@ class Files:
         self.audio = [path for path in self.audio if path not in gone]
         self.paths -= gone
         for index in (self.by_name, self.by_stem, self.by_number):
-            for name in [name for name, found in index.items() if gone.intersection(found)]:
+            for name in [name for name, indexed in index.items() if gone.intersection(indexed)]:
                 index[name] = [path for path in index[name] if path not in gone]
                 if not index[name]:
                     del index[name]
-        self.__dict__.pop("_tails", None)
+        self.__dict__.pop("_index_tails", None)  # to be made anew
 
-    def numbered(self, clip_id: str) -> list[str]:
+    def find_by_number(self, clip_id: str) -> list[str]:
         """The audio files that are called by the same number as an id, whatever zeros stand before it."""
-        return self.by_number.get(number(clip_id), [])
+        return self.by_number.get(parse_number(clip_id), [])
 
-    def by_numbers(self, ids: list[str], found: list[list[str]], own: str) -> list[list[str]]:
+    def match_numbers(self, ids: list[str], candidates: list[list[str]], own: str) -> list[list[str]]:
         """The files of each id, where it has none those of its number that no id has claimed."""
-        made: list[list[str]] = []
+        matches: list[list[str]] = []
         owner: dict[str, str] = {}
-        for clip_id, paths in zip(ids, found, strict=True):
-            free = [] if paths else [p for p in self.numbered(clip_id) if p not in self.claimed]
-            sides = {p: side(p.rpartition("/")[0]) for p in free}
-            paths = paths or [p for p in free if sides[p] == own] or [p for p in free if sides[p] is None]
-            for path in paths if free else ():
+        for clip_id, paths in zip(ids, candidates, strict=True):
+            if paths:
+                matches.append(paths)
+                continue
+            free = [path for path in self.find_by_number(clip_id) if path not in self.claimed]
+            paths = _select_side(free, own)
+            for path in paths:
                 other = owner.setdefault(path, clip_id)
                 if other != clip_id:
                     raise UserError(
@@ -275,10 +283,10 @@ class Files:
                         "files are called"
                     )
                 self.renumbered[clip_id] = path
-            made.append(paths)
-        return made
+            matches.append(paths)
+        return matches
 
-    def about_numbers(self) -> list[str]:
+    def describe_number_matches(self) -> list[str]:
         """A line on the ids that were matched by their number alone."""
         pairs = list(self.renumbered.items())
         return [
@@ -286,11 +294,11 @@ class Files:
             for clip_id, path in pairs[:1]
         ]
 
-    def only(self, clip_id: str, paths: list[str]) -> str:
+    def pick_only(self, clip_id: str, paths: list[str]) -> str:
         """The one file among the candidates (copies of it count as one), absolute; "" without any."""
         # of a film and its sound, the sound
         paths = [p for p in paths if suffix_of(p) in decodable()] or paths
-        absolute = [self.absolute(p) for p in paths]
+        absolute = [self.to_absolute(p) for p in paths]
         for path, other in zip(paths[1:], absolute[1:], strict=True):
             if not filecmp.cmp(absolute[0], other, shallow=False):
                 raise UserError(
@@ -300,32 +308,33 @@ class Files:
         return absolute[0] if absolute else ""
 
     @cached_property
-    def _not_audio(self) -> dict[str, str]:
+    def _index_other_files(self) -> dict[str, str]:
         """Name, and where it might be a clip's the stem, of what is no audio -> its path."""
-        found = {key(path.rpartition("/")[2]): path for path in (*self.documents, *self.csvs)}
+        names = {normalise_name(path.rpartition("/")[2]): path for path in (*self.documents, *self.csvs)}
         for path in (*self.others, *self.zips, *self.packed):
             name = path.rpartition("/")[2]
             stem = name.rpartition(".")[0] or name
-            for one in (name, stem, strip_suffix(stem)):
-                found.setdefault(key(one), path)
-        return found
+            for key in (name, stem, strip_suffix(stem)):
+                names.setdefault(normalise_name(key), path)
+        return names
 
-    def absence(self, clip_id: str) -> str:
+    def explain_absence(self, clip_id: str) -> str:
         """Why no file was found for an id, in words that many ids can share."""
         if not clip_id.strip():
             return "empty id"
         name = clip_id.strip().replace("\\", "/").rpartition("/")[2]
-        if self.candidates(clip_id):
+        if self.find_candidates(clip_id):
             return "no such file in its own split's folders"
         if name.startswith("._"):
             return "a Mac's companion file, not audio"
-        other = self._not_audio.get(key(name)) or self._not_audio.get(key(strip_suffix(name)))
+        others = self._index_other_files
+        other = others.get(normalise_name(name)) or others.get(normalise_name(strip_suffix(name)))
         if other is None:
             return "no such file"
         suffix = suffix_of(other)
         return f"only a .{suffix} file, not audio" if suffix else "only a file without suffix"
 
-    def unused(self) -> list[str]:
+    def describe_unused_files(self) -> list[str]:
         """Lines on the files that are neither audio nor documents, and on folders that may not be listed."""
         lines = []
         if self.others:
@@ -340,7 +349,7 @@ class Files:
             lines.append(f"warning: no permission to list {first_few(map(text_of, self.closed))}: not used")
         return lines
 
-    def summary(self) -> str:
+    def summarise(self) -> str:
         """What is there, in one line, for the error that nothing was recognised."""
         suffixes = Counter(os.path.splitext(p)[1].lower() for p in self.audio)
         kinds = ", ".join(f"{n} {suffix}" for suffix, n in sorted(suffixes.items()))
@@ -350,13 +359,21 @@ class Files:
         text += f", {len(self.folders)} subfolders" + (f" ({names})" if names else "")
         text += f", {len(self.others)} other files ({first_few(self.others)})" if self.others else ""
         text += f", archives to unpack: {first_few(self.packed, 4)}" if self.packed else ""
-        return text + (
-            f", zip files to unpack or to pass themselves: {', '.join(self.zips[:4])}" if self.zips else ""
-        )
+        if self.zips:
+            text += f", zip files to unpack or to pass themselves: {', '.join(self.zips[:4])}"
+        return text
 
-    def audio_folders(self) -> str:
+    def describe_audio_folders(self) -> str:
         """The folders that hold audio, with their counts, in one line."""
         counts = Counter(p.rpartition("/")[0] or "." for p in self.audio)
         listed = [f"{folder} ({n} files)" for folder, n in sorted(counts.items())]
-        others = f", only {first_few(self.others)}" if self.others else ""
-        return ", ".join(listed[:8]) + (", ..." if len(listed) > 8 else "") if listed else f"none{others}"
+        if not listed:
+            return "none" + (f", only {first_few(self.others)}" if self.others else "")
+        return ", ".join(listed[:8]) + (", ..." if len(listed) > 8 else "")
+
+
+def _select_side(paths: Sequence[str], own: str) -> list[str]:
+    """The files of a side, else those of none."""
+    sides = [(path, find_side(path.rpartition("/")[0])) for path in paths]
+    of_own = [path for path, side in sides if side == own]
+    return of_own or [path for path, side in sides if side is None]

@@ -13,7 +13,7 @@ HELD_OUT = re.compile(r"(test|valid)[a-z]*_?(list|files|filtered|split|set|clips
 BYTES = 100_000_000
 
 
-def named_in(files: Files, text: str) -> set[str]:
+def find_listed_files(files: Files, text: str) -> set[str]:
     """The audio files that the lines of a text file begin with, relative to the root; empty unless nearly all
     do."""
     path = files.root / text
@@ -27,43 +27,45 @@ def named_in(files: Files, text: str) -> set[str]:
         unless_temporary(path, error)
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     first = [re.split(r"[\t,;]", line)[0].strip() for line in lines]
-    found = [files.candidates(name) for name in first if name]
-    hits = [paths[0] for paths in found if len(paths) == 1]  # a bare name may be in several class folders
-    return set(hits) if found and len(hits) >= 0.9 * len(found) else set()
+    candidates = [files.find_candidates(name) for name in first if name]
+    hits = [
+        paths[0] for paths in candidates if len(paths) == 1
+    ]  # a bare name may be in several class folders
+    return set(hits) if candidates and len(hits) >= 0.9 * len(candidates) else set()
 
 
-def folds(files: Files) -> dict[str, int]:
+def read_folds(files: Files) -> dict[str, int]:
     """The fold of each file by lists that are called fold<N>_evaluate, fold<N>_test or fold<N>_validation;
     {} unless there are two of one kind that share no file."""
     kinds: dict[str, dict[int, str]] = {}
     for text in files.texts:
-        match = FOLD.fullmatch(_stem(text))
+        match = FOLD.fullmatch(_get_stem(text))
         if match:
             kinds.setdefault(match[2].lower(), {})[int(match[1])] = text
-    for kind in sorted(kinds):  # evaluate before test: with labels, of the same clips
-        lists = {number: named_in(files, text) for number, text in sorted(kinds[kind].items())}
+    for list_name in sorted(kinds):  # evaluate before test: with labels, of the same clips
+        lists = {number: find_listed_files(files, text) for number, text in sorted(kinds[list_name].items())}
         every = [path for paths in lists.values() for path in paths]
         if len(lists) > 1 and every and len(set(every)) == len(every):
             return {path: number for number, paths in lists.items() for path in paths}
     return {}
 
 
-def held_out(files: Files) -> tuple[set[str], list[str]]:
+def find_held_out(files: Files) -> tuple[set[str], list[str]]:
     """The files that official validation and test lists name, and the lists."""
-    found: set[str] = set()
+    held_out: set[str] = set()
     used = []
     for text in files.texts:
-        if HELD_OUT.fullmatch(_stem(text)):
-            paths = named_in(files, text)
-            found |= paths
+        if HELD_OUT.fullmatch(_get_stem(text)):
+            paths = find_listed_files(files, text)
+            held_out |= paths
             used += [text] if paths else []
-    return found, used
+    return held_out, used
 
 
-def _stem(path: str) -> str:
+def _get_stem(path: str) -> str:
     return path.rpartition("/")[2].rpartition(".")[0]
 
 
-def names(lists: Sequence[str]) -> str:
+def format_names(lists: Sequence[str]) -> str:
     """The lists' names for a message."""
     return ", ".join(path.rpartition("/")[2] for path in lists)

@@ -6,14 +6,14 @@ import pandas as pd
 
 from earshot.competition import copies, name_parts, noise_clips, placeholder, sources
 from earshot.competition.file_index import Files
-from earshot.competition.layout import Layout, table
-from earshot.competition.names import side
-from earshot.competition.reading import Reading, mapper
+from earshot.competition.layout import Layout, build_table
+from earshot.competition.names import find_side
+from earshot.competition.reading import Reading, build_mapper
 from earshot.competition.tables import Tables
-from earshot.competition.with_sample import asked_files, sample_table, with_sample
+from earshot.competition.with_sample import build_requested_rows, find_requested_files, read_sample
 
 
-def from_names(files: Files, tables: Tables, sample: str | None, reading: Reading) -> Layout:
+def read_from_names(files: Files, tables: Tables, sample: str | None, reading: Reading) -> Layout:
     """The layout where `reading.label_pattern` gives each training clip's label.
 
     Clips of a test folder are to be submitted, whatever the pattern gives for them.
@@ -21,40 +21,46 @@ def from_names(files: Files, tables: Tables, sample: str | None, reading: Readin
     Raises:
         UserError: no pattern, one that gives fewer than two labels.
     """
-    found = Layout("labels in names", table([], [], "train"), "fname", "label")
-    found.renamed = mapper(reading.label_map) if reading.label_map else None
-    asked = sample_table(tables, sample, reading.id_column) if sample else None
-    double = copies.twice(files, files.audio)
+    layout = Layout("labels in names", build_table([], [], "train"), "fname", "label")
+    layout.renamed = build_mapper(reading.label_map) if reading.label_map else None
+    requested = read_sample(tables, sample, reading.id_column) if sample else None
+    double = copies.find_duplicates(files, files.audio)
     files.leave_out(double.left_out)
-    found.notes += double.notes
+    layout.notes += double.notes
     apart = {
-        path for path in files.audio if side(path.rpartition("/")[0]) == "subm" or noise_clips.is_noise(path)
+        path
+        for path in files.audio
+        if find_side(path.rpartition("/")[0]) == "subm" or noise_clips.is_noise(path)
     }
-    if asked is not None:
-        apart |= asked_files(files, asked)
+    if requested is not None:
+        apart |= find_requested_files(files, requested)
     names = [path for path in files.audio if path not in apart]
-    labels = dict(zip(names, name_parts.labels_by_pattern(names, reading.label_pattern or ""), strict=True))
+    labels = dict(zip(names, name_parts.match_labels(names, reading.label_pattern or ""), strict=True))
     left = [path for path in names if not labels[path]]
-    found.missing += [("train", path, "the label pattern does not match its name") for path in left]
+    layout.missing += [("train", path, "the label pattern does not match its name") for path in left]
     kept = [path for path in names if labels[path]]
-    settled = found.settle([labels[path] for path in kept])
+    settled = layout.unify_spellings([labels[path] for path in kept])
     rows = [(path, label) for path, label in zip(kept, settled, strict=True) if label]
     names = [path.rpartition("/")[2] for path, _ in rows]
-    clips = table(
+    clips = build_table(
         names if len(set(names)) == len(names) else [path for path, _ in rows],
-        [files.absolute(path) for path, _ in rows],
+        [files.to_absolute(path) for path, _ in rows],
         "train",
         [label for _, label in rows],
     )
-    found.notes.append(f"labels by the pattern {reading.label_pattern} in the files' names")
-    parts = [sources.named(files, clips, found, reading)]
-    if asked is not None:
-        parts += with_sample(files, asked, parts[0], found)
+    layout.notes.append(f"labels by the pattern {reading.label_pattern} in the files' names")
+    parts = [sources.add_name_groups(files, clips, layout, reading)]
+    if requested is not None:
+        parts += build_requested_rows(files, requested, parts[0], layout)
     else:
-        loose = placeholder.loose(files, set(clips["path"]))
+        loose = placeholder.find_unlisted_audio(files, set(clips["path"]))
         parts.append(
-            table(placeholder.ids_like(list(clips["id"]), loose), [files.absolute(p) for p in loose], "subm")
+            build_table(
+                placeholder.make_ids_like(list(clips["id"]), loose),
+                [files.to_absolute(p) for p in loose],
+                "subm",
+            )
         )
-    found.clips = pd.concat(parts, ignore_index=True)
-    found.notes += files.unused()
-    return found
+    layout.clips = pd.concat(parts, ignore_index=True)
+    layout.notes += files.describe_unused_files()
+    return layout

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,14 +18,15 @@ from earshot.competition import (
     sources,
     table_parts,
 )
-from earshot.competition.asked import unlabelled_rows
-from earshot.competition.csv_checks import need_header, need_rows, stray_quotes
-from earshot.competition.id_columns import find_id_column, need_column
-from earshot.competition.labelled import labelled_rows, several_rows, together
-from earshot.competition.layout import TRAIN_ONLY, Layout, table
-from earshot.competition.reading import Reading, mapper
-from earshot.competition.tables import Table, Tables, join, role
-from earshot.competition.with_sample import sample_table, with_sample
+from earshot.competition.asked import build_unlabelled_rows
+from earshot.competition.csv_checks import check_has_rows, check_header, check_stray_quotes
+from earshot.competition.id_columns import find_id_column, get_column
+from earshot.competition.label_renames import build_renamer
+from earshot.competition.labelled import build_labelled_rows, group_shared_files, has_several_rows
+from earshot.competition.layout import TRAIN_ONLY, Layout, build_table
+from earshot.competition.reading import Reading
+from earshot.competition.tables import Table, Tables, get_role, join_through
+from earshot.competition.with_sample import build_requested_rows, read_sample
 from earshot.core import spelling
 from earshot.core.csv_table import some
 from earshot.core.errors import UserError
@@ -35,7 +35,7 @@ from earshot.core.file_names import first_few
 ESC_COLUMNS = {"filename", "fold", "target", "category"}
 
 
-def from_tables(
+def read_from_tables(
     tables: Tables,
     trains: Sequence[tuple[Table, float]],
     sample: str | None,
@@ -52,261 +52,340 @@ def from_tables(
     Raises:
         UserError: no column of files or labels, or no clip that has both.
     """
-    files = tables.files
-    first = trains[0][0]
-    by_source = None
-    if not (reading.id_column or tables.id_column(first.path) or join(tables, first, others)):
-        by_source = tables.by_source(first.path)
-    if by_source is not None:
-        first = by_source[0]
-        trains = [(first, trains[0][1]), *trains[1:]]
-    csv, frame = files.root / first.path, need_rows(first.frame, files.root / first.path)
-    asked = sample_table(tables, sample, reading.id_column) if sample else None
-    id_column = (
-        source_table.FILE
-        if by_source is not None
-        else _id_column(tables, first, others, reading, asked.columns[0] if asked else None)
-    )
-    if first.headed:
-        need_header(files, csv, id_column, frame)
-    answers = [c for c in asked.columns if c != asked.id_column] if asked else []
-    columns = spelling.like(asked.columns if asked else [], frame.columns)
-    wanted = spelling.like(answers, frame.columns)
-    if not first.headed:
-        frame = label_choice.numbered_columns(frame, id_column)
-    named = reading.label_column and need_column(frame, csv, reading.label_column, "--label-column")
-    if named is None and by_source is None and not set(columns) - {id_column} & set(frame.columns):
-        named = label_choice.folder_column(files, frame, id_column) or (
-            None if first.headed else label_choice.first_label(files, frame, id_column)
-        )
-    if by_source is not None and named is None and len(frame.columns) == 4:
-        named = next(c for c in frame.columns if c not in (id_column, "group", by_source[1]))
-    how, said = labels.find(frame, csv, id_column, columns, wanted, reading.task, named)
-    if how is None:
-        raise UserError(label_choice.unclear(csv, frame, id_column, reading, by_source and by_source[1]))
-    if not how.multilabel and not how.classes and several_rows(frame, id_column, how.name):
-        mark = next((m for m in labels.MARKS if not frame[how.name].str.contains(m, regex=False).any()), None)
-        if mark and reading.task == "auto":
-            how = labels.Labels(how.columns, True, mark)
-            said = [f"rows of {csv.name} are events with times: a clip has the labels of all its rows"]
-    said += labels.about_numbers(frame, csv, how)
-    how = replace(how, empty_is_none=reading.empty == "none")
+    reader = _TableReader(tables, trains, sample, others, reading)
+    reader.read_training_rows()
+    reader.apply_listed_folds()
+    for path in valid:
+        reader.read_validation_rows(path)
+    reader.parts += reader.held_out
+    reader.read_rows_to_predict(tests)
+    return reader.finish()
 
-    esc = set(frame.columns) >= ESC_COLUMNS and asked is None
-    found = Layout(
-        "ESC" if esc else "Kaggle csv",
-        table([], [], "train"),
-        id_column,
-        how.name,
-        asked.path if asked else None,
-        how,
-        renamed=_renamed(reading, frame, how, answers),
-    )
-    found.notes += [*first.notes, f"{csv.name}: id column {id_column}, {how.about}", *said]
-    if by_source is not None and how.name == by_source[1]:
-        frame = frame.drop(columns="group")
-    elif by_source is not None:
-        found.notes.append(
-            f"{csv.name} has a row per source of clips (column {by_source[1]}): its label is that of all "
-            "its clips, which folds keep together"
+
+class _TableReader:
+    """One reading of a folder's tables; `found` is the layout as far as it is known.
+
+    `parts` are the clips that are read, training clips first; `held_out` the labelled rows that a split
+    column or a test folder keeps from training; `open_rows` the rows without labels, each with its csv.
+    """
+
+    def __init__(
+        self,
+        tables: Tables,
+        trains: Sequence[tuple[Table, float]],
+        sample: str | None,
+        others: list[str],
+        reading: Reading,
+    ) -> None:
+        self.tables, self.files, self.reading = tables, tables.files, reading
+        self.first = trains[0][0]
+        self.source_column = self._expand_sources(others)
+        self.trains = [(self.first, trains[0][1]), *trains[1:]]
+        self.csv = self.files.root / self.first.path
+        self.frame = check_has_rows(self.first.frame, self.csv)
+        self.sample = read_sample(tables, sample, reading.id_column) if sample else None
+        self.sample_columns = self.sample.columns if self.sample else []
+        self.answers = [c for c in self.sample_columns if self.sample and c != self.sample.id_column]
+
+        self.id_column = self._find_id_column(others)
+        sample_columns = spelling.like(self.sample_columns, self.frame.columns)
+        answers = spelling.like(self.answers, self.frame.columns)
+        if self.first.headed:
+            check_header(self.files, self.csv, self.id_column, self.frame)
+        else:
+            self.frame = label_choice.number_columns(self.frame, self.id_column)
+        self.labels, notes = self._find_labels(sample_columns, answers)
+        self.found = self._start_layout(notes)
+        self.parts: list[pd.DataFrame] = []
+        self.held_out: list[pd.DataFrame] = []
+        self.open_rows: list[tuple[pd.DataFrame, Path]] = []
+
+    def _expand_sources(self, others: list[str]) -> str | None:
+        """Where the first table has a row per source of clips, make it a row per clip; the sources'
+        column."""
+        if self.reading.id_column or self.tables.find_id_column(self.first.path):
+            return None
+        if join_through(self.tables, self.first, others):
+            return None
+        expanded = self.tables.expand_by_source(self.first.path)
+        if expanded is None:
+            return None
+        self.first, column = expanded
+        return column
+
+    def _find_id_column(self, others: list[str]) -> str:
+        if self.source_column is not None:
+            return source_table.FILE
+        prefer = self.sample_columns[0] if self.sample else None
+        return _find_id_column(self.tables, self.first, others, self.reading, prefer)
+
+    def _find_labels(self, sample_columns: list[str], answers: list[str]) -> tuple[labels.Labels, list[str]]:
+        """Where the first table keeps its labels, by the sample's columns as it spells them; lines on
+        that."""
+        label_column = self._choose_label_column(sample_columns)
+        how, notes = labels.detect_format(
+            self.frame, self.csv, self.id_column, sample_columns, answers, self.reading.task, label_column
         )
-    names = () if reading.label_map or how.classes or how.multilabel else frame[how.name]
-    if coded := codes.renamed(tables, asked, names, how.name):
-        found.renamed, line = coded
-        found.notes.append(line)
-    if "secondary_labels" in frame.columns and how.name != "secondary_labels":
-        found.notes.append("column secondary_labels is not used: a clip gets its primary label alone")
-    parts: list[pd.DataFrame] = []
-    kept_out: list[pd.DataFrame] = []
-    open_rows: list[tuple[pd.DataFrame, Path]] = []
-    here_of = [
-        frame if part is first else need_rows(part.frame, files.root / part.path) for part, _ in trains
-    ]
-    group = _group_column(
-        [part for part, _ in trains], here_of, how, id_column, found, reading, files.root, esc
-    )
-    for number, ((part, weight), here) in enumerate(zip(trains, here_of, strict=True)):
-        more = files.root / part.path
-        lacking = [c for c in (id_column, *how.columns) if c not in here.columns]
+        if how is None:
+            raise UserError(
+                label_choice.explain_unclear_label(
+                    self.csv, self.frame, self.id_column, self.reading, self.source_column
+                )
+            )
+        if self._has_events(how):
+            marks = (m for m in labels.MARKS if not self.frame[how.name].str.contains(m, regex=False).any())
+            mark = next(marks, None)
+            if mark and self.reading.task == "auto":
+                how = labels.Labels(how.columns, True, mark)
+                events = f"rows of {self.csv.name} are events with times"
+                notes = [f"{events}: a clip has the labels of all its rows"]
+        notes += labels.warn_fractional_labels(self.frame, self.csv, how)
+        return replace(how, empty_is_none=self.reading.empty == "none"), notes
+
+    def _choose_label_column(self, sample_columns: list[str]) -> str | None:
+        """The label column where a flag names it or the names of columns cannot tell it."""
+        frame, files = self.frame, self.files
+        if self.reading.label_column:
+            return get_column(frame, self.csv, self.reading.label_column, "--label-column")
+        if self.source_column is not None:
+            if len(frame.columns) != 4:
+                return None
+            no_labels = (self.id_column, "group", self.source_column)
+            return next(c for c in frame.columns if c not in no_labels)
+        if set(sample_columns) - {self.id_column} & set(frame.columns):
+            return None
+        column = label_choice.find_folder_column(files, frame, self.id_column)
+        if column is None and not self.first.headed:
+            column = label_choice.choose_label_column(files, frame, self.id_column)
+        return column
+
+    def _has_events(self, how: labels.Labels) -> bool:
+        one_label = not how.multilabel and not how.classes
+        return one_label and has_several_rows(self.frame, self.id_column, how.name)
+
+    def _start_layout(self, notes: list[str]) -> Layout:
+        how, csv = self.labels, self.csv
+        self.esc = set(self.frame.columns) >= ESC_COLUMNS and self.sample is None
+        layout = Layout(
+            "ESC" if self.esc else "Kaggle csv",
+            build_table([], [], "train"),
+            self.id_column,
+            how.name,
+            self.sample.path if self.sample else None,
+            how,
+            renamed=build_renamer(self.reading, self.frame, how, self.answers),
+        )
+        layout.notes += [*self.first.notes, f"{csv.name}: id column {self.id_column}, {how.about}", *notes]
+        if self.source_column is not None and how.name == self.source_column:
+            self.frame = self.frame.drop(columns="group")
+        elif self.source_column is not None:
+            layout.notes.append(
+                f"{csv.name} has a row per source of clips (column {self.source_column}): its label is that "
+                "of all its clips, which folds keep together"
+            )
+        values = () if self.reading.label_map or how.classes or how.multilabel else self.frame[how.name]
+        if coded := codes.find_label_codes(self.tables, self.sample, values, how.name):
+            layout.renamed, line = coded
+            layout.notes.append(line)
+        if "secondary_labels" in self.frame.columns and how.name != "secondary_labels":
+            layout.notes.append("column secondary_labels is not used: a clip gets its primary label alone")
+        return layout
+
+    def read_training_rows(self) -> None:
+        """Read the training tables; of a clip in several of them the first table's label counts."""
+        frames = [self.frame]
+        frames += [check_has_rows(t.frame, self.files.root / t.path) for t, _ in self.trains[1:]]
+        group_column = self._find_group_column(frames)
+        first_extra = len(self.trains) - len(self.reading.extras)
+        for number, ((table, weight), frame) in enumerate(zip(self.trains, frames, strict=True)):
+            csv = self.files.root / table.path
+            self._check_columns(frame, csv)
+            self.found.notes += [
+                self.files.tail_notes[p] for p in (table.path,) if p in self.files.tail_notes
+            ]
+            if self.reading.group_column and table is not self.first:  # as this table spells it
+                group_column = sources.find_group_column(
+                    frame,
+                    self.found,
+                    self.labels.read_column(frame, csv),
+                    self.id_column,
+                    self.reading,
+                    csv,
+                    self.esc,
+                )
+            clips = self._split_table(table, frame, csv, group_column)
+            if number >= first_extra:
+                clips = clips.assign(weight=weight, fold=TRAIN_ONLY)
+                self.found.notes.append(
+                    f"{csv.name}: {len(clips)} more training clips, each with weight {weight:g}"
+                )
+            self.parts.append(clips)
+        self.parts = [pd.concat(self.parts, ignore_index=True)]
+        if self.parts[0].empty:
+            raise UserError(
+                f"no row of {self.csv} has both a label and an audio file: column {self.id_column} begins "
+                "with "
+                f"{some(self.frame[self.id_column][:3])}; audio folders found: "
+                f"{self.files.describe_audio_folders()}"
+            )
+
+    def _find_group_column(self, frames: Sequence[pd.DataFrame]) -> str | None:
+        """The column of sources, by the rows of all tables that have the first one's header."""
+        header = list(frames[0].columns)
+        alike = [
+            (frame, self.files.root / table.path)
+            for (table, _), frame in zip(self.trains, frames, strict=True)
+            if list(frame.columns) == header
+        ]
+        values = pd.concat([self.labels.read_column(frame, csv) for frame, csv in alike])
+        rows = pd.concat([frame for frame, _ in alike])
+        return sources.find_group_column(
+            rows, self.found, values, self.id_column, self.reading, alike[0][1], self.esc
+        )
+
+    def _check_columns(self, frame: pd.DataFrame, csv: Path) -> None:
+        needed = (self.id_column, *self.labels.columns)
+        lacking = [column for column in needed if column not in frame.columns]
         if lacking:
             raise UserError(
-                f"{more} has no column {lacking[0]}, which {csv} has: it has {some(here.columns)}; name its "
+                f"{csv} has no column {lacking[0]}, which {self.csv} has: it has {some(frame.columns)}; name "
+                "its "
                 "columns alike"
             )
-        stray_quotes(here, more, (id_column, *how.columns), found)
-        found.notes += [files.tail_notes[part.path]] if part.path in files.tail_notes else []
-        if reading.group_column and part is not first:  # as this table spells it
-            group = sources.column(here, found, how.read(here, more), id_column, reading, more, esc)
-        here, held = table_parts.by_split_column(here, id_column, how, found, more)
-        by = "of its split column are"
-        if held is None and asked is None and role(part.path) is None:
-            here, held = table_parts.by_test_folders(files, here, id_column)
-            by = "whose clips lie in a test folder are"
-        clips = labelled_rows(files, here, more, "train", id_column, group, found)
-        if held is not None and table_parts.hidden(held, how):
-            open_rows.append((held, more))
+        check_stray_quotes(frame, csv, needed, self.found)
+
+    def _split_table(
+        self, table: Table, frame: pd.DataFrame, csv: Path, group_column: str | None
+    ) -> pd.DataFrame:
+        """The clips of a table to train on; what it holds out goes to `held_out` or `open_rows`."""
+        frame, held = table_parts.split_by_column(frame, self.id_column, self.labels, self.found, csv)
+        how_held = "of its split column are"
+        if held is None and self.sample is None and get_role(table.path) is None:
+            frame, held = table_parts.split_by_test_folders(self.files, frame, self.id_column)
+            how_held = "whose clips lie in a test folder are"
+
+        clips = build_labelled_rows(self.files, frame, csv, "train", self.id_column, group_column, self.found)
+        if held is not None and table_parts.has_no_labels(held, self.labels):
+            self.open_rows.append((held, csv))
         elif held is not None:
-            found.notes.append(f"{more.name}: {len(held)} rows {by} the hold-out; validation counts as train")
-            kept_out.append(labelled_rows(files, held, more, "test", id_column, group, found))
-        known = set().union(*(set(done["path"]) for done in parts)) if parts else set()
-        clips = clips[~clips["path"].isin(known)]  # the first table's word counts
-        if number >= len(trains) - len(reading.extras):
-            clips = clips.assign(weight=weight, fold=TRAIN_ONLY)
-            found.notes.append(f"{more.name}: {len(clips)} more training clips, each with weight {weight:g}")
-        parts.append(clips)
-    clips = pd.concat(parts, ignore_index=True)
-    if clips.empty:
-        raise UserError(
-            f"no row of {csv} has both a label and an audio file: column {id_column} begins with "
-            f"{some(frame[id_column][:3])}; audio folders found: {files.audio_folders()}"
+            self.found.notes.append(
+                f"{csv.name}: {len(held)} rows {how_held} the hold-out; validation counts as train"
+            )
+            self.held_out.append(
+                build_labelled_rows(self.files, held, csv, "test", self.id_column, group_column, self.found)
+            )
+        known = {path for part in self.parts for path in part["path"]}
+        return clips[~clips["path"].isin(known)]
+
+    def apply_listed_folds(self) -> None:
+        """Take folds from the official lists beside the audio, where no table has any."""
+        folds = file_lists.read_folds(self.files)
+        clips = self.parts[0]
+        if folds and not (clips["fold"] >= 0).any():
+            clips["fold"] = [folds.get(self.files.to_relative(path), -1) for path in clips["path"]]
+            self.found.notes.append(f"folds by the lists beside the audio: {len(set(folds.values()))} folds")
+
+    def read_validation_rows(self, path: str) -> None:
+        """Add the clips of a validation table, which count as training clips; none where it has other
+        columns."""
+        table, notes = self.tables.read_table(path), self.found.notes
+        if self.id_column not in table.frame.columns or not self._has_labels(table.frame):
+            if find_id_column(table.frame, self.files):
+                lacking = f"{self.id_column} or the labels in {self.labels.name}"
+                notes.append(f"not used: {path}: it lacks {lacking}")
+            return
+        csv = self.files.root / path
+        check_stray_quotes(table.frame, csv, (self.id_column, *self.labels.columns), self.found)
+        clips = build_labelled_rows(
+            self.files, table.frame, csv, "train", self.id_column, self.found.group_column, self.found
         )
-    folds = file_lists.folds(files)
-    if folds and not (clips["fold"] >= 0).any():
-        clips["fold"] = [folds.get(files.relative(path), -1) for path in clips["path"]]
-        found.notes.append(f"folds by the lists beside the audio: {len(set(folds.values()))} folds")
-    parts = [clips]
-    for path in valid:
-        parts += _more(tables, path, "train", id_column, found, clips)
-    parts += kept_out
-    tests = [t for t in tests if Path(t).name.lower() in ("test.csv", "test.tsv")][:1] or tests
-    if not asked and not kept_out:
-        lists = [t for t in tests if not how.known_in(tables.read(t).frame)]
-        listed = table_parts.listed_in(tables, lists, parts[0])
+        training = self.parts[0]
+        clips = clips[~clips["path"].isin(set(training["path"]))]
+        if clips.empty:
+            return
+        taken = set(training["id"])  # val/0.wav beside train/0.wav
+        rows = zip(clips["id"], clips["path"], strict=True)
+        clips = clips.assign(id=[self.files.to_relative(path) if id in taken else id for id, path in rows])
+        notes.append(f"{csv.name}: {len(clips)} clips of the validation table count as train")
+        self.parts.append(clips)
+
+    def _has_labels(self, frame: pd.DataFrame) -> bool:
+        return self.labels.is_known_in(frame) and not frame.empty
+
+    def read_rows_to_predict(self, tests: list[str]) -> None:
+        """Add the clips to predict: those of the sample submission, else of a test table, else whatever lies
+        in
+        a test folder; a labelled test table is a hold-out."""
+        tests = [t for t in tests if Path(t).name.lower() in ("test.csv", "test.tsv")][:1] or tests
+        if not self.sample and not self.held_out:
+            tests = self._hold_out_test_list(tests)
+        if self.sample:
+            test_tables = [self.tables.read_table(t) for t in tests]
+            self.parts += build_requested_rows(
+                self.files, self.sample, self.parts[0], self.found, test_tables
+            )
+        elif len(tests) > 1:
+            self.found.notes.append(f"not used, as several csv files may be the test csv: {', '.join(tests)}")
+        elif tests:
+            self.parts += table_parts.read_test_rows(
+                self.tables, tests[0], self.id_column, self.frame, self.found
+            )
+        elif self.open_rows:
+            for rows, csv in self.open_rows:
+                self.parts.append(build_unlabelled_rows(self.files, rows, csv, self.found))
+        elif not self.held_out:
+            unlisted = placeholder.find_unlisted_audio(self.files, set(self.parts[0]["path"]))
+            ids = placeholder.make_ids_like(list(self.parts[0]["id"]), unlisted)
+            self.parts.append(build_table(ids, [self.files.to_absolute(p) for p in unlisted], "subm"))
+
+    def _hold_out_test_list(self, tests: list[str]) -> list[str]:
+        """Hold out the training clips that test tables without labels name; the test tables that are left."""
+        lists = [t for t in tests if not self.labels.is_known_in(self.tables.read_table(t).frame)]
+        listed = table_parts.find_listed_clips(self.tables, lists, self.parts[0])
         if listed.any() and not listed.all():
             names = ", ".join(Path(t).name for t in lists)
-            found.notes.append(f"{names}: its {listed.sum()} clips are the hold-out, labelled by {csv.name}")
-            kept_out = [parts[0][listed].assign(split="test")]
-            parts = [parts[0][~listed], *parts[1:], *kept_out]
-        known_tests = [t for t in tests if t not in lists]
-        tests = [] if kept_out else known_tests or tests  # of fold1_evaluate and fold1_test the labelled one
-    if asked:
-        parts += with_sample(files, asked, parts[0], found, [tables.read(t) for t in tests])
-    elif len(tests) > 1:
-        found.notes.append(f"not used, as several csv files may be the test csv: {', '.join(tests)}")
-    elif tests:
-        parts += _test_rows(tables, tests[0], id_column, frame, found)
-    elif open_rows:
-        parts += [unlabelled_rows(files, held, more, found) for held, more in open_rows]
-    elif not kept_out:
-        loose = placeholder.loose(files, set(parts[0]["path"]))
-        parts.append(
-            table(placeholder.ids_like(list(clips["id"]), loose), [files.absolute(p) for p in loose], "subm")
-        )
-    found.notes += files.about_numbers()
-    found.clips = together(files, sources.of_all(files, parts, found, reading), found)
-    unnamed = set(files.audio) - {files.relative(path) for path in found.clips["path"] if path}
-    if unnamed:
-        found.notes.append(
-            f"{len(unnamed)} audio files are named by no csv and left out: {first_few(unnamed)}"
-        )
-    found.notes += files.unused()
-    return found
+            self.found.notes.append(
+                f"{names}: its {listed.sum()} clips are the hold-out, labelled by {self.csv.name}"
+            )
+            self.held_out = [self.parts[0][listed].assign(split="test")]
+            self.parts = [self.parts[0][~listed], *self.parts[1:], *self.held_out]
+            return []
+        labelled = [t for t in tests if t not in lists]
+        return labelled or tests  # of fold1_evaluate and fold1_test the labelled one
+
+    def finish(self) -> Layout:
+        """The layout with its groups, and lines on the files that no table names."""
+        self.found.notes += self.files.describe_number_matches()
+        clips = sources.group_all_clips(self.files, self.parts, self.found, self.reading)
+        self.found.clips = group_shared_files(self.files, clips, self.found)
+        named = {self.files.to_relative(path) for path in self.found.clips["path"] if path}
+        unnamed = set(self.files.audio) - named
+        if unnamed:
+            self.found.notes.append(
+                f"{len(unnamed)} audio files are named by no csv and left out: {first_few(unnamed)}"
+            )
+        self.found.notes += self.files.describe_unused_files()
+        return self.found
 
 
-def _id_column(tables: Tables, first: Table, others: list[str], reading: Reading, prefer: str | None) -> str:
+def _find_id_column(
+    tables: Tables, first: Table, others: list[str], reading: Reading, prefer: str | None
+) -> str:
     """The column of ids of the first table: the one that is named, else one whose values are files, directly,
     through another table, or by the ends of the files' names."""
     files, frame, csv = tables.files, first.frame, tables.files.root / first.path
     known: str | None = None
     if reading.id_column is not None:
-        known = need_column(frame, csv, reading.id_column, "--id-column")
-        if any(files.candidates(id) or files.numbered(id) for id in frame[known][:1000]):
+        known = get_column(frame, csv, reading.id_column, "--id-column")
+        if any(files.find_candidates(id) or files.find_by_number(id) for id in frame[known][:1000]):
             return known
-    found = find_id_column(frame, files, prefer=prefer) if known is None else None
-    if found is None:
-        found = join(tables, first, others) or tables.id_column(first.path)
-    if found is None and known is None:
+    column = find_id_column(frame, files, prefer=prefer) if known is None else None
+    if column is None:
+        column = join_through(tables, first, others) or tables.find_id_column(first.path)
+    if column is None and known is None:
         raise UserError(
             f"no column of {csv} names audio files: its columns are {some(frame.columns)}; "
-            f"audio folders found in {files.root}: {files.audio_folders()}; "
-            f"pass --id-column, or put the audio there{label_choice.in_names(files)}"
+            f"audio folders found in {files.root}: {files.describe_audio_folders()}; "
+            f"pass --id-column, or put the audio there{label_choice.suggest_label_pattern(files)}"
         )
-    return known or found or ""
-
-
-def _group_column(
-    trains: Sequence[Table],
-    frames: Sequence[pd.DataFrame],
-    how: labels.Labels,
-    id_column: str,
-    found: Layout,
-    reading: Reading,
-    root: Path,
-    esc: bool,
-) -> str | None:
-    """The column of sources, by the rows of all tables that have the first one's header."""
-    alike = [
-        (frame, root / part.path)
-        for part, frame in zip(trains, frames, strict=True)
-        if list(frame.columns) == list(frames[0].columns)
-    ]
-    several = pd.concat([how.read(frame, csv) for frame, csv in alike])
-    every = pd.concat([frame for frame, _ in alike])
-    return sources.column(every, found, several, id_column, reading, alike[0][1], esc)
-
-
-def _renamed(reading: Reading, frame: pd.DataFrame, how: labels.Labels, answers: list[str]):
-    """What labels become: by --label-map, else as the sample's columns have them where those are s0, s1, ...
-    for 0, 1, ..."""
-    if reading.label_map:
-        return mapper(reading.label_map, answers if len(answers) > 1 else ())
-    if how.classes or len(answers) < 2:
-        return None
-    cells = {one for cell in frame[how.name] for one in labels.split(cell, how.separator or "\0")}
-    head = os.path.commonprefix(answers)
-    known = set(spelling.keys(answers))
-    if (
-        not head
-        or cells & known
-        or not cells - {"", labels.TO_PREDICT} <= {a.removeprefix(head) for a in answers}
-    ):
-        return None
-    return lambda label: f"{head}{label}" if f"{head}{label}" in answers else label
-
-
-def _more(
-    tables: Tables, path: str, split: str, id_column: str, found: Layout, known: pd.DataFrame
-) -> list[pd.DataFrame]:
-    """The clips of a validation table, which count as training clips; none where it has other columns."""
-    assert found.written is not None
-    part = tables.read(path)
-    if id_column not in part.frame.columns or not found.written.known_in(part.frame) or part.frame.empty:
-        if find_id_column(part.frame, tables.files):
-            found.notes.append(
-                f"not used: {path}: it lacks {id_column} or the labels in {found.written.name}"
-            )
-        return []
-    csv = tables.files.root / path
-    stray_quotes(part.frame, csv, (id_column, *found.written.columns), found)
-    clips = labelled_rows(tables.files, part.frame, csv, split, id_column, found.group_column, found)
-    clips = clips[~clips["path"].isin(set(known["path"]))]
-    if clips.empty:
-        return []
-    taken = set(known["id"])  # val/0.wav beside train/0.wav
-    ids = zip(clips["id"], clips["path"], strict=True)
-    clips = clips.assign(id=[tables.files.relative(path) if id in taken else id for id, path in ids])
-    found.notes.append(f"{csv.name}: {len(clips)} clips of the validation table count as train")
-    return [clips]
-
-
-def _test_rows(
-    tables: Tables, test: str, train_id: str, train: pd.DataFrame, found: Layout
-) -> list[pd.DataFrame]:
-    """The clips of a test table without a sample submission: a labelled hold-out, or clips to submit."""
-    files, csv, how = tables.files, tables.files.root / test, found.written
-    assert how is not None
-    headed = tables.read(test)
-    frame = need_rows(headed.frame, csv)
-    test_id = train_id if train_id in frame.columns else (find_id_column(frame, files) or frame.columns[0])
-    if headed.headed:
-        need_header(files, csv, test_id, frame)
-    stray_quotes(frame, csv, (test_id, *how.columns), found)
-    there = list(frame.columns)
-    labels.refuse_twins(there, how.columns, csv)
-    spelled = zip(there, spelling.like(there, how.columns), strict=True)
-    frame = frame.rename(columns={c: known for c, known in spelled if known not in there})
-    if how.known_in(frame):
-        return [labelled_rows(files, frame, csv, "test", test_id, found.group_column, found)]
-    found.notes += labels.unlabelled(how, frame, train.columns, Path(test).name)
-    found.id_column = test_id
-    return [unlabelled_rows(files, frame, csv, found)]
+    return known or column or ""

@@ -9,7 +9,7 @@ from collections.abc import Hashable, Sequence
 
 import pandas as pd
 
-from earshot.competition.labels import each
+from earshot.competition.labels import as_tuple
 from earshot.core.csv_table import shown, some
 from earshot.core.errors import UserError
 
@@ -38,13 +38,15 @@ LONGEST_PATTERN = 500  # characters
 UNKNOWN = {"", "unknown", "unk", "none", "nan", "na", "n/a", "null", "nil", "not specified", "-", "?", "--"}
 
 
-def cleaned(values: Sequence[object]) -> list[str]:
+def clean_sources(values: Sequence[object]) -> list[str]:
     """The cells of a column of sources as text, "" where one says that the source is not known."""
-    texts = ["" if one is None or one is pd.NA or one is pd.NaT else str(one).strip() for one in values]
+    texts = [
+        "" if value is None or value is pd.NA or value is pd.NaT else str(value).strip() for value in values
+    ]
     return ["" if text.casefold() in UNKNOWN else text for text in texts]
 
 
-def unfit(sources: Sequence[str], labels: Sequence[object], fewest: int = FEWEST) -> str:
+def explain_unfit(sources: Sequence[str], labels: Sequence[object], fewest: int = FEWEST) -> str:
     """Why the values are not plainly the clips' sources; "" where they are.
 
     Args:
@@ -64,17 +66,19 @@ def unfit(sources: Sequence[str], labels: Sequence[object], fewest: int = FEWEST
     value, most = counts.most_common(1)[0]
     if most > LARGEST * len(sources):
         return f"{shown(value)} is in {most} of {len(sources)} rows"
-    found: dict[str, set[str]] = {}
+    labels_of: dict[str, set[str]] = {}
     for source, label in zip(sources, labels, strict=True):
-        for one in each(label) if source and isinstance(label, str | tuple) else ():
-            found.setdefault(one, set()).add(source)
-    found.pop("", None)
-    if 2 * sum(len(several) > 1 for several in found.values()) <= len(found):
+        for label_part in as_tuple(label) if source and isinstance(label, str | tuple) else ():
+            labels_of.setdefault(label_part, set()).add(source)
+    labels_of.pop("", None)
+    if 2 * sum(len(source_labels) > 1 for source_labels in labels_of.values()) <= len(labels_of):
         return "most labels have one value each"
     return ""
 
 
-def from_columns(frame: pd.DataFrame, labels: pd.Series, used: Sequence[str]) -> tuple[str | None, list[str]]:
+def find_source_column(
+    frame: pd.DataFrame, labels: pd.Series, used: Sequence[str]
+) -> tuple[str | None, list[str]]:
     """Which column of a labelled table is plainly the clips' source, and lines on what was found.
 
     A column `group` always is, as it stands. Others are by their header, if many clips share a value and the
@@ -90,28 +94,28 @@ def from_columns(frame: pd.DataFrame, labels: pd.Series, used: Sequence[str]) ->
     once = [c for c in frame.columns if isinstance(c, str) and list(frame.columns).count(c) == 1]
     if "group" in once and "group" not in used:
         return "group", []
-    ranked = [(rank(column), place, column) for place, column in enumerate(once) if column not in used]
+    ranked = [(rank_header(column), place, column) for place, column in enumerate(once) if column not in used]
     notes: list[str] = []
-    for known, _, column in sorted(one for one in ranked if one[0] is not None):
-        sources = cleaned(list(frame[column]))
-        reason = unfit(sources, list(labels), FEWEST_PLACES if known == PLACES else FEWEST)
+    for known, _, column in sorted(header for header in ranked if header[0] is not None):
+        sources = clean_sources(list(frame[column]))
+        reason = explain_unfit(sources, list(labels), FEWEST_PLACES if known == PLACES else FEWEST)
         if not reason:
             return column, [
                 *notes,
-                f"groups: column {shown(column)} ({about(sources)}): folds keep each together",
+                f"groups: column {shown(column)} ({describe_sources(sources)}): folds keep each together",
             ]
         if 1 < len(set(filter(None, sources))) < len(list(filter(None, sources))):  # else nothing is shared
             notes.append(f"column {shown(column)} is not used as groups: {reason}")
     return None, notes[:3]
 
 
-def rank(header: str) -> int | None:
+def rank_header(header: str) -> int | None:
     """How sure a header is a source's, 0 the surest; None where it is none's."""
-    found = HEADER.fullmatch(re.sub(r"[\W_]", "", header.casefold()))
-    return RANKS[found[1]] if found else None
+    match = HEADER.fullmatch(re.sub(r"[\W_]", "", header.casefold()))
+    return RANKS[match[1]] if match else None
 
 
-def about(sources: Sequence[str]) -> str:
+def describe_sources(sources: Sequence[str]) -> str:
     """How many sources there are, and how many clips they have, for a line."""
     counts = Counter(filter(None, sources)).values()
     low, high = min(counts, default=0), max(counts, default=0)
@@ -119,7 +123,7 @@ def about(sources: Sequence[str]) -> str:
     return f"{len(counts)} source{'s' * (len(counts) != 1)} of {each_has}"
 
 
-def from_pattern(names: Sequence[str], pattern: str) -> list[str]:
+def match_groups(names: Sequence[str], pattern: str) -> list[str]:
     """A group per clip by `--group-pattern`: what the regular expression's groups match in its path, joined
     by "_" (without any group the whole match); "" where it does not match.
 
@@ -129,10 +133,10 @@ def from_pattern(names: Sequence[str], pattern: str) -> list[str]:
     Raises:
         UserError: no valid pattern, or one that matches no clip.
     """
-    return by_pattern(names, pattern, "--group-pattern")
+    return match_pattern(names, pattern, "--group-pattern")
 
 
-def pattern_notes(groups: Sequence[str]) -> list[str]:
+def describe_pattern_groups(groups: Sequence[str]) -> list[str]:
     """A line on the groups that a pattern gave: a warning where they keep nothing together, or everything."""
     counts = Counter(filter(None, groups))
     if not counts:
@@ -145,11 +149,14 @@ def pattern_notes(groups: Sequence[str]) -> list[str]:
     if len(counts) == counts.total():
         return ["warning: --group-pattern gives every clip a group of its own: nothing is kept together"]
     alone = len(groups) - counts.total()
-    return [f"groups: --group-pattern ({about(groups)}{f'; {alone} clips without one' if alone else ''})"]
+    return [
+        "groups: --group-pattern "
+        f"({describe_sources(groups)}{f'; {alone} clips without one' if alone else ''})"
+    ]
 
 
-def by_pattern(names: Sequence[str], pattern: str, flag: str) -> list[str]:
-    """What a pattern finds in each name; see `from_pattern`. `flag` is named in errors."""
+def match_pattern(names: Sequence[str], pattern: str, flag: str) -> list[str]:
+    """What a pattern finds in each name; see `match_groups`. `flag` is named in errors."""
     if len(pattern) > LONGEST_PATTERN:
         raise UserError(
             f"{flag} has {len(pattern)} characters, more than {LONGEST_PATTERN}: give a shorter one"
@@ -163,22 +170,22 @@ def by_pattern(names: Sequence[str], pattern: str, flag: str) -> list[str]:
         raise UserError(f"{flag} {shown(pattern)} is no regular expression: {error.msg}{where}") from None
     except (OverflowError, RecursionError) as error:
         raise UserError(f"{flag} {shown(pattern)} is no regular expression: {error}") from None
-    found = []
+    matches = []
     for name in names:
         match = expression.search(name)
         parts = match.groups() or (match[0],) if match else ()
-        found.append("_".join(part for part in parts if part).strip())
-    if not any(found):
+        matches.append("_".join(part for part in parts if part).strip())
+    if not any(matches):
         if not names:
             raise UserError(f"{flag} {shown(pattern)}: there is no clip to match")
         raise UserError(
             f"{flag} {shown(pattern)} matches no clip; their paths are like "
             f"{some(map(shown, dict.fromkeys((names[0], names[-1]))))}"
         )
-    return found
+    return matches
 
 
-def straddling_folds(folds: Sequence[Hashable], groups: Sequence[str]) -> list[str]:
+def warn_straddling_folds(folds: Sequence[Hashable], groups: Sequence[str]) -> list[str]:
     """A warning where the data's own folds (or splits) part sources: the folds are kept.
 
     Args:
@@ -189,11 +196,11 @@ def straddling_folds(folds: Sequence[Hashable], groups: Sequence[str]) -> list[s
     for fold, group in zip(folds, groups, strict=True):
         if group and fold is not None and fold != "" and fold != -1:
             places.setdefault(group, {})[fold] = None
-    parted = {group: list(found) for group, found in places.items() if len(found) > 1}
+    parted = {group: list(example) for group, example in places.items() if len(example) > 1}
     if not parted:
         return []
-    first, found = next(iter(parted.items()))
-    where = ", ".join(map(str, sorted(found, key=str)[:4]))
+    first, example = next(iter(parted.items()))
+    where = ", ".join(map(str, sorted(example, key=str)[:4]))
     return [
         f"warning: the data's own folds part {len(parted)} of {len(places)} sources (first: {shown(first)}, "
         f"in {where}): the folds are kept, and their scores may be optimistic"

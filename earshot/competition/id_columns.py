@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from earshot.competition.file_index import Files
-from earshot.competition.names import number
+from earshot.competition.names import parse_number
 from earshot.core import spelling
 from earshot.core.csv_table import some
 from earshot.core.errors import UserError
@@ -29,11 +29,13 @@ def find_id_column(
     ranks = {}
     for column in frame.columns:
         values = frame[column].unique()
-        exact = [v for v in values if files.candidates(v)]
+        exact = [v for v in values if files.find_candidates(v)]
         known = len(exact) + sum(
-            numbers and not files.candidates(v) and bool(files.numbered(v)) for v in values
+            numbers and not files.find_candidates(v) and bool(files.find_by_number(v)) for v in values
         )
-        names = [v for v in exact if number(v) is None or is_audio(v.strip()) or v.strip().startswith("0")]
+        names = [
+            v for v in exact if parse_number(v) is None or is_audio(v.strip()) or v.strip().startswith("0")
+        ]
         suffixed = 2 * sum(is_audio(v.strip()) for v in values) > len(values) and 10 * len(exact) > len(
             values
         )
@@ -43,11 +45,11 @@ def find_id_column(
     return max(ranks, key=lambda column: ranks[column], default=None)
 
 
-def need_column(frame: pd.DataFrame, csv: Path, column: str, flag: str) -> str:
+def get_column(frame: pd.DataFrame, csv: Path, column: str, flag: str) -> str:
     """The column that an option names, as the csv spells it; a UserError if it lacks it."""
-    found = column if column in frame.columns else spelling.like([column], frame.columns)[0]
-    if found not in frame.columns:
+    spelled = column if column in frame.columns else spelling.like([column], frame.columns)[0]
+    if spelled not in frame.columns:
         raise UserError(
             f"{csv} has no column {column}; it has {some(frame.columns)}: give one of them to {flag}"
         )
-    return found
+    return spelled

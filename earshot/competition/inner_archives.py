@@ -10,8 +10,8 @@ from types import ModuleType
 from typing import Any
 
 from earshot.competition import archive_names, link_folder, parquet, tar_file, zip_file
-from earshot.competition.file_index import walk
-from earshot.competition.names import key
+from earshot.competition.file_index import walk_folder
+from earshot.competition.names import normalise_name
 from earshot.core import disk_space
 from earshot.core.errors import TemporaryError, UserError, unless_temporary
 from earshot.core.file_names import first_few, is_audio, text_of
@@ -37,107 +37,118 @@ class Archive:
     members: list[tuple[Any, str]] | None = None
     state: str = ""
 
-    def look(self) -> bool:
+    def inspect(self) -> bool:
         """See what is in it; False if its files lie beside it already.
 
         Raises:
             UserError: it cannot be read, or is not to be trusted.
         """
         assert self.kind is not None
-        with zip_file.reported(self.path, self.into), self.kind.opened(self.path) as archive:
-            self.state = self.kind.signature(archive, self.path)
-            if zip_file.holds(self.into, self.state):
+        with zip_file.report_errors(self.path, self.into), self.kind.open_archive(self.path) as archive:
+            self.state = self.kind.compute_signature(archive, self.path)
+            if zip_file.has_content(self.into, self.state):
                 return True
-            self.members = self.kind.check(archive, self.path)
+            self.members = self.kind.check_members(archive, self.path)
         names = [name for _, name in self.members]
-        if not any(is_audio(n) or n.lower().endswith((".csv", ".tsv")) or is_inner(n) for n in names):
+        if not any(is_audio(n) or n.lower().endswith((".csv", ".tsv")) or is_unpackable(n) for n in names):
             self.members = []  # pictures, documents: an empty folder says next time that nothing is wanted
-        return not self.members or not self._beside()
+        return not self.members or not self._is_unpacked_beside()
 
-    def _beside(self) -> bool:
+    def _is_unpacked_beside(self) -> bool:
         """Do files of the same names and sizes lie where someone would have unpacked it?"""
-        sizes = {posixpath.normpath(n): self.size(info) for info, n in self.members or ()}
-        stem, tops = archive_names.stem(self.path.name), {n.split("/")[0] for n in sizes}
-        heads = [("", 0), (f"{stem}/", 0), *([(f"{stem}/", 1)] if len(tops) == 1 else [])]
-        return any(
-            all(
-                length(self.path.parent / head / "/".join(n.split("/")[cut:])) == size
-                for n, size in sizes.items()
-            )
-            for head, cut in heads
+        sizes = {posixpath.normpath(name): self.get_member_size(info) for info, name in self.members or ()}
+        beside, below = (
+            self.path.parent,
+            self.path.parent / archive_names.strip_archive_suffix(self.path.name),
         )
 
-    def size(self, info: Any) -> int:
+        def has_all(folder: Path, cut: int) -> bool:
+            paths = {folder / "/".join(name.split("/")[cut:]): size for name, size in sizes.items()}
+            return all(get_size(path) == size for path, size in paths.items())
+
+        if has_all(beside, 0) or has_all(below, 0):
+            return True
+        # in a folder of the archive's name, less the single one in it
+        return len({name.split("/")[0] for name in sizes}) == 1 and has_all(below, 1)
+
+    def get_member_size(self, info: Any) -> int:
         """Bytes of a member."""
         return info.file_size if self.kind is zip_file else info.size
 
-    def total(self) -> int:
+    def count_bytes(self) -> int:
         """Bytes that come out of it, at least some for each file."""
         if self.members is not None:
-            return sum(self.size(info) + OVERHEAD for info, _ in self.members)
-        found = (Path(folder, name) for folder, _, names in os.walk(self.into) for name in names)
-        return sum(max(length(path), 0) + OVERHEAD for path in found)
+            return sum(self.get_member_size(info) + OVERHEAD for info, _ in self.members)
+        paths = (Path(folder, name) for folder, _, names in os.walk(self.into) for name in names)
+        return sum(max(get_size(path), 0) + OVERHEAD for path in paths)
 
     def unpack(self) -> None:
         """Unpack it, if that has not been done."""
         assert self.kind is not None
-        kind, members = self.kind, self.members
+        module, members = self.kind, self.members
         if members is not None:
-            with zip_file.reported(self.path, self.into), kind.opened(self.path) as archive:
-                zip_file.fill(self.into, self.state, lambda to: kind.extract(archive, members, to, self.path))
+            with zip_file.report_errors(self.path, self.into), module.open_archive(self.path) as archive:
+                zip_file.fill_folder(
+                    self.into, self.state, lambda to: module.extract_members(archive, members, to, self.path)
+                )
 
-    def inside(self) -> str:
+    def get_visible_path(self) -> str:
         """Where its files are seen: beside it if all lie in a folder of its name, or are one table, else in
         such a folder."""
-        tops, stem = link_folder.listed(self.into), archive_names.stem(posixpath.basename(self.place))
-        parent = posixpath.dirname(self.place)
-        one = len(tops) == 1 and (key(tops[0]) == key(stem) or tops[0].lower().endswith((".csv", ".tsv")))
-        return parent if one else posixpath.join(parent, stem)
+        tops = link_folder.list_visible(self.into)
+        parent, name = posixpath.split(self.place)
+        stem = archive_names.strip_archive_suffix(name)
+        if len(tops) == 1:
+            if normalise_name(tops[0]) == normalise_name(stem) or tops[0].lower().endswith((".csv", ".tsv")):
+                return parent
+        return posixpath.join(parent, stem)
 
-    def hides(self) -> list[str]:
+    def list_hidden_paths(self) -> list[str]:
         """The paths that need not be seen any more."""
         return [self.place]
 
 
 @dataclass
-class Tables(Archive):
+class ParquetSplit(Archive):
     """The parquet files of one split, which may hold audio. names: of all of them, beside the first."""
 
     names: tuple[str, ...] = ()
     split: str = ""
     rows: int = 0
 
-    def look(self) -> bool:
+    def inspect(self) -> bool:
         files = [self.path.with_name(name) for name in self.names]
-        if not any(map(parquet.may_hold_audio, files)):
+        if not any(map(parquet.can_hold_audio, files)):
             return False
-        self.state = parquet.signature(files)
-        if not zip_file.holds(self.into, self.state):
-            self.rows, size = parquet.check(files)
+        self.state = parquet.compute_signature(files)
+        if not zip_file.has_content(self.into, self.state):
+            self.rows, size = parquet.check_files(files)
             self.members = [(size, "")]
         return True
 
-    def size(self, info: Any) -> int:
+    def get_member_size(self, info: Any) -> int:
         return info + self.rows * OVERHEAD
 
     def unpack(self) -> None:
         if self.members is not None:
             files = [self.path.with_name(name) for name in self.names]
-            zip_file.fill(self.into, self.state, lambda to: parquet.write(files, self.split, to))
+            zip_file.fill_folder(
+                self.into, self.state, lambda to: parquet.unpack_parquet(files, self.split, to)
+            )
 
-    def inside(self) -> str:
+    def get_visible_path(self) -> str:
         return posixpath.dirname(self.place)
 
-    def hides(self) -> list[str]:
+    def list_hidden_paths(self) -> list[str]:
         return [posixpath.join(posixpath.dirname(self.place), name) for name in self.names]
 
 
-def is_inner(name: str) -> bool:
+def is_unpackable(name: str) -> bool:
     """Whether a file name is that of something to be unpacked."""
     return archive_names.is_zip(name) or archive_names.is_tar(name) or parquet.is_parquet(name)
 
 
-def length(path: Path) -> int:
+def get_size(path: Path) -> int:
     """Bytes of a file; -1 where there is none."""
     try:
         return os.path.getsize(path) if os.path.isfile(path) else -1
@@ -146,51 +157,51 @@ def length(path: Path) -> int:
         return -1
 
 
-def find(folder: Path, place: str, store: Path) -> tuple[list[Archive], list[str]]:
+def find_archives(folder: Path, place: str, store: Path) -> tuple[list[Archive], list[str]]:
     """The archives at most a few folders below a folder, and the names of those that Earshot cannot read.
 
     Args:
         place: where the folder is seen in the competition, "" for its top. store: where things are unpacked.
     """
-    found: list[Archive] = []
+    archives: list[Archive] = []
     closed: list[str] = []
-    for below, names in walk(folder, deep=DEEP):
+    for below, names in walk_folder(folder, deep=DEEP):
         tables: dict[str, list[str]] = {}
         parts = {n[:-4] for n in names if archive_names.PARTS.search(n) and n[-4:-2].lower() == ".z"}
         for name in names:
             at = posixpath.join(place, below, name)
             into = store / digest_of(at)[:16]
-            if archive_names.is_closed(name) or archive_names.is_zip(name) and name[:-4] in parts:
+            if archive_names.is_unreadable_archive(name) or archive_names.is_zip(name) and name[:-4] in parts:
                 closed.append(at)
             elif archive_names.is_zip(name):
-                found.append(Archive(folder / below / name, at, into, zip_file))
+                archives.append(Archive(folder / below / name, at, into, zip_file))
             elif archive_names.is_tar(name):
-                found.append(Archive(folder / below / name, at, into, tar_file))
+                archives.append(Archive(folder / below / name, at, into, tar_file))
             elif parquet.is_parquet(name):
-                tables.setdefault(parquet.split_of(name), []).append(name)
-        for split, several in tables.items():
-            path = folder / below / several[0]
-            at = posixpath.join(place, below, several[0])
+                tables.setdefault(parquet.get_split(name), []).append(name)
+        for split, split_files in tables.items():
+            path = folder / below / split_files[0]
+            at = posixpath.join(place, below, split_files[0])
             into = store / digest_of([posixpath.join(place, below), split])[:16]
-            found.append(Tables(path, at, into, names=tuple(several), split=split))
-    return found, closed
+            archives.append(ParquetSplit(path, at, into, names=tuple(split_files), split=split))
+    return archives, closed
 
 
-def earlier(folder: Path) -> Path:
+def find_original_folder(folder: Path) -> Path:
     """What a folder that Earshot unpacked or linked stands for: the linked folder, or the top of a zip.
 
     Raises:
         TemporaryError: the linked folder is not there: its drive may be away.
     """
-    source = zip_file.mirrored(folder)
+    source = zip_file.find_mirror_source(folder)
     if source is None:
-        return zip_file.unpacked(folder)
+        return zip_file.find_content_root(folder)
     if not source.is_dir():
         raise TemporaryError(f"{folder} links to the files of {source}, which is not there: bring it back")
     return source
 
 
-def opened(root: Path, beside: Path) -> tuple[Path, list[str]]:
+def open_folder(root: Path, beside: Path) -> tuple[Path, list[str]]:
     """A competition's folder as it would be, were its archives unpacked in place, and lines about that.
 
     Args:
@@ -204,18 +215,18 @@ def opened(root: Path, beside: Path) -> tuple[Path, list[str]]:
     root, beside = Path(os.path.abspath(root)), Path(os.path.abspath(beside))
     in_zip = root.is_relative_to(beside / LINKS)
     store, links = beside / STORE, beside / (INNER_LINKS if in_zip else LINKS)
-    found, closed = find(root, "", store)
-    if not found and not closed:
+    archives, closed = find_archives(root, "", store)
+    if not archives and not closed:
         return root, []
-    done, there, wrong = unpack(found, closed, store, LEVELS - in_zip)
+    done, unpacked, wrong = unpack_all(archives, closed, store, LEVELS - in_zip)
     notes = [f"warning: not used: {line}" for line in wrong]
-    if there:
-        notes.append(f"not unpacked again: {first_few(there)}: the files lie beside it already")
+    if unpacked:
+        notes.append(f"not unpacked again: {first_few(unpacked)}: the files lie beside it already")
     shown = root
     if done:
-        more = [(archive.inside(), archive.into) for archive in done]
-        hidden = [path for archive in done for path in archive.hides()]
-        shadowed = link_folder.make(links, root, more, hidden)
+        more = [(archive.get_visible_path(), archive.into) for archive in done]
+        hidden = [path for archive in done for path in archive.list_hidden_paths()]
+        shadowed = link_folder.link_files(links, root, more, hidden)
         shown = links
         names = first_few([text_of(archive.place) for archive in done], 5)
         notes.insert(0, f"unpacked: {names} -> {links} (with links to all else in {root})")
@@ -224,18 +235,19 @@ def opened(root: Path, beside: Path) -> tuple[Path, list[str]]:
                 f"warning: {first_few(map(text_of, shadowed))} differs from the file of that name in an "
                 "archive: the file beside it is used"
             )
-    if (closed or wrong) and not any(any(map(is_audio, names)) for _, names in walk(shown)):
+    if (closed or wrong) and not any(any(map(is_audio, names)) for _, names in walk_folder(shown)):
+        if not closed:
+            raise UserError(f"no audio in {root}: {wrong[0]}")
         raise UserError(
-            f"no audio in {root} but in what Earshot cannot read: {archive_names.unpacking(closed)}; unpack "
-            "all of them, and give the folder that they are unpacked to"
-            if closed
-            else f"no audio in {root}: {wrong[0]}"
+            f"no audio in {root} but in what Earshot cannot read: "
+            f"{archive_names.format_unpack_hint(closed)}; unpack all of them, and give the folder that they "
+            "are unpacked to"
         )
     return shown, notes
 
 
-def unpack(
-    found: list[Archive], closed: list[str], store: Path, levels: int
+def unpack_all(
+    archives: list[Archive], closed: list[str], store: Path, levels: int
 ) -> tuple[list[Archive], list[str], list[str]]:
     """Unpack archives and those in them.
 
@@ -249,17 +261,19 @@ def unpack(
         cannot be.
     """
     done: list[Archive] = []
-    there: list[str] = []
+    unpacked: list[str] = []
     wrong: list[str] = []
-    left = max(zip_file.MAX_SMALL, zip_file.MAX_RATIO * sum(max(length(one.path), 0) for one in found))
+    packed_bytes = sum(max(get_size(archive.path), 0) for archive in archives)
+    left = max(zip_file.MAX_SMALL, zip_file.MAX_RATIO * packed_bytes)
     for _ in range(levels):
         wanted = []
-        for archive in found:
+        for archive in archives:
             try:
-                if not archive.look():
-                    there += [text_of(archive.place)] * (not isinstance(archive, Tables))
+                if not archive.inspect():
+                    if not isinstance(archive, ParquetSplit):
+                        unpacked.append(text_of(archive.place))
                     continue
-                total = archive.total()
+                total = archive.count_bytes()
                 if total > left:
                     raise UserError(
                         f"{archive.path} and the archives beside it would unpack to more than "
@@ -267,25 +281,25 @@ def unpack(
                     )
                 left -= total
                 wanted.append(archive)
-            except zip_file.NotWritten:
+            except zip_file.UnpackError:
                 raise
             except UserError as error:
                 wrong.append(str(error))
-        needed = sum(archive.total() for archive in wanted if archive.members)
+        needed = sum(archive.count_bytes() for archive in wanted if archive.members)
         if needed:
             disk_space.check(store, needed, needed)
-        found = []
+        archives = []
         for archive in wanted:
             try:
                 archive.unpack()
-            except zip_file.NotWritten:
+            except zip_file.UnpackError:
                 raise
             except UserError as error:  # damaged, encrypted
                 wrong.append(str(error))
                 continue
-            if link_folder.listed(archive.into):
+            if link_folder.list_visible(archive.into):
                 done.append(archive)
-                inner, unread = find(archive.into, archive.inside(), store)
-                found += [] if isinstance(archive, Tables) else inner
+                inner, unread = find_archives(archive.into, archive.get_visible_path(), store)
+                archives += [] if isinstance(archive, ParquetSplit) else inner
                 closed += unread
-    return done, there, wrong
+    return done, unpacked, wrong

@@ -16,18 +16,18 @@ BYTES = 2**29
 ID = "id"
 
 
-def tables(root: Path, paths: Sequence[str]) -> list[str]:
+def find_tables(root: Path, paths: Sequence[str]) -> list[str]:
     """Those of some files that are tables, by their contents."""
-    found = [p for p in paths if p.lower().endswith(".jsonl")]
+    json_paths = [p for p in paths if p.lower().endswith(".jsonl")]
     single = [p for p in paths if p.lower().endswith(".json")]
     if len(single) <= MOST:
-        found += [p for p in single if _is_table(root / p)]
-    return sorted(found)
+        json_paths += [p for p in single if _is_table(root / p)]
+    return sorted(json_paths)
 
 
 def _is_table(path: Path) -> bool:
     try:
-        return path.stat().st_size <= BYTES and len(_rows(path)) > 1
+        return path.stat().st_size <= BYTES and len(_read_rows(path)) > 1
     except UserError:
         return False
     except OSError as error:
@@ -35,45 +35,45 @@ def _is_table(path: Path) -> bool:
         return False
 
 
-def read(path: Path) -> pd.DataFrame:
+def read_table(path: Path) -> pd.DataFrame:
     """A JSON table as text; the index counts rows from 1 (of a .jsonl its lines), lists look like ['a', 'b'].
 
     Raises:
         UserError: it cannot be read, or is no table.
     """
-    rows = _rows(path)
+    rows = _read_rows(path)
     columns = list(dict.fromkeys(str(name) for row in rows.values() for name in row))
-    cells = [[_text(row.get(name)) for name in columns] for row in rows.values()]
+    cells = [[_format_value(row.get(name)) for name in columns] for row in rows.values()]
     frame = pd.DataFrame(cells, columns=pd.Index(columns, dtype=object), index=list(rows), dtype=object)
     frame.attrs = {"stray": {}, "joined": []}
     return frame
 
 
-def _rows(path: Path) -> dict[int, dict[str, Any]]:
+def _read_rows(path: Path) -> dict[int, dict[str, Any]]:
     """The rows by their numbers."""
     try:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix.lower() == ".jsonl":
             lines = {n: line for n, line in enumerate(text.split("\n"), 1) if line.strip()}
-            found = {number: json.loads(line) for number, line in lines.items()}
+            records = {number: json.loads(line) for number, line in lines.items()}
         else:
             whole = json.loads(text)
             if isinstance(whole, dict) and all(isinstance(row, dict) for row in whole.values()):
                 whole = [row if ID in row else {ID: key, **row} for key, row in whole.items()]
-            found = dict(enumerate(whole if isinstance(whole, list) else [], 1))
+            records = dict(enumerate(whole if isinstance(whole, list) else [], 1))
     except (ValueError, RecursionError) as error:
         raise UserError(f"cannot read {path}: {str(error) or 'it is nested too deep'}") from None
     except OSError as error:
         unless_temporary(path, error)
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
-    if not found or not all(isinstance(row, dict) for row in found.values()):
+    if not records or not all(isinstance(row, dict) for row in records.values()):
         raise UserError(f"cannot read {path}: it is no table: one object per row with the same names")
-    return found
+    return records
 
 
-def _text(value: object) -> str:
+def _format_value(value: object) -> str:
     if value is None:
         return ""
-    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return str(value) if value else ""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from earshot.competition.names import side
+from earshot.competition.names import find_side
 from earshot.competition.reading import Reading
 from earshot.core.file_names import is_audio
 
@@ -19,17 +19,17 @@ FOLDER = Path(__file__).with_name("known")
 
 
 @cache
-def _all() -> list[dict[str, Any]]:
+def _load_layouts() -> list[dict[str, Any]]:
     return [yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.yaml"))]
 
 
-def _mostly(pattern: str, paths: Sequence[str]) -> bool:
+def _matches_most(pattern: str, paths: Sequence[str]) -> bool:
     """Does a label pattern match most of the audio that is not to be predicted?"""
-    clips = [p for p in paths if is_audio(p) and side(p.rpartition("/")[0]) != "subm"]
+    clips = [p for p in paths if is_audio(p) and find_side(p.rpartition("/")[0]) != "subm"]
     return 2 * sum(bool(re.search(pattern, path)) for path in clips) > len(clips)
 
 
-def match(paths: Sequence[str], headers: Callable[[str], list[list[str]]]) -> Reading:
+def match_layout(paths: Sequence[str], headers: Callable[[str], list[list[str]]]) -> Reading:
     """The settings of the known layout that these files are; empty ones where they are none.
 
     Args:
@@ -37,13 +37,13 @@ def match(paths: Sequence[str], headers: Callable[[str], list[list[str]]]) -> Re
         headers: gives the headers of the csv files of a name, or of the sample submission by "sample".
     """
 
-    def there(pattern: str) -> bool:
+    def is_present(pattern: str) -> bool:
         return any(map(re.compile(fnmatch.translate(pattern)).match, paths))
 
-    for known in _all():
+    for known in _load_layouts():
         if (
-            all(map(there, known["files"]))
-            and not any(map(there, known.get("absent", ())))
+            all(map(is_present, known["files"]))
+            and not any(map(is_present, known.get("absent", ())))
             and all(
                 any(set(wanted) <= set(header) for header in headers(name))
                 for name, wanted in known.get("columns", {}).items()
@@ -52,7 +52,7 @@ def match(paths: Sequence[str], headers: Callable[[str], list[list[str]]]) -> Re
             read: dict[str, Any] = {
                 k: tuple(v) if isinstance(v, list) else v for k, v in known.get("read", {}).items()
             }
-            if "label_pattern" in read and not _mostly(read["label_pattern"], paths):
+            if "label_pattern" in read and not _matches_most(read["label_pattern"], paths):
                 continue  # one of several data sets in one folder
             return Reading(layout=known["layout"], **read)
     return Reading()

@@ -19,54 +19,58 @@ from earshot.core.csv_table import some
 from earshot.core.shell import quoted
 
 
-def in_names(files: Files) -> str:
+def suggest_label_pattern(files: Files) -> str:
     """The end of an error: the flag where the files' names may hold the labels; "" where they do not."""
-    ways = [*folder_levels.suggestions(files.audio)[:1], *name_parts.suggestions(files.audio)]
+    ways = [*folder_levels.suggest_flags(files.audio)[:1], *name_parts.suggest_flags(files.audio)]
     return f"; if the labels are in the names, {ways[0]}" if files.audio and ways else ""
 
 
-def numbered_columns(frame: pd.DataFrame, id_column: str) -> pd.DataFrame:
+def number_columns(frame: pd.DataFrame, id_column: str) -> pd.DataFrame:
     """A table without a header: columns of 0 and 1 are called by their number, 1 for the first behind the
     ids."""
     rest = [c for c in frame.columns if c != id_column]
-    if len(rest) > 1 and all(labels.zero_or_one(frame[c]) for c in rest):
-        made = frame.rename(columns={c: str(number) for number, c in enumerate(rest, 1)})
-        made.attrs = {"stray": {}, "joined": []}
-        return made
+    if len(rest) > 1 and all(labels.is_binary_column(frame[c]) for c in rest):
+        numbered = frame.rename(columns={c: str(number) for number, c in enumerate(rest, 1)})
+        numbered.attrs = {"stray": {}, "joined": []}
+        return numbered
     return frame
 
 
-def first_label(files: Files, frame: pd.DataFrame, id_column: str) -> str | None:
+def choose_label_column(files: Files, frame: pd.DataFrame, id_column: str) -> str | None:
     """In a table without a header, the column that can be the label: one that repeats folders of the paths,
     else the one of fewest values."""
     rest = [c for c in frame.columns if c != id_column]
-    if all(labels.zero_or_one(frame[c]) for c in rest):
+    if all(labels.is_binary_column(frame[c]) for c in rest):
         return None
-    can = [c for c in rest if labels.may_be_label(frame[c]) and frame[c].nunique() > 1]
+    can = [c for c in rest if labels.can_be_label(frame[c]) and frame[c].nunique() > 1]
     rows = frame.iloc[:: max(1, len(frame) // 2000)]
-    paths = [found[0].split("/")[:-1] for id in rows[id_column] if (found := files.candidates(id))]
+    paths = [
+        paths_of_id[0].split("/")[:-1] for id in rows[id_column] if (paths_of_id := files.find_candidates(id))
+    ]
     if len(paths) == len(rows):
         for column in can:
             if all(cell.strip() in path for cell, path in zip(rows[column], paths, strict=True)):
                 return column
-    filled = [c for c in can if all(groups.cleaned(list(frame[c])))]  # none that has "-" in it
+    filled = [c for c in can if all(groups.clean_sources(list(frame[c])))]  # none that has "-" in it
     return min(filled or can, key=lambda c: frame[c].nunique(), default=rest[0] if len(rest) == 1 else None)
 
 
-def folder_column(files: Files, frame: pd.DataFrame, id_column: str) -> str | None:
+def find_folder_column(files: Files, frame: pd.DataFrame, id_column: str) -> str | None:
     """The column whose values are the names of the audio's folders, where there are two or more; no source
     (a site) or split, where another column may be the label."""
     rows = frame.iloc[:: max(1, len(frame) // 2000)]
     folders = [
-        found[0].split("/")[-2] if (found := files.candidates(id)) and "/" in found[0] else None
+        paths_of_id[0].split("/")[-2]
+        if (paths_of_id := files.find_candidates(id)) and "/" in paths_of_id[0]
+        else None
         for id in rows[id_column]
     ]
     if len(set(folders) - {None}) < 2:
         return None
     left = [c for c in frame.columns if c not in (id_column, "fold", "group")]
     left = [c for c in left if c.lower() not in SPLIT_COLUMNS]
-    if labels.find_label_column(frame, id_column) or sum(labels.zero_or_one(frame[c]) for c in left) > 1:
-        left = [c for c in left if groups.rank(str(c)) is None]
+    if labels.find_label_column(frame, id_column) or sum(labels.is_binary_column(frame[c]) for c in left) > 1:
+        left = [c for c in left if groups.rank_header(str(c)) is None]
     for column in left:
         cells = rows[column].str.strip()
         same = [cell == folder for cell, folder in zip(cells, folders, strict=True) if folder is not None]
@@ -75,18 +79,20 @@ def folder_column(files: Files, frame: pd.DataFrame, id_column: str) -> str | No
     return None
 
 
-def unclear(csv: Path, frame: pd.DataFrame, id_column: str, reading: Reading, source: str | None) -> str:
+def explain_unclear_label(
+    csv: Path, frame: pd.DataFrame, id_column: str, reading: Reading, source: str | None
+) -> str:
     """The error that the label is not clear, with the columns that can be it."""
     can = [
         c
         for c in frame.columns
         if c not in (id_column, "group", source)
-        and groups.rank(str(c)) is None
-        and labels.may_be_label(frame[c])
+        and groups.rank_header(str(c)) is None
+        and labels.can_be_label(frame[c])
         and 1 < frame[c].nunique() <= len(frame) // 2
     ]
     flags = [f"--label-column {quoted(column)}" for column in can[:6]]
-    hint = f": {' or '.join([reading.command(flags[0]), *flags[1:]])}" if can else ""
+    hint = f": {' or '.join([reading.format_command(flags[0]), *flags[1:]])}" if can else ""
     return (
         f"which column of {csv} is the label is not clear: it has {some(frame.columns)}; "
         f"pass --label-column, or --task multilabel for columns of 0 and 1{hint}"

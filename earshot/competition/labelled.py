@@ -9,7 +9,7 @@ import pandas as pd
 
 from earshot.competition import groups, labels
 from earshot.competition.file_index import Files
-from earshot.competition.layout import TRAIN_ONLY, Layout, table
+from earshot.competition.layout import TRAIN_ONLY, Layout, build_table
 from earshot.core.csv_table import shown, some
 from earshot.core.errors import UserError
 
@@ -19,50 +19,51 @@ TIMES = re.compile(
 SURE = re.compile("relevance|confidence|probability|likelihood|presence|present|score|value", re.I)
 
 
-def labelled_rows(
+def build_labelled_rows(
     files: Files,
     frame: pd.DataFrame,
     csv: Path,
     split: str,
     id_column: str,
     group_column: str | None,
-    found: Layout,
+    layout: Layout,
 ) -> pd.DataFrame:
     """The clips of a labelled csv; rows without a file, an id or a label go to `found.missing`.
 
     Several rows of one clip make one clip with the labels of all of them, where clips may have several. Those
     of the hold-out without a file stay all the same: they get, and so are scored by, the class prior.
     """
-    assert found.written is not None
-    raw = found.written.read(frame, csv)
-    odd = raw[raw.map(lambda v: any(re.search(r"[\x00-\x1f\x7f]", one) for one in labels.each(v)))]
+    assert layout.written is not None
+    raw = layout.written.read_column(frame, csv)
+    odd = raw[raw.map(lambda v: any(re.search(r"[\x00-\x1f\x7f]", one) for one in labels.as_tuple(v)))]
     if len(odd):
         raise UserError(
-            f"{csv}, line {odd.index[0]}: the label {shown(labels.each(odd.iloc[0])[0])} holds a line break "
+            f"{csv}, line {odd.index[0]}: the label {shown(labels.as_tuple(odd.iloc[0])[0])} holds a line "
+            "break "
             "or a control character: a quote is missing?"
         )
-    values = pd.Series(found.settle(list(raw)), index=raw.index, dtype=object)
+    values = pd.Series(layout.unify_spellings(list(raw)), index=raw.index, dtype=object)
     clash = values.groupby(frame[id_column]).nunique()
     clash = [i for i in clash.index[clash > 1] if i.strip()]
     rows = frame[id_column].isin(clash)
-    single = bool((values[rows].map(lambda value: len(labels.each(value))) <= 1).all())
+    single = bool((values[rows].map(lambda value: len(labels.as_tuple(value))) <= 1).all())
     if (
         clash
-        and found.written.multilabel
-        and found.written.separator is not None
-        and (single or timed(frame))
+        and layout.written.multilabel
+        and layout.written.separator is not None
+        and (single or has_time_columns(frame))
     ):
-        found.notes.append(
+        layout.notes.append(
             f"{csv.name}: {len(clash)} clips have several rows: each gets the labels of all of them"
         )
         unsure = [c for c in frame.columns if SURE.fullmatch(c) and frame[c].nunique() > 1]
         if unsure:
-            found.notes.append(
+            layout.notes.append(
                 f"warning: column {unsure[0]} is not used: if a low one means that the label is absent, "
                 "leave those rows out in a copy of the csv"
             )
         united = {
-            id: tuple(sorted({one for value in part for one in labels.each(value)} - {labels.MISSING}))
+            id: tuple(sorted({one for value in part for one in labels.as_tuple(value)} - {labels.MISSING}))
             or labels.MISSING
             for id, part in values[rows].groupby(frame[id_column][rows])
         }
@@ -73,40 +74,42 @@ def labelled_rows(
         )
     elif clash:
         one = values[frame[id_column] == clash[0]].drop_duplicates()[:2]
-        two = [some(labels.each(v)) or "none" for v in one]
+        two = [some(labels.as_tuple(v)) or "none" for v in one]
         raise UserError(
             f"{csv} gives {shown(clash[0])} two labels, {two[0]} and {two[1]} (lines {one.index[0]} and "
             f"{one.index[1]}): "
             + (
                 "write a copy with a row per clip, such as what most of its rows say"
-                if found.written.multilabel
+                if layout.written.multilabel
                 else "keep one, or give --task multilabel if a clip may have both"
             )
         )
     hidden = pd.Series(False, index=frame.index)
-    if found.written.columns[0] in frame:
-        hidden = frame[found.written.columns[0]].str.strip() == labels.TO_PREDICT
+    if layout.written.columns[0] in frame:
+        hidden = frame[layout.written.columns[0]].str.strip() == labels.TO_PREDICT
     if hidden.any():
-        found.notes.append(f"{csv.name}: {hidden.sum()} rows have ? as label, which is to be predicted")
+        layout.notes.append(f"{csv.name}: {hidden.sum()} rows have ? as label, which is to be predicted")
         frame, values = frame[~hidden], values[~hidden]
     repeated = frame[id_column].duplicated() & frame[id_column].str.strip().ne("")
     if repeated.any() and clash:
         frame, values = frame[~repeated], values[~repeated]
     elif repeated.any():
-        found.notes.append(
+        layout.notes.append(
             f"{csv.name}: {repeated.sum()} repeated rows left out (same id, same label), first "
             f"{shown(frame[id_column][repeated].iloc[0])} in line {repeated.idxmax()}"
         )
         frame, values = frame[~repeated], values[~repeated]
 
-    paths = files.resolve(list(frame[id_column]), split)
+    paths = files.resolve_ids(list(frame[id_column]), split)
     keep = []
     for row, (clip_id, label, path) in enumerate(zip(frame[id_column], values, paths, strict=True)):
         known = label != labels.MISSING  # not `if label`: a row of zeros is known to have no label
         if known and (path or split == "test"):
             keep.append(row)
         if not (known and path):
-            found.missing.append((split, clip_id, files.absence(clip_id) if known else "empty label"))
+            layout.missing.append(
+                (split, clip_id, files.explain_absence(clip_id) if known else "empty label")
+            )
     frame, values = frame.iloc[keep], values.iloc[keep]
     folds = None
     if "fold" in frame:
@@ -115,49 +118,49 @@ def labelled_rows(
         if odd.empty:
             folds = [int(float(f)) if f else -1 for f in text.str.replace(r"^\.0*$", "", regex=True)]
         else:
-            found.notes.append(
+            layout.notes.append(
                 f"{csv.name}: column fold is not used (not whole numbers: {shown(odd.iloc[0])} in line "
                 f"{odd.index[0]})"
             )
     sources = None
     if group_column is not None and group_column in frame:
         cells = frame[group_column].str.strip()
-        sources = groups.cleaned(list(cells)) if found.guessed_groups else list(cells)
-    return table(frame[id_column], [paths[i] for i in keep], split, values, folds, sources)
+        sources = groups.clean_sources(list(cells)) if layout.guessed_groups else list(cells)
+    return build_table(frame[id_column], [paths[i] for i in keep], split, values, folds, sources)
 
 
-def timed(frame: pd.DataFrame) -> bool:
+def has_time_columns(frame: pd.DataFrame) -> bool:
     """Has a table columns of times?"""
     return any(TIMES.fullmatch(str(column)) for column in frame.columns)
 
 
-def several_rows(frame: pd.DataFrame, id_column: str, label: str) -> bool:
+def has_several_rows(frame: pd.DataFrame, id_column: str, label: str) -> bool:
     """Are the rows events: times, and clips that have several rows of different labels?"""
-    return timed(frame) and bool((frame.groupby(id_column)[label].nunique() > 1).any())
+    return has_time_columns(frame) and bool((frame.groupby(id_column)[label].nunique() > 1).any())
 
 
-def together(files: Files, clips: pd.DataFrame, found: Layout) -> pd.DataFrame:
+def group_shared_files(files: Files, clips: pd.DataFrame, layout: Layout) -> pd.DataFrame:
     """Training clips that are one audio file under several ids get a group in common: no fold may tell the
     other's answer. Those of --extra-csv that are in the hold-out are left out."""
     held = set(clips["path"][clips["split"].eq("test")]) - {""}
     both = clips["split"].eq("train") & clips["path"].isin(held)
     only = both & clips["fold"].eq(TRAIN_ONLY)
     if only.any():
-        found.notes.append(f"{only.sum()} clips of --extra-csv are in the hold-out: not trained on")
+        layout.notes.append(f"{only.sum()} clips of --extra-csv are in the hold-out: not trained on")
     if (both & ~only).any():
-        found.notes.append(
+        layout.notes.append(
             f"warning: {(both & ~only).sum()} audio files are in train and in the hold-out (first: "
             f"{shown(clips['id'][both & ~only].iloc[0])}): the test scores are optimistic"
         )
     clips = clips[~only].reset_index(drop=True)
     paths = clips["path"].where(clips["split"].eq("train") & clips["path"].ne(""))
-    several = paths.notna() & paths.duplicated(keep=False)
-    if several.any():
-        ids = clips["id"][paths == paths[several].iloc[0]]
-        found.notes.append(
-            f"warning: {paths[several].nunique()} audio files have several training ids (first: "
+    is_shared = paths.notna() & paths.duplicated(keep=False)
+    if is_shared.any():
+        ids = clips["id"][paths == paths[is_shared].iloc[0]]
+        layout.notes.append(
+            f"warning: {paths[is_shared].nunique()} audio files have several training ids (first: "
             f"{some(ids, 3)}): all are kept, on one side of a fold"
         )
-        alone = several & clips["group"].eq("")
-        clips.loc[alone, "group"] = [files.relative(path) for path in paths[alone]]
+        alone = is_shared & clips["group"].eq("")
+        clips.loc[alone, "group"] = [files.to_relative(path) for path in paths[alone]]
     return clips

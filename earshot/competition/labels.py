@@ -82,49 +82,43 @@ class Labels:
             self.separator, f" of several labels between {self.separator}"
         )
 
-    def known_in(self, frame: pd.DataFrame) -> bool:
+    def is_known_in(self, frame: pd.DataFrame) -> bool:
         """Does another csv hold these labels too?"""
         if not set(self.columns) <= set(frame.columns):
             return False
         if not self.classes:
             return bool(frame[self.name].str.strip().any())
-        return all(zero_or_one(frame[c]) for c in self.columns) and any(
-            frame[c].map(is_one).any() for c in self.columns
-        )
+        columns = [frame[column] for column in self.columns]
+        return all(map(is_binary_column, columns)) and any(cells.map(is_one).any() for cells in columns)
 
-    def read(self, frame: pd.DataFrame, csv: Path) -> pd.Series:
+    def read_column(self, frame: pd.DataFrame, csv: Path) -> pd.Series:
         """A label per row: text, or a tuple of several; MISSING where a cell is empty.
 
         Raises:
             UserError: several labels of a clip where there can be one.
         """
+        values: list[str | tuple[str, ...]] = []
         if self.separator is not None:
             empty = () if self.empty_is_none else MISSING
-            found = [
-                MISSING
-                if cell.strip() == TO_PREDICT
-                else tuple(sorted(set(split(cell, self.separator)))) or empty
-                for cell in frame[self.name]
-            ]
+            for cell in frame[self.name]:
+                labels = tuple(sorted(set(split_cell(cell, self.separator))))
+                values.append(MISSING if cell.strip() == TO_PREDICT else labels or empty)
         elif not self.classes:
             cells = frame[self.name].str.strip()
             return cells.where(cells != TO_PREDICT, MISSING)
         else:
-            set_here = [
-                tuple(c for c, cell in zip(self.columns, row, strict=True) if is_one(cell))
-                for row in frame[list(self.columns)].values
-            ]
-            odd = next((index for index, row in enumerate(set_here) if len(row) != 1), None)
-            if not self.multilabel and odd is not None:
-                raise UserError(
-                    f"{csv}, line {frame.index[odd]}: {len(set_here[odd])} of the label columns are 1: "
-                    "--task multilabel reads them"
-                )
-            found = [tuple(sorted(row)) if self.multilabel else row[0] for row in set_here]
-        return pd.Series(found, index=frame.index, dtype=object)
+            for line, row in zip(frame.index, frame[list(self.columns)].values, strict=True):
+                ones = [column for column, cell in zip(self.columns, row, strict=True) if is_one(cell)]
+                if not self.multilabel and len(ones) != 1:
+                    raise UserError(
+                        f"{csv}, line {line}: {len(ones)} of the label columns are 1: "
+                        "--task multilabel reads them"
+                    )
+                values.append(tuple(sorted(ones)) if self.multilabel else ones[0])
+        return pd.Series(values, index=frame.index, dtype=object)
 
 
-def find(
+def detect_format(
     frame: pd.DataFrame,
     csv: Path,
     id_column: str,
@@ -145,69 +139,73 @@ def find(
     Returns:
         the labels, and lines to say about them.
     """
-    left = [c for c in frame.columns if c not in (id_column, "fold", "group")]
+    left = [name for name in frame.columns if name not in (id_column, "fold", "group")]
     column = named or find_label_column(frame, id_column, sample_columns)
-    binary = [] if named else [c for c in left if zero_or_one(frame[c])]
-    asked = len(answers) > 1 and set(answers) <= set(binary)
-    if not named and not asked and len(answers) > 1 and set(answers) <= set(left):
-        odd = next(c for c in answers if c not in binary)
-        cell = next(cell for cell in frame[odd] if not zero_or_one(pd.Series([cell])))
+    binary = [] if named else [name for name in left if is_binary_column(frame[name])]
+    answers_are_binary = len(answers) > 1 and set(answers) <= set(binary)
+    if not named and not answers_are_binary and len(answers) > 1 and set(answers) <= set(left):
+        odd = next(name for name in answers if name not in binary)
+        cell = next(cell for cell in frame[odd] if not is_binary_column(pd.Series([cell])))
         raise UserError(
             f"{csv}: column {odd}, which the sample submission has too, holds {cell[:60]!r}, and not 0 and 1 "
             "alone: correct that, or name the column of labels with --label-column"
         )
     # Flags such as "verified" are 0 and 1, too: unless told, they are labels only where little else is there.
-    mostly = column is None and (
-        task == "multilabel"
-        or 2 * len(binary) > len(left)
-        and not any(may_be_label(frame[c]) for c in left if c not in binary)
-    )
-    if asked or len(binary) > 1 and (mostly or task == "multilabel" and column in binary):
-        found = Labels(tuple(answers if asked else binary), task != "single")
-        refuse_twins(left, found.columns, csv)
-        if not found.multilabel or any(len(labels) != 1 for labels in found.read(frame, csv)):
-            return found, []
+    if column is not None:
+        mostly = task == "multilabel" and column in binary
+    elif task == "multilabel":
+        mostly = True
+    else:
+        words = any(can_be_label(frame[name]) for name in left if name not in binary)
+        mostly = 2 * len(binary) > len(left) and not words
+    if answers_are_binary or len(binary) > 1 and mostly:
+        label_format = Labels(tuple(answers if answers_are_binary else binary), task != "single")
+        check_duplicate_headers(left, label_format.columns, csv)
+        if not label_format.multilabel:
+            return label_format, []
+        if any(len(labels) != 1 for labels in label_format.read_column(frame, csv)):
+            return label_format, []
         if task == "auto":  # one label a clip, written as columns: its probabilities have to add up to one
-            return Labels(found.columns, False), [
+            return Labels(label_format.columns, False), [
                 "every row has one 1, so one label a clip: --task multilabel if clips may have more"
             ]
-        return found, ["every row has one 1: --task single trains for one label a clip"]
+        return label_format, ["every row has one 1: --task single trains for one label a clip"]
     if column is None or task == "single":
         return column and Labels((column,)), []
     cells = [cell for cell in frame[column].str.strip().unique() if cell]
     separator = find_separator(cells, answers if len(answers) > 1 else [])
     if task == "multilabel":
-        several = (
-            any(len(split(cell, separator)) > 1 for cell in cells) or frame[id_column].duplicated().any()
-        )
-        said = [] if several else [f"--task multilabel, but no row of {csv.name} has several labels"]
-        return Labels((column,), True, separator), said
+        notes = []
+        several = any(len(split_cell(cell, separator)) > 1 for cell in cells)
+        if not several and not frame[id_column].duplicated().any():
+            notes = [f"--task multilabel, but no row of {csv.name} has several labels"]
+        return Labels((column,), True, separator), notes
     # "bass guitar" is one label beside "bass" and "guitar"
     if len(answers) > 1 and set(spelling.keys(cells)) <= set(spelling.keys(answers)):
         return Labels((column,)), []
-    if len(answers) > 1 and falls_apart(cells, separator, answers):
+    if len(answers) > 1 and is_fully_separable(cells, separator, answers):
         return Labels((column,), True, separator), []
-    if re.split("[_ ]", column.lower())[-1] in PLURAL and recur(cells, separator):
+    if re.split("[_ ]", column.lower())[-1] in PLURAL and is_separable(cells, separator):
         return Labels((column,), True, separator), [
             f"the column is called {column} and its cells hold several: --task single reads each as one label"
         ]
-    return Labels((column,)), hint(cells)
+    return Labels((column,)), suggest_multilabel(cells)
 
 
-def about_numbers(frame: pd.DataFrame, csv: Path, found: Labels) -> list[str]:
+def warn_fractional_labels(frame: pd.DataFrame, csv: Path, label_format: Labels) -> list[str]:
     """A warning where the labels are numbers with a fraction.
 
     Raises:
         UserError: there are so many of them that they are a quantity, and no classes.
     """
-    cells = [cell for cell in frame[found.columns[0]].str.strip() if cell not in (MISSING, TO_PREDICT)]
+    cells = [cell for cell in frame[label_format.columns[0]].str.strip() if cell not in (MISSING, TO_PREDICT)]
     distinct = set(spelling.keys(cells))
-    if found.classes or found.multilabel or not all(map(NUMBER.fullmatch, distinct)):
+    if label_format.classes or label_format.multilabel or not all(map(NUMBER.fullmatch, distinct)):
         return []
     fraction = next((cell for cell in cells if not re.fullmatch(r"[-+]?\d+(\.0*)?", cell)), None)
     if fraction is None:
         return []
-    what = f"column {found.name} of {csv} holds numbers such as {fraction}"
+    what = f"column {label_format.name} of {csv} holds numbers such as {fraction}"
     if len(distinct) > MOST_GRADES or 2 * len(distinct) > len(cells) > 4:
         raise UserError(
             f"{what}: Earshot tells classes apart and predicts no quantities; make classes of them, or name "
@@ -216,38 +214,39 @@ def about_numbers(frame: pd.DataFrame, csv: Path, found: Labels) -> list[str]:
     return [f"warning: {what}: each is a class of its own, as Earshot predicts no quantities"]
 
 
-def recur(cells: list[str], separator: str) -> bool:
+def is_separable(cells: list[str], separator: str) -> bool:
     """Do distinct cells fall apart into labels that recur in others, so that there are fewer labels than
     cells, or most occur in two?"""
-    parts = [set(split(cell, separator)) for cell in cells]
-    counted = Counter(label for labels in parts for label in labels)
-    again = sum(number > 1 for number in counted.values())
-    return any(len(labels) > 1 for labels in parts) and (
-        len(counted) <= len(cells) or 2 * again >= len(counted) and again > 0
-    )
+    parts = [set(split_cell(cell, separator)) for cell in cells]
+    if all(len(labels) < 2 for labels in parts):
+        return False
+    counts = Counter(label for labels in parts for label in labels)
+    again = sum(number > 1 for number in counts.values())
+    return len(counts) <= len(cells) or again > 0 and 2 * again >= len(counts)
 
 
-def refuse_twins(headers: Iterable[str], columns: Sequence[str], csv: Path) -> None:
+def check_duplicate_headers(headers: Iterable[str], columns: Sequence[str], csv: Path) -> None:
     """A UserError where two headers of a csv are one of the label columns."""
     known = set(spelling.keys(columns))
-    for twins in spelling.alike(
-        (header for header in headers if spelling.key(header) in known), spelling.key
-    ):
+    own_headers = [header for header in headers if spelling.key(header) in known]
+    for twins in spelling.alike(own_headers, spelling.key):
         raise UserError(
             f"{csv} has several columns for one label, {', '.join(spelling.apart(*twins))}: keep one"
         )
 
 
-def unlabelled(found: Labels, frame: pd.DataFrame, known: Iterable[str], name: str) -> list[str]:
+def warn_missing_labels(
+    label_format: Labels, frame: pd.DataFrame, known: Iterable[str], name: str
+) -> list[str]:
     """A warning where a csv without the labels seems to have some of them, or all in another spelling.
 
     Args:
         known: the train csv's headers. name: of the csv without the labels.
     """
-    absent = [column for column in found.columns if column not in frame.columns]
+    absent = [column for column in label_format.columns if column not in frame.columns]
     other = [column for column in frame.columns if column not in set(known)]
     pairs = [(column, near) for column in absent if (near := spelling.near(column, other))]
-    if not pairs and len(absent) in (0, len(found.columns)):
+    if not pairs and len(absent) in (0, len(label_format.columns)):
         return []
     lacks = spelling.apart(*pairs[0]) if pairs else [repr(absent[0])]
     return [
@@ -259,20 +258,26 @@ def unlabelled(found: Labels, frame: pd.DataFrame, known: Iterable[str], name: s
 def find_label_column(frame: pd.DataFrame, id_column: str, wanted: list[str] = ()) -> str | None:
     """The label column: one that the sample submission has too, else a known name (words before numbers),
     else the only column left; None if that is not clear."""
-    left = [c for c in frame.columns if c not in (id_column, "fold", "group")]
-    shared = [c for c in wanted if c in left]
-    known = [c for name in LABEL_NAMES for c in left if c.lower() == name]
-    spoken = [c for c in known if not frame[c].str.fullmatch(r"\s*\d*\s*").all()]
-    ended = [
-        c for c in left if LAST_WORD.fullmatch(c) and frame[c].nunique() > 1
-    ]  # scene_label, event_labels
-    varied = [c for c in left if frame[c].nunique() > 1]
-    has = varied if [c.lower()[:3] for c in varied] == ["has"] and zero_or_one(frame[varied[0]]) else []
-    lone = next((some for some in (ended, has, left) if len(some) == 1), [None])
-    return (shared or spoken or known or lone)[0]
+    left = [column for column in frame.columns if column not in (id_column, "fold", "group")]
+    shared = [column for column in wanted if column in left]
+    if shared:
+        return shared[0]
+    known = [column for name in LABEL_NAMES for column in left if column.lower() == name]
+    for column in known:
+        if not frame[column].str.fullmatch(r"\s*\d*\s*").all():
+            return column
+    if known:
+        return known[0]
+    varied = [column for column in left if frame[column].nunique() > 1]
+    ended = [column for column in varied if LAST_WORD.fullmatch(column)]  # scene_label, event_labels
+    if len(ended) == 1:
+        return ended[0]
+    if len(varied) == 1 and varied[0].lower().startswith("has") and is_binary_column(frame[varied[0]]):
+        return varied[0]
+    return left[0] if len(left) == 1 else None
 
 
-def zero_or_one(cells: pd.Series) -> bool:
+def is_binary_column(cells: pd.Series) -> bool:
     """Does a column hold 0 and 1 alone, also as 0.0 and 1.0, or as False and True?"""
     return bool(cells.str.fullmatch(r"\s*([01](\.0*)?|true|false)\s*", case=False).all())
 
@@ -282,11 +287,11 @@ def is_one(cell: str) -> bool:
     return cell.strip().lower().startswith(("1", "t"))
 
 
-def may_be_label(cells: pd.Series) -> bool:
+def can_be_label(cells: pd.Series) -> bool:
     """Could a column of unknown name be the label? Words that recur could; numbers and names of their own
     could not."""
-    found = cells.str.strip()
-    return bool(found.duplicated().any()) and not found.str.fullmatch(r"[-+\d.:/\s]*").all()
+    filled = cells.str.strip()
+    return bool(filled.duplicated().any()) and not filled.str.fullmatch(r"[-+\d.:/\s]*").all()
 
 
 def find_separator(cells: list[str], classes: list[str]) -> str:
@@ -299,36 +304,36 @@ def find_separator(cells: list[str], classes: list[str]) -> str:
     """
     if cells and all(re.fullmatch(r"\[.*\]", cell, re.DOTALL) for cell in cells):
         return LIST
-    there = [mark for mark in MARKS if any(mark in cell for cell in cells)]
-    there += [" "] if any(len(cell.split()) > 1 for cell in cells) else []
-    chosen = next((mark for mark in there if falls_apart(cells, mark, classes)), there[0] if there else ",")
+    present = [mark for mark in MARKS if any(mark in cell for cell in cells)]
+    if any(len(cell.split()) > 1 for cell in cells):
+        present.append(" ")
+    separable = [mark for mark in present if is_fully_separable(cells, mark, classes)]
+    chosen = (*separable, *present, ",")[0]
     followed = {text[:1] for cell in cells for text in cell.split(chosen)[1:]}
     spaced = chosen != " " and followed == {" "}
     return f"{chosen} " if spaced else chosen
 
 
-def falls_apart(cells: list[str], separator: str, classes: list[str]) -> bool:
+def is_fully_separable(cells: list[str], separator: str, classes: list[str]) -> bool:
     """Are there several labels in a cell, and are all labels of all cells among the classes?"""
-    parts = [split(cell, separator) for cell in cells]
-    found = {spelling.key(label) for labels in parts for label in labels}
-    return any(len(labels) > 1 for labels in parts) and found <= set(spelling.keys(classes))
+    parts = [split_cell(cell, separator) for cell in cells]
+    keys = {spelling.key(label) for labels in parts for label in labels}
+    return any(len(labels) > 1 for labels in parts) and keys <= set(spelling.keys(classes))
 
 
-def hint(cells: list[str]) -> list[str]:
+def suggest_multilabel(cells: list[str]) -> list[str]:
     """A line for the user where single labels look like several in a cell: their parts mostly occur alone as
     well."""
     separator, alone = find_separator(cells, []), set(cells)
-    several = [cell for cell in cells if len(split(cell, separator)) > 1]
-    parts = {part for cell in several for part in split(cell, separator)}
-    if not several or separator != LIST and 2 * len(parts & alone) <= len(parts):
+    separable = [cell for cell in cells if len(split_cell(cell, separator)) > 1]
+    parts = {part for cell in separable for part in split_cell(cell, separator)}
+    if not separable or separator != LIST and 2 * len(parts & alone) <= len(parts):
         return []
-    return [
-        f"warning: {several[0]} is read as one label: if it means {len(split(several[0], separator))}, give "
-        "--task multilabel"
-    ]
+    number = len(split_cell(separable[0], separator))
+    return [f"warning: {separable[0]} is read as one label: if it means {number}, give --task multilabel"]
 
 
-def split(cell: str, separator: str) -> list[str]:
+def split_cell(cell: str, separator: str) -> list[str]:
     """The labels of a cell, as they stand there."""
     if separator == LIST:
         return [next(filter(None, match), "").strip() for match in ITEM.findall(cell) if any(match)]
@@ -336,17 +341,17 @@ def split(cell: str, separator: str) -> list[str]:
     return [part for part in map(str.strip, cell.split(mark) if mark else cell.split()) if part]
 
 
-def words(cell: str) -> list[str]:
+def list_words(cell: str) -> list[str]:
     """What stands between the marks and blanks of a cell, where it has some."""
-    found = re.split(r"[\s;|,]+", cell.strip())
-    return found if len(found) > 1 else []
+    words = re.split(r"[\s;|,]+", cell.strip())
+    return words if len(words) > 1 else []
 
 
-def join(labels: list[str], separator: str) -> str:
-    """Labels as a cell: what `split` takes apart."""
+def join_labels(labels: list[str], separator: str) -> str:
+    """Labels as a cell: what `split_cell` takes apart."""
     return str(list(labels)) if separator == LIST else separator.join(labels)
 
 
-def each(label: str | tuple[str, ...]) -> tuple[str, ...]:
+def as_tuple(label: str | tuple[str, ...]) -> tuple[str, ...]:
     """The labels of a clip, of whichever task."""
     return label if isinstance(label, tuple) else (label,)

@@ -42,32 +42,32 @@ class Layout:
         None  # what --label-map makes of a label; "": its clips are left out
     )
 
-    def settle(self, values: list) -> list:
+    def unify_spellings(self, values: list) -> list:
         """The labels of clips (text, or tuples of several) in one spelling each: what was read first keeps
         its own; the commonest otherwise."""
-        values = [self._renamed(value) for value in values]
-        spelling.settle((one for value in values for one in labels.each(value)), self.spelled)
-        return [self._settled(value) for value in values]
+        values = [self._apply_renames(value) for value in values]
+        spelling.settle((label for value in values for label in labels.as_tuple(value)), self.spelled)
+        return [self._unify_spelling(value) for value in values]
 
-    def _renamed(self, value):
+    def _apply_renames(self, value):
         if self.renamed is None or value == labels.MISSING:
             return value
         if isinstance(value, tuple):
-            found = tuple(filter(None, map(self.renamed, value)))
-            return found if found or not value else labels.MISSING
+            renamed = tuple(filter(None, map(self.renamed, value)))
+            return renamed if renamed or not value else labels.MISSING
         return self.renamed(value)
 
-    def _settled(self, value):
+    def _unify_spelling(self, value):
         if isinstance(value, tuple):
-            found = tuple(sorted({self._settled(one) for one in value} - {""}))
-            return found if found or not value else labels.MISSING
+            unified = tuple(sorted({self._unify_spelling(label) for label in value} - {""}))
+            return unified if unified or not value else labels.MISSING
         chosen = self.spelled[spelling.key(value)]
         if value != chosen:
             self.other_spellings.add(value)
         return chosen
 
 
-def table(
+def build_table(
     ids, paths, split, labels=None, folds=None, groups=None, starts=None, ends=None, weights=None
 ) -> pd.DataFrame:
     """The clips' table from columns; a label stays None (not NaN) where it is to be predicted."""

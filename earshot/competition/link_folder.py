@@ -12,7 +12,9 @@ from earshot.competition import zip_file
 from earshot.core.files import digest_of
 
 
-def make(folder: Path, root: Path, more: Sequence[tuple[str, Path]], hidden: Collection[str]) -> list[str]:
+def link_files(
+    folder: Path, root: Path, more: Sequence[tuple[str, Path]], hidden: Collection[str]
+) -> list[str]:
     """Have `folder` show what lies below `root`, and more.
 
     A name that lies in several places is a folder of all their files; of several files the first is shown.
@@ -24,8 +26,9 @@ def make(folder: Path, root: Path, more: Sequence[tuple[str, Path]], hidden: Col
     Returns:
         The paths of files that hide others of another size.
     """
-    links, shadowed = plan([("", root), *more], set(hidden))
-    state = json.dumps({"of": str(root), "links": digest_of({path: str(to) for path, to in links.items()})})
+    links, shadowed = plan_links([("", root), *more], set(hidden))
+    targets = {path: str(target) for path, target in links.items()}
+    state = json.dumps({"of": str(root), "links": digest_of(targets)})
 
     def write(partial: Path) -> None:
         partial.mkdir(parents=True)
@@ -33,32 +36,33 @@ def make(folder: Path, root: Path, more: Sequence[tuple[str, Path]], hidden: Col
             (partial / path).parent.mkdir(parents=True, exist_ok=True)
             (partial / path).symlink_to(target)
 
-    zip_file.fill(folder, state, write)
+    zip_file.fill_folder(folder, state, write)
     return shadowed
 
 
-def plan(sources: list[tuple[str, Path]], hidden: set[str]) -> tuple[dict[str, Path], list[str]]:
+def plan_links(sources: list[tuple[str, Path]], hidden: set[str]) -> tuple[dict[str, Path], list[str]]:
     """The links, a target for each path, and the paths of files that hide others of another size."""
     links: dict[str, Path] = {}
     shadowed: list[str] = []
-    opened = {up for path in (*(at for at, _ in sources), *hidden) for up in parents(path)}
+    places = [place for place, _ in sources]
+    opened = {parent for path in (*places, *hidden) for parent in list_parents(path)}
 
     def show(path: str) -> None:
-        found = [one for at, folder in sources if (one := within(path, at, folder)) is not None]
-        found = [one for one in found if zip_file.mirrored(one) is None]  # what was made of other folders
-        first = found[0] if found else None
-        if first is not None and not os.path.isdir(first):
-            links[path] = first
-            others = [os.path.getsize(one) for one in found if os.path.isfile(one)]
-            shadowed.extend([path] * (len(set(others)) > 1))
-        elif first is not None and len(found) == 1 and path not in opened:
-            links[path] = first
+        candidates = [find_target(path, place, folder) for place, folder in sources]
+        # folders of links were made of other folders, and are not shown
+        targets = [target for target in candidates if target and zip_file.find_mirror_source(target) is None]
+        if targets and not os.path.isdir(targets[0]):
+            links[path] = targets[0]
+            sizes = {os.path.getsize(target) for target in targets if os.path.isfile(target)}
+            if len(sizes) > 1:
+                shadowed.append(path)
+        elif len(targets) == 1 and path not in opened:
+            links[path] = targets[0]  # a whole folder by one link
         else:
-            names = {name for one in found for name in listed(one)}
             head = f"{path}/" if path else ""
-            names |= {
-                at[len(head) :].split("/")[0] for at, _ in sources if at.startswith(head) and at != path
-            }
+            names = {name for target in targets for name in list_visible(target)}
+            below = [place for place in places if place.startswith(head) and place != path]
+            names |= {place[len(head) :].split("/")[0] for place in below}
             for name in sorted(names):
                 if head + name not in hidden:
                     show(head + name)
@@ -67,19 +71,22 @@ def plan(sources: list[tuple[str, Path]], hidden: set[str]) -> tuple[dict[str, P
     return links, shadowed
 
 
-def within(path: str, at: str, folder: Path) -> Path | None:
+def find_target(path: str, place: str, folder: Path) -> Path | None:
     """What a folder that is shown at a place has at a path; None without anything."""
-    inside = path[len(at) :].lstrip("/") if not at or path == at or path.startswith(f"{at}/") else None
-    found = None if inside is None else folder / inside if inside else folder
-    return found if found is not None and os.path.lexists(found) else None
+    if place and path != place and not path.startswith(f"{place}/"):
+        return None
+    target = folder / path[len(place) :].lstrip("/")
+    return target if os.path.lexists(target) else None
 
 
-def listed(folder: Path) -> list[str]:
+def list_visible(folder: Path) -> list[str]:
     """The names in a folder that are not hidden; none of what is no folder."""
-    return [n for n in os.listdir(folder) if not n.startswith(".")] if os.path.isdir(folder) else []
+    if not os.path.isdir(folder):
+        return []
+    return [name for name in os.listdir(folder) if not name.startswith(".")]
 
 
-def parents(path: str) -> list[str]:
+def list_parents(path: str) -> list[str]:
     """The folders above a relative path, "" among them."""
     parts = path.split("/") if path else []
     return ["/".join(parts[:n]) for n in range(len(parts))]

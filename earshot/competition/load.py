@@ -20,9 +20,10 @@ from earshot.competition import (
     tar_file,
     zip_file,
 )
-from earshot.competition.file_index import walk
-from earshot.competition.labels import each
-from earshot.competition.layout import TRAIN_ONLY
+from earshot.competition.file_index import walk_folder
+from earshot.competition.holdout import find_straddling_groups, hold_out
+from earshot.competition.labels import as_tuple
+from earshot.competition.layout import Layout
 from earshot.competition.reading import Reading
 from earshot.core import csv_table, spelling
 from earshot.core.csv_table import shown, some
@@ -90,33 +91,10 @@ def load(
     Raises:
         UserError: whatever the user can mend, in one line.
     """
-    unpacked: list[str] = []
-    if str(path) == "sample":
-        with locked(Path(out) / "sample", "the sample competition", wait=True):
-            root = sample.build(Path(out) / "sample")
-        name = "sample"
-    else:
-        root, name = Path(os.path.abspath(path)), name_of(path)
-        if not root.exists():
-            if zip_file.mirrored(Path(out) / name / "unpacked") == root:
-                raise TemporaryError(f"{path} is not there, and was when its archives were unpacked")
-            raise UserError(
-                f"no competition at {path}: give its folder, its zip, or sample for the built-in one"
-            )
-        if root.is_file():
-            if archive_names.is_closed(root.name):
-                raise UserError(f"Earshot cannot read {archive_names.unpacking([str(path)])}")
-            if not archive_names.is_zip(root.name) and not archive_names.is_tar(root.name):
-                raise UserError(f"{path} is a file but no zip: give the competition's folder or its zip")
-            kind = zip_file if archive_names.is_zip(root.name) else tar_file
-            root = kind.unpack(root, Path(out) / name / "unpacked")
-        elif (root / "unpacked" / zip_file.MARKER).is_file():  # an earlier run unpacked a zip here
-            root = inner_archives.earlier(root / "unpacked")
-        root, unpacked = inner_archives.opened(root, Path(out) / name)
-    root = Path(os.path.abspath(root))
+    root, name, unpacked = _open_root(path, Path(out))
     more: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in reading.items()}
     csvs = (train_csv,) if isinstance(train_csv, (str, os.PathLike)) else tuple(train_csv or ())
-    found = layouts.recognise(
+    recognised = layouts.recognise_layout(
         root,
         Reading(
             tuple(map(str, csvs)),
@@ -127,28 +105,104 @@ def load(
             **more,
         ),
     )
-    several = found.written is not None and found.written.multilabel
-    clips = found.clips
-    if holdout is not None:
-        clips = hold_out(clips, str(holdout), seed)
-        if gone := len(found.clips) - len(clips):
-            found.notes.append(f"{gone} clips of --extra-csv share a group with the hold-out: not trained on")
-    shared = straddling(clips)
-    if shared and holdout is not None:
+    is_multilabel = recognised.written is not None and recognised.written.multilabel
+    clips = recognised.clips if holdout is None else _apply_holdout(recognised, str(holdout), seed)
+    training_classes = collect_classes(clips["label"][clips["split"] == "train"])
+    classes = _choose_classes(recognised, clips, training_classes, is_multilabel)
+    _check_classes(classes, root)
+
+    is_sample = sample.is_complete(root)
+    layout = "sample" if is_sample else recognised.layout
+    notes = [f"layout: {layout}", *unpacked, *recognised.notes]
+    notes += ["task: multi-label"] if is_multilabel else []
+    notes += format_counts(clips, recognised.missing)
+    notes += _describe_submission(recognised, clips, classes, training_classes, is_multilabel)
+    if recognised.example is not None:
+        recognised.sample_submission = placeholder.write_sample(
+            Path(out) / name / ".sample_submission.csv",
+            list(csv_table.read(recognised.sample_submission).columns),
+            recognised.id_column,
+            list(clips["id"][clips["split"] == "subm"]),
+            recognised.example,
+        )
+    elif recognised.sample_submission:
+        notes.append(f"submission as in {recognised.sample_submission.name}")
+    return Competition(
+        name,
+        root,
+        layout,
+        clips,
+        classes,
+        recognised.sample_submission,
+        recognised.id_column,
+        recognised.label_column,
+        recognised.missing,
+        list(map(text_of, notes)),
+        root / "solution.csv" if is_sample else None,
+        is_multilabel,
+        recognised.written.separator if is_multilabel else None,
+        recognised.metric,
+    )
+
+
+def _open_root(path: Any, out: Path) -> tuple[Path, str, list[str]]:
+    """The folder that a path means (the sample built, archives unpacked below `out`), the competition's name,
+    and lines on what was unpacked."""
+    if str(path) == "sample":
+        with locked(out / "sample", "the sample competition", wait=True):
+            return Path(os.path.abspath(sample.build_sample(out / "sample"))), "sample", []
+    root, name = Path(os.path.abspath(path)), get_name(path)
+    if not root.exists():
+        if zip_file.find_mirror_source(out / name / "unpacked") == root:
+            raise TemporaryError(f"{path} is not there, and was when its archives were unpacked")
+        raise UserError(f"no competition at {path}: give its folder, its zip, or sample for the built-in one")
+    if root.is_file():
+        if archive_names.is_unreadable_archive(root.name):
+            raise UserError(f"Earshot cannot read {archive_names.format_unpack_hint([str(path)])}")
+        if not archive_names.is_zip(root.name) and not archive_names.is_tar(root.name):
+            raise UserError(f"{path} is a file but no zip: give the competition's folder or its zip")
+        archive = zip_file if archive_names.is_zip(root.name) else tar_file
+        root = archive.unpack_archive(root, out / name / "unpacked")
+    elif (root / "unpacked" / zip_file.MARKER).is_file():  # an earlier run unpacked a zip here
+        root = inner_archives.find_original_folder(root / "unpacked")
+    root, unpacked = inner_archives.open_folder(root, out / name)
+    return Path(os.path.abspath(root)), name, unpacked
+
+
+def _apply_holdout(recognised: Layout, holdout: str, seed: int) -> pd.DataFrame:
+    """The clips with the hold-out that the user asks for; a UserError where it would part groups."""
+    clips = hold_out(recognised.clips, holdout, seed)
+    if gone := len(recognised.clips) - len(clips):
+        recognised.notes.append(
+            f"{gone} clips of --extra-csv share a group with the hold-out: not trained on"
+        )
+    shared = find_straddling_groups(clips)
+    if shared:
         raise UserError(
             f"--holdout {holdout} would part {len(shared)} groups (first: {shared[0]}), so that clips of one "
             "source were trained on and scored: give a fraction, which keeps groups whole"
         )
-    own = found.written.classes if several and found.renamed is None else None
-    known = set(own or ()) | classes_of(clips["label"])
-    asked = [c for c in found.asked if c not in known]
+    return clips
+
+
+def _choose_classes(
+    recognised: Layout, clips: pd.DataFrame, training_classes: set[str], is_multilabel: bool
+) -> list[str]:
+    """The classes in order: those of the clips, and those that only a header has where most of it is
+    known."""
+    own = recognised.written.classes if is_multilabel and recognised.renamed is None else None
+    known = set(own or ()) | collect_classes(clips["label"])
+    unknown = [c for c in recognised.asked if c not in known]
     # A probability column per class, most of them known: a class without a clip gets a column as well, though
     # no model can learn it.
-    known |= set(asked) if 2 * len(asked) < len(found.asked) else set()
-    classes = sort_classes(known)
-    heard = classes_of(clips["label"][clips["split"] == "train"])
-    if len(heard) < 2 and not several:
-        classes = sorted(heard)
+    if 2 * len(unknown) < len(recognised.asked):
+        known |= set(unknown)
+    if len(training_classes) < 2 and not is_multilabel:
+        return sorted(training_classes)
+    return sort_classes(known)
+
+
+def _check_classes(classes: list[str], root: Path) -> None:
     if not classes:
         raise UserError(
             f"no training clip of {root} has a label left: does --label-map leave all of them out?"
@@ -156,77 +210,60 @@ def load(
     if len(classes) < 2:
         raise UserError(f"all training clips of {root} have the label {classes[0]}: nothing to tell apart")
 
-    is_sample = sample.is_complete(root)
-    layout = "sample" if is_sample else found.layout
-    notes = [
-        f"layout: {layout}",
-        *unpacked,
-        *found.notes,
-        *(["task: multi-label"] if several else []),
-        *counts(clips, found.missing),
-    ]
+
+def _describe_submission(
+    recognised: Layout,
+    clips: pd.DataFrame,
+    classes: list[str],
+    training_classes: set[str],
+    is_multilabel: bool,
+) -> list[str]:
+    """Lines on what is to be submitted, and warnings on classes that only one side has."""
+    notes = []
     if (clips["split"] == "subm").sum() == 0:
         notes.append("nothing to submit: no sample submission, test csv or test folder")
-    untrained = [c for c in classes if c not in heard]
+    untrained = [c for c in classes if c not in training_classes]
     if untrained:
-        left = sorted(set(heard) - set(found.asked))
+        left = sorted(set(training_classes) - set(recognised.asked))
         notes.append(
             f"warning: no training clip has the label {some(untrained, 5)}: the model cannot learn it"
-            f"{sample_answers.meant(untrained[0], left)}"
+            f"{sample_answers.suggest_label(untrained[0], left)}"
         )
-    unasked = [c for c in classes if c not in found.asked]
-    if found.asked and unasked and len(unasked) < len(classes):
+    unasked = [c for c in classes if c not in recognised.asked]
+    if recognised.asked and unasked and len(unasked) < len(classes):
         notes.append(
             f"warning: the sample submission has no column for the label {some(unasked, 5)}: it is trained, "
             "and not submitted"
         )
-    notes += odd_labels(classes) + several_spellings(found)
-    if found.sample is not None and found.sample_submission:
-        notes += sample_answers.check(
-            found.sample, found.sample_submission.name, found.id_column, classes, heard, several
+    notes += warn_odd_labels(classes) + describe_spellings(recognised)
+    if recognised.sample is not None and recognised.sample_submission:
+        notes += sample_answers.check_sample(
+            recognised.sample,
+            recognised.sample_submission.name,
+            recognised.id_column,
+            classes,
+            training_classes,
+            is_multilabel,
         )
+    shared = find_straddling_groups(clips)
     if shared:
         notes.append(
             f"warning: {len(shared)} groups (first: {shared[0]}) have clips in train and in test: the test "
             "scores are optimistic"
         )
-    if found.example is not None:
-        asked = list(clips["id"][clips["split"] == "subm"])
-        found.sample_submission = placeholder.write(
-            Path(out) / name / ".sample_submission.csv",
-            list(csv_table.read(found.sample_submission).columns),
-            found.id_column,
-            asked,
-            found.example,
-        )
-    elif found.sample_submission:
-        notes.append(f"submission as in {found.sample_submission.name}")
-    return Competition(
-        name,
-        root,
-        layout,
-        clips,
-        classes,
-        found.sample_submission,
-        found.id_column,
-        found.label_column,
-        found.missing,
-        list(map(text_of, notes)),
-        root / "solution.csv" if is_sample else None,
-        several,
-        found.written.separator if several else None,
-        found.metric,
-    )
+    return notes
 
 
-def name_of(path: Path | str) -> str:
+def get_name(path: Path | str) -> str:
     """What the competition at a path is called: its folder's name, or its zip's without the suffix."""
     root = Path(os.path.abspath(path))
     packed = archive_names.is_zip(root.name) or archive_names.is_tar(root.name)
-    return text_of(archive_names.stem(root.name) if packed and not root.is_dir() else root.name)
+    return text_of(
+        archive_names.strip_archive_suffix(root.name) if packed and not root.is_dir() else root.name
+    )
 
 
-def odd_labels(classes: list[str]) -> list[str]:
+def warn_odd_labels(classes: list[str]) -> list[str]:
     """Warnings on labels that may not be meant so: the words for "missing" of other programs, and labels that
     look alike."""
     lines = [
@@ -247,17 +284,17 @@ def odd_labels(classes: list[str]) -> list[str]:
     ]
 
 
-def several_spellings(found: layouts.Layout) -> list[str]:
+def describe_spellings(layout: Layout) -> list[str]:
     """A line on the labels that were found in more than one spelling."""
     pairs = [
-        " as ".join(spelling.apart(other, found.spelled[spelling.key(other)]))
-        for other in sorted(found.other_spellings)
+        " as ".join(spelling.apart(other, layout.spelled[spelling.key(other)]))
+        for other in sorted(layout.other_spellings)
     ]
     more = f" ... ({len(pairs)} in all)" if len(pairs) > 3 else ""
     return [f"one label in several spellings, read as one: {'; '.join(pairs[:3])}{more}"] if pairs else []
 
 
-def find(out="data") -> list[Path]:
+def find_competitions(out="data") -> list[Path]:
     """The subfolders of `out`, sorted, that hold a competition's own audio (so not the sample, not caches
     alone)."""
     out = Path(out)
@@ -269,21 +306,14 @@ def find(out="data") -> list[Path]:
     return [
         p
         for p in folders
-        if zip_file.mirrored(p / "unpacked") or any(any(map(is_audio, names)) for _, names in walk(p))
+        if zip_file.find_mirror_source(p / "unpacked")
+        or any(any(map(is_audio, names)) for _, names in walk_folder(p))
     ]
 
 
-def straddling(clips: pd.DataFrame) -> list[str]:
-    """The groups that have labelled clips on both sides, train and test."""
-    named = clips[clips["group"] != ""]
-    return sorted(
-        set(named["group"][named["split"] == "train"]) & set(named["group"][named["split"] == "test"])
-    )
-
-
-def classes_of(column: pd.Series) -> set[str]:
+def collect_classes(column: pd.Series) -> set[str]:
     """The labels that occur in a column of the clips."""
-    return {label for value in column.dropna().unique() for label in each(value)}
+    return {label for value in column.dropna().unique() for label in as_tuple(value)}
 
 
 def sort_classes(labels) -> list[str]:
@@ -293,16 +323,16 @@ def sort_classes(labels) -> list[str]:
     return sorted(labels, key=lambda label: (int(label), label)) if whole else sorted(labels)
 
 
-def counts(clips: pd.DataFrame, missing: list[tuple[str, str, str]]) -> list[str]:
+def format_counts(clips: pd.DataFrame, missing: list[tuple[str, str, str]]) -> list[str]:
     """One line per split, and one on what is missing, for the user to see what was read."""
     lines = []
     for split in ("train", "test", "subm"):
         part = clips[clips["split"] == split]
         if len(part):
             facts = [f"{len(part)} clips"]
-            facts += [f"{len(classes_of(part['label']))} classes"] if part["label"].notna().any() else []
-            several = [len(label) for label in part["label"] if isinstance(label, tuple)]
-            facts += [f"{np.mean(several):.2f} labels a clip"] if several else []
+            facts += [f"{len(collect_classes(part['label']))} classes"] if part["label"].notna().any() else []
+            label_counts = [len(label) for label in part["label"] if isinstance(label, tuple)]
+            facts += [f"{np.mean(label_counts):.2f} labels a clip"] if label_counts else []
             folds = sorted(int(f) for f in part["fold"].unique() if f >= 0)
             facts += [f"folds {', '.join(map(str, folds))}"] if folds else []
             groups = part["group"][part["group"] != ""].nunique()
@@ -312,79 +342,3 @@ def counts(clips: pd.DataFrame, missing: list[tuple[str, str, str]]) -> list[str
         first = next(i for s, i, r in missing if (s, r) == (split, reason))
         lines.append(f"{split}: {n} without audio or label ({reason}), first {shown(first) or '(empty)'}")
     return lines
-
-
-def hold_out(clips: pd.DataFrame, holdout: str, seed: int) -> pd.DataFrame:
-    """Move labelled clips to the split "test": a fraction, or one of the data's own folds. Clips of their
-    groups that are only to be trained on are left out.
-
-    Raises:
-        UserError: neither a fraction nor a fold of the data, or there is a labelled hold-out already.
-    """
-    try:
-        value = float(holdout)
-    except ValueError:
-        value = -1.0
-    if value < 0 or not (value < 1 or value.is_integer()):
-        raise UserError(f"--holdout {holdout}: give a fraction between 0 and 1, or the number of a fold")
-    if (clips["split"] == "test").any():
-        raise UserError(
-            f"--holdout {holdout}: the data brings {(clips['split'] == 'test').sum()} labelled clips to "
-            "hold out already: leave --holdout away"
-        )
-    train = (clips["split"].eq("train") & clips["fold"].ne(TRAIN_ONLY)).to_numpy()
-    if 0 < value < 1:
-        chosen = draw_holdout(clips[train], value, seed)
-    else:
-        folds = sorted(int(f) for f in clips["fold"][train].unique() if f >= 0)
-        if int(value) not in folds:
-            known = f"folds {', '.join(map(str, folds))}" if folds else "no folds of its own"
-            raise UserError(
-                f"--holdout {holdout}: the data has {known}; give one of them, or a fraction such as 0.2"
-            )
-        chosen = clips["fold"][train].to_numpy() == value
-    if not chosen.any() or chosen.all():
-        raise UserError(
-            f"--holdout {holdout} would hold out {chosen.sum()} of {len(chosen)} labelled clips: "
-            "choose another size (classes and groups are kept whole)"
-        )
-    clips = clips.copy()
-    split = clips["split"].to_numpy(dtype=object, copy=True)
-    split[np.flatnonzero(train)[chosen]] = "test"
-    clips["split"] = pd.Series(split, dtype=object)
-    held = set(clips["group"][clips["split"] == "test"]) - {""}
-    clips = clips[~(clips["fold"].eq(TRAIN_ONLY) & clips["group"].isin(held))].reset_index(drop=True)
-    order = clips["split"].map({"train": 0, "test": 1, "subm": 2})
-    return clips.iloc[np.argsort(order.to_numpy(), kind="stable")].reset_index(drop=True)
-
-
-def draw_holdout(train: pd.DataFrame, fraction: float, seed: int) -> np.ndarray:
-    """A stratified draw of whole groups: groups in a seeded order, each taken if it brings the classes closer
-    to their share and leaves training clips of each.
-
-    Returns:
-        (clips,) bool, True where held out.
-    """
-    # A clip without group is a group of its own. (Not a zero: text ends there for pandas 2.2, which
-    # Kaggle has, and all would be one.)
-    alone = pd.Series([f"\1{i}" for i in train["id"]], index=train.index)
-    groups, names = pd.factorize(train["group"].where(train["group"] != "", alone), sort=True)
-    # clips without any label get their share, too
-    labels = [each(label) or ("",) for label in train["label"]]
-    classes = {
-        label: index for index, label in enumerate(sorted({one for several in labels for one in several}))
-    }
-    per_group = np.zeros((len(names), len(classes)))
-    for group, several in zip(groups, labels, strict=True):
-        per_group[group, [classes[label] for label in several]] += 1
-    total = per_group.sum(0)
-    taken, held = np.zeros(len(names), dtype=bool), np.zeros(len(classes))
-    for group in np.random.default_rng(seed).permutation(len(names)):
-        more = held + per_group[group]
-        closer = (
-            np.square((more - fraction * total) / total).sum()
-            < np.square((held - fraction * total) / total).sum()
-        )
-        if closer and ((more < total) | (per_group[group] == 0)).all():
-            taken[group], held = True, more
-    return taken[groups]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate, product
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate, chain, combinations, product, starmap
 from random import Random
 from typing import NamedTuple
 
@@ -33,14 +33,14 @@ class LongFormat(NamedTuple):
     classes: list[str]
 
 
-class Place(NamedTuple):
+class ClassPosition(NamedTuple):
     """Where in an id the class stands: how many tokens are before it, or behind it."""
 
     from_end: bool
     tokens: int
 
 
-class Cut(NamedTuple):
+class IdTemplate(NamedTuple):
     """The constant texts of an id: before the clip, before and behind the class, and at the end."""
 
     first: str
@@ -48,22 +48,21 @@ class Cut(NamedTuple):
     behind: str
     last: str
 
-    def clip(self, id: str, start: int, end: int) -> str:
+    def extract_clip(self, id: str, start: int, end: int) -> str:
         """The clip's id where the class stands at id[start:end]; "" where a constant text is not there."""
         left, right = id[:start], id[end:]
-        inner = len(left) - len(self.before), len(right) - len(self.last)
-        fits = (
-            inner[0] >= len(self.first)
-            and inner[1] >= len(self.behind)
-            and left.startswith(self.first)
-            and left.endswith(self.before)
-            and right.startswith(self.behind)
-            and right.endswith(self.last)
-        )
-        return left[len(self.first) : inner[0]] + right[len(self.behind) : inner[1]] if fits else ""
+        left_end = len(left) - len(self.before)
+        right_end = len(right) - len(self.last)
+        if left_end < len(self.first) or right_end < len(self.behind):
+            return ""  # two constant texts would overlap
+        if not left.startswith(self.first) or not left.endswith(self.before):
+            return ""
+        if not right.startswith(self.behind) or not right.endswith(self.last):
+            return ""
+        return left[len(self.first) : left_end] + right[len(self.behind) : right_end]
 
 
-def find(
+def detect_long_format(
     row_ids: Sequence[str], classes: Sequence[str], known: Known, *, strict: bool = True
 ) -> LongFormat | None:
     """What the ids of a sample submission mean where each names a clip and a class; None if they do not.
@@ -79,26 +78,26 @@ def find(
     Raises:
         UserError: the rows are clear, but one names no known class, or is written in another way.
     """
-    probe = _probe(row_ids)
+    probe = _sample_rows(row_ids)
     if len(row_ids) < 2 or len(classes) < 2 or 2 * len(known(probe)) > len(set(probe)):
         return None  # a row per clip
-    return _find([id.strip() for id in row_ids], _Names(classes), known, strict)
+    return _detect_template([id.strip() for id in row_ids], _ClassNames(classes), known, strict)
 
 
-def likely(row_ids: Sequence[str], classes: Sequence[str]) -> bool:
+def looks_like_long_format(row_ids: Sequence[str], classes: Sequence[str]) -> bool:
     """Do the ids look like a row for each clip and class, every clip with the same classes? (The clips need
     not be known.)"""
     if len(row_ids) < 2 or len(classes) < 2:
         return False
-    found = _find([id.strip() for id in row_ids], _Names(classes), set, False)
-    return found is not None and len(row_ids) == len(set(found.clips)) * len(set(found.classes))
+    template = _detect_template([id.strip() for id in row_ids], _ClassNames(classes), set, False)
+    return template is not None and len(row_ids) == len(set(template.clips)) * len(set(template.classes))
 
 
-class _Names:
+class _ClassNames:
     """The classes by what a row may call them."""
 
     def __init__(self, classes: Sequence[str]):
-        numbers = {_value(key) for key in spelling.keys(classes) if NUMBER.fullmatch(key)}
+        numbers = {_normalise_number(key) for key in spelling.keys(classes) if NUMBER.fullmatch(key)}
         self.whole = len(numbers) == len(classes)
         self.classes = list(classes)
         self.unknown: dict[str, str] = {}  # and the id of the first row that names it
@@ -106,74 +105,87 @@ class _Names:
         self._lengths: dict[str, list[int]] = {}  # in tokens, by the first token, the longest first
         self._longest = 0
         for name in classes:
-            self._add(_value(spelling.key(name)) if self.whole else name, name)
+            self._add_name(_normalise_number(spelling.key(name)) if self.whole else name, name)
         by_loose = spelling.alike(classes, spelling.loose)
         twins = {spelling.loose(name) for group in by_loose for name in group}
         self._loose = {spelling.loose(name): name for name in classes if spelling.loose(name) not in twins}
-        for name in () if self.whole else self._loose.values():
-            for text in (spelling.key(name), unicodedata.normalize("NFD", spelling.key(name))):
-                for case in (text, text.lower(), text.upper(), text.capitalize(), text.title()):
-                    for form in (case, case.replace("_", " "), case.replace(" ", "_")):
-                        self._add(form, name)
+        if not self.whole:
+            for name in self._loose.values():
+                self._add_forms(name)
 
-    def _add(self, text: str, name: str) -> None:
+    def _add_forms(self, name: str) -> None:
+        """Add a class in the usual cases, composed or not, with blanks or underscores."""
+        composed = spelling.key(name)
+        for text in (composed, unicodedata.normalize("NFD", composed)):
+            for case in (text, text.lower(), text.upper(), text.capitalize(), text.title()):
+                self._add_name(case, name)
+                self._add_name(case.replace("_", " "), name)
+                self._add_name(case.replace(" ", "_"), name)
+
+    def _add_name(self, text: str, name: str) -> None:
         tokens = TOKEN.findall(text)
         if tokens and self._named.setdefault(text, name) == name:
-            there = self._lengths.setdefault(tokens[0], [])
-            there[:] = sorted({*there, len(tokens)}, reverse=True)
+            lengths = self._lengths.setdefault(tokens[0], [])
+            lengths[:] = sorted({*lengths, len(tokens)}, reverse=True)
             self._longest = max(self._longest, len(tokens))
 
-    def get(self, number: str) -> str | None:
+    def get_class(self, number: str) -> str | None:
         """The class of a whole number."""
-        return self._named.get(_value(number))
+        return self._named.get(_normalise_number(number))
 
-    def learn(self, text: str, id: str) -> str:
+    def learn_class(self, text: str, id: str) -> str:
         """The class that a text is in another spelling; else the text, a class from now on."""
         name = self._loose.get(spelling.loose(text))
         if name is None:
             name = text
             self.unknown.setdefault(name, id)
-        self._add(_value(text) if self.whole and NUMBER.fullmatch(text) else text, name)
+        self._add_name(_normalise_number(text) if self.whole and NUMBER.fullmatch(text) else text, name)
         return name
 
-    def within(self, tokens: list[str], place: Place | None = None) -> Iterator[tuple[int, int, str]]:
+    def find_classes(
+        self, tokens: list[str], place: ClassPosition | None = None
+    ) -> Iterator[tuple[int, int, str]]:
         """Where classes stand (only those at a place, if there is one): first token, the one behind the last,
         class; of those that begin together the longest comes first."""
         first, end = 0, len(tokens)
-        if place and not place.from_end:
-            first, end = place.tokens, min(end, place.tokens + 1)
-        last = len(tokens) - place.tokens if place and place.from_end else None
-        if last is not None:
+        last = None  # where all classes end at one token
+        if place and place.from_end:
+            last = len(tokens) - place.tokens
             first, end = max(0, last - self._longest), last
-        for i in range(first, end):
-            token = tokens[i]
+        elif place:
+            first, end = place.tokens, min(end, place.tokens + 1)
+        for start in range(first, end):
+            token = tokens[start]
             if self.whole and token[0].isdigit():
-                token = _value(token)
-            for n in self._lengths.get(token, ()) if last is None else (last - i,):
-                text = token if n == 1 else "".join(tokens[i : i + n])
-                if i + n <= len(tokens) and (name := self._named.get(text)) is not None:
-                    yield i, i + n, name
+                token = _normalise_number(token)
+            lengths = self._lengths.get(token, ()) if last is None else (last - start,)
+            for length in lengths:
+                text = token if length == 1 else "".join(tokens[start : start + length])
+                name = self._named.get(text)
+                if name is not None and start + length <= len(tokens):
+                    yield start, start + length, name
 
 
-def _value(number: str) -> str:
+def _normalise_number(number: str) -> str:
     return number.lstrip("0") or "0"
 
 
-def _probe(rows: Sequence[str]) -> list[str]:
+def _sample_rows(rows: Sequence[str]) -> list[str]:
     """Some of the rows, in order, at random: at a regular distance all might be of one class."""
     chosen = range(len(rows)) if len(rows) <= PROBE else sorted(Random(0).sample(range(len(rows)), PROBE))
     return [rows[i].strip() for i in chosen]
 
 
-def _find(ids: list[str], names: _Names, known: Known, strict: bool) -> LongFormat | None:
+def _detect_template(ids: list[str], names: _ClassNames, known: Known, strict: bool) -> LongFormat | None:
     if names.whole and all(map(NUMBER.fullmatch, ids)):
-        rows = _by_number(ids, names, known)
+        rows = _split_numeric_ids(ids, names, known)
     else:
-        form = _form(_probe(ids), names, known)
-        rows = _by_cut(ids, names, known, *form) if form else None
-    if rows is None or not _sound(rows):
+        form = _find_template(_sample_rows(ids), names, known)
+        rows = _split_by_template(ids, names, known, *form) if form else None
+    if rows is None or not _is_consistent(rows):
         return None
-    clear = next(row for row in rows if row)
+    matched = [row for row in rows if row]
+    clear = matched[0]
     for id, row in zip(ids, rows, strict=True):
         if row is None:
             raise UserError(
@@ -190,166 +202,199 @@ def _find(ids: list[str], names: _Names, known: Known, strict: bool) -> LongForm
             f"the training data ({some(names.classes, 5)})"
             + (hint or ": spell the classes alike in both files, or take the rows out")
         )
-    found = [row for row in rows if row]
-    return LongFormat([clip for clip, _ in found], [name for _, name in found])
+    return LongFormat([clip for clip, _ in matched], [name for _, name in matched])
 
 
-def _sound(rows: list[tuple[str, str] | None]) -> bool:
+def _is_consistent(rows: list[tuple[str, str] | None]) -> bool:
     """Are nearly all rows clear, each about another pair, most of them of clips with several classes?"""
-    found = [row for row in rows if row]
-    if len(rows) - len(found) > FEW * len(rows) or len(set(found)) < len(found):
+    matched = [row for row in rows if row]
+    if len(rows) - len(matched) > FEW * len(rows) or len(set(matched)) < len(matched):
         return False
-    counts = Counter(clip for clip, _ in found)
-    several = sum(n for n in counts.values() if n > 1)
-    return 2 * several >= len(rows)
+    counts = Counter(clip for clip, _ in matched)
+    shared = sum(n for n in counts.values() if n > 1)
+    return 2 * shared >= len(rows)
 
 
-def _by_number(ids: list[str], names: _Names, known: Known) -> list[tuple[str, str] | None] | None:
+def _split_numeric_ids(
+    ids: list[str], names: _ClassNames, known: Known
+) -> list[tuple[str, str] | None] | None:
     """The rows as clip * 10**digits + class; of several K the one by which most clips are known."""
-    digits = max(len(_value(spelling.key(name))) for name in names.classes)
 
-    def forms(id: str, k: int) -> tuple[str, str]:
-        head = id.zfill(k + 1)[:-k]
-        return head, _value(head)
+    def split_ids(ids: list[str], digits: int) -> list[tuple[str, str]]:
+        """What may be the clips' ids: as they stand there, and without leading zeros."""
+        heads = [id.zfill(digits + 1)[:-digits] for id in ids]
+        return [(head, _normalise_number(head)) for head in heads]
 
-    best, chosen, probe = 0, 0, _probe(ids)
-    for k in range(digits, min(max(map(len, ids)), 18) + 1):
-        there = known(list(dict.fromkeys(form for id in probe for form in forms(id, k))))
-        named = sum(names.get(id[-k:]) is not None for id in probe)
-        clear = sum(any(form in there for form in forms(id, k)) for id in probe)
+    def find_known(forms: list[tuple[str, str]]) -> set[str]:
+        return known(list(dict.fromkeys(chain.from_iterable(forms))))
+
+    best, chosen, probe = 0, 0, _sample_rows(ids)
+    fewest = max(len(_normalise_number(spelling.key(name))) for name in names.classes)
+    most = min(max(map(len, ids)), 18)  # as many as a 64-bit integer surely holds
+    for digits in range(fewest, most + 1):
+        forms = split_ids(probe, digits)
+        known_forms = find_known(forms)
+        named = sum(names.get_class(id[-digits:]) is not None for id in probe)
+        clear = sum(head in known_forms or value in known_forms for head, value in forms)
         if 2 * min(named, clear) >= len(probe) and clear > best:
-            best, chosen = clear, k
+            best, chosen = clear, digits
     if not chosen:
         return None
-    there = known(list(dict.fromkeys(form for id in ids for form in forms(id, chosen))))
+    forms = split_ids(ids, chosen)
+    known_forms = find_known(forms)
     rows: list[tuple[str, str] | None] = []
-    for id in ids:
-        head, value = forms(id, chosen)
-        name = names.get(id[-chosen:])
-        clip = head if head in there else value
-        if name is None and clip not in there:
-            rows.append(None)
-        else:
-            rows.append((clip, name if name is not None else names.learn(_value(id[-chosen:]), id)))
+    for id, (head, value) in zip(ids, forms, strict=True):
+        number = id[-chosen:]
+        name = names.get_class(number)
+        clip = head if head in known_forms else value
+        if name is None and clip in known_forms:
+            name = names.learn_class(_normalise_number(number), id)
+        rows.append(None if name is None else (clip, name))
     return rows
 
 
-def _form(probe: list[str], names: _Names, known: Known) -> tuple[Cut, Place | None] | None:
+def _find_template(
+    probe: list[str], names: _ClassNames, known: Known
+) -> tuple[IdTemplate, ClassPosition | None] | None:
     """The constant texts by which most of the probed rows name known clips, of equals the shortest; the
     class's place, where that is the same in all."""
-    places: dict[tuple, dict[int, tuple[int, int]]] = {}  # the rows' classes, by place
     split = [TOKEN.findall(id) for id in probe]
-    for row, tokens in enumerate(split):
-        signs = list(accumulate((not token[0].isalnum() for token in tokens), initial=0))
-        for i, j, _ in names.within(tokens):
-            # in words between signs, too: a word may be of any number of tokens
-            words = (False, signs[i], "words"), (True, signs[-1] - signs[j], "words")
-            for place in (Place(False, i), Place(True, len(tokens) - j), *words):
-                places.setdefault(place, {}).setdefault(row, (i, j))
-    groups: dict[tuple[tuple[int, tuple[int, int]], ...], Place | None] = {}
-    for place, rows in places.items():
-        if 2 * len(rows) >= len(probe) and not groups.get(tuple(rows.items())):
-            groups[tuple(rows.items())] = place if isinstance(place, Place) else None
+    groups: dict[tuple[tuple[int, tuple[int, int]], ...], ClassPosition | None] = {}
+    for place, spans in _find_places(split, names).items():
+        group = tuple(spans.items())
+        if 2 * len(group) >= len(probe) and not groups.get(group):
+            groups[group] = place if isinstance(place, ClassPosition) else None
     best, chosen = (0, 0), None
     for group in sorted(groups, key=lambda group: (-len(group), group)):
-        if len({tuple(split[row][i:j]) for row, (i, j) in group}) == 1:
+        if len({tuple(split[row][start:end]) for row, (start, end) in group}) == 1:
             continue  # a word of all ids that happens to be a class
-        cut, clear = _best_cut([(probe[row], split[row][:i], split[row][j:]) for row, (i, j) in group], known)
+        sides = [(probe[row], split[row][:start], split[row][end:]) for row, (start, end) in group]
+        cut, clear = _find_best_cut(sides, known)
         rank = clear, -sum(map(len, cut))
         if 2 * clear >= len(probe) and (chosen is None or rank > best):
             best, chosen = rank, (cut, groups[group])
     return chosen
 
 
-def _best_cut(sides: list[tuple[str, list[str], list[str]]], known: Known) -> tuple[Cut, int]:
+def _find_places(
+    split: list[list[str]], names: _ClassNames
+) -> dict[ClassPosition | tuple[bool, int, str], dict[int, tuple[int, int]]]:
+    """Where classes stand in the tokens of each row: by place, the tokens of the first class there per row.
+
+    Places are counted in words between signs, too: a word may be of any number of tokens.
+    """
+    places: dict[ClassPosition | tuple[bool, int, str], dict[int, tuple[int, int]]] = {}
+    for row, tokens in enumerate(split):
+        signs = list(accumulate((not token[0].isalnum() for token in tokens), initial=0))
+        for start, end, _ in names.find_classes(tokens):
+            for place in (
+                ClassPosition(False, start),
+                ClassPosition(True, len(tokens) - end),
+                (False, signs[start], "words"),
+                (True, signs[-1] - signs[end], "words"),
+            ):
+                places.setdefault(place, {}).setdefault(row, (start, end))
+    return places
+
+
+def _find_best_cut(sides: list[tuple[str, list[str], list[str]]], known: Known) -> tuple[IdTemplate, int]:
     """The cut that makes most rows known clips, and of how many; what it cuts away is as short as can be.
 
     Args:
         sides: per row the id, and its tokens before and behind the class.
     """
+
+    def count_known(cuts: Iterable[IdTemplate], rows: list[tuple[str, int, int]]) -> dict[IdTemplate, int]:
+        clips_of = {cut: [cut.extract_clip(*row) for row in rows] for cut in cuts}
+        clips = dict.fromkeys(chain.from_iterable(clips_of.values()))
+        clips.pop("", None)
+        known_clips = known(list(clips))
+        return {cut: sum(clip in known_clips for clip in clips) for cut, clips in clips_of.items()}
+
     lefts, rights = [left for _, left, _ in sides], [right for _, _, right in sides]
-    cuts = sorted(
-        (
-            Cut(*texts)
-            for texts in product(
-                _constant(lefts, False),
-                _constant(lefts, True),
-                _constant(rights, False),
-                _constant(rights, True),
-            )
-        ),
-        key=lambda cut: sum(map(len, cut)),
-    )
-    at = [(id, len("".join(left)), len(id) - len("".join(right))) for id, left, right in sides]
-    tried = at[:: max(1, len(at) // TRIED)][:TRIED]
-    first = {cut: [clip for row in tried if (clip := cut.clip(*row))] for cut in cuts}
-    there = known(list(dict.fromkeys(clip for clips in first.values() for clip in clips)))
-    left_over = [cut for cut, clips in first.items() if any(clip in there for clip in clips)][:TRIED_ON_ALL]
-    clips_of = {cut: [cut.clip(*row) for row in at] for cut in left_over}
-    there = known(list(dict.fromkeys(clip for clips in clips_of.values() for clip in clips if clip)))
-    clear = {cut: sum(clip in there for clip in clips) for cut, clips in clips_of.items()}
+    constants = [_find_constant_texts(parts, end) for parts in (lefts, rights) for end in (False, True)]
+    cuts = sorted(starmap(IdTemplate, product(*constants)), key=lambda cut: sum(map(len, cut)))
+    rows = [(id, len("".join(left)), len(id) - len("".join(right))) for id, left, right in sides]
+    # there may be thousands of cuts: a few rows show which of them are worth a look at all rows
+    few_rows = rows[:: max(1, len(rows) // TRIED)][:TRIED]
+    hopeful = [cut for cut, count in count_known(cuts, few_rows).items() if count]
+    clear = count_known(hopeful[:TRIED_ON_ALL], rows)
     # the first of equals: the shortest
     return max(clear.items(), key=lambda item: item[1], default=(cuts[0], 0))
 
 
-def _constant(parts: list[list[str]], end: bool) -> list[str]:
+def _find_constant_texts(parts: list[list[str]], end: bool) -> list[str]:
     """The texts that nearly all parts begin (or end) with, at their tokens, "" first."""
-    found = [""]
-    for n in range(1, DEEP + 1):
-        texts = Counter("".join(part[-n:] if end else part[:n]) for part in parts if len(part) >= n)
+    constants = [""]
+    for length in range(1, DEEP + 1):
+        long_enough = [part for part in parts if len(part) >= length]
+        texts = Counter("".join(part[-length:] if end else part[:length]) for part in long_enough)
         text, count = texts.most_common(1)[0] if texts else ("", 0)
         if count < CONSTANT * len(parts):
             break
-        found.append(text)
-    return found
+        constants.append(text)
+    return constants
 
 
-def _by_cut(
-    ids: list[str], names: _Names, known: Known, cut: Cut, place: Place | None
+def _find_known_pair(pairs: list[tuple[str, str]], clips: set[str]) -> tuple[str, str] | None:
+    return next((pair for pair in pairs if pair[0] in clips), None)
+
+
+def _split_by_template(
+    ids: list[str], names: _ClassNames, known: Known, cut: IdTemplate, place: ClassPosition | None
 ) -> list[tuple[str, str] | None] | None:
     """The clip and the class of each row, None of one that is written otherwise; None if most clips are not
     known, or too many rows are odd."""
     same: dict[str, str] = {}  # one object for a clip's id, however many rows it has
 
-    def within(id: str, place: Place | None = None) -> list[tuple[str, str]]:
+    def list_pairs(id: str, place: ClassPosition | None = None) -> list[tuple[str, str]]:
         tokens = TOKEN.findall(id)
-        found = []
-        for i, j, name in names.within(tokens, place):
-            start = sum(map(len, tokens[:i]))
-            clip = cut.clip(id, start, start + sum(map(len, tokens[i:j])))
+        ends = [0, *accumulate(map(len, tokens))]
+        pairs = []
+        for start, end, name in names.find_classes(tokens, place):
+            clip = cut.extract_clip(id, ends[start], ends[end])
             if clip:
-                found.append((same.setdefault(clip, clip), name))
-        return found
+                pairs.append((same.setdefault(clip, clip), name))
+        return pairs
 
-    options = [within(id, place) for id in ids]
-    there = known(list(same))
-    rows = [next((one for one in found if one[0] in there), None) for found in options]
+    options = [list_pairs(id, place) for id in ids]
+    known_clips = known(list(same))
+    rows = [_find_known_pair(pairs, known_clips) for pairs in options]
     open_rows = [number for number, row in enumerate(rows) if row is None]
     if 2 * len(open_rows) > len(ids):
         return None
     # Those of a class that is not known, or of a clip that is not.
     clips = {row[0] for row in rows if row}
     some_rows = sorted(Random(0).sample(open_rows, min(len(open_rows), PROBE)))
-    named = {number: text for number in some_rows if (text := _instead(ids[number], clips, cut))}
+    named = {number: _find_unknown_class(ids[number], clips, cut) for number in some_rows}
     often = Counter(named.values())
-    for number, text in named.items():  # "b_dog" of a clip a_b that is not known is no class of the clip a
-        if not options[number] or 2 * often[text] * len(open_rows) >= len(clips) * len(some_rows):
-            names.learn(text, ids[number])
+    for number, text in named.items():
+        # "b_dog" of a clip a_b that is not known is no class of the clip a: a class has a row of most clips
+        common = 2 * often[text] * len(open_rows) >= len(clips) * len(some_rows)
+        if text and (common or not options[number]):
+            names.learn_class(text, ids[number])
     odd = 0
     for number in open_rows:
-        again = (one for one in within(ids[number]) if one[0] in clips)
-        rows[number] = next(again, None) or next(iter(options[number]), None)
-        if rows[number] is None and (text := _instead(ids[number], clips, cut)):
-            names.learn(text, ids[number])
-            rows[number] = next((one for one in within(ids[number]) if one[0] in clips), None)
-        odd += rows[number] is None
+        id = ids[number]
+        row = _find_known_pair(list_pairs(id), clips)
+        if row is None and options[number]:
+            row = options[number][0]
+        elif row is None:
+            text = _find_unknown_class(id, clips, cut)
+            if text:
+                names.learn_class(text, id)
+                row = _find_known_pair(list_pairs(id), clips)
+        rows[number] = row
+        odd += row is None
         if odd > FEW * len(ids):
             return None
     return rows
 
 
-def _instead(id: str, clips: set[str], cut: Cut) -> str:
+def _find_unknown_class(id: str, clips: set[str], cut: IdTemplate) -> str:
     """What stands in the class's place beside a known clip, as short as can be; "" without any."""
     ends = [0, *accumulate(map(len, TOKEN.findall(id)))]
-    pairs = sorted(((s, e) for s in ends for e in ends if s < e), key=lambda pair: pair[1] - pair[0])
-    return next((id[start:end] for start, end in pairs if cut.clip(id, start, end) in clips), "")
+    for start, end in sorted(combinations(ends, 2), key=lambda span: span[1] - span[0]):
+        if cut.extract_clip(id, start, end) in clips:
+            return id[start:end]
+    return ""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from earshot.competition import groups
-from earshot.competition.names import side, strip_suffix
+from earshot.competition.names import find_side, strip_suffix
 from earshot.core import shell
 from earshot.core.csv_table import shown
 from earshot.core.errors import UserError
@@ -24,53 +24,61 @@ TIME = r"(?:[01]\d|2[0-3])[0-5]\d(?:[0-5]\d)?"
 DATED = re.compile(
     rf"((?:19|20)\d\d)([-_.]?)(0[1-9]|1[0-2])\2(0[1-9]|[12]\d|3[01])(?:[-_T ]?({TIME})(?!\d)|(?!\d))"
 )
+DATE_BETWEEN_MARKS = re.compile(rf"(?<![^_\-. ])(?:{DATED.pattern})(?![^_\-. ])")
 LETTERED = re.compile(r"([^\W\d_]+)\d+")  # a word and a counter
+LONG_NUMBER = re.compile(r"\d{4,}")
+NO_LABELS = (DATED, CODE, PERSON, SHORT, LONG_NUMBER, re.compile(r"\d+[^\W\d_]\w*"))  # last: as 007s3ms
+WORD, TWO_DIGITS = re.compile(r"[^\W\d_]{2,}"), re.compile(r"0\d|[1-9]\d")
+SOURCES = (PERSON, SHORT, CODE, LONG_NUMBER, DATED, WORD, TWO_DIGITS)  # the surest first
 LABELS = range(2, 51)  # different values, of those that may be labels
 MANY = 20  # values: rather takes or people than labels
 FEWEST = 3  # sources, where the kind of their part leaves no doubt, or a suggestion is made
 LISTED = 3  # suggestions
 
 
-def labels_by_pattern(names: Sequence[str], pattern: str) -> list[str]:
-    """A label per clip by `--label-pattern`, read as `groups.from_pattern` reads its own; "" where it does
+def match_labels(names: Sequence[str], pattern: str) -> list[str]:
+    """A label per clip by `--label-pattern`, read as `groups.match_groups` reads its own; "" where it does
     not match.
 
     Raises:
         UserError: no valid pattern, one that matches no clip, or that gives fewer than two labels.
     """
-    found = groups.by_pattern(names, pattern, "--label-pattern")
-    different = set(filter(None, found))
+    labels = groups.match_pattern(names, pattern, "--label-pattern")
+    different = set(filter(None, labels))
     if len(different) < 2:
-        example = names[next(index for index, label in enumerate(found) if label)]
+        example = names[next(index for index, label in enumerate(labels) if label)]
         raise UserError(
             f"--label-pattern {shown(pattern)} gives one label, {shown(different.pop())}, as in "
             f"{shown(example)}: two or more are needed"
         )
-    return found
+    return labels
 
 
-def sources_in_names(names: Sequence[str], labels: Sequence[object]) -> tuple[list[str], str] | None:
+def find_sources(names: Sequence[str], labels: Sequence[object]) -> tuple[list[str], str] | None:
     """The source of each clip by a part of its path, and a line that says which; None unless one plainly is.
 
     A part is a person's (a word such as speaker before a number), a code (hexadecimal or a number, of 5
-    characters and more, that counts nothing), or a day; many clips share one, as in `groups.unfit`.
+    characters and more, that counts nothing), or a day; many clips share one, as in `groups.explain_unfit`.
 
     Args:
         names: (clips,) relative paths with `/`.
         labels: (clips,) text, or a tuple of several.
     """
-    columns = list(_columns(names)) if names else []
-    sure, unsure = (_person, _hash), (_code, _day, _start)
-    for kind in (*sure, *unsure):
+    columns = list(_iterate_columns(names)) if names else []
+    sure, unsure = (_read_people, _read_hashes), (_read_codes, _read_days, _read_start_times)
+    for read_sources in (*sure, *unsure):
+        fewest = FEWEST if read_sources in sure else groups.FEWEST
         for column in columns:
-            found = kind(column)
-            if found is None or groups.unfit(found, labels, FEWEST if kind in sure else groups.FEWEST):
+            sources = read_sources(column)
+            if sources is None or groups.explain_unfit(sources, labels, fewest):
                 continue
-            source = Counter(filter(None, found)).most_common(1)[0][0]
-            name = names[found.index(source)]
-            file = name.rpartition("/")[2]
-            where = column.called or f"as {shown(source)} in {shown(file if source in file else name)}"
-            return found, f"groups: {where} ({groups.about(found)}): folds keep each together"
+            place = column.called
+            if not place:
+                source = Counter(filter(None, sources)).most_common(1)[0][0]
+                name = names[sources.index(source)]
+                file = name.rpartition("/")[2]
+                place = f"as {shown(source)} in {shown(file if source in file else name)}"
+            return sources, f"groups: {place} ({groups.describe_sources(sources)}): folds keep each together"
     return None
 
 
@@ -84,91 +92,95 @@ class _Column:
     alone: bool = False
 
 
-def _split(name: str, dates: bool = False) -> tuple[list[str], list[str]]:
+def _split_name(name: str, dates: bool = False) -> tuple[list[str], list[str]]:
     """The parts of a file name less its suffix, and the marks between them; a date and a time are one part
     where `dates`."""
     stem = strip_suffix(name.rpartition("/")[2])
-    if dates and (found := re.search(rf"(?<![^_\-. ])(?:{DATED.pattern})(?![^_\-. ])", stem)):
-        day = found[1] + found[3] + found[4]
-        stem = f"{stem[: found.start()]}{day}{found[5] and 'T' + found[5] or ''}{stem[found.end() :]}"
+    match = DATE_BETWEEN_MARKS.search(stem) if dates else None
+    if match:
+        time = f"T{match[5]}" if match[5] else ""
+        stem = f"{stem[: match.start()]}{match[1]}{match[3]}{match[4]}{time}{stem[match.end() :]}"
     pieces = re.split(r"([_\-. ]+)", stem)
     return pieces[::2], pieces[1::2]
 
 
-def _columns(names: Sequence[str]) -> Iterable[_Column]:
+def _iterate_columns(names: Sequence[str]) -> Iterable[_Column]:
     """The parts that may name a source: two levels of folders, then the places in the file name, each alone
     and with the next. Where the number of parts varies only the first one that differs is sure."""
-    for up in (-2, -3):
-        values = ["" if len(path := name.split("/")) < -up else path[up] for name in names]
-        yield _Column(values)
-    split = [_split(name, dates=True) for name in names]
+    paths = [name.split("/") for name in names]
+    for up in (2, 3):
+        yield _Column([path[-up] if len(path) >= up else "" for path in paths])
+    split = [_split_name(name, dates=True) for name in names]
     common, most = Counter(len(parts) for parts, _ in split).most_common(1)[0]
     even = most >= NEARLY_ALL * len(names)
     for place in range(common):
-        called = _called(split, place, common) if even else ""
-        for end in (place + 1, place + 2):
-            values = [
-                "".join(map(str.__add__, parts[place:end], [*marks[place : end - 1], ""]))
-                if len(parts) >= end
-                else ""
-                for parts, marks in split
-            ]
-            yield _Column(values, called, common == 1)
+        called = _find_prefix(split, common) if even and place == 0 else ""
+        alone = [parts[place] if len(parts) > place else "" for parts, _ in split]
+        yield _Column(alone, called, common == 1)
+        with_next = [
+            f"{parts[place]}{marks[place]}{parts[place + 1]}" if len(parts) > place + 1 else ""
+            for parts, marks in split
+        ]
+        yield _Column(with_next, called, common == 1)
         if not even and len({parts[place] for parts, _ in split if len(parts) > place}) > 1:
             return
 
 
-def _called(split: list[tuple[list[str], list[str]]], place: int, common: int) -> str:
-    """The first part by what nearly always follows it; "" for others."""
-    after = Counter(
-        f"{marks[0]}{parts[1]}{(*marks, '', '')[1]}" for parts, marks in split if len(parts) == common > 1
-    )
-    what, times = after.most_common(1)[0] if place == 0 and after else ("", 0)
-    return f"the part before {shown(what)} of the names" if times >= NEARLY_ALL * len(split) else ""
+def _find_prefix(split: list[tuple[list[str], list[str]]], common: int) -> str:
+    """What to call the first part: by the second with its marks, where nearly all names share that; else
+    ""."""
+    after: Counter[str] = Counter()
+    for parts, marks in split:
+        if len(parts) == common > 1:
+            after[f"{marks[0]}{parts[1]}{''.join(marks[1:2])}"] += 1
+    second, times = after.most_common(1)[0] if after else ("", 0)
+    return f"the part before {shown(second)} of the names" if times >= NEARLY_ALL * len(split) else ""
 
 
-def _are(values: Sequence[Any], fits: Callable[[Any], object]) -> bool:
+def _all_fit(values: Sequence[Any], fits: Callable[[Any], object]) -> bool:
     return sum(bool(fits(value)) for value in values) >= NEARLY_ALL * len(values)
 
 
-def _person(column: _Column) -> list[str] | None:
-    for kind in (PERSON,) if column.alone else (PERSON, SHORT):
-        if _are(column.values, kind.fullmatch):
-            return [value if kind.fullmatch(value) else "" for value in column.values]
+def _read_people(column: _Column) -> list[str] | None:
+    for pattern in (PERSON,) if column.alone else (PERSON, SHORT):
+        if _all_fit(column.values, pattern.fullmatch):
+            return [value if pattern.fullmatch(value) else "" for value in column.values]
     return None
 
 
-def _code(column: _Column) -> list[str] | None:
-    plain = _are(column.values, CODE.fullmatch) and not _are(column.values, DATED.fullmatch)
-    if not plain or _counts(column.values):
+def _read_codes(column: _Column) -> list[str] | None:
+    plain = _all_fit(column.values, CODE.fullmatch) and not _all_fit(column.values, DATED.fullmatch)
+    if not plain or _looks_like_counter(column.values):
         return None
     return [value if re.search(r"\d", value) else "" for value in column.values]
 
 
-def _hash(column: _Column) -> list[str] | None:
+def _read_hashes(column: _Column) -> list[str] | None:
     """Codes most of which hold letters: no number of anything."""
     digits = sum(value[2:].isdecimal() for value in column.values)
-    return _code(column) if 2 * digits < len(column.values) else None
+    return _read_codes(column) if 2 * digits < len(column.values) else None
 
 
-def _counts(values: Sequence[str]) -> bool:
+def _looks_like_counter(values: Sequence[str]) -> bool:
     """Do the values count from near zero, by any step, with zeros before them or not?"""
-    found = [re.fullmatch(r"[A-Za-z]{0,2}(\d+)", value, re.ASCII) for value in set(values)]
-    if not _are(found, bool):
+    matches = [re.fullmatch(r"[A-Za-z]{0,2}(\d+)", value, re.ASCII) for value in set(values)]
+    if not _all_fit(matches, bool):
         return False
-    numbers = {int(match[1]): match[1] for match in found if match}
+    numbers = {int(match[1]): match[1] for match in matches if match}
     zeros = max(map(len, numbers.values())) - len(str(max(numbers)))
     return max(numbers) // (math.gcd(*numbers) or 1) < 4 * len(numbers) + 10 or zeros >= 2
 
 
-def _day(column: _Column) -> list[str] | None:
-    found = [DATED.fullmatch(value) for value in column.values]
-    return [match[1] + match[3] + match[4] if match else "" for match in found] if _are(found, bool) else None
+def _read_days(column: _Column) -> list[str] | None:
+    matches = [DATED.fullmatch(value) for value in column.values]
+    if not _all_fit(matches, bool):
+        return None
+    return [match[1] + match[3] + match[4] if match else "" for match in matches]
 
 
-def _start(column: _Column) -> list[str] | None:
+def _read_start_times(column: _Column) -> list[str] | None:
     """A recording by its day and time, where there are too few days."""
-    return column.values if _are(column.values, DATED.fullmatch) else None
+    return column.values if _all_fit(column.values, DATED.fullmatch) else None
 
 
 @dataclass(frozen=True)
@@ -186,24 +198,30 @@ class _Part:
         return Counter(filter(None, self.values))
 
 
-def suggestions(names: Sequence[str]) -> list[str]:
+def suggest_flags(names: Sequence[str]) -> list[str]:
     """Flags for labels (and sources) that the file names may hold, the likeliest first, with what they give.
 
     Such as `--label-pattern '_([^/_]+)_[^/_]+\\.wav$' --group-pattern '...' (6 labels: ANG, DIS, ... of 6
     clips; 6 groups, as 1001)`. Files below a test folder do not count. [] where the names are built
     differently, or no part of them recurs evenly.
     """
-    labelled = [side(name.rpartition("/")[0]) != "subm" for name in names]
-    parts = _parts(names, labelled if any(labelled) else [True] * len(names))
+    labelled = [find_side(name.rpartition("/")[0]) != "subm" for name in names]
+    if not any(labelled):
+        labelled = [True] * len(names)
+    parts = _find_parts(names, labelled)
     folders = [name.rpartition("/")[0].rpartition("/")[2] for name in names]
-    likely = [(-_likely(part, parts, folders), part.place, part) for part in parts]
+    scored = [(_score_label_part(part, parts, folders), part) for part in parts]
+    likely = [(score, part) for score, part in scored if score]
+    likely.sort(key=lambda scored_part: (-scored_part[0], scored_part[1].place))
     lines = []
-    for _, place, label in sorted((one for one in likely if one[0]), key=lambda one: one[:2])[:LISTED]:
-        source = _source([part for part in parts if part.place != place], label, folders)
+    for _, label in likely[:LISTED]:
+        counts = label.counts
+        low, high = min(counts.values()), max(counts.values())
+        size = low if low == high else f"{low} to {high}"
+        listed = ", ".join(map(shown, sorted(counts)[:4])) + ", ..." * (len(counts) > 4)
         flags = f"--label-pattern {shell.quoted(label.pattern)}"
-        listed = ", ".join(map(shown, sorted(label.counts)[:4])) + ", ..." * (len(label.counts) > 4)
-        low, high = min(label.counts.values()), max(label.counts.values())
-        gives = f"{len(label.counts)} labels: {listed} of {low if low == high else f'{low} to {high}'} clips"
+        gives = f"{len(counts)} labels: {listed} of {size} clips"
+        source = _find_source_part([part for part in parts if part.place != label.place], label, folders)
         if source:
             flags += f" --group-pattern {shell.quoted(source.pattern)}"
             gives += f"; {len(source.counts)} groups, as {shown(next(filter(None, source.values)))}"
@@ -211,48 +229,63 @@ def suggestions(names: Sequence[str]) -> list[str]:
     return lines
 
 
-def _parts(names: Sequence[str], labelled: Sequence[bool]) -> list[_Part]:
+def _find_parts(names: Sequence[str], labelled: Sequence[bool]) -> list[_Part]:
     """The parts that differ, of the names that are built as nearly all labelled ones are."""
-    split = [_split(name) for name in names]
+    split = [_split_name(name) for name in names]
     sizes = Counter(len(parts) for (parts, _), known in zip(split, labelled, strict=True) if known)
     common, most = sizes.most_common(1)[0] if sizes else (0, 0)
     if most < NEARLY_ALL * sum(labelled):
         return []
     alike = [known and len(parts) == common for (parts, _), known in zip(split, labelled, strict=True)]
-    marks = {mark for (_, between), like in zip(split, alike, strict=True) if like for mark in between}
-    ends = {name[len(strip_suffix(name)) :] for name, like in zip(names, alike, strict=True) if like}
-    found = []
+    marks: set[str] = set()
+    suffixes = set()
+    for name, (_, between), like in zip(names, split, alike, strict=True):
+        if like:
+            marks.update(between)
+            suffixes.add(name[len(strip_suffix(name)) :])
+    found_parts = []
     for place in range(common):
         values = [parts[place] if like else "" for (parts, _), like in zip(split, alike, strict=True)]
-        lettered = [match[1] if (match := LETTERED.fullmatch(value)) else "" for value in values]
+        lettered = _match_first_groups(LETTERED.fullmatch, values)
         counter = ""
-        if sum(map(bool, lettered)) == sum(map(bool, values)) and len(set(filter(None, lettered))) > 1:
+        if values.count("") == lettered.count("") and len(set(filter(None, lettered))) > 1:
             values, counter = lettered, r"\d+"
-        if len(set(filter(None, values))) > 1:
-            for pattern in _patterns(place, common, marks, ends, values, counter):
-                by = re.compile(pattern)
-                if [match[1] if (match := by.search(name)) else "" for name in names] == values:
-                    found.append(_Part(values, pattern, place, place == common - 1))
-                    break
-    return found
+        if len(set(filter(None, values))) < 2:
+            continue
+        for pattern in _build_patterns(place, common, marks, suffixes, values, counter):
+            if _match_first_groups(re.compile(pattern).search, names) == values:
+                found_parts.append(_Part(values, pattern, place, place == common - 1))
+                break
+    return found_parts
 
 
-def _patterns(place: int, common: int, marks: set, ends: set, values: list[str], counter: str) -> list[str]:
+def _match_first_groups(match: Callable[[str], re.Match[str] | None], texts: Iterable[str]) -> list[str]:
+    """What the pattern's first group finds in each text, "" where it does not match."""
+    return [matched[1] if matched else "" for matched in map(match, texts)]
+
+
+def _build_patterns(
+    place: int, common: int, marks: set[str], suffixes: set[str], values: list[str], counter: str
+) -> list[str]:
     """Regular expressions for a part, the shortest first; the last counts all parts."""
-    mark = next(iter(marks))[0] if len(set("".join(marks))) == 1 else ""
-    between = (
-        (r"\." if mark == "." else mark) + "+" * any(len(one) > 1 for one in marks) if mark else "[_. -]+"
-    )
-    inside = f"[^/{mark}]+" if mark else "[^/_. -]+"
-    end = f"{re.escape(next(iter(ends)))}$" if len(ends) == 1 else r"\.[^/.]+$"
-    digits = all(value.isdecimal() and value.isascii() for value in values if value)
-    kind = "[^/0-9_. -]+" if counter else r"\d+" if digits else inside
-    wanted = f"({kind}){counter}"
+    between, inside = "[_. -]+", "[^/_. -]+"
+    if len(set("".join(marks))) == 1:
+        mark = next(iter(marks))[0]
+        between = r"\." if mark == "." else mark
+        if any(len(repeated) > 1 for repeated in marks):
+            between += "+"
+        inside = f"[^/{mark}]+"
+    end = f"{re.escape(next(iter(suffixes)))}$" if len(suffixes) == 1 else r"\.[^/.]+$"
+    wanted = f"({inside})"
+    if counter:
+        wanted = f"([^/0-9_. -]+){counter}"
+    elif all(value.isdecimal() and value.isascii() for value in values if value):
+        wanted = r"(\d+)"
 
-    def times(text: str, count: int) -> str:
+    def repeat(text: str, count: int) -> str:
         return text if count == 1 else f"(?:{text}){{{count}}}" if count else ""
 
-    before, after = times(inside + between, place), times(between + inside, common - 1 - place)
+    before, after = repeat(inside + between, place), repeat(between + inside, common - 1 - place)
     start = f"(?:^|/){before}{wanted}"
     whole = f"{start}{after}{end}"
     if place < common - 1 - place:
@@ -260,64 +293,48 @@ def _patterns(place: int, common: int, marks: set, ends: set, values: list[str],
     return [f"{between}{wanted}{after}{end}", whole] if place else [whole]
 
 
-def _likely(part: _Part, parts: Sequence[_Part], folder: Sequence[str]) -> float:
+def _score_label_part(part: _Part, parts: Sequence[_Part], folder: Sequence[str]) -> float:
     """How much a part looks like a label, 0 for not at all: its values recur, evenly; it is no date, code,
     person, counter, and no more than the folder's name."""
     counts, values = part.counts, list(filter(None, part.values))
-    total = len(values)
-    pairs = {(value, place) for value, place in zip(part.values, folder, strict=True) if value}
-    odd = (
-        DATED.fullmatch,
-        CODE.fullmatch,
-        PERSON.fullmatch,
-        SHORT.fullmatch,
-        re.compile(r"\d{4,}").fullmatch,
-        re.compile(r"\d+[^\W\d_]\w*").fullmatch,  # such as 007s3ms
-    )
-    if (
-        len(counts) not in LABELS
-        or 10 * sum(n < 2 for n in counts.values()) > len(counts)
-        or any(_are(values, fits) for fits in odd)
-        or len(pairs) == len(counts) == len({place for _, place in pairs})
-        or part.last
-        and _anew(part, parts, folder)
-    ):
+    single = sum(count == 1 for count in counts.values())
+    if len(counts) not in LABELS or 10 * single > len(counts):
         return 0.0
-    even = -sum(n / total * math.log(n / total) for n in counts.values()) / math.log(len(counts))
-    return round(even * (0.8 if len(counts) == 2 else 0.95 if len(counts) > MANY else 1.0), 2)
+    if any(_all_fit(values, pattern.fullmatch) for pattern in NO_LABELS):
+        return 0.0
+    pairs = {(value, below) for value, below in zip(part.values, folder, strict=True) if value}
+    if len(pairs) == len(counts) == len({below for _, below in pairs}):
+        return 0.0
+    if part.last and _is_counter(part, parts, folder):
+        return 0.0
+    shares = [count / len(values) for count in counts.values()]
+    evenness = -sum(share * math.log(share) for share in shares) / math.log(len(counts))  # entropy, 0 to 1
+    if len(counts) == 2:
+        evenness *= 0.8  # two values are often a channel, a sex, or a yes and no beside the label
+    elif len(counts) > MANY:
+        evenness *= 0.95
+    return round(evenness, 2)
 
 
-def _anew(part: _Part, parts: Sequence[_Part], folder: Sequence[str]) -> bool:
+def _is_counter(part: _Part, parts: Sequence[_Part], folder: Sequence[str]) -> bool:
     """Is the last part a number that comes once below each of the other parts: a counter?"""
-    others = [one.values for one in parts if one is not part]
-    context = [(*rest, below) for *rest, below in zip(*others, folder, strict=True)]
-    seen = {(one, value) for one, value in zip(context, part.values, strict=True) if value}
-    clips, below = part.counts.total(), len({one for one, _ in seen})
-    return len(seen) == clips >= 3 * below and all(value.isdecimal() for value in part.counts)
+    others = [other.values for other in parts if other is not part]
+    contexts = list(zip(*others, folder, strict=True))  # what a clip's name and folder say but for the part
+    seen = {(context, value) for context, value in zip(contexts, part.values, strict=True) if value}
+    clips, different = part.counts.total(), len({context for context, _ in seen})
+    return len(seen) == clips >= 3 * different and all(value.isdecimal() for value in part.counts)
 
 
-def _source(parts: list[_Part], label: _Part, folder: Sequence[str]) -> _Part | None:
+def _find_source_part(parts: list[_Part], label: _Part, folder: Sequence[str]) -> _Part | None:
     """The part, or the folder, that may be the clips' source: people, codes, days, words, numbers with zeros
     before them, in this order."""
-    known = [bool(value) for value in label.values]
-    below = _Part(
-        [one if like else "" for one, like in zip(folder, known, strict=True)], r"([^/]+)/[^/]+$", -1
-    )
-    kinds: tuple[Callable[[str], object], ...] = (
-        PERSON.fullmatch,
-        SHORT.fullmatch,
-        CODE.fullmatch,
-        re.compile(r"\d{4,}").fullmatch,
-        DATED.fullmatch,
-        re.compile(r"[^\W\d_]{2,}").fullmatch,
-        re.compile(r"0\d|[1-9]\d").fullmatch,
-    )
+    below = [name if known else "" for name, known in zip(folder, label.values, strict=True)]
     labels = list(filter(None, label.values))
-    for kind in kinds:
-        for part in (below, *parts):
-            values = [one for one, known in zip(part.values, label.values, strict=True) if known]
-            if not _are(values, kind) or kind == CODE.fullmatch and _counts(values):
+    for pattern in SOURCES:
+        for part in (_Part(below, r"([^/]+)/[^/]+$", -1), *parts):
+            values = [value for value, known in zip(part.values, label.values, strict=True) if known]
+            if not _all_fit(values, pattern.fullmatch) or pattern is CODE and _looks_like_counter(values):
                 continue
-            if not groups.unfit(values, labels, FEWEST):
+            if not groups.explain_unfit(values, labels, FEWEST):
                 return part
     return None

@@ -5,17 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from earshot.competition.names import key, number, side, strip_suffix
+from earshot.competition.names import find_side, normalise_name, parse_number, strip_suffix
 
 LONG = 8  # characters of an id's end that may stand for all of it
+NEARLY_ALL = 0.9  # of the ids have a file: fewer may be found so by chance
 
 
-def index(audio: Iterable[str]) -> dict[str, list[str]]:
+def index_tails(audio: Iterable[str]) -> dict[str, list[str]]:
     """The files by each end of their stem behind a separator, and by the number that ends it."""
     tails: dict[str, list[str]] = {}
     for path in audio:
         stem = strip_suffix(path.rpartition("/")[2])
-        ends = {key(stem[mark.end() :]) for mark in re.finditer(r"[_\-. ]", stem)}
+        ends = {normalise_name(stem[mark.end() :]) for mark in re.finditer(r"[_\-. ]", stem)}
         digits = re.search(r"\d{1,30}$", stem, re.ASCII)
         if digits and digits[0] != stem:  # a name that is all number is found as one
             ends.add(str(int(digits[0])))
@@ -24,7 +25,7 @@ def index(audio: Iterable[str]) -> dict[str, list[str]]:
     return tails
 
 
-def match(tails: dict[str, list[str]], ids: Iterable[str], own: str) -> dict[str, str]:
+def match_tails(tails: dict[str, list[str]], ids: Iterable[str], own: str) -> dict[str, str]:
     """The file of each id by the ends of both: an id that is the end of just one file's stem, or the number
     that ends it; else a long end of the id that is one.
 
@@ -33,21 +34,26 @@ def match(tails: dict[str, list[str]], ids: Iterable[str], own: str) -> dict[str
     Returns:
         {} unless nearly all ids have a file, each its own.
     """
-    wanted = {id for id in map(str.strip, ids) if id}
-    found = {id: path for id in wanted if (path := _one(tails, id, own))}
-    enough = len(found) >= 0.9 * len(wanted) and len(set(found.values())) == len(found) > 1
-    return found if enough else {}
+    wanted = {id.strip() for id in ids} - {""}
+    matches = {id: _match_one(tails, id, own) for id in wanted}
+    path_of_id = {id: path for id, path in matches.items() if path is not None}
+    if len(path_of_id) < 2 or len(path_of_id) < NEARLY_ALL * len(wanted):
+        return {}
+    return path_of_id if len(set(path_of_id.values())) == len(path_of_id) else {}
 
 
-def _one(tails: dict[str, list[str]], id: str, own: str) -> str | None:
-    if number(id) is not None:
-        ends = [str(number(id))]
+def _match_one(tails: dict[str, list[str]], id: str, own: str) -> str | None:
+    number = parse_number(id)
+    if number is not None:
+        ends = [str(number)]
     else:
         stem = strip_suffix(id.replace("\\", "/").rpartition("/")[2])
-        longer = [stem[mark.end() :] for mark in re.finditer(r"[_\-. ]", stem)]
-        ends = [key(stem), *(key(end) for end in longer if len(end) >= LONG and re.search(r"\d", end))]
+        shorter = [stem[mark.end() :] for mark in re.finditer(r"[_\-. ]", stem)]
+        # a short end, or one without a digit, is a common word
+        distinctive = [end for end in shorter if len(end) >= LONG and re.search(r"\d", end)]
+        ends = [normalise_name(end) for end in (stem, *distinctive)]
     for end in ends:
-        there = [p for p in tails.get(end, ()) if side(p.rpartition("/")[0]) in (own, None)]
-        if there:
-            return there[0] if len(there) == 1 else None
+        paths = [path for path in tails.get(end, ()) if find_side(path.rpartition("/")[0]) in (own, None)]
+        if paths:
+            return paths[0] if len(paths) == 1 else None
     return None

@@ -15,32 +15,32 @@ def strip_suffix(name: str) -> str:
     return name[: name.rindex(".")] if is_audio(name) else name
 
 
-def key(text: str) -> str:
+def normalise_name(text: str) -> str:
     """A name as it is compared when nothing matches exactly."""
     # macOS writes file names decomposed (NFD), a csv usually holds them composed
     return unicodedata.normalize("NFC", text).casefold()
 
 
-def number(name: str) -> int | None:
+def parse_number(name: str) -> int | None:
     """The whole number that a name or an id is, with or without its leading zeros, .0 behind it, and an audio
     suffix; None if it is none."""
-    found = re.fullmatch(r"(\d{1,30})(\.0+)?", strip_suffix(name.strip()), re.ASCII)
-    return int(found[1]) if found else None
+    match = re.fullmatch(r"(\d{1,30})(\.0+)?", strip_suffix(name.strip()), re.ASCII)
+    return int(match[1]) if match else None
 
 
-def words(name: str) -> list[str]:
+def list_words(name: str) -> list[str]:
     """The runs of letters in a name, lower-case."""
     return re.findall("[a-z]+", name.lower())
 
 
 @cache
-def side(folder: str) -> str | None:
+def find_side(folder: str) -> str | None:
     """Which side a folder's path speaks for: "train", "subm" (test, subm, eval), or None if neither or
     both; where it has words of both, the deepest folder decides that has words of one."""
     for part in (folder, *reversed(folder.split("/"))):
-        found = words(part)
-        train = any(w.startswith("train") for w in found)
-        subm = any(w.startswith(("test", "subm", "eval")) for w in found)
+        name_words = list_words(part)
+        train = any(w.startswith("train") for w in name_words)
+        subm = any(w.startswith(("test", "subm", "eval")) for w in name_words)
         if train != subm:
             return "train" if train else "subm"
         if not train:

@@ -38,14 +38,14 @@ def is_parquet(name: str) -> bool:
     return name.lower().endswith(".parquet")
 
 
-def split_of(name: str) -> str:
+def get_split(name: str) -> str:
     """The split that a file is a part of: `train` of train-00000-of-00002.parquet."""
     stem = name[: -len(".parquet")]
-    found = SHARD.fullmatch(stem)
-    return re.sub(r"[^\w.-]", "_", found[1] if found else stem).lstrip(".") or "data"
+    match = SHARD.fullmatch(stem)
+    return re.sub(r"[^\w.-]", "_", match[1] if match else stem).lstrip(".") or "data"
 
 
-def footer(path: Path) -> bytes:
+def read_footer(path: Path) -> bytes:
     """The end of a parquet file, which describes it; empty for a file of another kind.
 
     Raises:
@@ -64,26 +64,26 @@ def footer(path: Path) -> bytes:
         unless_temporary(path, error)
         if error.strerror and error.errno != 22:  # a file shorter than the seek
             raise UserError(f"cannot read {path}: {error.strerror}") from None
-    raise zip_file.NotWhole(f"{path} is not a whole parquet file: download it again")
+    raise zip_file.DamagedArchive(f"{path} is not a whole parquet file: download it again")
 
 
-def may_hold_audio(path: Path) -> bool:
+def can_hold_audio(path: Path) -> bool:
     """Whether a parquet file describes a column of embedded files, and does not call them pictures."""
-    text = footer(path)
+    text = read_footer(path)
     return b'"Audio"' in text or b"bytes" in text and b"path" in text and b'"Image"' not in text
 
 
-def signature(files: Sequence[Path]) -> str:
+def compute_signature(files: Sequence[Path]) -> str:
     """What parquet files hold, from their sizes and footers."""
     digest = hashlib.sha256(b"parquet")
     for path in files:
         digest.update(f"{path.name}\0{os.path.getsize(path)}\0".encode("utf-8", "surrogateescape"))
-        digest.update(hashlib.sha256(footer(path)).digest())
+        digest.update(hashlib.sha256(read_footer(path)).digest())
     return digest.hexdigest()
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[Any]:
+def open_parquet(path: Path) -> Iterator[Any]:
     """pyarrow's ParquetFile.
 
     Raises:
@@ -102,44 +102,46 @@ def opened(path: Path) -> Iterator[Any]:
     except OSError as error:
         unless_temporary(path, error)
         if error.errno:
-            raise zip_file.NotWritten(f"cannot unpack {path}: {error.strerror}") from None
-        raise zip_file.NotWhole(f"{path} is damaged ({_line(error)}): download it again") from None
+            raise zip_file.UnpackError(f"cannot unpack {path}: {error.strerror}") from None
+        raise zip_file.DamagedArchive(
+            f"{path} is damaged ({_format_error(error)}): download it again"
+        ) from None
     except (pyarrow.ArrowException, ValueError, TypeError, KeyError, OverflowError, MemoryError) as error:
-        raise UserError(f"cannot read {path}: {_line(error)}") from None
+        raise UserError(f"cannot read {path}: {_format_error(error)}") from None
 
 
-def _line(error: BaseException) -> str:
+def _format_error(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def features(schema: Any) -> dict[str, Any]:
+def read_features(schema: Any) -> dict[str, Any]:
     """What Hugging Face's `datasets` says of the columns, by name."""
     try:
         text = (schema.metadata or {}).get(b"huggingface", b"{}")
-        found = json.loads(text)["info"]["features"]
-        return found if isinstance(found, dict) else {}
+        features = json.loads(text)["info"]["features"]
+        return features if isinstance(features, dict) else {}
     except (ValueError, KeyError, TypeError, RecursionError):
         return {}
 
 
-def audio_column(schema: Any) -> str | None:
+def find_audio_column(schema: Any) -> str | None:
     """The column of embedded audio: called so by its features, or else by its name; None without any."""
     from pyarrow import types
 
-    known = features(schema)
-    found = []
+    known = read_features(schema)
+    columns = []
     for column in schema:
         kinds = {f.name: f.type for f in column.type} if types.is_struct(column.type) else {}
-        kind = kinds.get("bytes")
-        if kind is not None and (types.is_binary(kind) or types.is_large_binary(kind)):
-            said = known.get(column.name)
-            said = said.get("_type") if isinstance(said, dict) else None
-            if said in (None, "Audio"):
-                found.append((said != "Audio", column.name != "audio", column.name))
-    return min(found)[2] if found else None
+        bytes_field = kinds.get("bytes")
+        if bytes_field is not None and (types.is_binary(bytes_field) or types.is_large_binary(bytes_field)):
+            feature = known.get(column.name)
+            feature = feature.get("_type") if isinstance(feature, dict) else None
+            if feature in (None, "Audio"):
+                columns.append((feature != "Audio", column.name != "audio", column.name))
+    return min(columns)[2] if columns else None
 
 
-def check(files: Sequence[Path]) -> tuple[int, int]:
+def check_files(files: Sequence[Path]) -> tuple[int, int]:
     """Rows and bytes of audio in parquet files, as they declare them.
 
     Raises:
@@ -147,36 +149,36 @@ def check(files: Sequence[Path]) -> tuple[int, int]:
     """
     rows = size = 0
     for path in files:
-        with opened(path) as file:
-            column = audio_column(file.schema_arrow)
+        with open_parquet(path) as file:
+            column = find_audio_column(file.schema_arrow)
             if column is None:
                 raise UserError(f"{path} has no column of audio as bytes")
             bytes_there = 0
             for group in range(file.metadata.num_row_groups):
-                about = file.metadata.row_group(group)
-                chunk = _chunk(about, column)
-                if chunk < 0 or about.num_rows < 0 or chunk > LARGEST_CELL * max(about.num_rows, 1):
+                row_group = file.metadata.row_group(group)
+                chunk = _count_audio_bytes(row_group, column)
+                if chunk < 0 or row_group.num_rows < 0 or chunk > LARGEST_CELL * max(row_group.num_rows, 1):
                     raise UserError(f"{path} has a cell of more than {LARGEST_CELL >> 20} MB: left out")
-                bytes_there += _bytes(about, {column, *columns(file.schema_arrow)})
+                bytes_there += _count_column_bytes(row_group, {column, *list_columns(file.schema_arrow)})
             zip_file.check_size(path, bytes_there)
             rows, size = rows + file.metadata.num_rows, size + bytes_there
     zip_file.check_count(files[0], rows)
     return rows, size
 
 
-def _chunk(group: Any, column: str) -> int:
+def _count_audio_bytes(group: Any, column: str) -> int:
     """Bytes that the audio of a row group takes unpacked, as it declares them."""
     chunks = (group.column(n) for n in range(group.num_columns))
     return sum(c.total_uncompressed_size for c in chunks if c.path_in_schema == f"{column}.bytes")
 
 
-def _bytes(group: Any, wanted: set[str]) -> int:
+def _count_column_bytes(group: Any, wanted: set[str]) -> int:
     """Bytes that columns of a row group take unpacked, as it declares them."""
     chunks = (group.column(n) for n in range(group.num_columns))
     return sum(max(c.total_uncompressed_size, 0) for c in chunks if c.path_in_schema.split(".")[0] in wanted)
 
 
-def write(files: Sequence[Path], split: str, folder: Path) -> None:
+def unpack_parquet(files: Sequence[Path], split: str, folder: Path) -> None:
     """Write the rows of parquet files as `folder`/`split`.csv, a column file_name and all columns of numbers,
     text and lists of labels, and their audio as files in `folder`/`split`/.
 
@@ -185,49 +187,49 @@ def write(files: Sequence[Path], split: str, folder: Path) -> None:
     Raises:
         UserError: damaged; more audio than it declares.
     """
-    rows, size = check(files)
+    rows, size = check_files(files)
     zip_file.make_room(folder, files[0], size)
     (folder / split).mkdir()
     used: set[str] = set()
     header: list[str] = []
-    number, left = 0, sum(map(zip_file.limit, files))
+    number, left = 0, sum(map(zip_file.get_size_limit, files))
     with open(folder / f"{split}.csv", "w", newline="", encoding="utf-8", errors="backslashreplace") as table:
         out = csv.writer(table)
         for path in files:
-            with opened(path) as file:
+            with open_parquet(path) as file:
                 schema = file.schema_arrow
-                column, shown = audio_column(schema), columns(schema)
+                column, shown = find_audio_column(schema), list_columns(schema)
                 assert column is not None
                 if not header:
                     header = list(shown)
                     free = next(n for n in ("file_name", "audio_file", "audio_file_name") if n not in shown)
                     out.writerow([free, *header])
-                for row in read(file, column, list(shown)):
+                for row in iterate_rows(file, column, list(shown)):
                     cell = row[column] or {}
                     data, name = cell.get("bytes"), str(cell.get("path") or "")
-                    cells = [text(row.get(c), shown.get(c)) for c in header]
+                    cells = [format_value(row.get(c), shown.get(c)) for c in header]
                     left -= len(data or b"") + sum(map(len, cells))
                     if left < 0:
                         raise UserError(f"{path} unpacks to more than it declares: not safe to unpack")
                     if data is not None:
-                        name = f"{split}/{file_name(name, data, number, used)}"
+                        name = f"{split}/{choose_file_name(name, data, number, used)}"
                         (folder / name).write_bytes(data)
                     out.writerow([name, *cells])
                     number += 1
 
 
-def read(file: Any, column: str, others: list[str]) -> Iterator[dict[str, Any]]:
+def iterate_rows(file: Any, column: str, others: list[str]) -> Iterator[dict[str, Any]]:
     """The rows as dicts, few enough at once that their audio takes little memory."""
     wanted = [f"{column}.bytes", f"{column}.path", *others]
     for group in range(file.metadata.num_row_groups):
         # a cell may be as large as all of its group
-        chunk = _bytes(file.metadata.row_group(group), {column, *others})
+        chunk = _count_column_bytes(file.metadata.row_group(group), {column, *others})
         count = min(max(BATCH // max(chunk, 1), 1), 64)
         for batch in file.iter_batches(count, row_groups=[group], columns=wanted, use_threads=False):
             yield from batch.to_pylist()
 
 
-def columns(schema: Any) -> dict[str, list[str] | None]:
+def list_columns(schema: Any) -> dict[str, list[str] | None]:
     """The columns that a csv can hold, with the names of their classes where their numbers mean some."""
     from pyarrow import types
 
@@ -242,17 +244,19 @@ def columns(schema: Any) -> dict[str, list[str] | None]:
         types.is_decimal,
         types.is_dictionary,
     )
-    known, found = features(schema), {}
+    known, known_features = read_features(schema), {}
     for column in schema:
-        names, kind = class_names(known.get(column.name)), column.type
-        inner = kind.value_type if types.is_list(kind) or types.is_large_list(kind) else None
+        names, column_type = get_class_names(known.get(column.name)), column.type
+        inner = (
+            column_type.value_type if types.is_list(column_type) or types.is_large_list(column_type) else None
+        )
         listed = inner is not None and (names or types.is_string(inner) or types.is_large_string(inner))
-        if listed or any(is_plain(kind) for is_plain in plain):
-            found[column.name] = names
-    return found
+        if listed or any(is_plain(column_type) for is_plain in plain):
+            known_features[column.name] = names
+    return known_features
 
 
-def class_names(feature: Any) -> list[str] | None:
+def get_class_names(feature: Any) -> list[str] | None:
     """The names of a column's classes, or of those in its lists; None where it has none."""
     while isinstance(feature, (dict, list)):
         if isinstance(feature, list):
@@ -264,10 +268,10 @@ def class_names(feature: Any) -> list[str] | None:
     return None
 
 
-def text(value: Any, names: list[str] | None) -> str:
+def format_value(value: Any, names: list[str] | None) -> str:
     """A value as a csv's cell, long text cut; a list as Python writes it, which labels are read from."""
     if isinstance(value, list):
-        return str([text(one, names) for one in value])[:LARGEST_TEXT] if value else ""
+        return str([format_value(item, names) for item in value])[:LARGEST_TEXT] if value else ""
     if value is None or value != value:
         return ""
     if names is not None and type(value) is int:
@@ -275,14 +279,14 @@ def text(value: Any, names: list[str] | None) -> str:
     return str(value)[:LARGEST_TEXT].replace("\0", "")
 
 
-def file_name(path: str, data: bytes, number: int, used: set[str]) -> str:
+def choose_file_name(path: str, data: bytes, number: int, used: set[str]) -> str:
     """A name for a file: its own without folders, where that can be one, else the row's number; with a suffix
     of audio, the content's where it has none."""
     name = re.sub(r'[\x00-\x1f\x7f:*?"<>|]', "_", re.split(r"[\\/]", path)[-1]).lstrip(". ")
     name = name.encode("utf-8", "backslashreplace")[-150:].decode("utf-8", "ignore").lstrip(". ")
     if not is_audio(name):
-        found = (suffix for magic, suffix in SUFFIXES if re.match(magic, data, re.DOTALL))
-        name = (name or f"{number:06d}") + next(found, ".wav")
+        suffixes = (suffix for magic, suffix in SUFFIXES if re.match(magic, data, re.DOTALL))
+        name = (name or f"{number:06d}") + next(suffixes, ".wav")
     while name.casefold() in used:
         name = f"{number:06d}_{name}"
     used.add(name.casefold())

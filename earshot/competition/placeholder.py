@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from earshot.competition import segments
-from earshot.competition.audio_header import seconds_and_rate
+from earshot.competition.audio_header import read_seconds_and_rate
 from earshot.competition.file_index import Files
-from earshot.competition.names import key, side, strip_suffix
-from earshot.competition.segments import NAMED, Stretches
+from earshot.competition.names import find_side, normalise_name, strip_suffix
+from earshot.competition.segments import NAMED, Segments
 from earshot.core.csv_text import as_text
 from earshot.core.file_names import first_few, is_audio
 from earshot.core.files import write_text
@@ -24,27 +24,27 @@ if TYPE_CHECKING:
 STEP = 5  # seconds, where a sample submission of stretches has no row: as long as BirdCLEF's
 
 
-def loose(files: Files, used: set[str]) -> list[str]:
+def find_unlisted_audio(files: Files, used: set[str]) -> list[str]:
     """The audio files of a test folder that are no training clips, relative to the root."""
     return [
         path
         for path in files.audio
-        if side(path.rpartition("/")[0]) == "subm" and files.absolute(path) not in used
+        if find_side(path.rpartition("/")[0]) == "subm" and files.to_absolute(path) not in used
     ]
 
 
-def ids_like(examples: list[str], paths: list[str]) -> list[str]:
+def make_ids_like(examples: list[str], paths: list[str]) -> list[str]:
     """Ids for files that no csv names, in the examples' style: with or without suffix, with or without
     folder."""
-    names = [p.rpartition("/")[2] for p in paths]
-    ids = paths if any("/" in i for i in examples) else names
-    if not any(is_audio(i) for i in examples):
-        ids = [strip_suffix(i) for i in ids]
+    with_folder = any("/" in example for example in examples)
+    ids = paths if with_folder else [path.rpartition("/")[2] for path in paths]
+    if not any(map(is_audio, examples)):
+        ids = [strip_suffix(id) for id in ids]
     return ids if len(set(ids)) == len(ids) else paths
 
 
-def stand_ins(
-    files: Files, asked: Sequence[str], found: Sequence[str], train: pd.DataFrame
+def find_placeholder_rows(
+    files: Files, sample_ids: Sequence[str], sample_paths: Sequence[str], train: pd.DataFrame
 ) -> tuple[list[str], list[str]] | None:
     """The ids and files that a sample submission would have listed, were it no placeholder; None where it is
     none.
@@ -52,24 +52,27 @@ def stand_ins(
     A placeholder has fewer rows than there are files in the test folder, and none of its ids is a file's.
 
     Args:
-        asked: its ids. found: the file of each, "" without one.
+        sample_ids: its ids. sample_paths: the file of each, "" without one.
         train: the training clips, whose files are not meant, and whose ids are written as its own are where
             it has no row.
     """
-    if any(found):
+    if any(sample_paths):
         return None
-    there = loose(files, set(train["path"]))
-    shapes = {_shape(strip_suffix(path.rpartition("/")[2])) for path in there}
-    counted = all(_shape(strip_suffix(id.strip())) in shapes for id in asked)
-    # else these name parts of recordings
-    if len(asked) >= len(there) or not counted and all(NAMED.fullmatch(id.strip()) for id in asked):
+    unlisted = find_unlisted_audio(files, set(train["path"]))
+    if len(sample_ids) >= len(unlisted):
         return None
-    return ids_like(list(asked) or list(train["id"]), there), [files.absolute(path) for path in there]
+    shapes = {_strip_numbers(strip_suffix(path.rpartition("/")[2])) for path in unlisted}
+    ids = [id.strip() for id in sample_ids]
+    like_files = all(_strip_numbers(strip_suffix(id)) in shapes for id in ids)
+    if not like_files and all(map(NAMED.fullmatch, ids)):
+        return None  # these name parts of recordings
+    new_ids = make_ids_like(list(sample_ids) or list(train["id"]), unlisted)
+    return new_ids, [files.to_absolute(path) for path in unlisted]
 
 
-def stretches(
+def find_placeholder_segments(
     files: Files, ids: Sequence[str], id_column: str, train: pd.DataFrame, classes: set[str]
-) -> tuple[Stretches | None, list[str]]:
+) -> tuple[Segments | None, list[str]]:
     """The rows <recording>_<second> that a sample submission of stretches would have listed, were it no
     placeholder, None where it is none; lines to say about them.
 
@@ -86,23 +89,22 @@ def stretches(
     if len(named) < len(ids) or not ids and id_column.lower() != "row_id":
         return None, []
     stems = list(dict.fromkeys(match[1] for match in named))
-    parts = {key(part) for stem in stems for part in stem.split("_")}
+    parts = {normalise_name(part) for stem in stems for part in stem.split("_")}
     # folders of examples lie beside Cornell Birdcall's test folder
-    there = [
+    unlisted = [
         path
-        for path in loose(files, set(train["path"]))
+        for path in find_unlisted_audio(files, set(train["path"]))
         if not re.match("example|sample", path.rpartition("/")[0].lower())
     ]
-    there.sort(key=lambda path: (path.rpartition("/")[2], path))
-    step = _step(named)
-    if (
-        not there
-        or len(stems) > len(there)
-        or parts & {key(label) for label in classes if not label.isdecimal()}
-        or not _like_stretches(named, step, id_column, there)
-    ):
+    unlisted.sort(key=lambda path: (path.rpartition("/")[2], path))
+    if not unlisted or len(stems) > len(unlisted):
         return None, []
-    counts, lines = _counts(files, there, step)
+    if parts & {normalise_name(label) for label in classes if not label.isdecimal()}:
+        return None, []
+    step = _find_step(named)
+    if not _looks_like_segments(named, step, id_column, unlisted):
+        return None, []
+    counts, lines = _count_steps(files, unlisted, step)
     if not any(counts):  # clips, no recordings
         return None, lines
     if not ids:
@@ -113,23 +115,23 @@ def stretches(
     digits = {len(match[2]) for match in named}
     width = max(digits) if len(digits) == 1 and any(match[2].startswith("0") for match in named) else 0
     rows = [
-        (f"{name}_{end:0{width}}", files.absolute(path), float(end - step), float(end), name)
-        for path, name, count in zip(there, ids_like(stems, there), counts, strict=True)
+        (f"{name}_{end:0{width}}", files.to_absolute(path), float(end - step), float(end), name)
+        for path, name, count in zip(unlisted, make_ids_like(stems, unlisted), counts, strict=True)
         for end in range(step, step * max(1, count) + 1, step)
     ]
-    made, paths, starts, ends, names = map(list, zip(*rows, strict=True))
-    return Stretches(made, paths, starts, ends, step, names), lines
+    columns, paths, starts, ends, names = map(list, zip(*rows, strict=True))
+    return Segments(columns, paths, starts, ends, step, names), lines
 
 
-def _step(named: Sequence[re.Match[str]]) -> int:
+def _find_step(named: Sequence[re.Match[str]]) -> int:
     """How far the ends are apart that the ids name: the commonest distance, else the earliest end."""
     ends: dict[str, set[int]] = {}
     for match in named:
         ends.setdefault(match[1], set()).add(int(match[2]))
-    return int(segments.step(sorted(of_one) for of_one in ends.values())) if ends else STEP
+    return int(segments.find_step(sorted(of_one) for of_one in ends.values())) if ends else STEP
 
 
-def _like_stretches(named: Sequence[re.Match[str]], step: int, id_column: str, there: list[str]) -> bool:
+def _looks_like_segments(named: Sequence[re.Match[str]], step: int, id_column: str, paths: list[str]) -> bool:
     """Do ids name stretches of recordings, and not clips that are counted, such as clip_1?
 
     The names of the files tell: those of recordings are ids without the second. Where they do not, the ids
@@ -138,34 +140,35 @@ def _like_stretches(named: Sequence[re.Match[str]], step: int, id_column: str, t
     ends = [int(match[2]) for match in named]
     if 0 in ends:
         return False
-    names = {key(strip_suffix(path.rpartition("/")[2])) for path in there}
-    if any(tail in names for match in named for tail in _tails(key(match[1]))):  # site_1_<recording>_5
-        return False
-    shapes = {_shape(name) for name in names}
-    as_files = any(_shape(match[0]) in shapes for match in named)
-    as_recordings = all(_shape(strip_suffix(match[1])) in shapes for match in named)
+    names = {normalise_name(strip_suffix(path.rpartition("/")[2])) for path in paths}
+    for match in named:
+        if not names.isdisjoint(_list_tails(normalise_name(match[1]))):  # site_1_<recording>_5
+            return False
+    shapes = {_strip_numbers(name) for name in names}
+    as_files = any(_strip_numbers(match[0]) in shapes for match in named)
+    as_recordings = all(_strip_numbers(strip_suffix(match[1])) in shapes for match in named)
     if named and as_files != as_recordings:
         return as_recordings
     return all(end % step == 0 for end in ends) and (step > 1 or id_column.lower() == "row_id")
 
 
-def _shape(text: str) -> str:
+def _strip_numbers(text: str) -> str:
     """A name without its numbers."""
-    return re.sub(r"\d+", "#", key(text))
+    return re.sub(r"\d+", "#", normalise_name(text))
 
 
-def _tails(text: str) -> list[str]:
+def _list_tails(text: str) -> list[str]:
     parts = text.split("_")
     return ["_".join(parts[first:]) for first in range(len(parts))]
 
 
-def _counts(files: Files, there: Sequence[str], step: int) -> tuple[list[int], list[str]]:
+def _count_steps(files: Files, paths: Sequence[str], step: int) -> tuple[list[int], list[str]]:
     """How many steps each recording has by its header, the commonest number for one that cannot be read; a
     warning then."""
-    headers = [seconds_and_rate(files.absolute(path)) for path in there]
+    headers = [read_seconds_and_rate(files.to_absolute(path)) for path in paths]
     counts = [None if header is None else int(header[0] / step + 0.5) for header in headers]
     known = [count for count in counts if count is not None]
-    lost = [path for path, count in zip(there, counts, strict=True) if count is None]
+    lost = [path for path, count in zip(paths, counts, strict=True) if count is None]
     if not lost:
         return known, []
     usual = Counter(known).most_common(1)[0][0] if known else 0
@@ -176,7 +179,7 @@ def _counts(files: Files, there: Sequence[str], step: int) -> tuple[list[int], l
     ]
 
 
-def write(
+def write_sample(
     path: Path, columns: Sequence[str], id_column: str, ids: Sequence[str], example: Sequence[str]
 ) -> Path:
     """A sample submission with a row for each id, the answers as in the placeholder's first row; returns its

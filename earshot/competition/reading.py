@@ -36,7 +36,7 @@ class Reading:
     note: str | None = None
     soft_groups: bool = False  # a known layout's groups: too few, or a column that is not there, do not count
 
-    def or_else(self, known: Reading) -> Reading:
+    def merge_layout(self, known: Reading) -> Reading:
         """These settings, and those of a known layout where nothing is set; `none` as a label map or a
         pattern turns the layout's off."""
         blank = Reading()
@@ -64,7 +64,7 @@ class Reading:
         )
         return replace(self, **{**unset, **off})
 
-    def command(self, flags: str) -> str:
+    def format_command(self, flags: str) -> str:
         """The command that reads the same files with more flags.
 
         Args:
@@ -79,7 +79,7 @@ class Reading:
         Raises:
             UserError: one without a weight between 0 and 1.
         """
-        found = []
+        extras = []
         for text in self.extra_csv:
             name, _, weight = text.rpartition(":")
             try:
@@ -91,11 +91,11 @@ class Reading:
                     f"--extra-csv {text}: give FILE:WEIGHT with a weight above 0 and up to 1, such as "
                     f"{name or text}:0.3"
                 )
-            found.append((name, value))
-        return found
+            extras.append((name, value))
+        return extras
 
 
-def mapper(pairs: Sequence[str], known: Sequence[str] = ()) -> Callable[[str], str] | None:
+def build_mapper(pairs: Sequence[str], known: Sequence[str] = ()) -> Callable[[str], str] | None:
     """What a label becomes by a label map; None without one.
 
     Args:
@@ -123,11 +123,11 @@ def mapper(pairs: Sequence[str], known: Sequence[str] = ()) -> Callable[[str], s
             f"others={rest}"
         )
     if rest is not None:
-        names = {spelling.key(one): one for one in (*known, rest)} | names
+        names = {spelling.key(name): name for name in (*known, rest)} | names
     return lambda label: names.get(spelling.key(label), label if rest is None else rest)
 
 
-def train_files(root: Path, named: str, csvs: Sequence[str]) -> Path:
+def find_train_file(root: Path, named: str, csvs: Sequence[str]) -> Path:
     """The csv that a flag names: a path from here, or one in the competition, in any case of its letters.
 
     Raises:
@@ -135,9 +135,9 @@ def train_files(root: Path, named: str, csvs: Sequence[str]) -> Path:
     """
     alike = [c for c in csvs if spelling.key(c) == spelling.key(named)]
     alike += [c for c in csvs if c.rpartition("/")[2] == named]
-    found = next((p for p in (Path(named), *(root / c for c in (named, *alike))) if p.is_file()), None)
-    if found is None:
+    path = next((p for p in (Path(named), *(root / c for c in (named, *alike))) if p.is_file()), None)
+    if path is None:
         raise UserError(
             f"no train csv {named}, neither here nor in {root}; csv files there: {', '.join(csvs) or 'none'}"
         )
-    return found
+    return path

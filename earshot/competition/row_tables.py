@@ -14,7 +14,7 @@ from earshot.competition import segments
 from earshot.competition.file_index import Files
 from earshot.competition.id_columns import ID_NAMES
 from earshot.competition.names import strip_suffix
-from earshot.competition.segments import Stretches
+from earshot.competition.segments import Segments
 from earshot.core import spelling
 from earshot.core.csv_table import shown
 from earshot.core.errors import UserError
@@ -28,12 +28,14 @@ STARTS = {"start", "starts", "starttime", "startsec", "startsecond", "startsecon
 STARTS |= {"tmin", "onset", "offset"}
 EMPTY = ("", "nan", "na", "none", "null")
 LONGEST = 1e6  # seconds; no recording lasts so long
+MOST_IDS = 0.5  # of the sample's, in a column of its ids' name: the table may lack some
+ALL_IDS = 0.999  # in a column of another name, where a few may be there by chance
 CLOCK = re.compile(r"(?:(\d{1,3}):)?(\d{1,2}):(\d{1,2}(?:\.\d*)?)", re.ASCII)
 
 
-def find(
+def find_row_table(
     files: Files, tables: Tables, id_column: str, ids: Sequence[str], classes: set[str]
-) -> tuple[Path, Stretches] | None:
+) -> tuple[Path, Segments] | None:
     """The file and the seconds of each id, from the first table that has most of the ids; None without one.
 
     A table in which rows are the same part of a file, or that names classes, lists more than clips: it is
@@ -43,33 +45,36 @@ def find(
         UserError: a table's seconds are none, below zero, or end before they start.
     """
     wanted = {id.strip() for id in ids}
+    if not wanted:
+        return None
     for csv, frame in tables:
         for column in sorted(frame.columns, key=lambda name: name != id_column):
-            share = len(wanted & set(frame[column].str.strip())) / len(wanted) if wanted else 0
-            if share > (0.5 if column == id_column else 0.999):
-                if made := read(files, csv, frame, column, classes):
-                    return csv, _of_ids(made, ids)
+            share = len(wanted & set(frame[column].str.strip())) / len(wanted)
+            if share > (MOST_IDS if column == id_column else ALL_IDS):
+                found_rows = read_rows(files, csv, frame, column, classes)
+                if found_rows:
+                    return csv, _select_ids(found_rows, ids)
     return None
 
 
-def _of_ids(made: Stretches, ids: Sequence[str]) -> Stretches:
+def _select_ids(segments: Segments, ids: Sequence[str]) -> Segments:
     """The rows of the ids, in the table's order; those that it lacks last."""
-    at = {id.strip(): row for row, id in enumerate(made.ids)}
-    own = sorted(ids, key=lambda id: at.get(id.strip(), len(at)))
-    rows = [at.get(id.strip()) for id in own]
-    return Stretches(
-        own,
-        ["" if row is None else made.paths[row] for row in rows],
-        [math.nan if row is None else made.starts[row] for row in rows],
-        [math.nan if row is None else made.ends[row] for row in rows],
-        made.seconds,
-        [id if row is None else made.names[row] for id, row in zip(own, rows, strict=True)],
+    row_of = {id.strip(): row for row, id in enumerate(segments.ids)}
+    ordered = sorted(ids, key=lambda id: row_of.get(id.strip(), len(row_of)))
+    rows = [row_of.get(id.strip()) for id in ordered]
+    return Segments(
+        ordered,
+        ["" if row is None else segments.paths[row] for row in rows],
+        [math.nan if row is None else segments.starts[row] for row in rows],
+        [math.nan if row is None else segments.ends[row] for row in rows],
+        segments.seconds,
+        [id if row is None else segments.names[row] for id, row in zip(ordered, rows, strict=True)],
     )
 
 
-def instead(
+def find_longer_table(
     files: Files, tables: Tables, id_column: str, ids: Sequence[str], classes: set[str]
-) -> tuple[Path, Stretches] | None:
+) -> tuple[Path, Segments] | None:
     """The rows of the first table that has a longer column of ids of that name, none of them the sample's,
     and names files that are there: those that a placeholder stands for."""
     for csv, frame in tables:
@@ -77,50 +82,55 @@ def instead(
             continue
         if {id.strip() for id in ids} & set(frame[id_column].str.strip()):
             continue
-        made = read(files, csv, frame, id_column, classes)
-        if made and any(made.paths):
-            return csv, made
+        found_rows = read_rows(files, csv, frame, id_column, classes)
+        if found_rows and any(found_rows.paths):
+            return csv, found_rows
     return None
 
 
-def own_ids(files: Files, csv: Path, frame: pd.DataFrame, id_column: str) -> tuple[str, Stretches] | None:
+def read_row_ids(files: Files, csv: Path, frame: pd.DataFrame, id_column: str) -> tuple[str, Segments] | None:
     """The rows of a table whose column of ids repeats, as it names recordings: the column that tells rows
     apart, and what each row is; None without seconds or such a column."""
-    timed = [c for c in frame.columns if _kind(frame, c)]
-    others = [c for c in frame.columns if c not in (id_column, *timed) and frame[c].str.strip().is_unique]
-    for column in sorted(others, key=lambda c: c.lower() not in ("row_id", "id")) if timed else []:
-        if made := read(files, csv, frame, column, set()):
-            return column, made
+    timed = [column for column in frame.columns if _classify_time_column(frame, column)]
+    if not timed:
+        return None
+    others = [column for column in frame.columns if column not in (id_column, *timed)]
+    unique = [column for column in others if frame[column].str.strip().is_unique]
+    for column in sorted(unique, key=lambda name: name.lower() not in ("row_id", "id")):
+        found_rows = read_rows(files, csv, frame, column, set())
+        if found_rows:
+            return column, found_rows
     return None
 
 
-def read(files: Files, csv: Path, frame: pd.DataFrame, id_column: str, classes: set[str]) -> Stretches | None:
+def read_rows(
+    files: Files, csv: Path, frame: pd.DataFrame, id_column: str, classes: set[str]
+) -> Segments | None:
     """What each row of a table is, recording by recording; None if it is no table of such rows."""
     ids = frame[id_column].str.strip()
     if frame.empty or ids.duplicated().any() or (ids == "").any():
         return None
-    seconds = {kind: column for column in reversed(frame.columns) if (kind := _kind(frame, column))}
-    only = seconds.get("end", "") if len(seconds) == 1 else ""
-    if only.lower() in ("second", "seconds") and frame[only].map(_seconds).eq(0).any():
-        seconds = {"start": only}  # nothing ends where it begins
-    left = [c for c in frame.columns if c != id_column and c not in seconds.values()]
-    keys = set(spelling.keys(classes))
-    if any(keys and set(spelling.keys(frame[c].str.strip().unique())) <= keys for c in left):
-        return None
-    where, names = _files(files, frame, left, ids, bool(seconds))
+    seconds = _find_time_columns(frame)
+    others = [column for column in frame.columns if column != id_column and column not in seconds.values()]
+    class_keys = set(spelling.keys(classes))
+    for column in others if class_keys else ():
+        if class_keys.issuperset(spelling.keys(frame[column].str.strip().unique())):
+            return None
+    path_of, names = _find_files(files, frame, others, ids, bool(seconds))
     if names is None:
         return None
-    start, end, length = _times(csv, frame, seconds, names)
+    start, end, length = _read_times(csv, frame, seconds, names)
     if len(set(zip(names, start, end, strict=True))) < len(ids):
-        return None
-    first = {name: row for row, name in reversed(list(enumerate(names)))}
+        return None  # several rows are the same part of a file
+    first_row: dict[str, int] = {}
+    for row, name in enumerate(names):
+        first_row.setdefault(name, row)
     # recording by recording; what is whole is first
-    order = sorted(
-        range(len(ids)), key=lambda row: (first[names[row]], -1 if math.isnan(end[row]) else end[row])
-    )
-    return Stretches(
+    sort_keys = [(first_row[name], -1 if math.isnan(at) else at) for name, at in zip(names, end, strict=True)]
+    order = sorted(range(len(ids)), key=sort_keys.__getitem__)
+    return Segments(
         [frame[id_column].iloc[row] for row in order],
-        [where[names[row]] for row in order],
+        [path_of[names[row]] for row in order],
         [start[row] for row in order],
         [end[row] for row in order],
         length,
@@ -128,56 +138,77 @@ def read(files: Files, csv: Path, frame: pd.DataFrame, id_column: str, classes: 
     )
 
 
-def _kind(frame: pd.DataFrame, column: str) -> str | None:
+def _find_time_columns(frame: pd.DataFrame) -> dict[str, str]:
+    """The first column of starts and the first of ends, by "start" and "end"."""
+    seconds: dict[str, str] = {}
+    for column in frame.columns:
+        edge = _classify_time_column(frame, column)
+        if edge:
+            seconds.setdefault(edge, column)
+    if list(seconds) == ["end"]:
+        only = seconds["end"]
+        # nothing ends where it begins
+        if only.lower() in ("second", "seconds") and frame[only].map(_parse_seconds).eq(0).any():
+            return {"start": only}
+    return seconds
+
+
+def _classify_time_column(frame: pd.DataFrame, column: str) -> str | None:
     """Does a column hold the seconds at which rows start, or end?"""
     name = re.sub("[^a-z]", "", column.lower())
-    others = {re.sub("[^a-z]", "", other.lower()) for other in frame.columns}
-    kind = "end" if name in ENDS or name == "offset" and "onset" in others else "start"
-    if kind == "start" and name not in STARTS:
+    all_names = {re.sub("[^a-z]", "", other.lower()) for other in frame.columns}
+    if name in ENDS or name == "offset" and "onset" in all_names:
+        edge = "end"
+    elif name in STARTS:
+        edge = "start"
+    else:
         return None
     cells = [cell for cell in frame[column].str.strip().str.lower().unique() if cell not in EMPTY]
     # a start alone such as 06:30:00 is the time of day at which the recording starts
-    clock = kind == "end" or bool(others & ENDS)
-    return kind if not cells or any(_seconds(cell, clock) is not None for cell in cells) else None
+    clock = edge == "end" or bool(all_names & ENDS)
+    if cells and all(_parse_seconds(cell, clock) is None for cell in cells):
+        return None
+    return edge
 
 
-def _seconds(cell: str, clock: bool = True) -> float | None:
+def _parse_seconds(cell: str, clock: bool = True) -> float | None:
     """A cell as seconds, also from 0:05 or 00:00:05; None if it is no time."""
-    if (match := CLOCK.fullmatch(cell)) and clock:
+    match = CLOCK.fullmatch(cell)
+    if match and clock:
         return 3600 * int(match[1] or 0) + 60 * int(match[2]) + float(match[3])
     try:
-        found = float(cell.replace(",", "."))  # Excel in Europe writes 2,5
+        seconds = float(cell.replace(",", "."))  # Excel in Europe writes 2,5
     except ValueError:
         return None
-    return found if math.isfinite(found) else None
+    return seconds if math.isfinite(seconds) else None
 
 
-def _times(
+def _read_times(
     csv: Path, frame: pd.DataFrame, columns: dict[str, str], names: list[str]
 ) -> tuple[list[float], list[float], float]:
     """The seconds at which rows start and end, NaN for whole files; how long most rows are."""
 
-    def of(kind: str) -> list[float]:
-        if kind not in columns:
+    def read_edge(edge: str) -> list[float]:
+        if edge not in columns:
             return [math.nan] * len(frame)
-        made = []
-        for line, cell in zip(frame.index, frame[columns[kind]].str.strip(), strict=True):
-            found = math.nan if cell.lower() in EMPTY else _seconds(cell)
-            if found is None or found < 0 or found > LONGEST:
+        times = []
+        for line, cell in zip(frame.index, frame[columns[edge]].str.strip(), strict=True):
+            seconds = math.nan if cell.lower() in EMPTY else _parse_seconds(cell)
+            if seconds is None or seconds < 0 or seconds > LONGEST:
                 raise UserError(
-                    f"{csv}, line {line}: {shown(cell)} in column {columns[kind]} is not the second of a "
+                    f"{csv}, line {line}: {shown(cell)} in column {columns[edge]} is not the second of a "
                     "recording: correct it"
                 )
-            made.append(found)
-        return made
+            times.append(seconds)
+        return times
 
-    start, end = of("start"), of("end")
-    given = end if "end" in columns else start
+    start, end = read_edge("start"), read_edge("end")
+    known_times = end if "end" in columns else start
     by_file: dict[str, set[float]] = {}
-    for name, at in zip(names, given, strict=True):
+    for name, at in zip(names, known_times, strict=True):
         if not math.isnan(at):
             by_file.setdefault(name, set()).add(at)
-    length = segments.step(sorted(of_one) for of_one in by_file.values())
+    length = segments.find_step(sorted(of_one) for of_one in by_file.values())
     for row, line in enumerate(frame.index):
         if math.isnan(end[row]) and not math.isnan(start[row]):
             if "end" in columns or not length:
@@ -196,39 +227,41 @@ def _times(
     return start, end, length
 
 
-def _files(
-    files: Files, frame: pd.DataFrame, columns: list[str], ids: pd.Series, begun_by: bool
+def _find_files(
+    files: Files, frame: pd.DataFrame, columns: list[str], ids: pd.Series, can_be_prefix: bool
 ) -> tuple[dict[str, str], list[str] | None]:
     """The file of each recording that the rows name, and each row's name for it; None for names without a
     column of them.
 
     Args:
-        begun_by: may a name be what a single file's begins with?
+        can_be_prefix: may a name be what a single file's begins with?
     """
-    begun: dict[str, list[str]] = {}
-    for path in files.audio if begun_by else ():
-        if not segments.trained(path):
+    starting_with: dict[str, list[str]] = {}
+    for path in files.audio if can_be_prefix else ():
+        if not segments.is_training_file(path):
             parts = strip_suffix(path.rpartition("/")[2]).split("_")
             for end in range(1, len(parts)):
-                begun.setdefault("_".join(parts[:end]), []).append(path)
+                starting_with.setdefault("_".join(parts[:end]), []).append(path)
 
-    def hits(column: str) -> int:
-        return sum(
-            any(not segments.trained(p) for p in files.candidates(cell)) or len(begun.get(cell, [])) == 1
-            for cell in frame[column].str.strip().unique()
-        )
+    def is_recording(name: str) -> bool:
+        candidates = files.find_candidates(name)
+        return not all(map(segments.is_training_file, candidates)) or len(starting_with.get(name, [])) == 1
 
-    found = {column: hits(column) for column in columns}
-    named = [c for c in columns if found[c]] or [c for c in columns if c.lower() in FILES]
+    counts = {column: sum(map(is_recording, frame[column].str.strip().unique())) for column in columns}
+    named = [column for column in columns if counts[column]]
+    if not named:
+        named = [column for column in columns if column.lower() in FILES]
     if not named:
         return {}, None
-    column = max(named, key=lambda c: (found[c], c.lower() in FILES))
+    column = max(named, key=lambda name: (counts[name], name.lower() in FILES))
     names = list(frame[column].str.strip())
-    where = segments.recordings(files, names)
+    path_of = segments.find_recordings(files, names)
     stems = {name: segments.NAMED.sub(r"\1", id) for name, id in zip(names, ids, strict=True)}
-    by_id = segments.recordings(files, [stems[name] for name, path in where.items() if not path])
-    for name, path in where.items():
-        alike = begun.get(name, [])
-        # 2782_SSW_20170701.ogg is recording 2782
-        where[name] = path or by_id[stems[name]] or (files.absolute(alike[0]) if len(alike) == 1 else "")
-    return where, names
+    by_id = segments.find_recordings(files, [stems[name] for name, path in path_of.items() if not path])
+    for name, path in path_of.items():
+        if not path:
+            path_of[name] = by_id[stems[name]]
+        paths = starting_with.get(name, [])
+        if not path_of[name] and len(paths) == 1:
+            path_of[name] = files.to_absolute(paths[0])  # 2782_SSW_20170701.ogg is recording 2782
+    return path_of, names

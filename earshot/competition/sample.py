@@ -22,155 +22,179 @@ TEST_RECORDINGS = (2, 2, 2, 2, 2)  # 10
 MARKER = ".complete"
 
 
-def tone(hz, seconds: float, rng) -> np.ndarray:
+def make_tone(hz, seconds: float, rng) -> np.ndarray:
     """A sine of a constant or per-sample frequency in Hz, from a random phase."""
     n = round(seconds * RATE)
     turns = hz * np.arange(1, n + 1) if np.isscalar(hz) else np.cumsum(hz)
     return np.sin(2 * np.pi * (turns / RATE + rng.uniform()))
 
 
-def noise(n: int, rng, low: float = 0.0, high: float = 8000.0, tilt: float = 0.0) -> np.ndarray:
+def make_noise(n: int, rng, low: float = 0.0, high: float = 8000.0, tilt: float = 0.0) -> np.ndarray:
     """Noise between two frequencies (Hz), its amplitude falling as frequency ** -tilt; unit RMS."""
     size = 2 ** int(np.ceil(np.log2(n)))  # an FFT of prime length is slow
     spectrum = np.fft.rfft(rng.standard_normal(size))
     hz = np.fft.rfftfreq(size, 1 / RATE)
-    gain = np.maximum(hz, 30.0) ** -tilt / (
-        (1 + np.square(np.square(low / np.maximum(hz, 1.0)))) * (1 + np.square(np.square(hz / high)))
-    )
+    # slopes of fourth order at both ends; two squares are the same bits everywhere, a power may not be
+    low_slope = 1 + np.square(np.square(low / np.maximum(hz, 1.0)))
+    high_slope = 1 + np.square(np.square(hz / high))
+    gain = np.maximum(hz, 30.0) ** -tilt / (low_slope * high_slope)
     wave = np.fft.irfft(spectrum * gain, size)[:n]
     return wave / np.sqrt(np.mean(wave**2))
 
 
-def place(wave: np.ndarray, event: np.ndarray, start: float) -> None:
+def add_event(wave: np.ndarray, event: np.ndarray, start: float) -> None:
     """Add an event to the wave from a second on, cutting what hangs over."""
     first = int(start * RATE)
     part = event[: max(0, len(wave) - first)]
     wave[first : first + len(part)] += part
 
 
-def decay(n: int, seconds: float) -> np.ndarray:
+def make_decay(n: int, seconds: float) -> np.ndarray:
     """An envelope of n samples that falls to 1/e in the given time."""
     return np.exp(-np.arange(n) / (seconds * RATE))
 
 
-def bell(n, p, rng, partials, ring, gap):
+def make_bell(n, p, rng, partials, ring, gap):
     """Struck bells, `gap` seconds apart: doorbell and phone ring differ in partials, decay and rhythm
     only."""
     wave = np.zeros(n)
     start = rng.uniform(0, 0.25)
     for strike in range(int((n / RATE - start) / gap) + 1):
         hz = p["pitch"] * (p["interval"] if strike % 2 else 1.0)
-        event = sum(tone(hz * k, 0.6, rng) / (i + 1) for i, k in enumerate(partials))
-        place(wave, event * decay(len(event), ring), start + strike * gap)
+        event = sum(make_tone(hz * k, 0.6, rng) / (i + 1) for i, k in enumerate(partials))
+        add_event(wave, event * make_decay(len(event), ring), start + strike * gap)
     return wave
 
 
-def doorbell(n, p, rng):
-    return bell(n, p, rng, (1, 2.0, 3.01), 0.2 + 0.25 * p["a"], 0.4 + 0.3 * p["b"])
+def make_doorbell(n, p, rng):
+    return make_bell(n, p, rng, (1, 2.0, 3.01), 0.2 + 0.25 * p["a"], 0.4 + 0.3 * p["b"])
 
 
-def phone_ring(n, p, rng):
-    return bell(n, p, rng, (1, 2.76, 5.4), 0.05 + 0.2 * p["a"], 0.08 + 0.2 * p["b"])
+def make_phone_ring(n, p, rng):
+    return make_bell(n, p, rng, (1, 2.76, 5.4), 0.05 + 0.2 * p["a"], 0.08 + 0.2 * p["b"])
 
 
-def motor(n, p, rng, hz, rough, tilt):
+def make_motor(n, p, rng, hz, rough, tilt):
     """A pulse train with harmonics and rough amplitude: engine and growl overlap in pitch."""
     drift = 1 + 0.1 * np.cumsum(rng.standard_normal(n)) / np.sqrt(n) + 0.15 * p["a"] * np.linspace(-1, 1, n)
     phase = np.cumsum(hz * np.maximum(drift, 0.3)) / RATE
     wave = sum(np.sin(2 * np.pi * k * phase + k) * k**-tilt for k in range(1, 16))
-    return wave * (1 + rough * noise(n, rng, 5, 40)) + 0.3 * noise(n, rng, 100, 1500, 0.5)
+    return wave * (1 + rough * make_noise(n, rng, 5, 40)) + 0.3 * make_noise(n, rng, 100, 1500, 0.5)
 
 
-def dog_growl(n, p, rng):
-    wave = motor(n, p, rng, 55 + 60 * p["b"], 0.6, 0.9)
+def make_dog_growl(n, p, rng):
+    wave = make_motor(n, p, rng, 55 + 60 * p["b"], 0.6, 0.9)
     swell = np.sin(np.pi * np.clip(np.linspace(-0.1, 1.1, n) * rng.uniform(1, 1.6) % 1, 0, 1))
     return wave * (0.25 + swell)
 
 
-def engine(n, p, rng):
-    return motor(n, p, rng, 40 + 65 * p["b"], 0.25, 1.1)
+def make_engine(n, p, rng):
+    return make_motor(n, p, rng, 40 + 65 * p["b"], 0.25, 1.1)
 
 
-def rain(n, p, rng):
-    wave = noise(n, rng, 700 + 800 * p["a"], 6500, 0.2)
+def make_rain(n, p, rng):
+    wave = make_noise(n, rng, 700 + 800 * p["a"], 6500, 0.2)
     for _ in range(int(20 + 120 * p["b"])):
-        drop = np.diff(rng.standard_normal(400)) * decay(399, 0.004)
-        place(wave, drop * rng.uniform(0.4, 2), rng.uniform(0, n / RATE))
+        drop = np.diff(rng.standard_normal(400)) * make_decay(399, 0.004)
+        add_event(wave, drop * rng.uniform(0.4, 2), rng.uniform(0, n / RATE))
     return wave
 
 
-def wind(n, p, rng):
+def make_wind(n, p, rng):
     turns = rng.uniform(0.3, 1.2) * np.arange(n) / RATE + rng.uniform()
     gust = 1 + (0.3 + 0.5 * p["a"]) * np.sin(2 * np.pi * turns)
-    return noise(n, rng, 100, 1200 + 3500 * p["b"], 0.35) * gust
+    return make_noise(n, rng, 100, 1200 + 3500 * p["b"], 0.35) * gust
 
 
-def taps(n, p, rng, gap, jitter, low, high, ring, strength):
+def make_taps(n, p, rng, gap, jitter, low, high, ring, strength):
     """Short bursts in a rhythm: footsteps and clock tick overlap in pace and pitch."""
     wave = np.zeros(n)
     time = rng.uniform(0, gap)
     while time < n / RATE:
-        event = noise(2400, rng, low, high) * decay(2400, ring)
-        event += strength * tone(low * 1.5, 0.15, rng) * decay(2400, ring)
-        place(wave, event * rng.uniform(0.6, 1.2), time)
+        event = make_noise(2400, rng, low, high) * make_decay(2400, ring)
+        event += strength * make_tone(low * 1.5, 0.15, rng) * make_decay(2400, ring)
+        add_event(wave, event * rng.uniform(0.6, 1.2), time)
         time += gap * (1 + jitter * rng.uniform(-1, 1))
     return wave
 
 
-def footsteps(n, p, rng):
-    return taps(n, p, rng, 0.35 + 0.3 * p["a"], 0.15, 120 + 500 * p["b"], 900 + 2500 * p["b"], 0.02, 0.5)
+def make_footsteps(n, p, rng):
+    return make_taps(n, p, rng, 0.35 + 0.3 * p["a"], 0.15, 120 + 500 * p["b"], 900 + 2500 * p["b"], 0.02, 0.5)
 
 
-def clock_tick(n, p, rng):
-    return taps(n, p, rng, 0.25 + 0.3 * p["a"], 0.02, 500 + 1500 * p["b"], 2500 + 3000 * p["b"], 0.012, 0.8)
+def make_clock_tick(n, p, rng):
+    return make_taps(
+        n, p, rng, 0.25 + 0.3 * p["a"], 0.02, 500 + 1500 * p["b"], 2500 + 3000 * p["b"], 0.012, 0.8
+    )
 
 
-def siren(n, p, rng):
+def make_siren(n, p, rng):
     seconds = np.arange(n) / RATE
     sweep = np.sin(2 * np.pi * (0.4 + 1.6 * p["b"]) * seconds + rng.uniform(0, 6))
     hz = p["pitch"] * (1 + (0.12 + 0.3 * p["a"]) * sweep)
-    wave = tone(hz, n / RATE, rng)
+    wave = make_tone(hz, n / RATE, rng)
     return wave + 0.4 * np.tanh(3 * wave)
 
 
-def glass_break(n, p, rng):
+def make_glass_break(n, p, rng):
     wave = np.zeros(n)
     crash = rng.uniform(0.05, 0.5)
-    place(wave, 2 * noise(4000, rng, 1500, 7500) * decay(4000, 0.05), crash)
+    add_event(wave, 2 * make_noise(4000, rng, 1500, 7500) * make_decay(4000, 0.05), crash)
     for _ in range(int(8 + 25 * p["a"])):
-        event = tone(rng.uniform(1800, 7000) * (0.7 + 0.5 * p["b"]), 0.3, rng)
-        place(
-            wave,
-            event * decay(len(event), rng.uniform(0.01, 0.07)) * rng.uniform(0.2, 1),
-            crash + rng.exponential(0.25),
-        )
+        shard = make_tone(rng.uniform(1800, 7000) * (0.7 + 0.5 * p["b"]), 0.3, rng)
+        shard = shard * make_decay(len(shard), rng.uniform(0.01, 0.07)) * rng.uniform(0.2, 1)
+        add_event(wave, shard, crash + rng.exponential(0.25))
     return wave
 
 
 SOUNDS = {
-    f.__name__: f
-    for f in (clock_tick, dog_growl, doorbell, engine, footsteps, glass_break, phone_ring, rain, siren, wind)
+    make_sound.__name__: make_sound
+    for make_sound in (
+        make_clock_tick,
+        make_dog_growl,
+        make_doorbell,
+        make_engine,
+        make_footsteps,
+        make_glass_break,
+        make_phone_ring,
+        make_rain,
+        make_siren,
+        make_wind,
+    )
 }
 
 
-def generator(*key: int) -> np.random.Generator:
+def make_generator(*key: int) -> np.random.Generator:
     """Randomness of its own for every recording and clip, so that one more clip changes no other."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([SEED, *key])))
 
 
-def level(wave: np.ndarray) -> np.ndarray:
+def normalise_level(wave: np.ndarray) -> np.ndarray:
     """The wave at unit RMS."""
     return wave / max(np.sqrt(np.mean(wave**2)), 1e-9)
 
 
-def clip(label: int, recording: int, take: int) -> np.ndarray:
+def add_echo(wave: np.ndarray, room: float, wetness: float, rng) -> np.ndarray:
+    """The wave and its echo in a room of decaying noise, at unit RMS.
+
+    Args:
+        room: seconds in which the echo falls to about a seventh. wetness: how loud it is beside the wave.
+    """
+    length = int(3 * room * RATE)
+    response = rng.standard_normal(length) * make_decay(length, room / 2)
+    size = 2 ** int(np.ceil(np.log2(len(wave) + length)))
+    echo = np.fft.irfft(np.fft.rfft(wave, size) * np.fft.rfft(response, size), size)[: len(wave)]
+    return normalise_level(wave + wetness * normalise_level(echo))
+
+
+def make_clip(label: int, recording: int, take: int) -> np.ndarray:
     """One clip of a recording: the recording fixes the source, the room and the background, the take the
     rest.
 
     Returns:
         (samples,) int16, 1.2 to 2.4 seconds.
     """
-    place_rng, rng = generator(label, recording), generator(label, recording, take)
+    place_rng, rng = make_generator(label, recording), make_generator(label, recording, take)
     sounds = list(SOUNDS.values())
     p = {
         "pitch": 500 * 2 ** place_rng.uniform(0, 1.5),
@@ -181,30 +205,30 @@ def clip(label: int, recording: int, take: int) -> np.ndarray:
     room, wetness = place_rng.uniform(0.05, 0.3), place_rng.uniform(0, 0.6)
     snr, tilt = place_rng.uniform(2, 20), place_rng.uniform(0, 0.9)
     other = (label + int(place_rng.integers(1, len(sounds)))) % len(sounds)
-    kind = place_rng.uniform()
-    # dB below the own sound
-    distance = 0.0 if kind < 0.05 else place_rng.uniform(4, 12) if kind < 0.4 else None
+    chance = place_rng.uniform()
+    distance = None  # dB that another sound in the background is below the own one
+    if chance < 0.05:
+        distance = 0.0  # as loud: no model can be sure of these clips
+    elif chance < 0.4:
+        distance = place_rng.uniform(4, 12)
 
     n = int(rng.uniform(1.2, 2.4) * RATE)
-    wave = level(sounds[label](n, p, rng))
+    wave = normalise_level(sounds[label](n, p, rng))
     if distance is not None:
-        q = {**p, "a": place_rng.uniform(), "b": place_rng.uniform()}
-        wave = wave + level(sounds[other](n, q, rng)) * 10 ** (-distance / 20)
-    echo = place_rng.standard_normal(int(3 * room * RATE)) * decay(int(3 * room * RATE), room / 2)
-    size = 2 ** int(np.ceil(np.log2(n + len(echo))))
-    echo = np.fft.irfft(np.fft.rfft(wave, size) * np.fft.rfft(echo, size), size)[:n]
-    wave = level(wave + wetness * level(echo))
-    wave = wave + noise(n, rng, 20, 8000, tilt) * 10 ** (-snr / 20)
+        other_traits = {**p, "a": place_rng.uniform(), "b": place_rng.uniform()}
+        wave = wave + normalise_level(sounds[other](n, other_traits, rng)) * 10 ** (-distance / 20)
+    wave = add_echo(wave, room, wetness, place_rng)
+    wave = wave + make_noise(n, rng, 20, 8000, tilt) * 10 ** (-snr / 20)
     wave = wave / np.abs(wave).max() * rng.uniform(0.2, 0.9)
     return np.round(wave * 32767).astype(np.int16)
 
 
-def name_of(*key) -> str:
+def make_name(*key) -> str:
     """A file or group name that tells neither class nor order."""
     return hashlib.sha256(repr((SEED, *key)).encode()).hexdigest()[:8]
 
 
-def recipe() -> str:
+def read_recipe() -> str:
     """What a complete folder was made by: this very file."""
     return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
 
@@ -212,39 +236,32 @@ def recipe() -> str:
 def is_complete(folder: Path) -> bool:
     """Whether the folder holds the whole sample competition, made by this recipe."""
     marker = Path(folder) / MARKER
-    return marker.is_file() and marker.read_text() == recipe()
+    return marker.is_file() and marker.read_text() == read_recipe()
 
 
-def write(folder: Path) -> None:
+def write_sample(folder: Path) -> None:
     """Write the sample competition's files into a fresh folder."""
     rows = {"audio_train": [], "audio_test": []}
     for label, name in enumerate(SOUNDS):
         for recording, takes in enumerate(TRAIN_RECORDINGS + TEST_RECORDINGS):
             part = "audio_train" if recording < len(TRAIN_RECORDINGS) else "audio_test"
+            group = make_name(label, recording)
             for take in range(takes):
-                rows[part].append(
-                    (
-                        f"{name_of(label, recording, take)}.wav",
-                        name,
-                        name_of(label, recording),
-                        (label, recording, take),
-                    )
-                )
+                fname = f"{make_name(label, recording, take)}.wav"
+                rows[part].append((fname, name, group, (label, recording, take)))
     for part, clips in rows.items():
         (folder / part).mkdir(parents=True)
         for fname, _, _, key in clips:
-            soundfile.write(folder / part / fname, clip(*key), RATE, subtype="PCM_16")
+            soundfile.write(folder / part / fname, make_clip(*key), RATE, subtype="PCM_16")
     train = pd.DataFrame(sorted(r[:3] for r in rows["audio_train"]), columns=["fname", "label", "group"])
     solution = pd.DataFrame(sorted(r[:2] for r in rows["audio_test"]), columns=["fname", "label"])
-    shuffled = solution.iloc[generator().permutation(len(solution))]
-    train.to_csv(folder / "train.csv", index=False, lineterminator="\n")
-    solution.to_csv(folder / "solution.csv", index=False, lineterminator="\n")
-    shuffled.assign(label=next(iter(SOUNDS))).to_csv(
-        folder / "sample_submission.csv", index=False, lineterminator="\n"
-    )
+    shuffled = solution.iloc[make_generator().permutation(len(solution))]
+    submission = shuffled.assign(label=next(iter(SOUNDS)))
+    for name, table in (("train", train), ("solution", solution), ("sample_submission", submission)):
+        table.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
 
 
-def build(folder: Path) -> Path:
+def build_sample(folder: Path) -> Path:
     """Make the sample competition in the folder unless it is there; a killed build is redone, caches beside
     it stay.
 
@@ -257,7 +274,7 @@ def build(folder: Path) -> Path:
         return folder
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    write(partial)
+    write_sample(partial)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARKER).unlink(missing_ok=True)
     for entry in sorted(partial.iterdir()):
@@ -266,6 +283,6 @@ def build(folder: Path) -> Path:
         os.replace(entry, folder / entry.name)
     partial.rmdir()
     part = folder / f"{MARKER}.part"
-    part.write_text(recipe())
+    part.write_text(read_recipe())
     os.replace(part, folder / MARKER)
     return folder

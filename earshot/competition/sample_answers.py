@@ -7,6 +7,7 @@ import shlex
 import unicodedata
 from collections.abc import Iterable, Sequence
 from functools import partial
+from itertools import product
 from os.path import commonprefix
 from typing import NamedTuple
 
@@ -31,12 +32,13 @@ SCORES = frozenset(
     "probability probabilities prob probs proba score scores confidence conf likelihood likelihoods p".split()
 )
 LABELS = frozenset(labels.LABEL_NAMES) - {"target", "y"}
+AFFIX = 40  # characters at most that all columns may have around the class: each pair of lengths is tried
 # A cell that means yes, and one that means no.
 YES_NO = {"true": "false", "yes": "no", "t": "f", "y": "n", "present": "absent", "positive": "negative"}
 NO = frozenset("0 none nothing background noise silence silent normal neg".split()) | {*YES_NO.values()}
 
 
-class Shape(NamedTuple):
+class AnswerShape(NamedTuple):
     """What the cells of a sample submission are: "labels", or a "score" (a number, or yes and no) of a class.
 
     of: the class that a single column's score is of; None where columns or rows say it.
@@ -52,87 +54,105 @@ class Shape(NamedTuple):
     separator: str = " "
 
 
-def shape(sample: pd.DataFrame, id_column: str, classes: Sequence[str], several: bool) -> Shape:
+def detect_shape(
+    sample: pd.DataFrame, id_column: str, classes: Sequence[str], multilabel: bool
+) -> AnswerShape:
     """What the cells of a sample submission are, where its rows are clips: header and values decide together.
 
     Args:
-        classes: in order, in any spelling. several: may a clip have several labels?
+        classes: in order, in any spelling. multilabel: may a clip have several labels?
     Raises:
         UserError: a column per class, and one is no class.
     """
     columns = [column for column in sample.columns if column != id_column]
-    if ranked(sample, columns, classes):
-        return Shape("labels", several=min(len(columns), len(classes)))
-    if not columns or by_class(columns, classes):
-        return Shape("score", words=yes_no(cell for c in columns for cell in sample[c].unique()))
-    cells = _cells(sample[columns[0]])
-    known = set(spelling.keys(classes))
-    none_known = not known & set(spelling.keys(cells))
-    if not several and len(classes) == 2:
-        words = yes_no(cells) if none_known else None
-        numbers = all(_number(cell) for cell in cells)
-        fractions = numbers and any(map(fraction, cells)) and not set(spelling.keys(cells)) <= known
-        if words or fractions or is_score(columns[0]) and (numbers or none_known):
-            return Shape("score", positive(columns[0], classes), words)
-    if several:
-        return Shape("labels", several=0)
-    count, separator = _counted(cells, classes)
-    return Shape("labels", several=count, separator=separator)
+    if has_ranked_columns(sample, columns, classes):
+        return AnswerShape("labels", several=min(len(columns), len(classes)))
+    if not columns or has_class_columns(columns, classes):
+        cells_of_all = (cell for column in columns for cell in sample[column].unique())
+        return AnswerShape("score", words=find_yes_no(cells_of_all))
+    if multilabel:
+        return AnswerShape("labels", several=0)
+    cells = _list_cells(sample[columns[0]])
+    if len(classes) == 2:
+        known, cell_keys = set(spelling.keys(classes)), set(spelling.keys(cells))
+        none_known = known.isdisjoint(cell_keys)
+        words = find_yes_no(cells) if none_known else None
+        numbers = all(map(_is_probability, cells))
+        fractions = numbers and any(map(is_fraction, cells)) and not cell_keys <= known
+        named_score = is_score(columns[0]) and (numbers or none_known)
+        if words or fractions or named_score:
+            return AnswerShape("score", find_positive_class(columns[0], classes), words)
+    count, separator = _count_labels(cells, classes)
+    return AnswerShape("labels", several=count, separator=separator)
 
 
-def ranked(sample: pd.DataFrame, columns: Sequence[str], classes: Sequence[str]) -> bool:
+def has_ranked_columns(sample: pd.DataFrame, columns: Sequence[str], classes: Sequence[str]) -> bool:
     """Does a sample submission have several columns of labels, the likeliest first (label1, label2, ...)?"""
     known = set(spelling.keys(classes))
+    if not 1 < len(columns) <= len(classes) or not known.isdisjoint(spelling.keys(columns)):
+        return False
     cells = {spelling.key(cell) for column in columns for cell in sample[column].unique()}
     # numbers below several columns are of a class each
-    words = bool(cells) and cells <= known and not all(map(_is_float, cells))
-    return words and 1 < len(columns) <= len(classes) and not known & set(spelling.keys(columns))
+    return bool(cells) and cells <= known and not all(map(_is_float, cells))
 
 
-def long_words(column: str, cells: Iterable[str]) -> tuple[str, str] | None:
+def find_long_words(column: str, cells: Iterable[str]) -> tuple[str, str] | None:
     """How a sample with a row per clip and class writes yes and no; None where it holds numbers."""
-    found = {cell.strip() for cell in cells} - {""}
-    return ("1", "0") if found == {"0", "1"} and not is_score(column) else yes_no(found)
+    words = {cell.strip() for cell in cells} - {""}
+    if words == {"0", "1"} and not is_score(column):
+        return "1", "0"
+    return find_yes_no(words)
 
 
-def yes_no(cells: Iterable[str]) -> tuple[str, str] | None:
+def find_yes_no(cells: Iterable[str]) -> tuple[str, str] | None:
     """How cells that are nothing but yes and no write them; None for others."""
-    found = {cell.strip().lower(): cell.strip() for cell in cells if cell.strip()}
+    words = {cell.strip().lower(): cell.strip() for cell in cells if cell.strip()}
     for yes, no in YES_NO.items():
-        if found and found.keys() <= {yes, no}:
-            like = next(iter(found.values()))
-            case = str.upper if like.isupper() else str.capitalize if like[0].isupper() else str
-            return found.get(yes, case(yes)), found.get(no, case(no))
+        if words and words.keys() <= {yes, no}:
+            example = next(iter(words.values()))
+            in_case = str.capitalize if example[0].isupper() else str
+            if example.isupper():
+                in_case = str.upper
+            return words.get(yes, in_case(yes)), words.get(no, in_case(no))
     return None
 
 
 def is_score(header: str) -> bool:
     """Does a header mean a number, not a label?"""
-    return not SCORES.isdisjoint(_words(header))
+    return not SCORES.isdisjoint(_split_words(header))
 
 
-def positive(header: str, classes: Sequence[str]) -> str:
+def find_positive_class(header: str, classes: Sequence[str]) -> str:
     """Which of two classes a score is of: the one that the header names, the larger number, the one that says
     yes or whose opposite says no; else the second."""
-    named = [name for name in classes if set(_words(name)) <= set(_words(header))]
+    header_words = set(_split_words(header))
+    named = [name for name in classes if header_words.issuperset(_split_words(name))]
     if len(named) == 1:
         return named[0]
     if all(map(_is_float, classes)):
         return max(classes, key=float)
-    words = [_words(spelling.loose(name)) for name in classes]  # true is 1 there, false 0
-    yes = [i for i in (0, 1) if words[i][:1] == words[i] and {*words[i]} & {*YES_NO, "1"}]
-    no = [i for i in (0, 1) if {*words[i][:1]} & {"not", "non", *(NO if words[i][1:] == [] else ["no"])}]
-    return classes[yes[0] if len(yes) == 1 else 1 - no[0] if len(no) == 1 else 1]
+    positive, negative = [], []
+    for index in (0, 1):
+        words = _split_words(spelling.loose(classes[index]))  # true is 1 there, false 0
+        first = words[0] if words else ""
+        if len(words) == 1 and (first in YES_NO or first == "1"):
+            positive.append(index)
+        # "normal" alone means no, but not before another word: normal_heart
+        if first in ("not", "non") or first in NO and len(words) == 1 or first == "no":
+            negative.append(index)
+    if len(positive) == 1:
+        return classes[positive[0]]
+    return classes[1 - negative[0] if len(negative) == 1 else 1]
 
 
-def _words(text: str) -> list[str]:
+def _split_words(text: str) -> list[str]:
     """The words of a header, also of predProba."""
     apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text)
     return re.findall(r"[^\W_]+", apart.casefold())
 
 
-def _cells(column: pd.Series) -> list[str]:
-    """What the cells of a column hold, each once."""
+def _list_cells(column: pd.Series) -> list[str]:
+
     return [cell for cell in column.str.strip().unique() if cell]
 
 
@@ -140,12 +160,13 @@ def _is_float(text: str) -> bool:
     return re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", text, re.ASCII | re.IGNORECASE) is not None
 
 
-def _number(text: str) -> bool:
+def _is_probability(text: str) -> bool:
     """Is a cell a number from 0 to 1?"""
-    return _is_float(text.replace(",", ".")) and 0 <= float(text.replace(",", ".")) <= 1
+    number = text.replace(",", ".")
+    return _is_float(number) and 0 <= float(number) <= 1
 
 
-def _counted(cells: list[str], classes: Sequence[str]) -> tuple[int, str]:
+def _count_labels(cells: list[str], classes: Sequence[str]) -> tuple[int, str]:
     """How many labels every cell has, of clips that have one: several where all fall apart into so many words
     that mostly are classes, whatever their case; and what stands between."""
     known = {*spelling.keys(classes), *map(spelling.loose, classes)}
@@ -156,15 +177,15 @@ def _counted(cells: list[str], classes: Sequence[str]) -> tuple[int, str]:
     if not cells or any(map(is_class, cells)):
         return 1, " "
     separator = labels.find_separator(cells, list(classes))
-    parts = [labels.split(cell, separator) for cell in cells]
-    words = dict.fromkeys(word for part in parts for word in part)
+    parts = [labels.split_cell(cell, separator) for cell in cells]
+    words = {word for part in parts for word in part}
     count = len(parts[0])
-    if {len(part) for part in parts} != {count} or 2 * sum(map(is_class, words)) <= len(words):
+    if any(len(part) != count for part in parts) or 2 * sum(map(is_class, words)) <= len(words):
         return 1, " "
     return min(count, len(classes)), separator
 
 
-def by_class(columns: Sequence[str], classes: Sequence[str]) -> bool:
+def has_class_columns(columns: Sequence[str], classes: Sequence[str]) -> bool:
     """Does a sample submission have a column per class (True), or one that holds labels (False)?
 
     Args:
@@ -176,11 +197,13 @@ def by_class(columns: Sequence[str], classes: Sequence[str]) -> bool:
     unknown = [column for column in columns if spelling.key(column) not in known]
     if len(columns) == 1 and unknown:
         return False
-    if unknown and _around(columns, classes):
+    if unknown and _match_affixes(columns, classes):
         return True
     if unknown:
-        hint = meant(unknown[0], classes) or ": spell the classes alike in both files, or take the column out"
-        hint += _mapped(columns, classes)
+        hint = suggest_label(unknown[0], classes)
+        if not hint:
+            hint = ": spell the classes alike in both files, or take the column out"
+        hint += _suggest_label_map(columns, classes)
         raise UserError(
             f"the sample submission's column {shown(unknown[0])} is no class of the training data "
             f"({', '.join(classes[:5])}{' ...' if len(classes) > 5 else ''}){hint}"
@@ -192,78 +215,90 @@ def by_class(columns: Sequence[str], classes: Sequence[str]) -> bool:
     return True
 
 
-def _mapped(columns: Sequence[str], classes: Sequence[str]) -> str:
+def _suggest_label_map(columns: Sequence[str], classes: Sequence[str]) -> str:
     """The flag that spells the classes as columns do that differ in case, blanks and what all have around;
     "" where they differ by more."""
     known = {spelling.loose(name): name for name in classes}
-    called = _around([spelling.loose(column) for column in columns], list(known), bare=True)
-    of = {column: known.get(called.get(spelling.loose(column), "")) for column in columns}
-    if len(known) < len(classes) or None in of.values() or len(set(of.values())) < len(columns):
+    loose_columns = [spelling.loose(column) for column in columns]
+    matches = _match_affixes(loose_columns, list(known), bare=True)
+    pairs = {
+        known[matches[loose]]: column
+        for column, loose in zip(columns, loose_columns, strict=True)
+        if loose in matches
+    }
+    if len(known) < len(classes) or len(pairs) < len(columns):
         return ""
-    pairs = {name: column for column, name in of.items() if name is not None}
-    return f" ({label_map(pairs)} spells them so)"
+    return f" ({format_label_map(pairs)} spells them so)"
 
 
-def label_map(pairs: dict[str, str]) -> str:
+def format_label_map(pairs: dict[str, str]) -> str:
     """The flag that renames labels."""
     return f"--label-map {' '.join(shlex.quote(f'{old}={new}') for old, new in pairs.items())}"
 
 
-def _around(columns: Sequence[str], classes: Sequence[str], bare: bool = False) -> dict[str, str]:
+def _match_affixes(columns: Sequence[str], classes: Sequence[str], bare: bool = False) -> dict[str, str]:
     """The class of each column, where all have one text before or behind it (s0, s1 for 0, 1; `bare`: or
     nothing); {} without."""
     known = {spelling.key(name): name for name in classes}
     before = commonprefix(list(columns))
     behind = commonprefix([column[::-1] for column in columns])[::-1]
-    for i in range(min(len(before), 40) + 1):
-        for j in range(min(len(behind), 40) + 1):
-            names = [spelling.key(column[i : len(column) - j]) for column in columns]
-            if (bare or i + j) and all(name in known for name in names) and len(set(names)) == len(columns):
-                return {column: known[name] for column, name in zip(columns, names, strict=True)}
+    for start, cut in product(range(min(len(before), AFFIX) + 1), range(min(len(behind), AFFIX) + 1)):
+        names = [spelling.key(column[start : len(column) - cut]) for column in columns]
+        if not bare and start == cut == 0 or not known.keys() >= set(names):
+            continue
+        if len(set(names)) == len(columns):
+            return {column: known[name] for column, name in zip(columns, names, strict=True)}
     return {}
 
 
-def meant(text: str, classes: Sequence[str]) -> str:
+def suggest_label(text: str, classes: Sequence[str]) -> str:
     """ ": did you mean ...?" where a label of another spelling comes close, else nothing."""
-    found = spelling.near(text, classes)
-    return f": did you mean {' for '.join(reversed(spelling.apart(text, found)))}?" if found else ""
+    near_label = spelling.near(text, classes)
+    return f": did you mean {' for '.join(reversed(spelling.apart(text, near_label)))}?" if near_label else ""
 
 
-def check(
-    sample: pd.DataFrame, name: str, id_column: str, classes: Sequence[str], learnt: set[str], several: bool
+def check_sample(
+    sample: pd.DataFrame,
+    name: str,
+    id_column: str,
+    classes: Sequence[str],
+    learnt: set[str],
+    multilabel: bool,
 ) -> list[str]:
     """Notes on what a sample submission wants, and warnings where its cells name what no training clip has as
     its label.
 
     Args:
         name: the file's. classes: all labels. learnt: those of training clips.
-        several: may a clip have several?
+        multilabel: may a clip have several?
     Raises:
         UserError: a column per class, and one is no class.
     """
     columns = [column for column in sample.columns if column != id_column]
     if not columns:
         return []
-    asked, column = shape(sample, id_column, classes, several), columns[0]
-    if asked.kind == "score" and asked.of is None:
-        return [_threshold(name, "its columns hold", *asked.words)] if asked.words else []
-    cells = _cells(sample[column])
-    words, scores = long_words(column, cells), is_score(column)
-    numbers = column.lower() not in LABELS and all(map(_number, cells))
-    if (words or scores or numbers) and long_format.likely(list(sample[id_column]), classes):
-        return [_threshold(name, f"column {column} holds", *words)] if words else []
-    if asked.of is not None:
-        what = f"{asked.words[0]} where it is the likelier" if asked.words else "its probability is submitted"
-        return [f"{name}: column {column} is about the class {shown(asked.of)}: {what}"]
-    named = _named(sample, column, classes, several)
-    blank = [label for label in classes if len(labels.split(label, asked.separator)) > 1]
-    notes = [
-        f"warning: the cells of {name} have {asked.several} labels each, and the label {shown(label)} holds "
-        "what stands between them: the leaderboard may take it for several"
-        for label in blank[:1]
-        if asked.several > 1
-    ]
-    if scores and all(map(_number, named)):
+    shape, column = detect_shape(sample, id_column, classes, multilabel), columns[0]
+    if shape.kind == "score" and shape.of is None:
+        return [_describe_threshold(name, "its columns hold", *shape.words)] if shape.words else []
+    cells = _list_cells(sample[column])
+    words, scores = find_long_words(column, cells), is_score(column)
+    numbers = column.lower() not in LABELS and all(map(_is_probability, cells))
+    if (words or scores or numbers) and long_format.looks_like_long_format(list(sample[id_column]), classes):
+        return [_describe_threshold(name, f"column {column} holds", *words)] if words else []
+    if shape.of is not None:
+        answer = "its probability is submitted"
+        if shape.words:
+            answer = f"{shape.words[0]} where it is the likelier"
+        return [f"{name}: column {column} is about the class {shown(shape.of)}: {answer}"]
+    named = _list_labels(sample, column, classes, multilabel)
+    notes = []
+    torn = [label for label in classes if len(labels.split_cell(label, shape.separator)) > 1]
+    if torn and shape.several > 1:
+        notes.append(
+            f"warning: the cells of {name} have {shape.several} labels each, and the label {shown(torn[0])} "
+            "holds what stands between them: the leaderboard may take it for several"
+        )
+    if scores and all(map(_is_probability, named)):
         return [
             f"warning: column {column} of {name} asks for a score, and there are {len(classes)} classes "
             f"({some(classes, 5)}): of which it does not say, so labels are submitted; if another column of "
@@ -273,12 +308,10 @@ def check(
     unknown = [label for label in named if spelling.key(label) not in known]
     unknown = [label for label in unknown if any(map(str.isalnum, label))]  # "?" stands for any label
     if not unknown:
-        return notes + _constant(name, column, cells, classes)
-    parts = (word for label in unknown[:20] for word in (label, *labels.words(label)))
-    hints = filter(None, (meant(word, sorted(learnt)) for word in parts if spelling.key(word) not in known))
-    hint = next(hints, ": labels are submitted as the training data spells them")
+        return notes + _describe_constant(name, column, cells, classes)
+    hint = _suggest_near(unknown[:20], sorted(learnt), known)
     if len(classes) > 2 and all(re.fullmatch(r"\d+", cell, re.ASCII) for cell in named):
-        counted = label_map({name: str(number) for number, name in enumerate(classes)})
+        counted = format_label_map({name: str(number) for number, name in enumerate(classes)})
         if len(named) > 1 and not any(map(str.isdecimal, classes)):
             raise UserError(
                 f"column {column} of {name} holds numbers ({some(unknown, 3)}), and the labels are words: if "
@@ -292,9 +325,19 @@ def check(
     ]
 
 
-def _constant(name: str, column: str, cells: list[str], classes: Sequence[str]) -> list[str]:
+def _suggest_near(unknown: Sequence[str], learnt: Sequence[str], known: set[str]) -> str:
+    """What a label, or a word of it, may mean that no training clip has."""
+    for label in unknown:
+        for word in (label, *labels.list_words(label)):
+            hint = suggest_label(word, learnt) if spelling.key(word) not in known else ""
+            if hint:
+                return hint
+    return ": labels are submitted as the training data spells them"
+
+
+def _describe_constant(name: str, column: str, cells: list[str], classes: Sequence[str]) -> list[str]:
     """A line where a single number stands below a header that may mean the label or its probability."""
-    if len(classes) != 2 or len(cells) != 1 or not _number(cells[0]) or column.lower() in LABELS:
+    if len(classes) != 2 or len(cells) != 1 or not _is_probability(cells[0]) or column.lower() in LABELS:
         return []
     return [
         f"{name}: column {column} holds {cells[0]} alone, so labels are submitted: if the contest wants "
@@ -302,33 +345,35 @@ def _constant(name: str, column: str, cells: list[str], classes: Sequence[str]) 
     ]
 
 
-def _threshold(name: str, where: str, yes: str, no: str) -> str:
+def _describe_threshold(name: str, where: str, yes: str, no: str) -> str:
     return f"{name}: {where} {yes} and {no}: {yes} is submitted where a class is likelier than not"
 
 
-def spelled(classes: Sequence[str], sample: pd.DataFrame, id_column: str, several: bool) -> list[str]:
+def adopt_spelling(
+    classes: Sequence[str], sample: pd.DataFrame, id_column: str, multilabel: bool
+) -> list[str]:
     """The classes, each as the sample submission spells it in its header or its cells.
 
     Raises:
         UserError: a column per class, and one is no class.
     """
     columns = [column for column in sample.columns if column != id_column]
-    rank = ranked(sample, columns, classes)
-    if not columns or not rank and by_class(columns, classes):
-        column_of = {label: column for column, label in _around(columns, classes).items()}
-        return (
-            [column_of.get(label, label) for label in classes]
-            if column_of
-            else spelling.like(classes, columns)
-        )
-    found: dict[str, str] = {}
-    spelling.settle(_named(sample, columns[0], classes, several), found)
-    shown_there = [(label, found[spelling.key(label)]) for label in classes if spelling.key(label) in found]
-    style = next((s for s in STYLES if all(s(label) == text for label, text in shown_there)), str)
-    return [found.get(spelling.key(label), style(label)) for label in classes]
+    ranked = has_ranked_columns(sample, columns, classes)
+    if not columns or not ranked and has_class_columns(columns, classes):
+        column_of = {label: column for column, label in _match_affixes(columns, classes).items()}
+        if not column_of:
+            return spelling.like(classes, columns)
+        return [column_of.get(label, label) for label in classes]
+    spelled: dict[str, str] = {}
+    spelling.settle(_list_labels(sample, columns[0], classes, multilabel), spelled)
+    keys = [spelling.key(label) for label in classes]
+    pairs = [(label, spelled[key]) for label, key in zip(classes, keys, strict=True) if key in spelled]
+    fitting = (style for style in STYLES if all(style(label) == text for label, text in pairs))
+    style = next(fitting, str)
+    return [spelled.get(key, style(label)) for label, key in zip(classes, keys, strict=True)]
 
 
-def fraction(text: str) -> bool:
+def is_fraction(text: str) -> bool:
     """Is a cell a number between 0 and 1?"""
     try:
         return 0 < float(text.replace(",", ".")) < 1  # Excel in Europe writes 0,5
@@ -336,14 +381,20 @@ def fraction(text: str) -> bool:
         return False
 
 
-def _named(sample: pd.DataFrame, column: str, classes: Sequence[str], several: bool) -> list[str]:
+def _list_labels(sample: pd.DataFrame, column: str, classes: Sequence[str], multilabel: bool) -> list[str]:
     """The distinct labels that a column's cells name: a cell, or its parts where one of them is a label."""
     known = set(spelling.keys(classes))
-    cells = _cells(sample[column])
-    separator = labels.find_separator(cells, list(classes)) if several else _counted(cells, classes)[1]
-    found: dict[str, None] = {}
+    cells = _list_cells(sample[column])
+    if multilabel:
+        separator = labels.find_separator(cells, list(classes))
+    else:
+        _, separator = _count_labels(cells, classes)
+    distinct: dict[str, None] = {}
     for cell in cells:
-        parts = [] if spelling.key(cell) in known else labels.split(cell, separator)
-        apart = any(spelling.key(part) in known for part in parts)
-        found |= dict.fromkeys(parts if apart else [cell])
-    return list(found)
+        parts = [cell]
+        if spelling.key(cell) not in known:
+            words = labels.split_cell(cell, separator)
+            if any(spelling.key(word) in known for word in words):
+                parts = words
+        distinct |= dict.fromkeys(parts)
+    return list(distinct)

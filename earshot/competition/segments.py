@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-from earshot.competition.names import side, strip_suffix
+from earshot.competition.names import find_side, strip_suffix
 
 if TYPE_CHECKING:
     from earshot.competition.file_index import Files
@@ -17,7 +17,7 @@ NAMED = re.compile(r"(.+)_(\d{1,6})", re.ASCII)
 DATED = re.compile(r"(.+)_(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:[0-2]\d|3[01])", re.ASCII)
 
 
-class Stretches(NamedTuple):
+class Segments(NamedTuple):
     """The ids that name stretches, recording by recording, each with its file and its first and last second;
     how long they are; the name of each one's recording."""
 
@@ -29,7 +29,7 @@ class Stretches(NamedTuple):
     names: list[str]
 
 
-def find(ids: Sequence[str], files: Files) -> Stretches | None:
+def find_segments(ids: Sequence[str], files: Files) -> Segments | None:
     """What the ids of a sample submission mean, none of which is a file's; None if they name no stretches
     either.
 
@@ -40,24 +40,24 @@ def find(ids: Sequence[str], files: Files) -> Stretches | None:
     named = [match for id in ids if (match := NAMED.fullmatch(id.strip()))]
     if not named or len(named) < len(ids):
         return None
-    where = recordings(files, [match[1] for match in named])
+    where = find_recordings(files, [match[1] for match in named])
     of_recording: dict[str, list[tuple[int, str]]] = {stem: [] for stem in where}
     for id, match in zip(ids, named, strict=True):
         of_recording[match[1]].append((int(match[2]), id))
     every = [sorted(rows) for rows in of_recording.values()]
     if not any(where.values()) or any(rows[0][0] == 0 for rows in every):  # nothing ends before it begins
         return None
-    seconds = step([end for end, _ in rows] for rows in every)
+    seconds = find_step([end for end, _ in rows] for rows in every)
     rows = [
         (id, where[stem], max(0.0, end - seconds), float(end), stem)
         for stem, rows in zip(of_recording, every, strict=True)
         for end, id in rows
     ]
-    found, paths, starts, ends, names = map(list, zip(*rows, strict=True))
-    return Stretches(found, paths, starts, ends, seconds, names)
+    columns, paths, starts, ends, names = map(list, zip(*rows, strict=True))
+    return Segments(columns, paths, starts, ends, seconds, names)
 
 
-def step(ends: Iterable[Sequence[float]]) -> float:
+def find_step(ends: Iterable[Sequence[float]]) -> float:
     """How long the stretches are that end at these seconds, sorted, of each recording: as far as most ends
     are apart, else the earliest one; 0 without any."""
     every = [list(of_one) for of_one in ends if of_one]
@@ -69,39 +69,39 @@ def step(ends: Iterable[Sequence[float]]) -> float:
     return min((of_one[0] for of_one in every), default=0)
 
 
-def recordings(files: Files, names: Iterable[str]) -> dict[str, str]:
+def find_recordings(files: Files, names: Iterable[str]) -> dict[str, str]:
     """The file of each recording, none of a training folder's; "" without one.
 
     Without a file of its own, a name means the only one that is called so but for a date behind it.
     """
     distinct = list(dict.fromkeys(names))
-    where = dict(zip(distinct, files.resolve(distinct, "subm"), strict=True))
-    dated = by_date(files)
+    where = dict(zip(distinct, files.resolve_ids(distinct, "subm"), strict=True))
+    dated = index_by_date(files)
     for name, path in where.items():
-        if path and trained(files.relative(path)):
+        if path and is_training_file(files.to_relative(path)):
             where[name] = ""
         elif not path:
             alike = dated.get(name.strip(), [])
-            where[name] = files.absolute(alike[0]) if len(alike) == 1 else ""
+            where[name] = files.to_absolute(alike[0]) if len(alike) == 1 else ""
     return where
 
 
-def by_date(files: Files) -> dict[str, list[str]]:
+def index_by_date(files: Files) -> dict[str, list[str]]:
     """The files of no training folder whose name ends in a date, by the name before it."""
-    found: dict[str, list[str]] = {}
+    dated: dict[str, list[str]] = {}
     for path in files.audio:
         match = DATED.fullmatch(strip_suffix(path.rpartition("/")[2]))
-        if match and not trained(path):
-            found.setdefault(match[1], []).append(path)
-    return found
+        if match and not is_training_file(path):
+            dated.setdefault(match[1], []).append(path)
+    return dated
 
 
-def trained(path: str) -> bool:
+def is_training_file(path: str) -> bool:
     """Does a file, relative to the root, lie in a training folder?"""
-    return side(path.rpartition("/")[0]) == "train"
+    return find_side(path.rpartition("/")[0]) == "train"
 
 
-class Known:
+class KnownIds:
     """Tells which ids name a file to be submitted, or a stretch of a recording that is there.
 
     Args:
@@ -109,14 +109,16 @@ class Known:
     """
 
     def __init__(self, files: Files, labelled: set[str]):
-        self.files, self.labelled, self.dated = files, labelled, by_date(files)
+        self.files, self.labelled, self.dated = files, labelled, index_by_date(files)
 
     def __call__(self, ids: Sequence[str]) -> set[str]:
         return {id for id in ids if self._is_file(id) or self._is_stretch(id)}
 
     def _is_file(self, id: str) -> bool:
-        paths = self.files.candidates(id) or self.files.numbered(id)
-        return any(not trained(path) and self.files.absolute(path) not in self.labelled for path in paths)
+        paths = self.files.find_candidates(id) or self.files.find_by_number(id)
+        return any(
+            not is_training_file(path) and self.files.to_absolute(path) not in self.labelled for path in paths
+        )
 
     def _is_stretch(self, id: str) -> bool:
         match = NAMED.fullmatch(id.strip())

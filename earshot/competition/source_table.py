@@ -7,14 +7,14 @@ import re
 import pandas as pd
 
 from earshot.competition.file_index import Files
-from earshot.competition.labels import may_be_label
-from earshot.competition.names import side, strip_suffix
+from earshot.competition.labels import can_be_label
+from earshot.competition.names import find_side, strip_suffix
 
 MOST = 0.9  # of the audio files outside test folders are of a source that the table has
 FILE = "file"
 
 
-def expanded(frame: pd.DataFrame, files: Files) -> tuple[pd.DataFrame, str] | None:
+def expand_sources(frame: pd.DataFrame, files: Files) -> tuple[pd.DataFrame, str] | None:
     """The table with a row per audio file (column `file`, the source as `group`), and the column of sources.
 
     A source is named by a folder of its clips, or by a part of their file names between marks.
@@ -26,26 +26,29 @@ def expanded(frame: pd.DataFrame, files: Files) -> tuple[pd.DataFrame, str] | No
     """
     if {FILE, "group"} & set(frame.columns) or len(frame) < 2:
         return None
-    parts = {path: _parts(path) for path in files.audio if side(path.rpartition("/")[0]) != "subm"}
+    paths = [path for path in files.audio if find_side(path.rpartition("/")[0]) != "subm"]
+    parts = {path: _list_name_parts(path) for path in paths}
+    possible = {column for column in frame.columns if can_be_label(frame[column])}
     for column in frame.columns:
         sources = frame[column].str.strip()
-        if sources.duplicated().any() or not any(
-            may_be_label(frame[c]) for c in frame.columns if c != column
-        ):
+        if sources.duplicated().any() or not possible - {column}:
             continue
-        line = dict(zip(sources, frame.index, strict=True))
-        line.pop("", None)
-        own = {path: {one for one in found if one in line} for path, found in parts.items()}
-        clips = [(path, found.pop()) for path, found in own.items() if len(found) == 1]
-        used = {source for _, source in clips}
-        if len(clips) >= MOST * len(parts) and len(clips) >= 2 * len(used) > 2:
-            made = frame.loc[[line[source] for _, source in clips]].copy()
-            made[FILE], made["group"] = [p for p, _ in clips], [s for _, s in clips]
-            made.attrs = frame.attrs
-            return made, str(column)
+        line_of = dict(zip(sources, frame.index, strict=True))
+        line_of.pop("", None)
+        source_of: dict[str, str] = {}
+        for path, words in parts.items():
+            named = words & line_of.keys()
+            if len(named) == 1:  # else the name tells no source, or several
+                source_of[path] = named.pop()
+        # a source has two clips and more, else the table is one of clips
+        if len(source_of) >= MOST * len(parts) and len(source_of) >= 2 * len(set(source_of.values())) > 2:
+            expanded = frame.loc[[line_of[source] for source in source_of.values()]].copy()
+            expanded[FILE], expanded["group"] = list(source_of), list(source_of.values())
+            expanded.attrs = frame.attrs
+            return expanded, str(column)
     return None
 
 
-def _parts(path: str) -> set[str]:
+def _list_name_parts(path: str) -> set[str]:
     *folders, name = path.split("/")
     return {*folders, *re.split(r"[_\-. ]+", strip_suffix(name))}

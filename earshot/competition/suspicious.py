@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from earshot.competition.name_parts import PERSON, suggestions
-from earshot.competition.names import strip_suffix, words
+from earshot.competition.name_parts import PERSON, suggest_flags
+from earshot.competition.names import list_words, strip_suffix
 from earshot.competition.split_words import FILLER_WORDS, SPLIT_WORDS
 from earshot.core import spelling
 from earshot.core.csv_table import shown, some
@@ -20,26 +20,16 @@ from earshot.core.shell import quoted
 MOST = 0.8  # of the classes; of the files of one of two copies
 PEOPLE = re.compile(rf"{PERSON.pattern}|(user|individual|recording|session|p|s|f|m)[ _-]?\d+", re.IGNORECASE)
 SPLITS = {*SPLIT_WORDS, "dev", "development", "holdout", "unlabelled", "unlabeled"}
-PIECES = {
-    "set",
-    "part",
-    "fold",
-    "batch",
-    "chunk",
-    "disc",
-    "cd",
-    "split",
-    "subset",
-    "section",
-    "volume",
-    "vol",
-}
+PIECES = set("set part fold batch chunk disc cd split subset section volume vol".split())
+NEARLY_ALL = (
+    0.9  # of the files: have coded names; lie in both of two folders, so that one is all of the other
+)
 LOOKED_AT = 20  # pairs of files whose content is compared
 COPIES = 8  # of one name and size that are looked at: what recurs in more folders is a common name
 FEWEST = 3  # files that lie there twice: fewer are no folder's copy
 
 
-def class_folder_warnings(
+def warn_class_folders(
     names: Sequence[str], labels: Sequence[object], what: str = "class folders"
 ) -> list[str]:
     """Warnings, before a training, on classes that look like people or like parts of the data set.
@@ -52,65 +42,69 @@ def class_folder_warnings(
     classes = sorted({label.strip() for label in labels if isinstance(label, str) and label.strip()})
     if len(classes) < 2:
         return []
-    pieces = _pieces(classes)
+    pieces = _find_split_names(classes)
     if len(pieces) >= MOST * len(classes):
         return [
-            f"warning: the {what} look like parts of the data set ({_list(pieces)}), not like labels: "
-            f"name the csv that has the labels with --train-csv{_or(suggestions(names))}"
+            f"warning: the {what} look like parts of the data set ({_format_classes(pieces)}), not like "
+            f"labels: name the csv that has the labels with --train-csv{_join_flags(suggest_flags(names))}"
         ]
-    found = []
-    if sum(bool(PEOPLE.fullmatch(one)) for one in classes) >= MOST * len(classes):
-        if (flags := suggestions(names)) or _coded(names):
-            found.append(
-                f"warning: the {what} look like people or recordings ({_list(classes)}), and the file "
-                f"names carry codes: if the label is in the names, give "
+    warnings = []
+    if sum(bool(PEOPLE.fullmatch(name)) for name in classes) >= MOST * len(classes):
+        flags = suggest_flags(names)
+        if flags or _has_coded_names(names):
+            warnings.append(
+                f"warning: the {what} look like people or recordings ({_format_classes(classes)}), and the "
+                "file names carry codes: if the label is in the names, give "
                 f"{flags[0] if flags else '--label-pattern REGEX'}"
             )
-    odd = [one for one in classes if words(one) and set(words(one)) <= SPLITS - {"train"}]
+    odd = [name for name in classes if list_words(name) and set(list_words(name)) <= SPLITS - {"train"}]
     if odd:
-        found.append(
-            f"warning: {_list(odd)} {'is' if len(odd) == 1 else 'are'} read as a class beside "
-            f"{_list([one for one in classes if one not in odd])}: if it is a part of the data set, move it "
-            f"out of the {what}"
+        others = [name for name in classes if name not in odd]
+        warnings.append(
+            f"warning: {_format_classes(odd)} {'is' if len(odd) == 1 else 'are'} read as a class beside "
+            f"{_format_classes(others)}: if it is a part of the data set, move it out of the {what}"
         )
-    return found
+    return warnings
 
 
-def _pieces(classes: Sequence[str]) -> list[str]:
+def _find_split_names(classes: Sequence[str]) -> list[str]:
     """The classes that are named like splits or numbered parts of one thing: test, set_a, fold1,
     FSD50K.eval_audio."""
-    of_each = [set(words(one)) for one in classes]
-    if all(here & SPLITS for here in of_each) and len({w for here in of_each for w in here & SPLITS}) > 1:
+    words_of_each = [set(list_words(name)) for name in classes]
+    splits_of_each = [words & SPLITS for words in words_of_each]
+    if all(splits_of_each) and len(set.union(*splits_of_each)) > 1:
         return list(classes)
-    common = set.intersection(*of_each)
-    found = []
-    for one, here in zip(classes, of_each, strict=True):
-        rest = here - common - FILLER_WORDS
-        numbered = common & (PIECES | SPLITS) or here & PIECES
-        if here & SPLITS and rest <= SPLITS | PIECES or numbered and all(len(w) == 1 for w in rest - PIECES):
-            found.append(one)
+    common = set.intersection(*words_of_each)
+    split_names = []
+    for name, words in zip(classes, words_of_each, strict=True):
+        rest = words - common - FILLER_WORDS
+        is_split = words & SPLITS and rest <= SPLITS | PIECES
+        numbered = common & (PIECES | SPLITS) or words & PIECES
+        if is_split or numbered and all(len(word) == 1 for word in rest - PIECES):
+            split_names.append(name)
     # the vehicle among other classes, and nothing that says split
-    return [] if found == ["train"] else found
+    return [] if split_names == ["train"] else split_names
 
 
-def _coded(names: Sequence[str]) -> bool:
+def _has_coded_names(names: Sequence[str]) -> bool:
     """Do nearly all file names have three parts and more, most of them with digits?"""
     parts = [re.split(r"[_\-. ]+", strip_suffix(name.rpartition("/")[2])) for name in names]
-    coded = [
-        len(one) > 2 and 2 * sum(map(bool, map(re.compile(r"\d").search, one))) > len(one) for one in parts
-    ]
-    return sum(coded) >= 0.9 * len(parts)
+    coded = 0
+    for pieces in parts:
+        with_digits = [piece for piece in pieces if re.search(r"\d", piece)]
+        coded += len(pieces) > 2 and 2 * len(with_digits) > len(pieces)
+    return coded >= NEARLY_ALL * len(parts)
 
 
-def _list(classes: Sequence[str]) -> str:
+def _format_classes(classes: Sequence[str]) -> str:
     return ", ".join(map(shown, classes[:3])) + ", ..." * (len(classes) > 3)
 
 
-def _or(flags: Sequence[str]) -> str:
+def _join_flags(flags: Sequence[str]) -> str:
     return f"; if the labels are in the file names, give {flags[0]}" if flags else ""
 
 
-def alien_test_classes(train: set[str], test: set[str], left_out: bool = False) -> list[str]:
+def warn_unknown_test_classes(train: set[str], test: set[str], left_out: bool = False) -> list[str]:
     """A warning on the hold-out's classes that training lacks, each with the one it may mean.
 
     Args:
@@ -120,18 +114,18 @@ def alien_test_classes(train: set[str], test: set[str], left_out: bool = False) 
     if not alien or not train:
         return []
     spare = sorted(set(train) - set(test)) or sorted(train)
-    near = [(one, spelling.near(one, spare)) for one in alien]
-    named = [shown(one) + (f" ({shown(other)}?)" if other else "") for one, other in near]
+    near = [(name, spelling.near(name, spare)) for name in alien]
+    named = [shown(name) + (f" ({shown(other)}?)" if other else "") for name, other in near]
+    meant = next((other for _, other in near if other), spare[0])
     return [
         f"warning: the hold-out has {len(alien)} class{'es' * (len(alien) > 1)} that training lacks: "
         f"{some(named, 5)}; training has {some(sorted(train), 5)}: the model cannot learn "
         f"{'it' if len(alien) == 1 else 'them'}{', and the clips are left out' * left_out}; if two mean the "
-        "same, give get_features.py "
-        f"--label-map {quoted(f'{alien[0]}={next((other for _, other in near if other), spare[0])}')}"
+        f"same, give get_features.py --label-map {quoted(f'{alien[0]}={meant}')}"
     ]
 
 
-def twice(
+def find_duplicate_files(
     names: Sequence[str], sizes: Sequence[int], root: str | os.PathLike | None = None
 ) -> tuple[list[int], str]:
     """The files that lie there once more below another folder, with the same parent folder, name and size.
@@ -162,28 +156,29 @@ def twice(
                 continue
             both = [key for key in places[top] if key in places[other]]
             one, two = [places[other][key] for key in both], [places[top][key] for key in both]
-            if _same(
+            if _are_copies(
                 [(names[a], names[b]) for a, b in zip(one, two, strict=True)],
                 [key[2] for key in both],
-                (other, top, shared >= 0.9 * max(len(places[top]), len(places[other]))),
+                (other, top, shared >= NEARLY_ALL * max(len(places[top]), len(places[other]))),
                 root,
             ):
                 left.update(two)
-                pairs[_apart(other, top)] = None
+                pairs[_find_differing_folders(other, top)] = None
                 break
         for key in places[top]:
-            if len(known := by_key.setdefault(key, [])) < COPIES:
-                known.append(top)
+            tops = by_key.setdefault(key, [])
+            if len(tops) < COPIES:
+                tops.append(top)
     if not left:
         return [], ""
     where = "; ".join(f"{two}/ and {one if one == '.' else f'{one}/'}" for one, two in pairs)
     return sorted(left), f"{len(left)} audio files lie there twice ({where}): one copy is used"
 
 
-def _same(pairs: list[tuple[str, str]], sizes: list[int], tops: tuple[str, str, bool], root) -> bool:
+def _are_copies(pairs: list[tuple[str, str]], sizes: list[int], tops: tuple[str, str, bool], root) -> bool:
     """Are the pairs copies: by their contents where they can be read, else by their sizes?"""
-    one, two, whole = tops
-    if {w for w in words(one) if w in SPLITS} != {w for w in words(two) if w in SPLITS}:
+    path, two, whole = tops
+    if {w for w in list_words(path) if w in SPLITS} != {w for w in list_words(two) if w in SPLITS}:
         return False  # files of a split may have another's names
     if root is not None:
         step = max(1, len(pairs) // LOOKED_AT)
@@ -192,12 +187,12 @@ def _same(pairs: list[tuple[str, str]], sizes: list[int], tops: tuple[str, str, 
         except OSError as error:
             unless_temporary(root, error)
             return False
-    one, two = _apart(one, two)
-    nested = one == "." or two.startswith(f"{one}/")
+    path, two = _find_differing_folders(path, two)
+    nested = path == "." or two.startswith(f"{path}/")
     return 2 * len(set(sizes)) > len(sizes) or nested and whole
 
 
-def _apart(one: str, two: str) -> tuple[str, str]:
+def _find_differing_folders(one: str, two: str) -> tuple[str, str]:
     """Two folders without the folders at their end that have the same name."""
     first, second = one.split("/") if one else [], two.split("/") if two else []
     while first and second and first[-1] == second[-1] and len(second) > 1:

@@ -8,29 +8,31 @@ from pathlib import Path
 
 import pandas as pd
 
-from earshot.competition import (
-    labels,
-)
+from earshot.competition import labels
+from earshot.competition.asked import build_unlabelled_rows
+from earshot.competition.csv_checks import check_has_rows, check_header, check_stray_quotes
 from earshot.competition.file_index import Files
 from earshot.competition.id_columns import find_id_column
+from earshot.competition.labelled import build_labelled_rows
 from earshot.competition.layout import Layout
-from earshot.competition.names import side
+from earshot.competition.names import find_side
 from earshot.competition.split_words import SPLIT_WORDS
 from earshot.competition.tables import Tables
+from earshot.core import spelling
 from earshot.core.csv_table import shown
 
 SPLIT_COLUMNS = ("split", "subset", "set", "partition", "usage")
 
 
-def hidden(frame: pd.DataFrame, how: labels.Labels) -> bool:
+def has_no_labels(frame: pd.DataFrame, how: labels.Labels) -> bool:
     """Has no row of a table a label?"""
-    if not how.known_in(frame):
+    if not how.is_known_in(frame):
         return True
     return not how.classes and bool(frame[how.name].str.strip().isin(("", labels.TO_PREDICT)).all())
 
 
-def by_split_column(
-    frame: pd.DataFrame, id_column: str, how: labels.Labels, found: Layout, csv: Path
+def split_by_column(
+    frame: pd.DataFrame, id_column: str, how: labels.Labels, layout: Layout, csv: Path
 ) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     """The rows of a table to train on, and those that its column of splits holds out; None without such a
     column."""
@@ -42,32 +44,62 @@ def by_split_column(
             if splits.notna().all():
                 return frame[splits != "test"], frame[splits == "test"]
             line = splits.isna().idxmax()
-            found.notes.append(
+            layout.notes.append(
                 f"warning: {csv.name}: column {column} is not used, and all rows count as train: "
                 f"{shown(frame[column][line]) or 'nothing'} in line {line} is none of train, validation, test"
             )
     return frame, None
 
 
-def by_test_folders(
+def split_by_test_folders(
     files: Files, frame: pd.DataFrame, id_column: str
 ) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     """The rows to train on, and the labelled rows whose clips lie in a test folder; None without any."""
-    found = [files.candidates(id) for id in frame[id_column]]
-    there = pd.Series(
-        [bool(paths) and all(side(p.rpartition("/")[0]) == "subm" for p in paths) for paths in found],
+    candidates = [files.find_candidates(id) for id in frame[id_column]]
+    in_test_folder = pd.Series(
+        [
+            bool(paths) and all(find_side(p.rpartition("/")[0]) == "subm" for p in paths)
+            for paths in candidates
+        ],
         index=frame.index,
     )
-    return (frame[~there], frame[there]) if there.any() and not there.all() else (frame, None)
+    return (
+        (frame[~in_test_folder], frame[in_test_folder])
+        if in_test_folder.any() and not in_test_folder.all()
+        else (frame, None)
+    )
 
 
-def listed_in(tables: Tables, tests: Sequence[str], clips: pd.DataFrame) -> pd.Series:
+def find_listed_clips(tables: Tables, tests: Sequence[str], clips: pd.DataFrame) -> pd.Series:
     """Which training clips test tables without labels name, all of whose clips are training clips."""
     known, named = set(clips["path"]), set()
     for test in tests:
-        frame = tables.read(test).frame
+        frame = tables.read_table(test).frame
         column = find_id_column(frame, tables.files)
-        paths = [tables.files.candidates(id)[:1] for id in frame[column]] if column else []
-        here = {tables.files.absolute(p) for one in paths for p in one}
+        paths = [tables.files.find_candidates(id)[:1] for id in frame[column]] if column else []
+        here = {tables.files.to_absolute(p) for path in paths for p in path}
         named |= here if here <= known else set()
     return clips["path"].isin(named)
+
+
+def read_test_rows(
+    tables: Tables, test: str, train_id: str, train: pd.DataFrame, layout: Layout
+) -> list[pd.DataFrame]:
+    """The clips of a test table without a sample submission: a labelled hold-out, or clips to submit."""
+    files, csv, how = tables.files, tables.files.root / test, layout.written
+    assert how is not None
+    headed = tables.read_table(test)
+    frame = check_has_rows(headed.frame, csv)
+    test_id = train_id if train_id in frame.columns else (find_id_column(frame, files) or frame.columns[0])
+    if headed.headed:
+        check_header(files, csv, test_id, frame)
+    check_stray_quotes(frame, csv, (test_id, *how.columns), layout)
+    columns = list(frame.columns)
+    labels.check_duplicate_headers(columns, how.columns, csv)
+    spelled = zip(columns, spelling.like(columns, how.columns), strict=True)
+    frame = frame.rename(columns={c: known for c, known in spelled if known not in columns})
+    if how.is_known_in(frame):
+        return [build_labelled_rows(files, frame, csv, "test", test_id, layout.group_column, layout)]
+    layout.notes += labels.warn_missing_labels(how, frame, train.columns, Path(test).name)
+    layout.id_column = test_id
+    return [build_unlabelled_rows(files, frame, csv, layout)]

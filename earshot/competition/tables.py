@@ -11,11 +11,11 @@ from typing import NamedTuple
 import pandas as pd
 
 from earshot.competition import json_table
-from earshot.competition.csv_checks import header_is_data
+from earshot.competition.csv_checks import is_header_data
 from earshot.competition.file_index import Files
 from earshot.competition.id_columns import find_id_column
-from earshot.competition.names import side, words
-from earshot.competition.source_table import expanded
+from earshot.competition.names import find_side, list_words
+from earshot.competition.source_table import expand_sources
 from earshot.core import csv_table, spelling
 from earshot.core.errors import UserError, unless_temporary
 
@@ -25,6 +25,7 @@ SUBMISSION = re.compile("subm|predict")
 TEMPLATE = re.compile(
     "^subs?([^a-z]|$)|sample|baseline|template|example|upload|answer|dummy|random|format|test.?labels"
 )
+NEARLY_ALL = 0.9  # of a table's ids are in another one that has their files: a few clips may be lost
 TEXT_BYTES = 100_000_000  # a larger .txt is no table of clips
 
 
@@ -51,12 +52,12 @@ class Tables:
 
     def __init__(self, files: Files):
         self.files = files
-        texts = [p for p in files.texts if looks_tabular(files.root / p) or between_blanks(files, p)]
+        texts = [p for p in files.texts if looks_tabular(files.root / p) or has_blank_columns(files, p)]
         self.paths = [*files.csvs, *texts]
-        self.paths += json_table.tables(files.root, [*files.documents, *files.others])
+        self.paths += json_table.find_tables(files.root, [*files.documents, *files.others])
         self._read: dict[str, Table] = {}
 
-    def read(self, path: str) -> Table:
+    def read_table(self, path: str) -> Table:
         """A table by its path.
 
         A first row that is data, as it names an audio file or repeats a cell in a matrix, is no header.
@@ -65,66 +66,68 @@ class Tables:
             UserError: not readable as a table.
         """
         if path not in self._read:
-            self._read[path] = self._opened(path)
+            self._read[path] = self._read_file(path)
         return self._read[path]
 
-    def _opened(self, path: str) -> Table:
+    def _read_file(self, path: str) -> Table:
         full = self.files.root / path
         if full.suffix.lower() in (".json", ".jsonl"):
-            return Table(path, json_table.read(full))
+            return Table(path, json_table.read_table(full))
         try:
             frame = csv_table.read(full)
         except UserError:
-            stacked = _stacked(full)
+            stacked = _read_stacked_header(full)
             if stacked is not None:
                 return Table(path, stacked)
-            bare = self._bare(full)
+            bare = self._read_without_header(full)
+            if bare is None:
+                raise
             # such as two columns of one name in a matrix of numbers, or beside the name of a clip; else the
             # error is the header's own
-            if bare is None or (
-                pd.to_numeric(bare.iloc[0], errors="coerce").isna().any()
-                and not any(map(self.files.candidates, bare.iloc[0]))
-            ):
+            numbers = pd.to_numeric(bare.iloc[0], errors="coerce").notna().all()
+            if not numbers and not any(map(self.files.find_candidates, bare.iloc[0])):
                 raise
             return Table(path, bare, headed=False)
         frame = frame.drop(columns=csv_table.nameless(frame))
         named = find_id_column(frame, self.files)
-        if named is not None and header_is_data(self.files, named, frame):
-            bare = self._bare(full)
+        if named is not None and is_header_data(self.files, named, frame):
+            bare = self._read_without_header(full)
             if bare is not None:
                 return Table(path, bare, headed=False)
         return Table(path, frame)
 
-    def by_source(self, path: str) -> tuple[Table, str] | None:
+    def expand_by_source(self, path: str) -> tuple[Table, str] | None:
         """A table with a row per source of the clips as one with a row per clip, and its column of sources;
         None where it is none."""
-        table = self.read(path)
+        table = self.read_table(path)
         headers = [table.frame] if table.headed else []
         if not table.headed or len(table.frame.columns) == 2:  # two columns: the header may be a row
             try:
                 headers.append(csv_table.read(self.files.root / path, header_row=False))
             except UserError:
                 pass
-        made = [found and (frame, *found) for frame in headers if (found := expanded(frame, self.files))]
-        if not made:
-            return None
-        frame, rows, column = max(made, key=lambda one: len(one[1]))  # a row that is no header has clips
-        return Table(path, rows, headed=frame is table.frame and table.headed), column
+        best: tuple[Table, str] | None = None
+        for frame in headers:
+            expanded = expand_sources(frame, self.files)
+            # a row that is no header has clips
+            if expanded and (best is None or len(expanded[0]) > len(best[0].frame)):
+                rows, column = expanded
+                best = Table(path, rows, headed=frame is table.frame and table.headed), column
+        return best
 
-    def _bare(self, full: Path) -> pd.DataFrame | None:
+    def _read_without_header(self, full: Path) -> pd.DataFrame | None:
         """The table read without a header, where a column of it names audio files."""
         try:
             frame = csv_table.read(full, header_row=False)
         except UserError:
             return None
-        column = find_id_column(frame, self.files)
-        if column is None:
-            column = next(
-                (c for c in frame.columns if _distinct(frame[c]) and self.files.by_tails(frame[c])), None
-            )
-        return None if column is None else frame
+        if find_id_column(frame, self.files) is not None:
+            return frame
+        columns = [frame[column] for column in frame.columns]
+        found = any(_are_distinct(cells) and self.files.match_tails(cells) for cells in columns)
+        return frame if found else None
 
-    def sample(self) -> str | None:
+    def find_sample(self) -> str | None:
         """The sample submission: a csv that is called so, or like a submission and names clips without
         labels, every cell of each other column the same or a number.
 
@@ -133,20 +136,20 @@ class Tables:
         """
         csvs = [c for c in self.paths if c.lower().endswith((".csv", ".tsv"))]
         called = [c for c in csvs if SAMPLE.search(Path(c).name.lower())]
-        found = pick(
+        path = choose_table(
             self.files,
             called,
             ("sample_submission.csv", "samplesubmission.csv"),
             "sample submission",
             "keep one of them",
         )
-        if found or called:
-            return found
+        if path or called:
+            return path
         alike = [c for c in csvs if SUBMISSION.search(Path(c).stem.lower()) and self._is_sample(c)]
         alike = alike or [
             c for c in csvs if TEMPLATE.search(Path(c).stem.lower()) and self._is_sample(c, sure=True)
         ]
-        return pick(self.files, alike, (), "sample submission", "keep one of them")
+        return choose_table(self.files, alike, (), "sample submission", "keep one of them")
 
     def _is_sample(self, path: str, sure: bool = False) -> bool:
         """Does a table name clips without labels?
@@ -155,47 +158,45 @@ class Tables:
             sure: all cells of a column must be the same, and its clips lie in a test folder.
         """
         try:
-            frame = self.read(path).frame
+            frame = self.read_table(path).frame
         except UserError:
             return False
         if len(frame.columns) < 2 or frame.empty:
             return False
         column = find_id_column(frame, self.files) or str(frame.columns[0])
-        sides = {
-            side(found.rpartition("/")[0]) for id in frame[column] for found in self.files.candidates(id)[:1]
-        }
-        rest = [frame[c].str.strip() for c in frame.columns if c != column]
-        plain = all(
-            cells.nunique() <= 1 or pd.to_numeric(cells, errors="coerce").notna().all() for cells in rest
-        )
+        first_paths = [path for id in frame[column] for path in self.files.find_candidates(id)[:1]]
+        sides = {find_side(path.rpartition("/")[0]) for path in first_paths}
+        rest = [frame[name].str.strip() for name in frame.columns if name != column]
         if sure:
             return sides == {"subm"} and len(frame) > 1 and all(cells.nunique() == 1 for cells in rest)
+        varied = [cells for cells in rest if cells.nunique() > 1]
+        plain = all(pd.to_numeric(cells, errors="coerce").notna().all() for cells in varied)
         return "train" not in sides and plain
 
-    def id_column(self, path: str) -> str | None:
+    def find_id_column(self, path: str) -> str | None:
         """The column of a table that names audio files, also by the ends of their names, which
         `Files.alias` then knows; None without one.
 
         Raises:
             UserError: the table cannot be read.
         """
-        frame = self.read(path).frame
-        found = find_id_column(frame, self.files, numbers=False)
-        if found is None and self.files.audio:
-            for column in (c for c in frame.columns if _distinct(frame[c])):
-                at = self.files.by_tails(frame[column])
-                if at:
-                    self.files.alias |= at
-                    id, file = next(iter(sorted(at.items())))
+        frame = self.read_table(path).frame
+        id_column = find_id_column(frame, self.files, numbers=False)
+        if id_column is None and self.files.audio:
+            for column in (c for c in frame.columns if _are_distinct(frame[c])):
+                path_of = self.files.match_tails(frame[column])
+                if path_of:
+                    self.files.alias |= path_of
+                    id, file = min(path_of.items())
                     self.files.tail_notes[path] = (
                         f"{Path(path).name}: the ids in column {column} are matched by the ends of the "
                         f"files' names: first {id} is {file}"
                     )
                     return str(column)
-        return found
+        return id_column
 
 
-def _stacked(path: Path) -> pd.DataFrame | None:
+def _read_stacked_header(path: Path) -> pd.DataFrame | None:
     """A table with several header rows, as pandas writes them: the last one names the index alone. Its
     columns are called by their lowest row where that is clear. None where it is none."""
     try:
@@ -203,26 +204,23 @@ def _stacked(path: Path) -> pd.DataFrame | None:
     except UserError:
         return None
     top = frame.iloc[:5]
-    last = next(
-        (n for n, row in enumerate(top.values) if row[0].strip() and not any(map(str.strip, row[1:]))), 0
-    )
+    alone = [n for n, row in enumerate(top.values) if row[0].strip() and not any(map(str.strip, row[1:]))]
+    last = alone[0] if alone else 0
     if last < 2 or any(top.iloc[:last, 0].str.strip()):
         return None
     levels = [[cell.strip() for cell in row] for row in top.values[:last]]
     lowest = levels[-1]
-    names = [
-        low if lowest.count(low) == 1 else " ".join(level[place] for level in levels)
-        for place, low in enumerate(lowest)
-    ]
+    whole = [" ".join(column) for column in zip(*levels, strict=True)]
+    names = [low if lowest.count(low) == 1 else full for low, full in zip(lowest, whole, strict=True)]
     names[0] = top.iloc[last, 0].strip()
     if len(set(names)) < len(names) or not all(names):
         return None
-    made = frame.iloc[last + 1 :].set_axis(pd.Index(names, dtype=object), axis=1)
-    made.attrs = {"stray": {}, "joined": []}
-    return made
+    table = frame.iloc[last + 1 :].set_axis(pd.Index(names, dtype=object), axis=1)
+    table.attrs = {"stray": {}, "joined": []}
+    return table
 
 
-def _distinct(cells: pd.Series) -> bool:
+def _are_distinct(cells: pd.Series) -> bool:
     return 2 * cells.nunique() > len(cells) > 1
 
 
@@ -239,14 +237,15 @@ def looks_tabular(path: Path) -> bool:
         unless_temporary(path, error)  # a table must not vanish with a drive
         return False
     lines = [line for line in lines if line.strip()]
-    if len(lines) > 1 and re.search(r"[,;\t]\s*\[[^\]]+\]\s*$", lines[0]):
+    if len(lines) < 2:
+        return False
+    if re.search(r"[,;\t]\s*\[[^\]]+\]\s*$", lines[0]):
         return True
-    return len(lines) > 1 and any(
-        len({line.count(mark) for line in lines}) == 1 and mark in lines[0] for mark in "\t;,|"
-    )
+    counts = [{line.count(mark) for line in lines} for mark in "\t;,|"]
+    return any(len(count) == 1 and count != {0} for count in counts)
 
 
-def between_blanks(files: Files, text: str) -> bool:
+def has_blank_columns(files: Files, text: str) -> bool:
     """Has a text file lines of as many words each, one of which names a clip and one a label in letters, for
     a good part of the clips?"""
     try:
@@ -263,28 +262,28 @@ def between_blanks(files: Files, text: str) -> bool:
     if not 1 < width <= 20 or any(len(row) != width for row in rows) or 10 * len(rows) < len(files.audio):
         return False
     columns = list(zip(*rows, strict=True))
-    named = [c for c in columns if all(map(files.candidates, c[:20]))]
-    rest = [c for c in columns if c not in named]
-    return bool(named) and any(len(set(c)) <= len(c) // 2 and all(x[:1].isalpha() for x in c) for c in rest)
+    named = [cells for cells in columns if all(map(files.find_candidates, cells[:20]))]
+    rest = [cells for cells in columns if cells not in named and len(set(cells)) <= len(cells) // 2]
+    return bool(named) and any(all(cell[:1].isalpha() for cell in cells) for cells in rest)
 
 
-def role(path: str) -> str | None:
+def get_role(path: str) -> str | None:
     """What a table is for by its name, else by its folders': "train", "test" or "valid"; None for neither."""
     for text in (Path(path).stem, *reversed(Path(path).parts[:-1])):
-        found = set()
-        for word in words(text):
+        roles = set()
+        for word in list_words(text):
             if word.startswith("train") or word.endswith("train") or word in ("dev", "development"):
-                found.add("train")
+                roles.add("train")
             elif word.startswith("test") or word in ("eval", "evaluation", "holdout"):
-                found.add("test")
+                roles.add("test")
             elif word in ("val", "valid", "validation"):
-                found.add("valid")
-        if found:
-            return found.pop() if len(found) == 1 else None
+                roles.add("valid")
+        if roles:
+            return roles.pop() if len(roles) == 1 else None
     return None
 
 
-def pick(files: Files, paths: Sequence[str], names: Sequence[str], what: str, fix: str) -> str | None:
+def choose_table(files: Files, paths: Sequence[str], names: Sequence[str], what: str, fix: str) -> str | None:
     """The path with a preferred file name, the least deep one; else the only path; None without any."""
     chosen = [p for p in paths if Path(p).name.lower() in names] or list(paths)
     chosen = [p for p in chosen if p.count("/") == chosen[0].count("/")]
@@ -293,7 +292,7 @@ def pick(files: Files, paths: Sequence[str], names: Sequence[str], what: str, fi
     return chosen[0] if chosen else None
 
 
-def join(tables: Tables, table: Table, others: Sequence[str]) -> str | None:
+def join_through(tables: Tables, table: Table, others: Sequence[str]) -> str | None:
     """Find the files of a table that names none, through another one that has a column of its ids and one of
     files; `Files.alias` then knows them.
 
@@ -303,7 +302,7 @@ def join(tables: Tables, table: Table, others: Sequence[str]) -> str | None:
     files = tables.files
     for path in others:
         try:
-            other = tables.read(path).frame
+            other = tables.read_table(path).frame
         except UserError:
             continue
         named = find_id_column(other, files, numbers=False) if path != table.path else None
@@ -313,12 +312,13 @@ def join(tables: Tables, table: Table, others: Sequence[str]) -> str | None:
             ids = other[key].str.strip()
             if ids.duplicated().any():
                 continue
-            at = dict(zip(ids, other[named], strict=True))
-            near = [c for c in table.frame.columns if spelling.key(c) == spelling.key(key)]
+            name_of = dict(zip(ids, other[named], strict=True))
+            near = [column for column in table.frame.columns if spelling.key(column) == spelling.key(key)]
             for column in near:
                 wanted = set(table.frame[column].str.strip())
-                if len(wanted & set(at)) >= 0.9 * len(wanted):
-                    found = {id: files.candidates(at[id]) for id in wanted & set(at)}
-                    files.alias |= {id: paths[0] for id, paths in found.items() if len(paths) == 1}
+                shared = wanted & name_of.keys()
+                if len(shared) >= NEARLY_ALL * len(wanted):
+                    paths_of_id = {id: files.find_candidates(name_of[id]) for id in shared}
+                    files.alias |= {id: paths[0] for id, paths in paths_of_id.items() if len(paths) == 1}
                     return column
     return None

@@ -16,7 +16,7 @@ LARGEST_GLOBAL = 4 << 20  # ... of all headers that hold for the whole tar
 ENDS = 1 << 20  # bytes at either end that a signature reads
 
 
-class Member(tarfile.TarInfo):
+class StrictTarInfo(tarfile.TarInfo):
     """A member whose header takes little memory, and whose damage is an error: tarfile takes a damaged header
     for the end."""
 
@@ -45,7 +45,7 @@ class Member(tarfile.TarInfo):
         raise tarfile.ReadError("a sparse file")  # whose map may take any memory
 
 
-def unpack(path: Path, into: Path) -> Path:
+def unpack_archive(path: Path, into: Path) -> Path:
     """Unpack a tar into the folder `into`, or find it unpacked there; returns its single top folder, else
     `into`.
 
@@ -53,58 +53,62 @@ def unpack(path: Path, into: Path) -> Path:
         UserError: not a readable tar, or one with a link, a path that leads outside, or an implausible size.
     """
     into = Path(into)
-    with zip_file.reported(path, into), opened(path) as archive:
-        state = signature(archive, path)
-        if not zip_file.holds(into, state):
-            members = check(archive, path)
-            zip_file.fill(into, state, lambda partial: extract(archive, members, partial, path))
-    return zip_file.unpacked(into)
+    with zip_file.report_errors(path, into), open_archive(path) as archive:
+        state = compute_signature(archive, path)
+        if not zip_file.has_content(into, state):
+            members = check_members(archive, path)
+            zip_file.fill_folder(
+                into, state, lambda partial: extract_members(archive, members, partial, path)
+            )
+    return zip_file.find_content_root(into)
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[tarfile.TarFile]:
+def open_archive(path: Path) -> Iterator[tarfile.TarFile]:
     """The tar to be read; a NotWhole for one that is no tar or damaged."""
     try:
-        with tarfile.open(path, "r:*", tarinfo=Member) as archive:
+        with tarfile.open(path, "r:*", tarinfo=StrictTarInfo) as archive:
             yield archive
     except tarfile.TarError as error:
         reason = str(error).splitlines()[0].strip(": ")  # below it stands what every decoder says
-        raise zip_file.NotWhole(f"{path} is not a whole tar file ({reason}): download it again") from None
+        raise zip_file.DamagedArchive(
+            f"{path} is not a whole tar file ({reason}): download it again"
+        ) from None
 
 
-def check(archive: tarfile.TarFile, path: Path) -> list[tuple[tarfile.TarInfo, str]]:
+def check_members(archive: tarfile.TarFile, path: Path) -> list[tuple[tarfile.TarInfo, str]]:
     """The files to unpack with their relative paths; a UserError for a tar that is not to be trusted."""
     members, total = [], 0
     for number, info in enumerate(archive, 1):
         zip_file.check_count(path, number)
         name = zip_file.check_name(path, info.name, info.name, info.isreg() or info.isdir())
-        if info.isreg() and not any(map(zip_file.of_a_mac, name.split("/"))):
+        if info.isreg() and not any(map(zip_file.is_mac_file, name.split("/"))):
             total += info.size
             zip_file.check_size(path, total)  # now: to find the next member, its bytes are unpacked
             members.append((info, name))
     return members
 
 
-def signature(archive: tarfile.TarFile, path: Path) -> str:
+def compute_signature(archive: tarfile.TarFile, path: Path) -> str:
     """What a tar holds, from its size, time and both ends (that of a compressed one has a checksum): to list
     the members, all of it must be unpacked."""
-    found = os.stat(path)
-    digest = hashlib.sha256(f"tar {found.st_size} {found.st_mtime_ns}".encode())
+    status = os.stat(path)
+    digest = hashlib.sha256(f"tar {status.st_size} {status.st_mtime_ns}".encode())
     with open(path, "rb") as file:
         digest.update(file.read(ENDS))
-        file.seek(max(found.st_size - ENDS, 0))
+        file.seek(max(status.st_size - ENDS, 0))
         digest.update(file.read(ENDS))
     return digest.hexdigest()
 
 
-def extract(
+def extract_members(
     archive: tarfile.TarFile, members: list[tuple[tarfile.TarInfo, str]], folder: Path, path: Path
 ) -> None:
     """Write the members below the folder."""
-    left = zip_file.limit(path)
+    left = zip_file.get_size_limit(path)
     zip_file.make_room(folder, path, sum(info.size for info, _ in members))
     for info, name in members:
         source = archive.extractfile(info)
         assert source is not None  # it is a file
         with source:
-            left = zip_file.copy(source, folder / name, left, path)
+            left = zip_file.copy_member(source, folder / name, left, path)

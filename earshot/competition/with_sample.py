@@ -10,12 +10,12 @@ from pathlib import Path
 import pandas as pd
 
 from earshot.competition import placeholder, segments
-from earshot.competition.asked import asked_rows
-from earshot.competition.csv_checks import need_header, stray_quotes
+from earshot.competition.asked import build_submission_rows
+from earshot.competition.csv_checks import check_header, check_stray_quotes
 from earshot.competition.file_index import Files
 from earshot.competition.id_columns import find_id_column
 from earshot.competition.layout import Layout
-from earshot.competition.names import side
+from earshot.competition.names import find_side
 from earshot.competition.tables import Table, Tables
 from earshot.core import csv_table, spelling
 from earshot.core.csv_table import shown
@@ -23,7 +23,7 @@ from earshot.core.errors import UserError
 
 
 @dataclass(frozen=True)
-class Asked:
+class SampleSubmission:
     """A sample submission: its path, its rows and its column of ids."""
 
     path: Path
@@ -36,7 +36,7 @@ class Asked:
         return list(self.frame.columns)
 
 
-def sample_table(tables: Tables, path: str, id_column: str | None) -> Asked:
+def read_sample(tables: Tables, path: str, id_column: str | None) -> SampleSubmission:
     """Read the sample submission.
 
     Raises:
@@ -49,69 +49,75 @@ def sample_table(tables: Tables, path: str, id_column: str | None) -> Asked:
             f"{files.root / path} has a column without a name: if it only counts the rows, take it out"
         )
     columns = list(frame.columns)
-    found = id_column if id_column and id_column in columns else find_id_column(frame, files) or columns[0]
-    need_header(files, files.root / path, found, frame)
-    return Asked(files.root / path, frame, found)
+    column = id_column if id_column and id_column in columns else find_id_column(frame, files) or columns[0]
+    check_header(files, files.root / path, column, frame)
+    return SampleSubmission(files.root / path, frame, column)
 
 
-def asked_files(files: Files, asked: Asked) -> set[str]:
+def find_requested_files(files: Files, sample: SampleSubmission) -> set[str]:
     """The files that a sample submission's ids mean, relative to the root: those of a test folder where there
     are several of a name, and none of a training folder unless the id is its path."""
-    found: set[str] = set()
-    for id in asked.frame[asked.id_column]:
-        paths = files.candidates(id)
-        sides = [side(path.rpartition("/")[0]) for path in paths]
-        own = [path for path, one in zip(paths, sides, strict=True) if one == "subm"]
-        found.update(
-            own or [path for path, one in zip(paths, sides, strict=True) if one is None or path == id][:1]
+    requested: set[str] = set()
+    for id in sample.frame[sample.id_column]:
+        paths = files.find_candidates(id)
+        sides = [find_side(path.rpartition("/")[0]) for path in paths]
+        own = [path for path, pair in zip(paths, sides, strict=True) if pair == "subm"]
+        requested.update(
+            own or [path for path, pair in zip(paths, sides, strict=True) if pair is None or path == id][:1]
         )
-    return found
+    return requested
 
 
-def with_sample(
-    files: Files, asked: Asked, train: pd.DataFrame, found: Layout, tests: Sequence[Table] = ()
+def build_requested_rows(
+    files: Files, sample: SampleSubmission, train: pd.DataFrame, layout: Layout, tests: Sequence[Table] = ()
 ) -> list[pd.DataFrame]:
-    """The clips that a sample submission asks for; `found` takes its headers.
+    """The clips that a sample submission asks for; `layout` takes its headers.
 
     Args:
         train: the training clips. tests: tables that may map the sample's rows to files and seconds.
     """
-    found.id_column, found.sample, found.sample_submission = asked.id_column, asked.frame, asked.path
-    stray_quotes(asked.frame, asked.path, asked.columns, found)
-    answers = [c for c in asked.columns if c != asked.id_column]
+    layout.id_column, layout.sample, layout.sample_submission = sample.id_column, sample.frame, sample.path
+    check_stray_quotes(sample.frame, sample.path, sample.columns, layout)
+    answers = [c for c in sample.columns if c != sample.id_column]
     if len(answers) > 1 and all(
-        pd.to_numeric(asked.frame[c], errors="coerce").notna().all() for c in answers
+        pd.to_numeric(sample.frame[c], errors="coerce").notna().all() for c in answers
     ):
-        known = found.written.columns if found.written is not None else ()
-        found.asked = spelling.like(spelling.like(answers, known), found.spelled.values())
+        known = layout.written.columns if layout.written is not None else ()
+        layout.asked = spelling.like(spelling.like(answers, known), layout.spelled.values())
     if len(answers) == 1:
-        found.label_column = answers[0]
+        layout.label_column = answers[0]
     pairs = [(files.root / test.path, test.frame) for test in tests]
-    clips = asked_rows(files, asked.frame, asked.path, train, found, pairs)
+    clips = build_submission_rows(files, sample.frame, sample.path, train, layout, pairs)
     if files.audio and len(clips) and not clips["path"].any():
-        _none_found(files, asked, train, found)
+        _check_files_exist(files, sample, train, layout)
     return [clips]
 
 
-def _none_found(files: Files, asked: Asked, train: pd.DataFrame, found: Layout) -> None:
+def _check_files_exist(files: Files, sample: SampleSubmission, train: pd.DataFrame, layout: Layout) -> None:
     """A sample submission without an audio file for any row: is said, and refused where the test folder holds
     clips of other names."""
-    ids = asked.frame[asked.id_column]
+    ids = sample.frame[sample.id_column]
     # a folder of examples stands in for a test folder that is filled later
-    there = [
-        p for p in placeholder.loose(files, set(train["path"])) if not p.startswith(("example", "sample"))
+    unlisted = [
+        p
+        for p in placeholder.find_unlisted_audio(files, set(train["path"]))
+        if not p.startswith(("example", "sample"))
     ]
     # as many as there are ids: they are meant; else the ids may be those of a folder that is filled later
-    as_many = 3 <= len(there) and 0.8 * len(ids) <= len(there) <= 1.25 * len(ids)
+    as_many = 3 <= len(unlisted) and 0.8 * len(ids) <= len(unlisted) <= 1.25 * len(ids)
     if as_many and not any(segments.NAMED.fullmatch(id.strip()) for id in ids):
         raise UserError(
-            f"none of the {len(ids)} ids of {asked.path} is one of the {len(there)} audio files of the test "
-            f"folder: the first id is {shown(ids.iloc[0])}, the first file {there[0]}; put a test.csv beside "
-            f"it, with a column {asked.id_column} of these ids and a column filename of the files"
+            f"none of the {len(ids)} ids of {sample.path} is one of the {len(unlisted)} audio files of the "
+            "test "
+            f"folder: the first id is {shown(ids.iloc[0])}, the first file {unlisted[0]}; put a test.csv "
+            "beside "
+            f"it, with a column {sample.id_column} of these ids and a column filename of the files"
         )
-    if there or not any(side(folder) == "subm" for folder in files.folders):
-        hint = "" if there else ": is a folder or archive of test clips still to be downloaded or unpacked?"
-        found.notes.append(
-            f"warning: no row of {asked.path.name} has an audio file, so that each gets the answer of the "
+    if unlisted or not any(find_side(folder) == "subm" for folder in files.folders):
+        hint = (
+            "" if unlisted else ": is a folder or archive of test clips still to be downloaded or unpacked?"
+        )
+        layout.notes.append(
+            f"warning: no row of {sample.path.name} has an audio file, so that each gets the answer of the "
             f"commonest class{hint}"
         )

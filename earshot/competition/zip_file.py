@@ -35,15 +35,15 @@ DAMAGED = (
 )
 
 
-class NotWhole(UserError):
+class DamagedArchive(UserError):
     """An archive that is cut off or altered."""
 
 
-class NotWritten(UserError):
+class UnpackError(UserError):
     """The archive may be sound: what comes out of it cannot be written."""
 
 
-def unpack(path: Path, into: Path) -> Path:
+def unpack_archive(path: Path, into: Path) -> Path:
     """Unpack a zip into the folder `into`, or find it unpacked there; returns its single top folder, else
     `into`.
 
@@ -54,73 +54,79 @@ def unpack(path: Path, into: Path) -> Path:
         UserError: not a readable zip, or one with a link, a path that leads outside, or an implausible size.
     """
     into = Path(into)
-    with reported(path, into), zipfile.ZipFile(path) as archive:
-        members = check(archive, path)
-        fill(into, signature(archive, path), lambda partial: extract(archive, members, partial, path))
-    return unpacked(into)
+    with report_errors(path, into), zipfile.ZipFile(path) as archive:
+        members = check_members(archive, path)
+        fill_folder(
+            into,
+            compute_signature(archive, path),
+            lambda partial: extract_members(archive, members, partial, path),
+        )
+    return find_content_root(into)
 
 
-def opened(path: Path) -> zipfile.ZipFile:
+def open_archive(path: Path) -> zipfile.ZipFile:
     """The zip to be read."""
     return zipfile.ZipFile(path)
 
 
 @contextlib.contextmanager
-def reported(path: Path, into: Path) -> Iterator[None]:
+def report_errors(path: Path, into: Path) -> Iterator[None]:
     """Whatever keeps an archive from being unpacked as a UserError."""
     try:
         yield
     except zipfile.BadZipFile as error:
-        raise NotWhole(f"{path} is not a whole zip file ({error}): download it again") from None
+        raise DamagedArchive(f"{path} is not a whole zip file ({error}): download it again") from None
     except DAMAGED as error:  # encrypted, unknown compression, damaged
-        kind = NotWhole if isinstance(error, (zlib.error, lzma.LZMAError, EOFError)) else UserError
-        raise kind(f"cannot unpack {path}: {error or type(error).__name__}") from None
+        error_class = (
+            DamagedArchive if isinstance(error, (zlib.error, lzma.LZMAError, EOFError)) else UserError
+        )
+        raise error_class(f"cannot unpack {path}: {error or type(error).__name__}") from None
     except OSError as error:
         unless_temporary(path, error)
         line = f"cannot unpack {path} into {into}: {error.strerror or error}"
         # without a number it is a decoder's; and a name may be one that no folder can hold
-        kind = (
-            NotWritten
+        error_class = (
+            UnpackError
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
             else UserError
         )
-        raise kind(line) from None
+        raise error_class(line) from None
 
 
-def fill(into: Path, state: str, write: Callable[[Path], None]) -> None:
+def fill_folder(into: Path, state: str, write: Callable[[Path], None]) -> None:
     """Have the folder `into` hold what `write` writes into an empty folder, unless it does already.
 
     Args:
-        state: what it is made of, as `signature` says it.
+        state: what it is made of, as `compute_signature` says it.
     """
-    if not holds(into, state):
+    if not has_content(into, state):
         with locked(into.parent, "the unpacked zip in", wait=True):
-            if not holds(into, state):  # another process may have unpacked it while this one waited
-                replace(into, state, write)
+            if not has_content(into, state):  # another process may have unpacked it while this one waited
+                replace_folder(into, state, write)
 
 
-def holds(into: Path, state: str) -> bool:
+def has_content(into: Path, state: str) -> bool:
     """Has the folder been unpacked from a zip of this signature?"""
     return (into / MARKER).is_file() and (into / MARKER).read_text() == state
 
 
-def replace(into: Path, state: str, write: Callable[[Path], None]) -> None:
+def replace_folder(into: Path, state: str, write: Callable[[Path], None]) -> None:
     """Write beside the folder, then put it in its place."""
     if into.exists() and not (into / MARKER).is_file():
-        raise NotWritten(f"{into} is in the way and was not unpacked by Earshot: move it away")
+        raise UnpackError(f"{into} is in the way and was not unpacked by Earshot: move it away")
     partial = into.with_name(f".{into.name}.partial")
-    remove(partial)
+    remove_folder(partial)
     try:
         write(partial)
     except Exception:
-        remove(partial)
+        remove_folder(partial)
         raise
     (partial / MARKER).write_text(state)
-    remove(into)
+    remove_folder(into)
     partial.rename(into)
 
 
-def mirrored(folder: Path) -> Path | None:
+def find_mirror_source(folder: Path) -> Path | None:
     """The folder whose files a folder of links stands for (inner_archives makes them); None for any other."""
     try:
         with open(folder / MARKER, encoding="utf-8") as file:
@@ -130,21 +136,23 @@ def mirrored(folder: Path) -> Path | None:
         return None
 
 
-def unpacked(into: Path) -> Path:
+def find_content_root(into: Path) -> Path:
     """Where the files of an unpacked zip begin: its single top folder, else `into`."""
     top = [p for p in into.iterdir() if not p.name.startswith(".")]
     return top[0] if len(top) == 1 and top[0].is_dir() else into
 
 
-def check(archive: zipfile.ZipFile, path: Path) -> list[tuple[zipfile.ZipInfo, str]]:
+def check_members(archive: zipfile.ZipFile, path: Path) -> list[tuple[zipfile.ZipInfo, str]]:
     """The files to unpack with their relative paths; a UserError for a zip that is not to be trusted."""
     infos = archive.infolist()
     check_count(path, len(infos))
     members = []
     for info in infos:
-        kind = stat.S_IFMT(info.external_attr >> 16)
-        name = check_name(path, name_of(info), info.filename, kind in (0, stat.S_IFREG, stat.S_IFDIR))
-        if not name.endswith("/") and not any(map(of_a_mac, name.split("/"))):
+        file_type = stat.S_IFMT(info.external_attr >> 16)
+        name = check_name(
+            path, get_member_name(info), info.filename, file_type in (0, stat.S_IFREG, stat.S_IFDIR)
+        )
+        if not name.endswith("/") and not any(map(is_mac_file, name.split("/"))):
             members.append((info, name))
     check_size(path, sum(info.file_size for info, _ in members))
     return members
@@ -171,19 +179,19 @@ def check_count(path: Path, count: int) -> None:
 
 def check_size(path: Path, total: int) -> None:
     """Raise UserError for more bytes than come out of an archive of audio of this size."""
-    if total > limit(path):
+    if total > get_size_limit(path):
         raise UserError(
             f"{path} would unpack to {total / 1e9:.1f} GB, more than {MAX_RATIO} times its size: "
             "unpack it yourself if you trust it"
         )
 
 
-def limit(path: Path) -> int:
+def get_size_limit(path: Path) -> int:
     """The bytes that may come out of an archive."""
     return max(MAX_SMALL, MAX_RATIO * os.path.getsize(path))
 
 
-def name_of(info: zipfile.ZipInfo) -> str:
+def get_member_name(info: zipfile.ZipInfo) -> str:
     """A member's name: UTF-8 where its bytes are that, although the zip does not say so, as those of a Mac.
 
     Names without the flag are code page 437 by the standard, in which hardly any text is valid UTF-8 as well.
@@ -196,29 +204,31 @@ def name_of(info: zipfile.ZipInfo) -> str:
         return info.filename
 
 
-def of_a_mac(part: str) -> bool:
+def is_mac_file(part: str) -> bool:
     """Is a part of a path what a Mac adds for itself?"""
     return part == "__MACOSX" or part.startswith("._")
 
 
-def signature(archive: zipfile.ZipFile, path: Path) -> str:
+def compute_signature(archive: zipfile.ZipFile, path: Path) -> str:
     """What a zip holds, from its size and central directory: cheap, and another download of the same zip is
     equal."""
     digest = hashlib.sha256(str(os.path.getsize(path)).encode())
     for info in archive.infolist():
-        digest.update(f"{name_of(info)}\0{info.file_size}\0{info.CRC}\n".encode("utf-8", "surrogateescape"))
+        digest.update(
+            f"{get_member_name(info)}\0{info.file_size}\0{info.CRC}\n".encode("utf-8", "surrogateescape")
+        )
     return digest.hexdigest()
 
 
-def extract(
+def extract_members(
     archive: zipfile.ZipFile, members: list[tuple[zipfile.ZipInfo, str]], folder: Path, path: Path
 ) -> None:
     """Write the members below the folder, counting real bytes: the sizes that a zip declares may lie."""
-    left = limit(path)
+    left = get_size_limit(path)
     make_room(folder, path, sum(info.file_size for info, _ in members))
     for info, name in members:
         with archive.open(info) as source:
-            left = copy(source, folder / name, left, path)
+            left = copy_member(source, folder / name, left, path)
 
 
 def make_room(folder: Path, path: Path, total: int) -> None:
@@ -226,13 +236,13 @@ def make_room(folder: Path, path: Path, total: int) -> None:
     folder.mkdir(parents=True)
     free = shutil.disk_usage(folder).free
     if total > free:
-        raise NotWritten(
+        raise UnpackError(
             f"{path} needs {total / 1e9:.1f} GB and {folder.parent} has {free / 1e9:.1f} GB free: "
             "free some, or choose another --out"
         )
 
 
-def copy(source: IO[bytes], target: Path, left: int, path: Path) -> int:
+def copy_member(source: IO[bytes], target: Path, left: int, path: Path) -> int:
     """Write a member, which may have so many bytes; returns how many are left for the others."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with open(target, "wb") as out:
@@ -244,7 +254,7 @@ def copy(source: IO[bytes], target: Path, left: int, path: Path) -> int:
     return left
 
 
-def remove(path: Path) -> None:
+def remove_folder(path: Path) -> None:
     """Delete a folder if it is there."""
     if path.exists():
         shutil.rmtree(path)

@@ -139,8 +139,8 @@ def _classes(cache: Cache) -> list[Finding]:
         return []
     parts = {name: cache.split(name) for name in ("train", "test") if cache.has(name)}
     labels = {name: content["labels"].tolist() for name, content in parts.items()}
-    lines = suspicious.class_folder_warnings(parts["train"]["ids"].tolist(), labels["train"], "classes")
-    lines += suspicious.alien_test_classes(set(labels["train"]), set(labels.get("test", ())))
+    lines = suspicious.warn_class_folders(parts["train"]["ids"].tolist(), labels["train"], "classes")
+    lines += suspicious.warn_unknown_test_classes(set(labels["train"]), set(labels.get("test", ())))
     return [warning(line.removeprefix("warning: ")) for line in lines]
 
 

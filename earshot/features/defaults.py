@@ -20,7 +20,7 @@ def found(out: str) -> tuple[Path | None, str]:
     """
     from earshot.competition import load
 
-    here = load.find(out)
+    here = load.find_competitions(out)
     if len(here) > 1:
         raise UserError(
             f"several competitions in {out}/: choose one with --competition: {', '.join(map(str, here))}"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from earshot.audio import spectrogram
 from earshot.audio.decode import BadAudio
-from earshot.competition.labels import each
+from earshot.competition.labels import as_tuple
 from earshot.core import fonts
 from earshot.core.file_names import is_audio, text_of
 from earshot.core.files import clear_temporary, write_bytes
@@ -56,7 +56,7 @@ def wanted(competition: Competition, most: int) -> list[tuple[str, str, str]]:
     clips = competition.clips[(competition.clips["split"] != "subm") & (competition.clips["path"] != "")]
     by_class: dict[str, list[tuple[str, str]]] = {label: [] for label in competition.classes}
     for id, path, label in zip(clips["id"], clips["path"], clips["label"], strict=True):
-        for one in each(label) or (NONE,):
+        for one in as_tuple(label) or (NONE,):
             by_class.setdefault(one, []).append((str(id), str(path)))
     folders: dict[str, str] = {}
     found = []

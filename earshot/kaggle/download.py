@@ -56,7 +56,7 @@ def fetched(name: str | None, out: str) -> str | None:
 
 
 def _has_audio(folder: Path) -> bool:
-    return folder.is_dir() and any(any(map(is_audio, names)) for _, names in file_index.walk(folder))
+    return folder.is_dir() and any(any(map(is_audio, names)) for _, names in file_index.walk_folder(folder))
 
 
 def from_kaggle(ref: str, part: Path, dataset: bool, name: str) -> Path:
@@ -123,14 +123,14 @@ def unpack(path: Path, into: Path) -> None:
         UserError: damaged (it is removed, so that the same command downloads it anew), or not to be trusted.
     """
     try:
-        root = zip_file.unpack(path, into)
-    except zip_file.NotWhole as error:
+        root = zip_file.unpack_archive(path, into)
+    except zip_file.DamagedArchive as error:
         path.unlink()
         raise UserError(f"{error}; it is removed, and the same command does that") from None
     for inner in sorted(root.glob("*.zip")):  # older competitions keep their audio in zips of their own
         beside = inner.with_suffix("")
         if not beside.exists():
-            zip_file.unpack(inner, beside)
+            zip_file.unpack_archive(inner, beside)
             inner.unlink()
     print(f"download: {into}, {sum(1 for p in into.rglob('*') if p.is_file())} files, checked")
 

@@ -39,8 +39,8 @@ def listed(paths: list[str]) -> tuple[list[str], list[Path], list[str]]:
             inside = sorted(found.audio, key=lambda path: path.split("/"))
             names = [path.rpartition("/")[2] for path in inside]
             ids += names if len(set(names)) == len(names) else inside
-            files += [Path(found.absolute(path)) for path in inside]
-            notes += found.unused()
+            files += [Path(found.to_absolute(path)) for path in inside]
+            notes += found.describe_unused_files()
         elif given.is_file():
             ids.append(text_of(str(given)))
             files.append(given)

@@ -104,8 +104,8 @@ def build(
     table = pd.DataFrame({id_column: sample[id_column]})
     clips, asked = list(sample[id_column]), None
     missing = [clip for clip in clips if clip not in at]
-    if missing and len(answers) == 1 and not sample_answers.by_class(answers, classes):
-        asked = long_format.find(
+    if missing and len(answers) == 1 and not sample_answers.has_class_columns(answers, classes):
+        asked = long_format.detect_long_format(
             clips, classes, lambda some: {clip for clip in some if clip in at}, strict=False
         )
     if asked:
@@ -120,11 +120,11 @@ def build(
         place = {label: index for index, label in enumerate(classes)}
         of = np.array([place.get(label, -1) for label in asked.classes])
         found = np.where(of < 0, 0, probabilities[rows, of])
-        words = sample_answers.long_words(answers[0], sample[answers[0]].unique())
+        words = sample_answers.find_long_words(answers[0], sample[answers[0]].unique())
         table[answers[0]] = _as_words(found >= THRESHOLD, words) if words else _cells(found)
         return table[list(sample.columns)]
     ordered = probabilities[rows]
-    shape = sample_answers.shape(sample, id_column, classes, multilabel)
+    shape = sample_answers.detect_shape(sample, id_column, classes, multilabel)
     if shape.kind == "labels" and len(answers) > 1:
         order = np.argsort(-ordered, 1, kind="stable")
         for rank, column in enumerate(answers):
@@ -155,7 +155,7 @@ def _headers(id_column: str, classes: list[str]) -> list[str]:
 
 def _several(probabilities: np.ndarray, classes: list[str], separator: str) -> list[str]:
     said = probabilities >= np.minimum(THRESHOLD, probabilities.max(1, keepdims=True))
-    return [labels.join([classes[i] for i in np.flatnonzero(row)], separator) for row in said]
+    return [labels.join_labels([classes[i] for i in np.flatnonzero(row)], separator) for row in said]
 
 
 def _as_in(sample: pd.DataFrame, named: str, classes: list[str], separator: str | None) -> str | None:
@@ -164,14 +164,14 @@ def _as_in(sample: pd.DataFrame, named: str, classes: list[str], separator: str 
     answers = [column for column in sample.columns if column != id_column_of(sample, named)]
     cells = [cell for cell in sample[answers[0]].str.strip().unique() if cell] if len(answers) == 1 else []
     shown = labels.find_separator(cells, classes)
-    return shown if shown == labels.LIST or labels.falls_apart(cells, shown, classes) else separator
+    return shown if shown == labels.LIST or labels.is_fully_separable(cells, shown, classes) else separator
 
 
-def _likeliest(probabilities: np.ndarray, classes: list[str], shape: sample_answers.Shape) -> list[str]:
+def _likeliest(probabilities: np.ndarray, classes: list[str], shape: sample_answers.AnswerShape) -> list[str]:
     if shape.several == 1:
         return [classes[i] for i in probabilities.argmax(1)]
     order = np.argsort(-probabilities, 1, kind="stable")[:, : shape.several]
-    return [labels.join([classes[i] for i in row], shape.separator) for row in order]
+    return [labels.join_labels([classes[i] for i in row], shape.separator) for row in order]
 
 
 def _as_words(yes: np.ndarray, words: tuple[str, str]) -> list[str]:
@@ -239,9 +239,9 @@ def check(
 
 def _are_labels(cells: np.ndarray, classes: list[str], separator: str) -> bool:
     known = set(classes)
-    if all(known.issuperset(labels.split(cell, separator)) for cell in cells):
+    if all(known.issuperset(labels.split_cell(cell, separator)) for cell in cells):
         return True
-    if not any(len(labels.split(label, separator)) > 1 for label in classes):
+    if not any(len(labels.split_cell(label, separator)) > 1 for label in classes):
         return False
     # "light rain wind": two labels between blanks, of which one holds a blank
     one = "|".join(map(re.escape, sorted(classes, key=len, reverse=True)))
@@ -270,7 +270,7 @@ def render(
         )
     sample = csv_table.read(sample_path) if sample_path else None
     if sample is not None:
-        classes = sample_answers.spelled(classes, sample, id_column_of(sample, columns[0]), multilabel)
+        classes = sample_answers.adopt_spelling(classes, sample, id_column_of(sample, columns[0]), multilabel)
     if multilabel and sample is not None:
         separator = _as_in(sample, columns[0], classes, separator)
     made = build(ids, probabilities, classes, columns, sample, multilabel, separator)
@@ -279,10 +279,10 @@ def render(
     table = pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False)
     id_column = columns[0] if sample is None else id_column_of(sample, columns[0])
     wanted = ids if sample is None else sample[id_column]
-    shape, words = sample_answers.Shape("labels"), None
+    shape, words = sample_answers.AnswerShape("labels"), None
     if sample is not None:
-        shape = sample_answers.shape(sample, id_column, classes, multilabel)
-        words = sample_answers.yes_no(
+        shape = sample_answers.detect_shape(sample, id_column, classes, multilabel)
+        words = sample_answers.find_yes_no(
             cell for column in sample.columns.drop(id_column) for cell in sample[column].unique()
         )
     own = [columns[0], *_headers(columns[0], classes)] if multilabel and separator is None else list(columns)

@@ -1,0 +1,30 @@
+"""What labels of a table become: by --label-map, or as the sample submission's columns spell them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pandas as pd
+
+from earshot.competition import labels
+from earshot.competition.reading import Reading, build_mapper
+from earshot.core import spelling
+
+
+def build_renamer(
+    reading: Reading, frame: pd.DataFrame, how: labels.Labels, answers: list[str]
+) -> Callable[[str], str] | None:
+    """What labels become: by --label-map, else as the sample's columns have them where those are s0, s1, ...
+    for 0, 1, ..."""
+    if reading.label_map:
+        return build_mapper(reading.label_map, answers if len(answers) > 1 else ())
+    if how.classes or len(answers) < 2:
+        return None
+    cells = {label for cell in frame[how.name] for label in labels.split_cell(cell, how.separator or "\0")}
+    head = os.path.commonprefix(answers)
+    known = set(spelling.keys(answers))
+    tails = {answer.removeprefix(head) for answer in answers}
+    if not head or cells & known or not cells - {"", labels.TO_PREDICT} <= tails:
+        return None
+    return lambda label: f"{head}{label}" if f"{head}{label}" in answers else label
