@@ -199,7 +199,7 @@ def _listen(session: Desk) -> None:
             )
         }
 
-    def explain(path: str | None, name: str, number: float, wanted: str) -> str:
+    def explain(path: str, name: str, number: float, wanted: str) -> str:
         try:
             answer, number = session.predict(path), int(number) - 1
             which = runs[name]
@@ -221,7 +221,7 @@ def _listen(session: Desk) -> None:
             + f"<p class='quiet'>{escape(found.how)}; in log probability</p>"
         )
 
-    def look(path: str | None, name: str, number: float, which: str) -> str:
+    def look(path: str, name: str, number: float, which: str) -> str:
         try:
             answer = session.predict(path)
             with hearing.lock:

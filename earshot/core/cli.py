@@ -137,7 +137,7 @@ def parse(
     if {"-h", "--help"} & set(argv):
         _unwrap_help(groups)
     fields = [
-        (title, tyro.conf.OmitArgPrefixes[type(value)], dataclasses.field(default_factory=lambda v=value: v))
+        (title, tyro.conf.OmitArgPrefixes[type(value)], dataclasses.field(default=value))
         for title, value in groups.items()
     ]
     if positional:
@@ -173,7 +173,7 @@ def parse(
 
 def _replace_former_flags(groups: dict[str, Any], argv: list[str]) -> list[str]:
     """The arguments with flags that were renamed under their new names; a warning for each."""
-    renamed = {}
+    renamed: dict[str, str] = {}
     for settings in groups.values():
         renamed |= {flag_of(old): flag_of(new) for old, new in former_names(settings).items()}
     arguments = []

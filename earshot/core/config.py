@@ -11,6 +11,20 @@ from earshot.core.fingerprint import RECORDED_WHERE_CHANGED, formerly
 from earshot.core.recipes import Recipe, default_recipe, load_recipe, recipe_names  # noqa: F401 -- as config.load_recipe
 from earshot.core.settings import Bounds, check_bounds, with_defaults  # noqa: F401 -- as config.with_defaults
 
+Metric = Literal[
+    "f1_macro",
+    "f1_micro",
+    "f1_weighted",
+    "accuracy",
+    "balanced_accuracy",
+    "roc_auc_macro",
+    "roc_auc_micro",
+    "log_loss",
+    "map_at_3",
+    "map_macro",
+    "lwlrap",
+]
+
 
 @dataclass(frozen=True)
 class CompetitionFlags:
@@ -229,19 +243,7 @@ class TrainingFlags:
     """predict by the mean of the weights after each of the last so many epochs; 0 is off"""
     tta: Annotated[int, Bounds(1, 100)] = 1
     """predict by the mean over so many circular shifts in time (the scores of single epochs do without)"""
-    metric: Literal[
-        "f1_macro",
-        "f1_micro",
-        "f1_weighted",
-        "accuracy",
-        "balanced_accuracy",
-        "roc_auc_macro",
-        "roc_auc_micro",
-        "log_loss",
-        "map_at_3",
-        "map_macro",
-        "lwlrap",
-    ] = "f1_macro"
+    metric: Metric = "f1_macro"
     """chooses the best checkpoint (default: the contest's own where the cache knows it); map_at_3 is for one
     label a clip, map_macro and lwlrap are for several"""
     folds: Annotated[int | None, Bounds(2)] = None

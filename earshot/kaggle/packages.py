@@ -47,22 +47,23 @@ def version(name: str) -> str | None:
 
 def missing() -> list[Any]:
     """The requirements of which no version is installed."""
-    return [one for one in wanted() if version(one.name) is None]
+    return [requirement for requirement in wanted() if version(requirement.name) is None]
 
 
 def unfit() -> list[tuple[Any, str]]:
     """The requirements whose installed version is not among the wanted ones, and that version."""
-    found = [(one, version(one.name)) for one in wanted()]
-    return [
-        (one, have)
-        for one, have in found
-        if have is not None and not one.specifier.contains(have, prereleases=True)
-    ]
+    pairs = []
+    for requirement in wanted():
+        installed = version(requirement.name)
+        if installed is not None and not requirement.specifier.contains(installed, prereleases=True):
+            pairs.append((requirement, installed))
+    return pairs
 
 
 def wheels() -> list[Path]:
     """The attached folders that hold wheels."""
-    return [one.path for one in kaggle_paths.folders() if any(name.endswith(".whl") for name in one.names)]
+    folders = kaggle_paths.folders()
+    return [folder.path for folder in folders if any(name.endswith(".whl") for name in folder.names)]
 
 
 def install() -> list[str]:
@@ -71,50 +72,39 @@ def install() -> list[str]:
     Raises:
         UserError: torch is missing, or neither wheels nor PyPI have the rest.
     """
-    lacking = missing()
+    lacking = [requirement.name for requirement in missing()]
     if not lacking:
         return [f"packages: all {len(wanted())} are here"]
-    names = ", ".join(one.name for one in lacking)
-    torch = [one.name for one in lacking if one.name in IMAGE[::2]]
-    if torch:
-        raise UserError(
-            f"{torch[0]} is not installed: on Kaggle choose the Python image in the notebook's settings, "
-            f"else pip install -r {REQUIREMENTS}"
-        )
-    places = wheels()
-    ways = (
-        [["--no-index", *(part for place in places for part in ("--find-links", str(place)))]]
-        if places
-        else []
-    )
-    said = ""
-    for way in [*ways, ["--retries", "1", "--timeout", "10"]]:
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            *way,
-            *map(str, lacking),
-        ]
+    names = ", ".join(lacking)
+    for name in IMAGE[::2]:
+        if name in lacking:
+            raise UserError(
+                f"{name} is not installed: on Kaggle choose the Python image in the notebook's settings, "
+                f"else pip install -r {REQUIREMENTS}"
+            )
+    sources = [("from PyPI", ["--retries", "1", "--timeout", "10"])]
+    attached = []
+    for folder in wheels():
+        attached += ["--find-links", str(folder)]
+    if attached:
+        sources.insert(0, ("from attached wheels", ["--no-index", *attached]))
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    for source, options in sources:
+        command = [*pip, *options, *map(str, missing())]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode == 0:
-            return [
-                f"packages: installed {names} "
-                f"({'from attached wheels' if '--no-index' in way else 'from PyPI'})"
-            ]
+            return [f"packages: installed {names} ({source})"]
         lines = done.stderr.strip().splitlines() or ["pip failed"]
-        said = next((line for line in lines if line.startswith("ERROR")), lines[-1]).removeprefix("ERROR: ")
-    if all(one.name in OPTIONAL for one in lacking):
+        errors = [line for line in lines if line.startswith("ERROR")]
+        reason = (errors[0] if errors else lines[-1]).removeprefix("ERROR: ")[:120]
+    if set(lacking) <= set(OPTIONAL):
         return [
-            f"packages: {names} cannot be installed ({said[:120]}): pictures and the traffic with Kaggle do "
+            f"packages: {names} cannot be installed ({reason}): pictures and the traffic with Kaggle do "
             "without"
         ]
     raise UserError(
-        f"{names} cannot be installed ({said[:120]}): switch internet on in the notebook's settings, or "
-        "attach a bundle that was made with --wheels"
+        f"{names} cannot be installed ({reason}): switch internet on in the notebook's settings, or attach a "
+        "bundle that was made with --wheels"
     )
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, get_type_hints
+from typing import Annotated
 
-from earshot.core import config
+from earshot.core.config import Metric
 from earshot.core.settings import Bounds
 
-# not the other way round: recipes read the annotation's text
-Metric = get_type_hints(config.TrainingFlags)["metric"]
 HOURS = 1.0  # where --max-hours is not given
 
 
