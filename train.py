@@ -103,7 +103,7 @@ def main(argv: list[str]) -> None:
                 job = tune.tune(what.tune, job, folder, wanted, deadline) or deadline.leave()
             run = job.begin(folder, what.name is not None)
             tracker = tracking.start(run, machine.wandb)
-            if not cross_validation.train(job, run, wanted, deadline):
+            if not cross_validation.train_folds(job, run, wanted, deadline):
                 deadline.leave()
             run_scores.summarise(run, job.rows, job.numbers)
             if what.tune:

@@ -86,7 +86,7 @@ def right(run: Run, cache: Path) -> list[int]:
     rows = dataset.rows_of(Cache(cache), "subm", run.config["record"]["view"], CPU)
     truth = [line.split(",")[1] for line in (cache / "solution.csv").read_text().splitlines()[1:]]
     training, found = run.config["record"]["training"], []
-    by_fold = [list_fold_slots(training, number) for number in run.finished_folds()]
+    by_fold = [list_fold_slots(training, number) for number in run.list_finished_folds()]
     refits = list_refit_slots(training)
     for some in (
         [seeds[0] for seeds in by_fold],

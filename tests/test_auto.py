@@ -210,14 +210,14 @@ def test_what_is_clearly_worse_is_dropped_when_time_is_short(
     passed, trained = [0.0], experiment.Job.train
 
     def hours(made, run, wanted, deadline) -> bool:
-        passed[0] += 600 * len(set(wanted) - set(run.finished_folds()))
+        passed[0] += 600 * len(set(wanted) - set(run.list_finished_folds()))
         return trained(made, run, wanted, deadline)
 
     monkeypatch.setattr(experiment.Job, "train", hours)
     monkeypatch.setattr(
         candidate_training, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + passed[0])
     )
-    monkeypatch.setattr(candidate_training, "seconds", lambda run: 600.0 * len(run.finished_folds()))
+    monkeypatch.setattr(candidate_training, "seconds", lambda run: 600.0 * len(run.list_finished_folds()))
     monkeypatch.setattr(
         candidate_training.precision, "seconds_a_row", lambda *args: 600 / (1.2 * 120 * (2 / 3) * 8)
     )

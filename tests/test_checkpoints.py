@@ -41,7 +41,7 @@ def train(folder: Path, deadline=NEVER, save_every: float = 10.0) -> Run:
         check_disk_space=lambda *counts: "",
     )
     with mock.patch("models.rebuild", lambda config: Tiny()):
-        done = cross_validation.train(job, run, [0, 1], deadline)
+        done = cross_validation.train_folds(job, run, [0, 1], deadline)
     if done:
         run_scores.summarise(run, rows, NUMBERS)
     return run
@@ -120,7 +120,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_trained_again(
     harm(run / fold / name, how)
     if stage == "finished":  # who only reads refuses, and says how to mend it
         with pytest.raises(UserError, match="run train.py again") as error:
-            Run.open(run).fold(1).load_head("best" if "best" in name else "last", "cpu")
+            Run.open(run).get_fold_folder(1).load_head("best" if "best" in name else "last", "cpu")
         assert name.rpartition("/")[2] in str(error.value) and "\n" not in str(error.value)
     train(run)
     said = [line for line in capsys.readouterr().out.splitlines() if "set aside" in line]
@@ -198,7 +198,7 @@ def fitter(folder: Path, build, **settings) -> Fitter:
         Fold(0, 1, 2, ~valid, valid),
         TrainingFlags(**{"epochs": 3, "batch_size": 8, **settings}),
         3,
-        run.fold(0),
+        run.get_fold_folder(0),
         CPU,
     )
 

@@ -232,7 +232,7 @@ def test_a_head_and_predictions_of_another_number_of_labels(work: Path) -> None:
     run, cache = Run.open(Path("runs/r")), Cache(work)
     rows = dataset.rows_of(cache, "subm", "mel", CPU)
     head = models.build("linear", cache.shapes["mel"], 5)
-    fold = run.fold(0)
+    fold = run.get_fold_folder(0)
     fold.save_best(head.state_dict(), {"head": head.config, "epoch": 1})
     line = said(predict_run, run, rows, CPU)
     assert "fold_0 holds a head of 5 labels, and runs/r has 3" in line

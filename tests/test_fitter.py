@@ -240,7 +240,7 @@ def test_the_best_epoch_is_kept(tmp_path, monkeypatch, script, best, stop):
 
 def test_predictions_are_of_clips_and_of_no_other_fold(tmp_path):
     made = fitter(tmp_path, TrainingFlags())
-    found = made.valid()
+    found = made.predict_validation()
     assert found.shape == (45, 3) and np.isnan(found[~made.fold.valid]).all()
     np.testing.assert_allclose(found[made.fold.valid].sum(1), 1, atol=1e-6)
     x, mask = made.rows.batch(np.flatnonzero(made.rows.clip == 6))  # a clip of the fold with two windows

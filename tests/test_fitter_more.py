@@ -104,7 +104,7 @@ def test_the_average_is_what_predicts(tmp_path):
     torch.testing.assert_close(saved, want, atol=1e-6, rtol=1e-5)
     assert not torch.allclose(saved, seen[-1], atol=1e-4)
     made.head.inner.weight.data.zero_()
-    assert made.valid()[made.has_audio].std() > 1e-3, "the weights in training do not predict"
+    assert made.predict_validation()[made.has_audio].std() > 1e-3, "the weights in training do not predict"
 
 
 class Own(Tiny):

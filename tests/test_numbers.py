@@ -106,20 +106,20 @@ class Quiet:
         self.folder, self.kept, self.classes, self.said, self.files = folder, kept, CLASSES, [], {}
         self.config = {"record": {"training": {"metric": "map_macro"}}}
 
-    def finished_folds(self) -> list[int]:
+    def list_finished_folds(self) -> list[int]:
         return sorted(self.kept)
 
-    def fold(self, number: int):
+    def get_fold_folder(self, number: int):
         from types import SimpleNamespace
 
         return SimpleNamespace(
             folder=self.folder / f"fold_{number}", predictions=lambda kind: self.kept[number]
         )
 
-    def part(self, part):
+    def get_slot_folder(self, part):
         return self.fold(part.fold)
 
-    def keep(self, name: str, value: dict) -> None:
+    def write_json(self, name: str, value: dict) -> None:
         self.files[name] = value
 
     def log(self, text: str) -> None:
@@ -235,7 +235,9 @@ def test_a_prior_with_an_absent_class(tmp_path: Path) -> None:
 def test_a_sealed_hold_out_score_that_is_none_is_made_again(tmp_path, change):
     """Its checksum holds, and yet nothing here wrote it."""
     rows = types.SimpleNamespace(truth=np.array([0, 1, 1, -1]), multilabel=False)
-    run = types.SimpleNamespace(folder=tmp_path, classes=["a", "b"], finished_folds=lambda: [0, 1], log=print)
+    run = types.SimpleNamespace(
+        folder=tmp_path, classes=["a", "b"], list_finished_folds=lambda: [0, 1], log=print
+    )
     answers = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.5, 0.5]])
     right = run_scores.score_test(run, rows, lambda: answers)
     assert run_scores.score_test(run, rows, lambda: pytest.fail("scored twice")) == right

@@ -86,9 +86,10 @@ def test_a_head_that_is_fitted_at_once(work, name, capsys):
     rows = read_csv(work / "r" / "metrics.csv")
     assert len(rows) == 4 and [r["valid_loss"] != "" for r in rows] == [r["fold"] != "refit" for r in rows]
     best = [
-        run.part(part).load_head("best", "cpu").state_dict() for part in list_refit_slots({"refit": True})
+        run.get_slot_folder(part).load_head("best", "cpu").state_dict()
+        for part in list_refit_slots({"refit": True})
     ]
-    fold = run.fold(1).load_head("best", "cpu").state_dict()
+    fold = run.get_fold_folder(1).load_head("best", "cpu").state_dict()
     pairs = zip(best[0].values(), fold.values(), strict=True)
     assert any(a.shape != b.shape or not torch.equal(a, b) for a, b in pairs)
     subm = dataset.rows_of(Cache("data/syn/one"), "subm", "pooled", CPU)

@@ -154,7 +154,7 @@ def test_results_that_changed_are_drawn_again(tmp_path: Path) -> None:
     text = (tmp_path / "r" / "metrics.csv").read_text()
     (tmp_path / "r" / "metrics.csv").write_text(text.replace(",1.5\n", ",2.5\n"))
     assert make_report(tmp_path / "r", again=False) is None  # seconds are no results
-    run.keep("scores", {"best": {"f1_macro": 0.9}})
+    run.write_json("scores", {"best": {"f1_macro": 0.9}})
     assert make_report(tmp_path / "r", again=False) is not None
     assert "flatters" in (tmp_path / "r" / "report.html").read_text()
 
@@ -219,7 +219,9 @@ def test_runs_compared(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     made_up(tmp_path / "runs" / "r", ["a", "b"], 40, seed=1)
-    made_up(tmp_path / "runs" / "s", ["a", "b"], 40, seed=2).keep("scores", {"best": {"f1_macro": 0.97}})
+    made_up(tmp_path / "runs" / "s", ["a", "b"], 40, seed=2).write_json(
+        "scores", {"best": {"f1_macro": 0.97}}
+    )
     made_up(tmp_path / "runs" / "empty", ["a", "b"], 40)
     (tmp_path / "runs" / "empty" / "oof_last.csv").unlink()
     (tmp_path / "runs" / "stray").mkdir()

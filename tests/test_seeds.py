@@ -270,7 +270,7 @@ def test_a_hold_out_score_of_the_folds_is_not_that_of_the_refit(tmp_path):
     from earshot.training import run_scores
 
     rows = SimpleNamespace(truth=np.array([0, 1]), multilabel=False)
-    run = SimpleNamespace(folder=tmp_path, classes=["a", "b"], finished_folds=lambda: [0, 1], log=print)
+    run = SimpleNamespace(folder=tmp_path, classes=["a", "b"], list_finished_folds=lambda: [0, 1], log=print)
     good, bad = np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([[0.1, 0.9], [0.8, 0.2]])
     assert run_scores.score_test(run, rows, lambda: good)["accuracy"] == 1
     assert run_scores.score_test(run, rows, lambda: bad, True)["accuracy"] == 0

@@ -179,7 +179,7 @@ def test_weights_and_biases(tmp_path: Path, monkeypatch) -> None:
     fake.init = lambda **settings: begun.append(settings) or Remote()
     fake.Image = lambda path: path
     monkeypatch.setitem(sys.modules, "wandb", fake)
-    run.keep("scores", {"last": {"f1_macro": 0.5, "folds": [0]}})
+    run.write_json("scores", {"last": {"f1_macro": 0.5, "folds": [0]}})
     tracking.start(run, wandb=True).see(rows(2))
     tracker = tracking.start(run, wandb=True)  # another process
     tracker.see(rows(2))

@@ -286,7 +286,9 @@ def test_the_pool_of_a_run_is_that_of_its_epochs_folds_and_submission(
     device = choose("cpu")
     rows = dataset.rows_of(cache, "subm", "mel", device)
     whose, rows.clip, rows.ids = rows.clip, np.arange(len(rows)), np.arange(len(rows))
-    alone = predict(run.fold(1).load_head("best", "cpu"), rows, np.arange(len(rows)), 64, autocast(device))
+    alone = predict(
+        run.get_fold_folder(1).load_head("best", "cpu"), rows, np.arange(len(rows)), 64, autocast(device)
+    )
     submitted = read_csv(tmp_path / "submissions" / "submission.csv")
     made = {row["fname"]: [float(row[f"tone{kind}"]) for kind in range(3)] for row in submitted}
     for index, id in enumerate(cache.split("subm")["ids"]):

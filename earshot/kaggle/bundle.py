@@ -133,7 +133,7 @@ def run_folders(flags: BundleFlags) -> list[Path]:
     for name in flags.runs:
         is_path = (Path(name) / CONFIG).is_file()
         folders.append(name if is_path else str(Path(flags.runs_folder) / name))
-    return [Run.open(path).whole().folder for path in there("--runs", tuple(folders))]
+    return [Run.open(path).validate().folder for path in there("--runs", tuple(folders))]
 
 
 def wheels(folder: Path, packages: tuple[str, ...]) -> None:

@@ -123,7 +123,7 @@ def open_one(folder: Path) -> Member:
         UserError: neither, or damaged; a blend whose members are missing or are others by now.
     """
     if (folder / CONFIG).is_file() or not (folder / saved_blend.NAME).is_file():
-        run = Run.open(folder).whole()
+        run = Run.open(folder).validate()
         metric = run.config["record"]["training"].get("metric", "f1_macro")
         return Member(folder, run, (), None, "best", metric)
     content = saved_blend.read(folder)

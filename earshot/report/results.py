@@ -111,7 +111,7 @@ def load(folder: Path) -> Results:
         UserError: there is neither run nor blend, it is damaged, or no fold is finished yet.
     """
     if (folder / CONFIG).is_file():
-        run = Run.open(folder).whole()
+        run = Run.open(folder).validate()
         path, classes, multilabel = folder / "oof_last.csv", run.classes, run.multilabel
         config, metric = run.config, run.config["record"]["training"]["metric"]
         extra, about = {}, "final epoch, out-of-fold"

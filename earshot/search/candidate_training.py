@@ -203,15 +203,15 @@ class Contest:
         job, run = self.prepared(name)
         deadline = Deadline(None if anyhow else max(0.0, self.compute_seconds_left()) / 3600)
         with locked(run.folder, "the run"):
-            done = cross_validation.train(job, run, wanted, deadline)
-            if any(run.fold(n).predictions("last") is not None for n in run.finished_folds()):
+            done = cross_validation.train_folds(job, run, wanted, deadline)
+            if any(run.get_fold_folder(n).predictions("last") is not None for n in run.list_finished_folds()):
                 summarise(run, job.rows, job.numbers)
         if SIGNALS.waiting is not None:
             self.save()
             deadline.leave()
-        entry["folds"] = run.finished_folds() if done else [n for n in entry["folds"]]
+        entry["folds"] = run.list_finished_folds() if done else [n for n in entry["folds"]]
         if entry["folds"]:
-            entry["each"] = 1.05 * seconds(run) / len(run.finished_folds())
+            entry["each"] = 1.05 * seconds(run) / len(run.list_finished_folds())
             last_scores = read_json(run.folder / "scores.json")["last"]
             self.say(
                 f"{name}: {len(last_scores['folds'])}/{len(self.state['folds'])} folds, out-of-fold "
@@ -225,7 +225,7 @@ class Contest:
             self.set_status(
                 name,
                 NO_TIME,
-                f"stopped after {len(run.finished_folds())} of {len(self.state['folds'])} folds",
+                f"stopped after {len(run.list_finished_folds())} of {len(self.state['folds'])} folds",
             )
         self.save()
 
@@ -349,7 +349,9 @@ def seconds(run: Run) -> float:
     """What a run's training took so far."""
     return float(
         sum(
-            row["seconds"] for folder in list_slot_folders(run.folder) for row in FoldFolder(folder).history()
+            row["seconds"]
+            for folder in list_slot_folders(run.folder)
+            for row in FoldFolder(folder).read_history()
         )
     )
 

@@ -181,7 +181,7 @@ def mark(run: Run, wanted: list[int]) -> None:
         f"settings chosen by --tune on fold {', '.join(map(str, wanted))}: the scores of these folds "
         "flatter, the final epoch's too"
     )
-    run.keep("scores", {**read_json(run.folder / "scores.json"), "tuned": warning})
+    run.write_json("scores", {**read_json(run.folder / "scores.json"), "tuned": warning})
     run.log(warning)
 
 
@@ -194,11 +194,11 @@ def _try(
     seen: list[int] = []
     value = float("-inf")
     for step, number in enumerate(wanted):
-        if not cross_validation.train(job, run, [number], deadline):
+        if not cross_validation.train_folds(job, run, [number], deadline):
             return None, False
         seen.append(number)
         truth = np.concatenate([job.rows.truth[job.numbers == n] for n in seen])
-        predicted = np.concatenate([run.fold(n).predictions("last") for n in seen])
+        predicted = np.concatenate([run.get_fold_folder(n).predictions("last") for n in seen])
         value = metrics.one(job.settings.metric, predicted, truth) + TIE * metrics.one(
             "log_loss", predicted, truth
         )

@@ -56,7 +56,7 @@ class FoldFolder:
         # Readers hold no lock: they must not tidy up beneath a process that is just writing.
         return standing(self.folder / which) or self.folder / which
 
-    def mend(self) -> str | None:
+    def quarantine_corrupt(self) -> str | None:
         """Set a damaged checkpoint aside, as last.damaged or best.damaged; the line to say about it, None
         where all is sound.
 
@@ -143,7 +143,7 @@ class FoldFolder:
         state = self._state()
         return state is not None and bool(state.get("finished"))
 
-    def history(self) -> list[dict]:
+    def read_history(self) -> list[dict]:
         """The rows of metrics.csv that this fold has so far."""
         state = self._state()
         return state["progress"]["history"] if state else []

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 Report = Callable[[str | None], None]  # takes a line for the log, and None after every checkpoint
 
 
-def train(job: Job, run: Run, wanted: list[int], deadline: Deadline) -> bool:
+def train_folds(job: Job, run: Run, wanted: list[int], deadline: Deadline) -> bool:
     """Train what is not finished of the wanted folds with every seed, and of the models on all clips; False
     if the time ran out, at a safe point.
 
@@ -40,12 +40,12 @@ def train(job: Job, run: Run, wanted: list[int], deadline: Deadline) -> bool:
     """
     training = asdict(job.settings)
     slots, all_slots = list_slots(training, wanted), list_slots(training, every_fold(job.numbers))
-    unfinished = run.missing(slots)
+    unfinished = run.list_unfinished(slots)
     run.log(job.check_disk_space(run, len(slots), len(unfinished)))
     if len(unfinished) < len(slots):
         run.log(f"finished already: {format_slots([slot for slot in slots if slot not in unfinished])}")
     # A kill may have come between a fold's last checkpoint and its predictions.
-    unpredicted = [slot for slot in slots if slot not in unfinished and missing_predictions(run, slot)]
+    unpredicted = [slot for slot in slots if slot not in unfinished and list_unpredicted(run, slot)]
     tasks = [*unfinished, *unpredicted]
 
     def report(line: str | None) -> None:
@@ -113,11 +113,11 @@ class FoldWorker:
             task: the model, and how many follow on this device.
         """
         slot, models_left = task
-        folder = self.run.part(slot)
+        folder = self.run.get_slot_folder(slot)
         if folder.finished():
-            self.predict(slot)
+            self.predict_fold(slot)
             return True
-        fold, rows = self.split(slot), self.rows
+        fold, rows = self.split_clips(slot), self.rows
         absent = np.flatnonzero(rows.targets[fold.valid].any(0) & ~rows.targets[fold.train].any(0))
         if len(absent):
             names = ", ".join(self.run.classes[index] for index in absent)
@@ -136,10 +136,10 @@ class FoldWorker:
             paced = Paced(deadline, fitter, models_left, report)
             if not fitter.fit(report, paced, models_left, lambda: report(None), self.save_every):
                 return False
-        self.predict(slot)
+        self.predict_fold(slot)
         return True
 
-    def split(self, slot: ModelSlot) -> Fold:
+    def split_clips(self, slot: ModelSlot) -> Fold:
         """Which clips a model is trained on, and which validate it: none where it is trained on all."""
         if slot.fold is None:
             everyone = np.ones(len(self.numbers), dtype=bool)
@@ -148,17 +148,17 @@ class FoldWorker:
         train = trained_on(self.numbers, self.rows.groups, slot.fold)
         return Fold(slot.fold, place, count, train, self.numbers == slot.fold, slot)
 
-    def predict(self, slot: ModelSlot) -> None:
+    def predict_fold(self, slot: ModelSlot) -> None:
         """Write valid_best.npy and valid_last.npy, (clips of the fold, classes), those that are missing."""
         valid = self.numbers == slot.fold
-        for kind in missing_predictions(self.run, slot):
+        for kind in list_unpredicted(self.run, slot):
             head, which = load_part(self.run, slot, kind, self.device), self.rows.of_clips(valid)
             predictions = predict_rows(self.run, head, self.rows, which, self.device)[valid]
-            self.run.part(slot).save_predictions(kind, predictions)
+            self.run.get_slot_folder(slot).save_predictions(kind, predictions)
 
 
-def missing_predictions(run: Run, slot: ModelSlot) -> list[str]:
+def list_unpredicted(run: Run, slot: ModelSlot) -> list[str]:
     """Which of a fold's two checkpoints have not predicted its clips; none for a model on all clips."""
     if slot.fold is None:
         return []
-    return [kind for kind in KINDS if run.part(slot).predictions(kind) is None]
+    return [kind for kind in KINDS if run.get_slot_folder(slot).predictions(kind) is None]

@@ -235,7 +235,7 @@ class Job:
         if new and not hasattr(self.head, "solve"):
             self.device = precision.decide(self.head, self.rows, self.settings, self.device)
         self.head = None
-        run = Run.begin(folder, self.record, about(self.cache, self.recipe, self.device)).whole()
+        run = Run.begin(folder, self.record, about(self.cache, self.recipe, self.device)).validate()
         training_clips.keep(run.folder, self.cache, self.numbers)
         run.quiet = quiet
         self.device = run.adapt_device(self.device)

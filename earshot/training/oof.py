@@ -166,7 +166,7 @@ def fold_predictions(run: Run, fold: int, kind: str) -> np.ndarray | None:
         kind: "best" or "last".
     """
     seeds = list_fold_slots(run.config["record"]["training"], fold)
-    predictions = [run.part(part).predictions(kind) for part in seeds]
+    predictions = [run.get_slot_folder(part).predictions(kind) for part in seeds]
     shapes = {None if one is None else one.shape for one in predictions}
     return np.mean(predictions, 0) if len(shapes) == 1 and None not in shapes else None
 
@@ -179,7 +179,7 @@ def of_run(run: Run) -> Oof:
         UserError: a fold that is not finished, or files that do not belong together.
     """
     again = "run its train.py again, it finishes what is missing"
-    path, finished = run.folder / "oof_last.csv", run.finished_folds()
+    path, finished = run.folder / "oof_last.csv", run.list_finished_folds()
     begun = [int(folder.name[5:]) for folder in run.folder.glob("fold_*") if folder.name[5:].isdigit()]
     unfinished = sorted(set(begun) - set(finished))
     missing = ""

@@ -71,12 +71,12 @@ def predict_part(run: Run, slot: ModelSlot, kind: str, rows: Rows, device: Devic
 def predict_rows(run: Run, head: nn.Module, rows: Rows, which: np.ndarray, device: Device) -> np.ndarray:
     """`predict` with a run's own precision, batch size, shifts and pooling."""
     precision = autocast(run.adapt_device(device))
-    return predict(head, rows, which, run.at_once, precision, run.shifts, run.pool)
+    return predict(head, rows, which, run.predict_batch_size, precision, run.shifts, run.pool)
 
 
 def load_part(run: Run, slot: ModelSlot, kind: str, device: Device) -> nn.Module:
     """One model's head on the device, its number of classes checked."""
-    head = laid_out(run.part(slot).load_head(kind, device.name), run.adapt_device(device))
+    head = laid_out(run.get_slot_folder(slot).load_head(kind, device.name), run.adapt_device(device))
     check_head(run, slot, head)
     return head
 
@@ -86,7 +86,7 @@ def check_head(run: Run, slot: ModelSlot, head: nn.Module) -> None:
     answers = head.config["num_classes"] if hasattr(head, "config") else len(run.classes)
     if answers != len(run.classes):
         raise UserError(
-            f"{run.part(slot).folder} holds a head of {answers} labels, and {run.folder} has "
+            f"{run.get_slot_folder(slot).folder} holds a head of {answers} labels, and {run.folder} has "
             f"{len(run.classes)}: it belongs to another run; delete the fold to train it again"
         )
 
@@ -151,11 +151,11 @@ def predictors(run: Run) -> list[ModelSlot]:
     """
     training = run.config["record"]["training"]
     found = list_refit_slots(training) or [
-        slot for number in run.finished_folds() for slot in list_fold_slots(training, number)
+        slot for number in run.list_finished_folds() for slot in list_fold_slots(training, number)
     ]
     if not found:
         raise UserError(f"no fold of {run.folder} is finished: run train.py on")
-    missing = run.missing(found)
+    missing = run.list_unfinished(found)
     if missing:
         raise UserError(f"{run.folder} is not finished ({format_slots(missing)}): run train.py on")
     return found

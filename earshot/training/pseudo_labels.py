@@ -59,7 +59,7 @@ def teacher(flags: RunFlags, continue_from: str | None) -> Run:
         for folder in earlier_outputs.folders(continue_from, CONFIG)
         if folder.name == Path(flags.pseudo).name
     ]
-    return Run.open(there[0] if there else places[1]).whole()
+    return Run.open(there[0] if there else places[1]).validate()
 
 
 def teach(
@@ -81,7 +81,9 @@ def teach(
         return
     other = teacher(flags, continue_from)
     training = other.config["record"]["training"]
-    missing = other.missing([part for number in numbers for part in list_fold_slots(training, number)])
+    missing = other.list_unfinished(
+        [part for number in numbers for part in list_fold_slots(training, number)]
+    )
     if missing:
         raise UserError(
             f"--pseudo: {other.folder} is not finished ({format_slots(missing)}): run train.py on for it "

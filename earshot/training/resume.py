@@ -25,7 +25,7 @@ def opened(name: str, runs_folder: str = "runs") -> Run:
     """
     here = [path for path in (Path(name), Path(runs_folder) / name) if (path / CONFIG).is_file()]
     here = here or [path for path in runs() if path.name == name]
-    return Run.open(here[0] if here else Path(name)).whole()
+    return Run.open(here[0] if here else Path(name)).validate()
 
 
 def runs() -> list[Path]:

@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from earshot.core import plain_yaml
+from earshot.core import files, plain_yaml
 from earshot.core.device import Device
 from earshot.core.errors import UserError
-from earshot.core.files import append_text, clear_temporary, digest_of, write_json, write_text
+from earshot.core.files import append_text, clear_temporary, digest_of, write_text
 from earshot.core.fingerprint import differences, fingerprint, plain
 from earshot.core.settings import REMOVED
 from earshot.features.cache import Cache
@@ -81,7 +81,7 @@ class Run:
                     f"{folder} was trained with other settings: {'; '.join(found[:3])}{more}: "
                     "give the new run another --name, or start over with --fresh"
                 )
-            run.mend()
+            run.quarantine_corrupt()
             # an earlier session had it elsewhere
             if about.get("features_folder") != run.config.get("features_folder"):
                 run.config["features_folder"] = about["features_folder"]
@@ -122,7 +122,7 @@ class Run:
             )
         self.config = found
 
-    def whole(self) -> Run:
+    def validate(self) -> Run:
         """This run, where its settings say all that predicting needs; UserError where a stranger's do not."""
         wrong = run_schema.validate_run(self.config)
         if wrong:
@@ -142,7 +142,7 @@ class Run:
         return self.config["record"]["classes"]
 
     @property
-    def at_once(self) -> int:
+    def predict_batch_size(self) -> int:
         """Rows of a pass that predicts: heads that train few at a time would take more than a card has for
         64."""
         size = self.config["record"]["training"].get("batch_size", 32)
@@ -166,15 +166,15 @@ class Run:
         channels_last = self.config.get("channels_last", {}).get(device_type, False)
         return replace(device, precision=precision, channels_last=channels_last) if precision else device
 
-    def fold(self, number: int) -> FoldFolder:
+    def get_fold_folder(self, number: int) -> FoldFolder:
         """One fold's folder, of the first seed."""
         return FoldFolder(self.folder / f"fold_{number}")
 
-    def part(self, part: ModelSlot) -> FoldFolder:
+    def get_slot_folder(self, slot: ModelSlot) -> FoldFolder:
         """The folder of a fold with a seed, or of a model on all clips."""
-        return FoldFolder(self.folder / part.folder)
+        return FoldFolder(self.folder / slot.folder)
 
-    def finished_folds(self) -> list[int]:
+    def list_finished_folds(self) -> list[int]:
         """The numbers of the folds that are trained to their end, with every seed."""
         numbers = sorted(
             int(p.name[5:]) for p in self.folder.glob("fold_*") if p.name[5:].lstrip("-").isdigit()
@@ -182,21 +182,21 @@ class Run:
         return [
             number
             for number in numbers
-            if not self.missing(list_fold_slots(self.config["record"]["training"], number))
+            if not self.list_unfinished(list_fold_slots(self.config["record"]["training"], number))
         ]
 
-    def missing(self, wanted: list[ModelSlot]) -> list[ModelSlot]:
+    def list_unfinished(self, wanted: list[ModelSlot]) -> list[ModelSlot]:
         """Those of the parts that are not trained to their end."""
-        return [part for part in wanted if not self.part(part).finished()]
+        return [part for part in wanted if not self.get_slot_folder(part).finished()]
 
-    def mend(self) -> None:
+    def quarantine_corrupt(self) -> None:
         """Set damaged checkpoints of any fold aside, and clear away what a kill left half-written."""
         clear_temporary(self.folder)
         log = self.folder / "training_log.txt"
         if log.exists() and not log.read_bytes().endswith(b"\n"):  # a kill can leave half a line
             append_text(log, "\n")
         for folder in list_slot_folders(self.folder):
-            said = FoldFolder(folder).mend()
+            said = FoldFolder(folder).quarantine_corrupt()
             if said:
                 self.log(said)
 
@@ -216,7 +216,7 @@ class Run:
             about = {"fold": "refit" if part.fold is None else part.fold} | (
                 {"seed": part.seed} if several else {}
             )
-            rows += [{**about, **row, **about} for row in self.part(part).history()]
+            rows += [{**about, **row, **about} for row in self.get_slot_folder(part).read_history()]
         if rows:
             text = io.StringIO()
             # An epoch of an older version may lack a score.
@@ -231,9 +231,9 @@ class Run:
             for watch in self.watching:
                 watch(rows)
 
-    def keep(self, name: str, value: dict) -> None:
+    def write_json(self, name: str, value: dict) -> None:
         """Write <name>.json into the run."""
-        write_json(self.folder / f"{name}.json", json.loads(json.dumps(value)))
+        files.write_json(self.folder / f"{name}.json", json.loads(json.dumps(value)))
 
 
 def about(cache: Cache, recipe: str, device: Device) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def summarise(run: Run, rows: Rows, numbers: np.ndarray) -> dict[str, dict]:
     metric = training["metric"]
     finished = [
         fold
-        for fold in run.finished_folds()
+        for fold in run.list_finished_folds()
         if all(_has_predictions(run, slot) for slot in list_fold_slots(training, fold))
     ]
     pooled = np.isin(numbers, finished)
@@ -56,7 +56,7 @@ def summarise(run: Run, rows: Rows, numbers: np.ndarray) -> dict[str, dict]:
         results[kind] = {**scores, "fold_mean": mean, "fold_std": spread, "folds": finished}
         shown = "undefined" if metric in undefined else f"{mean:.4f} ± {spread:.4f}"
         lines.append(f"  {kind}  {metrics.summary(scores, metric)}  {metric} by fold {shown}  ({about})")
-    run.keep("scores", results)
+    run.write_json("scores", results)
     seeds_text = f", the mean of {training['seeds']} seeds" if training.get("seeds", 1) > 1 else ""
     run.log(f"out-of-fold, {int(pooled.sum())} clips pooled over {len(finished)} folds{seeds_text}:")
     for line in lines:
@@ -65,15 +65,15 @@ def summarise(run: Run, rows: Rows, numbers: np.ndarray) -> dict[str, dict]:
 
 
 def _has_predictions(run: Run, slot: ModelSlot) -> bool:
-    return all(run.part(slot).predictions(kind) is not None for kind in KINDS)
+    return all(run.get_slot_folder(slot).predictions(kind) is not None for kind in KINDS)
 
 
 def _load_predictions(run: Run, slot: ModelSlot, kind: str, clips: int) -> np.ndarray:
     """A fold's saved predictions; UserError where they are of another number of clips or labels."""
-    found = run.part(slot).predictions(kind)
+    found = run.get_slot_folder(slot).predictions(kind)
     if found.shape != (clips, len(run.classes)):
         raise UserError(
-            f"{run.part(slot).folder}/valid_{kind}.npy holds predictions of "
+            f"{run.get_slot_folder(slot).folder}/valid_{kind}.npy holds predictions of "
             f"{' x '.join(map(str, found.shape))}, and the fold has {clips} clips x {len(run.classes)} "
             "labels: it is another run's; delete it to have it made again"
         )
@@ -94,7 +94,7 @@ def score_test(
         refit: is it answered by the models on all clips?
         metric: what the run aims at, which is shown as well.
     """
-    path, finished, truth = run.folder / "test.json", run.finished_folds(), rows.truth
+    path, finished, truth = run.folder / "test.json", run.list_finished_folds(), rows.truth
     # no label at all is an answer, too
     known = np.ones(len(truth), dtype=bool) if rows.multilabel else truth >= 0
     if path.exists():

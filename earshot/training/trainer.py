@@ -209,7 +209,7 @@ class Fitter:
 
     def _evaluate(self, epoch: int) -> dict[str, float]:
         """The scores on the fold's own clips, all of which count alike whatever their weights."""
-        probabilities = self.valid()[self.has_audio]
+        probabilities = self.predict_validation()[self.has_audio]
         if not np.isfinite(probabilities).all():
             ids = self.rows.ids[self.has_audio][~np.isfinite(probabilities).all(1)]
             raise UserError(
@@ -218,7 +218,7 @@ class Fitter:
         scores = metrics.scores(probabilities, self.rows.truth[self.has_audio], self.settings.metric)
         return {"valid_loss": scores.pop("log_loss"), **scores}
 
-    def valid(self) -> np.ndarray:
+    def predict_validation(self) -> np.ndarray:
         """(clips, classes) probabilities, NaN for clips outside the validation fold; without --tta, which
         would cost every epoch."""
         size = 2 * self.micro
