@@ -36,7 +36,9 @@ def parse(argv: list[str]) -> tuple:
     competition = early["competition"]
     if not helping:
         competition = (
-            kaggle_paths.called(competition) if competition else defaults.competition(early["out"] or "data")
+            kaggle_paths.resolve_slug(competition)
+            if competition
+            else defaults.competition(early["out"] or "data")
         )
     name, chosen = early["recipe"], early["extractor"]
     run = None
@@ -82,7 +84,7 @@ def main(argv: list[str]) -> None:
     from earshot.competition.load import get_name
     from earshot.competition.load import load as load_competition
     from earshot.competition.reading import Reading
-    from earshot.core.files import locked, plain_name, write_text
+    from earshot.core.files import check_plain_name, hold_lock, write_text
     from earshot.features import cache, plan, resume, source_files, spectrogram_images
     from earshot.features.find_cache import LATEST
     from earshot.kaggle import download
@@ -101,15 +103,15 @@ def main(argv: list[str]) -> None:
         )
     except UserError as error:
         if not machine.fresh:
-            source_files.check_gone(Path(what.out) / get_name(place), place, error)
+            source_files.check_missing(Path(what.out) / get_name(place), place, error)
         raise
     if not machine.fresh and not all(clips.clips.path):
         lacking = UserError(f"{place}: {sum(not path for path in clips.clips.path)} clips have no file")
-        source_files.check_gone(Path(what.out) / clips.name, clips.root, lacking)
+        source_files.check_missing(Path(what.out) / clips.name, clips.root, lacking)
     print(*clips.notes, sep="\n", end="\n" if clips.notes else "")
     if run and for_run.only(clips).clips.empty:
         return
-    plain_name("--cache", what.cache)
+    check_plain_name("--cache", what.cache)
     workers = machine.workers or len(os.sched_getaffinity(0))
     weights = what.weights or (for_run.weights(run) if run else None)
     made = plan.make(
@@ -128,7 +130,7 @@ def main(argv: list[str]) -> None:
     )
     print(f"features: {extractor}{f' (recipe {recipe})' if recipe else ''} -> {made.folder}")
     print(*made.notes, sep="\n", end="\n" if made.notes else "")
-    with locked(made.folder, "the cache"):
+    with hold_lock(made.folder, "the cache"):
         state = "new" if machine.fresh and cache.is_cache(made.folder) else plan.state(made)
         if state != "complete" and not machine.fresh:
             taken = resume.adopt_cache(made, machine.continue_from)
@@ -144,7 +146,7 @@ def main(argv: list[str]) -> None:
             at = precision.decide(
                 made, worker_pool.choose(machine.device, machine.precision), machine.precision
             )
-            print(f"device: {worker_pool.about(at)}", flush=True)
+            print(f"device: {worker_pool.describe_devices(at)}", flush=True)
             extract.run(made, at, machine.batch_size, workers, deadline, machine.fresh, answered=bool(run))
             source_files.forget(made.folder.parent, clips.clips.path)
     write_text(Path(what.out) / LATEST, clips.name + "\n")
@@ -157,7 +159,7 @@ def main(argv: list[str]) -> None:
 def report(folder: Path) -> None:
     """Say what the cache holds and what comes next."""
     from earshot.core.files import read_json
-    from earshot.core.shell import command
+    from earshot.core.shell import join_command
     from earshot.features.cache import MANIFEST
     from earshot.features.reasons import NOTES, warning
 
@@ -174,7 +176,7 @@ def report(folder: Path) -> None:
             print(warning(note, manifest[note]["clips"], manifest[note]["first"]))
     print(
         "next: "
-        + command(
+        + join_command(
             "python", "train.py" if "train" in manifest["splits"] else "predict.py", "--features", folder
         )
     )

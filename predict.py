@@ -6,7 +6,7 @@ from pathlib import Path
 
 from earshot.core import cli, config
 from earshot.core.errors import UserError
-from earshot.core.shell import command
+from earshot.core.shell import join_command
 from earshot.prediction import members, saved_blend
 from earshot.prediction.members import Member
 
@@ -38,7 +38,7 @@ def blended(inside: list[Member], flags: config.PredictFlags) -> Member:
     if flags.name is not None:
         folder = Path(flags.runs_folder) / flags.name
         saved_blend.keep(folder, [member.folder for member in inside], whole.metric, found, oof)
-        again = command("python", "predict.py", "--runs", saved_blend.named(folder))
+        again = join_command("python", "predict.py", "--runs", saved_blend.named(folder))
         print(f"kept: {folder}, which {again} opens")
     return whole
 

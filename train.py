@@ -10,7 +10,7 @@ import models
 from earshot.core import cli, config
 from earshot.core.deadline import Deadline
 from earshot.core.errors import UserError
-from earshot.core.files import locked, plain_name
+from earshot.core.files import check_plain_name, hold_lock
 from earshot.features.cache import Cache
 from earshot.features.find_cache import mismatches, pick
 from earshot.training import contest_metric
@@ -91,14 +91,14 @@ def main(argv: list[str]) -> None:
     out = Path(what.out)
     try:
         head_spec = describe_head(recipe, cache, what.head, what.view, options)
-        plain_name("--name", what.name)
+        check_plain_name("--name", what.name)
         submit.rehearse(cache, out, settings.metric)
         job = Job(cache, recipe.name, head_spec, settings, machine, flags=what)
         wanted, folder = (
             job.wanted(what.fold),
             Path(what.runs_folder) / (what.name or f"{job.name()}{'-tuned' if what.tune else ''}"),
         )
-        with locked(folder, "the run"):
+        with hold_lock(folder, "the run"):
             if what.tune:
                 job = tune.tune(what.tune, job, folder, wanted, deadline) or deadline.leave()
             run = job.begin(folder, what.name is not None)

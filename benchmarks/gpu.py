@@ -31,7 +31,7 @@ from common import keep_rows, machine
 from extraction import Ours, saved_ast
 
 from earshot.core.device import Device, choose
-from earshot.core.disk_space import human
+from earshot.core.disk_space import format_bytes
 
 CARD, SIDE, BATCH = 16e9, 8192, 64
 TARGET = 0.5  # of the matrix products' rate
@@ -67,7 +67,7 @@ def forget(device: Device) -> None:
 
 def peak(device: Device) -> str:
     """The most that the allocator gave out since `forget`."""
-    return "" if device.name == "cpu" else human(torch.cuda.max_memory_allocated())
+    return "" if device.name == "cpu" else format_bytes(torch.cuda.max_memory_allocated())
 
 
 def products(device: Device, side: int, least: float) -> float:

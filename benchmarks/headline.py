@@ -30,7 +30,7 @@ import torch
 from common import keep_rows, machine, timed
 from extraction import saved_ast
 
-from earshot.core.device import autocast, choose
+from earshot.core.device import choose, get_autocast
 from earshot.training.precision import decide
 from earshot.training.trainer import predict
 
@@ -83,7 +83,9 @@ def training(recipe: str, scratch: Path, precision: str, **changes: Any) -> tupl
             fitter.step(1 + number // fitter.steps, number % fitter.steps, fitter.rows.training_batch(rows))
         )
     )
-    valid = seconds_of(lambda number: predict(fitter.head, fitter.rows, rows, BATCH, autocast(fitter.device)))
+    valid = seconds_of(
+        lambda number: predict(fitter.head, fitter.rows, rows, BATCH, get_autocast(fitter.device))
+    )
     return step, valid / BATCH, fitter.head
 
 

@@ -120,7 +120,7 @@ def extraction_peaks(precision: str) -> dict[str, int]:
 def measured_peaks(case: noise.Case, precision: str, device: str = "cuda") -> tuple[float, float]:
     """As `computed_peaks`, by the CUDA allocator from the kit's own Fitter; infinite where the batch did not
     fit."""
-    from earshot.training.trainer import autocast, predict
+    from earshot.training.trainer import get_autocast, predict
 
     batch, found = case.training.batch_size, []
     torch.cuda.empty_cache()
@@ -137,7 +137,7 @@ def measured_peaks(case: noise.Case, precision: str, device: str = "cuda") -> tu
                 fitter.rows,
                 np.arange(evaluated(case)),
                 evaluated(case),
-                autocast(fitter.device),
+                get_autocast(fitter.device),
             ),
         ):
             torch.cuda.reset_peak_memory_stats()
@@ -171,23 +171,23 @@ def row(name: str, gpu: bool) -> tuple[str, list[str]]:
     parameters = sum(p.numel() for p in case.build().parameters())
     (left, making), caches = disk(case, parameters)
     failed = [
-        f"{disk_space.human(value)} of memory"
+        f"{disk_space.format_bytes(value)} of memory"
         for value in (fp32[0], fp16[0])
         if value + (0 if gpu else RESIDENT) > LIMIT
     ]
     if making + caches[-1] > KAGGLE:
-        failed.append(f"{disk_space.human(making + caches[-1])} of disk with {CLIPS[-1]:,} clips")
+        failed.append(f"{disk_space.format_bytes(making + caches[-1])} of disk with {CLIPS[-1]:,} clips")
     size = "×".join(map(str, case.shapes[case.view]))
     cells = [
         f"`{name}`",
         f"{parameters / 1e6:.2f} M",
         f"{case.training.batch_size} of {size}",
         *(
-            disk_space.human(value) if value < float("inf") else "did not fit"
+            disk_space.format_bytes(value) if value < float("inf") else "did not fit"
             for value in (fp32[0], fp16[0], fp32[1], fp16[1])
         ),
-        f"{disk_space.human(left)} ({disk_space.human(making)})",
-        *map(disk_space.human, caches),
+        f"{disk_space.format_bytes(left)} ({disk_space.format_bytes(making)})",
+        *map(disk_space.format_bytes, caches),
         "no" if failed else "yes",
     ]
     return f"| {' | '.join(cells)} |", failed
@@ -214,8 +214,8 @@ def main() -> None:
         for name in fp32:
             fits = "yes" if max(fp32[name], half[name]) < LIMIT else "no"
             rows[f"extracting `{name}`"] = (
-                f"| extracting `{name}` | | {EXTRACTED} windows | {disk_space.human(fp32[name])} | "
-                f"{disk_space.human(half[name])} | | | | | | {fits} |"
+                f"| extracting `{name}` | | {EXTRACTED} windows | {disk_space.format_bytes(fp32[name])} | "
+                f"{disk_space.format_bytes(half[name])} | | | | | | {fits} |"
             )
             print(rows[f"extracting `{name}`"])
     print(

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import models
 from earshot.core.config import TrainingFlags, load_recipe, with_defaults
-from earshot.core.device import Device, autocast, choose, laid_out, one_thread
+from earshot.core.device import Device, choose, get_autocast, to_device, use_one_thread
 from earshot.features.cache import Cache
 from earshot.training import dataset, optim, precision
 from earshot.training.checkpoint import FoldFolder
@@ -195,7 +195,7 @@ class Bench:
 
     def bare(self, device: Device) -> float:
         """The head's own work, with the optimiser and the threads of ours."""
-        head = laid_out(self._head(), device).train()
+        head = to_device(self._head(), device).train()
         optimizer = optim.optimizer(head, self.settings)
         learn = [
             self.rows.batch(part)[0]
@@ -210,18 +210,18 @@ class Bench:
             * precision.BACKWARD
             * self.settings.batch_size
         )
-        with one_thread(work < precision.TINY):
+        with use_one_thread(work < precision.TINY):
             for _ in range(self.case.epochs):
                 began = time.perf_counter()
                 head.train()
                 for x, wanted in zip(learn, targets, strict=True):
                     optimizer.zero_grad()
-                    with autocast(device):
+                    with get_autocast(device):
                         loss = nn.functional.cross_entropy(head(x, None).float(), wanted)
                     loss.backward()
                     optimizer.step()
                 head.eval()
-                with torch.inference_mode(), autocast(device):
+                with torch.inference_mode(), get_autocast(device):
                     for x in ask:
                         head(x, None)
                 found.append(time.perf_counter() - began)

@@ -12,8 +12,8 @@ from common import ROOT
 sys.path.insert(0, str(ROOT))
 
 from earshot.core import checksums
-from earshot.core.files import digest, digest_of
-from earshot.core.fingerprint import fingerprint
+from earshot.core.files import hash_file, hash_value
+from earshot.core.fingerprint import compute_fingerprint
 from earshot.features import cache
 
 
@@ -121,7 +121,7 @@ def write_cache(
         "audio": {},
         "window": {"seconds": 5.0},
         "weights": None,
-        "labels": digest_of(names)[:16],
+        "labels": hash_value(names)[:16],
         "sample_submission": None,
         "clips": {name: f"{len(rows['ids'])} clips" for name, rows in splits.items()},
     }
@@ -129,7 +129,8 @@ def write_cache(
     for name, rows in splits.items():
         rows = {key: np.array(values) for key, values in rows.items()}  # none of them mapped
         cache.dump(
-            folder / f"{name}.pkl", {**rows, "meta": {"fingerprint": fingerprint(record), "record": record}}
+            folder / f"{name}.pkl",
+            {**rows, "meta": {"fingerprint": compute_fingerprint(record), "record": record}},
         )
     cache.dump(folder / "unique_labels.pkl", {"unique_labels": np.array(names)})
     (folder / "bad_audio.csv").write_text("id,split,reason\n")
@@ -145,7 +146,7 @@ def write_cache(
         {
             "version": cache.VERSION,
             "record": record,
-            "fingerprint": fingerprint(record),
+            "fingerprint": compute_fingerprint(record),
             "recipe": None,
             "weights": None,
             "complete": True,
@@ -155,7 +156,7 @@ def write_cache(
             "bad": 0,
             "columns": ["filename", "category"],
             "bytes": {p.name: p.stat().st_size for p in files},
-            "sha256": {p.name: digest(p) for p in files},
+            "sha256": {p.name: hash_file(p) for p in files},
         },
     )
     return folder

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from earshot.core import checksums
-from earshot.core.files import digest, digest_of
-from earshot.core.fingerprint import fingerprint
+from earshot.core.files import hash_file, hash_value
+from earshot.core.fingerprint import compute_fingerprint
 from earshot.features import cache
 
 
@@ -83,7 +83,7 @@ def make(
         "audio": {},
         "window": {"seconds": 5.0},
         "weights": None,
-        "labels": digest_of(names)[:16],
+        "labels": hash_value(names)[:16],
         "sample_submission": None,
         "clips": {name: f"{len(one['ids'])} clips" for name, one in content.items()},
         **({"task": "multilabel"} if multilabel else {}),
@@ -91,7 +91,8 @@ def make(
     }
     for name, one in content.items():
         cache.dump(
-            folder / f"{name}.pkl", {**one, "meta": {"fingerprint": fingerprint(record), "record": record}}
+            folder / f"{name}.pkl",
+            {**one, "meta": {"fingerprint": compute_fingerprint(record), "record": record}},
         )
         files.append(folder / f"{name}.pkl")
         splits[name] = {"clips": len(one["ids"]), "rows": len(one["ids"])}
@@ -103,7 +104,7 @@ def make(
         {
             "version": cache.VERSION,
             "record": record,
-            "fingerprint": fingerprint(record),
+            "fingerprint": compute_fingerprint(record),
             "recipe": None,
             "weights": None,
             "complete": True,
@@ -113,7 +114,7 @@ def make(
             "bad": 0,
             "columns": ["filename", "category"],
             "bytes": {p.name: p.stat().st_size for p in files},
-            "sha256": {p.name: digest(p) for p in files},
+            "sha256": {p.name: hash_file(p) for p in files},
             **({"separator": ","} if multilabel else {}),
         },
     )

@@ -94,8 +94,8 @@ def test_short_clips(tmp_path, seconds, columns):
 
 
 def test_records_without_short_clips_stay_what_they_were():
-    assert base.recorded(ast.Settings()) == {"views": ("pooled", "frames")}
-    assert base.recorded(ast.Settings(short_clips=True)) == {
+    assert base.to_record(ast.Settings()) == {"views": ("pooled", "frames")}
+    assert base.to_record(ast.Settings(short_clips=True)) == {
         "views": ("pooled", "frames"),
         "short_clips": True,
     }

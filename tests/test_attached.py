@@ -29,7 +29,7 @@ from earshot.training.run import Run
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch) -> Path:
     """An empty /kaggle/input, with the working folder beside it as the current one."""
-    kaggle_paths._walked.cache_clear()
+    kaggle_paths._walk_once.cache_clear()
     (tmp_path / "input").mkdir()
     (tmp_path / "working").mkdir()
     for name, value in {
@@ -69,21 +69,21 @@ def test_a_competition_wherever_it_is_mounted(place: Path, where: str) -> None:
         "data/sample/logmel/unique_labels.pkl",
         "data/sample/train.csv",
     )
-    assert kaggle_paths.competition() == place / where and defaults.found("data") == (
+    assert kaggle_paths.find_competition() == place / where and defaults.found("data") == (
         place / where,
         "attached",
     )
-    assert kaggle_paths.called("birds") == str(place / where) and kaggle_paths.called(
+    assert kaggle_paths.resolve_slug("birds") == str(place / where) and kaggle_paths.resolve_slug(
         "competitions/birds"
     ) == str(place / where)
-    assert kaggle_paths.called("sample") == "sample" and kaggle_paths.called("absent") == "absent"
+    assert kaggle_paths.resolve_slug("sample") == "sample" and kaggle_paths.resolve_slug("absent") == "absent"
     touch(place / "competitions/frogs", "audio/a.wav", "audio/train.csv")
-    kaggle_paths._walked.cache_clear()
+    kaggle_paths._walk_once.cache_clear()
     if where.startswith("competitions"):
         with pytest.raises(UserError, match="several competitions are attached.*--competition.*birds.*frogs"):
-            kaggle_paths.competition()
+            kaggle_paths.find_competition()
     else:
-        assert kaggle_paths.competition() == place / "competitions/frogs", (
+        assert kaggle_paths.find_competition() == place / "competitions/frogs", (
             "what Kaggle calls a competition goes first"
         )
 
@@ -93,7 +93,7 @@ def test_weights_by_what_they_are(place: Path) -> None:
         "efficientat", "ast"
     )
     touch(place / "datasets/me/light", "mn04_as_mAP_432.pt")
-    kaggle_paths._walked.cache_clear()
+    kaggle_paths._walk_once.cache_clear()
     efficientat = extractors.module("efficientat")
     assert efficientat.Extractor.find_weights(efficientat.Settings(), None) == [
         place / "datasets/me/light/mn04_as_mAP_432.pt"
@@ -108,7 +108,7 @@ def test_weights_by_what_they_are(place: Path) -> None:
 
     network(place / "datasets/me/codec", "encodec")
     folder = network(place / "datasets/me/my-ast/model")
-    kaggle_paths._walked.cache_clear()
+    kaggle_paths._walk_once.cache_clear()
     assert {file.parent for file in ast.Extractor.find_weights(ast.Settings(), None)} == {folder}
     assert defaults.features("birds", False) == (defaults.RECIPE, None), "ast, the usual one, is there"
     assert ast.WEIGHTS.local("MIT/ast-finetuned-audioset-14-14-0.443") is None, (
@@ -120,11 +120,11 @@ def test_weights_by_what_they_are(place: Path) -> None:
     }
     assert experiment.located({"weights": None}) == {"weights": None}
     network(place / "datasets/you/second")
-    kaggle_paths._walked.cache_clear()
+    kaggle_paths._walk_once.cache_clear()
     with pytest.raises(UserError, match="2 attached folders may be MIT/ast.*--weights.*my-ast.*second"):
         ast.Extractor.find_weights(ast.Settings(), None)
     named = network(place / "models/mit/ast-finetuned-audioset-10-10-0-4593")
-    kaggle_paths._walked.cache_clear()
+    kaggle_paths._walk_once.cache_clear()
     assert {file.parent for file in ast.Extractor.find_weights(ast.Settings(), None)} == {named}, (
         "its name settles it"
     )
@@ -185,7 +185,7 @@ def test_the_clips_to_submit_alone_within_the_time(place: Path, capsys) -> None:
     (place / "old").mkdir()
     for name in ("data", "runs"):
         shutil.move(name, place / "old" / name)
-    kaggle_paths._walked.cache_clear()
+    kaggle_paths._walk_once.cache_clear()
 
     get_features.main(["--for-run", "a"])  # the same clips
     cached = json.loads(Path("data/tones/logmel_subm/manifest.json").read_text())

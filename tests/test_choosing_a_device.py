@@ -87,7 +87,7 @@ def test_a_gpu_without_kernels_is_refused(gpu):
 
 
 def test_out_of_memory_is_recognised():
-    assert device.out_of_memory(torch.cuda.OutOfMemoryError("x")) and device.out_of_memory(
+    assert device.is_out_of_memory(torch.cuda.OutOfMemoryError("x")) and device.is_out_of_memory(
         RuntimeError("CUDA Out of Memory.")
     )
-    assert not device.out_of_memory(RuntimeError("shapes differ"))
+    assert not device.is_out_of_memory(RuntimeError("shapes differ"))

@@ -21,8 +21,8 @@ from earshot import extractors
 from earshot.core import checksums
 from earshot.core.device import Device
 from earshot.core.errors import UserError
-from earshot.core.files import digest, digest_of
-from earshot.core.fingerprint import differences, fingerprint
+from earshot.core.files import hash_file, hash_value
+from earshot.core.fingerprint import compute_fingerprint, list_differences
 from earshot.core.plain_pickle import load
 from earshot.features.cache import Cache, dump
 from earshot.prediction import new_audio, submission, submit
@@ -71,9 +71,9 @@ def rewrite(cache: Path, **changes) -> None:
     record = {**manifest["record"], **changes}
     for path in cache.glob("*.pkl"):
         content = load(path, mmap=False)
-        dump(path, {**content, "meta": {**content["meta"], "fingerprint": fingerprint(record)}})
-        manifest["sha256"][path.name], manifest["bytes"][path.name] = digest(path), path.stat().st_size
-    manifest |= {"record": record, "fingerprint": fingerprint(record)}
+        dump(path, {**content, "meta": {**content["meta"], "fingerprint": compute_fingerprint(record)}})
+        manifest["sha256"][path.name], manifest["bytes"][path.name] = hash_file(path), path.stat().st_size
+    manifest |= {"record": record, "fingerprint": compute_fingerprint(record)}
     checksums.write(cache / "manifest.json", manifest)
 
 
@@ -81,7 +81,7 @@ def relabel(cache: Path, names: list[str]) -> None:
     """Another order, or another set, of labels: honestly recorded."""
     content = load(cache / "unique_labels.pkl", mmap=False)
     dump(cache / "unique_labels.pkl", {**content, "unique_labels": np.array(names)})
-    rewrite(cache, labels=digest_of(names)[:16], classes=len(names))
+    rewrite(cache, labels=hash_value(names)[:16], classes=len(names))
 
 
 def other_run(change) -> Run:
@@ -94,7 +94,7 @@ def changed(folder: Path, change) -> Run:
     """A run whose settings are others, its checksums right all the same."""
     run = Run.open(folder)
     change(run.config)
-    run.config["fingerprint"] = fingerprint(run.config["record"])
+    run.config["fingerprint"] = compute_fingerprint(run.config["record"])
     run._write()
     return Run.open(folder)
 
@@ -109,7 +109,9 @@ def test_a_cache_of_another_label_order_than_it_was_made_with(work: Path) -> Non
     rewrite(work)
     line = said(Cache, work)
     assert (
-        "unique_labels.pkl" in line and wanted in line and digest_of(["tone2", "tone1", "tone0"])[:16] in line
+        "unique_labels.pkl" in line
+        and wanted in line
+        and hash_value(["tone2", "tone1", "tone0"])[:16] in line
     )
 
 
@@ -194,7 +196,7 @@ def test_runs_that_predict_other_clips(work: Path) -> None:
 
 def test_loose_audio_with_other_weights(work: Path) -> None:
     Path("weights.pt").write_bytes(b"of another network")
-    here = digest_of([digest("weights.pt")])[:16]
+    here = hash_value([hash_file("weights.pt")])[:16]
     module = extractors.module("efficientat")
     features = {"extractor": "efficientat", "settings": asdict(module.Settings()), "weights": "feed" * 4}
     run = other_run(lambda record: record["features"].update(features))
@@ -212,7 +214,7 @@ def test_the_sample_file_beside_the_cache(work: Path, change: str) -> None:
     else:
         rewrite(work, sample_submission=None)
     there, here = {
-        "edit": (wanted, digest(sample)[:12] if sample.exists() else ""),
+        "edit": (wanted, hash_file(sample)[:12] if sample.exists() else ""),
         "remove": (wanted, "nothing"),
         "add": ("nothing", wanted),
     }[change]
@@ -296,4 +298,7 @@ def test_files_that_changed_after_the_extraction(
     ],
 )
 def test_a_difference_is_two_values(there: dict, here: dict, line: str) -> None:
-    assert differences(there, here) == [line] and differences(there, json.loads(json.dumps(there))) == []
+    assert (
+        list_differences(there, here) == [line]
+        and list_differences(there, json.loads(json.dumps(there))) == []
+    )

@@ -14,7 +14,7 @@ from earshot.core.errors import UserError
 from earshot.training import dataset
 from earshot.training.dataset import Rows
 from earshot.training.predict import predict
-from earshot.training.trainer import autocast
+from earshot.training.trainer import get_autocast
 from earshot.training.window_pooling import pool_windows
 
 CLASSES = ["a", "b", "c"]
@@ -223,7 +223,7 @@ def test_several_labels_are_shares_of_their_own():
         def forward(self, x, mask=None):
             return torch.tensor([[2.0, 0.0, -2.0]]).repeat(len(x), 1)
 
-    found = predict(Head(), rows, np.arange(2), 1, autocast(Device("cpu", "fp32", "")))
+    found = predict(Head(), rows, np.arange(2), 1, get_autocast(Device("cpu", "fp32", "")))
     np.testing.assert_allclose(found, np.tile(1 / (1 + np.exp([-2.0, 0, 2])), (2, 1)), rtol=1e-6)
 
 
@@ -236,7 +236,7 @@ def test_shifts_are_rolls_whose_logits_are_averaged():
             return real[:, 0, :3, 0]
 
     at = np.arange(len(rows))
-    device = autocast(Device("cpu", "fp32", ""))
+    device = get_autocast(Device("cpu", "fp32", ""))
     x, mask = rows.batch(at)
     logits = (x * mask[:, None, None])[:, 0, :3]
     want = pool_windows(logits.mean(2), torch.from_numpy(rows.clip).long(), len(rows.ids)).softmax(1)

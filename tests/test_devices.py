@@ -23,7 +23,7 @@ from earshot.core import device, worker_pool
 from earshot.core.deadline import Deadline
 from earshot.core.device import Device
 from earshot.core.errors import UserError
-from earshot.core.files import locked
+from earshot.core.files import hold_lock
 from earshot.features import extract
 from earshot.training import progress
 
@@ -272,8 +272,11 @@ def team(
 ) -> tuple[bool, list[int]]:
     """Run tasks in two processes."""
     found: list[int] = []
-    with locked(folder, "it"), worker_pool.Team([HERE, HERE], say_twice, (factor,), folder) as workers:
-        workers.ready()
+    with (
+        hold_lock(folder, "it"),
+        worker_pool.WorkerPool([HERE, HERE], say_twice, (factor,), folder) as workers,
+    ):
+        workers.wait_until_ready()
         return workers.run(tasks, found.append, deadline or Deadline(None)), sorted(found)
 
 
@@ -314,7 +317,7 @@ def test_devices_are_chosen_by_name(monkeypatch):
         ("cuda:1", "fp16"),
         ("cuda:2", "fp16"),
     ]
-    assert "2 devices, a process each: cuda:0" in worker_pool.about(worker_pool.choose())
+    assert "2 devices, a process each: cuda:0" in worker_pool.describe_devices(worker_pool.choose())
     for name, words in (
         ("cuda:1,cuda:1", "twice"),
         ("cpu,cuda:1", "not both"),

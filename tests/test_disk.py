@@ -20,7 +20,7 @@ from test_damage import files
 from earshot.core import disk_space
 from earshot.core.config import TrainingFlags
 from earshot.core.errors import UserError
-from earshot.core.files import locked, replacing, write_text
+from earshot.core.files import hold_lock, replace_file, write_text
 from earshot.training import experiment
 
 
@@ -138,7 +138,7 @@ def test_two_writers_of_one_file_take_turns(tmp_path):
     order = []
 
     def slow() -> None:
-        with replacing(tmp_path / "a") as file:
+        with replace_file(tmp_path / "a") as file:
             order.append("slow begins")
             file.write(b"slow " * 1000)
             time.sleep(0.3)
@@ -158,8 +158,8 @@ def test_two_writers_of_one_file_take_turns(tmp_path):
 def test_a_second_process_is_told_or_waits(scripts, data, tmp_path):
     scripts[0](["--competition", str(data), *FLAGS, "--out", str(tmp_path / "data")])
     with (
-        locked(tmp_path / "data" / "tones" / "logmel", "the cache"),
-        locked(tmp_path / "runs" / "r", "the run"),
+        hold_lock(tmp_path / "data" / "tones" / "logmel", "the cache"),
+        hold_lock(tmp_path / "runs" / "r", "the run"),
     ):
         before = files(tmp_path)
         line = refused(script("get_features.py", "--competition", data, *FLAGS, cwd=tmp_path, ok=None))

@@ -296,7 +296,7 @@ def test_weights_that_only_stand_for_weights(tones: Path, content: str, what: st
 
 def test_no_audio_is_mistaken_for_a_page() -> None:
     for head in (b"RIFF\0\0\0\0WAVE", b"fLaC", b"ID3\3", b"", b"\xff\xfb", b"version 1", b"<b>no page"):
-        assert file_content.mistaken(head) is None
+        assert file_content.detect_stand_in(head) is None
 
 
 def test_other_sides_and_films(tmp_path: Path) -> None:
@@ -356,16 +356,18 @@ def test_a_great_folder_takes_no_time(tmp_path: Path, monkeypatch: pytest.Monkey
 )
 def test_quoted_words_come_back(word: str) -> None:
     shown = subprocess.run(
-        ["bash", "-c", f"printf %s {shell.quoted(word)}"], capture_output=True, text=True, check=True
+        ["bash", "-c", f"printf %s {shell.quote(word)}"], capture_output=True, text=True, check=True
     )
-    assert shown.stdout == word and "\n" not in shell.command("python", word)
+    assert shown.stdout == word and "\n" not in shell.join_command("python", word)
 
 
 def test_text_of_bytes() -> None:
-    assert file_names.text_of(os.fsdecode(b"caf\xe9 \xc3\xa9.wav")) == "caf\\xe9 \u00e9.wav"
-    assert file_names.text_of("plain \u00e9") == "plain \u00e9"
+    assert file_names.to_text(os.fsdecode(b"caf\xe9 \xc3\xa9.wav")) == "caf\\xe9 \u00e9.wav"
+    assert file_names.to_text("plain \u00e9") == "plain \u00e9"
     assert file_names.is_audio("a.AIFC") and file_names.is_audio("a.webm")
-    assert "\u043f\u0440\u0438" in file_names.readings(os.fsdecode("\u043f\u0440\u0438".encode("cp1251")))
+    assert "\u043f\u0440\u0438" in file_names.list_readings(
+        os.fsdecode("\u043f\u0440\u0438".encode("cp1251"))
+    )
     assert not any(map(file_names.is_audio, ("a.mat", "a.raw", "wav", "a.txt", "a", "a.htk")))
 
 

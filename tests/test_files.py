@@ -7,20 +7,27 @@ from pathlib import Path
 import pytest
 
 from earshot.core.errors import UserError
-from earshot.core.files import empty, locked, recover_folder, replacing, replacing_folder, write_text
+from earshot.core.files import (
+    empty_folder,
+    hold_lock,
+    recover_folder,
+    replace_file,
+    replace_folder,
+    write_text,
+)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     write_text(tmp_path / "a", "old")
     with pytest.raises(RuntimeError):
-        with replacing(tmp_path / "a") as file:
+        with replace_file(tmp_path / "a") as file:
             file.write(b"half of the n")
             raise RuntimeError
     assert (tmp_path / "a").read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
 def fill(folder: Path, text: str) -> None:
-    with replacing_folder(folder) as new:
+    with replace_folder(folder) as new:
         (new / "x").write_text(text)
 
 
@@ -50,12 +57,12 @@ def test_kills_inside_a_replacement(tmp_path: Path, state: dict, expected: str |
 
 
 def test_second_process_is_refused(tmp_path: Path) -> None:
-    with locked(tmp_path / "cache", "the cache"):
+    with hold_lock(tmp_path / "cache", "the cache"):
         with pytest.raises(UserError, match="another process"):
-            with locked(tmp_path / "cache", "the cache"):
+            with hold_lock(tmp_path / "cache", "the cache"):
                 pass
         (tmp_path / "cache" / "deep").mkdir()
-        empty(tmp_path / "cache")
+        empty_folder(tmp_path / "cache")
         assert [p.name for p in (tmp_path / "cache").iterdir()] == [".lock"]
-    with locked(tmp_path / "cache", "the cache"):
+    with hold_lock(tmp_path / "cache", "the cache"):
         pass

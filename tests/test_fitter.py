@@ -19,7 +19,7 @@ from earshot.core.device import Device
 from earshot.training.checkpoint import FoldFolder
 from earshot.training.loss import Criterion
 from earshot.training.predict import predict
-from earshot.training.trainer import Fitter, Fold, autocast
+from earshot.training.trainer import Fitter, Fold, get_autocast
 
 CPU = Device("cpu", "fp32", "CPU")
 NEVER = type("Never", (), {"passed": lambda self: False})()
@@ -247,5 +247,5 @@ def test_predictions_are_of_clips_and_of_no_other_fold(tmp_path):
     assert len(x) == 2 and made.fold.valid[6]
     with torch.no_grad():
         np.testing.assert_allclose(found[6], made.head(x, mask).mean(0).softmax(0), atol=1e-6)
-    single = predict(made.head, made.rows, made.valid_rows, 1, autocast(CPU))
+    single = predict(made.head, made.rows, made.valid_rows, 1, get_autocast(CPU))
     np.testing.assert_allclose(single, found, atol=1e-6)

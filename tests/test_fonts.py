@@ -60,7 +60,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def pretend(*found: fonts.Font) -> None:
         monkeypatch.setattr(fonts, "_known", {})
-        monkeypatch.setattr(fonts, "_installed", lambda: iter(found))
+        monkeypatch.setattr(fonts, "_iterate_fonts", lambda: iter(found))
 
     pretend()
     return pretend
@@ -158,18 +158,18 @@ def test_a_report_without_a_font(
 
 
 def test_names_and_numbers(installed: None) -> None:
-    assert fonts.names(["$a_b$", "麻", "no\u00a0break", "a\u200bb", "❤\ufe0f"]) == [
+    assert fonts.list_shown_names(["$a_b$", "麻", "no\u00a0break", "a\u200bb", "❤\ufe0f"]) == [
         "$a_b$",
         "#2",
         "no break",
         "ab",
         "❤",
     ]
-    assert fonts.names(["#2", "麻"]) == ["#1", "#2"], "a class may be called as a number is shown"
-    assert fonts.legend(["#2", "麻"]) == [("#1", "#2"), ("#2", "麻")]
-    assert fonts.names(["#1", "麻"]) == ["#1", "#2"] and fonts.warning(["owl"], "") is None
+    assert fonts.list_shown_names(["#2", "麻"]) == ["#1", "#2"], "a class may be called as a number is shown"
+    assert fonts.build_legend(["#2", "麻"]) == [("#1", "#2"), ("#2", "麻")]
+    assert fonts.list_shown_names(["#1", "麻"]) == ["#1", "#2"] and fonts.format_warning(["owl"], "") is None
     assert style.short("run 麻\n") == "run ? " and len(style.short("x" * 99)) == 24
-    many = fonts.warning([chr(0x4E00 + index) for index in range(600)], "there")
+    many = fonts.format_warning([chr(0x4E00 + index) for index in range(600)], "there")
     assert len(many) < 300 and "600 of 600" in many and "(600 in all)" in many
 
 

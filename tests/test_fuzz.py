@@ -147,7 +147,7 @@ def test_sealed_json(folder, value, changes):
     path.write_bytes(damaged(whole, changes))
     try:
         found = checksums.read(path)
-    except checksums.Damaged as error:
+    except checksums.CorruptFile as error:
         assert "\n" not in str(error)
     else:  # blanks and line ends are no content
         assert found == {"value": json.loads(json.dumps(value))}

@@ -17,7 +17,7 @@ from conftest import ROOT
 
 from earshot.core import config
 from earshot.core.errors import Refused, UserError
-from earshot.core.files import digest
+from earshot.core.files import hash_file
 from earshot.extractors import torch_weights
 from earshot.features import cache
 from earshot.features.cache import Cache
@@ -124,7 +124,7 @@ def reseal(folder: Path, name: str, change) -> None:
     checksums.write(folder / "manifest.json", manifest, *sums)
     assert name == "manifest.json" or json.loads((folder / "manifest.json").read_text())["sha256"][
         name
-    ] == digest(folder / name)
+    ] == hash_file(folder / name)
 
 
 @pytest.mark.parametrize(

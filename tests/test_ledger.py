@@ -12,7 +12,7 @@ import get_features
 import predict
 import train
 from earshot.core.errors import UserError
-from earshot.core.files import digest
+from earshot.core.files import hash_file
 from earshot.prediction import ledger
 from earshot.report import ledger as ledger_page
 
@@ -35,7 +35,7 @@ def test_train_and_predict_enter_their_submissions(
     train.main([*args, "--epochs", "1", "--name", "a"])
     (row,) = read_csv(Path("submissions/ledger.csv"))
     assert (
-        row["sha256"] == digest("submissions/submission.csv")[:16]
+        row["sha256"] == hash_file("submissions/submission.csv")[:16]
         and row["competition"] == "tones"
         and row["runs"] == "a"
     )
@@ -61,7 +61,7 @@ def test_train_and_predict_enter_their_submissions(
     train.main([*args, "--epochs", "2", "--name", "b", "--out", "submissions/b.csv"])
     predict.main(["--runs", "a", "b", "--out", "submissions/blend.csv"])
     rows = {r["file"]: r for r in read_csv(Path("submissions/ledger.csv"))}
-    distinct = {digest(f"submissions/{name}.csv") for name in ("kept", "b", "blend")}
+    distinct = {hash_file(f"submissions/{name}.csv") for name in ("kept", "b", "blend")}
     assert len(rows) == len(distinct) == 3
     assert (
         rows["blend.csv"]["runs"] == "a b"

@@ -182,10 +182,10 @@ def test_room_on_kaggle(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setattr(kaggle_paths, "KEPT", 1000_000)
     (tmp_path / "old").write_bytes(bytes(900_000))
     with pytest.raises(UserError, match="Kaggle keeps"):
-        disk_space.check(tmp_path / "runs" / "a", 200_000, 200_000)
-    assert "0 MB free" in disk_space.check(tmp_path / "runs" / "a", 50_000, 50_000)
+        disk_space.check_space(tmp_path / "runs" / "a", 200_000, 200_000)
+    assert "0 MB free" in disk_space.check_space(tmp_path / "runs" / "a", 50_000, 50_000)
     assert "warning: disk: 1 MB of the 1 MB" in str(next(environment.disk(tmp_path)))
-    assert kaggle_paths.left(tmp_path.parent) is None
+    assert kaggle_paths.get_quota_left(tmp_path.parent) is None
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
     monkeypatch.setattr(environment, "age", lambda: 11.5 * 3600)
     assert str(next(environment.session())).startswith("warning: session: 0.5 of 12 hours")

@@ -46,14 +46,14 @@ def table(path: Path, *lines: list, mark: str = ",") -> None:
 
 def contest(root: Path, labels: list[str], sample: list[list]) -> Path:
     """A clip for each label, a tone for each class, and the clips that the sample submission lists."""
-    kinds = {text: n for n, text in enumerate(dict.fromkeys(map(spelling.key, labels)))}
+    kinds = {text: n for n, text in enumerate(dict.fromkeys(map(spelling.to_key, labels)))}
     for part, ids in (
         ("train", [f"a{n}.wav" for n in range(len(labels))]),
         ("test", [r[0] for r in sample[1:]]),
     ):
         (root / part).mkdir(parents=True)
         for n, name in enumerate(ids):
-            kind = kinds[spelling.key(labels[n])] if part == "train" else n % len(kinds)
+            kind = kinds[spelling.to_key(labels[n])] if part == "train" else n % len(kinds)
             soundfile.write(root / part / name, tone(kind, n, seconds=0.5), 16000)
     table(root / "train.csv", ["fname", "label"], *([f"a{n}.wav", label] for n, label in enumerate(labels)))
     table(root / "sample_submission.csv", *sample)
@@ -131,9 +131,11 @@ def test_one_label_in_two_spellings(tmp_path: Path, one: str, other: str, where:
 
 def test_what_is_told_apart_and_how(tmp_path: Path) -> None:
     for one, other in SPELLINGS.values():
-        assert spelling.key(one) == spelling.key(other)
+        assert spelling.to_key(one) == spelling.to_key(other)
     for one, other in (("Dog", "dog"), ("001", "1"), ("True", "1"), ("0", "False"), ("dog", "d\u043eg")):
-        assert spelling.key(one) != spelling.key(other) and spelling.loose(one) == spelling.loose(other)
+        assert spelling.to_key(one) != spelling.to_key(other) and spelling.to_loose_key(
+            one
+        ) == spelling.to_loose_key(other)
         root = tmp_path / f"{one}-{other}"
         files(root, *(f"train/{n}.wav" for n in "abcd"))
         table(root / "train.csv", ["fname", "label"], ["a", one], ["b", other], ["c", "emu"], ["d", one])
@@ -141,8 +143,8 @@ def test_what_is_told_apart_and_how(tmp_path: Path) -> None:
         assert repr(one) in line and repr(other) in line
     assert "'d\u043eg' (U+043E)" in line
     for plain in ("dog", "1.5", "v1.0", "-1", "air_conditioner"):
-        assert spelling.key(plain) == plain
-    assert spelling.loose("-1") != spelling.loose("1")
+        assert spelling.to_key(plain) == plain
+    assert spelling.to_loose_key("-1") != spelling.to_loose_key("1")
 
 
 def test_folder_names_and_cells_of_nothing_but_zero_width(tmp_path: Path) -> None:

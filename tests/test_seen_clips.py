@@ -18,7 +18,7 @@ import train
 from earshot.app import session, ui
 from earshot.app.upload_limits import Limits
 from earshot.core.errors import UserError
-from earshot.core.files import digest
+from earshot.core.files import hash_file
 from earshot.features import cache as caches
 from earshot.prediction import members
 from earshot.prediction.seen_clips import SeenClips
@@ -53,7 +53,7 @@ def test_the_run_alone_knows_its_clips(home: Path) -> None:
     rows = read_csv(home / "runs" / "cnn" / "training_clips.csv")
     assert [row["id"] for row in rows] == split["ids"].tolist() and "digests" not in split
     for row in rows:
-        assert row["sha256"] == digest(home / "tones" / "audio_train" / row["id"])
+        assert row["sha256"] == hash_file(home / "tones" / "audio_train" / row["id"])
     folds = {row["id"]: row["fold"] for row in read_csv(home / "runs" / "cnn" / "oof.csv")}
     assert folds == {row["id"]: row["fold"] for row in rows}
 
@@ -149,7 +149,7 @@ def test_a_cache_without_digests_is_read(home: Path, tmp_path: Path) -> None:
         (at / "digests.pkl").unlink(missing_ok=True)
         if digests is not None:
             caches.dump(at / "digests.pkl", {"digests": digests})
-            manifest["digests"] = digest(at / "digests.pkl")
+            manifest["digests"] = hash_file(at / "digests.pkl")
         caches.checksums.write(at / "manifest.json", manifest, *names)
 
     rewritten(None)

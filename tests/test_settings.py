@@ -16,7 +16,7 @@ from earshot.audio.load import AudioSettings
 from earshot.core import cli, config, kinds
 from earshot.core.config import Recipe, TrainingFlags, WindowFlags, load_recipe, recipe_names, with_defaults
 from earshot.core.errors import TemporaryError, UserError
-from earshot.core.fingerprint import differences, fingerprint, recorded
+from earshot.core.fingerprint import compute_fingerprint, list_differences, to_record
 from earshot.features import find_cache, source_files
 from earshot.features.source_files import Sources
 from earshot.training.run import Run
@@ -97,10 +97,10 @@ def test_renamed_settings_keep_their_place_in_records():
     new, old = {"num_masks": 2, "crop_share": 0.5}, {"masks": 2, "crop": 0.5}
     training = with_defaults(TrainingFlags(), new, "")
     assert training == with_defaults(TrainingFlags(), old, "")
-    record = recorded(training)
+    record = to_record(training)
     assert {key: record[key] for key in old} == old and not record.keys() & new.keys()
-    assert recorded(config.AugmentFlags(bc_mix=0.5))["between"] == 0.5
-    made = {**RECORD, "augment": recorded(config.AugmentFlags(augment=2, bc_mix=0.5))}
+    assert to_record(config.AugmentFlags(bc_mix=0.5))["between"] == 0.5
+    made = {**RECORD, "augment": to_record(config.AugmentFlags(augment=2, bc_mix=0.5))}
     for key in ("between", "bc_mix"):
         assert find_cache.mismatches(made, Recipe("r", features={"augment": 2, key: 0.5})) == []
         found = find_cache.mismatches(made, Recipe("r", features={"augment": 2, key: 1}))
@@ -312,8 +312,8 @@ def test_pick(tmp_path):
 def test_fingerprints_are_of_values():
     one = {"a": (1, 2), "b": {"x": 1.0, "y": None}}
     assert (
-        fingerprint(one) == fingerprint({"b": {"y": None, "x": 1.0}, "a": [1, 2]})
-        and len(fingerprint(one)) == 16
+        compute_fingerprint(one) == compute_fingerprint({"b": {"y": None, "x": 1.0}, "a": [1, 2]})
+        and len(compute_fingerprint(one)) == 16
     )
     others = [
         {**one, "a": [2, 1]},
@@ -321,9 +321,9 @@ def test_fingerprints_are_of_values():
         {**one, "b": {"x": 1.0, "y": 0}},
         {**one, "c": None},
     ]
-    assert len({fingerprint(other) for other in [one, *others]}) == 5
-    assert differences(one, {"b": {"y": None, "x": 1.0}, "a": [1, 2]}) == []
-    assert differences(one, {"a": [1, 3], "b": {"x": 1.0}, "c": {}}) == [
+    assert len({compute_fingerprint(other) for other in [one, *others]}) == 5
+    assert list_differences(one, {"b": {"y": None, "x": 1.0}, "a": [1, 2]}) == []
+    assert list_differences(one, {"a": [1, 3], "b": {"x": 1.0}, "c": {}}) == [
         "a[1]: 2 there, 3 here",
         "b.y: None there, nothing here",
         "c: nothing there, {} here",
@@ -347,8 +347,8 @@ def test_sources_notice_content_and_nothing_else(tmp_path, monkeypatch):
     monkeypatch.setattr(source_files.time, "time_ns", lambda now=time.time_ns: now() + 10**10)
     first.changed = True
     first.save()
-    reads, real = [], source_files.digest
-    monkeypatch.setattr(source_files, "digest", lambda path: (reads.append(path), real(path))[1])
+    reads, real = [], source_files.hash_file
+    monkeypatch.setattr(source_files, "hash_file", lambda path: (reads.append(path), real(path))[1])
     assert Sources(index).compute_digests([file]) == [digest] and reads == [], "remembered"
     os.utime(file, ns=(1, 1))
     again = Sources(index)

@@ -22,7 +22,7 @@ from earshot.audio import load
 from earshot.competition import zip_file
 from earshot.core import checksums, plain_pickle
 from earshot.core.errors import Refused, UserError
-from earshot.core.files import digest
+from earshot.core.files import hash_file
 from earshot.extractors import torch_weights
 from earshot.features import cache, schema
 from earshot.features.cache import Cache
@@ -43,7 +43,7 @@ def test_names_that_lead_outside_are_not_copied(scripts, data, calm, attached, t
     shutil.copytree(calm, folder)
     (tmp_path / "mine.py").write_text("mine")
     (attached.parent / "attached" / "mine.py").write_text("theirs")
-    reseal(folder, lambda m: m["sha256"].update({"../../mine.py": digest(attached / "mine.py")}))
+    reseal(folder, lambda m: m["sha256"].update({"../../mine.py": hash_file(attached / "mine.py")}))
     scripts[0](["--competition", str(data), *FLAGS, "--out", str(tmp_path)])
     assert "has an invalid sha256: the earlier cache is not taken" in capsys.readouterr().out
     assert (tmp_path / "mine.py").read_text() == "mine" and files(tmp_path / "tones" / "logmel") == files(
@@ -325,6 +325,6 @@ def test_features_that_are_no_numbers_are_not_answered_by_the_prior(tmp_path):
     content = plain_pickle.load(folder / "subm.pkl", mmap=False)
     content["mel"][1] = np.nan
     cache.dump(folder / "subm.pkl", content)
-    reseal(folder, lambda m: m["sha256"].update({"subm.pkl": digest(folder / "subm.pkl")}))
+    reseal(folder, lambda m: m["sha256"].update({"subm.pkl": hash_file(folder / "subm.pkl")}))
     line = refused(script("predict.py", "--runs", "r", "--device", "cpu", cwd=tmp_path, ok=None))
     assert "not a number" in line and str(content["ids"][content["clip"][1]]) in line

@@ -15,7 +15,7 @@ from test_strangers import reseal
 
 from earshot.core import checksums, config, plain_pickle
 from earshot.core.errors import UserError
-from earshot.core.fingerprint import fingerprint
+from earshot.core.fingerprint import compute_fingerprint
 from earshot.features import cache, find_cache, merge_shards
 from earshot.features.cache import Cache
 from earshot.training import resume
@@ -83,7 +83,7 @@ def test_a_manifest_says_all_that_its_readers_need(scripts, data, calm, attached
 
     def changed(content: dict) -> None:
         change(content)
-        content["fingerprint"] = fingerprint(content["record"])
+        content["fingerprint"] = compute_fingerprint(content["record"])
 
     reseal(folder, changed)
     with pytest.raises(UserError, match="extract anew with --fresh"):

@@ -149,7 +149,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path):
 
 def test_a_containers_limit_counts(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "CGROUP", tmp_path)
-    free = memory.free(torch.device("cpu"))
+    free = memory.get_free(torch.device("cpu"))
     assert 1 << 24 < free < 1 << 50
     for name, text in (
         ("memory.max", "1000000\n"),
@@ -157,9 +157,9 @@ def test_a_containers_limit_counts(tmp_path, monkeypatch):
         ("memory.stat", "anon 7\ninactive_file 50000\n"),
     ):
         (tmp_path / name).write_text(text)
-    assert memory.free(torch.device("cpu")) == 450_000
+    assert memory.get_free(torch.device("cpu")) == 450_000
     (tmp_path / "memory.max").write_text("max\n")
-    assert memory.free(torch.device("cpu")) > 1 << 24
+    assert memory.get_free(torch.device("cpu")) > 1 << 24
 
 
 def test_the_flag_changes_no_byte_of_a_run(tmp_path, monkeypatch):

@@ -20,8 +20,8 @@ import get_features
 import models
 import train
 from earshot.core.config import TrainingFlags
-from earshot.core.device import autocast, choose
-from earshot.core.fingerprint import recorded
+from earshot.core.device import choose, get_autocast
+from earshot.core.fingerprint import to_record
 from earshot.features.cache import Cache
 from earshot.training import dataset, metrics, window_pooling
 from earshot.training.checkpoint import FoldFolder
@@ -287,7 +287,7 @@ def test_the_pool_of_a_run_is_that_of_its_epochs_folds_and_submission(
     rows = dataset.rows_of(cache, "subm", "mel", device)
     whose, rows.clip, rows.ids = rows.clip, np.arange(len(rows)), np.arange(len(rows))
     alone = predict(
-        run.get_fold_folder(1).load_head("best", "cpu"), rows, np.arange(len(rows)), 64, autocast(device)
+        run.get_fold_folder(1).load_head("best", "cpu"), rows, np.arange(len(rows)), 64, get_autocast(device)
     )
     submitted = read_csv(tmp_path / "submissions" / "submission.csv")
     made = {row["fname"]: [float(row[f"tone{kind}"]) for kind in range(3)] for row in submitted}
@@ -300,4 +300,6 @@ def test_the_pool_of_a_run_is_that_of_its_epochs_folds_and_submission(
     train.main([*args, "--fold", "1", "--name", "plain"])
     plain = Run.open(tmp_path / "runs" / "plain")
     assert plain.pool == "mean" and not {"pool", "windows", "loss"} & set(plain.config["record"]["training"])
-    assert recorded(TrainingFlags(pool="top3"))["pool"] == "top3" and "pool" not in recorded(TrainingFlags())
+    assert to_record(TrainingFlags(pool="top3"))["pool"] == "top3" and "pool" not in to_record(
+        TrainingFlags()
+    )

@@ -83,7 +83,7 @@ def build(session: Desk, report: bool) -> gr.Blocks:
 
 def _picture(png: bytes, about: str, classes: list[str]) -> str:
     """A picture, and the names of the classes that it shows as numbers because no font can draw them."""
-    numbers = ", ".join(f"{number} is {name}" for number, name in fonts.legend(classes))
+    numbers = ", ".join(f"{number} is {name}" for number, name in fonts.build_legend(classes))
     return f'<div class="picture"><img alt="{escape(about)}" src="{plots.inline(png)}"></div>' + (
         f"<p class='quiet'>In the picture {escape(numbers)}.</p>" if numbers else ""
     )

@@ -45,7 +45,7 @@ OTHER_CODECS = (
 def kind(head: bytes) -> str | None:
     """What a file that no decoder takes is, from its first bytes, and what to do; None where they say
     nothing."""
-    found = file_content.mistaken(head)
+    found = file_content.detect_stand_in(head)
     if found:
         return found
     for start, name in NO_AUDIO:

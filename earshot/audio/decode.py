@@ -17,8 +17,8 @@ import numpy as np
 from earshot.audio import containers
 from earshot.audio.source import BadAudio, Source
 from earshot.core import file_content
-from earshot.core.errors import TemporaryError, temporary
-from earshot.core.file_names import decodable, suffix_of
+from earshot.core.errors import TemporaryError, to_temporary
+from earshot.core.file_names import get_suffix, list_decodable
 
 if TYPE_CHECKING:
     import soundfile
@@ -128,10 +128,10 @@ def _opened(stream: Source) -> soundfile.SoundFile:
     try:
         file = soundfile.SoundFile(stream)
     except MemoryError as error:
-        raise temporary(stream.path, error) from None
+        raise to_temporary(stream.path, error) from None
     except Exception:
         stream.check()
-        if suffix_of(stream.path) not in HEADERLESS:
+        if get_suffix(stream.path) not in HEADERLESS:
             raise
         file = soundfile.SoundFile(os.fsencode(stream.path))  # libsndfile goes by the name
         stream.read_through()
@@ -194,7 +194,7 @@ def _stream(
             except TemporaryError:
                 raise
             except MemoryError as error:
-                raise temporary(stream.path, error) from None
+                raise to_temporary(stream.path, error) from None
             except Exception:  # cut off or damaged here: what came before stays good
                 stream.check()
                 if careful and done == 0:
@@ -305,7 +305,7 @@ def quiet(head: bytes) -> Iterator[None]:
                 finally:
                     os.close(nowhere)
             except OSError as error:  # no descriptor is left, which is not the file's fault
-                raise temporary(os.devnull, error) from None
+                raise to_temporary(os.devnull, error) from None
         _inside += 1
     try:
         yield
@@ -323,8 +323,8 @@ def _reason(source: Source, head: bytes, error: Exception) -> str:
     if known:
         return known
     path = Path(source.path)
-    suffix = suffix_of(path.name)
-    if suffix and suffix not in decodable():
+    suffix = get_suffix(path.name)
+    if suffix and suffix not in list_decodable():
         return f"nothing here decodes .{suffix} files (ffmpeg might)"
     text = getattr(error, "error_string", "") or str(error) or type(error).__name__
     # libsndfile's words for an MP3 without a single frame; the file was opened above

@@ -8,7 +8,7 @@ import os
 import stat
 from pathlib import Path
 
-from earshot.core.errors import OF_THE_FILE, temporary
+from earshot.core.errors import OF_THE_FILE, to_temporary
 
 CHUNK = 1 << 20  # bytes looked through at a time
 
@@ -73,7 +73,7 @@ class Source(io.RawIOBase):
     def check(self) -> None:
         """Raise TemporaryError if a read has failed."""
         if self.fault:
-            raise temporary(self.path, self.fault)
+            raise to_temporary(self.path, self.fault)
 
     def read_at(self, position: int, count: int) -> bytes:
         """Up to `count` bytes from a position, fewer only at the end; TemporaryError where that fails."""
@@ -151,4 +151,4 @@ def unreadable(path: str, error: OSError) -> BadAudio | OSError:
         return Unreadable("no permission")
     if error.errno in OF_THE_FILE:
         return Unreadable(f"cannot be read: {error.strerror}")
-    return temporary(path, error)
+    return to_temporary(path, error)

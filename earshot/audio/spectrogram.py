@@ -89,7 +89,7 @@ def _runs(text: str) -> list[tuple[ImageFont.FreeTypeFont, str]]:
     """
     runs = []
     for part in filter(None, RIGHT_TO_LEFT.split(text)):
-        pieces = itertools.groupby(zip(fonts.of(part), part, strict=True), lambda pair: pair[0])
+        pieces = itertools.groupby(zip(fonts.find_fonts(part), part, strict=True), lambda pair: pair[0])
         for font, run in pieces:
             path = None if font is None or font.family == fonts.OWN else font.path
             runs.append((_font(12, path), "".join(c for _, c in run)))
@@ -168,7 +168,7 @@ def picture(
 
 
 def _fitting(text: str, pixels: float) -> str:
-    text = fonts.readable(text)
+    text = fonts.replace_undrawable(text)
     while len(text) > 2 and _length(text) > pixels:
         text = text[: int(len(text) * min(0.98, pixels / _length(text)))].rstrip("…") + "…"
     return text

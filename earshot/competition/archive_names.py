@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from earshot.core import shell
-from earshot.core.file_names import first_few
+from earshot.core.file_names import format_ids
 
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz")
 PARTS = re.compile(r"\.(z\d\d|(zip|7z|rar|tar|gz|tgz)\.\d{2,3}|r\d\d)$", re.IGNORECASE)
@@ -52,9 +52,9 @@ def format_unpack_hint(names: Sequence[str]) -> str:
     if part := PARTS.search(first):
         # a zip in parts is unpacked from its last, x.zip; others from their first
         whole = f"{first[: part.start()]}.zip" if part[1].lower().startswith("z") else first
-        command = shell.command("7z", "x", whole if part[1][1:].isdigit() else first)
+        command = shell.join_command("7z", "x", whole if part[1][1:].isdigit() else first)
     else:
         unpack_command = next(c for s, c in COMMANDS.items() if first.lower().endswith(s))
-        command = f"{unpack_command} {shell.quoted(first)}"
-    python = f" (or {shell.command('python', '-m', 'py7zr', 'x', first)} after pip install py7zr)"
-    return f"{first_few(names)}: {command}{python if command.startswith('7z x') and not part else ''}"
+        command = f"{unpack_command} {shell.quote(first)}"
+    python = f" (or {shell.join_command('python', '-m', 'py7zr', 'x', first)} after pip install py7zr)"
+    return f"{format_ids(names)}: {command}{python if command.startswith('7z x') and not part else ''}"

@@ -12,7 +12,7 @@ from earshot.competition.file_index import Files
 from earshot.competition.layout import Layout, build_table
 from earshot.competition.row_tables import Tables
 from earshot.competition.segments import Segments
-from earshot.core.csv_table import shown, some
+from earshot.core.csv_table import format_cell, format_list
 from earshot.core.errors import UserError
 
 
@@ -133,7 +133,8 @@ def _read_unique_ids(frame: pd.DataFrame, csv: Path, layout: Layout) -> list[str
                 f"{ids.iloc[0]}_{frame[rest[0]].iloc[0]} and a single column {rest[-1]}"
             )
         raise UserError(
-            f"{csv} has the id {shown(again.iloc[0])} twice (again in line {again.index[0]}): keep one row "
+            f"{csv} has the id {format_cell(again.iloc[0])} twice (again in line {again.index[0]}): keep one "
+            "row "
             "per clip"
         )
     return list(ids)
@@ -151,7 +152,7 @@ def _split_pairs(
     unknown = sorted(set(pairs.classes) - classes)
     if unknown:
         layout.notes.append(
-            f"warning: {csv.name} has rows for {some(unknown, 5)}, and no training clip has that "
+            f"warning: {csv.name} has rows for {format_list(unknown, 5)}, and no training clip has that "
             "label: they get 0"
         )
     return list(dict.fromkeys(pairs.clips))

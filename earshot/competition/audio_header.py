@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from earshot.core.errors import unless_temporary
+from earshot.core.errors import raise_if_temporary
 
 LONGEST = 1e6  # seconds: a header that says more does not know
 
@@ -20,6 +20,6 @@ def read_seconds_and_rate(path: str) -> tuple[float, int] | None:
         with open(path, "rb") as file:  # not by its name, which soundfile encodes as text
             info = soundfile.info(file)
     except (ImportError, OSError, RuntimeError, TypeError) as error:
-        unless_temporary(path, error)
+        raise_if_temporary(path, error)
         return None
     return (info.duration, info.samplerate) if 0 < info.duration < LONGEST else None

@@ -14,7 +14,7 @@ from earshot.competition.reading import Reading, build_mapper
 from earshot.competition.split_words import FILLER_WORDS, SPLIT_WORDS
 from earshot.competition.tables import Tables, get_role
 from earshot.competition.with_sample import build_requested_rows, find_requested_files, read_sample
-from earshot.core.file_names import decodable, first_few, suffix_of
+from earshot.core.file_names import format_ids, get_suffix, list_decodable
 
 
 def find_split(name: str) -> str | None:
@@ -49,12 +49,12 @@ def recognise_class_folders(
     """
     layout = _read_class_folders(files, files.audio, tables, sample, reading)
     if layout is None:
-        sounds = [path for path in files.audio if suffix_of(path) in decodable()]
+        sounds = [path for path in files.audio if get_suffix(path) in list_decodable()]
         if len(sounds) < len(files.audio):
             layout = _read_class_folders(files, sounds, tables, sample, reading)
         if layout:
             films = set(files.audio) - set(sounds)
-            layout.notes.append(f"not used: {len(films)} files beside the class folders: {first_few(films)}")
+            layout.notes.append(f"not used: {len(films)} files beside the class folders: {format_ids(films)}")
     if layout:
         layout.notes += files.describe_unused_files()
     return layout
@@ -184,7 +184,7 @@ def _read_class_folders(
         layout.notes.append(f"{len(by_split['valid'])} files of the validation folder count as train")
     if noise:
         hint = "" if reading.noise_class else " (--noise-class silence makes a class of it)"
-        layout.notes.append(f"left out: {len(noise)} files in {first_few(sorted(noise_folders))}{hint}")
+        layout.notes.append(f"left out: {len(noise)} files in {format_ids(sorted(noise_folders))}{hint}")
     _hold_out_listed(files, rows, layout, asked=requested is not None)
     _drop_unknown_classes(rows, layout)
     clips = [_build_split(files, split, label_of) for split, label_of in rows.items()]

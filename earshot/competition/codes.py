@@ -13,7 +13,7 @@ from earshot.competition.id_columns import find_id_column
 from earshot.competition.tables import Tables
 from earshot.competition.with_sample import SampleSubmission
 from earshot.core import spelling
-from earshot.core.errors import UserError, unless_temporary
+from earshot.core.errors import UserError, raise_if_temporary
 
 WHOLE = re.compile(r"\d{1,9}", re.ASCII)
 LARGEST = 1_000_000  # bytes: what is larger is no list of classes
@@ -32,11 +32,11 @@ def find_label_codes(
     answers = [c for c in sample.columns if c != sample.id_column] if sample else []
     if sample is None or len(answers) != 1:
         return None
-    cells = set(spelling.keys(sample.frame[answers[0]])) - {""}
-    known = set(spelling.keys(names)) - {""}
+    cells = set(spelling.to_keys(sample.frame[answers[0]])) - {""}
+    known = set(spelling.to_keys(names)) - {""}
     if not cells or not known or not all(map(WHOLE.fullmatch, cells)) or any(map(WHOLE.fullmatch, known)):
         return None
-    if len(cells) == 1 and spelling.key(answers[0]) == spelling.key(column):
+    if len(cells) == 1 and spelling.to_key(answers[0]) == spelling.to_key(column):
         return None
     for path, number_of, of_clips in _iterate_code_lists(tables):
         numbers = [number_of[name] for name in known if name in number_of]
@@ -54,7 +54,7 @@ def find_label_codes(
 
 
 def _look_up_number(number_of: dict[str, str], label: str) -> str:
-    return number_of.get(spelling.key(label), label)
+    return number_of.get(spelling.to_key(label), label)
 
 
 def _iterate_code_lists(tables: Tables) -> Iterator[tuple[str, dict[str, str], str]]:
@@ -66,12 +66,12 @@ def _iterate_code_lists(tables: Tables) -> Iterator[tuple[str, dict[str, str], s
         except UserError:
             continue
         clips = find_id_column(frame, tables.files, numbers=False)
-        counted = [c for c in frame.columns if all(map(WHOLE.fullmatch, set(spelling.keys(frame[c]))))]
+        counted = [c for c in frame.columns if all(map(WHOLE.fullmatch, set(spelling.to_keys(frame[c]))))]
         for number in counted:
             for name in (c for c in frame.columns if c not in counted):
                 pairs = frame[[name, number]].drop_duplicates()
                 number_of_name = dict(
-                    zip(spelling.keys(pairs[name]), spelling.keys(pairs[number]), strict=True)
+                    zip(spelling.to_keys(pairs[name]), spelling.to_keys(pairs[number]), strict=True)
                 )
                 if len(number_of_name) == len(pairs):
                     yield path, number_of_name, number if clips or len(pairs) < len(frame) else ""
@@ -85,13 +85,13 @@ def _iterate_code_lists(tables: Tables) -> Iterator[tuple[str, dict[str, str], s
         except ValueError:
             continue
         except OSError as error:
-            unless_temporary(full, error)
+            raise_if_temporary(full, error)
             continue
         if isinstance(content, list):
             content = {str(name): number for number, name in enumerate(content)}
         if isinstance(content, dict):
             number_of_name = {
-                spelling.key(str(name)): spelling.key(str(number)) for name, number in content.items()
+                spelling.to_key(str(name)): spelling.to_key(str(number)) for name, number in content.items()
             }
             if all(map(WHOLE.fullmatch, number_of_name)):
                 number_of_name = {name: number for number, name in number_of_name.items()}

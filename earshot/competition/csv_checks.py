@@ -10,7 +10,7 @@ import pandas as pd
 from earshot.competition.file_index import Files
 from earshot.competition.layout import Layout
 from earshot.competition.names import parse_number
-from earshot.core.csv_table import shown, some
+from earshot.core.csv_table import format_cell, format_list
 from earshot.core.errors import UserError
 from earshot.core.file_names import is_audio
 
@@ -27,18 +27,19 @@ def check_stray_quotes(frame: pd.DataFrame, csv: Path, needed: Sequence[str], la
     for column, lines in frame.attrs.get("stray", {}).items():
         if column in needed:
             raise UserError(
-                f"{csv}, line {lines[0]}: the quote that begins {shown(frame[column][lines[0]])} in column "
+                f"{csv}, line {lines[0]}: the quote that begins {format_cell(frame[column][lines[0]])} in "
+                "column "
                 f"{column} does not end with it: remove it, or quote the whole field and double the quote"
             )
         layout.notes.append(
             f"{csv.name}: {len(lines)} cells of column {column} begin with a stray quote (line "
-            f"{some(map(str, lines), 5)}): read as text, each line as a row"
+            f"{format_list(map(str, lines), 5)}): read as text, each line as a row"
         )
     joined = frame.attrs.get("joined", [])
     if joined:
         layout.notes.append(
             f"warning: {csv.name}: {len(joined)} rows take several lines, each of which could be a row (from "
-            f"line {some(map(str, joined), 5)}): if a quote there is a stray one, remove it"
+            f"line {format_list(map(str, joined), 5)}): if a quote there is a stray one, remove it"
         )
 
 
@@ -53,6 +54,7 @@ def check_header(files: Files, csv: Path, id_column: str, frame: pd.DataFrame) -
     """A UserError where the first row is a clip's, which would be lost as a header."""
     if is_header_data(files, id_column, frame):
         raise UserError(
-            f"{csv}, line 1: no header, but a row that names the audio file {shown(id_column)}: add one, "
+            f"{csv}, line 1: no header, but a row that names the audio file {format_cell(id_column)}: add "
+            "one, "
             "such as id,label (or rename that column)"
         )

@@ -14,15 +14,15 @@ from earshot.competition import name_tails
 from earshot.competition.archive_names import is_tar, is_unreadable_archive, is_zip
 from earshot.competition.names import find_side, normalise_name, parse_number, strip_suffix
 from earshot.competition.zip_file import MARKER, find_mirror_source
-from earshot.core.errors import UserError, temporary
+from earshot.core.errors import UserError, to_temporary
 from earshot.core.file_names import (
-    decodable,
-    first_few,
+    format_ids,
+    get_suffix,
     is_audio,
     is_document,
-    readings,
-    suffix_of,
-    text_of,
+    list_decodable,
+    list_readings,
+    to_text,
 )
 
 
@@ -37,7 +37,7 @@ def walk_folder(root: Path, closed: list[str] | None = None, deep: int | None = 
 
     def raise_error(error: OSError) -> None:
         if not isinstance(error, PermissionError):  # without what it holds clips would have no file
-            raise temporary(error.filename, error) from None
+            raise to_temporary(error.filename, error) from None
         if closed is not None:
             closed.append(os.path.relpath(error.filename, root))
 
@@ -82,12 +82,12 @@ class Files:
         self._disk: dict[str, str] = {}  # text -> name on the disk, of those that are no UTF-8
         parents: dict[str, str] = {}
         for folder, names in walk_folder(self.root, self.closed):
-            self._describe_example(parents.setdefault(text_of(folder), folder), folder)
+            self._describe_example(parents.setdefault(to_text(folder), folder), folder)
             if folder and "/" not in folder:
-                self.folders.append(text_of(folder))
+                self.folders.append(to_text(folder))
             for name in names:
                 real = f"{folder}/{name}" if folder else name
-                path = text_of(real)
+                path = to_text(real)
                 if path != real:
                     self._describe_example(self._disk.setdefault(path, real), real)
                 index = self._classify_file(name, path)
@@ -98,7 +98,7 @@ class Files:
         for path in self.csvs:  # a csv further down is of one clip, such as its annotations
             if path.count("/") > deepest:
                 index = self.documents if is_document(path) else self.others
-                index.append(text_of(path))
+                index.append(to_text(path))
         self.csvs = [path for path in self.csvs if path.count("/") <= deepest]
         self.texts = [path for path in self.texts if path.count("/") <= deepest]
         self.audio.sort()
@@ -113,7 +113,7 @@ class Files:
         self.tail_notes: dict[str, str] = {}  # table -> said where its ids are the ends of file names
         self.renumbered: dict[str, str] = {}  # ids that are a file's name but for leading zeros, and the file
         for path in self.audio:
-            for reading in readings(self._disk.get(path, path)):
+            for reading in list_readings(self._disk.get(path, path)):
                 name = reading.rpartition("/")[2]
                 self.by_name.setdefault(normalise_name(name), []).append(path)
                 self.by_stem.setdefault(normalise_name(strip_suffix(name)), []).append(path)
@@ -136,7 +136,7 @@ class Files:
     def _describe_example(self, name: str, other: str) -> None:
         if name != other:
             raise UserError(
-                f"{self.root} has two names that are {text_of(name)} as text, one of which is no UTF-8: "
+                f"{self.root} has two names that are {to_text(name)} as text, one of which is no UTF-8: "
                 "rename one"
             )
 
@@ -146,7 +146,7 @@ class Files:
 
     def to_relative(self, path: str) -> str:
         """The text of a path that `absolute` gave."""
-        return text_of(path.removeprefix(os.path.join(self.root, "")))
+        return to_text(path.removeprefix(os.path.join(self.root, "")))
 
     def find_candidates(self, clip_id: str) -> list[str]:
         """The audio files that a csv's id may mean: by relative path, file name or stem, in any case."""
@@ -178,10 +178,10 @@ class Files:
         # part of a path, or a path on another machine: the folders must agree as far as both go
         if "/" in wanted:
             tail = normalise_name("/" + strip_suffix(wanted.lstrip("/")))
-            root = normalise_name(text_of((find_mirror_source(self.root) or self.root).as_posix()))
+            root = normalise_name(to_text((find_mirror_source(self.root) or self.root).as_posix()))
 
             def agrees(path: str) -> bool:
-                for reading in readings(self._disk.get(path, path)):
+                for reading in list_readings(self._disk.get(path, path)):
                     whole = normalise_name("/" + strip_suffix(reading))
                     if (root + whole).endswith(tail) or "/" in path and tail.endswith(whole):
                         return True
@@ -297,7 +297,7 @@ class Files:
     def pick_only(self, clip_id: str, paths: list[str]) -> str:
         """The one file among the candidates (copies of it count as one), absolute; "" without any."""
         # of a film and its sound, the sound
-        paths = [p for p in paths if suffix_of(p) in decodable()] or paths
+        paths = [p for p in paths if get_suffix(p) in list_decodable()] or paths
         absolute = [self.to_absolute(p) for p in paths]
         for path, other in zip(paths[1:], absolute[1:], strict=True):
             if not filecmp.cmp(absolute[0], other, shallow=False):
@@ -331,22 +331,22 @@ class Files:
         other = others.get(normalise_name(name)) or others.get(normalise_name(strip_suffix(name)))
         if other is None:
             return "no such file"
-        suffix = suffix_of(other)
+        suffix = get_suffix(other)
         return f"only a .{suffix} file, not audio" if suffix else "only a file without suffix"
 
     def describe_unused_files(self) -> list[str]:
         """Lines on the files that are neither audio nor documents, and on folders that may not be listed."""
         lines = []
         if self.others:
-            lines.append(f"not used: {len(self.others)} files that are not audio: {first_few(self.others)}")
+            lines.append(f"not used: {len(self.others)} files that are not audio: {format_ids(self.others)}")
         if self.zips:
-            few = first_few(self.zips)
+            few = format_ids(self.zips)
             lines.append(f"not used: {len(self.zips)} zip files (unpack them if they hold clips): {few}")
         if self.packed:
-            few = first_few(self.packed)
+            few = format_ids(self.packed)
             lines.append(f"not used: {len(self.packed)} archives (unpack them if they hold clips): {few}")
         if self.closed:
-            lines.append(f"warning: no permission to list {first_few(map(text_of, self.closed))}: not used")
+            lines.append(f"warning: no permission to list {format_ids(map(to_text, self.closed))}: not used")
         return lines
 
     def summarise(self) -> str:
@@ -357,8 +357,8 @@ class Files:
         text = f"{len(self.csvs)} csv files" + (f" ({', '.join(self.csvs[:8])})" if self.csvs else "")
         text += f", {len(self.audio)} audio files" + (f" ({kinds})" if kinds else "")
         text += f", {len(self.folders)} subfolders" + (f" ({names})" if names else "")
-        text += f", {len(self.others)} other files ({first_few(self.others)})" if self.others else ""
-        text += f", archives to unpack: {first_few(self.packed, 4)}" if self.packed else ""
+        text += f", {len(self.others)} other files ({format_ids(self.others)})" if self.others else ""
+        text += f", archives to unpack: {format_ids(self.packed, 4)}" if self.packed else ""
         if self.zips:
             text += f", zip files to unpack or to pass themselves: {', '.join(self.zips[:4])}"
         return text
@@ -368,7 +368,7 @@ class Files:
         counts = Counter(p.rpartition("/")[0] or "." for p in self.audio)
         listed = [f"{folder} ({n} files)" for folder, n in sorted(counts.items())]
         if not listed:
-            return "none" + (f", only {first_few(self.others)}" if self.others else "")
+            return "none" + (f", only {format_ids(self.others)}" if self.others else "")
         return ", ".join(listed[:8]) + (", ..." if len(listed) > 8 else "")
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from earshot.competition.file_index import Files
-from earshot.core.errors import UserError, unless_temporary
+from earshot.core.errors import UserError, raise_if_temporary
 
 FOLD = re.compile(r"fold_?(\d{1,3})_(evaluate|test|valid(?:ation)?)", re.I)
 HELD_OUT = re.compile(r"(test|valid)[a-z]*_?(list|files|filtered|split|set|clips|filenames)?", re.I)
@@ -24,7 +24,7 @@ def find_listed_files(files: Files, text: str) -> set[str]:
     except UnicodeDecodeError:
         return set()
     except OSError as error:
-        unless_temporary(path, error)
+        raise_if_temporary(path, error)
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     first = [re.split(r"[\t,;]", line)[0].strip() for line in lines]
     candidates = [files.find_candidates(name) for name in first if name]

@@ -10,7 +10,7 @@ from earshot.competition.names import find_side, list_words
 from earshot.competition.split_words import FILLER_WORDS, SPLIT_WORDS
 from earshot.competition.suspicious import PIECES
 from earshot.core import shell
-from earshot.core.csv_table import shown
+from earshot.core.csv_table import format_cell
 
 MOST = 50  # labels
 NO_LABELS = (DATED, PERSON, SHORT, re.compile(r"[\W\d_]+"))
@@ -37,8 +37,8 @@ def suggest_flags(names: Sequence[str]) -> list[str]:
             above = {tuple(path[:at]) for path in paths}
             places = len({(*path[:at], path[at]) for path in paths})
             again = places > len(values) and 2 * places > len(values) * len(above)
-            listed = ", ".join(map(shown, sorted(values)[:4])) + ", ..." * (len(values) > 4)
-            flag = f"--label-pattern {shell.quoted(pattern)} ({len(values)} labels, the folders {listed})"
+            listed = ", ".join(map(format_cell, sorted(values)[:4])) + ", ..." * (len(values) > 4)
+            flag = f"--label-pattern {shell.quote(pattern)} ({len(values)} labels, the folders {listed})"
             suggestions.append(
                 (
                     len({re.sub(r"[\d_]+", "", suggestion) for suggestion in values}) == 1,

@@ -28,9 +28,9 @@ from earshot.competition.reading import Reading
 from earshot.competition.tables import Table, Tables, get_role, join_through
 from earshot.competition.with_sample import build_requested_rows, read_sample
 from earshot.core import spelling
-from earshot.core.csv_table import some
+from earshot.core.csv_table import format_list
 from earshot.core.errors import UserError
-from earshot.core.file_names import first_few
+from earshot.core.file_names import format_ids
 
 ESC_COLUMNS = {"filename", "fold", "target", "category"}
 
@@ -88,8 +88,8 @@ class _TableReader:
         self.answers = [c for c in self.sample_columns if self.sample and c != self.sample.id_column]
 
         self.id_column = self._find_id_column(others)
-        sample_columns = spelling.like(self.sample_columns, self.frame.columns)
-        answers = spelling.like(self.answers, self.frame.columns)
+        sample_columns = spelling.spell_like(self.sample_columns, self.frame.columns)
+        answers = spelling.spell_like(self.answers, self.frame.columns)
         if self.first.headed:
             check_header(self.files, self.csv, self.id_column, self.frame)
         else:
@@ -225,7 +225,7 @@ class _TableReader:
             raise UserError(
                 f"no row of {self.csv} has both a label and an audio file: column {self.id_column} begins "
                 "with "
-                f"{some(self.frame[self.id_column][:3])}; audio folders found: "
+                f"{format_list(self.frame[self.id_column][:3])}; audio folders found: "
                 f"{self.files.describe_audio_folders()}"
             )
 
@@ -248,7 +248,8 @@ class _TableReader:
         lacking = [column for column in needed if column not in frame.columns]
         if lacking:
             raise UserError(
-                f"{csv} has no column {lacking[0]}, which {self.csv} has: it has {some(frame.columns)}; name "
+                f"{csv} has no column {lacking[0]}, which {self.csv} has: it has "
+                f"{format_list(frame.columns)}; name "
                 "its "
                 "columns alike"
             )
@@ -362,7 +363,7 @@ class _TableReader:
         unnamed = set(self.files.audio) - named
         if unnamed:
             self.found.notes.append(
-                f"{len(unnamed)} audio files are named by no csv and left out: {first_few(unnamed)}"
+                f"{len(unnamed)} audio files are named by no csv and left out: {format_ids(unnamed)}"
             )
         self.found.notes += self.files.describe_unused_files()
         return self.found
@@ -384,7 +385,7 @@ def _find_id_column(
         column = join_through(tables, first, others) or tables.find_id_column(first.path)
     if column is None and known is None:
         raise UserError(
-            f"no column of {csv} names audio files: its columns are {some(frame.columns)}; "
+            f"no column of {csv} names audio files: its columns are {format_list(frame.columns)}; "
             f"audio folders found in {files.root}: {files.describe_audio_folders()}; "
             f"pass --id-column, or put the audio there{label_choice.suggest_label_pattern(files)}"
         )

@@ -10,7 +10,7 @@ from collections.abc import Hashable, Sequence
 import pandas as pd
 
 from earshot.competition.labels import as_tuple
-from earshot.core.csv_table import shown, some
+from earshot.core.csv_table import format_cell, format_list
 from earshot.core.errors import UserError
 
 # Headers of sources, the surest first: what a person gave is more alike than what one place or day gave.
@@ -65,7 +65,7 @@ def explain_unfit(sources: Sequence[str], labels: Sequence[object], fewest: int 
         return f"{len(counts)} values for {filled} clips"
     value, most = counts.most_common(1)[0]
     if most > LARGEST * len(sources):
-        return f"{shown(value)} is in {most} of {len(sources)} rows"
+        return f"{format_cell(value)} is in {most} of {len(sources)} rows"
     labels_of: dict[str, set[str]] = {}
     for source, label in zip(sources, labels, strict=True):
         for label_part in as_tuple(label) if source and isinstance(label, str | tuple) else ():
@@ -102,10 +102,11 @@ def find_source_column(
         if not reason:
             return column, [
                 *notes,
-                f"groups: column {shown(column)} ({describe_sources(sources)}): folds keep each together",
+                f"groups: column {format_cell(column)} ({describe_sources(sources)}): folds keep each "
+                "together",
             ]
         if 1 < len(set(filter(None, sources))) < len(list(filter(None, sources))):  # else nothing is shared
-            notes.append(f"column {shown(column)} is not used as groups: {reason}")
+            notes.append(f"column {format_cell(column)} is not used as groups: {reason}")
     return None, notes[:3]
 
 
@@ -143,7 +144,8 @@ def describe_pattern_groups(groups: Sequence[str]) -> list[str]:
         return []
     if len(counts) == 1:
         return [
-            f"warning: --group-pattern gives {counts.total()} clips one group, {shown(next(iter(counts)))}: "
+            f"warning: --group-pattern gives {counts.total()} clips one group, "
+            f"{format_cell(next(iter(counts)))}: "
             "no fold can part them"
         ]
     if len(counts) == counts.total():
@@ -167,9 +169,11 @@ def match_pattern(names: Sequence[str], pattern: str, flag: str) -> list[str]:
             expression = re.compile(pattern)
     except re.error as error:
         where = "" if error.pos is None else f" at character {error.pos + 1}"
-        raise UserError(f"{flag} {shown(pattern)} is no regular expression: {error.msg}{where}") from None
+        raise UserError(
+            f"{flag} {format_cell(pattern)} is no regular expression: {error.msg}{where}"
+        ) from None
     except (OverflowError, RecursionError) as error:
-        raise UserError(f"{flag} {shown(pattern)} is no regular expression: {error}") from None
+        raise UserError(f"{flag} {format_cell(pattern)} is no regular expression: {error}") from None
     matches = []
     for name in names:
         match = expression.search(name)
@@ -177,10 +181,10 @@ def match_pattern(names: Sequence[str], pattern: str, flag: str) -> list[str]:
         matches.append("_".join(part for part in parts if part).strip())
     if not any(matches):
         if not names:
-            raise UserError(f"{flag} {shown(pattern)}: there is no clip to match")
+            raise UserError(f"{flag} {format_cell(pattern)}: there is no clip to match")
         raise UserError(
-            f"{flag} {shown(pattern)} matches no clip; their paths are like "
-            f"{some(map(shown, dict.fromkeys((names[0], names[-1]))))}"
+            f"{flag} {format_cell(pattern)} matches no clip; their paths are like "
+            f"{format_list(map(format_cell, dict.fromkeys((names[0], names[-1]))))}"
         )
     return matches
 
@@ -202,6 +206,7 @@ def warn_straddling_folds(folds: Sequence[Hashable], groups: Sequence[str]) -> l
     first, example = next(iter(parted.items()))
     where = ", ".join(map(str, sorted(example, key=str)[:4]))
     return [
-        f"warning: the data's own folds part {len(parted)} of {len(places)} sources (first: {shown(first)}, "
+        f"warning: the data's own folds part {len(parted)} of {len(places)} sources (first: "
+        f"{format_cell(first)}, "
         f"in {where}): the folds are kept, and their scores may be optimistic"
     ]

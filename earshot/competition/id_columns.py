@@ -9,7 +9,7 @@ import pandas as pd
 from earshot.competition.file_index import Files
 from earshot.competition.names import parse_number
 from earshot.core import spelling
-from earshot.core.csv_table import some
+from earshot.core.csv_table import format_list
 from earshot.core.errors import UserError
 from earshot.core.file_names import is_audio
 
@@ -47,9 +47,9 @@ def find_id_column(
 
 def get_column(frame: pd.DataFrame, csv: Path, column: str, flag: str) -> str:
     """The column that an option names, as the csv spells it; a UserError if it lacks it."""
-    spelled = column if column in frame.columns else spelling.like([column], frame.columns)[0]
+    spelled = column if column in frame.columns else spelling.spell_like([column], frame.columns)[0]
     if spelled not in frame.columns:
         raise UserError(
-            f"{csv} has no column {column}; it has {some(frame.columns)}: give one of them to {flag}"
+            f"{csv} has no column {column}; it has {format_list(frame.columns)}: give one of them to {flag}"
         )
     return spelled

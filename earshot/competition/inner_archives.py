@@ -13,9 +13,9 @@ from earshot.competition import archive_names, link_folder, parquet, tar_file, z
 from earshot.competition.file_index import walk_folder
 from earshot.competition.names import normalise_name
 from earshot.core import disk_space
-from earshot.core.errors import TemporaryError, UserError, unless_temporary
-from earshot.core.file_names import first_few, is_audio, text_of
-from earshot.core.files import digest_of
+from earshot.core.errors import TemporaryError, UserError, raise_if_temporary
+from earshot.core.file_names import format_ids, is_audio, to_text
+from earshot.core.files import hash_value
 
 LEVELS, DEEP = 2, 2  # archives in archives; folders that archives are looked for in
 LINKS, INNER_LINKS, STORE = "unpacked", "unpacked_inner", ".archives"
@@ -153,7 +153,7 @@ def get_size(path: Path) -> int:
     try:
         return os.path.getsize(path) if os.path.isfile(path) else -1
     except OSError as error:
-        unless_temporary(path, error)
+        raise_if_temporary(path, error)
         return -1
 
 
@@ -170,7 +170,7 @@ def find_archives(folder: Path, place: str, store: Path) -> tuple[list[Archive],
         parts = {n[:-4] for n in names if archive_names.PARTS.search(n) and n[-4:-2].lower() == ".z"}
         for name in names:
             at = posixpath.join(place, below, name)
-            into = store / digest_of(at)[:16]
+            into = store / hash_value(at)[:16]
             if archive_names.is_unreadable_archive(name) or archive_names.is_zip(name) and name[:-4] in parts:
                 closed.append(at)
             elif archive_names.is_zip(name):
@@ -182,7 +182,7 @@ def find_archives(folder: Path, place: str, store: Path) -> tuple[list[Archive],
         for split, split_files in tables.items():
             path = folder / below / split_files[0]
             at = posixpath.join(place, below, split_files[0])
-            into = store / digest_of([posixpath.join(place, below), split])[:16]
+            into = store / hash_value([posixpath.join(place, below), split])[:16]
             archives.append(ParquetSplit(path, at, into, names=tuple(split_files), split=split))
     return archives, closed
 
@@ -221,18 +221,18 @@ def open_folder(root: Path, beside: Path) -> tuple[Path, list[str]]:
     done, unpacked, wrong = unpack_all(archives, closed, store, LEVELS - in_zip)
     notes = [f"warning: not used: {line}" for line in wrong]
     if unpacked:
-        notes.append(f"not unpacked again: {first_few(unpacked)}: the files lie beside it already")
+        notes.append(f"not unpacked again: {format_ids(unpacked)}: the files lie beside it already")
     shown = root
     if done:
         more = [(archive.get_visible_path(), archive.into) for archive in done]
         hidden = [path for archive in done for path in archive.list_hidden_paths()]
         shadowed = link_folder.link_files(links, root, more, hidden)
         shown = links
-        names = first_few([text_of(archive.place) for archive in done], 5)
+        names = format_ids([to_text(archive.place) for archive in done], 5)
         notes.insert(0, f"unpacked: {names} -> {links} (with links to all else in {root})")
         if shadowed:
             notes.append(
-                f"warning: {first_few(map(text_of, shadowed))} differs from the file of that name in an "
+                f"warning: {format_ids(map(to_text, shadowed))} differs from the file of that name in an "
                 "archive: the file beside it is used"
             )
     if (closed or wrong) and not any(any(map(is_audio, names)) for _, names in walk_folder(shown)):
@@ -271,7 +271,7 @@ def unpack_all(
             try:
                 if not archive.inspect():
                     if not isinstance(archive, ParquetSplit):
-                        unpacked.append(text_of(archive.place))
+                        unpacked.append(to_text(archive.place))
                     continue
                 total = archive.count_bytes()
                 if total > left:
@@ -287,7 +287,7 @@ def unpack_all(
                 wrong.append(str(error))
         needed = sum(archive.count_bytes() for archive in wanted if archive.members)
         if needed:
-            disk_space.check(store, needed, needed)
+            disk_space.check_space(store, needed, needed)
         archives = []
         for archive in wanted:
             try:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from earshot.core.errors import UserError, unless_temporary
+from earshot.core.errors import UserError, raise_if_temporary
 
 MOST = 10  # .json files; where there are more, they are notes on single clips
 BYTES = 2**29
@@ -31,7 +31,7 @@ def _is_table(path: Path) -> bool:
     except UserError:
         return False
     except OSError as error:
-        unless_temporary(path, error)
+        raise_if_temporary(path, error)
         return False
 
 
@@ -64,7 +64,7 @@ def _read_rows(path: Path) -> dict[int, dict[str, Any]]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"cannot read {path}: {str(error) or 'it is nested too deep'}") from None
     except OSError as error:
-        unless_temporary(path, error)
+        raise_if_temporary(path, error)
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     if not records or not all(isinstance(row, dict) for row in records.values()):
         raise UserError(f"cannot read {path}: it is no table: one object per row with the same names")

@@ -15,8 +15,8 @@ from earshot.competition import (
 from earshot.competition.file_index import Files
 from earshot.competition.reading import Reading
 from earshot.competition.table_parts import SPLIT_COLUMNS
-from earshot.core.csv_table import some
-from earshot.core.shell import quoted
+from earshot.core.csv_table import format_list
+from earshot.core.shell import quote
 
 
 def suggest_label_pattern(files: Files) -> str:
@@ -91,9 +91,9 @@ def explain_unclear_label(
         and labels.can_be_label(frame[c])
         and 1 < frame[c].nunique() <= len(frame) // 2
     ]
-    flags = [f"--label-column {quoted(column)}" for column in can[:6]]
+    flags = [f"--label-column {quote(column)}" for column in can[:6]]
     hint = f": {' or '.join([reading.format_command(flags[0]), *flags[1:]])}" if can else ""
     return (
-        f"which column of {csv} is the label is not clear: it has {some(frame.columns)}; "
+        f"which column of {csv} is the label is not clear: it has {format_list(frame.columns)}; "
         f"pass --label-column, or --task multilabel for columns of 0 and 1{hint}"
     )

@@ -23,7 +23,7 @@ def build_renamer(
         return None
     cells = {label for cell in frame[how.name] for label in labels.split_cell(cell, how.separator or "\0")}
     head = os.path.commonprefix(answers)
-    known = set(spelling.keys(answers))
+    known = set(spelling.to_keys(answers))
     tails = {answer.removeprefix(head) for answer in answers}
     if not head or cells & known or not cells - {"", labels.TO_PREDICT} <= tails:
         return None

@@ -10,7 +10,7 @@ import pandas as pd
 from earshot.competition import groups, labels
 from earshot.competition.file_index import Files
 from earshot.competition.layout import TRAIN_ONLY, Layout, build_table
-from earshot.core.csv_table import shown, some
+from earshot.core.csv_table import format_cell, format_list
 from earshot.core.errors import UserError
 
 TIMES = re.compile(
@@ -38,7 +38,8 @@ def build_labelled_rows(
     odd = raw[raw.map(lambda v: any(re.search(r"[\x00-\x1f\x7f]", one) for one in labels.as_tuple(v)))]
     if len(odd):
         raise UserError(
-            f"{csv}, line {odd.index[0]}: the label {shown(labels.as_tuple(odd.iloc[0])[0])} holds a line "
+            f"{csv}, line {odd.index[0]}: the label {format_cell(labels.as_tuple(odd.iloc[0])[0])} holds a "
+            "line "
             "break "
             "or a control character: a quote is missing?"
         )
@@ -74,9 +75,10 @@ def build_labelled_rows(
         )
     elif clash:
         one = values[frame[id_column] == clash[0]].drop_duplicates()[:2]
-        two = [some(labels.as_tuple(v)) or "none" for v in one]
+        two = [format_list(labels.as_tuple(v)) or "none" for v in one]
         raise UserError(
-            f"{csv} gives {shown(clash[0])} two labels, {two[0]} and {two[1]} (lines {one.index[0]} and "
+            f"{csv} gives {format_cell(clash[0])} two labels, {two[0]} and {two[1]} (lines {one.index[0]} "
+            "and "
             f"{one.index[1]}): "
             + (
                 "write a copy with a row per clip, such as what most of its rows say"
@@ -96,7 +98,7 @@ def build_labelled_rows(
     elif repeated.any():
         layout.notes.append(
             f"{csv.name}: {repeated.sum()} repeated rows left out (same id, same label), first "
-            f"{shown(frame[id_column][repeated].iloc[0])} in line {repeated.idxmax()}"
+            f"{format_cell(frame[id_column][repeated].iloc[0])} in line {repeated.idxmax()}"
         )
         frame, values = frame[~repeated], values[~repeated]
 
@@ -119,7 +121,7 @@ def build_labelled_rows(
             folds = [int(float(f)) if f else -1 for f in text.str.replace(r"^\.0*$", "", regex=True)]
         else:
             layout.notes.append(
-                f"{csv.name}: column fold is not used (not whole numbers: {shown(odd.iloc[0])} in line "
+                f"{csv.name}: column fold is not used (not whole numbers: {format_cell(odd.iloc[0])} in line "
                 f"{odd.index[0]})"
             )
     sources = None
@@ -150,7 +152,7 @@ def group_shared_files(files: Files, clips: pd.DataFrame, layout: Layout) -> pd.
     if (both & ~only).any():
         layout.notes.append(
             f"warning: {(both & ~only).sum()} audio files are in train and in the hold-out (first: "
-            f"{shown(clips['id'][both & ~only].iloc[0])}): the test scores are optimistic"
+            f"{format_cell(clips['id'][both & ~only].iloc[0])}): the test scores are optimistic"
         )
     clips = clips[~only].reset_index(drop=True)
     paths = clips["path"].where(clips["split"].eq("train") & clips["path"].ne(""))
@@ -159,7 +161,7 @@ def group_shared_files(files: Files, clips: pd.DataFrame, layout: Layout) -> pd.
         ids = clips["id"][paths == paths[is_shared].iloc[0]]
         layout.notes.append(
             f"warning: {paths[is_shared].nunique()} audio files have several training ids (first: "
-            f"{some(ids, 3)}): all are kept, on one side of a fold"
+            f"{format_list(ids, 3)}): all are kept, on one side of a fold"
         )
         alone = is_shared & clips["group"].eq("")
         clips.loc[alone, "group"] = [files.to_relative(path) for path in paths[alone]]

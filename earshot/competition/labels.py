@@ -181,7 +181,7 @@ def detect_format(
             notes = [f"--task multilabel, but no row of {csv.name} has several labels"]
         return Labels((column,), True, separator), notes
     # "bass guitar" is one label beside "bass" and "guitar"
-    if len(answers) > 1 and set(spelling.keys(cells)) <= set(spelling.keys(answers)):
+    if len(answers) > 1 and set(spelling.to_keys(cells)) <= set(spelling.to_keys(answers)):
         return Labels((column,)), []
     if len(answers) > 1 and is_fully_separable(cells, separator, answers):
         return Labels((column,), True, separator), []
@@ -199,7 +199,7 @@ def warn_fractional_labels(frame: pd.DataFrame, csv: Path, label_format: Labels)
         UserError: there are so many of them that they are a quantity, and no classes.
     """
     cells = [cell for cell in frame[label_format.columns[0]].str.strip() if cell not in (MISSING, TO_PREDICT)]
-    distinct = set(spelling.keys(cells))
+    distinct = set(spelling.to_keys(cells))
     if label_format.classes or label_format.multilabel or not all(map(NUMBER.fullmatch, distinct)):
         return []
     fraction = next((cell for cell in cells if not re.fullmatch(r"[-+]?\d+(\.0*)?", cell)), None)
@@ -227,11 +227,11 @@ def is_separable(cells: list[str], separator: str) -> bool:
 
 def check_duplicate_headers(headers: Iterable[str], columns: Sequence[str], csv: Path) -> None:
     """A UserError where two headers of a csv are one of the label columns."""
-    known = set(spelling.keys(columns))
-    own_headers = [header for header in headers if spelling.key(header) in known]
-    for twins in spelling.alike(own_headers, spelling.key):
+    known = set(spelling.to_keys(columns))
+    own_headers = [header for header in headers if spelling.to_key(header) in known]
+    for twins in spelling.group_alike(own_headers, spelling.to_key):
         raise UserError(
-            f"{csv} has several columns for one label, {', '.join(spelling.apart(*twins))}: keep one"
+            f"{csv} has several columns for one label, {', '.join(spelling.quote_apart(*twins))}: keep one"
         )
 
 
@@ -245,10 +245,10 @@ def warn_missing_labels(
     """
     absent = [column for column in label_format.columns if column not in frame.columns]
     other = [column for column in frame.columns if column not in set(known)]
-    pairs = [(column, near) for column in absent if (near := spelling.near(column, other))]
+    pairs = [(column, near) for column in absent if (near := spelling.find_near(column, other))]
     if not pairs and len(absent) in (0, len(label_format.columns)):
         return []
-    lacks = spelling.apart(*pairs[0]) if pairs else [repr(absent[0])]
+    lacks = spelling.quote_apart(*pairs[0]) if pairs else [repr(absent[0])]
     return [
         f"warning: {name} has no column {', but '.join(lacks)}: its clips count as unlabelled; if they are "
         "labelled, give it the label columns of the train csv"
@@ -317,8 +317,8 @@ def find_separator(cells: list[str], classes: list[str]) -> str:
 def is_fully_separable(cells: list[str], separator: str, classes: list[str]) -> bool:
     """Are there several labels in a cell, and are all labels of all cells among the classes?"""
     parts = [split_cell(cell, separator) for cell in cells]
-    keys = {spelling.key(label) for labels in parts for label in labels}
-    return any(len(labels) > 1 for labels in parts) and keys <= set(spelling.keys(classes))
+    keys = {spelling.to_key(label) for labels in parts for label in labels}
+    return any(len(labels) > 1 for labels in parts) and keys <= set(spelling.to_keys(classes))
 
 
 def suggest_multilabel(cells: list[str]) -> list[str]:

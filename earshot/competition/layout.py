@@ -61,7 +61,7 @@ class Layout:
         if isinstance(value, tuple):
             unified = tuple(sorted({self._unify_spelling(label) for label in value} - {""}))
             return unified if unified or not value else labels.MISSING
-        chosen = self.spelled[spelling.key(value)]
+        chosen = self.spelled[spelling.to_key(value)]
         if value != chosen:
             self.other_spellings.add(value)
         return chosen

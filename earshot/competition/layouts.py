@@ -29,8 +29,8 @@ from earshot.competition.reading import Reading, find_train_file
 from earshot.competition.table_parts import SPLIT_COLUMNS
 from earshot.competition.tables import Table, Tables, get_role
 from earshot.core.errors import UserError
-from earshot.core.file_names import first_few
-from earshot.core.shell import quoted
+from earshot.core.file_names import format_ids
+from earshot.core.shell import quote
 
 NOT_TRAIN_CSVS = ("solution.csv", "bad_audio.csv")
 UNREAD = re.compile(r"\.(xlsx|json|jsonl)$")
@@ -146,7 +146,7 @@ def _read_tables_layout(
     unused = [p for p in unused if Path(p).name not in (reading.note or "")]
     if unused:
         layout.notes.append(
-            f"not used: {first_few(unused, 8)} (--train-csv or --extra-csv {unused[0]}:0.3 takes it in)"
+            f"not used: {format_ids(unused, 8)} (--train-csv or --extra-csv {unused[0]}:0.3 takes it in)"
         )
     return layout
 
@@ -306,10 +306,10 @@ def _belong_together(files: Files, tables: Tables, candidates: list[Table]) -> b
 
 
 def _explain_several_tables(files: Files, paths: list[str], what: str, reading: Reading) -> str:
-    few = " ".join(f"--train-csv {quoted(path)}" for path in paths[:2])
+    few = " ".join(f"--train-csv {quote(path)}" for path in paths[:2])
     return (
         f"several files in {files.root} may be the {what}: {', '.join(paths[:8])}; name one or several: "
-        f"{reading.format_command(few)}; a noisier one as --extra-csv {quoted(paths[-1])}:0.3"
+        f"{reading.format_command(few)}; a noisier one as --extra-csv {quote(paths[-1])}:0.3"
     )
 
 
@@ -326,7 +326,7 @@ def _warn_people_tables(tables: Tables, paths: list[str], classes: set[str]) -> 
                 can = [c for c in frame.columns[:-2] if c != column and labels.can_be_label(frame[c])]
                 return [
                     f"warning: the class folders are the {column} of {path}: if the label is in that table, "
-                    f"give --train-csv {quoted(path)} --label-column {quoted(can[0])}"
+                    f"give --train-csv {quote(path)} --label-column {quote(can[0])}"
                 ]
     return []
 
@@ -352,10 +352,10 @@ def list_unread_tables(files: Files, tables: Tables) -> list[tuple[str, str]]:
         rest = [c for c in frame.columns if c not in (column, "fold", "group")]
         can = [c for c in rest if groups.rank_header(str(c)) is None and c.lower() not in SPLIT_COLUMNS]
         can = [c for c in can if labels.can_be_label(frame[c]) and 1 < frame[c].nunique() <= len(frame) // 2]
-        flags = [f"--label-column {quoted(c)}" for c in can[:4]]
+        flags = [f"--label-column {quote(c)}" for c in can[:4]]
         flags = ["--task multilabel"] * (sum(labels.is_binary_column(frame[c]) for c in rest) > 1) + flags
         if flags:
-            unread.append((path, f"give --train-csv {quoted(path)} {' or '.join(flags)}"))
+            unread.append((path, f"give --train-csv {quote(path)} {' or '.join(flags)}"))
     return unread
 
 
@@ -366,7 +366,7 @@ def describe_side_files(files: Files) -> str:
     if not alike or 2 * len(alike) < len(files.audio):
         return ""
     return (
-        f"; {len(alike)} files are called like the clips ({first_few(alike)}): if they hold the labels, "
+        f"; {len(alike)} files are called like the clips ({format_ids(alike)}): if they hold the labels, "
         "write a csv with a row per clip, filename,label, and give it to --train-csv"
     )
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from earshot.competition import zip_file
-from earshot.core.files import digest_of
+from earshot.core.files import hash_value
 
 
 def link_files(
@@ -28,7 +28,7 @@ def link_files(
     """
     links, shadowed = plan_links([("", root), *more], set(hidden))
     targets = {path: str(target) for path, target in links.items()}
-    state = json.dumps({"of": str(root), "links": digest_of(targets)})
+    state = json.dumps({"of": str(root), "links": hash_value(targets)})
 
     def write(partial: Path) -> None:
         partial.mkdir(parents=True)

@@ -26,10 +26,10 @@ from earshot.competition.labels import as_tuple
 from earshot.competition.layout import Layout
 from earshot.competition.reading import Reading
 from earshot.core import csv_table, spelling
-from earshot.core.csv_table import shown, some
+from earshot.core.csv_table import format_cell, format_list
 from earshot.core.errors import TemporaryError, UserError
-from earshot.core.file_names import is_audio, text_of
-from earshot.core.files import locked
+from earshot.core.file_names import is_audio, to_text
+from earshot.core.files import hold_lock
 
 
 @dataclass
@@ -137,7 +137,7 @@ def load(
         recognised.id_column,
         recognised.label_column,
         recognised.missing,
-        list(map(text_of, notes)),
+        list(map(to_text, notes)),
         root / "solution.csv" if is_sample else None,
         is_multilabel,
         recognised.written.separator if is_multilabel else None,
@@ -149,7 +149,7 @@ def _open_root(path: Any, out: Path) -> tuple[Path, str, list[str]]:
     """The folder that a path means (the sample built, archives unpacked below `out`), the competition's name,
     and lines on what was unpacked."""
     if str(path) == "sample":
-        with locked(out / "sample", "the sample competition", wait=True):
+        with hold_lock(out / "sample", "the sample competition", wait=True):
             return Path(os.path.abspath(sample.build_sample(out / "sample"))), "sample", []
     root, name = Path(os.path.abspath(path)), get_name(path)
     if not root.exists():
@@ -226,13 +226,14 @@ def _describe_submission(
     if untrained:
         left = sorted(set(training_classes) - set(recognised.asked))
         notes.append(
-            f"warning: no training clip has the label {some(untrained, 5)}: the model cannot learn it"
+            f"warning: no training clip has the label {format_list(untrained, 5)}: the model cannot learn it"
             f"{sample_answers.suggest_label(untrained[0], left)}"
         )
     unasked = [c for c in classes if c not in recognised.asked]
     if recognised.asked and unasked and len(unasked) < len(classes):
         notes.append(
-            f"warning: the sample submission has no column for the label {some(unasked, 5)}: it is trained, "
+            f"warning: the sample submission has no column for the label {format_list(unasked, 5)}: it is "
+            "trained, "
             "and not submitted"
         )
     notes += warn_odd_labels(classes) + describe_spellings(recognised)
@@ -258,7 +259,7 @@ def get_name(path: Path | str) -> str:
     """What the competition at a path is called: its folder's name, or its zip's without the suffix."""
     root = Path(os.path.abspath(path))
     packed = archive_names.is_zip(root.name) or archive_names.is_tar(root.name)
-    return text_of(
+    return to_text(
         archive_names.strip_archive_suffix(root.name) if packed and not root.is_dir() else root.name
     )
 
@@ -275,19 +276,20 @@ def warn_odd_labels(classes: list[str]) -> list[str]:
         f"warning: the label {name!r} holds {', '.join(hidden)}, which nobody sees: take it out if it is not "
         "meant"
         for name in classes
-        if (hidden := spelling.unseen(name))
+        if (hidden := spelling.find_invisible(name))
     ]
     return lines + [
-        f"warning: {some(spelling.apart(*names), 3)} are different labels to the letter: if they mean one, "
+        f"warning: {format_list(spelling.quote_apart(*names), 3)} are different labels to the letter: if "
+        "they mean one, "
         "spell them alike"
-        for names in spelling.alike(classes, spelling.loose)
+        for names in spelling.group_alike(classes, spelling.to_loose_key)
     ]
 
 
 def describe_spellings(layout: Layout) -> list[str]:
     """A line on the labels that were found in more than one spelling."""
     pairs = [
-        " as ".join(spelling.apart(other, layout.spelled[spelling.key(other)]))
+        " as ".join(spelling.quote_apart(other, layout.spelled[spelling.to_key(other)]))
         for other in sorted(layout.other_spellings)
     ]
     more = f" ... ({len(pairs)} in all)" if len(pairs) > 3 else ""
@@ -340,5 +342,7 @@ def format_counts(clips: pd.DataFrame, missing: list[tuple[str, str, str]]) -> l
             lines.append(f"{split}: {', '.join(facts)}")
     for (split, reason), n in Counter((split, reason) for split, _, reason in missing).items():
         first = next(i for s, i, r in missing if (s, r) == (split, reason))
-        lines.append(f"{split}: {n} without audio or label ({reason}), first {shown(first) or '(empty)'}")
+        lines.append(
+            f"{split}: {n} without audio or label ({reason}), first {format_cell(first) or '(empty)'}"
+        )
     return lines

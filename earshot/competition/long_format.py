@@ -11,7 +11,7 @@ from random import Random
 from typing import NamedTuple
 
 from earshot.core import spelling
-from earshot.core.csv_table import shown, some
+from earshot.core.csv_table import format_cell, format_list
 from earshot.core.errors import UserError
 
 TOKEN = re.compile(r"[^\W\d_]+|\d+|[\W_]")  # letters, digits, or one sign: a class begins and ends at these
@@ -97,7 +97,7 @@ class _ClassNames:
     """The classes by what a row may call them."""
 
     def __init__(self, classes: Sequence[str]):
-        numbers = {_normalise_number(key) for key in spelling.keys(classes) if NUMBER.fullmatch(key)}
+        numbers = {_normalise_number(key) for key in spelling.to_keys(classes) if NUMBER.fullmatch(key)}
         self.whole = len(numbers) == len(classes)
         self.classes = list(classes)
         self.unknown: dict[str, str] = {}  # and the id of the first row that names it
@@ -105,17 +105,19 @@ class _ClassNames:
         self._lengths: dict[str, list[int]] = {}  # in tokens, by the first token, the longest first
         self._longest = 0
         for name in classes:
-            self._add_name(_normalise_number(spelling.key(name)) if self.whole else name, name)
-        by_loose = spelling.alike(classes, spelling.loose)
-        twins = {spelling.loose(name) for group in by_loose for name in group}
-        self._loose = {spelling.loose(name): name for name in classes if spelling.loose(name) not in twins}
+            self._add_name(_normalise_number(spelling.to_key(name)) if self.whole else name, name)
+        by_loose = spelling.group_alike(classes, spelling.to_loose_key)
+        twins = {spelling.to_loose_key(name) for group in by_loose for name in group}
+        self._loose = {
+            spelling.to_loose_key(name): name for name in classes if spelling.to_loose_key(name) not in twins
+        }
         if not self.whole:
             for name in self._loose.values():
                 self._add_forms(name)
 
     def _add_forms(self, name: str) -> None:
         """Add a class in the usual cases, composed or not, with blanks or underscores."""
-        composed = spelling.key(name)
+        composed = spelling.to_key(name)
         for text in (composed, unicodedata.normalize("NFD", composed)):
             for case in (text, text.lower(), text.upper(), text.capitalize(), text.title()):
                 self._add_name(case, name)
@@ -135,7 +137,7 @@ class _ClassNames:
 
     def learn_class(self, text: str, id: str) -> str:
         """The class that a text is in another spelling; else the text, a class from now on."""
-        name = self._loose.get(spelling.loose(text))
+        name = self._loose.get(spelling.to_loose_key(text))
         if name is None:
             name = text
             self.unknown.setdefault(name, id)
@@ -189,17 +191,19 @@ def _detect_template(ids: list[str], names: _ClassNames, known: Known, strict: b
     for id, row in zip(ids, rows, strict=True):
         if row is None:
             raise UserError(
-                f"the sample submission's id {shown(id)} names no clip and class as the others do "
-                f"({shown(ids[rows.index(clear)])}: clip {shown(clear[0])}, class {shown(clear[1])}): "
+                f"the sample submission's id {format_cell(id)} names no clip and class as the others do "
+                f"({format_cell(ids[rows.index(clear)])}: clip {format_cell(clear[0])}, class "
+                f"{format_cell(clear[1])}): "
                 "correct it, or take the row out"
             )
     if strict and names.unknown:
         name, id = next(iter(names.unknown.items()))
-        near = None if names.whole else spelling.near(name, names.classes)
-        hint = f": did you mean {spelling.apart(near)[0]}?" if near else ""
+        near = None if names.whole else spelling.find_near(name, names.classes)
+        hint = f": did you mean {spelling.quote_apart(near)[0]}?" if near else ""
         raise UserError(
-            f"the sample submission's id {shown(id)} asks for the class {shown(name)}, which is no class of "
-            f"the training data ({some(names.classes, 5)})"
+            f"the sample submission's id {format_cell(id)} asks for the class {format_cell(name)}, which is "
+            "no class of "
+            f"the training data ({format_list(names.classes, 5)})"
             + (hint or ": spell the classes alike in both files, or take the rows out")
         )
     return LongFormat([clip for clip, _ in matched], [name for _, name in matched])
@@ -229,7 +233,7 @@ def _split_numeric_ids(
         return known(list(dict.fromkeys(chain.from_iterable(forms))))
 
     best, chosen, probe = 0, 0, _sample_rows(ids)
-    fewest = max(len(_normalise_number(spelling.key(name))) for name in names.classes)
+    fewest = max(len(_normalise_number(spelling.to_key(name))) for name in names.classes)
     most = min(max(map(len, ids)), 18)  # as many as a 64-bit integer surely holds
     for digits in range(fewest, most + 1):
         forms = split_ids(probe, digits)

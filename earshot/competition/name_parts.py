@@ -12,7 +12,7 @@ from typing import Any
 from earshot.competition import groups
 from earshot.competition.names import find_side, strip_suffix
 from earshot.core import shell
-from earshot.core.csv_table import shown
+from earshot.core.csv_table import format_cell
 from earshot.core.errors import UserError
 
 NEARLY_ALL = 0.9  # of the names: as many parts, of one kind
@@ -48,8 +48,8 @@ def match_labels(names: Sequence[str], pattern: str) -> list[str]:
     if len(different) < 2:
         example = names[next(index for index, label in enumerate(labels) if label)]
         raise UserError(
-            f"--label-pattern {shown(pattern)} gives one label, {shown(different.pop())}, as in "
-            f"{shown(example)}: two or more are needed"
+            f"--label-pattern {format_cell(pattern)} gives one label, {format_cell(different.pop())}, as in "
+            f"{format_cell(example)}: two or more are needed"
         )
     return labels
 
@@ -77,7 +77,7 @@ def find_sources(names: Sequence[str], labels: Sequence[object]) -> tuple[list[s
                 source = Counter(filter(None, sources)).most_common(1)[0][0]
                 name = names[sources.index(source)]
                 file = name.rpartition("/")[2]
-                place = f"as {shown(source)} in {shown(file if source in file else name)}"
+                place = f"as {format_cell(source)} in {format_cell(file if source in file else name)}"
             return sources, f"groups: {place} ({groups.describe_sources(sources)}): folds keep each together"
     return None
 
@@ -134,7 +134,7 @@ def _find_prefix(split: list[tuple[list[str], list[str]]], common: int) -> str:
         if len(parts) == common > 1:
             after[f"{marks[0]}{parts[1]}{''.join(marks[1:2])}"] += 1
     second, times = after.most_common(1)[0] if after else ("", 0)
-    return f"the part before {shown(second)} of the names" if times >= NEARLY_ALL * len(split) else ""
+    return f"the part before {format_cell(second)} of the names" if times >= NEARLY_ALL * len(split) else ""
 
 
 def _all_fit(values: Sequence[Any], fits: Callable[[Any], object]) -> bool:
@@ -218,13 +218,13 @@ def suggest_flags(names: Sequence[str]) -> list[str]:
         counts = label.counts
         low, high = min(counts.values()), max(counts.values())
         size = low if low == high else f"{low} to {high}"
-        listed = ", ".join(map(shown, sorted(counts)[:4])) + ", ..." * (len(counts) > 4)
-        flags = f"--label-pattern {shell.quoted(label.pattern)}"
+        listed = ", ".join(map(format_cell, sorted(counts)[:4])) + ", ..." * (len(counts) > 4)
+        flags = f"--label-pattern {shell.quote(label.pattern)}"
         gives = f"{len(counts)} labels: {listed} of {size} clips"
         source = _find_source_part([part for part in parts if part.place != label.place], label, folders)
         if source:
-            flags += f" --group-pattern {shell.quoted(source.pattern)}"
-            gives += f"; {len(source.counts)} groups, as {shown(next(filter(None, source.values)))}"
+            flags += f" --group-pattern {shell.quote(source.pattern)}"
+            gives += f"; {len(source.counts)} groups, as {format_cell(next(filter(None, source.values)))}"
         lines.append(f"{flags} ({gives})")
     return lines
 

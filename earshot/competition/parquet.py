@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from earshot.competition import zip_file
-from earshot.core.errors import UserError, unless_temporary
+from earshot.core.errors import UserError, raise_if_temporary
 from earshot.core.file_names import is_audio
 
 MAGIC = b"PAR1"
@@ -61,7 +61,7 @@ def read_footer(path: Path) -> bytes:
                 file.seek(-8 - length, os.SEEK_END)
                 return file.read(length)
     except OSError as error:
-        unless_temporary(path, error)
+        raise_if_temporary(path, error)
         if error.strerror and error.errno != 22:  # a file shorter than the seek
             raise UserError(f"cannot read {path}: {error.strerror}") from None
     raise zip_file.DamagedArchive(f"{path} is not a whole parquet file: download it again")
@@ -100,7 +100,7 @@ def open_parquet(path: Path) -> Iterator[Any]:
     except UserError:
         raise
     except OSError as error:
-        unless_temporary(path, error)
+        raise_if_temporary(path, error)
         if error.errno:
             raise zip_file.UnpackError(f"cannot unpack {path}: {error.strerror}") from None
         raise zip_file.DamagedArchive(

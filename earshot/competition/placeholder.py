@@ -14,8 +14,8 @@ from earshot.competition.audio_header import read_seconds_and_rate
 from earshot.competition.file_index import Files
 from earshot.competition.names import find_side, normalise_name, strip_suffix
 from earshot.competition.segments import NAMED, Segments
-from earshot.core.csv_text import as_text
-from earshot.core.file_names import first_few, is_audio
+from earshot.core.csv_text import to_csv
+from earshot.core.file_names import format_ids, is_audio
 from earshot.core.files import write_text
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def _count_steps(files: Files, paths: Sequence[str], step: int) -> tuple[list[in
     usual = Counter(known).most_common(1)[0][0] if known else 0
     instead = "rows as most have" if usual else "no rows"
     return [usual if count is None else count for count in counts], [
-        f"warning: the length of {len(lost)} recordings cannot be read ({first_few(lost)}): they get "
+        f"warning: the length of {len(lost)} recordings cannot be read ({format_ids(lost)}): they get "
         f"{instead}"
     ]
 
@@ -186,5 +186,5 @@ def write_sample(
     path."""
     answers = dict(zip(columns, example, strict=False))
     rows = [[id if column == id_column else answers.get(column, "") for column in columns] for id in ids]
-    write_text(path, as_text([columns, *rows]))
+    write_text(path, to_csv([columns, *rows]))
     return path

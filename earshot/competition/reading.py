@@ -8,7 +8,7 @@ from pathlib import Path
 
 from earshot.core import spelling
 from earshot.core.errors import UserError
-from earshot.core.shell import quoted
+from earshot.core.shell import quote
 
 OTHERS = "others"  # in a label map: every label that it does not name
 
@@ -70,7 +70,7 @@ class Reading:
         Args:
             flags: as they are typed, quoted.
         """
-        return f"python get_features.py --competition {quoted(self.place)} {flags}"
+        return f"python get_features.py --competition {quote(self.place)} {flags}"
 
     @property
     def extras(self) -> list[tuple[str, float]]:
@@ -116,15 +116,15 @@ def build_mapper(pairs: Sequence[str], known: Sequence[str] = ()) -> Callable[[s
         if old == OTHERS and equals:
             rest = new
         else:
-            names[spelling.key(old)] = new if equals else old
+            names[spelling.to_key(old)] = new if equals else old
     if rest is not None and not names and not known:
         raise UserError(
             f"--label-map others={rest}: name the labels that stay as well, such as --label-map yes no "
             f"others={rest}"
         )
     if rest is not None:
-        names = {spelling.key(name): name for name in (*known, rest)} | names
-    return lambda label: names.get(spelling.key(label), label if rest is None else rest)
+        names = {spelling.to_key(name): name for name in (*known, rest)} | names
+    return lambda label: names.get(spelling.to_key(label), label if rest is None else rest)
 
 
 def find_train_file(root: Path, named: str, csvs: Sequence[str]) -> Path:
@@ -133,7 +133,7 @@ def find_train_file(root: Path, named: str, csvs: Sequence[str]) -> Path:
     Raises:
         UserError: there is none.
     """
-    alike = [c for c in csvs if spelling.key(c) == spelling.key(named)]
+    alike = [c for c in csvs if spelling.to_key(c) == spelling.to_key(named)]
     alike += [c for c in csvs if c.rpartition("/")[2] == named]
     path = next((p for p in (Path(named), *(root / c for c in (named, *alike))) if p.is_file()), None)
     if path is None:

@@ -16,7 +16,7 @@ from earshot.competition.id_columns import ID_NAMES
 from earshot.competition.names import strip_suffix
 from earshot.competition.segments import Segments
 from earshot.core import spelling
-from earshot.core.csv_table import shown
+from earshot.core.csv_table import format_cell
 from earshot.core.errors import UserError
 
 Tables = Sequence[tuple[Path, pd.DataFrame]]
@@ -112,9 +112,9 @@ def read_rows(
         return None
     seconds = _find_time_columns(frame)
     others = [column for column in frame.columns if column != id_column and column not in seconds.values()]
-    class_keys = set(spelling.keys(classes))
+    class_keys = set(spelling.to_keys(classes))
     for column in others if class_keys else ():
-        if class_keys.issuperset(spelling.keys(frame[column].str.strip().unique())):
+        if class_keys.issuperset(spelling.to_keys(frame[column].str.strip().unique())):
             return None
     path_of, names = _find_files(files, frame, others, ids, bool(seconds))
     if names is None:
@@ -196,7 +196,8 @@ def _read_times(
             seconds = math.nan if cell.lower() in EMPTY else _parse_seconds(cell)
             if seconds is None or seconds < 0 or seconds > LONGEST:
                 raise UserError(
-                    f"{csv}, line {line}: {shown(cell)} in column {columns[edge]} is not the second of a "
+                    f"{csv}, line {line}: {format_cell(cell)} in column {columns[edge]} is not the second of "
+                    "a "
                     "recording: correct it"
                 )
             times.append(seconds)

@@ -15,7 +15,7 @@ import pandas as pd
 
 from earshot.competition import labels, long_format
 from earshot.core import spelling
-from earshot.core.csv_table import shown, some
+from earshot.core.csv_table import format_cell, format_list
 from earshot.core.errors import UserError
 
 # How the labels that no cell shows are written, so that all cells are of a kind: as they are, composed,
@@ -74,7 +74,7 @@ def detect_shape(
         return AnswerShape("labels", several=0)
     cells = _list_cells(sample[columns[0]])
     if len(classes) == 2:
-        known, cell_keys = set(spelling.keys(classes)), set(spelling.keys(cells))
+        known, cell_keys = set(spelling.to_keys(classes)), set(spelling.to_keys(cells))
         none_known = known.isdisjoint(cell_keys)
         words = find_yes_no(cells) if none_known else None
         numbers = all(map(_is_probability, cells))
@@ -88,10 +88,10 @@ def detect_shape(
 
 def has_ranked_columns(sample: pd.DataFrame, columns: Sequence[str], classes: Sequence[str]) -> bool:
     """Does a sample submission have several columns of labels, the likeliest first (label1, label2, ...)?"""
-    known = set(spelling.keys(classes))
-    if not 1 < len(columns) <= len(classes) or not known.isdisjoint(spelling.keys(columns)):
+    known = set(spelling.to_keys(classes))
+    if not 1 < len(columns) <= len(classes) or not known.isdisjoint(spelling.to_keys(columns)):
         return False
-    cells = {spelling.key(cell) for column in columns for cell in sample[column].unique()}
+    cells = {spelling.to_key(cell) for column in columns for cell in sample[column].unique()}
     # numbers below several columns are of a class each
     return bool(cells) and cells <= known and not all(map(_is_float, cells))
 
@@ -133,7 +133,7 @@ def find_positive_class(header: str, classes: Sequence[str]) -> str:
         return max(classes, key=float)
     positive, negative = [], []
     for index in (0, 1):
-        words = _split_words(spelling.loose(classes[index]))  # true is 1 there, false 0
+        words = _split_words(spelling.to_loose_key(classes[index]))  # true is 1 there, false 0
         first = words[0] if words else ""
         if len(words) == 1 and (first in YES_NO or first == "1"):
             positive.append(index)
@@ -169,10 +169,10 @@ def _is_probability(text: str) -> bool:
 def _count_labels(cells: list[str], classes: Sequence[str]) -> tuple[int, str]:
     """How many labels every cell has, of clips that have one: several where all fall apart into so many words
     that mostly are classes, whatever their case; and what stands between."""
-    known = {*spelling.keys(classes), *map(spelling.loose, classes)}
+    known = {*spelling.to_keys(classes), *map(spelling.to_loose_key, classes)}
 
     def is_class(text: str) -> bool:
-        return spelling.key(text) in known or spelling.loose(text) in known
+        return spelling.to_key(text) in known or spelling.to_loose_key(text) in known
 
     if not cells or any(map(is_class, cells)):
         return 1, " "
@@ -193,8 +193,8 @@ def has_class_columns(columns: Sequence[str], classes: Sequence[str]) -> bool:
     Raises:
         UserError: a column is no class, or is the second one of its class.
     """
-    known = set(spelling.keys(classes))
-    unknown = [column for column in columns if spelling.key(column) not in known]
+    known = set(spelling.to_keys(classes))
+    unknown = [column for column in columns if spelling.to_key(column) not in known]
     if len(columns) == 1 and unknown:
         return False
     if unknown and _match_affixes(columns, classes):
@@ -205,12 +205,13 @@ def has_class_columns(columns: Sequence[str], classes: Sequence[str]) -> bool:
             hint = ": spell the classes alike in both files, or take the column out"
         hint += _suggest_label_map(columns, classes)
         raise UserError(
-            f"the sample submission's column {shown(unknown[0])} is no class of the training data "
+            f"the sample submission's column {format_cell(unknown[0])} is no class of the training data "
             f"({', '.join(classes[:5])}{' ...' if len(classes) > 5 else ''}){hint}"
         )
-    for twins in spelling.alike(columns, spelling.key):
+    for twins in spelling.group_alike(columns, spelling.to_key):
         raise UserError(
-            f"the sample submission has several columns for one class: {', '.join(spelling.apart(*twins))}"
+            "the sample submission has several columns for one class: "
+            f"{', '.join(spelling.quote_apart(*twins))}"
         )
     return True
 
@@ -218,8 +219,8 @@ def has_class_columns(columns: Sequence[str], classes: Sequence[str]) -> bool:
 def _suggest_label_map(columns: Sequence[str], classes: Sequence[str]) -> str:
     """The flag that spells the classes as columns do that differ in case, blanks and what all have around;
     "" where they differ by more."""
-    known = {spelling.loose(name): name for name in classes}
-    loose_columns = [spelling.loose(column) for column in columns]
+    known = {spelling.to_loose_key(name): name for name in classes}
+    loose_columns = [spelling.to_loose_key(column) for column in columns]
     matches = _match_affixes(loose_columns, list(known), bare=True)
     pairs = {
         known[matches[loose]]: column
@@ -239,11 +240,11 @@ def format_label_map(pairs: dict[str, str]) -> str:
 def _match_affixes(columns: Sequence[str], classes: Sequence[str], bare: bool = False) -> dict[str, str]:
     """The class of each column, where all have one text before or behind it (s0, s1 for 0, 1; `bare`: or
     nothing); {} without."""
-    known = {spelling.key(name): name for name in classes}
+    known = {spelling.to_key(name): name for name in classes}
     before = commonprefix(list(columns))
     behind = commonprefix([column[::-1] for column in columns])[::-1]
     for start, cut in product(range(min(len(before), AFFIX) + 1), range(min(len(behind), AFFIX) + 1)):
-        names = [spelling.key(column[start : len(column) - cut]) for column in columns]
+        names = [spelling.to_key(column[start : len(column) - cut]) for column in columns]
         if not bare and start == cut == 0 or not known.keys() >= set(names):
             continue
         if len(set(names)) == len(columns):
@@ -253,8 +254,12 @@ def _match_affixes(columns: Sequence[str], classes: Sequence[str], bare: bool = 
 
 def suggest_label(text: str, classes: Sequence[str]) -> str:
     """ ": did you mean ...?" where a label of another spelling comes close, else nothing."""
-    near_label = spelling.near(text, classes)
-    return f": did you mean {' for '.join(reversed(spelling.apart(text, near_label)))}?" if near_label else ""
+    near_label = spelling.find_near(text, classes)
+    return (
+        f": did you mean {' for '.join(reversed(spelling.quote_apart(text, near_label)))}?"
+        if near_label
+        else ""
+    )
 
 
 def check_sample(
@@ -289,23 +294,25 @@ def check_sample(
         answer = "its probability is submitted"
         if shape.words:
             answer = f"{shape.words[0]} where it is the likelier"
-        return [f"{name}: column {column} is about the class {shown(shape.of)}: {answer}"]
+        return [f"{name}: column {column} is about the class {format_cell(shape.of)}: {answer}"]
     named = _list_labels(sample, column, classes, multilabel)
     notes = []
     torn = [label for label in classes if len(labels.split_cell(label, shape.separator)) > 1]
     if torn and shape.several > 1:
         notes.append(
-            f"warning: the cells of {name} have {shape.several} labels each, and the label {shown(torn[0])} "
+            f"warning: the cells of {name} have {shape.several} labels each, and the label "
+            f"{format_cell(torn[0])} "
             "holds what stands between them: the leaderboard may take it for several"
         )
     if scores and all(map(_is_probability, named)):
         return [
             f"warning: column {column} of {name} asks for a score, and there are {len(classes)} classes "
-            f"({some(classes, 5)}): of which it does not say, so labels are submitted; if another column of "
+            f"({format_list(classes, 5)}): of which it does not say, so labels are submitted; if another "
+            "column of "
             "the train csv is meant, name it with --label-column"
         ]
-    known = set(spelling.keys(learnt))
-    unknown = [label for label in named if spelling.key(label) not in known]
+    known = set(spelling.to_keys(learnt))
+    unknown = [label for label in named if spelling.to_key(label) not in known]
     unknown = [label for label in unknown if any(map(str.isalnum, label))]  # "?" stands for any label
     if not unknown:
         return notes + _describe_constant(name, column, cells, classes)
@@ -314,14 +321,15 @@ def check_sample(
         counted = format_label_map({name: str(number) for number, name in enumerate(classes)})
         if len(named) > 1 and not any(map(str.isdecimal, classes)):
             raise UserError(
-                f"column {column} of {name} holds numbers ({some(unknown, 3)}), and the labels are words: if "
+                f"column {column} of {name} holds numbers ({format_list(unknown, 3)}), and the labels are "
+                "words: if "
                 f"they are counted in order, give {counted}"
             )
         hint += f"; if numbers are wanted, {counted} writes them"
     return [
         *notes,
-        f"warning: column {column} of {name} holds {some(unknown, 3)}, and no training clip has that "
-        f"label ({some(sorted(learnt), 5)}){hint}",
+        f"warning: column {column} of {name} holds {format_list(unknown, 3)}, and no training clip has that "
+        f"label ({format_list(sorted(learnt), 5)}){hint}",
     ]
 
 
@@ -329,7 +337,7 @@ def _suggest_near(unknown: Sequence[str], learnt: Sequence[str], known: set[str]
     """What a label, or a word of it, may mean that no training clip has."""
     for label in unknown:
         for word in (label, *labels.list_words(label)):
-            hint = suggest_label(word, learnt) if spelling.key(word) not in known else ""
+            hint = suggest_label(word, learnt) if spelling.to_key(word) not in known else ""
             if hint:
                 return hint
     return ": labels are submitted as the training data spells them"
@@ -362,11 +370,11 @@ def adopt_spelling(
     if not columns or not ranked and has_class_columns(columns, classes):
         column_of = {label: column for column, label in _match_affixes(columns, classes).items()}
         if not column_of:
-            return spelling.like(classes, columns)
+            return spelling.spell_like(classes, columns)
         return [column_of.get(label, label) for label in classes]
     spelled: dict[str, str] = {}
     spelling.settle(_list_labels(sample, columns[0], classes, multilabel), spelled)
-    keys = [spelling.key(label) for label in classes]
+    keys = [spelling.to_key(label) for label in classes]
     pairs = [(label, spelled[key]) for label, key in zip(classes, keys, strict=True) if key in spelled]
     fitting = (style for style in STYLES if all(style(label) == text for label, text in pairs))
     style = next(fitting, str)
@@ -383,7 +391,7 @@ def is_fraction(text: str) -> bool:
 
 def _list_labels(sample: pd.DataFrame, column: str, classes: Sequence[str], multilabel: bool) -> list[str]:
     """The distinct labels that a column's cells name: a cell, or its parts where one of them is a label."""
-    known = set(spelling.keys(classes))
+    known = set(spelling.to_keys(classes))
     cells = _list_cells(sample[column])
     if multilabel:
         separator = labels.find_separator(cells, list(classes))
@@ -392,9 +400,9 @@ def _list_labels(sample: pd.DataFrame, column: str, classes: Sequence[str], mult
     distinct: dict[str, None] = {}
     for cell in cells:
         parts = [cell]
-        if spelling.key(cell) not in known:
+        if spelling.to_key(cell) not in known:
             words = labels.split_cell(cell, separator)
-            if any(spelling.key(word) in known for word in words):
+            if any(spelling.to_key(word) in known for word in words):
                 parts = words
         distinct |= dict.fromkeys(parts)
     return list(distinct)

@@ -13,7 +13,7 @@ from earshot.competition.file_index import Files
 from earshot.competition.id_columns import get_column
 from earshot.competition.layout import Layout
 from earshot.competition.reading import Reading
-from earshot.core.csv_table import shown
+from earshot.core.csv_table import format_cell
 
 NONE = "none"
 
@@ -42,7 +42,9 @@ def find_group_column(
         layout.group_column = "group"
     else:
         if lone:
-            layout.notes.append(f"column group is not used: all rows have {shown(frame['group'].iloc[0])}")
+            layout.notes.append(
+                f"column group is not used: all rows have {format_cell(frame['group'].iloc[0])}"
+            )
             used.append("group")
         layout.group_column, notes = groups.find_source_column(frame, labels, used)
         layout.guessed_groups = layout.group_column is not None

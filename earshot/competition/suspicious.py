@@ -13,9 +13,9 @@ from earshot.competition.name_parts import PERSON, suggest_flags
 from earshot.competition.names import list_words, strip_suffix
 from earshot.competition.split_words import FILLER_WORDS, SPLIT_WORDS
 from earshot.core import spelling
-from earshot.core.csv_table import shown, some
-from earshot.core.errors import unless_temporary
-from earshot.core.shell import quoted
+from earshot.core.csv_table import format_cell, format_list
+from earshot.core.errors import raise_if_temporary
+from earshot.core.shell import quote
 
 MOST = 0.8  # of the classes; of the files of one of two copies
 PEOPLE = re.compile(rf"{PERSON.pattern}|(user|individual|recording|session|p|s|f|m)[ _-]?\d+", re.IGNORECASE)
@@ -97,7 +97,7 @@ def _has_coded_names(names: Sequence[str]) -> bool:
 
 
 def _format_classes(classes: Sequence[str]) -> str:
-    return ", ".join(map(shown, classes[:3])) + ", ..." * (len(classes) > 3)
+    return ", ".join(map(format_cell, classes[:3])) + ", ..." * (len(classes) > 3)
 
 
 def _join_flags(flags: Sequence[str]) -> str:
@@ -114,14 +114,14 @@ def warn_unknown_test_classes(train: set[str], test: set[str], left_out: bool = 
     if not alien or not train:
         return []
     spare = sorted(set(train) - set(test)) or sorted(train)
-    near = [(name, spelling.near(name, spare)) for name in alien]
-    named = [shown(name) + (f" ({shown(other)}?)" if other else "") for name, other in near]
+    near = [(name, spelling.find_near(name, spare)) for name in alien]
+    named = [format_cell(name) + (f" ({format_cell(other)}?)" if other else "") for name, other in near]
     meant = next((other for _, other in near if other), spare[0])
     return [
         f"warning: the hold-out has {len(alien)} class{'es' * (len(alien) > 1)} that training lacks: "
-        f"{some(named, 5)}; training has {some(sorted(train), 5)}: the model cannot learn "
+        f"{format_list(named, 5)}; training has {format_list(sorted(train), 5)}: the model cannot learn "
         f"{'it' if len(alien) == 1 else 'them'}{', and the clips are left out' * left_out}; if two mean the "
-        f"same, give get_features.py --label-map {quoted(f'{alien[0]}={meant}')}"
+        f"same, give get_features.py --label-map {quote(f'{alien[0]}={meant}')}"
     ]
 
 
@@ -185,7 +185,7 @@ def _are_copies(pairs: list[tuple[str, str]], sizes: list[int], tops: tuple[str,
         try:
             return all(filecmp.cmp(Path(root, a), Path(root, b), shallow=False) for a, b in pairs[::step])
         except OSError as error:
-            unless_temporary(root, error)
+            raise_if_temporary(root, error)
             return False
     path, two = _find_differing_folders(path, two)
     nested = path == "." or two.startswith(f"{path}/")

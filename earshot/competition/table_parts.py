@@ -19,7 +19,7 @@ from earshot.competition.names import find_side
 from earshot.competition.split_words import SPLIT_WORDS
 from earshot.competition.tables import Tables
 from earshot.core import spelling
-from earshot.core.csv_table import shown
+from earshot.core.csv_table import format_cell
 
 SPLIT_COLUMNS = ("split", "subset", "set", "partition", "usage")
 
@@ -46,7 +46,8 @@ def split_by_column(
             line = splits.isna().idxmax()
             layout.notes.append(
                 f"warning: {csv.name}: column {column} is not used, and all rows count as train: "
-                f"{shown(frame[column][line]) or 'nothing'} in line {line} is none of train, validation, test"
+                f"{format_cell(frame[column][line]) or 'nothing'} in line {line} is none of train, "
+                "validation, test"
             )
     return frame, None
 
@@ -96,7 +97,7 @@ def read_test_rows(
     check_stray_quotes(frame, csv, (test_id, *how.columns), layout)
     columns = list(frame.columns)
     labels.check_duplicate_headers(columns, how.columns, csv)
-    spelled = zip(columns, spelling.like(columns, how.columns), strict=True)
+    spelled = zip(columns, spelling.spell_like(columns, how.columns), strict=True)
     frame = frame.rename(columns={c: known for c, known in spelled if known not in columns})
     if how.is_known_in(frame):
         return [build_labelled_rows(files, frame, csv, "test", test_id, layout.group_column, layout)]

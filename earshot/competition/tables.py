@@ -17,7 +17,7 @@ from earshot.competition.id_columns import find_id_column
 from earshot.competition.names import find_side, list_words
 from earshot.competition.source_table import expand_sources
 from earshot.core import csv_table, spelling
-from earshot.core.errors import UserError, unless_temporary
+from earshot.core.errors import UserError, raise_if_temporary
 
 SAMPLE = re.compile("sample.*sub")
 SUBMISSION = re.compile("subm|predict")
@@ -43,7 +43,7 @@ class Table(NamedTuple):
             return []
         return [
             f"{Path(self.path).name} has no header: its columns are called "
-            f"{csv_table.some(self.frame.columns, 3)}"
+            f"{csv_table.format_list(self.frame.columns, 3)}"
         ]
 
 
@@ -88,7 +88,7 @@ class Tables:
             if not numbers and not any(map(self.files.find_candidates, bare.iloc[0])):
                 raise
             return Table(path, bare, headed=False)
-        frame = frame.drop(columns=csv_table.nameless(frame))
+        frame = frame.drop(columns=csv_table.find_nameless(frame))
         named = find_id_column(frame, self.files)
         if named is not None and is_header_data(self.files, named, frame):
             bare = self._read_without_header(full)
@@ -234,7 +234,7 @@ def looks_tabular(path: Path) -> bool:
     except UnicodeDecodeError:
         return False
     except OSError as error:
-        unless_temporary(path, error)  # a table must not vanish with a drive
+        raise_if_temporary(path, error)  # a table must not vanish with a drive
         return False
     lines = [line for line in lines if line.strip()]
     if len(lines) < 2:
@@ -256,7 +256,7 @@ def has_blank_columns(files: Files, text: str) -> bool:
     except UnicodeDecodeError:
         return False
     except OSError as error:
-        unless_temporary(files.root / text, error)
+        raise_if_temporary(files.root / text, error)
         return False
     width = len(rows[0]) if rows else 0
     if not 1 < width <= 20 or any(len(row) != width for row in rows) or 10 * len(rows) < len(files.audio):
@@ -313,7 +313,9 @@ def join_through(tables: Tables, table: Table, others: Sequence[str]) -> str | N
             if ids.duplicated().any():
                 continue
             name_of = dict(zip(ids, other[named], strict=True))
-            near = [column for column in table.frame.columns if spelling.key(column) == spelling.key(key)]
+            near = [
+                column for column in table.frame.columns if spelling.to_key(column) == spelling.to_key(key)
+            ]
             for column in near:
                 wanted = set(table.frame[column].str.strip())
                 shared = wanted & name_of.keys()

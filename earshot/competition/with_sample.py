@@ -18,7 +18,7 @@ from earshot.competition.layout import Layout
 from earshot.competition.names import find_side
 from earshot.competition.tables import Table, Tables
 from earshot.core import csv_table, spelling
-from earshot.core.csv_table import shown
+from earshot.core.csv_table import format_cell
 from earshot.core.errors import UserError
 
 
@@ -44,7 +44,7 @@ def read_sample(tables: Tables, path: str, id_column: str | None) -> SampleSubmi
     """
     files = tables.files
     frame = csv_table.read(files.root / path)
-    if csv_table.nameless(frame):
+    if csv_table.find_nameless(frame):
         raise UserError(
             f"{files.root / path} has a column without a name: if it only counts the rows, take it out"
         )
@@ -83,7 +83,7 @@ def build_requested_rows(
         pd.to_numeric(sample.frame[c], errors="coerce").notna().all() for c in answers
     ):
         known = layout.written.columns if layout.written is not None else ()
-        layout.asked = spelling.like(spelling.like(answers, known), layout.spelled.values())
+        layout.asked = spelling.spell_like(spelling.spell_like(answers, known), layout.spelled.values())
     if len(answers) == 1:
         layout.label_column = answers[0]
     pairs = [(files.root / test.path, test.frame) for test in tests]
@@ -109,7 +109,8 @@ def _check_files_exist(files: Files, sample: SampleSubmission, train: pd.DataFra
         raise UserError(
             f"none of the {len(ids)} ids of {sample.path} is one of the {len(unlisted)} audio files of the "
             "test "
-            f"folder: the first id is {shown(ids.iloc[0])}, the first file {unlisted[0]}; put a test.csv "
+            f"folder: the first id is {format_cell(ids.iloc[0])}, the first file {unlisted[0]}; put a "
+            "test.csv "
             "beside "
             f"it, with a column {sample.id_column} of these ids and a column filename of the files"
         )

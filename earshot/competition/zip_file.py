@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
-from earshot.core.errors import UserError, unless_temporary
-from earshot.core.files import locked
+from earshot.core.errors import UserError, raise_if_temporary
+from earshot.core.files import hold_lock
 
 MAX_MEMBERS = 500_000
 MAX_RATIO = 100  # audio hardly compresses: a zip that grows a hundredfold is a bomb ...
@@ -82,7 +82,7 @@ def report_errors(path: Path, into: Path) -> Iterator[None]:
         )
         raise error_class(f"cannot unpack {path}: {error or type(error).__name__}") from None
     except OSError as error:
-        unless_temporary(path, error)
+        raise_if_temporary(path, error)
         line = f"cannot unpack {path} into {into}: {error.strerror or error}"
         # without a number it is a decoder's; and a name may be one that no folder can hold
         error_class = (
@@ -100,7 +100,7 @@ def fill_folder(into: Path, state: str, write: Callable[[Path], None]) -> None:
         state: what it is made of, as `compute_signature` says it.
     """
     if not has_content(into, state):
-        with locked(into.parent, "the unpacked zip in", wait=True):
+        with hold_lock(into.parent, "the unpacked zip in", wait=True):
             if not has_content(into, state):  # another process may have unpacked it while this one waited
                 replace_folder(into, state, write)
 

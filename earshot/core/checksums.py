@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from earshot.core.errors import UserError, unless_temporary
-from earshot.core.files import LARGEST_JSON, digest, digest_of, write_bytes, write_json
+from earshot.core.errors import UserError, raise_if_temporary
+from earshot.core.files import LARGEST_JSON, hash_file, hash_value, write_bytes, write_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,7 +21,7 @@ VERIFIED = ".verified.json"  # beside the folder, whose own files hold no times
 SETTLED = 2.0  # seconds: a file that was changed within the clock's step could be changed again unnoticed
 
 
-class Damaged(UserError):
+class CorruptFile(UserError):
     """A file that is not what was written: cut off, altered, missing, or of a version that wrote no
     checksums."""
 
@@ -30,9 +30,9 @@ def write(path: Path | str, value: dict[str, Any], *files: str) -> None:
     """Write a JSON object with the SHA-256 of its content, and of the named files beside it."""
     path = Path(path)
     if files:
-        value = {**value, "sha256": {name: digest(path.parent / name) for name in files}}
+        value = {**value, "sha256": {name: hash_file(path.parent / name) for name in files}}
     value = json.loads(json.dumps(value))  # the checksum is of what a reader will see: lists for tuples
-    write_json(path, {**value, "checksum": digest_of(value)})
+    write_json(path, {**value, "checksum": hash_value(value)})
 
 
 def read(path: Path | str, *files: str) -> dict[str, Any]:
@@ -47,26 +47,26 @@ def read(path: Path | str, *files: str) -> dict[str, Any]:
     path = Path(path)
     try:
         if path.stat().st_size > LARGEST_JSON:
-            raise Damaged(f"{path} is damaged (larger than {LARGEST_JSON >> 20} MB)")
+            raise CorruptFile(f"{path} is damaged (larger than {LARGEST_JSON >> 20} MB)")
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise Damaged(f"{path} is missing") from None
+        raise CorruptFile(f"{path} is missing") from None
     except (ValueError, RecursionError, OSError) as error:
-        unless_temporary(path, error)
-        raise Damaged(
+        raise_if_temporary(path, error)
+        raise CorruptFile(
             f"{path} is damaged ({' '.join(str(error).split())[:80] or type(error).__name__})"
         ) from None
     if not isinstance(value, dict) or "checksum" not in value:
-        raise Damaged(f"{path} has no checksum (made by an older version?)")
-    if value.pop("checksum") != digest_of(value):
-        raise Damaged(f"{path} is damaged (its checksum differs)")
+        raise CorruptFile(f"{path} has no checksum (made by an older version?)")
+    if value.pop("checksum") != hash_value(value):
+        raise CorruptFile(f"{path} is damaged (its checksum differs)")
     sums = value.get("sha256")
     for name in files:
         file = path.parent / name
         if not file.is_file():
-            raise Damaged(f"{file} is missing")
-        if (sums.get(name) if isinstance(sums, dict) else None) != digest(file):
-            raise Damaged(f"{file} is damaged (its checksum differs)")
+            raise CorruptFile(f"{file} is missing")
+        if (sums.get(name) if isinstance(sums, dict) else None) != hash_file(file):
+            raise CorruptFile(f"{file} is damaged (its checksum differs)")
     return value
 
 
@@ -86,7 +86,7 @@ def read_array(path: Path) -> np.ndarray | None:
 
     try:
         read(path.with_suffix(".json"), path.name)
-    except Damaged:
+    except CorruptFile:
         return None
     return np.load(path, allow_pickle=False)
 
@@ -105,14 +105,14 @@ def find_digests(folder: Path, names: list[str]) -> dict[str, str | None]:
         try:
             before = find_state(path)
         except OSError as error:
-            unless_temporary(path, error)
+            raise_if_temporary(path, error)
             return None
         if before is None:
             return None
         entry = known.get(key)
         if isinstance(entry, dict) and entry.get("state") == before and isinstance(entry.get("sha256"), str):
             return entry["sha256"]
-        content = digest(path)
+        content = hash_file(path)
         if is_settled(before, time.time_ns()) and find_state(path) == before:
             fresh[key] = {"state": before, "sha256": content}
         return content
@@ -132,7 +132,7 @@ def read_index(index: Path) -> dict[str, Any]:
     digit would condemn a sound file."""
     try:
         known = read(index).get("files")
-    except Damaged:
+    except CorruptFile:
         return {}
     return known if isinstance(known, dict) else {}
 

@@ -19,8 +19,8 @@ from typing import Any
 from earshot.core import process
 from earshot.core.config import check
 from earshot.core.deadline import SIGNALS, command
-from earshot.core.device import out_of_memory
-from earshot.core.errors import OF_THE_MACHINE, TemporaryError, UserError, temporary
+from earshot.core.device import is_out_of_memory
+from earshot.core.errors import OF_THE_MACHINE, TemporaryError, UserError, to_temporary
 from earshot.core.settings import REMOVED, flag_of, former_names
 
 TEMPORARY = 75  # sysexits.h: EX_TEMPFAIL
@@ -64,12 +64,12 @@ def run(main: Callable[[list[str]], None]) -> None:
 
 def _failed(error: OSError | MemoryError | RuntimeError) -> int:
     """Print what failed in one line; the exit code. Raises what is a fault of this program."""
-    if isinstance(error, MemoryError) or isinstance(error, RuntimeError) and out_of_memory(error):
+    if isinstance(error, MemoryError) or isinstance(error, RuntimeError) and is_out_of_memory(error):
         text = "not enough memory (end other programs, or use a smaller --batch-size or fewer --workers)"
     elif isinstance(error, TemporaryError):
         text = str(error)
     elif isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
-        text = str(temporary(error.filename, error))
+        text = str(to_temporary(error.filename, error))
     elif isinstance(error, OSError) and (error.filename or error.errno):
         print(
             f"error: {error.filename or 'a file'}: {error.strerror or error}; what was finished is kept, and "

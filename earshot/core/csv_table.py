@@ -14,7 +14,7 @@ from typing import IO
 
 import pandas as pd
 
-from earshot.core.errors import UserError, unless_temporary
+from earshot.core.errors import UserError, raise_if_temporary
 
 # Far above any competition's, and checked before memory is taken: a stranger's csv must not fill it.
 MAX_BYTES = 2**29
@@ -49,22 +49,24 @@ def read(path: Path, header_row: bool = True) -> pd.DataFrame:
     """
     path, at = Path(path), 1
     try:
-        encoding = _encoding(path)
+        encoding = _detect_encoding(path)
         with open(path, encoding=encoding, newline="") as file:
             first = file.readline(2**24)
             mark = re.match(r"sep=(.)\s*$", first)  # Excel's own way to say it
             done = 1 if mark else 0
             if not mark:
                 file.seek(0)
-            separator = mark[1] if mark else _separator(first, path)
+            separator = mark[1] if mark else _detect_separator(first, path)
 
             def regular(width: int) -> bool:
                 """Does every line have so many fields where quotes mean nothing?"""
                 with open(path, encoding=encoding, newline="") as again:
-                    rest = itertools.islice(_lines(again, path, 0), done, None)
-                    return all(len(_bare(line, separator)) == width for line in rest if line.strip())
+                    rest = itertools.islice(_iterate_lines(again, path, 0), done, None)
+                    return all(
+                        len(_split_unquoted(line, separator)) == width for line in rest if line.strip()
+                    )
 
-            records = _records(_lines(file, path, done), separator, regular)
+            records = _parse_records(_iterate_lines(file, path, done), separator, regular)
             lines, cells, header, total, at = [], [], None, 0, done + 1
             ragged = tagged = False
             stray: dict[str, list[int]] = {}
@@ -101,7 +103,7 @@ def read(path: Path, header_row: bool = True) -> pd.DataFrame:
                 lines.append(here)
                 cells.append(row[: len(header)] + [""] * (len(header) - len(row)))
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}{_where(path, error)} is not UTF-8 text: save it as UTF-8") from None
+        raise UserError(f"{path}{_locate_error(path, error)} is not UTF-8 text: save it as UTF-8") from None
     except csv.Error as error:
         hint = (
             "a quote is missing, or stands inside a field"
@@ -110,17 +112,17 @@ def read(path: Path, header_row: bool = True) -> pd.DataFrame:
         )
         raise UserError(f"cannot read {path}, line {at}: {error}: {hint}") from None
     except OSError as error:
-        unless_temporary(path, error)
+        raise_if_temporary(path, error)
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     if header is None:
         raise UserError(f"cannot read {path}: it is empty: download it again, or delete it")
     frame = pd.DataFrame(cells, columns=range(len(header)), index=lines, dtype=object)
-    frame = _named(frame, header, path)
+    frame = _set_header(frame, header, path)
     frame.attrs |= {"stray": stray, "joined": joined}
     return frame
 
 
-def _records(
+def _parse_records(
     lines: Iterator[str], mark: str, regular: Callable[[int], bool]
 ) -> Iterator[tuple[list[str], int, list[int], bool]]:
     """The rows: fields, how many lines they take, the numbers of the fields that begin with a stray quote,
@@ -140,7 +142,7 @@ def _records(
         first = ahead.popleft() if ahead else next(lines, None)
         if first is None:
             return
-        bare, taken, fault = _bare(first, mark), [first], None
+        bare, taken, fault = _split_unquoted(first, mark), [first], None
         row, odd, doubtful = bare, [], False
         if '"' in first or len(first) > MAX_CELL:
 
@@ -156,7 +158,7 @@ def _records(
                 fault = error
             alone = taken[:1] if fault else [line for line in taken if line.strip()]
             possible = (fault or len(taken) > 1 or len(row) != width) and all(
-                1 < len(_bare(line, mark)) == width and len(line) <= MAX_CELL for line in alone
+                1 < len(_split_unquoted(line, mark)) == width and len(line) <= MAX_CELL for line in alone
             )
             if possible and not fault and len(taken) > 1 and mark != "\t":
                 even = regular(width) if even is None else even
@@ -176,12 +178,12 @@ def _records(
         yield row, len(taken), odd, doubtful
 
 
-def _bare(line: str, mark: str) -> list[str]:
+def _split_unquoted(line: str, mark: str) -> list[str]:
     """A line's fields where quotes mean nothing."""
     return line.rstrip("\r\n").split(mark)
 
 
-def _encoding(path: Path) -> str:
+def _detect_encoding(path: Path) -> str:
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise UserError(f"cannot read {path}: it is no regular file")
@@ -195,7 +197,7 @@ def _encoding(path: Path) -> str:
     return next((name for mark, name in BOMS if head.startswith(mark)), "utf-8")
 
 
-def _lines(file: IO[str], path: Path, done: int) -> Iterator[str]:
+def _iterate_lines(file: IO[str], path: Path, done: int) -> Iterator[str]:
     for number, line in enumerate(file, done + 1):
         if "\0" in line:  # numpy's text ends at it, so that two labels could become one
             raise UserError(
@@ -205,7 +207,7 @@ def _lines(file: IO[str], path: Path, done: int) -> Iterator[str]:
         yield line
 
 
-def _separator(header: str, path: Path) -> str:
+def _detect_separator(header: str, path: Path) -> str:
     """A comma where the header has one (outside quotes), else the first of the others that it has; of a .tsv
     the tab; of a .txt without any the blank."""
     bare = re.sub(r'"[^"]*"', "", header)
@@ -214,7 +216,7 @@ def _separator(header: str, path: Path) -> str:
     return next((mark for mark in known if mark in bare), ",")
 
 
-def _where(path: Path, error: UnicodeDecodeError) -> str:
+def _locate_error(path: Path, error: UnicodeDecodeError) -> str:
     if "utf-8" not in error.encoding:
         return ""
     data = path.read_bytes()  # the error counts from somewhere in the middle
@@ -226,34 +228,36 @@ def _where(path: Path, error: UnicodeDecodeError) -> str:
     return ""
 
 
-def _named(frame: pd.DataFrame, header: list[str], path: Path) -> pd.DataFrame:
+def _set_header(frame: pd.DataFrame, header: list[str], path: Path) -> pd.DataFrame:
     """The frame under its header, without the columns that have neither name nor content."""
     kept = [i for i, name in enumerate(header) if name or frame[i].str.strip().any()]
     frame = frame[kept]
     frame.columns = pd.Index([header[i] or f"Unnamed: {i}" for i in kept], dtype=object)
     twice = frame.columns[frame.columns.duplicated()]
     if len(twice):
-        raise UserError(f"{path} has two columns {shown(twice[0])}: rename one of them, or take it out")
+        raise UserError(f"{path} has two columns {format_cell(twice[0])}: rename one of them, or take it out")
     odd = [name for name in frame.columns if re.search(r"[\x00-\x1f\x7f\x85\u2028\u2029]", name)]
     if odd:
         raise UserError(
-            f"{path}: the header {shown(odd[0])} holds a line break or a control character: mend it"
+            f"{path}: the header {format_cell(odd[0])} holds a line break or a control character: mend it"
         )
     return frame
 
 
-def nameless(frame: pd.DataFrame) -> list[str]:
+def find_nameless(frame: pd.DataFrame) -> list[str]:
     """The columns without a name: a pandas index that was written with the rest."""
     return [name for name in frame.columns if re.fullmatch(r"Unnamed: \d+(_level_\d+)?", name)]
 
 
-def shown(text: str) -> str:
+def format_cell(text: str) -> str:
     """A cell for a message: on one line, printable, not endless."""
     text = text if len(text) <= 80 else text[:77] + "..."
     return text if text.isprintable() else repr(text)
 
 
-def some(texts, most: int = 12) -> str:
+def format_list(texts, most: int = 12) -> str:
     """A list for a message, cut where it would become endless."""
     texts = list(texts)
-    return ", ".join(map(shown, texts[:most])) + (f", ... ({len(texts)} in all)" if len(texts) > most else "")
+    return ", ".join(map(format_cell, texts[:most])) + (
+        f", ... ({len(texts)} in all)" if len(texts) > most else ""
+    )

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from types import SimpleNamespace
 
 
-def as_text(rows: Iterable[Iterable[object]]) -> str:
+def to_csv(rows: Iterable[Iterable[object]]) -> str:
     """The rows as lines that end in a line feed, each field quoted that needs it.
 
     `csv.writer` with such an end leaves a carriage return unquoted, at which readers end the row.

@@ -44,7 +44,7 @@ def patiently() -> Iterator[None]:
 def command() -> str:
     """The command that continues this run: the same one, without --fresh."""
     kept = [a for a in sys.argv[1:] if a not in ("--fresh", "--no-fresh")]
-    return shell.command("python", os.path.relpath(sys.argv[0]), *kept)
+    return shell.join_command("python", os.path.relpath(sys.argv[0]), *kept)
 
 
 class Deadline:

@@ -71,7 +71,7 @@ def choose(name: str = "auto", precision: str = "auto") -> Device:
     return Device(f"cuda:{index}", precision, f"{title}, sm_{major}{minor}, {precision}")
 
 
-def out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Is this error the device's memory running out?"""
     import torch
 
@@ -80,7 +80,7 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in text or of_cpu
 
 
-def autocast(device: Device) -> Any:
+def get_autocast(device: Device) -> Any:
     """The mixed-precision context of a device; does nothing for fp32."""
     if device.precision == "fp32":
         return contextlib.nullcontext()
@@ -92,7 +92,7 @@ def autocast(device: Device) -> Any:
 
 
 @contextlib.contextmanager
-def one_thread(when: bool) -> Iterator[None]:
+def use_one_thread(when: bool) -> Iterator[None]:
     """Within, torch computes on one thread: two that wait for each other at every operation of a tiny head
     are slower."""
     import torch
@@ -106,7 +106,7 @@ def one_thread(when: bool) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def laid_out(head: nn.Module, device: Device) -> Any:
+def to_device(head: nn.Module, device: Device) -> Any:
     """A head on its device, its weights in the layout that was decided there (always channels-last on a
     GPU)."""
     import torch

@@ -15,31 +15,33 @@ if TYPE_CHECKING:
 SLACK = 4 << 20  # bytes for what is small: labels, logs, predictions
 
 
-def check(folder: Path, total: int, needed: int) -> str:
+def check_space(folder: Path, total: int, needed: int) -> str:
     """The line that says what a folder will take.
 
     Raises:
         UserError: less than what is still needed is free.
     """
     existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
-    free, kept = shutil.disk_usage(existing).free, kaggle_paths.left(folder)
+    free, kept = shutil.disk_usage(existing).free, kaggle_paths.get_quota_left(folder)
     if kept is not None and needed > kept:
         raise UserError(
-            f"{folder} needs about {human(needed)} more and {human(kept)} is left of the "
-            f"{human(kaggle_paths.KEPT)} that Kaggle keeps of {kaggle_paths.working()}: remove what you do "
+            f"{folder} needs about {format_bytes(needed)} more and {format_bytes(kept)} is left of the "
+            f"{format_bytes(kaggle_paths.KEPT)} that Kaggle keeps of {kaggle_paths.get_working_folder()}: "
+            "remove what you do "
             "not need there, or choose a place below /tmp"
         )
     if needed > free:
         raise UserError(
-            f"{folder} needs about {human(needed)} more on the disk and {human(free)} is free: make space, "
+            f"{folder} needs about {format_bytes(needed)} more on the disk and {format_bytes(free)} is free: "
+            "make space, "
             "or choose another place; what is there is kept, and the same command continues"
         )
     return (
-        f"disk: about {human(total)} for {folder}, {human(needed)} while it is made; "
-        f"{human(free if kept is None else min(free, kept))} free"
+        f"disk: about {format_bytes(total)} for {folder}, {format_bytes(needed)} while it is made; "
+        f"{format_bytes(free if kept is None else min(free, kept))} free"
     )
 
 
-def human(size: float) -> str:
+def format_bytes(size: float) -> str:
     """Bytes as 3.2 GB or 45 MB."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{max(size / 1e6, 0.1):.0f} MB"

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from earshot.core import checksums, kaggle_paths
 from earshot.core.errors import UserError
-from earshot.core.files import digest, replacing
+from earshot.core.files import hash_file, replace_file
 
 
-def roots(named: str | None) -> list[Path]:
+def find_roots(named: str | None) -> list[Path]:
     """Where to look: the folder that the user names, else what Kaggle has attached (EARSHOT_ATTACHED names
     another place).
 
@@ -26,13 +26,13 @@ def roots(named: str | None) -> list[Path]:
                 "data/ and runs/"
             )
         return [Path(named)]
-    top = kaggle_paths.root()
+    top = kaggle_paths.get_input_root()
     return [top] if top else []
 
 
-def folders(named: str | None, name: str) -> Iterator[Path]:
+def find_folders(named: str | None, name: str) -> Iterator[Path]:
     """The folders below the earlier outputs that hold a file of this name; links are not followed."""
-    for root in roots(named):
+    for root in find_roots(named):
         for folder, below, names in os.walk(root):
             below[:] = sorted(below) if len(Path(folder).relative_to(root).parts) < kaggle_paths.DEPTH else []
             if name in names and not os.path.islink(os.path.join(folder, name)):
@@ -42,13 +42,13 @@ def folders(named: str | None, name: str) -> Iterator[Path]:
 def copy_file(source: Path, target: Path, wanted: str | None = None) -> None:
     """Copy a file whole; sealed.Damaged where it is a link, or not what the checksum says."""
     if source.is_symlink() or not source.is_file():
-        raise checksums.Damaged(f"{source} is {'a link' if source.is_symlink() else 'missing'}")
-    if wanted and target.is_file() and digest(target) == wanted:
+        raise checksums.CorruptFile(f"{source} is {'a link' if source.is_symlink() else 'missing'}")
+    if wanted and target.is_file() and hash_file(target) == wanted:
         return
-    with open(source, "rb") as old, replacing(target) as new:
+    with open(source, "rb") as old, replace_file(target) as new:
         checksum = hashlib.sha256()
         while data := old.read(1 << 20):
             checksum.update(data)
             new.write(data)
         if wanted and checksum.hexdigest() != wanted:
-            raise checksums.Damaged(f"{source} is damaged (its checksum differs)")
+            raise checksums.CorruptFile(f"{source} is damaged (its checksum differs)")

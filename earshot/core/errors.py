@@ -49,16 +49,16 @@ class TemporaryError(OSError):
     """
 
 
-def unless_temporary(path: str | os.PathLike, error: BaseException) -> None:
+def raise_if_temporary(path: str | os.PathLike, error: BaseException) -> None:
     """Raise TemporaryError if it is the disk, the network or the number of descriptors that failed; a file
     must not be called damaged for it."""
     if isinstance(error, TemporaryError):
         raise error
     if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
-        raise temporary(path, error) from None
+        raise to_temporary(path, error) from None
 
 
-def temporary(path: str | os.PathLike | None, error: OSError | MemoryError) -> TemporaryError:
+def to_temporary(path: str | os.PathLike | None, error: OSError | MemoryError) -> TemporaryError:
     """The same failure as a TemporaryError whose text names the file."""
     if isinstance(error, TemporaryError):
         return error

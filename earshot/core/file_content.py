@@ -19,15 +19,15 @@ KINDS = (
 )
 
 
-def mistaken(head: bytes) -> str | None:
+def detect_stand_in(head: bytes) -> str | None:
     """What a file that begins so is instead of its content, and what to do; None where nothing is known."""
     text = head[:HEAD].removeprefix(b"\xef\xbb\xbf").lstrip()
     return next((name for start, name in KINDS if re.match(start, text, re.IGNORECASE | re.DOTALL)), None)
 
 
-def check(path: Path) -> None:
+def check_content(path: Path) -> None:
     """Raise UserError for a file that only stands for its content: a pointer, or a page with an error."""
     with open(path, "rb") as file:
-        stand_in = mistaken(file.read(HEAD))
+        stand_in = detect_stand_in(file.read(HEAD))
     if stand_in:
         raise UserError(f"{path} holds no weights: {stand_in}")

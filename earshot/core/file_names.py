@@ -42,7 +42,7 @@ DOCUMENTS = re.compile(
 CODE_PAGES = ("cp1252", "latin-1", "cp437", "cp1251", "cp866", "cp932", "gb18030", "big5", "cp949")
 
 
-def text_of(name: str) -> str:
+def to_text(name: str) -> str:
     r"""A path or name as text: bytes that are no UTF-8 as visible escapes such as `caf\xe9.wav`.
 
     Python holds such bytes as lone surrogates, which no file in UTF-8 takes. Whatever names a file by text
@@ -56,21 +56,21 @@ def text_of(name: str) -> str:
         return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _visible(error: UnicodeError) -> tuple[str, int]:
+def _escape_unencodable(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    failed = text_of(error.object[error.start : error.end])
+    failed = to_text(error.object[error.start : error.end])
     return failed.encode("ascii", "backslashreplace").decode(), error.end
 
 
-VISIBLE = "visible"  # an error handler for terminals: what they cannot show is escaped as `text_of` does
-codecs.register_error(VISIBLE, _visible)
+VISIBLE = "visible"  # an error handler for terminals: what they cannot show is escaped as `to_text` does
+codecs.register_error(VISIBLE, _escape_unencodable)
 
 
-def readings(name: str) -> list[str]:
+def list_readings(name: str) -> list[str]:
     """A path or name as text, and as a csv may have it: read by the code pages that were common before, where
     its bytes are no UTF-8, or where a zip without the UTF-8 flag was read by the code page of DOS."""
-    text = text_of(name)
+    text = to_text(name)
     if name.isascii():
         return [text]
     try:
@@ -85,7 +85,7 @@ def readings(name: str) -> list[str]:
 
 
 @cache
-def decodable() -> frozenset[str]:
+def list_decodable() -> frozenset[str]:
     """The suffixes, without dot, of what soundfile decodes."""
     try:
         import soundfile  # not at the top: --help needs no libsndfile
@@ -97,20 +97,20 @@ def decodable() -> frozenset[str]:
     return frozenset(named.union(*(aliases.split() for name, aliases in ALIASES.items() if name in formats)))
 
 
-def suffix_of(name: str) -> str:
+def get_suffix(name: str) -> str:
     """The suffix in lower case without its dot, "" where there is none."""
     return name.rpartition(".")[2].lower() if "." in name else ""
 
 
 def is_audio(name: str) -> bool:
     """Whether a file name ends like audio that soundfile or ffmpeg reads."""
-    suffix = suffix_of(name)
-    return suffix in decodable() or suffix in ONLY_FFMPEG
+    suffix = get_suffix(name)
+    return suffix in list_decodable() or suffix in ONLY_FFMPEG
 
 
-def audio_suffixes() -> list[str]:
+def list_audio_suffixes() -> list[str]:
     """All suffixes of audio with their dot, sorted."""
-    return sorted(f".{suffix}" for suffix in decodable() | ONLY_FFMPEG)
+    return sorted(f".{suffix}" for suffix in list_decodable() | ONLY_FFMPEG)
 
 
 def is_document(name: str) -> bool:
@@ -118,7 +118,7 @@ def is_document(name: str) -> bool:
     return name.startswith(".") or DOCUMENTS.fullmatch(name) is not None
 
 
-def first_few(names: Iterable[str], most: int = 3) -> str:
+def format_ids(names: Iterable[str], most: int = 3) -> str:
     """Names for a message: the first few in order, and how many more there are."""
     names = sorted(names)
     shown = [name if name.isprintable() else repr(name) for name in names[:most]]

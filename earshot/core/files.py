@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from earshot.core import file_content
-from earshot.core.errors import UserError, unless_temporary
+from earshot.core.errors import UserError, raise_if_temporary
 from earshot.core.file_names import VISIBLE
 
 LARGEST_JSON = 64 << 20  # bytes: a thousand epochs' history takes one
@@ -20,7 +20,7 @@ LOCK = ".lock"
 WORKERS = 1  # the byte of a lock file that worker processes hold together
 
 
-def _sync_folder(folder: Path) -> None:
+def _flush_folder(folder: Path) -> None:
     # Without this a power cut may undo the rename although the file's bytes are on disk.
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -32,7 +32,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Path | str) -> Iterator[BinaryIO]:
+def replace_file(path: Path | str) -> Iterator[BinaryIO]:
     """A binary file to write that takes the place of `path` when the block ends, and vanishes if it raises.
 
     The temporary name is fixed, so that a rerun after a kill overwrites the remains instead of adding to
@@ -43,7 +43,7 @@ def replacing(path: Path | str) -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + ".tmp")
     try:
-        with _alone(beside) as file:
+        with _open_exclusive(beside) as file:
             try:
                 yield file
                 file.flush()
@@ -56,11 +56,11 @@ def replacing(path: Path | str) -> Iterator[BinaryIO]:
         if error.errno and (not error.filename or str(error.filename) == str(beside)):
             error.filename = str(path)  # a failed write or flush does not know its file
         raise
-    _sync_folder(path.parent)
+    _flush_folder(path.parent)
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[BinaryIO]:
+def _open_exclusive(path: Path) -> Iterator[BinaryIO]:
     """An empty file for this process alone."""
     import fcntl
 
@@ -108,7 +108,7 @@ def check_output(path: Path | str) -> None:
         raise UserError(f"--out {path}: cannot write into {parent}: choose another place")
 
 
-def plain_name(flag: str, name: str | None) -> None:
+def check_plain_name(flag: str, name: str | None) -> None:
     """Raise UserError for a name that would lead to another folder."""
     if name is not None and (Path(name).name != name or name in (".", "..")):
         raise UserError(f"{flag} {name}: a name, not a path")
@@ -116,7 +116,7 @@ def plain_name(flag: str, name: str | None) -> None:
 
 def write_bytes(path: Path | str, data: bytes) -> None:
     """Replace the file at `path` with `data`, atomically."""
-    with replacing(path) as file:
+    with replace_file(path) as file:
         file.write(data)
 
 
@@ -141,12 +141,12 @@ def read_json(path: Path | str) -> Any:
     except FileNotFoundError:
         raise UserError(f"{path} is missing") from None
     except (ValueError, OSError, RecursionError) as error:
-        unless_temporary(path, error)
+        raise_if_temporary(path, error)
         raise UserError(f"{path} cannot be read ({error}): delete it, or start over with --fresh") from None
 
 
 @contextmanager
-def replacing_folder(folder: Path | str) -> Iterator[Path]:
+def replace_folder(folder: Path | str) -> Iterator[Path]:
     """A fresh folder to fill that takes the place of `folder` when the block ends.
 
     Two renames are needed, so a kill between them leaves `folder` away for a moment: `recover_folder` mends
@@ -160,15 +160,15 @@ def replacing_folder(folder: Path | str) -> Iterator[Path]:
     for file in new.iterdir():
         with open(file, "rb") as handle:
             os.fsync(handle.fileno())
-    _sync_folder(new)
+    _flush_folder(new)
     if folder.exists():
         os.replace(folder, old)
     os.replace(new, folder)
-    _sync_folder(folder.parent)
+    _flush_folder(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def standing(folder: Path | str) -> Path | None:
+def find_content(folder: Path | str) -> Path | None:
     """Where the content of `folder` lies now, also in the middle of a replacement; None without any. For
     readers: changes nothing."""
     folder = Path(folder)
@@ -179,7 +179,7 @@ def standing(folder: Path | str) -> Path | None:
 
 
 def recover_folder(folder: Path | str) -> bool:
-    """Put right what a kill inside `replacing_folder` left; True if `folder` stands afterwards. For who holds
+    """Put right what a kill inside `replace_folder` left; True if `folder` stands afterwards. For who holds
     the lock."""
     folder = Path(folder)
     new, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
@@ -192,7 +192,7 @@ def recover_folder(folder: Path | str) -> bool:
 
 
 @contextmanager
-def locked(folder: Path | str, what: str, wait: bool = False) -> Iterator[None]:
+def hold_lock(folder: Path | str, what: str, wait: bool = False) -> Iterator[None]:
     """Hold `folder` for this process alone; a second process gets one line, or waits. A kill releases it.
 
     Workers of a process that was killed are waited for: they end by themselves, at once.
@@ -216,7 +216,7 @@ def locked(folder: Path | str, what: str, wait: bool = False) -> Iterator[None]:
 
 
 @contextmanager
-def share(lock: Path | str) -> Iterator[None]:
+def share_lock(lock: Path | str) -> Iterator[None]:
     """For a worker process: keep whoever comes after its parent's death waiting until this process has ended,
     too."""
     import fcntl
@@ -230,7 +230,7 @@ def share(lock: Path | str) -> Iterator[None]:
         yield
 
 
-def empty(folder: Path | str, first: str = "") -> None:
+def empty_folder(folder: Path | str, first: str = "") -> None:
     """Remove everything in a folder except the lock that this process holds on it; what is called `first`
     goes first."""
     for path in sorted(Path(folder).iterdir(), key=lambda path: path.name != first):
@@ -238,19 +238,19 @@ def empty(folder: Path | str, first: str = "") -> None:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
-def digest(path: Path | str) -> str:
+def hash_file(path: Path | str) -> str:
     """SHA-256 of a file's content, as 64 hex digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def digest_of(value: Any) -> str:
+def hash_value(value: Any) -> str:
     """SHA-256 of a JSON-able value, the same for equal values whatever the order of their keys."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
 
 
-def by_content(options: dict) -> dict:
+def replace_weights_path(options: dict) -> dict:
     """A head's options with the local path of its pretrained weights replaced by what lies there: paths
     change, content counts."""
     path = Path(str(options.get("weights") or "")).expanduser()
@@ -259,5 +259,5 @@ def by_content(options: dict) -> dict:
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     for file in files:
         if file == path or file.suffix == ".safetensors":  # what else lies in the folder is not read
-            file_content.check(file)
-    return {**options, "weights": digest_of([digest(p) for p in files])[:16]}
+            file_content.check_content(file)
+    return {**options, "weights": hash_value([hash_file(p) for p in files])[:16]}

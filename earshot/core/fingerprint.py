@@ -6,7 +6,7 @@ import json
 from dataclasses import Field, asdict, fields
 from typing import Any
 
-from earshot.core.files import digest_of
+from earshot.core.files import hash_value
 
 # of a setting that came later: what was made before keeps its record
 RECORDED_WHERE_CHANGED = {"recorded": "where changed"}
@@ -18,13 +18,13 @@ def formerly(name: str) -> dict[str, str]:
     return {"formerly": name}
 
 
-def plain(value: Any) -> Any:
+def to_json(value: Any) -> Any:
     """The value as JSON would give it back (tuples become lists), so that records compare equal after a
     save."""
     return json.loads(json.dumps(value, ensure_ascii=False))
 
 
-def recorded(settings: Any) -> dict[str, Any]:
+def to_record(settings: Any) -> dict[str, Any]:
     """A dataclass of settings as a record has them."""
     record, values = {}, asdict(settings)
     for field in fields(settings):
@@ -49,13 +49,13 @@ def flatten(record: dict, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def differences(before: dict, now: dict) -> list[str]:
+def list_differences(before: dict, now: dict) -> list[str]:
     """Lines such as `seconds: 5.0 there, 4.0 here`, one per differing entry; empty when the records are
     equal.
 
     Of two lists the first entry that differs is said, such as `classes[2]: owl there, jay here`.
     """
-    old, new = flatten(plain(before)), flatten(plain(now))
+    old, new = flatten(to_json(before)), flatten(to_json(now))
     missing, lines = "nothing", []
     for key in sorted(old.keys() | new.keys()):
         there, here = old.get(key, missing), new.get(key, missing)
@@ -73,6 +73,6 @@ def differences(before: dict, now: dict) -> list[str]:
     return lines
 
 
-def fingerprint(record: dict) -> str:
+def compute_fingerprint(record: dict) -> str:
     """16 hex digits that stand for the record."""
-    return digest_of(plain(record))[:16]
+    return hash_value(to_json(record))[:16]

@@ -48,7 +48,7 @@ _known: dict[str, Font | None] = {}
 _lock = threading.Lock()
 
 
-def of(text: str) -> list[Font | None]:
+def find_fonts(text: str) -> list[Font | None]:
     """The font of each character, None where no installed font has it."""
     with _lock:
         unknown = set(text) - _known.keys()
@@ -57,53 +57,56 @@ def of(text: str) -> list[Font | None]:
         return [_known[character] for character in text]
 
 
-def families(texts: Iterable[str]) -> list[str]:
+def list_families(texts: Iterable[str]) -> list[str]:
     """The families that together have all characters that any font has; matplotlib's own is the first.
 
     The order depends on the fonts alone, so that equal texts give equal pictures.
     """
-    fonts = {font for font in of("".join(texts)) if font is not None and font.family != OWN}
+    fonts = {font for font in find_fonts("".join(texts)) if font is not None and font.family != OWN}
     return [OWN, *(font.family for font in sorted(fonts, key=lambda font: font.rank))]
 
 
-def plain(text: str) -> str:
+def to_drawn_text(text: str) -> str:
     """A text for a picture: blanks as they are drawn, without what only steers other characters."""
-    text = "".join(" " if c.isspace() else c for c in text if not _steers(c))
+    text = "".join(" " if c.isspace() else c for c in text if not _is_steering(c))
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
-def drawable(text: str) -> bool:
-    """Has every character of `plain(text)` a font?"""
-    return None not in of(plain(text))
+def is_drawable(text: str) -> bool:
+    """Has every character of `to_drawn_text(text)` a font?"""
+    return None not in find_fonts(to_drawn_text(text))
 
 
-def readable(text: str) -> str:
-    """`plain(text)` with a question mark in place of what no font has."""
-    text = plain(text)
-    return "".join(c if font else "?" for c, font in zip(text, of(text), strict=True))
+def replace_undrawable(text: str) -> str:
+    """`to_drawn_text(text)` with a question mark in place of what no font has."""
+    text = to_drawn_text(text)
+    return "".join(c if font else "?" for c, font in zip(text, find_fonts(text), strict=True))
 
 
-def names(wanted: Sequence[str]) -> list[str]:
+def list_shown_names(wanted: Sequence[str]) -> list[str]:
     """What pictures show for names: the name, or its number (#1 is the first) where no font can draw it."""
     numbers = [f"#{number}" for number in range(1, len(wanted) + 1)]
-    shown = [plain(name) if drawable(name) else number for name, number in zip(wanted, numbers, strict=True)]
+    shown = [
+        to_drawn_text(name) if is_drawable(name) else number
+        for name, number in zip(wanted, numbers, strict=True)
+    ]
     # a class may be called #3: then numbers stand for all
-    return numbers if len(set(shown)) < len(set(map(plain, wanted))) else shown
+    return numbers if len(set(shown)) < len(set(map(to_drawn_text, wanted))) else shown
 
 
-def legend(wanted: Sequence[str]) -> list[tuple[str, str]]:
-    """(number, name) of the names that `names` shows as numbers."""
-    shown = names(wanted)
-    return [(label, name) for label, name in zip(shown, wanted, strict=True) if label != plain(name)]
+def build_legend(wanted: Sequence[str]) -> list[tuple[str, str]]:
+    """(number, name) of the names that `list_shown_names` shows as numbers."""
+    shown = list_shown_names(wanted)
+    return [(label, name) for label, name in zip(shown, wanted, strict=True) if label != to_drawn_text(name)]
 
 
-def warning(wanted: Sequence[str], where: str) -> str | None:
+def format_warning(wanted: Sequence[str], where: str) -> str | None:
     """The line about names that no installed font can draw, None where all can be drawn.
 
     Args:
         where: a clause that says where the names are.
     """
-    hidden = legend(wanted)
+    hidden = build_legend(wanted)
     if not hidden:
         return None
     examples = ", ".join(f"{number} is {name}" for number, name in hidden[:SHOWN])
@@ -114,7 +117,7 @@ def warning(wanted: Sequence[str], where: str) -> str | None:
     )
 
 
-def _steers(character: str) -> bool:
+def _is_steering(character: str) -> bool:
     """Is it invisible by itself: a joiner, a direction mark, a variation selector?"""
     selector = "\ufe00" <= character <= "\ufe0f" or "\U000e0100" <= character <= "\U000e01ef"
     return selector or unicodedata.category(character) == "Cf"
@@ -125,34 +128,34 @@ def _look_up(characters: set[str]) -> dict[str, Font | None]:
 
     fonts: dict[str, Font | None] = dict.fromkeys(characters)
     own = font_manager.findfont(font_manager.FontProperties(family=[OWN]))
-    rest = _take(fonts, characters, Font(0, OWN, str(own)))
-    for font in _installed() if rest else ():
-        rest = _take(fonts, rest, font)
+    rest = _assign_font(fonts, characters, Font(0, OWN, str(own)))
+    for font in _iterate_fonts() if rest else ():
+        rest = _assign_font(fonts, rest, font)
         if not rest:
             break
     return fonts
 
 
-def _take(fonts: dict[str, Font | None], wanted: set[str], font: Font) -> set[str]:
+def _assign_font(fonts: dict[str, Font | None], wanted: set[str], font: Font) -> set[str]:
     """Note the font for those of the wanted characters that it draws; the rest."""
     from matplotlib.ft2font import FT2Font
 
     try:
         face = FT2Font(font.path)  # not kept: each holds its file open
         face.set_size(12, 72)
-        has = {c for c in wanted if face.get_char_index(ord(c)) and (c == " " or _outlined(face, c))}
+        has = {c for c in wanted if face.get_char_index(ord(c)) and (c == " " or _has_outline(face, c))}
     except (OSError, RuntimeError):
         return wanted  # a damaged file, or pixels of one size only
     fonts.update(dict.fromkeys(has, font))
     return wanted - has
 
 
-def _outlined(face: Any, character: str) -> bool:
+def _has_outline(face: Any, character: str) -> bool:
     """Does the font draw it? Coloured emoji can be layers that matplotlib does not draw: an empty shape."""
     return face.load_char(ord(character)).width > 0
 
 
-def _installed() -> Iterator[Font]:
+def _iterate_fonts() -> Iterator[Font]:
     """The machine's fonts, one a family, the preferred ones first, then by name."""
     from matplotlib import font_manager, get_data_path
 

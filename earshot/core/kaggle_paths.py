@@ -35,19 +35,19 @@ class Folder:
     examples: dict[str, list[Path]] = field(default_factory=dict)
 
 
-def root() -> Path | None:
+def get_input_root() -> Path | None:
     """Where Kaggle attaches things (EARSHOT_ATTACHED names another place); None elsewhere than there."""
     path = Path(os.environ.get("EARSHOT_ATTACHED", INPUT))
     return path if path.is_dir() else None
 
 
-def working() -> Path | None:
+def get_working_folder() -> Path | None:
     """Kaggle's folder for outputs (EARSHOT_WORKING names another place); None elsewhere than there."""
     path = Path(os.environ.get("EARSHOT_WORKING", WORKING))
     return path if path.is_dir() else None
 
 
-def used(folder: Path) -> int:
+def count_bytes(folder: Path) -> int:
     """Bytes of all files below a folder."""
     total = 0
     for below, _, names in os.walk(folder):
@@ -59,26 +59,26 @@ def used(folder: Path) -> int:
     return total
 
 
-def left(folder: Path) -> int | None:
+def get_quota_left(folder: Path) -> int | None:
     """Bytes that Kaggle would still keep in a folder of its outputs; None where nothing but the disk
     counts."""
-    place = working()
+    place = get_working_folder()
     if place is None or not folder.absolute().resolve().is_relative_to(place.resolve()):
         return None
-    return max(0, KEPT - used(place))
+    return max(0, KEPT - count_bytes(place))
 
 
-def folders(below: Path | None = None) -> list[Folder]:
+def list_folders(below: Path | None = None) -> list[Folder]:
     """Every attached folder, or those below one of them; looked up once a process, as attached things do not
     change."""
-    top = root()
+    top = get_input_root()
     if top is None:
         return []
-    return [folder for folder in _walked(str(top)) if below is None or folder.path.is_relative_to(below)]
+    return [folder for folder in _walk_once(str(top)) if below is None or folder.path.is_relative_to(below)]
 
 
 @lru_cache(maxsize=4)
-def _walked(top: str) -> tuple[Folder, ...]:
+def _walk_once(top: str) -> tuple[Folder, ...]:
     return tuple(walk(Path(top)))
 
 
@@ -106,42 +106,48 @@ def walk(top: Path) -> list[Folder]:
     return folders_below
 
 
-def mounts() -> list[Path]:
+def list_mounts() -> list[Path]:
     """The attached things themselves, those of competitions/ first."""
-    top = root()
+    top = get_input_root()
     places: list[Path] = []
-    for entry in _inside(top) if top else []:
+    for entry in _list_subfolders(top) if top else []:
         if entry.name == "competitions":
-            places = _inside(entry) + places
+            places = _list_subfolders(entry) + places
         elif entry.name in OWNED:
-            places += [slug for owner in _inside(entry) for slug in _inside(owner)]
+            places += [slug for owner in _list_subfolders(entry) for slug in _list_subfolders(owner)]
         else:
             places.append(entry)
     return places
 
 
-def _inside(folder: Path) -> list[Path]:
+def _list_subfolders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def competitions() -> list[Path]:
+def find_competitions() -> list[Path]:
     """The attached competitions: those that Kaggle calls so, else what looks like one."""
-    named = [path for path in mounts() if path.parent.name == "competitions" and path.parent.parent == root()]
-    audible = [path for path in named if any(folder.audio for folder in folders(path))]
+    named = [
+        path
+        for path in list_mounts()
+        if path.parent.name == "competitions" and path.parent.parent == get_input_root()
+    ]
+    audible = [path for path in named if any(folder.audio for folder in list_folders(path))]
     if named:
         return audible or named
-    likely = [path for path in mounts() if looks_like_one(path)]
-    return [path for path in likely if any(sample_in(folder.names) for folder in folders(path))] or likely
+    likely = [path for path in list_mounts() if is_competition_like(path)]
+    return [
+        path for path in likely if any(has_sample(folder.names) for folder in list_folders(path))
+    ] or likely
 
 
-def sample_in(names: set[str]) -> bool:
+def has_sample(names: set[str]) -> bool:
     """Is there a sample submission among the names?"""
     return any(re.search(r"sample.*sub.*\.csv$", name.lower()) for name in names)
 
 
-def looks_like_one(path: Path) -> bool:
+def is_competition_like(path: Path) -> bool:
     """Audio beside a csv, or in two folders and more; and nothing of an earlier session of this kit."""
-    inside = folders(path)
+    inside = list_folders(path)
     audible = [folder for folder in inside if folder.audio]
     earlier = any({"unique_labels.pkl", "config.yaml"} & folder.names for folder in inside)
     return (
@@ -151,13 +157,13 @@ def looks_like_one(path: Path) -> bool:
     )
 
 
-def competition() -> Path | None:
+def find_competition() -> Path | None:
     """The one attached competition, None without any.
 
     Raises:
         UserError: there are several.
     """
-    paths = competitions()
+    paths = find_competitions()
     if len(paths) > 1:
         raise UserError(
             f"several competitions are attached: choose one with --competition: {', '.join(map(str, paths))}"
@@ -165,21 +171,25 @@ def competition() -> Path | None:
     return paths[0] if paths else None
 
 
-def called(slug: str) -> str:
+def resolve_slug(slug: str) -> str:
     """The attached competition or data set of that slug, where there is no file or folder of that name here;
     else the name itself."""
     here = slug == "sample" or Path(slug).exists()
     places = (
         []
         if here
-        else [path for path in mounts() if path.name == slug.removeprefix("competitions/").rpartition("/")[2]]
+        else [
+            path
+            for path in list_mounts()
+            if path.name == slug.removeprefix("competitions/").rpartition("/")[2]
+        ]
     )
     return str(places[0]) if places else slug
 
 
-def named(name: str) -> Path | None:
+def find_by_name(name: str) -> Path | None:
     """The attached file or folder of that name, the first of several."""
-    for folder in folders():
+    for folder in list_folders():
         if name in folder.names:
             return folder.path / name
         if folder.path.name == name and (folder.names or folder.audio):
@@ -187,7 +197,7 @@ def named(name: str) -> Path | None:
     return None
 
 
-def pretrained(kind: str, weights: str, default: bool) -> Path | None:
+def find_pretrained_folder(kind: str, weights: str, default: bool) -> Path | None:
     """The attached folder of a network of transformers.
 
     Args:
@@ -199,7 +209,7 @@ def pretrained(kind: str, weights: str, default: bool) -> Path | None:
         UserError: several would do.
     """
     candidates = []
-    for folder in folders():
+    for folder in list_folders():
         if "config.json" not in folder.names or not any(
             name.endswith(".safetensors") for name in folder.names
         ):
@@ -210,11 +220,11 @@ def pretrained(kind: str, weights: str, default: bool) -> Path | None:
             continue
         if isinstance(settings, dict) and settings.get("model_type") == kind:
             candidates.append(folder.path)
-    wanted = _letters(weights.rpartition("/")[2])
+    wanted = _keep_letters(weights.rpartition("/")[2])
     fitting = [
         path
         for path in candidates
-        if any(_letters(part) == wanted for part in path.relative_to(root() or path).parts)
+        if any(_keep_letters(part) == wanted for part in path.relative_to(get_input_root() or path).parts)
     ]
     fitting = fitting or (candidates if default else [])
     if len(fitting) > 1:
@@ -225,5 +235,5 @@ def pretrained(kind: str, weights: str, default: bool) -> Path | None:
     return fitting[0] if fitting else None
 
 
-def _letters(name: str) -> str:
+def _keep_letters(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())

@@ -10,14 +10,14 @@ import torch
 CGROUP = Path("/sys/fs/cgroup")
 
 
-def free(device: torch.device) -> int:
+def get_free(device: torch.device) -> int:
     """Bytes that may still be taken on a device; on the CPU pages of files do not count as taken."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return min(_available(), _granted())
+    return min(_read_available(), _read_container_limit())
 
 
-def _available() -> int:
+def _read_available() -> int:
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
@@ -25,7 +25,7 @@ def _available() -> int:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _granted() -> int | float:
+def _read_container_limit() -> int | float:
     """What a container's limit leaves, infinity where there is none (cgroup v2, then v1)."""
     for limit, used, stat, key in (
         ("memory.max", "memory.current", "memory.stat", "inactive_file"),

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from earshot.core.errors import Refused, UserError, unless_temporary
+from earshot.core.errors import Refused, UserError, raise_if_temporary
 
 # No class is looked up or made by these, and none gives more bytes than it takes from the file.
 OPCODES = (
@@ -33,7 +33,7 @@ IMPOSSIBLE = 2**47  # bytes that an array would span if its axes of length 0 had
 PythonUnpickler: Any = pickle._Unpickler  # the one in C reads ahead, and has no table of opcodes
 
 
-class Reader(PythonUnpickler):
+class PlainUnpickler(PythonUnpickler):
     """Reads a pickle of text, numbers, lists, tuples, dicts and `leaves`; Refused, or nearly any Exception,
     for everything else.
 
@@ -45,7 +45,7 @@ class Reader(PythonUnpickler):
     max_bytes = 1 << 20  # of the pickle beside its arrays: each can make an object of eighty bytes
 
     def __init__(self, file: BinaryIO, names: dict[str, Any]):
-        super().__init__(_Limited(file, self.max_bytes))
+        super().__init__(_LimitedFile(file, self.max_bytes))
         self.file, self.names, self.weight = file, names, 0
 
     def load(self) -> Any:
@@ -108,7 +108,7 @@ class Reader(PythonUnpickler):
     }
 
 
-class _Limited:
+class _LimitedFile:
     """A file that gives what it is asked for or raises, and so many bytes in all."""
 
     def __init__(self, file: BinaryIO, left: int):
@@ -142,7 +142,7 @@ def load(path: Path | str, mmap: bool = True) -> dict[str, Any]:
         if path.exists() and not path.is_file():
             raise Refused("it is no file")
         with open(path, "rb") as file:
-            content = _ArrayReader(file, mmap).load()
+            content = _ArrayUnpickler(file, mmap).load()
             if file.read(1):
                 raise Refused("something follows its end")
         if type(content) is not dict:
@@ -150,7 +150,7 @@ def load(path: Path | str, mmap: bool = True) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run get_features.py again") from None
     except Exception as error:  # a damaged pickle can raise nearly anything
-        unless_temporary(path, error)
+        raise_if_temporary(path, error)
         reason = str(error) if isinstance(error, (Refused, OSError)) else "it is damaged"
         raise UserError(
             f"{path} is no cache that Earshot can read ({reason}): delete it and run get_features.py again"
@@ -158,20 +158,20 @@ def load(path: Path | str, mmap: bool = True) -> dict[str, Any]:
     return content
 
 
-class _Wrapper:
+class _ArrayWrapper:
     """joblib's announcement that an array follows."""
 
 
-class _ArrayReader(Reader):
+class _ArrayUnpickler(PlainUnpickler):
     leaves = (np.ndarray, np.memmap)
 
     def __init__(self, file: BinaryIO, mmap: bool):
         names = {"numpy.ndarray": NDARRAY, "numpy.dtype": _make_dtype}
-        super().__init__(file, names | {"joblib.numpy_pickle.NumpyArrayWrapper": _Wrapper})
+        super().__init__(file, names | {"joblib.numpy_pickle.NumpyArrayWrapper": _ArrayWrapper})
         self.size, self.mmap = os.fstat(file.fileno()).st_size, mmap
 
     def build(self, target: Any, state: Any) -> Any:
-        if type(target) is _Wrapper and type(state) is dict:
+        if type(target) is _ArrayWrapper and type(state) is dict:
             return self._read_array(**state)
         if not isinstance(target, np.dtype) or type(state) is not tuple:
             return super().build(target, state)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from earshot.core.errors import UserError, unless_temporary
+from earshot.core.errors import UserError, raise_if_temporary
 
 LARGEST = 4 << 20  # bytes
 
@@ -32,5 +32,5 @@ def read(path: Path | str) -> Any:
     except RecursionError:
         raise UserError(f"{path} is no valid YAML: it is nested too deeply") from None
     except OSError as error:
-        unless_temporary(path, error)
+        raise_if_temporary(path, error)
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None

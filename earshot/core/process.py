@@ -27,9 +27,9 @@ def prepare() -> None:
     To be called before torch, matplotlib or numba is imported.
     """
     _open_streams()
-    _print_anything()
-    _more_descriptors()
-    _home()
+    _escape_output()
+    _raise_descriptor_limit()
+    _set_home()
 
 
 def _open_streams() -> None:
@@ -49,14 +49,14 @@ def _open_streams() -> None:
             setattr(sys, name, open(descriptor, "w" if descriptor else "r", closefd=False))
 
 
-def _print_anything() -> None:
+def _escape_output() -> None:
     """In an ASCII or Latin-1 terminal, what it cannot show is escaped, and no line is a reason to stop."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError):  # a notebook's stream
             stream.reconfigure(errors=VISIBLE)  # type: ignore[union-attr]
 
 
-def _more_descriptors() -> None:
+def _raise_descriptor_limit() -> None:
     """More open files, where this user may have them: the usual 1024 is for programs that use select."""
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
@@ -67,7 +67,7 @@ def _more_descriptors() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _home() -> None:
+def _set_home() -> None:
     if not hasattr(os, "getuid"):
         return
     try:
@@ -80,9 +80,9 @@ def _home() -> None:
     if not named and not any(os.environ.get(name) for name in ("LOGNAME", "USER", "LNAME", "USERNAME")):
         os.environ["USER"] = f"user{os.getuid()}"  # torch needs a name; any will do
     home = os.environ.get("HOME") or (os.path.expanduser("~") if named else "")
-    if home and os.path.isdir(home) and _writable(home):
+    if home and os.path.isdir(home) and _is_writable(home):
         return
-    own = _private()
+    own = _make_private_folder()
     if not os.path.isdir(home):
         os.environ["HOME"] = str(own)
     for variable, name in CACHES.items():
@@ -91,14 +91,14 @@ def _home() -> None:
             (own / name).mkdir(exist_ok=True)
 
 
-def _writable(folder: str) -> bool:
+def _is_writable(folder: str) -> bool:
     """By trying: on a read-only disk the permissions say nothing."""
     with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=folder):
         return True
     return False
 
 
-def _private() -> Path:
+def _make_private_folder() -> Path:
     """A folder for temporary files that is this user's alone; mostly the same in every process."""
     folder = Path(tempfile.gettempdir()) / f"earshot-{os.getuid()}"
     with contextlib.suppress(OSError):

@@ -8,7 +8,7 @@ import torch
 from earshot.core.device import Device
 
 
-def seed_of(*parts: int) -> int:
+def derive_seed(*parts: int) -> int:
     """A seed that is a function of its parts, well mixed."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
 

@@ -6,7 +6,7 @@ import os
 import shlex
 
 
-def quoted(word: object) -> str:
+def quote(word: object) -> str:
     r"""A word as bash reads it back: quoted where it has to be, as `$'caf\xe9'` where it is not printable."""
     text = str(word)
     if text.isprintable():
@@ -18,6 +18,6 @@ def quoted(word: object) -> str:
     return f"$'{''.join(plain)}'"
 
 
-def command(*words: object) -> str:
+def join_command(*words: object) -> str:
     """The words as one line that bash runs."""
-    return " ".join(map(quoted, words))
+    return " ".join(map(quote, words))

@@ -26,22 +26,22 @@ LOOKALIKES = str.maketrans(
 
 
 @cache
-def key(text: str) -> str:
+def to_key(text: str) -> str:
     """What all spellings of one label share: composed Unicode, nothing of zero width, single blanks without
     outer ones, 1 for 1.0 (whole numbers that pandas made floats)."""
-    plain = " ".join(_composed(text).split())
+    plain = " ".join(_compose(text).split())
     return re.sub(r"^([+-]?\d+)\.0+$", r"\1", plain, flags=re.ASCII)
 
 
-def keys(texts: Iterable[str]) -> list[str]:
+def to_keys(texts: Iterable[str]) -> list[str]:
     """The key of each text."""
-    return [key(text) for text in texts]
+    return [to_key(text) for text in texts]
 
 
-def like(texts: Iterable[str], known: Iterable[str]) -> list[str]:
+def spell_like(texts: Iterable[str], known: Iterable[str]) -> list[str]:
     """The texts, each as `known` spells it, where that has it."""
-    spelled = {key(text): text for text in reversed(list(known))}
-    return [spelled.get(key(text), text) for text in texts]
+    spelled = {to_key(text): text for text in reversed(list(known))}
+    return [spelled.get(to_key(text), text) for text in texts]
 
 
 def settle(texts: Iterable[str], settled: dict[str, str]) -> None:
@@ -56,10 +56,10 @@ def settle(texts: Iterable[str], settled: dict[str, str]) -> None:
     for text in sorted(
         (text for text, _ in Counter(texts).most_common()), key=odd
     ):  # equals keep their order
-        settled.setdefault(key(text), text)
+        settled.setdefault(to_key(text), text)
 
 
-def unseen(text: str) -> list[str]:
+def find_invisible(text: str) -> list[str]:
     """The code points of zero width in a text, but for those that join the letters of some scripts and the
     parts of emoji."""
     letters = ZERO_WIDTH.findall(re.sub("(?<=[^\x00-\x7f])[\u200c\u200d\ufe00-\ufe0f]", "", text))
@@ -67,14 +67,14 @@ def unseen(text: str) -> list[str]:
 
 
 @cache
-def loose(text: str) -> str:
+def to_loose_key(text: str) -> str:
     """What labels share that may be meant as one and are not taken for one: without case, look-alike letters,
     leading zeros, kinds of blanks; True as 1, False as 0."""
-    plain = re.sub(r"(?<=\w)[\s_-]+(?=\w)", " ", _looks(key(text)).casefold())
+    plain = re.sub(r"(?<=\w)[\s_-]+(?=\w)", " ", _replace_lookalikes(to_key(text)).casefold())
     return re.sub(r"^0+(?=\d+$)", "", {"true": "1", "false": "0"}.get(plain, plain), flags=re.ASCII)
 
 
-def alike(texts: Iterable[str], by: Callable[[str], str]) -> list[list[str]]:
+def group_alike(texts: Iterable[str], by: Callable[[str], str]) -> list[list[str]]:
     """The texts that share what `by` makes of them, where several do."""
     groups: dict[str, list[str]] = {}
     for text in dict.fromkeys(texts):
@@ -82,16 +82,16 @@ def alike(texts: Iterable[str], by: Callable[[str], str]) -> list[list[str]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def near(text: str, known: Iterable[str]) -> str | None:
+def find_near(text: str, known: Iterable[str]) -> str | None:
     """The one among `known` that the text may mean, though it is spelled otherwise; None without any."""
     known = list(known)
-    same = [other for other in known if loose(other) == loose(text)]
+    same = [other for other in known if to_loose_key(other) == to_loose_key(text)]
     return next(iter(same or difflib.get_close_matches(text, known, 1)), None)
 
 
-def apart(*texts: str) -> list[str]:
+def quote_apart(*texts: str) -> list[str]:
     """The texts, quoted; the code points of the part that differs behind them where they look equal."""
-    if len({_looks(" ".join(text.split())) for text in texts}) == len(texts):
+    if len({_replace_lookalikes(" ".join(text.split())) for text in texts}) == len(texts):
         return [repr(text) for text in texts]
     head = len(os.path.commonprefix(texts))
     rest = [text[head:] for text in texts]
@@ -101,9 +101,9 @@ def apart(*texts: str) -> list[str]:
     return [f"{text!r} ({shown})" if shown else repr(text) for text, shown in zip(texts, points, strict=True)]
 
 
-def _composed(text: str) -> str:
+def _compose(text: str) -> str:
     return unicodedata.normalize("NFC", ZERO_WIDTH.sub("", text))
 
 
-def _looks(text: str) -> str:
-    return unicodedata.normalize("NFKC", _composed(text)).translate(LOOKALIKES)
+def _replace_lookalikes(text: str) -> str:
+    return unicodedata.normalize("NFKC", _compose(text)).translate(LOOKALIKES)

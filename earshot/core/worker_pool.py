@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from earshot.core import device
 from earshot.core.device import Device
 from earshot.core.errors import TemporaryError, UserError
-from earshot.core.files import LOCK, share
+from earshot.core.files import LOCK, share_lock
 
 if TYPE_CHECKING:
     from earshot.core.deadline import Deadline
@@ -68,7 +68,7 @@ def choose(name: str = "auto", precision: str = "auto") -> list[Device]:
     return [replace(item, precision=devices[0].precision) for item in devices]
 
 
-def threads(count: int) -> int:
+def count_threads(count: int) -> int:
     """Threads of each of so many processes: an equal share, so that the same command computes the same bits
     again."""
     import torch
@@ -76,18 +76,18 @@ def threads(count: int) -> int:
     return max(1, torch.get_num_threads() // count)
 
 
-def about(devices: Sequence[Device]) -> str:
+def describe_devices(devices: Sequence[Device]) -> str:
     """The devices in words."""
     if len(devices) == 1:
         return devices[0].about
     if devices[0].name == "cpu":
-        return f"CPU, {len(devices)} processes of {threads(len(devices))} threads"
+        return f"CPU, {len(devices)} processes of {count_threads(len(devices))} threads"
     return f"{len(devices)} devices, a process each: " + "; ".join(
         f"{each.name} {each.about}" for each in devices
     )
 
 
-class Team:
+class WorkerPool:
     """A process a device, each with one `work(device, *arguments)`, which is then called with tasks.
 
     A worker is called as worker(task, say, inbox): `say` sends any value to the parent, `inbox.passed()` is
@@ -98,7 +98,7 @@ class Team:
 
     Args:
         work: a class or function that a new process can import; `arguments` can be pickled.
-        folder: what this process holds by `files.locked`.
+        folder: what this process holds by `files.hold_lock`.
     """
 
     def __init__(self, devices: Sequence[Device], work: Callable[..., Any], arguments: tuple, folder: Path):
@@ -110,7 +110,7 @@ class Team:
         ]
         self.pipes: list[Connection] = []
         self.processes: list[Any] = []
-        share_of_threads = threads(len(devices))
+        share_of_threads = count_threads(len(devices))
         # Blocked for them for good: a Ctrl-C reaches the whole terminal, and it is this process
         # that tells them to stop.
         signals = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
@@ -132,7 +132,7 @@ class Team:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, signals)
 
-    def __enter__(self) -> Team:
+    def __enter__(self) -> WorkerPool:
         return self
 
     def __exit__(self, *reason: object) -> None:
@@ -145,9 +145,10 @@ class Team:
                 process.kill()
                 process.join()
 
-    def ready(self) -> list[Any]:
-        """Wait until every worker is made; the attribute `about` of each, None where it has none."""
-        return [self._hear(index)[1] for index in range(len(self.pipes))]
+    def wait_until_ready(self) -> list[Any]:
+        """Wait until every worker is made; the attribute `describe_devices` of each, None where it has
+        none."""
+        return [self._receive(index)[1] for index in range(len(self.pipes))]
 
     def run(self, tasks: Sequence[Any], on_message: Callable[[Any], None], deadline: Deadline) -> bool:
         """Hand out the tasks in order, each to whoever is free; False if the time ran out before all were
@@ -164,17 +165,17 @@ class Team:
         waiting, busy, all_done, is_stopping = deque(tasks), set(), True, False
         failed: BaseException | None = None
         for index in range(min(len(self.pipes), len(waiting))):
-            self._hand(index, waiting.popleft())
+            self._send_order(index, waiting.popleft())
             busy.add(index)
         while busy:
             if not is_stopping and (failed or deadline.passed()):
                 is_stopping = True
                 for index in busy:
-                    self._hand(index, STOP)
+                    self._send_order(index, STOP)
             for pipe in wait([self.pipes[index] for index in busy], POLL):
                 index = self.pipes.index(pipe)
                 try:
-                    message, value = self._hear(index)
+                    message, value = self._receive(index)
                 except BaseException as error:
                     if isinstance(error, (SystemExit, KeyboardInterrupt)):
                         raise
@@ -184,7 +185,7 @@ class Team:
                 if message == "say":
                     on_message(value)
                 elif waiting and not is_stopping and not deadline.passed() and value:
-                    self._hand(index, waiting.popleft())
+                    self._send_order(index, waiting.popleft())
                 else:
                     all_done = all_done and value
                     busy.discard(index)
@@ -192,11 +193,11 @@ class Team:
             raise failed
         return all_done and not waiting
 
-    def _hand(self, index: int, order: Any) -> None:
+    def _send_order(self, index: int, order: Any) -> None:
         with contextlib.suppress(OSError):  # it is gone, which is heard next
             self.pipes[index].send((order,) if order is STOP else (None, order))
 
-    def _hear(self, index: int) -> tuple[str, Any]:
+    def _receive(self, index: int) -> tuple[str, Any]:
         """The next message of a worker that is more than a printed line."""
         while True:
             try:
@@ -219,7 +220,7 @@ class Team:
             print(f"{self.names[index]}: {value}", flush=True)
 
 
-class Orders:
+class WorkerInbox:
     """What a worker has been told: tasks to come, and whether to stop at the next safe point."""
 
     def __init__(self, pipe: Connection):
@@ -238,13 +239,13 @@ class Orders:
         """Is it to stop?"""
         return self.stopped.is_set()
 
-    def tasks(self) -> Iterator[Any]:
+    def iterate_tasks(self) -> Iterator[Any]:
         """The tasks as they come, for ever."""
         while True:
             yield self.waiting.get()
 
 
-class _Lines(io.TextIOBase):
+class _LineSender(io.TextIOBase):
     """Standard output that sends whole lines."""
 
     def __init__(self, send: Callable[[str, Any], None]):
@@ -257,7 +258,7 @@ class _Lines(io.TextIOBase):
         return len(text)
 
 
-class _Log(io.TextIOWrapper):
+class _LogStream(io.TextIOWrapper):
     """Standard error as of a log: the progress bars of several processes would write over each other."""
 
     def isatty(self) -> bool:
@@ -271,29 +272,31 @@ def _serve(
     import torch
     from tqdm import tqdm
 
-    inbox, sending = Orders(pipe), threading.Lock()
+    inbox, sending = WorkerInbox(pipe), threading.Lock()
 
     def send(kind: str, value: Any) -> None:
         with sending:
             pipe.send((kind, value))
 
-    sys.stdout = _Lines(send)
-    sys.stderr = _Log(os.fdopen(os.dup(2), "wb"), encoding="utf-8", errors="replace", write_through=True)
+    sys.stdout = _LineSender(send)
+    sys.stderr = _LogStream(
+        os.fdopen(os.dup(2), "wb"), encoding="utf-8", errors="replace", write_through=True
+    )
     # its own would be one for several processes, which nobody removes after a kill
     tqdm.set_lock(threading.RLock())
     torch.set_num_threads(count)
-    with share(lock):
+    with share_lock(lock):
         try:
             worker = work(on, *arguments)
             send("ready", getattr(worker, "about", None))
-            for task in inbox.tasks():
+            for task in inbox.iterate_tasks():
                 send("done", worker(task, lambda value: send("say", value), inbox))
         except BaseException as error:
-            send("failed", _portable(error))
+            send("failed", _make_portable(error))
             inbox.waiting.get()  # it is the parent that ends this process
 
 
-def _portable(error: BaseException) -> BaseException:
+def _make_portable(error: BaseException) -> BaseException:
     """The error, or what says the same, such that another process can read it."""
     if not isinstance(error, (UserError, OSError)):
         error.add_note("".join(traceback.format_exception(error)))

@@ -10,7 +10,7 @@ from pathlib import Path
 from earshot.competition import suspicious
 from earshot.core import fonts, kinds
 from earshot.core.errors import UserError
-from earshot.core.files import check_output, locked, write_text
+from earshot.core.files import check_output, hold_lock, write_text
 from earshot.doctor import balance_and_shift, duplicates, label_errors, plots
 from earshot.doctor import embeddings as clips_of
 from earshot.doctor.embeddings import KINDS, Clips
@@ -102,7 +102,7 @@ def look(flags: DataFlags, say: Callable[[str], None]) -> list[Finding]:
             flags.runs, flags.runs_folder, cache.split("train")["ids"], cache.classes
         )
     clips = clips_of.load(folder, folds)
-    with locked(out, "the report"):
+    with hold_lock(out, "the report"):
         for name in FILES:  # of an earlier look: what is not found again must not be read again
             (out / name).unlink(missing_ok=True)
         findings: list[Finding] = []
@@ -174,7 +174,7 @@ def _pictures(clips: Clips, near: duplicates.Duplicates | None, out: Path) -> It
     except ImportError:
         yield warning("no pictures: pip install matplotlib")
         return
-    unnamed = fonts.warning(clips.cache.classes, "data_report.md has the names")
+    unnamed = fonts.format_warning(clips.cache.classes, "data_report.md has the names")
     if unnamed:
         yield warning(unnamed.removeprefix("warning: "))
 
@@ -191,6 +191,6 @@ def _report(summary: str, findings: list[Finding], out: Path, classes: list[str]
         "",
         *(f"![{name}]({name})\n" for name in pictures),
     ]
-    for number, name in fonts.legend(classes) if pictures else []:
+    for number, name in fonts.build_legend(classes) if pictures else []:
         lines.append(f"- {number} in the pictures: {name}")
     write_text(out / "data_report.md", "\n".join(lines).rstrip("\n") + "\n")

@@ -11,7 +11,7 @@ import numpy as np
 
 from earshot.core import kinds
 from earshot.core.errors import UserError
-from earshot.core.file_names import readings
+from earshot.core.file_names import list_readings
 from earshot.core.kinds import Kind
 from earshot.features.cache import Cache
 from earshot.features.source_files import INDEX, Sources
@@ -171,7 +171,7 @@ def _files(folder: Path, ids: np.ndarray) -> tuple[np.ndarray, list[str]]:
     known = Sources(folder.parent / INDEX).known
     by_name: dict[str, list[tuple[str, dict]]] = {}
     for path, entry in known.items():
-        for text in readings(path):
+        for text in list_readings(path):
             file = PurePosixPath(text)
             for name in {file.name, file.stem}:
                 by_name.setdefault(name, []).append((text, entry))

@@ -14,7 +14,7 @@ from pathlib import Path
 from earshot import extractors
 from earshot.audio import load as audio_load
 from earshot.core import kaggle_paths
-from earshot.core.disk_space import human
+from earshot.core.disk_space import format_bytes
 from earshot.core.errors import UserError
 from earshot.core.kaggle_paths import EXAMPLES
 from earshot.doctor.findings import Finding, ok, stop, warning
@@ -136,14 +136,16 @@ def disk(folder: Path = Path(".")) -> Iterator[Finding]:
             f"{kaggle_paths.WORKING}"
         )
         return
-    free, kept = shutil.disk_usage(place).free, kaggle_paths.left(place)
+    free, kept = shutil.disk_usage(place).free, kaggle_paths.get_quota_left(place)
     if kept is not None:
-        taken, whole = human(kaggle_paths.KEPT - kept), human(kaggle_paths.KEPT)
-        text = f"disk: {taken} of the {whole} that Kaggle keeps of {kaggle_paths.working()} are taken"
+        taken, whole = format_bytes(kaggle_paths.KEPT - kept), format_bytes(kaggle_paths.KEPT)
+        text = (
+            f"disk: {taken} of the {whole} that Kaggle keeps of {kaggle_paths.get_working_folder()} are taken"
+        )
         tight = kept < KEPT_LOW
         hint = "remove old caches and runs, or write features below /tmp (--out)"
     else:
-        text, tight = f"disk: {human(free)} free in {place}", free < ROOM
+        text, tight = f"disk: {format_bytes(free)} free in {place}", free < ROOM
         hint = "make space; both long stages say what they need before they begin"
     yield warning(f"{text}: {hint}") if tight else ok(text)
 
@@ -152,10 +154,10 @@ def memory() -> Iterator[Finding]:
     """How much memory is there to have, and how many cores."""
     import torch
 
-    from earshot.core.memory import free
+    from earshot.core.memory import get_free
 
-    have, cores = free(torch.device("cpu")), len(os.sched_getaffinity(0))
-    text = f"memory: {human(have)} to be had, {cores} cores"
+    have, cores = get_free(torch.device("cpu")), len(os.sched_getaffinity(0))
+    text = f"memory: {format_bytes(have)} to be had, {cores} cores"
     hint = "stop other processes, or give --memory 1 and a small --batch-size"
     yield warning(f"{text}: {hint}") if have < MEMORY_LOW else ok(text)
 

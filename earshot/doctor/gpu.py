@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from earshot.core import device, kaggle_paths, worker_pool
-from earshot.core.disk_space import human
+from earshot.core.disk_space import format_bytes
 from earshot.core.errors import UserError
 from earshot.doctor.findings import Finding, ok, stop, warning
 from earshot.kaggle.packages import version
@@ -48,7 +48,7 @@ def _without(torch: Any) -> Finding:
             f"there is a GPU, but torch {torch.__version__} (CUDA {torch.version.cuda}) cannot use it, so "
             f"{cpu}: is the driver too old for that CUDA, or CUDA_VISIBLE_DEVICES empty?"
         )
-    if kaggle_paths.root():
+    if kaggle_paths.get_input_root():
         return warning(f"no GPU, {cpu}: choose the accelerator GPU T4 x2 in the notebook's settings")
     return ok(f"no GPU, {cpu}, fp32 or what a trial finds faster")
 
@@ -60,7 +60,7 @@ def _gpu(torch: Any, index: int) -> Finding:
         return stop(f"GPU {index}: {error}")
     major, minor = torch.cuda.get_device_capability(index)
     free, total = torch.cuda.mem_get_info(index)
-    text = f"GPU {index}: {chosen.about}, a kernel ran, {human(free)} of {human(total)} free"
+    text = f"GPU {index}: {chosen.about}, a kernel ran, {format_bytes(free)} of {format_bytes(total)} free"
     if not built_for((major, minor), torch.cuda.get_arch_list()):
         return warning(
             f"{text}; this torch is not built for sm_{major}{minor} "

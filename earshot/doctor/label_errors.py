@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from earshot.core.errors import UserError
-from earshot.core.spelling import keys
+from earshot.core.spelling import to_keys
 from earshot.doctor.embeddings import Clips
 from earshot.doctor.findings import Finding, ok, warning, write_csv
 from earshot.doctor.similarity import centred, nearest
@@ -41,7 +41,7 @@ def out_of_fold(
                 "that train.py has finished a fold of"
             )
         oof = Oof.read(path)
-        if keys(oof.classes) != keys(classes):
+        if to_keys(oof.classes) != to_keys(classes):
             raise UserError(
                 f"{path} has other labels than the cache ({len(oof.classes)} there, {len(classes)} "
                 "here): name a run of this competition"

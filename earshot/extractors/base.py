@@ -16,7 +16,7 @@ import numpy as np
 from earshot.audio import windows
 from earshot.core import file_content, kaggle_paths, kinds
 from earshot.core.errors import UserError
-from earshot.core.fingerprint import RECORDED_WHERE_CHANGED, recorded  # noqa: F401 -- for the extractors
+from earshot.core.fingerprint import RECORDED_WHERE_CHANGED, to_record  # noqa: F401 -- for the extractors
 from earshot.core.kinds import Kind
 
 if TYPE_CHECKING:
@@ -343,7 +343,7 @@ def local(weights: str) -> Path | None:
         UserError: a file that only stands for the weights, such as a pointer of Git LFS.
     """
     path = Path(weights).expanduser()
-    place = path if path.exists() else kaggle_paths.named(path.name)
+    place = path if path.exists() else kaggle_paths.find_by_name(path.name)
     if place is not None and place.is_file():
-        file_content.check(place)
+        file_content.check_content(place)
     return place

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from earshot.core import kaggle_paths
-from earshot.core.errors import Refused, UserError, unless_temporary
+from earshot.core.errors import Refused, UserError, raise_if_temporary
 from earshot.extractors import base, mel
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Extractor(base.Extractor):
         """
         if weights is None:
             cached = _cache() / _name(settings)
-            there = cached if cached.is_file() else kaggle_paths.named(cached.name)
+            there = cached if cached.is_file() else kaggle_paths.find_by_name(cached.name)
             return [there] if there else []
         path = base.local(weights)
         if path is None:
@@ -228,7 +228,7 @@ def load(file: Path, network: str) -> torch.nn.Module:
     try:
         state = torch_weights.load(file)
     except (Refused, OSError) as error:
-        unless_temporary(file, error)
+        raise_if_temporary(file, error)
         raise UserError(
             f"efficientat: {file} is no file of weights that can be read safely ({error}): download it again"
         ) from None

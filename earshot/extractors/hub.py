@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from earshot.core import file_content, kaggle_paths
-from earshot.core.errors import UserError, unless_temporary
+from earshot.core.errors import UserError, raise_if_temporary
 from earshot.extractors import base
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Pretrained:
         # a download that was interrupted leaves the config without the weights
         if folder is not None and any(folder.glob("*.safetensors")):
             return folder
-        return kaggle_paths.pretrained(self.kind, weights, weights == self.default)
+        return kaggle_paths.find_pretrained_folder(self.kind, weights, weights == self.default)
 
     def checked(self, folder: Path) -> Path:
         """The folder if it holds this kind of network as safetensors, else a UserError that says what it
@@ -113,7 +113,7 @@ class Pretrained:
             raise UserError(
                 f"{self.extractor}: {folder} has no config.json, so no model in it: {self.ways_out}"
             )
-        file_content.check(folder / "config.json")
+        file_content.check_content(folder / "config.json")
         kind = self.json(folder / "config.json").get("model_type")
         if kind != self.kind:
             raise UserError(
@@ -127,7 +127,7 @@ class Pretrained:
                 f"{self.ways_out}"
             )
         for path in sorted(folder.glob("*.safetensors")):
-            file_content.check(path)
+            file_content.check_content(path)
         return folder
 
     def json(self, path: Path) -> dict:
@@ -135,7 +135,7 @@ class Pretrained:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            unless_temporary(path, error)
+            raise_if_temporary(path, error)
             raise UserError(
                 f"{self.extractor}: {path} is no readable JSON ({' '.join(str(error).split())[:80]})"
             ) from None
@@ -153,7 +153,7 @@ class Pretrained:
             except (
                 Exception
             ) as error:  # transformers raises OSError, ValueError, RuntimeError, SafetensorError, ...
-                unless_temporary(folder, error)
+                raise_if_temporary(folder, error)
                 reason = " ".join(str(error).split())[:160]
                 raise UserError(
                     f"{self.extractor}: the weights in {folder} cannot be loaded ({reason}): {self.ways_out}"

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from earshot.core import file_content
-from earshot.core.errors import Refused, UserError, unless_temporary
-from earshot.core.plain_pickle import Reader
+from earshot.core.errors import Refused, UserError, raise_if_temporary
+from earshot.core.plain_pickle import PlainUnpickler
 
 STORAGES = {
     "torch.FloatStorage": torch.float32,
@@ -45,7 +45,7 @@ def load(path: Path | str) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        file_content.check(path)
+        file_content.check_content(path)
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
@@ -64,7 +64,7 @@ def load(path: Path | str) -> dict[str, Any]:
     except (Refused, UserError):
         raise
     except Exception as error:  # a damaged zip or pickle can raise nearly anything, OSError included
-        unless_temporary(path, error)
+        raise_if_temporary(path, error)
         raise Refused(" ".join(str(error).split())[:80] or type(error).__name__) from None
     if type(content) is not dict:
         raise Refused(f"it holds a {type(content).__name__}")
@@ -82,7 +82,7 @@ def _read_member(archive: zipfile.ZipFile, name: str) -> bytes:
         raise Refused(f"it is damaged ({' '.join(str(error).split())[:60]})") from None
 
 
-class _TensorReader(Reader):
+class _TensorReader(PlainUnpickler):
     leaves = (torch.Tensor,)
     max_bytes = 1 << 22  # a network of ten thousand tensors takes half of it
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from earshot.core import checksums, kinds
 from earshot.core.errors import UserError
-from earshot.core.files import digest, digest_of, read_json, replacing
-from earshot.core.fingerprint import fingerprint, plain
+from earshot.core.files import hash_file, hash_value, read_json, replace_file
+from earshot.core.fingerprint import compute_fingerprint, to_json
 from earshot.core.kinds import Kind
 from earshot.core.plain_pickle import load
 from earshot.features import schema
@@ -69,8 +69,8 @@ def dump(path: Path | str, content: dict[str, Any]) -> None:
             raise TypeError(f"{key} is an array of Python objects")
     # Pickle writes a repeated string object once and refers back to it: fresh copies make the bytes
     # depend on values only.
-    content = {str(k): v if isinstance(v, (np.ndarray, Joined)) else plain(v) for k, v in content.items()}
-    with replacing(path) as file:
+    content = {str(k): v if isinstance(v, (np.ndarray, Joined)) else to_json(v) for k, v in content.items()}
+    with replace_file(path) as file:
         Pickler(file).dump(content)
 
 
@@ -101,7 +101,7 @@ class Cache:
             )
         try:
             checksums.read(self.folder / MANIFEST)
-        except checksums.Damaged as error:
+        except checksums.CorruptFile as error:
             raise UserError(f"{error}: {MAKE_ANEW}") from None
         wrong = schema.validate_manifest(self.manifest)
         if wrong:
@@ -110,9 +110,9 @@ class Cache:
         self.classes = self._labels()
         self.record: dict = self.manifest["record"]
         self.fingerprint: str = self.manifest["fingerprint"]
-        if fingerprint(self.record) != self.fingerprint:
+        if compute_fingerprint(self.record) != self.fingerprint:
             raise UserError(f"{folder}/{MANIFEST} was changed by hand: extract anew with --fresh")
-        found, wanted = digest_of(self.classes)[:16], self.record.get("labels")
+        found, wanted = hash_value(self.classes)[:16], self.record.get("labels")
         if wanted not in (None, found):
             raise UserError(
                 f"{folder}/unique_labels.pkl has other labels, or another order, than the features were made "
@@ -158,7 +158,7 @@ class Cache:
         path = self.folder / "digests.pkl"
         if "digests" not in self.manifest or not path.is_file():
             return None
-        if digest(path) != self.manifest["digests"]:
+        if hash_file(path) != self.manifest["digests"]:
             raise UserError(f"{path} is damaged (its checksum differs): {MAKE_ANEW}")
         found, clips = load(path).get("digests"), self.manifest["splits"]["train"]["clips"]
         if found is None or getattr(found, "dtype", None) != "uint8" or found.shape != (clips, 32):

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from earshot.audio import decode, load, spectrogram
-from earshot.core.file_names import readings
+from earshot.core.file_names import list_readings
 from earshot.features.source_files import INDEX, Sources
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def files(cache: Path, ids: Iterable[str]) -> dict[str, Path]:
     """
     known: dict[str, set[str]] = {}
     for path in Sources(cache.parent / INDEX).known:
-        names = map(PurePosixPath, readings(path))
+        names = map(PurePosixPath, list_readings(path))
         for key in {key for file in names for key in (file.name, file.stem)}:
             known.setdefault(key, set()).add(path)
     found = {}
@@ -37,7 +37,7 @@ def files(cache: Path, ids: Iterable[str]) -> dict[str, Path]:
         name = PurePosixPath(id).name
         matching = known.get(name) or known.get(PurePosixPath(id).stem) or set()
         exact = {
-            path for path in matching if any(one.endswith("/" + id) for one in readings(path))
+            path for path in matching if any(one.endswith("/" + id) for one in list_readings(path))
         } or matching
         if len(exact) == 1 and Path(path := exact.pop()).is_file():
             found[id] = Path(path)

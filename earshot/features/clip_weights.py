@@ -23,11 +23,12 @@ def of(clips: pd.DataFrame) -> np.ndarray | None:
         found = clips["weight"].to_numpy(dtype=np.float64).astype(np.float32)
     wrong = ~(np.isfinite(found) & (found > 0))
     if wrong.any():
-        from earshot.core.csv_table import shown  # with pandas, which a script's help does without
+        from earshot.core.csv_table import format_cell  # with pandas, which a script's help does without
 
         first = int(wrong.argmax())
         raise UserError(
-            f"the clip {shown(clips['id'].iloc[first])} has the weight {clips['weight'].iloc[first]:g}: a "
+            f"the clip {format_cell(clips['id'].iloc[first])} has the weight "
+            f"{clips['weight'].iloc[first]:g}: a "
             "weight is a number above 0; leave such clips out instead"
         )
     return found if (found != 1).any() else None

@@ -27,8 +27,10 @@ def found(out: str) -> tuple[Path | None, str]:
         )
     if here:
         return here[0], f"the only one in {out}/"
-    there = kaggle_paths.competition()
-    return there, "attached" if there else f"in {out}/" + (", none attached" if kaggle_paths.root() else "")
+    there = kaggle_paths.find_competition()
+    return there, "attached" if there else f"in {out}/" + (
+        ", none attached" if kaggle_paths.get_input_root() else ""
+    )
 
 
 def competition(out: str) -> str:
@@ -58,7 +60,7 @@ def features(competition: str | None, weighted: bool) -> tuple[str | None, str |
 
 def only_attached(name: str, other: str) -> bool:
     """Are the weights of the one extractor attached, and those of the other neither attached nor here?"""
-    place = kaggle_paths.root()
+    place = kaggle_paths.get_input_root()
     if place is None:
         return False
     first, second = (

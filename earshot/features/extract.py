@@ -16,9 +16,9 @@ import numpy as np
 from earshot import extractors
 from earshot.core import checksums, disk_space, worker_pool
 from earshot.core.deadline import LONG, Deadline, clock, patiently
-from earshot.core.device import Device, out_of_memory
-from earshot.core.disk_space import human
-from earshot.core.files import clear_temporary, empty
+from earshot.core.device import Device, is_out_of_memory
+from earshot.core.disk_space import format_bytes
+from earshot.core.files import clear_temporary, empty_folder
 from earshot.features import augmented_copies, cache, decode_ahead, for_run, merge_shards
 from earshot.features.augmented_copies import Copy
 from earshot.features.decode_ahead import Decoded
@@ -101,7 +101,7 @@ class Worker:
             try:
                 return self.extractor.extract(waves, offsets, self.batch_size)
             except RuntimeError as error:
-                if not out_of_memory(error) or self.batch_size == 1:
+                if not is_out_of_memory(error) or self.batch_size == 1:
                     raise
             self.batch_size //= 2
             print(f"out of memory: batch size {self.batch_size} from here on", flush=True)
@@ -159,7 +159,7 @@ def run(
         if todo:
             form, work = _start_workers(stack, devices, arguments)
         if fresh:
-            empty(plan.folder, first=cache.MANIFEST)  # what a kill leaves then belongs to nobody
+            empty_folder(plan.folder, first=cache.MANIFEST)  # what a kill leaves then belongs to nobody
         clear_temporary(plan.folder)
         checksums.write(plan.folder / cache.MANIFEST, {**merge_shards.head(plan), "complete": False})
         (plan.folder / "shards").mkdir(exist_ok=True)
@@ -169,7 +169,7 @@ def run(
             missing = sum(shard.clips for shard in todo)
         if todo:
             shapes = {view: shape for view, shape, _ in form.views}
-            print(disk_space.check(plan.folder, *of_cache(plan, shapes, total, missing)), flush=True)
+            print(disk_space.check_space(plan.folder, *of_cache(plan, shapes, total, missing)), flush=True)
         bar = stack.enter_context(_Bar(total, missing, len(devices)))
         clips = [shard for shard in todo if not shard.has_copies]
         copies = [shard for shard in todo if shard.has_copies]
@@ -200,8 +200,8 @@ def _start_workers(
     if len(devices) > 1:
         stack.enter_context(patiently())
         folder = arguments[0].folder
-        team = stack.enter_context(worker_pool.Team(devices, Worker, arguments, folder))
-        return team.ready()[0], team.run
+        team = stack.enter_context(worker_pool.WorkerPool(devices, Worker, arguments, folder))
+        return team.wait_until_ready()[0], team.run
     worker = stack.enter_context(contextlib.closing(Worker(devices[0], *arguments)))
     return worker.about, lambda tasks, report, deadline: worker(tasks[0], report, deadline)
 
@@ -291,6 +291,7 @@ def of_extraction(clips: int, seconds: float, size: int) -> str:
         clips: that are left. seconds: that they will take. size: bytes of all features.
     """
     return (
-        f"estimate, from the first shard: about {clock(seconds)} for the other {clips} clips; {human(size)} "
+        f"estimate, from the first shard: about {clock(seconds)} for the other {clips} clips; "
+        f"{format_bytes(size)} "
         "of features, twice that on the disk until they are joined"
     )

@@ -9,8 +9,8 @@ from typing import Any
 from earshot.core.config import AugmentFlags, CompetitionFlags, ExtractionFlags, Recipe
 from earshot.core.errors import UserError
 from earshot.core.fingerprint import record_name
-from earshot.core.shell import quoted
-from earshot.core.spelling import keys
+from earshot.core.shell import quote
+from earshot.core.spelling import to_keys
 from earshot.features import cache
 from earshot.features.schema import validate_record
 
@@ -133,7 +133,7 @@ def all_of(
     places = sorted({str(folder.parent) for folder in found})
     if not named and len(places) > 1:
         raise UserError(
-            f"which competition? there are {', '.join(places)}: choose one with --data {quoted(places[0])}, "
+            f"which competition? there are {', '.join(places)}: choose one with --data {quote(places[0])}, "
             "or name its caches with --features FOLDER, each"
         )
     opened, lines = [], []
@@ -149,7 +149,7 @@ def all_of(
         )
     first = opened[0]
     for other in opened[1:]:
-        if keys(other.classes) != keys(first.classes) or other.multilabel != first.multilabel:
+        if to_keys(other.classes) != to_keys(first.classes) or other.multilabel != first.multilabel:
             raise UserError(
                 f"{first.folder} and {other.folder} have different labels ({len(first.classes)} and "
                 f"{len(other.classes)}), or another order or task: they are no one competition's; choose "

@@ -12,7 +12,7 @@ import numpy as np
 from earshot import __version__, extractors
 from earshot.core import checksums
 from earshot.core.errors import UserError
-from earshot.core.files import digest, write_bytes
+from earshot.core.files import hash_file, write_bytes
 from earshot.features import augmented_copies, cache, clip_weights, reasons, schema
 from earshot.features.reasons import NOTES
 from earshot.features.shards import Shard, concatenate
@@ -86,7 +86,7 @@ def join(plan: Plan, shards: list[Shard]) -> None:
     manifest["span"] = of_split[0].form.span
     manifest["bad"] = len(bad_audio)
     if "train" in splits:  # not beside the other checksums: version 0.1 knows the names of those
-        manifest["digests"] = digest(folder / "digests.pkl")
+        manifest["digests"] = hash_file(folder / "digests.pkl")
     for note, clips in noted.items():
         if clips:
             manifest[note] = {"clips": len(clips), "first": clips[0]}

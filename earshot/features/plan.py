@@ -16,12 +16,12 @@ from earshot.core import checksums, kaggle_paths
 from earshot.core.config import AugmentFlags
 from earshot.core.disk_space import SLACK
 from earshot.core.errors import UserError
-from earshot.core.file_names import text_of
-from earshot.core.files import digest_of
-from earshot.core.fingerprint import differences, fingerprint
+from earshot.core.file_names import to_text
+from earshot.core.files import hash_value
+from earshot.core.fingerprint import compute_fingerprint, list_differences
 from earshot.features import augmented_copies, cache, clip_weights, reasons
 from earshot.features.schema import validate_manifest
-from earshot.features.source_files import INDEX, Sources, check_gone, unreadable
+from earshot.features.source_files import INDEX, Sources, check_missing, find_unreadable
 
 if TYPE_CHECKING:
     from earshot.audio.load import AudioSettings
@@ -54,7 +54,7 @@ class Plan:
     @property
     def fingerprint(self) -> str:
         """16 hex digits of `record`."""
-        return fingerprint(self.record)
+        return compute_fingerprint(self.record)
 
 
 def make(
@@ -80,7 +80,7 @@ def make(
         UserError: weights that cannot be had, a window that the network cannot take, copies that cannot be
             made.
     """
-    from earshot.extractors.base import Window, recorded
+    from earshot.extractors.base import Window, to_record
 
     augment = augment or AugmentFlags()
     made_by = extractors.module(extractor).Extractor
@@ -144,7 +144,7 @@ def make(
     if not files:
         made_by.fetch(settings, weights)
         files = made_by.find_weights(settings, weights)
-    place = kaggle_paths.root()
+    place = kaggle_paths.get_input_root()
     if files and place is not None and files[0].is_relative_to(place):
         notes.append(f"weights: {files[0] if len(files) == 1 else files[0].parent}, attached")
     contents = _contents(competition, sources, workers)
@@ -153,21 +153,21 @@ def make(
         **({"task": "multilabel"} if competition.multilabel else {}),
         "classes": len(competition.classes),
         "extractor": extractor,
-        "settings": recorded(settings),
+        "settings": to_record(settings),
         "audio": asdict(audio),
         "window": asdict(filled),
         **(
-            {"augment": recorded(augment)} if augment.augment else {}
+            {"augment": to_record(augment)} if augment.augment else {}
         ),  # records without copies stay what they were
-        "weights": digest_of(sources.compute_digests(files, workers))[:16] if files else None,
-        "labels": digest_of(competition.classes)[:16],
+        "weights": hash_value(sources.compute_digests(files, workers))[:16] if files else None,
+        "labels": hash_value(competition.classes)[:16],
         "sample_submission": _sample(competition, sources, workers),
         "clips": _splits(competition, contents),
         **({"metric": competition.metric} if competition.metric else {}),
     }
     sources.save()
     if like is not None:
-        found = differences(like, {key: record[key] for key in like})
+        found = list_differences(like, {key: record[key] for key in like})
         if found:
             raise UserError(
                 f"these are not the run's own features: {'; '.join(found[:3])} (there: the run's): "
@@ -186,7 +186,7 @@ def make(
         notes,
         augment,
         windows,
-        unreadable(contents),
+        find_unreadable(contents),
         tuple(contents.get(path, "") for path in labelled.path),
     )
 
@@ -254,7 +254,7 @@ def _clips(competition: Competition, part: Any, contents: dict[str, str], weight
     """
     # of text: a Path for each of many clips takes longer than all the rest
     root = f"{competition.root}{os.sep}"
-    names = [text_of(path.removeprefix(root)) for path in part.path]
+    names = [to_text(path.removeprefix(root)) for path in part.path]
     rows = [
         list(row)
         for row in zip(
@@ -277,7 +277,7 @@ def _clips(competition: Competition, part: Any, contents: dict[str, str], weight
                 rows, zip(part.start.tolist(), part.end.tolist(), strict=True), strict=True
             )
         ]
-    return f"{len(rows)} clips {digest_of(rows)[:12]}"
+    return f"{len(rows)} clips {hash_value(rows)[:12]}"
 
 
 def state(plan: Plan) -> str:
@@ -315,7 +315,7 @@ def state(plan: Plan) -> str:
             f"{plan.folder} was made by cache version {manifest.get('version')}, this is {cache.VERSION}: "
             "start over with --fresh, or choose another --cache NAME"
         )
-    found = differences(manifest["record"], plan.record)
+    found = list_differences(manifest["record"], plan.record)
     if found and not manifest.get("complete") and not any((plan.folder / "shards").glob("*.json")):
         return "new"  # begun with other files or settings, and nothing was made yet
     if found:
@@ -325,7 +325,7 @@ def state(plan: Plan) -> str:
             "give the new cache a name with --cache NAME, or start over with --fresh"
         )
         if manifest["record"].get("clips") != plan.record["clips"]:
-            check_gone(plan.folder.parent, plan.competition.root, other)
+            check_missing(plan.folder.parent, plan.competition.root, other)
         raise other
     wrong = validate_manifest(manifest)
     if wrong:

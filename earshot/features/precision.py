@@ -54,7 +54,7 @@ def of_shards(plan: Plan, kind: str) -> str | None:
     for path in sorted((plan.folder / "shards").glob("*.json")):
         try:
             seal = checksums.read(path)
-        except checksums.Damaged:
+        except checksums.CorruptFile:
             continue  # it will be made again
         if seal.get("fingerprint") == plan.fingerprint and str(seal.get("precision")).startswith(f"{kind} "):
             return seal["precision"].partition(" ")[2]

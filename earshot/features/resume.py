@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from earshot.core import checksums, disk_space
-from earshot.core.earlier_outputs import copy_file, folders
-from earshot.core.fingerprint import fingerprint
+from earshot.core.earlier_outputs import copy_file, find_folders
+from earshot.core.fingerprint import compute_fingerprint
 from earshot.features import cache, shards
 from earshot.features.schema import validate_manifest
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def caches(given: str | None) -> list[Path]:
     """The finished caches among the earlier outputs, to be read where they lie."""
-    found = [folder for folder in folders(given, cache.MANIFEST) if cache.is_cache(folder)]
+    found = [folder for folder in find_folders(given, cache.MANIFEST) if cache.is_cache(folder)]
     return [folder for folder in found if cache.peek(folder / cache.MANIFEST).get("complete")]
 
 
@@ -31,7 +31,7 @@ def adopt_cache(plan: Plan, given: str | None) -> list[str]:
         lines to say, none where nothing was taken.
     """
     fitting = []
-    for folder in folders(given, cache.MANIFEST):
+    for folder in find_folders(given, cache.MANIFEST):
         found = cache.peek(folder / cache.MANIFEST) if cache.is_cache(folder) else {}
         mine = plan.folder.exists() and folder.samefile(plan.folder)
         if (
@@ -54,19 +54,21 @@ def _whole(plan: Plan, folder: Path) -> list[str]:
     try:
         manifest = checksums.read(folder / cache.MANIFEST)
         wrong = validate_manifest(manifest) or (
-            "was made from something else" if fingerprint(manifest["record"]) != plan.fingerprint else None
+            "was made from something else"
+            if compute_fingerprint(manifest["record"]) != plan.fingerprint
+            else None
         )
         if wrong:
-            raise checksums.Damaged(f"{folder / cache.MANIFEST} {wrong}")
+            raise checksums.CorruptFile(f"{folder / cache.MANIFEST} {wrong}")
         sums = dict(manifest["sha256"])
         if isinstance(manifest.get("digests"), str) and (folder / "digests.pkl").is_file():
             sums["digests.pkl"] = manifest["digests"]
         total = sum((folder / name).stat().st_size for name in sums if (folder / name).is_file())
-        disk_space.check(plan.folder, total, total)
+        disk_space.check_space(plan.folder, total, total)
         for name, wanted in sums.items():
             copy_file(folder / name, plan.folder / name, wanted)
         copy_file(folder / cache.MANIFEST, plan.folder / cache.MANIFEST)  # last: it makes the rest a cache
-    except checksums.Damaged as error:
+    except checksums.CorruptFile as error:
         return [f"{error}: the earlier cache is not taken"]
     return [f"taken from an earlier session: the finished cache {folder}"]
 
@@ -84,10 +86,10 @@ def _shards(plan: Plan, folder: Path) -> list[str]:
             sums = found.get("sha256")
             wanted = sums.get(part.path.name) if isinstance(sums, dict) else None
             if not isinstance(wanted, str):
-                raise checksums.Damaged(f"{source} does not vouch for {part.path.name}")
+                raise checksums.CorruptFile(f"{source} does not vouch for {part.path.name}")
             copy_file(folder / "shards" / part.path.name, part.path, wanted)
             copy_file(source, part.seal)
             taken += part.last - part.first
-        except checksums.Damaged as error:
+        except checksums.CorruptFile as error:
             notes.append(f"{error}: not taken")
     return [*notes, f"taken from an earlier session: {taken} clips of {folder}"] if taken else notes

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from earshot.core import checksums
-from earshot.core.errors import OF_THE_FILE, TemporaryError, UserError, temporary
-from earshot.core.file_names import is_audio, text_of
-from earshot.core.files import digest
+from earshot.core.errors import OF_THE_FILE, TemporaryError, UserError, to_temporary
+from earshot.core.file_names import is_audio, to_text
+from earshot.core.files import hash_file
 
 INDEX = ".index.json"  # beside the caches of a competition
 IN_A_ROW = 20  # files that were listed and cannot be opened: a folder or drive is gone, not so many files
@@ -36,10 +36,12 @@ class Sources:
     def __init__(self, index: Path | str):
         self.index = Path(index)
         remembered = checksums.read_index(self.index)
-        self.known: dict[str, dict] = {path: entry for path, entry in remembered.items() if _sound(entry)}
+        self.known: dict[str, dict] = {
+            path: entry for path, entry in remembered.items() if _is_valid_entry(entry)
+        }
         self.changed = False
 
-    def _entry(self, path: str) -> dict:
+    def _find_entry(self, path: str) -> dict:
         try:
             state = checksums.find_state(path)
         except OSError as error:
@@ -47,7 +49,7 @@ class Sources:
             # A link may lead nowhere, and the folder's list has it all the same.
             leads_nowhere = os.path.islink(path) and "sha256" not in self.known.get(path, {})
             if error.errno not in OF_THE_FILE or is_missing and not leads_nowhere:
-                raise temporary(path, error) from None
+                raise to_temporary(path, error) from None
             return {}
         if state is None:  # a pipe would keep us waiting for ever
             return {}
@@ -66,26 +68,26 @@ class Sources:
                 return
             self.changed = True
             try:
-                entry["sha256"] = digest(path)
+                entry["sha256"] = hash_file(path)
             except OSError as error:
                 if error.errno not in (errno.EACCES, errno.EPERM):
-                    raise temporary(path, error) from None
+                    raise to_temporary(path, error) from None
 
-        with self._saving(), ThreadPoolExecutor(workers) as pool:
+        with self._save_on_failure(), ThreadPoolExecutor(workers) as pool:
             names = [str(path) for path in paths]
-            entries = [self._entry(name) for name in names]
+            entries = [self._find_entry(name) for name in names]
             list(pool.map(fill, names, entries))
             return [entry.get("sha256", "") for entry in entries]
 
     def read_headers(self, paths: Iterable[Path | str]) -> list[tuple[float, int] | None]:
         """(seconds, rate) per audio file, None for one whose header cannot be read."""
-        with self._saving():
-            return [self._header(path) for path in map(str, paths)]
+        with self._save_on_failure():
+            return [self._read_header(path) for path in map(str, paths)]
 
-    def _header(self, path: str) -> tuple[float, int] | None:
+    def _read_header(self, path: str) -> tuple[float, int] | None:
         from earshot.audio.load import BadAudio, info
 
-        entry = self._entry(path)
+        entry = self._find_entry(path)
         if entry and "seconds" not in entry:
             self.changed = True
             try:
@@ -96,7 +98,7 @@ class Sources:
         return (entry["seconds"], entry["rate"]) if entry.get("seconds") else None
 
     @contextlib.contextmanager
-    def _saving(self) -> Iterator[None]:
+    def _save_on_failure(self) -> Iterator[None]:
         """What was read until the disk or the network failed is not read again."""
         try:
             yield
@@ -117,7 +119,7 @@ class Sources:
             self.changed = False
 
 
-def unreadable(contents: dict[str, str]) -> frozenset[str]:
+def find_unreadable(contents: dict[str, str]) -> frozenset[str]:
     """The files that cannot be read.
 
     Args:
@@ -136,7 +138,7 @@ def unreadable(contents: dict[str, str]) -> frozenset[str]:
     return frozenset(path for path, content in contents.items() if not content)
 
 
-def gone(folder: Path | str, root: Path | str) -> list[str]:
+def find_missing(folder: Path | str, root: Path | str) -> list[str]:
     """Audio files below a competition's root that an earlier run has read, of folders that have none of those
     now: a drive that is away looks so, a clip that was taken out does not.
 
@@ -151,14 +153,14 @@ def gone(folder: Path | str, root: Path | str) -> list[str]:
     return sorted(path for paths in folders.values() if not any(map(os.path.exists, paths)) for path in paths)
 
 
-def check_gone(folder: Path | str, root: Path | str, error: UserError) -> None:
+def check_missing(folder: Path | str, root: Path | str, error: UserError) -> None:
     """Raise TemporaryError with an error's text where a folder of audio is gone that an earlier run has read:
     the error may come from that."""
-    paths = gone(folder, root)
+    paths = find_missing(folder, root)
     if paths:
         raise TemporaryError(
             f"{error}; but {len(paths)} audio files that were read before are gone with their folders "
-            f"(first: {text_of(paths[0])}): bring the drive or folder back, or start over with --fresh if "
+            f"(first: {to_text(paths[0])}): bring the drive or folder back, or start over with --fresh if "
             "that was meant"
         )
 
@@ -177,7 +179,7 @@ def forget(folder: Path | str, clip_files: Iterable[str]) -> None:
     sources.save()
 
 
-def _sound(entry: Any) -> bool:
+def _is_valid_entry(entry: Any) -> bool:
     """Is this what `Sources` writes of a file?"""
     if not isinstance(entry, dict) or not isinstance(entry.get("sha256", ""), str):
         return False

@@ -14,7 +14,7 @@ from earshot.audio import spectrogram
 from earshot.audio.decode import BadAudio
 from earshot.competition.labels import as_tuple
 from earshot.core import fonts
-from earshot.core.file_names import is_audio, text_of
+from earshot.core.file_names import is_audio, to_text
 from earshot.core.files import clear_temporary, write_bytes
 from earshot.features import clip_files
 
@@ -65,7 +65,7 @@ def wanted(competition: Competition, most: int) -> list[tuple[str, str, str]]:
             continue
         folder, names, count = safe(label, folders), {}, len(members)
         named = [
-            (path, f"{safe(id[: -len(Path(id).suffix)] if is_audio(id) else id, names, text_of(path))}.png")
+            (path, f"{safe(id[: -len(Path(id).suffix)] if is_audio(id) else id, names, to_text(path))}.png")
             for id, path in members
         ]
         chosen = (
@@ -93,15 +93,15 @@ def draw(competition: Competition, out: Path, most: int, workers: int, deadline:
         parent.mkdir(parents=True, exist_ok=True)
     began, bad, done = time.monotonic(), 0, 0
     classes = competition.classes
-    shown = dict(zip(classes, fonts.names(classes), strict=True))
-    hidden = fonts.legend(classes)
+    shown = dict(zip(classes, fonts.list_shown_names(classes), strict=True))
+    hidden = fonts.build_legend(classes)
     if hidden:  # a folder's name has only the letters that any system takes
         lines = "".join(f"{number}\t{label}\n" for number, label in hidden)
         write_bytes(folder / NUMBERS, f"number\tclass\n{lines}".encode())
 
     def draw_picture(path: str, label: str, name: str) -> bool:
         try:
-            title = f"{shown.get(label, label)}  ·  {text_of(Path(path).name)}"
+            title = f"{shown.get(label, label)}  ·  {to_text(Path(path).name)}"
             image = clip_files.picture(Path(path), title)
         except BadAudio:
             return False
@@ -128,7 +128,7 @@ def draw(competition: Competition, out: Path, most: int, workers: int, deadline:
     rate = f", {done / max(time.monotonic() - began, 1e-3):.0f} a second" if done > 20 else ""
     left_out = f", {bad} cannot be heard" if bad else ""
     print(f"pictures: {folder}, {len(every) - len(todo)} were there, {done - bad} drawn{left_out}{rate}")
-    unnamed = fonts.warning(classes, f"{folder / NUMBERS} has the names")
+    unnamed = fonts.format_warning(classes, f"{folder / NUMBERS} has the names")
     if unnamed:
         print(unnamed)
     return done == len(todo)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from earshot.core import cli, disk_space
 from earshot.core.errors import UserError
-from earshot.core.files import locked
+from earshot.core.files import hold_lock
 from earshot.kaggle.flags import BundleFlags, PushFlags, ScoresFlags
 
 ABOUT = (
@@ -50,10 +50,10 @@ def command(flags: BundleFlags) -> None:
     """Make the bundle, upload it where that is asked for, say what comes next."""
     from earshot.kaggle import bundle, push
 
-    with locked(Path(flags.out).absolute().parent / ".bundle", "the bundle in"):
+    with hold_lock(Path(flags.out).absolute().parent / ".bundle", "the bundle in"):
         out = bundle.make(flags)
         size = sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
-        print(f"bundle: {out}, {disk_space.human(size)}, checksums in {out / bundle.SUMS}")
+        print(f"bundle: {out}, {disk_space.format_bytes(size)}, checksums in {out / bundle.SUMS}")
         if flags.push:
             push.dataset(out, flags)
         else:

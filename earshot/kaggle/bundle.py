@@ -13,7 +13,7 @@ from pathlib import Path
 
 from earshot.core import disk_space
 from earshot.core.errors import UserError
-from earshot.core.files import digest, write_json, write_text
+from earshot.core.files import hash_file, write_json, write_text
 from earshot.kaggle.flags import BundleFlags
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,13 +60,13 @@ def make(flags: BundleFlags) -> Path:
     new = out.with_name(f".{out.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     needed = sum(path.stat().st_size for files in parts.values() for path, _ in files)
-    disk_space.check(new, needed, needed)
+    disk_space.check_space(new, needed, needed)
     for part, files in parts.items():
         for path, name in files:
             target = new / part / name if name else new / part
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
-        size = disk_space.human(sum(path.stat().st_size for path, _ in files))
+        size = disk_space.format_bytes(sum(path.stat().st_size for path, _ in files))
         print(f"bundle: {part}, {len(files)} files, {size}", flush=True)
     if flags.wheels or flags.packages:
         wheels(new / "wheels", (*LACKING, *flags.packages))
@@ -192,7 +192,7 @@ def seal(folder: Path) -> None:
     """Write the checksums of all files: `sha256sum -c SHA256SUMS` compares them."""
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     names = [name for name in names if name not in (METADATA, SUMS)]
-    write_text(folder / SUMS, "".join(f"{digest(folder / name)}  {name}\n" for name in names))
+    write_text(folder / SUMS, "".join(f"{hash_file(folder / name)}  {name}\n" for name in names))
 
 
 def title(slug: str) -> str:

@@ -14,7 +14,7 @@ from earshot.competition import file_index, zip_file
 from earshot.core import disk_space
 from earshot.core.errors import UserError
 from earshot.core.file_names import is_audio
-from earshot.core.files import locked, replacing
+from earshot.core.files import hold_lock, replace_file
 from earshot.kaggle import client
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
@@ -46,7 +46,7 @@ def fetched(name: str | None, out: str) -> str | None:
     if folder.with_name(f"{slug}.zip").is_file():
         return str(folder.with_name(f"{slug}.zip"))
     part = Path(out) / ".downloads" / slug
-    with locked(part, f"the download of {name} in"):
+    with hold_lock(part, f"the download of {name} in"):
         if not (folder / "unpacked" / zip_file.MARKER).is_file():
             ref = f"{dataset[1]}/{slug}" if dataset else slug
             path = esc50(part) if name == "esc50" else from_kaggle(ref, part, bool(dataset), name)
@@ -72,8 +72,11 @@ def from_kaggle(ref: str, part: Path, dataset: bool, name: str) -> Path:
         told = {"api": api, "forbidden": rules, "absent": f"there is no {kind} {ref}, or it is private"}
         with client.calling(about, **told):
             count, size, more = listed(api, ref, dataset)
-        print(f"download: {'more than ' if more else ''}{count} files, {disk_space.human(size)}", flush=True)
-        disk_space.check(part, 2 * size, 2 * size)  # the zip and what comes out of it
+        print(
+            f"download: {'more than ' if more else ''}{count} files, {disk_space.format_bytes(size)}",
+            flush=True,
+        )
+        disk_space.check_space(part, 2 * size, 2 * size)  # the zip and what comes out of it
         with client.calling(about, **told) as said:
             get = api.dataset_download_files if dataset else api.competition_download_files
             get(ref, path=str(part), quiet=not sys.stderr.isatty())
@@ -146,8 +149,8 @@ def esc50(part: Path) -> Path:
         with requests.get(ESC50, stream=True, timeout=60) as reply:
             reply.raise_for_status()
             size = int(reply.headers.get("Content-Length") or 0)
-            disk_space.check(part, 2 * size, 2 * size)
-            with replacing(path) as file:
+            disk_space.check_space(part, 2 * size, 2 * size)
+            with replace_file(path) as file:
                 for block in reply.iter_content(1 << 20):
                     file.write(block)
                 if size and file.tell() != size:

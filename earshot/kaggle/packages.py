@@ -62,7 +62,7 @@ def unfit() -> list[tuple[Any, str]]:
 
 def wheels() -> list[Path]:
     """The attached folders that hold wheels."""
-    folders = kaggle_paths.folders()
+    folders = kaggle_paths.list_folders()
     return [folder.path for folder in folders if any(name.endswith(".whl") for name in folder.names)]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from earshot.core.errors import UserError
-from earshot.core.files import digest, read_json, write_json, write_text
+from earshot.core.files import hash_file, read_json, write_json, write_text
 from earshot.kaggle import bundle, client
 from earshot.kaggle.download import NAME
 from earshot.kaggle.flags import BundleFlags, PushFlags
@@ -36,7 +36,7 @@ def dataset(folder: Path, flags: BundleFlags) -> None:
     about = read_json(path)
     about["id"] = f"{client.user(api) or about['id'].split('/')[0]}/{flags.slug}"
     write_json(path, about)
-    ref, sums = about["id"], digest(folder / bundle.SUMS)
+    ref, sums = about["id"], hash_file(folder / bundle.SUMS)
     told = {"api": api, "forbidden": "is the phone number of your account confirmed? Is the slug yours?"}
     try:
         with client.calling("the upload", **told):

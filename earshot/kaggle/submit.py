@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from earshot.core.errors import UserError
-from earshot.core.files import digest, digest_of
+from earshot.core.files import hash_file, hash_value
 from earshot.kaggle import client
 from earshot.kaggle.download import NAME
 from earshot.kaggle.flags import SubmitFlags
@@ -41,7 +41,7 @@ def code(flags: SubmitFlags) -> bool:
         "time": now(),
         "competition": flags.competition,
         "file": flags.kernel,
-        "sha256": digest_of(flags.kernel)[:16],
+        "sha256": hash_value(flags.kernel)[:16],
     }
     remaining(api, flags)
     asked(flags, row["sha256"], LEDGER)
@@ -89,7 +89,7 @@ def prepared(
     remaining(api, flags)
 
     def send(out: Path) -> None:
-        path, content = out.parent / ledger.NAME, digest(out)
+        path, content = out.parent / ledger.NAME, hash_file(out)
         asked(flags, content, path)
         with client.calling("the submission", api=api, **hints(name)) as said:
             reply = api.competition_submit(str(out), flags.message, name, quiet=True)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from earshot.core.errors import UserError
-from earshot.core.files import digest, read_json, replacing
-from earshot.core.shell import quoted
+from earshot.core.files import hash_file, read_json, replace_file
+from earshot.core.shell import quote
 
 if TYPE_CHECKING:
     from earshot.training.run import Run
@@ -59,7 +59,7 @@ def change(path: Path, by: Callable[[list[dict[str, str]]], None]) -> None:
     import pandas as pd
 
     # holds the lock of the file beside it from before the reading to after the rename
-    with replacing(path) as file:
+    with replace_file(path) as file:
         rows = read(path)
         by(rows)
         # the user may have added columns
@@ -100,7 +100,7 @@ def record(
     """
     path = out.parent / NAME
     try:
-        content = digest(out)
+        content = hash_file(out)
         oof = oof or known_oof(runs)
         row = {
             "time": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -126,7 +126,7 @@ def record(
         change(path, add)
     except (UserError, OSError) as error:
         return f"ledger: the submission stands, but is not entered in {path}: {' '.join(str(error).split())}"
-    where = "" if path == Path(PLACE) else f" --ledger {quoted(path)}"
+    where = "" if path == Path(PLACE) else f" --ledger {quote(path)}"
     return (
         f"ledger: {path}, {content[:12]}; once it is scored: python -m earshot.report.ledger --score "
         f"{content[:8]} SCORE{where}"
@@ -139,7 +139,7 @@ def find(rows: list[dict[str, str]], what: str, path: Path) -> int:
     Raises:
         UserError: none such, or several.
     """
-    wanted = digest(what) if Path(what).is_file() else what.lower()
+    wanted = hash_file(what) if Path(what).is_file() else what.lower()
     if not re.fullmatch("[0-9a-f]{4,64}", wanted):
         raise UserError(f"--score {what}: no such file, and no hash of at least 4 hex digits")
     known = [row["sha256"] for row in rows]

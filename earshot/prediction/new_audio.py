@@ -13,8 +13,8 @@ from earshot.competition.file_index import Files
 from earshot.core.config import with_defaults
 from earshot.core.device import Device
 from earshot.core.errors import UserError
-from earshot.core.file_names import audio_suffixes, text_of
-from earshot.core.files import digest, digest_of
+from earshot.core.file_names import list_audio_suffixes, to_text
+from earshot.core.files import hash_file, hash_value
 from earshot.features.decode_ahead import bites, decode
 from earshot.features.reasons import NOTES
 from earshot.training.run import Run
@@ -42,13 +42,13 @@ def listed(paths: list[str]) -> tuple[list[str], list[Path], list[str]]:
             files += [Path(folder.to_absolute(name)) for name in inside]
             notes += folder.describe_unused_files()
         elif path.is_file():
-            ids.append(text_of(str(path)))
+            ids.append(to_text(str(path)))
             files.append(path)
         else:
             raise UserError(f"no audio file or folder {path}")
     if not files:
         seen = f" ({'; '.join(notes)})" if notes else ""
-        raise UserError(f"no audio in {', '.join(paths)}{seen}: looked for {' '.join(audio_suffixes())}")
+        raise UserError(f"no audio in {', '.join(paths)}{seen}: looked for {' '.join(list_audio_suffixes())}")
     return ids, files, notes
 
 
@@ -69,7 +69,7 @@ def extractor_of(run: Run, weights: str | None, device: Device) -> tuple[Any, Au
     if not files:
         module.Extractor.fetch(settings, weights)
         files = module.Extractor.find_weights(settings, weights)
-    found = digest_of([digest(file) for file in files])[:16] if files else None
+    found = hash_value([hash_file(file) for file in files])[:16] if files else None
     if found != made["weights"]:
         raise UserError(
             f"the weights {weights} are not those that {run.folder} was trained with ({found} here, "

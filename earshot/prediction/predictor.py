@@ -11,7 +11,7 @@ import numpy as np
 
 from earshot.audio.load import BadAudio
 from earshot.core.device import Device
-from earshot.core.files import digest_of
+from earshot.core.files import hash_value
 from earshot.extractors.base import ClipFeatures
 from earshot.features.decode_ahead import decode
 from earshot.prediction import new_audio
@@ -81,7 +81,7 @@ class Hearing:
         self.lock = threading.RLock()
         by_key: dict[str, Ears] = {}
         for run in self.runs:
-            key = digest_of(run.config["record"]["features"])[:16]
+            key = hash_value(run.config["record"]["features"])[:16]
             if key not in by_key:
                 by_key[key] = Ears(key, *new_audio.extractor_of(run, weights, device))
             self._ears[self._key(run)] = by_key[key]

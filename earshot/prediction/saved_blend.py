@@ -11,8 +11,8 @@ import numpy as np
 
 from earshot.core import checksums
 from earshot.core.errors import UserError
-from earshot.core.files import digest_of, empty, locked, plain_name
-from earshot.core.shell import command
+from earshot.core.files import check_plain_name, empty_folder, hash_value, hold_lock
+from earshot.core.shell import join_command
 from earshot.prediction.blend_schema import validate_blend
 from earshot.training.oof import Oof
 from earshot.training.run import CONFIG, Run
@@ -28,12 +28,12 @@ def fingerprint_of(folder: Path) -> str | None:
     """What tells a run or a kept blend from another; None where there is neither."""
     if (folder / CONFIG).is_file():
         return str(Run.open(folder).config["fingerprint"])
-    return digest_of(read(folder))[:16] if (folder / NAME).is_file() else None
+    return hash_value(read(folder))[:16] if (folder / NAME).is_file() else None
 
 
 def claim(name: str | None, folder: Path, members: list[Path]) -> None:
     """UserError where a blend cannot be kept under that name."""
-    plain_name("--name", name)
+    check_plain_name("--name", name)
     if (folder / CONFIG).exists():
         raise UserError(f"--name {name}: {folder} is a trained run: choose another name for the blend")
     if (folder / AUTO).exists():
@@ -47,8 +47,8 @@ def claim(name: str | None, folder: Path, members: list[Path]) -> None:
 
 def keep(folder: Path, members: list[Path], metric: str, found: Blended, oof: Oof) -> None:
     """Write a blend into its folder, in place of what was there; arguments as `write` takes them."""
-    with locked(folder, "the blend"):
-        empty(folder, NAME)
+    with hold_lock(folder, "the blend"):
+        empty_folder(folder, NAME)
         write(folder, members, metric, found, oof)
 
 
@@ -96,7 +96,7 @@ def anew(folder: Path, method: str = "auto", runs: Sequence[Path] = (Path("runs/
     """
     where = () if folder.parent == Path("runs") else ("--runs-folder", folder.parent)
     words = ("--runs", *map(named, runs), "--blend", method, "--name", folder.name, *where)
-    return f"blend anew with {command('python', 'predict.py', *words)}"
+    return f"blend anew with {join_command('python', 'predict.py', *words)}"
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def read(folder: Path) -> dict[str, Any]:
     """
     try:
         found = checksums.read(folder / NAME, OOF)
-    except checksums.Damaged as error:
+    except checksums.CorruptFile as error:
         raise UserError(f"{error}: {anew(folder)}") from None
     if validate_blend(found):
         raise UserError(f"{folder / NAME} is no blend that can be applied: {anew(folder)}")

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from earshot.core.errors import UserError
-from earshot.core.files import digest
+from earshot.core.files import hash_file
 from earshot.prediction.members import Member
 from earshot.training import training_clips
 from earshot.training.predict import predictors
@@ -80,7 +80,7 @@ class SeenClips:
             name: what the file was called, where `path` is a copy.
         """
         try:
-            ids = self._ids.get(digest(path), []) if self._ids else []
+            ids = self._ids.get(hash_file(path), []) if self._ids else []
         except OSError:  # whoever decodes it says why
             return None
         if ids:

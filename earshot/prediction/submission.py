@@ -12,9 +12,9 @@ import pandas as pd
 
 from earshot.competition import labels, long_format, sample_answers
 from earshot.core import csv_table, spelling
-from earshot.core.csv_text import as_text
+from earshot.core.csv_text import to_csv
 from earshot.core.errors import UserError
-from earshot.core.files import digest, write_bytes
+from earshot.core.files import hash_file, write_bytes
 from earshot.training.metrics import THRESHOLD
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def sample_of(cache: Cache) -> Path | None:
     path = cache.folder / "sample_submission.csv"
     if "sample_submission" not in cache.record:
         return path if path.exists() else None
-    found, wanted = digest(path)[:12] if path.is_file() else None, cache.record["sample_submission"]
+    found, wanted = hash_file(path)[:12] if path.is_file() else None, cache.record["sample_submission"]
     if found != wanted:
         raise UserError(
             f"{path} was changed after the extraction (content {found or 'nothing'} now, "
@@ -274,7 +274,7 @@ def render(
     if multilabel and sample is not None:
         separator = _as_in(sample, columns[0], classes, separator)
     made = build(ids, probabilities, classes, columns, sample, multilabel, separator)
-    data = as_text([made.columns, *made.itertuples(index=False, name=None)]).encode("utf-8")
+    data = to_csv([made.columns, *made.itertuples(index=False, name=None)]).encode("utf-8")
     # The bytes are read back before they are written, so that the guard sees what the leaderboard will see.
     table = pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False)
     id_column = columns[0] if sample is None else id_column_of(sample, columns[0])
@@ -320,8 +320,8 @@ def score(table: pd.DataFrame, solution_path: Path) -> dict[str, float]:
 
     solution = csv_table.read(solution_path)
     id_column, label_column = solution.columns[:2]
-    truth = solution.set_index(id_column)[label_column].map(spelling.key)
-    found = table.set_index(id_column)[label_column].map(spelling.key).reindex(truth.index)
+    truth = solution.set_index(id_column)[label_column].map(spelling.to_key)
+    found = table.set_index(id_column)[label_column].map(spelling.to_key).reindex(truth.index)
     return {
         "f1_macro": float(metrics.f1_score(truth, found, average="macro", zero_division=0)),
         "accuracy": float((truth == found).mean()),

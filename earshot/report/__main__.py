@@ -7,7 +7,7 @@ from pathlib import Path
 
 from earshot.core import cli
 from earshot.core.errors import UserError
-from earshot.core.shell import quoted
+from earshot.core.shell import quote
 
 ABOUT = (
     "Look at runs.\n"
@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
     if not names:
         raise UserError(
             "which run? name one for its report, several to compare them: python -m earshot.report "
-            f"{quoted(flags.runs_folder)}/*"
+            f"{quote(flags.runs_folder)}/*"
         )
     # before pandas and matplotlib are imported
     print(f"report: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}", flush=True)

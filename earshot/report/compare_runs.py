@@ -11,7 +11,7 @@ import numpy as np
 
 from earshot.core import fonts
 from earshot.core.errors import UserError
-from earshot.core.files import digest_of, write_bytes, write_text
+from earshot.core.files import hash_value, write_bytes, write_text
 from earshot.report import html, results, style
 from earshot.report.curves import NAMES
 from earshot.report.results import Results
@@ -40,7 +40,7 @@ def make(folders: list[Path], out: Path) -> list[str]:
     )
     worse = metric == "log_loss"
     found.sort(key=lambda one: (one.scores[metric] * (1 if worse else -1), one.name))
-    clips = [digest_of([sorted(one.ids.tolist()), one.classes])[:6] for one in found]
+    clips = [hash_value([sorted(one.ids.tolist()), one.classes])[:6] for one in found]
     rows = [_row(one, metric, same) for one, same in zip(found, clips, strict=True)]
     text = io.StringIO()
     writer = csv.DictWriter(text, rows[0], lineterminator="\n")
@@ -51,7 +51,7 @@ def make(folders: list[Path], out: Path) -> list[str]:
         with style.style():
             drawn = style.png(_figure(found, metric))
         names = [one.name for one in found]
-        unnamed = fonts.warning(names, f"{out / 'comparison.html'} has the names")
+        unnamed = fonts.format_warning(names, f"{out / 'comparison.html'} has the names")
     except ImportError as error:
         raise UserError(
             f"pictures need matplotlib ({error}): pip install matplotlib; {out}/comparison.csv has the table"
@@ -72,10 +72,10 @@ def make(folders: list[Path], out: Path) -> list[str]:
         ),
         *map(html.paragraph, cautions),
         html.image(drawn, f"{metric} of each run"),
-        *html.numbers("run", fonts.legend(names)),
+        *html.numbers("run", fonts.build_legend(names)),
         html.table(list(rows[0]), [list(row.values()) for row in rows]),
     ]
-    write_text(out / "comparison.html", html.page("Runs compared", digest_of(rows)[:16], parts))
+    write_text(out / "comparison.html", html.page("Runs compared", hash_value(rows)[:16], parts))
     width = max(len(str(row["run"])) for row in rows)
     lines += [
         f"{row['run']:<{width}}  {metric} {row[metric]:.4f} ± {row['fold std']:.4f} over {row['folds']} "

@@ -87,7 +87,7 @@ def pictures(results: Results, clips: list[Hard]) -> dict[str, Image.Image]:
 def titles(clips: list[Hard]) -> dict[str, str]:
     """What the pictures call clips, by their id: the id, or a number where no installed font can draw it."""
     ids = [clip.id for clip in clips]
-    return dict(zip(ids, fonts.names(ids), strict=True))
+    return dict(zip(ids, fonts.list_shown_names(ids), strict=True))
 
 
 def _cached(folder: Path, titles: dict[str, str]) -> dict[str, Image.Image]:

@@ -34,7 +34,7 @@ def make(folder: Path, again: bool = True, say: Callable[[str], None] = print) -
         with style.style():
             figures = {**curves.draw(found), **confusion.draw(found), **per_class.draw(found)}
             drawn = {name: style.png(figure) for name, figure in figures.items()}
-        unnamed = fonts.warning(found.classes, f"{folder / HTML} has the names")
+        unnamed = fonts.format_warning(found.classes, f"{folder / HTML} has the names")
     except ImportError as error:
         raise UserError(f"pictures need matplotlib ({error}): pip install matplotlib") from None
     from earshot.audio import spectrogram
@@ -78,7 +78,7 @@ def _parts(
         html.tiles(_tiles(found)),
     ]
     parts += _scores(found)
-    parts += html.numbers("class", fonts.legend(found.classes))
+    parts += html.numbers("class", fonts.build_legend(found.classes))
     titles = {"loss_curves.png": "Loss", "accuracy_curves.png": "Accuracy", "f1_curves.png": "F1"}
     if any(name in drawn for name in titles):
         parts += [
@@ -122,7 +122,7 @@ def _parts(
         parts.append(
             html.paragraph("The mistakes with the largest loss, each class with the probability that it got.")
         )
-        numbers = {id: f"{number}: " for number, id in fonts.legend([c.id for c in hard])}
+        numbers = {id: f"{number}: " for number, id in fonts.build_legend([c.id for c in hard])}
         lines = [
             f"{numbers.get(c.id, '')}{c.id} (fold {c.fold}): is {c.truth}; predicted {c.said}" for c in hard
         ]

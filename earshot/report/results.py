@@ -12,7 +12,7 @@ import numpy as np
 
 from earshot.core import checksums
 from earshot.core.errors import UserError
-from earshot.core.files import digest_of
+from earshot.core.files import hash_value
 from earshot.prediction import saved_blend
 from earshot.training import metrics
 from earshot.training.oof import Oof
@@ -96,7 +96,7 @@ class Results(Oof):
             self.folds.tolist(),
             self.labels.tolist(),
         ]
-        return digest_of([self.config, self.extra, history, digest_of(data)])[:16]
+        return hash_value([self.config, self.extra, history, hash_value(data)])[:16]
 
 
 def is_one(folder: Path) -> bool:
@@ -119,7 +119,7 @@ def load(folder: Path) -> Results:
     elif (folder / BLEND).is_file():
         try:
             extra = dict(checksums.read(folder / BLEND, saved_blend.OOF))
-        except checksums.Damaged as error:
+        except checksums.CorruptFile as error:
             raise UserError(f"{error}: {saved_blend.anew(folder)}") from None
         path, classes = folder / saved_blend.OOF, None
         config, metric = {}, str(extra.get("metric", "f1_macro"))

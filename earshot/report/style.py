@@ -75,7 +75,7 @@ def png(figure: Figure) -> bytes:
 
     for text in figure.findobj(Text):
         if not text.get_text().isascii():  # matplotlib goes on to the next where a font lacks a character
-            text.set_fontfamily([*text.get_fontfamily(), *fonts.families([text.get_text()])])
+            text.set_fontfamily([*text.get_fontfamily(), *fonts.list_families([text.get_text()])])
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=DPI, metadata={"Software": None})
     return data.getvalue()
@@ -83,10 +83,10 @@ def png(figure: Figure) -> bytes:
 
 def short(name: str, most: int = 24) -> str:
     """A name or another text that fits, with a question mark for what no installed font has."""
-    name = fonts.readable(name)
+    name = fonts.replace_undrawable(name)
     return name if len(name) <= most else name[: most - 1] + "…"
 
 
 def names(given: Sequence[str], most: int = 24) -> list[str]:
     """What a picture shows for classes: names that fit, numbers for those that no installed font can draw."""
-    return [short(name, most) for name in fonts.names(given)]
+    return [short(name, most) for name in fonts.list_shown_names(given)]

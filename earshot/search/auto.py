@@ -15,8 +15,8 @@ import numpy as np
 
 from earshot.core import checksums, config
 from earshot.core.errors import UserError
-from earshot.core.files import check_output, digest, empty, locked, plain_name, read_json
-from earshot.core.fingerprint import differences, fingerprint, plain
+from earshot.core.files import check_output, check_plain_name, empty_folder, hash_file, hold_lock, read_json
+from earshot.core.fingerprint import compute_fingerprint, list_differences, to_json
 from earshot.features import find_cache
 from earshot.prediction import saved_blend
 from earshot.search import leaderboard
@@ -33,7 +33,7 @@ def announce(flags: AutoFlags, machine: config.TrainMachineFlags) -> list[Cache]
     """The caches to use; says which, before torch is imported."""
     caches, lines = find_cache.all_of(flags.data, flags.features, machine.continue_from)
     metrics.check(flags.metric, caches[0].multilabel)
-    plain_name("--name", flags.name)
+    check_plain_name("--name", flags.name)
     check_output(flags.out)
     print(f"bake-off: {', '.join(str(one.folder) for one in caches)}; {machine.max_hours or HOURS:g} h")
     for line in lines:
@@ -49,12 +49,14 @@ def inputs_of(opened: list[Cache], flags: AutoFlags) -> dict[str, Any]:
         name if names.count(name) == 1 else str(one.folder): one.fingerprint
         for name, one in zip(names, opened, strict=True)
     }
-    return plain(
+    return to_json(
         {
             "features": named,
             "folds": flags.folds,
             "metric": flags.metric,
-            "candidates": [[r.name, fingerprint({"head": r.head, "training": r.training})] for r in recipes],
+            "candidates": [
+                [r.name, compute_fingerprint({"head": r.head, "training": r.training})] for r in recipes
+            ],
         }
     )
 
@@ -70,10 +72,10 @@ def read_state(folder: Path, inputs: dict[str, Any], hours: float) -> dict[str, 
         return fresh
     try:
         state = checksums.read(folder / saved_blend.AUTO)
-    except checksums.Damaged as error:
+    except checksums.CorruptFile as error:
         print(f"{error}: its runs are taken up again, what was decided is decided anew")
         return fresh
-    changes = differences(state["inputs"], inputs)
+    changes = list_differences(state["inputs"], inputs)
     if changes:
         raise UserError(
             f"{folder} is a bake-off of something else: {'; '.join(changes[:3])}: give the new one another "
@@ -93,12 +95,15 @@ def run(opened: list[Cache], flags: AutoFlags, machine: config.TrainMachineFlags
         began: when the command did, on the monotonic clock.
     """
     inputs, hours = inputs_of(opened, flags), HOURS if machine.max_hours is None else machine.max_hours
-    folder, out = Path(flags.runs_folder) / (flags.name or f"auto-{fingerprint(inputs)[:8]}"), Path(flags.out)
+    folder, out = (
+        Path(flags.runs_folder) / (flags.name or f"auto-{compute_fingerprint(inputs)[:8]}"),
+        Path(flags.out),
+    )
     if (folder / "config.yaml").exists():
         raise UserError(f"--name {flags.name}: {folder} is a trained run: give the bake-off another name")
-    with locked(folder, "the bake-off"):
+    with hold_lock(folder, "the bake-off"):
         if machine.fresh:
-            empty(folder)
+            empty_folder(folder)
         state = read_state(folder, inputs, hours)
         if (
             state["done"]
@@ -145,10 +150,10 @@ def _end(trainer: Contest, opened: list[Cache], out: Path) -> None:
     chosen = [members.open_one(trainer.folder / name) for name in finished]
     whole, blended, oof, lines = members.fit(chosen, "auto")
     before = (
-        digest(trainer.folder / saved_blend.NAME) if (trainer.folder / saved_blend.NAME).exists() else None
+        hash_file(trainer.folder / saved_blend.NAME) if (trainer.folder / saved_blend.NAME).exists() else None
     )
     saved_blend.write(trainer.folder, [member.folder for member in chosen], whole.metric, blended, oof)
-    if digest(trainer.folder / saved_blend.NAME) != before:
+    if hash_file(trainer.folder / saved_blend.NAME) != before:
         (trainer.folder / "test.json").unlink(missing_ok=True)
     for line in [
         f"out-of-fold, final epochs, {len(oof.ids)} clips",

@@ -18,7 +18,7 @@ import models
 from earshot.core import checksums, config, worker_pool
 from earshot.core.deadline import SIGNALS, Deadline, clock
 from earshot.core.errors import UserError
-from earshot.core.files import append_text, digest_of, locked, read_json
+from earshot.core.files import append_text, hash_value, hold_lock, read_json
 from earshot.prediction import saved_blend, significance
 from earshot.search.candidates import CPU_PARAMETERS, CPU_SPEED, Candidate, at_once, size
 from earshot.training import cross_validation, experiment, metrics, precision
@@ -150,12 +150,12 @@ class Contest:
                 0,
             )
             pairs = sorted((str(id), int(fold)) for id, fold in zip(job.rows.ids, job.numbers, strict=True))
-            if self.state.setdefault("clips", digest_of(pairs)[:12]) != digest_of(pairs)[:12]:
+            if self.state.setdefault("clips", hash_value(pairs)[:12]) != hash_value(pairs)[:12]:
                 raise UserError(
                     f"{candidate.cache.folder} has other training clips or folds than the cache before it"
                 )
             self.state["folds"] = job.wanted()
-            with locked(self.folder / name, "the run"):
+            with hold_lock(self.folder / name, "the run"):
                 self.current = (name, job, job.begin(self.folder / name, False, quiet=True))
         return self.current[1:]
 
@@ -202,7 +202,7 @@ class Contest:
             return
         job, run = self.prepared(name)
         deadline = Deadline(None if anyhow else max(0.0, self.compute_seconds_left()) / 3600)
-        with locked(run.folder, "the run"):
+        with hold_lock(run.folder, "the run"):
             done = cross_validation.train_folds(job, run, wanted, deadline)
             if any(run.get_fold_folder(n).predictions("last") is not None for n in run.list_finished_folds()):
                 summarise(run, job.rows, job.numbers)

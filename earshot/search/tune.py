@@ -16,8 +16,8 @@ import numpy as np
 import models
 from earshot.core.config import TrainingFlags
 from earshot.core.errors import UserError
-from earshot.core.files import append_text, empty, read_json
-from earshot.core.fingerprint import fingerprint
+from earshot.core.files import append_text, empty_folder, read_json
+from earshot.core.fingerprint import compute_fingerprint
 from earshot.training import cross_validation, estimators, metrics
 from earshot.training.experiment import Head, Job
 from earshot.training.run import Run
@@ -106,7 +106,7 @@ def tune(trials: int, job: Job, folder: Path, wanted: list[int], deadline: Deadl
         UserError: no Optuna; no trial that could be trained.
     """
     if job.machine.fresh:
-        empty(folder)
+        empty_folder(folder)
         job.machine = replace(job.machine, fresh=False)
     base, head = job.settings, job.head_spec
     options, at_once = models.options(head.name), estimators.is_closed(head.build)
@@ -142,7 +142,7 @@ def tune(trials: int, job: Job, folder: Path, wanted: list[int], deadline: Deadl
         training, chosen = suggest(trial, base, options, at_once, further)
         # A trial is of one seed, and of the folds alone: what they score is all that it is for.
         trial_job = job.other(replace(base, **training, seeds=1, refit=False), {**head.options, **chosen})
-        trial_folder = folder / f"trial_{fingerprint(trial.params)[:8]}"
+        trial_folder = folder / f"trial_{compute_fingerprint(trial.params)[:8]}"
         try:
             value, pruned = _try(trial, trial_job, trial_folder, wanted, deadline)
         except (UserError, models.HeadError) as error:  # such as a loss that is no number

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from earshot.core.device import out_of_memory
+from earshot.core.device import is_out_of_memory
 from earshot.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def check_crop(head: nn.Module, x: Tensor, mask: Tensor | None, share: float, au
         with torch.inference_mode(), autocast:
             head.eval()(x, mask)
     except (RuntimeError, ValueError, AssertionError) as error:  # timm asserts
-        if out_of_memory(error):
+        if is_out_of_memory(error):
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(

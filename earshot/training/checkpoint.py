@@ -13,8 +13,8 @@ import numpy as np
 
 import models
 from earshot.core import checksums
-from earshot.core.errors import UserError, unless_temporary
-from earshot.core.files import recover_folder, replacing_folder, standing, write_bytes
+from earshot.core.errors import UserError, raise_if_temporary
+from earshot.core.files import find_content, recover_folder, replace_folder, write_bytes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,7 +40,7 @@ class FoldFolder:
         damaged."""
         try:
             return self._checked(which)
-        except checksums.Damaged as error:
+        except checksums.CorruptFile as error:
             raise UserError(
                 f"{error}: run train.py again, it sets that aside and trains the fold anew"
             ) from None
@@ -54,7 +54,7 @@ class FoldFolder:
 
     def _at(self, which: str) -> Path:
         # Readers hold no lock: they must not tidy up beneath a process that is just writing.
-        return standing(self.folder / which) or self.folder / which
+        return find_content(self.folder / which) or self.folder / which
 
     def quarantine_corrupt(self) -> str | None:
         """Set a damaged checkpoint aside, as last.damaged or best.damaged; the line to say about it, None
@@ -67,7 +67,7 @@ class FoldFolder:
                 continue
             try:
                 self._checked(which)
-            except checksums.Damaged as error:
+            except checksums.CorruptFile as error:
                 aside = self.folder / f"{which}.damaged"
                 shutil.rmtree(aside, ignore_errors=True)
                 if which == "best":
@@ -91,7 +91,7 @@ class FoldFolder:
         Raises:
             UserError: a damaged checkpoint.
         """
-        last = standing(self.folder / "last")
+        last = find_content(self.folder / "last")
         if last is None:
             return None
         state = self._sealed("last")
@@ -101,14 +101,14 @@ class FoldFolder:
     def save_last(self, weights: dict, optimizer: dict | None, state: dict) -> None:
         """Replace `last/`: weights, optimiser (unless finished), state."""
         files = (self.WEIGHTS,) if optimizer is None else (self.WEIGHTS, self.OPTIMIZER)
-        with replacing_folder(self.folder / "last") as new:
+        with replace_folder(self.folder / "last") as new:
             for name, tensors in zip(files, (weights, optimizer), strict=False):
                 _save_tensors(new / name, tensors)
             checksums.write(new / self.STATE, state, *files)
 
     def save_best(self, weights: dict, about: dict) -> None:
         """Replace `best/`: weights, and under "head" all that rebuilding it needs."""
-        with replacing_folder(self.folder / "best") as new:
+        with replace_folder(self.folder / "best") as new:
             _save_tensors(new / self.WEIGHTS, weights)
             checksums.write(new / self.HEAD, about, self.WEIGHTS)
 
@@ -118,7 +118,7 @@ class FoldFolder:
         Args:
             which: "best" or "last" (described by `best/head.json`, which every fold has).
         """
-        if standing(self.folder / which) is None or standing(self.folder / "best") is None:
+        if find_content(self.folder / which) is None or find_content(self.folder / "best") is None:
             raise UserError(f"{self.folder} has no {which} checkpoint yet: run train.py on")
         about, weights = self._sealed("best"), self._at(which) / self.WEIGHTS
         if which == "last":
@@ -129,11 +129,11 @@ class FoldFolder:
 
     def _state(self) -> dict | None:
         """What `last/state.json` says, None where nothing was saved; without reading the weights."""
-        if standing(self.folder / "last") is None:
+        if find_content(self.folder / "last") is None:
             return None
         try:
             return checksums.read(self._at("last") / self.STATE)
-        except checksums.Damaged as error:
+        except checksums.CorruptFile as error:
             raise UserError(
                 f"{error}: run train.py again, it sets that aside and trains the fold anew"
             ) from None
@@ -218,7 +218,7 @@ def read_shapes(path: Path) -> dict[str, list[int]]:
             name: [int(n) for n in about["shape"]] for name, about in header.items() if name != "__metadata__"
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
-        unless_temporary(path, error)
+        raise_if_temporary(path, error)
         raise UserError(
             f"{path} is damaged ({' '.join(str(error).split())[:100]}): train this fold again from its start"
         ) from None
@@ -238,7 +238,7 @@ def _load_tensors(path: Path, device: str) -> dict:
     try:
         return load_file(path, device=device)
     except (SafetensorError, OSError) as error:
-        unless_temporary(path, error)
+        raise_if_temporary(path, error)
         raise UserError(
             f"{path} is damaged ({error}): delete {path.parent} to train this fold again from its start"
         ) from None

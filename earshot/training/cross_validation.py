@@ -13,7 +13,7 @@ from earshot.core.config import TrainingFlags
 from earshot.core.deadline import Deadline, patiently
 from earshot.core.device import Device
 from earshot.core.errors import UserError
-from earshot.core.worker_pool import Orders, Team
+from earshot.core.worker_pool import WorkerInbox, WorkerPool
 from earshot.training import estimators, pseudo_labels
 from earshot.training.dataset import Rows
 from earshot.training.folds import every_fold, trained_on
@@ -74,8 +74,8 @@ def train_folds(job: Job, run: Run, wanted: list[int], deadline: Deadline) -> bo
                 if not done:
                     break
         elif tasks:
-            with Team(devices, FoldWorker, arguments, run.folder) as team:
-                team.ready()
+            with WorkerPool(devices, FoldWorker, arguments, run.folder) as team:
+                team.wait_until_ready()
                 done = team.run(queue, report, deadline)
     run.write_metrics(all_slots)  # again: a kill may have come before the last time
     return done
@@ -106,7 +106,7 @@ class FoldWorker:
         self.rows = rows if isinstance(rows, Rows) else rows(device)
         self.fold_numbers = every_fold(numbers)
 
-    def __call__(self, task: tuple[ModelSlot, int], report: Report, deadline: Deadline | Orders) -> bool:
+    def __call__(self, task: tuple[ModelSlot, int], report: Report, deadline: Deadline | WorkerInbox) -> bool:
         """Train a model to its end and predict its fold; False if the time ran out, at a safe point.
 
         Args:

@@ -106,7 +106,7 @@ class Rows:
         self.frames = np.clip(np.ceil(lengths / span * frames - 1e-3), 1, frames).astype(np.int64)
         # Decided for the split, not the batch: a clip's logits must not depend on its batch mates.
         self.masked = bool((self.frames < frames).any())
-        self._left = RESIDENT * memory.free(self.device) if gigabytes is None else gigabytes * 1e9
+        self._left = RESIDENT * memory.get_free(self.device) if gigabytes is None else gigabytes * 1e9
         self.views = {
             name: self._place([part[name] for part in self.parts]) for name in (view, *self.also.values())
         }

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from earshot.core.config import TrainingFlags
-from earshot.core.device import Device, autocast
+from earshot.core.device import Device, get_autocast
 from earshot.core.errors import UserError
 from earshot.training import metrics
 from earshot.training.checkpoint import FoldFolder
@@ -54,7 +54,7 @@ def fit(
     )
     head = head.to(device.name)
     seen, answered = (
-        predict(head, rows, part, BATCH, autocast(device), pool=settings.pool) for part in (learn, ask)
+        predict(head, rows, part, BATCH, get_autocast(device), pool=settings.pool) for part in (learn, ask)
     )
     known = np.isin(np.arange(len(rows.ids)), whose)
     row = {

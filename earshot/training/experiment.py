@@ -16,9 +16,9 @@ from earshot.core import disk_space, kinds, worker_pool
 from earshot.core.config import Recipe, RunFlags, TrainingFlags, TrainMachineFlags
 from earshot.core.disk_space import SLACK
 from earshot.core.errors import UserError
-from earshot.core.files import by_content, digest_of, empty
-from earshot.core.fingerprint import fingerprint, recorded
-from earshot.core.kaggle_paths import pretrained, root
+from earshot.core.files import empty_folder, hash_value, replace_weights_path
+from earshot.core.fingerprint import compute_fingerprint, to_record
+from earshot.core.kaggle_paths import find_pretrained_folder, get_input_root
 from earshot.features.cache import Cache
 from earshot.training import (
     clip_weights,
@@ -199,10 +199,10 @@ class Job:
             "features": {k: cache.record[k] for k in ("extractor", "settings", "audio", "window", "weights")},
             "clips": cache.record["clips"]["train"],
             "classes": cache.classes,
-            "folds": digest_of(self.numbers.tolist())[:12],
+            "folds": hash_value(self.numbers.tolist())[:12],
             "view": head_spec.view,
-            "head": {"name": head_spec.name, **by_content(head_spec.options)},
-            "training": recorded(settings),
+            "head": {"name": head_spec.name, **replace_weights_path(head_spec.options)},
+            "training": to_record(settings),
         }
         record |= {key: cache.record[key] for key in ("augment", "task") if key in cache.record}
         self.record = record | pseudo_labels.record(flags, record, cache, machine.continue_from)
@@ -214,7 +214,7 @@ class Job:
 
     def name(self) -> str:
         """The run's name where the user gives none: the recipe's and 8 hex digits of the settings."""
-        return f"{self.recipe}-{fingerprint(self.record)[:8]}"
+        return f"{self.recipe}-{compute_fingerprint(self.record)[:8]}"
 
     def begin(self, folder: Path, named: bool, quiet: bool = False) -> Run:
         """Make the run's folder, or continue what is there or what an earlier session left; for who holds its
@@ -227,7 +227,7 @@ class Job:
             UserError: the folder holds a run with other settings.
         """
         if self.machine.fresh:
-            empty(folder)
+            empty_folder(folder)
         else:
             for note in resume.adopt_run(folder, self.record, self.machine.continue_from, named):
                 print(note)
@@ -257,14 +257,14 @@ class Job:
             run.log(note)
         run.log(
             f"folds: {self.fold_note}; {len(rows.ids)} clips, {len(rows)} windows; device: "
-            f"{worker_pool.about(self.devices)}"
+            f"{worker_pool.describe_devices(self.devices)}"
         )
         return run
 
     def check_disk_space(self, run: Run, models_wanted: int, models_missing: int) -> str:
         """The line about what the run takes on the disk; an error where that is more than is free."""
         whole, missing = of_run(self.stored, models_wanted, models_missing, self.settings)
-        return disk_space.check(run.folder, whole, missing)
+        return disk_space.check_space(run.folder, whole, missing)
 
     def wanted(self, fold: tuple[int, ...] = ()) -> list[int]:
         """The folds to train, in order, all of them by default."""
@@ -275,11 +275,11 @@ def located(options: dict[str, Any]) -> dict[str, Any]:
     """The options of a head that has AST inside: its weights are taken from what is attached where they are
     named by a hub id."""
     weights = options.get("weights")
-    if not isinstance(weights, str) or Path(weights).expanduser().exists() or root() is None:
+    if not isinstance(weights, str) or Path(weights).expanduser().exists() or get_input_root() is None:
         return options
     from earshot.extractors import ast
 
-    found = pretrained(ast.WEIGHTS.kind, weights, weights == ast.WEIGHTS.default)
+    found = find_pretrained_folder(ast.WEIGHTS.kind, weights, weights == ast.WEIGHTS.default)
     return {**options, "weights": str(found)} if found else options
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from earshot.core.csv_text import as_text
-from earshot.core.errors import UserError, unless_temporary
+from earshot.core.csv_text import to_csv
+from earshot.core.errors import UserError, raise_if_temporary
 from earshot.core.files import write_text
 from earshot.training import metrics
 from earshot.training.run import Run, list_fold_slots
@@ -57,7 +57,7 @@ class Oof:
                 classes = [name.removeprefix("class ") if name[6:] in HEADER else name for name in header[3:]]
             probabilities = np.stack(rows) if rows else np.zeros((0, len(classes)))
         except (OSError, ValueError, csv.Error) as error:
-            unless_temporary(path, error)
+            raise_if_temporary(path, error)
             raise wrong from None
         same_width = len(header) - len(HEADER) == len(classes) == probabilities.shape[1]
         if not same_width or header[:3] != HEADER or len(set(ids)) < len(ids):
@@ -93,7 +93,7 @@ class Oof:
             else:
                 cell = self.classes[label]
             rows.append([id, int(fold), cell, *(f"{value:.8f}" for value in values)])
-        write_text(path, as_text(rows))
+        write_text(path, to_csv(rows))
 
     @property
     def multilabel(self) -> bool:

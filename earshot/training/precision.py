@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from earshot.core.device import Device, autocast, laid_out
+from earshot.core.device import Device, get_autocast, to_device
 from earshot.training.loss import Criterion, loss_of
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def measure(head: nn.Module, candidates: list[Device], which: np.ndarray, step: 
             if number and (too_slow or times[at] == math.inf):
                 continue
             try:
-                seconds, losses[at] = _time_step(step, laid_out(head, candidate), candidate, which)
+                seconds, losses[at] = _time_step(step, to_device(head, candidate), candidate, which)
             except (RuntimeError, NotImplementedError):  # an operation that bf16 lacks
                 if not at:
                     raise
@@ -123,7 +123,7 @@ def seconds_a_row(head: nn.Module, rows: Rows, settings: TrainingFlags, device: 
     """What a training step takes, a row, as the run will train it: so much later; the head's gradients are
     spoilt."""
     which = np.arange(min(len(rows), settings.batch_size))
-    step, head, times = _stepper(rows, settings), laid_out(head, device), []
+    step, head, times = _stepper(rows, settings), to_device(head, device), []
     while len(times) < 3 and sum(times) < TRIAL:  # the first warms up
         times.append(_time_step(step, head, device, which)[0])
     passes = 2 if settings.optimizer == "sam" else 1
@@ -153,7 +153,7 @@ def _stepper(rows: Rows, settings: TrainingFlags) -> Step:
         }
         head.train().zero_grad()
         torch.manual_seed(0)  # dropout: the losses are compared
-        with autocast(device):
+        with get_autocast(device):
             loss = loss_of(head, criterion, batch, targets)
         loss.backward()
         return float(loss.detach())

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from earshot.core.device import Device, autocast, laid_out, out_of_memory
+from earshot.core.device import Device, get_autocast, is_out_of_memory, to_device
 from earshot.core.errors import UserError
 from earshot.training import window_pooling
 from earshot.training.dataset import Rows
@@ -70,13 +70,13 @@ def predict_part(run: Run, slot: ModelSlot, kind: str, rows: Rows, device: Devic
 
 def predict_rows(run: Run, head: nn.Module, rows: Rows, which: np.ndarray, device: Device) -> np.ndarray:
     """`predict` with a run's own precision, batch size, shifts and pooling."""
-    precision = autocast(run.adapt_device(device))
+    precision = get_autocast(run.adapt_device(device))
     return predict(head, rows, which, run.predict_batch_size, precision, run.shifts, run.pool)
 
 
 def load_part(run: Run, slot: ModelSlot, kind: str, device: Device) -> nn.Module:
     """One model's head on the device, its number of classes checked."""
-    head = laid_out(run.get_slot_folder(slot).load_head(kind, device.name), run.adapt_device(device))
+    head = to_device(run.get_slot_folder(slot).load_head(kind, device.name), run.adapt_device(device))
     check_head(run, slot, head)
     return head
 
@@ -131,7 +131,7 @@ def predict(
                     found.append(logits)
                     at += len(x)
             except RuntimeError as error:
-                if not out_of_memory(error) or batch_size == 1:
+                if not is_out_of_memory(error) or batch_size == 1:
                     raise
                 batch_size //= 2  # the answers stay the same: no row knows its batch mates
     clips = len(rows.ids)

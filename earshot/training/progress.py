@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from earshot.core.deadline import LONG, clock
-from earshot.core.disk_space import human
+from earshot.core.disk_space import format_bytes
 
 if TYPE_CHECKING:
     from earshot.core.config import TrainingFlags
     from earshot.core.deadline import Deadline
-    from earshot.core.worker_pool import Orders
+    from earshot.core.worker_pool import WorkerInbox
     from earshot.training.run import ModelSlot
 
 MEASURED = 2.0  # seconds of training before an estimate is worth something
@@ -93,7 +93,9 @@ def line(row: dict[str, float], fold: Fold, settings: TrainingFlags, better: boo
 class Paced:
     """A deadline that watches a fold's first steps go by and then says once what the rest will take."""
 
-    def __init__(self, deadline: Deadline | Orders, fitter: Any, folds_left: int, log: Callable[[str], None]):
+    def __init__(
+        self, deadline: Deadline | WorkerInbox, fitter: Any, folds_left: int, log: Callable[[str], None]
+    ):
         self.deadline, self.fitter, self.folds_left, self.log = deadline, fitter, folds_left, log
         self.began: tuple[float, int] | None = None  # when the first step was done, and how many were
         self.estimated = False
@@ -120,5 +122,5 @@ class Paced:
         self.log(
             f"{fitter.fold.title}  estimate, from the first steps: about {clock(left)} for it{more} "
             f"({epochs} epochs of {fitter.steps} steps, {1000 * step_seconds:.0f} ms each); a fold leaves "
-            f"{human(2 * weight_bytes)} on the disk"
+            f"{format_bytes(2 * weight_bytes)} on the disk"
         )

@@ -56,7 +56,7 @@ def teacher(flags: RunFlags, continue_from: str | None) -> Run:
     there = [folder for folder in places if (folder / CONFIG).is_file()]
     there = there or [
         folder
-        for folder in earlier_outputs.folders(continue_from, CONFIG)
+        for folder in earlier_outputs.find_folders(continue_from, CONFIG)
         if folder.name == Path(flags.pseudo).name
     ]
     return Run.open(there[0] if there else places[1]).validate()

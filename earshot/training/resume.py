@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from earshot.core import disk_space
-from earshot.core.earlier_outputs import copy_file, folders
+from earshot.core.earlier_outputs import copy_file, find_folders
 from earshot.core.errors import UserError
-from earshot.core.files import digest_of, standing
-from earshot.core.fingerprint import differences, plain
+from earshot.core.files import find_content, hash_value
+from earshot.core.fingerprint import list_differences, to_json
 from earshot.features import cache
 from earshot.features.resume import caches
 from earshot.training.run import CONFIG, Run, list_slot_folders
@@ -30,7 +30,7 @@ def opened(name: str, runs_folder: str = "runs") -> Run:
 
 def runs() -> list[Path]:
     """The attached runs that can be opened, to be read where they lie."""
-    return [folder for folder in folders(None, CONFIG) if (folder / "training_log.txt").is_file()]
+    return [folder for folder in find_folders(None, CONFIG) if (folder / "training_log.txt").is_file()]
 
 
 def features_of(run: Run, data: str = "data") -> Path | None:
@@ -43,10 +43,10 @@ def features_of(run: Run, data: str = "data") -> Path | None:
         if (
             not manifest.get("complete")
             or not isinstance(record, dict)
-            or record.get("labels") != digest_of(wanted["classes"])[:16]
+            or record.get("labels") != hash_value(wanted["classes"])[:16]
         ):
             continue
-        if not differences(wanted["features"], {key: record.get(key) for key in wanted["features"]}):
+        if not list_differences(wanted["features"], {key: record.get(key) for key in wanted["features"]}):
             found.append((("subm" in manifest.get("splits", {})), folder))
     return next((folder for asked, folder in found if asked), found[0][1] if found else None)
 
@@ -63,10 +63,10 @@ def adopt_run(folder: Path, record: dict[str, Any], given: str | None, named: bo
     """
     if (folder / CONFIG).exists():
         return []
-    for source in folders(given, CONFIG):
+    for source in find_folders(given, CONFIG):
         if source.name != folder.name or folder.exists() and source.samefile(folder):
             continue
-        found = differences(Run.open(source).config["record"], plain(record))
+        found = list_differences(Run.open(source).config["record"], to_json(record))
         if found and named and given:
             raise UserError(
                 f"{source} was trained with other settings: {'; '.join(found[:3])}: give the new run another "
@@ -85,7 +85,7 @@ def adopt_run(folder: Path, record: dict[str, Any], given: str | None, named: bo
         pairs = [(path, folder / path.relative_to(source)) for path in files]
         folds = [fold for fold in list_slot_folders(source) if not fold.is_symlink()]
         for checkpoint in [fold / which for fold in folds for which in ("last", "best")]:
-            at = standing(checkpoint)  # the session may have died between two renames
+            at = find_content(checkpoint)  # the session may have died between two renames
             if at not in (None, checkpoint) and at.is_dir() and not at.is_symlink():
                 pairs += [
                     (path, folder / checkpoint.relative_to(source) / path.name)
@@ -93,7 +93,7 @@ def adopt_run(folder: Path, record: dict[str, Any], given: str | None, named: bo
                     if path.is_file() and not path.is_symlink()
                 ]
         total = sum(path.stat().st_size for path, _ in pairs)
-        disk_space.check(folder, total, total)
+        disk_space.check_space(folder, total, total)
         # the settings last: they make the rest a run
         for path, target in [*pairs, (source / CONFIG, folder / CONFIG)]:
             copy_file(path, target)

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from earshot.core import files, plain_yaml
 from earshot.core.device import Device
 from earshot.core.errors import UserError
-from earshot.core.files import append_text, clear_temporary, digest_of, write_text
-from earshot.core.fingerprint import differences, fingerprint, plain
+from earshot.core.files import append_text, clear_temporary, hash_value, write_text
+from earshot.core.fingerprint import compute_fingerprint, list_differences, to_json
 from earshot.core.settings import REMOVED
 from earshot.features.cache import Cache
 from earshot.training import run_schema
@@ -67,12 +67,12 @@ class Run:
         Raises:
             UserError: the folder holds a run with other settings; the differences are named.
         """
-        run, record = cls(folder), plain(record)
+        run, record = cls(folder), to_json(record)
         if (folder / CONFIG).exists():
             run._read()
             for key in REMOVED.keys() & run.config["record"].get("training", {}):
                 raise UserError(f"{folder} was trained with --{key}, which {REMOVED[key]}, in another --name")
-            found = differences(run.config["record"], record)
+            found = list_differences(run.config["record"], record)
             # digests: what a person set says more
             found.sort(key=lambda text: text.startswith(("clips", "folds")))
             if found:
@@ -87,14 +87,14 @@ class Run:
                 run.config["features_folder"] = about["features_folder"]
                 run._write()
             return run
-        run.config = {"fingerprint": fingerprint(record), "record": record, **plain(about)}
+        run.config = {"fingerprint": compute_fingerprint(record), "record": record, **to_json(about)}
         run._write()
         return run
 
     def _write(self) -> None:
         import yaml
 
-        content = {**self.config, "checksum": digest_of(plain(self.config))}
+        content = {**self.config, "checksum": hash_value(to_json(self.config))}
         write_text(self.folder / CONFIG, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
     @classmethod
@@ -115,7 +115,9 @@ class Run:
         if not isinstance(found, dict) or not isinstance(found.get("record"), dict):
             raise UserError(f"{self.folder / CONFIG} is damaged: start over with --fresh")
         checksum = found.pop("checksum", None)
-        if checksum != digest_of(plain(found)) or fingerprint(found["record"]) != found.get("fingerprint"):
+        if checksum != hash_value(to_json(found)) or compute_fingerprint(found["record"]) != found.get(
+            "fingerprint"
+        ):
             raise UserError(
                 f"{self.folder / CONFIG} was changed by hand, or is damaged: undo that, or start over with "
                 "--fresh"

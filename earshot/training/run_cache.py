@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from earshot.core.errors import UserError
-from earshot.core.fingerprint import differences
-from earshot.core.spelling import keys
+from earshot.core.fingerprint import list_differences
+from earshot.core.spelling import to_keys
 from earshot.features.cache import Cache
 from earshot.training import resume
 from earshot.training.run import Run
@@ -27,7 +27,7 @@ def cache_of(run: Run, features: str | None) -> Cache:
             "FOLDER"
         )
     cache = Cache(folder)
-    if keys(cache.classes) != keys(run.classes):
+    if to_keys(cache.classes) != to_keys(run.classes):
         raise UserError(
             f"{folder} has other labels than {run.folder} was trained on "
             f"({_labels(run.classes, cache.classes)}): say where its own cache is with --features FOLDER"
@@ -39,7 +39,7 @@ def cache_of(run: Run, features: str | None) -> Cache:
         )
     # Its clips may have been swapped (hidden test clips); how they are turned into features may not.
     here = {k: cache.record[k] for k in run.config["record"]["features"]}
-    found = differences(run.config["record"]["features"], here)
+    found = list_differences(run.config["record"]["features"], here)
     if found:
         raise UserError(f"{folder} is not what {run.folder} was trained on: {'; '.join(found[:3])}")
     return cache
@@ -53,7 +53,7 @@ def same_classes(runs: list[Run]) -> list[str]:
             raise UserError(
                 f"{runs[0].folder} is {_task(runs[0])}, {run.folder} {_task(run)}: they cannot be blended"
             )
-        if keys(run.classes) != keys(runs[0].classes):
+        if to_keys(run.classes) != to_keys(runs[0].classes):
             raise UserError(
                 f"{runs[0].folder} there and {run.folder} here have different labels, or another order of "
                 f"them ({_labels(runs[0].classes, run.classes)}): they cannot be blended"
@@ -73,7 +73,7 @@ def same_clips(runs: list[Run], caches: list[Cache]) -> None:
 
 
 def _labels(there: list[str], here: list[str]) -> str:
-    return f"{differences({'label': there}, {'label': here})[0]}; {len(there)} there, {len(here)} here"
+    return f"{list_differences({'label': there}, {'label': here})[0]}; {len(there)} there, {len(here)} here"
 
 
 def _task(of: Cache | Run) -> str:

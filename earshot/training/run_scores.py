@@ -100,7 +100,7 @@ def score_test(
     if path.exists():
         try:
             kept = checksums.read(path)
-        except checksums.Damaged as error:
+        except checksums.CorruptFile as error:
             run.log(f"{error}: the hold-out is scored again")
             kept = {}
         if (

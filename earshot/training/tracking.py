@@ -167,7 +167,7 @@ class WeightsAndBiases:
         self.run, self.open, self.path = run, None, run.folder / "wandb.json"
         try:
             self.kept = checksums.read(self.path)
-        except checksums.Damaged:
+        except checksums.CorruptFile:
             self.kept = {}
 
     def _ready(self) -> Any:

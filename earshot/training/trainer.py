@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from earshot.core.deadline import clock
-from earshot.core.device import Device, autocast, laid_out, one_thread, out_of_memory
+from earshot.core.device import Device, get_autocast, is_out_of_memory, to_device, use_one_thread
 from earshot.core.errors import UserError
-from earshot.core.seeding import reseed, seed_of
+from earshot.core.seeding import derive_seed, reseed
 from earshot.training import augment, metrics, optim, precision, window_pooling
 from earshot.training.dataset import Batch, Rows
 from earshot.training.loss import Criterion, accumulate
@@ -58,8 +58,8 @@ class Fitter:
         self.has_validation = bool(fold.valid.any())  # a model on all clips has none
         self.has_audio = np.zeros(len(rows.ids), dtype=bool)  # clips of the fold that have windows to score
         self.has_audio[rows.clip[self.valid_rows]] = True
-        torch.manual_seed(seed_of(settings.seed, fold.number))
-        self.head = laid_out(build(), device)
+        torch.manual_seed(derive_seed(settings.seed, fold.number))
+        self.head = to_device(build(), device)
         sample = self.valid_rows if len(self.valid_rows) else self.train_rows
         work = precision.operations(self.head, rows, sample) * settings.batch_size * precision.BACKWARD
         self.is_tiny = work < precision.TINY
@@ -72,7 +72,7 @@ class Fitter:
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.schedule = optim.schedule(self.optimizer, settings, self.steps)
         self.scaler = torch.amp.GradScaler(device.name.split(":")[0], enabled=device.precision == "fp16")
-        self.autocast, self.augmented = autocast(device), augment.asked(settings)
+        self.autocast, self.augmented = get_autocast(device), augment.asked(settings)
         self.micro = settings.batch_size  # rows per forward pass; smaller once memory ran out
         self.criterion = Criterion.of(rows, labelled, settings)
         self.progress = Progress()
@@ -96,20 +96,22 @@ class Fitter:
 
     def _sample_windows(self, rows: np.ndarray, epoch: int) -> np.ndarray:
         """At most --windows of each clip, others in every epoch."""
-        seed = seed_of(self.settings.seed, self.fold.number, epoch, 2)
+        seed = derive_seed(self.settings.seed, self.fold.number, epoch, 2)
         return window_pooling.drawn(rows, self.rows.whose, self.settings.windows, seed)
 
     def _sample_unlabelled(self, epoch: int) -> np.ndarray:
         """An epoch's rows with pseudo-labels; none without --pseudo."""
-        return self.rows.drawn(seed_of(self.settings.seed, self.fold.number, epoch, 3), self.settings.windows)
+        return self.rows.drawn(
+            derive_seed(self.settings.seed, self.fold.number, epoch, 3), self.settings.windows
+        )
 
     def _shuffle_epoch(self, epoch: int) -> list[np.ndarray]:
         """The row numbers of an epoch's batches; of the epoch alone, so that resuming repeats them."""
         labelled = self._sample_windows(self.rows.of_epoch(self.train_rows, epoch), epoch)
         rows = np.concatenate([labelled, self._sample_unlabelled(epoch)])
-        shuffled = np.random.default_rng(seed_of(self.settings.seed, self.fold.number, epoch)).permutation(
-            rows
-        )
+        shuffled = np.random.default_rng(
+            derive_seed(self.settings.seed, self.fold.number, epoch)
+        ).permutation(rows)
         # Nearly equal batches: a last batch of one row would break batch normalisation. None is
         # empty: a copy that was played faster may have fewer windows than its clip.
         return np.array_split(shuffled, min(self.steps, len(shuffled)))
@@ -141,7 +143,7 @@ class Fitter:
 
     def _step_seed(self, epoch: int, number: int) -> int:
         if self._step_seeds[0] != epoch:
-            sequence = np.random.SeedSequence(seed_of(self.settings.seed, self.fold.number, epoch, 1))
+            sequence = np.random.SeedSequence(derive_seed(self.settings.seed, self.fold.number, epoch, 1))
             self._step_seeds = epoch, sequence.generate_state(self.steps, np.uint64) >> np.uint64(1)
         return int(self._step_seeds[1][number])
 
@@ -199,7 +201,7 @@ class Fitter:
                     "this head cannot normalise: raise --batch-size, or choose another head"
                 ) from None
             except RuntimeError as error:
-                if not out_of_memory(error) or self.micro <= 1:
+                if not is_out_of_memory(error) or self.micro <= 1:
                     raise
                 self.micro = -(-min(self.micro, size) // 2)
                 print(
@@ -269,7 +271,7 @@ class Fitter:
                 progress.lr = self.optimizer.param_groups[0]["lr"]
             self.head.train()
             single_thread = self.is_tiny and self.device.name == "cpu"
-            with one_thread(single_thread), self._open_bar(epoch, batches) as bar:
+            with use_one_thread(single_thread), self._open_bar(epoch, batches) as bar:
                 for batch in bar:
                     loss = self.step(epoch, progress.step, batch)
                     self.pending_losses.append((epoch, progress.step, len(batches), batch.rows, loss))

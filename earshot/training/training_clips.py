@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from earshot.core.csv_text import as_text
+from earshot.core.csv_text import to_csv
 from earshot.core.errors import UserError
 from earshot.core.files import write_text
 from earshot.features.cache import Cache
@@ -42,7 +42,7 @@ def keep(folder: Path, cache: Cache, folds: np.ndarray) -> None:
         )
         if digest.any()
     ]
-    write_text(folder / NAME, as_text([COLUMNS, *rows]))
+    write_text(folder / NAME, to_csv([COLUMNS, *rows]))
 
 
 def read(folder: Path) -> list[TrainingClip] | None:
