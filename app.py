@@ -23,7 +23,7 @@ ABOUT = (
 )
 
 
-def listening(host: str, port: int) -> socket.socket:
+def bind_socket(host: str, port: int) -> socket.socket:
     """A socket there; UserError where it is taken, or no address of this machine."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     found = socket.socket(family, socket.SOCK_STREAM)
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> None:
     address = parse_address(flags.root_path) if flags.root_path is not None else None
     whole = members.open_all((flags.run,) if flags.run else (), flags.runs_folder)[0]
     print(f"opening {whole}", flush=True)  # before torch and gradio are imported: that takes seconds
-    bound = listening(flags.host, flags.port)
+    bound = bind_socket(flags.host, flags.port)
     with tempfile.TemporaryDirectory(prefix="earshot-page-") as uploads:
         # Before gradio is imported, which reads them then: nothing is sent or fetched, and uploads
         # go when the page does.
@@ -64,13 +64,15 @@ def serve(whole: members.Member, flags: PageFlags, bound: socket.socket, address
     except ImportError as error:
         raise UserError(f"the page needs {error.name}: pip install gradio") from None
     from earshot.app import api, ui
-    from earshot.app.session import Desk
-    from earshot.app.upload_limits import Limits
+    from earshot.app.session import Session
+    from earshot.app.upload_limits import UploadLimits
     from earshot.core import device
     from earshot.prediction.predictor import Hearing
 
     hearing = Hearing(whole, device.choose(flags.device), flags.weights)
-    session = Desk(hearing, Limits(flags.max_seconds, round(flags.max_upload_mb * 1e6)), whole.folder.name)
+    session = Session(
+        hearing, UploadLimits(flags.max_seconds, round(flags.max_upload_mb * 1e6)), whole.folder.name
+    )
     if session.seen.warning:
         print(session.seen.warning, flush=True)
     report = Path(whole.folder) / "report.html"
@@ -86,7 +88,7 @@ def serve(whole: members.Member, flags: PageFlags, bound: socket.socket, address
         path="/",
         footer_links=[],
         max_file_size=session.limits.size,
-        theme=ui.theme(),
+        theme=ui.build_theme(),
         css=ui.CSS,
         **off,
     )

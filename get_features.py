@@ -11,7 +11,7 @@ from earshot.audio.load import AudioSettings
 from earshot.core import cli, config, kaggle_paths
 from earshot.core.deadline import Deadline
 from earshot.core.errors import UserError
-from earshot.core.settings import former_names
+from earshot.core.settings import find_former_names
 from earshot.features import defaults, for_run
 
 ABOUT = (
@@ -67,9 +67,9 @@ def parse(argv: list[str]) -> tuple:
     known = [f.name for group in groups.values() for f in fields(group)]
     left = dict(values)
     for title, group in groups.items():
-        keys = {*(f.name for f in fields(group)), *former_names(group)}
+        keys = {*(f.name for f in fields(group)), *find_former_names(group)}
         own = {key: left.pop(key) for key in values if key in keys}
-        groups[title] = config.with_defaults(group, own, where)
+        groups[title] = config.replace_defaults(group, own, where)
     if left:
         raise UserError(f"{where}: unknown key {next(iter(left))}: choose among {', '.join(known)}")
     filled, _ = cli.parse(groups, argv, ABOUT)
@@ -89,7 +89,7 @@ def main(argv: list[str]) -> None:
     from earshot.features.find_cache import LATEST
     from earshot.kaggle import download
 
-    place = download.fetched(name, what.out)
+    place = download.find_or_download(name, what.out)
     try:
         clips = load_competition(
             place,
@@ -150,13 +150,13 @@ def main(argv: list[str]) -> None:
             extract.run(made, at, machine.batch_size, workers, deadline, machine.fresh, answered=bool(run))
             source_files.forget(made.folder.parent, clips.clips.path)
     write_text(Path(what.out) / LATEST, clips.name + "\n")
-    report(made.folder)
+    print_summary(made.folder)
     shown, below = machine.pictures, Path(machine.pictures_out or made.folder)
     if shown is not None and not spectrogram_images.draw(clips, below, shown, workers, deadline):
         deadline.leave()
 
 
-def report(folder: Path) -> None:
+def print_summary(folder: Path) -> None:
     """Say what the cache holds and what comes next."""
     from earshot.core.files import read_json
     from earshot.core.shell import join_command

@@ -22,7 +22,7 @@ ABOUT = (
 )
 
 
-def blended(inside: list[Member], flags: config.PredictFlags) -> Member:
+def blend_members(inside: list[Member], flags: config.PredictFlags) -> Member:
     """The members as the flags would have them blended; a fitted blend is shown, and kept where it has a
     name."""
     if flags.blend == "mean" and flags.name is None:
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> None:
         {"predict": config.PredictFlags(), "submit": submit.SubmitFlags()}, argv, ABOUT, positional="files"
     )
     flags, sending = filled["predict"], filled["submit"]
-    if submit.code(sending):  # a notebook's version: nothing is predicted here
+    if submit.submit_notebook(sending):  # a notebook's version: nothing is predicted here
         return
     # `--runs A FILE ...` reads as if the files were runs: a run is never a file.
     files = [name for name in flags.runs if Path(name).is_file()]
@@ -70,15 +70,17 @@ def main(argv: list[str]) -> None:
 
     out = flags.out or ("submissions/predictions.csv" if flags.audio else "submissions/submission.csv")
     check_output(out)
-    send = submit.prepared(sending, inside[0].runs(), flags.features, bool(files or flags.audio))
+    send = submit.prepare_submission(sending, inside[0].runs(), flags.features, bool(files or flags.audio))
     from earshot.prediction import predict_runs
 
     at = device.choose(flags.device)
     if files and flags.audio:
         raise UserError("loose files and --audio at once: give one or the other")
     if files or flags.audio:
-        predict_runs.audio(blended(inside, flags), flags, files or [flags.audio], bool(files), Path(out), at)
-    elif predict_runs.cached(blended(inside, flags), flags.features, Path(out), at, sending.message):
+        predict_runs.audio(
+            blend_members(inside, flags), flags, files or [flags.audio], bool(files), Path(out), at
+        )
+    elif predict_runs.cached(blend_members(inside, flags), flags.features, Path(out), at, sending.message):
         send(Path(out))
     if flags.name is not None and flags.report and not files:
         from earshot.report.make import report_on

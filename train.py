@@ -44,7 +44,7 @@ def parse(argv: list[str]) -> tuple:
     if recipe is None:
         recipe = config.default_recipe(cache.manifest.get("recipe") if cache else None, early["head"])
     metric = {} if cache is None else {"metric": contest_metric.default([cache], argv)[0]}
-    training = config.with_defaults(
+    training = config.replace_defaults(
         config.TrainingFlags(), {**metric, **recipe.training}, f"recipe {recipe.name}, training"
     )
     groups = {"run": config.RunFlags(), "training": training, "machine": config.TrainMachineFlags()}

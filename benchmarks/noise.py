@@ -54,7 +54,7 @@ def case(name: str, **changes: Any) -> Case:
     view = view or kinds.choose(models.kinds(head), by_view)
     if "weights" in options:
         options["weights"] = None
-    training = config.with_defaults(config.TrainingFlags(), recipe.training, name)
+    training = config.replace_defaults(config.TrainingFlags(), recipe.training, name)
     return Case(name, head, options | changes, view, shapes, training)
 
 
@@ -64,7 +64,7 @@ def shapes_of(features: dict[str, Any]) -> dict[str, tuple[int, int, int]]:
     if features["extractor"] == "ast":
         return AST
     known = {f.name for f in dataclasses.fields(module.Settings)}
-    settings = config.with_defaults(
+    settings = config.replace_defaults(
         module.Settings(), {k: v for k, v in features.items() if k in known}, "features"
     )
     seconds = features.get("seconds") or module.Extractor.seconds or SECONDS
@@ -77,7 +77,7 @@ def shapes_of(features: dict[str, Any]) -> dict[str, tuple[int, int, int]]:
 
 def trained() -> list[str]:
     """The recipes whose heads are trained in steps: scikit-learn's are fitted at once, on the CPU."""
-    return [name for name in config.recipe_names() if not estimators.is_closed(case(name).build)]
+    return [name for name in config.list_recipes() if not estimators.is_closed(case(name).build)]
 
 
 def rows(case: Case, clips: int, device: str = "cpu"):

@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 import models
-from earshot.core.config import TrainingFlags, load_recipe, with_defaults
+from earshot.core.config import TrainingFlags, load_recipe, replace_defaults
 from earshot.core.device import Device, choose, get_autocast, to_device, use_one_thread
 from earshot.features.cache import Cache
 from earshot.training import dataset, optim, precision
@@ -86,7 +86,7 @@ class Bench:
     def __init__(self, case: Case, cache: Cache):
         recipe = load_recipe(case.recipe)
         options = {k: v for k, v in recipe.head.items() if k not in ("name", "view")}
-        settings = with_defaults(TrainingFlags(), recipe.training, case.recipe)
+        settings = replace_defaults(TrainingFlags(), recipe.training, case.recipe)
         self.case, self.settings = (
             case,
             replace(settings, epochs=case.epochs, **({} if case.augmented else PLAIN)),

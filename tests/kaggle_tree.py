@@ -76,7 +76,7 @@ class Session:
     def attach_code(self) -> Path:
         """The code as the bundle has it."""
         folder = self.input / "datasets" / "someone" / "earshot-kit" / "code"
-        for path in notebook.files():
+        for path in notebook.list_files():
             target = folder / path.relative_to(notebook.ROOT)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)

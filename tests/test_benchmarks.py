@@ -154,10 +154,10 @@ def test_computed_memory_is_what_the_allocator_hands_out(fake):
 def test_every_recipe_has_a_shape_and_a_head(fake):
     import noise
 
-    from earshot.core.config import recipe_names
+    from earshot.core.config import list_recipes
 
     # seconds each
-    for name in set(recipe_names()) - {"itmo2025", "itmo2025_finetune", "genre_cnn", "ast_finetune"}:
+    for name in set(list_recipes()) - {"itmo2025", "itmo2025_finetune", "genre_cnn", "ast_finetune"}:
         case = noise.case(name)
         assert case.build().config["input_shape"] == list(case.shapes[case.view])
 
@@ -320,6 +320,6 @@ def test_events_and_soundscapes_are_competitions_whose_solution_is_known(monkeyp
 def test_recipes_that_are_fitted_at_once_take_no_steps(fake):
     import noise
 
-    from earshot.core.config import recipe_names
+    from earshot.core.config import list_recipes
 
-    assert set(recipe_names()) - set(noise.trained()) == {"knn", "logistic", "patches", "svm"}
+    assert set(list_recipes()) - set(noise.trained()) == {"knn", "logistic", "patches", "svm"}

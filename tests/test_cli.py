@@ -15,7 +15,7 @@ from conftest import ROOT, make_competition, refused, script
 from earshot import extractors
 from earshot.audio.load import AudioSettings
 from earshot.core import cli, config, deadline
-from earshot.core.config import TrainingFlags, WindowFlags, recipe_names
+from earshot.core.config import TrainingFlags, WindowFlags, list_recipes
 from earshot.core.errors import UserError
 
 
@@ -127,7 +127,7 @@ def test_deadline(monkeypatch, capsys):
     "seconds, text", [(0, "0:00"), (59.6, "1:00"), (291, "4:51"), (3599.6, "1:00:00"), (3723, "1:02:03")]
 )
 def test_clock(seconds, text):
-    assert deadline.clock(seconds) == text
+    assert deadline.format_clock(seconds) == text
 
 
 # --- the scripts
@@ -176,7 +176,7 @@ def test_help_names_every_flag_and_imports_nothing_heavy(name, tmp_path):
 
 def test_unknown_names_get_one_line_that_lists_the_choices(tmp_path):
     make_competition(tmp_path / "tones", train=4, subm=1, seconds=0.3)
-    recipes = ", ".join(recipe_names())
+    recipes = ", ".join(list_recipes())
 
     def said(name: str, *args: str) -> str:
         return refused(script(name, *args, cwd=tmp_path, ok=None))

@@ -256,4 +256,4 @@ def test_the_command_that_continues(monkeypatch):
     monkeypatch.setattr(
         "sys.argv", [os.path.join(os.getcwd(), "train.py"), "--name", "my run", "--fresh", "--max-hours", "2"]
     )
-    assert deadline.command() == "python train.py --name 'my run' --max-hours 2"
+    assert deadline.build_continue_command() == "python train.py --name 'my run' --max-hours 2"

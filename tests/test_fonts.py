@@ -174,8 +174,8 @@ def test_names_and_numbers(installed: None) -> None:
 
 
 def test_the_page_names_its_numbers(installed: None) -> None:
-    assert "In the picture #2 is 麻&lt;b&gt;." in ui._picture(b"", "a clip", ["owl", "麻<b>"])
-    assert "In the picture" not in ui._picture(b"", "a clip", ["owl", "jay"])
+    assert "In the picture #2 is 麻&lt;b&gt;." in ui._render_picture(b"", "a clip", ["owl", "麻<b>"])
+    assert "In the picture" not in ui._render_picture(b"", "a clip", ["owl", "jay"])
 
 
 def test_the_map_names_every_class() -> None:

@@ -95,11 +95,11 @@ def test_a_broken_download_goes_on(stub: Stub, tones_zip: bytes, tmp_path: Path,
     # the client writes by the MB, and tries five times more
     stub.files["archive.zip"], stub.cut = whole, (1 << 20) + 5
     with pytest.raises(UserError, match="the download of tones: the connection broke off; what came is kept"):
-        download.fetched("tones", "data")
+        download.find_or_download("tones", "data")
     kept = tmp_path / "data" / ".downloads" / "tones" / "tones.zip"
     assert kept.stat().st_size == 6 << 20 and not (tmp_path / "data" / "tones").exists()
     stub.cut, stub.ranges = None, []
-    assert download.fetched("tones", "data") == "data/tones"
+    assert download.find_or_download("tones", "data") == "data/tones"
     assert (
         stub.ranges == [None, f"bytes={6 << 20}-"]
         and (tmp_path / "data" / "tones" / "unpacked" / "notes.bin").stat().st_size == 8 << 20
@@ -110,9 +110,9 @@ def test_another_file_since_then_begins_anew(stub: Stub, tones_zip: bytes, monke
     naps(monkeypatch)
     stub.files["archive.zip"], stub.cut = tones_zip[::-1], 1000
     with pytest.raises(UserError):
-        download.fetched("tones", "data")
+        download.find_or_download("tones", "data")
     stub.files["archive.zip"], stub.cut, stub.etag = tones_zip, None, '"2"'
-    assert download.fetched("tones", "data") == "data/tones"
+    assert download.find_or_download("tones", "data") == "data/tones"
 
 
 def test_damage_and_malice(stub: Stub, tones_zip: bytes, tmp_path: Path) -> None:
@@ -120,16 +120,16 @@ def test_damage_and_malice(stub: Stub, tones_zip: bytes, tmp_path: Path) -> None
     place = tones_zip.index(b"audio_train") + 3000
     stub.files["archive.zip"] = tones_zip[:place] + bytes([tones_zip[place] ^ 1]) + tones_zip[place + 1 :]
     with pytest.raises(UserError, match="not a whole zip.*it is removed"):
-        download.fetched("tones", "data")
+        download.find_or_download("tones", "data")
     stub.files["archive.zip"] = tones_zip  # of the same size and date, but the damaged one is gone
-    assert download.fetched("tones", "data") == "data/tones"
+    assert download.find_or_download("tones", "data") == "data/tones"
     # cut off, and no length that would tell
     stub.files["archive.zip"], stub.lengthless = tones_zip[:-200], True
     with pytest.raises(UserError, match="not a whole zip"):
-        download.fetched("short", "data")
+        download.find_or_download("short", "data")
     stub.files["archive.zip"], stub.lengthless = zipped(tmp_path / "none", ("../../evil.txt", b"x")), False
     with pytest.raises(UserError, match="leads outside"):
-        download.fetched("evil", "data")
+        download.find_or_download("evil", "data")
     assert not list(tmp_path.rglob("evil.txt"))
 
 
@@ -141,23 +141,23 @@ def test_datasets_inner_zips_and_esc50(stub: Stub, tones_zip: bytes, tmp_path: P
     stub.files["archive.zip"] = zipped(
         tmp_path / "none", ("train.csv", (made / "train.csv").read_bytes()), ("audio_train.zip", inner)
     )
-    assert download.fetched("datasets/some-one/old-tones", "data") == "data/old-tones"
+    assert download.find_or_download("datasets/some-one/old-tones", "data") == "data/old-tones"
     assert stub.asked("DownloadDataset")[0]["ownerSlug"] == "some-one"
     assert len(load_competition("data/old-tones").clips) == 18 and not list(tmp_path.rglob("audio_train.zip"))
     stub.files["esc50.zip"] = tones_zip
     monkeypatch.setattr(download, "ESC50", "http://localhost/files/esc50.zip")
     stub.cut = 500
     with pytest.raises(UserError, match="ESC-50.*starts it anew"):
-        download.fetched("esc50", "data")
+        download.find_or_download("esc50", "data")
     stub.cut = None
     assert (
-        download.fetched("esc50", "data") == "data/esc50"
+        download.find_or_download("esc50", "data") == "data/esc50"
         and (tmp_path / "data/esc50/unpacked/train.csv").is_file()
     )
     stub.errors["esc50.zip"] = (404, "gone")
-    assert download.fetched("esc50", "data") == "data/esc50"  # it is here
+    assert download.find_or_download("esc50", "data") == "data/esc50"  # it is here
     with pytest.raises(UserError, match="404"):
-        download.fetched("esc50", "elsewhere")
+        download.find_or_download("esc50", "elsewhere")
 
 
 def test_what_is_here_is_not_asked_for(stub: Stub, tones_zip: bytes, tmp_path: Path) -> None:
@@ -165,7 +165,8 @@ def test_what_is_here_is_not_asked_for(stub: Stub, tones_zip: bytes, tmp_path: P
     (tmp_path / "data" / "b.zip").write_bytes(tones_zip)
     make_competition(tmp_path / "data" / "a", train=2, subm=1)
     assert [
-        download.fetched(name, "data") for name in (None, "sample", "made", "a", "b", "no/such/path", "x.zip")
+        download.find_or_download(name, "data")
+        for name in (None, "sample", "made", "a", "b", "no/such/path", "x.zip")
     ] == [None, "sample", "made", "data/a", "data/b.zip", "no/such/path", "x.zip"]
     assert not stub.calls
 
@@ -188,13 +189,15 @@ def test_every_refusal_is_a_line(
     (tmp_path / "s.csv").write_text("id,label\n1,a\n")
     flags = SubmitFlags(submit=True, competition="tones")
     for name, call in {
-        "ListDataFiles": lambda: download.fetched("tones", "data"),
-        "DownloadDataFiles": lambda: download.fetched("tones", "data"),
-        "GetSubmissionLimits": lambda: submit.prepared(flags, [], None, False),
-        "CreateSubmission": lambda: submit.prepared(flags, [], None, False)(tmp_path / "s.csv"),
-        "StartSubmissionUpload": lambda: submit.prepared(flags, [], None, False)(tmp_path / "s.csv"),
-        "ListSubmissions": lambda: submit.scores("tones", tmp_path / "none.csv"),
-        "CreateCodeSubmission": lambda: submit.code(
+        "ListDataFiles": lambda: download.find_or_download("tones", "data"),
+        "DownloadDataFiles": lambda: download.find_or_download("tones", "data"),
+        "GetSubmissionLimits": lambda: submit.prepare_submission(flags, [], None, False),
+        "CreateSubmission": lambda: submit.prepare_submission(flags, [], None, False)(tmp_path / "s.csv"),
+        "StartSubmissionUpload": lambda: submit.prepare_submission(flags, [], None, False)(
+            tmp_path / "s.csv"
+        ),
+        "ListSubmissions": lambda: submit.update_scores("tones", tmp_path / "none.csv"),
+        "CreateCodeSubmission": lambda: submit.submit_notebook(
             SubmitFlags(True, competition="tones", kernel="me/book/2")
         ),
     }.items():
@@ -220,18 +223,18 @@ def test_no_credentials_no_network_no_secrets(stub: Stub, monkeypatch, tmp_path:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
     with pytest.raises(UserError, match="cannot be reached.*switch Internet on"):
-        download.fetched("tones", "data")
+        download.find_or_download("tones", "data")
     monkeypatch.delenv("KAGGLE_USERNAME")
     monkeypatch.delenv("KAGGLE_KEY")
     with pytest.raises(UserError, match="needs credentials, and there are none.*settings"):
-        download.fetched("tones", "data")
+        download.find_or_download("tones", "data")
 
 
 def test_a_token_does_as_well(stub: Stub, monkeypatch) -> None:
     monkeypatch.delenv("KAGGLE_USERNAME")
     monkeypatch.delenv("KAGGLE_KEY")
     monkeypatch.setenv("KAGGLE_API_TOKEN", KEY)
-    assert client.user(client.connect()) == NAME
+    assert client.get_user(client.connect()) == NAME
 
 
 @pytest.fixture
@@ -242,7 +245,7 @@ def sent(stub: Stub, tmp_path: Path):
         path = tmp_path / "out" / "submission.csv"
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
-        submit.prepared(SubmitFlags(True, competition="tones", **flags), [], None, False)(path)
+        submit.prepare_submission(SubmitFlags(True, competition="tones", **flags), [], None, False)(path)
         return read_csv(path.parent / "ledger.csv")
 
     return call
@@ -280,7 +283,7 @@ def test_scores_that_fail_or_come_late(stub: Stub, sent, tmp_path: Path, capsys)
     stub.pending = 99
     assert sent(wait=0.0005)[0]["public"] == "" and "no score after" in capsys.readouterr().out
     stub.pending, stub.scored = 0, {"status": "COMPLETE", "publicScore": "0.5", "privateScore": "0.4"}
-    submit.scores(None, tmp_path / "out" / "ledger.csv")
+    submit.update_scores(None, tmp_path / "out" / "ledger.csv")
     row = read_csv(tmp_path / "out" / "ledger.csv")[0]
     assert (row["public"], row["private"], row["ref"]) == (
         "0.5",
@@ -292,7 +295,7 @@ def test_scores_that_fail_or_come_late(stub: Stub, sent, tmp_path: Path, capsys)
         sent("id,label\n1,b\n")
     assert len(read_csv(tmp_path / "out" / "ledger.csv")) == 2
     with pytest.raises(UserError, match="no submission that was sent from here"):
-        submit.scores(None, tmp_path / "none.csv")
+        submit.update_scores(None, tmp_path / "none.csv")
 
 
 def test_a_code_competition(stub: Stub, tmp_path: Path) -> None:

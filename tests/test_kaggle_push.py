@@ -84,7 +84,7 @@ def test_the_bundle_holds_the_product_and_nothing_else(stub: Stub, tmp_path: Pat
     about = json.loads((made / "dataset-metadata.json").read_text())
     assert (
         about["id"].endswith("/earshot-kit")
-        and push.slugified(about["title"]) == "earshot-kit"
+        and push.slugify(about["title"]) == "earshot-kit"
         and len(about["licenses"]) == 1
     )
     # Its code runs from where nothing can be written, and bundles again without git.
@@ -101,7 +101,7 @@ def test_the_bundle_holds_the_product_and_nothing_else(stub: Stub, tmp_path: Pat
 
 
 def test_without_git_the_product_is_the_same(tmp_path: Path, monkeypatch) -> None:
-    with_git = bundle.tracked()
+    with_git = bundle.list_product_files()
     assert len(with_git) > 50
     for name in with_git:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -110,7 +110,7 @@ def test_without_git_the_product_is_the_same(tmp_path: Path, monkeypatch) -> Non
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "x.py").write_text("")
     monkeypatch.setattr(bundle, "ROOT", tmp_path)
-    assert bundle.tracked() == with_git
+    assert bundle.list_product_files() == with_git
 
 
 def test_what_cannot_be_bundled(tmp_path: Path, monkeypatch) -> None:
@@ -170,20 +170,20 @@ def test_wheels_are_what_the_image_lacks(tmp_path: Path, monkeypatch) -> None:
         "PIP_CONFIG_FILE": "/dev/null",
     }.items():
         monkeypatch.setenv(name, value)
-    bundle.wheels(tmp_path / "wheels", bundle.LACKING)
+    bundle.download_wheels(tmp_path / "wheels", bundle.LACKING)
     assert {path.name for path in (tmp_path / "wheels").iterdir()} == {
         "tyro-1.0.0-py3-none-any.whl",
         "docstring_parser-0.16-py3-none-any.whl",
         "requirements.txt",
     }
     assert (tmp_path / "wheels" / "requirements.txt").read_text() == "docstring-parser==0.16\ntyro==1.0.0\n"
-    bundle.wheels(tmp_path / "more", ("heavy",))
+    bundle.download_wheels(tmp_path / "more", ("heavy",))
     assert (tmp_path / "more" / "requirements.txt").read_text() == "heavy==1.0\n" and len(
         list((tmp_path / "more").iterdir())
     ) == 2
     for package, expected in (("torch==2.10.0", "Kaggle's own is built"), ("absent", "pip install fails")):
         with pytest.raises(UserError, match=expected):
-            bundle.wheels(tmp_path / package, (package,))
+            bundle.download_wheels(tmp_path / package, (package,))
 
 
 def test_upload_new_then_a_version(stub: Stub, tmp_path: Path, capsys) -> None:
@@ -379,7 +379,7 @@ def test_notebooks_that_fail(stub: Stub, book: Path, tmp_path: Path, capsys) -> 
 def test_metadata_that_kaggle_would_misread(book: Path, changed: dict, expected: str) -> None:
     about(book, **changed)
     with pytest.raises(UserError, match=expected):
-        push.metadata(book, PushFlags())
+        push.load_metadata(book, PushFlags())
 
 
 def test_what_is_no_notebook(book: Path, tmp_path: Path) -> None:
@@ -392,4 +392,4 @@ def test_what_is_no_notebook(book: Path, tmp_path: Path) -> None:
         (tmp_path / "x.txt", "is no notebook"),
     ):
         with pytest.raises(UserError, match=expected):
-            push.metadata(path, PushFlags())
+            push.load_metadata(path, PushFlags())

@@ -104,7 +104,7 @@ def test_a_gpu_that_torch_cannot_use(monkeypatch, tmp_path: Path) -> None:
 def test_companions_of_another_release_or_cuda(monkeypatch) -> None:
     monkeypatch.setattr(torch, "__version__", "2.10.0+cu128")
     have = {"torchvision": "0.25.0+cu128", "torchaudio": "2.10.0+cu128"}
-    monkeypatch.setattr(gpu, "version", lambda name: have[name])
+    monkeypatch.setattr(gpu, "find_version", lambda name: have[name])
     broken: dict[str, Exception] = {}
 
     def load(name: str):
@@ -152,7 +152,7 @@ def test_packages(monkeypatch, tmp_path: Path) -> None:
     never."""
     have = {"tyro": None, "numpy": "1.26.4", "kaggle": None}
     monkeypatch.setattr(
-        packages, "version", lambda name: have.get(name, "2.7.5" if name.startswith("torch") else "99")
+        packages, "find_version", lambda name: have.get(name, "2.7.5" if name.startswith("torch") else "99")
     )
     said = lines(machine.code())
     assert any(line.startswith("stop: packages: tyro, kaggle missing") for line in said)

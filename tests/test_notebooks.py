@@ -119,6 +119,6 @@ def test_notebooks_are_clean_and_their_metadata_complete() -> None:
         setups.append(["".join(cell["source"]) for cell in cells if "CODE" in "".join(cell["source"])])
         for cell in cells:
             compile("".join(cell["source"]), name, "exec")
-        filled = notebook.filled(NOTEBOOKS / f"{name}.ipynb")
-        assert len(filled) < notebook.LARGEST and filled == notebook.filled(NOTEBOOKS / f"{name}.ipynb")
+        filled = notebook.fill_in_code(NOTEBOOKS / f"{name}.ipynb")
+        assert len(filled) < notebook.LARGEST and filled == notebook.fill_in_code(NOTEBOOKS / f"{name}.ipynb")
     assert setups[0] == setups[1] and len(setups[0]) == 2, "both notebooks find the kit in the same way"

@@ -13,7 +13,7 @@ from conftest import tone
 
 import predict
 from earshot.app import feature_maps, mistakes, plots, saliency
-from earshot.app.upload_limits import Limits
+from earshot.app.upload_limits import UploadLimits
 from earshot.audio.load import BadAudio
 from earshot.core.errors import UserError
 from earshot.prediction import members
@@ -54,20 +54,20 @@ def test_every_head_is_read_once(opened: dict, home: Path, monkeypatch: pytest.M
 
 def test_feature_maps_of_a_head(opened: dict, home: Path) -> None:
     cnn = opened["cnn"]
-    found = feature_maps.of_window(
+    found = feature_maps.compute_maps(
         cnn, cnn.runs[0], cnn.heads(cnn.runs[0], "best")[0][0], cnn.hear(home / "long.wav"), 2
     )
     ((whose, layers),) = found.items()
-    assert "audio_cnn" in whose and list(feature_maps.grouped(layers)) == ["conv1", "layer1", "layer2"]
-    assert [one.name for one in feature_maps.grouped(layers)["layer1"]] == [
+    assert "audio_cnn" in whose and list(feature_maps.group_layers(layers)) == ["conv1", "layer1", "layer2"]
+    assert [one.name for one in feature_maps.group_layers(layers)["layer1"]] == [
         "layer1",
         "layer1.block0.conv",
         "layer1.block0.relu",
     ]
-    html = plots.maps(found)
+    html = plots.render_maps(found)
     # scale, layers, sub-layers with their layer
     assert html.count("<img") == 1 + 3 + 3 + 3 and "layer1.block0.relu" in html
-    assert plots.maps({}).startswith("<p")
+    assert plots.render_maps({}).startswith("<p")
 
 
 def test_hooks_know_which_axis_is_time() -> None:
@@ -85,7 +85,7 @@ def test_hooks_know_which_axis_is_time() -> None:
             return self.act(self.line(x.transpose(1, 2)))
 
     net = Net()
-    found = {one.name: one for one in feature_maps.hooked(net, lambda: net(torch.randn(1, 4, 700)))}
+    found = {one.name: one for one in feature_maps.capture_layers(net, lambda: net(torch.randn(1, 4, 700)))}
     assert {name: one.shape for name, one in found.items()} == {
         "conv": (6, 698),
         "act": (6, 698),
@@ -98,7 +98,7 @@ def test_hooks_know_which_axis_is_time() -> None:
         "line": (5, 384),
         "act (2)": (5, 384),
     }
-    short = {one.name: one for one in feature_maps.hooked(net, lambda: net(torch.randn(1, 4, 50)))}
+    short = {one.name: one for one in feature_maps.capture_layers(net, lambda: net(torch.randn(1, 4, 50)))}
     assert short["conv"].values.min() < 0 <= short["act"].values.min(), (
         "a map is noted before the next layer writes over it"
     )
@@ -111,7 +111,7 @@ def test_diverging_colours_are_white_at_zero() -> None:
     from PIL import Image
 
     image = np.asarray(
-        Image.open(io.BytesIO(plots.diverging(np.array([[-2.0, 0.0, 1.0, 2.0]])))).convert("RGB")
+        Image.open(io.BytesIO(plots.draw_diverging(np.array([[-2.0, 0.0, 1.0, 2.0]])))).convert("RGB")
     )[0]
     assert [tuple(p) for p in image[[0, 1, 3]].tolist()] == [plots.LOW, plots.MIDDLE, plots.HIGH]
     assert image[2, 0] > plots.HIGH[0] and image[2, 2] == 255
@@ -129,7 +129,7 @@ def test_evidence_adds_up_and_lies_where_the_sound_is(opened: dict, home: Path) 
     features = answer.heard[cnn.ears(run).key].features
     x, mask = cnn.rows(run, features, False).batch(np.array([0]))
     heads = [head for _, head in cnn.heads(run, "best")]
-    found = saliency.gradients(heads, x, mask, 2, False, True)
+    found = saliency.compute_gradients(heads, x, mask, 2, False, True)
     with torch.no_grad():
         silence = torch.full_like(x, x.amin())
         gain = np.mean(
@@ -141,9 +141,9 @@ def test_evidence_adds_up_and_lies_where_the_sound_is(opened: dict, home: Path) 
     assert abs(found.sum() - gain) < 0.1 * abs(gain) + 0.02
     shown = saliency.explain(cnn, run, answer, 0, 2)
     assert shown.how == saliency.GRADIENTS and shown.values.shape == x.shape[2:]
-    loss = saliency.occlusion(cnn, run, half, 2)
+    loss = saliency.compute_occlusion(cnn, run, half, 2)
     assert loss.shape == (saliency.PIECES,) and np.abs(loss[:10]).max() > 3 * np.abs(loss[12:]).max()
-    assert plots.saliency(shown, half, 16000, 0.0, "tone").startswith(b"\x89PNG")
+    assert plots.draw_saliency(shown, half, 16000, 0.0, "tone").startswith(b"\x89PNG")
 
 
 def test_heads_without_gradients_are_explained_by_occlusion() -> None:
@@ -151,7 +151,7 @@ def test_heads_without_gradients_are_explained_by_occlusion() -> None:
         def forward(self, x: torch.Tensor, mask: None) -> torch.Tensor:
             return torch.from_numpy(x.detach().numpy().sum((1, 2)))
 
-    assert saliency.gradients([Fitted()], torch.randn(1, 1, 3, 4), None, 1, False, True) is None
+    assert saliency.compute_gradients([Fitted()], torch.randn(1, 1, 3, 4), None, 1, False, True) is None
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_heads_without_gradients_are_explained_by_occlusion() -> None:
 )
 def test_limits(home: Path, name: str, reason: str | None) -> None:
     (home / "large").write_bytes(b"RIFF" + bytes(100_001))
-    limits = Limits(20, 100_000)
+    limits = UploadLimits(20, 100_000)
     if reason is None:
         limits.check(home / name)
         return
@@ -178,8 +178,8 @@ def test_limits(home: Path, name: str, reason: str | None) -> None:
 
 def test_mistakes_are_the_honest_ones(opened: dict, home: Path) -> None:
     with contextlib.chdir(home):
-        found, line = mistakes.find(members.open_all(("lin",), "runs")[0])
-        files = mistakes.files(members.open_all(("lin",), "runs")[0], found)
+        found, line = mistakes.find_mistakes(members.open_all(("lin",), "runs")[0])
+        files = mistakes.find_files(members.open_all(("lin",), "runs")[0], found)
     rows = [row.split(",") for row in (home / "runs" / "lin" / "oof_last.csv").read_text().splitlines()]
     classes = rows[0][3:]
     wrong = {row[0] for row in rows[1:] if classes[int(np.argmax([float(p) for p in row[3:]]))] != row[2]}

@@ -149,10 +149,10 @@ def test_the_whole_address_as_a_flag(opened: dict, home: Path) -> None:
     """Its host is answered beside this machine's, another is not; no header is needed."""
     client = pytest.importorskip("starlette.testclient", reason="the page needs gradio").TestClient
     from earshot.app import api, session
-    from earshot.app.upload_limits import Limits
+    from earshot.app.upload_limits import UploadLimits
 
     with chdir(home):
-        desk = session.Desk(opened["cnn"], Limits(20, 10**6), "cnn")
+        desk = session.Session(opened["cnn"], UploadLimits(20, 10**6), "cnn")
     at = client(api.build(desk, "127.0.0.1", None, parse_address("https://lab.example/earshot/")))
     for path in ("/docs", "/earshot/docs"):
         for host in ("lab.example", "localhost:7860"):
@@ -171,7 +171,7 @@ def test_in_a_browser_below_a_prefix(home: Path, chromium: object) -> None:
     ):
         view, wrong = chromium.new_page(), []
         view.set_default_timeout(30_000)
-        view.on("response", lambda reply: wrong.append(reply.url) if reply.status >= 400 else None)
+        view.handle("response", lambda reply: wrong.append(reply.url) if reply.status >= 400 else None)
         view.goto(f"{at}/")
         view.wait_for_selector("#clip input[type=file]", state="attached")
         view.set_input_files("#clip input[type=file]", str(home / "tone.wav"))
@@ -188,7 +188,7 @@ def test_in_a_browser_below_a_prefix(home: Path, chromium: object) -> None:
 
 def answered(address: str | None, path: str, *headers: tuple[str, str]) -> tuple[int, dict]:
     """What the middleware makes of a request: a status and headers, or 0 and the scope that it passes on."""
-    from earshot.app.proxy import BehindProxy
+    from earshot.app.proxy import ProxyMiddleware
 
     found: list = []
 
@@ -200,7 +200,7 @@ def answered(address: str | None, path: str, *headers: tuple[str, str]) -> tuple
             found.append((message["status"], {k.decode(): v.decode() for k, v in message["headers"]}))
 
     at = parse_address(address) if address is not None else None
-    made = BehindProxy(inside, at, {"127.0.0.1"}, {"api", "docs"})
+    made = ProxyMiddleware(inside, at, {"127.0.0.1"}, {"api", "docs"})
     given = [(b"host", b"127.0.0.1:7"), *((k.encode(), v.encode("latin-1")) for k, v in headers)]
     scope = {"type": "http", "scheme": "http", "path": path, "headers": given, "root_path": ""}
     with suppress(StopIteration):  # nothing in it waits

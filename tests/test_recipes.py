@@ -15,7 +15,7 @@ from test_encodec import tiny
 
 import get_features
 import train
-from earshot.core.config import load_recipe, recipe_names
+from earshot.core.config import list_recipes, load_recipe
 
 pytestmark = pytest.mark.slow
 
@@ -110,7 +110,7 @@ def bench(esc10: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_recipe_is_here():
-    assert sorted(REDUCED) == recipe_names()
+    assert sorted(REDUCED) == list_recipes()
 
 
 @pytest.mark.parametrize("name", REDUCED)

@@ -16,7 +16,7 @@ from conftest import read_csv, script, tone
 import predict
 import train
 from earshot.app import session, ui
-from earshot.app.upload_limits import Limits
+from earshot.app.upload_limits import UploadLimits
 from earshot.core.errors import UserError
 from earshot.core.files import hash_file
 from earshot.features import cache as caches
@@ -121,19 +121,19 @@ def test_one_content_in_two_folds_was_trained_on_by_all(home: Path, tmp_path: Pa
 
 def test_the_page_and_the_api(opened: dict, home: Path, older: Path, folder: Path) -> None:
     with contextlib.chdir(home):
-        desk = session.Desk(opened["cnn"], Limits(20, 10**6), "cnn")
-    text = ui._learnt(desk, str(folder / "renamed.wav"))
+        desk = session.Session(opened["cnn"], UploadLimits(20, 10**6), "cnn")
+    text = ui._render_warning(desk, str(folder / "renamed.wav"))
     row = next(row for row in read_csv(home / "runs" / "cnn" / "oof_last.csv") if row["id"] == "004.wav")
     best = max(desk.hearing.classes, key=lambda name: float(row[name]))
     assert "This audio is in the training data (004.wav)" in text
     assert f"(fold {row['fold']}) predict {best} {float(row[best]):.3f}." in text
-    assert ui._learnt(desk, str(folder / "005.wav")) == ""
-    found = {name: desk.as_json(folder / name, 1, name) for name in ("renamed.wav", "005.wav")}
+    assert ui._render_warning(desk, str(folder / "005.wav")) == ""
+    found = {name: desk.predict_json(folder / name, 1, name) for name in ("renamed.wav", "005.wav")}
     assert "in the training data (004.wav)" in found["renamed.wav"]["warning"]
     assert "warning" not in found["005.wav"]
     desk.seen = seen(older, "cnn")
-    assert "has this name (005.wav)" in desk.as_json(folder / "005.wav", 1, "005.wav")["warning"]
-    assert "warning" not in desk.as_json(folder / "005.wav", 1, "")
+    assert "has this name (005.wav)" in desk.predict_json(folder / "005.wav", 1, "005.wav")["warning"]
+    assert "warning" not in desk.predict_json(folder / "005.wav", 1, "")
 
 
 def test_a_cache_without_digests_is_read(home: Path, tmp_path: Path) -> None:

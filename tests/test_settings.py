@@ -14,7 +14,14 @@ import torch
 from earshot import extractors
 from earshot.audio.load import AudioSettings
 from earshot.core import cli, config, kinds
-from earshot.core.config import Recipe, TrainingFlags, WindowFlags, load_recipe, recipe_names, with_defaults
+from earshot.core.config import (
+    Recipe,
+    TrainingFlags,
+    WindowFlags,
+    list_recipes,
+    load_recipe,
+    replace_defaults,
+)
 from earshot.core.errors import TemporaryError, UserError
 from earshot.core.fingerprint import compute_fingerprint, list_differences, to_record
 from earshot.features import find_cache, source_files
@@ -36,7 +43,7 @@ from earshot.training.run import Run
     ],
 )
 def test_values_get_their_fields_types(key, value, want):
-    found = getattr(with_defaults(TrainingFlags(), {key: value}, "here"), key)
+    found = getattr(replace_defaults(TrainingFlags(), {key: value}, "here"), key)
     assert found == want and type(found) is type(want)
 
 
@@ -57,17 +64,17 @@ def test_values_get_their_fields_types(key, value, want):
 )
 def test_values_of_the_wrong_type_are_named(key, value):
     with pytest.raises(UserError) as caught:
-        with_defaults(TrainingFlags(), {key: value}, "recipe x, training")
+        replace_defaults(TrainingFlags(), {key: value}, "recipe x, training")
     assert str(caught.value).startswith(f"recipe x, training: {key} is {value!r}, but must be ")
 
 
 def test_other_kinds_of_fields():
-    assert with_defaults(config.RunFlags(), {"fold": [1, 3]}, "").fold == (1, 3)
-    assert with_defaults(config.RunFlags(), {"fold": 3}, "").fold == (3,)
-    assert with_defaults(config.TrainMachineFlags(), {"fresh": True}, "").fresh is True
-    assert with_defaults(config.CompetitionFlags(), {"holdout": 5}, "").holdout == "5"
-    windows = with_defaults(WindowFlags(), {"pad": "wrap", "seconds": 4}, "")
-    assert (windows.pad, windows.seconds, with_defaults(windows, {"pad": None}, "").pad) == (
+    assert replace_defaults(config.RunFlags(), {"fold": [1, 3]}, "").fold == (1, 3)
+    assert replace_defaults(config.RunFlags(), {"fold": 3}, "").fold == (3,)
+    assert replace_defaults(config.TrainMachineFlags(), {"fresh": True}, "").fresh is True
+    assert replace_defaults(config.CompetitionFlags(), {"holdout": 5}, "").holdout == "5"
+    windows = replace_defaults(WindowFlags(), {"pad": "wrap", "seconds": 4}, "")
+    assert (windows.pad, windows.seconds, replace_defaults(windows, {"pad": None}, "").pad) == (
         "wrap",
         4.0,
         None,
@@ -75,15 +82,17 @@ def test_other_kinds_of_fields():
     with pytest.raises(
         UserError, match="here: unknown key hopp: choose among seconds, hop, pad, max_windows"
     ):
-        with_defaults(WindowFlags(), {"hopp": 1}, "here")
-    assert dataclasses.asdict(with_defaults(TrainingFlags(), {}, "")) == dataclasses.asdict(TrainingFlags())
+        replace_defaults(WindowFlags(), {"hopp": 1}, "here")
+    assert dataclasses.asdict(replace_defaults(TrainingFlags(), {}, "")) == dataclasses.asdict(
+        TrainingFlags()
+    )
 
 
 def test_a_setting_that_is_gone_is_said_to_be(tmp_path):
     """In a recipe, as a flag, and by a run that was made with it."""
     gone = "was removed in 0.2"
     with pytest.raises(UserError, match=f"recipe x, training: pretrain {gone}"):
-        with_defaults(TrainingFlags(), {"pretrain": 60}, "recipe x, training")
+        replace_defaults(TrainingFlags(), {"pretrain": 60}, "recipe x, training")
     for argv in (["--pretrain", "60"], ["--pretrain=60"]):
         with pytest.raises(UserError, match=f"--pretrain {gone}"):
             cli.parse({"training": TrainingFlags()}, argv, "")
@@ -95,8 +104,8 @@ def test_a_setting_that_is_gone_is_said_to_be(tmp_path):
 def test_renamed_settings_keep_their_place_in_records():
     """Recipes take either name, and a run or a cache made before the renaming has the same fingerprint."""
     new, old = {"num_masks": 2, "crop_share": 0.5}, {"masks": 2, "crop": 0.5}
-    training = with_defaults(TrainingFlags(), new, "")
-    assert training == with_defaults(TrainingFlags(), old, "")
+    training = replace_defaults(TrainingFlags(), new, "")
+    assert training == replace_defaults(TrainingFlags(), old, "")
     record = to_record(training)
     assert {key: record[key] for key in old} == old and not record.keys() & new.keys()
     assert to_record(config.AugmentFlags(bc_mix=0.5))["between"] == 0.5
@@ -134,14 +143,14 @@ def test_recipes_that_are_none(tmp_path, text, match):
 
 def test_recipes_are_found_by_name_or_path(tmp_path):
     with pytest.raises(
-        UserError, match=f"no recipe nope: choose one of {', '.join(recipe_names())}, or name a YAML file"
+        UserError, match=f"no recipe nope: choose one of {', '.join(list_recipes())}, or name a YAML file"
     ):
         load_recipe("nope")
     (tmp_path / "mine.yml").write_text("about: my own\nhead:\ntraining: {epochs: 2}")
     assert load_recipe(str(tmp_path / "mine.yml")) == Recipe("mine", "my own", {}, {}, {"epochs": 2})
     (tmp_path / "empty.yaml").write_text("")
     assert load_recipe(str(tmp_path / "empty.yaml")) == Recipe("empty")
-    assert {"linear", "sample", "ast_linear"} <= set(recipe_names())
+    assert {"linear", "sample", "ast_linear"} <= set(list_recipes())
 
 
 def shapes_of(extractor: str | None, features: dict) -> dict[str, tuple]:
@@ -151,7 +160,7 @@ def shapes_of(extractor: str | None, features: dict) -> dict[str, tuple]:
     if extractor == "logmel":
         module = extractors.module(extractor)
         names = {field.name for field in dataclasses.fields(module.Settings)}
-        settings = with_defaults(module.Settings(), {k: v for k, v in features.items() if k in names}, "")
+        settings = replace_defaults(module.Settings(), {k: v for k, v in features.items() if k in names}, "")
         window = Window(float(features.get("seconds") or 5.0), None, "wrap", None, settings.rate or 44100)
         return module.Extractor(settings, window).shapes
     ast = {"pooled": (768, 1, 1), "frames": (768, 1, 101), "tokens": (768, 12, 101)}
@@ -166,13 +175,13 @@ def shapes_of(extractor: str | None, features: dict) -> dict[str, tuple]:
     }[extractor]
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", list_recipes())
 def test_every_recipe_fits(name):
     import models
 
     recipe = load_recipe(name)
     assert recipe.about and recipe.head and recipe.training
-    with_defaults(TrainingFlags(), recipe.training, name)
+    replace_defaults(TrainingFlags(), recipe.training, name)
     extractor = recipe.features.get("extractor")
     if extractor:
         groups = [
@@ -185,7 +194,7 @@ def test_every_recipe_fits(name):
         known = [{field.name for field in dataclasses.fields(group)} for group in groups]
         assert set(recipe.features) <= set().union(*known)
         for group, fields in zip(groups, known, strict=True):
-            with_defaults(group, {k: v for k, v in recipe.features.items() if k in fields}, name)
+            replace_defaults(group, {k: v for k, v in recipe.features.items() if k in fields}, name)
     else:
         assert not recipe.features
     options = dict(recipe.head)

@@ -29,8 +29,8 @@ def parse_address(given: str) -> Address:
         UserError: neither.
     """
     whole = re.fullmatch("(https?)://([^/]*)(.*)", given)
-    prefix = plain_prefix(whole[3] if whole else given)
-    if prefix is None or whole and not host_name(whole[2]):
+    prefix = clean_prefix(whole[3] if whole else given)
+    if prefix is None or whole and not parse_host(whole[2]):
         raise UserError(
             f"--root-path {given!r}: give the path below which the proxy serves the page, such as /earshot, "
             "or its whole address, such as https://example.org/earshot"
@@ -38,13 +38,13 @@ def parse_address(given: str) -> Address:
     return Address(prefix, whole[1], whole[2]) if whole else Address(prefix)
 
 
-def plain_prefix(path: str) -> str | None:
+def clean_prefix(path: str) -> str | None:
     """A prefix without its last slash and with nothing encoded; None for what is no plain path."""
     plain = unquote(path.removesuffix("/")) if path.isascii() else "\n"
     return plain if SEGMENTS.fullmatch(plain) else None
 
 
-def host_name(host: str) -> str | None:
+def parse_host(host: str) -> str | None:
     """The host without its port, None for what is no host."""
     found = HOST.fullmatch(host)
     return found[1].lower() if found else None

@@ -15,9 +15,9 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
-from earshot.app.address import Address, host_name
-from earshot.app.proxy import BehindProxy
-from earshot.app.session import Desk
+from earshot.app.address import Address, parse_host
+from earshot.app.proxy import ProxyMiddleware
+from earshot.app.session import Session
 from earshot.audio.load import BadAudio
 from earshot.core.errors import TemporaryError
 
@@ -49,11 +49,11 @@ BODY = {
 }
 
 
-class _TooLarge(Exception):
+class _UploadTooLarge(Exception):
     pass
 
 
-class Policy:
+class SecurityHeaders:
     """ASGI middleware: every response without a policy of its own gets the page's."""
 
     def __init__(self, app: Any):
@@ -74,7 +74,7 @@ class Policy:
         await self.app(scope, receive, adding if scope["type"] == "http" else send)
 
 
-def build(session: Desk, host: str, report: Path | None, address: Address | None = None) -> FastAPI:
+def build(session: Session, host: str, report: Path | None, address: Address | None = None) -> FastAPI:
     """The server without the page.
 
     Args:
@@ -91,24 +91,24 @@ def build(session: Desk, host: str, report: Path | None, address: Address | None
     async def predict(request: Request, top: int = 3) -> JSONResponse:
         """The likeliest classes of a clip, and of each of its windows."""
         if not 1 <= top <= 10000:
-            return _refused(422, "top has to be a whole number from 1 on")
+            return _refuse(422, "top has to be a whole number from 1 on")
         handle, name = tempfile.mkstemp(prefix="earshot-")
         try:
             with os.fdopen(handle, "wb") as file:
-                sent = await _receive(request, session.limits.size, file)
-            return JSONResponse(await run_in_threadpool(session.as_json, name, top, sent))
-        except _TooLarge:
-            return _refused(413, session.limits.too_large())
+                sent = await _receive_upload(request, session.limits.size, file)
+            return JSONResponse(await run_in_threadpool(session.predict_json, name, top, sent))
+        except _UploadTooLarge:
+            return _refuse(413, session.limits.describe_too_large())
         except BadAudio as error:
-            return _refused(422, str(error))
+            return _refuse(422, str(error))
         except TemporaryError as error:
-            return _refused(503, f"this machine failed, not the clip; try again later ({error})")
+            return _refuse(503, f"this machine failed, not the clip; try again later ({error})")
         finally:
             os.unlink(name)
 
     @app.get("/docs", response_class=HTMLResponse, include_in_schema=False)
     def docs(request: Request) -> str:
-        return _docs(session, str(request.base_url).rstrip("/"))
+        return _render_docs(session, str(request.base_url).rstrip("/"))
 
     if report is not None:
 
@@ -116,24 +116,24 @@ def build(session: Desk, host: str, report: Path | None, address: Address | None
         def shown() -> HTMLResponse:
             return HTMLResponse(report.read_bytes(), headers={"content-security-policy": SANDBOX})
 
-    hosts = {*LOOPBACK, *([host_name(address.host)] if address and address.host else [])}
+    hosts = {*LOOPBACK, *([parse_host(address.host)] if address and address.host else [])}
     own = {*PAGE, *(route.path.split("/")[1] for route in app.routes)}
-    app.add_middleware(BehindProxy, address=address, hosts=hosts if host in LOOPBACK else (), own=own)
-    app.add_middleware(Policy)
+    app.add_middleware(ProxyMiddleware, address=address, hosts=hosts if host in LOOPBACK else (), own=own)
+    app.add_middleware(SecurityHeaders)
     return app
 
 
-def _refused(status: int, reason: str) -> JSONResponse:
+def _refuse(status: int, reason: str) -> JSONResponse:
     return JSONResponse({"error": reason}, status)
 
 
-async def _receive(request: Request, most: int, file: Any) -> str:
+async def _receive_upload(request: Request, most: int, file: Any) -> str:
     """The upload of a request, the field `audio` of a form or the whole body, into a file; _TooLarge as soon
     as it is. Returns the file's name, "" for a body."""
     form = request.headers.get("content-type", "").startswith("multipart/form-data")
     allowed = most + (SLACK if form else 0)
     if int(request.headers.get("content-length") or 0) > allowed:
-        raise _TooLarge
+        raise _UploadTooLarge
     counted = 0
 
     async def receive() -> dict:
@@ -141,7 +141,7 @@ async def _receive(request: Request, most: int, file: Any) -> str:
         message = await request.receive()
         counted += len(message.get("body", b""))
         if counted > allowed:
-            raise _TooLarge
+            raise _UploadTooLarge
         return message
 
     limited = Request(request.scope, receive)
@@ -157,7 +157,7 @@ async def _receive(request: Request, most: int, file: Any) -> str:
             while block := await upload.read(1 << 20):
                 file.write(block)
             return upload.filename or ""
-    except _TooLarge:
+    except _UploadTooLarge:
         raise
     except BadAudio:
         raise
@@ -167,7 +167,7 @@ async def _receive(request: Request, most: int, file: Any) -> str:
         ) from None
 
 
-def _docs(session: Desk, base: str) -> str:
+def _render_docs(session: Session, base: str) -> str:
     """The API's description: one page, nothing fetched."""
     classes = session.hearing.classes
     first, named = (
@@ -196,7 +196,7 @@ curl -F audio=@clip.wav "{escape(base)}/api/predict?top=5"</pre>
  "milliseconds": 21.4}}</pre>
 <p>Where the audio is a training clip, <code>"warning"</code> says so.</p>
 <table><tr><th>status</th><th>body</th></tr>
-<tr><td>413</td><td><code>{{"error": "{escape(session.limits.too_large())}"}}</code></td></tr>
+<tr><td>413</td><td><code>{{"error": "{escape(session.limits.describe_too_large())}"}}</code></td></tr>
 <tr><td>422</td><td><code>{{"error": "why the audio cannot be heard, in one line"}}</code></td></tr></table>
 <p>The same for programs: <a href="openapi.json">openapi.json</a>. The page: <a href="./">/</a>.</p>
 </body></html>"""

@@ -20,7 +20,7 @@ ON_LAST = (nn.Linear, nn.LayerNorm, nn.MultiheadAttention, nn.GRU, nn.LSTM)
 
 
 @dataclass(frozen=True)
-class Map:
+class FeatureMap:
     """One layer's output as a picture.
 
     Args:
@@ -34,7 +34,9 @@ class Map:
     values: np.ndarray
 
 
-def of_window(hearing: Hearing, run: Run, model: str, answer: Answer, window: int) -> dict[str, list[Map]]:
+def compute_maps(
+    hearing: Hearing, run: Run, model: str, answer: Answer, window: int
+) -> dict[str, list[FeatureMap]]:
     """The maps of one window, by whose they are: the head's (of the model named so) and those of the
     extractor's networks.
 
@@ -46,8 +48,8 @@ def of_window(hearing: Hearing, run: Run, model: str, answer: Answer, window: in
     head = dict(hearing.heads(run, hearing.kind(run)))[model]
     rows = hearing.rows(run, heard.features, pooled=False)
     x, mask = rows.batch(np.array([window]))
-    made = {f"the head ({head.config['name']}, {model})": of_head(head, x, mask)}
-    piece = cut(
+    made = {f"the head ({head.config['name']}, {model})": compute_head_maps(head, x, mask)}
+    piece = cut_window(
         heard.wave,
         heard.features.start[window] - heard.offset,
         heard.features.length[window],
@@ -56,37 +58,37 @@ def of_window(hearing: Hearing, run: Run, model: str, answer: Answer, window: in
     for name, module in vars(ears.extractor).items():
         if isinstance(module, nn.Module):
             kind = run.config["record"]["features"]["extractor"]
-            made[f"the extractor ({kind})"] = hooked(
+            made[f"the extractor ({kind})"] = capture_layers(
                 module, lambda: ears.extractor.extract([piece], [0.0], 1), name + "."
             )
     return {whose: found for whose, found in made.items() if found}
 
 
-def cut(wave: np.ndarray, start: float, length: float, rate: int) -> np.ndarray:
+def cut_window(wave: np.ndarray, start: float, length: float, rate: int) -> np.ndarray:
     """A window's real audio: (samples,) from `start`, `length` seconds long."""
     first = max(0, round(float(start) * rate))
     return np.array(wave[first : first + max(1, round(float(length) * rate))])
 
 
 @torch.inference_mode()
-def of_head(head: nn.Module, x: Tensor, mask: Tensor | None) -> list[Map]:
+def compute_head_maps(head: nn.Module, x: Tensor, mask: Tensor | None) -> list[FeatureMap]:
     """A head's maps of x (1, D, F, T): those that it names itself (`forward_features`), else every
     layer's."""
     named = head.forward_features(x, mask)
     if named:
-        found = [_map(name, value, False) for name, value in named.items()]
+        found = [_to_map(name, value, False) for name, value in named.items()]
         return [one for one in found if one is not None]
-    return hooked(head, lambda: head(x, mask))
+    return capture_layers(head, lambda: head(x, mask))
 
 
-def hooked(module: nn.Module, call: Callable[[], Any], prefix: str = "") -> list[Map]:
+def capture_layers(module: nn.Module, call: Callable[[], Any], prefix: str = "") -> list[FeatureMap]:
     """What the layers within a module give out during a call, in the order of computation.
 
     Outputs of 4 axes are (batch, channels, frequency, time), of 3 axes (batch, channels, time), unless a
     layer that works on the last axis made them; what follows such a layer (an activation, a dropout) is taken
     to keep its order.
     """
-    found: dict[str, Map | None] = {}
+    found: dict[str, FeatureMap | None] = {}
     last = [False]
 
     def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
@@ -103,7 +105,7 @@ def hooked(module: nn.Module, call: Callable[[], Any], prefix: str = "") -> list
                 last[0] = isinstance(layer, ON_LAST) and not type(layer).__name__.endswith("2d")
             again = sum(key.partition(" ")[0] == name for key in found)
             key = f"{name} ({again + 1})" if again else name
-            found[key] = _map(key, output, last[0])
+            found[key] = _to_map(key, output, last[0])
 
         return hook
 
@@ -118,7 +120,7 @@ def hooked(module: nn.Module, call: Callable[[], Any], prefix: str = "") -> list
     return [one for one in found.values() if one is not None]
 
 
-def _map(name: str, output: Tensor, channels_last: bool) -> Map | None:
+def _to_map(name: str, output: Tensor, channels_last: bool) -> FeatureMap | None:
     """None for what is no picture: a number a channel."""
     value = torch.nan_to_num(output.detach()[0].float()).cpu()
     shape = tuple(value.shape)
@@ -130,10 +132,10 @@ def _map(name: str, output: Tensor, channels_last: bool) -> Map | None:
         value = value.T if channels_last else value
         if min(value.shape) < 2:
             return None
-    return Map(name, shape, _fewer(_fewer(value.numpy(), ROWS, 0), COLUMNS, 1))
+    return FeatureMap(name, shape, _downsample(_downsample(value.numpy(), ROWS, 0), COLUMNS, 1))
 
 
-def _fewer(values: np.ndarray, most: int, axis: int) -> np.ndarray:
+def _downsample(values: np.ndarray, most: int, axis: int) -> np.ndarray:
     """No more than so many cells along an axis, by means of neighbours."""
     length = values.shape[axis]
     if length <= most:
@@ -144,7 +146,7 @@ def _fewer(values: np.ndarray, most: int, axis: int) -> np.ndarray:
     return sums / counts
 
 
-def grouped(maps: list[Map]) -> dict[str, list[Map]]:
+def group_layers(maps: list[FeatureMap]) -> dict[str, list[FeatureMap]]:
     """Layers with their sub-layers: by the first part of the names in which they differ; a layer's own map
     comes first.
 
@@ -154,7 +156,7 @@ def grouped(maps: list[Map]) -> dict[str, list[Map]]:
     common = 0
     while all(len(p) > common + 1 for p in parts) and len({p[common] for p in parts}) == 1:
         common += 1
-    found: dict[str, list[Map]] = {}
+    found: dict[str, list[FeatureMap]] = {}
     for one, names in zip(maps, parts, strict=True):
         found.setdefault(".".join(names[: common + 1]), []).append(one)
     for name, inside in found.items():

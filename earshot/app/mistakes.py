@@ -29,7 +29,7 @@ class Mistake:
         return f"{self.id}: {self.said} {self.sure:.2f}, is {self.truth}"
 
 
-def find(whole: Member) -> tuple[list[Mistake], str]:
+def find_mistakes(whole: Member) -> tuple[list[Mistake], str]:
     """The honest out-of-fold mistakes, the surest first (of several labels: the clips with the furthest-off
     label), and a line.
 
@@ -65,7 +65,7 @@ def find(whole: Member) -> tuple[list[Mistake], str]:
     )
 
 
-def files(whole: Member, mistakes: list[Mistake]) -> dict[str, Path]:
+def find_files(whole: Member, mistakes: list[Mistake]) -> dict[str, Path]:
     """The audio of mistakes by the clips' ids, as far as the competition's files are where get_features.py
     found them."""
     for run in whole.runs():

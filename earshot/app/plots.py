@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from earshot.app.feature_maps import Map, grouped
+from earshot.app.feature_maps import FeatureMap, group_layers
 from earshot.app.saliency import Saliency
 from earshot.audio import spectrogram
 from earshot.report import style
@@ -27,7 +27,7 @@ ENVELOPE = 1200  # points of a waveform
 _lock = threading.Lock()  # matplotlib's settings are the process's
 
 
-def clip(
+def draw_clip(
     wave: np.ndarray,
     rate: int,
     windows: np.ndarray,
@@ -50,13 +50,13 @@ def clip(
     order = order[np.argsort(-probabilities[order], kind="stable")]
     names = style.names(classes, 18)
     with _lock, style.style():
-        figure = _figure(4.4 + (0.7 + 0.27 * len(order) if several else 0))
+        figure = _make_figure(4.4 + (0.7 + 0.27 * len(order) if several else 0))
         heights = [1, 2.6] + ([0.35 + 0.16 * len(order)] if several else [])
         axes = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
-        _waveform(axes[0], wave, seconds)
-        _levels(axes[1], wave, rate, "viridis")
+        _draw_waveform(axes[0], wave, seconds)
+        _draw_spectrogram(axes[1], wave, rate, "viridis")
         if several:
-            _timeline(
+            _draw_timeline(
                 figure,
                 axes[2],
                 windows[:, order],
@@ -70,20 +70,20 @@ def clip(
         return style.png(figure)
 
 
-def _figure(height: float) -> Figure:
+def _make_figure(height: float) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure((7.2, height))
 
 
-def _waveform(axes: Any, wave: np.ndarray, seconds: float) -> None:
+def _draw_waveform(axes: Any, wave: np.ndarray, seconds: float) -> None:
     edges = np.linspace(0, len(wave), min(ENVELOPE, len(wave)) + 1).astype(int)[:-1]
     low, high = np.minimum.reduceat(wave, edges), np.maximum.reduceat(wave, edges)
     axes.fill_between(edges / len(wave) * seconds, low, high, color=style.BLUE, linewidth=0.4)
     axes.set(ylabel="amplitude")
 
 
-def _levels(axes: Any, wave: np.ndarray, rate: int, colours: Any) -> None:
+def _draw_spectrogram(axes: Any, wave: np.ndarray, rate: int, colours: Any) -> None:
     """The spectrogram, its rows evenly spaced on the mel scale."""
     top = float(spectrogram.to_mel(rate / 2))
     drawn = axes.imshow(
@@ -102,7 +102,7 @@ def _levels(axes: Any, wave: np.ndarray, rate: int, colours: Any) -> None:
     axes.figure.colorbar(drawn, ax=axes, pad=0.01, aspect=18, label="dB")
 
 
-def _timeline(
+def _draw_timeline(
     figure: Figure,
     axes: Any,
     values: np.ndarray,
@@ -122,7 +122,7 @@ def _timeline(
     figure.colorbar(drawn, ax=axes, pad=0.01, aspect=10)
 
 
-def saliency(found: Saliency, wave: np.ndarray, rate: int, start: float, title: str) -> bytes:
+def draw_saliency(found: Saliency, wave: np.ndarray, rate: int, start: float, title: str) -> bytes:
     """A PNG: the window's spectrogram in grey under the evidence in colour, and the evidence over time.
 
     Args:
@@ -135,9 +135,9 @@ def saliency(found: Saliency, wave: np.ndarray, rate: int, start: float, title: 
     most = float(np.percentile(np.abs(values), 99.5)) or 1e-9
     scaled = np.clip(values / most, -1, 1)
     with _lock, style.style():
-        figure = _figure(4.6)
+        figure = _make_figure(4.6)
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[2.6, 1])
-        _levels(top, wave, rate, _ramp_of([(255, 255, 255), (120, 120, 120)]))
+        _draw_spectrogram(top, wave, rate, _build_colormap([(255, 255, 255), (120, 120, 120)]))
         colours = np.where(scaled[..., None] > 0, HIGH, LOW) / 255
         shades = np.concatenate([colours, 0.85 * np.abs(scaled)[..., None] ** 0.7], axis=2)
         edge = (float(spectrogram.to_mel(found.low)), float(spectrogram.to_mel(min(found.high, rate / 2))))
@@ -154,49 +154,55 @@ def saliency(found: Saliency, wave: np.ndarray, rate: int, start: float, title: 
             xlim=(0, seconds),
         )
         figure.colorbar(
-            _bar(most), ax=bottom, pad=0.01, aspect=8, ticks=[-most, 0, most], format="%.2g", label="colours"
+            _build_colorbar(most),
+            ax=bottom,
+            pad=0.01,
+            aspect=8,
+            ticks=[-most, 0, most],
+            format="%.2g",
+            label="colours",
         )
         return style.png(figure)
 
 
-def _ramp_of(colours: list[tuple[int, int, int]]) -> Any:
+def _build_colormap(colours: list[tuple[int, int, int]]) -> Any:
     from matplotlib.colors import LinearSegmentedColormap
 
     return LinearSegmentedColormap.from_list("ramp", [np.array(c) / 255 for c in colours])
 
 
-def _bar(most: float) -> Any:
+def _build_colorbar(most: float) -> Any:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    return ScalarMappable(Normalize(-most, most), _ramp_of([LOW, MIDDLE, HIGH]))
+    return ScalarMappable(Normalize(-most, most), _build_colormap([LOW, MIDDLE, HIGH]))
 
 
 @functools.cache
-def _palette() -> list[int]:
+def _build_palette() -> list[int]:
     share = np.linspace(0, 1, STEPS + 1)[:, None]
     low = np.array(LOW) * (1 - share) + np.array(MIDDLE) * share
     high = np.array(MIDDLE) * (1 - share) + np.array(HIGH) * share
     return np.concatenate([low[:-1], high]).round().astype(int).ravel().tolist()
 
 
-def diverging(values: np.ndarray) -> bytes:
+def draw_diverging(values: np.ndarray) -> bytes:
     """A PNG of (rows, columns), a pixel a cell, the first row below; scaled by the largest absolute value,
     zero white."""
     from PIL import Image
 
     most = float(np.abs(values).max()) or 1.0
     image = Image.fromarray(np.clip((values[::-1] / most + 1) * STEPS, 0, 2 * STEPS).round().astype(np.uint8))
-    image.putpalette(_palette())
+    image.putpalette(_build_palette())
     return spectrogram.png(image)
 
 
-def inline(png: bytes) -> str:
+def to_data_url(png: bytes) -> str:
     """A picture as an address that needs no server."""
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
-def maps(found: dict[str, list[Map]]) -> str:
+def render_maps(found: dict[str, list[FeatureMap]]) -> str:
     """The HTML of feature maps: layers side by side, each with its sub-layers to open, and the colours'
     scale."""
     if not found:
@@ -204,22 +210,22 @@ def maps(found: dict[str, list[Map]]) -> str:
             '<p class="quiet">Neither this head nor its extractor has layers with maps: the head is '
             "fitted on plain numbers.</p>"
         )
-    ramp = inline(diverging(np.linspace(-1, 1, 2 * STEPS + 1)[None].repeat(4, 0)))
+    ramp = to_data_url(draw_diverging(np.linspace(-1, 1, 2 * STEPS + 1)[None].repeat(4, 0)))
     parts = [
         '<div class="scale"><span>−1</span><img alt="orange is negative, white zero, blue positive" '
         f'src="{ramp}"><span>+1</span> <span class="quiet">of each map\'s own largest value</span></div>'
     ]
     for whose, maps in found.items():
         parts.append(f"<h3>{escape(whose)}</h3>")
-        layers = grouped(maps)
+        layers = group_layers(maps)
         parts.append(
             '<div class="maps">'
-            + "".join(_one(inside[0], name) for name, inside in layers.items())
+            + "".join(_render_map(inside[0], name) for name, inside in layers.items())
             + "</div>"
         )
         for name, inside in layers.items():
             if len(inside) > 1:
-                inner = "".join(_one(one, one.name) for one in inside)
+                inner = "".join(_render_map(one, one.name) for one in inside)
                 parts.append(
                     f"<details><summary>{escape(name)}: {len(inside)} sub-layers</summary>"
                     f'<div class="maps">{inner}</div></details>'
@@ -227,10 +233,10 @@ def maps(found: dict[str, list[Map]]) -> str:
     return "\n".join(parts)
 
 
-def _one(one: Map, name: str) -> str:
+def _render_map(one: FeatureMap, name: str) -> str:
     most = float(np.abs(one.values).max())
     shape = " × ".join(map(str, one.shape))
     return (
-        f'<figure><img alt="feature map {escape(name)}" src="{inline(diverging(one.values))}">'
+        f'<figure><img alt="feature map {escape(name)}" src="{to_data_url(draw_diverging(one.values))}">'
         f"<figcaption><b>{escape(name)}</b> {shape}, ±{most:.3g}</figcaption></figure>"
     )

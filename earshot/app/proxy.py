@@ -8,10 +8,10 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse, RedirectResponse
 
-from earshot.app.address import Address, host_name, plain_prefix
+from earshot.app.address import Address, clean_prefix, parse_host
 
 
-def forwarded(headers: Headers) -> Address:
+def read_forwarded(headers: Headers) -> Address:
     """What the X-Forwarded headers say. They come from outside: what is no plain path or host is ignored."""
 
     def first(name: str) -> str:
@@ -19,14 +19,14 @@ def forwarded(headers: Headers) -> Address:
 
     # each proxy of a chain adds the part that it took off
     parts = ",".join(headers.getlist("x-forwarded-prefix")).split(",")
-    prefix = plain_prefix("".join(part.strip().removesuffix("/") for part in parts))
+    prefix = clean_prefix("".join(part.strip().removesuffix("/") for part in parts))
     scheme, host = first("x-forwarded-proto"), first("x-forwarded-host")
     return Address(
-        prefix or "", scheme if scheme in ("http", "https") else None, host if host_name(host) else None
+        prefix or "", scheme if scheme in ("http", "https") else None, host if parse_host(host) else None
     )
 
 
-class BehindProxy:
+class ProxyMiddleware:
     """ASGI middleware: requests as they were before a proxy took the prefix off and changed the host.
 
     Args:
@@ -43,9 +43,9 @@ class BehindProxy:
         if scope["type"] not in ("http", "websocket"):
             return await self.app(scope, receive, send)
         headers = Headers(scope=scope)
-        if self.hosts and host_name(headers.get("host", "")) not in self.hosts:
-            return await PlainTextResponse(self.refusal(), 400)(scope, receive, send)
-        said = forwarded(headers)
+        if self.hosts and parse_host(headers.get("host", "")) not in self.hosts:
+            return await PlainTextResponse(self.format_refusal(), 400)(scope, receive, send)
+        said = read_forwarded(headers)
         fixed = self.address or said
         prefix, host = fixed.prefix, fixed.host or said.host
         # Most proxies take the prefix off. One that leaves it is known by the path, unless the server's own
@@ -68,7 +68,7 @@ class BehindProxy:
         }
         await self.app(scope, receive, send)
 
-    def refusal(self) -> str:
+    def format_refusal(self) -> str:
         """What a request for another host gets: the reason, and what to do."""
         return (
             f"This page answers requests for {' or '.join(sorted(self.hosts))} alone, and this one names "

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from earshot.app.feature_maps import cut
+from earshot.app.feature_maps import cut_window
 from earshot.prediction.predictor import Answer, Hearing
 from earshot.training.run import Run
 
@@ -60,15 +60,15 @@ def explain(hearing: Hearing, run: Run, answer: Answer, window: int, target: int
         # Time that is one long axis of samples has no frames to be looked at.
         if 1 < x.shape[3] < rate * ears.extractor.span / 2:
             heads = [head for _, head in hearing.heads(run, hearing.kind(run))]
-            found = gradients(heads, x, mask, target, run.multilabel, kind == "spectrogram")
+            found = compute_gradients(heads, x, mask, target, run.multilabel, kind == "spectrogram")
         if found is not None:
             return Saliency(found, ears.extractor.span, low, high, GRADIENTS)
         length = float(heard.features.length[window])
-        piece = cut(heard.wave, heard.features.start[window] - heard.offset, length, rate)
-        return Saliency(occlusion(hearing, run, piece, target)[None], length, low, high, OCCLUSION)
+        piece = cut_window(heard.wave, heard.features.start[window] - heard.offset, length, rate)
+        return Saliency(compute_occlusion(hearing, run, piece, target)[None], length, low, high, OCCLUSION)
 
 
-def gradients(
+def compute_gradients(
     heads: list[torch.nn.Module],
     x: torch.Tensor,
     mask: torch.Tensor | None,
@@ -91,7 +91,7 @@ def gradients(
         return (torch.nn.functional.logsigmoid(logits) if multilabel else logits.log_softmax(1))[:, target]
 
     steps = STEPS
-    values = _integral(heads, x, base, score, steps)
+    values = _integrate(heads, x, base, score, steps)
     if values is None:
         return None
     with torch.no_grad():
@@ -99,14 +99,14 @@ def gradients(
     # The evidence adds up to the gain; how many steps that takes depends on how sharply the network bends.
     while steps < MOST_STEPS and abs(values.sum() - gain) > CLOSE * abs(gain) + 0.01:
         steps *= 2
-        finer = _integral(heads, x, base, score, steps)
+        finer = _integrate(heads, x, base, score, steps)
         if finer is None:
             break
         values = finer
     return gaussian_filter(values, SMOOTH) if levels else values
 
 
-def _integral(
+def _integrate(
     heads: list[torch.nn.Module],
     x: torch.Tensor,
     base: torch.Tensor,
@@ -131,7 +131,7 @@ def _integral(
     return torch.nan_to_num(values).detach().cpu().numpy()
 
 
-def occlusion(hearing: Hearing, run: Run, piece: np.ndarray, target: int) -> np.ndarray:
+def compute_occlusion(hearing: Hearing, run: Run, piece: np.ndarray, target: int) -> np.ndarray:
     """(PIECES,) the log probability that a class loses when a part of a wave (samples,) is silenced."""
     edges = np.linspace(0, len(piece), PIECES + 1).astype(int)
     waves = [piece]

@@ -10,17 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from earshot.app.upload_limits import Limits
+from earshot.app.upload_limits import UploadLimits
 from earshot.prediction.predictor import Answer, Hearing
 from earshot.prediction.seen_clips import SeenClips
 
 REMEMBERED = 4  # answers, with their samples
 
 
-class Desk:
+class Session:
     """A hearing with limits; `name` is the run's or the blend's."""
 
-    def __init__(self, hearing: Hearing, limits: Limits, name: str):
+    def __init__(self, hearing: Hearing, limits: UploadLimits, name: str):
         self.hearing, self.limits, self.name = hearing, limits, name
         self.seen = SeenClips(hearing.whole)
         self._recent: OrderedDict[str, Answer] = OrderedDict()
@@ -41,7 +41,7 @@ class Desk:
         """Drop a file's answer: its name will be another file's."""
         self._recent.pop(str(path), None)
 
-    def as_json(self, path: Path | str, top: int, name: str) -> dict[str, Any]:
+    def predict_json(self, path: Path | str, top: int, name: str) -> dict[str, Any]:
         """The API's reply: the `top` likeliest classes of the clip and of each of its windows, and a warning
         where it is a training clip; the same errors.
 
@@ -57,7 +57,7 @@ class Desk:
             {
                 "start": round(float(start), 3),
                 "length": round(float(length), 3),
-                "classes": self.likeliest(row, top),
+                "classes": self.find_likeliest(row, top),
             }
             for start, length, row in zip(found.start, found.length, found.windows, strict=True)
         ]
@@ -65,13 +65,13 @@ class Desk:
         return {
             "run": self.name,
             "seconds": round(found.seconds, 3),
-            "classes": self.likeliest(found.probabilities, top),
+            "classes": self.find_likeliest(found.probabilities, top),
             "windows": windows,
             **({"warning": str(seen)} if seen else {}),
             "milliseconds": round(1000 * (time.perf_counter() - began), 1),
         }
 
-    def likeliest(self, row: np.ndarray, top: int) -> list[dict[str, Any]]:
+    def find_likeliest(self, row: np.ndarray, top: int) -> list[dict[str, Any]]:
         """[{"class", "probability"}], the likeliest first."""
         order = np.argsort(-row, kind="stable")[:top]
         return [{"class": self.hearing.classes[i], "probability": round(float(row[i]), 6)} for i in order]

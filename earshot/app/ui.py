@@ -11,7 +11,7 @@ import gradio as gr
 import numpy as np
 
 from earshot.app import feature_maps, mistakes, plots, saliency
-from earshot.app.session import Desk
+from earshot.app.session import Session
 from earshot.audio import load
 from earshot.audio.load import BadAudio
 from earshot.core import fonts
@@ -47,15 +47,15 @@ MONO = ["ui-monospace", "Consolas", "monospace"]
 HIDDEN = {"api_visibility": "private", "show_progress": "minimal"}  # /api/predict is the API
 
 
-def theme() -> gr.Theme:
+def build_theme() -> gr.Theme:
     """The page's theme, its fonts those of the machine."""
     return gr.themes.Base(primary_hue="blue", neutral_hue="slate", font=FONT, font_mono=MONO)
 
 
-def build(session: Desk, report: bool) -> gr.Blocks:
+def build(session: Session, report: bool) -> gr.Blocks:
     """The page over a session; `report`: is there a run's report at /report?"""
     hearing = session.hearing
-    found, summary = mistakes.find(hearing.whole)
+    found, summary = mistakes.find_mistakes(hearing.whole)
     with gr.Blocks(
         title=f"Earshot: {session.name}", analytics_enabled=False, delete_cache=(600, 3600)
     ) as page:
@@ -64,9 +64,9 @@ def build(session: Desk, report: bool) -> gr.Blocks:
             "classes</p>"
         )
         with gr.Tab("Listen"):
-            _listen(session)
+            _build_listen_tab(session)
         with gr.Tab("Mistakes"):
-            _mistakes(session, found, summary)
+            _build_mistakes_tab(session, found, summary)
         if report:
             with gr.Tab("Report"):
                 gr.HTML(
@@ -81,21 +81,21 @@ def build(session: Desk, report: bool) -> gr.Blocks:
     return page
 
 
-def _picture(png: bytes, about: str, classes: list[str]) -> str:
+def _render_picture(png: bytes, about: str, classes: list[str]) -> str:
     """A picture, and the names of the classes that it shows as numbers because no font can draw them."""
     numbers = ", ".join(f"{number} is {name}" for number, name in fonts.build_legend(classes))
-    return f'<div class="picture"><img alt="{escape(about)}" src="{plots.inline(png)}"></div>' + (
+    return f'<div class="picture"><img alt="{escape(about)}" src="{plots.to_data_url(png)}"></div>' + (
         f"<p class='quiet'>In the picture {escape(numbers)}.</p>" if numbers else ""
     )
 
 
-def _refused(reason: object) -> str:
+def _render_refusal(reason: object) -> str:
     return f'<p class="refused" role="alert">Cannot be heard: {escape(str(reason))}</p>'
 
 
-def _classes(session: Desk, row: np.ndarray) -> str:
+def _render_classes(session: Session, row: np.ndarray) -> str:
     """The likeliest classes with bars."""
-    best = session.likeliest(row, TOP)
+    best = session.find_likeliest(row, TOP)
     rows = "".join(
         f'<span>{escape(one["class"])}</span><i style="width:{100 * one["probability"]:.2f}%"></i>'
         f'<span class="number">{one["probability"]:.3f}</span>'
@@ -104,7 +104,7 @@ def _classes(session: Desk, row: np.ndarray) -> str:
     return f'<div class="classes"><div class="first">{escape(best[0]["class"])}</div>{rows}</div>'
 
 
-def _learnt(session: Desk, path: str) -> str:
+def _render_warning(session: Session, path: str) -> str:
     """A warning where the upload is a training clip, with what the models predict that were trained without
     it."""
     seen = session.seen.find(path)
@@ -112,7 +112,7 @@ def _learnt(session: Desk, path: str) -> str:
         return ""
     text = f"{str(seen)[0].upper()}{str(seen)[1:]}."
     if seen.probabilities is not None:
-        best = session.likeliest(seen.probabilities, 1)[0]
+        best = session.find_likeliest(seen.probabilities, 1)[0]
         text += (
             f" Models that were trained without it (fold {seen.fold}) predict "
             f"{best['class']} {best['probability']:.3f}."
@@ -120,7 +120,7 @@ def _learnt(session: Desk, path: str) -> str:
     return f'<p class="learnt">{escape(text)}</p>'
 
 
-def _listen(session: Desk) -> None:
+def _build_listen_tab(session: Session) -> None:
     """The tab that takes a clip."""
     hearing = session.hearing
     runs = {run.folder.name: run for run in hearing.runs}
@@ -161,11 +161,11 @@ def _listen(session: Desk) -> None:
             yield blank
             return
         try:
-            answer, learnt = session.predict(path), _learnt(session, path)
+            answer, learnt = session.predict(path), _render_warning(session, path)
         except (BadAudio, UserError, OSError) as error:
             lost = isinstance(error, OSError) and not isinstance(error, TemporaryError)
             reason = "the upload is gone: drop the file again" if lost else error
-            yield {**blank, said: _refused(reason)}
+            yield {**blank, said: _render_refusal(reason)}
             return
         count = len(answer.start)
         best = int(answer.probabilities.argmax())
@@ -173,7 +173,7 @@ def _listen(session: Desk) -> None:
         length = f"{answer.seconds:.1f} s" + (f", {count} windows" if count > 1 else "")
         yield {
             said: f"<p class='quiet'>{length}</p>" + learnt,
-            label: _classes(session, answer.probabilities),
+            label: _render_classes(session, answer.probabilities),
             shown: "",
             picture: "",
             why: gr.update(visible=True),
@@ -184,7 +184,7 @@ def _listen(session: Desk) -> None:
         }
         ears = hearing.ears(hearing.runs[0])
         heard = answer.heard[ears.key]
-        png = plots.clip(
+        png = plots.draw_clip(
             heard.wave,
             ears.extractor.rate,
             answer.windows,
@@ -194,7 +194,7 @@ def _listen(session: Desk) -> None:
             answer.probabilities,
         )
         yield {
-            picture: _picture(
+            picture: _render_picture(
                 png, "waveform and spectrogram of the clip", hearing.classes if count > 1 else []
             )
         }
@@ -208,16 +208,16 @@ def _listen(session: Desk) -> None:
             number = min(number, len(heard.features.start) - 1)
             found = saliency.explain(hearing, which, answer, number, hearing.classes.index(wanted))
         except (BadAudio, UserError, OSError, TypeError) as error:
-            return _refused(error)
+            return _render_refusal(error)
         start = float(heard.features.start[number])
-        piece = feature_maps.cut(
+        piece = feature_maps.cut_window(
             heard.wave, start - heard.offset, heard.features.length[number], ears.extractor.rate
         )
         at = hearing.classes.index(wanted)
         title = f"evidence for {plots.style.names(hearing.classes)[at]} (blue), against it (orange)"
-        png = plots.saliency(found, piece, ears.extractor.rate, start, title)
+        png = plots.draw_saliency(found, piece, ears.extractor.rate, start, title)
         return (
-            _picture(png, f"evidence for {wanted}", hearing.classes)
+            _render_picture(png, f"evidence for {wanted}", hearing.classes)
             + f"<p class='quiet'>{escape(found.how)}; in log probability</p>"
         )
 
@@ -225,9 +225,11 @@ def _listen(session: Desk) -> None:
         try:
             answer = session.predict(path)
             with hearing.lock:
-                return plots.maps(feature_maps.of_window(hearing, runs[name], which, answer, int(number) - 1))
+                return plots.render_maps(
+                    feature_maps.compute_maps(hearing, runs[name], which, answer, int(number) - 1)
+                )
         except (BadAudio, UserError, OSError, TypeError) as error:
-            return _refused(error)
+            return _render_refusal(error)
 
     clip.change(hear, clip, [said, label, picture, shown, why, target, window], **HIDDEN)
     run.change(lambda name: gr.update(choices=models[name], value=models[name][0]), run, model, **HIDDEN)
@@ -235,12 +237,12 @@ def _listen(session: Desk) -> None:
     layers.click(look, [clip, run, window, model], shown, **HIDDEN)
 
 
-def _mistakes(session: Desk, found: list[mistakes.Mistake], summary: str) -> None:
+def _build_mistakes_tab(session: Session, found: list[mistakes.Mistake], summary: str) -> None:
     """The tab that plays what was wrong out of fold."""
     gr.HTML(f"<p class='quiet'>{escape(summary)}</p>")
     if not found:
         return
-    files = mistakes.files(session.hearing.whole, found)
+    files = mistakes.find_files(session.hearing.whole, found)
     if not files:
         gr.HTML(
             "<p class='quiet'>The competition's audio is not where get_features.py found it: there is "
@@ -269,19 +271,23 @@ def _mistakes(session: Desk, found: list[mistakes.Mistake], summary: str) -> Non
             f"<p class='quiet'>{escape(one.id)} is <b>{escape(one.truth)}</b>; "
             f"fold {one.fold} said {escape(one.said)} {one.sure:.3f}.</p>"
         )
-        blank = {label: _classes(session, one.probabilities), player: None}
+        blank = {label: _render_classes(session, one.probabilities), player: None}
         if one.id not in files:
             return {**blank, about: line + "<p class='quiet'>Its file is not there.</p>"}
         try:
-            wave, rate = _playable(session, files[one.id])
+            wave, rate = _load_playable(session, files[one.id])
         except BadAudio as error:
-            return {**blank, about: line + _refused(error)}
+            return {**blank, about: line + _render_refusal(error)}
         none = np.zeros((1, len(one.probabilities)))
-        png = plots.clip(
+        png = plots.draw_clip(
             wave, rate, none, np.zeros(1), np.ones(1), session.hearing.classes, one.probabilities
         )
         sound = np.clip(wave * 32767, -32768, 32767).astype(np.int16)
-        return {**blank, player: (rate, sound), about: line + _picture(png, f"spectrogram of {one.id}", [])}
+        return {
+            **blank,
+            player: (rate, sound),
+            about: line + _render_picture(png, f"spectrogram of {one.id}", []),
+        }
 
     chosen.change(show, chosen, [label, player, about], **HIDDEN)
     following.click(
@@ -289,7 +295,7 @@ def _mistakes(session: Desk, found: list[mistakes.Mistake], summary: str) -> Non
     )
 
 
-def _playable(session: Desk, path: Path) -> tuple[np.ndarray, int]:
+def _load_playable(session: Session, path: Path) -> tuple[np.ndarray, int]:
     """A competition's file as browsers play it, whatever its format."""
     session.limits.check(path)
     wave, rate, *_ = load.read(path, None, load.AudioSettings())

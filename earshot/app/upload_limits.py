@@ -29,7 +29,7 @@ CHANNELS = 2  # of the largest rate for the longest time: more samples in all ar
 
 
 @dataclass(frozen=True)
-class Limits:
+class UploadLimits:
     """How long a clip may be (seconds), and how large its file (bytes)."""
 
     seconds: float
@@ -44,11 +44,11 @@ class Limits:
         path = Path(path)
         size = path.stat().st_size
         if size > self.size:
-            raise BadAudio(self.too_large())
+            raise BadAudio(self.describe_too_large())
         if size == 0:
             raise BadAudio("the file is empty")
         with open(path, "rb") as file:
-            if not _known(file.read(12)):
+            if not _is_audio(file.read(12)):
                 raise BadAudio(
                     "this is no audio file that can be decoded here: try WAV, FLAC, OGG, MP3 or M4A"
                 )
@@ -63,11 +63,11 @@ class Limits:
             if everything > most:
                 raise BadAudio(f"the clip has more than {most:,.0f} samples, the limit here: cut it")
 
-    def too_large(self) -> str:
+    def describe_too_large(self) -> str:
         """What is said of too large an upload."""
         return f"the file is larger than {self.size / 1e6:g} MB, the limit here"
 
 
-def _known(head: bytes) -> bool:
+def _is_audio(head: bytes) -> bool:
     mpeg = len(head) > 1 and head[0] == MPEG[1] and head[1] & MPEG[0] == MPEG[0]
     return mpeg or head[4:8] == b"ftyp" or head.startswith(BEGINNINGS)

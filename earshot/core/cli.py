@@ -18,10 +18,10 @@ from typing import Any
 
 from earshot.core import process
 from earshot.core.config import check
-from earshot.core.deadline import SIGNALS, command
+from earshot.core.deadline import SIGNALS, build_continue_command
 from earshot.core.device import is_out_of_memory
 from earshot.core.errors import OF_THE_MACHINE, TemporaryError, UserError, to_temporary
-from earshot.core.settings import REMOVED, flag_of, former_names
+from earshot.core.settings import REMOVED, find_former_names, to_flag
 
 TEMPORARY = 75  # sysexits.h: EX_TEMPFAIL
 
@@ -30,8 +30,8 @@ def run(main: Callable[[list[str]], None]) -> None:
     """Call a script's main with the arguments and exit with 0, 2 (user error), 75 (temporary failure), 130 or
     143 (stopped); errors are one line."""
     process.prepare()
-    signal.signal(signal.SIGTERM, SIGNALS.on)
-    signal.signal(signal.SIGINT, SIGNALS.on)
+    signal.signal(signal.SIGTERM, SIGNALS.handle)
+    signal.signal(signal.SIGINT, SIGNALS.handle)
     if hasattr(sys.stdout, "reconfigure"):
         # in a log, too, a line is there when it is said, not when the block is full
         sys.stdout.reconfigure(line_buffering=True)
@@ -47,11 +47,14 @@ def run(main: Callable[[list[str]], None]) -> None:
     except BrokenPipeError:
         os._exit(0)
     except (OSError, MemoryError, RuntimeError) as error:
-        sys.exit(_failed(error))
+        sys.exit(_print_failure(error))
     except (KeyboardInterrupt, SystemExit) as stopped:
         code = 130 if isinstance(stopped, KeyboardInterrupt) else stopped.code
         if code in (130, 143):
-            print(f"stopped: what was finished is kept; continue with: {command()}", file=sys.stderr)
+            print(
+                f"stopped: what was finished is kept; continue with: {build_continue_command()}",
+                file=sys.stderr,
+            )
         sys.stdout.flush()
         sys.stderr.flush()
         # Prefetching threads may still be decoding: nobody waits for them once the user has asked to stop.
@@ -62,7 +65,7 @@ def run(main: Callable[[list[str]], None]) -> None:
         gc.freeze()
 
 
-def _failed(error: OSError | MemoryError | RuntimeError) -> int:
+def _print_failure(error: OSError | MemoryError | RuntimeError) -> int:
     """Print what failed in one line; the exit code. Raises what is a fault of this program."""
     if isinstance(error, MemoryError) or isinstance(error, RuntimeError) and is_out_of_memory(error):
         text = "not enough memory (end other programs, or use a smaller --batch-size or fewer --workers)"
@@ -150,9 +153,9 @@ def parse(
             parsed, unknown = tyro.cli(flags, args=argv, description=description, return_unknown_args=True)
     except SystemExit as leaving:
         if leaving.code:
-            raise UserError(_one_line(said.getvalue())) from None
+            raise UserError(_extract_message(said.getvalue())) from None
         raise
-    known = [flag_of(f.name) for value in groups.values() for f in dataclasses.fields(value)]
+    known = [to_flag(f.name) for value in groups.values() for f in dataclasses.fields(value)]
     collected: dict[str, str] = {}
     rest = [part for argument in unknown for part in _split_equals(argument)]
     while rest:
@@ -175,7 +178,7 @@ def _replace_former_flags(groups: dict[str, Any], argv: list[str]) -> list[str]:
     """The arguments with flags that were renamed under their new names; a warning for each."""
     renamed: dict[str, str] = {}
     for settings in groups.values():
-        renamed |= {flag_of(old): flag_of(new) for old, new in former_names(settings).items()}
+        renamed |= {to_flag(old): to_flag(new) for old, new in find_former_names(settings).items()}
     arguments = []
     for argument in argv:
         flag, equals, value = argument.partition("=")
@@ -204,7 +207,7 @@ def _split_equals(argument: str) -> list[str]:
     return argument.split("=", 1) if argument.startswith("--") and "=" in argument else [argument]
 
 
-def _one_line(boxed: str) -> str:
+def _extract_message(boxed: str) -> str:
     """tyro draws a box around its message; the first paragraph of it says what is wrong."""
     lines = []
     for line in boxed.splitlines():

@@ -22,7 +22,7 @@ class Signals:
     patient: bool = False
     waiting: int | None = None
 
-    def on(self, number: int, frame: Any) -> None:
+    def handle(self, number: int, frame: Any) -> None:
         """The handler: remember the first signal where a loop asks for that, else leave at once."""
         if self.patient and self.waiting is None:
             self.waiting = number
@@ -31,7 +31,7 @@ class Signals:
 
 
 @contextlib.contextmanager
-def patiently() -> Iterator[None]:
+def defer_signals() -> Iterator[None]:
     """Within, the first SIGTERM or Ctrl-C makes `Deadline.passed` true, so that the loop can save; a second
     leaves at once."""
     SIGNALS.patient = True
@@ -41,7 +41,7 @@ def patiently() -> Iterator[None]:
         SIGNALS.patient = False
 
 
-def command() -> str:
+def build_continue_command() -> str:
     """The command that continues this run: the same one, without --fresh."""
     kept = [a for a in sys.argv[1:] if a not in ("--fresh", "--no-fresh")]
     return shell.join_command("python", os.path.relpath(sys.argv[0]), *kept)
@@ -59,7 +59,7 @@ class Deadline:
         """Is the time used up, or has a signal asked to stop?"""
         return SIGNALS.waiting is not None or self.at is not None and time.monotonic() >= self.at
 
-    def late(self) -> bool:
+    def is_out_of_time(self) -> bool:
         """Is it the time, and no signal, that stops?"""
         return SIGNALS.waiting is None and self.passed()
 
@@ -68,13 +68,14 @@ class Deadline:
         if SIGNALS.waiting is not None:
             raise SystemExit(128 + SIGNALS.waiting)
         print(
-            f"stopped at a safe point after --max-hours {self.hours:g}; continue with: {command()}",
+            f"stopped at a safe point after --max-hours {self.hours:g}; continue with: "
+            f"{build_continue_command()}",
             flush=True,
         )
         sys.exit(0)
 
 
-def clock(seconds: float) -> str:
+def format_clock(seconds: float) -> str:
     """Seconds as 4:51 or 1:02:03."""
     minutes, rest = divmod(int(round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)

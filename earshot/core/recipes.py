@@ -35,7 +35,7 @@ class Recipe:
     training: dict[str, Any] = field(default_factory=dict)
 
 
-def recipe_names() -> list[str]:
+def list_recipes() -> list[str]:
     """The recipes that come with the kit."""
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
@@ -50,7 +50,7 @@ def load_recipe(name: str) -> Recipe:
 
     path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
     if not path.is_file():
-        raise UserError(f"no recipe {name}: choose one of {', '.join(recipe_names())}, or name a YAML file")
+        raise UserError(f"no recipe {name}: choose one of {', '.join(list_recipes())}, or name a YAML file")
     content = plain_yaml.read(path) or {}
     if not isinstance(content, dict) or any(not isinstance(content.get(s) or {}, dict) for s in SECTIONS[1:]):
         raise UserError(f"{path}: a recipe has the sections {', '.join(SECTIONS)}, each with keys of its own")
@@ -75,7 +75,7 @@ def default_recipe(made_with: str | None, head: str | None) -> Recipe:
     recipe = load_recipe(made_with or "linear")
     if head is None or head == recipe.head.get("name"):
         return recipe
-    if head in recipe_names():
+    if head in list_recipes():
         own = load_recipe(head)
         if own.head.get("name") == head and not own.features:
             return own

@@ -28,7 +28,7 @@ class Bounds(NamedTuple):
             raise UserError(f"{flag} {value}: has to be {limits}")
 
 
-def flag_of(name: str) -> str:
+def to_flag(name: str) -> str:
     """A field's flag."""
     return "--" + name.replace("_", "-")
 
@@ -39,16 +39,16 @@ def check_bounds(settings: Any) -> None:
         value = getattr(settings, name)
         for bounds in getattr(hint, "__metadata__", ()):
             if isinstance(bounds, Bounds) and value is not None:
-                bounds.check(flag_of(name), value)
+                bounds.check(to_flag(name), value)
 
 
-def former_names(settings: Any) -> dict[str, str]:
+def find_former_names(settings: Any) -> dict[str, str]:
     """The earlier names of fields (`fingerprint.formerly`) and what they are now."""
     fields = dataclasses.fields(settings)
     return {f.metadata["formerly"]: f.name for f in fields if "formerly" in f.metadata}
 
 
-def with_defaults(settings: Any, values: dict[str, Any], where: str) -> Any:
+def replace_defaults(settings: Any, values: dict[str, Any], where: str) -> Any:
     """A dataclass instance with the given fields replaced, types checked.
 
     Args:
@@ -58,7 +58,7 @@ def with_defaults(settings: Any, values: dict[str, Any], where: str) -> Any:
     Raises:
         UserError: unknown key, value of the wrong type.
     """
-    names, former = [f.name for f in dataclasses.fields(settings)], former_names(settings)
+    names, former = [f.name for f in dataclasses.fields(settings)], find_former_names(settings)
     hints = get_type_hints(type(settings))
     changes = {}
     for key, value in values.items():
@@ -67,19 +67,19 @@ def with_defaults(settings: Any, values: dict[str, Any], where: str) -> Any:
             raise UserError(f"{where}: {name} {REMOVED[name]}")
         if name not in names:
             raise UserError(f"{where}: unknown key {key}: choose among {', '.join(names)}")
-        options = _options(hints[name])
-        wanted = " | ".join(map(_type_name, options))
+        options = _split_union(hints[name])
+        wanted = " | ".join(map(_format_type, options))
         wrong = UserError(f"{where}: {key} is {value!r}, but must be {wanted}")
         changes[name] = _convert(value, options, wrong)
     return dataclasses.replace(settings, **changes)
 
 
-def _options(hint: Any) -> tuple[Any, ...]:
+def _split_union(hint: Any) -> tuple[Any, ...]:
     """The types of a union, or the one type."""
     return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 
-def _type_name(hint: Any) -> str:
+def _format_type(hint: Any) -> str:
     """A type as it is written in a dataclass."""
     if hint is types.NoneType:
         return "None"

@@ -13,7 +13,7 @@ from earshot.core import device, kaggle_paths, worker_pool
 from earshot.core.disk_space import format_bytes
 from earshot.core.errors import UserError
 from earshot.doctor.findings import Finding, ok, stop, warning
-from earshot.kaggle.packages import version
+from earshot.kaggle.packages import find_version
 
 DRIVER = "/proc/driver/nvidia/version"
 BUSY = 0.8  # of a GPU's memory should be free
@@ -90,7 +90,7 @@ def libraries() -> Iterator[Finding]:
         ("torchvision", f"0.{minor + 15}", True),
         ("torchaudio", f"{major}.{minor}", False),
     ):
-        have = version(name)
+        have = find_version(name)
         if have is None:
             if needed:
                 yield stop(f"torchvision is missing, which efficientat and timm need: install {release}")

@@ -22,7 +22,7 @@ def code() -> Iterator[Finding]:
     yield ok(f"earshot: {CODE}, Python {python}")
     if sys.version_info < OLDEST:
         yield stop(f"Python {python} is too old: 3.11 or newer is needed")
-    lacking, others = packages.missing(), packages.unfit()
+    lacking, others = packages.find_missing(), packages.find_unfit()
     if lacking:
         level = warning if all(package.name in packages.OPTIONAL for package in lacking) else stop
         yield level(
@@ -33,7 +33,7 @@ def code() -> Iterator[Finding]:
         listed = ", ".join(f"{one.name} {have} (wanted: {one.specifier})" for one, have in others)
         yield warning(f"packages: {listed}: untested; pip install -r {packages.REQUIREMENTS}")
     if not lacking and not others:
-        yield ok(f"packages: all {len(packages.wanted())} of requirements.txt")
+        yield ok(f"packages: all {len(packages.read_requirements())} of requirements.txt")
 
 
 def look(say: Callable[[str], None]) -> list[Finding]:

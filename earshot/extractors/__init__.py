@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-from earshot.core.config import with_defaults
+from earshot.core.config import replace_defaults
 from earshot.core.errors import UserError
 
 USUAL = "logmel"  # needs no weights: what error lines propose first
@@ -56,5 +56,5 @@ def describe_view(record: Mapping[str, Any], shape: Sequence[int]) -> dict[str, 
     if record["extractor"] not in names():  # made by one that is not in this folder any more
         return says
     its = module(record["extractor"])
-    settings = with_defaults(its.Settings(), record["settings"], "the cache's settings")
+    settings = replace_defaults(its.Settings(), record["settings"], "the cache's settings")
     return says | its.Extractor.describe(settings, says["rate"])

@@ -15,7 +15,7 @@ import numpy as np
 
 from earshot import extractors
 from earshot.core import checksums, disk_space, worker_pool
-from earshot.core.deadline import LONG, Deadline, clock, patiently
+from earshot.core.deadline import LONG, Deadline, defer_signals, format_clock
 from earshot.core.device import Device, is_out_of_memory
 from earshot.core.disk_space import format_bytes
 from earshot.core.files import clear_temporary, empty_folder
@@ -181,7 +181,7 @@ def run(
             )
         if not in_time:
             bar.bar.close()
-            if not answered or not deadline.late():
+            if not answered or not deadline.is_out_of_time():
                 deadline.leave()
             count = for_run.give_up(plan, [shard for shard in shards if not shard.seal.exists()], form)
             print(
@@ -198,7 +198,7 @@ def _start_workers(
 ) -> tuple[Form, Callable]:
     """The form of the shards that will be made, and what hands tasks out: one task to each worker."""
     if len(devices) > 1:
-        stack.enter_context(patiently())
+        stack.enter_context(defer_signals())
         folder = arguments[0].folder
         team = stack.enter_context(worker_pool.WorkerPool(devices, Worker, arguments, folder))
         return team.wait_until_ready()[0], team.run
@@ -254,7 +254,7 @@ class _Bar:
             print(
                 f"features  {self.everything - self.missing}/{self.everything} clips  "
                 f"{made / (now - self.began):.1f} clips/s  eta "
-                f"{clock(self.missing * (now - self.began) / made)}",
+                f"{format_clock(self.missing * (now - self.began) / made)}",
                 flush=True,
             )
 
@@ -291,7 +291,7 @@ def of_extraction(clips: int, seconds: float, size: int) -> str:
         clips: that are left. seconds: that they will take. size: bytes of all features.
     """
     return (
-        f"estimate, from the first shard: about {clock(seconds)} for the other {clips} clips; "
+        f"estimate, from the first shard: about {format_clock(seconds)} for the other {clips} clips; "
         f"{format_bytes(size)} "
         "of features, twice that on the disk until they are joined"
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from earshot import extractors
-from earshot.core.config import with_defaults
+from earshot.core.config import replace_defaults
 from earshot.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def weights(run: SavedRun) -> str | None:
     """The name by which a run's weights are found here: what it was trained with may lie elsewhere by now."""
     made = run.config["record"]["features"]
     module = extractors.module(made["extractor"])
-    settings = with_defaults(module.Settings(), made["settings"], f"{run.folder}/config.yaml")
+    settings = replace_defaults(module.Settings(), made["settings"], f"{run.folder}/config.yaml")
     for name in (run.config.get("weights"), module.Extractor.default_weights):
         try:
             if module.Extractor.find_weights(settings, name):

@@ -27,7 +27,7 @@ def main(argv: list[str]) -> None:
     if verb in ("-h", "--help"):
         print(ABOUT + "\n\nEach has its own --help.")
     elif verb == "bundle":
-        command(cli.parse({"bundle": BundleFlags()}, rest, ABOUT)[0]["bundle"])
+        make_bundle(cli.parse({"bundle": BundleFlags()}, rest, ABOUT)[0]["bundle"])
     elif verb == "push":
         from earshot.kaggle import push
 
@@ -36,17 +36,17 @@ def main(argv: list[str]) -> None:
             raise UserError(
                 "push what? Name one notebook: python -m earshot.kaggle push notebooks/NAME.ipynb"
             )
-        push.notebook(filled["notebook"][0], filled["push"])
+        push.push_notebook(filled["notebook"][0], filled["push"])
     elif verb == "scores":
         from earshot.kaggle import submit
 
         flags = cli.parse({"scores": ScoresFlags()}, rest, ABOUT)[0]["scores"]
-        submit.scores(flags.competition, Path(flags.ledger))
+        submit.update_scores(flags.competition, Path(flags.ledger))
     else:
         raise UserError(f"unknown verb {verb}: bundle, push or scores")
 
 
-def command(flags: BundleFlags) -> None:
+def make_bundle(flags: BundleFlags) -> None:
     """Make the bundle, upload it where that is asked for, say what comes next."""
     from earshot.kaggle import bundle, push
 
@@ -55,7 +55,7 @@ def command(flags: BundleFlags) -> None:
         size = sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
         print(f"bundle: {out}, {disk_space.format_bytes(size)}, checksums in {out / bundle.SUMS}")
         if flags.push:
-            push.dataset(out, flags)
+            push.push_dataset(out, flags)
         else:
             print(
                 f"next: the same with --push; or upload {out} at https://www.kaggle.com/datasets (New "

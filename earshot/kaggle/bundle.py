@@ -53,9 +53,9 @@ def make(flags: BundleFlags) -> Path:
     if out.exists() and not (out / SUMS).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {out} is in the way and is no bundle: move it away, or choose another folder")
     parts = {
-        "code": [(ROOT / name, name) for name in tracked()],
-        **{f"weights/{path.name}": [*below(path)] for path in there("--weights", flags.weights)},
-        **{f"runs/{path.name}": [*below(path)] for path in run_folders(flags)},
+        "code": [(ROOT / name, name) for name in list_product_files()],
+        **{f"weights/{path.name}": [*walk_files(path)] for path in check_sources("--weights", flags.weights)},
+        **{f"runs/{path.name}": [*walk_files(path)] for path in find_runs(flags)},
     }
     new = out.with_name(f".{out.name}.new")
     shutil.rmtree(new, ignore_errors=True)
@@ -69,16 +69,16 @@ def make(flags: BundleFlags) -> Path:
         size = disk_space.format_bytes(sum(path.stat().st_size for path, _ in files))
         print(f"bundle: {part}, {len(files)} files, {size}", flush=True)
     if flags.wheels or flags.packages:
-        wheels(new / "wheels", (*LACKING, *flags.packages))
-    seal(new)
-    ref = f"{owner(out)}/{flags.slug}"
-    write_json(new / METADATA, {"title": title(flags.slug), "id": ref, "licenses": [{"name": "other"}]})
+        download_wheels(new / "wheels", (*LACKING, *flags.packages))
+    write_checksums(new)
+    ref = f"{read_owner(out)}/{flags.slug}"
+    write_json(new / METADATA, {"title": make_title(flags.slug), "id": ref, "licenses": [{"name": "other"}]})
     shutil.rmtree(out, ignore_errors=True)
     os.replace(new, out)
     return out
 
 
-def tracked() -> list[str]:
+def list_product_files() -> list[str]:
     """The product's files, relative to ROOT: those that git tracks, or, in an unpacked copy, all of the
     product's kinds."""
     names: list[str] = []
@@ -88,12 +88,12 @@ def tracked() -> list[str]:
         names = [name for name in listing.split("\0") if name]
     if not names:
         for top in CODE:
-            names += [f"{top}/{name}" if name else top for _, name in below(ROOT / top)]
+            names += [f"{top}/{name}" if name else top for _, name in walk_files(ROOT / top)]
     names = [name for name in names if (ROOT / name).is_file() and not (ROOT / name).is_symlink()]
     return sorted(name for name in names if Path(name).suffix in KINDS and "__pycache__" not in name)
 
 
-def below(path: Path) -> Iterator[tuple[Path, str]]:
+def walk_files(path: Path) -> Iterator[tuple[Path, str]]:
     """(file, name relative to `path`) of a folder, or the file itself ("" its name); no links, nothing
     hidden, no credentials."""
     if path.is_file():
@@ -111,7 +111,7 @@ def below(path: Path) -> Iterator[tuple[Path, str]]:
             yield file, file.relative_to(path).as_posix()
 
 
-def there(flag: str, names: tuple[str, ...]) -> list[Path]:
+def check_sources(flag: str, names: tuple[str, ...]) -> list[Path]:
     """The named files and folders; a UserError for what is missing, is called like credentials, or like
     another of them."""
     paths = [Path(name).expanduser().resolve() for name in names]
@@ -125,7 +125,7 @@ def there(flag: str, names: tuple[str, ...]) -> list[Path]:
     return paths
 
 
-def run_folders(flags: BundleFlags) -> list[Path]:
+def find_runs(flags: BundleFlags) -> list[Path]:
     """The folders of the runs asked for, each one a run with all its settings."""
     from earshot.training.run import CONFIG, Run
 
@@ -133,10 +133,10 @@ def run_folders(flags: BundleFlags) -> list[Path]:
     for name in flags.runs:
         is_path = (Path(name) / CONFIG).is_file()
         folders.append(name if is_path else str(Path(flags.runs_folder) / name))
-    return [Run.open(path).validate().folder for path in there("--runs", tuple(folders))]
+    return [Run.open(path).validate().folder for path in check_sources("--runs", tuple(folders))]
 
 
-def wheels(folder: Path, packages: tuple[str, ...]) -> None:
+def download_wheels(folder: Path, packages: tuple[str, ...]) -> None:
     """Download the packages that Kaggle's image lacks, and what of their own needs it lacks too, as wheels
     for its Python.
 
@@ -145,8 +145,10 @@ def wheels(folder: Path, packages: tuple[str, ...]) -> None:
             network.
     """
     pinned = ROOT / "constraints-kaggle.txt"
-    image = {plain(name) for name in re.findall(r"^([^#\s]+?)\s*==", pinned.read_text(), re.MULTILINE)}
-    asked = {plain(re.split(r"[\s<>=!~\[;@]", package)[0]) for package in packages}
+    image = {
+        normalise_name(name) for name in re.findall(r"^([^#\s]+?)\s*==", pinned.read_text(), re.MULTILINE)
+    }
+    asked = {normalise_name(re.split(r"[\s<>=!~\[;@]", package)[0]) for package in packages}
     if asked & set(NEVER):
         raise UserError(
             f"--packages {', '.join(sorted(asked & set(NEVER)))}: Kaggle's own is built for its driver, and "
@@ -157,19 +159,21 @@ def wheels(folder: Path, packages: tuple[str, ...]) -> None:
     # First only which versions: what the image has already is not worth its gigabytes.
     dry_run = "--dry-run --quiet --ignore-installed --report -".split()
     limits = ["--target", str(folder), "-c", str(pinned), *TARGET]
-    report = json.loads(pip("install", *dry_run, *limits, *packages))
-    chosen = {plain(item["metadata"]["name"]): item["metadata"]["version"] for item in report["install"]}
+    report = json.loads(run_pip("install", *dry_run, *limits, *packages))
+    chosen = {
+        normalise_name(item["metadata"]["name"]): item["metadata"]["version"] for item in report["install"]
+    }
     lacking = [
         f"{name}=={version}"
         for name, version in chosen.items()
         if name in asked or name not in image | {*NEVER, *THERE} and not name.startswith(("nvidia-", "cuda-"))
     ]
-    pip("download", "--quiet", "--no-deps", "--dest", str(folder), *TARGET, *lacking)
+    run_pip("download", "--quiet", "--no-deps", "--dest", str(folder), *TARGET, *lacking)
     write_text(folder / "requirements.txt", "".join(f"{line}\n" for line in sorted(lacking)))
     print(f"bundle: wheels, {', '.join(sorted(lacking))}")
 
 
-def pip(*arguments: str) -> str:
+def run_pip(*arguments: str) -> str:
     """What pip prints; a UserError with its last complaint."""
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -183,24 +187,24 @@ def pip(*arguments: str) -> str:
     return done.stdout
 
 
-def plain(name: str) -> str:
+def normalise_name(name: str) -> str:
     """A package's name as pip compares it."""
     return re.sub(r"[-_.]+", "-", name.strip()).lower()
 
 
-def seal(folder: Path) -> None:
+def write_checksums(folder: Path) -> None:
     """Write the checksums of all files: `sha256sum -c SHA256SUMS` compares them."""
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     names = [name for name in names if name not in (METADATA, SUMS)]
     write_text(folder / SUMS, "".join(f"{hash_file(folder / name)}  {name}\n" for name in names))
 
 
-def title(slug: str) -> str:
+def make_title(slug: str) -> str:
     """A title of which Kaggle makes this very slug."""
     return slug.replace("-", " ").capitalize()
 
 
-def owner(out: Path) -> str:
+def read_owner(out: Path) -> str:
     """The owner that an earlier upload of this bundle put into its metadata, else a name to be replaced."""
     try:
         return str(json.loads((out / METADATA).read_text())["id"]).split("/")[0]

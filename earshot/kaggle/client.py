@@ -21,7 +21,7 @@ POLL = 10.0  # seconds from the first question to the second, half as long again
 SLOWEST = 60.0  # ... up to this
 
 
-class NotThere(UserError):
+class NotFound(UserError):
     """Kaggle answered 404, or 403, which it also says of what is another's and private."""
 
 
@@ -31,7 +31,7 @@ def connect() -> Any:
     Raises:
         UserError: no credentials, refused ones, no network, or the package is missing.
     """
-    with calling("Kaggle"):
+    with translate_errors("Kaggle"):
         try:
             from kaggle.api.kaggle_api_extended import KaggleApi
         except ImportError as error:
@@ -48,13 +48,15 @@ def connect() -> Any:
     return api
 
 
-def user(api: Any) -> str:
+def get_user(api: Any) -> str:
     """The name of whose credentials these are."""
     return str(api.get_config_value("username") or "")
 
 
 @contextlib.contextmanager
-def calling(what: str, *, forbidden: str = "", absent: str = "", api: Any = None) -> Iterator[io.StringIO]:
+def translate_errors(
+    what: str, *, forbidden: str = "", absent: str = "", api: Any = None
+) -> Iterator[io.StringIO]:
     """Within, what the client prints is kept, not shown, and what it raises becomes one line.
 
     Args:
@@ -74,8 +76,8 @@ def calling(what: str, *, forbidden: str = "", absent: str = "", api: Any = None
         raise
     except requests.exceptions.HTTPError as error:
         status = error.response.status_code if error.response is not None else 0
-        kind = NotThere if status in (403, 404) else UserError
-        raise kind(hide(f"{what}: {_status(status, error, forbidden, absent)}", api)) from None
+        kind = NotFound if status in (403, 404) else UserError
+        raise kind(hide(f"{what}: {_explain_status(status, error, forbidden, absent)}", api)) from None
     except requests.exceptions.ChunkedEncodingError:
         raise UserError(
             f"{what}: the connection broke off; what came is kept, and the same command goes on from there"
@@ -88,17 +90,17 @@ def calling(what: str, *, forbidden: str = "", absent: str = "", api: Any = None
     except OSError as error:
         if not isinstance(error, requests.exceptions.RequestException):
             raise  # a disk's: said where the scripts say it
-        raise UserError(hide(f"{what}: {_first(error)}", api)) from None
+        raise UserError(hide(f"{what}: {_shorten(error)}", api)) from None
     except Exception as error:  # the client raises ValueError with a sentence, and what odd answers lead to
         printed = said.getvalue().strip().splitlines()
         more = f" ({printed[-1][:160]})" if printed else ""
         name = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        raise UserError(hide(f"{what}: {name}{_first(error)}{more}", api)) from None
+        raise UserError(hide(f"{what}: {name}{_shorten(error)}{more}", api)) from None
 
 
-def _status(status: int, error: Exception, forbidden: str, absent: str) -> str:
+def _explain_status(status: int, error: Exception, forbidden: str, absent: str) -> str:
     """What an HTTP status means here, and what to do."""
-    answer = _first(error)
+    answer = _shorten(error)
     if status == 401:
         return f"Kaggle refuses the credentials (401): {CREDENTIALS}"
     if status == 403:
@@ -117,7 +119,7 @@ def _status(status: int, error: Exception, forbidden: str, absent: str) -> str:
     return f"Kaggle refuses ({status}): {answer}"
 
 
-def _first(error: Exception) -> str:
+def _shorten(error: Exception) -> str:
     return " ".join(str(error).split())[:240] or type(error).__name__
 
 
@@ -149,7 +151,7 @@ def wait(ask: Callable[[], tuple[str, bool]], minutes: float) -> bool:
         pause = min(1.5 * pause, SLOWEST)
 
 
-def ask(question: str, yes: bool) -> None:
+def confirm(question: str, yes: bool) -> None:
     """Go on if the user says so.
 
     Raises:

@@ -22,7 +22,7 @@ ESC50 = "https://github.com/karolpiczak/ESC-50/archive/master.zip"
 PAGES, PAGE = 20, 200  # as much of the list of files as is read, for the disk's sake
 
 
-def fetched(name: str | None, out: str) -> str | None:
+def find_or_download(name: str | None, out: str) -> str | None:
     """Where the competition of this name lies, downloaded if it is not here.
 
     Args:
@@ -49,7 +49,11 @@ def fetched(name: str | None, out: str) -> str | None:
     with hold_lock(part, f"the download of {name} in"):
         if not (folder / "unpacked" / zip_file.MARKER).is_file():
             ref = f"{dataset[1]}/{slug}" if dataset else slug
-            path = esc50(part) if name == "esc50" else from_kaggle(ref, part, bool(dataset), name)
+            path = (
+                download_esc50(part)
+                if name == "esc50"
+                else download_from_kaggle(ref, part, bool(dataset), name)
+            )
             unpack(path, folder / "unpacked")
         shutil.rmtree(part, ignore_errors=True)  # twice the room otherwise
     return str(folder)
@@ -59,25 +63,25 @@ def _has_audio(folder: Path) -> bool:
     return folder.is_dir() and any(any(map(is_audio, names)) for _, names in file_index.walk_folder(folder))
 
 
-def from_kaggle(ref: str, part: Path, dataset: bool, name: str) -> Path:
+def download_from_kaggle(ref: str, part: Path, dataset: bool, name: str) -> Path:
     """The zip of a competition or dataset, in the folder `part`; what an interrupted download left there is
     continued."""
     print(f"download: {name} is not here, so it is fetched from Kaggle", flush=True)
     about = f"the download of {name}"
-    with _or_local(name):
+    with _mention_local_path(name):
         api = client.connect()
         kind = "dataset" if dataset else "competition"
         rules = f"join it and accept its rules at https://www.kaggle.com/competitions/{ref}/rules"
         rules = "is it public, or yours?" if dataset else rules
         told = {"api": api, "forbidden": rules, "absent": f"there is no {kind} {ref}, or it is private"}
-        with client.calling(about, **told):
-            count, size, more = listed(api, ref, dataset)
+        with client.translate_errors(about, **told):
+            count, size, more = count_files(api, ref, dataset)
         print(
             f"download: {'more than ' if more else ''}{count} files, {disk_space.format_bytes(size)}",
             flush=True,
         )
         disk_space.check_space(part, 2 * size, 2 * size)  # the zip and what comes out of it
-        with client.calling(about, **told) as said:
+        with client.translate_errors(about, **told) as said:
             get = api.dataset_download_files if dataset else api.competition_download_files
             get(ref, path=str(part), quiet=not sys.stderr.isatty())
         found = [path for path in part.iterdir() if path.suffix.lower() == ".zip"]
@@ -92,15 +96,15 @@ def from_kaggle(ref: str, part: Path, dataset: bool, name: str) -> Path:
 
 
 @contextlib.contextmanager
-def _or_local(name: str) -> Iterator[None]:
+def _mention_local_path(name: str) -> Iterator[None]:
     """A name that is neither here nor to be had may be a misspelt path, too."""
     try:
         yield
-    except client.NotThere as error:
+    except client.NotFound as error:
         raise UserError(f"{error} (and no folder or zip {name} is here)") from None
 
 
-def listed(api: Any, ref: str, dataset: bool) -> tuple[int, int, bool]:
+def count_files(api: Any, ref: str, dataset: bool) -> tuple[int, int, bool]:
     """Files of a competition or dataset and their bytes, and whether there are more than were counted."""
     count = size = 0
     token = None
@@ -138,7 +142,7 @@ def unpack(path: Path, into: Path) -> None:
     print(f"download: {into}, {sum(1 for p in into.rglob('*') if p.is_file())} files, checked")
 
 
-def esc50(part: Path) -> Path:
+def download_esc50(part: Path) -> Path:
     """ESC-50's published archive, in the folder `part`; it comes in one piece or not at all, as its server
     continues nothing."""
     import requests

@@ -27,18 +27,18 @@ ABOUT = (
 )
 
 
-def files() -> list[Path]:
+def list_files() -> list[Path]:
     """The product's files below ROOT, sorted: what the scripts need, neither tests nor outputs, nor what git
     does not track."""
-    names = [name for name in bundle.tracked() if name.startswith(CODE)]
+    names = [name for name in bundle.list_product_files() if name.startswith(CODE)]
     return [ROOT / name for name in names if Path(name).suffix in KINDS]
 
 
-def archive() -> str:
+def pack_code() -> str:
     """The code as a tar.xz in base64 (half of what a zip takes); equal code gives equal text."""
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w:xz", preset=9) as packed:
-        for path in files():
+        for path in list_files():
             entry = tarfile.TarInfo(path.relative_to(ROOT).as_posix())  # of no owner, and from 1970
             entry.size = path.stat().st_size
             with open(path, "rb") as file:
@@ -46,7 +46,7 @@ def archive() -> str:
     return base64.b64encode(data.getvalue()).decode()
 
 
-def filled(path: Path) -> str:
+def fill_in_code(path: Path) -> str:
     """The notebook's text with the code in its line `CODE = ""`; as it is where it has no such line.
 
     Raises:
@@ -58,7 +58,7 @@ def filled(path: Path) -> str:
     for cell in notebook["cells"]:
         lines = "".join(cell["source"]).split("\n")
         if cell["cell_type"] == "code" and EMPTY in lines:
-            lines[lines.index(EMPTY)] = f'CODE = "{archive()}"'
+            lines[lines.index(EMPTY)] = f'CODE = "{pack_code()}"'
             cell["source"] = "\n".join(lines)
     text = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
     if len(text.encode("utf-8")) > LARGEST:
@@ -75,7 +75,7 @@ def build(out: Path) -> list[Path]:
     built = []
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         folder = out / path.stem
-        write_text(folder / path.name, filled(path))
+        write_text(folder / path.name, fill_in_code(path))
         metadata = path.with_name(f"{path.stem}.{METADATA}")
         if not metadata.is_file():
             metadata = path.with_name(METADATA)

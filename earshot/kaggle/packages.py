@@ -24,7 +24,7 @@ OPTIONAL = ("matplotlib", "kaggle", "six")
 IMAGE = ("torch", "torchaudio", "torchvision")
 
 
-def wanted(path: Path = REQUIREMENTS) -> list[Any]:
+def read_requirements(path: Path = REQUIREMENTS) -> list[Any]:
     """The requirements of the scripts, as `packaging` reads them; those below the line "# tests" are not
     theirs."""
     try:
@@ -37,7 +37,7 @@ def wanted(path: Path = REQUIREMENTS) -> list[Any]:
     return [Requirement(line) for line in lines if line and not line.startswith("#")]
 
 
-def version(name: str) -> str | None:
+def find_version(name: str) -> str | None:
     """The installed version of a package, None where there is none."""
     try:
         return metadata.version(name)
@@ -45,22 +45,22 @@ def version(name: str) -> str | None:
         return None
 
 
-def missing() -> list[Any]:
+def find_missing() -> list[Any]:
     """The requirements of which no version is installed."""
-    return [requirement for requirement in wanted() if version(requirement.name) is None]
+    return [requirement for requirement in read_requirements() if find_version(requirement.name) is None]
 
 
-def unfit() -> list[tuple[Any, str]]:
+def find_unfit() -> list[tuple[Any, str]]:
     """The requirements whose installed version is not among the wanted ones, and that version."""
     pairs = []
-    for requirement in wanted():
-        installed = version(requirement.name)
+    for requirement in read_requirements():
+        installed = find_version(requirement.name)
         if installed is not None and not requirement.specifier.contains(installed, prereleases=True):
             pairs.append((requirement, installed))
     return pairs
 
 
-def wheels() -> list[Path]:
+def find_wheels() -> list[Path]:
     """The attached folders that hold wheels."""
     folders = kaggle_paths.list_folders()
     return [folder.path for folder in folders if any(name.endswith(".whl") for name in folder.names)]
@@ -72,9 +72,9 @@ def install() -> list[str]:
     Raises:
         UserError: torch is missing, or neither wheels nor PyPI have the rest.
     """
-    lacking = [requirement.name for requirement in missing()]
+    lacking = [requirement.name for requirement in find_missing()]
     if not lacking:
-        return [f"packages: all {len(wanted())} are here"]
+        return [f"packages: all {len(read_requirements())} are here"]
     names = ", ".join(lacking)
     for name in IMAGE[::2]:
         if name in lacking:
@@ -84,13 +84,13 @@ def install() -> list[str]:
             )
     sources = [("from PyPI", ["--retries", "1", "--timeout", "10"])]
     attached = []
-    for folder in wheels():
+    for folder in find_wheels():
         attached += ["--find-links", str(folder)]
     if attached:
         sources.insert(0, ("from attached wheels", ["--no-index", *attached]))
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     for source, options in sources:
-        command = [*pip, *options, *map(str, missing())]
+        command = [*pip, *options, *map(str, find_missing())]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode == 0:
             return [f"packages: installed {names} ({source})"]

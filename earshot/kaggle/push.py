@@ -13,7 +13,7 @@ from earshot.core.files import hash_file, read_json, write_json, write_text
 from earshot.kaggle import bundle, client
 from earshot.kaggle.download import NAME
 from earshot.kaggle.flags import BundleFlags, PushFlags
-from earshot.kaggle.notebook import filled
+from earshot.kaggle.notebook import fill_in_code
 
 KERNEL = "kernel-metadata.json"
 KEYS = (
@@ -25,7 +25,7 @@ RETIRED = ("nvidiateslap100", "tpu1vmv38", "tpuv38")
 ENDS = ("complete", "error", "cancel_acknowledged")
 
 
-def dataset(folder: Path, flags: BundleFlags) -> None:
+def push_dataset(folder: Path, flags: BundleFlags) -> None:
     """Create the bundle's dataset, or a new version of it, and wait until Kaggle has it ready.
 
     Raises:
@@ -34,18 +34,18 @@ def dataset(folder: Path, flags: BundleFlags) -> None:
     api = client.connect()
     path = folder / bundle.METADATA
     about = read_json(path)
-    about["id"] = f"{client.user(api) or about['id'].split('/')[0]}/{flags.slug}"
+    about["id"] = f"{client.get_user(api) or about['id'].split('/')[0]}/{flags.slug}"
     write_json(path, about)
     ref, sums = about["id"], hash_file(folder / bundle.SUMS)
     told = {"api": api, "forbidden": "is the phone number of your account confirmed? Is the slug yours?"}
     try:
-        with client.calling("the upload", **told):
+        with client.translate_errors("the upload", **told):
             api.dataset_status(ref)
         new = False
-    except client.NotThere:
+    except client.NotFound:
         new = True
     print(f"upload: {folder} -> {'new private dataset' if new else 'new version of'} {ref}", flush=True)
-    with client.calling("the upload", **told) as said:
+    with client.translate_errors("the upload", **told) as said:
         if new:
             reply = api.dataset_create_new(str(folder), public=False, quiet=True, dir_mode="zip")
         else:
@@ -59,7 +59,7 @@ def dataset(folder: Path, flags: BundleFlags) -> None:
         )
 
     def ask() -> tuple[str, bool]:
-        with client.calling("the upload's state", **told):
+        with client.translate_errors("the upload's state", **told):
             state = str(api.dataset_status(ref))
         if state == "failed":
             raise UserError(f"Kaggle could not take {ref} in: see https://www.kaggle.com/datasets/{ref}")
@@ -67,14 +67,14 @@ def dataset(folder: Path, flags: BundleFlags) -> None:
 
     try:
         ready = client.wait(ask, flags.wait)
-    except client.NotThere:
+    except client.NotFound:
         ready = False  # a new dataset is not known everywhere at once
     page = reply.url or f"https://www.kaggle.com/datasets/{ref}"
     print(f"upload: {page}" + ("" if ready else ", not ready yet: its page says when it is"))
     print(f"next: python -m earshot.kaggle push NOTEBOOK --datasets {ref}")
 
 
-def notebook(path: str, flags: PushFlags) -> None:
+def push_notebook(path: str, flags: PushFlags) -> None:
     """Push a notebook, wait for its end, show its log, fetch its output.
 
     Args:
@@ -83,10 +83,10 @@ def notebook(path: str, flags: PushFlags) -> None:
         UserError: metadata or code that Kaggle would not take, a push that it refused, a notebook that
             failed.
     """
-    file, about = metadata(Path(path), flags)
+    file, about = load_metadata(Path(path), flags)
     api = client.connect()
-    owner = client.user(api)
-    slug = slugified(str(about["title"]))
+    owner = client.get_user(api)
+    slug = slugify(str(about["title"]))
     about["id"] = f"{owner}/{slug}"
     sources = [source for key in KEYS if key.endswith("_sources") for source in about[key]]
     print(
@@ -97,11 +97,11 @@ def notebook(path: str, flags: PushFlags) -> None:
     # the client wants a folder with one notebook and its metadata
     with tempfile.TemporaryDirectory() as stage:
         # with the kit's code in it
-        own = filled(file) if file.suffix == ".ipynb" else file.read_text(encoding="utf-8")
+        own = fill_in_code(file) if file.suffix == ".ipynb" else file.read_text(encoding="utf-8")
         write_text(Path(stage) / about["code_file"], own)
         write_json(Path(stage) / KERNEL, about)
         hint = "is the phone number of your account confirmed? Have you joined the competition?"
-        with client.calling("the push", api=api, forbidden=hint) as said:
+        with client.translate_errors("the push", api=api, forbidden=hint) as said:
             reply = api.kernels_push(stage)
     if reply is None or reply.error:  # the client's own command says so and ends well
         raise UserError(
@@ -121,17 +121,17 @@ def notebook(path: str, flags: PushFlags) -> None:
             "joined the competition? Then push again"
         )
     if flags.wait:
-        finish(api, about, reply.version_number, flags)
+        wait_and_download(api, about, reply.version_number, flags)
 
 
-def finish(api: Any, about: dict, version: int, flags: PushFlags) -> None:
+def wait_and_download(api: Any, about: dict, version: int, flags: PushFlags) -> None:
     """Wait for the notebook's end; its log's last lines on the terminal, all of it and the output in a
     folder."""
     ref = about["id"]
     state: dict[str, str] = {}
 
     def ask() -> tuple[str, bool]:
-        with client.calling("the notebook's state", api=api):
+        with client.translate_errors("the notebook's state", api=api):
             reply = api.kernels_status(ref)
         state.update(name=reply.status.name.lower(), why=reply.failure_message or "")
         return state["name"].replace("_", " "), state["name"] in ENDS
@@ -144,10 +144,10 @@ def finish(api: Any, about: dict, version: int, flags: PushFlags) -> None:
         return
     folder = Path(flags.out) / ref.split("/")[1]
     folder.mkdir(parents=True, exist_ok=True)
-    with client.calling("the notebook's output", api=api):
+    with client.translate_errors("the notebook's output", api=api):
         files, _ = api.kernels_output(ref, str(folder), force=True, quiet=True)
     log = folder / f"{ref.split('/')[1]}.log"
-    lines = readable(log.read_text(encoding="utf-8")) if log.is_file() else []
+    lines = parse_log(log.read_text(encoding="utf-8")) if log.is_file() else []
     write_text(log, "\n".join(lines) + "\n")
     print(*(f"  | {line}" for line in lines[-40:]), sep="\n")
     print(
@@ -162,7 +162,7 @@ def finish(api: Any, about: dict, version: int, flags: PushFlags) -> None:
         print(f"next: python predict.py --submit --competition {slug} --kernel {ref}/{version} -m MESSAGE")
 
 
-def readable(log: str) -> list[str]:
+def parse_log(log: str) -> list[str]:
     """The lines of a notebook's log, which Kaggle sends as JSON: pieces of text with their times."""
     try:
         pieces = json.loads(log)
@@ -172,12 +172,12 @@ def readable(log: str) -> list[str]:
     return re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text).splitlines()
 
 
-def slugified(title: str) -> str:
+def slugify(title: str) -> str:
     """The last part of the address that Kaggle makes of a title."""
     return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
 
 
-def metadata(path: Path, flags: PushFlags) -> tuple[Path, dict[str, Any]]:
+def load_metadata(path: Path, flags: PushFlags) -> tuple[Path, dict[str, Any]]:
     """The notebook's file, and its metadata: those beside it, changed by the flags, else made of them;
     checked.
 
@@ -231,13 +231,13 @@ def metadata(path: Path, flags: PushFlags) -> tuple[Path, dict[str, Any]]:
             "Tpu"
         )
         about["enable_tpu"] = str(about["machine_shape"]).startswith("Tpu")
-    check(about, path)
+    check_metadata(about, path)
     return path, about
 
 
-def check(about: dict[str, Any], path: Path) -> None:
+def check_metadata(about: dict[str, Any], path: Path) -> None:
     """Raise UserError for metadata that Kaggle would refuse, or take in another sense."""
-    if len(str(about["title"])) < 5 or not 5 <= len(slugified(str(about["title"]))) <= 50:
+    if len(str(about["title"])) < 5 or not 5 <= len(slugify(str(about["title"]))) <= 50:
         raise UserError(f"{path}: its title {about['title']!r} needs 5 to 50 letters and digits: --title")
     if str(about["machine_shape"]).lower() in RETIRED:
         raise UserError(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 LEDGER = Path("submissions") / ledger.NAME
 
 
-def code(flags: SubmitFlags) -> bool:
+def submit_notebook(flags: SubmitFlags) -> bool:
     """Submit a notebook's version to a code competition; False where --kernel is not given.
 
     Raises:
@@ -38,14 +38,14 @@ def code(flags: SubmitFlags) -> bool:
         )
     api = client.connect()
     row = {
-        "time": now(),
+        "time": format_now(),
         "competition": flags.competition,
         "file": flags.kernel,
         "sha256": hash_value(flags.kernel)[:16],
     }
-    remaining(api, flags)
-    asked(flags, row["sha256"], LEDGER)
-    with client.calling("the submission", api=api, **hints(flags.competition)):
+    check_remaining(api, flags)
+    confirm_resubmission(flags, row["sha256"], LEDGER)
+    with client.translate_errors("the submission", api=api, **get_hints(flags.competition)):
         reply = api.competition_submit_code(
             "submission.csv",
             flags.message,
@@ -54,11 +54,11 @@ def code(flags: SubmitFlags) -> bool:
             kernel_version=int(parts[2]),
             quiet=True,
         )
-    sent(api, flags, reply, row, LEDGER)
+    record_submission(api, flags, reply, row, LEDGER)
     return True
 
 
-def prepared(
+def prepare_submission(
     flags: SubmitFlags, runs: Sequence[Run], features: str | None, loose: bool
 ) -> Callable[[Path], None]:
     """Everything that may refuse is asked before anything is computed; what to call with the submission's
@@ -86,29 +86,29 @@ def prepared(
         )
     flags = replace(flags, competition=name)
     api = client.connect()
-    remaining(api, flags)
+    check_remaining(api, flags)
 
     def send(out: Path) -> None:
         path, content = out.parent / ledger.NAME, hash_file(out)
-        asked(flags, content, path)
-        with client.calling("the submission", api=api, **hints(name)) as said:
+        confirm_resubmission(flags, content, path)
+        with client.translate_errors("the submission", api=api, **get_hints(name)) as said:
             reply = api.competition_submit(str(out), flags.message, name, quiet=True)
         # it returns this where others raise
         if reply.message == api.COMPETITION_SUBMIT_UPLOAD_FAILED_MESSAGE:
             reason = f"the upload of {out} failed {said.getvalue().strip()[-160:]}"
             raise UserError(client.hide(f"{reason}: nothing was submitted; repeat the command", api))
-        row = {"time": now(), "competition": name, "file": out.name, "sha256": content[:16]}
-        sent(api, flags, reply, row, path)
+        row = {"time": format_now(), "competition": name, "file": out.name, "sha256": content[:16]}
+        record_submission(api, flags, reply, row, path)
 
     return send
 
 
-def now() -> str:
+def format_now() -> str:
     """The time as the ledger has it."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def hints(competition: str) -> dict[str, str]:
+def get_hints(competition: str) -> dict[str, str]:
     """What to do about 403 and 404 where a competition is meant."""
     return {
         "forbidden": "join the competition and accept its rules at "
@@ -118,9 +118,9 @@ def hints(competition: str) -> dict[str, str]:
     }
 
 
-def remaining(api: Any, flags: SubmitFlags) -> None:
+def check_remaining(api: Any, flags: SubmitFlags) -> None:
     """Say how many submissions are left today; ask before the last."""
-    with client.calling("the submissions left today", api=api, **hints(str(flags.competition))):
+    with client.translate_errors("the submissions left today", api=api, **get_hints(str(flags.competition))):
         limits = api.competition_get_submission_limits(flags.competition)
     left, today, total = limits.num_allowed_now or 0, limits.num_today or 0, limits.num_total or 0
     if not left and not total and not limits.limited_by_total:
@@ -137,24 +137,24 @@ def remaining(api: Any, flags: SubmitFlags) -> None:
         )
         raise UserError(f"none is left {over}; nothing was sent")
     if left == 1:
-        client.ask(
+        client.confirm(
             f"this is the last submission of the {'competition' if limits.limited_by_total else 'day'}",
             flags.yes,
         )
 
 
-def asked(flags: SubmitFlags, content: str, path: Path) -> None:
+def confirm_resubmission(flags: SubmitFlags, content: str, path: Path) -> None:
     """Ask before what was submitted already."""
     for row in ledger.read(path):
         same = bool(row["sha256"]) and content.startswith(row["sha256"])
         if same and row.get("ref") and row["competition"] == flags.competition:
             score = f", public {row['public']}" if row["public"] else ""
             when = f"at {row['time']} (ref {row['ref']}{score})"
-            client.ask(f"this very content was submitted {when}", flags.yes)
+            client.confirm(f"this very content was submitted {when}", flags.yes)
             return
 
 
-def sent(api: Any, flags: SubmitFlags, reply: Any, row: dict[str, str], path: Path) -> None:
+def record_submission(api: Any, flags: SubmitFlags, reply: Any, row: dict[str, str], path: Path) -> None:
     """Enter a submission that Kaggle took in the ledger, and wait for its score."""
     page = f"https://www.kaggle.com/competitions/{flags.competition}/submissions"
     if not reply.ref:
@@ -175,7 +175,7 @@ def sent(api: Any, flags: SubmitFlags, reply: Any, row: dict[str, str], path: Pa
     by_ref: dict[str, Any] = {}
 
     def ask() -> tuple[str, bool]:
-        by_ref.update({str(entry.ref): entry for entry in submissions(api, str(flags.competition))})
+        by_ref.update({str(entry.ref): entry for entry in list_submissions(api, str(flags.competition))})
         state = by_ref[row["ref"]].status.name.lower() if row["ref"] in by_ref else "pending"
         words = {"complete": "scored", "error": "not scored", "pending": "waits for its score"}
         return words.get(state, state), state in ("complete", "error")
@@ -187,18 +187,18 @@ def sent(api: Any, flags: SubmitFlags, reply: Any, row: dict[str, str], path: Pa
     if submission.status.name == "ERROR":
         reason = submission.error_description or "it does not say why"
         raise UserError(f"Kaggle could not score submission {submission.ref}: {reason}; see {page}")
-    fill(path, [submission])
+    enter_scores(path, [submission])
     private = f", private {submission.private_score}" if submission.private_score else ""
     print(f"score: public {submission.public_score or 'hidden'}{private}; {path}")
 
 
-def submissions(api: Any, competition: str) -> list[Any]:
+def list_submissions(api: Any, competition: str) -> list[Any]:
     """The newest submissions to a competition."""
-    with client.calling("the list of submissions", api=api, **hints(competition)):
+    with client.translate_errors("the list of submissions", api=api, **get_hints(competition)):
         return [entry for entry in api.competition_submissions(competition, page_size=100) or [] if entry]
 
 
-def fill(path: Path, found: Sequence[Any]) -> int:
+def enter_scores(path: Path, found: Sequence[Any]) -> int:
     """Enter the scores of submissions that the ledger knows by their number; how many rows that changed."""
     scores = {str(entry.ref): (entry.public_score, entry.private_score) for entry in found}
     changed = 0
@@ -215,7 +215,7 @@ def fill(path: Path, found: Sequence[Any]) -> int:
     return changed
 
 
-def scores(competition: str | None, path: Path) -> None:
+def update_scores(competition: str | None, path: Path) -> None:
     """List the submissions on Kaggle and enter scores that the ledger lacks."""
     known = dict.fromkeys(row["competition"] for row in ledger.read(path) if row.get("ref"))
     names = [competition] if competition else list(known)
@@ -225,7 +225,7 @@ def scores(competition: str | None, path: Path) -> None:
         )
     api = client.connect()
     for name in names:
-        found = submissions(api, name)
+        found = list_submissions(api, name)
         print(f"{name}: {len(found)} submissions")
         for entry in found:
             words = [
@@ -238,4 +238,4 @@ def scores(competition: str | None, path: Path) -> None:
             ]
             print(f"  {entry.ref}  " + "  ".join(word for word in words if word))
         if path.exists():
-            print(f"{path}: {fill(path, found)} rows changed")
+            print(f"{path}: {enter_scores(path, found)} rows changed")

@@ -10,7 +10,7 @@ import numpy as np
 from earshot import extractors
 from earshot.audio.load import AudioSettings
 from earshot.competition.file_index import Files
-from earshot.core.config import with_defaults
+from earshot.core.config import replace_defaults
 from earshot.core.device import Device
 from earshot.core.errors import UserError
 from earshot.core.file_names import list_audio_suffixes, to_text
@@ -63,7 +63,7 @@ def extractor_of(run: Run, weights: str | None, device: Device) -> tuple[Any, Au
     made = run.config["record"]["features"]
     module = extractors.module(made["extractor"])
     where = f"{run.folder}/config.yaml"
-    settings = with_defaults(module.Settings(), made["settings"], where)
+    settings = replace_defaults(module.Settings(), made["settings"], where)
     weights = weights or run.config.get("weights") or module.Extractor.default_weights
     files = module.Extractor.find_weights(settings, weights)
     if not files:
@@ -77,7 +77,7 @@ def extractor_of(run: Run, weights: str | None, device: Device) -> tuple[Any, Au
         )
     window = Window(**made["window"])
     extractor = module.Extractor(settings, window, device.name, weights, device.precision)
-    return extractor, with_defaults(AudioSettings(), made["audio"], where)
+    return extractor, replace_defaults(AudioSettings(), made["audio"], where)
 
 
 class NewClips(NamedTuple):

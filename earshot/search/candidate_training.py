@@ -16,7 +16,7 @@ import numpy as np
 
 import models
 from earshot.core import checksums, config, worker_pool
-from earshot.core.deadline import SIGNALS, Deadline, clock
+from earshot.core.deadline import SIGNALS, Deadline, format_clock
 from earshot.core.errors import UserError
 from earshot.core.files import append_text, hash_value, hold_lock, read_json
 from earshot.prediction import saved_blend, significance
@@ -132,7 +132,9 @@ class Contest:
     def skip_for_time(self, name: str) -> None:
         """Note that the time left is too short for a candidate."""
         left = max(0.0, self.compute_seconds_left())
-        self.set_status(name, NO_TIME, f"would take {clock(self.cost(name))}, {clock(left)} left")
+        self.set_status(
+            name, NO_TIME, f"would take {format_clock(self.cost(name))}, {format_clock(left)} left"
+        )
 
     # --- one candidate
 
@@ -216,8 +218,8 @@ class Contest:
             self.say(
                 f"{name}: {len(last_scores['folds'])}/{len(self.state['folds'])} folds, out-of-fold "
                 f"{self.flags.metric} {last_scores[self.flags.metric]:.4f}  "
-                f"log_loss {last_scores['log_loss']:.4f}  {clock(seconds(run))}, "
-                f"{clock(max(0.0, self.compute_seconds_left()))} left"
+                f"log_loss {last_scores['log_loss']:.4f}  {format_clock(seconds(run))}, "
+                f"{format_clock(max(0.0, self.compute_seconds_left()))} left"
             )
         if done and upto is None:
             self.set_status(name, FINISHED)

@@ -55,7 +55,7 @@ class Candidate:
 
     def get_training_settings(self, folds: int | None, metric: str) -> config.TrainingFlags:
         """The recipe's training settings, with what is the same for all candidates."""
-        settings = config.with_defaults(
+        settings = config.replace_defaults(
             config.TrainingFlags(), self.recipe.training, f"recipe {self.recipe.name}, training"
         )
         # a further seed is a candidate of its own

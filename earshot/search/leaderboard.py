@@ -8,7 +8,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from earshot.core.deadline import clock
+from earshot.core.deadline import format_clock
 from earshot.core.files import write_text
 from earshot.training import metrics
 
@@ -98,7 +98,7 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
         )
         folds = len(str(row["folds"]).split())
         lines.append(
-            f"{Path(row['run']).name:{width}}  {folds:>5}  {numbers}  {clock(row['seconds']):>7}  "
+            f"{Path(row['run']).name:{width}}  {folds:>5}  {numbers}  {format_clock(row['seconds']):>7}  "
             f"{row['status']}"
         )
     return lines

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from earshot.core.config import TrainingFlags
-from earshot.core.deadline import Deadline, patiently
+from earshot.core.deadline import Deadline, defer_signals
 from earshot.core.device import Device
 from earshot.core.errors import UserError
 from earshot.core.worker_pool import WorkerInbox, WorkerPool
@@ -65,7 +65,7 @@ def train_folds(job: Job, run: Run, wanted: list[int], deadline: Deadline) -> bo
     rows = job.rows if len(job.devices) == 1 else job.load
     arguments = (run, rows, job.numbers, job.settings, job.head_spec.build, job.machine.save_every)
     done = True
-    with patiently():
+    with defer_signals():
         if len(job.devices) == 1:
             worker = FoldWorker(devices[0], *arguments)
             for index, task in enumerate(queue):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from earshot.core.deadline import LONG, clock
+from earshot.core.deadline import LONG, format_clock
 from earshot.core.disk_space import format_bytes
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def line(row: dict[str, float], fold: Fold, settings: TrainingFlags, better: boo
     if "valid_loss" in row:
         name, score = settings.metric.replace("f1_macro", "f1"), value_of(row, settings.metric)
         text += f"valid {row['valid_loss']:.3f}  {name} {score:.4f} {'*' if better else ' '} "
-    return f"{text}{row['seconds']:5.1f} s  eta {clock(left)}"
+    return f"{text}{row['seconds']:5.1f} s  eta {format_clock(left)}"
 
 
 class Paced:
@@ -120,7 +120,7 @@ class Paced:
         weight_bytes = 4 * sum(p.numel() for p in fitter.head.parameters())
         more = f" and {self.folds_left} more folds" if self.folds_left else ""
         self.log(
-            f"{fitter.fold.title}  estimate, from the first steps: about {clock(left)} for it{more} "
+            f"{fitter.fold.title}  estimate, from the first steps: about {format_clock(left)} for it{more} "
             f"({epochs} epochs of {fitter.steps} steps, {1000 * step_seconds:.0f} ms each); a fold leaves "
             f"{format_bytes(2 * weight_bytes)} on the disk"
         )

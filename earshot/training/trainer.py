@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from earshot.core.deadline import clock
+from earshot.core.deadline import format_clock
 from earshot.core.device import Device, get_autocast, is_out_of_memory, to_device, use_one_thread
 from earshot.core.errors import UserError
 from earshot.core.seeding import derive_seed, reseed
@@ -289,7 +289,7 @@ class Fitter:
                         log(
                             f"{place(self.fold, epoch, settings)}  step {progress.step}/{len(batches)}  "
                             f"train {progress.total / done / self.rows_per_epoch:.3f}  "
-                            f"eta {clock(estimate_left(progress.seconds / done, done))}"
+                            f"eta {format_clock(estimate_left(progress.seconds / done, done))}"
                         )
                     if stop:
                         return False
