@@ -52,12 +52,14 @@ def parse(argv: list[str]) -> tuple:
     values = for_run.values(run) if run else dict(recipe.features) if recipe else {}
     chosen = chosen or values.get("extractor")
     if chosen is None:
-        raise UserError(f"recipe {name} names no extractor: add --extractor {'|'.join(extractors.names())}")
+        raise UserError(
+            f"recipe {name} names no extractor: add --extractor {'|'.join(extractors.list_names())}"
+        )
     groups = {
         "competition": config.CompetitionFlags(),
         "windows": config.WindowFlags(),
         "audio": AudioSettings(),
-        chosen: extractors.module(chosen).Settings(),
+        chosen: extractors.load_module(chosen).Settings(),
         "copies": config.AugmentFlags(),
         "machine": config.ExtractionFlags(),
     }

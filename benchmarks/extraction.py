@@ -64,7 +64,7 @@ class Ours:
         batch: int = 16,
         **settings: Any,
     ):
-        module = extractors.module(name)
+        module = extractors.load_module(name)
         found = load_competition(str(data), out=str(out))
         found.clips = found.clips[found.clips.split == "train"].head(clips).reset_index(drop=True)
         self.workers = torch.get_num_threads()
@@ -253,7 +253,7 @@ def light_row(
     rate = extractor.rate
     network = None
     if name == "efficientat":
-        network = extractors.module(name).load(Path(weights or ""), settings.network).features.eval()
+        network = extractors.load_module(name).load(Path(weights or ""), settings.network).features.eval()
 
     def usual() -> Features:
         found: dict[str, list] = {view: [] for view in extractor.shapes}
@@ -272,7 +272,7 @@ def light_row(
                 librosa.power_to_db(mel)
                 continue
             piece = torch.from_numpy(extractor.fill_window(wave, *extractor.cut_windows(wave)[0]))[None]
-            features = network(extractor.spectrogram(piece))
+            features = network(extractor.compute_spectrogram(piece))
             found["pooled"].append(features.mean((2, 3))[0].numpy())
             found["frames"].append(features[0].numpy())
         return {view: np.stack(rows) for view, rows in found.items() if rows}

@@ -51,7 +51,7 @@ def case(name: str, **changes: Any) -> Case:
     head, view = options.pop("name"), options.pop("view", None)
     shapes = shapes_of(recipe.features or {"extractor": "ast"})
     by_view = {name: kinds.derive(name, shape) for name, shape in shapes.items()}
-    view = view or kinds.choose(models.kinds(head), by_view)
+    view = view or kinds.choose(models.get_kinds(head), by_view)
     if "weights" in options:
         options["weights"] = None
     training = config.replace_defaults(config.TrainingFlags(), recipe.training, name)
@@ -60,7 +60,7 @@ def case(name: str, **changes: Any) -> Case:
 
 def shapes_of(features: dict[str, Any]) -> dict[str, tuple[int, int, int]]:
     """(D, F, T) of each view that a recipe's `features` section makes of a five-second clip."""
-    module = extractors.module(features["extractor"])
+    module = extractors.load_module(features["extractor"])
     if features["extractor"] == "ast":
         return AST
     known = {f.name for f in dataclasses.fields(module.Settings)}

@@ -128,12 +128,12 @@ def list_heads(filter: str = "*") -> list[str]:
     return sorted(name for name in _HEADS if fnmatch(name, filter))
 
 
-def kinds(name: str) -> tuple[Kind, ...]:
+def get_kinds(name: str) -> tuple[Kind, ...]:
     """The kinds of views that a head takes, best first."""
     return _entry(name).kinds
 
 
-def needs(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+def get_needs(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Settings that a view must have for a head with these options: those of its weights, {} without."""
     return _entry(name).needs if options.get("weights") else {}
 

@@ -89,7 +89,7 @@ def parse_options(pairs: list[str]) -> dict[str, Any]:
 
 def list_all() -> list[str]:
     """Lines that list every head and every recipe."""
-    heads = [(name, ", ".join(models.kinds(name)), models.about(name)) for name in models.list_heads()]
+    heads = [(name, ", ".join(models.get_kinds(name)), models.about(name)) for name in models.list_heads()]
     recipes = []
     for path in sorted(RECIPES.glob("*.yaml")):
         # A broken recipe must not hide the others.
@@ -173,7 +173,7 @@ def run(args: argparse.Namespace) -> list[str]:
             raise models.HeadError(
                 f"{key!r} is no option of a head: the shape comes from --input, N from --classes"
             )
-    view = view or models.kinds(name)[0]
+    view = view or models.get_kinds(name)[0]
     if args.input:
         shape = parse_shape(args.input)
         title = f"{name} on {args.input}, {args.classes} classes"

@@ -42,8 +42,8 @@ def test_ast_front_end_is_transformers():
     waves = [wave[: round(seconds * 16000)] for wave, seconds in zip(clips(16000, 6), lengths, strict=False)]
     waves.append(synthetic(10.24, 16000))
     want = np.stack([front(wave, sampling_rate=16000)["input_values"][0] for wave in waves])
-    batch = torch.from_numpy(np.stack([windows.fill(wave, 163840, "silence") for wave in waves]))
-    got = mel.ast_input(batch, [len(wave) / 16000 for wave in waves]).numpy()
+    batch = torch.from_numpy(np.stack([windows.fill_window(wave, 163840, "silence") for wave in waves]))
+    got = mel.compute_ast_input(batch, [len(wave) / 16000 for wave in waves]).numpy()
     assert got.shape == want.shape == (len(waves), 1024, 128)
     assert np.abs(got - want).max() < 1e-3
     assert got[1, -1, 0] == pytest.approx(0.46703, abs=1e-4), "padding is 0 in log-mel, then normalised"
@@ -82,7 +82,7 @@ def test_ast_wrap_leaves_no_padding(tmp_path):
     for pad in ("wrap", "silence"):
         extractor = ast.Extractor(ast.Settings(), window(1.28, 16000, pad), weights=str(tmp_path))
         made[pad] = extractor.extract([wave], [0], 1)[0].views["pooled"]
-        full = extractor.extract([windows.fill(wave, 20480, pad)], [0], 1)[0].views["pooled"]
+        full = extractor.extract([windows.fill_window(wave, 20480, pad)], [0], 1)[0].views["pooled"]
         if pad == "wrap":
             np.testing.assert_array_equal(made[pad], full)
         else:

@@ -94,12 +94,12 @@ def test_weights_by_what_they_are(place: Path) -> None:
     )
     touch(place / "datasets/me/light", "mn04_as_mAP_432.pt")
     kaggle_paths._walk_once.cache_clear()
-    efficientat = extractors.module("efficientat")
+    efficientat = extractors.load_module("efficientat")
     assert efficientat.Extractor.find_weights(efficientat.Settings(), None) == [
         place / "datasets/me/light/mn04_as_mAP_432.pt"
     ]
     assert (
-        base.local("/kaggle/input/elsewhere/mn04_as_mAP_432.pt")
+        base.find_local("/kaggle/input/elsewhere/mn04_as_mAP_432.pt")
         == place / "datasets/me/light/mn04_as_mAP_432.pt"
     )
     assert defaults.features("birds", False) == (None, "efficientat") and defaults.features(
@@ -111,7 +111,7 @@ def test_weights_by_what_they_are(place: Path) -> None:
     kaggle_paths._walk_once.cache_clear()
     assert {file.parent for file in ast.Extractor.find_weights(ast.Settings(), None)} == {folder}
     assert defaults.features("birds", False) == (defaults.RECIPE, None), "ast, the usual one, is there"
-    assert ast.WEIGHTS.local("MIT/ast-finetuned-audioset-14-14-0.443") is None, (
+    assert ast.WEIGHTS.find_folder("MIT/ast-finetuned-audioset-14-14-0.443") is None, (
         "another network than the one that was named"
     )
     assert experiment.located({"weights": ast.WEIGHTS.default, "ast": True}) == {

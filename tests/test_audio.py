@@ -51,7 +51,7 @@ def reason(path: Path, settings: AudioSettings = PLAIN) -> str:
 def test_every_format_rate_width_and_channel_count(tmp_path, suffix, subtype, rate, channels, tolerance):
     path = tmp_path / f"a.{suffix}"
     soundfile.write(path, np.repeat(tone(1.0, rate)[:, None], channels, axis=1), rate, subtype=subtype)
-    seconds, native = load.info(path)
+    seconds, native = load.read_info(path)
     assert native == rate and seconds == pytest.approx(1.0, abs=0.06)
     wave, given, offset, *noted = load.read(path, None, PLAIN)
     assert given == rate and offset == 0 and not any(noted) and wave.dtype == np.float32 and wave.ndim == 1
@@ -117,7 +117,7 @@ def test_trim_is_librosas_on_real_clips():
     for path in sorted(ESC10.glob("*.ogg"))[::25]:
         wave = load.read(path, 16000, PLAIN)[0]
         want = librosa.effects.trim(wave, top_db=40)[1]
-        assert tuple(want) == load.trim_bounds(wave, 40)
+        assert tuple(want) == load.find_trim_bounds(wave, 40)
         trimmed += tuple(want) != (0, len(wave))
     assert trimmed > 0
 
@@ -164,7 +164,7 @@ def test_no_permission(tmp_path, monkeypatch):
     monkeypatch.setattr(source.io, "FileIO", refuse)  # root, as whom tests may run, is never refused
     assert reason(path) == "no permission"
     with pytest.raises(BadAudio, match="no permission"):
-        load.info(path)
+        load.read_info(path)
 
 
 def test_damaged_and_truncated_files_either_decode_or_are_named(tmp_path):
@@ -180,7 +180,7 @@ def test_damaged_and_truncated_files_either_decode_or_are_named(tmp_path):
         for data in damaged:
             path = tmp_path / f"bad.{suffix}"
             path.write_bytes(data)
-            for function, *options in ((load.info,), (load.read, 16000, PLAIN)):
+            for function, *options in ((load.read_info,), (load.read, 16000, PLAIN)):
                 try:
                     function(path, *options)
                 except BadAudio as error:
@@ -199,7 +199,7 @@ def test_info_names_bad_files(tmp_path):
         ("none.wav", "no samples"),
     ):
         with pytest.raises(BadAudio, match=text):
-            load.info(tmp_path / name)
+            load.read_info(tmp_path / name)
 
 
 def test_second_decoder_takes_what_soundfile_cannot(tmp_path, monkeypatch):
@@ -217,7 +217,7 @@ def test_second_decoder_takes_what_soundfile_cannot(tmp_path, monkeypatch):
     )
     monkeypatch.setitem(sys.modules, "audioread", opener)
     np.testing.assert_allclose(load.read(path, None, PLAIN)[0], tone(0.5, 16000), atol=1e-4)
-    assert load.info(path) == (0.5, 16000)
+    assert load.read_info(path) == (0.5, 16000)
 
 
 def test_nothing_on_stderr_and_nothing_heavy(tmp_path):
@@ -251,7 +251,7 @@ def test_nothing_on_stderr_and_nothing_heavy(tmp_path):
     ],
 )
 def test_cut(seconds, hop, most, want):
-    assert windows.cut(seconds, 5.0, hop, most) == [pytest.approx(pair) for pair in want]
+    assert windows.cut_windows(seconds, 5.0, hop, most) == [pytest.approx(pair) for pair in want]
 
 
 def test_cut_covers_every_clip_and_stays_inside():
@@ -260,7 +260,7 @@ def test_cut_covers_every_clip_and_stays_inside():
         seconds, window = rng.uniform(0.01, 40), rng.uniform(0.5, 10)
         hop = None if rng.random() < 0.3 else window * rng.uniform(0.1, 1)
         end = 0.0
-        for start, length in windows.cut(seconds, window, hop, None):
+        for start, length in windows.cut_windows(seconds, window, hop, None):
             assert 0 <= start <= end + 1e-6, "no gap"
             assert length <= window + 1e-9 and start + length <= seconds + 1e-6
             end = start + length
@@ -273,14 +273,16 @@ def test_windows_are_counted_without_being_made():
         seconds, window = rng.uniform(0.01, 40), rng.uniform(0.5, 10)
         hop = None if rng.random() < 0.3 else window * rng.uniform(0.1, 1)
         most = None if rng.random() < 0.5 else int(rng.integers(1, 30))
-        assert windows.count(seconds, window, hop, most) == len(windows.cut(seconds, window, hop, most))
-    assert windows.count(1e12, 1.0, 1e-3, None) > 10**14, "a list of these would end the process"
-    assert len(windows.cut(1e12, 1.0, 1e-3, 3)) == 3
+        assert windows.count_windows(seconds, window, hop, most) == len(
+            windows.cut_windows(seconds, window, hop, most)
+        )
+    assert windows.count_windows(1e12, 1.0, 1e-3, None) > 10**14, "a list of these would end the process"
+    assert len(windows.cut_windows(1e12, 1.0, 1e-3, 3)) == 3
 
 
 def test_cut_in_exact_thirds_needs_no_window_for_rounding():
-    assert len(windows.cut(3 * 0.1 * 7, 0.7, None, None)) == 3
-    assert len(windows.cut(5.0, 1.0, 0.1, None)) == 41
+    assert len(windows.cut_windows(3 * 0.1 * 7, 0.7, None, None)) == 3
+    assert len(windows.cut_windows(5.0, 1.0, 0.1, None)) == 41
 
 
 @pytest.mark.parametrize(
@@ -288,17 +290,17 @@ def test_cut_in_exact_thirds_needs_no_window_for_rounding():
 )
 def test_cut_refuses_nonsense(window, hop, most):
     with pytest.raises(UserError):
-        windows.cut(10.0, window, hop, most)
+        windows.cut_windows(10.0, window, hop, most)
 
 
 def test_fill():
     wave = np.array([1, 2, 3], np.float32)
-    assert windows.fill(wave, 7, "wrap").tolist() == [1, 2, 3, 1, 2, 3, 1]
-    assert windows.fill(wave, 5, "silence").tolist() == [1, 2, 3, 0, 0]
-    assert windows.fill(wave, 2, "wrap").tolist() == [1, 2]
-    assert windows.fill(wave, 7, "wrap").dtype == np.float32
+    assert windows.fill_window(wave, 7, "wrap").tolist() == [1, 2, 3, 1, 2, 3, 1]
+    assert windows.fill_window(wave, 5, "silence").tolist() == [1, 2, 3, 0, 0]
+    assert windows.fill_window(wave, 2, "wrap").tolist() == [1, 2]
+    assert windows.fill_window(wave, 7, "wrap").dtype == np.float32
     with pytest.raises(UserError):
-        windows.fill(wave, 5, "mirror")
+        windows.fill_window(wave, 5, "mirror")
 
 
 @pytest.mark.parametrize(

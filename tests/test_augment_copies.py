@@ -60,7 +60,7 @@ def features(
 def test_each_effect_does_what_it_says():
     wave = sine(1000)
     for factor in (0.8, 1.25):
-        faster = augment.speed(wave, factor)
+        faster = augment.change_speed(wave, factor)
         assert peak(faster) == pytest.approx(1000 * factor, abs=3) and len(faster) == pytest.approx(
             RATE / factor, abs=2
         )
@@ -69,25 +69,27 @@ def test_each_effect_does_what_it_says():
             RATE / factor, abs=2
         )
     for semitones in (-3.0, 0.5):
-        moved = augment.pitch(wave, RATE, semitones)
+        moved = augment.shift_pitch(wave, RATE, semitones)
         assert peak(moved) == pytest.approx(1000 * 2 ** (semitones / 12), rel=0.005) and len(moved) == RATE
-    assert np.abs(augment.gain(wave, -6.0206)).max() == pytest.approx(0.15, rel=1e-3)
+    assert np.abs(augment.change_gain(wave, -6.0206)).max() == pytest.approx(0.15, rel=1e-3)
     for ratio in (-5.0, 12.0):
-        noisy = augment.noise(wave, ratio, np.random.default_rng(0))
+        noisy = augment.add_noise(wave, ratio, np.random.default_rng(0))
         assert 10 * np.log10(np.mean(wave**2) / np.mean((noisy - wave) ** 2)) == pytest.approx(
             ratio, abs=0.01
         )
     silent = np.zeros(100, np.float32)
-    assert not augment.noise(silent, 10.0, np.random.default_rng(0)).any()
+    assert not augment.add_noise(silent, 10.0, np.random.default_rng(0)).any()
 
 
 def test_levels_are_a_weighted():
-    loud, low = (augment.level(sine(hertz), RATE) for hertz in (1000, 100))
+    loud, low = (augment.measure_level(sine(hertz), RATE) for hertz in (1000, 100))
     assert loud - low == pytest.approx(19.1, abs=0.3)  # IEC 61672's table
-    assert loud - augment.level(sine(1000, amplitude=0.03), RATE) == pytest.approx(20, abs=0.01)
+    assert loud - augment.measure_level(sine(1000, amplitude=0.03), RATE) == pytest.approx(20, abs=0.01)
     event = np.concatenate([np.zeros(3 * RATE, np.float32), sine(1000), np.zeros(5 * RATE, np.float32)])
-    assert augment.level(event, RATE) == pytest.approx(loud, abs=0.1), "the loudest part counts, not the mean"
-    assert np.isfinite(augment.level(np.zeros(10, np.float32), RATE))
+    assert augment.measure_level(event, RATE) == pytest.approx(loud, abs=0.1), (
+        "the loudest part counts, not the mean"
+    )
+    assert np.isfinite(augment.measure_level(np.zeros(10, np.float32), RATE))
 
 
 @pytest.mark.parametrize("share", [0.5, 0.2, 1.0])
@@ -96,7 +98,8 @@ def test_a_mix_is_heard_in_its_share_whatever_the_levels(share):
     mixed = augment.mix(own, other, share, RATE)
     spectrum = np.abs(np.fft.rfft(mixed)) / (RATE / 2)
     weighted = 10 ** (
-        (augment.level(other, RATE) - 20 * np.log10(0.005 / 0.5) - augment.level(own, RATE)) / 20
+        (augment.measure_level(other, RATE) - 20 * np.log10(0.005 / 0.5) - augment.measure_level(own, RATE))
+        / 20
     )
     heard = spectrum[1000], spectrum[2000] * weighted
     assert heard[0] / sum(heard) == pytest.approx(share, abs=1e-3)
@@ -199,7 +202,7 @@ def test_a_real_run(folded: Path, tmp_path: Path, capsys):
             one = futures[row].result()
             assert (one.copy, np.float32(one.share)) == (found["copy"][row], found["share"][row])
             np.testing.assert_array_equal(
-                windows.fill(one.wave, 9600, "wrap").astype(np.float16), found["wave"][row, 0, 0]
+                windows.fill_window(one.wave, 9600, "wrap").astype(np.float16), found["wave"][row, 0, 0]
             )
             assert found["length"][row] == pytest.approx(len(one.wave) / RATE)
     assert 0.48 <= found["length"].min() < 0.55 and found["length"].max() == np.float32(0.6)

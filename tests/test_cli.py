@@ -182,7 +182,7 @@ def test_unknown_names_get_one_line_that_lists_the_choices(tmp_path):
         return refused(script(name, *args, cwd=tmp_path, ok=None))
 
     assert recipes in said("get_features.py", "--competition", "tones", "--recipe", "nope")
-    assert ", ".join(extractors.names()) in said(
+    assert ", ".join(extractors.list_names()) in said(
         "get_features.py", "--competition", "tones", "--extractor", "nope"
     )
     assert "no cache in data/" in said("train.py", "--recipe", "linear")
@@ -201,7 +201,7 @@ def test_unknown_names_get_one_line_that_lists_the_choices(tmp_path):
 @pytest.mark.parametrize("rate", ["0", "-5"])
 def test_a_rate_of_nothing_is_refused(extractor: str, rate: str) -> None:
     with pytest.raises(UserError, match="--rate .* has to be 100 to 768000"):
-        cli.parse({"settings": extractors.module(extractor).Settings()}, ["--rate", rate], "about")
+        cli.parse({"settings": extractors.load_module(extractor).Settings()}, ["--rate", rate], "about")
 
 
 @pytest.mark.parametrize(

@@ -197,7 +197,7 @@ def test_runs_that_predict_other_clips(work: Path) -> None:
 def test_loose_audio_with_other_weights(work: Path) -> None:
     Path("weights.pt").write_bytes(b"of another network")
     here = hash_value([hash_file("weights.pt")])[:16]
-    module = extractors.module("efficientat")
+    module = extractors.load_module("efficientat")
     features = {"extractor": "efficientat", "settings": asdict(module.Settings()), "weights": "feed" * 4}
     run = other_run(lambda record: record["features"].update(features))
     line = said(new_audio.extractor_of, run, "weights.pt", CPU)

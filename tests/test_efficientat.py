@@ -66,7 +66,7 @@ def test_kaldi_banks_are_torchaudios():
 
     for rate, n_fft, low, high, bins in ((32000, 1024, 0.0, 15000.0, 128), (16000, 512, 20.0, 8000.0, 128)):
         want = get_mel_banks(bins, n_fft, rate, low, high, 100.0, -500.0, 1.0)[0].numpy()
-        got = mel.mel_bank(bins, rate, n_fft, low, high, "kaldi").T
+        got = mel.build_mel_bank(bins, rate, n_fft, low, high, "kaldi").T
         np.testing.assert_allclose(got[:, :-1], want, atol=2e-5)
         np.testing.assert_allclose(got[:, -1], 0, atol=1e-6)
 
@@ -82,9 +82,9 @@ def test_efficientat_is_the_plain_reference(mn04, efficientat_weights):
     import torch
 
     assert mn04.shapes == {"pooled": (384, 1, 1), "frames": (384, 4, 16)}
-    waves = [windows.fill(wave, 160000, "wrap") for wave in clips(32000, 4)]
+    waves = [windows.fill_window(wave, 160000, "wrap") for wave in clips(32000, 4)]
     with torch.inference_mode():
-        spectra = mn04.spectrogram(torch.from_numpy(np.stack(waves)))
+        spectra = mn04.compute_spectrogram(torch.from_numpy(np.stack(waves)))
         want = torch.stack([reference_spectrogram(wave) for wave in waves])
         assert spectra.shape == (len(waves), 1, 128, 500)
         assert (spectra[:, 0] - want).abs().max() < 1e-3
@@ -101,7 +101,9 @@ def test_efficientat_is_the_plain_reference(mn04, efficientat_weights):
 def test_efficientat_features_do_not_depend_on_the_batch(mn04):
     import torch
 
-    waves = torch.from_numpy(np.stack([windows.fill(wave, 160000, "wrap") for wave in clips(32000, 4)]))
+    waves = torch.from_numpy(
+        np.stack([windows.fill_window(wave, 160000, "wrap") for wave in clips(32000, 4)])
+    )
     with torch.inference_mode():
         together = mn04.forward(waves, [5.0] * len(waves))
         for row in range(len(waves)):
@@ -126,7 +128,7 @@ def published(network: str) -> dict:
     """A randomly initialised state dict under the published names, of any width."""
     from torchvision.models import mobilenet_v3_large
 
-    state = mobilenet_v3_large(width_mult=efficientat._width(network), num_classes=527).state_dict()
+    state = mobilenet_v3_large(width_mult=efficientat._get_width(network), num_classes=527).state_dict()
     state["features.0.0.weight"] = state["features.0.0.weight"].mean(dim=1, keepdim=True)
     renamed = {}
     for key, value in state.items():
@@ -145,7 +147,7 @@ def test_published_names_are_as_assumed(efficientat_weights):
 
     real_state = torch.load(efficientat_weights, weights_only=True, map_location="cpu")
     assert {k: v.shape for k, v in published("mn04").items()} == {k: v.shape for k, v in real_state.items()}
-    assert efficientat._sha256(efficientat_weights) == efficientat.SHA256[efficientat_weights.name]
+    assert efficientat._compute_sha256(efficientat_weights) == efficientat.SHA256[efficientat_weights.name]
 
 
 @pytest.mark.parametrize("network, channels", [("mn05", 480), ("mn10", 960), ("mn20", 1920)])
@@ -183,7 +185,7 @@ def test_efficientat_download(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="SHA-256"):
         efficientat.Extractor.fetch(settings, None)
     assert list(cached.parent.iterdir()) == [], "nothing half or wrong is left"
-    monkeypatch.setitem(efficientat.SHA256, cached.name, efficientat._sha256(source / cached.name))
+    monkeypatch.setitem(efficientat.SHA256, cached.name, efficientat._compute_sha256(source / cached.name))
     efficientat.Extractor.fetch(settings, None)
     assert (
         efficientat.Extractor.find_weights(settings, None) == [cached] and cached.read_bytes() == b"tampered"

@@ -35,20 +35,20 @@ class Sums(base.Extractor):
 
 
 def test_registry(tmp_path, monkeypatch):
-    assert {"ast", "efficientat", "encodec", "logmel", "waveform"} <= set(extractors.names())
-    assert not {"ast_fast", "base", "hub", "mel", "torch_weights"} & set(extractors.names())
+    assert {"ast", "efficientat", "encodec", "logmel", "waveform"} <= set(extractors.list_names())
+    assert not {"ast_fast", "base", "hub", "mel", "torch_weights"} & set(extractors.list_names())
     (tmp_path / "mine.py").write_text("class Extractor:\n    rate = 123\n")
     (tmp_path / "_helper.py").write_text("")
     monkeypatch.setattr(extractors, "__path__", [*extractors.__path__, str(tmp_path)])
-    assert "mine" in extractors.names() and "_helper" not in extractors.names()
-    assert extractors.module("mine").Extractor.rate == 123
+    assert "mine" in extractors.list_names() and "_helper" not in extractors.list_names()
+    assert extractors.load_module("mine").Extractor.rate == 123
     with pytest.raises(UserError, match="efficientat, .*logmel"):
-        extractors.module("base")
+        extractors.load_module("base")
 
 
-@pytest.mark.parametrize("name", extractors.names())
+@pytest.mark.parametrize("name", extractors.list_names())
 def test_module_has_what_the_stages_ask_for(name):
-    module = extractors.module(name)
+    module = extractors.load_module(name)
     assert issubclass(module.Extractor, base.Extractor) and module.__doc__
     assert module.Extractor.pad in ("wrap", "silence") and module.Extractor.limit > 0
     assert module.Extractor.choose_views(module.Settings()).items() <= module.Extractor.views.items()

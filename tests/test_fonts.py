@@ -122,8 +122,8 @@ def test_a_font_that_has_the_characters_is_drawn_with(installed: Callable[..., N
                 at.set_xticks(range(2), style.names([COVERED, "owl"]))
                 at.annotate(style.short(COVERED), (0.5, 0.5), family="monospace")
                 assert solid(style.png(figure)) is bool(found)
-            image = spectrogram.picture(np.zeros((4, 8)), 1.0, 0, 8000, f"{COVERED} a")
-            assert solid(spectrogram.png(image.crop((0, 0, 300, 20)))) is bool(found)
+            image = spectrogram.draw_picture(np.zeros((4, 8)), 1.0, 0, 8000, f"{COVERED} a")
+            assert solid(spectrogram.encode_png(image.crop((0, 0, 300, 20)))) is bool(found)
     finally:
         font_manager.fontManager.ttflist = [
             entry for entry in font_manager.fontManager.ttflist if entry.fname != str(path)

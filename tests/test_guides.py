@@ -72,7 +72,7 @@ def test_the_guide_names_all_kinds() -> None:
     for kind, layout in kinds.LAYOUT.items():
         assert f"| `{kind}` | {layout.partition(')')[0]})" in GUIDE
     for attribute in re.findall(r"\| `(\w+)(?: = .*?)?`[ ,|]", GUIDE.partition("## More than that")[2]):
-        assert hasattr(extractors.module("encodec").Extractor, attribute), attribute
+        assert hasattr(extractors.load_module("encodec").Extractor, attribute), attribute
 
 
 def test_the_code_is_short_and_light(tmp_path: Path) -> None:

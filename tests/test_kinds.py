@@ -25,15 +25,15 @@ WEIGHTS = {"weights": "folder"}
 def test_models_have_the_same_kinds() -> None:
     assert get_args(models.Kind) == kinds.KINDS == tuple(kinds.LAYOUT)
     for name in models.list_heads():
-        assert set(models.kinds(name)) <= set(kinds.KINDS) and models.kinds(name)
+        assert set(models.get_kinds(name)) <= set(kinds.KINDS) and models.get_kinds(name)
     with pytest.raises(models.HeadError, match="no kind mel: choose from vector, "):
         models.register("other", kinds=("mel",), about="")
 
 
-@pytest.mark.parametrize("name", extractors.names())
+@pytest.mark.parametrize("name", extractors.list_names())
 def test_known_views_derive_to_what_extractors_declare(name: str) -> None:
     shapes = {("ast", "frames"): (768, 1, 101), ("efficientat", "frames"): (384, 4, 16)}
-    for view, kind in extractors.module(name).Extractor.views.items():
+    for view, kind in extractors.load_module(name).Extractor.views.items():
         assert kinds.derive(view, shapes.get((name, view), (9, 9, 9))) == kind
 
 
@@ -102,7 +102,7 @@ def test_weights_need_their_own_settings(tmp_path: Path, head: dict, capsys: pyt
 
 
 def test_fbank_is_what_the_weights_know(tmp_path: Path) -> None:
-    module = extractors.module("fbank")
+    module = extractors.load_module("fbank")
     described = module.Extractor.describe(module.Settings(), 16000)
-    assert models.needs("ast", WEIGHTS).items() <= described.items() and models.needs("ast", {}) == {}
-    assert models.needs("timm", WEIGHTS) == {}
+    assert models.get_needs("ast", WEIGHTS).items() <= described.items() and models.get_needs("ast", {}) == {}
+    assert models.get_needs("timm", WEIGHTS) == {}

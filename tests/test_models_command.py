@@ -21,7 +21,7 @@ def test_registry():
     names = models.list_heads()
     assert names == sorted(names) and {"audio_cnn", "linear", "mlp"} <= set(names)
     assert models.list_heads("audio_c*") == ["audio_cnn"] and models.list_heads("zzz*") == []
-    assert models.kinds("linear")[0] == "vector" and models.kinds("audio_cnn")[0] == "spectrogram"
+    assert models.get_kinds("linear")[0] == "vector" and models.get_kinds("audio_cnn")[0] == "spectrogram"
     assert models.options("mlp") == {"hidden": (512,), "dropout": 0.3}
     assert all(models.about(name) and "\n" not in models.about(name) for name in names)
 

@@ -296,7 +296,7 @@ def test_a_hold_out_of_other_headers(tmp_path: Path, train: list, test: list, wo
 def test_a_name_from_right_to_left_turns_nothing_around() -> None:
     name = "\u0643\u0644\u0628 \u0643\u0628\u064a\u0631"
     for title in (f"{name}  001-a.wav", f"001-a.wav: {name}, 0.93"):
-        found = [text for _, text in spectrogram._runs(title)]
+        found = [text for _, text in spectrogram._split_by_font(title)]
         assert "".join(found) == title and name in found
 
 

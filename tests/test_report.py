@@ -273,13 +273,13 @@ def test_what_is_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_tone_lies_at_its_frequency() -> None:
     """The brightest row of the picture, and the tick beside it."""
     time = np.arange(32000) / 16000
-    levels = spectrogram.mel(np.sin(2 * np.pi * 2000 * time).astype(np.float32), 16000)
+    levels = spectrogram.compute_mel(np.sin(2 * np.pi * 2000 * time).astype(np.float32), 16000)
     assert levels.max() == 0 and levels.min() == -80 and levels.shape[0] == spectrogram.BANDS
     band = int(levels.mean(1).argmax())
     assert (band + 1) * spectrogram.to_mel(8000) / (spectrogram.BANDS + 1) == pytest.approx(
         spectrogram.to_mel(2000), abs=25
     )
-    image = spectrogram.picture(levels, 2.0, 0, 8000, "a tone")
+    image = spectrogram.draw_picture(levels, 2.0, 0, 8000, "a tone")
     pixels = np.asarray(image)
     box = pixels[spectrogram.TOP : spectrogram.TOP + 256, spectrogram.LEFT : spectrogram.LEFT + 640]
     row = int(box.mean(1).argmax())
@@ -287,7 +287,7 @@ def test_a_tone_lies_at_its_frequency() -> None:
         pixels[spectrogram.TOP : spectrogram.TOP + 256, spectrogram.LEFT - 3] == spectrogram.BLACK
     )
     assert min(abs(marks - row)) <= 3  # 2000 Hz has a tick
-    assert spectrogram.ticks(5) == [0, 1, 2, 3, 4, 5] and spectrogram.ticks(0.3) == [
+    assert spectrogram.choose_ticks(5) == [0, 1, 2, 3, 4, 5] and spectrogram.choose_ticks(0.3) == [
         0,
         0.05,
         0.1,

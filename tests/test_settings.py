@@ -158,7 +158,7 @@ def shapes_of(extractor: str | None, features: dict) -> dict[str, tuple]:
     from earshot.extractors.base import Window
 
     if extractor == "logmel":
-        module = extractors.module(extractor)
+        module = extractors.load_module(extractor)
         names = {field.name for field in dataclasses.fields(module.Settings)}
         settings = replace_defaults(module.Settings(), {k: v for k, v in features.items() if k in names}, "")
         window = Window(float(features.get("seconds") or 5.0), None, "wrap", None, settings.rate or 44100)
@@ -189,7 +189,7 @@ def test_every_recipe_fits(name):
             WindowFlags(),
             AudioSettings(),
             config.AugmentFlags(),
-            extractors.module(extractor).Settings(),
+            extractors.load_module(extractor).Settings(),
         ]
         known = [{field.name for field in dataclasses.fields(group)} for group in groups]
         assert set(recipe.features) <= set().union(*known)
@@ -200,7 +200,7 @@ def test_every_recipe_fits(name):
     options = dict(recipe.head)
     head, view = options.pop("name"), options.pop("view", None)
     shapes = shapes_of(extractor, recipe.features)
-    views = [view] if view else [v for v in shapes if kinds.derive(v, shapes[v]) in models.kinds(head)]
+    views = [view] if view else [v for v in shapes if kinds.derive(v, shapes[v]) in models.get_kinds(head)]
     assert views
     from transformers import ASTModel  # noqa: F401 - first imported under "meta", torchaudio's constants would be on it
 
@@ -403,7 +403,7 @@ def test_headers_are_remembered(tmp_path, monkeypatch):
     assert first.read_headers(paths) == [(0.5, 8000), None, None]
     first.save()
     asked = []
-    monkeypatch.setattr("earshot.audio.load.info", lambda path: asked.append(path) or (2.0, 16000))
+    monkeypatch.setattr("earshot.audio.load.read_info", lambda path: asked.append(path) or (2.0, 16000))
     assert Sources(tmp_path / "index.json").read_headers(paths) == [(0.5, 8000), (2.0, 16000), None]
     # a failure is not remembered: the file may have become readable
     assert asked == [str(tmp_path / "b.wav")]

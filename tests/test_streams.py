@@ -58,7 +58,7 @@ def test_all_joined_streams_are_decoded(tmp_path, form):
     path.write_bytes(b"".join(encoded(pitched(1.0, one, rate), rate, **form) for one in hertz))
     wave = heard(path)
     assert len(wave) == pytest.approx(3 * rate, rel=0.03)
-    assert load.info(path)[0] == pytest.approx(3.0, rel=0.03)
+    assert load.read_info(path)[0] == pytest.approx(3.0, rel=0.03)
     third = len(wave) // 3
     for index, one in enumerate(hertz):
         middle = wave[index * third + third // 4 : index * third + 3 * third // 4]
@@ -100,7 +100,7 @@ def test_a_stream_that_broke_off_hides_no_other(tmp_path):
         first, second = (encoded(pitched(3.0, one, rate), rate, **FORMS[name]) for one in (500, 2000))
         for share in (0.3, 0.5, 0.8):
             (tmp_path / "a.ogg").write_bytes(first[: int(len(first) * share)] + second)
-            rate, blocks = decode.blocks(tmp_path / "a.ogg")
+            rate, blocks = decode.read_blocks(tmp_path / "a.ogg")
             wave = np.concatenate(list(blocks))[:, 0]
             assert 2.99 < len(wave) / rate < 3.0 + 3.0 * share + 0.3
             assert pitch(wave[-2 * rate : -rate // 2], rate) == pytest.approx(2000, abs=20)
@@ -130,7 +130,7 @@ def test_an_mp3_of_varying_bit_rate_tells_its_length(tmp_path):
     ):
         data = encoded(wave, **FORMS["mp3"])
         (tmp_path / "a.mp3").write_bytes(data[data.index(data[:2], 200) :])
-        assert load.info(tmp_path / "a.mp3")[0] == pytest.approx(8.0, abs=0.3)
+        assert load.read_info(tmp_path / "a.mp3")[0] == pytest.approx(8.0, abs=0.3)
         assert len(heard(tmp_path / "a.mp3")) == pytest.approx(8 * RATE, abs=0.3 * RATE)
 
 
@@ -141,7 +141,7 @@ def test_an_ordinary_file_is_one_stream(tmp_path):
         if form.get("subtype") == "OPUS":
             continue
         (tmp_path / "a").write_bytes(encoded(wave, **form))
-        rate, blocks = decode.blocks(tmp_path / "a")
+        rate, blocks = decode.read_blocks(tmp_path / "a")
         want = soundfile.read(tmp_path / "a", dtype="float32", always_2d=True)[0]
         np.testing.assert_allclose(np.concatenate(list(blocks)), want, rtol=0, atol=1e-6)
 
@@ -198,7 +198,7 @@ def test_unfinished_headers(tmp_path, content):
     path.write_bytes(content)
     wave = heard(path)
     np.testing.assert_allclose(wave, WAVE, atol=1e-4)
-    assert load.info(path) == (1.0, RATE)
+    assert load.read_info(path) == (1.0, RATE)
 
 
 @pytest.mark.parametrize(

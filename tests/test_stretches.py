@@ -18,7 +18,7 @@ import get_features
 import predict
 import train
 from earshot.audio.decode import BadAudio
-from earshot.audio.load import stretch
+from earshot.audio.load import cut_segment
 from earshot.competition.load import load
 from earshot.features import plan
 from earshot.features.source_files import Sources
@@ -89,13 +89,13 @@ def test_ids_that_name_no_stretches(birds: Path, ids: str) -> None:
 
 def test_a_stretch_of_a_wave() -> None:
     wave = np.arange(10000, dtype=np.float32)
-    assert stretch(wave, 1000, 2, 4).tolist() == list(range(2000, 4000))
-    assert len(stretch(wave, 1000, 8, 13)) == 2000
+    assert cut_segment(wave, 1000, 2, 4).tolist() == list(range(2000, 4000))
+    assert len(cut_segment(wave, 1000, 8, 13)) == 2000
     for start, reason in ((10, "the recording ends at 10.0 s"), (9.995, "too short .5 ms")):
         with pytest.raises(BadAudio, match=reason):
-            stretch(wave, 1000, start, start + 5)
+            cut_segment(wave, 1000, start, start + 5)
     with pytest.raises(BadAudio, match="silent"):
-        stretch(np.ones(500, np.float32), 100, 0, 5)
+        cut_segment(np.ones(500, np.float32), 100, 0, 5)
 
 
 def soundscapes(folder: Path) -> Path:

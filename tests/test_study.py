@@ -67,7 +67,7 @@ def codes_of(batch: int, books: int, frames: int) -> torch.Tensor:
 def test_recipes_build_the_published_networks(recipe, shape, count):
     options = load_recipe(recipe).head
     name = options.pop("name")
-    assert kinds.derive(options.pop("view"), shape) in models.kinds(name)
+    assert kinds.derive(options.pop("view"), shape) in models.get_kinds(name)
     head = models.build(name, shape, 50, **options)
     assert sum(p.numel() for p in head.parameters()) == count
     defaults = json.loads(json.dumps(models.options(name)))

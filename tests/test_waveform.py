@@ -23,7 +23,7 @@ def test_windows_are_the_samples():
     assert extractor.shapes == {"wave": (1, 1, 8000)} and extractor.span == 1.0
     assert short.views["wave"].dtype == np.float16 and short.views["wave"].shape == (1, 1, 1, 8000)
     np.testing.assert_array_equal(
-        short.views["wave"][0, 0, 0], windows.fill(waves[0], 8000, "wrap").astype(np.float16)
+        short.views["wave"][0, 0, 0], windows.fill_window(waves[0], 8000, "wrap").astype(np.float16)
     )
     assert long.start.tolist() == [0.25, 1.25, 1.75] and short.length.tolist() == [pytest.approx(0.3)]
     np.testing.assert_array_equal(long.views["wave"][2, 0, 0], waves[1][-8000:].astype(np.float16))

@@ -188,7 +188,7 @@ def planned(root: Path, out: Path, **columns) -> plan.Plan:
             competition.metric = values
         else:
             competition.clips.loc[competition.clips.split == "train", name] = values
-    settings = extractors.module("logmel").Settings(n_mels=8)
+    settings = extractors.load_module("logmel").Settings(n_mels=8)
     return plan.make(
         competition, out, "logmel", settings, AudioSettings(), WindowFlags(), None, None, None, 1
     )

@@ -87,7 +87,7 @@ def _draw_spectrogram(axes: Any, wave: np.ndarray, rate: int, colours: Any) -> N
     """The spectrogram, its rows evenly spaced on the mel scale."""
     top = float(spectrogram.to_mel(rate / 2))
     drawn = axes.imshow(
-        spectrogram.mel(wave, rate),
+        spectrogram.compute_mel(wave, rate),
         origin="lower",
         aspect="auto",
         cmap=colours,
@@ -194,7 +194,7 @@ def draw_diverging(values: np.ndarray) -> bytes:
     most = float(np.abs(values).max()) or 1.0
     image = Image.fromarray(np.clip((values[::-1] / most + 1) * STEPS, 0, 2 * STEPS).round().astype(np.uint8))
     image.putpalette(_build_palette())
-    return spectrogram.png(image)
+    return spectrogram.encode_png(image)
 
 
 def to_data_url(png: bytes) -> str:

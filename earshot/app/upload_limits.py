@@ -52,7 +52,7 @@ class UploadLimits:
                 raise BadAudio(
                     "this is no audio file that can be decoded here: try WAV, FLAC, OGG, MP3 or M4A"
                 )
-        rate, blocks = decode.blocks(path)
+        rate, blocks = decode.read_blocks(path)
         samples = everything = 0
         for block in blocks:
             samples += len(block)

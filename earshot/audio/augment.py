@@ -17,7 +17,7 @@ FLOOR = 1e-10  # power, below any 16-bit sound
 NOISE_RANGE = 20.0  # dB from the lowest to the highest signal-to-noise ratio drawn
 
 
-def speed(wave: np.ndarray, factor: float) -> np.ndarray:
+def change_speed(wave: np.ndarray, factor: float) -> np.ndarray:
     """The wave played `factor` times as fast, its pitch as much higher: (samples / factor,)."""
     import soxr
 
@@ -28,27 +28,27 @@ def stretch(wave: np.ndarray, factor: float) -> np.ndarray:
     """The wave `factor` times as fast at the same pitch, by librosa's phase vocoder: (samples / factor,)."""
     from librosa.effects import time_stretch
 
-    return time_stretch(wave, rate=factor, n_fft=_points(wave))
+    return time_stretch(wave, rate=factor, n_fft=_choose_n_fft(wave))
 
 
-def pitch(wave: np.ndarray, rate: int, semitones: float) -> np.ndarray:
+def shift_pitch(wave: np.ndarray, rate: int, semitones: float) -> np.ndarray:
     """The wave so many semitones higher at the same tempo, by librosa's phase vocoder: (samples,)."""
     from librosa.effects import pitch_shift
 
-    return pitch_shift(wave, sr=rate, n_steps=semitones, res_type="soxr_hq", n_fft=_points(wave))
+    return pitch_shift(wave, sr=rate, n_steps=semitones, res_type="soxr_hq", n_fft=_choose_n_fft(wave))
 
 
-def _points(wave: np.ndarray) -> int:
+def _choose_n_fft(wave: np.ndarray) -> int:
     """Points of the Fourier transform: librosa's 2048, fewer where the wave is shorter."""
     return min(2048, 1 << max(4, len(wave).bit_length() - 1))
 
 
-def gain(wave: np.ndarray, decibels: float) -> np.ndarray:
+def change_gain(wave: np.ndarray, decibels: float) -> np.ndarray:
     """The wave so much louder."""
     return wave * np.float32(10 ** (decibels / 20))
 
 
-def noise(wave: np.ndarray, ratio: float, rng: np.random.Generator) -> np.ndarray:
+def add_noise(wave: np.ndarray, ratio: float, rng: np.random.Generator) -> np.ndarray:
     """The wave with white noise added, the wave's mean power being `ratio` dB above the noise's."""
     added = rng.standard_normal(len(wave), dtype=np.float32)
     power = float(np.mean(np.square(wave, dtype=np.float64)))
@@ -57,7 +57,7 @@ def noise(wave: np.ndarray, ratio: float, rng: np.random.Generator) -> np.ndarra
     )
 
 
-def level(wave: np.ndarray, rate: int) -> float:
+def measure_level(wave: np.ndarray, rate: int) -> float:
     """The A-weighted level of a wave's loudest 0.1 s in dB, as between-class learning compares clips."""
     from librosa import A_weighting
 
@@ -83,7 +83,7 @@ def mix(own: np.ndarray, other: np.ndarray, share: float, rate: int) -> np.ndarr
     Args:
         share: r in (0, 1].
     """
-    apart = 10 ** ((level(own, rate) - level(other, rate)) / 20)
+    apart = 10 ** ((measure_level(own, rate) - measure_level(other, rate)) / 20)
     t = 1 / (1 + apart * (1 - share) / share)
     return ((t * own + (1 - t) * other) / math.sqrt(t**2 + (1 - t) ** 2)).astype(np.float32)
 
@@ -92,22 +92,26 @@ def vary(wave: np.ndarray, rate: int, flags: AugmentFlags, rng: np.random.Genera
     """A wave at another speed, tempo, pitch and place: each drawn within its flag. Never longer than it
     was."""
     samples = len(wave)
-    wave = speed(wave, _factor(flags.speed, rng)) if flags.speed > 1 else wave
-    wave = stretch(wave, _factor(flags.stretch, rng)) if flags.stretch > 1 else wave
-    wave = pitch(wave, rate, rng.uniform(-flags.pitch, flags.pitch)) if flags.pitch else wave
-    wave = part(wave, samples, rng)
+    wave = change_speed(wave, _draw_factor(flags.speed, rng)) if flags.speed > 1 else wave
+    wave = stretch(wave, _draw_factor(flags.stretch, rng)) if flags.stretch > 1 else wave
+    wave = shift_pitch(wave, rate, rng.uniform(-flags.pitch, flags.pitch)) if flags.pitch else wave
+    wave = crop_at_random(wave, samples, rng)
     return np.roll(wave, round(rng.uniform(-flags.shift, flags.shift) * len(wave))) if flags.shift else wave
 
 
 def finish(wave: np.ndarray, flags: AugmentFlags, rng: np.random.Generator) -> np.ndarray:
     """A wave, mixed or not, at another level and with noise: each drawn within its flag."""
-    wave = gain(wave, rng.uniform(-flags.augment_gain, flags.augment_gain)) if flags.augment_gain else wave
+    wave = (
+        change_gain(wave, rng.uniform(-flags.augment_gain, flags.augment_gain))
+        if flags.augment_gain
+        else wave
+    )
     if flags.noise is not None:
-        wave = noise(wave, rng.uniform(flags.noise, flags.noise + NOISE_RANGE), rng)
+        wave = add_noise(wave, rng.uniform(flags.noise, flags.noise + NOISE_RANGE), rng)
     return np.ascontiguousarray(wave, dtype=np.float32)
 
 
-def part(wave: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
+def crop_at_random(wave: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
     """At most `samples` of a wave, from a place drawn at random."""
     return (
         wave
@@ -116,6 +120,6 @@ def part(wave: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray
     )
 
 
-def _factor(largest: float, rng: np.random.Generator) -> float:
+def _draw_factor(largest: float, rng: np.random.Generator) -> float:
     """A factor in [1 / largest, largest], even on the logarithmic scale."""
     return math.exp(rng.uniform(-1, 1) * math.log(largest))

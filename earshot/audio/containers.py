@@ -42,7 +42,7 @@ OTHER_CODECS = (
 )
 
 
-def kind(head: bytes) -> str | None:
+def describe_content(head: bytes) -> str | None:
     """What a file that no decoder takes is, from its first bytes, and what to do; None where they say
     nothing."""
     found = file_content.detect_stand_in(head)
@@ -62,32 +62,38 @@ def kind(head: bytes) -> str | None:
     return "text, not audio" if text and not text.translate(None, TEXT) else None
 
 
-def streams(source: Source) -> list[Source]:
+def split_streams(source: Source) -> list[Source]:
     """The streams that follow each other in a file, in order: mostly one, the file itself.
 
     Ogg and MP3 files may be joined by writing one behind the other, and internet radio is recorded so; the
     libraries stop after the first. A WAV file whose header is unfinished gets a new one.
     """
-    first = mpeg.behind_tag(source, 0)
+    first = mpeg.skip_tag(source, 0)
     head = source.read_at(first, 12)
-    if mpeg.frame(head):
-        return mpeg.streams(source, first)
-    if head[:4] not in CONTAINERS and (start := mpeg.first_frame(source, first)) is not None:
+    if mpeg.parse_frame(head):
+        return mpeg.split_streams(source, first)
+    if head[:4] not in CONTAINERS and (start := mpeg.find_first_frame(source, first)) is not None:
         source = source.open_part(
             start, source.size
         )  # the file begins in the middle of a frame, or with zeros
-        return mpeg.streams(source, 0)
+        return mpeg.split_streams(source, 0)
     if 0 < first < source.size:  # libsndfile takes the tag's length off the end of the samples
         source = source.open_part(first, source.size)
     if head[:4] in riff.KINDS and head[8:] == b"WAVE":
-        return list(itertools.islice(riff.files(source), mpeg.MOST)) or [source]
-    found = _ogg(source) if head[:4] == b"OggS" else _flac(source) if head[:4] == b"fLaC" else iter(())
+        return list(itertools.islice(riff.split_files(source), mpeg.MOST)) or [source]
+    found = (
+        _find_ogg_streams(source)
+        if head[:4] == b"OggS"
+        else _find_flac_streams(source)
+        if head[:4] == b"fLaC"
+        else iter(())
+    )
     cuts = list(itertools.islice(found, mpeg.MOST))
     edges = [0, *cuts, source.size]
     return [source.open_part(start, end) for start, end in itertools.pairwise(edges)] if cuts else [source]
 
 
-def _ogg(source: Source) -> Iterator[int]:
+def _find_ogg_streams(source: Source) -> Iterator[int]:
     """Where a chained stream begins: a page that opens a stream behind pages that continue one.
 
     A page may be cut off, where another stream was written behind a broken one: the next is looked for in it.
@@ -107,7 +113,7 @@ def _ogg(source: Source) -> Iterator[int]:
         at = following if whole else source.find(b"OggS", at + 4)
 
 
-def _flac(source: Source) -> Iterator[int]:
+def _find_flac_streams(source: Source) -> Iterator[int]:
     at = 4
     while (at := source.find(b"fLaC", at)) >= 0:
         # Its first block is always of 34 bytes.

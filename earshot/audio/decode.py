@@ -37,7 +37,7 @@ HEADERLESS = ("gsm", "vox", "sd2")
 SILENT_DECODERS = (b"RIFF", b"fLaC", b"OggS", b"FORM", b".snd", b"RF64")  # what is none of these may be MP3
 
 
-def header(path: Path) -> tuple[int, int]:
+def read_header(path: Path) -> tuple[int, int]:
     """Samples of each channel, as the header has it, and the rate; (-1, 0) where it does not say, or what
     cannot be true.
 
@@ -47,9 +47,9 @@ def header(path: Path) -> tuple[int, int]:
     """
     with Source.open(path) as source:
         frames = rate = 0
-        for stream in containers.streams(source):
+        for stream in containers.split_streams(source):
             try:
-                with quiet(source.read_at(0, 4)), _opened(stream) as file:
+                with silence_mpg123(source.read_at(0, 4)), _open_stream(stream) as file:
                     found, its = file.frames, file.samplerate
             except TemporaryError:
                 raise
@@ -64,7 +64,7 @@ def header(path: Path) -> tuple[int, int]:
         return frames, rate
 
 
-def blocks(path: Path, partial: list[str] | None = None) -> tuple[int, Iterator[np.ndarray]]:
+def read_blocks(path: Path, partial: list[str] | None = None) -> tuple[int, Iterator[np.ndarray]]:
     """The rate of a file and its samples in blocks, (samples, channels) float32 each: by soundfile, else by
     audioread.
 
@@ -81,12 +81,12 @@ def blocks(path: Path, partial: list[str] | None = None) -> tuple[int, Iterator[
     source, lost = Source.open(path), [] if partial is None else partial
     try:
         start = source.read_at(0, file_content.HEAD)
-        streams = containers.streams(source)
+        streams = containers.split_streams(source)
         while True:
             try:
-                with quiet(start):
-                    file = _opened(streams[0])
-                found = _joined(streams, file, start, lost)
+                with silence_mpg123(start):
+                    file = _open_stream(streams[0])
+                found = _join_streams(streams, file, start, lost)
                 first = list(itertools.islice(found, 1))
                 break
             except (BadAudio, TemporaryError):
@@ -97,15 +97,15 @@ def blocks(path: Path, partial: list[str] | None = None) -> tuple[int, Iterator[
                 lost.append("a stream")
                 del streams[0]  # nothing of it can be decoded; those behind it may be whole
         rate = file.samplerate
-        return _plausible(rate), _limited(itertools.chain(first, found), rate)
+        return _check_rate(rate), _limit_length(itertools.chain(first, found), rate)
     except (BadAudio, TemporaryError):
         source.close()
         raise
     except Exception as error:  # a decoder fed with garbage raises anything
-        reason = _reason(source, start, error)
+        reason = _explain_failure(source, start, error)
     try:
-        rate, found = _audioread(source)
-        return _plausible(rate), _limited(found, rate)
+        rate, found = _decode_by_audioread(source)
+        return _check_rate(rate), _limit_length(found, rate)
     except (BadAudio, TemporaryError):
         raise
     except Exception:  # no decoder, or a second one that fails: soundfile's reason is the plainer
@@ -114,13 +114,13 @@ def blocks(path: Path, partial: list[str] | None = None) -> tuple[int, Iterator[
         raise BadAudio(f"cannot be decoded: {reason}") from None
 
 
-def _plausible(rate: int) -> int:
+def _check_rate(rate: int) -> int:
     if not 1 <= rate <= FASTEST:
         raise BadAudio(f"its header claims {rate} samples a second")
     return int(rate)
 
 
-def _opened(stream: Source) -> soundfile.SoundFile:
+def _open_stream(stream: Source) -> soundfile.SoundFile:
     """soundfile on a stream; TemporaryError where it is the disk that failed, or memory."""
     import soundfile
 
@@ -143,29 +143,31 @@ def _opened(stream: Source) -> soundfile.SoundFile:
     return file
 
 
-def _joined(
+def _join_streams(
     streams: list[Source], first: soundfile.SoundFile, head: bytes, lost: list[str]
 ) -> Iterator[np.ndarray]:
     """Blocks of all streams, at the first one's rate. What cannot be decoded behind the first is left out."""
     rate = first.samplerate
-    yield from _stream(streams[0], first, head, lost)
+    yield from _read_stream(streams[0], first, head, lost)
     for stream in streams[1:]:
         try:
-            with quiet(head):
-                file = _opened(stream)
-            found = _stream(stream, file, head, lost)
-            yield from found if file.samplerate == rate else _resampled(found, file, rate)
+            with silence_mpg123(head):
+                file = _open_stream(stream)
+            found = _read_stream(stream, file, head, lost)
+            yield from found if file.samplerate == rate else _resample_blocks(found, file, rate)
         except TemporaryError:
             raise
         except Exception:
             lost.append("a stream")
 
 
-def _resampled(found: Iterator[np.ndarray], file: soundfile.SoundFile, rate: int) -> Iterator[np.ndarray]:
+def _resample_blocks(
+    found: Iterator[np.ndarray], file: soundfile.SoundFile, rate: int
+) -> Iterator[np.ndarray]:
     import soxr
 
     stream = soxr.ResampleStream(
-        _plausible(file.samplerate), rate, file.channels, dtype="float32", quality="HQ"
+        _check_rate(file.samplerate), rate, file.channels, dtype="float32", quality="HQ"
     )
     for block in found:
         yield stream.resample_chunk(block).reshape(-1, file.channels)
@@ -173,7 +175,7 @@ def _resampled(found: Iterator[np.ndarray], file: soundfile.SoundFile, rate: int
     yield stream.resample_chunk(rest, last=True).reshape(-1, file.channels)
 
 
-def _stream(
+def _read_stream(
     stream: Source, opened: soundfile.SoundFile, head: bytes, lost: list[str]
 ) -> Iterator[np.ndarray]:
     """Blocks as large as the whole of a short clip; where the decoder gives up within one, that stretch again
@@ -187,8 +189,8 @@ def _stream(
     try:
         while True:
             try:
-                with quiet(head):
-                    file = file or _opened(stream)
+                with silence_mpg123(head):
+                    file = file or _open_stream(stream)
                     block = file.read(min(left, BLOCK) or stride, dtype="float32", always_2d=True)
                 stream.check()
             except TemporaryError:
@@ -220,7 +222,7 @@ def _stream(
             file.close()
 
 
-def _audioread(source: Source) -> tuple[int, Iterator[np.ndarray]]:
+def _decode_by_audioread(source: Source) -> tuple[int, Iterator[np.ndarray]]:
     """What librosa falls back on (ffmpeg and the like), without librosa: its import and warnings suit no
     thread."""
     import audioread
@@ -238,7 +240,7 @@ def _audioread(source: Source) -> tuple[int, Iterator[np.ndarray]]:
                     rest = data[whole:]
                     pcm = np.frombuffer(data[:whole], dtype="<i2")
                     yield (pcm / np.float32(32768)).astype(np.float32).reshape(-1, channels)
-            except Exception:  # as in `_stream`
+            except Exception:  # as in `_read_stream`
                 pass
             code = getattr(getattr(file, "proc", None), "returncode", None)
             if code is not None and code < 0:
@@ -248,7 +250,7 @@ def _audioread(source: Source) -> tuple[int, Iterator[np.ndarray]]:
     return int(file.samplerate), decoded()
 
 
-def _limited(found: Iterable[np.ndarray], rate: int) -> Iterator[np.ndarray]:
+def _limit_length(found: Iterable[np.ndarray], rate: int) -> Iterator[np.ndarray]:
     samples = 0
     for block in filter(len, found):
         samples += len(block)
@@ -283,7 +285,7 @@ _lock, _inside, _saved = threading.Lock(), 0, -1
 
 
 @contextlib.contextmanager
-def quiet(head: bytes) -> Iterator[None]:
+def silence_mpg123(head: bytes) -> Iterator[None]:
     """Keeps libmpg123's notes, which it writes to file descriptor 2 itself, off the terminal while it
     decodes.
 
@@ -317,9 +319,9 @@ def quiet(head: bytes) -> Iterator[None]:
                 os.close(_saved)
 
 
-def _reason(source: Source, head: bytes, error: Exception) -> str:
+def _explain_failure(source: Source, head: bytes, error: Exception) -> str:
     """Why soundfile could not, in one line without the path."""
-    known = containers.kind(head)
+    known = containers.describe_content(head)
     if known:
         return known
     path = Path(source.path)

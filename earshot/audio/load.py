@@ -41,7 +41,7 @@ class AudioSettings:
     """Divide each clip by its absolute maximum, before resampling."""
 
 
-def info(path: str | Path) -> tuple[float, int]:
+def read_info(path: str | Path) -> tuple[float, int]:
     """Duration and sample rate from the header, decoding only where the header cannot be read.
 
     Returns:
@@ -50,9 +50,9 @@ def info(path: str | Path) -> tuple[float, int]:
         BadAudio: the file is missing, empty, unreadable or without samples.
     """
     path = Path(path)
-    frames, rate = decode.header(path)
+    frames, rate = decode.read_header(path)
     if frames < 0:  # decoded where the header does not help: at most `decode.LONGEST`
-        rate, found = decode.blocks(path)
+        rate, found = decode.read_blocks(path)
         frames = sum(map(len, found))
     if frames == 0:
         raise BadAudio("no samples")
@@ -88,18 +88,18 @@ def read(path: str | Path, rate: int | None, settings: AudioSettings) -> Clip:
         TemporaryError: the disk, the network or this process failed.
     """
     mixing = _Mixer(0 if settings.mono == "first" else None)
-    wave, rate = _mono(Path(path), rate, mixing, settings.peak)
+    wave, rate = _read_mono(Path(path), rate, mixing, settings.peak)
     cancelled = mixing.find_cancelled_channel()
     if cancelled is not None:
         mixing = _Mixer(cancelled)
-        wave, rate = _mono(Path(path), rate, mixing, settings.peak)
-    mixing.judge()
-    start, end = (0, len(wave)) if settings.trim is None else trim_bounds(wave, settings.trim)
+        wave, rate = _read_mono(Path(path), rate, mixing, settings.peak)
+    mixing.check_audible()
+    start, end = (0, len(wave)) if settings.trim is None else find_trim_bounds(wave, settings.trim)
     return Clip(wave[start:end], rate, start / rate, cancelled is not None, bool(mixing.lost))
 
 
-def _mono(path: Path, rate: int | None, mixing: _Mixer, peak: bool) -> tuple[np.ndarray, int]:
-    native, blocks = decode.blocks(path, mixing.lost)
+def _read_mono(path: Path, rate: int | None, mixing: _Mixer, peak: bool) -> tuple[np.ndarray, int]:
+    native, blocks = decode.read_blocks(path, mixing.lost)
     mixing.rate = native
     mixed: Iterable[np.ndarray] = map(mixing.mix, blocks)
     if peak:  # known at the end only
@@ -107,11 +107,11 @@ def _mono(path: Path, rate: int | None, mixing: _Mixer, peak: bool) -> tuple[np.
         loudest = np.float32(max(mixing.loudest, SILENCE))
         mixed = (wave[first : first + CHUNK] / loudest for first in range(0, len(wave), CHUNK))
     if rate is not None and rate != native:
-        mixed = _resampled(mixed, native, rate)
+        mixed = _resample(mixed, native, rate)
     return decode.gather(mixed), rate or native
 
 
-def stretch(wave: np.ndarray, rate: int, start: float, end: float) -> np.ndarray:
+def cut_segment(wave: np.ndarray, rate: int, start: float, end: float) -> np.ndarray:
     """A part of a recording as a clip of its own; the last one ends with the recording.
 
     Args:
@@ -189,7 +189,7 @@ class _Mixer:
             return None
         return int(np.flatnonzero(power >= power.max() / 4)[0])
 
-    def judge(self) -> None:
+    def check_audible(self) -> None:
         """BadAudio for a clip in which nothing can be heard."""
         if not self.samples:
             raise BadAudio("no samples")
@@ -201,7 +201,7 @@ class _Mixer:
             raise BadAudio("silent: all samples are equal")
 
 
-def _resampled(pieces: Iterable[np.ndarray], native: int, rate: int) -> Iterator[np.ndarray]:
+def _resample(pieces: Iterable[np.ndarray], native: int, rate: int) -> Iterator[np.ndarray]:
     """A wave in pieces at another rate, bit for bit what `soxr.resample(wave, native, rate, quality="HQ")`
     gives."""
     import soxr
@@ -216,7 +216,7 @@ def _resampled(pieces: Iterable[np.ndarray], native: int, rate: int) -> Iterator
     yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
 
 
-def trim_bounds(wave: np.ndarray, top_db: float) -> tuple[int, int]:
+def find_trim_bounds(wave: np.ndarray, top_db: float) -> tuple[int, int]:
     """First and last+1 sample that `librosa.effects.trim(wave, top_db=top_db)` keeps, without librosa's slow
     import.
 

@@ -39,7 +39,7 @@ class Frame(NamedTuple):
     """Version, layer and sampling rate, which all frames of a stream share."""
 
 
-def frame(head: bytes) -> Frame | None:
+def parse_frame(head: bytes) -> Frame | None:
     """The frame whose first four bytes these are, None where they are no header of one."""
     if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
         return None
@@ -57,18 +57,18 @@ def frame(head: bytes) -> Frame | None:
     return Frame(size, kilobits, (head[1] & 0xFE) << 8 | head[2] & 0x0C)
 
 
-def streams(source: Source, first: int) -> list[Source]:
+def split_streams(source: Source, first: int) -> list[Source]:
     """The streams of a file whose first frame begins at a place, each with a header that states its
     length."""
-    edges = [0, *_cuts(source, first), source.size]
+    edges = [0, *_find_cuts(source, first), source.size]
     if len(edges) == 2:
-        return [_with_length(source, first)]
+        return [_add_length(source, first)]
     return [
-        _with_length(source.open_part(start, end), 0 if start else first) for start, end in pairwise(edges)
+        _add_length(source.open_part(start, end), 0 if start else first) for start, end in pairwise(edges)
     ]
 
 
-def first_frame(source: Source, at: int) -> int | None:
+def find_first_frame(source: Source, at: int) -> int | None:
     """Where the first frame begins that others of its kind follow, near a place; None without one."""
     window, found = source.read_at(at, WINDOW), -1
     for _ in range(MOST):
@@ -77,7 +77,7 @@ def first_frame(source: Source, at: int) -> int | None:
             return None
         place, kinds = at + found, set()
         for _ in range(IN_A_ROW):
-            one = frame(source.read_at(place, 4))
+            one = parse_frame(source.read_at(place, 4))
             kinds.add(one and one.kind)
             place += one.size if one else 1
         if len(kinds) == 1 and None not in kinds:
@@ -85,7 +85,7 @@ def first_frame(source: Source, at: int) -> int | None:
     return None
 
 
-def behind_tag(source: Source, at: int) -> int:
+def skip_tag(source: Source, at: int) -> int:
     """Where an ID3v2 tag ends that begins here; the place itself without one."""
     head = source.read_at(at, 10)
     if len(head) < 10 or head[:3] != b"ID3" or any(byte > 127 for byte in head[6:]):
@@ -93,7 +93,7 @@ def behind_tag(source: Source, at: int) -> int:
     return at + 10 + sum(byte << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
 
 
-def _cuts(source: Source, first: int) -> list[int]:
+def _find_cuts(source: Source, first: int) -> list[int]:
     """Where another stream begins: a tag with frames behind it, a frame that describes a whole stream, or
     where the first stream's description ends."""
     found: set[int] = set()
@@ -103,21 +103,23 @@ def _cuts(source: Source, first: int) -> list[int]:
             at = source.find(mark, at + 1)
             if at < 0:
                 break
-            starts = [behind_tag(source, at)] if mark == b"ID3" else [at - offset for offset in MARKS]
+            starts = [skip_tag(source, at)] if mark == b"ID3" else [at - offset for offset in MARKS]
             found |= {
-                one for one in starts if one not in (at, first) and one > first and _begins(source, one)
+                one
+                for one in starts
+                if one not in (at, first) and one > first and _is_stream_start(source, one)
             }
-    end = _described_end(source, first)
-    if end and _begins(source, end) and not any(first < at <= end for at in found):
+    end = _find_described_end(source, first)
+    if end and _is_stream_start(source, end) and not any(first < at <= end for at in found):
         found.add(end)
     return sorted(found)
 
 
-def _begins(source: Source, at: int) -> bool:
-    return frame(source.read_at(at, 4)) is not None
+def _is_stream_start(source: Source, at: int) -> bool:
+    return parse_frame(source.read_at(at, 4)) is not None
 
 
-def _description(source: Source, first: int) -> bytes | None:
+def _read_description(source: Source, first: int) -> bytes | None:
     """The description in a stream's first frame: mark, flags, frames, bytes."""
     for offset in MARKS:
         mark = source.read_at(first + offset, 16)
@@ -126,25 +128,25 @@ def _description(source: Source, first: int) -> bytes | None:
     return None
 
 
-def _described_end(source: Source, first: int) -> int | None:
+def _find_described_end(source: Source, first: int) -> int | None:
     """Where the first stream ends as its own description has it, if it has one and more follows."""
-    mark = _description(source, first)
+    mark = _read_description(source, first)
     if mark is None or len(mark) < 16 or not mark[7] & 2:
         return None
     size = int.from_bytes(mark[12:16] if mark[7] & 1 else mark[8:12])
     return first + size if 0 < size < source.size - first else None
 
 
-def _with_length(source: Source, first: int) -> Source:
+def _add_length(source: Source, first: int) -> Source:
     """The stream behind a frame that describes it, where it has none and its bit rate varies.
 
     mpg123 takes the first frame's bit rate for all of them: libsndfile then ends too early, or tells a length
     that is several times too long.
     """
-    if _description(source, first) or source.read_at(first + 36, 4) == b"VBRI":
+    if _read_description(source, first) or source.read_at(first + 36, 4) == b"VBRI":
         return source
     count, rates = 0, set()
-    for one in _frames(source, first):
+    for one in _read_frames(source, first):
         count += 1
         rates.add(one.kilobits)
     if len(rates) < 2:
@@ -154,7 +156,7 @@ def _with_length(source: Source, first: int) -> Source:
     mark = MARKS[(1 if old else 0) + (1 if mono else 0)]
     header[1] |= 1  # no checksum
     header[2] = header[2] & 0x0D | 0x90  # large enough for the description, no padding
-    made = frame(bytes(header))
+    made = parse_frame(bytes(header))
     if made is None or header[1] & 0x06 != 0x02:  # another layer than MP3's
         return source
     text = b"Xing" + struct.pack(">III", 3, count, made.size + source.size - first)
@@ -162,13 +164,13 @@ def _with_length(source: Source, first: int) -> Source:
     return source.open_part(first, source.size, new.ljust(made.size, b"\0"))
 
 
-def _frames(source: Source, at: int) -> Iterator[Frame]:
+def _read_frames(source: Source, at: int) -> Iterator[Frame]:
     """The frames of a stream, one behind the other; where one is damaged, from the next on."""
     window, start, kind, damaged = source.read_at(at, WINDOW), at, None, 0
     while at + 4 <= source.size:
         if at + 4 > start + len(window):
             window, start = source.read_at(at, WINDOW), at
-        one = frame(window[at - start : at - start + 4])
+        one = parse_frame(window[at - start : at - start + 4])
         if one is None or kind not in (None, one.kind):
             damaged += 1
             if damaged > MOST:

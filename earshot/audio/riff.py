@@ -11,7 +11,7 @@ KINDS = {b"RIFF": "<", b"RF64": "<", b"BW64": "<", b"RIFX": ">"}  # with their b
 MOST = 10_000  # chunks of a file; usual are three to ten
 
 
-def files(source: Source) -> Iterator[Source]:
+def split_files(source: Source) -> Iterator[Source]:
     """The WAV files one behind the other; each as it is where its header holds together, else behind a new
     one."""
     at = 0
@@ -20,7 +20,7 @@ def files(source: Source) -> Iterator[Source]:
         if head[:4] not in KINDS or head[8:] != b"WAVE":
             return
         order = KINDS[head[:4]]
-        form, body, end, sound = _wave(source, at, order)
+        form, body, end, sound = _read_wave(source, at, order)
         following = end + (end & 1)
         if source.read_at(following, 4) not in KINDS:
             following = end if source.read_at(end, 4) in KINDS else source.size
@@ -39,7 +39,7 @@ def files(source: Source) -> Iterator[Source]:
         at = following
 
 
-def _wave(source: Source, at: int, order: str) -> tuple[bytes | None, int, int, bool]:
+def _read_wave(source: Source, at: int, order: str) -> tuple[bytes | None, int, int, bool]:
     """The chunks of one WAV file.
 
     Returns:
@@ -52,10 +52,10 @@ def _wave(source: Source, at: int, order: str) -> tuple[bytes | None, int, int, 
         if pos + 8 > size:
             break
         name, count = struct.unpack(f"{order}4sI", source.read_at(pos, 8))
-        if not _chunk(name, pos + 8 + count, size):
+        if not _is_chunk(name, pos + 8 + count, size):
             # An odd chunk that was written without its byte of padding.
             name, count = struct.unpack(f"{order}4sI", source.read_at(pos - 1, 8))
-            if not odd or not _chunk(name, pos + 7 + count, size):
+            if not odd or not _is_chunk(name, pos + 7 + count, size):
                 break
             pos, sound = pos - 1, False
         if name == b"fmt ":
@@ -66,11 +66,11 @@ def _wave(source: Source, at: int, order: str) -> tuple[bytes | None, int, int, 
             body = pos + 8
             length = wide if count == 0xFFFFFFFF and wide else count
             end = body + length
-            if length and end <= size and not _runs_on(source, end, stated, order):
+            if length and end <= size and not _is_longer_than_stated(source, end, stated, order):
                 after = end + (length & 1)
                 more = stated if after <= stated <= size else after
                 return form, body, (more if sound else end), sound
-            empty = not length and (body >= size or _follows(source, body, order))
+            empty = not length and (body >= size or _is_followed_by_chunk(source, body, order))
             # Longer than the file: as large as it was to be, which decoders know how to read.
             # The length of an RF64 stands elsewhere, and may be nothing.
             known = length > size - body and (wide > 0 or source.read_at(at, 4) in (b"RIFF", b"RIFX"))
@@ -80,21 +80,21 @@ def _wave(source: Source, at: int, order: str) -> tuple[bytes | None, int, int, 
     return None, 0, size, True
 
 
-def _chunk(name: bytes, end: int, size: int) -> bool:
+def _is_chunk(name: bytes, end: int, size: int) -> bool:
     printable = all(32 <= byte < 127 for byte in name) and name[:1].isalnum()
     return printable and (name == b"data" or end <= size + 1)
 
 
-def _follows(source: Source, at: int, order: str) -> bool:
+def _is_followed_by_chunk(source: Source, at: int, order: str) -> bool:
     """Does a chunk begin here, or another file?"""
     head = source.read_at(at, 8)
     if len(head) < 8:
         return True
     name, count = struct.unpack(f"{order}4sI", head)
-    return _chunk(name, at + 8 + count, source.size)
+    return _is_chunk(name, at + 8 + count, source.size)
 
 
-def _runs_on(source: Source, end: int, stated: int, order: str) -> bool:
+def _is_longer_than_stated(source: Source, end: int, stated: int, order: str) -> bool:
     """Do samples go on behind the length that the header states?
 
     So it is where a recorder died between two updates of its header, and in a file of more than 4 GB, whose
@@ -104,6 +104,6 @@ def _runs_on(source: Source, end: int, stated: int, order: str) -> bool:
     return (
         covered
         and source.size - end > 8
-        and not _follows(source, end, order)
-        and not _follows(source, end + 1, order)
+        and not _is_followed_by_chunk(source, end, order)
+        and not _is_followed_by_chunk(source, end + 1, order)
     )

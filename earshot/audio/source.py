@@ -53,7 +53,7 @@ class Source(io.RawIOBase):
             file = io.FileIO(os.fsencode(name))
             size = os.fstat(file.fileno()).st_size
         except OSError as error:
-            raise unreadable(name, error) from None
+            raise to_error(name, error) from None
         if not size:
             file.close()
             raise BadAudio("empty file")
@@ -142,7 +142,7 @@ class Source(io.RawIOBase):
         return done
 
 
-def unreadable(path: str, error: OSError) -> BadAudio | OSError:
+def to_error(path: str, error: OSError) -> BadAudio | OSError:
     """What to raise for a file that cannot be opened: Unreadable, or TemporaryError where it is not the
     file's fault."""
     if error.errno in (errno.ENOENT, errno.ENOTDIR):

@@ -36,7 +36,7 @@ def to_mel(hz: float | np.ndarray, scale: str = "htk") -> float | np.ndarray:
 
 
 @functools.lru_cache(maxsize=8)
-def _bank(rate: int) -> np.ndarray:
+def _build_bank(rate: int) -> np.ndarray:
     # Triangles between neighbours on the mel scale. `extractors.frontend.mel_bank` has more choices and
     # takes 1.4 s to import.
     edges = 700 * (10 ** (np.linspace(0, to_mel(rate / 2), BANDS + 2) / 2595) - 1)
@@ -48,7 +48,7 @@ def _bank(rate: int) -> np.ndarray:
     return np.maximum(0, np.minimum(rise, fall)).astype(np.float32)
 
 
-def mel(wave: np.ndarray, rate: int) -> np.ndarray:
+def compute_mel(wave: np.ndarray, rate: int) -> np.ndarray:
     """(bands, frames) float32: dB below the loudest point, at least -80; from 0 Hz to half the rate.
 
     Args:
@@ -60,12 +60,12 @@ def mel(wave: np.ndarray, rate: int) -> np.ndarray:
     padded = np.pad(wave, N_FFT // 2, mode="constant")
     frames = np.lib.stride_tricks.sliding_window_view(padded, N_FFT)[::hop]
     spectrum = rfft(frames * np.hanning(N_FFT).astype(np.float32), axis=1)
-    found = 10 * np.log10(np.maximum(_bank(rate) @ (spectrum.real**2 + spectrum.imag**2).T, 1e-12))
+    found = 10 * np.log10(np.maximum(_build_bank(rate) @ (spectrum.real**2 + spectrum.imag**2).T, 1e-12))
     return np.maximum(found - found.max(), -RANGE)
 
 
 @functools.cache
-def _palette() -> list[int]:
+def _build_palette() -> list[int]:
     from matplotlib import colormaps
 
     colours = (np.asarray(colormaps["viridis"](np.linspace(0, 1, COLOURS)))[:, :3] * 255).round().astype(int)
@@ -74,14 +74,14 @@ def _palette() -> list[int]:
 
 
 @functools.cache
-def _font(size: int, path: str | None = None) -> ImageFont.FreeTypeFont:
+def _load_font(size: int, path: str | None = None) -> ImageFont.FreeTypeFont:
     from matplotlib import get_data_path
     from PIL import ImageFont
 
     return ImageFont.truetype(path or f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
 
 
-def _runs(text: str) -> list[tuple[ImageFont.FreeTypeFont, str]]:
+def _split_by_font(text: str) -> list[tuple[ImageFont.FreeTypeFont, str]]:
     """A readable text in pieces, left to right, each with the font that has its characters.
 
     A name that is written from right to left is a piece of its own: it would turn around what stands beside
@@ -92,15 +92,15 @@ def _runs(text: str) -> list[tuple[ImageFont.FreeTypeFont, str]]:
         pieces = itertools.groupby(zip(fonts.find_fonts(part), part, strict=True), lambda pair: pair[0])
         for font, run in pieces:
             path = None if font is None or font.family == fonts.OWN else font.path
-            runs.append((_font(12, path), "".join(c for _, c in run)))
+            runs.append((_load_font(12, path), "".join(c for _, c in run)))
     return runs
 
 
-def _length(text: str) -> float:
-    return sum(font.getlength(run) for font, run in _runs(text))
+def _measure_text(text: str) -> float:
+    return sum(font.getlength(run) for font, run in _split_by_font(text))
 
 
-def ticks(length: float, most: int = 8) -> list[float]:
+def choose_ticks(length: float, most: int = 8) -> list[float]:
     """Round numbers from 0 to `length`, at most so many."""
     raw = max(length, 1e-9) / most
     unit = 10.0 ** math.floor(math.log10(raw))
@@ -108,7 +108,7 @@ def ticks(length: float, most: int = 8) -> list[float]:
     return [round(index * step, 10) for index in range(int(length / step + 1e-9) + 1)]
 
 
-def picture(
+def draw_picture(
     levels: np.ndarray,
     seconds: float,
     low: float,
@@ -134,16 +134,16 @@ def picture(
         np.clip((levels[::-1] + RANGE) * ((COLOURS - 1) / RANGE), 0, COLOURS - 1).round().astype(np.uint8)
     )
     canvas.paste(Image.fromarray(shades).resize((width, height), Image.Resampling.BILINEAR), (LEFT, TOP))
-    pen, font, foot = ImageDraw.Draw(canvas), _font(12), TOP + height
+    pen, font, foot = ImageDraw.Draw(canvas), _load_font(12), TOP + height
 
     def write(x: float, y: float, text: str, anchor: str) -> None:
         pen.text((x, y), text, fill=BLACK, font=font, anchor=anchor)
 
     x = float(LEFT)
-    for face, run in _runs(_fitting(title, width + RIGHT)):
+    for face, run in _split_by_font(_shorten_text(title, width + RIGHT)):
         pen.text((x, TOP // 2), run, fill=BLACK, font=face, anchor="lm")
         x += face.getlength(run)
-    for value in ticks(seconds):
+    for value in choose_ticks(seconds):
         x = LEFT + value / seconds * (width - 1)
         pen.line([(x, foot), (x, foot + 4)], fill=BLACK)
         write(x, foot + 6, f"{begin + value:g}", "ma")
@@ -163,18 +163,18 @@ def picture(
         write(edge + 16, TOP + 5 + -value / RANGE * (height - 10), f"{value}".replace("-", "\u2212"), "lm")
     write(edge, foot + 6, "dB", "la")
     canvas = canvas.convert("L")
-    canvas.putpalette(_palette())
+    canvas.putpalette(_build_palette())
     return canvas
 
 
-def _fitting(text: str, pixels: float) -> str:
+def _shorten_text(text: str, pixels: float) -> str:
     text = fonts.replace_undrawable(text)
-    while len(text) > 2 and _length(text) > pixels:
-        text = text[: int(len(text) * min(0.98, pixels / _length(text)))].rstrip("…") + "…"
+    while len(text) > 2 and _measure_text(text) > pixels:
+        text = text[: int(len(text) * min(0.98, pixels / _measure_text(text)))].rstrip("…") + "…"
     return text
 
 
-def png(image: Image.Image) -> bytes:
+def encode_png(image: Image.Image) -> bytes:
     """The picture's bytes."""
     data = io.BytesIO()
     image.save(data, format="PNG", compress_level=6)

@@ -12,7 +12,7 @@ from earshot.audio.load import TOLERANCE
 from earshot.core.errors import UserError
 
 
-def cut(
+def cut_windows(
     seconds: float, window: float, hop: float | None, max_windows: int | None
 ) -> list[tuple[float, float]]:
     """The windows that cover a clip: one if it fits, else regular ones and a last one moved back to the
@@ -28,15 +28,15 @@ def cut(
     Raises:
         UserError: a window, hop or count that is not positive, or a hop that would leave audio out.
     """
-    found = count(seconds, window, hop, max_windows)
+    found = count_windows(seconds, window, hop, max_windows)
     if seconds <= window + TOLERANCE:
         return [(0.0, min(seconds, window))]
     hop = window if hop is None else hop
-    regular = min(found, _regular(seconds, window, hop))
+    regular = min(found, _count_regular(seconds, window, hop))
     return [(i * hop, window) for i in range(regular)] + [(seconds - window, window)] * (found - regular)
 
 
-def count(seconds: float, window: float, hop: float | None, max_windows: int | None) -> int:
+def count_windows(seconds: float, window: float, hop: float | None, max_windows: int | None) -> int:
     """How many windows `cut` makes, without making them: what a header claims may be millions.
 
     Raises:
@@ -53,16 +53,16 @@ def count(seconds: float, window: float, hop: float | None, max_windows: int | N
         raise UserError(f"--max-windows {max_windows}: has to be 1 or more; leave it out for all windows")
     if seconds <= window + TOLERANCE:
         return 1
-    regular = _regular(seconds, window, hop)
+    regular = _count_regular(seconds, window, hop)
     found = regular + (seconds - ((regular - 1) * hop + window) > TOLERANCE)
     return found if max_windows is None else min(found, max_windows)
 
 
-def _regular(seconds: float, window: float, hop: float) -> int:
+def _count_regular(seconds: float, window: float, hop: float) -> int:
     return 1 + int(math.floor((seconds - window) / hop + 1e-9))
 
 
-def fill(wave: np.ndarray, samples: int, pad: Literal["wrap", "silence"]) -> np.ndarray:
+def fill_window(wave: np.ndarray, samples: int, pad: Literal["wrap", "silence"]) -> np.ndarray:
     """A wave of exactly `samples`: a longer one is cut, a shorter one repeated ("wrap") or zero-filled
     ("silence").
 

@@ -54,7 +54,7 @@ def pick(folder: Path) -> Path:
         manifest = caches.peek(path / caches.MANIFEST)
         if not manifest.get("complete") or validate_manifest(manifest):
             return len(KINDS), 0
-        by_view = caches.kinds_of(manifest)
+        by_view = caches.get_kinds(manifest)
         view = kinds.choose(KINDS, by_view)
         # of two of a kind the smaller one
         return (

@@ -90,7 +90,7 @@ def weights(internet: Internet) -> Iterator[Finding]:
     for a competition."""
     here, absent = [], []
     for name in ("ast", "efficientat", "encodec"):
-        module = extractors.module(name)
+        module = extractors.load_module(name)
         try:
             files = module.Extractor.find_weights(module.Settings(), None)
         except UserError as error:

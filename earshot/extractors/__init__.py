@@ -19,20 +19,22 @@ USUAL = "logmel"  # needs no weights: what error lines propose first
 _HELPERS = {"ast_fast", "base", "hub", "mel", "torch_weights"}
 
 
-def names() -> list[str]:
+def list_names() -> list[str]:
     """The extractors' names, sorted, from the files of this folder and without importing them."""
     files = (entry.name for entry in pkgutil.iter_modules(__path__))
     return sorted(name for name in files if name not in _HELPERS and not name.startswith("_"))
 
 
-def module(name: str) -> ModuleType:
+def load_module(name: str) -> ModuleType:
     """The module of one extractor.
 
     Raises:
         UserError: no extractor has this name.
     """
-    if name not in names():
-        raise UserError(f"no extractor is called {name!r}: choose one of {', '.join(names())} (--extractor)")
+    if name not in list_names():
+        raise UserError(
+            f"no extractor is called {name!r}: choose one of {', '.join(list_names())} (--extractor)"
+        )
     return importlib.import_module(f"{__name__}.{name}")
 
 
@@ -40,8 +42,8 @@ def find_makers(kinds: Iterable[str], needs: Mapping[str, Any]) -> list[str]:
     """The extractors that, by their defaults, make a view of one of these kinds with the settings that a head
     needs; the usual one first."""
     found = []
-    for name in sorted(names(), key=lambda name: (name != USUAL, name)):
-        its = module(name)
+    for name in sorted(list_names(), key=lambda name: (name != USUAL, name)):
+        its = load_module(name)
         settings = its.Settings()
         says = its.Extractor.describe(settings, getattr(settings, "rate", its.Extractor.rate) or 0)
         made = its.Extractor.choose_views(settings).values()
@@ -53,8 +55,8 @@ def find_makers(kinds: Iterable[str], needs: Mapping[str, Any]) -> list[str]:
 def describe_view(record: Mapping[str, Any], shape: Sequence[int]) -> dict[str, Any]:
     """Rate and bands of a cache's view (D, F, T), and what else its extractor says of it."""
     says = {"rate": record["window"].get("rate"), "bands": shape[1]}
-    if record["extractor"] not in names():  # made by one that is not in this folder any more
+    if record["extractor"] not in list_names():  # made by one that is not in this folder any more
         return says
-    its = module(record["extractor"])
+    its = load_module(record["extractor"])
     settings = replace_defaults(its.Settings(), record["settings"], "the cache's settings")
     return says | its.Extractor.describe(settings, says["rate"])

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from earshot.core.errors import UserError
 from earshot.extractors import ast_fast, base, hub
-from earshot.extractors.mel import KALDI_LOW, ast_input, kaldi_frames
+from earshot.extractors.mel import KALDI_LOW, compute_ast_input, count_kaldi_frames
 
 if TYPE_CHECKING:
     import torch
@@ -70,7 +70,7 @@ class Extractor(hub.Extractor):
     def read_front_end(self, folder: Path) -> None:
         """Mean and deviation of the network's input; UserError where it takes another rate."""
         saved = folder / "preprocessor_config.json"
-        front = WEIGHTS.json(saved) if saved.exists() else {}
+        front = WEIGHTS.read_json(saved) if saved.exists() else {}
         normalised = front.get("do_normalize", True)
         self.mean = float(front.get("mean", -4.2677393)) if normalised else 0.0
         self.std = float(front.get("std", 4.5689974)) if normalised else 0.5
@@ -93,7 +93,7 @@ class Extractor(hub.Extractor):
         rows = (self.bins - patch) // config.frequency_stride + 1
         columns = (self.max_length - patch) // config.time_stride + 1
         if self.settings.short_clips:
-            frames = min(self.max_length, kaldi_frames(self.samples, self.rate))
+            frames = min(self.max_length, count_kaldi_frames(self.samples, self.rate))
             columns = min(columns, max(1, (frames - patch) // config.time_stride + 1))
             self.max_length = min(self.max_length, max(frames, patch))
         else:
@@ -101,7 +101,7 @@ class Extractor(hub.Extractor):
         self.grid = (rows, columns)
         try:
             self.network: ast_fast.Network | None = ast_fast.Network(network, columns)
-        except ast_fast.Unknown as error:
+        except ast_fast.UnknownNetwork as error:
             if self.settings.short_clips:
                 raise UserError(
                     f"ast: --short-clips does not know this version of transformers ({error}): leave it out"
@@ -114,8 +114,8 @@ class Extractor(hub.Extractor):
     def forward(self, waves: torch.Tensor, lengths: list[float]) -> dict[str, torch.Tensor]:
         """Views of a batch of windows; see `base.Extractor.forward`."""
         real = lengths if self.window.pad == "silence" else None  # a repeated clip is real to its end
-        mel = ast_input(waves, real, self.max_length, self.bins, self.mean, self.std, self.rate)
-        tokens = self._tokens(mel)
+        mel = compute_ast_input(waves, real, self.max_length, self.bins, self.mean, self.std, self.rate)
+        tokens = self._compute_tokens(mel)
         views = {"pooled": tokens[:, :2].mean(dim=1)[:, :, None, None]}
         if self.shapes.keys() != views.keys():
             # two special tokens, then the patches with frequency as the slow index
@@ -123,7 +123,7 @@ class Extractor(hub.Extractor):
             views |= {"frames": grid.mean(dim=2, keepdim=True), "tokens": grid}
         return views
 
-    def _tokens(self, mel: torch.Tensor) -> torch.Tensor:
+    def _compute_tokens(self, mel: torch.Tensor) -> torch.Tensor:
         """(B, tokens, hidden) float32; only the special tokens where nobody asked for the others."""
         import torch
 

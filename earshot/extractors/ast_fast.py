@@ -39,7 +39,7 @@ class Layer:
     after: torch.nn.LayerNorm
 
 
-class Unknown(Exception):
+class UnknownNetwork(Exception):
     """A network that is not built as this file knows it; its own forward pass has to do."""
 
 
@@ -74,7 +74,7 @@ class Network:
             grid = position[:, 2:].unflatten(1, (self.rows, -1))[:, :, :columns].flatten(1, 2)
             self.special, self.position = special + position[:, :2], grid.contiguous()
         except (AttributeError, RuntimeError) as error:
-            raise Unknown(str(error)) from None
+            raise UnknownNetwork(str(error)) from None
         linear = [
             block[part] for block in self.blocks for part in ("query", "key", "value", "out", "up", "down")
         ]
@@ -87,7 +87,7 @@ class Network:
             != sum(len(list(m.parameters())) for m in (*linear, *norms, self.projection)) + 3
             or getattr(config, "head_dim", None) not in (None, config.hidden_size // self.heads)
         ):
-            raise Unknown(f"parts that are new: {sorted(known)}")
+            raise UnknownNetwork(f"parts that are new: {sorted(known)}")
         self._layers: dict[Any, list[Layer]] = {}
 
     def cast_layers(self, dtype: torch.dtype) -> list[Layer]:
@@ -130,13 +130,15 @@ class Network:
         import torch
 
         with torch.autocast(mel.device.type, enabled=False):
-            x = self._embedded(mel, dtype)
+            x = self._embed(mel, dtype)
             layers = self.cast_layers(dtype)
             for index, layer in enumerate(layers):
-                x = self._block(x, layer, dtype, x.shape[1] if patches or index + 1 < len(layers) else 2)
+                x = self._apply_block(
+                    x, layer, dtype, x.shape[1] if patches or index + 1 < len(layers) else 2
+                )
             return self.norm(x)
 
-    def _embedded(self, mel: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    def _embed(self, mel: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         import torch
 
         conv = self.projection
@@ -147,7 +149,7 @@ class Network:
             [self.special.expand(len(mel), -1, -1), found.flatten(2).transpose(1, 2) + self.position], dim=1
         )
 
-    def _block(self, x: torch.Tensor, layer: Layer, dtype: torch.dtype, asked: int) -> torch.Tensor:
+    def _apply_block(self, x: torch.Tensor, layer: Layer, dtype: torch.dtype, asked: int) -> torch.Tensor:
         """(B, tokens, hidden) -> the first `asked` tokens after the block; all of them are looked at."""
         from torch.nn import functional as F
 

@@ -224,32 +224,30 @@ class Extractor:
             pieces = [self.fill_window(wave, start, length) for wave, start, length in batch]
             return self.run_pass(np.stack(pieces), [length for _, _, length in batch])
 
-        for batch_views in self.passes(compute_batch, range(0, len(jobs), size)):
+        for batch_views in self.run_passes(compute_batch, range(0, len(jobs), size)):
             for name, values in batch_views.items():
                 parts.setdefault(name, []).append(values)
         views = {name: np.concatenate(values) for name, values in parts.items()}
         clips, row = [], 0
         for pieces, offset in zip(cuts, offsets, strict=True):
             rows = slice(row, row + len(pieces))
-            clips.append(
-                clip_features(pieces, offset, {name: values[rows] for name, values in views.items()})
-            )
+            clips.append(build_clip(pieces, offset, {name: values[rows] for name, values in views.items()}))
             row += len(pieces)
         return clips
 
-    def passes(self, work: Callable[[Any], Any], batches: Iterable[Any]) -> Iterator[Any]:
+    def run_passes(self, work: Callable[[Any], Any], batches: Iterable[Any]) -> Iterator[Any]:
         """`work` of each batch, in order; on a CPU side by side, see `at_once`."""
         import torch
 
         if self.device != "cpu" or self.at_once is None or getattr(_lane, "inside", False):
             return map(work, batches)  # a pass that waited for others in its own pool would wait for ever
         if self._lanes is None:
-            self._lanes = ThreadPoolExecutor(torch.get_num_threads(), "pass", _enter)
-        return _bounded(self._lanes, work, batches, torch.get_num_threads() + 1)
+            self._lanes = ThreadPoolExecutor(torch.get_num_threads(), "pass", _start_lane)
+        return _map_bounded(self._lanes, work, batches, torch.get_num_threads() + 1)
 
     def cut_windows(self, wave: np.ndarray) -> list[tuple[float, float]]:
         """(start, length of real audio) in seconds of each window of a wave."""
-        return windows.cut(
+        return windows.cut_windows(
             len(wave) / self.rate, self.window.seconds, self.window.hop, self.window.max_windows
         )
 
@@ -257,7 +255,7 @@ class Extractor:
         """The samples of one window, filled to (samples,)."""
         first = round(start * self.rate)
         real = max(1, round(length * self.rate))
-        return windows.fill(wave[first : first + real], self.samples, self.window.pad)
+        return windows.fill_window(wave[first : first + real], self.samples, self.window.pad)
 
     def run_pass(self, waves: np.ndarray, lengths: list[float]) -> dict[str, np.ndarray]:
         """One forward pass from (B, samples) to numpy views, repeated in fp32 where half precision
@@ -291,7 +289,7 @@ class Extractor:
 _lane = threading.local()
 
 
-def _enter() -> None:
+def _start_lane() -> None:
     """Begins a thread of passes: it has one thread of torch's for itself, a setting that the others do not
     share."""
     import torch
@@ -300,7 +298,7 @@ def _enter() -> None:
     _lane.inside = True
 
 
-def _bounded(
+def _map_bounded(
     pool: ThreadPoolExecutor, work: Callable[[Any], Any], batches: Iterable[Any], most: int
 ) -> Iterator[Any]:
     """`pool.map`, with no more than so many results waiting: those of recordings of hours are large."""
@@ -317,7 +315,7 @@ def _bounded(
             future.cancel()
 
 
-def clip_features(
+def build_clip(
     pieces: list[tuple[float, float]], offset: float, views: dict[str, np.ndarray]
 ) -> ClipFeatures:
     """ClipFeatures from the windows of one clip; `offset` is what was trimmed from its front, in seconds."""
@@ -336,7 +334,7 @@ def to_numpy(view: torch.Tensor) -> np.ndarray:
     return np.ascontiguousarray(finite.clamp(-FLOAT16_MAX, FLOAT16_MAX).half().cpu().numpy())
 
 
-def local(weights: str) -> Path | None:
+def find_local(weights: str) -> Path | None:
     """The path of `weights` if it names a file or folder here, or one of that name is attached; else None.
 
     Raises:

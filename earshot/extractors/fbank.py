@@ -72,5 +72,5 @@ class Extractor(base.Extractor):
         """{"fbank": (B, 1, 128, max_length)}; see `base.Extractor.forward`."""
         s = self.settings
         real = lengths if self.window.pad == "silence" else None  # a repeated clip is real to its end
-        fbank = mel.ast_input(waves, real, s.max_length, BINS, s.mean, s.std, self.rate)
+        fbank = mel.compute_ast_input(waves, real, s.max_length, BINS, s.mean, s.std, self.rate)
         return {"fbank": fbank.transpose(1, 2)[:, None]}

@@ -54,14 +54,14 @@ class Pretrained:
         Raises:
             UserError: `weights` looks like a path and does not exist, or holds no usable model.
         """
-        folder = self.local(weights)
+        folder = self.find_folder(weights)
         if folder is None:
             return []
         return sorted({path for pattern in FILES for path in folder.glob(pattern)})
 
     def get_folder(self, weights: str) -> Path:
         """The local folder of the weights, downloaded from the hub where it is not here yet."""
-        folder = self.local(weights)
+        folder = self.find_folder(weights)
         if folder is not None:
             return folder
         os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "10")  # read when huggingface_hub is first imported
@@ -77,12 +77,12 @@ class Pretrained:
                 f"{self.extractor}: {weights} is neither here nor to be had from the hub ({reason}): "
                 f"{self.ways_out}"
             ) from None
-        return self.checked(folder)
+        return self.check_folder(folder)
 
-    def local(self, weights: str) -> Path | None:
+    def find_folder(self, weights: str) -> Path | None:
         """The folder of weights that are here, as a path, in the hub's cache or attached; None for a hub id
         that is not."""
-        path = base.local(weights)
+        path = base.find_local(weights)
         if path is not None:
             if path.is_file():
                 raise UserError(
@@ -90,7 +90,7 @@ class Pretrained:
                     "in it"
                 )
             nested = [path, *sorted(found.parent for found in path.glob("*/config.json"))]
-            return self.checked(
+            return self.check_folder(
                 next((folder for folder in nested if (folder / "config.json").exists()), path)
             )
         if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", weights):
@@ -106,7 +106,7 @@ class Pretrained:
             return folder
         return kaggle_paths.find_pretrained_folder(self.kind, weights, weights == self.default)
 
-    def checked(self, folder: Path) -> Path:
+    def check_folder(self, folder: Path) -> Path:
         """The folder if it holds this kind of network as safetensors, else a UserError that says what it
         lacks."""
         if not (folder / "config.json").exists():
@@ -114,7 +114,7 @@ class Pretrained:
                 f"{self.extractor}: {folder} has no config.json, so no model in it: {self.ways_out}"
             )
         file_content.check_content(folder / "config.json")
-        kind = self.json(folder / "config.json").get("model_type")
+        kind = self.read_json(folder / "config.json").get("model_type")
         if kind != self.kind:
             raise UserError(
                 f"{self.extractor}: {folder} holds a model of type {kind}, not {self.kind}: {self.ways_out}"
@@ -130,7 +130,7 @@ class Pretrained:
             file_content.check_content(path)
         return folder
 
-    def json(self, path: Path) -> dict:
+    def read_json(self, path: Path) -> dict:
         """A JSON object from a file; UserError where it is none."""
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -143,7 +143,7 @@ class Pretrained:
 
     def load(self, folder: Path) -> torch.nn.Module:
         """The network from a folder, quietly; UserError where tensors are missing or shapes differ."""
-        with quiet_transformers():
+        with silence_transformers():
             import transformers
 
             try:
@@ -168,7 +168,7 @@ class Pretrained:
 
 
 @contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
+def silence_transformers() -> Iterator[None]:
     """Without transformers' loading report and progress bars."""
     from transformers.utils import logging
 

@@ -16,7 +16,7 @@ from earshot.audio import windows
 from earshot.core.errors import UserError
 from earshot.core.settings import Bounds
 from earshot.extractors import base
-from earshot.extractors.mel import hann, mel_bank
+from earshot.extractors.mel import build_hann, build_mel_bank
 
 if TYPE_CHECKING:
     import torch
@@ -108,8 +108,8 @@ class Extractor(base.Extractor):
         self.span = max(window.seconds, (self.frames - 1) * s.hop_length / self.rate)
         self.needed = max(self.samples, (self.frames - 1) * s.hop_length)
         self.zeros_after = s.standardise and window.pad == "silence"
-        self.taper = hann(win, True, self.device)
-        bank = mel_bank(s.n_mels, self.rate, s.n_fft, float(s.fmin), float(fmax), s.scale, s.norm)
+        self.taper = build_hann(win, True, self.device)
+        bank = build_mel_bank(s.n_mels, self.rate, s.n_fft, float(s.fmin), float(fmax), s.scale, s.norm)
         self.bank = torch.from_numpy(bank.T.copy()).to(self.device)
         self.shapes = {"mel": (1, s.n_mels, self.frames)}
         self.edges = (float(s.fmin), float(fmax))
@@ -119,7 +119,7 @@ class Extractor(base.Extractor):
         """See `base.Extractor.band`."""
         return self.edges
 
-    def spectrogram(self, wave: np.ndarray) -> torch.Tensor:
+    def compute_spectrogram(self, wave: np.ndarray) -> torch.Tensor:
         """Log-mel of a whole wave, level and standardising over all of it.
 
         Args:
@@ -127,9 +127,9 @@ class Extractor(base.Extractor):
         Returns:
             (n_mels, 1 + samples // hop_length) float32 on the device.
         """
-        return self._together(wave[None])[0]
+        return self._compute_batch(wave[None])[0]
 
-    def spectrograms(
+    def compute_spectrograms(
         self, waves: Sequence[np.ndarray], batch_size: int
     ) -> Iterator[tuple[int, torch.Tensor]]:
         """Log-mels of whole waves, those of one length in batches; on a CPU the bits are `spectrogram`'s.
@@ -153,24 +153,27 @@ class Extractor(base.Extractor):
 
         def compute_batch(batch: list[int]) -> torch.Tensor:
             with torch.inference_mode():
-                return self._together(
+                return self._compute_batch(
                     np.stack([waves[place] for place in batch]) if len(batch) > 1 else waves[batch[0]][None]
                 )
 
-        for batch, mels in zip(batches, self.passes(compute_batch, batches), strict=True):
+        for batch, mels in zip(batches, self.run_passes(compute_batch, batches), strict=True):
             yield from zip(batch, mels, strict=True)
 
-    def _together(self, waves: np.ndarray) -> torch.Tensor:
+    def _compute_batch(self, waves: np.ndarray) -> torch.Tensor:
         """(B, n_mels, frames) of waves (B, samples)."""
         import torch
 
         s = self.settings
         count = 1 + (waves.shape[1] + s.n_fft // 2 * 2 - s.n_fft) // s.hop_length
         if count <= LONG:
-            mel = self._bands(waves, (s.n_fft // 2, s.n_fft // 2))
+            mel = self._compute_bands(waves, (s.n_fft // 2, s.n_fft // 2))
         else:  # a recording of hours, whose spectrum would take many times its own memory
             mel = torch.cat(
-                [self._stretch(waves, first, min(LONG, count - first)) for first in range(0, count, LONG)],
+                [
+                    self._compute_part(waves, first, min(LONG, count - first))
+                    for first in range(0, count, LONG)
+                ],
                 dim=2,
             )
         if s.level == "log":
@@ -185,17 +188,17 @@ class Extractor(base.Extractor):
             mel = torch.stack([(clip - clip.mean()) / (clip.std(correction=0) + 1e-6) for clip in mel])
         return mel
 
-    def _stretch(self, waves: np.ndarray, first: int, count: int) -> torch.Tensor:
+    def _compute_part(self, waves: np.ndarray, first: int, count: int) -> torch.Tensor:
         """`_bands` of the frames [first, first + count) of long waves."""
         half, hop = self.settings.n_fft // 2, self.settings.hop_length
         start, end = first * hop - half, (first + count - 1) * hop - half + self.settings.n_fft
         # What reflects at an edge needs more than the half frame beyond it.
         begin, stop = max(0, min(start, waves.shape[1] - 2 * self.settings.n_fft)), min(end, waves.shape[1])
         padding = (max(0, -start), max(0, end - waves.shape[1]))
-        mel = self._bands(waves[:, begin:stop], padding, max(0, start) - begin)
+        mel = self._compute_bands(waves[:, begin:stop], padding, max(0, start) - begin)
         return mel[:, :, :count]
 
-    def _bands(self, waves: np.ndarray, padding: tuple[int, int], skip: int = 0) -> torch.Tensor:
+    def _compute_bands(self, waves: np.ndarray, padding: tuple[int, int], skip: int = 0) -> torch.Tensor:
         """(B, n_mels, frames) before level and standardising, of waves padded at their ends and then without
         `skip` samples."""
         import torch
@@ -225,7 +228,7 @@ class Extractor(base.Extractor):
             wave[: max(1, round(length * self.rate))]
             for wave, length in zip(waves.cpu().numpy(), lengths, strict=True)
         ]
-        mels = dict(self.spectrograms([self._filled(wave) for wave in real], len(real)))
+        mels = dict(self.compute_spectrograms([self._fill(wave) for wave in real], len(real)))
         return {"mel": torch.stack([self._take(mels[place], 0) for place in range(len(real))])}
 
     def extract(
@@ -239,18 +242,18 @@ class Extractor(base.Extractor):
             return super().extract(waves, offsets, batch_size)
         clips: dict[int, base.ClipFeatures] = {}
         with torch.inference_mode():
-            for place, mel in self.spectrograms([self._filled(wave) for wave in waves], batch_size):
+            for place, mel in self.compute_spectrograms([self._fill(wave) for wave in waves], batch_size):
                 pieces = self.cut_windows(waves[place])
                 firsts = [round(start * self.rate / self.settings.hop_length) for start, _ in pieces]
                 rows = torch.stack([self._take(mel, first) for first in firsts])
-                clips[place] = base.clip_features(pieces, offsets[place], {"mel": base.to_numpy(rows)})
+                clips[place] = base.build_clip(pieces, offsets[place], {"mel": base.to_numpy(rows)})
         return [clips[place] for place in range(len(waves))]
 
-    def _filled(self, wave: np.ndarray) -> np.ndarray:
+    def _fill(self, wave: np.ndarray) -> np.ndarray:
         """A clip that lasts for a window: short ones are filled, unless silence is to be zeros after
         standardising."""
         if len(wave) < self.needed and not self.zeros_after:
-            return windows.fill(wave, self.needed, self.window.pad)
+            return windows.fill_window(wave, self.needed, self.window.pad)
         return wave
 
     def _take(self, mel: torch.Tensor, first: int) -> torch.Tensor:

@@ -18,7 +18,7 @@ FLOOR = 1.1920928955078125e-07  # float32's epsilon, Kaldi's floor before the lo
 
 
 @functools.lru_cache(maxsize=16)
-def mel_bank(
+def build_mel_bank(
     bins: int,
     rate: int,
     n_fft: int,
@@ -53,26 +53,26 @@ def mel_bank(
     return np.ascontiguousarray(bank, dtype=np.float32)
 
 
-def hann(samples: int, periodic: bool, device: torch.device | str = "cpu") -> torch.Tensor:
+def build_hann(samples: int, periodic: bool, device: torch.device | str = "cpu") -> torch.Tensor:
     """A Hann window; Kaldi's is the symmetric one (periodic=False)."""
     import torch
 
     return torch.hann_window(samples, periodic=periodic, device=device)
 
 
-def full_precision(waves: torch.Tensor) -> torch.autocast:
+def disable_autocast(waves: torch.Tensor) -> torch.autocast:
     """Switches autocast off: a power spectrum spans more than half precision can hold."""
     import torch
 
     return torch.autocast(waves.device.type, enabled=False)
 
 
-def kaldi_frames(samples: int, rate: int = 16000) -> int:
-    """How many frames `kaldi_fbank` makes of so many samples."""
+def count_kaldi_frames(samples: int, rate: int = 16000) -> int:
+    """How many frames `compute_kaldi_fbank` makes of so many samples."""
     return max(1, 1 + (samples - rate * 25 // 1000) // (rate // 100))
 
 
-def kaldi_fbank(waves: torch.Tensor, bins: int = 128, rate: int = 16000) -> torch.Tensor:
+def compute_kaldi_fbank(waves: torch.Tensor, bins: int = 128, rate: int = 16000) -> torch.Tensor:
     """Log-mel filter bank of `torchaudio.compliance.kaldi.fbank(window_type="hanning", num_mel_bins=bins)`.
 
     Frames of 25 ms every 10 ms (whole ones only), mean removed, pre-emphasis 0.97, power, 20 Hz to half the
@@ -88,19 +88,19 @@ def kaldi_fbank(waves: torch.Tensor, bins: int = 128, rate: int = 16000) -> torc
 
     frame, hop = rate * 25 // 1000, rate // 100
     n_fft = 1 << (frame - 1).bit_length()
-    with full_precision(waves):
+    with disable_autocast(waves):
         if waves.shape[1] < frame:
             waves = torch.nn.functional.pad(waves, (0, frame - waves.shape[1]))
         frames = waves.float().unfold(1, frame, hop)
         frames = frames - frames.mean(dim=-1, keepdim=True)
         frames = frames - 0.97 * torch.cat([frames[..., :1], frames[..., :-1]], dim=-1)
-        spectrum = torch.fft.rfft(frames * hann(frame, False, waves.device), n=n_fft)
+        spectrum = torch.fft.rfft(frames * build_hann(frame, False, waves.device), n=n_fft)
         power = spectrum.real.square() + spectrum.imag.square()
-        bank = torch.from_numpy(mel_bank(bins, rate, n_fft, KALDI_LOW, None, "kaldi")).to(waves.device)
+        bank = torch.from_numpy(build_mel_bank(bins, rate, n_fft, KALDI_LOW, None, "kaldi")).to(waves.device)
         return (power @ bank).clamp(min=FLOOR).log()
 
 
-def ast_input(
+def compute_ast_input(
     waves: torch.Tensor,
     lengths: Sequence[float] | None,
     max_length: int = 1024,
@@ -122,9 +122,9 @@ def ast_input(
     """
     import torch
 
-    mel = kaldi_fbank(waves, bins, rate)[:, :max_length]
+    mel = compute_kaldi_fbank(waves, bins, rate)[:, :max_length]
     if lengths is not None:
-        real = [kaldi_frames(round(length * rate), rate) for length in lengths]
+        real = [count_kaldi_frames(round(length * rate), rate) for length in lengths]
         last = torch.tensor(real, device=mel.device)[:, None]
         mel = mel * (torch.arange(mel.shape[1], device=mel.device)[None] < last)[..., None]
     mel = torch.nn.functional.pad(mel, (0, 0, 0, max_length - mel.shape[1]))

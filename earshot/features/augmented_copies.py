@@ -114,7 +114,7 @@ class Copies:
         wave = augment.vary(found.wave, rate, self.flags, rng)
         if partner >= 0:
             other = augment.vary(self._heard(partner, waves).wave, rate, self.flags, rng)
-            other = np.resize(augment.part(other, len(wave), rng), len(wave))
+            other = np.resize(augment.crop_at_random(other, len(wave), rng), len(wave))
             wave = augment.mix(wave, other, share, rate)
         return Copy(augment.finish(wave, self.flags, rng), found.offset, clip, copy, partner, share)
 

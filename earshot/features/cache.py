@@ -219,8 +219,8 @@ class Cache:
 
     @property
     def kinds(self) -> dict[str, Kind]:
-        """See `kinds_of`."""
-        return kinds_of(self.manifest)
+        """See `get_kinds`."""
+        return get_kinds(self.manifest)
 
     @property
     def multilabel(self) -> bool:
@@ -243,7 +243,7 @@ class Cache:
         return counts / counts.sum()
 
 
-def kinds_of(manifest: dict[str, Any]) -> dict[str, Kind]:
+def get_kinds(manifest: dict[str, Any]) -> dict[str, Kind]:
     """The kind of each view, in the order of the views; derived where an older cache declares none."""
     declared = manifest.get("kinds", {})
     return {

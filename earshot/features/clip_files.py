@@ -49,11 +49,11 @@ def beginning(path: Path) -> tuple[np.ndarray, int, float]:
     heard."""
     import numpy as np
 
-    seconds, rate = load.info(path)
+    seconds, rate = load.read_info(path)
     if seconds <= LONGEST:
         wave, rate, *_ = load.read(path, None, load.AudioSettings())
         return wave, rate, len(wave) / rate
-    rate, blocks = decode.blocks(path)
+    rate, blocks = decode.read_blocks(path)
     parts, count = [], 0
     for block in blocks:
         parts.append(block.mean(axis=1, dtype=np.float32))
@@ -72,6 +72,6 @@ def picture(path: Path, title: str, width: int = 640, height: int = 256) -> Imag
     wave, rate, seconds = beginning(path)
     shown = len(wave) / rate
     more = "" if seconds <= shown + 0.01 else f"  (first {shown:.0f} s of {seconds:.0f})"
-    return spectrogram.picture(
-        spectrogram.mel(wave, rate), shown, 0, rate / 2, title + more, width=width, height=height
+    return spectrogram.draw_picture(
+        spectrogram.compute_mel(wave, rate), shown, 0, rate / 2, title + more, width=width, height=height
     )

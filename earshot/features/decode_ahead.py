@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from earshot.audio.load import BadAudio, read, stretch
+from earshot.audio.load import BadAudio, cut_segment, read
 from earshot.audio.source import Unreadable
 from earshot.core.errors import TemporaryError
 from earshot.features import augmented_copies
@@ -146,6 +146,6 @@ def _stretch(recording: Future, rate: int, start: float, end: float) -> Decoded 
     if isinstance(found, str):
         return found
     try:
-        return found._replace(wave=stretch(found.wave, rate, start, end), offset=start)
+        return found._replace(wave=cut_segment(found.wave, rate, start, end), offset=start)
     except BadAudio as error:
         return str(error)

@@ -65,6 +65,6 @@ def only_attached(name: str, other: str) -> bool:
         return False
     first, second = (
         module.Extractor.find_weights(module.Settings(), None)
-        for module in map(extractors.module, (name, other))
+        for module in map(extractors.load_module, (name, other))
     )
     return bool(first) and first[0].is_relative_to(place) and not second

@@ -32,7 +32,7 @@ NOBODY = np.zeros(0, np.int32)
 
 def build(plan: Plan, device: Device) -> Any:
     """The plan's extractor on a device, weights loaded."""
-    module = extractors.module(plan.extractor)
+    module = extractors.load_module(plan.extractor)
     return module.Extractor(plan.settings, plan.window, device.name, plan.weights, device.precision)
 
 

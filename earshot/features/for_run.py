@@ -43,7 +43,7 @@ def values(run: SavedRun) -> dict[str, Any]:
 def weights(run: SavedRun) -> str | None:
     """The name by which a run's weights are found here: what it was trained with may lie elsewhere by now."""
     made = run.config["record"]["features"]
-    module = extractors.module(made["extractor"])
+    module = extractors.load_module(made["extractor"])
     settings = replace_defaults(module.Settings(), made["settings"], f"{run.folder}/config.yaml")
     for name in (run.config.get("weights"), module.Extractor.default_weights):
         try:

@@ -36,7 +36,7 @@ def join(plan: Plan, shards: list[Shard]) -> None:
     competition, folder = plan.competition, plan.folder
     bad_audio = [list(row) for row in competition.missing]
     meta = {"fingerprint": plan.fingerprint, "record": plan.record, "versions": _versions(plan)}
-    kinds = extractors.module(plan.extractor).Extractor.choose_views(plan.settings)
+    kinds = extractors.load_module(plan.extractor).Extractor.choose_views(plan.settings)
     meta["kinds"] = kinds
     splits: dict[str, dict[str, int]] = {}
     augmented: dict[str, dict[str, int]] = {}

@@ -83,7 +83,7 @@ def make(
     from earshot.extractors.base import Window, to_record
 
     augment = augment or AugmentFlags()
-    made_by = extractors.module(extractor).Extractor
+    made_by = extractors.load_module(extractor).Extractor
     notes = []
     sources = Sources(out / competition.name / INDEX)
     clips = competition.clips
@@ -200,14 +200,14 @@ def _windows(seconds: list[float], sizes: list[int], window: Window) -> float:
     """
     import numpy as np
 
-    from earshot.audio.windows import count
+    from earshot.audio.windows import count_windows
 
     bytes_each = np.maximum(sizes, 1)
     likely = DENSER * float(np.median(seconds / bytes_each)) * bytes_each
     return float(
         np.mean(
             [
-                count(float(s), window.seconds, window.hop, window.max_windows)
+                count_windows(float(s), window.seconds, window.hop, window.max_windows)
                 for s in np.minimum(seconds, likely)
             ]
         )

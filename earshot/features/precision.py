@@ -41,7 +41,9 @@ def decide(plan: Plan, found: Sequence[Device], asked: str) -> list[Device]:
     if made:
         chosen = made
     elif asked == "auto" and kind == "cpu":
-        chosen = "bf16" if extractors.module(plan.extractor).Extractor.half_on_cpu and faster() else "fp32"
+        chosen = (
+            "bf16" if extractors.load_module(plan.extractor).Extractor.half_on_cpu and faster() else "fp32"
+        )
     else:
         return list(found)
     about = "" if chosen == found[0].precision else f", {chosen}"

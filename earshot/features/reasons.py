@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from earshot.audio.load import BadAudio, info
+from earshot.audio.load import BadAudio, read_info
 
 # What may be noted of a clip that is used, as `Decoded` calls it -> the warning about such clips.
 NOTES = {
@@ -43,7 +43,7 @@ def of_headers(paths: Iterable[str]) -> list[str]:
     found = []
     for path in paths:
         try:
-            info(path)
+            read_info(path)
         except BadAudio as error:
             found.append(str(error))
     return found

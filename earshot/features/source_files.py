@@ -85,13 +85,13 @@ class Sources:
             return [self._read_header(path) for path in map(str, paths)]
 
     def _read_header(self, path: str) -> tuple[float, int] | None:
-        from earshot.audio.load import BadAudio, info
+        from earshot.audio.load import BadAudio, read_info
 
         entry = self._find_entry(path)
         if entry and "seconds" not in entry:
             self.changed = True
             try:
-                entry["seconds"], entry["rate"] = info(path)
+                entry["seconds"], entry["rate"] = read_info(path)
             except BadAudio as error:  # not remembered either
                 if str(error) == "no such file":  # it was there a moment ago
                     raise TemporaryError(f"{path}: {error}, and it was there when it was listed") from None

@@ -105,7 +105,7 @@ def draw(competition: Competition, out: Path, most: int, workers: int, deadline:
             image = clip_files.picture(Path(path), title)
         except BadAudio:
             return False
-        write_bytes(folder / name, spectrogram.png(image))
+        write_bytes(folder / name, spectrogram.encode_png(image))
         return True
 
     bar = tqdm(

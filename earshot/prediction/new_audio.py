@@ -61,7 +61,7 @@ def extractor_of(run: Run, weights: str | None, device: Device) -> tuple[Any, Au
     from earshot.extractors.base import Window
 
     made = run.config["record"]["features"]
-    module = extractors.module(made["extractor"])
+    module = extractors.load_module(made["extractor"])
     where = f"{run.folder}/config.yaml"
     settings = replace_defaults(module.Settings(), made["settings"], where)
     weights = weights or run.config.get("weights") or module.Extractor.default_weights

@@ -117,7 +117,7 @@ def _cached(folder: Path, titles: dict[str, str]) -> dict[str, Image.Image]:
         real = max(1, min(levels.shape[1], round(levels.shape[1] * float(length) / span)))
         title = name if len(rows) == 1 else f"{name}  (first of {len(rows)} windows)"
         shown = unit * (levels[:, :real] - levels[:, :real].max())
-        drawn[id] = spectrogram.picture(
+        drawn[id] = spectrogram.draw_picture(
             shown,
             span * real / levels.shape[1],
             settings["fmin"],

@@ -43,11 +43,11 @@ def make(folder: Path, again: bool = True, say: Callable[[str], None] = print) -
     clips = hardest_clips.pictures(found, hard)
     sheet = hardest_clips.sheet([clips[clip.id] for clip in hard if clip.id in clips])
     if sheet is not None:
-        drawn["hardest.png"] = spectrogram.png(sheet)
+        drawn["hardest.png"] = spectrogram.encode_png(sheet)
     for name, data in drawn.items():
         write_bytes(folder / name, data)
     write_text(folder / "per_class.csv", per_class.as_csv(found))
-    parts = _parts(found, drawn, hard, {id: spectrogram.png(image) for id, image in clips.items()})
+    parts = _parts(found, drawn, hard, {id: spectrogram.encode_png(image) for id, image in clips.items()})
     # last: it says that all is there
     write_text(folder / HTML, html.page(f"{found.name}: report", digest, parts))
     if unnamed:

@@ -97,7 +97,7 @@ def candidates(opened: list[Cache], recipes: tuple[str, ...]) -> list[Candidate]
                 )
     else:
         for cache in opened:
-            for rank, view in enumerate(_ranked(cache)):
+            for rank, view in enumerate(_rank_views(cache)):
                 fitting_names = LADDER[cache.kinds[view]]
                 if rank:
                     short = FURTHER[min(rank, len(FURTHER)) - 1]
@@ -121,7 +121,7 @@ def candidates(opened: list[Cache], recipes: tuple[str, ...]) -> list[Candidate]
     )
 
 
-def _ranked(cache: Cache) -> list[str]:
+def _rank_views(cache: Cache) -> list[str]:
     """A cache's views that the ladder has recipes for, in the order of its kinds."""
     return [view for kind in LADDER for view, its in cache.kinds.items() if its == kind]
 

@@ -76,7 +76,7 @@ def describe_head(
         raise UserError(f"{cache.folder} has no view {view}: it has {', '.join(cache.shapes)}")
     found = view or find_view(name, wanted, cache)
     if found is None:
-        raise UserError(_no_view(name, chosen, cache))
+        raise UserError(_explain_no_view(name, chosen, cache))
     if wanted and not view and found != wanted:
         print(f"view: {found}, because {cache.folder} has no {wanted}")
     view = found
@@ -91,13 +91,13 @@ def find_view(name: str, wanted: str | None, cache: Cache) -> str | None:
     None where the cache has none."""
     if wanted in cache.shapes:
         return wanted
-    return kinds.choose(models.kinds(name), cache.kinds)
+    return kinds.choose(models.get_kinds(name), cache.kinds)
 
 
 def find_misfit(name: str, options: dict[str, Any], cache: Cache, view: str) -> str | None:
     """Why a view cannot feed the weights that a head's options name, with what to do; None where it can, or
     where there are none."""
-    needs = models.needs(name, options)
+    needs = models.get_needs(name, options)
     if not needs:
         return None
     has = extractors.describe_view(cache.record, cache.shapes[view])
@@ -108,20 +108,20 @@ def find_misfit(name: str, options: dict[str, Any], cache: Cache, view: str) -> 
     there = ", ".join(f"{key} {has.get(key, 'unknown')}" for key in differ)
     return (
         f"{cache.folder} has a {cache.kinds[view]} of other settings than the weights of {name} need "
-        f"({wanted}; {view} has {there}): {_ways_out(name, needs)}"
+        f"({wanted}; {view} has {there}): {_suggest_ways_out(name, needs)}"
     )
 
 
-def _no_view(name: str, options: dict[str, Any], cache: Cache) -> str:
+def _explain_no_view(name: str, options: dict[str, Any], cache: Cache) -> str:
     """The line where a cache has no view of a kind that a head takes."""
     return (
-        f"{cache.folder} has no {' or '.join(models.kinds(name))}, which {name} needs (it has "
-        f"{', '.join(cache.shapes)}): {_ways_out(name, models.needs(name, options))}"
+        f"{cache.folder} has no {' or '.join(models.get_kinds(name))}, which {name} needs (it has "
+        f"{', '.join(cache.shapes)}): {_suggest_ways_out(name, models.get_needs(name, options))}"
     )
 
 
-def _ways_out(name: str, needs: dict[str, Any]) -> str:
-    makers = extractors.find_makers(models.kinds(name), needs)
+def _suggest_ways_out(name: str, needs: dict[str, Any]) -> str:
+    makers = extractors.find_makers(models.get_kinds(name), needs)
     extract = f"extract with --extractor {makers[0]}, or " if makers else ""
     return f"{extract}choose another head"
 
