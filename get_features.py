@@ -38,7 +38,7 @@ def parse(argv: list[str]) -> tuple:
         competition = (
             kaggle_paths.resolve_slug(competition)
             if competition
-            else defaults.competition(early["out"] or "data")
+            else defaults.choose_competition(early["out"] or "data")
         )
     name, chosen = early["recipe"], early["extractor"]
     run = None
@@ -47,9 +47,9 @@ def parse(argv: list[str]) -> tuple:
 
         run = opened(early["for-run"])
     if name is None and chosen is None and run is None:
-        name, chosen = defaults.features(competition, bool(early["weights"]) or helping)
+        name, chosen = defaults.choose_features(competition, bool(early["weights"]) or helping)
     recipe = config.load_recipe(name) if name else None
-    values = for_run.values(run) if run else dict(recipe.features) if recipe else {}
+    values = for_run.get_features(run) if run else dict(recipe.features) if recipe else {}
     chosen = chosen or values.get("extractor")
     if chosen is None:
         raise UserError(
@@ -111,12 +111,12 @@ def main(argv: list[str]) -> None:
         lacking = UserError(f"{place}: {sum(not path for path in clips.clips.path)} clips have no file")
         source_files.check_missing(Path(what.out) / clips.name, clips.root, lacking)
     print(*clips.notes, sep="\n", end="\n" if clips.notes else "")
-    if run and for_run.only(clips).clips.empty:
+    if run and for_run.keep_test_clips(clips).clips.empty:
         return
     check_plain_name("--cache", what.cache)
     workers = machine.workers or len(os.sched_getaffinity(0))
-    weights = what.weights or (for_run.weights(run) if run else None)
-    made = plan.make(
+    weights = what.weights or (for_run.find_weights(run) if run else None)
+    made = plan.make_plan(
         clips,
         Path(what.out),
         extractor,
@@ -133,19 +133,19 @@ def main(argv: list[str]) -> None:
     print(f"features: {extractor}{f' (recipe {recipe})' if recipe else ''} -> {made.folder}")
     print(*made.notes, sep="\n", end="\n" if made.notes else "")
     with hold_lock(made.folder, "the cache"):
-        state = "new" if machine.fresh and cache.is_cache(made.folder) else plan.state(made)
+        state = "new" if machine.fresh and cache.is_cache(made.folder) else plan.find_state(made)
         if state != "complete" and not machine.fresh:
-            taken = resume.adopt_cache(made, machine.continue_from)
+            taken = resume.copy_cache(made, machine.continue_from)
             print(*taken, sep="\n", end="\n" if taken else "", flush=True)
-            state = plan.state(made) if taken else state
+            state = plan.find_state(made) if taken else state
         if state == "complete":
-            cache.tidy(made.folder)  # a kill may have come just before
+            cache.remove_shards(made.folder)  # a kill may have come just before
             print(f"nothing to do: {made.folder} is complete")
         else:
             from earshot.core import worker_pool
             from earshot.features import extract, precision
 
-            at = precision.decide(
+            at = precision.choose_precision(
                 made, worker_pool.choose(machine.device, machine.precision), machine.precision
             )
             print(f"device: {worker_pool.describe_devices(at)}", flush=True)
@@ -163,7 +163,7 @@ def print_summary(folder: Path) -> None:
     from earshot.core.files import read_json
     from earshot.core.shell import join_command
     from earshot.features.cache import MANIFEST
-    from earshot.features.reasons import NOTES, warning
+    from earshot.features.reasons import NOTES, format_warning
 
     manifest = read_json(folder / MANIFEST)
     for split, count in manifest["splits"].items():
@@ -175,7 +175,7 @@ def print_summary(folder: Path) -> None:
         print(f"bad audio: {manifest['bad']} clips, see {folder / 'bad_audio.csv'}")
     for note in NOTES:
         if note in manifest:
-            print(warning(note, manifest[note]["clips"], manifest[note]["first"]))
+            print(format_warning(note, manifest[note]["clips"], manifest[note]["first"]))
     print(
         "next: "
         + join_command(

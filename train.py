@@ -12,7 +12,7 @@ from earshot.core.deadline import Deadline
 from earshot.core.errors import UserError
 from earshot.core.files import check_plain_name, hold_lock
 from earshot.features.cache import Cache
-from earshot.features.find_cache import mismatches, pick
+from earshot.features.find_cache import find_for_recipe, list_mismatches
 from earshot.training import contest_metric
 
 ABOUT = (
@@ -39,7 +39,9 @@ def parse(argv: list[str]) -> tuple:
     cache = (
         None
         if helping
-        else Cache(early["features"] or pick(early["data"] or "data", recipe, early["continue-from"]))
+        else Cache(
+            early["features"] or find_for_recipe(early["data"] or "data", recipe, early["continue-from"])
+        )
     )
     if recipe is None:
         recipe = config.default_recipe(cache.manifest.get("recipe") if cache else None, early["head"])
@@ -80,7 +82,7 @@ def main(argv: list[str]) -> None:
     line = contest_metric.default([cache], argv)[1]
     if line and "metric" not in recipe.training:
         print(line)
-    for difference in mismatches(cache.record, recipe):
+    for difference in list_mismatches(cache.record, recipe):
         print(f"the cache differs from the recipe: {difference}")
     from earshot.prediction import submit
     from earshot.report.make import report_on

@@ -39,8 +39,8 @@ from earshot.competition.load import load as load_competition
 from earshot.core.config import WindowFlags  # noqa: E402
 from earshot.core.device import Device, choose  # noqa: E402
 from earshot.features import cache, decode_ahead, extract, plan
-from earshot.features.precision import decide
-from earshot.features.shards import parts  # noqa: E402
+from earshot.features.precision import choose_precision
+from earshot.features.shards import list_shards  # noqa: E402
 
 NEVER: Any = type("Never", (), {"passed": lambda self: False})()
 HEADER = (
@@ -69,7 +69,7 @@ class Ours:
         found.clips = found.clips[found.clips.split == "train"].head(clips).reset_index(drop=True)
         self.workers = torch.get_num_threads()
         cached = "-".join([name, *settings])
-        self.plan = plan.make(
+        self.plan = plan.make_plan(
             found,
             out,
             name,
@@ -83,7 +83,7 @@ class Ours:
         )
         self.paths = list(found.clips.path)
         (self.plan.folder / "shards").mkdir(parents=True)
-        self.device = device or decide(self.plan, [choose("cpu")], "auto")[0]
+        self.device = device or choose_precision(self.plan, [choose("cpu")], "auto")[0]
         self.worker = extract.Worker(self.device, self.plan, batch, self.workers)
         self.inside, self.lock = 0.0, threading.Lock()
 
@@ -102,13 +102,13 @@ class Ours:
 
     def features(self) -> Features:
         """Make every shard and write it."""
-        self.worker(extract.Task(parts(self.plan), extract.NOBODY), lambda shard: None, NEVER)
+        self.worker(extract.Task(list_shards(self.plan), extract.NOBODY), lambda shard: None, NEVER)
         return {}
 
     def made(self) -> Features:
         """What the shards hold of each clip's first window: clips that are longer than a window become
         several."""
-        shards = [cache.load(part.path) for part in parts(self.plan)]
+        shards = [cache.load(part.path) for part in list_shards(self.plan)]
         clips, first = np.unique(np.concatenate([shard["clip"] for shard in shards]), return_index=True)
         assert len(clips) == len(self.paths), "a clip is missing from the shards"
         views = self.worker.extractor.shapes

@@ -25,7 +25,7 @@ from common import keep_rows, machine
 
 from earshot.core import config, disk_space
 from earshot.core.device import choose
-from earshot.features.plan import of_cache
+from earshot.features.plan import estimate_bytes
 from earshot.training import experiment, optim
 from earshot.training.loss import Criterion
 
@@ -153,7 +153,7 @@ def disk(case: noise.Case, parameters: int) -> tuple[tuple[int, int], list[int]]
     CLIPS."""
     plan = SimpleNamespace(windows=1.0)
     return experiment.of_run(parameters, 5, 5, case.training), [
-        of_cache(plan, _cached(case), clips, 0)[0] for clips in CLIPS
+        estimate_bytes(plan, _cached(case), clips, 0)[0] for clips in CLIPS
     ]
 
 

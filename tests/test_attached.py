@@ -69,7 +69,7 @@ def test_a_competition_wherever_it_is_mounted(place: Path, where: str) -> None:
         "data/sample/logmel/unique_labels.pkl",
         "data/sample/train.csv",
     )
-    assert kaggle_paths.find_competition() == place / where and defaults.found("data") == (
+    assert kaggle_paths.find_competition() == place / where and defaults.find_competition("data") == (
         place / where,
         "attached",
     )
@@ -89,7 +89,7 @@ def test_a_competition_wherever_it_is_mounted(place: Path, where: str) -> None:
 
 
 def test_weights_by_what_they_are(place: Path) -> None:
-    assert ast.Extractor.find_weights(ast.Settings(), None) == [] and not defaults.only_attached(
+    assert ast.Extractor.find_weights(ast.Settings(), None) == [] and not defaults.is_only_attached(
         "efficientat", "ast"
     )
     touch(place / "datasets/me/light", "mn04_as_mAP_432.pt")
@@ -102,7 +102,7 @@ def test_weights_by_what_they_are(place: Path) -> None:
         base.find_local("/kaggle/input/elsewhere/mn04_as_mAP_432.pt")
         == place / "datasets/me/light/mn04_as_mAP_432.pt"
     )
-    assert defaults.features("birds", False) == (None, "efficientat") and defaults.features(
+    assert defaults.choose_features("birds", False) == (None, "efficientat") and defaults.choose_features(
         "birds", True
     ) == (defaults.RECIPE, None)
 
@@ -110,7 +110,7 @@ def test_weights_by_what_they_are(place: Path) -> None:
     folder = network(place / "datasets/me/my-ast/model")
     kaggle_paths._walk_once.cache_clear()
     assert {file.parent for file in ast.Extractor.find_weights(ast.Settings(), None)} == {folder}
-    assert defaults.features("birds", False) == (defaults.RECIPE, None), "ast, the usual one, is there"
+    assert defaults.choose_features("birds", False) == (defaults.RECIPE, None), "ast, the usual one, is there"
     assert ast.WEIGHTS.find_folder("MIT/ast-finetuned-audioset-14-14-0.443") is None, (
         "another network than the one that was named"
     )

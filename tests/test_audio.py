@@ -15,7 +15,7 @@ from earshot.audio import load, source, windows
 from earshot.audio.load import AudioSettings, BadAudio
 from earshot.core.errors import UserError
 from earshot.extractors.base import Window
-from earshot.features.plan import _windows
+from earshot.features.plan import _estimate_windows
 
 ROOT = Path(__file__).resolve().parents[1]
 ESC10 = ROOT.parent / "shared" / "esc10" / "audio"
@@ -329,8 +329,10 @@ def test_choose_seconds_needs_data():
 
 def test_one_header_does_not_rule_the_estimate_of_the_disk():
     one, small = Window(1.0, None, "silence", None, 16000), 32_044
-    assert _windows([1.0] * 40, [small] * 40, one) == 1
-    assert _windows([1.0] * 39 + [40_000.0], [small] * 40, one) < 1.3, "a small file that claims eleven hours"
-    assert _windows([1.0] * 39 + [1000.0], [small] * 39 + [1000 * small], one) == pytest.approx(1039 / 40), (
-        "one that has them"
+    assert _estimate_windows([1.0] * 40, [small] * 40, one) == 1
+    assert _estimate_windows([1.0] * 39 + [40_000.0], [small] * 40, one) < 1.3, (
+        "a small file that claims eleven hours"
     )
+    assert _estimate_windows([1.0] * 39 + [1000.0], [small] * 39 + [1000 * small], one) == pytest.approx(
+        1039 / 40
+    ), "one that has them"

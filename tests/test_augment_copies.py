@@ -21,8 +21,8 @@ from earshot.competition.load import load
 from earshot.core.config import AugmentFlags, Recipe
 from earshot.core.errors import UserError
 from earshot.features import augmented_copies, cache, decode_ahead, plan
-from earshot.features.find_cache import mismatches
-from earshot.features.shards import parts
+from earshot.features.find_cache import list_mismatches
+from earshot.features.shards import list_shards
 
 RATE = 16000
 
@@ -320,21 +320,21 @@ def test_refusals(args: tuple, words: str, tones: Path, tmp_path: Path):
 
 def test_between_needs_another_class_in_the_fold():
     with pytest.raises(UserError, match="no clip has a clip of another class in its own fold"):
-        augmented_copies.check(table([1, 1, 2, 2], list("aabb")), AugmentFlags(augment=1, bc_mix=0.5))
-    said = augmented_copies.check(table([1, 1, 2, 2], list("abcc")), AugmentFlags(augment=1, bc_mix=1))
+        augmented_copies.check_flags(table([1, 1, 2, 2], list("aabb")), AugmentFlags(augment=1, bc_mix=0.5))
+    said = augmented_copies.check_flags(table([1, 1, 2, 2], list("abcc")), AugmentFlags(augment=1, bc_mix=1))
     assert len(said) == 1 and "2 clips have no clip of another class" in said[0]
-    assert augmented_copies.check(table([1, 1, 2, 2], list("aabb")), AugmentFlags(augment=1)) == []
-    assert augmented_copies.check(table([1, 1, 2, 2], list("aabb")), AugmentFlags(bc_mix=0.5)) == []
+    assert augmented_copies.check_flags(table([1, 1, 2, 2], list("aabb")), AugmentFlags(augment=1)) == []
+    assert augmented_copies.check_flags(table([1, 1, 2, 2], list("aabb")), AugmentFlags(bc_mix=0.5)) == []
 
 
 def test_a_recipe_knows_its_copies():
     record = {"extractor": "logmel", "settings": {}, "audio": {}, "window": {}}
     augmented = {**record, "augment": {"augment": 8, "speed": 1.25, "noise": None}}
     recipe = Recipe("r", features={"extractor": "logmel", "augment": 8, "speed": 1.25})
-    assert mismatches(augmented, recipe) == []
-    assert mismatches(record, recipe) == ["augment: 0, recipe 8", "speed: none, recipe 1.25"]
-    assert mismatches(augmented, Recipe("r", features={"extractor": "logmel"})) == []
-    assert mismatches(record, Recipe("r", features={"augment": 0})) == []
+    assert list_mismatches(augmented, recipe) == []
+    assert list_mismatches(record, recipe) == ["augment: 0, recipe 8", "speed: none, recipe 1.25"]
+    assert list_mismatches(augmented, Recipe("r", features={"extractor": "logmel"})) == []
+    assert list_mismatches(record, Recipe("r", features={"augment": 0})) == []
 
 
 def test_shards_come_last_and_count_clips_times_copies(tmp_path: Path):
@@ -342,7 +342,7 @@ def test_shards_come_last_and_count_clips_times_copies(tmp_path: Path):
     made = SimpleNamespace(
         competition=SimpleNamespace(clips=clips), folder=tmp_path, augment=AugmentFlags(augment=4)
     )
-    found = [(part.split, part.first, part.last, part.path.name) for part in parts(made)]
+    found = [(part.split, part.first, part.last, part.path.name) for part in list_shards(made)]
     assert found[2:] == [
         ("augmented", 0, 32, "augmented-00000.pkl"),
         ("augmented", 32, 64, "augmented-00001.pkl"),

@@ -103,17 +103,17 @@ def test_long_clips_are_taken_in_bites(tmp_path, monkeypatch):
     for held in (decode_ahead.HELD, 20_000):
         monkeypatch.setattr(decode_ahead, "HELD", held)
         bites = []
-        whole = decode_ahead.bites
+        whole = decode_ahead.split_bites
         monkeypatch.setattr(
             decode_ahead,
-            "bites",
+            "split_bites",
             lambda items, whole=whole, bites=bites: (bites.append(1) or b for b in whole(items)),
         )
         out = tmp_path / f"out{held}"
         get_features.main(
             ["--competition", str(root), "--extractor", "logmel", "--seconds", "1", "--out", str(out)]
         )
-        monkeypatch.setattr(decode_ahead, "bites", whole)
+        monkeypatch.setattr(decode_ahead, "split_bites", whole)
         made[held] = (out / "tones" / "logmel" / "train.pkl").read_bytes(), len(bites)
     (plain, one), (small, several) = made.values()
     assert plain == small and one == 2 and several > 6

@@ -193,7 +193,7 @@ def test_a_manifest_of_the_data_sets_own_is_no_cache(tmp_path: Path) -> None:
     (tmp_path / "set" / "audio").mkdir(parents=True)
     (tmp_path / "set" / "audio" / "manifest.json").write_text('["a.wav"]')
     with pytest.raises(UserError, match="no cache in"):
-        find_cache.pick(str(tmp_path), None)
+        find_cache.find_for_recipe(str(tmp_path), None)
     with pytest.raises(UserError):
         Cache(tmp_path / "set" / "audio")
 

@@ -35,33 +35,36 @@ GPU = [Device("cuda:0", "fp16", "T4, fp16"), Device("cuda:1", "fp16", "T4, fp16"
 
 @pytest.mark.parametrize("fast", [True, False])
 def test_a_cpu_is_tried_for_ast_alone(tmp_path, monkeypatch, fast):
-    monkeypatch.setattr(features_precision, "faster", lambda: fast)
-    assert [d.precision for d in features_precision.decide(Plan(tmp_path), CPU * 2, "auto")] == [
+    monkeypatch.setattr(features_precision, "is_bf16_faster", lambda: fast)
+    assert [d.precision for d in features_precision.choose_precision(Plan(tmp_path), CPU * 2, "auto")] == [
         "bf16" if fast else "fp32"
     ] * 2
-    assert features_precision.decide(Plan(tmp_path, "logmel"), CPU, "auto") == CPU
+    assert features_precision.choose_precision(Plan(tmp_path, "logmel"), CPU, "auto") == CPU
     assert (
-        features_precision.decide(Plan(tmp_path), GPU, "auto") == GPU
-        and features_precision.decide(Plan(tmp_path), CPU, "fp32") == CPU
+        features_precision.choose_precision(Plan(tmp_path), GPU, "auto") == GPU
+        and features_precision.choose_precision(Plan(tmp_path), CPU, "fp32") == CPU
     )
 
 
 @pytest.mark.parametrize("fast", [True, False])
 def test_what_was_begun_goes_on_as_it_was(tmp_path, monkeypatch, fast):
-    monkeypatch.setattr(features_precision, "faster", lambda: fast)
+    monkeypatch.setattr(features_precision, "is_bf16_faster", lambda: fast)
     shard(tmp_path, 0, "cpu fp32", fingerprint="another cache's")
     shard(tmp_path, 1, "cuda fp16")
     shard(tmp_path, 2, "cpu bf16")
-    assert features_precision.decide(Plan(tmp_path), CPU, "auto")[0].precision == "bf16"
-    assert [d.precision for d in features_precision.decide(Plan(tmp_path), GPU, "auto")] == ["fp16", "fp16"]
+    assert features_precision.choose_precision(Plan(tmp_path), CPU, "auto")[0].precision == "bf16"
+    assert [d.precision for d in features_precision.choose_precision(Plan(tmp_path), GPU, "auto")] == [
+        "fp16",
+        "fp16",
+    ]
     with pytest.raises(UserError, match="was begun in bf16, --precision is fp32"):
-        features_precision.decide(Plan(tmp_path), CPU, "fp32")
+        features_precision.choose_precision(Plan(tmp_path), CPU, "fp32")
     (tmp_path / "shards" / "train-00002.json").write_text("{")  # damaged: it will be made again
-    assert features_precision.decide(Plan(tmp_path), CPU, "fp32")[0].precision == "fp32"
+    assert features_precision.choose_precision(Plan(tmp_path), CPU, "fp32")[0].precision == "fp32"
 
 
 def test_the_trial_gives_an_answer():
-    assert features_precision.faster() in (True, False)
+    assert features_precision.is_bf16_faster() in (True, False)
 
 
 @pytest.mark.slow

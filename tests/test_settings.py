@@ -111,8 +111,8 @@ def test_renamed_settings_keep_their_place_in_records():
     assert to_record(config.AugmentFlags(bc_mix=0.5))["between"] == 0.5
     made = {**RECORD, "augment": to_record(config.AugmentFlags(augment=2, bc_mix=0.5))}
     for key in ("between", "bc_mix"):
-        assert find_cache.mismatches(made, Recipe("r", features={"augment": 2, key: 0.5})) == []
-        found = find_cache.mismatches(made, Recipe("r", features={"augment": 2, key: 1}))
+        assert find_cache.list_mismatches(made, Recipe("r", features={"augment": 2, key: 0.5})) == []
+        found = find_cache.list_mismatches(made, Recipe("r", features={"augment": 2, key: 1}))
         assert found == [f"{key}: 0.5, recipe 1"]
 
 
@@ -269,7 +269,7 @@ RECORD = {
     ],
 )
 def test_mismatches(features, want):
-    assert find_cache.mismatches(RECORD, Recipe("r", features=features)) == want
+    assert find_cache.list_mismatches(RECORD, Recipe("r", features=features)) == want
 
 
 def test_what_says_where_from_or_how_fast_is_no_mismatch():
@@ -280,9 +280,9 @@ def test_what_says_where_from_or_how_fast_is_no_mismatch():
         "out": "data",
         "batch_size": 4,
     }
-    assert find_cache.mismatches(RECORD, Recipe("r", features=features)) == []
+    assert find_cache.list_mismatches(RECORD, Recipe("r", features=features)) == []
     one = {**RECORD, "settings": {"views": ["pooled"]}}
-    assert find_cache.mismatches(one, Recipe("r", features={"views": "pooled"})) == [], (
+    assert find_cache.list_mismatches(one, Recipe("r", features={"views": "pooled"})) == [], (
         "a recipe may write a single value plainly"
     )
 
@@ -297,22 +297,22 @@ def test_pick(tmp_path):
 
     data, wide = str(tmp_path / "data"), Recipe("r", features={"extractor": "logmel", "n_mels": 128})
     with pytest.raises(UserError, match=f"no cache in {data}/: run get_features.py first.*--features FOLDER"):
-        find_cache.pick(data, wide)
+        find_cache.find_for_recipe(data, wide)
     first = cache("one")
-    assert find_cache.pick(data, wide) == first, "the only one, although it differs"
+    assert find_cache.find_for_recipe(data, wide) == first, "the only one, although it differs"
     second = cache("two", n_mels=128)
-    assert find_cache.pick(data, wide) == second, "the one that matches"
+    assert find_cache.find_for_recipe(data, wide) == second, "the one that matches"
     for recipe in (None, Recipe("linear"), Recipe("r", features={"n_mels": 40})):
         with pytest.raises(
             UserError, match=f"which cache\\? there are {first}, {second}: choose one with --features FOLDER"
         ):
-            find_cache.pick(data, recipe)
+            find_cache.find_for_recipe(data, recipe)
     third = cache("zebra", n_mels=128)
     with pytest.raises(UserError, match=f"there are {second}, {third}: choose"):
-        find_cache.pick(data, wide)
-    assert find_cache.pick(data, Recipe("r", features={**wide.features, "cache": "zebra"})) == third, (
-        "named among those that match"
-    )
+        find_cache.find_for_recipe(data, wide)
+    assert (
+        find_cache.find_for_recipe(data, Recipe("r", features={**wide.features, "cache": "zebra"})) == third
+    ), "named among those that match"
 
 
 # --- fingerprints and sources

@@ -56,10 +56,10 @@ def test_what_cannot_be_a_cache_is_not_in_the_way_of_one(calm, tmp_path, text, r
     shutil.copytree(calm, folder)
     (tmp_path / "data" / "tones" / "other").mkdir()
     (tmp_path / "data" / "tones" / "other" / cache.MANIFEST).write_text(text)
-    assert find_cache.pick(str(tmp_path / "data"), config.load_recipe(recipe)) == folder
+    assert find_cache.find_for_recipe(str(tmp_path / "data"), config.load_recipe(recipe)) == folder
     shutil.rmtree(folder)
     with pytest.raises(UserError, match="no cache|version|other"):
-        Cache(find_cache.pick(str(tmp_path / "data"), config.load_recipe(recipe)))
+        Cache(find_cache.find_for_recipe(str(tmp_path / "data"), config.load_recipe(recipe)))
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_the_odd_one_of_all_shards_is_made_again(scripts, data, calm, tmp_path, 
         tmp_path / "tones" / "logmel",
     )
     with monkeypatch.context() as patch:
-        patch.setattr(merge_shards, "join", lambda *_: None)  # as after a kill before the join
+        patch.setattr(merge_shards, "merge", lambda *_: None)  # as after a kill before the join
         patch.setattr(get_features(scripts), "report", lambda *_: None)
         scripts[0](flags)
     reshard(folder, "train-00001", CHANGES[change])

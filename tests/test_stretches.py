@@ -165,10 +165,10 @@ def test_the_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
     # What the cache was made from has the stretches in it, the same ids or not.
     found = load(data)
-    contents = plan._contents(found, Sources(tmp_path / "index.json"), 1)
+    contents = plan._digest_clips(found, Sources(tmp_path / "index.json"), 1)
     part = found.clips[found.clips.split == "subm"]
     others = (part, part.assign(start=part.start / 2), part.assign(end=part.end + 1))
-    assert len({plan._clips(found, other, contents, False) for other in others}) == 3
+    assert len({plan._describe_clips(found, other, contents, False) for other in others}) == 3
     text = (data / "sample_submission.csv").read_text()
     (data / "sample_submission.csv").write_text(text.replace("r_9_4", "r_9_5"))
     assert "there" in refused(

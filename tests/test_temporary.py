@@ -310,7 +310,7 @@ def test_long_clips_are_decoded_ahead_one_at_a_time():
                 started.append(number)
                 yield None, [future]
 
-        ahead = decode_ahead.ahead(jobs())
+        ahead = decode_ahead.decode_in_order(jobs())
         waiting = [len(started) - number for number, _ in enumerate(ahead)]
         assert max(waiting[1:]) <= most + 1 and waiting[0] == 2 and len(started) == 100
 

@@ -246,7 +246,7 @@ def test_names_for_files() -> None:
         "a\0b\n",
         ".",
     ]
-    given = [spectrogram_images.safe(name, taken) for name in odd]
+    given = [spectrogram_images.make_safe_name(name, taken) for name in odd]
     assert len({name.casefold() for name in given}) == len(odd)
     for name in given:
         assert (
@@ -263,7 +263,7 @@ def test_names_for_files() -> None:
     assert (
         given[7] == "Dog"
         and given[10] == "日本"
-        and [spectrogram_images.safe(name, taken) for name in odd] == given
+        and [spectrogram_images.make_safe_name(name, taken) for name in odd] == given
     )
     assert bare(["--pictures", "--out", "x"], "--pictures", "0") == ["--pictures", "0", "--out", "x"]
     assert (

@@ -189,7 +189,7 @@ def planned(root: Path, out: Path, **columns) -> plan.Plan:
         else:
             competition.clips.loc[competition.clips.split == "train", name] = values
     settings = extractors.load_module("logmel").Settings(n_mels=8)
-    return plan.make(
+    return plan.make_plan(
         competition, out, "logmel", settings, AudioSettings(), WindowFlags(), None, None, None, 1
     )
 

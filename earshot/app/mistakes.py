@@ -71,5 +71,5 @@ def find_files(whole: Member, mistakes: list[Mistake]) -> dict[str, Path]:
     for run in whole.runs():
         folder = run.config.get("features_folder")
         if folder and Path(folder).is_dir():
-            return clip_files.files(Path(folder), [one.id for one in mistakes])
+            return clip_files.find_audio(Path(folder), [one.id for one in mistakes])
     return {}

@@ -51,7 +51,7 @@ def pick(folder: Path) -> Path:
         )
 
     def rank(path: Path) -> tuple[int, int]:
-        manifest = caches.peek(path / caches.MANIFEST)
+        manifest = caches.read_manifest(path / caches.MANIFEST)
         if not manifest.get("complete") or validate_manifest(manifest):
             return len(KINDS), 0
         by_view = caches.get_kinds(manifest)
@@ -140,7 +140,7 @@ def _classes(cache: Cache) -> Iterator[Finding]:
     """Warnings on classes that may be none, by their names and the clips' ids."""
     if cache.multilabel:
         return
-    parts = {name: cache.split(name) for name in ("train", "test") if cache.has(name)}
+    parts = {name: cache.split(name) for name in ("train", "test") if cache.has_split(name)}
     labels = {name: content["labels"].tolist() for name, content in parts.items()}
     lines = suspicious.warn_class_folders(parts["train"]["ids"].tolist(), labels["train"], "classes")
     lines += suspicious.warn_unknown_test_classes(set(labels["train"]), set(labels.get("test", ())))

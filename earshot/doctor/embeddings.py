@@ -91,7 +91,7 @@ def load(folder: Path, run_folds: dict[str, int] | None = None) -> Clips:
         UserError: no cache, or a damaged one.
     """
     cache = Cache(folder)
-    parts = [(name, cache.split(name)) for name in ("train", "test", "subm") if cache.has(name)]
+    parts = [(name, cache.split(name)) for name in ("train", "test", "subm") if cache.has_split(name)]
     view = kinds.choose(KINDS, cache.kinds)
     kind = cache.kinds.get(view or "")
     train = parts[0][1]

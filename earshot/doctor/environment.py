@@ -34,7 +34,7 @@ MEMORY_LOW = 4e9
 def competition(out: str = "data") -> Iterator[Finding]:
     """Which competition get_features.py would take, as what it is read, and whether its audio decodes."""
     try:
-        path, where = defaults.found(out)
+        path, where = defaults.find_competition(out)
         if path is None:
             yield ok(f"competition: none {where}, so the built-in sample; give yours with --competition")
             return
@@ -107,7 +107,7 @@ def weights(internet: Internet) -> Iterator[Finding]:
     if internet.is_online():
         yield ok("weights: neither ast's nor efficientat's are here yet: they are downloaded")
         return
-    level = stop if defaults.found("data")[0] else warning
+    level = stop if defaults.find_competition("data")[0] else warning
     yield level(
         "weights: neither ast's nor efficientat's are here, and there is no internet: attach them "
         "(config.json and model.safetensors; mn04_as_mAP_432.pt), or take --recipe from_scratch, which needs "
@@ -119,7 +119,7 @@ def outputs(data: str = "data", runs: str = "runs") -> Iterator[Finding]:
     """Caches and runs, of this session and attached ones."""
     own_runs = [path.parent for path in sorted(Path(runs).glob(f"*/{CONFIG}"))]
     for what, mine, theirs in (
-        ("caches", cache.find(data), resume.caches(None)),
+        ("caches", cache.find_folders(data), resume.find_caches(None)),
         ("runs", own_runs, training_resume.runs()),
     ):
         there = [*map(str, mine), *(f"{path} (attached)" for path in theirs)]

@@ -110,15 +110,15 @@ class Copies:
         waves: dict[int, Future],
         rate: int,
     ) -> Copy:
-        found = self._heard(clip, waves)
+        found = self._get_decoded(clip, waves)
         wave = augment.vary(found.wave, rate, self.flags, rng)
         if partner >= 0:
-            other = augment.vary(self._heard(partner, waves).wave, rate, self.flags, rng)
+            other = augment.vary(self._get_decoded(partner, waves).wave, rate, self.flags, rng)
             other = np.resize(augment.crop_at_random(other, len(wave), rng), len(wave))
             wave = augment.mix(wave, other, share, rate)
         return Copy(augment.finish(wave, self.flags, rng), found.offset, clip, copy, partner, share)
 
-    def _heard(self, clip: int, waves: dict[int, Future]) -> Any:
+    def _get_decoded(self, clip: int, waves: dict[int, Future]) -> Any:
         found = waves[clip].result()
         if isinstance(found, str):
             raise UserError(
@@ -128,7 +128,7 @@ class Copies:
         return found
 
 
-def check(clips: pd.DataFrame, flags: AugmentFlags) -> list[str]:
+def check_flags(clips: pd.DataFrame, flags: AugmentFlags) -> list[str]:
     """Lines to say about the copies of these training clips.
 
     Raises:
@@ -155,7 +155,7 @@ def check(clips: pd.DataFrame, flags: AugmentFlags) -> list[str]:
     )
 
 
-def shard_columns(made: list[Copy], windows: list[int]) -> dict[str, np.ndarray]:
+def build_columns(made: list[Copy], windows: list[int]) -> dict[str, np.ndarray]:
     """clip, copy, partner and share per row, from the number of windows of each copy."""
     return {
         key: np.repeat(np.array([getattr(one, key) for one in made], dtype=kind), windows)

@@ -26,7 +26,7 @@ VERSION = 2  # 2: checksums over the manifest, the shards and the csv files
 
 
 @dataclass(frozen=True)
-class Joined:
+class StreamedArray:
     """An array that is written piece by piece and never held whole; `pieces` gives its rows from the first
     on."""
 
@@ -39,17 +39,18 @@ def dump(path: Path | str, content: dict[str, Any]) -> None:
     """Write a dict of numpy arrays, strings, numbers and dicts of these as an uncompressed joblib pickle,
     atomically.
 
-    Equal content gives equal bytes, a `Joined` array those of the whole one. Raises TypeError for object
+    Equal content gives equal bytes, a `StreamedArray` array those of the whole one. Raises TypeError for
+    object
     arrays: they could not be read back safely.
     """
     import numpy as np
     from joblib.numpy_pickle import NumpyPickler
 
     class Pickler(NumpyPickler):
-        """joblib's, which holds an array whole, and `Joined` besides."""
+        """joblib's, which holds an array whole, and `StreamedArray` besides."""
 
         def save(self, value: Any) -> None:
-            if type(value) is not Joined:
+            if type(value) is not StreamedArray:
                 return super().save(value)
             wrapper = self._create_array_wrapper(np.broadcast_to(np.zeros((), value.dtype), value.shape))
             super().save(wrapper)
@@ -69,7 +70,9 @@ def dump(path: Path | str, content: dict[str, Any]) -> None:
             raise TypeError(f"{key} is an array of Python objects")
     # Pickle writes a repeated string object once and refers back to it: fresh copies make the bytes
     # depend on values only.
-    content = {str(k): v if isinstance(v, (np.ndarray, Joined)) else to_json(v) for k, v in content.items()}
+    content = {
+        str(k): v if isinstance(v, (np.ndarray, StreamedArray)) else to_json(v) for k, v in content.items()
+    }
     with replace_file(path) as file:
         Pickler(file).dump(content)
 
@@ -85,7 +88,7 @@ class Cache:
         self.folder = Path(folder)
         if not (self.folder / MANIFEST).is_file():
             raise UserError(f"{folder} is no cache (it has no {MANIFEST}): make one with get_features.py")
-        self.manifest = peek(self.folder / MANIFEST)
+        self.manifest = read_manifest(self.folder / MANIFEST)
         if not isinstance(self.manifest, dict) or "record" not in self.manifest:
             raise UserError(
                 f"{folder} is no cache (its {MANIFEST} is another program's): make one with get_features.py"
@@ -107,7 +110,7 @@ class Cache:
         if wrong:
             raise UserError(f"{self.folder / MANIFEST} {wrong}: extract anew with --fresh")
         self._sound: set[str] = set()
-        self.classes = self._labels()
+        self.classes = self._load_labels()
         self.record: dict = self.manifest["record"]
         self.fingerprint: str = self.manifest["fingerprint"]
         if compute_fingerprint(self.record) != self.fingerprint:
@@ -120,7 +123,7 @@ class Cache:
                 f"{self.classes[:1]}): extract anew with --fresh"
             )
 
-    def _labels(self) -> list[str]:
+    def _load_labels(self) -> list[str]:
         import numpy as np
 
         found = self._load("unique_labels").get("unique_labels")
@@ -165,7 +168,7 @@ class Cache:
             raise UserError(f"{self.folder}/digests.pkl holds no digests of {clips} files: {MAKE_ANEW}")
         return found
 
-    def has(self, split: str) -> bool:
+    def has_split(self, split: str) -> bool:
         """Does the cache hold clips of this split?"""
         return split in self.manifest["splits"]
 
@@ -178,7 +181,7 @@ class Cache:
         Raises:
             UserError: the file is damaged, or belongs to another cache.
         """
-        if not self.has(name):
+        if not self.has_split(name):
             raise UserError(
                 f"{self.folder} has no clips of the split {name}: extract anew with get_features.py"
                 + (", without --for-run" if name == "train" else "")
@@ -251,13 +254,13 @@ def get_kinds(manifest: dict[str, Any]) -> dict[str, Kind]:
     }
 
 
-def find(data: Path | str) -> list[Path]:
+def find_folders(data: Path | str) -> list[Path]:
     """The cache folders below `data`: <data>/<competition>/<cache>/, sorted; not a data set's own
     manifest.json."""
     return [path.parent for path in sorted(Path(data).glob(f"*/*/{MANIFEST}")) if is_cache(path.parent)]
 
 
-def tidy(folder: Path) -> None:
+def remove_shards(folder: Path) -> None:
     """Remove what a finished cache needs no more: its shards, and files that were set aside."""
     shutil.rmtree(folder / "shards", ignore_errors=True)
     for path in folder.glob("*.damaged"):
@@ -273,7 +276,7 @@ def is_cache(folder: Path) -> bool:
     return isinstance(found, dict) and "record" in found
 
 
-def ours(name: str) -> bool:
+def is_cache_file(name: str) -> bool:
     """May a file or folder of this name lie in a cache's folder?"""
     return (
         name in (*schema.FILES, MANIFEST, "shards", "Spectrogram")
@@ -282,7 +285,7 @@ def ours(name: str) -> bool:
     )
 
 
-def peek(path: Path) -> Any:
+def read_manifest(path: Path) -> Any:
     """A manifest as it stands, of whatever version and without its checksum; UserError where it is no
     JSON."""
     try:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 LONGEST = 60.0  # seconds that one picture shows
 
 
-def files(cache: Path, ids: Iterable[str]) -> dict[str, Path]:
+def find_audio(cache: Path, ids: Iterable[str]) -> dict[str, Path]:
     """The files of clips, by the index that get_features.py keeps beside the caches; only those that are
     there.
 
@@ -44,7 +44,7 @@ def files(cache: Path, ids: Iterable[str]) -> dict[str, Path]:
     return found
 
 
-def beginning(path: Path) -> tuple[np.ndarray, int, float]:
+def read_beginning(path: Path) -> tuple[np.ndarray, int, float]:
     """The first minute of a file, its rate, and the seconds that it has in all; BadAudio where it cannot be
     heard."""
     import numpy as np
@@ -66,10 +66,10 @@ def beginning(path: Path) -> tuple[np.ndarray, int, float]:
     return wave, rate, seconds
 
 
-def picture(path: Path, title: str, width: int = 640, height: int = 256) -> Image.Image:
+def draw_spectrogram(path: Path, title: str, width: int = 640, height: int = 256) -> Image.Image:
     """A file's mel spectrogram; of a long one its first minute, which the title says. BadAudio where it
     cannot be heard."""
-    wave, rate, seconds = beginning(path)
+    wave, rate, seconds = read_beginning(path)
     shown = len(wave) / rate
     more = "" if seconds <= shown + 0.01 else f"  (first {shown:.0f} s of {seconds:.0f})"
     return spectrogram.draw_picture(

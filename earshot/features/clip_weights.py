@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def of(clips: pd.DataFrame) -> np.ndarray | None:
+def get_weights(clips: pd.DataFrame) -> np.ndarray | None:
     """The weights of some clips, (clips,) float32; None where all are 1, so that such caches stay what they
     were.
 

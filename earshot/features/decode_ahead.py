@@ -39,7 +39,7 @@ class Decoded(NamedTuple):
 Job = tuple[Shard, list[Future]]
 
 
-def jobs(
+def start_jobs(
     plan: Plan, todo: list[Shard], unreadable: np.ndarray, rate: int, pool: ThreadPoolExecutor
 ) -> Iterator[Job]:
     """What to decode for each shard, in order, each started when it is wanted: clips, then augmented copies.
@@ -67,7 +67,7 @@ def jobs(
                 # submitted before its stretches, so that even a single thread comes to an end
                 listed = path not in plan.unreadable
                 recording = path, pool.submit(decode, path, rate, untrimmed, listed)
-            yield shard, [pool.submit(_stretch, recording[1], rate, start, end)]
+            yield shard, [pool.submit(_cut_segment, recording[1], rate, start, end)]
     copied = [shard for shard in todo if shard.has_copies]
     if copied:
         copies = augmented_copies.Copies(clips[clips.split == "train"], plan.augment, unreadable)
@@ -77,7 +77,7 @@ def jobs(
             yield shard, copies.submit(first, last, pool, decode_clip, rate)
 
 
-def ahead(started: Iterator[Job]) -> Iterator[tuple[Shard, list]]:
+def decode_in_order(started: Iterator[Job]) -> Iterator[tuple[Shard, list]]:
     """The results of each job, in order, while the next ones are being decoded: as many as a shard has, fewer
     where clips are long.
 
@@ -98,21 +98,21 @@ def ahead(started: Iterator[Job]) -> Iterator[tuple[Shard, list]]:
             return
         shard, futures = waiting.popleft()
         results = [future.result() for future in futures]
-        largest = max([largest, *map(samples, results)])
+        largest = max([largest, *map(count_samples, results)])
         yield shard, results
 
 
-def samples(item: Any) -> int:
+def count_samples(item: Any) -> int:
     """The samples that a decoded clip keeps in memory: of a stretch, all of its recording."""
     return 0 if isinstance(item, str) else (item.wave if item.wave.base is None else item.wave.base).size
 
 
-def bites(prepared: Iterable[Any]) -> Iterator[list[Any]]:
+def split_bites(prepared: Iterable[Any]) -> Iterator[list[Any]]:
     """The items in lists of at most a shard's clips; shorter ones where clips are long."""
     bite: list[Any] = []
     for item in prepared:
         bite.append(item)
-        if len(bite) == SHARD or sum(map(samples, bite)) > HELD:
+        if len(bite) == SHARD or sum(map(count_samples, bite)) > HELD:
             yield bite
             bite = []
     if bite:
@@ -141,7 +141,7 @@ def decode(path: str, rate: int, settings: Any, listed: bool = False) -> Decoded
         return str(error)
 
 
-def _stretch(recording: Future, rate: int, start: float, end: float) -> Decoded | str:
+def _cut_segment(recording: Future, rate: int, start: float, end: float) -> Decoded | str:
     found = recording.result()
     if isinstance(found, str):
         return found

@@ -11,7 +11,7 @@ from earshot.core.errors import UserError
 RECIPE = "itmo2025_tokens"
 
 
-def found(out: str) -> tuple[Path | None, str]:
+def find_competition(out: str) -> tuple[Path | None, str]:
     """The only competition that lies in `out`, else the attached one, and where that is; None without any,
     and where it is not.
 
@@ -33,9 +33,9 @@ def found(out: str) -> tuple[Path | None, str]:
     )
 
 
-def competition(out: str) -> str:
-    """What `found` finds, else the sample; says which."""
-    path, where = found(out)
+def choose_competition(out: str) -> str:
+    """What `find_competition` finds, else the sample; says which."""
+    path, where = find_competition(out)
     print(
         f"competition: {path} ({where})"
         if path
@@ -44,7 +44,7 @@ def competition(out: str) -> str:
     return str(path or "sample")
 
 
-def features(competition: str | None, weighted: bool) -> tuple[str | None, str | None]:
+def choose_features(competition: str | None, weighted: bool) -> tuple[str | None, str | None]:
     """The recipe, or where there is none the extractor, of a competition.
 
     Args:
@@ -52,13 +52,13 @@ def features(competition: str | None, weighted: bool) -> tuple[str | None, str |
     """
     if competition in (None, "sample"):
         return "sample", None
-    if not weighted and only_attached("efficientat", "ast"):
+    if not weighted and is_only_attached("efficientat", "ast"):
         print("extractor: efficientat, whose weights are attached; those of ast, the usual one, are not")
         return None, "efficientat"
     return RECIPE, None
 
 
-def only_attached(name: str, other: str) -> bool:
+def is_only_attached(name: str, other: str) -> bool:
     """Are the weights of the one extractor attached, and those of the other neither attached nor here?"""
     place = kaggle_paths.get_input_root()
     if place is None:

@@ -22,15 +22,15 @@ from earshot.core.files import clear_temporary, empty_folder
 from earshot.features import augmented_copies, cache, decode_ahead, for_run, merge_shards
 from earshot.features.augmented_copies import Copy
 from earshot.features.decode_ahead import Decoded
-from earshot.features.plan import Plan, check_unchanged, of_cache
+from earshot.features.plan import Plan, check_unchanged, estimate_bytes
 from earshot.features.reasons import NOTES
-from earshot.features.shards import Form, Shard, concatenate, parts
+from earshot.features.shards import Form, Shard, concatenate, list_shards
 
 SAY_SECONDS = 20.0  # between two lines where there is no terminal
 NOBODY = np.zeros(0, np.int32)
 
 
-def build(plan: Plan, device: Device) -> Any:
+def build_extractor(plan: Plan, device: Device) -> Any:
     """The plan's extractor on a device, weights loaded."""
     module = extractors.load_module(plan.extractor)
     return module.Extractor(plan.settings, plan.window, device.name, plan.weights, device.precision)
@@ -49,7 +49,7 @@ class Worker:
 
     def __init__(self, device: Device, plan: Plan, batch_size: int, workers: int):
         self.plan, self.batch_size = plan, batch_size
-        self.extractor = build(plan, device)
+        self.extractor = build_extractor(plan, device)
         self.precision = f"{device.name.partition(':')[0]} {device.precision}"
         empty_views = {view: self.extractor.make_empty(view) for view in self.extractor.shapes}
         self.about = Form.from_views(empty_views, self.extractor.span)
@@ -62,8 +62,10 @@ class Worker:
             report: called after each shard with its clips, the seconds that it took and its bytes.
         """
         began = time.perf_counter()
-        jobs = decode_ahead.jobs(self.plan, task.shards, task.unreadable, self.extractor.rate, self.pool)
-        decoded = decode_ahead.ahead(jobs)
+        jobs = decode_ahead.start_jobs(
+            self.plan, task.shards, task.unreadable, self.extractor.rate, self.pool
+        )
+        decoded = decode_ahead.decode_in_order(jobs)
         for shard, results in itertools.groupby(decoded, key=operator.itemgetter(0)):
             clips = itertools.chain.from_iterable(items for _, items in results)
             arrays = self.extract(shard, clips)
@@ -79,13 +81,13 @@ class Worker:
         """A shard's arrays, from its decoded clips or copies; text is the reason why a clip has none."""
         features: list[Any] = []
         items: list[Any] = []  # the clips without their waves
-        for bite in decode_ahead.bites(clips):
+        for bite in decode_ahead.split_bites(clips):
             features += self._extract_bite([item for item in bite if not isinstance(item, str)])
             items += [item if isinstance(item, str) else item._replace(wave=None) for item in bite]
             del bite  # before the next ones are decoded
         windows = [len(clip.start) for clip in features]
         if shard.has_copies:
-            arrays = augmented_copies.shard_columns(items, windows)
+            arrays = augmented_copies.build_columns(items, windows)
         else:
             arrays = _build_clip_columns(shard, items, windows)
         arrays["start"] = np.concatenate([clip.start for clip in features] or [np.zeros(0, np.float32)])
@@ -147,8 +149,8 @@ def run(
     Raises:
         UserError: not one training clip is usable.
     """
-    shards = parts(plan)
-    todo = shards if fresh else missing_parts(plan, shards)
+    shards = list_shards(plan)
+    todo = shards if fresh else find_missing(plan, shards)
     total, missing = sum(shard.clips for shard in shards), sum(shard.clips for shard in todo)
     if missing < total:
         print(f"continuing: {total - missing} of {total} clips are done", flush=True)
@@ -161,7 +163,7 @@ def run(
         if fresh:
             empty_folder(plan.folder, first=cache.MANIFEST)  # what a kill leaves then belongs to nobody
         clear_temporary(plan.folder)
-        checksums.write(plan.folder / cache.MANIFEST, {**merge_shards.head(plan), "complete": False})
+        checksums.write(plan.folder / cache.MANIFEST, {**merge_shards.build_head(plan), "complete": False})
         (plan.folder / "shards").mkdir(exist_ok=True)
         if todo and not fresh:  # only now is it known for sure what shards look like
             _set_other_forms_aside(shards, form, "this extractor gives")
@@ -169,7 +171,9 @@ def run(
             missing = sum(shard.clips for shard in todo)
         if todo:
             shapes = {view: shape for view, shape, _ in form.views}
-            print(disk_space.check_space(plan.folder, *of_cache(plan, shapes, total, missing)), flush=True)
+            print(
+                disk_space.check_space(plan.folder, *estimate_bytes(plan, shapes, total, missing)), flush=True
+            )
         bar = stack.enter_context(_Bar(total, missing, len(devices)))
         clips = [shard for shard in todo if not shard.has_copies]
         copies = [shard for shard in todo if shard.has_copies]
@@ -183,14 +187,16 @@ def run(
             bar.bar.close()
             if not answered or not deadline.is_out_of_time():
                 deadline.leave()
-            count = for_run.give_up(plan, [shard for shard in shards if not shard.seal.exists()], form)
+            count = for_run.write_empty_shards(
+                plan, [shard for shard in shards if not shard.seal.exists()], form
+            )
             print(
                 f"beware: the time was up: {count} of {total} clips are not heard and get the class "
                 "prior's answer",
                 flush=True,
             )
     check_unchanged(plan)
-    merge_shards.join(plan, shards)
+    merge_shards.merge(plan, shards)
 
 
 def _start_workers(
@@ -248,7 +254,7 @@ class _Bar:
         self.missing -= clips
         left = self.missing * seconds / clips / self.devices
         if first and left >= LONG:
-            self.bar.write(of_extraction(self.missing, left, size * self.everything // clips))
+            self.bar.write(format_estimate(self.missing, left, size * self.everything // clips))
         if self.bar.disable and self.missing and now - self.said >= SAY_SECONDS:
             self.said, made = now, self.todo - self.missing
             print(
@@ -259,7 +265,7 @@ class _Bar:
             )
 
 
-def missing_parts(plan: Plan, shards: list[Shard]) -> list[Shard]:
+def find_missing(plan: Plan, shards: list[Shard]) -> list[Shard]:
     """The shards that are still to be made; one that is damaged, or of another cache, is named and set
     aside."""
     train_clips = int((plan.competition.clips.split == "train").sum())
@@ -284,7 +290,7 @@ def _set_other_forms_aside(shards: list[Shard], form: Form, whose: str) -> None:
             shard.set_aside(f"{shard.path} has other views, or another span, than {whose}")
 
 
-def of_extraction(clips: int, seconds: float, size: int) -> str:
+def format_estimate(clips: int, seconds: float, size: int) -> str:
     """The line after the first shard.
 
     Args:

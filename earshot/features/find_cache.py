@@ -24,7 +24,7 @@ RECORD_NAMES = {f.name: record_name(f) for f in fields(AugmentFlags)}
 LATEST = ".latest"  # in data/: the competition that get_features.py worked on last
 
 
-def mismatches(record: dict[str, Any], recipe: Recipe) -> list[str]:
+def list_mismatches(record: dict[str, Any], recipe: Recipe) -> list[str]:
     """Where a cache differs from what a recipe's `features` section fixes: lines such as `n_mels: 64, recipe
     128`.
 
@@ -47,12 +47,12 @@ def mismatches(record: dict[str, Any], recipe: Recipe) -> list[str]:
             mine = [mine]  # a recipe may write a single value plainly
         if name not in here:
             found.append(f"{key}: none, recipe {mine}")
-        elif not _same(here[name], mine):
+        elif not _is_same(here[name], mine):
             found.append(f"{key}: {here[name]}, recipe {mine}")
     return found
 
 
-def _same(cached: Any, wanted: Any) -> bool:
+def _is_same(cached: Any, wanted: Any) -> bool:
     if isinstance(cached, float) and not isinstance(wanted, bool):
         try:
             return float(wanted) == cached  # YAML reads 1e-5 as text
@@ -61,7 +61,7 @@ def _same(cached: Any, wanted: Any) -> bool:
     return str(cached) == str(wanted)
 
 
-def pick(data: str, recipe: Recipe | None, continue_from: str | None = None) -> Path:
+def find_for_recipe(data: str, recipe: Recipe | None, continue_from: str | None = None) -> Path:
     """The cache to train on: the one that matches the recipe, else the only one there is.
 
     Where several competitions have one, that of the competition which get_features.py worked on last.
@@ -74,12 +74,12 @@ def pick(data: str, recipe: Recipe | None, continue_from: str | None = None) -> 
     """
     from earshot.features import resume
 
-    found = cache.find(data) or resume.caches(continue_from)
+    found = cache.find_folders(data) or resume.find_caches(continue_from)
     if not found:
         raise UserError(
             f"no cache in {data}/: run get_features.py first, or say where one is with --features FOLDER"
         )
-    manifests = {folder: cache.peek(folder / cache.MANIFEST) for folder in found}
+    manifests = {folder: cache.read_manifest(folder / cache.MANIFEST) for folder in found}
     # else the reader says why
     found = [folder for folder in found if not validate_record(manifests[folder])] or found
     # not --for-run's
@@ -88,7 +88,7 @@ def pick(data: str, recipe: Recipe | None, continue_from: str | None = None) -> 
         fitting = [
             f
             for f in found
-            if not validate_record(manifests[f]) and not mismatches(manifests[f]["record"], recipe)
+            if not validate_record(manifests[f]) and not list_mismatches(manifests[f]["record"], recipe)
         ]
         named = [f for f in fitting if f.name == recipe.features.get("cache")]
         fitting = named or fitting
@@ -108,7 +108,7 @@ def pick(data: str, recipe: Recipe | None, continue_from: str | None = None) -> 
     raise UserError(f"which cache? there are {', '.join(map(str, among))}: choose one with --features FOLDER")
 
 
-def all_of(
+def find_all(
     data: str, named: tuple[str, ...], continue_from: str | None
 ) -> tuple[list[cache.Cache], list[str]]:
     """The caches of a bake-off, and lines about those that are left out.
@@ -125,7 +125,7 @@ def all_of(
     found = list(map(Path, named))
     if not found:
         own = sorted(p.parent for p in Path(data).glob(f"*/{cache.MANIFEST}") if cache.is_cache(p.parent))
-        found = own or cache.find(data) or resume.caches(continue_from)
+        found = own or cache.find_folders(data) or resume.find_caches(continue_from)
     if not found:
         raise UserError(
             f"no cache in {data}/: run get_features.py first, or say where one is with --features FOLDER"
@@ -138,7 +138,7 @@ def all_of(
         )
     opened, lines = [], []
     for folder in dict.fromkeys(found):
-        if not named and not cache.peek(folder / cache.MANIFEST).get("complete"):
+        if not named and not cache.read_manifest(folder / cache.MANIFEST).get("complete"):
             lines.append(f"{folder} is not finished and left out: get_features.py continues it")
             continue
         opened.append(cache.Cache(folder))

@@ -27,7 +27,7 @@ class SavedRun(Protocol):
     config: dict[str, Any]
 
 
-def values(run: SavedRun) -> dict[str, Any]:
+def get_features(run: SavedRun) -> dict[str, Any]:
     """A run's features as the section of a recipe would have them, its own name for the cache beside them."""
     made = run.config["record"]["features"]
     window = {key: value for key, value in made["window"].items() if key != "rate"}
@@ -40,7 +40,7 @@ def values(run: SavedRun) -> dict[str, Any]:
     }
 
 
-def weights(run: SavedRun) -> str | None:
+def find_weights(run: SavedRun) -> str | None:
     """The name by which a run's weights are found here: what it was trained with may lie elsewhere by now."""
     made = run.config["record"]["features"]
     module = extractors.load_module(made["extractor"])
@@ -54,7 +54,7 @@ def weights(run: SavedRun) -> str | None:
     return run.config.get("weights")
 
 
-def only(clips: Competition) -> Competition:
+def keep_test_clips(clips: Competition) -> Competition:
     """The competition without its labelled clips; the labels stay."""
     asked = clips.clips["split"] == "subm"
     clips.clips = clips.clips[asked].reset_index(drop=True)
@@ -62,7 +62,7 @@ def only(clips: Competition) -> Competition:
     return clips
 
 
-def give_up(plan: Plan, todo: list[Shard], form: Form) -> int:
+def write_empty_shards(plan: Plan, todo: list[Shard], form: Form) -> int:
     """Write shards without features for the clips that the time did not suffice for; how many clips they are.
 
     Args:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from earshot.features.plan import Plan
 
 
-def join(plan: Plan, shards: list[Shard]) -> None:
+def merge(plan: Plan, shards: list[Shard]) -> None:
     """Shards into train.pkl, test.pkl, subm.pkl, augmented.pkl; unique_labels.pkl, bad_audio.csv and the
     manifest beside them.
 
@@ -35,7 +35,7 @@ def join(plan: Plan, shards: list[Shard]) -> None:
     """
     competition, folder = plan.competition, plan.folder
     bad_audio = [list(row) for row in competition.missing]
-    meta = {"fingerprint": plan.fingerprint, "record": plan.record, "versions": _versions(plan)}
+    meta = {"fingerprint": plan.fingerprint, "record": plan.record, "versions": _list_versions(plan)}
     kinds = extractors.load_module(plan.extractor).Extractor.choose_views(plan.settings)
     meta["kinds"] = kinds
     splits: dict[str, dict[str, int]] = {}
@@ -59,10 +59,10 @@ def join(plan: Plan, shards: list[Shard]) -> None:
         if split == "train":
             kept = np.setdiff1d(kept, bad)
             if not len(kept):
-                commonest = reasons.commonest(map(str, why))
+                commonest = reasons.format_commonest(map(str, why))
                 raise UserError(f"none of the {len(rows)} training clips can be used: {commonest}")
             # identifies a clip whatever its name
-            digests = _digests([plan.digests[i] for i in kept])
+            digests = _pack_digests([plan.digests[i] for i in kept])
             cache.dump(folder / "digests.pkl", {"digests": digests, "meta": meta})
         arrays = _build_clip_arrays(competition, rows.iloc[kept], split)
         arrays["clip"] = np.searchsorted(kept, concatenate(of_split, "clip")).astype(np.int32)
@@ -70,7 +70,7 @@ def join(plan: Plan, shards: list[Shard]) -> None:
         _write(folder / f"{split}.pkl", arrays, of_split, meta)
         splits[split] = {"clips": len(kept), "rows": len(arrays["clip"])}
         if split == "train" and plan.augment.augment:
-            augmented = _join_copies(plan, shards, kept, meta)
+            augmented = _merge_copies(plan, shards, kept, meta)
     labels = np.array(competition.classes, dtype=np.str_)
     cache.dump(folder / "unique_labels.pkl", {"unique_labels": labels, "meta": meta})
     _write_bad_audio(folder / "bad_audio.csv", bad_audio)
@@ -80,7 +80,7 @@ def join(plan: Plan, shards: list[Shard]) -> None:
         if source:  # beside the cache, so that training needs nothing but the cache
             write_bytes(folder / f"{name}.csv", Path(source).read_bytes())
             names.append(f"{name}.csv")
-    manifest = {**head(plan), "complete": True, "splits": splits, **augmented}
+    manifest = {**build_head(plan), "complete": True, "splits": splits, **augmented}
     manifest["shapes"] = {name: list(view.shape[1:]) for name, view in of_split[0].views.items()}
     manifest["kinds"] = kinds
     manifest["span"] = of_split[0].form.span
@@ -95,18 +95,18 @@ def join(plan: Plan, shards: list[Shard]) -> None:
         manifest["separator"] = competition.separator
     manifest["bytes"] = {name: (folder / name).stat().st_size for name in names}
     checksums.write(folder / cache.MANIFEST, manifest, *names)
-    cache.tidy(folder)
+    cache.remove_shards(folder)
 
 
 def _build_clip_arrays(competition: Competition, rows: pd.DataFrame, split: str) -> dict[str, np.ndarray]:
     """The arrays of a split that have an item for each clip."""
     arrays = {
         "ids": np.array(rows.id.tolist(), dtype=np.str_),
-        "labels": _labels(competition, rows.label),
+        "labels": _build_labels(competition, rows.label),
         "folds": np.array(rows.fold.tolist(), dtype=np.int32),
         "groups": np.array(rows.group.tolist(), dtype=np.str_),
     }
-    weights = clip_weights.of(rows) if split == "train" else None
+    weights = clip_weights.get_weights(rows) if split == "train" else None
     return arrays if weights is None else arrays | {"weights": weights}
 
 
@@ -118,20 +118,20 @@ def _write(path: Path, arrays: dict[str, np.ndarray], shards: list[Shard], meta:
                 f"{shard.path} has other views than the shards before it: start over with --fresh"
             )
 
-    def stream(view: str) -> cache.Joined:
+    def stream(view: str) -> cache.StreamedArray:
         stored = shards[0].views[view]
         shape = (len(arrays["clip"]), *stored.shape[1:])
-        return cache.Joined(shape, stored.dtype, lambda: (shard.read_view(view) for shard in shards))
+        return cache.StreamedArray(shape, stored.dtype, lambda: (shard.read_view(view) for shard in shards))
 
     cache.dump(path, {**arrays, **{view: stream(view) for view in shards[0].views}, "meta": meta})
 
 
-def _digests(found: list[str]) -> np.ndarray:
+def _pack_digests(found: list[str]) -> np.ndarray:
     """(clips, 32) uint8, zeros where a digest is not known."""
     return np.frombuffer(bytes.fromhex("".join(one or "0" * 64 for one in found)), np.uint8).reshape(-1, 32)
 
 
-def _labels(competition: Any, column: Any) -> np.ndarray:
+def _build_labels(competition: Any, column: Any) -> np.ndarray:
     """(clips,) text, "" where there is none; multi-label: (clips, classes) int8, 1 for each label that a clip
     has."""
     if not competition.multilabel:
@@ -143,7 +143,7 @@ def _labels(competition: Any, column: Any) -> np.ndarray:
     return found
 
 
-def _join_copies(
+def _merge_copies(
     plan: Plan, shards: list[Shard], kept: np.ndarray, meta: dict[str, Any]
 ) -> dict[str, dict[str, int]]:
     """The copies' shards into augmented.pkl, clips counted among those that are kept; what the manifest says
@@ -165,7 +165,7 @@ def _write_bad_audio(path: Path, rows: list[list[str]]) -> None:
     write_bytes(path, text.getvalue().encode("utf-8"))
 
 
-def _versions(plan: Plan) -> dict[str, str]:
+def _list_versions(plan: Plan) -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
     found = {"earshot": __version__}
@@ -178,7 +178,7 @@ def _versions(plan: Plan) -> dict[str, str]:
     return found
 
 
-def head(plan: Plan) -> dict[str, Any]:
+def build_head(plan: Plan) -> dict[str, Any]:
     """What a manifest says from the start; where the weights lay is a hint for later, no part of the
     fingerprint."""
     return {

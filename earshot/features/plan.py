@@ -57,7 +57,7 @@ class Plan:
         return compute_fingerprint(self.record)
 
 
-def make(
+def make_plan(
     competition: Competition,
     out: Path,
     extractor: str,
@@ -97,11 +97,11 @@ def make(
         if header
     ]
     headers = [header for header, _ in known]
-    notes += augmented_copies.check(labelled, augment)
+    notes += augmented_copies.check_flags(labelled, augment)
     if not headers and like is None:
         raise UserError(
             f"none of the {len(paths)} clips in {competition.root} can be opened: "
-            f"{reasons.commonest(reasons.of_headers(paths))}"
+            f"{reasons.format_commonest(reasons.list_header_errors(paths))}"
         )
     seconds = window.seconds or made_by.get_default_seconds(settings)
     if seconds is None:
@@ -136,7 +136,9 @@ def make(
     filled = Window(float(seconds), window.hop, window.pad or made_by.pad, window.max_windows, int(rate))
     # Copies that play slower are a little longer; an estimate of what the disk must hold can do without.
     windows = (
-        _windows([header[0] for header in headers], [size for _, size in known], filled) if known else 1.0
+        _estimate_windows([header[0] for header in headers], [size for _, size in known], filled)
+        if known
+        else 1.0
     )
 
     weights = weights or made_by.default_weights
@@ -147,7 +149,7 @@ def make(
     place = kaggle_paths.get_input_root()
     if files and place is not None and files[0].is_relative_to(place):
         notes.append(f"weights: {files[0] if len(files) == 1 else files[0].parent}, attached")
-    contents = _contents(competition, sources, workers)
+    contents = _digest_clips(competition, sources, workers)
     record = {
         "competition": competition.name,
         **({"task": "multilabel"} if competition.multilabel else {}),
@@ -161,8 +163,8 @@ def make(
         ),  # records without copies stay what they were
         "weights": hash_value(sources.compute_digests(files, workers))[:16] if files else None,
         "labels": hash_value(competition.classes)[:16],
-        "sample_submission": _sample(competition, sources, workers),
-        "clips": _splits(competition, contents),
+        "sample_submission": _digest_sample(competition, sources, workers),
+        "clips": _describe_splits(competition, contents),
         **({"metric": competition.metric} if competition.metric else {}),
     }
     sources.save()
@@ -191,7 +193,7 @@ def make(
     )
 
 
-def _windows(seconds: list[float], sizes: list[int], window: Window) -> float:
+def _estimate_windows(seconds: list[float], sizes: list[int], window: Window) -> float:
     """Windows of a clip, on average, for the estimate of the disk.
 
     A clip counts for at most `DENSER` times the seconds that a file of its size usually holds here: of a
@@ -214,7 +216,7 @@ def _windows(seconds: list[float], sizes: list[int], window: Window) -> float:
     )
 
 
-def _sample(competition: Competition, sources: Sources, workers: int) -> str | None:
+def _digest_sample(competition: Competition, sources: Sources, workers: int) -> str | None:
     """The content of the sample submission: the submission is built on the copy beside the cache."""
     if competition.sample_submission is None:
         return None
@@ -225,28 +227,31 @@ def check_unchanged(plan: Plan) -> None:
     """Raise UserError where audio was changed since it was planned: features of both would be in one
     cache."""
     sources = Sources(plan.folder.parent / INDEX)  # not saved: what is read again here has no header
-    if _splits(plan.competition, _contents(plan.competition, sources, 4)) != plan.record["clips"]:
+    if (
+        _describe_splits(plan.competition, _digest_clips(plan.competition, sources, 4))
+        != plan.record["clips"]
+    ):
         raise UserError(
             f"audio files of {plan.competition.root} were changed while features were extracted from them: "
             "start over with --fresh once nothing writes to them"
         )
 
 
-def _contents(competition: Competition, sources: Sources, workers: int) -> dict[str, str]:
+def _digest_clips(competition: Competition, sources: Sources, workers: int) -> dict[str, str]:
     """SHA-256 of each clip's file, by its path, "" for one that cannot be read."""
     paths = [path for path in dict.fromkeys(competition.clips.path) if path]
     return dict(zip(paths, sources.compute_digests(paths, workers), strict=True))
 
 
-def _splits(competition: Competition, contents: dict[str, str]) -> dict[str, str]:
-    """`_clips` of each split."""
+def _describe_splits(competition: Competition, contents: dict[str, str]) -> dict[str, str]:
+    """`_describe_clips` of each split."""
     return {
-        split: _clips(competition, part, contents, split == "train")
+        split: _describe_clips(competition, part, contents, split == "train")
         for split, part in competition.clips.groupby("split", sort=False)
     }
 
 
-def _clips(competition: Competition, part: Any, contents: dict[str, str], weighted: bool) -> str:
+def _describe_clips(competition: Competition, part: Any, contents: dict[str, str], weighted: bool) -> str:
     """What a split is made of, as text: its size, and a digest of every row with the content of its file.
 
     Args:
@@ -268,7 +273,7 @@ def _clips(competition: Competition, part: Any, contents: dict[str, str], weight
         )
     ]
     # records of clips that count alike, and of whole files, stay what they were
-    if weighted and clip_weights.of(part) is not None:
+    if weighted and clip_weights.get_weights(part) is not None:
         rows = [[*row, weight] for row, weight in zip(rows, part.weight.tolist(), strict=True)]
     if part.end.notna().any():
         rows = [
@@ -280,7 +285,7 @@ def _clips(competition: Competition, part: Any, contents: dict[str, str], weight
     return f"{len(rows)} clips {hash_value(rows)[:12]}"
 
 
-def state(plan: Plan) -> str:
+def find_state(plan: Plan) -> str:
     """How far the cache is: "new", "started", "complete", or "damaged" once what is damaged has been named
     and set aside.
 
@@ -292,7 +297,7 @@ def state(plan: Plan) -> str:
     path = plan.folder / cache.MANIFEST
     if not path.exists():
         strange = (
-            sorted(p.name for p in plan.folder.iterdir() if not cache.ours(p.name))
+            sorted(p.name for p in plan.folder.iterdir() if not cache.is_cache_file(p.name))
             if plan.folder.is_dir()
             else []
         )
@@ -303,7 +308,7 @@ def state(plan: Plan) -> str:
             )
         return "new"
     try:
-        manifest = cache.peek(path)
+        manifest = cache.read_manifest(path)
         if isinstance(manifest, dict) and manifest.get("version") == cache.VERSION:
             manifest = checksums.read(path)
     except UserError as error:
@@ -349,7 +354,9 @@ def _set_aside(path: Path, reason: str) -> str:
     return "damaged"
 
 
-def of_cache(plan: Plan, shapes: dict[str, tuple[int, ...]], clips: int, missing: int) -> tuple[int, int]:
+def estimate_bytes(
+    plan: Plan, shapes: dict[str, tuple[int, ...]], clips: int, missing: int
+) -> tuple[int, int]:
     """Bytes that a cache will take, and those that making the missing part of it still needs.
 
     The shards stay until they are joined, so at the end there are twice the features; shards that are there

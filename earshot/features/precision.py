@@ -21,7 +21,7 @@ ROUNDS = 5  # in turn, so that whatever else the machine does hits both alike; t
 BETTER = 1.3  # how many times faster half precision has to be
 
 
-def decide(plan: Plan, found: Sequence[Device], asked: str) -> list[Device]:
+def choose_precision(plan: Plan, found: Sequence[Device], asked: str) -> list[Device]:
     """The devices with the precision that this cache's shards have, or will have.
 
     Args:
@@ -32,7 +32,7 @@ def decide(plan: Plan, found: Sequence[Device], asked: str) -> list[Device]:
             for.
     """
     kind = found[0].name.partition(":")[0]
-    made = of_shards(plan, kind)
+    made = read_precision(plan, kind)
     if made and asked not in ("auto", made):
         raise UserError(
             f"{plan.folder} was begun in {made}, --precision is {asked}: leave it out, or start over with "
@@ -42,7 +42,9 @@ def decide(plan: Plan, found: Sequence[Device], asked: str) -> list[Device]:
         chosen = made
     elif asked == "auto" and kind == "cpu":
         chosen = (
-            "bf16" if extractors.load_module(plan.extractor).Extractor.half_on_cpu and faster() else "fp32"
+            "bf16"
+            if extractors.load_module(plan.extractor).Extractor.half_on_cpu and is_bf16_faster()
+            else "fp32"
         )
     else:
         return list(found)
@@ -50,7 +52,7 @@ def decide(plan: Plan, found: Sequence[Device], asked: str) -> list[Device]:
     return [replace(one, precision=chosen, about=one.about + about) for one in found]
 
 
-def of_shards(plan: Plan, kind: str) -> str | None:
+def read_precision(plan: Plan, kind: str) -> str | None:
     """The precision of the cache's first shard that was made on this kind of device, None where there is
     none."""
     for path in sorted((plan.folder / "shards").glob("*.json")):
@@ -63,7 +65,7 @@ def of_shards(plan: Plan, kind: str) -> str | None:
     return None
 
 
-def faster() -> bool:
+def is_bf16_faster() -> bool:
     """Does this CPU multiply in bf16 clearly faster than in fp32? Where it only emulates bf16 it is
     slower."""
     import torch

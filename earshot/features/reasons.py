@@ -15,21 +15,21 @@ NOTES = {
 }
 
 
-def warnings(noted: dict[str, list[str]]) -> list[str]:
+def format_warnings(noted: dict[str, list[str]]) -> list[str]:
     """Lines on clips that are used, with a note.
 
     Args:
         noted: kind of note -> ids.
     """
-    return [warning(kind, len(ids), ids[0]) for kind, ids in noted.items() if ids]
+    return [format_warning(kind, len(ids), ids[0]) for kind, ids in noted.items() if ids]
 
 
-def warning(kind: str, clips: int, first: str) -> str:
+def format_warning(kind: str, clips: int, first: str) -> str:
     """The line on clips with one kind of note."""
     return f"warning: {NOTES[kind].format(clips=clips, first=first)}"
 
 
-def commonest(reasons: Iterable[str], most: int = 3) -> str:
+def format_commonest(reasons: Iterable[str], most: int = 3) -> str:
     """Such as `28 × Git LFS pointer (run git lfs pull), 2 × empty file`: the commonest reasons first."""
     counted = Counter(reasons).most_common()
     more = sum(count for _, count in counted[most:])
@@ -38,7 +38,7 @@ def commonest(reasons: Iterable[str], most: int = 3) -> str:
     )
 
 
-def of_headers(paths: Iterable[str]) -> list[str]:
+def list_header_errors(paths: Iterable[str]) -> list[str]:
     """The reason of each file that cannot be opened."""
     found = []
     for path in paths:

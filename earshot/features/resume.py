@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from earshot.features.plan import Plan
 
 
-def caches(given: str | None) -> list[Path]:
+def find_caches(given: str | None) -> list[Path]:
     """The finished caches among the earlier outputs, to be read where they lie."""
     found = [folder for folder in find_folders(given, cache.MANIFEST) if cache.is_cache(folder)]
-    return [folder for folder in found if cache.peek(folder / cache.MANIFEST).get("complete")]
+    return [folder for folder in found if cache.read_manifest(folder / cache.MANIFEST).get("complete")]
 
 
-def adopt_cache(plan: Plan, given: str | None) -> list[str]:
+def copy_cache(plan: Plan, given: str | None) -> list[str]:
     """Copy what an earlier session made of the same cache: all of it, or the shards that are missing here.
 
     Every file is compared with its checksum as it is copied; one that is damaged is left where it is.
@@ -32,7 +32,7 @@ def adopt_cache(plan: Plan, given: str | None) -> list[str]:
     """
     fitting = []
     for folder in find_folders(given, cache.MANIFEST):
-        found = cache.peek(folder / cache.MANIFEST) if cache.is_cache(folder) else {}
+        found = cache.read_manifest(folder / cache.MANIFEST) if cache.is_cache(folder) else {}
         mine = plan.folder.exists() and folder.samefile(plan.folder)
         if (
             not mine
@@ -42,15 +42,15 @@ def adopt_cache(plan: Plan, given: str | None) -> list[str]:
             fitting.append((folder, bool(found.get("complete"))))
     notes: list[str] = []
     for folder, complete in sorted(fitting, key=lambda pair: not pair[1]):
-        notes += _whole(plan, folder) if complete else _shards(plan, folder)
-        if (plan.folder / cache.MANIFEST).exists() and cache.peek(plan.folder / cache.MANIFEST).get(
+        notes += _copy_finished(plan, folder) if complete else _copy_shards(plan, folder)
+        if (plan.folder / cache.MANIFEST).exists() and cache.read_manifest(plan.folder / cache.MANIFEST).get(
             "complete"
         ):
             break
     return notes or ([f"nothing in {given} goes with this cache"] if given and not fitting else [])
 
 
-def _whole(plan: Plan, folder: Path) -> list[str]:
+def _copy_finished(plan: Plan, folder: Path) -> list[str]:
     try:
         manifest = checksums.read(folder / cache.MANIFEST)
         wrong = validate_manifest(manifest) or (
@@ -73,9 +73,9 @@ def _whole(plan: Plan, folder: Path) -> list[str]:
     return [f"taken from an earlier session: the finished cache {folder}"]
 
 
-def _shards(plan: Plan, folder: Path) -> list[str]:
+def _copy_shards(plan: Plan, folder: Path) -> list[str]:
     taken, notes = 0, []
-    for part in shards.parts(plan):
+    for part in shards.list_shards(plan):
         source = folder / "shards" / part.seal.name
         if part.seal.exists() or not source.is_file():
             continue

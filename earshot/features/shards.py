@@ -140,7 +140,7 @@ class Shard:
         print(f"{reason}: set aside as {aside.name}, made again", flush=True)
 
 
-def parts(plan: Plan) -> list[Shard]:
+def list_shards(plan: Plan) -> list[Shard]:
     """The shards of a plan, in order."""
     counts = {split: int((plan.competition.clips.split == split).sum()) for split in schema.SPLITS}
     # last: the training shards say which clips can be used

@@ -28,7 +28,7 @@ NONE = "_no label"
 RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 
 
-def safe(name: str, taken: dict[str, str], whole: str | None = None) -> str:
+def make_safe_name(name: str, taken: dict[str, str], whole: str | None = None) -> str:
     """A name for a file or folder on any system, another for each thing.
 
     Args:
@@ -46,7 +46,7 @@ def safe(name: str, taken: dict[str, str], whole: str | None = None) -> str:
     return plain
 
 
-def wanted(competition: Competition, most: int) -> list[tuple[str, str, str]]:
+def list_pictures(competition: Competition, most: int) -> list[tuple[str, str, str]]:
     """What to draw: (file, class, name of the picture below Spectrogram/), by class; clips of several labels
     under each of them.
 
@@ -63,9 +63,12 @@ def wanted(competition: Competition, most: int) -> list[tuple[str, str, str]]:
     for label, members in by_class.items():
         if not members:
             continue
-        folder, names, count = safe(label, folders), {}, len(members)
+        folder, names, count = make_safe_name(label, folders), {}, len(members)
         named = [
-            (path, f"{safe(id[: -len(Path(id).suffix)] if is_audio(id) else id, names, to_text(path))}.png")
+            (
+                path,
+                f"{make_safe_name(id[: -len(Path(id).suffix)] if is_audio(id) else id, names, to_text(path))}.png",
+            )
             for id, path in members
         ]
         chosen = (
@@ -85,7 +88,7 @@ def draw(competition: Competition, out: Path, most: int, workers: int, deadline:
     """
     from tqdm import tqdm
 
-    folder, every = out / FOLDER, wanted(competition, most)
+    folder, every = out / FOLDER, list_pictures(competition, most)
     if folder.is_dir():
         clear_temporary(folder)
     todo = [picture for picture in every if not (folder / picture[2]).exists()]
@@ -102,7 +105,7 @@ def draw(competition: Competition, out: Path, most: int, workers: int, deadline:
     def draw_picture(path: str, label: str, name: str) -> bool:
         try:
             title = f"{shown.get(label, label)}  ·  {to_text(Path(path).name)}"
-            image = clip_files.picture(Path(path), title)
+            image = clip_files.draw_spectrogram(Path(path), title)
         except BadAudio:
             return False
         write_bytes(folder / name, spectrogram.encode_png(image))

@@ -15,7 +15,7 @@ from earshot.core.device import Device
 from earshot.core.errors import UserError
 from earshot.core.file_names import list_audio_suffixes, to_text
 from earshot.core.files import hash_file, hash_value
-from earshot.features.decode_ahead import bites, decode
+from earshot.features.decode_ahead import decode, split_bites
 from earshot.features.reasons import NOTES
 from earshot.training.run import Run
 
@@ -116,7 +116,7 @@ def features(
     bad: dict[str, str] = {}
     noted: dict[str, list[str]] = {note: [] for note in NOTES}
     with tqdm(total=len(files), desc="features", disable=None, leave=False) as bar:
-        for bite in bites(decode(str(path), extractor.rate, audio, path in listed) for path in files):
+        for bite in split_bites(decode(str(path), extractor.rate, audio, path in listed) for path in files):
             good = []
             for index, decoded in enumerate(bite, done):
                 if isinstance(decoded, str):

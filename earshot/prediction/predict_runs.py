@@ -9,7 +9,7 @@ import numpy as np
 
 from earshot.core.config import PredictFlags
 from earshot.core.device import Device
-from earshot.features.reasons import warnings
+from earshot.features.reasons import format_warnings
 from earshot.prediction import new_audio, submission, submit
 from earshot.prediction.members import Member
 from earshot.prediction.seen_clips import SeenClips
@@ -33,7 +33,7 @@ def cached(
     cache = caches[runs[0].folder.resolve()]
     run_cache.same_clips(runs, list(caches.values()))
     for each in caches.values():
-        if not each.has("subm"):
+        if not each.has_split("subm"):
             print(f"nothing to submit: {each.folder} has no clips without labels")
             return False
     ids = cache.split("subm")["ids"]
@@ -89,7 +89,7 @@ def audio(
 
     prior = np.array(first.config["prior"])
     probabilities, filled = predict.fill(whole.predict(predict_clips), prior)
-    for line in warnings(notes):
+    for line in format_warnings(notes):
         print(line, file=stream)
     if show:
         for id, row in zip(ids, probabilities, strict=True):

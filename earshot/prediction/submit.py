@@ -27,7 +27,7 @@ def finish(
     """Score the hold-out where there is one, write the submission where there is something to submit."""
     view, training = run.config["record"]["view"], run.config["record"]["training"]
     prior = np.array(run.config["prior"])
-    if cache.has("test"):
+    if cache.has_split("test"):
         rows = dataset.rows_of(cache, "test", view, device, gigabytes)
         found = run_scores.score_test(
             run,
@@ -38,7 +38,7 @@ def finish(
         )
         of = f"mean of {predicting(run)}" if not found.get("refit") else f"trained on {predicting(run)}"
         run.log(f"hold-out, {found['clips']} clips, {of}: {metrics.summary(found, training['metric'])}")
-    if not cache.has("subm"):
+    if not cache.has_split("subm"):
         run.log("nothing to submit: the data set has no clips without labels")
         return
     rows = dataset.rows_of(cache, "subm", view, device, gigabytes)
@@ -57,7 +57,7 @@ def rehearse(cache: Cache, out: Path, metric: str) -> None:
     answer, in memory."""
     metrics.check(metric, cache.multilabel)
     check_output(out)
-    if cache.has("subm"):
+    if cache.has_split("subm"):
         ids, sample = cache.split("subm")["ids"], submission.sample_of(cache)
         answers = np.repeat(cache.prior()[None], len(ids), 0)
         submission.render(

@@ -74,11 +74,11 @@ def pictures(results: Results, clips: list[Hard]) -> dict[str, Image.Image]:
         drawn |= _cached(folder, {clip.id: named[clip.id] for clip in clips if clip.id not in drawn})
     found: dict[str, Path] = {}
     for folder in {folder.parent: folder for folder in folders}.values():  # one index a competition
-        found |= clip_files.files(folder, [clip.id for clip in clips if clip.id not in drawn])
+        found |= clip_files.find_audio(folder, [clip.id for clip in clips if clip.id not in drawn])
     for clip in clips:
         if clip.id in found:
             try:
-                drawn[clip.id] = clip_files.picture(found[clip.id], named[clip.id], WIDTH, HEIGHT)
+                drawn[clip.id] = clip_files.draw_spectrogram(found[clip.id], named[clip.id], WIDTH, HEIGHT)
             except BadAudio:
                 pass  # changed since it was extracted; its row says all else
     return drawn

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 def announce(flags: AutoFlags, machine: config.TrainMachineFlags) -> list[Cache]:
     """The caches to use; says which, before torch is imported."""
-    caches, lines = find_cache.all_of(flags.data, flags.features, machine.continue_from)
+    caches, lines = find_cache.find_all(flags.data, flags.features, machine.continue_from)
     metrics.check(flags.metric, caches[0].multilabel)
     check_plain_name("--name", flags.name)
     check_output(flags.out)
@@ -108,7 +108,7 @@ def run(opened: list[Cache], flags: AutoFlags, machine: config.TrainMachineFlags
         if (
             state["done"]
             and (folder / saved_blend.NAME).is_file()
-            and (out.exists() or not opened[0].has("subm"))
+            and (out.exists() or not opened[0].has_split("subm"))
         ):
             print(
                 f"bake-off: {folder} is finished; more --max-hours than {state['hours']:g} would go on with "
@@ -249,7 +249,7 @@ def _submit(trainer: Contest, whole: Any, first: Cache, out: Path) -> None:
 
         return whole.predict(ask)
 
-    if first.has("test"):
+    if first.has_split("test"):
         scored = Run(trainer.folder)
         scored.config = {"record": {"classes": first.classes}}
         rows = dataset.rows_of(first, "test", next(iter(first.shapes)), device, trainer.machine.memory)
@@ -259,7 +259,7 @@ def _submit(trainer: Contest, whole: Any, first: Cache, out: Path) -> None:
         trainer.say(
             f"hold-out, {predicted['clips']} clips: {metrics.summary(predicted, trainer.flags.metric)}"
         )
-    if not first.has("subm"):
+    if not first.has_split("subm"):
         trainer.say("nothing to submit: the data set has no clips without labels")
         return
     for line in submit.submit(first, first.split("subm")["ids"], answers("subm"), prior, first.classes, out):

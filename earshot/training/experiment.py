@@ -170,7 +170,7 @@ class Job:
             getattr(head, "also", ()),
             settings,
             gigabytes=machine.memory,
-            unlabelled=flags.pseudo is not None and cache.has("subm"),
+            unlabelled=flags.pseudo is not None and cache.has_split("subm"),
         )
         # Several devices: each process has the features on its own.
         self.rows: Rows = (

@@ -36,7 +36,7 @@ def record(flags: RunFlags, made: dict[str, Any], cache: Cache, continue_from: s
     """
     if not flags.pseudo:
         return {}
-    if not cache.has("subm"):
+    if not cache.has_split("subm"):
         raise UserError(f"--pseudo: {cache.folder} has no clips without labels to learn from")
     run = teacher(flags, continue_from)
     for key in ("classes", "task", "clips", "folds"):

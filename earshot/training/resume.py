@@ -11,7 +11,7 @@ from earshot.core.errors import UserError
 from earshot.core.files import find_content, hash_value
 from earshot.core.fingerprint import list_differences, to_json
 from earshot.features import cache
-from earshot.features.resume import caches
+from earshot.features.resume import find_caches
 from earshot.training.run import CONFIG, Run, list_slot_folders
 
 NOT_COPIED = (".tmp", ".new", ".old", ".damaged", ".lock")
@@ -37,8 +37,8 @@ def features_of(run: Run, data: str = "data") -> Path | None:
     """A finished cache, here or attached, that holds what a run was trained on; of several, one with clips to
     submit."""
     wanted, found = run.config["record"], []
-    for folder in [*cache.find(data), *caches(None)]:
-        manifest = cache.peek(folder / cache.MANIFEST)
+    for folder in [*cache.find_folders(data), *find_caches(None)]:
+        manifest = cache.read_manifest(folder / cache.MANIFEST)
         record = manifest.get("record")
         if (
             not manifest.get("complete")
