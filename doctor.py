@@ -30,11 +30,11 @@ def main(argv: list[str]) -> None:
     if flags.data is None:
         from earshot.doctor import machine
 
-        findings = machine.look(print)
+        findings = machine.check_machine(print)
     else:
         from earshot.doctor import data
 
-        findings = data.look(flags, print)
+        findings = data.check_data(flags, print)
     if any(finding.level == "stop" for finding in findings):
         sys.exit(2)
 

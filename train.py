@@ -45,7 +45,7 @@ def parse(argv: list[str]) -> tuple:
     )
     if recipe is None:
         recipe = config.default_recipe(cache.manifest.get("recipe") if cache else None, early["head"])
-    metric = {} if cache is None else {"metric": contest_metric.default([cache], argv)[0]}
+    metric = {} if cache is None else {"metric": contest_metric.choose_default([cache], argv)[0]}
     training = config.replace_defaults(
         config.TrainingFlags(), {**metric, **recipe.training}, f"recipe {recipe.name}, training"
     )
@@ -64,7 +64,7 @@ def auto(argv: list[str]) -> None:
     filled, _ = cli.parse(groups, cli.parse_early(argv, repeated=["features"])[1], ABOUT)
     flags, machine = filled.values()
     opened = search_auto.announce(flags, machine)
-    metric, line = contest_metric.default(opened, argv)
+    metric, line = contest_metric.choose_default(opened, argv)
     if line:
         print(line)
         flags = replace(flags, metric=metric)
@@ -79,7 +79,7 @@ def main(argv: list[str]) -> None:
     what, settings, machine = flags.values()
     deadline = Deadline(machine.max_hours)
     print(f"features: {cache.folder}, recipe: {recipe.name}")
-    line = contest_metric.default([cache], argv)[1]
+    line = contest_metric.choose_default([cache], argv)[1]
     if line and "metric" not in recipe.training:
         print(line)
     for difference in list_mismatches(cache.record, recipe):
@@ -104,7 +104,7 @@ def main(argv: list[str]) -> None:
             if what.tune:
                 job = tune.tune(what.tune, job, folder, wanted, deadline) or deadline.leave()
             run = job.begin(folder, what.name is not None)
-            tracker = tracking.start(run, machine.wandb)
+            tracker = tracking.start_tracking(run, machine.wandb)
             if not cross_validation.train_folds(job, run, wanted, deadline):
                 deadline.leave()
             run_scores.summarise(run, job.rows, job.numbers)

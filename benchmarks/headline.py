@@ -31,7 +31,7 @@ from common import keep_rows, machine, timed
 from extraction import saved_ast
 
 from earshot.core.device import choose, get_autocast
-from earshot.training.precision import decide
+from earshot.training.precision import choose_precision
 from earshot.training.trainer import predict
 
 TRAINED, VALIDATED, EPOCHS, BATCH = 320, 80, 15, 10
@@ -75,7 +75,7 @@ def training(recipe: str, scratch: Path, precision: str, **changes: Any) -> tupl
     device = choose("cpu", precision)
     rows = np.arange(BATCH)
     if precision == "auto":
-        device = decide(case.build(), noise.rows(case, 2 * BATCH), case.training, device)
+        device = choose_precision(case.build(), noise.rows(case, 2 * BATCH), case.training, device)
         print(f"{recipe}: {device.precision}")
     fitter = noise.fitter(case, scratch / recipe, device, 2 * BATCH, epochs=STEPS + 1)
     step = seconds_of(

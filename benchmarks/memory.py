@@ -42,7 +42,7 @@ def computed_peaks(case: noise.Case, precision: str) -> tuple[int, int]:
     networks = [case.build() for _ in range(2 if settings.ema else 1)]
 
     def work(head: torch.nn.Module, *average: torch.nn.Module) -> Iterator[None]:
-        optimizer = optim.optimizer(head, settings)
+        optimizer = optim.build_optimizer(head, settings)
         for group in optimizer.param_groups:
             group["foreach"] = True  # as on a GPU: all tensors at a time
         batch, targets = _batch(case, head, settings.batch_size)
@@ -60,9 +60,9 @@ def computed_peaks(case: noise.Case, precision: str) -> tuple[int, int]:
         for _ in range(2):  # the optimiser's tensors are there from the first step on
             gradients()
             if settings.optimizer == "sam":
-                before = optim.climb(head, settings.rho)
+                before = optim.ascend_sam(head, settings.rho)
                 gradients()
-                optim.descend(before)
+                optim.restore_sam(before)
             optimizer.step()
         yield
         batch.clear()

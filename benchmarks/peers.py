@@ -100,7 +100,7 @@ class Bench:
         self.valid, self.learnt = asked & (self.rows.folds == 1), asked & (self.rows.folds != 1)
         split = cache.split("train")
         self.x, self.y = split[case.view], self.rows.labels
-        self.decided = precision.decide(self.build(), self.rows, self.settings, self.device)
+        self.decided = precision.choose_precision(self.build(), self.rows, self.settings, self.device)
 
     def _head(self) -> nn.Module:
         torch.manual_seed(0)
@@ -196,7 +196,7 @@ class Bench:
     def bare(self, device: Device) -> float:
         """The head's own work, with the optimiser and the threads of ours."""
         head = to_device(self._head(), device).train()
-        optimizer = optim.optimizer(head, self.settings)
+        optimizer = optim.build_optimizer(head, self.settings)
         learn = [
             self.rows.batch(part)[0]
             for part in np.array_split(
@@ -206,7 +206,7 @@ class Bench:
         targets = [self.rows.training_batch(np.arange(len(x))).targets for x in learn]
         ask, found = self.rows.batch(np.flatnonzero(self.valid))[0].split(2 * self.settings.batch_size), []
         work = (
-            precision.operations(head, self.rows, np.arange(2))
+            precision.count_flops(head, self.rows, np.arange(2))
             * precision.BACKWARD
             * self.settings.batch_size
         )

@@ -58,17 +58,21 @@ BETWEEN = TrainingFlags(mixup=1.0, mixup_pairs="different")
 
 def test_mixup_mixes_rows_and_targets_alike():
     mask = torch.tensor([[True, False, False]] * 3 + [[True, True, False]] * 3)
-    x, seen, mixed, _ = augment.mix(LABELS[:, :, None, None].repeat(1, 1, 1, 3), mask, LABELS, MIXUP, rng(3))
+    x, seen, mixed, _ = augment.mix_rows(
+        LABELS[:, :, None, None].repeat(1, 1, 1, 3), mask, LABELS, MIXUP, rng(3)
+    )
     assert torch.equal(x[:, :, 0, 2], mixed) and not torch.equal(mixed, LABELS)
     assert torch.allclose(mixed.sum(1), torch.ones(6)) and mixed.min() >= 0
     assert (seen | mask).equal(seen) and seen[3:].equal(mask[3:]) and not seen[:, 2].any()
-    never = augment.mix(LABELS[:, :, None, None], None, LABELS, replace(MIXUP, mixup_probability=0.0), rng(3))
+    never = augment.mix_rows(
+        LABELS[:, :, None, None], None, LABELS, replace(MIXUP, mixup_probability=0.0), rng(3)
+    )
     assert torch.equal(never[0][:, :, 0, 0], LABELS) and torch.equal(never[2], LABELS)
 
 
 def test_between_class_pairs_are_of_different_classes_and_weighed_each():
     many = LABELS.repeat(50, 1)
-    x, _, mixed, _ = augment.mix(many[:, :, None, None], None, many, BETWEEN, rng(3))
+    x, _, mixed, _ = augment.mix_rows(many[:, :, None, None], None, many, BETWEEN, rng(3))
     torch.testing.assert_close(x[:, :, 0, 0], mixed)
     torch.testing.assert_close(mixed.sum(1), torch.ones(300))
     assert ((mixed > 0).sum(1) == 2).all(), "always another class"
@@ -79,10 +83,12 @@ def test_between_class_pairs_are_of_different_classes_and_weighed_each():
         and shares.max() > 0.9
         and shares.min() < 0.1
     )
-    some = augment.mix(many[:, :, None, None], None, many, replace(BETWEEN, mixup_probability=0.6), rng(3))[2]
+    some = augment.mix_rows(
+        many[:, :, None, None], None, many, replace(BETWEEN, mixup_probability=0.6), rng(3)
+    )[2]
     assert 0.5 < float(((some > 0).sum(1) == 2).float().mean()) < 0.7
     alone = torch.eye(4)[[0, 0, 0]]
-    x, mask, same, _ = augment.mix(
+    x, mask, same, _ = augment.mix_rows(
         alone[:, :, None, None], torch.tensor([[True], [False], [False]]), alone, BETWEEN, rng(3)
     )
     assert torch.equal(same, alone) and mask[:, 0].tolist() == [True, False, False], (
@@ -93,7 +99,9 @@ def test_between_class_pairs_are_of_different_classes_and_weighed_each():
 @pytest.mark.parametrize("settings", [MIXUP, BETWEEN])
 def test_a_mixed_row_counts_by_the_shares_of_its_clips(settings):
     own = torch.tensor([1.0, 0.3, 2.0, 0.5])
-    shares, weights = augment.mix(LABELS[:, :, None, None], None, LABELS, settings, rng(3), LABELS @ own)[2:]
+    shares, weights = augment.mix_rows(
+        LABELS[:, :, None, None], None, LABELS, settings, rng(3), LABELS @ own
+    )[2:]
     torch.testing.assert_close(weights, shares @ own)
     assert not torch.allclose(weights, LABELS @ own)
 
@@ -101,13 +109,13 @@ def test_a_mixed_row_counts_by_the_shares_of_its_clips(settings):
 def test_power_domain_adds_powers():
     decibels = torch.from_numpy(rng(1).uniform(-80, 20, (6, 1, 3, 5)).astype(np.float32))
     settings = replace(BETWEEN, mixup_domain="power")
-    x, _, mixed, _ = augment.mix(decibels, None, LABELS, settings, rng(4))
+    x, _, mixed, _ = augment.mix_rows(decibels, None, LABELS, settings, rng(4))
     power = 10 ** (decibels.double() / 10)
     for row in range(6):
         share, other = float(mixed[row] @ LABELS[row]), int((mixed[row] * (1 - LABELS[row])).argmax())
         fits = [share * power[row] + (1 - share) * power[i] for i in range(6) if LABELS[i, other]]
         assert any(torch.allclose(10 * f.log10(), x[row].double(), atol=1e-3) for f in fits)
-    kept = augment.mix(decibels, None, LABELS, replace(settings, mixup_probability=0.0), rng(4))[0]
+    kept = augment.mix_rows(decibels, None, LABELS, replace(settings, mixup_probability=0.0), rng(4))[0]
     torch.testing.assert_close(kept, decibels, atol=1e-4, rtol=1e-6)
 
 
@@ -133,18 +141,18 @@ def batch(seed: int = 0) -> torch.Tensor:
 def test_the_same_generator_gives_the_same_batch(pairs):
     x, mask, settings = batch(), torch.ones(8, 9, dtype=torch.bool), replace(EVERYTHING, mixup_pairs=pairs)
     one, again, other = (
-        augment.apply(x, mask, ROWS, settings, rng(seed), torch.arange(8.0)) for seed in (5, 5, 6)
+        augment.augment_batch(x, mask, ROWS, settings, rng(seed), torch.arange(8.0)) for seed in (5, 5, 6)
     )
     assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
     assert not torch.equal(one[0], other[0])
     assert one[0].shape == (8, 2, 7, 7) and one[1].shape == (8, 7) and one[0].isfinite().all()
-    same = augment.apply(x, mask, ROWS, TrainingFlags(), rng())
+    same = augment.augment_batch(x, mask, ROWS, TrainingFlags(), rng())
     assert same[0] is x and same[1] is mask and same[2] is ROWS, "nothing by default"
 
 
 def test_gain_is_one_number_a_row():
     x = batch()
-    gained = augment.apply(x, None, ROWS, TrainingFlags(gain=6), rng())[0] - x
+    gained = augment.augment_batch(x, None, ROWS, TrainingFlags(gain=6), rng())[0] - x
     assert (
         torch.allclose(gained, gained[:, :1, :1, :1].expand_as(x), atol=1e-5)
         and gained.flatten(1)[:, 0].unique().numel() == 8
@@ -156,9 +164,9 @@ def test_rows_are_augmented_on_their_own():
     alone, x = replace(EVERYTHING, mixup=0.0), batch()
     other = x.clone()
     other[:4] = 100
-    found = [augment.apply(value, None, ROWS, alone, rng(5))[0][4:] for value in (x, other)]
+    found = [augment.augment_batch(value, None, ROWS, alone, rng(5))[0][4:] for value in (x, other)]
     assert torch.equal(*found)
-    same = augment.apply(x[:1].repeat(8, 1, 1, 1), None, ROWS, alone, rng(5))[0]
+    same = augment.augment_batch(x[:1].repeat(8, 1, 1, 1), None, ROWS, alone, rng(5))[0]
     assert len({row.numpy().tobytes() for row in same}) == 8, "equal rows are treated differently"
 
 
@@ -167,10 +175,10 @@ def test_masks_cover_a_mix_of_two_sounds_and_lie_under_a_mixup():
     floors."""
     x = torch.arange(8.0)[:, None, None, None] + batch().abs()
     settings = TrainingFlags(mixup=1.0, frequency_mask=99, num_masks=40)
-    over = augment.apply(x, None, ROWS, replace(settings, mixup_pairs="different"), rng(1))
+    over = augment.augment_batch(x, None, ROWS, replace(settings, mixup_pairs="different"), rng(1))
     assert (over[0].flatten(1).std(1) == 0).all()
     floors = x.amin((1, 2, 3))
-    under, _, shares, _ = augment.apply(x, None, ROWS, replace(settings, mixup_pairs="any"), rng(1))
+    under, _, shares, _ = augment.augment_batch(x, None, ROWS, replace(settings, mixup_pairs="any"), rng(1))
     assert (under.flatten(1).std(1) < 1e-6).all() and not torch.allclose(under[:, 0, 0, 0], floors)
 
 

@@ -95,13 +95,15 @@ def test_a_blend_from_the_table_to_the_submission(work: Path) -> None:
     assert {"lin", "mlp", "mean", "greedy", "simplex", "chosen:"} <= {line.split()[0] for line in lines}
     for name in ("lin", "mlp"):  # the honest figures, of the final epochs
         p, truth, folds = oof(work / name / "oof_last.csv")
-        found = metrics.scores(p, truth)
-        spread = np.std([metrics.scores(p[folds == n], truth[folds == n])["f1_macro"] for n in range(3)])
+        found = metrics.compute_scores(p, truth)
+        spread = np.std(
+            [metrics.compute_scores(p[folds == n], truth[folds == n])["f1_macro"] for n in range(3)]
+        )
         shown = [float(cell) for cell in next(line for line in lines if line.startswith(name)).split()[1:]]
         assert np.allclose(shown, [found["f1_macro"], spread, found["log_loss"]], atol=6e-5)
     p, truth, folds = oof(work / "both" / "oof.csv")
     shown = float(next(line for line in lines if line.startswith("chosen")).split()[-3])
-    assert shown == pytest.approx(metrics.scores(p, truth)["f1_macro"], abs=6e-5) and np.allclose(
+    assert shown == pytest.approx(metrics.compute_scores(p, truth)["f1_macro"], abs=6e-5) and np.allclose(
         p.sum(1), 1, atol=1e-6
     )
     assert shown == pytest.approx(checksums.read(work / "both" / "blend.json", "oof.csv")["score"], abs=6e-5)

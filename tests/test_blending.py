@@ -69,9 +69,11 @@ def above_chance(predictions: list[np.ndarray], truths: list[np.ndarray]) -> tup
     standard errors."""
     rng, above, variance = np.random.default_rng(0), 0.0, 0.0
     for p, truth in zip(predictions, truths, strict=True):
-        chance = [earshot_metrics.one("f1_macro", p, truth[rng.permutation(len(truth))]) for _ in range(40)]
+        chance = [
+            earshot_metrics.compute_gain("f1_macro", p, truth[rng.permutation(len(truth))]) for _ in range(40)
+        ]
         above, variance = (
-            above + earshot_metrics.one("f1_macro", p, truth) - float(np.mean(chance)),
+            above + earshot_metrics.compute_gain("f1_macro", p, truth) - float(np.mean(chance)),
             variance + float(np.var(chance)),
         )
     return above / len(truths), above / np.sqrt(variance)
@@ -98,7 +100,8 @@ def test_labels_without_meaning_score_at_chance(
             significance,
             "beats",
             lambda metric, old, new, truth, *_: (
-                earshot_metrics.one(metric, new, truth) > earshot_metrics.one(metric, old, truth)
+                earshot_metrics.compute_gain(metric, new, truth)
+                > earshot_metrics.compute_gain(metric, old, truth)
             ),
         )
     predictions, truths = [], []
@@ -135,7 +138,7 @@ def test_members_that_know_different_classes_are_better_together() -> None:
     members = probabilities(np.stack([4 * signal * k + rng.standard_normal(signal.shape) for k in knows]))
     found = auto(members, truth, folds, "f1_macro", ["a", "b", "c"])
     assert found.score > max(row(found, name)["score"] for name in "abc") + 0.1
-    assert found.score == metrics.scores(found.oof, truth)["f1_macro"] and found.spread > 0
+    assert found.score == metrics.compute_scores(found.oof, truth)["f1_macro"] and found.spread > 0
     assert found.fitted.weights.sum() == pytest.approx(1) and (found.fitted.weights > 0.1).all()
 
 
@@ -226,7 +229,7 @@ def test_clips_that_nobody_heard_and_clips_of_no_fold() -> None:
     found = auto(members, truth, folds, "f1_macro", ["a", "b"])
     assert (
         np.isnan(found.oof[:20]).all()
-        and found.score == metrics.scores(found.oof[20:], truth[20:])["f1_macro"]
+        and found.score == metrics.compute_scores(found.oof[20:], truth[20:])["f1_macro"]
     )
     members[1, 33, 2] = np.nan
     with pytest.raises(UserError, match="^b has out-of-fold predictions that are not numbers"):
@@ -268,11 +271,13 @@ def test_nothing_that_a_clip_is_scored_by_was_chosen_on_its_fold() -> None:
 def test_simplex_finds_the_least_log_loss() -> None:
     members, truth, _ = drawn(7, (3, 2, 0.5))
     weights = blend_weights.simplex(members, truth)
-    best = earshot_metrics.losses(blend_weights.mix(members, weights), truth).mean()
+    best = earshot_metrics.compute_losses(blend_weights.mix(members, weights), truth).mean()
     for a in np.linspace(0, 1, 21):
         for b in np.linspace(0, 1 - a, 21):
             assert (
-                earshot_metrics.losses(blend_weights.mix(members, np.array([a, b, 1 - a - b])), truth).mean()
+                earshot_metrics.compute_losses(
+                    blend_weights.mix(members, np.array([a, b, 1 - a - b])), truth
+                ).mean()
                 > best - 1e-4
             )
     wrong = np.eye(CLASSES)[(truth + 1) % CLASSES]  # certain, and always wrong
@@ -285,23 +290,25 @@ def test_quick_scores_are_those_of_the_metrics(multilabel: bool) -> None:
     p = members[0].round(2)  # ties
     if multilabel:
         truth[:, 4] = 0  # nobody has it
-    said = metrics.scores(p, truth) | metrics.scores(p, truth, "roc_auc_micro")
+    said = metrics.compute_scores(p, truth) | metrics.compute_scores(p, truth, "roc_auc_micro")
     names = [name for name in (*metrics.NAMES, *(metrics.RANKING if multilabel else ()), "log_loss")]
     for name in names:
         sign = -1 if name == "log_loss" else 1
-        assert earshot_metrics.one(name, p, truth) == pytest.approx(sign * said[name], abs=1e-9), name
+        assert earshot_metrics.compute_gain(name, p, truth) == pytest.approx(sign * said[name], abs=1e-9), (
+            name
+        )
     blocks = significance.blocks_of(len(truth))
     for name in ("f1_macro", "balanced_accuracy"):  # leaving blocks out by their counts is scoring the rest
         q = np.roll(p, 1, 0)
         left = [
-            earshot_metrics.one(name, q[blocks != b], truth[blocks != b])
-            - earshot_metrics.one(name, p[blocks != b], truth[blocks != b])
+            earshot_metrics.compute_gain(name, q[blocks != b], truth[blocks != b])
+            - earshot_metrics.compute_gain(name, p[blocks != b], truth[blocks != b])
             for b in range(20)
         ]
         rises, error = significance.gain(name, p, q, truth, blocks)
         assert error == pytest.approx(np.sqrt(19 / 20 * ((left - np.mean(left)) ** 2).sum()))
         assert rises == pytest.approx(
-            earshot_metrics.one(name, q, truth) - earshot_metrics.one(name, p, truth)
+            earshot_metrics.compute_gain(name, q, truth) - earshot_metrics.compute_gain(name, p, truth)
         )
 
 
@@ -323,32 +330,37 @@ def test_the_noise_is_that_of_fresh_clips() -> None:
 def test_factors_and_thresholds_are_the_best_of_their_steps(metric: str) -> None:
     members, truth, _ = drawn(9, (2.0,), prior=np.array([0.5, 0.3, 0.2]))
     p, scale = members[0], thresholds.fit(members[0], truth, metric, "each")
-    top = earshot_metrics.one(metric, thresholds.apply(p, scale, False), truth)
-    assert top >= earshot_metrics.one(
+    top = earshot_metrics.compute_gain(metric, thresholds.apply(p, scale, False), truth)
+    assert top >= earshot_metrics.compute_gain(
         metric, thresholds.apply(p, thresholds.fit(p, truth, metric, "common"), False), truth
     )
     for c in range(3):
         for step in thresholds.STEPS:
             moved = scale.copy()
             moved[c] *= np.exp(step)
-            assert earshot_metrics.one(metric, p * moved, truth) <= top + 1e-9
+            assert earshot_metrics.compute_gain(metric, p * moved, truth) <= top + 1e-9
     members, truth, _ = drawn(9, (2.0,), True)
     p, levels = members[0], 1 / (1 + np.exp(-thresholds.LOGITS))
     tried = [
-        earshot_metrics.one(metric, thresholds.apply(p, np.full(CLASSES, t), True), truth) for t in levels
+        earshot_metrics.compute_gain(metric, thresholds.apply(p, np.full(CLASSES, t), True), truth)
+        for t in levels
     ]
     found = thresholds.fit(p, truth, metric, "common")
-    assert earshot_metrics.one(metric, thresholds.apply(p, found, True), truth) == pytest.approx(max(tried))
+    assert earshot_metrics.compute_gain(metric, thresholds.apply(p, found, True), truth) == pytest.approx(
+        max(tried)
+    )
     assert thresholds.reach(p, truth, metric) == pytest.approx(max(tried))
     if metric != "f1_micro":
         each = thresholds.fit(p, truth, metric, "each")
         best = [
             max(
-                earshot_metrics.one(metric, thresholds.apply(p[:, [c]], np.array([t]), True), truth[:, [c]])
+                earshot_metrics.compute_gain(
+                    metric, thresholds.apply(p[:, [c]], np.array([t]), True), truth[:, [c]]
+                )
                 for t in levels
             )
             for c in range(CLASSES)
         ]
-        assert earshot_metrics.one(metric, thresholds.apply(p, each, True), truth) == pytest.approx(
+        assert earshot_metrics.compute_gain(metric, thresholds.apply(p, each, True), truth) == pytest.approx(
             np.mean(best)
         )

@@ -251,13 +251,16 @@ def test_doubts_single_and_multilabel() -> None:
     """Each class is judged by its own standard."""
     p = np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.45, 0.55], [0.05, 0.95]])
     truth = np.array([0, 0, 1, 1, 0])
-    doubted, margin = label_errors.doubts(p, truth)
+    doubted, margin = label_errors.find_doubts(p, truth)
     assert np.argwhere(doubted).tolist() == [[4, 1]] and margin[4, 1] == pytest.approx(0.9)
     p[4] = np.nan
-    assert not label_errors.doubts(p, truth)[0].any() and np.isnan(label_errors.doubts(p, truth)[1][4]).all()
+    assert (
+        not label_errors.find_doubts(p, truth)[0].any()
+        and np.isnan(label_errors.find_doubts(p, truth)[1][4]).all()
+    )
     several = np.array([[1, 0], [1, 0], [0, 1], [0, 1], [0, 1], [1, 1]])
     q = np.array([[0.9, 0.1], [0.95, 0.05], [0.1, 0.9], [0.97, 0.9], [0.1, 0.8], [0.9, 0.02]])
-    assert np.argwhere(label_errors.doubts(q, several)[0]).tolist() == [[3, 0], [5, 1]]
+    assert np.argwhere(label_errors.find_doubts(q, several)[0]).tolist() == [[3, 0], [5, 1]]
 
 
 def test_the_likeliest_errors_come_first() -> None:
@@ -266,8 +269,8 @@ def test_the_likeliest_errors_come_first() -> None:
         np.array([[0, 1, 1], [0, 0, 2], [1, 0, 0]]),
         np.array([[0, 0.3, 0.6], [0, 0, 0.1], [0.9, 0, 0]]),
     )
-    assert label_errors._ranked(votes, suspicion, False) == [(1, 2), (2, 0), (0, 2)]
-    assert label_errors._ranked(votes, suspicion, True) == [(1, 2), (2, 0), (0, 2), (0, 1)]
+    assert label_errors._rank_pairs(votes, suspicion, False) == [(1, 2), (2, 0), (0, 2)]
+    assert label_errors._rank_pairs(votes, suspicion, True) == [(1, 2), (2, 0), (0, 2), (0, 1)]
 
 
 def test_neighbours_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,22 +282,22 @@ def test_neighbours_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     x[59] = x[0] + 10 * rng.standard_normal(32) * 0.01
     parts = np.arange(60) // 2
-    whole = similarity.nearest(similarity.centred(x), parts, 5)
+    whole = similarity.find_nearest(similarity.centre(x), parts, 5)
     monkeypatch.setattr(similarity, "BLOCK", 7)
-    small = similarity.nearest(similarity.centred(x), parts, 5)
+    small = similarity.find_nearest(similarity.centre(x), parts, 5)
     assert (whole[1] == small[1]).all() and np.allclose(whole[0], small[0], atol=1e-6)
     assert (parts[whole[1]] != parts[:, None]).all() and (np.diff(whole[0], axis=1) <= 0).all()
-    cosines, indices = similarity.nearest(similarity.whitened(x), parts, 5)
+    cosines, indices = similarity.find_nearest(similarity.whiten(x), parts, 5)
     assert indices[0, 0] == 59 and cosines[0, 0] > 2 * cosines[0, 1]
     assert (
-        duplicates.usual(np.full(50, 0.3)) < 0.31
-        and duplicates.usual(np.full(50, 0.9999)) == duplicates.CERTAIN
+        duplicates.estimate_threshold(np.full(50, 0.3)) < 0.31
+        and duplicates.estimate_threshold(np.full(50, 0.9999)) == duplicates.CERTAIN
     )
 
 
 def test_few_clips(work: Path) -> None:
     """Where whitening says nothing, a pair must be alike without it, too; identical files are pairs."""
-    whole = clips_of.load(work)
+    whole = clips_of.load_clips(work)
     ids = whole.ids.tolist()
 
     def few(names: list[str]) -> tuple[duplicates.Duplicates, list[set]]:
@@ -302,7 +305,7 @@ def test_few_clips(work: Path) -> None:
         by_clip = ("ids", "splits", "place", "groups", "embeddings", "seconds", "covered")
         part = {name: getattr(whole, name)[rows] for name in by_clip}
         clips = replace(whole, **part, digests=[whole.digests[row] for row in rows])
-        found = duplicates.find(clips, None)
+        found = duplicates.find_duplicates(clips, None)
         return found, [{clips.ids[a], clips.ids[b]} for a, b, _ in found.pairs]
 
     apart = [f"{index:03d}.wav" for index in range(0, 30)]
@@ -311,17 +314,17 @@ def test_few_clips(work: Path) -> None:
     found, pairs = few([*apart, "copy0.wav", "080.wav", "t18.wav"])
     assert {"011.wav", "copy0.wav"} in pairs and {"080.wav", "t18.wav"} in pairs and len(pairs) == 2
     assert all(found.plain[a, b] >= duplicates.ALIKE for a, b, _ in found.pairs)
-    assert not duplicates.find(whole, None).plain, "enough clips"
+    assert not duplicates.find_duplicates(whole, None).plain, "enough clips"
 
 
 def test_shift_is_seen(work: Path, tmp_path: Path) -> None:
     """The same clips with the submission moved: an AUC near 1; as they are: near 0.5."""
-    clips = clips_of.load(work)
+    clips = clips_of.load_clips(work)
     moved = clips.embeddings.copy()
     moved[clips.splits == "subm", :20] += 3
-    (line,) = balance_and_shift.shift(replace(clips, embeddings=moved), tmp_path)
+    (line,) = balance_and_shift.check_shift(replace(clips, embeddings=moved), tmp_path)
     assert line.level == "warning" and float(line.text.split()[2]) > 0.9 and "recorded otherwise" in line.text
-    (line,) = balance_and_shift.shift(clips, tmp_path)
+    (line,) = balance_and_shift.check_shift(clips, tmp_path)
     assert line.level == "ok" and float(line.text.split()[2]) < 0.75
 
 
@@ -370,8 +373,8 @@ def test_real_recordings(esc10: Path, tmp_path: Path) -> None:
     over = [(row["clip_a"], row["clip_b"]) for row in rows if row["straddles"]]
     assert ("3-151080-A.ogg", "5-151085-A.ogg") in over and len(over) <= 3, rows
     assert "straddle folds" in said
-    clips = clips_of.load(tmp_path / "data" / "esc10" / "logmel")
-    x = similarity.whitened(clips.embeddings)
+    clips = clips_of.load_clips(tmp_path / "data" / "esc10" / "logmel")
+    x = similarity.whiten(clips.embeddings)
     source = np.array([id.split("-")[1] for id in clips.ids])
     same = (source[:, None] == source) & ~np.eye(len(x), dtype=bool)
     assert (

@@ -154,7 +154,7 @@ def shared_cache(tmp_path_factory) -> Path:
 def test_onecycle_of_any_length(total: int, warmup: float) -> None:
     weight = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.AdamW([weight])
-    schedule = optim.schedule(
+    schedule = optim.build_schedule(
         optimizer, TrainingFlags(epochs=total, schedule="onecycle", warmup=warmup, lr=1.0), 1
     )
     rates = []

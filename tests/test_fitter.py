@@ -149,7 +149,7 @@ def test_less_memory_gives_the_same_weights(tmp_path, capsys, error, weights):
     for made in (whole, small):  # classes of unequal frequency, so that weights weigh
         made.rows.labels = np.where(np.arange(45) % 7 < 4, 0, made.rows.labels)
         made.rows.targets = np.eye(3, dtype=np.float32)[made.rows.labels]
-        made.criterion = Criterion.of(made.rows, made.train_rows, made.settings)
+        made.criterion = Criterion.from_rows(made.rows, made.train_rows, made.settings)
         made.fit(str, NEVER, 0)
     assert max(small.head.seen) == small.micro == 3 and max(whole.head.seen) == 10
     assert sum(small.head.seen) == sum(whole.head.seen)
@@ -177,11 +177,13 @@ def test_loss_is_torchs_cross_entropy(tmp_path):
     for smoothing in (0.0, 0.2):
         made = fitter(tmp_path / str(smoothing), TrainingFlags(label_smoothing=smoothing))
         want = nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing)
-        torch.testing.assert_close(made.criterion(logits, made.criterion.smooth(torch.eye(3)[labels])), want)
+        torch.testing.assert_close(
+            made.criterion(logits, made.criterion.smooth_targets(torch.eye(3)[labels])), want
+        )
     made = fitter(tmp_path / "weighted", TrainingFlags(class_weights="balanced"))
     made.rows.labels = np.array([0] * 30 + [1] * 10 + [2] * 5)
     made.rows.targets = np.eye(3, dtype=np.float32)[made.rows.labels]
-    made.criterion = Criterion.of(made.rows, made.train_rows, made.settings)
+    made.criterion = Criterion.from_rows(made.rows, made.train_rows, made.settings)
     # by rows: a long clip counts as often as it is seen
     learnt = made.rows.labels[made.rows.clip[made.train_rows]]
     weights = compute_class_weight("balanced", classes=np.arange(3), y=learnt)
@@ -191,7 +193,7 @@ def test_loss_is_torchs_cross_entropy(tmp_path):
     assert (want - nn.functional.cross_entropy(logits, labels)).abs() > 1e-3
     # a class that this fold does not train on
     made.rows.targets = np.eye(3, dtype=np.float32)[[0] * 30 + [1] * 15]
-    weights = Criterion.of(made.rows, made.train_rows, made.settings).weights
+    weights = Criterion.from_rows(made.rows, made.train_rows, made.settings).weights
     assert weights.isfinite().all() and weights[2] == 0 and (weights[:2] > 0).all(), (
         "smoothing's share of it must not count"
     )

@@ -50,21 +50,21 @@ def test_sam_takes_the_gradient_up_the_hill():
     head = nn.Linear(1, 1, bias=False)
     head.weight.data.fill_(2.0)
     (0.5 * 3 * head.weight**2).sum().backward()
-    before = optim.climb(head, 0.25)
+    before = optim.ascend_sam(head, 0.25)
     assert head.weight.item() == pytest.approx(2.25)
     head.zero_grad()
     (0.5 * 3 * head.weight**2).sum().backward()
-    optim.descend(before)
+    optim.restore_sam(before)
     assert head.weight.item() == 2.0 and head.weight.grad.item() == pytest.approx(3 * 2.25)
     two = nn.Linear(2, 1)
     two.weight.grad, two.bias.grad = torch.tensor([[3.0, 0.0]]), torch.tensor([4.0])
     old = [p.detach().clone() for p in two.parameters()]
-    optim.climb(two, 0.5)
+    optim.ascend_sam(two, 0.5)
     moved = [p.detach() - o for p, o in zip(two.parameters(), old, strict=True)]
     torch.testing.assert_close(moved, [torch.tensor([[0.3, 0.0]]), torch.tensor([0.4])], atol=1e-6, rtol=0)
     for gradient in (0.0, float("nan"), float("inf")):
         head.weight.grad = torch.tensor([[gradient]])
-        assert optim.climb(head, 0.25) == [] and head.weight.item() == 2.0
+        assert optim.ascend_sam(head, 0.25) == [] and head.weight.item() == 2.0
 
 
 def test_sams_second_pass_leaves_statistics_and_drops_the_same_units(tmp_path):
@@ -212,7 +212,7 @@ def test_several_labels_are_binary_cross_entropy(tmp_path):
     made = fit(tmp_path, Tiny(), TrainingFlags(label_smoothing=0.2), rows)
     logits, targets = torch.randn(9, 3), torch.from_numpy(rows.targets[:9])
     want = nn.functional.binary_cross_entropy_with_logits(logits, targets * 0.8 + 0.1)
-    torch.testing.assert_close(made.criterion(logits, made.criterion.smooth(targets)), want)
+    torch.testing.assert_close(made.criterion(logits, made.criterion.smooth_targets(targets)), want)
     made = fit(tmp_path, Tiny(), TrainingFlags(class_weights="balanced"), rows)
     learnt = rows.targets[rows.clip[made.train_rows]]
     weights = torch.from_numpy((1 - learnt).sum(0) / learnt.sum(0)).float()
@@ -227,7 +227,7 @@ def test_smoothing_never_makes_a_rare_class_likely(tmp_path):
     made = fit(tmp_path, Tiny(), TrainingFlags(label_smoothing=0.1, class_weights="balanced"), rows)
     assert made.criterion.weights[1] > 30, "a class without a yes"
     logits = torch.full((4, 3), 0.05).logit().requires_grad_()
-    made.criterion(logits, made.criterion.smooth(torch.zeros(4, 3))).backward()
+    made.criterion(logits, made.criterion.smooth_targets(torch.zeros(4, 3))).backward()
     torch.testing.assert_close(logits.grad, torch.zeros(4, 3), atol=1e-7, rtol=0)
 
 

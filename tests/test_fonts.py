@@ -189,5 +189,5 @@ def test_the_map_names_every_class() -> None:
         cache=SimpleNamespace(classes=["_silence_", "$x$"]),
     )
     with style.style():
-        texts = plots._map(clips).axes[0].get_legend().get_texts()
+        texts = plots._draw_map(clips).axes[0].get_legend().get_texts()
     assert [text.get_text().strip() for text in texts] == ["_silence_", "$x$"]

@@ -27,7 +27,7 @@ def cards(monkeypatch, *names: tuple[str, tuple[int, int]], archs: list[str], bu
 
     def ones(*shape, device):
         major, minor = names[int(device.partition(":")[2])][1]
-        if not gpu.built_for((major, minor), archs):
+        if not gpu.has_kernels_for((major, minor), archs):
             raise RuntimeError(NO_KERNEL)
         return torch.zeros(*shape)
 
@@ -50,7 +50,7 @@ def lines(found) -> list[str]:
 def test_a_p100_under_a_build_without_its_kernels(monkeypatch) -> None:
     """Named with the way out; nothing falls back to the CPU unless told to."""
     cards(monkeypatch, ("Tesla P100-PCIE-16GB", (6, 0)), archs=IMAGE)
-    said = lines(gpu.look())
+    said = lines(gpu.check_gpus())
     assert len(said) == 1 and said[0].startswith("stop: GPU 0: Tesla P100-PCIE-16GB (sm_60)")
     assert all(
         word in said[0]
@@ -61,12 +61,12 @@ def test_a_p100_under_a_build_without_its_kernels(monkeypatch) -> None:
         worker_pool.choose("auto")
     assert device.choose("cpu").name == "cpu"
     cards(monkeypatch, ("Tesla P100-PCIE-16GB", (6, 0)), archs=["sm_50", "sm_60", "sm_70"])
-    assert lines(gpu.look())[1] == "ok: device: cuda:0, precision fp32"
+    assert lines(gpu.check_gpus())[1] == "ok: device: cuda:0, precision fp32"
 
 
 def test_two_t4_one_of_them_busy(monkeypatch) -> None:
     cards(monkeypatch, ("Tesla T4", (7, 5)), ("Tesla T4", (7, 5)), archs=IMAGE, busy=1)
-    said = lines(gpu.look())
+    said = lines(gpu.check_gpus())
     assert said[0] == "ok: GPU 0: Tesla T4, sm_75, fp16, a kernel ran, 16.1 GB of 17.2 GB free"
     assert said[1].startswith("warning: GPU 1: Tesla T4") and "another process" in said[1]
     assert said[2] == "ok: device: cuda:0,cuda:1".replace(",", ", ") + ", a process each, precision fp16"
@@ -74,16 +74,16 @@ def test_two_t4_one_of_them_busy(monkeypatch) -> None:
 
 def test_capability_against_the_builds_list() -> None:
     assert (
-        gpu.built_for((7, 5), ["sm_70"])
-        and gpu.built_for((8, 6), ["sm_80"])
-        and gpu.built_for((9, 0), ["sm_90a"])
+        gpu.has_kernels_for((7, 5), ["sm_70"])
+        and gpu.has_kernels_for((8, 6), ["sm_80"])
+        and gpu.has_kernels_for((9, 0), ["sm_90a"])
     )
     assert (
-        not gpu.built_for((6, 0), IMAGE)
-        and not gpu.built_for((8, 0), ["sm_86"])
-        and not gpu.built_for((10, 0), ["sm_90", "compute_90"])
+        not gpu.has_kernels_for((6, 0), IMAGE)
+        and not gpu.has_kernels_for((8, 0), ["sm_86"])
+        and not gpu.has_kernels_for((10, 0), ["sm_90", "compute_90"])
     )
-    assert gpu.built_for((12, 0), ["sm_120"]) and gpu.built_for((10, 0), ["sm_75", "sm_100"])
+    assert gpu.has_kernels_for((12, 0), ["sm_120"]) and gpu.has_kernels_for((10, 0), ["sm_75", "sm_100"])
 
 
 def test_a_gpu_that_torch_cannot_use(monkeypatch, tmp_path: Path) -> None:
@@ -91,14 +91,14 @@ def test_a_gpu_that_torch_cannot_use(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(gpu, "DRIVER", str(tmp_path / "version"))
     monkeypatch.setattr(torch.version, "cuda", None)
-    assert "built for CPUs alone" in lines(gpu.look())[0]
+    assert "built for CPUs alone" in lines(gpu.check_gpus())[0]
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    assert lines(gpu.look())[0].startswith("warning") and "driver too old" in " ".join(
-        lines(gpu.look())[0].split()
+    assert lines(gpu.check_gpus())[0].startswith("warning") and "driver too old" in " ".join(
+        lines(gpu.check_gpus())[0].split()
     )
     monkeypatch.setattr(gpu, "DRIVER", str(tmp_path / "none"))
     monkeypatch.setenv("EARSHOT_ATTACHED", str(tmp_path / "none"))
-    assert lines(gpu.look())[0].startswith("ok: no GPU")
+    assert lines(gpu.check_gpus())[0].startswith("ok: no GPU")
 
 
 def test_companions_of_another_release_or_cuda(monkeypatch) -> None:
@@ -112,13 +112,13 @@ def test_companions_of_another_release_or_cuda(monkeypatch) -> None:
             raise broken[name]
 
     monkeypatch.setattr(gpu, "importlib", SimpleNamespace(import_module=load))
-    assert lines(gpu.libraries())[0].startswith("ok: torch 2.10.0+cu128")
+    assert lines(gpu.check_libraries())[0].startswith("ok: torch 2.10.0+cu128")
     have["torchaudio"] = "2.11.0"
     broken["torchaudio"] = RuntimeError(
         "Detected that PyTorch and TorchAudio were compiled\nwith different CUDA versions"
     )
     broken["torchvision"] = RuntimeError("operator torchvision::nms does not exist")
-    said = lines(gpu.libraries())
+    said = lines(gpu.check_libraries())
     assert said[0].startswith("stop: torchvision 0.25.0+cu128 cannot be imported") and "nms" in said[0]
     assert (
         said[1].startswith("warning: torchaudio 2.11.0 cannot")
@@ -127,7 +127,7 @@ def test_companions_of_another_release_or_cuda(monkeypatch) -> None:
     )
     broken.clear()
     have |= {"torchaudio": "2.10.0+cu126", "torchvision": "0.26.0"}
-    said = lines(gpu.libraries())
+    said = lines(gpu.check_libraries())
     assert "another release" in said[0] and "another CUDA" in said[1]
 
 
@@ -137,8 +137,8 @@ def test_audio_of_every_suffix(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "b.flac", tone(0, 0), 16000)
     (tmp_path / "0.flac").write_bytes(b"fLaC")
     (tmp_path / "c.mp3").write_bytes(b"no music")
-    found = environment._examples(kaggle_paths.walk(tmp_path))
-    said = [str(environment.decoded(suffix, files)) for suffix, files in found.items()]
+    found = environment._pick_examples(kaggle_paths.walk(tmp_path))
+    said = [str(environment.check_decoding(suffix, files)) for suffix, files in found.items()]
     assert [line.split(" (")[0] for line in said] == [
         "ok: audio: .flac decodes",
         "stop: audio: none of 1 .mp3 files decodes",
@@ -154,7 +154,7 @@ def test_packages(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setattr(
         packages, "find_version", lambda name: have.get(name, "2.7.5" if name.startswith("torch") else "99")
     )
-    said = lines(machine.code())
+    said = lines(machine.check_code())
     assert any(line.startswith("stop: packages: tyro, kaggle missing") for line in said)
     assert any("numpy 1.26.4 (wanted: >=2.0)" in line for line in said)
     wheels = tmp_path / "datasets" / "someone" / "kit" / "wheels"
@@ -184,13 +184,13 @@ def test_room_on_kaggle(monkeypatch, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Kaggle keeps"):
         disk_space.check_space(tmp_path / "runs" / "a", 200_000, 200_000)
     assert "0 MB free" in disk_space.check_space(tmp_path / "runs" / "a", 50_000, 50_000)
-    assert "warning: disk: 1 MB of the 1 MB" in str(next(environment.disk(tmp_path)))
+    assert "warning: disk: 1 MB of the 1 MB" in str(next(environment.check_disk(tmp_path)))
     assert kaggle_paths.get_quota_left(tmp_path.parent) is None
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
-    monkeypatch.setattr(environment, "age", lambda: 11.5 * 3600)
-    assert str(next(environment.session())).startswith("warning: session: 0.5 of 12 hours")
-    monkeypatch.setattr(environment, "age", lambda: 3600.0)
-    assert "--max-hours 10.5" in str(next(environment.session()))
+    monkeypatch.setattr(environment, "compute_age", lambda: 11.5 * 3600)
+    assert str(next(environment.check_session())).startswith("warning: session: 0.5 of 12 hours")
+    monkeypatch.setattr(environment, "compute_age", lambda: 3600.0)
+    assert "--max-hours 10.5" in str(next(environment.check_session()))
 
 
 def test_the_doctor_as_a_user_runs_it(tmp_path: Path, monkeypatch) -> None:
@@ -218,6 +218,6 @@ def test_the_doctor_as_a_user_runs_it(tmp_path: Path, monkeypatch) -> None:
 
 
 def test_the_age_of_the_machine() -> None:
-    assert 0 < environment.age() <= float(Path("/proc/uptime").read_text().split()[0]) + 1 and os.path.exists(
-        "/proc/1/stat"
-    )
+    assert 0 < environment.compute_age() <= float(
+        Path("/proc/uptime").read_text().split()[0]
+    ) + 1 and os.path.exists("/proc/1/stat")

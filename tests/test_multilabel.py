@@ -80,7 +80,7 @@ def test_folds_of_the_data_and_refusals() -> None:
 def test_scores_by_hand() -> None:
     truth = np.array([[1, 1, 0], [0, 1, 0], [1, 0, 0], [0, 0, 0]])
     p = np.array([[0.9, 0.4, 0.2], [0.6, 0.8, 0.1], [0.7, 0.2, 0.3], [0.1, 0.3, 0.2]], dtype=np.float32)
-    found = metrics.scores(p, truth)
+    found = metrics.compute_scores(p, truth)
     # yes, at 0.5: class 0 in clips 0, 1 (wrong), 2; class 1 in clip 1 of 0 and 1; class 2 occurs nowhere
     assert found["f1_macro"] == pytest.approx((4 / 5 + 2 / 3) / 2) and found["f1_micro"] == pytest.approx(
         6 / 8
@@ -96,12 +96,12 @@ def test_scores_against_sklearn_and_the_definition() -> None:
     from sklearn import metrics as sk
 
     truth, p = drawn(60, (0.5, 0.3, 0.2, 0.1), 5), np.random.default_rng(6).random((60, 4))
-    found, said = metrics.scores(p, truth), (p >= 0.5).astype(int)
+    found, said = metrics.compute_scores(p, truth), (p >= 0.5).astype(int)
     for how in ("macro", "micro", "weighted"):
         assert found[f"f1_{how}"] == pytest.approx(sk.f1_score(truth, said, average=how))
     assert found["map_macro"] == pytest.approx(sk.average_precision_score(truth, p, average="macro"))
     assert found["roc_auc_macro"] == pytest.approx(sk.roc_auc_score(truth, p, average="macro"))
-    assert metrics.scores(p.round(1), truth)["roc_auc_macro"] == pytest.approx(
+    assert metrics.compute_scores(p.round(1), truth)["roc_auc_macro"] == pytest.approx(
         sk.roc_auc_score(truth, p.round(1))
     )  # ties
     assert found["accuracy"] == pytest.approx(sk.accuracy_score(truth, said))
@@ -123,27 +123,31 @@ def test_scores_against_sklearn_and_the_definition() -> None:
     some = truth.any(1)
     p = p.round(1)  # ties
     want = sk.label_ranking_average_precision_score(truth[some], p[some], sample_weight=truth[some].sum(1))
-    assert metrics.scores(p, truth)["lwlrap"] == pytest.approx(want)
+    assert metrics.compute_scores(p, truth)["lwlrap"] == pytest.approx(want)
 
 
 def test_scores_of_clips_without_labels_are_numbers() -> None:
     for truth in (np.zeros((3, 2), dtype=int), np.ones((3, 2), dtype=int)):
-        found = metrics.scores(np.full((3, 2), 0.1), truth)
+        found = metrics.compute_scores(np.full((3, 2), 0.1), truth)
         assert all(np.isfinite(value) for value in found.values()) and found["f1_macro"] == 0
-    assert metrics.scores(np.array([[1.0, 0.0]], dtype=np.float32), np.array([[0, 1]]))["log_loss"] < 40
+    assert (
+        metrics.compute_scores(np.array([[1.0, 0.0]], dtype=np.float32), np.array([[0, 1]]))["log_loss"] < 40
+    )
 
 
 def test_report_and_metric_names() -> None:
-    text = text_report.report(np.array([[0.9, 0.6], [0.2, 0.8]]), np.array([[1, 0], [0, 0]]), ["owl", "jay"])
+    text = text_report.format_report(
+        np.array([[0.9, 0.6], [0.2, 0.8]]), np.array([[1, 0], [0, 0]]), ["owl", "jay"]
+    )
     assert "precision" in text and "confusion" not in text
     lines = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.split()}
     assert [lines["owl"], lines["jay"]] == [["1.0000", "1", "0", "0"], ["-", "0", "0", "2"]]
     for name in (*metrics.RANKING, "roc_auc_macro", "log_loss"):
-        metrics.check(name, True)
+        metrics.check_metric(name, True)
     with pytest.raises(UserError, match="--metric map_at_3 is for clips with one label each"):
-        metrics.check("map_at_3", True)
+        metrics.check_metric("map_at_3", True)
     with pytest.raises(UserError, match="--metric lwlrap is for clips with several labels"):
-        metrics.check("lwlrap", False)
+        metrics.check_metric("lwlrap", False)
 
 
 # --- submissions
@@ -306,7 +310,7 @@ def test_the_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert [row["id"] for row in oof] == kept["ids"].tolist() and (truth == kept["labels"]).all()
     p = np.array([[float(row[name]) for name in KINDS] for row in oof])
     assert not np.allclose(p.sum(1), 1, atol=0.1)
-    found = metrics.scores(p, truth.astype(int))
+    found = metrics.compute_scores(p, truth.astype(int))
     # chance: 0.67, by saying yes to all, and 0.5
     assert found["f1_macro"] > 0.8 and found["map_macro"] > 0.85, found
     assert "average precision" in (run / "report_last.txt").read_text()

@@ -56,17 +56,17 @@ def certain(predicted: list[int], classes: int = 3) -> np.ndarray:
     ],
 )
 def test_scores_of_odd_sets(truth: list, predicted: list, f1: float, accuracy: float, recall: float) -> None:
-    found = metrics.scores(certain(predicted), np.array(truth))
+    found = metrics.compute_scores(certain(predicted), np.array(truth))
     assert (found["f1_macro"], found["accuracy"], found["balanced_accuracy"]) == pytest.approx(
         (f1, accuracy, recall)
     )
     assert all(np.isfinite(value) for value in found.values())
-    assert "nan" not in text_report.report(certain(predicted), np.array(truth), CLASSES).lower()
+    assert "nan" not in text_report.format_report(certain(predicted), np.array(truth), CLASSES).lower()
 
 
 def test_a_probability_of_zero_costs_much_but_not_everything() -> None:
-    assert metrics.scores(certain([0]), np.array([1]))["log_loss"] == pytest.approx(-np.log(1e-15))
-    assert metrics.scores(certain([0]), np.array([[0, 1, 0]]))["log_loss"] == pytest.approx(
+    assert metrics.compute_scores(certain([0]), np.array([1]))["log_loss"] == pytest.approx(-np.log(1e-15))
+    assert metrics.compute_scores(certain([0]), np.array([[0, 1, 0]]))["log_loss"] == pytest.approx(
         -2 * np.log(1e-15) / 3, rel=1e-3
     )
 
@@ -76,27 +76,29 @@ def test_a_probability_of_zero_costs_much_but_not_everything() -> None:
 def test_what_is_no_number_has_no_score(truth: np.ndarray, odd: float) -> None:
     p = np.array([[0.2, 0.3, 0.5], [0.1, odd, 0.1]], dtype=np.float32)
     with pytest.raises(UserError, match="1 of 2 predictions are not numbers"):
-        metrics.scores(p, truth)
+        metrics.compute_scores(p, truth)
     with pytest.raises(UserError, match="no clips to score"):
-        metrics.scores(p[:0], truth[:0])
+        metrics.compute_scores(p[:0], truth[:0])
 
 
 def test_no_positive_of_any_class_is_said_in_words() -> None:
     truth, p = np.zeros((4, 3), dtype=int), np.full((4, 3), 0.2, dtype=np.float32)
-    found = metrics.scores(p, truth)
+    found = metrics.compute_scores(p, truth)
     assert found["accuracy"] == 1 and all(np.isfinite(value) for value in found.values())
-    said = metrics.summary({**found, "undefined": metrics.undefined(truth)})
+    said = metrics.format_summary({**found, "undefined": metrics.list_undefined(truth)})
     assert said.startswith(
         "f1_macro undefined  map_macro undefined  lwlrap undefined  roc_auc_macro undefined  accuracy 1.0000 "
         " log_loss 0.2231"
     )
-    assert "nan" not in text_report.report(p, truth, CLASSES).lower()
+    assert "nan" not in text_report.format_report(p, truth, CLASSES).lower()
     truth[0, 1] = 1  # one label of one clip defines them all; the clips without count in neither
-    assert metrics.undefined(truth) == [] and metrics.undefined(np.array([0, 1])) == []
-    assert metrics.undefined(np.array([0, 0])) == ["roc_auc_macro"]
-    assert metrics.undefined(np.ones((2, 3))) == ["roc_auc_macro", "roc_auc_micro"]
-    only = metrics.scores(p[:1], truth[:1])
-    assert metrics.scores(p, truth)["lwlrap"] == only["lwlrap"] == pytest.approx(1 / 3)  # a tie of three
+    assert metrics.list_undefined(truth) == [] and metrics.list_undefined(np.array([0, 1])) == []
+    assert metrics.list_undefined(np.array([0, 0])) == ["roc_auc_macro"]
+    assert metrics.list_undefined(np.ones((2, 3))) == ["roc_auc_macro", "roc_auc_micro"]
+    only = metrics.compute_scores(p[:1], truth[:1])
+    assert (
+        metrics.compute_scores(p, truth)["lwlrap"] == only["lwlrap"] == pytest.approx(1 / 3)
+    )  # a tie of three
 
 
 class Quiet:
@@ -198,7 +200,7 @@ def test_a_hold_out_without_some_class() -> None:
     )
     held = draw_holdout(table, 0.5, 0)
     assert not held[8] and 0 < held.sum() < 8  # the only emu is learnt
-    found = metrics.scores(certain([2] * int(held.sum())), np.where(table.label[held] == "owl", 2, 1))
+    found = metrics.compute_scores(certain([2] * int(held.sum())), np.where(table.label[held] == "owl", 2, 1))
     assert all(np.isfinite(value) for value in found.values())
 
 

@@ -51,10 +51,10 @@ def fitter(folder, settings, device, build=Conv) -> Fitter:
 def test_operations_of_a_head():
     head = Tiny().train()
     assert (
-        training_precision.operations(head, made_rows(), np.arange(9)) == 2 * (12 * 16 + 16 * 3)
+        training_precision.count_flops(head, made_rows(), np.arange(9)) == 2 * (12 * 16 + 16 * 3)
         and head.training
     )
-    assert training_precision.operations(head, made_rows(), np.arange(0)) == 0
+    assert training_precision.count_flops(head, made_rows(), np.arange(0)) == 0
 
 
 def test_operations_of_attention_count():
@@ -63,7 +63,7 @@ def test_operations_of_attention_count():
     layer.forward = lambda x, mask=None: nn.TransformerEncoderLayer.forward(
         layer, x.flatten(1, 2).transpose(1, 2)
     )
-    assert training_precision.operations(layer, made_rows(), np.arange(2)) >= 5 * 2 * 12 * (
+    assert training_precision.count_flops(layer, made_rows(), np.arange(2)) >= 5 * 2 * 12 * (
         3 * 12 + 12 + 2 * 24
     )
     assert torch.backends.mha.get_fastpath_enabled()
@@ -103,27 +103,31 @@ def test_what_is_clearly_faster_is_taken(monkeypatch, times, want):
     monkeypatch.setattr(training_precision, "SMALL", 0)
     monkeypatch.setattr(
         training_precision,
-        "measure",
+        "measure_steps",
         lambda head, candidates, which, step: [t * len(which) / 32 for t in times],
     )
-    found = training_precision.decide(Conv(), made_rows(), TrainingFlags(), CPU)
+    found = training_precision.choose_precision(Conv(), made_rows(), TrainingFlags(), CPU)
     assert replace(found, about=CPU.about) == want and (
         found == CPU or "times as fast as fp32" in found.about
     )
 
 
 def test_nothing_is_tried_where_it_was_said_or_cannot_matter(monkeypatch):
-    monkeypatch.setattr(training_precision, "measure", lambda *args: pytest.fail("tried"))
-    assert training_precision.decide(Conv(), made_rows(), TrainingFlags(), CPU) is CPU, "a small head"
+    monkeypatch.setattr(training_precision, "measure_steps", lambda *args: pytest.fail("tried"))
+    assert training_precision.choose_precision(Conv(), made_rows(), TrainingFlags(), CPU) is CPU, (
+        "a small head"
+    )
     monkeypatch.setattr(training_precision, "SMALL", 0)
     for precision in ("fp32", "bf16"):
         device = replace(CPU, precision=precision)
         assert (
-            training_precision.decide(Conv(), made_rows(), TrainingFlags(precision=precision), device)
+            training_precision.choose_precision(
+                Conv(), made_rows(), TrainingFlags(precision=precision), device
+            )
             is device
         )
     gpu = replace(CPU, name="cuda:0")
-    assert training_precision.decide(Conv(), made_rows(), TrainingFlags(), gpu) is gpu
+    assert training_precision.choose_precision(Conv(), made_rows(), TrainingFlags(), gpu) is gpu
 
 
 def test_candidates_that_fail_or_answer_otherwise_are_out():
@@ -137,14 +141,14 @@ def test_candidates_that_fail_or_answer_otherwise_are_out():
             raise RuntimeError('"conv" not implemented for BFloat16')
         return 1.01 if device.precision == "bf16" else 1.0
 
-    times = training_precision.measure(Conv(), candidates, np.arange(4), step)
+    times = training_precision.measure_steps(Conv(), candidates, np.arange(4), step)
     assert [np.isfinite(t) for t in times] == [True, True, False]
-    times = training_precision.measure(
+    times = training_precision.measure_steps(
         Conv(), candidates, np.arange(4), lambda head, device, which: 1.2 if device.channels_last else 1.0
     )
     assert [np.isfinite(t) for t in times] == [True, True, False]
-    real = training_precision.measure(
-        Conv(), candidates, np.arange(4), training_precision._stepper(made_rows(), TrainingFlags())
+    real = training_precision.measure_steps(
+        Conv(), candidates, np.arange(4), training_precision._make_step(made_rows(), TrainingFlags())
     )
     assert np.isfinite(real).all(), "the losses of all agree"
 
@@ -190,7 +194,7 @@ def test_average_precision_is_scikit_learns():
         truth = random.integers(0, 2, 50)
         truth[0] = 1
         scores = random.random(50).round(1 if seed % 2 else 6)  # with ties, and without
-        assert metrics.one("map_macro", scores[:, None], truth[:, None]) == pytest.approx(
+        assert metrics.compute_gain("map_macro", scores[:, None], truth[:, None]) == pytest.approx(
             sk.average_precision_score(truth, scores), rel=1e-12
         )
 
@@ -209,5 +213,5 @@ def test_average_precision_is_scikit_learns():
     ],
 )
 def test_whatever_changes_a_batch_is_asked_for(key, value):
-    assert augment.asked(TrainingFlags(**{key: value})) and not augment.asked(TrainingFlags())
-    assert not augment.asked(TrainingFlags(time_mask=3, num_masks=0))
+    assert augment.is_enabled(TrainingFlags(**{key: value})) and not augment.is_enabled(TrainingFlags())
+    assert not augment.is_enabled(TrainingFlags(time_mask=3, num_masks=0))

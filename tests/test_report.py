@@ -120,7 +120,7 @@ def test_calibration_by_hand(tmp_path: Path) -> None:
 def test_the_chosen_epoch_is_training_s(tmp_path: Path) -> None:
     """Of equal scores the lower loss, as the trainer decides."""
     made_up(tmp_path / "r", ["a", "b"], 6)
-    parts = curves.by_part(results.load(tmp_path / "r").history)
+    parts = curves.group_by_part(results.load(tmp_path / "r").history)
     assert list(parts) == ["fold_0", "fold_1", "fold_2"]
     assert [curves.chosen(rows, "f1_macro")["epoch"] for rows in parts.values()] == [2, 2, 2]
     assert curves.chosen(parts["fold_0"], "accuracy")["epoch"] == 3
@@ -168,7 +168,7 @@ def test_more_than_folds_in_the_history(tmp_path: Path) -> None:
     )
     (tmp_path / "r" / "fold_0_seed8").mkdir()
     found = results.load(tmp_path / "r")
-    assert list(curves.by_part(found.history)) == ["fold_0_seed7", "fold_0_seed8", "refit_seed7"]
+    assert list(curves.group_by_part(found.history)) == ["fold_0_seed7", "fold_0_seed8", "refit_seed7"]
     assert make_report(tmp_path / "r") and (tmp_path / "r" / "loss_curves.png").exists()
 
 

@@ -72,24 +72,24 @@ def cached(scripts, tmp_path_factory) -> Path:
 def test_each_epoch_once(tmp_path: Path) -> None:
     """Told piece by piece, by two processes, over a torn file: the same as told once."""
     whole = TensorBoard(tmp_path / "whole")
-    whole.see(rows(6), now=True)
+    whole.log_epochs(rows(6), now=True)
     part = TensorBoard(tmp_path / "part")
-    part.see(rows(2))
+    part.log_epochs(rows(2))
     assert not (tmp_path / "part").exists()  # too early to be worth the import
-    part.see(rows(2), now=True)
-    part.see(rows(3), now=True)
-    part.see(rows(3), now=True)
+    part.log_epochs(rows(2), now=True)
+    part.log_epochs(rows(3), now=True)
+    part.log_epochs(rows(3), now=True)
     (path,) = (tmp_path / "part" / "fold_0").iterdir()
     assert [step for step, _ in events(path.parent)["loss/train"]] == [1, 2, 3]
     path.write_bytes(path.read_bytes()[:-5])  # killed while it wrote
     later = TensorBoard(tmp_path / "part")
-    later.see(rows(4) + rows(1, fold=3), now=True)
-    later.see(rows(6) + rows(1, fold=3), now=True)
+    later.log_epochs(rows(4) + rows(1, fold=3), now=True)
+    later.log_epochs(rows(6) + rows(1, fold=3), now=True)
     found = events(path.parent)
     assert found == events(tmp_path / "whole" / "fold_0") and len(list(path.parent.iterdir())) == 1
     assert set(found) == {"learning_rate", "loss/train", "loss/validation", "validation/f1_macro"}
     assert found["loss/validation"] == [(e, pytest.approx(2 / e)) for e in range(1, 7)]
-    later.see(rows(2), now=True)  # a damaged fold that is trained anew
+    later.log_epochs(rows(2), now=True)  # a damaged fold that is trained anew
     assert [step for step, _ in events(path.parent)["loss/train"]] == [1, 2]
 
 
@@ -138,9 +138,9 @@ def test_no_failure_costs_a_run(tmp_path: Path, monkeypatch, capsys) -> None:
         raise MemoryError("no room\nfor pictures")
 
     run = made_up(tmp_path / "r", ["a", "b"], 12)
-    tracker = tracking.start(run, wandb=False)
+    tracker = tracking.start_tracking(run, wandb=False)
     monkeypatch.setattr(pages, "make", broken)
-    monkeypatch.setattr(TensorBoard, "see", broken)
+    monkeypatch.setattr(TensorBoard, "log_epochs", broken)
     for watch in run.watching:
         watch(rows(2))
         watch(rows(3))
@@ -158,7 +158,7 @@ def test_weights_and_biases(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(tracking, "find_spec", lambda name: None)
     run = made_up(tmp_path / "r", ["a", "b"], 12)
     with pytest.raises(UserError, match="pip install wandb"):
-        tracking.start(run, wandb=True)
+        tracking.start_tracking(run, wandb=True)
     monkeypatch.undo()
 
     sent, begun = [], []
@@ -180,13 +180,13 @@ def test_weights_and_biases(tmp_path: Path, monkeypatch) -> None:
     fake.Image = lambda path: path
     monkeypatch.setitem(sys.modules, "wandb", fake)
     run.write_json("scores", {"last": {"f1_macro": 0.5, "folds": [0]}})
-    tracking.start(run, wandb=True).see(rows(2))
-    tracker = tracking.start(run, wandb=True)  # another process
-    tracker.see(rows(2))
-    tracker.see(rows(3))
+    tracking.start_tracking(run, wandb=True).log_epochs(rows(2))
+    tracker = tracking.start_tracking(run, wandb=True)  # another process
+    tracker.log_epochs(rows(2))
+    tracker.log_epochs(rows(3))
     tracker.finish()
-    again = tracking.start(run, wandb=True)
-    again.see(rows(3))
+    again = tracking.start_tracking(run, wandb=True)
+    again.log_epochs(rows(3))
     again.finish()
     assert [values["fold_0/epoch"] for values in sent if "fold_0/epoch" in values] == [1, 2, 3]
     assert sent[0]["fold_0/loss/train"] == 1.0 and "pictures/" not in str(list(sent[0]))

@@ -112,8 +112,10 @@ def test_scores_are_scikit_learns(seed):
     }
     within = [sk.top_k_accuracy_score(truth, probabilities, k=k) for k in (1, 2, 3)]
     want["map_at_3"] = np.diff(within, prepend=0) @ [1, 1 / 2, 1 / 3]
-    found = metrics.scores(probabilities, truth, "roc_auc_micro")
-    assert set(found) - set(metrics.scores(probabilities, truth)) == {"roc_auc_micro"}  # only where chosen
+    found = metrics.compute_scores(probabilities, truth, "roc_auc_micro")
+    assert set(found) - set(metrics.compute_scores(probabilities, truth)) == {
+        "roc_auc_micro"
+    }  # only where chosen
     assert found == pytest.approx(want, rel=1e-9) and set(
         get_args(get_type_hints(TrainingFlags)["metric"])
     ) == (set(found) | set(metrics.RANKING))
@@ -125,7 +127,7 @@ def test_scores_are_scikit_learns(seed):
 @pytest.mark.filterwarnings("error")
 def test_scores_of_odd_folds():
     """A class that is only predicted, one that never occurs, and a certain mistake."""
-    found = metrics.scores(
+    found = metrics.compute_scores(
         np.array([[1, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 0]], dtype=np.float32), np.array([0, 0, 1])
     )
     assert found["balanced_accuracy"] == pytest.approx(0.75) and found["f1_macro"] == pytest.approx(
@@ -139,33 +141,35 @@ def test_roc_auc_of_two_classes_is_the_usual_one():
     second = (1 / (1 + np.exp(-odds - 15 * truth))).astype(np.float32)
     p = np.stack([1 - second, second], 1)
     assert len(np.unique(p[:, 0])) < len(np.unique(second)) < 90, "ties, and more of them next to 1"
-    assert metrics.scores(p, truth)["roc_auc_macro"] == pytest.approx(sk.roc_auc_score(truth, second))
+    assert metrics.compute_scores(p, truth)["roc_auc_macro"] == pytest.approx(sk.roc_auc_score(truth, second))
 
 
 def test_roc_auc_micro_is_of_all_pairs_together():
     truth, p = rng(3).integers(0, 4, 70), rng(4).dirichlet(np.ones(5), 70).round(1)  # ties; a class of none
-    found = metrics.scores(p, truth, "roc_auc_micro")
+    found = metrics.compute_scores(p, truth, "roc_auc_micro")
     assert found["roc_auc_micro"] == pytest.approx(sk.roc_auc_score(np.eye(5)[truth].ravel(), p.ravel()))
     present = sk.roc_auc_score(np.eye(5)[truth][:, :4], p[:, :4], average="macro")
     assert found["roc_auc_macro"] == pytest.approx(present), "an absent class does not count there"
     several = rng(5).integers(0, 2, (70, 5))
     assert (
-        metrics.one("roc_auc_micro", p, several)
-        == metrics.scores(p, several, "roc_auc_micro")["roc_auc_micro"]
+        metrics.compute_gain("roc_auc_micro", p, several)
+        == metrics.compute_scores(p, several, "roc_auc_micro")["roc_auc_micro"]
     )
-    assert metrics.scores(p, several, "roc_auc_micro")["roc_auc_micro"] == pytest.approx(
+    assert metrics.compute_scores(p, several, "roc_auc_micro")["roc_auc_micro"] == pytest.approx(
         sk.roc_auc_score(several, p, average="micro")
     )
     for none in (np.zeros((3, 2), int), np.ones((3, 2), int)):
-        assert metrics.scores(np.full((3, 2), 0.4), none, "roc_auc_micro")["roc_auc_micro"] == 0
-        assert "roc_auc_micro" in metrics.undefined(none)
-    assert metrics.undefined(np.array([1, 1])) == ["roc_auc_macro"]
-    assert metrics.scores(np.array([[0.2, 0.8]]), np.array([1]), "roc_auc_micro")["roc_auc_micro"] == 1
+        assert metrics.compute_scores(np.full((3, 2), 0.4), none, "roc_auc_micro")["roc_auc_micro"] == 0
+        assert "roc_auc_micro" in metrics.list_undefined(none)
+    assert metrics.list_undefined(np.array([1, 1])) == ["roc_auc_macro"]
+    assert (
+        metrics.compute_scores(np.array([[0.2, 0.8]]), np.array([1]), "roc_auc_micro")["roc_auc_micro"] == 1
+    )
 
 
 def test_report_has_every_class():
     probabilities = np.eye(3)[[0, 1, 1, 0]]
-    text = text_report.report(probabilities, np.array([0, 1, 0, 0]), ["owl", "jay", "never"])
+    text = text_report.format_report(probabilities, np.array([0, 1, 0, 0]), ["owl", "jay", "never"])
     table = sk.classification_report(
         [0, 1, 0, 0],
         [0, 1, 1, 0],
@@ -188,8 +192,8 @@ def test_report_has_every_class():
 def tuned(settings: TrainingFlags, steps: int):
     torch.manual_seed(0)
     head = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
-    found = optim.optimizer(head, settings)
-    return head, found, optim.schedule(found, settings, steps)
+    found = optim.build_optimizer(head, settings)
+    return head, found, optim.build_schedule(found, settings, steps)
 
 
 def advance(head, optimizer, schedule, first: int, last: int) -> list[float]:
@@ -216,12 +220,12 @@ def test_a_packed_optimiser_goes_on_bit_for_bit(kind, form):
     whole = advance(head, optimizer, schedule, 0, 20)
     half = tuned(settings, 5)
     rates = advance(*half, 0, 7)
-    tensors, rest = optim.pack(half[1])
+    tensors, rest = optim.pack_state(half[1])
     rest, steps_done = json.loads(json.dumps(rest)), half[2].last_epoch
     weights, tensors = load(save(half[0].state_dict())), load(save(tensors))
     fresh = tuned(settings, 5)
     fresh[0].load_state_dict(weights)
-    optim.unpack(fresh[1], tensors, rest)
+    optim.restore_state(fresh[1], tensors, rest)
     fresh[2].last_epoch = steps_done
     rates += advance(*fresh, 7, 20)
     assert rates == whole
@@ -259,14 +263,16 @@ def test_optimisers_are_what_they_say():
     )
     head = nn.Linear(2, 2)
     head.bias.requires_grad_(False)
-    assert sum(p.numel() for p in optim.optimizer(head, TrainingFlags()).param_groups[0]["params"]) == 4, (
-        "frozen ones stay"
-    )
+    assert (
+        sum(p.numel() for p in optim.build_optimizer(head, TrainingFlags()).param_groups[0]["params"]) == 4
+    ), "frozen ones stay"
 
 
 def test_map_macro_of_one_label_is_that_of_each_class_against_the_rest():
     truth, p = rng(6).integers(0, 4, 70), rng(7).dirichlet(np.ones(5), 70)
     want = np.mean([sk.average_precision_score(truth == c, p[:, c]) for c in range(4)])  # none of the fifth
-    assert metrics.scores(p, truth, "map_macro")["map_macro"] == pytest.approx(want)
-    assert metrics.one("map_macro", p, truth) == pytest.approx(want) and "map_macro" in metrics.of_task(False)
-    assert "map_macro" not in metrics.scores(p, truth)
+    assert metrics.compute_scores(p, truth, "map_macro")["map_macro"] == pytest.approx(want)
+    assert metrics.compute_gain("map_macro", p, truth) == pytest.approx(
+        want
+    ) and "map_macro" in metrics.list_for_task(False)
+    assert "map_macro" not in metrics.compute_scores(p, truth)

@@ -25,7 +25,7 @@ from earshot.core.errors import UserError
 from earshot.features import cache, extract, plan
 from earshot.training import clip_weights as row_weights
 from earshot.training import folds
-from earshot.training.loss import Criterion, accumulate, class_weights
+from earshot.training.loss import Criterion, accumulate_gradients, balance_classes
 
 CPU = Device("cpu", "fp32", "CPU")
 N, SHAPE = 60, {"pooled": (8, 1, 1)}
@@ -68,7 +68,7 @@ def test_the_other_clips_folds_are_as_without_them():
 
 
 def test_a_copys_weight_is_that_of_its_clips_by_their_shares():
-    found = row_weights.of_rows(
+    found = row_weights.weigh_rows(
         np.array([1, 0.5, 0.2]), np.array([0, 1, 1, 2, 0, 1, 4]), 4, np.array([2, -1]), np.array([0.75, 1])
     )
     assert found == pytest.approx([1, 0.5, 0.5, 0.2, 0.75 + 0.05, 0.5, 1]) and found.dtype == np.float32
@@ -124,7 +124,7 @@ def test_the_loss_is_the_weighted_mean_whatever_the_memory(multilabel, focal, ba
         plain = torch.autocast("cpu", enabled=False)
         for most in (10, 4, 1):
             head.zero_grad()
-            loss = accumulate(head, criterion, some, targets, most, plain, scaler)
+            loss = accumulate_gradients(head, criterion, some, targets, most, plain, scaler)
             found.append((loss, *(p.grad.clone() for p in head.parameters())))
         for other in found[1:]:
             for one, same in zip(found[0], other, strict=True):
@@ -132,7 +132,7 @@ def test_the_loss_is_the_weighted_mean_whatever_the_memory(multilabel, focal, ba
         if kind is Usual:
             logits = head(some["x"])
             each = torch.stack([criterion(logits[i : i + 1], targets[i : i + 1]) for i in range(10)])
-            by = criterion.row_weights(targets) * some["weights"]
+            by = criterion.weigh_rows(targets) * some["weights"]
             torch.testing.assert_close(found[0][0], ((each * by).sum() / by.sum()).detach())
             twice = criterion(logits, targets, None, 2 * some["weights"])
             torch.testing.assert_close(twice.detach(), found[0][0], msg="the learning rate means the same")
@@ -146,11 +146,11 @@ def test_balanced_classes_are_balanced_by_weights(multilabel):
     rows = SimpleNamespace(targets=targets, clip=np.arange(5), multilabel=multilabel)
     twice, each = np.array([0, 1, 2, 3, 4, 4]), np.arange(5)
     rows.weights = None
-    want = class_weights(rows, twice)[:2]  # of the classes that occur in either
+    want = balance_classes(rows, twice)[:2]  # of the classes that occur in either
     rows.weights = np.array([1, 1, 1, 1, 2], dtype=np.float32)
-    assert class_weights(rows, each)[:2] == pytest.approx(want)
+    assert balance_classes(rows, each)[:2] == pytest.approx(want)
     rows.weights = rows.weights * np.float32(0.1)
-    assert class_weights(rows, each)[:2] == pytest.approx(want), "however small they are"
+    assert balance_classes(rows, each)[:2] == pytest.approx(want), "however small they are"
 
 
 @pytest.mark.parametrize("name", ["logistic", "svm"])

@@ -25,7 +25,7 @@ from earshot.core.fingerprint import to_record
 from earshot.features.cache import Cache
 from earshot.training import dataset, metrics, window_pooling
 from earshot.training.checkpoint import FoldFolder
-from earshot.training.loss import Criterion, class_weights
+from earshot.training.loss import Criterion, balance_classes
 from earshot.training.predict import predict
 from earshot.training.run import Run
 from earshot.training.trainer import Fitter, Fold
@@ -61,7 +61,7 @@ def test_pools_are_what_they_say(how: str, multilabel: bool) -> None:
     random = np.random.default_rng(5)
     clip = random.permutation(np.repeat([0, 1, 3], [7, 2, 1]))  # clip 2 has no window, 1 fewer than three
     logits = random.normal(size=(10, 4)).round(1)  # ties
-    found = window_pooling.pool(torch.from_numpy(logits), torch.from_numpy(clip), 5, how, multilabel)
+    found = window_pooling.pool_logits(torch.from_numpy(logits), torch.from_numpy(clip), 5, how, multilabel)
     assert found[[2, 4]].isnan().all() and found.shape == (5, 4)
     for one in (0, 1, 3):
         np.testing.assert_allclose(found[one], by_hand(logits[clip == one], how, multilabel), rtol=1e-12)
@@ -72,11 +72,11 @@ def test_the_mean_of_the_logits_is_the_geometric_mean_of_one_labels_probabilitie
         torch.randn(6, 3, generator=torch.Generator().manual_seed(0)),
         torch.tensor([0, 0, 0, 1, 1, 0]),
     )
-    found = window_pooling.pool(logits, clip, 2)
+    found = window_pooling.pool_logits(logits, clip, 2)
     product = logits.softmax(1)[clip == 0].log().mean(0).exp()
     torch.testing.assert_close(found[0], product / product.sum())
     assert torch.equal(
-        window_pooling.pool(logits[:0], clip[:0], 2, "max").isnan(), torch.ones(2, 3, dtype=torch.bool)
+        window_pooling.pool_logits(logits[:0], clip[:0], 2, "max").isnan(), torch.ones(2, 3, dtype=torch.bool)
     )
 
 
@@ -86,10 +86,10 @@ def test_the_mean_of_the_logits_is_the_geometric_mean_of_one_labels_probabilitie
 def test_at_most_so_many_windows_of_a_clip_each_as_likely() -> None:
     clip = np.repeat(np.arange(5), [6, 1, 3, 2, 6])
     rows = np.flatnonzero(clip != 3)
-    assert window_pooling.drawn(rows, clip, None, 0) is rows
+    assert window_pooling.sample_windows(rows, clip, None, 0) is rows
     seen = np.zeros(len(clip))
     for seed in range(600):
-        found = window_pooling.drawn(rows, clip, 2, seed)
+        found = window_pooling.sample_windows(rows, clip, 2, seed)
         assert (np.diff(found) > 0).all() and np.bincount(clip[found], minlength=5).tolist() == [
             2,
             1,
@@ -98,13 +98,15 @@ def test_at_most_so_many_windows_of_a_clip_each_as_likely() -> None:
             2,
         ]
         seen[found] += 1
-    assert np.array_equal(window_pooling.drawn(rows, clip, 2, 7), window_pooling.drawn(rows, clip, 2, 7))
+    assert np.array_equal(
+        window_pooling.sample_windows(rows, clip, 2, 7), window_pooling.sample_windows(rows, clip, 2, 7)
+    )
     np.testing.assert_allclose(seen[clip == 0] / 600, 1 / 3, atol=0.08)
     np.testing.assert_allclose(seen[clip == 2] / 600, 2 / 3, atol=0.08)
     mixed = np.random.default_rng(0).permutation(rows)
     assert (
-        len(window_pooling.drawn(mixed, clip, 3, 1)) == 3 + 1 + 3 + 3
-        and len(window_pooling.drawn(rows[:0], clip, 3, 1)) == 0
+        len(window_pooling.sample_windows(mixed, clip, 3, 1)) == 3 + 1 + 3 + 3
+        and len(window_pooling.sample_windows(rows[:0], clip, 3, 1)) == 0
     )
 
 
@@ -122,7 +124,7 @@ def test_an_epoch_trains_on_the_windows_that_it_draws(tmp_path: Path) -> None:
         assert sorted(made.rows.clip[rows]) == np.flatnonzero(np.arange(45) % 5 != 1).tolist()
         epochs.append(sorted(rows))
     assert epochs[0] != epochs[1]
-    np.testing.assert_allclose(made.criterion.weights, class_weights(made.rows, np.array(epochs[0])))
+    np.testing.assert_allclose(made.criterion.weights, balance_classes(made.rows, np.array(epochs[0])))
     assert made.rows_per_epoch == clips
 
 
@@ -218,7 +220,7 @@ def test_the_least_log_loss_is_the_best_epoch(tmp_path: Path, monkeypatch: pytes
         (False, False),
     ]
     assert '"log_loss": 0.3' in (tmp_path / "best" / "head.json").read_text()
-    assert metrics.gain("log_loss", 0.3) == -0.3 and metrics.gain("f1_macro", 0.3) == 0.3
+    assert metrics.to_gain("log_loss", 0.3) == -0.3 and metrics.to_gain("f1_macro", 0.3) == 0.3
 
 
 # --- the line
@@ -279,8 +281,10 @@ def test_the_pool_of_a_run_is_that_of_its_epochs_folds_and_submission(
         int
     )
     last = read_csv(run.folder / "metrics.csv")[-1]
-    assert metrics.scores(p, truth)["roc_auc_macro"] == pytest.approx(float(last["roc_auc_macro"]), abs=1e-5)
-    assert metrics.scores(p, truth)["log_loss"] == pytest.approx(float(last["valid_loss"]), abs=1e-5)
+    assert metrics.compute_scores(p, truth)["roc_auc_macro"] == pytest.approx(
+        float(last["roc_auc_macro"]), abs=1e-5
+    )
+    assert metrics.compute_scores(p, truth)["log_loss"] == pytest.approx(float(last["valid_loss"]), abs=1e-5)
 
     # A clip's answer is that of its likeliest window, class by class.
     device = choose("cpu")

@@ -11,25 +11,25 @@ from pathlib import Path
 
 import numpy as np
 
-from earshot.doctor.embeddings import Clips, constant
-from earshot.doctor.findings import Finding, ok, stop, warning, write_csv
-from earshot.doctor.similarity import centred, principal
+from earshot.doctor.embeddings import Clips, find_constant
+from earshot.doctor.findings import Finding, report_ok, stop, warn, write_csv
+from earshot.doctor.similarity import centre, compute_principal
 
 UNEVEN = 10  # times as many clips in the commonest class as in the rarest
 COMPONENTS = 50  # of the PCA before the logistic regression
 ALIKE, APART = 0.6, 0.75  # adversarial AUC
 
 
-def counts(clips: Clips) -> np.ndarray:
+def count_clips(clips: Clips) -> np.ndarray:
     """(folds + 1, classes) clips per class: in all, then per fold in order."""
     targets, numbers = clips.targets, clips.folds
     folds = np.unique(numbers[numbers >= 0])
     return np.array([targets.sum(0), *(targets[numbers == fold].sum(0) for fold in folds)])
 
 
-def balance(clips: Clips, out: Path) -> Iterator[Finding]:
+def check_balance(clips: Clips, out: Path) -> Iterator[Finding]:
     """class_balance.csv: clips per class and fold; what is uneven or missing."""
-    classes, table = clips.cache.classes, counts(clips)
+    classes, table = clips.cache.classes, count_clips(clips)
     numbers = [int(n) for n in np.unique(clips.folds) if n >= 0]
     rows = ([name, *column] for name, column in zip(classes, table.T.tolist(), strict=True))
     write_csv(out / "class_balance.csv", ("label", "clips", *(f"fold_{n}" for n in numbers)), rows)
@@ -45,40 +45,42 @@ def balance(clips: Clips, out: Path) -> Iterator[Finding]:
         "clips each"
     )
     if total[most] >= UNEVEN * max(total[least], 1):
-        yield warning(f"uneven classes: {text}: judge by f1_macro, try --class-weights balanced")
+        yield warn(f"uneven classes: {text}: judge by f1_macro, try --class-weights balanced")
     else:
-        yield ok(f"{text}; {clips.whose}")
+        yield report_ok(f"{text}; {clips.whose}")
     rare = total < len(numbers)
     if rare.any():
         names = [classes[c] for c in np.flatnonzero(rare)]
-        yield warning(
+        yield warn(
             f"{len(names)} classes have fewer clips than folds ({', '.join(names[:5])}): they are missing "
             "from some: give a lower --folds, or judge them by hand"
         )
     lacking = np.argwhere((table[1:] == 0) & ~rare)
     if len(lacking):
         fold, label = lacking[0]
-        yield warning(
+        yield warn(
             f"{len(lacking)} times a fold has no clip of a class (first: fold {numbers[fold]}, "
             f"{classes[label]}): folds' scores differ by that; pooled out-of-fold scores do not suffer, "
             "else give --folds K"
         )
     sizes = [int((clips.folds == n).sum()) for n in numbers]
     if sizes and max(sizes) > 2 * min(sizes):
-        yield warning(
+        yield warn(
             f"folds of {min(sizes)} to {max(sizes)} clips: trust the pooled score, not the folds' mean; "
             "or --folds K"
         )
 
 
-def durations(clips: Clips) -> Iterator[Finding]:
+def check_durations(clips: Clips) -> Iterator[Finding]:
     """Minimum, median and maximum; how many clips are padded, how many are cut."""
     span = clips.cache.manifest["span"]
     known = clips.seconds[np.isfinite(clips.seconds)]
     covered = clips.covered[np.isfinite(clips.covered)]
     padded = float((covered < span - 1e-3).mean()) if len(covered) else 0.0
     if not len(known):
-        yield ok(f"durations: at least the window's {span:g} s, all of them; their files are not at hand")
+        yield report_ok(
+            f"durations: at least the window's {span:g} s, all of them; their files are not at hand"
+        )
         return
     both = np.isfinite(clips.seconds) & np.isfinite(clips.covered)
     cut = both & (clips.seconds > clips.covered + 0.05)
@@ -90,17 +92,17 @@ def durations(clips: Clips) -> Iterator[Finding]:
         text += f" ({len(clips.ids) - len(known)} of unknown length)"
     if cut.mean() > 0.05:
         lost = float((clips.seconds[cut] - clips.covered[cut]).sum() / clips.seconds[both].sum())
-        yield warning(
+        yield warn(
             f"{text}, {lost:.0%} of the audio is not heard: give get_features.py --hop {span / 2:g}, or "
             "a longer --seconds"
         )
     elif padded > 0.5 and np.median(known) < span / 2:
-        yield warning(f"{text}: most of a window is padding; a shorter --seconds is faster and often better")
+        yield warn(f"{text}: most of a window is padding; a shorter --seconds is faster and often better")
     else:
-        yield ok(text)
+        yield report_ok(text)
 
 
-def audio(clips: Clips) -> Iterator[Finding]:
+def check_audio(clips: Clips) -> Iterator[Finding]:
     """What the cache's ledger of bad audio says, and embeddings that are one number."""
     path, bad = clips.cache.folder / "bad_audio.csv", clips.cache.manifest["bad"]
     bad = bad if path.is_file() else 0
@@ -108,18 +110,18 @@ def audio(clips: Clips) -> Iterator[Finding]:
         with open(path, newline="", encoding="utf-8") as file:
             reasons = Counter((row.get("reason") or "").split(":")[0][:60] for row in csv.DictReader(file))
         listed = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(4))
-        yield warning(f"{bad} clips of bad audio ({listed}): {path} names them; download them again")
-    flat = constant(clips) if clips.embeddings is not None else []
+        yield warn(f"{bad} clips of bad audio ({listed}): {path} names them; download them again")
+    flat = find_constant(clips) if clips.embeddings is not None else []
     if len(flat):
-        yield warning(
+        yield warn(
             f"{len(flat)} clips have a constant embedding (first: {clips.ids[flat[0]]}): silence, or a "
             "damaged file: hear it"
         )
     if not bad and not len(flat):
-        yield ok("no bad audio: every clip could be decoded, none is silent")
+        yield report_ok("no bad audio: every clip could be decoded, none is silent")
 
 
-def shift(clips: Clips, out: Path) -> Iterator[Finding]:
+def check_shift(clips: Clips, out: Path) -> Iterator[Finding]:
     """Adversarial validation: can a logistic regression tell training clips from those to submit?
     submission_like.csv.
 
@@ -129,10 +131,12 @@ def shift(clips: Clips, out: Path) -> Iterator[Finding]:
     target = (clips.splits[both] == "subm").astype(int)
     few = int(np.bincount(target, minlength=2).min())
     if "subm" not in clips.splits:
-        yield ok("no clips to submit: no shift to measure")
+        yield report_ok("no clips to submit: no shift to measure")
         return
     if few < 10:
-        yield ok(f"{few} clips on one side: too few to measure a shift between training and submission")
+        yield report_ok(
+            f"{few} clips on one side: too few to measure a shift between training and submission"
+        )
         return
     import warnings
 
@@ -142,7 +146,7 @@ def shift(clips: Clips, out: Path) -> Iterator[Finding]:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    x = components(centred(clips.embeddings[both]), COMPONENTS)
+    x = compute_components(centre(clips.embeddings[both]), COMPONENTS)
     # clips to submit have no groups: each is one of its own
     groups = np.where(target == 1, len(clips.ids) + np.arange(len(both)), clips.number_parts()[both])
     split = StratifiedGroupKFold(5, shuffle=True, random_state=0)
@@ -167,19 +171,19 @@ def shift(clips: Clips, out: Path) -> Iterator[Finding]:
         "always)"
     )
     if auc < max(ALIKE, 0.5 + 3 * error):
-        yield ok(f"{text}: the out-of-fold score should hold on the leaderboard")
+        yield report_ok(f"{text}: the out-of-fold score should hold on the leaderboard")
         return
     how = "the submission is recorded otherwise" if auc >= APART else "a shift, though a small one"
-    yield warning(
+    yield warn(
         f"{text}: {how}: expect a lower leaderboard score, validate on the top of "
         f"{out / 'submission_like.csv'}, try augmentation (--augment, --gain, --frequency-mask)"
     )
 
 
-def components(x: np.ndarray, count: int) -> np.ndarray:
+def compute_components(x: np.ndarray, count: int) -> np.ndarray:
     """(clips, at most count) principal components, of fixed signs, so that a picture is the same every
     time."""
-    x, values, vectors = principal(x)
+    x, values, vectors = compute_principal(x)
     real = int((values > 1e-10 * max(values[-1], 1e-30)).sum()) or 1
     vectors = vectors[:, ::-1][:, : min(count, real)]
     return x @ (vectors * np.sign(vectors[np.abs(vectors).argmax(0), np.arange(vectors.shape[1])]))

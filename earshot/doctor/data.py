@@ -14,7 +14,7 @@ from earshot.core.files import check_output, hold_lock, write_text
 from earshot.doctor import balance_and_shift, duplicates, label_errors, plots
 from earshot.doctor import embeddings as clips_of
 from earshot.doctor.embeddings import KINDS, Clips
-from earshot.doctor.findings import Finding, ok, warning
+from earshot.doctor.findings import Finding, report_ok, warn
 from earshot.doctor.flags import DataFlags
 from earshot.features import cache as caches
 from earshot.features.cache import Cache
@@ -34,7 +34,7 @@ FILES = (
 )
 
 
-def pick(folder: Path) -> Path:
+def find_cache(folder: Path) -> Path:
     """The cache itself, else the one below a competition's folder whose clips compare best.
 
     Raises:
@@ -64,7 +64,7 @@ def pick(folder: Path) -> Path:
     return min(below, key=rank)
 
 
-def comparable(clips: Clips) -> Path | None:
+def find_comparable(clips: Clips) -> Path | None:
     """Another cache of the same clips with a log-mel view, by which copies are found more surely; None where
     there is none."""
     if clips.kind == "spectrogram":
@@ -84,13 +84,13 @@ def comparable(clips: Clips) -> Path | None:
     return None
 
 
-def look(flags: DataFlags, say: Callable[[str], None]) -> list[Finding]:
+def check_data(flags: DataFlags, say: Callable[[str], None]) -> list[Finding]:
     """Run every check, write the report, say each line; the findings.
 
     Raises:
         UserError: no cache, no run, a place that cannot be written.
     """
-    folder = pick(Path(flags.data))
+    folder = find_cache(Path(flags.data))
     cache = Cache(folder)
     out = Path(flags.out or Path("reports") / f"{folder.resolve().parent.name}-{folder.resolve().name}")
     if out.is_file():
@@ -98,10 +98,10 @@ def look(flags: DataFlags, say: Callable[[str], None]) -> list[Finding]:
     check_output(out / "data_report.md")
     oof, folds = None, None
     if flags.runs:
-        oof, folds = label_errors.out_of_fold(
+        oof, folds = label_errors.read_out_of_fold(
             flags.runs, flags.runs_folder, cache.split("train")["ids"], cache.classes
         )
-    clips = clips_of.load(folder, folds)
+    clips = clips_of.load_clips(folder, folds)
     with hold_lock(out, "the report"):
         for name in FILES:  # of an earlier look: what is not found again must not be read again
             (out / name).unlink(missing_ok=True)
@@ -116,27 +116,27 @@ def look(flags: DataFlags, say: Callable[[str], None]) -> list[Finding]:
             f"data: {folder}, {len(clips.ids)} clips, {clips.whose}, compared by {clips.view or 'nothing'}"
         )
         say(summary)
-        tell(_classes(cache))
-        tell(balance_and_shift.balance(clips, out))
-        tell(balance_and_shift.durations(clips))
-        tell(balance_and_shift.audio(clips))
+        tell(_check_classes(cache))
+        tell(balance_and_shift.check_balance(clips, out))
+        tell(balance_and_shift.check_durations(clips))
+        tell(balance_and_shift.check_audio(clips))
         near = None
         if clips.view is None:
             lacking = "no view to compare clips by (waveforms and codes say nothing of likeness)"
             hint = "get_features.py --extractor logmel makes one in minutes"
-            tell([warning(f"{lacking}: no duplicates, neighbours or shift; {hint}")])
+            tell([warn(f"{lacking}: no duplicates, neighbours or shift; {hint}")])
         else:
-            near = _duplicates(clips, flags.threshold, folds, out, tell)
-        tell(label_errors.write(clips, oof, out))
+            near = _check_duplicates(clips, flags.threshold, folds, out, tell)
+        tell(label_errors.write_suspicious(clips, oof, out))
         if clips.view is not None:
-            tell(balance_and_shift.shift(clips, out))
-        tell(_pictures(clips, near, out))
-        _report(summary, findings, out, clips.cache.classes)
+            tell(balance_and_shift.check_shift(clips, out))
+        tell(_draw_pictures(clips, near, out))
+        _write_report(summary, findings, out, clips.cache.classes)
         say(f"report: {out / 'data_report.md'}")
     return findings
 
 
-def _classes(cache: Cache) -> Iterator[Finding]:
+def _check_classes(cache: Cache) -> Iterator[Finding]:
     """Warnings on classes that may be none, by their names and the clips' ids."""
     if cache.multilabel:
         return
@@ -145,41 +145,41 @@ def _classes(cache: Cache) -> Iterator[Finding]:
     lines = suspicious.warn_class_folders(parts["train"]["ids"].tolist(), labels["train"], "classes")
     lines += suspicious.warn_unknown_test_classes(set(labels["train"]), set(labels.get("test", ())))
     for line in lines:
-        yield warning(line.removeprefix("warning: "))
+        yield warn(line.removeprefix("warning: "))
 
 
-def _duplicates(
+def _check_duplicates(
     clips: Clips, threshold: float | None, folds: dict | None, out: Path, tell: Callable
 ) -> duplicates.Duplicates | None:
-    other = comparable(clips)
-    by = clips_of.load(other, folds) if other else clips
+    other = find_comparable(clips)
+    by = clips_of.load_clips(other, folds) if other else clips
     if by.heard.sum() < 3:
-        tell([ok("fewer than 3 clips can be heard: no duplicates to look for")])
+        tell([report_ok("fewer than 3 clips can be heard: no duplicates to look for")])
         return None
-    pairs = duplicates.find(by, threshold)
-    tell(duplicates.write(by, pairs, out))
+    pairs = duplicates.find_duplicates(by, threshold)
+    tell(duplicates.write_duplicates(by, pairs, out))
     text = f"copies looked for {f'in the log-mel of {other}' if other else f'by {by.view}'}, {pairs.least}"
     if not other and by.kind != "spectrogram":
         text += (
             "; cropped ones are found more surely once get_features.py --extractor logmel has been run for "
             "this competition"
         )
-    tell([ok(text)])
+    tell([report_ok(text)])
     return pairs
 
 
-def _pictures(clips: Clips, near: duplicates.Duplicates | None, out: Path) -> Iterator[Finding]:
+def _draw_pictures(clips: Clips, near: duplicates.Duplicates | None, out: Path) -> Iterator[Finding]:
     try:
-        yield ok(f"pictures: {', '.join(plots.draw(clips, near, out))} in {out}")
+        yield report_ok(f"pictures: {', '.join(plots.draw_pictures(clips, near, out))} in {out}")
     except ImportError:
-        yield warning("no pictures: pip install matplotlib")
+        yield warn("no pictures: pip install matplotlib")
         return
     unnamed = fonts.format_warning(clips.cache.classes, "data_report.md has the names")
     if unnamed:
-        yield warning(unnamed.removeprefix("warning: "))
+        yield warn(unnamed.removeprefix("warning: "))
 
 
-def _report(summary: str, findings: list[Finding], out: Path, classes: list[str]) -> None:
+def _write_report(summary: str, findings: list[Finding], out: Path, classes: list[str]) -> None:
     lines = ["# Data report", "", summary, ""]
     for level in ("stop", "warning", "ok"):
         lines += [f"- **{level}** {finding.text}" for finding in findings if finding.level == level]

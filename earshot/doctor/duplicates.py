@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from earshot.doctor.embeddings import Clips
-from earshot.doctor.findings import Finding, ok, warning, write_csv
-from earshot.doctor.similarity import centred, nearest, whitened
+from earshot.doctor.findings import Finding, report_ok, warn, write_csv
+from earshot.doctor.similarity import centre, find_nearest, whiten
 
 NEIGHBOURS = 10  # of each clip: a cluster of more copies is still linked together
 # robust standard deviations above the usual nearest neighbour, and one more for every tenfold of 1,000
@@ -44,7 +44,7 @@ class Duplicates:
         return f"whitened cosine {cosine:.3f}{plain}"
 
 
-def usual(closest: np.ndarray) -> float:
+def estimate_threshold(closest: np.ndarray) -> float:
     """The cosine above which a neighbour is no neighbour but a copy: far out in the distribution of nearest
     neighbours.
 
@@ -58,11 +58,11 @@ def usual(closest: np.ndarray) -> float:
     return float(min(np.tanh(middle + far * 1.4826 * np.median(np.abs(z - middle))), CERTAIN))
 
 
-def find(clips: Clips, threshold: float | None) -> Duplicates:
+def find_duplicates(clips: Clips, threshold: float | None) -> Duplicates:
     """Pairs of clips that are too alike to be two recordings, among those not known to belong together."""
     embedded_rows, parts = np.flatnonzero(clips.heard), clips.number_parts()
     embedded = clips.embeddings[embedded_rows]
-    cosines, indices = nearest(whitened(embedded), parts[embedded_rows], NEIGHBOURS)
+    cosines, indices = find_nearest(whiten(embedded), parts[embedded_rows], NEIGHBOURS)
     indices = embedded_rows[indices]
     # Clips of one source often lie in one fold without being called a group: what is usual is seen
     # between folds.
@@ -71,7 +71,7 @@ def find(clips: Clips, threshold: float | None) -> Duplicates:
     best = np.where(elsewhere, cosines, -np.inf).max(1)
     best = np.where(np.isfinite(best), best, cosines[:, -1])
     best = best[np.isfinite(best)]
-    limit = threshold if threshold is not None else usual(best) if len(best) else 1.0
+    limit = threshold if threshold is not None else estimate_threshold(best) if len(best) else 1.0
     pairs = {}
     for row, column in np.argwhere(cosines >= limit).tolist():
         a, b = sorted((int(embedded_rows[row]), int(indices[row, column])))
@@ -79,7 +79,7 @@ def find(clips: Clips, threshold: float | None) -> Duplicates:
     few = threshold is None and len(embedded_rows) < FEW
     plain: dict[tuple[int, int], float] = {}
     if few:
-        rows = dict(zip(embedded_rows.tolist(), centred(embedded), strict=True))
+        rows = dict(zip(embedded_rows.tolist(), centre(embedded), strict=True))
         plain = {(a, b): float(rows[a] @ rows[b]) for a, b in pairs}
         pairs = {pair: c for pair, c in pairs.items() if plain[pair] >= ALIKE}
     by_content: dict[str, int] = {}
@@ -91,7 +91,7 @@ def find(clips: Clips, threshold: float | None) -> Duplicates:
     return Duplicates(ordered, limit, best, plain, few)
 
 
-def clusters(clips: Clips, pairs: list[tuple[int, int, float]]) -> np.ndarray:
+def number_clusters(clips: Clips, pairs: list[tuple[int, int, float]]) -> np.ndarray:
     """(clips,) a number per cluster of what belongs together by a pair or by a group."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
@@ -105,9 +105,9 @@ def clusters(clips: Clips, pairs: list[tuple[int, int, float]]) -> np.ndarray:
     return connected_components(links, directed=False)[1]
 
 
-def write(clips: Clips, found: Duplicates, out: Path) -> Iterator[Finding]:
+def write_duplicates(clips: Clips, found: Duplicates, out: Path) -> Iterator[Finding]:
     """duplicates.csv, and groups.csv where there is something to group; what to say."""
-    cluster, train, place = clusters(clips, found.pairs), clips.train, clips.place
+    cluster, train, place = number_clusters(clips, found.pairs), clips.train, clips.place
     pairs = [(a, b, c, place[a] != place[b] and train[a] and train[b]) for a, b, c in found.pairs]
     rank = {number: rank for rank, number in enumerate(dict.fromkeys(cluster[a] for a, *_ in pairs), 1)}
     rows = []
@@ -120,7 +120,7 @@ def write(clips: Clips, found: Duplicates, out: Path) -> Iterator[Finding]:
     rows.sort(key=lambda row: row[0])  # within a cluster they are in order already
     columns = [f"{name}_{side}" for name in ("clip", "fold", "label") for side in "ab"]
     write_csv(out / "duplicates.csv", ("cluster", *columns, "cosine", "same_file", "straddles"), rows)
-    yield _between(pairs, clips, cluster, out, found)
+    yield _find_straddling(pairs, clips, cluster, out, found)
     inside = [row for row in pairs if train[row[0]] and train[row[1]]]
     if inside:
         _write_groups(clips, cluster, {cluster[a] for a, *_ in inside}, out / "groups.csv")
@@ -131,25 +131,25 @@ def write(clips: Clips, found: Duplicates, out: Path) -> Iterator[Finding]:
     for split, text in sides.items():
         across = sum(bool(train[a]) and clips.splits[b] == split for a, b, *_ in pairs)
         if across:
-            yield warning(f"{across} pairs, near-duplicates in training and {text}")
+            yield warn(f"{across} pairs, near-duplicates in training and {text}")
     other = [(a, b) for a, b, *_ in inside if clips.names[a] != clips.names[b]]
     if other:
         first, second = (f"{clips.ids[index]} {clips.names[index]}" for index in other[0])
-        yield warning(
+        yield warn(
             f"{len(other)} pairs of near-duplicates have different labels (first: {first}, {second}): hear "
             "them, and mend one"
         )
 
 
-def _between(pairs: list, clips: Clips, cluster: np.ndarray, out: Path, found: Duplicates) -> Finding:
+def _find_straddling(pairs: list, clips: Clips, cluster: np.ndarray, out: Path, found: Duplicates) -> Finding:
     over = [row for row in pairs if row[3]]
     if not over:
         within = sum(bool(clips.train[a] and clips.train[b]) for a, b, *_ in pairs)
         hint = f"; {within} pairs lie within one fold: {out / 'groups.csv'} keeps them together"
-        return ok(f"no near-duplicates straddle folds ({clips.whose}){hint if within else ''}")
+        return report_ok(f"no near-duplicates straddle folds ({clips.whose}){hint if within else ''}")
     count = len({cluster[a] for a, *_ in over})
     a, b, cosine, _ = over[0]
-    return warning(
+    return warn(
         f"{len(over)} pairs of near-duplicates in {count} clusters straddle folds (first: {clips.ids[a]}, "
         f"{clips.ids[b]}, {found.format_score(a, b, cosine)}): scores are flattered; give each cluster one "
         f"group: add {out / 'groups.csv'} to the training csv as its column `group`, extract again, and "

@@ -80,7 +80,7 @@ class Clips:
         return np.unique(keys, return_inverse=True)[1]
 
 
-def load(folder: Path, run_folds: dict[str, int] | None = None) -> Clips:
+def load_clips(folder: Path, run_folds: dict[str, int] | None = None) -> Clips:
     """Read a cache; the folds are a run's where given, else the data's own, else those that train.py would
     make.
 
@@ -99,17 +99,17 @@ def load(folder: Path, run_folds: dict[str, int] | None = None) -> Clips:
     if not cache.multilabel:
         number_of = {name: number for number, name in enumerate(cache.classes)}
         labels = np.array([number_of[label] for label in labels.tolist()], dtype=np.int64)
-    place, folds_text, foldless = _places(train, labels, run_folds)
+    place, folds_text, foldless = _assign_places(train, labels, run_folds)
     sizes = [len(content["ids"]) for _, content in parts]
     splits = np.repeat([name for name, _ in parts], sizes)
     ids, span = np.concatenate([content["ids"] for _, content in parts]), cache.manifest["span"]
-    seconds, digests = _files(folder, ids)
-    covered = np.concatenate([_covered(content) for _, content in parts])
+    seconds, digests = _find_files(folder, ids)
+    covered = np.concatenate([_compute_covered(content) for _, content in parts])
     # a clip that does not fill its window is as long as what the window holds of it
     padded = np.where(covered < span - 1e-3, covered, np.nan)
     embeddings = None
     if view is not None and kind is not None:
-        embeddings = np.concatenate([embed(content, view, kind, span) for _, content in parts])
+        embeddings = np.concatenate([embed_clips(content, view, kind, span) for _, content in parts])
     return Clips(
         cache,
         view,
@@ -119,7 +119,7 @@ def load(folder: Path, run_folds: dict[str, int] | None = None) -> Clips:
         np.concatenate([place, splits[sizes[0] :]]),
         np.concatenate([content["groups"] for _, content in parts]),
         labels,
-        _names(parts, cache),
+        _list_labels(parts, cache),
         embeddings,
         np.where(np.isnan(seconds), padded, seconds),
         covered,
@@ -129,7 +129,7 @@ def load(folder: Path, run_folds: dict[str, int] | None = None) -> Clips:
     )
 
 
-def _places(
+def _assign_places(
     train: dict, labels: np.ndarray, run_folds: dict[str, int] | None
 ) -> tuple[np.ndarray, str, str | None]:
     if run_folds is not None:
@@ -142,7 +142,7 @@ def _places(
     return np.where(numbers < 0, "", numbers.astype("U12")), folds_text, None
 
 
-def _names(parts: list, cache: Cache) -> list[str]:
+def _list_labels(parts: list, cache: Cache) -> list[str]:
     """A label per clip as text; "" where it is to be found."""
     names = []
     for name, content in parts:
@@ -155,14 +155,14 @@ def _names(parts: list, cache: Cache) -> list[str]:
     return names
 
 
-def _covered(content: dict) -> np.ndarray:
+def _compute_covered(content: dict) -> np.ndarray:
     """(clips,) seconds of the clip that its windows hold, NaN without windows."""
     covered = np.full(len(content["ids"]), -np.inf)
     np.maximum.at(covered, content["clip"], (content["start"] + content["length"]).astype(np.float64))
     return np.where(np.isfinite(covered), covered, np.nan)
 
 
-def _files(folder: Path, ids: np.ndarray) -> tuple[np.ndarray, list[str]]:
+def _find_files(folder: Path, ids: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """Seconds and SHA-256 of the clips' files, from the index that get_features.py keeps beside the caches.
 
     The index knows paths and the cache knows ids: they are matched by name, and a name that two different
@@ -187,7 +187,7 @@ def _files(folder: Path, ids: np.ndarray) -> tuple[np.ndarray, list[str]]:
     return seconds, digests
 
 
-def embed(content: dict, view: str, kind: Kind, span: float) -> np.ndarray:
+def embed_clips(content: dict, view: str, kind: Kind, span: float) -> np.ndarray:
     """An embedding per clip: the mean over its windows; of a view in time, mean and standard deviation over
     the real frames.
 
@@ -208,7 +208,7 @@ def embed(content: dict, view: str, kind: Kind, span: float) -> np.ndarray:
         if kind == "vector":
             values = piece.reshape(len(piece), -1)
         else:
-            values = _statistics(piece, content["length"][rows] / span, kind)
+            values = _compute_statistics(piece, content["length"][rows] / span, kind)
         if total is None:
             total = np.zeros((len(counts), values.shape[1]), dtype=np.float32)
         np.add.at(total, clip[rows], values)
@@ -219,7 +219,7 @@ def embed(content: dict, view: str, kind: Kind, span: float) -> np.ndarray:
     return np.where(np.isfinite(total).all(1)[:, None], total, np.float32(np.nan))
 
 
-def _statistics(piece: np.ndarray, share: np.ndarray, kind: Kind) -> np.ndarray:
+def _compute_statistics(piece: np.ndarray, share: np.ndarray, kind: Kind) -> np.ndarray:
     rows, channels, bands, frames = piece.shape
     piece = piece.mean(2) if channels * bands > WIDEST else piece.reshape(rows, channels * bands, frames)
     real = np.clip(np.ceil(share * frames - 1e-6), 1, frames)[:, None]
@@ -231,7 +231,7 @@ def _statistics(piece: np.ndarray, share: np.ndarray, kind: Kind) -> np.ndarray:
     return np.concatenate([mean, deviation], 1)
 
 
-def constant(clips: Clips) -> np.ndarray:
+def find_constant(clips: Clips) -> np.ndarray:
     """Indices of clips whose embedding is one number all over: silence, or a damaged feature."""
     spread = np.nan_to_num(np.ptp(clips.embeddings, axis=1), nan=math.inf)
     return np.flatnonzero(spread < 1e-6)

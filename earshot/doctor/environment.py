@@ -17,7 +17,7 @@ from earshot.core import kaggle_paths
 from earshot.core.disk_space import format_bytes
 from earshot.core.errors import UserError
 from earshot.core.kaggle_paths import EXAMPLES
-from earshot.doctor.findings import Finding, ok, stop, warning
+from earshot.doctor.findings import Finding, report_ok, stop, warn
 from earshot.features import cache, defaults, resume
 from earshot.training import resume as training_resume
 from earshot.training.run import CONFIG
@@ -31,15 +31,17 @@ ROOM, KEPT_LOW = 5e9, 4e9  # bytes on the disk, and of what Kaggle keeps, below 
 MEMORY_LOW = 4e9
 
 
-def competition(out: str = "data") -> Iterator[Finding]:
+def check_competition(out: str = "data") -> Iterator[Finding]:
     """Which competition get_features.py would take, as what it is read, and whether its audio decodes."""
     try:
         path, where = defaults.find_competition(out)
         if path is None:
-            yield ok(f"competition: none {where}, so the built-in sample; give yours with --competition")
+            yield report_ok(
+                f"competition: none {where}, so the built-in sample; give yours with --competition"
+            )
             return
         folders = kaggle_paths.walk(path)
-        lines = [decoded(suffix, files) for suffix, files in _examples(folders).items()]
+        lines = [check_decoding(suffix, files) for suffix, files in _pick_examples(folders).items()]
         if not lines:
             yield stop(
                 f"competition: {path} ({where}) holds no audio: attach the competition's data, or give "
@@ -52,16 +54,16 @@ def competition(out: str = "data") -> Iterator[Finding]:
 
             notes = load(path, out=out).notes
         layout = f", {'; '.join(notes[:4])}" if notes else ""
-        yield ok(f"competition: {path} ({where}){layout}")
+        yield report_ok(f"competition: {path} ({where}){layout}")
         for note in notes:
             if note.startswith("warning:"):
-                yield warning(f"competition: {note.partition(': ')[2]}")
+                yield warn(f"competition: {note.partition(': ')[2]}")
         yield from lines
     except UserError as error:
         yield stop(f"competition: {error}")
 
 
-def _examples(folders: list[kaggle_paths.Folder]) -> dict[str, list[Path]]:
+def _pick_examples(folders: list[kaggle_paths.Folder]) -> dict[str, list[Path]]:
     examples: dict[str, list[Path]] = {}
     for folder in folders:
         for suffix, files in folder.examples.items():
@@ -69,7 +71,7 @@ def _examples(folders: list[kaggle_paths.Folder]) -> dict[str, list[Path]]:
     return dict(sorted(examples.items()))
 
 
-def decoded(suffix: str, files: list[Path]) -> Finding:
+def check_decoding(suffix: str, files: list[Path]) -> Finding:
     """Does a file of this suffix decode? The smallest is tried first; one damaged file proves nothing."""
     first_error = ""
     for path in sorted(files, key=lambda path: (path.stat().st_size, path)):
@@ -78,14 +80,14 @@ def decoded(suffix: str, files: list[Path]) -> Finding:
         except audio_load.BadAudio as error:
             first_error = first_error or f"{path.name}: {error}"
             continue
-        return ok(f"audio: {suffix} decodes ({path.name}, {len(wave) / rate:.1f} s, {rate} Hz)")
+        return report_ok(f"audio: {suffix} decodes ({path.name}, {len(wave) / rate:.1f} s, {rate} Hz)")
     return stop(
         f"audio: none of {len(files)} {suffix} files decodes ({first_error}): install ffmpeg, or convert "
         "them to flac"
     )
 
 
-def weights(internet: Internet) -> Iterator[Finding]:
+def check_weights(internet: Internet) -> Iterator[Finding]:
     """Where the pretrained networks are; AST's are the default's, and without a network they have to be here
     for a competition."""
     here, absent = [], []
@@ -101,13 +103,13 @@ def weights(internet: Internet) -> Iterator[Finding]:
         else:
             absent.append(name)
     if here:
-        yield ok(f"weights: {'; '.join(here)}")
+        yield report_ok(f"weights: {'; '.join(here)}")
     if absent[:2] != ["ast", "efficientat"]:
         return
     if internet.is_online():
-        yield ok("weights: neither ast's nor efficientat's are here yet: they are downloaded")
+        yield report_ok("weights: neither ast's nor efficientat's are here yet: they are downloaded")
         return
-    level = stop if defaults.find_competition("data")[0] else warning
+    level = stop if defaults.find_competition("data")[0] else warn
     yield level(
         "weights: neither ast's nor efficientat's are here, and there is no internet: attach them "
         "(config.json and model.safetensors; mn04_as_mAP_432.pt), or take --recipe from_scratch, which needs "
@@ -115,7 +117,7 @@ def weights(internet: Internet) -> Iterator[Finding]:
     )
 
 
-def outputs(data: str = "data", runs: str = "runs") -> Iterator[Finding]:
+def list_outputs(data: str = "data", runs: str = "runs") -> Iterator[Finding]:
     """Caches and runs, of this session and attached ones."""
     own_runs = [path.parent for path in sorted(Path(runs).glob(f"*/{CONFIG}"))]
     for what, mine, theirs in (
@@ -124,10 +126,10 @@ def outputs(data: str = "data", runs: str = "runs") -> Iterator[Finding]:
     ):
         there = [*map(str, mine), *(f"{path} (attached)" for path in theirs)]
         names = f" ({', '.join(there[:4])}{', ...' if len(there) > 4 else ''})"
-        yield ok(f"{what}: {len(there)}{names}" if there else f"{what}: none yet")
+        yield report_ok(f"{what}: {len(there)}{names}" if there else f"{what}: none yet")
 
 
-def disk(folder: Path = Path(".")) -> Iterator[Finding]:
+def check_disk(folder: Path = Path(".")) -> Iterator[Finding]:
     """Can outputs be written here, and how much?"""
     place = folder.absolute()
     if not os.access(place, os.W_OK):
@@ -147,10 +149,10 @@ def disk(folder: Path = Path(".")) -> Iterator[Finding]:
     else:
         text, tight = f"disk: {format_bytes(free)} free in {place}", free < ROOM
         hint = "make space; both long stages say what they need before they begin"
-    yield warning(f"{text}: {hint}") if tight else ok(text)
+    yield warn(f"{text}: {hint}") if tight else report_ok(text)
 
 
-def memory() -> Iterator[Finding]:
+def check_memory() -> Iterator[Finding]:
     """How much memory is there to have, and how many cores."""
     import torch
 
@@ -159,23 +161,23 @@ def memory() -> Iterator[Finding]:
     have, cores = get_free(torch.device("cpu")), len(os.sched_getaffinity(0))
     text = f"memory: {format_bytes(have)} to be had, {cores} cores"
     hint = "stop other processes, or give --memory 1 and a small --batch-size"
-    yield warning(f"{text}: {hint}") if have < MEMORY_LOW else ok(text)
+    yield warn(f"{text}: {hint}") if have < MEMORY_LOW else report_ok(text)
 
 
-def session() -> Iterator[Finding]:
+def check_session() -> Iterator[Finding]:
     """How much of a session on Kaggle is left; nothing elsewhere, where nobody knows."""
     if "KAGGLE_KERNEL_RUN_TYPE" not in os.environ:
         return
     whole = TPU_SESSION if "TPU_NAME" in os.environ or "TPU_ACCELERATOR_TYPE" in os.environ else SESSION
-    left = (whole - age()) / 3600
+    left = (whole - compute_age()) / 3600
     text = f"session: {left:.1f} of {whole // 3600} hours left, if it began with this machine"
     if left < 1:
-        yield warning(f"{text}: save now (Save Version), a new session continues from what it left")
+        yield warn(f"{text}: save now (Save Version), a new session continues from what it left")
     else:
-        yield ok(f"{text}; --max-hours {max(left - 0.5, 0.5):.1f} stops in time")
+        yield report_ok(f"{text}; --max-hours {max(left - 0.5, 0.5):.1f} stops in time")
 
 
-def age() -> float:
+def compute_age() -> float:
     """Seconds since the first process of this machine or container began."""
     start = int(Path("/proc/1/stat").read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
     return float(Path("/proc/uptime").read_text().split()[0]) - start
@@ -203,7 +205,7 @@ class Internet(threading.Thread):
         self.join(PATIENCE)
         return self.answered
 
-    def finding(self) -> list[Finding]:
+    def check_internet(self) -> list[Finding]:
         """A line that says so."""
         text = "yes" if self.is_online() else "no; what is not here has to be attached (weights, wheels)"
-        return [ok(f"internet: {text}")]
+        return [report_ok(f"internet: {text}")]

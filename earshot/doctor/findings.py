@@ -22,12 +22,12 @@ class Finding:
         return f"{self.level}: {self.text}"
 
 
-def ok(text: str) -> Finding:
+def report_ok(text: str) -> Finding:
     """Nothing to do."""
     return Finding("ok", text)
 
 
-def warning(text: str) -> Finding:
+def warn(text: str) -> Finding:
     """Something to look at; the text says how to mend it."""
     return Finding("warning", text)
 

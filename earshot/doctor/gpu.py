@@ -12,48 +12,48 @@ from typing import Any
 from earshot.core import device, kaggle_paths, worker_pool
 from earshot.core.disk_space import format_bytes
 from earshot.core.errors import UserError
-from earshot.doctor.findings import Finding, ok, stop, warning
+from earshot.doctor.findings import Finding, report_ok, stop, warn
 from earshot.kaggle.packages import find_version
 
 DRIVER = "/proc/driver/nvidia/version"
 BUSY = 0.8  # of a GPU's memory should be free
 
 
-def look() -> Iterator[Finding]:
+def check_gpus() -> Iterator[Finding]:
     """A line a GPU, and one that says what the stages will compute on."""
     import torch
 
     if not torch.cuda.is_available():
-        yield _without(torch)
+        yield _explain_no_gpu(torch)
         return
     for index in range(torch.cuda.device_count()):
-        yield _gpu(torch, index)
+        yield _check_gpu(torch, index)
     try:
         chosen = worker_pool.choose()
     except UserError:
         return  # said already
     names = ", ".join(device.name for device in chosen) + (", a process each" if len(chosen) > 1 else "")
-    yield ok(f"device: {names}, precision {chosen[0].precision}")
+    yield report_ok(f"device: {names}, precision {chosen[0].precision}")
 
 
-def _without(torch: Any) -> Finding:
+def _explain_no_gpu(torch: Any) -> Finding:
     cpu = f"all is computed on the CPU, {torch.get_num_threads()} threads"
     if os.path.exists(DRIVER) and torch.version.cuda is None:
-        return warning(
+        return warn(
             f"there is a GPU, but this torch ({torch.__version__}) is built for CPUs alone, so {cpu}: "
             "install torch with CUDA"
         )
     if os.path.exists(DRIVER):
-        return warning(
+        return warn(
             f"there is a GPU, but torch {torch.__version__} (CUDA {torch.version.cuda}) cannot use it, so "
             f"{cpu}: is the driver too old for that CUDA, or CUDA_VISIBLE_DEVICES empty?"
         )
     if kaggle_paths.get_input_root():
-        return warning(f"no GPU, {cpu}: choose the accelerator GPU T4 x2 in the notebook's settings")
-    return ok(f"no GPU, {cpu}, fp32 or what a trial finds faster")
+        return warn(f"no GPU, {cpu}: choose the accelerator GPU T4 x2 in the notebook's settings")
+    return report_ok(f"no GPU, {cpu}, fp32 or what a trial finds faster")
 
 
-def _gpu(torch: Any, index: int) -> Finding:
+def _check_gpu(torch: Any, index: int) -> Finding:
     try:
         chosen = device.choose(f"cuda:{index}")
     except UserError as error:
@@ -61,24 +61,24 @@ def _gpu(torch: Any, index: int) -> Finding:
     major, minor = torch.cuda.get_device_capability(index)
     free, total = torch.cuda.mem_get_info(index)
     text = f"GPU {index}: {chosen.about}, a kernel ran, {format_bytes(free)} of {format_bytes(total)} free"
-    if not built_for((major, minor), torch.cuda.get_arch_list()):
-        return warning(
+    if not has_kernels_for((major, minor), torch.cuda.get_arch_list()):
+        return warn(
             f"{text}; this torch is not built for sm_{major}{minor} "
             f"({' '.join(torch.cuda.get_arch_list())}), so that each kernel is compiled when first used: "
             "install a torch that is"
         )
     if free < BUSY * total:
-        return warning(f"{text}: another process holds the rest: stop it, or restart the session")
-    return ok(text)
+        return warn(f"{text}: another process holds the rest: stop it, or restart the session")
+    return report_ok(text)
 
 
-def built_for(capability: tuple[int, int], architectures: Sequence[str]) -> bool:
+def has_kernels_for(capability: tuple[int, int], architectures: Sequence[str]) -> bool:
     """Has a build kernels for a GPU: of its own capability, or of the same major and a lower minor number?"""
     builds = [re.fullmatch(r"sm_(\d+)(\d)[af]?", name) for name in architectures]
     return any(int(build[1]) == capability[0] and int(build[2]) <= capability[1] for build in builds if build)
 
 
-def libraries() -> Iterator[Finding]:
+def check_libraries() -> Iterator[Finding]:
     """Are torchvision and torchaudio of torch's release and CUDA? Both are imported: nothing else proves
     it."""
     import torch
@@ -97,15 +97,15 @@ def libraries() -> Iterator[Finding]:
                 fit = False
             continue
         versions.append(f"{name} {have}")
-        finding = _library(torch, name, have, release, needed)
+        finding = _check_library(torch, name, have, release, needed)
         if finding:
             yield finding
             fit = False
     if fit:
-        yield ok(", ".join(versions) + ", imported together")
+        yield report_ok(", ".join(versions) + ", imported together")
 
 
-def _library(torch: Any, name: str, have: str, release: str, needed: bool) -> Finding | None:
+def _check_library(torch: Any, name: str, have: str, release: str, needed: bool) -> Finding | None:
     mend = f"install {name} {release} of CUDA {torch.version.cuda or 'none'}"
     if not needed:
         mend += ", or pip uninstall torchaudio: it is not needed for features or training"
@@ -114,10 +114,10 @@ def _library(torch: Any, name: str, have: str, release: str, needed: bool) -> Fi
     except Exception as error:  # RuntimeError, OSError, ImportError: whatever a mismatch breaks first
         reason = " ".join((str(error) or type(error).__name__).split())[:120]
         text = f"{name} {have} cannot be imported beside torch {torch.__version__} ({reason}): {mend}"
-        return stop(text) if needed else warning(text)
+        return stop(text) if needed else warn(text)
     if not have.startswith(f"{release}."):
-        return warning(f"{name} {have} belongs to another release than torch {torch.__version__}: {mend}")
+        return warn(f"{name} {have} belongs to another release than torch {torch.__version__}: {mend}")
     tags = [text.partition("+")[2] for text in (torch.__version__, have)]
     if all(tags) and tags[0] != tags[1]:
-        return warning(f"{name} {have} is built for another CUDA than torch {torch.__version__}: {mend}")
+        return warn(f"{name} {have} is built for another CUDA than torch {torch.__version__}: {mend}")
     return None

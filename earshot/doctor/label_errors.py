@@ -12,15 +12,15 @@ import pandas as pd
 from earshot.core.errors import UserError
 from earshot.core.spelling import to_keys
 from earshot.doctor.embeddings import Clips
-from earshot.doctor.findings import Finding, ok, warning, write_csv
-from earshot.doctor.similarity import centred, nearest
+from earshot.doctor.findings import Finding, report_ok, warn, write_csv
+from earshot.doctor.similarity import centre, find_nearest
 from earshot.training.oof import Oof
 
 NEIGHBOURS = 10
 OOF_FILES = ("oof_last.csv", "oof.csv")  # of a run, of a blend
 
 
-def out_of_fold(
+def read_out_of_fold(
     runs: tuple[str, ...], folder: str, cache_ids: np.ndarray, classes: list[str]
 ) -> tuple[np.ndarray, dict[str, int]]:
     """The mean of the runs' out-of-fold probabilities, (training clips, classes), NaN for clips that one
@@ -54,14 +54,14 @@ def out_of_fold(
     return total / max(len(runs), 1), folds or {}
 
 
-def neighbours(clips: Clips, k: int = NEIGHBOURS) -> np.ndarray:
+def count_neighbours(clips: Clips, k: int = NEIGHBOURS) -> np.ndarray:
     """What share of its k nearest neighbours of other groups has each label, weighted by cosine: (training
     clips, classes)."""
     count = len(clips.labels)
     targets = clips.targets
     embedded = np.flatnonzero(clips.heard[:count])
     shares = np.full((count, targets.shape[1]), np.nan)
-    cosines, indices = nearest(centred(clips.embeddings[embedded]), clips.number_parts()[embedded], k)
+    cosines, indices = find_nearest(centre(clips.embeddings[embedded]), clips.number_parts()[embedded], k)
     weights = np.where(np.isfinite(cosines), np.maximum(cosines, 1e-3), 0).astype(np.float64)
     with np.errstate(invalid="ignore"):
         total = (weights[:, :, None] * targets[embedded[indices]]).sum(1)
@@ -69,7 +69,7 @@ def neighbours(clips: Clips, k: int = NEIGHBOURS) -> np.ndarray:
     return shares
 
 
-def doubts(probabilities: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def find_doubts(probabilities: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where probabilities contradict a label, by each class's own standard (confident learning, Northcutt,
     Jiang & Chuang 2021).
 
@@ -110,16 +110,16 @@ def doubts(probabilities: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np
     return doubted, np.where(known[:, None], p - own[:, None], np.nan)
 
 
-def write(clips: Clips, oof: np.ndarray | None, out: Path) -> Iterator[Finding]:
+def write_suspicious(clips: Clips, oof: np.ndarray | None, out: Path) -> Iterator[Finding]:
     """suspicious_labels.csv, the likeliest errors first: those that both reasons name, then by the mean
     margin."""
     sources = {} if oof is None else {"oof": oof}
     if clips.embeddings is not None:
-        sources["neighbours"] = neighbours(clips)
+        sources["neighbours"] = count_neighbours(clips)
     if not sources:
-        yield warning("labels not judged: no run (--runs A) and no view to compare clips by")
+        yield warn("labels not judged: no run (--runs A) and no view to compare clips by")
         return
-    judged = {name: doubts(p, clips.labels) for name, p in sources.items()}
+    judged = {name: find_doubts(p, clips.labels) for name, p in sources.items()}
     margins = np.array([margin for _, margin in judged.values()])
     votes, suspicion = (
         sum(doubted.astype(int) for doubted, _ in judged.values()),
@@ -128,7 +128,7 @@ def write(clips: Clips, oof: np.ndarray | None, out: Path) -> Iterator[Finding]:
     # where one side finds the given label the likelier, the other's doubt is not enough
     votes = np.where(((margins > 0) | np.isnan(margins)).all(0), votes, 0)
     classes, multilabel = clips.cache.classes, clips.labels.ndim == 2
-    pairs = _ranked(votes, suspicion, multilabel)
+    pairs = _rank_pairs(votes, suspicion, multilabel)
     names, rows = [], []
     for rank, (i, k) in enumerate(pairs, 1):
         sign = ("-" if clips.labels[i, k] else "+") if multilabel else ""
@@ -144,18 +144,18 @@ def write(clips: Clips, oof: np.ndarray | None, out: Path) -> Iterator[Finding]:
     alone = "the run" if oof is not None else "the neighbours (--runs A asks a run, too)"
     by = "the run and the neighbours" if len(sources) == 2 else alone
     if not pairs:
-        yield ok(f"no label is doubted by {by}")
+        yield report_ok(f"no label is doubted by {by}")
         return
     both = f", {sum(votes[pair] == 2 for pair in pairs)} by both" if len(sources) == 2 else ""
     first = pairs[0][0]
-    yield warning(
+    yield warn(
         f"{len(pairs)} labels ({len(pairs) / len(clips.labels):.1%} of the clips) are doubted by {by}{both} "
         f"(first: {clips.ids[first]}, {clips.names[first] or 'no label'}, {names[0]} instead?): hear them "
         f"from the top of {out / 'suspicious_labels.csv'}, mend what is wrong, leave the merely hard"
     )
 
 
-def _ranked(votes: np.ndarray, suspicion: np.ndarray, multilabel: bool) -> list[tuple[int, int]]:
+def _rank_pairs(votes: np.ndarray, suspicion: np.ndarray, multilabel: bool) -> list[tuple[int, int]]:
     """(clip, class) of what is doubted; where a clip has one label, only its likeliest other class."""
     pairs = map(tuple, np.argwhere(votes > 0).tolist())
     ranked = sorted(pairs, key=lambda pair: (-votes[pair], -suspicion[pair], pair))

@@ -9,59 +9,59 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from earshot.doctor import environment, gpu
-from earshot.doctor.findings import Finding, ok, stop, warning
+from earshot.doctor.findings import Finding, report_ok, stop, warn
 from earshot.kaggle import packages
 
 OLDEST = (3, 11)
 CODE = Path(__file__).resolve().parents[2]
 
 
-def code() -> Iterator[Finding]:
+def check_code() -> Iterator[Finding]:
     """Where the kit itself lies, its Python and packages."""
     python = sys.version.split()[0]
-    yield ok(f"earshot: {CODE}, Python {python}")
+    yield report_ok(f"earshot: {CODE}, Python {python}")
     if sys.version_info < OLDEST:
         yield stop(f"Python {python} is too old: 3.11 or newer is needed")
     lacking, others = packages.find_missing(), packages.find_unfit()
     if lacking:
-        level = warning if all(package.name in packages.OPTIONAL for package in lacking) else stop
+        level = warn if all(package.name in packages.OPTIONAL for package in lacking) else stop
         yield level(
             f"packages: {', '.join(package.name for package in lacking)} missing: python -m "
             f"earshot.kaggle.packages, or pip install -r {packages.REQUIREMENTS}"
         )
     if others:
         listed = ", ".join(f"{one.name} {have} (wanted: {one.specifier})" for one, have in others)
-        yield warning(f"packages: {listed}: untested; pip install -r {packages.REQUIREMENTS}")
+        yield warn(f"packages: {listed}: untested; pip install -r {packages.REQUIREMENTS}")
     if not lacking and not others:
-        yield ok(f"packages: all {len(packages.read_requirements())} of requirements.txt")
+        yield report_ok(f"packages: all {len(packages.read_requirements())} of requirements.txt")
 
 
-def look(say: Callable[[str], None]) -> list[Finding]:
+def check_machine(say: Callable[[str], None]) -> list[Finding]:
     """Run the checks in turn, say each line at once; the findings."""
     began, internet = time.monotonic(), environment.Internet()
     findings: list[Finding] = []
 
     def weights() -> Iterable[Finding]:
-        return environment.weights(internet)
+        return environment.check_weights(internet)
 
     for check in (
-        code,
-        gpu.libraries,
-        gpu.look,
-        environment.competition,
-        internet.finding,
+        check_code,
+        gpu.check_libraries,
+        gpu.check_gpus,
+        environment.check_competition,
+        internet.check_internet,
         weights,
-        environment.outputs,
-        environment.disk,
-        environment.memory,
-        environment.session,
+        environment.list_outputs,
+        environment.check_disk,
+        environment.check_memory,
+        environment.check_session,
     ):
         try:
             lines = list(check())
         except Exception as error:  # a check that fails must not keep the others from being made
             where = f"{check.__module__.rpartition('.')[2]}.{check.__name__}"
             lines = [
-                warning(
+                warn(
                     f"{where} could not be checked ({type(error).__name__}: "
                     f"{' '.join(str(error).split())[:120]})"
                 )

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from earshot.core.files import write_bytes
-from earshot.doctor.balance_and_shift import components, counts
+from earshot.doctor.balance_and_shift import compute_components, count_clips
 from earshot.doctor.duplicates import Duplicates
 from earshot.doctor.embeddings import Clips
-from earshot.doctor.similarity import centred
+from earshot.doctor.similarity import centre
 from earshot.report import style
 from earshot.report.style import BLUE, GREEN, GREY, ORANGE, PINK, VERMILION, axes
 
@@ -24,20 +24,20 @@ SIDES = (("train", "training", BLUE), ("test", "hold-out", GREEN), ("subm", "to 
 NAMED = 15  # classes with a marker and colour each; more are numbered where they lie
 
 
-def draw(clips: Clips, pairs: Duplicates | None, out: Path) -> list[str]:
+def draw_pictures(clips: Clips, pairs: Duplicates | None, out: Path) -> list[str]:
     """Write the pictures that the data allows; their names. Raises ImportError without matplotlib."""
     with style.style():
-        figures = {"class_balance.png": _balance(clips), "durations.png": _durations(clips)}
+        figures = {"class_balance.png": _draw_balance(clips), "durations.png": _draw_durations(clips)}
         if pairs is not None:
-            figures |= {"neighbours.png": _neighbours(pairs), "map.png": _map(clips)}
+            figures |= {"neighbours.png": _draw_neighbours(pairs), "map.png": _draw_map(clips)}
         drawn = {name: figure for name, figure in figures.items() if figure is not None}
         for name, figure in drawn.items():
             write_bytes(out / name, style.png(figure))
     return list(drawn)
 
 
-def _balance(clips: Clips) -> Figure:
-    total = counts(clips)[0]
+def _draw_balance(clips: Clips) -> Figure:
+    total = count_clips(clips)[0]
     order, names = np.argsort(total, kind="stable"), style.names(clips.cache.classes)
     figure, at = axes(
         6.5, max(2.0, 0.8 + 0.19 * len(order)), xlabel="training clips", title="Clips per class"
@@ -50,7 +50,7 @@ def _balance(clips: Clips) -> Figure:
     return figure
 
 
-def _durations(clips: Clips) -> Figure | None:
+def _draw_durations(clips: Clips) -> Figure | None:
     known = np.isfinite(clips.seconds)
     if not known.any():
         return None
@@ -75,7 +75,7 @@ def _durations(clips: Clips) -> Figure | None:
     return figure
 
 
-def _neighbours(pairs: Duplicates) -> Figure | None:
+def _draw_neighbours(pairs: Duplicates) -> Figure | None:
     if not len(pairs.closest):
         return None
     figure, at = axes(
@@ -102,9 +102,9 @@ def _neighbours(pairs: Duplicates) -> Figure | None:
     return figure
 
 
-def _map(clips: Clips) -> Figure:
+def _draw_map(clips: Clips) -> Figure:
     embedded = np.flatnonzero(clips.heard)
-    x = components(centred(clips.embeddings[embedded]), 2)
+    x = compute_components(centre(clips.embeddings[embedded]), 2)
     x = np.column_stack([x, np.zeros(len(x))])[:, :2]
     train, subm = clips.train[embedded], clips.splits[embedded] == "subm"
     labels = np.full(len(embedded), -1)  # the first where there are several
@@ -135,7 +135,7 @@ def _map(clips: Clips) -> Figure:
         scale = 1.6 if size < 12 else 1.2
         at.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), markerscale=scale)
         return figure
-    _number(at, x, labels, len(classes))
+    _draw_numbers(at, x, labels, len(classes))
     rows = [f"{c + 1:>3} {style.short(name, 18)}" for c, name in enumerate(classes)]
     for column in range(0, min(len(rows), 68), 34):  # beyond 68 classes the csv has the names
         at.annotate(
@@ -153,7 +153,7 @@ def _map(clips: Clips) -> Figure:
     return figure
 
 
-def _number(at: Any, x: np.ndarray, labels: np.ndarray, count: int) -> None:
+def _draw_numbers(at: Any, x: np.ndarray, labels: np.ndarray, count: int) -> None:
     """Each class's number at the median of its clips, moved apart where two would cover each other."""
     scale = np.ptp(x, axis=0) + 1e-12
     spots, here = np.full((count, 2), np.nan), np.unique(labels[labels >= 0])

@@ -8,38 +8,39 @@ BLOCK = 512  # rows whose cosines with all clips are held at a time: 40 MB for 2
 SHRINKAGE = 0.05  # of the mean eigenvalue
 
 
-def unit(x: np.ndarray) -> np.ndarray:
+def normalise(x: np.ndarray) -> np.ndarray:
     """Rows of length 1."""
     return (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)).astype(np.float32)
 
 
-def centred(x: np.ndarray) -> np.ndarray:
+def centre(x: np.ndarray) -> np.ndarray:
     """(clips, dims) without the mean, rows of length 1: clips of one class are close."""
-    return unit(x - x.mean(0))
+    return normalise(x - x.mean(0))
 
 
-def principal(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def compute_principal(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(clips, dims) float64 without the mean; the eigenvalues of its covariance, ascending; their vectors,
     (dims, dims)."""
     x = (x - x.mean(0)).astype(np.float64)
     return x, *np.linalg.eigh(x.T @ x / len(x))
 
 
-def whitened(x: np.ndarray) -> np.ndarray:
+def whiten(x: np.ndarray) -> np.ndarray:
     """(clips, dims) with the variances evened out, rows of length 1: only copies of one recording stay close.
 
     What clips of a class share dominates an embedding's variance, and hides what is a recording's own. Small
     eigenvalues are noise: they are shrunk. Of 30 clips of ESC-10 per kind of copy, those beyond 4 robust
-    deviations (`duplicates.usual`): louder or softer 100 % by EfficientAT's embeddings, 100 % by log-mel;
+    deviations (`duplicates.estimate_threshold`): louder or softer 100 % by EfficientAT's embeddings, 100 % by
+    log-mel;
     with noise 45 dB below 93 and 97 %, 30 dB 47 and 87 %; 0.1 to 0.5 s cut off 70 and 97 %; cut off, louder,
     with noise at once 50 and 100 %. Hence log-mel is taken where there is one.
     """
-    x, values, vectors = principal(x)
+    x, values, vectors = compute_principal(x)
     values = np.maximum(values, 0)
-    return unit(x @ (vectors / np.sqrt(values + SHRINKAGE * values.mean() + 1e-30)))
+    return normalise(x @ (vectors / np.sqrt(values + SHRINKAGE * values.mean() + 1e-30)))
 
 
-def nearest(x: np.ndarray, parts: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def find_nearest(x: np.ndarray, parts: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The k clips nearest to each, among those of other parts.
 
     Args:

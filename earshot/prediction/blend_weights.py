@@ -17,7 +17,7 @@ import numpy as np
 from earshot.core.errors import UserError
 from earshot.prediction import significance
 from earshot.prediction import thresholds as cut
-from earshot.training.metrics import likelihood, losses, one
+from earshot.training.metrics import compute_gain, compute_losses, get_likelihood
 from earshot.training.oof import Oof
 
 # the first is fallen back on: a weak member spoils a mean, and hardly these weights
@@ -98,11 +98,15 @@ def greedy(members: np.ndarray, truth: np.ndarray, metric: str, offsets: bool = 
             best one.
     """
     score = (
-        cut.reach if offsets and truth.ndim == 2 and cut.moves(metric, True) else lambda p, t, m: one(m, p, t)
+        cut.reach
+        if offsets and truth.ndim == 2 and cut.moves(metric, True)
+        else lambda p, t, m: compute_gain(m, p, t)
     )
 
     def rank(probabilities: np.ndarray) -> tuple[float, float]:
-        return round(score(probabilities, truth, metric), 9), -float(losses(probabilities, truth).mean())
+        return round(score(probabilities, truth, metric), 9), -float(
+            compute_losses(probabilities, truth).mean()
+        )
 
     alone = [rank(member) for member in members]
     order = sorted(range(len(members)), key=lambda m: alone[m], reverse=True)
@@ -125,7 +129,7 @@ def simplex(members: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
     count = len(members)
     # A certain error must not decide everything.
-    p = np.clip(likelihood(members, truth).reshape(count, -1).astype(np.float64), 1e-6, 1)
+    p = np.clip(get_likelihood(members, truth).reshape(count, -1).astype(np.float64), 1e-6, 1)
 
     def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
         mixed = np.maximum(weights @ p, 1e-9)

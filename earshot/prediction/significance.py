@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from earshot.training.metrics import counts, from_counts, is_counted, one
+from earshot.training.metrics import compute_gain, count_classes, is_counted, score_counts
 
 BLOCKS = 20  # of clips, each left out once
 BEYOND = 2.0  # standard errors that a gain has to exceed, or it is taken for noise
@@ -32,19 +32,20 @@ def gain(
     The error is the delete-a-block jackknife's.
     """
     number = int(blocks.max()) + 1
-    rises = one(metric, new, truth) - one(metric, old, truth)
+    rises = compute_gain(metric, new, truth) - compute_gain(metric, old, truth)
     if metric == "log_loss" or not is_counted(metric, truth):
         left = [
-            one(metric, new[blocks != b], truth[blocks != b])
-            - one(metric, old[blocks != b], truth[blocks != b])
+            compute_gain(metric, new[blocks != b], truth[blocks != b])
+            - compute_gain(metric, old[blocks != b], truth[blocks != b])
             for b in range(number)
         ]
     else:
         clips = (len(truth) - np.bincount(blocks, minlength=number))[:, None]
         each = [
-            found.sum(1, keepdims=True) - found for found in (counts(p, truth, blocks) for p in (new, old))
+            found.sum(1, keepdims=True) - found
+            for found in (count_classes(p, truth, blocks) for p in (new, old))
         ]
-        left = np.subtract(*(from_counts(metric, *found, clips, truth.ndim == 2) for found in each))
+        left = np.subtract(*(score_counts(metric, *found, clips, truth.ndim == 2) for found in each))
     return rises, float(np.sqrt((number - 1) * np.var(left)))
 
 

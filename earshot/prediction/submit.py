@@ -37,7 +37,9 @@ def finish(
             training["metric"],
         )
         of = f"mean of {predicting(run)}" if not found.get("refit") else f"trained on {predicting(run)}"
-        run.log(f"hold-out, {found['clips']} clips, {of}: {metrics.summary(found, training['metric'])}")
+        run.log(
+            f"hold-out, {found['clips']} clips, {of}: {metrics.format_summary(found, training['metric'])}"
+        )
     if not cache.has_split("subm"):
         run.log("nothing to submit: the data set has no clips without labels")
         return
@@ -55,7 +57,7 @@ def finish(
 def rehearse(cache: Cache, out: Path, metric: str) -> None:
     """What can be refused before training: a metric of the other task; a sample file that the prior cannot
     answer, in memory."""
-    metrics.check(metric, cache.multilabel)
+    metrics.check_metric(metric, cache.multilabel)
     check_output(out)
     if cache.has_split("subm"):
         ids, sample = cache.split("subm")["ids"], submission.sample_of(cache)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from earshot.training.metrics import COUNTED, OF_SEVERAL, each_class, from_counts
+from earshot.training.metrics import COUNTED, OF_SEVERAL, score_counts, score_each_class
 
 KINDS = ("common", "each")
 NAMES = {
@@ -80,7 +80,7 @@ def _prior(probabilities: np.ndarray, truth: np.ndarray, metric: str) -> np.ndar
 
 def _score(metric: str, truth: np.ndarray, said: np.ndarray, classes: int) -> float:
     three = (np.bincount(which, minlength=classes) for which in (truth[said == truth], truth, said))
-    return float(from_counts(metric, *three, len(truth), False))
+    return float(score_counts(metric, *three, len(truth), False))
 
 
 def _factors(probabilities: np.ndarray, truth: np.ndarray, metric: str, scale: np.ndarray) -> np.ndarray:
@@ -109,7 +109,7 @@ def _factors(probabilities: np.ndarray, truth: np.ndarray, metric: str, scale: n
             good = np.bincount(rival[right], minlength=classes) - lost[0]
             said[:, c] = np.bincount(at, minlength=options + 1)[:options].cumsum()
             good[:, c] = np.bincount(at[mine], minlength=options + 1)[:options].cumsum()
-            own[c] += STEPS[_best(from_counts(metric, good, true, said, clips, False), np.abs(STEPS))]
+            own[c] += STEPS[_best(score_counts(metric, good, true, said, clips, False), np.abs(STEPS))]
         if np.array_equal(before, own):
             break
     return np.exp(own - own.mean())
@@ -133,12 +133,12 @@ def _levels(probabilities: np.ndarray, truth: np.ndarray, metric: str) -> tuple[
         for cells in (cell[truth == 1], cell)
     )
     counted = (right, truth.sum(0), said, len(truth), True)
-    return from_counts(metric, *counted), counted
+    return score_counts(metric, *counted), counted
 
 
 def _thresholds(probabilities: np.ndarray, truth: np.ndarray, metric: str, kind: str) -> np.ndarray:
     levels, counted = _levels(probabilities, truth, metric)
     found = np.full(truth.shape[1], LOGITS[_best(levels, np.abs(LOGITS))])
     if kind == "each":
-        found = LOGITS[_best(each_class(metric, *counted), np.abs(LOGITS - found[0]))]
+        found = LOGITS[_best(score_each_class(metric, *counted), np.abs(LOGITS - found[0]))]
     return 1 / (1 + np.exp(-found))

@@ -9,7 +9,7 @@ import numpy as np
 from earshot.report import style
 from earshot.report.results import Results
 from earshot.training import metrics
-from earshot.training.tracking import by_part
+from earshot.training.tracking import group_by_part
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,7 +25,7 @@ def chosen(rows: list[dict[str, Any]], metric: str) -> dict[str, Any]:
 
 def draw(results: Results) -> dict[str, Figure]:
     """loss_curves.png, accuracy_curves.png and f1_curves.png, where there is a history."""
-    parts = {name: rows for name, rows in by_part(results.history).items() if "valid_loss" in rows[0]}
+    parts = {name: rows for name, rows in group_by_part(results.history).items() if "valid_loss" in rows[0]}
     if not parts:
         return {}
     other = [results.metric] if results.metric not in ("accuracy", "f1_macro", *metrics.MINIMISED) else []

@@ -12,7 +12,7 @@ from earshot.core.files import write_bytes, write_text
 from earshot.report import confusion, curves, hardest_clips, html, per_class, results, style
 from earshot.report.results import Results
 from earshot.training import metrics, text_report
-from earshot.training.tracking import safely
+from earshot.training.tracking import try_or_log
 
 HTML = "report.html"
 
@@ -189,7 +189,7 @@ def _scores(found: Results) -> list[str]:
     rows += [("best epoch of each fold (flatters)", best)] if isinstance(best, dict) else []
     rows += [("hold-out", test)] if isinstance(test, dict) else []
     rows += [
-        (f"fold {n}", metrics.scores(found.probabilities[mine], found.labels[mine], found.metric))
+        (f"fold {n}", metrics.compute_scores(found.probabilities[mine], found.labels[mine], found.metric))
         for n in sorted({int(n) for n in found.folds})
         for mine in [found.folds == n]
     ]
@@ -204,7 +204,7 @@ def _report(found: Results) -> str:
     path = found.folder / "report_last.txt"
     if found.config and path.is_file():
         return path.read_text(encoding="utf-8", errors="replace")
-    return text_report.report(found.probabilities, found.labels, found.classes)
+    return text_report.format_report(found.probabilities, found.labels, found.classes)
 
 
 def report_on(folder: Path, say: Callable[[str], None]) -> None:
@@ -214,4 +214,4 @@ def report_on(folder: Path, say: Callable[[str], None]) -> None:
         make(folder, again=False, say=say)
         say(f"report: {folder / HTML}")
 
-    safely("the report", say, draw)
+    try_or_log("the report", say, draw)

@@ -125,7 +125,7 @@ def load(folder: Path) -> Results:
         config, metric = {}, str(extra.get("metric", "f1_macro"))
         multilabel, about = extra.get("multilabel"), "blend of runs, out-of-fold"
         # Blends of earlier releases do not say whether a clip may have several labels.
-        only_multilabel = set(metrics.of_task(True)) - set(metrics.of_task(False))
+        only_multilabel = set(metrics.list_for_task(True)) - set(metrics.list_for_task(False))
         if multilabel is None and (extra.get("thresholds") is not None or metric in only_multilabel):
             multilabel = True
         shown = ("test",)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 def announce(flags: AutoFlags, machine: config.TrainMachineFlags) -> list[Cache]:
     """The caches to use; says which, before torch is imported."""
     caches, lines = find_cache.find_all(flags.data, flags.features, machine.continue_from)
-    metrics.check(flags.metric, caches[0].multilabel)
+    metrics.check_metric(flags.metric, caches[0].multilabel)
     check_plain_name("--name", flags.name)
     check_output(flags.out)
     print(f"bake-off: {', '.join(str(one.folder) for one in caches)}; {machine.max_hours or HOURS:g} h")
@@ -171,7 +171,7 @@ def _end(trainer: Contest, opened: list[Cache], out: Path) -> None:
         for name, candidate in trainer.candidates.items()
         if candidate.after is None or trainer.state["of"][name]["folds"]
     ]
-    blend_scores = metrics.scores(oof.probabilities, oof.labels, trainer.flags.metric)
+    blend_scores = metrics.compute_scores(oof.probabilities, oof.labels, trainer.flags.metric)
     rows.append(
         {
             "run": str(trainer.folder),
@@ -257,7 +257,7 @@ def _submit(trainer: Contest, whole: Any, first: Cache, out: Path) -> None:
             scored, rows, lambda: predict.fill(answers("test"), prior)[0], metric=trainer.flags.metric
         )
         trainer.say(
-            f"hold-out, {predicted['clips']} clips: {metrics.summary(predicted, trainer.flags.metric)}"
+            f"hold-out, {predicted['clips']} clips: {metrics.format_summary(predicted, trainer.flags.metric)}"
         )
     if not first.has_split("subm"):
         trainer.say("nothing to submit: the data set has no clips without labels")

@@ -183,7 +183,7 @@ class Contest:
             )
             return
         job, _ = self.prepared(name)
-        entry["row"] = precision.seconds_a_row(head.build(), job.rows, settings, job.device)
+        entry["row"] = precision.measure_row_seconds(head.build(), job.rows, settings, job.device)
         entry["each"] = WITH_THE_REST * entry["row"] * rows * share * settings.epochs / len(job.devices)
 
     def attempt(self, name: str, what: Any, *args: Any) -> Any:
@@ -315,8 +315,8 @@ class Contest:
             names,
             reverse=True,
             key=lambda name: (
-                metrics.one(self.flags.metric, oofs[name].probabilities, oofs[name].labels),
-                metrics.one("log_loss", oofs[name].probabilities, oofs[name].labels),
+                metrics.compute_gain(self.flags.metric, oofs[name].probabilities, oofs[name].labels),
+                metrics.compute_gain("log_loss", oofs[name].probabilities, oofs[name].labels),
             ),
         )
 

@@ -33,7 +33,12 @@ def ordered(rows: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]:
     def place(row: dict[str, Any]) -> tuple:
         if row.get("log_loss") is None:
             return (1, 0, 0.0, 0.0)
-        return (0, -len(str(row["folds"]).split()), -metrics.gain(metric, row[key(metric)]), row["log_loss"])
+        return (
+            0,
+            -len(str(row["folds"]).split()),
+            -metrics.to_gain(metric, row[key(metric)]),
+            row["log_loss"],
+        )
 
     return sorted(rows, key=place)
 

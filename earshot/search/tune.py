@@ -199,7 +199,7 @@ def _try(
         seen.append(number)
         truth = np.concatenate([job.rows.truth[job.numbers == n] for n in seen])
         predicted = np.concatenate([run.get_fold_folder(n).predictions("last") for n in seen])
-        value = metrics.one(job.settings.metric, predicted, truth) + TIE * metrics.one(
+        value = metrics.compute_gain(job.settings.metric, predicted, truth) + TIE * metrics.compute_gain(
             "log_loss", predicted, truth
         )
         trial.report(value, step)

@@ -68,7 +68,7 @@ def warp_time(
         start = np.where(real, rng.random((len(x), frames)), -1.0).argmax(1) + rng.random(len(x))
     at = (start[:, None] + np.arange(width) * pace[:, None]) % frames
     lower = np.floor(at).astype(np.int64)
-    x = _between(x, lower % frames, (lower + 1) % frames, at - lower, 3)
+    x = _interpolate(x, lower % frames, (lower + 1) % frames, at - lower, 3)
     if mask is not None:
         mask = torch.take_along_dim(mask, torch.from_numpy(lower % frames).to(mask.device), 1)
     return x, mask
@@ -96,10 +96,10 @@ def shift_frequency(x: Tensor, reach: float, rng: np.random.Generator) -> Tensor
     bins = x.shape[2]
     at = np.clip(np.arange(bins) + rng.uniform(-reach, reach, len(x))[:, None], 0, bins - 1)
     lower = np.floor(at).astype(np.int64)
-    return _between(x, lower, np.minimum(lower + 1, bins - 1), at - lower, 2)
+    return _interpolate(x, lower, np.minimum(lower + 1, bins - 1), at - lower, 2)
 
 
-def _between(x: Tensor, lower: np.ndarray, upper: np.ndarray, share: np.ndarray, axis: int) -> Tensor:
+def _interpolate(x: Tensor, lower: np.ndarray, upper: np.ndarray, share: np.ndarray, axis: int) -> Tensor:
     """Linear interpolation along an axis; lower, upper (indices) and share are (B, new length)."""
     shape = [len(x), 1, 1, 1]
     shape[axis] = lower.shape[1]
@@ -109,7 +109,7 @@ def _between(x: Tensor, lower: np.ndarray, upper: np.ndarray, share: np.ndarray,
     return below.lerp(above, torch.from_numpy(share.astype(np.float32)).to(x.device).view(shape))
 
 
-def asked(settings: TrainingFlags) -> bool:
+def is_enabled(settings: TrainingFlags) -> bool:
     """Do the settings ask for anything at all?"""
     spans = settings.num_masks and (settings.time_mask or settings.frequency_mask)
     return bool(
@@ -123,7 +123,7 @@ def asked(settings: TrainingFlags) -> bool:
     )
 
 
-def apply(
+def augment_batch(
     x: Tensor,
     mask: Tensor | None,
     targets: Tensor,
@@ -149,15 +149,15 @@ def apply(
         amount = torch.from_numpy(rng.uniform(-settings.gain, settings.gain, len(x)).astype(np.float32))
         x = x + amount.to(x.device)[:, None, None, None]
     if settings.mixup_pairs == "any":
-        x = cover(x, settings, rng)
+        x = apply_masks(x, settings, rng)
     if settings.mixup:
-        x, mask, targets, weights = mix(x, mask, targets, settings, rng, weights)
+        x, mask, targets, weights = mix_rows(x, mask, targets, settings, rng, weights)
     if settings.mixup_pairs == "different":
-        x = cover(x, settings, rng)
+        x = apply_masks(x, settings, rng)
     return x, mask, targets, weights
 
 
-def cover(x: Tensor, settings: TrainingFlags, rng: np.random.Generator) -> Tensor:
+def apply_masks(x: Tensor, settings: TrainingFlags, rng: np.random.Generator) -> Tensor:
     """Frequency and time masks as the settings say; (B, D, F, T)."""
     for _ in range(settings.num_masks):
         if settings.frequency_mask and x.shape[2] > 1:
@@ -167,7 +167,7 @@ def cover(x: Tensor, settings: TrainingFlags, rng: np.random.Generator) -> Tenso
     return x
 
 
-def mix(
+def mix_rows(
     x: Tensor,
     mask: Tensor | None,
     targets: Tensor,
@@ -205,7 +205,7 @@ def mix(
         weight = np.where(differs.any(1), weight, 1.0)
     partner = torch.from_numpy(other).to(x.device)
     share = torch.from_numpy(weight.astype(np.float32)).to(x.device)
-    mixed = _blend(x, x[partner], share[:, None, None, None], settings.mixup_domain)
+    mixed = _blend_sounds(x, x[partner], share[:, None, None, None], settings.mixup_domain)
     if mask is not None:
         mask = mask | mask[partner] & (share < 1)[:, None]
     if weights is not None:
@@ -213,7 +213,7 @@ def mix(
     return mixed, mask, share[:, None] * targets + (1 - share[:, None]) * targets[partner], weights
 
 
-def _blend(one: Tensor, other: Tensor, share: Tensor, domain: str) -> Tensor:
+def _blend_sounds(one: Tensor, other: Tensor, share: Tensor, domain: str) -> Tensor:
     if domain == "linear":
         return share * one + (1 - share) * other
     # dB to power and back: two sounds at once, as a microphone would have them, where a mean of dB is a

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 
-def of_rows(
+def weigh_rows(
     weights: np.ndarray,
     clip_of_row: np.ndarray,
     first: int,
@@ -34,7 +34,7 @@ def of_rows(
     return row_weights
 
 
-def about(weights: np.ndarray) -> str:
+def format_weights(weights: np.ndarray) -> str:
     """The line of the log about the weights of the training clips, (clips,), some of which are not 1."""
     changed = weights[weights != 1]
     span = " to ".join(dict.fromkeys(f"{value:g}" for value in (changed.min(), changed.max())))

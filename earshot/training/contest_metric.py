@@ -9,7 +9,7 @@ from earshot.core.config import TrainingFlags
 from earshot.features.cache import Cache
 
 
-def default(caches: Sequence[Cache], argv: Sequence[str]) -> tuple[str, str | None]:
+def choose_default(caches: Sequence[Cache], argv: Sequence[str]) -> tuple[str, str | None]:
     """The metric, and the line to say about it; the usual one and None where the contest's is not known, or
     the arguments have a --metric.
 
@@ -25,7 +25,7 @@ def default(caches: Sequence[Cache], argv: Sequence[str]) -> tuple[str, str | No
         return default_metric, None
     from earshot.training import metrics  # with numpy, which nobody waits for before
 
-    if contest_metric not in metrics.of_task(caches[0].multilabel):
+    if contest_metric not in metrics.list_for_task(caches[0].multilabel):
         labels = "several labels" if caches[0].multilabel else "one label each"
         return default_metric, (
             f"warning: the contest's metric {contest_metric} is none that clips with {labels} are scored by "

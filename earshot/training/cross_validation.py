@@ -18,7 +18,7 @@ from earshot.training import estimators, pseudo_labels
 from earshot.training.dataset import Rows
 from earshot.training.folds import every_fold, trained_on
 from earshot.training.predict import load_part, predict_rows
-from earshot.training.progress import Paced
+from earshot.training.progress import TrainingEta
 from earshot.training.run import ALL_CLIPS, ModelSlot, Run, format_slots, list_slots
 from earshot.training.run_scores import KINDS
 from earshot.training.trainer import Fitter, Fold
@@ -133,7 +133,7 @@ class FoldWorker:
             if progress.epoch or progress.step:
                 step = f", step {progress.step}" if progress.step else ""
                 report(f"{fold.title}  continues after epoch {progress.epoch}{step}")
-            paced = Paced(deadline, fitter, models_left, report)
+            paced = TrainingEta(deadline, fitter, models_left, report)
             if not fitter.fit(report, paced, models_left, lambda: report(None), self.save_every):
                 return False
         self.predict_fold(slot)

@@ -118,7 +118,7 @@ class Rows:
                 "time": torch.arange(frames, device=self.device),
             }
         if self.weights is not None:
-            of_rows = clip_weights.of_rows(self.weights, self.whose, len(self), self.partner, self.share)
+            of_rows = clip_weights.weigh_rows(self.weights, self.whose, len(self), self.partner, self.share)
             self._columns["weight"] = self._on(of_rows)
         if self.partner is not None:
             own, rest = (
@@ -320,7 +320,7 @@ class Rows:
     def drawn(self, seed: int, most: int | None = None) -> np.ndarray:
         """The rows without labels that an epoch learns from, with every seed as many; of at most so many
         windows of each clip."""
-        pool = window_pooling.drawn(self.pool, self.whose, most, seed)
+        pool = window_pooling.sample_windows(self.pool, self.whose, most, seed)
         return np.random.default_rng((seed, 1)).choice(pool, round(self.weight * len(pool)), replace=False)
 
     def of_clips(self, clips: np.ndarray) -> np.ndarray:

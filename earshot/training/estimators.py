@@ -16,7 +16,7 @@ from earshot.training import metrics
 from earshot.training.checkpoint import FoldFolder
 from earshot.training.dataset import Rows
 from earshot.training.predict import predict
-from earshot.training.progress import Fold, Progress, line, some, value_of
+from earshot.training.progress import Fold, Progress, format_epoch_line, format_ids, get_score
 
 BATCH = 256
 
@@ -61,7 +61,7 @@ def fit(
         "fold": fold.number,
         "epoch": 1,
         "lr": 0.0,
-        "train_loss": metrics.scores(seen[known], rows.truth[known])["log_loss"],
+        "train_loss": metrics.compute_scores(seen[known], rows.truth[known])["log_loss"],
     }
     asked = bool(fold.valid.any())  # a model on all clips has nobody to ask
     if asked:
@@ -69,16 +69,17 @@ def fit(
         if not np.isfinite(answered[heard]).all():
             odd = rows.ids[heard][~np.isfinite(answered[heard]).all(1)]
             raise UserError(
-                f"{fold.name}: the prediction is not a number for {some(odd)}: extract the features anew "
+                f"{fold.name}: the prediction is not a number for {format_ids(odd)}: extract the features "
+                "anew "
                 "(get_features.py --fresh)"
             )
-        found = metrics.scores(answered[heard], rows.truth[heard], settings.metric)
+        found = metrics.compute_scores(answered[heard], rows.truth[heard], settings.metric)
         row |= {"valid_loss": found.pop("log_loss"), **found}
     row["seconds"] = time.perf_counter() - began
     metric = settings.metric
-    best = [metrics.gain(metric, value_of(row, metric)), -row["valid_loss"]] if asked else []
+    best = [metrics.to_gain(metric, get_score(row, metric)), -row["valid_loss"]] if asked else []
     progress = Progress(epoch=1, best=best, best_epoch=1, history=[row])
-    scored = {metric: value_of(row, metric), "chosen": "there is one epoch only"} if asked else {}
+    scored = {metric: get_score(row, metric), "chosen": "there is one epoch only"} if asked else {}
     folder.save_best(head.state_dict(), {"head": head.config, "epoch": 1, **scored})
     folder.save_last(head.state_dict(), None, {"progress": vars(progress), "finished": True})
-    log(line(row, fold, settings, True, 0.0))
+    log(format_epoch_line(row, fold, settings, True, 0.0))

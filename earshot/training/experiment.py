@@ -183,7 +183,7 @@ class Job:
             self.notes.append(
                 f"weights: ignored, {head_spec.name} counts all training clips alike"
                 if ignored
-                else clip_weights.about(self.rows.weights)
+                else clip_weights.format_weights(self.rows.weights)
             )
         self.parameters = sum(p.numel() for p in head.parameters())
         # support vectors are no parameters
@@ -233,7 +233,7 @@ class Job:
                 print(note)
         new = not (folder / CONFIG).exists()
         if new and not hasattr(self.head, "solve"):
-            self.device = precision.decide(self.head, self.rows, self.settings, self.device)
+            self.device = precision.choose_precision(self.head, self.rows, self.settings, self.device)
         self.head = None
         run = Run.begin(folder, self.record, about(self.cache, self.recipe, self.device)).validate()
         training_clips.keep(run.folder, self.cache, self.numbers)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 FOCAL = 2  # Lin et al.'s gamma
 
 
-def class_weights(rows: Rows, which: np.ndarray) -> np.ndarray:
+def balance_classes(rows: Rows, which: np.ndarray) -> np.ndarray:
     """(classes,) weights that balance the classes among the given rows, each of its clip's weight; of a yes
     against the noes where multi-label."""
     # Rows, not clips: it is rows that the loss adds up.
@@ -52,11 +52,11 @@ class Criterion:
     focal: bool = False
 
     @classmethod
-    def of(cls, rows: Rows, which: np.ndarray, settings: TrainingFlags) -> Criterion:
+    def from_rows(cls, rows: Rows, which: np.ndarray, settings: TrainingFlags) -> Criterion:
         """The criterion for the given training rows."""
         weights = None
         if settings.class_weights != "none":
-            weights = torch.tensor(class_weights(rows, which), dtype=torch.float32, device=rows.device)
+            weights = torch.tensor(balance_classes(rows, which), dtype=torch.float32, device=rows.device)
         return cls(rows.multilabel, settings.label_smoothing, weights, settings.loss == "focal")
 
     def __call__(
@@ -101,23 +101,23 @@ class Criterion:
             if self.focal:
                 each = each * (1 - logits.float().softmax(1)) ** FOCAL
             each = -each.sum(1)
-        weight = self.row_weights(targets, clips)
+        weight = self.weigh_rows(targets, clips)
         return (each * weight).sum() / (weight.sum() if total is None else total)
 
-    def row_weights(self, targets: Tensor, clips: Tensor | None = None) -> Tensor:
+    def weigh_rows(self, targets: Tensor, clips: Tensor | None = None) -> Tensor:
         """(B,) how much each row counts: by its classes, times `clips`, the weight of its clip."""
         plain = self.weights is None or self.multilabel
         weights = targets.new_ones(len(targets)) if plain else targets @ self.weights
         return weights if clips is None else weights * clips
 
-    def smooth(self, targets: Tensor) -> Tensor:
+    def smooth_targets(self, targets: Tensor) -> Tensor:
         """The targets with their smoothing share spread."""
         if not self.smoothing:
             return targets
         return targets * (1 - self.smoothing) + self.smoothing / (2 if self.multilabel else targets.shape[1])
 
 
-class Whole(NamedTuple):
+class WholeBatch(NamedTuple):
     """A batch of which parts are computed one by one: its rows, and what the weights of its rows sum to, and
     those of its plain rows, which are neither masked nor mixed."""
 
@@ -126,12 +126,12 @@ class Whole(NamedTuple):
     plain: Tensor | None
 
 
-def loss_of(
+def compute_loss(
     head: Head,
     criterion: Criterion,
     batch: dict[str, Any],
     targets: Tensor,
-    whole: Whole | None = None,
+    whole: WholeBatch | None = None,
 ) -> Tensor:
     """A head's loss on a batch, its own where it has one. A clip's weight is about its label: what a head
     learns besides counts all rows alike.
@@ -157,7 +157,7 @@ def loss_of(
     return share * head.loss(batch, entropy)
 
 
-def accumulate(
+def accumulate_gradients(
     head: Head,
     criterion: Criterion,
     batch: dict[str, Any],
@@ -170,19 +170,19 @@ def accumulate(
     passes = -(-len(targets) // max_rows)
     if passes == 1:
         with autocast:
-            loss = loss_of(head, criterion, batch, targets)
+            loss = compute_loss(head, criterion, batch, targets)
         scaler.scale(loss).backward()
         return loss.detach()
     total, plain = torch.zeros((), device=targets.device), batch.get("plain_targets")
-    whole_batch = Whole(
+    whole_batch = WholeBatch(
         len(targets),
-        criterion.row_weights(targets, batch.get("weights")).sum(),
-        None if plain is None else criterion.row_weights(plain, batch.get("plain_weights")).sum(),
+        criterion.weigh_rows(targets, batch.get("weights")).sum(),
+        None if plain is None else criterion.weigh_rows(plain, batch.get("plain_weights")).sum(),
     )
     for part in torch.tensor_split(torch.arange(len(targets), device=targets.device), passes):
         pass_batch = {name: v if v is None else v[part] for name, v in batch.items()}
         with autocast:
-            loss = loss_of(head, criterion, pass_batch, targets[part], whole_batch)
+            loss = compute_loss(head, criterion, pass_batch, targets[part], whole_batch)
         scaler.scale(loss).backward()
         total += loss.detach()
     return total

@@ -23,31 +23,31 @@ MINIMISED = ("log_loss",)
 THRESHOLD = 0.5  # of a multi-label probability; never moved to where the scored clips would like it
 
 
-def of_task(multilabel: bool) -> tuple[str, ...]:
+def list_for_task(multilabel: bool) -> tuple[str, ...]:
     """The metrics of clips with one label each, or with several."""
     return (*NAMES, *(RANKING if multilabel else (*OF_ONE, "map_macro")))
 
 
-def check(metric: str, multilabel: bool) -> None:
+def check_metric(metric: str, multilabel: bool) -> None:
     """Raise UserError for a metric that the task does not have."""
-    if metric in RANKING and metric not in of_task(multilabel):
+    if metric in RANKING and metric not in list_for_task(multilabel):
         raise UserError(
             f"--metric {metric} is for clips with several labels, and these have one each: choose "
-            f"{', '.join(of_task(False))}"
+            f"{', '.join(list_for_task(False))}"
         )
     if metric in OF_ONE and multilabel:
         raise UserError(
             f"--metric {metric} is for clips with one label each, and these may have several: choose "
-            f"{', '.join(of_task(True))}"
+            f"{', '.join(list_for_task(True))}"
         )
 
 
-def gain(metric: str, value: float) -> float:
+def to_gain(metric: str, value: float) -> float:
     """A score turned so that larger is better: minus a loss. Its own inverse."""
     return -value if metric in MINIMISED else value
 
 
-def summary(scored: dict[str, float], metric: str = "f1_macro") -> str:
+def format_summary(scored: dict[str, float], metric: str = "f1_macro") -> str:
     """The scores that a line has room for, the one that was aimed at among them."""
     multilabel_names = (*RANKING, "roc_auc_macro") if RANKING[0] in scored else ()
     wanted = dict.fromkeys(("f1_macro", *multilabel_names, metric))
@@ -58,8 +58,9 @@ def summary(scored: dict[str, float], metric: str = "f1_macro") -> str:
     )
 
 
-def undefined(truth: np.ndarray) -> list[str]:
-    """The metrics that a set of clips leaves undefined, where `scores` says 0: those over the labels that
+def list_undefined(truth: np.ndarray) -> list[str]:
+    """The metrics that a set of clips leaves undefined, where `compute_scores` says 0: those over the labels
+    that
     occur, if none does."""
     if truth.ndim == 2 and not truth.any():
         return [*OF_SEVERAL, *RANKING, "roc_auc_macro", "roc_auc_micro"]
@@ -68,7 +69,7 @@ def undefined(truth: np.ndarray) -> list[str]:
     return ["roc_auc_macro"] + (["roc_auc_micro"] if truth.ndim == 2 and truth.all() else [])
 
 
-def scores(probabilities: np.ndarray, truth: np.ndarray, metric: str = "") -> dict[str, float]:
+def compute_scores(probabilities: np.ndarray, truth: np.ndarray, metric: str = "") -> dict[str, float]:
     """Every metric of a set of clips, as scikit-learn defines them.
 
     Args:
@@ -84,7 +85,8 @@ def scores(probabilities: np.ndarray, truth: np.ndarray, metric: str = "") -> di
         balanced_accuracy is that of each class that occurs, yes against no, then their mean; log_loss is the
         mean binary cross-entropy; map_macro is the mean average precision of the classes that occur, lwlrap
         the label-weighted label-ranking average precision of FSDKaggle2019. A clip without labels counts in
-        neither of the two, and where no clip has any they are 0, so that epochs can be compared; `undefined`
+        neither of the two, and where no clip has any they are 0, so that epochs can be compared;
+        `list_undefined`
         names them for the reader. A class that is only predicted counts as an F1 of 0, one in neither truth
         nor predictions does not count. A probability of 0 costs 34.5 (that of 1e-15). roc_auc_macro is the
         mean over the classes that some clips have and some have not, each against the rest, ties counting
@@ -104,9 +106,9 @@ def scores(probabilities: np.ndarray, truth: np.ndarray, metric: str = "") -> di
             "score: train again with a lower --lr, or --clip-grad 1"
         )
     multilabel, classes = truth.ndim == 2, probabilities.shape[1]
-    right, true, predicted = counts(probabilities, truth)[:, 0]
+    right, true, predicted = count_classes(probabilities, truth)[:, 0]
     scored = {
-        name: float(from_counts(name, right, true, predicted, len(truth), multilabel))
+        name: float(score_counts(name, right, true, predicted, len(truth), multilabel))
         for name in COUNTED
         if is_counted(name, truth)
     }
@@ -121,33 +123,35 @@ def scores(probabilities: np.ndarray, truth: np.ndarray, metric: str = "") -> di
         first = 1 if classes == 2 and yes.any(0).all() else 0
         scored["roc_auc_macro"] = RANKED["roc_auc_macro"](probabilities[:, first:], yes[:, first:])
         if metric == "roc_auc_micro":
-            scored[metric] = _roc_auc_micro(probabilities, truth)
+            scored[metric] = _compute_roc_auc_micro(probabilities, truth)
         if metric == "map_macro":
             scored[metric] = RANKED[metric](probabilities, yes)
-        scored["map_at_3"] = _map_at_3(truth, probabilities)
-    scored["log_loss"] = float(losses(probabilities, truth).mean())
+        scored["map_at_3"] = _compute_map_at_3(truth, probabilities)
+    scored["log_loss"] = float(compute_losses(probabilities, truth).mean())
     if multilabel and metric == "roc_auc_micro":
-        scored[metric] = _roc_auc_micro(probabilities, truth)
+        scored[metric] = _compute_roc_auc_micro(probabilities, truth)
     return scored
 
 
-def _map_at_3(truth: np.ndarray, probabilities: np.ndarray) -> float:
+def _compute_map_at_3(truth: np.ndarray, probabilities: np.ndarray) -> float:
     best = np.argsort(-probabilities, 1, kind="stable")[:, :3]  # as `submission` orders them
     return float(((best == truth[:, None]) / np.arange(1, best.shape[1] + 1)).sum(1).mean())
 
 
-def _roc_auc_micro(probabilities: np.ndarray, truth: np.ndarray) -> float:
+def _compute_roc_auc_micro(probabilities: np.ndarray, truth: np.ndarray) -> float:
     """The area of all (clip, class) pairs as if they were clips of one class."""
     yes = truth if truth.ndim == 2 else truth[:, None] == np.arange(probabilities.shape[1])
     return RANKED["roc_auc_macro"](probabilities.reshape(-1, 1), yes.reshape(-1, 1))
 
 
 def is_counted(metric: str, truth: np.ndarray) -> bool:
-    """Is the metric a function of the counts that `counts` makes?"""
+    """Is the metric a function of the counts that `count_classes` makes?"""
     return metric in (OF_SEVERAL if truth.ndim == 2 else COUNTED)
 
 
-def counts(probabilities: np.ndarray, truth: np.ndarray, blocks: np.ndarray | None = None) -> np.ndarray:
+def count_classes(
+    probabilities: np.ndarray, truth: np.ndarray, blocks: np.ndarray | None = None
+) -> np.ndarray:
     """How often each class was rightly said, was true, and was said.
 
     Args:
@@ -178,7 +182,7 @@ def counts(probabilities: np.ndarray, truth: np.ndarray, blocks: np.ndarray | No
     )
 
 
-def each_class(
+def score_each_class(
     metric: str,
     right: np.ndarray,
     true: np.ndarray,
@@ -197,7 +201,7 @@ def each_class(
     return np.where(others > 0, (recall + (others - predicted + right) / np.maximum(others, 1)) / 2, recall)
 
 
-def from_counts(
+def score_counts(
     metric: str,
     right: np.ndarray,
     true: np.ndarray,
@@ -205,13 +209,13 @@ def from_counts(
     clips: np.ndarray | int,
     multilabel: bool,
 ) -> np.ndarray:
-    """A counted metric from (..., classes) counts, as `scores` has it; `clips` is a number, or (...,
+    """A counted metric from (..., classes) counts, as `compute_scores` has it; `clips` is a number, or (...,
     1)."""
     if metric == "f1_micro":
         return 2 * right.sum(-1) / np.maximum((true + predicted).sum(-1), 1)
     if metric == "accuracy":
         return right.sum(-1) / np.maximum(true.sum(-1), 1)
-    each = each_class(metric, right, true, predicted, clips, multilabel)
+    each = score_each_class(metric, right, true, predicted, clips, multilabel)
     weight = (
         true
         if metric == "f1_weighted"
@@ -220,34 +224,34 @@ def from_counts(
     return (each * weight).sum(-1) / np.maximum(weight.sum(-1), 1)
 
 
-def likelihood(probabilities: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def get_likelihood(probabilities: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """The probability of what is true: (..., clips), or of each class's yes or no: (..., clips, classes)."""
     if truth.ndim == 2:
         return np.where(truth == 1, probabilities, 1 - probabilities)
     return probabilities[..., np.arange(len(truth)), truth]
 
 
-def losses(probabilities: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def compute_losses(probabilities: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """(clips,) log loss, or mean binary cross-entropy, of each clip."""
-    values = -np.log(np.clip(likelihood(probabilities.astype(np.float64), truth), 1e-15, 1))
+    values = -np.log(np.clip(get_likelihood(probabilities.astype(np.float64), truth), 1e-15, 1))
     return values.mean(1) if truth.ndim == 2 else values
 
 
-def one(metric: str, probabilities: np.ndarray, truth: np.ndarray) -> float:
+def compute_gain(metric: str, probabilities: np.ndarray, truth: np.ndarray) -> float:
     """A metric's value, the log loss negated: higher is better."""
     if metric == "log_loss":
-        return -float(losses(probabilities, truth).mean())
+        return -float(compute_losses(probabilities, truth).mean())
     if is_counted(metric, truth):
-        right, true, predicted = counts(probabilities, truth)[:, 0]
-        return float(from_counts(metric, right, true, predicted, len(truth), truth.ndim == 2))
+        right, true, predicted = count_classes(probabilities, truth)[:, 0]
+        return float(score_counts(metric, right, true, predicted, len(truth), truth.ndim == 2))
     if metric == "roc_auc_micro":
-        return _roc_auc_micro(probabilities, truth)
+        return _compute_roc_auc_micro(probabilities, truth)
     if truth.ndim == 2 and metric in RANKED:
         return RANKED[metric](probabilities, truth)
-    return float(scores(probabilities, truth, metric)[metric])
+    return float(compute_scores(probabilities, truth, metric)[metric])
 
 
-def _mean_of_classes(
+def _average_over_classes(
     score: Callable[..., float | None], probabilities: np.ndarray, truth: np.ndarray
 ) -> float:
     """The mean of a score over the classes that some clips have; (clips, classes) each, truth of 0 and 1.
@@ -266,13 +270,13 @@ def _mean_of_classes(
     return float(np.mean(defined)) if defined else 0.0
 
 
-def _average_precision(
+def _compute_average_precision(
     below: np.ndarray, up_to: np.ndarray, own_below: np.ndarray, own_up_to: np.ndarray, clips: int
 ) -> float:
     return ((len(below) - own_below) / (clips - below)).mean()
 
 
-def _roc_auc(
+def _compute_roc_auc(
     below: np.ndarray, up_to: np.ndarray, own_below: np.ndarray, own_up_to: np.ndarray, clips: int
 ) -> float | None:
     """The share of pairs with a clip of another class in which that one is lower; equal ones count half."""
@@ -281,7 +285,7 @@ def _roc_auc(
     return twice / (2 * len(below) * others) if others else None
 
 
-def _lwlrap(probabilities: np.ndarray, truth: np.ndarray) -> float:
+def _compute_lwlrap(probabilities: np.ndarray, truth: np.ndarray) -> float:
     rows, columns = np.nonzero(truth)
     above = probabilities[rows] >= probabilities[rows, columns][:, None]
     return float(((above & (truth[rows] == 1)).sum(1) / above.sum(1)).mean()) if len(rows) else 0.0
@@ -289,7 +293,7 @@ def _lwlrap(probabilities: np.ndarray, truth: np.ndarray) -> float:
 
 # Of clips with several labels; of a class a clip where `truth` says 0 and 1 for each.
 RANKED: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
-    "map_macro": partial(_mean_of_classes, _average_precision),
-    "lwlrap": _lwlrap,
-    "roc_auc_macro": partial(_mean_of_classes, _roc_auc),
+    "map_macro": partial(_average_over_classes, _compute_average_precision),
+    "lwlrap": _compute_lwlrap,
+    "roc_auc_macro": partial(_average_over_classes, _compute_roc_auc),
 }

@@ -108,7 +108,7 @@ class Oof:
 
     def score(self, metric: str = "") -> dict[str, float]:
         """Every metric, pooled over the folds."""
-        return metrics.scores(self.probabilities, self.labels, metric)
+        return metrics.compute_scores(self.probabilities, self.labels, metric)
 
     def score_folds(self, metric: str) -> dict[int, float]:
         """A metric of each fold that defines it; of all folds where none does."""
@@ -116,10 +116,10 @@ class Oof:
         defined = {
             number: rows
             for number, rows in folds.items()
-            if metric not in metrics.undefined(self.labels[rows])
+            if metric not in metrics.list_undefined(self.labels[rows])
         }
         return {
-            number: metrics.scores(self.probabilities[rows], self.labels[rows], metric)[metric]
+            number: metrics.compute_scores(self.probabilities[rows], self.labels[rows], metric)[metric]
             for number, rows in (defined or folds).items()
         }
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from earshot.core.config import TrainingFlags
 
 
-def optimizer(head: torch.nn.Module, settings: TrainingFlags) -> torch.optim.Optimizer:
+def build_optimizer(head: torch.nn.Module, settings: TrainingFlags) -> torch.optim.Optimizer:
     """AdamW (SAM's too), Adam or SGD over all trainable parameters of a head."""
     parameters = [p for p in head.parameters() if p.requires_grad]
     if settings.optimizer == "sgd":
@@ -33,7 +33,9 @@ def optimizer(head: torch.nn.Module, settings: TrainingFlags) -> torch.optim.Opt
     return adam_class(parameters, settings.lr, weight_decay=settings.weight_decay, fused=True)
 
 
-def schedule(optim: torch.optim.Optimizer, settings: TrainingFlags, steps_per_epoch: int) -> LRScheduler:
+def build_schedule(
+    optim: torch.optim.Optimizer, settings: TrainingFlags, steps_per_epoch: int
+) -> LRScheduler:
     """The learning rate over steps: OneCycle (Smith 2018), cosine after a linear warm-up, drops, or constant.
 
     Only its `last_epoch`, the steps done, has to be saved: rates and momenta are the optimiser's state.
@@ -59,7 +61,7 @@ def schedule(optim: torch.optim.Optimizer, settings: TrainingFlags, steps_per_ep
     return LambdaLR(optim, compute_factor)
 
 
-def pack(optim: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def pack_state(optim: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """An optimiser's state as named tensors, and the rest as JSON-able values."""
     state = optim.state_dict()
     tensors, numbers = {}, {}
@@ -72,7 +74,9 @@ def pack(optim: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[st
     return tensors, {"groups": state["param_groups"], "numbers": numbers}
 
 
-def unpack(optim: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], rest: dict[str, Any]) -> None:
+def restore_state(
+    optim: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], rest: dict[str, Any]
+) -> None:
     """Put a packed state back; learning rates, betas and moments come back bit for bit."""
     state: dict[int, dict[str, Any]] = {}
     for name, value in [*tensors.items(), *rest["numbers"].items()]:
@@ -97,7 +101,7 @@ def unpack(optim: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], rest:
 
 
 @torch.no_grad()
-def climb(head: torch.nn.Module, rho: float) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def ascend_sam(head: torch.nn.Module, rho: float) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Move the weights by `rho` up the gradient, SAM's first step (Foret et al. 2021, eq. 2).
 
     Returns:
@@ -114,14 +118,14 @@ def climb(head: torch.nn.Module, rho: float) -> list[tuple[torch.Tensor, torch.T
 
 
 @torch.no_grad()
-def descend(before: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
-    """Put the weights back to where `climb` found them."""
+def restore_sam(before: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """Put the weights back to where `ascend_sam` found them."""
     for parameter, value in before:
         parameter.copy_(value)
 
 
 @contextlib.contextmanager
-def still_statistics(head: torch.nn.Module) -> Iterator[None]:
+def freeze_batchnorm(head: torch.nn.Module) -> Iterator[None]:
     """Batch normalisation's running statistics stand still: SAM's second pass sees weights that are not the
     network's."""
     norms = [m for m in head.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
@@ -135,7 +139,7 @@ def still_statistics(head: torch.nn.Module) -> Iterator[None]:
             module.momentum = momentum
 
 
-class Average:
+class AveragedHead:
     """An average of a head's weights and statistics, as a head of its own.
 
     With `snapshots`: the mean after each of the last so many epochs (Izmailov et al. 2018), before that the
@@ -152,12 +156,12 @@ class Average:
         self._floats: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._counts: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-    def update(self, head: torch.nn.Module, step: int) -> None:
+    def add_step(self, head: torch.nn.Module, step: int) -> None:
         """Take in the weights after a step (from 0)."""
         if not self.settings.snapshots:
             self._average_in(head, 1 - min(self.settings.ema, (1 + step) / (10 + step)))
 
-    def end(self, head: torch.nn.Module, epoch: int) -> None:
+    def add_epoch(self, head: torch.nn.Module, epoch: int) -> None:
         """Take in the weights after an epoch (from 1)."""
         if self.settings.snapshots:
             epochs_before = max(0, self.settings.epochs - self.settings.snapshots)

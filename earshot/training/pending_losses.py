@@ -8,7 +8,7 @@ from torch import Tensor
 
 from earshot.core.errors import UserError
 from earshot.training.dataset import Rows
-from earshot.training.progress import Fold, some
+from earshot.training.progress import Fold, format_ids
 
 LOOK = 64  # steps between two looks at the losses: a GPU has to be waited for
 WAY_OUT = "give a lower --lr, or --clip-grad 1; the last good checkpoint is kept"
@@ -42,7 +42,8 @@ class PendingLosses(list[tuple[int, int, int, np.ndarray, Tensor]]):
         bad = [row for row in rows if not bool(self.rows.batch(np.array([row]))[0].isfinite().all())]
         if bad:
             return (
-                f"{where}, because the cached features of {some(self.rows.everyone[self.rows.whose[bad]])} "
+                f"{where}, because the cached features of "
+                f"{format_ids(self.rows.everyone[self.rows.whose[bad]])} "
                 "are not finite: extract them anew (get_features.py --fresh)"
             )
-        return f"{where}; its clips: {some(self.rows.everyone[self.rows.whose[rows]])}: {WAY_OUT}"
+        return f"{where}; its clips: {format_ids(self.rows.everyone[self.rows.whose[rows]])}: {WAY_OUT}"

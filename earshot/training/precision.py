@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from earshot.core.device import Device, get_autocast, to_device
-from earshot.training.loss import Criterion, loss_of
+from earshot.training.loss import Criterion, compute_loss
 
 if TYPE_CHECKING:
     from earshot.core.config import TrainingFlags
@@ -37,7 +37,7 @@ CANDIDATES = (("fp32", False), ("bf16", False), ("bf16", True))
 Step = Callable[[nn.Module, Device, np.ndarray], float]  # forward and backward of a head on rows; the loss
 
 
-def operations(head: nn.Module, rows: Rows, which: np.ndarray) -> float:
+def count_flops(head: nn.Module, rows: Rows, which: np.ndarray) -> float:
     """Floating-point operations of a forward pass, a row: of matrix products, convolutions and attention; 0
     if none are known.
 
@@ -62,7 +62,7 @@ def operations(head: nn.Module, rows: Rows, which: np.ndarray) -> float:
     return counter.get_total_flops() / len(which)
 
 
-def decide(head: nn.Module, rows: Rows, settings: TrainingFlags, device: Device) -> Device:
+def choose_precision(head: nn.Module, rows: Rows, settings: TrainingFlags, device: Device) -> Device:
     """The device with the precision and layout that a head trains clearly fastest with; as it was where
     nothing is to be tried.
 
@@ -74,14 +74,14 @@ def decide(head: nn.Module, rows: Rows, settings: TrainingFlags, device: Device)
     which = np.arange(min(len(rows), settings.batch_size))
     if device.name != "cpu" or settings.precision != "auto" or len(which) < 2:
         return device
-    if BACKWARD * settings.batch_size * operations(head, rows, which) < SMALL:
+    if BACKWARD * settings.batch_size * count_flops(head, rows, which) < SMALL:
         return device
-    step = _stepper(rows, settings)
+    step = _make_step(rows, settings)
     # with what a first call costs, so that the trial is rather too short
     row_seconds = _time_step(step, head, device, which[:2])[0] / 2
     which = which[: max(2, min(len(which), int(ENOUGH / row_seconds)))]
     candidates = [replace(device, precision=precision, channels_last=last) for precision, last in CANDIDATES]
-    times = measure(head, candidates, which, step)
+    times = measure_steps(head, candidates, which, step)
     plain, best = times[0], min(times)
     if plain * settings.batch_size / len(which) < WORTH or BETTER * best > plain:
         return device
@@ -91,7 +91,7 @@ def decide(head: nn.Module, rows: Rows, settings: TrainingFlags, device: Device)
     return replace(fastest, about=about)
 
 
-def measure(head: nn.Module, candidates: list[Device], which: np.ndarray, step: Step) -> list[float]:
+def measure_steps(head: nn.Module, candidates: list[Device], which: np.ndarray, step: Step) -> list[float]:
     """Seconds of a step with each candidate, the best of several; infinity where it does not work, or gives
     another loss.
 
@@ -119,11 +119,11 @@ def measure(head: nn.Module, candidates: list[Device], which: np.ndarray, step: 
     return times
 
 
-def seconds_a_row(head: nn.Module, rows: Rows, settings: TrainingFlags, device: Device) -> float:
+def measure_row_seconds(head: nn.Module, rows: Rows, settings: TrainingFlags, device: Device) -> float:
     """What a training step takes, a row, as the run will train it: so much later; the head's gradients are
     spoilt."""
     which = np.arange(min(len(rows), settings.batch_size))
-    step, head, times = _stepper(rows, settings), to_device(head, device), []
+    step, head, times = _make_step(rows, settings), to_device(head, device), []
     while len(times) < 3 and sum(times) < TRIAL:  # the first warms up
         times.append(_time_step(step, head, device, which)[0])
     passes = 2 if settings.optimizer == "sam" else 1
@@ -136,13 +136,13 @@ def _time_step(step: Step, head: nn.Module, device: Device, which: np.ndarray) -
     return time.perf_counter() - began, loss
 
 
-def _stepper(rows: Rows, settings: TrainingFlags) -> Step:
+def _make_step(rows: Rows, settings: TrainingFlags) -> Step:
     """Forward and backward of a head on rows; the loss."""
-    criterion = Criterion.of(rows, np.arange(len(rows)), settings)
+    criterion = Criterion.from_rows(rows, np.arange(len(rows)), settings)
 
     def step(head: nn.Module, device: Device, which: np.ndarray) -> float:
         loaded = rows.training_batch(which)
-        targets = criterion.smooth(loaded.targets)
+        targets = criterion.smooth_targets(loaded.targets)
         batch = {
             "x": loaded.x,
             "mask": loaded.mask,
@@ -154,7 +154,7 @@ def _stepper(rows: Rows, settings: TrainingFlags) -> Step:
         head.train().zero_grad()
         torch.manual_seed(0)  # dropout: the losses are compared
         with get_autocast(device):
-            loss = loss_of(head, criterion, batch, targets)
+            loss = compute_loss(head, criterion, batch, targets)
         loss.backward()
         return float(loss.detach())
 

@@ -13,7 +13,7 @@ from earshot.core.device import Device, get_autocast, is_out_of_memory, to_devic
 from earshot.core.errors import UserError
 from earshot.training import window_pooling
 from earshot.training.dataset import Rows
-from earshot.training.progress import some
+from earshot.training.progress import format_ids
 from earshot.training.run import ModelSlot, Run, format_slots, list_fold_slots, list_refit_slots
 
 
@@ -56,7 +56,8 @@ def mean(run: Run, rows: Rows, found: list[np.ndarray]) -> np.ndarray:
     lost = rows.ids[heard & ~np.isfinite(blended).all(1)]
     if len(lost):  # or they would be answered like clips that cannot be heard
         raise UserError(
-            f"{run.folder}: the prediction is not a number for {some(lost)}: their features are damaged, or "
+            f"{run.folder}: the prediction is not a number for {format_ids(lost)}: their features are "
+            "damaged, or "
             "a fold's weights; extract anew (get_features.py --fresh), else train anew (train.py --fresh)"
         )
     return blended
@@ -111,7 +112,7 @@ def predict(
 
     Args:
         shifts: mean of the logits over so many circular shifts in time, evenly spaced; 1 = as it is.
-        pool: how a clip's windows are pooled, see `window_pooling.pool`.
+        pool: how a clip's windows are pooled, see `window_pooling.pool_logits`.
     Returns:
         (clips, classes) float32: softmax, or a sigmoid of each class where clips have several labels.
     """
@@ -137,7 +138,7 @@ def predict(
     clips = len(rows.ids)
     if not found:
         return np.full((clips, 0), np.nan, dtype=np.float32)
-    return window_pooling.pool(
+    return window_pooling.pool_logits(
         torch.cat(found).cpu(), torch.from_numpy(rows.clip[which]).long(), clips, pool, rows.multilabel
     ).numpy()
 

@@ -65,32 +65,36 @@ class Progress:
     seconds: float = 0.0  # and what it took so far
 
 
-def some(ids: np.ndarray) -> str:
+def format_ids(ids: np.ndarray) -> str:
     """A few clips by name, and how many more."""
     names = [str(id) for id in dict.fromkeys(ids)]
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def place(fold: Fold, epoch: int, settings: TrainingFlags) -> str:
+def format_epoch(fold: Fold, epoch: int, settings: TrainingFlags) -> str:
     """The beginning of every line of training."""
     return f"{fold.title}  epoch {epoch:>{len(str(settings.epochs))}}/{settings.epochs}"
 
 
-def value_of(row: dict[str, float], metric: str) -> float:
+def get_score(row: dict[str, float], metric: str) -> float:
     """A score out of a row of metrics.csv, which calls the log loss valid_loss."""
     return row["valid_loss" if metric == "log_loss" else metric]
 
 
-def line(row: dict[str, float], fold: Fold, settings: TrainingFlags, better: bool, left: float) -> str:
+def format_epoch_line(
+    row: dict[str, float], fold: Fold, settings: TrainingFlags, better: bool, left: float
+) -> str:
     """The one line per evaluation."""
-    text = f"{place(fold, row['epoch'], settings)}  lr {row['lr']:.1e}  train {row['train_loss']:.3f}  "
+    text = (
+        f"{format_epoch(fold, row['epoch'], settings)}  lr {row['lr']:.1e}  train {row['train_loss']:.3f}  "
+    )
     if "valid_loss" in row:
-        name, score = settings.metric.replace("f1_macro", "f1"), value_of(row, settings.metric)
+        name, score = settings.metric.replace("f1_macro", "f1"), get_score(row, settings.metric)
         text += f"valid {row['valid_loss']:.3f}  {name} {score:.4f} {'*' if better else ' '} "
     return f"{text}{row['seconds']:5.1f} s  eta {format_clock(left)}"
 
 
-class Paced:
+class TrainingEta:
     """A deadline that watches a fold's first steps go by and then says once what the rest will take."""
 
     def __init__(
@@ -109,10 +113,10 @@ class Paced:
             seconds, steps = now - self.began[0], done - self.began[1]
             if seconds >= MEASURED and steps:
                 self.estimated = True
-                self._estimate(seconds / steps, done)
+                self._log_estimate(seconds / steps, done)
         return self.deadline.passed()
 
-    def _estimate(self, step_seconds: float, done: int) -> None:
+    def _log_estimate(self, step_seconds: float, done: int) -> None:
         fitter, epochs = self.fitter, self.fitter.settings.epochs
         left = ((1 + self.folds_left) * epochs * fitter.steps - done) * step_seconds
         if left < LONG:

@@ -45,17 +45,19 @@ def summarise(run: Run, rows: Rows, numbers: np.ndarray) -> dict[str, dict]:
         write_text(
             run.folder / f"report_{kind}.txt",
             f"{run.folder.name}, out-of-fold, {kind} ({about})\n\n"
-            + text_report.report(oof.probabilities, oof.labels, run.classes),
+            + text_report.format_report(oof.probabilities, oof.labels, run.classes),
         )
         scores = oof.score(metric)
-        undefined = [name for name in metrics.undefined(oof.labels) if name in scores]
+        undefined = [name for name in metrics.list_undefined(oof.labels) if name in scores]
         if undefined:
             scores["undefined"] = undefined
         by_fold = list(oof.score_folds(metric).values())
         mean, spread = float(np.mean(by_fold)), float(np.std(by_fold))
         results[kind] = {**scores, "fold_mean": mean, "fold_std": spread, "folds": finished}
         shown = "undefined" if metric in undefined else f"{mean:.4f} ± {spread:.4f}"
-        lines.append(f"  {kind}  {metrics.summary(scores, metric)}  {metric} by fold {shown}  ({about})")
+        lines.append(
+            f"  {kind}  {metrics.format_summary(scores, metric)}  {metric} by fold {shown}  ({about})"
+        )
     run.write_json("scores", results)
     seeds_text = f", the mean of {training['seeds']} seeds" if training.get("seeds", 1) > 1 else ""
     run.log(f"out-of-fold, {int(pooled.sum())} clips pooled over {len(finished)} folds{seeds_text}:")
@@ -112,17 +114,17 @@ def score_test(
             return kept
     probabilities = predict_all()
     found = {
-        **metrics.scores(probabilities[known], truth[known], metric),
+        **metrics.compute_scores(probabilities[known], truth[known], metric),
         "clips": int(known.sum()),
         "folds": finished,
     }
-    unknown = [name for name in metrics.undefined(truth[known]) if name in found]
+    unknown = [name for name in metrics.list_undefined(truth[known]) if name in found]
     found |= ({"undefined": unknown} if unknown else {}) | ({"refit": True} if refit else {})
     of = "models on all labelled clips" if refit else "mean of folds"
     write_text(
         run.folder / "test_report.txt",
         f"{run.folder.name}, hold-out, {of}\n\n"
-        + text_report.report(probabilities[known], truth[known], run.classes),
+        + text_report.format_report(probabilities[known], truth[known], run.classes),
     )
     checksums.write(path, found)
     return found

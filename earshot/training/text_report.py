@@ -7,7 +7,7 @@ import numpy as np
 from earshot.training import metrics
 
 
-def report(probabilities: np.ndarray, truth: np.ndarray, classes: list[str]) -> str:
+def format_report(probabilities: np.ndarray, truth: np.ndarray, classes: list[str]) -> str:
     """scikit-learn's classification report as text, and below it the confusion matrix; where multi-label, the
     average precision of each class and its counts: right, overlooked, wrongly named."""
     import sklearn.metrics

@@ -27,7 +27,7 @@ PATIENCE = 20.0
 EVENTS = "events.out.tfevents."  # what the names of its files begin with
 
 
-def by_part(history: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+def group_by_part(history: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """The epochs of each fold (and seed, where there are several), under a name for it."""
     epochs_of: dict[str, list[dict[str, Any]]] = {}
     has_seeds = len({row.get("seed") for row in history}) > 1
@@ -37,7 +37,7 @@ def by_part(history: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     return epochs_of
 
 
-def scalars(row: dict[str, Any]) -> dict[str, float]:
+def name_scalars(row: dict[str, Any]) -> dict[str, float]:
     """An epoch's numbers under the names that trackers show; its seconds are none of a run's results."""
     names = {"lr": "learning_rate", "train_loss": "loss/train", "valid_loss": "loss/validation"}
     return {
@@ -47,7 +47,7 @@ def scalars(row: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def start(run: Run, wandb: bool) -> Tracker:
+def start_tracking(run: Run, wandb: bool) -> Tracker:
     """Watch a run's metrics from now on.
 
     Raises:
@@ -62,11 +62,11 @@ def start(run: Run, wandb: bool) -> Tracker:
     tracker = Tracker(
         run, [TensorBoard(run.folder / "tensorboard"), *([WeightsAndBiases(run)] if wandb else [])]
     )
-    run.watching.append(tracker.see)
+    run.watching.append(tracker.log_epochs)
     return tracker
 
 
-def safely(name: str, say: Callable[[str], None], act: Callable, *args: Any) -> bool:
+def try_or_log(name: str, say: Callable[[str], None], act: Callable, *args: Any) -> bool:
     try:
         act(*args)
     except Exception as error:  # whatever it is: the run is worth more than its pictures
@@ -85,19 +85,19 @@ class Tracker:
     def __getstate__(self) -> dict[str, Any]:
         return {"run": self.run, "watchers": [], "rows": []}  # processes that train a fold report to this one
 
-    def see(self, rows: list[dict[str, Any]]) -> None:
+    def log_epochs(self, rows: list[dict[str, Any]]) -> None:
         """All epochs so far, each time from the first."""
         self.rows = rows
-        self._each(lambda watcher: watcher.see(rows))
+        self._tell_watchers(lambda watcher: watcher.log_epochs(rows))
 
     def finish(self) -> None:
         """Hand the run's pictures on, close what is open."""
         pictures = {path.stem: path for path in sorted(self.run.folder.glob("*.png"))}
-        self._each(lambda watcher: watcher.finish(self.run, self.rows, pictures))
+        self._tell_watchers(lambda watcher: watcher.finish(self.run, self.rows, pictures))
 
-    def _each(self, tell: Callable[[Any], None]) -> None:
+    def _tell_watchers(self, tell: Callable[[Any], None]) -> None:
         self.watchers = [
-            watcher for watcher in self.watchers if safely(watcher.name, self.run.log, tell, watcher)
+            watcher for watcher in self.watchers if try_or_log(watcher.name, self.run.log, tell, watcher)
         ]
 
 
@@ -116,16 +116,16 @@ class TensorBoard:
         self.writers: dict[str, SummaryWriter] = {}
         self.written: dict[str, int] = {}
 
-    def see(self, rows: list[dict[str, Any]], now: bool = False) -> None:
+    def log_epochs(self, rows: list[dict[str, Any]], now: bool = False) -> None:
         """Add the epochs that are new."""
         if not now and time.monotonic() - self.began < PATIENCE:
             return
-        for part, epochs in by_part(rows).items():
+        for part, epochs in group_by_part(rows).items():
             if part not in self.written or self.written[part] > len(epochs):  # or the fold was begun anew
                 self._begin_file(part)
             writer = self.writers[part]
             for row in epochs[self.written[part] :]:
-                for tag, value in scalars(row).items():
+                for tag, value in name_scalars(row).items():
                     writer.add_scalar(tag, value, row["epoch"], walltime=row["epoch"])
             writer.flush()
             self.written[part] = len(epochs)
@@ -135,7 +135,7 @@ class TensorBoard:
         import matplotlib.image
         import yaml
 
-        self.see(rows, now=True)
+        self.log_epochs(rows, now=True)
         self._begin_file("run")
         settings = yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True)
         self.writers["run"].add_text("config", f"```\n{settings}\n```")
@@ -170,7 +170,7 @@ class WeightsAndBiases:
         except checksums.CorruptFile:
             self.kept = {}
 
-    def _ready(self) -> Any:
+    def _open_run(self) -> Any:
         if self.open is None:
             import secrets
 
@@ -191,20 +191,20 @@ class WeightsAndBiases:
     def _keep(self) -> None:
         checksums.write(self.path, self.kept)
 
-    def see(self, rows: list[dict[str, Any]]) -> None:
+    def log_epochs(self, rows: list[dict[str, Any]]) -> None:
         """Send the epochs that are new, each fold against its own epochs."""
-        for part, epochs in by_part(rows).items():
+        for part, epochs in group_by_part(rows).items():
             known = self.kept.get("sent", {}).get(part, 0)
             if known >= len(epochs):
                 continue
-            to = self._ready()
+            to = self._open_run()
             to.define_metric(f"{part}/epoch")
             to.define_metric(f"{part}/*", step_metric=f"{part}/epoch")
             for row in epochs[known:]:
                 to.log(
                     {
                         f"{part}/epoch": row["epoch"],
-                        **{f"{part}/{tag}": value for tag, value in scalars(row).items()},
+                        **{f"{part}/{tag}": value for tag, value in name_scalars(row).items()},
                     }
                 )
             self.kept["sent"][part] = len(epochs)
@@ -212,11 +212,11 @@ class WeightsAndBiases:
 
     def finish(self, run: Run, rows: list[dict[str, Any]], pictures: dict[str, Path]) -> None:
         """The scores, the pictures, the end; nothing where an earlier process has sent all."""
-        self.see(rows)
+        self.log_epochs(rows)
         if self.open is None:
             if self.kept.get("done"):
                 return
-            self._ready()
+            self._open_run()
         import wandb
 
         for kind, found in read_json(run.folder / "scores.json").items():

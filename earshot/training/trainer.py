@@ -21,10 +21,10 @@ from earshot.core.errors import UserError
 from earshot.core.seeding import derive_seed, reseed
 from earshot.training import augment, metrics, optim, precision, window_pooling
 from earshot.training.dataset import Batch, Rows
-from earshot.training.loss import Criterion, accumulate
+from earshot.training.loss import Criterion, accumulate_gradients
 from earshot.training.pending_losses import LOOK, WAY_OUT, PendingLosses
 from earshot.training.predict import predict
-from earshot.training.progress import Fold, Progress, line, place, some, value_of
+from earshot.training.progress import Fold, Progress, format_epoch, format_epoch_line, format_ids, get_score
 
 if TYPE_CHECKING:
     from earshot.core.config import TrainingFlags
@@ -61,20 +61,20 @@ class Fitter:
         torch.manual_seed(derive_seed(settings.seed, fold.number))
         self.head = to_device(build(), device)
         sample = self.valid_rows if len(self.valid_rows) else self.train_rows
-        work = precision.operations(self.head, rows, sample) * settings.batch_size * precision.BACKWARD
+        work = precision.count_flops(self.head, rows, sample) * settings.batch_size * precision.BACKWARD
         self.is_tiny = work < precision.TINY
-        self.average = optim.Average(self.head, settings) if settings.ema or settings.snapshots else None
+        self.average = optim.AveragedHead(self.head, settings) if settings.ema or settings.snapshots else None
         labelled = self._sample_windows(self.train_rows, 1)
         # Every epoch has as many rows as the first, so the schedule can be laid out beforehand.
         self.rows_per_epoch = len(labelled) + len(self._sample_unlabelled(1))
         self.steps = max(1, -(-self.rows_per_epoch // settings.batch_size))
-        self.optimizer = optim.optimizer(self.head, settings)
+        self.optimizer = optim.build_optimizer(self.head, settings)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.schedule = optim.schedule(self.optimizer, settings, self.steps)
+        self.schedule = optim.build_schedule(self.optimizer, settings, self.steps)
         self.scaler = torch.amp.GradScaler(device.name.split(":")[0], enabled=device.precision == "fp16")
-        self.autocast, self.augmented = get_autocast(device), augment.asked(settings)
+        self.autocast, self.augmented = get_autocast(device), augment.is_enabled(settings)
         self.micro = settings.batch_size  # rows per forward pass; smaller once memory ran out
-        self.criterion = Criterion.of(rows, labelled, settings)
+        self.criterion = Criterion.from_rows(rows, labelled, settings)
         self.progress = Progress()
         self.unsaved_best: dict[str, Tensor] | None = None
         self._best_buffer: dict[str, Tensor] | None = None
@@ -97,7 +97,7 @@ class Fitter:
     def _sample_windows(self, rows: np.ndarray, epoch: int) -> np.ndarray:
         """At most --windows of each clip, others in every epoch."""
         seed = derive_seed(self.settings.seed, self.fold.number, epoch, 2)
-        return window_pooling.drawn(rows, self.rows.whose, self.settings.windows, seed)
+        return window_pooling.sample_windows(rows, self.rows.whose, self.settings.windows, seed)
 
     def _sample_unlabelled(self, epoch: int) -> np.ndarray:
         """An epoch's rows with pseudo-labels; none without --pseudo."""
@@ -135,7 +135,7 @@ class Fitter:
                     if name.startswith(RAW)
                 }
                 self.head.load_state_dict(raw)
-            optim.unpack(self.optimizer, optimizer, state["optimizer"])
+            optim.restore_state(self.optimizer, optimizer, state["optimizer"])
             self.schedule.last_epoch = state["schedule"]["last_epoch"]
             self.scaler.load_state_dict(state["scaler"])
         self.progress = Progress(**state["progress"])
@@ -156,22 +156,22 @@ class Fitter:
             inputs = {
                 "plain": x,
                 "plain_mask": mask,
-                "plain_targets": self.criterion.smooth(targets),
+                "plain_targets": self.criterion.smooth_targets(targets),
                 "plain_weights": weights,
                 **batch.extra_views,
             }
         if self.augmented:
             random = np.random.default_rng(seed)
-            x, mask, targets, weights = augment.apply(x, mask, targets, settings, random, weights)
+            x, mask, targets, weights = augment.augment_batch(x, mask, targets, settings, random, weights)
         inputs |= {"x": x, "mask": mask, "weights": weights}
-        targets = self.criterion.smooth(targets)
+        targets = self.criterion.smooth_targets(targets)
         loss = self._gradients(inputs, targets, seed)
         if settings.optimizer == "sam":
-            before = optim.climb(self.head, settings.rho)
-            with optim.still_statistics(self.head):
+            before = optim.ascend_sam(self.head, settings.rho)
+            with optim.freeze_batchnorm(self.head):
                 # The same seed, so the same units drop out: the two passes differ in the weights alone.
                 self._gradients(inputs, targets, seed)
-            optim.descend(before)
+            optim.restore_sam(before)
         if settings.clip_grad:
             self.scaler.unscale_(self.optimizer)  # the limit is meant for gradients at their true size
             nn.utils.clip_grad_norm_(self.head.parameters(), settings.clip_grad)
@@ -179,7 +179,7 @@ class Fitter:
         self.scaler.update()
         self.schedule.step()
         if self.average:
-            self.average.update(self.head, (epoch - 1) * self.steps + number)
+            self.average.add_step(self.head, (epoch - 1) * self.steps + number)
         return loss
 
     def _gradients(self, inputs: dict[str, Any], targets: Tensor, seed: int) -> Tensor:
@@ -190,7 +190,7 @@ class Fitter:
             for parameter in self.parameters:
                 parameter.grad = None
             try:
-                return accumulate(
+                return accumulate_gradients(
                     self.head, self.criterion, inputs, targets, self.micro, self.autocast, self.scaler
                 )
             except ValueError as error:
@@ -215,9 +215,10 @@ class Fitter:
         if not np.isfinite(probabilities).all():
             ids = self.rows.ids[self.has_audio][~np.isfinite(probabilities).all(1)]
             raise UserError(
-                f"{self.fold.name}, epoch {epoch}: the prediction is not a number for {some(ids)}: {WAY_OUT}"
+                f"{self.fold.name}, epoch {epoch}: the prediction is not a number for {format_ids(ids)}: "
+                f"{WAY_OUT}"
             )
-        scores = metrics.scores(probabilities, self.rows.truth[self.has_audio], self.settings.metric)
+        scores = metrics.compute_scores(probabilities, self.rows.truth[self.has_audio], self.settings.metric)
         return {"valid_loss": scores.pop("log_loss"), **scores}
 
     def predict_validation(self) -> np.ndarray:
@@ -287,7 +288,8 @@ class Fitter:
                         done = progress.step / len(batches)
                         progress.total = self.pending_losses.add_to(progress.total)
                         log(
-                            f"{place(self.fold, epoch, settings)}  step {progress.step}/{len(batches)}  "
+                            f"{format_epoch(self.fold, epoch, settings)}  step "
+                            f"{progress.step}/{len(batches)}  "
                             f"train {progress.total / done / self.rows_per_epoch:.3f}  "
                             f"eta {format_clock(estimate_left(progress.seconds / done, done))}"
                         )
@@ -297,7 +299,10 @@ class Fitter:
             value, better = [], epoch == settings.epochs
             if self.has_validation:
                 # Where epochs tie, the smaller validation loss decides.
-                value = [metrics.gain(settings.metric, value_of(row, settings.metric)), -row["valid_loss"]]
+                value = [
+                    metrics.to_gain(settings.metric, get_score(row, settings.metric)),
+                    -row["valid_loss"],
+                ]
                 better = progress.best is None or value > progress.best
             progress.epoch = epoch
             progress.history.append(row)
@@ -305,7 +310,7 @@ class Fitter:
                 progress.best, progress.best_epoch = value, epoch
                 self._keep_best()
             durations.append(row["seconds"])
-            log(line(row, self.fold, settings, better, estimate_left(row["seconds"], 0)))
+            log(format_epoch_line(row, self.fold, settings, better, estimate_left(row["seconds"], 0)))
             logged_at = time.perf_counter()
             last, stop = epoch == settings.epochs, deadline.passed()
             # Rarely enough that saving does not slow training down, often enough that a kill costs little.
@@ -333,7 +338,7 @@ class Fitter:
         progress = self.progress
         progress.total = self.pending_losses.add_to(progress.total)
         if self.average:
-            self.average.end(self.head, epoch)
+            self.average.add_epoch(self.head, epoch)
         row = {
             "fold": self.fold.number,
             "epoch": epoch,
@@ -370,7 +375,7 @@ class Fitter:
             # Before `last/`, which says which epochs are done: a kill between the two repeats
             # epochs, and loses none.
             chosen = (
-                {metric: metrics.gain(metric, progress.best[0]), "chosen": "on this fold's own clips"}
+                {metric: metrics.to_gain(metric, progress.best[0]), "chosen": "on this fold's own clips"}
                 if self.has_validation
                 else {}
             )
@@ -378,7 +383,7 @@ class Fitter:
                 self.unsaved_best, {"head": self.head.config, "epoch": progress.best_epoch, **chosen}
             )
             self.unsaved_best = None
-        tensors, rest = optim.pack(self.optimizer)
+        tensors, rest = optim.pack_state(self.optimizer)
         state = {"progress": vars(progress), "finished": finished}
         if not finished:  # a finished fold is never resumed: its optimiser's state would only fill the disk
             state |= {

@@ -10,7 +10,7 @@ from torch import Tensor
 HIGHEST = {"max": 1, "top3": 3}  # of a class's logits over a clip's windows: the mean of so many
 
 
-def drawn(rows: np.ndarray, clip: np.ndarray, max_per_clip: int | None, seed: int) -> np.ndarray:
+def sample_windows(rows: np.ndarray, clip: np.ndarray, max_per_clip: int | None, seed: int) -> np.ndarray:
     """Some windows of every clip: at most so many, each as likely as any other of its clip.
 
     Args:
@@ -30,7 +30,9 @@ def drawn(rows: np.ndarray, clip: np.ndarray, max_per_clip: int | None, seed: in
     return rows[np.sort(order[rank < max_per_clip])]
 
 
-def pool(logits: Tensor, clip: Tensor, clips: int, how: str = "mean", multilabel: bool = False) -> Tensor:
+def pool_logits(
+    logits: Tensor, clip: Tensor, clips: int, how: str = "mean", multilabel: bool = False
+) -> Tensor:
     """Probabilities of clips from the logits of their windows.
 
     Args:
@@ -45,11 +47,11 @@ def pool(logits: Tensor, clip: Tensor, clips: int, how: str = "mean", multilabel
         (clips, classes); NaN for a clip without windows.
     """
     if how == "probability":
-        return pool_windows(_probabilities(logits, multilabel), clip, clips)
-    return _probabilities(pool_windows(logits, clip, clips, HIGHEST.get(how)), multilabel)
+        return pool_windows(_to_probabilities(logits, multilabel), clip, clips)
+    return _to_probabilities(pool_windows(logits, clip, clips, HIGHEST.get(how)), multilabel)
 
 
-def _probabilities(logits: Tensor, multilabel: bool) -> Tensor:
+def _to_probabilities(logits: Tensor, multilabel: bool) -> Tensor:
     return logits.sigmoid() if multilabel else logits.softmax(1)
 
 
