@@ -43,9 +43,9 @@ def parse(argv: list[str]) -> tuple:
     name, chosen = early["recipe"], early["extractor"]
     run = None
     if early["for-run"] and not helping:
-        from earshot.training.resume import opened  # what it stands on takes a tenth of a second
+        from earshot.training.resume import open_run  # what it stands on takes a tenth of a second
 
-        run = opened(early["for-run"])
+        run = open_run(early["for-run"])
     if name is None and chosen is None and run is None:
         name, chosen = defaults.choose_features(competition, bool(early["weights"]) or helping)
     recipe = config.load_recipe(name) if name else None

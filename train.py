@@ -24,7 +24,7 @@ ABOUT = (
 )
 
 
-def parse(argv: list[str]) -> tuple:
+def parse_args(argv: list[str]) -> tuple:
     """The cache and the recipe (each may decide the other), then all flags with the recipe's values as
     defaults."""
     early, _ = cli.parse_early(argv, ("recipe", "head", "features", "data", "continue-from"))
@@ -54,7 +54,7 @@ def parse(argv: list[str]) -> tuple:
     return cache, recipe, filled, options
 
 
-def auto(argv: list[str]) -> None:
+def run_auto(argv: list[str]) -> None:
     """--recipe auto: the bake-off."""
     from earshot.search import auto as search_auto
     from earshot.search.flags import AutoFlags
@@ -74,8 +74,8 @@ def auto(argv: list[str]) -> None:
 def main(argv: list[str]) -> None:
     """Parse, train what is missing, score, submit."""
     if cli.parse_early(argv, ["recipe"])[0]["recipe"] == "auto":
-        return auto(argv)
-    cache, recipe, flags, options = parse(argv)
+        return run_auto(argv)
+    cache, recipe, flags, options = parse_args(argv)
     what, settings, machine = flags.values()
     deadline = Deadline(machine.max_hours)
     print(f"features: {cache.folder}, recipe: {recipe.name}")
@@ -97,7 +97,7 @@ def main(argv: list[str]) -> None:
         submit.rehearse(cache, out, settings.metric)
         job = Job(cache, recipe.name, head_spec, settings, machine, flags=what)
         wanted, folder = (
-            job.wanted(what.fold),
+            job.choose_folds(what.fold),
             Path(what.runs_folder) / (what.name or f"{job.name()}{'-tuned' if what.tune else ''}"),
         )
         with hold_lock(folder, "the run"):
@@ -107,7 +107,7 @@ def main(argv: list[str]) -> None:
             tracker = tracking.start_tracking(run, machine.wandb)
             if not cross_validation.train_folds(job, run, wanted, deadline):
                 deadline.leave()
-            run_scores.summarise(run, job.rows, job.numbers)
+            run_scores.summarise_run(run, job.rows, job.numbers)
             if what.tune:
                 tune.mark(run, wanted)
             submit.finish(run, cache, out, job.device, machine.memory)

@@ -155,7 +155,9 @@ def training(name: str, device: Device, quick: bool) -> str:
 
         def step() -> None:
             nonlocal number
-            fitter.step(1 + number // fitter.steps, number % fitter.steps, fitter.rows.training_batch(rows))
+            fitter.step(
+                1 + number // fitter.steps, number % fitter.steps, fitter.rows.load_training_batch(rows)
+            )
             number += 1
 
         steps = rate(step, device, 0.1 if quick else 2.0)

@@ -80,7 +80,9 @@ def training(recipe: str, scratch: Path, precision: str, **changes: Any) -> tupl
     fitter = noise.fitter(case, scratch / recipe, device, 2 * BATCH, epochs=STEPS + 1)
     step = seconds_of(
         lambda number: float(
-            fitter.step(1 + number // fitter.steps, number % fitter.steps, fitter.rows.training_batch(rows))
+            fitter.step(
+                1 + number // fitter.steps, number % fitter.steps, fitter.rows.load_training_batch(rows)
+            )
         )
     )
     valid = seconds_of(

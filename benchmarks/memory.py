@@ -130,7 +130,8 @@ def measured_peaks(case: noise.Case, precision: str, device: str = "cuda") -> tu
         )
         for work in (
             lambda: [
-                fitter.step(1, number, fitter.rows.training_batch(np.arange(batch))) for number in range(2)
+                fitter.step(1, number, fitter.rows.load_training_batch(np.arange(batch)))
+                for number in range(2)
             ],
             lambda: predict(
                 fitter.predictor,
@@ -152,7 +153,7 @@ def disk(case: noise.Case, parameters: int) -> tuple[tuple[int, int], list[int]]
     """Bytes that a run of five folds leaves and takes while it is made, and those of a cache for each of
     CLIPS."""
     plan = SimpleNamespace(windows=1.0)
-    return experiment.of_run(parameters, 5, 5, case.training), [
+    return experiment.estimate_bytes(parameters, 5, 5, case.training), [
         estimate_bytes(plan, _cached(case), clips, 0)[0] for clips in CLIPS
     ]
 

@@ -77,12 +77,12 @@ def shapes_of(features: dict[str, Any]) -> dict[str, tuple[int, int, int]]:
 
 def trained() -> list[str]:
     """The recipes whose heads are trained in steps: scikit-learn's are fitted at once, on the CPU."""
-    return [name for name in config.list_recipes() if not estimators.is_closed(case(name).build)]
+    return [name for name in config.list_recipes() if not estimators.is_sklearn_head(case(name).build)]
 
 
 def rows(case: Case, clips: int, device: str = "cpu"):
     """Noise in place of a training split: `Rows` of so many clips of one window each."""
-    from earshot.training.dataset import Rows
+    from earshot.training.dataset import WindowDataset
 
     rng = np.random.default_rng(0)
     split: dict[str, Any] = {
@@ -102,7 +102,7 @@ def rows(case: Case, clips: int, device: str = "cpu"):
             else rng.standard_normal(size, dtype=np.float32).astype(np.float16)
         )
     head = case.build() if case.head == "causal_lm" else None  # the only one that learns from further views
-    return Rows(
+    return WindowDataset(
         split,
         case.view,
         [f"class {i:02d}" for i in range(CLASSES)],
@@ -122,9 +122,9 @@ def fitter(case: Case, folder: Path, device: Any, clips: int, **changes: Any):
     """
     from earshot.training.checkpoint import FoldFolder
     from earshot.training.progress import Fold
-    from earshot.training.trainer import Fitter
+    from earshot.training.trainer import Trainer
 
     data = rows(case, clips, device.name)
     fold = Fold(0, 1, 1, np.ones(clips, bool), np.arange(clips) % 5 == 0)
     settings = dataclasses.replace(case.training, **changes)
-    return Fitter(case.build, data, fold, settings, CLASSES, FoldFolder(folder / "fold_0"), device)
+    return Trainer(case.build, data, fold, settings, CLASSES, FoldFolder(folder / "fold_0"), device)

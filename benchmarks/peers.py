@@ -23,7 +23,7 @@ from earshot.core.device import Device, choose, get_autocast, to_device, use_one
 from earshot.features.cache import Cache
 from earshot.training import dataset, optim, precision
 from earshot.training.checkpoint import FoldFolder
-from earshot.training.trainer import Fitter, Fold
+from earshot.training.trainer import Fold, Trainer
 
 NEVER = type("Never", (), {"passed": lambda self: False})()
 PLAIN = dict(
@@ -92,7 +92,7 @@ class Bench:
             replace(settings, epochs=case.epochs, **({} if case.augmented else PLAIN)),
         )
         self.device = choose("cpu")
-        self.rows = dataset.training_rows(cache, case.view, (), self.settings, self.device)
+        self.rows = dataset.load_training_rows(cache, case.view, (), self.settings, self.device)
         self.build = lambda: models.build(
             recipe.head["name"], cache.shapes[case.view], len(cache.classes), **options
         )
@@ -122,7 +122,7 @@ class Bench:
         checkpoints."""
         with tempfile.TemporaryDirectory() as folder:
             fold = Fold(1, 1, 5, self.learnt, self.valid)
-            fitter = Fitter(self._head, self.rows, fold, self.settings, 10, FoldFolder(Path(folder)), device)
+            fitter = Trainer(self._head, self.rows, fold, self.settings, 10, FoldFolder(Path(folder)), device)
             began = time.perf_counter()
             fitter.fit(str, NEVER, 0)
             return (time.perf_counter() - began) / self.case.epochs
@@ -185,7 +185,7 @@ class Bench:
                 eval_dataset=Cached(self.x[self.valid], self.y[self.valid]),
                 optimizers=(self._optimizer(head), None),
                 compute_metrics=lambda p: {
-                    "f1": f1_score(p.label_ids, p.predictions.argmax(1), average="macro")
+                    "f1": f1_score(p.label_ids, p.load_predictions.argmax(1), average="macro")
                 },
             )
             began = time.perf_counter()
@@ -198,13 +198,16 @@ class Bench:
         head = to_device(self._head(), device).train()
         optimizer = optim.build_optimizer(head, self.settings)
         learn = [
-            self.rows.batch(part)[0]
+            self.rows.load_batch(part)[0]
             for part in np.array_split(
                 np.flatnonzero(self.learnt), -(-int(self.learnt.sum()) // self.settings.batch_size)
             )
         ]
-        targets = [self.rows.training_batch(np.arange(len(x))).targets for x in learn]
-        ask, found = self.rows.batch(np.flatnonzero(self.valid))[0].split(2 * self.settings.batch_size), []
+        targets = [self.rows.load_training_batch(np.arange(len(x))).targets for x in learn]
+        ask, found = (
+            self.rows.load_batch(np.flatnonzero(self.valid))[0].split(2 * self.settings.batch_size),
+            [],
+        )
         work = (
             precision.count_flops(head, self.rows, np.arange(2))
             * precision.BACKWARD

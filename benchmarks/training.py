@@ -35,7 +35,7 @@ from earshot.core.device import choose
 from earshot.features.cache import Cache
 from earshot.training import dataset
 from earshot.training.checkpoint import FoldFolder
-from earshot.training.trainer import Fitter, Fold
+from earshot.training.trainer import Fold, Trainer
 
 SHAPES = {"pooled": (384, 1, 1), "frames": (384, 4, 16), "mel": (1, 64, 251)}
 CASES = {
@@ -105,10 +105,10 @@ def streaming(cache: Cache) -> str:
     settings, device, found = TrainingFlags(epochs=2), choose("cpu"), {}
     for _ in range(3):
         for name, gigabytes in (("kept", None), ("streamed", 0.0)):
-            rows = dataset.training_rows(cache, "mel", (), settings, device, gigabytes)
+            rows = dataset.load_training_rows(cache, "mel", (), settings, device, gigabytes)
             with tempfile.TemporaryDirectory() as folder:
                 fold = Fold(1, 1, 5, rows.folds != 1, rows.folds == 1)
-                fitter = Fitter(
+                fitter = Trainer(
                     lambda: models.build("audio_cnn", SHAPES["mel"], 10, channels=[8, 16], blocks=[1, 1]),
                     rows,
                     fold,

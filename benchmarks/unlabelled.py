@@ -83,7 +83,7 @@ def fit(cache: Path, name: str, seeds: int, *args: str) -> Run:
 def right(run: Run, cache: Path) -> list[int]:
     """Hidden clips answered rightly by one and by several seeds of the folds' models, by one and by several
     on all clips."""
-    rows = dataset.rows_of(Cache(cache), "subm", run.config["record"]["view"], CPU)
+    rows = dataset.load_rows(Cache(cache), "subm", run.config["record"]["view"], CPU)
     truth = [line.split(",")[1] for line in (cache / "solution.csv").read_text().splitlines()[1:]]
     training, found = run.config["record"]["training"], []
     by_fold = [list_fold_slots(training, number) for number in run.list_finished_folds()]
@@ -94,7 +94,7 @@ def right(run: Run, cache: Path) -> list[int]:
         refits[:1],
         refits,
     ):
-        mean = np.mean([predict.predict_part(run, part, "last", rows, CPU) for part in some], 0)
+        mean = np.mean([predict.predict_slot(run, part, "last", rows, CPU) for part in some], 0)
         said = [run.classes[c] for c in mean.argmax(1)]
         found.append(sum(name == label for name, label in zip(said, truth, strict=True)))
     return found

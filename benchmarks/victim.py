@@ -54,7 +54,7 @@ def install(trace: Path, folder: Path, kill_at: int) -> None:
     from earshot.features import decode_ahead
     from earshot.training import trainer
 
-    decode, step = decode_ahead.decode, trainer.Fitter.step
+    decode, step = decode_ahead.decode, trainer.Trainer.step
 
     def decoding(path: str, *more):
         say(f"decode {os.path.basename(path)}")
@@ -64,7 +64,7 @@ def install(trace: Path, folder: Path, kill_at: int) -> None:
         say(f"step {self.fold.number} {epoch} {number}")
         return step(self, epoch, number, rows)
 
-    decode_ahead.decode, trainer.Fitter.step = decoding, stepping
+    decode_ahead.decode, trainer.Trainer.step = decoding, stepping
     sys.addaudithook(audit)
 
 

@@ -22,7 +22,7 @@ from earshot.core.errors import UserError
 from earshot.extractors import ast, base
 from earshot.features import defaults
 from earshot.training import experiment
-from earshot.training.resume import features_of
+from earshot.training.resume import find_cache
 from earshot.training.run import Run
 
 
@@ -114,11 +114,11 @@ def test_weights_by_what_they_are(place: Path) -> None:
     assert ast.WEIGHTS.find_folder("MIT/ast-finetuned-audioset-14-14-0.443") is None, (
         "another network than the one that was named"
     )
-    assert experiment.located({"weights": ast.WEIGHTS.default, "ast": True}) == {
+    assert experiment.locate_weights({"weights": ast.WEIGHTS.default, "ast": True}) == {
         "weights": str(folder),
         "ast": True,
     }
-    assert experiment.located({"weights": None}) == {"weights": None}
+    assert experiment.locate_weights({"weights": None}) == {"weights": None}
     network(place / "datasets/you/second")
     kaggle_paths._walk_once.cache_clear()
     with pytest.raises(UserError, match="2 attached folders may be MIT/ast.*--weights.*my-ast.*second"):
@@ -195,7 +195,7 @@ def test_the_clips_to_submit_alone_within_the_time(place: Path, capsys) -> None:
     predict.main(["--out", "again.csv"])
     assert Path("again.csv").read_bytes() == shown
     run = Run.open(place / "old/runs/a")
-    assert features_of(run) == Path("data/tones/logmel_subm"), "here before there, with clips to submit"
+    assert find_cache(run) == Path("data/tones/logmel_subm"), "here before there, with clips to submit"
     with pytest.raises(UserError, match="no clips of the split train.*without --for-run"):
         train.main(["--features", "data/tones/logmel_subm", "--recipe", "linear"])
     with pytest.raises(UserError, match="not the run's own features.*n_mels"):

@@ -195,7 +195,7 @@ def test_the_kit_trains_a_recipe_on_noise(fake, tmp_path):
     case = noise.case("small_cnn", channels=[4, 8], blocks=[1, 1])
     fitter = noise.fitter(case, tmp_path, choose("cpu", "fp32"), 64, epochs=1)
     before = [p.detach().clone() for p in fitter.head.parameters()]
-    assert np.isfinite(float(fitter.step(1, 0, fitter.rows.training_batch(np.arange(32)))))
+    assert np.isfinite(float(fitter.step(1, 0, fitter.rows.load_training_batch(np.arange(32)))))
     assert any((a != b).any() for a, b in zip(before, fitter.head.parameters(), strict=True))
 
 

@@ -19,7 +19,7 @@ from earshot.core.config import TrainingFlags
 from earshot.core.errors import UserError
 from earshot.training import cross_validation, run_scores
 from earshot.training.run import Run
-from earshot.training.trainer import Fitter, Fold
+from earshot.training.trainer import Fold, Trainer
 
 SETTINGS = TrainingFlags(epochs=4, batch_size=8, lr=0.02, mixup=0.4, seed=3, ema=0.5)
 NUMBERS = np.arange(45) % 2
@@ -43,7 +43,7 @@ def train(folder: Path, deadline=NEVER, save_every: float = 10.0) -> Run:
     with mock.patch("models.rebuild", lambda config: Tiny()):
         done = cross_validation.train_folds(job, run, [0, 1], deadline)
     if done:
-        run_scores.summarise(run, rows, NUMBERS)
+        run_scores.summarise_run(run, rows, NUMBERS)
     return run
 
 
@@ -151,9 +151,9 @@ def test_damaged_predictions_are_made_again(tmp_path, calm, name, how):
 
 def test_a_checkpoint_after_every_step_changes_nothing(tmp_path, calm, monkeypatch):
     saves = []
-    whole = Fitter._save
+    whole = Trainer._save
     monkeypatch.setattr(
-        Fitter,
+        Trainer,
         "_save",
         lambda self, finished: (
             saves.append((self.progress.epoch, self.progress.step)),
@@ -190,9 +190,9 @@ def test_checkpoints_of_a_version_without_checksums(tmp_path, calm, halfway, sta
     assert "older version" in capsys.readouterr().out and contents(run) == contents(calm)
 
 
-def fitter(folder: Path, build, **settings) -> Fitter:
+def fitter(folder: Path, build, **settings) -> Trainer:
     valid, run = NUMBERS == 0, Run.begin(folder, RECORD, {})
-    return Fitter(
+    return Trainer(
         build,
         made_rows(),
         Fold(0, 1, 2, ~valid, valid),
@@ -225,7 +225,7 @@ def test_a_loss_that_is_no_number_names_the_batch_and_keeps_the_last_good_checkp
 
 def test_weights_that_are_no_numbers_are_never_saved(tmp_path):
     made = fitter(tmp_path, Tiny)
-    step = Fitter.step
+    step = Trainer.step
 
     def poisoned(self, epoch, number, batch):
         found = step(self, epoch, number, batch)

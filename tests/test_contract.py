@@ -129,10 +129,10 @@ ORDER, FEWER, OTHER = ["tone0", "tone2", "tone1"], ["tone0", "tone1"], ["tone0",
 def test_other_labels(work: Path, names: list[str], words: tuple[str, ...]) -> None:
     """In a blend, in predict.py and where a run is continued."""
     run = Run.open(Path("runs/r"))
-    line = said(run_cache.same_classes, [run, other_run(lambda record: record.update(classes=names))])
+    line = said(run_cache.check_same_classes, [run, other_run(lambda record: record.update(classes=names))])
     assert all(word in line for word in ("runs/r", "runs/other", *words)), line
     relabel(work, names)
-    line = said(run_cache.cache_of, run, str(work))
+    line = said(run_cache.open_run_cache, run, str(work))
     assert all(word in line for word in ("runs/r", str(work), "--features", *words)), line
     if names != ORDER:  # some training clips' label is no label any more
         line = said(train.main, [*TRAIN, "--features", str(work), "--name", "r"])
@@ -160,7 +160,7 @@ def test_a_run_and_a_cache_of_other_settings(work: Path, key: str, inner: str | 
     before = record[key][inner] if inner and inner in record[key] else record[key] if not inner else "nothing"
     rewrite(work, **{key: {**record[key], inner: value} if inner else value})
     name = f"{key}.{inner}" if inner else key
-    line = said(run_cache.cache_of, Run.open(Path("runs/r")), str(work))
+    line = said(run_cache.open_run_cache, Run.open(Path("runs/r")), str(work))
     assert f"{name}: {before} there, {value} here" in line and "runs/r" in line, line
     line = said(train.main, [*TRAIN, "--features", str(work), "--name", "r"])
     assert f"features.{name}: {before} there, {value} here" in line, line
@@ -232,14 +232,14 @@ def test_the_sample_file_beside_the_cache(work: Path, change: str) -> None:
 
 def test_a_head_and_predictions_of_another_number_of_labels(work: Path) -> None:
     run, cache = Run.open(Path("runs/r")), Cache(work)
-    rows = dataset.rows_of(cache, "subm", "mel", CPU)
+    rows = dataset.load_rows(cache, "subm", "mel", CPU)
     head = models.build("linear", cache.shapes["mel"], 5)
     fold = run.get_fold_folder(0)
     fold.save_best(head.state_dict(), {"head": head.config, "epoch": 1})
     line = said(predict_run, run, rows, CPU)
     assert "fold_0 holds a head of 5 labels, and runs/r has 3" in line
     fold.save_predictions("last", np.full((6, 5), 0.2, dtype=np.float32))
-    rows = dataset.rows_of(cache, "train", "mel", CPU)
+    rows = dataset.load_rows(cache, "train", "mel", CPU)
     numbers = np.full(12, 1)
     numbers[
         [
@@ -249,7 +249,7 @@ def test_a_head_and_predictions_of_another_number_of_labels(work: Path) -> None:
         ]
     ] = 0
     count = int((numbers == 0).sum())
-    line = said(run_scores.summarise, run, rows, numbers)
+    line = said(run_scores.summarise_run, run, rows, numbers)
     assert f"valid_last.npy holds predictions of 6 x 5, and the fold has {count} clips x 3 labels" in line
 
 

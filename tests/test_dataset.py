@@ -12,7 +12,7 @@ from earshot.core.config import TrainingFlags
 from earshot.core.device import Device
 from earshot.core.errors import UserError
 from earshot.training import dataset
-from earshot.training.dataset import Rows
+from earshot.training.dataset import WindowDataset
 from earshot.training.predict import predict
 from earshot.training.trainer import get_autocast
 from earshot.training.window_pooling import pool_windows
@@ -25,7 +25,7 @@ def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def made_rows(clips: int = 45, full: bool = False, folder: Path | None = None) -> Rows:
+def made_rows(clips: int = 45, full: bool = False, folder: Path | None = None) -> WindowDataset:
     """Clips of three classes that can be told apart a little; every third has two windows; some windows are
     padded."""
     random, labels = rng(), np.arange(clips) % 3
@@ -45,7 +45,7 @@ def made_rows(clips: int = 45, full: bool = False, folder: Path | None = None) -
         "groups": np.full(clips, ""),
         "length": length,
     }
-    return Rows(split, "mel", CLASSES, 1.0, "cpu")
+    return WindowDataset(split, "mel", CLASSES, 1.0, "cpu")
 
 
 def test_pool_windows_is_the_mean_per_clip():
@@ -64,12 +64,12 @@ def test_batches_equal_the_source_resident_or_mapped(tmp_path, monkeypatch):
     assert isinstance(resident.views["mel"], torch.Tensor) and isinstance(mapped.views["mel"][0], np.memmap)
     assert len(mapped) == 60 and mapped.shape == (2, 6, 5)
     which = np.array([59, 3, 3, 0, 17])
-    (x, mask), (y, other) = resident.batch(which), mapped.batch(which)
+    (x, mask), (y, other) = resident.load_batch(which), mapped.load_batch(which)
     assert x.dtype == torch.float32 and torch.equal(x, y) and torch.equal(mask, other)
     np.testing.assert_array_equal(x.numpy(), mapped.views["mel"][0][which].astype(np.float32))
-    parts = list(mapped.batches(np.arange(7), 3))
+    parts = list(mapped.iterate_batches(np.arange(7), 3))
     assert [len(part) for part, _ in parts] == [3, 3, 1]
-    assert torch.equal(torch.cat([part for part, _ in parts]), mapped.batch(np.arange(7))[0])
+    assert torch.equal(torch.cat([part for part, _ in parts]), mapped.load_batch(np.arange(7))[0])
 
 
 def test_masks_come_from_the_lengths():
@@ -84,30 +84,32 @@ def test_masks_come_from_the_lengths():
         "length": np.array(list(length), dtype=np.float32),
         "mel": np.zeros((4, 1, 2, 5), np.float16),
     }
-    rows = Rows(split, "mel", CLASSES, 1.0, "cpu")
-    assert rows.batch(np.arange(4))[1].sum(1).tolist() == list(length.values()) and rows.labels.tolist() == [
+    rows = WindowDataset(split, "mel", CLASSES, 1.0, "cpu")
+    assert rows.load_batch(np.arange(4))[1].sum(1).tolist() == list(
+        length.values()
+    ) and rows.labels.tolist() == [
         0,
         1,
         2,
         -1,
     ]
-    assert rows.batch(np.array([3]))[1].all(), (
+    assert rows.load_batch(np.array([3]))[1].all(), (
         "a full row has its mask too, because another row of the split needs one"
     )
     assert (
         found.masked
         and not made_rows(full=True).masked
-        and made_rows(full=True).batch(np.arange(3))[1] is None
+        and made_rows(full=True).load_batch(np.arange(3))[1] is None
     )
     picked = np.zeros(45, dtype=bool)
     picked[[0, 4]] = True
-    assert found.clip[found.of_clips(picked)].tolist() == [0, 0, 4]
+    assert found.clip[found.find_rows(picked)].tolist() == [0, 0, 4]
 
 
 # --- augmented copies
 
 
-def with_copies(partner: list[int], share: list[float], folder: Path | None = None) -> Rows:
+def with_copies(partner: list[int], share: list[float], folder: Path | None = None) -> WindowDataset:
     """Four clips of a window each, and two copies of each: copy c of clip i has the value 10 * (c + 1) +
     i."""
     split = {
@@ -132,29 +134,29 @@ def with_copies(partner: list[int], share: list[float], folder: Path | None = No
         for name, part in (("own", split), ("made", made)):
             np.save(folder / f"{name}.npy", part["mel"])
             part["mel"] = np.load(folder / f"{name}.npy", mmap_mode="r")
-    return Rows(split, "mel", CLASSES, 1.0, "cpu", augmented=made)
+    return WindowDataset(split, "mel", CLASSES, 1.0, "cpu", augmented=made)
 
 
-def values(rows: Rows, which: np.ndarray) -> list[float]:
-    return sorted(rows.batch(which)[0].flatten().tolist())
+def values(rows: WindowDataset, which: np.ndarray) -> list[float]:
+    return sorted(rows.load_batch(which)[0].flatten().tolist())
 
 
 @pytest.mark.parametrize("mapped", [False, True])
 def test_copies_take_their_turns(tmp_path, monkeypatch, mapped):
     monkeypatch.setattr(dataset, "RESIDENT", 0 if mapped else 1)
     rows = with_copies([-1] * 8, [1.0] * 8, tmp_path if mapped else None)
-    assert len(rows) == 4 and len(rows.of_clips(np.ones(4, bool))) == 4, "nobody meets a copy by chance"
+    assert len(rows) == 4 and len(rows.find_rows(np.ones(4, bool))) == 4, "nobody meets a copy by chance"
     everyone = np.arange(4)
-    seen = [values(rows, rows.of_epoch(everyone, epoch)) for epoch in (1, 2, 3, 4)]
+    seen = [values(rows, rows.pick_epoch_rows(everyone, epoch)) for epoch in (1, 2, 3, 4)]
     assert (
         seen[0] == [0, 3, 11, 22]
         and seen[1] == [2, 10, 13, 21]
         and seen[2] == [1, 12, 20, 23]
         and seen[3] == seen[0]
     )
-    assert rows.of_epoch(np.array([1]), 3).tolist() == [1]
+    assert rows.pick_epoch_rows(np.array([1]), 3).tolist() == [1]
     assert torch.equal(
-        rows.training_batch(np.array([3, 4 + 4 + 1])).targets, torch.tensor([[1.0, 0, 0], [0, 1, 0]])
+        rows.load_training_batch(np.array([3, 4 + 4 + 1])).targets, torch.tensor([[1.0, 0, 0], [0, 1, 0]])
     )
 
 
@@ -162,20 +164,20 @@ def test_a_copy_mixed_with_a_clip_outside_is_passed_over():
     partner, share = [1, -1, 3, -1, -1, -1, -1, -1], [0.25, 1, 0.5, 1, 1, 1, 1, 1]
     rows = with_copies(partner, share)
     assert torch.equal(
-        rows.training_batch(np.array([4, 6, 0])).targets,
+        rows.load_training_batch(np.array([4, 6, 0])).targets,
         torch.tensor([[0.25, 0.75, 0], [0.5, 0, 0.5], [1, 0, 0]]),
     )
     both, apart = np.array([0, 1]), np.array([0, 2])
-    assert values(rows, rows.of_epoch(both, 2)) == [10, 21]
-    assert values(rows, rows.with_copies(both)) == [0, 1, 10, 11, 20, 21] and values(
-        rows, rows.with_copies(apart)
+    assert values(rows, rows.pick_epoch_rows(both, 2)) == [10, 21]
+    assert values(rows, rows.add_copies(both)) == [0, 1, 10, 11, 20, 21] and values(
+        rows, rows.add_copies(apart)
     ) == [0, 2, 20, 22]
     for epoch in range(1, 7):
-        found = rows.of_epoch(apart, epoch)
+        found = rows.pick_epoch_rows(apart, epoch)
         assert len(found) == 2 and not {4, 6} & set(found.tolist()), (
             "their partners, 1 and 3, are not among the training rows"
         )
-    assert values(rows, rows.of_epoch(apart, 2)) == [2, 20], "the next copy takes the place"
+    assert values(rows, rows.pick_epoch_rows(apart, 2)) == [2, 20], "the next copy takes the place"
 
 
 # --- further views and several labels
@@ -192,17 +194,17 @@ def test_further_views_come_along_as_integers(monkeypatch):
         "mel": np.zeros((2, 1, 2, 5), np.float16),
         "codes": np.arange(20, dtype=np.int16).reshape(2, 2, 1, 5),
     }
-    rows = Rows(split, "mel", CLASSES, 1.0, "cpu", also={"codes": "codes"})
-    found = rows.training_batch(np.array([1, 0])).extra_views["codes"]
+    rows = WindowDataset(split, "mel", CLASSES, 1.0, "cpu", also={"codes": "codes"})
+    found = rows.load_training_batch(np.array([1, 0])).extra_views["codes"]
     assert found.dtype == torch.int64 and found[0].flatten().tolist() == list(range(10, 20))
     with pytest.raises(UserError, match="codes too, which the cache lacks .it has mel, other"):
-        dataset.check_further(("codes",), {"mel": "spectrogram", "other": "sequence"}, TrainingFlags())
+        dataset.check_extra_views(("codes",), {"mel": "spectrogram", "other": "sequence"}, TrainingFlags())
     for changed in (dict(mixup=0.2), dict(time_shift=0.1), dict(crop_share=0.5), dict(time_stretch=0.1)):
         with pytest.raises(UserError, match=f"--{list(changed)[0].replace('_', '-')}: .*codes"):
-            dataset.check_further(
+            dataset.check_extra_views(
                 ("codes",), {"mel": "spectrogram", "units": "codes"}, TrainingFlags(**changed)
             )
-        dataset.check_further((), {"mel": "spectrogram"}, TrainingFlags(**changed))
+        dataset.check_extra_views((), {"mel": "spectrogram"}, TrainingFlags(**changed))
 
 
 def test_several_labels_are_shares_of_their_own():
@@ -216,7 +218,7 @@ def test_several_labels_are_shares_of_their_own():
         "length": np.ones(2, np.float32),
         "mel": np.zeros((2, 1, 2, 5), np.float16),
     }
-    rows = Rows(split, "mel", CLASSES, 1.0, "cpu")
+    rows = WindowDataset(split, "mel", CLASSES, 1.0, "cpu")
     assert rows.multilabel and rows.truth.tolist() == matrix.tolist() and rows.labels.tolist() == [-1, -1]
 
     class Head(torch.nn.Module):
@@ -237,7 +239,7 @@ def test_shifts_are_rolls_whose_logits_are_averaged():
 
     at = np.arange(len(rows))
     device = get_autocast(Device("cpu", "fp32", ""))
-    x, mask = rows.batch(at)
+    x, mask = rows.load_batch(at)
     logits = (x * mask[:, None, None])[:, 0, :3]
     want = pool_windows(logits.mean(2), torch.from_numpy(rows.clip).long(), len(rows.ids)).softmax(1)
     np.testing.assert_allclose(predict(First(), rows, at, 7, device, 5), want, atol=1e-5)

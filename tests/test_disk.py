@@ -113,11 +113,11 @@ def test_training_survives_a_full_disk_at_any_write(tmp_path, monkeypatch):
 
 def test_space_is_reckoned_before_a_stage_begins(scripts, data, tmp_path, monkeypatch, capsys):
     weights = 4 * 1_000_000
-    assert experiment.of_run(1_000_000, 5, 5, TrainingFlags()) == (
+    assert experiment.estimate_bytes(1_000_000, 5, 5, TrainingFlags()) == (
         10 * weights + disk_space.SLACK,
         17 * weights + disk_space.SLACK,
     )
-    assert experiment.of_run(1_000_000, 5, 0, TrainingFlags(ema=0.9))[1] == disk_space.SLACK
+    assert experiment.estimate_bytes(1_000_000, 5, 0, TrainingFlags(ema=0.9))[1] == disk_space.SLACK
     usage = shutil.disk_usage(tmp_path)
     args = ["--competition", str(data), *FLAGS, "--out", str(tmp_path)]
     with monkeypatch.context() as patch:

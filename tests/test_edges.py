@@ -17,7 +17,7 @@ from earshot.core.errors import UserError
 from earshot.features import find_cache
 from earshot.features.cache import Cache
 from earshot.training import folds, optim
-from earshot.training.dataset import Rows
+from earshot.training.dataset import WindowDataset
 
 LINEAR = ("--recipe", "linear", "--epochs", "2", "--folds", "2")
 
@@ -169,8 +169,8 @@ def test_onecycle_of_any_length(total: int, warmup: float) -> None:
 def test_fewer_clips_of_a_label_than_folds() -> None:
     labels = np.repeat(np.arange(6), 3)
     with pytest.raises(UserError, match="--folds 3"):
-        folds.assign(labels, np.full(18, -1), np.array([""] * 18), None, 0)
-    found, _ = folds.assign(labels, np.full(18, -1), np.array([""] * 18), 3, 0)
+        folds.assign_folds(labels, np.full(18, -1), np.array([""] * 18), None, 0)
+    found, _ = folds.assign_folds(labels, np.full(18, -1), np.array([""] * 18), 3, 0)
     assert set(found) == {0, 1, 2}
 
 
@@ -185,8 +185,8 @@ def test_the_mask_follows_what_the_time_axis_spans() -> None:
         "length": np.array([1.0], np.float32),
         "frames": np.zeros((1, 4, 1, 100), np.float16),
     }
-    rows = Rows(split, "frames", ["x"], 10.0, "cpu")
-    assert rows.masked and rows.frames.tolist() == [10] and rows.batch(np.array([0]))[1].sum() == 10
+    rows = WindowDataset(split, "frames", ["x"], 10.0, "cpu")
+    assert rows.masked and rows.frames.tolist() == [10] and rows.load_batch(np.array([0]))[1].sum() == 10
 
 
 def test_a_manifest_of_the_data_sets_own_is_no_cache(tmp_path: Path) -> None:

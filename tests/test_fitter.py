@@ -19,7 +19,7 @@ from earshot.core.device import Device
 from earshot.training.checkpoint import FoldFolder
 from earshot.training.loss import Criterion
 from earshot.training.predict import predict
-from earshot.training.trainer import Fitter, Fold, get_autocast
+from earshot.training.trainer import Fold, Trainer, get_autocast
 
 CPU = Device("cpu", "fp32", "CPU")
 NEVER = type("Never", (), {"passed": lambda self: False})()
@@ -63,10 +63,10 @@ class StopsAt:
         return self.left <= 0
 
 
-def fitter(folder: Path, settings: TrainingFlags, **head) -> Fitter:
+def fitter(folder: Path, settings: TrainingFlags, **head) -> Trainer:
     rows = made_rows()
     valid = np.arange(45) % 5 == 1
-    return Fitter(
+    return Trainer(
         lambda: Tiny(**head), rows, Fold(1, 2, 5, ~valid, valid), settings, 3, FoldFolder(folder), CPU
     )
 
@@ -223,8 +223,8 @@ def test_the_best_epoch_is_kept(tmp_path, monkeypatch, script, best, stop):
             "seconds": 0.1,
         }
 
-    monkeypatch.setattr(Fitter, "_shuffle_epoch", lambda self, number: [])
-    monkeypatch.setattr(Fitter, "_end_epoch", end_epoch)
+    monkeypatch.setattr(Trainer, "_shuffle_epoch", lambda self, number: [])
+    monkeypatch.setattr(Trainer, "_end_epoch", end_epoch)
     settings, lines = TrainingFlags(epochs=len(script)), []
     if stop:
         assert not fitter(tmp_path, settings).fit(lines.append, StopsAt(stop), 0)
@@ -245,7 +245,7 @@ def test_predictions_are_of_clips_and_of_no_other_fold(tmp_path):
     found = made.predict_validation()
     assert found.shape == (45, 3) and np.isnan(found[~made.fold.valid]).all()
     np.testing.assert_allclose(found[made.fold.valid].sum(1), 1, atol=1e-6)
-    x, mask = made.rows.batch(np.flatnonzero(made.rows.clip == 6))  # a clip of the fold with two windows
+    x, mask = made.rows.load_batch(np.flatnonzero(made.rows.clip == 6))  # a clip of the fold with two windows
     assert len(x) == 2 and made.fold.valid[6]
     with torch.no_grad():
         np.testing.assert_allclose(found[6], made.head(x, mask).mean(0).softmax(0), atol=1e-6)

@@ -17,13 +17,13 @@ from earshot.core.config import TrainingFlags
 from earshot.core.errors import UserError
 from earshot.training import optim
 from earshot.training.checkpoint import FoldFolder
-from earshot.training.trainer import Fitter, Fold
+from earshot.training.trainer import Fold, Trainer
 
 
-def fit(folder, head, settings, rows=None) -> Fitter:
+def fit(folder, head, settings, rows=None) -> Trainer:
     rows = rows or made_rows()
     valid = np.arange(len(rows.ids)) % 5 == 1
-    return Fitter(lambda: head, rows, Fold(1, 2, 5, ~valid, valid), settings, 3, FoldFolder(folder), CPU)
+    return Trainer(lambda: head, rows, Fold(1, 2, 5, ~valid, valid), settings, 3, FoldFolder(folder), CPU)
 
 
 @pytest.mark.parametrize(
@@ -84,9 +84,9 @@ def test_sams_second_pass_leaves_statistics_and_drops_the_same_units(tmp_path):
     torch.manual_seed(0)
     head = Normed()
     made = fit(tmp_path, head, TrainingFlags(optimizer="sam", batch_size=8))
-    made.step(1, 0, made.rows.training_batch(made.train_rows[:8]))
+    made.step(1, 0, made.rows.load_training_batch(made.train_rows[:8]))
     assert int(head.norm.num_batches_tracked) == 2 and len(head.masks) == 2 and torch.equal(*head.masks)
-    x = made.rows.batch(made.train_rows[:8])[0].mean(3).flatten(1)
+    x = made.rows.load_batch(made.train_rows[:8])[0].mean(3).flatten(1)
     torch.testing.assert_close(head.norm.running_mean, 0.1 * x.mean(0), atol=1e-5, rtol=1e-4)
 
 
@@ -200,9 +200,9 @@ def test_a_batch_of_one_row_is_refused_in_one_line_where_it_cannot_be_normalised
     made = fit(tmp_path, Normed(), TrainingFlags(batch_size=2))
     made.head.train()
     with pytest.raises(UserError, match="a batch of 1 rows.*--batch-size") as error:
-        made.step(1, 0, made.rows.training_batch(made.train_rows[:1]))
+        made.step(1, 0, made.rows.load_training_batch(made.train_rows[:1]))
     assert "\n" not in str(error.value)
-    assert np.isfinite(made.step(1, 0, made.rows.training_batch(made.train_rows[:2])))
+    assert np.isfinite(made.step(1, 0, made.rows.load_training_batch(made.train_rows[:2])))
 
 
 def test_several_labels_are_binary_cross_entropy(tmp_path):
@@ -234,7 +234,7 @@ def test_smoothing_never_makes_a_rare_class_likely(tmp_path):
 def test_an_epoch_of_fewer_windows_than_steps(tmp_path):
     rows = made_rows()
     made = fit(tmp_path, Tiny(), TrainingFlags(batch_size=1, epochs=2), rows)
-    rows.of_epoch = lambda found, epoch: found[:5]  # as where copies were played much faster
+    rows.pick_epoch_rows = lambda found, epoch: found[:5]  # as where copies were played much faster
     assert made.fit(str, NEVER, 0) and np.isfinite([row["train_loss"] for row in made.progress.history]).all()
 
 
@@ -250,7 +250,7 @@ def test_copies_are_trained_on_and_never_validated(tmp_path):
 
     head, rows = Sees(), with_copies([-1, -1, 1, -1, -1, -1, -1, -1], [1, 1, 0.5, 1, 1, 1, 1, 1])
     valid = np.array([False, True, False, False])
-    made = Fitter(
+    made = Trainer(
         lambda: head,
         rows,
         Fold(1, 1, 2, ~valid, valid),

@@ -39,7 +39,7 @@ def test_folds_of_many_labels_are_far_evener_than_drawn_ones() -> None:
     def uneven(found: np.ndarray) -> float:
         return np.abs(np.stack([truth[found == fold].sum(0) for fold in range(5)]) - truth.sum(0) / 5).sum()
 
-    found = folds.assign(truth, np.full(1500, -1), np.array([""] * 1500), 5, 0)[0]
+    found = folds.assign_folds(truth, np.full(1500, -1), np.array([""] * 1500), 5, 0)[0]
     assert uneven(found) < 0.3 * uneven(np.random.default_rng(0).permutation(1500) % 5)
 
 
@@ -48,7 +48,7 @@ def test_folds_share_out_every_label(grouped: bool) -> None:
     truth = drawn(400, (0.5, 0.2, 0.05, 0.03), 1)
     groups = np.array([f"g{i // 3}" if grouped else "" for i in range(400)])
     none = np.full(400, -1)
-    found, about = folds.assign(truth, none, groups, 5, seed=3)
+    found, about = folds.assign_folds(truth, none, groups, 5, seed=3)
     assert "5 stratified folds" in about and ("134 groups" in about) == grouped
     sizes = np.bincount(found, minlength=5)
     counts = np.stack([truth[found == fold].sum(0) for fold in range(5)])
@@ -57,18 +57,20 @@ def test_folds_share_out_every_label(grouped: bool) -> None:
     assert (np.abs(counts - truth.sum(0) / 5) <= slack).all(), counts
     empty = truth.sum(1) == 0
     assert np.ptp([empty[found == fold].sum() for fold in range(5)]) <= 2 * slack
-    folds.check(found, groups)
-    same, other = (folds.assign(truth, none, groups, 5, seed)[0] for seed in (3, 4))
+    folds.check_groups(found, groups)
+    same, other = (folds.assign_folds(truth, none, groups, 5, seed)[0] for seed in (3, 4))
     assert (same == found).all() and (other != found).any()
 
 
 def test_folds_of_the_data_and_refusals() -> None:
     truth, alone = drawn(12, (0.6, 0.4), 0), np.array([""] * 12)
     own = np.arange(12) % 3 + 1
-    assert (folds.assign(truth, own, alone, None, 0)[0] == own).all()
+    assert (folds.assign_folds(truth, own, alone, None, 0)[0] == own).all()
     with pytest.raises(UserError, match="commonest label has 3 clips"):
-        folds.assign(np.eye(4, dtype=np.int8)[[0, 0, 0, 1, 1, 2, 2, 3, 3]], np.full(9, -1), alone[:9], 5, 0)
-    whole = folds.assign(
+        folds.assign_folds(
+            np.eye(4, dtype=np.int8)[[0, 0, 0, 1, 1, 2, 2, 3, 3]], np.full(9, -1), alone[:9], 5, 0
+        )
+    whole = folds.assign_folds(
         np.ones((12, 2), dtype=np.int8), np.full(12, -1), np.array([f"g{i % 4}" for i in range(12)]), 4, 0
     )[0]
     assert sorted(np.bincount(whole)) == [3, 3, 3, 3]  # as many groups as folds: none is left empty
@@ -339,9 +341,9 @@ def test_the_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
         and Cache(folder).prior().tolist() == [0.5, 0.5, 0.5]
     )
     with pytest.raises(UserError, match="is single-label, .* was trained multi-label: say where"):
-        run_cache.cache_of(several, str(one.folder))
+        run_cache.open_run_cache(several, str(one.folder))
     with pytest.raises(UserError, match="multi-label, .* single-label: they cannot be blended"):
-        run_cache.same_classes([several, Run.begin(tmp_path / "other", {"classes": KINDS}, {})])
+        run_cache.check_same_classes([several, Run.begin(tmp_path / "other", {"classes": KINDS}, {})])
     with pytest.raises(UserError, match="--metric lwlrap is for clips with several labels"):
         submit.rehearse(one, tmp_path / "s.csv", "lwlrap")
 

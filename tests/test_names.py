@@ -224,9 +224,9 @@ def test_runs_and_caches_of_two_spellings_go_together() -> None:
     made = [
         SimpleNamespace(folder=Path(n), multilabel=False, classes=c) for n, c in zip("abc", RUNS, strict=True)
     ]
-    assert run_cache.same_classes(made[:2]) == RUNS[0]
+    assert run_cache.check_same_classes(made[:2]) == RUNS[0]
     with pytest.raises(UserError, match="different labels"):
-        run_cache.same_classes(made[::2])
+        run_cache.check_same_classes(made[::2])
 
 
 def test_a_solution_of_another_spelling(tmp_path: Path) -> None:

@@ -135,15 +135,15 @@ def test_a_fold_without_any_label_has_no_say(tmp_path: Path) -> None:
     p = np.array([[0.9, 0.1, 0.1], [0.1, 0.9, 0.1], [0.1, 0.1, 0.1], [0.1, 0.1, 0.1]], dtype=np.float32)
     rows_of = SimpleNamespace(truth=truth, ids=np.array(list("abcd")))
     run = Quiet(tmp_path, {0: p[:2], 1: p[2:]})
-    found = run_scores.summarise(run, rows_of, np.array([0, 0, 1, 1]))
+    found = run_scores.summarise_run(run, rows_of, np.array([0, 0, 1, 1]))
     assert found["best"]["fold_mean"] == 1 and "map_macro by fold 1.0000" in run.said[1]
     rows_of.truth = np.zeros_like(truth)
-    run_scores.summarise(run, rows_of, np.array([0, 0, 1, 1]))
+    run_scores.summarise_run(run, rows_of, np.array([0, 0, 1, 1]))
     assert "map_macro by fold undefined" in run.said[-1] and "nan" not in " ".join(run.said)
     # Another run's predictions: another number of labels, or of clips.
     run.kept[1] = np.zeros((2, 5), dtype=np.float32)
     with pytest.raises(UserError, match="holds predictions of 2 x 5, and the fold has 2 clips x 3 labels"):
-        run_scores.summarise(run, rows_of, np.array([0, 0, 1, 1]))
+        run_scores.summarise_run(run, rows_of, np.array([0, 0, 1, 1]))
 
 
 # --- folds
@@ -152,28 +152,28 @@ def test_a_fold_without_any_label_has_no_say(tmp_path: Path) -> None:
 def test_folds_of_rare_classes() -> None:
     labels = np.array([0] * 6 + [1] * 5 + [2])
     # a class with one clip: validated once, and there never learnt
-    found, _ = folds.assign(labels, np.full(12, -1), ALONE, 3, 0)
+    found, _ = folds.assign_folds(labels, np.full(12, -1), ALONE, 3, 0)
     assert set(found) == {0, 1, 2} and all((labels[found == f] == 0).any() for f in range(3))
     with pytest.raises(UserError, match="commonest label has 6 clips, too few for 7 folds: give --folds 6"):
-        folds.assign(labels, np.full(12, -1), ALONE, 7, 0)
+        folds.assign_folds(labels, np.full(12, -1), ALONE, 7, 0)
     with pytest.raises(UserError, match="at least 2 folds"):
-        folds.assign(labels, np.full(12, -1), ALONE, 1, 0)
+        folds.assign_folds(labels, np.full(12, -1), ALONE, 1, 0)
 
 
 def test_folds_of_the_data_that_are_odd() -> None:
     labels = np.arange(12) % 3
     own = np.where(np.arange(12) < 4, 7, -1)
     with pytest.raises(UserError, match="single fold of its own: give --folds K"):
-        folds.assign(labels, own, ALONE, None, 0)
+        folds.assign_folds(labels, own, ALONE, None, 0)
     # with holes: the rest is trained on in every fold; a fold that bad audio emptied is not there at
     # all
     own[4:6] = 9
-    found, about = folds.assign(labels, own, ALONE, None, 0)
-    assert about == "the data's own 2 folds" and folds.chosen_folds(found, ()) == [7, 9]
+    found, about = folds.assign_folds(labels, own, ALONE, None, 0)
+    assert about == "the data's own 2 folds" and folds.choose_folds(found, ()) == [7, 9]
     with pytest.raises(UserError, match="no fold 8: the folds are 7, 9"):
-        folds.chosen_folds(found, (8,))
+        folds.choose_folds(found, (8,))
     with pytest.raises(UserError, match="too few|cannot make"):
-        folds.assign(np.array([0]), np.array([-1]), np.array([""]), None, 0)
+        folds.assign_folds(np.array([0]), np.array([-1]), np.array([""]), None, 0)
 
 
 # --- hold-outs, priors, submissions
@@ -209,7 +209,7 @@ def test_a_prior_with_an_absent_class(tmp_path: Path) -> None:
     made.record, made.classes, made.manifest = {}, CLASSES, {"splits": {"train": {}}}
     made._sound_rows = lambda name: {"labels": np.array(["owl", "owl", "jay", "owl"])}
     assert made.prior().tolist() == [0, 0.25, 0.75]
-    filled, unheard = predict.fill(np.full((3, 3), np.nan, dtype=np.float32), made.prior())
+    filled, unheard = predict.fill_with_prior(np.full((3, 3), np.nan, dtype=np.float32), made.prior())
     # nothing can be heard: every clip is answered all the same
     assert unheard.all() and (filled == [0, 0.25, 0.75]).all()
     table = submission.write(
@@ -241,11 +241,13 @@ def test_a_sealed_hold_out_score_that_is_none_is_made_again(tmp_path, change):
         folder=tmp_path, classes=["a", "b"], list_finished_folds=lambda: [0, 1], log=print
     )
     answers = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.5, 0.5]])
-    right = run_scores.score_test(run, rows, lambda: answers)
-    assert run_scores.score_test(run, rows, lambda: pytest.fail("scored twice")) == right
+    right = run_scores.score_holdout(run, rows, lambda: answers)
+    assert run_scores.score_holdout(run, rows, lambda: pytest.fail("scored twice")) == right
     content = checksums.read(tmp_path / "test.json")
     change(content)
     checksums.write(tmp_path / "test.json", content)
     assert (
-        run_scores.score_test(run, rows, lambda: answers) == right == checksums.read(tmp_path / "test.json")
+        run_scores.score_holdout(run, rows, lambda: answers)
+        == right
+        == checksums.read(tmp_path / "test.json")
     )

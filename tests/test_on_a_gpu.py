@@ -85,7 +85,7 @@ def test_too_little_memory_halves_the_batch(home, tmp_path):
     torch.cuda.empty_cache()
     try:
         torch.cuda.set_per_process_memory_fraction(600e6 / total)
-        loss = float(fitter.step(1, 0, fitter.rows.training_batch(np.arange(256))))
+        loss = float(fitter.step(1, 0, fitter.rows.load_training_batch(np.arange(256))))
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert np.isfinite(loss) and fitter.micro < 256

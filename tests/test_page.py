@@ -127,7 +127,7 @@ def test_evidence_adds_up_and_lies_where_the_sound_is(opened: dict, home: Path) 
     soundfile.write(home / "half.wav", half, 16000)
     answer = cnn.hear(home / "half.wav")
     features = answer.heard[cnn.ears(run).key].features
-    x, mask = cnn.rows(run, features, False).batch(np.array([0]))
+    x, mask = cnn.rows(run, features, False).load_batch(np.array([0]))
     heads = [head for _, head in cnn.heads(run, "best")]
     found = saliency.compute_gradients(heads, x, mask, 2, False, True)
     with torch.no_grad():

@@ -23,11 +23,11 @@ from earshot.core.errors import UserError
 from earshot.features.cache import Cache
 from earshot.training import dataset, oof
 from earshot.training.checkpoint import FoldFolder
-from earshot.training.dataset import Rows
+from earshot.training.dataset import WindowDataset
 from earshot.training.predict import predict_run
 from earshot.training.progress import Fold
 from earshot.training.run import Run, list_refit_slots
-from earshot.training.trainer import Fitter
+from earshot.training.trainer import Trainer
 
 ALL = ("--seeds", "2", "--refit")
 
@@ -53,7 +53,7 @@ def test_a_blend_of_runs_of_several_seeds(work, capsys):
     capsys.readouterr()
     predict.main(["--runs", "several", "one", "--blend", "mean", "--name", "both", "--device", "cpu"])
     said = capsys.readouterr().out
-    rows = dataset.rows_of(Cache("data/syn/one"), "subm", "pooled", CPU)
+    rows = dataset.load_rows(Cache("data/syn/one"), "subm", "pooled", CPU)
     refit = np.mean([predict_alone(run, f"refit_{seed}", rows) for seed in (0, 1)], 0)
     folds = np.mean([predict_alone(Run.open(work / "one"), f"fold_{n}", rows) for n in (1, 2, 3)], 0)
     np.testing.assert_allclose(predict_run(run, rows, CPU, kind="last"), refit, atol=1e-6)
@@ -92,7 +92,7 @@ def test_a_head_that_is_fitted_at_once(work, name, capsys):
     fold = run.get_fold_folder(1).load_head("best", "cpu").state_dict()
     pairs = zip(best[0].values(), fold.values(), strict=True)
     assert any(a.shape != b.shape or not torch.equal(a, b) for a, b in pairs)
-    subm = dataset.rows_of(Cache("data/syn/one"), "subm", "pooled", CPU)
+    subm = dataset.load_rows(Cache("data/syn/one"), "subm", "pooled", CPU)
     wanted = predict_alone(run, "refit_0", subm)
     np.testing.assert_allclose(predict_run(run, subm, CPU), wanted, atol=1e-6)
     with pytest.raises(UserError, match=f"--pseudo: {name} is fitted at once"):
@@ -116,7 +116,7 @@ def test_windows_are_drawn_of_clips_without_labels_too(tmp_path):
             "mel": (first + np.arange(len(clip))).astype(np.float16).reshape(-1, 1, 1, 1),
         }
 
-    rows = Rows(
+    rows = WindowDataset(
         part("xyz", [0, 0, 1, 2], 0),
         "mel",
         CLASSES,
@@ -124,9 +124,12 @@ def test_windows_are_drawn_of_clips_without_labels_too(tmp_path):
         "cpu",
         unlabelled=part("uvw", [0, 0, 1, 1, 1, 2], 20),
     )
-    rows, valid = rows.taught(np.full((3, 3), 1 / 3, np.float32), 1.0), np.array([False, False, True])
+    rows, valid = (
+        rows.with_pseudo_labels(np.full((3, 3), 1 / 3, np.float32), 1.0),
+        np.array([False, False, True]),
+    )
     for windows, clips, steps in ((1, [0, 1, 3, 4, 5], 3), (None, [0, 0, 1, 3, 3, 4, 4, 4, 5], 5)):
-        made = Fitter(
+        made = Trainer(
             One,
             rows,
             Fold(1, 1, 2, ~valid, valid),

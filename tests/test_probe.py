@@ -18,8 +18,8 @@ from earshot.core.config import TrainingFlags
 from earshot.training import augment, metrics
 from earshot.training import precision as training_precision
 from earshot.training.checkpoint import FoldFolder
-from earshot.training.run import Run, about
-from earshot.training.trainer import Fitter, Fold
+from earshot.training.run import Run, build_metadata
+from earshot.training.trainer import Fold, Trainer
 
 LAST = replace(CPU, precision="bf16", channels_last=True)
 
@@ -35,9 +35,9 @@ class Conv(Tiny):
         return super().forward(self.norm(self.conv(x)).float(), mask)
 
 
-def fitter(folder, settings, device, build=Conv) -> Fitter:
+def fitter(folder, settings, device, build=Conv) -> Trainer:
     valid = np.arange(45) % 5 == 1
-    return Fitter(
+    return Trainer(
         lambda: build(dropout=0.3),
         made_rows(),
         Fold(1, 2, 5, ~valid, valid),
@@ -155,7 +155,7 @@ def test_candidates_that_fail_or_answer_otherwise_are_out():
 
 def test_the_decision_is_stored_and_used_again(tmp_path):
     cache = SimpleNamespace(folder=tmp_path, manifest={"columns": ["a", "b"]}, prior=lambda: np.ones(3) / 3)
-    run = Run.begin(tmp_path / "run", {"classes": ["a"]}, about(cache, "r", LAST))
+    run = Run.begin(tmp_path / "run", {"classes": ["a"]}, build_metadata(cache, "r", LAST))
     for opened in (run, Run.open(tmp_path / "run")):
         assert opened.adapt_device(CPU) == LAST
         gpu = replace(CPU, name="cuda:0", precision="fp16")

@@ -17,7 +17,7 @@ import train
 from earshot.core import checksums
 from earshot.core.errors import UserError
 from earshot.training import dataset
-from earshot.training.dataset import Rows
+from earshot.training.dataset import WindowDataset
 
 LINEAR = ("--recipe", "linear", "--epochs", "12")
 
@@ -175,7 +175,7 @@ def test_rows_without_labels(monkeypatch, copies, mapped):
         if copies
         else None
     )
-    rows = Rows(
+    rows = WindowDataset(
         part("xyz", [0, 1, 2], 0),
         "mel",
         CLASSES,
@@ -184,29 +184,31 @@ def test_rows_without_labels(monkeypatch, copies, mapped):
         augmented=made,
         unlabelled=part("uvwt", [0, 1, 1, 3], 20),
     )
-    assert len(rows) == 3 and rows.labelled == (6 if copies else 3) and not len(rows.drawn(0))
-    plain = Rows(part("xyz", [0, 1, 2], 0), "mel", CLASSES, 1.0, "cpu", augmented=made)
+    assert len(rows) == 3 and rows.labelled == (6 if copies else 3) and not len(rows.sample_unlabelled(0))
+    plain = WindowDataset(part("xyz", [0, 1, 2], 0), "mel", CLASSES, 1.0, "cpu", augmented=made)
     soft = np.array([[0.5, 0.25, 0.25], [0, 1, 0], [np.nan] * 3, [np.nan] * 3], dtype=np.float32)
-    taught = rows.taught(soft, 1.0)
-    drawn = np.sort(taught.drawn(0))  # w has no row, t no answer
-    assert taught.batch(drawn)[0].flatten().tolist() == [20, 21, 22] and not len(rows.drawn(0))
+    taught = rows.with_pseudo_labels(soft, 1.0)
+    drawn = np.sort(taught.sample_unlabelled(0))  # w has no row, t no answer
+    assert taught.load_batch(drawn)[0].flatten().tolist() == [20, 21, 22] and not len(
+        rows.sample_unlabelled(0)
+    )
     assert torch.equal(
-        taught.training_batch(drawn).targets, torch.tensor([[0.5, 0.25, 0.25], [0, 1, 0], [0, 1, 0]])
+        taught.load_training_batch(drawn).targets, torch.tensor([[0.5, 0.25, 0.25], [0, 1, 0], [0, 1, 0]])
     )
     assert taught.everyone[taught.whose[drawn]].tolist() == ["u", "v", "v"]
-    half = rows.taught(soft, 0.5)
-    assert {len(half.drawn(seed)) for seed in range(5)} == {2} and len(
-        {tuple(half.drawn(seed)) for seed in range(9)}
+    half = rows.with_pseudo_labels(soft, 0.5)
+    assert {len(half.sample_unlabelled(seed)) for seed in range(5)} == {2} and len(
+        {tuple(half.sample_unlabelled(seed)) for seed in range(9)}
     ) > 1
-    few = [taught.drawn(seed, 1) for seed in range(9)]  # of v, which has two windows, one
+    few = [taught.sample_unlabelled(seed, 1) for seed in range(9)]  # of v, which has two windows, one
     assert {tuple(sorted(taught.everyone[taught.whose[rows]])) for rows in few} == {("u", "v")} and len(
         {tuple(sorted(r)) for r in few}
     ) == 2
     everyone = np.arange(3)
     for epoch in (1, 2, 3):  # clips with labels and their copies are what they were
-        mine = taught.of_epoch(everyone, epoch)
-        assert np.array_equal(mine, plain.of_epoch(everyone, epoch)) and torch.equal(
-            taught.training_batch(mine).targets, plain.training_batch(mine).targets
+        mine = taught.pick_epoch_rows(everyone, epoch)
+        assert np.array_equal(mine, plain.pick_epoch_rows(everyone, epoch)) and torch.equal(
+            taught.load_training_batch(mine).targets, plain.load_training_batch(mine).targets
         )
     mixed = np.concatenate([drawn[:1], everyone])
     for batch in taught.prefetch([mixed]):

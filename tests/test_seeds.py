@@ -127,7 +127,7 @@ def test_each_seed_is_the_run_that_it_would_be_alone(three, capsys):
 
 def test_the_submission_is_of_the_models_on_all_clips(three, capsys):
     run, cache = Run.open(three), Cache("data/syn/one")
-    rows = dataset.rows_of(cache, "subm", "pooled", CPU)
+    rows = dataset.load_rows(cache, "subm", "pooled", CPU)
     wanted = np.mean([predict_alone(run, f"refit_{seed}", rows) for seed in (4, 5)], 0)
     folds = np.mean(
         [
@@ -151,7 +151,7 @@ def test_the_submission_is_of_the_models_on_all_clips(three, capsys):
         ]
         assert same[0] == same[1] and not list((three / f"refit_{seed}").glob("valid_*"))
     # A model on all clips has seen all of them: it answers those better than the folds' models do.
-    train_rows = dataset.rows_of(cache, "train", "pooled", CPU)
+    train_rows = dataset.load_rows(cache, "train", "pooled", CPU)
     right = [
         (predict_alone(run, name, train_rows).argmax(1) == train_rows.labels).mean()
         for name in ("refit_4", "fold_1")
@@ -272,9 +272,9 @@ def test_a_hold_out_score_of_the_folds_is_not_that_of_the_refit(tmp_path):
     rows = SimpleNamespace(truth=np.array([0, 1]), multilabel=False)
     run = SimpleNamespace(folder=tmp_path, classes=["a", "b"], list_finished_folds=lambda: [0, 1], log=print)
     good, bad = np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([[0.1, 0.9], [0.8, 0.2]])
-    assert run_scores.score_test(run, rows, lambda: good)["accuracy"] == 1
-    assert run_scores.score_test(run, rows, lambda: bad, True)["accuracy"] == 0
-    assert run_scores.score_test(run, rows, lambda: pytest.fail("scored twice"), True)["refit"] is True
+    assert run_scores.score_holdout(run, rows, lambda: good)["accuracy"] == 1
+    assert run_scores.score_holdout(run, rows, lambda: bad, True)["accuracy"] == 0
+    assert run_scores.score_holdout(run, rows, lambda: pytest.fail("scored twice"), True)["refit"] is True
     assert "models on all labelled clips" in (tmp_path / "test_report.txt").read_text()
 
 

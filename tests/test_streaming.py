@@ -18,13 +18,13 @@ import get_features
 import train
 from earshot.core import memory
 from earshot.training.checkpoint import FoldFolder
-from earshot.training.dataset import Rows
-from earshot.training.trainer import Fitter, Fold
+from earshot.training.dataset import WindowDataset
+from earshot.training.trainer import Fold, Trainer
 
 
 def rows_on_disk(
     folder: Path, gigabytes: float | None, clips: int = 45, shape: tuple[int, ...] = (2, 6, 5)
-) -> Rows:
+) -> WindowDataset:
     """Clips with two copies each, mixed ones among them, and a further view of integers; the views are memory
     maps."""
     folder.mkdir(exist_ok=True)
@@ -52,10 +52,10 @@ def rows_on_disk(
         ):
             np.save(folder / f"{name}-{view}.npy", values)
             part[view] = np.load(folder / f"{name}-{view}.npy", mmap_mode="r")
-    return Rows(own, "mel", CLASSES, 1.0, "cpu", {"codes": "codes"}, made, gigabytes)
+    return WindowDataset(own, "mel", CLASSES, 1.0, "cpu", {"codes": "codes"}, made, gigabytes)
 
 
-def placed(rows: Rows) -> list[str]:
+def placed(rows: WindowDataset) -> list[str]:
     return [str(found.dtype) if torch.is_tensor(found) else "disk" for found in rows.views.values()]
 
 
@@ -82,8 +82,8 @@ def test_the_same_bits_from_memory_and_from_disk_resumed_or_not(tmp_path, gigaby
 
     settings, valid, found = replace(BUSY, epochs=3, **changes), np.arange(45) % 5 == 1, []
 
-    def fitter(name: str, rows) -> Fitter:
-        return Fitter(
+    def fitter(name: str, rows) -> Trainer:
+        return Trainer(
             lambda: Sums(dropout=0.5),
             rows,
             Fold(1, 2, 5, ~valid, valid),
@@ -121,7 +121,7 @@ def test_a_batch_is_read_while_the_one_before_is_worked_on(tmp_path):
         first.x[1].numpy(), np.load(tmp_path / "made-mel.npy")[55].astype(np.float32)
     )
     assert [batch.rows.tolist() for batch in coming] == [[7], [130, 2]] and len(seen) == 6, "read once"
-    rows.batch(first.rows)
+    rows.load_batch(first.rows)
     assert len(seen) == 7, "later it has to be read again"
     broken = rows.prefetch(batches)
     rows._fetch = lambda name, which: (_ for _ in ()).throw(OSError("the disk is gone"))

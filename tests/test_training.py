@@ -32,29 +32,29 @@ ALONE = np.full(60, "")
 
 def test_the_datas_own_folds_are_kept():
     own = np.array([1, 2, 3, -1, 5] * 12, dtype=np.int8)
-    found, about = folds.assign(LABELS, own, ALONE, None, seed=0)
+    found, about = folds.assign_folds(LABELS, own, ALONE, None, seed=0)
     assert found.tolist() == own.tolist() and found.dtype == np.int64 and about == "the data's own 4 folds"
 
 
 def test_clips_without_a_fold_of_the_datas_are_never_validated():
     own = np.where(np.arange(60) < 20, -1, np.arange(60) % 2)
-    assert (folds.assign(LABELS, own, ALONE, None, seed=0)[0][:20] == -1).all()
+    assert (folds.assign_folds(LABELS, own, ALONE, None, seed=0)[0][:20] == -1).all()
 
 
 @pytest.mark.parametrize("elsewhere", [2, -1])
 def test_a_group_in_two_of_the_datas_folds_is_refused_by_name(elsewhere):
     own, groups = np.arange(60) // 4 % 3, GROUPS.copy()
-    folds.assign(LABELS, own, groups, None, 0)
+    folds.assign_folds(LABELS, own, groups, None, 0)
     own[22] = elsewhere  # of g5, whose fold is 2 % 3
     own[20], own[21], own[23] = 1, 1, 1
     with pytest.raises(UserError, match=rf"group g5 lies in folds 1 and {elsewhere}\b.*--folds"):
-        folds.assign(LABELS, own, groups, None, 0)
-    assert set(folds.assign(LABELS, own, groups, 3, 0)[0]) == {0, 1, 2}, "--folds K mends it"
+        folds.assign_folds(LABELS, own, groups, None, 0)
+    assert set(folds.assign_folds(LABELS, own, groups, 3, 0)[0]) == {0, 1, 2}, "--folds K mends it"
 
 
 @pytest.mark.parametrize("k, count", [(None, 5), (3, 3)])
 def test_made_folds_are_stratified_and_keep_groups(k, count):
-    found, about = folds.assign(LABELS, NONE, GROUPS, k, seed=1)
+    found, about = folds.assign_folds(LABELS, NONE, GROUPS, k, seed=1)
     assert (
         sorted(set(found)) == list(range(count))
         and about == f"{count} stratified folds over 15 groups, seed 1"
@@ -62,14 +62,14 @@ def test_made_folds_are_stratified_and_keep_groups(k, count):
     assert all(len(set(found[group == GROUPS])) == 1 for group in set(GROUPS))
     for fold in range(count):
         assert np.abs(np.bincount(LABELS[found == fold], minlength=3) - 20 / count).max() <= 2
-    alone, about = folds.assign(LABELS, NONE, ALONE, k, seed=1)
+    alone, about = folds.assign_folds(LABELS, NONE, ALONE, k, seed=1)
     assert "groups" not in about
     for fold in range(count):
         assert np.abs(np.bincount(LABELS[alone == fold], minlength=3) - 20 / count).max() < 1
 
 
 def test_folds_depend_on_the_seed_alone():
-    one, again, other = (folds.assign(LABELS, NONE, GROUPS, 5, seed)[0].tolist() for seed in (7, 7, 8))
+    one, again, other = (folds.assign_folds(LABELS, NONE, GROUPS, 5, seed)[0].tolist() for seed in (7, 7, 8))
     assert one == again != other
 
 
@@ -84,12 +84,12 @@ def test_folds_depend_on_the_seed_alone():
 )
 def test_folds_that_cannot_be_made(own, groups, k, match):
     with pytest.raises(UserError, match=match):
-        folds.assign(LABELS, own, groups, k, 0)
+        folds.assign_folds(LABELS, own, groups, k, 0)
 
 
 def test_few_sources_make_as_many_folds():
     sources = np.array(["x", "y", "z"] * 20)
-    found, about = folds.assign(LABELS, NONE, sources, None, 0)
+    found, about = folds.assign_folds(LABELS, NONE, sources, None, 0)
     assert about == "3 stratified folds over 3 groups, seed 0" and len(set(found)) == 3
 
 

@@ -39,13 +39,13 @@ WEIGHTS = np.where(OWN == -2, 0.3, 1).astype(np.float32)
 
 @pytest.mark.parametrize("own, k", [(OWN, None), (np.where(OWN == -2, -2, -1), None), (OWN, 4)])
 def test_clips_that_are_only_trained_on_are_in_no_fold(own, k):
-    found, about = folds.assign(np.arange(N) % 3, own, GROUPS, k, 0)
+    found, about = folds.assign_folds(np.arange(N) % 3, own, GROUPS, k, 0)
     assert (found[40:] == -2).all() and set(found[:40]) == set(range(k or (3 if own is OWN else 5)))
     assert about.endswith(
         "; 20 clips are only trained on, 1 of them not in the fold that validates their group"
     )
     for fold in range(3):
-        learnt = folds.trained_on(found, GROUPS, fold)
+        learnt = folds.select_training_clips(found, GROUPS, fold)
         want = found != fold
         want[41] = found[0] != fold
         assert (learnt == want).all()
@@ -53,15 +53,15 @@ def test_clips_that_are_only_trained_on_are_in_no_fold(own, k):
 
 def test_the_other_clips_folds_are_as_without_them():
     labels, none = np.arange(N) % 3, np.where(OWN == -2, -2, -1)
-    found = folds.assign(labels, none, GROUPS, None, 0)[0][:40]
-    assert (found == folds.assign(labels[:40], none[:40], GROUPS[:40], None, 0)[0]).all()
+    found = folds.assign_folds(labels, none, GROUPS, None, 0)[0][:40]
+    assert (found == folds.assign_folds(labels[:40], none[:40], GROUPS[:40], None, 0)[0]).all()
     own = OWN.copy()
     own[30:40] = -1  # trained on in every fold, as ever
-    assert (folds.assign(labels, own, GROUPS, None, 0)[0] == own).all()
+    assert (folds.assign_folds(labels, own, GROUPS, None, 0)[0] == own).all()
     with pytest.raises(UserError, match="all 60 training clips are only to be trained on"):
-        folds.assign(labels, np.full(N, -2), GROUPS, None, 0)
-    alone, about = folds.assign(labels, OWN, np.full(N, ""), None, 0)
-    assert about.endswith("20 clips are only trained on") and folds.trained_on(alone, GROUPS, 1)[0]
+        folds.assign_folds(labels, np.full(N, -2), GROUPS, None, 0)
+    alone, about = folds.assign_folds(labels, OWN, np.full(N, ""), None, 0)
+    assert about.endswith("20 clips are only trained on") and folds.select_training_clips(alone, GROUPS, 1)[0]
 
 
 # --- rows and losses

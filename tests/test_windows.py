@@ -28,7 +28,7 @@ from earshot.training.checkpoint import FoldFolder
 from earshot.training.loss import Criterion, balance_classes
 from earshot.training.predict import predict
 from earshot.training.run import Run
-from earshot.training.trainer import Fitter, Fold
+from earshot.training.trainer import Fold, Trainer
 
 
 class One(models.Head):
@@ -134,11 +134,11 @@ def test_copies_are_drawn_from_as_well(tmp_path: Path) -> None:
     rows.copy = np.zeros(8, dtype=int)
     valid = np.zeros(4, dtype=bool)
 
-    made = Fitter(
+    made = Trainer(
         One, rows, Fold(1, 1, 2, ~valid, valid), TrainingFlags(windows=1), 3, FoldFolder(tmp_path), CPU
     )
     for epoch in (1, 2, 3):
-        found = made._sample_windows(made.rows.of_epoch(made.train_rows, epoch), epoch)
+        found = made._sample_windows(made.rows.pick_epoch_rows(made.train_rows, epoch), epoch)
         assert sorted(rows.whose[found]) == [0, 1, 2, 3] and (found >= 4).any()
 
 
@@ -210,8 +210,8 @@ def test_the_least_log_loss_is_the_best_epoch(tmp_path: Path, monkeypatch: pytes
         }
         for n, (loss, f1) in enumerate([(0.5, 0.7), (0.3, 0.6), (0.4, 0.9)])
     ]
-    monkeypatch.setattr(Fitter, "_shuffle_epoch", lambda self, number: [])
-    monkeypatch.setattr(Fitter, "_end_epoch", lambda self, number, batches, began: rows[number - 1])
+    monkeypatch.setattr(Trainer, "_shuffle_epoch", lambda self, number: [])
+    monkeypatch.setattr(Trainer, "_end_epoch", lambda self, number, batches, began: rows[number - 1])
     lines: list[str] = []
     assert fitter(tmp_path, TrainingFlags(epochs=3, metric="log_loss")).fit(lines.append, NEVER, 0)
     assert [("*" in line, "log_loss 0.3000" in line) for line in lines] == [
@@ -288,7 +288,7 @@ def test_the_pool_of_a_run_is_that_of_its_epochs_folds_and_submission(
 
     # A clip's answer is that of its likeliest window, class by class.
     device = choose("cpu")
-    rows = dataset.rows_of(cache, "subm", "mel", device)
+    rows = dataset.load_rows(cache, "subm", "mel", device)
     whose, rows.clip, rows.ids = rows.clip, np.arange(len(rows)), np.arange(len(rows))
     alone = predict(
         run.get_fold_folder(1).load_head("best", "cpu"), rows, np.arange(len(rows)), 64, get_autocast(device)

@@ -47,7 +47,7 @@ def compute_maps(
     window = min(window, len(heard.features.start) - 1)
     head = dict(hearing.heads(run, hearing.kind(run)))[model]
     rows = hearing.rows(run, heard.features, pooled=False)
-    x, mask = rows.batch(np.array([window]))
+    x, mask = rows.load_batch(np.array([window]))
     made = {f"the head ({head.config['name']}, {model})": compute_head_maps(head, x, mask)}
     piece = cut_window(
         heard.wave,

@@ -55,7 +55,7 @@ def explain(hearing: Hearing, run: Run, answer: Answer, window: int, target: int
     kind = ears.extractor.views[run.config["record"]["view"]]
     with hearing.lock:
         rows = hearing.rows(run, heard.features, pooled=False)
-        x, mask = rows.batch(np.array([window]))
+        x, mask = rows.load_batch(np.array([window]))
         found = None
         # Time that is one long axis of samples has no frames to be looked at.
         if 1 < x.shape[3] < rate * ears.extractor.span / 2:

@@ -136,7 +136,7 @@ def _assign_places(
         places = np.array([str(run_folds.get(str(id), "")) for id in train["ids"]], dtype="U12")
         return places, f"the run's {len(set(places) - {''})} folds", None
     try:
-        numbers, folds_text = folds.assign(labels, train["folds"], train["groups"], None, 0)
+        numbers, folds_text = folds.assign_folds(labels, train["folds"], train["groups"], None, 0)
     except UserError as error:
         return np.full(len(train["ids"]), "", dtype="U12"), "no folds", str(error)
     return np.where(numbers < 0, "", numbers.astype("U12")), folds_text, None

@@ -122,7 +122,7 @@ def list_outputs(data: str = "data", runs: str = "runs") -> Iterator[Finding]:
     own_runs = [path.parent for path in sorted(Path(runs).glob(f"*/{CONFIG}"))]
     for what, mine, theirs in (
         ("caches", cache.find_folders(data), resume.find_caches(None)),
-        ("runs", own_runs, training_resume.runs()),
+        ("runs", own_runs, training_resume.list_attached()),
     ):
         there = [*map(str, mine), *(f"{path} (attached)" for path in theirs)]
         names = f" ({', '.join(there[:4])}{', ...' if len(there) > 4 else ''})"

@@ -79,7 +79,7 @@ def prepare_submission(
     if not name:
         from earshot.training import run_cache
 
-        name = str(run_cache.cache_of(runs[0], features).record.get("competition", ""))
+        name = str(run_cache.open_run_cache(runs[0], features).record.get("competition", ""))
     if name == "sample" or not re.fullmatch(NAME, name):
         raise UserError(
             f"--submit: {name or 'the data'} is no competition on Kaggle: name it with --competition SLUG"

@@ -98,7 +98,7 @@ def open_all(names: tuple[str, ...], folder: str) -> list[Member]:
     """
     if not names:
         files = [path for name in FILES for path in Path(folder).glob(f"*/{name}")]
-        found = sorted({path.parent for path in files}) or resume.runs()
+        found = sorted({path.parent for path in files}) or resume.list_attached()
         if not found:
             raise UserError(
                 f"no run in {folder}/ and none attached: train one with train.py, or name its folder "
@@ -157,7 +157,7 @@ def same_classes(members: list[Member]) -> list[str]:
     """The labels that all members share; UserError if two have others, another order or another task."""
     from earshot.training import run_cache
 
-    return run_cache.same_classes([run for member in members for run in member.runs()])
+    return run_cache.check_same_classes([run for member in members for run in member.runs()])
 
 
 def plain_mean(members: list[Member]) -> Member:

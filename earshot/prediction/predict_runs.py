@@ -14,8 +14,8 @@ from earshot.prediction import new_audio, submission, submit
 from earshot.prediction.members import Member
 from earshot.prediction.seen_clips import SeenClips
 from earshot.training import dataset, predict, run_cache
-from earshot.training.dataset import Rows
-from earshot.training.predict import predicting
+from earshot.training.dataset import WindowDataset
+from earshot.training.predict import describe_predictors
 from earshot.training.run import Run
 
 
@@ -29,9 +29,9 @@ def cached(
     """The submission for the clips that the caches hold, `message` for the ledger; False where there is
     nothing to submit."""
     runs = whole.runs()
-    caches = {run.folder.resolve(): run_cache.cache_of(run, features) for run in runs}
+    caches = {run.folder.resolve(): run_cache.open_run_cache(run, features) for run in runs}
     cache = caches[runs[0].folder.resolve()]
-    run_cache.same_clips(runs, list(caches.values()))
+    run_cache.check_same_clips(runs, list(caches.values()))
     for each in caches.values():
         if not each.has_split("subm"):
             print(f"nothing to submit: {each.folder} has no clips without labels")
@@ -39,9 +39,9 @@ def cached(
     ids = cache.split("subm")["ids"]
 
     def predict_clips(run: Run, kind: str) -> np.ndarray:
-        rows = dataset.rows_of(caches[run.folder.resolve()], "subm", run.config["record"]["view"], device)
+        rows = dataset.load_rows(caches[run.folder.resolve()], "subm", run.config["record"]["view"], device)
         probabilities = predict.predict_run(run, rows, device, kind, ids)
-        print(f"{run.folder}: {predicting(run)}, {len(ids)} clips")
+        print(f"{run.folder}: {describe_predictors(run)}, {len(ids)} clips")
         return probabilities
 
     lines = submit.submit(
@@ -84,11 +84,13 @@ def audio(
         reasons.update(clips.bad)
         for note, noted_ids in clips.noted.items():
             notes[note] = list(dict.fromkeys([*notes.get(note, []), *noted_ids]))
-        rows = Rows(clips.split, run.config["record"]["view"], whole.classes, clips.span, device.name)
+        rows = WindowDataset(
+            clips.split, run.config["record"]["view"], whole.classes, clips.span, device.name
+        )
         return predict.predict_run(run, rows, device, kind)
 
     prior = np.array(first.config["prior"])
-    probabilities, filled = predict.fill(whole.predict(predict_clips), prior)
+    probabilities, filled = predict.fill_with_prior(whole.predict(predict_clips), prior)
     for line in format_warnings(notes):
         print(line, file=stream)
     if show:

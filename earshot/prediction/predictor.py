@@ -16,8 +16,8 @@ from earshot.extractors.base import ClipFeatures
 from earshot.features.decode_ahead import decode
 from earshot.prediction import new_audio
 from earshot.prediction.members import Member
-from earshot.training.dataset import Rows
-from earshot.training.predict import load_part, mean, predict_rows, predictors
+from earshot.training.dataset import WindowDataset
+from earshot.training.predict import average_predictions, list_predictors, load_slot_head, predict_rows
 from earshot.training.run import Run
 
 
@@ -106,7 +106,7 @@ class Hearing:
         key = (self._key(run), kind)
         if key not in self._heads:
             self._heads[key] = [
-                (slot.name, load_part(run, slot, kind, self.device)) for slot in predictors(run)
+                (slot.name, load_slot_head(run, slot, kind, self.device)) for slot in list_predictors(run)
             ]
         return self._heads[key]
 
@@ -152,16 +152,20 @@ class Hearing:
         seconds = len(first.wave) / ears.extractor.rate
         return Answer(clip, each, windows.start, windows.length, seconds, heard)
 
-    def rows(self, run: Run, features: ClipFeatures, pooled: bool) -> Rows:
+    def rows(self, run: Run, features: ClipFeatures, pooled: bool) -> WindowDataset:
         """Windows ready for the run's heads: of one clip, or each as a clip of its own."""
         count, extractor = len(features.start), self.ears(run).extractor
         ids = ["clip"] if pooled else [str(index) for index in range(count)]
         clip = [0] * count if pooled else list(range(count))
         split = new_audio.split(run, ids, clip, [features], extractor)
-        return Rows(split, run.config["record"]["view"], run.classes, extractor.span, self.device.name)
+        return WindowDataset(
+            split, run.config["record"]["view"], run.classes, extractor.span, self.device.name
+        )
 
     def predict(self, run: Run, kind: str, features: ClipFeatures, pooled: bool) -> np.ndarray:
         """(1, classes) of the clip, or (windows, classes), by the mean of a run's models."""
         rows = self.rows(run, features, pooled)
         which, heads = np.arange(len(rows)), [head for _, head in self.heads(run, kind)]
-        return mean(run, rows, [predict_rows(run, head, rows, which, self.device) for head in heads])
+        return average_predictions(
+            run, rows, [predict_rows(run, head, rows, which, self.device) for head in heads]
+        )

@@ -12,7 +12,7 @@ from earshot.core.errors import UserError
 from earshot.core.files import hash_file
 from earshot.prediction.members import Member
 from earshot.training import training_clips
-from earshot.training.predict import predictors
+from earshot.training.predict import list_predictors
 from earshot.training.run import Run
 
 
@@ -55,7 +55,7 @@ class SeenClips:
             if clips is None:
                 unknown.update(_out_of_fold(Member(run.folder, run, (), None, "best", "")))
                 continue
-            left_out = {part.fold for part in predictors(run)}
+            left_out = {part.fold for part in list_predictors(run)}
             for clip in clips:
                 known.add(clip.id)
                 same = self._ids.setdefault(clip.sha256, [])
@@ -68,7 +68,7 @@ class SeenClips:
 
     def _read(self, run: Run) -> list[training_clips.TrainingClip] | None:
         try:
-            return training_clips.read(run.folder)
+            return training_clips.read_clips(run.folder)
         except UserError as error:
             self.warning = f"warning: {error}; until then training clips are recognised by their names"
             return None

@@ -13,7 +13,7 @@ from earshot.core.files import check_output
 from earshot.features.cache import Cache
 from earshot.prediction import ledger, submission
 from earshot.training import dataset, metrics, predict, run_scores
-from earshot.training.predict import predicting
+from earshot.training.predict import describe_predictors
 from earshot.training.run import Run
 
 
@@ -28,25 +28,30 @@ def finish(
     view, training = run.config["record"]["view"], run.config["record"]["training"]
     prior = np.array(run.config["prior"])
     if cache.has_split("test"):
-        rows = dataset.rows_of(cache, "test", view, device, gigabytes)
-        found = run_scores.score_test(
+        rows = dataset.load_rows(cache, "test", view, device, gigabytes)
+        found = run_scores.score_holdout(
             run,
             rows,
-            lambda: predict.fill(predict.predict_run(run, rows, device), prior)[0],
+            lambda: predict.fill_with_prior(predict.predict_run(run, rows, device), prior)[0],
             bool(training.get("refit")),
             training["metric"],
         )
-        of = f"mean of {predicting(run)}" if not found.get("refit") else f"trained on {predicting(run)}"
+        of = (
+            f"mean of {describe_predictors(run)}"
+            if not found.get("refit")
+            else f"trained on {describe_predictors(run)}"
+        )
         run.log(
             f"hold-out, {found['clips']} clips, {of}: {metrics.format_summary(found, training['metric'])}"
         )
     if not cache.has_split("subm"):
         run.log("nothing to submit: the data set has no clips without labels")
         return
-    rows = dataset.rows_of(cache, "subm", view, device, gigabytes)
+    rows = dataset.load_rows(cache, "subm", view, device, gigabytes)
     if training.get("refit"):
         run.log(
-            f"the submission is by models trained on {predicting(run)}, final epoch; the scores above "
+            f"the submission is by models trained on {describe_predictors(run)}, final epoch; the scores "
+            "above "
             "are the folds'"
         )
     probabilities = predict.predict_run(run, rows, device)
@@ -94,7 +99,7 @@ def submit(
     Raises:
         UserError: the guard refuses it.
     """
-    filled, unheard = predict.fill(probabilities, prior)
+    filled, unheard = predict.fill_with_prior(probabilities, prior)
     columns, sample = tuple(cache.manifest["columns"]), submission.sample_of(cache)
     table = submission.write(out, ids, filled, classes, columns, sample, **_task(cache))
     same = submission.one_answer(table, columns[0])

@@ -242,7 +242,7 @@ def _submit(trainer: Contest, whole: Any, first: Cache, out: Path) -> None:
             key = (candidate.cache.folder, candidate.view)
             if key not in rows:
                 rows.clear()  # one at a time: they may be large
-                rows[key] = dataset.rows_of(
+                rows[key] = dataset.load_rows(
                     candidate.cache, split, candidate.view, device, trainer.machine.memory
                 )
             return predict.predict_run(run, rows[key], device, kind, ids)
@@ -252,9 +252,12 @@ def _submit(trainer: Contest, whole: Any, first: Cache, out: Path) -> None:
     if first.has_split("test"):
         scored = Run(trainer.folder)
         scored.config = {"record": {"classes": first.classes}}
-        rows = dataset.rows_of(first, "test", next(iter(first.shapes)), device, trainer.machine.memory)
-        predicted = run_scores.score_test(
-            scored, rows, lambda: predict.fill(answers("test"), prior)[0], metric=trainer.flags.metric
+        rows = dataset.load_rows(first, "test", next(iter(first.shapes)), device, trainer.machine.memory)
+        predicted = run_scores.score_holdout(
+            scored,
+            rows,
+            lambda: predict.fill_with_prior(answers("test"), prior)[0],
+            metric=trainer.flags.metric,
         )
         trainer.say(
             f"hold-out, {predicted['clips']} clips: {metrics.format_summary(predicted, trainer.flags.metric)}"

@@ -25,7 +25,7 @@ from earshot.training import cross_validation, experiment, metrics, precision
 from earshot.training.checkpoint import FoldFolder
 from earshot.training.oof import Oof
 from earshot.training.run import CONFIG, Run, list_slot_folders
-from earshot.training.run_scores import summarise
+from earshot.training.run_scores import summarise_run
 
 if TYPE_CHECKING:
     from earshot.search.flags import AutoFlags
@@ -156,7 +156,7 @@ class Contest:
                 raise UserError(
                     f"{candidate.cache.folder} has other training clips or folds than the cache before it"
                 )
-            self.state["folds"] = job.wanted()
+            self.state["folds"] = job.choose_folds()
             with hold_lock(self.folder / name, "the run"):
                 self.current = (name, job, job.begin(self.folder / name, False, quiet=True))
         return self.current[1:]
@@ -206,8 +206,10 @@ class Contest:
         deadline = Deadline(None if anyhow else max(0.0, self.compute_seconds_left()) / 3600)
         with hold_lock(run.folder, "the run"):
             done = cross_validation.train_folds(job, run, wanted, deadline)
-            if any(run.get_fold_folder(n).predictions("last") is not None for n in run.list_finished_folds()):
-                summarise(run, job.rows, job.numbers)
+            if any(
+                run.get_fold_folder(n).load_predictions("last") is not None for n in run.list_finished_folds()
+            ):
+                summarise_run(run, job.rows, job.numbers)
         if SIGNALS.waiting is not None:
             self.save()
             deadline.leave()

@@ -134,7 +134,7 @@ def _labels(opened: list[Cache]) -> dict[Path, str]:
     }
 
 
-def size(what: experiment.Head, cache: Cache, epochs: int) -> tuple[int, float]:
+def size(what: experiment.HeadSpec, cache: Cache, epochs: int) -> tuple[int, float]:
     """Parameters, and the operations of training a fold of all clips; without giving the head memory. 0
     operations: not known."""
     import torch
@@ -152,7 +152,7 @@ def size(what: experiment.Head, cache: Cache, epochs: int) -> tuple[int, float]:
     return parameters, precision.BACKWARD * each * epochs * cache.manifest["splits"]["train"]["rows"]
 
 
-def at_once(what: experiment.Head, cache: Cache) -> tuple[float, float] | None:
+def at_once(what: experiment.HeadSpec, cache: Cache) -> tuple[float, float] | None:
     """Seconds, roughly, that fitting a fold takes of a head which is fitted at once, and answering a row;
     else None.
 
@@ -160,6 +160,6 @@ def at_once(what: experiment.Head, cache: Cache) -> tuple[float, float] | None:
     """
     return (
         what.build().estimate_seconds(cache.manifest["splits"]["train"]["rows"])
-        if estimators.is_closed(what.build)
+        if estimators.is_sklearn_head(what.build)
         else None
     )

@@ -19,7 +19,7 @@ from earshot.core.errors import UserError
 from earshot.core.files import append_text, empty_folder, read_json
 from earshot.core.fingerprint import compute_fingerprint
 from earshot.training import cross_validation, estimators, metrics
-from earshot.training.experiment import Head, Job
+from earshot.training.experiment import HeadSpec, Job
 from earshot.training.run import Run
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def suggest(
     return training, chosen
 
 
-def own(base: TrainingFlags, head: Head, options: dict[str, Any]) -> dict[str, Any]:
+def own(base: TrainingFlags, head: HeadSpec, options: dict[str, Any]) -> dict[str, Any]:
     """The recipe's own settings as the first trial; only what lies within the space counts."""
     keys = ("lr", "weight_decay", "label_smoothing", "batch_size", "epochs", "mixup")
     values: dict[str, Any] = {key: getattr(base, key) for key in keys}
@@ -109,7 +109,7 @@ def tune(trials: int, job: Job, folder: Path, wanted: list[int], deadline: Deadl
         empty_folder(folder)
         job.machine = replace(job.machine, fresh=False)
     base, head = job.settings, job.head_spec
-    options, at_once = models.options(head.name), estimators.is_closed(head.build)
+    options, at_once = models.options(head.name), estimators.is_sklearn_head(head.build)
     further = bool(getattr(job.head, "also", ()))
     job.head = None
     study = open_study(folder)
@@ -141,7 +141,7 @@ def tune(trials: int, job: Job, folder: Path, wanted: list[int], deadline: Deadl
         trial = study.ask()
         training, chosen = suggest(trial, base, options, at_once, further)
         # A trial is of one seed, and of the folds alone: what they score is all that it is for.
-        trial_job = job.other(replace(base, **training, seeds=1, refit=False), {**head.options, **chosen})
+        trial_job = job.copy_with(replace(base, **training, seeds=1, refit=False), {**head.options, **chosen})
         trial_folder = folder / f"trial_{compute_fingerprint(trial.params)[:8]}"
         try:
             value, pruned = _try(trial, trial_job, trial_folder, wanted, deadline)
@@ -172,7 +172,7 @@ def tune(trials: int, job: Job, folder: Path, wanted: list[int], deadline: Deadl
         f"best of {trials}: {base.metric} {best.value:.4f} (less {TIE:g} of the log loss), which flatters: "
         "it was chosen on these folds"
     )
-    return job.other(replace(base, **training), {**head.options, **chosen})
+    return job.copy_with(replace(base, **training), {**head.options, **chosen})
 
 
 def mark(run: Run, wanted: list[int]) -> None:
@@ -198,7 +198,7 @@ def _try(
             return None, False
         seen.append(number)
         truth = np.concatenate([job.rows.truth[job.numbers == n] for n in seen])
-        predicted = np.concatenate([run.get_fold_folder(n).predictions("last") for n in seen])
+        predicted = np.concatenate([run.get_fold_folder(n).load_predictions("last") for n in seen])
         value = metrics.compute_gain(job.settings.metric, predicted, truth) + TIE * metrics.compute_gain(
             "log_loss", predicted, truth
         )

@@ -35,24 +35,24 @@ class FoldFolder:
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def _sealed(self, which: str) -> dict:
+    def _read_checked(self, which: str) -> dict:
         """The JSON of `last` or `best`, its files checked; UserError with the way out where one is
         damaged."""
         try:
-            return self._checked(which)
+            return self._verify(which)
         except checksums.CorruptFile as error:
             raise UserError(
                 f"{error}: run train.py again, it sets that aside and trains the fold anew"
             ) from None
 
-    def _checked(self, which: str) -> dict:
+    def _verify(self, which: str) -> dict:
         name = self.STATE if which == "last" else self.HEAD
-        path, files = self._at(which) / name, (self.WEIGHTS,)
+        path, files = self._find(which) / name, (self.WEIGHTS,)
         if which == "last" and not checksums.read(path).get("finished"):
             files += (self.OPTIMIZER,)
         return checksums.read(path, *files)
 
-    def _at(self, which: str) -> Path:
+    def _find(self, which: str) -> Path:
         # Readers hold no lock: they must not tidy up beneath a process that is just writing.
         return find_content(self.folder / which) or self.folder / which
 
@@ -66,7 +66,7 @@ class FoldFolder:
             if not recover_folder(self.folder / which):
                 continue
             try:
-                self._checked(which)
+                self._verify(which)
             except checksums.CorruptFile as error:
                 aside = self.folder / f"{which}.damaged"
                 shutil.rmtree(aside, ignore_errors=True)
@@ -76,7 +76,7 @@ class FoldFolder:
                 self.forget_predictions()
                 return f"{error}: set aside as {aside}, this fold is trained from its start"
         last, best = self.folder / "last", self.folder / "best"
-        if last.exists() and not best.exists() and self._checked("last")["progress"]["best"] is not None:
+        if last.exists() and not best.exists() and self._verify("last")["progress"]["best"] is not None:
             shutil.rmtree(last)
             self.forget_predictions()
             return f"{best} is missing: this fold is trained from its start"
@@ -94,7 +94,7 @@ class FoldFolder:
         last = find_content(self.folder / "last")
         if last is None:
             return None
-        state = self._sealed("last")
+        state = self._read_checked("last")
         optimizer = None if state["finished"] else _load_tensors(last / self.OPTIMIZER, "cpu")
         return _load_tensors(last / self.WEIGHTS, device), optimizer, state
 
@@ -120,39 +120,39 @@ class FoldFolder:
         """
         if find_content(self.folder / which) is None or find_content(self.folder / "best") is None:
             raise UserError(f"{self.folder} has no {which} checkpoint yet: run train.py on")
-        about, weights = self._sealed("best"), self._at(which) / self.WEIGHTS
+        about, weights = self._read_checked("best"), self._find(which) / self.WEIGHTS
         if which == "last":
-            self._sealed("last")
-        head = build_head(about.get("head"), weights, self._at("best") / self.HEAD)
+            self._read_checked("last")
+        head = build_head(about.get("head"), weights, self._find("best") / self.HEAD)
         head.load_state_dict(_load_tensors(weights, "cpu"))
         return head.to(device)
 
-    def _state(self) -> dict | None:
+    def _read_state(self) -> dict | None:
         """What `last/state.json` says, None where nothing was saved; without reading the weights."""
         if find_content(self.folder / "last") is None:
             return None
         try:
-            return checksums.read(self._at("last") / self.STATE)
+            return checksums.read(self._find("last") / self.STATE)
         except checksums.CorruptFile as error:
             raise UserError(
                 f"{error}: run train.py again, it sets that aside and trains the fold anew"
             ) from None
 
-    def finished(self) -> bool:
+    def is_finished(self) -> bool:
         """Is this fold trained to its end?"""
-        state = self._state()
+        state = self._read_state()
         return state is not None and bool(state.get("finished"))
 
     def read_history(self) -> list[dict]:
         """The rows of metrics.csv that this fold has so far."""
-        state = self._state()
+        state = self._read_state()
         return state["progress"]["history"] if state else []
 
     def save_predictions(self, kind: str, found: np.ndarray) -> None:
         """valid_<kind>.npy, (clips of the fold, classes), and its checksum in valid_<kind>.json."""
         checksums.write_array(self.folder / f"valid_{kind}.npy", found)
 
-    def predictions(self, kind: str) -> np.ndarray | None:
+    def load_predictions(self, kind: str) -> np.ndarray | None:
         """What `save_predictions` wrote; None where there is none, or none that its checksum vouches for."""
         return checksums.read_array(self.folder / f"valid_{kind}.npy")
 

@@ -15,13 +15,13 @@ from earshot.core.device import Device
 from earshot.core.errors import UserError
 from earshot.core.worker_pool import WorkerInbox, WorkerPool
 from earshot.training import estimators, pseudo_labels
-from earshot.training.dataset import Rows
-from earshot.training.folds import every_fold, trained_on
-from earshot.training.predict import load_part, predict_rows
+from earshot.training.dataset import WindowDataset
+from earshot.training.folds import list_folds, select_training_clips
+from earshot.training.predict import load_slot_head, predict_rows
 from earshot.training.progress import TrainingEta
 from earshot.training.run import ALL_CLIPS, ModelSlot, Run, format_slots, list_slots
 from earshot.training.run_scores import KINDS
-from earshot.training.trainer import Fitter, Fold
+from earshot.training.trainer import Fold, Trainer
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,7 +39,7 @@ def train_folds(job: Job, run: Run, wanted: list[int], deadline: Deadline) -> bo
     one such device with as many threads.
     """
     training = asdict(job.settings)
-    slots, all_slots = list_slots(training, wanted), list_slots(training, every_fold(job.numbers))
+    slots, all_slots = list_slots(training, wanted), list_slots(training, list_folds(job.numbers))
     unfinished = run.list_unfinished(slots)
     run.log(job.check_disk_space(run, len(slots), len(unfinished)))
     if len(unfinished) < len(slots):
@@ -95,7 +95,7 @@ class FoldWorker:
         self,
         device: Device,
         run: Run,
-        rows: Rows | Callable[[Device], Rows],
+        rows: WindowDataset | Callable[[Device], WindowDataset],
         numbers: np.ndarray,
         settings: TrainingFlags,
         build: Callable[[], nn.Module],
@@ -103,8 +103,8 @@ class FoldWorker:
     ):
         self.device, self.run, self.numbers, self.settings = device, run, numbers, settings
         self.build, self.save_every = build, save_every
-        self.rows = rows if isinstance(rows, Rows) else rows(device)
-        self.fold_numbers = every_fold(numbers)
+        self.rows = rows if isinstance(rows, WindowDataset) else rows(device)
+        self.fold_numbers = list_folds(numbers)
 
     def __call__(self, task: tuple[ModelSlot, int], report: Report, deadline: Deadline | WorkerInbox) -> bool:
         """Train a model to its end and predict its fold; False if the time ran out, at a safe point.
@@ -114,7 +114,7 @@ class FoldWorker:
         """
         slot, models_left = task
         folder = self.run.get_slot_folder(slot)
-        if folder.finished():
+        if folder.is_finished():
             self.predict_fold(slot)
             return True
         fold, rows = self.split_clips(slot), self.rows
@@ -122,13 +122,13 @@ class FoldWorker:
         if len(absent):
             names = ", ".join(self.run.classes[index] for index in absent)
             report(f"{slot.name}: no clip outside it has the label {names}")
-        if estimators.is_closed(self.build):
-            estimators.fit(self.build, rows, fold, self.settings, folder, self.device, report)
+        if estimators.is_sklearn_head(self.build):
+            estimators.fit_head(self.build, rows, fold, self.settings, folder, self.device, report)
             report(None)
         else:
-            rows = pseudo_labels.with_answers(self.run, rows, self.fold_numbers, slot)
+            rows = pseudo_labels.add_pseudo_labels(self.run, rows, self.fold_numbers, slot)
             settings = replace(self.settings, seed=slot.seed)
-            fitter = Fitter(self.build, rows, fold, settings, len(self.run.classes), folder, self.device)
+            fitter = Trainer(self.build, rows, fold, settings, len(self.run.classes), folder, self.device)
             progress = fitter.progress
             if progress.epoch or progress.step:
                 step = f", step {progress.step}" if progress.step else ""
@@ -145,14 +145,14 @@ class FoldWorker:
             everyone = np.ones(len(self.numbers), dtype=bool)
             return Fold(ALL_CLIPS, 1, 1, everyone, ~everyone, slot)
         place, count = self.fold_numbers.index(slot.fold) + 1, len(self.fold_numbers)
-        train = trained_on(self.numbers, self.rows.groups, slot.fold)
+        train = select_training_clips(self.numbers, self.rows.groups, slot.fold)
         return Fold(slot.fold, place, count, train, self.numbers == slot.fold, slot)
 
     def predict_fold(self, slot: ModelSlot) -> None:
         """Write valid_best.npy and valid_last.npy, (clips of the fold, classes), those that are missing."""
         valid = self.numbers == slot.fold
         for kind in list_unpredicted(self.run, slot):
-            head, which = load_part(self.run, slot, kind, self.device), self.rows.of_clips(valid)
+            head, which = load_slot_head(self.run, slot, kind, self.device), self.rows.find_rows(valid)
             predictions = predict_rows(self.run, head, self.rows, which, self.device)[valid]
             self.run.get_slot_folder(slot).save_predictions(kind, predictions)
 
@@ -161,4 +161,4 @@ def list_unpredicted(run: Run, slot: ModelSlot) -> list[str]:
     """Which of a fold's two checkpoints have not predicted its clips; none for a model on all clips."""
     if slot.fold is None:
         return []
-    return [kind for kind in KINDS if run.get_slot_folder(slot).predictions(kind) is None]
+    return [kind for kind in KINDS if run.get_slot_folder(slot).load_predictions(kind) is None]

@@ -17,7 +17,7 @@ from earshot.core.device import Device
 from earshot.core.errors import UserError
 from earshot.features.cache import Cache
 from earshot.training import clip_weights, window_pooling
-from earshot.training.prefetch import loader, read_ahead
+from earshot.training.prefetch import make_loader, read_ahead
 
 RESIDENT = 0.25  # share of the device's free memory that a split may take to be kept there
 BLOCK = 1 << 24  # bytes of a cache that are copied at a time
@@ -40,7 +40,7 @@ class Batch(NamedTuple):
     extra_views: dict[str, Tensor]
 
 
-class Rows:
+class WindowDataset:
     """The rows (windows) of one split and view, its augmented copies where the cache has some, and clips
     without labels.
 
@@ -111,22 +111,24 @@ class Rows:
             name: self._place([part[name] for part in self.parts]) for name in (view, *self.also.values())
         }
         self.view = view
-        self._columns = {"whose": self._on(self.whose.astype(np.int64))}
+        self._columns = {"whose": self._to_device(self.whose.astype(np.int64))}
         if self.masked:
             self._columns |= {
-                "frames": self._on(self.frames),
+                "frames": self._to_device(self.frames),
                 "time": torch.arange(frames, device=self.device),
             }
         if self.weights is not None:
             of_rows = clip_weights.weigh_rows(self.weights, self.whose, len(self), self.partner, self.share)
-            self._columns["weight"] = self._on(of_rows)
+            self._columns["weight"] = self._to_device(of_rows)
         if self.partner is not None:
             own, rest = (
                 np.zeros(count, dtype=np.int64) for count in (len(self), len(self.whose) - self.labelled)
             )
             self._columns |= {
-                "partner": self._on(np.concatenate([own - 1, self.partner.astype(np.int64), rest - 1])),
-                "share": self._on(
+                "partner": self._to_device(
+                    np.concatenate([own - 1, self.partner.astype(np.int64), rest - 1])
+                ),
+                "share": self._to_device(
                     np.concatenate([own + np.float32(1), self.share, rest + np.float32(1)]).astype(np.float32)
                 ),
             }
@@ -154,7 +156,7 @@ class Rows:
         """Is any view read from the disk batch by batch?"""
         return not all(isinstance(found, Tensor) for found in self.views.values())
 
-    def _on(self, values: np.ndarray) -> Tensor:
+    def _to_device(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(values).to(self.device)
 
     def _place(self, arrays: list[np.ndarray]) -> Tensor | list[np.ndarray]:
@@ -198,11 +200,11 @@ class Rows:
         one is worked on, a thread reads the next from the disk."""
         if not batches:
             return
-        every = self._on(np.concatenate(batches))
+        every = self._to_device(np.concatenate(batches))
         indices = every.split([len(rows) for rows in batches])
         if self.streams:
             on_disk = [name for name, view in self.views.items() if not isinstance(view, Tensor)]
-            loaded = read_ahead(batches, loader(on_disk, self._fetch, self.device))
+            loaded = read_ahead(batches, make_loader(on_disk, self._fetch, self.device))
             for rows, index, views in zip(batches, indices, loaded, strict=True):
                 yield rows, index, views
             return
@@ -213,7 +215,7 @@ class Rows:
         for number, (rows, index) in enumerate(zip(batches, indices, strict=True)):
             yield rows, index, {self.view: pieces_of_view[number]} if pieces_of_view else {}
 
-    def _input(
+    def _build_input(
         self, rows: np.ndarray, index: Tensor, views: dict[str, Tensor]
     ) -> tuple[Tensor, Tensor | None]:
         x = views[self.view] if self.view in views else self._take(self.view, rows, index)
@@ -221,64 +223,64 @@ class Rows:
             return x.float(), None
         return x.float(), self._columns["time"] < self._columns["frames"][index][:, None]
 
-    def _training_batch(self, rows: np.ndarray, index: Tensor, views: dict[str, Tensor]) -> Batch:
-        x, mask = self._input(rows, index, views)
+    def _build_training_batch(self, rows: np.ndarray, index: Tensor, views: dict[str, Tensor]) -> Batch:
+        x, mask = self._build_input(rows, index, views)
         extra_views = {}
         for kind, name in self.also.items():
             values = views[name] if name in views else self._take(name, rows, index)
             extra_views[kind] = values.float() if values.is_floating_point() else values.long()
         weights = None if self.weights is None else self._columns["weight"][index]
-        return Batch(rows, x, mask, self._targets_of(index), weights, extra_views)
+        return Batch(rows, x, mask, self._get_targets(index), weights, extra_views)
 
     def prefetch(self, batches: Sequence[np.ndarray]) -> Iterator[Batch]:
         """Training batches of the given row numbers, the next one loaded while one is worked on."""
         for rows, index, views in self._load_ahead(batches):
-            yield self._training_batch(rows, index, views)
+            yield self._build_training_batch(rows, index, views)
 
-    def training_batch(self, rows: np.ndarray) -> Batch:
+    def load_training_batch(self, rows: np.ndarray) -> Batch:
         """One training batch."""
-        return self._training_batch(rows, self._on(rows), {})
+        return self._build_training_batch(rows, self._to_device(rows), {})
 
-    def batches(self, rows: np.ndarray, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+    def iterate_batches(self, rows: np.ndarray, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
         """`batch` for the given rows in order, so many at a time."""
-        for part, index, views in self._load_ahead(pieces(rows, size)):
-            yield self._input(part, index, views)
+        for part, index, views in self._load_ahead(split_batches(rows, size)):
+            yield self._build_input(part, index, views)
 
-    def batch(self, rows: np.ndarray) -> tuple[Tensor, Tensor | None]:
+    def load_batch(self, rows: np.ndarray) -> tuple[Tensor, Tensor | None]:
         """(B, D, F, T) float32 and its (B, T) mask of real frames, None where every row of the split is
         full."""
-        return self._input(rows, self._on(rows), {})
+        return self._build_input(rows, self._to_device(rows), {})
 
-    def _targets_of(self, index: Tensor) -> Tensor:
+    def _get_targets(self, index: Tensor) -> Tensor:
         """(B, classes) shares of the classes; a copy that is mixed of two clips has both clips' labels."""
         if self.partner is None:
             if self._wanted is None:
-                self._wanted = self._on(np.concatenate([self.targets, self.soft])[self.whose])
+                self._wanted = self._to_device(np.concatenate([self.targets, self.soft])[self.whose])
             return self._wanted[index]
         if self._wanted is None:
-            self._wanted = self._on(np.concatenate([self.targets, self.soft]))
+            self._wanted = self._to_device(np.concatenate([self.targets, self.soft]))
         found = self._wanted[self._columns["whose"][index]]
         partner, share = self._columns["partner"][index], self._columns["share"][index][:, None]
         other = self._wanted[partner.clamp(min=0)]
         both = torch.maximum(found, other) if self.multilabel else share * found + (1 - share) * other
         return torch.where((partner >= 0)[:, None], both, found)
 
-    def _usable(self, rows: np.ndarray) -> np.ndarray:
+    def _find_usable_copies(self, rows: np.ndarray) -> np.ndarray:
         """(copies,) which copies hold nothing but clips of the given rows."""
         allowed = np.zeros(len(self.ids), dtype=bool)
         allowed[self.clip[rows]] = True
         return allowed[self.whose[len(self) : self.labelled]] & ((self.partner < 0) | allowed[self.partner])
 
-    def with_copies(self, rows: np.ndarray) -> np.ndarray:
+    def add_copies(self, rows: np.ndarray) -> np.ndarray:
         """The given rows and all their copies that hold nothing from outside: what training will see in the
         end."""
         return (
             rows
             if self.copy is None
-            else np.concatenate([rows, np.flatnonzero(self._usable(rows)) + len(self)])
+            else np.concatenate([rows, np.flatnonzero(self._find_usable_copies(rows)) + len(self)])
         )
 
-    def of_epoch(self, rows: np.ndarray, epoch: int) -> np.ndarray:
+    def pick_epoch_rows(self, rows: np.ndarray, epoch: int) -> np.ndarray:
         """The rows that stand for the given ones in an epoch: every clip as it is, then its copies, in turn
         by epoch.
 
@@ -293,7 +295,7 @@ class Rows:
         if self.copy is None or not len(self.copy):
             return rows
         count = int(self.copy.max()) + 1
-        made, good = self.whose[len(self) : self.labelled], self._usable(rows)
+        made, good = self.whose[len(self) : self.labelled], self._find_usable_copies(rows)
         usable = np.zeros((len(self.ids), count + 1), dtype=bool)
         usable[:, 0] = True
         usable[made[good], self.copy[good] + 1] = True
@@ -305,7 +307,7 @@ class Rows:
         copies = np.flatnonzero(good & (self.copy + 1 == chosen[made])) + len(self)
         return np.concatenate([rows[chosen[self.clip[rows]] == 0], copies])
 
-    def taught(self, soft: np.ndarray, share: float) -> Rows:
+    def with_pseudo_labels(self, soft: np.ndarray, share: float) -> WindowDataset:
         """The same rows, of which training also draws a share of those without labels in every epoch.
 
         Args:
@@ -317,18 +319,18 @@ class Rows:
         found.weight = share
         return found
 
-    def drawn(self, seed: int, most: int | None = None) -> np.ndarray:
+    def sample_unlabelled(self, seed: int, most: int | None = None) -> np.ndarray:
         """The rows without labels that an epoch learns from, with every seed as many; of at most so many
         windows of each clip."""
         pool = window_pooling.sample_windows(self.pool, self.whose, most, seed)
         return np.random.default_rng((seed, 1)).choice(pool, round(self.weight * len(pool)), replace=False)
 
-    def of_clips(self, clips: np.ndarray) -> np.ndarray:
+    def find_rows(self, clips: np.ndarray) -> np.ndarray:
         """The rows of the clips that a boolean (clips,) array picks."""
         return np.flatnonzero(clips[self.clip])
 
 
-def check_further(also: Sequence[str], views: Mapping[str, str], settings: TrainingFlags) -> None:
+def check_extra_views(also: Sequence[str], views: Mapping[str, str], settings: TrainingFlags) -> None:
     """Raise UserError where the kinds of a head's further views are not there, or the settings would move its
     own view beneath them; `views`: view -> kind."""
     for kind in also:
@@ -351,19 +353,21 @@ def check_further(also: Sequence[str], views: Mapping[str, str], settings: Train
         )
 
 
-def pieces(rows: np.ndarray, size: int) -> list[np.ndarray]:
+def split_batches(rows: np.ndarray, size: int) -> list[np.ndarray]:
     """Row numbers in batches of one size, the last one smaller."""
     return [rows[first : first + size] for first in range(0, len(rows), size)]
 
 
-def rows_of(cache: Cache, split: str, view: str, device: Device, gigabytes: float | None = None) -> Rows:
-    """One split of a cache, ready for a head; `gigabytes` as in `Rows`."""
-    return Rows(
+def load_rows(
+    cache: Cache, split: str, view: str, device: Device, gigabytes: float | None = None
+) -> WindowDataset:
+    """One split of a cache, ready for a head; `gigabytes` as in `WindowDataset`."""
+    return WindowDataset(
         cache.split(split), view, cache.classes, cache.manifest["span"], device.name, gigabytes=gigabytes
     )
 
 
-def training_rows(
+def load_training_rows(
     cache: Cache,
     view: str,
     also: tuple[str, ...],
@@ -371,19 +375,19 @@ def training_rows(
     device: Device,
     gigabytes: float | None = None,
     unlabelled: bool = False,
-) -> Rows:
+) -> WindowDataset:
     """The training split with its augmented copies and the further views that a head learns from; `gigabytes`
-    as in `Rows`.
+    as in `WindowDataset`.
 
     Args:
         unlabelled: with the clips to submit, too.
     Raises:
         UserError: a further view is missing, or the settings would move the features away from it.
     """
-    check_further(also, cache.kinds, settings)
+    check_extra_views(also, cache.kinds, settings)
     further = {kind: view for view, kind in reversed(cache.kinds.items()) if kind in also}
     more = cache.split("subm") if unlabelled else None
-    return Rows(
+    return WindowDataset(
         cache.split("train"),
         view,
         cache.classes,

@@ -14,22 +14,22 @@ from earshot.core.device import Device, get_autocast
 from earshot.core.errors import UserError
 from earshot.training import metrics
 from earshot.training.checkpoint import FoldFolder
-from earshot.training.dataset import Rows
+from earshot.training.dataset import WindowDataset
 from earshot.training.predict import predict
 from earshot.training.progress import Fold, Progress, format_epoch_line, format_ids, get_score
 
 BATCH = 256
 
 
-def is_closed(build: Callable[[], Any]) -> bool:
+def is_sklearn_head(build: Callable[[], Any]) -> bool:
     """Does this make heads that are fitted at once? Asked without giving one memory."""
     with torch.device("meta"):
         return hasattr(build(), "solve")
 
 
-def fit(
+def fit_head(
     build: Callable[[], Any],
-    rows: Rows,
+    rows: WindowDataset,
     fold: Fold,
     settings: TrainingFlags,
     folder: FoldFolder,
@@ -40,13 +40,13 @@ def fit(
     as finished. A head that is `weighted` gets the clips' weights; the scores count all clips alike."""
     began = time.perf_counter()
     head = build()
-    learn, ask = rows.of_clips(fold.train), rows.of_clips(fold.valid)
+    learn, ask = rows.find_rows(fold.train), rows.find_rows(fold.valid)
     whose = rows.clip[learn]
     weights = {} if rows.weights is None or not head.weighted else {"weights": rows.weights[whose]}
     names = np.array([group or f"\0{index}" for index, group in enumerate(rows.groups)])
     # What is learnt from is moved to the CPU batch by batch: that is where scikit-learn computes.
     head.solve(
-        rows.batches(learn, BATCH),
+        rows.iterate_batches(learn, BATCH),
         rows.targets[whose],
         np.unique(names, return_inverse=True)[1][whose],
         rows.multilabel,

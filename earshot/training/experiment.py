@@ -29,15 +29,15 @@ from earshot.training import (
     resume,
     training_clips,
 )
-from earshot.training.dataset import Rows
-from earshot.training.run import CONFIG, Run, about
+from earshot.training.dataset import WindowDataset
+from earshot.training.run import CONFIG, Run, build_metadata
 
 if TYPE_CHECKING:
     from torch import nn
 
 
 @dataclass(frozen=True)
-class Head:
+class HeadSpec:
     """Which head, on which view and of which shape, with which options."""
 
     name: str
@@ -57,7 +57,7 @@ def describe_head(
     head: str | None = None,
     view: str | None = None,
     options: dict[str, str] | None = None,
-) -> Head:
+) -> HeadSpec:
     """The head that a recipe and the flags over it mean on this cache.
 
     Args:
@@ -69,7 +69,7 @@ def describe_head(
     name, wanted = chosen.pop("name", "linear"), chosen.pop("view", None)
     if head and head != name:
         name, wanted, chosen = head, None, {}
-    chosen = located(
+    chosen = locate_weights(
         chosen | {key: models.parse_option(key, value) for key, value in (options or {}).items()}
     )
     if view and view not in cache.shapes:
@@ -83,7 +83,7 @@ def describe_head(
     unfit = find_misfit(name, chosen, cache, view)
     if unfit:
         raise UserError(unfit)
-    return Head(name, view, cache.shapes[view], len(cache.classes), chosen)
+    return HeadSpec(name, view, cache.shapes[view], len(cache.classes), chosen)
 
 
 def find_view(name: str, wanted: str | None, cache: Cache) -> str | None:
@@ -140,7 +140,7 @@ class Job:
         self,
         cache: Cache,
         recipe: str,
-        head_spec: Head,
+        head_spec: HeadSpec,
         settings: TrainingFlags,
         machine: TrainMachineFlags,
         fold_seed: int | None = None,
@@ -164,7 +164,7 @@ class Job:
         self.devices = worker_pool.choose(machine.device, settings.precision)
         self.device = self.devices[0]
         self.load = partial(
-            dataset.training_rows,
+            dataset.load_training_rows,
             cache,
             head_spec.view,
             getattr(head, "also", ()),
@@ -173,7 +173,7 @@ class Job:
             unlabelled=flags.pseudo is not None and cache.has_split("subm"),
         )
         # Several devices: each process has the features on its own.
-        self.rows: Rows = (
+        self.rows: WindowDataset = (
             self.load(self.device)
             if len(self.devices) == 1
             else self.load(replace(self.device, name="cpu"), gigabytes=0)
@@ -188,7 +188,7 @@ class Job:
         self.parameters = sum(p.numel() for p in head.parameters())
         # support vectors are no parameters
         self.stored = head.keeps(len(self.rows)) if hasattr(head, "keeps") else self.parameters
-        self.numbers, self.fold_note = folds.assign(
+        self.numbers, self.fold_note = folds.assign_folds(
             self.rows.truth,
             self.rows.folds,
             self.rows.groups,
@@ -205,9 +205,9 @@ class Job:
             "training": to_record(settings),
         }
         record |= {key: cache.record[key] for key in ("augment", "task") if key in cache.record}
-        self.record = record | pseudo_labels.record(flags, record, cache, machine.continue_from)
+        self.record = record | pseudo_labels.describe_source(flags, record, cache, machine.continue_from)
 
-    def other(self, settings: TrainingFlags, options: dict[str, Any]) -> Job:
+    def copy_with(self, settings: TrainingFlags, options: dict[str, Any]) -> Job:
         """The same with other training settings and head options."""
         head_spec = replace(self.head_spec, options=options)
         return Job(self.cache, self.recipe, head_spec, settings, self.machine, flags=self.flags)
@@ -229,23 +229,23 @@ class Job:
         if self.machine.fresh:
             empty_folder(folder)
         else:
-            for note in resume.adopt_run(folder, self.record, self.machine.continue_from, named):
+            for note in resume.copy_run(folder, self.record, self.machine.continue_from, named):
                 print(note)
         new = not (folder / CONFIG).exists()
         if new and not hasattr(self.head, "solve"):
             self.device = precision.choose_precision(self.head, self.rows, self.settings, self.device)
         self.head = None
-        run = Run.begin(folder, self.record, about(self.cache, self.recipe, self.device)).validate()
-        training_clips.keep(run.folder, self.cache, self.numbers)
+        run = Run.begin(folder, self.record, build_metadata(self.cache, self.recipe, self.device)).validate()
+        training_clips.write_clips(run.folder, self.cache, self.numbers)
         run.quiet = quiet
         self.device = run.adapt_device(self.device)
         rows, several_labels = self.rows, ", any number of them a clip" if self.rows.multilabel else ""
         run.log(f"run: {folder}{'' if new else ' (continued)'}")
-        pseudo_labels.teach(
+        pseudo_labels.write_pseudo_labels(
             run,
             self.flags,
             self.cache,
-            folds.every_fold(self.numbers),
+            folds.list_folds(self.numbers),
             self.device,
             self.machine.continue_from,
         )
@@ -263,15 +263,15 @@ class Job:
 
     def check_disk_space(self, run: Run, models_wanted: int, models_missing: int) -> str:
         """The line about what the run takes on the disk; an error where that is more than is free."""
-        whole, missing = of_run(self.stored, models_wanted, models_missing, self.settings)
+        whole, missing = estimate_bytes(self.stored, models_wanted, models_missing, self.settings)
         return disk_space.check_space(run.folder, whole, missing)
 
-    def wanted(self, fold: tuple[int, ...] = ()) -> list[int]:
+    def choose_folds(self, fold: tuple[int, ...] = ()) -> list[int]:
         """The folds to train, in order, all of them by default."""
-        return folds.chosen_folds(np.asarray(self.numbers), fold)
+        return folds.choose_folds(np.asarray(self.numbers), fold)
 
 
-def located(options: dict[str, Any]) -> dict[str, Any]:
+def locate_weights(options: dict[str, Any]) -> dict[str, Any]:
     """The options of a head that has AST inside: its weights are taken from what is attached where they are
     named by a hub id."""
     weights = options.get("weights")
@@ -283,7 +283,7 @@ def located(options: dict[str, Any]) -> dict[str, Any]:
     return {**options, "weights": str(found)} if found else options
 
 
-def of_run(parameters: int, folds: int, missing: int, settings: TrainingFlags) -> tuple[int, int]:
+def estimate_bytes(parameters: int, folds: int, missing: int, settings: TrainingFlags) -> tuple[int, int]:
     """Bytes that a run will take, and those that training the missing folds still needs.
 
     A fold keeps the weights of its best and its last epoch. While it trains there are an optimiser's two

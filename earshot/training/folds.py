@@ -9,7 +9,7 @@ from earshot.core.errors import UserError
 TRAIN_ONLY = -2  # as a clip's fold: trained on, and never validated, whoever makes the folds
 
 
-def assign(
+def assign_folds(
     labels: np.ndarray, folds: np.ndarray, groups: np.ndarray, k: int | None, seed: int
 ) -> tuple[np.ndarray, str]:
     """A fold per clip: the data's own, else K grouped stratified ones.
@@ -22,7 +22,8 @@ def assign(
             group where they are fewer.
         seed: of the folds that are made.
     Returns:
-        (clips,) fold numbers (-1: always trained on, never validated; -2: the same, but see `trained_on`),
+        (clips,) fold numbers (-1: always trained on, never validated; -2: the same, but see
+        `select_training_clips`),
         and a line that says whose folds they are.
     Raises:
         UserError: a group straddles two of the data's folds; too few clips or groups for K folds.
@@ -33,7 +34,7 @@ def assign(
             f"all {len(folds)} training clips are only to be trained on: none is left to validate with"
         )
     found = np.full(len(folds), TRAIN_ONLY, dtype=np.int64)
-    found[scored], about = _assign(labels[scored], folds[scored], groups[scored], k, seed)
+    found[scored], about = _assign_scored(labels[scored], folds[scored], groups[scored], k, seed)
     if not scored.all():
         held = ~scored & np.isin(groups, np.setdiff1d(groups[found >= 0], [""]))
         about += f"; {int((~scored).sum())} clips are only trained on" + (
@@ -42,36 +43,36 @@ def assign(
     return found, about
 
 
-def trained_on(numbers: np.ndarray, groups: np.ndarray, fold: int) -> np.ndarray:
+def select_training_clips(numbers: np.ndarray, groups: np.ndarray, fold: int) -> np.ndarray:
     """(clips,) which clips the model of a fold is trained on: those of no other group that it validates.
 
     Clips outside the fold share a group with it only where they are trained on only.
 
     Args:
-        numbers: (clips,) what `assign` gave. groups: (clips,) as there.
+        numbers: (clips,) what `assign_folds` gave. groups: (clips,) as there.
     """
     held = numbers == fold
     return ~held & ~np.isin(groups, np.setdiff1d(groups[held], [""]))
 
 
-def every_fold(numbers: np.ndarray) -> list[int]:
+def list_folds(numbers: np.ndarray) -> list[int]:
     """The folds that there are, in order; clips of none (-1, -2) aside."""
     return sorted(int(n) for n in np.unique(numbers) if n >= 0)
 
 
-def chosen_folds(numbers: np.ndarray, wanted: tuple[int, ...]) -> list[int]:
+def choose_folds(numbers: np.ndarray, wanted: tuple[int, ...]) -> list[int]:
     """The folds to train, in order, all of them by default; UserError for one that does not exist."""
-    every = every_fold(numbers)
+    every = list_folds(numbers)
     for number in wanted:
         if number not in every:
             raise UserError(f"there is no fold {number}: the folds are {', '.join(map(str, every))}")
     return [number for number in every if not wanted or number in wanted]
 
 
-def _assign(
+def _assign_scored(
     labels: np.ndarray, folds: np.ndarray, groups: np.ndarray, k: int | None, seed: int
 ) -> tuple[np.ndarray, str]:
-    """`assign` for the clips that may be validated."""
+    """`assign_folds` for the clips that may be validated."""
     names = np.array([group or f"\0{index}" for index, group in enumerate(groups)])
     if k is None and (folds >= 0).any():
         found = folds.astype(np.int64)
@@ -85,16 +86,16 @@ def _assign(
             raise UserError(
                 f"{units} groups of clips cannot make {count} folds: give --folds {max(2, units)}"
             )
-        found = _grouped(labels, names, count, seed)
+        found = _stratify_groups(labels, names, count, seed)
         grouped = f" over {units} groups" if units < len(labels) else ""
         about = f"{count} stratified folds{grouped}, seed {seed}"
-    check(found, groups)
+    check_groups(found, groups)
     if len(np.unique(found[found >= 0])) < 2:
         raise UserError("the data has a single fold of its own: give --folds K to make K")
     return found, about
 
 
-def _grouped(labels: np.ndarray, names: np.ndarray, count: int, seed: int) -> np.ndarray:
+def _stratify_groups(labels: np.ndarray, names: np.ndarray, count: int, seed: int) -> np.ndarray:
     most = int((np.bincount(labels) if labels.ndim == 1 else labels.sum(0)).max())
     if most < count:
         raise UserError(
@@ -103,10 +104,10 @@ def _grouped(labels: np.ndarray, names: np.ndarray, count: int, seed: int) -> np
     # scikit-learn's StratifiedGroupKFold draws other folds from release to release, so that a run begun
     # at home could not be continued where another release is installed.
     several = labels if labels.ndim == 2 else labels[:, None] == np.arange(labels.max() + 1)
-    return _iterative(several, names, count, seed)
+    return _stratify_iteratively(several, names, count, seed)
 
 
-def _iterative(labels: np.ndarray, names: np.ndarray, count: int, seed: int) -> np.ndarray:
+def _stratify_iteratively(labels: np.ndarray, names: np.ndarray, count: int, seed: int) -> np.ndarray:
     """Iterative stratification (Sechidis, Tsoumakas & Vlahavas 2011) of whole groups: the rarest label that
     is left first, each of its groups to the fold that lacks most of that label. Where folds tie, the paper
     goes by their clips; here their lack of the group's other labels comes first, because the common labels'
@@ -135,7 +136,7 @@ def _iterative(labels: np.ndarray, names: np.ndarray, count: int, seed: int) -> 
     return home[groups].astype(np.int64)
 
 
-def check(folds: np.ndarray, groups: np.ndarray) -> None:
+def check_groups(folds: np.ndarray, groups: np.ndarray) -> None:
     """Raise UserError if a named group lies in more than one fold: its score would be flattered."""
     home: dict[str, int] = {}
     for fold, group in zip(folds.tolist(), groups.tolist(), strict=True):

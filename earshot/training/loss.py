@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from earshot.core.config import TrainingFlags
-    from earshot.training.dataset import Rows
+    from earshot.training.dataset import WindowDataset
     from models import Head
 
 
 FOCAL = 2  # Lin et al.'s gamma
 
 
-def balance_classes(rows: Rows, which: np.ndarray) -> np.ndarray:
+def balance_classes(rows: WindowDataset, which: np.ndarray) -> np.ndarray:
     """(classes,) weights that balance the classes among the given rows, each of its clip's weight; of a yes
     against the noes where multi-label."""
     # Rows, not clips: it is rows that the loss adds up.
@@ -52,7 +52,7 @@ class Criterion:
     focal: bool = False
 
     @classmethod
-    def from_rows(cls, rows: Rows, which: np.ndarray, settings: TrainingFlags) -> Criterion:
+    def from_rows(cls, rows: WindowDataset, which: np.ndarray, settings: TrainingFlags) -> Criterion:
         """The criterion for the given training rows."""
         weights = None
         if settings.class_weights != "none":

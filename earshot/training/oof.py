@@ -166,7 +166,7 @@ def fold_predictions(run: Run, fold: int, kind: str) -> np.ndarray | None:
         kind: "best" or "last".
     """
     seeds = list_fold_slots(run.config["record"]["training"], fold)
-    predictions = [run.get_slot_folder(part).predictions(kind) for part in seeds]
+    predictions = [run.get_slot_folder(part).load_predictions(kind) for part in seeds]
     shapes = {None if one is None else one.shape for one in predictions}
     return np.mean(predictions, 0) if len(shapes) == 1 and None not in shapes else None
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from earshot.core.errors import UserError
-from earshot.training.dataset import Rows
+from earshot.training.dataset import WindowDataset
 from earshot.training.progress import Fold, format_ids
 
 LOOK = 64  # steps between two looks at the losses: a GPU has to be waited for
@@ -17,7 +17,7 @@ WAY_OUT = "give a lower --lr, or --clip-grad 1; the last good checkpoint is kept
 class PendingLosses(list[tuple[int, int, int, np.ndarray, Tensor]]):
     """(epoch, step, steps of the epoch, rows, mean loss of the rows) of each step since the last look."""
 
-    def __init__(self, rows: Rows, fold: Fold):
+    def __init__(self, rows: WindowDataset, fold: Fold):
         super().__init__()
         self.rows, self.fold = rows, fold
 
@@ -30,16 +30,16 @@ class PendingLosses(list[tuple[int, int, int, np.ndarray, Tensor]]):
         losses = torch.stack([step[-1] for step in self]).tolist() if self else []
         for (epoch, number, steps, rows, _), loss in zip(self, losses, strict=True):
             if not np.isfinite(loss):
-                raise UserError(self._not_a_number(epoch, number, steps, rows))
+                raise UserError(self._explain_nan(epoch, number, steps, rows))
             total += loss * len(rows)
         self.clear()
         return total
 
-    def _not_a_number(self, epoch: int, number: int, steps: int, rows: np.ndarray) -> str:
+    def _explain_nan(self, epoch: int, number: int, steps: int, rows: np.ndarray) -> str:
         """What to say when a batch's loss is not a number: whose features are not, else whose clips the batch
         held."""
         where = f"{self.fold.name}, epoch {epoch}, batch {number + 1} of {steps}: the loss is not a number"
-        bad = [row for row in rows if not bool(self.rows.batch(np.array([row]))[0].isfinite().all())]
+        bad = [row for row in rows if not bool(self.rows.load_batch(np.array([row]))[0].isfinite().all())]
         if bad:
             return (
                 f"{where}, because the cached features of "

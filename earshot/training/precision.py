@@ -18,7 +18,7 @@ from earshot.training.loss import Criterion, compute_loss
 
 if TYPE_CHECKING:
     from earshot.core.config import TrainingFlags
-    from earshot.training.dataset import Rows
+    from earshot.training.dataset import WindowDataset
 
 TINY = 1e8  # operations of a training step below which a second thread costs more than it does,
 SMALL = 5e8  # and below which nothing is tried, so that small heads are computed alike on every machine
@@ -37,7 +37,7 @@ CANDIDATES = (("fp32", False), ("bf16", False), ("bf16", True))
 Step = Callable[[nn.Module, Device, np.ndarray], float]  # forward and backward of a head on rows; the loss
 
 
-def count_flops(head: nn.Module, rows: Rows, which: np.ndarray) -> float:
+def count_flops(head: nn.Module, rows: WindowDataset, which: np.ndarray) -> float:
     """Floating-point operations of a forward pass, a row: of matrix products, convolutions and attention; 0
     if none are known.
 
@@ -49,7 +49,7 @@ def count_flops(head: nn.Module, rows: Rows, which: np.ndarray) -> float:
     which, was_training = which[:2], head.training
     if not len(which):
         return 0.0
-    x, mask = rows.batch(which)
+    x, mask = rows.load_batch(which)
     fast = torch.backends.mha.get_fastpath_enabled()
     # a whole layer in one operation, of which nobody knows the size
     torch.backends.mha.set_fastpath_enabled(False)
@@ -62,7 +62,7 @@ def count_flops(head: nn.Module, rows: Rows, which: np.ndarray) -> float:
     return counter.get_total_flops() / len(which)
 
 
-def choose_precision(head: nn.Module, rows: Rows, settings: TrainingFlags, device: Device) -> Device:
+def choose_precision(head: nn.Module, rows: WindowDataset, settings: TrainingFlags, device: Device) -> Device:
     """The device with the precision and layout that a head trains clearly fastest with; as it was where
     nothing is to be tried.
 
@@ -119,7 +119,9 @@ def measure_steps(head: nn.Module, candidates: list[Device], which: np.ndarray, 
     return times
 
 
-def measure_row_seconds(head: nn.Module, rows: Rows, settings: TrainingFlags, device: Device) -> float:
+def measure_row_seconds(
+    head: nn.Module, rows: WindowDataset, settings: TrainingFlags, device: Device
+) -> float:
     """What a training step takes, a row, as the run will train it: so much later; the head's gradients are
     spoilt."""
     which = np.arange(min(len(rows), settings.batch_size))
@@ -136,12 +138,12 @@ def _time_step(step: Step, head: nn.Module, device: Device, which: np.ndarray) -
     return time.perf_counter() - began, loss
 
 
-def _make_step(rows: Rows, settings: TrainingFlags) -> Step:
+def _make_step(rows: WindowDataset, settings: TrainingFlags) -> Step:
     """Forward and backward of a head on rows; the loss."""
     criterion = Criterion.from_rows(rows, np.arange(len(rows)), settings)
 
     def step(head: nn.Module, device: Device, which: np.ndarray) -> float:
-        loaded = rows.training_batch(which)
+        loaded = rows.load_training_batch(which)
         targets = criterion.smooth_targets(loaded.targets)
         batch = {
             "x": loaded.x,

@@ -12,13 +12,13 @@ from torch import nn
 from earshot.core.device import Device, get_autocast, is_out_of_memory, to_device
 from earshot.core.errors import UserError
 from earshot.training import window_pooling
-from earshot.training.dataset import Rows
+from earshot.training.dataset import WindowDataset
 from earshot.training.progress import format_ids
 from earshot.training.run import ModelSlot, Run, format_slots, list_fold_slots, list_refit_slots
 
 
 def predict_run(
-    run: Run, rows: Rows, device: Device, kind: str = "best", ids: Sequence[Any] | None = None
+    run: Run, rows: WindowDataset, device: Device, kind: str = "best", ids: Sequence[Any] | None = None
 ) -> np.ndarray:
     """The mean of a run's folds and seeds, each by its best checkpoint, or its last; of its models on all
     clips where it has some.
@@ -33,11 +33,13 @@ def predict_run(
     Raises:
         UserError: no fold of the run is finished.
     """
-    found = mean(run, rows, [predict_part(run, slot, kind, rows, device) for slot in predictors(run)])
-    return found if ids is None else in_order(found, rows.ids, ids)
+    found = average_predictions(
+        run, rows, [predict_slot(run, slot, kind, rows, device) for slot in list_predictors(run)]
+    )
+    return found if ids is None else reorder_clips(found, rows.ids, ids)
 
 
-def in_order(values: np.ndarray, have: Sequence[Any], wanted: Sequence[Any]) -> np.ndarray:
+def reorder_clips(values: np.ndarray, have: Sequence[Any], wanted: Sequence[Any]) -> np.ndarray:
     """Rows of `values`, which belong to the clips `have`, for the wanted clips; NaN where there is none."""
     place = {str(id): index for index, id in enumerate(have)}
     index = np.array([place.get(str(id), -1) for id in wanted], dtype=np.int64)
@@ -46,7 +48,7 @@ def in_order(values: np.ndarray, have: Sequence[Any], wanted: Sequence[Any]) -> 
     return found
 
 
-def mean(run: Run, rows: Rows, found: list[np.ndarray]) -> np.ndarray:
+def average_predictions(run: Run, rows: WindowDataset, found: list[np.ndarray]) -> np.ndarray:
     """The mean of what a run's models predict, each (clips, classes); UserError where a clip that has rows
     gets no number."""
     if not len(rows):
@@ -63,19 +65,21 @@ def mean(run: Run, rows: Rows, found: list[np.ndarray]) -> np.ndarray:
     return blended
 
 
-def predict_part(run: Run, slot: ModelSlot, kind: str, rows: Rows, device: Device) -> np.ndarray:
+def predict_slot(run: Run, slot: ModelSlot, kind: str, rows: WindowDataset, device: Device) -> np.ndarray:
     """One model's (clips, classes) probabilities, by its "best" or "last" checkpoint."""
-    head, which = load_part(run, slot, kind, device), np.arange(len(rows))
+    head, which = load_slot_head(run, slot, kind, device), np.arange(len(rows))
     return predict_rows(run, head, rows, which, device)
 
 
-def predict_rows(run: Run, head: nn.Module, rows: Rows, which: np.ndarray, device: Device) -> np.ndarray:
+def predict_rows(
+    run: Run, head: nn.Module, rows: WindowDataset, which: np.ndarray, device: Device
+) -> np.ndarray:
     """`predict` with a run's own precision, batch size, shifts and pooling."""
     precision = get_autocast(run.adapt_device(device))
     return predict(head, rows, which, run.predict_batch_size, precision, run.shifts, run.pool)
 
 
-def load_part(run: Run, slot: ModelSlot, kind: str, device: Device) -> nn.Module:
+def load_slot_head(run: Run, slot: ModelSlot, kind: str, device: Device) -> nn.Module:
     """One model's head on the device, its number of classes checked."""
     head = to_device(run.get_slot_folder(slot).load_head(kind, device.name), run.adapt_device(device))
     check_head(run, slot, head)
@@ -92,7 +96,7 @@ def check_head(run: Run, slot: ModelSlot, head: nn.Module) -> None:
         )
 
 
-def fill(probabilities: np.ndarray, prior: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def fill_with_prior(probabilities: np.ndarray, prior: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Clips that cannot be heard answered by the class prior; which ones they were, as (clips,) booleans."""
     unheard = np.isnan(probabilities).any(1)
     return np.where(unheard[:, None], prior, probabilities), unheard
@@ -101,7 +105,7 @@ def fill(probabilities: np.ndarray, prior: np.ndarray) -> tuple[np.ndarray, np.n
 @torch.inference_mode()
 def predict(
     head: nn.Module,
-    rows: Rows,
+    rows: WindowDataset,
     which: np.ndarray,
     batch_size: int,
     autocast: Any,
@@ -124,7 +128,7 @@ def predict(
     with autocast:
         while at < len(which):
             try:
-                for x, mask in rows.batches(which[at:], batch_size):
+                for x, mask in rows.iterate_batches(which[at:], batch_size):
                     logits = sum(
                         head(x.roll(by, 3) if by else x, mask if mask is None else mask.roll(by, 1)).float()
                         for by in offsets
@@ -143,7 +147,7 @@ def predict(
     ).numpy()
 
 
-def predictors(run: Run) -> list[ModelSlot]:
+def list_predictors(run: Run) -> list[ModelSlot]:
     """The parts whose mean answers new clips: the models on all clips where the run has them, else all
     finished folds.
 
@@ -162,8 +166,8 @@ def predictors(run: Run) -> list[ModelSlot]:
     return found
 
 
-def predicting(run: Run) -> str:
-    """What `predictors` are, in words."""
-    found, seeds = predictors(run), run.config["record"]["training"].get("seeds", 1)
+def describe_predictors(run: Run) -> str:
+    """What `list_predictors` are, in words."""
+    found, seeds = list_predictors(run), run.config["record"]["training"].get("seeds", 1)
     more = f" x {seeds} seeds" if seeds > 1 else ""
     return f"all labelled clips{more}" if found[0].fold is None else f"{len(found) // seeds} folds{more}"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 
-def loader(
+def make_loader(
     names: Sequence[str], fetch: Callable[[str, np.ndarray], Tensor], device: torch.device
 ) -> Callable[[np.ndarray], Callable[[], dict[str, Tensor]]]:
     """What a thread does for a batch: its views read, converted, and sent to a GPU on a stream of their own.
@@ -56,7 +56,7 @@ def read_ahead(
     """The views of one batch after the other; a thread reads the next one while one is worked on.
 
     Args:
-        batches: row numbers. load: what `loader` made.
+        batches: row numbers. load: what `make_loader` made.
     """
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(load, batches[0])

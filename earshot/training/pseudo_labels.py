@@ -18,14 +18,16 @@ from earshot.core.device import Device
 from earshot.core.errors import UserError
 from earshot.features.cache import Cache
 from earshot.training import dataset, predict, run_cache
-from earshot.training.dataset import Rows
+from earshot.training.dataset import WindowDataset
 from earshot.training.run import CONFIG, ModelSlot, Run, format_slots, list_fold_slots
 
 # of a run with a teacher: (folds + 1, clips without labels, classes), the last the mean over the folds
 PSEUDO_LABELS = "pseudo.npy"
 
 
-def record(flags: RunFlags, made: dict[str, Any], cache: Cache, continue_from: str | None) -> dict[str, Any]:
+def describe_source(
+    flags: RunFlags, made: dict[str, Any], cache: Cache, continue_from: str | None
+) -> dict[str, Any]:
     """What a run records of the one that teaches it: {} where none does.
 
     Args:
@@ -38,7 +40,7 @@ def record(flags: RunFlags, made: dict[str, Any], cache: Cache, continue_from: s
         return {}
     if not cache.has_split("subm"):
         raise UserError(f"--pseudo: {cache.folder} has no clips without labels to learn from")
-    run = teacher(flags, continue_from)
+    run = open_source_run(flags, continue_from)
     for key in ("classes", "task", "clips", "folds"):
         if run.config["record"].get(key) != made.get(key):
             raise UserError(
@@ -49,7 +51,7 @@ def record(flags: RunFlags, made: dict[str, Any], cache: Cache, continue_from: s
     return {"pseudo": {"run": run.config["fingerprint"], "weight": flags.pseudo_weight}}
 
 
-def teacher(flags: RunFlags, continue_from: str | None) -> Run:
+def open_source_run(flags: RunFlags, continue_from: str | None) -> Run:
     """The run that --pseudo names: a folder, a name in the runs' folder, or one that an earlier session
     left."""
     places = [Path(flags.pseudo), Path(flags.runs_folder) / flags.pseudo]
@@ -62,7 +64,7 @@ def teacher(flags: RunFlags, continue_from: str | None) -> Run:
     return Run.open(there[0] if there else places[1]).validate()
 
 
-def teach(
+def write_pseudo_labels(
     run: Run,
     flags: RunFlags,
     cache: Cache,
@@ -79,7 +81,7 @@ def teach(
     """
     if not flags.pseudo or checksums.read_array(run.folder / PSEUDO_LABELS) is not None:
         return
-    other = teacher(flags, continue_from)
+    other = open_source_run(flags, continue_from)
     training = other.config["record"]["training"]
     missing = other.list_unfinished(
         [part for number in numbers for part in list_fold_slots(training, number)]
@@ -93,19 +95,21 @@ def teach(
         "features"
     ]
     its = (
-        cache if same and other.config["record"]["view"] in cache.shapes else run_cache.cache_of(other, None)
+        cache
+        if same and other.config["record"]["view"] in cache.shapes
+        else run_cache.open_run_cache(other, None)
     )
     if its.record["clips"].get("subm") != cache.record["clips"]["subm"]:
         raise UserError(
             f"--pseudo: {its.folder} and {cache.folder} hold different clips to submit: extract both from "
             "the same data"
         )
-    rows = dataset.rows_of(its, "subm", other.config["record"]["view"], device)
+    rows = dataset.load_rows(its, "subm", other.config["record"]["view"], device)
     ids, by_fold = cache.split("subm")["ids"], []
     for number in numbers:
         slots = list_fold_slots(training, number)
-        by_seed = [predict.predict_part(other, slot, "last", rows, device) for slot in slots]
-        by_fold.append(predict.in_order(np.mean(by_seed, 0), rows.ids, ids))
+        by_seed = [predict.predict_slot(other, slot, "last", rows, device) for slot in slots]
+        by_fold.append(predict.reorder_clips(np.mean(by_seed, 0), rows.ids, ids))
     answers = np.stack([*by_fold, np.mean(by_fold, 0)]).astype(np.float32)
     checksums.write_array(run.folder / PSEUDO_LABELS, answers)
     sure = float(np.nanmean(answers[-1].max(1)))
@@ -115,7 +119,9 @@ def teach(
     )
 
 
-def with_answers(run: Run, rows: Rows, fold_numbers: list[int], slot: ModelSlot) -> Rows:
+def add_pseudo_labels(
+    run: Run, rows: WindowDataset, fold_numbers: list[int], slot: ModelSlot
+) -> WindowDataset:
     """The rows that a model learns from: where the run has a teacher, with the answers of the teacher's model
     that has not seen the slot's fold."""
     about = run.config["record"].get("pseudo")
@@ -127,4 +133,4 @@ def with_answers(run: Run, rows: Rows, fold_numbers: list[int], slot: ModelSlot)
         raise UserError(f"{path} is missing or damaged: run the same command again")
     mean_of_folds = len(fold_numbers)
     index = mean_of_folds if slot.fold is None else fold_numbers.index(slot.fold)
-    return rows.taught(answers[index], about["weight"])
+    return rows.with_pseudo_labels(answers[index], about["weight"])

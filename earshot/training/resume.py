@@ -17,23 +17,23 @@ from earshot.training.run import CONFIG, Run, list_slot_folders
 NOT_COPIED = (".tmp", ".new", ".old", ".damaged", ".lock")
 
 
-def opened(name: str, runs_folder: str = "runs") -> Run:
+def open_run(name: str, runs_folder: str = "runs") -> Run:
     """A run by its folder, its name in runs/, or the name of an attached one.
 
     Raises:
         UserError: no such run.
     """
     here = [path for path in (Path(name), Path(runs_folder) / name) if (path / CONFIG).is_file()]
-    here = here or [path for path in runs() if path.name == name]
+    here = here or [path for path in list_attached() if path.name == name]
     return Run.open(here[0] if here else Path(name)).validate()
 
 
-def runs() -> list[Path]:
+def list_attached() -> list[Path]:
     """The attached runs that can be opened, to be read where they lie."""
     return [folder for folder in find_folders(None, CONFIG) if (folder / "training_log.txt").is_file()]
 
 
-def features_of(run: Run, data: str = "data") -> Path | None:
+def find_cache(run: Run, data: str = "data") -> Path | None:
     """A finished cache, here or attached, that holds what a run was trained on; of several, one with clips to
     submit."""
     wanted, found = run.config["record"], []
@@ -51,7 +51,7 @@ def features_of(run: Run, data: str = "data") -> Path | None:
     return next((folder for asked, folder in found if asked), found[0][1] if found else None)
 
 
-def adopt_run(folder: Path, record: dict[str, Any], given: str | None, named: bool) -> list[str]:
+def copy_run(folder: Path, record: dict[str, Any], given: str | None, named: bool) -> list[str]:
     """Copy an earlier session's run of the same name and settings to `folder`, which has none; lines to say.
 
     Args:

@@ -189,7 +189,7 @@ class Run:
 
     def list_unfinished(self, wanted: list[ModelSlot]) -> list[ModelSlot]:
         """Those of the parts that are not trained to their end."""
-        return [part for part in wanted if not self.get_slot_folder(part).finished()]
+        return [part for part in wanted if not self.get_slot_folder(part).is_finished()]
 
     def quarantine_corrupt(self) -> None:
         """Set damaged checkpoints of any fold aside, and clear away what a kill left half-written."""
@@ -238,7 +238,7 @@ class Run:
         files.write_json(self.folder / f"{name}.json", json.loads(json.dumps(value)))
 
 
-def about(cache: Cache, recipe: str, device: Device) -> dict[str, Any]:
+def build_metadata(cache: Cache, recipe: str, device: Device) -> dict[str, Any]:
     """What a run keeps besides its settings: where its cache lay, the answer for unheard clips, what was
     decided here."""
     import os

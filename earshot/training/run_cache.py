@@ -12,7 +12,7 @@ from earshot.training import resume
 from earshot.training.run import Run
 
 
-def cache_of(run: Run, features: str | None) -> Cache:
+def open_run_cache(run: Run, features: str | None) -> Cache:
     """The cache that a run was trained on, where it lies now.
 
     Raises:
@@ -20,7 +20,7 @@ def cache_of(run: Run, features: str | None) -> Cache:
     """
     folder = Path(features or run.config["features_folder"])
     if not features and not folder.is_dir():  # an attached run, or one whose cache is attached
-        folder = resume.features_of(run) or folder
+        folder = resume.find_cache(run) or folder
     if not folder.is_dir():
         raise UserError(
             f"{run.folder} was trained on {folder}, which is not there: say where it is with --features "
@@ -30,11 +30,13 @@ def cache_of(run: Run, features: str | None) -> Cache:
     if to_keys(cache.classes) != to_keys(run.classes):
         raise UserError(
             f"{folder} has other labels than {run.folder} was trained on "
-            f"({_labels(run.classes, cache.classes)}): say where its own cache is with --features FOLDER"
+            f"({_describe_labels(run.classes, cache.classes)}): say where its own cache is with --features "
+            "FOLDER"
         )
     if cache.multilabel != run.multilabel:
         raise UserError(
-            f"{folder} is {_task(cache)}, {run.folder} was trained {_task(run)}: say where its own cache is "
+            f"{folder} is {_describe_task(cache)}, {run.folder} was trained {_describe_task(run)}: say where "
+            "its own cache is "
             "with --features FOLDER"
         )
     # Its clips may have been swapped (hidden test clips); how they are turned into features may not.
@@ -45,23 +47,24 @@ def cache_of(run: Run, features: str | None) -> Cache:
     return cache
 
 
-def same_classes(runs: list[Run]) -> list[str]:
+def check_same_classes(runs: list[Run]) -> list[str]:
     """The labels that all runs share; UserError if two runs have other labels, another order or another
     task."""
     for run in runs[1:]:
         if run.multilabel != runs[0].multilabel:
             raise UserError(
-                f"{runs[0].folder} is {_task(runs[0])}, {run.folder} {_task(run)}: they cannot be blended"
+                f"{runs[0].folder} is {_describe_task(runs[0])}, {run.folder} {_describe_task(run)}: they "
+                "cannot be blended"
             )
         if to_keys(run.classes) != to_keys(runs[0].classes):
             raise UserError(
                 f"{runs[0].folder} there and {run.folder} here have different labels, or another order of "
-                f"them ({_labels(runs[0].classes, run.classes)}): they cannot be blended"
+                f"them ({_describe_labels(runs[0].classes, run.classes)}): they cannot be blended"
             )
     return runs[0].classes
 
 
-def same_clips(runs: list[Run], caches: list[Cache]) -> None:
+def check_same_clips(runs: list[Run], caches: list[Cache]) -> None:
     """UserError if two caches hold other clips to submit: other ids, or other files under the same ids."""
     for run, cache in zip(runs, caches, strict=True):
         two = [c.record["clips"].get("subm", "no clips") for c in (caches[0], cache)]
@@ -72,9 +75,9 @@ def same_clips(runs: list[Run], caches: list[Cache]) -> None:
             )
 
 
-def _labels(there: list[str], here: list[str]) -> str:
+def _describe_labels(there: list[str], here: list[str]) -> str:
     return f"{list_differences({'label': there}, {'label': here})[0]}; {len(there)} there, {len(here)} here"
 
 
-def _task(of: Cache | Run) -> str:
+def _describe_task(of: Cache | Run) -> str:
     return "multi-label" if of.multilabel else "single-label"

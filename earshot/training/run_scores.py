@@ -10,14 +10,14 @@ from earshot.core import checksums
 from earshot.core.errors import UserError
 from earshot.core.files import write_text
 from earshot.training import metrics, text_report
-from earshot.training.dataset import Rows
+from earshot.training.dataset import WindowDataset
 from earshot.training.oof import Oof
 from earshot.training.run import ModelSlot, Run, list_fold_slots
 
 KINDS = {"last": "final epoch: honest", "best": "epoch chosen on the fold it scores: flatters"}
 
 
-def summarise(run: Run, rows: Rows, numbers: np.ndarray) -> dict[str, dict]:
+def summarise_run(run: Run, rows: WindowDataset, numbers: np.ndarray) -> dict[str, dict]:
     """Pool the finished folds' out-of-fold predictions, write oof.csv and oof_last.csv and the reports, print
     the scores. Every clip counts alike, whatever its weight in training.
 
@@ -67,12 +67,12 @@ def summarise(run: Run, rows: Rows, numbers: np.ndarray) -> dict[str, dict]:
 
 
 def _has_predictions(run: Run, slot: ModelSlot) -> bool:
-    return all(run.get_slot_folder(slot).predictions(kind) is not None for kind in KINDS)
+    return all(run.get_slot_folder(slot).load_predictions(kind) is not None for kind in KINDS)
 
 
 def _load_predictions(run: Run, slot: ModelSlot, kind: str, clips: int) -> np.ndarray:
     """A fold's saved predictions; UserError where they are of another number of clips or labels."""
-    found = run.get_slot_folder(slot).predictions(kind)
+    found = run.get_slot_folder(slot).load_predictions(kind)
     if found.shape != (clips, len(run.classes)):
         raise UserError(
             f"{run.get_slot_folder(slot).folder}/valid_{kind}.npy holds predictions of "
@@ -82,9 +82,9 @@ def _load_predictions(run: Run, slot: ModelSlot, kind: str, clips: int) -> np.nd
     return found
 
 
-def score_test(
+def score_holdout(
     run: Run,
-    rows: Rows,
+    rows: WindowDataset,
     predict_all: Callable[[], np.ndarray],
     refit: bool = False,
     metric: str = "",

@@ -20,7 +20,7 @@ from earshot.core.device import Device, get_autocast, is_out_of_memory, to_devic
 from earshot.core.errors import UserError
 from earshot.core.seeding import derive_seed, reseed
 from earshot.training import augment, metrics, optim, precision, window_pooling
-from earshot.training.dataset import Batch, Rows
+from earshot.training.dataset import Batch, WindowDataset
 from earshot.training.loss import Criterion, accumulate_gradients
 from earshot.training.pending_losses import LOOK, WAY_OUT, PendingLosses
 from earshot.training.predict import predict
@@ -40,13 +40,13 @@ LOG_SECONDS = 60.0  # a long epoch says where it is
 TINY_BATCH = 1 << 24  # bytes of a batch in which a tiny head evaluates
 
 
-class Fitter:
+class Trainer:
     """Trains one head on one fold and keeps its folder up to date."""
 
     def __init__(
         self,
         build: Callable[[], Head],
-        rows: Rows,
+        rows: WindowDataset,
         fold: Fold,
         settings: TrainingFlags,
         classes: int,
@@ -54,7 +54,7 @@ class Fitter:
         device: Device,
     ):
         self.rows, self.fold, self.settings, self.folder, self.device = rows, fold, settings, folder, device
-        self.train_rows, self.valid_rows = rows.of_clips(fold.train), rows.of_clips(fold.valid)
+        self.train_rows, self.valid_rows = rows.find_rows(fold.train), rows.find_rows(fold.valid)
         self.has_validation = bool(fold.valid.any())  # a model on all clips has none
         self.has_audio = np.zeros(len(rows.ids), dtype=bool)  # clips of the fold that have windows to score
         self.has_audio[rows.clip[self.valid_rows]] = True
@@ -87,11 +87,11 @@ class Fitter:
         """What a fresh fold's head gets before its first step: pretrained weights, the training set's
         statistics."""
         self.head.load_pretrained()
-        self.head.adapt(self.rows.batches(self.rows.with_copies(self.train_rows), 256))
+        self.head.adapt(self.rows.iterate_batches(self.rows.add_copies(self.train_rows), 256))
         if self.average:
             self.average.head.load_state_dict(self.head.state_dict())
         if self.settings.crop_share < 1:
-            x, mask = self.rows.batch(self.train_rows[:1])
+            x, mask = self.rows.load_batch(self.train_rows[:1])
             augment.check_crop(self.head, x, mask, self.settings.crop_share, self.autocast)
 
     def _sample_windows(self, rows: np.ndarray, epoch: int) -> np.ndarray:
@@ -101,13 +101,13 @@ class Fitter:
 
     def _sample_unlabelled(self, epoch: int) -> np.ndarray:
         """An epoch's rows with pseudo-labels; none without --pseudo."""
-        return self.rows.drawn(
+        return self.rows.sample_unlabelled(
             derive_seed(self.settings.seed, self.fold.number, epoch, 3), self.settings.windows
         )
 
     def _shuffle_epoch(self, epoch: int) -> list[np.ndarray]:
         """The row numbers of an epoch's batches; of the epoch alone, so that resuming repeats them."""
-        labelled = self._sample_windows(self.rows.of_epoch(self.train_rows, epoch), epoch)
+        labelled = self._sample_windows(self.rows.pick_epoch_rows(self.train_rows, epoch), epoch)
         rows = np.concatenate([labelled, self._sample_unlabelled(epoch)])
         shuffled = np.random.default_rng(
             derive_seed(self.settings.seed, self.fold.number, epoch)
@@ -141,7 +141,7 @@ class Fitter:
         self.progress = Progress(**state["progress"])
         return True
 
-    def _step_seed(self, epoch: int, number: int) -> int:
+    def _get_step_seed(self, epoch: int, number: int) -> int:
         if self._step_seeds[0] != epoch:
             sequence = np.random.SeedSequence(derive_seed(self.settings.seed, self.fold.number, epoch, 1))
             self._step_seeds = epoch, sequence.generate_state(self.steps, np.uint64) >> np.uint64(1)
@@ -149,7 +149,7 @@ class Fitter:
 
     def step(self, epoch: int, number: int, batch: Batch) -> Tensor:
         """One optimiser step on a batch; its loss, which nobody has waited for yet."""
-        settings, seed = self.settings, self._step_seed(epoch, number)
+        settings, seed = self.settings, self._get_step_seed(epoch, number)
         x, mask, targets, weights = batch.x, batch.mask, batch.targets, batch.weights
         inputs: dict[str, Any] = {}
         if self.head.has_own_loss():  # for the others the clips as they were would only fill memory
@@ -165,12 +165,12 @@ class Fitter:
             x, mask, targets, weights = augment.augment_batch(x, mask, targets, settings, random, weights)
         inputs |= {"x": x, "mask": mask, "weights": weights}
         targets = self.criterion.smooth_targets(targets)
-        loss = self._gradients(inputs, targets, seed)
+        loss = self._compute_gradients(inputs, targets, seed)
         if settings.optimizer == "sam":
             before = optim.ascend_sam(self.head, settings.rho)
             with optim.freeze_batchnorm(self.head):
                 # The same seed, so the same units drop out: the two passes differ in the weights alone.
-                self._gradients(inputs, targets, seed)
+                self._compute_gradients(inputs, targets, seed)
             optim.restore_sam(before)
         if settings.clip_grad:
             self.scaler.unscale_(self.optimizer)  # the limit is meant for gradients at their true size
@@ -182,7 +182,7 @@ class Fitter:
             self.average.add_step(self.head, (epoch - 1) * self.steps + number)
         return loss
 
-    def _gradients(self, inputs: dict[str, Any], targets: Tensor, seed: int) -> Tensor:
+    def _compute_gradients(self, inputs: dict[str, Any], targets: Tensor, seed: int) -> Tensor:
         """Gradients of a batch in place of the old ones, in as many passes as memory asks for; the loss."""
         size = len(targets)
         while True:

@@ -25,7 +25,7 @@ class TrainingClip(NamedTuple):
     sha256: str
 
 
-def keep(folder: Path, cache: Cache, folds: np.ndarray) -> None:
+def write_clips(folder: Path, cache: Cache, folds: np.ndarray) -> None:
     """Write the run's training_clips.csv, unless it is there or the cache knows no digests, as those of
     version 0.1.
 
@@ -45,7 +45,7 @@ def keep(folder: Path, cache: Cache, folds: np.ndarray) -> None:
     write_text(folder / NAME, to_csv([COLUMNS, *rows]))
 
 
-def read(folder: Path) -> list[TrainingClip] | None:
+def read_clips(folder: Path) -> list[TrainingClip] | None:
     """What `keep` wrote; None where there is nothing, as in runs of version 0.1.
 
     Raises:
