@@ -63,7 +63,7 @@ def run_auto(argv: list[str]) -> None:
     groups = {"auto": AutoFlags(), "machine": config.TrainMachineFlags()}
     filled, _ = cli.parse(groups, cli.parse_early(argv, repeated=["features"])[1], ABOUT)
     flags, machine = filled.values()
-    opened = search_auto.announce(flags, machine)
+    opened = search_auto.open_caches(flags, machine)
     metric, line = contest_metric.choose_default(opened, argv)
     if line:
         print(line)
@@ -109,7 +109,7 @@ def main(argv: list[str]) -> None:
                 deadline.leave()
             run_scores.summarise_run(run, job.rows, job.numbers)
             if what.tune:
-                tune.mark(run, wanted)
+                tune.mark_tuned(run, wanted)
             submit.finish(run, cache, out, job.device, machine.memory)
             if machine.report:
                 report_on(run.folder, run.log)

@@ -109,7 +109,7 @@ def narrow(recipe: str, width: int) -> dict[str, Any]:
     import models
 
     head = load_recipe(recipe).head
-    options = {**models.options(head["name"]), **head}
+    options = {**models.get_options(head["name"]), **head}
     if width == 1:
         return {}
     found: dict[str, Any] = {key: max(1, options[key] // width) for key in ("stem",) if key in options}

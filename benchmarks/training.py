@@ -132,24 +132,24 @@ def one_token() -> list[str]:
     from models import inception_transformer as module
 
     head, x = models.build("inception_transformer", (768, 1, 1), 41).train(), torch.randn(2, 768, 1, 1)
-    token, alone, found = torch.randn(32, 512), module.alone, {}
+    token, alone, found = torch.randn(32, 512), module.isolate_clips, {}
 
     def encoder() -> torch.Tensor:
         out = token
         for layer in head.transformer.layers:
-            out = module.alone(layer, out)
+            out = module.isolate_clips(layer, out)
         return out
 
     for number in range(4):
         for way, one in (("before", lambda layer, x: layer(x[:, None])[:, 0]), ("after", alone)):
-            module.alone = one
+            module.isolate_clips = one
             for part, run in (("transformer", encoder), ("whole", lambda: head(x, None))):
                 head.zero_grad()
                 began = time.perf_counter()
                 run().square().mean().backward()
                 if number:
                     found.setdefault((part, way), []).append(time.perf_counter() - began)
-    module.alone = alone
+    module.isolate_clips = alone
     took = {key: statistics.median(values) for key, values in found.items()}
     return [
         f"| `inception_transformer` as published, {what}: before / after | {1000 * took[part, 'before']:.0f} "

@@ -107,7 +107,7 @@ def _discover() -> None:
     _complete = True
 
 
-def _entry(name: str) -> _Entry:
+def _find_entry(name: str) -> _Entry:
     # A head mostly lives in the file of its name: then the other heads' imports (timm, transformers)
     # are spared.
     if not isinstance(name, str):
@@ -130,25 +130,25 @@ def list_heads(filter: str = "*") -> list[str]:
 
 def get_kinds(name: str) -> tuple[Kind, ...]:
     """The kinds of views that a head takes, best first."""
-    return _entry(name).kinds
+    return _find_entry(name).kinds
 
 
 def get_needs(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Settings that a view must have for a head with these options: those of its weights, {} without."""
-    return _entry(name).needs if options.get("weights") else {}
+    return _find_entry(name).needs if options.get("weights") else {}
 
 
-def about(name: str) -> str:
+def get_about(name: str) -> str:
     """One line that says what a head is."""
-    return _entry(name).about
+    return _find_entry(name).about
 
 
-def options(name: str) -> dict[str, Any]:
+def get_options(name: str) -> dict[str, Any]:
     """A head's options with their defaults: the keyword-only arguments of its class."""
-    return _defaults(_entry(name).cls)
+    return _get_defaults(_find_entry(name).cls)
 
 
-def _defaults(cls: type) -> dict[str, Any]:
+def _get_defaults(cls: type) -> dict[str, Any]:
     parameters = inspect.signature(cls.__init__).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
@@ -186,17 +186,17 @@ def build(name: str, input_shape: Sequence[int], num_classes: int, **options: An
     Raises:
         HeadError: unknown head or option, or a shape or value that the head cannot take.
     """
-    entry = _entry(name)
+    entry = _find_entry(name)
     shape = _check_shape(name, input_shape)
     if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 1:
         raise HeadError(f"{name}: the number of classes is a whole number from 1, not {num_classes!r}")
-    defaults = _defaults(entry.cls)
+    defaults = _get_defaults(entry.cls)
     unknown = sorted(set(options) - set(defaults))
     if unknown:
         known = ", ".join(f"{key}={value!r}" for key, value in defaults.items()) or "none"
         raise HeadError(f"{name} has no option {', '.join(unknown)}; its options are {known}")
     settings = {
-        key: _like(default, options.get(key, default), name, key) for key, default in defaults.items()
+        key: _convert_like(default, options.get(key, default), name, key) for key, default in defaults.items()
     }
     try:
         head = entry.cls(shape, num_classes, **settings)
@@ -208,7 +208,7 @@ def build(name: str, input_shape: Sequence[int], num_classes: int, **options: An
         "name": name,
         "input_shape": list(shape),
         "num_classes": num_classes,
-        "options": {key: _plain(value) for key, value in settings.items()},
+        "options": {key: _to_plain(value) for key, value in settings.items()},
     }
     return head
 
@@ -238,7 +238,7 @@ def _check_shape(name: str, shape: Sequence[int]) -> tuple[int, int, int]:
     return sizes
 
 
-def _like(default: Any, value: Any, name: str, key: str) -> Any:
+def _convert_like(default: Any, value: Any, name: str, key: str) -> Any:
     """Bring a value from YAML or a flag to the type of the option's default, where that is a number, a tuple
     or true or false."""
     if isinstance(default, tuple):
@@ -264,7 +264,7 @@ def _like(default: Any, value: Any, name: str, key: str) -> Any:
     return number
 
 
-def _plain(value: Any) -> Any:
+def _to_plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [_to_plain(item) for item in value]
     return value

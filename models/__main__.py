@@ -89,7 +89,9 @@ def parse_options(pairs: list[str]) -> dict[str, Any]:
 
 def list_all() -> list[str]:
     """Lines that list every head and every recipe."""
-    heads = [(name, ", ".join(models.get_kinds(name)), models.about(name)) for name in models.list_heads()]
+    heads = [
+        (name, ", ".join(models.get_kinds(name)), models.get_about(name)) for name in models.list_heads()
+    ]
     recipes = []
     for path in sorted(RECIPES.glob("*.yaml")):
         # A broken recipe must not hide the others.
@@ -98,9 +100,9 @@ def list_all() -> list[str]:
             recipes.append((path.stem, str(recipe["head"]["name"]), str(recipe.get("about", ""))))
         except models.HeadError as error:
             recipes.append((path.stem, "-", str(error)))
-    lines = _table([("head", "kinds, best first", "about"), *heads])
+    lines = _format_table([("head", "kinds, best first", "about"), *heads])
     lines += (
-        ["", *_table([("recipe", "head", "about"), *recipes])]
+        ["", *_format_table([("recipe", "head", "about"), *recipes])]
         if recipes
         else ["", f"no recipes in {RECIPES}"]
     )
@@ -142,10 +144,10 @@ def describe(head: nn.Module, shape: tuple[int, ...]) -> list[str]:
         kind = type(module).__name__
         rows.append((indent + name, kind, shapes.get(module, "-"), f"{sum(own.values()):,}" if own else ""))
     total = sum(p.numel() for p in head.parameters())
-    return [*_table(rows, right=3), f"parameters: {total:,}"]
+    return [*_format_table(rows, right=3), f"parameters: {total:,}"]
 
 
-def _table(rows: list[tuple[str, ...]], right: int = -1) -> list[str]:
+def _format_table(rows: list[tuple[str, ...]], right: int = -1) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:

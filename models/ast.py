@@ -85,7 +85,7 @@ def build_ast(
     return network
 
 
-def pooled(network: ASTModel, x: Tensor) -> Tensor:
+def compute_embedding(network: ASTModel, x: Tensor) -> Tensor:
     """AST's embedding, the mean of its two special tokens: (B, hidden_size) of x (B, 1, F, T)."""
     return network(x[:, 0].transpose(1, 2)).pooler_output
 
@@ -103,7 +103,7 @@ def load_ast(head: str, network: ASTModel, weights: str) -> None:
     Raises:
         HeadError: they cannot be had, are no complete AST, or are of other sizes.
     """
-    pretrained = _load(head, _folder(head, str(weights)))
+    pretrained = _load(head, _find_folder(head, str(weights)))
     mine, theirs = network.config, pretrained.config
     for key, option in SIZES.items():
         have, want = getattr(theirs, key), getattr(mine, key)
@@ -127,7 +127,7 @@ def load_ast(head: str, network: ASTModel, weights: str) -> None:
     network.load_state_dict(state)
 
 
-def _folder(head: str, weights: str) -> Path:
+def _find_folder(head: str, weights: str) -> Path:
     """The local folder of the weights, from the hub where it is not here yet."""
     path = Path(weights).expanduser()
     if path.is_dir():
@@ -252,4 +252,4 @@ class AST(Head):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits (B, num_classes) of x (B, 1, F, T); the mask is not looked at."""
-        return self.fc(self.norm(pooled(self.ast, x)))
+        return self.fc(self.norm(compute_embedding(self.ast, x)))

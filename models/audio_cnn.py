@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 
 from . import HeadError, register
-from .common import Standardise, fit_window, pool_map, pool_mask, real_frames
+from .common import Standardise, fit_window, pool_map, pool_mask, select_real_frames
 from .head import Head
 
 
-def _drop_path(rate: float) -> nn.Module:
+def _build_drop_path(rate: float) -> nn.Module:
     if not rate:
         return nn.Identity()
     from timm.layers import DropPath  # a second and more of imports, for an option that is mostly off
@@ -35,7 +35,7 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, second.kernel, 1, second.padding, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
-        self.drop_path = _drop_path(drop_path)
+        self.drop_path = _build_drop_path(drop_path)
         self.relu = nn.ReLU(inplace=True)
         self.shortcut = nn.Sequential()
         if inputs != outputs or first.stride != (1, 1):
@@ -142,7 +142,7 @@ class AudioCNN(Head):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits (B, num_classes) of x (B, D, F, T); mask (B, T) True where real."""
-        return self.classify(self._maps(x, mask), mask)
+        return self.classify(self._compute_maps(x, mask), mask)
 
     def forward_features(self, x: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
         """The feature maps that `forward` computes, for whoever draws them.
@@ -156,7 +156,7 @@ class AudioCNN(Head):
             "layerX".
         """
         maps: dict[str, Tensor] = {}
-        self._maps(x, mask, maps)
+        self._compute_maps(x, mask, maps)
         return maps
 
     def classify(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -174,9 +174,9 @@ class AudioCNN(Head):
     def adapt(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
         """Take mean and deviation of each channel and frequency from the real frames of the training set."""
         if self.standardise is not None:
-            self.standardise.fit(real_frames(x, mask) for x, mask in batches)
+            self.standardise.fit(select_real_frames(x, mask) for x, mask in batches)
 
-    def _maps(self, x: Tensor, mask: Tensor | None, maps: dict[str, Tensor] | None = None) -> Tensor:
+    def _compute_maps(self, x: Tensor, mask: Tensor | None, maps: dict[str, Tensor] | None = None) -> Tensor:
         if self.standardise is not None:
             x = self.standardise(x)
             x = x if mask is None else x.masked_fill(~mask.bool()[:, None, None, :], 0.0)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import HeadError, register
-from .convnext1d import Block, silence
+from .convnext1d import Block, zero_padding
 from .head import Head
 
 SMOOTHING = 0.1  # of the codes' targets, as published
@@ -83,7 +83,7 @@ class CausalLM(Head):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits (B, num_classes) of x (B, D, F, T); mask (B, T) True where real."""
-        return self._classify(self._hidden(x, mask), mask)
+        return self._classify(self._compute_hidden(x, mask), mask)
 
     def forward_codes(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """What the language model expects in every frame from the frames before it.
@@ -94,7 +94,7 @@ class CausalLM(Head):
         Returns:
             (B, vocabulary, codebooks, T) logits of the codes.
         """
-        return self._expect(self._hidden(x, mask))
+        return self._predict_codes(self._compute_hidden(x, mask))
 
     def loss(self, batch: dict[str, Tensor | None], criterion: Callable[[Tensor], Tensor]) -> Tensor:
         """The classes' loss plus `lm_weight` times the codes', summed over codebooks, a mean over real
@@ -109,7 +109,7 @@ class CausalLM(Head):
             HeadError: codes that do not fit x or the options.
         """
         x, mask = batch["x"], batch["mask"]
-        hidden = self._hidden(x, mask)
+        hidden = self._compute_hidden(x, mask)
         total = criterion(self._classify(hidden, mask))
         if not self.lm_weight:
             return total
@@ -118,12 +118,14 @@ class CausalLM(Head):
             targets = targets.masked_fill(~mask.bool()[:, None, :], -100)  # what cross_entropy leaves out
         # Every codebook has the same frames, so the sum of the codebooks' means is their number
         # times the mean of all.
-        codes = F.cross_entropy(self._expect(hidden), targets, ignore_index=-100, label_smoothing=SMOOTHING)
+        codes = F.cross_entropy(
+            self._predict_codes(hidden), targets, ignore_index=-100, label_smoothing=SMOOTHING
+        )
         return total + self.lm_weight * self.codebooks * codes
 
-    def _hidden(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    def _compute_hidden(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(B, channels, T + 1): output t has seen the frames before t."""
-        x = silence(x.flatten(1, 2), None if mask is None else mask.bool())
+        x = zero_padding(x.flatten(1, 2), None if mask is None else mask.bool())
         x = self.project(F.pad(x, (1, 0)))
         for block in self.blocks:
             x = block(x)
@@ -136,7 +138,7 @@ class CausalLM(Head):
         after = (frames * mask.bool()).amax(1)  # the output after the last real frame
         return self.fc(hidden[torch.arange(len(hidden), device=hidden.device), :, after])
 
-    def _expect(self, hidden: Tensor) -> Tensor:
+    def _predict_codes(self, hidden: Tensor) -> Tensor:
         return self.lm(hidden[:, :, :-1]).unflatten(1, (self.codebooks, self.vocabulary)).transpose(1, 2)
 
     def _get_targets(self, codes: Tensor, x: Tensor) -> Tensor:

@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .common import Standardise, num_stats, pool_stats
+from .common import Standardise, count_stats, pool_stats
 from .functionals import Functionals
 from .head import Head
 
 NEVER = -12.0  # logit of a class that no training clip has
 
 
-class Closed(Head):
+class SklearnHead(Head):
     """Vectors of a view, standardised: the embedding, mean and maximum over time, or a spectrogram's
     functionals.
 
@@ -42,7 +42,7 @@ class Closed(Head):
             Functionals(input_shape, num_classes) if channels == 1 and height > 1 and frames > 1 else None
         )
         if self.functionals is None:
-            width = num_stats(input_shape)
+            width = count_stats(input_shape)
         else:
             width = self.functionals.standardise.mean.numel()
             # its statistics alone are wanted
@@ -50,22 +50,26 @@ class Closed(Head):
         self.width = width
         self.standardise = Standardise(width)
 
-    def vectors(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    def compute_vectors(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(B, width), before standardisation."""
-        return self.functionals.statistics(x, mask) if self.functionals is not None else pool_stats(x, mask)
+        return (
+            self.functionals.compute_statistics(x, mask)
+            if self.functionals is not None
+            else pool_stats(x, mask)
+        )
 
-    def standardised(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    def compute_standardised(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(B, width) with mean 0 and deviation 1 in training, cut at eight deviations."""
-        return self.standardise(self.vectors(x, mask)).clamp(-8, 8)
+        return self.standardise(self.compute_vectors(x, mask)).clamp(-8, 8)
 
     def fit_standardisation(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> np.ndarray:
         """Fit the standardisation to the training rows; they, standardised: (rows, width) float32."""
         with torch.inference_mode():
-            vectors = torch.cat([self.vectors(x, mask).float().cpu() for x, mask in batches])
+            vectors = torch.cat([self.compute_vectors(x, mask).float().cpu() for x, mask in batches])
         self.standardise.fit([vectors])
         return self.standardise.cpu()(vectors).clamp(-8, 8).numpy()
 
-    def store(self, **tensors: Tensor) -> None:
+    def store_buffers(self, **tensors: Tensor) -> None:
         """Set buffers to copies that lie in memory as those of a loaded checkpoint do.
 
         In another layout another kernel sums them, and what it finds differs in the last bits on some CPUs.
@@ -79,7 +83,7 @@ class Closed(Head):
         self.config["options"].update(options)
 
 
-def tasks(targets: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+def split_tasks(targets: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """(class, (rows,) 0/1) of every class that some rows have and others have not."""
     for number in range(targets.shape[1]):
         yes = targets[:, number] > 0.5
@@ -87,7 +91,8 @@ def tasks(targets: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
             yield number, yes.astype(np.int64)
 
 
-def constant(targets: np.ndarray) -> np.ndarray:
-    """(classes,) logits for those that `tasks` leaves out, 0 for the others: all rows have them, or none."""
+def compute_constant_logits(targets: np.ndarray) -> np.ndarray:
+    """(classes,) logits for those that `split_tasks` leaves out, 0 for the others: all rows have them, or
+    none."""
     yes = targets > 0.5
     return np.where(yes.all(0), -NEVER, np.where(yes.any(0), 0.0, NEVER)).astype(np.float32)

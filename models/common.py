@@ -60,10 +60,10 @@ class Standardise(nn.Module):
         if not count:
             raise HeadError("there are no training batches to take a mean and standard deviation of")
         self.mean.copy_(mean)
-        self.std.copy_(_floor((squares / count).sqrt(), mean))
+        self.std.copy_(_replace_constant((squares / count).sqrt(), mean))
 
 
-def _floor(std: Tensor, mean: Tensor) -> Tensor:
+def _replace_constant(std: Tensor, mean: Tensor) -> Tensor:
     # A feature that is constant in training (an empty mel filter) would turn the least change in a test
     # clip into a huge number, whatever the floor: it gets the deviation that is typical for its fellows
     # instead.
@@ -72,7 +72,7 @@ def _floor(std: Tensor, mean: Tensor) -> Tensor:
     return torch.where(varies & (std > 1e-4 * typical), std, typical)
 
 
-def real_frames(x: Tensor, mask: Tensor | None) -> Tensor:
+def select_real_frames(x: Tensor, mask: Tensor | None) -> Tensor:
     """The frames of (B, D, F, T) that the mask (B, T) calls real, as rows of D * F features: what
     `Standardise.fit` takes."""
     rows = x.flatten(1, 2).transpose(1, 2)  # (B, T, D * F)
@@ -110,7 +110,7 @@ def pool_stats(x: Tensor, mask: Tensor | None = None) -> Tensor:
         x: (B, D, F, T).
         mask: (B, T), True where real; None: all are.
     Returns:
-        (B, D) where F = T = 1; (B, 2F) where D = 1 < F; else (B, 2D). `num_stats` tells the width.
+        (B, D) where F = T = 1; (B, 2F) where D = 1 < F; else (B, 2D). `count_stats` tells the width.
     """
     channels, height, frames = x.shape[1:]
     if height == frames == 1:
@@ -120,7 +120,7 @@ def pool_stats(x: Tensor, mask: Tensor | None = None) -> Tensor:
     return pool_map(x, mask, "mean_max")
 
 
-def num_stats(input_shape: tuple[int, int, int]) -> int:
+def count_stats(input_shape: tuple[int, int, int]) -> int:
     """The width of `pool_stats` for a view of shape (D, F, T)."""
     channels, height, frames = input_shape
     if height == frames == 1:

@@ -40,7 +40,7 @@ class FrameNorm(nn.LayerNorm):
         return super().forward(x.transpose(1, 2)).transpose(1, 2)
 
 
-def silence(x: Tensor, mask: Tensor | None) -> Tensor:
+def zero_padding(x: Tensor, mask: Tensor | None) -> Tensor:
     """(B, C, T) with zeros where the mask (B, T) says padding: what convolutions see beyond the ends
     anyway."""
     return x if mask is None else x.masked_fill(~mask[:, None, :], 0.0)
@@ -72,7 +72,7 @@ class Block(nn.Module):
         """(B, C, T) to (B, C, T), zero in the padding if it came in as zero there."""
         y = self.norm(self.depthwise(F.pad(x, self.pad)), mask)
         y = self.reduce(self.gelu(self.expand(y)))
-        return x + silence(self.drop_channels(self.dropout(y)), mask)
+        return x + zero_padding(self.drop_channels(self.dropout(y)), mask)
 
 
 class Patch(nn.Module):
@@ -93,7 +93,7 @@ class Patch(nn.Module):
             cells = pool_mask(mask, self.stride)
             mask = cells[:, : x.shape[2]].clone()
             mask[:, -1] |= cells[:, -1]  # a clip that is real only in the remainder keeps a frame
-        return silence(self.norm(x, mask), mask), mask
+        return zero_padding(self.norm(x, mask), mask), mask
 
 
 @register(
@@ -164,7 +164,7 @@ class ConvNeXt1d(Head):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits (B, num_classes) of x (B, D, F, T); mask (B, T) True where real."""
         mask = None if mask is None else mask.bool()
-        x, mask = self.stem(silence(x.flatten(1, 2), mask), mask)
+        x, mask = self.stem(zero_padding(x.flatten(1, 2), mask), mask)
         for patch, *blocks in self.stages:
             x, mask = patch(x, mask)
             for block in blocks:

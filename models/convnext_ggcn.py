@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from . import HeadError, register
 from .graph import TokenGraph
 from .head import Head
-from .maps import Input, halve, map_mask, to_grid
+from .maps import Input, halve_window, pool_to_grid, resize_mask
 
 
 class Block(nn.Module):
@@ -166,7 +166,7 @@ class ConvNeXtGGCN(Head):
         rates = (drop_path * index / max(1, blocks - 1) for index in range(blocks))
         layers: list[nn.Module] = []
         for depth, outputs in zip(depths, dims, strict=True):
-            window = halve(size, 2 if layers else stem)
+            window = halve_window(size, 2 if layers else stem)
             conv = nn.Conv2d(width, outputs, window.kernel, window.stride)
             layers += [LayerNorm2d(width), conv] if layers else [conv, LayerNorm2d(outputs, eps=1e-5)]
             width, size, self.time_stride = outputs, window.out, self.time_stride * window.stride[1]
@@ -202,7 +202,9 @@ class ConvNeXtGGCN(Head):
         """
         x = self.backbone(self.input(x, mask))
         rows, frames = x.shape[2:]
-        x, real = to_grid(x, map_mask(mask, self.time_stride, frames), grid(rows, frames, self.max_tokens))
+        x, real = pool_to_grid(
+            x, resize_mask(mask, self.time_stride, frames), fit_grid(rows, frames, self.max_tokens)
+        )
         if real is not None:
             real = real[:, None, :].expand(-1, x.shape[2], -1).flatten(1)
         return x.flatten(2).transpose(1, 2), real
@@ -212,13 +214,13 @@ class ConvNeXtGGCN(Head):
         self.input.fit(batches)
 
 
-def grid(rows: int, columns: int, most: int) -> tuple[int, int]:
+def fit_grid(rows: int, columns: int, most: int) -> tuple[int, int]:
     """The largest grid of about the same proportions that has at most so many cells; a smaller map keeps its
     own."""
     if rows * columns <= most:
         return rows, columns
     if rows > columns:
-        return grid(columns, rows, most)[::-1]
+        return fit_grid(columns, rows, most)[::-1]
     height = max(1, int(rows * (most / (rows * columns)) ** 0.5))
     return height, min(columns, most // height)
 

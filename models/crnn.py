@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from . import HeadError, register
 from .common import fit_window
 from .head import Head
-from .maps import Input, halve, map_mask, to_grid
+from .maps import Input, halve_window, pool_to_grid, resize_mask
 
 
 class AttentionPool(nn.Module):
@@ -82,7 +82,7 @@ class CRNN(Head):
                 window = fit_window(size, 3)
                 conv = nn.Conv2d(inputs, outputs, window.kernel, padding=window.padding, bias=False)
                 blocks += [conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
-            rows, frames = halve(size).kernel
+            rows, frames = halve_window(size).kernel
             frames = frames if index < time_pools else 1
             blocks.append(nn.MaxPool2d((rows, frames)))
             width, size, self.time_stride = (
@@ -107,7 +107,7 @@ class CRNN(Head):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits (B, num_classes) of x (B, D, F, T); mask (B, T) True where real."""
         x = self.conv(self.input(x, mask))
-        x, real = to_grid(x, map_mask(mask, self.time_stride, x.shape[3]), (x.shape[2], self.frames))
+        x, real = pool_to_grid(x, resize_mask(mask, self.time_stride, x.shape[3]), (x.shape[2], self.frames))
         if real is not None:
             x = x.masked_fill(~real[:, None, None, :], 0.0)
         x, _ = self.gru(self.dropout(x.flatten(1, 2).transpose(1, 2)))

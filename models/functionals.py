@@ -78,18 +78,18 @@ class Functionals(Head):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits (B, num_classes) of x (B, D, F, T); mask (B, T) True where real."""
-        return self.top(self.standardise(self.statistics(x, mask)).clamp(-8, 8))
+        return self.top(self.standardise(self.compute_statistics(x, mask)).clamp(-8, 8))
 
     def adapt(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
         """Take mean and deviation of every statistic from the training set."""
-        self.standardise.fit(self.statistics(x, mask) for x, mask in batches)
+        self.standardise.fit(self.compute_statistics(x, mask) for x, mask in batches)
 
-    def statistics(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    def compute_statistics(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, statistics) of x (B, D, F, T); mask (B, T) True where real."""
         with torch.autocast(x.device.type, enabled=False):
-            return self._statistics(x.float(), mask)
+            return self._compute_statistics(x.float(), mask)
 
-    def _statistics(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    def _compute_statistics(self, x: Tensor, mask: Tensor | None) -> Tensor:
         x = x.flatten(1, 2)  # (B, bands, T)
         if self.frames == 1:
             return x[:, :, 0]
@@ -100,16 +100,21 @@ class Functionals(Head):
             x = (x - peak).clamp(min=-FLOOR)
         x = x.masked_fill(~real, 0.0)
         count = real.sum(2, keepdim=True)
-        mean, deviation = _moments(x, real, count)
+        mean, deviation = _compute_moments(x, real, count)
         pairs = real[:, :, 1:] & real[:, :, :-1]
         change = x.diff(dim=2).abs().masked_fill(~pairs, 0.0)
         steps = pairs.sum(2, keepdim=True).clamp(min=1)
-        statistics = [mean, deviation, *self._quantiles(x, real, count), *_moments(change, pairs, steps)]
+        statistics = [
+            mean,
+            deviation,
+            *self._compute_quantiles(x, real, count),
+            *_compute_moments(change, pairs, steps),
+        ]
         statistics = [torch.cat([part.flatten(1) for part in statistics], 1)]
         centred = (x - mean).masked_fill(~real, 0.0).transpose(1, 2)
         envelope = nn.functional.adaptive_avg_pool1d(centred, self.groups).transpose(1, 2)
         if len(self.edges) > 1:
-            statistics.append(self._modulation(envelope, count).flatten(1))
+            statistics.append(self._compute_modulation(envelope, count).flatten(1))
         if self.groups > 1:
             unit = nn.functional.normalize(envelope, dim=2)
             upper = torch.triu_indices(self.groups, self.groups, 1, device=x.device)
@@ -117,7 +122,7 @@ class Functionals(Head):
         return torch.cat(statistics, 1)
 
     @staticmethod
-    def _quantiles(x: Tensor, real: Tensor, count: Tensor) -> list[Tensor]:
+    def _compute_quantiles(x: Tensor, real: Tensor, count: Tensor) -> list[Tensor]:
         ordered = x.masked_fill(~real, float("inf")).sort(2).values
         quantiles = []
         for share in QUANTILES:
@@ -125,7 +130,7 @@ class Functionals(Head):
             quantiles.append(ordered.gather(2, at))
         return quantiles
 
-    def _modulation(self, envelope: Tensor, count: Tensor) -> Tensor:
+    def _compute_modulation(self, envelope: Tensor, count: Tensor) -> Tensor:
         """(B, groups, steps) logarithm of the envelope's power spectrum; steps are at fixed modulation
         frequencies."""
         taper = torch.hann_window(envelope.shape[2], periodic=False, device=envelope.device)
@@ -134,7 +139,7 @@ class Functionals(Head):
         return (torch.stack(steps, 2) + 1e-2).log()
 
 
-def _moments(x: Tensor, real: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+def _compute_moments(x: Tensor, real: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and deviation over the real frames, (B, bands, 1) each; x is 0 elsewhere."""
     mean = x.sum(2, keepdim=True) / count
     centred = (x - mean).masked_fill(~real, 0.0)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from . import HeadError, register
 from .common import fit_window, pool_map
 from .head import Head
-from .maps import Input, halve, map_mask, to_grid
+from .maps import Input, halve_window, pool_to_grid, resize_mask
 
 
 @register(
@@ -68,7 +68,7 @@ class GenreCNN(Head):
         width, size, self.time_stride = input_shape[0], input_shape[1:], 1
         layers: list[nn.Module] = []
         for outputs in channels:
-            conv, window = fit_window(size, 3), halve(size)
+            conv, window = fit_window(size, 3), halve_window(size)
             layers += [
                 nn.Conv2d(width, outputs, conv.kernel, padding=conv.padding),
                 nn.BatchNorm2d(outputs),
@@ -92,10 +92,10 @@ class GenreCNN(Head):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits (B, num_classes) of x (B, D, F, T); mask (B, T) True where real."""
         x = self.conv(self.input(x, mask))
-        real = map_mask(mask, self.time_stride, x.shape[3])
+        real = resize_mask(mask, self.time_stride, x.shape[3])
         if self.pool == "gap":
             return self.fc(pool_map(x, real))
-        x, real = to_grid(x, real, self.grid)
+        x, real = pool_to_grid(x, real, self.grid)
         if real is not None:
             x = x.masked_fill(~real[:, None, None, :], 0.0)
         return self.fc(x.flatten(1))

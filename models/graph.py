@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 @torch.no_grad()
-def nearest_neighbours(x: Tensor, k: int, real: Tensor | None = None) -> Tensor:
+def find_neighbours(x: Tensor, k: int, real: Tensor | None = None) -> Tensor:
     """Who is among whose nearest: the symmetric k-nearest-neighbour graph of each clip's tokens.
 
     A token is joined to its k nearest others by Euclidean distance and to those that count it among theirs.
@@ -36,7 +36,7 @@ def nearest_neighbours(x: Tensor, k: int, real: Tensor | None = None) -> Tensor:
     return chosen | chosen.transpose(1, 2)
 
 
-def normalised(edges: Tensor) -> Tensor:
+def normalise_adjacency(edges: Tensor) -> Tensor:
     """D^-1/2 (A + I) D^-1/2 of Kipf & Welling (2017, eq. 2), D the degrees of A + I.
 
     Args:
@@ -87,7 +87,7 @@ class TokenGraph(nn.Module):
 
     def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
         """Tokens (B, N, C), real (B, N) True where a token is real, to (B, N, width)."""
-        adjacency = normalised(nearest_neighbours(x, self.k, real))
+        adjacency = normalise_adjacency(find_neighbours(x, self.k, real))
         for index, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
             y = self.dropout(self.act(norm(conv(x, adjacency))))
             x = x + y if index else y

@@ -20,7 +20,7 @@ class Head(nn.Module):
     also: tuple[str, ...] = ()
     """further views that training batches bring"""
     is_sklearn = False
-    """is it fitted by scikit-learn, without epochs? (`closed.Closed`)"""
+    """is it fitted by scikit-learn, without epochs? (`closed.SklearnHead`)"""
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits (B, num_classes) of x (B, D, F, T).
@@ -59,6 +59,6 @@ class Head(nn.Module):
         drawn."""
         return {}
 
-    def keeps(self, rows: int) -> int:
+    def count_stored(self, rows: int) -> int:
         """Values of four bytes that are stored after training on so many rows. Default: the parameters."""
         return sum(parameter.numel() for parameter in self.parameters())

@@ -10,19 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from . import HeadError, register
-from .ast import NEEDS, build_ast, load_ast, pooled
+from .ast import NEEDS, build_ast, compute_embedding, load_ast
 from .common import fit_window, pool_map
 from .head import Head
-from .maps import to_grid
+from .maps import pool_to_grid
 
 
-def square_grid(length: int) -> tuple[int, int]:
+def find_square_grid(length: int) -> tuple[int, int]:
     """The most square factorisation (rows, columns), rows <= columns: 768 is 24 x 32, a prime 1 x itself."""
     rows = next(rows for rows in range(math.isqrt(length), 0, -1) if length % rows == 0)
     return rows, length // rows
 
 
-def _conv(inputs: int, outputs: int, size: tuple[int, int], kernel: int) -> nn.Conv2d:
+def _build_conv(inputs: int, outputs: int, size: tuple[int, int], kernel: int) -> nn.Conv2d:
     window = fit_window(size, kernel)
     return nn.Conv2d(inputs, outputs, window.kernel, window.stride, window.padding)
 
@@ -40,7 +40,7 @@ class InceptionBlock(nn.Module):
         quarter = outputs // 4
         pool = fit_window(size, 3)
         average = nn.AvgPool2d(pool.kernel, pool.stride, pool.padding)
-        branches = [[_conv(inputs, quarter, size, kernel)] for kernel in (1, 5, 3)]
+        branches = [[_build_conv(inputs, quarter, size, kernel)] for kernel in (1, 5, 3)]
         branches.append([average, nn.Conv2d(inputs, quarter, 1)])
         self.branches = nn.ModuleList(
             nn.Sequential(*b, nn.BatchNorm2d(quarter), nn.ReLU(inplace=True)) for b in branches
@@ -58,7 +58,7 @@ class InceptionBlock(nn.Module):
         return self.norm(x * self.gate(pool_map(x, mask))[:, :, None, None]).relu()
 
 
-def alone(layer: nn.TransformerEncoderLayer, x: Tensor) -> Tensor:
+def isolate_clips(layer: nn.TransformerEncoderLayer, x: Tensor) -> Tensor:
     """What a post-norm encoder layer makes of sequences of a single token, without the work that cannot
     matter.
 
@@ -97,7 +97,8 @@ class InceptionTransformer(Head):
     grows with the image, so a long mel is slow.
 
     Faults of the published network, kept because it is the published network: the transformer sees one token
-    a clip, so that attention's softmax is 1 and attention a linear map (`alone`); and the linear layer before
+    a clip, so that attention's softmax is 1 and attention a linear map (`isolate_clips`); and the linear
+    layer before
     it has 100 million weights that add nothing in principle. The head `token_transformer` (recipe
     itmo2025_tokens) is what it should have been. Not
     kept: the last layer was 131,072 wide, because its width was given the input's size; here it has the
@@ -169,7 +170,7 @@ class InceptionTransformer(Head):
         channels, *size = input_shape
         self.vector = tuple(size) == (1, 1)
         if self.vector:
-            channels, size = 1, square_grid(channels)
+            channels, size = 1, find_square_grid(channels)
         self.size = tuple(size)
         self.grid = self.size if self.vector else tuple(map(min, grid, size))
         inputs = (channels, *widths)
@@ -194,7 +195,7 @@ class InceptionTransformer(Head):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits (B, num_classes) of x (B, D, F, T); mask (B, T) True where real."""
         if self.ast is not None:
-            x = pooled(self.ast, x)
+            x = compute_embedding(self.ast, x)
         if self.vector:
             x, mask = x.reshape(len(x), 1, *self.size), None
         if mask is not None:
@@ -202,8 +203,8 @@ class InceptionTransformer(Head):
             x = x.masked_fill(~mask[:, None, None, :], 0.0)
         for block in self.blocks:
             x = block(x, mask)
-        x = self.reduce(to_grid(x, mask, self.grid)[0]).flatten(1)
+        x = self.reduce(pool_to_grid(x, mask, self.grid)[0]).flatten(1)
         x = self.project(self.norm(x)).relu()
         for layer in self.transformer.layers:
-            x = alone(layer, x)
+            x = isolate_clips(layer, x)
         return self.fc(self.dropout(x))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from . import HeadError, register
-from .closed import Closed
+from .closed import SklearnHead
 
 
 @register(
@@ -17,12 +17,12 @@ from .closed import Closed
     kinds=("vector", "sequence", "grid", "spectrogram", "waveform"),
     about="the labels of the nearest training clips by cosine, on the embedding or on statistics over time",
 )
-class KNN(Closed):
+class KNN(SklearnHead):
     """Votes of the nearest training rows, each weighing exp(cosine / temperature), and half a vote spread
     over all classes.
 
     Args:
-        input_shape: (D, F, T); what becomes of it says `closed.Closed`.
+        input_shape: (D, F, T); what becomes of it says `closed.SklearnHead`.
         num_classes: width of the logits.
         k: neighbours asked. temperature: of their weights.
         rows: vectors kept, and whether a clip may have several labels; known once it is fitted.
@@ -52,7 +52,7 @@ class KNN(Closed):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits (B, num_classes) of x (B, D, F, T); mask (B, T) True where real."""
-        unit = nn.functional.normalize(self.standardised(x, mask).float(), dim=1)
+        unit = nn.functional.normalize(self.compute_standardised(x, mask).float(), dim=1)
         if not len(self.vectors_kept):
             return unit.new_zeros(len(unit), self.classes)
         near = (unit @ self.vectors_kept.T).topk(min(self.k, len(self.vectors_kept)), dim=1)
@@ -71,7 +71,7 @@ class KNN(Closed):
         each = 1 + 2e-10 * rows**2 * self.width
         return each, each / rows / 30
 
-    def keeps(self, rows: int) -> int:
+    def count_stored(self, rows: int) -> int:
         """Values of four bytes that are stored after fitting to so many rows."""
         return rows * (self.width + self.classes)
 
@@ -90,6 +90,6 @@ class KNN(Closed):
         """
         x = torch.from_numpy(self.fit_standardisation(batches))
         labels = torch.from_numpy(np.asarray(targets, dtype=np.float32))
-        self.store(vectors_kept=nn.functional.normalize(x, dim=1), labels_kept=labels)
+        self.store_buffers(vectors_kept=nn.functional.normalize(x, dim=1), labels_kept=labels)
         self.multilabel = multilabel
         self.update_options(rows=len(x), multilabel=multilabel)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 
 from . import register
-from .common import Standardise, num_stats, pool_stats
+from .common import Standardise, count_stats, pool_stats
 from .head import Head
 
 
@@ -31,7 +31,7 @@ class Linear(Head):
 
     def __init__(self, input_shape: tuple[int, int, int], num_classes: int, *, dropout: float = 0.0) -> None:
         super().__init__()
-        width = num_stats(input_shape)
+        width = count_stats(input_shape)
         self.standardise = Standardise(width)
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(width, num_classes)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from . import HeadError, register
-from .closed import Closed, constant, tasks
+from .closed import SklearnHead, compute_constant_logits, split_tasks
 
 
 @register(
@@ -17,12 +17,12 @@ from .closed import Closed, constant, tasks
     kinds=("vector", "sequence", "grid", "spectrogram", "waveform"),
     about="scikit-learn's logistic regression on the embedding or on statistics over time, fitted at once",
 )
-class Logistic(Closed):
+class Logistic(SklearnHead):
     """Multinomial, or one against the rest where clips have several labels; strongest of all where clips are
     few.
 
     Args:
-        input_shape: (D, F, T); what becomes of it says `closed.Closed`.
+        input_shape: (D, F, T); what becomes of it says `closed.SklearnHead`.
         num_classes: width of the logits.
         c: inverse strength of the L2 penalty on the standardised features.
     """
@@ -38,7 +38,7 @@ class Logistic(Closed):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits (B, num_classes) of x (B, D, F, T); mask (B, T) True where real."""
-        return self.fc(self.standardised(x, mask))
+        return self.fc(self.compute_standardised(x, mask))
 
     def solve(
         self,
@@ -57,8 +57,8 @@ class Logistic(Closed):
         from sklearn.linear_model import LogisticRegression
 
         x = self.fit_standardisation(batches).astype(np.float64)
-        weight, bias = np.zeros((self.classes, self.width)), constant(targets)
-        separable = list(tasks(targets))
+        weight, bias = np.zeros((self.classes, self.width)), compute_constant_logits(targets)
+        separable = list(split_tasks(targets))
         if multilabel:
             for number, yes in separable:
                 fitted = LogisticRegression(C=self.c, max_iter=2000).fit(x, yes, weights)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .common import Standardise, Window, pool_mask, real_frames
+from .common import Standardise, Window, pool_mask, select_real_frames
 
 
 class Input(nn.Module):
@@ -35,10 +35,10 @@ class Input(nn.Module):
     def fit(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
         """Take mean and deviation from the real frames of the training set's (x, mask)."""
         if self.standardise is not None:
-            self.standardise.fit(real_frames(x, mask) for x, mask in batches)
+            self.standardise.fit(select_real_frames(x, mask) for x, mask in batches)
 
 
-def halve(size: tuple[int, int], stride: int = 2) -> Window:
+def halve_window(size: tuple[int, int], stride: int = 2) -> Window:
     """Kernel and stride 2 without padding (n become n // 2, an odd last one is dropped), 1 on an axis that
     has run out.
 
@@ -52,7 +52,7 @@ def halve(size: tuple[int, int], stride: int = 2) -> Window:
     return Window(kernel, kernel, (0, 0), tuple(length // k for length, k in zip(size, kernel, strict=True)))
 
 
-def map_mask(mask: Tensor | None, stride: int, cells: int) -> Tensor | None:
+def resize_mask(mask: Tensor | None, stride: int, cells: int) -> Tensor | None:
     """Bring a mask to a map whose last, incomplete cells were dropped: their frames count for the last one
     left.
 
@@ -69,7 +69,7 @@ def map_mask(mask: Tensor | None, stride: int, cells: int) -> Tensor | None:
     return torch.cat([cells_real[:, : cells - 1], cells_real[:, cells - 1 :].any(1, keepdim=True)], dim=1)
 
 
-def to_grid(x: Tensor, mask: Tensor | None, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+def pool_to_grid(x: Tensor, mask: Tensor | None, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
     """Average a map over the cells of a grid, its real frames only, as adaptive average pooling draws the
     cells.
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from . import HeadError, register
-from .common import Standardise, num_stats, pool_stats
+from .common import Standardise, count_stats, pool_stats
 from .head import Head
 
 
@@ -41,7 +41,7 @@ class MLP(Head):
         super().__init__()
         if not all(isinstance(width, int) and width >= 1 for width in hidden):
             raise HeadError(f"mlp: option hidden is a list of layer widths from 1, not {hidden!r}")
-        widths = [num_stats(input_shape), *hidden]
+        widths = [count_stats(input_shape), *hidden]
         self.standardise = Standardise(widths[0])
         layers: list[nn.Module] = []
         for before, width in pairwise(widths):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from . import HeadError, register
 from .common import Standardise
 from .functionals import FLOOR
-from .svm import SVM, gaussian
+from .svm import SVM, compute_gaussian_kernel
 
 SAMPLED = 40_000  # patches that a dictionary is learnt from
 AREAS = 3  # of the frequency axis, counted apart
@@ -93,36 +93,38 @@ class Patches(SVM):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits (B, num_classes) of x (B, 1, F, T); mask (B, T) True where real."""
         kernels = [
-            self._kernel(self.standardised(*self._copy(x, mask, number)).float(), self.vectors_kept)
+            self._compute_kernel(
+                self.compute_standardised(*self._copy(x, mask, number)).float(), self.vectors_kept
+            )
             for number in HEARD
         ]
         return torch.stack(kernels).mean(0) @ self.coefficients.T + self.bias
 
-    def vectors(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    def compute_vectors(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(B, width): the statistics, then each dictionary's."""
         with torch.autocast(x.device.type, enabled=False):
             x = x.float()
-            return torch.cat([self.functionals.statistics(x, mask), *self._counts(x, mask)], 1)
+            return torch.cat([self.functionals.compute_statistics(x, mask), *self._counts(x, mask)], 1)
 
     def _counts(self, x: Tensor, mask: Tensor | None) -> list[Tensor]:
         """[(B, values)] of every dictionary."""
-        x, real = _levels(x, mask)
+        x, real = _compute_levels(x, mask)
         step = max(1, PIXELS // (len(self.sizes) * self.words * self.places))
         return [
             torch.cat(
                 [
-                    self._count(number, x[at : at + step], real[at : at + step])
+                    self._count_words(number, x[at : at + step], real[at : at + step])
                     for at in range(0, len(x), step)
                 ]
             )
             for number in range(len(self.sizes))
         ]
 
-    def _count(self, number: int, x: Tensor, real: Tensor) -> Tensor:
+    def _count_words(self, number: int, x: Tensor, real: Tensor) -> Tensor:
         words, against, soft = (getattr(self, f"{name}{number}") for name in ("words", "against", "soft"))
         size = words.shape[2:]
         mean, square = (nn.functional.avg_pool2d(one, size, self.stride) for one in (x, x.square()))
-        deviation = _root(square - mean.square())
+        deviation = _compute_root(square - mean.square())
         matches = (
             nn.functional.conv2d(x, words, stride=self.stride) / (deviation + soft) - against[:, None, None]
         )
@@ -135,8 +137,8 @@ class Patches(SVM):
             loudest = area.amax(2, keepdim=True)
             mean = (loudest * inside).sum((2, 3)) / count
             spread = ((loudest - mean[:, :, None, None]).square() * inside).sum((2, 3)) / count
-            areas += [(area * inside).sum((2, 3)) / (count * area.shape[2]), _root(spread)]
-        return _root(torch.cat(areas, 1))
+            areas += [(area * inside).sum((2, 3)) / (count * area.shape[2]), _compute_root(spread)]
+        return _compute_root(torch.cat(areas, 1))
 
     def _copy(self, x: Tensor, mask: Tensor | None, number: int) -> tuple[Tensor, Tensor | None]:
         """A clip moved by some bands or stretched in time; number 0 is the clip itself."""
@@ -156,11 +158,11 @@ class Patches(SVM):
         x = nn.functional.pad(x, (0, max(0, self.frames - frames)))[..., : self.frames]
         return x, torch.arange(self.frames, device=x.device) < real[:, None]
 
-    def _kernel(self, x: Tensor, y: Tensor) -> Tensor:
+    def _compute_kernel(self, x: Tensor, y: Tensor) -> Tensor:
         # not a stack of all: each is a fitting's largest piece of memory
         kernel = torch.zeros(len(x), len(y), device=x.device)
         for a, b in zip(x.split(self.parts, 1), y.split(self.parts, 1), strict=True):
-            kernel = kernel + gaussian(a, b, self.gamma)
+            kernel = kernel + compute_gaussian_kernel(a, b, self.gamma)
         return kernel / len(self.parts)
 
     def solve(
@@ -184,25 +186,25 @@ class Patches(SVM):
         every = [torch.from_numpy(self.fit_standardisation(batches))]
         with torch.no_grad():
             every += [
-                torch.cat([self.standardised(*self._copy(x, mask, number)) for x, mask in batches])
+                torch.cat([self.compute_standardised(*self._copy(x, mask, number)) for x, mask in batches])
                 for number in order[1:]
             ]
         answering = list(range(min(len(order), len(HEARD))))
         self._fit_machine(torch.cat(every), targets, groups, multilabel, weights, answering)
 
-    def keeps(self, rows: int) -> int:
+    def count_stored(self, rows: int) -> int:
         """Values of four bytes that are stored, at most, after fitting to so many rows: vectors are of two
         bytes."""
-        return self._most(rows) * (self.width // 2 + self.classes) + sum(
+        return self._count_training_rows(rows) * (self.width // 2 + self.classes) + sum(
             self.words * h * w for h, w in self.sizes
         )
 
-    def _most(self, rows: int) -> int:
+    def _count_training_rows(self, rows: int) -> int:
         return max(rows, min(len(self.copies) * rows, MOST_ROWS))
 
     def estimate_seconds(self, rows: int) -> tuple[float, float]:
         """About what fitting to so many rows takes on two cores, and answering one."""
-        copies = self._most(rows)
+        copies = self._count_training_rows(rows)
         seconds_per_copy = sum(2 * self.words * h * w * self.places for h, w in self.sizes) / 2e10
         fitting = rows * (len(self.copies) + len(HEARD)) * seconds_per_copy + copies**2 * (
             1e-7 * self.classes + 4e-11 * self.width
@@ -216,7 +218,7 @@ class Patches(SVM):
         from sklearn.exceptions import ConvergenceWarning
 
         size = self.sizes[number]
-        patches = _sample(batches, size, self.stride)
+        patches = _sample_patches(batches, size, self.stride)
         deviation = patches.std(1, unbiased=False, keepdim=True)
         soft = (deviation.mean() / 2).clamp(min=1e-3)
         patches = (patches - patches.mean(1, keepdim=True)) / (deviation + soft)
@@ -234,17 +236,19 @@ class Patches(SVM):
         filters = nn.functional.normalize(torch.from_numpy(centres).float(), dim=1) @ whiten
         # A patch's mean is taken off by filters that sum to nothing.
         words = (filters - filters.mean(1, keepdim=True)).unflatten(1, (1, *size))
-        self.store(**{f"against{number}": filters @ centre, f"words{number}": words, f"soft{number}": soft})
+        self.store_buffers(
+            **{f"against{number}": filters @ centre, f"words{number}": words, f"soft{number}": soft}
+        )
 
 
-def _root(x: Tensor) -> Tensor:
+def _compute_root(x: Tensor) -> Tensor:
     """The square root, 0 below 0; there its gradient is 0, too, and no infinity that saliency would trip
     over."""
     above = x > 0
     return torch.where(above, x, 1.0).sqrt() * above
 
 
-def _levels(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+def _compute_levels(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Levels relative to each clip's loudest cell, no deeper than `functionals` looks; (B,) real frames."""
     real = x.new_full((len(x),), x.shape[3], dtype=torch.long) if mask is None else mask.sum(1)
     inside = (torch.arange(x.shape[3], device=x.device) < real[:, None])[:, None, None]
@@ -252,14 +256,14 @@ def _levels(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     return (x - peak).clamp(min=-FLOOR).masked_fill(~inside, -FLOOR), real
 
 
-def _sample(
+def _sample_patches(
     batches: list[tuple[Tensor, Tensor | None]], size: tuple[int, int], stride: tuple[int, int]
 ) -> Tensor:
     """(patches, bands * frames) drawn evenly from all clips."""
     draw = np.random.default_rng(0)
     each, patches = -(-SAMPLED // sum(len(x) for x, _ in batches)), []
     for x, mask in batches:
-        for clip, frames in zip(*_levels(x.float(), mask), strict=True):
+        for clip, frames in zip(*_compute_levels(x.float(), mask), strict=True):
             there = clip[0].unfold(0, size[0], stride[0]).unfold(1, size[1], stride[1])
             last = max(1, (int(frames) - size[1]) // stride[1] + 1)
             patches.append(there[draw.integers(0, len(there), each), draw.integers(0, last, each)].flatten(1))

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from . import HeadError, register
-from .closed import Closed, constant, tasks
+from .closed import SklearnHead, compute_constant_logits, split_tasks
 
 MOST = 25_000  # rows: their kernel takes 5 GB
 INNER = 3  # folds within the training rows that the scale of the decisions is found on
 
 
-def gaussian(x: Tensor, y: Tensor, gamma: float) -> Tensor:
+def compute_gaussian_kernel(x: Tensor, y: Tensor, gamma: float) -> Tensor:
     """exp(-gamma |x - y|^2 / width) of all pairs of rows; in float32, for the squares cancel."""
     with torch.autocast(x.device.type, enabled=False):
         x, y = x.float(), y.float()
@@ -28,12 +28,12 @@ def gaussian(x: Tensor, y: Tensor, gamma: float) -> Tensor:
     kinds=("vector", "sequence", "grid", "spectrogram", "waveform"),
     about="scikit-learn's support vector machine (Gaussian kernel, one against the rest), fitted at once",
 )
-class SVM(Closed):
+class SVM(SklearnHead):
     """One machine a class; the decisions times one number, found by cross-validation within the training
     rows, are the logits.
 
     Args:
-        input_shape: (D, F, T); what becomes of it says `closed.Closed`.
+        input_shape: (D, F, T); what becomes of it says `closed.SklearnHead`.
         num_classes: width of the logits.
         c: inverse strength of the penalty. gamma: of the kernel exp(-gamma |x - y|^2 / width).
         rows: vectors kept; known once it is fitted.
@@ -58,11 +58,11 @@ class SVM(Closed):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits (B, num_classes) of x (B, D, F, T); mask (B, T) True where real."""
-        kernel = self._kernel(self.standardised(x, mask).float(), self.vectors_kept)
+        kernel = self._compute_kernel(self.compute_standardised(x, mask).float(), self.vectors_kept)
         return kernel @ self.coefficients.T + self.bias
 
-    def _kernel(self, x: Tensor, y: Tensor) -> Tensor:
-        return gaussian(x, y, self.gamma)
+    def _compute_kernel(self, x: Tensor, y: Tensor) -> Tensor:
+        return compute_gaussian_kernel(x, y, self.gamma)
 
     def solve(
         self,
@@ -103,19 +103,19 @@ class SVM(Closed):
     ) -> None:
         """Fit to standardised vectors: of all rows, and after them of copies of all rows; `heard`: the copies
         that answer."""
-        kernel = self._kernel(x, x).double().numpy()
+        kernel = self._compute_kernel(x, x).double().numpy()
         copies = len(x) // len(targets)
         weights = np.tile(np.ones(len(targets)) if weights is None else weights, copies)
         targets, groups = np.tile(targets, (copies, 1)), np.tile(groups, copies)
-        coefficients, bias = self._machines(kernel, targets, weights, np.arange(len(x)))
+        coefficients, bias = self._fit_machines(kernel, targets, weights, np.arange(len(x)))
         scale = self._scale(kernel, targets, groups, weights, multilabel, copies, predicted)
-        separable = {number for number, _ in tasks(targets)}
+        separable = {number for number, _ in split_tasks(targets)}
         left = [number for number in range(self.classes) if number not in separable]
         bias = scale * bias
-        bias[left] = constant(targets)[left]
+        bias[left] = compute_constant_logits(targets)[left]
         used = np.flatnonzero(coefficients.any(0))
         x, coefficients = x[used], coefficients[:, used]
-        self.store(
+        self.store_buffers(
             vectors_kept=x.to(self.vectors_kept.dtype),
             coefficients=torch.from_numpy((scale * coefficients).astype(np.float32)),
             bias=torch.from_numpy(bias.astype(np.float32)),
@@ -127,11 +127,11 @@ class SVM(Closed):
         each = 1 + 1e-9 * rows**2 * self.width + 2e-6 * self.classes * rows**2
         return each, each / rows / 30
 
-    def keeps(self, rows: int) -> int:
+    def count_stored(self, rows: int) -> int:
         """Values of four bytes that are stored, at most, after fitting to so many rows."""
         return rows * (self.width + self.classes)
 
-    def _machines(
+    def _fit_machines(
         self, kernel: np.ndarray, targets: np.ndarray, weights: np.ndarray, rows: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """(classes, all rows) coefficients and (classes,) offsets of machines that saw the given rows
@@ -140,7 +140,7 @@ class SVM(Closed):
 
         coefficients, bias = np.zeros((self.classes, len(kernel))), np.full(self.classes, -1.0)
         inside = kernel[np.ix_(rows, rows)]
-        for number, yes in tasks(targets[rows]):
+        for number, yes in split_tasks(targets[rows]):
             fitted = SVC(C=self.c, kernel="precomputed").fit(inside, yes, weights[rows])
             coefficients[number, rows[fitted.support_]] = fitted.dual_coef_[0]
             bias[number] = fitted.intercept_[0]
@@ -166,7 +166,7 @@ class SVM(Closed):
             return 3.0
         decisions = np.zeros(targets.shape)
         for train, valid in GroupKFold(INNER, shuffle=True, random_state=0).split(kernel, groups=groups):
-            coefficients, bias = self._machines(kernel, targets, weights, train)
+            coefficients, bias = self._fit_machines(kernel, targets, weights, train)
             decisions[valid] = kernel[valid] @ coefficients.T + bias
         decisions = decisions.reshape(copies, -1, self.classes)[predicted].mean(0)
         targets, weights = targets[: len(decisions)], weights[: len(decisions), None]

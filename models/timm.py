@@ -88,7 +88,8 @@ class Timm(Head):
         except (TypeError, AssertionError, RuntimeError) as error:
             options = ", ".join(self.arguments)
             raise HeadError(
-                f"timm: {self.backbone} cannot be built with {options}: {_line(error)}; choose another "
+                f"timm: {self.backbone} cannot be built with {options}: {_format_error(error)}; choose "
+                "another "
                 "backbone, or leave dropout or drop_path out"
             ) from None
 
@@ -112,7 +113,7 @@ class Timm(Head):
                 with torch.no_grad():
                     logits = self.net(torch.zeros(1, input_shape[0], *size))
             except (RuntimeError, ValueError, AssertionError, IndexError) as error:
-                reason = _line(error)
+                reason = _format_error(error)
                 continue
             if tuple(logits.shape) != (1, num_classes):
                 raise HeadError(f"timm: {self.backbone} does not classify images: choose another backbone")
@@ -134,7 +135,7 @@ class Timm(Head):
         """Take mean and deviation of each channel and frequency from the real frames of the training set."""
         self.input.fit(batches)
 
-    def _pretrained(self, overlay: dict[str, Any]) -> dict[str, Tensor]:
+    def _build_pretrained_state(self, overlay: dict[str, Any]) -> dict[str, Tensor]:
         """The state of a pretrained twin; KeyError where weights are missing, which timm only warns of."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -177,15 +178,16 @@ class Timm(Head):
         try:
             if path.suffix in (".safetensors", ".pth", ".pt", ".bin") and not path.is_file():
                 raise FileNotFoundError("no such file")
-            self.net.load_state_dict(self._pretrained(overlay))
+            self.net.load_state_dict(self._build_pretrained_state(overlay))
         except Exception as error:  # timm, the hub, the network and the file each fail in ways of their own
             raise HeadError(
-                f"timm: no weights {self.weights!r} for {self.backbone} ({_line(error)}): go online once, "
+                f"timm: no weights {self.weights!r} for {self.backbone} ({_format_error(error)}): go online "
+                "once, "
                 "name a local safetensors file by --head.weights, or leave the weights out"
             ) from None
 
 
-def _line(error: Exception) -> str:
+def _format_error(error: Exception) -> str:
     # The first sentence alone: the hub and torch add pages of advice.
     text = " ".join(str(error.args[0] if isinstance(error, KeyError) else error).split()).split(". ")[0]
     return f"{type(error).__name__}: {text[:200].rstrip(' .:')}" if text else type(error).__name__

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from . import HeadError, register
 from .common import pool_mask
 from .head import Head
-from .inception_transformer import square_grid
+from .inception_transformer import find_square_grid
 from .maps import Input
 
 TOKENS = 256  # attention's cost grows with their square: patches grow until there are no more
@@ -78,7 +78,7 @@ class TokenTransformer(Head):
         depth, height, frames = input_shape
         self.input = Input(input_shape, standardise=True)
         if height == frames == 1:
-            self.grid, self.patch = (square_grid(depth)[0], 1), None
+            self.grid, self.patch = (find_square_grid(depth)[0], 1), None
             self.embed = nn.Conv1d(depth, self.grid[0] * dim, 1, groups=self.grid[0])
         else:
             self.patch = tuple(map(min, patch or choose_patch(input_shape), (height, frames)))
@@ -103,7 +103,7 @@ class TokenTransformer(Head):
         if self.patch is None:
             tokens, real = self.embed(x.flatten(2)).view(len(x), self.grid[0], -1), None
         else:
-            tokens, real = self.patches(x, mask)
+            tokens, real = self.embed_patches(x, mask)
         tokens = self.dropout(tokens + self.position)
         if real is None:
             return self.fc(self.dropout(self.transformer(tokens).mean(1)))
@@ -111,15 +111,15 @@ class TokenTransformer(Head):
         mean = tokens.masked_fill(~real[..., None], 0.0).sum(1) / real.sum(1, keepdim=True)
         return self.fc(self.dropout(mean))
 
-    def padded(self, x: Tensor) -> Tensor:
+    def pad_to_patches(self, x: Tensor) -> Tensor:
         """An image with zeros, the mean, up to whole patches."""
         height, frames = self.patch
         return nn.functional.pad(x, (0, -x.shape[3] % frames, 0, -x.shape[2] % height))
 
-    def patches(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def embed_patches(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """(B, N, dim) tokens of an image, and which of them have any real frame, (B, N); None where all
         do."""
-        tokens = self.embed(self.padded(x)).flatten(2).transpose(1, 2)
+        tokens = self.embed(self.pad_to_patches(x)).flatten(2).transpose(1, 2)
         if mask is None:
             return tokens, None
         return tokens, pool_mask(mask, self.patch[1]).repeat(1, self.grid[0])

@@ -220,7 +220,9 @@ def test_what_is_clearly_worse_is_dropped_when_time_is_short(
     monkeypatch.setattr(
         candidate_training, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + passed[0])
     )
-    monkeypatch.setattr(candidate_training, "seconds", lambda run: 600.0 * len(run.list_finished_folds()))
+    monkeypatch.setattr(
+        candidate_training, "sum_training_seconds", lambda run: 600.0 * len(run.list_finished_folds())
+    )
     monkeypatch.setattr(
         candidate_training.precision, "seconds_a_row", lambda *args: 600 / (1.2 * 120 * (2 / 3) * 8)
     )
@@ -287,7 +289,7 @@ def test_every_recipe_of_the_ladder_is_there() -> None:
 
 def test_further_seeds_come_last_the_strongest_recipe_s_first(work: Path) -> None:
     views = {"one": {"mel": (1, 16, 40)}, "two": {"pooled": (8, 1, 1)}}
-    found = candidates.candidates(
+    found = candidates.list_candidates(
         [Cache(make(Path("data/c") / name, view)) for name, view in views.items()], (), models
     )
     seeds = [(c.recipe.name, c.seed) for c in found if c.seed]

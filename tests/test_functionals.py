@@ -21,7 +21,7 @@ def decibels(frames: int = 40, bands: int = 6, seed: int = 0) -> torch.Tensor:
 
 def test_statistics_are_numpys():
     x = decibels()
-    found = models.build("functionals", (1, 6, 40), 3, groups=3, modulations=4).statistics(x).numpy()
+    found = models.build("functionals", (1, 6, 40), 3, groups=3, modulations=4).compute_statistics(x).numpy()
     for row, clip in zip(found, x.numpy()[:, 0], strict=True):
         clip = clip - clip.max()
         change = np.abs(np.diff(clip, axis=1))
@@ -36,11 +36,13 @@ def test_statistics_are_numpys():
 def test_gain_does_not_matter_and_silence_has_a_floor():
     head = models.build("functionals", (1, 6, 40), 3)
     x = decibels()
-    torch.testing.assert_close(head.statistics(x + 17), head.statistics(x), atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(
+        head.compute_statistics(x + 17), head.compute_statistics(x), atol=1e-3, rtol=1e-4
+    )
     x[:, :, 0, :20] = -200
     deeper = x.clone()
     deeper[:, :, 0, :20] = -300
-    assert torch.equal(head.statistics(x), head.statistics(deeper))
+    assert torch.equal(head.compute_statistics(x), head.compute_statistics(deeper))
 
 
 def test_a_rotor_shows_in_its_modulation_step():
@@ -48,7 +50,7 @@ def test_a_rotor_shows_in_its_modulation_step():
     head = models.build("functionals", (1, 8, 160), 3, groups=2, modulations=6)
     beat = 10 * torch.cos(2 * np.pi * 20 * torch.arange(160) / 160)
     x = decibels(160, 8)[:1] / 10 + beat - 30
-    modulation = head._modulation(
+    modulation = head._compute_modulation(
         (x - x.mean(3, keepdim=True))[:, 0].unflatten(1, (2, 4)).mean(2), torch.tensor([[[160]]])
     )
     step = next(i for i, (low, high) in enumerate(pairwise(head.edges)) if low <= 20 < high)
@@ -58,12 +60,14 @@ def test_a_rotor_shows_in_its_modulation_step():
 def test_padding_is_not_counted():
     head = models.build("functionals", (1, 6, 40), 3, groups=3)
     x, mask = decibels(), torch.arange(40).repeat(2, 1) < 25
-    whole = models.build("functionals", (1, 6, 40), 3, groups=3).statistics(x[..., :25])
+    whole = models.build("functionals", (1, 6, 40), 3, groups=3).compute_statistics(x[..., :25])
     loud = x.masked_fill(~mask[:, None, None], 50.0)
-    assert torch.equal(head.statistics(loud, mask), head.statistics(x, mask))
+    assert torch.equal(head.compute_statistics(loud, mask), head.compute_statistics(x, mask))
     modulations = 3 * (len(head.edges) - 1)
     plain = list(range(54)) + list(range(54 + modulations, whole.shape[1]))
-    torch.testing.assert_close(head.statistics(x, mask)[:, plain], whole[:, plain], atol=2e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        head.compute_statistics(x, mask)[:, plain], whole[:, plain], atol=2e-3, rtol=1e-3
+    )
 
 
 def test_ensemble_is_the_mean_of_members_that_learn_apart():

@@ -13,9 +13,9 @@ from conftest import ROOT, make_competition
 import get_features
 import models
 import train
-from models.convnext_ggcn import grid
-from models.graph import GraphConv, TokenGraph, nearest_neighbours, normalised
-from models.maps import halve, map_mask, to_grid
+from models.convnext_ggcn import fit_grid
+from models.graph import GraphConv, TokenGraph, find_neighbours, normalise_adjacency
+from models.maps import halve_window, pool_to_grid, resize_mask
 
 SMALL = dict(
     depths=(1, 1), dims=(8, 12), kernel=5, attention=8, heads=2, graph=6, k=3, hidden=(8,), layer_scale=1.0
@@ -78,7 +78,7 @@ def test_neighbours_are_scikit_learns():
     from sklearn.neighbors import kneighbors_graph
 
     x = torch.randn(3, 20, 7, generator=torch.Generator().manual_seed(0))
-    found = nearest_neighbours(x, 4).numpy()
+    found = find_neighbours(x, 4).numpy()
     for clip, edges in zip(x.numpy(), found, strict=True):
         directed = kneighbors_graph(clip, 4).toarray() > 0
         assert np.array_equal(edges, directed | directed.T)
@@ -88,29 +88,29 @@ def test_nobody_is_joined_to_padding():
     x = torch.randn(2, 9, 3, generator=torch.Generator().manual_seed(0))
     real = torch.ones(2, 9, dtype=torch.bool)
     real[1, 3:] = False
-    edges = nearest_neighbours(x, 5, real)
-    assert torch.equal(edges[0], nearest_neighbours(x[:1], 5)[0])
+    edges = find_neighbours(x, 5, real)
+    assert torch.equal(edges[0], find_neighbours(x[:1], 5)[0])
     assert torch.equal(edges[1, :3, :3], ~torch.eye(3, dtype=torch.bool))  # fewer others than k: all of them
     assert not edges[1, 3:].any() and not edges[1, :, 3:].any()
-    assert nearest_neighbours(x[:, :1], 5).tolist() == [[[False]], [[False]]]
+    assert find_neighbours(x[:, :1], 5).tolist() == [[[False]], [[False]]]
 
 
 def test_equal_tokens_have_a_graph_of_their_own_order():
     x = torch.zeros(1, 6, 4)
-    edges = nearest_neighbours(x, 2)
-    assert torch.equal(edges, nearest_neighbours(x + 1e-5 * torch.randn(1, 6, 4), 2))
+    edges = find_neighbours(x, 2)
+    assert torch.equal(edges, find_neighbours(x + 1e-5 * torch.randn(1, 6, 4), 2))
     assert edges[0, 5].nonzero().flatten().tolist() == [0, 1]
 
 
 def test_graph_convolution_is_kipf_and_wellings():
     torch.manual_seed(0)
     x, conv = torch.randn(1, 5, 3), GraphConv(3, 2)
-    edges = nearest_neighbours(x, 2)
+    edges = find_neighbours(x, 2)
     loops = edges[0].double().numpy() + np.eye(5)
     scale = np.diag(loops.sum(1) ** -0.5)
     weight = conv.linear.weight.detach().double().numpy().T
     want = scale @ loops @ scale @ x[0].double().numpy() @ weight + conv.bias.detach().numpy()
-    np.testing.assert_allclose(conv(x, normalised(edges))[0].detach().numpy(), want, atol=1e-6)
+    np.testing.assert_allclose(conv(x, normalise_adjacency(edges))[0].detach().numpy(), want, atol=1e-6)
 
 
 def test_residual_from_the_second_layer_on():
@@ -150,28 +150,28 @@ def test_a_clip_is_answered_alone():
 
 
 def test_halving_drops_the_odd_one_and_stops_at_one():
-    assert halve((64, 125)) == ((2, 2), (2, 2), (0, 0), (32, 62))
-    assert halve((1, 3)) == ((1, 2), (1, 2), (0, 0), (1, 1))
-    assert halve((3, 9), 4).out == (1, 2)
+    assert halve_window((64, 125)) == ((2, 2), (2, 2), (0, 0), (32, 62))
+    assert halve_window((1, 3)) == ((1, 2), (1, 2), (0, 0), (1, 1))
+    assert halve_window((3, 9), 4).out == (1, 2)
 
 
 def test_frames_of_a_dropped_cell_count_for_the_last():
     mask = torch.zeros(3, 11, dtype=torch.bool)
     mask[0, :5] = mask[1, 10:] = True
     mask[2] = True
-    assert map_mask(mask, 4, 2).tolist() == [[True, True], [False, True], [True, True]]
-    assert map_mask(None, 4, 2) is None
+    assert resize_mask(mask, 4, 2).tolist() == [[True, True], [False, True], [True, True]]
+    assert resize_mask(None, 4, 2) is None
 
 
 def test_to_grid_averages_real_frames_only():
     x = torch.arange(12.0).view(1, 1, 2, 6)
     mask = torch.tensor([[1, 1, 1, 0, 0, 0]]).bool()
-    pooled, real = to_grid(x.masked_fill(~mask, float("nan")), mask, (1, 3))
+    pooled, real = pool_to_grid(x.masked_fill(~mask, float("nan")), mask, (1, 3))
     assert real.tolist() == [[True, True, False]]
     assert pooled.flatten().tolist() == pytest.approx([(0 + 1 + 6 + 7) / 4, (2 + 8) / 2, 0])
-    plain, none = to_grid(x, None, (2, 3))
-    full, _ = to_grid(x, torch.ones_like(mask), (2, 3))
-    assert none is None and torch.allclose(plain, full) and to_grid(x, mask, (2, 6))[0] is x
+    plain, none = pool_to_grid(x, None, (2, 3))
+    full, _ = pool_to_grid(x, torch.ones_like(mask), (2, 3))
+    assert none is None and torch.allclose(plain, full) and pool_to_grid(x, mask, (2, 6))[0] is x
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_to_grid_averages_real_frames_only():
     ],
 )
 def test_the_grid_of_tokens_is_bounded(rows, columns, most, want):
-    found = grid(rows, columns, most)
+    found = fit_grid(rows, columns, most)
     assert found == want and found[0] * found[1] <= max(most, 1) and found[0] <= rows and found[1] <= columns
 
 

@@ -16,7 +16,7 @@ import models
 import train
 from earshot.core.config import load_recipe
 from earshot.core.errors import UserError
-from models.inception_transformer import InceptionBlock, square_grid
+from models.inception_transformer import InceptionBlock, find_square_grid
 
 ITMO = dict(widths=(8, 12), reduce=4, d_model=16, layers=1, heads=2, feedforward=24)
 TINY = dict(hidden_size=24, layers=2, heads=2, intermediate=32)
@@ -75,7 +75,7 @@ def test_published_sizes():
 
 
 def test_square_grid():
-    assert [square_grid(n) for n in (768, 384, 960, 127, 1)] == [
+    assert [find_square_grid(n) for n in (768, 384, 960, 127, 1)] == [
         (24, 32),
         (16, 24),
         (30, 32),

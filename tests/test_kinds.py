@@ -97,7 +97,7 @@ def test_weights_need_their_own_settings(tmp_path: Path, head: dict, capsys: pyt
             experiment.describe_head(models, Recipe("x", head=head | WEIGHTS), cache, view=flag)
     recipe.write_text(yaml.safe_dump({"head": head | WEIGHTS}))
     with pytest.raises(UserError, match="no cache has a view that it takes"):
-        candidates.candidates([cache], (str(recipe),), models)
+        candidates.list_candidates([cache], (str(recipe),), models)
     assert "left out: " in capsys.readouterr().out
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import models
-from models.common import Standardise, fit_window, num_stats, pool_map, pool_mask, pool_stats
+from models.common import Standardise, count_stats, fit_window, pool_map, pool_mask, pool_stats
 
 SHAPES = {
     "mel": (1, 64, 250),
@@ -268,7 +268,7 @@ def test_pool_stats_is_numpy():
 
 @shape_cases
 def test_num_stats_is_the_width_of_pool_stats(view):
-    assert pool_stats(torch.zeros(1, *SHAPES[view])).shape[1] == num_stats(SHAPES[view])
+    assert pool_stats(torch.zeros(1, *SHAPES[view])).shape[1] == count_stats(SHAPES[view])
 
 
 def test_pool_mask_keeps_cells_with_any_real_frame():

@@ -22,8 +22,8 @@ def test_registry():
     assert names == sorted(names) and {"audio_cnn", "linear", "mlp"} <= set(names)
     assert models.list_heads("audio_c*") == ["audio_cnn"] and models.list_heads("zzz*") == []
     assert models.get_kinds("linear")[0] == "vector" and models.get_kinds("audio_cnn")[0] == "spectrogram"
-    assert models.options("mlp") == {"hidden": (512,), "dropout": 0.3}
-    assert all(models.about(name) and "\n" not in models.about(name) for name in names)
+    assert models.get_options("mlp") == {"hidden": (512,), "dropout": 0.3}
+    assert all(models.get_about(name) and "\n" not in models.get_about(name) for name in names)
 
 
 def test_two_heads_of_one_name_are_refused():
@@ -164,7 +164,7 @@ def test_lists_heads_and_recipes(main, monkeypatch, tmp_path):
     code, lines, err = main()
     text = "\n".join(lines)
     assert (code, err) == (0, "")
-    assert all(name in text and models.about(name) in text for name in models.list_heads())
+    assert all(name in text and models.get_about(name) in text for name in models.list_heads())
     assert any(line.startswith("small") and line.endswith("a small net") for line in lines)
     assert any(line.startswith("torn") and "not YAML" in line for line in lines)
     assert main("--recipe", "small", "--input", "1,16,20")[0] == 0

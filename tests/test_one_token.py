@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import models
-from models.inception_transformer import alone
+from models.inception_transformer import isolate_clips
 
 SIZES = dict(widths=(8, 12), reduce=4, d_model=16, layers=2, heads=4, feedforward=24)
 
@@ -27,7 +27,7 @@ def encoder(dropout: float, layers: int = 3) -> nn.TransformerEncoder:
 
 def ours(whole: nn.TransformerEncoder, x: torch.Tensor) -> torch.Tensor:
     for layer in whole.layers:
-        x = alone(layer, x)
+        x = isolate_clips(layer, x)
     return x
 
 
@@ -65,7 +65,7 @@ def test_dropout_drops_whole_heads_as_torch_does():
         ]
     )
     with torch.no_grad():
-        for found in (alone(layer, many), layer(many[:, None])[:, 0]):
+        for found in (isolate_clips(layer, many), layer(many[:, None])[:, 0]):
             added = found - x - layer.self_attn.out_proj.bias
             shares = torch.linalg.lstsq(heads.T, added.T).solution.T * 0.7  # 0 or 1 of each head
             torch.testing.assert_close(shares, shares.round(), atol=1e-3, rtol=0)

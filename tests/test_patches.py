@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import models
-from models.patches import _levels, _sample
+from models.patches import _compute_levels, _sample_patches
 
 SHAPE = (1, 16, 60)
 
@@ -60,7 +60,7 @@ def test_the_dictionary_is_whitened_and_centred() -> None:
     than unit vectors allow."""
     x = noise(40)
     head = learnt(x, sizes=[[4, 6]])
-    patches = _sample([(x, None)], (4, 6), head.stride)
+    patches = _sample_patches([(x, None)], (4, 6), head.stride)
     unit = (patches - patches.mean(1, keepdim=True)) / (
         patches.std(1, unbiased=False, keepdim=True) + head.soft0
     )
@@ -73,11 +73,13 @@ def test_the_dictionary_is_whitened_and_centred() -> None:
 def test_gain_and_padding_do_not_matter() -> None:
     x, mask = noise(2), torch.arange(60).repeat(2, 1) < 40
     head = learnt(x)
-    torch.testing.assert_close(head.vectors(x + 15, None), head.vectors(x, None), atol=2e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        head.compute_vectors(x + 15, None), head.compute_vectors(x, None), atol=2e-3, rtol=1e-3
+    )
     loud = x.masked_fill(~mask[:, None, None], 30.0)
-    assert torch.equal(head.vectors(loud, mask), head.vectors(x, mask))
+    assert torch.equal(head.compute_vectors(loud, mask), head.compute_vectors(x, mask))
     short = torch.arange(60).repeat(2, 1) < 3  # shorter than any patch
-    assert torch.isfinite(head.vectors(x, short)).all()
+    assert torch.isfinite(head.compute_vectors(x, short)).all()
 
 
 def test_copies_are_moved_and_stretched() -> None:
@@ -163,7 +165,7 @@ def test_what_cannot_be_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(models.HeadError, match=words):
             models.build("patches", shape, 2, **options)
     assert models.build("patches", (1, 5, 4), 2).sizes == [(2, 4), (2, 4)]  # no larger than the clip
-    levels, real = _levels(torch.zeros(1, 1, 4, 5) - 200, None)
+    levels, real = _compute_levels(torch.zeros(1, 1, 4, 5) - 200, None)
     assert not levels.any() and real.tolist() == [5]
 
 
@@ -182,7 +184,7 @@ def test_what_it_keeps_is_what_was_said() -> None:
     x, y = chirps(30, 4)
     for name in ("patches", "svm", "knn"):
         head = models.build(name, SHAPE, 2)
-        said = 4 * head.keeps(30)
+        said = 4 * head.count_stored(30)
         head.solve([(x, None)], np.eye(2)[y], np.arange(30), False)
         kept = sum(
             v.numel() * v.element_size()

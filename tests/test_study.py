@@ -70,7 +70,7 @@ def test_recipes_build_the_published_networks(recipe, shape, count):
     assert kinds.derive(options.pop("view"), shape) in models.get_kinds(name)
     head = models.build(name, shape, 50, **options)
     assert sum(p.numel() for p in head.parameters()) == count
-    defaults = json.loads(json.dumps(models.options(name)))
+    defaults = json.loads(json.dumps(models.get_options(name)))
     # the defaults are the published ones
     assert recipe == "esc50_encodec" or head.config["options"] == defaults
 

@@ -26,10 +26,10 @@ from earshot.training.run import Run
 
 if TYPE_CHECKING:
     from earshot.features.cache import Cache
-    from earshot.search.candidate_training import Contest
+    from earshot.search.candidate_training import CandidateTrainer
 
 
-def announce(flags: AutoFlags, machine: config.TrainMachineFlags) -> list[Cache]:
+def open_caches(flags: AutoFlags, machine: config.TrainMachineFlags) -> list[Cache]:
     """The caches to use; says which, before torch is imported."""
     caches, lines = find_cache.find_all(flags.data, flags.features, machine.continue_from)
     metrics.check_metric(flags.metric, caches[0].multilabel)
@@ -41,7 +41,7 @@ def announce(flags: AutoFlags, machine: config.TrainMachineFlags) -> list[Cache]
     return caches
 
 
-def inputs_of(opened: list[Cache], flags: AutoFlags) -> dict[str, Any]:
+def describe_inputs(opened: list[Cache], flags: AutoFlags) -> dict[str, Any]:
     """What a bake-off is trainer from; the time is not part of it."""
     recipes = [config.load_recipe(name) for name in flags.candidates]
     names = [one.folder.name for one in opened]
@@ -94,7 +94,7 @@ def run(opened: list[Cache], flags: AutoFlags, machine: config.TrainMachineFlags
     Args:
         began: when the command did, on the monotonic clock.
     """
-    inputs, hours = inputs_of(opened, flags), HOURS if machine.max_hours is None else machine.max_hours
+    inputs, hours = describe_inputs(opened, flags), HOURS if machine.max_hours is None else machine.max_hours
     folder, out = (
         Path(flags.runs_folder) / (flags.name or f"auto-{compute_fingerprint(inputs)[:8]}"),
         Path(flags.out),
@@ -114,7 +114,7 @@ def run(opened: list[Cache], flags: AutoFlags, machine: config.TrainMachineFlags
                 f"bake-off: {folder} is finished; more --max-hours than {state['hours']:g} would go on with "
                 "what had no time"
             )
-            print("\n".join(leaderboard.table(leaderboard.read(folder))))
+            print("\n".join(leaderboard.format_table(leaderboard.read(folder))))
             return
         from earshot.prediction import submit
         from earshot.report.make import report_on
@@ -122,22 +122,22 @@ def run(opened: list[Cache], flags: AutoFlags, machine: config.TrainMachineFlags
         from earshot.search import candidates as search_candidates
 
         submit.rehearse(opened[0], out, flags.metric)
-        candidates = search_candidates.candidates(opened, flags.candidates)
-        trainer = candidate_training.Contest(candidates, flags, machine, folder, state, began)
-        trainer.say(f"bake-off: {folder}, {len(candidates)} candidates")
+        candidates = search_candidates.list_candidates(opened, flags.candidates)
+        trainer = candidate_training.CandidateTrainer(candidates, flags, machine, folder, state, began)
+        trainer.report(f"bake-off: {folder}, {len(candidates)} candidates")
         trainer.run()
-        _end(trainer, opened, out)
+        _blend_candidates(trainer, opened, out)
         if machine.report:
-            report_on(folder, trainer.say)
+            report_on(folder, trainer.report)
         state["done"] = True
         trainer.save()
 
 
-def _end(trainer: Contest, opened: list[Cache], out: Path) -> None:
+def _blend_candidates(trainer: CandidateTrainer, opened: list[Cache], out: Path) -> None:
     """Blend the finished candidates, score the hold-out, write the leaderboard and the submission."""
     from earshot.prediction import members
 
-    finished, first = trainer.having("finished"), opened[0]
+    finished, first = trainer.list_with_status("finished"), opened[0]
     if not finished:
         failed = [one["note"] for one in trainer.state["of"].values() if one["status"] == "failed"]
         trainer.save()
@@ -164,10 +164,10 @@ def _end(trainer: Contest, opened: list[Cache], out: Path) -> None:
             f"{m.folder.name} {w:.3f}" for m, w in zip(chosen, blended.fitted.weights, strict=True) if w > 0
         ),
     ]:
-        trainer.say(line)
+        trainer.report(line)
     # A further seed that never began is no news.
     rows = [
-        _row(trainer, name)
+        _build_row(trainer, name)
         for name, candidate in trainer.candidates.items()
         if candidate.after is None or trainer.state["of"][name]["folds"]
     ]
@@ -179,27 +179,27 @@ def _end(trainer: Contest, opened: list[Cache], out: Path) -> None:
             "features": " ".join(str(one.folder) for one in opened),
             "view": "",
             "folds": " ".join(map(str, sorted(set(oof.folds.tolist())))),
-            **leaderboard.scores(blend_scores, trainer.flags.metric),
+            **leaderboard.select_scores(blend_scores, trainer.flags.metric),
             "fold_std": blended.spread,
             "seconds": trainer.before + time.monotonic() - trainer.began,
             "status": f"blend: {blended.fitted.method} of {int((blended.fitted.weights > 0).sum())}, "
             "cross-fitted",
         }
     )
-    rows = leaderboard.ordered(rows, trainer.flags.metric)
+    rows = leaderboard.sort_rows(rows, trainer.flags.metric)
     leaderboard.write(trainer.folder, rows)
     leaderboard.write(trainer.folder.parent, rows)
-    for line in leaderboard.table(rows):
-        trainer.say(line)
+    for line in leaderboard.format_table(rows):
+        trainer.report(line)
     if any(one["status"] == "dropped" for one in trainer.state["of"].values()):
-        trainer.say(
+        trainer.report(
             "dropped candidates were dropped by the labels of the folds named: that choice, unlike the "
             "blend's, is not cross-fitted"
         )
     _submit(trainer, whole, first, out)
 
 
-def _row(trainer: Contest, name: str) -> dict[str, Any]:
+def _build_row(trainer: CandidateTrainer, name: str) -> dict[str, Any]:
     """A candidate's row of the leaderboard."""
     from earshot.search import candidate_training
 
@@ -214,18 +214,18 @@ def _row(trainer: Contest, name: str) -> dict[str, Any]:
         "seconds": 0.0,
         "status": entry["status"] + (f" {entry['note']}" if entry["note"] else ""),
     }
-    if not candidate_training.begun(folder) or not (folder / "scores.json").exists():
+    if not candidate_training.run_exists(folder) or not (folder / "scores.json").exists():
         return row
     last_scores = read_json(folder / "scores.json")["last"]
     return row | {
         "folds": " ".join(map(str, last_scores["folds"])),
-        **leaderboard.scores(last_scores, trainer.flags.metric),
+        **leaderboard.select_scores(last_scores, trainer.flags.metric),
         "fold_std": last_scores["fold_std"],
-        "seconds": candidate_training.seconds(Run.open(folder)),
+        "seconds": candidate_training.sum_training_seconds(Run.open(folder)),
     }
 
 
-def _submit(trainer: Contest, whole: Any, first: Cache, out: Path) -> None:
+def _submit(trainer: CandidateTrainer, whole: Any, first: Cache, out: Path) -> None:
     """The hold-out's score and the submission, by the members' final epochs."""
     from earshot.core import worker_pool
     from earshot.prediction import submit
@@ -259,11 +259,11 @@ def _submit(trainer: Contest, whole: Any, first: Cache, out: Path) -> None:
             lambda: predict.fill_with_prior(answers("test"), prior)[0],
             metric=trainer.flags.metric,
         )
-        trainer.say(
+        trainer.report(
             f"hold-out, {predicted['clips']} clips: {metrics.format_summary(predicted, trainer.flags.metric)}"
         )
     if not first.has_split("subm"):
-        trainer.say("nothing to submit: the data set has no clips without labels")
+        trainer.report("nothing to submit: the data set has no clips without labels")
         return
     for line in submit.submit(first, first.split("subm")["ids"], answers("subm"), prior, first.classes, out):
-        trainer.say(line)
+        trainer.report(line)

@@ -20,7 +20,13 @@ from earshot.core.deadline import SIGNALS, Deadline, format_clock
 from earshot.core.errors import UserError
 from earshot.core.files import append_text, hash_value, hold_lock, read_json
 from earshot.prediction import saved_blend, significance
-from earshot.search.candidates import CPU_PARAMETERS, CPU_SPEED, Candidate, at_once, size
+from earshot.search.candidates import (
+    CPU_PARAMETERS,
+    CPU_SPEED,
+    Candidate,
+    count_parameters_and_flops,
+    estimate_fit_seconds,
+)
 from earshot.training import cross_validation, experiment, metrics, precision
 from earshot.training.checkpoint import FoldFolder
 from earshot.training.oof import Oof
@@ -42,7 +48,7 @@ OPEN, FINISHED, DROPPED, NO_TIME, LEFT_OUT = "open", "finished", "dropped", "no 
 FRESH = {"status": OPEN, "folds": [], "each": None, "row": 0.0, "note": ""}
 
 
-class Contest:
+class CandidateTrainer:
     """Trains candidates, and keeps account of them.
 
     Args:
@@ -80,17 +86,19 @@ class Contest:
         self.state["spent"] = self.before + time.monotonic() - self.began
         checksums.write(self.folder / saved_blend.AUTO, self.state)
 
-    def say(self, text: str) -> None:
+    def report(self, text: str) -> None:
         """A line on the terminal and in the bake-off's log."""
         print(text, flush=True)
         append_text(self.folder / "training_log.txt", text + "\n")
 
     def compute_seconds_left(self) -> float:
         """Seconds until training has to end, so that the blend and the submission are made in time."""
-        reserve = max(LEAST, RESERVE * self.budget) + sum(self.asking(name) for name in self.having(FINISHED))
+        reserve = max(LEAST, RESERVE * self.budget) + sum(
+            self.estimate_inference_seconds(name) for name in self.list_with_status(FINISHED)
+        )
         return self.budget - self.before - (time.monotonic() - self.began) - reserve
 
-    def asking(self, name: str) -> float:
+    def estimate_inference_seconds(self, name: str) -> float:
         """Seconds that a candidate's answers for the submission and the hold-out take: a forward pass is a
         third of a step."""
         splits = self.candidates[name].cache.manifest["splits"]
@@ -103,18 +111,18 @@ class Contest:
             / precision.BACKWARD
         )
 
-    def cost(self, name: str, upto: int | None = None) -> float:
+    def estimate_cost(self, name: str, upto: int | None = None) -> float:
         """Seconds that a candidate's first folds take, of those that are missing; for all of them, with the
         answers that follow."""
         entry = self.state["of"][name]
         missing = set(self.state["folds"][:upto]) - set(entry["folds"])
-        return len(missing) * entry["each"] + (self.asking(name) if upto is None else 0.0)
+        return len(missing) * entry["each"] + (self.estimate_inference_seconds(name) if upto is None else 0.0)
 
     def get_settings(self, name: str) -> config.TrainingFlags:
         """A candidate's training settings."""
         return self.candidates[name].get_training_settings(self.flags.folds, self.flags.metric)
 
-    def having(self, status: str, names: list[str] | None = None) -> list[str]:
+    def list_with_status(self, status: str, names: list[str] | None = None) -> list[str]:
         """The candidates of that status, in the ladder's order."""
         return [
             name
@@ -126,19 +134,19 @@ class Contest:
         """Say what became of a candidate, and keep it."""
         self.state["of"][name] |= {"status": status, "note": note}
         if status != FINISHED:
-            self.say(f"{name}: {status}{f': {note}' if note else ''}")
+            self.report(f"{name}: {status}{f': {note}' if note else ''}")
         self.save()
 
     def skip_for_time(self, name: str) -> None:
         """Note that the time left is too short for a candidate."""
         left = max(0.0, self.compute_seconds_left())
         self.set_status(
-            name, NO_TIME, f"would take {format_clock(self.cost(name))}, {format_clock(left)} left"
+            name, NO_TIME, f"would take {format_clock(self.estimate_cost(name))}, {format_clock(left)} left"
         )
 
     # --- one candidate
 
-    def prepared(self, name: str) -> tuple[experiment.Job, Run]:
+    def prepare(self, name: str) -> tuple[experiment.Job, Run]:
         """A candidate's job and its run; the last one is kept at hand."""
         if self.current is None or self.current[0] != name:
             candidate, self.current = self.candidates[name], None  # the features of the one before go first
@@ -169,11 +177,11 @@ class Contest:
             return
         rows, share = candidate.cache.manifest["splits"]["train"]["rows"], 1 - 1 / len(self.state["folds"])
         head = experiment.describe_head(candidate.recipe, candidate.cache, view=candidate.view)
-        fit_seconds = at_once(head, candidate.cache)
+        fit_seconds = estimate_fit_seconds(head, candidate.cache)
         if fit_seconds is not None:
             entry["each"], entry["row"] = fit_seconds[0], precision.BACKWARD * fit_seconds[1]
             return
-        parameters, work = size(head, candidate.cache, settings.epochs)
+        parameters, work = count_parameters_and_flops(head, candidate.cache, settings.epochs)
         if not gpu and parameters > CPU_PARAMETERS:
             self.set_status(name, LEFT_OUT, f"{parameters:,} parameters are a GPU's work")
             return
@@ -182,7 +190,7 @@ class Contest:
                 name, NO_TIME, f"{work:.1e} operations a fold are too many for a CPU in this time"
             )
             return
-        job, _ = self.prepared(name)
+        job, _ = self.prepare(name)
         entry["row"] = precision.measure_row_seconds(head.build(), job.rows, settings, job.device)
         entry["each"] = WITH_THE_REST * entry["row"] * rows * share * settings.epochs / len(job.devices)
 
@@ -202,7 +210,7 @@ class Contest:
             if upto is None:
                 self.set_status(name, FINISHED)
             return
-        job, run = self.prepared(name)
+        job, run = self.prepare(name)
         deadline = Deadline(None if anyhow else max(0.0, self.compute_seconds_left()) / 3600)
         with hold_lock(run.folder, "the run"):
             done = cross_validation.train_folds(job, run, wanted, deadline)
@@ -215,12 +223,12 @@ class Contest:
             deadline.leave()
         entry["folds"] = run.list_finished_folds() if done else [n for n in entry["folds"]]
         if entry["folds"]:
-            entry["each"] = 1.05 * seconds(run) / len(run.list_finished_folds())
+            entry["each"] = 1.05 * sum_training_seconds(run) / len(run.list_finished_folds())
             last_scores = read_json(run.folder / "scores.json")["last"]
-            self.say(
+            self.report(
                 f"{name}: {len(last_scores['folds'])}/{len(self.state['folds'])} folds, out-of-fold "
                 f"{self.flags.metric} {last_scores[self.flags.metric]:.4f}  "
-                f"log_loss {last_scores['log_loss']:.4f}  {format_clock(seconds(run))}, "
+                f"log_loss {last_scores['log_loss']:.4f}  {format_clock(sum_training_seconds(run))}, "
                 f"{format_clock(max(0.0, self.compute_seconds_left()))} left"
             )
         if done and upto is None:
@@ -239,17 +247,17 @@ class Contest:
         """Train what the time allows."""
         gpu = worker_pool.choose(self.machine.device)[0].name.startswith("cuda")
         first = [name for name, candidate in self.candidates.items() if candidate.after is None]
-        for name in self.having(OPEN, first):
+        for name in self.list_with_status(OPEN, first):
             if not self.state["folds"]:
-                self.attempt(name, self.prepared)
-            if self.having(OPEN, [name]) and self.state["folds"]:
+                self.attempt(name, self.prepare)
+            if self.list_with_status(OPEN, [name]) and self.state["folds"]:
                 self.attempt(name, self.estimate, gpu)
         self.save()
-        quick = sorted(self.having(OPEN, first), key=self.cost)
-        while quick and not self.having(FINISHED) and self.cost(quick[0]) <= ANYHOW:
+        quick = sorted(self.list_with_status(OPEN, first), key=self.estimate_cost)
+        while quick and not self.list_with_status(FINISHED) and self.estimate_cost(quick[0]) <= ANYHOW:
             self.attempt(quick.pop(0), self.train, None, True)
-        self.halve(first)
-        for name in self.having(OPEN):
+        self.run_successive_halving(first)
+        for name in self.list_with_status(OPEN):
             before = self.state["of"][self.candidates[name].after]
             if before["status"] != FINISHED:
                 status = NO_TIME if before["status"] == NO_TIME else LEFT_OUT
@@ -260,46 +268,62 @@ class Contest:
 
     def train_all_folds(self, name: str) -> None:
         """Train all folds of a candidate, if there is time for all."""
-        if self.cost(name) > self.compute_seconds_left():
+        if self.estimate_cost(name) > self.compute_seconds_left():
             self.skip_for_time(name)
         else:
             self.attempt(name, self.train)
 
-    def halve(self, names: list[str]) -> None:
+    def run_successive_halving(self, names: list[str]) -> None:
         """Successive halving with folds as the resource: dropped is what is clearly worse, and only if the
         time asks for it."""
-        for name in self.having(OPEN, names):
-            if self.cost(name) <= min(SMALL * self.budget, self.compute_seconds_left()):
+        for name in self.list_with_status(OPEN, names):
+            if self.estimate_cost(name) <= min(SMALL * self.budget, self.compute_seconds_left()):
                 self.attempt(name, self.train)
         count = len(self.state["folds"])
         for upto in dict.fromkeys((1, math.ceil(count / 2))):
-            if self.fits(names):
+            if self.is_time_for_all(names):
                 break
-            for name in self.having(OPEN, names):
+            for name in self.list_with_status(OPEN, names):
                 # The ladder's first that still fits is sure to be finished whatever the others take.
                 anchor = next(
-                    (n for n in self.having(OPEN, names) if self.cost(n) <= self.compute_seconds_left()), None
+                    (
+                        n
+                        for n in self.list_with_status(OPEN, names)
+                        if self.estimate_cost(n) <= self.compute_seconds_left()
+                    ),
+                    None,
                 )
                 if (
-                    self.cost(name) > self.compute_seconds_left()
+                    self.estimate_cost(name) > self.compute_seconds_left()
                     or name != anchor
-                    and self.cost(name, upto) + self.cost(anchor) > self.compute_seconds_left()
+                    and self.estimate_cost(name, upto) + self.estimate_cost(anchor)
+                    > self.compute_seconds_left()
                 ):
                     self.skip_for_time(name)
                 else:
                     self.attempt(name, self.train, upto)
             self.drop_worse(names, upto)
-        order = self.having(OPEN, names) if self.fits(names) else self.ranked(self.having(OPEN, names))
+        order = (
+            self.list_with_status(OPEN, names)
+            if self.is_time_for_all(names)
+            else self.rank(self.list_with_status(OPEN, names))
+        )
         for name in order:
             self.train_all_folds(name)
         # what was taken for too long, where the others were quicker than thought
-        for name in self.having(NO_TIME, names):
-            if self.state["of"][name]["each"] is not None and self.cost(name) <= self.compute_seconds_left():
+        for name in self.list_with_status(NO_TIME, names):
+            if (
+                self.state["of"][name]["each"] is not None
+                and self.estimate_cost(name) <= self.compute_seconds_left()
+            ):
                 self.attempt(name, self.train)
 
-    def fits(self, names: list[str]) -> bool:
+    def is_time_for_all(self, names: list[str]) -> bool:
         """Is there time for all that are open?"""
-        return sum(self.cost(name) for name in self.having(OPEN, names)) <= self.compute_seconds_left()
+        return (
+            sum(self.estimate_cost(name) for name in self.list_with_status(OPEN, names))
+            <= self.compute_seconds_left()
+        )
 
     def read_oof_of_folds(self, name: str, upto: int) -> Oof:
         """A candidate's out-of-fold predictions, of the final epoch, in the first folds."""
@@ -307,7 +331,7 @@ class Contest:
         found = Oof.read(self.folder / name / "oof_last.csv", cache.classes, cache.multilabel)
         return found.take(np.isin(found.folds, self.state["folds"][:upto]))
 
-    def ranked(self, names: list[str]) -> list[str]:
+    def rank(self, names: list[str]) -> list[str]:
         """The best first, over the folds that all of them have."""
         upto = min((len(self.state["of"][name]["folds"]) for name in names), default=0)
         if not upto:
@@ -324,13 +348,17 @@ class Contest:
 
     def drop_worse(self, names: list[str], upto: int) -> None:
         """Drop what is clearly worse than the best, the worst first, until there is time for the rest."""
-        names = [name for name in self.having(OPEN, names) if len(self.state["of"][name]["folds"]) >= upto]
+        names = [
+            name
+            for name in self.list_with_status(OPEN, names)
+            if len(self.state["of"][name]["folds"]) >= upto
+        ]
         if len(names) < 2:
             return
-        order = self.ranked(names)
+        order = self.rank(names)
         best = self.read_oof_of_folds(order[0], upto)
         for name in reversed(order[1:]):
-            if self.fits(names):
+            if self.is_time_for_all(names):
                 return
             mine = self.read_oof_of_folds(name, upto)
             rises, error = significance.gain(
@@ -349,7 +377,7 @@ class Contest:
                 )
 
 
-def seconds(run: Run) -> float:
+def sum_training_seconds(run: Run) -> float:
     """What a run's training took so far."""
     return float(
         sum(
@@ -360,6 +388,6 @@ def seconds(run: Run) -> float:
     )
 
 
-def begun(folder: Path) -> bool:
+def run_exists(folder: Path) -> bool:
     """Is there a run?"""
     return (folder / CONFIG).is_file()

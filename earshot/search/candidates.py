@@ -62,7 +62,7 @@ class Candidate:
         return replace(settings, folds=folds, metric=metric, seed=self.seed, seeds=1, refit=False)
 
 
-def candidates(opened: list[Cache], recipes: tuple[str, ...]) -> list[Candidate]:
+def list_candidates(opened: list[Cache], recipes: tuple[str, ...]) -> list[Candidate]:
     """All of them in order, further seeds last.
 
     Args:
@@ -71,7 +71,7 @@ def candidates(opened: list[Cache], recipes: tuple[str, ...]) -> list[Candidate]
         UserError: a recipe that no cache has a view for.
     """
     ladder: list[tuple[int, Candidate]] = []
-    labels = _labels(opened)
+    labels = _label_caches(opened)
 
     def add(place: int, cache: Cache, name: str, view: str) -> None:
         recipe = config.load_recipe(name)
@@ -126,7 +126,7 @@ def _rank_views(cache: Cache) -> list[str]:
     return [view for kind in LADDER for view, its in cache.kinds.items() if its == kind]
 
 
-def _labels(opened: list[Cache]) -> dict[Path, str]:
+def _label_caches(opened: list[Cache]) -> dict[Path, str]:
     names = [cache.folder.name for cache in opened]
     return {
         cache.folder: name if names.count(name) == 1 else f"{cache.folder.parent.name}-{name}"
@@ -134,7 +134,7 @@ def _labels(opened: list[Cache]) -> dict[Path, str]:
     }
 
 
-def size(what: experiment.HeadSpec, cache: Cache, epochs: int) -> tuple[int, float]:
+def count_parameters_and_flops(what: experiment.HeadSpec, cache: Cache, epochs: int) -> tuple[int, float]:
     """Parameters, and the operations of training a fold of all clips; without giving the head memory. 0
     operations: not known."""
     import torch
@@ -152,7 +152,7 @@ def size(what: experiment.HeadSpec, cache: Cache, epochs: int) -> tuple[int, flo
     return parameters, precision.BACKWARD * each * epochs * cache.manifest["splits"]["train"]["rows"]
 
 
-def at_once(what: experiment.HeadSpec, cache: Cache) -> tuple[float, float] | None:
+def estimate_fit_seconds(what: experiment.HeadSpec, cache: Cache) -> tuple[float, float] | None:
     """Seconds, roughly, that fitting a fold takes of a head which is fitted at once, and answering a row;
     else None.
 

@@ -17,17 +17,20 @@ BEFORE, AFTER = ("run", "recipe", "features", "view", "folds"), ("seconds", "sta
 SCORES = ("oof_f1_macro", "log_loss", "accuracy", "fold_std")
 
 
-def key(metric: str) -> str:
+def get_score_column(metric: str) -> str:
     """The column of a metric."""
     return metric if metric in SCORES else f"oof_{metric}"
 
 
-def scores(all_scores: dict[str, Any], metric: str) -> dict[str, float]:
+def select_scores(all_scores: dict[str, Any], metric: str) -> dict[str, float]:
     """The columns of numbers out of all scores; that of another metric than the usual ones comes first."""
-    return {name: all_scores[name.removeprefix("oof_")] for name in dict.fromkeys((key(metric), *SCORES[:3]))}
+    return {
+        name: all_scores[name.removeprefix("oof_")]
+        for name in dict.fromkeys((get_score_column(metric), *SCORES[:3]))
+    }
 
 
-def ordered(rows: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]:
+def sort_rows(rows: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]:
     """Whole runs before those of fewer folds, by the metric, then by log loss; what has no score last."""
 
     def place(row: dict[str, Any]) -> tuple:
@@ -36,7 +39,7 @@ def ordered(rows: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]:
         return (
             0,
             -len(str(row["folds"]).split()),
-            -metrics.to_gain(metric, row[key(metric)]),
+            -metrics.to_gain(metric, row[get_score_column(metric)]),
             row["log_loss"],
         )
 
@@ -47,7 +50,7 @@ def write(folder: Path, rows: list[dict[str, Any]]) -> None:
     """Write the csv into the runs' folder."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    columns = (*BEFORE, *_scored(rows), *AFTER)
+    columns = (*BEFORE, *_list_score_columns(rows), *AFTER)
     writer.writerow(columns)
     for row in rows:
         values = [row.get(name) for name in columns]
@@ -70,11 +73,11 @@ def read(folder: Path) -> list[dict[str, Any]]:
     """What `write` wrote."""
     with open(folder / NAME, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    numbers = (*_scored(rows), "seconds")
+    numbers = (*_list_score_columns(rows), "seconds")
     return [{**row, **{name: float(row[name]) if row[name] else None for name in numbers}} for row in rows]
 
 
-def _scored(rows: list[dict[str, Any]]) -> list[str]:
+def _list_score_columns(rows: list[dict[str, Any]]) -> list[str]:
     """The columns of scores: the usual ones, after that of the metric if it is another."""
     return [
         *dict.fromkeys(
@@ -84,9 +87,9 @@ def _scored(rows: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def table(rows: list[dict[str, Any]]) -> list[str]:
+def format_table(rows: list[dict[str, Any]]) -> list[str]:
     """The rows as aligned lines."""
-    columns = {name: name.removeprefix("oof_") for name in _scored(rows)} | {
+    columns = {name: name.removeprefix("oof_") for name in _list_score_columns(rows)} | {
         "log_loss": "log loss",
         "fold_std": "± folds",
     }

@@ -85,7 +85,7 @@ def suggest(
     return training, chosen
 
 
-def own(base: TrainingFlags, head: HeadSpec, options: dict[str, Any]) -> dict[str, Any]:
+def keep_trial_in_process(base: TrainingFlags, head: HeadSpec, options: dict[str, Any]) -> dict[str, Any]:
     """The recipe's own settings as the first trial; only what lies within the space counts."""
     keys = ("lr", "weight_decay", "label_smoothing", "batch_size", "epochs", "mixup")
     values: dict[str, Any] = {key: getattr(base, key) for key in keys}
@@ -109,7 +109,7 @@ def tune(trials: int, job: Job, folder: Path, wanted: list[int], deadline: Deadl
         empty_folder(folder)
         job.machine = replace(job.machine, fresh=False)
     base, head = job.settings, job.head_spec
-    options, at_once = models.options(head.name), estimators.is_sklearn_head(head.build)
+    options, at_once = models.get_options(head.name), estimators.is_sklearn_head(head.build)
     further = bool(getattr(job.head, "also", ()))
     job.head = None
     study = open_study(folder)
@@ -128,7 +128,7 @@ def tune(trials: int, job: Job, folder: Path, wanted: list[int], deadline: Deadl
         study.tell(stale.number, state=TrialState.FAIL)  # a kill came: the same again, from its checkpoints
         study.enqueue_trial(stale.params)
     if not study.trials:
-        study.enqueue_trial(own(base, head, options))
+        study.enqueue_trial(keep_trial_in_process(base, head, options))
     while True:
         done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
         if len(done) >= trials:
@@ -175,7 +175,7 @@ def tune(trials: int, job: Job, folder: Path, wanted: list[int], deadline: Deadl
     return job.copy_with(replace(base, **training), {**head.options, **chosen})
 
 
-def mark(run: Run, wanted: list[int]) -> None:
+def mark_tuned(run: Run, wanted: list[int]) -> None:
     """Say in the scores and in the log that the settings were chosen on the folds that are scored."""
     warning = (
         f"settings chosen by --tune on fold {', '.join(map(str, wanted))}: the scores of these folds "

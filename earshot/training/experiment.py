@@ -187,7 +187,7 @@ class Job:
             )
         self.parameters = sum(p.numel() for p in head.parameters())
         # support vectors are no parameters
-        self.stored = head.keeps(len(self.rows)) if hasattr(head, "keeps") else self.parameters
+        self.stored = head.count_stored(len(self.rows)) if hasattr(head, "count_stored") else self.parameters
         self.numbers, self.fold_note = folds.assign_folds(
             self.rows.truth,
             self.rows.folds,
