@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
     filled, _ = cli.parse({"page": PageFlags()}, argv, ABOUT)
     flags = filled["page"]
     address = parse_address(flags.root_path) if flags.root_path is not None else None
-    whole = members.open_all((flags.run,) if flags.run else (), flags.runs_folder)[0]
+    whole = members.open_members((flags.run,) if flags.run else (), flags.runs_folder)[0]
     print(f"opening {whole}", flush=True)  # before torch and gradio are imported: that takes seconds
     bound = bind_socket(flags.host, flags.port)
     with tempfile.TemporaryDirectory(prefix="earshot-page-") as uploads:
@@ -67,9 +67,9 @@ def serve(whole: members.Member, flags: PageFlags, bound: socket.socket, address
     from earshot.app.session import Session
     from earshot.app.upload_limits import UploadLimits
     from earshot.core import device
-    from earshot.prediction.predictor import Hearing
+    from earshot.prediction.predictor import Predictor
 
-    hearing = Hearing(whole, device.choose(flags.device), flags.weights)
+    hearing = Predictor(whole, device.choose(flags.device), flags.weights)
     session = Session(
         hearing, UploadLimits(flags.max_seconds, round(flags.max_upload_mb * 1e6)), whole.folder.name
     )

@@ -26,19 +26,19 @@ def blend_members(inside: list[Member], flags: config.PredictFlags) -> Member:
     """The members as the flags would have them blended; a fitted blend is shown, and kept where it has a
     name."""
     if flags.blend == "mean" and flags.name is None:
-        return members.plain_mean(inside)
-    whole, found, oof, lines = members.fit(inside, flags.blend)
+        return members.mean_blend(inside)
+    whole, found, oof, lines = members.fit_members(inside, flags.blend)
     for line in [
         f"out-of-fold, final epochs, {len(oof.ids)} clips",
         *lines,
-        *members.table(found, whole.metric),
-        members.weights(inside, found.fitted),
+        *members.format_table(found, whole.metric),
+        members.format_weights(inside, found.fitted),
     ]:
         print(line)
     if flags.name is not None:
         folder = Path(flags.runs_folder) / flags.name
-        saved_blend.keep(folder, [member.folder for member in inside], whole.metric, found, oof)
-        again = join_command("python", "predict.py", "--runs", saved_blend.named(folder))
+        saved_blend.save(folder, [member.folder for member in inside], whole.metric, found, oof)
+        again = join_command("python", "predict.py", "--runs", saved_blend.format_run_name(folder))
         print(f"kept: {folder}, which {again} opens")
     return whole
 
@@ -57,10 +57,10 @@ def main(argv: list[str]) -> None:
         return
     # `--runs A FILE ...` reads as if the files were runs: a run is never a file.
     files = [name for name in flags.runs if Path(name).is_file()]
-    inside = members.open_all(tuple(name for name in flags.runs if name not in files), flags.runs_folder)
+    inside = members.open_members(tuple(name for name in flags.runs if name not in files), flags.runs_folder)
     files += filled["files"]
     if flags.name is not None:
-        saved_blend.claim(
+        saved_blend.check_name(
             flags.name, Path(flags.runs_folder) / flags.name, [member.folder for member in inside]
         )
     if not files:  # their output is a line a file
@@ -77,10 +77,12 @@ def main(argv: list[str]) -> None:
     if files and flags.audio:
         raise UserError("loose files and --audio at once: give one or the other")
     if files or flags.audio:
-        predict_runs.audio(
+        predict_runs.predict_files(
             blend_members(inside, flags), flags, files or [flags.audio], bool(files), Path(out), at
         )
-    elif predict_runs.cached(blend_members(inside, flags), flags.features, Path(out), at, sending.message):
+    elif predict_runs.predict_cache(
+        blend_members(inside, flags), flags.features, Path(out), at, sending.message
+    ):
         send(Path(out))
     if flags.name is not None and flags.report and not files:
         from earshot.report.make import report_on

@@ -94,7 +94,7 @@ def main(argv: list[str]) -> None:
     try:
         head_spec = describe_head(recipe, cache, what.head, what.view, options)
         check_plain_name("--name", what.name)
-        submit.rehearse(cache, out, settings.metric)
+        submit.dry_run(cache, out, settings.metric)
         job = Job(cache, recipe.name, head_spec, settings, machine, flags=what)
         wanted, folder = (
             job.choose_folds(what.fold),
@@ -110,7 +110,7 @@ def main(argv: list[str]) -> None:
             run_scores.summarise_run(run, job.rows, job.numbers)
             if what.tune:
                 tune.mark_tuned(run, wanted)
-            submit.finish(run, cache, out, job.device, machine.memory)
+            submit.score_and_submit(run, cache, out, job.device, machine.memory)
             if machine.report:
                 report_on(run.folder, run.log)
             tracker.finish()

@@ -226,7 +226,7 @@ def opened(home: Path) -> dict:
 
     with contextlib.chdir(home):
         return {
-            name: predictor.Hearing(members.open_all((name,), "runs")[0], device.choose("cpu"))
+            name: predictor.Predictor(members.open_members((name,), "runs")[0], device.choose("cpu"))
             for name in ("cnn", "both")
         }
 

@@ -96,7 +96,7 @@ def text(*lines: str) -> bytes:
 def test_read_as_it_is_meant(tmp_path: Path, change) -> None:
     root = birds(tmp_path, change(TRAIN), change(SAMPLE))
     assert found(root) == RIGHT and found(root, "subm") == [("x.wav", None), ("y.wav", None)]
-    made = submission.build(
+    made = submission.build_table(
         ["y.wav", "x.wav"],
         np.eye(2),
         ["jay", "owl"],

@@ -109,10 +109,10 @@ def test_a_blend_from_the_table_to_the_submission(work: Path) -> None:
     assert shown == pytest.approx(checksums.read(work / "both" / "blend.json", "oof.csv")["score"], abs=6e-5)
 
     first = Path("submissions/submission.csv").read_bytes()
-    cache = Cache(members.open_one(work / "lin").run.config["features_folder"])
+    cache = Cache(members.open_member(work / "lin").run.config["features_folder"])
     table = csv_table.read(Path("submissions/submission.csv"))
-    sample = csv_table.read(submission.sample_of(cache))
-    submission.check(table, "fname", sample["fname"].tolist(), list(sample.columns), cache.classes)
+    sample = csv_table.read(submission.find_sample(cache))
+    submission.check_table(table, "fname", sample["fname"].tolist(), list(sample.columns), cache.classes)
     before = {path: path.read_bytes() for path in (work / "both").iterdir()}
     predict.main([*BOTH, "--blend", "auto", "--name", "both"])
     assert before == {path: path.read_bytes() for path in (work / "both").iterdir()}, "the same again"
@@ -134,7 +134,7 @@ def test_the_weights_and_checkpoints_that_predict(work: Path, capsys: pytest.Cap
         "fingerprints": [Run.open(work / name).config["fingerprint"] for name in ("lin", "mlp")],
     }
     checksums.write(path, value, "oof.csv")
-    whole, asked = members.open_one(work / "b"), []
+    whole, asked = members.open_member(work / "b"), []
 
     def ask(run: Run, kind: str) -> np.ndarray:
         asked.append((run.folder.name, kind))
@@ -148,7 +148,7 @@ def test_the_weights_and_checkpoints_that_predict(work: Path, capsys: pytest.Cap
     p = (0.25 * np.eye(len(classes))[[0, 1]] + 0.75 / len(classes)) * value["scale"]
     assert asked == [("lin", "last"), ("mlp", "last")] and np.allclose(found, p / p.sum(1, keepdims=True))
     asked.clear()
-    mean = members.plain_mean([whole, members.open_one(work / "mlp")])
+    mean = members.mean_blend([whole, members.open_member(work / "mlp")])
     assert np.allclose(mean.predict(ask), (found + 1 / len(classes)) / 2)
     assert asked == [("lin", "last"), ("mlp", "last"), ("mlp", "best")]
 
@@ -169,19 +169,21 @@ def test_blends_of_blends_and_runs_with_fewer_folds(work: Path, capsys: pytest.C
         checksums.read(work / "m" / "blend.json")["weights"] == [0.5, 0.5]
         and "offsets" not in capsys.readouterr().out
     )
-    whole, found, common, lines = members.fit(members.open_all(("m", "part", "lin"), "runs"), "auto")
+    whole, found, common, lines = members.fit_members(
+        members.open_members(("m", "part", "lin"), "runs"), "auto"
+    )
     one = oof(work / "part" / "oof_last.csv")
     assert len(common.ids) == len(one[1]) and set(common.folds) == {1} and len(lines) == 2
     assert lines[0] == "runs/m: only the folds that all have are used, 1"
     assert [row["name"] for row in found.table][:3] == ["m", "part", "lin"]
-    saved_blend.keep(work / "n", [m.folder for m in whole.of], "f1_macro", found, common)
-    assert members.open_one(work / "n").fitted.weights.sum() == pytest.approx(1)
+    saved_blend.save(work / "n", [m.folder for m in whole.of], "f1_macro", found, common)
+    assert members.open_member(work / "n").fitted.weights.sum() == pytest.approx(1)
     predict.main(["--runs", "m", "mlp", "--device", "cpu", "--blend", "greedy", "--name", "g"])
-    assert "runs/g (greedy of runs/" in str(members.open_one(work / "g"))
+    assert "runs/g (greedy of runs/" in str(members.open_member(work / "g"))
     # What a member was, it has to be: m made anew from something else is noticed by who stands on it.
     predict.main(["--runs", "m", "mlp", "--device", "cpu", "--blend", "mean", "--name", "g"])
     predict.main(["--runs", "mlp", "--device", "cpu", "--blend", "mean", "--name", "m"])
-    assert "which is another one by now" in said(members.open_one, work / "g")
+    assert "which is another one by now" in said(members.open_member, work / "g")
 
 
 @pytest.mark.parametrize(
@@ -233,11 +235,11 @@ def test_a_kept_blend_whose_members_went_or_changed(work: Path) -> None:
     line = refused(script("predict.py", "--runs", "b", "--device", "cpu", cwd=Path.cwd(), ok=None))
     assert "runs/b is a blend of runs/mlp, which is missing (" in line and "--name b" in line
     shutil.copytree(work / "other", work / "mlp")
-    line = said(members.open_one, work / "b")
+    line = said(members.open_member, work / "b")
     assert "another one by now" in line and Run.open(work / "other").config["fingerprint"] in line
     shutil.rmtree(work / "mlp")
     os.rename(work / "away", work / "mlp")
-    assert members.open_one(work / "b").fitted.method == "mean"
+    assert members.open_member(work / "b").fitted.method == "mean"
     assert "--name b: runs/b is itself one of the --runs" in said(
         predict.main, ["--runs", "b", "--name", "b", "--device", "cpu"]
     )
@@ -254,12 +256,12 @@ def test_a_kept_blend_whose_members_went_or_changed(work: Path) -> None:
         {"members": [], "weights": [], "fingerprints": []},
     ):
         checksums.write(path, {**value, **change}, "oof.csv")
-        assert "blend anew" in said(members.open_one, work / "b"), change
+        assert "blend anew" in said(members.open_member, work / "b"), change
     path.write_text(path.read_text().replace('"classes"', '"class"'))
-    assert "runs/b/blend.json is damaged" in said(members.open_one, work / "b")
+    assert "runs/b/blend.json is damaged" in said(members.open_member, work / "b")
     checksums.write(path, value, "oof.csv")
     (work / "b" / "oof.csv").write_text("id,fold\n")
-    assert "oof.csv is damaged" in said(members.open_one, work / "b")
+    assert "oof.csv is damaged" in said(members.open_member, work / "b")
 
 
 def test_folds_that_share_clips() -> None:
@@ -287,17 +289,19 @@ def test_out_of_fold_files_with_several_labels(tmp_path: Path) -> None:
     )
     assert found.ids[7] == "7, x"
     assert "is not what train.py or predict.py writes" in said(Oof.read, path, classes[:2], True)
-    fitted = blend_weights.Fitted("greedy", np.array([0.3, 0.0, 0.7]), thresholds=np.array([0.1, 0.5, 0.9]))
+    fitted = blend_weights.FittedBlend(
+        "greedy", np.array([0.3, 0.0, 0.7]), thresholds=np.array([0.1, 0.5, 0.9])
+    )
     for name in "xyz":
         shutil.copytree(tmp_path / "r", tmp_path / name)
         (tmp_path / name / "config.yaml").touch()
-    blended = blend_weights.Blended(fitted, p, 0.5, 0.1, [])
+    blended = blend_weights.BlendResult(fitted, p, 0.5, 0.1, [])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(saved_blend, "fingerprint_of", lambda folder: folder.name)
-        saved_blend.keep(tmp_path / "b", [tmp_path / name for name in "xyz"], "f1_macro", blended, found)
+        patch.setattr(saved_blend, "read_fingerprint", lambda folder: folder.name)
+        saved_blend.save(tmp_path / "b", [tmp_path / name for name in "xyz"], "f1_macro", blended, found)
     value = json.loads((tmp_path / "b" / "blend.json").read_text())
     assert value["members"] == ["../x", "../z"] and value["fingerprints"] == ["x", "z"]
-    again = saved_blend.fitted(saved_blend.read(tmp_path / "b"))
+    again = saved_blend.load_fitted(saved_blend.read(tmp_path / "b"))
     assert (
         again.weights.tolist() == [0.3, 0.7]
         and again.thresholds.tolist() == [0.1, 0.5, 0.9]

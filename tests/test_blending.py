@@ -8,7 +8,7 @@ import pytest
 
 from earshot.core.errors import UserError
 from earshot.prediction import blend_weights, significance, thresholds
-from earshot.prediction.blend_weights import METHODS, Fitted, auto
+from earshot.prediction.blend_weights import METHODS, FittedBlend, fit_blend
 from earshot.training import metrics
 from earshot.training import metrics as earshot_metrics
 
@@ -98,7 +98,7 @@ def test_labels_without_meaning_score_at_chance(
     if hasty:
         monkeypatch.setattr(
             significance,
-            "beats",
+            "is_better",
             lambda metric, old, new, truth, *_: (
                 earshot_metrics.compute_gain(metric, new, truth)
                 > earshot_metrics.compute_gain(metric, old, truth)
@@ -107,7 +107,7 @@ def test_labels_without_meaning_score_at_chance(
     predictions, truths = [], []
     for seed in range(SEEDS):
         members, truth, folds = make(seed, (0,) * 5, multilabel)
-        predictions.append(auto(members, truth, folds, "f1_macro", ["m"] * len(members), methods).oof)
+        predictions.append(fit_blend(members, truth, folds, "f1_macro", ["m"] * len(members), methods).oof)
         truths.append(truth)
     rises, errors = above_chance(predictions, truths)
     # Below chance is honest: a threshold moves the way the other folds lean, and so against this one.
@@ -121,13 +121,15 @@ def test_the_same_fit_scored_on_its_own_clips_would_be_seen(method: str, multila
     predictions, truths = [], []
     for seed in range(SEEDS):
         members, truth, _ = drawn(seed, (0,) * 5, multilabel)
-        p = blend_weights.mix(members, blend_weights.weigh(method, members, truth, "f1_macro", True))
+        p = blend_weights.average_members(
+            members, blend_weights.fit_weights(method, members, truth, "f1_macro", True)
+        )
         predictions.append(thresholds.apply(p, thresholds.fit(p, truth, "f1_macro", "each"), multilabel))
         truths.append(truth)
     assert above_chance(predictions, truths)[1] > 4.5
 
 
-def row(found: blend_weights.Blended, name: str) -> dict:
+def row(found: blend_weights.BlendResult, name: str) -> dict:
     return next(row for row in found.table if row["name"] == name)
 
 
@@ -136,7 +138,7 @@ def test_members_that_know_different_classes_are_better_together() -> None:
     rng, signal = np.random.default_rng(5), np.eye(CLASSES)[truth]
     knows = np.stack([np.arange(CLASSES) % 3 != k for k in range(3)])
     members = probabilities(np.stack([4 * signal * k + rng.standard_normal(signal.shape) for k in knows]))
-    found = auto(members, truth, folds, "f1_macro", ["a", "b", "c"])
+    found = fit_blend(members, truth, folds, "f1_macro", ["a", "b", "c"])
     assert found.score > max(row(found, name)["score"] for name in "abc") + 0.1
     assert found.score == metrics.compute_scores(found.oof, truth)["f1_macro"] and found.spread > 0
     assert found.fitted.weights.sum() == pytest.approx(1) and (found.fitted.weights > 0.1).all()
@@ -147,7 +149,7 @@ def test_many_copies_of_a_bad_member_do_no_harm(multilabel: bool) -> None:
     for seed in range(2):
         members, truth, folds = drawn(seed, (4, 0, 0), multilabel)
         members = members[[0, *[1] * 8, 2]]
-        found = auto(members, truth, folds, "f1_macro", ["good", *(f"bad{i}" for i in range(9))])
+        found = fit_blend(members, truth, folds, "f1_macro", ["good", *(f"bad{i}" for i in range(9))])
         assert found.score >= row(found, "good")["score"] - 0.0025
         assert found.score > row(found, "mean")["score"] + 0.05 and found.fitted.weights[0] > 0.8
 
@@ -156,10 +158,10 @@ def test_of_members_of_equal_worth_none_is_forgotten() -> None:
     """Whatever else is gained is noise: the weights of least log loss, of which none is 0."""
     for seed in range(3):
         members, truth, folds = drawn(seed, (2.5,) * 4)
-        found = auto(members, truth, folds, "f1_macro", list("abcd"))
+        found = fit_blend(members, truth, folds, "f1_macro", list("abcd"))
         assert found.fitted.method in ("simplex", "mean") and found.fitted.weights.min() > 0.02, seed
         assert found.score > row(found, "mean")["score"] - 0.02
-    same = auto(members[[0, 0, 0]], truth, folds, "f1_macro", list("abc"), offsets=False)
+    same = fit_blend(members[[0, 0, 0]], truth, folds, "f1_macro", list("abc"), offsets=False)
     assert same.fitted.method == "simplex" and np.allclose(same.oof, members[0])
 
 
@@ -167,13 +169,13 @@ def test_the_log_loss_decides_where_the_metric_cannot() -> None:
     """The same answers with better probabilities are better, for weights; not for factors or thresholds, nor
     if fewer are right."""
     members, truth, _ = drawn(11, (3.0,))
-    sharp, flat, blocks = members[0], probabilities(np.log(members[0]) / 3), significance.blocks_of(CLIPS)
-    assert significance.beats("f1_macro", flat, sharp, truth, blocks, (flat, sharp))
-    assert not significance.beats("f1_macro", flat, sharp, truth, blocks)
-    assert not significance.beats("f1_macro", sharp, flat, truth, blocks, (sharp, flat))
+    sharp, flat, blocks = members[0], probabilities(np.log(members[0]) / 3), significance.draw_blocks(CLIPS)
+    assert significance.is_better("f1_macro", flat, sharp, truth, blocks, (flat, sharp))
+    assert not significance.is_better("f1_macro", flat, sharp, truth, blocks)
+    assert not significance.is_better("f1_macro", sharp, flat, truth, blocks, (sharp, flat))
     worse = sharp.copy()
     worse[:8] = np.eye(CLASSES)[(truth[:8] + 1) % CLASSES] * 0.1 + 0.09
-    assert not significance.beats("f1_macro", flat, worse, truth, blocks, (flat, worse))
+    assert not significance.is_better("f1_macro", flat, worse, truth, blocks, (flat, worse))
 
 
 def test_factors_where_rare_classes_are_said_too_rarely() -> None:
@@ -181,12 +183,12 @@ def test_factors_where_rare_classes_are_said_too_rarely() -> None:
     members, truth, folds = drawn(1, (2.0, 2.0), clips=1500, prior=prior)
     # leans to the common ones more than it should
     members = probabilities(np.log(members) + np.log(prior) * 1.5)
-    found = auto(members, truth, folds, "f1_macro", ["a", "b"])
+    found = fit_blend(members, truth, folds, "f1_macro", ["a", "b"])
     assert found.fitted.scale is not None and found.score > row(found, found.fitted.method)["score"] + 0.03
     assert np.corrcoef(np.log(found.fitted.scale), np.log(prior))[0, 1] < -0.9
     p = found.fitted.apply(members)
     assert np.allclose(p.sum(1), 1) and np.allclose(np.nansum(found.oof, 1), 1)
-    plain = blend_weights.mix(members, found.fitted.weights)
+    plain = blend_weights.average_members(members, found.fitted.weights)
     assert ((plain * found.fitted.scale).argmax(1) == p.argmax(1)).all()
 
 
@@ -194,7 +196,7 @@ def test_thresholds_of_several_labels() -> None:
     prior = np.array([0.3, 0.1, 0.05, 0.05])
     members, truth, folds = drawn(2, (3.0, 3.0), True, clips=1200, prior=prior)
     members = probabilities(np.log(members / (1 - members)) + np.array([1.0, -1, -2, -3]), True)
-    found = auto(members, truth, folds, "f1_macro", ["a", "b"])
+    found = fit_blend(members, truth, folds, "f1_macro", ["a", "b"])
     cuts = found.fitted.thresholds
     assert (
         cuts is not None
@@ -202,22 +204,22 @@ def test_thresholds_of_several_labels() -> None:
         and found.score > row(found, found.fitted.method)["score"] + 0.2
     )
     assert found.table[-1]["name"].endswith("class thresholds")
-    plain, p = blend_weights.mix(members, found.fitted.weights), found.fitted.apply(members)
+    plain, p = blend_weights.average_members(members, found.fitted.weights), found.fitted.apply(members)
     assert ((plain >= cuts) == (p >= 0.5)).all() and p.min() >= 0 and p.max() <= 1
     assert all(
         (np.argsort(plain[:, c], kind="stable") == np.argsort(p[:, c], kind="stable")).all() for c in range(4)
     )
-    at = Fitted("mean", np.ones(1), thresholds=cuts).apply(np.stack([[cuts, np.zeros(4), np.ones(4)]]))
+    at = FittedBlend("mean", np.ones(1), thresholds=cuts).apply(np.stack([[cuts, np.zeros(4), np.ones(4)]]))
     assert np.allclose(at, [[0.5] * 4, [0] * 4, [1] * 4])
     # A ranking has no thresholds, and a class that nobody has keeps the common one.
-    assert auto(members, truth, folds, "map_macro", ["a", "b"]).fitted.thresholds is None
+    assert fit_blend(members, truth, folds, "map_macro", ["a", "b"]).fitted.thresholds is None
     none = np.column_stack([truth[:, :3], np.zeros(len(truth), dtype=np.int8)])
-    assert np.isfinite(auto(members, none, folds, "f1_macro", ["a", "b"]).fitted.apply(members)).all()
+    assert np.isfinite(fit_blend(members, none, folds, "f1_macro", ["a", "b"]).fitted.apply(members)).all()
 
 
 def test_clips_that_nobody_heard_and_clips_of_no_fold() -> None:
     members, truth, folds = drawn(3, (3, 3))
-    two = Fitted("greedy", np.array([0.75, 0.25, 0.0]))
+    two = FittedBlend("greedy", np.array([0.75, 0.25, 0.0]))
     p = np.concatenate([members, np.full_like(members[:1], np.nan)])  # a member without weight is not asked
     p[0, 3], p[:, 5] = np.nan, np.nan
     found = two.apply(p)
@@ -226,28 +228,28 @@ def test_clips_that_nobody_heard_and_clips_of_no_fold() -> None:
         np.delete(found, [3, 5], 0), np.delete(0.75 * members[0] + 0.25 * members[1], [3, 5], 0)
     )
     folds[:20], members[0, :20] = -1, np.nan
-    found = auto(members, truth, folds, "f1_macro", ["a", "b"])
+    found = fit_blend(members, truth, folds, "f1_macro", ["a", "b"])
     assert (
         np.isnan(found.oof[:20]).all()
         and found.score == metrics.compute_scores(found.oof[20:], truth[20:])["f1_macro"]
     )
     members[1, 33, 2] = np.nan
     with pytest.raises(UserError, match="^b has out-of-fold predictions that are not numbers"):
-        auto(members, truth, folds, "f1_macro", ["a", "b"])
+        fit_blend(members, truth, folds, "f1_macro", ["a", "b"])
     with pytest.raises(UserError, match="5 clips with out-of-fold predictions are too few"):
-        auto(members[:, :5], truth[:5], np.arange(5), "f1_macro", ["a", "b"])
+        fit_blend(members[:, :5], truth[:5], np.arange(5), "f1_macro", ["a", "b"])
 
 
 def test_one_fold_or_two_one_member_and_the_same_twice() -> None:
     members, truth, folds = drawn(4, (3, 1))
     for kept in (folds % 2, folds * 0 + 3, np.where(folds == 0, 0, -1)):
-        found = auto(members, truth, kept, "f1_macro", ["a", "b"])
+        found = fit_blend(members, truth, kept, "f1_macro", ["a", "b"])
         assert np.isfinite(found.oof[kept >= 0]).all() and found.score >= row(found, "a")["score"] - 0.03
-        again = auto(members, truth, kept, "f1_macro", ["a", "b"])
+        again = fit_blend(members, truth, kept, "f1_macro", ["a", "b"])
         assert (found.oof[kept >= 0] == again.oof[kept >= 0]).all() and (
             found.fitted.weights == again.fitted.weights
         ).all()
-    alone = auto(members[:1], truth, folds, "log_loss", ["a"])
+    alone = fit_blend(members[:1], truth, folds, "log_loss", ["a"])
     assert alone.fitted.weights.tolist() == [1] and [r["name"] for r in alone.table] == [
         "a",
         "simplex",
@@ -259,10 +261,10 @@ def test_nothing_that_a_clip_is_scored_by_was_chosen_on_its_fold() -> None:
     """Other labels in one fold change no prediction of that fold."""
     for multilabel in (False, True):
         members, truth, folds = drawn(6, (1.5, 1, 0.5), multilabel)
-        before = auto(members, truth, folds, "f1_macro", list("abc"))
+        before = fit_blend(members, truth, folds, "f1_macro", list("abc"))
         other = truth.copy()
         other[folds == 2] = np.roll(truth, 7, 0)[folds == 2]
-        after = auto(members, other, folds, "f1_macro", list("abc"))
+        after = fit_blend(members, other, folds, "f1_macro", list("abc"))
         assert (before.oof[folds == 2] == after.oof[folds == 2]).all() and (
             before.oof[folds == 1] != after.oof[folds == 1]
         ).any()
@@ -270,18 +272,18 @@ def test_nothing_that_a_clip_is_scored_by_was_chosen_on_its_fold() -> None:
 
 def test_simplex_finds_the_least_log_loss() -> None:
     members, truth, _ = drawn(7, (3, 2, 0.5))
-    weights = blend_weights.simplex(members, truth)
-    best = earshot_metrics.compute_losses(blend_weights.mix(members, weights), truth).mean()
+    weights = blend_weights.fit_simplex(members, truth)
+    best = earshot_metrics.compute_losses(blend_weights.average_members(members, weights), truth).mean()
     for a in np.linspace(0, 1, 21):
         for b in np.linspace(0, 1 - a, 21):
             assert (
                 earshot_metrics.compute_losses(
-                    blend_weights.mix(members, np.array([a, b, 1 - a - b])), truth
+                    blend_weights.average_members(members, np.array([a, b, 1 - a - b])), truth
                 ).mean()
                 > best - 1e-4
             )
     wrong = np.eye(CLASSES)[(truth + 1) % CLASSES]  # certain, and always wrong
-    assert blend_weights.simplex(np.stack([wrong, members[0]]), truth).tolist() == [0, 1]
+    assert blend_weights.fit_simplex(np.stack([wrong, members[0]]), truth).tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("multilabel", [False, True])
@@ -297,7 +299,7 @@ def test_quick_scores_are_those_of_the_metrics(multilabel: bool) -> None:
         assert earshot_metrics.compute_gain(name, p, truth) == pytest.approx(sign * said[name], abs=1e-9), (
             name
         )
-    blocks = significance.blocks_of(len(truth))
+    blocks = significance.draw_blocks(len(truth))
     for name in ("f1_macro", "balanced_accuracy"):  # leaving blocks out by their counts is scoring the rest
         q = np.roll(p, 1, 0)
         left = [
@@ -305,7 +307,7 @@ def test_quick_scores_are_those_of_the_metrics(multilabel: bool) -> None:
             - earshot_metrics.compute_gain(name, p[blocks != b], truth[blocks != b])
             for b in range(20)
         ]
-        rises, error = significance.gain(name, p, q, truth, blocks)
+        rises, error = significance.estimate_gain(name, p, q, truth, blocks)
         assert error == pytest.approx(np.sqrt(19 / 20 * ((left - np.mean(left)) ** 2).sum()))
         assert rises == pytest.approx(
             earshot_metrics.compute_gain(name, q, truth) - earshot_metrics.compute_gain(name, p, truth)
@@ -317,12 +319,12 @@ def test_the_noise_is_that_of_fresh_clips() -> None:
 
     def one(seed: int) -> tuple[float, float]:
         members, truth, _ = drawn(seed, (2.0, 2.2))
-        return significance.gain("f1_macro", *members, truth, significance.blocks_of(CLIPS))
+        return significance.estimate_gain("f1_macro", *members, truth, significance.draw_blocks(CLIPS))
 
     rises, errors = np.array([one(seed) for seed in range(60)]).T
     assert 0.75 < errors.mean() / rises.std() < 1.35
     groups = np.array([f"g{i // 4}" for i in range(CLIPS)])
-    blocks = significance.blocks_of(CLIPS, groups)
+    blocks = significance.draw_blocks(CLIPS, groups)
     assert all(len(set(blocks[groups == name])) == 1 for name in set(groups)) and len(set(blocks)) == 20
 
 
@@ -349,7 +351,7 @@ def test_factors_and_thresholds_are_the_best_of_their_steps(metric: str) -> None
     assert earshot_metrics.compute_gain(metric, thresholds.apply(p, found, True), truth) == pytest.approx(
         max(tried)
     )
-    assert thresholds.reach(p, truth, metric) == pytest.approx(max(tried))
+    assert thresholds.best_single_threshold(p, truth, metric) == pytest.approx(max(tried))
     if metric != "f1_micro":
         each = thresholds.fit(p, truth, metric, "each")
         best = [

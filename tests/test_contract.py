@@ -200,7 +200,7 @@ def test_loose_audio_with_other_weights(work: Path) -> None:
     module = extractors.load_module("efficientat")
     features = {"extractor": "efficientat", "settings": asdict(module.Settings()), "weights": "feed" * 4}
     run = other_run(lambda record: record["features"].update(features))
-    line = said(new_audio.extractor_of, run, "weights.pt", CPU)
+    line = said(new_audio.build_extractor, run, "weights.pt", CPU)
     assert f"{here} here, {'feed' * 4} there" in line and "--weights" in line
 
 
@@ -218,9 +218,9 @@ def test_the_sample_file_beside_the_cache(work: Path, change: str) -> None:
         "remove": (wanted, "nothing"),
         "add": ("nothing", wanted),
     }[change]
-    line = said(submit.rehearse, Cache(work), Path("s.csv"), "f1_macro")
+    line = said(submit.dry_run, Cache(work), Path("s.csv"), "f1_macro")
     assert f"content {here} now, {there} then" in line and str(sample) in line, line
-    assert said(submission.sample_of, Cache(work)) == line
+    assert said(submission.find_sample, Cache(work)) == line
     assert (
         line == said(predict.main, ["--runs", "r", "--out", "x.csv", "--device", "cpu"])
         and not Path("x.csv").exists()

@@ -220,12 +220,14 @@ def test_by_the_commands_with_a_shard_of_bad_clips_and_loose_files(tmp_path, mon
     silent = tmp_path / "silent.wav"
     soundfile.write(silent, np.zeros(16000), 16000)
     files = [Path(data / "audio_test" / "t000.wav"), silent]
-    split, span, bad, noted = new_audio.features(run, ["a", "b"], files, None, Device("cpu", "fp32", ""))
+    split, span, bad, noted = new_audio.extract_features(
+        run, ["a", "b"], files, None, Device("cpu", "fp32", "")
+    )
     subm = cache.split("subm")
     where = subm["ids"].tolist().index("t000.wav")
     np.testing.assert_array_equal(split["codes"], subm["codes"][subm["clip"] == where])
     assert bad == {"b": "silent"} and not any(noted.values()) and span == 1.0
     assert (
-        new_audio.features(run, ["b"], [silent], None, Device("cpu", "fp32", "")).split["codes"].dtype
+        new_audio.extract_features(run, ["b"], [silent], None, Device("cpu", "fp32", "")).split["codes"].dtype
         == np.int16
     )

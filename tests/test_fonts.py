@@ -116,12 +116,12 @@ def test_a_font_that_has_the_characters_is_drawn_with(installed: Callable[..., N
     try:
         for found in ((), (fonts.Font(1, "Squares", str(path)),)):
             installed(*found)
-            with style.style(), warnings.catch_warnings():
+            with style.apply_style(), warnings.catch_warnings():
                 warnings.simplefilter("error")
-                figure, at = style.axes(3, 2)
-                at.set_xticks(range(2), style.names([COVERED, "owl"]))
-                at.annotate(style.short(COVERED), (0.5, 0.5), family="monospace")
-                assert solid(style.png(figure)) is bool(found)
+                figure, at = style.make_axes(3, 2)
+                at.set_xticks(range(2), style.shorten_names([COVERED, "owl"]))
+                at.annotate(style.shorten(COVERED), (0.5, 0.5), family="monospace")
+                assert solid(style.render_png(figure)) is bool(found)
             image = spectrogram.draw_picture(np.zeros((4, 8)), 1.0, 0, 8000, f"{COVERED} a")
             assert solid(spectrogram.encode_png(image.crop((0, 0, 300, 20)))) is bool(found)
     finally:
@@ -168,7 +168,7 @@ def test_names_and_numbers(installed: None) -> None:
     assert fonts.list_shown_names(["#2", "麻"]) == ["#1", "#2"], "a class may be called as a number is shown"
     assert fonts.build_legend(["#2", "麻"]) == [("#1", "#2"), ("#2", "麻")]
     assert fonts.list_shown_names(["#1", "麻"]) == ["#1", "#2"] and fonts.format_warning(["owl"], "") is None
-    assert style.short("run 麻\n") == "run ? " and len(style.short("x" * 99)) == 24
+    assert style.shorten("run 麻\n") == "run ? " and len(style.shorten("x" * 99)) == 24
     many = fonts.format_warning([chr(0x4E00 + index) for index in range(600)], "there")
     assert len(many) < 300 and "600 of 600" in many and "(600 in all)" in many
 
@@ -188,6 +188,6 @@ def test_the_map_names_every_class() -> None:
         targets=np.eye(2, dtype=int)[np.arange(8) % 2],
         cache=SimpleNamespace(classes=["_silence_", "$x$"]),
     )
-    with style.style():
+    with style.apply_style():
         texts = plots._draw_map(clips).axes[0].get_legend().get_texts()
     assert [text.get_text().strip() for text in texts] == ["_silence_", "$x$"]

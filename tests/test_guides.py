@@ -141,10 +141,10 @@ def test_why_it_predicts_so(project: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(extractors, "__path__", [*extractors.__path__, str(folder)])
     clip = next((project / "data" / "sample" / "audio_test").iterdir())
     with contextlib.chdir(project):
-        hearing = predictor.Hearing(
-            members.open_all(("notes",), "runs")[0], device.choose("cpu"), models.rebuild
+        hearing = predictor.Predictor(
+            members.open_members(("notes",), "runs")[0], device.choose("cpu"), models.rebuild
         )
-        answer = hearing.hear(clip)
+        answer = hearing.predict_file(clip)
     shown = saliency.explain(hearing, hearing.runs[0], answer, 0, 0)
     assert (shown.low, shown.high) == (0.0, 8000.0)
     sys.modules.pop("earshot.extractors.chroma")

@@ -86,13 +86,13 @@ def test_train_and_predict_enter_their_submissions(
 def entered(folder: Path, text: str, **more) -> str:
     path = folder / f"{text}.csv"
     path.write_text(f"id,label\n{text},x\n")
-    return ledger.record(path, "birds", 1, **more)
+    return ledger.add_submission(path, "birds", 1, **more)
 
 
 def test_two_processes_lose_no_row(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda i: entered(tmp_path, f"s{i}"), range(16)))
-    rows = ledger.read(tmp_path / "ledger.csv")
+    rows = ledger.read_rows(tmp_path / "ledger.csv")
     assert {row["file"] for row in rows} == {f"s{i}.csv" for i in range(16)} and len(rows) == 16
     assert not list(tmp_path.glob("*.tmp"))
 

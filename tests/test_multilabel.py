@@ -223,9 +223,9 @@ def test_a_label_column_gets_what_is_likelier_than_not(
 
 def test_the_guard_knows_the_separator() -> None:
     made = pd.DataFrame({"fname": ["a", "b"], "labels": ["bark;light rain", "wind"]})
-    submission.check(made, "fname", ["a", "b"], ["fname", "labels"], CLASSES, ";")
+    submission.check_table(made, "fname", ["a", "b"], ["fname", "labels"], CLASSES, ";")
     with pytest.raises(UserError, match="refused"):
-        submission.check(
+        submission.check_table(
             made.replace("wind", "wind;snow"), "fname", ["a", "b"], ["fname", "labels"], CLASSES, ";"
         )
 
@@ -345,7 +345,7 @@ def test_the_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     with pytest.raises(UserError, match="multi-label, .* single-label: they cannot be blended"):
         run_cache.check_same_classes([several, Run.begin(tmp_path / "other", {"classes": KINDS}, {})])
     with pytest.raises(UserError, match="--metric lwlrap is for clips with several labels"):
-        submit.rehearse(one, tmp_path / "s.csv", "lwlrap")
+        submit.dry_run(one, tmp_path / "s.csv", "lwlrap")
 
 
 def test_stopped_and_continued_by_columns_with_a_hold_out(

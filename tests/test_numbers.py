@@ -216,11 +216,14 @@ def test_a_prior_with_an_absent_class(tmp_path: Path) -> None:
         tmp_path / "s.csv", np.array(list("abc")), filled, CLASSES, ("id", "label"), None
     )
     assert table.label.tolist() == ["owl"] * 3
-    assert submission.one_answer(table, "id") == (
+    assert submission.warn_same_answer(table, "id") == (
         "beware: all 3 rows of the submission have the same answer (owl): has the head learnt anything?"
     )
     table.loc[0, "label"] = "jay"
-    assert submission.one_answer(table, "id") is None and submission.one_answer(table[:1], "id") is None
+    assert (
+        submission.warn_same_answer(table, "id") is None
+        and submission.warn_same_answer(table[:1], "id") is None
+    )
 
 
 @pytest.mark.parametrize(

@@ -80,8 +80,8 @@ def test_odd_names_from_train_to_report_blend_ledger_and_submission(
     predict.main(["--runs", "lin", "mlp", "--blend", "auto", "--name", "both", "--device", "cpu"])
     for name in ("lin", "mlp", "both"):
         by_id = dict(zip([f"train{i:02d}.wav" for i in range(36)], truth.astype(int).tolist(), strict=True))
-        member = members.open_one(Path("runs") / name)
-        for oof in (member.oof(), results.load(Path("runs") / name)):
+        member = members.open_member(Path("runs") / name)
+        for oof in (member.read_oof(), results.load_results(Path("runs") / name)):
             assert oof.labels.tolist() == [by_id[id] for id in oof.ids] and oof.classes == names
         assert (Path("runs") / name / HTML).exists()
     assert list(read_csv(Path("submissions/submission.csv"))[0]) == ["fname", *names]

@@ -26,17 +26,20 @@ def test_what_is_opened_answers_as_predict_does(
     with contextlib.chdir(home):
         predict.main(["--runs", name, "--audio", "long.wav", "--out", "p.csv"])
     told = np.array((home / "p.csv").read_text().splitlines()[1].split(",")[1:])
-    found = opened[name].hear(home / "long.wav")
+    found = opened[name].predict_file(home / "long.wav")
     likeliest = opened[name].classes[found.probabilities.argmax()]
     assert likeliest in told and len(found.windows) == 3 and np.allclose(found.start, [0, 1, 2])
     if name == "cnn":
         run = opened["cnn"].runs[0]
         alone = [
-            opened["cnn"].hear(home / "tone.wav").probabilities,
+            opened["cnn"].predict_file(home / "tone.wav").probabilities,
             opened["cnn"].predict(
                 run,
                 "best",
-                opened["cnn"].hear(home / "tone.wav").heard[opened["cnn"].ears(run).key].features,
+                opened["cnn"]
+                .predict_file(home / "tone.wav")
+                .heard[opened["cnn"].get_pipeline(run).key]
+                .features,
                 True,
             )[0],
         ]
@@ -46,7 +49,7 @@ def test_what_is_opened_answers_as_predict_does(
 
 def test_every_head_is_read_once(opened: dict, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("earshot.prediction.predictor.load_part", lambda *a: pytest.fail("read again"))
-    opened["both"].hear(home / "tone.wav")
+    opened["both"].predict_file(home / "tone.wav")
     assert {kind for _, kind in opened["both"]._heads} == {"last"} and {
         kind for _, kind in opened["cnn"]._heads
     } == {"best"}
@@ -55,7 +58,7 @@ def test_every_head_is_read_once(opened: dict, home: Path, monkeypatch: pytest.M
 def test_feature_maps_of_a_head(opened: dict, home: Path) -> None:
     cnn = opened["cnn"]
     found = feature_maps.compute_maps(
-        cnn, cnn.runs[0], cnn.heads(cnn.runs[0], "best")[0][0], cnn.hear(home / "long.wav"), 2
+        cnn, cnn.runs[0], cnn.load_heads(cnn.runs[0], "best")[0][0], cnn.predict_file(home / "long.wav"), 2
     )
     ((whose, layers),) = found.items()
     assert "audio_cnn" in whose and list(feature_maps.group_layers(layers)) == ["conv1", "layer1", "layer2"]
@@ -125,10 +128,10 @@ def test_evidence_adds_up_and_lies_where_the_sound_is(opened: dict, home: Path) 
     half = tone(2, 5)
     half[8000:] = 0
     soundfile.write(home / "half.wav", half, 16000)
-    answer = cnn.hear(home / "half.wav")
-    features = answer.heard[cnn.ears(run).key].features
-    x, mask = cnn.rows(run, features, False).load_batch(np.array([0]))
-    heads = [head for _, head in cnn.heads(run, "best")]
+    answer = cnn.predict_file(home / "half.wav")
+    features = answer.heard[cnn.get_pipeline(run).key].features
+    x, mask = cnn.build_rows(run, features, False).load_batch(np.array([0]))
+    heads = [head for _, head in cnn.load_heads(run, "best")]
     found = saliency.compute_gradients(heads, x, mask, 2, False, True)
     with torch.no_grad():
         silence = torch.full_like(x, x.amin())
@@ -178,8 +181,8 @@ def test_limits(home: Path, name: str, reason: str | None) -> None:
 
 def test_mistakes_are_the_honest_ones(opened: dict, home: Path) -> None:
     with contextlib.chdir(home):
-        found, line = mistakes.find_mistakes(members.open_all(("lin",), "runs")[0])
-        files = mistakes.find_files(members.open_all(("lin",), "runs")[0], found)
+        found, line = mistakes.find_mistakes(members.open_members(("lin",), "runs")[0])
+        files = mistakes.find_files(members.open_members(("lin",), "runs")[0], found)
     rows = [row.split(",") for row in (home / "runs" / "lin" / "oof_last.csv").read_text().splitlines()]
     classes = rows[0][3:]
     wrong = {row[0] for row in rows[1:] if classes[int(np.argmax([float(p) for p in row[3:]]))] != row[2]}

@@ -75,7 +75,7 @@ def test_the_api_answers_classes(server: str, home: Path, opened: dict) -> None:
     status, text, _ = ask(f"{server}/api/predict?top=1", body, content_type=kind)
     sent = json.loads(text)
     assert status == 200 and raw.pop("milliseconds") > 0 < sent.pop("milliseconds") and raw == sent
-    found = opened["cnn"].hear(home / "long.wav").probabilities
+    found = opened["cnn"].predict_file(home / "long.wav").probabilities
     assert raw["classes"] == [{"class": f"tone{found.argmax()}", "probability": round(float(found.max()), 6)}]
     assert [w["classes"][0]["class"] for w in raw["windows"]] == ["tone0", "tone1", "tone2"]
     assert raw["run"] == "cnn" and raw["seconds"] == 3.0

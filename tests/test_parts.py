@@ -44,7 +44,7 @@ def test_a_blend_of_runs_of_several_seeds(work, capsys):
     train.main([*MLP, *ALL, "--name", "several"])
     train.main([*MLP, "--seed", "7", "--name", "one"])
     run = Run.open(work / "several")
-    found = oof.of_run(run)
+    found = oof.load_oof(run)
     for n in (1, 2, 3):
         each = [
             np.load(work / "several" / name / "valid_last.npy") for name in (f"fold_{n}", f"fold_{n}_seed1")
@@ -69,7 +69,7 @@ def test_a_blend_of_runs_of_several_seeds(work, capsys):
     np.save(work / "several" / "fold_2_seed1" / "valid_last.npy", np.zeros((20, 3), np.float32))
     checksums.write(work / "several" / "fold_2_seed1" / "valid_last.json", {}, "valid_last.npy")
     with pytest.raises(UserError, match="oof_last.csv is not what fold 2 predicted"):
-        oof.of_run(run)
+        oof.load_oof(run)
     shutil.rmtree(work / "several" / "fold_3_seed1")
     with pytest.raises(UserError, match="fold 3 is not finished"):
         predict.main(["--runs", "several", "one", "--blend", "greedy"])

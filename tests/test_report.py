@@ -17,7 +17,7 @@ from earshot.core import checksums
 from earshot.core.errors import UserError
 from earshot.report import __main__ as command
 from earshot.report import compare_runs, confusion, curves, hardest_clips, per_class, results
-from earshot.report.make import make as make_report
+from earshot.report.make import write_report as make_report
 from earshot.training.oof import Oof
 from earshot.training.run import Run
 
@@ -74,23 +74,23 @@ def made_up(
 @pytest.mark.parametrize("several", [False, True])
 def test_figures_are_scikit_learns(tmp_path: Path, several: bool) -> None:
     made_up(tmp_path / "r", NAMES, 60, several)
-    found = results.load(tmp_path / "r")
+    found = results.load_results(tmp_path / "r")
     assert found.classes == NAMES and len(found.ids) == 60 and found.multilabel == several
     said = (found.probabilities >= 0.5).astype(int) if several else found.probabilities.argmax(1)
     want = reference.precision_recall_fscore_support(found.labels, said, labels=range(5), zero_division=0)
-    rows = per_class.table(found)
+    rows = per_class.build_table(found)
     assert [row["class"] for row in rows] == NAMES
     for key, values in zip(("precision", "recall", "f1", "support"), want, strict=True):
         assert np.allclose([row[key] for row in rows], values)
     if not several:
         assert np.array_equal(
-            confusion.matrix(found), reference.confusion_matrix(found.labels, said, labels=range(5))
+            confusion.count_confusions(found), reference.confusion_matrix(found.labels, said, labels=range(5))
         )
-        truth, predicted, clips, share = confusion.pairs(found)[0]
-        off = confusion.matrix(found) * (1 - np.eye(5, dtype=int))
+        truth, predicted, clips, share = confusion.list_mistakes(found)[0]
+        off = confusion.count_confusions(found) * (1 - np.eye(5, dtype=int))
         assert clips == off.max() == off[NAMES.index(truth), NAMES.index(predicted)] and share == clips / 12
         assert found.labels.tolist() == (np.arange(60) % 5).tolist()  # jay|wren is one class here
-        hard = hardest_clips.find(found, 60)
+        hard = hardest_clips.find_hardest(found, 60)
         assert len(hard) == (said != found.labels).sum() and hard == sorted(hard, key=lambda clip: -clip.loss)
         losses = -np.log(found.probabilities[np.arange(60), found.labels])
         assert hard[0].loss == pytest.approx(losses[said != found.labels].max())
@@ -98,17 +98,17 @@ def test_figures_are_scikit_learns(tmp_path: Path, several: bool) -> None:
 
 def test_calibration_by_hand(tmp_path: Path) -> None:
     made_up(tmp_path / "r", ["a", "b"], 4)
-    found = results.load(tmp_path / "r")
+    found = results.load_results(tmp_path / "r")
     shares = np.array([[0.95, 0.05], [0.91, 0.09], [0.6, 0.4], [0.3, 0.7]])
     found = results.Results(**{**vars(found), "probabilities": shares, "labels": np.array([0, 1, 0, 0])})
-    counts, mean, share, error = per_class.reliability(found)
+    counts, mean, share, error = per_class.compute_reliability(found)
     assert (
         counts.tolist() == [0, 0, 0, 0, 0, 0, 1, 1, 0, 2]
         and mean[9] == pytest.approx(0.93)
         and share[9] == 0.5
     )
     assert error == pytest.approx((0.4 + 0.7 + 2 * 0.43) / 4)
-    low, high = per_class.wilson(np.array([0.0, 0.5, 1.0]), np.array([1, 10, 1000]))
+    low, high = per_class.compute_wilson(np.array([0.0, 0.5, 1.0]), np.array([1, 10, 1000]))
     assert (
         low[0] == pytest.approx(0, abs=1e-9)
         and high[0] == pytest.approx(0.793, abs=1e-3)
@@ -120,10 +120,10 @@ def test_calibration_by_hand(tmp_path: Path) -> None:
 def test_the_chosen_epoch_is_training_s(tmp_path: Path) -> None:
     """Of equal scores the lower loss, as the trainer decides."""
     made_up(tmp_path / "r", ["a", "b"], 6)
-    parts = curves.group_by_part(results.load(tmp_path / "r").history)
+    parts = curves.group_by_part(results.load_results(tmp_path / "r").history)
     assert list(parts) == ["fold_0", "fold_1", "fold_2"]
-    assert [curves.chosen(rows, "f1_macro")["epoch"] for rows in parts.values()] == [2, 2, 2]
-    assert curves.chosen(parts["fold_0"], "accuracy")["epoch"] == 3
+    assert [curves.choose_epoch(rows, "f1_macro")["epoch"] for rows in parts.values()] == [2, 2, 2]
+    assert curves.choose_epoch(parts["fold_0"], "accuracy")["epoch"] == 3
 
 
 @pytest.mark.parametrize("several", [False, True])
@@ -167,7 +167,7 @@ def test_more_than_folds_in_the_history(tmp_path: Path) -> None:
         "0,7,1,0.1,1,1,0.5,0.5,1\n0,8,1,0.1,1,1,0.6,0.5,1\nrefit,7,1,0.1,0.9,,,,1\n"
     )
     (tmp_path / "r" / "fold_0_seed8").mkdir()
-    found = results.load(tmp_path / "r")
+    found = results.load_results(tmp_path / "r")
     assert list(curves.group_by_part(found.history)) == ["fold_0_seed7", "fold_0_seed8", "refit_seed7"]
     assert make_report(tmp_path / "r") and (tmp_path / "r" / "loss_curves.png").exists()
 
@@ -192,7 +192,7 @@ def blend(folder: Path, source: Path, several: bool) -> None:
 def test_a_kept_blend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, several: bool) -> None:
     made_up(tmp_path / "r", ["owl", "fold", "jay"], 30, several)
     blend(tmp_path / "both", tmp_path / "r", several)
-    found, run = results.load(tmp_path / "both"), results.load(tmp_path / "r")
+    found, run = results.load_results(tmp_path / "both"), results.load_results(tmp_path / "r")
     assert (
         found.classes == ["owl", "fold", "jay"]
         and np.array_equal(found.labels, run.labels)
@@ -201,17 +201,17 @@ def test_a_kept_blend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, several: 
     assert np.array_equal(
         found.predicted, run.predicted
     )  # a blend's thresholds are in its predictions already
-    assert found.caches() == []
+    assert found.find_caches() == []
     cache = tmp_path / "nowhere"  # where the member's features are, as seen from here
     monkeypatch.chdir(tmp_path)
     cache.mkdir()
-    assert [path.name for path in found.caches()] == ["nowhere"]
+    assert [path.name for path in found.find_caches()] == ["nowhere"]
     text = make_report(tmp_path / "both").read_text()
     assert "../s" in text and not (tmp_path / "both" / "loss_curves.png").exists()
     with open(tmp_path / "both" / "oof.csv", "a") as file:
         file.write("x")
     with pytest.raises(UserError, match="checksum differs"):
-        results.load(tmp_path / "both")
+        results.load_results(tmp_path / "both")
 
 
 def test_runs_compared(
@@ -234,7 +234,7 @@ def test_runs_compared(
         and "stray is no run" in said
         and "empty/oof_last.csv is missing" in said
     )
-    scores = {name: results.load(tmp_path / "runs" / name).scores["f1_macro"] for name in "rs"}
+    scores = {name: results.load_results(tmp_path / "runs" / name).scores["f1_macro"] for name in "rs"}
     assert [row["run"] for row in rows] == sorted("rs", key=lambda name: -scores[name])
     assert all(float(row["f1_macro"]) == pytest.approx(scores[row["run"]], abs=1e-4) for row in rows)
     assert (
@@ -243,7 +243,7 @@ def test_runs_compared(
     made_up(tmp_path / "runs" / "t", ["a", "b"], 44)
     assert any(
         "same clips" in line
-        for line in compare_runs.make(
+        for line in compare_runs.write_comparison(
             [tmp_path / "runs" / "r", tmp_path / "runs" / "t"], tmp_path / "reports"
         )
     )
@@ -266,7 +266,7 @@ def test_what_is_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         whole = path.read_text()
         path.write_text(change(whole))
         with pytest.raises(UserError, match="is not what train.py"):
-            results.load(tmp_path / "r")
+            results.load_results(tmp_path / "r")
         path.write_text(whole)
 
 
@@ -314,16 +314,21 @@ def test_hardest_clips_from_the_view_and_from_the_audio(
     features, _ = scripts
     features(["--competition", str(data), "--extractor", "logmel", "--n-mels", "16", "--device", "cpu"])
     features(["--competition", str(data), "--extractor", "waveform", "--device", "cpu"])
-    clips = [hardest_clips.Hard(id, 0, "tone0", "tone1", 1.0) for id in ("000.wav", "004.wav", "gone.wav")]
+    clips = [
+        hardest_clips.HardClip(id, 0, "tone0", "tone1", 1.0) for id in ("000.wav", "004.wav", "gone.wav")
+    ]
     made_up(tmp_path / "r", ["a", "b"], 6)
     for cache in ("logmel", "waveform"):
         found = results.Results(
-            **{**vars(results.load(tmp_path / "r")), "config": {"features_folder": f"data/tones/{cache}"}}
+            **{
+                **vars(results.load_results(tmp_path / "r")),
+                "config": {"features_folder": f"data/tones/{cache}"},
+            }
         )
-        drawn = hardest_clips.pictures(found, clips)
+        drawn = hardest_clips.draw_clips(found, clips)
         assert set(drawn) == {"000.wav", "004.wav"}
-        assert hardest_clips.sheet(list(drawn.values())).size[0] == 2 * (
+        assert hardest_clips.paste_sheet(list(drawn.values())).size[0] == 2 * (
             hardest_clips.WIDTH + spectrogram.LEFT + spectrogram.RIGHT
         )
     shutil.rmtree(data)
-    assert hardest_clips.pictures(found, clips) == {}
+    assert hardest_clips.draw_clips(found, clips) == {}

@@ -45,7 +45,7 @@ def older(home: Path, tmp_path: Path) -> Path:
 def seen(home: Path, run: str) -> SeenClips:
     """The training clips of a run."""
     with contextlib.chdir(home):
-        return SeenClips(members.open_all((run,), "runs")[0])
+        return SeenClips(members.open_members((run,), "runs")[0])
 
 
 def test_the_run_alone_knows_its_clips(home: Path) -> None:

@@ -101,7 +101,7 @@ GOOD = {"fname": ["a", "b", "c"], "label": ["bark", "rain", "wind"]}
     ],
 )
 def test_the_guard(change: dict, message: str) -> None:
-    submission.check(pd.DataFrame(GOOD), "fname", list("abc"), ["fname", "label"], CLASSES)
+    submission.check_table(pd.DataFrame(GOOD), "fname", list("abc"), ["fname", "label"], CLASSES)
     with pytest.raises(UserError) as error:
-        submission.check(pd.DataFrame(GOOD | change), "fname", list("abc"), ["fname", "label"], CLASSES)
+        submission.check_table(pd.DataFrame(GOOD | change), "fname", list("abc"), ["fname", "label"], CLASSES)
     assert "submission refused" in str(error.value) and message in str(error.value)

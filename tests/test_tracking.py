@@ -139,7 +139,7 @@ def test_no_failure_costs_a_run(tmp_path: Path, monkeypatch, capsys) -> None:
 
     run = made_up(tmp_path / "r", ["a", "b"], 12)
     tracker = tracking.start_tracking(run, wandb=False)
-    monkeypatch.setattr(pages, "make", broken)
+    monkeypatch.setattr(pages, "write_report", broken)
     monkeypatch.setattr(TensorBoard, "log_epochs", broken)
     for watch in run.watching:
         watch(rows(2))

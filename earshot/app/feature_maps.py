@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from earshot.prediction.predictor import Answer, Hearing
+from earshot.prediction.predictor import Prediction, Predictor
 from earshot.training.run import Run
 
 ROWS, COLUMNS = 96, 384  # a map is shown by so many cells at most, neighbours averaged
@@ -35,7 +35,7 @@ class FeatureMap:
 
 
 def compute_maps(
-    hearing: Hearing, run: Run, model: str, answer: Answer, window: int
+    hearing: Predictor, run: Run, model: str, answer: Prediction, window: int
 ) -> dict[str, list[FeatureMap]]:
     """The maps of one window, by whose they are: the head's (of the model named so) and those of the
     extractor's networks.

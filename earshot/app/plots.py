@@ -48,8 +48,8 @@ def draw_clip(
     # Those that are likely over all, and those that are likely somewhere.
     order = np.argsort(-np.maximum(probabilities, windows.max(0)), kind="stable")[:CLASSES]
     order = order[np.argsort(-probabilities[order], kind="stable")]
-    names = style.names(classes, 18)
-    with _lock, style.style():
+    names = style.shorten_names(classes, 18)
+    with _lock, style.apply_style():
         figure = _make_figure(4.4 + (0.7 + 0.27 * len(order) if several else 0))
         heights = [1, 2.6] + ([0.35 + 0.16 * len(order)] if several else [])
         axes = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
@@ -67,7 +67,7 @@ def draw_clip(
             )
         axes[-1].set_xlabel("seconds")
         axes[0].set_xlim(0, seconds)
-        return style.png(figure)
+        return style.render_png(figure)
 
 
 def _make_figure(height: float) -> Figure:
@@ -134,7 +134,7 @@ def draw_saliency(found: Saliency, wave: np.ndarray, rate: int, start: float, ti
     values = values[:, : max(1, round(values.shape[1] * min(1.0, seconds / found.seconds)))]
     most = float(np.percentile(np.abs(values), 99.5)) or 1e-9
     scaled = np.clip(values / most, -1, 1)
-    with _lock, style.style():
+    with _lock, style.apply_style():
         figure = _make_figure(4.6)
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[2.6, 1])
         _draw_spectrogram(top, wave, rate, _build_colormap([(255, 255, 255), (120, 120, 120)]))
@@ -162,7 +162,7 @@ def draw_saliency(found: Saliency, wave: np.ndarray, rate: int, start: float, ti
             format="%.2g",
             label="colours",
         )
-        return style.png(figure)
+        return style.render_png(figure)
 
 
 def _build_colormap(colours: list[tuple[int, int, int]]) -> Any:

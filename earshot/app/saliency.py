@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from earshot.app.feature_maps import cut_window
-from earshot.prediction.predictor import Answer, Hearing
+from earshot.prediction.predictor import Prediction, Predictor
 from earshot.training.run import Run
 
 STEPS, MOST_STEPS, AT_ONCE = 16, 256, 4  # of the integral, at first and at most; rows of a pass
@@ -37,7 +37,7 @@ class Saliency:
     how: str
 
 
-def explain(hearing: Hearing, run: Run, answer: Answer, window: int, target: int) -> Saliency:
+def explain(hearing: Predictor, run: Run, answer: Prediction, window: int, target: int) -> Saliency:
     """What in a window speaks for a class, to a run's models.
 
     Integrated gradients (Sundararajan et al. 2017) from silence (of a network's embeddings: from zeros) where
@@ -131,7 +131,7 @@ def _integrate(
     return torch.nan_to_num(values).detach().cpu().numpy()
 
 
-def compute_occlusion(hearing: Hearing, run: Run, piece: np.ndarray, target: int) -> np.ndarray:
+def compute_occlusion(hearing: Predictor, run: Run, piece: np.ndarray, target: int) -> np.ndarray:
     """(PIECES,) the log probability that a class loses when a part of a wave (samples,) is silenced."""
     edges = np.linspace(0, len(piece), PIECES + 1).astype(int)
     waves = [piece]

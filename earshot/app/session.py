@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from earshot.app.upload_limits import UploadLimits
-from earshot.prediction.predictor import Answer, Hearing
+from earshot.prediction.predictor import Prediction, Predictor
 from earshot.prediction.seen_clips import SeenClips
 
 REMEMBERED = 4  # answers, with their samples
@@ -20,12 +20,12 @@ REMEMBERED = 4  # answers, with their samples
 class Session:
     """A hearing with limits; `name` is the run's or the blend's."""
 
-    def __init__(self, hearing: Hearing, limits: UploadLimits, name: str):
+    def __init__(self, hearing: Predictor, limits: UploadLimits, name: str):
         self.hearing, self.limits, self.name = hearing, limits, name
         self.seen = SeenClips(hearing.whole)
-        self._recent: OrderedDict[str, Answer] = OrderedDict()
+        self._recent: OrderedDict[str, Prediction] = OrderedDict()
 
-    def predict(self, path: Path | str) -> Answer:
+    def predict(self, path: Path | str) -> Prediction:
         """What a file is; BadAudio, in a line, where it is refused or cannot be heard."""
         key = str(path)
         with self.hearing.lock:

@@ -13,7 +13,7 @@ from earshot.doctor.duplicates import Duplicates
 from earshot.doctor.embeddings import Clips
 from earshot.doctor.similarity import centre
 from earshot.report import style
-from earshot.report.style import BLUE, GREEN, GREY, ORANGE, PINK, VERMILION, axes
+from earshot.report.style import BLUE, GREEN, GREY, ORANGE, PINK, VERMILION, make_axes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,20 +26,20 @@ NAMED = 15  # classes with a marker and colour each; more are numbered where the
 
 def draw_pictures(clips: Clips, pairs: Duplicates | None, out: Path) -> list[str]:
     """Write the pictures that the data allows; their names. Raises ImportError without matplotlib."""
-    with style.style():
+    with style.apply_style():
         figures = {"class_balance.png": _draw_balance(clips), "durations.png": _draw_durations(clips)}
         if pairs is not None:
             figures |= {"neighbours.png": _draw_neighbours(pairs), "map.png": _draw_map(clips)}
         drawn = {name: figure for name, figure in figures.items() if figure is not None}
         for name, figure in drawn.items():
-            write_bytes(out / name, style.png(figure))
+            write_bytes(out / name, style.render_png(figure))
     return list(drawn)
 
 
 def _draw_balance(clips: Clips) -> Figure:
     total = count_clips(clips)[0]
-    order, names = np.argsort(total, kind="stable"), style.names(clips.cache.classes)
-    figure, at = axes(
+    order, names = np.argsort(total, kind="stable"), style.shorten_names(clips.cache.classes)
+    figure, at = make_axes(
         6.5, max(2.0, 0.8 + 0.19 * len(order)), xlabel="training clips", title="Clips per class"
     )
     at.barh(np.arange(len(order)), total[order], color=BLUE, height=0.75)
@@ -54,7 +54,7 @@ def _draw_durations(clips: Clips) -> Figure | None:
     known = np.isfinite(clips.seconds)
     if not known.any():
         return None
-    figure, at = axes(6.5, 3.6, xlabel="seconds", ylabel="clips", title="Durations")
+    figure, at = make_axes(6.5, 3.6, xlabel="seconds", ylabel="clips", title="Durations")
     low, high = float(clips.seconds[known].min()), float(clips.seconds[known].max())
     wide, alike = high > 20 * max(low, 0.01), high - low <= 0.1 * high
     if wide:
@@ -78,7 +78,7 @@ def _draw_durations(clips: Clips) -> Figure | None:
 def _draw_neighbours(pairs: Duplicates) -> Figure | None:
     if not len(pairs.closest):
         return None
-    figure, at = axes(
+    figure, at = make_axes(
         6.5,
         3.6,
         xlabel="cosine of the nearest neighbour in another fold or split (whitened embeddings)",
@@ -110,9 +110,9 @@ def _draw_map(clips: Clips) -> Figure:
     labels = np.full(len(embedded), -1)  # the first where there are several
     targets = clips.targets[embedded[train]]
     labels[train] = np.where(targets.any(1), targets.argmax(1), -1)
-    classes = style.names(clips.cache.classes)
+    classes = style.shorten_names(clips.cache.classes)
     named = len(classes) <= NAMED
-    figure, at = axes(
+    figure, at = make_axes(
         8.5 if named else 11, 5.6, title="Clips by the first two principal components of their embeddings"
     )
     at.set(xticks=[], yticks=[], xlabel="first component", ylabel="second component")
@@ -136,7 +136,7 @@ def _draw_map(clips: Clips) -> Figure:
         at.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), markerscale=scale)
         return figure
     _draw_numbers(at, x, labels, len(classes))
-    rows = [f"{c + 1:>3} {style.short(name, 18)}" for c, name in enumerate(classes)]
+    rows = [f"{c + 1:>3} {style.shorten(name, 18)}" for c, name in enumerate(classes)]
     for column in range(0, min(len(rows), 68), 34):  # beyond 68 classes the csv has the names
         at.annotate(
             "\n".join(rows[column : column + 34]),

@@ -145,7 +145,7 @@ def check_remaining(api: Any, flags: SubmitFlags) -> None:
 
 def confirm_resubmission(flags: SubmitFlags, content: str, path: Path) -> None:
     """Ask before what was submitted already."""
-    for row in ledger.read(path):
+    for row in ledger.read_rows(path):
         same = bool(row["sha256"]) and content.startswith(row["sha256"])
         if same and row.get("ref") and row["competition"] == flags.competition:
             score = f", public {row['public']}" if row["public"] else ""
@@ -170,7 +170,7 @@ def record_submission(api: Any, flags: SubmitFlags, reply: Any, row: dict[str, s
                 return
         rows.append({**dict.fromkeys(ledger.COLUMNS, ""), **row})
 
-    ledger.change(path, enter)
+    ledger.edit_rows(path, enter)
     print(f"submitted to {flags.competition}, ref {reply.ref}: {reply.message}", flush=True)
     by_ref: dict[str, Any] = {}
 
@@ -211,13 +211,13 @@ def enter_scores(path: Path, found: Sequence[Any]) -> int:
             row.update(new)
             changed += bool(new)
 
-    ledger.change(path, enter)
+    ledger.edit_rows(path, enter)
     return changed
 
 
 def update_scores(competition: str | None, path: Path) -> None:
     """List the submissions on Kaggle and enter scores that the ledger lacks."""
-    known = dict.fromkeys(row["competition"] for row in ledger.read(path) if row.get("ref"))
+    known = dict.fromkeys(row["competition"] for row in ledger.read_rows(path) if row.get("ref"))
     names = [competition] if competition else list(known)
     if not names:
         raise UserError(

@@ -28,7 +28,7 @@ PARTS = 3  # of the clips, where a single fold is left to choose on
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedBlend:
     """A blend as it is applied to new clips.
 
     Args:
@@ -53,14 +53,14 @@ class Fitted:
             (clips, classes); a clip that some members could not hear is answered by the others, NaN where by
             none.
         """
-        found = mix(members, self.weights)
+        found = average_members(members, self.weights)
         if self.scale is not None:
-            return cut.scaled(found, self.scale)
-        return found if self.thresholds is None else cut.centred(found, self.thresholds)
+            return cut.scale_classes(found, self.scale)
+        return found if self.thresholds is None else cut.recenter(found, self.thresholds)
 
 
 @dataclass(frozen=True)
-class Blended:
+class BlendResult:
     """What `auto` found.
 
     Args:
@@ -70,14 +70,14 @@ class Blended:
         table: rows of name, score, log_loss, spread: each member, each method, the offsets, the chosen.
     """
 
-    fitted: Fitted
+    fitted: FittedBlend
     oof: np.ndarray
     score: float
     spread: float
     table: list[dict[str, Any]]
 
 
-def mix(members: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def average_members(members: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """The weighted mean (clips, classes) of members (members, clips, classes), for each clip over those that
     are numbers."""
     used = np.flatnonzero(weights > 0)
@@ -89,7 +89,7 @@ def mix(members: np.ndarray, weights: np.ndarray) -> np.ndarray:
         return total / share.sum(0)[:, None]  # 0 / 0 where nobody heard it
 
 
-def greedy(members: np.ndarray, truth: np.ndarray, metric: str, offsets: bool = False) -> np.ndarray:
+def fit_greedy(members: np.ndarray, truth: np.ndarray, metric: str, offsets: bool = False) -> np.ndarray:
     """Weights by greedy selection with replacement from the best few members (Caruana et al. 2004); equals go
     by log loss.
 
@@ -98,8 +98,8 @@ def greedy(members: np.ndarray, truth: np.ndarray, metric: str, offsets: bool = 
             best one.
     """
     score = (
-        cut.reach
-        if offsets and truth.ndim == 2 and cut.moves(metric, True)
+        cut.best_single_threshold
+        if offsets and truth.ndim == 2 and cut.is_threshold_metric(metric, True)
         else lambda p, t, m: compute_gain(m, p, t)
     )
 
@@ -123,7 +123,7 @@ def greedy(members: np.ndarray, truth: np.ndarray, metric: str, offsets: bool = 
     return np.bincount(bag, minlength=len(members)) / len(bag)
 
 
-def simplex(members: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def fit_simplex(members: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """The weights >= 0 of sum 1 with the least log loss (multi-label: binary cross-entropy)."""
     from scipy.optimize import minimize
 
@@ -148,13 +148,13 @@ def simplex(members: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return weights / weights.sum()
 
 
-def weigh(
+def fit_weights(
     method: str, members: np.ndarray, truth: np.ndarray, metric: str, offsets: bool = False
 ) -> np.ndarray:
     """(members,) weights by one of METHODS, fitted on these clips."""
     if method == "mean" or len(members) == 1:
         return np.full(len(members), 1 / len(members))
-    return greedy(members, truth, metric, offsets) if method == "greedy" else simplex(members, truth)
+    return fit_greedy(members, truth, metric, offsets) if method == "greedy" else fit_simplex(members, truth)
 
 
 @dataclass(frozen=True)
@@ -171,15 +171,17 @@ class _Task:
     def multilabel(self) -> bool:
         return self.truth.ndim == 2
 
-    def beats(self, old: np.ndarray, new: np.ndarray, rows: np.ndarray, plain: tuple | None = None) -> bool:
+    def is_better(
+        self, old: np.ndarray, new: np.ndarray, rows: np.ndarray, plain: tuple | None = None
+    ) -> bool:
         blocks = np.unique(self.blocks[rows], return_inverse=True)[1]
         plain = plain and tuple(p[rows] for p in plain)
-        return significance.beats(self.metric, old[rows], new[rows], self.truth[rows], blocks, plain)
+        return significance.is_better(self.metric, old[rows], new[rows], self.truth[rows], blocks, plain)
 
 
-def _decide(
+def _choose_blend(
     members: np.ndarray, folds: np.ndarray, rows: np.ndarray, task: _Task
-) -> tuple[Fitted, str, dict[str, np.ndarray]]:
+) -> tuple[FittedBlend, str, dict[str, np.ndarray]]:
     """Choose and fit on some clips, by cross-fitting among them.
 
     Args:
@@ -196,7 +198,9 @@ def _decide(
         if method != task.methods[0] and len(members) == 1:
             continue
         blends = [
-            mix(members, weigh(method, members[:, fit], truth[fit], task.metric, task.offsets))
+            average_members(
+                members, fit_weights(method, members[:, fit], truth[fit], task.metric, task.offsets)
+            )
             for fit, _ in inner
         ]
         plain = np.full(members.shape[1:], np.nan)
@@ -204,28 +208,34 @@ def _decide(
             plain[held] = blend[held]
         kind, name, current = None, method, plain
         tried[name] = plain
-        for option in cut.KINDS if task.offsets and cut.moves(task.metric, task.multilabel) else ():
+        for option in (
+            cut.KINDS if task.offsets and cut.is_threshold_metric(task.metric, task.multilabel) else ()
+        ):
             moved, label = plain.copy(), f"{method} + {cut.NAMES[task.multilabel, option]}"
             for blend, (fit, held) in zip(blends, inner, strict=True):
                 moved[held] = cut.apply(
                     blend[held], cut.fit(blend[fit], truth[fit], task.metric, option), task.multilabel
                 )
             tried[label] = moved
-            if task.beats(current, moved, rows):
+            if task.is_better(current, moved, rows):
                 kind, name, current = option, label, moved
-        if best is None or task.beats(best[-1], current, rows, (best[-2], plain)):
+        if best is None or task.is_better(best[-1], current, rows, (best[-2], plain)):
             best = method, kind, name, plain, current
     method, kind, name = best[:3]
-    weights = weigh(method, members[:, rows], truth[rows], task.metric, task.offsets)
-    found = None if kind is None else cut.fit(mix(members[:, rows], weights), truth[rows], task.metric, kind)
+    weights = fit_weights(method, members[:, rows], truth[rows], task.metric, task.offsets)
+    found = (
+        None
+        if kind is None
+        else cut.fit(average_members(members[:, rows], weights), truth[rows], task.metric, kind)
+    )
     return (
-        Fitted(method, weights, None if task.multilabel else found, found if task.multilabel else None),
+        FittedBlend(method, weights, None if task.multilabel else found, found if task.multilabel else None),
         name,
         tried,
     )
 
 
-def auto(
+def fit_blend(
     members: np.ndarray,
     truth: np.ndarray,
     folds: np.ndarray,
@@ -234,10 +244,11 @@ def auto(
     methods: tuple[str, ...] = METHODS,
     offsets: bool = True,
     groups: np.ndarray | None = None,
-) -> Blended:
+) -> BlendResult:
     """The blend that members' out-of-fold predictions speak for, and its own honest out-of-fold predictions.
 
-    A later method is taken only where it beats the one before beyond noise (`significance.beats`); factors
+    A later method is taken only where it beats the one before beyond noise (`significance.is_better`);
+    factors
     and thresholds likewise.
 
     Args:
@@ -265,9 +276,9 @@ def auto(
             "or leave it out"
         )
     numbers, several = folds[kept], None if groups is None else groups[kept]
-    task = _Task(truth[kept], metric, methods, offsets, significance.blocks_of(len(kept), several))
+    task = _Task(truth[kept], metric, methods, offsets, significance.draw_blocks(len(kept), several))
     inside = members[:, kept]
-    parts = significance.blocks_of(len(kept), several, PARTS)
+    parts = significance.draw_blocks(len(kept), several, PARTS)
     outer = numbers if len(np.unique(numbers)) > 1 else parts
     oof = np.full(inside.shape[1:], np.nan)
     every = np.arange(len(kept))
@@ -275,9 +286,9 @@ def auto(
         rest = every[outer != fold]
         # Of two folds only one is left: it is cut into parts.
         within = outer if len(np.unique(outer[rest])) > 1 else parts
-        fitted, _, _ = _decide(inside, within, rest, task)
+        fitted, _, _ = _choose_blend(inside, within, rest, task)
         oof[outer == fold] = fitted.apply(inside[:, outer == fold])
-    fitted, name, tried = _decide(inside, outer, every, task)
+    fitted, name, tried = _choose_blend(inside, outer, every, task)
     shown = {
         label: found for label, found in tried.items() if label.split(" + ")[0] in (label, fitted.method)
     }
@@ -292,4 +303,4 @@ def auto(
         )
     whole = np.full(members.shape[1:], np.nan)
     whole[kept] = oof
-    return Blended(fitted, whole, table[-1]["score"], table[-1]["spread"], table)
+    return BlendResult(fitted, whole, table[-1]["score"], table[-1]["spread"], table)

@@ -34,7 +34,7 @@ COLUMNS = (
 )
 
 
-def read(path: Path) -> list[dict[str, str]]:
+def read_rows(path: Path) -> list[dict[str, str]]:
     """The rows, oldest first; none where there is no ledger.
 
     Raises:
@@ -53,14 +53,14 @@ def read(path: Path) -> list[dict[str, str]]:
     return [{**dict.fromkeys(COLUMNS, ""), **row} for row in table.to_dict("records")]
 
 
-def change(path: Path, by: Callable[[list[dict[str, str]]], None]) -> None:
+def edit_rows(path: Path, by: Callable[[list[dict[str, str]]], None]) -> None:
     """Read the ledger, let `by` change its rows, write it; of two processes at once, one waits for the
     other."""
     import pandas as pd
 
     # holds the lock of the file beside it from before the reading to after the rename
     with replace_file(path) as file:
-        rows = read(path)
+        rows = read_rows(path)
         by(rows)
         # the user may have added columns
         columns = dict.fromkeys((*COLUMNS, *(key for row in rows for key in row)))
@@ -68,7 +68,7 @@ def change(path: Path, by: Callable[[list[dict[str, str]]], None]) -> None:
         file.write(table.to_csv(index=False, lineterminator="\n").encode("utf-8"))
 
 
-def known_oof(runs: Sequence[Run]) -> tuple[str, float] | None:
+def get_oof_score(runs: Sequence[Run]) -> tuple[str, float] | None:
     """Metric and out-of-fold score of a single run's final epoch (honest), where it is known; of a blend, who
     blends says it."""
     if len(runs) != 1 or not (runs[0].folder / "scores.json").is_file():
@@ -79,7 +79,7 @@ def known_oof(runs: Sequence[Run]) -> tuple[str, float] | None:
     return (metric, float(value)) if isinstance(value, (int, float)) else None
 
 
-def record(
+def add_submission(
     out: Path,
     competition: str,
     rows: int,
@@ -101,7 +101,7 @@ def record(
     path = out.parent / NAME
     try:
         content = hash_file(out)
-        oof = oof or known_oof(runs)
+        oof = oof or get_oof_score(runs)
         row = {
             "time": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             "competition": competition,
@@ -116,14 +116,14 @@ def record(
             "private": "",
             "message": message,
         }
-        if any(content.startswith(old["sha256"]) for old in read(path) if old["sha256"]):
+        if any(content.startswith(old["sha256"]) for old in read_rows(path) if old["sha256"]):
             return f"ledger: {path} has this submission already ({content[:12]})"
 
         def add(rows: list[dict[str, str]]) -> None:
             if not any(content.startswith(old["sha256"]) for old in rows if old["sha256"]):
                 rows.append(row)
 
-        change(path, add)
+        edit_rows(path, add)
     except (UserError, OSError) as error:
         return f"ledger: the submission stands, but is not entered in {path}: {' '.join(str(error).split())}"
     where = "" if path == Path(PLACE) else f" --ledger {quote(path)}"
@@ -133,7 +133,7 @@ def record(
     )
 
 
-def find(rows: list[dict[str, str]], what: str, path: Path) -> int:
+def find_row(rows: list[dict[str, str]], what: str, path: Path) -> int:
     """The row of a submission's file (as it is now), or of the first digits of its hash.
 
     Raises:

@@ -12,9 +12,9 @@ import numpy as np
 
 from earshot.core.errors import UserError
 from earshot.prediction import blend_weights, saved_blend
-from earshot.prediction.blend_weights import Blended, Fitted
+from earshot.prediction.blend_weights import BlendResult, FittedBlend
 from earshot.training import resume
-from earshot.training.oof import Oof, of_run
+from earshot.training.oof import Oof, load_oof
 from earshot.training.run import CONFIG, Run
 
 FILES = (CONFIG, saved_blend.NAME)  # a run has the first, a kept blend the second
@@ -35,7 +35,7 @@ class Member:
     folder: Path | None
     run: Run | None
     of: tuple[Member, ...]
-    fitted: Fitted | None
+    fitted: FittedBlend | None
     kind: str
     metric: str
     score: float | None = None
@@ -48,14 +48,14 @@ class Member:
             f"{self.folder} ({self.fitted.method} of {', '.join(str(member.folder) for member in self.of)})"
         )
 
-    def runs(self) -> list[Run]:
+    def list_runs(self) -> list[Run]:
         """The runs that it predicts with, each once."""
         if self.run is not None:
             return [self.run]
         by_folder = {}
         for member, weight in zip(self.of, self.fitted.weights, strict=True):
             if weight > 0:
-                for run in member.runs():
+                for run in member.list_runs():
                     by_folder[run.folder.resolve()] = run
         return list(by_folder.values())
 
@@ -73,24 +73,24 @@ class Member:
         blank = np.full_like(known, np.nan)
         return self.fitted.apply(np.stack([blank if p is None else p for p in predictions]))
 
-    def oof(self) -> Oof:
+    def read_oof(self) -> Oof:
         """Its honest out-of-fold predictions: a run's of the final epoch, a blend's cross-fitted."""
         if self.run is not None:
-            return of_run(self.run)
+            return load_oof(self.run)
         return Oof.read(self.folder / saved_blend.OOF, self.classes, self.multilabel)
 
     @property
     def classes(self) -> list[str]:
         """The labels in the order of the probabilities' columns."""
-        return self.runs()[0].classes
+        return self.list_runs()[0].classes
 
     @property
     def multilabel(self) -> bool:
         """May a clip have several labels?"""
-        return self.runs()[0].multilabel
+        return self.list_runs()[0].multilabel
 
 
-def open_all(names: tuple[str, ...], folder: str) -> list[Member]:
+def open_members(names: tuple[str, ...], folder: str) -> list[Member]:
     """The named runs or kept blends (paths, or names in the runs' folder), else the only run.
 
     Raises:
@@ -112,11 +112,11 @@ def open_all(names: tuple[str, ...], folder: str) -> list[Member]:
         here = Path(name)
         # A name may also be that of another folder here, its competition's for example.
         is_here = any((here / file).is_file() for file in FILES)
-        members.append(open_one(here if is_here else Path(folder) / name))
+        members.append(open_member(here if is_here else Path(folder) / name))
     return members
 
 
-def open_one(folder: Path) -> Member:
+def open_member(folder: Path) -> Member:
     """A run or a kept blend.
 
     Raises:
@@ -131,45 +131,45 @@ def open_one(folder: Path) -> Member:
     places = [Path(os.path.relpath((folder / path).resolve())) for path in content["members"]]
     for place, there in zip(places, content["fingerprints"], strict=True):
         # Before it is opened: a blend that came to hold itself ends here.
-        here = saved_blend.fingerprint_of(place)
+        here = saved_blend.read_fingerprint(place)
         if here != there:
             changed = "missing" if here is None else "another one by now"
-            again = saved_blend.anew(folder, method, [path for path in places if path.is_dir()])
+            again = saved_blend.format_refit_hint(folder, method, [path for path in places if path.is_dir()])
             raise UserError(
                 f"{folder} is a blend of {place}, which is {changed} ({there} there, {here or 'nothing'} "
                 f"here): put it back, or {again}"
             )
-        members.append(open_one(place))
-    fitted = saved_blend.fitted(content)
+        members.append(open_member(place))
+    fitted = saved_blend.load_fitted(content)
     blend = Member(
         folder, None, tuple(members), fitted, content["kind"], content["metric"], content.get("score")
     )
-    same_classes([blend, *members])
+    check_same_classes([blend, *members])
     if len(blend.classes) != content["classes"]:
         raise UserError(
             f"{folder / saved_blend.NAME} speaks of {content['classes']} labels, and its members have "
-            f"{len(blend.classes)}: {saved_blend.anew(folder, method, places)}"
+            f"{len(blend.classes)}: {saved_blend.format_refit_hint(folder, method, places)}"
         )
     return blend
 
 
-def same_classes(members: list[Member]) -> list[str]:
+def check_same_classes(members: list[Member]) -> list[str]:
     """The labels that all members share; UserError if two have others, another order or another task."""
     from earshot.training import run_cache
 
-    return run_cache.check_same_classes([run for member in members for run in member.runs()])
+    return run_cache.check_same_classes([run for member in members for run in member.list_runs()])
 
 
-def plain_mean(members: list[Member]) -> Member:
+def mean_blend(members: list[Member]) -> Member:
     """The mean of members, each by its best checkpoints: nothing is fitted, no out-of-fold predictions are
     needed."""
     if len(members) == 1:
         return members[0]
-    fitted = Fitted("mean", np.full(len(members), 1 / len(members)))
+    fitted = FittedBlend("mean", np.full(len(members), 1 / len(members)))
     return Member(None, None, tuple(members), fitted, "best", members[0].metric)
 
 
-def aligned(members: list[Member]) -> tuple[Oof, np.ndarray, list[str]]:
+def align_oof(members: list[Member]) -> tuple[Oof, np.ndarray, list[str]]:
     """Out-of-fold predictions of the clips that all members have, row for row.
 
     Returns:
@@ -181,9 +181,9 @@ def aligned(members: list[Member]) -> tuple[Oof, np.ndarray, list[str]]:
     """
     import pandas as pd
 
-    same_classes(members)
+    check_same_classes(members)
     names = [str(member.folder) for member in members]
-    complete = [member.oof() for member in members]
+    complete = [member.read_oof() for member in members]
     indexes = [pd.Index(oof.ids) for oof in complete]
     ids = indexes[0]
     for index in indexes[1:]:
@@ -244,7 +244,7 @@ def merge_folds(folds: list[np.ndarray]) -> np.ndarray:
             return merged
 
 
-def fit(members: list[Member], how: str) -> tuple[Member, Blended, Oof, list[str]]:
+def fit_members(members: list[Member], how: str) -> tuple[Member, BlendResult, Oof, list[str]]:
     """Fit a blend to members' out-of-fold predictions.
 
     Args:
@@ -252,7 +252,7 @@ def fit(members: list[Member], how: str) -> tuple[Member, Blended, Oof, list[str
     Returns:
         the blend, what was found, its own out-of-fold predictions, and lines to print.
     """
-    oof, probabilities, lines = aligned(members)
+    oof, probabilities, lines = align_oof(members)
     metric = members[0].metric
     others = [f"{member.folder} ({member.metric})" for member in members if member.metric != metric]
     if others:
@@ -264,12 +264,14 @@ def fit(members: list[Member], how: str) -> tuple[Member, Blended, Oof, list[str
         names = [str(member.folder) for member in members]
     methods = blend_weights.METHODS if how == "auto" else (how,)
     offsets = how != "mean"
-    found = blend_weights.auto(probabilities, oof.labels, oof.folds, metric, names, methods, offsets=offsets)
+    found = blend_weights.fit_blend(
+        probabilities, oof.labels, oof.folds, metric, names, methods, offsets=offsets
+    )
     blend = Member(None, None, tuple(members), found.fitted, "last", metric, found.score)
     return blend, found, replace(oof, probabilities=found.oof), lines
 
 
-def table(found: Blended, metric: str) -> list[str]:
+def format_table(found: BlendResult, metric: str) -> list[str]:
     """The rows of a blend's scores as text."""
     width = max(len(row["name"]) for row in found.table)
     lines = [f"{'':{width}}  {metric:>10}  {'± folds':>7}  {'log loss':>8}"]
@@ -280,7 +282,7 @@ def table(found: Blended, metric: str) -> list[str]:
     return lines
 
 
-def weights(members: list[Member], fitted: Fitted) -> str:
+def format_weights(members: list[Member], fitted: FittedBlend) -> str:
     """A blend's weights, and the range of its factors or thresholds, on a line."""
     shares = [f"{m.folder.name} {weight:.3f}" for m, weight in zip(members, fitted.weights, strict=True)]
     line = f"weights: {'  '.join(shares)}"

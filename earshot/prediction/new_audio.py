@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from earshot.extractors.base import ClipFeatures
 
 
-def listed(paths: list[str]) -> tuple[list[str], list[Path], list[str]]:
+def list_files(paths: list[str]) -> tuple[list[str], list[Path], list[str]]:
     """Ids and files of loose audio: files as they are named, folders searched to their depth.
 
     Returns:
@@ -52,7 +52,7 @@ def listed(paths: list[str]) -> tuple[list[str], list[Path], list[str]]:
     return ids, files, notes
 
 
-def extractor_of(run: Run, weights: str | None, device: Device) -> tuple[Any, AudioSettings]:
+def build_extractor(run: Run, weights: str | None, device: Device) -> tuple[Any, AudioSettings]:
     """The extractor that made a run's features, weights compared by content.
 
     Raises:
@@ -93,7 +93,7 @@ class NewClips(NamedTuple):
     """Kind of note (`reasons.NOTES`) -> ids of the files that are used with it."""
 
 
-def features(
+def extract_features(
     run: Run,
     ids: list[str],
     files: list[Path],
@@ -111,7 +111,7 @@ def features(
     """
     from tqdm import tqdm
 
-    extractor, audio = extractor_of(run, weights, device)
+    extractor, audio = build_extractor(run, weights, device)
     clip, made, done = [], [], 0
     bad: dict[str, str] = {}
     noted: dict[str, list[str]] = {note: [] for note in NOTES}
@@ -134,10 +134,10 @@ def features(
             made += extracted
             done += len(bite)
             bar.update(len(bite))
-    return NewClips(split(run, ids, clip, made, extractor), extractor.span, bad, noted)
+    return NewClips(build_split(run, ids, clip, made, extractor), extractor.span, bad, noted)
 
 
-def split(
+def build_split(
     run: Run, ids: list[str], clip: list[int], made: list[ClipFeatures], extractor: Any
 ) -> dict[str, Any]:
     """New clips as a cache would hold them, with the run's view alone; `clip` is each window's clip, in the

@@ -19,7 +19,7 @@ from earshot.training.predict import describe_predictors
 from earshot.training.run import Run
 
 
-def cached(
+def predict_cache(
     whole: Member,
     features: str | None,
     out: Path,
@@ -28,7 +28,7 @@ def cached(
 ) -> bool:
     """The submission for the clips that the caches hold, `message` for the ledger; False where there is
     nothing to submit."""
-    runs = whole.runs()
+    runs = whole.list_runs()
     caches = {run.folder.resolve(): run_cache.open_run_cache(run, features) for run in runs}
     cache = caches[runs[0].folder.resolve()]
     run_cache.check_same_clips(runs, list(caches.values()))
@@ -44,7 +44,7 @@ def cached(
         print(f"{run.folder}: {describe_predictors(run)}, {len(ids)} clips")
         return probabilities
 
-    lines = submit.submit(
+    lines = submit.write_submission(
         cache,
         ids,
         whole.predict(predict_clips),
@@ -60,7 +60,7 @@ def cached(
     return True
 
 
-def audio(
+def predict_files(
     whole: Member,
     flags: PredictFlags,
     paths: list[str],
@@ -69,18 +69,18 @@ def audio(
     device: Device,
 ) -> None:
     """Predictions for new audio: as a csv, or shown."""
-    first, reasons = whole.runs()[0], {}
-    ids, files, lines = new_audio.listed(paths)
+    first, reasons = whole.list_runs()[0], {}
+    ids, files, lines = new_audio.list_files(paths)
     listed = frozenset(path for path in files if path.exists())
     notes: dict[str, list[str]] = {}
-    lines += SeenClips(whole).lines(dict(zip(ids, files, strict=True)))
+    lines += SeenClips(whole).list_warnings(dict(zip(ids, files, strict=True)))
     # shown predictions are a line a file, which scripts read
     stream = sys.stderr if show else sys.stdout
     for line in lines:
         print(line, file=stream)
 
     def predict_clips(run: Run, kind: str) -> np.ndarray:
-        clips = new_audio.features(run, ids, files, flags.weights, device, listed=listed)
+        clips = new_audio.extract_features(run, ids, files, flags.weights, device, listed=listed)
         reasons.update(clips.bad)
         for note, noted_ids in clips.noted.items():
             notes[note] = list(dict.fromkeys([*notes.get(note, []), *noted_ids]))

@@ -18,20 +18,20 @@ from earshot.training.oof import Oof
 from earshot.training.run import CONFIG, Run
 
 if TYPE_CHECKING:
-    from earshot.prediction.blend_weights import Blended, Fitted
+    from earshot.prediction.blend_weights import BlendResult, FittedBlend
 
 NAME, OOF = "blend.json", "oof.csv"
 AUTO = "auto.json"  # a bake-off's folder has it: the blend, and in it the members' runs
 
 
-def fingerprint_of(folder: Path) -> str | None:
+def read_fingerprint(folder: Path) -> str | None:
     """What tells a run or a kept blend from another; None where there is neither."""
     if (folder / CONFIG).is_file():
         return str(Run.open(folder).config["fingerprint"])
     return hash_value(read(folder))[:16] if (folder / NAME).is_file() else None
 
 
-def claim(name: str | None, folder: Path, members: list[Path]) -> None:
+def check_name(name: str | None, folder: Path, members: list[Path]) -> None:
     """UserError where a blend cannot be kept under that name."""
     check_plain_name("--name", name)
     if (folder / CONFIG).exists():
@@ -45,14 +45,14 @@ def claim(name: str | None, folder: Path, members: list[Path]) -> None:
         raise UserError(f"--name {name}: {folder} is itself one of the --runs: choose another name")
 
 
-def keep(folder: Path, members: list[Path], metric: str, found: Blended, oof: Oof) -> None:
+def save(folder: Path, members: list[Path], metric: str, found: BlendResult, oof: Oof) -> None:
     """Write a blend into its folder, in place of what was there; arguments as `write` takes them."""
     with hold_lock(folder, "the blend"):
         empty_folder(folder, NAME)
         write(folder, members, metric, found, oof)
 
 
-def write(folder: Path, members: list[Path], metric: str, found: Blended, oof: Oof) -> None:
+def write(folder: Path, members: list[Path], metric: str, found: BlendResult, oof: Oof) -> None:
     """Write blend.json and oof.csv into a folder that this process holds.
 
     Args:
@@ -66,7 +66,7 @@ def write(folder: Path, members: list[Path], metric: str, found: Blended, oof: O
         folder / NAME,
         {
             "members": [os.path.relpath(member.resolve(), folder.resolve()) for member in used],
-            "fingerprints": [fingerprint_of(member) for member in used],
+            "fingerprints": [read_fingerprint(member) for member in used],
             "kind": "last",
             "method": fitted.method,
             "weights": fitted.weights[fitted.weights > 0].tolist(),
@@ -83,19 +83,21 @@ def write(folder: Path, members: list[Path], metric: str, found: Blended, oof: O
     )
 
 
-def named(folder: Path) -> str:
+def format_run_name(folder: Path) -> str:
     """A run's or blend's folder as --runs finds it: its name where it lies in runs/, else its path."""
     return folder.name if folder.parent == Path("runs") else str(folder)
 
 
-def anew(folder: Path, method: str = "auto", runs: Sequence[Path] = (Path("runs/A"), Path("runs/B"))) -> str:
+def format_refit_hint(
+    folder: Path, method: str = "auto", runs: Sequence[Path] = (Path("runs/A"), Path("runs/B"))
+) -> str:
     """What to do about a blend that cannot be opened: the command that fits it again.
 
     Args:
         runs: its members, where they are known.
     """
     where = () if folder.parent == Path("runs") else ("--runs-folder", folder.parent)
-    words = ("--runs", *map(named, runs), "--blend", method, "--name", folder.name, *where)
+    words = ("--runs", *map(format_run_name, runs), "--blend", method, "--name", folder.name, *where)
     return f"blend anew with {join_command('python', 'predict.py', *words)}"
 
 
@@ -108,18 +110,18 @@ def read(folder: Path) -> dict[str, Any]:
     try:
         found = checksums.read(folder / NAME, OOF)
     except checksums.CorruptFile as error:
-        raise UserError(f"{error}: {anew(folder)}") from None
+        raise UserError(f"{error}: {format_refit_hint(folder)}") from None
     if validate_blend(found):
-        raise UserError(f"{folder / NAME} is no blend that can be applied: {anew(folder)}")
+        raise UserError(f"{folder / NAME} is no blend that can be applied: {format_refit_hint(folder)}")
     return found
 
 
-def fitted(content: dict[str, Any]) -> Fitted:
+def load_fitted(content: dict[str, Any]) -> FittedBlend:
     """How a kept blend is applied, from the content of its blend.json."""
-    from earshot.prediction.blend_weights import Fitted
+    from earshot.prediction.blend_weights import FittedBlend
 
     def as_array(key: str) -> np.ndarray | None:
         return None if content.get(key) is None else np.array(content[key], dtype=np.float64)
 
     weights = np.array(content["weights"], dtype=np.float64)
-    return Fitted(content["method"], weights / weights.sum(), as_array("scale"), as_array("thresholds"))
+    return FittedBlend(content["method"], weights / weights.sum(), as_array("scale"), as_array("thresholds"))

@@ -17,7 +17,7 @@ from earshot.training.run import Run
 
 
 @dataclass(frozen=True)
-class Seen:
+class SeenClip:
     """A file that is a training clip.
 
     Args:
@@ -46,14 +46,14 @@ class SeenClips:
 
     def __init__(self, whole: Member):
         self.warning: str | None = None
-        self._rows = _out_of_fold(whole)
+        self._rows = _index_oof(whole)
         self._ids: dict[str, list[str]] = {}  # by digest
         known: set[str] = set()
         unknown: set[str] = set()  # clips whose content is not kept
-        for run in whole.runs():
+        for run in whole.list_runs():
             clips = self._read(run)
             if clips is None:
-                unknown.update(_out_of_fold(Member(run.folder, run, (), None, "best", "")))
+                unknown.update(_index_oof(Member(run.folder, run, (), None, "best", "")))
                 continue
             left_out = {part.fold for part in list_predictors(run)}
             for clip in clips:
@@ -73,7 +73,7 @@ class SeenClips:
             self.warning = f"warning: {error}; until then training clips are recognised by their names"
             return None
 
-    def find(self, path: Path | str, name: str | None = None) -> Seen | None:
+    def find(self, path: Path | str, name: str | None = None) -> SeenClip | None:
         """The training clip that a file is, None for new audio.
 
         Args:
@@ -86,12 +86,12 @@ class SeenClips:
         if ids:
             # of one content in several folds, each model was trained on one
             row = self._rows.get(ids[0]) if len(ids) == 1 else None
-            return Seen(ids[0], False, *(row or (None, None)))
+            return SeenClip(ids[0], False, *(row or (None, None)))
         named = PurePosixPath(Path(path).name if name is None else name)
         id = self._names.get(named.name) or self._names.get(named.stem)
-        return Seen(id, True, *self._rows.get(id, (None, None))) if id is not None else None
+        return SeenClip(id, True, *self._rows.get(id, (None, None))) if id is not None else None
 
-    def lines(self, files: dict[str, Path]) -> list[str]:
+    def list_warnings(self, files: dict[str, Path]) -> list[str]:
         """The warnings about several files (by id): what could not be read, and which are training clips."""
         found = {id: seen for id, path in files.items() if (seen := self.find(path)) is not None}
         lines = [self.warning] if self.warning else []
@@ -109,12 +109,12 @@ class SeenClips:
         return lines
 
 
-def _out_of_fold(whole: Member) -> dict[str, tuple[int, np.ndarray]]:
+def _index_oof(whole: Member) -> dict[str, tuple[int, np.ndarray]]:
     """Fold and out-of-fold probabilities (classes,) by id; empty where there are none."""
     if whole.run is None and whole.folder is None:
         return {}  # a mean that is not kept
     try:
-        oof = whole.oof()
+        oof = whole.read_oof()
     except UserError:
         return {}
     return {

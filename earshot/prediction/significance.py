@@ -11,7 +11,7 @@ BLOCKS = 20  # of clips, each left out once
 BEYOND = 2.0  # standard errors that a gain has to exceed, or it is taken for noise
 
 
-def blocks_of(clips: int, groups: np.ndarray | None = None, number: int = BLOCKS) -> np.ndarray:
+def draw_blocks(clips: int, groups: np.ndarray | None = None, number: int = BLOCKS) -> np.ndarray:
     """(clips,) a block for each clip, drawn evenly with a fixed seed; clips of one group (other than "")
     share theirs."""
     names = (
@@ -24,7 +24,7 @@ def blocks_of(clips: int, groups: np.ndarray | None = None, number: int = BLOCKS
     return (np.random.default_rng(0).permutation(count) % min(number, count))[units]
 
 
-def gain(
+def estimate_gain(
     metric: str, old: np.ndarray, new: np.ndarray, truth: np.ndarray, blocks: np.ndarray
 ) -> tuple[float, float]:
     """By how much `new` scores better than `old` on the same clips, and that difference's standard error.
@@ -49,7 +49,7 @@ def gain(
     return rises, float(np.sqrt((number - 1) * np.var(left)))
 
 
-def beats(
+def is_better(
     metric: str,
     old: np.ndarray,
     new: np.ndarray,
@@ -66,10 +66,10 @@ def beats(
         plain: the probabilities before factors or thresholds, old and new, whose log losses are compared;
             None: only the metric is.
     """
-    rises, error = gain(metric, old, new, truth, blocks)
+    rises, error = estimate_gain(metric, old, new, truth, blocks)
     if rises > max(BEYOND * error, 1e-9):
         return True
     if plain is None or rises < 0:
         return False
-    rises, error = gain("log_loss", *plain, truth, blocks)
+    rises, error = estimate_gain("log_loss", *plain, truth, blocks)
     return rises > max(BEYOND * error, 1e-9)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from earshot.features.cache import Cache
 
 
-def sample_of(cache: Cache) -> Path | None:
+def find_sample(cache: Cache) -> Path | None:
     """The sample submission that lies beside a cache; None where its competition has none.
 
     Raises:
@@ -40,7 +40,7 @@ def sample_of(cache: Cache) -> Path | None:
     return path if wanted else None
 
 
-def one_answer(table: pd.DataFrame, id_column: str) -> str | None:
+def warn_same_answer(table: pd.DataFrame, id_column: str) -> str | None:
     """A warning where every row of a submission says the same; None where rows differ, or there is but
     one."""
     answers = table.drop(columns=id_column, errors="ignore")
@@ -53,12 +53,12 @@ def one_answer(table: pd.DataFrame, id_column: str) -> str | None:
     )
 
 
-def id_column_of(sample: pd.DataFrame, named: str) -> str:
+def find_id_column(sample: pd.DataFrame, named: str) -> str:
     """The sample file's column of ids: the one that the competition's own files name, else its first."""
     return named if named in sample else str(sample.columns[0])
 
 
-def build(
+def build_table(
     ids: np.ndarray,
     probabilities: np.ndarray,
     classes: list[str],
@@ -87,18 +87,19 @@ def build(
     """
     if sample is None and multilabel and separator is None:
         return pd.DataFrame(
-            {columns[0]: ids} | dict(zip(_headers(columns[0], classes), _cells(probabilities).T, strict=True))
+            {columns[0]: ids}
+            | dict(zip(_name_headers(columns[0], classes), _round_cells(probabilities).T, strict=True))
         )
     if sample is None:
         return pd.DataFrame(
             {
                 columns[0]: ids,
-                columns[1]: _several(probabilities, classes, separator)
+                columns[1]: _join_likely(probabilities, classes, separator)
                 if multilabel
                 else [classes[i] for i in probabilities.argmax(1)],
             }
         )
-    id_column = id_column_of(sample, columns[0])
+    id_column = find_id_column(sample, columns[0])
     at = {str(id): index for index, id in enumerate(ids)}
     answers = [column for column in sample.columns if column != id_column]
     table = pd.DataFrame({id_column: sample[id_column]})
@@ -121,7 +122,7 @@ def build(
         of = np.array([place.get(label, -1) for label in asked.classes])
         found = np.where(of < 0, 0, probabilities[rows, of])
         words = sample_answers.find_long_words(answers[0], sample[answers[0]].unique())
-        table[answers[0]] = _as_words(found >= THRESHOLD, words) if words else _cells(found)
+        table[answers[0]] = _format_yes_no(found >= THRESHOLD, words) if words else _round_cells(found)
         return table[list(sample.columns)]
     ordered = probabilities[rows]
     shape = sample_answers.detect_shape(sample, id_column, classes, multilabel)
@@ -132,53 +133,59 @@ def build(
         return table[list(sample.columns)]
     if shape.kind == "labels":
         table[answers[0]] = (
-            _several(ordered, classes, separator or ",")
+            _join_likely(ordered, classes, separator or ",")
             if multilabel
-            else _likeliest(ordered, classes, shape)
+            else _join_likeliest(ordered, classes, shape)
         )
         return table[list(sample.columns)]
     # a clip of a single-label task has exactly one class, the likeliest
     yes = ordered >= THRESHOLD if multilabel else np.eye(len(classes), dtype=bool)[ordered.argmax(1)]
     for column in answers:
         index = classes.index(column if shape.of is None else shape.of)
-        table[column] = _as_words(yes[:, index], shape.words) if shape.words else _cells(ordered[:, index])
+        table[column] = (
+            _format_yes_no(yes[:, index], shape.words) if shape.words else _round_cells(ordered[:, index])
+        )
     return table[list(sample.columns)]
 
 
-def _cells(probabilities: np.ndarray) -> np.ndarray:
+def _round_cells(probabilities: np.ndarray) -> np.ndarray:
     return probabilities.astype(np.float64).round(8)
 
 
-def _headers(id_column: str, classes: list[str]) -> list[str]:
+def _name_headers(id_column: str, classes: list[str]) -> list[str]:
     return [f"class {label}" if label == id_column else label for label in classes]
 
 
-def _several(probabilities: np.ndarray, classes: list[str], separator: str) -> list[str]:
+def _join_likely(probabilities: np.ndarray, classes: list[str], separator: str) -> list[str]:
     said = probabilities >= np.minimum(THRESHOLD, probabilities.max(1, keepdims=True))
     return [labels.join_labels([classes[i] for i in np.flatnonzero(row)], separator) for row in said]
 
 
-def _as_in(sample: pd.DataFrame, named: str, classes: list[str], separator: str | None) -> str | None:
+def _find_separator(
+    sample: pd.DataFrame, named: str, classes: list[str], separator: str | None
+) -> str | None:
     """What stands between the labels of the sample file's cells, where they show it; else the training data's
     separator."""
-    answers = [column for column in sample.columns if column != id_column_of(sample, named)]
+    answers = [column for column in sample.columns if column != find_id_column(sample, named)]
     cells = [cell for cell in sample[answers[0]].str.strip().unique() if cell] if len(answers) == 1 else []
     shown = labels.find_separator(cells, classes)
     return shown if shown == labels.LIST or labels.is_fully_separable(cells, shown, classes) else separator
 
 
-def _likeliest(probabilities: np.ndarray, classes: list[str], shape: sample_answers.AnswerShape) -> list[str]:
+def _join_likeliest(
+    probabilities: np.ndarray, classes: list[str], shape: sample_answers.AnswerShape
+) -> list[str]:
     if shape.several == 1:
         return [classes[i] for i in probabilities.argmax(1)]
     order = np.argsort(-probabilities, 1, kind="stable")[:, : shape.several]
     return [labels.join_labels([classes[i] for i in row], shape.separator) for row in order]
 
 
-def _as_words(yes: np.ndarray, words: tuple[str, str]) -> list[str]:
+def _format_yes_no(yes: np.ndarray, words: tuple[str, str]) -> list[str]:
     return np.where(yes, *words).tolist()
 
 
-def check(
+def check_table(
     table: pd.DataFrame,
     id_column: str,
     ids: list[str],
@@ -261,7 +268,7 @@ def render(
     """Build the submission and guard it: the file's bytes, and its table as text.
 
     Raises:
-        UserError: what `build` and `check` refuse.
+        UserError: what `build_table` and `check_table` refuse.
     """
     if not np.isfinite(probabilities).all():
         raise UserError(
@@ -270,14 +277,16 @@ def render(
         )
     sample = csv_table.read(sample_path) if sample_path else None
     if sample is not None:
-        classes = sample_answers.adopt_spelling(classes, sample, id_column_of(sample, columns[0]), multilabel)
+        classes = sample_answers.adopt_spelling(
+            classes, sample, find_id_column(sample, columns[0]), multilabel
+        )
     if multilabel and sample is not None:
-        separator = _as_in(sample, columns[0], classes, separator)
-    made = build(ids, probabilities, classes, columns, sample, multilabel, separator)
+        separator = _find_separator(sample, columns[0], classes, separator)
+    made = build_table(ids, probabilities, classes, columns, sample, multilabel, separator)
     data = to_csv([made.columns, *made.itertuples(index=False, name=None)]).encode("utf-8")
     # The bytes are read back before they are written, so that the guard sees what the leaderboard will see.
     table = pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False)
-    id_column = columns[0] if sample is None else id_column_of(sample, columns[0])
+    id_column = columns[0] if sample is None else find_id_column(sample, columns[0])
     wanted = ids if sample is None else sample[id_column]
     shape, words = sample_answers.AnswerShape("labels"), None
     if sample is not None:
@@ -285,8 +294,12 @@ def render(
         words = sample_answers.find_yes_no(
             cell for column in sample.columns.drop(id_column) for cell in sample[column].unique()
         )
-    own = [columns[0], *_headers(columns[0], classes)] if multilabel and separator is None else list(columns)
-    check(
+    own = (
+        [columns[0], *_name_headers(columns[0], classes)]
+        if multilabel and separator is None
+        else list(columns)
+    )
+    check_table(
         table,
         id_column,
         [str(id) for id in wanted],

@@ -17,7 +17,7 @@ from earshot.training.predict import describe_predictors
 from earshot.training.run import Run
 
 
-def finish(
+def score_and_submit(
     run: Run,
     cache: Cache,
     out: Path,
@@ -55,28 +55,28 @@ def finish(
             "are the folds'"
         )
     probabilities = predict.predict_run(run, rows, device)
-    for text in submit(cache, rows.ids, probabilities, prior, run.classes, out, runs=[run]):
+    for text in write_submission(cache, rows.ids, probabilities, prior, run.classes, out, runs=[run]):
         run.log(text)
 
 
-def rehearse(cache: Cache, out: Path, metric: str) -> None:
+def dry_run(cache: Cache, out: Path, metric: str) -> None:
     """What can be refused before training: a metric of the other task; a sample file that the prior cannot
     answer, in memory."""
     metrics.check_metric(metric, cache.multilabel)
     check_output(out)
     if cache.has_split("subm"):
-        ids, sample = cache.split("subm")["ids"], submission.sample_of(cache)
+        ids, sample = cache.split("subm")["ids"], submission.find_sample(cache)
         answers = np.repeat(cache.prior()[None], len(ids), 0)
         submission.render(
-            ids, answers, cache.classes, tuple(cache.manifest["columns"]), sample, **_task(cache)
+            ids, answers, cache.classes, tuple(cache.manifest["columns"]), sample, **_get_task(cache)
         )
 
 
-def _task(cache: Cache) -> dict[str, Any]:
+def _get_task(cache: Cache) -> dict[str, Any]:
     return {"multilabel": cache.multilabel, "separator": cache.manifest.get("separator")}
 
 
-def submit(
+def write_submission(
     cache: Cache,
     ids: np.ndarray,
     probabilities: np.ndarray,
@@ -100,9 +100,9 @@ def submit(
         UserError: the guard refuses it.
     """
     filled, unheard = predict.fill_with_prior(probabilities, prior)
-    columns, sample = tuple(cache.manifest["columns"]), submission.sample_of(cache)
-    table = submission.write(out, ids, filled, classes, columns, sample, **_task(cache))
-    same = submission.one_answer(table, columns[0])
+    columns, sample = tuple(cache.manifest["columns"]), submission.find_sample(cache)
+    table = submission.write(out, ids, filled, classes, columns, sample, **_get_task(cache))
+    same = submission.warn_same_answer(table, columns[0])
     lines = [same] if same else []
     if unheard.any():
         lines.append(
@@ -117,6 +117,8 @@ def submit(
             f"against the solution: f1_macro {found['f1_macro']:.4f}  accuracy {found['accuracy']:.4f}"
         )
     lines.append(
-        ledger.record(out, str(cache.record.get("competition", "")), len(table), runs, how, oof, message)
+        ledger.add_submission(
+            out, str(cache.record.get("competition", "")), len(table), runs, how, oof, message
+        )
     )
     return lines

@@ -20,7 +20,7 @@ LOGITS = np.linspace(-6, 6, 49)  # of a threshold
 SWEEPS = 2
 
 
-def moves(metric: str, multilabel: bool) -> bool:
+def is_threshold_metric(metric: str, multilabel: bool) -> bool:
     """Can a metric change by factors or thresholds? Rankings and the log loss are of the probabilities as
     they are."""
     return metric in (OF_SEVERAL if multilabel else COUNTED)
@@ -32,23 +32,23 @@ def fit(probabilities: np.ndarray, truth: np.ndarray, metric: str, kind: str) ->
     Args:
         probabilities: (clips, classes).
         truth: (clips,) class indices: factors are found; (clips, classes) of 0 and 1: thresholds.
-        metric: one that `moves`.
+        metric: one that `is_threshold_metric`.
         kind: "common": factors prior^-a with one a for all classes, or one threshold; "each": every class its
             own, from there.
     """
     if truth.ndim == 2:
-        return _thresholds(probabilities, truth, metric, kind)
-    scale = _prior(probabilities, truth, metric)
-    return scale if kind == "common" else _factors(probabilities, truth, metric, scale)
+        return _fit_thresholds(probabilities, truth, metric, kind)
+    scale = _fit_prior(probabilities, truth, metric)
+    return scale if kind == "common" else _fit_factors(probabilities, truth, metric, scale)
 
 
-def scaled(probabilities: np.ndarray, scale: np.ndarray) -> np.ndarray:
+def scale_classes(probabilities: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """Rows of p * scale that sum to one."""
     found = probabilities * scale
     return found / np.maximum(found.sum(1, keepdims=True), 1e-300)
 
 
-def centred(probabilities: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+def recenter(probabilities: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     """Every class's probabilities moved, in their order, so that its threshold comes to lie at 0.5: its logit
     becomes 0."""
     yes, no = probabilities * (1 - thresholds), (1 - probabilities) * thresholds
@@ -58,16 +58,16 @@ def centred(probabilities: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
 def apply(probabilities: np.ndarray, found: np.ndarray, multilabel: bool) -> np.ndarray:
     """Probabilities (clips, classes) after what `fit` found: the likeliest, or what has 0.5, is then the
     answer."""
-    return (centred if multilabel else scaled)(probabilities, found)
+    return (recenter if multilabel else scale_classes)(probabilities, found)
 
 
-def _best(values: np.ndarray, distance: np.ndarray) -> np.ndarray:
+def _find_best(values: np.ndarray, distance: np.ndarray) -> np.ndarray:
     """(...) where (options, ...) values are highest; of equals, that with the smallest distance."""
     level = values.max(0) - 1e-12
     return np.where(values >= level, distance.reshape(-1, *[1] * (values.ndim - 1)), np.inf).argmin(0)
 
 
-def _prior(probabilities: np.ndarray, truth: np.ndarray, metric: str) -> np.ndarray:
+def _fit_prior(probabilities: np.ndarray, truth: np.ndarray, metric: str) -> np.ndarray:
     classes = probabilities.shape[1]
     log = np.log(np.bincount(truth, minlength=classes) + 1.0)
     log -= log.mean()
@@ -75,7 +75,7 @@ def _prior(probabilities: np.ndarray, truth: np.ndarray, metric: str) -> np.ndar
     for power in POWERS:
         said = (probabilities * np.exp(-power * log)).argmax(1)
         values.append(_score(metric, truth, said, classes))
-    return np.exp(-POWERS[_best(np.array(values), np.abs(POWERS))] * log)
+    return np.exp(-POWERS[_find_best(np.array(values), np.abs(POWERS))] * log)
 
 
 def _score(metric: str, truth: np.ndarray, said: np.ndarray, classes: int) -> float:
@@ -83,7 +83,7 @@ def _score(metric: str, truth: np.ndarray, said: np.ndarray, classes: int) -> fl
     return float(score_counts(metric, *three, len(truth), False))
 
 
-def _factors(probabilities: np.ndarray, truth: np.ndarray, metric: str, scale: np.ndarray) -> np.ndarray:
+def _fit_factors(probabilities: np.ndarray, truth: np.ndarray, metric: str, scale: np.ndarray) -> np.ndarray:
     """Coordinate search: one class's factor at a time, the others held."""
     clips, classes = probabilities.shape
     log = np.log(np.maximum(probabilities.astype(np.float64), 1e-12))
@@ -109,18 +109,18 @@ def _factors(probabilities: np.ndarray, truth: np.ndarray, metric: str, scale: n
             good = np.bincount(rival[right], minlength=classes) - lost[0]
             said[:, c] = np.bincount(at, minlength=options + 1)[:options].cumsum()
             good[:, c] = np.bincount(at[mine], minlength=options + 1)[:options].cumsum()
-            own[c] += STEPS[_best(score_counts(metric, good, true, said, clips, False), np.abs(STEPS))]
+            own[c] += STEPS[_find_best(score_counts(metric, good, true, said, clips, False), np.abs(STEPS))]
         if np.array_equal(before, own):
             break
     return np.exp(own - own.mean())
 
 
-def reach(probabilities: np.ndarray, truth: np.ndarray, metric: str) -> float:
+def best_single_threshold(probabilities: np.ndarray, truth: np.ndarray, metric: str) -> float:
     """The best score of (clips, classes) probabilities with one threshold, (clips, classes) truth."""
-    return float(_levels(probabilities, truth, metric)[0].max())
+    return float(_score_thresholds(probabilities, truth, metric)[0].max())
 
 
-def _levels(probabilities: np.ndarray, truth: np.ndarray, metric: str) -> tuple[np.ndarray, tuple]:
+def _score_thresholds(probabilities: np.ndarray, truth: np.ndarray, metric: str) -> tuple[np.ndarray, tuple]:
     """The score at each of the thresholds, and the counts (thresholds, classes) that it is made of."""
     classes = truth.shape[1]
     options = 1 / (1 + np.exp(-LOGITS))
@@ -136,9 +136,9 @@ def _levels(probabilities: np.ndarray, truth: np.ndarray, metric: str) -> tuple[
     return score_counts(metric, *counted), counted
 
 
-def _thresholds(probabilities: np.ndarray, truth: np.ndarray, metric: str, kind: str) -> np.ndarray:
-    levels, counted = _levels(probabilities, truth, metric)
-    found = np.full(truth.shape[1], LOGITS[_best(levels, np.abs(LOGITS))])
+def _fit_thresholds(probabilities: np.ndarray, truth: np.ndarray, metric: str, kind: str) -> np.ndarray:
+    levels, counted = _score_thresholds(probabilities, truth, metric)
+    found = np.full(truth.shape[1], LOGITS[_find_best(levels, np.abs(LOGITS))])
     if kind == "each":
-        found = LOGITS[_best(score_each_class(metric, *counted), np.abs(LOGITS - found[0]))]
+        found = LOGITS[_find_best(score_each_class(metric, *counted), np.abs(LOGITS - found[0]))]
     return 1 / (1 + np.exp(-found))

@@ -40,16 +40,18 @@ def main(argv: list[str]) -> None:
     # before pandas and matplotlib are imported
     print(f"report: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}", flush=True)
     from earshot.report import compare_runs, results
-    from earshot.report.make import make as make_report
+    from earshot.report.make import write_report as make_report
 
     folders = []
     for name in names:
-        here = next((p for p in (Path(name), Path(flags.runs_folder) / name) if results.is_one(p)), None)
+        here = next(
+            (p for p in (Path(name), Path(flags.runs_folder) / name) if results.is_run_or_blend(p)), None
+        )
         if here is not None:
             folders.append(here)
         elif len(names) == 1 or not Path(name).exists():
             # says what is wrong
-            results.load(Path(name) if Path(name).exists() else Path(flags.runs_folder) / name)
+            results.load_results(Path(name) if Path(name).exists() else Path(flags.runs_folder) / name)
         elif Path(name).is_dir():
             print(f"{name} is no run: left out")
     if len(names) == 1:
@@ -57,7 +59,7 @@ def main(argv: list[str]) -> None:
         return
     if not folders:
         raise UserError(f"no run among {', '.join(names[:5])}: train.py makes runs")
-    for line in compare_runs.make(folders, Path(flags.out)):
+    for line in compare_runs.write_comparison(folders, Path(flags.out)):
         print(line)
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def make(folders: list[Path], out: Path) -> list[str]:
+def write_comparison(folders: list[Path], out: Path) -> list[str]:
     """Write comparison.csv, comparison.png and comparison.html; the lines to say, the best run first.
 
     Raises:
@@ -29,7 +29,7 @@ def make(folders: list[Path], out: Path) -> list[str]:
     found, lines = [], []
     for folder in folders:
         try:
-            found.append(results.load(folder))
+            found.append(results.load_results(folder))
         except UserError as error:
             lines.append(f"left out: {error}")
     if not found:
@@ -41,15 +41,15 @@ def make(folders: list[Path], out: Path) -> list[str]:
     worse = metric == "log_loss"
     found.sort(key=lambda one: (one.scores[metric] * (1 if worse else -1), one.name))
     clips = [hash_value([sorted(one.ids.tolist()), one.classes])[:6] for one in found]
-    rows = [_row(one, metric, same) for one, same in zip(found, clips, strict=True)]
+    rows = [_build_row(one, metric, same) for one, same in zip(found, clips, strict=True)]
     text = io.StringIO()
     writer = csv.DictWriter(text, rows[0], lineterminator="\n")
     writer.writeheader()
     writer.writerows({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
     write_text(out / "comparison.csv", text.getvalue())
     try:
-        with style.style():
-            drawn = style.png(_figure(found, metric))
+        with style.apply_style():
+            drawn = style.render_png(_draw_scores(found, metric))
         names = [one.name for one in found]
         unnamed = fonts.format_warning(names, f"{out / 'comparison.html'} has the names")
     except ImportError as error:
@@ -65,17 +65,17 @@ def make(folders: list[Path], out: Path) -> list[str]:
         ]
     )
     parts = [
-        html.heading("Runs compared", 1),
-        html.paragraph(
+        html.format_heading("Runs compared", 1),
+        html.format_paragraph(
             f"Ordered by {NAMES.get(metric, metric)}: out-of-fold, pooled, of the final epoch; a blend's is "
             "its own. `best epoch` was chosen on the fold that it scores and flatters."
         ),
-        *map(html.paragraph, cautions),
-        html.image(drawn, f"{metric} of each run"),
-        *html.numbers("run", fonts.build_legend(names)),
-        html.table(list(rows[0]), [list(row.values()) for row in rows]),
+        *map(html.format_paragraph, cautions),
+        html.embed_image(drawn, f"{metric} of each run"),
+        *html.format_legend("run", fonts.build_legend(names)),
+        html.format_table(list(rows[0]), [list(row.values()) for row in rows]),
     ]
-    write_text(out / "comparison.html", html.page("Runs compared", hash_value(rows)[:16], parts))
+    write_text(out / "comparison.html", html.build_page("Runs compared", hash_value(rows)[:16], parts))
     width = max(len(str(row["run"])) for row in rows)
     lines += [
         f"{row['run']:<{width}}  {metric} {row[metric]:.4f} ± {row['fold std']:.4f} over {row['folds']} "
@@ -90,7 +90,7 @@ def make(folders: list[Path], out: Path) -> list[str]:
     ]
 
 
-def _row(one: Results, metric: str, digest: str) -> dict[str, Any]:
+def _build_row(one: Results, metric: str, digest: str) -> dict[str, Any]:
     record = one.config.get("record", {})
     spread = list(one.score_folds(metric).values())
     best = one.extra.get("scores", {}).get("best")
@@ -111,8 +111,8 @@ def _row(one: Results, metric: str, digest: str) -> dict[str, Any]:
     }
 
 
-def _figure(found: list[Results], metric: str) -> Figure:
-    figure, at = style.axes(8, 1.3 + 0.3 * max(len(found), 2), xlabel=NAMES.get(metric, metric))
+def _draw_scores(found: list[Results], metric: str) -> Figure:
+    figure, at = style.make_axes(8, 1.3 + 0.3 * max(len(found), 2), xlabel=NAMES.get(metric, metric))
     at.set_title("Out-of-fold scores", fontsize=10)
     best = []
     for y, one in enumerate(found):
@@ -146,7 +146,7 @@ def _figure(found: list[Results], metric: str) -> Figure:
         markersize=6,
         label="final epoch, pooled",
     )
-    at.set_yticks(range(len(found)), style.names([one.name for one in found], 40))
+    at.set_yticks(range(len(found)), style.shorten_names([one.name for one in found], 40))
     at.set_ylim(len(found) - 0.4, -0.6)
     at.margins(x=0.03)
     at.tick_params(axis="y", length=0)

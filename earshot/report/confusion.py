@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 NUMBERED = 20  # classes up to which a cell has room for its number
 
 
-def matrix(results: Results) -> np.ndarray:
+def count_confusions(results: Results) -> np.ndarray:
     """(classes, classes) counts: rows are the truth, columns what was said; of clips with one label each."""
     count = len(results.classes)
     return np.bincount(results.labels * count + results.predicted, minlength=count * count).reshape(
@@ -23,9 +23,9 @@ def matrix(results: Results) -> np.ndarray:
     )
 
 
-def pairs(results: Results, most: int = 15) -> list[tuple[str, str, int, float]]:
+def list_mistakes(results: Results, most: int = 15) -> list[tuple[str, str, int, float]]:
     """The commonest mistakes: (truth, said, clips, share of the truth's clips), the most frequent first."""
-    found = matrix(results)
+    found = count_confusions(results)
     totals = found.sum(1)
     np.fill_diagonal(found, 0)
     order = np.argsort(-found, axis=None, kind="stable")[:most]
@@ -44,23 +44,25 @@ def pairs(results: Results, most: int = 15) -> list[tuple[str, str, int, float]]
 def draw(results: Results) -> dict[str, Figure]:
     """confusion.png: shares of each true class; for several labels a clip, right, overlooked and wrongly
     given labels per class."""
-    return {"confusion.png": _several(results) if results.multilabel else _matrix(results)}
+    return {"confusion.png": _draw_labels(results) if results.multilabel else _draw_matrix(results)}
 
 
-def _matrix(results: Results) -> Figure:
+def _draw_matrix(results: Results) -> Figure:
     from matplotlib.colors import PowerNorm
 
-    counts = matrix(results)
+    counts = count_confusions(results)
     count = len(counts)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     cell = 0.5 if count <= 12 else 0.36 if count <= NUMBERED else 0.17 if count <= 60 else 0.105
     side = max(3.2, cell * count)
     size = 9 if count <= NUMBERED else 7.5 if count <= 60 else 5.5
-    names = style.names(results.classes)
+    names = style.shorten_names(results.classes)
     name = max(map(len, names)) * size * 0.0085
-    figure, at = style.axes(side + name + 1.6, side + name + 1.0, xlabel="predicted", ylabel="truth")
+    figure, at = style.make_axes(side + name + 1.6, side + name + 1.0, xlabel="predicted", ylabel="truth")
     figure.set_layout_engine("compressed")  # the matrix is square, and the rest lies close to it
-    at.set_title(f"{style.short(results.name, 60)}: share of each true class ({results.about})", fontsize=10)
+    at.set_title(
+        f"{style.shorten(results.name, 60)}: share of each true class ({results.about})", fontsize=10
+    )
     # The square root lets a confusion of one clip in fifty be seen beside a diagonal near 1.
     image = at.imshow(shares, cmap=style.MAP, norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
     at.set_xticks(range(count), names, rotation=90, fontsize=size)
@@ -91,9 +93,9 @@ def _matrix(results: Results) -> Figure:
     return figure
 
 
-def _several(results: Results) -> Figure:
-    right, true, said = results.counts()
-    order, names = np.arange(len(true)), style.names(results.classes)
+def _draw_labels(results: Results) -> Figure:
+    right, true, said = results.count_labels()
+    order, names = np.arange(len(true)), style.shorten_names(results.classes)
     columns = -(-len(true) // 50)
     rows = -(-len(true) // columns)
     from matplotlib.figure import Figure
@@ -117,7 +119,7 @@ def _several(results: Results) -> Figure:
         at.tick_params(axis="y", length=0)
         at.xaxis.get_major_locator().set_params(integer=True)
     figure.suptitle(
-        f"{style.short(results.name, 60)}: labels given and missed ({results.about})",
+        f"{style.shorten(results.name, 60)}: labels given and missed ({results.about})",
         fontsize=10,
         x=0.01,
         ha="left",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 NAMES = {"f1_macro": "macro-F1", "accuracy": "accuracy", "map_macro": "mAP", "lwlrap": "lwlrap"}
 
 
-def chosen(rows: list[dict[str, Any]], metric: str) -> dict[str, Any]:
+def choose_epoch(rows: list[dict[str, Any]], metric: str) -> dict[str, Any]:
     """The epoch whose weights predict: the best by the metric, of equals the one with the lower loss, the
     earlier one."""
     return max(rows, key=lambda row: (row.get(metric, 0.0), -row["valid_loss"], -row["epoch"]))
@@ -30,16 +30,16 @@ def draw(results: Results) -> dict[str, Figure]:
         return {}
     other = [results.metric] if results.metric not in ("accuracy", "f1_macro", *metrics.MINIMISED) else []
     return {
-        "loss_curves.png": _figure(
+        "loss_curves.png": _draw_curves(
             results,
             parts,
             "Loss",
             [("train_loss", "training", style.ORANGE), ("valid_loss", "validation", style.BLUE)],
         ),
-        "accuracy_curves.png": _figure(
+        "accuracy_curves.png": _draw_curves(
             results, parts, "Accuracy on the validation fold", [("accuracy", "validation", style.BLUE)]
         ),
-        "f1_curves.png": _figure(
+        "f1_curves.png": _draw_curves(
             results,
             parts,
             "F1 on the validation fold",
@@ -51,10 +51,10 @@ def draw(results: Results) -> dict[str, Figure]:
     }
 
 
-def _figure(
+def _draw_curves(
     results: Results, parts: dict[str, list[dict[str, Any]]], title: str, lines: list[tuple[str, str, str]]
 ) -> Figure:
-    figure, at = style.axes(7, 4, xlabel="epoch", title=title)
+    figure, at = style.make_axes(7, 4, xlabel="epoch", title=title)
     longest = max(len(rows) for rows in parts.values())
     lone = {"marker": "o", "markersize": 4} if longest == 1 else {}
     values: list[float] = []
@@ -82,7 +82,7 @@ def _figure(
         )
         values += grid[np.isfinite(grid)].tolist()
     key, _, colour = lines[-1 if "Loss" in title else 0]
-    best = [chosen(rows, results.metric) for rows in parts.values()]
+    best = [choose_epoch(rows, results.metric) for rows in parts.values()]
     at.plot(
         [row["epoch"] for row in best],
         [row[key] for row in best],

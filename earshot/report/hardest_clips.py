@@ -23,7 +23,7 @@ WIDTH, HEIGHT = 400, 150  # pixels of a spectrogram
 
 
 @dataclass(frozen=True)
-class Hard:
+class HardClip:
     """A clip: what it is, what was said with which probability, the loss that this costs."""
 
     id: str
@@ -33,7 +33,7 @@ class Hard:
     loss: float
 
 
-def find(results: Results, most: int = MOST) -> list[Hard]:
+def find_hardest(results: Results, most: int = MOST) -> list[HardClip]:
     """The clips of the largest loss that are wrong, the worst first; of several labels, the mean over the
     labels."""
     p = np.clip(results.probabilities, 1e-15, 1 - 1e-15)
@@ -45,13 +45,13 @@ def find(results: Results, most: int = MOST) -> list[Hard]:
         wrong = results.predicted != results.labels
     order = np.argsort(-np.where(wrong, loss, -1), kind="stable")[:most]
     return [
-        Hard(str(results.ids[i]), int(results.folds[i]), *_words(results, i), float(loss[i]))
+        HardClip(str(results.ids[i]), int(results.folds[i]), *_describe_labels(results, i), float(loss[i]))
         for i in order
         if wrong[i]
     ]
 
 
-def _words(results: Results, clip: int) -> tuple[str, str]:
+def _describe_labels(results: Results, clip: int) -> tuple[str, str]:
     """The clip's true labels with their probabilities, and those that were given."""
 
     def named(which: np.ndarray) -> str:
@@ -64,14 +64,14 @@ def _words(results: Results, clip: int) -> tuple[str, str]:
     return named(results.labels[[clip]]), named(results.predicted[[clip]])
 
 
-def pictures(results: Results, clips: list[Hard]) -> dict[str, Image.Image]:
+def draw_clips(results: Results, clips: list[HardClip]) -> dict[str, Image.Image]:
     """Spectrograms of clips by their id: from the cache's own where it has some, else from the audio; without
-    those that are nowhere. What an id that no font can draw is called is `titles`'."""
-    named = titles(clips)
-    folders = results.caches() if clips else []
+    those that are nowhere. What an id that no font can draw is called is `make_titles`'."""
+    named = make_titles(clips)
+    folders = results.find_caches() if clips else []
     drawn: dict[str, Image.Image] = {}
     for folder in folders:
-        drawn |= _cached(folder, {clip.id: named[clip.id] for clip in clips if clip.id not in drawn})
+        drawn |= _draw_cached(folder, {clip.id: named[clip.id] for clip in clips if clip.id not in drawn})
     found: dict[str, Path] = {}
     for folder in {folder.parent: folder for folder in folders}.values():  # one index a competition
         found |= clip_files.find_audio(folder, [clip.id for clip in clips if clip.id not in drawn])
@@ -84,19 +84,19 @@ def pictures(results: Results, clips: list[Hard]) -> dict[str, Image.Image]:
     return drawn
 
 
-def titles(clips: list[Hard]) -> dict[str, str]:
+def make_titles(clips: list[HardClip]) -> dict[str, str]:
     """What the pictures call clips, by their id: the id, or a number where no installed font can draw it."""
     ids = [clip.id for clip in clips]
     return dict(zip(ids, fonts.list_shown_names(ids), strict=True))
 
 
-def _cached(folder: Path, titles: dict[str, str]) -> dict[str, Image.Image]:
+def _draw_cached(folder: Path, titles: dict[str, str]) -> dict[str, Image.Image]:
     from earshot.features.cache import Cache
 
     try:
         cache = Cache(folder)
         view = kinds.choose(["spectrogram"], cache.kinds)
-        unit = _decibels(cache.record["settings"]) if view else None
+        unit = _find_decibel_unit(cache.record["settings"]) if view else None
         split = cache.split("train") if unit else {}
     except UserError:  # gone, or another by now: the report is not about the cache
         return {}
@@ -131,7 +131,7 @@ def _cached(folder: Path, titles: dict[str, str]) -> dict[str, Image.Image]:
     return drawn
 
 
-def _decibels(settings: dict[str, Any]) -> float | None:
+def _find_decibel_unit(settings: dict[str, Any]) -> float | None:
     """What turns a unit of a spectrogram into dB; None where its settings do not say, or standardising hides
     it."""
     known = settings.get("level") in ("db", "log") and settings.get("scale") in ("htk", "slaney")
@@ -140,7 +140,7 @@ def _decibels(settings: dict[str, Any]) -> float | None:
     return 1.0 if settings["level"] == "db" else 20 / settings.get("power", 2.0) / np.log(10)
 
 
-def sheet(drawn: list[Image.Image]) -> Image.Image | None:
+def paste_sheet(drawn: list[Image.Image]) -> Image.Image | None:
     """Several of them as one picture, three beside one another; None for none."""
     from PIL import Image
 

@@ -32,7 +32,7 @@ summary{cursor:pointer;font-weight:600;margin:.5rem 0}
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
-def page(title: str, digest: str, parts: Iterable[str]) -> str:
+def build_page(title: str, digest: str, parts: Iterable[str]) -> str:
     """The whole file; `digest` tells what it was made of."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="earshot" '
@@ -44,17 +44,17 @@ def page(title: str, digest: str, parts: Iterable[str]) -> str:
     )
 
 
-def heading(text: str, level: int = 2) -> str:
+def format_heading(text: str, level: int = 2) -> str:
     """A heading."""
     return f"<h{level}>{escape(text)}</h{level}>"
 
 
-def paragraph(text: str) -> str:
+def format_paragraph(text: str) -> str:
     """A paragraph."""
     return f"<p>{escape(text)}</p>"
 
 
-def image(png: bytes, about: str, caption: str = "", wide: bool = False) -> str:
+def embed_image(png: bytes, about: str, caption: str = "", wide: bool = False) -> str:
     """A picture within the page; a wide one keeps its size and is scrolled."""
     width = int.from_bytes(png[16:20], "big")
     tag = (
@@ -65,7 +65,7 @@ def image(png: bytes, about: str, caption: str = "", wide: bool = False) -> str:
     return f"<figure>{tag}{f'<figcaption>{escape(caption)}</figcaption>' if caption else ''}</figure>"
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+def format_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A table that is scrolled where it is too wide; floats with four digits."""
 
     def cell(value: object) -> str:
@@ -79,12 +79,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     )
 
 
-def numbers(what: str, legend: list[tuple[str, str]]) -> list[str]:
+def format_legend(what: str, legend: list[tuple[str, str]]) -> list[str]:
     """The table of (number, name) for what pictures show as a number; nothing where they have all names."""
-    return [table(["in the pictures", what], legend)] if legend else []
+    return [format_table(["in the pictures", what], legend)] if legend else []
 
 
-def tiles(values: Iterable[tuple[str, str]]) -> str:
+def format_tiles(values: Iterable[tuple[str, str]]) -> str:
     """Figures to be seen first: (figure, what it is)."""
     return (
         '<div class="tiles">'
@@ -93,11 +93,11 @@ def tiles(values: Iterable[tuple[str, str]]) -> str:
     )
 
 
-def grid(parts: Iterable[str]) -> str:
+def format_grid(parts: Iterable[str]) -> str:
     """Things beside one another where there is room."""
     return '<div class="grid">' + "\n".join(parts) + "</div>"
 
 
-def folded(summary: str, text: str) -> str:
+def format_details(summary: str, text: str) -> str:
     """Plain text that opens on a click."""
     return f"<details><summary>{escape(summary)}</summary><pre>{escape(text)}</pre></details>"

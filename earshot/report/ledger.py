@@ -12,7 +12,7 @@ from pathlib import Path
 
 from earshot.core import cli
 from earshot.core.errors import UserError
-from earshot.prediction.ledger import COLUMNS, PLACE, change, find, read
+from earshot.prediction.ledger import COLUMNS, PLACE, edit_rows, find_row, read_rows
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class LedgerFlags:
     """where the ledger lies: beside the submissions"""
 
 
-def shown(rows: list[dict[str, str]]) -> list[str]:
+def format_rows(rows: list[dict[str, str]]) -> list[str]:
     """The table's lines, aligned, without the columns that no row fills."""
     columns = [c for c in COLUMNS if any(row[c] for row in rows) or c in ("oof", "public")]
     cells = [columns, *([row[c][:12] if c == "sha256" else row[c] for c in columns] for row in rows)]
@@ -47,25 +47,25 @@ def main(argv: list[str]) -> None:
         what, score = flags.score
         if not math.isfinite(score):
             raise UserError(f"--score {what} {score}: a number, please")
-        place, column = find(read(path), what, path), "private" if flags.private else "public"
+        place, column = find_row(read_rows(path), what, path), "private" if flags.private else "public"
 
         def fill(rows: list[dict[str, str]]) -> None:
-            rows[find(rows, what, path)][column] = (
+            rows[find_row(rows, what, path)][column] = (
                 f"{score:g}" if float(f"{score:g}") == score else repr(score)
             )
 
-        change(path, fill)
-        row = read(path)[place]
+        edit_rows(path, fill)
+        row = read_rows(path)[place]
         print(
             f"{path}: {row['file']} {row['sha256'][:12]}, out-of-fold {row['oof'] or 'unknown'}, {column} "
             f"{row[column]}"
         )
         return
-    rows = read(path)
+    rows = read_rows(path)
     if not rows:
         print(f"no submission is entered in {path} yet: train.py and predict.py do that")
         return
-    print("\n".join(shown(rows)))
+    print("\n".join(format_rows(rows)))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from earshot.training.tracking import try_or_log
 HTML = "report.html"
 
 
-def make(folder: Path, again: bool = True, say: Callable[[str], None] = print) -> Path | None:
+def write_report(folder: Path, again: bool = True, say: Callable[[str], None] = print) -> Path | None:
     """Draw and write everything; the page's path.
 
     Args:
@@ -26,36 +26,38 @@ def make(folder: Path, again: bool = True, say: Callable[[str], None] = print) -
     Raises:
         UserError: no run there, a damaged one, or matplotlib is missing.
     """
-    found = results.load(folder)
-    digest = found.digest()
-    if not again and is_of(folder / HTML, digest):
+    found = results.load_results(folder)
+    digest = found.compute_digest()
+    if not again and is_report_of(folder / HTML, digest):
         return None
     try:
-        with style.style():
+        with style.apply_style():
             figures = {**curves.draw(found), **confusion.draw(found), **per_class.draw(found)}
-            drawn = {name: style.png(figure) for name, figure in figures.items()}
+            drawn = {name: style.render_png(figure) for name, figure in figures.items()}
         unnamed = fonts.format_warning(found.classes, f"{folder / HTML} has the names")
     except ImportError as error:
         raise UserError(f"pictures need matplotlib ({error}): pip install matplotlib") from None
     from earshot.audio import spectrogram
 
-    hard = hardest_clips.find(found)
-    clips = hardest_clips.pictures(found, hard)
-    sheet = hardest_clips.sheet([clips[clip.id] for clip in hard if clip.id in clips])
+    hard = hardest_clips.find_hardest(found)
+    clips = hardest_clips.draw_clips(found, hard)
+    sheet = hardest_clips.paste_sheet([clips[clip.id] for clip in hard if clip.id in clips])
     if sheet is not None:
         drawn["hardest.png"] = spectrogram.encode_png(sheet)
     for name, data in drawn.items():
         write_bytes(folder / name, data)
-    write_text(folder / "per_class.csv", per_class.as_csv(found))
-    parts = _parts(found, drawn, hard, {id: spectrogram.encode_png(image) for id, image in clips.items()})
+    write_text(folder / "per_class.csv", per_class.to_csv(found))
+    parts = _build_parts(
+        found, drawn, hard, {id: spectrogram.encode_png(image) for id, image in clips.items()}
+    )
     # last: it says that all is there
-    write_text(folder / HTML, html.page(f"{found.name}: report", digest, parts))
+    write_text(folder / HTML, html.build_page(f"{found.name}: report", digest, parts))
     if unnamed:
         say(unnamed)
     return folder / HTML
 
 
-def is_of(path: Path, digest: str) -> bool:
+def is_report_of(path: Path, digest: str) -> bool:
     """Is a page of the results with this digest?"""
     if not path.is_file():
         return False
@@ -63,83 +65,90 @@ def is_of(path: Path, digest: str) -> bool:
         return f'content="{digest}"' in file.read(400)
 
 
-def _parts(
-    found: Results, drawn: dict[str, bytes], hard: list[hardest_clips.Hard], clips: dict[str, bytes]
+def _build_parts(
+    found: Results, drawn: dict[str, bytes], hard: list[hardest_clips.HardClip], clips: dict[str, bytes]
 ) -> list[str]:
     several = found.multilabel
     folds = sorted({int(n) for n in found.folds})
     parts = [
-        html.heading(found.name, 1),
-        html.paragraph(
+        html.format_heading(found.name, 1),
+        html.format_paragraph(
             f"{len(found.ids)} clips, {len(found.classes)} "
             f"classes{', any number of them a clip' if several else ''}, {len(folds)} folds. All below is "
-            f"{found.about}: {_honest(found)}"
+            f"{found.about}: {_explain_scores(found)}"
         ),
-        html.tiles(_tiles(found)),
+        html.format_tiles(_list_tiles(found)),
     ]
-    parts += _scores(found)
-    parts += html.numbers("class", fonts.build_legend(found.classes))
+    parts += _build_score_table(found)
+    parts += html.format_legend("class", fonts.build_legend(found.classes))
     titles = {"loss_curves.png": "Loss", "accuracy_curves.png": "Accuracy", "f1_curves.png": "F1"}
     if any(name in drawn for name in titles):
         parts += [
-            html.heading("Training"),
-            html.grid(html.image(drawn[name], f"{title} by epoch") for name, title in titles.items()),
+            html.format_heading("Training"),
+            html.format_grid(
+                html.embed_image(drawn[name], f"{title} by epoch") for name, title in titles.items()
+            ),
         ]
-    parts.append(html.heading("Labels given and missed" if several else "Confusion"))
+    parts.append(html.format_heading("Labels given and missed" if several else "Confusion"))
     parts.append(
-        html.image(
+        html.embed_image(
             drawn["confusion.png"],
             "labels per class" if several else "confusion matrix",
             wide=len(found.classes) > 25,
         )
     )
     if not several:
-        mistakes = confusion.pairs(found)
+        mistakes = confusion.list_mistakes(found)
         if mistakes:
             parts.append(
-                html.table(
+                html.format_table(
                     ["truth", "predicted", "clips", "of the truth's"],
                     [
-                        (style.short(t, 40), style.short(s, 40), n, f"{100 * share:.0f} %")
+                        (style.shorten(t, 40), style.shorten(s, 40), n, f"{100 * share:.0f} %")
                         for t, s, n, share in mistakes
                     ],
                 )
             )
     parts += [
-        html.heading("Classes"),
-        html.image(
+        html.format_heading("Classes"),
+        html.embed_image(
             drawn["per_class.png"], "precision, recall and F1 per class", wide=len(found.classes) > 50
         ),
-        html.heading("Calibration"),
-        html.image(drawn["calibration.png"], "reliability diagram"),
-        html.paragraph(
+        html.format_heading("Calibration"),
+        html.embed_image(drawn["calibration.png"], "reliability diagram"),
+        html.format_paragraph(
             "On the dashed line, of the answers with a probability of 0.8 eight in ten are right. "
             "ECE is the mean distance from it."
         ),
     ]
     if hard:
-        parts.append(html.heading("Hardest clips"))
+        parts.append(html.format_heading("Hardest clips"))
         parts.append(
-            html.paragraph("The mistakes with the largest loss, each class with the probability that it got.")
+            html.format_paragraph(
+                "The mistakes with the largest loss, each class with the probability that it got."
+            )
         )
         numbers = {id: f"{number}: " for number, id in fonts.build_legend([c.id for c in hard])}
         lines = [
             f"{numbers.get(c.id, '')}{c.id} (fold {c.fold}): is {c.truth}; predicted {c.said}" for c in hard
         ]
         parts.append(
-            html.grid(
-                html.image(clips[c.id], f"mel spectrogram of {c.id}", line)
+            html.format_grid(
+                html.embed_image(clips[c.id], f"mel spectrogram of {c.id}", line)
                 if c.id in clips
-                else html.paragraph(line)
+                else html.format_paragraph(line)
                 for c, line in zip(hard, lines, strict=True)
             )
         )
-    parts += [html.heading("In full"), html.folded("Classification report", _report(found))]
+    parts += [
+        html.format_heading("In full"),
+        html.format_details("Classification report", _read_text_report(found)),
+    ]
     if found.config:
         import yaml
 
         parts.append(
-            html.folded(
+            html.format_details(
                 "Settings",
                 yaml.safe_dump(
                     {k: v for k, v in found.config.items() if k not in ("prior", "fingerprint")},
@@ -150,7 +159,7 @@ def _parts(
         )
     elif found.extra.get("members"):
         parts.append(
-            html.table(
+            html.format_table(
                 ["member", "weight"],
                 [(m, float(w)) for m, w in zip(found.extra["members"], found.extra["weights"], strict=True)],
             )
@@ -158,7 +167,7 @@ def _parts(
     return parts
 
 
-def _honest(found: Results) -> str:
+def _explain_scores(found: Results) -> str:
     if found.config:
         return "no clip was trained on by the model that answers it, and no epoch was chosen."
     if found.extra.get("method") == "mean":
@@ -169,7 +178,7 @@ def _honest(found: Results) -> str:
     )
 
 
-def _tiles(found: Results) -> list[tuple[str, str]]:
+def _list_tiles(found: Results) -> list[tuple[str, str]]:
     shown = [(found.metric, curves.NAMES.get(found.metric, found.metric))]
     shown += [
         (name, label)
@@ -179,7 +188,7 @@ def _tiles(found: Results) -> list[tuple[str, str]]:
     return [(f"{found.scores[name]:.4f}", label) for name, label in shown if name in found.scores]
 
 
-def _scores(found: Results) -> list[str]:
+def _build_score_table(found: Results) -> list[str]:
     """The final epoch beside the chosen one and the hold-out, and each fold."""
     names = [name for name in found.scores if name != "log_loss"] + ["log_loss"]
     rows: list[tuple[str, dict[str, Any]]] = [
@@ -194,13 +203,13 @@ def _scores(found: Results) -> list[str]:
         for mine in [found.folds == n]
     ]
     return [
-        html.table(
+        html.format_table(
             ["", *names], [(label, *(values.get(name, "") for name in names)) for label, values in rows]
         )
     ]
 
 
-def _report(found: Results) -> str:
+def _read_text_report(found: Results) -> str:
     path = found.folder / "report_last.txt"
     if found.config and path.is_file():
         return path.read_text(encoding="utf-8", errors="replace")
@@ -211,7 +220,7 @@ def report_on(folder: Path, say: Callable[[str], None]) -> None:
     """Draw the pictures and report.html of a run or a kept blend, unless they are there."""
 
     def draw() -> None:
-        make(folder, again=False, say=say)
+        write_report(folder, again=False, say=say)
         say(f"report: {folder / HTML}")
 
     try_or_log("the report", say, draw)

@@ -19,10 +19,10 @@ BINS = 10  # of the reliability diagram and of the ECE
 PER_COLUMN = 50  # classes
 
 
-def table(results: Results) -> list[dict[str, float | str]]:
+def build_table(results: Results) -> list[dict[str, float | str]]:
     """A row per class, in the order of the classes: class, precision, recall, f1, support, predicted; 0 where
     undefined."""
-    right, true, said = results.counts()
+    right, true, said = results.count_labels()
     return [
         {
             "class": name,
@@ -36,9 +36,9 @@ def table(results: Results) -> list[dict[str, float | str]]:
     ]
 
 
-def as_csv(results: Results) -> str:
+def to_csv(results: Results) -> str:
     """per_class.csv."""
-    text, rows = io.StringIO(), table(results)
+    text, rows = io.StringIO(), build_table(results)
     writer = csv.DictWriter(text, rows[0], lineterminator="\n")
     writer.writeheader()
     writer.writerows({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
@@ -47,14 +47,14 @@ def as_csv(results: Results) -> str:
 
 def draw(results: Results) -> dict[str, Figure]:
     """per_class.png, the weakest class first, and calibration.png."""
-    return {"per_class.png": _per_class(results), "calibration.png": _calibration(results)}
+    return {"per_class.png": _draw_classes(results), "calibration.png": _draw_calibration(results)}
 
 
-def _per_class(results: Results) -> Figure:
+def _draw_classes(results: Results) -> Figure:
     from matplotlib.figure import Figure
 
-    rows = sorted(table(results), key=lambda row: (row["f1"], row["class"]))
-    shown = dict(zip(results.classes, style.names(results.classes), strict=True))
+    rows = sorted(build_table(results), key=lambda row: (row["f1"], row["class"]))
+    shown = dict(zip(results.classes, style.shorten_names(results.classes), strict=True))
     columns = -(-len(rows) // PER_COLUMN)
     deep = -(-len(rows) // columns)
     figure = Figure((1.4 + (5.6 if columns == 1 else 4.4 * columns), 1.2 + 0.2 * max(deep, 5)))
@@ -76,7 +76,7 @@ def _per_class(results: Results) -> Figure:
         at.xaxis.set_tick_params(labelsize=8)
         at.xaxis.get_major_locator().set_params(nbins=6)
     figure.suptitle(
-        f"{style.short(results.name, 60)}: per class, weakest F1 first; beside each class its clips",
+        f"{style.shorten(results.name, 60)}: per class, weakest F1 first; beside each class its clips",
         fontsize=10,
         x=0.01,
         ha="left",
@@ -85,7 +85,7 @@ def _per_class(results: Results) -> Figure:
     return figure
 
 
-def reliability(results: Results) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+def compute_reliability(results: Results) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
     """How often what was said with a probability was right.
 
     One label a clip: the likeliest class's probability, and is it right. Several: every class of every clip.
@@ -107,7 +107,7 @@ def reliability(results: Results) -> tuple[np.ndarray, np.ndarray, np.ndarray, f
     return counts, mean, share, error
 
 
-def wilson(share: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def compute_wilson(share: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Wilson's 95 % interval of a share of so many: (low, high), within 0 and 1 and sensible for few."""
     z = 1.959964
     middle = (share + z * z / (2 * counts)) / (1 + z * z / counts)
@@ -115,15 +115,15 @@ def wilson(share: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return middle - half, middle + half
 
 
-def _calibration(results: Results) -> Figure:
+def _draw_calibration(results: Results) -> Figure:
     from matplotlib.figure import Figure
 
-    counts, mean, share, error = reliability(results)
+    counts, mean, share, error = compute_reliability(results)
     figure = Figure((5, 5.4))
     at, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     here = counts > 0
     at.plot([0, 1], [0, 1], color=style.GREY, linewidth=1, linestyle="--", label="perfectly calibrated")
-    low, high = wilson(share[here], counts[here])
+    low, high = compute_wilson(share[here], counts[here])
     at.vlines(mean[here], low, high, color=style.BLUE, linewidth=1.2, label="95 % interval")
     at.plot(
         mean[here],
@@ -137,7 +137,9 @@ def _calibration(results: Results) -> Figure:
     )
     what = "labels that are there" if results.multilabel else "clips that are right"
     at.set(xlim=(0, 1), ylim=(0, 1), ylabel=f"share of {what}")
-    at.set_title(f"{style.short(results.name, 60)}: calibration, ECE {error:.3f} ({BINS} bins)", fontsize=10)
+    at.set_title(
+        f"{style.shorten(results.name, 60)}: calibration, ECE {error:.3f} ({BINS} bins)", fontsize=10
+    )
     at.grid()
     figure.legend(*at.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     below.bar((np.arange(BINS) + 0.5) / BINS, counts, 0.92 / BINS, color=style.BLUE)

@@ -59,7 +59,7 @@ class Results(Oof):
         """Every metric, pooled."""
         return self.score(self.metric)
 
-    def counts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def count_labels(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(classes,) each: clips that have the class and were given it, that have it, that were given it."""
         true, predicted = self.labels, self.predicted
         if not self.multilabel:
@@ -67,7 +67,7 @@ class Results(Oof):
             true, predicted = every[true], every[predicted]
         return (true * predicted).sum(0), true.sum(0), predicted.sum(0)
 
-    def caches(self) -> list[Path]:
+    def find_caches(self) -> list[Path]:
         """The folders of features that the run, or the blend's members, were trained on; those that are still
         there."""
         found: list[Path] = []
@@ -81,12 +81,12 @@ class Results(Oof):
                 if (inside / CONFIG).is_file():
                     look(inside, Run.open(inside).config, {}, 0)
                 elif (inside / BLEND).is_file():
-                    look(inside, {}, sealed_or_plain(inside / BLEND), depth - 1)
+                    look(inside, {}, read_json_object(inside / BLEND), depth - 1)
 
         look(self.folder, self.config, self.extra, DEEPEST)
         return found
 
-    def digest(self) -> str:
+    def compute_digest(self) -> str:
         """What tells whether a report is of these results; training's seconds, which differ each time,
         aside."""
         history = [{k: v for k, v in row.items() if k != "seconds"} for row in self.history]
@@ -99,12 +99,12 @@ class Results(Oof):
         return hash_value([self.config, self.extra, history, hash_value(data)])[:16]
 
 
-def is_one(folder: Path) -> bool:
+def is_run_or_blend(folder: Path) -> bool:
     """Is there a run, or a kept blend?"""
     return (folder / CONFIG).is_file() or (folder / BLEND).is_file()
 
 
-def load(folder: Path) -> Results:
+def load_results(folder: Path) -> Results:
     """Read a folder of runs/.
 
     Raises:
@@ -120,7 +120,7 @@ def load(folder: Path) -> Results:
         try:
             extra = dict(checksums.read(folder / BLEND, saved_blend.OOF))
         except checksums.CorruptFile as error:
-            raise UserError(f"{error}: {saved_blend.anew(folder)}") from None
+            raise UserError(f"{error}: {saved_blend.format_refit_hint(folder)}") from None
         path, classes = folder / saved_blend.OOF, None
         config, metric = {}, str(extra.get("metric", "f1_macro"))
         multilabel, about = extra.get("multilabel"), "blend of runs, out-of-fold"
@@ -133,7 +133,7 @@ def load(folder: Path) -> Results:
         raise UserError(f"{folder} is no run (it has no {CONFIG}, and no {BLEND}): train.py makes runs")
     for name in shown:
         if (folder / f"{name}.json").is_file():
-            extra[name] = sealed_or_plain(folder / f"{name}.json")
+            extra[name] = read_json_object(folder / f"{name}.json")
     if not path.is_file():
         raise UserError(f"{path} is missing: no fold is finished yet; run train.py again, it continues")
     oof = Oof.read(path, classes, multilabel)
@@ -149,11 +149,11 @@ def load(folder: Path) -> Results:
         metric=metric,
         config=config,
         extra=extra,
-        history=_history(folder / "metrics.csv"),
+        history=_read_history(folder / "metrics.csv"),
     )
 
 
-def sealed_or_plain(path: Path) -> dict[str, Any]:
+def read_json_object(path: Path) -> dict[str, Any]:
     """A JSON object, whether it has a checksum or not."""
     from earshot.core.files import read_json
 
@@ -161,17 +161,17 @@ def sealed_or_plain(path: Path) -> dict[str, Any]:
     return {k: v for k, v in found.items() if k != "checksum"} if isinstance(found, dict) else {}
 
 
-def _history(path: Path) -> list[dict[str, Any]]:
+def _read_history(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     with open(path, newline="", encoding="utf-8") as file:
         return [
-            {key: _number(value) for key, value in row.items() if key and value}
+            {key: _parse_number(value) for key, value in row.items() if key and value}
             for row in csv.DictReader(file)
         ]
 
 
-def _number(text: str) -> Any:
+def _parse_number(text: str) -> Any:
     try:
         value = float(text)
     except ValueError:

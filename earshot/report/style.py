@@ -46,7 +46,7 @@ SETTINGS = {
 
 
 @contextlib.contextmanager
-def style() -> Iterator[None]:
+def apply_style() -> Iterator[None]:
     """Within, figures look as they do here, whatever the user's own matplotlibrc says."""
     import matplotlib
 
@@ -56,7 +56,7 @@ def style() -> Iterator[None]:
         yield
 
 
-def axes(width: float, height: float, **labels: Any) -> tuple[Figure, Any]:
+def make_axes(width: float, height: float, **labels: Any) -> tuple[Figure, Any]:
     """A figure of so many inches with one pair of axes."""
     from matplotlib.figure import Figure
 
@@ -66,7 +66,7 @@ def axes(width: float, height: float, **labels: Any) -> tuple[Figure, Any]:
     return figure, made
 
 
-def png(figure: Figure) -> bytes:
+def render_png(figure: Figure) -> bytes:
     """The figure as a PNG without time or version inside, so that equal data gives equal bytes.
 
     Each text is drawn with the installed fonts that have its characters.
@@ -81,12 +81,12 @@ def png(figure: Figure) -> bytes:
     return data.getvalue()
 
 
-def short(name: str, most: int = 24) -> str:
+def shorten(name: str, most: int = 24) -> str:
     """A name or another text that fits, with a question mark for what no installed font has."""
     name = fonts.replace_undrawable(name)
     return name if len(name) <= most else name[: most - 1] + "…"
 
 
-def names(given: Sequence[str], most: int = 24) -> list[str]:
+def shorten_names(given: Sequence[str], most: int = 24) -> list[str]:
     """What a picture shows for classes: names that fit, numbers for those that no installed font can draw."""
-    return [short(name, most) for name in fonts.list_shown_names(given)]
+    return [shorten(name, most) for name in fonts.list_shown_names(given)]

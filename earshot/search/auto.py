@@ -121,7 +121,7 @@ def run(opened: list[Cache], flags: AutoFlags, machine: config.TrainMachineFlags
         from earshot.search import candidate_training
         from earshot.search import candidates as search_candidates
 
-        submit.rehearse(opened[0], out, flags.metric)
+        submit.dry_run(opened[0], out, flags.metric)
         candidates = search_candidates.list_candidates(opened, flags.candidates)
         trainer = candidate_training.CandidateTrainer(candidates, flags, machine, folder, state, began)
         trainer.report(f"bake-off: {folder}, {len(candidates)} candidates")
@@ -147,8 +147,8 @@ def _blend_candidates(trainer: CandidateTrainer, opened: list[Cache], out: Path)
             else f"no candidate was finished within --max-hours {trainer.state['hours']:g}: the same command "
             "with more goes on"
         )
-    chosen = [members.open_one(trainer.folder / name) for name in finished]
-    whole, blended, oof, lines = members.fit(chosen, "auto")
+    chosen = [members.open_member(trainer.folder / name) for name in finished]
+    whole, blended, oof, lines = members.fit_members(chosen, "auto")
     before = (
         hash_file(trainer.folder / saved_blend.NAME) if (trainer.folder / saved_blend.NAME).exists() else None
     )
@@ -158,7 +158,7 @@ def _blend_candidates(trainer: CandidateTrainer, opened: list[Cache], out: Path)
     for line in [
         f"out-of-fold, final epochs, {len(oof.ids)} clips",
         *lines,
-        *members.table(blended, whole.metric),
+        *members.format_table(blended, whole.metric),
         "weights: "
         + "  ".join(
             f"{m.folder.name} {w:.3f}" for m, w in zip(chosen, blended.fitted.weights, strict=True) if w > 0
@@ -265,5 +265,7 @@ def _submit(trainer: CandidateTrainer, whole: Any, first: Cache, out: Path) -> N
     if not first.has_split("subm"):
         trainer.report("nothing to submit: the data set has no clips without labels")
         return
-    for line in submit.submit(first, first.split("subm")["ids"], answers("subm"), prior, first.classes, out):
+    for line in submit.write_submission(
+        first, first.split("subm")["ids"], answers("subm"), prior, first.classes, out
+    ):
         trainer.report(line)

@@ -361,12 +361,12 @@ class CandidateTrainer:
             if self.is_time_for_all(names):
                 return
             mine = self.read_oof_of_folds(name, upto)
-            rises, error = significance.gain(
+            rises, error = significance.estimate_gain(
                 self.flags.metric,
                 mine.probabilities,
                 best.probabilities,
                 best.labels,
-                significance.blocks_of(len(best.ids)),
+                significance.draw_blocks(len(best.ids)),
             )
             if rises > max(FAR, CLEAR * error):
                 self.set_status(

@@ -158,7 +158,7 @@ def split_labels(cell: str, numbers: dict[str, int]) -> list[int] | None:
     return found[-1]
 
 
-def fold_predictions(run: Run, fold: int, kind: str) -> np.ndarray | None:
+def load_fold_predictions(run: Run, fold: int, kind: str) -> np.ndarray | None:
     """(clips, classes) mean over the seeds of what a fold's models predict for its clips; None where that is
     not complete.
 
@@ -171,7 +171,7 @@ def fold_predictions(run: Run, fold: int, kind: str) -> np.ndarray | None:
     return np.mean(predictions, 0) if len(shapes) == 1 and None not in shapes else None
 
 
-def of_run(run: Run) -> Oof:
+def load_oof(run: Run) -> Oof:
     """A run's out-of-fold predictions of the final epoch, the mean over its seeds, compared with those that
     its folds vouch for.
 
@@ -194,7 +194,7 @@ def of_run(run: Run) -> Oof:
     oof = Oof.read(path, run.classes, run.multilabel)
     for fold in finished:
         # The csv has eight digits: a blend is fitted to what the models predicted exactly.
-        exact, rows = fold_predictions(run, fold, "last"), oof.folds == fold
+        exact, rows = load_fold_predictions(run, fold, "last"), oof.folds == fold
         shown = oof.probabilities[rows]
         same = exact is not None and exact.shape == shown.shape
         if not same or not np.allclose(exact, shown, atol=1e-6, equal_nan=True):

@@ -108,7 +108,7 @@ def score_holdout(
         if (
             kept.get("folds") == finished
             and kept.get("refit", False) == refit
-            and _scored(kept, int(known.sum()))
+            and _is_score(kept, int(known.sum()))
             and (not metric or metric in kept)
         ):
             return kept
@@ -130,7 +130,7 @@ def score_holdout(
     return found
 
 
-def _scored(kept: dict, clips: int) -> bool:
+def _is_score(kept: dict, clips: int) -> bool:
     """Is this a score of so many clips? A checksum says that it was not altered, not that this program wrote
     it."""
     numbers = {name: value for name, value in kept.items() if name not in ("folds", "undefined", "refit")}
