@@ -70,7 +70,9 @@ def main(argv: list[str]) -> None:
 
     out = flags.out or ("submissions/predictions.csv" if flags.audio else "submissions/submission.csv")
     check_output(out)
-    send = submit.prepare_submission(sending, inside[0].runs(), flags.features, bool(files or flags.audio))
+    send = submit.prepare_submission(
+        sending, inside[0].list_runs(), flags.features, bool(files or flags.audio)
+    )
     from earshot.prediction import predict_runs
 
     at = device.choose(flags.device)

@@ -13,7 +13,6 @@ from conftest import read_csv, refused, script
 from made_cache import make
 from test_restart import contents, kill_when
 
-import models
 import predict
 import train
 from earshot.core import checksums
@@ -21,7 +20,7 @@ from earshot.core.errors import UserError
 from earshot.features.cache import Cache
 from earshot.prediction import saved_blend
 from earshot.search import candidate_training, candidates
-from earshot.training import experiment, metrics
+from earshot.training import metrics
 
 DRAWN = ["--recipe", "auto", "--device", "cpu"]
 AUTO = [*DRAWN, "--no-report"]
@@ -210,13 +209,13 @@ def test_what_is_clearly_worse_is_dropped_when_time_is_short(
         Path(f"{name}.yaml").write_text(
             f"head: {{name: mlp, hidden: [16]}}\ntraining: {{epochs: 8, batch_size: 16, lr: {rate}}}\n"
         )
-    passed, trained = [0.0], experiment.Job.train
+    passed, trained = [0.0], cross_validation.train_folds
 
     def hours(made, run, wanted, deadline) -> bool:
         passed[0] += 600 * len(set(wanted) - set(run.list_finished_folds()))
         return trained(made, run, wanted, deadline)
 
-    monkeypatch.setattr(experiment.Job, "train", hours)
+    monkeypatch.setattr(cross_validation, "train_folds", hours)
     monkeypatch.setattr(
         candidate_training, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + passed[0])
     )
@@ -290,7 +289,7 @@ def test_every_recipe_of_the_ladder_is_there() -> None:
 def test_further_seeds_come_last_the_strongest_recipe_s_first(work: Path) -> None:
     views = {"one": {"mel": (1, 16, 40)}, "two": {"pooled": (8, 1, 1)}}
     found = candidates.list_candidates(
-        [Cache(make(Path("data/c") / name, view)) for name, view in views.items()], (), models
+        [Cache(make(Path("data/c") / name, view)) for name, view in views.items()], ()
     )
     seeds = [(c.recipe.name, c.seed) for c in found if c.seed]
     assert all(c.seed == 0 for c in found[: -len(seeds)]) and {c.after for c in found if c.seed} <= {

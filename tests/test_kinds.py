@@ -76,13 +76,13 @@ def test_a_cache_says_its_kinds(tmp_path: Path) -> None:
 def test_a_cache_without_the_kind(tmp_path: Path) -> None:
     cache = Cache(make(tmp_path / "c" / "one", {"wave": (1, 1, 40)}))
     with pytest.raises(UserError) as error:
-        experiment.describe_head(models, Recipe("x", head={"name": "patches"}), cache)
+        experiment.describe_head(Recipe("x", head={"name": "patches"}), cache)
     assert str(error.value) == (
         f"{cache.folder} has no spectrogram, which patches needs (it has wave): "
         "extract with --extractor logmel, or choose another head"
     )
     with pytest.raises(UserError, match="--extractor fbank"):
-        experiment.describe_head(models, Recipe("x", head={"name": "ast", **WEIGHTS}), cache)
+        experiment.describe_head(Recipe("x", head={"name": "ast", **WEIGHTS}), cache)
 
 
 @pytest.mark.parametrize(
@@ -90,14 +90,14 @@ def test_a_cache_without_the_kind(tmp_path: Path) -> None:
 )
 def test_weights_need_their_own_settings(tmp_path: Path, head: dict, capsys: pytest.CaptureFixture) -> None:
     cache = Cache(make(tmp_path / "c" / "one", {"mel": (1, 128, 20)}))
-    assert experiment.describe_head(models, Recipe("x", head=head), cache).view == "mel", "nothing to spoil"
+    assert experiment.describe_head(Recipe("x", head=head), cache).view == "mel", "nothing to spoil"
     recipe = tmp_path / "x.yaml"
     for flag in (None, "mel"):
         with pytest.raises(UserError, match="other settings than the weights .*--extractor fbank"):
-            experiment.describe_head(models, Recipe("x", head=head | WEIGHTS), cache, view=flag)
+            experiment.describe_head(Recipe("x", head=head | WEIGHTS), cache, view=flag)
     recipe.write_text(yaml.safe_dump({"head": head | WEIGHTS}))
     with pytest.raises(UserError, match="no cache has a view that it takes"):
-        candidates.list_candidates([cache], (str(recipe),), models)
+        candidates.list_candidates([cache], (str(recipe),))
     assert "left out: " in capsys.readouterr().out
 
 

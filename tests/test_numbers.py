@@ -115,11 +115,11 @@ class Quiet:
         from types import SimpleNamespace
 
         return SimpleNamespace(
-            folder=self.folder / f"fold_{number}", predictions=lambda kind: self.kept[number]
+            folder=self.folder / f"fold_{number}", load_predictions=lambda kind: self.kept[number]
         )
 
     def get_slot_folder(self, part):
-        return self.fold(part.fold)
+        return self.get_fold_folder(part.fold)
 
     def write_json(self, name: str, value: dict) -> None:
         self.files[name] = value

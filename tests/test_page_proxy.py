@@ -60,7 +60,7 @@ def proxy(port: int, prefix: str, takes_off: bool, **says: str) -> Iterator[str]
                 **{k.replace("_", "-"): v.format(host=self.headers["Host"]) for k, v in says.items()},
             }
             asked = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-            asked.request(self.format_command, self.path[len(prefix) * takes_off :], body, headers)
+            asked.request(self.command, self.path[len(prefix) * takes_off :], body, headers)
             reply = asked.getresponse()
             data = reply.read()
             self.send_response(reply.status)

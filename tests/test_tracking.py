@@ -12,7 +12,6 @@ import pytest
 from conftest import make_competition, read_csv
 from test_report import made_up
 
-from earshot.core.cli import bare
 from earshot.core.deadline import Deadline
 from earshot.core.errors import UserError
 from earshot.features import spectrogram_images
@@ -264,11 +263,6 @@ def test_names_for_files() -> None:
         given[7] == "Dog"
         and given[10] == "日本"
         and [spectrogram_images.make_safe_name(name, taken) for name in odd] == given
-    )
-    assert bare(["--pictures", "--out", "x"], "--pictures", "0") == ["--pictures", "0", "--out", "x"]
-    assert (
-        bare(["--pictures", "3"], "--pictures", "0") == ["--pictures", "3"]
-        and bare(["--pictures"], "--pictures", "0")[1] == "0"
     )
 
 

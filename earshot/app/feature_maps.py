@@ -42,11 +42,11 @@ def compute_maps(
 
     A head of one linear layer, or scikit-learn's, has none.
     """
-    ears = hearing.ears(run)
+    ears = hearing.get_pipeline(run)
     heard = answer.heard[ears.key]
     window = min(window, len(heard.features.start) - 1)
-    head = dict(hearing.heads(run, hearing.kind(run)))[model]
-    rows = hearing.rows(run, heard.features, pooled=False)
+    head = dict(hearing.load_heads(run, hearing.get_checkpoint_kind(run)))[model]
+    rows = hearing.build_rows(run, heard.features, pooled=False)
     x, mask = rows.load_batch(np.array([window]))
     made = {f"the head ({head.config['name']}, {model})": compute_head_maps(head, x, mask)}
     piece = cut_window(

@@ -37,7 +37,7 @@ def find_mistakes(whole: Member) -> tuple[list[Mistake], str]:
         none, and why, where the run cannot tell.
     """
     try:
-        oof = whole.oof()
+        oof = whole.read_oof()
     except UserError as error:
         return [], str(error)
     classes, p = whole.classes, oof.probabilities
@@ -68,7 +68,7 @@ def find_mistakes(whole: Member) -> tuple[list[Mistake], str]:
 def find_files(whole: Member, mistakes: list[Mistake]) -> dict[str, Path]:
     """The audio of mistakes by the clips' ids, as far as the competition's files are where get_features.py
     found them."""
-    for run in whole.runs():
+    for run in whole.list_runs():
         folder = run.config.get("features_folder")
         if folder and Path(folder).is_dir():
             return clip_files.find_audio(Path(folder), [one.id for one in mistakes])

@@ -47,19 +47,19 @@ def explain(hearing: Predictor, run: Run, answer: Prediction, window: int, targe
     Args:
         window: its number. target: the class's.
     """
-    ears = hearing.ears(run)
+    ears = hearing.get_pipeline(run)
     heard = answer.heard[ears.key]
     window = min(window, len(heard.features.start) - 1)
     rate = ears.extractor.rate
     low, high = ears.extractor.band
     kind = ears.extractor.views[run.config["record"]["view"]]
     with hearing.lock:
-        rows = hearing.rows(run, heard.features, pooled=False)
+        rows = hearing.build_rows(run, heard.features, pooled=False)
         x, mask = rows.load_batch(np.array([window]))
         found = None
         # Time that is one long axis of samples has no frames to be looked at.
         if 1 < x.shape[3] < rate * ears.extractor.span / 2:
-            heads = [head for _, head in hearing.heads(run, hearing.kind(run))]
+            heads = [head for _, head in hearing.load_heads(run, hearing.get_checkpoint_kind(run))]
             found = compute_gradients(heads, x, mask, target, run.multilabel, kind == "spectrogram")
         if found is not None:
             return Saliency(found, ears.extractor.span, low, high, GRADIENTS)
@@ -139,10 +139,10 @@ def compute_occlusion(hearing: Predictor, run: Run, piece: np.ndarray, target: i
         silenced = piece.copy()
         silenced[edges[first] : edges[first + 2]] = 0
         waves.append(silenced)
-    ears = hearing.ears(run)
+    ears = hearing.get_pipeline(run)
     scores = []
     for one in ears.extractor.extract(waves, [0.0] * len(waves), 16):
-        found = hearing.predict(run, hearing.kind(run), one, pooled=True)
+        found = hearing.predict(run, hearing.get_checkpoint_kind(run), one, pooled=True)
         scores.append(float(np.log(max(found[0, target], 1e-12))))
     lost = scores[0] - np.array(scores[1:])
     # Each part is silenced with either neighbour, for what lasts longer than a part; the lesser loss of

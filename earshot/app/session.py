@@ -31,7 +31,7 @@ class Session:
         with self.hearing.lock:
             if key not in self._recent:
                 self.limits.check(path)
-                self._recent[key] = self.hearing.hear(path)
+                self._recent[key] = self.hearing.predict_file(path)
             self._recent.move_to_end(key)
             while len(self._recent) > REMEMBERED:
                 self._recent.popitem(last=False)

@@ -124,9 +124,10 @@ def _build_listen_tab(session: Session) -> None:
     """The tab that takes a clip."""
     hearing = session.hearing
     runs = {run.folder.name: run for run in hearing.runs}
-    models = {
-        name: [model for model, _ in hearing.heads(run, hearing.kind(run))] for name, run in runs.items()
-    }
+    models = {}
+    for name, run in runs.items():
+        heads = hearing.load_heads(run, hearing.get_checkpoint_kind(run))
+        models[name] = [model for model, _ in heads]
     first = next(iter(runs))
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
@@ -182,7 +183,7 @@ def _build_listen_tab(session: Session) -> None:
                 visible=count > 1, maximum=max(2, count), value=lead + 1, label=f"Window, 1 to {count}"
             ),
         }
-        ears = hearing.ears(hearing.runs[0])
+        ears = hearing.get_pipeline(hearing.runs[0])
         heard = answer.heard[ears.key]
         png = plots.draw_clip(
             heard.wave,
@@ -203,7 +204,7 @@ def _build_listen_tab(session: Session) -> None:
         try:
             answer, number = session.predict(path), int(number) - 1
             which = runs[name]
-            ears = hearing.ears(which)
+            ears = hearing.get_pipeline(which)
             heard = answer.heard[ears.key]
             number = min(number, len(heard.features.start) - 1)
             found = saliency.explain(hearing, which, answer, number, hearing.classes.index(wanted))
@@ -214,7 +215,7 @@ def _build_listen_tab(session: Session) -> None:
             heard.wave, start - heard.offset, heard.features.length[number], ears.extractor.rate
         )
         at = hearing.classes.index(wanted)
-        title = f"evidence for {plots.style.names(hearing.classes)[at]} (blue), against it (orange)"
+        title = f"evidence for {plots.style.shorten_names(hearing.classes)[at]} (blue), against it (orange)"
         png = plots.draw_saliency(found, piece, ears.extractor.rate, start, title)
         return (
             _render_picture(png, f"evidence for {wanted}", hearing.classes)

@@ -64,13 +64,10 @@ def list_pictures(competition: Competition, most: int) -> list[tuple[str, str, s
         if not members:
             continue
         folder, names, count = make_safe_name(label, folders), {}, len(members)
-        named = [
-            (
-                path,
-                f"{make_safe_name(id[: -len(Path(id).suffix)] if is_audio(id) else id, names, to_text(path))}.png",
-            )
-            for id, path in members
-        ]
+        named = []
+        for id, path in members:
+            stem = id[: -len(Path(id).suffix)] if is_audio(id) else id
+            named.append((path, f"{make_safe_name(stem, names, to_text(path))}.png"))
         chosen = (
             range(count)
             if not most or most >= count
