@@ -105,11 +105,11 @@ def main(argv: list[str]) -> None:
         )
     except UserError as error:
         if not machine.fresh:
-            source_files.check_missing(Path(what.out) / get_name(place), place, error)
+            source_files.check_files_exist(Path(what.out) / get_name(place), place, error)
         raise
     if not machine.fresh and not all(clips.clips.path):
         lacking = UserError(f"{place}: {sum(not path for path in clips.clips.path)} clips have no file")
-        source_files.check_missing(Path(what.out) / clips.name, clips.root, lacking)
+        source_files.check_files_exist(Path(what.out) / clips.name, clips.root, lacking)
     print(*clips.notes, sep="\n", end="\n" if clips.notes else "")
     if run and for_run.keep_test_clips(clips).clips.empty:
         return

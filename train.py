@@ -109,7 +109,7 @@ def main(argv: list[str]) -> None:
                 deadline.leave()
             run_scores.summarise_run(run, job.rows, job.numbers)
             if what.tune:
-                tune.mark_tuned(run, wanted)
+                tune.mark_run(run, wanted)
             submit.score_and_submit(run, cache, out, job.device, machine.memory)
             if machine.report:
                 report_on(run.folder, run.log)

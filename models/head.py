@@ -59,6 +59,6 @@ class Head(nn.Module):
         drawn."""
         return {}
 
-    def count_stored(self, rows: int) -> int:
+    def count_stored_values(self, rows: int) -> int:
         """Values of four bytes that are stored after training on so many rows. Default: the parameters."""
         return sum(parameter.numel() for parameter in self.parameters())

@@ -71,7 +71,7 @@ class KNN(SklearnHead):
         each = 1 + 2e-10 * rows**2 * self.width
         return each, each / rows / 30
 
-    def count_stored(self, rows: int) -> int:
+    def count_stored_values(self, rows: int) -> int:
         """Values of four bytes that are stored after fitting to so many rows."""
         return rows * (self.width + self.classes)
 

@@ -192,7 +192,7 @@ class Patches(SVM):
         answering = list(range(min(len(order), len(HEARD))))
         self._fit_machine(torch.cat(every), targets, groups, multilabel, weights, answering)
 
-    def count_stored(self, rows: int) -> int:
+    def count_stored_values(self, rows: int) -> int:
         """Values of four bytes that are stored, at most, after fitting to so many rows: vectors are of two
         bytes."""
         return self._count_training_rows(rows) * (self.width // 2 + self.classes) + sum(

@@ -127,7 +127,7 @@ class SVM(SklearnHead):
         each = 1 + 1e-9 * rows**2 * self.width + 2e-6 * self.classes * rows**2
         return each, each / rows / 30
 
-    def count_stored(self, rows: int) -> int:
+    def count_stored_values(self, rows: int) -> int:
         """Values of four bytes that are stored, at most, after fitting to so many rows."""
         return rows * (self.width + self.classes)
 

@@ -89,7 +89,7 @@ def test_a_competition_wherever_it_is_mounted(place: Path, where: str) -> None:
 
 
 def test_weights_by_what_they_are(place: Path) -> None:
-    assert ast.Extractor.find_weights(ast.Settings(), None) == [] and not defaults.is_only_attached(
+    assert ast.Extractor.find_weights(ast.Settings(), None) == [] and not defaults.has_only_attached_data(
         "efficientat", "ast"
     )
     touch(place / "datasets/me/light", "mn04_as_mAP_432.pt")

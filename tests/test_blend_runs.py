@@ -301,7 +301,7 @@ def test_out_of_fold_files_with_several_labels(tmp_path: Path) -> None:
         saved_blend.save(tmp_path / "b", [tmp_path / name for name in "xyz"], "f1_macro", blended, found)
     value = json.loads((tmp_path / "b" / "blend.json").read_text())
     assert value["members"] == ["../x", "../z"] and value["fingerprints"] == ["x", "z"]
-    again = saved_blend.load_fitted(saved_blend.read(tmp_path / "b"))
+    again = saved_blend.build_fitted_blend(saved_blend.read(tmp_path / "b"))
     assert (
         again.weights.tolist() == [0.3, 0.7]
         and again.thresholds.tolist() == [0.1, 0.5, 0.9]

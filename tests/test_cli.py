@@ -109,8 +109,8 @@ def test_deadline(monkeypatch, capsys):
     never, half = deadline.Deadline(None), deadline.Deadline(0.5)
     for seconds, over in ((0, False), (1799, False), (1, True), (1e6, True)):
         now[0] += seconds
-        assert (never.passed(), half.passed()) == (False, over)
-    assert deadline.Deadline(0).passed()
+        assert (never.is_over(), half.is_over()) == (False, over)
+    assert deadline.Deadline(0).is_over()
     monkeypatch.setattr(
         sys, "argv", [str(Path.cwd() / "train.py"), "--name", "my run", "--fresh", "--max-hours", "0.5"]
     )

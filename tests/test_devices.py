@@ -260,7 +260,7 @@ def say_twice(on: Device, factor: int) -> Callable:
         say(task * factor)
         if task == 99:
             raise ZeroDivisionError("a mistake")
-        while task == 7 and not orders.passed():
+        while task == 7 and not orders.is_over():
             time.sleep(0.01)
         return task != 7
 

@@ -58,7 +58,7 @@ class StopsAt:
     def __init__(self, n: int):
         self.left = n
 
-    def passed(self) -> bool:
+    def is_over(self) -> bool:
         self.left -= 1
         return self.left <= 0
 

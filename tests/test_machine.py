@@ -138,7 +138,7 @@ def test_audio_of_every_suffix(tmp_path: Path) -> None:
     (tmp_path / "0.flac").write_bytes(b"fLaC")
     (tmp_path / "c.mp3").write_bytes(b"no music")
     found = environment._pick_examples(kaggle_paths.walk(tmp_path))
-    said = [str(environment.check_decoding(suffix, files)) for suffix, files in found.items()]
+    said = [str(environment.check_decoders(suffix, files)) for suffix, files in found.items()]
     assert [line.split(" (")[0] for line in said] == [
         "ok: audio: .flac decodes",
         "stop: audio: none of 1 .mp3 files decodes",

@@ -114,7 +114,7 @@ def test_diverging_colours_are_white_at_zero() -> None:
     from PIL import Image
 
     image = np.asarray(
-        Image.open(io.BytesIO(plots.draw_diverging(np.array([[-2.0, 0.0, 1.0, 2.0]])))).convert("RGB")
+        Image.open(io.BytesIO(plots.draw_diverging_map(np.array([[-2.0, 0.0, 1.0, 2.0]])))).convert("RGB")
     )[0]
     assert [tuple(p) for p in image[[0, 1, 3]].tolist()] == [plots.LOW, plots.MIDDLE, plots.HIGH]
     assert image[2, 0] > plots.HIGH[0] and image[2, 2] == 255

@@ -184,7 +184,7 @@ def test_what_it_keeps_is_what_was_said() -> None:
     x, y = chirps(30, 4)
     for name in ("patches", "svm", "knn"):
         head = models.build(name, SHAPE, 2)
-        said = 4 * head.count_stored(30)
+        said = 4 * head.count_stored_values(30)
         head.solve([(x, None)], np.eye(2)[y], np.arange(30), False)
         kept = sum(
             v.numel() * v.element_size()

@@ -54,7 +54,7 @@ def stopped_every(monkeypatch, asked: int, *args: str) -> int:
     monkeypatch.setattr(deadline.Deadline, "leave", leave)
     for count in range(100):
         stops = StopsAt(asked)
-        monkeypatch.setattr(deadline.Deadline, "passed", lambda self, stops=stops: stops.passed())
+        monkeypatch.setattr(deadline.Deadline, "is_over", lambda self, stops=stops: stops.is_over())
         try:
             train.main(list(args))
         except Cut:

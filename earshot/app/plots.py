@@ -186,7 +186,7 @@ def _build_palette() -> list[int]:
     return np.concatenate([low[:-1], high]).round().astype(int).ravel().tolist()
 
 
-def draw_diverging(values: np.ndarray) -> bytes:
+def draw_diverging_map(values: np.ndarray) -> bytes:
     """A PNG of (rows, columns), a pixel a cell, the first row below; scaled by the largest absolute value,
     zero white."""
     from PIL import Image
@@ -210,7 +210,7 @@ def render_maps(found: dict[str, list[FeatureMap]]) -> str:
             '<p class="quiet">Neither this head nor its extractor has layers with maps: the head is '
             "fitted on plain numbers.</p>"
         )
-    ramp = to_data_url(draw_diverging(np.linspace(-1, 1, 2 * STEPS + 1)[None].repeat(4, 0)))
+    ramp = to_data_url(draw_diverging_map(np.linspace(-1, 1, 2 * STEPS + 1)[None].repeat(4, 0)))
     parts = [
         '<div class="scale"><span>−1</span><img alt="orange is negative, white zero, blue positive" '
         f'src="{ramp}"><span>+1</span> <span class="quiet">of each map\'s own largest value</span></div>'
@@ -237,6 +237,6 @@ def _render_map(one: FeatureMap, name: str) -> str:
     most = float(np.abs(one.values).max())
     shape = " × ".join(map(str, one.shape))
     return (
-        f'<figure><img alt="feature map {escape(name)}" src="{to_data_url(draw_diverging(one.values))}">'
+        f'<figure><img alt="feature map {escape(name)}" src="{to_data_url(draw_diverging_map(one.values))}">'
         f"<figcaption><b>{escape(name)}</b> {shape}, ±{most:.3g}</figcaption></figure>"
     )

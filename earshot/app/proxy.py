@@ -11,7 +11,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse
 from earshot.app.address import Address, clean_prefix, parse_host
 
 
-def read_forwarded(headers: Headers) -> Address:
+def read_forwarded_headers(headers: Headers) -> Address:
     """What the X-Forwarded headers say. They come from outside: what is no plain path or host is ignored."""
 
     def first(name: str) -> str:
@@ -45,7 +45,7 @@ class ProxyMiddleware:
         headers = Headers(scope=scope)
         if self.hosts and parse_host(headers.get("host", "")) not in self.hosts:
             return await PlainTextResponse(self.format_refusal(), 400)(scope, receive, send)
-        said = read_forwarded(headers)
+        said = read_forwarded_headers(headers)
         fixed = self.address or said
         prefix, host = fixed.prefix, fixed.host or said.host
         # Most proxies take the prefix off. One that leaves it is known by the path, unless the server's own

@@ -66,7 +66,7 @@ def _read_wave(source: Source, at: int, order: str) -> tuple[bytes | None, int, 
             body = pos + 8
             length = wide if count == 0xFFFFFFFF and wide else count
             end = body + length
-            if length and end <= size and not _is_longer_than_stated(source, end, stated, order):
+            if length and end <= size and not _exceeds_header(source, end, stated, order):
                 after = end + (length & 1)
                 more = stated if after <= stated <= size else after
                 return form, body, (more if sound else end), sound
@@ -94,7 +94,7 @@ def _is_followed_by_chunk(source: Source, at: int, order: str) -> bool:
     return _is_chunk(name, at + 8 + count, source.size)
 
 
-def _is_longer_than_stated(source: Source, end: int, stated: int, order: str) -> bool:
+def _exceeds_header(source: Source, end: int, stated: int, order: str) -> bool:
     """Do samples go on behind the length that the header states?
 
     So it is where a recorder died between two updates of its header, and in a file of more than 4 GB, whose

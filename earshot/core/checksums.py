@@ -113,7 +113,7 @@ def find_digests(folder: Path, names: list[str]) -> dict[str, str | None]:
         if isinstance(entry, dict) and entry.get("state") == before and isinstance(entry.get("sha256"), str):
             return entry["sha256"]
         content = hash_file(path)
-        if is_settled(before, time.time_ns()) and find_state(path) == before:
+        if is_stable(before, time.time_ns()) and find_state(path) == before:
             fresh[key] = {"state": before, "sha256": content}
         return content
 
@@ -152,6 +152,6 @@ def find_state(path: Path | str) -> list[int] | None:
     return [status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns]
 
 
-def is_settled(state: list[int], now: int) -> bool:
+def is_stable(state: list[int], now: int) -> bool:
     """Was the last change long enough before `now` (nanoseconds) that a later one must change the state?"""
     return now - max(state[2:]) > SETTLED * 1e9

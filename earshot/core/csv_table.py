@@ -63,7 +63,7 @@ def read(path: Path, header_row: bool = True) -> pd.DataFrame:
                 with open(path, encoding=encoding, newline="") as again:
                     rest = itertools.islice(_iterate_lines(again, path, 0), done, None)
                     return all(
-                        len(_split_unquoted(line, separator)) == width for line in rest if line.strip()
+                        len(_split_outside_quotes(line, separator)) == width for line in rest if line.strip()
                     )
 
             records = _parse_records(_iterate_lines(file, path, done), separator, regular)
@@ -142,7 +142,7 @@ def _parse_records(
         first = ahead.popleft() if ahead else next(lines, None)
         if first is None:
             return
-        bare, taken, fault = _split_unquoted(first, mark), [first], None
+        bare, taken, fault = _split_outside_quotes(first, mark), [first], None
         row, odd, doubtful = bare, [], False
         if '"' in first or len(first) > MAX_CELL:
 
@@ -158,7 +158,8 @@ def _parse_records(
                 fault = error
             alone = taken[:1] if fault else [line for line in taken if line.strip()]
             possible = (fault or len(taken) > 1 or len(row) != width) and all(
-                1 < len(_split_unquoted(line, mark)) == width and len(line) <= MAX_CELL for line in alone
+                1 < len(_split_outside_quotes(line, mark)) == width and len(line) <= MAX_CELL
+                for line in alone
             )
             if possible and not fault and len(taken) > 1 and mark != "\t":
                 even = regular(width) if even is None else even
@@ -178,7 +179,7 @@ def _parse_records(
         yield row, len(taken), odd, doubtful
 
 
-def _split_unquoted(line: str, mark: str) -> list[str]:
+def _split_outside_quotes(line: str, mark: str) -> list[str]:
     """A line's fields where quotes mean nothing."""
     return line.rstrip("\r\n").split(mark)
 

@@ -55,13 +55,13 @@ class Deadline:
         self.at = None if hours is None else time.monotonic() + 3600 * hours
         self.hours = hours
 
-    def passed(self) -> bool:
+    def is_over(self) -> bool:
         """Is the time used up, or has a signal asked to stop?"""
         return SIGNALS.waiting is not None or self.at is not None and time.monotonic() >= self.at
 
     def is_out_of_time(self) -> bool:
         """Is it the time, and no signal, that stops?"""
-        return SIGNALS.waiting is None and self.passed()
+        return SIGNALS.waiting is None and self.is_over()
 
     def leave(self) -> None:
         """Say how to continue and end the process: exit code 0, or the signal's where one came."""

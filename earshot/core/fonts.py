@@ -68,7 +68,7 @@ def list_families(texts: Iterable[str]) -> list[str]:
 
 def to_drawn_text(text: str) -> str:
     """A text for a picture: blanks as they are drawn, without what only steers other characters."""
-    text = "".join(" " if c.isspace() else c for c in text if not _is_steering(c))
+    text = "".join(" " if c.isspace() else c for c in text if not _is_control_mark(c))
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
@@ -117,7 +117,7 @@ def format_warning(wanted: Sequence[str], where: str) -> str | None:
     )
 
 
-def _is_steering(character: str) -> bool:
+def _is_control_mark(character: str) -> bool:
     """Is it invisible by itself: a joiner, a direction mark, a variation selector?"""
     selector = "\ufe00" <= character <= "\ufe0f" or "\U000e0100" <= character <= "\U000e01ef"
     return selector or unicodedata.category(character) == "Cf"

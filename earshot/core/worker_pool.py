@@ -168,7 +168,7 @@ class WorkerPool:
             self._send_order(index, waiting.popleft())
             busy.add(index)
         while busy:
-            if not is_stopping and (failed or deadline.passed()):
+            if not is_stopping and (failed or deadline.is_over()):
                 is_stopping = True
                 for index in busy:
                     self._send_order(index, STOP)
@@ -184,7 +184,7 @@ class WorkerPool:
                     continue
                 if message == "say":
                     on_message(value)
-                elif waiting and not is_stopping and not deadline.passed() and value:
+                elif waiting and not is_stopping and not deadline.is_over() and value:
                     self._send_order(index, waiting.popleft())
                 else:
                     all_done = all_done and value
@@ -235,7 +235,7 @@ class WorkerInbox:
         except (EOFError, OSError):
             os._exit(1)  # the parent is gone, and the folder may be another's soon
 
-    def passed(self) -> bool:
+    def is_over(self) -> bool:
         """Is it to stop?"""
         return self.stopped.is_set()
 

@@ -120,7 +120,7 @@ def write_duplicates(clips: Clips, found: Duplicates, out: Path) -> Iterator[Fin
     rows.sort(key=lambda row: row[0])  # within a cluster they are in order already
     columns = [f"{name}_{side}" for name in ("clip", "fold", "label") for side in "ab"]
     write_csv(out / "duplicates.csv", ("cluster", *columns, "cosine", "same_file", "straddles"), rows)
-    yield _find_straddling(pairs, clips, cluster, out, found)
+    yield _find_straddling_groups(pairs, clips, cluster, out, found)
     inside = [row for row in pairs if train[row[0]] and train[row[1]]]
     if inside:
         _write_groups(clips, cluster, {cluster[a] for a, *_ in inside}, out / "groups.csv")
@@ -141,7 +141,9 @@ def write_duplicates(clips: Clips, found: Duplicates, out: Path) -> Iterator[Fin
         )
 
 
-def _find_straddling(pairs: list, clips: Clips, cluster: np.ndarray, out: Path, found: Duplicates) -> Finding:
+def _find_straddling_groups(
+    pairs: list, clips: Clips, cluster: np.ndarray, out: Path, found: Duplicates
+) -> Finding:
     over = [row for row in pairs if row[3]]
     if not over:
         within = sum(bool(clips.train[a] and clips.train[b]) for a, b, *_ in pairs)

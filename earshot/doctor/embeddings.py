@@ -104,7 +104,7 @@ def load_clips(folder: Path, run_folds: dict[str, int] | None = None) -> Clips:
     splits = np.repeat([name for name, _ in parts], sizes)
     ids, span = np.concatenate([content["ids"] for _, content in parts]), cache.manifest["span"]
     seconds, digests = _find_files(folder, ids)
-    covered = np.concatenate([_compute_covered(content) for _, content in parts])
+    covered = np.concatenate([_compute_coverage(content) for _, content in parts])
     # a clip that does not fill its window is as long as what the window holds of it
     padded = np.where(covered < span - 1e-3, covered, np.nan)
     embeddings = None
@@ -155,7 +155,7 @@ def _list_labels(parts: list, cache: Cache) -> list[str]:
     return names
 
 
-def _compute_covered(content: dict) -> np.ndarray:
+def _compute_coverage(content: dict) -> np.ndarray:
     """(clips,) seconds of the clip that its windows hold, NaN without windows."""
     covered = np.full(len(content["ids"]), -np.inf)
     np.maximum.at(covered, content["clip"], (content["start"] + content["length"]).astype(np.float64))

@@ -41,7 +41,7 @@ def check_competition(out: str = "data") -> Iterator[Finding]:
             )
             return
         folders = kaggle_paths.walk(path)
-        lines = [check_decoding(suffix, files) for suffix, files in _pick_examples(folders).items()]
+        lines = [check_decoders(suffix, files) for suffix, files in _pick_examples(folders).items()]
         if not lines:
             yield stop(
                 f"competition: {path} ({where}) holds no audio: attach the competition's data, or give "
@@ -71,7 +71,7 @@ def _pick_examples(folders: list[kaggle_paths.Folder]) -> dict[str, list[Path]]:
     return dict(sorted(examples.items()))
 
 
-def check_decoding(suffix: str, files: list[Path]) -> Finding:
+def check_decoders(suffix: str, files: list[Path]) -> Finding:
     """Does a file of this suffix decode? The smallest is tried first; one damaged file proves nothing."""
     first_error = ""
     for path in sorted(files, key=lambda path: (path.stat().st_size, path)):
@@ -122,7 +122,7 @@ def list_outputs(data: str = "data", runs: str = "runs") -> Iterator[Finding]:
     own_runs = [path.parent for path in sorted(Path(runs).glob(f"*/{CONFIG}"))]
     for what, mine, theirs in (
         ("caches", cache.find_folders(data), resume.find_caches(None)),
-        ("runs", own_runs, training_resume.list_attached()),
+        ("runs", own_runs, training_resume.list_attached_runs()),
     ):
         there = [*map(str, mine), *(f"{path} (attached)" for path in theirs)]
         names = f" ({', '.join(there[:4])}{', ...' if len(there) > 4 else ''})"

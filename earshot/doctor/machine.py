@@ -22,7 +22,7 @@ def check_code() -> Iterator[Finding]:
     yield report_ok(f"earshot: {CODE}, Python {python}")
     if sys.version_info < OLDEST:
         yield stop(f"Python {python} is too old: 3.11 or newer is needed")
-    lacking, others = packages.find_missing(), packages.find_unfit()
+    lacking, others = packages.find_missing_packages(), packages.find_unfit()
     if lacking:
         level = warn if all(package.name in packages.OPTIONAL for package in lacking) else stop
         yield level(

@@ -243,7 +243,7 @@ class Extractor:
             return map(work, batches)  # a pass that waited for others in its own pool would wait for ever
         if self._lanes is None:
             self._lanes = ThreadPoolExecutor(torch.get_num_threads(), "pass", _start_lane)
-        return _map_bounded(self._lanes, work, batches, torch.get_num_threads() + 1)
+        return _map_in_order(self._lanes, work, batches, torch.get_num_threads() + 1)
 
     def cut_windows(self, wave: np.ndarray) -> list[tuple[float, float]]:
         """(start, length of real audio) in seconds of each window of a wave."""
@@ -298,7 +298,7 @@ def _start_lane() -> None:
     _lane.inside = True
 
 
-def _map_bounded(
+def _map_in_order(
     pool: ThreadPoolExecutor, work: Callable[[Any], Any], batches: Iterable[Any], most: int
 ) -> Iterator[Any]:
     """`pool.map`, with no more than so many results waiting: those of recordings of hours are large."""

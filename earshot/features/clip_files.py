@@ -44,7 +44,7 @@ def find_audio(cache: Path, ids: Iterable[str]) -> dict[str, Path]:
     return found
 
 
-def read_beginning(path: Path) -> tuple[np.ndarray, int, float]:
+def read_start(path: Path) -> tuple[np.ndarray, int, float]:
     """The first minute of a file, its rate, and the seconds that it has in all; BadAudio where it cannot be
     heard."""
     import numpy as np
@@ -69,7 +69,7 @@ def read_beginning(path: Path) -> tuple[np.ndarray, int, float]:
 def draw_spectrogram(path: Path, title: str, width: int = 640, height: int = 256) -> Image.Image:
     """A file's mel spectrogram; of a long one its first minute, which the title says. BadAudio where it
     cannot be heard."""
-    wave, rate, seconds = read_beginning(path)
+    wave, rate, seconds = read_start(path)
     shown = len(wave) / rate
     more = "" if seconds <= shown + 0.01 else f"  (first {shown:.0f} s of {seconds:.0f})"
     return spectrogram.draw_picture(

@@ -52,13 +52,13 @@ def choose_features(competition: str | None, weighted: bool) -> tuple[str | None
     """
     if competition in (None, "sample"):
         return "sample", None
-    if not weighted and is_only_attached("efficientat", "ast"):
+    if not weighted and has_only_attached_data("efficientat", "ast"):
         print("extractor: efficientat, whose weights are attached; those of ast, the usual one, are not")
         return None, "efficientat"
     return RECIPE, None
 
 
-def is_only_attached(name: str, other: str) -> bool:
+def has_only_attached_data(name: str, other: str) -> bool:
     """Are the weights of the one extractor attached, and those of the other neither attached nor here?"""
     place = kaggle_paths.get_input_root()
     if place is None:

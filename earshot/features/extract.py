@@ -73,7 +73,7 @@ class Worker:
             now = time.perf_counter()
             report((shard.clips, now - began, shard.path.stat().st_size))
             began = now
-            if deadline.passed() and shard is not task.shards[-1]:
+            if deadline.is_over() and shard is not task.shards[-1]:
                 return False
         return True
 
@@ -150,7 +150,7 @@ def run(
         UserError: not one training clip is usable.
     """
     shards = list_shards(plan)
-    todo = shards if fresh else find_missing(plan, shards)
+    todo = shards if fresh else find_missing_shards(plan, shards)
     total, missing = sum(shard.clips for shard in shards), sum(shard.clips for shard in todo)
     if missing < total:
         print(f"continuing: {total - missing} of {total} clips are done", flush=True)
@@ -179,7 +179,7 @@ def run(
         copies = [shard for shard in todo if shard.has_copies]
         in_time = not clips or work(_deal(clips, len(devices)), bar.made, deadline)
         if copies:  # last: which clips can be mixed is known now
-            in_time = in_time and not (clips and deadline.passed())
+            in_time = in_time and not (clips and deadline.is_over())
             in_time = in_time and work(
                 _deal(copies, len(devices), _find_unreadable(shards)), bar.made, deadline
             )
@@ -265,7 +265,7 @@ class _Bar:
             )
 
 
-def find_missing(plan: Plan, shards: list[Shard]) -> list[Shard]:
+def find_missing_shards(plan: Plan, shards: list[Shard]) -> list[Shard]:
     """The shards that are still to be made; one that is damaged, or of another cache, is named and set
     aside."""
     train_clips = int((plan.competition.clips.split == "train").sum())

@@ -21,7 +21,7 @@ from earshot.core.files import hash_value
 from earshot.core.fingerprint import compute_fingerprint, list_differences
 from earshot.features import augmented_copies, cache, clip_weights, reasons
 from earshot.features.schema import validate_manifest
-from earshot.features.source_files import INDEX, Sources, check_missing, find_unreadable
+from earshot.features.source_files import INDEX, Sources, check_files_exist, find_unreadable
 
 if TYPE_CHECKING:
     from earshot.audio.load import AudioSettings
@@ -330,7 +330,7 @@ def find_state(plan: Plan) -> str:
             "give the new cache a name with --cache NAME, or start over with --fresh"
         )
         if manifest["record"].get("clips") != plan.record["clips"]:
-            check_missing(plan.folder.parent, plan.competition.root, other)
+            check_files_exist(plan.folder.parent, plan.competition.root, other)
         raise other
     wrong = validate_manifest(manifest)
     if wrong:

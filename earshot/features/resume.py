@@ -42,7 +42,7 @@ def copy_cache(plan: Plan, given: str | None) -> list[str]:
             fitting.append((folder, bool(found.get("complete"))))
     notes: list[str] = []
     for folder, complete in sorted(fitting, key=lambda pair: not pair[1]):
-        notes += _copy_finished(plan, folder) if complete else _copy_shards(plan, folder)
+        notes += _copy_complete_cache(plan, folder) if complete else _copy_shards(plan, folder)
         if (plan.folder / cache.MANIFEST).exists() and cache.read_manifest(plan.folder / cache.MANIFEST).get(
             "complete"
         ):
@@ -50,7 +50,7 @@ def copy_cache(plan: Plan, given: str | None) -> list[str]:
     return notes or ([f"nothing in {given} goes with this cache"] if given and not fitting else [])
 
 
-def _copy_finished(plan: Plan, folder: Path) -> list[str]:
+def _copy_complete_cache(plan: Plan, folder: Path) -> list[str]:
     try:
         manifest = checksums.read(folder / cache.MANIFEST)
         wrong = validate_manifest(manifest) or (

@@ -113,7 +113,7 @@ class Sources:
             for path, entry in self.known.items():
                 files[path] = dict(entry)
                 state = [int(part) for part in entry.get("state", "").split()]
-                if state and not checksums.is_settled(state, now):
+                if state and not checksums.is_stable(state, now):
                     del files[path]["state"]
             checksums.write(self.index, {"files": files})
             self.changed = False
@@ -138,7 +138,7 @@ def find_unreadable(contents: dict[str, str]) -> frozenset[str]:
     return frozenset(path for path, content in contents.items() if not content)
 
 
-def find_missing(folder: Path | str, root: Path | str) -> list[str]:
+def find_missing_files(folder: Path | str, root: Path | str) -> list[str]:
     """Audio files below a competition's root that an earlier run has read, of folders that have none of those
     now: a drive that is away looks so, a clip that was taken out does not.
 
@@ -153,10 +153,10 @@ def find_missing(folder: Path | str, root: Path | str) -> list[str]:
     return sorted(path for paths in folders.values() if not any(map(os.path.exists, paths)) for path in paths)
 
 
-def check_missing(folder: Path | str, root: Path | str, error: UserError) -> None:
+def check_files_exist(folder: Path | str, root: Path | str, error: UserError) -> None:
     """Raise TemporaryError with an error's text where a folder of audio is gone that an earlier run has read:
     the error may come from that."""
-    paths = find_missing(folder, root)
+    paths = find_missing_files(folder, root)
     if paths:
         raise TemporaryError(
             f"{error}; but {len(paths)} audio files that were read before are gone with their folders "

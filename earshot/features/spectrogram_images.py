@@ -114,7 +114,7 @@ def draw(competition: Competition, out: Path, most: int, workers: int, deadline:
     with ThreadPoolExecutor(workers) as pool:
         waiting: deque[Future] = deque()
         for job in todo:
-            if deadline.passed():
+            if deadline.is_over():
                 break
             waiting.append(pool.submit(draw_picture, *job))
             if len(waiting) > 4 * workers:  # so that a deadline is not behind thousands of them

@@ -45,7 +45,7 @@ def find_version(name: str) -> str | None:
         return None
 
 
-def find_missing() -> list[Any]:
+def find_missing_packages() -> list[Any]:
     """The requirements of which no version is installed."""
     return [requirement for requirement in read_requirements() if find_version(requirement.name) is None]
 
@@ -72,7 +72,7 @@ def install() -> list[str]:
     Raises:
         UserError: torch is missing, or neither wheels nor PyPI have the rest.
     """
-    lacking = [requirement.name for requirement in find_missing()]
+    lacking = [requirement.name for requirement in find_missing_packages()]
     if not lacking:
         return [f"packages: all {len(read_requirements())} are here"]
     names = ", ".join(lacking)
@@ -90,7 +90,7 @@ def install() -> list[str]:
         sources.insert(0, ("from attached wheels", ["--no-index", *attached]))
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     for source, options in sources:
-        command = [*pip, *options, *map(str, find_missing())]
+        command = [*pip, *options, *map(str, find_missing_packages())]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode == 0:
             return [f"packages: installed {names} ({source})"]

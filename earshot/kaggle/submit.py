@@ -43,7 +43,7 @@ def submit_notebook(flags: SubmitFlags) -> bool:
         "file": flags.kernel,
         "sha256": hash_value(flags.kernel)[:16],
     }
-    check_remaining(api, flags)
+    check_quota(api, flags)
     confirm_resubmission(flags, row["sha256"], LEDGER)
     with client.translate_errors("the submission", api=api, **get_hints(flags.competition)):
         reply = api.competition_submit_code(
@@ -86,7 +86,7 @@ def prepare_submission(
         )
     flags = replace(flags, competition=name)
     api = client.connect()
-    check_remaining(api, flags)
+    check_quota(api, flags)
 
     def send(out: Path) -> None:
         path, content = out.parent / ledger.NAME, hash_file(out)
@@ -118,7 +118,7 @@ def get_hints(competition: str) -> dict[str, str]:
     }
 
 
-def check_remaining(api: Any, flags: SubmitFlags) -> None:
+def check_quota(api: Any, flags: SubmitFlags) -> None:
     """Say how many submissions are left today; ask before the last."""
     with client.translate_errors("the submissions left today", api=api, **get_hints(str(flags.competition))):
         limits = api.competition_get_submission_limits(flags.competition)

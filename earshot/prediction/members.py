@@ -98,7 +98,7 @@ def open_members(names: tuple[str, ...], folder: str) -> list[Member]:
     """
     if not names:
         files = [path for name in FILES for path in Path(folder).glob(f"*/{name}")]
-        found = sorted({path.parent for path in files}) or resume.list_attached()
+        found = sorted({path.parent for path in files}) or resume.list_attached_runs()
         if not found:
             raise UserError(
                 f"no run in {folder}/ and none attached: train one with train.py, or name its folder "
@@ -140,7 +140,7 @@ def open_member(folder: Path) -> Member:
                 f"here): put it back, or {again}"
             )
         members.append(open_member(place))
-    fitted = saved_blend.load_fitted(content)
+    fitted = saved_blend.build_fitted_blend(content)
     blend = Member(
         folder, None, tuple(members), fitted, content["kind"], content["metric"], content.get("score")
     )

@@ -116,7 +116,7 @@ def read(folder: Path) -> dict[str, Any]:
     return found
 
 
-def load_fitted(content: dict[str, Any]) -> FittedBlend:
+def build_fitted_blend(content: dict[str, Any]) -> FittedBlend:
     """How a kept blend is applied, from the content of its blend.json."""
     from earshot.prediction.blend_weights import FittedBlend
 

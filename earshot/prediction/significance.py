@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from earshot.training.metrics import compute_gain, count_classes, is_counted, score_counts
+from earshot.training.metrics import compute_gain, count_classes, score_counts, uses_counts
 
 BLOCKS = 20  # of clips, each left out once
 BEYOND = 2.0  # standard errors that a gain has to exceed, or it is taken for noise
@@ -33,7 +33,7 @@ def estimate_gain(
     """
     number = int(blocks.max()) + 1
     rises = compute_gain(metric, new, truth) - compute_gain(metric, old, truth)
-    if metric == "log_loss" or not is_counted(metric, truth):
+    if metric == "log_loss" or not uses_counts(metric, truth):
         left = [
             compute_gain(metric, new[blocks != b], truth[blocks != b])
             - compute_gain(metric, old[blocks != b], truth[blocks != b])

@@ -71,7 +71,7 @@ def draw_clips(results: Results, clips: list[HardClip]) -> dict[str, Image.Image
     folders = results.find_caches() if clips else []
     drawn: dict[str, Image.Image] = {}
     for folder in folders:
-        drawn |= _draw_cached(folder, {clip.id: named[clip.id] for clip in clips if clip.id not in drawn})
+        drawn |= _draw_from_cache(folder, {clip.id: named[clip.id] for clip in clips if clip.id not in drawn})
     found: dict[str, Path] = {}
     for folder in {folder.parent: folder for folder in folders}.values():  # one index a competition
         found |= clip_files.find_audio(folder, [clip.id for clip in clips if clip.id not in drawn])
@@ -90,7 +90,7 @@ def make_titles(clips: list[HardClip]) -> dict[str, str]:
     return dict(zip(ids, fonts.list_shown_names(ids), strict=True))
 
 
-def _draw_cached(folder: Path, titles: dict[str, str]) -> dict[str, Image.Image]:
+def _draw_from_cache(folder: Path, titles: dict[str, str]) -> dict[str, Image.Image]:
     from earshot.features.cache import Cache
 
     try:

@@ -175,7 +175,7 @@ def tune(trials: int, job: Job, folder: Path, wanted: list[int], deadline: Deadl
     return job.copy_with(replace(base, **training), {**head.options, **chosen})
 
 
-def mark_tuned(run: Run, wanted: list[int]) -> None:
+def mark_run(run: Run, wanted: list[int]) -> None:
     """Say in the scores and in the log that the settings were chosen on the folds that are scored."""
     warning = (
         f"settings chosen by --tune on fold {', '.join(map(str, wanted))}: the scores of these folds "

@@ -35,7 +35,7 @@ class FoldFolder:
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def _read_checked(self, which: str) -> dict:
+    def _read_with_checksum(self, which: str) -> dict:
         """The JSON of `last` or `best`, its files checked; UserError with the way out where one is
         damaged."""
         try:
@@ -94,7 +94,7 @@ class FoldFolder:
         last = find_content(self.folder / "last")
         if last is None:
             return None
-        state = self._read_checked("last")
+        state = self._read_with_checksum("last")
         optimizer = None if state["finished"] else _load_tensors(last / self.OPTIMIZER, "cpu")
         return _load_tensors(last / self.WEIGHTS, device), optimizer, state
 
@@ -120,9 +120,9 @@ class FoldFolder:
         """
         if find_content(self.folder / which) is None or find_content(self.folder / "best") is None:
             raise UserError(f"{self.folder} has no {which} checkpoint yet: run train.py on")
-        about, weights = self._read_checked("best"), self._find(which) / self.WEIGHTS
+        about, weights = self._read_with_checksum("best"), self._find(which) / self.WEIGHTS
         if which == "last":
-            self._read_checked("last")
+            self._read_with_checksum("last")
         head = build_head(about.get("head"), weights, self._find("best") / self.HEAD)
         head.load_state_dict(_load_tensors(weights, "cpu"))
         return head.to(device)
@@ -138,7 +138,7 @@ class FoldFolder:
                 f"{error}: run train.py again, it sets that aside and trains the fold anew"
             ) from None
 
-    def is_finished(self) -> bool:
+    def is_complete(self) -> bool:
         """Is this fold trained to its end?"""
         state = self._read_state()
         return state is not None and bool(state.get("finished"))

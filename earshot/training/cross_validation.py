@@ -40,12 +40,12 @@ def train_folds(job: Job, run: Run, wanted: list[int], deadline: Deadline) -> bo
     """
     training = asdict(job.settings)
     slots, all_slots = list_slots(training, wanted), list_slots(training, list_folds(job.numbers))
-    unfinished = run.list_unfinished(slots)
+    unfinished = run.list_open_slots(slots)
     run.log(job.check_disk_space(run, len(slots), len(unfinished)))
     if len(unfinished) < len(slots):
         run.log(f"finished already: {format_slots([slot for slot in slots if slot not in unfinished])}")
     # A kill may have come between a fold's last checkpoint and its predictions.
-    unpredicted = [slot for slot in slots if slot not in unfinished and list_unpredicted(run, slot)]
+    unpredicted = [slot for slot in slots if slot not in unfinished and list_missing_predictions(run, slot)]
     tasks = [*unfinished, *unpredicted]
 
     def report(line: str | None) -> None:
@@ -70,7 +70,7 @@ def train_folds(job: Job, run: Run, wanted: list[int], deadline: Deadline) -> bo
             worker = FoldWorker(devices[0], *arguments)
             for index, task in enumerate(queue):
                 # The first in any case: else a short --max-hours would never come to an end.
-                done = not (index and deadline.passed()) and worker(task, report, deadline)
+                done = not (index and deadline.is_over()) and worker(task, report, deadline)
                 if not done:
                     break
         elif tasks:
@@ -114,7 +114,7 @@ class FoldWorker:
         """
         slot, models_left = task
         folder = self.run.get_slot_folder(slot)
-        if folder.is_finished():
+        if folder.is_complete():
             self.predict_fold(slot)
             return True
         fold, rows = self.split_clips(slot), self.rows
@@ -151,13 +151,13 @@ class FoldWorker:
     def predict_fold(self, slot: ModelSlot) -> None:
         """Write valid_best.npy and valid_last.npy, (clips of the fold, classes), those that are missing."""
         valid = self.numbers == slot.fold
-        for kind in list_unpredicted(self.run, slot):
+        for kind in list_missing_predictions(self.run, slot):
             head, which = load_slot_head(self.run, slot, kind, self.device), self.rows.find_rows(valid)
             predictions = predict_rows(self.run, head, self.rows, which, self.device)[valid]
             self.run.get_slot_folder(slot).save_predictions(kind, predictions)
 
 
-def list_unpredicted(run: Run, slot: ModelSlot) -> list[str]:
+def list_missing_predictions(run: Run, slot: ModelSlot) -> list[str]:
     """Which of a fold's two checkpoints have not predicted its clips; none for a model on all clips."""
     if slot.fold is None:
         return []

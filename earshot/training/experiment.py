@@ -187,7 +187,11 @@ class Job:
             )
         self.parameters = sum(p.numel() for p in head.parameters())
         # support vectors are no parameters
-        self.stored = head.count_stored(len(self.rows)) if hasattr(head, "count_stored") else self.parameters
+        self.stored = (
+            head.count_stored_values(len(self.rows))
+            if hasattr(head, "count_stored_values")
+            else self.parameters
+        )
         self.numbers, self.fold_note = folds.assign_folds(
             self.rows.truth,
             self.rows.folds,

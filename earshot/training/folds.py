@@ -34,7 +34,7 @@ def assign_folds(
             f"all {len(folds)} training clips are only to be trained on: none is left to validate with"
         )
     found = np.full(len(folds), TRAIN_ONLY, dtype=np.int64)
-    found[scored], about = _assign_scored(labels[scored], folds[scored], groups[scored], k, seed)
+    found[scored], about = _assign_validation_clips(labels[scored], folds[scored], groups[scored], k, seed)
     if not scored.all():
         held = ~scored & np.isin(groups, np.setdiff1d(groups[found >= 0], [""]))
         about += f"; {int((~scored).sum())} clips are only trained on" + (
@@ -69,7 +69,7 @@ def choose_folds(numbers: np.ndarray, wanted: tuple[int, ...]) -> list[int]:
     return [number for number in every if not wanted or number in wanted]
 
 
-def _assign_scored(
+def _assign_validation_clips(
     labels: np.ndarray, folds: np.ndarray, groups: np.ndarray, k: int | None, seed: int
 ) -> tuple[np.ndarray, str]:
     """`assign_folds` for the clips that may be validated."""

@@ -58,7 +58,7 @@ def format_summary(scored: dict[str, float], metric: str = "f1_macro") -> str:
     )
 
 
-def list_undefined(truth: np.ndarray) -> list[str]:
+def list_undefined_classes(truth: np.ndarray) -> list[str]:
     """The metrics that a set of clips leaves undefined, where `compute_scores` says 0: those over the labels
     that
     occur, if none does."""
@@ -86,7 +86,7 @@ def compute_scores(probabilities: np.ndarray, truth: np.ndarray, metric: str = "
         mean binary cross-entropy; map_macro is the mean average precision of the classes that occur, lwlrap
         the label-weighted label-ranking average precision of FSDKaggle2019. A clip without labels counts in
         neither of the two, and where no clip has any they are 0, so that epochs can be compared;
-        `list_undefined`
+        `list_undefined_classes`
         names them for the reader. A class that is only predicted counts as an F1 of 0, one in neither truth
         nor predictions does not count. A probability of 0 costs 34.5 (that of 1e-15). roc_auc_macro is the
         mean over the classes that some clips have and some have not, each against the rest, ties counting
@@ -110,7 +110,7 @@ def compute_scores(probabilities: np.ndarray, truth: np.ndarray, metric: str = "
     scored = {
         name: float(score_counts(name, right, true, predicted, len(truth), multilabel))
         for name in COUNTED
-        if is_counted(name, truth)
+        if uses_counts(name, truth)
     }
     if multilabel:
         exact = ((probabilities >= THRESHOLD) == truth).all(1)
@@ -144,7 +144,7 @@ def _compute_roc_auc_micro(probabilities: np.ndarray, truth: np.ndarray) -> floa
     return RANKED["roc_auc_macro"](probabilities.reshape(-1, 1), yes.reshape(-1, 1))
 
 
-def is_counted(metric: str, truth: np.ndarray) -> bool:
+def uses_counts(metric: str, truth: np.ndarray) -> bool:
     """Is the metric a function of the counts that `count_classes` makes?"""
     return metric in (OF_SEVERAL if truth.ndim == 2 else COUNTED)
 
@@ -241,7 +241,7 @@ def compute_gain(metric: str, probabilities: np.ndarray, truth: np.ndarray) -> f
     """A metric's value, the log loss negated: higher is better."""
     if metric == "log_loss":
         return -float(compute_losses(probabilities, truth).mean())
-    if is_counted(metric, truth):
+    if uses_counts(metric, truth):
         right, true, predicted = count_classes(probabilities, truth)[:, 0]
         return float(score_counts(metric, right, true, predicted, len(truth), truth.ndim == 2))
     if metric == "roc_auc_micro":

@@ -160,7 +160,7 @@ def list_predictors(run: Run) -> list[ModelSlot]:
     ]
     if not found:
         raise UserError(f"no fold of {run.folder} is finished: run train.py on")
-    missing = run.list_unfinished(found)
+    missing = run.list_open_slots(found)
     if missing:
         raise UserError(f"{run.folder} is not finished ({format_slots(missing)}): run train.py on")
     return found

@@ -104,7 +104,7 @@ class TrainingEta:
         self.began: tuple[float, int] | None = None  # when the first step was done, and how many were
         self.estimated = False
 
-    def passed(self) -> bool:
+    def is_over(self) -> bool:
         """Is the time used up? Asked after every step."""
         if not self.estimated:
             now, progress = time.perf_counter(), self.fitter.progress
@@ -114,7 +114,7 @@ class TrainingEta:
             if seconds >= MEASURED and steps:
                 self.estimated = True
                 self._log_estimate(seconds / steps, done)
-        return self.deadline.passed()
+        return self.deadline.is_over()
 
     def _log_estimate(self, step_seconds: float, done: int) -> None:
         fitter, epochs = self.fitter, self.fitter.settings.epochs

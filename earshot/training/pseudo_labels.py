@@ -83,7 +83,7 @@ def write_pseudo_labels(
         return
     other = open_source_run(flags, continue_from)
     training = other.config["record"]["training"]
-    missing = other.list_unfinished(
+    missing = other.list_open_slots(
         [part for number in numbers for part in list_fold_slots(training, number)]
     )
     if missing:

@@ -24,11 +24,11 @@ def open_run(name: str, runs_folder: str = "runs") -> Run:
         UserError: no such run.
     """
     here = [path for path in (Path(name), Path(runs_folder) / name) if (path / CONFIG).is_file()]
-    here = here or [path for path in list_attached() if path.name == name]
+    here = here or [path for path in list_attached_runs() if path.name == name]
     return Run.open(here[0] if here else Path(name)).validate()
 
 
-def list_attached() -> list[Path]:
+def list_attached_runs() -> list[Path]:
     """The attached runs that can be opened, to be read where they lie."""
     return [folder for folder in find_folders(None, CONFIG) if (folder / "training_log.txt").is_file()]
 

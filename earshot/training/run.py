@@ -184,12 +184,12 @@ class Run:
         return [
             number
             for number in numbers
-            if not self.list_unfinished(list_fold_slots(self.config["record"]["training"], number))
+            if not self.list_open_slots(list_fold_slots(self.config["record"]["training"], number))
         ]
 
-    def list_unfinished(self, wanted: list[ModelSlot]) -> list[ModelSlot]:
+    def list_open_slots(self, wanted: list[ModelSlot]) -> list[ModelSlot]:
         """Those of the parts that are not trained to their end."""
-        return [part for part in wanted if not self.get_slot_folder(part).is_finished()]
+        return [part for part in wanted if not self.get_slot_folder(part).is_complete()]
 
     def quarantine_corrupt(self) -> None:
         """Set damaged checkpoints of any fold aside, and clear away what a kill left half-written."""

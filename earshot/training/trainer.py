@@ -279,7 +279,7 @@ class Trainer:
                     progress.step += 1
                     if len(self.pending_losses) >= LOOK:
                         progress.total = self.pending_losses.add_to(progress.total)
-                    now, stop = time.perf_counter(), deadline.passed()
+                    now, stop = time.perf_counter(), deadline.is_over()
                     progress.seconds = now - began
                     if stop or now - saved_at >= 60 * save_every:
                         save()
@@ -312,7 +312,7 @@ class Trainer:
             durations.append(row["seconds"])
             log(format_epoch_line(row, self.fold, settings, better, estimate_left(row["seconds"], 0)))
             logged_at = time.perf_counter()
-            last, stop = epoch == settings.epochs, deadline.passed()
+            last, stop = epoch == settings.epochs, deadline.is_over()
             # Rarely enough that saving does not slow training down, often enough that a kill costs little.
             if last or stop or logged_at - saved_at > max(SAVE_SECONDS, SAVE_SHARE * save_cost):
                 save(finished=last)
