@@ -6,7 +6,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import models
 from earshot.core import cli, config
 from earshot.core.deadline import Deadline
 from earshot.core.errors import UserError
@@ -84,6 +83,7 @@ def main(argv: list[str]) -> None:
         print(line)
     for difference in list_mismatches(cache.record, recipe):
         print(f"the cache differs from the recipe: {difference}")
+    import models
     from earshot.prediction import submit
     from earshot.report.make import report_on
     from earshot.search import tune

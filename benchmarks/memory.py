@@ -51,7 +51,7 @@ def computed_peaks(case: noise.Case, precision: str) -> tuple[int, int]:
         def gradients() -> None:
             optimizer.zero_grad(set_to_none=True)
             with _autocast(precision):
-                if hasattr(head, "loss"):
+                if head.has_own_loss():
                     loss = head.loss(batch, lambda logits, plain=False: criterion(logits, targets))
                 else:
                     loss = criterion(head(batch["x"], None), targets)
@@ -82,11 +82,8 @@ def evaluated(case: noise.Case) -> int:
 def _batch(case: noise.Case, head: torch.nn.Module, size: int) -> tuple[dict, torch.Tensor]:
     x = torch.empty(size, *case.shapes[case.view])
     batch = {"x": x, "mask": None}
-    if hasattr(head, "loss"):
-        further = {
-            name: torch.zeros(size, *case.shapes[name], dtype=torch.int64)
-            for name in getattr(head, "also", ())
-        }
+    if head.has_own_loss():
+        further = {name: torch.zeros(size, *case.shapes[name], dtype=torch.int64) for name in head.also}
         batch |= {"plain": torch.empty_like(x), "plain_mask": None, **further}
     return batch, torch.empty(size, noise.CLASSES)
 

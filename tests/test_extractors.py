@@ -60,7 +60,7 @@ def test_importing_them_is_light():
     code = (
         "import sys, time; start = time.perf_counter()\n"
         "from earshot import extractors; from earshot.audio import load\n"
-        "for name in extractors.names(): extractors.module(name)\n"
+        "for name in extractors.list_names(): extractors.load_module(name)\n"
         "heavy = {'torch', 'transformers', 'torchvision', 'torchaudio', 'librosa', 'scipy', 'soundfile'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )

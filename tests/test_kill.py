@@ -41,7 +41,7 @@ def test_every_stage_survives_being_killed(tmp_path: Path) -> None:
     [
         (
             "extract",
-            "from earshot.features import extract\nextract.missing_parts = extract.parts",
+            "from earshot.features import extract\nextract.find_missing_shards = lambda plan, shards: shards",
             "clips decoded where the unfinished shards have",
         ),
         (

@@ -172,7 +172,7 @@ def test_max_hours_stops_cleanly_and_says_how_to_continue(tmp_path: Path) -> Non
         "0.0000001",
     )
     outputs = []
-    # a step, an evaluation or a prediction each
+    # a step each, or an evaluation and the fold's predictions
     while not outputs or "continue with: python" in outputs[-1] and len(outputs) < 8:
         outputs.append(script("train.py", *train, cwd=tmp_path).stdout)
     assert (
@@ -180,7 +180,7 @@ def test_max_hours_stops_cleanly_and_says_how_to_continue(tmp_path: Path) -> Non
         and "continues after epoch 0, step 1" in outputs[1]
         and "fold 1/2  epoch 1/1" in outputs[1]
     )
-    assert "finished already: fold 0" in outputs[2] and "out-of-fold" in outputs[-1] and len(outputs) == 5
+    assert "finished already: fold 0" in outputs[2] and "out-of-fold" in outputs[-1] and len(outputs) == 4
 
 
 def test_terminated_with_one_line(tmp_path: Path) -> None:

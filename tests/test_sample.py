@@ -29,7 +29,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def test_same_bytes_in_another_process(built, tmp_path):
-    code = "import sys; from earshot.competition import sample; sample.build(sys.argv[1])"
+    code = "import sys; from earshot.competition import sample; sample.build_sample(sys.argv[1])"
     subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "elsewhere")], check=True, cwd=Path(__file__).parents[1]
     )

@@ -110,7 +110,7 @@ def tune(trials: int, job: Job, folder: Path, wanted: list[int], deadline: Deadl
         job.machine = replace(job.machine, fresh=False)
     base, head = job.settings, job.head_spec
     options, at_once = models.get_options(head.name), estimators.is_sklearn_head(head.build)
-    further = bool(getattr(job.head, "also", ()))
+    further = bool(job.head and job.head.also)
     job.head = None
     study = open_study(folder)
     import optuna

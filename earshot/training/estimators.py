@@ -24,7 +24,7 @@ BATCH = 256
 def is_sklearn_head(build: Callable[[], Any]) -> bool:
     """Does this make heads that are fitted at once? Asked without giving one memory."""
     with torch.device("meta"):
-        return hasattr(build(), "solve")
+        return build().is_sklearn
 
 
 def fit_head(

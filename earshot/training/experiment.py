@@ -152,13 +152,13 @@ class Job:
         # One head, to count its parameters and to try precisions on: up to a gigabyte, so `begin` lets it go.
         head = head_spec.build()
         self.head: nn.Module | None = head
-        if flags.pseudo and hasattr(head, "solve"):
+        if flags.pseudo and head.is_sklearn:
             raise UserError(
                 f"--pseudo: {head_spec.name} is fitted at once, to labels alone: choose another head, or "
                 "leave it out"
             )
         self.notes: list[str] = []
-        if settings.seeds > 1 and hasattr(head, "solve"):
+        if settings.seeds > 1 and head.is_sklearn:
             self.settings = settings = replace(settings, seeds=1)
             self.notes.append(f"seeds: one, {head_spec.name} is fitted at once and the same with all of them")
         self.devices = worker_pool.choose(machine.device, settings.precision)
@@ -167,7 +167,7 @@ class Job:
             dataset.load_training_rows,
             cache,
             head_spec.view,
-            getattr(head, "also", ()),
+            head.also,
             settings,
             gigabytes=machine.memory,
             unlabelled=flags.pseudo is not None and cache.has_split("subm"),
@@ -179,7 +179,7 @@ class Job:
             else self.load(replace(self.device, name="cpu"), gigabytes=0)
         )
         if self.rows.weights is not None:
-            ignored = hasattr(head, "solve") and not head.weighted
+            ignored = head.is_sklearn and not head.weighted
             self.notes.append(
                 f"weights: ignored, {head_spec.name} counts all training clips alike"
                 if ignored
@@ -187,11 +187,7 @@ class Job:
             )
         self.parameters = sum(p.numel() for p in head.parameters())
         # support vectors are no parameters
-        self.stored = (
-            head.count_stored_values(len(self.rows))
-            if hasattr(head, "count_stored_values")
-            else self.parameters
-        )
+        self.stored = head.count_stored_values(len(self.rows))
         self.numbers, self.fold_note = folds.assign_folds(
             self.rows.truth,
             self.rows.folds,
@@ -236,7 +232,7 @@ class Job:
             for note in resume.copy_run(folder, self.record, self.machine.continue_from, named):
                 print(note)
         new = not (folder / CONFIG).exists()
-        if new and not hasattr(self.head, "solve"):
+        if new and not (self.head and self.head.is_sklearn):
             self.device = precision.choose_precision(self.head, self.rows, self.settings, self.device)
         self.head = None
         run = Run.begin(folder, self.record, build_metadata(self.cache, self.recipe, self.device)).validate()
