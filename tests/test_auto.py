@@ -20,7 +20,7 @@ from earshot.core.errors import UserError
 from earshot.features.cache import Cache
 from earshot.prediction import saved_blend
 from earshot.search import candidate_training, candidates
-from earshot.training import metrics
+from earshot.training import cross_validation, metrics
 
 DRAWN = ["--recipe", "auto", "--device", "cpu"]
 AUTO = [*DRAWN, "--no-report"]

@@ -232,7 +232,7 @@ class Job:
             for note in resume.copy_run(folder, self.record, self.machine.continue_from, named):
                 print(note)
         new = not (folder / CONFIG).exists()
-        if new and not (self.head and self.head.is_sklearn):
+        if new and not (self.head is not None and self.head.is_sklearn):
             self.device = precision.choose_precision(self.head, self.rows, self.settings, self.device)
         self.head = None
         run = Run.begin(folder, self.record, build_metadata(self.cache, self.recipe, self.device)).validate()
