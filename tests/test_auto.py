@@ -223,7 +223,7 @@ def test_what_is_clearly_worse_is_dropped_when_time_is_short(
         candidate_training, "sum_training_seconds", lambda run: 600.0 * len(run.list_finished_folds())
     )
     monkeypatch.setattr(
-        candidate_training.precision, "seconds_a_row", lambda *args: 600 / (1.2 * 120 * (2 / 3) * 8)
+        candidate_training.precision, "measure_row_seconds", lambda *args: 600 / (1.2 * 120 * (2 / 3) * 8)
     )
     train.main(
         [*AUTO, "--candidates", "bad.yaml", "good.yaml", "fair.yaml", "--name", "a", "--max-hours", "1.35"]

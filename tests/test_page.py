@@ -48,7 +48,7 @@ def test_what_is_opened_answers_as_predict_does(
 
 
 def test_every_head_is_read_once(opened: dict, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("earshot.prediction.predictor.load_part", lambda *a: pytest.fail("read again"))
+    monkeypatch.setattr("earshot.prediction.predictor.load_slot_head", lambda *a: pytest.fail("read again"))
     opened["both"].predict_file(home / "tone.wav")
     assert {kind for _, kind in opened["both"]._heads} == {"last"} and {
         kind for _, kind in opened["cnn"]._heads
