@@ -13,6 +13,7 @@ import pandas as pd
 from earshot.competition import (
     archive_names,
     inner_archives,
+    label_suggestions,
     layouts,
     placeholder,
     sample,
@@ -227,7 +228,7 @@ def _describe_submission(
         left = sorted(set(training_classes) - set(recognised.asked))
         notes.append(
             f"warning: no training clip has the label {format_list(untrained, 5)}: the model cannot learn it"
-            f"{sample_answers.suggest_label(untrained[0], left)}"
+            f"{label_suggestions.suggest_label(untrained[0], left)}"
         )
     unasked = [c for c in classes if c not in recognised.asked]
     if recognised.asked and unasked and len(unasked) < len(classes):

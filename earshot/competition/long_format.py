@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate, chain, combinations, product, starmap
 from random import Random
 from typing import NamedTuple
 
+from earshot.competition.class_names import NUMBER, TOKEN, ClassNames, ClassPosition, normalise_number
 from earshot.core import spelling
 from earshot.core.csv_table import format_cell, format_list
 from earshot.core.errors import UserError
 
-TOKEN = re.compile(r"[^\W\d_]+|\d+|[\W_]")  # letters, digits, or one sign: a class begins and ends at these
-NUMBER = re.compile(r"\d+", re.ASCII)
 PROBE = 400  # rows that the form is found by
 TRIED = 3  # of these, rows on which every cut is tried
 TRIED_ON_ALL = 100  # cuts that are tried on all of these
@@ -31,13 +28,6 @@ class LongFormat(NamedTuple):
 
     clips: list[str]
     classes: list[str]
-
-
-class ClassPosition(NamedTuple):
-    """Where in an id the class stands: how many tokens are before it, or behind it."""
-
-    from_end: bool
-    tokens: int
 
 
 class IdTemplate(NamedTuple):
@@ -81,7 +71,7 @@ def detect_long_format(
     probe = _sample_rows(row_ids)
     if len(row_ids) < 2 or len(classes) < 2 or 2 * len(known(probe)) > len(set(probe)):
         return None  # a row per clip
-    return _detect_template([id.strip() for id in row_ids], _ClassNames(classes), known, strict)
+    return _detect_template([id.strip() for id in row_ids], ClassNames(classes), known, strict)
 
 
 def looks_like_long_format(row_ids: Sequence[str], classes: Sequence[str]) -> bool:
@@ -89,87 +79,8 @@ def looks_like_long_format(row_ids: Sequence[str], classes: Sequence[str]) -> bo
     not be known.)"""
     if len(row_ids) < 2 or len(classes) < 2:
         return False
-    template = _detect_template([id.strip() for id in row_ids], _ClassNames(classes), set, False)
+    template = _detect_template([id.strip() for id in row_ids], ClassNames(classes), set, False)
     return template is not None and len(row_ids) == len(set(template.clips)) * len(set(template.classes))
-
-
-class _ClassNames:
-    """The classes by what a row may call them."""
-
-    def __init__(self, classes: Sequence[str]):
-        numbers = {_normalise_number(key) for key in spelling.to_keys(classes) if NUMBER.fullmatch(key)}
-        self.whole = len(numbers) == len(classes)
-        self.classes = list(classes)
-        self.unknown: dict[str, str] = {}  # and the id of the first row that names it
-        self._named: dict[str, str] = {}
-        self._lengths: dict[str, list[int]] = {}  # in tokens, by the first token, the longest first
-        self._longest = 0
-        for name in classes:
-            self._add_name(_normalise_number(spelling.to_key(name)) if self.whole else name, name)
-        by_loose = spelling.group_alike(classes, spelling.to_loose_key)
-        twins = {spelling.to_loose_key(name) for group in by_loose for name in group}
-        self._loose = {
-            spelling.to_loose_key(name): name for name in classes if spelling.to_loose_key(name) not in twins
-        }
-        if not self.whole:
-            for name in self._loose.values():
-                self._add_forms(name)
-
-    def _add_forms(self, name: str) -> None:
-        """Add a class in the usual cases, composed or not, with blanks or underscores."""
-        composed = spelling.to_key(name)
-        for text in (composed, unicodedata.normalize("NFD", composed)):
-            for case in (text, text.lower(), text.upper(), text.capitalize(), text.title()):
-                self._add_name(case, name)
-                self._add_name(case.replace("_", " "), name)
-                self._add_name(case.replace(" ", "_"), name)
-
-    def _add_name(self, text: str, name: str) -> None:
-        tokens = TOKEN.findall(text)
-        if tokens and self._named.setdefault(text, name) == name:
-            lengths = self._lengths.setdefault(tokens[0], [])
-            lengths[:] = sorted({*lengths, len(tokens)}, reverse=True)
-            self._longest = max(self._longest, len(tokens))
-
-    def get_class(self, number: str) -> str | None:
-        """The class of a whole number."""
-        return self._named.get(_normalise_number(number))
-
-    def learn_class(self, text: str, id: str) -> str:
-        """The class that a text is in another spelling; else the text, a class from now on."""
-        name = self._loose.get(spelling.to_loose_key(text))
-        if name is None:
-            name = text
-            self.unknown.setdefault(name, id)
-        self._add_name(_normalise_number(text) if self.whole and NUMBER.fullmatch(text) else text, name)
-        return name
-
-    def find_classes(
-        self, tokens: list[str], place: ClassPosition | None = None
-    ) -> Iterator[tuple[int, int, str]]:
-        """Where classes stand (only those at a place, if there is one): first token, the one behind the last,
-        class; of those that begin together the longest comes first."""
-        first, end = 0, len(tokens)
-        last = None  # where all classes end at one token
-        if place and place.from_end:
-            last = len(tokens) - place.tokens
-            first, end = max(0, last - self._longest), last
-        elif place:
-            first, end = place.tokens, min(end, place.tokens + 1)
-        for start in range(first, end):
-            token = tokens[start]
-            if self.whole and token[0].isdigit():
-                token = _normalise_number(token)
-            lengths = self._lengths.get(token, ()) if last is None else (last - start,)
-            for length in lengths:
-                text = token if length == 1 else "".join(tokens[start : start + length])
-                name = self._named.get(text)
-                if name is not None and start + length <= len(tokens):
-                    yield start, start + length, name
-
-
-def _normalise_number(number: str) -> str:
-    return number.lstrip("0") or "0"
 
 
 def _sample_rows(rows: Sequence[str]) -> list[str]:
@@ -178,7 +89,7 @@ def _sample_rows(rows: Sequence[str]) -> list[str]:
     return [rows[i].strip() for i in chosen]
 
 
-def _detect_template(ids: list[str], names: _ClassNames, known: Known, strict: bool) -> LongFormat | None:
+def _detect_template(ids: list[str], names: ClassNames, known: Known, strict: bool) -> LongFormat | None:
     if names.whole and all(map(NUMBER.fullmatch, ids)):
         rows = _split_numeric_ids(ids, names, known)
     else:
@@ -220,20 +131,20 @@ def _is_consistent(rows: list[tuple[str, str] | None]) -> bool:
 
 
 def _split_numeric_ids(
-    ids: list[str], names: _ClassNames, known: Known
+    ids: list[str], names: ClassNames, known: Known
 ) -> list[tuple[str, str] | None] | None:
     """The rows as clip * 10**digits + class; of several K the one by which most clips are known."""
 
     def split_ids(ids: list[str], digits: int) -> list[tuple[str, str]]:
         """What may be the clips' ids: as they stand there, and without leading zeros."""
         heads = [id.zfill(digits + 1)[:-digits] for id in ids]
-        return [(head, _normalise_number(head)) for head in heads]
+        return [(head, normalise_number(head)) for head in heads]
 
     def find_known(forms: list[tuple[str, str]]) -> set[str]:
         return known(list(dict.fromkeys(chain.from_iterable(forms))))
 
     best, chosen, probe = 0, 0, _sample_rows(ids)
-    fewest = max(len(_normalise_number(spelling.to_key(name))) for name in names.classes)
+    fewest = max(len(normalise_number(spelling.to_key(name))) for name in names.classes)
     most = min(max(map(len, ids)), 18)  # as many as a 64-bit integer surely holds
     for digits in range(fewest, most + 1):
         forms = split_ids(probe, digits)
@@ -252,13 +163,13 @@ def _split_numeric_ids(
         name = names.get_class(number)
         clip = head if head in known_forms else value
         if name is None and clip in known_forms:
-            name = names.learn_class(_normalise_number(number), id)
+            name = names.learn_class(normalise_number(number), id)
         rows.append(None if name is None else (clip, name))
     return rows
 
 
 def _find_template(
-    probe: list[str], names: _ClassNames, known: Known
+    probe: list[str], names: ClassNames, known: Known
 ) -> tuple[IdTemplate, ClassPosition | None] | None:
     """The constant texts by which most of the probed rows name known clips, of equals the shortest; the
     class's place, where that is the same in all."""
@@ -281,7 +192,7 @@ def _find_template(
 
 
 def _find_places(
-    split: list[list[str]], names: _ClassNames
+    split: list[list[str]], names: ClassNames
 ) -> dict[ClassPosition | tuple[bool, int, str], dict[int, tuple[int, int]]]:
     """Where classes stand in the tokens of each row: by place, the tokens of the first class there per row.
 
@@ -345,7 +256,7 @@ def _find_known_pair(pairs: list[tuple[str, str]], clips: set[str]) -> tuple[str
 
 
 def _split_by_template(
-    ids: list[str], names: _ClassNames, known: Known, cut: IdTemplate, place: ClassPosition | None
+    ids: list[str], names: ClassNames, known: Known, cut: IdTemplate, place: ClassPosition | None
 ) -> list[tuple[str, str] | None] | None:
     """The clip and the class of each row, None of one that is written otherwise; None if most clips are not
     known, or too many rows are odd."""

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
-import shlex
 import unicodedata
 from collections.abc import Iterable, Sequence
 from functools import partial
-from itertools import product
-from os.path import commonprefix
 from typing import NamedTuple
 
 import pandas as pd
 
 from earshot.competition import labels, long_format
+from earshot.competition.label_suggestions import (
+    format_label_map,
+    match_affixes,
+    suggest_label,
+    suggest_label_map,
+)
 from earshot.core import spelling
 from earshot.core.csv_table import format_cell, format_list
 from earshot.core.errors import UserError
@@ -32,7 +35,6 @@ SCORES = frozenset(
     "probability probabilities prob probs proba score scores confidence conf likelihood likelihoods p".split()
 )
 LABELS = frozenset(labels.LABEL_NAMES) - {"target", "y"}
-AFFIX = 40  # characters at most that all columns may have around the class: each pair of lengths is tried
 # A cell that means yes, and one that means no.
 YES_NO = {"true": "false", "yes": "no", "t": "f", "y": "n", "present": "absent", "positive": "negative"}
 NO = frozenset("0 none nothing background noise silence silent normal neg".split()) | {*YES_NO.values()}
@@ -197,13 +199,13 @@ def has_class_columns(columns: Sequence[str], classes: Sequence[str]) -> bool:
     unknown = [column for column in columns if spelling.to_key(column) not in known]
     if len(columns) == 1 and unknown:
         return False
-    if unknown and _match_affixes(columns, classes):
+    if unknown and match_affixes(columns, classes):
         return True
     if unknown:
         hint = suggest_label(unknown[0], classes)
         if not hint:
             hint = ": spell the classes alike in both files, or take the column out"
-        hint += _suggest_label_map(columns, classes)
+        hint += suggest_label_map(columns, classes)
         raise UserError(
             f"the sample submission's column {format_cell(unknown[0])} is no class of the training data "
             f"({', '.join(classes[:5])}{' ...' if len(classes) > 5 else ''}){hint}"
@@ -214,52 +216,6 @@ def has_class_columns(columns: Sequence[str], classes: Sequence[str]) -> bool:
             f"{', '.join(spelling.quote_apart(*twins))}"
         )
     return True
-
-
-def _suggest_label_map(columns: Sequence[str], classes: Sequence[str]) -> str:
-    """The flag that spells the classes as columns do that differ in case, blanks and what all have around;
-    "" where they differ by more."""
-    known = {spelling.to_loose_key(name): name for name in classes}
-    loose_columns = [spelling.to_loose_key(column) for column in columns]
-    matches = _match_affixes(loose_columns, list(known), bare=True)
-    pairs = {
-        known[matches[loose]]: column
-        for column, loose in zip(columns, loose_columns, strict=True)
-        if loose in matches
-    }
-    if len(known) < len(classes) or len(pairs) < len(columns):
-        return ""
-    return f" ({format_label_map(pairs)} spells them so)"
-
-
-def format_label_map(pairs: dict[str, str]) -> str:
-    """The flag that renames labels."""
-    return f"--label-map {' '.join(shlex.quote(f'{old}={new}') for old, new in pairs.items())}"
-
-
-def _match_affixes(columns: Sequence[str], classes: Sequence[str], bare: bool = False) -> dict[str, str]:
-    """The class of each column, where all have one text before or behind it (s0, s1 for 0, 1; `bare`: or
-    nothing); {} without."""
-    known = {spelling.to_key(name): name for name in classes}
-    before = commonprefix(list(columns))
-    behind = commonprefix([column[::-1] for column in columns])[::-1]
-    for start, cut in product(range(min(len(before), AFFIX) + 1), range(min(len(behind), AFFIX) + 1)):
-        names = [spelling.to_key(column[start : len(column) - cut]) for column in columns]
-        if not bare and start == cut == 0 or not known.keys() >= set(names):
-            continue
-        if len(set(names)) == len(columns):
-            return {column: known[name] for column, name in zip(columns, names, strict=True)}
-    return {}
-
-
-def suggest_label(text: str, classes: Sequence[str]) -> str:
-    """ ": did you mean ...?" where a label of another spelling comes close, else nothing."""
-    near_label = spelling.find_near(text, classes)
-    return (
-        f": did you mean {' for '.join(reversed(spelling.quote_apart(text, near_label)))}?"
-        if near_label
-        else ""
-    )
 
 
 def check_sample(
@@ -368,7 +324,7 @@ def adopt_spelling(
     columns = [column for column in sample.columns if column != id_column]
     ranked = has_ranked_columns(sample, columns, classes)
     if not columns or not ranked and has_class_columns(columns, classes):
-        column_of = {label: column for column, label in _match_affixes(columns, classes).items()}
+        column_of = {label: column for column, label in match_affixes(columns, classes).items()}
         if not column_of:
             return spelling.spell_like(classes, columns)
         return [column_of.get(label, label) for label in classes]
