@@ -148,19 +148,16 @@ def make_glass_break(n, p, rng):
 
 
 SOUNDS = {
-    make_sound.__name__: make_sound
-    for make_sound in (
-        make_clock_tick,
-        make_dog_growl,
-        make_doorbell,
-        make_engine,
-        make_footsteps,
-        make_glass_break,
-        make_phone_ring,
-        make_rain,
-        make_siren,
-        make_wind,
-    )
+    "clock_tick": make_clock_tick,
+    "dog_growl": make_dog_growl,
+    "doorbell": make_doorbell,
+    "engine": make_engine,
+    "footsteps": make_footsteps,
+    "glass_break": make_glass_break,
+    "phone_ring": make_phone_ring,
+    "rain": make_rain,
+    "siren": make_siren,
+    "wind": make_wind,
 }
 
 
