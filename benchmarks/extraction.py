@@ -42,7 +42,7 @@ from earshot.features import cache, decode_ahead, extract, plan
 from earshot.features.precision import choose_precision
 from earshot.features.shards import list_shards  # noqa: E402
 
-NEVER: Any = type("Never", (), {"passed": lambda self: False})()
+NEVER: Any = type("Never", (), {"is_over": lambda self: False})()
 HEADER = (
     "| extractor, clips | usual loop, ms a clip | ours, ms a clip | usual / ours | decoding alone, ms a clip "
     "| ours / decoding | least cosine of a clip: pooled, frames | in the network | precision |"

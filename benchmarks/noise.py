@@ -108,7 +108,7 @@ def rows(case: Case, clips: int, device: str = "cpu"):
         [f"class {i:02d}" for i in range(CLASSES)],
         SECONDS,
         device,
-        {name: name for name in head.also},
+        {name: name for name in head.also} if head else {},
     )
 
 

@@ -25,7 +25,7 @@ from earshot.training import dataset, optim, precision
 from earshot.training.checkpoint import FoldFolder
 from earshot.training.trainer import Fold, Trainer
 
-NEVER = type("Never", (), {"passed": lambda self: False})()
+NEVER = type("Never", (), {"is_over": lambda self: False})()
 PLAIN = dict(
     mixup=0.0,
     time_mask=0,

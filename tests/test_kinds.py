@@ -69,7 +69,7 @@ def test_a_cache_says_its_kinds(tmp_path: Path) -> None:
     assert Cache(folder).kinds == {"mel": "spectrogram", "notes": "waveform"}, "derived"
     found = set_manifest(folder, kinds={"notes": "sequence", "mel": "spectrogram"})
     assert found.kinds["notes"] == "sequence"
-    with pytest.raises(UserError, match="unknown kind"):
+    with pytest.raises(UserError, match="invalid kinds"):
         set_manifest(folder, kinds={"notes": "melody"})
 
 

@@ -144,7 +144,9 @@ def test_many_rows_leave_less_room_for_copies(monkeypatch: pytest.MonkeyPatch) -
     for most in (6000, 60, 5):
         monkeypatch.setattr("models.patches.MOST_ROWS", most)
         head = models.build("patches", SHAPE, 2, words=5, sizes=[[6, 6]])
-        monkeypatch.setattr(head, "_fit", lambda vectors, *rest: seen.append((len(vectors), rest[-1])))
+        monkeypatch.setattr(
+            head, "_fit_machine", lambda vectors, *rest: seen.append((len(vectors), rest[-1]))
+        )
         head.solve([(x, None)], np.eye(2)[y], np.arange(20), False)
     assert seen == [(140, [0, 1, 2, 3, 4]), (60, [0, 1, 2]), (20, [0])]
 

@@ -139,7 +139,7 @@ def test_the_odd_one_of_all_shards_is_made_again(scripts, data, calm, tmp_path, 
     )
     with monkeypatch.context() as patch:
         patch.setattr(merge_shards, "merge", lambda *_: None)  # as after a kill before the join
-        patch.setattr(get_features(scripts), "report", lambda *_: None)
+        patch.setattr(get_features(scripts), "print_summary", lambda *_: None)
         scripts[0](flags)
     reshard(folder, "train-00001", CHANGES[change])
     capsys.readouterr()

@@ -165,7 +165,7 @@ def test_a_fitted_head_takes_a_clip_of_weight_two_as_two(name, several):
     for rows, by in ((twice, None), (every, weights), (every, None)):
         head = models.build(name, (5, 1, 1), 2)
         head.standardise.fit([x.flatten(1)])  # of all alike
-        head.take = partial(lambda which, _: x.flatten(1)[which].numpy(), rows)
+        head.fit_standardisation = partial(lambda which, _: x.flatten(1)[which].numpy(), rows)
         head._scale = lambda *rest: 1.0  # found by folds within, which copies change
         head.solve([], y[rows], rows, several, by)
         found.append(head(x))
@@ -206,7 +206,7 @@ def test_a_cache_has_weights_only_where_clips_count_differently(tmp_path):
     assert len({one["train"] for one in records}) == 3 and len({one["subm"] for one in records}) == 1
     for one in (plain, made):
         one.folder.mkdir(parents=True, exist_ok=True)
-        extract.run(one, CPU, 4, 1, SimpleNamespace(passed=lambda: False))
+        extract.run(one, CPU, 4, 1, SimpleNamespace(is_over=lambda: False))
     before, found = cache.Cache(plain.folder), cache.Cache(made.folder)
     assert "weights" not in before.split("train") and "weights" not in found.split("subm")
     train, low = found.split("train"), np.float32(0.3)

@@ -33,7 +33,7 @@ IMPOSSIBLE = 2**47  # bytes that an array would span if its axes of length 0 had
 PythonUnpickler: Any = pickle._Unpickler  # the one in C reads ahead, and has no table of opcodes
 
 
-class PlainUnpickler(PythonUnpickler):
+class PlainReader(PythonUnpickler):
     """Reads a pickle of text, numbers, lists, tuples, dicts and `leaves`; Refused, or nearly any Exception,
     for everything else.
 
@@ -162,7 +162,7 @@ class _ArrayWrapper:
     """joblib's announcement that an array follows."""
 
 
-class _ArrayUnpickler(PlainUnpickler):
+class _ArrayUnpickler(PlainReader):
     leaves = (np.ndarray, np.memmap)
 
     def __init__(self, file: BinaryIO, mmap: bool):

@@ -14,7 +14,7 @@ import torch
 
 from earshot.core import file_content
 from earshot.core.errors import Refused, UserError, raise_if_temporary
-from earshot.core.plain_pickle import PlainUnpickler
+from earshot.core.plain_pickle import PlainReader
 
 STORAGES = {
     "torch.FloatStorage": torch.float32,
@@ -82,7 +82,7 @@ def _read_member(archive: zipfile.ZipFile, name: str) -> bytes:
         raise Refused(f"it is damaged ({' '.join(str(error).split())[:60]})") from None
 
 
-class _TensorReader(PlainUnpickler):
+class _TensorReader(PlainReader):
     leaves = (torch.Tensor,)
     max_bytes = 1 << 22  # a network of ten thousand tensors takes half of it
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import models
 from earshot.core import checksums
 from earshot.core.errors import UserError, raise_if_temporary
 from earshot.core.files import find_content, recover_folder, replace_folder, write_bytes
@@ -174,6 +173,8 @@ def build_head(described: Any, weights: Path, where: Path) -> nn.Module:
         UserError: nothing here can be built of it, or the weights are those of something else.
     """
     import torch
+
+    import models  # `predict.py --help` does not wait for it
 
     there = read_shapes(weights)
     try:

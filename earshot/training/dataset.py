@@ -344,7 +344,7 @@ def check_extra_views(also: Sequence[str], views: Mapping[str, str], settings: T
         "mixup": settings.mixup,
         "time_shift": settings.time_shift,
         "time_stretch": settings.time_stretch,
-        "crop": settings.crop_share < 1,
+        "crop_share": settings.crop_share < 1,
     }
     for key in [key for key, on in moved.items() if on and also]:
         raise UserError(
