@@ -32,7 +32,7 @@ class Tiny(models.Head):
         self, dropout: float = 0.0, most: int | None = None, error: type[RuntimeError] = RuntimeError
     ):
         super().__init__()
-        self.config, self.most, self.error = {"name": "tiny"}, most, error
+        self.config, self.most, self.error = {"name": "tiny", "num_classes": 3}, most, error
         self.inner, self.drop, self.outer = nn.Linear(12, 16), nn.Dropout(dropout), nn.Linear(16, 3)
         self.register_buffer("mean", torch.zeros(12))
         self.seen: list[int] = []
