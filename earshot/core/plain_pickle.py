@@ -142,7 +142,7 @@ def load(path: Path | str, mmap: bool = True) -> dict[str, Any]:
         if path.exists() and not path.is_file():
             raise Refused("it is no file")
         with open(path, "rb") as file:
-            content = _ArrayUnpickler(file, mmap).load()
+            content = _ArrayReader(file, mmap).load()
             if file.read(1):
                 raise Refused("something follows its end")
         if type(content) is not dict:
@@ -162,7 +162,7 @@ class _ArrayWrapper:
     """joblib's announcement that an array follows."""
 
 
-class _ArrayUnpickler(PlainReader):
+class _ArrayReader(PlainReader):
     leaves = (np.ndarray, np.memmap)
 
     def __init__(self, file: BinaryIO, mmap: bool):

@@ -85,7 +85,8 @@ def check_crop(head: nn.Module, x: Tensor, mask: Tensor | None, share: float, au
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"--crop {share:g}: this head takes windows of one length only ({reason}): leave --crop out, or "
+            f"--crop-share {share:g}: this head takes windows of one length only ({reason}): leave it out, "
+            "or "
             "choose another head"
         ) from None
 
