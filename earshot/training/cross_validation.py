@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from earshot.core.config import TrainingFlags
-from earshot.core.deadline import Deadline, defer_signals
+from earshot.core.deadline import SIGNALS, Deadline, defer_signals
 from earshot.core.device import Device
 from earshot.core.errors import UserError
 from earshot.core.worker_pool import WorkerInbox, WorkerPool
@@ -78,7 +78,8 @@ def train_folds(job: Job, run: Run, wanted: list[int], deadline: Deadline) -> bo
                 team.wait_until_ready()
                 done = team.run(queue, report, deadline)
     run.write_metrics(all_slots)  # again: a kill may have come before the last time
-    return done
+    # A signal that came while the last fold was predicted has waited long enough.
+    return done and SIGNALS.waiting is None
 
 
 class FoldWorker:
