@@ -19,15 +19,15 @@ GUIDE = (ROOT / "docs" / "add-a-head.md").read_text(encoding="utf-8")
 PARTS = ("earshot", "models", "recipes", "get_features.py", "train.py", "predict.py", "doctor.py", "app.py")
 # What the page answers: the predictor behind it, without a browser.
 PAGE = """
-from earshot.app.session import Desk
-from earshot.app.upload_limits import Limits
+from earshot.app.session import Session
+from earshot.app.upload_limits import UploadLimits
 from earshot.core import device
 from earshot.prediction import members, predictor
 import models, sys
 
-opened = predictor.Hearing(members.open_all((sys.argv[1],), "runs")[0], device.choose("cpu"), models.rebuild)
-desk = Desk(opened, Limits(20, 10**6), sys.argv[1])
-print(desk.as_json(sys.argv[2], 1, "clip")["classes"])
+opened = predictor.Predictor(members.open_members((sys.argv[1],), "runs")[0], device.choose("cpu"))
+session = Session(opened, UploadLimits(20, 10**6), sys.argv[1])
+print(session.predict_json(sys.argv[2], 1, "clip")["classes"])
 """
 
 

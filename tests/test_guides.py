@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, read_csv
 
-import models
 from earshot import extractors
 from earshot.core import device, kinds
 from earshot.features.cache import Cache
@@ -141,9 +140,7 @@ def test_why_it_predicts_so(project: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(extractors, "__path__", [*extractors.__path__, str(folder)])
     clip = next((project / "data" / "sample" / "audio_test").iterdir())
     with contextlib.chdir(project):
-        hearing = predictor.Predictor(
-            members.open_members(("notes",), "runs")[0], device.choose("cpu"), models.rebuild
-        )
+        hearing = predictor.Predictor(members.open_members(("notes",), "runs")[0], device.choose("cpu"))
         answer = hearing.predict_file(clip)
     shown = saliency.explain(hearing, hearing.runs[0], answer, 0, 0)
     assert (shown.low, shown.high) == (0.0, 8000.0)
