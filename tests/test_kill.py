@@ -46,7 +46,7 @@ def test_every_stage_survives_being_killed(tmp_path: Path) -> None:
         ),
         (
             "train",
-            "import time; from earshot.training import trainer\ntrainer.seed_of = lambda *parts: "
+            "import time; from earshot.training import trainer\ntrainer.derive_seed = lambda *parts: "
             "time.time_ns() % 2**31",
             "differs",
         ),
