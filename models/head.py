@@ -18,7 +18,7 @@ class Head(nn.Module):
 
     config: dict[str, Any]
     also: tuple[str, ...] = ()
-    """further views that training batches bring"""
+    """kinds of further views that training batches bring"""
     is_sklearn = False
     """is it fitted by scikit-learn, without epochs? (`closed.SklearnHead`)"""
 
@@ -42,7 +42,8 @@ class Head(nn.Module):
         """The loss of a batch, a scalar. Default: the criterion of the logits.
 
         Args:
-            batch: "x", "mask" and the views of `also`, (B, D, F, T) each; "plain" and "plain_mask" are the
+            batch: "x", "mask" and the kinds of views in `also`, (B, D, F, T) each; "plain" and "plain_mask"
+            are the
                 clips before augmentation.
             criterion: criterion(logits) is the task's loss, criterion(logits, plain=True) the one against the
                 labels before mixing.

@@ -37,7 +37,7 @@ def to_mel(hz: float | np.ndarray, scale: str = "htk") -> float | np.ndarray:
 
 @functools.lru_cache(maxsize=8)
 def _build_bank(rate: int) -> np.ndarray:
-    # Triangles between neighbours on the mel scale. `extractors.frontend.mel_bank` has more choices and
+    # Triangles between neighbours on the mel scale. `extractors.mel.build_mel_bank` has more choices and
     # takes 1.4 s to import.
     edges = 700 * (10 ** (np.linspace(0, to_mel(rate / 2), BANDS + 2) / 2595) - 1)
     # the lowest are narrower than a bin of the transform

@@ -17,7 +17,7 @@ from earshot.core.errors import UserError
 
 
 def build_unlabelled_rows(files: Files, frame: pd.DataFrame, csv: Path, layout: Layout) -> pd.DataFrame:
-    """The clips to be submitted: every row of the csv, path "" (and an entry in `found.missing`) without a
+    """The clips to be submitted: every row of the csv, path "" (and an entry in `layout.missing`) without a
     file."""
     _check_ids(frame[layout.id_column], csv, layout.id_column)
     if frame[layout.id_column].duplicated().any() and (
@@ -174,7 +174,7 @@ def _build_segment_rows(
 def _build_clip_rows(
     ids: list[str], paths: list[str], files: Files, layout: Layout, parts: Segments | None = None
 ) -> pd.DataFrame:
-    """The table of the rows; those without a file go to `found.missing`, too."""
+    """The table of the rows; those without a file go to `layout.missing`, too."""
     names: Sequence[str] = parts.names if parts else ids
     layout.missing += [
         ("subm", id, files.explain_absence(name))

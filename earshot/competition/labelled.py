@@ -28,7 +28,7 @@ def build_labelled_rows(
     group_column: str | None,
     layout: Layout,
 ) -> pd.DataFrame:
-    """The clips of a labelled csv; rows without a file, an id or a label go to `found.missing`.
+    """The clips of a labelled csv; rows without a file, an id or a label go to `layout.missing`.
 
     Several rows of one clip make one clip with the labels of all of them, where clips may have several. Those
     of the hold-out without a file stay all the same: they get, and so are scored by, the class prior.

@@ -90,7 +90,7 @@ def load(
         out: the folder of the outputs.
         seed: of the hold-out's draw.
     Raises:
-        UserError: whatever the user can mend, in one line.
+        UserError: whatever the user can fix, in one line.
     """
     root, name, unpacked = _open_root(path, Path(out))
     more: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in reading.items()}

@@ -35,7 +35,8 @@ def run(main: Callable[[list[str]], None]) -> None:
     if hasattr(sys.stdout, "reconfigure"):
         # in a log, too, a line is there when it is said, not when the block is full
         sys.stdout.reconfigure(line_buffering=True)
-    # A descriptor of Python's own: decoders write to the common one, which `decode.quiet` closes meanwhile.
+    # A descriptor of Python's own: decoders write to the common one, which `decode.silence_mpg123` closes
+    # meanwhile.
     sys.stderr = os.fdopen(
         os.dup(2), "w", encoding=sys.stderr.encoding, errors=sys.stderr.errors, buffering=1
     )

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from earshot.core.errors import UserError
 from earshot.core.fingerprint import RECORDED_WHERE_CHANGED, formerly
 from earshot.core.recipes import Recipe, default_recipe, list_recipes, load_recipe  # noqa: F401 -- as config.load_recipe
-from earshot.core.settings import Bounds, check_bounds, replace_defaults  # noqa: F401 -- as config.with_defaults
+from earshot.core.settings import Bounds, check_bounds, replace_defaults  # noqa: F401 -- as config.replace_defaults
 
 Metric = Literal[
     "f1_macro",

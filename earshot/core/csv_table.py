@@ -16,7 +16,7 @@ import pandas as pd
 
 from earshot.core.errors import UserError, raise_if_temporary
 
-# Far above any competition's, and checked before memory is taken: a stranger's csv must not fill it.
+# Far above any competition's, and checked before memory is taken: an untrusted csv must not fill it.
 MAX_BYTES = 2**29
 MAX_COLUMNS = 20_000
 MAX_CELLS = 50_000_000
@@ -240,7 +240,7 @@ def _set_header(frame: pd.DataFrame, header: list[str], path: Path) -> pd.DataFr
     odd = [name for name in frame.columns if re.search(r"[\x00-\x1f\x7f\x85\u2028\u2029]", name)]
     if odd:
         raise UserError(
-            f"{path}: the header {format_cell(odd[0])} holds a line break or a control character: mend it"
+            f"{path}: the header {format_cell(odd[0])} holds a line break or a control character: fix it"
         )
     return frame
 

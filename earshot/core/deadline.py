@@ -32,7 +32,7 @@ class Signals:
 
 @contextlib.contextmanager
 def defer_signals() -> Iterator[None]:
-    """Within, the first SIGTERM or Ctrl-C makes `Deadline.passed` true, so that the loop can save; a second
+    """Within, the first SIGTERM or Ctrl-C makes `Deadline.is_over` true, so that the loop can save; a second
     leaves at once."""
     SIGNALS.patient = True
     try:

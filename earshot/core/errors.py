@@ -38,7 +38,7 @@ class UserError(Exception):
 
 
 class Refused(Exception):
-    """Why a stranger's file is not read, in a few words; who asked for the file names it."""
+    """Why an untrusted file is not read, in a few words; the caller names the file."""
 
 
 class TemporaryError(OSError):

@@ -131,7 +131,7 @@ def load(path: Path | str, mmap: bool = True) -> dict[str, Any]:
     """Read what `cache.dump` wrote: a dict of arrays (memory-mapped read-only unless `mmap` is False),
     strings and numbers.
 
-    Arrays that do not lie whole within the file are refused before memory is taken, so that a stranger's
+    Arrays that do not lie whole within the file are refused before memory is taken, so that an untrusted
     cache can at worst be refused.
 
     Raises:

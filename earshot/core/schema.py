@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import sys
 from dataclasses import dataclass
@@ -11,15 +10,9 @@ from typing import Annotated, Any, Literal, NotRequired, get_args, get_origin, g
 
 import numpy as np
 
+from earshot.core.settings import Bounds
 
-@dataclass(frozen=True)
-class Bounds:
-    """Lowest and highest value of a number, or shortest and longest length of a text, list or dict."""
-
-    low: float
-    high: float = math.inf
-
-
+# Of a text, list or dict bounds are those of its length.
 Count = Annotated[int, Bounds(0)]
 Size = Annotated[int, Bounds(1)]
 Share = Annotated[float, Bounds(0, 1)]

@@ -90,7 +90,7 @@ def describe_devices(devices: Sequence[Device]) -> str:
 class WorkerPool:
     """A process a device, each with one `work(device, *arguments)`, which is then called with tasks.
 
-    A worker is called as worker(task, say, inbox): `say` sends any value to the parent, `inbox.passed()` is
+    A worker is called as worker(task, say, inbox): `say` sends any value to the parent, `inbox.is_over()` is
     a Deadline's; it answers whether the task is done, False where it stopped before. What a worker prints is
     printed here, line by line, behind its device's name. The processes end with the block, however that ends,
     and by themselves once this process is gone; until then they hold a share in the lock of `folder`, so that

@@ -137,7 +137,7 @@ def write_duplicates(clips: Clips, found: Duplicates, out: Path) -> Iterator[Fin
         first, second = (f"{clips.ids[index]} {clips.names[index]}" for index in other[0])
         yield warn(
             f"{len(other)} pairs of near-duplicates have different labels (first: {first}, {second}): hear "
-            "them, and mend one"
+            "them, and fix one"
         )
 
 

@@ -106,18 +106,18 @@ def check_libraries() -> Iterator[Finding]:
 
 
 def _check_library(torch: Any, name: str, have: str, release: str, needed: bool) -> Finding | None:
-    mend = f"install {name} {release} of CUDA {torch.version.cuda or 'none'}"
+    fix = f"install {name} {release} of CUDA {torch.version.cuda or 'none'}"
     if not needed:
-        mend += ", or pip uninstall torchaudio: it is not needed for features or training"
+        fix += ", or pip uninstall torchaudio: it is not needed for features or training"
     try:
         importlib.import_module(name)
     except Exception as error:  # RuntimeError, OSError, ImportError: whatever a mismatch breaks first
         reason = " ".join((str(error) or type(error).__name__).split())[:120]
-        text = f"{name} {have} cannot be imported beside torch {torch.__version__} ({reason}): {mend}"
+        text = f"{name} {have} cannot be imported beside torch {torch.__version__} ({reason}): {fix}"
         return stop(text) if needed else warn(text)
     if not have.startswith(f"{release}."):
-        return warn(f"{name} {have} belongs to another release than torch {torch.__version__}: {mend}")
+        return warn(f"{name} {have} belongs to another release than torch {torch.__version__}: {fix}")
     tags = [text.partition("+")[2] for text in (torch.__version__, have)]
     if all(tags) and tags[0] != tags[1]:
-        return warn(f"{name} {have} is built for another CUDA than torch {torch.__version__}: {mend}")
+        return warn(f"{name} {have} is built for another CUDA than torch {torch.__version__}: {fix}")
     return None

@@ -24,7 +24,7 @@ FILES = ["config.json", "preprocessor_config.json", "*.safetensors", "*.safetens
 
 @dataclass(frozen=True)
 class Pretrained:
-    """One extractor's kind of network; whatever the user can mend is a UserError in one line."""
+    """One extractor's kind of network; whatever the user can fix is a UserError in one line."""
 
     extractor: str
     """Who asks: the first word of every message."""

@@ -189,7 +189,7 @@ class Extractor(base.Extractor):
         return mel
 
     def _compute_part(self, waves: np.ndarray, first: int, count: int) -> torch.Tensor:
-        """`_bands` of the frames [first, first + count) of long waves."""
+        """`_compute_bands` of the frames [first, first + count) of long waves."""
         half, hop = self.settings.n_fft // 2, self.settings.hop_length
         start, end = first * hop - half, (first + count - 1) * hop - half + self.settings.n_fft
         # What reflects at an edge needs more than the half frame beyond it.

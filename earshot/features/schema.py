@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict, get_args
 import numpy as np
 
 from earshot.core.kinds import Kind
-from earshot.core.schema import Bounds, Column, Count, Digest, Size, TwoNames, find_array_fault, find_fault
+from earshot.core.schema import Column, Count, Digest, Size, TwoNames, find_array_fault, find_fault
+from earshot.core.settings import Bounds
 from earshot.features.reasons import NOTES
 
 Split = Literal["train", "test", "subm"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
-from earshot.core.schema import Bounds, Share, Size, find_fault
+from earshot.core.schema import Share, Size, find_fault
+from earshot.core.settings import Bounds
 
 
 class Blend(TypedDict):

@@ -61,7 +61,7 @@ class FittedBlend:
 
 @dataclass(frozen=True)
 class BlendResult:
-    """What `auto` found.
+    """What `fit_blend` chose.
 
     Args:
         fitted: on all folds, for the submission.

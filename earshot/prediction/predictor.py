@@ -51,7 +51,7 @@ class Prediction:
     Args:
         probabilities: (classes,). windows: (windows, classes), those of the first run.
         start, length: (windows,) seconds. seconds: the clip's length, without what was trimmed.
-        heard: by `Ears.key`.
+        heard: by `FeaturePipeline.key`.
     """
 
     probabilities: np.ndarray
@@ -131,7 +131,8 @@ class Predictor:
         return ClipInput(wave, offset, ears.extractor.extract([wave], [offset], 16)[0])
 
     def answer(self, heard: dict[str, ClipInput]) -> Prediction:
-        """What a clip is, and each of its windows, from what the extractors heard (by `Ears.key`)."""
+        """What a clip is, and each of its windows, from what the extractors made of it (by
+        `FeaturePipeline.key`)."""
         ears = self.get_pipeline(self.runs[0])
         first = heard[ears.key]
         windows = first.features

@@ -47,9 +47,9 @@ class WindowDataset:
     `span` is how many seconds the view's time axis stands for. `clip` (rows,) is each row's clip, `ids`
     (clips,) the names, `labels` (clips,) the class index or -1, `targets` (clips, classes) 0/1 with a row of
     zeros where there is no label, `weights` (clips,) what each counts in the loss, None where all count 1.
-    Row numbers from `len(self)` on are copies: training alone asks for them, by `of_epoch`. Those from
-    `labelled` on are of clips without labels: training draws them, by `drawn`, once `taught` has
-    given them soft labels.
+    Row numbers from `len(self)` on are copies: training alone asks for them, by `pick_epoch_rows`. Those from
+    `labelled` on are of clips without labels: training draws them, by `sample_unlabelled`, once
+    `with_pseudo_labels` has given them soft labels.
 
     Args:
         also: kind -> view, what batches bring besides in training, for heads with targets of their own.

@@ -125,7 +125,8 @@ class Run:
         self.config = found
 
     def validate(self) -> Run:
-        """This run, where its settings say all that predicting needs; UserError where a stranger's do not."""
+        """This run, where its settings say all that predicting needs; UserError where an untrusted run's do
+        not."""
         wrong = run_schema.validate_run(self.config)
         if wrong:
             raise UserError(

@@ -6,7 +6,8 @@ from __future__ import annotations
 from typing import Annotated, Any, TypedDict, get_args, get_type_hints
 
 from earshot.core.config import TrainingFlags
-from earshot.core.schema import Bounds, Share, TwoNames, find_fault, is_valid
+from earshot.core.schema import Share, TwoNames, find_fault, is_valid
+from earshot.core.settings import Bounds
 
 
 class RunFeatures(TypedDict):

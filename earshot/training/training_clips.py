@@ -46,7 +46,7 @@ def write_clips(folder: Path, cache: Cache, folds: np.ndarray) -> None:
 
 
 def read_clips(folder: Path) -> list[TrainingClip] | None:
-    """What `keep` wrote; None where there is nothing, as in runs of version 0.1.
+    """What `write_clips` wrote; None where there is nothing, as in runs of version 0.1.
 
     Raises:
         UserError: the file is damaged, or another program's.
