@@ -98,10 +98,9 @@ class InceptionTransformer(Head):
 
     Faults of the published network, kept because it is the published network: the transformer sees one token
     a clip, so that attention's softmax is 1 and attention a linear map (`isolate_clips`); and the linear
-    layer before
-    it has 100 million weights that add nothing in principle. The head `token_transformer` (recipe
-    itmo2025_tokens) is what it should have been. Not
-    kept: the last layer was 131,072 wide, because its width was given the input's size; here it has the
+    layer before it has 100 million weights that add nothing in principle. The head `token_transformer`
+    (recipe itmo2025_tokens) is what it should have been. Not kept: the last layer was 131,072 wide, because
+    its width was given the input's size; here it has the
         classes.
 
     Args:

@@ -85,7 +85,7 @@ def test_no_positive_of_any_class_is_said_in_words() -> None:
     truth, p = np.zeros((4, 3), dtype=int), np.full((4, 3), 0.2, dtype=np.float32)
     found = metrics.compute_scores(p, truth)
     assert found["accuracy"] == 1 and all(np.isfinite(value) for value in found.values())
-    said = metrics.format_summary({**found, "undefined": metrics.list_undefined_classes(truth)})
+    said = metrics.format_summary({**found, "undefined": metrics.list_undefined_metrics(truth)})
     assert said.startswith(
         "f1_macro undefined  map_macro undefined  lwlrap undefined  roc_auc_macro undefined  accuracy 1.0000 "
         " log_loss 0.2231"
@@ -93,10 +93,10 @@ def test_no_positive_of_any_class_is_said_in_words() -> None:
     assert "nan" not in text_report.format_report(p, truth, CLASSES).lower()
     truth[0, 1] = 1  # one label of one clip defines them all; the clips without count in neither
     assert (
-        metrics.list_undefined_classes(truth) == [] and metrics.list_undefined_classes(np.array([0, 1])) == []
+        metrics.list_undefined_metrics(truth) == [] and metrics.list_undefined_metrics(np.array([0, 1])) == []
     )
-    assert metrics.list_undefined_classes(np.array([0, 0])) == ["roc_auc_macro"]
-    assert metrics.list_undefined_classes(np.ones((2, 3))) == ["roc_auc_macro", "roc_auc_micro"]
+    assert metrics.list_undefined_metrics(np.array([0, 0])) == ["roc_auc_macro"]
+    assert metrics.list_undefined_metrics(np.ones((2, 3))) == ["roc_auc_macro", "roc_auc_micro"]
     only = metrics.compute_scores(p[:1], truth[:1])
     assert (
         metrics.compute_scores(p, truth)["lwlrap"] == only["lwlrap"] == pytest.approx(1 / 3)

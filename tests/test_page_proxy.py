@@ -171,7 +171,7 @@ def test_in_a_browser_below_a_prefix(home: Path, chromium: object) -> None:
     ):
         view, wrong = chromium.new_page(), []
         view.set_default_timeout(30_000)
-        view.handle("response", lambda reply: wrong.append(reply.url) if reply.status >= 400 else None)
+        view.on("response", lambda reply: wrong.append(reply.url) if reply.status >= 400 else None)
         view.goto(f"{at}/")
         view.wait_for_selector("#clip input[type=file]", state="attached")
         view.set_input_files("#clip input[type=file]", str(home / "tone.wav"))

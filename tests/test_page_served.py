@@ -152,8 +152,8 @@ def test_in_a_browser(server: str, home: Path, chromium: object, width: int) -> 
     page = chromium.new_page(viewport={"width": width, "height": 850})
     page.set_default_timeout(30_000)
     asked, broken = [], []
-    page.handle("request", lambda request: asked.append(request.url))
-    page.handle("pageerror", lambda error: broken.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: broken.append(str(error)))
     page.goto(server)
 
     def upload(name: str) -> None:

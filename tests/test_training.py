@@ -160,8 +160,8 @@ def test_roc_auc_micro_is_of_all_pairs_together():
     )
     for none in (np.zeros((3, 2), int), np.ones((3, 2), int)):
         assert metrics.compute_scores(np.full((3, 2), 0.4), none, "roc_auc_micro")["roc_auc_micro"] == 0
-        assert "roc_auc_micro" in metrics.list_undefined_classes(none)
-    assert metrics.list_undefined_classes(np.array([1, 1])) == ["roc_auc_macro"]
+        assert "roc_auc_micro" in metrics.list_undefined_metrics(none)
+    assert metrics.list_undefined_metrics(np.array([1, 1])) == ["roc_auc_macro"]
     assert (
         metrics.compute_scores(np.array([[0.2, 0.8]]), np.array([1]), "roc_auc_micro")["roc_auc_micro"] == 1
     )

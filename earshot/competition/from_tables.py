@@ -315,8 +315,7 @@ class _TableReader:
 
     def read_rows_to_predict(self, tests: list[str]) -> None:
         """Add the clips to predict: those of the sample submission, else of a test table, else whatever lies
-        in
-        a test folder; a labelled test table is a hold-out."""
+        in a test folder; a labelled test table is a hold-out."""
         tests = [t for t in tests if Path(t).name.lower() in ("test.csv", "test.tsv")][:1] or tests
         if not self.sample and not self.held_out:
             tests = self._hold_out_test_list(tests)

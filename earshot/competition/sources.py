@@ -84,8 +84,7 @@ def group_all_clips(
     files: Files, parts: Sequence[pd.DataFrame], layout: Layout, reading: Reading
 ) -> pd.DataFrame:
     """All clips, train before test before subm, with groups by their names as `add_name_groups` has them: by
-    one part
-    of the names for all labelled clips, so that train and hold-out can be compared."""
+    one part of the names for all labelled clips, so that train and hold-out can be compared."""
     clips = pd.concat(parts, ignore_index=True)
     order = clips["split"].map({"train": 0, "test": 1, "subm": 2})
     clips = clips.iloc[order.argsort(kind="stable")].reset_index(drop=True)

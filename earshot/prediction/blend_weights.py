@@ -248,8 +248,7 @@ def fit_blend(
     """The blend that members' out-of-fold predictions speak for, and its own honest out-of-fold predictions.
 
     A later method is taken only where it beats the one before beyond noise (`significance.is_better`);
-    factors
-    and thresholds likewise.
+    factors and thresholds likewise.
 
     Args:
         members: (members, clips, classes) out-of-fold probabilities.

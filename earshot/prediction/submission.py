@@ -76,9 +76,9 @@ def build_table(
         columns: headers of id and label, for want of a sample file.
         sample: the sample submission; its header, ids and cells decide: one label column gets the likeliest
             class (the k likeliest, where its cells are k labels; the k-th in the k-th of several columns of
-            labels), a score the probability of one of two
-            classes, a column per class each class's, and a row per clip and class that row's (0 of a class
-            that is not known); yes and no as words are written so, yes from the threshold on.
+            labels), a score the probability of one of two classes, a column per class each class's, and a row
+            per clip and class that row's (0 of a class that is not known); yes and no as words are written
+            so, yes from the threshold on.
         multilabel: a label column gets every class that is likelier than not, and at least the likeliest.
         separator: what stands between them, as `labels.find_separator` has it. None: the training data has
             0/1 columns, and so has a submission for want of a sample file.

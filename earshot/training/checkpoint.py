@@ -16,7 +16,7 @@ from earshot.core.errors import UserError, raise_if_temporary
 from earshot.core.files import find_content, recover_folder, replace_folder, write_bytes
 
 if TYPE_CHECKING:
-    from torch import nn
+    from models import Head
 
 HEADER = 100 << 20  # bytes: safetensors' own limit
 
@@ -111,7 +111,7 @@ class FoldFolder:
             _save_tensors(new / self.WEIGHTS, weights)
             checksums.write(new / self.HEAD, about, self.WEIGHTS)
 
-    def load_head(self, which: str, device: str) -> nn.Module:
+    def load_head(self, which: str, device: str) -> Head:
         """The best or last head, rebuilt from its own description.
 
         Args:
@@ -161,7 +161,7 @@ class FoldFolder:
             path.unlink()
 
 
-def build_head(described: Any, weights: Path, where: Path) -> nn.Module:
+def build_head(described: Any, weights: Path, where: Path) -> Head:
     """The head that a checkpoint describes, its size compared with that of the weights before memory is taken
     for it.
 

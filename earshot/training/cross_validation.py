@@ -24,9 +24,8 @@ from earshot.training.run_scores import KINDS
 from earshot.training.trainer import Fold, Trainer
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from earshot.training.experiment import Job
+    from models import Head
 
 Report = Callable[[str | None], None]  # takes a line for the log, and None after every checkpoint
 
@@ -99,7 +98,7 @@ class FoldWorker:
         rows: WindowDataset | Callable[[Device], WindowDataset],
         numbers: np.ndarray,
         settings: TrainingFlags,
-        build: Callable[[], nn.Module],
+        build: Callable[[], Head],
         save_every: float,
     ):
         self.device, self.run, self.numbers, self.settings = device, run, numbers, settings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,17 +18,20 @@ from earshot.training.dataset import WindowDataset
 from earshot.training.predict import predict
 from earshot.training.progress import Fold, Progress, format_epoch_line, format_ids, get_score
 
+if TYPE_CHECKING:
+    from models import Head
+
 BATCH = 256
 
 
-def is_sklearn_head(build: Callable[[], Any]) -> bool:
+def is_sklearn_head(build: Callable[[], Head]) -> bool:
     """Does this make heads that are fitted at once? Asked without giving one memory."""
     with torch.device("meta"):
         return build().is_sklearn
 
 
 def fit_head(
-    build: Callable[[], Any],
+    build: Callable[[], Head],
     rows: WindowDataset,
     fold: Fold,
     settings: TrainingFlags,

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -32,9 +32,6 @@ from earshot.training import (
 from earshot.training.dataset import WindowDataset
 from earshot.training.run import CONFIG, Run, build_metadata
 
-if TYPE_CHECKING:
-    from torch import nn
-
 
 @dataclass(frozen=True)
 class HeadSpec:
@@ -46,7 +43,7 @@ class HeadSpec:
     num_classes: int
     options: dict[str, Any]
 
-    def build(self) -> nn.Module:
+    def build(self) -> models.Head:
         """A fresh one."""
         return models.build(self.name, self.input_shape, self.num_classes, **self.options)
 
@@ -151,7 +148,7 @@ class Job:
         self.settings, self.machine = settings, machine
         # One head, to count its parameters and to try precisions on: up to a gigabyte, so `begin` lets it go.
         head = head_spec.build()
-        self.head: nn.Module | None = head
+        self.head: models.Head | None = head
         if flags.pseudo and head.is_sklearn:
             raise UserError(
                 f"--pseudo: {head_spec.name} is fitted at once, to labels alone: choose another head, or "

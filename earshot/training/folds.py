@@ -23,8 +23,7 @@ def assign_folds(
         seed: of the folds that are made.
     Returns:
         (clips,) fold numbers (-1: always trained on, never validated; -2: the same, but see
-        `select_training_clips`),
-        and a line that says whose folds they are.
+        `select_training_clips`), and a line that says whose folds they are.
     Raises:
         UserError: a group straddles two of the data's folds; too few clips or groups for K folds.
     """

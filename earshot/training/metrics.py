@@ -58,10 +58,9 @@ def format_summary(scored: dict[str, float], metric: str = "f1_macro") -> str:
     )
 
 
-def list_undefined_classes(truth: np.ndarray) -> list[str]:
+def list_undefined_metrics(truth: np.ndarray) -> list[str]:
     """The metrics that a set of clips leaves undefined, where `compute_scores` says 0: those over the labels
-    that
-    occur, if none does."""
+    that occur, if none does."""
     if truth.ndim == 2 and not truth.any():
         return [*OF_SEVERAL, *RANKING, "roc_auc_macro", "roc_auc_micro"]
     if (truth != truth[:1]).any():
@@ -79,21 +78,20 @@ def compute_scores(probabilities: np.ndarray, truth: np.ndarray, metric: str = "
             where it is this.
     Returns:
         f1_macro, f1_micro, f1_weighted, accuracy, balanced_accuracy, roc_auc_macro, roc_auc_micro and
-        log_loss; where a clip has one label also map_at_3, where several map_macro and lwlrap.
-        Macro-F1 is over all classes that occur in the truth or the predictions. Where multi-label: predicted
-        is what has a probability of 0.5 or more; accuracy is the share of clips whose labels are all right;
+        log_loss; where a clip has one label also map_at_3, where several map_macro and lwlrap. Macro-F1 is
+        over all classes that occur in the truth or the predictions. Where multi-label: predicted is what has
+        a probability of 0.5 or more; accuracy is the share of clips whose labels are all right;
         balanced_accuracy is that of each class that occurs, yes against no, then their mean; log_loss is the
         mean binary cross-entropy; map_macro is the mean average precision of the classes that occur, lwlrap
         the label-weighted label-ranking average precision of FSDKaggle2019. A clip without labels counts in
         neither of the two, and where no clip has any they are 0, so that epochs can be compared;
-        `list_undefined_classes`
-        names them for the reader. A class that is only predicted counts as an F1 of 0, one in neither truth
-        nor predictions does not count. A probability of 0 costs 34.5 (that of 1e-15). roc_auc_macro is the
-        mean over the classes that some clips have and some have not, each against the rest, ties counting
-        half; 0 where there is no such class; of two classes, one label a clip, it is the usual ROC AUC, by
-        the second's probability. roc_auc_micro is of all (clip, class) pairs together, those of classes that
-        no clip has included; 0 where none is true, or all are. map_at_3 is 1, 1/2 or 1/3 for a label that
-        comes first, second or third, else 0.
+        `list_undefined_metrics` names them for the reader. A class that is only predicted counts as an F1 of
+        0, one in neither truth nor predictions does not count. A probability of 0 costs 34.5 (that of 1e-15).
+        roc_auc_macro is the mean over the classes that some clips have and some have not, each against the
+        rest, ties counting half; 0 where there is no such class; of two classes, one label a clip, it is the
+        usual ROC AUC, by the second's probability. roc_auc_micro is of all (clip, class) pairs together,
+        those of classes that no clip has included; 0 where none is true, or all are. map_at_3 is 1, 1/2 or
+        1/3 for a label that comes first, second or third, else 0.
     Raises:
         UserError: no clips, or a prediction that is not a number.
     """

@@ -116,7 +116,7 @@ class Oof:
         defined = {
             number: rows
             for number, rows in folds.items()
-            if metric not in metrics.list_undefined_classes(self.labels[rows])
+            if metric not in metrics.list_undefined_metrics(self.labels[rows])
         }
         return {
             number: metrics.compute_scores(self.probabilities[rows], self.labels[rows], metric)[metric]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from earshot.training import window_pooling
 from earshot.training.dataset import WindowDataset
 from earshot.training.progress import format_ids
 from earshot.training.run import ModelSlot, Run, format_slots, list_fold_slots, list_refit_slots
+
+if TYPE_CHECKING:
+    from models import Head
 
 
 def predict_run(
@@ -79,16 +82,16 @@ def predict_rows(
     return predict(head, rows, which, run.predict_batch_size, precision, run.shifts, run.pool)
 
 
-def load_slot_head(run: Run, slot: ModelSlot, kind: str, device: Device) -> nn.Module:
+def load_slot_head(run: Run, slot: ModelSlot, kind: str, device: Device) -> Head:
     """One model's head on the device, its number of classes checked."""
     head = to_device(run.get_slot_folder(slot).load_head(kind, device.name), run.adapt_device(device))
     check_head(run, slot, head)
     return head
 
 
-def check_head(run: Run, slot: ModelSlot, head: nn.Module) -> None:
+def check_head(run: Run, slot: ModelSlot, head: Head) -> None:
     """UserError where a fold's head answers another number of labels than its run has."""
-    answers = head.config["num_classes"] if hasattr(head, "config") else len(run.classes)
+    answers = head.config["num_classes"]
     if answers != len(run.classes):
         raise UserError(
             f"{run.get_slot_folder(slot).folder} holds a head of {answers} labels, and {run.folder} has "

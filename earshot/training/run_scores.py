@@ -48,7 +48,7 @@ def summarise_run(run: Run, rows: WindowDataset, numbers: np.ndarray) -> dict[st
             + text_report.format_report(oof.probabilities, oof.labels, run.classes),
         )
         scores = oof.score(metric)
-        undefined = [name for name in metrics.list_undefined_classes(oof.labels) if name in scores]
+        undefined = [name for name in metrics.list_undefined_metrics(oof.labels) if name in scores]
         if undefined:
             scores["undefined"] = undefined
         by_fold = list(oof.score_folds(metric).values())
@@ -118,7 +118,7 @@ def score_holdout(
         "clips": int(known.sum()),
         "folds": finished,
     }
-    unknown = [name for name in metrics.list_undefined_classes(truth[known]) if name in found]
+    unknown = [name for name in metrics.list_undefined_metrics(truth[known]) if name in found]
     found |= ({"undefined": unknown} if unknown else {}) | ({"refit": True} if refit else {})
     of = "models on all labelled clips" if refit else "mean of folds"
     write_text(
