@@ -9,7 +9,8 @@ A new head is one new file in this folder; nothing else needs to know about it:
 
 `x` is (B, D, F, T); `mask` is (B, T), True where a frame is real audio, or None where all are; the logits are
 (B, num_classes). The keyword-only arguments are the head's options. What else a head may have is in `Head`
-(models/head.py), with its default; what scikit-learn's heads have is in `closed`. docs/add-a-head.md is a
+(models/head.py), with its default; what scikit-learn's heads have is in `sklearn_head`. docs/add-a-head.md is
+a
 guide.
 """
 

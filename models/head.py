@@ -20,7 +20,7 @@ class Head(nn.Module):
     also: tuple[str, ...] = ()
     """kinds of further views that training batches bring"""
     is_sklearn = False
-    """is it fitted by scikit-learn, without epochs? (`closed.SklearnHead`)"""
+    """is it fitted by scikit-learn, without epochs? (`sklearn_head.SklearnHead`)"""
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits (B, num_classes) of x (B, D, F, T).

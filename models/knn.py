@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from . import HeadError, register
-from .closed import SklearnHead
+from .sklearn_head import SklearnHead
 
 
 @register(
@@ -22,7 +22,7 @@ class KNN(SklearnHead):
     over all classes.
 
     Args:
-        input_shape: (D, F, T); what becomes of it says `closed.SklearnHead`.
+        input_shape: (D, F, T); what becomes of it says `sklearn_head.SklearnHead`.
         num_classes: width of the logits.
         k: neighbours asked. temperature: of their weights.
         rows: vectors kept, and whether a clip may have several labels; known once it is fitted.

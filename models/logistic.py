@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from . import HeadError, register
-from .closed import SklearnHead, compute_constant_logits, split_tasks
+from .sklearn_head import SklearnHead, compute_constant_logits, split_tasks
 
 
 @register(
@@ -22,7 +22,7 @@ class Logistic(SklearnHead):
     few.
 
     Args:
-        input_shape: (D, F, T); what becomes of it says `closed.SklearnHead`.
+        input_shape: (D, F, T); what becomes of it says `sklearn_head.SklearnHead`.
         num_classes: width of the logits.
         c: inverse strength of the L2 penalty on the standardised features.
     """

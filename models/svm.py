@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import HeadError, register
-from .closed import SklearnHead, compute_constant_logits, split_tasks
+from .sklearn_head import SklearnHead, compute_constant_logits, split_tasks
 
 MOST = 25_000  # rows: their kernel takes 5 GB
 INNER = 3  # folds within the training rows that the scale of the decisions is found on
@@ -33,7 +33,7 @@ class SVM(SklearnHead):
     rows, are the logits.
 
     Args:
-        input_shape: (D, F, T); what becomes of it says `closed.SklearnHead`.
+        input_shape: (D, F, T); what becomes of it says `sklearn_head.SklearnHead`.
         num_classes: width of the logits.
         c: inverse strength of the penalty. gamma: of the kernel exp(-gamma |x - y|^2 / width).
         rows: vectors kept; known once it is fitted.
