@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import json
 import shutil
 from pathlib import Path
@@ -14,6 +16,30 @@ from kaggle_tree import Session, text
 from earshot.kaggle import notebook
 
 NOTEBOOKS = ROOT / "notebooks"
+
+
+@pytest.mark.parametrize("name", ["solution", "inference"])
+def test_what_the_cells_use_of_the_code_is_there(name: str) -> None:
+    """Executing them takes long: a function that was renamed is noticed here."""
+    cells = json.loads((NOTEBOOKS / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    tree, known = ast.parse(code), {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("earshot"):
+            for alias in node.names:
+                try:
+                    thing = getattr(importlib.import_module(node.module), alias.name)
+                except AttributeError:
+                    thing = importlib.import_module(f"{node.module}.{alias.name}")
+                known[alias.asname or alias.name] = thing
+    used = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in known
+    ]
+    assert used
+    for node in used:
+        assert hasattr(known[node.value.id], node.attr), ast.unparse(node)
 
 
 @pytest.mark.slow
