@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-from earshot.core.config import replace_defaults
 from earshot.core.errors import UserError
+from earshot.core.settings import replace_defaults
 
 USUAL = "logmel"  # needs no weights: what error lines propose first
 _HELPERS = {"ast_fast", "base", "hub", "mel", "torch_weights"}

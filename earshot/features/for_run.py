@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from earshot import extractors
-from earshot.core.config import replace_defaults
 from earshot.core.errors import UserError
+from earshot.core.settings import replace_defaults
 
 if TYPE_CHECKING:
     from earshot.competition.load import Competition

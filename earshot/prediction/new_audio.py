@@ -10,11 +10,11 @@ import numpy as np
 from earshot import extractors
 from earshot.audio.load import AudioSettings
 from earshot.competition.file_index import Files
-from earshot.core.config import replace_defaults
 from earshot.core.device import Device
 from earshot.core.errors import UserError
 from earshot.core.file_names import list_audio_suffixes, to_text
 from earshot.core.files import hash_file, hash_value
+from earshot.core.settings import replace_defaults
 from earshot.features.decode_ahead import decode, split_bites
 from earshot.features.reasons import NOTES
 from earshot.training.run import Run
