@@ -7,6 +7,7 @@ import os
 import socket
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from earshot.app.address import Address, parse_address
 from earshot.app.flags import PageFlags
@@ -21,6 +22,11 @@ ABOUT = (
     "description at /docs\n"
     "  python app.py --run A --host 0.0.0.0  whoever reaches this machine may use it, without a password"
 )
+
+
+def list_groups() -> dict[str, Any]:
+    """Title -> defaults of the flags."""
+    return {"page": PageFlags()}
 
 
 def bind_socket(host: str, port: int) -> socket.socket:

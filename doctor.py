@@ -4,6 +4,7 @@ line each."""
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from earshot.core import cli
 from earshot.doctor.flags import DataFlags
@@ -20,6 +21,11 @@ ABOUT = (
     "Lines begin with ok, warning (a score or a session suffers) or stop (the next stage refuses: exit "
     "code 2)."
 )
+
+
+def list_groups() -> dict[str, Any]:
+    """Title -> defaults of the flags."""
+    return {"data": DataFlags()}
 
 
 def main(argv: list[str]) -> None:

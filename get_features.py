@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from earshot import extractors
 from earshot.audio.load import AudioSettings
-from earshot.core import cli, config, kaggle_paths
+from earshot.core import cli, config, help_pages, kaggle_paths
 from earshot.core.deadline import Deadline
 from earshot.core.errors import UserError
 from earshot.core.settings import find_former_names
@@ -23,6 +24,22 @@ ABOUT = (
 )
 
 
+def list_groups(*names: str) -> dict[str, Any]:
+    """Title -> defaults of the flags.
+
+    Args:
+        names: of the extractors whose flags are wanted (default: all).
+    """
+    return {
+        "competition": config.CompetitionFlags(),
+        "windows": config.WindowFlags(),
+        "audio": AudioSettings(),
+        **{name: extractors.load_module(name).Settings() for name in names or extractors.list_names()},
+        "copies": config.AugmentFlags(),
+        "machine": config.ExtractionFlags(),
+    }
+
+
 def parse(argv: list[str]) -> tuple:
     """The flags' groups. Parsed twice: recipe and extractor decide which flags there are, and their
     defaults."""
@@ -32,7 +49,7 @@ def parse(argv: list[str]) -> tuple:
         repeated=("train-csv", "extra-csv", "label-map"),
         bare={"pictures": "0"},
     )
-    helping = bool({"-h", "--help"} & set(argv))
+    helping = help_pages.wants_help(argv)
     competition = early["competition"]
     if not helping:
         competition = (
@@ -55,14 +72,7 @@ def parse(argv: list[str]) -> tuple:
         raise UserError(
             f"recipe {name} names no extractor: add --extractor {'|'.join(extractors.list_names())}"
         )
-    groups = {
-        "competition": config.CompetitionFlags(),
-        "windows": config.WindowFlags(),
-        "audio": AudioSettings(),
-        chosen: extractors.load_module(chosen).Settings(),
-        "copies": config.AugmentFlags(),
-        "machine": config.ExtractionFlags(),
-    }
+    groups = list_groups(chosen)
     if values.get("extractor") not in (None, chosen):
         name, values = None, {}  # another extractor than the recipe's: its settings mean nothing here
     where = f"{run.folder}/config.yaml" if run else f"recipe {name}, features"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from earshot.core import cli, config
 from earshot.core.errors import UserError
@@ -20,6 +21,13 @@ ABOUT = (
     "  python predict.py --runs A --audio FOLDER    a folder of new audio -> submissions/predictions.csv\n"
     "  python predict.py --runs A FILE ...          the likeliest classes of loose files, on the terminal"
 )
+
+
+def list_groups() -> dict[str, Any]:
+    """Title -> defaults of the flags."""
+    from earshot.kaggle import submit
+
+    return {"predict": config.PredictFlags(), "submit": submit.SubmitFlags()}
 
 
 def blend_members(inside: list[Member], flags: config.PredictFlags) -> Member:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from earshot.core import cli, config
+from earshot.core import cli, config, help_pages
 from earshot.core.deadline import Deadline
 from earshot.core.errors import UserError
 from earshot.core.files import check_plain_name, hold_lock
@@ -19,8 +20,18 @@ ABOUT = (
     "\n"
     "The same command again continues where it stopped. --recipe auto tries many heads on all caches, "
     "and ends with their best blend.\n"
-    "`python -m models` lists heads and recipes."
+    "`python -m models` lists heads and recipes, `python -m models --head mlp` the options of a head:\n"
+    "--head.OPTION VALUE."
 )
+
+
+def list_groups() -> dict[str, Any]:
+    """Title -> defaults of the flags."""
+    return {
+        "run": config.RunFlags(),
+        "training": config.TrainingFlags(),
+        "machine": config.TrainMachineFlags(),
+    }
 
 
 def parse_args(argv: list[str]) -> tuple:
@@ -34,7 +45,7 @@ def parse_args(argv: list[str]) -> tuple:
         )
     name = early["recipe"]
     recipe = config.load_recipe(name) if name else None
-    helping = {"-h", "--help"} & set(argv)
+    helping = help_pages.wants_help(argv)
     cache = (
         None
         if helping
@@ -48,8 +59,7 @@ def parse_args(argv: list[str]) -> tuple:
     training = config.replace_defaults(
         config.TrainingFlags(), {**metric, **recipe.training}, f"recipe {recipe.name}, training"
     )
-    groups = {"run": config.RunFlags(), "training": training, "machine": config.TrainMachineFlags()}
-    filled, options = cli.parse(groups, argv, ABOUT, free="head")
+    filled, options = cli.parse({**list_groups(), "training": training}, argv, ABOUT, free="head")
     return cache, recipe, filled, options
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
@@ -31,6 +31,7 @@ TRIM_FRAME, TRIM_HOP = 2048, 512  # librosa's
 class AudioSettings:
     """How a file becomes one wave."""
 
+    COMMON: ClassVar = ()
     mono: Literal["mean", "first"] = "mean"
     """Many channels to one: their mean (of a clip whose channels cancel out, the first), or the first
     channel."""

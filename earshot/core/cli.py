@@ -16,7 +16,7 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from earshot.core import process
+from earshot.core import help_pages, process
 from earshot.core.config import check
 from earshot.core.deadline import SIGNALS, build_continue_command
 from earshot.core.device import is_out_of_memory
@@ -120,26 +120,31 @@ def parse_early(
 
 
 def parse(
-    groups: dict[str, Any], argv: list[str], description: str, positional: Any = None, free: str | None = None
+    groups: dict[str, Any],
+    argv: list[str],
+    description: str,
+    positional: str | None = None,
+    free: str | None = None,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Fill groups of settings from flags.
 
     Args:
         groups: title -> dataclass instance holding the defaults; every field is a flag.
         argv: the arguments.
-        description: the first lines of --help.
-        positional: (name, help) of a list of loose arguments, if there is one.
+        description: the first lines of --help, which is printed and ends the script.
+        positional: the name of a list of loose arguments, if there is one.
         free: a prefix such as "head": flags `--head.KEY VALUE` are collected instead of refused.
     Returns:
         title -> filled instance (and the loose arguments under `positional`'s name), and the free flags.
     Raises:
         UserError: in one line, for an unknown flag or a value of the wrong type.
     """
+    if help_pages.wants_help(argv):
+        print(help_pages.format_page(groups, description, help_pages.HELP_ALL in argv, positional), end="")
+        sys.exit(0)
     import tyro
 
     argv = _replace_former_flags(groups, argv)
-    if {"-h", "--help"} & set(argv):
-        _unwrap_help(groups)
     fields = [
         (title, tyro.conf.OmitArgPrefixes[type(value)], dataclasses.field(default=value))
         for title, value in groups.items()
@@ -148,13 +153,13 @@ def parse(
         kind = tyro.conf.Positional[tuple[str, ...]]
         fields.append((positional, kind, dataclasses.field(default=())))
     flags = dataclasses.make_dataclass("Flags", fields)
-    said = io.StringIO()
+    printed = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(printed):
             parsed, unknown = tyro.cli(flags, args=argv, description=description, return_unknown_args=True)
     except SystemExit as leaving:
         if leaving.code:
-            raise UserError(_extract_message(said.getvalue())) from None
+            raise UserError(_extract_message(printed.getvalue())) from None
         raise
     known = [to_flag(f.name) for value in groups.values() for f in dataclasses.fields(value)]
     collected: dict[str, str] = {}
@@ -187,21 +192,6 @@ def _replace_former_flags(groups: dict[str, Any], argv: list[str]) -> list[str]:
             print(f"warning: {flag} is now {renamed[flag]}; the next release drops the old name", flush=True)
         arguments.append(renamed.get(flag, flag) + equals + value)
     return arguments
-
-
-def _unwrap_help(groups: dict[str, Any]) -> None:
-    """Give tyro the fields' docstrings without the line breaks that they have in the code, which it keeps."""
-    try:
-        from docstring_parser import parse_from_object  # tyro's own
-    except ImportError:
-        return
-
-    for value in groups.values():
-        texts = {one.arg_name: one.description or "" for one in parse_from_object(type(value)).params}
-        for field in dataclasses.fields(value):
-            if field.name in texts:
-                help_of = {"help": " ".join(texts[field.name].split())}
-                field.metadata = types.MappingProxyType({**field.metadata, **help_of})
 
 
 def _split_equals(argument: str) -> list[str]:

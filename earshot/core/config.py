@@ -4,7 +4,7 @@ defaults."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from earshot.core.errors import UserError
 from earshot.core.fingerprint import RECORDED_WHERE_CHANGED, formerly
@@ -30,6 +30,17 @@ Metric = Literal[
 class CompetitionFlags:
     """what to classify"""
 
+    COMMON: ClassVar = (
+        "competition",
+        "recipe",
+        "extractor",
+        "weights",
+        "cache",
+        "out",
+        "holdout",
+        "train_csv",
+        "label_column",
+    )
     competition: str | None = None
     """folder or zip of a competition; or what to download: a Kaggle competition's SLUG, datasets/OWNER/SLUG,
     esc50; default: the only one in --out, else the built-in sample competition"""
@@ -78,6 +89,7 @@ class CompetitionFlags:
 class WindowFlags:
     """windows: how clips are cut and filled"""
 
+    COMMON: ClassVar = ("seconds", "hop")
     seconds: Annotated[float | None, Bounds(0.01, 3600)] = None
     """length of a window (default: the network's own, else chosen from the training clips)"""
     hop: Annotated[float | None, Bounds(0.01, 3600)] = None
@@ -92,6 +104,7 @@ class WindowFlags:
 class AugmentFlags:
     """augmented copies of the training clips, made once and cached beside them; the other splits have none"""
 
+    COMMON: ClassVar = ("augment",)
     augment: Annotated[int, Bounds(0, 1000)] = 0
     """copies of every training clip, each changed by all that follows, drawn anew; 0: none"""
     speed: Annotated[float, Bounds(1, 4)] = 1.25
@@ -116,6 +129,7 @@ class AugmentFlags:
 class ExtractionFlags:
     """this machine"""
 
+    COMMON: ClassVar = ("device", "workers", "max_hours", "fresh", "continue_from")
     device: str = "auto"
     """auto (all GPUs, else the CPU), cpu, cuda:1, or several with a process each: cuda:0,cuda:1 or cpu,cpu"""
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
@@ -141,6 +155,7 @@ class ExtractionFlags:
 class RunFlags:
     """which features, which head"""
 
+    COMMON: ClassVar = ("recipe", "features", "name", "head", "fold", "tune", "pseudo", "out")
     recipe: str | None = None
     """recipes/NAME.yaml or a YAML file (default: the one that the cache was made with, else linear; for
     another --head neutral settings)"""
@@ -173,6 +188,7 @@ class RunFlags:
 class TrainingFlags:
     """training (every one is a key of a recipe's `training` section)"""
 
+    COMMON: ClassVar = ("epochs", "batch_size", "lr", "metric", "folds", "seed", "seeds")
     epochs: Annotated[int, Bounds(1)] = 30
     """passes over the training rows"""
     batch_size: Annotated[int, Bounds(1)] = 32
@@ -264,6 +280,7 @@ class TrainingFlags:
 class TrainMachineFlags:
     """this machine"""
 
+    COMMON: ClassVar = ("device", "max_hours", "report", "fresh", "continue_from")
     device: str = "auto"
     """auto (all GPUs, else the CPU), cpu, cuda:1, or several with a process each: cuda:0,cuda:1 or cpu,cpu"""
     max_hours: Annotated[float | None, Bounds(0)] = None
@@ -287,6 +304,7 @@ class TrainMachineFlags:
 class PredictFlags:
     """what predicts what"""
 
+    COMMON: ClassVar = ("runs", "blend", "name", "features", "audio", "out", "top", "device")
     runs: tuple[str, ...] = ()
     """folders (or names in runs/) of runs and kept blends whose predictions are blended"""
     blend: Literal["mean", "auto", "greedy", "simplex"] = "mean"

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from earshot.core.errors import UserError
 from earshot.extractors import ast_fast, base, hub
@@ -36,6 +36,7 @@ WEIGHTS = hub.Pretrained(
 class Settings:
     """What to keep of AST's output."""
 
+    COMMON: ClassVar = ("views",)
     views: tuple[str, ...] = ("pooled", "frames")
     """Any of pooled (one vector), frames (one per 100 ms) and tokens (every patch: 12 times as large)."""
     short_clips: bool = field(default=False, metadata=base.RECORDED_WHERE_CHANGED)

@@ -17,7 +17,7 @@ import tempfile
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from earshot.core import kaggle_paths
 from earshot.core.errors import Refused, UserError, raise_if_temporary
@@ -49,6 +49,7 @@ SPECTRA = 2  # at a time on a CPU, by its caches: 1.6 ms each against 4.1 with 1
 class Settings:
     """Which of the published networks."""
 
+    COMMON: ClassVar = ("network",)
     network: Literal["mn04", "mn05", "mn10", "mn20", "mn30", "mn40", "mn40_ext"] = "mn04"
     """By width: mn04 has 1 M parameters and AudioSet mAP .432, mn10 4.9 M and .471, mn40_ext 68 M and
     .487."""

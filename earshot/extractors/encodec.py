@@ -8,7 +8,7 @@ its config.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from earshot.core.errors import UserError
 from earshot.extractors import hub
@@ -25,6 +25,7 @@ WEIGHTS = hub.Pretrained(
 class Settings:
     """What to keep of EnCodec's encoder."""
 
+    COMMON: ClassVar = ("views",)
     views: tuple[str, ...] = ("latents", "codes")
     """Any of latents (continuous) and codes (integers)."""
     bandwidth: float = 1.5

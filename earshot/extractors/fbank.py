@@ -8,7 +8,7 @@ trained on.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from earshot.core.errors import UserError
 from earshot.extractors import base, mel
@@ -23,6 +23,7 @@ BINS = 128
 class Settings:
     """AST's front end: 128 Kaldi mel bands, 100 frames a second, (x - mean) / (2 std)."""
 
+    COMMON: ClassVar = ()
     max_length: int = 1024
     """Frames of 10 ms in a window; fewer are cheaper: AST's cost grows with their square."""
     mean: float = -4.2677393

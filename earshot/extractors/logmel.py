@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -28,6 +28,7 @@ LONG = 30_000  # frames of the spectrum at a time: 10 minutes at 50 a second
 class Settings:
     """A log-mel spectrogram; the defaults are light and general: 16 kHz, 50 frames a second, 64 bands, dB."""
 
+    COMMON: ClassVar = ("rate", "n_mels")
     rate: Annotated[int | None, Bounds(100, 768000)] = 16000
     """Samples per second to resample to; None = the commonest rate in the data."""
     n_fft: int = 1024

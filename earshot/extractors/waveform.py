@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from earshot.core.settings import Bounds
 from earshot.extractors import base
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 class Settings:
     """The rate decides: a head's work and a cache's size grow with it, what lies above half of it is lost."""
 
+    COMMON: ClassVar = ("rate",)
     rate: Annotated[int | None, Bounds(100, 768000)] = 16000
     """Samples per second to resample to (EnvNet-v2 hears 44100, ACDNet 20000); None = the commonest rate in
     the data."""

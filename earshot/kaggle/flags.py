@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
@@ -14,6 +14,7 @@ from earshot.core.settings import Bounds
 class SubmitFlags:
     """sending it to Kaggle"""
 
+    COMMON: ClassVar = ("submit", "message")
     submit: bool = False
     """send the submission to the competition, wait for its score, enter it in the ledger"""
     message: Annotated[str, tyro.conf.arg(aliases=["-m"])] = ""
