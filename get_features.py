@@ -9,10 +9,10 @@ from typing import Any
 
 from earshot import extractors
 from earshot.audio.load import AudioSettings
-from earshot.core import cli, config, help_pages, kaggle_paths
+from earshot.core import cli, config, help_pages, kaggle_paths, latest
 from earshot.core.deadline import Deadline
 from earshot.core.errors import UserError
-from earshot.core.settings import find_former_names
+from earshot.core.settings import find_former_names, suggest
 from earshot.features import defaults, for_run
 
 ABOUT = (
@@ -64,7 +64,7 @@ def parse(argv: list[str]) -> tuple:
 
         run = open_run(early["for-run"])
     if name is None and chosen is None and run is None:
-        name, chosen = defaults.choose_features(competition, bool(early["weights"]) or helping)
+        name, chosen = defaults.choose_features(competition or "", bool(early["weights"]) or helping)
     recipe = config.load_recipe(name) if name else None
     values = for_run.get_features(run) if run else dict(recipe.features) if recipe else {}
     chosen = chosen or values.get("extractor")
@@ -82,8 +82,8 @@ def parse(argv: list[str]) -> tuple:
         keys = {*(f.name for f in fields(group)), *find_former_names(group)}
         own = {key: left.pop(key) for key in values if key in keys}
         groups[title] = config.replace_defaults(group, own, where)
-    if left:
-        raise UserError(f"{where}: unknown key {next(iter(left))}: choose among {', '.join(known)}")
+    for key in left:
+        raise UserError(f"{where}: unknown key {key}{suggest(key, known)}: choose among {', '.join(known)}")
     filled, _ = cli.parse(groups, argv, ABOUT)
     return competition, name, chosen, run, filled
 
@@ -96,9 +96,8 @@ def main(argv: list[str]) -> None:
     from earshot.competition.load import get_name
     from earshot.competition.load import load as load_competition
     from earshot.competition.reading import Reading
-    from earshot.core.files import check_plain_name, hold_lock, write_text
+    from earshot.core.files import check_plain_name, hold_lock
     from earshot.features import cache, plan, resume, source_files, spectrogram_images
-    from earshot.features.find_cache import LATEST
     from earshot.kaggle import download
 
     place = download.find_or_download(name, what.out)
@@ -161,7 +160,7 @@ def main(argv: list[str]) -> None:
             print(f"device: {worker_pool.describe_devices(at)}", flush=True)
             extract.run(made, at, machine.batch_size, workers, deadline, machine.fresh, answered=bool(run))
             source_files.forget(made.folder.parent, clips.clips.path)
-    write_text(Path(what.out) / LATEST, clips.name + "\n")
+    latest.finish(Path(what.out), f"{clips.name}/{made.folder.name}")
     print_summary(made.folder)
     shown, below = machine.pictures, Path(machine.pictures_out or made.folder)
     if shown is not None and not spectrogram_images.draw(clips, below, shown, workers, deadline):

@@ -12,7 +12,7 @@ from earshot.core.deadline import Deadline
 from earshot.core.errors import UserError
 from earshot.core.files import check_plain_name, hold_lock
 from earshot.features.cache import Cache
-from earshot.features.find_cache import find_for_recipe, list_mismatches
+from earshot.features.find_cache import check_kinds, find_for_recipe, list_mismatches
 from earshot.training import contest_metric
 
 ABOUT = (
@@ -45,14 +45,15 @@ def parse_args(argv: list[str]) -> tuple:
         )
     name = early["recipe"]
     recipe = config.load_recipe(name) if name else None
-    helping = help_pages.wants_help(argv)
-    cache = (
-        None
-        if helping
-        else Cache(
-            early["features"] or find_for_recipe(early["data"] or "data", recipe, early["continue-from"])
-        )
-    )
+    cache = None
+    if not help_pages.wants_help(argv):
+        try:
+            cache = Cache(
+                early["features"] or find_for_recipe(early["data"] or "data", recipe, early["continue-from"])
+            )
+        except UserError:
+            cli.parse(list_groups(), argv, ABOUT, free="head")  # a mistyped flag is named first
+            raise
     if recipe is None:
         recipe = config.default_recipe(cache.manifest.get("recipe") if cache else None, early["head"])
     metric = {} if cache is None else {"metric": contest_metric.choose_default([cache], argv)[0]}
@@ -60,6 +61,8 @@ def parse_args(argv: list[str]) -> tuple:
         config.TrainingFlags(), {**metric, **recipe.training}, f"recipe {recipe.name}, training"
     )
     filled, options = cli.parse({**list_groups(), "training": training}, argv, ABOUT, free="head")
+    if filled["run"].head is None and filled["run"].view is None:
+        check_kinds(cache, recipe)
     return cache, recipe, filled, options
 
 

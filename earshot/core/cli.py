@@ -171,9 +171,12 @@ def parse(
             continue
         if flag.removeprefix("--") in REMOVED:
             raise UserError(f"{flag} {REMOVED[flag.removeprefix('--')]}")
-        near = difflib.get_close_matches(flag, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"see python {os.path.basename(sys.argv[0])} --help"
-        raise UserError(f"unknown flag {flag}: {hint}")
+        near = difflib.get_close_matches(flag, known, n=1) if flag.startswith("-") else []
+        hint = (
+            f"did you mean {near[0]}?" if near else f"see {help_pages.name_command()} {help_pages.HELP_ALL}"
+        )
+        kind = "unknown flag" if flag.startswith("-") else "unexpected argument"
+        raise UserError(f"{kind} {flag}: {hint}")
     filled = {f.name: getattr(parsed, f.name) for f in dataclasses.fields(parsed)}
     for title in groups:
         check(filled[title])

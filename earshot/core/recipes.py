@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from earshot.core.errors import UserError
+from earshot.core.settings import suggest
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 SECTIONS = ("about", "features", "head", "training")
-# settings that are gone, and why
 
 # How a head is trained that has no recipe. AdamW and one cycle suit most networks.
 NEUTRAL = {
@@ -50,13 +50,19 @@ def load_recipe(name: str) -> Recipe:
 
     path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
     if not path.is_file():
-        raise UserError(f"no recipe {name}: choose one of {', '.join(list_recipes())}, or name a YAML file")
+        raise UserError(
+            f"no recipe named {name}{suggest(name, list_recipes())}: choose one of "
+            f"{', '.join(list_recipes())}, or name a YAML file"
+        )
     content = plain_yaml.read(path) or {}
     if not isinstance(content, dict) or any(not isinstance(content.get(s) or {}, dict) for s in SECTIONS[1:]):
         raise UserError(f"{path}: a recipe has the sections {', '.join(SECTIONS)}, each with keys of its own")
     unknown = sorted(map(str, set(content) - set(SECTIONS)))
     if unknown:
-        raise UserError(f"{path}: unknown section {unknown[0]}: a recipe has {', '.join(SECTIONS)}")
+        raise UserError(
+            f"{path}: unknown section {unknown[0]}{suggest(unknown[0], SECTIONS)}: a recipe has "
+            f"{', '.join(SECTIONS)}"
+        )
     return Recipe(
         path.stem, str(content.get("about") or ""), *(dict(content.get(s) or {}) for s in SECTIONS[1:])
     )

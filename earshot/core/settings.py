@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 import types
+from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from earshot.core.errors import UserError
@@ -31,6 +33,12 @@ class Bounds(NamedTuple):
 def to_flag(name: str) -> str:
     """A field's flag."""
     return "--" + name.replace("_", "-")
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """` (did you mean x?)` with the known name that is most like it, "" where none is."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def check_bounds(settings: Any) -> None:
@@ -66,7 +74,9 @@ def replace_defaults(settings: Any, values: dict[str, Any], where: str) -> Any:
         if name in REMOVED:
             raise UserError(f"{where}: {name} {REMOVED[name]}")
         if name not in names:
-            raise UserError(f"{where}: unknown key {key}: choose among {', '.join(names)}")
+            raise UserError(
+                f"{where}: unknown key {key}{suggest(key, names)}: choose among {', '.join(names)}"
+            )
         options = _split_union(hints[name])
         wanted = " | ".join(map(_format_type, options))
         wrong = UserError(f"{where}: {key} is {value!r}, but must be {wanted}")

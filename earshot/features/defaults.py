@@ -44,13 +44,13 @@ def choose_competition(out: str) -> str:
     return str(path or "sample")
 
 
-def choose_features(competition: str | None, weighted: bool) -> tuple[str | None, str | None]:
+def choose_features(competition: str, weighted: bool) -> tuple[str | None, str | None]:
     """The recipe, or where there is none the extractor, of a competition.
 
     Args:
         weighted: are weights given, or does nothing matter but the flags? Then attached ones decide nothing.
     """
-    if competition in (None, "sample"):
+    if competition == "sample":
         return "sample", None
     if not weighted and has_only_attached_data("efficientat", "ast"):
         print("extractor: efficientat, whose weights are attached; those of ast, the usual one, are not")

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from earshot import extractors
-from earshot.core import checksums, disk_space, worker_pool
+from earshot.core import checksums, disk_space, latest, worker_pool
 from earshot.core.deadline import LONG, Deadline, defer_signals, format_clock
 from earshot.core.device import Device, is_out_of_memory
 from earshot.core.disk_space import format_bytes
@@ -164,6 +164,9 @@ def run(
             empty_folder(plan.folder, first=cache.MANIFEST)  # what a kill leaves then belongs to nobody
         clear_temporary(plan.folder)
         checksums.write(plan.folder / cache.MANIFEST, {**merge_shards.build_head(plan), "complete": False})
+        latest.begin(
+            plan.folder.parent.parent, f"{plan.folder.parent.name}/{plan.folder.name}", "get_features.py"
+        )
         (plan.folder / "shards").mkdir(exist_ok=True)
         if todo and not fresh:  # only now is it known for sure what shards look like
             _set_other_forms_aside(shards, form, "this extractor gives")

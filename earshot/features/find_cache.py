@@ -6,6 +6,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from earshot import extractors
+from earshot.core import latest
 from earshot.core.config import AugmentFlags, CompetitionFlags, ExtractionFlags, Recipe
 from earshot.core.errors import UserError
 from earshot.core.fingerprint import record_name
@@ -19,9 +21,6 @@ NOT_SETTINGS = {f.name for group in (CompetitionFlags, ExtractionFlags) for f in
     "extractor"
 }
 RECORD_NAMES = {f.name: record_name(f) for f in fields(AugmentFlags)}
-
-
-LATEST = ".latest"  # in data/: the competition that get_features.py worked on last
 
 
 def list_mismatches(record: dict[str, Any], recipe: Recipe) -> list[str]:
@@ -52,6 +51,23 @@ def list_mismatches(record: dict[str, Any], recipe: Recipe) -> list[str]:
     return found
 
 
+def check_kinds(found: cache.Cache, recipe: Recipe) -> None:
+    """Raise UserError where a recipe's own extractor makes views of other kinds than the cache holds."""
+    name, own = recipe.features.get("extractor"), found.record["extractor"]
+    if name == own or name not in extractors.list_names():
+        return
+    views = extractors.load_module(name).Extractor.views
+    named = recipe.head.get("view")
+    expected = [views[named]] if named in views else list(views.values())
+    here = list(found.kinds.values())
+    if not set(expected) & set(here):
+        raise UserError(
+            f"recipe {recipe.name} expects {name} features ({', '.join(expected)}), {found.folder} has {own} "
+            f"features ({', '.join(here)}): extract others with python get_features.py --recipe "
+            f"{quote(recipe.name)}, or choose another recipe"
+        )
+
+
 def _is_same(cached: Any, wanted: Any) -> bool:
     if isinstance(cached, float) and not isinstance(wanted, bool):
         try:
@@ -62,15 +78,15 @@ def _is_same(cached: Any, wanted: Any) -> bool:
 
 
 def find_for_recipe(data: str, recipe: Recipe | None, continue_from: str | None = None) -> Path:
-    """The cache to train on: the one that matches the recipe, else the only one there is.
-
-    Where several competitions have one, that of the competition which get_features.py worked on last.
+    """The cache to train on: the one that matches the recipe, else the only one there is, else the one that
+    get_features.py finished last, which is printed.
 
     Args:
         continue_from: where earlier sessions' outputs lie, read where they are if there is none here.
 
     Raises:
-        UserError: there is none, or several that the recipe does not tell apart.
+        UserError: there is none; it is not finished; there are several and it is not recorded which is the
+            latest.
     """
     from earshot.features import resume
 
@@ -94,18 +110,48 @@ def find_for_recipe(data: str, recipe: Recipe | None, continue_from: str | None 
         fitting = named or fitting
     else:
         fitting = []
-    if len(fitting) == 1:
-        return fitting[0]
-    if len(found) == 1:
-        return found[0]
-    among = fitting or found
-    latest = Path(data) / LATEST
-    here = [
-        f for f in among if latest.is_file() and f.parent.name == latest.read_text(encoding="utf-8").strip()
-    ]
-    if len(here) == 1:
-        return here[0]
-    raise UserError(f"which cache? there are {', '.join(map(str, among))}: choose one with --features FOLDER")
+    alike = [f for f in found if recipe and recipe.features.get("extractor") == _get_extractor(manifests[f])]
+    among = fitting or alike or found
+    if len(among) > 1:
+        chosen = _choose_latest(data, among, manifests)
+        others = ", ".join(str(folder) for folder in among if folder != chosen)
+        print(f"cache: {chosen} (finished last; others: {others}: choose with --features FOLDER)")
+        return chosen
+    check_finished(among[0], manifests[among[0]])
+    return among[0]
+
+
+def _get_extractor(manifest: dict[str, Any]) -> str:
+    record = manifest.get("record")
+    return str(record.get("extractor")) if isinstance(record, dict) else ""
+
+
+def _choose_latest(data: str, among: list[Path], manifests: dict[Path, dict[str, Any]]) -> Path:
+    """The cache that get_features.py finished last.
+
+    Raises:
+        UserError: it is not recorded which; a later one is not finished.
+    """
+    found = latest.find_latest(among, 2)
+    if found is None:  # an earlier version noted the competition alone
+        here = [folder for folder in among if folder.parent.name in latest.read(Path(data))]
+        found = (here[0], "") if len(here) == 1 else None
+    if found is None:
+        raise UserError(
+            f"which cache? there are {', '.join(map(str, among))}: choose one with --features FOLDER"
+        )
+    check_finished(found[0], manifests[found[0]])
+    return found[0]
+
+
+def check_finished(folder: Path, manifest: dict[str, Any]) -> None:
+    """Raise UserError with the command that finishes it where a cache is only begun."""
+    found = latest.find_latest([folder], 2)
+    if not manifest.get("complete", True) and found and found[1]:
+        raise UserError(
+            f"{folder} is not finished: finish it with: {found[1]}; or choose another cache with --features "
+            "FOLDER"
+        )
 
 
 def find_all(

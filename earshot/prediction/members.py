@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from earshot.core import latest
 from earshot.core.errors import UserError
 from earshot.prediction import blend_weights, saved_blend
 from earshot.prediction.blend_weights import BlendResult, FittedBlend
@@ -91,22 +92,14 @@ class Member:
 
 
 def open_members(names: tuple[str, ...], folder: str) -> list[Member]:
-    """The named runs or kept blends (paths, or names in the runs' folder), else the only run.
+    """The named runs or kept blends (paths, or names in the runs' folder), else the run that was finished
+    last.
 
     Raises:
-        UserError: none there, or several and none named; one named twice.
+        UserError: none there, or several and it is not recorded which is the latest; one named twice.
     """
     if not names:
-        files = [path for name in FILES for path in Path(folder).glob(f"*/{name}")]
-        found = sorted({path.parent for path in files}) or resume.list_attached_runs()
-        if not found:
-            raise UserError(
-                f"no run in {folder}/ and none attached: train one with train.py, or name its folder "
-                "with --runs"
-            )
-        if len(found) > 1:
-            raise UserError(f"which run? there are {', '.join(map(str, found))}: choose with --runs")
-        names = (str(found[0]),)
+        names = (str(_find_latest_run(folder)),)
     members = []
     for name in names:
         here = Path(name)
@@ -114,6 +107,30 @@ def open_members(names: tuple[str, ...], folder: str) -> list[Member]:
         is_here = any((here / file).is_file() for file in FILES)
         members.append(open_member(here if is_here else Path(folder) / name))
     return members
+
+
+def _find_latest_run(folder: str) -> Path:
+    """The run or kept blend that was finished last; printed where there are others.
+
+    Raises:
+        UserError: there is none; it is not finished; it is not recorded which is the latest.
+    """
+    files = [path for name in FILES for path in Path(folder).glob(f"*/{name}")]
+    found = sorted({path.parent for path in files}) or resume.list_attached_runs()
+    if not found:
+        raise UserError(
+            f"no run in {folder}/ and none attached: train one with train.py, or name its folder with --runs"
+        )
+    recorded = latest.find_latest(found, 1)
+    if recorded is None and len(found) > 1:
+        raise UserError(f"which run? there are {', '.join(map(str, found))}: choose with --runs")
+    run, command = recorded or (found[0], "")
+    if command:
+        raise UserError(f"{run} is not finished: finish it with: {command}; or choose a run with --runs")
+    if len(found) > 1:
+        others = ", ".join(str(other) for other in found if other != run)
+        print(f"run: {run} (finished last; others: {others}: choose with --runs)", flush=True)
+    return run
 
 
 def open_member(folder: Path) -> Member:

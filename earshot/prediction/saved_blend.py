@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from earshot.core import checksums
+from earshot.core import checksums, latest
 from earshot.core.errors import UserError
 from earshot.core.files import check_plain_name, empty_folder, hash_value, hold_lock
 from earshot.core.shell import join_command
@@ -50,6 +50,7 @@ def save(folder: Path, members: list[Path], metric: str, found: BlendResult, oof
     with hold_lock(folder, "the blend"):
         empty_folder(folder, NAME)
         write(folder, members, metric, found, oof)
+        latest.finish(folder.parent, folder.name)
 
 
 def write(folder: Path, members: list[Path], metric: str, found: BlendResult, oof: Oof) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from earshot.core import checksums, config
+from earshot.core import checksums, config, latest
 from earshot.core.errors import UserError
 from earshot.core.files import check_output, check_plain_name, empty_folder, hash_file, hold_lock, read_json
 from earshot.core.fingerprint import compute_fingerprint, list_differences, to_json
@@ -122,6 +122,7 @@ def run(opened: list[Cache], flags: AutoFlags, machine: config.TrainMachineFlags
         from earshot.search import candidates as search_candidates
 
         submit.dry_run(opened[0], out, flags.metric)
+        latest.begin(folder.parent, folder.name, "train.py")
         candidates = search_candidates.list_candidates(opened, flags.candidates)
         trainer = candidate_training.CandidateTrainer(candidates, flags, machine, folder, state, began)
         trainer.report(f"bake-off: {folder}, {len(candidates)} candidates")
@@ -131,6 +132,7 @@ def run(opened: list[Cache], flags: AutoFlags, machine: config.TrainMachineFlags
             report_on(folder, trainer.report)
         state["done"] = True
         trainer.save()
+        latest.finish(folder.parent, folder.name)
 
 
 def _blend_candidates(trainer: CandidateTrainer, opened: list[Cache], out: Path) -> None:

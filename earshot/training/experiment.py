@@ -12,7 +12,7 @@ import numpy as np
 
 import models
 from earshot import extractors
-from earshot.core import disk_space, kinds, worker_pool
+from earshot.core import disk_space, kinds, latest, worker_pool
 from earshot.core.config import Recipe, RunFlags, TrainingFlags, TrainMachineFlags
 from earshot.core.disk_space import SLACK
 from earshot.core.errors import UserError
@@ -235,6 +235,8 @@ class Job:
         run = Run.begin(folder, self.record, build_metadata(self.cache, self.recipe, self.device)).validate()
         training_clips.write_clips(run.folder, self.cache, self.numbers)
         run.quiet = quiet
+        if not quiet:
+            latest.begin(folder.parent, folder.name, "train.py")
         self.device = run.adapt_device(self.device)
         rows, several_labels = self.rows, ", any number of them a clip" if self.rows.multilabel else ""
         run.log(f"run: {folder}{'' if new else ' (continued)'}")

@@ -15,12 +15,13 @@ from earshot.core.device import Device
 from earshot.core.errors import UserError
 from earshot.core.files import append_text, clear_temporary, hash_value, write_text
 from earshot.core.fingerprint import compute_fingerprint, list_differences, to_json
-from earshot.core.settings import REMOVED
+from earshot.core.settings import REMOVED, suggest
 from earshot.features.cache import Cache
 from earshot.training import run_schema
 from earshot.training.checkpoint import FoldFolder
 
 CONFIG = "config.yaml"
+RUN_FILES = (CONFIG, "blend.json")  # a run has the first, a kept blend the second
 # stands for a fold's number where random numbers are drawn for all clips: no fold is called so
 ALL_CLIPS = 1 << 31
 
@@ -45,6 +46,20 @@ class ModelSlot(NamedTuple):
         if self.fold is None:
             return f"refit seed {self.seed}"
         return f"fold {self.fold}" if self.first else f"fold {self.fold} seed {self.seed}"
+
+
+def explain_missing(folder: Path) -> str:
+    """The error line where a folder is no run: what there is instead."""
+    if folder.is_file():
+        return f"{folder} is a file, not a run"
+    if folder.is_dir():
+        return f"{folder} is not a run (it has no {CONFIG}): train.py makes runs"
+    near = Path("runs") if folder.is_absolute() else folder.parent
+    known = sorted({path.parent.name for name in RUN_FILES for path in near.glob(f"*/{name}")})
+    loose = f"file or run {folder if folder.is_absolute() else folder.name}"  # a clip, by its suffix
+    what = loose if folder.suffix or folder.is_absolute() else f"run named {folder.name}"
+    there = f"runs: {', '.join(known)}" if known else "train.py makes runs"
+    return f"no {what}{suggest(folder.name, known)}; {there}"
 
 
 class Run:
@@ -106,7 +121,7 @@ class Run:
         """
         run = cls(folder)
         if not (folder / CONFIG).is_file():
-            raise UserError(f"{folder} is no run (it has no {CONFIG}): train.py makes runs")
+            raise UserError(explain_missing(folder))
         run._read()
         return run
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from earshot.core import checksums
+from earshot.core import checksums, latest
 from earshot.core.errors import UserError
 from earshot.core.files import write_text
 from earshot.training import metrics, text_report
@@ -63,6 +63,8 @@ def summarise_run(run: Run, rows: WindowDataset, numbers: np.ndarray) -> dict[st
     run.log(f"out-of-fold, {int(pooled.sum())} clips pooled over {len(finished)} folds{seeds_text}:")
     for line in lines:
         run.log(line)
+    if not run.quiet:  # a bake-off's candidates lie in its own folder
+        latest.finish(run.folder.parent, run.folder.name)
     return results
 
 
