@@ -1,4 +1,4 @@
-"""The page: drop a clip or record one, see its classes and what carried them; /api/predict for programs."""
+"""The page: drop a clip or record one, see its classes and why; /api/predict for programs."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from earshot.core.errors import UserError
 from earshot.prediction import members
 
 ABOUT = (
-    "A page that hears, for this machine alone; Ctrl-C ends it.\n"
+    "Serve a page that classifies audio, on this machine only; Ctrl-C stops it.\n"
     "\n"
-    "  python app.py --run A                 a run, or a kept blend -> http://127.0.0.1:7860, the API's "
-    "description at /docs\n"
-    "  python app.py --run A --host 0.0.0.0  whoever reaches this machine may use it, without a password"
+    "  python app.py --run A                 a run or a kept blend at http://127.0.0.1:7860, its API "
+    "described at /docs\n"
+    "  python app.py --run A --host 0.0.0.0  the same for everyone who can reach this machine: there is no "
+    "password"
 )
 
 

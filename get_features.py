@@ -16,11 +16,11 @@ from earshot.core.settings import find_former_names, suggest
 from earshot.features import defaults, for_run
 
 ABOUT = (
-    "Turn a competition's audio into cached features, once.\n"
+    "Extract features from a competition's audio, once, and cache them.\n"
     "\n"
-    "The same command again continues where it stopped, or does nothing when all is done.\n"
-    "Without flags: the competition in data/, else the one that Kaggle has attached, else the built-in "
-    "sample competition."
+    "The same command continues where it stopped, or does nothing when all is done.\n"
+    "Without --competition: the one in data/, else the one attached on Kaggle, else the built-in sample "
+    "competition."
 )
 
 

@@ -1,4 +1,4 @@
-"""Stage 3: saved runs -> a submission, or the classes of any audio file."""
+"""Stage 3: saved runs -> a submission, or predictions for any audio."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ABOUT = (
     "blend as runs/C\n"
     '  python predict.py --submit -m "message"      the same, sent to Kaggle and scored\n'
     "  python predict.py --runs A --audio FOLDER    a folder of new audio -> submissions/predictions.csv\n"
-    "  python predict.py --runs A FILE ...          the likeliest classes of loose files, on the terminal"
+    "  python predict.py --runs A FILE ...          the most likely classes of files, on the terminal"
 )
 
 

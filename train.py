@@ -1,4 +1,4 @@
-"""Stage 2: cached features -> a trained head per fold, runs/<name>/, and submissions/submission.csv."""
+"""Stage 2: cached features -> a head per fold in runs/<name>/ and submissions/submission.csv."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from earshot.training import contest_metric
 ABOUT = (
     "Train a head on cached features, fold by fold, and write the submission.\n"
     "\n"
-    "The same command again continues where it stopped. --recipe auto tries many heads on all caches, "
-    "and ends with their best blend.\n"
-    "`python -m models` lists heads and recipes, `python -m models --head mlp` the options of a head:\n"
-    "--head.OPTION VALUE."
+    "The same command continues where it stopped. --recipe auto tries many heads on all caches and submits\n"
+    "their best blend.\n"
+    "`python -m models` lists heads and recipes; `python -m models --head mlp` lists a head's options, which\n"
+    "--head.OPTION VALUE sets."
 )
 
 

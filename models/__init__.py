@@ -149,6 +149,14 @@ def get_options(name: str) -> dict[str, Any]:
     return _get_defaults(_find_entry(name).cls)
 
 
+def get_option_texts(name: str) -> dict[str, str]:
+    """What each option of a head means, from the `Args` of its class; "" where they do not say."""
+    from docstring_parser import parse  # tyro needs it, too
+
+    texts = {one.arg_name: one.description for one in parse(_find_entry(name).cls.__doc__ or "").params}
+    return {option: " ".join((texts.get(option) or "").split()) for option in get_options(name)}
+
+
 def _get_defaults(cls: type) -> dict[str, Any]:
     parameters = inspect.signature(cls.__init__).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}

@@ -1,10 +1,12 @@
-"""List the heads and recipes, or print the layers of one: python -m models [--recipe R | --head NAME]."""
+"""List the heads and recipes, or print the options and layers of one: python -m models [--recipe R | --head
+NAME]."""
 
 # torch, yaml and the heads are imported where they are used: --help stays instant.
 from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -109,6 +111,36 @@ def list_all() -> list[str]:
     return lines
 
 
+def list_options(name: str) -> list[str]:
+    """Lines about a head: what it is, the kinds of views it takes, each option with default and meaning."""
+    defaults, texts = models.get_options(name), models.get_option_texts(name)
+    lines = [
+        f"{name}: {models.get_about(name)}",
+        f"takes: {', '.join(models.get_kinds(name))} (best first)",
+        "",
+    ]
+    if not defaults:
+        return [*lines, "options: none", ""]
+    lines.append("options (train.py --head.OPTION VALUE, or keys of a recipe's head section):")
+    shown = {option: _format_value(default) for option, default in defaults.items()}
+    widths = max(map(len, shown)), max(map(len, shown.values()))
+    for option, value in shown.items():
+        start = f"  {option.ljust(widths[0])}  {value.ljust(widths[1])}  "
+        lines += textwrap.wrap(
+            start + texts[option], 110, subsequent_indent=" " * len(start), drop_whitespace=True
+        )
+    return [*lines, ""]
+
+
+def _format_value(value: Any) -> str:
+    """An option's default as the command line takes it."""
+    if isinstance(value, tuple | list):
+        return "[" + ", ".join(map(_format_value, value)) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_format_value(item)}" for key, item in value.items()) + "}"
+    return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
+
+
 def describe(head: nn.Module, shape: tuple[int, ...]) -> list[str]:
     """Lines of a table: each module with the shape of its output and its own parameters.
 
@@ -191,13 +223,15 @@ def run(args: argparse.Namespace) -> list[str]:
             f"{name} takes the view {view}, whose shape is not known here: give --input D,F,T"
         )
     head = models.build(name, shape, args.classes, **options)
-    return [title, "", *describe(head, shape)]
+    about = list_options(name) if args.head else []
+    return [*about, title, "", *describe(head, shape)]
 
 
 def main(argv: list[str] | None = None) -> int:
     """Print what is asked for; 0, or 2 after an error of the user's."""
     parser = Parser(
-        prog="python -m models", description="List the heads and recipes, or print the layers of one."
+        prog="python -m models",
+        description="List the heads and recipes, or print the options and layers of one.",
     )
     parser.add_argument(
         "--recipe", metavar="R", help="a recipe's name (recipes/R.yaml), or a path to a .yaml file"

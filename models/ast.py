@@ -201,19 +201,20 @@ class AST(Head):
     """AST, then LayerNorm and one linear layer on its embedding, as transformers' ASTForAudioClassification
     has it.
 
-    The mask is not looked at: AST was pretrained with silence in the window as part of the picture. Kaldi's
-    filter bank (the extractor `fbank`) is what the pretrained weights know; any spectrogram of one channel
-    does without weights. 86,187,264 parameters without the last two layers.
+    The mask is ignored: AST was pretrained on windows with silence in them. The pretrained weights expect
+    Kaldi's filter bank (the extractor `fbank`); without weights any spectrogram of one channel will do.
+    86,187,264 parameters without the last two layers.
 
     Args:
         input_shape: (1, F, T); (1, 128, 1024) for the published weights, or fewer frames.
         num_classes: width of the logits.
-        weights: a folder that save_pretrained made, or a hub id, for `load_pretrained`; None starts from
-            random weights.
-        hidden_size, layers, heads, intermediate: AST's sizes.
-        freeze: so many of the lowest layers stay as they are, and the patch and position embeddings with
-            them.
-        gradient_checkpointing: a third more time for a fraction of the memory.
+        weights: a folder that save_pretrained made, or a hub id; null: random weights.
+        hidden_size: width of AST's tokens.
+        layers: number of AST's blocks.
+        heads: attention heads of a block.
+        intermediate: width of a block's MLP.
+        freeze: the lowest layers that are not trained; above 0 neither are patch and position embeddings.
+        gradient_checkpointing: recompute activations: a third more time, a fraction of the memory.
     """
 
     def __init__(

@@ -72,14 +72,15 @@ class AudioCNN(Head):
         num_classes: width of the logits.
         channels: width of each stage; the stem has the first.
         blocks: blocks of each stage, as many numbers as `channels`; each stage but the first halves the map.
-        stem_kernel, stem_stride, stem_pool: first convolution, and whether a 3x3 max pool of stride 2 follows
-            it.
-        stem_time_stride: the stem's stride over time; 0 = the same as over frequency.
-        dropout: before the last layer.
+        stem_kernel: of the first convolution.
+        stem_stride: of the first convolution.
+        stem_time_stride: the stem's stride over time; 0: the same as over frequency.
+        stem_pool: add a 3x3 max pool of stride 2 after the stem.
+        dropout: rate before the last layer.
         pool: "mean" or "mean_max" over frequency and real frames.
-        standardise: per channel and frequency, by the training set (`adapt`); padding then becomes zero, the
-            mean.
-        drop_path: chance of skipping the last block in training; rises linearly from 0 at the first.
+        standardise: per channel and frequency, with the training set's mean and deviation (`adapt`); padding
+            becomes zero.
+        drop_path: probability of skipping the last block in training; it rises linearly from 0 at the first.
     """
 
     def __init__(

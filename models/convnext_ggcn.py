@@ -76,36 +76,41 @@ class ConvNeXtGGCN(Head):
     """Stem, ConvNeXt stages, self-attention over the map's cells, graph convolutions over them, their mean,
     an MLP.
 
-    By default the published network but for its graph: 30,770,528 parameters for (1, 64, 250) and 2 classes,
-    60 tokens of 4 x 15 cells. The published graph joins the clips of a batch after their tokens were
-    averaged, so that a clip's logits depend on its batch mates and a batch of one has no graph. Here the
-    tokens of one clip are the nodes, and the mean is taken after the graph: the same weights, and every clip
-    is answered alone. The published edges run one way, so that a node hears those that chose it rather than
-    those it chose, and one that nobody chose only itself; here they run both ways. The published code never
-    tells padding from audio; under a mask, attention, graph and mean leave tokens without real audio out. A
-    layer scale of 1e-6 with the published rate of 1e-5 keeps the blocks near the identity for a long time:
-    from scratch, raise it or leave it out (0).
+    By default the published network except for its graph: 30,770,528 parameters for (1, 64, 250) and 2
+    classes, 60 tokens of 4 x 15 cells. The published graph connects the clips of a batch after averaging
+    their tokens, so a clip's logits depend on its batch mates and a batch of one has no graph. Here the
+    tokens of one clip are the nodes and the mean is taken after the graph: the same weights, and each clip
+    is predicted on its own. The published edges run one way: a node receives from nodes that chose it, not
+    from its own neighbours. Here they run both ways. The published code treats padding as audio; here
+    attention, graph and mean skip tokens that the mask marks as padding. A layer scale of 1e-6 with the
+    published learning rate of 1e-5 keeps the blocks near the identity for a long time: from scratch, raise
+    it or set it to 0.
 
     Args:
         input_shape: (D, F, T).
         num_classes: width of the logits.
-        depths, dims: blocks and width of each stage, as many numbers each; every stage but the first halves
-            the map.
+        depths: blocks of each stage; every stage but the first halves the map.
+        dims: width of each stage, as many numbers as `depths`.
         stem: kernel and stride of the first convolution.
-        kernel: of the depthwise convolutions, odd.
-        drop_path: chance of skipping the last block in training; rises linearly from 0 at the first.
-        layer_scale: at first, of each block's branch; 0 leaves layer scale out.
-        init_std: of the backbone's weights at first, biases being zero; 0 is torch's own start. In narrow
-            stages 0.02 makes branches as faint as a small layer scale does, and without biases the first
-            LayerNorm hides how loud a patch is.
-        attention, heads, attention_dropout: width, heads and dropout of the self-attention.
-        max_tokens: a map of more cells is averaged to a grid of at most so many (AST's input gives 512, the
+        kernel: size of the depthwise convolutions, odd.
+        drop_path: probability of skipping the last block in training; it rises linearly from 0 at the first.
+        layer_scale: initial scale of each block's branch; 0: no layer scale.
+        init_std: standard deviation of the backbone's initial weights, with zero biases; 0: torch's own
+            initialisation. In narrow stages 0.02 weakens the branches as a small layer scale does, and
+            without biases the first LayerNorm removes a patch's loudness.
+        attention: width of the self-attention.
+        heads: of the self-attention.
+        attention_dropout: rate in the self-attention.
+        max_tokens: larger maps are averaged to a grid of at most this many cells (AST's input gives 512, the
             published one 60): attention and distances grow with their square.
-        graph, graph_layers, graph_dropout, k: width, number and dropout of the graph convolutions, neighbours
-            of a token.
-        hidden, dropout: widths of the MLP's hidden layers, dropout after each.
-        standardise: per channel and frequency, by the training set (`adapt`); padding then becomes zero, the
-            mean.
+        graph: width of the graph convolutions.
+        graph_layers: number of graph convolutions.
+        graph_dropout: rate in the graph convolutions.
+        k: neighbours of a token.
+        hidden: widths of the MLP's hidden layers.
+        dropout: rate after each hidden layer.
+        standardise: per channel and frequency, with the training set's mean and deviation (`adapt`); padding
+            becomes zero.
     """
 
     def __init__(

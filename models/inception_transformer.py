@@ -91,31 +91,36 @@ class InceptionTransformer(Head):
     layer.
 
     As published: 144,807,185 parameters for a 768-d embedding and 41 classes, 230,994,449 with AST below. A
-    vector is viewed as the image of its most square factorisation, 24 x 32; rows and columns mean nothing in
-    it, so the 5x5 and 3x3 neighbourhoods are arbitrary. Images are taken as they are and their last map is
-    averaged to 24 x 32 (fewer where the image is smaller), over real frames only; the first layers' cost
-    grows with the image, so a long mel is slow.
+    vector is reshaped to the squarest image, 24 x 32; its rows and columns have no meaning, so the 5x5 and
+    3x3 neighbourhoods are arbitrary. Images are used as they are and their last map is averaged to 24 x 32
+    (less for smaller images) over real frames only. The first layers' cost grows with the image, so a long
+    mel is slow.
 
-    Faults of the published network, kept because it is the published network: the transformer sees one token
-    a clip, so that attention's softmax is 1 and attention a linear map (`isolate_clips`); and the linear
-    layer before it has 100 million weights that add nothing in principle. The head `token_transformer`
-    (recipe itmo2025_tokens) is what it should have been. Not kept: the last layer was 131,072 wide, because
-    its width was given the input's size; here it has the
-        classes.
+    Two faults of the published network are kept, to reproduce it: the transformer sees one token per clip, so
+    attention's softmax is 1 and attention a linear map (`isolate_clips`); and the linear layer before it has
+    100 million weights that add nothing in principle. The head `token_transformer` (recipe itmo2025_tokens)
+    has neither. One fault is fixed: the published last layer has 131,072 outputs, the size of its input; here
+    it has one per class.
 
     Args:
-        input_shape: (D, F, T); with `ast`, (1, F, T) as AST hears it.
+        input_shape: (D, F, T); with `ast`, (1, F, T) as AST expects it.
         num_classes: width of the logits.
         widths: channels of the blocks, multiples of 4.
         reduce: channels of the flat map.
         grid: (rows, columns) that an image's map is averaged to.
-        d_model, layers, heads, feedforward: the transformer's sizes (post-norm, ReLU).
-        dropout: in the transformer and before the last layer.
-        ast: put AST below and fine-tune it; its embedding is the vector. AST does not look at the mask.
-        weights: of AST, a folder that save_pretrained made or a hub id, for `load_pretrained`; None: random.
-        ast_hidden_size, ast_layers, ast_heads, ast_intermediate: AST's sizes.
-        gradient_checkpointing: of AST: a third more time, so that a batch of 10 fits 16 GB (reckoned, not
-            measured).
+        d_model: width of the transformer (post-norm, ReLU).
+        layers: of the transformer.
+        heads: attention heads of the transformer.
+        feedforward: width of the transformer's MLP.
+        dropout: rate in the transformer and before the last layer.
+        ast: put AST in front and fine-tune it; its embedding is the vector. AST ignores the mask.
+        weights: of AST: a folder that save_pretrained made, or a hub id; null: random.
+        ast_hidden_size: width of AST's tokens.
+        ast_layers: number of AST's blocks.
+        ast_heads: attention heads of an AST block.
+        ast_intermediate: width of an AST block's MLP.
+        gradient_checkpointing: recompute AST's activations: a third more time, and a batch of 10 fits 16 GB
+            (estimated, not measured).
     """
 
     def __init__(

@@ -22,10 +22,12 @@ class KNN(SklearnHead):
     over all classes.
 
     Args:
-        input_shape: (D, F, T); what becomes of it says `sklearn_head.SklearnHead`.
+        input_shape: (D, F, T); `sklearn_head.SklearnHead` says how it becomes a vector.
         num_classes: width of the logits.
-        k: neighbours asked. temperature: of their weights.
-        rows: vectors kept, and whether a clip may have several labels; known once it is fitted.
+        k: number of neighbours.
+        temperature: of the neighbours' weights.
+        rows: training vectors kept; set by the fit.
+        multilabel: may a clip have several labels? Set by the fit.
     """
 
     weighted = False
@@ -58,7 +60,7 @@ class KNN(SklearnHead):
         near = (unit @ self.vectors_kept.T).topk(min(self.k, len(self.vectors_kept)), dim=1)
         weights = ((near.values - near.values[:, :1]) / self.temperature).exp()
         weights = weights / weights.sum(1, keepdim=True)
-        # Half a vote of the k stands for what was not asked.
+        # half a vote of the k, so that no class has probability 0
         spread = 0.5 / (near.values.shape[1] + 0.5)
         votes = (weights[:, :, None] * self.labels_kept[near.indices]).sum(1)
         if self.multilabel:
@@ -67,7 +69,7 @@ class KNN(SklearnHead):
         return (votes * (1 - spread) + spread / self.classes).log()
 
     def estimate_seconds(self, rows: int) -> tuple[float, float]:
-        """About what fitting to so many rows takes on two cores, and answering one."""
+        """Estimated seconds on two cores: to fit to this many rows, and to predict one."""
         each = 1 + 2e-10 * rows**2 * self.width
         return each, each / rows / 30
 

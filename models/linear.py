@@ -26,7 +26,7 @@ class Linear(Head):
     Args:
         input_shape: (D, F, T); see `common.pool_stats` for what is pooled.
         num_classes: width of the logits.
-        dropout: share of the standardised features dropped in training.
+        dropout: rate on the standardised features.
     """
 
     def __init__(self, input_shape: tuple[int, int, int], num_classes: int, *, dropout: float = 0.0) -> None:

@@ -15,14 +15,14 @@ from .sklearn_head import SklearnHead, compute_constant_logits, split_tasks
 @register(
     "logistic",
     kinds=("vector", "sequence", "grid", "spectrogram", "waveform"),
-    about="scikit-learn's logistic regression on the embedding or on statistics over time, fitted at once",
+    about="scikit-learn's logistic regression on the embedding or on statistics over time",
 )
 class Logistic(SklearnHead):
     """Multinomial, or one against the rest where clips have several labels; strongest of all where clips are
     few.
 
     Args:
-        input_shape: (D, F, T); what becomes of it says `sklearn_head.SklearnHead`.
+        input_shape: (D, F, T); `sklearn_head.SklearnHead` says how it becomes a vector.
         num_classes: width of the logits.
         c: inverse strength of the L2 penalty on the standardised features.
     """
@@ -73,6 +73,6 @@ class Logistic(SklearnHead):
             self.fc.bias.copy_(torch.from_numpy(bias))
 
     def estimate_seconds(self, rows: int) -> tuple[float, float]:
-        """About what fitting to so many rows takes on two cores, and answering one."""
+        """Estimated seconds on two cores: to fit to this many rows, and to predict one."""
         each = 1 + 8e-8 * rows * self.width * self.classes
         return each, each / rows / 30

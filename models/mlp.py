@@ -27,7 +27,7 @@ class MLP(Head):
         input_shape: (D, F, T); see `common.pool_stats` for what is pooled.
         num_classes: width of the logits.
         hidden: widths of the hidden layers.
-        dropout: after each hidden layer.
+        dropout: rate after each hidden layer.
     """
 
     def __init__(

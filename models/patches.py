@@ -22,31 +22,33 @@ WHITENED = 0.05  # added to the variances, those of patches whose own is about 1
 MOST_ROWS = 6_000  # training rows with their varied copies: the machines' time grows with the square
 # of varied copies: in units of F / 20 bands; of the time axis
 SHIFTS, STRETCHES = (-1, 1, -2, 2), (0.8, 1.25)
-HEARD = (0, 1, 2, 5, 6)  # the copies by whose mean a clip is answered
+PREDICTED = (0, 1, 2, 5, 6)  # the copies whose mean predicts a clip
 
 
 @register(
     "patches",
     kinds=("spectrogram",),
-    about="a dictionary of patches learnt from the training clips, statistics over time, and a support "
+    about="a dictionary of patches learned from the training clips, statistics over time, and a support "
     "vector machine; a minute",
 )
 class Patches(SVM):
-    """Coates, Lee & Ng's single-layer features (2011), which Salamon & Bello (2015) brought to sounds, beside
+    """Coates, Lee & Ng's single-layer features (2011), applied to audio by Salamon & Bello (2015), beside
     `functionals`.
 
-    Patches of each size, normalised and whitened, are clustered by k-means (spherical); a patch speaks for
-    the words that it is more like than most, and a clip is the mean and the deviation over time of each word,
-    in three areas of the frequency axis. The kernel is the mean of Gaussian kernels, one of the statistics
-    and one of each dictionary. The machines learn from clips moved in frequency and stretched in time, too,
-    and answer by the mean over five of those copies.
+    Patches of each size are normalised, whitened and clustered by spherical k-means; a patch activates the
+    words that it resembles more than the average one. A clip's features are each word's mean and deviation
+    over time in three frequency bands. The kernel is the mean of Gaussian kernels: one of the statistics, one
+    of each dictionary. The machines are also fitted to copies shifted in frequency and stretched in time, and
+    predict by the mean over five such copies.
 
     Args:
         input_shape: (1, F, T).
         num_classes: width of the logits.
-        words: of each dictionary. sizes: of patches, (bands, frames) each; 0 bands is a quarter of F, -1 an
-            eighth.
-        c, gamma, rows: as in `svm`.
+        words: of each dictionary.
+        sizes: of the patches, (bands, frames) each; 0 bands: a quarter of F, -1: an eighth.
+        c: inverse strength of the penalty.
+        gamma: of the Gaussian kernels, as in `svm`.
+        rows: training vectors kept; set by the fit.
     """
 
     def __init__(
@@ -96,7 +98,7 @@ class Patches(SVM):
             self._compute_kernel(
                 self.compute_standardised(*self._copy(x, mask, number)).float(), self.vectors_kept
             )
-            for number in HEARD
+            for number in PREDICTED
         ]
         return torch.stack(kernels).mean(0) @ self.coefficients.T + self.bias
 
@@ -179,8 +181,8 @@ class Patches(SVM):
         batches = [(x.cpu(), None if mask is None else mask.cpu()) for x, mask in batches]
         for number in range(len(self.sizes)):
             self._learn(number, batches)
-        # As many copies as there is time for, those that answer first.
-        order = [*HEARD, *(number for number in range(len(self.copies)) if number not in HEARD)][
+        # as many copies as there is time for, first those that predict
+        order = [*PREDICTED, *(number for number in range(len(self.copies)) if number not in PREDICTED)][
             : max(1, MOST_ROWS // len(targets))
         ]
         every = [torch.from_numpy(self.fit_standardisation(batches))]
@@ -189,8 +191,8 @@ class Patches(SVM):
                 torch.cat([self.compute_standardised(*self._copy(x, mask, number)) for x, mask in batches])
                 for number in order[1:]
             ]
-        answering = list(range(min(len(order), len(HEARD))))
-        self._fit_machine(torch.cat(every), targets, groups, multilabel, weights, answering)
+        predicting = list(range(min(len(order), len(PREDICTED))))
+        self._fit_machine(torch.cat(every), targets, groups, multilabel, weights, predicting)
 
     def count_stored_values(self, rows: int) -> int:
         """Values of four bytes that are stored, at most, after fitting to so many rows: vectors are of two
@@ -203,13 +205,13 @@ class Patches(SVM):
         return max(rows, min(len(self.copies) * rows, MOST_ROWS))
 
     def estimate_seconds(self, rows: int) -> tuple[float, float]:
-        """About what fitting to so many rows takes on two cores, and answering one."""
+        """Estimated seconds on two cores: to fit to this many rows, and to predict one."""
         copies = self._count_training_rows(rows)
         seconds_per_copy = sum(2 * self.words * h * w * self.places for h, w in self.sizes) / 2e10
-        fitting = rows * (len(self.copies) + len(HEARD)) * seconds_per_copy + copies**2 * (
+        fitting = rows * (len(self.copies) + len(PREDICTED)) * seconds_per_copy + copies**2 * (
             1e-7 * self.classes + 4e-11 * self.width
         )
-        return 2 + fitting, len(HEARD) * seconds_per_copy
+        return 2 + fitting, len(PREDICTED) * seconds_per_copy
 
     def _learn(self, number: int, batches: list[tuple[Tensor, Tensor | None]]) -> None:
         """A dictionary of patches of one size: whitened, clustered; whitening and words are kept as one set

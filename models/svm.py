@@ -26,17 +26,18 @@ def compute_gaussian_kernel(x: Tensor, y: Tensor, gamma: float) -> Tensor:
 @register(
     "svm",
     kinds=("vector", "sequence", "grid", "spectrogram", "waveform"),
-    about="scikit-learn's support vector machine (Gaussian kernel, one against the rest), fitted at once",
+    about="scikit-learn's support vector machine (Gaussian kernel, one against the rest)",
 )
 class SVM(SklearnHead):
     """One machine a class; the decisions times one number, found by cross-validation within the training
     rows, are the logits.
 
     Args:
-        input_shape: (D, F, T); what becomes of it says `sklearn_head.SklearnHead`.
+        input_shape: (D, F, T); `sklearn_head.SklearnHead` says how it becomes a vector.
         num_classes: width of the logits.
-        c: inverse strength of the penalty. gamma: of the kernel exp(-gamma |x - y|^2 / width).
-        rows: vectors kept; known once it is fitted.
+        c: inverse strength of the penalty.
+        gamma: of the kernel exp(-gamma |x - y|^2 / width).
+        rows: training vectors kept; set by the fit.
     """
 
     def __init__(
@@ -101,8 +102,8 @@ class SVM(SklearnHead):
         weights: np.ndarray | None,
         predicted: list[int],
     ) -> None:
-        """Fit to standardised vectors: of all rows, and after them of copies of all rows; `heard`: the copies
-        that answer."""
+        """Fit to standardised vectors: of all rows, then of copies of all rows; `predicted`: the copies that
+        predict."""
         kernel = self._compute_kernel(x, x).double().numpy()
         copies = len(x) // len(targets)
         weights = np.tile(np.ones(len(targets)) if weights is None else weights, copies)
@@ -123,7 +124,7 @@ class SVM(SklearnHead):
         self.update_options(rows=len(x))
 
     def estimate_seconds(self, rows: int) -> tuple[float, float]:
-        """About what fitting to so many rows takes on two cores, and answering one."""
+        """Estimated seconds on two cores: to fit to this many rows, and to predict one."""
         each = 1 + 1e-9 * rows**2 * self.width + 2e-6 * self.classes * rows**2
         return each, each / rows / 30
 

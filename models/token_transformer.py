@@ -37,19 +37,22 @@ def choose_patch(input_shape: tuple[int, int, int]) -> tuple[int, int]:
 class TokenTransformer(Head):
     """Standardise, tokens with learned positions, pre-norm transformer, mean over real tokens, linear layer.
 
-    What ITMO's network (`inception_transformer`) should have been: the cells are the tokens, instead of one
-    token a clip, and there is no 100-million-weight layer. An image is cut into patches that share a
-    projection (ViT, Dosovitskiy et al. 2020); padding is zero, the mean, and patches of nothing else are not
-    attended to. A vector's cells have no neighbourhood, so convolutions on its grid mean nothing: each row of
-    the grid (384: 16 rows of 24 numbers) becomes a token by a projection of its own, which keeps all that a
-    linear layer sees.
+    ITMO's network (`inception_transformer`) without its faults: the cells are the tokens, instead of one
+    token per clip, and there is no layer of 100 million weights. An image is cut into patches that share a
+    projection (ViT, Dosovitskiy et al. 2020); padding becomes zero, and attention skips patches of padding
+    alone. A vector's cells have no neighbours, so convolutions would mean nothing: each row of its grid (384:
+    16 rows of 24 numbers) becomes a token by its own projection, which loses nothing that a linear layer
+    would see.
 
     Args:
         input_shape: (D, F, T).
         num_classes: width of the logits.
         patch: (frequencies, frames) of an image's patch; () chooses it for at most 256 tokens.
-        dim, layers, heads, feedforward: the transformer's sizes.
-        dropout: in the transformer, on its tokens and before the last layer.
+        dim: width of the tokens.
+        layers: of the transformer.
+        heads: attention heads of a layer.
+        feedforward: width of a layer's MLP.
+        dropout: rate in the transformer, on its tokens and before the last layer.
     """
 
     def __init__(

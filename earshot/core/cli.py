@@ -24,6 +24,7 @@ from earshot.core.errors import OF_THE_MACHINE, TemporaryError, UserError, to_te
 from earshot.core.settings import REMOVED, find_former_names, to_flag
 
 TEMPORARY = 75  # sysexits.h: EX_TEMPFAIL
+CLOSE = 0.7  # how alike two flags are, of 1, where the one may be meant by the other
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -171,7 +172,7 @@ def parse(
             continue
         if flag.removeprefix("--") in REMOVED:
             raise UserError(f"{flag} {REMOVED[flag.removeprefix('--')]}")
-        near = difflib.get_close_matches(flag, known, n=1) if flag.startswith("-") else []
+        near = difflib.get_close_matches(flag, known, 1, CLOSE) if flag.startswith("-") else []
         hint = (
             f"did you mean {near[0]}?" if near else f"see {help_pages.name_command()} {help_pages.HELP_ALL}"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from earshot.core import cli, disk_space
+from earshot.core import cli, disk_space, help_pages
 from earshot.core.errors import UserError
 from earshot.core.files import hold_lock
 from earshot.kaggle.flags import BundleFlags, PushFlags, ScoresFlags
@@ -24,7 +24,7 @@ ABOUT = (
 def main(argv: list[str]) -> None:
     """Choose the verb, parse its flags, do it."""
     verb, rest = (argv[0], argv[1:]) if argv else ("--help", [])
-    if verb in ("-h", "--help"):
+    if help_pages.wants_help([verb]):
         print(ABOUT + "\n\nEach has its own --help.")
     elif verb == "bundle":
         make_bundle(cli.parse({"bundle": BundleFlags()}, rest, ABOUT)[0]["bundle"])

@@ -109,7 +109,13 @@ def install() -> list[str]:
 
 
 if __name__ == "__main__":
+    if {"-h", "--help"} & set(sys.argv):
+        sys.exit(print(__doc__))
     try:
+        if sys.argv[1:]:
+            raise UserError(
+                f"unexpected argument {sys.argv[1]}: python -m earshot.kaggle.packages has no flags"
+            )
         print(*install(), sep="\n")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
