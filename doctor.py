@@ -16,7 +16,7 @@ ABOUT = (
     "time, internet: seconds\n"
     "  python doctor.py --data data/esc10            duplicates, labels, classes, durations, shift -> "
     "reports/esc10-<cache>/\n"
-    "  python doctor.py --data data/esc10 --runs A   also labels that a run's out-of-fold predictions contradict\n"
+    "  python doctor.py --data data/esc10 --runs A   labels that a run's predictions contradict, too\n"
     "\n"
     "Each line starts with ok, warning (the score or the session suffers) or stop (the next stage refuses: "
     "exit code 2)."

@@ -20,7 +20,7 @@ ABOUT = (
     "\n"
     "The same command continues where it stopped. --recipe auto tries many heads on all caches and submits\n"
     "their best blend.\n"
-    "`python -m models` lists heads and recipes; `python -m models --head mlp` lists a head's options, which\n"
+    "`python -m models` lists heads and recipes; `python -m models --head mlp` a head's options, which\n"
     "--head.OPTION VALUE sets."
 )
 

@@ -204,7 +204,7 @@ def test_blends_of_blends_and_runs_with_fewer_folds(work: Path, capsys: pytest.C
         (("lin", "lin5"), ("--blend", "auto"), "runs/lin5/oof_last.csv is not what fold 0 predicted"),
         (("lin", "mlp"), ("--blend", "auto", "--name", "lin"), "--name lin: runs/lin is a trained run"),
         (("lin", "mlp"), ("--blend", "auto", "--name", "../x"), "--name ../x: a name, not a path"),
-        (("lin", "gone"), ("--blend", "auto"), "runs/gone is no run"),
+        (("lin", "gone"), ("--blend", "auto"), "no run named gone; runs: lin"),
     ],
 )
 def test_what_cannot_be_blended(work: Path, names: tuple, flags: tuple, words: str) -> None:

@@ -14,9 +14,10 @@ from conftest import ROOT, make_competition, refused, script
 
 from earshot import extractors
 from earshot.audio.load import AudioSettings
-from earshot.core import cli, config, deadline
+from earshot.core import cli, config, deadline, help_pages
 from earshot.core.config import TrainingFlags, WindowFlags, list_recipes
 from earshot.core.errors import UserError
+from earshot.core.settings import to_flag
 
 
 def parsed(*argv: str, free: str | None = "head"):
@@ -65,7 +66,8 @@ def test_free_flags_are_collected():
         (["--epoch", "3"], ["unknown flag --epoch: did you mean --epochs?"]),
         (["--batchsize=3"], ["--batchsize: did you mean --batch-size?"]),
         (["--zzzz", "3"], ["unknown flag --zzzz", "--help"]),
-        (["stray"], ["unknown flag stray"]),
+        (["stray"], ["unexpected argument stray", "--help"]),
+        (["/a/b.wav"], ["unexpected argument /a/b.wav"]),
     ],
 )
 def test_wrong_flags_get_one_line(argv, parts):
@@ -156,22 +158,79 @@ GROUPS = {
 }
 
 
-@pytest.mark.parametrize("name", GROUPS)
-def test_help_names_every_flag_and_imports_nothing_heavy(name, tmp_path):
+def show_help(name: str, flag: str, folder: Path) -> str:
+    """A script's page; it imports nothing heavy and leaves nothing behind."""
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", str(ROOT / name), "--help"],
-        cwd=tmp_path,
+        [sys.executable, "-X", "importtime", *([] if name.startswith("-m") else [str(ROOT / name)]), flag],
+        cwd=folder,
         capture_output=True,
         text=True,
         env={**os.environ, "COLUMNS": "200"},
     )
     assert done.returncode == 0, done.stderr
-    for field in (field for group in GROUPS[name] for field in dataclasses.fields(group)):
-        assert "--" + field.name.replace("_", "-") in done.stdout, field.name
     lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
     imported = {line.rsplit("|", 1)[1].strip().split(".")[0] for line in lines}
-    assert {"tyro", "earshot"} <= imported and not imported & HEAVY, imported & HEAVY
-    assert list(tmp_path.iterdir()) == [], "asking for help leaves nothing behind"
+    assert "earshot" in imported and not imported & HEAVY, imported & HEAVY
+    assert list(folder.iterdir()) == []
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_help_shows_the_common_flags_and_help_all_every_one(name, tmp_path):
+    short, whole = (show_help(name, flag, tmp_path) for flag in ("--help", "--help-all"))
+    shown, everything = (set(re.findall(r"^  (--[\w-]+)", page, re.MULTILINE)) for page in (short, whole))
+    for field in (field for group in GROUPS[name] for field in dataclasses.fields(group)):
+        assert to_flag(field.name) in everything, field.name
+    assert 10 <= len(shown) <= 25 and shown < everything, sorted(shown)
+    assert short.splitlines()[-1] == f"--help-all shows {len(everything - shown)} more flags."
+    assert "None" not in whole and "{None}" not in whole
+    for line in whole.splitlines():
+        assert line.count("default:") <= 1, line
+
+
+def test_the_help_names_the_extractor_that_runs(tmp_path):
+    page = show_help("get_features.py", "--help", tmp_path)
+    assert "(default: ast)" in next(line for line in page.splitlines() if "--extractor" in line)
+    named = show_help("get_features.py", "--help", tmp_path)
+    assert "logmel" not in re.sub(r"\(default: [^)]*\)", "", named).split("--extractor")[1].split("--")[0]
+
+
+@pytest.mark.parametrize("name", ["doctor.py", "app.py"])
+def test_small_scripts_show_all(name, tmp_path):
+    short, whole = (show_help(name, flag, tmp_path) for flag in ("--help", "--help-all"))
+    assert short == whole and "--help-all" not in short and "--runs-folder" in short
+
+
+def test_flags_as_data():
+    import train
+
+    flags = {flag.names[0]: flag for flag in help_pages.list_flags(train.list_groups())}
+    assert len(flags) == sum(len(dataclasses.fields(group)) for group in GROUPS["train.py"])
+    assert all(flag.help and flag.about and "default:" not in flag.help for flag in flags.values())
+    lr = flags["--lr"]
+    assert (lr.group, lr.metavar, lr.default, lr.common) == ("training", "FLOAT", "0.001", True)
+    assert flags["--report"].names == ("--report", "--no-report") and flags["--fold"].metavar == "INT ..."
+    assert flags["--fold"].default == "all" and flags["--fresh"].metavar == ""
+    assert flags["--optimizer"].metavar == "{adamw,adam,sgd,sam}" and not flags["--optimizer"].common
+
+
+@pytest.mark.parametrize(
+    "module", ["kaggle", "kaggle.notebook", "kaggle.packages", "report", "report.ledger"]
+)
+def test_modules_have_help_and_refuse_unknown_flags(module, tmp_path):
+    def call(flag: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, "-m", f"earshot.{module}", flag],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+
+    done = call("--help")
+    assert done.returncode == 0 and f"earshot.{module}" in done.stdout and done.stderr == ""
+    assert "--nosuch" in refused(call("--nosuch"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_unknown_names_get_one_line_that_lists_the_choices(tmp_path):
@@ -186,6 +245,7 @@ def test_unknown_names_get_one_line_that_lists_the_choices(tmp_path):
         "get_features.py", "--competition", "tones", "--extractor", "nope"
     )
     assert "no cache in data/" in said("train.py", "--recipe", "linear")
+    assert "unknown flag --epohcs: did you mean --epochs?" in said("train.py", "--epohcs", "1")
     assert "train.py" in said("predict.py")
     script(
         "get_features.py", "--competition", "tones", "--extractor", "logmel", "--workers", "1", cwd=tmp_path
@@ -194,6 +254,13 @@ def test_unknown_names_get_one_line_that_lists_the_choices(tmp_path):
     assert "the heads are ast, audio_cnn, " in said("train.py", "--head", "nope")
     assert "did you mean --epochs?" in said("train.py", "--epoch", "1")
     assert "its options are" in said("train.py", "--head.depth", "1")
+    expected = "recipe ast_linear expects ast features (vector), data/tones/logmel has logmel features"
+    assert expected in said("train.py", "--recipe", "ast_linear")
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("traning: {epochs: 2}")
+    assert "unknown section traning (did you mean training?)" in said("train.py", "--recipe", mine)
+    for name in ("/nope.wav", "nope.wav"):
+        assert f"no file or run {name}; " in said("predict.py", "--runs", name).replace("run named", "run")
     assert not (tmp_path / "runs").exists()
 
 

@@ -42,7 +42,8 @@ def test_two_competitions(tmp_path: Path) -> None:
     # The run's name is also that of a folder here: the run is meant.
     assert "2 rows" in script("predict.py", "--runs", "one", cwd=tmp_path).stdout
     shutil.copytree(tmp_path / "data" / "one" / "logmel", tmp_path / "data" / "one" / "again")
-    assert "which cache?" in refused(script("train.py", *LINEAR, cwd=tmp_path, ok=None))
+    again = script("train.py", *LINEAR, "--name", "one", cwd=tmp_path)
+    assert "cache: data/one/logmel (finished last; others: data/one/again, data/two/logmel: " in again.stdout
     line = refused(
         script("train.py", *LINEAR, "--features", "data/one/logmel", "--out", tmp_path, cwd=tmp_path, ok=None)
     )

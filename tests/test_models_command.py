@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -98,10 +99,19 @@ def test_command_prints_the_layers():
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[-1] == "parameters: 21,304,050"
-    assert "1,128,431" in lines[0] and "assumed" in lines[0]
+    assert any("1,128,431" in line and "assumed" in line for line in lines)
+    assert lines[0] == f"audio_cnn: {models.get_about('audio_cnn')}"
+    assert lines[1].startswith("takes: spectrogram, sequence, ")
+    assert any(re.fullmatch(r"  dropout +0.5 +rate before the last layer.", line) for line in lines)
     stem = next(line for line in lines if line.split()[1:2] == ["Conv2d"])
     assert "1, 64, 64, 216" in stem and stem.endswith("3,136")
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("name", models.list_heads())
+def test_every_option_of_a_head_has_a_meaning(name):
+    texts = models.get_option_texts(name)
+    assert list(texts) == list(models.get_options(name)) and all(texts.values()), texts
 
 
 @pytest.fixture

@@ -153,7 +153,7 @@ def test_max_hours_stops_cleanly_and_says_how_to_continue(tmp_path: Path) -> Non
     stopped = script("get_features.py", *args, cwd=tmp_path)  # exit code 0
     assert "continue with: python" in stopped.stdout and "--max-hours" in stopped.stdout
     unfinished = script("train.py", cwd=tmp_path, ok=2)
-    assert "is not finished: run get_features.py again" in unfinished.stderr
+    assert "is not finished: finish it with: python" in unfinished.stderr
     for _ in range(8):
         if "views: " in script("get_features.py", *args, cwd=tmp_path).stdout:
             break
