@@ -8,13 +8,12 @@ A new head is one new file in this folder; nothing else needs to know about it:
         def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor: ...
 
 `x` is (B, D, F, T); `mask` is (B, T), True where a frame is real audio, or None where all are; the logits are
-(B, num_classes). The keyword-only arguments are the head's options. What else a head may have is in `Head`
-(models/head.py), with its default; what scikit-learn's heads have is in `sklearn_head`. docs/add-a-head.md is
-a
-guide.
+(B, num_classes). The keyword-only arguments are the head's options, explained in the class's `Args`. `Head`
+(models/head.py) has the optional hooks with their defaults, `sklearn_head` those of scikit-learn heads.
+docs/add-a-head.md is a guide.
 """
 
-# No torch here: `python -m models --help` and `from models import HeadError` stay instant.
+# no torch here, so that `python -m models --help` and `from models import HeadError` stay quick
 from __future__ import annotations
 
 import importlib
@@ -46,7 +45,7 @@ Kind = Literal["vector", "sequence", "grid", "spectrogram", "waveform", "codes"]
 
 
 class HeadError(ValueError):
-    """What a user can get wrong about a head, in one line."""
+    """A user's mistake about a head, in one line."""
 
 
 class _Entry(NamedTuple):
@@ -69,8 +68,8 @@ def register(
         name: what recipes call it.
         kinds: the kinds of views it takes, best first.
         about: one line for the list of heads.
-        needs: settings of the view without which its published weights (its option `weights`) are worth
-            nothing: rate, bands, hop in seconds, filter bank.
+        needs: settings of the view that its published weights (option `weights`) require: rate, bands, hop in
+            seconds, filter bank.
     Returns:
         the decorator, which returns the class unchanged.
     """
@@ -135,7 +134,7 @@ def get_kinds(name: str) -> tuple[Kind, ...]:
 
 
 def get_needs(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that a view must have for a head with these options: those of its weights, {} without."""
+    """Settings of a view that a head's weights require; {} without weights."""
     return _find_entry(name).needs if options.get("weights") else {}
 
 
@@ -163,25 +162,25 @@ def _get_defaults(cls: type) -> dict[str, Any]:
 
 
 def parse_option(key: str, text: str) -> Any:
-    """A head's option from the command line: YAML, and 24,32 is a list; HeadError for what is neither, or a
-    reserved key."""
+    """A head's option from the command line: YAML, and 24,32 is a list; HeadError if it is invalid or
+    its key reserved."""
     import yaml
 
     if key in ("name", "input_shape", "num_classes"):
         raise HeadError(
-            f"{key} is no option of a head: it follows from the head's name, the features (--input) and the "
-            "labels (--classes)"
+            f"{key} is not an option of a head: it follows from the head's name, the features (--input) "
+            "and the labels (--classes)"
         )
     if "," in text and text[0] not in "[{\"'":
         text = f"[{text.rstrip(',')}]"
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError):
-        raise HeadError(f"the option {key}={text} is no YAML") from None
+        raise HeadError(f"option {key}={text} is not valid YAML") from None
 
 
 def build(name: str, input_shape: Sequence[int], num_classes: int, **options: Any) -> Head:
-    """Build a head and note in `head.config` all that is needed to build it again.
+    """Build a head; `head.config` keeps what is needed to build it again.
 
     Args:
         name: a registered head.

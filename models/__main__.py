@@ -1,7 +1,7 @@
 """List the heads and recipes, or print the options and layers of one: python -m models [--recipe R | --head
 NAME]."""
 
-# torch, yaml and the heads are imported where they are used: --help stays instant.
+# torch, yaml and the heads are imported where they are used, so that --help stays quick
 from __future__ import annotations
 
 import argparse
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
-# What a layer table assumes where --input is not given, by the head's first kind or the recipe's view.
+# input shapes where --input is not given, by the head's first kind or the recipe's view
 SHAPES = {
     "vector": (768, 1, 1),
     "sequence": (768, 1, 101),
@@ -96,7 +96,7 @@ def list_all() -> list[str]:
     ]
     recipes = []
     for path in sorted(RECIPES.glob("*.yaml")):
-        # A broken recipe must not hide the others.
+        # a broken recipe must not hide the others
         try:
             recipe = read_recipe(str(path))
             recipes.append((path.stem, str(recipe["head"]["name"]), str(recipe.get("about", ""))))
@@ -228,7 +228,7 @@ def run(args: argparse.Namespace) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print what is asked for; 0, or 2 after an error of the user's."""
+    """Print what the arguments choose; 0, or 2 after a user error."""
     parser = Parser(
         prog="python -m models",
         description="List the heads and recipes, or print the options and layers of one.",

@@ -1,5 +1,4 @@
-"""AST, the Audio Spectrogram Transformer (Gong et al., 2021), as a part of a head that is fine-tuned end to
-end."""
+"""AST, the Audio Spectrogram Transformer (Gong et al., 2021), as part of a head fine-tuned end to end."""
 
 from __future__ import annotations
 
@@ -20,8 +19,7 @@ WAYS_OUT = (
     "go online once, or give --head.weights FOLDER (config.json and model.safetensors, for example an "
     "attached Kaggle dataset), or take another head on frozen features (--head linear)"
 )
-# What of a config fixes the tensors' shapes, and the option that says it; the patches and strides are AST's
-# own.
+# the config's values that fix the tensors' shapes, and their options; patches and strides are AST's own
 SIZES = {
     "hidden_size": "hidden_size",
     "num_hidden_layers": "layers",
@@ -47,18 +45,18 @@ def build_ast(
     intermediate: int,
     gradient_checkpointing: bool,
 ) -> ASTModel:
-    """A randomly initialised AST that hears a view of one channel, and whose time grid is the view's.
+    """A randomly initialised AST for a view of one channel, with the view's time grid.
 
     Args:
-        head: whose part it is, for the messages.
+        head: the head's name, for messages.
         input_shape: (1, F, T), both at least 16, a patch.
         hidden_size, layers, heads, intermediate: 768, 12, 12 and 3072 in the published network.
-        gradient_checkpointing: compute each layer again for its gradients, rather than keep what it computed.
+        gradient_checkpointing: recompute activations in the backward pass instead of keeping them.
     """
     channels, bins, frames = input_shape
     if channels != 1 or min(bins, frames) < 16:
         raise HeadError(
-            f"{head}: AST hears spectrograms of one channel, at least 16 bands and 16 frames, not "
+            f"{head}: AST takes spectrograms of one channel, at least 16 bands and 16 frames, not "
             f"{tuple(input_shape)}: extract the view fbank (--extractor fbank)"
         )
     if min(hidden_size, layers, heads, intermediate) < 1 or hidden_size % heads:
@@ -91,17 +89,16 @@ def compute_embedding(network: ASTModel, x: Tensor) -> Tensor:
 
 
 def load_ast(head: str, network: ASTModel, weights: str) -> None:
-    """Copy pretrained weights into an AST, its time grid cut where the network hears less.
+    """Copy pretrained weights into an AST; its position embeddings are cut to the network's frames.
 
-    The first columns of the position embeddings are kept: a frame then has the position that it has in a full
-    input.
+    The first columns are kept, so a frame has the same position as in a full input.
 
     Args:
-        head: whose part it is, for the messages.
+        head: the head's name, for messages.
         network: from `build_ast`.
         weights: a folder that save_pretrained made, or a hub id.
     Raises:
-        HeadError: they cannot be had, are no complete AST, or are of other sizes.
+        HeadError: the weights cannot be loaded, are not a complete AST, or have other sizes.
     """
     pretrained = _load(head, _find_folder(head, str(weights)))
     mine, theirs = network.config, pretrained.config
@@ -116,7 +113,7 @@ def load_ast(head: str, network: ASTModel, weights: str) -> None:
             raise HeadError(f"{head}: the weights {weights} have {key} {have}, the head {want}: {way}")
     if theirs.max_length < mine.max_length:
         raise HeadError(
-            f"{head}: the weights {weights} hear {theirs.max_length} frames, the view has {mine.max_length}: "
+            f"{head}: the weights {weights} take {theirs.max_length} frames, the view has {mine.max_length}: "
             f"extract with --max-length {theirs.max_length} --seconds {theirs.max_length / 100:g}"
         )
     state, name = pretrained.state_dict(), "embeddings.position_embeddings"
@@ -128,7 +125,7 @@ def load_ast(head: str, network: ASTModel, weights: str) -> None:
 
 
 def _find_folder(head: str, weights: str) -> Path:
-    """The local folder of the weights, from the hub where it is not here yet."""
+    """The local folder of the weights, downloaded from the hub if needed."""
     path = Path(weights).expanduser()
     if path.is_dir():
         configs = [path / "config.json", *sorted(path.glob("*/config.json"))]
@@ -159,7 +156,7 @@ def _find_folder(head: str, weights: str) -> Path:
         if not here or any(folder.glob("*.safetensors")):
             return folder
     raise HeadError(
-        f"{head}: the weights {weights} are neither here nor to be had from the hub ({reason}): {WAYS_OUT}"
+        f"{head}: the weights {weights} are not here and the hub doesn't give them ({reason}): {WAYS_OUT}"
     )
 
 
@@ -185,8 +182,8 @@ def _load(head: str, folder: Path) -> ASTModel:
     lacking = sorted(report["missing_keys"])
     if lacking:
         raise HeadError(
-            f"{head}: the weights in {folder} lack {len(lacking)} of the network's tensors (the first: "
-            f"{lacking[0]}), so they are no complete AST: {WAYS_OUT}"
+            f"{head}: the weights in {folder} lack {len(lacking)} of the network's tensors (first: "
+            f"{lacking[0]}), so they are not a complete AST: {WAYS_OUT}"
         )
     return network
 
@@ -246,11 +243,11 @@ class AST(Head):
                 part.requires_grad_(False)
 
     def load_pretrained(self) -> None:
-        """Load AST's weights where the option `weights` names them; HeadError where they cannot be had or do
-        not fit."""
+        """Load AST's weights where the option `weights` names them; HeadError if they cannot be loaded
+        or don't fit."""
         if self.weights is not None:
             load_ast("ast", self.ast, self.weights)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Logits (B, num_classes) of x (B, 1, F, T); the mask is not looked at."""
+        """Logits (B, num_classes) of x (B, 1, F, T); the mask is ignored."""
         return self.fc(self.norm(compute_embedding(self.ast, x)))

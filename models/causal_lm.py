@@ -1,4 +1,4 @@
-"""A causal language model of EnCodec's codes that classifies, as hadaev8/test_task_ESC50_study trained it."""
+"""A causal language model of EnCodec codes that also classifies, after hadaev8/test_task_ESC50_study."""
 
 from __future__ import annotations
 
@@ -18,34 +18,32 @@ SMOOTHING = 0.1  # of the codes' targets, as published
 @register(
     "causal_lm",
     kinds=("sequence", "grid", "spectrogram", "vector", "waveform"),
-    about="causal 1-D ConvNeXt on EnCodec latents that also predicts the coming codes (ESC-50 study)",
+    about="causal 1-D ConvNeXt on EnCodec latents that also predicts the next codes (ESC-50 study)",
 )
 class CausalLM(Head):
-    """Causal ConvNeXt blocks; every output predicts its frame's codes from the frames before, the last one
-    the class.
+    """Causal ConvNeXt blocks: each output predicts its frame's codes from the frames before it, the last
+    output the class.
 
     By default the published network: 1,377,586 parameters for (128, 1, 375) and 50 classes. A frame of zeros
     goes before the clip, so that output t has seen the frames < t. Classes are read at the output after the
     last real frame. Outputs see 1 + blocks * (kernel - 1) frames back (385 of EnCodec's 75 a second: a clip
     of 5 s, not more).
 
-    Two published faults. Its GroupNorm(1, C) took statistics over the whole clip, so that every output knew
-    of frames to come through their mean and deviation: here each frame is normalised by itself (LayerNorm, as
-    many parameters). And the codes of all codebooks are predicted side by side from one output, though the
-    finer ones depend on the
-    coarser: that is its architecture, and stays; what the coarse code of a frame says about its fine one is
-        not used.
+    The published code has two faults. Its GroupNorm(1, C) takes statistics over the whole clip, which leaks
+    future frames into each output: fixed here, each frame is normalised on its own (LayerNorm, the same
+    number of parameters). And the codes of all codebooks are predicted in parallel from one output, although
+    the finer codebooks depend on the coarser: kept, as it is the architecture.
 
     Args:
         input_shape: (D, F, T), read as D * F channels; a 1x1 convolution brings other numbers to `channels`.
         num_classes: width of the logits.
-        channels: of the blocks.
-        blocks: how many.
-        kernel: of their depthwise convolutions.
-        dropout: of values and of whole channels, at the end of each block.
-        lm_weight: of the codes' loss; 0 = no language model, and no codes needed.
-        codebooks: how many are predicted, coarsest first.
-        vocabulary: codes of a codebook.
+        channels: width of the blocks.
+        blocks: number of blocks.
+        kernel: size of the depthwise convolutions.
+        dropout: rate for values and for whole channels, at the end of each block.
+        lm_weight: weight of the codes' loss; 0: no language model, and no codes needed.
+        codebooks: number of codebooks to predict, coarsest first.
+        vocabulary: codes per codebook.
     """
 
     also = ("codes",)
@@ -86,7 +84,7 @@ class CausalLM(Head):
         return self._classify(self._compute_hidden(x, mask), mask)
 
     def forward_codes(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """What the language model expects in every frame from the frames before it.
+        """Predict the codes of every frame from the frames before it.
 
         Args:
             x: (B, D, F, T).
@@ -97,8 +95,8 @@ class CausalLM(Head):
         return self._predict_codes(self._compute_hidden(x, mask))
 
     def loss(self, batch: dict[str, Tensor | None], criterion: Callable[[Tensor], Tensor]) -> Tensor:
-        """The classes' loss plus `lm_weight` times the codes', summed over codebooks, a mean over real
-        frames.
+        """The classification loss plus `lm_weight` times the codes' loss, summed over codebooks and averaged
+        over real frames.
 
         Args:
             batch: "x" (B, D, F, T), "mask" (B, T) or None, "codes" (B, n_q, 1, T) whole numbers.

@@ -1,4 +1,4 @@
-"""Parts that heads share: standardisation, pooling under a mask, convolutions on axes that have run out."""
+"""Parts that heads share: standardisation, masked pooling, convolutions on axes shorter than the kernel."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""ConvNeXt blocks along time, as hadaev8/test_task_ESC50_study trained them on raw audio and on EnCodec's
-latents."""
+"""ConvNeXt blocks along time on raw audio or EnCodec latents, after hadaev8/test_task_ESC50_study."""
 
 from __future__ import annotations
 
@@ -32,11 +31,10 @@ class TimeNorm(nn.GroupNorm):
 
 
 class FrameNorm(nn.LayerNorm):
-    """LayerNorm over the channels of each frame: no frame learns of another; as many parameters as
-    TimeNorm."""
+    """LayerNorm over the channels of each frame: frames stay independent; as many parameters as TimeNorm."""
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, C, T) normalised; the mask changes nothing."""
+        """(B, C, T) normalised; the mask is ignored."""
         return super().forward(x.transpose(1, 2)).transpose(1, 2)
 
 
@@ -53,7 +51,7 @@ class Block(nn.Module):
     Args:
         channels: C.
         kernel: of the depthwise convolution, odd.
-        dropout: chance of either dropout.
+        dropout: rate of both dropouts.
         causal: pad on the left only and normalise every frame by itself, so that no frame sees a later one.
     """
 
@@ -107,21 +105,20 @@ class ConvNeXt1d(Head):
 
     By default the published network on raw audio: 36,595,186 parameters for (1, 1, 220500) and 50 classes. On
     EnCodec latents (128, 1, 375) the published one has stem 256, stem_stride 4, channels 512 and 1024, stride
-    2 and dropout 0.25: 33,218,354. Its norm takes statistics over the whole clip; here over the clip's real
-    frames, and padding is zero before every convolution, so that a clip's logits do not depend on how far it
-    was padded. Frequencies are
-    channels: the convolutions run along time alone.
+    2 and dropout 0.25: 33,218,354. Its norm takes statistics over the whole clip; here only over real frames,
+    and padding is zeroed before every convolution, so that a clip's logits don't depend on the length of the
+    padding. Frequencies are channels: convolutions run along time only.
 
     Args:
         input_shape: (D, F, T), read as D * F channels.
         num_classes: width of the logits.
         stem: channels of the stem.
-        stem_stride: its kernel and stride.
-        channels: of each stage.
-        stride: kernel and stride at the beginning of each stage.
-        blocks: in each stage.
-        kernel: of the depthwise convolutions, odd.
-        dropout: of values and of whole channels, at the end of each block.
+        stem_stride: kernel and stride of the stem.
+        channels: width of each stage.
+        stride: kernel and stride at the start of each stage.
+        blocks: blocks per stage.
+        kernel: size of the depthwise convolutions, odd.
+        dropout: rate for values and for whole channels, at the end of each block.
     """
 
     def __init__(

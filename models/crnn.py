@@ -36,8 +36,8 @@ class AttentionPool(nn.Module):
 class CRNN(Head):
     """Convolution blocks, a bidirectional GRU over the frames, attention pooling, dropout, one linear layer.
 
-    The layout of Cakir et al. (2017), with attention in place of their output per frame. The GRU hears
-    padding as zeros, not at all as audio: the length of the padding may move a logit, its content never does.
+    The layout of Cakir et al. (2017), with attention in place of their output per frame. The GRU sees
+    padding as zeros: the length of the padding may change a logit, its content never does.
 
     Args:
         input_shape: (D, F, T).
@@ -45,13 +45,12 @@ class CRNN(Head):
         channels: width of each block: two 3x3 convolutions with BatchNorm and ReLU, then a max pool that
             halves the frequencies.
         time_pools: how many of the first blocks halve the frames too.
-        max_frames: a longer sequence is averaged down to so many frames before the GRU, whose time grows with
-            them.
+        max_frames: longer sequences are averaged to this many frames before the GRU.
         hidden: width of the GRU in each direction.
         layers: GRU layers, with dropout between them.
-        dropout: before the GRU and before the last layer.
-        standardise: per channel and frequency, by the training set (`adapt`); padding then becomes zero, the
-            mean.
+        dropout: rate before the GRU and before the last layer.
+        standardise: per channel and frequency, with the training set's mean and deviation (`adapt`); padding
+            becomes zero.
     """
 
     def __init__(

@@ -1,5 +1,4 @@
-"""Several heads in one: trained side by side on the same batches, each by its own loss, averaged when
-asked."""
+"""Several heads in one: trained side by side on the same batches, each with its own loss, then averaged."""
 
 from __future__ import annotations
 
@@ -19,17 +18,16 @@ from .head import Head
     about="several heads trained side by side, their logits averaged (deep ensemble)",
 )
 class Ensemble(Head):
-    """Members learn from the same batches, each by its own loss; the answer is the mean of their logits.
+    """Members train on the same batches, each with its own loss; the output is the mean of their logits.
 
-    A loss on the mean would let the members lean on each other; apart, they err differently (Lakshminarayanan
-    et al. 2017). The mean of logits is the geometric mean of their probabilities.
+    A loss on the mean would let members rely on each other; trained apart, they make different errors
+    (Lakshminarayanan et al. 2017). The mean of logits is the geometric mean of the probabilities.
 
     Args:
         input_shape: (D, F, T).
         num_classes: width of the logits.
         members: a list of heads with their options, [{name: audio_cnn, dropout: 0.2}, {name: functionals,
-            augment: false}]; a member with `augment: false` learns from the clips as they are, neither masked
-            nor mixed.
+            augment: false}]; a member with `augment: false` trains on the clips without masks or mixing.
     """
 
     def __init__(
@@ -77,12 +75,12 @@ class Ensemble(Head):
         return torch.stack(losses).mean()
 
     def load_pretrained(self) -> None:
-        """Pretrained weights of the members that have some."""
+        """Load the members' pretrained weights."""
         for head in self.heads:
             head.load_pretrained()
 
     def adapt(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
-        """Statistics of the training set for the members that take them."""
+        """Compute the members' statistics of the training set."""
         batches = list(batches)
         for head in self.heads:
             head.adapt(batches)

@@ -1,5 +1,4 @@
-"""Statistics of a spectrogram over time, and one layer on them: seconds to train, hard to overfit, unlike any
-CNN."""
+"""Statistics of a spectrogram over time and one layer on them: trains in seconds, hard to overfit."""
 
 from __future__ import annotations
 
@@ -29,15 +28,15 @@ class Functionals(Head):
     Per band: mean, deviation, five quantiles, mean and deviation of the change from frame to frame. Per group
     of neighbouring bands: the modulation spectrum (power of the envelope's slow changes, in octave-like
     steps: a rotor, a clock, waves) and its correlation with the other groups. A spectrogram of one channel is
-    taken relative to its loudest cell, so that gain does not matter, and no deeper than 80 dB below it.
+    taken relative to its loudest cell, so that gain does not matter, down to 80 dB below it.
 
     Args:
         input_shape: (D, F, T); each of D * F rows is a band. One frame (T = 1): the vector itself.
         num_classes: width of the logits.
-        groups: groups of bands for modulations and correlations; no more than there are bands.
+        groups: groups of bands for modulations and correlations, at most one per band.
         modulations: steps of the modulation spectrum.
-        hidden: width of a hidden layer; 0 = none.
-        dropout: share of the statistics (and hidden units) dropped in training.
+        hidden: width of a hidden layer; 0: none.
+        dropout: rate on the statistics and hidden units.
     """
 
     def __init__(

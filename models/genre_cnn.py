@@ -1,5 +1,4 @@
-"""The CNN that ayush-kitnawat-2023160/Music_Gener_Classification trained on GTZAN, and its relative without
-the wide layer."""
+"""The GTZAN CNN of ayush-kitnawat-2023160/Music_Gener_Classification, and one without its wide layer."""
 
 from __future__ import annotations
 
@@ -24,19 +23,19 @@ class GenreCNN(Head):
     and dropout.
 
     By default the published network: 169,049,802 parameters for (1, 128, 1292) and 10 classes, of which
-    168,821,248 are the first hidden layer's, one weight for every cell of the 128 x 16 x 161 map: where in a
-    song something sounds is learned by heart. `pool="gap"` averages the map instead, over the real frames.
+    168,821,248 are the first hidden layer's, one weight for every cell of the 128 x 16 x 161 map: it
+    memorises when in a song something sounds. `pool="gap"` averages the map over the real frames instead.
 
     Args:
         input_shape: (D, F, T).
         num_classes: width of the logits.
         channels: width of each block; each halves the map, an odd last row or frame is dropped.
         hidden: widths of the hidden layers.
-        dropout: after each hidden layer.
-        pool: "flatten", cells without real audio as zeros, or "gap", the mean over frequency and real frames.
-        grid: rows and frames beyond which a map is averaged down before it is flattened; the published size.
-        standardise: per channel and frequency, by the training set (`adapt`); padding then becomes zero, the
-            mean.
+        dropout: rate after each hidden layer.
+        pool: "flatten" (padding as zeros), or "gap", the mean over frequency and real frames.
+        grid: (rows, frames); larger maps are averaged to it before flattening; the published size.
+        standardise: per channel and frequency, with the training set's mean and deviation (`adapt`); padding
+            becomes zero.
     """
 
     def __init__(

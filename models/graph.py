@@ -1,5 +1,4 @@
-"""Graph convolutions over the tokens of one clip, dense and in plain torch: clips are short and never share a
-graph."""
+"""Dense graph convolutions over the tokens of one clip, in plain torch: clips never share a graph."""
 
 from __future__ import annotations
 
@@ -9,14 +8,14 @@ from torch import Tensor, nn
 
 @torch.no_grad()
 def find_neighbours(x: Tensor, k: int, real: Tensor | None = None) -> Tensor:
-    """Who is among whose nearest: the symmetric k-nearest-neighbour graph of each clip's tokens.
+    """The symmetric k-nearest-neighbour graph of each clip's tokens.
 
-    A token is joined to its k nearest others by Euclidean distance and to those that count it among theirs.
+    Two tokens are joined if either is among the k nearest of the other, by Euclidean distance.
 
     Args:
         x: (B, N, C) tokens.
         k: neighbours of a token; fewer where a clip has fewer other tokens.
-        real: (B, N), True where a token is real; the others get no neighbour and are nobody's. None: all are
+        real: (B, N), True where a token is real; padding gets no edges. None: all are
             real.
     Returns:
         (B, N, N) bool, without loops.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class Head(nn.Module):
-    """Base class of the heads: `forward` is all that a head has to write.
+    """Base class of the heads: `forward` is all that a head must define.
 
     Its `__init__` takes `input_shape`, (D, F, T), and `num_classes`, then its options as keyword-only
     arguments. `models.build` notes all of them in `config`.
@@ -18,7 +18,7 @@ class Head(nn.Module):
 
     config: dict[str, Any]
     also: tuple[str, ...] = ()
-    """kinds of further views that training batches bring"""
+    """kinds of the further views that its training batches need"""
     is_sklearn = False
     """is it fitted by scikit-learn, without epochs? (`sklearn_head.SklearnHead`)"""
 
@@ -31,12 +31,12 @@ class Head(nn.Module):
         raise NotImplementedError
 
     def load_pretrained(self) -> None:
-        """Load what the option `weights` names: called once before training, never when a head is rebuilt.
-        Default: nothing to load."""
+        """Load the weights that the option `weights` names: called once before training, never when a head is
+        rebuilt. Default: none."""
 
     def adapt(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
-        """Take statistics of the training set's (x, mask) into buffers: called once before training. Default:
-        none are taken."""
+        """Compute statistics of the training set's (x, mask) into buffers: called once before training.
+        Default: none."""
 
     def loss(self, batch: dict[str, Any], criterion: Callable[..., Tensor]) -> Tensor:
         """The loss of a batch, a scalar. Default: the criterion of the logits.
@@ -52,14 +52,13 @@ class Head(nn.Module):
 
     @classmethod
     def has_own_loss(cls) -> bool:
-        """Is there more to the loss than the criterion of the logits?"""
+        """Does the head override `loss`?"""
         return cls.loss is not Head.loss
 
     def forward_features(self, x: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
-        """The maps that `forward` computes, by name, to be drawn. Default: none, every layer's output is
-        drawn."""
+        """The feature maps to plot, by name. Default: none, and every layer's output is plotted."""
         return {}
 
     def count_stored_values(self, rows: int) -> int:
-        """Values of four bytes that are stored after training on so many rows. Default: the parameters."""
+        """Number of 4-byte values stored after training on this many rows. Default: the parameters."""
         return sum(parameter.numel() for parameter in self.parameters())

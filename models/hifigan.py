@@ -1,5 +1,4 @@
-"""HiFi-GAN's scale discriminator as a classifier, as hadaev8/test_task_ESC50_study trained it on raw
-audio."""
+"""HiFi-GAN's scale discriminator as a classifier of raw audio, after hadaev8/test_task_ESC50_study."""
 
 from __future__ import annotations
 
@@ -24,16 +23,16 @@ class HiFiGAN(Head):
 
     By default the published network: 10,024,932 parameters (4,146 of them the gains of the weight norm) for
     (1, 1, 220500) and 50 classes. Kong et al. 2020 (HiFi-GAN), section 2.3, with the widths of the ESC-50
-    study. There the mean was over all frames; here it is over the real ones, and padding is zero before every
-    convolution, so that a clip's logits do not depend on how far it was padded. Frequencies are channels.
+    study. There the mean is over all frames; here over the real ones, and padding is zeroed before every
+    convolution, so that a clip's logits don't depend on the length of the padding. Frequencies are channels.
 
     Args:
         input_shape: (D, F, T), read as D * F channels.
         num_classes: width of the logits.
-        channels: of the first layer and of each strided one; the last but one layer has the last again.
+        channels: width of the first layer and of each strided one; the second-last layer repeats the last.
         strides: of the strided layers, one fewer than `channels`.
         groups: of the strided layers; each divides the channels before and after it.
-        kernels: of the first layer, the strided ones, the last but one, the last; odd.
+        kernels: of the first layer, the strided ones, the second-last and the last; odd.
         slope: of the LeakyReLU.
     """
 

@@ -74,7 +74,7 @@ class KNN(SklearnHead):
         return each, each / rows / 30
 
     def count_stored_values(self, rows: int) -> int:
-        """Values of four bytes that are stored after fitting to so many rows."""
+        """Number of 4-byte values stored after fitting to this many rows."""
         return rows * (self.width + self.classes)
 
     def solve(

@@ -1,4 +1,4 @@
-"""Logistic regression on pooled statistics: the baseline that every other head has to beat."""
+"""Logistic regression on pooled statistics: the baseline."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from .head import Head
 class Linear(Head):
     """Pool, standardise, one linear layer.
 
-    SGD with momentum (lr 0.1, 0.9) reaches scikit-learn's logistic regression; AdamW settles elsewhere, and
-    scored four to five points lower where many features each say a little (the synthetic data of
-    tests/test_models.py).
+    SGD with momentum (lr 0.1, 0.9) reaches scikit-learn's logistic regression; AdamW converges to
+    another solution, which scored four to five points lower where many features are each weakly informative
+    (the synthetic data of tests/test_models.py).
 
     Args:
         input_shape: (D, F, T); see `common.pool_stats` for what is pooled.
@@ -35,8 +35,8 @@ class Linear(Head):
         self.standardise = Standardise(width)
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(width, num_classes)
-        # From zero, gradient descent heads for the solution of least norm; random weights on
-        # features that the training clips do not pin down would stay, and be noise on test clips.
+        # From zero, gradient descent finds the solution of least norm; random initial weights on features
+        # that the training clips don't determine would remain, as noise on test clips.
         nn.init.zeros_(self.fc.weight)
         nn.init.zeros_(self.fc.bias)
 

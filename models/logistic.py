@@ -1,4 +1,4 @@
-"""Logistic regression in closed form: scikit-learn's, kept as one linear layer."""
+"""scikit-learn's logistic regression, stored as one linear layer."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from .sklearn_head import SklearnHead, compute_constant_logits, split_tasks
     about="scikit-learn's logistic regression on the embedding or on statistics over time",
 )
 class Logistic(SklearnHead):
-    """Multinomial, or one against the rest where clips have several labels; strongest of all where clips are
-    few.
+    """Multinomial, or one-vs-rest where clips have several labels; often the best head for few clips.
 
     Args:
         input_shape: (D, F, T); `sklearn_head.SklearnHead` says how it becomes a vector.

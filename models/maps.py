@@ -13,12 +13,12 @@ from .common import Standardise, Window, pool_mask, select_real_frames
 
 
 class Input(nn.Module):
-    """A view as a head's input: standardised per channel and frequency by the training set, padding then
-    zero, the mean.
+    """A view as a head's input: standardised per channel and frequency by the training set, padding set to
+    zero.
 
     Args:
         input_shape: (D, F, T).
-        standardise: False passes the view through untouched, padding and all.
+        standardise: False passes the view through unchanged, padding included.
     """
 
     def __init__(self, input_shape: tuple[int, int, int], standardise: bool) -> None:

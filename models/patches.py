@@ -1,5 +1,5 @@
-"""A dictionary of spectrogram patches, learnt without labels, and a support vector machine on how often and
-how steadily each occurs."""
+"""A dictionary of spectrogram patches, learned without labels, and a support vector machine on each word's
+mean and deviation over time."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Patches(SVM):
         channels, height, frames = input_shape
         if channels != 1 or height < 4 or frames < 4:
             raise HeadError(
-                "patches: a spectrogram of one channel, 4 bands and 4 frames at least is wanted, not "
+                "patches: a spectrogram of one channel, 4 bands and 4 frames at least is needed, not "
                 f"{input_shape}"
             )
         if words < 2 or not sizes or any(len(size) != 2 or size[0] < -1 or size[1] < 1 for size in sizes):
@@ -143,7 +143,7 @@ class Patches(SVM):
         return _compute_root(torch.cat(areas, 1))
 
     def _copy(self, x: Tensor, mask: Tensor | None, number: int) -> tuple[Tensor, Tensor | None]:
-        """A clip moved by some bands or stretched in time; number 0 is the clip itself."""
+        """A copy of a clip, shifted by some bands or stretched in time; number 0 is the clip itself."""
         by = self.copies[number]
         if not number:
             return x, mask
@@ -175,8 +175,8 @@ class Patches(SVM):
         multilabel: bool,
         weights: np.ndarray | None = None,
     ) -> None:
-        """Learn the dictionaries from the training rows, all alike, then the machines from them and their
-        copies; arguments as in `svm`."""
+        """Learn the dictionaries from the training rows, all with equal weight, then fit the machines to the
+        rows and their copies; arguments as in `svm`."""
         self._refuse(len(targets))
         batches = [(x.cpu(), None if mask is None else mask.cpu()) for x, mask in batches]
         for number in range(len(self.sizes)):
@@ -214,8 +214,8 @@ class Patches(SVM):
         return 2 + fitting, len(PREDICTED) * seconds_per_copy
 
     def _learn(self, number: int, batches: list[tuple[Tensor, Tensor | None]]) -> None:
-        """A dictionary of patches of one size: whitened, clustered; whitening and words are kept as one set
-        of filters."""
+        """Learn the dictionary of one patch size: whiten, cluster; whitening and words are kept as one set of
+        filters."""
         from sklearn.cluster import MiniBatchKMeans
         from sklearn.exceptions import ConvergenceWarning
 
@@ -244,14 +244,13 @@ class Patches(SVM):
 
 
 def _compute_root(x: Tensor) -> Tensor:
-    """The square root, 0 below 0; there its gradient is 0, too, and no infinity that saliency would trip
-    over."""
+    """The square root, 0 below 0, where its gradient is 0, too: an infinite one would break saliency."""
     above = x > 0
     return torch.where(above, x, 1.0).sqrt() * above
 
 
 def _compute_levels(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Levels relative to each clip's loudest cell, no deeper than `functionals` looks; (B,) real frames."""
+    """Levels relative to each clip's loudest cell, with the floor of `functionals`; (B,) real frames."""
     real = x.new_full((len(x),), x.shape[3], dtype=torch.long) if mask is None else mask.sum(1)
     inside = (torch.arange(x.shape[3], device=x.device) < real[:, None])[:, None, None]
     peak = x.masked_fill(~inside, float("-inf")).amax((2, 3), keepdim=True)

@@ -1,9 +1,8 @@
-"""What heads share that scikit-learn fits at once, without epochs: their input as vectors, and how labels are
-handed over.
+"""What scikit-learn heads share: they are fitted without epochs, on one vector per row.
 
-Such a head has `solve(batches, targets, groups, multilabel)`, with `weights` besides where it is `weighted`,
-and leaves what it found in buffers, so that it is saved, rebuilt and asked like any other: no object of
-scikit-learn is ever stored.
+Such a head has `solve(batches, targets, groups, multilabel)`, also with `weights` if it is `weighted`, and
+stores the fit in buffers, so it is saved, rebuilt and used like any other head: no scikit-learn object is
+ever stored.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ class SklearnHead(Head):
             width = count_stats(input_shape)
         else:
             width = self.functionals.standardise.mean.numel()
-            # its statistics alone are wanted
+            # only its statistics are used
             self.functionals.top = self.functionals.standardise = nn.Identity()
         self.width = width
         self.standardise = Standardise(width)
@@ -59,32 +58,32 @@ class SklearnHead(Head):
         )
 
     def compute_standardised(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, width) with mean 0 and deviation 1 in training, cut at eight deviations."""
+        """(B, width) with mean 0 and deviation 1 in training, clipped at eight deviations."""
         return self.standardise(self.compute_vectors(x, mask)).clamp(-8, 8)
 
     def fit_standardisation(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> np.ndarray:
-        """Fit the standardisation to the training rows; they, standardised: (rows, width) float32."""
+        """Fit the standardisation to the training rows; the standardised rows: (rows, width) float32."""
         with torch.inference_mode():
             vectors = torch.cat([self.compute_vectors(x, mask).float().cpu() for x, mask in batches])
         self.standardise.fit([vectors])
         return self.standardise.cpu()(vectors).clamp(-8, 8).numpy()
 
     def store_buffers(self, **tensors: Tensor) -> None:
-        """Set buffers to copies that lie in memory as those of a loaded checkpoint do.
+        """Set buffers to copies with the memory layout of a loaded checkpoint.
 
-        In another layout another kernel sums them, and what it finds differs in the last bits on some CPUs.
+        Another layout means another summation kernel, whose results differ in the last bits on some CPUs.
         """
         for name, value in tensors.items():
             setattr(self, name, value.clone(memory_format=torch.contiguous_format))
 
     def update_options(self, **options: Any) -> None:
-        """Write into `config` what only fitting tells, such as the number of rows kept: rebuilding needs
-        it."""
+        """Write options that only the fit decides into `config`, such as the number of rows kept: rebuilding
+        needs them."""
         self.config["options"].update(options)
 
 
 def split_tasks(targets: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """(class, (rows,) 0/1) of every class that some rows have and others have not."""
+    """(class, (rows,) 0/1) of every class that some rows have and some don't."""
     for number in range(targets.shape[1]):
         yes = targets[:, number] > 0.5
         if yes.any() and not yes.all():
@@ -92,7 +91,7 @@ def split_tasks(targets: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def compute_constant_logits(targets: np.ndarray) -> np.ndarray:
-    """(classes,) logits for those that `split_tasks` leaves out, 0 for the others: all rows have them, or
-    none."""
+    """(classes,) logits for the classes that all rows have, or none, and `split_tasks` leaves out; 0 for the
+    others."""
     yes = targets > 0.5
     return np.where(yes.all(0), -NEVER, np.where(yes.any(0), 0.0, NEVER)).astype(np.float32)

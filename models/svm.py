@@ -29,8 +29,8 @@ def compute_gaussian_kernel(x: Tensor, y: Tensor, gamma: float) -> Tensor:
     about="scikit-learn's support vector machine (Gaussian kernel, one against the rest)",
 )
 class SVM(SklearnHead):
-    """One machine a class; the decisions times one number, found by cross-validation within the training
-    rows, are the logits.
+    """One machine per class; logits are the decisions times a factor found by cross-validation within the
+    training rows.
 
     Args:
         input_shape: (D, F, T); `sklearn_head.SklearnHead` says how it becomes a vector.
@@ -77,7 +77,7 @@ class SVM(SklearnHead):
 
         Args:
             batches: (x, mask) of all of them in order. targets: (rows, classes) 0/1.
-            groups: (rows,) what must not be parted when the scale is found.
+            groups: (rows,) groups that the cross-validation keeps together.
             weights: (rows,) what each counts; None: all count 1.
         """
         self._refuse(len(targets))
@@ -129,14 +129,13 @@ class SVM(SklearnHead):
         return each, each / rows / 30
 
     def count_stored_values(self, rows: int) -> int:
-        """Values of four bytes that are stored, at most, after fitting to so many rows."""
+        """The most 4-byte values stored after fitting to this many rows."""
         return rows * (self.width + self.classes)
 
     def _fit_machines(
         self, kernel: np.ndarray, targets: np.ndarray, weights: np.ndarray, rows: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(classes, all rows) coefficients and (classes,) offsets of machines that saw the given rows
-        alone."""
+        """(classes, all rows) coefficients and (classes,) offsets of machines fitted to these rows only."""
         from sklearn.svm import SVC
 
         coefficients, bias = np.zeros((self.classes, len(kernel))), np.full(self.classes, -1.0)
@@ -157,8 +156,8 @@ class SVM(SklearnHead):
         copies: int,
         predicted: list[int],
     ) -> float:
-        """The factor that turns decisions into the logits of least log loss, on rows that the machines did
-        not see."""
+        """The factor that turns decisions into logits with the lowest log loss, on rows outside the machines'
+        training rows."""
         from scipy.optimize import minimize_scalar
         from scipy.special import log_softmax
         from sklearn.model_selection import GroupKFold

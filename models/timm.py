@@ -30,22 +30,21 @@ class Timm(Head):
     """Standardise, enlarge what is too small for an image network, a timm network with its own pooling and
     classifier.
 
-    A network gets the view as it is, but for axes under 32, which are enlarged to it; one that does not
-    answer to that, and one of a single image size (many transformers), gets the view resized to its own size;
-    both bilinearly. timm's networks know no mask: padding is the training set's mean, zero after
-    standardising, and counts in their pooling.
+    A network gets the view as it is, with axes under 32 enlarged to 32. Networks that can't take that size,
+    or only one image size (many transformers), get the view resized to theirs; both bilinearly. timm's
+    networks take no mask: padding is zero after standardising, the training set's mean, and counts in their
+    pooling.
 
     Args:
         input_shape: (D, F, T); D becomes the network's input channels.
         num_classes: width of the logits.
-        backbone: timm's name of a network (`timm.list_models()`), with or without its tag of weights.
-        weights: None = random; "timm" = those that timm knows for the backbone; a local file or folder of
-            weights, or a hub id. They are loaded by `load_pretrained`, their first convolution fitted to D
-            channels.
-        dropout: before the network's classifier, where it has one that drops.
-        drop_path: stochastic depth, where the network has it.
-        standardise: per channel and frequency, by the training set (`adapt`); padding then becomes zero, the
-            mean.
+        backbone: timm's name of a network (`timm.list_models()`), with or without a tag of weights.
+        weights: null: random; "timm": timm's own for the backbone; or a local file or folder of weights, or a
+            hub id. The first convolution is adapted to D channels.
+        dropout: rate before the network's classifier, if it supports that.
+        drop_path: rate of stochastic depth, if the network supports it.
+        standardise: per channel and frequency, with the training set's mean and deviation (`adapt`); padding
+            becomes zero.
     Raises:
         HeadError: there is no such backbone, or it cannot take the view.
     """
@@ -94,7 +93,7 @@ class Timm(Head):
             ) from None
 
     def _fit(self, input_shape: tuple[int, int, int], num_classes: int) -> tuple[int, int]:
-        """The image size (F, T) that the network answers to: the view's, enlarged where short, else its
+        """The image size (F, T) that the network takes: the view's, enlarged where short, else its
         own."""
         own = self.net.pretrained_cfg
         sizes = [tuple(own["input_size"][1:])]
@@ -136,7 +135,7 @@ class Timm(Head):
         self.input.fit(batches)
 
     def _build_pretrained_state(self, overlay: dict[str, Any]) -> dict[str, Tensor]:
-        """The state of a pretrained twin; KeyError where weights are missing, which timm only warns of."""
+        """The state of the pretrained network; KeyError if weights are missing, of which timm only warns."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             fresh = self._create().state_dict()
@@ -159,7 +158,7 @@ class Timm(Head):
         """Load the weights that option `weights` names; nothing where it is None.
 
         Raises:
-            HeadError: they cannot be had, or do not fit the backbone.
+            HeadError: they cannot be loaded, or don't fit the backbone.
         """
         if self.weights is None:
             return

@@ -1,7 +1,7 @@
-"""The registry of extractors: every module of this folder that is not a helper is one, under its file's name.
+"""The registry of extractors: every module of this folder but the helpers is one, named like its file.
 
 An extractor is one file with `Settings` and `Extractor` (see `base`, and docs/add-an-extractor.md). Nothing
-heavy is imported here or at the top of such a file: `--help` needs them all.
+heavy is imported here or at the top of such a file, to keep `--help` quick.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from earshot.core.errors import UserError
 from earshot.core.settings import replace_defaults
 
-USUAL = "logmel"  # needs no weights: what error lines propose first
+USUAL = "logmel"  # needs no weights: error lines propose it first
 _HELPERS = {"ast_fast", "base", "hub", "mel", "torch_weights"}
 
 
@@ -32,15 +32,13 @@ def load_module(name: str) -> ModuleType:
         UserError: no extractor has this name.
     """
     if name not in list_names():
-        raise UserError(
-            f"no extractor is called {name!r}: choose one of {', '.join(list_names())} (--extractor)"
-        )
+        raise UserError(f"no extractor named {name!r}: choose one of {', '.join(list_names())} (--extractor)")
     return importlib.import_module(f"{__name__}.{name}")
 
 
 def find_makers(kinds: Iterable[str], needs: Mapping[str, Any]) -> list[str]:
-    """The extractors that, by their defaults, make a view of one of these kinds with the settings that a head
-    needs; the usual one first."""
+    """The extractors whose defaults make a view of one of these kinds with the settings that a head needs;
+    the usual one first."""
     found = []
     for name in sorted(list_names(), key=lambda name: (name != USUAL, name)):
         its = load_module(name)
@@ -53,7 +51,7 @@ def find_makers(kinds: Iterable[str], needs: Mapping[str, Any]) -> list[str]:
 
 
 def describe_view(record: Mapping[str, Any], shape: Sequence[int]) -> dict[str, Any]:
-    """Rate and bands of a cache's view (D, F, T), and what else its extractor says of it."""
+    """Rate and bands of a cache's view (D, F, T), and its extractor's further settings."""
     says = {"rate": record["window"].get("rate"), "bands": shape[1]}
     if record["extractor"] not in list_names():  # made by one that is not in this folder any more
         return says

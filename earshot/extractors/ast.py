@@ -4,10 +4,9 @@ transformers.
 Views: `pooled` (768, 1, 1), `frames` (768, 1, T) = mean over the frequency patches, `tokens` (768, F, T) on
 request; the default network has T 101 and F 12. Everything about its size is read from its config.
 
-Short clips leave most of the window's 10.24 s to padding, which costs as much as sound. `--short-clips`
-computes only the patches that lie within the window, at their own positions: the position embedding's first
-columns, as if the padding's tokens were taken out of the full network. The embeddings are others than the
-padded network's: no token attends to padding.
+Short clips fill most of the 10.24 s window with padding, which costs as much as audio. `--short-clips`
+computes only the patches within the window, with the first columns of the position embedding, as if the
+padding's tokens were removed. The embeddings differ from the padded network's: no token attends to padding.
 """
 
 from __future__ import annotations
@@ -34,14 +33,13 @@ WEIGHTS = hub.Pretrained(
 
 @dataclass(frozen=True)
 class Settings:
-    """What to keep of AST's output."""
+    """AST: a transformer pretrained on AudioSet"""
 
     COMMON: ClassVar = ("views",)
     views: tuple[str, ...] = ("pooled", "frames")
-    """Any of pooled (one vector), frames (one per 100 ms) and tokens (every patch: 12 times as large)."""
+    """views to keep: pooled (one vector), frames (one per 100 ms), tokens (every patch: 12 times as large)"""
     short_clips: bool = field(default=False, metadata=base.RECORDED_WHERE_CHANGED)
-    """Choose the window from the data and compute its patches alone, none of padding: 5 s take less than half
-    the time."""
+    """choose the window from the data and compute no patches of padding: 5 s take less than half the time"""
 
 
 class Extractor(hub.Extractor):
@@ -60,7 +58,7 @@ class Extractor(hub.Extractor):
 
     @classmethod
     def get_default_seconds(cls, settings: Settings) -> float | None:
-        """The network's own window, unless short clips are to be cheap."""
+        """The network's own window; with `short_clips` none, it is chosen from the data."""
         return None if settings.short_clips else cls.seconds
 
     @property
@@ -77,18 +75,18 @@ class Extractor(hub.Extractor):
         self.std = float(front.get("std", 4.5689974)) if normalised else 0.5
         rate = front.get("sampling_rate", type(self).rate)
         if self.rate != rate:
-            raise UserError(f"ast: hears {rate} Hz, not {self.rate} Hz: leave out --rate")
+            raise UserError(f"ast: these weights take {rate} Hz, not {self.rate} Hz: leave out --rate")
 
     def adopt(self, network: torch.nn.Module) -> None:
-        """Take a network: window, grid of patches and shapes follow from its config."""
+        """Set window, grid of patches and shapes from the network's config."""
         config = network.config
         network = network.eval().requires_grad_(False).to(self.device)
         self.bins, self.max_length = config.num_mel_bins, config.max_length
-        hears = self.max_length * (self.rate // 100) / self.rate
-        if self.window.seconds > hears + 0.005:
+        longest = self.max_length * (self.rate // 100) / self.rate
+        if self.window.seconds > longest + 0.005:
             raise UserError(
-                f"ast: a window of {self.window.seconds:g} s is more than the {hears:g} s that these weights "
-                f"hear: set --seconds {hears:g} or less"
+                f"ast: a window of {self.window.seconds:g} s is longer than the {longest:g} s that these "
+                f"weights take: set --seconds {longest:g} or less"
             )
         patch = config.patch_size
         rows = (self.bins - patch) // config.frequency_stride + 1
@@ -98,14 +96,14 @@ class Extractor(hub.Extractor):
             columns = min(columns, max(1, (frames - patch) // config.time_stride + 1))
             self.max_length = min(self.max_length, max(frames, patch))
         else:
-            self.span = hears  # shorter windows are padded to it
+            self.span = longest  # shorter windows are padded to it
         self.grid = (rows, columns)
         try:
             self.network: ast_fast.Network | None = ast_fast.Network(network, columns)
         except ast_fast.UnknownNetwork as error:
             if self.settings.short_clips:
                 raise UserError(
-                    f"ast: --short-clips does not know this version of transformers ({error}): leave it out"
+                    f"ast: --short-clips doesn't support this version of transformers ({error}): leave it out"
                 ) from None
             self.network = None
         self.model = network
@@ -125,7 +123,7 @@ class Extractor(hub.Extractor):
         return views
 
     def _compute_tokens(self, mel: torch.Tensor) -> torch.Tensor:
-        """(B, tokens, hidden) float32; only the special tokens where nobody asked for the others."""
+        """(B, tokens, hidden) float32; only the special tokens where no view needs the others."""
         import torch
 
         if self.network is None:

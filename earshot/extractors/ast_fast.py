@@ -1,8 +1,8 @@
-"""AST's forward pass without the work that nobody asked for, from the weights of transformers' ASTModel.
+"""AST's forward pass without unused work, from the weights of transformers' ASTModel.
 
 Published in Gong et al., 2021. What differs from `ASTModel.forward`: the linear layers' weights are cast to
 half precision once, not per pass; queries, keys and values are one product; of the last layer only the tokens
-that are asked for; fewer time patches for shorter windows. Under autocast the products are in half precision
+that are used; fewer time patches for shorter windows. Under autocast the products are in half precision
 while the residual stream, layer norms and sums stay in fp32, as transformers' own pass has it on a GPU.
 """
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-# One layer's parts in transformers from 5.1 on, and in 5.0 and before.
+# a layer's parts in transformers from 5.1 on, and in 5.0 and before
 NAMES = {
     "query": ("attention.q_proj", "attention.attention.query"),
     "key": ("attention.k_proj", "attention.attention.key"),
@@ -40,7 +40,7 @@ class Layer:
 
 
 class UnknownNetwork(Exception):
-    """A network that is not built as this file knows it; its own forward pass has to do."""
+    """The network is built in a way that this file doesn't support: use its own forward pass."""
 
 
 class Network:
@@ -48,9 +48,9 @@ class Network:
 
     Args:
         model: on its device.
-        columns: time patches to compute, the first so many of the grid.
+        columns: number of time patches to compute, from the first.
     Raises:
-        Unknown: modules that are missing or of another kind; call the model itself then.
+        Unknown: modules are missing or of another kind; call the model itself then.
     """
 
     def __init__(self, model: torch.nn.Module, columns: int) -> None:
@@ -91,7 +91,7 @@ class Network:
         self._layers: dict[Any, list[Layer]] = {}
 
     def cast_layers(self, dtype: torch.dtype) -> list[Layer]:
-        """The blocks with their products' weights in a type, cast when it is first asked for."""
+        """The blocks with their products' weights in a dtype, cast on first use."""
         import torch
 
         if dtype not in self._layers:
@@ -119,8 +119,8 @@ class Network:
         """The tokens after the last norm.
 
         Args:
-            mel: (B, frames, bins), at least the frames that `columns` patches span; those beyond are not
-                looked at.
+            mel: (B, frames, bins), at least the frames that `columns` patches span; others are
+                ignored.
             dtype: of the products: float32, bfloat16 or float16.
             patches: False computes the two special tokens of the last layer alone.
         Returns:
@@ -149,26 +149,26 @@ class Network:
             [self.special.expand(len(mel), -1, -1), found.flatten(2).transpose(1, 2) + self.position], dim=1
         )
 
-    def _apply_block(self, x: torch.Tensor, layer: Layer, dtype: torch.dtype, asked: int) -> torch.Tensor:
-        """(B, tokens, hidden) -> the first `asked` tokens after the block; all of them are looked at."""
+    def _apply_block(self, x: torch.Tensor, layer: Layer, dtype: torch.dtype, kept: int) -> torch.Tensor:
+        """(B, tokens, hidden) -> the first `kept` tokens after the block; attention sees all of them."""
         from torch.nn import functional as F
 
         batch, tokens, hidden = x.shape
         normed = layer.before(x).to(dtype)
-        if asked == tokens:
+        if kept == tokens:
             q, k, v = (
                 F.linear(normed, *layer.qkv).view(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
             )
         else:
             weight, bias = layer.qkv
-            q = F.linear(normed[:, :asked], weight[:hidden], None if bias is None else bias[:hidden])
-            q = q.view(batch, asked, self.heads, -1).transpose(1, 2)
+            q = F.linear(normed[:, :kept], weight[:hidden], None if bias is None else bias[:hidden])
+            q = q.view(batch, kept, self.heads, -1).transpose(1, 2)
             k, v = (
                 F.linear(normed, weight[hidden:], None if bias is None else bias[hidden:])
                 .view(batch, tokens, 2, self.heads, -1)
                 .permute(2, 0, 3, 1, 4)
             )
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, asked, hidden)
-        x = x[:, :asked] + F.linear(mixed, *layer.out)
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, kept, hidden)
+        x = x[:, :kept] + F.linear(mixed, *layer.out)
         normed = layer.after(x).to(dtype)
         return x + F.linear(self.activation(F.linear(normed, *layer.up)), *layer.down)

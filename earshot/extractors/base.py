@@ -27,7 +27,7 @@ FLOAT16_MAX = 65504.0
 
 @dataclass(frozen=True)
 class Window:
-    """How clips become windows; decided once for a data set, by the user or from the data."""
+    """How clips are cut into windows; decided once per data set, by the user or from the data."""
 
     seconds: float
     """Length of a window in seconds."""
@@ -36,7 +36,7 @@ class Window:
     pad: str
     """What fills a short clip: "wrap" repeats it, "silence" adds zeros."""
     max_windows: int | None
-    """Keep only the first so many windows of a clip; None keeps all."""
+    """Keep at most this many windows of a clip, from its start; None keeps all."""
     rate: int
     """Samples per second of the waves."""
 
@@ -46,7 +46,7 @@ class ClipFeatures:
     """The windows of one clip: n rows."""
 
     start: np.ndarray
-    """(n,) float32: seconds from the start of the file, what was trimmed included."""
+    """(n,) float32: seconds from the start of the file, trimmed silence included."""
     length: np.ndarray
     """(n,) float32: seconds of real audio; the rest of the window is padding."""
     views: dict[str, np.ndarray]
@@ -56,8 +56,8 @@ class ClipFeatures:
 class Extractor:
     """Base of all extractors: a subclass declares `views`, its rate where `Settings` has none, and `forward`.
 
-    What its module has besides is `Settings`, a frozen dataclass: its fields become flags and enter the
-    fingerprint. A field `views`, where there is one, picks some of the views.
+    Its module also has `Settings`, a frozen dataclass whose fields become flags and enter the fingerprint. An
+    optional field `views` picks some of the views.
 
     Args:
         settings: the extractor module's own `Settings`.
@@ -70,23 +70,23 @@ class Extractor:
     views: dict[str, Kind]
     """Every view that it can make, and its kind; an instance keeps those that were chosen."""
     rate = 0
-    """Samples per second of the waves; 0: `Settings.rate`, or the data's own where that is None, too."""
+    """Samples per second of the waves; 0: `Settings.rate`, or the data's own if that is None."""
     pad = "wrap"
     """What fills a short clip, see `Window`."""
     seconds: float | None = None
-    """The longest window that it takes, and the default; None: the window is chosen from the data."""
+    """The longest window, which is also the default; None: the window is chosen from the data."""
     limit = 10.0
     """The longest window that is chosen from the data."""
     default_weights: str | None = None
     weights_hint = "leave the flag out"
-    """What to do instead where weights are given to an extractor that has none."""
+    """What to do instead of giving weights to an extractor that has none."""
     half = False
-    """Does it compute in half precision where that is asked for?"""
+    """Does it support half precision?"""
     half_on_cpu = False
-    """And on a CPU, where that is faster there?"""
+    """Also on CPUs where that is faster?"""
     at_once: int | None = None
-    """Windows of a pass on a CPU, by its caches, where passes run side by side on a thread each: threads that
-    share a pass wait for each other at every layer. None: passes of the batch size, one after the other."""
+    """Windows per pass on a CPU (chosen for its caches) where passes run in parallel, one thread each:
+    threads that share a pass wait for each other at every layer. None: one pass of the batch size at a time."""
     shapes: dict[str, tuple[int, int, int]]
     """(D, F, T) of each chosen view; set by `prepare`, else found by a trial pass."""
 
@@ -107,7 +107,7 @@ class Extractor:
         self.device = str(device)
         self.rate = window.rate
         self.samples = max(1, round(window.seconds * window.rate))
-        self.span = window.seconds  # of the time axis; longer where a network always hears more
+        self.span = window.seconds  # of the time axis; longer where a network's input is fixed
         self._lanes: ThreadPoolExecutor | None = None
         self.views = self.choose_views(settings)
         self.shapes = {}
@@ -117,14 +117,13 @@ class Extractor:
             self.shapes = self._try_shapes()
 
     def prepare(self) -> None:
-        """Check the settings and load the network; may set `shapes`, where a trial pass would cost, and
-        `span`."""
+        """Check the settings and load the network; may set `span`, and `shapes` to save a trial pass."""
 
     def forward(self, waves: torch.Tensor, lengths: list[float]) -> dict[str, torch.Tensor]:
         """Features of a batch of windows.
 
         Args:
-            waves: (B, samples) float32 on the device, filled already.
+            waves: (B, samples) float32 on the device, padded already.
             lengths: seconds of real audio in each.
         Returns:
             Per view (B, D, F, T), at least the chosen ones.
@@ -133,7 +132,7 @@ class Extractor:
 
     @classmethod
     def get_default_seconds(cls, settings: Any) -> float | None:
-        """The window where no flag gives it; None: chosen from the data, at most `limit`."""
+        """The default window; None: chosen from the data, at most `limit`."""
         return cls.seconds
 
     @classmethod
@@ -141,7 +140,7 @@ class Extractor:
         """The local files that define the network, without importing torch; [] where there are none yet.
 
         Raises:
-            UserError: `weights` are given where there is no network, do not exist, or hold no usable model.
+            UserError: the extractor takes no weights, or they don't exist or hold no usable model.
         """
         if weights is not None:
             raise UserError(f"--weights: the extractor {cls.get_name()} has no weights; {cls.weights_hint}")
@@ -149,13 +148,13 @@ class Extractor:
 
     @classmethod
     def fetch(cls, settings: Any, weights: str | None) -> None:
-        """Make the weights available locally, downloaded if need be; UserError where they cannot be had."""
+        """Download the weights if they are not here; UserError if that fails."""
         cls.find_weights(settings, weights)
 
     @classmethod
     def describe(cls, settings: Any, rate: int) -> dict[str, Any]:
-        """What a head with published weights compares: rate, and bands, hop in seconds and filter bank of a
-        spectrogram."""
+        """The settings that published heads require of a view: rate, and a spectrogram's bands, hop in seconds
+        and filter bank."""
         return {"rate": rate}
 
     @classmethod
@@ -165,16 +164,16 @@ class Extractor:
 
     @property
     def band(self) -> tuple[float, float]:
-        """The lowest and the highest frequency in Hz that the views show."""
+        """The lowest and the highest frequency in Hz of the views."""
         return 0.0, self.rate / 2
 
     def make_empty(self, view: str) -> np.ndarray:
-        """A view of no windows, (0, D, F, T) in its own type."""
+        """An empty view, (0, D, F, T), in its own dtype."""
         return np.zeros((0, *self.shapes[view]), np.int16 if self.views[view] == "codes" else np.float16)
 
     @classmethod
     def choose_views(cls, settings: Any) -> dict[str, Kind]:
-        """The views that the settings pick, in that order, and their kinds; UserError for an unknown one."""
+        """The chosen views, in the order of the settings, and their kinds; UserError for an unknown one."""
         chosen = getattr(settings, "views", tuple(cls.views))
         wrong = [view for view in chosen if view not in cls.views]
         if wrong or not chosen:
@@ -236,11 +235,11 @@ class Extractor:
         return clips
 
     def run_passes(self, work: Callable[[Any], Any], batches: Iterable[Any]) -> Iterator[Any]:
-        """`work` of each batch, in order; on a CPU side by side, see `at_once`."""
+        """`work` of each batch, in order; in parallel on a CPU, see `at_once`."""
         import torch
 
         if self.device != "cpu" or self.at_once is None or getattr(_lane, "inside", False):
-            return map(work, batches)  # a pass that waited for others in its own pool would wait for ever
+            return map(work, batches)  # a pass that waited for others in its own pool would never end
         if self._lanes is None:
             self._lanes = ThreadPoolExecutor(torch.get_num_threads(), "pass", _start_lane)
         return _map_in_order(self._lanes, work, batches, torch.get_num_threads() + 1)
@@ -252,7 +251,7 @@ class Extractor:
         )
 
     def fill_window(self, wave: np.ndarray, start: float, length: float) -> np.ndarray:
-        """The samples of one window, filled to (samples,)."""
+        """The samples of one window, padded to (samples,)."""
         first = round(start * self.rate)
         real = max(1, round(length * self.rate))
         return windows.fill_window(wave[first : first + real], self.samples, self.window.pad)
@@ -272,7 +271,7 @@ class Extractor:
 
     @contextlib.contextmanager
     def use_precision(self) -> Iterator[None]:
-        """Autocast as `precision` says; fp16 on a CPU stays fp32, for it is no faster there."""
+        """Autocast to `precision`; fp16 on a CPU stays fp32, as it is no faster there."""
         import torch
 
         device_type = torch.device(self.device).type
@@ -290,8 +289,7 @@ _lane = threading.local()
 
 
 def _start_lane() -> None:
-    """Begins a thread of passes: it has one thread of torch's for itself, a setting that the others do not
-    share."""
+    """Start a thread of passes with one torch thread of its own; the setting is per thread."""
     import torch
 
     torch.set_num_threads(1)
@@ -301,7 +299,7 @@ def _start_lane() -> None:
 def _map_in_order(
     pool: ThreadPoolExecutor, work: Callable[[Any], Any], batches: Iterable[Any], most: int
 ) -> Iterator[Any]:
-    """`pool.map`, with no more than so many results waiting: those of recordings of hours are large."""
+    """`pool.map` with a limit on waiting results: those of hour-long recordings are large."""
     running: deque[Future] = deque()
     try:
         for batch in batches:
@@ -335,10 +333,10 @@ def to_numpy(view: torch.Tensor) -> np.ndarray:
 
 
 def find_local(weights: str) -> Path | None:
-    """The path of `weights` if it names a file or folder here, or one of that name is attached; else None.
+    """The path of `weights` if it is a local file or folder, or an attached one; else None.
 
     Raises:
-        UserError: a file that only stands for the weights, such as a pointer of Git LFS.
+        UserError: the file is only a placeholder, such as a Git LFS pointer.
     """
     path = Path(weights).expanduser()
     place = path if path.exists() else kaggle_paths.find_by_name(path.name)

@@ -1,10 +1,10 @@
 """EfficientAT: MobileNetV3 distilled from transformers on AudioSet (Schmid et al., ICASSP 2023), frozen.
 
 Views: `pooled` (C, 1, 1) = global mean of the last feature map, `frames` (C, 4, T') = that map, one column
-    per 0.32 s.
+per 0.32 s.
 The network is torchvision's `mobilenet_v3_large` with one input channel and sigmoid squeeze-and-excitation
 gates; the published weights fit after renaming. They are release files of github.com/fschmid56/EfficientAT
-(MIT licence). We know the checksum of mn04 only: the others are guarded by a strict check of names and
+(MIT licence). Only mn04's checksum is known here: the others are checked strictly by names and
 shapes, and read as plain data.
 """
 
@@ -47,12 +47,12 @@ SPECTRA = 2  # at a time on a CPU, by its caches: 1.6 ms each against 4.1 with 1
 
 @dataclass(frozen=True)
 class Settings:
-    """Which of the published networks."""
+    """EfficientAT: a MobileNet distilled on AudioSet"""
 
     COMMON: ClassVar = ("network",)
     network: Literal["mn04", "mn05", "mn10", "mn20", "mn30", "mn40", "mn40_ext"] = "mn04"
-    """By width: mn04 has 1 M parameters and AudioSet mAP .432, mn10 4.9 M and .471, mn40_ext 68 M and
-    .487."""
+    """the network, by width: mn04 has 1 M parameters and AudioSet mAP .432, mn10 4.9 M and .471, mn40_ext
+    68 M and .487"""
 
 
 class Extractor(base.Extractor):
@@ -65,8 +65,7 @@ class Extractor(base.Extractor):
 
     @classmethod
     def find_weights(cls, settings: Settings, weights: str | None) -> list[Path]:
-        """The weights' file: the one given, the one of that name in the folder given, the cached download, or
-        what is attached.
+        """The weights' file: as given, in the given folder, the cached download, or attached.
 
         Returns:
             [file], or [] if it is not downloaded yet.
@@ -92,10 +91,10 @@ class Extractor(base.Extractor):
 
     @classmethod
     def fetch(cls, settings: Settings, weights: str | None) -> None:
-        """Make the weights available locally, from the release page if need be.
+        """Download the weights from the release page if they are not here.
 
         Raises:
-            UserError: they cannot be had, or are not the published ones.
+            UserError: the download fails, or is not the published file.
         """
         if cls.find_weights(settings, weights):
             return
@@ -125,8 +124,8 @@ class Extractor(base.Extractor):
         except OSError as error:
             reason = " ".join(str(error).split())[:80]
             raise UserError(
-                f"efficientat: {name} is neither in {target.parent} nor to be had from github.com "
-                f"({reason}): go online once, or give --weights FOLDER that has it (for example an attached "
+                f"efficientat: {name} is not in {target.parent}, and github.com doesn't give it "
+                f"({reason}): go online once, or give --weights FOLDER with it (for example an attached "
                 "Kaggle dataset), or take another extractor"
             ) from None
         finally:
@@ -140,14 +139,16 @@ class Extractor(base.Extractor):
         settings, window = self.settings, self.window
         wanted = type(self).rate
         if self.rate != wanted:
-            raise UserError(f"efficientat: hears {wanted} Hz, not {self.rate} Hz: leave out --rate")
+            raise UserError(
+                f"efficientat: the network takes {wanted} Hz, not {self.rate} Hz: leave out --rate"
+            )
         if self.samples <= N_FFT:
             raise UserError(
                 f"efficientat: a window of {window.seconds:g} s is too short: set --seconds 0.1 or more"
             )
         self.fetch(settings, self.weights)
         network = load(self.find_weights(settings, self.weights)[0], settings.network)
-        # depthwise convolutions run faster with the channels last: 0.20 s against 0.28 s a batch of
+        # depthwise convolutions are faster with channels last: 0.20 s against 0.28 s a batch of
         # 32 on 2 CPU cores
         self.features = fuse_batchnorm(network.features).to(self.device, memory_format=torch.channels_last)
         frames, rows = 1 + (self.samples - 1) // HOP, BINS
@@ -218,7 +219,7 @@ def load(file: Path, network: str) -> torch.nn.Module:
         file: a state dict as published, or as safetensors; read as plain data.
         network: a key of `FILES`.
     Raises:
-        UserError: the file is no such state dict, or one of another width.
+        UserError: the file is not such a state dict, or has another width.
     """
     import torch
     from torchvision.models import mobilenet_v3_large
@@ -231,7 +232,7 @@ def load(file: Path, network: str) -> torch.nn.Module:
     except (Refused, OSError) as error:
         raise_if_temporary(file, error)
         raise UserError(
-            f"efficientat: {file} is no file of weights that can be read safely ({error}): download it again"
+            f"efficientat: {file} is not a weights file that can be read safely ({error}): download it again"
         ) from None
     last = state.get("features.16.0.weight") if isinstance(state, dict) else None
     if not isinstance(last, torch.Tensor):

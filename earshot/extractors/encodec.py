@@ -23,40 +23,38 @@ WEIGHTS = hub.Pretrained(
 
 @dataclass(frozen=True)
 class Settings:
-    """What to keep of EnCodec's encoder."""
+    """EnCodec: the encoder of a neural audio codec"""
 
     COMMON: ClassVar = ("views",)
     views: tuple[str, ...] = ("latents", "codes")
-    """Any of latents (continuous) and codes (integers)."""
+    """views to keep: latents (continuous), codes (integers)"""
     bandwidth: float = 1.5
     """kbit/s of the codes, 0.75 per codebook: 1.5, 3, 6, 12 or 24 are 2, 4, 8, 16 or 32 codebooks."""
 
 
 class Extractor(hub.Extractor):
-    """See `base.Extractor`; UserError for weights that are missing, do not fit or hear in stereo.
+    """See `base.Extractor`; UserError for weights that are missing, do not fit or are stereo.
 
-    It computes in fp32 whatever `precision` says: half precision turns near ties between codes over.
+    It always computes in fp32: half precision flips near ties between codes.
     """
 
     views = {"latents": "sequence", "codes": "codes"}
-    rate = (
-        24000  # its pad stays "wrap": the network is causal, what fills a clip cannot change what is before
-    )
+    rate = 24000  # its pad stays "wrap": the network is causal, so padding cannot change what comes before
     pretrained = WEIGHTS
     default_weights = WEIGHTS.default
     at_once = 4
 
     def adopt(self, network: torch.nn.Module) -> None:
-        """Take a network: its rate, frames and codebooks follow from its config."""
+        """Set rate, frames and codebooks from the network's config."""
         config, bandwidth = network.config, self.settings.bandwidth
         if config.audio_channels != 1 or config.normalize or config.chunk_length_s is not None:
             raise UserError(
-                f"encodec: these weights hear {config.audio_channels} channels, normalised or in chunks: "
+                f"encodec: these weights take {config.audio_channels} channels, normalised or in chunks: "
                 f"give those of {WEIGHTS.default}"
             )
         if self.rate != config.sampling_rate:
             raise UserError(
-                f"encodec: these weights hear {config.sampling_rate} Hz, not {self.rate} Hz: give those of "
+                f"encodec: these weights take {config.sampling_rate} Hz, not {self.rate} Hz: give those of "
                 f"{WEIGHTS.default}"
             )
         if bandwidth not in config.target_bandwidths:
@@ -74,7 +72,7 @@ class Extractor(hub.Extractor):
         latents = self.network.encoder(waves[:, None])
         views = {"latents": latents[:, :, None]}
         if "codes" in self.shapes:
-            # `encode` takes bandwidth=None for the lowest without a word: it is always named here.
+            # without a bandwidth `encode` silently takes the lowest
             codes = self.network.quantizer.encode(latents, self.settings.bandwidth)
             views["codes"] = codes.transpose(0, 1)[:, :, None]
         return views

@@ -1,8 +1,8 @@
 """AST's input, for heads that fine-tune AST itself: the view `fbank` (1, 128, 1024), Kaldi's filter bank,
 normalised.
 
-Frames beyond the clip are 0 in log-mel, then normalised with the rest: silence in the window is what AST was
-trained on.
+Frames beyond the clip are 0 in log-mel, then normalised with the rest: AST was trained on
+windows with silence in them.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ BINS = 128
 
 @dataclass(frozen=True)
 class Settings:
-    """AST's front end: 128 Kaldi mel bands, 100 frames a second, (x - mean) / (2 std)."""
+    """AST's input: 128 Kaldi mel bands, 100 frames a second, (x - mean) / (2 std)"""
 
     COMMON: ClassVar = ()
     max_length: int = 1024
-    """Frames of 10 ms in a window; fewer are cheaper: AST's cost grows with their square."""
+    """frames of 10 ms in a window; AST's cost grows with their square"""
     mean: float = -4.2677393
-    """Mean of the log-mel that is subtracted; the default is AudioSet's, which AST's weights know."""
+    """mean of the log-mel, which is subtracted; the default is AudioSet's, for AST's weights"""
     std: float = 4.5689974
-    """Deviation of the log-mel; it is divided by twice as much."""
+    """standard deviation of the log-mel, which is divided by twice this"""
 
 
 class Extractor(base.Extractor):
-    """See `base.Extractor`; UserError for a window that is longer than its frames."""
+    """See `base.Extractor`; UserError for a window longer than its frames."""
 
     views = {"fbank": "spectrogram"}
     rate = 16000

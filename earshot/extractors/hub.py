@@ -1,4 +1,4 @@
-"""Pretrained networks of transformers: found as a local folder or in the hub's cache, checked, loaded as
+"""Pretrained networks of transformers, from a local folder or the hub's cache, checked and loaded as
 safetensors."""
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ FILES = ["config.json", "preprocessor_config.json", "*.safetensors", "*.safetens
 
 @dataclass(frozen=True)
 class Pretrained:
-    """One extractor's kind of network; whatever the user can fix is a UserError in one line."""
+    """One extractor's kind of network; user errors are a UserError in one line."""
 
     extractor: str
-    """Who asks: the first word of every message."""
+    """The extractor's name: the first word of every message."""
     kind: str
     """`model_type` in config.json."""
     network: str
@@ -35,11 +35,11 @@ class Pretrained:
     others: str
     """The extractors to take instead."""
     default: str = ""
-    """The hub id where none is named."""
+    """The default hub id."""
 
     @property
     def ways_out(self) -> str:
-        """What to do where the weights cannot be had."""
+        """What to do if the weights cannot be loaded."""
         return (
             "go online once, or give --weights FOLDER (config.json and model.safetensors, for example an "
             f"attached Kaggle dataset), or take another extractor (--extractor {self.others})"
@@ -60,7 +60,7 @@ class Pretrained:
         return sorted({path for pattern in FILES for path in folder.glob(pattern)})
 
     def get_folder(self, weights: str) -> Path:
-        """The local folder of the weights, downloaded from the hub where it is not here yet."""
+        """The local folder of the weights, downloaded from the hub if needed."""
         folder = self.find_folder(weights)
         if folder is not None:
             return folder
@@ -74,14 +74,14 @@ class Pretrained:
         ) as error:  # offline, unknown, gated, disk full: each library version has its own exceptions
             reason = " ".join(str(error).split())[:80] or type(error).__name__
             raise UserError(
-                f"{self.extractor}: {weights} is neither here nor to be had from the hub ({reason}): "
+                f"{self.extractor}: {weights} is not here and the hub doesn't give it ({reason}): "
                 f"{self.ways_out}"
             ) from None
         return self.check_folder(folder)
 
     def find_folder(self, weights: str) -> Path | None:
-        """The folder of weights that are here, as a path, in the hub's cache or attached; None for a hub id
-        that is not."""
+        """The folder of weights that are here: a path, in the hub's cache or attached; None for a hub id that
+        isn't."""
         path = base.find_local(weights)
         if path is not None:
             if path.is_file():
@@ -95,7 +95,7 @@ class Pretrained:
             )
         if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", weights):
             raise UserError(
-                f"{self.extractor}: --weights {weights}: no such folder, and no hub id (owner/name) either"
+                f"{self.extractor}: --weights {weights}: no such folder, and not a hub id (owner/name)"
             )
         from huggingface_hub import try_to_load_from_cache
 
@@ -107,8 +107,7 @@ class Pretrained:
         return kaggle_paths.find_pretrained_folder(self.kind, weights, weights == self.default)
 
     def check_folder(self, folder: Path) -> Path:
-        """The folder if it holds this kind of network as safetensors, else a UserError that says what it
-        lacks."""
+        """The folder if it holds this kind of network as safetensors, else UserError with what is missing."""
         if not (folder / "config.json").exists():
             raise UserError(
                 f"{self.extractor}: {folder} has no config.json, so no model in it: {self.ways_out}"
@@ -131,13 +130,13 @@ class Pretrained:
         return folder
 
     def read_json(self, path: Path) -> dict:
-        """A JSON object from a file; UserError where it is none."""
+        """A JSON object from a file; UserError if it isn't one."""
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise_if_temporary(path, error)
             raise UserError(
-                f"{self.extractor}: {path} is no readable JSON ({' '.join(str(error).split())[:80]})"
+                f"{self.extractor}: {path} is not readable as JSON ({' '.join(str(error).split())[:80]})"
             ) from None
         return content if isinstance(content, dict) else {}
 
@@ -162,7 +161,7 @@ class Pretrained:
         if lacking:
             raise UserError(
                 f"{self.extractor}: the weights in {folder} lack {len(lacking)} of the network's tensors "
-                f"(the first: {lacking[0]}), so they are no complete {self.network}: {self.ways_out}"
+                f"(first: {lacking[0]}), so they are not a complete {self.network}: {self.ways_out}"
             )
         return network
 
@@ -205,8 +204,8 @@ class Extractor(base.Extractor):
         self.adopt(self.pretrained.load(folder))
 
     def read_front_end(self, folder: Path) -> None:
-        """What a folder says of the network's input, where that is needed."""
+        """Read the network's input settings from a folder, where needed."""
 
     def adopt(self, network: torch.nn.Module) -> None:
-        """Take a network: its size, and `shapes`, follow from its config."""
+        """Set sizes and `shapes` from the network's config."""
         raise NotImplementedError

@@ -26,48 +26,46 @@ LONG = 30_000  # frames of the spectrum at a time: 10 minutes at 50 a second
 
 @dataclass(frozen=True)
 class Settings:
-    """A log-mel spectrogram; the defaults are light and general: 16 kHz, 50 frames a second, 64 bands, dB."""
+    """log-mel spectrograms"""
 
     COMMON: ClassVar = ("rate", "n_mels")
     rate: Annotated[int | None, Bounds(100, 768000)] = 16000
-    """Samples per second to resample to; None = the commonest rate in the data."""
+    """samples per second to resample to; None: the most common rate in the data"""
     n_fft: int = 1024
-    """Points of the Fourier transform."""
+    """points of the Fourier transform"""
     win_length: int | None = None
-    """Samples of the analysis window; None = n_fft."""
+    """samples of the analysis window (default: n_fft)"""
     hop_length: int = 320
-    """Samples from one frame to the next."""
+    """samples between frames"""
     n_mels: int = 64
-    """Mel bands."""
+    """mel bands"""
     scale: Literal["htk", "slaney"] = "htk"
-    """Mel scale: htk is torchaudio's default, slaney librosa's."""
+    """mel scale: htk is torchaudio's default, slaney librosa's"""
     norm: Literal["slaney"] | None = None
-    """Divide each band by its width: librosa's default is slaney, torchaudio's None."""
+    """slaney divides each band by its width: librosa's default; torchaudio's is None"""
     fmin: float = 20.0
-    """Lowest frequency in Hz."""
+    """lowest frequency in Hz"""
     fmax: float | None = None
-    """Highest frequency in Hz; None = half the rate."""
+    """highest frequency in Hz (default: half the rate)"""
     power: Annotated[float, Bounds(0.1, 10)] = 2.0
-    """Exponent of the magnitude: 2 = power, 1 = amplitude."""
+    """exponent of the magnitude: 2: power, 1: amplitude"""
     edges: Literal["reflect", "zeros"] = "reflect"
-    """What lies beyond a clip's ends for the first and last frames: torchaudio reflects, librosa has
-    zeros."""
+    """padding of a clip's ends for the first and last frames: torchaudio reflects, librosa has zeros"""
     level: Literal["db", "log"] = "db"
-    """Decibels, or the natural logarithm."""
+    """decibels, or the natural logarithm"""
     ref: Literal["1", "max"] = "1"
-    """0 dB is at 1, or at the clip's own maximum (db only)."""
+    """0 dB is at 1, or at the clip's maximum (db only)"""
     top_db: Annotated[float | None, Bounds(0.1, 200)] = 80.0
-    """Lift everything to at least this many dB below the maximum; None leaves it (db only)."""
+    """raise everything to at least this many dB below the maximum (db only) (default: no limit)"""
     amin: Annotated[float, Bounds(1e-30, 1)] = 1e-10
-    """Floor below which db does not go, or what log adds before the logarithm."""
+    """floor of db, or what log adds before the logarithm"""
     standardise: bool = False
-    """Subtract the mean of the log-mel and divide by its standard deviation + 1e-6; silence is then added as
-    zeros."""
+    """subtract the log-mel's mean and divide by its standard deviation + 1e-6; padding with silence then adds
+    zeros"""
     over: Literal["clip", "window"] = "clip"
-    """What ref, top_db and standardise look at: the whole clip, or each window as if it were a clip of its
-    own."""
+    """scope of ref, top_db and standardise: the whole clip, or each window"""
     frames: int | None = None
-    """Frames of a window; None = 1 + samples // hop_length."""
+    """frames of a window (default: 1 + samples // hop_length)"""
 
 
 class Extractor(base.Extractor):
@@ -90,7 +88,7 @@ class Extractor(base.Extractor):
         fmax = self.rate / 2 if s.fmax is None else s.fmax
         if not 0 <= s.fmin < fmax <= self.rate / 2:
             raise UserError(
-                f"logmel: --fmin {s.fmin:g} and --fmax {fmax:g} have to rise and stay within half the rate "
+                f"logmel: --fmin {s.fmin:g} and --fmax {fmax:g} must rise and stay within half the rate "
                 f"of {self.rate} Hz: lower them, or raise --rate"
             )
         win = s.win_length or s.n_fft
@@ -121,7 +119,7 @@ class Extractor(base.Extractor):
         return self.edges
 
     def compute_spectrogram(self, wave: np.ndarray) -> torch.Tensor:
-        """Log-mel of a whole wave, level and standardising over all of it.
+        """Log-mel of a whole wave; level and standardisation use all of it.
 
         Args:
             wave: (samples,) float32.
@@ -133,13 +131,13 @@ class Extractor(base.Extractor):
     def compute_spectrograms(
         self, waves: Sequence[np.ndarray], batch_size: int
     ) -> Iterator[tuple[int, torch.Tensor]]:
-        """Log-mels of whole waves, those of one length in batches; on a CPU the bits are `spectrogram`'s.
+        """Log-mels of whole waves, batched by length; on a CPU the same bits as `spectrogram`.
 
         Args:
             waves: (samples,) float32 each.
             batch_size: windows to a batch; a wave of many windows counts as many.
         Yields:
-            the place of a wave, and its `spectrogram`; the places come in an order of their own.
+            the index of a wave and its `spectrogram`, in any order.
         """
         import torch
 
@@ -193,7 +191,7 @@ class Extractor(base.Extractor):
         """`_compute_bands` of the frames [first, first + count) of long waves."""
         half, hop = self.settings.n_fft // 2, self.settings.hop_length
         start, end = first * hop - half, (first + count - 1) * hop - half + self.settings.n_fft
-        # What reflects at an edge needs more than the half frame beyond it.
+        # reflection at an edge needs more than the half frame beyond it
         begin, stop = max(0, min(start, waves.shape[1] - 2 * self.settings.n_fft)), min(end, waves.shape[1])
         padding = (max(0, -start), max(0, end - waves.shape[1]))
         mel = self._compute_bands(waves[:, begin:stop], padding, max(0, start) - begin)
@@ -222,7 +220,7 @@ class Extractor(base.Extractor):
         return self.bank @ (power if s.power == 2 else power.pow(s.power / 2))
 
     def forward(self, waves: torch.Tensor, lengths: list[float]) -> dict[str, torch.Tensor]:
-        """Each window as a clip of its own: {"mel": (B, 1, n_mels, frames)}; see `base.Extractor.forward`."""
+        """Each window as its own clip: {"mel": (B, 1, n_mels, frames)}; see `base.Extractor.forward`."""
         import torch
 
         real = [
@@ -251,15 +249,14 @@ class Extractor(base.Extractor):
         return [clips[place] for place in range(len(waves))]
 
     def _fill(self, wave: np.ndarray) -> np.ndarray:
-        """A clip that lasts for a window: short ones are filled, unless silence is to be zeros after
+        """A clip of at least one window: short ones are padded, except with silence that is zero after
         standardising."""
         if len(wave) < self.needed and not self.zeros_after:
             return windows.fill_window(wave, self.needed, self.window.pad)
         return wave
 
     def _take(self, mel: torch.Tensor, first: int) -> torch.Tensor:
-        """(1, n_mels, frames) from a frame on, moved back where the clip ends before, zero-filled where it is
-        short."""
+        """(1, n_mels, frames) from a frame on, moved back at the clip's end, zero-padded if it is short."""
         import torch
 
         first = max(0, min(first, mel.shape[1] - self.frames))

@@ -68,7 +68,7 @@ def disable_autocast(waves: torch.Tensor) -> torch.autocast:
 
 
 def count_kaldi_frames(samples: int, rate: int = 16000) -> int:
-    """How many frames `compute_kaldi_fbank` makes of so many samples."""
+    """Number of frames that `compute_kaldi_fbank` makes of a number of samples."""
     return max(1, 1 + (samples - rate * 25 // 1000) // (rate // 100))
 
 
@@ -111,8 +111,8 @@ def compute_ast_input(
 ) -> torch.Tensor:
     """What transformers' `ASTFeatureExtractor` makes of the real part of each wave, for a whole batch.
 
-    Missing frames are 0 in log-mel, then everything becomes (x - mean) / (2 std): the published network's
-    habit.
+    Missing frames are 0 in log-mel, then everything becomes (x - mean) / (2 std): as the published
+    network has it.
 
     Args:
         waves: (B, samples) float32 at `rate`.

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Settings:
-    """The rate decides: a head's work and a cache's size grow with it, what lies above half of it is lost."""
+    """raw audio: cost and size grow with the rate, and frequencies above half of it are lost"""
 
     COMMON: ClassVar = ("rate",)
     rate: Annotated[int | None, Bounds(100, 768000)] = 16000
-    """Samples per second to resample to (EnvNet-v2 hears 44100, ACDNet 20000); None = the commonest rate in
-    the data."""
+    """samples per second to resample to (EnvNet-v2 takes 44100, ACDNet 20000); None: the most common rate in
+    the data"""
 
 
 class Extractor(base.Extractor):
