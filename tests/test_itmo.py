@@ -222,7 +222,7 @@ def test_weights_that_do_not_fit(weights, tmp_path, monkeypatch):
     refused("have num_hidden_layers 2, the head 1: set its option layers to 2", layers=1)
     refused("num_mel_bins 128, the head 64: extract with --extractor fbank", shape=(1, 64, FRAMES))
     refused(
-        "hear 96 frames, the view has 106: extract with --max-length 96 --seconds 0.96", shape=(1, BINS, 106)
+        "take 96 frames, the view has 106: extract with --max-length 96 --seconds 0.96", shape=(1, BINS, 106)
     )
     refused("no such folder", folder=tmp_path / "gone")
     (tmp_path / "empty").mkdir()
@@ -232,7 +232,7 @@ def test_weights_that_do_not_fit(weights, tmp_path, monkeypatch):
         lambda *args, **kwargs: (_ for _ in ()).throw(OSError("no\nroute")),
     )
     refused(
-        "neither here nor to be had.*no route.*--head.weights FOLDER.*another head",
+        "not here and the hub doesn't give them.*no route.*--head.weights FOLDER.*another head",
         folder="nobody/no-such-model",
     )
 

@@ -120,11 +120,11 @@ def test_renamed_settings_keep_their_place_in_records():
 @pytest.mark.parametrize(
     "text, match",
     [
-        ("training: [1", "no valid YAML"),
-        (b"about: K\xe4uzchen", "no valid YAML"),
+        ("training: [1", "not valid YAML"),
+        (b"about: K\xe4uzchen", "not valid YAML"),
         ("training: &a [*a]", "refers to itself"),
         ("training: &a {lr: 1}\nhead: *a", "refers to itself"),
-        ("training: " + "[" * 5000, "no valid YAML"),
+        ("training: " + "[" * 5000, "not valid YAML"),
         ("- a\n- b", "has the sections about, features"),
         ("training: 3", "has the sections about, features, head, training"),
         ("traning: {lr: 1}", r"unknown section traning \(did you mean training\?\): a recipe has about"),

@@ -1,1 +1,1 @@
-"""What every package stands on: errors, settings, recipes, files, checksums, devices, worker processes."""
+"""What every package uses: errors, settings, recipes, files, checksums, devices, worker processes."""

@@ -1,4 +1,4 @@
-"""JSON that notices a flipped bit: a checksum over its own content, and over the files that it speaks for."""
+"""JSON with a SHA-256 checksum of its own content, and of named files beside it."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ SETTLED = 2.0  # seconds: a file that was changed within the clock's step could 
 
 
 class CorruptFile(UserError):
-    """A file that is not what was written: cut off, altered, missing, or of a version that wrote no
-    checksums."""
+    """A file differs from what was written: truncated, altered, missing, or without a checksum."""
 
 
 def write(path: Path | str, value: dict[str, Any], *files: str) -> None:
@@ -31,17 +30,17 @@ def write(path: Path | str, value: dict[str, Any], *files: str) -> None:
     path = Path(path)
     if files:
         value = {**value, "sha256": {name: hash_file(path.parent / name) for name in files}}
-    value = json.loads(json.dumps(value))  # the checksum is of what a reader will see: lists for tuples
+    value = json.loads(json.dumps(value))  # the checksum covers what a reader will see: lists for tuples
     write_json(path, {**value, "checksum": hash_value(value)})
 
 
 def read(path: Path | str, *files: str) -> dict[str, Any]:
-    """The JSON object, once its checksum and those of the named files beside it hold.
+    """Read a JSON object and check its checksum and those of the named files beside it.
 
     Args:
-        files: names that the object must vouch for; they are read and compared.
+        files: names of files whose checksums the object must hold; they are read and compared.
     Raises:
-        Damaged: one line that names the file and what is wrong with it, without a way out.
+        CorruptFile: one line with the file and what is wrong with it, without a fix.
         TemporaryError: the disk or the network failed.
     """
     path = Path(path)
@@ -81,7 +80,7 @@ def write_array(path: Path, array: np.ndarray) -> None:
 
 
 def read_array(path: Path) -> np.ndarray | None:
-    """What `write_array` wrote; None where there is nothing, or nothing that its checksum vouches for."""
+    """The array that `write_array` wrote; None if it is missing or its checksum differs."""
     import numpy as np
 
     try:
@@ -92,10 +91,10 @@ def read_array(path: Path) -> np.ndarray | None:
 
 
 def find_digests(folder: Path, names: list[str]) -> dict[str, str | None]:
-    """Name -> SHA-256 of each named file of a folder, None for one that is not there.
+    """Name -> SHA-256 of each named file of a folder, None for a missing one.
 
-    A file is read only if its state is not what it was when it was read last. So every write is noticed; what
-    is not is a bit that turns over on the disk by itself, after the file was read once.
+    A file is read again only if its state (size, times, inode) has changed. So every write is noticed, but
+    not a bit that flips on the disk after the file was read once.
     """
     index = folder.absolute().parent / VERIFIED
     known, fresh = read_index(index), {}
@@ -123,13 +122,13 @@ def find_digests(folder: Path, names: list[str]) -> dict[str, str | None]:
         try:
             write(index, {"files": {**read_index(index), **fresh}})
         except OSError:
-            pass  # a cache that lies where nothing can be written is read each time
+            pass  # in a read-only folder every file is read each time
     return digests
 
 
 def read_index(index: Path) -> dict[str, Any]:
-    """What an index remembers of files. It is only a shortcut: a damaged one is made anew, as one flipped
-    digit would condemn a sound file."""
+    """The remembered states and digests. A damaged index is ignored and written anew: one flipped digit would
+    make a good file look damaged."""
     try:
         known = read(index).get("files")
     except CorruptFile:
@@ -138,13 +137,12 @@ def read_index(index: Path) -> dict[str, Any]:
 
 
 def find_state(path: Path | str) -> list[int] | None:
-    """What changes with a file: size, inode, times of content and of status in nanoseconds; None of what is
-    no regular file.
+    """Size, inode, mtime and ctime (nanoseconds) of a file; None if it isn't a regular file.
 
-    A program may set the time of content, and copies keep it. It cannot set the time of status.
+    Programs can set mtime, and copies keep it; they cannot set ctime.
 
     Raises:
-        OSError: it cannot be looked at.
+        OSError: its state cannot be read.
     """
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):

@@ -1,4 +1,4 @@
-"""The command line: flags from dataclasses, recipes under them, errors in one line."""
+"""The command line: dataclasses as flags, recipes as their defaults, errors in one line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from earshot.core.errors import OF_THE_MACHINE, TemporaryError, UserError, to_te
 from earshot.core.settings import REMOVED, find_former_names, to_flag
 
 TEMPORARY = 75  # sysexits.h: EX_TEMPFAIL
-CLOSE = 0.7  # how alike two flags are, of 1, where the one may be meant by the other
+CLOSE = 0.7  # similarity, of 1, from which a flag is suggested for another
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -34,10 +34,10 @@ def run(main: Callable[[list[str]], None]) -> None:
     signal.signal(signal.SIGTERM, SIGNALS.handle)
     signal.signal(signal.SIGINT, SIGNALS.handle)
     if hasattr(sys.stdout, "reconfigure"):
-        # in a log, too, a line is there when it is said, not when the block is full
+        # lines appear in a log as soon as they are printed
         sys.stdout.reconfigure(line_buffering=True)
-    # A descriptor of Python's own: decoders write to the common one, which `decode.silence_mpg123` closes
-    # meanwhile.
+    # Python gets its own descriptor: decoders write to the shared one, which `decode.silence_mpg123` closes
+    # at times.
     sys.stderr = os.fdopen(
         os.dup(2), "w", encoding=sys.stderr.encoding, errors=sys.stderr.errors, buffering=1
     )
@@ -59,16 +59,15 @@ def run(main: Callable[[list[str]], None]) -> None:
             )
         sys.stdout.flush()
         sys.stderr.flush()
-        # Prefetching threads may still be decoding: nobody waits for them once the user has asked to stop.
+        # prefetching threads may still be decoding: don't wait for them after a stop
         os._exit(code) if code in (130, 143) else sys.exit(code)
     finally:
-        # else the interpreter goes once more through all that torch is made of before it ends: half
-        # a second
+        # else the interpreter's last garbage collection goes through all of torch: half a second
         gc.freeze()
 
 
 def _print_failure(error: OSError | MemoryError | RuntimeError) -> int:
-    """Print what failed in one line; the exit code. Raises what is a fault of this program."""
+    """Print a failure in one line and return the exit code; a bug in Earshot is raised again."""
     if isinstance(error, MemoryError) or isinstance(error, RuntimeError) and is_out_of_memory(error):
         text = "not enough memory (end other programs, or use a smaller --batch-size or fewer --workers)"
     elif isinstance(error, TemporaryError):
@@ -88,7 +87,7 @@ def _print_failure(error: OSError | MemoryError | RuntimeError) -> int:
         f"error: {' '.join(text.split())} (temporary: nothing is lost, the same command continues)",
         file=sys.stderr,
     )
-    # Threads may still be decoding, from a drive that does not answer.
+    # threads may still be decoding from a drive that hangs
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(TEMPORARY)
@@ -100,13 +99,13 @@ def parse_early(
     repeated: Sequence[str] = (),
     bare: Mapping[str, str] = types.MappingProxyType({}),
 ) -> tuple[dict[str, str | None], list[str]]:
-    """The flags that decide which others there are, and all arguments as `parse` takes them.
+    """The values of flags that decide which other flags exist, and all arguments as `parse` takes them.
 
     Args:
         argv: the arguments.
-        single: flags whose values are wanted, None where one is absent.
-        repeated: flags that may be given several times: all their values are put behind one.
-        bare: flags that may be given without a value, and the value that they then get.
+        single: flags whose values are returned, None for an absent one.
+        repeated: flags that may be repeated: their values are collected behind one.
+        bare: flags that may stand without a value -> the value that they then get.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     for flag in (*single, *bare):
@@ -127,16 +126,16 @@ def parse(
     positional: str | None = None,
     free: str | None = None,
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Fill groups of settings from flags.
+    """Fill groups of settings from flags; --help prints the page and exits.
 
     Args:
         groups: title -> dataclass instance holding the defaults; every field is a flag.
         argv: the arguments.
-        description: the first lines of --help, which is printed and ends the script.
-        positional: the name of a list of loose arguments, if there is one.
+        description: the first lines of --help.
+        positional: the name of a list of arguments without flags, if there is one.
         free: a prefix such as "head": flags `--head.KEY VALUE` are collected instead of refused.
     Returns:
-        title -> filled instance (and the loose arguments under `positional`'s name), and the free flags.
+        title -> filled instance (and the arguments under `positional`'s name), and the free flags.
     Raises:
         UserError: in one line, for an unknown flag or a value of the wrong type.
     """
@@ -185,7 +184,7 @@ def parse(
 
 
 def _replace_former_flags(groups: dict[str, Any], argv: list[str]) -> list[str]:
-    """The arguments with flags that were renamed under their new names; a warning for each."""
+    """Replace former names of flags by the new ones, with a warning for each."""
     renamed: dict[str, str] = {}
     for settings in groups.values():
         renamed |= {to_flag(old): to_flag(new) for old, new in find_former_names(settings).items()}
@@ -203,7 +202,7 @@ def _split_equals(argument: str) -> list[str]:
 
 
 def _extract_message(boxed: str) -> str:
-    """tyro draws a box around its message; the first paragraph of it says what is wrong."""
+    """The first paragraph of tyro's boxed message, which says what is wrong."""
     lines = []
     for line in boxed.splitlines():
         text = re.sub(r"[\u2500-\u257f]+", " ", line).strip()

@@ -1,5 +1,4 @@
-"""Settings: the dataclasses whose fields are the flags; `earshot.core.recipes` has the YAML that sets their
-defaults."""
+"""Settings: dataclasses whose fields are the flags; recipes (`earshot.core.recipes`) set their defaults."""
 
 from __future__ import annotations
 
@@ -337,7 +336,8 @@ class PredictFlags:
 
 
 def check(settings: Any) -> None:
-    """Raise UserError for a number outside its bounds, NaN included, or settings that do nothing together."""
+    """Raise UserError for a number outside its bounds, NaN included, or for settings that contradict each
+    other."""
     if isinstance(settings, TrainingFlags) and not settings.mixup and settings.mixup_pairs == "different":
         raise UserError("--mixup-pairs different mixes nothing without --mixup: add --mixup 1")
     if isinstance(settings, TrainingFlags) and settings.snapshots and settings.ema:

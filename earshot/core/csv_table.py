@@ -1,5 +1,4 @@
-"""A csv file as text, exactly as written: read whole and right, or refused in one line that names the line of
-the file."""
+"""A csv file as text, exactly as written: read in full, or refused with the number of the faulty line."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ import pandas as pd
 
 from earshot.core.errors import UserError, raise_if_temporary
 
-# Far above any competition's, and checked before memory is taken: an untrusted csv must not fill it.
+# far above any competition's; checked before memory is used, as an untrusted csv must not fill it
 MAX_BYTES = 2**29
 MAX_COLUMNS = 20_000
 MAX_CELLS = 50_000_000

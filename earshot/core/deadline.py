@@ -12,18 +12,18 @@ from typing import Any
 
 from earshot.core import shell
 
-LONG = 5.0  # seconds: what is shorter than this needs no estimate
+LONG = 5.0  # seconds: shorter work needs no estimate
 
 
 @dataclasses.dataclass
 class Signals:
-    """Whether a SIGTERM or Ctrl-C waits for a loop's next safe point, and which one is waiting."""
+    """Whether signals wait for a loop's next safe point, and the signal that waits."""
 
     patient: bool = False
     waiting: int | None = None
 
     def handle(self, number: int, frame: Any) -> None:
-        """The handler: remember the first signal where a loop asks for that, else leave at once."""
+        """Handle a signal: remember the first within `defer_signals`, else exit at once."""
         if self.patient and self.waiting is None:
             self.waiting = number
             return
@@ -32,8 +32,8 @@ class Signals:
 
 @contextlib.contextmanager
 def defer_signals() -> Iterator[None]:
-    """Within, the first SIGTERM or Ctrl-C makes `Deadline.is_over` true, so that the loop can save; a second
-    leaves at once."""
+    """Within this context the first SIGTERM or Ctrl-C makes `Deadline.is_over` true, so that the loop can
+    save; a second exits at once."""
     SIGNALS.patient = True
     try:
         yield
@@ -48,23 +48,22 @@ def build_continue_command() -> str:
 
 
 class Deadline:
-    """When a loop is to stop at its next safe point: after the time that --max-hours grants, or once a signal
-    came."""
+    """When a loop stops at its next safe point: after --max-hours, or after a signal."""
 
     def __init__(self, hours: float | None):
         self.at = None if hours is None else time.monotonic() + 3600 * hours
         self.hours = hours
 
     def is_over(self) -> bool:
-        """Is the time used up, or has a signal asked to stop?"""
+        """Is the time up, or has a signal come?"""
         return SIGNALS.waiting is not None or self.at is not None and time.monotonic() >= self.at
 
     def is_out_of_time(self) -> bool:
-        """Is it the time, and no signal, that stops?"""
+        """Is the time up, and no signal the reason to stop?"""
         return SIGNALS.waiting is None and self.is_over()
 
     def leave(self) -> None:
-        """Say how to continue and end the process: exit code 0, or the signal's where one came."""
+        """Print how to continue and exit: code 0, or the signal's."""
         if SIGNALS.waiting is not None:
             raise SystemExit(128 + SIGNALS.waiting)
         print(

@@ -1,4 +1,4 @@
-"""Which device and which precision: found out by launching a kernel, not by asking."""
+"""Device and precision, chosen by launching a kernel."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Device:
-    """A device that ran a kernel: `name` for torch.device, and the precision its hardware is good at."""
+    """A device that has run a kernel: `name` for torch.device, and the precision that suits its hardware."""
 
     name: str
     precision: str  # fp32 | fp16 | bf16
     about: str
-    # the layout of a head's weights in training and predicting; a GPU has it anyway
+    # memory layout of a head's weights; always so on a GPU
     channels_last: bool = False
 
 
@@ -29,8 +29,8 @@ def choose(name: str = "auto", precision: str = "auto") -> Device:
 
     Args:
         name: "auto" (the first GPU, else the CPU), "cpu", "cuda", "cuda:1".
-        precision: "auto": bf16 from capability 8.0, fp16 on 7.x, fp32 below and on the CPU. What
-            torch.cuda.is_bf16_supported() says is not asked: it answers True where bf16 is only emulated.
+        precision: "auto": bf16 from capability 8.0, fp16 on 7.x, fp32 below and on the CPU.
+            torch.cuda.is_bf16_supported() is not used: it is also True where bf16 is only emulated.
     Raises:
         UserError: no such GPU, or one that this build of torch has no kernels for (a P100 under PyPI's
             wheels).
@@ -72,7 +72,7 @@ def choose(name: str = "auto", precision: str = "auto") -> Device:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Is this error the device's memory running out?"""
+    """Has the device run out of memory?"""
     import torch
 
     text = str(error).lower()
@@ -93,8 +93,8 @@ def get_autocast(device: Device) -> Any:
 
 @contextlib.contextmanager
 def use_one_thread(when: bool) -> Iterator[None]:
-    """Within, torch computes on one thread: two that wait for each other at every operation of a tiny head
-    are slower."""
+    """Within this context torch uses one thread: for tiny heads two threads are slower, as they wait for each
+    other at every operation."""
     import torch
 
     threads = torch.get_num_threads()
@@ -107,8 +107,7 @@ def use_one_thread(when: bool) -> Iterator[None]:
 
 
 def to_device(head: nn.Module, device: Device) -> Any:
-    """A head on its device, its weights in the layout that was decided there (always channels-last on a
-    GPU)."""
+    """Move a head to its device, with its weights in the device's layout (always channels-last on a GPU)."""
     import torch
 
     last = device.channels_last or device.name.startswith("cuda")

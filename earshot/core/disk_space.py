@@ -1,4 +1,4 @@
-"""What a stage will leave on the disk, and whether that fits, before it begins."""
+"""Disk space: what a stage needs, checked before it begins."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from earshot.core.errors import UserError
 if TYPE_CHECKING:
     pass
 
-SLACK = 4 << 20  # bytes for what is small: labels, logs, predictions
+SLACK = 4 << 20  # bytes for small files: labels, logs, predictions
 
 
 def check_space(folder: Path, total: int, needed: int) -> str:
-    """The line that says what a folder will take.
+    """A line with the estimated size of a folder.
 
     Raises:
-        UserError: less than what is still needed is free.
+        UserError: the disk has less free than is needed.
     """
     existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
     free, kept = shutil.disk_usage(existing).free, kaggle_paths.get_quota_left(folder)

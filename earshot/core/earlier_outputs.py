@@ -1,4 +1,4 @@
-"""Outputs of earlier sessions, attached read-only: where they lie, and copying them with their checksums."""
+"""Outputs of earlier sessions, attached read-only: find them, copy them with their checksums."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from earshot.core.files import hash_file, replace_file
 
 
 def find_roots(named: str | None) -> list[Path]:
-    """Where to look: the folder that the user names, else what Kaggle has attached (EARSHOT_ATTACHED names
-    another place).
+    """Where to look: the given folder, else Kaggle's attached inputs (EARSHOT_ATTACHED names another place).
 
     Raises:
         UserError: the named folder does not exist.
@@ -31,7 +30,7 @@ def find_roots(named: str | None) -> list[Path]:
 
 
 def find_folders(named: str | None, name: str) -> Iterator[Path]:
-    """The folders below the earlier outputs that hold a file of this name; links are not followed."""
+    """The folders of earlier outputs that hold a file of this name; links are not followed."""
     for root in find_roots(named):
         for folder, below, names in os.walk(root):
             below[:] = sorted(below) if len(Path(folder).relative_to(root).parts) < kaggle_paths.DEPTH else []
@@ -40,7 +39,7 @@ def find_folders(named: str | None, name: str) -> Iterator[Path]:
 
 
 def copy_file(source: Path, target: Path, wanted: str | None = None) -> None:
-    """Copy a file whole; sealed.Damaged where it is a link, or not what the checksum says."""
+    """Copy a file; CorruptFile if it is a link or its checksum differs."""
     if source.is_symlink() or not source.is_file():
         raise checksums.CorruptFile(f"{source} is {'a link' if source.is_symlink() else 'missing'}")
     if wanted and target.is_file() and hash_file(target) == wanted:

@@ -1,11 +1,11 @@
-"""The errors that a user is meant to see, each in one line."""
+"""The errors that users see, each in one line."""
 
 from __future__ import annotations
 
 import errno
 import os
 
-# What an OSError says about the file itself, which is missing, forbidden or of another kind.
+# errno of a file that is missing, forbidden or of another kind
 OF_THE_FILE = frozenset(
     {
         errno.ENOENT,
@@ -17,8 +17,7 @@ OF_THE_FILE = frozenset(
         errno.ENAMETOOLONG,
     }
 )
-# What it says about the disk, the network or this process: the file may be sound. By name, as some are
-# Linux's.
+# errno of a failing disk, network or process, while the file may be fine; by name, as some are Linux's only
 OF_THE_MACHINE = frozenset(
     getattr(errno, name)
     for name in (
@@ -38,20 +37,19 @@ class UserError(Exception):
 
 
 class Refused(Exception):
-    """Why an untrusted file is not read, in a few words; the caller names the file."""
+    """The reason why an untrusted file is refused, in a few words; the caller names the file."""
 
 
 class TemporaryError(OSError):
-    """A drive or the network failed, or descriptors or memory ran out; neither the user nor a file is at
-    fault.
+    """A drive or the network failed, or descriptors or memory ran out: no fault of the user or a file.
 
     The scripts print it as `error: ...` and leave with exit code 75: the same command continues later.
     """
 
 
 def raise_if_temporary(path: str | os.PathLike, error: BaseException) -> None:
-    """Raise TemporaryError if it is the disk, the network or the number of descriptors that failed; a file
-    must not be called damaged for it."""
+    """Raise TemporaryError if the disk, the network or the limit of descriptors caused an error, as the file
+    is not damaged then."""
     if isinstance(error, TemporaryError):
         raise error
     if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
@@ -59,7 +57,7 @@ def raise_if_temporary(path: str | os.PathLike, error: BaseException) -> None:
 
 
 def to_temporary(path: str | os.PathLike | None, error: OSError | MemoryError) -> TemporaryError:
-    """The same failure as a TemporaryError whose text names the file."""
+    """The failure as a TemporaryError that names the file."""
     if isinstance(error, TemporaryError):
         return error
     reason = getattr(error, "strerror", None) or str(error) or "out of memory"

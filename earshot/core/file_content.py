@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, where it is not the audio or the weights that its name says."""
+"""Placeholders for files, recognised by their first bytes: pointers and web pages instead of content."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from earshot.core.errors import UserError
 
-HEAD = 512  # bytes that are looked at
+HEAD = 512  # bytes to read
 KINDS = (
     (rb"version https?://(git-lfs|hawser|git-media)", "Git LFS pointer (run git lfs pull)"),
     (rb"(\.\./)*(\.git)?/annex/objects/", "git-annex pointer (run git annex get)"),
@@ -20,13 +20,13 @@ KINDS = (
 
 
 def detect_stand_in(head: bytes) -> str | None:
-    """What a file that begins so is instead of its content, and what to do; None where nothing is known."""
+    """What a file with these first bytes is a placeholder for, with a fix; None for any other file."""
     text = head[:HEAD].removeprefix(b"\xef\xbb\xbf").lstrip()
     return next((name for start, name in KINDS if re.match(start, text, re.IGNORECASE | re.DOTALL)), None)
 
 
 def check_content(path: Path) -> None:
-    """Raise UserError for a file that only stands for its content: a pointer, or a page with an error."""
+    """Raise UserError for a placeholder: a pointer, or a page with an error."""
     with open(path, "rb") as file:
         stand_in = detect_stand_in(file.read(HEAD))
     if stand_in:

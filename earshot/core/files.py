@@ -1,4 +1,4 @@
-"""Writing so that a kill at any moment leaves either the old file or the new one, never half of one."""
+"""Atomic writes, locks and hashes of files: a kill leaves the old file or the new one, never half of one."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def replace_file(path: Path | str) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _open_exclusive(path: Path) -> Iterator[BinaryIO]:
-    """An empty file for this process alone."""
+    """Open an empty file for this process only."""
     import fcntl
 
     while True:
@@ -92,14 +92,14 @@ def append_text(path: Path | str, text: str) -> None:
 
 
 def clear_temporary(folder: Path | str) -> None:
-    """Remove what killed processes left half-written anywhere below a folder that this process holds."""
+    """Remove half-written files of killed processes below a folder that this process holds."""
     for path in Path(folder).rglob("*.tmp"):
         if path.is_file():
             path.unlink()
 
 
 def check_output(path: Path | str) -> None:
-    """Raise UserError now if a file could not be written there later."""
+    """Raise UserError early if a file cannot be written there."""
     path = Path(path)
     if path.is_dir():
         raise UserError(f"--out {path} is a folder: name a file, for example {path / 'submission.csv'}")
@@ -109,7 +109,7 @@ def check_output(path: Path | str) -> None:
 
 
 def check_plain_name(flag: str, name: str | None) -> None:
-    """Raise UserError for a name that would lead to another folder."""
+    """Raise UserError for a name that is a path."""
     if name is not None and (Path(name).name != name or name in (".", "..")):
         raise UserError(f"{flag} {name}: a name, not a path")
 
@@ -133,7 +133,7 @@ def write_json(path: Path | str, value: Any) -> None:
 
 
 def read_json(path: Path | str) -> Any:
-    """The value in a JSON file; one line of UserError where it is missing or damaged."""
+    """The value in a JSON file; UserError if it is missing or damaged."""
     try:
         if os.path.getsize(path) > LARGEST_JSON:
             raise ValueError(f"larger than {LARGEST_JSON >> 20} MB")
@@ -147,10 +147,9 @@ def read_json(path: Path | str) -> Any:
 
 @contextmanager
 def replace_folder(folder: Path | str) -> Iterator[Path]:
-    """A fresh folder to fill that takes the place of `folder` when the block ends.
+    """A new folder to fill that replaces `folder` when the block ends.
 
-    Two renames are needed, so a kill between them leaves `folder` away for a moment: `recover_folder` mends
-    that.
+    This takes two renames, so a kill between them leaves no `folder`: `recover_folder` fixes that.
     """
     folder = Path(folder)
     recover_folder(folder)
@@ -169,8 +168,8 @@ def replace_folder(folder: Path | str) -> Iterator[Path]:
 
 
 def find_content(folder: Path | str) -> Path | None:
-    """Where the content of `folder` lies now, also in the middle of a replacement; None without any. For
-    readers: changes nothing."""
+    """Where the content of `folder` is, also in the middle of a replacement; None if there is none. Changes
+    nothing, so it is for readers."""
     folder = Path(folder)
     new, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
     if folder.exists() or not old.exists():
@@ -179,7 +178,7 @@ def find_content(folder: Path | str) -> Path | None:
 
 
 def recover_folder(folder: Path | str) -> bool:
-    """Put right what a kill inside `replace_folder` left; True if `folder` stands afterwards. For who holds
+    """Repair what a kill inside `replace_folder` left; True if `folder` exists afterwards. The caller holds
     the lock."""
     folder = Path(folder)
     new, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
@@ -193,9 +192,9 @@ def recover_folder(folder: Path | str) -> bool:
 
 @contextmanager
 def hold_lock(folder: Path | str, what: str, wait: bool = False) -> Iterator[None]:
-    """Hold `folder` for this process alone; a second process gets one line, or waits. A kill releases it.
+    """Lock `folder` for this process; a second process gets one line, or waits. A kill releases the lock.
 
-    Workers of a process that was killed are waited for: they end by themselves, at once.
+    A killed process's workers are waited for: they end by themselves, at once.
     """
     import fcntl
 
@@ -217,8 +216,8 @@ def hold_lock(folder: Path | str, what: str, wait: bool = False) -> Iterator[Non
 
 @contextmanager
 def share_lock(lock: Path | str) -> Iterator[None]:
-    """For a worker process: keep whoever comes after its parent's death waiting until this process has ended,
-    too."""
+    """Share the parent's lock in a worker process: after the parent's death others wait until the worker has
+    ended, too."""
     import fcntl
 
     with open(lock, "rb") as handle:
@@ -231,8 +230,7 @@ def share_lock(lock: Path | str) -> Iterator[None]:
 
 
 def empty_folder(folder: Path | str, first: str = "") -> None:
-    """Remove everything in a folder except the lock that this process holds on it; what is called `first`
-    goes first."""
+    """Remove everything in a folder except this process's lock file, beginning with `first`."""
     for path in sorted(Path(folder).iterdir(), key=lambda path: path.name != first):
         if path.name != LOCK:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
@@ -245,14 +243,14 @@ def hash_file(path: Path | str) -> str:
 
 
 def hash_value(value: Any) -> str:
-    """SHA-256 of a JSON-able value, the same for equal values whatever the order of their keys."""
+    """SHA-256 of a JSON value, independent of the order of keys."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
 
 
 def replace_weights_path(options: dict) -> dict:
-    """A head's options with the local path of its pretrained weights replaced by what lies there: paths
-    change, content counts."""
+    """A head's options with the path of local pretrained weights replaced by a hash of their content, as
+    paths change."""
     path = Path(str(options.get("weights") or "")).expanduser()
     if not options.get("weights") or not path.exists():
         return options

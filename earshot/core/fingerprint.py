@@ -1,4 +1,4 @@
-"""What a thing was made from, and the first difference between two such records."""
+"""Records of what a cache or run was made from, and the differences between two records."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import Any
 
 from earshot.core.files import hash_value
 
-# of a setting that came later: what was made before keeps its record
+# for settings added later: earlier caches and runs keep their records
 RECORDED_WHERE_CHANGED = {"recorded": "where changed"}
 
 
 def formerly(name: str) -> dict[str, str]:
-    """Metadata of a setting that had another name. Records keep that name, so that earlier caches and runs
-    continue; recipes and the command line still take it."""
+    """Metadata of a renamed setting. Records keep the former name, so that earlier caches and runs continue;
+    recipes and the command line still accept it."""
     return {"formerly": name}
 
 
 def to_json(value: Any) -> Any:
-    """The value as JSON would give it back (tuples become lists), so that records compare equal after a
-    save."""
+    """The value after a round trip through JSON (tuples become lists), so that saved records compare
+    equal."""
     return json.loads(json.dumps(value, ensure_ascii=False))
 
 
 def to_record(settings: Any) -> dict[str, Any]:
-    """A dataclass of settings as a record has them."""
+    """A dataclass of settings as a record."""
     record, values = {}, asdict(settings)
     for field in fields(settings):
         if not field.metadata.get("recorded") or values[field.name] != field.default:
@@ -34,7 +34,7 @@ def to_record(settings: Any) -> dict[str, Any]:
 
 
 def record_name(field: Field) -> str:
-    """The name under which records have a setting."""
+    """A setting's name in records."""
     return field.metadata.get("formerly", field.name)
 
 
@@ -50,10 +50,9 @@ def flatten(record: dict, prefix: str = "") -> dict[str, Any]:
 
 
 def list_differences(before: dict, now: dict) -> list[str]:
-    """Lines such as `seconds: 5.0 there, 4.0 here`, one per differing entry; empty when the records are
-    equal.
+    """Lines such as `seconds: 5.0 there, 4.0 here`, one per differing entry; empty for equal records.
 
-    Of two lists the first entry that differs is said, such as `classes[2]: owl there, jay here`.
+    For lists it is the first differing item, such as `classes[2]: owl there, jay here`.
     """
     old, new = flatten(to_json(before)), flatten(to_json(now))
     missing, lines = "nothing", []
@@ -74,5 +73,5 @@ def list_differences(before: dict, now: dict) -> list[str]:
 
 
 def compute_fingerprint(record: dict) -> str:
-    """16 hex digits that stand for the record."""
+    """The first 16 hex digits of the record's hash."""
     return hash_value(to_json(record))[:16]

@@ -15,7 +15,7 @@ LAYOUT: dict[Kind, str] = {
     "waveform": "(1, 1, N)",
     "codes": "(n, 1, T), whole numbers",
 }
-# Views of caches that say no kinds; `frames` are a sequence of AST and a grid of EfficientAT.
+# views of caches without kinds; `frames` are a sequence for AST and a grid for EfficientAT
 NAMED: dict[str, Kind] = {
     "pooled": "vector",
     "latents": "sequence",
@@ -28,7 +28,7 @@ NAMED: dict[str, Kind] = {
 
 
 def derive(view: str, shape: Sequence[int]) -> Kind:
-    """The kind of a view of a cache that declares none: by its name where it is known, else by its shape."""
+    """The kind of a view in a cache that declares none: by its name if known, else by its shape."""
     if view in NAMED:
         return NAMED[view]
     channels, bands, frames = shape
@@ -52,8 +52,7 @@ def fits(kind: Kind, shape: Sequence[int], integers: bool) -> bool:
 
 
 def choose(wanted: Iterable[str], kinds: Mapping[str, str]) -> str | None:
-    """The first view of the first wanted kind that there is, in the order of `kinds` (view -> kind); else
-    None."""
+    """The first view, in the order of `kinds` (view -> kind), of the first wanted kind present; else None."""
     for kind in wanted:
         for view, its in kinds.items():
             if its == kind:

@@ -1,4 +1,4 @@
-"""How much memory there is to have: what the machine says, and what a container's limit leaves of it."""
+"""Free memory, within a container's limit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 def get_free(device: torch.device) -> int:
-    """Bytes that may still be taken on a device; on the CPU pages of files do not count as taken."""
+    """Free bytes on a device; on the CPU cached file pages count as free."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return min(_read_available(), _read_container_limit())
@@ -26,7 +26,7 @@ def _read_available() -> int:
 
 
 def _read_container_limit() -> int | float:
-    """What a container's limit leaves, infinity where there is none (cgroup v2, then v1)."""
+    """Free bytes within the container's limit (cgroup v2, then v1), infinity without one."""
     for limit, used, stat, key in (
         ("memory.max", "memory.current", "memory.stat", "inactive_file"),
         (

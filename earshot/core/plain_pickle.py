@@ -1,5 +1,5 @@
-"""Pickles read without trusting them: Python's own unpickler with the few opcodes and names that plain data
-needs, and caches of numpy's plain arrays, text and numbers."""
+"""Untrusted pickles, read with Python's own unpickler restricted to the opcodes and names of plain data:
+numpy arrays, text and numbers."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class PlainReader(PythonUnpickler):
         return self.names[f"{module}.{name}"]
 
     def build(self, target: Any, state: Any) -> Any:
-        """What the opcode BUILD leaves on the stack."""
+        """The object that the opcode BUILD leaves on the stack."""
         raise Refused("it changes an object")
 
     def load_build(self) -> None:
@@ -109,7 +109,7 @@ class PlainReader(PythonUnpickler):
 
 
 class _LimitedFile:
-    """A file that gives what it is asked for or raises, and so many bytes in all."""
+    """A file that returns exactly the bytes requested or raises, up to a limit in total."""
 
     def __init__(self, file: BinaryIO, left: int):
         self.file, self.left = file, left
@@ -135,7 +135,7 @@ def load(path: Path | str, mmap: bool = True) -> dict[str, Any]:
     cache can at worst be refused.
 
     Raises:
-        UserError: missing file, or one that is no cache of ours.
+        UserError: the file is missing or not a cache of Earshot's.
     """
     path = Path(path)
     try:
@@ -153,7 +153,7 @@ def load(path: Path | str, mmap: bool = True) -> dict[str, Any]:
         raise_if_temporary(path, error)
         reason = str(error) if isinstance(error, (Refused, OSError)) else "it is damaged"
         raise UserError(
-            f"{path} is no cache that Earshot can read ({reason}): delete it and run get_features.py again"
+            f"{path} is not a cache that Earshot can read ({reason}): delete it and run get_features.py again"
         ) from None
     return content
 

@@ -1,4 +1,4 @@
-"""What a process needs around it: standard streams, descriptors, folders for the caches of libraries."""
+"""Prepare a process: standard streams, descriptors, cache folders of libraries."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from earshot.core.file_names import VISIBLE
 
 FILES = 1 << 16
-# Where libraries keep what they compile or look up. They take a folder of HOME, and some stop without one.
+# cache folders of libraries, by default in HOME; some fail without one
 CACHES = {
     "MPLCONFIGDIR": "matplotlib",
     "NUMBA_CACHE_DIR": "numba",
@@ -22,9 +22,9 @@ CACHES = {
 
 
 def prepare() -> None:
-    """Make this process, and those that it starts, work without a terminal, a home or a name for its user.
+    """Let this process and its children work without a terminal, a home or a user name.
 
-    To be called before torch, matplotlib or numba is imported.
+    Call it before torch, matplotlib or numba is imported.
     """
     _open_streams()
     _escape_output()
@@ -33,8 +33,8 @@ def prepare() -> None:
 
 
 def _open_streams() -> None:
-    """The null device for a standard stream that is closed: the next file to be opened would take its place,
-    and get what is printed."""
+    """Open the null device for closed standard streams: else the next opened file would take their descriptor
+    and receive what is printed."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
@@ -50,14 +50,14 @@ def _open_streams() -> None:
 
 
 def _escape_output() -> None:
-    """In an ASCII or Latin-1 terminal, what it cannot show is escaped, and no line is a reason to stop."""
+    """Escape characters that the terminal cannot show, so that no line raises."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError):  # a notebook's stream
             stream.reconfigure(errors=VISIBLE)  # type: ignore[union-attr]
 
 
 def _raise_descriptor_limit() -> None:
-    """More open files, where this user may have them: the usual 1024 is for programs that use select."""
+    """Raise the limit of open files as far as allowed; the usual 1024 is for programs that use select."""
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 
@@ -92,14 +92,14 @@ def _set_home() -> None:
 
 
 def _is_writable(folder: str) -> bool:
-    """By trying: on a read-only disk the permissions say nothing."""
+    """Test by writing: on a read-only disk permissions don't tell."""
     with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=folder):
         return True
     return False
 
 
 def _make_private_folder() -> Path:
-    """A folder for temporary files that is this user's alone; mostly the same in every process."""
+    """A private folder for temporary files, usually the same in every process."""
     folder = Path(tempfile.gettempdir()) / f"earshot-{os.getuid()}"
     with contextlib.suppress(OSError):
         folder.mkdir(mode=0o700, exist_ok=True)

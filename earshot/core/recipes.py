@@ -12,7 +12,7 @@ from earshot.core.settings import suggest
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 SECTIONS = ("about", "features", "head", "training")
 
-# How a head is trained that has no recipe. AdamW and one cycle suit most networks.
+# training of a head without a recipe; AdamW and one cycle suit most networks
 NEUTRAL = {
     "epochs": 60,
     "batch_size": 32,
@@ -26,7 +26,7 @@ NEUTRAL = {
 
 @dataclass
 class Recipe:
-    """A recipe's three sections, unknown keys and all; `name` is the file's stem."""
+    """A recipe's three sections, unchecked; `name` is the file's stem."""
 
     name: str
     about: str = ""
@@ -69,14 +69,14 @@ def load_recipe(name: str) -> Recipe:
 
 
 def default_recipe(made_with: str | None, head: str | None) -> Recipe:
-    """The recipe where the user names none.
+    """The default recipe.
 
     Args:
         made_with: the recipe of the cache, None where it has none.
-        head: the head that the user names, None where there is none.
+        head: the head that the user chose, None without one.
     Returns:
-        the cache's recipe, else `linear`. For a head that is not that recipe's: the recipe that has its
-        name, if that suits any features, else `NEUTRAL` settings under the head's name.
+        the cache's recipe, else `linear`. For another head: the recipe of that name, if it takes any
+        features, else `NEUTRAL` settings under the head's name.
     """
     recipe = load_recipe(made_with or "linear")
     if head is None or head == recipe.head.get("name"):

@@ -1,4 +1,4 @@
-"""Schemas of JSON objects and of dicts of arrays, whoever wrote them: what does not fit is named."""
+"""Schemas of untrusted JSON objects and dicts of arrays; the first fault is named."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from earshot.core.settings import Bounds
 
-# Of a text, list or dict bounds are those of its length.
+# bounds of a text, list or dict are those of its length
 Count = Annotated[int, Bounds(0)]
 Size = Annotated[int, Bounds(1)]
 Share = Annotated[float, Bounds(0, 1)]
@@ -26,11 +26,11 @@ def find_fault(schema: type, value: Any, path: str = "") -> str | None:
     Args:
         schema: a TypedDict of text, numbers, lists, dicts, `Literal`, unions, `Annotated` with `Bounds` or a
             pattern, and other TypedDicts. Keys that it does not name may be there.
-        path: what stands before a key's name in the answer.
+        path: prefix of a key's name in the result.
     """
     if not isinstance(value, dict):
         return "is no object"
-    # The hints are evaluated here: with postponed annotations a TypedDict does not know what is not required.
+    # evaluated hints: with postponed annotations a TypedDict doesn't know its NotRequired keys
     for key, hint in get_type_hints(schema, include_extras=True).items():
         if get_origin(hint) is NotRequired:
             (hint,) = get_args(hint)
@@ -78,7 +78,7 @@ def _is_within_rule(rule: Bounds | re.Pattern, value: Any) -> bool:
 
 @dataclass(frozen=True)
 class Column:
-    """An array with an item for each `of`, such as "rows"; `kinds` are numpy's, `shape` is an item's."""
+    """An array with an item per `of`, such as "rows"; `kinds` are numpy's, `shape` is an item's."""
 
     kinds: str
     of: str

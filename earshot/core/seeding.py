@@ -1,4 +1,4 @@
-"""Seeds as functions of what they are for, never of history."""
+"""Seeds as functions of their purpose, never of history."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from earshot.core.device import Device
 
 
 def derive_seed(*parts: int) -> int:
-    """A seed that is a function of its parts, well mixed."""
+    """A seed derived from its parts by hashing."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
 
 

@@ -1,4 +1,4 @@
-"""Fields of settings: their bounds, the names that they had before, and values out of YAML that fit them."""
+"""Fields of settings: bounds, former names, and conversion of values from YAML."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_ty
 
 from earshot.core.errors import UserError
 
-# settings of earlier versions
+# settings of earlier versions -> the reason why they went
 REMOVED = {
     "pretrain": "was removed in 0.2, because training without labels first gained nothing: leave it out"
 }
@@ -51,17 +51,17 @@ def check_bounds(settings: Any) -> None:
 
 
 def find_former_names(settings: Any) -> dict[str, str]:
-    """The earlier names of fields (`fingerprint.formerly`) and what they are now."""
+    """Former names of fields (`fingerprint.formerly`) -> the present ones."""
     fields = dataclasses.fields(settings)
     return {f.metadata["formerly"]: f.name for f in fields if "formerly" in f.metadata}
 
 
 def replace_defaults(settings: Any, values: dict[str, Any], where: str) -> Any:
-    """A dataclass instance with the given fields replaced, types checked.
+    """A dataclass instance with the given fields replaced and their types checked.
 
     Args:
         settings: an instance.
-        values: key -> value out of a recipe or a saved configuration; a field's former name will do.
+        values: key -> value from a recipe or a saved configuration; former names are accepted.
         where: for the message, e.g. "recipes/audio_cnn.yaml, features".
     Raises:
         UserError: unknown key, value of the wrong type.

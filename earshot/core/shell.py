@@ -1,4 +1,4 @@
-"""Commands for the user to copy: printed so that a shell reads them as they are meant."""
+"""Commands for the user to copy, quoted for a shell."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shlex
 
 
 def quote(word: object) -> str:
-    r"""A word as bash reads it back: quoted where it has to be, as `$'caf\xe9'` where it is not printable."""
+    r"""A word quoted for bash if needed, as `$'caf\xe9'` if it is not printable."""
     text = str(word)
     if text.isprintable():
         return shlex.quote(text)

@@ -1,4 +1,4 @@
-"""When two spellings are one label, and how to show the difference between texts that look equal."""
+"""Spellings of labels: which are the same, and how to show a difference that cannot be seen."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ LOOKALIKES = str.maketrans(
 
 @cache
 def to_key(text: str) -> str:
-    """What all spellings of one label share: composed Unicode, nothing of zero width, single blanks without
-    outer ones, 1 for 1.0 (whole numbers that pandas made floats)."""
+    """The normal form of a label: composed Unicode, no zero-width characters, single blanks without outer
+    ones, 1 for 1.0 (whole numbers that pandas turned into floats)."""
     plain = " ".join(_compose(text).split())
     return re.sub(r"^([+-]?\d+)\.0+$", r"\1", plain, flags=re.ASCII)
 
@@ -39,7 +39,7 @@ def to_keys(texts: Iterable[str]) -> list[str]:
 
 
 def spell_like(texts: Iterable[str], known: Iterable[str]) -> list[str]:
-    """The texts, each as `known` spells it, where that has it."""
+    """The texts, spelled as in `known` where that has them."""
     spelled = {to_key(text): text for text in reversed(list(known))}
     return [spelled.get(to_key(text), text) for text in texts]
 
@@ -75,7 +75,7 @@ def to_loose_key(text: str) -> str:
 
 
 def group_alike(texts: Iterable[str], by: Callable[[str], str]) -> list[list[str]]:
-    """The texts that share what `by` makes of them, where several do."""
+    """Groups of several texts with the same `by(text)`."""
     groups: dict[str, list[str]] = {}
     for text in dict.fromkeys(texts):
         groups.setdefault(by(text), []).append(text)
@@ -83,14 +83,14 @@ def group_alike(texts: Iterable[str], by: Callable[[str], str]) -> list[list[str
 
 
 def find_near(text: str, known: Iterable[str]) -> str | None:
-    """The one among `known` that the text may mean, though it is spelled otherwise; None without any."""
+    """The entry of `known` that the text may be a misspelling of; None without one."""
     known = list(known)
     same = [other for other in known if to_loose_key(other) == to_loose_key(text)]
     return next(iter(same or difflib.get_close_matches(text, known, 1)), None)
 
 
 def quote_apart(*texts: str) -> list[str]:
-    """The texts, quoted; the code points of the part that differs behind them where they look equal."""
+    """The texts in quotes; texts that look equal are followed by the code points of the part that differs."""
     if len({_replace_lookalikes(" ".join(text.split())) for text in texts}) == len(texts):
         return [repr(text) for text in texts]
     head = len(os.path.commonprefix(texts))

@@ -1,7 +1,6 @@
-"""Several devices at once: a process for each, handed its work and heard over a pipe.
+"""A pool of worker processes, one per device, with pipes for tasks and messages.
 
-joblib hands out work, too, but hears nothing from a worker half way, and cannot ask it to stop at a safe
-point.
+joblib also distributes work, but gets no messages from running workers and cannot stop them at a safe point.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from earshot.core.files import LOCK, share_lock
 if TYPE_CHECKING:
     from earshot.core.deadline import Deadline
 
-POLL = 0.1  # seconds between two looks at the clock while the workers are silent
+POLL = 0.1  # seconds between looks at the clock while workers are silent
 STOP = "stop"
 
 
@@ -39,7 +38,7 @@ def choose(name: str = "auto", precision: str = "auto") -> list[Device]:
     """The devices to compute on, all of one kind and in one precision.
 
     Args:
-        name: "auto" (every GPU that is as good as the first, else the CPU), or one or more as `device.choose`
+        name: "auto" (all GPUs as good as the first, else the CPU), or one or more as `device.choose`
             takes them, with commas between: "cuda:0,cuda:1". "cpu,cpu" is two processes, each with half of
             the threads.
         precision: as `device.choose` takes it.
@@ -52,7 +51,7 @@ def choose(name: str = "auto", precision: str = "auto") -> list[Device]:
         first = device.choose(name, precision)
         devices = [first]
         for index in range(1, torch.cuda.device_count() if first.name.startswith("cuda") else 0):
-            # one that cannot be used is no reason to stop: nobody named it
+            # not named by the user, so an unusable one is skipped
             with contextlib.suppress(UserError):
                 devices.append(device.choose(f"cuda:{index}", precision))
         return [item for item in devices if item.precision == first.precision]
@@ -69,15 +68,14 @@ def choose(name: str = "auto", precision: str = "auto") -> list[Device]:
 
 
 def count_threads(count: int) -> int:
-    """Threads of each of so many processes: an equal share, so that the same command computes the same bits
-    again."""
+    """Threads per process: an equal share, so that the same command computes the same bits again."""
     import torch
 
     return max(1, torch.get_num_threads() // count)
 
 
 def describe_devices(devices: Sequence[Device]) -> str:
-    """The devices in words."""
+    """The devices as text for the log."""
     if len(devices) == 1:
         return devices[0].about
     if devices[0].name == "cpu":
@@ -88,21 +86,20 @@ def describe_devices(devices: Sequence[Device]) -> str:
 
 
 class WorkerPool:
-    """A process a device, each with one `work(device, *arguments)`, which is then called with tasks.
+    """One process per device, each with a `work(device, *arguments)`, which is called with tasks.
 
     A worker is called as worker(task, say, inbox): `say` sends any value to the parent, `inbox.is_over()` is
-    a Deadline's; it answers whether the task is done, False where it stopped before. What a worker prints is
-    printed here, line by line, behind its device's name. The processes end with the block, however that ends,
-    and by themselves once this process is gone; until then they hold a share in the lock of `folder`, so that
-    who comes next waits for them.
+    a Deadline's; it returns whether the task is done, False if it stopped early. A worker's output is printed
+    here, line by line, behind its device's name. The processes end with the block, and by themselves once
+    this process is gone; until then they share the lock of `folder`, so that the next process waits for them.
 
     Args:
         work: a class or function that a new process can import; `arguments` can be pickled.
-        folder: what this process holds by `files.hold_lock`.
+        folder: the folder that this process has locked with `files.hold_lock`.
     """
 
     def __init__(self, devices: Sequence[Device], work: Callable[..., Any], arguments: tuple, folder: Path):
-        # A fork would take CUDA, threads and locks along in a state that nobody knows.
+        # a fork would inherit CUDA, threads and locks in an unknown state
         context = multiprocessing.get_context("spawn")
         self.names = [
             f"{each.name} ({index + 1})" if each.name == "cpu" else each.name
@@ -125,7 +122,7 @@ class WorkerPool:
                 self.pipes.append(mine)
                 self.processes.append(process)
                 process.start()
-                its.close()  # so that the end of either process is heard by the other
+                its.close()  # so that each process notices the other's end
         except BaseException:
             self.close()
             raise
@@ -139,23 +136,21 @@ class WorkerPool:
         self.close()
 
     def close(self) -> None:
-        """End the processes; whatever they are at is safe to be cut off, as by any kill."""
+        """End the processes; like any kill, this is safe at any time."""
         for process in self.processes:
             if process.pid is not None:
                 process.kill()
                 process.join()
 
     def wait_until_ready(self) -> list[Any]:
-        """Wait until every worker is made; the attribute `describe_devices` of each, None where it has
-        none."""
+        """Wait until every worker is ready; the attribute `about` of each, None without one."""
         return [self._receive(index)[1] for index in range(len(self.pipes))]
 
     def run(self, tasks: Sequence[Any], on_message: Callable[[Any], None], deadline: Deadline) -> bool:
-        """Hand out the tasks in order, each to whoever is free; False if the time ran out before all were
-        done.
+        """Give the tasks in order to free workers; False if time ran out before all were done.
 
         Args:
-            on_message: called with what the workers say.
+            on_message: called with the workers' messages.
             deadline: once it has passed the workers stop at their next safe point; each begins one task in
                 any case.
         Raises:
@@ -194,11 +189,11 @@ class WorkerPool:
         return all_done and not waiting
 
     def _send_order(self, index: int, order: Any) -> None:
-        with contextlib.suppress(OSError):  # it is gone, which is heard next
+        with contextlib.suppress(OSError):  # it is gone, which the next read notices
             self.pipes[index].send((order,) if order is STOP else (None, order))
 
     def _receive(self, index: int) -> tuple[str, Any]:
-        """The next message of a worker that is more than a printed line."""
+        """The next message of a worker other than a printed line."""
         while True:
             try:
                 message, value = self.pipes[index].recv()
@@ -221,7 +216,7 @@ class WorkerPool:
 
 
 class WorkerInbox:
-    """What a worker has been told: tasks to come, and whether to stop at the next safe point."""
+    """A worker's inbox: tasks, and whether to stop at the next safe point."""
 
     def __init__(self, pipe: Connection):
         self.pipe, self.stopped, self.waiting = pipe, threading.Event(), queue.SimpleQueue()
@@ -236,11 +231,11 @@ class WorkerInbox:
             os._exit(1)  # the parent is gone, and the folder may be another's soon
 
     def is_over(self) -> bool:
-        """Is it to stop?"""
+        """Should the worker stop?"""
         return self.stopped.is_set()
 
     def iterate_tasks(self) -> Iterator[Any]:
-        """The tasks as they come, for ever."""
+        """The tasks as they arrive, without end."""
         while True:
             yield self.waiting.get()
 
@@ -259,7 +254,7 @@ class _LineSender(io.TextIOBase):
 
 
 class _LogStream(io.TextIOWrapper):
-    """Standard error as of a log: the progress bars of several processes would write over each other."""
+    """Standard error without a terminal: several processes' progress bars would overwrite each other."""
 
     def isatty(self) -> bool:
         return False
@@ -268,7 +263,7 @@ class _LogStream(io.TextIOWrapper):
 def _serve(
     pipe: Connection, work: Callable[..., Any], on: Device, arguments: tuple, count: int, lock: Path
 ) -> None:
-    """A worker's process."""
+    """The main function of a worker process."""
     import torch
     from tqdm import tqdm
 
@@ -282,7 +277,7 @@ def _serve(
     sys.stderr = _LogStream(
         os.fdopen(os.dup(2), "wb"), encoding="utf-8", errors="replace", write_through=True
     )
-    # its own would be one for several processes, which nobody removes after a kill
+    # a folder of its own would be left behind after a kill
     tqdm.set_lock(threading.RLock())
     torch.set_num_threads(count)
     with share_lock(lock):
@@ -297,7 +292,7 @@ def _serve(
 
 
 def _make_portable(error: BaseException) -> BaseException:
-    """The error, or what says the same, such that another process can read it."""
+    """The error, or an equivalent one that can be pickled."""
     if not isinstance(error, (UserError, OSError)):
         error.add_note("".join(traceback.format_exception(error)))
     try:

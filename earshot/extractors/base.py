@@ -86,7 +86,7 @@ class Extractor:
     """Also on CPUs where that is faster?"""
     at_once: int | None = None
     """Windows per pass on a CPU (chosen for its caches) where passes run in parallel, one thread each:
-    threads that share a pass wait for each other at every layer. None: one pass of the batch size at a time."""
+    threads that share a pass wait for each other at every layer. None: one pass after the other."""
     shapes: dict[str, tuple[int, int, int]]
     """(D, F, T) of each chosen view; set by `prepare`, else found by a trial pass."""
 
@@ -153,8 +153,8 @@ class Extractor:
 
     @classmethod
     def describe(cls, settings: Any, rate: int) -> dict[str, Any]:
-        """The settings that published heads require of a view: rate, and a spectrogram's bands, hop in seconds
-        and filter bank."""
+        """The settings of a view that published heads require: rate, and a spectrogram's bands, hop in
+        seconds and filter bank."""
         return {"rate": rate}
 
     @classmethod
