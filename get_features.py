@@ -1,4 +1,4 @@
-"""Stage 1: audio -> cached features, data/<competition>/<cache>/*.pkl."""
+"""Stage 1: audio -> features, cached as data/<competition>/<cache>/*.pkl."""
 
 from __future__ import annotations
 
@@ -41,8 +41,7 @@ def list_groups(*names: str) -> dict[str, Any]:
 
 
 def parse(argv: list[str]) -> tuple:
-    """The flags' groups. Parsed twice: recipe and extractor decide which flags there are, and their
-    defaults."""
+    """Parse the flags, twice: recipe and extractor decide which flags there are, and their defaults."""
     early, argv = cli.parse_early(
         argv,
         ("recipe", "extractor", "competition", "weights", "out", "for-run"),
@@ -60,7 +59,7 @@ def parse(argv: list[str]) -> tuple:
     name, chosen = early["recipe"], early["extractor"]
     run = None
     if early["for-run"] and not helping:
-        from earshot.training.resume import open_run  # what it stands on takes a tenth of a second
+        from earshot.training.resume import open_run  # its imports take a tenth of a second
 
         run = open_run(early["for-run"])
     if name is None and chosen is None and run is None:
@@ -74,7 +73,7 @@ def parse(argv: list[str]) -> tuple:
         )
     groups = list_groups(chosen)
     if values.get("extractor") not in (None, chosen):
-        name, values = None, {}  # another extractor than the recipe's: its settings mean nothing here
+        name, values = None, {}  # not the recipe's extractor: its settings don't apply
     where = f"{run.folder}/config.yaml" if run else f"recipe {name}, features"
     known = [f.name for group in groups.values() for f in fields(group)]
     left = dict(values)

@@ -35,7 +35,7 @@ def list_groups() -> dict[str, Any]:
 
 
 def parse_args(argv: list[str]) -> tuple:
-    """The cache and the recipe (each may decide the other), then all flags with the recipe's values as
+    """Find cache and recipe (each may decide the other), then parse all flags with the recipe's values as
     defaults."""
     early, _ = cli.parse_early(argv, ("recipe", "head", "features", "data", "continue-from"))
     if sum(a.split("=")[0] == "--features" for a in argv) > 1:

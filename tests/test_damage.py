@@ -157,7 +157,7 @@ def test_an_earlier_cache_is_taken(scripts, data, calm, attached, tmp_path, caps
     monkeypatch.setattr(extract, "run", None)  # nothing is extracted
     scripts[0](["--competition", str(data), *FLAGS, *more])
     said = capsys.readouterr().out
-    assert "taken from an earlier session: the finished cache" in said and "nothing to do" in said
+    assert "copied from an earlier session: the finished cache" in said and "nothing to do" in said
     assert files(tmp_path / "data" / "tones" / "logmel") == files(calm) and files(attached) == before
 
 
@@ -169,8 +169,8 @@ def test_earlier_shards_are_taken_and_damaged_ones_are_not(
     scripts[0](["--competition", str(data), *FLAGS])
     said = capsys.readouterr().out
     assert (
-        "train-00001.pkl is damaged (its checksum differs): not taken" in said
-        and "taken from an earlier session: 44 clips" in said
+        "train-00001.pkl is damaged (its checksum differs): not copied" in said
+        and "copied from an earlier session: 44 clips" in said
     )
     assert files(tmp_path / "data" / "tones" / "logmel") == files(calm)
 
@@ -181,7 +181,7 @@ def test_a_damaged_earlier_cache_is_not_taken(scripts, data, calm, attached, tmp
     (attached / "tones" / "logmel" / "bad_audio.csv").unlink()
     (attached / "tones" / "logmel" / "bad_audio.csv").symlink_to("/etc/hostname")
     scripts[0](["--competition", str(data), *FLAGS])
-    assert "the earlier cache is not taken" in capsys.readouterr().out
+    assert "the earlier cache is not copied" in capsys.readouterr().out
     assert files(tmp_path / "data" / "tones" / "logmel") == files(calm)
 
 
@@ -210,7 +210,7 @@ def test_an_earlier_run_is_continued_and_its_cache_read_where_it_lies(
     capsys.readouterr()
     scripts[1]([*TRAIN])
     said = capsys.readouterr().out
-    assert "taken from an earlier session: the run" in said and "continues after epoch 0, step 1" in said
+    assert "copied from an earlier session: the run" in said and "continues after epoch 0, step 1" in said
     assert results(tmp_path / "runs" / name) == results(tmp_path / "calm" / name)
     assert (tmp_path / "submissions" / "submission.csv").read_bytes() == (tmp_path / "calm.csv").read_bytes()
     assert files(attached) == before and not (tmp_path / "data").exists()

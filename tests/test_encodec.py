@@ -163,7 +163,7 @@ def test_refusals(tmp_path, monkeypatch):
     tiny(stereo, audio_channels=2, normalize=True, chunk_length_s=1.0, overlap=0.01)
     refused("2 channels.*facebook/encodec_24khz", stereo)
     tiny(tmp_path / "rate", sampling_rate=32000)
-    refused("hear 32000 Hz, not 24000 Hz", tmp_path / "rate")
+    refused("take 32000 Hz, not 24000 Hz", tmp_path / "rate")
     (folder / "model.safetensors").rename(folder / "aside")
     torch.save({}, folder / "pytorch_model.bin")
     refused("pickled")

@@ -219,7 +219,7 @@ def test_an_earlier_sessions_run_is_taken_whole(three, capsys):
     train.main([*THREE, "--continue-from", "earlier"])
     said = capsys.readouterr().out
     assert (
-        "taken from an earlier session" in said
+        "copied from an earlier session" in said
         and "finished already: fold 1, 2, 3, fold 1 seed 5" in said
         and "  epoch " not in said
     )

@@ -45,7 +45,7 @@ def test_names_that_lead_outside_are_not_copied(scripts, data, calm, attached, t
     (attached.parent / "attached" / "mine.py").write_text("theirs")
     reseal(folder, lambda m: m["sha256"].update({"../../mine.py": hash_file(attached / "mine.py")}))
     scripts[0](["--competition", str(data), *FLAGS, "--out", str(tmp_path)])
-    assert "has an invalid sha256: the earlier cache is not taken" in capsys.readouterr().out
+    assert "has an invalid sha256: the earlier cache is not copied" in capsys.readouterr().out
     assert (tmp_path / "mine.py").read_text() == "mine" and files(tmp_path / "tones" / "logmel") == files(
         calm
     )
@@ -140,7 +140,7 @@ def test_a_seal_without_its_shard_s_checksum(scripts, data, calm, begun, attache
     seal = checksums.read(folder / "shards" / "train-00000.json")
     checksums.write(folder / "shards" / "train-00000.json", {**seal, "sha256": None})
     scripts[0](["--competition", str(data), *FLAGS])
-    assert "does not vouch for train-00000.pkl: not taken" in capsys.readouterr().out
+    assert "has no checksum of train-00000.pkl: not copied" in capsys.readouterr().out
     assert files(tmp_path / "data" / "tones" / "logmel") == files(calm)
 
 

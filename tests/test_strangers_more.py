@@ -169,7 +169,7 @@ def test_a_seal_whose_checksums_are_none(
     path = folder / "shards" / "train-00000.json"
     checksums.write(path, {**checksums.read(path), "sha256": sums})
     scripts[0](["--competition", str(data), *FLAGS])
-    assert ("not taken" if earlier else "set aside") in capsys.readouterr().out
+    assert ("not copied" if earlier else "set aside") in capsys.readouterr().out
     assert files(tmp_path / "data" / "tones" / "logmel") == files(calm)
 
 

@@ -1,4 +1,4 @@
-"""What get_features.py takes where no flag says it."""
+"""Defaults of get_features.py: the competition and its recipe."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ RECIPE = "itmo2025_tokens"
 
 
 def find_competition(out: str) -> tuple[Path | None, str]:
-    """The only competition that lies in `out`, else the attached one, and where that is; None without any,
-    and where it is not.
+    """The only competition in `out`, else the attached one, and where it is; None without one, and where it
+    isn't.
 
     Raises:
         UserError: there are several.
@@ -34,32 +34,34 @@ def find_competition(out: str) -> tuple[Path | None, str]:
 
 
 def choose_competition(out: str) -> str:
-    """What `find_competition` finds, else the sample; says which."""
+    """The competition of `find_competition`, else the sample; prints which."""
     path, where = find_competition(out)
     print(
         f"competition: {path} ({where})"
         if path
-        else f"competition: none given and none {where}, so the built-in sample competition"
+        else f"competition: the built-in sample competition (no --competition, and none {where})"
     )
     return str(path or "sample")
 
 
 def choose_features(competition: str, weighted: bool) -> tuple[str | None, str | None]:
-    """The recipe, or where there is none the extractor, of a competition.
+    """A competition's default recipe, or without a recipe its extractor.
 
     Args:
-        weighted: are weights given, or does nothing matter but the flags? Then attached ones decide nothing.
+        weighted: True if weights are given (or for --help): attached weights then change nothing.
     """
     if competition == "sample":
         return "sample", None
     if not weighted and has_only_attached_data("efficientat", "ast"):
-        print("extractor: efficientat, whose weights are attached; those of ast, the usual one, are not")
+        print(
+            "extractor: efficientat, because its weights are attached and those of ast, the default, are not"
+        )
         return None, "efficientat"
     return RECIPE, None
 
 
 def has_only_attached_data(name: str, other: str) -> bool:
-    """Are the weights of the one extractor attached, and those of the other neither attached nor here?"""
+    """Are the weights of the first extractor attached, and those of the other neither attached nor here?"""
     place = kaggle_paths.get_input_root()
     if place is None:
         return False

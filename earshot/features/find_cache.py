@@ -1,4 +1,4 @@
-"""Which cache a recipe means, and which ones a bake-off takes."""
+"""Choose the cache for a recipe, and the caches of a bake-off."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from earshot.core.spelling import to_keys
 from earshot.features import cache
 from earshot.features.schema import validate_record
 
-# They say where from, or how fast, not how.
+# they choose the data or the speed, not the features
 NOT_SETTINGS = {f.name for group in (CompetitionFlags, ExtractionFlags) for f in fields(group)} - {
     "extractor"
 }
@@ -24,10 +24,9 @@ RECORD_NAMES = {f.name: record_name(f) for f in fields(AugmentFlags)}
 
 
 def list_mismatches(record: dict[str, Any], recipe: Recipe) -> list[str]:
-    """Where a cache differs from what a recipe's `features` section fixes: lines such as `n_mels: 64, recipe
-    128`.
+    """Differences between a cache and a recipe's `features` section: lines such as `n_mels: 64, recipe 128`.
 
-    What the recipe leaves open (absent, or null) is decided by the data and matches anything.
+    Keys that are absent or null in the recipe are chosen from the data and match anything.
     """
     here = {
         "extractor": record["extractor"],
@@ -96,9 +95,9 @@ def find_for_recipe(data: str, recipe: Recipe | None, continue_from: str | None 
             f"no cache in {data}/: run get_features.py first, or say where one is with --features FOLDER"
         )
     manifests = {folder: cache.read_manifest(folder / cache.MANIFEST) for folder in found}
-    # else the reader says why
+    # else opening it says why
     found = [folder for folder in found if not validate_record(manifests[folder])] or found
-    # not --for-run's
+    # --for-run makes caches without training clips
     found = [folder for folder in found if "train" in (manifests[folder].get("splits") or {"train"})] or found
     if recipe is not None and recipe.features:
         fitting = [
@@ -145,7 +144,7 @@ def _choose_latest(data: str, among: list[Path], manifests: dict[Path, dict[str,
 
 
 def check_finished(folder: Path, manifest: dict[str, Any]) -> None:
-    """Raise UserError with the command that finishes it where a cache is only begun."""
+    """Raise UserError for an unfinished cache, with the command that finishes it."""
     found = latest.find_latest([folder], 2)
     if not manifest.get("complete", True) and found and found[1]:
         raise UserError(
@@ -157,14 +156,13 @@ def check_finished(folder: Path, manifest: dict[str, Any]) -> None:
 def find_all(
     data: str, named: tuple[str, ...], continue_from: str | None
 ) -> tuple[list[cache.Cache], list[str]]:
-    """The caches of a bake-off, and lines about those that are left out.
+    """The caches of a bake-off, and lines about those that are skipped.
 
     Args:
-        data: where they are looked for: data/<competition>/<cache>, or data is the competition's folder
-            itself.
-        named: these and no others.
+        data: the folder of all competitions, data/<competition>/<cache>, or of one.
+        named: use only these.
     Raises:
-        UserError: none, those of several competitions, or of other labels.
+        UserError: there is none; they are of several competitions, or have different labels.
     """
     from earshot.features import resume
 
@@ -185,7 +183,7 @@ def find_all(
     opened, lines = [], []
     for folder in dict.fromkeys(found):
         if not named and not cache.read_manifest(folder / cache.MANIFEST).get("complete"):
-            lines.append(f"{folder} is not finished and left out: get_features.py continues it")
+            lines.append(f"{folder} is skipped: it is not finished; get_features.py continues it")
             continue
         opened.append(cache.Cache(folder))
     if not opened:
@@ -198,7 +196,7 @@ def find_all(
         if to_keys(other.classes) != to_keys(first.classes) or other.multilabel != first.multilabel:
             raise UserError(
                 f"{first.folder} and {other.folder} have different labels ({len(first.classes)} and "
-                f"{len(other.classes)}), or another order or task: they are no one competition's; choose "
+                f"{len(other.classes)}), or another order or task: they are not of one competition; choose "
                 "with --features FOLDER"
             )
     return opened, lines

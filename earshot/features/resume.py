@@ -1,5 +1,4 @@
-"""Outputs of earlier sessions, attached read-only: found, checked, and copied to where this session goes on
-with them."""
+"""Caches of earlier sessions, attached read-only: find, check and copy them to continue."""
 
 from __future__ import annotations
 
@@ -17,18 +16,18 @@ if TYPE_CHECKING:
 
 
 def find_caches(given: str | None) -> list[Path]:
-    """The finished caches among the earlier outputs, to be read where they lie."""
+    """The finished caches among the earlier outputs, to be read in place."""
     found = [folder for folder in find_folders(given, cache.MANIFEST) if cache.is_cache(folder)]
     return [folder for folder in found if cache.read_manifest(folder / cache.MANIFEST).get("complete")]
 
 
 def copy_cache(plan: Plan, given: str | None) -> list[str]:
-    """Copy what an earlier session made of the same cache: all of it, or the shards that are missing here.
+    """Copy an earlier session's version of this cache: all of it, or the shards that are missing here.
 
-    Every file is compared with its checksum as it is copied; one that is damaged is left where it is.
+    Each file is compared with its checksum; damaged ones are skipped.
 
     Returns:
-        lines to say, none where nothing was taken.
+        lines to print, none if nothing was copied.
     """
     fitting = []
     for folder in find_folders(given, cache.MANIFEST):
@@ -47,14 +46,14 @@ def copy_cache(plan: Plan, given: str | None) -> list[str]:
             "complete"
         ):
             break
-    return notes or ([f"nothing in {given} goes with this cache"] if given and not fitting else [])
+    return notes or ([f"nothing in {given} matches this cache"] if given and not fitting else [])
 
 
 def _copy_complete_cache(plan: Plan, folder: Path) -> list[str]:
     try:
         manifest = checksums.read(folder / cache.MANIFEST)
         wrong = validate_manifest(manifest) or (
-            "was made from something else"
+            "was made from other data or settings"
             if compute_fingerprint(manifest["record"]) != plan.fingerprint
             else None
         )
@@ -69,12 +68,12 @@ def _copy_complete_cache(plan: Plan, folder: Path) -> list[str]:
             copy_file(folder / name, plan.folder / name, wanted)
         copy_file(folder / cache.MANIFEST, plan.folder / cache.MANIFEST)  # last: it makes the rest a cache
     except checksums.CorruptFile as error:
-        return [f"{error}: the earlier cache is not taken"]
-    return [f"taken from an earlier session: the finished cache {folder}"]
+        return [f"{error}: the earlier cache is not copied"]
+    return [f"copied from an earlier session: the finished cache {folder}"]
 
 
 def _copy_shards(plan: Plan, folder: Path) -> list[str]:
-    taken, notes = 0, []
+    copied, notes = 0, []
     for part in shards.list_shards(plan):
         source = folder / "shards" / part.seal.name
         if part.seal.exists() or not source.is_file():
@@ -86,10 +85,10 @@ def _copy_shards(plan: Plan, folder: Path) -> list[str]:
             sums = found.get("sha256")
             wanted = sums.get(part.path.name) if isinstance(sums, dict) else None
             if not isinstance(wanted, str):
-                raise checksums.CorruptFile(f"{source} does not vouch for {part.path.name}")
+                raise checksums.CorruptFile(f"{source} has no checksum of {part.path.name}")
             copy_file(folder / "shards" / part.path.name, part.path, wanted)
             copy_file(source, part.seal)
-            taken += part.last - part.first
+            copied += part.last - part.first
         except checksums.CorruptFile as error:
-            notes.append(f"{error}: not taken")
-    return [*notes, f"taken from an earlier session: {taken} clips of {folder}"] if taken else notes
+            notes.append(f"{error}: not copied")
+    return [*notes, f"copied from an earlier session: {copied} clips of {folder}"] if copied else notes

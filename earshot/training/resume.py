@@ -1,4 +1,4 @@
-"""Runs that an earlier session left."""
+"""Runs of earlier sessions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NOT_COPIED = (".tmp", ".new", ".old", ".damaged", ".lock")
 
 
 def open_run(name: str, runs_folder: str = "runs") -> Run:
-    """A run by its folder, its name in runs/, or the name of an attached one.
+    """Open a run by its folder, its name in runs/, or the name of an attached one.
 
     Raises:
         UserError: no such run.
@@ -29,13 +29,13 @@ def open_run(name: str, runs_folder: str = "runs") -> Run:
 
 
 def list_attached_runs() -> list[Path]:
-    """The attached runs that can be opened, to be read where they lie."""
+    """The attached runs, to be read in place."""
     return [folder for folder in find_folders(None, CONFIG) if (folder / "training_log.txt").is_file()]
 
 
 def find_cache(run: Run, data: str = "data") -> Path | None:
-    """A finished cache, here or attached, that holds what a run was trained on; of several, one with clips to
-    submit."""
+    """A finished cache, here or attached, with the features that a run was trained on; of several, one with
+    clips to submit."""
     wanted, found = run.config["record"], []
     for folder in [*cache.find_folders(data), *find_caches(None)]:
         manifest = cache.read_manifest(folder / cache.MANIFEST)
@@ -48,18 +48,19 @@ def find_cache(run: Run, data: str = "data") -> Path | None:
             continue
         if not list_differences(wanted["features"], {key: record.get(key) for key in wanted["features"]}):
             found.append((("subm" in manifest.get("splits", {})), folder))
-    return next((folder for asked, folder in found if asked), found[0][1] if found else None)
+    return next((folder for with_clips, folder in found if with_clips), found[0][1] if found else None)
 
 
 def copy_run(folder: Path, record: dict[str, Any], given: str | None, named: bool) -> list[str]:
-    """Copy an earlier session's run of the same name and settings to `folder`, which has none; lines to say.
+    """Copy an earlier session's run of the same name and settings to `folder`, unless it holds one; lines to
+    print.
 
     Args:
         record: what the run here is made from.
-        named: did the user name the run? Then an earlier one of that name in the folder that the user names
-            has to go with it.
+        named: did the user name the run? Then a run of that name in the user's folder must have the same
+            settings.
     Raises:
-        UserError: it does not; the differences are named.
+        UserError: it has others; the differences are named.
     """
     if (folder / CONFIG).exists():
         return []
@@ -85,7 +86,7 @@ def copy_run(folder: Path, record: dict[str, Any], given: str | None, named: boo
         pairs = [(path, folder / path.relative_to(source)) for path in files]
         folds = [fold for fold in list_slot_folders(source) if not fold.is_symlink()]
         for checkpoint in [fold / which for fold in folds for which in ("last", "best")]:
-            at = find_content(checkpoint)  # the session may have died between two renames
+            at = find_content(checkpoint)  # the session may have been killed between two renames
             if at not in (None, checkpoint) and at.is_dir() and not at.is_symlink():
                 pairs += [
                     (path, folder / checkpoint.relative_to(source) / path.name)
@@ -97,5 +98,5 @@ def copy_run(folder: Path, record: dict[str, Any], given: str | None, named: boo
         # the settings last: they make the rest a run
         for path, target in [*pairs, (source / CONFIG, folder / CONFIG)]:
             copy_file(path, target)
-        return [f"taken from an earlier session: the run {source}"]
+        return [f"copied from an earlier session: the run {source}"]
     return []
