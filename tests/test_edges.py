@@ -130,8 +130,8 @@ def test_a_recipe_that_is_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "flags, words",
     [
-        (("--head.dropout", "[1"), "no YAML"),
-        (("--head.input_shape", "3"), "no option of a head"),
+        (("--head.dropout", "[1"), "not valid YAML"),
+        (("--head.input_shape", "3"), "not an option of a head"),
         (("--head.hiden", "3"), "no option hiden"),
         (("--name", "../x"), "a name, not a path"),
         (("--features", "a", "--features", "b"), "--features twice"),

@@ -42,7 +42,7 @@ def test_the_order_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert latest.find_latest(folders, 2) == (folders[0], "")
     assert latest.find_latest([tmp_path / "x" / "d"], 2) is None
     latest.begin(tmp_path, "x/c", "get_features.py")
-    assert latest.read(tmp_path)["x/c"] == "the same call of get_features.py", "called from Python"
+    assert latest.read(tmp_path)["x/c"] == "the call that began it", "called from Python"
 
 
 def test_the_note_of_an_earlier_version_is_read(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def read(root: Path) -> dict[str, str]:
 def begin(root: Path, name: str, script: str) -> None:
     """Put what `script` begins or continues in first place, with the running command, which finishes it."""
     called = os.path.basename(sys.argv[0]) == script
-    _put_first(root, name, build_continue_command() if called else f"the same call of {script}")
+    _put_first(root, name, build_continue_command() if called else "the call that began it")
 
 
 def finish(root: Path, name: str) -> None:
