@@ -220,7 +220,7 @@ class ConvNeXtGGCN(Head):
 
 
 def fit_grid(rows: int, columns: int, most: int) -> tuple[int, int]:
-    """The largest grid of about the same proportions that has at most so many cells; a smaller map keeps its
+    """The largest grid of about the same proportions with at most this many cells; a smaller map keeps its
     own."""
     if rows * columns <= most:
         return rows, columns

@@ -191,8 +191,8 @@ class InceptionTransformer(Head):
         self.fc = nn.Linear(d_model, num_classes)
 
     def load_pretrained(self) -> None:
-        """Load AST's weights where the option `weights` names them; HeadError where they cannot be had or do
-        not fit."""
+        """Load AST's weights if the option `weights` names some; HeadError if they cannot be loaded or don't
+        fit."""
         if self.weights is not None:
             load_ast("inception_transformer", self.ast, self.weights)
 

@@ -195,8 +195,7 @@ class Patches(SVM):
         self._fit_machine(torch.cat(every), targets, groups, multilabel, weights, predicting)
 
     def count_stored_values(self, rows: int) -> int:
-        """Values of four bytes that are stored, at most, after fitting to so many rows: vectors are of two
-        bytes."""
+        """The most 4-byte values stored after fitting to this many rows; vectors take 2 bytes per value."""
         return self._count_training_rows(rows) * (self.width // 2 + self.classes) + sum(
             self.words * h * w for h, w in self.sizes
         )

@@ -33,8 +33,8 @@ def read(path: Path, header_row: bool = True) -> pd.DataFrame:
     UTF-8 and UTF-16 with its mark; any line ends; commas, else the one of semicolon, tab and bar that the
     header has. Blank lines and columns without any content are left out; a row with too few fields ends in
     empty cells. A stray quote (in prose between tabs) is text, where each line by itself has the header's
-    number of fields. Where the header's last column is called [so], it takes the rest of its row, however
-    many fields that is; between tabs a last column `tags` or `labels` does, its fields joined by semicolons.
+    number of fields. A last column whose name is in [brackets] takes the rest of its row; between tabs, so
+    does a last column `tags` or `labels`, whose fields are joined by semicolons.
 
     Args:
         header_row: False where the first row is data: the columns are then called column 1, column 2, ...
@@ -58,7 +58,7 @@ def read(path: Path, header_row: bool = True) -> pd.DataFrame:
             separator = mark[1] if mark else _detect_separator(first, path)
 
             def regular(width: int) -> bool:
-                """Does every line have so many fields where quotes mean nothing?"""
+                """Does every line, read without quotes, have this many fields?"""
                 with open(path, encoding=encoding, newline="") as again:
                     rest = itertools.islice(_iterate_lines(again, path, 0), done, None)
                     return all(
@@ -132,7 +132,7 @@ def _parse_records(
     file; between tabs, which prose has none of, its own lines are enough.
 
     Args:
-        regular: does every line of the file have so many fields where quotes mean nothing?
+        regular: does every line of the file, read without quotes, have that many fields?
     """
     even: bool | None = None
     ahead: deque[str] = deque()
@@ -179,14 +179,14 @@ def _parse_records(
 
 
 def _split_outside_quotes(line: str, mark: str) -> list[str]:
-    """A line's fields where quotes mean nothing."""
+    """A line's fields, read without quotes."""
     return line.rstrip("\r\n").split(mark)
 
 
 def _detect_encoding(path: Path) -> str:
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
-        raise UserError(f"cannot read {path}: it is no regular file")
+        raise UserError(f"cannot read {path}: it is not a regular file")
     if status.st_size > MAX_BYTES:
         raise UserError(
             f"{path} has {status.st_size / 1e9:.1f} GB, more than the {MAX_BYTES / 1e9:.1f} GB that a csv "
@@ -245,18 +245,18 @@ def _set_header(frame: pd.DataFrame, header: list[str], path: Path) -> pd.DataFr
 
 
 def find_nameless(frame: pd.DataFrame) -> list[str]:
-    """The columns without a name: a pandas index that was written with the rest."""
+    """The columns without a name, as of a written pandas index."""
     return [name for name in frame.columns if re.fullmatch(r"Unnamed: \d+(_level_\d+)?", name)]
 
 
 def format_cell(text: str) -> str:
-    """A cell for a message: on one line, printable, not endless."""
+    """A cell for a message: one line, printable, shortened."""
     text = text if len(text) <= 80 else text[:77] + "..."
     return text if text.isprintable() else repr(text)
 
 
 def format_list(texts, most: int = 12) -> str:
-    """A list for a message, cut where it would become endless."""
+    """A list for a message, shortened if long."""
     texts = list(texts)
     return ", ".join(map(format_cell, texts[:most])) + (
         f", ... ({len(texts)} in all)" if len(texts) > most else ""

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 
 def to_csv(rows: Iterable[Iterable[object]]) -> str:
-    """The rows as lines that end in a line feed, each field quoted that needs it.
+    """The rows as lines that end in a line feed, with fields quoted as needed.
 
-    `csv.writer` with such an end leaves a carriage return unquoted, at which readers end the row.
+    `csv.writer` with that line end doesn't quote carriage returns, which readers take for the end of a row.
     """
     lines: list[str] = []
     sink = SimpleNamespace(write=lambda line: lines.append(line.removesuffix("\r\n") + "\n"))

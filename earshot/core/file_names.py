@@ -1,4 +1,4 @@
-"""File names: which ones are audio, and names as text that every table, digest and terminal takes."""
+"""File names: which are audio, and names as text that is valid in tables, digests and terminals."""
 
 from __future__ import annotations
 
@@ -19,16 +19,15 @@ ALIASES = {
     "SVX": "8svx 16svx",
     "IRCAM": "sf",
 }
-# Formats whose suffix says something else in practice: .raw is anything, without a header that says its rate
-# and samples; .mat holds tables of numbers, .htk features; the header of an .sd2 lies in a fork that only a
-# Mac's disk keeps.
+# Formats whose suffix means something else in practice: .raw can be anything, as no header tells rate and
+# samples; .mat holds tables of numbers, .htk features; an .sd2 keeps its header in a fork of a Mac's disk.
 NOT_BY_SUFFIX = {"RAW", "MAT4", "MAT5", "HTK", "SD2"}
 # Left out on purpose: .ts is also TypeScript, .rm and .vob are films.
 ONLY_FFMPEG = frozenset(
     "m4a m4b m4r mp4 aac adts wma asf webm weba mka mkv mov 3gp 3gpp 3g2 amr awb ac3 eac3 dts ape wv tta tak "
     "mpc spx ra avi ogv alac dsf dff".split()
 )
-# What needs no line where files are listed that were not used: documents, tables, checksums, leftovers.
+# not listed among unused files: documents, tables, checksums, leftovers
 DOCUMENTS = re.compile(
     r"(readme|licen[cs]e|copying|notice|citation|changelog|authors|attribution|makefile)\b.*|thumbs\.db|"
     r"desktop\.ini|.*(md5|sha1|sha256|sha512)(sums?)?(\.txt)?|"
@@ -43,10 +42,10 @@ CODE_PAGES = ("cp1252", "latin-1", "cp437", "cp1251", "cp866", "cp932", "gb18030
 
 
 def to_text(name: str) -> str:
-    r"""A path or name as text: bytes that are no UTF-8 as visible escapes such as `caf\xe9.wav`.
+    r"""A path or name as text: bytes that are not UTF-8 become visible escapes such as `caf\xe9.wav`.
 
-    Python holds such bytes as lone surrogates, which no file in UTF-8 takes. Whatever names a file by text
-    uses this; only what opens the file uses the path itself.
+    Python keeps such bytes as lone surrogates, which cannot be written as UTF-8. Use this wherever a file is
+    named as text, and the path itself only to open the file.
     """
     if name.isascii():
         return name
@@ -63,7 +62,7 @@ def _escape_unencodable(error: UnicodeError) -> tuple[str, int]:
     return failed.encode("ascii", "backslashreplace").decode(), error.end
 
 
-VISIBLE = "visible"  # an error handler for terminals: what they cannot show is escaped as `to_text` does
+VISIBLE = "visible"  # error handler for terminals: escape as `to_text` does
 codecs.register_error(VISIBLE, _escape_unencodable)
 
 
@@ -91,7 +90,7 @@ def list_decodable() -> frozenset[str]:
         import soundfile  # not at the top: --help needs no libsndfile
 
         formats = set(soundfile.available_formats())
-    except (ImportError, OSError):  # the doctor says so; what is listed must not depend on it
+    except (ImportError, OSError):  # the doctor reports that; the list must not depend on it
         formats = {"WAV", "FLAC", "OGG", "MP3", "AIFF", "AU"}
     named = {name.lower() for name in formats - NOT_BY_SUFFIX}
     return frozenset(named.union(*(aliases.split() for name, aliases in ALIASES.items() if name in formats)))
@@ -119,7 +118,7 @@ def is_document(name: str) -> bool:
 
 
 def format_ids(names: Iterable[str], most: int = 3) -> str:
-    """Names for a message: the first few in order, and how many more there are."""
+    """Names for a message: the first few in order, and the number of others."""
     names = sorted(names)
     shown = [name if name.isprintable() else repr(name) for name in names[:most]]
     more = len(names) - len(shown)

@@ -1,4 +1,4 @@
-"""Which installed font has the characters of a text, so that no picture shows boxes in their place."""
+"""Installed fonts for the characters of a text, so that no picture shows boxes instead."""
 
 from __future__ import annotations
 
@@ -58,33 +58,33 @@ def find_fonts(text: str) -> list[Font | None]:
 
 
 def list_families(texts: Iterable[str]) -> list[str]:
-    """The families that together have all characters that any font has; matplotlib's own is the first.
+    """Font families that together cover the text as far as installed fonts do; matplotlib's own is the first.
 
-    The order depends on the fonts alone, so that equal texts give equal pictures.
+    The order depends on the fonts only, so that equal texts give equal pictures.
     """
     fonts = {font for font in find_fonts("".join(texts)) if font is not None and font.family != OWN}
     return [OWN, *(font.family for font in sorted(fonts, key=lambda font: font.rank))]
 
 
 def to_drawn_text(text: str) -> str:
-    """A text for a picture: blanks as they are drawn, without what only steers other characters."""
+    """A text for a picture: plain blanks, no control or zero-width characters."""
     text = "".join(" " if c.isspace() else c for c in text if not _is_control_mark(c))
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def is_drawable(text: str) -> bool:
-    """Has every character of `to_drawn_text(text)` a font?"""
+    """Does a font exist for every character of `to_drawn_text(text)`?"""
     return None not in find_fonts(to_drawn_text(text))
 
 
 def replace_undrawable(text: str) -> str:
-    """`to_drawn_text(text)` with a question mark in place of what no font has."""
+    """`to_drawn_text(text)` with a question mark for each character without a font."""
     text = to_drawn_text(text)
     return "".join(c if font else "?" for c, font in zip(text, find_fonts(text), strict=True))
 
 
 def list_shown_names(wanted: Sequence[str]) -> list[str]:
-    """What pictures show for names: the name, or its number (#1 is the first) where no font can draw it."""
+    """Names as pictures show them: the name, or its number (#1 is the first) if no font can draw it."""
     numbers = [f"#{number}" for number in range(1, len(wanted) + 1)]
     shown = [
         to_drawn_text(name) if is_drawable(name) else number
@@ -101,7 +101,7 @@ def build_legend(wanted: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def format_warning(wanted: Sequence[str], where: str) -> str | None:
-    """The line about names that no installed font can draw, None where all can be drawn.
+    """A warning about names that no installed font can draw, None without any.
 
     Args:
         where: a clause that says where the names are.
@@ -137,7 +137,7 @@ def _look_up(characters: set[str]) -> dict[str, Font | None]:
 
 
 def _assign_font(fonts: dict[str, Font | None], wanted: set[str], font: Font) -> set[str]:
-    """Note the font for those of the wanted characters that it draws; the rest."""
+    """Note a font for those wanted characters that it draws; return the others."""
     from matplotlib.ft2font import FT2Font
 
     try:

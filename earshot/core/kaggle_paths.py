@@ -1,5 +1,4 @@
-"""What Kaggle has attached, read-only: competitions, weights, earlier outputs. Searched for by what it is,
-never by one path.
+"""Kaggle's attached inputs, read-only: competitions, weights, earlier outputs; found by content, not by path.
 
 Competitions lie at /kaggle/input/competitions/<slug>, data sets at /kaggle/input/datasets/<owner>/<slug>,
 and in older sessions either at /kaggle/input/<slug>.
@@ -21,12 +20,12 @@ INPUT, WORKING = "/kaggle/input", "/kaggle/working"
 KEPT = 20_000_000_000  # bytes of /kaggle/working that Kaggle keeps
 DEPTH = 8  # /kaggle/input/notebooks/<owner>/<notebook>/data/<competition>/<cache>, and one more
 OWNED = ("datasets", "notebooks", "models")  # /kaggle/input/<one of these>/<owner>/<slug>
-EXAMPLES = 5  # audio files of a suffix that are remembered of a folder
+EXAMPLES = 5  # audio files remembered per suffix and folder
 
 
 @dataclass
 class Folder:
-    """A folder below the root: its files that are not audio, how many are, and the first of these by
+    """A folder below the root: its files other than audio, the number of audio files and the first of them by
     suffix."""
 
     path: Path
@@ -36,13 +35,13 @@ class Folder:
 
 
 def get_input_root() -> Path | None:
-    """Where Kaggle attaches things (EARSHOT_ATTACHED names another place); None elsewhere than there."""
+    """Kaggle's folder of inputs (EARSHOT_ATTACHED names another); None outside Kaggle."""
     path = Path(os.environ.get("EARSHOT_ATTACHED", INPUT))
     return path if path.is_dir() else None
 
 
 def get_working_folder() -> Path | None:
-    """Kaggle's folder for outputs (EARSHOT_WORKING names another place); None elsewhere than there."""
+    """Kaggle's folder for outputs (EARSHOT_WORKING names another); None outside Kaggle."""
     path = Path(os.environ.get("EARSHOT_WORKING", WORKING))
     return path if path.is_dir() else None
 
@@ -55,13 +54,12 @@ def count_bytes(folder: Path) -> int:
             try:
                 total += os.lstat(os.path.join(below, name)).st_size
             except OSError:
-                continue  # it went meanwhile
+                continue  # deleted meanwhile
     return total
 
 
 def get_quota_left(folder: Path) -> int | None:
-    """Bytes that Kaggle would still keep in a folder of its outputs; None where nothing but the disk
-    counts."""
+    """Bytes left of Kaggle's limit for outputs, in a folder of these; None where only the disk limits."""
     place = get_working_folder()
     if place is None or not folder.absolute().resolve().is_relative_to(place.resolve()):
         return None
@@ -69,8 +67,7 @@ def get_quota_left(folder: Path) -> int | None:
 
 
 def list_folders(below: Path | None = None) -> list[Folder]:
-    """Every attached folder, or those below one of them; looked up once a process, as attached things do not
-    change."""
+    """All attached folders, or those below one of them; cached per process, as inputs don't change."""
     top = get_input_root()
     if top is None:
         return []
@@ -107,7 +104,7 @@ def walk(top: Path) -> list[Folder]:
 
 
 def list_mounts() -> list[Path]:
-    """The attached things themselves, those of competitions/ first."""
+    """The attached inputs, those of competitions/ first."""
     top = get_input_root()
     places: list[Path] = []
     for entry in _list_subfolders(top) if top else []:
@@ -125,7 +122,7 @@ def _list_subfolders(folder: Path) -> list[Path]:
 
 
 def find_competitions() -> list[Path]:
-    """The attached competitions: those that Kaggle calls so, else what looks like one."""
+    """The attached competitions: by Kaggle's folder, else what looks like one."""
     named = [
         path
         for path in list_mounts()
@@ -146,7 +143,7 @@ def has_sample(names: set[str]) -> bool:
 
 
 def is_competition_like(path: Path) -> bool:
-    """Audio beside a csv, or in two folders and more; and nothing of an earlier session of this kit."""
+    """Audio beside a csv, or in several folders; and no outputs of an earlier session."""
     inside = list_folders(path)
     audible = [folder for folder in inside if folder.audio]
     earlier = any({"unique_labels.pkl", "config.yaml"} & folder.names for folder in inside)
@@ -158,7 +155,7 @@ def is_competition_like(path: Path) -> bool:
 
 
 def find_competition() -> Path | None:
-    """The one attached competition, None without any.
+    """The only attached competition, None without one.
 
     Raises:
         UserError: there are several.
@@ -172,8 +169,8 @@ def find_competition() -> Path | None:
 
 
 def resolve_slug(slug: str) -> str:
-    """The attached competition or data set of that slug, where there is no file or folder of that name here;
-    else the name itself."""
+    """The attached competition or data set of that slug, unless a local file or folder has the name; else the
+    name itself."""
     here = slug == "sample" or Path(slug).exists()
     places = (
         []
@@ -202,11 +199,10 @@ def find_pretrained_folder(kind: str, weights: str, default: bool) -> Path | Non
 
     Args:
         kind: `model_type` of its config.json.
-        weights: a hub id; its last part is looked for among the folders' names.
-        default: is it what is meant where nobody says so? Then the only folder of that kind will do, whatever
-            its name.
+        weights: a hub id; a folder's name must match its last part.
+        default: is it the default id? Then the only folder of that kind matches, whatever its name.
     Raises:
-        UserError: several would do.
+        UserError: several folders match.
     """
     candidates = []
     for folder in list_folders():
