@@ -16,6 +16,7 @@ docs/add-a-head.md is a guide.
 # no torch here, so that `python -m models --help` and `from models import HeadError` stay quick
 from __future__ import annotations
 
+import difflib
 import importlib
 import importlib.util
 import inspect
@@ -118,7 +119,9 @@ def _find_entry(name: str) -> _Entry:
     if name not in _HEADS:
         _discover()
     if name not in _HEADS:
-        raise HeadError(f"there is no head called {name!r}; the heads are {', '.join(sorted(_HEADS))}")
+        near = difflib.get_close_matches(name, _HEADS, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise HeadError(f"there is no head called {name!r}{hint}; the heads are {', '.join(sorted(_HEADS))}")
     return _HEADS[name]
 
 

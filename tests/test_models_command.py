@@ -184,6 +184,7 @@ def test_lists_heads_and_recipes(main, monkeypatch, tmp_path):
     "args, part",
     [
         (("--head", "nope"), "the heads are ast, audio_cnn"),
+        (("--head", "mpl"), "(did you mean mlp?)"),
         (("--recipe", "nope"), "the recipes are small"),
         (("--head", "mlp", "--input", "1,2"), "--input takes three whole numbers"),
         (("--head", "mlp", "--input", "1,x,2"), "--input takes three whole numbers"),

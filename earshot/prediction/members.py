@@ -104,7 +104,7 @@ def open_members(names: tuple[str, ...], folder: str) -> list[Member]:
     for name in names:
         here = Path(name)
         # A name may also be that of another folder here, its competition's for example.
-        is_here = any((here / file).is_file() for file in FILES)
+        is_here = here.is_file() or any((here / file).is_file() for file in FILES)
         members.append(open_member(here if is_here else Path(folder) / name))
     return members
 

@@ -25,7 +25,8 @@ def open_run(name: str, runs_folder: str = "runs") -> Run:
     """
     here = [path for path in (Path(name), Path(runs_folder) / name) if (path / CONFIG).is_file()]
     here = here or [path for path in list_attached_runs() if path.name == name]
-    return Run.open(here[0] if here else Path(name)).validate()
+    there = Path(name) if Path(name).exists() else Path(runs_folder) / name
+    return Run.open(here[0] if here else there).validate()
 
 
 def list_attached_runs() -> list[Path]:

@@ -54,8 +54,9 @@ def explain_missing(folder: Path) -> str:
         return f"{folder} is a file, not a run"
     if folder.is_dir():
         return f"{folder} is not a run (it has no {CONFIG}): train.py makes runs"
-    near = Path("runs") if folder.is_absolute() else folder.parent
-    known = sorted({path.parent.name for name in RUN_FILES for path in near.glob(f"*/{name}")})
+    known: list[str] = []
+    for near in (folder.parent, Path("runs")):
+        known = known or sorted({path.parent.name for name in RUN_FILES for path in near.glob(f"*/{name}")})
     loose = f"file or run {folder if folder.is_absolute() else folder.name}"  # a clip, by its suffix
     what = loose if folder.suffix or folder.is_absolute() else f"run named {folder.name}"
     there = f"runs: {', '.join(known)}" if known else "train.py makes runs"
