@@ -172,9 +172,8 @@ def parse(
         if flag.removeprefix("--") in REMOVED:
             raise UserError(f"{flag} {REMOVED[flag.removeprefix('--')]}")
         near = difflib.get_close_matches(flag, known, 1, CLOSE) if flag.startswith("-") else []
-        hint = (
-            f"did you mean {near[0]}?" if near else f"see {help_pages.name_command()} {help_pages.HELP_ALL}"
-        )
+        page = help_pages.HELP_ALL if any(hasattr(one, "COMMON") for one in groups.values()) else "--help"
+        hint = f"did you mean {near[0]}?" if near else f"see {help_pages.name_command()} {page}"
         kind = "unknown flag" if flag.startswith("-") else "unexpected argument"
         raise UserError(f"{kind} {flag}: {hint}")
     filled = {f.name: getattr(parsed, f.name) for f in dataclasses.fields(parsed)}
