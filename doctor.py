@@ -1,5 +1,5 @@
-"""The doctor: are this machine, its GPUs and the data fit to run, and can the score be trusted? Each finding
-is a line with a fix."""
+"""The doctor: is this machine, this GPU, this data fit to run, and will the score hold? What to do if not, a
+line each."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from earshot.core import cli
 from earshot.doctor.flags import DataFlags
 
 ABOUT = (
-    "Check this machine, or a competition's data by its cached features.\n"
+    "Look at the machine, or at a competition's data by its cached features.\n"
     "\n"
     "  python doctor.py                              GPUs, packages, what is attached, disk, memory, "
     "time, internet: seconds\n"
     "  python doctor.py --data data/esc10            duplicates, labels, classes, durations, shift -> "
     "reports/esc10-<cache>/\n"
-    "  python doctor.py --data data/esc10 --runs A   labels that a run's predictions contradict, too\n"
+    "  python doctor.py --data data/esc10 --runs A   labels judged by a run's out-of-fold predictions, too\n"
     "\n"
-    "Each line starts with ok, warning (the score or the session suffers) or stop (the next stage refuses: "
-    "exit code 2)."
+    "Lines begin with ok, warning (a score or a session suffers) or stop (the next stage refuses: exit "
+    "code 2)."
 )
 
 

@@ -61,7 +61,7 @@ def test_a_session_that_trains_and_one_that_only_predicts(tmp_path: Path) -> Non
     assert (
         f"earshot: {code}" in said
         and "(attached)" in said
-        and "extractor: efficientat, because its weights are attached" in said
+        and "extractor: efficientat, whose weights are attached" in said
     )
     assert "ok: internet: no" in said and "stop: " not in said
     sample, made = (

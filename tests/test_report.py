@@ -253,11 +253,7 @@ def test_runs_compared(
 
 def test_what_is_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for names, words in (
-        ([], "which run"),
-        (["gone"], "no run named gone"),
-        ([str(tmp_path)], "is not a run"),
-    ):
+    for names, words in (([], "which run"), (["gone"], "gone is no run"), ([str(tmp_path)], "is no run")):
         with pytest.raises(UserError, match=words):
             command.main(names)
     made_up(tmp_path / "r", ["a", "b"], 12)

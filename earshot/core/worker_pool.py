@@ -122,7 +122,7 @@ class WorkerPool:
                 self.pipes.append(mine)
                 self.processes.append(process)
                 process.start()
-                its.close()  # so that each process notices the other's end
+                its.close()  # so that the end of either process is heard by the other
         except BaseException:
             self.close()
             raise
@@ -216,7 +216,7 @@ class WorkerPool:
 
 
 class WorkerInbox:
-    """A worker's inbox: tasks, and whether to stop at the next safe point."""
+    """What a worker has been told: tasks to come, and whether to stop at the next safe point."""
 
     def __init__(self, pipe: Connection):
         self.pipe, self.stopped, self.waiting = pipe, threading.Event(), queue.SimpleQueue()

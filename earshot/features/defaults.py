@@ -53,9 +53,7 @@ def choose_features(competition: str, weighted: bool) -> tuple[str | None, str |
     if competition == "sample":
         return "sample", None
     if not weighted and has_only_attached_data("efficientat", "ast"):
-        print(
-            "extractor: efficientat, because its weights are attached and those of ast, the default, are not"
-        )
+        print("extractor: efficientat, whose weights are attached; those of ast, the default, are not")
         return None, "efficientat"
     return RECIPE, None
 

@@ -16,7 +16,7 @@ from earshot.core.files import hash_value
 from earshot.prediction import saved_blend
 from earshot.training import metrics
 from earshot.training.oof import Oof
-from earshot.training.run import CONFIG, Run, explain_missing
+from earshot.training.run import CONFIG, Run
 
 BLEND = "blend.json"
 DEEPEST = 8  # blends of blends
@@ -130,7 +130,7 @@ def load_results(folder: Path) -> Results:
             multilabel = True
         shown = ("test",)
     else:
-        raise UserError(explain_missing(folder))
+        raise UserError(f"{folder} is no run (it has no {CONFIG}, and no {BLEND}): train.py makes runs")
     for name in shown:
         if (folder / f"{name}.json").is_file():
             extra[name] = read_json_object(folder / f"{name}.json")
