@@ -130,9 +130,9 @@ def run(opened: list[Cache], flags: AutoFlags, machine: config.TrainMachineFlags
         _blend_candidates(trainer, opened, out)
         if machine.report:
             report_on(folder, trainer.report)
+        latest.finish(folder.parent, folder.name)
         state["done"] = True
         trainer.save()
-        latest.finish(folder.parent, folder.name)
 
 
 def _blend_candidates(trainer: CandidateTrainer, opened: list[Cache], out: Path) -> None:
