@@ -201,7 +201,7 @@ def test_an_earlier_run_is_continued_and_its_cache_read_where_it_lies(
 ):
     shutil.copytree(calm, tmp_path / "data" / "tones" / "logmel")
     scripts[1]([*TRAIN, "--runs-folder", "calm", "--out", "calm.csv"])
-    (name,) = [p.name for p in (tmp_path / "calm").iterdir()]
+    (name,) = [p.name for p in (tmp_path / "calm").iterdir() if p.is_dir()]
     with pytest.raises(SystemExit):
         scripts[1]([*TRAIN, "--runs-folder", "old", "--max-hours", "0.0000001"])
     shutil.move(tmp_path / "data", attached / "data")

@@ -251,7 +251,7 @@ def test_from_audio_to_ids_with_line_ends(tmp_path: Path) -> None:
     (root / "sample_submission.csv").write_text("\n".join(["id,label", *asked, ""]), newline="")
     assert "subm: 3 clips" in extracted(root)
     assert [row["id"] for row in trained(root)] == names["test"]
-    (run,) = (tmp_path / "runs").iterdir()
+    (run,) = (tmp_path / "runs").glob("[!.]*")
     for name in ("oof_last.csv", "training_clips.csv"):
         assert [row["id"] for row in read_csv(run / name)] == names["train"]
 
