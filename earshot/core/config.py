@@ -129,7 +129,7 @@ class AugmentFlags:
 
 @dataclass(frozen=True)
 class ExtractionFlags:
-    """this machine"""
+    """devices, time and where to continue"""
 
     COMMON: ClassVar = ("device", "workers", "max_hours", "fresh", "continue_from")
     device: str = "auto"
@@ -280,7 +280,7 @@ class TrainingFlags:
 
 @dataclass(frozen=True)
 class TrainMachineFlags:
-    """this machine"""
+    """devices, time, report and where to continue"""
 
     COMMON: ClassVar = ("device", "max_hours", "report", "fresh", "continue_from")
     device: str = "auto"

@@ -36,7 +36,7 @@ class Settings:
     win_length: int | None = None
     """samples of the analysis window (default: n_fft)"""
     hop_length: int = 320
-    """samples between frames"""
+    """samples from one frame to the next"""
     n_mels: int = 64
     """mel bands"""
     scale: Literal["htk", "slaney"] = "htk"
