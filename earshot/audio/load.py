@@ -29,15 +29,17 @@ TRIM_FRAME, TRIM_HOP = 2048, 512  # librosa's
 
 @dataclass(frozen=True)
 class AudioSettings:
-    """how a file becomes one wave"""
+    """How a file becomes one wave."""
 
     COMMON: ClassVar = ()
     mono: Literal["mean", "first"] = "mean"
-    """several channels to one: their mean (the first channel if they cancel out), or the first channel"""
+    """Many channels to one: their mean (of a clip whose channels cancel out, the first), or the first
+    channel."""
     trim: Annotated[float | None, Bounds(0.1, 200)] = None
-    """cut silence at both ends, this many dB below the loudest part (usual: 60) (default: no cut)"""
+    """Cut silence at both ends that lies this many dB below the loudest part (60 is usual); None leaves
+    it."""
     peak: bool = False
-    """divide each clip by its absolute maximum, before resampling"""
+    """Divide each clip by its absolute maximum, before resampling."""
 
 
 def read_info(path: str | Path) -> tuple[float, int]:
