@@ -103,7 +103,7 @@ def open_members(names: tuple[str, ...], folder: str) -> list[Member]:
     members = []
     for name in names:
         here = Path(name)
-        # A name may also be that of another folder here, its competition's for example.
+        # A run may have the name of another folder here, such as its competition's.
         is_here = here.is_file() or any((here / file).is_file() for file in FILES)
         members.append(open_member(here if is_here else Path(folder) / name))
     return members
