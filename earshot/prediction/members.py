@@ -91,24 +91,6 @@ class Member:
         return self.list_runs()[0].multilabel
 
 
-def open_members(names: tuple[str, ...], folder: str) -> list[Member]:
-    """The named runs or kept blends (paths, or names in the runs' folder), else the run that was finished
-    last.
-
-    Raises:
-        UserError: none there, or several and it is not recorded which is the latest; one named twice.
-    """
-    if not names:
-        names = (str(_find_latest_run(folder)),)
-    members = []
-    for name in names:
-        here = Path(name)
-        # A run may have the name of another folder here, such as its competition's.
-        is_here = here.is_file() or any((here / file).is_file() for file in FILES)
-        members.append(open_member(here if is_here else Path(folder) / name))
-    return members
-
-
 def _find_latest_run(folder: str) -> Path:
     """The run or kept blend that was finished last; printed where there are others.
 
@@ -131,6 +113,24 @@ def _find_latest_run(folder: str) -> Path:
         others = ", ".join(str(other) for other in found if other != run)
         print(f"run: {run} (finished last; others: {others}: choose with --runs)", flush=True)
     return run
+
+
+def open_members(names: tuple[str, ...], folder: str) -> list[Member]:
+    """The named runs or kept blends (paths, or names in the runs' folder), else the run that was finished
+    last.
+
+    Raises:
+        UserError: none there, or several and it is not recorded which is the latest; one named twice.
+    """
+    if not names:
+        names = (str(_find_latest_run(folder)),)
+    members = []
+    for name in names:
+        here = Path(name)
+        # A run may have the name of another folder here, such as its competition's.
+        is_here = here.is_file() or any((here / file).is_file() for file in FILES)
+        members.append(open_member(here if is_here else Path(folder) / name))
+    return members
 
 
 def open_member(folder: Path) -> Member:
