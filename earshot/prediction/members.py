@@ -128,8 +128,8 @@ def open_members(names: tuple[str, ...], folder: str) -> list[Member]:
     for name in names:
         here = Path(name)
         # A run may have the name of another folder here, such as its competition's.
-        is_here = here.is_file() or any((here / file).is_file() for file in FILES)
-        members.append(open_member(here if is_here else Path(folder) / name))
+        is_here = any((here / file).is_file() for file in FILES)
+        members.append(open_member(here if is_here or here.is_file() else Path(folder) / name))
     return members
 
 
