@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import fields
-from pathlib import Path
 
 from earshot import extractors
 from earshot.audio.load import AudioSettings
@@ -79,109 +77,14 @@ def parse(argv: list[str]) -> tuple:
 
 
 def main(argv: list[str]) -> None:
-    """Parse, plan, extract."""
-    name, recipe, extractor, run, flags = parse(argv)
-    what, windows, audio, settings, copies, machine = flags.values()
-    deadline = Deadline(machine.max_hours)
-    from earshot.competition.load import get_name
-    from earshot.competition.load import load as load_competition
-    from earshot.competition.reading import Reading
-    from earshot.core.files import check_plain_name, hold_lock, write_text
-    from earshot.features import cache, plan, resume, source_files, spectrogram_images
-    from earshot.features.find_cache import LATEST
+    """Parse, extract."""
+    competition, recipe, extractor, run, flags = parse(argv)
+    deadline = Deadline(flags["machine"].max_hours)
+    from earshot.features.make_cache import make_cache
     from earshot.kaggle import download
 
-    place = download.find_or_download(name, what.out)
-    try:
-        clips = load_competition(
-            place,
-            holdout=what.holdout,
-            out=what.out,
-            **{
-                field.name: getattr(what, field.name)
-                for field in fields(Reading)
-                if hasattr(what, field.name)
-            },
-        )
-    except UserError as error:
-        if not machine.fresh:
-            source_files.check_files_exist(Path(what.out) / get_name(place), place, error)
-        raise
-    if not machine.fresh and not all(clips.clips.path):
-        lacking = UserError(f"{place}: {sum(not path for path in clips.clips.path)} clips have no file")
-        source_files.check_files_exist(Path(what.out) / clips.name, clips.root, lacking)
-    print(*clips.notes, sep="\n", end="\n" if clips.notes else "")
-    if run and for_run.keep_test_clips(clips).clips.empty:
-        return
-    check_plain_name("--cache", what.cache)
-    workers = machine.workers or len(os.sched_getaffinity(0))
-    weights = what.weights or (for_run.find_weights(run) if run else None)
-    made = plan.make_plan(
-        clips,
-        Path(what.out),
-        extractor,
-        settings,
-        audio,
-        windows,
-        weights,
-        what.cache,
-        recipe,
-        workers,
-        copies,
-        run and run.config["record"]["features"],
-    )
-    print(f"features: {extractor}{f' (recipe {recipe})' if recipe else ''} -> {made.folder}")
-    print(*made.notes, sep="\n", end="\n" if made.notes else "")
-    with hold_lock(made.folder, "the cache"):
-        state = "new" if machine.fresh and cache.is_cache(made.folder) else plan.find_state(made)
-        if state != "complete" and not machine.fresh:
-            taken = resume.copy_cache(made, machine.continue_from)
-            print(*taken, sep="\n", end="\n" if taken else "", flush=True)
-            state = plan.find_state(made) if taken else state
-        if state == "complete":
-            cache.remove_shards(made.folder)  # a kill may have come just before
-            print(f"nothing to do: {made.folder} is complete")
-        else:
-            from earshot.core import worker_pool
-            from earshot.features import extract, precision
-
-            at = precision.choose_precision(
-                made, worker_pool.choose(machine.device, machine.precision), machine.precision
-            )
-            print(f"device: {worker_pool.describe_devices(at)}", flush=True)
-            extract.run(made, at, machine.batch_size, workers, deadline, machine.fresh, answered=bool(run))
-            source_files.forget(made.folder.parent, clips.clips.path)
-    write_text(Path(what.out) / LATEST, clips.name + "\n")
-    print_summary(made.folder)
-    shown, below = machine.pictures, Path(machine.pictures_out or made.folder)
-    if shown is not None and not spectrogram_images.draw(clips, below, shown, workers, deadline):
-        deadline.leave()
-
-
-def print_summary(folder: Path) -> None:
-    """Say what the cache holds and what comes next."""
-    from earshot.core.files import read_json
-    from earshot.core.shell import join_command
-    from earshot.features.cache import MANIFEST
-    from earshot.features.reasons import NOTES, format_warning
-
-    manifest = read_json(folder / MANIFEST)
-    for split, count in manifest["splits"].items():
-        copies = manifest.get("augmented") if split == "train" else None
-        more = f"; augmented: {copies['copies']} copies, {copies['rows']} windows" if copies else ""
-        print(f"{split}: {count['clips']} clips, {count['rows']} windows{more}")
-    print("views: " + ", ".join(f"{view} {tuple(shape)}" for view, shape in manifest["shapes"].items()))
-    if manifest["bad"]:
-        print(f"bad audio: {manifest['bad']} clips, see {folder / 'bad_audio.csv'}")
-    for note in NOTES:
-        if note in manifest:
-            print(format_warning(note, manifest[note]["clips"], manifest[note]["first"]))
-    print(
-        "next: "
-        + join_command(
-            "python", "train.py" if "train" in manifest["splits"] else "predict.py", "--features", folder
-        )
-    )
+    place = download.find_or_download(competition, flags["competition"].out)
+    make_cache(place, recipe, extractor, run, flags, deadline)
 
 
 if __name__ == "__main__":
