@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from earshot.core.version import __version__
+
 if TYPE_CHECKING:
     from earshot.api import (
         Cache,
@@ -20,13 +22,13 @@ if TYPE_CHECKING:
         train,
     )
 
-__version__ = "0.2.0"
 __all__ = [
     "Cache",
     "TemporaryError",
     "TimeLimitReached",
     "TrainedRun",
     "UserError",
+    "__version__",
     "extract",
     "load",
     "train",
