@@ -1,14 +1,14 @@
-"""The first submission: from a fresh clone to a submission.csv, on ESC-10 cut as a Kaggle competition -> RESULTS.md.
+"""From a fresh clone to a first submission.csv, on ESC-10 cut as a Kaggle competition -> RESULTS.md.
 
     python benchmarks/first_submission.py --data ESC10 --weights mn04_as_mAP_432.pt [--recipe linear]
 
-The competition has folds 1 to 4 with a train.csv, fold 5 as its test clips, and a sample_submission.csv; making it
-is not timed. Timed are `git clone` of this repository into an empty folder and each command of the quickstart there,
-as whole processes, in this Python environment: installing it is not counted. The submission is scored against
-fold 5's labels, which the commands never see.
+The competition has folds 1 to 4 with a train.csv, fold 5 as its test clips, and a sample_submission.csv.
+Making it is not timed. Timed are `git clone` of this repository into an empty folder and each command of
+the quickstart there, as whole processes in this Python environment: installing it is not counted. The
+submission is scored against fold 5's labels, which the commands never see.
 
-The peer, in the same run, is what no such script can do without: a process that imports torch and decodes all clips
-once. A busy machine slows both, so the ratio says more than the seconds.
+The peer, in the same run, is what no such script can do without: a process that imports torch and decodes
+all clips once. A busy machine slows both, so the ratio says more than the seconds.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pathlib import Path
 from common import RESULTS, ROOT, keep_rows, machine
 
 COMPETITION, HELD_OUT = "esc10-cut", 5
-HEADER = "| first submission | clone | get_features.py | train.py | together | accuracy on fold 5 | times the peer |"
+HEADER = "| train.py | clone | get_features.py | train.py | together | accuracy on fold 5 | times the peer |"
 PEER = """
 import sys
 from pathlib import Path
@@ -39,7 +39,7 @@ for path in sorted(Path(sys.argv[1]).rglob("*.ogg")):
 
 
 def cut_competition(data: Path, folder: Path) -> dict[str, str]:
-    """Make the competition from ESC-10 as it is published; the true labels of its test clips, by file name."""
+    """Make the competition from ESC-10 as it is published; the test clips' true labels, by file name."""
     with open(next((data / "meta").glob("*.csv")), newline="") as file:
         rows = sorted(csv.DictReader(file), key=lambda row: row["filename"])
     train = [row for row in rows if int(row["fold"]) != HELD_OUT]
@@ -108,10 +108,10 @@ def main() -> None:
         keep_rows(
             f"First submission on {machine()}",
             [
-                f"`python benchmarks/first_submission.py --data ESC10 --weights {weights.name}`: whole processes in a",
-                "fresh clone, from `git clone` to a submission.csv, with the packages installed before. ESC-10's folds",
-                "1 to 4 are the training clips, fold 5 the clips to submit, which no command has labels of. Peer: a",
-                "process that imports torch and decodes all 400 clips.",
+                f"`python benchmarks/first_submission.py --data ESC10 --weights {weights.name}`: whole",
+                "processes in a fresh clone, from `git clone` to a submission.csv, with the packages installed",
+                "before. ESC-10's folds 1 to 4 are the training clips, fold 5 the clips to submit, whose labels",
+                "no command has. Peer: a process that imports torch and decodes all 400 clips.",
             ],
             HEADER,
             {key: row},
