@@ -109,8 +109,8 @@ def main() -> None:
             f"First submission on {machine()}",
             [
                 f"`python benchmarks/first_submission.py --data ESC10 --weights {weights.name}`: whole",
-                "processes in a fresh clone, from `git clone` to a submission.csv, with the packages installed",
-                "before. ESC-10's folds 1 to 4 are the training clips, fold 5 the clips to submit, whose labels",
+                "processes in a fresh clone, from `git clone` to a submission.csv; the packages are installed",
+                "before. Folds 1 to 4 of ESC-10 are the training clips, fold 5 the clips to submit, whose labels",
                 "no command has. Peer: a process that imports torch and decodes all 400 clips.",
             ],
             HEADER,
