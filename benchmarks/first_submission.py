@@ -109,9 +109,9 @@ def main() -> None:
             f"First submission on {machine()}",
             [
                 f"`python benchmarks/first_submission.py --data ESC10 --weights {weights.name}`: whole",
-                "processes in a fresh clone, from `git clone` to a submission.csv; the packages are installed",
-                "before. Folds 1 to 4 of ESC-10 are the training clips, fold 5 the clips to submit, whose labels",
-                "no command has. Peer: a process that imports torch and decodes all 400 clips.",
+                "processes in a fresh clone, from `git clone` to a submission.csv, packages installed before.",
+                "Training clips: folds 1 to 4 of ESC-10. Clips to submit: fold 5, whose labels no command has.",
+                "Peer: a process that imports torch and decodes all 400 clips.",
             ],
             HEADER,
             {key: row},
