@@ -109,8 +109,8 @@ def main() -> None:
             f"First submission on {machine()}",
             [
                 f"`python benchmarks/first_submission.py --data ESC10 --weights {weights.name}`: whole",
-                "processes in a fresh clone, from `git clone` to a submission.csv, packages installed before.",
-                "Training clips: folds 1 to 4 of ESC-10. Clips to submit: fold 5, whose labels no command has.",
+                "processes in a fresh clone, from `git clone` to a submission.csv. Packages are not installed.",
+                "Training clips: folds 1 to 4 of ESC-10. Clips to submit: fold 5, its labels unseen.",
                 "Peer: a process that imports torch and decodes all 400 clips.",
             ],
             HEADER,
