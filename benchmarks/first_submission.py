@@ -109,7 +109,7 @@ def main() -> None:
             f"First submission on {machine()}",
             [
                 f"`python benchmarks/first_submission.py --data ESC10 --weights {weights.name}`: whole",
-                "processes in a fresh clone, from `git clone` to a submission.csv. Packages are not installed.",
+                "processes in a fresh clone, from `git clone` to a submission.csv, without the installation.",
                 "Training clips: folds 1 to 4 of ESC-10. Clips to submit: fold 5, its labels unseen.",
                 "Peer: a process that imports torch and decodes all 400 clips.",
             ],
