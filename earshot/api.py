@@ -112,8 +112,8 @@ def train(
     """Train a head fold by fold, write the submission; the same call again continues or does nothing.
 
     Args:
-        features: a cache, or its folder; with recipe="auto" also several. Without it: the one that the recipe
-            means, else the one that was made last.
+        features: a cache, or its folder; with recipe="auto" also several. Without it: the one that matches
+            the recipe, else the one that was made last.
         recipe: a recipe's name, or a YAML file. Without it: the cache's, else "linear". "auto" trains many
             heads and blends the best.
         head: a head's name; or a dict of its options, such as {"dropout": 0.4}, with a "name" where it is not
@@ -223,9 +223,11 @@ class TrainedRun:
 
     @property
     def scores(self) -> pd.DataFrame:
-        """The scores, a column per metric: row "last" of the out-of-fold predictions of the last epoch
-        (unbiased; of a blend, cross-fitted), row "best" of the best epoch, chosen on the validation fold
-        (optimistic), row "test" of a labelled hold-out, where there is one."""
+        """The scores, a column per metric.
+
+        Row "last" is the last epoch out of fold: unbiased (of a blend, cross-fitted). Row "best" is the best
+        epoch, chosen on the validation fold: optimistic. Row "test" is the labelled hold-out, if there is one.
+        """
         import pandas as pd
 
         from earshot.report.results import load_results
@@ -279,9 +281,10 @@ class TrainedRun:
             device: "auto", "cpu", "cuda", "cuda:1" ...
             verbose: print warnings, such as that a file is a training clip.
         Returns:
-            a row per file: its name, the likeliest label (of several labels those with a probability of 0.5),
-            why it cannot be read ("" where it can), then a column of probabilities per class. A file that
-            cannot be read has no label, and the class prior as its probabilities.
+            a row per file: `file`, its name; `label`, the most likely class, or for multi-label runs all
+            classes with a probability of at least 0.5; `problem`, why the file can't be read, else ""; then a
+            column of probabilities per class. A file that can't be read has no label, and the class prior as
+            its probabilities.
         Raises:
             UserError: no such file, no audio in a folder, a run that is not finished, missing weights.
         """
@@ -299,11 +302,11 @@ class TrainedRun:
             )
         from earshot.training.metrics import THRESHOLD
 
-        likely = found.probabilities
-        labels = self._format_labels(likely >= THRESHOLD if self.multilabel else likely.argmax(1))
+        values = found.probabilities
+        labels = self._format_labels(values >= THRESHOLD if self.multilabel else values.argmax(1))
         problems = [found.reasons.get(id, "") for id in found.ids]
         labels = [None if problem else label for label, problem in zip(labels, problems, strict=True)]
-        return self._build_table({"file": found.ids, "label": labels, "problem": problems}, likely)
+        return self._build_table({"file": found.ids, "label": labels, "problem": problems}, values)
 
     def write_submission(
         self,
