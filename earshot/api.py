@@ -226,7 +226,7 @@ class TrainedRun:
         """The scores, a column per metric.
 
         Row "last" is the last epoch out of fold: unbiased (of a blend, cross-fitted). Row "best" is the best
-        epoch, chosen on the validation fold: optimistic. Row "test" is the labelled hold-out, if there is one.
+        epoch, chosen on the validation fold: optimistic. Row "test" is a labelled hold-out, if there is one.
         """
         import pandas as pd
 
