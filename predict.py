@@ -23,7 +23,7 @@ ABOUT = (
 
 
 def blend_members(inside: list[Member], flags: config.PredictFlags) -> Member:
-    """Blend the members as the flags say; print a fitted blend, and save it under its name where it has one."""
+    """Blend the members as the flags say; print a fitted blend, and save it where it has a name."""
     if flags.blend == "mean" and flags.name is None:
         return members.mean_blend(inside)
     whole, found, oof, lines = members.fit_members(inside, flags.blend)
