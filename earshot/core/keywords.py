@@ -37,7 +37,7 @@ def fill_from_keywords(
         if key in REMOVED:
             raise UserError(f"{call}: {key} {REMOVED[key]}")
         known = [*others, *(field.name for group in groups.values() for field in fields(group))]
-        near = difflib.get_close_matches(key, known, n=1)
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.7)
         hint = f"did you mean {near[0]}?" if near else f"choose among {', '.join(sorted(set(known)))}"
         raise UserError(f"{call} has no setting {key}: {hint}")
     for group in filled.values():
