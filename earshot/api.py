@@ -93,7 +93,7 @@ def extract(
         given = {key: value for key, value in named.items() if value is not None} | settings
         flags = fill_from_keywords(start.groups, given, "earshot.extract", ("verbose",))
         deadline = CallDeadline(flags["machine"].max_hours)
-        place = download.find_or_download(place, flags["competition"].out)
+        place = download.find_or_download(place, flags["competition"].out) or place
         folder = make_cache(place, start.recipe, start.extractor, run, flags, deadline, show_next=False)
         if folder is None:
             raise UserError(f"{place} has no clips to submit")
@@ -135,9 +135,8 @@ def train(
         if recipe == "auto":
             if head is not None:
                 raise UserError('earshot.train: recipe="auto" chooses the head itself: leave head out')
-            return load(
-                train_run.run_bake_off(*_fill_auto(features, name, settings), time.monotonic(), explicit)
-            )
+            flags_of_auto, machine = _fill_auto(features, name, settings)
+            return load(train_run.run_bake_off(flags_of_auto, machine, time.monotonic(), explicit))
         from earshot.core.keywords import fill_from_keywords
         from earshot.features.find_cache import find_for_recipe
         from earshot.training import contest_metric
@@ -148,7 +147,9 @@ def train(
         cache = features if isinstance(features, Cache) else None
         if cache is None:
             data = os.fspath(settings.get("data", "data"))
-            cache = Cache(features or find_for_recipe(data, chosen, settings.get("continue_from")))
+            attached = settings.get("continue_from")
+            named_folder = None if features is None else os.fspath(features)  # type: ignore[arg-type]
+            cache = Cache(named_folder or find_for_recipe(data, chosen, attached))
         options = {} if head is None else {"name": head} if isinstance(head, str) else dict(head)
         head_name = options.pop("name", None)
         chosen = chosen or config.default_recipe(cache.manifest.get("recipe"), head_name)
@@ -169,7 +170,7 @@ def train(
         return load(train_run.train_run(cache, chosen, flags, as_text, line, deadline).folder)
 
 
-def _fill_auto(features: Any, name: str | None, settings: dict[str, Any]) -> list[Any]:
+def _fill_auto(features: Any, name: str | None, settings: dict[str, Any]) -> tuple[Any, Any]:
     """The settings of a bake-off, and those of the machine."""
     from earshot.core.keywords import fill_from_keywords
     from earshot.search.flags import AutoFlags
@@ -178,7 +179,8 @@ def _fill_auto(features: Any, name: str | None, settings: dict[str, Any]) -> lis
     folders = [one.folder if isinstance(one, Cache) else one for one in several]
     groups = {"auto": AutoFlags(), "machine": config.TrainMachineFlags()}
     given = {"features": folders, "name": name, **settings}
-    return list(fill_from_keywords(groups, given, "earshot.train", ("verbose",)).values())
+    filled = fill_from_keywords(groups, given, "earshot.train", ("verbose",))
+    return filled["auto"], filled["machine"]
 
 
 def load(run: StrPath | None = None, *, runs_folder: StrPath = "runs") -> TrainedRun:
@@ -295,7 +297,7 @@ class TrainedRun:
             paths = [files] if isinstance(files, (str, os.PathLike)) else list(files)
             found = predict_runs.predict_audio(
                 self._member,
-                list(map(os.fspath, paths)),
+                [os.fspath(path) for path in paths],
                 None if weights is None else os.fspath(weights),
                 devices.choose(device),
                 print,

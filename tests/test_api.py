@@ -126,7 +126,7 @@ def test_predict(home: Path, api: Path, capsys: pytest.CaptureFixture) -> None:
     assert list(table[run.classes].idxmax(axis=1)) == list(table.label) and set(table.problem) == {""}
     two = run.predict([home / "tones" / "audio_test" / "t001.wav", "bad.wav"])
     assert np.allclose(two.loc[0, run.classes].astype(float), table.loc[1, run.classes].astype(float))
-    assert two.loc[1, "label"] is None and two.loc[1, "problem"]
+    assert pd.isna(two.loc[1, "label"]) and two.loc[1, "problem"]
     assert np.allclose(two.loc[1, run.classes].astype(float), 1 / 3)
     capsys.readouterr()
     run.predict(str(home / "tones" / "audio_train" / "000.wav"))

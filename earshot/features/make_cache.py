@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def make_cache(
-    place: str | None,
+    place: str,
     recipe: str | None,
     extractor: str,
     run: SavedRun | None,
@@ -66,7 +66,7 @@ def make_cache(
         recipe,
         workers,
         copies,
-        run and run.config["record"]["features"],
+        run.config["record"]["features"] if run else None,
     )
     print(f"features: {extractor}{f' (recipe {recipe})' if recipe else ''} -> {made.folder}")
     print(*made.notes, sep="\n", end="\n" if made.notes else "")
@@ -97,7 +97,7 @@ def make_cache(
     return made.folder
 
 
-def _load_clips(place: str | None, what: CompetitionFlags, machine: ExtractionFlags) -> Competition:
+def _load_clips(place: str, what: CompetitionFlags, machine: ExtractionFlags) -> Competition:
     """The competition's clips; TemporaryError where files that an earlier call found are gone."""
     reading = {
         field.name: getattr(what, field.name) for field in fields(Reading) if hasattr(what, field.name)

@@ -91,6 +91,7 @@ def run_bake_off(
     from earshot.search import auto
     from earshot.training import contest_metric
 
+    metric: Any
     opened = auto.open_caches(flags, machine)
     metric, line = contest_metric.choose_default(opened, argv)
     if line:
