@@ -71,7 +71,8 @@ def score(path: Path, truth: dict[str, str]) -> float:
 
 def measure(command: list[str], cwd: Path) -> float:
     """Seconds of a command, start-up included; its output passes through; stops with it where it fails."""
-    print("$", *(Path(word).name if word == sys.executable else word for word in command), flush=True)
+    words = ["..." if word == PEER else word for word in command]
+    print("$", *(Path(word).name if word == sys.executable else word for word in words), flush=True)
     began = time.perf_counter()
     subprocess.run(command, cwd=cwd, check=True)
     return time.perf_counter() - began
