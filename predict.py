@@ -31,13 +31,12 @@ def list_groups() -> dict[str, Any]:
 
 
 def blend_members(inside: list[Member], flags: config.PredictFlags) -> Member:
-    """The members as the flags would have them blended; a fitted blend is shown, and kept where it has a
-    name."""
+    """Blend the members as the flags say; print a fitted blend, and save it where it has a name."""
     if flags.blend == "mean" and flags.name is None:
         return members.mean_blend(inside)
     whole, found, oof, lines = members.fit_members(inside, flags.blend)
     for line in [
-        f"out-of-fold, final epochs, {len(oof.ids)} clips",
+        f"out-of-fold, last epoch, {len(oof.ids)} clips",
         *lines,
         *members.format_table(found, whole.metric),
         members.format_weights(inside, found.fitted),
@@ -47,7 +46,7 @@ def blend_members(inside: list[Member], flags: config.PredictFlags) -> Member:
         folder = Path(flags.runs_folder) / flags.name
         saved_blend.save(folder, [member.folder for member in inside], whole.metric, found, oof)
         again = join_command("python", "predict.py", "--runs", saved_blend.format_run_name(folder))
-        print(f"kept: {folder}, which {again} opens")
+        print(f"blend saved: {folder}; to predict with it: {again}")
     return whole
 
 
@@ -56,14 +55,14 @@ def main(argv: list[str]) -> None:
     from earshot.kaggle import submit
 
     if "--microphone" in argv:
-        raise UserError("--microphone is no flag any more: python app.py opens a page with a microphone")
+        raise UserError("--microphone was removed: python app.py opens a page with a microphone")
     filled, _ = cli.parse(
         {"predict": config.PredictFlags(), "submit": submit.SubmitFlags()}, argv, ABOUT, positional="files"
     )
     flags, sending = filled["predict"], filled["submit"]
-    if submit.submit_notebook(sending):  # a notebook's version: nothing is predicted here
+    if submit.submit_notebook(sending):  # of a notebook's version: nothing is predicted here
         return
-    # `--runs A FILE ...` reads as if the files were runs: a run is never a file.
+    # In `--runs A FILE ...` the files are parsed as runs. A run is a folder, so they can be told apart.
     files = [name for name in flags.runs if Path(name).is_file()]
     inside = members.open_members(tuple(name for name in flags.runs if name not in files), flags.runs_folder)
     files += filled["files"]
@@ -71,8 +70,8 @@ def main(argv: list[str]) -> None:
         saved_blend.check_name(
             flags.name, Path(flags.runs_folder) / flags.name, [member.folder for member in inside]
         )
-    if not files:  # their output is a line a file
-        print(f"runs: {', '.join(map(str, inside))}")  # before torch is imported: that takes seconds
+    if not files:  # else scripts read a line per file
+        print(f"runs: {', '.join(map(str, inside))}")  # before torch is imported, which takes seconds
     from earshot.core import device
     from earshot.core.files import check_output
 
@@ -85,7 +84,7 @@ def main(argv: list[str]) -> None:
 
     at = device.choose(flags.device)
     if files and flags.audio:
-        raise UserError("loose files and --audio at once: give one or the other")
+        raise UserError("give files or --audio FOLDER, not both")
     if files or flags.audio:
         predict_runs.predict_files(
             blend_members(inside, flags), flags, files or [flags.audio], bool(files), Path(out), at

@@ -145,15 +145,14 @@ def test_a_kept_blend_is_opened_by_the_command_that_is_printed(done) -> None:
     said = script(
         "predict.py", "--runs", "a run (1)", "--name", "it's (mine)", "--no-report", cwd=here
     ).stdout
-    line = next(line for line in said.splitlines() if line.startswith("kept: "))
-    line = line.partition(", which ")[2].removesuffix(" opens")
+    line = next(line for line in said.splitlines() if line.startswith("blend saved: "))
+    line = line.partition("; to predict with it: ")[2]
     assert line == "python predict.py --runs 'it'\"'\"'s (mine)'"
     assert "runs/it's (mine)" in in_bash(line, here)
     other = ("--runs", "a run (1)", "--name", "b", "--no-report", "--runs-folder")
     os.symlink(here / "runs", here / "o t")
-    line = (
-        script("predict.py", *other, "o t", cwd=here).stdout.partition(", which ")[2].partition(" opens")[0]
-    )
+    said = script("predict.py", *other, "o t", cwd=here).stdout
+    line = said.partition("; to predict with it: ")[2].partition("\n")[0]
     assert line == "python predict.py --runs 'o t/b'" and "o t/b" in in_bash(line, here)
     path = here / "o t" / "b" / "blend.json"
     whole = path.read_text()

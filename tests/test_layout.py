@@ -20,6 +20,7 @@ FLOORS = (
     ("prediction",),
     ("kaggle", "report"),
     ("search", "doctor", "app"),
+    ("api",),  # a file
 )
 FLAT, LONGEST = 4, 400  # files beside the packages; lines of a file
 SCRIPTS = {"get_features", "train", "predict", "doctor", "app"}
@@ -114,11 +115,13 @@ def written(root: Path, files: dict[str, str]) -> Path:
         ("models/a.py", "from . import b", True),
         ("earshot/app/a.py", "import train", False),
         ("earshot/unknown/a.py", "from earshot.app import b", False),
+        ("earshot/api.py", "from earshot.app import b", True),
+        ("earshot/app/a.py", "from earshot.api import b", False),
     ],
 )
 def test_an_upward_import_is_noticed(tmp_path: Path, file: str, text: str, allowed: bool) -> None:
     others = {f"earshot/{p}/b.py": "" for p in ("core", "features", "competition", "app")}
-    root = written(tmp_path, {**others, "models/b.py": "", file: text})
+    root = written(tmp_path, {**others, "models/b.py": "", "earshot/api.py": "", file: text})
     assert (upward(root) == []) == allowed, upward(root)
 
 
@@ -150,4 +153,4 @@ def test_few_files_beside_the_packages_and_none_too_long() -> None:
 
 def test_every_package_has_a_floor() -> None:
     packages = {path.parent.name for path in (ROOT / "earshot").glob("*/__init__.py")}
-    assert packages == {package for floor in FLOORS for package in floor}
+    assert packages == {package for floor in FLOORS[:-1] for package in floor}

@@ -16,7 +16,7 @@ from test_strangers import reseal
 from earshot.core import checksums, config, plain_pickle
 from earshot.core.errors import UserError
 from earshot.core.fingerprint import compute_fingerprint
-from earshot.features import cache, find_cache, merge_shards
+from earshot.features import cache, find_cache, make_cache, merge_shards
 from earshot.features.cache import Cache
 from earshot.training import resume
 
@@ -139,7 +139,7 @@ def test_the_odd_one_of_all_shards_is_made_again(scripts, data, calm, tmp_path, 
     )
     with monkeypatch.context() as patch:
         patch.setattr(merge_shards, "merge", lambda *_: None)  # as after a kill before the join
-        patch.setattr(get_features(scripts), "print_summary", lambda *_: None)
+        patch.setattr(make_cache, "print_summary", lambda *_: None)
         scripts[0](flags)
     reshard(folder, "train-00001", CHANGES[change])
     capsys.readouterr()

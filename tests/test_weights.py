@@ -311,7 +311,7 @@ def test_weights_reach_a_network_its_teacher_and_its_blend(work, capsys):
     assert not same(teacher, learner) and len(read_csv(learner / "oof.csv")) == 40
     capsys.readouterr()
     predict.main(["--runs", "a", "c", "--blend", "auto", "--device", "cpu"])
-    assert "out-of-fold, final epochs, 40 clips" in capsys.readouterr().out
+    assert "out-of-fold, last epoch, 40 clips" in capsys.readouterr().out
 
 
 def test_trials_are_scored_on_validated_clips_alone(work, capsys):

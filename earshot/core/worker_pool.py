@@ -121,7 +121,8 @@ class WorkerPool:
                 )
                 self.pipes.append(mine)
                 self.processes.append(process)
-                process.start()
+                with _hide_main():
+                    process.start()
                 its.close()  # so that the end of either process is heard by the other
         except BaseException:
             self.close()
@@ -213,6 +214,22 @@ class WorkerPool:
             if message != "text":
                 return message, value
             print(f"{self.names[index]}: {value}", flush=True)
+
+
+@contextlib.contextmanager
+def _hide_main() -> Iterator[None]:
+    """Within, a new process does not run the program again that started this one.
+
+    Workers need nothing of it, and a user's script that calls `earshot.train` at its top level would call it
+    again in every worker.
+    """
+    main = sys.modules["__main__"]
+    kept = {name: getattr(main, name, None) for name in ("__file__", "__spec__")}
+    try:
+        vars(main).update(dict.fromkeys(kept))
+        yield
+    finally:
+        vars(main).update(kept)
 
 
 class WorkerInbox:

@@ -123,6 +123,11 @@ class Cache:
                 f"{self.classes[:1]}): extract anew with --fresh"
             )
 
+    def __repr__(self) -> str:
+        splits = ", ".join(f"{count['clips']} {split}" for split, count in self.manifest["splits"].items())
+        views = ", ".join(f"{view} {shape}" for view, shape in self.shapes.items())
+        return f"Cache({self.folder}: {splits}; {len(self.classes)} classes; {views})"
+
     def _load_labels(self) -> list[str]:
         import numpy as np
 

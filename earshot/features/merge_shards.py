@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from earshot import __version__, extractors
+from earshot import extractors
 from earshot.core import checksums
 from earshot.core.errors import UserError
 from earshot.core.files import hash_file, write_bytes
+from earshot.core.version import __version__
 from earshot.features import augmented_copies, cache, clip_weights, reasons, schema
 from earshot.features.reasons import NOTES
 from earshot.features.shards import Shard, concatenate

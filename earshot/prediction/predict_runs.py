@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -60,27 +62,40 @@ def predict_cache(
     return True
 
 
-def predict_files(
-    whole: Member,
-    flags: PredictFlags,
-    paths: list[str],
-    show: bool,
-    out: Path,
-    device: Device,
-) -> None:
-    """Predictions for new audio: as a csv, or shown."""
+class AudioPredictions(NamedTuple):
+    """Predictions for new audio."""
+
+    ids: list[str]
+    """The file names, or the paths below a folder where names repeat."""
+    probabilities: np.ndarray
+    """(files, classes); the class prior for a file that cannot be read."""
+    filled: np.ndarray
+    """(files,) booleans: is it the class prior?"""
+    reasons: dict[str, str]
+    """Id -> why the file cannot be read."""
+
+
+def predict_audio(
+    whole: Member, paths: list[str], weights: str | None, device: Device, report: Callable[[str], None]
+) -> AudioPredictions:
+    """Predict new audio.
+
+    Args:
+        paths: files and folders. weights: the extractor's, where they moved.
+        report: called with each warning.
+    Raises:
+        UserError: no audio there, or a run that cannot predict.
+    """
     first, reasons = whole.list_runs()[0], {}
     ids, files, lines = new_audio.list_files(paths)
     listed = frozenset(path for path in files if path.exists())
     notes: dict[str, list[str]] = {}
     lines += SeenClips(whole).list_warnings(dict(zip(ids, files, strict=True)))
-    # shown predictions are a line a file, which scripts read
-    stream = sys.stderr if show else sys.stdout
     for line in lines:
-        print(line, file=stream)
+        report(line)
 
     def predict_clips(run: Run, kind: str) -> np.ndarray:
-        clips = new_audio.extract_features(run, ids, files, flags.weights, device, listed=listed)
+        clips = new_audio.extract_features(run, ids, files, weights, device, listed=listed)
         reasons.update(clips.bad)
         for note, noted_ids in clips.noted.items():
             notes[note] = list(dict.fromkeys([*notes.get(note, []), *noted_ids]))
@@ -92,7 +107,24 @@ def predict_files(
     prior = np.array(first.config["prior"])
     probabilities, filled = predict.fill_with_prior(whole.predict(predict_clips), prior)
     for line in format_warnings(notes):
-        print(line, file=stream)
+        report(line)
+    return AudioPredictions(ids, probabilities, filled, reasons)
+
+
+def predict_files(
+    whole: Member,
+    flags: PredictFlags,
+    paths: list[str],
+    show: bool,
+    out: Path,
+    device: Device,
+) -> None:
+    """Predictions for new audio: as a csv, or shown."""
+    # shown predictions are a line a file, which scripts read
+    stream = sys.stderr if show else sys.stdout
+    ids, probabilities, filled, reasons = predict_audio(
+        whole, paths, flags.weights, device, lambda line: print(line, file=stream)
+    )
     if show:
         for id, row in zip(ids, probabilities, strict=True):
             if id in reasons:
@@ -103,6 +135,7 @@ def predict_files(
         return
     for id, reason in reasons.items():
         print(f"{id}: {reason}; answered with the class prior")
+    first = whole.list_runs()[0]
     columns = tuple(first.config["columns"])
     submission.write(out, np.array(ids), probabilities, whole.classes, columns, None, first.multilabel)
     print(f"predictions: {out}, {len(ids)} rows, {int(filled.sum())} of them by the prior")

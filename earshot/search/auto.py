@@ -88,8 +88,8 @@ def read_state(folder: Path, inputs: dict[str, Any], hours: float) -> dict[str, 
     return state
 
 
-def run(opened: list[Cache], flags: AutoFlags, machine: config.TrainMachineFlags, began: float) -> None:
-    """The whole bake-off, from its folder to the submission.
+def run(opened: list[Cache], flags: AutoFlags, machine: config.TrainMachineFlags, began: float) -> Path:
+    """The whole bake-off, from its folder to the submission; the folder.
 
     Args:
         began: when the command did, on the monotonic clock.
@@ -115,7 +115,7 @@ def run(opened: list[Cache], flags: AutoFlags, machine: config.TrainMachineFlags
                 "what had no time"
             )
             print("\n".join(leaderboard.format_table(leaderboard.read(folder))))
-            return
+            return folder
         from earshot.prediction import submit
         from earshot.report.make import report_on
         from earshot.search import candidate_training
@@ -133,6 +133,7 @@ def run(opened: list[Cache], flags: AutoFlags, machine: config.TrainMachineFlags
         latest.finish(folder.parent, folder.name)
         state["done"] = True
         trainer.save()
+    return folder
 
 
 def _blend_candidates(trainer: CandidateTrainer, opened: list[Cache], out: Path) -> None:
