@@ -125,6 +125,6 @@ def fitter(case: Case, folder: Path, device: Any, clips: int, **changes: Any):
     from earshot.training.trainer import Trainer
 
     data = rows(case, clips, device.name)
-    fold = Fold(0, 1, 1, np.ones(clips, bool), np.arange(clips) % 5 == 0)
+    fold = Fold(0, 1, np.ones(clips, bool), np.arange(clips) % 5 == 0)
     settings = dataclasses.replace(case.training, **changes)
     return Trainer(case.build, data, fold, settings, CLASSES, FoldFolder(folder / "fold_0"), device)

@@ -26,7 +26,7 @@ SCRIPTS = {
     "get_features.py": (["--competition", "sample", "--recipe", "sample", "--cache", "new{}"], "device:"),
     "train.py": (
         ["--recipe", "linear", "--features", "data/sample/logmel", "--epochs", "1", "--name", "new{}"],
-        "fold 1/",
+        "fold 0/",
     ),
     "predict.py": (["--runs", "ready"], "submission:"),
 }

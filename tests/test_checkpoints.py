@@ -195,7 +195,7 @@ def fitter(folder: Path, build, **settings) -> Trainer:
     return Trainer(
         build,
         made_rows(),
-        Fold(0, 1, 2, ~valid, valid),
+        Fold(0, 2, ~valid, valid),
         TrainingFlags(**{"epochs": 3, "batch_size": 8, **settings}),
         3,
         run.get_fold_folder(0),

@@ -132,7 +132,7 @@ def test_windows_are_drawn_of_clips_without_labels_too(tmp_path):
         made = Trainer(
             One,
             rows,
-            Fold(1, 1, 2, ~valid, valid),
+            Fold(1, 2, ~valid, valid),
             TrainingFlags(windows=windows, batch_size=2, epochs=5),
             3,
             FoldFolder(tmp_path / str(windows)),

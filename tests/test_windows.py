@@ -135,7 +135,7 @@ def test_copies_are_drawn_from_as_well(tmp_path: Path) -> None:
     valid = np.zeros(4, dtype=bool)
 
     made = Trainer(
-        One, rows, Fold(1, 1, 2, ~valid, valid), TrainingFlags(windows=1), 3, FoldFolder(tmp_path), CPU
+        One, rows, Fold(1, 2, ~valid, valid), TrainingFlags(windows=1), 3, FoldFolder(tmp_path), CPU
     )
     for epoch in (1, 2, 3):
         found = made._sample_windows(made.rows.pick_epoch_rows(made.train_rows, epoch), epoch)

@@ -143,10 +143,9 @@ class FoldWorker:
         """Which clips a model is trained on, and which validate it: none where it is trained on all."""
         if slot.fold is None:
             everyone = np.ones(len(self.numbers), dtype=bool)
-            return Fold(ALL_CLIPS, 1, 1, everyone, ~everyone, slot)
-        place, count = self.fold_numbers.index(slot.fold) + 1, len(self.fold_numbers)
+            return Fold(ALL_CLIPS, 1, everyone, ~everyone, slot)
         train = select_training_clips(self.numbers, self.rows.groups, slot.fold)
-        return Fold(slot.fold, place, count, train, self.numbers == slot.fold, slot)
+        return Fold(slot.fold, len(self.fold_numbers), train, self.numbers == slot.fold, slot)
 
     def predict_fold(self, slot: ModelSlot) -> None:
         """Write valid_best.npy and valid_last.npy, (clips of the fold, classes), those that are missing."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -85,4 +86,5 @@ def fit_head(
     scored = {metric: get_score(row, metric), "chosen": "there is one epoch only"} if asked else {}
     folder.save_best(head.state_dict(), {"head": head.config, "epoch": 1, **scored})
     folder.save_last(head.state_dict(), None, {"progress": vars(progress), "finished": True})
-    log(format_epoch_line(row, fold, settings, True, 0.0))
+    shown = {key: value for key, value in row.items() if key != "lr"}
+    log(format_epoch_line(shown, fold, replace(settings, epochs=1), True, 0.0))

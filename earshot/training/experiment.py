@@ -253,7 +253,8 @@ class Job:
         for note in self.notes:
             run.log(note)
         run.log(
-            f"folds: {self.fold_note}; {len(rows.ids)} clips, {len(rows)} windows; device: "
+            f"folds: {folds.format_numbers(self.numbers)} ({self.fold_note}); {len(rows.ids)} clips, "
+            f"{len(rows)} windows; device: "
             f"{worker_pool.describe_devices(self.devices)}"
         )
         return run

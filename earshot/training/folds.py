@@ -59,6 +59,14 @@ def list_folds(numbers: np.ndarray) -> list[int]:
     return sorted(int(n) for n in np.unique(numbers) if n >= 0)
 
 
+def format_numbers(numbers: np.ndarray) -> str:
+    """The folds that there are as text, such as "0-4", or "1, 3" where some numbers are missing."""
+    every = list_folds(numbers)
+    if len(every) > 2 and every[-1] - every[0] + 1 == len(every):
+        return f"{every[0]}-{every[-1]}"
+    return ", ".join(map(str, every))
+
+
 def choose_folds(numbers: np.ndarray, wanted: tuple[int, ...]) -> list[int]:
     """The folds to train, in order, all of them by default; UserError for one that does not exist."""
     every = list_folds(numbers)

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from earshot.core.deadline import format_clock
 from earshot.core.device import Device, get_autocast, is_out_of_memory, to_device, use_one_thread
 from earshot.core.errors import UserError
 from earshot.core.seeding import derive_seed, reseed
@@ -24,7 +23,7 @@ from earshot.training.dataset import Batch, WindowDataset
 from earshot.training.loss import Criterion, accumulate_gradients
 from earshot.training.pending_losses import LOOK, WAY_OUT, PendingLosses
 from earshot.training.predict import predict
-from earshot.training.progress import Fold, Progress, format_epoch, format_epoch_line, format_ids, get_score
+from earshot.training.progress import LONG_EPOCH, EpochLog, Fold, Progress, format_ids, get_score
 
 if TYPE_CHECKING:
     from earshot.core.config import TrainingFlags
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 RAW = "raw."
 SAVE_SHARE = 20  # a checkpoint that took a second to write is written at most every 20 seconds,
 SAVE_SECONDS = 2.0  # and none more often than this: what a kill may cost
-LOG_SECONDS = 60.0  # a long epoch says where it is
 TINY_BATCH = 1 << 24  # bytes of a batch in which a tiny head evaluates
 
 
@@ -242,7 +240,7 @@ class Trainer:
         """Train to the end; False if the time ran out, or a signal came, at a safe point before it.
 
         Args:
-            log: takes one line per evaluation, and one a minute in between.
+            log: takes the lines of epochs, see `EpochLog`, and one a minute inside an epoch.
             deadline: asked after every step and epoch.
             folds_left: how many folds follow, for the ETA.
             saved: called after every checkpoint.
@@ -250,8 +248,8 @@ class Trainer:
         """
         settings, progress = self.settings, self.progress
         durations: list[float] = []
-        saved_at = logged_at = time.perf_counter()
-        save_cost = 0.0
+        saved_at, save_cost = time.perf_counter(), 0.0
+        lines = EpochLog(log, self.fold, settings)
 
         def save(finished: bool = False) -> None:
             nonlocal saved_at, save_cost
@@ -283,17 +281,14 @@ class Trainer:
                     progress.seconds = now - began
                     if stop or now - saved_at >= 60 * save_every:
                         save()
-                    if now - logged_at >= LOG_SECONDS:
-                        logged_at = now
+                    if now - lines.logged_at >= LONG_EPOCH:
                         done = progress.step / len(batches)
                         progress.total = self.pending_losses.add_to(progress.total)
-                        log(
-                            f"{format_epoch(self.fold, epoch, settings)}  step "
-                            f"{progress.step}/{len(batches)}  "
-                            f"train {progress.total / done / self.rows_per_epoch:.3f}  "
-                            f"eta {format_clock(estimate_left(progress.seconds / done, done))}"
-                        )
+                        mean_loss = progress.total / done / self.rows_per_epoch
+                        left = estimate_left(progress.seconds / done, done)
+                        lines.add_step(epoch, f"{progress.step}/{len(batches)}", mean_loss, left)
                     if stop:
+                        lines.flush()
                         return False
                 row = self._end_epoch(epoch, batches, began)
             value, better = [], epoch == settings.epochs
@@ -310,11 +305,10 @@ class Trainer:
                 progress.best, progress.best_epoch = value, epoch
                 self._keep_best()
             durations.append(row["seconds"])
-            log(format_epoch_line(row, self.fold, settings, better, estimate_left(row["seconds"], 0)))
-            logged_at = time.perf_counter()
             last, stop = epoch == settings.epochs, deadline.is_over()
+            lines.add_epoch(progress.history, better, estimate_left(row["seconds"], 0), last or stop)
             # Rarely enough that saving does not slow training down, often enough that a kill costs little.
-            if last or stop or logged_at - saved_at > max(SAVE_SECONDS, SAVE_SHARE * save_cost):
+            if last or stop or time.perf_counter() - saved_at > max(SAVE_SECONDS, SAVE_SHARE * save_cost):
                 save(finished=last)
             if stop and not last:
                 return False
