@@ -116,7 +116,7 @@ def add_submission(
             "private": "",
             "message": message,
         }
-        if any(content.startswith(old["sha256"]) for old in read_rows(path) if old["sha256"]):
+        if has_content(path, out):
             return f"ledger: {path} has this submission already ({content[:12]})"
 
         def add(rows: list[dict[str, str]]) -> None:
@@ -131,6 +131,12 @@ def add_submission(
         f"ledger: {path}, {content[:12]}; once it is scored: python -m earshot.report.ledger --score "
         f"{content[:8]} SCORE{where}"
     )
+
+
+def has_content(path: Path, file: Path) -> bool:
+    """Is the content of a file that of a submission in the ledger at `path`?"""
+    content = hash_file(file)
+    return any(row["sha256"] and content.startswith(row["sha256"]) for row in read_rows(path))
 
 
 def find_row(rows: list[dict[str, str]], what: str, path: Path) -> int:

@@ -226,7 +226,7 @@ def _build_row(trainer: CandidateTrainer, name: str) -> dict[str, Any]:
 
 
 def _submit(trainer: CandidateTrainer, whole: Any, first: Cache, out: Path) -> None:
-    """The hold-out's score and the submission, by the members' final epochs."""
+    """Score the hold-out and write the submission, both with the last epoch of the blend's members."""
     from earshot.core import worker_pool
     from earshot.prediction import submit
     from earshot.training import dataset, predict, run_scores
@@ -234,10 +234,10 @@ def _submit(trainer: CandidateTrainer, whole: Any, first: Cache, out: Path) -> N
     device = worker_pool.choose(trainer.machine.device)[0]
     prior = first.prior()
 
-    def answers(split: str) -> np.ndarray:
+    def predict_split(split: str) -> np.ndarray:
         rows, ids = {}, first.split(split)["ids"]
 
-        def ask(run: Run, kind: str) -> np.ndarray:
+        def predict_clips(run: Run, kind: str) -> np.ndarray:
             candidate = trainer.candidates[run.folder.name]
             key = (candidate.cache.folder, candidate.view)
             if key not in rows:
@@ -247,7 +247,7 @@ def _submit(trainer: CandidateTrainer, whole: Any, first: Cache, out: Path) -> N
                 )
             return predict.predict_run(run, rows[key], device, kind, ids)
 
-        return whole.predict(ask)
+        return whole.predict(predict_clips)
 
     if first.has_split("test"):
         scored = Run(trainer.folder)
@@ -256,7 +256,7 @@ def _submit(trainer: CandidateTrainer, whole: Any, first: Cache, out: Path) -> N
         predicted = run_scores.score_holdout(
             scored,
             rows,
-            lambda: predict.fill_with_prior(answers("test"), prior)[0],
+            lambda: predict.fill_with_prior(predict_split("test"), prior)[0],
             metric=trainer.flags.metric,
         )
         trainer.report(
@@ -266,6 +266,15 @@ def _submit(trainer: CandidateTrainer, whole: Any, first: Cache, out: Path) -> N
         trainer.report("nothing to submit: the data set has no clips without labels")
         return
     for line in submit.write_submission(
-        first, first.split("subm")["ids"], answers("subm"), prior, first.classes, out
+        first,
+        first.split("subm")["ids"],
+        predict_split("subm"),
+        prior,
+        first.classes,
+        out,
+        trainer.folder.name,
+        runs=whole.list_runs(),
+        how=whole.fitted.method,
+        oof=(whole.metric, whole.score),
     ):
         trainer.report(line)

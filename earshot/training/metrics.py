@@ -47,11 +47,24 @@ def to_gain(metric: str, value: float) -> float:
     return -value if metric in MINIMISED else value
 
 
+def group_shown_scores(scored: dict[str, float], metric: str) -> list[list[str]]:
+    """Names of the scores to show, the chosen metric among them: one line of them; of multi-label scores two
+    lines, first those that need no threshold."""
+    if RANKING[-1] not in scored:
+        return [list(dict.fromkeys(("f1_macro", metric, "accuracy", "log_loss")))]
+    ranking, counted = [*RANKING, "roc_auc_macro", "log_loss"], ["f1_macro", "accuracy"]
+    if metric not in (*ranking, *counted):
+        (counted if metric in COUNTED else ranking).insert(1, metric)
+    return [ranking, counted]
+
+
 def format_summary(scored: dict[str, float], metric: str = "f1_macro") -> str:
-    """The scores that a line has room for, the one that was aimed at among them."""
-    multilabel_names = (*RANKING, "roc_auc_macro") if RANKING[0] in scored else ()
-    wanted = dict.fromkeys(("f1_macro", *multilabel_names, metric))
-    names = dict.fromkeys((*(name for name in wanted if name in scored), "accuracy", "log_loss"))
+    """The scores that a line has room for."""
+    return format_scores(scored, sum(group_shown_scores(scored, metric), []))
+
+
+def format_scores(scored: dict[str, float], names: list[str]) -> str:
+    """Some of the scores on a line."""
     return "  ".join(
         f"{name} undefined" if name in scored.get("undefined", ()) else f"{name} {scored[name]:.4f}"
         for name in names

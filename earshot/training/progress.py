@@ -61,7 +61,7 @@ class Fold:
 
 @dataclass
 class Progress:
-    """The state of training after an epoch or in its middle, all of which is saved: resuming repeats nothing."""
+    """The state of training after an epoch or in its middle; all of it is saved for resuming."""
 
     epoch: int = 0
     best: list[float] | None = None  # the metric and, where epochs tie, minus the validation loss
@@ -110,10 +110,9 @@ def is_diverged(row: dict[str, float]) -> bool:
     return row["train_loss"] > DIVERGED
 
 
-def suggest_fix(settings: TrainingFlags) -> str:
-    """What to do about a diverged run."""
-    clip = "" if settings.clip_grad else ", or set --clip-grad 1"
-    return f"lower --lr (it was {settings.lr:g}){clip}"
+def suggest_fix(lr: float, clip_grad: float | None) -> str:
+    """What to do about a diverged run, from two of its settings."""
+    return f"lower --lr (it was {lr:g})" + ("" if clip_grad else " or set --clip-grad 1")
 
 
 class EpochLog:
@@ -134,7 +133,7 @@ class EpochLog:
         if is_diverged(row) and not any(map(is_diverged, history[:-1])):
             self._write(
                 f"warning: {self.fold.name}, epoch {row['epoch']}: training diverged, its loss is "
-                f"{row['train_loss']:.1e}: {suggest_fix(self.settings)}"
+                f"{row['train_loss']:.1e}: {suggest_fix(self.settings.lr, self.settings.clip_grad)}"
             )
         self.quiet = row["seconds"] < (SLOW if self.quiet else QUICK)
         self.waiting = format_epoch_line(row, self.fold, self.settings, better, left)
@@ -188,6 +187,6 @@ class TrainingEta:
         more = f" and {self.folds_left} more folds" if self.folds_left else ""
         self.log(
             f"{fitter.fold.title}  estimate from the first steps: about {format_clock(left)} for this "
-            f"fold{more} ({epochs} epochs of {fitter.steps} steps, {1000 * step_seconds:.0f} ms each); each fold takes "
-            f"{format_bytes(2 * weight_bytes)} of disk"
+            f"fold{more} ({epochs} epochs of {fitter.steps} steps, {1000 * step_seconds:.0f} ms each); each "
+            f"fold takes {format_bytes(2 * weight_bytes)} of disk"
         )

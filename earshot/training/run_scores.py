@@ -12,9 +12,13 @@ from earshot.core.files import write_text
 from earshot.training import metrics, text_report
 from earshot.training.dataset import WindowDataset
 from earshot.training.oof import Oof
-from earshot.training.run import ModelSlot, Run, list_fold_slots
+from earshot.training.progress import is_diverged, suggest_fix
+from earshot.training.run import ModelSlot, Run, format_slots, list_fold_slots
 
-KINDS = {"last": "final epoch: honest", "best": "epoch chosen on the fold it scores: flatters"}
+KINDS = {
+    "last": "last epoch: unbiased",
+    "best": "best epoch, chosen on the validation fold: optimistic",
+}
 
 
 def summarise_run(run: Run, rows: WindowDataset, numbers: np.ndarray) -> dict[str, dict]:
@@ -55,15 +59,35 @@ def summarise_run(run: Run, rows: WindowDataset, numbers: np.ndarray) -> dict[st
         mean, spread = float(np.mean(by_fold)), float(np.std(by_fold))
         results[kind] = {**scores, "fold_mean": mean, "fold_std": spread, "folds": finished}
         shown = "undefined" if metric in undefined else f"{mean:.4f} ± {spread:.4f}"
-        lines.append(
-            f"  {kind}  {metrics.format_summary(scores, metric)}  {metric} by fold {shown}  ({about})"
-        )
+        for names, note in zip(
+            metrics.group_shown_scores(scores, metric),
+            (about, f"at threshold {metrics.THRESHOLD}"),
+            strict=False,
+        ):
+            by_fold_text = f"  {metric} by fold {shown}" if metric in names else ""
+            lines.append(f"  {kind}  {metrics.format_scores(scores, names)}{by_fold_text}  ({note})")
     run.write_json("scores", results)
-    seeds_text = f", the mean of {training['seeds']} seeds" if training.get("seeds", 1) > 1 else ""
-    run.log(f"out-of-fold, {int(pooled.sum())} clips pooled over {len(finished)} folds{seeds_text}:")
-    for line in lines:
+    folds_text = f"{len(finished)} fold{'' if len(finished) == 1 else 's'}"
+    seeds_text = f", mean of {training['seeds']} seeds" if training.get("seeds", 1) > 1 else ""
+    run.log(f"out-of-fold scores, {int(pooled.sum())} clips in {folds_text}{seeds_text}:")
+    for line in [*lines, *_warn_diverged(run, finished)]:
         run.log(line)
     return results
+
+
+def _warn_diverged(run: Run, finished: list[int]) -> list[str]:
+    """A warning that names the models whose training ended with an absurd loss."""
+    training = run.config["record"]["training"]
+    diverged = [
+        slot
+        for fold in finished
+        for slot in list_fold_slots(training, fold)
+        if any(map(is_diverged, run.get_slot_folder(slot).read_history()[-1:]))
+    ]
+    if not diverged:
+        return []
+    fix = suggest_fix(training["lr"], training.get("clip_grad"))
+    return [f"warning: training diverged in {format_slots(diverged)}, so these scores say little: {fix}"]
 
 
 def _has_predictions(run: Run, slot: ModelSlot) -> bool:
