@@ -118,7 +118,7 @@ def write_submission(
     entered = ledger.add_submission(
         out, str(cache.record.get("competition", "")), len(table), runs, how, oof, message
     )
-    against = f"against {sample.name}" if sample else "(there is no sample submission)"
+    against = f"against {sample.name}" if sample else "(no sample submission)"
     lines.append(
         f"{out}: {len(table)} rows, {len(table.columns)} columns, validated {against}{_keep_copy(out, name)}"
     )

@@ -64,7 +64,7 @@ def summarise_run(run: Run, rows: WindowDataset, numbers: np.ndarray) -> dict[st
             (about, f"at threshold {metrics.THRESHOLD}"),
             strict=False,
         ):
-            by_fold_text = f"  {metric} by fold {shown}" if metric in names else ""
+            by_fold_text = f"  {metric} by fold {shown}" if metric in names and len(finished) > 1 else ""
             lines.append(f"  {kind}  {metrics.format_scores(scores, names)}{by_fold_text}  ({note})")
     run.write_json("scores", results)
     folds_text = f"{len(finished)} fold{'' if len(finished) == 1 else 's'}"
