@@ -28,7 +28,7 @@ SCRIPTS = {
         ["--recipe", "linear", "--features", "data/sample/logmel", "--epochs", "1", "--name", "new{}"],
         "fold 0/",
     ),
-    "predict.py": (["--runs", "ready"], "submission:"),
+    "predict.py": (["--runs", "ready"], "submissions/submission.csv:"),
 }
 PEERS = {
     "import torch": "import torch",

@@ -80,7 +80,7 @@ def test_two_caches_a_blend_and_a_submission(work: Path, capsys: pytest.CaptureF
     assert (
         told["clips"] == 9
         and "hold-out, 9 clips" in said
-        and "submission: submissions/submission.csv, 15 rows" in said
+        and "submissions/submission.csv: 15 rows, 2 columns, validated" in said
     )
 
     # predict.py opens the blend, and each member, as it opens any run.

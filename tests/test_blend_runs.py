@@ -199,12 +199,16 @@ def test_blends_of_blends_and_runs_with_fewer_folds(work: Path, capsys: pytest.C
         (
             ("lin", "lin4"),
             ("--blend", "greedy"),
-            "runs/lin4 cannot be blended by its out-of-fold predictions (fold 2 is not finished)",
+            "runs/lin4 has no complete out-of-fold predictions (fold 2 is not finished)",
         ),
-        (("lin", "lin5"), ("--blend", "auto"), "runs/lin5/oof_last.csv is not what fold 0 predicted"),
+        (
+            ("lin", "lin5"),
+            ("--blend", "auto"),
+            "runs/lin5/oof_last.csv differs from the predictions of fold 0",
+        ),
         (("lin", "mlp"), ("--blend", "auto", "--name", "lin"), "--name lin: runs/lin is a trained run"),
         (("lin", "mlp"), ("--blend", "auto", "--name", "../x"), "--name ../x: a name, not a path"),
-        (("lin", "gone"), ("--blend", "auto"), "runs/gone is no run"),
+        (("lin", "gone"), ("--blend", "auto"), "no run named gone; runs in runs: lin, "),
     ],
 )
 def test_what_cannot_be_blended(work: Path, names: tuple, flags: tuple, words: str) -> None:

@@ -120,7 +120,7 @@ def test_stopped_it_ends_the_same_and_damaged_answers_are_made_again(monkeypatch
     assert every_file(fit("one", "stopped", *args)) == every_file(calm)
     # once it has answered, what it said is kept; its settings are still compared
     shutil.move("runs/teacher", "runs/elsewhere")
-    with pytest.raises(UserError, match="runs/teacher is no run"):
+    with pytest.raises(UserError, match="no run named teacher"):
         fit("one", "calm", *args)
     assert every_file(fit("one", "calm", *args[2:], "--pseudo", "runs/elsewhere")) == every_file(calm)
 
@@ -134,7 +134,7 @@ def test_refusals(monkeypatch, tmp_path):
         ("bare", "part", "data/syn/bare has no clips without labels"),
         ("one", "other", "runs/other was trained with other folds"),
         ("one", "part", "runs/part is not finished .fold 2, 3."),
-        ("one", "nobody", "runs/nobody is no run"),
+        ("one", "nobody", "no run named nobody"),
     ):
         with pytest.raises(UserError, match=words):
             fit(cache, "learner", "--pseudo", name)

@@ -147,8 +147,8 @@ def test_no_failure_costs_a_run(tmp_path: Path, monkeypatch, capsys) -> None:
     tracker.finish()
     said = capsys.readouterr().out.splitlines()
     assert said == [
-        "TensorBoard failed and is left out, the run is whole: no room for pictures",
-        "the report failed and is left out, the run is whole: no room for pictures",
+        "warning: TensorBoard failed and is skipped, the run is not affected: no room for pictures",
+        "warning: the report failed and is skipped, the run is not affected: no room for pictures",
     ]
 
 

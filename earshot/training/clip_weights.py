@@ -1,5 +1,5 @@
-"""The clips' weights as the loss takes them: one for each row. Scores never see them: validation, out-of-fold
-predictions and the hold-out count every clip alike, as a leaderboard does."""
+"""Clip weights in the loss, one per row. Scores ignore them and count every clip alike, as a leaderboard
+does."""
 
 from __future__ import annotations
 

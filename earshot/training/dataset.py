@@ -1,4 +1,4 @@
-"""Cached rows as batches on the device."""
+"""Rows of a cache as batches on the device."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ AT_ONCE = 1 << 25
 
 
 class Batch(NamedTuple):
-    """What a training step takes, all of it on the device but `rows`, the row numbers.
+    """Input of a training step, all of it on the device except `rows`, the row numbers.
 
     `x` (B, D, F, T), `mask` (B, T) or None, `targets` (B, classes), `weights` (B,) or None, and under their
     names the further views that the head learns from.
@@ -147,8 +147,7 @@ class WindowDataset:
 
     @property
     def truth(self) -> np.ndarray:
-        """What scores compare with: (clips,) class indices, or (clips, classes) 0/1 where clips have several
-        labels."""
+        """The true labels for scores: (clips,) class indices; if multi-label, (clips, classes) 0/1."""
         return self.targets.astype(np.int64) if self.multilabel else self.labels
 
     @property
@@ -160,8 +159,8 @@ class WindowDataset:
         return torch.from_numpy(values).to(self.device)
 
     def _place(self, arrays: list[np.ndarray]) -> Tensor | list[np.ndarray]:
-        """A view on the device where the memory granted allows it, ready to use if possible; else as it lies
-        on disk."""
+        """A view on the device if it fits into the memory that is left, as float32 if possible; else the
+        arrays on the disk."""
         count, shape = sum(map(len, arrays)), arrays[0].shape[1:]
         own = torch.from_numpy(np.empty(0, arrays[0].dtype)).dtype
         for kind in (torch.float32, own) if own.is_floating_point else (own,):
@@ -179,7 +178,7 @@ class WindowDataset:
         return arrays
 
     def _fetch(self, name: str, rows: np.ndarray) -> Tensor:
-        """A view's rows out of the file, on the CPU."""
+        """Rows of a view from the file, on the CPU."""
         found = self.views[name]
         if len(found) == 1:
             return torch.from_numpy(np.asarray(found[0][rows]))
@@ -191,7 +190,7 @@ class WindowDataset:
         return torch.from_numpy(values)
 
     def _take(self, name: str, rows: np.ndarray, index: Tensor) -> Tensor:
-        """A view's rows on the device: out of what lies there, else from the disk."""
+        """Rows of a view on the device: from its memory, else from the disk."""
         resident = self.views[name]
         return resident[index] if isinstance(resident, Tensor) else self._fetch(name, rows).to(self.device)
 
@@ -272,8 +271,7 @@ class WindowDataset:
         return allowed[self.whose[len(self) : self.labelled]] & ((self.partner < 0) | allowed[self.partner])
 
     def add_copies(self, rows: np.ndarray) -> np.ndarray:
-        """The given rows and all their copies that hold nothing from outside: what training will see in the
-        end."""
+        """The given rows and all their usable copies: everything that training will see."""
         return (
             rows
             if self.copy is None
@@ -281,12 +279,10 @@ class WindowDataset:
         )
 
     def pick_epoch_rows(self, rows: np.ndarray, epoch: int) -> np.ndarray:
-        """The rows that stand for the given ones in an epoch: every clip as it is, then its copies, in turn
-        by epoch.
+        """The rows of an epoch: each clip itself or one of its copies, which take turns by epoch.
 
-        A copy that is mixed with a clip outside the given rows is passed over for the next: nothing of a
-        validation fold gets into training. Clips start their turns at different places, so that every epoch
-        sees all kinds.
+        A copy mixed with a clip outside the given rows is skipped, so no validation clip gets into training.
+        Clips start at different copies, so that every epoch has all kinds.
 
         Args:
             rows: the training rows, none of them copies.
@@ -299,7 +295,7 @@ class WindowDataset:
         usable = np.zeros((len(self.ids), count + 1), dtype=bool)
         usable[:, 0] = True
         usable[made[good], self.copy[good] + 1] = True
-        # the order in which a clip tries
+        # the order in which a clip's copies are tried
         turn = (epoch - 1 + np.arange(len(self.ids)))[:, None] + np.arange(count + 1)
         order = turn % (count + 1)
         first = np.take_along_axis(usable, order, 1).argmax(1)
@@ -320,8 +316,7 @@ class WindowDataset:
         return found
 
     def sample_unlabelled(self, seed: int, most: int | None = None) -> np.ndarray:
-        """The rows without labels that an epoch learns from, with every seed as many; of at most so many
-        windows of each clip."""
+        """The rows without labels of an epoch, as many with every seed; `most` windows per clip."""
         pool = window_pooling.sample_windows(self.pool, self.whose, most, seed)
         return np.random.default_rng((seed, 1)).choice(pool, round(self.weight * len(pool)), replace=False)
 
@@ -336,7 +331,7 @@ def check_extra_views(also: Sequence[str], views: Mapping[str, str], settings: T
     for kind in also:
         if kind not in views.values():
             raise UserError(
-                f"this head learns from the kind {kind} too, which the cache lacks (it has "
+                f"this head also learns from {kind}, which the cache lacks (it has "
                 f"{', '.join(views)}): extract it, for example with --extractor encodec --views "
                 f"{' '.join([*views, kind])}"
             )

@@ -1,4 +1,4 @@
-"""Which clip is validated in which fold; no group ever straddles two."""
+"""Assignment of clips to folds; a group is never split between folds."""
 
 from __future__ import annotations
 
@@ -29,9 +29,7 @@ def assign_folds(
     """
     scored = folds != TRAIN_ONLY
     if not scored.any():
-        raise UserError(
-            f"all {len(folds)} training clips are only to be trained on: none is left to validate with"
-        )
+        raise UserError(f"all {len(folds)} training clips are for training only: none is left for validation")
     found = np.full(len(folds), TRAIN_ONLY, dtype=np.int64)
     found[scored], about = _assign_validation_clips(labels[scored], folds[scored], groups[scored], k, seed)
     if not scored.all():
@@ -144,11 +142,11 @@ def _stratify_iteratively(labels: np.ndarray, names: np.ndarray, count: int, see
 
 
 def check_groups(folds: np.ndarray, groups: np.ndarray) -> None:
-    """Raise UserError if a named group lies in more than one fold: its score would be flattered."""
+    """Raise UserError if a named group lies in more than one fold, which makes scores optimistic."""
     home: dict[str, int] = {}
     for fold, group in zip(folds.tolist(), groups.tolist(), strict=True):
         if group and home.setdefault(group, fold) != fold:
             raise UserError(
-                f"group {group} lies in folds {home[group]} and {fold}, so that clips of one source would be "
+                f"group {group} is in folds {home[group]} and {fold}, so that clips of one source would be "
                 "both trained on and validated: give --folds K to make grouped folds"
             )

@@ -1,5 +1,4 @@
-"""What a head is computed with on a CPU: how many threads by its size, precision and layout by trying them
-once."""
+"""Threads, precision and memory layout of a head on a CPU, chosen by its size and by timing."""
 
 from __future__ import annotations
 

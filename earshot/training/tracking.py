@@ -1,6 +1,6 @@
-"""What watches a run: TensorBoard's files always, Weights & Biases where asked, and the report at the end.
+"""Trackers of a run: TensorBoard always, Weights & Biases with --wandb.
 
-Nothing of it may cost a run: what fails says so in a line, and training goes on.
+A tracker that fails costs one line in the log, and training goes on.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def start_tracking(run: Run, wandb: bool) -> Tracker:
     # A folder called wandb, which it makes itself, would be found as a package without a file.
     if wandb and (find_spec("wandb") is None or find_spec("wandb").origin is None):
         raise UserError(
-            "--wandb needs the package wandb: pip install wandb, or leave the flag away (TensorBoard's files "
+            "--wandb needs the package wandb: pip install wandb, or leave --wandb out (TensorBoard's files "
             "are written anyway)"
         )
     tracker = Tracker(
@@ -66,18 +66,18 @@ def start_tracking(run: Run, wandb: bool) -> Tracker:
     return tracker
 
 
-def try_or_log(name: str, say: Callable[[str], None], act: Callable, *args: Any) -> bool:
+def try_or_log(name: str, log: Callable[[str], None], act: Callable, *args: Any) -> bool:
     try:
         act(*args)
-    except Exception as error:  # whatever it is: the run is worth more than its pictures
+    except Exception as error:  # any error: the run is worth more than its pictures
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        say(f"{name} failed and is left out, the run is whole: {reason}")
+        log(f"warning: {name} failed and is skipped, the run is not affected: {reason}")
         return False
     return True
 
 
 class Tracker:
-    """Tells each of several watchers what there is, and drops one that fails."""
+    """Passes metrics and pictures to several trackers, and drops one that fails."""
 
     def __init__(self, run: Run, watchers: list[Any]):
         self.run, self.watchers, self.rows = run, watchers, []
@@ -91,7 +91,7 @@ class Tracker:
         self._tell_watchers(lambda watcher: watcher.log_epochs(rows))
 
     def finish(self) -> None:
-        """Hand the run's pictures on, close what is open."""
+        """Send the run's pictures and close the trackers."""
         pictures = {path.stem: path for path in sorted(self.run.folder.glob("*.png"))}
         self._tell_watchers(lambda watcher: watcher.finish(self.run, self.rows, pictures))
 

@@ -1,4 +1,4 @@
-"""One fold's training: a loop that fits a page, exact on resuming.
+"""The training of one fold, which gives the same weights when it is interrupted and resumed.
 
 Nothing random depends on history: every generator is seeded by (seed, fold, epoch, step), so an epoch gives
 the same weights whether the process lived through the earlier ones or read them from disk.
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 # beside the optimiser's tensors: the weights that are trained, where it is their average that predicts
 RAW = "raw."
-SAVE_SHARE = 20  # a checkpoint that took a second to write is written at most every 20 seconds,
-SAVE_SECONDS = 2.0  # and none more often than this: what a kill may cost
+# Checkpoints are at least so many times as far apart as one takes to write, and at least SAVE_SECONDS.
+SAVE_SHARE, SAVE_SECONDS = 20, 2.0
 TINY_BATCH = 1 << 24  # bytes of a batch in which a tiny head evaluates
 
 
@@ -82,8 +82,7 @@ class Trainer:
             self._begin()
 
     def _begin(self) -> None:
-        """What a fresh fold's head gets before its first step: pretrained weights, the training set's
-        statistics."""
+        """Prepare a fresh head: pretrained weights, the training set's statistics."""
         self.head.load_pretrained()
         self.head.adapt(self.rows.iterate_batches(self.rows.add_copies(self.train_rows), 256))
         if self.average:
@@ -146,7 +145,7 @@ class Trainer:
         return int(self._step_seeds[1][number])
 
     def step(self, epoch: int, number: int, batch: Batch) -> Tensor:
-        """One optimiser step on a batch; its loss, which nobody has waited for yet."""
+        """One optimiser step on a batch; its loss as a tensor, which a GPU may still be computing."""
         settings, seed = self.settings, self._get_step_seed(epoch, number)
         x, mask, targets, weights = batch.x, batch.mask, batch.targets, batch.weights
         inputs: dict[str, Any] = {}
@@ -181,7 +180,7 @@ class Trainer:
         return loss
 
     def _compute_gradients(self, inputs: dict[str, Any], targets: Tensor, seed: int) -> Tensor:
-        """Gradients of a batch in place of the old ones, in as many passes as memory asks for; the loss."""
+        """Compute a batch's gradients in as many passes as the memory needs; the loss."""
         size = len(targets)
         while True:
             reseed(seed, self.device)  # dropout; again after a failed attempt
@@ -203,12 +202,12 @@ class Trainer:
                     raise
                 self.micro = -(-min(self.micro, size) // 2)
                 print(
-                    f"out of memory: {self.micro} rows a pass from here on, the effective batch stays {size}",
+                    f"out of memory: now {self.micro} rows per pass, the effective batch size stays {size}",
                     flush=True,
                 )
 
     def _evaluate(self, epoch: int) -> dict[str, float]:
-        """The scores on the fold's own clips, all of which count alike whatever their weights."""
+        """The scores on the validation clips, all weighted alike."""
         probabilities = self.predict_validation()[self.has_audio]
         if not np.isfinite(probabilities).all():
             ids = self.rows.ids[self.has_audio][~np.isfinite(probabilities).all(1)]
@@ -220,8 +219,8 @@ class Trainer:
         return {"valid_loss": scores.pop("log_loss"), **scores}
 
     def predict_validation(self) -> np.ndarray:
-        """(clips, classes) probabilities, NaN for clips outside the validation fold; without --tta, which
-        would cost every epoch."""
+        """(clips, classes) probabilities, NaN for clips outside the validation fold; to save time without
+        --tta."""
         size = 2 * self.micro
         if self.is_tiny:
             size = max(size, TINY_BATCH // (4 * int(np.prod(self.rows.shape))))
@@ -315,7 +314,7 @@ class Trainer:
         return True
 
     def _open_bar(self, epoch: int, batches: list[np.ndarray]) -> tqdm:
-        """What is left of an epoch, batch by batch, below a progress bar."""
+        """The remaining batches of an epoch with a progress bar."""
         return tqdm(
             self.rows.prefetch(batches[self.progress.step :]),
             desc=f"{self.fold.name} epoch {epoch}",
@@ -328,7 +327,7 @@ class Trainer:
         )
 
     def _end_epoch(self, epoch: int, batches: list[np.ndarray], began: float) -> dict[str, float]:
-        """Evaluate, and start the next epoch's account; the row for metrics.csv."""
+        """Evaluate and reset the epoch's counters; the row for metrics.csv."""
         progress = self.progress
         progress.total = self.pending_losses.add_to(progress.total)
         if self.average:
@@ -362,8 +361,8 @@ class Trainer:
             if tensor.is_floating_point()
         ):
             raise UserError(
-                f"{self.fold.name}, epoch {progress.epoch + bool(progress.step)}: the weights are not "
-                f"numbers any more: {WAY_OUT}"
+                f"{self.fold.name}, epoch {progress.epoch + bool(progress.step)}: weights became NaN or "
+                f"infinite: {WAY_OUT}"
             )
         if self.unsaved_best is not None:
             # Before `last/`, which says which epochs are done: a kill between the two repeats
