@@ -101,7 +101,7 @@ def test_two_caches_a_blend_and_a_submission(work: Path, capsys: pytest.CaptureF
         p: p.stat().st_mtime_ns for p in Path("runs").rglob("*") if p.is_file() and p.name != ".lock"
     } == before
     with pytest.raises(
-        UserError, match="runs/a is a bake-off of something else: features.two: .* there, nothing here"
+        UserError, match="runs/a is a bake-off with other settings: features.two: .* there, nothing here"
     ):
         train.main([*AUTO, *QUICK, "--name", "a", "--features", "data/c/one"])
 
@@ -236,7 +236,7 @@ def test_what_is_clearly_worse_is_dropped_when_time_is_short(
     assert rows["good-pooled-one"]["status"] == rows["fair-pooled-one"]["status"] == "finished"
     assert (
         "is not cross-fitted" in capsys.readouterr().out
-        and "these labels took part" in rows["bad-pooled-one"]["status"]
+        and "so the choice depends on these folds' labels" in rows["bad-pooled-one"]["status"]
     )
 
 

@@ -87,8 +87,8 @@ def test_no_positive_of_any_class_is_said_in_words() -> None:
     assert found["accuracy"] == 1 and all(np.isfinite(value) for value in found.values())
     said = metrics.format_summary({**found, "undefined": metrics.list_undefined_metrics(truth)})
     assert said.startswith(
-        "map_macro undefined  lwlrap undefined  roc_auc_macro undefined  log_loss 0.2231  f1_macro undefined  "
-        "accuracy 1.0000"
+        "map_macro undefined  lwlrap undefined  roc_auc_macro undefined  log_loss 0.2231  "
+        "f1_macro undefined  accuracy 1.0000"
     )
     assert "nan" not in text_report.format_report(p, truth, CLASSES).lower()
     truth[0, 1] = 1  # one label of one clip defines them all; the clips without count in neither

@@ -76,12 +76,12 @@ def test_a_blend_of_runs_of_several_seeds(work, capsys):
 
 
 @pytest.mark.parametrize("name", ["logistic", "knn"])
-def test_a_head_that_is_fitted_at_once(work, name, capsys):
+def test_a_sklearn_head(work, name, capsys):
     """One seed, all clips, no scores where there is nobody to ask, the log loss as metric; it answers the
     others' labels, takes none."""
     train.main(["--recipe", name, "--features", "data/syn/one", *ALL, "--metric", "log_loss", "--name", "r"])
     run = Run.open(work / "r")
-    assert f"seeds: one, {name} is fitted at once" in capsys.readouterr().out
+    assert f"seeds: only one, since {name} is a scikit-learn head" in capsys.readouterr().out
     assert names(work / "r") == {"fold_1", "fold_2", "fold_3", "refit_0"}
     rows = read_csv(work / "r" / "metrics.csv")
     assert len(rows) == 4 and [r["valid_loss"] != "" for r in rows] == [r["fold"] != "refit" for r in rows]
@@ -95,7 +95,7 @@ def test_a_head_that_is_fitted_at_once(work, name, capsys):
     subm = dataset.load_rows(Cache("data/syn/one"), "subm", "pooled", CPU)
     wanted = predict_alone(run, "refit_0", subm)
     np.testing.assert_allclose(predict_run(run, subm, CPU), wanted, atol=1e-6)
-    with pytest.raises(UserError, match=f"--pseudo: {name} is fitted at once"):
+    with pytest.raises(UserError, match=f"--pseudo: {name} is a scikit-learn head"):
         train.main(["--recipe", name, "--features", "data/syn/one", "--pseudo", "r", "--name", "p"])
     train.main([*MLP, "--pseudo", "r", "--name", "p"])
     answers = checksums.read_array(work / "p" / "pseudo.npy")

@@ -28,7 +28,7 @@ def choose_default(caches: Sequence[Cache], argv: Sequence[str]) -> tuple[str, s
     if contest_metric not in metrics.list_for_task(caches[0].multilabel):
         labels = "several labels" if caches[0].multilabel else "one label each"
         return default_metric, (
-            f"warning: the contest's metric {contest_metric} is not available for clips with {labels}: "
-            f"using {default_metric} (--metric overrides)"
+            f"warning: the contest's metric {contest_metric} is not available for clips with {labels}: using "
+            f"{default_metric} (--metric overrides)"
         )
     return contest_metric, f"metric: {contest_metric}, the contest's own (--metric overrides)"

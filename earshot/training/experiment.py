@@ -257,8 +257,7 @@ class Job:
             run.log(note)
         run.log(
             f"folds: {folds.format_numbers(self.numbers)} ({self.fold_note}); {len(rows.ids)} clips, "
-            f"{len(rows)} windows; device: "
-            f"{worker_pool.describe_devices(self.devices)}"
+            f"{len(rows)} windows; device: {worker_pool.describe_devices(self.devices)}"
         )
         return run
 

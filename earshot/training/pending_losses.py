@@ -43,7 +43,7 @@ class PendingLosses(list[tuple[int, int, int, np.ndarray, Tensor]]):
         if bad:
             return (
                 f"{where}, because the cached features of "
-                f"{format_ids(self.rows.everyone[self.rows.whose[bad]])} "
-                "are not finite: extract them anew (get_features.py --fresh)"
+                f"{format_ids(self.rows.everyone[self.rows.whose[bad]])} are not finite: extract them anew "
+                "(get_features.py --fresh)"
             )
         return f"{where}; its clips: {format_ids(self.rows.everyone[self.rows.whose[rows]])}: {WAY_OUT}"

@@ -60,9 +60,9 @@ def average_predictions(run: Run, rows: WindowDataset, found: list[np.ndarray]) 
     lost = rows.ids[heard & ~np.isfinite(blended).all(1)]
     if len(lost):  # they would otherwise be filled with the class priors
         raise UserError(
-            f"{run.folder}: the prediction is not a number for {format_ids(lost)}: their features "
-            "or a fold's weights are damaged: extract again (get_features.py --fresh), else train again "
-            "(train.py --fresh)"
+            f"{run.folder}: the prediction is not a number for {format_ids(lost)}: their features or a "
+            "fold's weights are damaged: extract again (get_features.py --fresh), else train again (train.py "
+            "--fresh)"
         )
     return blended
 

@@ -44,8 +44,7 @@ def describe_source(
         if run.config["record"].get(key) != made.get(key):
             raise UserError(
                 f"--pseudo: {run.folder} was trained with other {key} ({run.config['record'].get(key)} "
-                f"there, {made.get(key)} here): its models may have seen labels of the "
-                "validation clips here"
+                f"there, {made.get(key)} here): its models may have seen labels of the validation clips here"
             )
     return {"pseudo": {"run": run.config["fingerprint"], "weight": flags.pseudo_weight}}
 

@@ -79,8 +79,8 @@ class Run:
             if found:
                 more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
                 raise UserError(
-                    f"{folder} was trained with other settings: {'; '.join(found[:3])}{more}: "
-                    "give the new run another --name, or start over with --fresh"
+                    f"{folder} was trained with other settings: {'; '.join(found[:3])}{more}: give the new "
+                    "run another --name, or start over with --fresh"
                 )
             run.quarantine_corrupt()
             # an earlier session had it elsewhere

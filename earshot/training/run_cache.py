@@ -36,8 +36,7 @@ def open_run_cache(run: Run, features: str | None) -> Cache:
     if cache.multilabel != run.multilabel:
         raise UserError(
             f"{folder} is {_describe_task(cache)}, {run.folder} was trained {_describe_task(run)}: say where "
-            "its own cache is "
-            "with --features FOLDER"
+            "its own cache is with --features FOLDER"
         )
     # Its clips may have been swapped (hidden test clips); how they are turned into features may not.
     here = {k: cache.record[k] for k in run.config["record"]["features"]}
