@@ -246,7 +246,7 @@ def test_what_a_worker_refuses_is_one_line(data, calm, tmp_path):
     assert (
         "the loss is not a number" in line
         or "the prediction is not a number" in line
-        or "the weights are not numbers" in line
+        or "weights became NaN or infinite" in line
     )
 
 

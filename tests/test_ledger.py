@@ -113,7 +113,7 @@ def test_a_damaged_ledger_costs_no_submission(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "args, words",
     [
-        (["--score", "nothing.csv", "0.5"], "no such file"),
+        (["--score", "nothing.csv", "0.5"], "give a submission.s file"),
         (["--score", "abcd", "0.5"], "no rows"),
         (["--score", "abcd", "nan"], "a number"),
         (["--score", "abcd", "high"], "high"),

@@ -1,4 +1,4 @@
-"""What follows training: the hold-out's score and the submission; shared by train.py and predict.py."""
+"""The hold-out's score and the submission, after training or by predict.py."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def score_and_submit(
     device: Device,
     gigabytes: float | None = None,
 ) -> None:
-    """Score the hold-out where there is one, write the submission where there is something to submit."""
+    """Score the hold-out and write the submission, if the data set has clips for them."""
     view, training = run.config["record"]["view"], run.config["record"]["training"]
     prior = np.array(run.config["prior"])
     if cache.has_split("test"):
@@ -51,9 +51,8 @@ def score_and_submit(
     rows = dataset.load_rows(cache, "subm", view, device, gigabytes)
     if training.get("refit"):
         run.log(
-            f"the submission is by models trained on {describe_predictors(run)}, final epoch; the scores "
-            "above "
-            "are the folds'"
+            f"the submission is predicted by models trained on {describe_predictors(run)}, at the last "
+            "epoch; the scores above are those of the folds"
         )
     probabilities = predict.predict_run(run, rows, device)
     name = run.folder.name
@@ -62,15 +61,14 @@ def score_and_submit(
 
 
 def dry_run(cache: Cache, out: Path, metric: str) -> None:
-    """What can be refused before training: a metric of the other task; a sample file that the prior cannot
-    answer, in memory."""
+    """Check before training what would be refused after it: the metric, and a submission of class priors."""
     metrics.check_metric(metric, cache.multilabel)
     check_output(out)
     if cache.has_split("subm"):
         ids, sample = cache.split("subm")["ids"], submission.find_sample(cache)
-        answers = np.repeat(cache.prior()[None], len(ids), 0)
+        priors = np.repeat(cache.prior()[None], len(ids), 0)
         submission.render(
-            ids, answers, cache.classes, tuple(cache.manifest["columns"]), sample, **_get_task(cache)
+            ids, priors, cache.classes, tuple(cache.manifest["columns"]), sample, **_get_task(cache)
         )
 
 
