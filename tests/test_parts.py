@@ -149,7 +149,7 @@ def test_windows_are_drawn_of_clips_without_labels_too(tmp_path):
         orders = []
         for first in range(0, len(seen), steps):
             orders.append(tuple(sorted(np.concatenate(seen[first : first + steps]))))
-            assert sorted(rows.whose[list(orders[-1])]) == clips
+            assert sorted(rows.clip_of_row[list(orders[-1])]) == clips
         assert (len(set(orders)) > 1) == (windows == 1)
 
 

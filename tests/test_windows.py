@@ -130,7 +130,7 @@ def test_an_epoch_trains_on_the_windows_that_it_draws(tmp_path: Path) -> None:
 
 def test_copies_are_drawn_from_as_well(tmp_path: Path) -> None:
     rows = with_copies([-1] * 8, [1.0] * 8)
-    rows.whose = np.array([0, 1, 2, 3] + [0, 0, 1, 1, 2, 2, 3, 3])  # two windows each, all of the first copy
+    rows.clip_of_row = np.array([0, 1, 2, 3] + [0, 0, 1, 1, 2, 2, 3, 3])  # two windows each
     rows.copy = np.zeros(8, dtype=int)
     valid = np.zeros(4, dtype=bool)
 
@@ -139,7 +139,7 @@ def test_copies_are_drawn_from_as_well(tmp_path: Path) -> None:
     )
     for epoch in (1, 2, 3):
         found = made._sample_windows(made.rows.pick_epoch_rows(made.train_rows, epoch), epoch)
-        assert sorted(rows.whose[found]) == [0, 1, 2, 3] and (found >= 4).any()
+        assert sorted(rows.clip_of_row[found]) == [0, 1, 2, 3] and (found >= 4).any()
 
 
 def test_a_stopped_fold_of_drawn_windows_ends_as_if_never_stopped(tmp_path: Path) -> None:

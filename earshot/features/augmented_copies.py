@@ -48,15 +48,15 @@ class Copies:
 
     def __init__(self, clips: pd.DataFrame, flags: AugmentFlags, bad: np.ndarray):
         self.flags, self.ids, self.paths = flags, clips.id.tolist(), clips.path.tolist()
-        self.heard = np.ones(len(clips), dtype=bool)
-        self.heard[bad] = False
+        self.readable = np.ones(len(clips), dtype=bool)
+        self.readable[bad] = False
         # several labels of a clip are a class of their own here
         labels = [str(label) for label in clips.label]
         self.labels = np.unique(labels, return_inverse=True)[1]
         # Only a partner of the same fold is sure to be trained on whenever the clip is.
         self.folds = np.asarray(clips.fold.tolist(), dtype=np.int64)
         self.pools = {
-            fold: np.flatnonzero(self.heard & (self.folds == fold)) for fold in np.unique(self.folds)
+            fold: np.flatnonzero(self.readable & (self.folds == fold)) for fold in np.unique(self.folds)
         }
         self.mixable = {fold: len(np.unique(self.labels[pool])) > 1 for fold, pool in self.pools.items()}
 
@@ -89,7 +89,7 @@ class Copies:
         drawn = []
         for number in range(first, last):
             clip, copy = divmod(number, self.flags.augment)
-            if self.heard[clip]:
+            if self.readable[clip]:
                 rng = self.random(clip, copy)
                 drawn.append((clip, copy, *self.partner(clip, rng), rng))
         needed = dict.fromkeys(

@@ -107,19 +107,19 @@ class Cache:
             raise UserError(f"{error}: {MAKE_ANEW}") from None
         wrong = schema.validate_manifest(self.manifest)
         if wrong:
-            raise UserError(f"{self.folder / MANIFEST} {wrong}: extract anew with --fresh")
+            raise UserError(f"{self.folder / MANIFEST} {wrong}: extract again with --fresh")
         self._sound: set[str] = set()
         self.classes = self._load_labels()
         self.record: dict = self.manifest["record"]
         self.fingerprint: str = self.manifest["fingerprint"]
         if compute_fingerprint(self.record) != self.fingerprint:
-            raise UserError(f"{folder}/{MANIFEST} was changed by hand: extract anew with --fresh")
+            raise UserError(f"{folder}/{MANIFEST} was changed by hand: extract again with --fresh")
         found, wanted = hash_value(self.classes)[:16], self.record.get("labels")
         if wanted not in (None, found):
             raise UserError(
                 f"{folder}/unique_labels.pkl has other labels, or another order, than the features were made "
                 f"with (digest {found} there, {wanted} in {MANIFEST}; {len(self.classes)} labels, first "
-                f"{self.classes[:1]}): extract anew with --fresh"
+                f"{self.classes[:1]}): extract again with --fresh"
             )
 
     def _load_labels(self) -> list[str]:
@@ -133,7 +133,7 @@ class Cache:
             or len(set(found.tolist())) < len(found)
         ):
             raise UserError(
-                f"{self.folder}/unique_labels.pkl holds no list of labels: extract anew with --fresh"
+                f"{self.folder}/unique_labels.pkl holds no list of labels: extract again with --fresh"
             )
         return found.tolist()
 
@@ -181,7 +181,7 @@ class Cache:
         """
         if not self.has_split(name):
             raise UserError(
-                f"{self.folder} has no clips of the split {name}: extract anew with get_features.py"
+                f"{self.folder} has no clips of the split {name}: extract again with get_features.py"
                 + (", without --for-run" if name == "train" else "")
             )
         return self._sound_rows(name)
@@ -205,12 +205,12 @@ class Cache:
         if found != self.fingerprint:
             raise UserError(
                 f"{self.folder}/{name}.pkl was made from something else (fingerprint {found} there, "
-                f"{self.fingerprint} in {MANIFEST}): extract anew with --fresh"
+                f"{self.fingerprint} in {MANIFEST}): extract again with --fresh"
             )
         clips = self.manifest["splits"].get("train" if name == "augmented" else name, {}).get("clips")
         wrong = schema.validate_arrays(content, clips, self.shapes, self.classes, name == "augmented")
         if wrong:
-            raise UserError(f"{self.folder}/{name}.pkl {wrong}: extract anew with --fresh")
+            raise UserError(f"{self.folder}/{name}.pkl {wrong}: extract again with --fresh")
         return content
 
     @property

@@ -111,7 +111,7 @@ def write_submission(
     if skipped.any():
         lines.append(
             f"{int(skipped.sum())} of {len(skipped)} clips skipped, filled with class priors: "
-            f"{cache.folder / 'bad_audio.csv'} says why"
+            f"reasons in {cache.folder / 'bad_audio.csv'}"
         )
     entered = ledger.add_submission(
         out, str(cache.record.get("competition", "")), len(table), runs, how, oof, message

@@ -183,8 +183,8 @@ def mix_rows(
     Args:
         x, mask: (B, D, F, T), (B, T); a mixed frame is real where either was.
         targets: (B, classes) shares.
-        weights: (B,) what the rows count in the loss. A mixed row says as much about each clip's label as the
-            clip's share in it, so its weight is the mean of the two by the same shares.
+        weights: (B,) what the rows count in the loss. The weight of a mixed row is the mean of its two
+            clips', by their shares in it.
     """
     count = len(x)
     if settings.mixup_pairs == "any":

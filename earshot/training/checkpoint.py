@@ -39,7 +39,7 @@ class FoldFolder:
             return self._verify(which)
         except checksums.CorruptFile as error:
             raise UserError(
-                f"{error}: run train.py again, it sets that aside and trains the fold anew"
+                f"{error}: run train.py again, which sets it aside and trains the fold again"
             ) from None
 
     def _verify(self, which: str) -> dict:
@@ -131,7 +131,7 @@ class FoldFolder:
             return checksums.read(self._find("last") / self.STATE)
         except checksums.CorruptFile as error:
             raise UserError(
-                f"{error}: run train.py again, it sets that aside and trains the fold anew"
+                f"{error}: run train.py again, which sets it aside and trains the fold again"
             ) from None
 
     def is_complete(self) -> bool:

@@ -47,7 +47,7 @@ class WindowDataset:
     `span` is how many seconds the view's time axis stands for. `clip` (rows,) is each row's clip, `ids`
     (clips,) the names, `labels` (clips,) the class index or -1, `targets` (clips, classes) 0/1 with a row of
     zeros where there is no label, `weights` (clips,) what each counts in the loss, None where all count 1.
-    Row numbers from `len(self)` on are copies: training alone asks for them, by `pick_epoch_rows`. Those from
+    Row numbers from `len(self)` on are copies, which only training uses, by `pick_epoch_rows`. Those from
     `labelled` on are of clips without labels: training draws them, by `sample_unlabelled`, once
     `with_pseudo_labels` has given them soft labels.
 
@@ -91,12 +91,12 @@ class WindowDataset:
         owners = [
             np.asarray(part["clip"]) + (len(self.ids) if part is unlabelled else 0) for part in self.parts
         ]
-        self.whose, self.labelled = (
+        self.clip_of_row, self.labelled = (
             np.concatenate(owners),
             sum(len(part["clip"]) for part in self.parts if part is not unlabelled),
         )
-        self.everyone = self.ids if unlabelled is None else np.concatenate([self.ids, unlabelled["ids"]])
-        self.soft = np.zeros((len(self.everyone) - len(self.ids), len(classes)), dtype=np.float32)
+        self.all_ids = self.ids if unlabelled is None else np.concatenate([self.ids, unlabelled["ids"]])
+        self.soft = np.zeros((len(self.all_ids) - len(self.ids), len(classes)), dtype=np.float32)
         self.weight, self.pool = 0.0, np.zeros(0, dtype=np.int64)
         self.copy = None if augmented is None else np.asarray(augmented["copy"])
         self.partner = None if augmented is None else np.asarray(augmented["partner"])
@@ -111,18 +111,21 @@ class WindowDataset:
             name: self._place([part[name] for part in self.parts]) for name in (view, *self.also.values())
         }
         self.view = view
-        self._columns = {"whose": self._to_device(self.whose.astype(np.int64))}
+        self._columns = {"clip_of_row": self._to_device(self.clip_of_row.astype(np.int64))}
         if self.masked:
             self._columns |= {
                 "frames": self._to_device(self.frames),
                 "time": torch.arange(frames, device=self.device),
             }
         if self.weights is not None:
-            of_rows = clip_weights.weigh_rows(self.weights, self.whose, len(self), self.partner, self.share)
+            of_rows = clip_weights.weigh_rows(
+                self.weights, self.clip_of_row, len(self), self.partner, self.share
+            )
             self._columns["weight"] = self._to_device(of_rows)
         if self.partner is not None:
             own, rest = (
-                np.zeros(count, dtype=np.int64) for count in (len(self), len(self.whose) - self.labelled)
+                np.zeros(count, dtype=np.int64)
+                for count in (len(self), len(self.clip_of_row) - self.labelled)
             )
             self._columns |= {
                 "partner": self._to_device(
@@ -254,11 +257,11 @@ class WindowDataset:
         """(B, classes) shares of the classes; a copy that is mixed of two clips has both clips' labels."""
         if self.partner is None:
             if self._wanted is None:
-                self._wanted = self._to_device(np.concatenate([self.targets, self.soft])[self.whose])
+                self._wanted = self._to_device(np.concatenate([self.targets, self.soft])[self.clip_of_row])
             return self._wanted[index]
         if self._wanted is None:
             self._wanted = self._to_device(np.concatenate([self.targets, self.soft]))
-        found = self._wanted[self._columns["whose"][index]]
+        found = self._wanted[self._columns["clip_of_row"][index]]
         partner, share = self._columns["partner"][index], self._columns["share"][index][:, None]
         other = self._wanted[partner.clamp(min=0)]
         both = torch.maximum(found, other) if self.multilabel else share * found + (1 - share) * other
@@ -268,7 +271,9 @@ class WindowDataset:
         """(copies,) which copies hold nothing but clips of the given rows."""
         allowed = np.zeros(len(self.ids), dtype=bool)
         allowed[self.clip[rows]] = True
-        return allowed[self.whose[len(self) : self.labelled]] & ((self.partner < 0) | allowed[self.partner])
+        return allowed[self.clip_of_row[len(self) : self.labelled]] & (
+            (self.partner < 0) | allowed[self.partner]
+        )
 
     def add_copies(self, rows: np.ndarray) -> np.ndarray:
         """The given rows and all their usable copies: everything that training will see."""
@@ -291,7 +296,7 @@ class WindowDataset:
         if self.copy is None or not len(self.copy):
             return rows
         count = int(self.copy.max()) + 1
-        made, good = self.whose[len(self) : self.labelled], self._find_usable_copies(rows)
+        made, good = self.clip_of_row[len(self) : self.labelled], self._find_usable_copies(rows)
         usable = np.zeros((len(self.ids), count + 1), dtype=bool)
         usable[:, 0] = True
         usable[made[good], self.copy[good] + 1] = True
@@ -311,13 +316,13 @@ class WindowDataset:
         """
         found = copy.copy(self)
         found.soft, found._wanted, known = np.nan_to_num(soft), None, np.isfinite(soft).all(1)
-        found.pool = np.flatnonzero(known[self.whose[self.labelled :] - len(self.ids)]) + self.labelled
+        found.pool = np.flatnonzero(known[self.clip_of_row[self.labelled :] - len(self.ids)]) + self.labelled
         found.weight = share
         return found
 
     def sample_unlabelled(self, seed: int, most: int | None = None) -> np.ndarray:
         """The rows without labels of an epoch, as many with every seed; `most` windows per clip."""
-        pool = window_pooling.sample_windows(self.pool, self.whose, most, seed)
+        pool = window_pooling.sample_windows(self.pool, self.clip_of_row, most, seed)
         return np.random.default_rng((seed, 1)).choice(pool, round(self.weight * len(pool)), replace=False)
 
     def find_rows(self, clips: np.ndarray) -> np.ndarray:

@@ -158,7 +158,8 @@ class Job:
         if settings.seeds > 1 and head.is_sklearn:
             self.settings = settings = replace(settings, seeds=1)
             self.notes.append(
-                f"seeds: only one, since {head_spec.name} is a scikit-learn head, the same with every seed"
+                f"seeds: only one, since {head_spec.name} is a scikit-learn head, which is the same with "
+                "every seed"
             )
         self.devices = worker_pool.choose(machine.device, settings.precision)
         self.device = self.devices[0]

@@ -56,8 +56,8 @@ def average_predictions(run: Run, rows: WindowDataset, found: list[np.ndarray]) 
     if not len(rows):
         return np.full((len(rows.ids), len(run.classes)), np.nan, dtype=np.float32)
     blended = np.mean(found, 0)
-    heard = np.bincount(rows.clip, minlength=len(rows.ids)) > 0
-    lost = rows.ids[heard & ~np.isfinite(blended).all(1)]
+    has_rows = np.bincount(rows.clip, minlength=len(rows.ids)) > 0
+    lost = rows.ids[has_rows & ~np.isfinite(blended).all(1)]
     if len(lost):  # they would otherwise be filled with the class priors
         raise UserError(
             f"{run.folder}: the prediction is not a number for {format_ids(lost)}: their features or a "
@@ -90,10 +90,10 @@ def load_slot_head(run: Run, slot: ModelSlot, kind: str, device: Device) -> Head
 
 def check_head(run: Run, slot: ModelSlot, head: Head) -> None:
     """UserError where a head has another number of classes than its run."""
-    answers = head.config["num_classes"]
-    if answers != len(run.classes):
+    num_classes = head.config["num_classes"]
+    if num_classes != len(run.classes):
         raise UserError(
-            f"{run.get_slot_folder(slot).folder} holds a head of {answers} labels, and {run.folder} has "
+            f"{run.get_slot_folder(slot).folder} holds a head of {num_classes} labels, and {run.folder} has "
             f"{len(run.classes)}: it belongs to another run; delete the fold to train it again"
         )
 

@@ -108,12 +108,12 @@ def write_pseudo_labels(
         slots = list_fold_slots(training, number)
         by_seed = [predict.predict_slot(other, slot, "last", rows, device) for slot in slots]
         by_fold.append(predict.reorder_clips(np.mean(by_seed, 0), rows.ids, ids))
-    answers = np.stack([*by_fold, np.mean(by_fold, 0)]).astype(np.float32)
-    checksums.write_array(run.folder / PSEUDO_LABELS, answers)
-    sure = float(np.nanmean(answers[-1].max(1)))
+    predictions = np.stack([*by_fold, np.mean(by_fold, 0)]).astype(np.float32)
+    checksums.write_array(run.folder / PSEUDO_LABELS, predictions)
+    confidence = float(np.nanmean(predictions[-1].max(1)))
     run.log(
         f"pseudo-labels: {other.folder} predicts {len(ids)} clips, each fold uses that fold's model alone; "
-        f"mean largest probability {sure:.2f}; an epoch draws {flags.pseudo_weight:.0%} of them"
+        f"mean largest probability {confidence:.2f}; an epoch draws {flags.pseudo_weight:.0%} of them"
     )
 
 
@@ -126,9 +126,9 @@ def add_pseudo_labels(
     if not about:
         return rows
     path = run.folder / PSEUDO_LABELS
-    answers = checksums.read_array(path)
-    if answers is None:
+    predictions = checksums.read_array(path)
+    if predictions is None:
         raise UserError(f"{path} is missing or damaged: run the same command again")
     mean_of_folds = len(fold_numbers)
     index = mean_of_folds if slot.fold is None else fold_numbers.index(slot.fold)
-    return rows.with_pseudo_labels(answers[index], about["weight"])
+    return rows.with_pseudo_labels(predictions[index], about["weight"])

@@ -74,7 +74,7 @@ class Run:
             for key in REMOVED.keys() & run.config["record"].get("training", {}):
                 raise UserError(f"{folder} was trained with --{key}, which {REMOVED[key]}, in another --name")
             found = list_differences(run.config["record"], record)
-            # digests last: settings that a person chose say more
+            # digests last: settings that a person chose are clearer
             found.sort(key=lambda text: text.startswith(("clips", "folds")))
             if found:
                 more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
@@ -198,9 +198,9 @@ class Run:
         if log.exists() and not log.read_bytes().endswith(b"\n"):  # a kill can leave half a line
             append_text(log, "\n")
         for folder in list_slot_folders(self.folder):
-            said = FoldFolder(folder).quarantine_corrupt()
-            if said:
-                self.log(said)
+            line = FoldFolder(folder).quarantine_corrupt()
+            if line:
+                self.log(line)
 
     def log(self, text: str) -> None:
         """Print a line and keep it in training_log.txt."""
@@ -239,7 +239,7 @@ class Run:
 
 
 def _suggest_runs(folder: Path) -> str:
-    """What to say after the name of a run that does not exist: the nearest name, and the runs that do."""
+    """The rest of the error about an unknown run: the nearest name and the existing runs."""
     names = sorted(
         {path.parent.name for name in (CONFIG, "oof.csv") for path in folder.parent.glob(f"*/{name}")}
     )

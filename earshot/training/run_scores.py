@@ -76,7 +76,7 @@ def summarise_run(run: Run, rows: WindowDataset, numbers: np.ndarray) -> dict[st
 
 
 def _warn_diverged(run: Run, finished: list[int]) -> list[str]:
-    """A warning that names the models whose training ended with an absurd loss."""
+    """A warning that names the models whose training ended diverged."""
     training = run.config["record"]["training"]
     diverged = [
         slot
@@ -87,7 +87,7 @@ def _warn_diverged(run: Run, finished: list[int]) -> list[str]:
     if not diverged:
         return []
     fix = suggest_fix(training["lr"], training.get("clip_grad"))
-    return [f"warning: training diverged in {format_slots(diverged)}, so these scores say little: {fix}"]
+    return [f"warning: training diverged in {format_slots(diverged)}, so these scores are of no use: {fix}"]
 
 
 def _has_predictions(run: Run, slot: ModelSlot) -> bool:
@@ -101,7 +101,7 @@ def _load_predictions(run: Run, slot: ModelSlot, kind: str, clips: int) -> np.nd
         raise UserError(
             f"{run.get_slot_folder(slot).folder}/valid_{kind}.npy holds predictions of "
             f"{' x '.join(map(str, found.shape))}, and the fold has {clips} clips x {len(run.classes)} "
-            "labels: it is another run's; delete it to have it made again"
+            "labels: it belongs to another run, delete it to make it again"
         )
     return found
 
@@ -117,17 +117,17 @@ def score_holdout(
     keeps it.
 
     Args:
-        refit: is it answered by the models on all clips?
-        metric: what the run aims at, which is shown as well.
+        refit: is it predicted by the models on all clips?
+        metric: the run's metric, which is scored and shown too.
     """
     path, finished, truth = run.folder / "test.json", run.list_finished_folds(), rows.truth
-    # no label at all is an answer, too
+    # a multi-label clip may have no label
     known = np.ones(len(truth), dtype=bool) if rows.multilabel else truth >= 0
     if path.exists():
         try:
             kept = checksums.read(path)
         except checksums.CorruptFile as error:
-            run.log(f"{error}: the hold-out is scored again")
+            run.log(f"warning: {error}: the hold-out is scored again")
             kept = {}
         if (
             kept.get("folds") == finished

@@ -51,7 +51,7 @@ def start_tracking(run: Run, wandb: bool) -> Tracker:
     """Watch a run's metrics from now on.
 
     Raises:
-        UserError: Weights & Biases is asked for and not installed.
+        UserError: Weights & Biases is not installed.
     """
     # A folder called wandb, which it makes itself, would be found as a package without a file.
     if wandb and (find_spec("wandb") is None or find_spec("wandb").origin is None):
@@ -102,11 +102,11 @@ class Tracker:
 
 
 class TensorBoard:
-    """runs/<name>/tensorboard/<fold>/: each fold's scalars in one file, begun anew by each process and then
+    """runs/<name>/tensorboard/<fold>/: each fold's scalars in one file, started by each process and then
     added to.
 
     Only epochs that a checkpoint holds come here, so a run that was killed has each of them once. An event's
-    time is its epoch: a process that goes on writes those of earlier ones all at once.
+    time is its epoch: a process that continues a run first writes the earlier epochs.
     """
 
     name = "TensorBoard"
@@ -121,7 +121,7 @@ class TensorBoard:
         if not now and time.monotonic() - self.began < PATIENCE:
             return
         for part, epochs in group_by_part(rows).items():
-            if part not in self.written or self.written[part] > len(epochs):  # or the fold was begun anew
+            if part not in self.written or self.written[part] > len(epochs):  # or the fold was started again
                 self._begin_file(part)
             writer = self.writers[part]
             for row in epochs[self.written[part] :]:

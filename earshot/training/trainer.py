@@ -94,7 +94,7 @@ class Trainer:
     def _sample_windows(self, rows: np.ndarray, epoch: int) -> np.ndarray:
         """At most --windows of each clip, others in every epoch."""
         seed = derive_seed(self.settings.seed, self.fold.number, epoch, 2)
-        return window_pooling.sample_windows(rows, self.rows.whose, self.settings.windows, seed)
+        return window_pooling.sample_windows(rows, self.rows.clip_of_row, self.settings.windows, seed)
 
     def _sample_unlabelled(self, epoch: int) -> np.ndarray:
         """An epoch's rows with pseudo-labels; none without --pseudo."""
@@ -194,7 +194,7 @@ class Trainer:
                 if "more than 1 value per channel" not in str(error):
                     raise
                 raise UserError(
-                    f"a batch of {size} rows, {min(self.micro, size)} a pass, leaves a single row, which "
+                    f"a batch of {size} rows, {min(self.micro, size)} per pass, leaves a single row, which "
                     "this head cannot normalise: raise --batch-size, or choose another head"
                 ) from None
             except RuntimeError as error:
@@ -240,7 +240,7 @@ class Trainer:
 
         Args:
             log: takes the lines of epochs, see `EpochLog`, and one a minute inside an epoch.
-            deadline: asked after every step and epoch.
+            deadline: checked after every step and epoch.
             folds_left: how many folds follow, for the ETA.
             saved: called after every checkpoint.
             save_every: minutes between checkpoints inside an epoch; 0: after every step.
