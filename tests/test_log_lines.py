@@ -90,7 +90,7 @@ def test_a_diverged_run_is_named(work: Path, capsys: pytest.CaptureFixture) -> N
     assert "training diverged, its loss is " in warnings[0]
     for line in (warnings[0], warnings[3]):
         assert line.endswith(": lower --lr (it was 1e+07) or set --clip-grad 1"), line
-    assert "training diverged in fold 0, 1, 2, so these scores say little" in warnings[3]
+    assert "training diverged in fold 0, 1, 2, so these scores are of no use" in warnings[3]
     assert printed.index("last  f1_macro") < printed.index(warnings[3])
     assert all(re.search(r"  train \d\.\de\+\d\d  ", line) for line in printed.splitlines() if "eta" in line)
     train.main([*LINEAR, "--name", "a", "--lr", "1e7"])  # finished already: the summary alone

@@ -143,7 +143,7 @@ def test_a_fold_without_any_label_has_no_say(tmp_path: Path) -> None:
     assert found["best"]["fold_mean"] == 1 and "map_macro by fold 1.0000" in run.said[1]
     rows_of.truth = np.zeros_like(truth)
     run_scores.summarise_run(run, rows_of, np.array([0, 0, 1, 1]))
-    assert "map_macro by fold undefined" in run.said[-1] and "nan" not in " ".join(run.said)
+    assert "map_macro by fold undefined" in run.said[-2] and "nan" not in " ".join(run.said)
     # Another run's predictions: another number of labels, or of clips.
     run.kept[1] = np.zeros((2, 5), dtype=np.float32)
     with pytest.raises(UserError, match="holds predictions of 2 x 5, and the fold has 2 clips x 3 labels"):

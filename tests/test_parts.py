@@ -68,7 +68,7 @@ def test_a_blend_of_runs_of_several_seeds(work, capsys):
 
     np.save(work / "several" / "fold_2_seed1" / "valid_last.npy", np.zeros((20, 3), np.float32))
     checksums.write(work / "several" / "fold_2_seed1" / "valid_last.json", {}, "valid_last.npy")
-    with pytest.raises(UserError, match="oof_last.csv is not what fold 2 predicted"):
+    with pytest.raises(UserError, match="oof_last.csv differs from the predictions of fold 2"):
         oof.load_oof(run)
     shutil.rmtree(work / "several" / "fold_3_seed1")
     with pytest.raises(UserError, match="fold 3 is not finished"):
