@@ -292,7 +292,7 @@ def test_out_of_fold_files_with_several_labels(tmp_path: Path) -> None:
         and np.allclose(found.probabilities, p, atol=1e-8)
     )
     assert found.ids[7] == "7, x"
-    assert "is not what train.py or predict.py writes" in said(Oof.read, path, classes[:2], True)
+    assert "is damaged, or not from train.py or predict.py" in said(Oof.read, path, classes[:2], True)
     fitted = blend_weights.FittedBlend(
         "greedy", np.array([0.3, 0.0, 0.7]), thresholds=np.array([0.1, 0.5, 0.9])
     )
