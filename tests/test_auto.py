@@ -267,7 +267,7 @@ def test_the_ladder_on_the_sample_competition(tmp_path: Path) -> None:
     said = script("train.py", "--recipe", "auto", "--max-hours", "0.001", cwd=tmp_path).stdout
     assert (
         said.startswith("bake-off: data/sample/logmel; 0.001 h\n")
-        and "against the solution: f1_macro" in said
+        and "scored with solution.csv: f1_macro" in said
     )
     rows = board(tmp_path / "runs")
     assert {f"{r}-mel-logmel" for r in ("logistic", "svm", "knn", "from_scratch", "audio_cnn")} <= set(rows)
