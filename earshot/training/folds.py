@@ -41,19 +41,19 @@ def assign_folds(
 
 
 def select_training_clips(numbers: np.ndarray, groups: np.ndarray, fold: int) -> np.ndarray:
-    """(clips,) which clips the model of a fold is trained on: those of no other group that it validates.
+    """(clips,) booleans of the training clips of a fold: those outside it that share no group with it.
 
     Clips outside the fold share a group with it only where they are trained on only.
 
     Args:
-        numbers: (clips,) what `assign_folds` gave. groups: (clips,) as there.
+        numbers: (clips,) from `assign_folds`. groups: (clips,) as there.
     """
     held = numbers == fold
     return ~held & ~np.isin(groups, np.setdiff1d(groups[held], [""]))
 
 
 def list_folds(numbers: np.ndarray) -> list[int]:
-    """The folds that there are, in order; clips of none (-1, -2) aside."""
+    """The existing folds in order, without -1 and -2."""
     return sorted(int(n) for n in np.unique(numbers) if n >= 0)
 
 

@@ -155,8 +155,7 @@ def score_holdout(
 
 
 def _is_score(kept: dict, clips: int) -> bool:
-    """Is this a score of so many clips? A checksum says that it was not altered, not that this program wrote
-    it."""
+    """Are these scores of so many clips? A valid checksum does not prove that this program wrote them."""
     numbers = {name: value for name, value in kept.items() if name not in ("folds", "undefined", "refit")}
     shown = {"f1_macro", "accuracy", "log_loss", "clips"} <= set(numbers) and isinstance(
         kept.get("undefined", []), list
