@@ -141,7 +141,7 @@ def freeze_batchnorm(head: torch.nn.Module) -> Iterator[None]:
 class AveragedHead:
     """An average of a head's weights and statistics, as a head of its own.
 
-    With `snapshots`: the mean over the ends of the last so many epochs (Izmailov et al. 2018), before that the
+    With `snapshots`: the mean over the ends of the last epochs (Izmailov et al. 2018), before that the
     weights after the last epoch. Else the exponential moving average over steps, whose decay rises as
     (1 + step) / (10 + step) to `ema`, so that the random start is soon forgotten. torch's AveragedModel
     collects the tensors anew at each step: 0.24 ms where this takes 0.04, a small head's step being one.
