@@ -76,7 +76,7 @@ def shapes_of(features: dict[str, Any]) -> dict[str, tuple[int, int, int]]:
 
 
 def trained() -> list[str]:
-    """The recipes whose heads are trained in steps: scikit-learn's are fitted at once, on the CPU."""
+    """The recipes whose heads are trained in steps; scikit-learn heads have none."""
     return [name for name in config.list_recipes() if not estimators.is_sklearn_head(case(name).build)]
 
 

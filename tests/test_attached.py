@@ -174,7 +174,7 @@ def test_placeholders_of_a_sample_submission(kaggle: Path) -> None:
 
 
 def test_the_clips_to_submit_alone_within_the_time(place: Path, capsys) -> None:
-    """An attached run's settings, no training clip; what the time leaves unheard gets the prior, and a line
+    """An attached run's settings, no training clip; clips skipped at the time limit get the prior, and a line
     says so."""
     root = make_competition(place / "competitions" / "tones", train=6, subm=2)
     get_features.main(["--extractor", "logmel", "--n-mels", "32"])

@@ -118,7 +118,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_trained_again(
         assert stage == "finished" and "optimizer" in name
         return
     harm(run / fold / name, how)
-    if stage == "finished":  # who only reads refuses, and says how to mend it
+    if stage == "finished":  # a reader refuses it and says how to fix it
         with pytest.raises(UserError, match="run train.py again") as error:
             Run.open(run).get_fold_folder(1).load_head("best" if "best" in name else "last", "cpu")
         assert name.rpartition("/")[2] in str(error.value) and "\n" not in str(error.value)
